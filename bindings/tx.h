@@ -1,0 +1,192 @@
+/* tx.h: the wall between C and libtorch. C11, opaque structs, int status; the only torch-side header a .c file sees.
+ * Every function is noexcept on the other side: it catches everything, leaves one line in tx_error() and returns a status.
+ * Results go out through the first pointer and are written only on success. Free functions accept NULL.
+ * It refuses to know Lua: no callback ever leads from here into a Lua state. */
+#ifndef MEDXAI_TX_H
+#define MEDXAI_TX_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TX_OK = 0, TX_ERROR = 1, TX_NOMEM = 2, TX_INTERRUPTED = 3 };
+
+#define TX_MAX_DIMS 64
+
+typedef struct tx_tensor tx_tensor;       /* one reference to a tensor (a TensorImpl*); freed by tx_tensor_free */
+typedef struct tx_op tx_op;               /* one operator overload; lives as long as the process */
+typedef struct tx_generator tx_generator; /* one random generator */
+
+/* ---- errors, process -------------------------------------------------------------------------------------- */
+const char *tx_error(void);      /* libtorch's first line of the last failure on this thread */
+const char *tx_error_full(void); /* its whole text, C++ trace included: for --trace only */
+const char *tx_version(void);    /* of the libtorch that is loaded, "1.13.1" */
+
+/* The host's flag (non-zero: stop at the next operator, forward or backward) and the slot in which the running
+ * operator's name is left for the crash handler. Either may be NULL. */
+void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
+bool tx_interrupted(void);
+
+/* ---- tensors ---------------------------------------------------------------------------------------------- */
+void tx_tensor_free(tx_tensor *t);
+tx_tensor *tx_tensor_ref(tx_tensor *t); /* another reference to the same tensor; never fails */
+int tx_tensor_dim(const tx_tensor *t);
+void tx_tensor_sizes(const tx_tensor *t, int64_t *sizes);     /* sizes: room for tx_tensor_dim() */
+void tx_tensor_strides(const tx_tensor *t, int64_t *strides); /* undefined for non-strided layouts */
+int64_t tx_tensor_numel(const tx_tensor *t);
+const char *tx_tensor_dtype(const tx_tensor *t); /* "float32", "int64", "bool" ...: static */
+int64_t tx_tensor_itemsize(const tx_tensor *t);
+void tx_tensor_device(const tx_tensor *t, char buf[16]); /* "cpu", "cuda:0" */
+bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last);
+bool tx_tensor_requires_grad(const tx_tensor *t);
+bool tx_tensor_is_leaf(const tx_tensor *t);
+int tx_tensor_set_requires_grad(tx_tensor *t, bool on);
+int tx_tensor_grad(tx_tensor **out, const tx_tensor *t);  /* *out NULL where there is none */
+int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g); /* g NULL clears it */
+uint64_t tx_tensor_version(const tx_tensor *t);           /* counts in-place changes */
+void *tx_tensor_data(const tx_tensor *t);                 /* CPU, dense tensors only, else NULL; valid while t lives */
+bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b); /* the same TensorImpl */
+/* A new CPU tensor, contiguous, that owns its memory and is filled from data where data is not NULL
+ * (nbytes checked against the sizes). */
+int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data, size_t nbytes);
+int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t); /* one element; bool is an integer 0 or 1 */
+int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last, bool copy);
+/* device, dtype NULL: as they are; channels_last true: that memory format for 4-d tensors, false: preserved */
+
+/* ---- operators -------------------------------------------------------------------------------------------- */
+typedef enum tx_kind {
+  TX_NONE,    /* None; in a value: use for an absent optional */
+  TX_TENSOR, TX_INT, TX_DOUBLE, TX_BOOL, TX_STRING,
+  TX_SCALAR,  /* schema only: a value gives TX_INT, TX_DOUBLE or TX_BOOL */
+  TX_DTYPE, TX_LAYOUT, TX_MEMORY_FORMAT, TX_DEVICE, /* schema only: values are TX_STRING ("float32", "strided", "channels_last", "cuda:0") */
+  TX_GENERATOR,
+  TX_INTS, TX_DOUBLES, TX_BOOLS, TX_TENSORS, TX_OPT_TENSORS, TX_SCALARS, /* lists */
+  TX_OTHER    /* a type that this binding does not pass (Dimname, Storage, Stream ...) */
+} tx_kind;
+
+typedef struct tx_value {
+  tx_kind kind;
+  int64_t n; /* list length */
+  union {
+    int64_t i;
+    double d;
+    bool b;
+    const char *s;              /* borrowed by calls; in results owned by the callee's thread-local buffer */
+    tx_tensor *t;               /* borrowed by calls; owned by the caller in results */
+    tx_generator *g;
+    const int64_t *is;          /* borrowed by calls; in results malloc'ed, caller frees with tx_value_free */
+    const double *ds;
+    const bool *bs;
+    tx_tensor **ts;             /* NULL elements are None; in results malloc'ed, and each element owned */
+    const struct tx_value *vs;  /* TX_SCALARS */
+  };
+} tx_value;
+void tx_value_free(tx_value *v); /* frees what a result owns and leaves TX_NONE */
+
+typedef struct tx_arg {
+  const char *name;
+  tx_kind kind;
+  bool optional;    /* None allowed */
+  bool has_default;
+  bool kwarg_only;
+  bool is_out;      /* written to (an out= argument) */
+  int fixed;        /* int[N]: N, else 0 */
+  const char *type; /* as the schema prints it */
+} tx_arg;
+
+/* Overloads of aten::name ("add"; or "ns::name"), in the order in which they should be tried. 0 where there is none. */
+int tx_op_overloads(const char *name, const tx_op **ops, int room);
+const tx_op *tx_op_find(const char *name, const char *overload); /* "conv2d", ""; "add", "Tensor"; NULL: not there */
+const char *tx_op_schema(const tx_op *op); /* "aten::add.Tensor(Tensor self, ...) -> Tensor" */
+const char *tx_op_name(const tx_op *op);   /* "add" */
+const char *tx_op_overload(const tx_op *op);
+int tx_op_nargs(const tx_op *op);
+const tx_arg *tx_op_arg(const tx_op *op, int i);
+int tx_op_nresults(const tx_op *op);
+/* Every operator name of namespace aten, sorted; returns the count and fills up to room. */
+int tx_op_names(const char **names, int room);
+
+/* Calls op with nargs values in schema order; missing trailing ones, and those whose kind is -1 (TX_DEFAULT), take the schema's default.
+ * results: room for tx_op_nresults(op). TX_NOMEM on out of memory (host or device), TX_INTERRUPTED when the flag is up. */
+#define TX_DEFAULT ((tx_kind)-1)
+int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs);
+
+/* ---- autograd, modes -------------------------------------------------------------------------------------- */
+bool tx_grad_mode(bool on);        /* returns the mode before */
+bool tx_grad_mode_get(void);
+int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph, bool create_graph); /* grads may be NULL or hold NULLs */
+int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
+                     tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph, bool allow_unused); /* unused: NULL */
+/* x -> max(x, 0) whose gradient passes only where x > 0 and the gradient > 0 (guided backprop); limit > 0 clamps above (ReLU6) */
+int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit);
+/* Autocast on device type "cpu"/"cuda": dtype "bfloat16"/"float16", NULL switches off. */
+int tx_autocast(const char *device_type, const char *dtype);
+void tx_autocast_clear_cache(void);
+
+/* ---- random ----------------------------------------------------------------------------------------------- */
+int tx_manual_seed(int64_t seed);                                  /* all default generators */
+int tx_generator_default(tx_generator **out, const char *device);  /* caller frees */
+int tx_generator_new(tx_generator **out, const char *device, int64_t seed);
+void tx_generator_free(tx_generator *g);
+int tx_generator_get_state(tx_tensor **out, const tx_generator *g); /* uint8 tensor */
+int tx_generator_set_state(tx_generator *g, const tx_tensor *state);
+
+/* ---- optimizers (torch::optim) ---------------------------------------------------------------------------- */
+typedef struct tx_optim tx_optim;
+typedef struct tx_option { const char *name; double value; } tx_option; /* "lr", "momentum", "nesterov" (0 or 1) ... */
+int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n); /* "sgd" "adam" "adamw" "rmsprop" */
+void tx_optim_free(tx_optim *o);
+int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options, int noptions);
+int tx_optim_step(tx_optim *o);
+int tx_optim_zero_grad(tx_optim *o);
+int tx_optim_set_lr(tx_optim *o, int group, double lr); /* group -1: all */
+int tx_optim_get_lr(double *lr, const tx_optim *o, int group);
+/* State of one parameter by its name, as named tensors and steps: fn is called once an entry ("momentum_buffer", "exp_avg",
+ * "step" as an int64 0-d tensor); t is borrowed. */
+int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t), void *ud);
+int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t);
+
+/* ---- memory, threads, devices ----------------------------------------------------------------------------- */
+typedef struct tx_memory {
+  int64_t live_bytes, peak_bytes; /* CPU tensor storage */
+  int64_t cached_bytes;           /* freed blocks kept for reuse */
+  int64_t live_tensors;           /* references handed out through the wall and not yet freed */
+  int64_t cuda_live_bytes, cuda_peak_bytes, cuda_reserved_bytes; /* 0 without CUDA */
+  int64_t limit_bytes, last_request_bytes;
+} tx_memory;
+int tx_memory_setup(void);             /* installs our CPU allocator; called once when the module opens */
+void tx_memory_stats(tx_memory *out);
+void tx_memory_reset_peak(void);
+void tx_memory_set_limit(int64_t bytes); /* 0: none; requests beyond it fail as out of memory */
+void tx_memory_set_cache(int64_t bytes); /* the most that freed blocks may keep; 0 switches it off */
+void tx_memory_empty_cache(void);
+void tx_memory_fail_after(int64_t n);    /* tests: the n-th next allocation fails; -1: never */
+int tx_set_threads(int n);
+int tx_get_threads(void);
+int tx_cuda_count(void);
+int tx_cuda_synchronize(void);
+int tx_set_deterministic(bool on);
+
+/* ---- zip files of torch.save (caffe2's reader and writer): raw records only, pickles are read in store.c ------- */
+typedef struct tx_zip_reader tx_zip_reader;
+typedef struct tx_zip_writer tx_zip_writer;
+int tx_zip_open(tx_zip_reader **out, const char *path);
+void tx_zip_close(tx_zip_reader *z);
+bool tx_zip_has(tx_zip_reader *z, const char *record);
+int tx_zip_size(size_t *bytes, tx_zip_reader *z, const char *record);
+int tx_zip_read(void *buf, size_t bytes, tx_zip_reader *z, const char *record);
+typedef size_t (*tx_write_fn)(void *ud, const void *data, size_t n); /* returns n, or less on failure */
+int tx_zip_writer_new(tx_zip_writer **out, tx_write_fn fn, void *ud, const char *archive_name);
+int tx_zip_write(tx_zip_writer *z, const char *record, const void *data, size_t bytes);
+int tx_zip_finish(tx_zip_writer *z); /* writes the directory; errors of fn show here at the latest */
+void tx_zip_writer_free(tx_zip_writer *z);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
