@@ -1,0 +1,395 @@
+/* l_file.c: the module `medxai.file`, what plain Lua cannot do to files: whole or not at all, synced, exclusive, locked.
+ * Linked into the host and free of libtorch, so that run folders can be listed and claimed in milliseconds.
+ * Whatever the system refuses comes back as nil, "verb 'path': reason", "ENOSPC": the caller decides whether that is an
+ * error. Only wrong arguments raise. It refuses to follow a policy: names, formats and retries are Lua's. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HOLD "medxai.file.lock"
+
+/* Holds what must not leak when Lua raises; also what file.lock returns. */
+typedef struct hold { int fd; void *mem; } hold;
+
+static hold *push_hold(lua_State *L) {
+  hold *h = lua_newuserdatauv(L, sizeof *h, 0);
+  h->fd = -1;
+  h->mem = NULL;
+  luaL_setmetatable(L, HOLD);
+  return h;
+}
+
+static int hold_close(lua_State *L) {
+  hold *h = luaL_checkudata(L, 1, HOLD);
+  if (h->fd >= 0) close(h->fd);
+  free(h->mem);
+  h->fd = -1;
+  h->mem = NULL;
+  return 0;
+}
+
+static const struct { int code; const char *name; } errno_names[] = {
+  { EACCES, "EACCES" }, { EAGAIN, "EAGAIN" }, { EBUSY, "EBUSY" }, { EDQUOT, "EDQUOT" }, { EEXIST, "EEXIST" },
+  { EFBIG, "EFBIG" }, { EINVAL, "EINVAL" }, { EIO, "EIO" }, { EISDIR, "EISDIR" }, { ELOOP, "ELOOP" },
+  { EMFILE, "EMFILE" }, { ENAMETOOLONG, "ENAMETOOLONG" }, { ENFILE, "ENFILE" }, { EINTR, "EINTR" }, { ENOENT, "ENOENT" },
+  { ENOMEM, "ENOMEM" }, { ENOSPC, "ENOSPC" }, { ENOTDIR, "ENOTDIR" }, { ENOTEMPTY, "ENOTEMPTY" }, { EPERM, "EPERM" },
+  { EROFS, "EROFS" }, { ESTALE, "ESTALE" }, { EXDEV, "EXDEV" },
+};
+
+static int failed(lua_State *L, const char *verb, const char *path, int code) {
+  const char *name = NULL;
+  for (size_t i = 0; i < sizeof errno_names / sizeof *errno_names && !name; i++)
+    if (errno_names[i].code == code) name = errno_names[i].name;
+  lua_pushnil(L);
+  lua_pushfstring(L, "%s '%s': %s", verb, path, strerror(code));
+  if (name) lua_pushstring(L, name);
+  else lua_pushfstring(L, "errno %d", code);
+  return 3;
+}
+
+static int done(lua_State *L, int rc, const char *verb, const char *path) {
+  if (rc != 0) return failed(L, verb, path, errno);
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+/* Paths with a zero byte would be cut short silently by the system. */
+static const char *check_path(lua_State *L, int arg) {
+  size_t n;
+  const char *path = luaL_checklstring(L, arg, &n);
+  luaL_argcheck(L, strlen(path) == n, arg, "path holds a zero byte");
+  luaL_argcheck(L, n > 0, arg, "path is empty");
+  return path;
+}
+
+static int write_all(int fd, const char *bytes, size_t n) {
+  while (n > 0) {
+    ssize_t k = write(fd, bytes, n);
+    if (k < 0) {
+      if (errno == EINTR) continue;
+      return -1;
+    }
+    bytes += k;
+    n -= (size_t)k;
+  }
+  return 0;
+}
+
+/* Closes fd always; keeps the first error in errno. */
+static int finish(int fd, int rc, bool sync) {
+  int code = errno;
+  if (rc == 0 && sync && fsync(fd) != 0) { rc = -1; code = errno; }
+  if (close(fd) != 0 && rc == 0) { rc = -1; code = errno; }
+  errno = code;
+  return rc;
+}
+
+/* Some file systems refuse fsync of a folder with EINVAL: there is nothing more to be done there. */
+static int sync_path(const char *path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  int rc = fsync(fd);
+  if (rc != 0 && errno == EINVAL) rc = 0;
+  return finish(fd, rc, false);
+}
+
+/* file.sync(path): the file's or folder's content is on the disk. */
+static int file_sync(lua_State *L) {
+  const char *path = check_path(L, 1);
+  return done(L, sync_path(path), "cannot sync", path);
+}
+
+/* The folder of path in a userdata string on the stack. */
+static const char *push_folder(lua_State *L, const char *path) {
+  const char *slash = strrchr(path, '/');
+  if (!slash) return lua_pushliteral(L, ".");
+  return slash == path ? lua_pushliteral(L, "/") : lua_pushlstring(L, path, (size_t)(slash - path));
+}
+
+/* file.write(path, bytes): the whole new content or, on any failure, the old file untouched. */
+static int file_write(lua_State *L) {
+  static unsigned counter;
+  const char *path = check_path(L, 1);
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 2, &n);
+  lua_settop(L, 2);
+  const char *folder = push_folder(L, path);
+  const char *slash = strrchr(path, '/');
+  const char *tmp = lua_pushfstring(L, "%s/.%s.tmp%d-%d", folder, slash ? slash + 1 : path, (int)getpid(), (int)counter++);
+  int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd < 0) return failed(L, "cannot write", path, errno);
+  int rc = finish(fd, write_all(fd, bytes, n), true);
+  if (rc == 0) rc = rename(tmp, path);
+  if (rc != 0) {
+    int code = errno;
+    unlink(tmp);
+    return failed(L, "cannot write", path, code);
+  }
+  return done(L, sync_path(folder), "cannot sync", folder);
+}
+
+/* file.create(path, bytes): a new file with this content, synced; nil, text, "EEXIST" where there is one already.
+ * Of several processes exactly one succeeds. */
+static int file_create(lua_State *L) {
+  const char *path = check_path(L, 1);
+  size_t n;
+  const char *bytes = luaL_optlstring(L, 2, "", &n);
+  int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd < 0) return failed(L, "cannot create", path, errno);
+  if (finish(fd, write_all(fd, bytes, n), true) != 0) {
+    int code = errno;
+    unlink(path);
+    return failed(L, "cannot create", path, code);
+  }
+  return done(L, 0, "", path);
+}
+
+/* file.append(path, bytes [, synced]): one write at the end; what a full disk cut off is taken back. */
+static int file_append(lua_State *L) {
+  const char *path = check_path(L, 1);
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 2, &n);
+  bool sync = lua_toboolean(L, 3);
+  int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (fd < 0) return failed(L, "cannot append to", path, errno);
+  off_t before = lseek(fd, 0, SEEK_END);
+  int rc = write_all(fd, bytes, n);
+  if (rc != 0 && before >= 0) {
+    int code = errno;
+    if (ftruncate(fd, before) != 0) { /* a torn last line stays; readers skip it */ }
+    errno = code;
+  }
+  return done(L, finish(fd, rc, sync), "cannot append to", path);
+}
+
+/* file.truncate(path, bytes) */
+static int file_truncate(lua_State *L) {
+  const char *path = check_path(L, 1);
+  lua_Integer n = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, n >= 0, 2, "size must not be negative");
+  return done(L, truncate(path, (off_t)n), "cannot truncate", path);
+}
+
+/* Reads fd to its end into h->mem; returns 0 or an errno. */
+static int read_all(hold *h, size_t room, size_t *got) {
+  *got = 0;
+  if (!(h->mem = malloc(room + 1))) return ENOMEM;
+  for (;;) {
+    if (*got == room + 1) { /* the file grew, or has no size (a pipe) */
+      void *more = realloc(h->mem, 2 * room + 4096);
+      if (!more) return ENOMEM;
+      h->mem = more;
+      room = 2 * room + 4095;
+    }
+    ssize_t k = read(h->fd, (char *)h->mem + *got, room + 1 - *got);
+    if (k == 0) return 0;
+    if (k > 0) *got += (size_t)k;
+    else if (errno != EINTR) return errno;
+  }
+}
+
+/* file.read(path): all bytes. */
+static int file_read(lua_State *L) {
+  const char *path = check_path(L, 1);
+  hold *h = push_hold(L);
+  struct stat st;
+  size_t got;
+  h->fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (h->fd < 0 || fstat(h->fd, &st) != 0) return failed(L, "cannot read", path, errno);
+  if (S_ISDIR(st.st_mode)) return failed(L, "cannot read", path, EISDIR);
+  int code = read_all(h, S_ISREG(st.st_mode) ? (size_t)st.st_size : 0, &got);
+  if (code != 0) return failed(L, "cannot read", path, code);
+  lua_pushlstring(L, h->mem, got);
+  free(h->mem);
+  h->mem = NULL;
+  close(h->fd);
+  h->fd = -1;
+  return 1;
+}
+
+/* file.rename(from, to): atomic within a file system; replaces to; the folder of to is synced. */
+static int file_rename(lua_State *L) {
+  const char *from = check_path(L, 1), *to = check_path(L, 2);
+  if (rename(from, to) != 0) return failed(L, "cannot rename", from, errno);
+  const char *folder = push_folder(L, to);
+  return done(L, sync_path(folder), "cannot sync", folder);
+}
+
+/* file.remove(path): a file or an empty folder. */
+static int file_remove(lua_State *L) {
+  const char *path = check_path(L, 1);
+  return done(L, remove(path), "cannot remove", path);
+}
+
+/* file.mkdir(path): the folder and those above it; fine where it is there already. */
+static int file_mkdir(lua_State *L) {
+  const char *path = check_path(L, 1);
+  char part[4096];
+  size_t n = strlen(path);
+  if (n >= sizeof part) return failed(L, "cannot make folder", path, ENAMETOOLONG);
+  for (size_t i = 1; i <= n; i++) {
+    if (i < n && path[i] != '/') continue;
+    memcpy(part, path, i);
+    part[i] = 0;
+    struct stat st;
+    if (mkdir(part, 0777) == 0) continue;
+    int code = errno;
+    if (code != EEXIST && code != EISDIR) return failed(L, "cannot make folder", part, code);
+    if (stat(part, &st) != 0 || !S_ISDIR(st.st_mode)) return failed(L, "cannot make folder", part, ENOTDIR);
+  }
+  return done(L, 0, "", path);
+}
+
+/* file.mkdtemp(prefix): a new folder of a name that starts so. */
+static int file_mkdtemp(lua_State *L) {
+  const char *prefix = check_path(L, 1);
+  char path[4096];
+  if (snprintf(path, sizeof path, "%sXXXXXX", prefix) >= (int)sizeof path)
+    return failed(L, "cannot make folder", prefix, ENAMETOOLONG);
+  if (!mkdtemp(path)) return failed(L, "cannot make folder", path, errno);
+  lua_pushstring(L, path);
+  return 1;
+}
+
+/* file.stat(path): { kind = "file"|"folder"|"other", bytes =, mtime = seconds } */
+static int file_stat(lua_State *L) {
+  const char *path = check_path(L, 1);
+  struct stat st;
+  if (stat(path, &st) != 0) return failed(L, "cannot look at", path, errno);
+  lua_createtable(L, 0, 3);
+  lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "folder" : "other");
+  lua_setfield(L, -2, "kind");
+  lua_pushinteger(L, (lua_Integer)st.st_size);
+  lua_setfield(L, -2, "bytes");
+  lua_pushnumber(L, (lua_Number)st.st_mtim.tv_sec + 1e-9 * (lua_Number)st.st_mtim.tv_nsec);
+  lua_setfield(L, -2, "mtime");
+  return 1;
+}
+
+static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* file.list(folder): names without . and .., sorted by their bytes whatever the locale. */
+static int file_list(lua_State *L) {
+  const char *path = check_path(L, 1);
+  hold *h = push_hold(L); /* one block: pointers, then the names themselves */
+  struct dirent **found;
+  int n = scandir(path, &found, NULL, NULL);
+  if (n < 0) return failed(L, "cannot list", path, errno);
+  size_t bytes = 0, at = 0;
+  for (int i = 0; i < n; i++) bytes += strlen(found[i]->d_name) + 1;
+  char **names = h->mem = malloc((size_t)n * sizeof *names + bytes + 1);
+  char *text = names ? (char *)(names + n) : NULL;
+  for (int i = 0; i < n; i++) {
+    if (names) names[i] = strcpy(text + at, found[i]->d_name);
+    at += strlen(found[i]->d_name) + 1;
+    free(found[i]);
+  }
+  free(found);
+  if (!names) return failed(L, "cannot list", path, ENOMEM);
+  qsort(names, (size_t)n, sizeof *names, compare_names);
+  lua_createtable(L, n, 0);
+  lua_Integer k = 0;
+  for (int i = 0; i < n; i++) {
+    if (strcmp(names[i], ".") == 0 || strcmp(names[i], "..") == 0) continue;
+    lua_pushstring(L, names[i]);
+    lua_rawseti(L, -2, ++k);
+  }
+  return 1;
+}
+
+/* file.realpath(path) */
+static int file_realpath(lua_State *L) {
+  const char *path = check_path(L, 1);
+  char *real = realpath(path, NULL);
+  if (!real) return failed(L, "cannot find", path, errno);
+  lua_pushstring(L, real);
+  free(real);
+  return 1;
+}
+
+/* file.free_bytes(path): room left for us on its file system. */
+static int file_free_bytes(lua_State *L) {
+  const char *path = check_path(L, 1);
+  struct statvfs s;
+  if (statvfs(path, &s) != 0) return failed(L, "cannot look at", path, errno);
+  lua_pushinteger(L, (lua_Integer)s.f_bavail * (lua_Integer)s.f_frsize);
+  return 1;
+}
+
+/* file.lock(path [, wait]): an exclusive lock held until :close(), its collection or the end of the process, however that
+ * comes; nil, text, "EAGAIN" while another process has it. The file is made when missing and never removed. */
+static int file_lock(lua_State *L) {
+  const char *path = check_path(L, 1);
+  bool wait = lua_toboolean(L, 2);
+  hold *h = push_hold(L);
+  h->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (h->fd < 0) return failed(L, "cannot lock", path, errno);
+  if (flock(h->fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB) == 0) return 1;
+  int code = errno; /* EINTR too: a waiting caller looks for Ctrl-C and asks again */
+  close(h->fd);
+  h->fd = -1;
+  return failed(L, "cannot lock", path, code);
+}
+
+/* file.monotonic(): seconds that never go back. */
+static int file_monotonic(lua_State *L) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  lua_pushnumber(L, (lua_Number)t.tv_sec + 1e-9 * (lua_Number)t.tv_nsec);
+  return 1;
+}
+
+/* file.pid() */
+static int file_pid(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)getpid());
+  return 1;
+}
+
+static const luaL_Reg functions[] = {
+  { "append",     file_append },
+  { "create",     file_create },
+  { "free_bytes", file_free_bytes },
+  { "list",       file_list },
+  { "lock",       file_lock },
+  { "mkdir",      file_mkdir },
+  { "mkdtemp",    file_mkdtemp },
+  { "monotonic",  file_monotonic },
+  { "pid",        file_pid },
+  { "read",       file_read },
+  { "realpath",   file_realpath },
+  { "remove",     file_remove },
+  { "rename",     file_rename },
+  { "stat",       file_stat },
+  { "sync",       file_sync },
+  { "truncate",   file_truncate },
+  { "write",      file_write },
+  { NULL, NULL }
+};
+
+static const luaL_Reg hold_methods[] = {
+  { "close",   hold_close },
+  { "__close", hold_close },
+  { "__gc",    hold_close },
+  { NULL, NULL }
+};
+
+int luaopen_medxai_file(lua_State *L) {
+  luaL_newmetatable(L, HOLD);
+  luaL_setfuncs(L, hold_methods, 0);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  return 1;
+}
