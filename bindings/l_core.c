@@ -1,15 +1,13 @@
-/* The list of what medxai_core.so holds: one line a module. */
-#include <lauxlib.h>
-#include <lua.h>
-#include "tx.h"
+/* l_core.c: the list of what medxai_core.so holds, one line a module, and what the host looks up in it. */
 #include "xl.h"
 
 static const luaL_Reg modules[] = {
   { NULL, NULL }
 };
 
+/* interrupted: the host's flag; running_op: where its crash handler finds the running operator's name. */
 __attribute__((visibility("default"))) void medxai_core_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) {
-  (void)interrupted; (void)running_op;
+  tx_attach(interrupted, running_op);
 }
 
 __attribute__((visibility("default"))) int luaopen_medxai_core(lua_State *L) {

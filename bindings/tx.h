@@ -42,6 +42,8 @@ int64_t tx_tensor_numel(const tx_tensor *t);
 const char *tx_tensor_dtype(const tx_tensor *t); /* "float32", "int64", "bool" ...: static */
 int64_t tx_tensor_itemsize(const tx_tensor *t);
 void tx_tensor_device(const tx_tensor *t, char buf[16]); /* "cpu", "cuda:0" */
+const char *tx_tensor_layout(const tx_tensor *t);         /* "strided", "sparse_coo" ...: static */
+const char *tx_tensor_grad_fn(const tx_tensor *t);        /* "AddBackward0": valid until the next call; NULL where there is none */
 bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last);
 bool tx_tensor_requires_grad(const tx_tensor *t);
 bool tx_tensor_is_leaf(const tx_tensor *t);
