@@ -2,6 +2,7 @@
 #include "xl.h"
 
 static const luaL_Reg modules[] = {
+  { "figure", luaopen_core_figure },
   { NULL, NULL }
 };
 

@@ -99,6 +99,5 @@ int luaopen_core_image(lua_State *L);
 int luaopen_core_loader(lua_State *L);
 int luaopen_core_phantom(lua_State *L);
 int luaopen_core_figure(lua_State *L);
-int luaopen_core_file(lua_State *L);
 
 #endif
