@@ -1,16 +1,129 @@
-/* The program. */
-#include <dlfcn.h>
-#include <lauxlib.h>
+/* medxai-run: runs one Lua file. Reads the command line, makes a Lua state with the library's path and its safeguards,
+ * runs the experiment, reports how it ended. It refuses to know what an experiment is: that is scripts/medxai's. */
+#include <errno.h>
 #include <lualib.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "host.h"
+
+host the_host;
+int luaopen_medxai_file(lua_State *L); /* l_file.c */
+
+static void seed_random(lua_State *L, long long seed) { /* the library seeds again when the experiment names its seed */
+  lua_getglobal(L, "math");
+  lua_getfield(L, -1, "randomseed");
+  lua_pushinteger(L, seed);
+  lua_call(L, 1, 0);
+  lua_pop(L, 1);
+}
+
+static void set_arguments(lua_State *L, const host_options *o) {
+  lua_createtable(L, o->nargs, 1);
+  lua_pushstring(L, the_host.script);
+  lua_rawseti(L, -2, 0);
+  for (int i = 0; i < o->nargs; i++) {
+    lua_pushstring(L, o->args[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setglobal(L, "arg");
+}
+
+static void preload(lua_State *L, const char *name, lua_CFunction open) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushcfunction(L, open);
+  lua_setfield(L, -2, name);
+  lua_pop(L, 1);
+}
+
+/* Everything that an experiment finds when it starts. */
+static int prepare(lua_State *L) {
+  luaL_openlibs(L);
+  lua_gc(L, LUA_GCINC, 0, 0, 0);
+  signals_guard_library(L);
+  paths_install(L, &the_host.paths, the_host.script_dir);
+  preload(L, "medxai.core", core_open);
+  preload(L, "medxai.host", module_open);
+  preload(L, "medxai.file", luaopen_medxai_file);
+  set_arguments(L, &the_host.options);
+  seed_random(L, the_host.options.has_seed ? the_host.options.seed : HOST_DEFAULT_SEED);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "medxai.strict");
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+/* Pushes the chunk, or returns the exit code that tells why not. */
+static int load(lua_State *L, const host_options *o) {
+  int status;
+  if (o->code) status = luaL_loadbuffer(L, o->code, strlen(o->code), "=(command line)");
+  else if (strcmp(o->file, "-") == 0) status = luaL_loadfile(L, NULL);
+  else {
+    struct stat s;
+    const char *why = stat(o->file, &s) != 0 ? strerror(errno) : S_ISDIR(s.st_mode) ? "it is a folder" : access(o->file, R_OK) != 0 ? strerror(errno) : NULL;
+    if (why) {
+      fprintf(stderr, "medxai-run: cannot read '%s' (%s). Name a Lua file.\n", o->file, why);
+      return EXIT_USAGE;
+    }
+    status = luaL_loadfilex(L, o->file, "t");
+  }
+  return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
+}
+
+static int run(lua_State *L, const host_options *o) {
+  lua_settop(L, 0);
+  lua_pushcfunction(L, report_handler);
+  int code = load(L, o);
+  if (code != EXIT_DONE) return code;
+  luaL_checkstack(L, o->nargs, "too many arguments");
+  for (int i = 0; i < o->nargs; i++) lua_pushstring(L, o->args[i]);
+  int status = lua_pcall(L, o->nargs, 0, 1);
+  return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
+}
+
+static const char *script_name(const host_options *o) {
+  if (o->code) return "(command line)";
+  if (!o->file) return "stdin";
+  return strcmp(o->file, "-") == 0 ? "stdin" : o->file;
+}
+
+static int usage(int code) {
+  fputs("medxai-run: no FILE named. See medxai-run --help.\n", stderr);
+  return code;
+}
+
+static void choose_threads(void) { /* --threads, else OMP_NUM_THREADS, else every core that may be used */
+  const char *omp = getenv("OMP_NUM_THREADS");
+  int wanted = the_host.options.threads > 0 ? the_host.options.threads : omp ? atoi(omp) : 0;
+  the_host.cores = threads_available("");
+  the_host.threads = wanted > 0 ? wanted : the_host.cores;
+}
 
 int main(int argc, char **argv) {
+  host_options *o = &the_host.options;
+  if (!options_read(o, argc, argv)) return EXIT_USAGE;
+  if (o->help) { options_help(); return EXIT_DONE; }
+  if (o->version) { printf("medxai-run %s (%s)\n", HOST_VERSION, LUA_RELEASE); return EXIT_DONE; }
+  if (!o->file && !o->code && !o->interactive) return usage(EXIT_USAGE);
+  if (!paths_find(&the_host.paths)) return EXIT_USAGE;
+  the_host.script = script_name(o);
+  the_host.script_dir = o->code || !o->file || strcmp(o->file, "-") == 0 ? strdup(".") : path_folder(o->file);
+  choose_threads();
   lua_State *L = luaL_newstate();
-  luaL_openlibs(L);
-  if (argc > 1 && luaL_dofile(L, argv[1]) != LUA_OK) {
-    fprintf(stderr, "medxai-run: %s\n", lua_tostring(L, -1));
-    return 1;
-  }
+  if (!L) { fputs("medxai-run: host: out of memory.\n", stderr); return EXIT_FAILED; }
+  signals_install(L);
+  crash_install();
+  lua_pushcfunction(L, report_handler);
+  lua_pushcfunction(L, prepare);
+  int status = lua_pcall(L, 0, 0, 1);
+  int code = status != LUA_OK ? report_failure(L, status) : run(L, o);
+  signals_quiet(L, true);
+  code = module_finish(L, code, NULL);
   lua_close(L);
-  return 0;
+  paths_free(&the_host.paths);
+  options_free(o);
+  free(the_host.script_dir);
+  return code;
 }

@@ -1,0 +1,38 @@
+/* Opens medxai_core.so, and with it libtorch, on the first require "medxai.core": what needs no tensor starts in
+ * milliseconds. Opened once, never closed (libtorch does not survive it). It refuses to fall back to another file. */
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include "host.h"
+
+const char *volatile core_running_op;
+static const char *(*full_text)(void);
+
+const char *core_error_full(void) { return full_text ? full_text() : NULL; }
+
+typedef void attach_function(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
+
+int core_open(lua_State *L) {
+  const char *path = the_host.paths.core;
+  if (!path) {
+    lua_pushfstring(L, "host: medxai_core.so is not beside %s. Build it (./bootstrap build).", the_host.paths.exe);
+    return lua_error(L);
+  }
+  threads_set_environment(the_host.threads);
+  void *core = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+  if (!core) {
+    lua_pushfstring(L, "host: cannot open the native core (%s). Build again with the libtorch that is installed (./bootstrap build).", dlerror());
+    return lua_error(L);
+  }
+  attach_function *attach = (attach_function *)dlsym(core, "medxai_core_attach");
+  lua_CFunction opener = (lua_CFunction)dlsym(core, "luaopen_medxai_core");
+  full_text = (const char *(*)(void))dlsym(core, "medxai_core_error_full");
+  if (!attach || !opener) {
+    lua_pushfstring(L, "host: %s is not medxai's core. Build again (./bootstrap build).", path);
+    return lua_error(L);
+  }
+  attach(&signals_caught, &core_running_op);
+  lua_pushcfunction(L, opener);
+  lua_call(L, 0, 1);
+  return 1;
+}

@@ -1,0 +1,90 @@
+/* host.h: what the host's files share. The host is the program: it reads the command line, runs one Lua file, reports
+ * its errors and signals. It knows Lua and libedit; libtorch it only opens, never calls. */
+#ifndef MEDXAI_HOST_H
+#define MEDXAI_HOST_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#define HOST_VERSION "0.1.0"
+#define HOST_DEFAULT_SEED 42
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 }; /* and 128 + signal number when stopped by one */
+
+/* ---- options.c ---- */
+typedef struct host_pair { const char *name, *value; } host_pair;
+typedef struct host_options {
+  const char *file; /* the experiment; "-" is standard input; NULL: none */
+  const char *code; /* -e */
+  const char *device, *out;
+  bool interactive, trace, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
+  int threads; /* 0: not given */
+  long long seed;
+  host_pair *fields; /* --field value after FILE; all strings are argv's own */
+  int nfields;
+  char **args; /* what is left for the experiment, in order */
+  int nargs;
+} host_options;
+bool options_read(host_options *o, int argc, char **argv); /* false: told on stderr what is wrong */
+void options_free(host_options *o);
+void options_help(void);
+
+/* ---- paths.c ---- */
+typedef struct host_paths {
+  char *exe, *exe_dir;
+  char *scripts; /* the folder that holds medxai/; NULL when not found */
+  char *core;    /* medxai_core.so */
+} host_paths;
+bool paths_find(host_paths *p); /* false: told on stderr */
+void paths_free(host_paths *p);
+void paths_install(lua_State *L, const host_paths *p, const char *script_dir); /* package.path */
+char *path_folder(const char *path); /* "." where it names none; caller frees */
+
+/* ---- threads.c ---- */
+int threads_available(const char *root); /* physical cores this process may use; root: "" or a test's copy of / */
+void threads_set_environment(int n);     /* for OpenMP, OpenBLAS and MKL: before libtorch is opened */
+
+/* ---- core.c ---- */
+int core_open(lua_State *L);                   /* require "medxai.core" opens libtorch, then and not before */
+const char *core_error_full(void);             /* libtorch's whole last error, or NULL */
+extern const char *volatile core_running_op;   /* set by the core while an operator runs */
+
+/* ---- module.c ---- */
+int module_open(lua_State *L);       /* require "medxai.host" */
+void module_warn(lua_State *L, const char *message);
+int module_finish(lua_State *L, int code, const char *error); /* runs at_exit functions, counts warnings; new exit code */
+
+/* ---- report.c ---- */
+int report_handler(lua_State *L);                /* message handler for lua_pcall */
+int report_failure(lua_State *L, int status);    /* prints the message on top, pops it; exit code */
+
+/* ---- signals.c ---- */
+extern volatile sig_atomic_t signals_caught; /* the first of SIGINT, SIGTERM, SIGPIPE; 0: none */
+void signals_install(lua_State *L);
+const char *signals_name(int sig);
+void signals_clear(void);                    /* the REPL goes on after an interrupt */
+void signals_quiet(lua_State *L, bool quiet); /* quiet: the stop hook lets at_exit functions and closers finish */
+void signals_guard_library(lua_State *L);    /* pcall, xpcall and coroutines that cannot swallow an interrupt */
+lua_State *signals_running(void);            /* the coroutine that runs; NULL: none to stop */
+
+/* ---- crash.c ---- */
+void crash_install(void);
+
+/* ---- repl.c ---- */
+int repl_run(lua_State *L);
+
+/* ---- main.c ---- */
+typedef struct host {
+  host_options options;
+  host_paths paths;
+  const char *script; /* what messages call the experiment */
+  char *script_dir;
+  int cores, threads;
+  double started;
+} host;
+extern host the_host;
+
+#endif

@@ -1,0 +1,162 @@
+/* require "medxai.host": what the Lua library may know of the program and ask of it. Warnings and the functions to run
+ * at the end live here too. It refuses to hold policy: what a run does with an option is the library's business. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "host.h"
+
+static const char at_exit_key = 0, warnings_key = 0; /* addresses: two lists in the registry */
+
+static void push_list(lua_State *L, const void *key) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, key) == LUA_TTABLE) return;
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, key);
+}
+
+static int host_interrupted(lua_State *L) {
+  if (signals_caught) lua_pushstring(L, signals_name(signals_caught)); else lua_pushnil(L);
+  return 1;
+}
+
+static double monotonic(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int host_now(lua_State *L) {
+  lua_pushnumber(L, monotonic());
+  return 1;
+}
+
+void module_warn(lua_State *L, const char *message) {
+  fprintf(stderr, "medxai-run: warning: %s\n", message);
+  push_list(L, &warnings_key);
+  lua_pushstring(L, message);
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+  lua_pop(L, 1);
+}
+
+static int host_warn(lua_State *L) {
+  module_warn(L, luaL_checkstring(L, 1));
+  return 0;
+}
+
+static int host_warnings(lua_State *L) {
+  push_list(L, &warnings_key);
+  return 1;
+}
+
+static int host_at_exit(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  push_list(L, &at_exit_key);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+  return 0;
+}
+
+static const luaL_Reg functions[] = {
+  { "at_exit",     host_at_exit },
+  { "interrupted", host_interrupted },
+  { "now",         host_now },
+  { "warn",        host_warn },
+  { "warnings",    host_warnings },
+  { NULL, NULL }
+};
+
+static void set_string(lua_State *L, const char *name, const char *value) {
+  lua_pushstring(L, value); /* NULL pushes nil */
+  lua_setfield(L, -2, name);
+}
+
+static void set_boolean(lua_State *L, const char *name, bool value) {
+  lua_pushboolean(L, value);
+  lua_setfield(L, -2, name);
+}
+
+static void set_integer(lua_State *L, const char *name, lua_Integer value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, name);
+}
+
+static void push_options(lua_State *L, const host_options *o) {
+  lua_newtable(L);
+  set_string(L, "device", o->device ? o->device : "cpu");
+  set_string(L, "out", o->out);
+  if (o->has_seed) set_integer(L, "seed", o->seed);
+  set_integer(L, "threads", the_host.threads);
+  set_boolean(L, "smoke", o->smoke);
+  set_boolean(L, "trace", o->trace);
+  set_boolean(L, "resume", o->resume);
+  set_boolean(L, "overwrite", o->overwrite);
+  set_boolean(L, "quiet", o->quiet);
+  set_boolean(L, "verbose", o->verbose);
+}
+
+static void push_fields(lua_State *L, const host_options *o) {
+  lua_newtable(L);
+  for (int i = 0; i < o->nfields; i++) set_string(L, o->fields[i].name, o->fields[i].value);
+}
+
+int module_open(lua_State *L) {
+  luaL_newlib(L, functions);
+  set_string(L, "version", HOST_VERSION);
+  set_string(L, "script", the_host.script);
+  set_string(L, "script_dir", the_host.script_dir);
+  set_string(L, "scripts_dir", the_host.paths.scripts);
+  set_string(L, "exe", the_host.paths.exe);
+  set_boolean(L, "is_tty", isatty(STDERR_FILENO));
+  set_integer(L, "cores", the_host.cores);
+  push_options(L, &the_host.options);
+  lua_setfield(L, -2, "options");
+  push_fields(L, &the_host.options);
+  lua_setfield(L, -2, "fields");
+  return 1;
+}
+
+/* Each function gets how the script ended ("done", "failed", "interrupted") and its message. One that fails is reported
+ * and does not keep the next from running. */
+static int run_at_exit(lua_State *L, int code, const char *error) {
+  const char *ended = code == EXIT_DONE ? "done" : signals_caught ? "interrupted" : "failed";
+  push_list(L, &at_exit_key);
+  int list = lua_gettop(L);
+  for (lua_Integer i = 1; i <= (lua_Integer)lua_rawlen(L, list); i++) { /* a function may add another */
+    lua_pushcfunction(L, report_handler);
+    lua_rawgeti(L, list, i);
+    lua_pushstring(L, ended);
+    lua_pushstring(L, error);
+    int status = lua_pcall(L, 2, 0, list + 1);
+    if (status != LUA_OK) {
+      int failed = report_failure(L, status);
+      if (code == EXIT_DONE) code = failed;
+    }
+    lua_settop(L, list);
+  }
+  lua_pop(L, 1);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &at_exit_key); /* once */
+  return code;
+}
+
+static void count_warnings(lua_State *L) {
+  push_list(L, &warnings_key);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, -1);
+  if (n > 0) fprintf(stderr, "medxai-run: %d warning%s:\n", (int)n, n == 1 ? "" : "s");
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_rawgeti(L, -1, i);
+    fprintf(stderr, "  %s\n", lua_tostring(L, -1));
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+}
+
+int module_finish(lua_State *L, int code, const char *error) {
+  code = run_at_exit(L, code, error);
+  count_warnings(L);
+  fflush(NULL);
+  return code;
+}

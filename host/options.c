@@ -1,0 +1,178 @@
+/* The command line: options before FILE by getopt_long; after FILE the same long options, and every other --name is a
+ * field of the experiment. It refuses to interpret fields: their values stay text until a checked option takes them. */
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "host.h"
+
+enum { O_THREADS = 256, O_DEVICE, O_OUT, O_SEED, O_TRACE, O_SMOKE, O_RESUME, O_OVERWRITE, O_QUIET, O_VERBOSE, O_HELP, O_VERSION };
+
+static const struct option known[] = {
+  { "threads",   required_argument, NULL, O_THREADS },
+  { "device",    required_argument, NULL, O_DEVICE },
+  { "out",       required_argument, NULL, O_OUT },
+  { "seed",      required_argument, NULL, O_SEED },
+  { "trace",     no_argument,       NULL, O_TRACE },
+  { "smoke",     no_argument,       NULL, O_SMOKE },
+  { "resume",    no_argument,       NULL, O_RESUME },
+  { "overwrite", no_argument,       NULL, O_OVERWRITE },
+  { "quiet",     no_argument,       NULL, O_QUIET },
+  { "verbose",   no_argument,       NULL, O_VERBOSE },
+  { "help",      no_argument,       NULL, O_HELP },
+  { "version",   no_argument,       NULL, O_VERSION },
+  { NULL, 0, NULL, 0 }
+};
+
+void options_help(void) {
+  puts("usage: medxai-run [options] FILE [--field value ...]\n"
+       "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 --data DIR).\n"
+       "\n"
+       "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
+       "  -               run standard input\n"
+       "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
+       "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
+       "  --smoke         the whole experiment in seconds, on a handful of images\n"
+       "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
+       "  --quiet         no progress                         --verbose       more of it\n"
+       "  --trace         with an error, the library's lines and libtorch's own text\n"
+       "  --help  --version\n"
+       "\n"
+       "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
+}
+
+static bool wrong(const char *format, const char *value) {
+  fputs("medxai-run: ", stderr);
+  fprintf(stderr, format, value);
+  fputs(" See medxai-run --help.\n", stderr);
+  return false;
+}
+
+static bool whole_number(const char *text, long long least, long long most, long long *out) {
+  char *end;
+  errno = 0;
+  long long n = strtoll(text, &end, 10);
+  if (end == text || *end || errno || n < least || n > most) return false;
+  *out = n;
+  return true;
+}
+
+static bool device_name(const char *text) {
+  long long n;
+  if (strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0) return true;
+  return strncmp(text, "cuda:", 5) == 0 && text[5] >= '0' && text[5] <= '9' && whole_number(text + 5, 0, 63, &n);
+}
+
+static bool apply(host_options *o, int option, const char *value) {
+  long long n = 0;
+  switch (option) {
+    case O_THREADS:
+      if (!whole_number(value, 1, 1024, &n)) return wrong("--threads: '%s' is not a number of threads (1 to 1024).", value);
+      o->threads = (int)n;
+      return true;
+    case O_SEED:
+      if (!whole_number(value, 0, LLONG_MAX, &n)) return wrong("--seed: '%s' is not a whole number from 0.", value);
+      o->seed = n; o->has_seed = true;
+      return true;
+    case O_DEVICE:
+      if (!device_name(value)) return wrong("--device: '%s' is not a device (cpu, cuda or cuda:N).", value);
+      o->device = value;
+      return true;
+    case O_OUT:
+      if (!*value) return wrong("--out: no folder named%s.", value);
+      o->out = value;
+      return true;
+    case O_TRACE:     o->trace = true;     return true;
+    case O_SMOKE:     o->smoke = true;     return true;
+    case O_RESUME:    o->resume = true;    return true;
+    case O_OVERWRITE: o->overwrite = true; return true;
+    case O_QUIET:     o->quiet = true;     return true;
+    case O_VERBOSE:   o->verbose = true;   return true;
+    case O_HELP:      o->help = true;      return true;
+    case O_VERSION:   o->version = true;   return true;
+    default:          return false;
+  }
+}
+
+static const struct option *find(const char *name, size_t length) {
+  for (const struct option *k = known; k->name; k++)
+    if (strlen(k->name) == length && strncmp(k->name, name, length) == 0) return k;
+  return NULL;
+}
+
+/* Whether the word after --name is its value: another --option is not, a negative number is. */
+static bool is_value(const char *word) { return word && strncmp(word, "--", 2) != 0; }
+
+static bool add_field(host_options *o, char *name, char *equals, char *next, int *i) {
+  if (equals) *equals = '\0';
+  if (!*name) return wrong("'--%s=' names no field.", "");
+  for (char *c = name; *c; c++) if (*c == '-') *c = '_'; /* --size-px is size_px */
+  const char *value = equals ? equals + 1 : is_value(next) ? (++*i, next) : "true";
+  o->fields[o->nfields++] = (host_pair){ name, value };
+  return true;
+}
+
+/* What follows FILE (or -e CODE): known options, fields, and plain words, which are the experiment's own arguments. */
+static bool read_rest(host_options *o, int argc, char **argv, int i) {
+  bool words_only = false;
+  for (; i < argc; i++) {
+    char *word = argv[i];
+    if (words_only || strncmp(word, "--", 2) != 0) { o->args[o->nargs++] = word; continue; }
+    if (!word[2]) { words_only = true; continue; }
+    char *name = word + 2, *equals = strchr(name, '='), *next = i + 1 < argc ? argv[i + 1] : NULL;
+    const struct option *k = find(name, equals ? (size_t)(equals - name) : strlen(name));
+    if (!k) {
+      if (!add_field(o, name, equals, next, &i)) return false;
+    } else if (k->has_arg == required_argument) {
+      if (!equals && !is_value(next)) return wrong("--%s needs a value.", name);
+      if (!apply(o, k->val, equals ? equals + 1 : argv[++i])) return false;
+    } else {
+      if (equals) { *equals = '\0'; return wrong("--%s takes no value.", name); }
+      if (!apply(o, k->val, NULL)) return false;
+    }
+  }
+  return true;
+}
+
+/* getopt has stepped past the word it did not know; which one was it? */
+static int unknown_at(int argc) {
+  int at = optind - 1;
+  if (at < 1 || at >= argc) at = argc - 1;
+  return at;
+}
+
+bool options_read(host_options *o, int argc, char **argv) {
+  memset(o, 0, sizeof *o);
+  o->fields = calloc((size_t)argc + 1, sizeof *o->fields);
+  o->args = calloc((size_t)argc + 1, sizeof *o->args);
+  if (!o->fields || !o->args) { fputs("medxai-run: host: out of memory.\n", stderr); return false; }
+  opterr = 0;
+  int c;
+  while ((c = getopt_long(argc, argv, "+:e:ihvq", known, NULL)) != -1) {
+    switch (c) {
+      case 'e':
+        if (o->code) return wrong("-e is given twice%s.", "");
+        o->code = optarg;
+        break;
+      case 'i': o->interactive = true; break;
+      case 'h': o->help = true; break;
+      case 'v': o->version = true; break;
+      case 'q': o->quiet = true; break;
+      case ':': return wrong("%s needs a value.", argv[unknown_at(argc)]);
+      case '?':
+        if (o->code && strncmp(argv[unknown_at(argc)], "--", 2) == 0)
+          return read_rest(o, argc, argv, unknown_at(argc)); /* fields may follow -e CODE */
+        if (optopt >= 256) return wrong("'%s' takes no value.", argv[unknown_at(argc)]);
+        return wrong("unknown option '%s' (fields of an experiment follow its FILE).", argv[unknown_at(argc)]);
+      default:
+        if (!apply(o, c, optarg)) return false;
+    }
+  }
+  int i = optind;
+  if (!o->code && i < argc) o->file = argv[i++];
+  return read_rest(o, argc, argv, i);
+}
+
+void options_free(host_options *o) { free(o->fields); free(o->args); }

@@ -1,0 +1,132 @@
+/* Errors as the experimenter reads them: "medxai-run: FILE:LINE: what: fact. What to do." The line is the innermost one
+ * of the experiment itself; the library's lines and libtorch's own text come only with --trace.
+ * It refuses to hide anything: a text that it does not understand is printed as it is. */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "host.h"
+
+/* Where the "NAME:LINE: " that starts a message ends; 0: it starts with none. */
+static size_t position_length(const char *message) {
+  for (const char *c = message; *c && *c != '\n'; c++) {
+    if (*c != ':' || c == message) continue;
+    const char *digit = c + 1;
+    while (isdigit((unsigned char)*digit)) digit++;
+    if (digit > c + 1 && digit[0] == ':' && digit[1] == ' ') return (size_t)(digit + 2 - message);
+  }
+  return 0;
+}
+
+static bool under_scripts(const char *path) {
+  size_t n = strlen(the_host.paths.scripts);
+  return strncmp(path, the_host.paths.scripts, n) == 0 && path[n] == '/';
+}
+
+/* Lua shortens long names to "...tail": that is one of ours when the same tail exists in the library. */
+static bool is_library(const char *name, size_t length) {
+  char path[4096];
+  if (length >= sizeof path) return false;
+  memcpy(path, name, length);
+  path[length] = '\0';
+  if (strncmp(path, "...", 3) != 0) return under_scripts(path);
+  const char *tail = strstr(path, "/medxai/");
+  char whole[4096 + 8];
+  return tail && snprintf(whole, sizeof whole, "%s%s", the_host.paths.scripts, tail) < (int)sizeof whole && access(whole, F_OK) == 0;
+}
+
+static bool is_lua_name(const char *name, size_t length) { /* "x.lua", "[string ...", "(command line)", "stdin" */
+  return (length > 4 && memcmp(name + length - 4, ".lua", 4) == 0) || name[0] == '[' || strncmp(name, "(command line)", 14) == 0 ||
+         strncmp(name, "stdin", 5) == 0 || strncmp(name, the_host.script, length) == 0;
+}
+
+/* Finds the innermost level whose code is not the library's; false: none (a syntax error, an error outside any script). */
+static bool experiment_level(lua_State *L, lua_Debug *ar) {
+  for (int level = 0; lua_getstack(L, level, ar); level++) {
+    lua_getinfo(L, "Sl", ar);
+    if (ar->currentline > 0 && !(ar->source[0] == '@' && under_scripts(ar->source + 1))) return true;
+  }
+  return false;
+}
+
+/* The name as messages give it, whole where Lua would shorten it. */
+static const char *chunk_name(const lua_Debug *ar) {
+  return ar->source[0] == '@' || ar->source[0] == '=' ? ar->source + 1 : ar->short_src;
+}
+
+/* message: at index 1. Pushes it with the experiment's position in front. */
+static void push_placed(lua_State *L, const char *message) {
+  lua_Debug ar;
+  size_t taken = position_length(message), name = taken;
+  while (name > 0 && message[--name] != ':') {}     /* the last ':' */
+  while (name > 0 && message[--name] != ':') {}     /* the one before the line number */
+  bool at_experiment = experiment_level(L, &ar);
+  if (taken && is_library(message, name)) taken = taken + 0;
+  else if (taken && is_lua_name(message, name)) {   /* placed by the experiment itself */
+    if (at_experiment && strncmp(message, ar.short_src, name) == 0 && ar.short_src[name] == '\0') {
+      lua_pushfstring(L, "%s%s", chunk_name(&ar), message + name);
+      return;
+    }
+    lua_pushstring(L, message);
+    return;
+  } else taken = 0;                                 /* "12:30: " that is no position */
+  if (at_experiment) lua_pushfstring(L, "%s:%d: %s", chunk_name(&ar), ar.currentline, message + taken);
+  else lua_pushstring(L, message + taken);
+}
+
+static int to_text(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+/* Replaces the error value at index 1 by text. A value that cannot be text (a table without __tostring) is named. */
+static void make_text(lua_State *L) {
+  if (lua_type(L, 1) == LUA_TSTRING) return;
+  bool has_text = lua_isnumber(L, 1) || luaL_getmetafield(L, 1, "__tostring") != LUA_TNIL;
+  lua_settop(L, 1);
+  if (has_text) {
+    lua_pushcfunction(L, to_text);
+    lua_pushvalue(L, 1);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK) { lua_replace(L, 1); lua_settop(L, 1); return; }
+    lua_settop(L, 1);
+  }
+  const char *kind = lua_isnil(L, 1) ? "nil" : lua_pushfstring(L, "a %s", luaL_typename(L, 1));
+  lua_pushfstring(L, "error: the error value is %s (expected a text). Write error(\"what went wrong\").", kind);
+  lua_replace(L, 1);
+  lua_settop(L, 1);
+}
+
+int report_handler(lua_State *L) {
+  if (signals_caught) {
+    lua_pushliteral(L, "interrupted");
+    return 1;
+  }
+  make_text(L);
+  push_placed(L, lua_tostring(L, 1));
+  if (the_host.options.trace) {
+    luaL_traceback(L, L, lua_tostring(L, -1), 1);
+    const char *native = core_error_full();
+    if (native && *native) lua_pushfstring(L, "%s\nlibtorch:\n%s", lua_tostring(L, -1), native);
+  }
+  return 1;
+}
+
+static const char *unhandled(lua_State *L, int status) {
+  if (status == LUA_ERRMEM)
+    return lua_pushfstring(L, "%s: lua: out of memory for Lua's own tables and texts (%d MB in use). Keep numbers in tensors.",
+                           the_host.script, lua_gc(L, LUA_GCCOUNT) / 1024);
+  return lua_pushfstring(L, "%s: lua: an error while another was being reported. Run with --trace.", the_host.script);
+}
+
+int report_failure(lua_State *L, int status) {
+  int code = EXIT_FAILED;
+  if (signals_caught) {
+    fprintf(stderr, "medxai-run: interrupted (%s)\n", signals_name(signals_caught));
+    code = 128 + signals_caught;
+  } else {
+    const char *message = status == LUA_ERRMEM || status == LUA_ERRERR || lua_type(L, -1) != LUA_TSTRING ? unhandled(L, status) : lua_tostring(L, -1);
+    fprintf(stderr, "medxai-run: %s\n", message);
+  }
+  lua_settop(L, 0);
+  return code;
+}

@@ -1,0 +1,174 @@
+/* SIGINT and SIGTERM (and SIGPIPE, when the reader of our output has gone): the first sets a flag and stops Lua code at
+ * its next instruction, libtorch at its next operator; a second SIGINT or SIGTERM kills at once. No pcall and no coroutine
+ * of the experiment can swallow the stop. It refuses to do work in a handler: flag, lua_sethook, nothing else. */
+#include <pthread.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+#include "host.h"
+
+volatile sig_atomic_t signals_caught;
+static lua_State *volatile running; /* the coroutine whose instructions run now: the hook belongs to one */
+static pthread_t main_thread;
+static struct termios terminal; /* as it was at the start */
+static bool has_terminal;
+
+/* Instructions that run between the first stop and the next: room for <close> handlers on the way out. */
+enum { GRACE_INSTRUCTIONS = 1000000 };
+
+lua_State *signals_running(void) { return running; }
+
+const char *signals_name(int sig) {
+  switch (sig) {
+    case SIGINT:  return "SIGINT";
+    case SIGTERM: return "SIGTERM";
+    case SIGPIPE: return "SIGPIPE";
+    case SIGSEGV: return "SIGSEGV";
+    case SIGFPE:  return "SIGFPE";
+    case SIGABRT: return "SIGABRT";
+    case SIGBUS:  return "SIGBUS";
+    case SIGILL:  return "SIGILL";
+    default:      return "signal";
+  }
+}
+
+static void stop_hook(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  if (!signals_caught) { lua_sethook(L, NULL, 0, 0); return; } /* cleared meanwhile */
+  lua_sethook(L, stop_hook, LUA_MASKCOUNT, GRACE_INSTRUCTIONS);
+  lua_pushliteral(L, "interrupted");
+  lua_error(L);
+}
+
+static void die_of(int sig) {
+  if (has_terminal) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+  signal(sig, SIG_DFL);
+  raise(sig); /* blocked until the handler returns, then fatal */
+}
+
+static void on_stop(int sig) {
+  if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; } /* Lua belongs to one thread */
+  if (signals_caught) {
+    if (sig != SIGPIPE) die_of(sig);
+    return;
+  }
+  signals_caught = sig;
+  if (running) lua_sethook(running, stop_hook, LUA_MASKCOUNT, 1); /* Lua allows this call in a handler */
+}
+
+void signals_install(lua_State *L) {
+  main_thread = pthread_self();
+  running = L;
+  has_terminal = isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &terminal) == 0;
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = on_stop; /* SA_RESTART not set: a read or a wait ends at once */
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGPIPE, &action, NULL);
+  signal(SIGXFSZ, SIG_IGN); /* a write over the limit fails with EFBIG, which the writer reports */
+}
+
+void signals_clear(void) {
+  signals_caught = 0;
+  if (running) lua_sethook(running, NULL, 0, 0);
+}
+
+void signals_quiet(lua_State *L, bool quiet) {
+  if (quiet) lua_sethook(L, NULL, 0, 0);
+  running = quiet ? NULL : L;
+}
+
+/* ---- pcall, xpcall: as Lua's, but an interrupt goes through them ---- */
+
+static int interrupted(lua_State *L) {
+  lua_pushliteral(L, "interrupted");
+  return lua_error(L);
+}
+
+static int finish_call(lua_State *L, int status, lua_KContext first) { /* results from index first */
+  if (status != LUA_OK && status != LUA_YIELD) {
+    if (signals_caught) return interrupted(L);
+    lua_pushboolean(L, 0);
+    lua_insert(L, -2);
+    return 2;
+  }
+  lua_pushboolean(L, 1);
+  lua_replace(L, (int)first - 1);
+  return lua_gettop(L) - (int)first + 2;
+}
+
+static int guarded_pcall(lua_State *L) {
+  luaL_checkany(L, 1);
+  lua_pushboolean(L, 1); /* room for the first result */
+  lua_insert(L, 1);
+  return finish_call(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 2, finish_call), 2);
+}
+
+static int guarded_xpcall(lua_State *L) { /* f, handler, ... */
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  int n = lua_gettop(L) - 2;
+  lua_pushboolean(L, 1);
+  lua_pushvalue(L, 1);
+  lua_rotate(L, 3, 2); /* f, handler, room, f, ... */
+  return finish_call(L, lua_pcallk(L, n, LUA_MULTRET, 2, 4, finish_call), 4);
+}
+
+/* ---- coroutines: the hook follows the one that runs, and a stop leaves it for its caller ---- */
+
+/* Calls the function below n arguments on top while co is the one that runs. */
+static int call_in(lua_State *L, lua_State *co, int n) {
+  lua_State *before = running;
+  if (running) running = co;
+  if (signals_caught && running) lua_sethook(co, stop_hook, LUA_MASKCOUNT, GRACE_INSTRUCTIONS);
+  int status = lua_pcall(L, n, LUA_MULTRET, 0);
+  if (running) running = before;
+  return status;
+}
+
+static int guarded_resume(lua_State *L) { /* upvalue 1: Lua's resume */
+  lua_State *co = lua_tothread(L, 1);
+  luaL_argexpected(L, co, 1, "coroutine");
+  int n = lua_gettop(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  int status = call_in(L, co, n);
+  if (status != LUA_OK) return lua_error(L);
+  if (signals_caught && running && !lua_toboolean(L, 1)) return interrupted(L);
+  return lua_gettop(L);
+}
+
+static int resume_wrapped(lua_State *L) { /* upvalues: the function that Lua's wrap made, its coroutine */
+  int n = lua_gettop(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  if (call_in(L, lua_tothread(L, lua_upvalueindex(2)), n) != LUA_OK) return lua_error(L);
+  return lua_gettop(L);
+}
+
+static int guarded_wrap(lua_State *L) { /* upvalue 1: Lua's wrap, whose function keeps its coroutine as first upvalue */
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, 1, 1);
+  lua_getupvalue(L, 1, 1);
+  lua_pushcclosure(L, resume_wrapped, 2);
+  return 1;
+}
+
+static void guard_coroutine(lua_State *L, const char *name, lua_CFunction f) { /* coroutine library on top */
+  lua_getfield(L, -1, name);
+  lua_pushcclosure(L, f, 1);
+  lua_setfield(L, -2, name);
+}
+
+void signals_guard_library(lua_State *L) {
+  lua_register(L, "pcall", guarded_pcall);
+  lua_register(L, "xpcall", guarded_xpcall);
+  lua_getglobal(L, "coroutine");
+  guard_coroutine(L, "resume", guarded_resume);
+  guard_coroutine(L, "wrap", guarded_wrap);
+  lua_pop(L, 1);
+}

@@ -1,0 +1,60 @@
+-- Runs the tests: medxai-run tests/run.lua [pattern]. Every tests/<room>_<topic>.lua, in order of name, and the C programs
+-- in <build>/tests_c. With a pattern: only the files whose name, or the tests whose "file: sentence", match it.
+-- The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed.
+local host = require "medxai.host"
+local t = require "t"
+
+local pattern = ...
+local here = host.script_dir
+t.root = here .. "/.."
+
+local function listed(command)
+  local names, pipe = {}, assert(io.popen(command))
+  for line in pipe:lines() do names[#names + 1] = line end
+  pipe:close()
+  table.sort(names)
+  return names
+end
+
+local function run_file(path, name)
+  t.file = name
+  local chunk, message = loadfile(path)
+  local ok = chunk ~= nil
+  if chunk then ok, message = xpcall(chunk, debug.traceback, t) end
+  if not ok then
+    t.failed = t.failed + 1
+    print(("FAIL  %s: cannot be run\n      %s"):format(name, (tostring(message):gsub("\n", "\n      "))))
+  end
+end
+
+local function run_c(path, name)
+  t.file = name
+  t.test("the C program passes", function()
+    local pipe = assert(io.popen("cd " .. t.quote(here .. "/..") .. " && " .. t.quote(path) .. " 2>&1"))
+    local output = pipe:read "a"
+    local ok, how, code = pipe:close()
+    if code == 77 then t.skip((output:gsub("%s+$", ""))) end
+    if not ok then error(("%s %d\n%s"):format(how, code, output), 0) end
+  end)
+end
+
+local started = host.now()
+local files = {}
+for _, path in ipairs(listed("ls " .. t.quote(here) .. "/*_*.lua 2>/dev/null")) do
+  files[#files + 1] = { path = path, name = path:match "([^/]+)%.lua$", run = run_file }
+end
+local build = host.exe:match "^(.*)/"
+for _, path in ipairs(listed("ls -d " .. t.quote(build .. "/tests_c") .. "/* 2>/dev/null")) do
+  files[#files + 1] = { path = path, name = "c_" .. path:match "([^/]+)$", run = run_c }
+end
+
+local by_name = false
+for _, file in ipairs(files) do by_name = by_name or (pattern ~= nil and file.name:find(pattern) ~= nil) end
+if pattern and not by_name then t.only = pattern end
+for _, file in ipairs(files) do
+  if not by_name or file.name:find(pattern) then file.run(file.path, file.name) end
+end
+print(("%.0f s"):format(host.now() - started))
+print(("%d passed, %d failed, %d skipped"):format(t.passed, t.failed, t.skipped))
+io.stdout:flush()
+if t.failed > 0 then os.exit(1) end
