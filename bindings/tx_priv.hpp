@@ -6,6 +6,7 @@
 #include <torch/version.h>
 #include <atomic>
 #include <exception>
+#include <optional>
 #include <utility>
 #include "tx.h"
 
@@ -38,6 +39,14 @@ struct Running {
 int caught() noexcept;                               // inside a catch block: sorts the exception, keeps its text, gives the status
 int fail(const char *fmt, ...) noexcept __attribute__((format(printf, 1, 2))); // sets the message, gives TX_ERROR
 void set_error(int status, const char *text) noexcept; // text may have many lines
+
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
+template <class T> using optional = std::optional<T>;
+#else
+template <class T> using optional = c10::optional<T>;
+#endif
+
+inline int64_t int_of(const c10::IValue &v) { return v.toSymInt().expect_int(); }
 
 // Runs f (returns nothing, or a status) and never throws.
 template <class F>
