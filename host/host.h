@@ -55,18 +55,21 @@ extern const char *volatile core_running_op;   /* set by the core while an opera
 /* ---- module.c ---- */
 int module_open(lua_State *L);       /* require "medxai.host" */
 void module_warn(lua_State *L, const char *message);
-int module_finish(lua_State *L, int code, const char *error); /* runs at_exit functions, counts warnings; new exit code */
+int module_finish(lua_State *L, int code); /* runs at_exit functions, counts warnings; new exit code */
 
 /* ---- report.c ---- */
 int report_handler(lua_State *L);                /* message handler for lua_pcall */
 int report_failure(lua_State *L, int status);    /* prints the message on top, pops it; exit code */
+const char *report_last(void);                   /* the last message printed, or NULL */
+void report_free(void);
 
 /* ---- signals.c ---- */
 extern volatile sig_atomic_t signals_caught; /* the first of SIGINT, SIGTERM, SIGPIPE; 0: none */
 void signals_install(lua_State *L);
 const char *signals_name(int sig);
 void signals_clear(void);                    /* the REPL goes on after an interrupt */
-void signals_quiet(lua_State *L, bool quiet); /* quiet: the stop hook lets at_exit functions and closers finish */
+void signals_finish(void);                   /* the stop has done its work: functions given to at_exit run freely */
+int signals_stopped_by(void);                /* 0: none */
 void signals_guard_library(lua_State *L);    /* pcall, xpcall and coroutines that cannot swallow an interrupt */
 lua_State *signals_running(void);            /* the coroutine that runs; NULL: none to stop */
 

@@ -119,11 +119,11 @@ int main(int argc, char **argv) {
   lua_pushcfunction(L, prepare);
   int status = lua_pcall(L, 0, 0, 1);
   int code = status != LUA_OK ? report_failure(L, status) : run(L, o);
-  signals_quiet(L, true);
-  code = module_finish(L, code, NULL);
+  code = module_finish(L, code);
   lua_close(L);
   paths_free(&the_host.paths);
   options_free(o);
+  report_free();
   free(the_host.script_dir);
   return code;
 }

@@ -118,17 +118,26 @@ int module_open(lua_State *L) {
   return 1;
 }
 
-/* Each function gets how the script ended ("done", "failed", "interrupted") and its message. One that fails is reported
- * and does not keep the next from running. */
-static int run_at_exit(lua_State *L, int code, const char *error) {
-  const char *ended = code == EXIT_DONE ? "done" : signals_caught ? "interrupted" : "failed";
+static const char *how_it_ended(int code) {
+  if (code == EXIT_DONE) return "finished";
+  int sig = signals_stopped_by();
+  return sig == SIGTERM ? "terminated" : sig ? "interrupted" : "failed";
+}
+
+/* The last one given runs first. Each gets how the script ended ("finished", "failed", "interrupted", "terminated") and
+ * its message. One that fails is reported and does not keep the next from running. */
+static int run_at_exit(lua_State *L, int code) {
+  const char *error = code == EXIT_DONE ? NULL : report_last();
+  const char *ended = how_it_ended(code);
   push_list(L, &at_exit_key);
   int list = lua_gettop(L);
-  for (lua_Integer i = 1; i <= (lua_Integer)lua_rawlen(L, list); i++) { /* a function may add another */
+  for (lua_Integer i; (i = (lua_Integer)lua_rawlen(L, list)) > 0;) {
     lua_pushcfunction(L, report_handler);
     lua_rawgeti(L, list, i);
+    lua_pushnil(L);
+    lua_rawseti(L, list, i); /* taken off first: each runs once, also when one ends the program */
     lua_pushstring(L, ended);
-    lua_pushstring(L, error);
+    lua_pushstring(L, error); /* NULL pushes nil */
     int status = lua_pcall(L, 2, 0, list + 1);
     if (status != LUA_OK) {
       int failed = report_failure(L, status);
@@ -137,8 +146,6 @@ static int run_at_exit(lua_State *L, int code, const char *error) {
     lua_settop(L, list);
   }
   lua_pop(L, 1);
-  lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &at_exit_key); /* once */
   return code;
 }
 
@@ -154,8 +161,9 @@ static void count_warnings(lua_State *L) {
   lua_pop(L, 1);
 }
 
-int module_finish(lua_State *L, int code, const char *error) {
-  code = run_at_exit(L, code, error);
+int module_finish(lua_State *L, int code) {
+  signals_finish();
+  code = run_at_exit(L, code);
   count_warnings(L);
   fflush(NULL);
   return code;

@@ -3,6 +3,7 @@
  * It refuses to hide anything: a text that it does not understand is printed as it is. */
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "host.h"
@@ -61,7 +62,7 @@ static void push_placed(lua_State *L, const char *message) {
   while (name > 0 && message[--name] != ':') {}     /* the last ':' */
   while (name > 0 && message[--name] != ':') {}     /* the one before the line number */
   bool at_experiment = experiment_level(L, &ar);
-  if (taken && is_library(message, name)) taken = taken + 0;
+  if (taken && is_library(message, name)) {}        /* the library's own place is left out */
   else if (taken && is_lua_name(message, name)) {   /* placed by the experiment itself */
     if (at_experiment && strncmp(message, ar.short_src, name) == 0 && ar.short_src[name] == '\0') {
       lua_pushfstring(L, "%s%s", chunk_name(&ar), message + name);
@@ -118,15 +119,30 @@ static const char *unhandled(lua_State *L, int status) {
   return lua_pushfstring(L, "%s: lua: an error while another was being reported. Run with --trace.", the_host.script);
 }
 
+static char *last; /* owned */
+
+const char *report_last(void) { return last; }
+
+void report_free(void) {
+  free(last);
+  last = NULL;
+}
+
 int report_failure(lua_State *L, int status) {
-  int code = EXIT_FAILED;
-  if (signals_caught) {
-    fprintf(stderr, "medxai-run: interrupted (%s)\n", signals_name(signals_caught));
-    code = 128 + signals_caught;
-  } else {
-    const char *message = status == LUA_ERRMEM || status == LUA_ERRERR || lua_type(L, -1) != LUA_TSTRING ? unhandled(L, status) : lua_tostring(L, -1);
-    fprintf(stderr, "medxai-run: %s\n", message);
-  }
-  lua_settop(L, 0);
+  int code = EXIT_FAILED, sig = signals_caught;
+  const char *message;
+  if (sig) {
+    message = lua_pushfstring(L, "interrupted (%s)", signals_name(sig));
+    lua_replace(L, -2);
+    code = 128 + sig;
+  } else if (status == LUA_ERRMEM || status == LUA_ERRERR || lua_type(L, -1) != LUA_TSTRING) {
+    message = unhandled(L, status);
+    lua_replace(L, -2);
+  } else message = lua_tostring(L, -1);
+  fflush(stdout); /* what the experiment printed comes before its error */
+  fprintf(stderr, "medxai-run: %s\n", message);
+  report_free();
+  last = strdup(message);
+  lua_pop(L, 1);
   return code;
 }

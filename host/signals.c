@@ -8,6 +8,7 @@
 #include "host.h"
 
 volatile sig_atomic_t signals_caught;
+static volatile sig_atomic_t stopped_by; /* what signals_caught was when the program began to wind up */
 static lua_State *volatile running; /* the coroutine whose instructions run now: the hook belongs to one */
 static pthread_t main_thread;
 static struct termios terminal; /* as it was at the start */
@@ -48,7 +49,7 @@ static void die_of(int sig) {
 
 static void on_stop(int sig) {
   if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; } /* Lua belongs to one thread */
-  if (signals_caught) {
+  if (signals_caught || stopped_by) {
     if (sig != SIGPIPE) die_of(sig);
     return;
   }
@@ -75,10 +76,13 @@ void signals_clear(void) {
   if (running) lua_sethook(running, NULL, 0, 0);
 }
 
-void signals_quiet(lua_State *L, bool quiet) {
-  if (quiet) lua_sethook(L, NULL, 0, 0);
-  running = quiet ? NULL : L;
+/* From here on the program winds up: what it still runs may finish, and another signal kills. */
+void signals_finish(void) {
+  stopped_by = signals_caught;
+  signals_clear();
 }
+
+int signals_stopped_by(void) { return stopped_by ? stopped_by : signals_caught; }
 
 /* ---- pcall, xpcall: as Lua's, but an interrupt goes through them ---- */
 

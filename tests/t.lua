@@ -19,14 +19,14 @@ local function show(v)
 end
 
 local function same(a, b)
-  if a == b then return math.type(a) == math.type(b) end
+  if a == b then return true end
   if type(a) ~= "table" or type(b) ~= "table" or getmetatable(a) or getmetatable(b) then return false end
   for k, v in next, a do if not same(v, b[k]) then return false end end
   for k in next, b do if a[k] == nil then return false end end
   return true
 end
 
---- a and b are the same value; tables by content; 1 and 1.0 differ.
+--- a and b are the same value; tables by content; 1 and 1.0 are the same.
 function t.equal(a, b, what)
   if not same(a, b) then error((what and what .. ": " or "") .. "got " .. show(a) .. ", expected " .. show(b), 2) end
 end
