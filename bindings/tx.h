@@ -159,15 +159,16 @@ typedef struct tx_memory {
   int64_t cached_bytes;           /* freed blocks kept for reuse */
   int64_t live_tensors;           /* references handed out through the wall and not yet freed */
   int64_t cuda_live_bytes, cuda_peak_bytes, cuda_reserved_bytes; /* 0 without CUDA */
-  int64_t limit_bytes, last_request_bytes;
+  int64_t limit_bytes, cache_cap_bytes, last_request_bytes;
 } tx_memory;
 int tx_memory_setup(void);             /* installs our CPU allocator; called once when the module opens */
 void tx_memory_stats(tx_memory *out);
+int64_t tx_memory_live_bytes(void);    /* of the CPU's, cheap */
 void tx_memory_reset_peak(void);
 void tx_memory_set_limit(int64_t bytes); /* 0: none; requests beyond it fail as out of memory */
 void tx_memory_set_cache(int64_t bytes); /* the most that freed blocks may keep; 0 switches it off */
 void tx_memory_empty_cache(void);
-void tx_memory_fail_after(int64_t n);    /* tests: the n-th next allocation fails; -1: never */
+void tx_memory_fail_after(int64_t n, int64_t times); /* tests: after n more allocations the next `times` fail; n -1: never */
 int tx_set_threads(int n);
 int tx_get_threads(void);
 int tx_cuda_count(void);

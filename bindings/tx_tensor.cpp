@@ -352,4 +352,3 @@ int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const 
   });
 }
 
-extern "C" __attribute__((weak)) int tx_cuda_count(void) { return 0; }  // until tx_cuda.cpp is linked

@@ -1,0 +1,281 @@
+// tx_memory.cpp: the CPU allocator that libtorch uses in this process. Counts live and peak bytes, keeps freed blocks of
+// 64 KiB and more for the next tensor of exactly that size (page faults cost more than most operators), and refuses a
+// request that would not fit into the limit, so that a slip of the hand ends in an error and not in the OOM killer.
+// It refuses to guess: blocks are never split or merged, and the bytes counted are those that were asked for.
+#include "tx_priv.hpp"
+#include <c10/core/CPUAllocator.h>
+#include <sys/sysinfo.h>
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+
+namespace tx {  // tx_cuda.cpp; nothing without CUDA
+void cuda_memory(tx_memory *out) noexcept;
+void cuda_reset_peak() noexcept;
+void cuda_empty_cache() noexcept;
+}  // namespace tx
+
+namespace {
+
+constexpr int64_t MiB = int64_t(1) << 20;
+constexpr size_t alignment = 64;         // a cache line, an AVX-512 register
+constexpr size_t keep_from = 64 << 10;   // smaller blocks are quick with malloc
+constexpr int64_t look_from = 64 * MiB;  // from here on a look at /proc/meminfo costs nothing beside the page faults
+
+// Lies in the 64 bytes before each block.
+struct alignas(alignment) Header {
+  size_t bytes;                 // as asked for
+  Header *same_prev, *same_next;  // free blocks of one size, the last freed first
+  Header *old_prev, *old_next;    // all free blocks, the last freed first
+};
+static_assert(sizeof(Header) == alignment, "the block behind the header must stay aligned");
+
+void *block_of(Header *h) { return h + 1; }
+Header *header_of(void *p) { return static_cast<Header *>(p) - 1; }
+
+std::atomic<int64_t> live{0}, peak{0}, cached{0};
+std::atomic<int64_t> limit{0}, cache_cap{0}, last_request{0};
+std::atomic<int64_t> fail_countdown{-1}, fail_times{0};
+
+// The free blocks. One lock: only blocks of 64 KiB and more come here, and they are filled outside it.
+std::mutex lock;
+Header newest;  // sentinel of the ring old_prev/old_next
+std::unordered_map<size_t, Header *> *free_of_size;
+
+// The number in a file of one line; 0 where there is none.
+int64_t read_bytes(const char *path) {
+  FILE *f = fopen(path, "re");
+  if (!f) return 0;
+  long long v = 0;
+  if (fscanf(f, "%lld", &v) != 1 || v < 0) v = 0;  // "max" is not a number
+  fclose(f);
+  return v;
+}
+
+int64_t smaller(int64_t a, int64_t b) { return a > 0 && (b <= 0 || a < b) ? a : b; }
+
+// The limits of this process' cgroup and of every one above it (v2 under root, v1 under root/memory).
+int64_t cgroup_bytes() {
+  int64_t found = smaller(read_bytes("/sys/fs/cgroup/memory.max"), read_bytes("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+  FILE *f = fopen("/proc/self/cgroup", "re");
+  if (!f) return found;
+  char line[1024];
+  while (fgets(line, sizeof line, f)) {
+    line[strcspn(line, "\n")] = 0;
+    const bool v2 = strncmp(line, "0::/", 4) == 0;
+    char *path = v2 ? line + 3 : strstr(line, ":memory:/");
+    if (!path) continue;
+    if (!v2) path += strlen(":memory:");
+    for (; path[0] && path[1]; *strrchr(path, '/') = 0) {
+      char file[1200];
+      snprintf(file, sizeof file, "/sys/fs/cgroup%s%s/%s", v2 ? "" : "/memory", path, v2 ? "memory.max" : "memory.limit_in_bytes");
+      found = smaller(read_bytes(file), found);
+    }
+  }
+  fclose(f);
+  return found;
+}
+
+int64_t machine_bytes() {
+  struct sysinfo s;
+  const int64_t total = sysinfo(&s) == 0 ? int64_t(s.totalram) * s.mem_unit : 0;
+  return smaller(cgroup_bytes(), total);
+}
+
+// What the kernel could hand out now without swapping; INT64_MAX where it does not say.
+int64_t available_bytes() {
+  FILE *f = fopen("/proc/meminfo", "re");
+  if (!f) return INT64_MAX;
+  char line[256];
+  long long kib = -1;
+  while (fgets(line, sizeof line, f) && sscanf(line, "MemAvailable: %lld", &kib) != 1) continue;
+  fclose(f);
+  return kib < 0 ? INT64_MAX : int64_t(kib) << 10;
+}
+
+void take_out(Header *h) {  // under the lock
+  if (h->same_prev) h->same_prev->same_next = h->same_next;
+  else if (h->same_next) (*free_of_size)[h->bytes] = h->same_next;
+  else free_of_size->erase(h->bytes);
+  if (h->same_next) h->same_next->same_prev = h->same_prev;
+  h->old_prev->old_next = h->old_next;
+  h->old_next->old_prev = h->old_prev;
+  cached.fetch_sub(int64_t(h->bytes), std::memory_order_relaxed);
+}
+
+// Gives the blocks that lay unused longest back to the system until at most `keep` bytes are kept.
+void shrink_cache(int64_t keep) {  // under the lock
+  while (cached.load(std::memory_order_relaxed) > keep && newest.old_prev != &newest) {
+    Header *oldest = newest.old_prev;
+    take_out(oldest);
+    free(oldest);
+  }
+}
+
+Header *take_cached(size_t n) {
+  std::lock_guard<std::mutex> hold(lock);
+  auto it = free_of_size->find(n);
+  if (it == free_of_size->end()) return nullptr;
+  Header *h = it->second;
+  take_out(h);
+  return h;
+}
+
+// Keeps the block; false where it is not to be kept.
+bool put_cached(Header *h) noexcept {
+  const int64_t cap = cache_cap.load(std::memory_order_relaxed), n = int64_t(h->bytes);
+  if (n > cap) return false;
+  try {
+    std::lock_guard<std::mutex> hold(lock);
+    shrink_cache(cap - n);
+    Header *&first = (*free_of_size)[h->bytes];
+    h->same_prev = nullptr;
+    h->same_next = first;
+    if (first) first->same_prev = h;
+    first = h;
+    h->old_prev = &newest;
+    h->old_next = newest.old_next;
+    newest.old_next->old_prev = h;
+    newest.old_next = h;
+    cached.fetch_add(n, std::memory_order_relaxed);
+    return true;
+  } catch (...) {  // no memory for the table's node: the block goes back to the system instead
+    return false;
+  }
+}
+
+void release(void *p) {
+  if (!p) return;
+  Header *h = header_of(p);
+  live.fetch_sub(int64_t(h->bytes), std::memory_order_relaxed);
+  if (h->bytes < keep_from || !put_cached(h)) free(h);
+}
+
+[[noreturn]] void refuse(size_t n, const char *why) {
+  last_request.store(int64_t(n), std::memory_order_relaxed);
+  TORCH_CHECK_WITH(OutOfMemoryError, false, "out of memory: ", n, " bytes asked for, ", why);
+  abort();
+}
+
+bool told_to_fail() {
+  if (fail_countdown.load(std::memory_order_relaxed) < 0) return false;
+  if (fail_countdown.fetch_sub(1, std::memory_order_relaxed) > 0) return false;
+  if (fail_times.fetch_sub(1, std::memory_order_relaxed) > 1) fail_countdown.store(0, std::memory_order_relaxed);
+  return true;
+}
+
+// A fresh block from the system, after what is kept has made room for it.
+Header *take_fresh(size_t n) {
+  const int64_t cap = limit.load(std::memory_order_relaxed), want = int64_t(n);
+  if (cap > 0) {
+    const int64_t room = cap - live.load(std::memory_order_relaxed);
+    if (want > room) refuse(n, "beyond the limit");
+    if (want > room - cached.load(std::memory_order_relaxed)) {
+      std::lock_guard<std::mutex> hold(lock);
+      shrink_cache(room - want);
+    }
+    if (want >= look_from && want > available_bytes()) {
+      tx_memory_empty_cache();
+      if (want > available_bytes()) refuse(n, "more than the machine has left");
+    }
+  }
+  void *p = nullptr;
+  if (posix_memalign(&p, alignment, n + sizeof(Header)) != 0) {
+    tx_memory_empty_cache();
+    if (posix_memalign(&p, alignment, n + sizeof(Header)) != 0) refuse(n, "the system gave none");
+  }
+  return new (p) Header{n, nullptr, nullptr, nullptr, nullptr};
+}
+
+void *take(size_t n) {
+  if (n == 0) return nullptr;
+  if (told_to_fail()) refuse(n, "a test made it fail");
+  if (n > size_t(INT64_MAX) / 2) refuse(n, "beyond any machine");
+  Header *h = n >= keep_from ? take_cached(n) : nullptr;
+  if (!h) h = take_fresh(n);
+  const int64_t now = live.fetch_add(int64_t(n), std::memory_order_relaxed) + int64_t(n);
+  int64_t seen = peak.load(std::memory_order_relaxed);
+  while (now > seen && !peak.compare_exchange_weak(seen, now, std::memory_order_relaxed)) continue;
+  return block_of(h);
+}
+
+struct CountingAllocator final : at::Allocator {
+  // allocate is const up to 2.2 and not after; copy_data came in between. What the base lacks here is an unused function.
+  at::DataPtr allocate(size_t n) const { return fresh(n); }
+  at::DataPtr allocate(size_t n) { return fresh(n); }
+  void copy_data(void *dest, const void *src, std::size_t count) const { memcpy(dest, src, count); }
+  at::DeleterFnPtr raw_deleter() const override { return &release; }
+
+ private:
+  static at::DataPtr fresh(size_t n) {
+    void *p = take(n);
+    return {p, p, &release, at::Device(at::DeviceType::CPU)};
+  }
+};
+
+}  // namespace
+
+extern "C" int tx_memory_setup(void) {
+  return tx::guard([] {
+    static CountingAllocator allocator;
+    static bool done = false;
+    if (done) return;
+    free_of_size = new std::unordered_map<size_t, Header *>;  // never freed: tensors of static objects die after it would
+    newest.old_prev = newest.old_next = &newest;
+    // 90 %: the rest is for the program itself, oneDNN's and OpenBLAS' buffers, which do not come from here, and for the system.
+    const int64_t machine = machine_bytes();
+    limit = machine / 10 * 9;
+    cache_cap = machine > 0 ? std::min(1024 * MiB, limit / 4) : 1024 * MiB;
+    c10::SetCPUAllocator(&allocator, 255);
+    done = true;
+  });
+}
+
+extern "C" int64_t tx_memory_live_bytes(void) { return live.load(std::memory_order_relaxed); }
+
+extern "C" void tx_memory_stats(tx_memory *out) {
+  *out = tx_memory{};
+  out->live_bytes = live;
+  out->peak_bytes = peak;
+  out->cached_bytes = cached;
+  out->live_tensors = tx::live_tensors;
+  out->limit_bytes = limit;
+  out->cache_cap_bytes = cache_cap;
+  out->last_request_bytes = last_request;
+  tx::cuda_memory(out);
+}
+
+extern "C" void tx_memory_reset_peak(void) {
+  peak = live.load();
+  tx::cuda_reset_peak();
+}
+
+extern "C" void tx_memory_set_limit(int64_t bytes) {
+  limit = bytes > 0 ? bytes : 0;
+  if (bytes <= 0) return;
+  std::lock_guard<std::mutex> hold(lock);
+  shrink_cache(std::max<int64_t>(0, bytes - live));
+}
+
+extern "C" void tx_memory_set_cache(int64_t bytes) {
+  cache_cap = bytes > 0 ? bytes : 0;
+  std::lock_guard<std::mutex> hold(lock);
+  shrink_cache(cache_cap);
+}
+
+extern "C" void tx_memory_empty_cache(void) {
+  {
+    std::lock_guard<std::mutex> hold(lock);
+    shrink_cache(0);
+  }
+  tx::cuda_empty_cache();
+}
+
+extern "C" void tx_memory_fail_after(int64_t n, int64_t times) {
+  fail_times = times > 0 ? times : 1;
+  fail_countdown = n < 0 ? -1 : n;
+}
