@@ -59,6 +59,18 @@ function figure.overlay_reference(image, map)
   return { rgb = scaled:mul(255):to { dtype = "uint8" }:contiguous():data_string(), columns = shape[2], rows = shape[1] }
 end
 
+--- The pixels with a mask's inner border drawn white.
+---@param pixels table { rgb, columns, rows }
+---@param mask any tensor (H, W), non-zero inside
+function figure.outline(pixels, mask)
+  local rows, columns = pixels.rows, pixels.columns
+  local inside = mask:to { device = "cpu" }:ne(0):to { dtype = "float32" }:view({ 1, 1, rows, columns })
+  local eroded = torch.max_pool2d(inside:neg(), { 3, 3 }, { 1, 1 }, { 1, 1 }):neg()
+  local border = (inside - eroded):gt(0.5):view({ rows, columns, 1 })
+  local rgb = torch.from_string(pixels.rgb, "uint8", { rows, columns, 3 })
+  return { rgb = rgb:masked_fill(border, 255):contiguous():data_string(), columns = columns, rows = rows }
+end
+
 -- ---- panels -------------------------------------------------------------------------------------------------
 
 -- Lines of text under each other, centred on x; y is the top. Returns the y below.

@@ -1,0 +1,115 @@
+-- From raw values on a layer's grid to a map on the input's grid, by pytorch-grad-cam's convention, and its status.
+-- relu, min-max with 1e-7, bilinear resize (half-pixel centres), mean over layers, min-max again; per image, never over a batch.
+-- It refuses to hide a map without content: every map has a status, and a flat one is zero, not noise.
+local torch = require "medxai.torch"
+
+local map = {}
+
+map.EPSILON = 1e-7
+map.FLAT = 1e-3 -- a normalised map whose maximum lies below this has no content
+
+--- (N, h, w) -> (N, h, w): (m - min m) / (1e-7 + max(m - min m)), each image alone.
+function map.minmax(m)
+  local shifted = m - m:amin({ 1, 2 }, true)
+  return shifted / (shifted:amax({ 1, 2 }, true) + map.EPSILON)
+end
+
+--- (N, h, w) -> (N, H, W), bilinear with half-pixel centres.
+function map.resize(m, height, width)
+  local shape = m.shape
+  if shape[2] == height and shape[3] == width then return m end
+  return torch.upsample_bilinear2d(m:unsqueeze(1), { height, width }, false):squeeze(1)
+end
+
+--- The maps of a batch.
+---@param raws any[] one tensor (N, h, w) a layer, signed
+---@param height integer of the input
+---@param width integer
+---@return any maps tensor (N, H, W) float32 in [0, 1]
+function map.from_raw(raws, height, width)
+  local sum
+  for _, raw in ipairs(raws) do
+    local one = map.resize(map.minmax(raw:to { dtype = "float32" }:relu()), height, width)
+    sum = sum and sum + one or one
+  end
+  return map.minmax((sum / #raws):relu())
+end
+
+--- What is to be said about each image's map.
+---@param raws any[] one tensor (N, h, w) a layer
+---@param maps any tensor (N, H, W)
+---@return table[] list of { status = "ok" | "flat" | "nan" | "all_negative", lo =, hi =, positive_share = }
+function map.judge(raws, maps)
+  local count = maps.shape[1]
+  local judged = {}
+  for i = 1, count do judged[i] = { lo = math.huge, hi = -math.huge, positive = 0, mass = 0 } end
+  for _, raw in ipairs(raws) do
+    local flat = raw:to { device = "cpu", dtype = "float64" }:flatten(1)
+    local finite = flat:isfinite():all(1):tolist()
+    local lo, hi = flat:amin({ 1 }):tolist(), flat:amax({ 1 }):tolist()
+    local positive, mass = flat:relu():sum({ 1 }):tolist(), flat:abs():sum({ 1 }):tolist()
+    for i, j in ipairs(judged) do
+      j.lo, j.hi = math.min(j.lo, lo[i]), math.max(j.hi, hi[i])
+      j.positive, j.mass = j.positive + positive[i], j.mass + mass[i]
+      if not finite[i] then j.status = "nan" end
+    end
+  end
+  local tops = maps:to { device = "cpu" }:flatten(1):amax({ 1 }):tolist()
+  for i, j in ipairs(judged) do
+    j.positive_share = j.mass > 0 and j.positive / j.mass or 0.0
+    if not j.status then
+      if j.hi <= 0 and j.lo < 0 then j.status = "all_negative"
+      elseif not (tops[i] >= map.FLAT) then j.status = "flat"
+      else j.status = "ok" end
+    end
+  end
+  return judged
+end
+
+local explanations = {
+  flat = "flat: no contrast in this map",
+  nan = "not a number: the values are broken",
+  all_negative = "all negative: nothing speaks for the target here",
+  sign_undecided = "sign undecided",
+  not_defined = "not defined for this network",
+  failed = "failed",
+}
+
+--- A sentence for figures and tables, nil for "ok".
+function map.explain_status(status)
+  return explanations[status]
+end
+
+--- What a method returned, as (N, h, w), or nil and why not.
+function map.check_shape(raw, count, height, width)
+  if type(raw) ~= "userdata" then return nil, string.format("returned %s instead of a tensor (%d, %d)", raw == nil and "nothing" or "a " .. type(raw), height, width) end
+  local shape = raw.shape
+  if #shape == 4 and shape[2] == 1 then raw = raw:squeeze(1) end
+  if #shape == 2 and count == 1 then raw = raw:unsqueeze(0) end
+  local got = raw.shape
+  if #got ~= 3 or got[1] ~= count or got[2] < 1 or got[3] < 1 or got[2] > height or got[3] > width then
+    return nil, string.format("returned a tensor of shape (%s) instead of (%d, %d)%s", table.concat(shape, ", "), height, width,
+      count > 1 and string.format(" or (%d, %d, %d)", count, height, width) or "")
+  end
+  if raw.dtype == "bool" or raw.dtype:find("^complex") then return nil, "returned a tensor of " .. raw.dtype .. " instead of numbers" end
+  return raw:detach()
+end
+
+--- Where input pixels lie in the file, and layer cells in the input: both as { scale, offset } per axis so that
+--- file = offset + scale * input (pixel centres at .5).
+---@param input integer[] { H, W }
+---@param grids integer[][] one { h, w } a layer
+---@param place? table { file = {W, H}, resized = {W, H}, crop = {left, top, width, height} } from the reader
+function map.geometry(input, grids, place)
+  local out = { input = { height = input[1], width = input[2] }, layers = {} }
+  for i, g in ipairs(grids) do
+    out.layers[i] = { height = g[1], width = g[2], cell_height_px = input[1] / g[1], cell_width_px = input[2] / g[2] }
+  end
+  if place then
+    local sx, sy = place.file[1] / place.resized[1], place.file[2] / place.resized[2]
+    out.file = { width = place.file[1], height = place.file[2], scale_x = sx, scale_y = sy, offset_x = place.crop[1] * sx, offset_y = place.crop[2] * sy }
+  end
+  return out
+end
+
+return map

@@ -1,0 +1,90 @@
+-- The maps of a run on disk: maps/<method>-<8 hex>/<image id>.npy (on the input's grid), .raw.npy or .raw<k>.npy (signed, on
+-- each layer's grid), and one line each in maps/index.jsonl with everything that made the map.
+-- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned.
+-- It refuses to overwrite a finished map.
+local check = require "medxai.check"
+local canon = require "medxai.canon"
+local files = require "medxai.files"
+local torch = require "medxai.torch"
+
+local Store = {}
+Store.__index = Store
+
+local mapstore = {}
+
+--- Opens the maps of a run folder; a torn last line of the index is left out.
+---@param dir string
+function mapstore.open(dir)
+  local store = setmetatable({ dir = dir, index = dir .. "/maps/index.jsonl", records = {} }, Store)
+  local lines, whole = files.lines(store.index)
+  local stat = require("medxai.file").stat(store.index)
+  if stat and stat.bytes > whole then -- torn by a crash: cut, or the next line would be glued to it
+    local done, why = require("medxai.file").truncate(store.index, whole)
+    if not done then check.fail("explain", "%s.", why) end
+  end
+  for number, line in ipairs(lines) do
+    local record = canon.read(line, store.index .. ":" .. number)
+    store.records[record.maps .. "/" .. record.image_id] = record
+  end
+  return store
+end
+
+--- The finished record of an image in a set, nil where it has to be made (a failed one is made again).
+function Store:find(set, image_id)
+  local record = self.records[set .. "/" .. image_id]
+  if not record or record.status == "failed" then return nil end
+  for _, name in ipairs(record.files) do
+    if not files.exists(self.dir .. "/" .. name) then return nil end
+  end
+  return record
+end
+
+-- Whole or not at all, like every file of a run.
+local function save(path, tensor)
+  local file = require "medxai.file"
+  local temporary = path .. ".tmp"
+  torch.save_npy(temporary, tensor)
+  local done, why = file.sync(temporary)
+  if done then done, why = file.rename(temporary, path) end
+  if not done then
+    file.remove(temporary)
+    check.fail("explain", "%s.", why)
+  end
+end
+
+--- Adds one map. record needs maps (the set) and image_id; map and raws may be nil (failed).
+---@param record table
+---@param map any tensor (H, W) on the CPU
+---@param raws any[] tensors (h, w) on the CPU
+function Store:add(record, map, raws)
+  if self:find(record.maps, record.image_id) then check.fail("explain", "the map %s/%s is there already.", record.maps, record.image_id) end
+  record.files = canon.list {}
+  local folder = "maps/" .. record.maps
+  files.mkdir(self.dir .. "/" .. folder)
+  local function put(name, tensor)
+    save(self.dir .. "/" .. folder .. "/" .. name, tensor)
+    record.files[#record.files + 1] = folder .. "/" .. name
+  end
+  if map then
+    put(record.image_id .. ".npy", map)
+    for k, raw in ipairs(raws) do put(record.image_id .. (#raws == 1 and ".raw.npy" or string.format(".raw%d.npy", k)), raw) end
+  end
+  files.append_line(self.index, canon.write(record))
+  self.records[record.maps .. "/" .. record.image_id] = record
+  return record
+end
+
+--- The map (H, W) of a record, nil where the method failed.
+function Store:map(record)
+  if not record.files[1] then return nil end
+  return torch.load_npy(self.dir .. "/" .. record.files[1])
+end
+
+--- The raw maps (h, w) of a record, one a layer.
+function Store:raws(record)
+  local out = {}
+  for i = 2, #record.files do out[i - 1] = torch.load_npy(self.dir .. "/" .. record.files[i]) end
+  return out
+end
+
+return mapstore

@@ -1,0 +1,21 @@
+-- Energy inside a mask: the share of the map's positive sum that falls within it (the energy-based pointing game of Wang et
+-- al. 2020, Score-CAM, eq. 10). No threshold. Chance is the mask's share of the area: what a uniform map gets.
+-- Negative values count as zero. Undefined on an empty mask and on a map without energy.
+return {
+  title = "energy inside",
+  version = 1,
+  direction = "higher",
+  range = { 0, 1 },
+  unit = "share",
+  needs = { mask = true },
+  negatives = "cut to 0",
+  measure = function(map, ctx)
+    local mask = ctx.mask:to { dtype = "float64" }:ne(0):to { dtype = "float64" }
+    local area = mask:mean():item()
+    if area == 0 then return nil, nil, "empty mask" end
+    local energy = map:to { dtype = "float64" }:relu()
+    local total = energy:sum():item()
+    if not (total > 0) then return nil, area, "map without energy" end
+    return (energy * mask):sum():item() / total, area
+  end,
+}
