@@ -8,8 +8,11 @@ local check = {}
 
 local consumed = {} -- command-line fields that some option table has taken
 local known = {}    -- every field name that some spec has offered, for suggestions
-check.last = nil    -- text of the last error raised here: how the planning pass knows its own errors from others
-check.stop_after = nil -- planning pass only: a value raised as soon as the next option table has passed
+local told = {}     -- warnings given so far
+check.last = nil    -- text of the last error raised here
+check.mistake = nil -- text of the last error about an option or a name: the ones that count in the planning pass
+check.stop_after = nil  -- planning pass only: a value raised as soon as the next option table has passed
+check.placeholder = nil -- planning pass only: the value that stands for results not yet known, and fits everywhere
 
 --- Raises `what: message` without a position.
 ---@param what string the thing that complains: "sgd", "dataset", "run"
@@ -18,6 +21,23 @@ function check.fail(what, fmt, ...)
   local message = what .. ": " .. string.format(fmt, ...)
   check.last = message
   error(message, 0)
+end
+
+-- The same for a mistake in what the user wrote: it also counts in the planning pass.
+local function mistake(what, fmt, ...)
+  check.mistake = what .. ": " .. string.format(fmt, ...)
+  check.last = check.mistake
+  error(check.mistake, 0)
+end
+
+--- Prints a warning to standard error; the host tells all of them again at the end. The same one is told once.
+---@param what string
+---@param fmt string
+function check.warn(what, fmt, ...)
+  local text = what .. ": " .. string.format(fmt, ...)
+  if told[text] then return end
+  told[text] = true
+  host.warn(text)
 end
 
 --- The keys of a table in one fixed order: integers first, then strings, each ascending.
@@ -110,10 +130,11 @@ end
 ---@param got any
 ---@param names string[]
 function check.known(what, kind, got, names)
+  if got ~= nil and rawequal(got, check.placeholder) then return got end
   for _, name in ipairs(names) do
     if name == got then return got end
   end
-  check.fail(what, "unknown %s '%s'.%s", kind, tostring(got), check.hint(tostring(got), names, 3))
+  mistake(what, "unknown %s '%s'.%s", kind, tostring(got), check.hint(tostring(got), names, 3))
 end
 
 local function describe(value)
@@ -189,6 +210,7 @@ local function parse_field(rule, text)
 end
 
 local function check_one(what, key, rule, value)
+  if rawequal(value, check.placeholder) then return value end
   local result, expected = convert(rule, value)
   if result == nil then
     local hint = ""
@@ -196,18 +218,18 @@ local function check_one(what, key, rule, value)
       local near = check.nearest(value, rule.one_of)
       hint = near[1] and (" Did you mean '" .. near[1] .. "'?") or ""
     end
-    check.fail(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
+    mistake(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
   end
   if type(result) == "number" then
-    if result ~= result then check.fail(what, "option '%s' is not a number (got nan).", key) end
+    if result ~= result then mistake(what, "option '%s' is not a number (got nan).", key) end
     if rule.min and result < rule.min then
-      check.fail(what, "option '%s' is too small (expected at least %s, got %s).", key, rule.min, result)
+      mistake(what, "option '%s' is too small (expected at least %s, got %s).", key, rule.min, result)
     end
     if rule.above and result <= rule.above then
-      check.fail(what, "option '%s' is too small (expected more than %s, got %s).", key, rule.above, result)
+      mistake(what, "option '%s' is too small (expected more than %s, got %s).", key, rule.above, result)
     end
     if rule.max and result > rule.max then
-      check.fail(what, "option '%s' is too large (expected at most %s, got %s).", key, rule.max, result)
+      mistake(what, "option '%s' is too large (expected at most %s, got %s).", key, rule.max, result)
     end
   end
   return result
@@ -235,15 +257,16 @@ end
 ---@return table
 function check.options(what, options, spec)
   if options == nil then options = {} end
+  if rawequal(options, check.placeholder) then return options end
   if type(options) ~= "table" then
-    check.fail(what, "takes one table of options (expected %s { name = value }, got %s).", what, describe(options))
+    mistake(what, "takes one table of options (expected %s { name = value }, got %s).", what, describe(options))
   end
   for _, key in ipairs(check.sorted_keys(options)) do
     if spec[key] == nil then
-      if type(key) ~= "string" then check.fail(what, "options have names (expected name = value, got [%s]).", tostring(key)) end
+      if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got [%s]).", tostring(key)) end
       local names = {}
       for _, name in ipairs(check.sorted_keys(spec)) do names[#names + 1] = tostring(name) end
-      check.fail(what, "unknown option '%s'.%s", key, check.hint(key, names))
+      mistake(what, "unknown option '%s'.%s", key, check.hint(key, names))
     end
   end
   local result = {}
@@ -253,7 +276,7 @@ function check.options(what, options, spec)
     if value == nil then value = options[key] end
     if value == nil then value = rule.default end
     if value == nil and rule.required then
-      check.fail(what, "option '%s' is missing (expected %s). Add %s = ... to it.", key,
+      mistake(what, "option '%s' is missing (expected %s). Add %s = ... to it.", key,
         rule.one_of and quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), key)
     end
     if value ~= nil then result[key] = check_one(what, key, rule, value) end
@@ -280,7 +303,7 @@ function check.unused_fields()
       local near = check.nearest(name, names)
       local message = "unknown field --" .. name .. "."
       if near[1] then message = message .. " Did you mean --" .. near[1] .. "?" end
-      check.last = message
+      check.last, check.mistake = message, message
       error(message, 0)
     end
   end

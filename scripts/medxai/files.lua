@@ -89,6 +89,12 @@ function files.is_folder(path)
   return stat ~= nil and stat.kind == "folder"
 end
 
+--- A file's size in bytes, or nil where there is none.
+function files.size(path)
+  local stat = file.stat(path)
+  return stat and stat.bytes
+end
+
 --- Names in a folder, sorted; empty where there is none.
 function files.list(path)
   return file.list(path) or {}

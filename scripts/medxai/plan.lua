@@ -2,7 +2,7 @@
 -- (fit, evaluate, explain, report) reduced to checking its options, so that a misspelt method after eight hours of
 -- training is found now. Models and data sets that exist already are handed out again; others are checked and replaced by
 -- a placeholder that answers anything. Output is silent, files are not written, and the pass is cut off after two seconds.
--- Only errors that `check` raised count, with their own line; whatever else goes wrong here is no proof of anything.
+-- Only mistakes in options and names count, with their own line; whatever else goes wrong here is no proof of anything.
 local check = require "medxai.check"
 local host = require "medxai.host"
 
@@ -36,6 +36,14 @@ end
 
 --- What a step returns while planning: answers any index, call and arithmetic with itself.
 plan.placeholder = placeholder
+
+--- Runs a step's own checks; every error of `check` inside them counts.
+function plan.checking(f, ...)
+  local ok, problem = pcall(f, ...)
+  if ok then return end
+  if problem == check.last then check.mistake = problem end
+  error(problem, 0)
+end
 
 -- ---- constructors -----------------------------------------------------------------------------------------------------
 
@@ -120,7 +128,7 @@ end
 -- "file:line: message", the line being where the experiment called what failed.
 local function positioned(script)
   return function(problem)
-    if problem ~= check.last then return { problem = problem } end
+    if problem ~= check.mistake then return { problem = problem } end
     for level = 2, 200 do
       local info = debug.getinfo(level, "Sl")
       if not info then break end
@@ -147,7 +155,7 @@ local function run_chunk(chunk, script)
   local format = string.format
   local deadline = host.now() + seconds_allowed
   local hook, mask, count = debug.gethook()
-  plan.active = true
+  plan.active, check.placeholder = true, placeholder
   string.format = lenient_format(format)
   debug.sethook(function()
     if host.interrupted() then error("interrupted", 0) end
@@ -156,7 +164,7 @@ local function run_chunk(chunk, script)
   local ok, outcome = xpcall(chunk, positioned(script))
   debug.sethook(hook, mask, count)
   string.format = format
-  plan.active = false
+  plan.active, check.placeholder = false, nil
   return ok, outcome
 end
 
@@ -168,7 +176,7 @@ function plan.check()
   done = true
   local chunk = loadfile(script, "t", environment())
   if not chunk then return end
-  check.last = nil
+  check.mistake = nil
   local torch = require "medxai.torch"
   local state = torch.get_rng_state()
   local ok, outcome = run_chunk(chunk, script)

@@ -1,0 +1,94 @@
+-- Progress on standard error: on a terminal one line that is drawn anew at most five times a second, elsewhere one plain
+-- line an epoch and one every half minute; nothing under --quiet. It reads the accuracy, which lies on the device, only
+-- when it draws. It refuses to know what is trained.
+local host = require "medxai.host"
+
+---@class medxai.Progress
+local Progress = {}
+Progress.__index = Progress
+
+local redraw_seconds, plain_seconds = 0.2, 30.0
+
+--- A duration as people read it: 42 s, 3:05, 1:02:03.
+function Progress.duration(seconds)
+  if seconds ~= seconds or seconds == math.huge then return "?" end
+  local s = math.floor(seconds + 0.5)
+  if s < 60 then return s .. " s" end
+  if s < 3600 then return string.format("%d:%02d", s // 60, s % 60) end
+  return string.format("%d:%02d:%02d", s // 3600, s // 60 % 60, s % 60)
+end
+
+--- Bytes as people read them.
+function Progress.megabytes(bytes)
+  return bytes >= 1 << 30 and string.format("%.1f GB", bytes / (1 << 30)) or string.format("%.0f MB", bytes / (1 << 20))
+end
+
+--- Begins the progress of something of `total` units (images).
+---@param name string "epoch 2/8"
+---@param total integer
+---@param whole? { done: number, total: number } units of the whole work: makes the time left one for all of it
+---@return medxai.Progress
+function Progress.new(name, total, whole)
+  local now = host.now()
+  return setmetatable({ name = name, total = total, whole = whole, count = 0, began = now, drawn = now - 1, plain = now,
+    quiet = (host.options or {}).quiet and true or false, tty = host.is_tty and true or false, width = 0 }, Progress)
+end
+
+local function bar(share, width)
+  local full = math.floor(share * width + 0.5)
+  return "[" .. string.rep("=", full) .. string.rep(" ", width - full) .. "]"
+end
+
+function Progress:show(text)
+  if not self.tty then
+    io.stderr:write(text, "\n")
+    return
+  end
+  local room = (host.columns or tonumber(os.getenv("COLUMNS")) or 120) - 1
+  text = text:sub(1, room)
+  io.stderr:write("\r", text, string.rep(" ", math.max(0, self.width - #text)))
+  io.stderr:flush()
+  self.width = #text
+end
+
+function Progress:left(elapsed)
+  if self.count == 0 then return math.huge end
+  local units = self.total - self.count
+  if self.whole then units = self.whole.total - self.whole.done - self.count end
+  return elapsed / self.count * units
+end
+
+--- Counts `n` more units; `facts()` gives the words behind the bar and is called only when the line is drawn.
+---@param n integer
+---@param facts? fun(): string
+function Progress:add(n, facts)
+  self.count = self.count + n
+  if self.quiet then return end
+  local now = host.now()
+  if self.tty and now - self.drawn < redraw_seconds and self.count < self.total then return end
+  if not self.tty and now - self.plain < plain_seconds then return end
+  self.drawn, self.plain = now, now
+  local elapsed = math.max(now - self.began, 1e-9)
+  local share = self.total > 0 and math.min(self.count / self.total, 1) or 1
+  local words = { self.name, self.tty and bar(share, 20) or nil }
+  words[#words + 1] = string.format("%d/%d", self.count, self.total)
+  words[#words + 1] = string.format("%.1f/s", self.count / elapsed)
+  words[#words + 1] = "left " .. Progress.duration(self:left(elapsed))
+  words[#words + 1] = facts and facts() or nil
+  self:show(table.concat(words, "  "))
+end
+
+--- Takes the line away; `text` (if any) stays as a plain line.
+---@param text? string
+function Progress:finish(text)
+  if self.quiet then return end
+  if self.tty and self.width > 0 then
+    io.stderr:write("\r", string.rep(" ", self.width), "\r")
+    self.width = 0
+  end
+  if text then io.stderr:write(text, "\n") end
+end
+
+Progress.__close = function(self) self:finish() end
+
+return Progress
