@@ -20,7 +20,7 @@ Step.numerics = 1
 local function all_there(dir, list)
   for _, entry in ipairs(list or {}) do
     local bytes = files.size(files.join(dir, entry.path))
-    if not bytes or bytes ~= entry.bytes then return false end
+    if not bytes or (entry.bytes and bytes ~= entry.bytes) then return false end
   end
   return true
 end
@@ -70,14 +70,17 @@ function Step:begin()
   self.begun = true
 end
 
---- Stores the result, and the size of the files that belong to it (paths relative to the run folder).
+--- Stores the result, and the size of the files that belong to it (paths relative to the run folder). Files that other
+--- steps write to as well only have to be there.
 ---@param result table plain data
 ---@param paths? string[]
-function Step:finish(result, paths)
+---@param shared? string[]
+function Step:finish(result, paths, shared)
   local list = canon.list()
   for i, path in ipairs(paths or {}) do
     list[i] = { path = path, bytes = files.size(files.join(self.dir, path)) or 0 }
   end
+  for _, path in ipairs(shared or {}) do list[#list + 1] = { path = path } end
   self:write("finished", result, list)
   self.result, self.done, self.begun = result, true, false
 end

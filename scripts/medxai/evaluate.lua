@@ -1,0 +1,238 @@
+-- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification report.
+-- Every evaluation of a test split is counted in the run and printed, since a test set wears out by being looked at.
+-- It refuses a split whose classes are not the model's.
+local check = require "medxai.check"
+local canon = require "medxai.canon"
+local files = require "medxai.files"
+local host = require "medxai.host"
+local metrics = require "medxai.metrics"
+local plan = require "medxai.plan"
+local Progress = require "medxai.progress"
+
+local evaluate = {}
+
+evaluate.spec = {
+  batch = { "integer", default = 32, min = 1 },
+  name = { "string", field = false },
+  resamples = { "integer", default = 1000, min = 10 },
+  level = { "number", default = 0.95, above = 0, max = 1 },
+}
+
+--- Raises unless the split's classes are the model's, in its order.
+---@param what string
+function evaluate.check_classes(what, model, classes)
+  if rawequal(model, plan.placeholder) or rawequal(classes, plan.placeholder) then return end
+  if model.num_classes ~= #classes then
+    check.fail(what, "the model has %d classes, the data %d (%s). Build the model with classes = data.classes.",
+      model.num_classes, #classes, table.concat(classes, ", "))
+  end
+  for c, name in ipairs(model.classes or {}) do
+    if name ~= classes[c] then
+      check.fail(what, "class %d is '%s' in the model and '%s' in the data (expected %s).", c - 1, name, classes[c],
+        table.concat(model.classes, ", "))
+    end
+  end
+end
+
+-- Softmax in float64 of one row of logits.
+local function softmax(row)
+  local top, sum, out = -math.huge, 0.0, {}
+  for _, z in ipairs(row) do top = math.max(top, z) end
+  for c, z in ipairs(row) do
+    out[c] = math.exp(z - top)
+    sum = sum + out[c]
+  end
+  for c = 1, #row do out[c] = out[c] / sum end
+  return out
+end
+
+-- -log softmax[label] of one row in float64.
+local function cross_entropy(row, label)
+  local top, sum = -math.huge, 0.0
+  for _, z in ipairs(row) do top = math.max(top, z) end
+  for _, z in ipairs(row) do sum = sum + math.exp(z - top) end
+  return top + math.log(sum) - row[label + 1]
+end
+
+local function one_batch(model, batch, answers)
+  local torch = require "medxai.torch"
+  local scope <close> = require("medxai").scope()
+  local x = batch.x
+  if model.device ~= nil and model.device ~= "cpu" then x = x:to { device = model.device } end
+  local logits = torch.no_grad(function() return (model(x)) end)
+  local rows, labels = logits:tolist(), batch.y:tolist()
+  for i, row in ipairs(rows) do
+    local n = #answers.labels + 1
+    answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, softmax(row)
+    answers.loss = answers.loss + cross_entropy(row, labels[i])
+  end
+end
+
+--- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
+---@param model table
+---@param split table
+---@param options { batch: integer, name?: string }
+---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
+function evaluate.predict(model, split, options)
+  local training = model:is_training()
+  model:eval()
+  local restore <close> = setmetatable({}, { __close = function() if training then model:train() end end })
+  local answers = { labels = {}, logits = {}, probabilities = {}, loss = 0.0 }
+  local began = host.now()
+  local bar <close> = Progress.new(options.name or ("evaluate " .. split.name), split.n)
+  local loader <close> = split:loader { batch = options.batch, shuffle = false, augment = false }
+  for batch in loader:iter() do
+    one_batch(model, batch, answers)
+    bar:add(batch.x:size(0))
+    batch.x:close()
+    batch.y:close()
+  end
+  local n, correct = #answers.labels, 0
+  answers.predicted = metrics.argmax(answers.logits)
+  for i, label in ipairs(answers.labels) do
+    if answers.predicted[i] == label then correct = correct + 1 end
+  end
+  answers.loss = n > 0 and answers.loss / n or 0 / 0
+  answers.accuracy = n > 0 and correct / n or 0 / 0
+  answers.seconds, answers.wait_seconds = host.now() - began, loader.wait_seconds or 0
+  return answers
+end
+
+-- ---- predictions.csv ----------------------------------------------------------------------------------------------
+
+local function prediction_columns(classes)
+  local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
+  for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
+  for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
+  columns[#columns + 1] = "input_mode"
+  return columns
+end
+
+local function prediction_rows(split, classes, answers, input_mode)
+  local rows = {}
+  for i = 1, split.n do
+    local item = split:item(i)
+    local row = { image_id = item.id, path = item.path, patient = item.patient or "unknown", source = item.source or "unknown",
+      split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
+      input_mode = input_mode or "none" }
+    for c, name in ipairs(classes) do
+      row["logit_" .. name] = answers.logits[i][c]
+      row["prob_" .. name] = answers.probabilities[i][c]
+    end
+    rows[i] = row
+  end
+  return rows
+end
+
+--- Writes a split's predictions into the run's table, in the place of earlier ones of the same split.
+---@param run table
+---@param split table
+---@param answers table from predict
+---@param file? string default predictions.csv
+function evaluate.write_predictions(run, split, model, answers, file)
+  local path = files.join(run.dir, file or "predictions.csv")
+  local columns = prediction_columns(split.classes)
+  local kept = {}
+  local earlier, earlier_columns = files.read_csv(path)
+  if earlier and table.concat(earlier_columns, "\0") == table.concat(columns, "\0") then
+    for _, row in ipairs(earlier) do
+      if row.split ~= split.name then kept[#kept + 1] = row end
+    end
+  end
+  local rows = prediction_rows(split, split.classes, answers, run:input_mode(split))
+  local first, second = kept, rows
+  if split.name == "val" then first, second = rows, kept end -- validation before test
+  table.move(second, 1, #second, #first + 1, first)
+  files.write_csv(path, columns, first)
+end
+
+-- ---- the step -------------------------------------------------------------------------------------------------------
+
+-- How often the test split has been looked at in this run, this time included.
+local function count_evaluation(run, split, step)
+  local path = files.join(run.dir, "evaluations.jsonl")
+  local count = 1
+  for _, record in ipairs(files.records(path)) do
+    if record.split == split.name then count = count + 1 end
+  end
+  files.append_line(path, canon.write { split = split.name, step = step.name, key = step.key,
+    time = os.date("!%Y-%m-%dT%H:%M:%SZ") }, true)
+  return count
+end
+
+local function judge(run, split, answers, options)
+  local result = metrics.classification(answers.labels, answers.probabilities, split.classes)
+  result.loss, result.split = answers.loss, split.name
+  local patients = {}
+  for i = 1, split.n do patients[i] = split:item(i).patient end
+  result.intervals = metrics.classification_intervals(answers.labels, answers.probabilities,
+    { patients = patients, resamples = options.resamples, level = options.level, seed = run.seed, id = split.name })
+  return result
+end
+
+local function print_result(result, name, count)
+  local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
+  print(string.format("\n%s: %d images\n%s", name, result.n, metrics.report(result)))
+  print(string.format("accuracy %.4f, %g %% interval %.4f to %.4f (%s), loss %.4f", result.accuracy,
+    100 * result.intervals.level, interval[1], interval[2],
+    result.intervals.note or ("patients resampled: " .. result.intervals.units), result.loss))
+  if count then print(string.format("evaluation %d of the %s split in this run", count, result.split)) end
+end
+
+-- Rows of metrics.csv: step, split, epoch, class, metric, value.
+local function metric_rows(name, result)
+  local rows = {}
+  local function add(class, metric, value)
+    rows[#rows + 1] = { step = name, split = result.split, class = class, metric = metric, value = value }
+  end
+  add("", "n", result.n)
+  for _, metric in ipairs { "accuracy", "balanced_accuracy", "loss", "auroc_macro", "auroc_weighted" } do
+    add("", metric, result[metric])
+  end
+  for _, average in ipairs { "micro", "macro", "weighted" } do
+    for _, metric in ipairs { "precision", "recall", "f1" } do add("", metric .. "_" .. average, result[average][metric]) end
+  end
+  for _, class in ipairs(result.per_class) do
+    for _, metric in ipairs { "precision", "recall", "f1", "auroc", "support" } do add(class.class, metric, class[metric]) end
+  end
+  for _, metric in ipairs { "accuracy", "macro_f1", "auroc_macro" } do
+    local interval = result.intervals[metric] or { 0 / 0, 0 / 0 }
+    add("", metric .. "_low", interval[1])
+    add("", metric .. "_high", interval[2])
+  end
+  return rows
+end
+
+--- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
+function evaluate.run(run, model, split, options)
+  options = check.options("evaluate", options, evaluate.spec)
+  if type(split) ~= "table" and type(split) ~= "userdata" or split.n == nil then
+    check.fail("evaluate", "the second argument is no split (expected data.test, got %s).", type(split))
+  end
+  evaluate.check_classes("evaluate", model, split.classes)
+  if plan.active then return plan.placeholder end
+  if check.smoke() then options.batch, options.resamples = 4, check.smoke_count(options.resamples, 20) end
+  local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
+  local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch,
+    resamples = options.resamples, level = options.level })
+  run:configure(name, step.fields)
+  if step.done then
+    run:skipped(name)
+    print_result(step.result, split.name, step.result.evaluations)
+    return step.result
+  end
+  local clock <close> = run:clock(name)
+  step:begin()
+  local answers = evaluate.predict(model, split, { batch = options.batch, name = name })
+  local result = judge(run, split, answers, options)
+  local predictions = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
+  evaluate.write_predictions(run, split, model, answers, predictions)
+  if split.name == "test" then result.evaluations = count_evaluation(run, split, step) end
+  run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
+    macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })
+  step:finish(result, nil, { predictions })
+  print_result(result, split.name, result.evaluations)
+  return result
+end
+
+return evaluate

@@ -1,0 +1,402 @@
+-- A run: a folder of plain files and the steps that fill it. `run:fit`, `run:evaluate`, `run:explain` and `run:report` are
+-- steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
+-- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
+-- into a folder that holds something else.
+local canon = require "medxai.canon"
+local check = require "medxai.check"
+local files = require "medxai.files"
+local host = require "medxai.host"
+local plan = require "medxai.plan"
+local Step = require "medxai.step"
+
+---@class medxai.Run
+---@field name string
+---@field dir string the run's folder
+---@field seed integer
+local Run = {}
+Run.__index = Run
+
+local command_seed = (host.options or {}).seed -- before any run writes its own there
+local runs = {} -- name -> run of this process, for the planning pass
+local heartbeat_seconds = 10.0
+
+local spec = {
+  name = { "string", required = true, field = false },
+  seed = { "integer", default = 42, min = 0, field = false },
+  out = { "string", field = false },
+}
+
+-- What a run writes; the only things that --overwrite removes.
+local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
+  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt" }
+local own_folders = { "steps", "maps", "figures" }
+
+local function folder_of(options)
+  local dir = host.options.out or options.out
+  if dir then
+    for _, other in pairs(runs) do
+      if other.dir == dir and other.name ~= options.name then
+        check.fail("run", "'%s' and '%s' would share the folder '%s'. Run this experiment without --out.", other.name, options.name, dir)
+      end
+    end
+    return dir
+  end
+  return "runs/" .. options.name .. (check.smoke() and "-smoke" or "")
+end
+
+--- Begins a run (xai.run). Nothing is written before its first step.
+---@param options { name: string, seed?: integer, out?: string }
+---@return medxai.Run
+function Run.new(options)
+  options = check.options("run", options, spec)
+  if rawequal(options.name, plan.placeholder) then return plan.placeholder end
+  if not options.name:find("^[%w_][%w_%.%-]*$") then
+    check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
+  end
+  if plan.active and runs[options.name] then return runs[options.name] end
+  local run = setmetatable({ name = options.name, seed = command_seed or options.seed, dir = folder_of(options), prepared = false,
+    config = {}, beat = -math.huge, doing = "" }, Run)
+  if plan.active then return run end
+  runs[options.name] = run
+  host.options.seed = run.seed -- models and explainers take their seed from there
+  math.randomseed(run.seed)
+  return run
+end
+
+-- ---- the folder -------------------------------------------------------------------------------------------------------
+
+local function is_run(dir)
+  return files.exists(files.join(dir, "config.json")) or files.is_folder(files.join(dir, "steps"))
+    or files.exists(files.join(dir, "status"))
+end
+
+local function refuse_foreign(dir)
+  if not files.exists(dir) then return end
+  if not files.is_folder(dir) then check.fail("run", "'%s' is a file (expected a folder). Give another --out.", dir) end
+  if is_run(dir) then return end
+  for _, name in ipairs(files.list(dir)) do
+    if name ~= "." and name ~= ".." and name ~= ".lock" then
+      check.fail("run", "'%s' holds other files (%s) and no run. Give another --out.", dir, name)
+    end
+  end
+end
+
+local function remove_run(dir)
+  for _, name in ipairs(files.list(dir)) do
+    if name:find("^predictions.*%.csv$") then files.remove(files.join(dir, name)) end
+  end
+  for _, name in ipairs(own_folders) do files.remove_all(files.join(dir, name)) end
+  for _, name in ipairs(own_files) do files.remove(files.join(dir, name)) end
+end
+
+-- The leading comment of the experiment file: the question that it asks.
+local function question_of(script)
+  local text = script and script ~= "-" and files.read(script)
+  local lines = {}
+  for line in (text or ""):gmatch("([^\n]*)\n?") do
+    local comment = line:match("^%-%-+%s?(.*)$")
+    if not comment and not (line:find("^#!") and #lines == 0) then break end
+    if comment then lines[#lines + 1] = comment end
+  end
+  return table.concat(lines, " ")
+end
+
+local function command_line()
+  local words = { "medxai-run" }
+  for _, name in ipairs { "device", "out", "overwrite", "resume", "smoke", "threads" } do
+    local value = host.options[name]
+    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. tostring(value) end
+  end
+  words[#words + 1] = host.script
+  for _, name in ipairs(check.sorted_keys(host.fields or {})) do
+    words[#words + 1] = "--" .. name .. " " .. tostring(host.fields[name])
+  end
+  return table.concat(words, " ")
+end
+
+-- HEAD of the git folder that holds `path`, read without git; nil where there is none.
+local function git_head(path)
+  while path and path ~= "" do
+    local head = files.read(files.join(path, ".git", "HEAD"))
+    if head then
+      local ref = head:match("^ref: (%S+)")
+      return ref and (files.read(files.join(path, ".git", ref)) or ref):match("%S+") or head:match("%S+")
+    end
+    path = files.folder(path)
+  end
+end
+
+local function first_line(path, pattern)
+  local f = io.open(path)
+  local text = f and f:read("a") or ""
+  if f then f:close() end
+  return text:match(pattern)
+end
+
+function Run:write_environment()
+  local torch = require "medxai.torch"
+  local path = files.join(self.dir, "environment.json")
+  local now = {
+    program = host.version, lua = _VERSION, libtorch = torch.version, device = host.options.device, threads = host.options.threads,
+    cores = host.cores, processor = first_line("/proc/cpuinfo", "model name%s*:%s*([^\n]+)") or "unknown",
+    system = first_line("/proc/version", "([^\n]+)") or "unknown",
+    machine = first_line("/proc/sys/kernel/hostname", "(%S+)") or "unknown",
+    command = command_line(), git = git_head(host.scripts_dir) or "unknown", experiment = host.script or "none",
+    experiment_sha256 = host.script and host.script ~= "-" and files.sha256(files.read(host.script) or "") or "none",
+  }
+  local before = files.read_data(path)
+  for _, name in ipairs { "threads", "processor", "libtorch", "device" } do
+    if before and before[name] ~= nil and before[name] ~= now[name] then
+      check.warn("run", "%s was %s when '%s' was begun and is %s now: its last bits may differ.", name, tostring(before[name]), self.dir,
+        tostring(now[name]))
+    end
+  end
+  files.write_data(path, now)
+end
+
+-- Takes the folder: lock, foreign content, --overwrite and --resume, environment, status.
+function Run:prepare()
+  if self.prepared then return end
+  refuse_foreign(self.dir)
+  if host.options.resume and not is_run(self.dir) then
+    check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
+  end
+  self.lock = files.lock(files.join(self.dir, ".lock"))
+  if not self.lock then
+    check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
+  end
+  if host.options.overwrite then remove_run(self.dir) end
+  self.prepared = true
+  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
+    question = question_of(host.script) }
+  host.at_exit(function(state, message) self:close(state, message) end)
+  self:status("running")
+  self:write_environment()
+end
+
+--- Leaves the folder: the last status, the lock given back. Called by the host when the program ends.
+---@param state? string "finished" (default), "failed", "interrupted", "terminated"
+---@param message? string
+function Run:close(state, message)
+  if not self.prepared then return end
+  self.prepared = false
+  local words = { done = "finished", terminated = "interrupted" }
+  state = state or "finished"
+  local ok, problem = pcall(self.status, self, words[state] or state, message)
+  if self.lock then self.lock:close() end
+  if not ok then error(problem, 0) end
+end
+
+--- Writes the status file: one word, then what is being done, the heartbeat and the process.
+---@param word string
+---@param message? string
+function Run:status(word, message)
+  self.beat = host.now()
+  local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"), "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"),
+    "process " .. tostring(require("medxai.file").pid()) }
+  if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
+  files.write(files.join(self.dir, "status"), table.concat(lines, "\n") .. "\n")
+end
+
+--- Says that the run is alive, at most every ten seconds.
+---@param doing? string "fit epoch 3/8"
+function Run:heartbeat(doing)
+  self.doing = doing or self.doing
+  if host.now() - self.beat >= heartbeat_seconds then self:status("running") end
+end
+
+-- ---- what steps need ----------------------------------------------------------------------------------------------------
+
+--- Opens a step of this run; seed, device and versions become part of its key.
+---@param name string "fit", "evaluate-test", "explain-gradcam"
+---@param fields table plain data that determine its numbers
+---@return medxai.Step
+function Run:step(name, fields)
+  self:prepare()
+  local all = { seed = self.seed, numerics = Step.numerics, libtorch = require("medxai.torch").version, smoke = check.smoke(),
+    device = (host.options.device or "cpu"):match("^%a+") }
+  for k, v in pairs(fields) do all[k] = v end
+  self.doing = name
+  return Step.open(self.dir, name, all)
+end
+
+--- Says that a step is not done again.
+function Run:skipped(name)
+  if not host.options.quiet then
+    io.stderr:write(string.format("%s: finished before with the same settings (%s/steps/%s.json): not done again\n", name, self.dir, name))
+  end
+end
+
+--- Puts a step's resolved settings into config.json.
+function Run:configure(name, fields)
+  self.config[name] = fields
+  files.write_data(files.join(self.dir, "config.json"), self.config)
+end
+
+local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", "wait_share", "peak_mb" }
+
+--- Appends a line to times.csv.
+---@param step string
+---@param name string what was timed: "whole", "epoch", a method
+---@param seconds number
+---@param more? table epoch, images_per_second, wait_share, peak_mb
+function Run:time(step, name, seconds, more)
+  local path = files.join(self.dir, "times.csv")
+  if not files.exists(path) then files.append_line(path, table.concat(time_columns, ",")) end
+  local row = { step = step, name = name, seconds = seconds }
+  for k, v in pairs(more or {}) do row[k] = v end
+  files.append_line(path, files.csv_line(time_columns, row))
+end
+
+--- Times a step until the returned value is closed.
+function Run:clock(step)
+  local began = host.now()
+  return setmetatable({}, { __close = function(_, problem)
+    if problem == nil then self:time(step, "whole", host.now() - began) end
+  end })
+end
+
+--- A warning, told at once and again at the end.
+function Run:warn(text)
+  check.warn(self.name, "%s", text)
+end
+
+local metric_columns = { "step", "split", "epoch", "class", "metric", "value" }
+
+--- Replaces what an earlier time of the same step left in metrics.jsonl and metrics.csv.
+---@param name string the step
+---@param rows table[] for metrics.csv
+---@param record table for metrics.jsonl
+function Run:log_metrics(name, rows, record)
+  local log = files.join(self.dir, "metrics.jsonl")
+  local lines = {}
+  for _, other in ipairs(files.records(log)) do
+    if other.step ~= name then lines[#lines + 1] = canon.write(other) .. "\n" end
+  end
+  lines[#lines + 1] = canon.write(record) .. "\n"
+  files.write(log, table.concat(lines))
+  self:write_metrics_csv(name, rows)
+end
+
+--- Writes a step's rows into metrics.csv in the place of earlier ones.
+function Run:write_metrics_csv(name, rows)
+  local path, kept = files.join(self.dir, "metrics.csv"), {}
+  for _, row in ipairs(files.read_csv(path) or {}) do
+    if row.step ~= name then kept[#kept + 1] = row end
+  end
+  table.move(rows, 1, #rows, #kept + 1, kept)
+  files.write_csv(path, metric_columns, kept)
+end
+
+-- ---- what determines numbers ----------------------------------------------------------------------------------------------
+
+-- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order.
+local function weights_sha256(model)
+  local scope <close> = require("medxai").scope()
+  local parts = {}
+  for i, entry in ipairs(model:state()) do
+    local tensor = entry.tensor:detach():cpu():contiguous()
+    parts[i] = { entry.name, tensor.dtype, canon.list(tensor.shape), files.sha256(tensor:data_string()) }
+  end
+  return canon.hash(canon.list(parts))
+end
+
+--- A model as plain data: its configuration and the hash of its weights as they are now.
+function Run:describe_model(model)
+  return { config = model.config, weights_sha256 = weights_sha256(model) }
+end
+
+Run.weights_sha256 = weights_sha256
+
+-- Where files lie and how much is cached does not change a number.
+local not_numbers = { root = true, cache_mb = true, threads = true, paths = true, csv = true, path = true }
+
+local function data_config(config)
+  local kept = {}
+  for k, v in pairs(config or {}) do
+    if not not_numbers[k] then kept[k] = v end
+  end
+  return kept
+end
+
+-- SHA-256 over id, label and patient of every image of a split, in order.
+local function manifest_sha256(split)
+  local rows = {}
+  for i = 1, split.n do
+    local item = split:item(i)
+    rows[i] = { item.id, item.label or -1, item.patient or "unknown" }
+  end
+  return canon.hash(canon.list(rows))
+end
+
+--- A split as plain data: the data's configuration and the hash of what it holds.
+function Run:describe_split(split)
+  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = data_config(split.config),
+    manifest_sha256 = manifest_sha256(split) }
+end
+
+--- What is done to the images before the network sees them: "none", "lungs", ...
+function Run:input_mode(split)
+  return split.config and split.config.mask or "none"
+end
+
+local manifest_columns = { "image_id", "path", "sha256", "label", "split", "patient", "source" }
+
+--- Checks the data, writes data_check.json and manifest.csv.
+function Run:write_manifest(data)
+  local found = data:check()
+  if found then files.write_data(files.join(self.dir, "data_check.json"), found) end
+  local rows = {}
+  for i, row in ipairs(data:manifest()) do
+    rows[i] = { image_id = row.id or row.image_id, path = row.path, sha256 = row.sha256, label = row.label, split = row.split,
+      patient = row.patient or "unknown", source = row.source or "unknown" }
+  end
+  files.write_csv(files.join(self.dir, "manifest.csv"), manifest_columns, rows)
+end
+
+-- ---- the steps --------------------------------------------------------------------------------------------------------------
+
+-- While planning, a step only checks; otherwise it runs.
+local function stepping(module, entry)
+  return function(self, ...)
+    local f = require(module)[entry]
+    if not plan.active then return f(self, ...) end
+    local arguments = table.pack(...)
+    plan.checking(function() f(self, table.unpack(arguments, 1, arguments.n)) end)
+    return plan.placeholder
+  end
+end
+
+--- Trains a model: cross entropy, best validation weights restored and saved.
+---@param model table
+---@param data table
+---@param options table see fit.lua
+Run.fit = stepping("medxai.fit", "run")
+
+--- Judges a model on a split.
+---@param model table
+---@param split table
+---@param options? table see evaluate.lua
+Run.evaluate = stepping("medxai.evaluate", "run")
+
+--- Explains a model's answers.
+---@param model table
+---@param split table
+---@param options table see explain.lua
+function Run:explain(model, split, options)
+  local explain = require "medxai.explain"
+  if not plan.active then return explain.run(self, model, split, options) end
+  local known = not rawequal(model, plan.placeholder) and model or nil
+  plan.checking(function() explain.check(options, known) end)
+  return plan.placeholder
+end
+
+--- Writes report.html.
+---@param options? table see report.lua
+function Run:report(options)
+  if plan.active then return plan.placeholder end
+  self:prepare()
+  return require("medxai.report").write(self, options)
+end
+
+return Run
