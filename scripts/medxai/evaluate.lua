@@ -129,7 +129,7 @@ end
 ---@param split table
 ---@param answers table from predict
 ---@param file? string default predictions.csv
-function evaluate.write_predictions(run, split, model, answers, file)
+function evaluate.write_predictions(run, split, answers, file)
   local path = files.join(run.dir, file or "predictions.csv")
   local columns = prediction_columns(split.classes)
   local kept = {}
@@ -226,7 +226,7 @@ function evaluate.run(run, model, split, options)
   local answers = evaluate.predict(model, split, { batch = options.batch, name = name })
   local result = judge(run, split, answers, options)
   local predictions = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
-  evaluate.write_predictions(run, split, model, answers, predictions)
+  evaluate.write_predictions(run, split, answers, predictions)
   if split.name == "test" then result.evaluations = count_evaluation(run, split, step) end
   run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
     macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })

@@ -26,7 +26,8 @@ end
 --- Begins the progress of something of `total` units (images).
 ---@param name string "epoch 2/8"
 ---@param total integer
----@param whole? { done: number, total: number } units of the whole work: makes the time left one for all of it
+---@param whole? { done: number, total: number, extra: number } units of the whole work and seconds beside them (validation):
+--- makes the time left one for all of it
 ---@return medxai.Progress
 function Progress.new(name, total, whole)
   local now = host.now()
@@ -55,7 +56,7 @@ function Progress:left(elapsed)
   if self.count == 0 then return math.huge end
   local units = self.total - self.count
   if self.whole then units = self.whole.total - self.whole.done - self.count end
-  return elapsed / self.count * units
+  return elapsed / self.count * units + (self.whole and self.whole.extra or 0)
 end
 
 --- Counts `n` more units; `facts()` gives the words behind the bar and is called only when the line is drawn.
