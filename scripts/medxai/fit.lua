@@ -400,8 +400,6 @@ function fit.run(run, model, data, options)
   check_data(model, data)
   if plan.active then return end
   plan.check()
-  run:prepare()
-  run:write_manifest(data)
   local step = run:step("fit", describe(run, model, data, options))
   local how = decide(run, step)
   run:configure("fit", step.fields)
@@ -410,6 +408,7 @@ function fit.run(run, model, data, options)
     load_finished(run, model)
     return step.result
   end
+  run:write_manifest(data)
   local clock <close> = run:clock("fit")
   local trainer = new_trainer(run, model, data, options, step)
   return train(trainer, how)

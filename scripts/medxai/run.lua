@@ -54,7 +54,7 @@ function Run.new(options)
     check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
   end
   if plan.active and runs[options.name] then return runs[options.name] end
-  local run = setmetatable({ name = options.name, seed = command_seed or options.seed, dir = folder_of(options), prepared = false,
+  local run = setmetatable({ name = options.name, seed = command_seed or options.seed, dir = folder_of(options), begun = false,
     config = {}, beat = -math.huge, doing = "" }, Run)
   if plan.active then return run end
   runs[options.name] = run
@@ -154,9 +154,9 @@ function Run:write_environment()
   files.write_data(path, now)
 end
 
--- Takes the folder: lock, foreign content, --overwrite and --resume, environment, status.
+-- Takes the folder: lock, foreign content, --overwrite and --resume. A finished run is left as it is until begin().
 function Run:prepare()
-  if self.prepared then return end
+  if self.lock then return end
   refuse_foreign(self.dir)
   if host.options.resume and not is_run(self.dir) then
     check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
@@ -166,10 +166,15 @@ function Run:prepare()
     check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
   end
   if host.options.overwrite then remove_run(self.dir) end
-  self.prepared = true
   self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
     question = question_of(host.script) }
   host.at_exit(function(state, message) self:close(state, message) end)
+end
+
+-- From here on the run is being worked on: environment, status.
+function Run:begin()
+  if self.begun then return end
+  self.begun = true
   self:status("running")
   self:write_environment()
 end
@@ -178,12 +183,11 @@ end
 ---@param state? string "finished" (default), "failed", "interrupted", "terminated"
 ---@param message? string
 function Run:close(state, message)
-  if not self.prepared then return end
-  self.prepared = false
   local words = { done = "finished", terminated = "interrupted" }
-  state = state or "finished"
-  local ok, problem = pcall(self.status, self, words[state] or state, message)
+  local ok, problem = true, nil
+  if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
   if self.lock then self.lock:close() end
+  self.begun, self.lock = false, nil
   if not ok then error(problem, 0) end
 end
 
@@ -229,6 +233,7 @@ end
 
 --- Puts a step's resolved settings into config.json.
 function Run:configure(name, fields)
+  self:begin()
   self.config[name] = fields
   files.write_data(files.join(self.dir, "config.json"), self.config)
 end
@@ -396,6 +401,7 @@ end
 function Run:report(options)
   if plan.active then return plan.placeholder end
   self:prepare()
+  self:begin()
   return require("medxai.report").write(self, options)
 end
 
