@@ -1,0 +1,91 @@
+-- Option tables, near names, fields of the command line: every message word for word.
+local t = require "t"
+local check = require "medxai.check"
+
+local spec = { lr = { "number", required = true, above = 0, max = 10, field = false }, momentum = { "number", default = 0.0, field = false },
+  nesterov = { "boolean", default = false, field = false }, weight_decay = { "number", min = 0, field = false },
+  head = { one_of = { "thesis", "torchvision" }, field = false }, epochs = { "integer", field = false },
+  train_depth = { "integer", one_of = { "all" }, field = false } }
+
+local function options(given) return function() return check.options("sgd", given, spec) end end
+
+t.test("an option table gets its defaults and keeps what was given", function()
+  local got = options { lr = 0.1, epochs = 3.0 }()
+  t.equal(got, { lr = 0.1, momentum = 0.0, nesterov = false, epochs = 3 })
+end)
+
+t.test("the caller's table is not changed", function()
+  local given = { lr = 0.1 }
+  options(given)()
+  t.equal(given, { lr = 0.1 })
+end)
+
+t.test("an unknown option names the near one", function()
+  t.fails(options { learning_rate = 0.1 }, "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
+  t.fails(options { lr = 1, momentun = 0.9 }, "sgd: unknown option 'momentun'. Did you mean 'momentum'?")
+  t.fails(options { lr = 1, wd = 0.9 }, "sgd: unknown option 'wd'. Did you mean 'weight_decay'?")
+  t.fails(options { lr = 1, Momentum = 0.9 }, "sgd: unknown option 'Momentum'. Did you mean 'momentum'?")
+  t.fails(options { lr = 1, colour = 3 },
+    "sgd: unknown option 'colour'. Known: epochs, head, lr, momentum, nesterov, train_depth, weight_decay.")
+end)
+
+t.test("a missing, mistyped or out-of-range option says what was expected", function()
+  t.fails(options {}, "sgd: option 'lr' is missing (expected number). Add lr = ... to it.")
+  t.fails(options { lr = "0.1" }, "sgd: option 'lr' is wrong (expected number, got string '0.1').")
+  t.fails(options { lr = 0 }, "sgd: option 'lr' is too small (expected more than 0, got 0).")
+  t.fails(options { lr = 11 }, "sgd: option 'lr' is too large (expected at most 10, got 11).")
+  t.fails(options { lr = 0 / 0 }, "sgd: option 'lr' is not a number (got nan).")
+  t.fails(options { lr = 1, weight_decay = -1 }, "sgd: option 'weight_decay' is too small (expected at least 0, got -1).")
+  t.fails(options { lr = 1, epochs = 2.5 }, "sgd: option 'epochs' is wrong (expected integer, got number 2.5).")
+  t.fails(options { lr = 1, nesterov = 1 }, "sgd: option 'nesterov' is wrong (expected boolean, got number 1).")
+end)
+
+t.test("a choice lists its words and offers the near one", function()
+  t.fails(options { lr = 1, head = "thesys" },
+    "sgd: option 'head' is wrong (expected 'thesis' or 'torchvision', got string 'thesys'). Did you mean 'thesis'?")
+  t.equal(options { lr = 1, train_depth = "all" }().train_depth, "all")
+  t.equal(options { lr = 1, train_depth = 3 }().train_depth, 3)
+  t.fails(options { lr = 1, train_depth = "some" }, "sgd: option 'train_depth' is wrong (expected 'all' or integer, got string 'some').")
+end)
+
+t.test("what is no option table is refused", function()
+  t.fails(options(3), "sgd: takes one table of options (expected sgd { name = value }, got number 3).")
+  t.fails(options { 0.1 }, "sgd: options have names (expected name = value, got [1]).")
+end)
+
+t.test("near names come nearest first and none when nothing is near", function()
+  t.equal(check.nearest("features.35", { "features.36", "features.3", "classifier" }, 3), { "features.3", "features.36" })
+  t.equal(check.nearest("xyz", { "gradcam", "lime" }), {})
+  t.fails(function() check.known("explain", "method", "grad_cam", { "gradcam", "lime" }) end,
+    "explain: unknown method 'grad_cam'. Did you mean 'gradcam'?")
+end)
+
+local program = [[
+local check = require "medxai.check"
+local got = check.options("fit", { epochs = 8, names = { "a" } }, { epochs = { "integer" }, names = { "table" },
+  deep = { "boolean", default = false }, root = { "string", field = "data", default = "here" }, mode = { one_of = { "a", "b" }, default = "a" } })
+print(got.epochs, table.concat(got.names, "+"), got.deep, got.root, got.mode)
+]]
+
+t.test("fields of the command line override options of that name, in the option's type", function()
+  local path = t.write(t.tmpdir() .. "/e.lua", program)
+  local r = t.run { path, "--epochs", "2", "--names", "x,y", "--deep", "true", "--data", "/there", "--mode", "b" }
+  t.equal(r.err, "")
+  t.equal(r.out, "2\tx+y\ttrue\t/there\tb\n")
+end)
+
+t.test("a field of the wrong type names the field", function()
+  local path = t.write(t.tmpdir() .. "/e.lua", program)
+  local r = t.run { path, "--epochs", "two" }
+  t.equal(r.code, 1)
+  t.ok(r.err:find("fit: --epochs: option 'epochs' is wrong (expected integer, got string 'two').", 1, true), r.err)
+  r = t.run { path, "--mode", "c" }
+  t.ok(r.err:find("fit: --mode: option 'mode' is wrong (expected 'a' or 'b', got string 'c').", 1, true), r.err)
+end)
+
+t.test("a field that no option takes is an error that offers the near one", function()
+  local path = t.write(t.tmpdir() .. "/e.lua", program)
+  local r = t.run { path, "--epocs", "2" }
+  t.equal(r.code, 1)
+  t.ok(r.err:find("unknown field --epocs. Did you mean --epochs?", 1, true), r.err)
+end)

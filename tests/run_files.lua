@@ -1,0 +1,46 @@
+-- Whole files, logs with a torn end, CSV, a full disk.
+local t = require "t"
+local files = require "medxai.files"
+
+t.test("a file is written whole, its folder made", function()
+  local path = t.tmpdir() .. "/a/b/c.txt"
+  files.write(path, "one")
+  files.write(path, "two")
+  t.equal(files.read(path), "two")
+end)
+
+t.test("a log whose last line was torn gives the whole lines before it", function()
+  local path = t.tmpdir() .. "/log.jsonl"
+  files.append_line(path, '{"epoch":1}')
+  files.append_line(path, '{"epoch":2}')
+  local f <close> = assert(io.open(path, "ab"))
+  f:write('{"epoch":3,"lo')
+  f:flush()
+  local records = files.records(path)
+  t.equal(#records, 2)
+  t.equal(records[2].epoch, 2)
+end)
+
+t.test("CSV comes back as it was written, commas, quotes and line ends included", function()
+  local path = t.tmpdir() .. "/t.csv"
+  files.write_csv(path, { "path", "note", "n" }, { { path = 'a,"b"', note = "two\nlines", n = 0.1 }, { path = "x", n = 3 } })
+  local rows, columns = files.read_csv(path)
+  t.equal(columns, { "path", "note", "n" })
+  t.equal(rows[1], { path = 'a,"b"', note = "two\nlines", n = "0.10000000000000001" })
+  t.equal(rows[2], { path = "x", note = "", n = "3" })
+  t.equal(#rows, 2)
+end)
+
+t.test("a full disk is an error that says so, and the file before stays whole", function()
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/full.lua", string.format([[
+    local files = require "medxai.files"
+    files.write(%q, "before")
+    files.write(%q, string.rep("x", 1 << 20))
+  ]], dir .. "/f", dir .. "/f"))
+  local r = t.run { exe = "/bin/sh", "-c", "ulimit -f 64; exec " .. t.quote(require("medxai.host").exe) .. " " .. t.quote(script) }
+  t.equal(r.code, 1)
+  t.ok(r.err:find("files: cannot write '" .. dir .. "/f': File too large. Raise the file size limit (ulimit -f) and run again; what was"
+    .. " written before is whole.", 1, true), r.err)
+  t.equal(t.read(dir .. "/f"), "before")
+end)
