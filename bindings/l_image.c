@@ -1,0 +1,378 @@
+/* core.image: pictures and hashes for Lua. Pictures are uint8 tensors (H, W, C), C 1 or 3; (H, W) is taken too.
+ * It refuses other types and shapes, and never leaves half a file. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "alloc.h"
+#include "image.h"
+#include "sha256.h"
+#include "xl.h"
+
+#define XL_SHA256 "medxai.sha256"
+#define XL_BYTES "medxai.bytes"
+
+/* ---- tensors as pictures ----------------------------------------------------------------------------------- */
+/* Borrows the tensor's memory. */
+static image check_picture(lua_State *L, int idx, const char *what) {
+  tx_tensor *t = xl_totensor(L, idx);
+  int64_t size[TX_MAX_DIMS];
+  int dim = tx_tensor_dim(t);
+  if (strcmp(tx_tensor_dtype(t), "uint8"))
+    xl_error(L, "%s: wrong type (expected a uint8 picture, got %s).", what, tx_tensor_dtype(t));
+  tx_tensor_sizes(t, size);
+  if (!(dim == 2 || (dim == 3 && (size[2] == 1 || size[2] == 3))) || size[0] < 1 || size[1] < 1 || size[0] > IMAGE_MAX_SIDE || size[1] > IMAGE_MAX_SIDE)
+    xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
+  if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
+    xl_error(L, "%s: the picture must be contiguous and on the CPU. Use t:contiguous() or t:cpu().", what);
+  return (image){ (int)size[1], (int)size[0], dim == 3 ? (int)size[2] : 1, 8, tx_tensor_data(t) };
+}
+
+/* Moves the picture into a box made before it, so that no error can leak it. flat: (H, W) for one channel. */
+static void fill_box(lua_State *L, xl_tensor *box, image *im, bool flat) {
+  int64_t size[3] = { im->h, im->w, im->c };
+  size_t bytes = (size_t)im->w * im->h * im->c;
+  int status = tx_tensor_new(&box->t, "uint8", flat && im->c == 1 ? 2 : 3, size, im->px, bytes);
+  image_free(im);
+  xl_check(L, status, "image");
+}
+
+static void check_status(lua_State *L, int status, const char *what, const char *path, const char *why) {
+  if (status == IMAGE_NOMEM)
+    xl_error(L, "%s: out of memory.", what);
+  if (status)
+    xl_error(L, "%s: cannot read '%s' (%s).", what, path, why);
+}
+
+static int white_option(lua_State *L, int idx) {
+  if (lua_isnoneornil(L, idx))
+    return 65535;
+  int64_t white = xl_toint(L, idx, "image.load: the 16-bit white level");
+  if (white < 1 || white > 65535)
+    xl_error(L, "image.load: the 16-bit white level is wrong (expected 1 to 65535, got %lld).", (long long)white);
+  return (int)white;
+}
+
+/* load(path [, white16]) -> uint8 (H, W, C) */
+static int image_lua_load(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  int white = white_option(L, 2);
+  xl_tensor *box = xl_newtensor(L);
+  char why[IMAGE_WHY];
+  image im;
+  check_status(L, image_load(&im, path, white, why), "image.load", path, why);
+  fill_box(L, box, &im, false);
+  return 1;
+}
+
+/* info(path) -> { width, height, channels, bits } from the header alone */
+static int image_lua_info(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  char why[IMAGE_WHY];
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  int w = 0, h = 0, c = 0, bits = 0, status = image_read_file(&bytes, &n, path, why);
+  if (!status)
+    status = image_size(&w, &h, &c, &bits, bytes, n, why);
+  mx_free(bytes);
+  check_status(L, status, "image.info", path, why);
+  lua_createtable(L, 0, 4);
+  lua_pushinteger(L, w), lua_setfield(L, -2, "width");
+  lua_pushinteger(L, h), lua_setfield(L, -2, "height");
+  lua_pushinteger(L, c), lua_setfield(L, -2, "channels");
+  lua_pushinteger(L, bits), lua_setfield(L, -2, "bits");
+  return 1;
+}
+
+/* A temporary name beside path, synced and renamed: the old file or the new one, never half. 0 or errno. */
+static int write_whole(const char *path, const uint8_t *bytes, size_t n) {
+  size_t room = strlen(path) + 16;
+  char *name = mx_malloc(room);
+  if (!name)
+    return ENOMEM;
+  snprintf(name, room, "%s.XXXXXX", path);
+  int fd = mkstemp(name), error = fd < 0 ? errno : 0;
+  FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
+  if (f) {
+    fchmod(fd, 0644);
+    if (fwrite(bytes, 1, n, f) != n || fflush(f) || fsync(fd))
+      error = errno;
+    if (fclose(f) && !error)
+      error = errno;
+    if (!error && rename(name, path))
+      error = errno;
+    if (error)
+      unlink(name);
+  }
+  mx_free(name);
+  return error;
+}
+
+/* save(path, picture): a PNG */
+static int image_lua_save(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  image im = check_picture(L, 2, "image.save");
+  uint8_t *bytes;
+  size_t n;
+  if (image_encode_png(&bytes, &n, &im))
+    xl_error(L, "image.save: out of memory.");
+  int error = write_whole(path, bytes, n);
+  mx_free(bytes);
+  if (error)
+    xl_error(L, "image.save: cannot write '%s': %s", path, strerror(error));
+  return 0;
+}
+
+/* encode(picture) -> the bytes of a PNG */
+static int image_lua_encode(lua_State *L) {
+  image im = check_picture(L, 1, "image.encode");
+  uint8_t **held = lua_newuserdatauv(L, sizeof *held, 0); /* frees the bytes if pushing them fails */
+  *held = NULL;
+  luaL_setmetatable(L, XL_BYTES);
+  size_t n;
+  if (image_encode_png(held, &n, &im))
+    xl_error(L, "image.encode: out of memory.");
+  lua_pushlstring(L, (const char *)*held, n);
+  mx_free(*held);
+  *held = NULL;
+  return 1;
+}
+
+static int bytes_gc(lua_State *L) {
+  uint8_t **held = lua_touserdata(L, 1);
+  mx_free(*held);
+  *held = NULL;
+  return 0;
+}
+
+/* decode(bytes [, white16]) -> uint8 (H, W, C) */
+static int image_lua_decode(lua_State *L) {
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 1, &n);
+  int white = white_option(L, 2);
+  xl_tensor *box = xl_newtensor(L);
+  char why[IMAGE_WHY];
+  image im;
+  int status = image_decode(&im, bytes, n, white, why);
+  if (status)
+    xl_error(L, "image.decode: %s.", why);
+  fill_box(L, box, &im, false);
+  return 1;
+}
+
+static int side(lua_State *L, int idx, const char *what) {
+  int64_t v = xl_toint(L, idx, what);
+  if (v < 1 || v > IMAGE_MAX_SIDE)
+    xl_error(L, "%s is wrong (expected 1 to %d, got %lld).", what, IMAGE_MAX_SIDE, (long long)v);
+  return (int)v;
+}
+
+/* resize(picture, width, height [, "bilinear" | "nearest"]) -> picture, as Pillow does it */
+static int image_lua_resize(lua_State *L) {
+  static const char *const filters[] = { "bilinear", "nearest", NULL };
+  image im = check_picture(L, 1, "image.resize"), out;
+  int w = side(L, 2, "image.resize: the width"), h = side(L, 3, "image.resize: the height");
+  bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
+  xl_tensor *box = xl_newtensor(L);
+  if (nearest ? image_resize_nearest(&out, &im, w, h) : image_resize(&out, &im, w, h))
+    xl_error(L, "image.resize: out of memory.");
+  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  return 1;
+}
+
+/* fit(picture, resize_px, size_px [, "nearest"]) -> short side to resize_px, then centre crop of size_px, as torchvision does it */
+static int image_lua_fit(lua_State *L) {
+  static const char *const filters[] = { "bilinear", "nearest", NULL };
+  image im = check_picture(L, 1, "image.fit"), sized, out;
+  int w = im.w, h = im.h, size = side(L, 3, "image.fit: the size");
+  image_short_side(&w, &h, side(L, 2, "image.fit: the short side"));
+  if (size > w || size > h)
+    xl_error(L, "image.fit: the crop is larger than the picture (expected at most %d, got %d).", w < h ? w : h, size);
+  bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
+  xl_tensor *box = xl_newtensor(L);
+  if (nearest ? image_resize_nearest(&sized, &im, w, h) : image_resize(&sized, &im, w, h))
+    xl_error(L, "image.fit: out of memory.");
+  int status = image_crop(&out, &sized, image_crop_offset(w, size), image_crop_offset(h, size), size, size);
+  image_free(&sized);
+  if (status)
+    xl_error(L, "image.fit: out of memory.");
+  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  return 1;
+}
+
+static int copy_picture(image *out, const image *im) {
+  if (image_new(out, im->w, im->h, im->c))
+    return IMAGE_NOMEM;
+  memcpy(out->px, im->px, (size_t)im->w * im->h * im->c);
+  return IMAGE_OK;
+}
+
+/* mask(picture, mask, mode) -> picture; mode "lungs", "lungs_raw", "outside" */
+static int image_lua_mask(lua_State *L) {
+  image im = check_picture(L, 1, "image.mask"), given = check_picture(L, 2, "image.mask"), out = { 0 }, mask = { 0 };
+  char why[IMAGE_WHY];
+  int mode = IMAGE_MASK_COUNT;
+  const char *name = luaL_checkstring(L, 3);
+  for (int i = 0; i < IMAGE_MASK_COUNT; i++)
+    if (!strcmp(name, image_mask_names[i]))
+      mode = i;
+  if (mode == IMAGE_MASK_COUNT)
+    xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, outside.", name);
+  xl_tensor *box = xl_newtensor(L);
+  int status = copy_picture(&out, &im);
+  status = status ? status : copy_picture(&mask, &given);
+  if (status)
+    snprintf(why, sizeof why, "out of memory");
+  status = status ? status : image_binary(&mask, why);
+  status = status ? status : image_apply_mask(&out, &mask, (image_mask)mode, why);
+  image_free(&mask);
+  if (status) {
+    image_free(&out);
+    xl_error(L, "image.mask: the mask cannot be used (%s).", why);
+  }
+  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  return 1;
+}
+
+/* lung_fill(mask) -> the mask (H, W) with the thesis' fill between the lungs */
+static int image_lua_lung_fill(lua_State *L) {
+  image given = check_picture(L, 1, "image.lung_fill"), mask;
+  xl_tensor *box = xl_newtensor(L);
+  char why[IMAGE_WHY];
+  if (copy_picture(&mask, &given))
+    xl_error(L, "image.lung_fill: out of memory.");
+  int status = image_binary(&mask, why);
+  status = status ? status : image_lung_fill(&mask, why);
+  if (status) {
+    image_free(&mask);
+    xl_error(L, "image.lung_fill: the mask cannot be used (%s).", why);
+  }
+  fill_box(L, box, &mask, true);
+  return 1;
+}
+
+/* digest(picture) -> 64 hex digits, of which the first 16 are the image id */
+static int image_lua_digest(lua_State *L) {
+  image im = check_picture(L, 1, "image.digest");
+  uint8_t digest[32];
+  char hex[65];
+  image_digest(&im, digest);
+  sha256_hex(digest, hex);
+  lua_pushstring(L, hex);
+  return 1;
+}
+
+/* ---- hashes ------------------------------------------------------------------------------------------------ */
+static int push_digest(lua_State *L, sha256 *s) {
+  uint8_t digest[32];
+  char hex[65];
+  sha256_finish(s, digest);
+  sha256_hex(digest, hex);
+  lua_pushstring(L, hex);
+  return 1;
+}
+
+/* sha256(bytes) -> 64 hex digits */
+static int image_lua_sha256(lua_State *L) {
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 1, &n);
+  sha256 s;
+  sha256_init(&s);
+  sha256_add(&s, bytes, n);
+  return push_digest(L, &s);
+}
+
+/* sha256_file(path) -> 64 hex digits, or nil and a reason; reads it piece by piece */
+static int image_lua_sha256_file(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  FILE *f = fopen(path, "rb");
+  uint8_t *piece = f ? mx_malloc(1 << 20) : NULL;
+  sha256 s;
+  size_t n;
+  sha256_init(&s);
+  while (piece && (n = fread(piece, 1, 1 << 20, f)) > 0)
+    sha256_add(&s, piece, n);
+  int error = !f ? errno : !piece ? ENOMEM : ferror(f) ? EIO : 0;
+  mx_free(piece);
+  if (f)
+    fclose(f);
+  if (!error)
+    return push_digest(L, &s);
+  lua_pushnil(L);
+  lua_pushfstring(L, "cannot read '%s': %s", path, strerror(error));
+  return 2;
+}
+
+/* sha256_stream() -> s; s:update(string | CPU tensor) returns s; s:hex() may be asked at any time */
+static int image_lua_sha256_stream(lua_State *L) {
+  sha256_init(lua_newuserdatauv(L, sizeof(sha256), 0));
+  luaL_setmetatable(L, XL_SHA256);
+  return 1;
+}
+
+static int sha256_lua_update(lua_State *L) {
+  sha256 *s = luaL_checkudata(L, 1, XL_SHA256);
+  if (lua_type(L, 2) == LUA_TSTRING) {
+    size_t n;
+    const char *bytes = lua_tolstring(L, 2, &n);
+    sha256_add(s, bytes, n);
+  } else {
+    tx_tensor *t = xl_totensor(L, 2);
+    if (tx_tensor_numel(t) && (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t)))
+      xl_error(L, "sha256: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().");
+    sha256_add(s, tx_tensor_data(t), (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t)));
+  }
+  lua_settop(L, 1);
+  return 1;
+}
+
+static int sha256_lua_hex(lua_State *L) {
+  sha256 copy = *(sha256 *)luaL_checkudata(L, 1, XL_SHA256);
+  return push_digest(L, &copy);
+}
+
+/* ---- for the tests ----------------------------------------------------------------------------------------- */
+static int image_lua_live_blocks(lua_State *L) {
+  lua_pushinteger(L, mx_alloc_live());
+  return 1;
+}
+
+/* fail_after(n [, times]): the plain C's allocations; -1: never */
+static int image_lua_fail_after(lua_State *L) {
+  mx_alloc_fail_after(luaL_checkinteger(L, 1), luaL_optinteger(L, 2, 1));
+  return 0;
+}
+
+int luaopen_core_image(lua_State *L) {
+  static const luaL_Reg functions[] = {
+    { "load",          image_lua_load },
+    { "info",          image_lua_info },
+    { "save",          image_lua_save },
+    { "encode",        image_lua_encode },
+    { "decode",        image_lua_decode },
+    { "resize",        image_lua_resize },
+    { "fit",           image_lua_fit },
+    { "mask",          image_lua_mask },
+    { "lung_fill",     image_lua_lung_fill },
+    { "digest",        image_lua_digest },
+    { "sha256",        image_lua_sha256 },
+    { "sha256_file",   image_lua_sha256_file },
+    { "sha256_stream", image_lua_sha256_stream },
+    { "live_blocks",   image_lua_live_blocks },
+    { "fail_after",    image_lua_fail_after },
+    { NULL, NULL }
+  };
+  static const luaL_Reg hash[] = { { "update", sha256_lua_update }, { "hex", sha256_lua_hex }, { NULL, NULL } };
+  luaL_newmetatable(L, XL_BYTES);
+  lua_pushcfunction(L, bytes_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+  luaL_newmetatable(L, XL_SHA256);
+  luaL_newlib(L, hash);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  return 1;
+}
