@@ -20,6 +20,19 @@ static void seed_random(lua_State *L, long long seed) { /* the library seeds aga
   lua_pop(L, 1);
 }
 
+/* os.exit ends the program as its last line would: what at_exit asked for is done first. */
+static int exit_now(lua_State *L) {
+  int code = lua_isboolean(L, 1) ? (lua_toboolean(L, 1) ? EXIT_DONE : EXIT_FAILED) : (int)luaL_optinteger(L, 1, EXIT_DONE);
+  exit(module_finish(L, code));
+}
+
+static void replace_exit(lua_State *L) {
+  lua_getglobal(L, "os");
+  lua_pushcfunction(L, exit_now);
+  lua_setfield(L, -2, "exit");
+  lua_pop(L, 1);
+}
+
 static void set_arguments(lua_State *L, const host_options *o) {
   lua_createtable(L, o->nargs, 1);
   lua_pushstring(L, the_host.script);
@@ -43,6 +56,7 @@ static int prepare(lua_State *L) {
   luaL_openlibs(L);
   lua_gc(L, LUA_GCINC, 0, 0, 0);
   signals_guard_library(L);
+  replace_exit(L);
   paths_install(L, &the_host.paths, the_host.script_dir);
   preload(L, "medxai.core", core_open);
   preload(L, "medxai.host", module_open);
@@ -73,14 +87,21 @@ static int load(lua_State *L, const host_options *o) {
 }
 
 static int run(lua_State *L, const host_options *o) {
-  lua_settop(L, 0);
   lua_pushcfunction(L, report_handler);
   int code = load(L, o);
   if (code != EXIT_DONE) return code;
-  luaL_checkstack(L, o->nargs, "too many arguments");
-  for (int i = 0; i < o->nargs; i++) lua_pushstring(L, o->args[i]);
-  int status = lua_pcall(L, o->nargs, 0, 1);
+  int status = LUA_ERRRUN;
+  if (lua_checkstack(L, o->nargs)) {
+    for (int i = 0; i < o->nargs; i++) lua_pushstring(L, o->args[i]);
+    status = lua_pcall(L, o->nargs, 0, 1);
+  } else lua_pushliteral(L, "host: too many arguments. Put them in a file.");
   return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
+}
+
+static int run_all(lua_State *L, const host_options *o) {
+  int code = o->file || o->code ? run(L, o) : EXIT_DONE;
+  lua_settop(L, 0);
+  return code == EXIT_DONE && o->interactive ? repl_run(L) : code;
 }
 
 static const char *script_name(const host_options *o) {
@@ -89,9 +110,9 @@ static const char *script_name(const host_options *o) {
   return strcmp(o->file, "-") == 0 ? "stdin" : o->file;
 }
 
-static int usage(int code) {
+static int no_file(void) {
   fputs("medxai-run: no FILE named. See medxai-run --help.\n", stderr);
-  return code;
+  return EXIT_USAGE;
 }
 
 static void choose_threads(void) { /* --threads, else OMP_NUM_THREADS, else every core that may be used */
@@ -105,8 +126,8 @@ int main(int argc, char **argv) {
   host_options *o = &the_host.options;
   if (!options_read(o, argc, argv)) return EXIT_USAGE;
   if (o->help) { options_help(); return EXIT_DONE; }
-  if (o->version) { printf("medxai-run %s (%s)\n", HOST_VERSION, LUA_RELEASE); return EXIT_DONE; }
-  if (!o->file && !o->code && !o->interactive) return usage(EXIT_USAGE);
+  if (o->version) { puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")"); return EXIT_DONE; }
+  if (!o->file && !o->code && !o->interactive) return no_file();
   if (!paths_find(&the_host.paths)) return EXIT_USAGE;
   the_host.script = script_name(o);
   the_host.script_dir = o->code || !o->file || strcmp(o->file, "-") == 0 ? strdup(".") : path_folder(o->file);
@@ -118,7 +139,7 @@ int main(int argc, char **argv) {
   lua_pushcfunction(L, report_handler);
   lua_pushcfunction(L, prepare);
   int status = lua_pcall(L, 0, 0, 1);
-  int code = status != LUA_OK ? report_failure(L, status) : run(L, o);
+  int code = status != LUA_OK ? report_failure(L, status) : run_all(L, o);
   code = module_finish(L, code);
   lua_close(L);
   paths_free(&the_host.paths);

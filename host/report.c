@@ -97,12 +97,25 @@ static void make_text(lua_State *L) {
   lua_settop(L, 1);
 }
 
+/* require lists every file it tried: kept for --trace, else said in one sentence. Replaces the text at index 1. */
+static void shorten_require(lua_State *L) {
+  const char *message = lua_tostring(L, 1), *name = strstr(message, "module '"), *list = strstr(message, "' not found:\n\tno field");
+  if (!name || !list || list < name || the_host.options.trace) return;
+  lua_pushlstring(L, message, (size_t)(name - message)); /* its place, if any */
+  lua_pushlstring(L, name + 8, (size_t)(list - name - 8));
+  lua_pushfstring(L, "%srequire: there is no module '%s' (looked in %s and %s). Check its name.", lua_tostring(L, -2),
+                  lua_tostring(L, -1), the_host.script_dir, the_host.paths.scripts);
+  lua_replace(L, 1);
+  lua_settop(L, 1);
+}
+
 int report_handler(lua_State *L) {
   if (signals_caught) {
     lua_pushliteral(L, "interrupted");
     return 1;
   }
   make_text(L);
+  shorten_require(L);
   push_placed(L, lua_tostring(L, 1));
   if (the_host.options.trace) {
     luaL_traceback(L, L, lua_tostring(L, -1), 1);
