@@ -12,6 +12,16 @@ const char *core_error_full(void) { return full_text ? full_text() : NULL; }
 
 typedef void attach_function(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
 
+/* The environment reaches OpenMP and BLAS; a libtorch with its own thread pool is told here. The core's table is on top. */
+static void set_threads(lua_State *L) {
+  if (lua_getfield(L, -1, "device") == LUA_TTABLE) {
+    lua_getfield(L, -1, "set_threads");
+    lua_pushinteger(L, the_host.threads);
+    lua_call(L, 1, 0);
+  }
+  lua_pop(L, 1);
+}
+
 int core_open(lua_State *L) {
   const char *path = the_host.paths.core;
   if (!path) {
@@ -34,5 +44,6 @@ int core_open(lua_State *L) {
   attach(&signals_caught, &core_running_op);
   lua_pushcfunction(L, opener);
   lua_call(L, 0, 1);
+  set_threads(L);
   return 1;
 }

@@ -86,6 +86,15 @@ static int load(lua_State *L, const host_options *o) {
   return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
 }
 
+/* Fields of the command line that nothing took are a mistake; only an experiment that checks options can tell. */
+static int refuse_unused_fields(lua_State *L) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, "medxai.check") != LUA_TTABLE) return 0;
+  lua_getfield(L, -1, "unused_fields");
+  lua_call(L, 0, 0);
+  return 0;
+}
+
 static int run(lua_State *L, const host_options *o) {
   lua_pushcfunction(L, report_handler);
   int code = load(L, o);
@@ -94,6 +103,10 @@ static int run(lua_State *L, const host_options *o) {
   if (lua_checkstack(L, o->nargs)) {
     for (int i = 0; i < o->nargs; i++) lua_pushstring(L, o->args[i]);
     status = lua_pcall(L, o->nargs, 0, 1);
+    if (status == LUA_OK) {
+      lua_pushcfunction(L, refuse_unused_fields);
+      status = lua_pcall(L, 0, 0, 1);
+    }
   } else lua_pushliteral(L, "host: too many arguments. Put them in a file.");
   return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
 }
