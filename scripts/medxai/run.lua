@@ -28,7 +28,7 @@ local spec = {
 
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
-  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt" }
+  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv" }
 local own_folders = { "steps", "maps", "figures" }
 
 local function folder_of(options)
@@ -186,6 +186,9 @@ function Run:close(state, message)
   local words = { done = "finished", terminated = "interrupted" }
   local ok, problem = true, nil
   if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
+  if self.begun and words[state] == "interrupted" or state == "interrupted" then
+    io.stderr:write(string.format("stopped in %s: the same command goes on from here\n", self.doing))
+  end
   if self.lock then self.lock:close() end
   self.begun, self.lock = false, nil
   if not ok then error(problem, 0) end

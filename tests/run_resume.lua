@@ -1,0 +1,142 @@
+-- Interrupted anywhere, a training goes on and ends with the bits of one that was never interrupted.
+local t = require "t"
+local files = require "medxai.files"
+
+local experiment = [[
+-- A tiny network on tiny phantoms.
+local xai = require "medxai"
+local run = xai.run { name = "tiny", seed = 7 }
+local data = xai.dataset.phantom { n_train = 24, n_val = 9, n_test = 9, size_px = 48 }
+local model = xai.graph.network { name = "tiny", classes = data.classes, size_px = 48, cam_layer = "features", seed = 7,
+  build = function(g, x)
+    x = g:block("features", function()
+      x = g:relu("2", g:batch_norm2d("1", g:conv2d("0", x, { 3, 8, 3, padding = 1 }), 8))
+      return g:max_pool2d("3", x, { 2 })
+    end)
+    x = g:dropout("drop", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 4)), 0.5)
+    return g:linear("fc", x, { 128, 3 })
+  end }
+run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 }, step = { size = 2, gamma = 0.5 }, epochs = 6, batch = 4 })
+run:evaluate(model, data.test, { resamples = 50 })
+]]
+
+local compared = { "config.json", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json", "manifest.csv" }
+
+local function same_run(a, b)
+  for _, name in ipairs(compared) do
+    local x, y = files.read(a .. "/" .. name), files.read(b .. "/" .. name)
+    t.ok(x and y, name .. " is missing")
+    if x ~= y then error(name .. " differs between '" .. a .. "' and '" .. b .. "'", 2) end
+  end
+end
+
+local function status(dir) return (files.read(dir .. "/status") or ""):match("^%S+") end
+
+-- Runs the experiment into dir, stopped after `seconds` by `signal` where given.
+local function go(dir, script, signal, seconds, more)
+  local words = { exe = "/bin/sh", "-c", string.format("exec %s %s --threads 1 --quiet --out %s %s %s",
+    signal and ("timeout -s " .. signal .. " " .. seconds) or "", t.quote(require("medxai.host").exe), t.quote(dir), more or "", t.quote(script)) }
+  return t.run(words)
+end
+
+local dir, script -- the uninterrupted run, made once
+
+local function whole()
+  if dir then return dir end
+  local handle = assert(io.popen("mktemp -d"))
+  dir = handle:read("l")
+  handle:close()
+  script = t.write(dir .. "/tiny.lua", experiment)
+  local r = go(dir .. "/whole", script)
+  t.equal(r.code, 0, r.err)
+  return dir
+end
+
+t.test("the same seed gives the same bytes in two processes", function()
+  local base = whole()
+  t.equal(status(base .. "/whole"), "finished")
+  local r = go(base .. "/again", script)
+  t.equal(r.code, 0, r.err)
+  same_run(base .. "/whole", base .. "/again")
+end)
+
+t.test("a finished run is not done again", function()
+  local base = whole()
+  local before = files.read(base .. "/whole/times.csv")
+  local r = t.run { "--threads", "1", "--out", base .. "/whole", script }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("fit: finished before with the same settings", 1, true), r.err)
+  t.ok(r.err:find("evaluate-test: finished before", 1, true), r.err)
+  t.equal(files.read(base .. "/whole/times.csv"), before)
+  same_run(base .. "/whole", base .. "/again")
+end)
+
+t.test("killed at random points, the run ends with the same bytes", function()
+  local base = whole()
+  math.randomseed(os.time())
+  local kills = 0
+  for attempt = 1, 40 do
+    local r = go(base .. "/killed", script, attempt < 40 and "KILL", 0.5 + 0.05 * attempt + 0.3 * math.random())
+    if r.code == 0 then break end
+    kills = kills + 1
+  end
+  t.ok(kills > 0, "it was never killed")
+  t.equal(status(base .. "/killed"), "finished")
+  same_run(base .. "/whole", base .. "/killed")
+end)
+
+t.test("Ctrl-C leaves status interrupted, and the run goes on", function()
+  local base = whole()
+  local stopped = false
+  for attempt = 1, 20 do
+    local r = go(base .. "/interrupted", script, attempt < 20 and "INT", 0.5 + 0.1 * attempt)
+    if r.code == 0 then break end
+    if status(base .. "/interrupted") == "interrupted" then stopped = true end
+  end
+  t.ok(stopped, "it was never interrupted")
+  same_run(base .. "/whole", base .. "/interrupted")
+end)
+
+t.test("another configuration in the folder of a finished run is refused, naming what differs", function()
+  local base = whole()
+  local r = go(base .. "/whole", script, nil, nil, "--lr 0.01")
+  t.equal(r.code, 1)
+  t.ok(r.err:find("fit: '" .. base .. "/whole' holds a run of another configuration: optim.options.lr is 0.050000000000000003 there and"
+    .. " 0.01 here. Give --out DIR for a new run, or --overwrite to begin this one again.", 1, true), r.err)
+  t.equal(status(base .. "/whole"), "finished")
+  same_run(base .. "/whole", base .. "/again")
+end)
+
+t.test("--overwrite begins again, --resume wants a run to be there", function()
+  local base = whole()
+  local r = go(base .. "/again", script, nil, nil, "--overwrite --epochs 1")
+  t.equal(r.code, 0, r.err)
+  t.equal(#files.records(base .. "/again/metrics.jsonl"), 2)
+  r = go(base .. "/nothing", script, nil, nil, "--resume")
+  t.equal(r.code, 1)
+  t.ok(r.err:find("run: --resume finds no run in '" .. base .. "/nothing'. Leave --resume out to begin one.", 1, true), r.err)
+end)
+
+t.test("a folder that holds something else is left alone", function()
+  local base = whole()
+  files.write(base .. "/foreign/thesis.txt", "x")
+  local r = go(base .. "/foreign", script, nil, nil, "--overwrite")
+  t.equal(r.code, 1)
+  t.ok(r.err:find("run: '" .. base .. "/foreign' holds other files (thesis.txt) and no run. Give another --out.", 1, true), r.err)
+  t.equal(files.list(base .. "/foreign"), { "thesis.txt" })
+end)
+
+t.test("a full disk while saving stops the run; with room it goes on to the same bytes", function()
+  local base = whole()
+  local r = t.run { exe = "/bin/sh", "-c", string.format("ulimit -f 8; exec %s --threads 1 --quiet --out %s %s",
+    t.quote(require("medxai.host").exe), t.quote(base .. "/full"), t.quote(script)) }
+  t.equal(r.code, 1)
+  t.ok(r.err:find("File too large", 1, true), r.err)
+  r = go(base .. "/full", script)
+  t.equal(r.code, 0, r.err)
+  same_run(base .. "/whole", base .. "/full")
+end)
+
+t.test("the folders of these tests are removed", function()
+  files.remove_all(whole())
+end)
