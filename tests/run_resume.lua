@@ -101,7 +101,7 @@ t.test("another configuration in the folder of a finished run is refused, naming
   local base = whole()
   local r = go(base .. "/whole", script, nil, nil, "--lr 0.01")
   t.equal(r.code, 1)
-  t.ok(r.err:find("fit: '" .. base .. "/whole' holds a run of another configuration: optim.options.lr is 0.050000000000000003 there and"
+  t.ok(r.err:find("fit: '" .. base .. "/whole' holds a run of another configuration: optim.options.lr is 0.05 there and"
     .. " 0.01 here. Give --out DIR for a new run, or --overwrite to begin this one again.", 1, true), r.err)
   t.equal(status(base .. "/whole"), "finished")
   same_run(base .. "/whole", base .. "/again")

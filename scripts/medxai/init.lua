@@ -42,7 +42,7 @@ local parts = {
   save_checkpoint = { "medxai.store", "save_checkpoint" },
   load_checkpoint = { "medxai.store", "load_checkpoint" },
   scope      = { "medxai.core", "memory", "scope" },
-  memory     = { "medxai.core", "memory", "memory" },
+  memory     = { "medxai.core", "memory" },
 }
 
 return setmetatable(xai, {

@@ -46,6 +46,15 @@ function Step:changed()
   return self.stored ~= nil and self.stored.key ~= self.key
 end
 
+-- A value for people: numbers as short as they are exact.
+local function shown(value)
+  if math.type(value) == "float" then
+    local short = string.format("%.15g", value)
+    return tonumber(short) == value and short or canon.number(value)
+  end
+  return value == nil and "absent" or canon.write(value)
+end
+
 --- Up to `most` differing fields as text: "epochs is 8 there and 9 here, ..."
 ---@param most? integer
 function Step:differences(most)
@@ -55,7 +64,7 @@ function Step:differences(most)
       words[i] = string.format("and %d more", #list - i + 1)
       break
     end
-    words[i] = string.format("%s is %s there and %s here", difference.field, canon.write(difference.a), canon.write(difference.b))
+    words[i] = string.format("%s is %s there and %s here", difference.field, shown(difference.a), shown(difference.b))
   end
   return table.concat(words, ", ")
 end
