@@ -301,12 +301,13 @@ end
 -- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order.
 local function weights_sha256(model)
   local scope <close> = require("medxai").scope()
-  local parts = {}
-  for i, entry in ipairs(model:state()) do
+  local hash = require("medxai.core").image.sha256_stream()
+  for _, entry in ipairs(model:state()) do
     local tensor = entry.tensor:detach():cpu():contiguous()
-    parts[i] = { entry.name, tensor.dtype, canon.list(tensor.shape), files.sha256(tensor:data_string()) }
+    hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
+    tensor:close()
   end
-  return canon.hash(canon.list(parts))
+  return hash:hex()
 end
 
 --- A model as plain data: its configuration and the hash of its weights as they are now.
