@@ -175,19 +175,12 @@ int tx_cuda_count(void);
 int tx_cuda_synchronize(void);
 int tx_set_deterministic(bool on);
 
-/* ---- zip files of torch.save (caffe2's reader and writer): raw records only, pickles are read in store.c ------- */
-typedef struct tx_zip_reader tx_zip_reader;
-typedef struct tx_zip_writer tx_zip_writer;
-int tx_zip_open(tx_zip_reader **out, const char *path);
-void tx_zip_close(tx_zip_reader *z);
-bool tx_zip_has(tx_zip_reader *z, const char *record);
-int tx_zip_size(size_t *bytes, tx_zip_reader *z, const char *record);
-int tx_zip_read(void *buf, size_t bytes, tx_zip_reader *z, const char *record);
-typedef size_t (*tx_write_fn)(void *ud, const void *data, size_t n); /* returns n, or less on failure */
-int tx_zip_writer_new(tx_zip_writer **out, tx_write_fn fn, void *ud, const char *archive_name);
-int tx_zip_write(tx_zip_writer *z, const char *record, const void *data, size_t bytes);
-int tx_zip_finish(tx_zip_writer *z); /* writes the directory; errors of fn show here at the latest */
-void tx_zip_writer_free(tx_zip_writer *z);
+/* ---- files (tx_store.cpp) --------------------------------------------------------------------------------- */
+/* A tensor of those sizes and strides, offset in elements, over base's own storage, but no view of base to autograd.
+ * The caller has checked that it lies inside. */
+int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes, const int64_t *strides);
+/* t on the CPU, detached; as it lies in memory, or contiguous. May share t's memory. */
+int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_strides);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,391 @@
+/* l_store.c: medxai.core.store: files of tensors to and from Lua values. store.lua gives them their names and rules.
+ *   read(path, what) -> tree, format, order     order[table] = its keys as the file has them
+ *   write_pt(path, what, node)                   node: see store.lua; write_safetensors(path, what, header, tensors)
+ * It refuses values that no file of plain data should hold, and trees that are endless. */
+#include <stdlib.h>
+#include <string.h>
+#include "store.h"
+#include "xl.h"
+
+#define GUARD "medxai.store"
+
+enum { DEPTH_MAX = 60, NODES_MAX = 20000000 };
+
+/* What a read or a write holds outside Lua's memory; the finalizer frees it also after an error. */
+typedef struct guard {
+  store *in;
+  store_out *out;
+  pickle_out pickle;
+  double *numbers; /* the floating-point numbers of a .pt being written */
+  size_t nnumbers, room, ntensors;
+  tx_tensor *packed;
+} guard;
+
+static void guard_close(guard *g) {
+  store_close(g->in);
+  store_abandon(g->out);
+  pickle_out_free(&g->pickle);
+  free(g->numbers);
+  tx_tensor_free(g->packed);
+  memset(g, 0, sizeof *g);
+}
+
+static int guard_gc(lua_State *L) {
+  guard_close(luaL_checkudata(L, 1, GUARD));
+  return 0;
+}
+
+static guard *new_guard(lua_State *L) {
+  guard *g = lua_newuserdatauv(L, sizeof *g, 0);
+  memset(g, 0, sizeof *g);
+  luaL_setmetatable(L, GUARD);
+  return g;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------ */
+
+typedef struct reading {
+  guard *g;
+  const char *path, *what;
+  int order;     /* stack index */
+  int64_t nodes;
+} reading;
+
+noreturn static void broken(lua_State *L, const reading *r, const char *why) { xl_error(L, "%s: '%s' %s", r->what, r->path, why); }
+
+static void push_tensor(lua_State *L, reading *r, const pickle_tensor *t) {
+  char why[300];
+  if (store_is_number(t)) {
+    double d;
+    if (store_number(&d, r->g->in, t, why, sizeof why) != TX_OK)
+      broken(L, r, why);
+    lua_pushnumber(L, d);
+    return;
+  }
+  xl_tensor *box = xl_newtensor(L);
+  int status = store_tensor(&box->t, r->g->in, t, why, sizeof why);
+  if (status == TX_NOMEM && xl_budget_relieve(L))
+    status = store_tensor(&box->t, r->g->in, t, why, sizeof why);
+  if (status == TX_NOMEM || status == TX_INTERRUPTED)
+    xl_check(L, status, r->what);
+  if (status != TX_OK)
+    broken(L, r, why);
+}
+
+static void push_value(lua_State *L, reading *r, const pickle_value *v, int depth);
+
+static void push_dict(lua_State *L, reading *r, const pickle_value *v, int depth) {
+  lua_createtable(L, 0, (int)(v->seq.n / 2 < 100000 ? v->seq.n / 2 : 100000));
+  lua_newtable(L);
+  int dict = lua_gettop(L) - 1, keys = dict + 1;
+  lua_Integer nkeys = 0;
+  for (size_t i = 0; i + 1 < v->seq.n; i += 2) {
+    const pickle_value *k = v->seq.items[i];
+    if (k->kind != PICKLE_STR && k->kind != PICKLE_BYTES && k->kind != PICKLE_INT && k->kind != PICKLE_BOOL &&
+        (k->kind != PICKLE_FLOAT || k->d != k->d))
+      broken(L, r, "holds a dict whose keys are neither text nor numbers");
+    push_value(L, r, k, depth);
+    push_value(L, r, v->seq.items[i + 1], depth);
+    if (lua_isnil(L, -1)) {
+      lua_pop(L, 2);
+      continue;
+    }
+    lua_pushvalue(L, -2);
+    if (lua_rawget(L, dict) == LUA_TNIL) { /* a key that comes twice keeps its first place and its last value */
+      lua_pushvalue(L, -3);
+      lua_rawseti(L, keys, ++nkeys);
+    }
+    lua_pop(L, 1);
+    lua_rawset(L, dict);
+  }
+  lua_pushvalue(L, dict);
+  lua_insert(L, -2);
+  lua_rawset(L, r->order); /* order[dict] = keys */
+}
+
+static void push_list(lua_State *L, reading *r, const pickle_value *v, int depth) {
+  lua_createtable(L, (int)(v->seq.n < 100000 ? v->seq.n : 100000), 0);
+  for (size_t i = 0; i < v->seq.n; i++) {
+    push_value(L, r, v->seq.items[i], depth);
+    if (lua_isnil(L, -1)) {
+      lua_pop(L, 1);
+      xl_pushnone(L);
+    }
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+}
+
+static void push_long(lua_State *L, const pickle_value *v) {
+  const unsigned char *b = (const unsigned char *)v->str.s;
+  bool negative = b[v->str.len - 1] & 0x80;
+  double d = 0;
+  for (size_t i = v->str.len; i-- > 0;)
+    d = d * 256 + (negative ? 255 - b[i] : b[i]);
+  lua_pushnumber(L, negative ? -d - 1 : d);
+}
+
+static void push_value(lua_State *L, reading *r, const pickle_value *v, int depth) {
+  if (depth > DEPTH_MAX || ++r->nodes > NODES_MAX || !lua_checkstack(L, 10))
+    broken(L, r, "holds a value without end (nested too deeply, or too large)");
+  switch (v->kind) {
+    case PICKLE_NONE: lua_pushnil(L); break;
+    case PICKLE_BOOL: lua_pushboolean(L, v->b); break;
+    case PICKLE_INT: lua_pushinteger(L, v->i); break;
+    case PICKLE_FLOAT: lua_pushnumber(L, v->d); break;
+    case PICKLE_STR: case PICKLE_BYTES: lua_pushlstring(L, v->str.s, v->str.len); break;
+    case PICKLE_LONG: push_long(L, v); break;
+    case PICKLE_LIST: case PICKLE_TUPLE: push_list(L, r, v, depth + 1); break;
+    case PICKLE_DICT: push_dict(L, r, v, depth + 1); break;
+    case PICKLE_TENSOR: push_tensor(L, r, v->tensor); break;
+    case PICKLE_STORAGE: case PICKLE_GLOBAL: broken(L, r, "holds a bare storage or type (expected tensors and plain values)");
+  }
+}
+
+/* { name = tensor ..., __metadata__ = { key = text } } and their order */
+static void push_entries(lua_State *L, reading *r) {
+  const store_entry *e;
+  size_t n = store_entries(r->g->in, &e);
+  lua_newtable(L);
+  lua_newtable(L);
+  lua_newtable(L);
+  int tree = lua_gettop(L) - 2, keys = tree + 1, meta = tree + 2;
+  lua_Integer nkeys = 0;
+  for (size_t i = 0; i < n; i++) {
+    lua_pushlstring(L, e[i].name, e[i].len);
+    if (e[i].tensor) {
+      lua_pushvalue(L, -1);
+      lua_rawseti(L, keys, ++nkeys);
+      push_tensor(L, r, e[i].tensor);
+    } else {
+      lua_pushlstring(L, e[i].text, e[i].text_len);
+    }
+    lua_rawset(L, e[i].tensor ? tree : meta);
+  }
+  lua_setfield(L, tree, "__metadata__");
+  lua_pushvalue(L, tree);
+  lua_insert(L, -2);
+  lua_rawset(L, r->order);
+}
+
+static int store_read(lua_State *L) {
+  char why[500];
+  const char *path = luaL_checkstring(L, 1), *what = luaL_checkstring(L, 2);
+  lua_settop(L, 2);
+  lua_newtable(L);
+  reading r = { new_guard(L), path, what, 3, 0 };
+  r.g->in = store_open(path, why, sizeof why);
+  if (!r.g->in)
+    broken(L, &r, why);
+  if (store_root(r.g->in))
+    push_value(L, &r, store_root(r.g->in), 0);
+  else
+    push_entries(L, &r);
+  lua_pushstring(L, store_format(r.g->in));
+  lua_pushvalue(L, r.order);
+  guard_close(r.g);
+  return 3;
+}
+
+/* ---- writing ------------------------------------------------------------------------------------------------ */
+
+noreturn static void cannot_write(lua_State *L, const char *what, const char *path, const char *why) {
+  bool full = strstr(why, "No space") || strstr(why, "too large") || strstr(why, "quota");
+  xl_error(L, "%s: cannot write '%s' (%s).%s", what, path, why,
+           full ? " Free some space and run again; the file that was there is untouched." : " Give a path that can be written.");
+}
+
+static bool is_utf8(const unsigned char *s, size_t n) {
+  for (size_t i = 0; i < n;) {
+    int more = s[i] < 0x80 ? 0 : s[i] >= 0xc2 && s[i] < 0xe0 ? 1 : s[i] >= 0xe0 && s[i] < 0xf0 ? 2 : s[i] >= 0xf0 && s[i] < 0xf5 ? 3 : -1;
+    if (more < 0 || (size_t)more >= n - i)
+      return false;
+    if ((s[i] == 0xe0 && s[i + 1] < 0xa0) || (s[i] == 0xed && s[i + 1] > 0x9f) || (s[i] == 0xf0 && s[i + 1] < 0x90) ||
+        (s[i] == 0xf4 && s[i + 1] > 0x8f))
+      return false;
+    for (i++; more-- > 0; i++)
+      if ((s[i] & 0xc0) != 0x80)
+        return false;
+  }
+  return true;
+}
+
+static void put_text(lua_State *L, guard *g, int idx, const char *what) {
+  size_t n;
+  const char *s = lua_tolstring(L, idx, &n);
+  if (!is_utf8((const unsigned char *)s, n))
+    xl_error(L, "%s: a text that is not UTF-8 cannot be written (use a uint8 tensor for bytes)", what);
+  pickle_put_str(&g->pickle, s, n);
+}
+
+/* Floating-point numbers of the tree, counted before anything is written: each names the size of their storage. */
+static size_t count_numbers(lua_State *L, int idx, int depth, const char *what) {
+  size_t n = lua_type(L, idx) == LUA_TNUMBER && !lua_isinteger(L, idx);
+  if (lua_type(L, idx) != LUA_TTABLE)
+    return n;
+  if (depth > DEPTH_MAX || !lua_checkstack(L, 10))
+    xl_error(L, "%s: the value is nested too deeply (does a table hold itself?)", what);
+  lua_Integer len = (lua_Integer)lua_rawlen(L, idx);
+  for (lua_Integer i = 1; i <= len; i++) {
+    lua_rawgeti(L, idx, i);
+    n += count_numbers(L, lua_gettop(L), depth + 1, what);
+    lua_pop(L, 1);
+  }
+  return n;
+}
+
+static void put_number(guard *g, double d) {
+  int64_t none = 0;
+  g->numbers[g->nnumbers] = d;
+  pickle_put_tensor(&g->pickle, "float64", STORE_NUMBERS, (int64_t)g->room, (int64_t)g->nnumbers++, 0, &none, &none);
+}
+
+/* Adds the tensor at idx to the list of those to write, at stack index 4. */
+static void put_tensor(lua_State *L, guard *g, int idx, const char *what) {
+  const tx_tensor *t = xl_totensor(L, idx);
+  store_layout l;
+  char key[32];
+  if (pickle_itemsize(tx_tensor_dtype(t)) == 0)
+    xl_error(L, "%s: a tensor of type %s cannot be written", what, tx_tensor_dtype(t));
+  store_layout_of(&l, t);
+  snprintf(key, sizeof key, "%zu", g->ntensors);
+  pickle_put_tensor(&g->pickle, tx_tensor_dtype(t), key, tx_tensor_numel(t), 0, l.dim, l.sizes, l.strides);
+  lua_pushvalue(L, idx);
+  lua_rawseti(L, 4, (lua_Integer)++g->ntensors);
+}
+
+static void put_node(lua_State *L, guard *g, int idx, const char *what);
+
+/* { "dict" | "odict" | "list", ... }: key, value, key, value ... or values */
+static void put_table(lua_State *L, guard *g, int idx, const char *what) {
+  lua_rawgeti(L, idx, 1);
+  const char *kind = lua_tostring(L, -1);
+  bool list = kind && !strcmp(kind, "list");
+  if (list)
+    pickle_put_list(&g->pickle);
+  else
+    pickle_put_dict(&g->pickle, kind && !strcmp(kind, "odict"));
+  lua_pop(L, 1);
+  pickle_put_mark(&g->pickle);
+  lua_Integer len = (lua_Integer)lua_rawlen(L, idx);
+  for (lua_Integer i = 2; i <= len; i++) {
+    lua_rawgeti(L, idx, i);
+    put_node(L, g, lua_gettop(L), what);
+    lua_pop(L, 1);
+  }
+  if (list)
+    pickle_put_appends(&g->pickle);
+  else
+    pickle_put_setitems(&g->pickle);
+}
+
+static void put_node(lua_State *L, guard *g, int idx, const char *what) {
+  switch (lua_type(L, idx)) {
+    case LUA_TBOOLEAN: pickle_put_bool(&g->pickle, lua_toboolean(L, idx)); break;
+    case LUA_TSTRING: put_text(L, g, idx, what); break;
+    case LUA_TTABLE: put_table(L, g, idx, what); break;
+    case LUA_TNUMBER:
+      if (lua_isinteger(L, idx))
+        pickle_put_int(&g->pickle, lua_tointeger(L, idx));
+      else
+        put_number(g, lua_tonumber(L, idx));
+      break;
+    default:
+      if (xl_isnone(L, idx))
+        pickle_put_none(&g->pickle);
+      else
+        put_tensor(L, g, idx, what);
+  }
+}
+
+/* Writes tensor i of the list at stack index 4. */
+static bool write_tensor(lua_State *L, guard *g, lua_Integer i, bool pt, const char *what) {
+  lua_rawgeti(L, 4, i);
+  tx_tensor *t = xl_totensor(L, -1);
+  store_layout l;
+  store_layout_of(&l, t);
+  xl_check(L, tx_tensor_packed(&g->packed, t, pt && l.dense), what);
+  size_t n = (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t));
+  const void *data = n ? tx_tensor_data(g->packed) : "";
+  if (!data)
+    xl_error(L, "%s: only dense tensors can be written", what);
+  bool ok = pt ? store_write_storage(g->out, (size_t)i - 1, data, n) : store_write_bytes(g->out, data, n);
+  tx_tensor_free(g->packed);
+  g->packed = NULL;
+  lua_pop(L, 1);
+  return ok;
+}
+
+static void create(lua_State *L, guard *g, const char *path, const char *what) {
+  char why[200];
+  g->out = store_create(path, why, sizeof why);
+  if (!g->out)
+    cannot_write(L, what, path, why);
+}
+
+static void commit(lua_State *L, guard *g, const char *path, const char *what, bool ok) {
+  char why[200];
+  if (!ok || !store_commit(g->out)) {
+    snprintf(why, sizeof why, "%s", store_out_error(g->out));
+    guard_close(g);
+    cannot_write(L, what, path, why);
+  }
+  guard_close(g);
+}
+
+static int store_write_pt(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1), *what = luaL_checkstring(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  lua_newtable(L); /* 4: the tensors */
+  guard *g = new_guard(L);
+  g->room = count_numbers(L, 3, 0, what);
+  g->numbers = malloc((g->room + 1) * sizeof *g->numbers);
+  if (!g->numbers)
+    xl_error(L, "%s: out of memory", what);
+  pickle_begin(&g->pickle);
+  put_node(L, g, 3, what);
+  pickle_end(&g->pickle);
+  if (g->pickle.failed)
+    xl_error(L, "%s: out of memory", what);
+  create(L, g, path, what);
+  bool ok = store_write_start(g->out, &g->pickle, g->numbers, g->nnumbers);
+  for (size_t i = 1; ok && i <= g->ntensors; i++)
+    ok = write_tensor(L, g, (lua_Integer)i, true, what);
+  commit(L, g, path, what, ok);
+  return 0;
+}
+
+static int store_write_safetensors(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1), *what = luaL_checkstring(L, 2);
+  size_t n;
+  const char *header = luaL_checklstring(L, 3, &n);
+  luaL_checktype(L, 4, LUA_TTABLE);
+  lua_settop(L, 4);
+  guard *g = new_guard(L);
+  unsigned char length[8];
+  for (int i = 0; i < 8; i++)
+    length[i] = (unsigned char)((uint64_t)n >> 8 * i);
+  create(L, g, path, what);
+  bool ok = store_write_bytes(g->out, length, 8) && store_write_bytes(g->out, header, n);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, 4);
+  for (lua_Integer i = 1; ok && i <= count; i++)
+    ok = write_tensor(L, g, i, false, what);
+  commit(L, g, path, what, ok);
+  return 0;
+}
+
+static const luaL_Reg functions[] = {
+  { "read",              store_read },
+  { "write_pt",          store_write_pt },
+  { "write_safetensors", store_write_safetensors },
+  { NULL, NULL }
+};
+
+int luaopen_core_store(lua_State *L) {
+  luaL_newmetatable(L, GUARD);
+  lua_pushcfunction(L, guard_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  return 1;
+}

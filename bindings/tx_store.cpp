@@ -1,0 +1,20 @@
+// tx_store.cpp: what reading a file of tensors needs of libtorch, which is little: several tensors over one storage.
+#include "tx_priv.hpp"
+
+extern "C" int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes,
+                              const int64_t *strides) {
+  return tx::guard([&] {
+    at::NoGradGuard no_grad;
+    at::Tensor b = tx::tensor(base), t = at::empty({0}, b.options());
+    t.set_(b.storage(), offset, at::IntArrayRef(sizes, dim), at::IntArrayRef(strides, dim));
+    *out = tx::give(std::move(t));
+  });
+}
+
+extern "C" int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_strides) {
+  return tx::guard([&] {
+    at::NoGradGuard no_grad;
+    at::Tensor b = tx::tensor(t).detach().to(at::kCPU);
+    *out = tx::give(keep_strides ? b : b.contiguous());
+  });
+}
