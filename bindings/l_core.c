@@ -6,6 +6,7 @@ static const luaL_Reg modules[] = {
   { "image", luaopen_core_image },
   { "loader", luaopen_core_loader },
   { "phantom", luaopen_core_phantom },
+  { "store",  luaopen_core_store },
   { NULL, NULL }
 };
 

@@ -63,9 +63,10 @@ static void push_tensor(lua_State *L, reading *r, const pickle_tensor *t) {
     return;
   }
   xl_tensor *box = xl_newtensor(L);
-  int status = store_tensor(&box->t, r->g->in, t, why, sizeof why);
-  if (status == TX_NOMEM && xl_budget_relieve(L))
+  int status, tries = 0;
+  do
     status = store_tensor(&box->t, r->g->in, t, why, sizeof why);
+  while (status == TX_NOMEM && xl_budget_retry(L, &tries));
   if (status == TX_NOMEM || status == TX_INTERRUPTED)
     xl_check(L, status, r->what);
   if (status != TX_OK)
