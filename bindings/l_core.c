@@ -2,6 +2,8 @@
 #include "xl.h"
 
 static const luaL_Reg modules[] = {
+  { "memory", luaopen_core_memory }, /* first: installs the allocator */
+  { "device", luaopen_core_device },
   { "figure", luaopen_core_figure },
   { "image", luaopen_core_image },
   { "loader", luaopen_core_loader },

@@ -128,6 +128,7 @@ int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *
 int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit);
 /* Autocast on device type "cpu"/"cuda": dtype "bfloat16"/"float16", NULL switches off. */
 int tx_autocast(const char *device_type, const char *dtype);
+const char *tx_autocast_get(const char *device_type); /* the dtype in force, NULL: off */
 void tx_autocast_clear_cache(void);
 
 /* ---- random ----------------------------------------------------------------------------------------------- */

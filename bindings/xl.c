@@ -283,18 +283,3 @@ void xl_check(lua_State *L, int status, const char *what) {
     xl_budget_nomem(L, what);
   xl_error(L, "%s: %s", what, tx_error());
 }
-
-/* ---- stand-ins until xl_budget.c is linked ------------------------------------------------------------------ */
-
-__attribute__((weak)) void xl_budget_check(lua_State *L) { (void)L; }
-
-__attribute__((weak)) bool xl_budget_retry(lua_State *L, int *tries) {
-  if ((*tries)++)
-    return false;
-  lua_gc(L, LUA_GCCOLLECT);
-  return true;
-}
-
-__attribute__((weak)) noreturn void xl_budget_nomem(lua_State *L, const char *what) {
-  xl_error(L, "%s: out of memory (%s). Take a smaller batch or image.", what, tx_error());
-}

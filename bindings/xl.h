@@ -83,6 +83,10 @@ void xl_check(lua_State *L, int status, const char *what);
 void xl_budget_check(lua_State *L);   /* called after a fresh result is pushed: the soft limit */
 bool xl_budget_retry(lua_State *L, int *tries); /* after TX_NOMEM: collects, empties caches, true once (tries starts at 0) */
 noreturn void xl_budget_nomem(lua_State *L, const char *what); /* raises the out of memory error */
+void xl_budget_open(lua_State *L);    /* once, when the module opens: the collector's mode */
+void xl_budget_collect(lua_State *L); /* a full collection */
+int64_t xl_budget_lua_bytes(lua_State *L);
+const char *xl_megabytes(char buf[32], int64_t bytes); /* "3,210 MB" */
 
 /* ---- operators (l_tensor_ops.c) ------------------------------------------------------------------------------ */
 void xl_pushvalue(lua_State *L, tx_value *v); /* a result of tx_op_call, moved out of v; frees it also when it raises */
@@ -92,6 +96,7 @@ int luaopen_core_tensor(lua_State *L);
 int luaopen_core_autograd(lua_State *L);
 int luaopen_core_optim(lua_State *L);
 int luaopen_core_memory(lua_State *L);
+int luaopen_core_device(lua_State *L);
 int luaopen_core_rng(lua_State *L);
 int luaopen_core_graph(lua_State *L);
 int luaopen_core_store(lua_State *L);

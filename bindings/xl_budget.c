@@ -1,0 +1,84 @@
+/* xl_budget.c: when Lua's collector runs on behalf of tensors, which are a few bytes to Lua and megabytes to the machine.
+ * The only file that calls lua_gc. A full collection at a safe point when the live bytes have grown past the soft limit;
+ * one more before an operator that ran out of memory is tried again; then the error.
+ * It refuses to guess sizes: it reads the allocator's counter. */
+#include <stdio.h>
+#include <string.h>
+#include "xl.h"
+
+#define MiB (INT64_C(1) << 20)
+#define FIRST_SOFT_LIMIT (256 * MiB) /* also the least growth between two collections */
+
+static int64_t soft_limit = FIRST_SOFT_LIMIT; /* one allocator a process, hence static */
+static int64_t soft_limit_cuda = FIRST_SOFT_LIMIT;
+static bool has_cuda;
+
+void xl_budget_open(lua_State *L) {
+  lua_gc(L, LUA_GCINC, 0, 0, 0); /* generational mode keeps dead tensors of old tables too long (design: 744 MB against 32) */
+  has_cuda = tx_cuda_count() > 0;
+}
+
+void xl_budget_collect(lua_State *L) { lua_gc(L, LUA_GCCOLLECT); }
+
+int64_t xl_budget_lua_bytes(lua_State *L) { return (int64_t)lua_gc(L, LUA_GCCOUNT) * 1024 + lua_gc(L, LUA_GCCOUNTB); }
+
+/* The next collection when half as much again is live, so that the work stays in proportion to what is held. */
+static int64_t next_limit(int64_t live) { return live + (live / 2 > FIRST_SOFT_LIMIT ? live / 2 : FIRST_SOFT_LIMIT); }
+
+static void check_cuda(lua_State *L) {
+  tx_memory m;
+  tx_memory_stats(&m);
+  if (m.cuda_live_bytes < soft_limit_cuda)
+    return;
+  lua_gc(L, LUA_GCCOLLECT);
+  tx_memory_stats(&m);
+  soft_limit_cuda = next_limit(m.cuda_live_bytes);
+}
+
+void xl_budget_check(lua_State *L) {
+  static unsigned calls; /* asking CUDA's allocator costs more than an operator's call: every 32nd time */
+  if (has_cuda && ++calls % 32 == 0)
+    check_cuda(L);
+  if (tx_memory_live_bytes() < soft_limit)
+    return;
+  lua_gc(L, LUA_GCCOLLECT);
+  soft_limit = next_limit(tx_memory_live_bytes());
+}
+
+bool xl_budget_retry(lua_State *L, int *tries) {
+  if ((*tries)++)
+    return false;
+  lua_gc(L, LUA_GCCOLLECT);
+  tx_memory_empty_cache();
+  return true;
+}
+
+/* "3,210 MB": thousands apart; one digit after the point below 10 MB. */
+const char *xl_megabytes(char buf[32], int64_t bytes) {
+  const double mb = (double)bytes / MiB;
+  char digits[32];
+  const int n = snprintf(digits, sizeof digits, mb < 10 ? "%.1f" : "%.0f", mb);
+  const int whole = mb < 10 ? n - 2 : n;
+  char *to = buf;
+  for (int i = 0; i < n; i++) {
+    if (i > 0 && i < whole && (whole - i) % 3 == 0)
+      *to++ = ',';
+    *to++ = digits[i];
+  }
+  strcpy(to, " MB");
+  return buf;
+}
+
+noreturn void xl_budget_nomem(lua_State *L, const char *what) {
+  tx_memory m;
+  tx_memory_stats(&m);
+  char asked[32], live[32], limit[32];
+  const char *why = tx_error();
+  static const char ours[] = "out of memory: ";
+  if (strncmp(why, ours, sizeof ours - 1) != 0) /* the device's allocator, or libtorch's own new */
+    xl_error(L, "out of memory: %s: %s. Use a smaller batch or image.", what, why);
+  const char *reason = strchr(why, ',');
+  xl_error(L, "out of memory: %s asked for %s, %s live, limit %s%s. Use a smaller batch or image, or a scope around each step.", what,
+           xl_megabytes(asked, m.last_request_bytes), xl_megabytes(live, m.live_bytes),
+           m.limit_bytes > 0 ? xl_megabytes(limit, m.limit_bytes) : "none", reason && m.last_request_bytes <= m.limit_bytes - m.live_bytes ? reason : "");
+}
