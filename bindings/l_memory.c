@@ -277,9 +277,9 @@ static int memory_lua_fail_after(lua_State *L) {
   return 0;
 }
 
-/*- memory.c_fail_after(n): the n-th next allocation (0: the next) of the plain C files fails; -1: never. */
+/*- memory.c_fail_after(n, times): the same for the plain C files. */
 static int memory_c_fail_after(lua_State *L) {
-  mx_alloc_fail_after((long)luaL_checkinteger(L, 1));
+  mx_alloc_fail_after(luaL_checkinteger(L, 1), luaL_optinteger(L, 2, 1));
   return 0;
 }
 
