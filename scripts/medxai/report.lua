@@ -1,0 +1,423 @@
+-- run:report: one self-contained page, report.html, made of what the run folder holds: question, settings, data and its
+-- checks, learning curve, test metrics, maps with their judgements, warnings, environment, times, how to run it again.
+-- Every section appears only where its step has been done; nothing is fetched from anywhere when the page is opened.
+-- It refuses to compute results: a number that is not in the folder is not in the report.
+local check = require "medxai.check"
+local files = require "medxai.files"
+local html = require "medxai.html"
+local host = require "medxai.host"
+
+local report = {}
+
+local spec = {
+  title = { "string", field = false },
+  question = { "string", field = false },
+  notes = { "string", field = false },
+}
+
+--- Checks the options of a run:report.
+function report.check(options) return check.options("report", options, spec) end
+
+local text, value, number = html.text, html.value, html.number
+
+-- ---- reading ----------------------------------------------------------------------------------------------------
+
+-- A damaged file must not cost the whole page: it becomes a warning.
+local function read_data(page, name)
+  local ok, data = pcall(files.read_data, page.dir .. "/" .. name)
+  if host.interrupted() then error("interrupted", 0) end
+  if ok then return data end
+  page.warnings[#page.warnings + 1] = tostring(data)
+end
+
+-- steps/<prefix>*.json that are finished, oldest name first: { name, result, fields }.
+local function steps_of(page, prefix)
+  local found = {}
+  for _, file_name in ipairs(files.list(page.dir .. "/steps")) do
+    local name = file_name:match("^(" .. prefix .. ".*)%.json$")
+    local step = name and read_data(page, "steps/" .. file_name)
+    if step and step.status == "finished" and type(step.result) == "table" then
+      found[#found + 1] = { name = name, result = step.result, fields = step.fields or {} }
+    end
+  end
+  return found
+end
+
+local function open_page(run, options)
+  local page = { dir = run.dir, name = run.name, seed = run.seed, warnings = {}, out = {} }
+  page.config = read_data(page, "config.json") or {}
+  page.environment = read_data(page, "environment.json")
+  page.question = options.question or page.config.question
+  page.title = options.title or page.config.title or run.name
+  page.notes = options.notes
+  page.fit = steps_of(page, "fit")
+  page.evaluations = steps_of(page, "evaluate")
+  page.explanations = steps_of(page, "explain%-")
+  page.data_check = read_data(page, "data_check.json")
+  local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
+  page.epochs = {}
+  for _, row in ipairs(ok and epochs or {}) do
+    if row.epoch and row.train_loss then page.epochs[#page.epochs + 1] = row end
+  end
+  for _, w in ipairs(run.warnings or {}) do page.warnings[#page.warnings + 1] = type(w) == "table" and (w.text or w[1]) or w end
+  return page
+end
+
+-- ---- pieces -----------------------------------------------------------------------------------------------------
+
+local function put(page, ...) page.out[#page.out + 1] = string.format(...) end
+
+local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
+
+local function svg_figure(page, svg, caption)
+  put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. text(caption) .. "</figcaption>" or "")
+end
+
+-- Nested settings as "fit.optim.lr" = 0.01.
+local function flatten(t, prefix, out)
+  for _, key in ipairs(check.sorted_keys(t)) do
+    local v, name = t[key], prefix == "" and tostring(key) or prefix .. "." .. tostring(key)
+    if type(v) == "table" then
+      local simple, words = #v > 0, {}
+      for i, e in ipairs(v) do
+        simple = simple and type(e) ~= "table"
+        words[i] = type(e) ~= "table" and value(e) or ""
+      end
+      if simple then out[#out + 1] = { name, table.concat(words, ", ") }
+      elseif next(v) == nil then out[#out + 1] = { name, "none" }
+      else flatten(v, name, out) end
+    else
+      out[#out + 1] = { name, value(v) }
+    end
+  end
+  return out
+end
+
+local function interval_text(i, decimals)
+  if type(i) ~= "table" or not i[1] then return "" end
+  return string.format("[%s, %s]", number(i[1], decimals), number(i[2], decimals))
+end
+
+-- ---- sections ---------------------------------------------------------------------------------------------------
+
+local function main_evaluation(page)
+  for _, e in ipairs(page.evaluations) do
+    if e.result.split == "test" then return e end
+  end
+  return page.evaluations[1]
+end
+
+local function put_head(page)
+  put(page, "<h1>%s</h1>", text(page.title))
+  if page.question then put(page, '<p class="question">%s</p>', text(page.question)) end
+  local env = page.environment or {}
+  local words = { "run " .. page.name, "seed " .. tostring(page.seed) }
+  if type(env.libtorch) == "string" then words[#words + 1] = "libtorch " .. env.libtorch end
+  words[#words + 1] = "report of " .. os.date("!%Y-%m-%d %H:%M UTC")
+  put(page, '<p class="meta">%s</p>', text(table.concat(words, " · ")))
+  local main = main_evaluation(page)
+  if main then
+    local r, i = main.result, main.result.intervals or {}
+    put(page, '<div class="head">')
+    local function fact(name, v, interval)
+      if v then put(page, "<div><b>%s</b><span>%s %s</span></div>", number(v, 3), text(name), interval_text(interval, 3)) end
+    end
+    fact(r.split .. " accuracy", r.accuracy, i.accuracy)
+    fact("macro F1", r.macro and r.macro.f1, i.macro_f1)
+    fact("macro AUROC", r.auroc_macro, i.auroc_macro)
+    put(page, "<div><b>%s</b><span>%s images</span></div>", number(r.n or 0), text(r.split))
+    put(page, "</div>")
+    if i.level then
+      put(page, '<p class="note">Brackets: %d %% bootstrap intervals over %s%s.</p>', math.floor(100 * i.level + 0.5), text(i.resampled or "images"),
+        i.note and " (" .. text(i.note) .. ")" or "")
+    end
+  end
+  if page.notes then put(page, "<p>%s</p>", text(page.notes)) end
+end
+
+local function put_warnings(page)
+  if #page.warnings == 0 then return end
+  local counted, order = {}, {}
+  for _, w in ipairs(page.warnings) do
+    w = tostring(w)
+    if not counted[w] then order[#order + 1] = w end
+    counted[w] = (counted[w] or 0) + 1
+  end
+  put(page, '<div class="warnings"><b>%d warning%s</b><ul>', #page.warnings, #page.warnings == 1 and "" or "s")
+  for _, w in ipairs(order) do put(page, "<li>%s%s</li>", text(w), counted[w] > 1 and string.format(" (%d times)", counted[w]) or "") end
+  put(page, "</ul></div>")
+end
+
+-- A list of maps with plain values as a table; anything deeper as facts.
+local function put_plain(page, data)
+  if type(data) ~= "table" then return put(page, "<p>%s</p>", value(data)) end
+  local columns, seen, flat = {}, {}, #data > 0
+  for _, row in ipairs(data) do
+    if type(row) ~= "table" then flat = false break end
+    for _, key in ipairs(check.sorted_keys(row)) do
+      if type(row[key]) == "table" or type(key) ~= "string" then flat = false break end
+      if not seen[key] then columns[#columns + 1] = { key, numeric = type(row[key]) == "number" } end
+      seen[key] = true
+    end
+  end
+  if not flat then return put(page, "%s", html.facts(flatten(data, "", {}))) end
+  local rows = {}
+  for i, row in ipairs(data) do
+    if i > 50 then break end
+    rows[i] = {}
+    for k, c in ipairs(columns) do rows[i][k] = row[c[1]] ~= nil and value(row[c[1]]) or "" end
+  end
+  put(page, "%s", html.table(columns, rows))
+  if #data > 50 then put(page, '<p class="note">First 50 of %d.</p>', #data) end
+end
+
+-- counts: { <split> = { <class> = n } } as a table of splits by classes.
+local function counts_table(counts, classes)
+  local columns, rows = { { "split" } }, {}
+  for _, c in ipairs(classes) do columns[#columns + 1] = { c, numeric = true } end
+  columns[#columns + 1] = { "all", numeric = true }
+  local splits, known = {}, {}
+  for _, s in ipairs { "train", "val", "test" } do
+    if counts[s] then splits[#splits + 1] = s end
+    known[s] = true
+  end
+  for _, s in ipairs(check.sorted_keys(counts)) do
+    if not known[s] then splits[#splits + 1] = s end
+  end
+  for _, s in ipairs(splits) do
+    local row, sum = { text(s) }, 0
+    for k, c in ipairs(classes) do
+      local n = counts[s][c] or counts[s][k] or 0
+      row[#row + 1] = number(n)
+      sum = sum + n
+    end
+    row[#row + 1] = number(sum)
+    rows[#rows + 1] = row
+  end
+  return html.table(columns, rows)
+end
+
+local function is_counts(counts)
+  if type(counts) ~= "table" or next(counts) == nil then return false end
+  for _, per in pairs(counts) do
+    if type(per) ~= "table" then return false end
+    for _, n in pairs(per) do
+      if type(n) ~= "number" then return false end
+    end
+  end
+  return true
+end
+
+local function put_data(page)
+  local c = page.data_check
+  if not c then return end
+  heading(page, "Data")
+  local classes = c.classes
+  if not classes and main_evaluation(page) then classes = main_evaluation(page).result.classes end
+  if is_counts(c.counts) and type(classes) == "table" then put(page, "%s", counts_table(c.counts, classes)) end
+  for _, key in ipairs(check.sorted_keys(c)) do
+    local v = c[key]
+    if key ~= "classes" and not (key == "counts" and is_counts(v)) then
+      if type(v) == "table" and next(v) ~= nil then
+        put(page, "<h3>%s</h3>", text((tostring(key):gsub("_", " "))))
+        put_plain(page, v)
+      elseif type(v) == "table" then
+        put(page, "<p>%s: none</p>", text((tostring(key):gsub("_", " "))))
+      else
+        put(page, "<p>%s: %s</p>", text((tostring(key):gsub("_", " "))), value(v))
+      end
+    end
+  end
+end
+
+local function put_training(page)
+  if #page.epochs == 0 and #page.fit == 0 then return end
+  heading(page, "Training")
+  if #page.epochs > 0 then
+    local best
+    for _, row in ipairs(page.epochs) do
+      if row.best == true then best = row.epoch end
+    end
+    local d = require("medxai.figure").learning_curve(page.epochs, best)
+    svg_figure(page, d:svg("Learning curve"), string.format("Loss and accuracy by epoch.%s", best and string.format(" The weights of epoch %d were kept.", best) or ""))
+    local rows = {}
+    for i, r in ipairs(page.epochs) do
+      rows[i] = { number(r.epoch), number(r.train_loss or 0 / 0, 4), number(r.train_accuracy or 0 / 0, 4), number(r.val_loss or 0 / 0, 4),
+        number(r.val_accuracy or 0 / 0, 4), r.lr and number(r.lr) or "", r.best == true and r.epoch == best and "kept" or "" }
+    end
+    put(page, "<details><summary>Numbers of %d epochs</summary>%s</details>", #rows, (html.table({ { "epoch", numeric = true }, { "training loss", numeric = true },
+      { "training accuracy", numeric = true }, { "validation loss", numeric = true }, { "validation accuracy", numeric = true }, { "learning rate", numeric = true }, { "" } }, rows)))
+  end
+end
+
+local function per_class_table(r)
+  local rows = {}
+  for i, c in ipairs(r.per_class or {}) do
+    rows[i] = { text(c.class), number(c.precision, 3), number(c.recall, 3), number(c.f1, 3), number(c.auroc or 0 / 0, 3), number(c.support or 0) }
+  end
+  for _, name in ipairs { "micro", "macro", "weighted" } do
+    local m = r[name]
+    if m then
+      local auroc = name ~= "micro" and r["auroc_" .. name] or nil
+      rows[#rows + 1] = { name .. " mean", number(m.precision, 3), number(m.recall, 3), number(m.f1, 3), auroc and number(auroc, 3) or "", number(m.support or r.n or 0) }
+    end
+  end
+  return html.table({ { "class" }, { "precision", numeric = true }, { "recall", numeric = true }, { "F1", numeric = true }, { "AUROC", numeric = true }, { "images", numeric = true } }, rows)
+end
+
+local function put_evaluations(page)
+  for _, e in ipairs(page.evaluations) do
+    local r = e.result
+    heading(page, "Results on the " .. tostring(r.split) .. " split")
+    put(page, '<div class="pair">')
+    if r.confusion and r.classes then
+      local d = require("medxai.figure").confusion { classes = r.classes, counts = r.confusion }
+      svg_figure(page, d:svg("Confusion matrix"), "Confusion matrix: images, and share of the true class.")
+    end
+    put(page, "<div>%s", per_class_table(r))
+    if r.loss then put(page, '<p class="note">Cross entropy %s.</p>', number(r.loss, 4)) end
+    if type(r.test_evaluations) == "number" then
+      put(page, '<p class="note">This test split has been evaluated %d time%s in this run.</p>', math.tointeger(r.test_evaluations) or 0, r.test_evaluations == 1 and "" or "s")
+    end
+    put(page, "</div></div>")
+  end
+end
+
+local function score_rows(summaries, titles)
+  local rows = {}
+  for i, s in ipairs(summaries) do
+    local undefined = {}
+    for _, why in ipairs(check.sorted_keys(s.undefined or {})) do undefined[#undefined + 1] = string.format("%d %s", s.undefined[why], why) end
+    rows[i] = { text(titles[s.maps] or s.method), number(s.mean, 3), string.format("[%s, %s]", number(s.low, 3), number(s.high, 3)), number(s.chance, 3),
+      string.format("%s%s [%s, %s]", s.above > 0 and "+" or "", number(s.above, 3), number(s.above_low, 3), number(s.above_high, 3)),
+      number(s.n), text(table.concat(undefined, ", ")) }
+  end
+  return rows
+end
+
+local function put_scores(page, summaries, titles)
+  local groups, order = {}, {}
+  for _, s in ipairs(summaries) do
+    if not groups[s.metric] then
+      groups[s.metric] = {}
+      order[#order + 1] = s.metric
+    end
+    table.insert(groups[s.metric], s)
+  end
+  for _, id in ipairs(order) do
+    local first = groups[id][1]
+    put(page, "<h3>%s</h3>", text(string.format("%s (%s)", first.title or id, id)))
+    put(page, "%s", html.table({ { "method" }, { "mean", numeric = true }, { "interval", numeric = true }, { "chance", numeric = true }, { "above chance", numeric = true },
+      { "images", numeric = true }, { "undefined" } }, score_rows(groups[id], titles)))
+    put(page, '<p class="note">%s is better. %d %% bootstrap intervals over %s%s; chance is the value of a map that knows nothing.</p>',
+      first.direction == "lower" and "Lower" or "Higher", math.floor(100 * (first.level or 0.95) + 0.5), text(first.resampled or "images"),
+      first.note and " (" .. text(first.note) .. ")" or "")
+  end
+end
+
+local function status_rows(statuses)
+  local rows = {}
+  for i, s in ipairs(statuses) do
+    local parts, bad = {}, false
+    for _, status in ipairs(check.sorted_keys(s.counts)) do
+      parts[#parts + 1] = string.format("%d %s", s.counts[status], (status:gsub("_", " ")))
+      bad = bad or status ~= "ok"
+    end
+    rows[i] = { text(s.title or s.method), text(table.concat(s.layers or {}, " + ")), text(s.target or ""), text(table.concat(parts, ", ")), "<code>maps/" .. text(s.maps) .. "</code>", warn = bad }
+  end
+  return rows
+end
+
+local function put_explanations(page)
+  if #page.explanations == 0 then return end
+  heading(page, "Explanations")
+  for _, e in ipairs(page.explanations) do
+    local r, titles = e.result, {}
+    for _, s in ipairs(r.statuses or {}) do titles[s.maps] = s.title end
+    put(page, "<p>%s images of the %s split.</p>", number(r.images or 0), text(r.split or ""))
+    put(page, "%s", html.table({ { "method" }, { "layer" }, { "target" }, { "maps" }, { "files" } }, status_rows(r.statuses or {})))
+    put_scores(page, r.summaries or {}, titles)
+    for _, f in ipairs(r.figures or {}) do
+      local svg = files.read(page.dir .. "/" .. f.svg)
+      if svg then svg_figure(page, svg, nil) else put(page, '<p class="note">%s is missing.</p>', text(f.svg)) end
+    end
+  end
+end
+
+local function put_settings(page)
+  local config = {}
+  for k, v in pairs(page.config) do
+    if k ~= "question" and k ~= "title" and k ~= "command" then config[k] = v end
+  end
+  if next(config) then
+    heading(page, "Settings")
+    for _, key in ipairs(check.sorted_keys(config)) do
+      if type(config[key]) == "table" then put(page, "<h3>%s</h3>%s", text(key), html.facts(flatten(config[key], "", {}))) end
+    end
+    local plain = {}
+    for _, key in ipairs(check.sorted_keys(config)) do
+      if type(config[key]) ~= "table" then plain[#plain + 1] = { key, value(config[key]) } end
+    end
+    if #plain > 0 then put(page, "%s", html.facts(plain)) end
+  end
+  if page.environment then
+    heading(page, "Environment")
+    put(page, "%s", html.facts(flatten(page.environment, "", {})))
+  end
+end
+
+local function put_times(page)
+  local ok, rows = pcall(files.read_csv, page.dir .. "/times.csv")
+  if not ok or not rows or #rows == 0 then return end
+  local sums, order = {}, {}
+  for _, row in ipairs(rows) do
+    local key = (row.step or "") .. "\0" .. (row.name or "")
+    if not sums[key] then
+      sums[key] = { row.step or "", row.name or "", 0, 0 }
+      order[#order + 1] = key
+    end
+    sums[key][3], sums[key][4] = sums[key][3] + 1, sums[key][4] + (tonumber(row.seconds) or 0)
+  end
+  heading(page, "Times")
+  local out = {}
+  for i, key in ipairs(order) do
+    local s = sums[key]
+    out[i] = { text(s[1]), text(s[2]), number(s[3]), number(s[4] / 1, 1) }
+  end
+  put(page, "%s", html.table({ { "step" }, { "part" }, { "times", numeric = true }, { "seconds", numeric = true } }, out))
+end
+
+local function put_reproduce(page)
+  heading(page, "How to run it again")
+  local command = page.config.command
+  if type(command) == "table" then command = table.concat(command, " ") end
+  if not command and host.script then command = string.format("medxai-run %s --seed %d", host.script, page.seed) end
+  put(page, "<pre>%s</pre>", text(command or "medxai-run <experiment>.lua"))
+  put(page, '<p class="note">The folder also holds config.json (every setting), environment.json, manifest.csv (each image with its hash), metrics.jsonl, predictions.csv, '
+    .. "scores.csv, weights.pt, maps/ (raw signed maps, one line each in maps/index.jsonl) and figures/ (PNG, SVG, PDF).</p>")
+end
+
+--- run:report(options).
+---@param run table with dir, name, seed
+---@param options? table title, question, notes
+---@return string path of report.html
+function report.write(run, options)
+  options = report.check(options)
+  local page = open_page(run, options)
+  local body = {}
+  for _, section in ipairs { put_head, put_data, put_training, put_evaluations, put_explanations, put_settings, put_times, put_reproduce } do
+    page.out = {}
+    section(page)
+    body[#body + 1] = table.concat(page.out, "\n")
+  end
+  page.out = {}
+  put_warnings(page) -- last, since reading may have added some; shown under the head
+  table.insert(body, 2, table.concat(page.out, "\n"))
+  local path = run.dir .. "/report.html"
+  files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style) .. table.concat(body, "\n") .. "\n</body></html>\n")
+  if not host.options.quiet then io.stdout:write("report: ", path, "\n") end
+  return path
+end
+
+return report
