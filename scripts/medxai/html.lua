@@ -65,6 +65,7 @@ tbody td, tbody th { border-bottom: 1px solid #e4e4e4; }
 tbody th { font-weight: 400; color: #555; white-space: nowrap; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.n, th.n { padding-left: .9rem; padding-right: .3rem; }
+td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .facts td { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 .head { display: flex; flex-wrap: wrap; gap: .8rem 2.4rem; margin: 1.2rem 0 .4rem; }

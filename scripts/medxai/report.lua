@@ -69,7 +69,9 @@ local function put(page, ...) page.out[#page.out + 1] = string.format(...) end
 
 local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
 
+-- Figures are drawn for print; on a screen they are shown a fifth larger.
 local function svg_figure(page, svg, caption)
+  svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h) return string.format('width="%.1fpt" height="%.1fpt"', 1.2 * w, 1.2 * h) end, 1)
   put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. text(caption) .. "</figcaption>" or "")
 end
 
