@@ -85,6 +85,7 @@ bool xl_budget_retry(lua_State *L, int *tries); /* after TX_NOMEM: collects, emp
 noreturn void xl_budget_nomem(lua_State *L, const char *what); /* raises the out of memory error */
 void xl_budget_open(lua_State *L);    /* once, when the module opens: the collector's mode */
 void xl_budget_collect(lua_State *L); /* a full collection */
+void xl_budget_before_backward(lua_State *L); /* a pass cannot be tried again: collects first where room is short */
 int64_t xl_budget_lua_bytes(lua_State *L);
 const char *xl_megabytes(char buf[32], int64_t bytes); /* "3,210 MB" */
 

@@ -53,6 +53,13 @@ bool xl_budget_retry(lua_State *L, int *tries) {
   return true;
 }
 
+void xl_budget_before_backward(lua_State *L) {
+  tx_memory m;
+  tx_memory_stats(&m);
+  if (m.limit_bytes > 0 && m.live_bytes > m.limit_bytes / 2)
+    lua_gc(L, LUA_GCCOLLECT);
+}
+
 /* "3,210 MB": thousands apart; one digit after the point below 10 MB. */
 const char *xl_megabytes(char buf[32], int64_t bytes) {
   const double mb = (double)bytes / MiB;
