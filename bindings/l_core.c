@@ -5,6 +5,7 @@ static const luaL_Reg modules[] = {
   { "memory", luaopen_core_memory }, /* first: installs the allocator */
   { "device", luaopen_core_device },
   { "autograd", luaopen_core_autograd },
+  { "tensor", luaopen_core_tensor },
   { "figure", luaopen_core_figure },
   { "image", luaopen_core_image },
   { "loader", luaopen_core_loader },

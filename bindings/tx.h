@@ -109,7 +109,12 @@ const char *tx_op_name(const tx_op *op);   /* "add" */
 const char *tx_op_overload(const tx_op *op);
 int tx_op_nargs(const tx_op *op);
 const tx_arg *tx_op_arg(const tx_op *op, int i);
+const tx_arg *tx_op_args(const tx_op *op);        /* tx_op_nargs() of them, in schema order */
 int tx_op_nresults(const tx_op *op);
+tx_kind tx_op_result(const tx_op *op, int i);     /* as the schema declares it */
+bool tx_op_writes(const tx_op *op);               /* its results are arguments that it writes to: add_, out= */
+bool tx_op_has_out(const tx_op *op);
+bool tx_name_fits(tx_kind kind, const char *name); /* is it the name of a dtype, layout, memory format or device? */
 /* Every operator name of namespace aten, sorted; returns the count and fills up to room. */
 int tx_op_names(const char **names, int room);
 

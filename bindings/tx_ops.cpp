@@ -22,6 +22,7 @@ struct tx_op {
   std::vector<tx_kind> results;
   bool complete = true;  // false: takes or returns something that this binding does not pass
   bool has_out = false;
+  bool writes = false;
   explicit tx_op(c10::OperatorHandle h) : handle(std::move(h)) {}
 };
 
@@ -102,6 +103,7 @@ std::unique_ptr<tx_op> read_operator(c10::OperatorHandle handle) {
   for (const c10::Argument &r : s.returns()) {
     op->results.push_back(kind_of(*r.real_type()));
     op->complete = op->complete && op->results.back() != TX_OTHER;
+    op->writes = op->writes || (r.alias_info() && r.alias_info()->isWrite());
   }
   op->complete = op->complete && !s.is_vararg() && !s.is_varret();
   return op;
@@ -410,7 +412,25 @@ const char *tx_op_name(const tx_op *op) { return op->name.c_str(); }
 const char *tx_op_overload(const tx_op *op) { return op->overload.c_str(); }
 int tx_op_nargs(const tx_op *op) { return static_cast<int>(op->args.size()); }
 const tx_arg *tx_op_arg(const tx_op *op, int i) { return &op->args[static_cast<size_t>(i)]; }
+const tx_arg *tx_op_args(const tx_op *op) { return op->args.data(); }
 int tx_op_nresults(const tx_op *op) { return static_cast<int>(op->results.size()); }
+tx_kind tx_op_result(const tx_op *op, int i) { return op->results[static_cast<size_t>(i)]; }
+bool tx_op_writes(const tx_op *op) { return op->writes; }
+bool tx_op_has_out(const tx_op *op) { return op->has_out; }
+
+bool tx_name_fits(tx_kind kind, const char *name) {
+  try {
+    switch (kind) {
+      case TX_DTYPE: tx::dtype_of(name); return true;
+      case TX_LAYOUT: tx::layout_of(name); return true;
+      case TX_MEMORY_FORMAT: tx::memory_format_of(name); return true;
+      case TX_DEVICE: return tx::looks_like_device(name);
+      default: return false;
+    }
+  } catch (...) {
+    return false;
+  }
+}
 
 int tx_op_names(const char **names, int room) {
   int n = 0;

@@ -87,7 +87,8 @@ at::ScalarType dtype_of(const char *name);
 const char *dtype_name(at::ScalarType t) noexcept;
 at::MemoryFormat memory_format_of(const char *name);
 at::Layout layout_of(const char *name);
-at::Device device_of(const char *name);
+at::Device device_of(const char *name);  // throws also when the device is not here
+bool looks_like_device(const char *name) noexcept;
 
 }  // namespace tx
 

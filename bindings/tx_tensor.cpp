@@ -141,16 +141,21 @@ at::Layout layout_of(const char *name) {
   throw std::invalid_argument(std::string("unknown layout '") + name + "' (one of strided sparse_coo sparse_csr)");
 }
 
-at::Device device_of(const char *name) {
+static bool is_cuda_name(const char *name) noexcept {
   size_t n = strlen(name);
-  bool cpu = strcmp(name, "cpu") == 0, meta = strcmp(name, "meta") == 0;
-  bool cuda = strcmp(name, "cuda") == 0 ||
-              (strncmp(name, "cuda:", 5) == 0 && n > 5 && n < 9 && strspn(name + 5, "0123456789") == n - 5);
-  if (!cpu && !cuda && !meta) throw std::invalid_argument(std::string("unknown device '") + name + "' (one of cpu cuda cuda:0 cuda:1 ...)");
-  if (cuda) {
+  return strcmp(name, "cuda") == 0 || (strncmp(name, "cuda:", 5) == 0 && n > 5 && n < 9 && strspn(name + 5, "0123456789") == n - 5);
+}
+
+bool looks_like_device(const char *name) noexcept {
+  return strcmp(name, "cpu") == 0 || strcmp(name, "meta") == 0 || is_cuda_name(name);
+}
+
+at::Device device_of(const char *name) {
+  if (!looks_like_device(name)) throw std::invalid_argument(std::string("unknown device '") + name + "' (one of cpu cuda cuda:0 cuda:1 ...)");
+  if (is_cuda_name(name)) {
     int count = tx_cuda_count();
     if (count == 0) throw std::invalid_argument(std::string("device '") + name + "' is not here (this libtorch sees no CUDA device)");
-    if (n > 5 && atoi(name + 5) >= count)
+    if (name[4] && atoi(name + 5) >= count)
       throw std::invalid_argument(std::string("device '") + name + "' is not here (" + std::to_string(count) + " CUDA devices)");
   }
   return at::Device(std::string(name));

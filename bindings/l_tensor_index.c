@@ -1,0 +1,265 @@
+/* l_tensor_index.c: t[key] and t[key] = value with PyTorch's meaning: indices from 0, negative ones from the end, slices
+ * half-open.
+ *   t[1]               the second row
+ *   t[{1, 2}]          element (1, 2)
+ *   t[{1, {0, 4}}]     of row 1 the columns 0 to 3; {a, b, step} too; {} or nil: all; {2}: from 2 on; {nil, 4}: up to 4
+ *   t[{"...", 0}]      "..." stands for the dimensions in between; torch.none adds a dimension of size 1
+ *   t[mask], t[{0, i}] a bool tensor selects, an integer tensor gathers
+ * Reading with numbers and slices gives a view. It refuses negative steps, as libtorch does. */
+#include <string.h>
+#include "l_tensor.h"
+
+typedef struct indexer {
+  lua_State *L;
+  xl_tensor *view; /* what the plain indices left so far */
+  int dim;         /* the dimension that the next entry is about */
+  xl_array *held;  /* owned references to the index tensors, by dimension of view; NULL: all of it */
+  int nheld;
+} indexer;
+
+static int64_t size_of(const tx_tensor *t, int dim) {
+  int64_t sizes[TX_MAX_DIMS];
+  tx_tensor_sizes(t, sizes);
+  return sizes[dim];
+}
+
+static void need_dimension(indexer *x) {
+  if (x->dim >= tx_tensor_dim(x->view->t))
+    xl_error(x->L, "index: too many indices for a tensor of %d dimensions", tx_tensor_dim(x->view->t));
+}
+
+static void take_integer(indexer *x, int64_t i) {
+  need_dimension(x);
+  int64_t n = size_of(x->view->t, x->dim);
+  if (i < -n || i >= n)
+    xl_error(x->L, "index: %lld is out of range (dimension of size %lld, indices from 0)", (long long)i, (long long)n);
+  lt_call(x->L, x->view, "select", "int", (tx_value[]){ lt_tensor(x->view->t), lt_int(x->dim), lt_int(i) }, 3);
+}
+
+/* Element i of the slice at idx; absent gives otherwise. */
+static int64_t bound(indexer *x, int idx, int i, int64_t otherwise) {
+  lua_State *L = x->L;
+  if (lua_rawgeti(L, idx, i) != LUA_TNIL && !xl_isnone(L, -1))
+    otherwise = xl_toint(L, -1, "index: a slice");
+  lua_pop(L, 1);
+  return otherwise;
+}
+
+static int highest_key(lua_State *L, int idx, const char *what) {
+  lua_Integer n = 0;
+  for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
+    if (!lua_isinteger(L, -2) || lua_tointeger(L, -2) < 1 || lua_tointeger(L, -2) > 2 * TX_MAX_DIMS)
+      xl_error(L, "index: %s is a list such as {1, {0, 4}}", what);
+    if (lua_tointeger(L, -2) > n)
+      n = lua_tointeger(L, -2);
+  }
+  return (int)n;
+}
+
+static void take_slice(indexer *x, int idx) {
+  need_dimension(x);
+  if (highest_key(x->L, idx, "a slice") > 3)
+    xl_error(x->L, "index: a slice is {first, end} or {first, end, step}");
+  int64_t first = bound(x, idx, 1, 0), end = bound(x, idx, 2, INT64_MAX), step = bound(x, idx, 3, 1);
+  if (step < 1)
+    xl_error(x->L, "index: the step of a slice is %lld (expected 1 or more). Use t:flip.", (long long)step);
+  if (first != 0 || end < size_of(x->view->t, x->dim) || step != 1)
+    lt_call(x->L, x->view, "slice", "Tensor",
+            (tx_value[]){ lt_tensor(x->view->t), lt_int(x->dim), lt_int(first), lt_int(end), lt_int(step) }, 5);
+  x->dim++;
+}
+
+/* Keeps a reference to the index tensor t, which is about dimension x->dim of the view. */
+static void hold(indexer *x, tx_tensor *t) {
+  const char *dtype = tx_tensor_dtype(t);
+  bool mask = strcmp(dtype, "bool") == 0 || strcmp(dtype, "uint8") == 0;
+  if (!mask && strcmp(dtype, "int64") != 0 && strcmp(dtype, "int32") != 0 && strcmp(dtype, "int16") != 0 && strcmp(dtype, "int8") != 0)
+    xl_error(x->L, "index: a %s tensor is no index (expected int64 or bool)", dtype);
+  need_dimension(x);
+  int spans = mask ? tx_tensor_dim(t) : 1;
+  if (mask && (spans == 0 || x->dim + spans > tx_tensor_dim(x->view->t)))
+    xl_error(x->L, "index: a mask of %d dimensions does not fit a tensor of %d from dimension %d", spans, tx_tensor_dim(x->view->t), x->dim);
+  if (mask) {
+    int64_t have[TX_MAX_DIMS], want[TX_MAX_DIMS];
+    tx_tensor_sizes(t, have);
+    tx_tensor_sizes(x->view->t, want);
+    for (int i = 0; i < spans; i++)
+      if (have[i] != want[x->dim + i])
+        xl_error(x->L, "index: the mask has %lld in dimension %d, the tensor %lld", (long long)have[i], i, (long long)want[x->dim + i]);
+  }
+  /* a list of indices for index() has one entry a tensor; those of dimensions in between are None */
+  int at = x->nheld;
+  if (at >= x->held->n)
+    xl_error(x->L, "index: too many indices");
+  x->held->t[at] = strcmp(dtype, "int64") == 0 || mask ? tx_tensor_ref(t) : NULL;
+  if (!x->held->t[at])
+    XL_TRY(x->L, "index", tx_tensor_to(&x->held->t[at], t, NULL, "int64", false, false));
+  x->nheld++;
+  x->dim += spans;
+}
+
+static void skip_dimension(indexer *x) { x->held->t[x->nheld++] = NULL; }
+
+static void take_newaxis(indexer *x) {
+  lt_call(x->L, x->view, "unsqueeze", "", (tx_value[]){ lt_tensor(x->view->t), lt_int(x->dim) }, 2);
+  x->dim++;
+}
+
+/* How many dimensions the entry at idx is about. */
+static int dims_of(lua_State *L, int idx) {
+  if (lua_isnil(L, idx))
+    return 1;
+  if (xl_isnone(L, idx) || lua_type(L, idx) == LUA_TSTRING)
+    return 0;
+  tx_tensor *t = lua_type(L, idx) == LUA_TUSERDATA ? xl_testtensor(L, idx) : NULL;
+  bool mask = t && (strcmp(tx_tensor_dtype(t), "bool") == 0 || strcmp(tx_tensor_dtype(t), "uint8") == 0);
+  return mask ? tx_tensor_dim(t) : 1;
+}
+
+/* One entry, at the top of the stack. rest: dimensions that the entries behind it are about. */
+static void take_entry(indexer *x, int rest) {
+  lua_State *L = x->L;
+  int idx = lua_gettop(L);
+  int before = x->dim;
+  bool integer = false, tensor = false;
+  switch (lua_type(L, idx)) {
+    case LUA_TNUMBER:
+      take_integer(x, xl_toint(L, idx, "index"));
+      integer = true;
+      break;
+    case LUA_TTABLE: take_slice(x, idx); break;
+    case LUA_TNIL: need_dimension(x), x->dim++; break;
+    case LUA_TSTRING:
+      if (strcmp(lua_tostring(L, idx), "...") != 0)
+        xl_error(L, "index: '%.40s' is no index (only \"...\" is)", lua_tostring(L, idx));
+      if (tx_tensor_dim(x->view->t) - rest > x->dim)
+        x->dim = tx_tensor_dim(x->view->t) - rest;
+      break;
+    default:
+      if (xl_isnone(L, idx)) {
+        take_newaxis(x);
+      } else if (xl_testtensor(L, idx)) {
+        hold(x, xl_totensor(L, idx));
+        tensor = true;
+      } else {
+        xl_error(L, "index: a %s is no index (expected an integer, a slice {a, b} or a tensor)", luaL_typename(L, idx));
+      }
+  }
+  if (!integer && !tensor)
+    for (int d = before; d < x->dim; d++)
+      skip_dimension(x);
+}
+
+/* Applies key, at index 2, to the tensor at index 1. Leaves the view's box and the held array on the stack. */
+static void apply_key(indexer *x, lua_State *L) {
+  *x = (indexer){ .L = L };
+  luaL_checkstack(L, 10, "index");
+  x->view = xl_newtensor(L);
+  x->held = xl_newarray(L, 3 * TX_MAX_DIMS);
+  x->view->t = tx_tensor_ref(xl_totensor(L, 1));
+  if (lua_type(L, 2) != LUA_TTABLE) {
+    lua_pushvalue(L, 2);
+    take_entry(x, 0);
+    lua_pop(L, 1);
+    return;
+  }
+  int n = highest_key(L, 2, "an index"), rest = 0, dots = 0;
+  for (int i = 1; i <= n; i++) {
+    lua_rawgeti(L, 2, i);
+    rest += dims_of(L, -1);
+    dots += lua_type(L, -1) == LUA_TSTRING;
+    lua_pop(L, 1);
+  }
+  if (dots > 1)
+    xl_error(L, "index: only one \"...\" has a meaning");
+  for (int i = 1; i <= n; i++) {
+    lua_rawgeti(L, 2, i);
+    rest -= dims_of(L, -1);
+    take_entry(x, rest);
+    lua_pop(L, 1);
+  }
+}
+
+static bool has_tensors(const indexer *x) {
+  for (int i = 0; i < x->nheld; i++)
+    if (x->held->t[i])
+      return true;
+  return false;
+}
+
+static tx_value held_list(indexer *x) {
+  while (x->nheld > 0 && !x->held->t[x->nheld - 1])
+    x->nheld--;
+  return (tx_value){ .kind = TX_OPT_TENSORS, .n = x->nheld, .ts = x->held->t };
+}
+
+int lt_index(lua_State *L) {
+  indexer x;
+  lua_settop(L, 2);
+  apply_key(&x, L);
+  if (has_tensors(&x))
+    lt_call(L, x.view, "index", "Tensor", (tx_value[]){ lt_tensor(x.view->t), held_list(&x) }, 2);
+  lua_settop(L, 3);
+  if (x.view->t == xl_totensor(L, 1)) /* t[{}]: a new view, not another name */
+    lt_call(L, x.view, "alias", "", (tx_value[]){ lt_tensor(x.view->t) }, 1);
+  xl_budget_check(L);
+  return 1;
+}
+
+/* Drops leading dimensions of size 1 that the target has not: PyTorch allows t[0] = a value of shape (1, n). */
+static void drop_leading(lua_State *L, xl_tensor *value, int dim) {
+  while (tx_tensor_dim(value->t) > dim && size_of(value->t, 0) == 1)
+    lt_call(L, value, "squeeze", "dim", (tx_value[]){ lt_tensor(value->t), lt_int(0) }, 2);
+}
+
+/* The value at index 3 as a tensor in a new box; a number gets the target's dtype and device. */
+static xl_tensor *value_box(lua_State *L, const tx_tensor *target) {
+  tx_value v;
+  char device[16];
+  xl_tensor *box = xl_newtensor(L);
+  if (lt_scalar(L, 3, &v)) {
+    tx_tensor_device(target, device);
+    lt_call(L, box, "scalar_tensor", "", (tx_value[]){ v, lt_string(tx_tensor_dtype(target)), { .kind = TX_DEFAULT }, lt_string(device) }, 4);
+    return box;
+  }
+  box->t = tx_tensor_ref(xl_totensor(L, 3));
+  return box;
+}
+
+static void assign_indexed(lua_State *L, indexer *x) {
+  char device[16];
+  xl_tensor *value = value_box(L, x->view->t), *done = xl_newtensor(L);
+  if (strcmp(tx_tensor_dtype(value->t), tx_tensor_dtype(x->view->t)) != 0) {
+    tx_tensor *converted = NULL;
+    tx_tensor_device(x->view->t, device);
+    XL_TRY(L, "index", tx_tensor_to(&converted, value->t, device, tx_tensor_dtype(x->view->t), false, false));
+    tx_tensor_free(value->t);
+    value->t = converted;
+  }
+  lt_call(L, done, "index_put_", "", (tx_value[]){ lt_tensor(x->view->t), held_list(x), lt_tensor(value->t) }, 3);
+}
+
+static void assign_plain(lua_State *L, indexer *x) {
+  tx_value v;
+  if (lt_scalar(L, 3, &v)) {
+    xl_tensor *done = xl_newtensor(L);
+    lt_call(L, done, "fill_", "Scalar", (tx_value[]){ lt_tensor(x->view->t), v }, 2);
+    return;
+  }
+  xl_tensor *value = value_box(L, x->view->t), *done = xl_newtensor(L);
+  drop_leading(L, value, tx_tensor_dim(x->view->t));
+  lt_call(L, done, "copy_", "", (tx_value[]){ lt_tensor(x->view->t), lt_tensor(value->t) }, 2);
+}
+
+int lt_newindex(lua_State *L) {
+  indexer x;
+  lua_settop(L, 3);
+  if (!luaL_testudata(L, 3, XL_TENSOR) && lua_type(L, 3) != LUA_TNUMBER && !lua_isboolean(L, 3))
+    xl_error(L, "index: cannot store a %s in a tensor (expected a number or a tensor)", luaL_typename(L, 3));
+  apply_key(&x, L);
+  if (has_tensors(&x))
+    assign_indexed(L, &x);
+  else
+    assign_plain(L, &x);
+  return 0;
+}
