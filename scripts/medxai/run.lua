@@ -394,7 +394,13 @@ Run.evaluate = stepping("medxai.evaluate", "run")
 ---@param options table see explain.lua
 function Run:explain(model, split, options)
   local explain = require "medxai.explain"
-  if not plan.active then return explain.run(self, model, split, options) end
+  if not plan.active then
+    self:prepare()
+    self:begin()
+    self:heartbeat("explain")
+    local clock <close> = self:clock("explain")
+    return explain.run(self, model, split, options)
+  end
   local known = not rawequal(model, plan.placeholder) and model or nil
   plan.checking(function() explain.check(options, known) end)
   return plan.placeholder
@@ -403,10 +409,16 @@ end
 --- Writes report.html.
 ---@param options? table see report.lua
 function Run:report(options)
-  if plan.active then return plan.placeholder end
+  local report = require "medxai.report"
+  if plan.active then
+    if report.check then plan.checking(report.check, options) end
+    return plan.placeholder
+  end
   self:prepare()
   self:begin()
-  return require("medxai.report").write(self, options)
+  self:heartbeat("report")
+  local clock <close> = self:clock("report")
+  return report.write(self, options)
 end
 
 return Run
