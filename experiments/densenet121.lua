@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "densenet121", seed = 42 }
 
 -- Data: the COVID-QU-Ex layout; another folder by --data DIR.
-local data = xai.dataset.covid_qu_ex { root = "../shared/data/covid-cxr", resize_px = 255 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", resize_px = 255 }
 
 -- Model: torchvision's network with ImageNet weights and a new head; depth 1 of the network is trained.
 local model = xai.models.densenet121 {

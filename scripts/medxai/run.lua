@@ -186,12 +186,21 @@ function Run:close(state, message)
   local words = { done = "finished", terminated = "interrupted" }
   local ok, problem = true, nil
   if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
-  if self.begun and words[state] == "interrupted" or state == "interrupted" then
-    io.stderr:write(string.format("stopped in %s: the same command goes on from here\n", self.doing))
-  end
+  if self.begun then self:last_words(words[state] or state or "finished") end
   if self.lock then self.lock:close() end
   self.begun, self.lock = false, nil
   if not ok then error(problem, 0) end
+end
+
+-- What the user reads last.
+function Run:last_words(state)
+  if state == "interrupted" then
+    io.stderr:write(string.format("stopped in %s: the same command goes on from there\n", self.doing))
+  elseif state == "finished" and not host.options.quiet then
+    local report = files.join(self.dir, "report.html")
+    if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
+    if files.exists(report) then print("report: " .. report) end
+  end
 end
 
 --- Writes the status file: one word, then what is being done, the heartbeat and the process.
@@ -224,7 +233,9 @@ function Run:step(name, fields)
     device = (host.options.device or "cpu"):match("^%a+") }
   for k, v in pairs(fields) do all[k] = v end
   self.doing = name
-  return Step.open(self.dir, name, all)
+  local step = Step.open(self.dir, name, all)
+  step.run = self
+  return step
 end
 
 --- Says that a step is not done again.

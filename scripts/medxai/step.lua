@@ -11,6 +11,7 @@ local files = require "medxai.files"
 ---@field done boolean finished earlier with the same key, its files still there
 ---@field begun boolean begun earlier with the same key, not finished
 ---@field result table|nil what finish() stored
+---@field run table|nil learns that it did work
 local Step = {}
 Step.__index = Step
 
@@ -70,6 +71,7 @@ function Step:differences(most)
 end
 
 function Step:write(status, result, list)
+  if self.run then self.run.worked = true end
   files.write_data(self.path, { step = self.name, key = self.key, status = status, fields = self.fields, result = result, files = list })
 end
 
