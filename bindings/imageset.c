@@ -14,6 +14,7 @@
 typedef struct item {
   char *path, *lungs; /* lungs NULL: none */
   int label;
+  int64_t number; /* which phantom */
   _Atomic(imageset_facts *) facts;
   _Atomic(uint8_t *) pixels; /* one byte of channel count, then the prepared pixels */
   char *error;               /* written by a scan, read when it is over */
@@ -76,7 +77,7 @@ void imageset_free(imageset *s) {
   mx_free(s);
 }
 
-int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label) {
+int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number) {
   if (s->n == s->room) {
     int64_t room = s->room ? 2 * s->room : 64;
     item *items = mx_realloc(s->items, (size_t)room * sizeof *items);
@@ -91,7 +92,7 @@ int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label
     mx_free(m);
     return -1;
   }
-  s->items[s->n] = (item){ .path = p, .lungs = m, .label = label };
+  s->items[s->n] = (item){ .path = p, .lungs = m, .label = label, .number = number };
   return s->n++;
 }
 
@@ -199,7 +200,7 @@ static int remember_facts(item *it, const image *im, const uint8_t file_digest[3
 
 static int draw_picture(imageset *s, int64_t i, image *im, char *why) {
   phantom_masks masks = { 0 };
-  int status = phantom_draw(s->o.phantom, i, im, s->o.mask ? &masks : NULL);
+  int status = phantom_draw(s->o.phantom, s->items[i].number, im, s->o.mask ? &masks : NULL);
   if (!status)
     status = remember_facts(&s->items[i], im, NULL, why);
   if (!status && s->o.mask)
@@ -313,7 +314,7 @@ int imageset_get_facts(imageset *s, int64_t i, const imageset_facts **facts, cha
 static int drawn_mask(imageset *s, int64_t i, const char *kind, image *out, bool *found, char *why) {
   phantom_masks masks = { 0 };
   image im = { 0 };
-  if (phantom_draw(s->o.phantom, i, &im, &masks))
+  if (phantom_draw(s->o.phantom, s->items[i].number, &im, &masks))
     return no_memory(why);
   image_free(&im);
   image *which = !strcmp(kind, "lungs") ? &masks.lungs : !strcmp(kind, "lesion") ? &masks.lesion : !strcmp(kind, "marker") ? &masks.marker : NULL;

@@ -32,8 +32,9 @@ typedef struct imageset_facts {
 
 imageset *imageset_new(const imageset_options *options); /* NULL: out of memory */
 void imageset_free(imageset *s);                         /* no thread may be using it */
-/* Appends one picture; its index, or -1: out of memory. lungs NULL: it has no lung mask. Not while threads are using s. */
-int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label);
+/* Appends one picture; its index, or -1: out of memory. lungs NULL: it has no lung mask. number: which phantom
+ * (for drawn sets). Not while threads are using s. */
+int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number);
 int64_t imageset_count(const imageset *s);
 int imageset_size(const imageset *s); /* size_px */
 int imageset_label(const imageset *s, int64_t i);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "alloc.h"
 #include "loader.h"
+#include "rng.h"
 #include "sha256.h"
 #include "xl.h"
 
@@ -119,10 +120,10 @@ static int set_gc(lua_State *L) {
   return 0;
 }
 
-/* set:add(path, lungs | nil, label) -> index */
+/* set:add(path, lungs | nil, label [, number]) -> index; number: which phantom, from 0 */
 static int set_add(lua_State *L) {
   set *s = check_set(L, 1);
-  int64_t i = imageset_add(s->s, luaL_checkstring(L, 2), luaL_optstring(L, 3, NULL), (int)luaL_checkinteger(L, 4));
+  int64_t i = imageset_add(s->s, luaL_checkstring(L, 2), luaL_optstring(L, 3, NULL), (int)luaL_checkinteger(L, 4), luaL_optinteger(L, 5, 0));
   if (i < 0)
     xl_error(L, "dataset: out of memory.");
   lua_pushinteger(L, i + 1);
@@ -400,6 +401,22 @@ static int loader_lua_close(lua_State *L) {
   return 0;
 }
 
+/* order(n, seed, epoch) -> { permutation of 1 .. n }: stream (seed, "order@1", "", epoch) */
+static int loader_lua_order(lua_State *L) {
+  int64_t n = luaL_checkinteger(L, 1);
+  mx_stream stream;
+  luaL_argcheck(L, n >= 0 && n < INT32_MAX, 1, "out of range");
+  mx_stream_init(&stream, (uint64_t)luaL_checkinteger(L, 2), "order@1", "", (uint64_t)luaL_checkinteger(L, 3));
+  int64_t *order = lua_newuserdatauv(L, (size_t)(n + 1) * sizeof *order, 0);
+  mx_stream_permutation(&stream, n, order);
+  lua_createtable(L, (int)n, 0);
+  for (int64_t i = 0; i < n; i++) {
+    lua_pushinteger(L, order[i] + 1);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
 static void make_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction close) {
   luaL_newmetatable(L, name);
   lua_newtable(L);
@@ -435,7 +452,7 @@ int luaopen_core_loader(lua_State *L) {
     { "close",   loader_lua_close },
     { NULL, NULL }
   };
-  static const luaL_Reg functions[] = { { "set", loader_lua_set }, { NULL, NULL } };
+  static const luaL_Reg functions[] = { { "set", loader_lua_set }, { "order", loader_lua_order }, { NULL, NULL } };
   make_class(L, XL_SET, set_methods, set_gc);
   make_class(L, XL_SCAN, scan_methods, scan_close);
   make_class(L, XL_LOADER, loader_methods, loader_lua_close);

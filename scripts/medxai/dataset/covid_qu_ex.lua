@@ -1,0 +1,89 @@
+-- The COVID-QU-Ex layout: "Lung Segmentation Data" (part = "lung") or "Infection Segmentation Data" (part = "infection"), then
+--   {Train,Val,Test}/<class>/{images,lung masks,infection masks}/*.png
+-- with classes COVID-19, Non-COVID, Normal in this order. An image and its masks share a file name; masks are matched by name
+-- alone. The infection part may lack classes (its masks are COVID-19's); the lung part may not.
+local base = require "medxai.dataset.base"
+local check = require "medxai.check"
+local listing = require "medxai.dataset.listing"
+
+local classes = { "COVID-19", "Non-COVID", "Normal" }
+local folder_of = { train = "Train", val = "Val", test = "Test", small_test = "Small_Test" }
+local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Segmentation Data" }
+
+local spec = base.spec {
+  part = { one_of = { "lung", "infection" }, default = "lung" },
+}
+
+local function has_split(folder)
+  for _, name in ipairs(base.split_names) do
+    if listing.is_folder(folder .. "/" .. folder_of[name]) then return true end
+  end
+  return false
+end
+
+-- Where the splits lie: below the part's folder, below it twice (as the published archive unpacks), or in the root itself.
+local function find_base(root, part)
+  local folder = part_folder[part]
+  local candidates = { root .. "/" .. folder, root .. "/" .. folder .. "/" .. folder, root }
+  for _, candidate in ipairs(candidates) do
+    if has_split(candidate) then return candidate end
+  end
+  check.fail("dataset", "no COVID-QU-Ex data in '%s' (looked for '%s/Train', '%s/Val' and '%s/Test'; %s). Give its folder as root = 'DIR' or --data DIR.",
+    root, folder, folder, folder, listing.there(root))
+end
+
+local function names_in(folder)
+  local set = {}
+  for _, name in ipairs(listing.names(folder)) do set[name] = true end
+  return set
+end
+
+-- The images of one class and split, appended to items; false where there is no such folder.
+local function read_class(items, root, split, label)
+  local class = classes[label + 1]
+  local own = folder_of[split] .. "/" .. class
+  local folder = root .. "/" .. own .. "/images"
+  if not listing.is_folder(folder) then return false, folder end
+  local pictures = listing.pictures(folder)
+  if #pictures == 0 then
+    check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own .. "/images", listing.there(folder))
+  end
+  local lungs, infections = names_in(root .. "/" .. own .. "/lung masks"), names_in(root .. "/" .. own .. "/infection masks")
+  for _, name in ipairs(pictures) do
+    local mask = own .. "/lung masks/" .. name
+    items[#items + 1] = { path = own .. "/images/" .. name, label = label, split = split, lungs = lungs[name] and mask or nil, lungs_wanted = mask,
+      masks = { infection = infections[name] and own .. "/infection masks/" .. name or nil } }
+  end
+  return true
+end
+
+local function read_split(items, root, split, part)
+  if not listing.is_folder(root .. "/" .. folder_of[split]) then return end
+  local before = #items
+  for label = 0, #classes - 1 do
+    local found, folder = read_class(items, root, split, label)
+    if not found and part == "lung" then
+      check.fail("dataset", "class '%s' is missing in %s (no folder '%s'; %s).", classes[label + 1], folder_of[split], folder,
+        listing.there(root .. "/" .. folder_of[split]))
+    end
+  end
+  if #items == before then
+    check.fail("dataset", "%s holds none of the classes %s (%s).", folder_of[split], table.concat(classes, ", "), listing.there(root .. "/" .. folder_of[split]))
+  end
+end
+
+---@param options { root: string, part?: string, mask?: string, size_px?: integer, resize_px?: integer }
+---@return medxai.Dataset
+return function(options)
+  local o = check.options("covid_qu_ex", options, spec)
+  local given = listing.root("covid_qu_ex", o.root)
+  local root = find_base(given, o.part)
+  local items, notes = {}, nil
+  for _, split in ipairs(base.split_names) do read_split(items, root, split, o.part) end
+  local prefix = root == given and "" or root:sub(#given + 2) .. "/"
+  items, notes = listing.without_skipped(items, listing.skips(root == given and { root } or { given, root }, o.skip), function(item)
+    return { item.path, prefix .. item.path }
+  end)
+  return base.make { name = "covid_qu_ex", root = root, classes = { table.unpack(classes) }, items = items, masks = { "lungs", "infection" },
+    options = o, notes = notes, empty_ok = o.part == "infection", config = { part = o.part } }
+end

@@ -1,0 +1,107 @@
+-- Plain class folders, <split>/<class>/*.png, and those that maskmaker wrote, Masked_<split>/<class>/*.png.
+-- Splits: Train, Val (or Valid, Validation), Test, Small_Test, in any case. Class order: `classes`; without it COVID-19, Non-COVID,
+-- Normal where the folders are these three; else by name, and a note says so. A class without images in a split is an error.
+local base = require "medxai.dataset.base"
+local check = require "medxai.check"
+local listing = require "medxai.dataset.listing"
+
+local spellings = {
+  train = { "train", "training" }, val = { "val", "valid", "validation" }, test = { "test", "testing" }, small_test = { "small_test" },
+}
+local known_order = { "COVID-19", "Non-COVID", "Normal" }
+
+-- Split name -> folder name, of the folders in root whose names begin with prefix.
+local function find_splits(root, prefix)
+  local found, any = {}, false
+  for _, folder in ipairs(listing.folders(root)) do
+    local lower = folder:lower()
+    if lower:sub(1, #prefix) == prefix then
+      for _, split in ipairs(base.split_names) do
+        for _, spelling in ipairs(spellings[split]) do
+          if lower:sub(#prefix + 1) == spelling then
+            if found[split] then check.fail("dataset", "'%s' and '%s' are both the %s split. Keep one.", found[split], folder, split) end
+            found[split], any = folder, true
+          end
+        end
+      end
+    end
+  end
+  return any and found or nil
+end
+
+local function same_names(a, b)
+  if #a ~= #b then return false end
+  local set = {}
+  for _, name in ipairs(a) do set[name] = true end
+  for _, name in ipairs(b) do
+    if not set[name] then return false end
+  end
+  return true
+end
+
+-- The class names of the first split, in the order they are to have.
+local function find_classes(root, splits, notes)
+  for _, split in ipairs(base.split_names) do
+    if splits[split] then
+      local names = listing.folders(root .. "/" .. splits[split])
+      if #names == 0 then
+        check.fail("dataset", "no class folders in '%s' (%s).", splits[split], listing.there(root .. "/" .. splits[split]))
+      end
+      if same_names(names, known_order) then return { table.unpack(known_order) } end
+      notes[#notes + 1] = ("classes in order of name: %s. Write classes = { ... } to fix another order"):format(table.concat(names, ", "))
+      return names
+    end
+  end
+end
+
+local function read_split(items, root, split, folder, classes, notes)
+  local known = {}
+  for label, class in ipairs(classes) do
+    known[class] = true
+    local own = folder .. "/" .. class
+    if not listing.is_folder(root .. "/" .. own) then
+      check.fail("dataset", "class '%s' is missing in %s (no folder '%s'; %s).", class, folder, own, listing.there(root .. "/" .. folder))
+    end
+    local pictures = listing.pictures(root .. "/" .. own)
+    if #pictures == 0 then
+      check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own, listing.there(root .. "/" .. own))
+    end
+    for _, name in ipairs(pictures) do items[#items + 1] = { path = own .. "/" .. name, label = label - 1, split = split } end
+  end
+  for _, name in ipairs(listing.folders(root .. "/" .. folder)) do
+    if not known[name] then notes[#notes + 1] = ("'%s/%s' is not one of the classes and is left out"):format(folder, name) end
+  end
+end
+
+local function read(what, options, prefix, input_mask)
+  local own = { classes = { "table", field = false } }
+  if input_mask then own.mask = false end
+  local o = check.options(what, options, base.spec(own))
+  local root, items, notes = listing.root(what, o.root), {}, {}
+  local splits = find_splits(root, prefix)
+  if not splits then
+    local shown = prefix == "" and "" or "Masked_"
+    check.fail("dataset", "no split folders in '%s' (looked for %sTrain, %sVal and %sTest; %s). Give the folder above them as root = 'DIR' or --data DIR.",
+      root, shown, shown, shown, listing.there(root))
+  end
+  local classes = o.classes and listing.check_classes(what, o.classes) or find_classes(root, splits, notes)
+  for _, split in ipairs(base.split_names) do
+    if splits[split] then read_split(items, root, split, splits[split], classes, notes) end
+  end
+  local kept, skip_notes = listing.without_skipped(items, listing.skips({ root }, o.skip), function(item) return { item.path } end)
+  table.move(skip_notes, 1, #skip_notes, #notes + 1, notes)
+  if not input_mask and o.mask ~= "none" then
+    check.fail(what, "mask = '%s' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.", o.mask)
+  end
+  return base.make { name = what, root = root, classes = classes, items = kept, options = o, notes = notes, input_mask = input_mask }
+end
+
+return {
+  ---@param options { root: string, classes?: string[] }
+  ---@return medxai.Dataset
+  folders = function(options) return read("folders", options, "") end,
+  --- Their input mode is "lungs": the masking was done when they were written.
+  ---@param options { root: string, classes?: string[] }
+  ---@return medxai.Dataset
+  masked_folders = function(options) return read("masked_folders", options, "masked_", "lungs") end,
+}
