@@ -388,7 +388,6 @@ int luaopen_core_tensor(lua_State *L) {
   lua_setfield(L, -2, "none");
   lt_open_ops(L);
   lt_open_table(L);
-  lt_open_npy(L);
   lua_remove(L, -2);
   return 1;
 }

@@ -26,8 +26,7 @@ int lt_data_string(lua_State *L);
 /* pushes element i of dense CPU data of that dtype as a number or boolean; complex gives false */
 bool lt_pushelement(lua_State *L, const char *dtype, const void *data, int64_t i);
 
-/* l_tensor_print.c, l_tensor_npy.c */
+/* l_tensor_print.c */
 int lt_tostring(lua_State *L);
-void lt_open_npy(lua_State *L);
 
 #endif

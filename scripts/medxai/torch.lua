@@ -59,8 +59,11 @@ end
 
 torch.is_tensor = native.is_tensor
 torch.from_string = native.from_string -- (bytes, dtype, shape)
-torch.load_npy = native.load_npy       -- (path)
-torch.save_npy = native.save_npy       -- (path, tensor)
+
+-- npy.lua is opened at the first use: it reads and writes files.
+function torch.load_npy(path) return require("medxai.npy").load(path) end
+
+function torch.save_npy(path, t) return require("medxai.npy").save(path, t) end
 
 -- ---- conversion ----
 
