@@ -54,7 +54,7 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 /* Everything that an experiment finds when it starts. */
 static int prepare(lua_State *L) {
   luaL_openlibs(L);
-  lua_gc(L, LUA_GCINC, 0, 0, 0);
+  lua_setwarnf(L, module_lua_warning, L);
   signals_guard_library(L);
   replace_exit(L);
   paths_install(L, &the_host.paths, the_host.script_dir);

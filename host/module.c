@@ -127,8 +127,9 @@ static const char *how_it_ended(int code) {
 /* The last one given runs first. Each gets how the script ended ("finished", "failed", "interrupted", "terminated") and
  * its message. One that fails is reported and does not keep the next from running. */
 static int run_at_exit(lua_State *L, int code) {
-  const char *error = code == EXIT_DONE ? NULL : report_last();
   const char *ended = how_it_ended(code);
+  luaL_checkstack(L, 8, NULL);
+  lua_pushstring(L, code == EXIT_DONE ? NULL : report_last()); /* NULL pushes nil */
   push_list(L, &at_exit_key);
   int list = lua_gettop(L);
   for (lua_Integer i; (i = (lua_Integer)lua_rawlen(L, list)) > 0;) {
@@ -137,7 +138,7 @@ static int run_at_exit(lua_State *L, int code) {
     lua_pushnil(L);
     lua_rawseti(L, list, i); /* taken off first: each runs once, also when one ends the program */
     lua_pushstring(L, ended);
-    lua_pushstring(L, error); /* NULL pushes nil */
+    lua_pushvalue(L, list - 1);
     int status = lua_pcall(L, 2, 0, list + 1);
     if (status != LUA_OK) {
       int failed = report_failure(L, status);
@@ -145,7 +146,7 @@ static int run_at_exit(lua_State *L, int code) {
     }
     lua_settop(L, list);
   }
-  lua_pop(L, 1);
+  lua_pop(L, 2);
   return code;
 }
 
@@ -161,10 +162,35 @@ static void count_warnings(lua_State *L) {
   lua_pop(L, 1);
 }
 
+static int finish(lua_State *L) { /* code -> code */
+  lua_pushinteger(L, run_at_exit(L, (int)lua_tointeger(L, 1)));
+  count_warnings(L);
+  return 1;
+}
+
 int module_finish(lua_State *L, int code) {
   signals_finish();
-  code = run_at_exit(L, code);
-  count_warnings(L);
+  lua_pushcfunction(L, finish);
+  lua_pushinteger(L, code);
+  int status = lua_pcall(L, 1, 1, 0);
+  if (status == LUA_OK) { code = (int)lua_tointeger(L, -1); lua_pop(L, 1); }
+  else if (code == EXIT_DONE) code = report_failure(L, status);
   fflush(NULL);
   return code;
+}
+
+/* Lua's own warnings (warn(...), an error in a finalizer) come in pieces; "@on" and the like are for lua's program. */
+void module_lua_warning(void *state, const char *piece, int more) {
+  static char text[1024];
+  static size_t used;
+  if (used == 0 && !more && piece[0] == '@') return;
+  size_t n = strlen(piece), room = sizeof text - 1 - used;
+  if (n > room) n = room;
+  memcpy(text + used, piece, n);
+  used += n;
+  if (more) return;
+  text[used] = '\0';
+  used = 0;
+  (void)state;
+  fprintf(stderr, "medxai-run: warning: %s\n", text);
 }

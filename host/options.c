@@ -115,8 +115,7 @@ static bool add_field(host_options *o, char *name, char *equals, char *next, int
 }
 
 /* What follows FILE (or -e CODE): known options, fields, and plain words, which are the experiment's own arguments. */
-static bool read_rest(host_options *o, int argc, char **argv, int i) {
-  bool words_only = false;
+static bool read_rest(host_options *o, int argc, char **argv, int i, bool words_only) {
   for (; i < argc; i++) {
     char *word = argv[i];
     if (words_only || strncmp(word, "--", 2) != 0) { o->args[o->nargs++] = word; continue; }
@@ -136,11 +135,11 @@ static bool read_rest(host_options *o, int argc, char **argv, int i) {
   return true;
 }
 
-/* getopt has stepped past the word it did not know; which one was it? */
-static int unknown_at(int argc) {
-  int at = optind - 1;
-  if (at < 1 || at >= argc) at = argc - 1;
-  return at;
+/* The option that getopt stopped at, as it was written: "-x" or "--name". */
+static const char *stopped_at(char **argv) {
+  static char letter[3] = "-?";
+  letter[1] = (char)optopt;
+  return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
 bool options_read(host_options *o, int argc, char **argv) {
@@ -160,19 +159,19 @@ bool options_read(host_options *o, int argc, char **argv) {
       case 'h': o->help = true; break;
       case 'v': o->version = true; break;
       case 'q': o->quiet = true; break;
-      case ':': return wrong("%s needs a value.", argv[unknown_at(argc)]);
+      case ':': return wrong("%s needs a value.", stopped_at(argv));
       case '?':
-        if (o->code && strncmp(argv[unknown_at(argc)], "--", 2) == 0)
-          return read_rest(o, argc, argv, unknown_at(argc)); /* fields may follow -e CODE */
-        if (optopt >= 256) return wrong("'%s' takes no value.", argv[unknown_at(argc)]);
-        return wrong("unknown option '%s' (fields of an experiment follow its FILE).", argv[unknown_at(argc)]);
+        if (o->code && optopt == 0) return read_rest(o, argc, argv, optind - 1, false); /* fields may follow -e CODE */
+        if (optopt >= O_THREADS) return wrong("'%s' takes no value.", stopped_at(argv));
+        return wrong("unknown option '%s' (fields of an experiment follow its FILE).", stopped_at(argv));
       default:
         if (!apply(o, c, optarg)) return false;
     }
   }
   int i = optind;
+  bool words_only = o->code && strcmp(argv[i - 1], "--") == 0;
   if (!o->code && i < argc) o->file = argv[i++];
-  return read_rest(o, argc, argv, i);
+  return read_rest(o, argc, argv, i, words_only);
 }
 
 void options_free(host_options *o) { free(o->fields); free(o->args); }

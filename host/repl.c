@@ -114,8 +114,15 @@ static int compile(lua_State *L, const char *text) {
     lua_remove(L, -2);
     return status;
   }
-  lua_pop(L, 2);
-  return luaL_loadbufferx(L, text, strlen(text), "=stdin", "t");
+  bool goes_on = is_incomplete(L, status);
+  lua_remove(L, -2);
+  int as_statements = luaL_loadbufferx(L, text, strlen(text), "=stdin", "t");
+  if (as_statements != LUA_OK && goes_on) { /* "1 +" */
+    lua_pop(L, 1);
+    return status;
+  }
+  lua_remove(L, -2);
+  return as_statements;
 }
 
 /* Reads until the text is a whole chunk; pushes its function. False: no more input, or *code tells of a failure. */

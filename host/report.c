@@ -36,9 +36,12 @@ static bool is_library(const char *name, size_t length) {
   return tail && snprintf(whole, sizeof whole, "%s%s", the_host.paths.scripts, tail) < (int)sizeof whole && access(whole, F_OK) == 0;
 }
 
-static bool is_lua_name(const char *name, size_t length) { /* "x.lua", "[string ...", "(command line)", "stdin" */
-  return (length > 4 && memcmp(name + length - 4, ".lua", 4) == 0) || name[0] == '[' || strncmp(name, "(command line)", 14) == 0 ||
-         strncmp(name, "stdin", 5) == 0 || strncmp(name, the_host.script, length) == 0;
+/* "x.lua", "[string ...", or the experiment, whatever it is called; not "store: cannot read 'x.lua". */
+static bool is_lua_name(const char *name, size_t length) {
+  const char *gap = strstr(name, ": ");
+  if (gap && (size_t)(gap - name) < length) return false;
+  return (length > 4 && memcmp(name + length - 4, ".lua", 4) == 0) || name[0] == '[' ||
+         (length == strlen(the_host.script) && memcmp(name, the_host.script, length) == 0);
 }
 
 /* Finds the innermost level whose code is not the library's; false: none (a syntax error, an error outside any script). */
@@ -72,7 +75,7 @@ static void push_placed(lua_State *L, const char *message) {
     return;
   } else taken = 0;                                 /* "12:30: " that is no position */
   if (at_experiment) lua_pushfstring(L, "%s:%d: %s", chunk_name(&ar), ar.currentline, message + taken);
-  else lua_pushstring(L, message + taken);
+  else lua_pushfstring(L, "%s: %s", the_host.script, message + taken); /* its last line was a tail call, or it has ended */
 }
 
 static int to_text(lua_State *L) {
@@ -109,6 +112,14 @@ static void shorten_require(lua_State *L) {
   lua_settop(L, 1);
 }
 
+static void explain_overflow(lua_State *L) { /* Lua says only "stack overflow" */
+  size_t n;
+  const char *message = lua_tolstring(L, 1, &n);
+  if (n < 14 || strcmp(message + n - 14, "stack overflow") != 0) return;
+  lua_pushfstring(L, "%s: a function calls itself without end. Give it a condition that stops it.", message);
+  lua_replace(L, 1);
+}
+
 int report_handler(lua_State *L) {
   if (signals_caught) {
     lua_pushliteral(L, "interrupted");
@@ -116,6 +127,7 @@ int report_handler(lua_State *L) {
   }
   make_text(L);
   shorten_require(L);
+  explain_overflow(L);
   push_placed(L, lua_tostring(L, 1));
   if (the_host.options.trace) {
     luaL_traceback(L, L, lua_tostring(L, -1), 1);
@@ -123,13 +135,6 @@ int report_handler(lua_State *L) {
     if (native && *native) lua_pushfstring(L, "%s\nlibtorch:\n%s", lua_tostring(L, -1), native);
   }
   return 1;
-}
-
-static const char *unhandled(lua_State *L, int status) {
-  if (status == LUA_ERRMEM)
-    return lua_pushfstring(L, "%s: lua: out of memory for Lua's own tables and texts (%d MB in use). Keep numbers in tensors.",
-                           the_host.script, lua_gc(L, LUA_GCCOUNT) / 1024);
-  return lua_pushfstring(L, "%s: lua: an error while another was being reported. Run with --trace.", the_host.script);
 }
 
 static char *last; /* owned */
@@ -142,20 +147,23 @@ void report_free(void) {
 }
 
 int report_failure(lua_State *L, int status) {
-  int code = EXIT_FAILED, sig = signals_caught;
-  const char *message;
+  int sig = signals_caught;
+  char text[512]; /* Lua may have no memory left for a message */
+  const char *message = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error: no text";
   if (sig) {
-    message = lua_pushfstring(L, "interrupted (%s)", signals_name(sig));
-    lua_replace(L, -2);
-    code = 128 + sig;
-  } else if (status == LUA_ERRMEM || status == LUA_ERRERR || lua_type(L, -1) != LUA_TSTRING) {
-    message = unhandled(L, status);
-    lua_replace(L, -2);
-  } else message = lua_tostring(L, -1);
+    snprintf(text, sizeof text, "interrupted (%s)", signals_name(sig));
+    message = text;
+  } else if (status == LUA_ERRMEM) {
+    snprintf(text, sizeof text, "%s: lua: out of memory for Lua's own tables and texts. Keep numbers in tensors.", the_host.script);
+    message = text;
+  } else if (status == LUA_ERRERR) {
+    snprintf(text, sizeof text, "%s: lua: an error while another was being reported. Run with --trace.", the_host.script);
+    message = text;
+  }
   fflush(stdout); /* what the experiment printed comes before its error */
   fprintf(stderr, "medxai-run: %s\n", message);
   report_free();
   last = strdup(message);
   lua_pop(L, 1);
-  return code;
+  return sig ? 128 + sig : EXIT_FAILED;
 }

@@ -110,8 +110,22 @@ static int guarded_pcall(lua_State *L) {
   return finish_call(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 2, finish_call), 2);
 }
 
+/* The experiment's handler, but not for an interrupt: raised in a hook, it would run with hooks off and could not be
+ * stopped itself. */
+static int guarded_handler(lua_State *L) { /* upvalue 1: the handler */
+  if (signals_caught) { lua_pushliteral(L, "interrupted"); return 1; }
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, 1, 1);
+  return 1;
+}
+
 static int guarded_xpcall(lua_State *L) { /* f, handler, ... */
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_pushvalue(L, 2);
+  lua_pushcclosure(L, guarded_handler, 1);
+  lua_replace(L, 2);
   int n = lua_gettop(L) - 2;
   lua_pushboolean(L, 1);
   lua_pushvalue(L, 1);
@@ -121,13 +135,19 @@ static int guarded_xpcall(lua_State *L) { /* f, handler, ... */
 
 /* ---- coroutines: the hook follows the one that runs, and a stop leaves it for its caller ---- */
 
+/* The signal may have come when `running` named another one: then the hook is missing here. */
+static void ensure_hook(lua_State *L) {
+  if (signals_caught && lua_gethook(L) != stop_hook) lua_sethook(L, stop_hook, LUA_MASKCOUNT, 1);
+}
+
 /* Calls the function below n arguments on top while co is the one that runs. */
 static int call_in(lua_State *L, lua_State *co, int n) {
   lua_State *before = running;
-  if (running) running = co;
-  if (signals_caught && running) lua_sethook(co, stop_hook, LUA_MASKCOUNT, GRACE_INSTRUCTIONS);
+  running = co;
+  ensure_hook(co);
   int status = lua_pcall(L, n, LUA_MULTRET, 0);
-  if (running) running = before;
+  running = before;
+  ensure_hook(L);
   return status;
 }
 
@@ -139,7 +159,7 @@ static int guarded_resume(lua_State *L) { /* upvalue 1: Lua's resume */
   lua_insert(L, 1);
   int status = call_in(L, co, n);
   if (status != LUA_OK) return lua_error(L);
-  if (signals_caught && running && !lua_toboolean(L, 1)) return interrupted(L);
+  if (signals_caught && !lua_toboolean(L, 1)) return interrupted(L);
   return lua_gettop(L);
 }
 

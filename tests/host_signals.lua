@@ -1,0 +1,96 @@
+-- Signals: the first stops within a second, wherever Lua is; a second kills; crashes are reported and stay crashes.
+local t = require "t"
+local host = require "medxai.host"
+
+-- Runs code (which prints "ready" when the signals may come) and sends them; seconds counts from the first signal.
+local function interrupted(code, signals, options)
+  local dir = t.tmpdir()
+  local script = ([[
+    %s %s -e %s >%s/out 2>%s/err & child=$!
+    for i in $(seq 400); do grep -q ready %s/out && break; sleep 0.02; done
+    before=$(date +%%s%%N)
+    for s in %s; do kill -$s $child; sleep 0.2; done
+    wait $child; echo $? $((($(date +%%s%%N) - before) / 1000000))
+  ]]):format(t.quote(host.exe), options or "", t.quote(code), dir, dir, dir, signals)
+  local pipe = io.popen("timeout -k 5 60 sh -c " .. t.quote(script))
+  local status, ms = pipe:read("n", "n")
+  pipe:close()
+  return { code = status, seconds = ms / 1000, out = t.read(dir .. "/out"), err = t.read(dir .. "/err") }
+end
+
+local ready = "io.stdout:setvbuf('no') print('ready') "
+
+local loops = {
+  ["a plain loop"] = "while true do end",
+  ["a loop of pcall"] = "while true do pcall(function() while true do end end) end",
+  ["a loop of xpcall"] = "while true do xpcall(function() while true do end end, function() while true do end end) end",
+  ["a loop of coroutines"] = "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
+  ["a wrapped coroutine inside pcall"] = "while true do pcall(coroutine.wrap(function() while true do end end)) end",
+  ["a coroutine that yields"] = "local co = coroutine.wrap(function() while true do coroutine.yield(1) end end) while true do co() end",
+  ["a sort"] = "local x = {} for i = 1, 1e6 do x[i] = i end while true do table.sort(x, function(a, b) return a > b end) end",
+}
+
+for name, loop in pairs(loops) do
+  t.test("the first SIGINT stops " .. name, function()
+    local r = interrupted(ready .. loop, "INT")
+    t.equal(r.err, "medxai-run: interrupted (SIGINT)\n")
+    t.equal(r.code, 130)
+    t.ok(r.seconds < 1.5, r.seconds .. " s")
+  end)
+end
+
+t.test("SIGTERM is told apart", function()
+  local r = interrupted("require 'medxai.host'.at_exit(print) " .. ready .. "while true do end", "TERM")
+  t.equal(r.err, "medxai-run: interrupted (SIGTERM)\n")
+  t.equal(r.out, "ready\nterminated\tinterrupted (SIGTERM)\n")
+  t.equal(r.code, 143)
+end)
+
+t.test("closers run on the way out", function()
+  local r = interrupted(ready .. [[
+    local x <close> = setmetatable({}, { __close = function() for _ = 1, 1e5 do end print "closed" end })
+    while true do end]], "INT")
+  t.equal(r.out, "ready\nclosed\n")
+  t.equal(r.code, 130)
+end)
+
+t.test("a second signal kills at once", function()
+  local r = interrupted("require 'medxai.host'.at_exit(function() print 'winding up' while true do end end) " .. ready .. "while true do end", "INT INT")
+  t.equal(r.out, "ready\nwinding up\n")
+  t.equal(r.code, 130)
+  t.ok(r.seconds < 2, r.seconds .. " s")
+  r = interrupted("require 'medxai.host'.at_exit(function() while true do end end) " .. ready .. "while true do end", "INT TERM")
+  t.equal(r.code, 143)
+end)
+
+t.test("at the prompt SIGINT stops the line, not the program", function()
+  local dir = t.tmpdir()
+  local script = ([[
+    mkfifo %s/in; %s -i <%s/in >%s/out 2>&1 & child=$!
+    exec 3>%s/in
+    echo "io.stdout:setvbuf('no') print('ready') while true do end" >&3
+    for i in $(seq 400); do grep -q ready %s/out && break; sleep 0.02; done
+    kill -INT $child; echo "1 + 1" >&3; exec 3>&-; wait $child; echo "code $?" >>%s/out
+  ]]):format(dir, t.quote(host.exe), dir, dir, dir, dir, dir)
+  os.execute("timeout -k 5 30 sh -c " .. t.quote(script))
+  t.equal(t.read(dir .. "/out"), "ready\nmedxai-run: interrupted (SIGINT)\n2\ncode 0\n")
+end)
+
+t.test("a reader that goes away ends the program in order", function()
+  local dir = t.tmpdir()
+  local code = "require 'medxai.host'.at_exit(function(how) io.stderr:write(how, '\\n') end) while true do print 'line' io.stdout:flush() end"
+  os.execute(("(timeout 20 %s -e %s 2>%s/err; echo $? >%s/code) | head -n 1 >/dev/null"):format(t.quote(host.exe), t.quote(code), dir, dir))
+  t.equal(t.read(dir .. "/err"), "medxai-run: interrupted (SIGPIPE)\ninterrupted\n")
+  t.equal(t.read(dir .. "/code"), "141\n")
+end)
+
+for _, signal in ipairs { { "SEGV", 139 }, { "FPE", 136 }, { "ABRT", 134 }, { "BUS", 135 }, { "ILL", 132 } } do
+  t.test("SIG" .. signal[1] .. " names the experiment's line and stays fatal", function()
+    local dir = t.tmpdir()
+    local path = t.write(dir .. "/crash.lua", "local how = ...\nos.execute('kill -' .. how .. ' $PPID')\nwhile true do end\n")
+    local r = t.run { path, signal[1] }
+    t.ok(r.err:find("medxai-run: " .. path .. ":", 1, true), r.err)
+    t.ok(r.err:find(":%d: crash: SIG" .. signal[1] .. " outside any operator%. Files written so far are whole%.\n"), r.err)
+    t.equal(r.code, signal[2])
+  end)
+end

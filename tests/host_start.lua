@@ -1,0 +1,50 @@
+-- Starting: what needs no tensor does not open libtorch, and is there in milliseconds.
+local t = require "t"
+local host = require "medxai.host"
+
+local print_torch = [[
+  local found = false
+  for line in io.lines("/proc/self/maps") do found = found or line:find("libtorch", 1, true) ~= nil end
+  print(found)
+]]
+
+t.test("a script without tensors does not open libtorch", function()
+  t.equal(t.run { "-e", print_torch }.out, "false\n")
+  t.equal(t.run { "-i", stdin = "do" .. print_torch .. "end\n" }.out, "false\n")
+end)
+
+t.test("medxai.core opens libtorch", function()
+  local r = t.run { "--threads", "1", "-e", "require 'medxai.core'" .. print_torch }
+  t.equal(r.err, "")
+  t.equal(r.out, "true\n")
+end)
+
+t.test("the thread count is in the environment before libtorch opens", function()
+  local r = t.run { "--threads", "1", "-e", [[
+    require "medxai.core"
+    local pipe = io.popen 'env | grep NUM_THREADS | sort'
+    io.write(pipe:read 'a')
+  ]] }
+  t.equal(r.out, "MKL_NUM_THREADS=1\nOMP_NUM_THREADS=1\nOPENBLAS_NUM_THREADS=1\n")
+end)
+
+t.test("help, version, a syntax error and the prompt come within 50 ms", function()
+  if os.getenv "ASAN_OPTIONS" then t.skip "sanitizers start slowly" end
+  for _, args in ipairs { { "--help" }, { "--version" }, { "-e", "x = = 1" }, { "-i" } } do
+    local least = math.huge
+    for _ = 1, 5 do -- the quickest of five: the machine may be busy
+      local started = host.now()
+      os.execute(t.quote(host.exe) .. " " .. args[1] .. " " .. (args[2] and t.quote(args[2]) or "") .. " </dev/null >/dev/null 2>&1")
+      least = math.min(least, host.now() - started)
+    end
+    t.ok(least < 0.05, ("%s took %.0f ms"):format(args[1], least * 1000))
+  end
+end)
+
+t.test("cores are those that the process may use", function()
+  local pipe = io.popen("taskset -c 0 " .. t.quote(host.exe) .. " -e 'io.write(require \"medxai.host\".cores)' 2>&1")
+  local out = pipe:read "a"
+  if not pipe:close() then t.skip "no taskset, or cpu 0 is not ours" end
+  t.equal(out, "1")
+  t.ok(host.cores >= 1)
+end)
