@@ -11,6 +11,7 @@ static const luaL_Reg modules[] = {
   { "loader", luaopen_core_loader },
   { "phantom", luaopen_core_phantom },
   { "store",  luaopen_core_store },
+  { "graph", luaopen_core_graph },
   { NULL, NULL }
 };
 

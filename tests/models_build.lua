@@ -1,0 +1,79 @@
+-- The seven networks as objects: heads, what is trained, names, shapes, errors of the constructor.
+local t = require "t"
+local core = require "medxai.core"
+local models = require "medxai.models"
+local torch = require "medxai.torch"
+
+local function small(options)
+  options.classes = options.classes or { "a", "b", "c" }
+  return models.squeezenet1_0(options)
+end
+
+local function trained_names(model)
+  local list = {}
+  for _, p in ipairs(model:parameters()) do
+    if p.trainable then list[#list + 1] = p.name end
+  end
+  return list
+end
+
+t.test("a network trains one step: gradients where it is trained, none where it is frozen", function()
+  local model <close> = small { train_depth = 1, seed = 3 }
+  local x = torch.rand(2, 3, 64, 64)
+  local loss = torch.cross_entropy(model(x), torch.tensor { 0, 2 })
+  loss:backward()
+  for _, p in ipairs(model:parameters()) do
+    t.equal(p.tensor.grad ~= nil, p.trainable, p.name)
+  end
+  model:zero_grad()
+  for _, p in ipairs(model:parameters()) do t.equal(p.tensor.grad, nil, p.name) end
+end)
+
+t.test("train_depth opens the head and the parts behind it", function()
+  local model <close> = small { train_depth = 0 }
+  t.equal(trained_names(model), { "classifier.1.weight", "classifier.1.bias" })
+  local deeper <close> = small { train_depth = 1 }
+  local first = trained_names(deeper)[1]
+  t.equal(first, "features.9.squeeze.weight")
+end)
+
+t.test("constructors name a wrong option", function()
+  t.fails(function() models.vgg19 { classes = 3, hiden = 5 } end, "vgg19: unknown option 'hiden'. Did you mean 'hidden'?")
+  t.fails(function() models.squeezenet1_0 {} end, "squeezenet1_0: option 'classes' is missing (expected table or integer). Add classes = ... to it.")
+  t.fails(function() small { classes = 0 } end,
+    "squeezenet1_0: option 'classes' is wrong (expected a list of names or a whole number from 1, got 0).")
+  t.fails(function() small { classes = {} } end, "squeezenet1_0: option 'classes' is an empty list. Give the names of the classes, or their number.")
+  t.fails(function() small { classes = { "a", "a" } } end, "squeezenet1_0: class 'a' is named twice.")
+  t.fails(function() return models.vgg18 end, "models: unknown network 'vgg18'. Did you mean 'vgg19'?")
+end)
+
+t.test("an input of another shape or dtype is named", function()
+  local model <close> = small {}
+  t.fails(function() model(torch.rand(3, 64, 64)) end, "squeezenet1_0: the input has shape 3x64x64 (expected N,3,H,W). Use x:unsqueeze(0).")
+  t.fails(function() model(torch.rand(1, 1, 64, 64)) end, "squeezenet1_0: the input has shape 1x1x64x64 (expected N,3,H,W).")
+  t.fails(function() model(torch.rand(1, 3, 64, 64):to("float64")) end,
+    "squeezenet1_0: the input is float64, the network float32. Use x:to('float32').")
+  t.fails(function() model "x" end, "squeezenet1_0: the input is a string (expected a tensor N,3,H,W).")
+end)
+
+t.test("an error names the node it happened in", function()
+  local model <close> = small {}
+  local message = t.fails_like(function() model(torch.rand(1, 3, 8, 8)) end, "^max_pool2d: ")
+  t.ok(message:find("\n  in squeezenet1_0 > features > 2$") or message:find("\n  in squeezenet1_0 > features > %d+$"), message)
+end)
+
+t.test("a closed model says so", function()
+  local model = small {}
+  model:close()
+  t.fails(function() model(torch.rand(1, 3, 64, 64)) end, "model is closed")
+end)
+
+t.test("models live outside scopes", function()
+  local model
+  do
+    local scope <close> = core.memory.scope()
+    model = small {}
+  end
+  t.equal(model(torch.rand(1, 3, 64, 64)).shape, { 1, 3 })
+  model:close()
+end)
