@@ -107,7 +107,7 @@ end
 local function class_turns(split)
   local by_class, classes = {}, {}
   for i = 1, split.n do
-    local label = split:item(i).label or -1
+    local label = (split.label and split:label(i) or not split.label and split:item(i).label) or -1
     if not by_class[label] then
       by_class[label] = {}
       classes[#classes + 1] = label
@@ -200,17 +200,27 @@ end
 local function name_set(e, asked, model, split, weights)
   e.settings = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
     options = plain_options(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = asked.compat or "none",
-    model = model.config, weights = weights, input = split.config or {}, seed = e.method.rng and explain.seed or nil }
+    model = model.config, weights = weights, input = split.data and split.data.config or {}, seed = e.method.rng and explain.seed or nil }
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
 -- ---- one batch --------------------------------------------------------------------------------------------------
+
+--- x (N, 3, H, W) without the data set's mean and std.
+function explain.pixels(x, split)
+  local config = split and split.data and split.data.config or {}
+  if not config.mean or not config.std then return x end
+  local function column(v) return torch.tensor(v, { dtype = "float32" }):view({ 1, 3, 1, 1 }):to { device = x.device } end
+  return x * column(config.std) + column(config.mean)
+end
 
 -- What a method sees: the batch, the model, and activation and gradient of its layer.
 local Context = {}
 Context.__index = Context
 
 function Context:activation(layer) return self.pass:activation(layer or self.layer) end
+--- The images as pixels in [0, 1], whatever mean and std the network's input was brought to.
+function Context:image() return explain.pixels(self.x, self.split) end
 function Context:gradient(layer) return self.pass:gradient(layer or self.layer, self.targets) end
 
 -- Calls a researcher's function image by image; each image has its own fate.
@@ -334,7 +344,7 @@ local function run_batch(job, numbers)
     local open = false
     for _, item in ipairs(items) do open = open or not job.store:find(e.set, item.id) end
     if open then
-      run_entry(e, job, setmetatable({ pass = pass, model = job.model, x = moved, targets = targets[key], items = items, count = #numbers,
+      run_entry(e, job, setmetatable({ pass = pass, model = job.model, split = job.split, x = moved, targets = targets[key], items = items, count = #numbers,
         height = job.height, width = job.width, seed = explain.seed, compat = job.compat }, Context))
     end
   end
@@ -530,7 +540,7 @@ end
 ---@param model table
 ---@param split table
 ---@param options table methods, layer, target, images, metrics, mask, compat, budget_mb, batch, deterministic, colours, scale, figures
----@return table result { rows, summaries, statuses, figures, records }
+---@return table result { rows, summaries, statuses, figures, records, name, dir }
 function explain.run(run, model, split, options)
   check_split(split, model)
   local asked = explain.check(options, model)
@@ -541,6 +551,8 @@ function explain.run(run, model, split, options)
   local fields = step_fields(job, chosen, asked)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
   local step = run:step(name, fields)
+  run:configure(name, { methods = fields.maps, target = asked.entries[1].description.text, layers = canon.list(job.layers), split = split.name, images = #chosen,
+    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colours = asked.colours, scale = asked.scale })
   run_all(job, chosen)
   for i, text in ipairs(job.failures) do
     if i <= 3 then run:warn("explain: " .. text) end
@@ -567,7 +579,7 @@ function explain.run(run, model, split, options)
   for _, number in ipairs(chosen) do
     for _, e in ipairs(job.entries) do records[#records + 1] = job.store.records[e.set .. "/" .. split:item(number).id] end
   end
-  return { rows = rows, summaries = summaries, statuses = statuses, figures = figures, records = records, name = name }
+  return { rows = rows, summaries = summaries, statuses = statuses, figures = figures, records = records, name = name, dir = run.dir }
 end
 
 return explain

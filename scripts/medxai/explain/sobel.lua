@@ -9,8 +9,8 @@ return {
   at = "input",
   sign = "nonnegative",
   baseline = true,
-  map = function(_, x)
-    local u = x:to { device = "cpu", dtype = "float32" }:clamp(0, 1):mul(255):round() -- (N, 3, H, W), 0 .. 255
+  map = function(ctx)
+    local u = ctx:image():to { device = "cpu", dtype = "float32" }:clamp(0, 1):mul(255):round() -- (N, 3, H, W), 0 .. 255
     local fixed = u:select(1, 0) * 9798 + u:select(1, 1) * 19235 + u:select(1, 2) * 3735 + 16384
     local grey = fixed:to { dtype = "float64" }:div(32768):floor():unsqueeze(1)
     local kx = torch.tensor({ { { { -1, 0, 1 }, { -2, 0, 2 }, { -1, 0, 1 } } } }, { dtype = "float64" })

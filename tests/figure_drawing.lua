@@ -1,0 +1,89 @@
+-- Figures: text that fits and stays text, scales of colours, charts that survive empty and broken numbers.
+local t = require "t"
+local core = require "medxai.core"
+local drawing = require "medxai.drawing"
+local figure = require "medxai.figure"
+local palette = require "medxai.palette"
+local torch = require "medxai.torch"
+
+t.test("the colours of JET are OpenCV's at every index that its formula bends", function()
+  local jet = palette.get "jet"
+  local function at(i) return { jet:byte(3 * i + 1, 3 * i + 3) } end
+  for i, rgb in pairs { [0] = { 0, 0, 128 }, [31] = { 0, 0, 252 }, [32] = { 0, 0, 255 }, [33] = { 0, 4, 255 }, [95] = { 0, 252, 255 }, [96] = { 2, 255, 254 },
+    [97] = { 6, 255, 250 }, [158] = { 250, 255, 6 }, [159] = { 254, 255, 1 }, [160] = { 255, 252, 0 }, [222] = { 255, 4, 0 }, [223] = { 255, 0, 0 },
+    [224] = { 252, 0, 0 }, [255] = { 128, 0, 0 } } do
+    t.equal(at(i), rgb, "index " .. i)
+  end
+end)
+
+t.test("viridis grows lighter from end to end, the diverging scale is lightest in the middle", function()
+  local function light(name, i)
+    local r, g, b = palette.get(name):byte(3 * i + 1, 3 * i + 3)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  end
+  for i = 8, 255, 8 do t.ok(light("viridis", i) > light("viridis", i - 8), i) end
+  for i = 8, 120, 8 do
+    t.ok(light("diverging", i) > light("diverging", i - 8), i)
+    t.ok(light("diverging", 255 - i) > light("diverging", 263 - i), i)
+  end
+  t.fails(function() palette.get "rainbow" end, "figure: unknown colours 'rainbow'. Choose one of viridis, jet, diverging, grey, blues.")
+end)
+
+t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are shown as ?", function()
+  local lines = drawing.wrap("a class with a rather long name and averyveryverylongwordindeed", 60, 7)
+  for _, line in ipairs(lines) do t.ok(core.figure.text_width(line, 7) <= 60, line) end
+  t.ok(core.figure.text_width(drawing.fit("a class with a rather long name", 60, 7), 7) <= 60)
+  t.equal(drawing.fit("short", 60, 7), "short")
+  t.equal(drawing.clean("a\255b\nc"), "a?b c")
+  t.equal(#drawing.wrap("one two three four five six seven", 30, 7, false, 2), 2)
+end)
+
+t.test("the overlay with JET is show_cam_on_image's: half and half, divided by the largest value", function()
+  local image = torch.tensor({ { { 1.0, 0.0 } }, { { 0.5, 0.0 } }, { { 0.25, 0.0 } } }) -- (3, 1, 2)
+  local pixels = figure.overlay_reference(image, torch.tensor({ { 0.5, 0.0 } }))
+  -- index 127: R 126, G 255, B 130; index 0: B 128. Half of each, over the largest value (1 + 126/255) / 2.
+  local top = 0.5 * (1 + 126 / 255)
+  local function byte(v) return math.floor(255 * v / top) end
+  t.equal({ pixels.rgb:byte(1, 6) }, { byte(top), byte(0.5 * (0.5 + 1)), byte(0.5 * (0.25 + 130 / 255)), 0, 0, byte(0.5 * 128 / 255) })
+end)
+
+t.test("a drawing gives PNG, PDF and SVG of one size; quotes and angle brackets survive", function()
+  local d = drawing.new(100, 50)
+  d:text(10, 20, 'a < b & "c"', { size = 7 })
+  d:line({ 0, 0, 10, 10 }, 1, 0xff0000)
+  d:image(20, 20, 10, 10, "\255\0\0\0\255\0", 2, 1)
+  local png = d:bytes("png", { dpi = 144 })
+  local width, height = string.unpack(">I4I4", png, 17)
+  t.equal({ width, height }, { 200, 100 })
+  t.equal(d:bytes("pdf"):sub(1, 5), "%PDF-")
+  t.ok(d:svg("title"):find("a &lt; b &amp; &quot;c&quot;", 1, true))
+end)
+
+t.test("charts and matrices draw with no rows, one point, NaN and long names", function()
+  local nan = 0 / 0
+  for _, d in ipairs {
+    figure.learning_curve({}, nil),
+    figure.learning_curve({ { epoch = 1, train_loss = 1.0, val_loss = nan, train_accuracy = 0.5, val_accuracy = 0.5 } }, 1),
+    figure.lines { charts = { { series = { { label = "a very long name of a series that would not fit into the column", x = { 1, 2 }, y = { 1e-9, 1e9 } } } } } },
+    figure.confusion { classes = { "a class with a rather long name", "b" }, counts = { { 0, 0 }, { 3, 1 } } },
+    figure.dots { rows = { { label = "x" }, { label = "y", value = 0.5, lo = nan, hi = nan, chance = 0.5 } }, x_label = "v" },
+  } do t.ok(#d:bytes("png", { dpi = 36 }) > 100) end
+  t.fails(function() figure.panels { rows = {} } end, "figure: there is no picture to draw.")
+end)
+
+t.test("arguments that cannot be drawn are errors", function()
+  local canvas <close> = core.figure.canvas("png", 10, 10, 72)
+  t.fails_like(function() canvas:rect(0, 0, 1, 1, -1) end, "a colour is 0x000000 to 0xffffff")
+  t.fails_like(function() canvas:image(0, 0, 1, 1, "abc", 2, 2) end, "needs 3 bytes a pixel")
+  t.fails_like(function() canvas:line({ 1 }, 1, 0) end, "points are x1, y1, x2, y2, ...")
+  t.fails_like(function() canvas:text(0, 0, "\255", 7, 0) end, "text is not UTF%-8")
+  t.fails_like(function() core.figure.colour("abc", ("x"):rep(768), 0, 1) end, "needs float32 bytes")
+  t.fails_like(function() core.figure.canvas("png", 8000, 8000, 600) end, "is over 32767 pixels. Use dpi = 294 or less")
+  canvas:finish()
+  t.fails_like(function() canvas:rect(0, 0, 1, 1, 0) end, "canvas is finished")
+end)
+
+t.test("base64 of every remainder", function()
+  t.equal({ core.figure.base64 "", core.figure.base64 "f", core.figure.base64 "fo", core.figure.base64 "foo", core.figure.base64 "\0\255\254\253" },
+    { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })
+end)
