@@ -41,10 +41,10 @@ end)
 t.test("the overlay with JET is show_cam_on_image's: half and half, divided by the largest value", function()
   local image = torch.tensor({ { { 1.0, 0.0 } }, { { 0.5, 0.0 } }, { { 0.25, 0.0 } } }) -- (3, 1, 2)
   local pixels = figure.overlay_reference(image, torch.tensor({ { 0.5, 0.0 } }))
-  -- index 127: R 126, G 255, B 130; index 0: B 128. Half of each, over the largest value (1 + 126/255) / 2.
-  local top = 0.5 * (1 + 126 / 255)
+  -- index 127: R 126, G 255, B 130; index 0: B 128. Half of each, over the largest value, (0.5 + 1) / 2 of green.
+  local top = 0.75
   local function byte(v) return math.floor(255 * v / top) end
-  t.equal({ pixels.rgb:byte(1, 6) }, { byte(top), byte(0.5 * (0.5 + 1)), byte(0.5 * (0.25 + 130 / 255)), 0, 0, byte(0.5 * 128 / 255) })
+  t.equal({ pixels.rgb:byte(1, 6) }, { byte(0.5 * (1 + 126 / 255)), byte(0.5 * (0.5 + 1)), byte(0.5 * (0.25 + 130 / 255)), 0, 0, byte(0.5 * 128 / 255) })
 end)
 
 t.test("a drawing gives PNG, PDF and SVG of one size; quotes and angle brackets survive", function()
