@@ -6,7 +6,7 @@ local torch = require "medxai.torch"
 local map = {}
 
 map.EPSILON = 1e-7
-map.FLAT = 1e-3 -- a normalised map whose maximum lies below this has no content
+map.FLAT = 1e-3 -- a normalised map whose maximum lies below this has no content; nor has a raw one within EPSILON
 
 --- (N, h, w) -> (N, h, w): (m - min m) / (1e-7 + max(m - min m)), each image alone.
 function map.minmax(m)
@@ -42,7 +42,7 @@ end
 function map.judge(raws, maps)
   local count = maps.shape[1]
   local judged = {}
-  for i = 1, count do judged[i] = { lo = math.huge, hi = -math.huge, positive = 0, mass = 0 } end
+  for i = 1, count do judged[i] = { lo = math.huge, hi = -math.huge, positive = 0, mass = 0, range = 0 } end
   for _, raw in ipairs(raws) do
     local flat = raw:to { device = "cpu", dtype = "float64" }:flatten(1)
     local finite = flat:isfinite():all(1):tolist()
@@ -50,6 +50,7 @@ function map.judge(raws, maps)
     local positive, mass = flat:relu():sum({ 1 }):tolist(), flat:abs():sum({ 1 }):tolist()
     for i, j in ipairs(judged) do
       j.lo, j.hi = math.min(j.lo, lo[i]), math.max(j.hi, hi[i])
+      j.range = math.max(j.range, math.max(hi[i], 0) - math.max(lo[i], 0)) -- after the ReLU; NaN stays out
       j.positive, j.mass = j.positive + positive[i], j.mass + mass[i]
       if not finite[i] then j.status = "nan" end
     end
@@ -59,7 +60,7 @@ function map.judge(raws, maps)
     j.positive_share = j.mass > 0 and j.positive / j.mass or 0.0
     if not j.status then
       if j.hi <= 0 and j.lo < 0 then j.status = "all_negative"
-      elseif not (tops[i] >= map.FLAT) then j.status = "flat"
+      elseif j.range <= map.EPSILON or tops[i] < map.FLAT then j.status = "flat"
       else j.status = "ok" end
     end
   end
