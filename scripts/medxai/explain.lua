@@ -177,16 +177,6 @@ end
 
 -- ---- identity ---------------------------------------------------------------------------------------------------
 
---- A hash of every parameter and buffer.
-function explain.weights_hash(model)
-  local parts = {}
-  for i, entry in ipairs(model:state()) do
-    local bytes = entry.tensor:detach():to { device = "cpu" }:contiguous():data_string()
-    parts[i] = { entry.name, entry.tensor.dtype, canon.list(entry.tensor.shape), files.sha256(bytes) }
-  end
-  return canon.hash(canon.list(parts))
-end
-
 local function plain_options(options)
   local out = {}
   for _, key in ipairs(check.sorted_keys(options)) do
@@ -301,7 +291,7 @@ local function run_entry(e, job, context)
   local before = context.pass.backwards
   local results = attempt(e, context)
   local device = context.x.device
-  if device ~= "cpu" then require("medxai.core").memory.synchronize() end
+  if device ~= "cpu" then require("medxai.core").device.synchronize() end
   local counts = { forwards = e.method.needs and e.method.needs.gradient and 1 or 0, backwards = context.pass.backwards - before }
   local seconds = (host.now() - began) / context.count
   for i, result in ipairs(results) do
@@ -352,12 +342,15 @@ end
 
 -- ---- all batches ------------------------------------------------------------------------------------------------
 
-local function memory_peak(f)
+-- Bytes that f needs at most beyond what is alive now.
+local function memory_peak(device, f)
   local memory = require("medxai.core").memory
+  local live, peak = "live_bytes", "peak_bytes"
+  if device ~= "cpu" then live, peak = "cuda_live_bytes", "cuda_peak_bytes" end
   memory.reset_peak()
-  local before = memory.memory().live_bytes
+  local before = memory.stats()[live]
   f()
-  return math.max(0, memory.memory().peak_bytes - before)
+  return math.max(0, memory.stats()[peak] - before)
 end
 
 -- Halves the batch on out of memory, down to one image.
@@ -366,7 +359,7 @@ local function run_halving(job, numbers)
   if ok then return end
   if host.interrupted() then error("interrupted", 0) end
   if not explain.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
-  collectgarbage()
+  require("medxai.core").memory.collect()
   local half = #numbers // 2
   job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
   job.chunk = half
@@ -388,7 +381,7 @@ local function run_all(job, chosen)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
   if #todo == 0 then return say("%s", what) end
   local began = host.now()
-  local bytes = memory_peak(function() run_halving(job, { todo[1] }) end)
+  local bytes = memory_peak(job.model.device or "cpu", function() run_halving(job, { todo[1] }) end)
   local first = host.now() - began
   if #todo == 1 then return say("%s; took %s", what, Progress.duration(first)) end
   say("%s; about %s", what, Progress.duration(first * #todo))
@@ -515,7 +508,7 @@ end
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
     needs_gradient = false, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
-    failures = {}, seconds = {}, store = mapstore.open(run.dir), weights = explain.weights_hash(model) }
+    failures = {}, seconds = {}, store = mapstore.open(run.dir), weights = require("medxai.run").weights_sha256(model) }
   for _, m in ipairs(asked.metric_entries) do job.by_metric[m.id] = m end
   gather_layers(job)
   local sets = {}

@@ -39,19 +39,6 @@ function Store:find(set, image_id)
   return record
 end
 
--- Whole or not at all, like every file of a run.
-local function save(path, tensor)
-  local file = require "medxai.file"
-  local temporary = path .. ".tmp"
-  torch.save_npy(temporary, tensor)
-  local done, why = file.sync(temporary)
-  if done then done, why = file.rename(temporary, path) end
-  if not done then
-    file.remove(temporary)
-    check.fail("explain", "%s.", why)
-  end
-end
-
 --- Adds one map. record needs maps (the set) and image_id; map and raws may be nil (failed).
 ---@param record table
 ---@param map any tensor (H, W) on the CPU
@@ -62,7 +49,7 @@ function Store:add(record, map, raws)
   local folder = "maps/" .. record.maps
   files.mkdir(self.dir .. "/" .. folder)
   local function put(name, tensor)
-    save(self.dir .. "/" .. folder .. "/" .. name, tensor)
+    torch.save_npy(self.dir .. "/" .. folder .. "/" .. name, tensor)
     record.files[#record.files + 1] = folder .. "/" .. name
   end
   if map then
