@@ -4,6 +4,7 @@
  * It refuses values that no file of plain data should hold, and trees that are endless. */
 #include <stdlib.h>
 #include <string.h>
+#include "alloc.h"
 #include "store.h"
 #include "xl.h"
 
@@ -25,7 +26,7 @@ static void guard_close(guard *g) {
   store_close(g->in);
   store_abandon(g->out);
   pickle_out_free(&g->pickle);
-  free(g->numbers);
+  mx_free(g->numbers);
   tx_tensor_free(g->packed);
   memset(g, 0, sizeof *g);
 }
@@ -340,7 +341,7 @@ static int store_write_pt(lua_State *L) {
   lua_newtable(L); /* 4: the tensors */
   guard *g = new_guard(L);
   g->room = count_numbers(L, 3, 0, what);
-  g->numbers = malloc((g->room + 1) * sizeof *g->numbers);
+  g->numbers = mx_malloc((g->room + 1) * sizeof *g->numbers);
   if (!g->numbers)
     xl_error(L, "%s: out of memory", what);
   pickle_begin(&g->pickle);

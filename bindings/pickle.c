@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "alloc.h"
 
 typedef struct block {
   struct block *next;
@@ -60,7 +61,7 @@ static void *arena(pickle *p, size_t bytes) {
     size_t room = bytes > 65536 - sizeof *b ? bytes : 65536 - sizeof *b;
     if (!charge(p, room + sizeof *b))
       return NULL;
-    b = malloc(sizeof *b + room);
+    b = mx_malloc(sizeof *b + room);
     if (!b)
       return fail(p, PICKLE_NOMEM, "does not fit into memory");
     b->used = 0;
@@ -80,7 +81,7 @@ static bool grow(pickle *p, void *array, size_t *room, size_t n, size_t size) {
   size_t want = n < 32 ? 64 : n * 2;
   if (want > SIZE_MAX / size || !charge(p, (want - *room) * size))
     return fail(p, PICKLE_NOMEM, "has a pickle that is too large") != NULL;
-  void *more = realloc(*(void **)array, want * size);
+  void *more = mx_realloc(*(void **)array, want * size);
   if (!more)
     return fail(p, PICKLE_NOMEM, "does not fit into memory") != NULL;
   memset((char *)more + *room * size, 0, (want - *room) * size);
@@ -90,7 +91,7 @@ static bool grow(pickle *p, void *array, size_t *room, size_t n, size_t size) {
 }
 
 pickle *pickle_new(size_t limit_bytes) {
-  pickle *p = calloc(1, sizeof *p);
+  pickle *p = mx_calloc(1, sizeof *p);
   if (p)
     p->limit = limit_bytes;
   return p;
@@ -101,14 +102,14 @@ void pickle_free(pickle *p) {
     return;
   for (block *b = p->blocks, *next; b; b = next) {
     next = b->next;
-    free(b);
+    mx_free(b);
   }
-  free(p->stack);
-  free(p->memo);
-  free(p->marks);
-  free(p->storages);
-  free(p->table);
-  free(p);
+  mx_free(p->stack);
+  mx_free(p->memo);
+  mx_free(p->marks);
+  mx_free(p->storages);
+  mx_free(p->table);
+  mx_free(p);
 }
 
 const char *pickle_error(const pickle *p) { return p->error; }
@@ -325,12 +326,12 @@ static bool rehash(pickle *p) {
   size_t room = p->table_room ? p->table_room * 2 : 64;
   if (!charge(p, room * sizeof *p->table))
     return false;
-  pickle_storage **table = calloc(room, sizeof *table);
+  pickle_storage **table = mx_calloc(room, sizeof *table);
   if (!table)
     return fail(p, PICKLE_NOMEM, "does not fit into memory") != NULL;
   for (size_t i = 0; i < p->nstorages; i++)
     table[slot_of(table, room, p->storages[i]->key, p->storages[i]->key_len)] = p->storages[i];
-  free(p->table);
+  mx_free(p->table);
   p->table = table;
   p->table_room = room;
   return true;
@@ -578,8 +579,8 @@ static bool tuple_of(pickle *p, size_t n) {
 }
 
 static bool global_line(pickle *p) {
-  const char *m, *n;
-  size_t mlen, nlen;
+  const char *m = "", *n = "";
+  size_t mlen = 0, nlen = 0;
   return take_line(&m, &mlen, p) && take_line(&n, &nlen, p) && push_global(p, m, mlen, n, nlen);
 }
 
@@ -612,9 +613,9 @@ static bool build(pickle *p) {
 /* One opcode. *done at STOP. memoized counts what the memo holds, for MEMOIZE. */
 static bool step(pickle *p, bool *done, uint64_t *memoized) {
   const unsigned char *op = take(p, 1);
-  pickle_value **items;
+  pickle_value **items = NULL;
   uint64_t u;
-  size_t n;
+  size_t n = 0;
   if (!op)
     return false;
   switch (*op) {
@@ -671,8 +672,8 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
     case 'h': return take_uint(&u, p, 1) && memo_get(p, u);
     case 'j': return take_uint(&u, p, 4) && memo_get(p, u);
     case 'i': { /* INST: a global by another door */
-      const char *m, *s;
-      size_t mlen, slen;
+      const char *m = "", *s = "";
+      size_t mlen = 0, slen = 0;
       return take_line(&m, &mlen, p) && take_line(&s, &slen, p) && refuse(p, m, mlen, s, slen);
     }
     default: return fail(p, PICKLE_BAD, "has a pickle with opcode 0x%02x, which torch.save does not write", *op) != NULL;
@@ -706,7 +707,7 @@ static void out_bytes(pickle_out *o, const void *data, size_t n) {
     return;
   if (n > o->room - o->n) {
     size_t room = (o->n + n) * 2 + 1024;
-    char *more = realloc(o->data, room);
+    char *more = mx_realloc(o->data, room);
     if (!more) {
       o->failed = true;
       return;
@@ -796,6 +797,6 @@ void pickle_put_tensor(pickle_out *o, const char *dtype, const char *key, int64_
 }
 
 void pickle_out_free(pickle_out *o) {
-  free(o->data);
+  mx_free(o->data);
   *o = (pickle_out){ 0 };
 }

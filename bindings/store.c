@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "alloc.h"
 #include "zip.h"
 
 enum { PICKLE_LIMIT = 1 << 30, HEADER_LIMIT = 100 << 20 };
@@ -62,7 +63,7 @@ static bool read_at(int fd, void *buf, int64_t n, int64_t at) {
 }
 
 static bool make_places(store *s, size_t n, char *error, size_t room) {
-  s->places = calloc(n + 1, sizeof *s->places);
+  s->places = mx_calloc(n + 1, sizeof *s->places);
   s->nplaces = s->places ? n : 0;
   return s->places || say(error, room, "does not fit into memory");
 }
@@ -91,7 +92,7 @@ static bool open_zip(store *s, char *error, size_t room) {
   if (!zip_text_is(s, "byteorder", "little"))
     return say(error, room, "holds big-endian numbers, which are not read");
   int64_t n = zip_size(s->zip, r);
-  if (n > PICKLE_LIMIT || !(s->bytes = malloc((size_t)n + 1)))
+  if (n > PICKLE_LIMIT || !(s->bytes = mx_malloc((size_t)n + 1)))
     return say(error, room, "does not fit into memory");
   pickle_value *root;
   size_t used;
@@ -122,8 +123,8 @@ static bool legacy_pickle(const pickle_value **out, store *s, int64_t *at, char 
   pickle_value *v;
   size_t used;
   for (;; n = n > left / 8 ? left : n * 8) {
-    free(*bytes);
-    if (!(*bytes = n <= PICKLE_LIMIT ? malloc((size_t)n + 1) : NULL))
+    mx_free(*bytes);
+    if (!(*bytes = n <= PICKLE_LIMIT ? mx_malloc((size_t)n + 1) : NULL))
       return say(error, room, "does not fit into memory");
     if (!read_at(s->fd, *bytes, n, *at))
       return say(error, room, "cannot be read (%s)", strerror(errno));
@@ -204,7 +205,7 @@ static bool open_legacy(store *s, char *error, size_t room) {
     pickle_free(s->pickle);
     s->pickle = names;
   }
-  free(scratch);
+  mx_free(scratch);
   return ok;
 }
 
@@ -379,7 +380,7 @@ static bool tensor_line(header_line *h, json *j) {
 static store_entry *new_entry(store *s) {
   if (s->nentries == s->entries_room) {
     size_t n = s->entries_room ? s->entries_room * 2 : 64;
-    store_entry *more = realloc(s->entries, n * sizeof *more);
+    store_entry *more = mx_realloc(s->entries, n * sizeof *more);
     if (!more)
       return NULL;
     s->entries = more;
@@ -452,7 +453,7 @@ static int by_start(const void *a, const void *b) {
 
 /* The ranges must follow each other without gap or overlap and end with the file; names must differ. */
 static bool ranges_and_names(store *s, header_line *lines, size_t n, int64_t bytes, char *error, size_t room) {
-  void **sorted = malloc((s->nentries + n + 1) * sizeof *sorted);
+  void **sorted = mx_malloc((s->nentries + n + 1) * sizeof *sorted);
   if (!sorted)
     return say(error, room, "does not fit into memory");
   for (size_t i = 0; i < n; i++)
@@ -477,7 +478,7 @@ static bool ranges_and_names(store *s, header_line *lines, size_t n, int64_t byt
     if (!strcmp(a->name, b->name) && !a->tensor == !b->tensor)
       ok = say(error, room, "has a broken header ('%.100s' twice)", a->name);
   }
-  free(sorted);
+  mx_free(sorted);
   return ok;
 }
 
@@ -508,8 +509,8 @@ static bool open_safetensors(store *s, int64_t length, char *error, size_t room)
   s->format = "safetensors";
   if (length > s->size - 8)
     return say(error, room, "is cut short");
-  char *copy = length <= HEADER_LIMIT ? malloc((size_t)length + 1) : NULL;
-  s->bytes = copy ? malloc((size_t)length + 1) : NULL;
+  char *copy = length <= HEADER_LIMIT ? mx_malloc((size_t)length + 1) : NULL;
+  s->bytes = copy ? mx_malloc((size_t)length + 1) : NULL;
   bool ok = s->bytes ? read_at(s->fd, s->bytes, length, 8) || say(error, room, "cannot be read (%s)", strerror(errno))
                      : say(error, room, "has a header of %lld bytes, which is too long", (long long)length);
   if (ok) {
@@ -521,14 +522,14 @@ static bool open_safetensors(store *s, int64_t length, char *error, size_t room)
   }
   if (ok) {
     size_t dims = 0;
-    lines = calloc(n + 1, sizeof *lines);
-    s->blocks = calloc(n + 1, sizeof *s->blocks);
-    s->tensors = calloc(n + 1, sizeof *s->tensors);
+    lines = mx_calloc(n + 1, sizeof *lines);
+    s->blocks = mx_calloc(n + 1, sizeof *s->blocks);
+    s->tensors = mx_calloc(n + 1, sizeof *s->tensors);
     json fill = { s->bytes, s->bytes + length };
     ok = lines && s->blocks && s->tensors && make_places(s, n, error, room) && header(s, &fill, lines, &again, &bad);
     for (size_t i = 0; ok && i < n; i++)
       dims += 2 * (size_t)lines[i].dim;
-    ok = ok && (s->dims = malloc((dims + 1) * sizeof *s->dims));
+    ok = ok && (s->dims = mx_malloc((dims + 1) * sizeof *s->dims));
     if (!ok)
       say(error, room, "does not fit into memory");
     dims = 0;
@@ -536,8 +537,8 @@ static bool open_safetensors(store *s, int64_t length, char *error, size_t room)
       ok = describe(s, i, &lines[i], s->dims + dims, 8 + length, error, room);
     ok = ok && ranges_and_names(s, lines, n, s->size - 8 - length, error, room);
   }
-  free(lines);
-  free(copy);
+  mx_free(lines);
+  mx_free(copy);
   return ok;
 }
 
@@ -576,9 +577,9 @@ static bool open_any(store *s, char *error, size_t room) {
 
 store *store_open(const char *path, char *error, size_t room) {
   struct stat st;
-  store *s = calloc(1, sizeof *s);
+  store *s = mx_calloc(1, sizeof *s);
   if (!s || !(s->pickle = pickle_new(PICKLE_LIMIT))) {
-    free(s);
+    mx_free(s);
     say(error, room, "does not fit into memory");
     return NULL;
   }
@@ -605,13 +606,13 @@ void store_close(store *s) {
     close(s->fd);
   pickle_free(s->pickle);
   zip_close(s->zip);
-  free(s->bytes);
-  free(s->places);
-  free(s->entries);
-  free(s->blocks);
-  free(s->tensors);
-  free(s->dims);
-  free(s);
+  mx_free(s->bytes);
+  mx_free(s->places);
+  mx_free(s->entries);
+  mx_free(s->blocks);
+  mx_free(s->tensors);
+  mx_free(s->dims);
+  mx_free(s);
 }
 
 const char *store_format(const store *s) { return s->format; }
@@ -714,10 +715,10 @@ static bool out_failed(store_out *o) {
 }
 
 store_out *store_create(const char *path, char *error, size_t room) {
-  store_out *o = calloc(1, sizeof *o);
+  store_out *o = mx_calloc(1, sizeof *o);
   size_t n = strlen(path) + 32;
   int fd = -1;
-  if (o && (o->path = strdup(path)) && (o->temporary = malloc(n))) {
+  if (o && (o->path = mx_strdup(path)) && (o->temporary = mx_malloc(n))) {
     snprintf(o->temporary, n, "%s.tmp-%ld", path, (long)getpid());
     unlink(o->temporary); /* of a dead process with our number */
     fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -753,13 +754,13 @@ bool store_write_bytes(store_out *o, const void *data, size_t n) {
 /* The folder is synced as well, so that the new name survives a power cut; not every file system can. */
 static void sync_folder(const char *path) {
   const char *slash = strrchr(path, '/');
-  char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+  char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : mx_strdup(".");
   int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
   if (fd >= 0) {
     (void)!fsync(fd);
     close(fd);
   }
-  free(folder);
+  mx_free(folder);
 }
 
 bool store_commit(store_out *o) {
@@ -786,9 +787,9 @@ void store_abandon(store_out *o) {
   if (o->temporary && !o->committed)
     unlink(o->temporary);
   zip_writer_free(o->zip);
-  free(o->path);
-  free(o->temporary);
-  free(o);
+  mx_free(o->path);
+  mx_free(o->temporary);
+  mx_free(o);
 }
 
 const char *store_out_error(const store_out *o) { return o->error; }

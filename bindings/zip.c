@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "alloc.h"
 
 enum { LOCAL = 0x04034b50, CENTRAL = 0x02014b50, END = 0x06054b50, END64 = 0x06064b50, LOCATOR64 = 0x07064b50 };
 enum { LOCAL_SIZE = 30, CENTRAL_SIZE = 46, END_SIZE = 22, END64_SIZE = 56, LOCATOR64_SIZE = 20 };
@@ -187,8 +188,8 @@ static const char *read_directory(zip_reader *z) {
   uint64_t size, count, total = 0;
   if (!find_directory(&z->directory_at, &size, &count, z))
     return "is cut short or damaged (no zip directory at its end)";
-  z->directory = malloc(size + 1);
-  z->records = calloc(count + 1, sizeof *z->records);
+  z->directory = mx_malloc(size + 1);
+  z->records = mx_calloc(count + 1, sizeof *z->records);
   if (!z->directory || !z->records)
     return "does not fit into memory";
   if (!read_at(z->fd, z->directory, size, z->directory_at))
@@ -213,7 +214,7 @@ static const char *read_directory(zip_reader *z) {
 
 zip_reader *zip_open(int fd, char *error, size_t room) {
   struct stat st;
-  zip_reader *z = calloc(1, sizeof *z);
+  zip_reader *z = mx_calloc(1, sizeof *z);
   const char *why = "does not fit into memory";
   if (z) {
     z->fd = fd;
@@ -230,9 +231,9 @@ zip_reader *zip_open(int fd, char *error, size_t room) {
 void zip_close(zip_reader *z) {
   if (!z)
     return;
-  free(z->directory);
-  free(z->records);
-  free(z);
+  mx_free(z->directory);
+  mx_free(z->records);
+  mx_free(z);
 }
 
 int64_t zip_find(const zip_reader *z, const char *name, size_t len) {
@@ -289,7 +290,7 @@ static bool out(zip_writer *w, const void *data, size_t n) {
 }
 
 zip_writer *zip_writer_new(FILE *f, const char *folder) {
-  zip_writer *w = calloc(1, sizeof *w);
+  zip_writer *w = mx_calloc(1, sizeof *w);
   if (w) {
     w->f = f;
     snprintf(w->folder, sizeof w->folder, "%s/", folder);
@@ -299,8 +300,8 @@ zip_writer *zip_writer_new(FILE *f, const char *folder) {
 
 void zip_writer_free(zip_writer *w) {
   if (w)
-    free(w->directory);
-  free(w);
+    mx_free(w->directory);
+  mx_free(w);
 }
 
 static uint64_t narrow(uint64_t v) { return v < 0xffffffff ? v : 0xffffffff; }
@@ -308,7 +309,7 @@ static uint64_t narrow(uint64_t v) { return v < 0xffffffff ? v : 0xffffffff; }
 static bool directory_entry(zip_writer *w, const char *name, size_t len, uint64_t at, uint64_t size, uint32_t crc) {
   if (w->room - w->n < CENTRAL_SIZE + len + 28) {
     size_t room = (w->room + CENTRAL_SIZE + len + 28) * 2;
-    unsigned char *more = realloc(w->directory, room);
+    unsigned char *more = mx_realloc(w->directory, room);
     if (!more)
       return false;
     w->directory = more;
