@@ -206,8 +206,9 @@ end
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
 function evaluate.run(run, model, split, options)
   options = check.options("evaluate", options, evaluate.spec)
-  if type(split) ~= "table" and type(split) ~= "userdata" or split.n == nil then
-    check.fail("evaluate", "the second argument is no split (expected data.test, got %s).", type(split))
+  if type(split) ~= "table" or split.n == nil then
+    local got = type(split) == "table" and split.splits and "a data set" or type(split)
+    check.fail("evaluate", "the second argument is no split (expected data.test, got %s).", got)
   end
   evaluate.check_classes("evaluate", model, split.classes)
   if plan.active then return plan.placeholder end

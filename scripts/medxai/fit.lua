@@ -63,6 +63,9 @@ local function check_data(model, data)
   if type(model) ~= "table" and type(model) ~= "userdata" or type(model.parameters) ~= "function" then
     check.fail("fit", "the first argument is no model (expected xai.models.vgg19 { ... }, got %s).", type(model))
   end
+  if type(data) == "table" and data.n and data.item then
+    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got a split). Give the whole data set.")
+  end
   if type(data) ~= "table" or not data.classes then
     check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).", type(data))
   end

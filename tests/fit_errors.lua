@@ -1,0 +1,72 @@
+-- What a training refuses, word for word.
+local t = require "t"
+local files = require "medxai.files"
+
+local head = [[
+local xai = require "medxai"
+local run = xai.run { name = "bad", seed = 1 }
+local data = xai.dataset.phantom { n_train = 12, n_val = 3, n_test = 3, size_px = 32 }
+local function network(classes)
+  return xai.graph.network { name = "tiny", classes = classes, size_px = 32, cam_layer = "features",
+    build = function(g, x)
+      x = g:block("features", function() return g:relu("1", g:conv2d("0", x, { 3, 4, 3, padding = 1 })) end)
+      return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 1)), { 4, #classes })
+    end }
+end
+local sgd = xai.optim.sgd { lr = 0.01 }
+]]
+
+local function refused(body, message)
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/bad.lua", head .. body)
+  local r = t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script }
+  t.equal(r.code, 1)
+  local line = select(2, head:gsub("\n", "")) + select(2, body:gsub("\n", ""))
+  local want = dir .. "/bad.lua:" .. line .. ": " .. message
+  t.ok(r.err:find(want, 1, true), "got " .. r.err .. "\nexpected " .. want)
+  return dir .. "/out"
+end
+
+t.test("a model of another number of classes is refused", function()
+  refused('run:fit(network { "a", "b" }, data, { optim = sgd, epochs = 1 })\n',
+    "fit: the model has 2 classes, the data 3 (clear, nodule, opacity). Build the model with classes = data.classes.")
+end)
+
+t.test("a model whose classes are in another order is refused", function()
+  refused('run:fit(network { "clear", "opacity", "nodule" }, data, { optim = sgd, epochs = 1 })\n',
+    "fit: class 1 is 'opacity' in the model and 'nodule' in the data (expected clear, opacity, nodule).")
+  refused('run:evaluate(network { "a", "b" }, data.test)\n',
+    "evaluate: the model has 2 classes, the data 3 (clear, nodule, opacity). Build the model with classes = data.classes.")
+end)
+
+t.test("options that do not fit are refused", function()
+  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table). Add optim = ... to it.")
+  refused('run:fit(network(data.classes), data, { optim = { lr = 1 }, epochs = 1 })\n',
+    "fit: option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epoch = 1 })\n', "fit: unknown option 'epoch'. Did you mean 'epochs'?")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, step = { gama = 0.1, size = 2 } })\n',
+    "fit: step: unknown option 'gama'. Did you mean 'gamma'?")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 0 })\n', "fit: option 'epochs' is too small (expected at least 1, got 0).")
+end)
+
+t.test("what is no model, no data or no split is refused", function()
+  refused('run:fit(data, data, { optim = sgd, epochs = 1 })\n',
+    "fit: the first argument is no model (expected xai.models.vgg19 { ... }, got table).")
+  refused('run:fit(network(data.classes), data.train, { optim = sgd, epochs = 1 })\n',
+    "fit: the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got a split). Give the whole data set.")
+  refused('run:evaluate(network(data.classes), data)\n', "evaluate: the second argument is no split (expected data.test, got a data set).")
+  refused('run:evaluate(network(data.classes), data.tset)\n', "evaluate: the second argument is no split (expected data.test, got nil).")
+end)
+
+t.test("a loss that is not finite stops the training and names the batch, the layer and the images", function()
+  local out = refused('run:fit(network(data.classes), data, { optim = xai.optim.sgd { lr = 1e38 }, epochs = 2, batch = 4 })\n',
+    "fit: the loss is nan in epoch 1, batch 2 of 3 (phantom-42-")
+  t.equal(files.read(out .. "/status"):match("^%S+"), "failed")
+  t.ok(files.read(out .. "/status"):find("It began in '", 1, true), files.read(out .. "/status"))
+  t.ok(not files.exists(out .. "/weights.pt"))
+end)
+
+t.test("a name that is no folder is refused", function()
+  refused('xai.run { name = "a/b" }\n', "run: 'a/b' is no name for a folder (expected letters, digits, '_', '-', '.').")
+  refused('xai.run { nam = "a" }\n', "run: unknown option 'nam'. Did you mean 'name'?")
+end)
