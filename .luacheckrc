@@ -2,4 +2,5 @@
 std = "lua54"
 max_line_length = 200
 exclude_files = { "build*", "scripts/medxai/types/*" }
-ignore = { "212/self", "213", "542" } -- an unused self, an unused loop variable, an empty if branch with a comment
+ignore = { "212/self", "213", "542", "211/scope", "211/clock", "211/restore", "211/mode" } -- an unused self or loop variable, an empty if branch
+-- with a comment, and variables that only have to be closed

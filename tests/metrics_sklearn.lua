@@ -9,7 +9,7 @@ local stored = cjson.decode(assert(io.open(here .. "/reference/metrics.json")):r
 local function same(got, want, what)
   if want == nil or want == cjson.null then
     if got == got then error(what .. " is " .. tostring(got) .. ", scikit-learn leaves it undefined") end
-  elseif not (math.abs(got - want) <= 1e-9) then
+  elseif got ~= got or math.abs(got - want) > 1e-9 then
     error(string.format("%s is %.17g, scikit-learn says %.17g", what, got, want))
   end
 end

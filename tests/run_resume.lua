@@ -33,9 +33,10 @@ end
 local function status(dir) return (files.read(dir .. "/status") or ""):match("^%S+") end
 
 -- Runs the experiment into dir, stopped after `seconds` by `signal` where given.
-local function go(dir, script, signal, seconds, more)
-  local words = { exe = "/bin/sh", "-c", string.format("exec %s %s --threads 1 --quiet --out %s %s %s",
-    signal and ("timeout -s " .. signal .. " " .. seconds) or "", t.quote(require("medxai.host").exe), t.quote(dir), more or "", t.quote(script)) }
+local function go(dir, script, signal, seconds, options, fields)
+  local words = { exe = "/bin/sh", "-c", string.format("exec %s %s --threads 1 --quiet --out %s %s %s %s",
+    signal and ("timeout -s " .. signal .. " " .. seconds) or "", t.quote(require("medxai.host").exe), t.quote(dir), options or "", t.quote(script),
+    fields or "") }
   return t.run(words)
 end
 
@@ -99,7 +100,7 @@ end)
 
 t.test("another configuration in the folder of a finished run is refused, naming what differs", function()
   local base = whole()
-  local r = go(base .. "/whole", script, nil, nil, "--lr 0.01")
+  local r = go(base .. "/whole", script, nil, nil, nil, "--lr 0.01")
   t.equal(r.code, 1)
   t.ok(r.err:find("fit: '" .. base .. "/whole' holds a run of another configuration: optim.options.lr is 0.05 there and"
     .. " 0.01 here. Give --out DIR for a new run, or --overwrite to begin this one again.", 1, true), r.err)
@@ -109,7 +110,7 @@ end)
 
 t.test("--overwrite begins again, --resume wants a run to be there", function()
   local base = whole()
-  local r = go(base .. "/again", script, nil, nil, "--overwrite --epochs 1")
+  local r = go(base .. "/again", script, nil, nil, "--overwrite", "--epochs 1")
   t.equal(r.code, 0, r.err)
   t.equal(#files.records(base .. "/again/metrics.jsonl"), 2)
   r = go(base .. "/nothing", script, nil, nil, "--resume")

@@ -54,24 +54,26 @@ local function cross_entropy(row, label)
   return top + math.log(sum) - row[label + 1]
 end
 
-local function one_batch(model, batch, answers)
+-- Takes the loader's next batch through the model; returns how many images it had, nil at the end.
+local function one_batch(model, loader, answers)
   local torch = require "medxai.torch"
   local scope <close> = require("medxai").scope()
-  local x = batch.x
-  if model.device ~= nil and model.device ~= "cpu" then x = x:to { device = model.device } end
-  local logits = torch.no_grad(function() return (model(x)) end)
+  local batch = loader:next()
+  if not batch then return nil end
+  local logits = torch.no_grad(function() return (model(batch.x)) end)
   local rows, labels = logits:tolist(), batch.y:tolist()
   for i, row in ipairs(rows) do
     local n = #answers.labels + 1
     answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, softmax(row)
     answers.loss = answers.loss + cross_entropy(row, labels[i])
   end
+  return #rows
 end
 
 --- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
 ---@param model table
 ---@param split table
----@param options { batch: integer, name?: string }
+---@param options { batch: integer, name?: string, alive?: fun() }
 ---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
 function evaluate.predict(model, split, options)
   local training = model:is_training()
@@ -80,12 +82,10 @@ function evaluate.predict(model, split, options)
   local answers = { labels = {}, logits = {}, probabilities = {}, loss = 0.0 }
   local began = host.now()
   local bar <close> = Progress.new(options.name or ("evaluate " .. split.name), split.n)
-  local loader <close> = split:loader { batch = options.batch, shuffle = false, augment = false }
-  for batch in loader:iter() do
-    one_batch(model, batch, answers)
-    bar:add(batch.x:size(0))
-    batch.x:close()
-    batch.y:close()
+  local loader <close> = split:loader { batch = options.batch, channels_last = model.layout == "channels_last" }
+  for n in function() return one_batch(model, loader, answers) end do
+    if options.alive then options.alive() end
+    bar:add(n)
   end
   local n, correct = #answers.labels, 0
   answers.predicted = metrics.argmax(answers.logits)
@@ -94,7 +94,7 @@ function evaluate.predict(model, split, options)
   end
   answers.loss = n > 0 and answers.loss / n or 0 / 0
   answers.accuracy = n > 0 and correct / n or 0 / 0
-  answers.seconds, answers.wait_seconds = host.now() - began, loader.wait_seconds or 0
+  answers.seconds, answers.wait_seconds = host.now() - began, loader.wait_seconds
   return answers
 end
 
@@ -112,9 +112,9 @@ local function prediction_rows(split, classes, answers, input_mode)
   local rows = {}
   for i = 1, split.n do
     local item = split:item(i)
-    local row = { image_id = item.id, path = item.path, patient = item.patient or "unknown", source = item.source or "unknown",
+    local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
       split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
-      input_mode = input_mode or "none" }
+      input_mode = input_mode }
     for c, name in ipairs(classes) do
       row["logit_" .. name] = answers.logits[i][c]
       row["prob_" .. name] = answers.probabilities[i][c]
@@ -222,9 +222,10 @@ function evaluate.run(run, model, split, options)
     print_result(step.result, split.name, step.result.evaluations)
     return step.result
   end
+  run:write_manifest(split.data)
   local clock <close> = run:clock(name)
   step:begin()
-  local answers = evaluate.predict(model, split, { batch = options.batch, name = name })
+  local answers = evaluate.predict(model, split, { batch = options.batch, name = name, alive = function() run:heartbeat(name) end })
   local result = judge(run, split, answers, options)
   local predictions = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
   evaluate.write_predictions(run, split, answers, predictions)

@@ -121,12 +121,6 @@ function Trainer:set_lr()
   self.optimizer:set_lr(self.lr)
 end
 
-function Trainer:to_device(batch)
-  local device = self.model.device
-  if device == nil or device == "cpu" then return batch.x, batch.y end
-  return batch.x:to { device = device, non_blocking = true }, batch.y:to { device = device, non_blocking = true }
-end
-
 -- Forward and loss of one batch: loss (0-d tensor), logits (N, C).
 function Trainer:loss(x, y)
   local cross_entropy = self.torch.cross_entropy
@@ -136,27 +130,30 @@ function Trainer:loss(x, y)
   return loss, logits
 end
 
--- One step. The loss is read between forward and backward: a loss that is not finite must not reach the weights. Nothing
--- else is read from the device; the hits are summed there.
-function Trainer:train_batch(batch, hits)
+-- One step on the loader's next batch: its loss and size, nil at the end. The loss is read between forward and backward: one
+-- that is not finite must not reach the weights. Nothing else is read from the device; the hits are summed there.
+function Trainer:train_batch(loader, hits)
   local scope <close> = require("medxai").scope()
-  local x, y = self:to_device(batch)
+  local batch = loader:next()
+  if not batch then return nil end
+  self.batch_number = self.batch_number + 1
   local generator = self.torch.get_rng_state()
-  local loss, logits = self:loss(x, y)
+  local y = batch.y:to { device = self.model.device }
+  local loss, logits = self:loss(batch.x, y)
   local value = loss:item()
   if value ~= value or value == math.huge or value == -math.huge then
-    require("medxai.fit_diagnose")(self, batch, value, x, generator)
+    require("medxai.fit_diagnose")(self, batch, value, generator)
   end
   self.optimizer:zero_grad()
   loss:backward()
   self.optimizer:step()
   self.torch.no_grad(function() hits:add_(logits:argmax(1):eq(y):sum()) end)
-  return value
+  return value, batch.x:size(0)
 end
 
 local function peak_bytes()
   local memory = require("medxai").memory()
-  return math.max(memory.peak_bytes or 0, memory.cuda_peak_bytes or 0)
+  return math.max(memory.peak_bytes, memory.cuda_peak_bytes or 0)
 end
 
 -- One pass over the training images: mean loss, accuracy, and what it cost.
@@ -167,25 +164,21 @@ function Trainer:train_epoch()
   local name = string.format("epoch %d/%d", self.epoch, options.epochs)
   local bar <close> = Progress.new(name, train.n, { done = (self.epoch - 1) * train.n, total = options.epochs * train.n,
     extra = self.val_seconds * (options.epochs - self.epoch + 1) })
-  local loader <close> = train:loader { batch = options.batch, shuffle = true, seed = run.seed, epoch = self.epoch, augment = true }
+  local loader <close> = train:loader { batch = options.batch, shuffle = true, seed = run.seed, epoch = self.epoch, augment = true,
+    channels_last = self.model.layout == "channels_last" }
   local began, seen, sum = host.now(), 0, 0.0
-  self.batch_number, self.batches = 0, (train.n + options.batch - 1) // options.batch
-  for batch in loader:iter() do
-    local n = batch.x:size(0)
-    self.batch_number = self.batch_number + 1
-    sum = sum + self:train_batch(batch, hits) * n
-    seen = seen + n
-    batch.x:close()
-    batch.y:close()
+  self.batch_number, self.batches = 0, loader.batches
+  for value, n in function() return self:train_batch(loader, hits) end do
+    sum, seen = sum + value * n, seen + n
     run:heartbeat("fit " .. name)
     bar:add(n, function()
       return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, hits:item() / seen,
-        100 * (loader.wait_seconds or 0) / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
+        100 * loader.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
     end)
   end
   local seconds = host.now() - began
   return { loss = sum / seen, accuracy = hits:item() / seen, seconds = seconds, images_per_second = seen / seconds,
-    wait_share = (loader.wait_seconds or 0) / seconds }
+    wait_share = loader.wait_seconds / seconds }
 end
 
 function Trainer:step_schedule(metric)
@@ -222,7 +215,8 @@ function Trainer:run_epoch()
   local lr = self.lr
   local train = self:train_epoch()
   if self.options.step_per == "phase" then self:step_schedule() end
-  local val = evaluate.predict(self.model, self.data.val, { batch = self.options.batch, name = "validation" })
+  local val = evaluate.predict(self.model, self.data.val, { batch = self.options.batch, name = "validation",
+    alive = function() self.run:heartbeat() end })
   self.val_seconds = val.seconds
   self:step_schedule(val.loss)
   local is_best = self:keep_best(val)
@@ -354,9 +348,8 @@ local function model_file(run, model, data, sha, start, best)
   local config = model.config
   return {
     format = "medxai.model", network = model.name, classes = canon.list(data.classes), hidden = config.hidden, head = config.head,
-    train_depth = config.train_depth, config = config, size_px = data.train.config and data.train.config.size_px,
-    resize_px = data.train.config and data.train.config.resize_px, range = { 0, 1 }, mean = data.train.config and data.train.config.mean,
-    std = data.train.config and data.train.config.std, channels = 3, input_mode = run:input_mode(data.train), weights_sha256 = sha,
+    train_depth = config.train_depth, config = config, size_px = data.size_px,
+    resize_px = data.resize_px, range = { 0, 1 }, mean = data.mean, std = data.std, channels = 3, input_mode = run:input_mode(data.train), weights_sha256 = sha,
     start_weights = config.weights or "random", start_sha256 = start, run = run.name, seed = run.seed, best_epoch = best.epoch,
     selected = { split = "val", accuracy = best.accuracy, loss = best.loss },
   }

@@ -27,13 +27,13 @@ end
 
 local function names_of(batch, split)
   local names = {}
-  for i, index in ipairs(batch.index or {}) do
+  for i, index in ipairs(batch.index) do
     if i > 3 then
       names[i] = "..."
       break
     end
     local item = split:item(index)
-    names[i] = item.path or item.id
+    names[i] = item.path
   end
   return table.concat(names, ", ")
 end
@@ -41,10 +41,9 @@ end
 ---@param trainer medxai.Trainer
 ---@param batch table
 ---@param value number the loss
----@param x table the images on the device
 ---@param generator table torch's generator state before the forward pass
-return function(trainer, batch, value, x, generator)
+return function(trainer, batch, value, generator)
   local text = value ~= value and "nan" or value > 0 and "infinite" or "minus infinite"
   check.fail("fit", "the loss is %s in epoch %d, batch %d of %d (%s). %s. Lower lr (now %g), or look at these images.", text,
-    trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train), where(trainer, x, generator), trainer.lr)
+    trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train), where(trainer, batch.x, generator), trainer.lr)
 end

@@ -15,10 +15,10 @@ local check = require "medxai.check"
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
 local xai = {}
 
--- name -> { module, field or nil for the whole module }
+-- name -> { module, fields of it ... }; planned: its constructors answer the planning pass (medxai.plan)
 local parts = {
   run        = { "medxai.run", "new" },
-  dataset    = { "medxai.dataset" },
+  dataset    = { "medxai.dataset", planned = true },
   models     = { "medxai.models" },
   model      = { "medxai.model" },
   optim      = { "medxai.optim" },
@@ -51,6 +51,7 @@ return setmetatable(xai, {
     if not part then check.known("medxai", "name", name, check.sorted_keys(parts)) end
     local value = require(part[1])
     for i = 2, #part do value = value[part[i]] end
+    if part.planned then value = require("medxai.plan").wrap(name, value) end
     rawset(self, name, value)
     return value
   end,

@@ -165,14 +165,14 @@ local function run_chunk(chunk, script)
   local deadline = host.now() + seconds_allowed
   local hook, mask, count = debug.gethook()
   plan.active, check.placeholder = true, placeholder
-  string.format = lenient_format(format)
+  string.format = lenient_format(format) -- luacheck: ignore
   debug.sethook(function()
     if host.interrupted() then error("interrupted", 0) end
     if host.now() > deadline then ends() end
   end, "", 100000)
   local ok, outcome = xpcall(chunk, positioned(script))
   debug.sethook(hook, mask, count)
-  string.format = format
+  string.format = format -- luacheck: ignore
   plan.active, check.placeholder = false, nil
   return ok, outcome
 end

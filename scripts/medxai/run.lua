@@ -55,7 +55,7 @@ function Run.new(options)
   end
   if plan.active and runs[options.name] then return runs[options.name] end
   local run = setmetatable({ name = options.name, seed = command_seed or options.seed, dir = folder_of(options), begun = false,
-    config = {}, beat = -math.huge, doing = "" }, Run)
+    config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   if plan.active then return run end
   runs[options.name] = run
   host.options.seed = run.seed -- models and explainers take their seed from there
@@ -83,7 +83,7 @@ end
 
 local function remove_run(dir)
   for _, name in ipairs(files.list(dir)) do
-    if name:find("^predictions.*%.csv$") then files.remove(files.join(dir, name)) end
+    if name:find("^predictions.*%.csv$") or name:find("^manifest%-%d+%.csv$") or name:find("^data_check%-%d+%.json$") then files.remove(files.join(dir, name)) end
   end
   for _, name in ipairs(own_folders) do files.remove_all(files.join(dir, name)) end
   for _, name in ipairs(own_files) do files.remove(files.join(dir, name)) end
@@ -133,11 +133,14 @@ local function first_line(path, pattern)
   return text:match(pattern)
 end
 
+local function libtorch_version()
+  return require("medxai.core").tensor.torch_version()
+end
+
 function Run:write_environment()
-  local torch = require "medxai.torch"
   local path = files.join(self.dir, "environment.json")
   local now = {
-    program = host.version, lua = _VERSION, libtorch = torch.version, device = host.options.device, threads = host.options.threads,
+    program = host.version, lua = _VERSION, libtorch = libtorch_version(), device = host.options.device, threads = host.options.threads,
     cores = host.cores, processor = first_line("/proc/cpuinfo", "model name%s*:%s*([^\n]+)") or "unknown",
     system = first_line("/proc/version", "([^\n]+)") or "unknown",
     machine = first_line("/proc/sys/kernel/hostname", "(%S+)") or "unknown",
@@ -229,7 +232,7 @@ end
 ---@return medxai.Step
 function Run:step(name, fields)
   self:prepare()
-  local all = { seed = self.seed, numerics = Step.numerics, libtorch = require("medxai.torch").version, smoke = check.smoke(),
+  local all = { seed = self.seed, numerics = Step.numerics, libtorch = libtorch_version(), smoke = check.smoke(),
     device = (host.options.device or "cpu"):match("^%a+") }
   for k, v in pairs(fields) do all[k] = v end
   self.doing = name
@@ -328,50 +331,54 @@ end
 
 Run.weights_sha256 = weights_sha256
 
--- Where files lie and how much is cached does not change a number.
-local not_numbers = { root = true, cache_mb = true, threads = true, paths = true, csv = true, path = true }
-
-local function data_config(config)
-  local kept = {}
-  for k, v in pairs(config or {}) do
-    if not not_numbers[k] then kept[k] = v end
-  end
-  return kept
-end
-
 -- SHA-256 over id, label and patient of every image of a split, in order.
 local function manifest_sha256(split)
   local rows = {}
   for i = 1, split.n do
     local item = split:item(i)
-    rows[i] = { item.id, item.label or -1, item.patient or "unknown" }
+    rows[i] = { item.id, item.label or -1, item.patient }
   end
   return canon.hash(canon.list(rows))
 end
 
---- A split as plain data: the data's configuration and the hash of what it holds.
+--- A split as plain data: how its images are prepared and the hash of what it holds.
 function Run:describe_split(split)
-  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = data_config(split.config),
-    manifest_sha256 = manifest_sha256(split) }
+  self:check_data(split.data)
+  local config = {}
+  for k, v in pairs(split.data.config) do
+    if k ~= "counts" then config[k] = v end -- of the other splits: no matter here
+  end
+  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config, manifest_sha256 = manifest_sha256(split) }
 end
 
 --- What is done to the images before the network sees them: "none", "lungs", ...
 function Run:input_mode(split)
-  return split.config and split.config.mask or "none"
+  return split.data.mask or "none"
+end
+
+--- The check before training, told once for each data set.
+function Run:check_data(data)
+  if data.checked then return end
+  local found = data:check()
+  if not host.options.quiet then io.stderr:write(found.text, "\n") end
 end
 
 local manifest_columns = { "image_id", "path", "sha256", "label", "split", "patient", "source" }
 
---- Checks the data, writes data_check.json and manifest.csv.
+--- Writes manifest.csv and data_check.json; of a second data set manifest-2.csv and so on.
 function Run:write_manifest(data)
-  local found = data:check()
-  if found then files.write_data(files.join(self.dir, "data_check.json"), found) end
-  local rows = {}
-  for i, row in ipairs(data:manifest()) do
-    rows[i] = { image_id = row.id or row.image_id, path = row.path, sha256 = row.sha256, label = row.label, split = row.split,
-      patient = row.patient or "unknown", source = row.source or "unknown" }
+  for _, other in ipairs(self.data) do
+    if other == data then return end
   end
-  files.write_csv(files.join(self.dir, "manifest.csv"), manifest_columns, rows)
+  self.data[#self.data + 1] = data
+  local suffix = #self.data > 1 and "-" .. #self.data or ""
+  files.write_data(files.join(self.dir, "data_check" .. suffix .. ".json"), data:check())
+  local rows = {}
+  for i, item in ipairs(data:manifest()) do
+    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split, patient = item.patient,
+      source = item.source }
+  end
+  files.write_csv(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end
 
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
