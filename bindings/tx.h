@@ -150,13 +150,15 @@ typedef struct tx_option { const char *name; double value; } tx_option; /* "lr",
 int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n); /* "sgd" "adam" "adamw" "rmsprop" */
 void tx_optim_free(tx_optim *o);
 int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options, int noptions);
-int tx_optim_step(tx_optim *o);
-int tx_optim_zero_grad(tx_optim *o);
+int tx_optim_groups(const tx_optim *o);
+int tx_optim_step(tx_optim *o); /* TX_NOMEM: nothing was changed yet */
+int tx_optim_zero_grad(tx_optim *o); /* to none, as PyTorch 2 does */
 int tx_optim_set_lr(tx_optim *o, int group, double lr); /* group -1: all */
 int tx_optim_get_lr(double *lr, const tx_optim *o, int group);
 /* State of one parameter by its name, as named tensors and steps: fn is called once an entry ("momentum_buffer", "exp_avg",
  * "step" as an int64 0-d tensor); t is borrowed. */
 int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t), void *ud);
+int tx_optim_state_clear(tx_optim *o);
 int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t);
 
 /* ---- memory, threads, devices ----------------------------------------------------------------------------- */

@@ -13,12 +13,6 @@
 #include <new>
 #include <unordered_map>
 
-namespace tx {  // tx_cuda.cpp; nothing without CUDA
-void cuda_memory(tx_memory *out) noexcept;
-void cuda_reset_peak() noexcept;
-void cuda_empty_cache() noexcept;
-}  // namespace tx
-
 namespace {
 
 constexpr int64_t MiB = int64_t(1) << 20;
@@ -168,8 +162,8 @@ bool told_to_fail() {
   return true;
 }
 
-// A fresh block from the system, after what is kept has made room for it.
-Header *take_fresh(size_t n) {
+// Makes room for want bytes among what is kept; raises where the limit or the machine has none.
+void make_room(size_t n) {
   const int64_t cap = limit.load(std::memory_order_relaxed), want = int64_t(n);
   if (cap > 0) {
     const int64_t room = cap - live.load(std::memory_order_relaxed);
@@ -183,6 +177,10 @@ Header *take_fresh(size_t n) {
       if (want > available_bytes()) refuse(n, "more than the machine has left");
     }
   }
+}
+
+Header *take_fresh(size_t n) {
+  make_room(n);
   void *p = nullptr;
   if (posix_memalign(&p, alignment, n + sizeof(Header)) != 0) {
     tx_memory_empty_cache();
@@ -233,6 +231,10 @@ extern "C" int tx_memory_setup(void) {
     c10::SetCPUAllocator(&allocator, 255);
     done = true;
   });
+}
+
+void tx::reserve(int64_t bytes) {
+  if (bytes > 0) make_room(size_t(bytes));
 }
 
 extern "C" int64_t tx_memory_live_bytes(void) { return live.load(std::memory_order_relaxed); }

@@ -81,6 +81,13 @@ inline tx_tensor *give(at::Tensor &&t) {
 }
 inline tx_tensor *give(const at::Tensor &t) { return give(at::Tensor(t)); }
 
+// ---- memory (tx_memory.cpp, tx_cuda.cpp) ----
+
+void reserve(int64_t bytes);               // throws as an allocation of so many CPU bytes would; takes none
+void cuda_memory(tx_memory *out) noexcept; // these three do nothing without CUDA
+void cuda_reset_peak() noexcept;
+void cuda_empty_cache() noexcept;
+
 // ---- names: "float32", "channels_last", "strided", "cuda:0"; they throw on a name that is not known ----
 
 at::ScalarType dtype_of(const char *name);
