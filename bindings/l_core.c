@@ -5,6 +5,8 @@ static const luaL_Reg modules[] = {
   { "memory", luaopen_core_memory }, /* first: installs the allocator */
   { "device", luaopen_core_device },
   { "autograd", luaopen_core_autograd },
+  { "optim", luaopen_core_optim },
+  { "rng", luaopen_core_rng },
   { "tensor", luaopen_core_tensor },
   { "figure", luaopen_core_figure },
   { "image", luaopen_core_image },

@@ -223,9 +223,17 @@ static void seed_sequence(uint64_t seed, uint32_t out[8]) {
     out[i] = mix_hash(pool[i % 4], &constant, 0x58F38DEDu);
 }
 
-static void pcg_step(mx_pcg64 *g) {
+static unsigned __int128 whole(const uint64_t half[2]) { return (unsigned __int128)half[1] << 64 | half[0]; }
+
+static void set_whole(uint64_t half[2], unsigned __int128 v) {
+  half[0] = (uint64_t)v;
+  half[1] = (uint64_t)(v >> 64);
+}
+
+/* added goes in before the step: seeding does that once */
+static void pcg_step(mx_pcg64 *g, unsigned __int128 added) {
   const unsigned __int128 multiplier = (unsigned __int128)0x2360ED051FC65DA4u << 64 | 0x4385DF649FCCF645u;
-  g->state = g->state * multiplier + g->step;
+  set_whole(g->state, (whole(g->state) + added) * multiplier + whole(g->step));
 }
 
 void mx_pcg64_seed(mx_pcg64 *g, uint64_t seed) {
@@ -234,19 +242,16 @@ void mx_pcg64_seed(mx_pcg64 *g, uint64_t seed) {
   unsigned __int128 v[4];
   for (int i = 0; i < 4; i++)
     v[i] = w[2 * i] | (uint64_t)w[2 * i + 1] << 32;
-  g->step = (v[2] << 64 | v[3]) << 1 | 1;
-  g->state = 0;
-  pcg_step(g);
-  g->state += v[0] << 64 | v[1];
-  pcg_step(g);
-  g->has_half = false;
-  g->half = 0;
+  *g = (mx_pcg64){ .has_half = false };
+  set_whole(g->step, (v[2] << 64 | v[3]) << 1 | 1);
+  pcg_step(g, 0);
+  pcg_step(g, v[0] << 64 | v[1]);
 }
 
 uint64_t mx_pcg64_next(mx_pcg64 *g) {
-  pcg_step(g);
-  const uint64_t v = (uint64_t)(g->state >> 64) ^ (uint64_t)g->state;
-  const unsigned turn = (unsigned)(g->state >> 122);
+  pcg_step(g, 0);
+  const uint64_t v = g->state[1] ^ g->state[0];
+  const unsigned turn = (unsigned)(g->state[1] >> 58);
   return v >> turn | v << (-turn & 63);
 }
 

@@ -48,7 +48,7 @@ void mx_mt19937_permutation(mx_mt19937 *g, int64_t n, int64_t *out);
 
 /* ---- numpy.random.default_rng: PCG64 over SeedSequence -------------------------------------------------------------- */
 typedef struct mx_pcg64 {
-  unsigned __int128 state, step;
+  uint64_t state[2], step[2]; /* 128 bits each, the lower half first: Lua aligns its values to 8 bytes only */
   bool has_half;
   uint32_t half; /* the upper half of the last 64 bits that a 32-bit draw split */
 } mx_pcg64;
