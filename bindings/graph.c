@@ -669,11 +669,11 @@ static int call2(tx_tensor **out, const char *name, const char *overload, tx_ten
   return call(out, name, overload, (tx_value[]){ tensor_value(a), b }, 2);
 }
 
-/* t = f(t): frees what t was. */
-static int replace(tx_tensor **t, int status, tx_tensor *result) {
+/* t = result: frees what t was. result by address, as it is set while the arguments are evaluated. */
+static int replace(tx_tensor **t, int status, tx_tensor *const *result) {
   if (status != TX_OK) return status;
   tx_tensor_free(*t);
-  *t = result;
+  *t = *result;
   return TX_OK;
 }
 
@@ -701,8 +701,8 @@ static int as_double(tx_tensor **out, tx_tensor *t) { return tx_tensor_to(out, t
 static int fold_scale(tx_tensor **out, tx_tensor *gamma, tx_tensor *var, double eps) {
   tx_tensor *t = NULL, *u = NULL, *g = NULL;
   int status = as_double(&t, var);
-  if (status == TX_OK) status = replace(&t, call2(&u, "add", "Scalar", t, double_value(eps)), u);
-  if (status == TX_OK) status = replace(&t, call1(&u, "sqrt", "", t), u);
+  if (status == TX_OK) status = replace(&t, call2(&u, "add", "Scalar", t, double_value(eps)), &u);
+  if (status == TX_OK) status = replace(&t, call1(&u, "sqrt", "", t), &u);
   if (status == TX_OK) status = as_double(&g, gamma);
   if (status == TX_OK) status = call2(out, "div", "Tensor", g, tensor_value(t));
   tx_tensor_free(t);
@@ -716,7 +716,7 @@ static int fold_weight(tx_tensor **out, tx_tensor *w, tx_tensor *scale) {
   int64_t shape[TX_MAX_DIMS] = { -1, 1, 1, 1 };
   int status = as_double(&t, w);
   if (status == TX_OK) status = call2(&view, "reshape", "", scale, (tx_value){ .kind = TX_INTS, .n = 4, .is = shape });
-  if (status == TX_OK) status = replace(&t, call2(&u, "mul", "Tensor", t, tensor_value(view)), u);
+  if (status == TX_OK) status = replace(&t, call2(&u, "mul", "Tensor", t, tensor_value(view)), &u);
   if (status == TX_OK) status = tx_tensor_to(out, t, NULL, tx_tensor_dtype(w), false, false);
   tx_tensor_free(t);
   tx_tensor_free(view);
@@ -727,11 +727,11 @@ static int fold_weight(tx_tensor **out, tx_tensor *w, tx_tensor *scale) {
 static int fold_bias(tx_tensor **out, tx_tensor *bias, tx_tensor *beta, tx_tensor *mean, tx_tensor *scale) {
   tx_tensor *t = NULL, *u = NULL, *b = NULL;
   int status = as_double(&t, mean);
-  if (status == TX_OK) status = replace(&t, call1(&u, "neg", "", t), u);
-  if (status == TX_OK && bias) status = replace(&t, call2(&u, "add", "Tensor", t, tensor_value(bias)), u);
-  if (status == TX_OK) status = replace(&t, call2(&u, "mul", "Tensor", t, tensor_value(scale)), u);
+  if (status == TX_OK) status = replace(&t, call1(&u, "neg", "", t), &u);
+  if (status == TX_OK && bias) status = replace(&t, call2(&u, "add", "Tensor", t, tensor_value(bias)), &u);
+  if (status == TX_OK) status = replace(&t, call2(&u, "mul", "Tensor", t, tensor_value(scale)), &u);
   if (status == TX_OK) status = as_double(&b, beta);
-  if (status == TX_OK) status = replace(&t, call2(&u, "add", "Tensor", t, tensor_value(b)), u);
+  if (status == TX_OK) status = replace(&t, call2(&u, "add", "Tensor", t, tensor_value(b)), &u);
   if (status == TX_OK) status = tx_tensor_to(out, t, NULL, tx_tensor_dtype(mean), false, false);
   tx_tensor_free(t);
   tx_tensor_free(b);
@@ -1033,7 +1033,7 @@ static int run_input(tx_tensor **out, graph_run *run) {
 /* Cuts t off from what made it: a leaf that wants a gradient. */
 static int make_leaf(tx_tensor **t) {
   tx_tensor *d = NULL;
-  int status = replace(t, call1(&d, "detach", "", *t), d);
+  int status = replace(t, call1(&d, "detach", "", *t), &d);
   if (status == TX_OK) status = tx_tensor_set_requires_grad(*t, true);
   return status;
 }
