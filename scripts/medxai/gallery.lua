@@ -59,7 +59,7 @@ local function image_row(job, entries, number, mask_name, colours, shared)
   local scope <close> = require("medxai.core").memory.scope()
   local item = job.split:item(number)
   local batch = job.split:batch { number }
-  local image = viewable(require("medxai.explain").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" })
+  local image = viewable(require("medxai.batches").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" })
   local mask = mask_name and job.split:mask(number, mask_name) or nil
   local label = item.label and job.model.classes[item.label + 1] or nil
   local first = job.store.records[entries[1].set .. "/" .. item.id].target

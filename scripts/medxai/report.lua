@@ -59,7 +59,8 @@ local function open_page(run, options)
   for _, row in ipairs(ok and epochs or {}) do
     if row.epoch and row.train_loss then page.epochs[#page.epochs + 1] = row end
   end
-  for _, w in ipairs(run.warnings or {}) do page.warnings[#page.warnings + 1] = type(w) == "table" and (w.text or w[1]) or w end
+  for _, w in ipairs(type(page.data_check) == "table" and page.data_check.warnings or {}) do page.warnings[#page.warnings + 1] = "data: " .. w end
+  for _, w in ipairs(host.warnings and host.warnings() or {}) do page.warnings[#page.warnings + 1] = w end
   return page
 end
 
@@ -150,85 +151,89 @@ local function put_warnings(page)
   put(page, "</ul></div>")
 end
 
--- A list of maps with plain values as a table; anything deeper as facts.
-local function put_plain(page, data)
-  if type(data) ~= "table" then return put(page, "<p>%s</p>", value(data)) end
-  local columns, seen, flat = {}, {}, #data > 0
-  for _, row in ipairs(data) do
-    if type(row) ~= "table" then flat = false break end
-    for _, key in ipairs(check.sorted_keys(row)) do
-      if type(row[key]) == "table" or type(key) ~= "string" then flat = false break end
-      if not seen[key] then columns[#columns + 1] = { key, numeric = type(row[key]) == "number" } end
-      seen[key] = true
+-- The classes in label order: of an evaluation, else of any settings that list them, else by name.
+local function class_names(page)
+  local main = main_evaluation(page)
+  if main and main.result.classes then return main.result.classes end
+  for _, key in ipairs(check.sorted_keys(page.config)) do
+    local section = page.config[key]
+    local model = type(section) == "table" and type(section.model) == "table" and (section.model.config or section.model) or section
+    if type(model) == "table" and type(model.classes) == "table" then return model.classes end
+  end
+  local names, seen = {}, { total = true }
+  for _, split in ipairs(check.sorted_keys(page.data_check.counts or {})) do
+    for _, name in ipairs(check.sorted_keys(page.data_check.counts[split])) do
+      if not seen[name] then names[#names + 1] = name end
+      seen[name] = true
     end
   end
-  if not flat then return put(page, "%s", html.facts(flatten(data, "", {}))) end
-  local rows = {}
-  for i, row in ipairs(data) do
-    if i > 50 then break end
-    rows[i] = {}
-    for k, c in ipairs(columns) do rows[i][k] = row[c[1]] ~= nil and value(row[c[1]]) or "" end
-  end
-  put(page, "%s", html.table(columns, rows))
-  if #data > 50 then put(page, '<p class="note">First 50 of %d.</p>', #data) end
+  return names
 end
 
--- counts: { <split> = { <class> = n } } as a table of splits by classes.
-local function counts_table(counts, classes)
-  local columns, rows = { { "split" } }, {}
+-- Rows by classes with a sum: splits, or sources.
+local function counts_table(what, names, counts, classes)
+  local columns, rows = { { what } }, {}
   for _, c in ipairs(classes) do columns[#columns + 1] = { c, numeric = true } end
   columns[#columns + 1] = { "all", numeric = true }
-  local splits, known = {}, {}
-  for _, s in ipairs { "train", "val", "test" } do
-    if counts[s] then splits[#splits + 1] = s end
-    known[s] = true
-  end
-  for _, s in ipairs(check.sorted_keys(counts)) do
-    if not known[s] then splits[#splits + 1] = s end
-  end
-  for _, s in ipairs(splits) do
-    local row, sum = { text(s) }, 0
-    for k, c in ipairs(classes) do
-      local n = counts[s][c] or counts[s][k] or 0
+  for i, name in ipairs(names) do
+    local row, sum = { text(name) }, 0
+    for _, c in ipairs(classes) do
+      local n = counts[name][c] or 0
       row[#row + 1] = number(n)
       sum = sum + n
     end
-    row[#row + 1] = number(sum)
-    rows[#rows + 1] = row
+    row[#row + 1] = number(counts[name].total or sum)
+    rows[i] = row
   end
   return html.table(columns, rows)
 end
 
-local function is_counts(counts)
-  if type(counts) ~= "table" or next(counts) == nil then return false end
-  for _, per in pairs(counts) do
-    if type(per) ~= "table" then return false end
-    for _, n in pairs(per) do
-      if type(n) ~= "number" then return false end
-    end
+local function split_names(counts)
+  local names, known = {}, {}
+  for _, s in ipairs { "train", "val", "test" } do
+    if counts[s] then names[#names + 1] = s end
+    known[s] = true
   end
-  return true
+  for _, s in ipairs(check.sorted_keys(counts)) do
+    if not known[s] then names[#names + 1] = s end
+  end
+  return names
+end
+
+-- Pairs of images that are the same, or nearly.
+local function put_duplicates(page, title, list, count)
+  if count == 0 then return put(page, "<p>%s: none.</p>", text(title)) end
+  local rows = {}
+  for i = 1, math.min(#list, 30) do
+    local p = list[i]
+    rows[i] = { text(p.split_a), text(p.a), text(p.split_b), text(p.b), p.correlation and number(p.correlation, 3) or "same pixels",
+      p.same_class and "" or "another class", warn = not p.same_class }
+  end
+  put(page, "<details%s><summary>%s: %d</summary>%s%s</details>", count <= 5 and " open" or "", text(title), count,
+    (html.table({ { "split" }, { "image" }, { "split" }, { "image" }, { "correlation" }, { "" } }, rows)),
+    count > #rows and string.format('<p class="note">First %d of %d.</p>', #rows, count) or "")
 end
 
 local function put_data(page)
   local c = page.data_check
-  if not c then return end
+  if type(c) ~= "table" then return end
   heading(page, "Data")
-  local classes = c.classes
-  if not classes and main_evaluation(page) then classes = main_evaluation(page).result.classes end
-  if is_counts(c.counts) and type(classes) == "table" then put(page, "%s", counts_table(c.counts, classes)) end
-  for _, key in ipairs(check.sorted_keys(c)) do
-    local v = c[key]
-    if key ~= "classes" and not (key == "counts" and is_counts(v)) then
-      if type(v) == "table" and next(v) ~= nil then
-        put(page, "<h3>%s</h3>", text((tostring(key):gsub("_", " "))))
-        put_plain(page, v)
-      elseif type(v) == "table" then
-        put(page, "<p>%s: none</p>", text((tostring(key):gsub("_", " "))))
-      else
-        put(page, "<p>%s: %s</p>", text((tostring(key):gsub("_", " "))), value(v))
-      end
-    end
+  local classes = class_names(page)
+  if c.counts then put(page, "%s", counts_table("split", split_names(c.counts), c.counts, classes)) end
+  if c.images then
+    put(page, "<p>%s images, all readable; %s.</p>", number(c.images), (c.patients or 0) > 0 and number(c.patients) .. " patients" or "patients unknown")
+  end
+  put(page, "<h3>Checks before training</h3>")
+  if c.exact then put_duplicates(page, "The same pixels in two splits", c.exact, #c.exact) end
+  if c.near then put_duplicates(page, "Nearly the same picture in two splits", c.near, c.near_count or #c.near) end
+  if c.exact_within and #c.exact_within > 0 then put_duplicates(page, "The same pixels twice in one split", c.exact_within, #c.exact_within) end
+  local s = c.sources
+  if type(s) == "table" and s.names then
+    put(page, "%s", counts_table("source", s.names, s.counts, classes))
+    put(page, '<p class="note">Mutual information of class and source: %s of %s bits. Where they are near, the source gives the class away.</p>',
+      number(s.mutual_information_bits, 3), number(s.class_entropy_bits, 3))
+  else
+    put(page, "<p>Sources: unknown, so class by source cannot be checked.</p>")
   end
 end
 
@@ -399,6 +404,20 @@ local function put_reproduce(page)
     .. "scores.csv, weights.pt, maps/ (raw signed maps, one line each in maps/index.jsonl) and figures/ (PNG, SVG, PDF).</p>")
 end
 
+-- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
+local function inputs_of(page, options)
+  local inputs = { options = options, version = 1 }
+  local names = { "config.json", "data_check.json", "metrics.jsonl" }
+  for _, name in ipairs(files.list(page.dir .. "/steps")) do
+    if name ~= "report.json" then names[#names + 1] = "steps/" .. name end
+  end
+  for _, name in ipairs(names) do
+    local bytes = files.read(page.dir .. "/" .. name)
+    inputs[name] = bytes and files.sha256(bytes) or "none"
+  end
+  return inputs
+end
+
 --- run:report(options).
 ---@param run table with dir, name, seed
 ---@param options? table title, question, notes
@@ -406,6 +425,12 @@ end
 function report.write(run, options)
   options = report.check(options)
   local page = open_page(run, options)
+  local path = run.dir .. "/report.html"
+  local step = run:step("report", inputs_of(page, options))
+  if step.done then
+    run:skipped("report")
+    return path
+  end
   local body = {}
   for _, section in ipairs { put_head, put_data, put_training, put_evaluations, put_explanations, put_settings, put_times, put_reproduce } do
     page.out = {}
@@ -415,10 +440,9 @@ function report.write(run, options)
   page.out = {}
   put_warnings(page) -- last, since reading may have added some; shown under the head
   table.insert(body, 2, table.concat(page.out, "\n"))
-  local path = run.dir .. "/report.html"
   files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style) .. table.concat(body, "\n") .. "\n</body></html>\n")
-  if not host.options.quiet then io.stdout:write("report: ", path, "\n") end
+  step:finish({ path = "report.html" }, { "report.html" })
   return path
 end
 

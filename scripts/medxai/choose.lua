@@ -1,0 +1,79 @@
+-- Which images are explained: a number (classes taken in turn), a list of numbers and names, "all", "one_per_class".
+-- It refuses numbers out of range and names that no image, or more than one, has.
+local check = require "medxai.check"
+
+local choose = {}
+
+-- Sample numbers with the classes taken in turn, so that the first n of a split sorted by class hold every class.
+local function class_turns(split)
+  local by_class, classes = {}, {}
+  for i = 1, split.n do
+    local label = (split.label and split:label(i) or not split.label and split:item(i).label) or -1
+    if not by_class[label] then
+      by_class[label] = {}
+      classes[#classes + 1] = label
+    end
+    table.insert(by_class[label], i)
+  end
+  table.sort(classes)
+  local order, turn = {}, 1
+  while #order < split.n do
+    for _, label in ipairs(classes) do order[#order + 1] = by_class[label][turn] end
+    turn = turn + 1
+  end
+  return order, #classes
+end
+
+-- Sample numbers of a list of numbers (from 1), image ids, paths or file names.
+local function listed(split, list)
+  local by_name
+  local function number_of(name)
+    if not by_name then
+      by_name = {}
+      for i = 1, split.n do
+        local item = split:item(i)
+        for _, key in ipairs { item.name or false, item.path or false, item.path and item.path:match("[^/]+$") or false, item.id or false } do
+          if key then by_name[key] = by_name[key] and by_name[key] ~= i and 0 or i end
+        end
+      end
+    end
+    local i = by_name[name]
+    if i == 0 then check.fail("explain", "more than one image of the %s split is called '%s'. Give its path or image id.", split.name, name) end
+    return i or check.fail("explain", "no image '%s' in the %s split (expected a number, a path, a file name or an image id).", name, split.name)
+  end
+  local chosen, seen = {}, {}
+  for _, value in ipairs(list) do
+    local i = math.tointeger(value)
+    if i then
+      if i < 1 or i > split.n then check.fail("explain", "image %d is out of range (the %s split has 1 to %d).", i, split.name, split.n) end
+    elseif type(value) == "string" then
+      i = number_of(value)
+    else
+      check.fail("explain", "images holds numbers or names (got %s).", type(value))
+    end
+    if not seen[i] then chosen[#chosen + 1] = i end
+    seen[i] = true
+  end
+  return chosen
+end
+
+--- Sample numbers (from 1) of the images asked for.
+function choose.images(split, images)
+  local chosen = {}
+  if type(images) == "table" then
+    chosen = listed(split, images)
+  elseif images == "all" then
+    for i = 1, split.n do chosen[i] = i end
+  else
+    local order, classes = class_turns(split)
+    local n = images == "one_per_class" and classes or images
+    for i = 1, math.min(n, #order) do chosen[i] = order[i] end
+  end
+  if #chosen == 0 then check.fail("explain", "the %s split has no image to explain.", tostring(split.name)) end
+  if check.smoke() then
+    for i = #chosen, 3, -1 do chosen[i] = nil end
+  end
+  return chosen
+end
+
+return choose

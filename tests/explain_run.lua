@@ -1,0 +1,225 @@
+-- explain.run over a tiny network and a split that needs no files: files, resuming, batches, judging, a researcher's own
+-- methods, and what is refused.
+local t = require "t"
+local tiny = require "tinyexplain"
+local torch = require "medxai.torch"
+local canon = require "medxai.canon"
+local choose = require "medxai.choose"
+local explain = require "medxai.explain"
+local files = require "medxai.files"
+local host = require "medxai.host"
+
+host.options.quiet = true
+
+local function go(dir, options, change, n)
+  local run = tiny.run(dir)
+  options.figures = options.figures or false
+  local scope <close> = require("medxai.core").memory.scope()
+  local result = explain.run(run, tiny.model(), tiny.split(n or 6, change), options)
+  return result, run
+end
+
+local function statuses(result)
+  local out = {}
+  for i, record in ipairs(result.records) do out[i] = record.status end
+  return out
+end
+
+t.test("maps, raw maps and one line each are written, with what made them", function()
+  local dir = t.tmpdir()
+  local result = go(dir, { methods = { "gradcam" }, images = 2 })
+  t.equal(#result.records, 2)
+  local lines = files.lines(dir .. "/maps/index.jsonl")
+  t.equal(#lines, 2)
+  local record = canon.read(lines[1], "line")
+  t.equal({ record.method, record.status, record.sign, record.layers[1], record.label, record.patient }, { "gradcam", "ok", "signed", "conv2", "clear", "unknown" })
+  t.equal(record.geometry.layers[1], { height = 8, width = 8, cell_height_px = 4.0, cell_width_px = 4.0 })
+  t.equal({ record.forwards, record.backwards }, { 1, 1 })
+  t.equal(#record.hashes.weights, 64)
+  t.ok(record.maps:find("^gradcam%-%x%x%x%x%x%x%x%x$"))
+  t.equal(table.concat(record.files, " "), ("maps/%s/0000000000000001.npy maps/%s/0000000000000001.raw.npy"):format(record.maps, record.maps))
+  t.equal(torch.load_npy(dir .. "/" .. record.files[1]).shape, { 32, 32 })
+  t.equal(torch.load_npy(dir .. "/" .. record.files[2]).shape, { 8, 8 })
+  t.equal(files.list(dir .. "/maps/" .. record.maps), { "0000000000000001.npy", "0000000000000001.raw.npy", "0000000000000002.npy", "0000000000000002.raw.npy" })
+end)
+
+t.test("a second run makes nothing again; more images are added; a torn last line is cut", function()
+  local dir = t.tmpdir()
+  go(dir, { methods = { "gradcam" }, images = 2 })
+  local before = t.read(dir .. "/maps/index.jsonl")
+  go(dir, { methods = { "gradcam" }, images = 2 })
+  t.equal(t.read(dir .. "/maps/index.jsonl"), before)
+  local f <close> = io.open(dir .. "/maps/index.jsonl", "a")
+  f:write('{"torn')
+  f:close()
+  go(dir, { methods = { "gradcam" }, images = 3 })
+  local lines = files.lines(dir .. "/maps/index.jsonl")
+  t.equal(#lines, 3)
+  t.ok(t.read(dir .. "/maps/index.jsonl"):sub(1, #before) == before)
+end)
+
+t.test("a batch of six equals six singles", function()
+  local a, b = t.tmpdir(), t.tmpdir()
+  local one = go(a, { methods = { "gradcam", "random_smooth", "sobel" }, images = "all", batch = 1 })
+  local six = go(b, { methods = { "gradcam", "random_smooth", "sobel" }, images = "all", batch = 6 })
+  for i, record in ipairs(one.records) do
+    local x, y = torch.load_npy(a .. "/" .. record.files[1]), torch.load_npy(b .. "/" .. six.records[i].files[1])
+    t.ok((x - y):abs():max():item() < 2e-5, record.method)
+  end
+end)
+
+t.test("settings, target, layer and weights each give another folder", function()
+  local dir, seen = t.tmpdir(), {}
+  for _, options in ipairs { {}, { layer = "conv1" }, { target = "opacity" }, { layer = { "conv2", "conv1" } }, { compat = "pytorch-grad-cam" } } do
+    options.methods, options.images = { "gradcam" }, 1
+    local set = go(dir, options).records[1].maps
+    t.ok(not seen[set], "twice the same folder")
+    seen[set] = true
+  end
+  t.equal(#files.list(dir .. "/maps"), 6) -- five sets and the index
+end)
+
+t.test("several layers are the mean of their maps", function()
+  local dir = t.tmpdir()
+  local both = go(dir, { methods = { "gradcam" }, images = 1, layer = { "conv1", "conv2" } }).records[1]
+  t.equal(#both.files, 3)
+  local map, sum = require "medxai.map", torch.zeros(1, 32, 32)
+  for k, side in ipairs { 16, 8 } do
+    local raw = torch.load_npy(dir .. "/" .. both.files[k + 1])
+    t.equal(raw.shape, { side, side })
+    sum = sum + map.resize(map.minmax(raw:unsqueeze(0):relu()), 32, 32)
+  end
+  t.ok((map.minmax(sum / 2):squeeze(0) - torch.load_npy(dir .. "/" .. both.files[1])):abs():max():item() < 1e-6)
+end)
+
+t.test("one_per_class, numbers by turns of the classes, lists by number and name", function()
+  local split = tiny.split(9)
+  t.equal(choose.images(split, "one_per_class"), { 1, 2, 3 })
+  t.equal(choose.images(split, 4), { 1, 2, 3, 4 })
+  t.equal(choose.images(split, { 3, "image 7.png", "folder/image 2.png", "0000000000000005", 3 }), { 3, 7, 2, 5 })
+  t.equal(#choose.images(split, "all"), 9)
+  local sorted = tiny.split(6)
+  local item = sorted.item
+  function sorted:item(i)
+    local one = item(self, i)
+    one.label = (i - 1) // 2
+    return one
+  end
+  t.equal(choose.images(sorted, 4), { 1, 3, 5, 2 })
+  t.fails(function() choose.images(split, { 10 }) end, "explain: image 10 is out of range (the test split has 1 to 9).")
+  t.fails(function() choose.images(split, { "nobody.png" }) end,
+    "explain: no image 'nobody.png' in the test split (expected a number, a path, a file name or an image id).")
+end)
+
+t.test("energy inside the lesion beside its chance level, with intervals, in scores.csv; images without mask are undefined", function()
+  local dir = t.tmpdir()
+  local result = go(dir, { methods = { "gradcam", "center_blob" }, images = "all", metrics = { "energy_inside", "pointing_game" }, mask = "lesion" })
+  t.equal(#result.summaries, 4)
+  local s = result.summaries[1]
+  t.equal({ s.metric, s.method, s.n, s.of, s.undefined["no mask"] }, { "energy_inside@1 mask=lesion", "gradcam", 4, 6, 2 })
+  t.near(s.chance, 64 / 1024, 1e-9)
+  t.ok(s.low <= s.mean and s.mean <= s.high)
+  local rows, columns = files.read_csv(dir .. "/scores.csv")
+  t.equal(#rows, 24)
+  t.equal(columns, require("medxai.metric").columns)
+  t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
+  go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
+  t.equal(#files.read_csv(dir .. "/scores.csv"), 24)
+end)
+
+t.test("a researcher's own function, wrong shapes and errors: a status with the text, and the rest goes on", function()
+  local dir = t.tmpdir()
+  local calls = 0
+  local result, run = go(dir, { images = 2, methods = {
+    brightness = function(x) return x:select(0, 0):mean({ 0 }) end,
+    gradient = function(x, model, which)
+      x = x:detach():requires_grad_(true)
+      return torch.autograd.grad(which:score(model(x)), x)[1]:select(0, 0):abs():sum({ 0 })
+    end,
+    nothing = function() end,
+    raises = function() calls = calls + 1 error("boom") end,
+    tall = function() return torch.zeros(64, 3) end,
+  } })
+  t.equal(statuses(result), { "ok", "ok", "failed", "failed", "failed", "ok", "ok", "failed", "failed", "failed" })
+  t.equal(result.records[3].problem, "returned nothing instead of a tensor (32, 32)")
+  t.equal(result.records[5].problem, "returned a tensor of shape (64, 3) instead of (32, 32)")
+  t.ok(result.records[4].problem:find("boom$"))
+  t.ok(table.concat(run.warnings, "\n"):find("raises on 'folder/image 1.png': .*boom"))
+  t.equal(calls, 2)
+  go(dir, { images = 2, methods = { raises = function() calls = calls + 1 error("boom") end } })
+  t.equal(calls, 4) -- failed maps are tried again
+end)
+
+t.test("a constant image is flat for Sobel, and NaN weights are told as nan", function()
+  local dir = t.tmpdir()
+  local flat = go(dir, { methods = { "sobel" }, images = 1 }, function(x) return x:fill_(0.5) end)
+  t.equal(statuses(flat), { "flat" })
+  local run, model = tiny.run(dir), tiny.model()
+  for _, p in ipairs(model:parameters()) do
+    if p.name == "conv2.weight" then torch.no_grad(function() p.tensor:fill_(0 / 0) end) end
+  end
+  local broken = explain.run(run, model, tiny.split(3), { methods = { "gradcam" }, images = 2, figures = false })
+  t.equal(statuses(broken), { "nan", "nan" })
+  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 nan of 2 maps"))
+end)
+
+t.test("the model comes back in the mode in which it was", function()
+  local dir, model = t.tmpdir(), tiny.model()
+  model:train()
+  explain.run(tiny.run(dir), model, tiny.split(3), { methods = { "gradcam" }, images = 1, figures = false })
+  t.ok(model:is_training())
+end)
+
+t.test("figures are saved as PNG, SVG and PDF, the metric's chart too", function()
+  local dir = t.tmpdir()
+  local result = go(dir, { methods = { "gradcam", "sobel" }, images = 3, metrics = { "energy_inside" }, mask = "lesion", figures = true, scale = "shared" })
+  t.equal(#result.figures, 2)
+  for _, figure in ipairs(result.figures) do
+    t.equal(t.read(dir .. "/" .. figure.paths[1]):sub(1, 8), "\137PNG\r\n\26\n")
+    t.ok(t.read(dir .. "/" .. figure.paths[2]):find("<text", 1, true))
+    t.equal(t.read(dir .. "/" .. figure.paths[3]):sub(1, 5), "%PDF-")
+  end
+  local svg = t.read(dir .. "/" .. result.figures[1].paths[2])
+  t.ok(svg:find(">Grad-CAM<", 1, true) and svg:find("Shared scale", 1, true) and svg:find("p = 0.", 1, true))
+end)
+
+t.test("unknown methods, layers, options, metrics and masks are refused before anything is computed", function()
+  local model = tiny.model()
+  local function check(options) return function() explain.check(options, model) end end
+  t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam'?")
+  t.fails(check { methods = { "zebra" } },
+    "explain: unknown method 'zebra'. Known: center_blob, gradcam, random_smooth, sobel. Or write it as 'zebra.lua' beside the experiment.")
+  t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
+  t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")
+  t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")
+  t.fails(check { methods = { "gradcam" }, layer = "fc" },
+    "explain: layer 'fc' has no spatial extent (its output is (1, 3)). Choose one with a grid, for instance 'conv2'.")
+  t.fails(check { methods = { gradcam = { samples = 3 } } }, "gradcam: unknown option 'samples'. Known: layer, target.")
+  t.fails(check { methods = { "gradcam" }, layers = "conv2" }, "explain: unknown option 'layers'. Did you mean 'layer'?")
+  t.fails(check { methods = { "gradcam" }, images = "some" }, "explain: images is a number, a list, 'all' or 'one_per_class' (got 'some').")
+  t.fails(check { methods = { "gradcam" }, target = 7 }, "explain: target class 7 is out of range (the model has classes 0 to 2: clear, nodule, opacity).")
+  t.fails(check { methods = { "gradcam" }, metrics = { "energy" }, mask = "lesion" }, "explain: unknown metric 'energy'. Did you mean 'energy_inside'?")
+  t.fails(check { methods = { "gradcam" }, metrics = { "energy_inside" } },
+    "explain: metric 'energy_inside' needs a mask (expected mask = \"lesion\" or the like beside metrics).")
+  t.fails(check { methods = { sobel = { layer = "conv2" } } }, "explain: method 'sobel' works on the input and takes no layer.")
+  t.fails(check { methods = { my = 3 } }, "explain: method 'my' takes a table of options or a function (got number).")
+  t.fails(function() explain.run(tiny.run(t.tmpdir()), model, nil, { methods = { "gradcam" } }) end,
+    "explain: takes a split of the data, for instance data.test (got nil).")
+end)
+
+t.test("a method file beside the experiment is found, and a broken one is named", function()
+  local dir, before = t.tmpdir(), host.script_dir
+  host.script_dir = dir
+  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  t.write(dir .. "/edges_here.lua", "return function(x) return x:select(0, 0):mean({ 0 }) end")
+  t.write(dir .. "/typo.lua", "return functio(x)")
+  t.write(dir .. "/number.lua", "return 3")
+  t.write(dir .. "/per_layer.lua", "return { title = 'channel mean', at = 'layer', needs = { activation = true }, "
+    .. "map = function(ctx) return ctx:activation():mean({ 1 }) end }")
+  local result = go(t.tmpdir(), { methods = { "edges_here", "per_layer" }, images = 1 })
+  t.equal(statuses(result), { "ok", "ok" })
+  t.equal(torch.load_npy(result.dir .. "/" .. result.records[2].files[2]).shape, { 8, 8 })
+  t.fails_like(function() explain.check({ methods = { "typo" } }) end, "^explain: .*typo%.lua:1: ")
+  t.fails(function() explain.check({ methods = { "number" } }) end,
+    "explain: 'number.lua' returns a number (expected a function(x, model, target) or a method table).")
+end)
