@@ -77,7 +77,7 @@ t.test("killed at random points, the run ends with the same bytes", function()
   math.randomseed(os.time())
   local kills = 0
   for attempt = 1, 40 do
-    local r = go(base .. "/killed", script, attempt < 40 and "KILL", 0.5 + 0.05 * attempt + 0.3 * math.random())
+    local r = go(base .. "/killed", script, attempt < 40 and "KILL", 0.3 + 0.1 * attempt + 0.3 * math.random())
     if r.code == 0 then break end
     kills = kills + 1
   end
