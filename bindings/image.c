@@ -4,6 +4,7 @@
 #include "image.h"
 #include <errno.h>
 #include <math.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +32,81 @@ static void *stb_realloc(void *old, size_t n) {
   return p;
 }
 
-/* stb's doubling of 4:2:2 colour is wrong at the right edge (by up to 119 levels), so ours, libjpeg's triangle, takes its
- * place: the macro renames stb's definition and, having arguments, leaves its use alone. */
+/* stb's writer uses what its realloc returns without looking. So its blocks are kept in a ring, and the one that cannot be had
+ * jumps back to image_encode_png, which frees the ring. */
+typedef struct writer_block {
+  struct writer_block *prev, *next;
+} writer_block;
+
+static _Thread_local writer_block writer_ring;
+static _Thread_local jmp_buf writer_exit;
+
+static void *writer_realloc(void *old, size_t n) {
+  writer_block *before = old ? (writer_block *)old - 1 : NULL, *b = mx_realloc(before, n + sizeof *b);
+  if (!b)
+    longjmp(writer_exit, 1);
+  if (!before) {
+    b->prev = &writer_ring;
+    b->next = writer_ring.next;
+  }
+  b->prev->next = b->next->prev = b;
+  return b + 1;
+}
+
+static void writer_free(void *p) {
+  writer_block *b = p ? (writer_block *)p - 1 : NULL;
+  if (!b)
+    return;
+  b->prev->next = b->next;
+  b->next->prev = b->prev;
+  mx_free(b);
+}
+
+/* stb's JPEG arithmetic is near libjpeg's, but up to 3 levels from it, and its doubling of 4:2:2 colour is wrong at the right edge
+ * (by up to 119). These four take stb's places, so that pixels equal those of Pillow, which uses libjpeg: the macros rename stb's
+ * definitions and, having arguments, leave its uses, which are function pointers, alone. */
+static unsigned char clamp8(int64_t v) { return v < 0 ? 0 : v > 255 ? 255 : (unsigned char)v; }
+
+/* One of the two passes of the inverse DCT of Loeffler, Ligtenberg and Moschytz (1989), 13-bit constants: 8 values, `step` apart.
+ * 64 bits wide, so that no coefficient of a damaged file overflows. */
+static void inverse_dct(const int64_t *in, int64_t *out, int step, int shift) {
+  int64_t i0 = in[0], i1 = in[step], i2 = in[2 * step], i3 = in[3 * step], i4 = in[4 * step], i5 = in[5 * step], i6 = in[6 * step], i7 = in[7 * step];
+  int64_t e = (i2 + i6) * 4433, e2 = e - i6 * 15137, e3 = e + i2 * 6270, e0 = (i0 + i4) * 8192, e1 = (i0 - i4) * 8192;
+  int64_t even[4] = { e0 + e3, e1 + e2, e1 - e2, e0 - e3 };
+  int64_t z1 = (i7 + i1) * -7373, z2 = (i5 + i3) * -20995, z5 = (i7 + i3 + i5 + i1) * 9633;
+  int64_t z3 = (i7 + i3) * -16069 + z5, z4 = (i5 + i1) * -3196 + z5;
+  int64_t odd[4] = { i1 * 12299 + z1 + z4, i3 * 25172 + z2 + z3, i5 * 16819 + z2 + z4, i7 * 2446 + z1 + z3 };
+  int64_t half = (int64_t)1 << (shift - 1);
+  for (int k = 0; k < 4; k++) {
+    out[k * step] = (even[k] + odd[k] + half) >> shift;
+    out[(7 - k) * step] = (even[k] - odd[k] + half) >> shift;
+  }
+}
+
+static void stbi__idct_block(unsigned char *out, int stride, short data[64]) {
+  int64_t a[64];
+  for (int i = 0; i < 64; i++)
+    a[i] = data[i];
+  for (int i = 0; i < 8; i++)
+    inverse_dct(a + i, a + i, 8, 11);
+  for (int i = 0; i < 8; i++, out += stride) {
+    inverse_dct(a + 8 * i, a + 8 * i, 1, 18);
+    for (int k = 0; k < 8; k++)
+      out[k] = clamp8(a[8 * i + k] + 128);
+  }
+}
+
+static void stbi__YCbCr_to_RGB_row(unsigned char *out, const unsigned char *y, const unsigned char *cb, const unsigned char *cr, int n, int step) {
+  for (int i = 0; i < n; i++, out += step) {
+    int32_t b = cb[i] - 128, r = cr[i] - 128;
+    out[0] = clamp8(y[i] + ((91881 * r + 32768) >> 16));
+    out[1] = clamp8(y[i] + ((-22554 * b - 46802 * r + 32768) >> 16));
+    out[2] = clamp8(y[i] + ((116130 * b + 32768) >> 16));
+    if (step == 4)
+      out[3] = 255;
+  }
+}
+
 static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int times) {
   (void)far, (void)times;
   out[0] = near[0];
@@ -43,7 +117,24 @@ static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *
   out[2 * w - 1] = near[w - 1];
   return out;
 }
+
+static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int times) {
+  (void)times;
+  int here = 3 * near[0] + far[0];
+  out[0] = (unsigned char)((4 * here + 8) >> 4);
+  for (int i = 1; i < w; i++) {
+    int next = 3 * near[i] + far[i];
+    out[2 * i - 1] = (unsigned char)((3 * here + next + 7) >> 4);
+    out[2 * i] = (unsigned char)((3 * next + here + 8) >> 4);
+    here = next;
+  }
+  out[2 * w - 1] = (unsigned char)((4 * here + 7) >> 4);
+  return out;
+}
+#define stbi__idct_block(a, b, c) stb_idct_block_(a, b, c)
+#define stbi__YCbCr_to_RGB_row(a, b, c, d, e, f) stb_ycbcr_to_rgb_row_(a, b, c, d, e, f)
 #define stbi__resample_row_h_2(a, b, c, d, e) stb_resample_row_h_2_(a, b, c, d, e)
+#define stbi__resample_row_hv_2(a, b, c, d, e) stb_resample_row_hv_2_(a, b, c, d, e)
 
 #pragma GCC diagnostic ignored "-Wunused-function" /* stb declares more than it defines: told at the end of the file */
 #pragma GCC diagnostic push
@@ -55,6 +146,7 @@ static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *
 #define STBI_ONLY_PNG
 #define STBI_ONLY_JPEG
 #define STBI_NO_STDIO
+#define STBI_NO_SIMD /* its forms of the four above */
 #define STBI_FAILURE_USERMSG
 #define STBI_MAX_DIMENSIONS IMAGE_MAX_SIDE
 #define STBI_MALLOC(n) stb_alloc(n)
@@ -64,9 +156,9 @@ static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #define STB_IMAGE_WRITE_STATIC
 #define STBI_WRITE_NO_STDIO
-#define STBIW_MALLOC(n) mx_malloc(n)
-#define STBIW_REALLOC(p, n) mx_realloc(p, n)
-#define STBIW_FREE(p) mx_free(p)
+#define STBIW_MALLOC(n) writer_realloc(NULL, n)
+#define STBIW_REALLOC(p, n) writer_realloc(p, n)
+#define STBIW_FREE(p) writer_free(p)
 #include <stb/stb_image_write.h>
 #pragma GCC diagnostic pop
 
@@ -191,7 +283,10 @@ int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, c
     return fail(why, "the PNG is truncated");
   int channels = 0;
   stream s = { p, n, 0, false };
+  out_of_memory = false;
   if (!stbi_info_from_callbacks(&stream_calls, &s, w, h, &channels)) {
+    if (out_of_memory)
+      return no_memory(why);
     if (s.past_end)
       return fail(why, "the %s is truncated", png ? "PNG" : "JPEG");
     return fail(why, "the %s is not one this reads: %s", png ? "PNG" : "JPEG", stbi_failure_reason());
@@ -318,8 +413,12 @@ static void sink_write(void *ud, void *data, int size) {
 }
 
 int image_encode_png(uint8_t **bytes, size_t *n, const image *im) {
-  sink s = { 0 };
-  if (!stbi_write_png_to_func(sink_write, &s, im->w, im->h, im->c, im->px, im->w * im->c) || s.failed) {
+  sink s = { 0 }; /* written only after the last jump that can happen */
+  writer_ring.prev = writer_ring.next = &writer_ring;
+  bool written = setjmp(writer_exit) == 0 && stbi_write_png_to_func(sink_write, &s, im->w, im->h, im->c, im->px, im->w * im->c);
+  while (writer_ring.next != &writer_ring)
+    writer_free(writer_ring.next + 1);
+  if (!written || s.failed) {
     mx_free(s.p);
     return IMAGE_NOMEM;
   }

@@ -78,7 +78,7 @@ return function(options)
   local o = check.options("covid_qu_ex", options, spec)
   local given = listing.root("covid_qu_ex", o.root)
   local root = find_base(given, o.part)
-  local items, notes = {}, nil
+  local items, notes = {}
   for _, split in ipairs(base.split_names) do read_split(items, root, split, o.part) end
   local prefix = root == given and "" or root:sub(#given + 2) .. "/"
   items, notes = listing.without_skipped(items, listing.skips(root == given and { root } or { given, root }, o.skip), function(item)

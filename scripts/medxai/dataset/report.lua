@@ -18,9 +18,9 @@ end
 local function scan(data, indices, threads)
   local set = data:native()
   local native <close> = set:scan(indices, threads)
-  local finished, done, started, told = false, 0, host.now(), host.now()
-  while not finished do
-    finished, done = native:wait(0.2)
+  local started, told = host.now(), host.now()
+  while true do
+    local finished, done = native:wait(0.2)
     local now = host.now()
     if host.is_tty and now - started > 0.5 then
       say(("\rdataset: %d of %d images read%s"):format(done, #indices, finished and "\n" or ""))
@@ -28,6 +28,7 @@ local function scan(data, indices, threads)
       say(("dataset: %d of %d images read\n"):format(done, #indices))
       told = now
     end
+    if finished then return end
   end
 end
 

@@ -1,0 +1,163 @@
+-- Masks: the thesis' fill between the lungs, input masking in 8 bits at the file's size, judging masks aligned by nearest.
+local t = require "t"
+local torch = require "medxai.torch"
+local xai = require "medxai"
+local image = require("medxai.core").image
+
+local function empty(h, w)
+  local m = {}
+  for y = 0, h - 1 do
+    m[y] = {}
+    for x = 0, w - 1 do m[y][x] = 0 end
+  end
+  return m
+end
+
+local function ellipse(m, cx, cy, rx, ry)
+  for y, row in pairs(m) do
+    for x in pairs(row) do
+      if ((x - cx) / rx) ^ 2 + ((y - cy) / ry) ^ 2 <= 1 then row[x] = 255 end
+    end
+  end
+end
+
+local function tensor(m, h, w)
+  local bytes = {}
+  for y = 0, h - 1 do
+    for x = 0, w - 1 do bytes[#bytes + 1] = string.char(m[y][x]) end
+  end
+  return torch.from_string(table.concat(bytes), "uint8", { h, w })
+end
+
+-- The thesis' loops, word for word, on 256 x 256.
+local function thesis_fill(m)
+  local top, most = 0, 0
+  for y = 0, 255 do
+    for x = 0, 255 do
+      if m[y][x] > most then top, most = y, m[y][x] end
+    end
+  end
+  local function first(from, to, step)
+    for x = from, to, step do
+      for y = 255, 1, -1 do
+        if m[y][x] == 255 then return x end
+      end
+    end
+  end
+  local left, right = first(0, 127, 1), first(255, 129, -1)
+  for y = 0, 254 do
+    for x = 0, 254 do
+      if x > left and x < right and y > top then m[y][x] = 255 end
+    end
+  end
+end
+
+t.test("the fill between the lungs is the thesis' on masks of 256 x 256", function()
+  for k, shape in ipairs { { 80, 120, 40, 90, 180, 125, 38, 85 }, { 60, 70, 30, 69, 200, 200, 54, 56 }, { 120, 128, 119, 10, 250, 100, 30, 101 },
+    { 70, 255, 30, 30, 190, 20, 30, 30 } } do
+    local m = empty(256, 256)
+    ellipse(m, shape[1], shape[2], shape[3], shape[4])
+    ellipse(m, shape[5], shape[6], shape[7], shape[8])
+    local got = image.lung_fill(tensor(m, 256, 256))
+    thesis_fill(m)
+    t.equal(image.digest(got), image.digest(tensor(m, 256, 256)), "shape " .. k)
+  end
+end)
+
+t.test("a mask without lung in one half is an error", function()
+  local m = empty(64, 64)
+  t.fails(function() image.lung_fill(tensor(m, 64, 64)) end, "image.lung_fill: the mask cannot be used (it shows no lung).")
+  ellipse(m, 15, 30, 8, 20)
+  t.fails(function() image.lung_fill(tensor(m, 64, 64)) end, "image.lung_fill: the mask cannot be used (it shows no lung in its right half).")
+  local grey = tensor(m, 64, 64):div(5, { rounding_mode = "floor" }):to("uint8")
+  t.fails(function() image.lung_fill(grey) end,
+    "image.lung_fill: the mask cannot be used (its largest value is 51 (expected 0 and 255, or 0 and 1)).")
+end)
+
+-- A set in the COVID-QU-Ex layout, one image a class and split; edit(path, picture, mask) may change what is written.
+local function make_set(dir, h, w, edit)
+  local m = empty(h, w)
+  ellipse(m, w * 0.3, h * 0.5, w * 0.15, h * 0.3)
+  ellipse(m, w * 0.7, h * 0.5, w * 0.15, h * 0.3)
+  local k = 0
+  for _, split in ipairs { "Train", "Val", "Test" } do
+    for _, class in ipairs { "COVID-19", "Non-COVID", "Normal" } do
+      local own = dir .. "/Lung Segmentation Data/" .. split .. "/" .. class
+      os.execute("mkdir -p '" .. own .. "/images' '" .. own .. "/lung masks'")
+      local bytes = {}
+      k = k + 1
+      for i = 0, h * w - 1 do bytes[i + 1] = string.char((i * 3 + i // w * k * 7) % 256) end
+      local x, mask = torch.from_string(table.concat(bytes), "uint8", { h, w }), tensor(m, h, w)
+      if edit then x, mask = edit(split .. "/" .. class, x, mask) end
+      image.save(own .. "/images/a.png", x)
+      if mask then image.save(own .. "/lung masks/a.png", mask) end
+    end
+  end
+  return dir
+end
+
+t.test("mask = 'lungs' masks in 8 bits at the file's size, before the resize", function()
+  local dir = make_set(t.tmpdir(), 80, 64)
+  local own = dir .. "/Lung Segmentation Data/Train/Normal"
+  local x, mask = image.load(own .. "/images/a.png"), image.load(own .. "/lung masks/a.png")
+  for _, mode in ipairs { "none", "lungs", "lungs_raw", "outside" } do
+    local data = xai.dataset.covid_qu_ex { root = dir, mask = mode, resize_px = 40, size_px = 32 }
+    local by_hand = image.fit(image.mask(x, mask, mode), 40, 32)
+    t.equal(image.digest(data.train:pixels(3)), image.digest(by_hand), mode)
+    local batch = data.train:batch { 3 }
+    t.near(batch.x[0][1], by_hand:squeeze(2):to("float32"):div(255), 0)
+  end
+end)
+
+t.test("a judging mask is the file's, by nearest, cropped as the image is", function()
+  local dir = make_set(t.tmpdir(), 80, 64)
+  local data = xai.dataset.covid_qu_ex { root = dir, resize_px = 40, size_px = 32 }
+  local mask = image.load(dir .. "/Lung Segmentation Data/Train/Normal/lung masks/a.png")
+  local by_hand = image.fit(mask, 40, 32, "nearest"):squeeze(2):div(255):to("uint8")
+  t.equal(data.train:mask(3, "lungs"):tolist(), by_hand:tolist())
+  t.equal(data.train:mask(3, "infection"), nil)
+  t.fails(function() data.train:mask(3, "lung") end, "dataset: unknown mask 'lung'. Did you mean 'lungs'?")
+  t.equal(data.train:geometry(3), { file = { 64, 80 }, resized = { 40, 50 }, crop = { 4, 9, 32, 32 } })
+end)
+
+t.test("masks that do not fit are errors that name the file", function()
+  local small = make_set(t.tmpdir(), 40, 40, function(path, x, mask)
+    if path == "Val/Normal" then mask = image.resize(mask, 20, 20, "nearest") end
+    return x, mask
+  end)
+  local data = xai.dataset.covid_qu_ex { root = small, mask = "lungs", size_px = 32 }
+  local message = "dataset: the lung mask 'Val/Normal/lung masks/a.png' does not fit its image 'Val/Normal/images/a.png' (expected 40 x 40, got 20 x 20). "
+    .. "Repair it, or list the image in skip.txt."
+  t.fails(function() data.val:batch { 3 } end, message)
+  t.fails(function() data:check() end, message)
+  t.fails(function() data.val:mask(3, "lungs") end, message)
+
+  local missing = make_set(t.tmpdir(), 40, 40, function(path, x, mask) return x, path ~= "Train/COVID-19" and mask or nil end)
+  t.fails(function() xai.dataset.covid_qu_ex { root = missing, mask = "lungs" } end,
+    "dataset: no lung mask for 'Train/COVID-19/images/a.png' (looked for 'Train/COVID-19/lung masks/a.png'; mask = 'lungs' needs one). Add it, or list the image in skip.txt.")
+  t.equal(xai.dataset.covid_qu_ex { root = missing, size_px = 32 }.train:mask(1, "lungs"), nil)
+
+  local half = make_set(t.tmpdir(), 40, 40, function(path, x, mask)
+    if path == "Test/Non-COVID" then mask = mask:clone(); mask[{ { 0, 40 }, { 0, 20 } }] = 0 end
+    return x, mask
+  end)
+  t.fails(function() xai.dataset.covid_qu_ex { root = half, mask = "lungs", size_px = 32 }:check() end,
+    "dataset: the lung mask 'Test/Non-COVID/lung masks/a.png' cannot be used (it shows no lung in its left half). "
+    .. "Repair it, or list its image 'Test/Non-COVID/images/a.png' in skip.txt.")
+end)
+
+t.test("mean and std, channels_last and labels reach the batch as torchvision would make it", function()
+  local dir = make_set(t.tmpdir(), 40, 44)
+  local plain = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32 }
+  local scaled = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32, mean = { 0.485, 0.456, 0.406 }, std = { 0.229, 0.224, 0.225 } }
+  local a, b = plain.train:batch { 2, 1 }, scaled.train:batch({ 2, 1 }, { channels_last = true })
+  t.equal(a.x.shape, { 2, 3, 32, 32 })
+  t.equal(a.y:tolist(), { 1, 0 })
+  t.equal(a.y.dtype, "int64")
+  t.equal(b.x.shape, { 2, 3, 32, 32 })
+  t.equal(b.x:stride(1), 1)
+  local mean = torch.tensor({ 0.485, 0.456, 0.406 }):view(1, 3, 1, 1)
+  local std = torch.tensor({ 0.229, 0.224, 0.225 }):view(1, 3, 1, 1)
+  t.near(b.x, a.x:sub(mean):div(std), 0)
+  t.equal(a.x[0][0]:equal(a.x[0][2]), true)
+end)

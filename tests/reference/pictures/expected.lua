@@ -1,0 +1,22 @@
+-- Written by tests/reference/resize.py: the digest of what Pillow reads in each file.
+return {
+  { name = "grey.png", digest = "33ca55ef39d87c03e1076f68e9fd71a87e02e9e7d17704fb977d83833003b890" },
+  { name = "colour.png", digest = "5b798592db85f451276f3c38bd7ac7e59f6873ae5b1817b4fbbb94b7c713830d" },
+  { name = "alpha.png", digest = "5b798592db85f451276f3c38bd7ac7e59f6873ae5b1817b4fbbb94b7c713830d" },
+  { name = "grey_alpha.png", digest = "33ca55ef39d87c03e1076f68e9fd71a87e02e9e7d17704fb977d83833003b890" },
+  { name = "palette.png", digest = "0713ae3c7ace2a212469c7e123aec68f16fff398c942b4d16d58daf14fac63c7" },
+  { name = "palette4.png", digest = "f838a1d8136ffb334aed7b429b95ad6da0a7f268a4255e716bf1f0afcd32ce5a" },
+  { name = "one_bit.png", digest = "b95a768da3466c09d85fcbe433ff5f977d92cbade8128c74e89d79b1097a068c" },
+  { name = "transparent_palette.png", digest = "2058241248341fd80e65b292d142883d1d47ad295c8b2db4c086c45e9a36a921" },
+  { name = "deep.png", digest = "feddb6d91acac08f2f887b723d53f10f83a895fc28bf4ec77950d54cb236ead2" },
+  { name = "grey_40.jpg", digest = "8075b63c422a17ec9a0d49ca57ad4feea9432a54abfcedcc3100f4bbd88539ec" },
+  { name = "444_40.jpg", digest = "dfadec64c07a0f1d03370c7b97dcfd81dacd3eeab6500eadcdb7141d6cd5a4f1" },
+  { name = "422_40.jpg", digest = "025b38538542df9468cad60800231cd6b9f31b7a816cb3bf9344305c9d8beb61" },
+  { name = "420_40.jpg", digest = "c55a95ab74709909d4716b17b7084d80944e1c0d45a02e76781d1ec7bf88e0b4" },
+  { name = "progressive_40.jpg", digest = "c55a95ab74709909d4716b17b7084d80944e1c0d45a02e76781d1ec7bf88e0b4" },
+  { name = "grey_90.jpg", digest = "a05944912593a42cbe4ea92ef903d8f4ff3990b530d02aa2a284228a197e5f06" },
+  { name = "444_90.jpg", digest = "32e3ce4f8b372f8c2dfda0c69ff1e9f0c38f6e5da79df7b11db82f36aa2e8bf9" },
+  { name = "422_90.jpg", digest = "8310cbfef312d8501ac259adc93889128bbeeffbce9ea19b5bf2d6f3ea9ad607" },
+  { name = "420_90.jpg", digest = "a3088083afad8eeda0a2081f32d8df6a2db0c6aeed516c6dac11d6210958bbfc" },
+  { name = "progressive_90.jpg", digest = "a3088083afad8eeda0a2081f32d8df6a2db0c6aeed516c6dac11d6210958bbfc" },
+}
