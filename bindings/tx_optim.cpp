@@ -204,6 +204,9 @@ extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const c
       Tensor t = tx::tensor(params[i]);
       TORCH_CHECK(t.defined(), "parameter '", names[i], "' is none");
       TORCH_CHECK(t.is_leaf(), "parameter '", names[i], "' is not a leaf (it was computed). Optimize the tensor that it was computed from");
+      for (const auto &group : o->optimizer->param_groups())
+        for (const auto &p : group.params()) TORCH_CHECK(!p.is_same(t), "parameter '", names[i], "' is in another group already");
+      for (const auto &p : tensors) TORCH_CHECK(!p.is_same(t), "parameter '", names[i], "' is in the group twice");
       tensors.push_back(std::move(t));
       own.emplace_back(names[i]);
     }

@@ -1,0 +1,133 @@
+-- Scopes: what is made inside is closed at the end, what is kept lives on.
+local t = require "t"
+local torch = require "medxai.torch"
+local memory = require("medxai.core").memory
+
+t.test("a scope closes what was made in it, and using it then is an error", function()
+  local inside
+  do
+    local s <close> = memory.scope()
+    inside = torch.ones(2)
+    t.equal(tostring(s), "scope with 1 tensors")
+  end
+  t.fails(function() return inside + 1 end, "tensor is closed")
+  t.fails(function() return inside.shape end, "tensor is closed")
+  t.fails(function() return torch.add(torch.ones(2), inside) end, "tensor is closed")
+end)
+
+t.test("keep moves tensors, also those in tables, to the scope around", function()
+  local outer <close> = memory.scope()
+  local a, b, c, d
+  do
+    local inner <close> = memory.scope()
+    a, b, c, d = torch.ones(1), torch.ones(2), torch.ones(3), torch.ones(4)
+    t.equal(inner:keep(a), a)
+    t.equal(select("#", inner:keep(b, { list = { c } })), 2)
+  end
+  t.equal({ a.shape[1], b.shape[1], c.shape[1] }, { 1, 2, 3 })
+  t.fails(function() return d.shape end, "tensor is closed")
+  outer:close()
+  t.fails(function() return a.shape end, "tensor is closed")
+end)
+
+t.test("keep leaves a tensor of an outer scope where it is", function()
+  local outer <close> = memory.scope()
+  local a = torch.ones(1)
+  local middle <close> = memory.scope()
+  local inner <close> = memory.scope()
+  inner:keep(a)
+  inner:close()
+  middle:close()
+  t.equal(a:item(), 1)
+  outer:close()
+end)
+
+t.test("an outer scope keeps what an open inner one made", function()
+  local a
+  do
+    local outer <close> = memory.scope()
+    local inner <close> = memory.scope()
+    a = torch.ones(1)
+    outer:keep(a)
+  end
+  t.equal(a:item(), 1)
+end)
+
+t.test("a scope closes its tensors when its block fails, at any depth", function()
+  local a, b
+  local ok, message = pcall(function()
+    local s <close> = memory.scope()
+    a = torch.ones(3)
+    local inner <close> = memory.scope()
+    b = torch.ones(3)
+    error("stop", 0)
+  end)
+  t.equal({ ok, message }, { false, "stop" })
+  t.fails(function() return a.shape end, "tensor is closed")
+  t.fails(function() return b.shape end, "tensor is closed")
+end)
+
+t.test("closing twice, or the outer scope first, is safe", function()
+  local outer, inner = memory.scope(), nil
+  local a = torch.ones(1)
+  inner = memory.scope()
+  local b = torch.ones(1)
+  outer:close()
+  outer:close()
+  t.fails(function() return a.shape end, "tensor is closed")
+  t.equal(b:item(), 1)
+  local c = torch.ones(1) -- still goes to the inner one
+  inner:close()
+  t.fails(function() return c.shape end, "tensor is closed")
+  t.equal(tostring(inner), "scope (closed)")
+  t.fails(function() inner:keep(b) end, "scope: keep: the scope is closed. Keep tensors before it ends.")
+end)
+
+t.test("a scope that was forgotten open gives its tensors to the scope around", function()
+  local a
+  do
+    local s = memory.scope()
+    a = torch.ones(1)
+    s = nil
+  end
+  memory.collect()
+  t.equal(a:item(), 1)
+  a:close()
+end)
+
+t.test("unscoped makes tensors that outlive the step", function()
+  local cache
+  do
+    local s <close> = memory.scope()
+    cache = memory.unscoped(function(n) return torch.ones(n) end, 3)
+  end
+  t.equal(cache.shape, { 3 })
+  local lost
+  t.fails(function()
+    memory.unscoped(function()
+      lost = torch.ones(1)
+      error("stop", 0)
+    end)
+  end, "stop")
+  t.fails(function() return lost.shape end, "tensor is closed")
+end)
+
+t.test("a coroutine's scope is left in order", function()
+  local a
+  local co = coroutine.wrap(function()
+    local s <close> = memory.scope()
+    a = torch.ones(1)
+    coroutine.yield()
+  end)
+  co()
+  t.equal(a:item(), 1)
+  co()
+  t.fails(function() return a.shape end, "tensor is closed")
+end)
+
+t.test("what keep and the limits do not take is told", function()
+  local s <close> = memory.scope()
+  t.fails(function() s:keep(3) end, "scope: keep: expected tensors, got number. Call it as scope:keep(t, ...).")
+  t.fails(function() memory.set_limit("much") end, "memory.set_limit: expected a size in MB (0 or more), got much")
+  t.fails(function() memory.set_cache(-1) end, "memory.set_cache: expected a size in MB (0 or more), got -1")
+end)
