@@ -163,6 +163,58 @@ t.test("a constant image is flat for Sobel, and NaN weights are told as nan", fu
   t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 nan of 2 maps"))
 end)
 
+t.test("out of memory halves the batch, says so, and changes nothing", function()
+  local a, b = t.tmpdir(), t.tmpdir()
+  local whole = go(a, { methods = { "gradcam" }, images = "all" }, nil, 7)
+  local split = tiny.split(7)
+  local batch, sizes = split.batch, {}
+  function split:batch(numbers)
+    sizes[#sizes + 1] = #numbers
+    if #numbers > 2 then error("conv2d: out of memory: 1 MB requested, 0 MB left", 0) end
+    return batch(self, numbers)
+  end
+  local run = tiny.run(b)
+  local halved = explain.run(run, tiny.model(), split, { methods = { "gradcam" }, images = "all", figures = false })
+  t.equal(table.concat(sizes, " "), "1 6 3 1 2 3 1 2")
+  t.equal(run.warnings[1], "explain: 6 images at once do not fit into memory: going on with 3")
+  for i, record in ipairs(whole.records) do
+    local x, y = torch.load_npy(a .. "/" .. record.files[1]), torch.load_npy(b .. "/" .. halved.records[i].files[1])
+    t.ok((x - y):abs():max():item() < 2e-5)
+  end
+end)
+
+t.test("an interrupt inside a researcher's method is not taken for a failure", function()
+  local dir, before = t.tmpdir(), host.interrupted
+  local restore <close> = setmetatable({}, { __close = function() host.interrupted = before end })
+  local run, model = tiny.run(dir), tiny.model()
+  t.fails(function()
+    explain.run(run, model, tiny.split(3), { figures = false, images = 2, methods = { stopped = function()
+      host.interrupted = function() return "SIGINT" end
+      error("interrupted", 0)
+    end } })
+  end, "interrupted")
+  t.ok(not io.open(dir .. "/maps/index.jsonl"))
+end)
+
+t.test("a finished step is not done again, but failed maps are tried again", function()
+  local dir = t.tmpdir()
+  local run, model, split = tiny.run(dir), tiny.model(), tiny.split(3)
+  local finished, skipped = {}, {}
+  function run:step(name)
+    local step = { done = finished[name] ~= nil, result = finished[name] }
+    function step.finish(_, result) finished[name] = result end
+    return step
+  end
+  function run:skipped(name) skipped[#skipped + 1] = name end
+  local calls = 0
+  local methods = { "gradcam" }
+  for _ = 1, 2 do explain.run(run, model, split, { methods = methods, images = 2, figures = false }) end
+  t.equal(#skipped, 1)
+  methods = { raises = function() calls = calls + 1 error("no") end }
+  for _ = 1, 2 do explain.run(run, model, split, { methods = methods, images = 1, figures = false }) end
+  t.equal({ #skipped, calls }, { 1, 2 })
+end)
+
 t.test("the model comes back in the mode in which it was", function()
   local dir, model = t.tmpdir(), tiny.model()
   model:train()

@@ -137,12 +137,15 @@ end
 
 -- ---- the step ---------------------------------------------------------------------------------------------------
 
-local function check_split(split, model)
+local function check_split(run, split, model)
   if type(split) ~= "table" and type(split) ~= "userdata" then
     check.fail("explain", "takes a split of the data, for instance data.test (got %s).", split == nil and "nil" or type(split))
   end
   if not split.item or not split.n then check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).") end
-  if split.classes then require("medxai.evaluate").check_classes("explain", model, split.classes) end
+  if split.classes and #split.classes > 0 then require("medxai.evaluate").check_classes("explain", model, split.classes) end
+  if split.data then
+    require("medxai.weights").check_data(model, { size_px = split.data.size_px, input_mode = run:input_mode(split) })
+  end
 end
 
 -- The union of layers, in the order in which they are named, and whether any method wants gradients there.
@@ -216,7 +219,7 @@ end
 ---@param options table methods, layer, target, images, metrics, mask, compat, budget_mb, batch, deterministic, colours, scale, figures
 ---@return table result { summaries, statuses, figures, records, name, dir }
 function explain.run(run, model, split, options)
-  check_split(split, model)
+  check_split(run, split, model)
   local asked = explain.check(options, model)
   local chosen = require("medxai.choose").images(split, asked.images)
   local mode <close> = explain.eval_mode(model)

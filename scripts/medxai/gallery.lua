@@ -144,7 +144,8 @@ local function metric_figures(job, summaries, asked, out)
       rows[i] = { label = titles[s.maps], value = s.mean, lo = s.low, hi = s.high, chance = s.chance, note = "undefined for every image" }
     end
     local definition = job.by_metric[id].definition
-    local d = figure.dots { rows = rows, title = definition.title, x_label = string.format("%s (%s is better)", id, definition.direction or "higher"), caption = {
+    local d = figure.dots { rows = rows, title = definition.title, x_label = string.format("%s (%s is better)", definition.axis or definition.unit or id, definition.direction or "higher"), caption = {
+      id .. ".",
       string.format("Means with %d %% bootstrap intervals over %s (n = %d).", math.floor(100 * first.level + 0.5), first.resampled, first.n) } }
     out[#out + 1] = save(job, d, string.format("%s-score-%d", asked.name, k), definition.title)
   end

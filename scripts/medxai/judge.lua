@@ -55,6 +55,10 @@ end
 
 local function shown(v) return v == v and string.format("%.3f", v) or "undefined" end
 
+local function between(low, high, form)
+  return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
+end
+
 local line = "  %-16s %9s  %-16s %9s  %-23s %s\n"
 
 --- The summaries as a table on standard output.
@@ -70,8 +74,8 @@ function judge.print(job, summaries)
       last = s.metric
     end
     local lost = s.of - s.n
-    io.stdout:write(string.format(line, s.method, shown(s.mean), string.format("[%s, %s]", shown(s.low), shown(s.high)), shown(s.chance),
-      string.format("%+.3f [%+.3f, %+.3f]", s.above, s.above_low, s.above_high), s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")))
+    io.stdout:write(string.format(line, s.method, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance),
+      (s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""), s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")))
   end
   if last then io.stdout:write("\n") end
 end

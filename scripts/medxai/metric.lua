@@ -73,6 +73,9 @@ local function summary_of(rows, seed)
   for i, v in ipairs(chances) do
     if v == v and values[i] == values[i] then chance, counted = chance + v, counted + 1 end
   end
+  if mean.n < 2 then -- one image says nothing of others
+    mean.low, mean.high, over.low, over.high = 0 / 0, 0 / 0, 0 / 0, 0 / 0
+  end
   local undefined = {}
   for _, row in ipairs(rows) do
     if row.undefined then undefined[row.undefined] = (undefined[row.undefined] or 0) + 1 end

@@ -97,7 +97,7 @@ local function flatten(t, prefix, out)
 end
 
 local function interval_text(i, decimals)
-  if type(i) ~= "table" or not i[1] then return "" end
+  if type(i) ~= "table" or not i[1] or i[1] ~= i[1] then return "" end
   return string.format("[%s, %s]", number(i[1], decimals), number(i[2], decimals))
 end
 
@@ -252,7 +252,7 @@ local function put_training(page)
       rows[i] = { number(r.epoch), number(r.train_loss or 0 / 0, 4), number(r.train_accuracy or 0 / 0, 4), number(r.val_loss or 0 / 0, 4),
         number(r.val_accuracy or 0 / 0, 4), r.lr and number(r.lr) or "", r.best == true and r.epoch == best and "kept" or "" }
     end
-    put(page, "<details><summary>Numbers of %d epochs</summary>%s</details>", #rows, (html.table({ { "epoch", numeric = true }, { "training loss", numeric = true },
+    put(page, "<details><summary>Numbers of each epoch</summary>%s</details>", (html.table({ { "epoch", numeric = true }, { "training loss", numeric = true },
       { "training accuracy", numeric = true }, { "validation loss", numeric = true }, { "validation accuracy", numeric = true }, { "learning rate", numeric = true }, { "" } }, rows)))
   end
 end
@@ -295,8 +295,8 @@ local function score_rows(summaries, titles)
   for i, s in ipairs(summaries) do
     local undefined = {}
     for _, why in ipairs(check.sorted_keys(s.undefined or {})) do undefined[#undefined + 1] = string.format("%d %s", s.undefined[why], why) end
-    rows[i] = { text(titles[s.maps] or s.method), number(s.mean, 3), string.format("[%s, %s]", number(s.low, 3), number(s.high, 3)), number(s.chance, 3),
-      string.format("%s%s [%s, %s]", s.above > 0 and "+" or "", number(s.above, 3), number(s.above_low, 3), number(s.above_high, 3)),
+    rows[i] = { text(titles[s.maps] or s.method), number(s.mean, 3), interval_text({ s.low, s.high }, 3), number(s.chance, 3),
+      string.format("%s%s %s", s.above > 0 and "+" or "", number(s.above, 3), interval_text({ s.above_low, s.above_high }, 3)),
       number(s.n), text(table.concat(undefined, ", ")) }
   end
   return rows

@@ -64,7 +64,7 @@ def images(data, split, n):
     return out
 
 
-def train(model, data, size, steps=24, batch=8):
+def train(model, data, size, steps, batch=8):
     """A few steps, so that maps hold something."""
     files = images(data, "Train", 32)
     order = np.random.RandomState(0).permutation(len(files))
@@ -114,7 +114,7 @@ def dump(out, name, data):
     torch.manual_seed(1)
     build = getattr(torchvision.models, name)
     model = build(weights=None, num_classes=3, **({"init_weights": True} if name == "inception_v3" else {}))
-    model = train(model, data, size)
+    model = train(model, data, size, 4 if name == "vgg19" else 24)
     torch.save(model.state_dict(), out / "weights.pt")
     made_image().save(out / "made.png")
     square = torch.stack([read(images(data, "Test", 1)[k][0], size) for k in range(3)] + [read(made_image(), size)])

@@ -6,6 +6,7 @@ return {
   version = 1,
   direction = "higher",
   range = { 0, 1 },
+  axis = "share of the map's energy inside the mask",
   unit = "share",
   needs = { mask = true },
   negatives = "cut to 0",

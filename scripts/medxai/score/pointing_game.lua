@@ -8,6 +8,7 @@ return {
   version = 1,
   direction = "higher",
   range = { 0, 1 },
+  axis = "share of images hit",
   unit = "hit",
   needs = { mask = true },
   negatives = "ignored",
