@@ -22,6 +22,9 @@ __attribute__((visibility("default"))) void medxai_core_attach(volatile sig_atom
   tx_attach(interrupted, running_op);
 }
 
+/* libtorch's whole last error, for --trace. */
+__attribute__((visibility("default"))) const char *medxai_core_error_full(void) { return tx_error_full(); }
+
 __attribute__((visibility("default"))) int luaopen_medxai_core(lua_State *L) {
   lua_newtable(L);
   for (const luaL_Reg *m = modules; m->name; m++) {
