@@ -55,6 +55,7 @@ return setmetatable(xai, {
     rawset(self, name, value)
     return value
   end,
+  __names = function() return check.sorted_keys(parts) end, -- for completion at the prompt
   __newindex = function(_, name)
     check.fail("medxai", "the library is not changed from outside (got medxai.%s = ...). Use a local.", tostring(name))
   end,
