@@ -71,7 +71,7 @@ static double lung_depth(const chest *c, double x, double y) {
   int side = x > 0;
   double ax = fabs(x), up = (0.22 - y) / (0.22 - c->apex);
   double ellipse = up < 0 ? 1 - 0.06 * up * up : up < 1 ? sqrt(1 - up * up * 0.97) : 0;
-  double lateral = c->lateral * ellipse * (up > 0 ? 1 : 1) - ax;
+  double lateral = c->lateral * ellipse - ax;
   double medial = ax - (0.135 + 0.05 * (y > -0.1 ? (y + 0.1) : 0) + 0.10 * (y < -0.55 ? -0.55 - y : 0));
   double dome = ax - 0.36, floor_y = c->base[side] + 0.75 * dome * dome * (dome > 0 ? 1.15 : 0.35);
   double depth = lateral < medial ? lateral : medial;
@@ -106,7 +106,7 @@ static double bones(const chest *c, double x, double y, double depth) {
 static double spine(const chest *c, double x, double y) {
   double column = bump(x / 0.15), disc = 0.5 + 0.5 * cos((y + 0.03) * 2 * 3.14159265358979 / 0.155);
   double trachea = bump(x / 0.062) * ramp(-0.32 - y, 0.06);
-  return c->spine * column * (0.06 + 0.05 * disc) - 0.16 * trachea;
+  return c->spine * column * (0.05 + 0.045 * disc) - 0.16 * trachea;
 }
 
 static double vessels(const chest *c, double x, double y) {
@@ -127,7 +127,7 @@ static double lesion(const chest *c, double x, double y) {
     double r = sqrt(u * u / (s->rx * s->rx) + v * v / (s->ry * s->ry));
     if (c->hazy)
       r += 0.22 * noise_at(c, 0, x, y) + 0.12 * noise_at(c, 1, y, x);
-    double cover = ramp(1 - r, c->hazy ? 0.30 : 0.16);
+    double cover = ramp(1 - r, c->hazy ? 0.32 : 0.26);
     most = cover > most ? cover : most;
   }
   return most;
@@ -143,11 +143,11 @@ static place look(const chest *c, double x, double y) {
   double shoulder = y + 0.99 - (ax > 0.22 ? 0.62 * (ax - 0.22) * (ax - 0.22) : 0);
   double skin = ax < 0.30 ? 1 : ramp(shoulder, 0.03), flank = 1.02 + c->fat - 0.10 * (y > 0 ? y * 0.2 : -y) - ax;
   double body = skin * ramp(flank, 0.03);
-  double inside = ramp(depth, 0.022), beat = ramp(heart, 0.07);
+  double inside = ramp(depth, 0.022), beat = ramp(heart + 0.03, 0.13);
   double floor_tissue = ramp(y - 0.62, 0.25);
   double soft = 0.56 + 0.10 * floor_tissue + 0.05 * noise_at(c, 0, x * 0.5, y * 0.5) - 0.10 * ramp(ax - 0.86, 0.12);
-  double middle = bump(x / (0.30 + 0.08 * y)) * 0.17 + 0.20 * beat;
-  double lung = 0.17 + 0.07 * (y + 0.6) * (y > -0.6 ? 1 : 0) + vessels(c, x, y) + 0.30 * beat * ramp(heart, 0.2);
+  double middle = bump(x / (0.32 + 0.08 * y)) * 0.13 + 0.10 * beat * (1 + 0.5 * noise_at(c, 0, x * 0.4, y * 0.4));
+  double lung = 0.17 + 0.07 * (y + 0.6) * (y > -0.6 ? 1 : 0) + vessels(c, x, y) + 0.22 * beat;
   double ill = c->n_spots ? lesion(c, x, y) : 0;
   if (ill > 0)
     lung += ill * c->spots[0].density * (c->hazy ? 1 + 0.22 * noise_at(c, 1, x, y) : 1);
@@ -188,7 +188,7 @@ static void roll_chest(chest *c, const phantom *p, int64_t index) {
   c->heart_rx = uniform(&d, 0.34, 0.42), c->heart_ry = uniform(&d, 0.23, 0.30);
   c->rib_start = uniform(&d, -0.78, -0.68), c->rib_gap = uniform(&d, 0.150, 0.175), c->rib_density = uniform(&d, 0.08, 0.13);
   c->spine = uniform(&d, 0.7, 1.2), c->fat = uniform(&d, -0.04, 0.08);
-  c->gain = uniform(&d, 0.85, 1.20), c->offset = uniform(&d, -0.05, 0.07), c->gamma = uniform(&d, 0.85, 1.25);
+  c->gain = uniform(&d, 0.85, 1.15), c->offset = uniform(&d, -0.05, 0.07), c->gamma = uniform(&d, 0.85, 1.25);
   c->grain = uniform(&d, 0.012, 0.028);
   for (int o = 0; o < OCTAVES; o++)
     for (int y = 0; y < GRID + 2; y++)
