@@ -1,0 +1,204 @@
+-- The threaded loader: order, last batches, independence of threads, augmentation keyed by (seed, epoch, image), errors,
+-- early ends, flat memory, failing allocations.
+local t = require "t"
+local torch = require "medxai.torch"
+local xai = require "medxai"
+local core = require "medxai.core"
+local image = core.image
+
+local function phantom(more)
+  local o = { n_train = 21, n_val = 3, n_test = 3, size_px = 24, seed = 7 }
+  for k, v in pairs(more or {}) do o[k] = v end
+  return xai.dataset.phantom(o)
+end
+
+-- Everything a loader delivers: places and a digest of the pixels.
+local function drain(split, options)
+  local loader <close> = split:loader(options)
+  local places, hash, sizes = {}, image.sha256_stream(), {}
+  for batch in loader:iter() do
+    local scope <close> = xai.scope()
+    hash:update(batch.x:contiguous()):update(batch.y)
+    for _, place in ipairs(batch.index) do places[#places + 1] = place end
+    sizes[#sizes + 1] = #batch.index
+  end
+  return places, hash:hex(), sizes
+end
+
+t.test("batches come in order, the last one smaller, or dropped", function()
+  local train = phantom().train
+  local places, _, sizes = drain(train, { batch = 8 })
+  t.equal(sizes, { 8, 8, 5 })
+  for i = 1, 21 do t.equal(places[i], i) end
+  t.equal(select(3, drain(train, { batch = 8, drop_last = true })), { 8, 8 })
+  t.equal(select(3, drain(train, { batch = 30 })), { 21 })
+  t.equal(select(3, drain(train, { batch = 30, drop_last = true })), {})
+  t.equal(select(3, drain(train, { batch = 7 })), { 7, 7, 7 })
+end)
+
+t.test("a shuffled epoch is a permutation keyed by (seed, epoch), and is split:order's", function()
+  local train = phantom().train
+  local a = drain(train, { batch = 4, shuffle = true, seed = 5, epoch = 1 })
+  t.equal(a, train:order(5, 1))
+  t.equal(a, (drain(train, { batch = 9, shuffle = true, seed = 5, epoch = 1 })))
+  local sorted = table.move(a, 1, #a, 1, {})
+  table.sort(sorted)
+  for i = 1, 21 do t.equal(sorted[i], i) end
+  local function differs(other) return table.concat(a, " ") ~= table.concat(other, " ") end
+  t.ok(differs(train:order(5, 2)) and differs(train:order(6, 1)))
+  t.equal(drain(train, { order = { 3, 3, 1 } }), { 3, 3, 1 })
+end)
+
+t.test("what is delivered equals split:batch, whatever the number of threads and the depth of the queue", function()
+  local dir = t.tmpdir()
+  local list = {}
+  for i = 1, 11 do
+    local x = torch.from_string(string.rep(string.char(i * 9, 255 - i, i), 40 * 30), "uint8", { 40, 30, 3 })
+    if i % 2 == 0 then x = x:select(2, 0):contiguous() end -- grey among colour
+    list[i] = dir .. "/" .. i .. ".png"
+    image.save(list[i], x)
+  end
+  for _, cache_mb in ipairs { 0, 64 } do
+    local hashes = {}
+    for _, threads in ipairs { 1, 2, 7 } do
+      local data = xai.dataset.files { paths = list, size_px = 20, resize_px = 25, cache_mb = cache_mb, augment = true }
+      local _, plain = drain(data.test, { batch = 4, threads = threads, depth = threads == 7 and 1 or 3 })
+      local _, changed = drain(data.test, { batch = 4, threads = threads, augment = true, shuffle = true, seed = 3, epoch = 2 })
+      hashes[#hashes + 1] = plain .. changed
+      if threads == 1 then
+        local all = {}
+        for i = 1, 11 do all[i] = i end
+        local batch = data.test:batch(all)
+        local by_hand = image.sha256_stream()
+        for from = 0, 8, 4 do
+          local piece = { from, math.min(from + 4, 11) }
+          by_hand:update(batch.x[{ piece }]:contiguous()):update(batch.y[{ piece }]:contiguous())
+        end
+        t.equal(plain, by_hand:hex())
+      end
+    end
+    t.equal(hashes[2], hashes[1])
+    t.equal(hashes[3], hashes[1])
+  end
+end)
+
+t.test("augmentation depends on (seed, epoch, image) alone, and is off unless asked for", function()
+  local data = phantom { augment = { flip = 0.5, rotate_deg = 10, shift = 0.1, scale = 0.1, brightness = 0.2, contrast = 0.2 } }
+  local function pictures(order, seed, epoch, augment)
+    local loader <close> = data.train:loader { order = order, batch = 1, seed = seed, epoch = epoch, augment = augment }
+    local list = {}
+    for batch in loader:iter() do
+      local scope <close> = xai.scope()
+      list[batch.index[1]] = image.sha256_stream():update(batch.x):hex()
+    end
+    return list
+  end
+  local plain, a, b = pictures({ 1, 2, 3 }, 1, 1, false), pictures({ 1, 2, 3 }, 1, 1, true), pictures({ 3, 1, 2 }, 1, 1, true)
+  t.equal(a, b)
+  for i = 1, 3 do
+    t.ok(a[i] ~= plain[i] and a[i] ~= pictures({ i }, 1, 2, true)[i] and a[i] ~= pictures({ i }, 2, 1, true)[i])
+  end
+  t.equal(plain[1], image.sha256_stream():update(data.train:batch({ 1 }).x):hex())
+end)
+
+t.test("augmentation that changes nothing changes nothing, and a sure flip is a mirror", function()
+  local data = phantom { augment = { flip = 1 } }
+  local flipped <close> = data.train:loader { order = { 4 }, augment = true }
+  t.equal(flipped:next().x:equal(data.train:batch({ 4 }).x:flip { 3 }), true)
+  local same = phantom { augment = { flip = 0 } }
+  local loader <close> = same.train:loader { order = { 4 }, augment = true }
+  t.equal(loader:next().x:equal(same.train:batch({ 4 }).x), true)
+end)
+
+t.test("batches before a broken image are delivered, then it is named, with any number of threads", function()
+  local dir, list = t.tmpdir(), {}
+  for i = 1, 10 do
+    list[i] = ("%s/%02d.png"):format(dir, i)
+    image.save(list[i], torch.full({ 20, 20 }, i, { dtype = "uint8" }))
+  end
+  t.write(list[6], "broken")
+  t.write(list[9], "")
+  for _, threads in ipairs { 1, 4 } do
+    local data = xai.dataset.files { paths = list, size_px = 16, resize_px = 16 }
+    local loader <close> = data.test:loader { batch = 2, threads = threads }
+    t.equal(loader:next().index, { 1, 2 })
+    t.equal(loader:next().index, { 3, 4 })
+    local message = ("dataset: cannot read '%s' (not a PNG or JPEG). List it in skip.txt."):format(list[6])
+    t.fails(function() loader:next() end, message)
+    t.fails(function() loader:next() end, message)
+  end
+end)
+
+t.test("a loader that is left early or closed stops its threads", function()
+  local train = phantom { size_px = 64 }.train
+  local function threads()
+    local count = 0
+    for _ in io.popen("ls /proc/" .. require("medxai.file").pid() .. "/task"):lines() do count = count + 1 end
+    return count
+  end
+  local before = threads()
+  for _ = 1, 5 do
+    local loader = train:loader { batch = 2, threads = 3 }
+    for _ in loader:iter() do break end
+    t.fails(function() loader:next() end, "loader: it is closed.")
+    loader:close()
+    t.equal(loader.wait_seconds, 0)
+  end
+  do local unused <close> = train:loader { threads = 8 } end -- luacheck: ignore
+  t.equal(threads(), before)
+  t.fails(function() train:loader { threads = 0 } end, "loader: option 'threads' is too small (expected at least 1, got 0).")
+end)
+
+t.test("waiting is measured", function()
+  local loader <close> = phantom { size_px = 200, cache_mb = 0 }.train:loader { batch = 21, threads = 1 }
+  t.equal(loader.batches, 1)
+  loader:next()
+  t.ok(loader.wait_seconds > 0)
+  t.equal(loader:next(), nil)
+end)
+
+t.test("memory is flat over epochs, and the cache keeps to its budget", function()
+  local data = phantom { size_px = 32, cache_mb = 10 / 1024, augment = true } -- ten pictures of 32 x 32
+  local blocks
+  for epoch = 1, 30 do
+    drain(data.train, { batch = 4, shuffle = true, augment = true, epoch = epoch })
+    if epoch == 3 then collectgarbage() collectgarbage() blocks = image.live_blocks() end
+  end
+  collectgarbage() collectgarbage()
+  t.equal(image.live_blocks(), blocks)
+  t.ok(data:native():cached() <= 10240 and data:native():cached() > 8000)
+end)
+
+t.test("every failing allocation of a set and a loader is an error, and nothing is lost", function()
+  collectgarbage() collectgarbage()
+  local before = image.live_blocks()
+  local path = t.root .. "/tests/reference/pictures/colour.png"
+  local done = false
+  for n = 0, 400 do
+    image.fail_after(n)
+    local ok, message = pcall(function()
+      local set = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0 }
+      for _ = 1, 3 do set:add(path, nil, 0) end
+      local native <close> = set:loader { order = { 1, 2, 3 }, batch = 2, threads = 1, augment = { rotate_deg = 3 } }
+      while native:next() do end
+      set:facts(2)
+    end)
+    image.fail_after(-1)
+    collectgarbage() collectgarbage()
+    if image.live_blocks() ~= before then error(("allocation %d: %d blocks lost"):format(n, image.live_blocks() - before)) end
+    if ok then done = n break end
+    if not message:find("out of memory", 1, true) then error(("allocation %d: %s"):format(n, message)) end
+  end
+  t.ok(done and done > 10)
+end)
+
+t.test("an interrupted wait stops within a second", function()
+  local script = t.write(t.tmpdir() .. "/e.lua", [[
+    local data = require("medxai").dataset.phantom { n_train = 3000, size_px = 512, cache_mb = 0 }
+    os.execute("(sleep 0.7; kill -INT " .. require("medxai.file").pid() .. ") &")
+    data:check()]])
+  local started = require("medxai.host").now()
+  local r = t.run { "--quiet", script }
+  t.equal(r.code, 130)
+  t.ok(require("medxai.host").now() - started < 6)
+end)

@@ -1,0 +1,58 @@
+-- The report before training: duplicates across splits, exact and near, and what it costs.
+local t = require "t"
+local torch = require "medxai.torch"
+local xai = require "medxai"
+local image = require("medxai.core").image
+
+-- Two classes, three splits of drawn chests, one PNG each; extra(dir) may add files.
+local function make(extra)
+  local dir, number = t.tmpdir(), 0
+  local pictures = {}
+  for _, split in ipairs { "Train", "Val", "Test" } do
+    for _, class in ipairs { "a", "b" } do
+      assert(os.execute(("mkdir -p '%s/%s/%s'"):format(dir, split, class)))
+      for k = 1, 3 do
+        local x = require("medxai.core").phantom.draw({ size_px = 96, seed = 3 }, number).image
+        number = number + 1
+        pictures[split .. class .. k] = x
+        image.save(("%s/%s/%s/%d.png"):format(dir, split, class, k), x)
+      end
+    end
+  end
+  if extra then extra(dir, pictures) end
+  return xai.dataset.folders { root = dir, classes = { "a", "b" }, size_px = 32, resize_px = 32 }
+end
+
+t.test("different chests are no duplicates", function()
+  local r = make():check()
+  t.equal({ r.images, #r.exact, #r.exact_within, r.near_count, r.warnings }, { 18, 0, 0, 0, {} })
+  t.equal(r.text, "folders: 18 images, 0 patients known\n         a  b  total\n  train  3  3      6\n  val    3  3      6\n  test   3  3      6")
+end)
+
+t.test("the same pixels in two splits are found whatever the file is called, also under two classes", function()
+  local r = make(function(dir, p)
+    image.save(dir .. "/Test/a/zz.png", p.Traina1)
+    image.save(dir .. "/Val/b/yy.png", p.Traina2)
+    image.save(dir .. "/Train/a/xx.png", p.Traina3)
+  end):check()
+  t.equal({ #r.exact, #r.exact_within, r.near_count }, { 2, 1, 0 })
+  t.equal({ r.exact[1].a, r.exact[1].b, r.exact[1].same_class }, { "Train/a/2.png", "Val/b/yy.png", false })
+  t.equal(r.warnings, { "2 images are in two splits (the same pixels):\n    Train/a/2.png = Val/b/yy.png\n    Train/a/1.png = Test/a/zz.png", "1 pictures stand under two classes" })
+end)
+
+t.test("a copy that was resized, brightened, cropped a little or made noisy is found as nearly the same", function()
+  local r = make(function(dir, p)
+    image.save(dir .. "/Test/a/resized.png", image.resize(p.Traina1, 70, 70))
+    image.save(dir .. "/Test/a/bright.png", p.Traina2:to("float32"):mul(0.8):add(20):clamp(0, 255):to("uint8"))
+    image.save(dir .. "/Test/b/noisy.png", p.Trainb1:to("float32"):add(torch.sin(torch.arange(96 * 96)):mul(6):view(96, 96)):clamp(0, 255):to("uint8"))
+    image.save(dir .. "/Test/b/cropped.png", p.Trainb2[{ { 1, 95 }, { 1, 96 } }]:contiguous())
+  end):check()
+  t.equal({ #r.exact, r.near_count }, { 0, 4 })
+end)
+
+t.test("asked again it is the same report, and training finds the pictures in memory", function()
+  local data = make()
+  local r = data:check()
+  t.ok(data:check() == r)
+  t.equal(data:native():cached(), 18 * (32 * 32 + 1))
+end)
