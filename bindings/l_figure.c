@@ -9,8 +9,8 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
+#include "alloc.h"
 #include "xl.h"
 
 #define CANVAS "medxai.canvas"
@@ -28,7 +28,7 @@ static cairo_status_t collect(void *ud, const unsigned char *data, unsigned n) {
   bytes *b = ud;
   if (b->n + n > b->room) {
     size_t room = 2 * (b->n + n) + 4096;
-    void *more = realloc(b->data, room);
+    void *more = mx_realloc(b->data, room);
     if (!more) return CAIRO_STATUS_NO_MEMORY;
     b->data = more;
     b->room = room;
@@ -52,7 +52,7 @@ static int canvas_close(lua_State *L) {
   canvas *c = luaL_checkudata(L, 1, CANVAS);
   if (c->cr) cairo_destroy(c->cr);
   if (c->surface) cairo_surface_destroy(c->surface);
-  free(c->out.data);
+  mx_free(c->out.data);
   memset(c, 0, sizeof *c);
   return 0;
 }
@@ -64,7 +64,7 @@ static canvas *check_canvas(lua_State *L) {
 }
 
 static void check_cairo(lua_State *L, cairo_status_t status) {
-  if (status != CAIRO_STATUS_SUCCESS) luaL_error(L, "figure: %s", cairo_status_to_string(status));
+  if (status != CAIRO_STATUS_SUCCESS) xl_error(L, "figure: %s", cairo_status_to_string(status));
 }
 
 /* Metrics without hinting, so that text measures the same on every surface and at every resolution. */
@@ -90,8 +90,7 @@ static int figure_canvas(lua_State *L) {
   double scale = dpi / 72;
   if (format == 0 && (width * scale > 32767 || height * scale > 32767)) {
     int most = (int)(32767 * 72 / fmax(width, height));
-    return luaL_error(L, "figure: a picture of %d x %d pt at %d dpi is over 32767 pixels. Use dpi = %d or less.", (int)width, (int)height,
-                      (int)dpi, most);
+    xl_error(L, "figure: a picture of %d x %d pt at %d dpi is over 32767 pixels. Use dpi = %d or less.", (int)width, (int)height, (int)dpi, most);
   }
   canvas *c = push_canvas(L);
   c->is_pdf = format == 1;

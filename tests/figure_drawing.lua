@@ -87,3 +87,33 @@ t.test("base64 of every remainder", function()
   t.equal({ core.figure.base64 "", core.figure.base64 "f", core.figure.base64 "fo", core.figure.base64 "foo", core.figure.base64 "\0\255\254\253" },
     { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })
 end)
+
+-- Lets the n-th allocation fail for n = 0, 1, 2 ... until f gets through; nothing may be left over but the error.
+local function sweep(fail_after, f)
+  f() -- what is made once for the life of the process
+  for n = 0, 2000 do
+    fail_after(n, 1000000)
+    local ok, message = pcall(f)
+    fail_after(-1)
+    if ok then return t.ok(n > 0, "no allocation was made to fail") end
+    message = tostring(message)
+    t.ok(message:find "out of memory" or message:find "not enough memory", message)
+    collectgarbage()
+  end
+  error "it never got through"
+end
+
+local function draw_everything()
+  local canvas <close> = core.figure.canvas("png", 20, 20, 72)
+  canvas:text(1, 10, "text", 7, 0)
+  canvas:image(0, 0, 5, 5, "\1\2\3", 1, 1)
+  canvas:finish()
+  local pdf <close> = core.figure.canvas("pdf", 20, 20)
+  pdf:finish()
+  return core.figure.base64(core.figure.png(core.figure.colour(string.pack("<f", 0.5), palette.get "grey", 0, 1), 1, 1))
+end
+
+t.test("each allocation of the drawing surface may fail, Lua's and ours", function()
+  sweep(core.memory.c_fail_after, draw_everything)
+  sweep(core.memory.lua_fail_after, draw_everything)
+end)

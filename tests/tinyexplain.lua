@@ -45,13 +45,13 @@ function tiny.split(n, change)
       patient = "unknown", source = "made" }
   end
   local function image(i)
-    local n = torch.arange(3 * 32 * 32, { dtype = "float64" })
-    local x = (torch.sin(n * n * (0.11 + 0.01 * i)) * 0.25 + 0.25):view({ 3, 32, 32 }):to { dtype = "float32" }
+    local at = torch.arange(3 * 32 * 32, { dtype = "float64" })
+    local x = (torch.sin(at * at * (0.11 + 0.01 * i)) * 0.25 + 0.25):view({ 3, 32, 32 }):to { dtype = "float32" }
     x[{ { 0, 3 }, { 8, 16 }, { 4 + i, 12 + i } }]:fill_(1)
     if change then x = change(x, i) or x end
     return x
   end
-  function split:batch(numbers)
+  function split.batch(_, numbers)
     local list, labels = {}, {}
     for k, i in ipairs(numbers) do
       list[k] = image(i)

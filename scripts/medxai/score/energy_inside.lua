@@ -16,7 +16,7 @@ return {
     if area == 0 then return nil, nil, "empty mask" end
     local energy = map:to { dtype = "float64" }:relu()
     local total = energy:sum():item()
-    if not (total > 0) then return nil, area, "map without energy" end
+    if total ~= total or total <= 0 then return nil, area, "map without energy" end
     return (energy * mask):sum():item() / total, area
   end,
 }
