@@ -103,8 +103,7 @@ static const DtypeName dtypes[] = {
     {"bool", at::kBool},            {"uint8", at::kByte},           {"int32", at::kInt},
     {"float16", at::kHalf},         {"bfloat16", at::kBFloat16},    {"int16", at::kShort},
     {"int8", at::kChar},            {"complex64", at::kComplexFloat}, {"complex128", at::kComplexDouble},
-    {"complex32", at::kComplexHalf}, {"qint8", at::kQInt8},         {"quint8", at::kQUInt8},
-    {"qint32", at::kQInt32},
+    {"complex32", at::kComplexHalf},
 #if TX_TORCH_2_3
     {"uint16", at::kUInt16},        {"uint32", at::kUInt32},        {"uint64", at::kUInt64},
 #endif
@@ -115,7 +114,12 @@ static const DtypeName dtypes[] = {
 const char *dtype_name(at::ScalarType t) noexcept {
   for (const DtypeName &d : dtypes)
     if (d.type == t) return d.name;
-  return c10::toString(t);
+  switch (t) {  // printed, never asked for: bad arguments to quantized operators crash
+    case at::kQInt8: return "qint8";
+    case at::kQUInt8: return "quint8";
+    case at::kQInt32: return "qint32";
+    default: return c10::toString(t);
+  }
 }
 
 at::ScalarType dtype_of(const char *name) {
@@ -147,7 +151,7 @@ static bool is_cuda_name(const char *name) noexcept {
 }
 
 bool looks_like_device(const char *name) noexcept {
-  return strcmp(name, "cpu") == 0 || strcmp(name, "meta") == 0 || is_cuda_name(name);
+  return strcmp(name, "cpu") == 0 || is_cuda_name(name);
 }
 
 at::Device device_of(const char *name) {

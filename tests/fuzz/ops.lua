@@ -1,0 +1,229 @@
+-- Calls every documented operator with bad arguments and writes down which of them end the process.
+--   medxai-run tests/fuzz/ops.lua [--cases N] [--seed N] [--only PATTERN] [--all yes] [--list FILE]
+-- A child process (this file again, told so by its environment) calls operator after operator and notes each call before it
+-- is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time are bounded.
+-- --all yes tries the denied ones too; --list writes the names that died, one a line, with the signal.
+-- tests/tensor_fuzz.lua calls a few cases of each.
+local host = require "medxai.host"
+
+local note_path = os.getenv "MEDXAI_FUZZ_NOTE"
+
+-- ---- random numbers: the same case is the same call, on every machine ----
+
+local state
+local function seed(text)
+  state = 2166136261
+  for i = 1, #text do state = ((state ~ text:byte(i)) * 16777619) & 0xffffffff end
+end
+local function random(n) -- 1..n
+  state = (state * 6364136223846793005 + 1442695040888963407)
+  return (state >> 33) % n + 1
+end
+local function chance(percent) return random(100) <= percent end
+local function pick(list) return list[random(#list)] end
+
+-- ---- arguments ----
+
+local core, torch
+
+local shapes = {
+  {}, { 0 }, { 1 }, { 3 }, { 7 }, { 2, 3 }, { 3, 3 }, { 0, 3 }, { 4, 0 }, { 2, 3, 4 }, { 1, 3, 8, 8 }, { 2, 4, 5, 5 },
+  { 2, 0, 5, 5 }, { 1, 2, 3, 4, 5 }, { 1, 1, 1, 1, 1, 2 }, { 33, 17 },
+}
+local dtypes = { "float32", "float32", "float32", "float64", "int64", "int64", "int32", "bool", "uint8", "float16", "bfloat16", "complex64" }
+local ints = { -1, 0, 1, 2, 3, -2, 5, 4, 8, 100, -100, 2147483648, -2147483649, math.maxinteger, math.mininteger, 65536 }
+local small = { 0, 1, 2, 3, -1, 1, 2, 0, 4 }
+local floats = { 0.0, 1.0, 0.5, -1.5, 1e300, -1e300, 1 / 0, -1 / 0, 0 / 0, 1e-30, 2.0, 3.0 }
+local strings = { "", "mean", "sum", "none", "constant", "reflect", "replicate", "circular", "floor", "trunc", "tanh", "linear", "lower",
+  "upper", "ij", "xy", "fro", "nuc", "ij,jk->ik", "i...->", "left", "foo", "amax", "prod", "ortho", "max", "L", "reduced", "gelsd" }
+
+local base_shape, base_dtype, grads -- of one call: most tensors agree, so that calls get past the first checks
+
+local function fill(t, dtype)
+  local kind = random(6)
+  if kind == 1 and dtype:find "float" then return t:fill_(pick(floats)) end
+  if kind == 2 and dtype:find "^int" then return t:fill_(pick(dtype == "int64" and ints or small)) end
+  if dtype:find "^int" or dtype == "uint8" then return t:random_(0, pick { 1, 2, 3, 5 }) end
+  if dtype == "bool" then return t:random_(0, 2) end
+  return t:normal_(0.0, 1.0)
+end
+
+local function tensor()
+  local shape = chance(70) and base_shape or pick(shapes)
+  local dtype = chance(75) and base_dtype or pick(dtypes)
+  local t = fill(torch.zeros(shape, { dtype = dtype }), dtype)
+  local form = random(12)
+  if form == 1 and #shape >= 2 then t = t:transpose(0, 1) end
+  if form == 2 and #shape >= 1 then t = t:narrow(0, 0, 0 + (shape[1] > 0 and 1 or 0)):expand(shape) end
+  if form == 3 and #shape == 4 then t = t:contiguous { memory_format = "channels_last" } end
+  if chance(25) and dtype:find "^float" then
+    t = t:detach():requires_grad_()
+    grads[#grads + 1] = t
+  end
+  return t
+end
+
+local function integer() return chance(65) and pick(small) or pick(ints) end
+local function float() return chance(50) and pick { 1.0, 0.5, 2.0, 0.0 } or pick(floats) end
+local function list_of(f, fixed)
+  local n = chance(70) and (fixed or #base_shape) or random(6) - 1
+  local l = {}
+  for i = 1, n do l[i] = f() end
+  return l
+end
+local function scalar() return pick { integer, float, function() return chance(50) end }() end
+
+-- schema type -> a value, nil for "leave it out"
+local function argument(kind)
+  if kind:find "%?$" and chance(40) then return nil end
+  local bare = kind:gsub("%(.-%)", ""):gsub("%?$", "")
+  if bare == "Tensor" then return tensor() end
+  if bare == "Tensor[]" or bare == "Tensor?[]" then return list_of(tensor) end
+  if bare == "int" or bare == "SymInt" then return integer() end
+  if bare == "float" then return float() end
+  if bare == "bool" then return chance(50) end
+  if bare == "str" then return pick(strings) end
+  if bare == "Scalar" then return scalar() end
+  local fixed = bare:match "^S?y?m?[Ii]nt%[(%d*)%]$"
+  if fixed then
+    if fixed ~= "" and chance(25) then return integer() end
+    return list_of(integer, tonumber(fixed))
+  end
+  if bare:find "^float%[" then return list_of(float, tonumber(bare:match "%d+")) end
+  if bare:find "^bool%[" then return list_of(function() return chance(50) end, tonumber(bare:match "%d+")) end
+  if bare == "Scalar[]" then return list_of(scalar) end
+  if bare == "ScalarType" then return pick(dtypes) end
+  if bare == "MemoryFormat" then return pick { "contiguous", "channels_last", "preserve", "channels_last_3d" } end
+  if bare == "Layout" then return pick { "strided", "strided", "strided", "sparse_coo" } end
+  if bare == "Device" then return "cpu" end
+  return nil
+end
+
+-- "Tensor self, *, int dim=-1" -> { {type, name, by_name, optional} ... }
+local function parameters(schema)
+  local list, by_name = {}, false
+  local inside, depth, word = schema:match "^[^(]*(%b())", 0, ""
+  local function take()
+    local text = word:match "^%s*(.-)%s*$"
+    word = ""
+    if text == "*" then by_name = true end
+    if text == "" or text == "*" then return end
+    local kind, name, default = text:match "^(%S+)%s+([%w_]+)(=?)"
+    if kind then list[#list + 1] = { kind = kind, name = name, by_name = by_name, optional = default == "=" } end
+  end
+  for c in inside:sub(2, -2):gmatch "." do
+    if c == "[" or c == "(" then depth = depth + 1 elseif c == "]" or c == ")" then depth = depth - 1 end
+    if c == "," and depth == 0 then take() else word = word .. c end
+  end
+  take()
+  return list
+end
+
+local function one_case(call, params)
+  base_shape, base_dtype, grads = pick(shapes), pick(dtypes), {}
+  local args, names, n = {}, {}, 0
+  for _, p in ipairs(params) do
+    local leave = p.optional and chance(50)
+    local value
+    if not leave then value = argument(p.kind) end
+    if p.by_name then names[p.name] = value else n = n + 1; args[n] = value end
+  end
+  while n > 0 and args[n] == nil do n = n - 1 end
+  if next(names) then n = n + 1; args[n] = names end
+  local ok, result = pcall(call, table.unpack(args, 1, n))
+  if ok and #grads > 0 and core.tensor.is_tensor(result) and result.requires_grad then
+    pcall(function() result:sum():backward() end)
+  end
+  for _, v in pairs(args) do
+    if core.tensor.is_tensor(v) then pcall(tostring, v) end
+  end
+  if ok and core.tensor.is_tensor(result) then pcall(tostring, result) end
+end
+
+-- ---- the child ----
+
+local function child()
+  core = require "medxai.core"
+  torch = require "medxai.torch"
+  local first, last = tonumber(os.getenv "MEDXAI_FUZZ_FIRST"), tonumber(os.getenv "MEDXAI_FUZZ_LAST")
+  local from, cases = tonumber(os.getenv "MEDXAI_FUZZ_CASE"), tonumber(os.getenv "MEDXAI_FUZZ_CASES")
+  core.memory.set_limit(300 << 20)
+  local names = {}
+  for name in io.lines(os.getenv "MEDXAI_FUZZ_NAMES") do names[#names + 1] = name end
+  local note = assert(io.open(note_path, "r+b"))
+  for k = first, math.min(last, #names) do
+    local call = core.tensor.op(names[k], false, true)
+    local schemas = {}
+    for i, s in ipairs(call and core.tensor.op_schemas(names[k]) or {}) do schemas[i] = parameters(s) end
+    for case = k == first and from or 1, #schemas > 0 and cases or 0 do
+      note:seek "set"
+      note:write(("%6d %6d\n"):format(k, case))
+      note:flush()
+      seed(names[k] .. ":" .. case .. ":" .. os.getenv "MEDXAI_FUZZ_SEED")
+      torch.manual_seed(case)
+      local scope <close> = core.memory.scope()
+      pcall(one_case, call, schemas[case % #schemas + 1]) -- an argument may not be makable either
+    end
+  end
+end
+
+-- ---- the parent ----
+
+local function documented(name, denied)
+  return name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name]
+end
+
+local function parent()
+  core = require "medxai.core"
+  local f = host.fields
+  local cases, seed_text = tonumber(f.cases or 200), f.fuzz_seed or "1"
+  local denied = {}
+  if not f.all then
+    for _, name in ipairs(require "medxai.denied_ops") do denied[name] = true end
+  end
+  local dir = os.tmpname()
+  os.remove(dir)
+  local names, list = {}, assert(io.open(dir .. ".names", "w"))
+  for _, name in ipairs(core.tensor.op_names()) do
+    if documented(name, denied) and name:find(f.only or "") then
+      names[#names + 1] = name
+      list:write(name, "\n")
+    end
+  end
+  list:close()
+  local out = f.list and assert(io.open(f.list, "w"))
+  local k, case, chunk, died, slow = 1, 1, 20, 0, 0
+  while k <= #names do
+    local last = math.min(k + chunk - 1, #names)
+    local note = assert(io.open(dir .. ".note", "w"))
+    note:write(("%6d %6d\n"):format(k, case))
+    note:close()
+    local command = ("ulimit -v 12000000; ulimit -c 0; MEDXAI_FUZZ_NOTE=%s MEDXAI_FUZZ_NAMES=%s MEDXAI_FUZZ_FIRST=%d MEDXAI_FUZZ_LAST=%d "
+      .. "MEDXAI_FUZZ_CASE=%d MEDXAI_FUZZ_CASES=%d MEDXAI_FUZZ_SEED=%s timeout -s KILL %d %s --threads 1 %s >/dev/null 2>%s"):format(
+      dir .. ".note", dir .. ".names", k, last, case, cases, seed_text, 40 + cases // 10, host.exe, host.script, dir .. ".err")
+    local ok, how, code = os.execute(command)
+    if ok then
+      k, case = last + 1, 1
+    else
+      local at = assert(io.open(dir .. ".note")):read "a"
+      local dead, dead_case = at:match "(%d+)%s+(%d+)"
+      dead, dead_case = tonumber(dead), tonumber(dead_case)
+      if how == "exit" and code < 128 then
+        error("the child failed: " .. tostring((assert(io.open(dir .. ".err")):read "a")), 0)
+      end
+      local signal = how == "exit" and code - 128 or code
+      if signal == 9 then slow = slow + 1 else died = died + 1 end
+      local line = ("%s\tsignal %d\tcase %d"):format(names[dead], signal, dead_case)
+      print(line)
+      if out then out:write(line, "\n"); out:flush() end
+      k, case = dead, dead_case + 1
+      if signal == 9 or not f.thorough then k, case = dead + 1, 1 end
+    end
+  end
+  print(("%d operators, %d cases each: %d died, %d took too long"):format(#names, cases, died, slow))
+  if out then out:close() end
+  for _, e in ipairs { ".names", ".note", ".err" } do os.remove(dir .. e) end
+  if died > 0 then os.exit(1) end
+end
+
+if note_path then child() else parent() end
