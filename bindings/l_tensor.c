@@ -130,7 +130,7 @@ static int tensor_newindex(lua_State *L) {
 
 /* Calls the operator whose closure is the first upvalue; where the number stands first, the one of the second. */
 static int arithmetic(lua_State *L) {
-  bool number_first = !luaL_testudata(L, 1, XL_TENSOR);
+  bool number_first = !xl_testbox(L, 1);
   lua_settop(L, 2);
   lua_pushvalue(L, lua_upvalueindex(number_first ? 2 : 1));
   bool swap = number_first && lua_toboolean(L, lua_upvalueindex(3));
@@ -230,7 +230,9 @@ static void set_operators(lua_State *L) {
 /* ---- methods that are no operators -------------------------------------------------------------------------- */
 
 static int tensor_close(lua_State *L) {
-  xl_tensor *box = luaL_checkudata(L, 1, XL_TENSOR);
+  xl_tensor *box = xl_testbox(L, 1);
+  if (!box)
+    xl_error(L, "close: expected a tensor, got %s", luaL_typename(L, 1));
   xl_closebox(box);
   return 0;
 }
@@ -292,7 +294,7 @@ static int tensor_requires_grad_(lua_State *L) {
 
 /* is_tensor(v) */
 static int tensor_is_tensor(lua_State *L) {
-  lua_pushboolean(L, luaL_testudata(L, 1, XL_TENSOR) != NULL);
+  lua_pushboolean(L, xl_testbox(L, 1) != NULL);
   return 1;
 }
 

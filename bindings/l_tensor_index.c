@@ -254,7 +254,7 @@ static void assign_plain(lua_State *L, indexer *x) {
 int lt_newindex(lua_State *L) {
   indexer x;
   lua_settop(L, 3);
-  if (!luaL_testudata(L, 3, XL_TENSOR) && lua_type(L, 3) != LUA_TNUMBER && !lua_isboolean(L, 3))
+  if (!xl_testbox(L, 3) && lua_type(L, 3) != LUA_TNUMBER && !lua_isboolean(L, 3))
     xl_error(L, "index: cannot store a %s in a tensor (expected a number or a tensor)", luaL_typename(L, 3));
   apply_key(&x, L);
   if (has_tensors(&x))

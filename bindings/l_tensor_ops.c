@@ -8,7 +8,7 @@
 #include <string.h>
 #include "l_tensor.h"
 
-enum { MAX_ARGS = 48, MAX_OVERLOADS = 64, POOL = 64 };
+enum { MAX_ARGS = 48, MAX_OVERLOADS = 64, POOL = 64, FEW = 8 };
 
 typedef struct family {
   const char *name;
@@ -65,7 +65,7 @@ static const char *describe(lua_State *L, int idx, char buf[80]) {
     case LUA_TSTRING: snprintf(buf, 80, "'%.60s'", lua_tostring(L, idx)); break;
     case LUA_TBOOLEAN: snprintf(buf, 80, "%s", lua_toboolean(L, idx) ? "true" : "false"); break;
     case LUA_TTABLE: snprintf(buf, 80, "a list of %llu", (unsigned long long)lua_rawlen(L, idx)); break;
-    case LUA_TUSERDATA: snprintf(buf, 80, "%s", xl_isnone(L, idx) ? "none" : luaL_testudata(L, idx, XL_TENSOR) ? "a tensor" : "a userdata"); break;
+    case LUA_TUSERDATA: snprintf(buf, 80, "%s", xl_isnone(L, idx) ? "none" : xl_testbox(L, idx) ? "a tensor" : "a userdata"); break;
     default: snprintf(buf, 80, "%s", luaL_typename(L, idx));
   }
   return buf;
@@ -546,37 +546,48 @@ static int call_with_lists(binding *b, int nresults) {
 /* The Lua argument that holds t, for operators that return what they wrote to; 0 where it is not among them. */
 static int argument_with(const binding *b, const tx_tensor *t) {
   for (int idx = 1; idx <= b->top; idx++) {
-    xl_tensor *box = luaL_testudata(b->L, idx, XL_TENSOR);
+    xl_tensor *box = xl_testbox(b->L, idx);
     if (box && tx_tensor_same(box->t, t))
       return idx;
   }
   return 0;
 }
 
+/* Pushes the argument that t is, or a new box where it is none of them. Takes t over. */
+static void push_written(binding *b, tx_tensor *t) {
+  int idx = t ? argument_with(b, t) : 0;
+  if (idx == 0) {
+    xl_pushtensor(b->L, t);
+    return;
+  }
+  lua_pushvalue(b->L, idx);
+  tx_tensor_free(t);
+}
+
+/* add_, out=: the results are arguments. */
 static int call_in_place(binding *b, int nresults) {
   lua_State *L = b->L;
-  tx_value r[8];
+  tx_value r[FEW];
+  luaL_checkstack(L, nresults + 4, "results");
+  if (nresults == 1) {
+    XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
+    push_written(b, r[0].kind == TX_TENSOR ? r[0].t : NULL);
+    return 1;
+  }
   xl_array *held = xl_newarray(L, nresults);
   XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
   for (int i = 0; i < nresults; i++)
     held->t[i] = r[i].kind == TX_TENSOR ? r[i].t : NULL;
-  luaL_checkstack(L, nresults + 4, "results");
   for (int i = 0; i < nresults; i++) {
-    int idx = held->t[i] ? argument_with(b, held->t[i]) : 0;
-    if (idx) {
-      lua_pushvalue(L, idx);
-      tx_tensor_free(held->t[i]);
-    } else {
-      xl_newtensor(L)->t = held->t[i];
-    }
+    tx_tensor *t = held->t[i];
     held->t[i] = NULL;
+    push_written(b, t);
   }
   return nresults;
 }
 
 static int call(binding *b) {
   lua_State *L = b->L;
-  enum { FEW = 8 };
   int n = tx_op_nresults(b->op), boxes = lua_gettop(L) + 1;
   bool plain = n <= FEW;
   for (int i = 0; i < n && plain; i++)
@@ -589,17 +600,18 @@ static int call(binding *b) {
   if (tensors && tx_op_writes(b->op))
     return call_in_place(b, n);
   luaL_checkstack(L, n + 4, "results");
+  xl_tensor *box[FEW];
+  tx_value r[FEW];
   for (int i = 0; i < n; i++) {
-    if (tx_op_result(b->op, i) == TX_TENSOR)
-      xl_newtensor(L);
+    if (tx_op_result(b->op, i) == TX_TENSOR) /* an empty box is left where the result is None */
+      box[i] = xl_newtensor(L);
     else
       lua_pushnil(L);
   }
-  tx_value r[FEW];
   XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
   for (int i = 0; i < n; i++) /* tensors first: a string may fail to be made */
     if (r[i].kind == TX_TENSOR)
-      ((xl_tensor *)lua_touserdata(L, boxes + i))->t = r[i].t;
+      box[i]->t = r[i].t;
   for (int i = 0; i < n; i++)
     if (r[i].kind != TX_TENSOR) {
       push_plain(L, &r[i]);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "xl.h"
 
+const char xl_tensor_mark[1] = "";
 static const char state_key, none_key, array_key; /* registry keys */
 
 /* ---- scopes ------------------------------------------------------------------------------------------------- */
@@ -20,17 +21,43 @@ void xl_scope_free(xl_scope *s) {
     xl_closebox(s->ring.next);
 }
 
-xl_state *xl_getstate(lua_State *L) {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
-  xl_state *s = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  if (s)
-    return s;
-  s = lua_newuserdatauv(L, sizeof *s, 0); /* no finalizer: outlives every box at lua_close */
+/* The state of the Lua that was asked about last: a process has one, but for tests. Known by its registry's address. */
+static struct {
+  const void *registry;
+  xl_state *state;
+} last;
+
+static int forget_state(lua_State *L) {
+  last.registry = NULL;
+  (void)L;
+  return 0;
+}
+
+/* Its finalizer runs after those of the boxes, since it is made first; its memory outlives them all. */
+static xl_state *new_state(lua_State *L) {
+  xl_state *s = lua_newuserdatauv(L, sizeof *s, 0);
   xl_scope_init(&s->root);
   s->root.open = true;
   s->innermost = &s->root;
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, forget_state);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+  return s;
+}
+
+xl_state *xl_getstate(lua_State *L) {
+  const void *registry = lua_topointer(L, LUA_REGISTRYINDEX);
+  if (registry == last.registry)
+    return last.state;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
+  xl_state *s = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  if (!s)
+    s = new_state(L);
+  last.registry = registry;
+  last.state = s;
   return s;
 }
 
@@ -61,14 +88,21 @@ void xl_closebox(xl_tensor *box) {
 xl_tensor *xl_newtensor(lua_State *L) {
   xl_state *state = xl_getstate(L);
   xl_tensor *box = lua_newuserdatauv(L, sizeof *box, 0);
+  box->mark = xl_tensor_mark;
   box->t = NULL;
   xl_link(state->innermost, box);
-  luaL_setmetatable(L, XL_TENSOR);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, xl_tensor_mark) == LUA_TNIL) {
+    lua_pop(L, 1);
+    luaL_getmetatable(L, XL_TENSOR);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, xl_tensor_mark);
+  }
+  lua_setmetatable(L, -2);
   return box;
 }
 
 static xl_tensor *box_or_null(lua_State *L, int idx) {
-  xl_tensor *box = luaL_testudata(L, idx, XL_TENSOR);
+  xl_tensor *box = xl_testbox(L, idx);
   if (box && !box->t)
     xl_error(L, "tensor is closed");
   return box;

@@ -16,6 +16,7 @@
 /* A full userdata owns one reference. t NULL: closed. Linked into the scope that was innermost when it was made. */
 typedef struct xl_scope xl_scope;
 typedef struct xl_tensor {
+  const void *mark;              /* xl_tensor_mark: tells a box from other userdata without a look at its metatable */
   tx_tensor *t;
   struct xl_tensor *prev, *next; /* the ring of its scope; itself when in none */
   xl_scope *scope;               /* NULL when in none */
@@ -34,6 +35,14 @@ typedef struct xl_state {
   xl_scope *innermost; /* where new boxes go */
 } xl_state;
 
+extern const char xl_tensor_mark[1];
+/* The box at idx, closed or not; NULL if it is none. Two calls into Lua, as every operator's every argument passes here. */
+static inline xl_tensor *xl_testbox(lua_State *L, int idx) {
+  if (lua_rawlen(L, idx) != sizeof(xl_tensor))
+    return NULL;
+  xl_tensor *box = lua_touserdata(L, idx);
+  return box && box->mark == xl_tensor_mark ? box : NULL;
+}
 xl_tensor *xl_newtensor(lua_State *L);            /* pushes an empty box; then fill ->t */
 xl_tensor *xl_tobox(lua_State *L, int idx);       /* the box of an open tensor; raises otherwise */
 tx_tensor *xl_totensor(lua_State *L, int idx);    /* borrowed; raises "tensor is closed" */
