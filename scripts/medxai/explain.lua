@@ -125,12 +125,12 @@ local function count_statuses(job, chosen)
       local status = job.store.records[e.set .. "/" .. job.split:item(number).id].status
       c[status] = (c[status] or 0) + 1
     end
-    counts[i] = { method = e.method.name, title = e.method.title, maps = e.set, layers = canon.list(e.layers or {}), target = e.description.text, counts = c }
+    counts[i] = { method = e.method.name, label = e.label, maps = e.set, layers = canon.list(e.layers or {}), target = e.description.text, counts = c }
     local bad = {}
     for _, status in ipairs(check.sorted_keys(c)) do
       if status ~= "ok" then bad[#bad + 1] = string.format("%d %s", c[status], status) end
     end
-    if #bad > 0 then job.run:warn(string.format("explain: %s: %s of %d maps", e.method.title, table.concat(bad, ", "), #chosen)) end
+    if #bad > 0 then job.run:warn(string.format("explain: %s: %s of %d maps", e.label, table.concat(bad, ", "), #chosen)) end
   end
   return counts
 end
@@ -160,6 +160,26 @@ local function gather_layers(job)
   end
 end
 
+-- What tells the entries apart in tables and figures: the title, and where that is not enough layer, target or folder.
+local function label_entries(entries)
+  local function distinct(text_of)
+    local seen = {}
+    for _, e in ipairs(entries) do
+      local text = text_of(e)
+      if seen[text] then return false end
+      seen[text] = true
+    end
+    return true
+  end
+  local function with_layer(e) return e.method.title .. (e.layers and ", " .. table.concat(e.layers, " + ") or "") end
+  local function with_target(e) return with_layer(e) .. ", " .. e.description.text end
+  local chosen = function(e) return e.method.title .. ", " .. e.set:match("%x+$") end
+  for _, text_of in ipairs { with_target, with_layer, function(e) return e.method.title end } do
+    if distinct(text_of) then chosen = text_of end
+  end
+  for _, e in ipairs(entries) do e.label = chosen(e) end
+end
+
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
     needs_gradient = false, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
@@ -172,6 +192,9 @@ local function new_job(run, model, split, asked)
     if sets[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
     sets[e.set] = true
   end
+  label_entries(asked.entries)
+  job.labels = {}
+  for _, e in ipairs(asked.entries) do job.labels[e.set] = e.label end
   return job
 end
 
@@ -212,11 +235,20 @@ local function outcome(job, chosen, name, result)
   return { name = name, dir = job.run.dir, summaries = result.summaries, statuses = result.statuses, figures = result.figures, records = records_of(job, chosen) }
 end
 
---- run:explain(model, split, options).
+--- run:explain(model, split, options). Options:
+---   methods        { "gradcam", sobel = { option = value }, { "gradcam", layer = "features.28" }, mine = function(x, model, target) ... end }:
+---                  names of scripts/medxai/explain, of a file beside the experiment, or functions; layer and target may differ in each
+---   layer          a node's name, or a list (the mean of their maps); default the network's CAM layer
+---   target         "predicted", "true", a class by name or 0-based index, "contrast(a, b)"; { that, as = "softmax" } for probabilities
+---   images         "one_per_class" (default), "all", a number (the classes in turn), a list of numbers, paths, names or image ids
+---   metrics, mask  { "energy_inside", { "pointing_game", margin_px = 15 } } against the data's mask of that name
+---   compat         "pytorch-grad-cam": the activation after a rectifier in place, as that library stores it on a CPU
+---   budget_mb      memory for a batch (1024); batch fixes the number of images, deterministic = true fixes it at 8
+---   colours        "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"; figures = false draws nothing
 ---@param run table
 ---@param model table
 ---@param split table
----@param options table methods, layer, target, images, metrics, mask, compat, budget_mb, batch, deterministic, colours, scale, figures
+---@param options table
 ---@return table result { summaries, statuses, figures, records, name, dir }
 function explain.run(run, model, split, options)
   check_split(run, split, model)
@@ -244,6 +276,7 @@ function explain.run(run, model, split, options)
   local rows = judge.maps(job, chosen)
   judge.write_scores(run.dir, rows)
   local summaries = metric.summarise(rows, run.seed)
+  for _, s in ipairs(summaries) do s.label = job.labels[s.maps] end
   judge.print(job, summaries)
   local statuses = count_statuses(job, chosen)
   local figures = canon.list {}

@@ -441,6 +441,7 @@ function figure.dots(spec)
   if spec.x_range then lo, hi = spec.x_range[1], spec.x_range[2] end
   if lo > hi then lo, hi = 0, 1 end
   if lo >= 0 and lo < 0.5 * hi then lo = 0 end -- shares are read against zero
+  if not spec.x_range then hi = hi + 0.04 * (hi - lo) end
   if lo == hi then lo, hi = lo - 0.5, hi + 0.5 end
   local function to_x(v) return px + pw * (v - lo) / (hi - lo) end
   local d = drawing.new(width)
@@ -468,8 +469,7 @@ function figure.dots(spec)
   end
   d:line({ px, bottom, px + pw, bottom }, 0.6, INK)
   y = bottom + 4 + SMALL * LEADING
-  d:text(px + pw / 2, y + TEXT, drawing.fit(spec.x_label or "", pw, TEXT), { size = TEXT, align = "centre" })
-  y = y + TEXT * LEADING + 3
+  y = text_block(d, px + pw / 2, y, drawing.wrap(spec.x_label or "", pw, TEXT, false, 2), TEXT, {}) + 3
   local sentences = {}
   if has_chance then sentences[1] = "Grey tick: chance level." end
   for _, s in ipairs(spec.caption or {}) do sentences[#sentences + 1] = s end

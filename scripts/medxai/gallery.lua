@@ -74,14 +74,15 @@ local function image_row(job, entries, number, mask_name, colours, shared)
 end
 
 local function headings(entries)
-  local list, layers = { "image" }, {}
-  for _, e in ipairs(entries) do layers[table.concat(e.layers or {}, "+")] = true end
-  local several = 0
-  for key in pairs(layers) do if key ~= "" then several = several + 1 end end
-  for _, e in ipairs(entries) do
-    list[#list + 1] = several > 1 and e.layers and e.method.title .. ", " .. table.concat(e.layers, " + ") or e.method.title
-  end
+  local list = { "image" }
+  for _, e in ipairs(entries) do list[#list + 1] = e.label end
   return list
+end
+
+-- The k-th of the fewest even parts of n things, at most `most` each: first and last.
+local function even_part(k, n, most)
+  local parts = math.ceil(n / most)
+  return (k - 1) * n // parts + 1, k * n // parts
 end
 
 local function caption(job, entries, drawn, all, asked, mask_name)
@@ -114,10 +115,11 @@ local function maps_figures(job, chosen, asked, out)
   local numbers = { table.unpack(chosen, 1, most_images) }
   local shared = asked.scale == "shared" and shared_maxima(job, numbers) or nil
   for part = 1, math.ceil(#job.entries / most_columns) do
-    local entries = { table.unpack(job.entries, (part - 1) * most_columns + 1, part * most_columns) }
+    local entries = { table.unpack(job.entries, even_part(part, #job.entries, most_columns)) }
     for page = 1, math.ceil(#numbers / rows_a_page) do
       local rows = {}
-      for k = (page - 1) * rows_a_page + 1, math.min(page * rows_a_page, #numbers) do
+      local first, last = even_part(page, #numbers, rows_a_page)
+      for k = first, last do
         rows[#rows + 1] = image_row(job, entries, numbers[k], mask_name, asked.colours, shared)
       end
       local d = figure.panels { rows = rows, headings = headings(entries), bars = { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum" } },
@@ -136,16 +138,14 @@ local function metric_figures(job, summaries, asked, out)
     end
     table.insert(by_metric[s.metric], s)
   end
-  local titles = {}
-  for _, e in ipairs(job.entries) do titles[e.set] = e.method.title end
   for k, id in ipairs(order) do
     local rows, first = {}, by_metric[id][1]
     for i, s in ipairs(by_metric[id]) do
-      rows[i] = { label = titles[s.maps], value = s.mean, lo = s.low, hi = s.high, chance = s.chance, note = "undefined for every image" }
+      rows[i] = { label = s.label, value = s.mean, lo = s.low, hi = s.high, chance = s.chance, note = "undefined for every image" }
     end
     local definition = job.by_metric[id].definition
-    local d = figure.dots { rows = rows, title = definition.title, x_label = string.format("%s (%s is better)", definition.axis or definition.unit or id, definition.direction or "higher"), caption = {
-      id .. ".",
+    local d = figure.dots { rows = rows, title = definition.title, x_label = definition.axis or definition.unit or id, caption = {
+      string.format("%s; %s is better.", id, definition.direction or "higher"),
       string.format("Means with %d %% bootstrap intervals over %s (n = %d).", math.floor(100 * first.level + 0.5), first.resampled, first.n) } }
     out[#out + 1] = save(job, d, string.format("%s-score-%d", asked.name, k), definition.title)
   end

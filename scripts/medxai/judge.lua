@@ -59,7 +59,7 @@ local function between(low, high, form)
   return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
 end
 
-local line = "  %-16s %9s  %-16s %9s  %-23s %s\n"
+local line = "  %-24s %9s  %-16s %9s  %-23s %s\n"
 
 --- The summaries as a table on standard output.
 function judge.print(job, summaries)
@@ -74,7 +74,7 @@ function judge.print(job, summaries)
       last = s.metric
     end
     local lost = s.of - s.n
-    io.stdout:write(string.format(line, s.method, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance),
+    io.stdout:write(string.format(line, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance),
       (s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""), s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")))
   end
   if last then io.stdout:write("\n") end

@@ -290,19 +290,19 @@ local function put_evaluations(page)
   end
 end
 
-local function score_rows(summaries, titles)
+local function score_rows(summaries)
   local rows = {}
   for i, s in ipairs(summaries) do
     local undefined = {}
     for _, why in ipairs(check.sorted_keys(s.undefined or {})) do undefined[#undefined + 1] = string.format("%d %s", s.undefined[why], why) end
-    rows[i] = { text(titles[s.maps] or s.method), number(s.mean, 3), interval_text({ s.low, s.high }, 3), number(s.chance, 3),
+    rows[i] = { text(s.label or s.method), number(s.mean, 3), interval_text({ s.low, s.high }, 3), number(s.chance, 3),
       string.format("%s%s %s", s.above > 0 and "+" or "", number(s.above, 3), interval_text({ s.above_low, s.above_high }, 3)),
       number(s.n), text(table.concat(undefined, ", ")) }
   end
   return rows
 end
 
-local function put_scores(page, summaries, titles)
+local function put_scores(page, summaries)
   local groups, order = {}, {}
   for _, s in ipairs(summaries) do
     if not groups[s.metric] then
@@ -315,7 +315,7 @@ local function put_scores(page, summaries, titles)
     local first = groups[id][1]
     put(page, "<h3>%s</h3>", text(string.format("%s (%s)", first.title or id, id)))
     put(page, "%s", html.table({ { "method" }, { "mean", numeric = true }, { "interval", numeric = true }, { "chance", numeric = true }, { "above chance", numeric = true },
-      { "images", numeric = true }, { "undefined" } }, score_rows(groups[id], titles)))
+      { "images", numeric = true }, { "undefined" } }, score_rows(groups[id])))
     put(page, '<p class="note">%s is better. %d %% bootstrap intervals over %s%s; chance is the value of a map that knows nothing.</p>',
       first.direction == "lower" and "Lower" or "Higher", math.floor(100 * (first.level or 0.95) + 0.5), text(first.resampled or "images"),
       first.note and " (" .. text(first.note) .. ")" or "")
@@ -330,7 +330,7 @@ local function status_rows(statuses)
       parts[#parts + 1] = string.format("%d %s", s.counts[status], (status:gsub("_", " ")))
       bad = bad or status ~= "ok"
     end
-    rows[i] = { text(s.title or s.method), text(table.concat(s.layers or {}, " + ")), text(s.target or ""), text(table.concat(parts, ", ")), "<code>maps/" .. text(s.maps) .. "</code>", warn = bad }
+    rows[i] = { text(s.label or s.method), text(table.concat(s.layers or {}, " + ")), text(s.target or ""), text(table.concat(parts, ", ")), "<code>maps/" .. text(s.maps) .. "</code>", warn = bad }
   end
   return rows
 end
@@ -339,11 +339,10 @@ local function put_explanations(page)
   if #page.explanations == 0 then return end
   heading(page, "Explanations")
   for _, e in ipairs(page.explanations) do
-    local r, titles = e.result, {}
-    for _, s in ipairs(r.statuses or {}) do titles[s.maps] = s.title end
+    local r = e.result
     put(page, "<p>%s images of the %s split.</p>", number(r.images or 0), text(r.split or ""))
     put(page, "%s", html.table({ { "method" }, { "layer" }, { "target" }, { "maps" }, { "files" } }, status_rows(r.statuses or {})))
-    put_scores(page, r.summaries or {}, titles)
+    put_scores(page, r.summaries or {})
     for _, f in ipairs(r.figures or {}) do
       local svg = files.read(page.dir .. "/" .. f.svg)
       if svg then svg_figure(page, svg, nil) else put(page, '<p class="note">%s is missing.</p>', text(f.svg)) end
