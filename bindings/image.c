@@ -240,6 +240,42 @@ static int check_png(const uint8_t *p, size_t n, char *why) {
   }
 }
 
+/* A segment of Huffman tables: stb 2.27 writes past its own where a table claims more than 256 codes. */
+static bool good_huffman(const uint8_t *p, size_t n) {
+  while (n) {
+    size_t codes = 0;
+    if (n < 17)
+      return false;
+    for (int i = 1; i <= 16; i++)
+      codes += p[i];
+    if (codes > 256 || n < 17 + codes)
+      return false;
+    p += 17 + codes;
+    n -= 17 + codes;
+  }
+  return true;
+}
+
+/* Walks the segments, and the coded data between them, as stb will; looks at what stb does not. */
+static int check_jpeg(const uint8_t *p, size_t n, char *why) {
+  for (size_t at = 2; at + 1 < n;) {
+    int type = p[at + 1];
+    if (p[at] != 0xff || type == 0 || type == 0xff || type == 1 || (type >= 0xd0 && type <= 0xd8)) {
+      at += p[at] == 0xff && type != 0xff ? 2 : 1; /* coded data, stuffing, filling, markers without a segment */
+      continue;
+    }
+    if (type == 0xd9)
+      return IMAGE_OK;
+    size_t length = at + 3 < n ? (size_t)p[at + 2] << 8 | p[at + 3] : 0;
+    if (at + 3 >= n || length > n - at - 2)
+      return fail(why, "the JPEG is truncated");
+    if (length < 2 || (type == 0xc4 && !good_huffman(p + at + 4, length - 2)))
+      return fail(why, "the JPEG is corrupt: bad segment");
+    at += 2 + length;
+  }
+  return fail(why, "the JPEG is truncated");
+}
+
 /* Memory as stb's stream, so that reading past the end is noticed: stb fills what is missing with zeros. */
 typedef struct stream {
   const uint8_t *p;
@@ -281,6 +317,8 @@ int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, c
     return not_an_image(p, n, why);
   if (png && n < 33)
     return fail(why, "the PNG is truncated");
+  if (!png && check_jpeg(p, n, why))
+    return IMAGE_ERROR;
   int channels = 0;
   stream s = { p, n, 0, false };
   out_of_memory = false;

@@ -104,6 +104,13 @@ t.test("a picture that claims to be huge is refused before it is unpacked", func
   t.fails_like(function() image.decode(png(head(5, 5), "IDAT\x78\x9c\3\0\0\0\0\1", "IEND")) end, "^image.decode: the PNG is corrupt: ")
 end)
 
+t.test("a JPEG whose Huffman table claims too many codes is refused before stb_image sees it", function()
+  local bytes = t.read(here .. "444_90.jpg")
+  local at = bytes:find("\xff\xc4", 1, true)
+  local broken = bytes:sub(1, at + 4) .. ("\xff"):rep(16) .. bytes:sub(at + 21)
+  t.fails(function() image.decode(broken) end, "image.decode: the JPEG is corrupt: bad segment.")
+end)
+
 t.test("16-bit samples are scaled by their range, or by the white level that is given", function()
   local whole, twelve = image.load(here .. "deep.png"), image.load(here .. "deep.png", 4095)
   t.ok(whole:max():item() > 200)

@@ -79,7 +79,8 @@ t.test("a missing folder says what was looked for and what is there", function()
   t.fails(function() open_covid(dir .. "/none") end,
     ("dataset: the folder '%s/none' does not exist ('%s' holds notes, x-rays). Write root = 'DIR', or give --data DIR on the command line."):format(dir, dir))
   t.fails(function() open_covid(dir) end,
-    ("dataset: no COVID-QU-Ex data in '%s' (looked for 'Lung Segmentation Data/Train', 'Lung Segmentation Data/Val' and 'Lung Segmentation Data/Test'; there: notes, x-rays). Give its folder as root = 'DIR' or --data DIR."):format(dir))
+    ("dataset: no COVID-QU-Ex data in '%s' (looked for 'Lung Segmentation Data/Train', 'Lung Segmentation Data/Val' and "
+      .. "'Lung Segmentation Data/Test'; there: notes, x-rays). Give its folder as root = 'DIR' or --data DIR."):format(dir))
   t.fails(function() xai.dataset.covid_qu_ex {} end, "covid_qu_ex: no folder was given. Write root = 'DIR', or give --data DIR on the command line.")
   t.fails(function() xai.dataset.folders { root = dir } end,
     ("dataset: no split folders in '%s' (looked for Train, Val and Test; there: notes, x-rays). Give the folder above them as root = 'DIR' or --data DIR."):format(dir))

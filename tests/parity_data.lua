@@ -35,7 +35,8 @@ t.test("every picture equals Pillow's", function()
   for line in io.lines(dir .. "/index.txt") do
     local scope <close> = xai.scope()
     local kind, file, npy, resize, size = line:match "^(%S+) (%S+) (%S+) ?(%d*) ?(%d*)$"
-    local want, got = torch.load_npy(dir .. "/" .. npy), nil
+    local want = torch.load_npy(dir .. "/" .. npy)
+    local got
     if kind == "fit" then
       resize, size = tonumber(resize), tonumber(size)
       got = xai.dataset.files { paths = dir .. "/" .. file, resize_px = resize, size_px = size }.test:pixels(1)
