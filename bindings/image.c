@@ -181,7 +181,7 @@ int image_new(image *out, int w, int h, int c) {
   uint8_t *px = mx_calloc((size_t)w * h, c);
   if (!px)
     return IMAGE_NOMEM;
-  *out = (image){ w, h, c, 8, px };
+  *out = (image){ w, h, c, 8, 0, px };
   return IMAGE_OK;
 }
 
@@ -383,6 +383,9 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
     mx_free(px);
     return fail(why, "the JPEG is truncated");
   }
+  int top = 0;
+  for (size_t i = 0; wide && i < (size_t)w * h * channels; i++)
+    top = wide[i] > top ? wide[i] : top;
   if (wide) {
     px = narrow16(wide, (size_t)w * h * channels, white16 > 0 ? white16 : 65535);
     mx_free(wide);
@@ -391,7 +394,7 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
   }
   c = channels >= 3 ? 3 : 1;
   drop_alpha(px, (size_t)w * h, channels, c);
-  *out = (image){ w, h, c, bits, px };
+  *out = (image){ w, h, c, bits, top, px };
   return IMAGE_OK;
 }
 

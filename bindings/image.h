@@ -11,6 +11,7 @@
 typedef struct image {
   int w, h, c;  /* c: 1 or 3 */
   int bits;     /* of the file's samples: 8 or 16 (palettes and 1, 2, 4 bits count as 8) */
+  int top;      /* the largest 16-bit sample of a 16-bit file, else 0: tells 12-bit values in 16 bits */
   uint8_t *px;  /* h * w * c bytes; image_free frees */
 } image;
 

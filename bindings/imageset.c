@@ -192,7 +192,7 @@ static int remember_facts(item *it, const image *im, const uint8_t file_digest[3
   }
   image_digest(im, f->digest);
   memcpy(f->file_digest, file_digest ? file_digest : f->digest, 32);
-  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits;
+  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top;
   if (!atomic_compare_exchange_strong(&it->facts, &none, f))
     mx_free(f);
   return IMAGE_OK;
@@ -441,6 +441,9 @@ void imageset_scan_free(imageset_scan *scan) {
 }
 
 /* ---- near duplicates --------------------------------------------------------------------------------------- */
+#if defined(__x86_64__) && defined(__gnu_linux__)
+__attribute__((target_clones("popcnt", "default")))
+#endif
 int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance, double min_correlation,
                       imageset_pair *out, int64_t room, bool (*stop)(void)) {
   int64_t found = 0;

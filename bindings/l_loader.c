@@ -137,14 +137,14 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
   lua_setfield(L, -2, name);
 }
 
-/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits }; decodes the picture unless that was done */
+/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top }; decodes the picture unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
   const imageset_facts *f;
   char why[IMAGESET_WHY];
   check_status(L, imageset_get_facts(s->s, i, &f, why), why);
-  lua_createtable(L, 0, 7);
+  lua_createtable(L, 0, 8);
   set_hex(L, "id", f->digest, 16);
   set_hex(L, "pixels", f->digest, 64);
   set_hex(L, "sha256", f->file_digest, 64);
@@ -152,6 +152,7 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->h), lua_setfield(L, -2, "height");
   lua_pushinteger(L, f->c), lua_setfield(L, -2, "channels");
   lua_pushinteger(L, f->bits), lua_setfield(L, -2, "bits");
+  lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
   return 1;
 }
 

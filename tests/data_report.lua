@@ -56,3 +56,30 @@ t.test("asked again it is the same report, and training finds the pictures in me
   t.ok(data:check() == r)
   t.equal(data:native():cached(), 18 * (32 * 32 + 1))
 end)
+
+t.test("Small_Test is a part of Test: its copies are no leak", function()
+  local r = make(function(dir) assert(os.execute(("cp -r '%s/Test' '%s/Small_Test'"):format(dir, dir))) end):check()
+  t.equal({ #r.exact, #r.exact_within, r.near_count, r.warnings }, { 0, 6, 0, {} })
+end)
+
+t.test("16-bit files that use a part of their range are noted with the white level that fits", function()
+  local dir = t.tmpdir()
+  -- a 2 x 1 grey PNG of 16 bits, samples 100 and 4000, stored uncompressed
+  local raw = "\0" .. string.pack(">I2I2", 100, 4000)
+  local a, b = 1, 0
+  for i = 1, #raw do a = (a + raw:byte(i)) % 65521; b = (b + a) % 65521 end
+  local function chunk(body)
+    local c = 0xffffffff
+    for i = 1, #body do
+      c = c ~ body:byte(i)
+      for _ = 1, 8 do c = c & 1 == 1 and 0xedb88320 ~ c >> 1 or c >> 1 end
+    end
+    return string.pack(">I4", #body - 4) .. body .. string.pack(">I4", ~c & 0xffffffff)
+  end
+  local data = "\x78\1\1" .. string.pack("<I2I2", #raw, ~#raw & 0xffff) .. raw .. string.pack(">I4", b << 16 | a)
+  t.write(dir .. "/a.png", "\x89PNG\r\n\x1a\n" .. chunk("IHDR" .. string.pack(">I4I4", 2, 1) .. "\16\0\0\0\0") .. chunk("IDAT" .. data) .. chunk "IEND")
+  local function notes(white) return xai.dataset.files { paths = dir .. "/a.png", size_px = 16, resize_px = 16, white_16bit = white }:check().notes end
+  t.equal(notes(), { "1 16-bit images reach 4000 of 65535 and come out dark. Write white_16bit = 4095 if their values have fewer bits" })
+  t.equal(notes(4095), {})
+  t.equal(image.load(dir .. "/a.png", 4095):flatten():tolist(), { 6, 249 })
+end)

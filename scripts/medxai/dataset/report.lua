@@ -1,6 +1,7 @@
 -- What is checked before training: counts, images that cannot be read (all of them, together), the same picture in two splits
 -- (exactly, or nearly), and whether a class can be told by its source. Every image is decoded once, by several threads; what fits in the
 -- cache is kept, so that training need not decode it again. It refuses to go on with unreadable images; the rest are warnings.
+local base = require "medxai.dataset.base"
 local check = require "medxai.check"
 local host = require "medxai.host"
 
@@ -33,12 +34,14 @@ local function scan(data, indices, threads)
   end
 end
 
+local group_number = { train = 1, val = 2, test = 3 }
+
 local function all_items(data)
   local items, indices, groups = {}, {}, {}
   local set = data:native()
-  for s, split in ipairs(data.splits) do
+  for _, split in ipairs(data.splits) do
     for _, item in ipairs(split.items) do
-      items[#items + 1], indices[#indices + 1], groups[#groups + 1] = item, item.index, s
+      items[#items + 1], indices[#indices + 1], groups[#groups + 1] = item, item.index, group_number[base.group(item.split)]
     end
   end
   return items, indices, groups, set
@@ -76,7 +79,7 @@ local function exact_duplicates(items, set)
     local id = set:facts(item.index).id
     local other = first[id]
     if other then
-      local list = other.split ~= item.split and across or within
+      local list = base.group(other.split) ~= base.group(item.split) and across or within
       list[#list + 1] = { a = other.path, split_a = other.split, b = item.path, split_b = item.split, id = id,
         same_class = other.label == item.label }
     else
@@ -200,6 +203,19 @@ local function as_text(data, r)
   return table.concat(parts, "\n")
 end
 
+-- 16-bit files that use a part of their range alone come out dark: said, with the white level that would use it.
+local function dark_notes(items, set, white)
+  local n, top = 0, 0
+  for _, item in ipairs(items) do
+    local facts = set:facts(item.index)
+    if facts.bits == 16 then n, top = n + 1, math.max(top, facts.top) end
+  end
+  if n == 0 or top * 2 >= white then return {} end
+  local fitting = 255
+  while fitting < top do fitting = fitting * 2 + 1 end
+  return { ("%d 16-bit images reach %d of %d and come out dark. Write white_16bit = %d if their values have fewer bits"):format(n, top, white, fitting) }
+end
+
 local function patients_of(items)
   local seen, n = {}, 0
   for _, item in ipairs(items) do
@@ -227,7 +243,8 @@ function report.check(data, options)
   local exact, within = exact_duplicates(items, set)
   local near, near_count = near_duplicates(items, indices, groups, set)
   local r = { images = #items, patients = patients_of(items), counts = counts_of(data), exact = exact, exact_within = within, near = near,
-    near_count = near_count, sources = sources_of(data, items), notes = data.notes }
+    near_count = near_count, sources = sources_of(data, items), notes = dark_notes(items, set, data.white_16bit or 65535) }
+  table.move(data.notes, 1, #data.notes, #r.notes + 1, r.notes)
   r.warnings = warnings_of(r)
   r.seconds = host.now() - started
   r.text = as_text(data, r)
