@@ -260,7 +260,8 @@ function explain.run(run, model, split, options)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
   local step = run:step(name, fields)
   run:configure(name, { methods = fields.maps, target = asked.entries[1].description.text, layers = canon.list(job.layers), split = split.name, images = #chosen,
-    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colours = asked.colours, scale = asked.scale })
+    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colours = asked.colours, scale = asked.scale,
+    model = { config = model.config, weights_sha256 = job.weights }, data = split.data and { name = split.data.name, config = split.data.config } or nil })
   if step.done and not any_failed(step.result) then
     run:skipped(name)
     return outcome(job, chosen, name, step.result)

@@ -110,11 +110,22 @@ local function main_evaluation(page)
   return page.evaluations[1]
 end
 
+-- The network's name, from the first settings that hold a model.
+local function network_name(page)
+  for _, key in ipairs(check.sorted_keys(page.config)) do
+    local model = type(page.config[key]) == "table" and page.config[key].model
+    local config = type(model) == "table" and (model.config or model)
+    if type(config) == "table" and type(config.network) == "string" then return config.network end
+  end
+end
+
 local function put_head(page)
   put(page, "<h1>%s</h1>", text(page.title))
   if page.question then put(page, '<p class="question">%s</p>', text(page.question)) end
   local env = page.environment or {}
-  local words = { "run " .. page.name, "seed " .. tostring(page.seed) }
+  local words = { "run " .. page.name }
+  words[#words + 1] = network_name(page)
+  words[#words + 1] = "seed " .. tostring(page.seed)
   if type(env.libtorch) == "string" then words[#words + 1] = "libtorch " .. env.libtorch end
   words[#words + 1] = "report of " .. os.date("!%Y-%m-%d %H:%M UTC")
   put(page, '<p class="meta">%s</p>', text(table.concat(words, " · ")))
@@ -314,8 +325,12 @@ local function put_scores(page, summaries)
   for _, id in ipairs(order) do
     local first = groups[id][1]
     put(page, "<h3>%s</h3>", text(string.format("%s (%s)", first.title or id, id)))
-    put(page, "%s", html.table({ { "method" }, { "mean", numeric = true }, { "interval", numeric = true }, { "chance", numeric = true }, { "above chance", numeric = true },
-      { "images", numeric = true }, { "undefined" } }, score_rows(groups[id])))
+    local rows, columns = score_rows(groups[id]), { { "method" }, { "mean", numeric = true }, { "interval", numeric = true }, { "chance", numeric = true },
+      { "above chance", numeric = true }, { "images", numeric = true } }
+    for _, row in ipairs(rows) do
+      if row[7] ~= "" then columns[7] = { "undefined" } end
+    end
+    put(page, "%s", html.table(columns, rows))
     put(page, '<p class="note">%s is better. %d %% bootstrap intervals over %s%s; chance is the value of a map that knows nothing.</p>',
       first.direction == "lower" and "Lower" or "Higher", math.floor(100 * (first.level or 0.95) + 0.5), text(first.resampled or "images"),
       first.note and " (" .. text(first.note) .. ")" or "")
@@ -395,9 +410,7 @@ end
 
 local function put_reproduce(page)
   heading(page, "How to run it again")
-  local command = page.config.command
-  if type(command) == "table" then command = table.concat(command, " ") end
-  if not command and host.script then command = string.format("medxai-run %s --seed %d", host.script, page.seed) end
+  local command = page.config.command or page.environment and page.environment.command
   put(page, "<pre>%s</pre>", text(command or "medxai-run <experiment>.lua"))
   put(page, '<p class="note">The folder also holds config.json (every setting), environment.json, manifest.csv (each image with its hash), metrics.jsonl, predictions.csv, '
     .. "scores.csv, weights.pt, maps/ (raw signed maps, one line each in maps/index.jsonl) and figures/ (PNG, SVG, PDF).</p>")
