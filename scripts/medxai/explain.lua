@@ -68,11 +68,14 @@ end
 --- Checks the options of a run:explain; raises what is wrong with them.
 ---@param options table
 ---@param model? table nil while the model is not built: layers and class names are left for later
+---@param split? table nil while the data are not known: masks are left for later
 ---@return table asked checked options with entries and metrics
-function explain.check(options, model)
+function explain.check(options, model, split)
   local asked = check.options("explain", options, spec)
   asked.entries = method.entries(asked.methods)
   asked.metric_entries = metric.entries(asked.metrics or {}, asked.mask)
+  local masks = split and split.data and split.data.masks
+  if masks and asked.mask then check.known("explain", "mask", asked.mask, masks) end
   local classes = model and model.classes
   for _, e in ipairs(asked.entries) do
     e.description = target.parse(e.target or asked.target, classes)
@@ -252,7 +255,7 @@ end
 ---@return table result { summaries, statuses, figures, records, name, dir }
 function explain.run(run, model, split, options)
   check_split(run, split, model)
-  local asked = explain.check(options, model)
+  local asked = explain.check(options, model, split)
   local chosen = require("medxai.choose").images(split, asked.images)
   local mode <close> = explain.eval_mode(model)
   local job = new_job(run, model, split, asked)

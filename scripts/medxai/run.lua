@@ -420,7 +420,8 @@ function Run:explain(model, split, options)
     return explain.run(self, model, split, options)
   end
   local known = not rawequal(model, plan.placeholder) and model or nil
-  plan.checking(function() explain.check(options, known) end)
+  local data = not rawequal(split, plan.placeholder) and split or nil
+  plan.checking(function() explain.check(options, known, data) end)
   return plan.placeholder
 end
 
