@@ -5,7 +5,11 @@ local check = require "medxai.check"
 local core = require "medxai.core"
 local native = core.figure
 
-local drawing = {}
+local drawing = {
+  COLUMN = 252, PAGE = 518,                            -- widths of a journal's column and page
+  SMALL = 6.5, TEXT = 7, HEAD = 8, LEADING = 1.25,     -- sizes of text; line height over size
+  INK = 0x1a1a1a, SOFT = 0x5a5a5a, WARN = 0x9a1b1b, GRID = 0xe4e4e4,
+}
 drawing.__index = drawing
 
 --- A new drawing; the height may be set later as `d.height`.
@@ -48,7 +52,23 @@ function drawing:text(x, y, text, style)
   local width = native.text_width(text, size, style.bold)
   local shift = style.align == "centre" and width / 2 or style.align == "right" and width or 0
   if style.turned then y = y + shift else x = x - shift end
-  mark(self, "text", x, y, text, size, style.colour or 0x1a1a1a, style.bold or false, style.turned or false, width)
+  mark(self, "text", x, y, text, size, style.colour or drawing.INK, style.bold or false, style.turned or false, width)
+end
+
+--- Lines of text under each other; y is the top of the first, style.align is "centre" unless given. Returns the y below.
+function drawing:block(x, y, lines, size, style)
+  for _, line in ipairs(lines) do
+    self:text(x, y + size, line, { size = size, align = style.align or "centre", bold = style.bold, colour = style.colour })
+    y = y + size * drawing.LEADING
+  end
+  return y
+end
+
+--- A number for an axis: 0.5, 12, 1.2e-05.
+function drawing.number(v)
+  if v == 0 then return "0" end
+  local s = string.format("%.3g", v)
+  return s:find("e") and s or (string.format("%.4f", v):gsub("0+$", ""):gsub("%.$", ""))
 end
 
 --- text shortened with an ellipsis to fit width.
