@@ -94,3 +94,24 @@ for _, signal in ipairs { { "SEGV", 139 }, { "FPE", 136 }, { "ABRT", 134 }, { "B
     t.equal(r.code, signal[2])
   end)
 end
+
+t.test("a crash inside an operator names it", function()
+  local dir = t.tmpdir()
+  local path = t.write(dir .. "/crash.lua", [[
+local torch = require "medxai.torch"
+local a = torch.zeros(800, 800)
+io.popen("sleep 0.2; kill -SEGV " .. require "medxai.file".pid())
+while true do a:matmul(a) end
+]])
+  local r = t.run { "--threads", "1", path }
+  t.ok(r.err:find("medxai-run: " .. path .. ":4: crash: SIGSEGV in operator matmul. Files written so far are whole.\n", 1, true), r.err)
+  t.equal(r.code, 139)
+end)
+
+t.test("running out of the C stack is reported from another stack", function()
+  local dir = t.tmpdir()
+  if os.getenv "ASAN_OPTIONS" then t.skip "the sanitizer reports it itself" end
+  local program = "local function f(s) return (s:gsub('.', f)) end f 'x'"
+  os.execute(("(ulimit -s 100; exec %s -e %s) 2>%s/err"):format(t.quote(host.exe), t.quote(program), dir))
+  t.ok(t.read(dir .. "/err"):find("medxai-run: (command line):1: crash: SIGSEGV outside any operator.", 1, true), t.read(dir .. "/err"))
+end)

@@ -16,12 +16,20 @@ local function listed(command)
   return names
 end
 
+local function trace(message) -- a reason to skip is no text
+  return type(message) == "string" and debug.traceback(message, 2) or message
+end
+
 local function run_file(path, name)
   t.file = name
   local chunk, message = loadfile(path)
   local ok = chunk ~= nil
-  if chunk then ok, message = xpcall(chunk, debug.traceback, t) end
-  if not ok then
+  if chunk then ok, message = xpcall(chunk, trace, t) end
+  local reason = t.skip_reason(message)
+  if reason then
+    t.skipped = t.skipped + 1
+    print(("skip  %s (%s)"):format(name, reason))
+  elseif not ok then
     t.failed = t.failed + 1
     print(("FAIL  %s: cannot be run\n      %s"):format(name, (tostring(message):gsub("\n", "\n      "))))
   end

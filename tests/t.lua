@@ -149,6 +149,11 @@ function t.skip(reason)
   error(setmetatable({ reason = reason }, SKIP), 0)
 end
 
+--- The reason, where a whole file says that it cannot run here (t.skip outside any test); else nil.
+function t.skip_reason(message)
+  return getmetatable(message) == SKIP and message.reason or nil
+end
+
 -- Live native memory, after everything that Lua can free has been freed. nil while nothing has opened the core.
 local function live()
   local core = package.loaded["medxai.core"]
