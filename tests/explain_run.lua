@@ -9,6 +9,7 @@ local explain = require "medxai.explain"
 local files = require "medxai.files"
 local host = require "medxai.host"
 
+local was_quiet = host.options.quiet
 host.options.quiet = true
 
 local function go(dir, options, change, n)
@@ -138,13 +139,15 @@ t.test("a researcher's own function, wrong shapes and errors: a status with the 
     end,
     nothing = function() end,
     raises = function() calls = calls + 1 error("boom") end,
+    unknown = function(x) return x:nosuch() end,
     tall = function() return torch.zeros(64, 3) end,
   } })
-  t.equal(statuses(result), { "ok", "ok", "failed", "failed", "failed", "ok", "ok", "failed", "failed", "failed" })
+  t.equal(statuses(result), { "ok", "ok", "failed", "failed", "failed", "failed", "ok", "ok", "failed", "failed", "failed", "failed" })
   t.equal(result.records[3].problem, "returned nothing instead of a tensor (32, 32)")
   t.equal(result.records[5].problem, "returned a tensor of shape (64, 3) instead of (32, 32)")
   t.ok(result.records[4].problem:find("boom$"))
-  t.ok(table.concat(run.warnings, "\n"):find("raises on 'folder/image 1.png': .*boom"))
+  t.ok(result.records[6].problem:find("explain_run.lua:%d+: tensor: no operator 'nosuch'"), result.records[6].problem)
+  t.ok(table.concat(run.warnings, "\n"):find("raises failed on 2 images, first 'folder/image 1.png': [^\n]*explain_run.lua:%d+: boom"))
   t.equal(calls, 2)
   go(dir, { images = 2, methods = { raises = function() calls = calls + 1 error("boom") end } })
   t.equal(calls, 4) -- failed maps are tried again
@@ -275,3 +278,5 @@ t.test("a method file beside the experiment is found, and a broken one is named"
   t.fails(function() explain.check({ methods = { "number" } }) end,
     "explain: 'number.lua' returns a number (expected a function(x, model, target) or a method table).")
 end)
+
+host.options.quiet = was_quiet

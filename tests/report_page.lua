@@ -5,6 +5,7 @@ local files = require "medxai.files"
 local host = require "medxai.host"
 local report = require "medxai.report"
 
+local was_quiet = host.options.quiet
 host.options.quiet = true
 
 local function run_of(dir, name)
@@ -52,3 +53,5 @@ end)
 t.test("unknown options are refused", function()
   t.fails(function() report.write(run_of(t.tmpdir(), "x"), { titel = "a" }) end, "report: unknown option 'titel'. Did you mean 'title'?")
 end)
+
+host.options.quiet = was_quiet

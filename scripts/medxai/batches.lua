@@ -31,13 +31,27 @@ function Context:activation(layer) return self.pass:activation(layer or self.lay
 function Context:image() return batches.pixels(self.x, self.split) end
 function Context:gradient(layer) return self.pass:gradient(layer or self.layer, self.targets) end
 
+-- An error's text with the researcher's own line in front, where it has none yet.
+local function located(problem)
+  if type(problem) ~= "string" or problem:find("^[^\n:]+:%d+: ") then return problem end
+  for level = 2, 60 do
+    local info = debug.getinfo(level, "Sl")
+    if not info then break end
+    local path = info.source:match("^@(.*)")
+    if path and info.currentline > 0 and path:sub(1, #host.scripts_dir) ~= host.scripts_dir then
+      return string.format("%s:%d: %s", path, info.currentline, problem)
+    end
+  end
+  return problem
+end
+
 -- Calls a researcher's function image by image; each image has its own fate.
 local function call_own(e, context)
   local results = {}
   for i = 1, context.count do
     local one = setmetatable({ x = context.x:narrow(0, i - 1, 1), targets = context.targets[i] and target.batch { context.targets[i] }, count = 1,
       items = { context.items[i] } }, { __index = context })
-    local ok, raw = pcall(e.method.map, one, one.x, one.targets, e.options)
+    local ok, raw = xpcall(e.method.map, located, one, one.x, one.targets, e.options)
     if host.interrupted() then error("interrupted", 0) end
     if not ok then
       if batches.is_out_of_memory(raw) then error(raw, 0) end
@@ -72,7 +86,7 @@ end
 local function attempt(e, context)
   if e.method.one_by_one then return call_own(e, context) end
   if not e.method.own then return call_batch(e, context) end
-  local ok, results = pcall(call_batch, e, context)
+  local ok, results = xpcall(call_batch, located, e, context)
   if host.interrupted() then error("interrupted", 0) end
   if ok then return results end
   if batches.is_out_of_memory(results) then error(results, 0) end
@@ -123,7 +137,14 @@ local function run_entry(e, job, context)
         raws = {}
         for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):to { device = "cpu" }:contiguous() end
       else
-        job.failures[#job.failures + 1] = string.format("%s on '%s': %s", e.method.name, tostring(item.path), result.problem)
+        local key = e.label .. "\0" .. result.problem
+        local found = job.failures[key]
+        if not found then
+          found = { label = e.label, path = tostring(item.path), problem = result.problem, count = 0 }
+          job.failures[key] = found
+          job.failures[#job.failures + 1] = found
+        end
+        found.count = found.count + 1
       end
       job.store:add(record_of(e, job, item, context.targets[i], result, judged, seconds, counts), made, raws)
     end

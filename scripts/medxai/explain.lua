@@ -131,7 +131,7 @@ local function count_statuses(job, chosen)
     counts[i] = { method = e.method.name, label = e.label, maps = e.set, layers = canon.list(e.layers or {}), target = e.description.text, counts = c }
     local bad = {}
     for _, status in ipairs(check.sorted_keys(c)) do
-      if status ~= "ok" then bad[#bad + 1] = string.format("%d %s", c[status], status) end
+      if status ~= "ok" and status ~= "failed" then bad[#bad + 1] = string.format("%d %s", c[status], (status:gsub("_", " "))) end
     end
     if #bad > 0 then job.run:warn(string.format("explain: %s: %s of %d maps", e.label, table.concat(bad, ", "), #chosen)) end
   end
@@ -270,10 +270,9 @@ function explain.run(run, model, split, options)
     return outcome(job, chosen, name, step.result)
   end
   require("medxai.batches").run(job, chosen)
-  for i, text in ipairs(job.failures) do
-    if i <= 3 then run:warn("explain: " .. text) end
+  for _, f in ipairs(job.failures) do
+    run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count, f.count == 1 and "" or "s", f.path, f.problem))
   end
-  if #job.failures > 3 then run:warn(string.format("explain: and %d more failures, see maps/index.jsonl", #job.failures - 3)) end
   for _, e in ipairs(job.entries) do
     if job.seconds[e.set] then run:time(name, e.set, job.seconds[e.set]) end
   end
