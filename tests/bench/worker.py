@@ -1,0 +1,173 @@
+"""The other side of the bench, in Python and the thesis' way: NCHW, float32, torchvision's networks. See worker.lua."""
+import gc
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "reference"))
+import torch  # noqa: E402
+from vision import torchvision  # noqa: E402
+
+nn = torch.nn
+model = optimizer = x = y = flops = None
+HIDDEN = {"mobilenet_v2": 512, "efficientnet_b0": 512, "densenet121": 256, "resnet50": 512, "inception_v3": 256, "vgg19": 256}
+
+
+def status(field):
+    for line in open("/proc/self/status"):
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+
+
+def memory_mark():
+    gc.collect()
+    try:
+        with open("/proc/self/clear_refs", "w") as f:
+            f.write("5")
+    except OSError:
+        pass
+    return status("VmRSS")
+
+
+def timed(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def thesis_head(name, net):
+    """fc1, relu, dropout, fc2 in place of the classifier, as the thesis builds it."""
+    def head(n):
+        h = HIDDEN[name]
+        return nn.Sequential(OrderedDict(fc1=nn.Linear(n, h), relu=nn.ReLU(), dropout=nn.Dropout(0.5), fc2=nn.Linear(h, 3)))
+    if name == "squeezenet1_0":
+        net.classifier[1] = nn.Conv2d(512, 3, 1)
+    elif name == "vgg19":
+        net.classifier = head(25088)
+    elif name == "densenet121":
+        net.classifier = head(net.classifier.in_features)
+    elif name in ("resnet50", "inception_v3"):
+        net.fc = head(net.fc.in_features)
+        if name == "inception_v3":
+            net.AuxLogits.fc = nn.Linear(768, 3)
+    else:
+        net.classifier = head(net.classifier[1].in_features)
+    return net
+
+
+def forward():
+    with torch.no_grad():
+        return model(x).sum().item()
+
+
+def train():
+    out = model(x)
+    if isinstance(out, tuple):
+        loss = nn.functional.cross_entropy(out[0], y) + 0.4 * nn.functional.cross_entropy(out[1], y)
+    else:
+        loss = nn.functional.cross_entropy(out, y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+a, b, m = torch.ones(1), torch.ones(1), torch.ones(8, 8)
+
+
+def add(n):
+    for _ in range(n):
+        a + b
+
+
+def mul_(n):
+    for _ in range(n):
+        a.mul_(b)
+
+
+def relu(n):
+    for _ in range(n):
+        torch.relu(a)
+
+
+def view(n):
+    for _ in range(n):
+        m.view(64)
+
+
+def sum(n):
+    for _ in range(n):
+        m.sum([1])
+
+
+def matmul(n):
+    for _ in range(n):
+        torch.matmul(m, m)
+
+
+CALLS = dict(add=add, mul_=mul_, relu=relu, view=view, sum=sum, matmul=matmul)
+
+
+def op(name):
+    with torch.no_grad():
+        CALLS[name](1000)
+        return timed(lambda: CALLS[name](20000)) / 20000 * 1e6
+
+
+def gemm():
+    n = 2048
+    p, q = torch.rand(n, n), torch.rand(n, n)
+    torch.mm(p, q)
+    return 2 * n ** 3 / timed(lambda: torch.mm(p, q)) / 1e9
+
+
+def count_flops():
+    """Of one forward pass: two a multiplication and addition, of convolutions and linear layers."""
+    total, hooks = [0], []
+
+    def hook(layer, _, out):
+        per = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.in_features
+        total[0] += 2 * per * out.numel()
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            hooks.append(layer.register_forward_hook(hook))
+    forward()
+    for h in hooks:
+        h.remove()
+    return total[0]
+
+
+def load(name, batch):
+    global model, optimizer, x, y, flops
+    torch.manual_seed(1)
+    extra = {"init_weights": True} if name == "inception_v3" else {}
+    model = thesis_head(name, getattr(torchvision.models, name)(weights=None, **extra))
+    size = 299 if name == "inception_v3" else 224
+    x, y, optimizer = torch.rand(int(batch), 3, size, size), torch.arange(int(batch)) % 3, None
+    model.eval()
+    flops = count_flops()
+    return memory_mark()
+
+
+def training():
+    global optimizer
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+    return 0
+
+
+def drop():
+    global model, optimizer, x, y
+    model = optimizer = x = y = None
+    gc.collect()
+    return 0
+
+
+ANSWERS = dict(hello=lambda: torch.__version__, op=op, gemm=gemm, load=load, training=training, mark=memory_mark, peak=lambda: status("VmHWM"),
+               forward=lambda: timed(forward), train=lambda: timed(train), flops=lambda: flops, drop=drop)
+for line in sys.stdin:
+    words = line.split()
+    if not words or words[0] not in ANSWERS:
+        break
+    print(ANSWERS[words[0]](*words[1:]), flush=True)
