@@ -6,7 +6,7 @@ local host = require "medxai.host"
 
 local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
 local batches = { forward = 16, train = 8 }
-local repeats = { start = 5, op = 5, forward = 3, train = 3 }
+local repeats = { start = 3, op = 3, forward = 3, train = 3 }
 local here = arg and arg[0] and arg[0]:match "^(.*)/[^/]*$" or "tests/bench"
 
 local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end

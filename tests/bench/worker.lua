@@ -62,7 +62,7 @@ end
 
 local answers = {}
 
-function answers.hello() return torch.version or core.tensor.torch_version() end
+function answers.hello() return core.tensor.torch_version() end
 
 -- microseconds a call
 function answers.op(name)
@@ -97,9 +97,9 @@ end
 
 function answers.training()
   model:train()
-  local params = {}
-  for _, p in ipairs(model:parameters()) do params[#params + 1] = p.tensor end
-  optimizer = xai.optim.sgd { lr = 0.001, momentum = 0.9 }:build { { params = params } }
+  local params, names = {}, {}
+  for i, p in ipairs(model:parameters()) do params[i], names[i] = p.tensor, p.name end
+  optimizer = xai.optim.sgd { lr = 0.001, momentum = 0.9 }:build { { names = names, params = params } }
   return 0
 end
 
