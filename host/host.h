@@ -80,6 +80,9 @@ void crash_install(void);
 /* ---- repl.c ---- */
 int repl_run(lua_State *L);
 
+/* ---- state.c ---- */
+int state_prepare(lua_State *L); /* a Lua function: fills a new state */
+
 /* ---- main.c ---- */
 typedef struct host {
   host_options options;
