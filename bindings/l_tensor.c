@@ -386,6 +386,8 @@ int luaopen_core_tensor(lua_State *L) {
   lua_setfield(L, -2, "methods");
   lua_pushnil(L);
   lua_setfield(L, -3, "__methods");
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "metatable"); /* for torch.lua alone */
   xl_pushnone(L);
   lua_setfield(L, -2, "none");
   lt_open_ops(L);

@@ -240,7 +240,7 @@ static bool bind_userdata(binding *b, const tx_arg *a, tx_value *v, int idx) {
   return true;
 }
 
-/* nil: the default, None where there is none. torch.none: None. */
+/* A nil that was passed: the default, None where there is none. torch.none: None. */
 static bool bind_none(binding *b, const tx_arg *a, tx_value *v, bool explicit_none) {
   if (a->has_default && !explicit_none)
     v->kind = TX_DEFAULT;
@@ -371,6 +371,8 @@ static bool bind_positional(binding *b, bool *given) {
   for (; idx <= b->top; idx++, next++) {
     if (next == self && self >= 0)
       next++;
+    if ((next >= b->nargs || b->args[next].kwarg_only) && lua_isnil(b->L, idx))
+      continue; /* a nil too many says nothing */
     if (next >= b->nargs || b->args[next].kwarg_only)
       return refuse(b, "%d arguments are too many%s", b->top, next < b->nargs ? " by position; the others are given by name" : "");
     b->reached = idx;
@@ -398,9 +400,13 @@ static bool bind(binding *b, const tx_op *op) {
     return refuse(b, "%d arguments are more than this binding passes", b->nargs);
   if (!bind_positional(b, given) || (b->named && !bind_named(b, given)))
     return false;
-  for (int i = 0; i < b->nargs; i++)
-    if (!given[i] && !bind_none(b, &b->args[i], &b->values[i], false))
-      return false;
+  for (int i = 0; i < b->nargs; i++) {
+    if (given[i])
+      continue;
+    if (!b->args[i].has_default)
+      return refuse(b, "argument '%s' is missing (expected %s)", b->args[i].name, b->args[i].type);
+    b->values[i].kind = TX_DEFAULT;
+  }
   return true;
 }
 
@@ -654,8 +660,6 @@ static int call_operator(lua_State *L) {
   b.L = L, b.f = f, b.pool = &p;
   b.named = has_names(L, f, top) ? top : 0;
   b.top = b.named ? top - 1 : top;
-  while (b.top > 0 && lua_isnil(L, b.top) && !b.named)
-    b.top--;
   luaL_checkstack(L, 8, f->name);
   for (int i = 0; i < f->n; i++) {
     if (bind(&b, f->ops[i]))
@@ -683,7 +687,8 @@ static bool documented(lua_State *L, const char *name) {
   return true;
 }
 
-void lt_pushop(lua_State *L, const char *name, bool method, bool raw) {
+/* shown: the name in messages; NULL: the operator's own */
+static void push_operator(lua_State *L, const char *name, bool method, bool raw, const char *shown) {
   const tx_op *ops[MAX_OVERLOADS];
   int n = tx_op_overloads(name, ops, MAX_OVERLOADS);
   if (n == 0) {
@@ -700,8 +705,13 @@ void lt_pushop(lua_State *L, const char *name, bool method, bool raw) {
   f->method = method;
   f->n = n;
   memcpy(f->ops, ops, (size_t)n * sizeof ops[0]);
-  lua_pushcclosure(L, call_operator, 1);
+  lua_pushstring(L, shown); /* the closure keeps it */
+  if (shown)
+    f->name = lua_tostring(L, -1);
+  lua_pushcclosure(L, call_operator, 2);
 }
+
+void lt_pushop(lua_State *L, const char *name, bool method, bool raw) { push_operator(L, name, method, raw, NULL); }
 
 void lt_call(lua_State *L, xl_tensor *box, const char *name, const char *overload, const tx_value *args, int nargs) {
   const tx_op *op = tx_op_find(name, overload);
@@ -714,9 +724,11 @@ void lt_call(lua_State *L, xl_tensor *box, const char *name, const char *overloa
   tx_tensor_free(before);
 }
 
-/* op(name, method, raw) -> function, or nil where libtorch has no such operator */
+/* op(name, method, raw, shown) -> function, or nil where libtorch has no such operator; shown: its name in messages */
 static int tensor_op(lua_State *L) {
-  lt_pushop(L, luaL_checkstring(L, 1), lua_toboolean(L, 2), lua_toboolean(L, 3));
+  lua_settop(L, 4);
+  const char *shown = luaL_optstring(L, 4, NULL);
+  push_operator(L, luaL_checkstring(L, 1), lua_toboolean(L, 2), lua_toboolean(L, 3), shown);
   return 1;
 }
 

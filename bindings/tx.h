@@ -24,6 +24,7 @@ typedef struct tx_generator tx_generator; /* one random generator */
 
 /* ---- errors, process -------------------------------------------------------------------------------------- */
 const char *tx_error(void);      /* libtorch's first line of the last failure on this thread */
+const char *tx_error_lead(void); /* the name that the message should lead with, NULL: the caller's own */
 const char *tx_error_full(void); /* its whole text, C++ trace included: for --trace only */
 const char *tx_version(void);    /* of the libtorch that is loaded, "1.13.1" */
 

@@ -1,7 +1,6 @@
 // tx_ops.cpp: every operator of libtorch by its schema. An operator's overloads are looked up once in the dispatcher,
 // read into tx_arg, and called boxed over a stack that is kept between calls.
 // It refuses argument types that have no place in Lua (names of dimensions, storages, streams): such overloads are not there.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/jit_type.h>
 #include <cmath>
 #include <algorithm>
@@ -11,20 +10,7 @@
 #include <string>
 #include <unordered_map>
 #include <vector>
-#include "tx_priv.hpp"
-
-struct tx_op {
-  c10::OperatorHandle handle;
-  std::string name, overload, schema;
-  std::vector<tx_arg> args;
-  std::vector<std::string> types;  // what tx_arg::type points to
-  std::vector<c10::IValue> defaults;
-  std::vector<tx_kind> results;
-  bool complete = true;  // false: takes or returns something that this binding does not pass
-  bool has_out = false;
-  bool writes = false;
-  explicit tx_op(c10::OperatorHandle h) : handle(std::move(h)) {}
-};
+#include "tx_ops.hpp"
 
 namespace {
 
@@ -85,7 +71,7 @@ void read_argument(tx_op &op, const c10::Argument &a) {
   op.types.push_back(std::move(text));
   op.args.push_back(x);
   op.defaults.push_back(x.has_default ? *a.default_value() : c10::IValue());
-  op.complete = op.complete && (x.kind != TX_OTHER || x.optional || x.has_default);
+  op.complete = op.complete && (x.kind != TX_OTHER || x.has_default);
   op.has_out = op.has_out || x.is_out;
 }
 
@@ -94,7 +80,9 @@ std::unique_ptr<tx_op> read_operator(c10::OperatorHandle handle) {
   const c10::FunctionSchema &s = op->handle.schema();
   op->name = s.name().rfind("aten::", 0) == 0 ? s.name().substr(6) : s.name();
   op->overload = s.overload_name();
+  op->guarded = tx::is_guarded(op->name);
   op->schema = c10::toString(s);
+  for (size_t at; (at = op->schema.find("SymInt")) != std::string::npos;) op->schema.replace(at, 6, "int");
   for (const c10::Argument &a : s.arguments()) read_argument(*op, a);
   for (size_t i = 0; i < op->args.size(); i++) {
     op->args[i].name = s.arguments()[i].name().c_str();  // the schema lives as long as the process
@@ -450,17 +438,20 @@ int tx_op_names(const char **names, int room) {
 }
 
 int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs) {
-  return tx::guard([&] {
+  const int status = tx::guard([&] {
     tx::check_interrupt();
     tx::Running running(op->name.c_str());
     std::vector<c10::IValue> stack = std::move(spare_stack);
     stack.clear();
     push_arguments(stack, *op, args, nargs);
+    if (op->guarded) tx::guard_arguments(*op, stack);
     op->handle.callBoxed(stack);
     take_results(results, *op, stack);
     stack.clear();
     spare_stack = std::move(stack);
   });
+  if (status == TX_ERROR) tx::reword(*op, args, nargs);
+  return status;
 }
 
 void tx_value_free(tx_value *v) {

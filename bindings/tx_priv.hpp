@@ -39,6 +39,7 @@ struct Running {
 int caught() noexcept;                               // inside a catch block: sorts the exception, keeps its text, gives the status
 int fail(const char *fmt, ...) noexcept __attribute__((format(printf, 1, 2))); // sets the message, gives TX_ERROR
 void set_error(int status, const char *text) noexcept; // text may have many lines
+void set_error_line(const char *line, const char *lead) noexcept; // keeps the full text; lead: what tx_error_lead gives
 
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
 template <class T> using optional = std::optional<T>;

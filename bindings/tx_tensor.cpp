@@ -2,7 +2,9 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <new>
+#include <set>
 #include <string>
 #include <torch/csrc/autograd/function.h>
 #include "tx_priv.hpp"
@@ -20,6 +22,7 @@ const char *volatile *running_slot = &no_slot;
 // Fixed buffers: telling of an error must not allocate.
 static thread_local char error_line[2048];
 static thread_local char error_full[16384];
+static thread_local const char *error_lead; // static text or null
 
 static void copy(char *to, size_t room, const char *from, size_t n) noexcept {
   if (n >= room) n = room - 1;
@@ -45,14 +48,21 @@ static void first_line(char *to, size_t room, const char *text) noexcept {
 }
 
 void set_error(int status, const char *text) noexcept {
+  error_lead = nullptr;
   if (status == TX_INTERRUPTED) text = "interrupted";
   if (!text) text = "";
   copy(error_full, sizeof error_full, text, strlen(text));
   first_line(error_line, sizeof error_line, text);
 }
 
+void set_error_line(const char *line, const char *lead) noexcept {
+  copy(error_line, sizeof error_line, line, strlen(line));
+  error_lead = lead;
+}
+
 int fail(const char *fmt, ...) noexcept {
   va_list ap;
+  error_lead = nullptr;
   va_start(ap, fmt);
   vsnprintf(error_line, sizeof error_line, fmt, ap);
   va_end(ap);
@@ -88,6 +98,35 @@ int caught() noexcept {
   } catch (...) {
     return sorted(TX_ERROR, "an exception of unknown type");
   }
+}
+
+// ---- warnings -----------------------------------------------------------------------------------------------------
+
+// libtorch's warnings as one line each, once: its own printing names C++ sources and repeats itself.
+static void tell_once(const char *text) {
+  static std::mutex lock;
+  static auto *told = new std::set<std::string>;
+  char line[512];
+  first_line(line, sizeof line, text);
+  std::lock_guard<std::mutex> hold(lock);
+  if (told->insert(line).second) fprintf(stderr, "medxai-run: warning: libtorch: %s\n", line);
+}
+
+struct Warnings : c10::WarningHandler {
+#if TX_TORCH_2
+  void process(const c10::Warning &w) override { tell_once(w.msg().c_str()); }
+#else
+  void process(const c10::SourceLocation &, const std::string &msg, const bool) override { tell_once(msg.c_str()); }
+#endif
+};
+
+static void catch_warnings() noexcept {
+  static auto *handler = new Warnings;
+#if TX_TORCH_2
+  c10::WarningUtils::set_warning_handler(handler);
+#else
+  c10::Warning::set_warning_handler(handler);
+#endif
 }
 
 // ---- names --------------------------------------------------------------------------------------------------------
@@ -170,9 +209,11 @@ at::Device device_of(const char *name) {
 // ---- errors, process ----------------------------------------------------------------------------------------------
 
 const char *tx_error(void) { return tx::error_line; }
+const char *tx_error_lead(void) { return tx::error_lead; }
 const char *tx_error_full(void) { return tx::error_full; }
 
 void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) {
+  tx::guard([] { tx::catch_warnings(); });
   tx::interrupt_flag = interrupted ? interrupted : &tx::no_interrupt;
   tx::running_slot = running_op ? running_op : &tx::no_slot;
 }

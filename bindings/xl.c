@@ -315,5 +315,6 @@ void xl_check(lua_State *L, int status, const char *what) {
     xl_error(L, "interrupted");
   if (status == TX_NOMEM)
     xl_budget_nomem(L, what);
-  xl_error(L, "%s: %s", what, tx_error());
+  const char *lead = tx_error_lead();
+  xl_error(L, "%s: %s", lead ? lead : what, tx_error());
 }

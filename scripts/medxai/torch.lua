@@ -139,8 +139,8 @@ function torch.einsum(equation, ...)
   return native.op("einsum")(equation, list)
 end
 
-torch.cross_entropy = native.op "cross_entropy_loss" -- (x, target, {weight=, reduction="mean"|"sum"|"none", label_smoothing=})
-methods.cross_entropy = native.op("cross_entropy_loss", true)
+torch.cross_entropy = native.op("cross_entropy_loss", false, false, "cross_entropy") -- (x, target, {weight=, reduction="mean"|"sum"|"none", label_smoothing=})
+methods.cross_entropy = native.op("cross_entropy_loss", true, false, "cross_entropy")
 
 -- mode -> the operator's stem, its number of spatial dimensions, does it take align_corners
 local modes = {
@@ -215,6 +215,27 @@ function torch.interpolate(x, options)
   return op(x, size, factors)
 end
 
+---The different values of x, sorted; with return_inverse and return_counts also those, in this order.
+---@param x medxai.Tensor
+---@param options? {dim?: integer, return_inverse?: boolean, return_counts?: boolean}
+function torch.unique(x, options)
+  local o = check.options("unique", options or {}, {
+    dim = { "integer" }, return_inverse = { "boolean", default = false }, return_counts = { "boolean", default = false },
+  })
+  local values, inverse, counts
+  if o.dim then
+    values, inverse, counts = native.op("unique_dim")(x, o.dim, true, o.return_inverse, o.return_counts)
+  else
+    values, inverse, counts = native.op("_unique2", false, true)(x, true, o.return_inverse, o.return_counts)
+  end
+  local results = { values }
+  if o.return_inverse then results[#results + 1] = inverse end
+  if o.return_counts then results[#results + 1] = counts end
+  return table.unpack(results)
+end
+
+methods.unique = torch.unique
+
 ---x divided by its p-norm along dim.
 ---@return medxai.Tensor
 function torch.normalize(x, p, dim, eps)
@@ -260,4 +281,21 @@ end
 torch.raw = setmetatable({}, { __index = operators("torch.raw", true) })
 torch.op_names, torch.op_schemas = native.op_names, native.op_schemas
 
-return setmetatable(torch, { __index = operators("torch", false), __name = "medxai.torch" })
+-- What the prompt completes: names of operators and of what is written here.
+local function all_names(own)
+  local names = {}
+  for name in pairs(own) do
+    if name:sub(1, 1) ~= "_" then names[#names + 1] = name end
+  end
+  for _, name in ipairs(native.op_names()) do
+    if name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name] and own[name] == nil then names[#names + 1] = name end
+  end
+  table.sort(names)
+  return names
+end
+
+native.metatable.__names = function() return all_names(methods) end
+
+return setmetatable(torch, {
+  __index = operators("torch", false), __name = "medxai.torch", __names = function() return all_names(torch) end,
+})
