@@ -395,6 +395,7 @@ function fit.run(run, model, data, options)
   options = check_options(options)
   check_data(model, data)
   if plan.active then return end
+  require("medxai.weights").check_data(model, { size_px = data.size_px, input_mode = run:input_mode(data.train) })
   plan.check()
   local step = run:step("fit", describe(run, model, data, options))
   local how = decide(run, step)
