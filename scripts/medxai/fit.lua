@@ -302,7 +302,8 @@ end
 
 -- The states of torch's generators: what dropout and stochastic depth draw next.
 function Trainer:generators()
-  return { cpu = self.torch.get_rng_state() }
+  local device = self.model.device
+  return { cpu = self.torch.get_rng_state(), device = device ~= "cpu" and self.torch.get_rng_state(device) or nil }
 end
 
 -- Goes on from a checkpoint; nothing there (or one of another key): from the beginning.
@@ -324,6 +325,7 @@ function Trainer:restore()
   end
   self.best = { epoch = saved.best.epoch, accuracy = saved.best.accuracy, loss = saved.best.loss, weights = weights }
   self.torch.set_rng_state(saved.generators.cpu)
+  if saved.generators.device then self.torch.set_rng_state(saved.generators.device, self.model.device) end
   return true
 end
 
@@ -342,6 +344,7 @@ local function load_finished(run, model)
   local scope <close> = require("medxai").scope()
   local path = files.join(run.dir, "weights.pt")
   model:load_state(require("medxai").load(path).tensors, { what = path })
+  model:eval()
 end
 
 local function model_file(run, model, data, sha, start, best)
@@ -377,8 +380,16 @@ local function say(...)
   if not host.options.quiet then io.stderr:write(string.format(...), "\n") end
 end
 
+-- Deterministic operators until the returned value is closed.
+local function deterministic(on)
+  local device = require("medxai.core").device
+  if on then device.set_deterministic(true) end
+  return setmetatable({}, { __close = function() if on then device.set_deterministic(false) end end })
+end
+
 local function train(trainer, how)
   local run, step = trainer.run, trainer.step
+  local mode <close> = deterministic(trainer.options.deterministic)
   if how == "resume" and trainer:restore() then
     say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, trainer.options.epochs, run.dir)
   else

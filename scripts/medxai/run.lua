@@ -53,7 +53,10 @@ function Run.new(options)
   if not options.name:find("^[%w_][%w_%.%-]*$") then
     check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
   end
-  if plan.active and runs[options.name] then return runs[options.name] end
+  if runs[options.name] then
+    if plan.active then return runs[options.name] end
+    check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
+  end
   local run = setmetatable({ name = options.name, seed = command_seed or options.seed, dir = folder_of(options), begun = false,
     config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   if plan.active then return run end
@@ -191,7 +194,7 @@ function Run:close(state, message)
   if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
   if self.begun then self:last_words(words[state] or state or "finished") end
   if self.lock then self.lock:close() end
-  self.begun, self.lock = false, nil
+  self.begun, self.lock, runs[self.name] = false, nil, nil
   if not ok then error(problem, 0) end
 end
 
@@ -327,7 +330,7 @@ end
 
 --- A model as plain data: its configuration and the hash of its weights as they are now.
 function Run:describe_model(model)
-  return { config = model.config, weights_sha256 = weights_sha256(model) }
+  return { config = model.config, layout = model.layout, weights_sha256 = weights_sha256(model) }
 end
 
 Run.weights_sha256 = weights_sha256
