@@ -62,6 +62,10 @@ if pattern and not by_name then t.only = pattern end
 for _, file in ipairs(files) do
   if not by_name or file.name:find(pattern) then file.run(file.path, file.name) end
 end
+if pattern and t.passed + t.failed + t.skipped == 0 then
+  t.failed = 1
+  print(("FAIL  no test matches '%s'"):format(pattern))
+end
 print(("%.0f s"):format(host.now() - started))
 print(("%d passed, %d failed, %d skipped"):format(t.passed, t.failed, t.skipped))
 io.stdout:flush()

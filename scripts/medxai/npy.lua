@@ -84,7 +84,7 @@ local function byte_count(path, shape, itemsize)
 end
 
 -- The data of a file of the other byte order: each element's bytes reversed (a complex number is two elements).
-local function swap(bytes, dtype, code, itemsize)
+local function swap(bytes, code, itemsize)
   local width = code:sub(1, 1) == "c" and itemsize // 2 or itemsize
   if width == 1 or #bytes == 0 then return bytes end
   local t = native.from_string(bytes, "uint8", { #bytes // width, width })
@@ -111,7 +111,7 @@ function npy.load(path)
   if have > want then check.fail("load_npy", "'%s' has %d bytes behind its data", path, have - want) end
   local data = bytes:sub(start)
   bytes = nil -- luacheck: ignore 311
-  if order == ">" then data = swap(data, dtype, code, itemsize) end
+  if order == ">" then data = swap(data, code, itemsize) end
   if dtype == "bool" then data = data:gsub("[^\0]", "\1") end
   local dims = shape
   if fortran then
