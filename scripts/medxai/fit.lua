@@ -204,7 +204,7 @@ function Trainer:keep_best(val)
     return false
   end
   if self.best then close_state(self.best.weights) end
-  self.best = { epoch = self.epoch, accuracy = val.accuracy, loss = val.loss, weights = copy_state(self.model) }
+  self.best = { epoch = self.epoch, accuracy = val.accuracy, loss = val.loss, weights = copy_state(self.model), answers = val }
   self.since_best = 0
   return true
 end
@@ -367,7 +367,8 @@ local function finish(trainer)
   local sha = run.weights_sha256(model)
   local description = model_file(run, model, trainer.data, sha, trainer.step.fields.model.weights_sha256, best)
   files.write_data(files.join(run.dir, "model.json"), description)
-  local answers = evaluate.predict(model, trainer.data.val, { batch = trainer.options.batch, name = "validation" })
+  -- after a resumption the best epoch's answers may be gone: the same weights give the same ones again
+  local answers = best.answers or evaluate.predict(model, trainer.data.val, { batch = trainer.options.batch, name = "validation" })
   evaluate.write_predictions(run, trainer.data.val, answers)
   local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss, weights_sha256 = sha }
   trainer.step:finish(result, { "weights.pt", "model.json" }, { "predictions.csv", "metrics.jsonl" })
