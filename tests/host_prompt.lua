@@ -45,6 +45,20 @@ t.test("completion knows globals, fields, methods and what __names lists", funct
   rawset(_G, "probe", nil)
 end)
 
+t.test("completion knows operators, a tensor's fields and the library's parts", function()
+  local repl, torch = require "medxai.repl", require "medxai.torch"
+  rawset(_G, "torch", torch)
+  rawset(_G, "xai", require "medxai")
+  rawset(_G, "probe", torch.zeros(2))
+  t.equal(repl.complete "torch.zeros_", { "torch.zeros_like" })
+  t.equal(repl.complete "probe:matm", { "probe:matmul" })
+  t.equal(repl.complete "probe.sha", { "probe.shape" })
+  t.equal(repl.complete "xai.data", { "xai.dataset" })
+  t.equal(repl.complete "xai.models.vg", { "xai.models.vgg19" })
+  t.equal(repl.complete "xai.dataset.ph", { "xai.dataset.phantom" })
+  for _, name in ipairs { "torch", "xai", "probe" } do rawset(_G, name, nil) end
+end)
+
 t.test("on a terminal there are a prompt, completion and history", function()
   if not os.execute "command -v script >/dev/null" then t.skip "no script (util-linux)" end
   local dir = t.tmpdir()

@@ -38,6 +38,7 @@ local readers = {
 ---@field files fun(options: table|string): medxai.Dataset
 ---@field phantom fun(options: table|nil): medxai.Dataset
 return setmetatable({}, {
+  __names = function() return check.sorted_keys(readers) end, -- for completion at the prompt
   __index = function(self, name)
     local reader = readers[name]
     if not reader then check.known("dataset", "reader", name, check.sorted_keys(readers)) end

@@ -22,6 +22,7 @@ local constructors = setmetatable({}, {
     rawset(self, name, build)
     return build
   end,
+  __names = function() return names end, -- for completion at the prompt
   __pairs = function(self)
     local i = 0
     return function()

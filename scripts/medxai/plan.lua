@@ -102,6 +102,7 @@ function plan.wrap(kind, constructors)
     end,
     __pairs = function() return pairs(constructors) end,
     __len = function() return #constructors end,
+    __names = (getmetatable(constructors) or {}).__names,
     __newindex = constructors,
   })
 end

@@ -288,13 +288,16 @@ local function all_names(own)
     if name:sub(1, 1) ~= "_" then names[#names + 1] = name end
   end
   for _, name in ipairs(native.op_names()) do
-    if name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name] and own[name] == nil then names[#names + 1] = name end
+    if name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name] and rawget(own, name) == nil then names[#names + 1] = name end
   end
   table.sort(names)
   return names
 end
 
-native.metatable.__names = function() return all_names(methods) end
+native.metatable.__names = function()
+  local names = all_names(methods)
+  return table.move({ "shape", "dtype", "device", "layout", "grad", "requires_grad", "is_leaf", "grad_fn" }, 1, 8, #names + 1, names)
+end
 
 return setmetatable(torch, {
   __index = operators("torch", false), __name = "medxai.torch", __names = function() return all_names(torch) end,
