@@ -162,9 +162,9 @@ static void put_spots(chest *c, dice *d, int label, double contrast) {
   int wanted = label == 0 ? 0 : label == 1 ? 1 + (uniform(d, 0, 1) < 0.4) : 1;
   for (int tries = 0; c->n_spots < wanted && tries < 200; tries++) {
     spot s = { uniform(d, -0.8, 0.8), uniform(d, -0.6, 0.6), 0, 0, uniform(d, 0, 3.14), 0 };
-    s.rx = c->hazy ? uniform(d, 0.24, 0.36) : uniform(d, 0.075, 0.115);
+    s.rx = c->hazy ? uniform(d, 0.26, 0.38) : uniform(d, 0.09, 0.13);
     s.ry = s.rx * (c->hazy ? uniform(d, 0.7, 1.2) : uniform(d, 0.85, 1.15));
-    s.density = contrast * (c->hazy ? uniform(d, 0.24, 0.36) : uniform(d, 0.30, 0.42));
+    s.density = contrast * (c->hazy ? uniform(d, 0.32, 0.44) : uniform(d, 0.40, 0.54));
     double room = c->hazy ? 0.10 : s.rx * 0.8;
     if (lung_depth(c, s.x, s.y) > room && heart_depth(c, s.x, s.y) < -0.25)
       c->spots[c->n_spots++] = s;
