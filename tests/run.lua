@@ -47,6 +47,15 @@ local function run_c(path, name)
 end
 
 local started = host.now()
+
+-- Registered first, so it runs last: nothing that a test left behind prints after the closing line.
+host.at_exit(function()
+  local warnings = host.warnings()
+  for i = #warnings, 1, -1 do warnings[i] = nil end
+  io.stdout:write(("%.0f s\n"):format(host.now() - started))
+  io.stdout:write(("%d passed, %d failed, %d skipped\n"):format(t.passed, t.failed, t.skipped))
+end)
+
 local files = {}
 for _, path in ipairs(listed("ls " .. t.quote(here) .. "/*_*.lua 2>/dev/null")) do
   files[#files + 1] = { path = path, name = path:match "([^/]+)%.lua$", run = run_file }
@@ -66,7 +75,4 @@ if pattern and t.passed + t.failed + t.skipped == 0 then
   t.failed = 1
   print(("FAIL  no test matches '%s'"):format(pattern))
 end
-print(("%.0f s"):format(host.now() - started))
-print(("%d passed, %d failed, %d skipped"):format(t.passed, t.failed, t.skipped))
-io.stdout:flush()
 if t.failed > 0 then os.exit(1) end
