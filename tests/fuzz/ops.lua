@@ -1,5 +1,5 @@
 -- Calls every documented operator with bad arguments and writes down which of them end the process.
---   medxai-run tests/fuzz/ops.lua [--cases N] [--seed N] [--only PATTERN] [--all yes] [--list FILE]
+--   medxai-run tests/fuzz/ops.lua [--cases N] [--fuzz_seed N] [--only PATTERN] [--all yes] [--list FILE]
 -- A child process (this file again, told so by its environment) calls operator after operator and notes each call before it
 -- is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time are bounded.
 -- --all yes tries the denied ones too; --list writes the names that died, one a line, with the signal.
@@ -173,56 +173,70 @@ local function documented(name, denied)
   return name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name]
 end
 
-local function parent()
-  core = require "medxai.core"
-  local f = host.fields
-  local cases, seed_text = tonumber(f.cases or 200), f.fuzz_seed or "1"
-  local denied = {}
-  if not f.all then
-    for _, name in ipairs(require "medxai.denied_ops") do denied[name] = true end
+local function read_note(path)
+  local f <close> = assert(io.open(path))
+  local k, case = f:read("a"):match "(%d+)%s+(%d+)"
+  return tonumber(k), tonumber(case)
+end
+
+-- Runs a child over names first..last from a case on. Returns nothing when it came through, else the signal, the operator
+-- and the case that it died in.
+local function run_child(dir, first, last, case, cases, fuzz_seed)
+  local note <close> = assert(io.open(dir .. ".note", "w"))
+  note:write(("%6d %6d\n"):format(first, case))
+  note:flush()
+  local command = ("ulimit -v 12000000; ulimit -c 0; MEDXAI_FUZZ_NOTE=%s MEDXAI_FUZZ_NAMES=%s MEDXAI_FUZZ_FIRST=%d MEDXAI_FUZZ_LAST=%d "
+    .. "MEDXAI_FUZZ_CASE=%d MEDXAI_FUZZ_CASES=%d MEDXAI_FUZZ_SEED=%s timeout -s KILL %d %s --threads 1 %s >/dev/null 2>%s"):format(
+    dir .. ".note", dir .. ".names", first, last, case, cases, fuzz_seed, 60 + cases // 4, host.exe, host.script, dir .. ".err")
+  local ok, how, code = os.execute(command)
+  if ok then return end
+  local signal = how == "exit" and code - 128 or code
+  if signal < 0 then
+    local err <close> = assert(io.open(dir .. ".err"))
+    error("the child failed: " .. err:read "a", 0)
   end
-  local dir = os.tmpname()
-  os.remove(dir)
-  local names, list = {}, assert(io.open(dir .. ".names", "w"))
+  return signal, read_note(dir .. ".note")
+end
+
+local function write_names(path, only, all)
+  local denied, names = {}, {}
+  for _, name in ipairs(all and {} or require "medxai.denied_ops") do denied[name] = true end
+  local list <close> = assert(io.open(path, "w"))
   for _, name in ipairs(core.tensor.op_names()) do
-    if documented(name, denied) and name:find(f.only or "") then
+    if documented(name, denied) and name:find(only or "") then
       names[#names + 1] = name
       list:write(name, "\n")
     end
   end
-  list:close()
+  return names
+end
+
+local function parent()
+  core = require "medxai.core"
+  local f = host.fields
+  local cases = tonumber(f.cases or 200)
+  local dir = os.tmpname()
+  local names = write_names(dir .. ".names", f.only, f.all)
   local out = f.list and assert(io.open(f.list, "w"))
-  local k, case, chunk, died, slow = 1, 1, 20, 0, 0
+  local k, case, died, slow = 1, 1, 0, 0
   while k <= #names do
-    local last = math.min(k + chunk - 1, #names)
-    local note = assert(io.open(dir .. ".note", "w"))
-    note:write(("%6d %6d\n"):format(k, case))
-    note:close()
-    local command = ("ulimit -v 12000000; ulimit -c 0; MEDXAI_FUZZ_NOTE=%s MEDXAI_FUZZ_NAMES=%s MEDXAI_FUZZ_FIRST=%d MEDXAI_FUZZ_LAST=%d "
-      .. "MEDXAI_FUZZ_CASE=%d MEDXAI_FUZZ_CASES=%d MEDXAI_FUZZ_SEED=%s timeout -s KILL %d %s --threads 1 %s >/dev/null 2>%s"):format(
-      dir .. ".note", dir .. ".names", k, last, case, cases, seed_text, 40 + cases // 10, host.exe, host.script, dir .. ".err")
-    local ok, how, code = os.execute(command)
-    if ok then
+    local last = math.min(k + 19, #names)
+    local signal, dead, dead_case = run_child(dir, k, last, case, cases, f.fuzz_seed or "1")
+    if not signal then
       k, case = last + 1, 1
+    elseif signal == 9 and dead > k then -- the time was up for all twenty, not for this operator
+      k, case = dead, dead_case
     else
-      local at = assert(io.open(dir .. ".note")):read "a"
-      local dead, dead_case = at:match "(%d+)%s+(%d+)"
-      dead, dead_case = tonumber(dead), tonumber(dead_case)
-      if how == "exit" and code < 128 then
-        error("the child failed: " .. tostring((assert(io.open(dir .. ".err")):read "a")), 0)
-      end
-      local signal = how == "exit" and code - 128 or code
       if signal == 9 then slow = slow + 1 else died = died + 1 end
       local line = ("%s\tsignal %d\tcase %d"):format(names[dead], signal, dead_case)
       print(line)
-      if out then out:write(line, "\n"); out:flush() end
-      k, case = dead, dead_case + 1
-      if signal == 9 or not f.thorough then k, case = dead + 1, 1 end
+      if out then out:write(line, "\n"):flush() end
+      k, case = dead + 1, 1
     end
   end
   print(("%d operators, %d cases each: %d died, %d took too long"):format(#names, cases, died, slow))
   if out then out:close() end
-  for _, e in ipairs { ".names", ".note", ".err" } do os.remove(dir .. e) end
+  for _, e in ipairs { "", ".names", ".note", ".err" } do os.remove(dir .. e) end
   if died > 0 then os.exit(1) end
 end
 
