@@ -37,7 +37,7 @@ t.test("the same pixels in two splits are found whatever the file is called, als
   end):check()
   t.equal({ #r.exact, #r.exact_within, r.near_count }, { 2, 1, 0 })
   t.equal({ r.exact[1].a, r.exact[1].b, r.exact[1].same_class }, { "Train/a/2.png", "Val/b/yy.png", false })
-  t.equal(r.warnings, { "2 images are in two splits (the same pixels):\n    Train/a/2.png = Val/b/yy.png\n    Train/a/1.png = Test/a/zz.png", "1 pictures stand under two classes" })
+  t.equal(r.warnings, { "2 images are in two splits (the same pixels):\n    Train/a/2.png = Val/b/yy.png\n    Train/a/1.png = Test/a/zz.png", "1 picture stands under two classes" })
 end)
 
 t.test("a copy that was resized, brightened, cropped a little or made noisy is found as nearly the same", function()
@@ -79,7 +79,7 @@ t.test("16-bit files that use a part of their range are noted with the white lev
   local data = "\x78\1\1" .. string.pack("<I2I2", #raw, ~#raw & 0xffff) .. raw .. string.pack(">I4", b << 16 | a)
   t.write(dir .. "/a.png", "\x89PNG\r\n\x1a\n" .. chunk("IHDR" .. string.pack(">I4I4", 2, 1) .. "\16\0\0\0\0") .. chunk("IDAT" .. data) .. chunk "IEND")
   local function notes(white) return xai.dataset.files { paths = dir .. "/a.png", size_px = 16, resize_px = 16, white_16bit = white }:check().notes end
-  t.equal(notes(), { "1 16-bit images reach 4000 of 65535 and come out dark. Write white_16bit = 4095 if their values have fewer bits" })
+  t.equal(notes(), { "1 16-bit image reaches 4000 of 65535 and comes out dark. Write white_16bit = 4095 if the values have fewer bits" })
   t.equal(notes(4095), {})
   t.equal(image.load(dir .. "/a.png", 4095):flatten():tolist(), { 6, 249 })
 end)

@@ -157,6 +157,8 @@ local function counts_text(data, r)
   return text_table(head, rows)
 end
 
+local function counted(n, one, many) return n .. " " .. (n == 1 and one or many) end
+
 local function pairs_text(list, count, what)
   local lines = {}
   for k = 1, math.min(3, #list) do
@@ -164,18 +166,18 @@ local function pairs_text(list, count, what)
     lines[k] = ("    %s = %s%s"):format(p.a, p.b, p.correlation and (" (%d bits, r %.3f)"):format(p.bits, p.correlation) or "")
   end
   if count > 3 then lines[4] = ("    and %d more"):format(count - 3) end
-  return ("%d %s:\n%s"):format(count, what, table.concat(lines, "\n"))
+  return ("%s:\n%s"):format(counted(count, table.unpack(what)), table.concat(lines, "\n"))
 end
 
 local function warnings_of(r)
   local w = {}
-  if #r.exact > 0 then w[#w + 1] = pairs_text(r.exact, #r.exact, "images are in two splits (the same pixels)") end
-  if r.near_count > 0 then w[#w + 1] = pairs_text(r.near, r.near_count, "pairs across splits are nearly the same picture") end
+  if #r.exact > 0 then w[#w + 1] = pairs_text(r.exact, #r.exact, { "image is in two splits (the same pixels)", "images are in two splits (the same pixels)" }) end
+  if r.near_count > 0 then w[#w + 1] = pairs_text(r.near, r.near_count, { "pair across splits is nearly the same picture", "pairs across splits are nearly the same picture" }) end
   local contradictions = 0
   for _, list in ipairs { r.exact, r.exact_within } do
     for _, p in ipairs(list) do contradictions = contradictions + (p.same_class and 0 or 1) end
   end
-  if contradictions > 0 then w[#w + 1] = ("%d pictures stand under two classes"):format(contradictions) end
+  if contradictions > 0 then w[#w + 1] = counted(contradictions, "picture stands under two classes", "pictures stand under two classes") end
   local s = r.sources
   if s and #s.names > 1 and s.mutual_information_bits > 0.1 * s.class_entropy_bits then
     w[#w + 1] = ("the source tells %.0f %% of what there is to know about the class (%.2f of %.2f bits): a network can use it as a shortcut")
@@ -213,7 +215,8 @@ local function dark_notes(items, set, white)
   if n == 0 or top * 2 >= white then return {} end
   local fitting = 255
   while fitting < top do fitting = fitting * 2 + 1 end
-  return { ("%d 16-bit images reach %d of %d and come out dark. Write white_16bit = %d if their values have fewer bits"):format(n, top, white, fitting) }
+  return { ("%s %d of %d and %s out dark. Write white_16bit = %d if the values have fewer bits")
+    :format(counted(n, "16-bit image reaches", "16-bit images reach"), top, white, n == 1 and "comes" or "come", fitting) }
 end
 
 local function patients_of(items)
@@ -233,7 +236,7 @@ function report.check(data, options)
   if data.checked then return data.checked end
   local started = host.now()
   local items, indices, groups, set = all_items(data)
-  scan(data, indices, o.threads or math.max(1, math.min(16, host.cores or 2)))
+  scan(data, indices, o.threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
   local wrong = {}
   for _, item in ipairs(items) do
     local why = set:error(item.index)
