@@ -334,15 +334,10 @@ static int sha256_lua_hex(lua_State *L) {
 }
 
 /* ---- for the tests ----------------------------------------------------------------------------------------- */
+/* live_blocks() -> how many blocks of the plain C's are alive (memory.c_fail_after makes them fail) */
 static int image_lua_live_blocks(lua_State *L) {
   lua_pushinteger(L, mx_alloc_live());
   return 1;
-}
-
-/* fail_after(n [, times]): the plain C's allocations; -1: never */
-static int image_lua_fail_after(lua_State *L) {
-  mx_alloc_fail_after(luaL_checkinteger(L, 1), luaL_optinteger(L, 2, 1));
-  return 0;
 }
 
 int luaopen_core_image(lua_State *L) {
@@ -361,7 +356,6 @@ int luaopen_core_image(lua_State *L) {
     { "sha256_file",   image_lua_sha256_file },
     { "sha256_stream", image_lua_sha256_stream },
     { "live_blocks",   image_lua_live_blocks },
-    { "fail_after",    image_lua_fail_after },
     { NULL, NULL }
   };
   static const luaL_Reg hash[] = { { "update", sha256_lua_update }, { "hex", sha256_lua_hex }, { NULL, NULL } };

@@ -1,7 +1,7 @@
 -- Pictures: every kind of PNG and JPEG as Pillow reads it, what is refused and why, PNG writing, ids and hashes.
 local t = require "t"
 local torch = require "medxai.torch"
-local image = require("medxai.core").image
+local image, memory = require("medxai.core").image, require("medxai.core").memory
 
 local here = t.root .. "/tests/reference/pictures/"
 local expected = dofile(here .. "expected.lua")
@@ -160,15 +160,19 @@ t.test("every failing allocation of decoding and resizing is an error, and nothi
     function() image.lung_fill(torch.full({ 8, 8 }, 255, { dtype = "uint8" })) end,
     function() image.mask(x, torch.full({ 20, 31 }, 255, { dtype = "uint8" }), "outside") end,
   }
-  for k, call in ipairs(calls) do
-    for n = 0, 200 do
-      image.fail_after(n)
-      local ok, message = pcall(call)
-      image.fail_after(-1)
-      if ok then break end
-      if not message:find("out of memory", 1, true) then error(("call %d, allocation %d: %s"):format(k, n, message)) end
-      if n == 200 then error "it never succeeds" end
+  for _, fail_after in ipairs { memory.c_fail_after, memory.fail_after, memory.lua_fail_after } do
+    for k, call in ipairs(calls) do
+      for n = 0, 200 do
+        fail_after(n, 1000000)
+        local ok, message = pcall(call)
+        fail_after(-1)
+        if ok then break end
+        message = tostring(message)
+        if not message:find("memory", 1, true) then error(("call %d, allocation %d: %s"):format(k, n, message)) end
+        if n == 200 then error "it never succeeds" end
+      end
     end
   end
+  collectgarbage() collectgarbage()
   t.equal(image.live_blocks(), before)
 end)

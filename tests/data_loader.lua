@@ -175,23 +175,29 @@ t.test("every failing allocation of a set and a loader is an error, and nothing 
   collectgarbage() collectgarbage()
   local before = image.live_blocks()
   local path = t.root .. "/tests/reference/pictures/colour.png"
-  local done = false
-  for n = 0, 400 do
-    image.fail_after(n)
-    local ok, message = pcall(function()
-      local set = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0 }
-      for _ = 1, 3 do set:add(path, nil, 0) end
-      local native <close> = set:loader { order = { 1, 2, 3 }, batch = 2, threads = 1, augment = { rotate_deg = 3 } }
-      while native:next() do end
-      set:facts(2)
-    end)
-    image.fail_after(-1)
-    collectgarbage() collectgarbage()
-    if image.live_blocks() ~= before then error(("allocation %d: %d blocks lost"):format(n, image.live_blocks() - before)) end
-    if ok then done = n break end
-    if not message:find("out of memory", 1, true) then error(("allocation %d: %s"):format(n, message)) end
+  local function everything()
+    local set = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0 }
+    for _ = 1, 3 do set:add(path, nil, 0) end
+    local native <close> = set:loader { order = { 1, 2, 3 }, batch = 2, threads = 1, augment = { rotate_deg = 3 } }
+    while native:next() do end
+    set:facts(2)
+    set:mask(1, "lungs")
+    set:pixels(3)
   end
-  t.ok(done and done > 10)
+  for _, fail_after in ipairs { core.memory.c_fail_after, core.memory.fail_after, core.memory.lua_fail_after } do
+    local done
+    for n = 0, 400 do
+      fail_after(n, 1000000)
+      local ok, message = pcall(everything)
+      fail_after(-1)
+      collectgarbage() collectgarbage()
+      if image.live_blocks() ~= before then error(("allocation %d: %d blocks lost"):format(n, image.live_blocks() - before)) end
+      if ok then done = n break end
+      message = tostring(message)
+      if not message:find("memory", 1, true) then error(("allocation %d: %s"):format(n, message)) end
+    end
+    t.ok(done and done > 2)
+  end
 end)
 
 t.test("an interrupted wait stops within a second", function()
