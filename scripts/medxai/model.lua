@@ -437,9 +437,10 @@ local function input(self, x)
     if #shape ~= 4 or shape[2] ~= 3 then
       check.fail(self.name, "the input has shape %s (expected N,3,H,W).%s", shape_text(x), #shape == 3 and shape[1] == 3 and " Use x:unsqueeze(0)." or "")
     end
-    local least = self._network.min_px
+    local least = self._training and self._network.min_train_px or self._network.min_px
     if least and (shape[3] < least or shape[4] < least) then
-      check.fail(self.name, "the input is %dx%d pixels (expected at least %dx%d).", shape[3], shape[4], least, least)
+      check.fail(self.name, "the input is %dx%d pixels (expected at least %dx%d%s).", shape[3], shape[4], least, least,
+        least == self._network.min_px and "" or " in train mode, for the auxiliary branch")
     end
   end
   if x.dtype ~= self.dtype then

@@ -70,9 +70,10 @@ def build(name, p=None, **kw):
     return m
 
 
-def picture():
-    """(2, 3, 320, 211), different in each quadrant and channel."""
-    x = uniform(2 * 3 * 320 * 211, 1000).view(2, 3, 320, 211)
+def picture(name):
+    """(2, 3, 320, 211), different in each quadrant and channel; inception_v3's auxiliary branch needs 299: (2, 3, 320, 305)."""
+    w = 305 if name == "inception_v3" else 211
+    x = uniform(2 * 3 * 320 * w, 1000).view(2, 3, 320, w)
     x[:, 0, :160, :100] *= 0.25
     x[:, 1, 160:, :] *= 0.5
     x[:, 2, :, 100:] = x[:, 2, :, 100:] * 0.5 + 0.5
@@ -149,7 +150,7 @@ def initial(name):
 
 
 def dump(name, small):
-    x = picture()
+    x = picture(name)
     m = build(name, 0.0, **init(name)).double()
     with torch.no_grad():
         fill(m)

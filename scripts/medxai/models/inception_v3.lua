@@ -99,7 +99,7 @@ local function join(...)
 end
 
 return {
-  name = "inception_v3", size_px = 299, resize_px = 299, hidden = 256, dropout = 0.5, min_px = 75,
+  name = "inception_v3", size_px = 299, resize_px = 299, hidden = 256, dropout = 0.5, min_px = 75, min_train_px = 299,
   head_parts = { "fc", "dropout", "AuxLogits.fc" },
   head_order = { "fc.fc1", "fc.fc2", "AuxLogits.fc" }, -- in which the thesis' new layers are drawn
   depths = { seventh, join(seventh, sixth), join(seventh, sixth, { "Mixed_5b", "Mixed_5c", "Mixed_5d" }) },
