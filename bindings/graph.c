@@ -115,7 +115,7 @@ struct graph_run {
   int pc, node, code;
   int64_t batch;      /* of the overrides; 0: there are none */
   int layout;
-  bool grad, single, given, is_paused;
+  bool single, given, clamped;
 };
 
 /* ---- building ----------------------------------------------------------------------------------------------- */
@@ -847,6 +847,7 @@ void graph_run_free(graph_run *run) {
 int graph_run_node(const graph_run *run) { return run->node; }
 int graph_run_code(const graph_run *run) { return run->code; }
 bool graph_run_grad(const graph_run *run) { return run->plan->steps[run->pc].grad; }
+bool graph_run_clamped(const graph_run *run) { return run->clamped; }
 tx_tensor *graph_run_value(const graph_run *run, int id) { return run->values[id]; }
 
 void graph_run_give(graph_run *run, tx_tensor *t) {
@@ -953,7 +954,10 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   if (status != TX_OK) return status;
   if (st->how == IN_PLACE && (!(n->traits & BINARY) || same_layout(run->args[0].t, run->args[1].t))) op = n->inplace;
   /* libtorch 1 has no bfloat16 backward of hardtanh on CPU: clamp instead, whose gradient at exactly 0 and 6 is 1, not 0 */
-  if (n->traits & CLAMP6 && st->grad && !strcmp(tx_tensor_dtype(run->args[0].t), "bfloat16") && is_old_libtorch()) op = tx_op_find("clamp", "");
+  if (n->traits & CLAMP6 && st->grad && !strcmp(tx_tensor_dtype(run->args[0].t), "bfloat16") && is_old_libtorch()) {
+    op = tx_op_find("clamp", "");
+    run->clamped = true;
+  }
   tx_value v = { .kind = TX_NONE };
   status = tx_op_call(&v, op, run->args, n->nargs);
   if (status != TX_OK) return n->traits & LINEAR ? linear_error(run, status) : fail(status, "%s: %s", tx_op_name(n->op), tx_error());

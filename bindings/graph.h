@@ -72,6 +72,7 @@ bool graph_run_grad(const graph_run *run);     /* grad mode in which a waiting n
 int graph_run_input(tx_tensor **out, graph_run *run, int i); /* of a waiting node; the caller frees */
 tx_tensor *graph_run_value(const graph_run *run, int id); /* borrowed; NULL: not computed or freed already */
 void graph_run_give(graph_run *run, tx_tensor *t);        /* takes another reference */
+bool graph_run_clamped(const graph_run *run);             /* a ReLU6 ran as clamp(0, 6): see run_op */
 /* What went wrong, "conv2d: ..." without the node's name; thread-local, as tx_error() is. */
 const char *graph_error(void);
 

@@ -505,7 +505,7 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
 
 /* state:run{ x=, outputs={ids}, override={ids}, override_tensors=, base={ids}, base_tensors=, leaves={ids}, training=,
  *   fold= (nil: in eval mode without grad), guided=, layout=0|1|2, each=function(id, tensor) -> stop } -> list of tensors, one an output, false where
- *   each stopped before it */
+ *   each stopped before it; and whether a ReLU6 ran as clamp(0, 6) */
 static int state_run(lua_State *L) {
   lua_settop(L, 2);
   graph_state *s = to_state(L, 1);
@@ -552,10 +552,11 @@ static int state_run(lua_State *L) {
     else lua_pushboolean(L, false);
     lua_rawseti(L, -2, i + 1);
   }
+  lua_pushboolean(L, graph_run_clamped(box->run));
   graph_run_free(box->run);
   box->run = NULL;
   xl_budget_check(L);
-  return 1;
+  return 2;
 }
 
 static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc, lua_CFunction close) {

@@ -77,3 +77,38 @@ t.test("models live outside scopes", function()
   t.equal(model(torch.rand(1, 3, 64, 64)).shape, { 1, 3 })
   model:close()
 end)
+
+t.test("all seven take a training step in bfloat16", function()
+  for _, name in ipairs(models.names) do
+    local scope <close> = core.memory.scope()
+    local model <close> = models[name] { classes = 3, seed = 1 }
+    local px = name == "inception_v3" and 299 or 32
+    local loss = torch.autocast({ device = "cpu", dtype = "bfloat16" }, function()
+      local y = torch.tensor { 0, 2 }
+      local logits, aux = model(torch.rand(2, 3, px, px))
+      t.equal(logits.dtype, "bfloat16")
+      local sum = torch.cross_entropy(logits:float(), y)
+      return aux and sum + 0.4 * torch.cross_entropy(aux:float(), y) or sum
+    end)
+    loss:backward()
+    t.ok(model:parameters()[1].tensor.grad:isfinite():all():item(), name)
+  end
+end)
+
+t.test("inception_v3 says how large its images must be", function()
+  local model <close> = models.inception_v3 { classes = 3 }
+  t.fails(function() model(torch.rand(2, 3, 224, 299)) end,
+    "inception_v3: the input is 224x299 pixels (expected at least 299x299 in train mode, for the auxiliary branch).")
+  t.fails(function() model:eval()(torch.rand(2, 3, 74, 299)) end, "inception_v3: the input is 74x299 pixels (expected at least 75x75).")
+end)
+
+t.test("a head may be the thesis' or torchvision's", function()
+  local function names(o)
+    local model <close> = models.resnet50(o)
+    local list = {}
+    for _, p in ipairs(model:parameters()) do if p.name:find "^fc" then list[#list + 1] = p.name .. " " .. table.concat(p.tensor.shape, "x") end end
+    return list
+  end
+  t.equal(names { classes = 5 }, { "fc.fc1.weight 512x2048", "fc.fc1.bias 512", "fc.fc2.weight 5x512", "fc.fc2.bias 5" })
+  t.equal(names { classes = 5, head = "torchvision" }, { "fc.weight 5x2048", "fc.bias 5" })
+end)

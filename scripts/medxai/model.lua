@@ -28,6 +28,7 @@ local Model = {}
 Model.__index = Model
 Model.__name = "medxai.model"
 
+local torch_version = core.tensor.torch_version()
 local layouts = { nchw = 1, channels_last = 2 }
 
 -- Runs f with the tensors made meanwhile freed afterwards, and without autograd.
@@ -449,11 +450,16 @@ local function input(self, x)
   return x
 end
 
+local function tell_clamped(self)
+  check.warn(self.name, "libtorch %s has no bfloat16 gradient of ReLU6 on CPU: clamp(0, 6) runs instead, whose gradient at exactly 0 and 6 is 1, not 0.", torch_version)
+end
+
 --- Logits (N, classes); in train mode of a network with an auxiliary branch also its logits.
 function Model:__call(x)
-  local out = self._state:run {
+  local out, clamped = self._state:run {
     x = input(self, x), outputs = self._training and self._both or self._main, training = self._training, layout = layouts[self.layout],
   }
+  if clamped then tell_clamped(self) end
   return out[1], out[2]
 end
 
@@ -502,11 +508,12 @@ function Model:forward(request)
   local wanted = table.move(outputs, 1, #outputs, 1, {})
   table.move(leaves, 1, #leaves, #wanted + 1, wanted)
   local nodes = self._def.nodes
-  local tensors = self._state:run {
+  local tensors, clamped = self._state:run {
     x = r.x and input(self, r.x), outputs = wanted, override = override, override_tensors = override_tensors, base = base, base_tensors = base_tensors,
     leaves = leaves, training = self._training, guided = r.guided, fold = r.fold, layout = layouts[self.layout],
     each = r.each and function(id, t) return r.each(nodes[id], t) end,
   }
+  if clamped then tell_clamped(self) end
   for i, name in ipairs(names) do result[name] = tensors[i] or nil end
   for i, name in ipairs(r.grad_from or {}) do result[name] = result[name] or tensors[#names + i] or nil end
   return result
