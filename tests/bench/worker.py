@@ -2,16 +2,14 @@
 import gc
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reference"))
 import torch  # noqa: E402
-from vision import torchvision  # noqa: E402
+from vision import thesis_network  # noqa: E402
 
 nn = torch.nn
 model = optimizer = x = y = flops = None
-HIDDEN = {"mobilenet_v2": 512, "efficientnet_b0": 512, "densenet121": 256, "resnet50": 512, "inception_v3": 256, "vgg19": 256}
 
 
 def status(field):
@@ -34,26 +32,6 @@ def timed(f):
     start = time.perf_counter()
     f()
     return time.perf_counter() - start
-
-
-def thesis_head(name, net):
-    """fc1, relu, dropout, fc2 in place of the classifier, as the thesis builds it."""
-    def head(n):
-        h = HIDDEN[name]
-        return nn.Sequential(OrderedDict(fc1=nn.Linear(n, h), relu=nn.ReLU(), dropout=nn.Dropout(0.5), fc2=nn.Linear(h, 3)))
-    if name == "squeezenet1_0":
-        net.classifier[1] = nn.Conv2d(512, 3, 1)
-    elif name == "vgg19":
-        net.classifier = head(25088)
-    elif name == "densenet121":
-        net.classifier = head(net.classifier.in_features)
-    elif name in ("resnet50", "inception_v3"):
-        net.fc = head(net.fc.in_features)
-        if name == "inception_v3":
-            net.AuxLogits.fc = nn.Linear(768, 3)
-    else:
-        net.classifier = head(net.classifier[1].in_features)
-    return net
 
 
 def forward():
@@ -141,8 +119,7 @@ def count_flops():
 def load(name, batch):
     global model, optimizer, x, y, flops
     torch.manual_seed(1)
-    extra = {"init_weights": True} if name == "inception_v3" else {}
-    model = thesis_head(name, getattr(torchvision.models, name)(weights=None, **extra))
+    model = thesis_network(name)
     size = 299 if name == "inception_v3" else 224
     x, y, optimizer = torch.rand(int(batch), 3, size, size), torch.arange(int(batch)) % 3, None
     model.eval()
