@@ -238,7 +238,7 @@ if dir then
   t.test("the seven networks are torchvision's, to the bounds of the parity page", function()
     for _, name in ipairs(models.names) do
       local file = io.open(dir .. "/" .. name .. ".json")
-      if file and (not only or name:find(only, 1, true)) then
+      if file and (not only or only:find(name, 1, true)) then
         file:close()
         local scope <close> = core.memory.scope()
         local want, x = read(dir .. "/" .. name .. ".json"), picture(name)

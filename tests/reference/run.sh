@@ -1,0 +1,141 @@
+#!/bin/sh
+# ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
+# Parts: networks checkpoints data gradcam training (default: all). Makes the Python side where it is absent: environment a
+# is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
+# MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts parts.
+set -u
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+top=$(CDPATH='' cd -- "$here/../.." && pwd -P)
+program=$top/build/medxai-run
+work=$top/build/reference
+data=${MEDXAI_SHARED:-$top/../shared}/data/covid-cxr
+threads=$(nproc)
+OMP_NUM_THREADS=$threads
+export OMP_NUM_THREADS
+mkdir -p "$work"
+
+say() { printf 'parity: %s\n' "$*" >&2; }
+
+imports() { PYTHONPATH=$here "$1" -c "$2" >/dev/null 2>&1; }
+
+apt() { # as root, or through sudo
+  if [ "$(id -u)" -eq 0 ]; then apt-get -q -y "$@"; else sudo apt-get -q -y "$@"; fi
+}
+
+# ---- Python ----
+
+setup_a() {
+  a=${MEDXAI_REF_A:-$work/a/bin/python}
+  imports "$a" 'import torch, torchvision, PIL, pytorch_grad_cam' && return 0
+  [ -z "${MEDXAI_REF_A:-}" ] || { say "$a lacks torch, torchvision, Pillow or grad-cam"; return 1; }
+  say "environment a: Debian's python3-torch and python3-torchvision, grad-cam 1.5.7 in build/reference/a"
+  if ! imports /usr/bin/python3 'import torch, torchvision, PIL, cv2, sklearn, venv, ensurepip'; then
+    { apt update && apt install --no-install-recommends python3-torch python3-torchvision python3-pil python3-opencv python3-sklearn \
+      python3-matplotlib python3-venv python3-pip; } >"$work/a.log" 2>&1 || { tail -n 5 "$work/a.log" >&2; return 1; }
+  fi
+  { /usr/bin/python3 -m venv --system-site-packages "$work/a" &&
+    "$work/a/bin/pip" install -q --no-deps grad-cam==1.5.7 ttach tqdm; } >>"$work/a.log" 2>&1 || { tail -n 5 "$work/a.log" >&2; return 1; }
+}
+
+setup_b() { # may fail: its parts are then left out
+  b=${MEDXAI_REF_B:-$work/b/bin/python}
+  imports "$b" 'import torch; from vision import torchvision; import safetensors' && return 0
+  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision or safetensors"; return 1; }
+  [ ! -e "$work/b.failed" ] || return 1
+  say "environment b: torch 2.13.0 in build/reference/b"
+  { /usr/bin/python3 -m venv "$work/b" &&
+    { "$work/b/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "$work/b/bin/pip" install -q torch==2.13.0; } &&
+    "$work/b/bin/pip" install -q numpy pillow safetensors &&
+    "$work/b/bin/pip" install -q --no-deps torchvision==0.28.0; } >"$work/b.log" 2>&1 && return 0
+  say "environment b cannot be made (build/reference/b.log); remove build/reference/b.failed to try again"
+  : >"$work/b.failed"
+  return 1
+}
+
+# The Python whose libtorch is the program's.
+choose_peer() {
+  ours=$("$program" -e 'print(require("medxai.core").tensor.torch_version())' | cut -d. -f1,2)
+  for peer in "$a" "${b:-}"; do
+    [ -n "$peer" ] || continue
+    theirs=$("$peer" -c 'import torch; print(".".join(torch.__version__.split(".")[:2]))' 2>/dev/null) || continue
+    [ "$theirs" != "$ours" ] || return 0
+  done
+  say "no Python has the program's libtorch $ours: float32 cannot be equal to the last bit"
+  peer=$a
+}
+
+ours() { "$program" --threads "$threads" "$top/tests/run.lua" "$@"; }
+
+# ---- parts ----
+
+part_networks() {
+  # shellcheck disable=SC2086
+  "$peer" "$here/networks.py" "$work/networks" --threads "$threads" $networks &&
+    MEDXAI_PARITY_DIR=$work/networks ours parity_networks
+}
+
+part_checkpoints() {
+  list=${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}
+  code=0
+  for name in $list; do # one at a time: vgg19's five files take 2.7 GB
+    rm -rf "$work/checkpoints"
+    "$a" "$here/networks_files.py" write "$work/checkpoints" "$name" || return 1
+    [ -z "${b:-}" ] || "$b" "$here/networks_files.py" more "$work/checkpoints" "$name" || code=1
+    MEDXAI_CHECKPOINTS_DIR=$work/checkpoints ours "parity_checkpoints.*$name" || code=1
+    "$a" "$here/networks_files.py" open "$work/checkpoints" || code=1
+    [ -z "${b:-}" ] || "$b" "$here/networks_files.py" open "$work/checkpoints" || code=1
+  done
+  rm -rf "$work/checkpoints"
+  return $code
+}
+
+part_data() {
+  "$a" "$here/resize.py" --all "$work/pictures" && MEDXAI_PICTURES_DIR=$work/pictures ours parity_data
+}
+
+part_gradcam() {
+  [ -d "$data" ] || { say "no $data: gradcam is left out"; return 0; }
+  for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
+    [ -e "$work/gradcam/$name/info.json" ] || "$a" "$here/gradcam.py" "$work/gradcam" "$data" "$name" || return 1
+  done
+  MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_gradcam
+}
+
+part_training() {
+  [ -d "$data" ] || { say "no $data: training is left out"; return 0; }
+  list=${networks:-squeezenet1_0 resnet50 mobilenet_v2}
+  # shellcheck disable=SC2086
+  "$program" --threads "$threads" "$here/training.lua" "$work/training" "$data" "${MEDXAI_PARITY_STEPS:-20}" $list &&
+    "$peer" "$here/training.py" "$work/training" "$threads" $list
+}
+
+# ---- the run ----
+
+parts=
+networks=
+while [ $# -gt 0 ]; do
+  case $1 in
+    networks|checkpoints|data|gradcam|training) parts="$parts $1" ;;
+    --) shift; networks=$*; break ;;
+    *) say "unknown part '$1' (networks checkpoints data gradcam training; networks after --)"; exit 2 ;;
+  esac
+  shift
+done
+if [ -n "$networks" ]; then
+  MEDXAI_PARITY_NETWORKS=$networks
+  export MEDXAI_PARITY_NETWORKS
+fi
+[ -n "$parts" ] || parts="networks checkpoints data gradcam training"
+
+setup_a || { say "environment a cannot be made"; exit 1; }
+setup_b || b=
+choose_peer
+passed=0
+failed=
+for part in $parts; do
+  printf '\n== %s ==\n' "$part"
+  if "part_$part"; then passed=$((passed + 1)); else failed="$failed $part"; fi
+done
+printf '\nparity: %d parts passed,%s failed\n' "$passed" "${failed:- none}"
+[ -z "$failed" ]
