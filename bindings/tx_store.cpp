@@ -1,5 +1,6 @@
 // tx_store.cpp: what reading a file of tensors needs of libtorch, which is little: several tensors over one storage.
 #include "tx_priv.hpp"
+#include <ATen/core/grad_mode.h>
 
 extern "C" int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes,
                               const int64_t *strides) {
