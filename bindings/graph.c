@@ -97,6 +97,7 @@ struct graph {
 
 typedef struct folded { tx_tensor *w, *b; uint64_t stamp; } folded; /* of one batch norm */
 struct graph_state {
+  int refs; /* the owner's, and one a run */
   graph *g;
   tx_tensor **slots; int nslots;
   unsigned char *eval; int neval; /* per node */
@@ -323,6 +324,7 @@ int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *a
 graph_state *graph_state_new(graph *g, int nslots) {
   graph_state *s = mx_calloc(1, sizeof *s);
   if (!s) return NULL;
+  s->refs = 1;
   s->nslots = nslots;
   s->neval = s->nfolded = g->count;
   s->slots = mx_calloc((size_t)nslots, sizeof *s->slots);
@@ -344,7 +346,7 @@ void graph_state_drop_folded(graph_state *s) {
 }
 
 void graph_state_free(graph_state *s) {
-  if (!s) return;
+  if (!s || --s->refs > 0) return;
   for (int i = 0; i < s->nslots; i++) tx_tensor_free(s->slots[i]);
   graph_state_drop_folded(s);
   mx_free(s->slots);
@@ -808,6 +810,7 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   graph_run *run = mx_calloc(1, sizeof *run);
   if (!run) return out_of_memory();
   run->s = s;
+  s->refs++;
   run->g = graph_retain(s->g);
   run->node = -1;
   run->layout = r->layout;
@@ -841,6 +844,7 @@ void graph_run_free(graph_run *run) {
   mx_free(run->temps);
   plan_release(run->plan);
   graph_release(run->g);
+  graph_state_free(run->s);
   mx_free(run);
 }
 

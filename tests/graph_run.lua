@@ -199,6 +199,21 @@ t.test("a Lua function is a node: values, gradients, errors", function()
   t.equal(nested(x).shape, { 2, 3 })
 end)
 
+t.test("a function node may close its model, run it again, or collect garbage", function()
+  local model
+  local depth = 0
+  model = tiny { func = function(v)
+    depth = depth + 1
+    collectgarbage()
+    if depth == 1 then model(torch.rand(2, 3, 8, 8)) else model:close() end
+    return v
+  end }
+  t.fails_like(function()
+    model(torch.rand(2, 3, 8, 8))
+    model(torch.rand(2, 3, 8, 8))
+  end, "model is closed")
+end)
+
 t.test("dropout draws from torch's generator while training, and nothing with p = 0", function()
   local model <close> = tiny()
   local x = torch.randn(4, 3, 8, 8)

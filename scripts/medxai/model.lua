@@ -495,7 +495,8 @@ for _, rule in pairs(forward_spec) do rule.field = false end
 ---             graph, where they descend from another one), for torch.autograd.grad
 ---   guided    rectifiers pass positive gradients only
 ---   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from)
----   each      function(name, tensor) called after every node in order; true stops the run there
+---   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open during
+---             the call only: clone what is to be kept
 ---@param request table
 ---@return table<string, table> tensors by name: outputs and grad_from
 function Model:forward(request)
