@@ -390,13 +390,14 @@ static store_entry *new_entry(store *s) {
   return &s->entries[s->nentries++];
 }
 
-static bool metadata(store *s, json *j) {
+static bool metadata(store *s, json *j, bool keep) {
+  store_entry unkept;
   if (!sign(j, '{'))
     return false;
   if (sign(j, '}'))
     return true;
   do {
-    store_entry *e = new_entry(s);
+    store_entry *e = keep ? new_entry(s) : &unkept;
     if (!e || !string(&e->name, &e->len, j) || !sign(j, ':') || !string(&e->text, &e->text_len, j))
       return false;
   } while (sign(j, ','));
@@ -416,11 +417,8 @@ static bool header(store *s, json *j, header_line *lines, size_t *n, const char 
       if (!string(&name, &len, j) || !sign(j, ':'))
         return false;
       if (!strcmp(name, "__metadata__")) {
-        size_t before = s->nentries;
-        if (!metadata(s, j))
+        if (!metadata(s, j, lines != NULL))
           return false;
-        if (!lines)
-          s->nentries = before;
         continue;
       }
       header_line *h = lines ? &lines[*n] : &skipped;
@@ -509,10 +507,12 @@ static bool open_safetensors(store *s, int64_t length, char *error, size_t room)
   s->format = "safetensors";
   if (length > s->size - 8)
     return say(error, room, "is cut short");
-  char *copy = length <= HEADER_LIMIT ? mx_malloc((size_t)length + 1) : NULL;
+  if (length > HEADER_LIMIT)
+    return say(error, room, "has a header of %lld bytes, which is too long", (long long)length);
+  char *copy = mx_malloc((size_t)length + 1);
   s->bytes = copy ? mx_malloc((size_t)length + 1) : NULL;
   bool ok = s->bytes ? read_at(s->fd, s->bytes, length, 8) || say(error, room, "cannot be read (%s)", strerror(errno))
-                     : say(error, room, "has a header of %lld bytes, which is too long", (long long)length);
+                     : say(error, room, "does not fit into memory");
   if (ok) {
     memcpy(copy, s->bytes, (size_t)length);
     json count = { copy, copy + length };
@@ -718,6 +718,7 @@ store_out *store_create(const char *path, char *error, size_t room) {
   store_out *o = mx_calloc(1, sizeof *o);
   size_t n = strlen(path) + 32;
   int fd = -1;
+  errno = ENOMEM;
   if (o && (o->path = mx_strdup(path)) && (o->temporary = mx_malloc(n))) {
     snprintf(o->temporary, n, "%s.tmp-%ld", path, (long)getpid());
     unlink(o->temporary); /* of a dead process with our number */
@@ -735,6 +736,7 @@ store_out *store_create(const char *path, char *error, size_t room) {
 }
 
 bool store_write_start(store_out *o, const pickle_out *pickle, const double *numbers, size_t n) {
+  errno = ENOMEM;
   o->zip = zip_writer_new(o->f, "archive");
   bool ok = o->zip && zip_write(o->zip, "data.pkl", pickle->data, pickle->n) && zip_write(o->zip, "byteorder", "little", 6) &&
             (n == 0 || zip_write(o->zip, "data/" STORE_NUMBERS, numbers, n * sizeof *numbers));
@@ -754,7 +756,12 @@ bool store_write_bytes(store_out *o, const void *data, size_t n) {
 /* The folder is synced as well, so that the new name survives a power cut; not every file system can. */
 static void sync_folder(const char *path) {
   const char *slash = strrchr(path, '/');
-  char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : mx_strdup(".");
+  size_t n = slash > path ? (size_t)(slash - path) : 1;
+  char *folder = mx_malloc(n + 1);
+  if (folder) {
+    memcpy(folder, slash ? path : ".", n);
+    folder[n] = 0;
+  }
   int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
   if (fd >= 0) {
     (void)!fsync(fd);

@@ -311,7 +311,7 @@ static bool directory_entry(zip_writer *w, const char *name, size_t len, uint64_
     size_t room = (w->room + CENTRAL_SIZE + len + 28) * 2;
     unsigned char *more = mx_realloc(w->directory, room);
     if (!more)
-      return false;
+      return errno = ENOMEM, false;
     w->directory = more;
     w->room = room;
   }

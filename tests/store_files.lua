@@ -289,3 +289,30 @@ t.test("a full disk is one error; the old file stays and no temporary one does",
   t.equal(left:read "n", 0)
   left:close()
 end)
+
+t.test("an allocation that fails is an error, whichever it is", function()
+  local memory, live = require("medxai.core").memory, require("medxai.core").image.live_blocks
+  local dir = t.tmpdir()
+  local list = store.load(folder .. "odd.pt").tensors
+  local before = live()
+  local function sweep(f, fail_after)
+    local n, ok, message = -1, false, nil
+    while not ok do
+      n = n + 1
+      fail_after(n, 3) -- a retry fails as well
+      ok, message = pcall(f)
+      fail_after(-1)
+      t.ok(ok or message:find "memory" or message:find "too large", message)
+      t.ok(n < 2000)
+    end
+    t.ok(n > 3)
+    collectgarbage()
+    collectgarbage()
+    t.equal(live(), before)
+  end
+  for _, file in ipairs { "odd.pt", "odd_legacy.pth", "odd.safetensors" } do
+    sweep(function() store.load(folder .. file) end, memory.c_fail_after)
+    sweep(function() store.load(folder .. file) end, memory.fail_after)
+  end
+  sweep(function() store.save(dir .. "/x.pt", list) end, memory.c_fail_after)
+end)
