@@ -77,10 +77,10 @@ const char *xl_megabytes(char buf[32], int64_t bytes) {
 }
 
 noreturn void xl_budget_nomem(lua_State *L, const char *what) {
+  char why[512], asked[32], live[32], limit[32];
+  snprintf(why, sizeof why, "%s", tx_error()); /* before asking the allocators, which may fail themselves */
   tx_memory m;
   tx_memory_stats(&m);
-  char asked[32], live[32], limit[32];
-  const char *why = tx_error();
   static const char ours[] = "out of memory: ";
   if (strncmp(why, ours, sizeof ours - 1) != 0) /* the device's allocator, or libtorch's own new */
     xl_error(L, "out of memory: %s: %s. Use a smaller batch or image.", what, why);
