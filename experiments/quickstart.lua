@@ -6,7 +6,7 @@ local xai = require "medxai"
 local run = xai.run { name = "quickstart", seed = 42 }
 
 -- Data: made here, so that nothing has to be downloaded.
-local data = xai.dataset.phantom { n_train = 600, n_val = 96, n_test = 96, size_px = 128 }
+local data = xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 96, size_px = 128 }
 
 -- Model: MobileNet V2 from scratch, with torchvision's own head, every layer trained.
 local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
@@ -14,8 +14,8 @@ local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvis
 -- Training
 run:fit(model, data, {
   optim = xai.optim.adam { lr = 0.001 },
-  schedule = xai.optim.cosine_annealing_lr { t_max = 14 },
-  epochs = 14,
+  schedule = xai.optim.cosine_annealing_lr { t_max = 7 },
+  epochs = 7,
   batch = 16,
 })
 

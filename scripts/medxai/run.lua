@@ -273,12 +273,14 @@ function Run:time(step, name, seconds, more)
   files.append_line(path, files.csv_line(time_columns, row))
 end
 
---- Times a step until the returned value is closed; then the memory that was kept for reuse goes back.
+--- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept for
+--- reuse goes back.
 function Run:clock(step)
   local began = host.now()
+  self.busy = false
   return setmetatable({}, { __close = function(_, problem)
     require("medxai.core").memory.empty_cache()
-    if problem == nil then self:time(step, "whole", host.now() - began) end
+    if problem == nil and self.busy then self:time(step, "whole", host.now() - began) end
   end })
 end
 

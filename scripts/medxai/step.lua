@@ -71,7 +71,7 @@ function Step:differences(most)
 end
 
 function Step:write(status, result, list)
-  if self.run then self.run.worked = true end
+  if self.run then self.run.worked, self.run.busy = true, true end
   files.write_data(self.path, { step = self.name, key = self.key, status = status, fields = self.fields, result = result, files = list })
 end
 
