@@ -1,4 +1,5 @@
--- Optimizers and schedules against Python's torch 1.13.1: tests/reference/optim.py made the numbers.
+-- Optimizers and schedules against Python's torch 1.13.1: tests/reference/optim.py made the numbers. Another libtorch rounds
+-- square roots and fused products otherwise, in Python too: there the optimizers agree to 1e-6.
 local t = require "t"
 local torch = require "medxai.torch"
 local optim = require "medxai.optim"
@@ -17,6 +18,8 @@ local cases = { -- the same list stands in tests/reference/optim.py
   { "rmsprop", { lr = 0.02, alpha = 0.9, momentum = 0.7, centered = true, weight_decay = 0.05 } },
   { "sgd", { lr = 0.1, momentum = 0.9 }, { lr = 0.5, momentum = 0 } }, -- b in a group of its own
 }
+
+local is_same_torch = require("medxai.core").tensor.torch_version():find "^1%.13" ~= nil
 
 local dump = torch.load_npy(t.root .. "/tests/reference/optim.npy")
 
@@ -40,13 +43,15 @@ end
 local function expect(case_index, i, w, b)
   local row = dump[1 + STEPS + (case_index - 1) * STEPS + i]
   local got = torch.cat({ w:detach():reshape(-1), b:detach() })
-  if got:data_string() ~= row:contiguous():data_string() then
+  if not is_same_torch then
+    t.near(got, row, 1e-6)
+  elseif got:data_string() ~= row:contiguous():data_string() then
     error(("case %d differs at step %d by %g"):format(case_index, i + 1, (got - row):abs():max():item()), 2)
   end
 end
 
 for index, case in ipairs(cases) do
-  t.test(("%s (case %d) equals Python's to the last bit for 20 steps, its state carried over at step 10"):format(case[1], index), function()
+  t.test(("%s (case %d) equals Python's 1.13 to the last bit for 20 steps, its state carried over at step 10"):format(case[1], index), function()
     local w, b = leaf(dump[0], 0, 20, 5, 4), leaf(dump[0], 20, 24, 4)
     local o = build(case, w, b)
     for i = 0, STEPS - 1 do
