@@ -111,6 +111,19 @@ t.test("tensors that nobody holds do not pile up", function()
   t.ok(memory().peak_bytes - before < 400 * MB, "peak " .. (memory().peak_bytes - before) / MB .. " MB")
 end)
 
+t.test("an optimizer's step that would not fit changes nothing", function()
+  local s <close> = memory.scope()
+  local w = torch.ones(MB):requires_grad_()
+  w.grad = torch.ones(MB)
+  local o = require("medxai.optim").adam({ lr = 0.1 }):build { { names = { "w" }, params = { w } } }
+  with_limit(10, function()
+    t.fails_like(function() o:step() end, "^out of memory: optimizer asked for 28 MB, ")
+    t.equal({ #o:state(), w:min():item() }, { 0, 1 })
+  end)
+  o:step()
+  t.near(w:max():item(), 0.9, 1e-6)
+end)
+
 t.test("2,000 training steps keep memory flat", function()
   local optim = require "medxai.optim"
   local s <close> = memory.scope()
