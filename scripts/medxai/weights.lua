@@ -85,31 +85,32 @@ local function show_progress(name, bytes, mb, at)
   return now
 end
 
--- Runs a fetch as a child and watches it twice a second, so that Ctrl-C is heard. Returns its exit status and last words.
+-- The fetch runs in the background of a shell that tells its size twice a second. When nobody listens any more (Ctrl-C, a
+-- kill) the shell ends the fetch and tidies up; what came so far stays, for the next try.
+local watcher = [[
+trap '' PIPE; part=%s; rm -f "$part.status"
+( %s 2>"$part.log" & echo $! >"$part.pid"; wait $!; echo $? >"$part.status" ) &
+while [ ! -s "$part.status" ]; do
+  echo size $({ wc -c <"$part"; } 2>/dev/null) 2>/dev/null || { kill $(cat "$part.pid"); wait; break; }
+  sleep 0.5
+done
+echo exit $(cat "$part.status") 2>/dev/null
+tail -n 1 "$part.log" 2>/dev/null
+rm -f "$part.status" "$part.pid" "$part.log"]]
+
+-- Runs a fetch. Returns its exit status and last words.
 local function watch(command, part, name, mb)
-  local status, log = part .. ".status", part .. ".log"
-  local script = ([[rm -f %s; ( %s 2>%s & echo pid $!; wait $!; echo $? >%s ) &
-    while [ ! -s %s ]; do echo size $(wc -c <%s 2>/dev/null); sleep 0.5; done; echo exit $(cat %s)]]):format(
-    quote(status), command, quote(log), quote(status), quote(status), quote(part), quote(status))
-  local pipe, pid, code = assert(io.popen(script)), nil, 1
-  local shown = host.now()
+  local pipe <close> = assert(io.popen(watcher:format(quote(part), command)))
+  local shown, code, words = host.now(), nil, nil
   for line in pipe:lines() do
-    pid = line:match "^pid (%d+)" or pid
-    code = tonumber(line:match "^exit (%d+)") or code
     local bytes = tonumber(line:match "^size (%d+)")
-    if bytes then shown = show_progress(name, bytes, mb, shown) end
-    if host.interrupted() and pid then
-      os.execute("kill " .. pid .. " 2>/dev/null")
-      break
-    end
+    if code then words = line
+    elseif bytes then shown = show_progress(name, bytes, mb, shown)
+    else code = tonumber(line:match "^exit (%d+)") end
+    if host.interrupted() then error("interrupted", 0) end
   end
-  pipe:close()
   if host.is_tty and not host.options.quiet then io.stderr:write "\n" end
-  local words = files.exists(log) and files.read(log):match "([^\n]+)\n*$" or nil
-  os.remove(status)
-  os.remove(log)
-  if host.interrupted() then error("interrupted", 0) end
-  return code, words
+  return code or 1, words
 end
 
 -- A lock that another process may hold for as long as its download takes.
