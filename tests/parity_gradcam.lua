@@ -95,7 +95,7 @@ local function read_made(name, model)
   local scope <close> = xai.scope()
   local side = model.size_px
   local data = xai.dataset.files { dumps .. "/" .. name .. "/made.png", size_px = side, resize_px = side }
-  local off = (data.test:batch({ 1 }).x:select(0, 0) - npy(name .. "/square.x")[3]):abs():max():item()
+  local off = (data.test:batch({ 1 }).x:select(0, 0) - npy(name .. "/square.x")[-1]):abs():max():item()
   count[off == 0 and "passed" or "failed"] = count[off == 0 and "passed" or "failed"] + 1
   print(("  %-44s differs by %g"):format("reader, 320 x 211 in colour", off))
 end

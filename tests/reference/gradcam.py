@@ -114,7 +114,7 @@ def dump(out, name, data):
     torch.manual_seed(1)
     build = getattr(torchvision.models, name)
     model = build(weights=None, num_classes=3, **({"init_weights": True} if name == "inception_v3" else {}))
-    model = train(model, data, size, 4 if name == "vgg19" else 24)
+    model = train(model, data, size, 1 if name == "vgg19" else 24)
     torch.save(model.state_dict(), out / "weights.pt")
     made_image().save(out / "made.png")
     square = torch.stack([read(images(data, "Test", 1)[k][0], size) for k in range(3)] + [read(made_image(), size)])
