@@ -63,6 +63,7 @@ int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const 
 
 /* ---- operators -------------------------------------------------------------------------------------------- */
 typedef enum tx_kind {
+  TX_DEFAULT = -1, /* in a value: the schema's default */
   TX_NONE,    /* None; in a value: use for an absent optional */
   TX_TENSOR, TX_INT, TX_DOUBLE, TX_BOOL, TX_STRING,
   TX_SCALAR,  /* schema only: a value gives TX_INT, TX_DOUBLE or TX_BOOL */
@@ -119,9 +120,8 @@ bool tx_name_fits(tx_kind kind, const char *name); /* is it the name of a dtype,
 /* Every operator name of namespace aten, sorted; returns the count and fills up to room. */
 int tx_op_names(const char **names, int room);
 
-/* Calls op with nargs values in schema order; missing trailing ones, and those whose kind is -1 (TX_DEFAULT), take the schema's default.
+/* Calls op with nargs values in schema order; missing trailing ones, and those of kind TX_DEFAULT, take the schema's default.
  * results: room for tx_op_nresults(op). TX_NOMEM on out of memory (host or device), TX_INTERRUPTED when the flag is up. */
-#define TX_DEFAULT ((tx_kind)-1)
 int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs);
 
 /* ---- autograd, modes -------------------------------------------------------------------------------------- */
