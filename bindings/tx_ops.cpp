@@ -346,12 +346,32 @@ void value_out(tx_value &v, tx_kind declared, c10::IValue &&x) {
 // The stack of the last call, kept for its memory. A call takes it away, so a call inside a call finds an empty one.
 thread_local std::vector<c10::IValue> spare_stack;
 
+// Lists of integers on which libtorch 1.13 crashes: int[2] with none or three, sizes that overflow when multiplied.
+// Returns the list to pass: one number for int[N] counts N times.
+c10::IValue checked_ints(const tx_op &op, size_t i, const tx_value &v) {
+  const tx_arg &a = op.args[i];
+  if (a.fixed > 1 && v.n != a.fixed) {
+    const bool empty_default = v.n == 0 && a.has_default && op.defaults[i].isIntList() && op.defaults[i].toIntVector().empty();
+    if (v.n == 1) return c10::IValue(std::vector<int64_t>(static_cast<size_t>(a.fixed), v.is[0]));
+    if (!empty_default) throw std::invalid_argument(std::string("argument '") + a.name + "' (expected " + std::to_string(a.fixed) + " integers, got " + std::to_string(v.n) + ")");
+  }
+  if (strstr(a.name, "size")) {
+    int64_t elements = 1;
+    for (int64_t k = 0; k < v.n; k++) {
+      if (v.is[k] > 1 && __builtin_mul_overflow(elements, v.is[k], &elements)) elements = INT64_MAX;
+      if (v.is[k] < INT32_MIN || elements > (int64_t(1) << 52)) throw std::invalid_argument(std::string("argument '") + a.name + "' names a tensor that no machine can hold");
+    }
+  }
+  return from_list(a, v);
+}
+
 void push_arguments(std::vector<c10::IValue> &stack, const tx_op &op, const tx_value *args, int nargs) {
   int n = static_cast<int>(op.args.size());
   if (nargs > n) throw std::invalid_argument("too many arguments (" + std::to_string(nargs) + " for " + op.schema + ")");
   for (int i = 0; i < n; i++) {
     if (i < nargs && args[i].kind != TX_DEFAULT) {
-      stack.push_back(to_ivalue(op.args[i], args[i]));
+      const bool ints = op.args[i].kind == TX_INTS && args[i].kind == TX_INTS;
+      stack.push_back(ints ? checked_ints(op, static_cast<size_t>(i), args[i]) : to_ivalue(op.args[i], args[i]));
     } else {
       if (!op.args[i].has_default && !op.args[i].optional)
         throw std::invalid_argument(std::string("argument '") + op.args[i].name + "' is missing (" + op.schema + ")");

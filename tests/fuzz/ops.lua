@@ -119,6 +119,20 @@ local function parameters(schema)
   return list
 end
 
+-- For a look at one case: MEDXAI_FUZZ_SHOW=1 and the child's other variables.
+local function show(args, n)
+  local function text(v)
+    if core.tensor.is_tensor(v) then return v.dtype .. "[" .. table.concat(v.shape, "x") .. "]" .. (v.requires_grad and "g" or "") end
+    if type(v) ~= "table" then return tostring(v) end
+    local parts = {}
+    for k, e in pairs(v) do parts[#parts + 1] = (type(k) == "string" and k .. "=" or "") .. text(e) end
+    return "{" .. table.concat(parts, ", ") .. "}"
+  end
+  local parts = {}
+  for i = 1, n do parts[i] = text(args[i]) end
+  io.stderr:write(table.concat(parts, ", "), "\n")
+end
+
 local function one_case(call, params)
   base_shape, base_dtype, grads = pick(shapes), pick(dtypes), {}
   local args, names, n = {}, {}, 0
@@ -130,6 +144,7 @@ local function one_case(call, params)
   end
   while n > 0 and args[n] == nil do n = n - 1 end
   if next(names) then n = n + 1; args[n] = names end
+  if os.getenv "MEDXAI_FUZZ_SHOW" then show(args, n) end
   local ok, result = pcall(call, table.unpack(args, 1, n))
   if ok and #grads > 0 and core.tensor.is_tensor(result) and result.requires_grad then
     pcall(function() result:sum():backward() end)
@@ -147,7 +162,7 @@ local function child()
   torch = require "medxai.torch"
   local first, last = tonumber(os.getenv "MEDXAI_FUZZ_FIRST"), tonumber(os.getenv "MEDXAI_FUZZ_LAST")
   local from, cases = tonumber(os.getenv "MEDXAI_FUZZ_CASE"), tonumber(os.getenv "MEDXAI_FUZZ_CASES")
-  core.memory.set_limit(300 << 20)
+  core.memory.set_limit(300) -- MB
   local names = {}
   for name in io.lines(os.getenv "MEDXAI_FUZZ_NAMES") do names[#names + 1] = name end
   local note = assert(io.open(note_path, "r+b"))
