@@ -391,6 +391,28 @@ void take_results(tx_value *results, const tx_op &op, std::vector<c10::IValue> &
   }
 }
 
+// libtorch sets an output's sizes before it asks for its memory: after a failure the tensor would reach beyond its
+// storage. Such a tensor becomes empty.
+void mend(const tx_value *args, int nargs) noexcept {
+  for (int i = 0; i < nargs; i++) {
+    if (args[i].kind != TX_TENSOR || !args[i].t) continue;
+    c10::TensorImpl *t = tx::impl(args[i].t);
+    try {
+      if (t->layout() != at::kStrided || !t->has_storage() || t->numel() == 0) continue;
+      int64_t last = t->storage_offset();
+      bool beyond = false;
+      for (int64_t d = 0; d < t->dim(); d++) {
+        int64_t step;
+        beyond = beyond || __builtin_mul_overflow(t->sizes()[d] - 1, t->strides()[d], &step) || __builtin_add_overflow(last, step, &last);
+      }
+      const int64_t have = static_cast<int64_t>(t->storage().nbytes() / t->itemsize());
+      if (beyond || last >= have) t->set_sizes_contiguous({0});
+    } catch (...) {
+      continue;
+    }
+  }
+}
+
 }  // namespace
 
 // ---- the wall -----------------------------------------------------------------------------------------------------
@@ -470,6 +492,7 @@ int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nar
     stack.clear();
     spare_stack = std::move(stack);
   });
+  if (status != TX_OK) mend(args, nargs);
   if (status == TX_ERROR) tx::reword(*op, args, nargs);
   return status;
 }
