@@ -7,11 +7,56 @@
 
 /* ---- fields ------------------------------------------------------------------------------------------------- */
 
+/* A shape is a plain list that prints as "{2, 3}" and compares by its numbers. */
+static int shape_tostring(lua_State *L) {
+  luaL_Buffer b;
+  lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
+  luaL_buffinit(L, &b);
+  luaL_addchar(&b, '{');
+  for (lua_Integer i = 1; i <= n; i++) {
+    if (i > 1)
+      luaL_addstring(&b, ", ");
+    lua_rawgeti(L, 1, i);
+    luaL_tolstring(L, -1, NULL);
+    lua_remove(L, -2);
+    luaL_addvalue(&b);
+  }
+  luaL_addchar(&b, '}');
+  luaL_pushresult(&b);
+  return 1;
+}
+
+static int shape_eq(lua_State *L) {
+  lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
+  bool same = n == (lua_Integer)lua_rawlen(L, 2);
+  for (lua_Integer i = 1; same && i <= n; i++) {
+    lua_rawgeti(L, 1, i);
+    lua_rawgeti(L, 2, i);
+    same = lua_compare(L, -1, -2, LUA_OPEQ);
+    lua_pop(L, 2);
+  }
+  lua_pushboolean(L, same);
+  return 1;
+}
+
+static void set_shape_metatable(lua_State *L) {
+  if (luaL_newmetatable(L, "medxai.shape")) {
+    lua_pushcfunction(L, shape_tostring);
+    lua_setfield(L, -2, "__tostring");
+    lua_pushcfunction(L, shape_eq);
+    lua_setfield(L, -2, "__eq");
+    lua_pushboolean(L, false); /* to getmetatable it is a plain list */
+    lua_setfield(L, -2, "__metatable");
+  }
+  lua_setmetatable(L, -2);
+}
+
 static void push_shape(lua_State *L, const tx_tensor *t) {
   int64_t sizes[TX_MAX_DIMS];
   int dim = tx_tensor_dim(t);
   tx_tensor_sizes(t, sizes);
   xl_pushints(L, sizes, dim);
+  set_shape_metatable(L);
 }
 
 static void push_grad(lua_State *L, const tx_tensor *t) {
@@ -249,7 +294,7 @@ static int tensor_size(lua_State *L) {
   int dim = tx_tensor_dim(t);
   tx_tensor_sizes(t, sizes);
   if (lua_isnoneornil(L, 2)) {
-    xl_pushints(L, sizes, dim);
+    push_shape(L, t);
     return 1;
   }
   int64_t d = xl_toint(L, 2, "size");

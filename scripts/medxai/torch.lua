@@ -258,8 +258,18 @@ function torch.Generator(options) return core.autograd.generator(options or {}) 
 
 -- ---- look-up ----
 
+local function is_documented(name) return name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name] end
+
+local function documented_names()
+  local names = {}
+  for _, name in ipairs(native.op_names()) do
+    if is_documented(name) then names[#names + 1] = name end
+  end
+  return names
+end
+
 local function unknown(what, name)
-  check.fail(what, "no operator '%s' in libtorch %s.%s", tostring(name), native.torch_version(), check.hint(tostring(name), native.op_names()))
+  check.fail(what, "no operator '%s' in libtorch %s.%s", tostring(name), native.torch_version(), check.hint(tostring(name), documented_names()))
 end
 torch._unknown = unknown
 
