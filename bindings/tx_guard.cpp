@@ -1,4 +1,4 @@
-// tx_guard.cpp: arguments on which libtorch 1.13 ends the process instead of raising, refused before the call.
+// tx_guard.cpp: arguments on which libtorch 1.13 ends the process, there or in the backward pass, refused before the call.
 // Only useful operators have a rule here; the others are denied by name (scripts/medxai/denied_ops.lua).
 #include <stdexcept>
 #include <string>
@@ -6,8 +6,17 @@
 
 namespace tx {
 
-bool is_guarded(const std::string &name) { return false; }
+bool is_guarded(const std::string &name) {
+  return name == "nll_loss" || name == "nll_loss_nd" || name == "nll_loss2d" || name == "cross_entropy_loss";
+}
 
-void guard_arguments(const tx_op &op, const std::vector<c10::IValue> &stack) {}
+// Arguments 0 and 1: (C) with one target, or (N, C, ...). No class, or one row with no target, is read out of bounds.
+void guard_arguments(const tx_op &op, const std::vector<c10::IValue> &stack) {
+  if (stack.size() < 2 || !stack[0].isTensor() || !stack[1].isTensor()) return;
+  const at::Tensor &x = stack[0].toTensor(), &target = stack[1].toTensor();
+  if (x.dim() == 0) throw std::invalid_argument("the input has no dimension (expected (classes) or (N, classes, ...))");
+  if (x.size(x.dim() == 1 ? 0 : 1) == 0) throw std::invalid_argument("the input has no class (a dimension of size 0)");
+  if (x.dim() == 1 && target.numel() == 0) throw std::invalid_argument("1 input and 0 targets do not fit");
+}
 
 }  // namespace tx
