@@ -7,7 +7,7 @@ local function interrupted(code, signals, options)
   local dir = t.tmpdir()
   local script = ([[
     %s %s -e %s >%s/out 2>%s/err & child=$!
-    for i in $(seq 400); do grep -q ready %s/out && break; sleep 0.02; done
+    for i in $(seq 400); do grep -qs ready %s/out && break; sleep 0.02; done
     before=$(date +%%s%%N)
     for s in %s; do kill -$s $child; sleep 0.2; done
     wait $child; echo $? $((($(date +%%s%%N) - before) / 1000000))
@@ -69,7 +69,7 @@ t.test("at the prompt SIGINT stops the line, not the program", function()
     mkfifo %s/in; %s -i <%s/in >%s/out 2>&1 & child=$!
     exec 3>%s/in
     echo "io.stdout:setvbuf('no') print('ready') while true do end" >&3
-    for i in $(seq 400); do grep -q ready %s/out && break; sleep 0.02; done
+    for i in $(seq 400); do grep -qs ready %s/out && break; sleep 0.02; done
     kill -INT $child; echo "1 + 1" >&3; exec 3>&-; wait $child; echo "code $?" >>%s/out
   ]]):format(dir, t.quote(host.exe), dir, dir, dir, dir, dir)
   os.execute("timeout -k 5 30 sh -c " .. t.quote(script))
