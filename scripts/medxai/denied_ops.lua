@@ -3,7 +3,7 @@
 -- Then insides that PyTorch does not document: kernels of one backend, quantised and compressed-sparse plumbing.
 return {
   -- ended the process
-  "align_as", "align_tensors", "align_to", "batch_norm_update_stats", "choose_qparams_optimized", "ctc_loss", "gru", "lcm", "lcm_", "lstm", 
+  "align_as", "align_tensors", "align_to", "batch_norm_update_stats", "choose_qparams_optimized", "ctc_loss", "gru", "lcm", "lcm_", "lstm",
   "native_batch_norm", "native_channel_shuffle", "pdist", "quantized_lstm_cell", "rnn_relu", "rnn_tanh",
   "segment_reduce", "set_", "slow_conv3d_forward",
   -- insides
