@@ -70,6 +70,7 @@ void signals_install(lua_State *L);
 const char *signals_name(int sig);
 void signals_clear(void);                    /* the REPL goes on after an interrupt */
 void signals_finish(void);                   /* the stop has done its work: functions given to at_exit run freely */
+void signals_leave(void);                    /* the Lua state is about to be closed: no handler touches it any more */
 int signals_stopped_by(void);                /* 0: none */
 void signals_guard_library(lua_State *L);    /* pcall, xpcall and coroutines that cannot swallow an interrupt */
 lua_State *signals_running(void);            /* the coroutine that runs; NULL: none to stop */

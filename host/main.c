@@ -95,6 +95,7 @@ int main(int argc, char **argv) {
   int status = lua_pcall(L, 0, 0, 1);
   int code = status != LUA_OK ? report_failure(L, status) : run_all(L, o);
   code = module_finish(L, code);
+  signals_leave();
   lua_close(L);
   paths_free(&the_host.paths);
   options_free(o);

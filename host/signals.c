@@ -82,6 +82,8 @@ void signals_finish(void) {
   signals_clear();
 }
 
+void signals_leave(void) { running = NULL; }
+
 int signals_stopped_by(void) { return stopped_by ? stopped_by : signals_caught; }
 
 /* ---- pcall, xpcall: as Lua's, but an interrupt goes through them ---- */
