@@ -31,6 +31,7 @@ local function fill(model)
       elseif name:find("running_var$") then v = u + 0.5
       elseif name:find("running_mean$") then v = (u - 0.5) * 0.4
       elseif name:find("bias$") then v = (u - 0.5) * 0.2
+      elseif name:find("bn3.weight$") then v = u * 0.1 + 0.15
       else v = u * 0.5 + 0.75 end
       p:copy_(v)
     end
