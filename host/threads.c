@@ -113,4 +113,6 @@ void threads_set_environment(int n) {
   char text[16];
   snprintf(text, sizeof text, "%d", n);
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) setenv(names[i], text, 1);
+  /* Waiting threads sleep: spinning at every barrier, a MobileNet step on a busy machine took 3.6 to 8.2 s instead of 0.4 to 1.1. */
+  setenv("OMP_WAIT_POLICY", "passive", 0);
 }

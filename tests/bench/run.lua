@@ -165,6 +165,8 @@ local function interleaved(children, word, times)
   return seconds, above
 end
 
+local roof = 0.0 -- GFLOP/s of the best matrix product so far
+
 local function model_part(what, children, flops_factor, goal)
   print(("\n%s, batch %d, float32: seconds, ratio, MB above the loaded model, share of the matrix-product roof (goal: %s)"):format(
     what == "train" and "Training step (SGD, momentum)" or "Forward pass (no gradients)", batches[what], goal))
@@ -181,8 +183,7 @@ local function model_part(what, children, flops_factor, goal)
       if i == 2 then flops = c:ask "flops" end
       if what == "train" then c:ask "training" end
     end
-    local roof = {}
-    for i = 1, 3 do roof[i] = children[1]:ask "gemm" end
+    for _ = 1, 3 do roof = math.max(roof, children[1]:ask "gemm") end
     local seconds, above = interleaved(children, what, repeats[what])
     local cells = { network }
     for i in ipairs(children) do cells[#cells + 1] = ("%.3f"):format(seconds[i]) end
@@ -193,7 +194,7 @@ local function model_part(what, children, flops_factor, goal)
       if above[1] > above[i] then more[#more + 1] = network .. " (" .. children[i].name .. ")" end
     end
     for i in ipairs(children) do cells[#cells + 1] = ("%.0f"):format(above[i]) end
-    cells[#cells + 1] = flops and ("%.0f %%"):format(100 * flops_factor * flops / seconds[1] / 1e9 / math.max(table.unpack(roof))) or "-"
+    cells[#cells + 1] = flops and ("%.0f %%"):format(100 * flops_factor * flops / seconds[1] / 1e9 / roof) or "-"
     row(cells, widths)
     for _, c in ipairs(children) do c:ask "drop" end
   end
