@@ -3,8 +3,9 @@
 -- Then insides that PyTorch does not document: kernels of one backend, quantised and compressed-sparse plumbing.
 return {
   -- ended the process
-  "align_as", "align_tensors", "align_to", "batch_norm_update_stats", "choose_qparams_optimized", "ctc_loss", "gru", "lcm", "lcm_", "lstm",
-  "native_batch_norm", "native_channel_shuffle", "pdist", "quantized_lstm_cell", "rnn_relu", "rnn_tanh",
+  "align_as", "align_tensors", "align_to", "batch_norm_update_stats", "choose_qparams_optimized", "ctc_loss", "embedding_bag", "gru", "gru_cell", "lcm", "lcm_",
+  "lstm", "lstm_cell", "lu_unpack",
+  "native_batch_norm", "native_channel_shuffle", "pdist", "quantized_lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell",
   "segment_reduce", "set_", "slow_conv3d_forward",
   -- insides
   "batch_norm_elemt", "batch_norm_gather_stats", "batch_norm_gather_stats_with_counts", "batch_norm_stats", "ccol_indices",
