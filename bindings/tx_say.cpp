@@ -126,7 +126,7 @@ const char *dtype_of_cpp_name(const Text &word) {
 
 bool is_dtype_message(const Text &l) {
   return has(l, "expected scalar type") || has(l, "to have the same dtype") || has(l, "should be the same") || has(l, "expected both") ||
-         has(l, "same dtype") || has(l, "Expected object of scalar type") || has(l, "must have the same dtype") || has(l, "mixed dtype");
+         has(l, "same dtype") || has(l, "Expected object of scalar type") || has(l, "must have the same dtype") || has(l, "expected target dtype") || has(l, "mixed dtype");
 }
 
 bool dtypes(const Call &c, Text &line) {
@@ -144,6 +144,13 @@ bool dtypes(const Call &c, Text &line) {
     }
   }
   char want[32], got[32];
+  // libtorch 2's text for targets
+  if (sscanf(line.c_str(), "expected target dtype to be %31s or Byte, but got %31s", want, got) == 2) {
+    const char *have = dtype_of_cpp_name(got);
+    if (!have) return false;
+    line = Text("a tensor is ") + have + " (expected int64). Convert it with t:to(\"int64\").";
+    return true;
+  }
   if (sscanf(line.c_str(), "expected scalar type %31s but found %31s", want, got) != 2) return false;
   const char *w = dtype_of_cpp_name(want), *g = dtype_of_cpp_name(got);
   if (!w || !g) return false;
@@ -289,11 +296,12 @@ bool gradients(const Call &, Text &line) {
 }
 
 // "torch.cat(): expected ..." without what names the function again, and with a small first letter
-void tidy(Text &line) {
+void tidy(const Text &name, Text &line) {
   size_t i = 0;
   while (i < line.size() && (isalnum(static_cast<unsigned char>(line[i])) || line[i] == '_' || line[i] == '.' || line[i] == ':')) i++;
   Text word = line.substr(0, i);
-  if (line.compare(i, 4, "(): ") == 0) line.erase(0, i + 4);
+  if (word == name + ":" && line[i] == ' ') line.erase(0, i + 1);
+  else if (line.compare(i, 4, "(): ") == 0) line.erase(0, i + 4);
   else if (i > 0 && word.back() == ':' && line[i] == ' ' && (has(word, "linalg") || has(word, "torch") || has(word, "fft"))) line.erase(0, i + 1);
   if (line.size() > 1 && isupper(static_cast<unsigned char>(line[0])) && islower(static_cast<unsigned char>(line[1])))
     line[0] = static_cast<char>(tolower(static_cast<unsigned char>(line[0])));
@@ -310,7 +318,7 @@ void reword(const tx_op &op, const tx_value *args, int nargs) noexcept {
     const bool is_product = !is_dtype_message(line) && product(c, line);
     if (!is_product && !dtypes(c, line) && !broadcast(c, line) && !lists(c, line) && !reshape(c, line) && !convolution(c, line) &&
         !ranges(c, line) && !gradients(c, line))
-      tidy(line);
+      tidy(op.name, line);
     set_error_line(line.c_str(), is_product && op.name == "linear" ? "matmul" : nullptr);
   } catch (...) {
     return;  // libtorch's own line stays

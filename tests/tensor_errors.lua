@@ -47,7 +47,7 @@ end)
 t.test("sizes that no machine has are errors", function()
   t.fails_like(function() return torch.zeros(1 << 50, 1 << 20) end, "^zeros: ")
   t.fails_like(function() return torch.zeros(1 << 40) end, "out of memory")
-  t.fails_like(function() return torch.zeros(-1) end, "^zeros: trying to create tensor with negative dimension %-1")
+  t.fails_like(function() return torch.zeros(-1) end, "^zeros: .*negative")
   t.fails_like(function() return torch.randperm(-1) end, "^randperm: ")
 end)
 
