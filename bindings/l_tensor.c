@@ -45,8 +45,6 @@ static void set_shape_metatable(lua_State *L) {
     lua_setfield(L, -2, "__tostring");
     lua_pushcfunction(L, shape_eq);
     lua_setfield(L, -2, "__eq");
-    lua_pushboolean(L, false); /* to getmetatable it is a plain list */
-    lua_setfield(L, -2, "__metatable");
   }
   lua_setmetatable(L, -2);
 }

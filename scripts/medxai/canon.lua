@@ -20,9 +20,8 @@ end
 -- Marks an empty table that is a list; an empty table without it is a map.
 local list_meta = { __name = "medxai.list" }
 
---- Marks a table as a list, so that it is written [] when empty; one that holds something is told by its keys.
+--- Marks a table as a list, so that it is written [] when empty.
 function canon.list(t)
-  if t and next(t) ~= nil and getmetatable(t) ~= nil then return t end -- a tensor's shape, say
   return setmetatable(t or {}, list_meta)
 end
 
