@@ -2,99 +2,15 @@
 -- busy machine slows all alike. Medians, their ratio (above 1: ours is faster), peak memory above the loaded model, and the
 -- share of the machine's matrix-product roof that is reached. Peers: Debian's torch, and torch 2 where there is one.
 -- It judges nothing and fails nothing: goals are printed beside the numbers. A network's name measures that one alone.
+-- ./bootstrap bench NAME ... with a file tests/bench/NAME.lua runs that bench.
 local host = require "medxai.host"
 
 local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
 local batches = { forward = 8, train = 8 }
 local repeats = { start = 3, op = 3, forward = 3, train = 3 }
-local here = arg and arg[0] and arg[0]:match "^(.*)/[^/]*$" or "tests/bench"
-
-local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
-
-local function output(command)
-  local pipe = io.popen(command .. " 2>/dev/null")
-  local text = pipe:read "a"
-  return pipe:close() and text:gsub("%s+$", "") or nil
-end
-
-local function median(list)
-  local sorted = table.move(list, 1, #list, 1, {})
-  table.sort(sorted)
-  local n = #sorted
-  return n % 2 == 1 and sorted[n // 2 + 1] or (sorted[n // 2] + sorted[n // 2 + 1]) / 2
-end
-
--- ---- children ------------------------------------------------------------------------------------------------------------
-
--- A child that is spoken to through a named pipe and answers on its standard output.
-local Child = {}
-Child.__index = Child
-
-local function start_child(name, command, dir)
-  local fifo = dir .. "/" .. name:gsub("%W", "_")
-  assert(os.execute("mkfifo " .. quote(fifo)))
-  local from = io.popen(command .. " <" .. quote(fifo) .. " 2>" .. quote(fifo .. ".err"))
-  local to = io.open(fifo, "w")
-  return setmetatable({ name = name, from = from, to = to, errors = fifo .. ".err" }, Child)
-end
-
-function Child:ask(...)
-  self.to:write(table.concat({ ... }, " "), "\n")
-  self.to:flush()
-  local line = self.from:read "l"
-  if not line then
-    local f = io.open(self.errors)
-    error(self.name .. " died: " .. (f and f:read "a" or ""), 0)
-  end
-  if host.interrupted() then error("interrupted", 0) end
-  return tonumber(line) or line
-end
-
-function Child:close()
-  self.to:write "quit\n"
-  self.to:close()
-  self.from:close()
-end
-
--- Pythons that have torch and torchvision: { name =, python = }
-local function find_peers()
-  local list, seen = {}, {}
-  for _, python in ipairs { os.getenv "MEDXAI_REF_A" or "/usr/bin/python3", os.getenv "MEDXAI_REF_B" or "build/reference/b/bin/python", "/opt/ref/b/bin/python" } do
-    local version = output(("PYTHONPATH=%s %s -c %s"):format(quote(here .. "/../reference"), quote(python),
-      quote "import torch; from vision import torchvision; print(torch.__version__.split('+')[0])"))
-    if version and version ~= "" and not seen[version] then
-      seen[version] = true
-      list[#list + 1] = { name = "torch " .. version, python = python }
-    end
-  end
-  return list
-end
-
--- ---- tables ----------------------------------------------------------------------------------------------------------------
-
-local function row(cells, widths)
-  local out = {}
-  for i, cell in ipairs(cells) do out[i] = (i == 1 and "%-" or "%") .. widths[i] .. "s" end
-  print((table.concat(out, " | "):format(table.unpack(cells))))
-end
-
-local function heading(cells)
-  local widths, line = {}, {}
-  for i, cell in ipairs(cells) do
-    widths[i] = math.max(#cell, i == 1 and 16 or 8)
-    line[i] = ("-"):rep(widths[i])
-  end
-  print()
-  row(cells, widths)
-  print(table.concat(line, "-|-"))
-  return widths
-end
-
-local function geometric(list)
-  local sum = 0
-  for _, v in ipairs(list) do sum = sum + math.log(v) end
-  return math.exp(sum / #list)
-end
+local bench = dofile(host.script_dir .. "/side.lua")
+local here, quote, output, median, row, heading, geometric = bench.here, bench.quote, bench.output, bench.median, bench.row, bench.heading, bench.geometric
+local start_child, find_peers = bench.start_child, bench.find_peers
 
 -- ---- parts -----------------------------------------------------------------------------------------------------------------
 
@@ -206,6 +122,9 @@ function parts.forward(_, children) model_part("forward", children, 1, "1.3 time
 function parts.train(_, children) model_part("train", children, 3, "1.35 times as fast in the geometric mean") end
 
 -- ---- the run -----------------------------------------------------------------------------------------------------------------
+
+local own = (...) and (...):find "^%l+$" and not parts[...] and loadfile(here .. "/" .. (...) .. ".lua")
+if own then return own(select(2, ...)) end
 
 local order = { "start", "op", "forward", "train" }
 local wanted = {}
