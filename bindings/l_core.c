@@ -10,6 +10,7 @@ static const luaL_Reg modules[] = {
   { "tensor", luaopen_core_tensor },
   { "figure", luaopen_core_figure },
   { "image", luaopen_core_image },
+  { "impute", luaopen_core_impute },
   { "loader", luaopen_core_loader },
   { "phantom", luaopen_core_phantom },
   { "store",  luaopen_core_store },

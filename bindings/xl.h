@@ -111,6 +111,7 @@ int luaopen_core_rng(lua_State *L);
 int luaopen_core_graph(lua_State *L);
 int luaopen_core_store(lua_State *L);
 int luaopen_core_image(lua_State *L);
+int luaopen_core_impute(lua_State *L);
 int luaopen_core_loader(lua_State *L);
 int luaopen_core_phantom(lua_State *L);
 int luaopen_core_figure(lua_State *L);

@@ -1,8 +1,10 @@
 -- The figures of an explain step: a row an image (the image, then each method's overlay with class and probability), pages
--- of rows that all fit a journal page, and a chart of each metric with its intervals and chance level.
+-- of rows that all fit a journal page, what a method draws itself, and a chart of each metric with its intervals and chance
+-- level.
 -- It refuses to draw more than the first 12 images (said in the caption): maps/ holds them all.
 local canon = require "medxai.canon"
 local figure = require "medxai.figure"
+local host = require "medxai.host"
 local map = require "medxai.map"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
@@ -151,11 +153,66 @@ local function metric_figures(job, summaries, asked, out)
   end
 end
 
+-- ---- figures that a method draws itself --------------------------------------------------------------------------
+
+--- What method.draw(page) gets: the maps of one entry and what they were made of.
+---@class medxai.Page
+---@field entry table method, label, options, layers, set
+---@field numbers integer[] the images to draw, at most 12
+---@field classes string[]
+---@field colours string the experiment's choice of colours
+local Page = {}
+Page.__index = Page
+
+--- The image as the network sees it, (3, H, W) in [0, 1].
+function Page:image(number)
+  return viewable(require("medxai.batches").pixels(self.job.split:batch({ number }).x, self.job.split):select(0, 0):to { dtype = "float32" })
+end
+
+--- File, path, label, patient ... of an image.
+function Page:item(number) return self.job.split:item(number) end
+
+--- The record of an image's map: target, status, facts, settings.
+function Page:record(number) return self.job.store.records[self.entry.set .. "/" .. self:item(number).id] end
+
+--- The map (H, W) in [0, 1]; nil where the method failed.
+function Page:map(number) return self.job.store:map(self:record(number)) end
+
+--- An array that the method left beside its map; nil where there is none.
+function Page:array(number, name)
+  local path = string.format("%s/maps/%s/%s.%s.npy", self.job.run.dir, self.entry.set, self:item(number).id, name)
+  return require("medxai.files").exists(path) and torch.load_npy(path) or nil
+end
+
+--- Saves a drawing (of figure.panels and the like) as PNG, SVG and PDF; it also appears in the report.
+---@param name string part of the file's name, unlike the method's other figures
+---@param drawing table
+---@param title? string
+function Page:save(name, drawing, title)
+  self.out[#self.out + 1] = save(self.job, drawing, string.format("%s-%s-%s", self.step, self.entry.set, name), title or self.entry.label)
+end
+
+-- A figure that fails costs no map: what a researcher's method cannot draw is told.
+local function method_figures(job, chosen, asked, out)
+  for _, e in ipairs(job.entries) do
+    if e.method.draw then
+      local scope <close> = require("medxai.core").memory.scope()
+      local page = setmetatable({ job = job, entry = e, numbers = { table.unpack(chosen, 1, most_images) }, classes = job.model.classes, colours = asked.colours,
+        step = asked.name, out = out }, Page)
+      local ok, problem = pcall(e.method.draw, page)
+      if host.interrupted() then error("interrupted", 0) end
+      if not ok and not e.method.own then error(problem, 0) end
+      if not ok then job.run:warn(string.format("explain: %s could not draw its figures: %s", e.label, tostring(problem))) end
+    end
+  end
+end
+
 --- Draws and saves; asked: name, colours, scale.
 ---@return table list of { name, title, svg, paths }
 function gallery.draw(job, chosen, summaries, asked)
   local out = canon.list {}
   maps_figures(job, chosen, asked, out)
+  method_figures(job, chosen, asked, out)
   metric_figures(job, summaries, asked, out)
   return out
 end

@@ -1,6 +1,7 @@
 -- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of checked
 -- entries. A method is a table { title, version, at = "layer" | "input", needs = {...}, sign, options, map = function(ctx,
--- x, target, options) -> raw (N, h, w) }; a researcher may give just a function(x, model, target) -> (H, W).
+-- x, target, options) -> raw (N, h, w), draw = function(page) for figures of its own (gallery.lua) }; a researcher may give
+-- just a function(x, model, target) -> (H, W).
 -- It refuses unknown names and options before anything is computed.
 local check = require "medxai.check"
 local plugin = require "medxai.plugin"
@@ -22,9 +23,10 @@ end
 local function from_table(name, t, source)
   if type(t.map) ~= "function" then check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name) end
   if t.at ~= nil and t.at ~= "layer" and t.at ~= "input" then check.fail("explain", "method '%s': at is 'layer' or 'input' (got '%s').", name, tostring(t.at)) end
+  if t.draw ~= nil and type(t.draw) ~= "function" then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
   local needs = t.needs or {}
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
-    options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline }
+    options = t.options or {}, needs = needs, map = t.map, draw = t.draw, rng = t.rng, baseline = t.baseline }
 end
 
 local function build(name, value)
