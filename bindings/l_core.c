@@ -13,6 +13,7 @@ static const luaL_Reg modules[] = {
   { "impute", luaopen_core_impute },
   { "loader", luaopen_core_loader },
   { "phantom", luaopen_core_phantom },
+  { "segment", luaopen_core_segment },
   { "store",  luaopen_core_store },
   { "graph", luaopen_core_graph },
   { NULL, NULL }

@@ -115,5 +115,6 @@ int luaopen_core_impute(lua_State *L);
 int luaopen_core_loader(lua_State *L);
 int luaopen_core_phantom(lua_State *L);
 int luaopen_core_figure(lua_State *L);
+int luaopen_core_segment(lua_State *L);
 
 #endif

@@ -1,0 +1,120 @@
+/* l_segment.c: core.segment: superpixels and their boundaries. Images are float64 (3, H, W) on the CPU, label maps int64 (H, W).
+ * It refuses other types and shapes, values that are not finite and settings out of range; regions.lua brings the defaults. */
+#include <math.h>
+#include <string.h>
+#include "segment.h"
+#include "xl.h"
+
+/* The data of a contiguous CPU tensor of that type and dimension; its last two sizes. */
+static void *planes(lua_State *L, int idx, const char *what, const char *dtype, int dim, int64_t *h, int64_t *w) {
+  tx_tensor *t = xl_totensor(L, idx);
+  int64_t size[TX_MAX_DIMS];
+  if (strcmp(tx_tensor_dtype(t), dtype) != 0 || tx_tensor_dim(t) != dim)
+    xl_error(L, "%s: wrong tensor (expected %s of %d dimensions, got %s of %d).", what, dtype, dim, tx_tensor_dtype(t), tx_tensor_dim(t));
+  tx_tensor_sizes(t, size);
+  *h = size[dim - 2], *w = size[dim - 1];
+  if (dim == 3 && size[0] != 3)
+    xl_error(L, "%s: wrong shape (expected 3 channels first, got %lld).", what, (long long)size[0]);
+  if (*h < 1 || *w < 1 || *h > 32768 || *w > 32768)
+    xl_error(L, "%s: wrong size (expected 1 to 32768 a side, got %lld x %lld).", what, (long long)*h, (long long)*w);
+  if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
+    xl_error(L, "%s: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().", what);
+  return tx_tensor_data(t);
+}
+
+static const double *image(lua_State *L, int idx, const char *what, int64_t *h, int64_t *w) {
+  const double *v = planes(L, idx, what, "float64", 3, h, w);
+  for (int64_t i = 0; i < 3 * *h * *w; i++)
+    if (!isfinite(v[i]))
+      xl_error(L, "%s: the image holds values that are not finite.", what);
+  return v;
+}
+
+static double number(lua_State *L, int idx, const char *what, double low, double high) {
+  const double v = lua_type(L, idx) == LUA_TNUMBER ? lua_tonumber(L, idx) : NAN;
+  if (!(v >= low && v <= high))
+    xl_error(L, "%s: expected a number from %.14g to %.14g, got %s", what, low, high, luaL_tolstring(L, idx, NULL));
+  return v;
+}
+
+static int64_t integer(lua_State *L, int idx, const char *what, int64_t low, int64_t high) {
+  const int64_t v = xl_toint(L, idx, what);
+  if (v < low || v > high)
+    xl_error(L, "%s: expected %lld to %lld, got %lld", what, (long long)low, (long long)high, (long long)v);
+  return v;
+}
+
+static int64_t *push_labels(lua_State *L, const char *what, int64_t h, int64_t w) {
+  xl_tensor *box = xl_newtensor(L);
+  const int64_t size[2] = { h, w };
+  XL_TRY(L, what, tx_tensor_new(&box->t, "int64", 2, size, NULL, 0));
+  return tx_tensor_data(box->t);
+}
+
+/*- lab(image) -> float64 (3, H, W): L, a, b */
+static int segment_lua_lab(lua_State *L) {
+  int64_t h, w;
+  const double *rgb = image(L, 1, "lab", &h, &w);
+  xl_tensor *box = xl_newtensor(L);
+  const int64_t size[3] = { 3, h, w };
+  XL_TRY(L, "lab", tx_tensor_new(&box->t, "float64", 3, size, NULL, 0));
+  segment_lab(tx_tensor_data(box->t), rgb, h * w);
+  return 1;
+}
+
+/*- quickshift(image, kernel_size, max_dist, ratio, sigma, seed [, is_lab [, noise (H, W)]]) -> labels, count */
+static int segment_lua_quickshift(lua_State *L) {
+  int64_t h, w, noise_h, noise_w;
+  const double *rgb = image(L, 1, "quickshift", &h, &w);
+  segment_quickshift_options o = { number(L, 2, "quickshift: kernel_size", 1, 1000), number(L, 3, "quickshift: max_dist", 0, HUGE_VAL),
+    number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000), (uint64_t)integer(L, 6, "quickshift: seed", 0, INT64_MAX), NULL, lua_toboolean(L, 7) };
+  if (!lua_isnoneornil(L, 8)) {
+    o.noise = planes(L, 8, "quickshift: noise", "float64", 2, &noise_h, &noise_w);
+    if (noise_h != h || noise_w != w)
+      xl_error(L, "quickshift: noise: expected (%lld, %lld), got (%lld, %lld)", (long long)h, (long long)w, (long long)noise_h, (long long)noise_w);
+  }
+  int64_t *labels = push_labels(L, "quickshift", h, w), count = 0;
+  if (segment_quickshift(labels, &count, rgb, (int)h, (int)w, &o))
+    xl_budget_nomem(L, "quickshift");
+  lua_pushinteger(L, count);
+  return 2;
+}
+
+/*- slic(image, n_segments, compactness, sigma, iterations, connected, min_size, max_size [, is_lab]) -> labels, count (the largest label + 1) */
+static int segment_lua_slic(lua_State *L) {
+  int64_t h, w, count = 0;
+  const double *rgb = image(L, 1, "slic", &h, &w);
+  const segment_slic_options o = { integer(L, 2, "slic: n_segments", 1, INT32_MAX), number(L, 3, "slic: compactness", 1e-12, 1e12),
+    number(L, 4, "slic: sigma", 0, 1000), (int)integer(L, 5, "slic: iterations", 1, 100000), lua_toboolean(L, 6), number(L, 7, "slic: min_size", 0, 1e9),
+    number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9) };
+  int64_t *labels = push_labels(L, "slic", h, w);
+  if (segment_slic(labels, &count, rgb, (int)h, (int)w, &o))
+    xl_budget_nomem(L, "slic");
+  lua_pushinteger(L, count);
+  return 2;
+}
+
+/*- boundaries(labels, background, wrapped) -> uint8 (H, W), 1 where mark_boundaries(mode = "outer") draws */
+static int segment_lua_boundaries(lua_State *L) {
+  int64_t h, w;
+  const int64_t *labels = planes(L, 1, "boundaries", "int64", 2, &h, &w);
+  const int64_t background = xl_toint(L, 2, "boundaries: background");
+  const bool wrapped = lua_toboolean(L, 3);
+  xl_tensor *box = xl_newtensor(L);
+  const int64_t size[2] = { h, w };
+  XL_TRY(L, "boundaries", tx_tensor_new(&box->t, "uint8", 2, size, NULL, 0));
+  segment_boundaries(tx_tensor_data(box->t), labels, (int)h, (int)w, background, wrapped);
+  return 1;
+}
+
+int luaopen_core_segment(lua_State *L) {
+  static const luaL_Reg functions[] = {
+    { "lab", segment_lua_lab },
+    { "quickshift", segment_lua_quickshift },
+    { "slic", segment_lua_slic },
+    { "boundaries", segment_lua_boundaries },
+    { NULL, NULL }
+  };
+  luaL_newlib(L, functions);
+  return 1;
+}
