@@ -457,7 +457,8 @@ static void find_grad(compiler *c) {
   }
 }
 
-/* A batch norm in eval mode folds into the convolution before it, where nobody else sees that one's output. */
+/* A batch norm in eval mode folds into the convolution before it, where nobody else sees that one's output. Folded weights
+ * record no gradients of their own: recorded nodes fold only where gradients are of leaves. */
 static void find_folds(compiler *c) {
   for (int v = 0; v < c->g->count; v++) {
     const node *n = &c->g->nodes[v];
@@ -468,10 +469,10 @@ static void find_folds(compiler *c) {
   for (int v = 0; v < c->g->count; v++) {
     const node *n = &c->g->nodes[v];
     fact *f = &c->f[v];
-    if (!(n->traits & NORM) || !f->needed || is_given(f) || f->training || f->grad) continue;
+    if (!(n->traits & NORM) || !f->needed || is_given(f) || f->training || (f->grad && !c->r->nleaves)) continue;
     int u = n->inputs[0];
     fact *conv = &c->f[u];
-    if (!(c->g->nodes[u].traits & CONV) || conv->readers != 1 || conv->kept || is_given(conv) || conv->leaf || conv->grad) continue;
+    if (!(c->g->nodes[u].traits & CONV) || conv->readers != 1 || conv->kept || is_given(conv) || conv->leaf || (conv->grad && !c->r->nleaves)) continue;
     conv->folded = true;
     c->how[v] = FOLDED;
   }
@@ -511,6 +512,12 @@ static void mark_escaped(compiler *c, const node *n) {
   }
 }
 
+static bool is_guided(const graph_request *r, int v) {
+  for (int i = 0; i < r->nrectifiers; i++)
+    if (r->rectifiers[i] == v) return true;
+  return r->nrectifiers == 0;
+}
+
 static void find_hows(compiler *c) {
   for (int v = 0; v < c->g->count; v++) {
     const node *n = &c->g->nodes[v];
@@ -521,7 +528,7 @@ static void find_hows(compiler *c) {
       continue;
     }
     if (is_pass(n, f->training)) c->how[v] = PASS;
-    else if (c->r->guided && f->grad && n->traits & RECTIFIER) c->how[v] = GUIDED;
+    else if (c->r->guided && f->grad && n->traits & RECTIFIER && is_guided(c->r, v)) c->how[v] = GUIDED;
     else if (may_overwrite(c, v)) c->how[v] = IN_PLACE;
     if (c->how[v] == PASS || c->how[v] == IN_PLACE || n->traits & VIEW) f->memory = c->f[n->inputs[0]].memory;
     else if (n->traits & FRESH) f->memory = v;
@@ -584,7 +591,7 @@ static int compile(plan **out, const graph_state *s, const graph_request *r) {
 /* ---- the plan cache ----------------------------------------------------------------------------------------- */
 /* Everything that compile() reads, as bytes. */
 static size_t key_room(const graph_state *s, const graph_request *r) {
-  return 16 + sizeof(int) * (size_t)(4 + r->noutputs + r->noverrides + r->nbase + r->nleaves) + (size_t)(r->noverrides + r->nbase)
+  return 16 + sizeof(int) * (size_t)(5 + r->noutputs + r->noverrides + r->nbase + r->nleaves + r->nrectifiers) + (size_t)(r->noverrides + r->nbase)
        + (size_t)s->nslots / 8 + 1 + (size_t)s->g->count / 8 + 1;
 }
 
@@ -603,6 +610,7 @@ static size_t write_key(unsigned char *key, const graph_state *s, const graph_re
   k = put_ints(k, r->overrides, r->noverrides);
   k = put_ints(k, r->base, r->nbase);
   k = put_ints(k, r->leaves, r->nleaves);
+  k = put_ints(k, r->rectifiers, r->nrectifiers);
   for (int i = 0; i < r->noverrides; i++) *k++ = tx_tensor_requires_grad(r->override_tensors[i]);
   for (int i = 0; i < r->nbase; i++) *k++ = tx_tensor_requires_grad(r->base_tensors[i]);
   unsigned char *bits = k;
@@ -985,7 +993,9 @@ static int count_batch(graph_run *run, const step *st) {
 
 static int run_folded(tx_tensor **out, graph_run *run, const step *st) {
   const node *conv = &run->g->nodes[st->conv];
+  bool mode = tx_grad_mode(false);
   int status = fold(run->s, st->node, st->conv);
+  tx_grad_mode(mode);
   if (status != TX_OK) return status;
   const folded *f = &run->s->folded[st->node];
   status = fill_args(run, st->node, conv, f->w, f->b);

@@ -53,8 +53,9 @@ typedef struct graph_request {
   const int *overrides; tx_tensor *const *override_tensors; int noverrides;
   const int *base; tx_tensor *const *base_tensors; int nbase; /* values of an earlier run, for what no override reaches */
   const int *leaves; int nleaves;   /* where gradients begin: before them no grad */
+  const int *rectifiers; int nrectifiers; /* guided: these alone; none: all of them */
   bool training, grad;              /* grad: the caller's grad mode */
-  bool fold, guided, single;        /* single: graph_step stops after every node */
+  bool fold, guided, single;        /* single: graph_step stops after every node; fold with leaves: behind them too */
   int layout;                       /* of x: 0 as it is, 1 contiguous, 2 channels_last */
 } graph_request;
 

@@ -504,7 +504,7 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
 }
 
 /* state:run{ x=, outputs={ids}, override={ids}, override_tensors=, base={ids}, base_tensors=, leaves={ids}, training=,
- *   fold= (nil: in eval mode without grad), guided=, layout=0|1|2, each=function(id, tensor) -> stop } -> list of tensors, one an output, false where
+ *   fold= (nil: in eval mode without grad), guided=, rectifiers={ids}, layout=0|1|2, each=function(id, tensor) -> stop } -> list of tensors, one an output, false where
  *   each stopped before it; and whether a ReLU6 ran as clamp(0, 6) */
 static int state_run(lua_State *L) {
   lua_settop(L, 2);
@@ -522,6 +522,7 @@ static int state_run(lua_State *L) {
   r.overrides = ids_field(L, "override", g, &r.noverrides);
   r.base = ids_field(L, "base", g, &r.nbase);
   r.leaves = ids_field(L, "leaves", g, &r.nleaves);
+  r.rectifiers = ids_field(L, "rectifiers", g, &r.nrectifiers);
   bool fold_usually = !r.training && !r.grad && !r.nleaves;
   r.fold = lua_getfield(L, 2, "fold") == LUA_TNIL ? fold_usually : lua_toboolean(L, -1);
   lua_getfield(L, 2, "x");

@@ -27,7 +27,7 @@ local function npy(name) return torch.load_npy(dumps .. "/" .. name .. ".npy") e
 
 -- Maps (N, H, W) at one layer; change: what a mutant does.
 local function ours(model, x, layer, compat, spec, change)
-  local pass = tap.open(model, x, { layer }, true, compat)
+  local pass = tap.open(model, x, { layers = { layer }, gradients = { layer }, aliased = compat ~= nil })
   local items = {}
   for i = 1, x:size(0) do items[i] = {} end
   local fixed = target.fix(target.parse(spec, classes), pass.logits, items, classes)
@@ -35,7 +35,8 @@ local function ours(model, x, layer, compat, spec, change)
     for _, one in ipairs(fixed) do one.index = (one.index + 1) % 3 end
   end
   local ctx = {
-    activation = function() return pass:activation(layer) end,
+    activation = function() return pass:activation(layer, compat) end,
+    combine = function(_, product) return product:sum({ 1 }) end,
     gradient = function()
       local g = pass:gradient(layer, fixed)
       return change == "gradient" and g:flip({ 1 }) or g -- the channels turned round

@@ -1,35 +1,39 @@
--- Makes the maps of an explain step in batches: one forward for all methods and layers, one backward a target, under a memory
--- budget with halving on out of memory. Each map is written as soon as it is made; finished ones are not made again.
+-- Makes the maps of an explain step in batches: one forward for all methods and layers, one backward a target, and where maps are
+-- smoothed over augmentations the same once more for the five other views of the images, all under a memory budget with halving on
+-- out of memory. Each map is written as soon as it is made; finished ones are not made again.
 -- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
 local canon = require "medxai.canon"
+local check = require "medxai.check"
+local chunks = require "medxai.chunks"
+local context = require "medxai.context"
 local host = require "medxai.host"
 local map = require "medxai.map"
 local Progress = require "medxai.progress"
+local scorer = require "medxai.scorer"
 local tap = require "medxai.tap"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
 
 local batches = {}
 
-local fixed_chunk = 8 -- deterministic = true: the same batches whatever the memory
-local largest_chunk = 32
+local largest_pass = 32 -- images: on a CPU more at once are no faster
 
---- x (N, 3, H, W) without the data set's mean and std.
-function batches.pixels(x, split)
-  local config = split and split.data and split.data.config or {}
-  if not config.mean or not config.std then return x end
-  local function column(v) return torch.tensor(v, { dtype = "float32" }):view({ 1, 3, 1, 1 }):to { device = x.device } end
-  return x * column(config.std) + column(config.mean)
+-- The views of pytorch-grad-cam's aug_smooth, in its order: the factor multiplies the network's input as it is.
+batches.views = {}
+for _, flip in ipairs { false, true } do
+  for _, factor in ipairs { 0.9, 1, 1.1 } do
+    table.insert(batches.views, { flip = flip, factor = factor, identity = not flip and factor == 1,
+      name = string.format("%s x %.1f", flip and "flipped" or "as it is", factor) })
+  end
+end
+local identity = batches.views[2]
+
+local function augmented(x, view)
+  if view.flip then x = x:flip({ 3 }) end
+  return view.factor == 1 and x or x * view.factor
 end
 
--- What a method sees: the batch, the model, and activation and gradient of its layer.
-local Context = {}
-Context.__index = Context
-
-function Context:activation(layer) return self.pass:activation(layer or self.layer) end
---- The images as pixels in [0, 1], whatever mean and std the network's input was brought to.
-function Context:image() return batches.pixels(self.x, self.split) end
-function Context:gradient(layer) return self.pass:gradient(layer or self.layer, self.targets) end
+-- ---- calling methods ----------------------------------------------------------------------------------------------
 
 -- An error's text with the researcher's own line in front, where it has none yet.
 local function located(problem)
@@ -45,168 +49,321 @@ local function located(problem)
   return problem
 end
 
--- Calls a researcher's function image by image; each image has its own fate.
-local function call_own(e, context)
-  local results = {}
-  for i = 1, context.count do
-    local one = setmetatable({ x = context.x:narrow(0, i - 1, 1), targets = context.targets[i] and target.batch { context.targets[i] }, count = 1,
-      items = { context.items[i] } }, { __index = context })
-    local ok, raw = xpcall(e.method.map, located, one, one.x, one.targets, e.options)
-    if host.interrupted() then error("interrupted", 0) end
-    if not ok then
-      if batches.is_out_of_memory(raw) then error(raw, 0) end
-      results[i] = { problem = tostring(raw) }
-    else
-      local shaped, why = map.check_shape(raw, 1, context.height, context.width)
-      results[i] = shaped and { raws = { shaped } } or { problem = why }
-    end
-  end
-  return results
+-- A problem whose place is no line of code: what a method returned.
+local Wrong = {}
+Wrong.__tostring = function(self) return self.why end
+
+-- One result an image of what a method returned: { raw (1, h, w), extra }; raises where the shape is wrong.
+local function checked(ctx, raw, extras)
+  local shaped, why = map.check_shape(raw, ctx.count, ctx.height, ctx.width)
+  if not shaped then error(setmetatable({ why = why }, Wrong), 0) end
+  local list = {}
+  for i = 1, ctx.count do list[i] = { raw = shaped:narrow(0, i - 1, 1), extra = extras and extras[i] } end
+  return list
 end
 
--- Calls a library method, or a researcher's method file, once a layer for the whole batch.
-local function call_batch(e, context)
-  local raws = {}
+-- Every layer of an entry: results[i] = { raws, extras } in the order of the layers.
+local function call(e, ctx)
+  local results = {}
+  for i = 1, ctx.count do results[i] = { raws = {}, extras = {} } end
   for k, layer in ipairs(e.layers or { false }) do
-    context.layer = layer or nil
-    local raw = e.method.map(context, context.x, context.targets, e.options)
-    local shaped, why = map.check_shape(raw, context.count, context.height, context.width)
-    if not shaped then error(why, 0) end
-    raws[k] = shaped
-  end
-  local results = {}
-  for i = 1, context.count do
-    local own = {}
-    for k, raw in ipairs(raws) do own[k] = raw:narrow(0, i - 1, 1) end
-    results[i] = { raws = own }
+    ctx.layer = layer or nil
+    for i, one in ipairs(checked(ctx, e.method.map(ctx, ctx.x, ctx.targets, e.options))) do results[i].raws[k], results[i].extras[k] = one.raw, one.extra end
   end
   return results
 end
 
-local function attempt(e, context)
-  if e.method.one_by_one then return call_own(e, context) end
-  if not e.method.own then return call_batch(e, context) end
-  local ok, results = xpcall(call_batch, located, e, context)
+-- The results for all images of the context; what a researcher's own method does wrong is a result of the images that it concerns.
+local function attempt(e, ctx)
+  if e.method.one_by_one and ctx.count > 1 then
+    local results = {}
+    for i = 1, ctx.count do results[i] = attempt(e, ctx:single(i))[1] end
+    return results
+  end
+  local ok, results = xpcall(call, located, e, ctx)
   if host.interrupted() then error("interrupted", 0) end
   if ok then return results end
-  if batches.is_out_of_memory(results) then error(results, 0) end
+  local why = map.why_not_defined(results)
+  if not why and (not e.method.own or chunks.is_out_of_memory(results)) then error(getmetatable(results) == Wrong and e.method.name .. ": " .. results.why or results, 0) end
   local failed = {}
-  for i = 1, context.count do failed[i] = { problem = tostring(results) } end
+  if e.method.own and ctx.count > 1 then -- each image has its own fate
+    for i = 1, ctx.count do failed[i] = attempt(e, ctx:single(i))[1] end
+  else
+    for i = 1, ctx.count do failed[i] = { not_defined = why, problem = why or tostring(results) } end
+  end
   return failed
 end
 
-function batches.is_out_of_memory(problem)
-  return type(problem) == "string" and problem:find("out of memory", 1, true) ~= nil
+-- ---- what is written ------------------------------------------------------------------------------------------------
+
+-- All that several calls said of one image: a fact is a list where there were several calls (views, and in each the layers), one
+-- array keeps its name, others get the number of their call.
+local function merged(calls)
+  local facts, arrays, status = {}, {}, nil
+  for k, extra in ipairs(calls) do
+    status = status or extra.status
+    for name, value in pairs(extra.facts or {}) do
+      if #calls == 1 then facts[name] = value
+      else
+        facts[name] = facts[name] or canon.list {}
+        table.insert(facts[name], value)
+      end
+    end
+    for name, value in pairs(extra.arrays or {}) do arrays[#calls == 1 and name or name .. k] = value:detach():cpu():contiguous() end
+  end
+  return next(facts) and facts, arrays, status
 end
 
-local function record_of(e, job, item, t, result, judged, seconds, counts)
-  local raws, grids = result.raws or {}, canon.list {}
-  for k, raw in ipairs(raws) do grids[k] = canon.list { raw.shape[2], raw.shape[3] } end
+local function view_list(views)
+  local list = canon.list {}
+  for i, view in ipairs(views) do list[i] = { flip = view.flip, factor = view.factor } end
+  return list
+end
+
+local function record_of(e, job, item, t, result, judged)
+  local grids = canon.list {}
+  for k, raw in ipairs(result.raws or {}) do grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] } end
   local place = job.split.geometry and job.split:geometry(item.number) or nil
+  local status = result.not_defined and "not_defined" or result.problem and "failed" or judged.status == "ok" and result.status or judged.status
   return {
     maps = e.set, method = e.method.name, title = e.method.title, image_id = item.id, path = item.path, patient = item.patient or "unknown",
     source = item.source or "unknown", split = job.split.name, label = item.label and job.model.classes[item.label + 1] or nil,
     target = { kind = t.kind, as = t.as, class = t.class, index = t.index, against = t.against, logit = t.logit, probability = t.probability,
       predicted = job.model.classes[t.predicted + 1], confidence = t.confidence },
     layers = canon.list(e.layers or {}), geometry = map.geometry({ job.height, job.width }, grids, place), sign = e.method.sign, units = t.as,
-    status = result.problem and "failed" or judged.status, problem = result.problem,
+    views = e.aug_smooth and view_list(batches.views) or nil, status = status, problem = result.problem, facts = result.facts or nil,
     raw = judged and { lowest = judged.lo, highest = judged.hi, positive_share = judged.positive_share } or nil,
     hashes = { weights = job.weights, image = item.sha256 or item.id }, settings = e.settings,
     rng = e.method.rng and string.format("seed=%d purpose=%s id=%s", job.run.seed, e.method.rng, item.id) or nil,
-    seconds = seconds, forwards = counts.forwards, backwards = counts.backwards,
+    seconds = result.seconds, forwards = result.forwards, backwards = result.backwards, partials = result.partials,
   }
 end
 
--- Maps of one entry for the batch, written.
-local function run_entry(e, job, context)
-  local began = host.now()
-  local before = context.pass.backwards
-  local results = attempt(e, context)
-  local device = context.x.device
-  if device ~= "cpu" then require("medxai.core").device.synchronize() end
-  local counts = { forwards = e.method.needs and e.method.needs.gradient and 1 or 0, backwards = context.pass.backwards - before }
-  local seconds = (host.now() - began) / context.count
-  for i, result in ipairs(results) do
-    local item = context.items[i]
-    if not job.store:find(e.set, item.id) then
-      local made, judged, raws
-      if result.raws then
-        made = map.from_raw(result.raws, context.height, context.width)
-        judged = map.judge(result.raws, made)[1]
-        made = made:squeeze(0):to { device = "cpu" }:contiguous()
-        raws = {}
-        for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):to { device = "cpu" }:contiguous() end
-      else
-        local key = e.label .. "\0" .. result.problem
-        local found = job.failures[key]
-        if not found then
-          found = { label = e.label, path = tostring(item.path), problem = result.problem, count = 0 }
-          job.failures[key] = found
-          job.failures[#job.failures + 1] = found
-        end
-        found.count = found.count + 1
-      end
-      job.store:add(record_of(e, job, item, context.targets[i], result, judged, seconds, counts), made, raws)
+local function count_failure(job, e, item, problem)
+  local key = e.label .. "\0" .. problem
+  local found = job.failures[key]
+  if not found then
+    found = { label = e.label, path = tostring(item.path), problem = problem, count = 0 }
+    job.failures[key] = found
+    job.failures[#job.failures + 1] = found
+  end
+  found.count = found.count + 1
+end
+
+-- One image's map of one entry, from the results of all views.
+local function write(e, job, item, t, result)
+  if job.store:find(e.set, item.id) then return end
+  local made, judged, raws
+  if not result.problem then
+    local how = { views = batches.views, cut = e.method.cut, once = e.method.once }
+    made = map.from_raw(result.raws, job.height, job.width, how)
+    judged = map.judge(result.raws, made, how)[1]
+    made, raws = made:squeeze(0):cpu():contiguous(), {}
+    for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
+    result.facts, result.arrays, result.status = merged(result.extras)
+  elseif not result.not_defined then
+    count_failure(job, e, item, result.problem)
+  end
+  job.store:add(record_of(e, job, item, t, result, judged), made, raws, result.arrays)
+end
+
+-- ---- passes -----------------------------------------------------------------------------------------------------------
+
+-- The views of the images as one context; targets, items: of the images alone.
+local function open_pass(job, x, views, targets_of, items)
+  local list, all_items, all_views = {}, {}, {}
+  for _, view in ipairs(views) do
+    list[#list + 1] = augmented(x, view)
+    for _, item in ipairs(items) do all_items[#all_items + 1], all_views[#all_views + 1] = item, view end
+  end
+  local all = #list == 1 and list[1] or torch.cat(list, 0)
+  local pass = tap.open(job.model, all, { layers = job.layers, gradients = job.gradients, base = job.bases, aliased = job.aliased,
+    size = job.deterministic and chunks.fixed or nil })
+  return { pass = pass, x = all, items = all_items, views = all_views, targets = targets_of(pass, all_items, #views) }
+end
+
+-- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras }.
+local function run_entry(e, job, opened, results)
+  local pass, scores = opened.pass, job.scorers
+  local ctx = context.new { pass = pass, x = opened.x, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
+    split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth,
+    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = job.budget_bytes, scorers = scores, scorer = scores:of "float32" }
+  local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
+  local found = attempt(e, ctx)
+  if ctx.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
+  -- what the map costs alone: passes that it shares with other methods are counted in full
+  local seconds = host.now() - began - (pass.spent - spent)
+  if ctx.used.forward then seconds = seconds + pass.forward_seconds end
+  if ctx.used.gradient then seconds = seconds + pass.backward_seconds[ctx.targets] end
+  local n = #results
+  for i, one in ipairs(found) do
+    local r = results[(i - 1) % n + 1]
+    r.problem, r.not_defined = r.problem or one.problem, r.not_defined or one.not_defined
+    r.seconds = r.seconds + seconds / #found
+    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (scores:count "forwards" - forwards) // #found
+    r.backwards = r.backwards + (ctx.used.gradient and 1 or 0)
+    r.partials = r.partials + (scores:count "partials" - partials) // #found
+    r.calls[opened.views[i]] = one
+  end
+  job.seconds[e.set] = (job.seconds[e.set] or 0) + seconds
+end
+
+-- The calls of an image in the order of the views: one raw a layer, (1, h, w) or (1, V, h, w), and all extras.
+local function join_views(e, r)
+  if r.problem then return end
+  local views, per_layer = e.aug_smooth and batches.views or { identity }, {}
+  r.raws, r.extras = {}, {}
+  for _, view in ipairs(views) do
+    local one = r.calls[view]
+    for k, raw in ipairs(one.raws) do
+      per_layer[k] = per_layer[k] or {}
+      table.insert(per_layer[k], raw)
+      if one.extras[k] then table.insert(r.extras, one.extras[k]) end
     end
   end
-  job.seconds[e.set] = (job.seconds[e.set] or 0) + (host.now() - began)
+  for k, list in ipairs(per_layer) do r.raws[k] = #list == 1 and list[1] or torch.stack(list, 1) end
+end
+
+-- The five other views in as few passes as the budget allows, as even as possible.
+local function view_groups(job, n)
+  local others = {}
+  for _, view in ipairs(batches.views) do
+    if not view.identity then others[#others + 1] = view end
+  end
+  local at_once = job.deterministic and 1 or math.max(1, math.min(#others, job.fitting // n))
+  local groups, passes = {}, math.ceil(#others / at_once)
+  for k = 1, passes do groups[k] = table.move(others, (k - 1) * #others // passes + 1, k * #others // passes, 1, {}) end
+  return groups
+end
+
+-- Targets of each entry for a pass over several views of the images: those of the unaugmented images; in compat "predicted" is
+-- taken anew from each view.
+local function view_targets(job, entries, fixed)
+  return function(pass, items, views)
+    local by_text, out = {}, {}
+    for _, e in ipairs(entries) do
+      local key = e.description.text .. (e.compat or "")
+      if not by_text[key] then
+        local anew = e.compat and e.description.kind == "predicted"
+        local list = {}
+        for i = 1, #fixed[e] * views do list[i] = fixed[e][(i - 1) % #fixed[e] + 1] end
+        by_text[key] = anew and target.fix(e.description, pass.logits, items, job.model.classes) or target.batch(list)
+      end
+      out[e] = by_text[key]
+    end
+    return out
+  end
+end
+
+local function first_targets(job, entries)
+  return function(pass, items)
+    local by_text, out = {}, {}
+    for _, e in ipairs(entries) do
+      local key = e.description.text
+      by_text[key] = by_text[key] or target.fix(e.description, pass.logits, items, job.model.classes)
+      out[e] = by_text[key]
+    end
+    return out
+  end
+end
+
+-- How many images one pass holds, by what the first one took.
+local function measure(job, f)
+  if job.fitting then return f() end
+  local opened
+  local bytes = chunks.peak(job.model.device or "cpu", function()
+    opened = f()
+    for _, e in ipairs(job.entries) do
+      if opened.targets[e] and e.method.needs.gradient then opened.pass:gradient(job.gradients[1], opened.targets[e]) end
+    end
+  end)
+  job.fitting = math.max(1, math.min(largest_pass, math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))))
+  return opened
 end
 
 -- Loads, runs and explains the samples numbers[first..last].
 local function run_batch(job, numbers)
   local scope <close> = require("medxai.core").memory.scope()
-  local batch = job.split:batch(numbers)
-  local x = batch.x
+  local x = job.split:batch(numbers).x
   local shape = x.shape
   job.height, job.width = shape[3], shape[4]
-  local moved = x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
-  local pass = tap.open(job.model, moved, job.layers, job.needs_gradient, job.compat)
-  local items = {}
-  for i, number in ipairs(numbers) do
-    local item = job.split:item(number)
-    items[i] = setmetatable({ number = number }, { __index = item })
-  end
-  local targets = {}
+  x = x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
+  local items, open, augmenting, results = {}, {}, {}, {}
+  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
   for _, e in ipairs(job.entries) do
-    local key = e.description.text
-    targets[key] = targets[key] or target.fix(e.description, pass.logits, items, job.model.classes)
-    local open = false
-    for _, item in ipairs(items) do open = open or not job.store:find(e.set, item.id) end
-    if open then
-      run_entry(e, job, setmetatable({ pass = pass, model = job.model, split = job.split, x = moved, targets = targets[key], items = items, count = #numbers,
-        height = job.height, width = job.width, seed = job.run.seed, compat = job.compat }, Context))
+    local missing = false
+    for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
+    if missing then
+      open[#open + 1] = e
+      if e.aug_smooth then augmenting[#augmenting + 1] = e end
+      results[e] = {}
+      for i = 1, #items do results[e][i] = { calls = {}, seconds = 0.0, forwards = 0, backwards = 0, partials = 0 } end
+    end
+  end
+  local fixed
+  local function pass_over(views, entries, targets_of)
+    local inner <close> = require("medxai.core").memory.scope()
+    local opened = measure(job, function() return open_pass(job, x, views, targets_of, items) end)
+    fixed = fixed or opened.targets
+    for _, e in ipairs(entries) do
+      run_entry(e, job, opened, results[e])
+      inner:keep(results[e])
+    end
+  end
+  pass_over({ identity }, open, first_targets(job, open))
+  for _, views in ipairs(#augmenting > 0 and view_groups(job, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  for _, e in ipairs(open) do
+    for i, item in ipairs(items) do
+      join_views(e, results[e][i])
+      write(e, job, item, fixed[e][i], results[e][i])
     end
   end
 end
 
 -- ---- all batches ------------------------------------------------------------------------------------------------
 
--- Bytes that f needs at most beyond what is alive now.
-local function memory_peak(device, f)
-  local memory = require("medxai.core").memory
-  local live, peak = "live_bytes", "peak_bytes"
-  if device ~= "cpu" then live, peak = "cuda_live_bytes", "cuda_peak_bytes" end
-  memory.reset_peak()
-  local before = memory.stats()[live]
-  f()
-  return math.max(0, memory.stats()[peak] - before)
-end
-
 -- Halves the batch on out of memory, down to one image.
 local function run_halving(job, numbers)
   local ok, problem = pcall(run_batch, job, numbers)
   if ok then return end
   if host.interrupted() then error("interrupted", 0) end
-  if not batches.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
+  if not chunks.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
+  if job.deterministic then
+    check.fail("explain", "%d images at once do not fit into memory, and deterministic = true fixes that number. Leave it out. (%s)", chunks.fixed, problem)
+  end
   require("medxai.core").memory.collect()
   local half = #numbers // 2
   job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
-  job.chunk = half
+  job.chunk, job.fitting = half, math.min(job.fitting or half, half)
   run_halving(job, { table.unpack(numbers, 1, half) })
   run_halving(job, { table.unpack(numbers, half + 1) })
 end
 
---- Makes the maps that are not there yet. The first image is done alone and tells time and memory.
+-- Scorers of the job by precision, made when first asked for.
+local Scorers = {}
+Scorers.__index = Scorers
+
+function Scorers:of(precision)
+  if not self[precision] then
+    self[precision] = scorer.new(self.job.model, { budget_mb = self.job.budget_bytes / (1 << 20), deterministic = self.job.deterministic, precision = precision })
+    self.list[#self.list + 1] = self[precision]
+  end
+  return self[precision]
+end
+
+function Scorers:count(what)
+  local n = 0
+  for _, s in ipairs(self.list) do n = n + s[what] end
+  return n
+end
+
+local function describe(job)
+  local names = {}
+  for i, e in ipairs(job.entries) do names[i] = e.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "") end
+  return table.concat(names, ", ")
+end
+
+--- Makes the maps that are not there yet. The first image is done alone and tells time and memory (with deterministic: the first 8).
 function batches.run(job, chosen)
   local todo = {}
   for _, number in ipairs(chosen) do
@@ -214,20 +371,19 @@ function batches.run(job, chosen)
     for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
     if open then todo[#todo + 1] = number end
   end
-  local names = {}
-  for i, e in ipairs(job.entries) do names[i] = e.method.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "") end
-  local what = string.format("explain: %s for %d of %d %s images", table.concat(names, ", "), #chosen, job.split.n, job.split.name)
+  job.scorers = setmetatable({ job = job, list = {} }, Scorers)
+  local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
   if #todo == 0 then return job.say("%s", what) end
-  local began = host.now()
-  local bytes = memory_peak(job.model.device or "cpu", function() run_halving(job, { todo[1] }) end)
-  local first = host.now() - began
-  if #todo == 1 then return job.say("%s; took %s", what, Progress.duration(first)) end
-  job.say("%s; about %s", what, Progress.duration(first * #todo))
-  local fitting = math.max(1, math.floor(job.budget_bytes / math.max(bytes, 1)))
-  job.chunk = job.batch or (job.deterministic and fixed_chunk) or math.min(fitting, largest_chunk)
-  local bar <close> = Progress.new("explain " .. job.split.name, #todo - 1)
-  local at = 2
+  local fixed = job.batch or (job.deterministic and chunks.fixed) or nil
+  local began, first = host.now(), job.deterministic and math.min(fixed, #todo) or 1
+  run_halving(job, { table.unpack(todo, 1, first) })
+  local seconds = host.now() - began
+  if #todo == first then return job.say("%s; took %s", what, Progress.duration(seconds)) end
+  job.say("%s; about %s", what, Progress.duration(seconds / first * #todo))
+  job.chunk = fixed or job.chunk or job.fitting
+  local bar <close> = Progress.new("explain " .. job.split.name, #todo - first)
+  local at = first + 1
   while at <= #todo do
     local last = math.min(at + job.chunk - 1, #todo)
     run_halving(job, { table.unpack(todo, at, last) })

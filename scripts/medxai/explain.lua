@@ -25,6 +25,7 @@ local spec = {
   metrics = { "table", field = false },
   mask = { "string", field = false },
   compat = { one_of = { "pytorch-grad-cam" } },
+  aug_smooth = { "boolean", default = false }, eigen_smooth = { "boolean", default = false },
   budget_mb = { "number", default = 1024, above = 0 },
   batch = { "integer", min = 1, field = false },
   deterministic = { "boolean", default = false },
@@ -59,10 +60,11 @@ local function try_layers(model, entries)
     end
   end
   tap.check_layers(model, unknown)
+  for _, layer in ipairs(unknown) do tap.check_reaches(model, layer) end
   if #unknown == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
   local mode <close> = explain.eval_mode(model)
-  tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), unknown, false)
+  tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = unknown })
 end
 
 --- Checks the options of a run:explain; raises what is wrong with them.
@@ -78,6 +80,7 @@ function explain.check(options, model, split)
   if masks and asked.mask then check.known("explain", "mask", asked.mask, masks) end
   local classes = model and model.classes
   for _, e in ipairs(asked.entries) do
+    method.complete(e, asked)
     e.description = target.parse(e.target or asked.target, classes)
     if model and e.method.at == "layer" then
       e.layers = layer_list("layer", e.layer or asked.layer, model)
@@ -112,10 +115,10 @@ local function plain_options(options)
 end
 
 -- What determines the maps of one entry, and the folder name made of it.
-local function name_set(e, asked, model, split, weights, seed)
+local function name_set(e, model, split, weights, seed)
   e.settings = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
-    options = plain_options(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = asked.compat or "none",
-    model = model.config, weights = weights, input = split.data and split.data.config or {}, seed = e.method.rng and seed or nil }
+    options = plain_options(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
+    aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {}, seed = e.method.rng and seed or nil }
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
@@ -151,20 +154,41 @@ local function check_split(run, split, model)
   end
 end
 
--- The union of layers, in the order in which they are named, and whether any method wants gradients there.
+-- What the shared passes have to keep: the union of layers in the order in which they are named, those (and "x", the input) at
+-- which gradients are wanted, and those from which partial runs start.
 local function gather_layers(job)
-  local seen = {}
-  for _, e in ipairs(job.entries) do
-    for _, layer in ipairs(e.layers or {}) do
-      if not seen[layer] then job.layers[#job.layers + 1] = layer end
-      seen[layer] = true
+  local function adder(list)
+    local seen = {}
+    return function(name)
+      if not seen[name] then list[#list + 1] = name end
+      seen[name] = true
     end
-    job.needs_gradient = job.needs_gradient or (e.method.needs and e.method.needs.gradient and true) or false
   end
+  local layer_of, gradient_of, base_of = adder(job.layers), adder(job.gradients), adder(job.bases)
+  for _, e in ipairs(job.entries) do
+    local needs = e.method.needs
+    for _, layer in ipairs(e.layers or {}) do
+      layer_of(layer)
+      if needs.gradient then gradient_of(layer) end
+      if needs.base then base_of(layer) end
+    end
+    if needs.gradient and not e.layers then gradient_of "x" end
+    job.aliased = job.aliased or e.compat ~= nil
+  end
+end
+
+-- A method's title with what was done to its maps.
+local function title_of(e)
+  local words = { e.method.title }
+  if e.aug_smooth and e.eigen_smooth then words[2] = "smoothed"
+  elseif e.aug_smooth then words[2] = "aug smooth"
+  elseif e.eigen_smooth then words[2] = "eigen smooth" end
+  return table.concat(words, ", ")
 end
 
 -- What tells the entries apart in tables and figures: the title, and where that is not enough layer, target or folder.
 local function label_entries(entries)
+  for _, e in ipairs(entries) do e.title = title_of(e) end
   local function distinct(text_of)
     local seen = {}
     for _, e in ipairs(entries) do
@@ -174,10 +198,10 @@ local function label_entries(entries)
     end
     return true
   end
-  local function with_layer(e) return e.method.title .. (e.layers and ", " .. table.concat(e.layers, " + ") or "") end
+  local function with_layer(e) return e.title .. (e.layers and ", " .. table.concat(e.layers, " + ") or "") end
   local function with_target(e) return with_layer(e) .. ", " .. e.description.text end
-  local chosen = function(e) return e.method.title .. ", " .. e.set:match("%x+$") end
-  for _, text_of in ipairs { with_target, with_layer, function(e) return e.method.title end } do
+  local chosen = function(e) return e.title .. ", " .. e.set:match("%x+$") end
+  for _, text_of in ipairs { with_target, with_layer, function(e) return e.title end } do
     if distinct(text_of) then chosen = text_of end
   end
   for _, e in ipairs(entries) do e.label = chosen(e) end
@@ -185,13 +209,13 @@ end
 
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
-    needs_gradient = false, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
+    gradients = {}, bases = {}, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
     failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = require("medxai.run").weights_sha256(model) }
   for _, m in ipairs(asked.metric_entries) do job.by_metric[m.id] = m end
   gather_layers(job)
   local sets = {}
   for _, e in ipairs(asked.entries) do
-    name_set(e, asked, model, split, job.weights, run.seed)
+    name_set(e, model, split, job.weights, run.seed)
     if sets[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
     sets[e.set] = true
   end
@@ -245,8 +269,13 @@ end
 ---   target         "predicted", "true", a class by name or 0-based index, "contrast(a, b)"; { that, as = "softmax" } for probabilities
 ---   images         "one_per_class" (default), "all", a number (the classes in turn), a list of numbers, paths, names or image ids
 ---   metrics, mask  { "energy_inside", { "pointing_game", margin_px = 15 } } against the data's mask of that name
----   compat         "pytorch-grad-cam": the activation after a rectifier in place, as that library stores it on a CPU
----   budget_mb      memory for a batch (1024); batch fixes the number of images, deterministic = true fixes it at 8
+---   aug_smooth     true: the mean of the maps of six views (as it is and flipped, input x 0.9, 1, 1.1), where a method can be smoothed
+---   eigen_smooth   true: the first principal component of the channels instead of their sum, where a method has channels
+---   compat         "pytorch-grad-cam": what that library (1.5.7, on a CPU) computes where it differs: the activation after a rectifier
+---                  in place, a new predicted class in each view, LAPACK's sign of a principal component, and what each method's file says
+---                  compat, aug_smooth, eigen_smooth may also be given to a single method: { "gradcam", aug_smooth = true }
+---   budget_mb      memory for a batch and for each method's chunks (1024); batch fixes the number of images
+---   deterministic  true: 8 images a pass, whatever the memory: the same bits however many images are explained
 ---   colours        "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"; figures = false draws nothing
 ---@param run table
 ---@param model table

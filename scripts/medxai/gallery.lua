@@ -24,12 +24,7 @@ end
 local function drawn_map(job, e, record, shared)
   local made = job.store:map(record)
   if not made or not shared then return made end
-  local sum
-  for _, raw in ipairs(job.store:raws(record)) do
-    local one = map.resize(raw:to { dtype = "float32" }:unsqueeze(0):relu(), made:size(0), made:size(1)):squeeze(0)
-    sum = sum and sum + one or one
-  end
-  return sum / math.max(shared[e.set], 1e-30)
+  return map.strength(job.store:raws(record), made:size(0), made:size(1), record.views) / math.max(shared[e.set], 1e-30)
 end
 
 local function shared_maxima(job, numbers)
@@ -61,7 +56,7 @@ local function image_row(job, entries, number, mask_name, colours, shared)
   local scope <close> = require("medxai.core").memory.scope()
   local item = job.split:item(number)
   local batch = job.split:batch { number }
-  local image = viewable(require("medxai.batches").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" })
+  local image = viewable(require("medxai.context").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" })
   local mask = mask_name and job.split:mask(number, mask_name) or nil
   local label = item.label and job.model.classes[item.label + 1] or nil
   local first = job.store.records[entries[1].set .. "/" .. item.id].target

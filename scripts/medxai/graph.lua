@@ -30,7 +30,7 @@ local TRAINING = { training = true } -- filled in with the node's mode when it r
 function graph.builder(name)
   local g = setmetatable({
     name = name, native = native.new(name), prefix = "", nodes = {}, ids = {}, slots = {}, modules = {}, module_names = {},
-    block_ends = {}, kinds = {},
+    block_ends = {}, kinds = {}, functional = {},
   }, Builder)
   local id = g.native:input("x")
   g.nodes[id], g.ids.x = "x", id
@@ -210,7 +210,13 @@ function Builder:func(name, f, inputs)
   return add_node(self, full, self.native:func(full, f, inputs))
 end
 
-function Builder:relu(name, x) return self:op(name, "relu", { x }) end
+-- Without a name it is a function call in torchvision, with one a torch.nn module: some reference tools see modules only.
+function Builder:relu(name, x)
+  local value = self:op(name, "relu", { x })
+  self.functional[value.id] = name == nil or nil
+  return value
+end
+
 function Builder:silu(name, x) return self:op(name, "silu", { x }) end
 function Builder:sigmoid(name, x) return self:op(name, "sigmoid", { x }) end
 --- max(0, min(x, 6)), as torchvision's ReLU6 calls it

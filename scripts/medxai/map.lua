@@ -1,5 +1,6 @@
 -- From raw values on a layer's grid to a map on the input's grid, by pytorch-grad-cam's convention, and its status.
 -- relu, min-max with 1e-7, bilinear resize (half-pixel centres), mean over layers, min-max again; per image, never over a batch.
+-- Under augmentation that for each view, then the mean of the views.
 -- It refuses to hide a map without content: every map has a status, and a flat one is zero, not noise.
 local torch = require "medxai.torch"
 
@@ -21,26 +22,65 @@ function map.resize(m, height, width)
   return torch.upsample_bilinear2d(m:unsqueeze(1), { height, width }, false):squeeze(1)
 end
 
---- The maps of a batch.
----@param raws any[] one tensor (N, h, w) a layer, signed
----@param height integer of the input
----@param width integer
----@return any maps tensor (N, H, W) float32 in [0, 1]
-function map.from_raw(raws, height, width)
+-- One image's views, or a batch: raws (N, h, w), one a layer.
+local function without_views(raws, height, width, how)
   local sum
   for _, raw in ipairs(raws) do
-    local one = map.resize(map.minmax(raw:to { dtype = "float32" }:relu()), height, width)
+    raw = raw:to { dtype = "float32" }
+    if how.cut then raw = raw:relu() end
+    local one = map.resize(map.minmax(raw), height, width)
     sum = sum and sum + one or one
   end
+  if how.once then return sum end
   return map.minmax((sum / #raws):relu())
 end
 
+--- The maps of a batch: relu, min-max, resize, mean over layers, min-max; under augmentation the mean over the views, each turned
+--- back, which is not stretched again.
+---@param raws any[] one tensor (N, h, w) a layer, signed; or (N, V, h, w) with V views of each image
+---@param height integer of the input
+---@param width integer
+---@param how? table views: list of { flip = boolean }; cut = false: no relu (FullGrad); once: no second min-max (maps made on the input's grid)
+---@return any maps tensor (N, H, W) float32 in [0, 1]
+function map.from_raw(raws, height, width, how)
+  how = { views = how and how.views, cut = not how or how.cut ~= false, once = how and how.once or false }
+  if raws[1]:dim() == 3 then return without_views(raws, height, width, how) end
+  local sum
+  for v, view in ipairs(how.views) do
+    local own = {}
+    for k, raw in ipairs(raws) do own[k] = raw:select(1, v - 1) end
+    local one = without_views(own, height, width, how)
+    if view.flip then one = one:flip({ 2 }) end
+    sum = sum and sum + one or one
+  end
+  return sum / #how.views
+end
+
+--- (H, W): what speaks for the target in raw units, for scales shared between images: relu, resize, mean over views, sum over layers.
+---@param raws any[] one tensor (h, w) a layer, or (V, h, w)
+---@param height integer
+---@param width integer
+---@param views? table[] list of { flip = boolean }
+function map.strength(raws, height, width, views)
+  local sum
+  for _, raw in ipairs(raws) do
+    local one = map.resize(raw:to { dtype = "float32" }:view { -1, raw:size(-2), raw:size(-1) }:relu(), height, width)
+    for v, view in ipairs(views or {}) do
+      if view.flip then one:select(0, v - 1):copy_(one:select(0, v - 1):flip({ 1 })) end
+    end
+    one = one:mean({ 0 })
+    sum = sum and sum + one or one
+  end
+  return sum
+end
+
 --- What is to be said about each image's map.
----@param raws any[] one tensor (N, h, w) a layer
+---@param raws any[] one tensor (N, h, w) a layer, or (N, V, h, w)
 ---@param maps any tensor (N, H, W)
+---@param how? table as for from_raw
 ---@return table[] list of { status = "ok" | "flat" | "nan" | "all_negative", lo =, hi =, positive_share = }
-function map.judge(raws, maps)
-  local count = maps.shape[1]
+function map.judge(raws, maps, how)
+  local count, cut = maps.shape[1], not how or how.cut ~= false
   local judged = {}
   for i = 1, count do judged[i] = { lo = math.huge, hi = -math.huge, positive = 0, mass = 0, range = 0 } end
   for _, raw in ipairs(raws) do
@@ -50,7 +90,9 @@ function map.judge(raws, maps)
     local positive, mass = flat:relu():sum({ 1 }):tolist(), flat:abs():sum({ 1 }):tolist()
     for i, j in ipairs(judged) do
       j.lo, j.hi = math.min(j.lo, lo[i]), math.max(j.hi, hi[i])
-      j.range = math.max(j.range, math.max(hi[i], 0) - math.max(lo[i], 0)) -- after the ReLU; NaN stays out
+      local top, bottom = hi[i], lo[i]
+      if cut then top, bottom = math.max(top, 0), math.max(bottom, 0) end
+      j.range = math.max(j.range, top - bottom) -- of what the map is made of; NaN stays out
       j.positive, j.mass = j.positive + positive[i], j.mass + mass[i]
       if not finite[i] then j.status = "nan" end
     end
@@ -59,7 +101,7 @@ function map.judge(raws, maps)
   for i, j in ipairs(judged) do
     j.positive_share = j.mass > 0 and j.positive / j.mass or 0.0
     if not j.status then
-      if j.hi <= 0 and j.lo < 0 then j.status = "all_negative"
+      if cut and j.hi <= 0 and j.lo < 0 then j.status = "all_negative"
       elseif j.range <= map.EPSILON or tops[i] < map.FLAT then j.status = "flat"
       else j.status = "ok" end
     end
@@ -75,6 +117,18 @@ local explanations = {
   not_defined = "not defined for this network",
   failed = "failed",
 }
+
+local not_defined = {}
+not_defined.__index = not_defined
+not_defined.__tostring = function(self) return "not defined: " .. self.why end
+
+--- Raised in a method's map(): the method means nothing for this network (or image). The map's status is then "not_defined", with
+--- the reason, and nothing has failed.
+---@param why string
+function map.not_defined(why) error(setmetatable({ why = why }, not_defined), 0) end
+
+--- The reason, where an error is one that map.not_defined raised; else nil.
+function map.why_not_defined(problem) return getmetatable(problem) == not_defined and problem.why or nil end
 
 --- A sentence for figures and tables, nil for "ok".
 function map.explain_status(status)

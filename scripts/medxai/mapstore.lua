@@ -1,5 +1,6 @@
 -- The maps of a run on disk: maps/<method>-<8 hex>/<image id>.npy (on the input's grid), .raw.npy or .raw<k>.npy (signed, on
--- each layer's grid), and one line each in maps/index.jsonl with everything that made the map.
+-- each layer's grid; under augmentation (views, h, w)), <image id>.<name>.npy for what else a method keeps, and one line each in
+-- maps/index.jsonl with everything that made the map.
 -- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned.
 -- It refuses to overwrite a finished map.
 local check = require "medxai.check"
@@ -39,11 +40,12 @@ function Store:find(set, image_id)
   return record
 end
 
---- Adds one map. record needs maps (the set) and image_id; map and raws may be nil (failed).
+--- Adds one map. record needs maps (the set) and image_id; map and raws may be nil (failed, not defined).
 ---@param record table
 ---@param map any tensor (H, W) on the CPU
----@param raws any[] tensors (h, w) on the CPU
-function Store:add(record, map, raws)
+---@param raws any[] tensors (h, w) or (views, h, w) on the CPU
+---@param arrays? table<string, any> tensors on the CPU by name; record.arrays gets their files
+function Store:add(record, map, raws, arrays)
   if self:find(record.maps, record.image_id) then check.fail("explain", "the map %s/%s is there already.", record.maps, record.image_id) end
   record.files = canon.list {}
   local folder = "maps/" .. record.maps
@@ -56,6 +58,11 @@ function Store:add(record, map, raws)
     put(record.image_id .. ".npy", map)
     for k, raw in ipairs(raws) do put(record.image_id .. (#raws == 1 and ".raw.npy" or string.format(".raw%d.npy", k)), raw) end
   end
+  for _, name in ipairs(check.sorted_keys(arrays or {})) do
+    record.arrays = record.arrays or {}
+    put(record.image_id .. "." .. name .. ".npy", arrays[name])
+    record.arrays[name] = record.files[#record.files]
+  end
   files.append_line(self.index, canon.write(record))
   self.records[record.maps .. "/" .. record.image_id] = record
   return record
@@ -67,11 +74,19 @@ function Store:map(record)
   return torch.load_npy(self.dir .. "/" .. record.files[1])
 end
 
---- The raw maps (h, w) of a record, one a layer.
+--- The raw maps of a record, one a layer: (h, w), or (views, h, w) under augmentation.
 function Store:raws(record)
   local out = {}
-  for i = 2, #record.files do out[i - 1] = torch.load_npy(self.dir .. "/" .. record.files[i]) end
+  for _, name in ipairs(record.files) do
+    if name:find("%.raw%d*%.npy$") then out[#out + 1] = torch.load_npy(self.dir .. "/" .. name) end
+  end
   return out
+end
+
+--- What a method kept beside its map under that name; nil where it kept nothing.
+function Store:array(record, name)
+  local path = record.arrays and record.arrays[name]
+  return path and torch.load_npy(self.dir .. "/" .. path) or nil
 end
 
 return mapstore

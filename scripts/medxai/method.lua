@@ -1,21 +1,24 @@
 -- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of checked
--- entries. A method is a table { title, version, at = "layer" | "input", needs = {...}, sign, options, map = function(ctx,
--- x, target, options) -> raw (N, h, w), draw = function(page) for figures of its own (gallery.lua) }; a researcher may give
--- just a function(x, model, target) -> (H, W).
+-- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
+-- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, rng, draw = function(page) (gallery.lua),
+-- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
+-- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
 -- It refuses unknown names and options before anything is computed.
 local check = require "medxai.check"
 local plugin = require "medxai.plugin"
 
 local method = {}
 
--- What every entry takes besides the method's own options.
+-- What every entry takes besides the method's own options; smoothing where the method declares it.
 local shared = {
   layer = { "string|table", field = false },
   target = { "string|integer|table", field = false },
+  compat = { one_of = { "pytorch-grad-cam" }, field = false },
 }
+local smoothings = { "aug_smooth", "eigen_smooth" }
 
 local function from_function(name, f, source)
-  return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source, options = {}, one_by_one = true,
+  return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source, options = {}, smoothing = {}, needs = {}, one_by_one = true,
     map = function(ctx, x, target) return f(x, ctx.model, target) end }
 end
 
@@ -26,29 +29,53 @@ local function from_table(name, t, source)
   if t.draw ~= nil and type(t.draw) ~= "function" then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
   local needs = t.needs or {}
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
-    options = t.options or {}, needs = needs, map = t.map, draw = t.draw, rng = t.rng, baseline = t.baseline }
+    options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
+    cut = t.cut, once = t.once, draw = t.draw }
+end
+
+local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end
+
+-- The library's name for what somebody wrote: letter case, hyphens and "++" do not matter.
+local function library_name(name)
+  for _, known in ipairs(plugin.names("explain")) do
+    if bare(known) == bare(name) then return known end
+  end
+  return name
 end
 
 local function build(name, value)
   if type(value) == "function" then return from_function(name, value, plugin.source_of(value)) end
+  name = library_name(name)
   local found, source = plugin.find("explain", "explain", "method", name)
   if type(found) == "function" then return from_function(name, found, source) end
   if type(found) ~= "table" then check.fail("explain", "'%s.lua' returns a %s (expected a function(x, model, target) or a method table).", name, type(found)) end
   return from_table(name, found, source)
 end
 
--- One entry: the method, its own options, layer and target where they differ from the call's.
+-- One entry: the method, its own options, and layer, target, compat and smoothing where they differ from the call's.
 local function entry(name, value)
   local m = build(name, value)
-  local spec = {}
-  for key, rule in pairs(m.options) do spec[key] = rule end
-  for key, rule in pairs(shared) do spec[key] = rule end
-  local given = type(value) == "table" and value or {}
-  local options = check.options(name, given, spec)
-  local layer, target = options.layer, options.target
-  options.layer, options.target = nil, nil
-  if m.at == "input" and layer then check.fail("explain", "method '%s' works on the input and takes no layer.", name) end
-  return { method = m, options = options, layer = layer, target = target }
+  local spec, common = {}, {}
+  for key, rule in pairs(shared) do spec[key], common[key] = rule, true end
+  for _, key in ipairs(smoothings) do
+    if m.smoothing[key] then spec[key], common[key] = { "boolean", field = false }, true end
+  end
+  for key, rule in pairs(m.options) do spec[key], common[key] = rule, nil end
+  local options = check.options(m.name, type(value) == "table" and value or {}, spec)
+  local e = { method = m, options = options }
+  for key in pairs(common) do e[key], options[key] = options[key], nil end
+  if m.at == "input" and e.layer then check.fail("explain", "method '%s' works on the input and takes no layer.", m.name) end
+  return e
+end
+
+--- Fills in what an entry leaves to the call: compat, aug_smooth and eigen_smooth (where the method can be smoothed).
+---@param e table
+---@param asked table the call's options
+function method.complete(e, asked)
+  e.compat = e.compat or asked.compat
+  for _, key in ipairs(smoothings) do
+    if e[key] == nil then e[key] = (e.method.smoothing[key] and asked[key]) or false end
+  end
 end
 
 local function without_name(t)
@@ -61,7 +88,7 @@ end
 
 --- The entries of a `methods` table, in its order (the list part, then names sorted).
 ---@param methods table
----@return table[] entries { method, options, layer, target }
+---@return table[] entries { method, options, layer, target, compat, aug_smooth, eigen_smooth }
 function method.entries(methods)
   local entries = {}
   for _, key in ipairs(check.sorted_keys(methods)) do

@@ -180,7 +180,7 @@ end
 -- The finished graph as the model reads it; shared by clones.
 local function define(g, output, aux)
   local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
-    block_ends = g.block_ends, output = output.id, aux = aux and aux.id }
+    functional = g.functional, block_ends = g.block_ends, output = output.id, aux = aux and aux.id }
   g.ids.output = g.ids.output or output.id
   return def
 end
@@ -335,6 +335,9 @@ end
 
 -- ---- names ------------------------------------------------------------------------------------------------------------
 
+local nonlinear = {}
+for op in ("relu hardtanh silu sigmoid gelu elu selu celu leaky_relu prelu hardswish hardsigmoid mish softplus tanh relu6"):gmatch("%S+") do nonlinear[op] = true end
+
 -- Every name in execution order, a block's after its last node.
 local function all_names(def)
   if def.names then return def.names end
@@ -394,6 +397,17 @@ function Model:readers(name)
         break
       end
     end
+  end
+  return list
+end
+
+--- The nonlinearities of the network: list of { name =, op =, module = true where torchvision has a torch.nn module for it
+--- and false where its forward calls a function }.
+function Model:nonlinearities()
+  local list = {}
+  for id, name in ipairs(self._def.nodes) do
+    local _, op = self._def.native:node(id)
+    if nonlinear[op] then list[#list + 1] = { name = name, op = op, module = not self._def.functional[id] } end
   end
   return list
 end
@@ -482,7 +496,7 @@ end
 
 local forward_spec = {
   x = { "tensor" }, outputs = { "table" }, override = { "table" }, base = { "table" }, grad_from = { "table" },
-  guided = { "boolean" }, fold = { "boolean" }, each = { "function" },
+  guided = { "boolean|table" }, fold = { "boolean" }, each = { "function" },
 }
 for _, rule in pairs(forward_spec) do rule.field = false end
 
@@ -493,8 +507,9 @@ for _, rule in pairs(forward_spec) do rule.field = false end
 ---   base      name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's batch
 ---   grad_from names where gradients begin: no grad before them; they come back as leaves (or as part of the recorded
 ---             graph, where they descend from another one), for torch.autograd.grad
----   guided    rectifiers pass positive gradients only
----   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from)
+---   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers (see Model:nonlinearities)
+---   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from; with grad_from
+---             they fold where asked for, and the folded parameters get no gradients)
 ---   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open during
 ---             the call only: clone what is to be kept
 ---@param request table
@@ -509,9 +524,11 @@ function Model:forward(request)
   local wanted = table.move(outputs, 1, #outputs, 1, {})
   table.move(leaves, 1, #leaves, #wanted + 1, wanted)
   local nodes = self._def.nodes
+  local rectifiers = type(r.guided) == "table" and ids_of(self, r.guided) or nil
+  local guided = rectifiers and #rectifiers > 0 or r.guided == true -- an empty list: none
   local tensors, clamped = self._state:run {
     x = r.x and input(self, r.x), outputs = wanted, override = override, override_tensors = override_tensors, base = base, base_tensors = base_tensors,
-    leaves = leaves, training = self._training, guided = r.guided, fold = r.fold, layout = layouts[self.layout],
+    leaves = leaves, training = self._training, guided = guided, rectifiers = rectifiers, fold = r.fold, layout = layouts[self.layout],
     each = r.each and function(id, t) return r.each(nodes[id], t) end,
   }
   if clamped then tell_clamped(self) end
@@ -613,11 +630,11 @@ end
 
 -- ---- moving, loading, copying -------------------------------------------------------------------------------------------
 
---- Moves the model: { device =, dtype = "float32"|"float64", layout = "nchw"|"channels_last" }. The tensor objects stay the
+--- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout = "nchw"|"channels_last" }. The tensor objects stay the
 --- same, what they hold is new: build the optimizer afterwards.
 function Model:to(where)
   local o = check.options(self.name .. ": to", where, {
-    device = { "string" }, dtype = { one_of = { "float32", "float64" }, field = false }, layout = { one_of = { "nchw", "channels_last" }, field = false },
+    device = { "string" }, dtype = { one_of = { "float32", "float64", "bfloat16" }, field = false }, layout = { one_of = { "nchw", "channels_last" }, field = false },
   })
   local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
   quietly(function()

@@ -1,9 +1,10 @@
 -- One forward pass of a batch with the values at some layers kept, and on demand the gradient of a target at the same
 -- values: both of one named tensor, before any later ReLU. All layers share the forward; each target costs one backward,
--- which goes no deeper than the deepest layer asked for. No hooks.
+-- which goes no deeper than the deepest layer asked for. No hooks. Batch norms are folded.
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
--- right after the layer has already changed it. It refuses layers without a spatial grid.
+-- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
 local check = require "medxai.check"
+local host = require "medxai.host"
 local torch = require "medxai.torch"
 
 local tap = {}
@@ -25,60 +26,107 @@ local function check_grid(model, layer, shape)
     table.concat(shape, ", "), tostring(model.cam_layer))
 end
 
+--- Raises where the output does not depend on a layer in evaluation (an auxiliary branch).
+function tap.check_reaches(model, layer)
+  local output = model:node("output").name
+  for _, name in ipairs(model:boundary { override = { layer } }) do
+    if name == output then check.fail("explain", "the output does not depend on layer '%s' in evaluation.", layer) end
+  end
+end
+
 local in_place = { relu = true, relu_ = true, relu6 = true, hardtanh = true, silu = true }
 
--- The node whose value overwrites the layer's in torchvision, or the layer itself.
-local function aliased(model, layer)
+--- The node whose value overwrites the layer's where rectifiers work in place, as in torchvision on a CPU; or the layer itself.
+function tap.aliased(model, layer)
   for _, reader in ipairs(model:readers(layer)) do
     if in_place[reader.op] then return reader.name end
   end
   return layer
 end
 
+-- The batch as it runs: padded with its last image to a fixed size, so that the same operators run on the same shapes.
+local function padded(x, size)
+  local n = x:size(0)
+  if not size or n >= size then return x end
+  return torch.cat({ x, x:narrow(0, n - 1, 1):expand { size - n, x:size(1), x:size(2), x:size(3) } }, 0)
+end
+
+-- Adds names to a list that holds each once.
+local function adder(list)
+  local seen = {}
+  for _, name in ipairs(list) do seen[name] = true end
+  return function(name)
+    if not seen[name] then list[#list + 1] = name end
+    seen[name] = true
+  end
+end
+
 --- Runs the batch.
 ---@param model table in eval mode
 ---@param x any (N, 3, H, W)
----@param layers string[] may be empty
----@param needs_gradient boolean
----@param compat? string "pytorch-grad-cam": the activation after a rectifier in place
----@return table pass with logits (N, K), activation(layer), gradient(layer, targets)
-function tap.open(model, x, layers, needs_gradient, compat)
-  local outputs, seen, read_at = { "output" }, { output = true }, {}
-  for _, layer in ipairs(layers) do
-    read_at[layer] = compat and aliased(model, layer) or layer
-    for _, name in ipairs { layer, read_at[layer] } do
-      if not seen[name] then outputs[#outputs + 1] = name end
-      seen[name] = true
-    end
+---@param wants? table layers: whose activations are kept; gradients: those, and "x", at which gradients can be asked for; aliased: keep
+---   also what a rectifier in place makes of a layer; base: layers for which everything is kept that a partial run reads; size: the
+---   batch is padded to that many images
+---@return table pass with logits (N, K), activation(layer), gradient(layer, targets), base(layer)
+function tap.open(model, x, wants)
+  wants = wants or {}
+  if model:is_training() then check.fail("explain", "the model is in train mode (expected eval mode). Use model:eval().") end
+  local pass = setmetatable({ model = model, count = x:size(0), gradient_layers = wants.gradients or {}, read_at = {}, bases = {}, gradients = {},
+    backwards = 0, backward_seconds = {}, spent = 0 }, Pass)
+  local outputs = { "output" }
+  local add = adder(outputs)
+  for _, layer in ipairs(wants.layers or {}) do
+    pass.read_at[layer] = wants.aliased and tap.aliased(model, layer) or layer
+    add(layer)
+    add(pass.read_at[layer])
   end
-  local pass = setmetatable({ model = model, layers = layers, read_at = read_at, gradients = {}, forwards = 1, backwards = 0 }, Pass)
-  local function forward() return model:forward { x = x, outputs = outputs, grad_from = needs_gradient and #layers > 0 and layers or nil } end
-  pass.values = needs_gradient and torch.enable_grad(forward) or torch.no_grad(forward)
-  for _, layer in ipairs(layers) do check_grid(model, layer, pass.values[layer].shape) end
-  pass.logits = pass.values.output
+  for _, layer in ipairs(wants.base or {}) do
+    pass.bases[layer] = model:boundary { override = { layer } }
+    for _, name in ipairs(pass.bases[layer]) do add(name) end
+  end
+  local leaves = #pass.gradient_layers > 0 and pass.gradient_layers or nil
+  local full = padded(x, wants.size)
+  local function forward() return model:forward { x = full, outputs = outputs, grad_from = leaves, fold = true } end
+  local began = host.now()
+  pass.values = leaves and torch.enable_grad(forward) or torch.no_grad(forward)
+  pass.forward_seconds = host.now() - began
+  for _, layer in ipairs(wants.layers or {}) do check_grid(model, layer, pass.values[layer].shape) end
+  pass.scored = pass.values.output:narrow(0, 0, pass.count)
+  pass.logits = pass.scored:detach()
   return pass
 end
 
---- (N, C, h, w), detached.
-function Pass:activation(layer) return self.values[self.read_at[layer]]:detach() end
+function Pass:value(name) return self.values[name]:detach():narrow(0, 0, self.count) end
+
+--- (N, C, h, w), detached; aliased: after a rectifier in place.
+function Pass:activation(layer, aliased) return self:value(aliased and self.read_at[layer] or layer) end
+
+--- name -> (N, ...): what a partial run from the layer on reads besides it.
+function Pass:base(layer)
+  local values = {}
+  for _, name in ipairs(self.bases[layer]) do values[name] = self:value(name) end
+  return values
+end
 
 --- (N, C, h, w): gradient of the summed scores; each image's is its own, since nothing mixes images in eval mode.
 function Pass:gradient(layer, targets)
   local found = self.gradients[targets]
   if not found then
-    local inputs = {}
-    for i, name in ipairs(self.layers) do inputs[i] = self.values[name] end
+    local inputs, began = {}, host.now()
+    for i, name in ipairs(self.gradient_layers) do inputs[i] = self.values[name] end
     local list = torch.enable_grad(function()
-      return torch.autograd.grad(targets:score(self.logits):sum(), inputs, { retain_graph = true, allow_unused = true })
+      return torch.autograd.grad(targets:score(self.scored):sum(), inputs, { retain_graph = true, allow_unused = true })
     end)
     found = {}
-    for i, name in ipairs(self.layers) do found[name] = list[i] end
+    for i, name in ipairs(self.gradient_layers) do found[name] = list[i] end
     self.gradients[targets] = found
     self.backwards = self.backwards + 1
+    self.backward_seconds[targets] = host.now() - began
+    self.spent = self.spent + self.backward_seconds[targets]
   end
   local g = found[layer]
   if g == torch.none or g == nil then check.fail("explain", "the output does not depend on layer '%s' in evaluation.", layer) end
-  return g
+  return g:narrow(0, 0, self.count)
 end
 
 return tap

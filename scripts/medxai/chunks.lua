@@ -1,0 +1,73 @@
+-- Work over n things in chunks that fit a memory budget: a small first chunk tells how many bytes one thing takes, and what
+-- does not fit after all is tried again by halves. With a fixed size nothing depends on memory, and nothing is halved.
+-- It refuses to take anything but out of memory for a reason to go on.
+local check = require "medxai.check"
+local host = require "medxai.host"
+local memory = require("medxai.core").memory
+
+local chunks = {}
+
+chunks.fixed = 8 -- with deterministic = true
+
+local first_size, largest = 4, 64
+
+function chunks.is_out_of_memory(problem)
+  return type(problem) == "string" and problem:find("out of memory", 1, true) ~= nil
+end
+
+--- Runs f; the most bytes that it needed beyond what was alive before.
+---@param device string
+---@param f function
+---@return integer bytes
+function chunks.peak(device, f)
+  local live, peak = "live_bytes", "peak_bytes"
+  if device ~= "cpu" then live, peak = "cuda_live_bytes", "cuda_peak_bytes" end
+  memory.reset_peak()
+  local before = memory.stats()[live]
+  f()
+  return math.max(0, memory.stats()[peak] - before)
+end
+
+--- What chunks.each needs to know and learns; keep one for each kind of work.
+---@param o table device, budget_bytes; deterministic: chunks of 8; chunk: a fixed size; most: never more at once; what: for errors
+function chunks.new(o)
+  return { device = o.device or "cpu", budget_bytes = o.budget_bytes, fixed = o.chunk or (o.deterministic and chunks.fixed) or nil, most = o.most or largest,
+    what = o.what or "explain" }
+end
+
+-- f(first, count) in its own scope; on out of memory the halves.
+local function halving(state, first, count, f)
+  local ok, problem = pcall(f, first, count)
+  if ok then return end
+  if host.interrupted() then error("interrupted", 0) end
+  if not chunks.is_out_of_memory(problem) or count == 1 then error(problem, 0) end
+  if state.fixed then
+    check.fail(state.what, "%d at once do not fit into memory and the chunk is fixed. Leave deterministic out. (%s)", count, problem)
+  end
+  memory.collect()
+  state.size = math.max(1, count // 2)
+  halving(state, first, state.size, f)
+  halving(state, first + count // 2, count - count // 2, f)
+end
+
+--- Calls f(first, count) until all of 0 .. n - 1 are done. f may keep what it makes; it may be called again for a part of what
+--- failed for want of memory.
+---@param state table from chunks.new
+---@param n integer
+---@param f fun(first: integer, count: integer)
+function chunks.each(state, n, f)
+  local at = 0
+  while at < n do
+    if host.interrupted() then error("interrupted", 0) end
+    local count = math.min(n - at, state.fixed or state.size or first_size)
+    if state.fixed or state.size then
+      halving(state, at, count, f)
+    else
+      local bytes = chunks.peak(state.device, function() halving(state, at, count, f) end)
+      state.size = state.size or math.max(1, math.min(state.most, math.floor(state.budget_bytes * count / math.max(bytes, 1))))
+    end
+    at = at + count
+  end
+end
+
+return chunks

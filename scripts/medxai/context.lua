@@ -1,0 +1,122 @@
+-- What a method's map(ctx, x, targets, options) sees. It returns raw (N, h, w) and, where it has more to say, extras: a list over
+-- the images of { status =, facts = plain data for the record, arrays = name -> tensor kept beside the map }.
+--   ctx.x (N, 3, H, W) in the network's input range   ctx:image() the same as pixels in [0, 1]   ctx:range() its black and white
+--   ctx.model, ctx.layer   ctx:activation(layer?), ctx:gradient(layer?)  (N, C, h, w) of one named tensor; ctx:gradient("x") the input's
+--   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its extras
+--   ctx.targets            list, one an image, :score(logits) -> (N)   ctx.logits (N, K)
+--   ctx.items[i]           id, path, label ...   ctx:stream(purpose, i, replicate?) random numbers keyed by the image
+--   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial run reads
+--   ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
+-- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute what nobody asks.
+local core = require "medxai.core"
+local principal = require "medxai.principal"
+local target = require "medxai.target"
+local torch = require "medxai.torch"
+
+local context = {}
+
+local Context = {}
+
+-- ctx.logits counts as the use of a forward pass, hence no plain field.
+function Context.__index(self, key)
+  if key == "logits" then
+    self.used.forward = true
+    return self.pass.logits
+  end
+  return Context[key]
+end
+
+--- A context; fields: pass, x, targets, items, views (one an image), model, split, height, width, seed, compat, eigen, aliased, job.
+function context.new(fields)
+  fields.count = fields.x:size(0)
+  fields.used = {}
+  return setmetatable(fields, Context)
+end
+
+-- A pass as one of its images sees it.
+local function single_pass(pass, i)
+  local function narrowed(name)
+    return function(_, ...) return pass[name](pass, ...):narrow(0, i - 1, 1) end
+  end
+  return { logits = pass.logits:narrow(0, i - 1, 1), activation = narrowed "activation", gradient = narrowed "gradient",
+    base = function(_, layer)
+      local values = {}
+      for name, value in pairs(pass:base(layer)) do values[name] = value:narrow(0, i - 1, 1) end
+      return values
+    end }
+end
+
+--- The context of the i-th image alone.
+function Context:single(i)
+  local fields = {}
+  for k, v in pairs(self) do fields[k] = v end
+  fields.pass, fields.x, fields.items, fields.views = single_pass(self.pass, i), self.x:narrow(0, i - 1, 1), { self.items[i] }, { self.views[i] }
+  fields.targets, fields.shared_targets = target.batch { self.targets[i] }, self.shared_targets or self.targets
+  local one = context.new(fields)
+  one.used = self.used
+  return one
+end
+
+function Context:activation(layer)
+  self.used.forward = true
+  return self.pass:activation(layer or self.layer, self.aliased)
+end
+
+function Context:gradient(layer)
+  self.used.forward, self.used.gradient = true, true
+  return self.pass:gradient(layer or self.layer, self.shared_targets or self.targets)
+end
+
+function Context:base(layer)
+  self.used.forward = true
+  return self.pass:base(layer or self.layer)
+end
+
+--- A list of three numbers, one a channel, beside x.
+local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, 3, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
+
+local function mean_std(split)
+  local config = split and split.data and split.data.config or {}
+  if config.mean and config.std then return config.mean, config.std end
+end
+
+--- x (N, 3, H, W) without the data set's mean and std.
+function context.pixels(x, split)
+  local mean, std = mean_std(split)
+  if not mean then return x end
+  return x * column({ x = x }, std) + column({ x = x }, mean)
+end
+
+--- The images as pixels in [0, 1], whatever mean and std the network's input was brought to.
+function Context:image() return context.pixels(self.x, self.split) end
+
+--- Black and white in the network's input range: two tensors (1, 3, 1, 1).
+function Context:range()
+  local mean, std = mean_std(self.split)
+  local lo, hi = { 0, 0, 0 }, { 1, 1, 1 }
+  for c = 1, 3 do
+    if mean then lo[c], hi[c] = -mean[c] / std[c], (1 - mean[c]) / std[c] end
+  end
+  return column(self, lo), column(self, hi)
+end
+
+--- (N, C, h, w) -> raw (N, h, w) [, extras]: the sum over channels, or with eigen_smooth the first principal component.
+function Context:combine(product)
+  if self.eigen then return self:principal(product) end
+  return product:sum({ 1 })
+end
+
+--- (N, C, h, w) -> raw (N, h, w), extras: see principal.lua.
+function Context:principal(features) return principal.project(features, self.compat) end
+
+--- The keyed random stream of the i-th image; another one in each view but the image itself.
+---@param purpose string "randomcam@1"
+---@param i integer
+---@param replicate? integer
+function Context:stream(purpose, i, replicate)
+  local id, view = self.items[i].id, self.views and self.views[i]
+  if view and not view.identity then id = id .. "/" .. view.name end
+  return core.rng.stream { seed = self.seed, purpose = purpose, id = id, replicate = replicate or 0 }
+end
+
+return context
