@@ -161,7 +161,7 @@ Page.__index = Page
 
 --- The image as the network sees it, (3, H, W) in [0, 1].
 function Page:image(number)
-  return viewable(require("medxai.batches").pixels(self.job.split:batch({ number }).x, self.job.split):select(0, 0):to { dtype = "float32" })
+  return viewable(require("medxai.context").pixels(self.job.split:batch({ number }).x, self.job.split):select(0, 0):to { dtype = "float32" })
 end
 
 --- File, path, label, patient ... of an image.
