@@ -14,6 +14,9 @@ local series_colours = { 0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b
 
 local function colour_of(series, i) return series.colour or series_colours[(i - 1) % #series_colours + 1] end
 
+--- The colour of the i-th series, for figures that draw several charts of the same things.
+function chart.series_colour(i) return series_colours[(i - 1) % #series_colours + 1] end
+
 local function is_finite(v) return type(v) == "number" and v == v and v ~= math.huge and v ~= -math.huge end
 
 -- ---- axes -------------------------------------------------------------------------------------------------------
@@ -312,6 +315,64 @@ function chart.dots(spec)
   local sentences = { has_chance and "Grey tick: chance level." or nil }
   for _, s in ipairs(spec.caption or {}) do sentences[#sentences + 1] = s end
   for _, s in ipairs(sentences) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT }) end
+  d.height = y + MARGIN
+  return d
+end
+
+-- ---- tables -----------------------------------------------------------------------------------------------------
+
+-- The width of the first column, and of the others, which share the rest.
+local function table_layout(spec, width)
+  local first = 0
+  for _, row in ipairs(spec.rows) do first = math.max(first, drawing.text_width(drawing.clean(row.label), TEXT)) end
+  first = math.min(first, width * 0.34)
+  return first, (width - 2 * MARGIN - first - 6) / #spec.columns
+end
+
+-- Column titles standing on one line; returns the y below the rule.
+local function table_head(d, spec, left, each, y, width)
+  local wrapped, most = {}, 0
+  for k, title in ipairs(spec.columns) do
+    wrapped[k] = {}
+    for _, part in ipairs(type(title) == "table" and title or { title }) do
+      local is_title = #wrapped[k] == 0
+      for _, line in ipairs(drawing.wrap(part, each - 5, SMALL, false, 3)) do table.insert(wrapped[k], { line, is_title and INK or SOFT }) end
+    end
+    most = math.max(most, #wrapped[k])
+  end
+  for k, lines in ipairs(wrapped) do
+    local top = y + (most - #lines) * SMALL * LEADING
+    for i, line in ipairs(lines) do d:text(left + k * each, top + (i - 1) * SMALL * LEADING + SMALL, line[1], { size = SMALL, align = "right", colour = line[2] }) end
+  end
+  y = y + most * SMALL * LEADING + 2
+  d:line({ MARGIN, y, width - MARGIN, y }, 0.6, INK)
+  return y + 3
+end
+
+--- A table as a figure. columns: titles, each a text or a list of lines; rows: list of { label, cells = list of { text, small } }
+--- with small (an interval) under text; title, caption (list of sentences), width_pt.
+function chart.table(spec)
+  local width = spec.width_pt or (#spec.columns <= 3 and drawing.COLUMN or drawing.PAGE)
+  local first, each = table_layout(spec, width)
+  local left, d, y = MARGIN + first + 6, drawing.new(width), MARGIN
+  if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 3 end
+  y = table_head(d, spec, left, each, y, width)
+  for _, row in ipairs(spec.rows) do
+    local tall = 1
+    for _, cell in ipairs(row.cells) do
+      if cell[2] and cell[2] ~= "" then tall = 2 end
+    end
+    d:text(MARGIN, y + TEXT, drawing.fit(row.label, first, TEXT), { size = TEXT })
+    for k, cell in ipairs(row.cells) do
+      d:text(left + k * each, y + TEXT, drawing.fit(cell[1] or "", each - 3, TEXT), { size = TEXT, align = "right" })
+      d:text(left + k * each, y + TEXT + SMALL * LEADING, drawing.fit(cell[2] or "", each - 3, SMALL - 0.5), { size = SMALL - 0.5, align = "right", colour = SOFT })
+    end
+    y = y + TEXT * LEADING + (tall - 1) * SMALL * LEADING + 1.5
+    d:line({ MARGIN, y, width - MARGIN, y }, 0.3, GRID)
+    y = y + 1.5
+  end
+  y = y + 2
+  for _, s in ipairs(spec.caption or {}) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT }) end
   d.height = y + MARGIN
   return d
 end

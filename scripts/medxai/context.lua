@@ -90,15 +90,17 @@ end
 --- The images as pixels in [0, 1], whatever mean and std the network's input was brought to.
 function Context:image() return context.pixels(self.x, self.split) end
 
---- Black and white in the network's input range: two tensors (1, 3, 1, 1).
-function Context:range()
-  local mean, std = mean_std(self.split)
+--- Black and white in the network's input range: two tensors (1, 3, 1, 1) like x.
+function context.range(x, split)
+  local mean, std = mean_std(split)
   local lo, hi = { 0, 0, 0 }, { 1, 1, 1 }
   for c = 1, 3 do
     if mean then lo[c], hi[c] = -mean[c] / std[c], (1 - mean[c]) / std[c] end
   end
-  return column(self, lo), column(self, hi)
+  return column({ x = x }, lo), column({ x = x }, hi)
 end
+
+function Context:range() return context.range(self.x, self.split) end
 
 --- (N, C, h, w) -> raw (N, h, w) [, extras]: the sum over channels, or with eigen_smooth the first principal component.
 function Context:combine(product)

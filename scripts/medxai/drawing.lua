@@ -71,6 +71,15 @@ function drawing.number(v)
   return s:find("e") and s or (string.format("%.4f", v):gsub("0+$", ""):gsub("%.$", ""))
 end
 
+--- A number with fixed decimals for reading: a true minus, no negative zero; signed: with + too; NaN is "undefined".
+function drawing.fixed(v, decimals, signed)
+  if v ~= v then return "undefined" end
+  local s = string.format("%." .. decimals .. "f", v)
+  if tonumber(s) == 0 then s = s:gsub("^%-", "") end
+  if signed and tonumber(s) > 0 then return "+" .. s end
+  return (s:gsub("^%-", "−"))
+end
+
 --- text shortened with an ellipsis to fit width.
 function drawing.fit(text, width, size, bold)
   text = clean(text)
@@ -112,6 +121,33 @@ function drawing.wrap(text, width, size, bold, most)
     for i = #lines, most + 1, -1 do lines[i] = nil end
   end
   return lines
+end
+
+-- Where the places stand among a mark's arguments: numbers x, y, or a list of points.
+local function shifted(m, dx, dy)
+  local copy = { table.unpack(m, 1, m.n) }
+  copy.n = m.n
+  if type(m[2]) == "table" then
+    copy[2] = {}
+    for i, v in ipairs(m[2]) do copy[2][i] = v + (i % 2 == 1 and dx or dy) end
+  else
+    copy[2], copy[3] = m[2] + dx, m[3] + dy
+  end
+  return copy
+end
+
+--- Drawings under each other as one, each from the left edge.
+---@param list table[]
+---@param gap? number points between them (6)
+function drawing.stack(list, gap)
+  local d, y = drawing.new(0), 0
+  for i, part in ipairs(list) do
+    if i > 1 then y = y + (gap or 6) end
+    for _, m in ipairs(part.marks) do d.marks[#d.marks + 1] = shifted(m, 0, y) end
+    d.width, y = math.max(d.width, part.width), y + part.height
+  end
+  d.height = y
+  return d
 end
 
 -- ---- output -------------------------------------------------------------------------------------------------

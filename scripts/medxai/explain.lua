@@ -31,7 +31,7 @@ local spec = {
   deterministic = { "boolean", default = false },
   colours = { one_of = palette_names, default = "viridis" },
   scale = { one_of = { "own", "shared" }, default = "own" },
-  figures = { "boolean", default = true },
+  figures = { "boolean|string|table", default = true },
 }
 
 local function say(...)
@@ -75,7 +75,8 @@ end
 function explain.check(options, model, split)
   local asked = check.options("explain", options, spec)
   asked.entries = method.entries(asked.methods)
-  asked.metric_entries = metric.entries(asked.metrics or {}, asked.mask)
+  asked.figure_kinds = require("medxai.gallery").kinds(asked.figures)
+  asked.metric_entries = metric.entries(asked.metrics or {}, asked.mask, asked.compat)
   local masks = split and split.data and split.data.masks
   if masks and asked.mask then check.known("explain", "mask", asked.mask, masks) end
   local classes = model and model.classes
@@ -211,7 +212,9 @@ local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
     gradients = {}, bases = {}, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
     failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = require("medxai.run").weights_sha256(model) }
-  for _, m in ipairs(asked.metric_entries) do job.by_metric[m.id] = m end
+  for _, m in ipairs(asked.metric_entries) do
+    for _, id in ipairs(m.ids) do job.by_metric[id] = m end
+  end
   gather_layers(job)
   local sets = {}
   for _, e in ipairs(asked.entries) do
@@ -230,7 +233,8 @@ local function step_fields(job, chosen, asked)
   for i, number in ipairs(chosen) do ids[i] = job.split:item(number).id end
   for i, e in ipairs(job.entries) do sets[i] = e.set end
   for i, m in ipairs(job.metric_entries) do ms[i] = m.id end
-  return { split = job.split.name, images = ids, maps = sets, metrics = ms, colours = asked.colours, scale = asked.scale, figures = asked.figures }
+  return { split = job.split.name, images = ids, maps = sets, metrics = ms, colours = asked.colours, scale = asked.scale,
+    figures = canon.list(table.move(asked.figure_kinds, 1, #asked.figure_kinds, 1, {})) }
 end
 
 -- Each image's record by each method, in the order of the images.
@@ -305,17 +309,17 @@ function explain.run(run, model, split, options)
   for _, e in ipairs(job.entries) do
     if job.seconds[e.set] then run:time(name, e.set, job.seconds[e.set]) end
   end
+  job.exhibits = require("medxai.gallery").wanted(chosen, asked.figure_kinds)
   local rows = judge.maps(job, chosen)
   judge.write_scores(run.dir, rows)
   local summaries = metric.summarise(rows, run.seed)
   for _, s in ipairs(summaries) do s.label = job.labels[s.maps] end
   judge.print(job, summaries)
   local statuses = count_statuses(job, chosen)
-  local figures = canon.list {}
-  if asked.figures then figures = require("medxai.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colours, scale = asked.scale }) end
+  local figures = require("medxai.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colours, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
   for _, s in ipairs(summaries) do
     local d = job.by_metric[s.metric].definition
-    s.direction, s.unit, s.title = d.direction or "higher", d.unit, d.title
+    s.direction, s.title, s.axis = d.direction or "higher", d.title or s.metric, d.axis
   end
   local result = { split = split.name, images = #chosen, summaries = canon.list(summaries), statuses = statuses, figures = figures, compat = asked.compat }
   step:finish(result, step_files(job, chosen, figures))

@@ -57,6 +57,15 @@ function figure.overlay_reference(image, map)
   return { rgb = scaled:mul(255):to { dtype = "uint8" }:contiguous():data_string(), columns = shape[2], rows = shape[1] }
 end
 
+--- A signed map without its image, as pytorch-grad-cam's deprocess_image shows gradients: brought to mean 0.5 and deviation
+--- 0.1 over the map, cut to [0, 1]. What is near grey is near the map's mean.
+---@param raw any tensor (H, W)
+function figure.detail(raw)
+  local v = raw:to { device = "cpu", dtype = "float32" }
+  local spread = (v - v:mean()) / (v:std(false) + 1e-5)
+  return figure.heat(spread * 0.1 + 0.5, "grey", 0, 1)
+end
+
 --- The pixels with a mask's inner border drawn white.
 ---@param pixels table { rgb, columns, rows }
 ---@param mask any tensor (H, W), non-zero inside
@@ -86,8 +95,9 @@ local function title_lines(panels, w)
   local all, most = {}, 0
   for i, p in ipairs(panels) do
     local lines = {}
+    for _, line in ipairs(p.heading and drawing.wrap(p.heading, w, TEXT, true, 2) or {}) do lines[#lines + 1] = { line, bold = true } end
     for _, part in ipairs(type(p.title) == "table" and p.title or { p.title }) do
-      for _, line in ipairs(drawing.wrap(part, w, SMALL, false, 2)) do lines[#lines + 1] = line end
+      for _, line in ipairs(drawing.wrap(part, w, SMALL, false, 2)) do lines[#lines + 1] = { line } end
     end
     all[i] = lines
     most = math.max(most, #lines)
@@ -158,8 +168,12 @@ end
 
 local function put_panel(d, p, lines, x, top, side)
   local h = side * p.pixels.rows / p.pixels.columns
-  d:block(x + side / 2, top - 1.5 - #lines * SMALL * LEADING, lines, SMALL, { colour = p.warn and WARN or INK })
+  for i, line in ipairs(lines) do
+    d:text(x + side / 2, top - 1.5 - (#lines - i + 1) * SMALL * LEADING + SMALL, line[1], { size = line.bold and TEXT or SMALL, bold = line.bold, align = "centre",
+      colour = p.warn and WARN or INK })
+  end
   d:image(x, top, side, h, p.pixels.rgb, p.pixels.columns, p.pixels.rows)
+  if p.frame then d:frame(x, top, side, h, 1.6, p.frame) end
   if p.status then status_band(d, x, top, side, h, p.status) end
 end
 
@@ -189,7 +203,7 @@ end
 
 --- Rows of pictures.
 --- rows: list of { label = text on the left, panels = list of { pixels = {rgb, columns, rows}, title = text or list of
---- lines, status = text where the map is not ok, warn = true marks the title red } }; headings: list of texts over the
+--- lines, heading = bold text over it, status = text where the map is not ok, warn = true marks the title red, frame = colour } }; headings: list of texts over the
 --- columns; bars: list of { colours, lo, hi, label }; caption: list of sentences under the figure; width_pt; most_pt: side
 --- of a panel at most; title.
 function figure.panels(spec)
@@ -228,6 +242,9 @@ function figure.save(d, base, options)
   end
   return paths
 end
+
+--- Drawings under each other as one figure.
+figure.stack = drawing.stack
 
 -- The charts live in chart.lua and are called through here.
 for name, draw in pairs(chart) do figure[name] = draw end

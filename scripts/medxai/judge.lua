@@ -1,53 +1,163 @@
 -- Judges the maps of an explain step: every metric on every map into long rows, scores.csv, and a table to read.
--- One image's tensors are alive at a time, read back from the files, so that a resumed step judges the same numbers.
--- It refuses a mask that none of the images has.
+-- One image's tensors are alive at a time, read back from the files, so that a resumed step judges the same numbers; rows
+-- are written image by image, and those of a metric that runs the network are not computed twice.
+-- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
 local check = require "medxai.check"
+local contexts = require "medxai.metric_context"
 local files = require "medxai.files"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
+local Progress = require "medxai.progress"
 
 local judge = {}
 
-local function row_of(e, job, record, m, value, chance, why)
+local function row_of(e, job, record, m, k, result)
   return { image_id = record.image_id, path = record.path, patient = record.patient, source = record.source, model = job.model.name, seed = job.run.seed,
-    method = e.method.name, maps = e.set, layer = table.concat(e.layers or {}, " "), target = e.description.text, metric = m.id, value = value, chance = chance,
-    status = record.status, undefined = why, label = record.label, predicted = record.target.predicted,
-    correct = record.label and tostring(record.label == record.target.predicted) or nil, confidence = record.target.confidence }
+    method = e.method.name, maps = e.set, layer = table.concat(e.layers or {}, " "), target = e.description.text, metric = m.ids[k], value = result.value,
+    chance = result.chance, unit = metric.unit(m, e.description.as), status = record.status, undefined = result.why, label = record.label,
+    predicted = record.target.predicted, correct = record.label and tostring(record.label == record.target.predicted) or nil,
+    confidence = record.target.confidence }
 end
 
--- Every metric of every map; one image's tensors are alive at a time.
-function judge.maps(job, chosen)
-  local rows = {}
+-- ---- rows of earlier runs ---------------------------------------------------------------------------------------
+
+local function key_of(row) return tostring(row.maps) .. "\0" .. tostring(row.image_id) .. "\0" .. tostring(row.metric) end
+
+-- What scores.csv holds already, by key. A last line torn by a crash is cut, and columns of another version are brought to
+-- these, so that lines can be added. Values were written with all their digits.
+local function read_known(dir)
+  local path, known = dir .. "/scores.csv", {}
+  local lines, whole = files.lines(path)
+  local bytes = files.size(path)
+  if bytes and bytes > whole then require("medxai.file").truncate(path, whole) end
+  local rows = bytes and files.read_csv(path) or {}
+  if lines[1] and lines[1] ~= table.concat(metric.columns, ",") then files.write_csv(path, metric.columns, rows) end
+  for _, row in ipairs(rows) do known[key_of(row)] = row end
+  return known
+end
+
+local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
+
+-- The results of a metric that an earlier process computed for this very map, nil unless all are there.
+local function known_results(known, m, e, record, seed)
+  local out = {}
+  for k, id in ipairs(m.ids) do
+    local row = known[key_of { maps = e.set, image_id = record.image_id, metric = id }]
+    if not row or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value) then return nil end
+    out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0, why = row.undefined ~= "" and row.undefined or nil }
+  end
+  return out
+end
+
+-- ---- one map ----------------------------------------------------------------------------------------------------
+
+-- A researcher's own metric that raises is told once and counted as undefined; interrupts and memory are no failures.
+local function measured(job, m, map, ctx)
+  if not m.own then return metric.measure(m, map, ctx) end
+  local ok, results = pcall(metric.measure, m, map, ctx)
+  if ok then return results end
+  if host.interrupted() then error("interrupted", 0) end
+  if require("medxai.chunks").is_out_of_memory(results) then error(results, 0) end
+  if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), tostring(results))) end
+  m.told = true
+  local out = {}
+  for k in ipairs(m.ids) do out[k] = { value = 0 / 0, chance = 0 / 0, why = "failed" } end
+  return out
+end
+
+-- All metrics of one map, added to rows.
+local function judge_map(job, subject, e, rows, known)
+  local record = job.store.records[e.set .. "/" .. subject.item.id]
+  local map, kept = nil, {}
+  local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
   for _, m in ipairs(job.metric_entries) do
-    local had_mask = false
-    for _, number in ipairs(chosen) do
-      local scope <close> = require("medxai.core").memory.scope()
-      local mask = m.mask and job.split:mask(number, m.mask) or nil
-      had_mask = had_mask or mask ~= nil
-      for _, e in ipairs(job.entries) do
-        local record = job.store.records[e.set .. "/" .. job.split:item(number).id]
-        local made = job.store:map(record)
-        local value, chance, why = metric.measure(m, made, { mask = mask, status = record.status, record = record, model = job.model })
-        rows[#rows + 1] = row_of(e, job, record, m, value, chance, why)
-      end
-      if host.interrupted() then error("interrupted", 0) end
+    local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed) or nil
+    if not results then
+      map = map or job.store:map(record)
+      local began = host.now()
+      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn))
+      job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
     end
-    if m.mask and not had_mask then
-      check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #chosen, m.mask, m.name)
+    for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result) end
+  end
+  if drawn then job.exhibits[subject.number][e.set] = drawn end
+end
+
+-- ---- all maps ---------------------------------------------------------------------------------------------------
+
+local function append_rows(dir, rows)
+  local path = dir .. "/scores.csv"
+  if not files.exists(path) then files.append_line(path, table.concat(metric.columns, ",")) end
+  for _, row in ipairs(rows) do files.append_line(path, files.csv_line(metric.columns, row)) end
+end
+
+local function needs_model(job)
+  for _, m in ipairs(job.metric_entries) do
+    if m.definition.needs and m.definition.needs.model then return true end
+  end
+  return false
+end
+
+-- Rows by metric, then image, then method: as they are read.
+local function in_order(job, rows)
+  local rank = {}
+  for _, m in ipairs(job.metric_entries) do
+    for _, id in ipairs(m.ids) do rank[#rank + 1], rank[id] = id, #rank + 1 end
+  end
+  local by_metric, out = {}, {}
+  for i in ipairs(rank) do by_metric[i] = {} end
+  for _, row in ipairs(rows) do table.insert(by_metric[rank[row.metric]], row) end
+  for _, list in ipairs(by_metric) do table.move(list, 1, #list, #out + 1, out) end
+  return out
+end
+
+local function check_masks(job, chosen)
+  for _, m in ipairs(job.metric_entries) do
+    for _, name in ipairs { m.mask or false, m.within or false } do
+      local found = false
+      for _, number in ipairs(name and chosen or {}) do
+        local scope <close> = require("medxai.core").memory.scope()
+        found = found or job.split.mask and job.split:mask(number, name) ~= nil
+        if found then break end
+      end
+      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #chosen, name, m.name) end
     end
   end
-  return rows
+end
+
+--- Every metric of every map. job.exhibits = { [number] = {} } says of which images pictures and curves are to be kept.
+---@return table[] rows
+function judge.maps(job, chosen)
+  if #job.metric_entries == 0 then return {} end
+  check_masks(job, chosen)
+  job.metric_seconds = {}
+  local rows, known = {}, read_known(job.run.dir)
+  local slow = needs_model(job)
+  local bar <close> = slow and Progress.new("judge " .. job.split.name, #chosen) or nil
+  for done, number in ipairs(chosen) do
+    local scope <close> = require("medxai.core").memory.scope()
+    local subject <close>, first = contexts.subject(job, number), #rows + 1
+    for _, e in ipairs(job.entries) do
+      judge_map(job, subject, e, rows, known)
+      if host.interrupted() then error("interrupted", 0) end
+    end
+    if slow then
+      append_rows(job.run.dir, { table.unpack(rows, first) })
+      bar:add(1)
+      if job.run.heartbeat then job.run:heartbeat(string.format("judge %d/%d", done, #chosen)) end
+    end
+  end
+  return in_order(job, rows)
 end
 
 -- scores.csv holds the rows of every explain step of the run; those of the same map and metric are replaced.
 function judge.write_scores(dir, rows)
   if #rows == 0 then return end
   local path = dir .. "/scores.csv"
-  local key = function(row) return row.maps .. "\0" .. row.image_id .. "\0" .. row.metric end
   local fresh, all = {}, {}
-  for _, row in ipairs(rows) do fresh[key(row)] = true end
+  for _, row in ipairs(rows) do fresh[key_of(row)] = true end
   for _, row in ipairs(files.read_csv(path) or {}) do
-    if not fresh[key(row)] then all[#all + 1] = row end
+    if not fresh[key_of(row)] then all[#all + 1] = row end
   end
   for _, row in ipairs(rows) do all[#all + 1] = row end
   files.write_csv(path, metric.columns, all)
@@ -59,23 +169,35 @@ local function between(low, high, form)
   return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
 end
 
-local line = "  %-24s %9s  %-16s %9s  %-23s %s\n"
+local with_chance = "  %-24s %9s  %-16s %9s  %-23s %s\n"
+local without = "  %-24s %9s  %-16s %s\n"
 
---- The summaries as a table on standard output.
+-- The heading of one metric's lines; returns whether any method has a chance level.
+local function print_heading(job, s, summaries)
+  local m, chance = job.by_metric[s.metric], false
+  for _, other in ipairs(summaries) do chance = chance or other.metric == s.metric and other.chance == other.chance end
+  io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+    math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
+  if chance then io.stdout:write(string.format(with_chance, "method", "mean", "interval", "chance", "above chance", "images"))
+  else io.stdout:write(string.format(without, "method", "mean", "interval", "images")) end
+  return chance
+end
+
+--- The summaries as tables on standard output.
 function judge.print(job, summaries)
   if host.options.quiet then return end
-  local last
+  local last, chance
   for _, s in ipairs(summaries) do
-    if s.metric ~= last then
-      local d = job.by_metric[s.metric].definition
-      io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, d.unit or "value", d.direction or "higher",
-        math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
-      io.stdout:write(string.format(line, "method", "mean", "interval", "chance", "above chance", "images"))
-      last = s.metric
-    end
+    if s.metric ~= last then chance = print_heading(job, s, summaries) end
+    last = s.metric
     local lost = s.of - s.n
-    io.stdout:write(string.format(line, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance),
-      (s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""), s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")))
+    local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+    if chance then
+      local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
+      io.stdout:write(string.format(with_chance, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
+    else
+      io.stdout:write(string.format(without, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), images))
+    end
   end
   if last then io.stdout:write("\n") end
 end

@@ -1,56 +1,162 @@
--- Judgements of a map: one file a metric in score/, the same form for a researcher's own. A metric declares id@version,
--- direction, range, unit, what it needs and what it does with negatives; for a map it gives a value and its chance level,
--- or says why it is undefined. Rows are long: one value a line.
+-- Judgements of a map: one file a metric in score/, or beside the experiment, in the same form:
+--   title, version     its id is name@version and every setting
+--   direction          "higher" or "lower" is better; range = { lo, hi } or nil
+--   unit               "share", "hit" ...; "score" is that of the target: logit or probability
+--   axis               what a chart says under it; signed = true: a difference, written with its sign
+--   needs              { mask = true } for those that compare with a mask
+--   negatives          what it does with negative values of a map, in words
+--   options            like a method's; check = function(options, name) may refuse and complete them
+--   values             function(options) -> names, for a metric that gives several numbers; many: the option that they replace in the id
+--   measure            function(map, ctx, options) -> value [, chance [, why]]; nil is undefined, and why says it in a few words.
+--                      With values: lists of them in the same order (NaN: undefined)
+-- map is (H, W) float32 in [0, 1] on the CPU. ctx is of one map:
+--   ctx.x, ctx:image()      (1, 3, H, W): the network's input on its device; the same as pixels in [0, 1]
+--   ctx.target, ctx.model   what the map explains (class, index, logit, probability ...), and of which model
+--   ctx:original()          the target's score of the image as it is
+--   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first from 0
+--   ctx:keep(percentile, "most" | "least")  bool (H, W): all but the (100 - percentile) % that are most or least relevant
+--   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated twice
+--   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same everywhere
+--   ctx:range()             the network's values for black and white
+--   ctx:stream("what@1")    keyed random numbers of this image
+--   ctx.mask, ctx.within    bool (H, W) or nil: the mask asked for, and the one that restricts the metric
+--   ctx.record, ctx.item, ctx.status, ctx.compat, ctx:once(key, f), ctx:show(exhibit)
 -- It refuses to average what is undefined: such maps are counted, not guessed.
 local check = require "medxai.check"
+local files = require "medxai.files"
 local metrics = require "medxai.metrics"
 local plugin = require "medxai.plugin"
 
 local metric = {}
 
-metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "method", "maps", "layer", "target", "metric", "value", "chance", "status", "undefined",
-  "label", "predicted", "correct", "confidence" }
+metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "method", "maps", "layer", "target", "metric", "value", "chance", "unit", "status",
+  "undefined", "label", "predicted", "correct", "confidence" }
 
---- Checks a `metrics` list: names, or { name, option = value }.
+-- What every metric takes besides its own options.
+local shared = {
+  within = { "string", field = false },
+  as = { one_of = { "logit", "softmax" }, field = false },
+}
+
+local function definition_of(name)
+  local d, source = plugin.find("explain", "score", "metric", name)
+  if type(d) ~= "table" or type(d.measure) ~= "function" then
+    check.fail("explain", "metric '%s' has no measure (expected a table with measure = function(map, ctx)).", name)
+  end
+  if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" then
+    check.fail("explain", "metric '%s': direction is 'higher' or 'lower' (got '%s').", name, tostring(d.direction))
+  end
+  return d, source
+end
+
+local function setting_text(v)
+  if type(v) ~= "table" then return tostring(v) end
+  local words = {}
+  for i, item in ipairs(v) do words[i] = tostring(item) end
+  return table.concat(words, ",")
+end
+
+-- "name@1 option=value ...", every setting in it; an own metric's also has the beginning of its file's hash.
+local function id_of(name, d, options, more)
+  local words = { string.format("%s@%d", name, d.version or 0) }
+  for _, key in ipairs(check.sorted_keys(options)) do
+    if key ~= d.many then words[#words + 1] = key .. "=" .. setting_text(options[key]) end
+  end
+  for _, word in ipairs(more) do words[#words + 1] = word end
+  return table.concat(words, " ")
+end
+
+local function without_name(value)
+  local given = {}
+  for k, v in pairs(type(value) == "table" and value or {}) do
+    if k ~= 1 then given[k] = v end
+  end
+  return given
+end
+
+local function entry(name, value, mask, compat)
+  local d, source = definition_of(name)
+  local spec = {}
+  for k, rule in pairs(d.options or {}) do spec[k] = rule end
+  for k, rule in pairs(shared) do spec[k] = rule end
+  local options = check.options(name, without_name(value), spec)
+  local more = {}
+  local function add(key, v) if v then more[#more + 1] = key .. "=" .. v end end
+  local needs_mask = d.needs and d.needs.mask
+  if needs_mask and not mask then check.fail("explain", "metric '%s' needs a mask (expected mask = \"lesion\" or the like beside metrics).", name) end
+  add("mask", needs_mask and mask)
+  add("within", options.within)
+  add("as", options.as)
+  add("compat", d.compat and compat)
+  add("source", source and files.sha256(source):sub(1, 8))
+  local m = { name = name, definition = d, own = source ~= nil, mask = needs_mask and mask or nil, within = options.within, as = options.as }
+  options.within, options.as = nil, nil
+  if d.check then d.check(options, name) end
+  m.options, m.id, m.ids, m.names = options, id_of(name, d, options, more), {}, d.values and d.values(options) or nil
+  for i, value_name in ipairs(m.names or { "" }) do m.ids[i] = m.id .. (value_name ~= "" and " " .. value_name or "") end
+  return m
+end
+
+--- Checks a `metrics` list: names, or { name, option = value }. Every metric also takes
+---   within  the name of a mask: pixels outside it are neither ranked nor counted
+---   as      "logit" or "softmax": the score that is judged, where it is not the target's own
 ---@param list table
 ---@param mask string|nil name of the mask for those that need one
----@return table[] of { name, id, definition, options, mask }
-function metric.entries(list, mask)
-  local entries = {}
+---@param compat string|nil
+---@return table[] of { name, id, ids (one a value), names, definition, options, mask, within, as }
+function metric.entries(list, mask, compat)
+  local entries, seen = {}, {}
   for i, value in ipairs(list) do
     local name = type(value) == "table" and value[1] or value
     if type(name) ~= "string" then check.fail("explain", "metrics holds names or { name, option = value } (got %s at %d).", type(name), i) end
-    local d = plugin.find("explain", "score", "metric", name)
-    if type(d) ~= "table" or type(d.measure) ~= "function" then
-      check.fail("explain", "metric '%s' has no measure (expected a table with measure = function(map, ctx)).", name)
+    local m = entry(name, value, mask, compat)
+    for _, id in ipairs(m.ids) do
+      if seen[id] then check.fail("explain", "metric '%s' is asked for twice with the same settings.", id) end
+      seen[id] = true
     end
-    local given = {}
-    for k, v in pairs(type(value) == "table" and value or {}) do
-      if k ~= 1 then given[k] = v end
-    end
-    local options = check.options(name, given, d.options or {})
-    local id = string.format("%s@%d", name, d.version or 0)
-    for _, key in ipairs(check.sorted_keys(options)) do id = id .. string.format(" %s=%s", key, tostring(options[key])) end
-    if d.needs and d.needs.mask then
-      if not mask then check.fail("explain", "metric '%s' needs a mask (expected mask = \"lesion\" or the like beside metrics).", name) end
-      id = id .. " mask=" .. mask
-    end
-    entries[#entries + 1] = { name = name, id = id, definition = d, options = options, mask = d.needs and d.needs.mask and mask or nil }
+    entries[#entries + 1] = m
   end
   return entries
 end
 
---- Judges one map. Returns value (NaN when undefined), chance, and why it is undefined.
----@param entry table from entries
+--- The unit of a metric's values for a target taken as "logit" or "softmax".
+function metric.unit(m, as)
+  if m.definition.unit ~= "score" then return m.definition.unit end
+  return (m.as or as) == "softmax" and "probability" or "logit"
+end
+
+local nan = 0 / 0
+local broken = { nan = true, failed = true, not_defined = true }
+
+local function undefined(m, why, chance)
+  local out = {}
+  for i in ipairs(m.ids) do out[i] = { value = nan, chance = chance or nan, why = why } end
+  return out
+end
+
+--- Judges one map: one result a value of the metric (entry.ids), NaN with a reason where it is undefined.
+---@param m table from entries
 ---@param map any tensor (H, W) float32 in [0, 1]
----@param ctx table mask (H, W) or nil, status of the map
-function metric.measure(entry, map, ctx)
-  local nan = 0 / 0
-  if ctx.status == "nan" or ctx.status == "failed" or ctx.status == "not_defined" then return nan, nan, "map is " .. ctx.status end
-  if entry.mask and not ctx.mask then return nan, nan, "no mask" end
-  local value, chance, why = entry.definition.measure(map, ctx, entry.options)
-  if value == nil then return nan, chance or nan, why or "undefined" end
-  return value, chance or nan, nil
+---@param ctx table see the top of this file; status of the map
+---@return table[] list of { value, chance, why }
+function metric.measure(m, map, ctx)
+  if broken[ctx.status] then return undefined(m, "map is " .. (ctx.status:gsub("_", " "))) end
+  if m.mask and not ctx.mask then return undefined(m, "no mask") end
+  if m.within and not ctx.within then return undefined(m, "no mask '" .. m.within .. "'") end
+  if m.within and not ctx.within:any():item() then return undefined(m, "empty mask '" .. m.within .. "'") end
+  local value, chance, why = m.definition.measure(map, ctx, m.options)
+  if value == nil then return undefined(m, why or "undefined", type(chance) == "number" and chance or nil) end
+  if not m.names then value, chance = { value }, { chance } end
+  if type(value) ~= "table" or #value ~= #m.ids then
+    check.fail("explain", "metric '%s' returned %s (expected %d number%s).", m.name, type(value) == "table" and #value .. " values" or "a " .. type(value), #m.ids,
+      #m.ids == 1 and "" or "s, as its values() says")
+  end
+  local out = {}
+  for i, v in ipairs(value) do
+    if type(v) ~= "number" then check.fail("explain", "metric '%s' returned a %s (expected a number).", m.name, type(v)) end
+    out[i] = { value = v, chance = chance and chance[i] or nan, why = v ~= v and (why or "not a number") or nil }
+  end
+  return out
 end
 
 local function patients_of(rows)
@@ -76,12 +182,12 @@ local function summary_of(rows, seed)
   if mean.n < 2 then -- one image says nothing of others
     mean.low, mean.high, over.low, over.high = 0 / 0, 0 / 0, 0 / 0, 0 / 0
   end
-  local undefined = {}
+  local reasons = {}
   for _, row in ipairs(rows) do
-    if row.undefined then undefined[row.undefined] = (undefined[row.undefined] or 0) + 1 end
+    if row.undefined then reasons[row.undefined] = (reasons[row.undefined] or 0) + 1 end
   end
   return { mean = mean.mean, low = mean.low, high = mean.high, n = mean.n, of = #rows, chance = counted > 0 and chance / counted or 0 / 0,
-    above = over.mean, above_low = over.low, above_high = over.high, resampled = mean.resampled, level = mean.level, note = mean.note, undefined = undefined }
+    above = over.mean, above_low = over.low, above_high = over.high, resampled = mean.resampled, level = mean.level, note = mean.note, undefined = reasons }
 end
 
 --- Summaries in the order in which methods and metrics first appear.
@@ -102,7 +208,7 @@ function metric.summarise(rows, seed)
   for i, key in ipairs(order) do
     local s = summary_of(groups[key], seed)
     local first = groups[key][1]
-    s.metric, s.method, s.maps, s.layer, s.target = first.metric, first.method, first.maps, first.layer, first.target
+    s.metric, s.method, s.maps, s.layer, s.target, s.unit = first.metric, first.method, first.maps, first.layer, first.target, first.unit
     out[i] = s
   end
   return out

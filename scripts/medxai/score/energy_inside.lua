@@ -11,10 +11,13 @@ return {
   needs = { mask = true },
   negatives = "cut to 0",
   measure = function(map, ctx)
-    local mask = ctx.mask:to { dtype = "float64" }:ne(0):to { dtype = "float64" }
+    local mask, energy = ctx.mask:ne(0):to { dtype = "float64" }, map:to { dtype = "float64" }:relu()
+    if ctx.within then
+      local within = ctx.within:view({ -1 })
+      mask, energy = mask:view({ -1 }):masked_select(within), energy:view({ -1 }):masked_select(within)
+    end
     local area = mask:mean():item()
     if area == 0 then return nil, nil, "empty mask" end
-    local energy = map:to { dtype = "float64" }:relu()
     local total = energy:sum():item()
     if total ~= total or total <= 0 then return nil, area, "map without energy" end
     return (energy * mask):sum():item() / total, area

@@ -19,8 +19,10 @@ return {
     local k = 2 * options.margin_px + 1
     local wide = torch.max_pool2d(mask:view({ 1, 1, mask:size(0), mask:size(1) }), { k, k }, { 1, 1 }, { options.margin_px, options.margin_px })
     wide = wide:view({ mask:size(0), mask:size(1) })
-    local chance = wide:mean():item()
-    if map:max():item() == map:min():item() then return nil, chance, "map without a maximum" end
+    local within = ctx.within or torch.ones_like(map, { dtype = "bool" })
+    local chance = wide:masked_select(within):mean():item()
+    map = map:masked_fill(within:logical_not(), -math.huge)
+    if map:max():item() == map:masked_select(within):min():item() then return nil, chance, "map without a maximum" end
     local at = map:eq(map:max()):nonzero():to { dtype = "float64" }:mean({ 0 }):round():to { dtype = "int64" }:tolist()
     return wide[{ at[1], at[2] }]:item(), chance
   end,

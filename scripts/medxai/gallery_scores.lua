@@ -1,0 +1,207 @@
+-- The figures of scores: a table of methods and metrics, a chart of each metric with intervals and chance level, and what a
+-- perturbing metric saw: its curves, with the imputed pictures under them.
+-- It refuses to draw an average of nothing: undefined values are said in words.
+local drawing = require "medxai.drawing"
+local figure = require "medxai.figure"
+
+local scores = {}
+
+local table_columns, exhibit_entries = 6, 3
+
+-- ---- summaries by metric ------------------------------------------------------------------------------------------
+
+local function shown(v, signed) return (drawing.fixed(v, 3, signed)) end
+
+local function interval(s, signed)
+  if s.low ~= s.low then return "" end
+  return string.format("[%s, %s]", shown(s.low, signed), shown(s.high, signed))
+end
+
+-- "ROAD, most relevant first", "percentile=25": the title, and what its id adds to the name.
+local function column_title(job, s)
+  local m = job.by_metric[s.metric]
+  local settings = {}
+  for word in s.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
+    if not word:find("^imputer=noisy_linear%(0%.01%)$") and not word:find("^steps=100$") then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
+  end
+  return { m.definition.title or m.name, table.concat(settings, ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
+end
+
+local function by_metric(summaries)
+  local groups = {}
+  for _, s in ipairs(summaries) do
+    if not groups[s.metric] then
+      groups[s.metric] = {}
+      groups[#groups + 1] = groups[s.metric]
+    end
+    table.insert(groups[s.metric], s)
+  end
+  return groups
+end
+
+local function cell(job, s)
+  local definition = job.by_metric[s.metric].definition
+  local signed = definition.signed
+  local small = interval(s, signed)
+  if s.chance == s.chance then small = (small ~= "" and small .. ", " or "") .. "chance " .. shown(s.chance) end
+  return { shown(s.mean, signed), small }
+end
+
+local function interval_sentence(s)
+  local lost = s.of - s.n
+  return string.format("Means with %d %% bootstrap intervals over %s%s (n = %d%s).", math.floor(100 * s.level + 0.5), s.resampled, s.note and ", " .. s.note or "", s.n,
+    lost > 0 and string.format("; %d undefined", lost) or "")
+end
+
+--- Methods down, metrics across: means with their intervals.
+function scores.table(job, summaries, _, save)
+  local groups = by_metric(summaries)
+  for first = 1, #groups, table_columns do
+    local columns, rows, of = {}, {}, {}
+    for k = first, math.min(first + table_columns - 1, #groups) do
+      columns[#columns + 1] = column_title(job, groups[k][1])
+      for _, s in ipairs(groups[k]) do
+        if not of[s.maps] then
+          of[s.maps] = { label = s.label, cells = {} }
+          rows[#rows + 1] = of[s.maps]
+        end
+        of[s.maps].cells[#columns] = cell(job, s)
+      end
+    end
+    local s = groups[first][1]
+    save(figure.table { columns = columns, rows = rows, title = "Scores", caption = { string.format("%s, %s split. %s", job.model.name, job.split.name, interval_sentence(s)) } },
+      "scores", "Scores of methods")
+  end
+end
+
+-- ---- charts -----------------------------------------------------------------------------------------------------
+
+local function dots(job, group)
+  local rows, first = {}, group[1]
+  for i, s in ipairs(group) do
+    rows[i] = { label = s.label, value = s.mean, lo = s.low, hi = s.high, chance = s.chance, note = "undefined for every image" }
+  end
+  local definition = job.by_metric[first.metric].definition
+  return figure.dots { rows = rows, title = definition.title or first.metric, x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
+    definition.axis and definition.unit == "score" and " (" .. first.unit .. ")" or ""), caption = {
+      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(first) } }
+end
+
+-- A metric with a value at each percentile: lines over the share removed.
+local function percentile_lines(m, groups)
+  local series, of = {}, {}
+  for _, group in ipairs(groups) do
+    local percentile = tonumber(group[1].metric:match("percentile=([%d.]+)"))
+    for _, s in ipairs(group) do
+      if not of[s.maps] then
+        of[s.maps] = { label = s.label, x = {}, y = {} }
+        series[#series + 1] = of[s.maps]
+      end
+      table.insert(of[s.maps].x, 100 - percentile)
+      table.insert(of[s.maps].y, s.mean)
+    end
+  end
+  for _, s in ipairs(series) do -- in the order of the axis
+    local order = {}
+    for i in ipairs(s.x) do order[i] = i end
+    table.sort(order, function(a, b) return s.x[a] < s.x[b] end)
+    local x, y = {}, {}
+    for i, k in ipairs(order) do x[i], y[i] = s.x[k], s.y[k] end
+    s.x, s.y = x, y
+  end
+  return figure.lines { charts = { { title = string.format("%s (%s is better)", m.definition.title, m.definition.direction), series = series, x_label = "pixels removed (%)",
+    y_label = string.format("mean change (%s)", groups[1][1].unit) } } }
+end
+
+--- A chart of each metric.
+function scores.charts(job, summaries, _, save)
+  local groups, of = by_metric(summaries), {}
+  for _, group in ipairs(groups) do
+    local m = job.by_metric[group[1].metric]
+    of[m] = of[m] or {}
+    table.insert(of[m], group)
+  end
+  for _, m in ipairs(job.metric_entries) do
+    if of[m] and #of[m] > 1 and m.definition.many == "percentiles" then
+      save(percentile_lines(m, of[m]), "score", m.definition.title)
+    else
+      for _, group in ipairs(of[m] or {}) do save(dots(job, group), "score", m.definition.title or group[1].metric) end
+    end
+  end
+end
+
+-- ---- curves and pictures of single images -------------------------------------------------------------------------
+
+-- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colours.
+local function curve_charts(entries, exhibits, unit)
+  local charts, of = {}, {}
+  for i, e in ipairs(entries) do
+    for _, x in ipairs(exhibits[e.set] or {}) do
+      if x.kind == "curve" then
+        local family = x.family
+        if not of[family] then
+          of[family] = { title = family, series = {}, x_label = x.x_label, y_label = "score (" .. unit .. ")", seen = {} }
+          charts[#charts + 1] = of[family]
+        end
+        local label = (#entries > 1 and e.label .. ", " or "") .. x.name
+        if not of[family].seen[label] then
+          table.insert(of[family].series, { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, colour = figure.series_colour(#entries > 1 and i or #of[family].series + 1) })
+        end
+        of[family].seen[label] = true
+      end
+    end
+  end
+  return charts
+end
+
+local function picture_rows(entries, exhibits)
+  local rows = {}
+  for _, e in ipairs(entries) do
+    local of = {}
+    for _, x in ipairs(exhibits[e.set] or {}) do
+      if x.kind == "picture" and x.pixels then
+        if not of[x.row] then
+          of[x.row] = { label = (#entries > 1 and e.label .. ": " or "") .. x.row, panels = {}, seen = {} }
+          rows[#rows + 1] = of[x.row]
+        end
+        if not of[x.row].seen[x.name] then
+          table.insert(of[x.row].panels, { pixels = x.pixels, title = { x.name, x.value and drawing.fixed(x.value, 2, true) or "unchanged" }, at = x.at })
+        end
+        of[x.row].seen[x.name] = true
+      end
+    end
+  end
+  for _, row in ipairs(rows) do table.sort(row.panels, function(a, b) return a.at < b.at end) end
+  return rows
+end
+
+local function exhibit_figure(job, entries, number, exhibits)
+  local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]
+  local unit = require("medxai.metric").unit({ definition = { unit = "score" } }, record.target.as)
+  local charts, rows, parts = curve_charts(entries, exhibits, unit), picture_rows(entries, exhibits), {}
+  local across = #charts == 3 and 3 or 2
+  for first = 1, #charts, across do
+    local some = { table.unpack(charts, first, math.min(first + across - 1, #charts)) }
+    parts[#parts + 1] = figure.lines { charts = some, width_pt = figure.page_pt * math.max(#some / across, 0.5), height_pt = 150 + 9 * #some[1].series }
+  end
+  if #parts == 0 and #rows == 0 then return nil end
+  if #rows > 0 then
+    parts[#parts + 1] = figure.panels { rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
+      "Pictures: the image with that share of its pixels removed and imputed from their neighbours; under the share, the change of the score." } }
+  end
+  return figure.stack(parts), tostring(record.path):match("[^/]+$")
+end
+
+--- One figure an image (of those whose exhibits were kept): curves, and the imputed pictures.
+function scores.removal(job, _, asked, save)
+  for _, number in ipairs(asked.chosen) do
+    local exhibits = job.exhibits and job.exhibits[number]
+    for first = 1, exhibits and #job.entries or 0, exhibit_entries do
+      local entries = { table.unpack(job.entries, first, math.min(first + exhibit_entries - 1, #job.entries)) }
+      local d, name = exhibit_figure(job, entries, number, exhibits)
+      if d then save(d, "removal", "What the metrics saw: " .. name) end
+    end
+  end
+end
+
+return scores

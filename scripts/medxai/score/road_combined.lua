@@ -1,0 +1,29 @@
+-- ROAD combined: half the difference between the mean scores after removing the least and the most relevant pixels, over the
+-- percentiles (pytorch-grad-cam's ROADCombined). The unchanged image's score cancels: 2 P passes for P percentiles.
+-- Higher is better; a map that knows nothing is near 0. Smooth maps have an edge: read it beside random_smooth's.
+local road = require "medxai.road"
+
+local function mean(list)
+  local sum = 0
+  for _, v in ipairs(list) do sum = sum + v end
+  return sum / #list
+end
+
+return {
+  title = "ROAD combined",
+  version = 1,
+  direction = "higher",
+  unit = "score",
+  signed = true,
+  axis = "(least relevant first - most relevant first) / 2",
+  needs = { model = true },
+  negatives = "ranked below zero values",
+  compat = true,
+  options = road.options,
+  check = road.check,
+  measure = function(_, ctx, options)
+    local scores = road.scores(ctx, options, { "least", "most" })
+    if not scores then return nil, nil, "map without contrast" end
+    return (mean(scores[1]) - mean(scores[2])) / 2
+  end,
+}
