@@ -55,6 +55,7 @@ body { margin: 0 auto; padding: 2.2rem 1.5rem 4rem; max-width: 60rem; background
 h1 { font-size: 1.65rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid #1a1a1a; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+h4 { font-size: .9rem; margin: 1rem 0 .3rem; }
 p { margin: .5rem 0; max-width: 46rem; }
 .question { font-size: 1.05rem; color: #333; margin: 0 0 .6rem; }
 .meta, .note, figcaption { color: #555; font-size: .86rem; }
@@ -65,6 +66,7 @@ tbody td, tbody th { border-bottom: 1px solid #e4e4e4; }
 tbody th { font-weight: 400; color: #555; white-space: nowrap; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.n, th.n { padding-left: .9rem; padding-right: .3rem; }
+.scores th.n { white-space: normal; max-width: 9rem; } .scores .note { font-size: .9em; }
 td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .facts td { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
@@ -75,6 +77,7 @@ td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .warnings { border-left: 4px solid #9a1b1b; background: #fbf3f3; padding: .5rem .9rem; margin: 1rem 0; }
 .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
 tr.warn td { color: #9a1b1b; }
+figcaption a { margin-left: .35rem; }
 figure { margin: 1rem 0 1.4rem; }
 figure svg { display: block; max-width: 100%; height: auto; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }

@@ -30,6 +30,18 @@ local function read_data(page, name)
   page.warnings[#page.warnings + 1] = tostring(data)
 end
 
+-- Explain steps in the order of the experiment; what an earlier form of it left in the folder comes last.
+local function in_experiment_order(steps, names)
+  local place = {}
+  for i, name in ipairs(names or {}) do place[name] = i end
+  for i, s in ipairs(steps) do
+    s.earlier = names ~= nil and not place[s.name]
+    s.place = place[s.name] or 1e6 + i
+  end
+  table.sort(steps, function(x, y) return x.place < y.place end)
+  return steps
+end
+
 -- steps/<prefix>*.json that are finished, oldest name first: { name, result, fields }.
 local function steps_of(page, prefix)
   local found = {}
@@ -52,7 +64,7 @@ local function open_page(run, options)
   page.notes = options.notes
   page.fit = steps_of(page, "fit")
   page.evaluations = steps_of(page, "evaluate")
-  page.explanations = steps_of(page, "explain%-")
+  page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
   page.data_check = read_data(page, "data_check.json")
   local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
   page.epochs = {}
@@ -70,10 +82,13 @@ local function put(page, ...) page.out[#page.out + 1] = string.format(...) end
 
 local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
 
--- Figures are drawn for print; on a screen they are shown a fifth larger.
+-- Figures are drawn for print; on a screen they are shown a fifth larger, narrow ones by half. caption: ready HTML.
 local function svg_figure(page, svg, caption)
-  svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h) return string.format('width="%.1fpt" height="%.1fpt"', 1.2 * w, 1.2 * h) end, 1)
-  put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. text(caption) .. "</figcaption>" or "")
+  svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h)
+    local scale = tonumber(w) < 320 and 1.5 or 1.2
+    return string.format('width="%.1fpt" height="%.1fpt"', scale * w, scale * h)
+  end, 1)
+  put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. caption .. "</figcaption>" or "")
 end
 
 -- Nested settings as "fit.optim.lr" = 0.01.
@@ -301,68 +316,10 @@ local function put_evaluations(page)
   end
 end
 
-local function score_rows(summaries)
-  local rows = {}
-  for i, s in ipairs(summaries) do
-    local undefined = {}
-    for _, why in ipairs(check.sorted_keys(s.undefined or {})) do undefined[#undefined + 1] = string.format("%d %s", s.undefined[why], why) end
-    rows[i] = { text(s.label or s.method), number(s.mean, 3), interval_text({ s.low, s.high }, 3), number(s.chance, 3),
-      string.format("%s%s %s", s.above > 0 and "+" or "", number(s.above, 3), interval_text({ s.above_low, s.above_high }, 3)),
-      number(s.n), text(table.concat(undefined, ", ")) }
-  end
-  return rows
-end
-
-local function put_scores(page, summaries)
-  local groups, order = {}, {}
-  for _, s in ipairs(summaries) do
-    if not groups[s.metric] then
-      groups[s.metric] = {}
-      order[#order + 1] = s.metric
-    end
-    table.insert(groups[s.metric], s)
-  end
-  for _, id in ipairs(order) do
-    local first = groups[id][1]
-    put(page, "<h3>%s</h3>", text(string.format("%s (%s)", first.title or id, id)))
-    local rows, columns = score_rows(groups[id]), { { "method" }, { "mean", numeric = true }, { "interval", numeric = true }, { "chance", numeric = true },
-      { "above chance", numeric = true }, { "images", numeric = true } }
-    for _, row in ipairs(rows) do
-      if row[7] ~= "" then columns[7] = { "undefined" } end
-    end
-    put(page, "%s", html.table(columns, rows))
-    put(page, '<p class="note">%s is better. %d %% bootstrap intervals over %s%s; chance is the value of a map that knows nothing.</p>',
-      first.direction == "lower" and "Lower" or "Higher", math.floor(100 * (first.level or 0.95) + 0.5), text(first.resampled or "images"),
-      first.note and " (" .. text(first.note) .. ")" or "")
-  end
-end
-
-local function status_rows(statuses)
-  local rows = {}
-  for i, s in ipairs(statuses) do
-    local parts, bad = {}, false
-    for _, status in ipairs(check.sorted_keys(s.counts)) do
-      parts[#parts + 1] = string.format("%d %s", s.counts[status], (status:gsub("_", " ")))
-      bad = bad or status ~= "ok"
-    end
-    rows[i] = { text(s.label or s.method), text(table.concat(s.layers or {}, " + ")), text(s.target or ""), text(table.concat(parts, ", ")), "<code>maps/" .. text(s.maps) .. "</code>", warn = bad }
-  end
-  return rows
-end
-
 local function put_explanations(page)
   if #page.explanations == 0 then return end
   heading(page, "Explanations")
-  for _, e in ipairs(page.explanations) do
-    local r = e.result
-    put(page, "<p>%s images of the %s split.</p>", number(r.images or 0), text(r.split or ""))
-    put(page, "%s", html.table({ { "method" }, { "layer" }, { "target" }, { "maps" }, { "files" } }, status_rows(r.statuses or {})))
-    put_scores(page, r.summaries or {})
-    for _, f in ipairs(r.figures or {}) do
-      local svg = files.read(page.dir .. "/" .. f.svg)
-      if svg then svg_figure(page, svg, nil) else put(page, '<p class="note">%s is missing.</p>', text(f.svg)) end
-    end
-  end
+  require("medxai.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
 end
 
 local function put_settings(page)
@@ -418,7 +375,8 @@ end
 
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 1 }
+  local inputs = { options = options, version = 2, order = require("medxai.canon").list {} }
+  for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
   local names = { "config.json", "data_check.json", "metrics.jsonl" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do
     if name ~= "report.json" then names[#names + 1] = "steps/" .. name end
