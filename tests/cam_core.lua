@@ -268,7 +268,7 @@ t.test("a method that is not defined for a network is a status with its reason, 
   local result, run = go(t.tmpdir(), { methods = { "never", "gradcam" }, images = 2, metrics = { "energy_inside" }, mask = "lesion" })
   local record = result.records[1]
   t.equal({ record.status, record.problem, #record.files }, { "not_defined", "it has no rectifiers", 0 })
-  t.equal({ result.summaries[1].n, result.summaries[1].undefined["map is not_defined"] }, { 0, 2 })
+  t.equal({ result.summaries[1].n, result.summaries[1].undefined["map is not defined"] }, { 0, 2 })
   t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 not defined of 2 maps"), table.concat(run.warnings, "\n"))
 end)
 

@@ -228,7 +228,7 @@ end)
 t.test("figures are saved as PNG, SVG and PDF, the metric's chart too", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "sobel" }, images = 3, metrics = { "energy_inside" }, mask = "lesion", figures = true, scale = "shared" })
-  t.equal(#result.figures, 2)
+  t.equal(#result.figures, 3) -- maps, table, chart
   for _, figure in ipairs(result.figures) do
     t.equal(t.read(dir .. "/" .. figure.paths[1]):sub(1, 8), "\137PNG\r\n\26\n")
     t.ok(t.read(dir .. "/" .. figure.paths[2]):find("<text", 1, true))
@@ -242,8 +242,7 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
   local model = tiny.model()
   local function check(options) return function() explain.check(options, model) end end
   t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam'?")
-  t.fails(check { methods = { "zebra" } },
-    "explain: unknown method 'zebra'. Known: center_blob, gradcam, random_smooth, sobel. Or write it as 'zebra.lua' beside the experiment.")
+  t.fails_like(check { methods = { "zebra" } }, "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
   t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
   t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")
   t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")

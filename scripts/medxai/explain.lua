@@ -19,7 +19,9 @@ local explain = {}
 
 local spec = {
   methods = { "table", required = true, field = false },
+  title = { "string", field = false },
   layer = { "string|table" },
+  each_layer = { "table", field = false },
   target = { "string|integer|table", default = "predicted" },
   images = { "integer|string|table", default = "one_per_class" },
   metrics = { "table", field = false },
@@ -67,6 +69,26 @@ local function try_layers(model, entries)
   tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = unknown })
 end
 
+-- Every entry at a layer once for each of the layers.
+local function at_each(entries, layers)
+  if layers == nil or rawequal(layers, check.placeholder) then return entries end
+  if #layers == 0 then check.fail("explain", "each_layer is an empty list (expected names of layers).") end
+  local out = {}
+  for _, e in ipairs(entries) do
+    if e.method.at ~= "layer" or e.layer then
+      out[#out + 1] = e
+    else
+      for _, layer in ipairs(layers) do
+        local copy = {}
+        for k, v in pairs(e) do copy[k] = v end
+        copy.layer = layer
+        out[#out + 1] = copy
+      end
+    end
+  end
+  return out
+end
+
 --- Checks the options of a run:explain; raises what is wrong with them.
 ---@param options table
 ---@param model? table nil while the model is not built: layers and class names are left for later
@@ -74,7 +96,8 @@ end
 ---@return table asked checked options with entries and metrics
 function explain.check(options, model, split)
   local asked = check.options("explain", options, spec)
-  asked.entries = method.entries(asked.methods)
+  if asked.layer ~= nil and asked.each_layer ~= nil then check.fail("explain", "layer (one map of all) and each_layer (one map of each) exclude each other.") end
+  asked.entries = at_each(method.entries(asked.methods), asked.each_layer)
   asked.figure_kinds = require("medxai.gallery").kinds(asked.figures)
   asked.metric_entries = metric.entries(asked.metrics or {}, asked.mask, asked.compat)
   local masks = split and split.data and split.data.masks
@@ -187,7 +210,21 @@ local function title_of(e)
   return table.concat(words, ", ")
 end
 
--- What tells the entries apart in tables and figures: the title, and where that is not enough layer, target or folder.
+-- "percentile 25": the options in which an entry differs from others of its method.
+local function differing_options(e, entries)
+  local words = {}
+  for _, key in ipairs(check.sorted_keys(e.options)) do
+    for _, other in ipairs(entries) do
+      if other.method.name == e.method.name and other.options[key] ~= e.options[key] then
+        words[#words + 1] = ", " .. key:gsub("_", " ") .. " " .. tostring(e.options[key])
+        break
+      end
+    end
+  end
+  return table.concat(words)
+end
+
+-- What tells the entries apart in tables and figures: the title, and where that is not enough options, layer, target or folder.
 local function label_entries(entries)
   for _, e in ipairs(entries) do e.title = title_of(e) end
   local function distinct(text_of)
@@ -202,7 +239,8 @@ local function label_entries(entries)
   local function with_layer(e) return e.title .. (e.layers and ", " .. table.concat(e.layers, " + ") or "") end
   local function with_target(e) return with_layer(e) .. ", " .. e.description.text end
   local chosen = function(e) return e.title .. ", " .. e.set:match("%x+$") end
-  for _, text_of in ipairs { with_target, with_layer, function(e) return e.title end } do
+  local function with_options(e) return e.title .. differing_options(e, entries) end
+  for _, text_of in ipairs { with_target, with_layer, with_options, function(e) return e.title end } do
     if distinct(text_of) then chosen = text_of end
   end
   for _, e in ipairs(entries) do e.label = chosen(e) end
@@ -210,7 +248,7 @@ end
 
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
-    gradients = {}, bases = {}, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
+    gradients = {}, bases = {}, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
     failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = require("medxai.run").weights_sha256(model) }
   for _, m in ipairs(asked.metric_entries) do
     for _, id in ipairs(m.ids) do job.by_metric[id] = m end
@@ -233,7 +271,7 @@ local function step_fields(job, chosen, asked)
   for i, number in ipairs(chosen) do ids[i] = job.split:item(number).id end
   for i, e in ipairs(job.entries) do sets[i] = e.set end
   for i, m in ipairs(job.metric_entries) do ms[i] = m.id end
-  return { split = job.split.name, images = ids, maps = sets, metrics = ms, colours = asked.colours, scale = asked.scale,
+  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms, colours = asked.colours, scale = asked.scale,
     figures = canon.list(table.move(asked.figure_kinds, 1, #asked.figure_kinds, 1, {})) }
 end
 
@@ -266,13 +304,36 @@ local function outcome(job, chosen, name, result)
   return { name = name, dir = job.run.dir, summaries = result.summaries, statuses = result.statuses, figures = result.figures, records = records_of(job, chosen) }
 end
 
+-- Scores, statuses and figures of the maps that are there now: the step's result.
+local function conclude(job, chosen, asked, name)
+  job.exhibits = require("medxai.gallery").wanted(chosen, asked.figure_kinds)
+  local rows = judge.maps(job, chosen)
+  judge.write_scores(job.run.dir, rows)
+  for _, m in ipairs(job.metric_entries) do
+    if job.metric_seconds[m.id] then job.run:time(name, m.id, job.metric_seconds[m.id]) end
+  end
+  local summaries = metric.summarise(rows, job.run.seed)
+  for _, s in ipairs(summaries) do
+    local d = job.by_metric[s.metric].definition
+    s.label, s.direction, s.title, s.axis = job.labels[s.maps], d.direction or "higher", d.title or s.metric, d.axis
+  end
+  judge.print(job, summaries)
+  local statuses = count_statuses(job, chosen)
+  local figures = require("medxai.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colours, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
+  return { title = asked.title, split = job.split.name, images = #chosen, summaries = canon.list(summaries), statuses = statuses, figures = figures, compat = asked.compat }
+end
+
 --- run:explain(model, split, options). Options:
 ---   methods        { "gradcam", sobel = { option = value }, { "gradcam", layer = "features.28" }, mine = function(x, model, target) ... end }:
 ---                  names of scripts/medxai/explain, of a file beside the experiment, or functions; layer and target may differ in each
+---   title          of this part of the report; default the methods
 ---   layer          a node's name, or a list (the mean of their maps); default the network's CAM layer
+---   each_layer     a list of nodes: a map of each, side by side (model.compare_layers)
 ---   target         "predicted", "true", a class by name or 0-based index, "contrast(a, b)"; { that, as = "softmax" } for probabilities
 ---   images         "one_per_class" (default), "all", a number (the classes in turn), a list of numbers, paths, names or image ids
----   metrics, mask  { "energy_inside", { "pointing_game", margin_px = 15 } } against the data's mask of that name
+---   metrics        names of scripts/medxai/score or of a file beside the experiment, with their options: { "road_combined",
+---                  { "deletion", as = "softmax" }, { "pointing_game", margin_px = 15 } }; every one takes within = a mask's name
+---   mask           the data's mask that metrics of overlap compare with
 ---   aug_smooth     true: the mean of the maps of six views (as it is and flipped, input x 0.9, 1, 1.1), where a method can be smoothed
 ---   eigen_smooth   true: the first principal component of the channels instead of their sum, where a method has channels
 ---   compat         "pytorch-grad-cam": what that library (1.5.7, on a CPU) computes where it differs: the activation after a rectifier
@@ -280,7 +341,11 @@ end
 ---                  compat, aug_smooth, eigen_smooth may also be given to a single method: { "gradcam", aug_smooth = true }
 ---   budget_mb      memory for a batch and for each method's chunks (1024); batch fixes the number of images
 ---   deterministic  true: 8 images a pass, whatever the memory: the same bits however many images are explained
----   colours        "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"; figures = false draws nothing
+---   figures        a list of "rows" (an image a row, a method a column), "grid" (an image a panel, wrong predictions framed), "methods"
+---                  (a page an image: each method with its time and scores), "own" (what methods draw themselves), "table" and "charts"
+---                  of the scores, "removal" (what perturbing metrics saw: curves and imputed pictures, of the first 3 images);
+---                  default all but grid and methods; false draws nothing
+---   colours        "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"
 ---@param run table
 ---@param model table
 ---@param split table
@@ -295,6 +360,8 @@ function explain.run(run, model, split, options)
   local fields = step_fields(job, chosen, asked)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
   local step = run:step(name, fields)
+  run.explained = run.explained or {} -- the order in which the report tells them
+  table.insert(run.explained, name)
   run:configure(name, { methods = fields.maps, target = asked.entries[1].description.text, layers = canon.list(job.layers), split = split.name, images = #chosen,
     metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colours = asked.colours, scale = asked.scale,
     model = { config = model.config, weights_sha256 = job.weights }, data = split.data and { name = split.data.name, config = split.data.config } or nil })
@@ -309,20 +376,8 @@ function explain.run(run, model, split, options)
   for _, e in ipairs(job.entries) do
     if job.seconds[e.set] then run:time(name, e.set, job.seconds[e.set]) end
   end
-  job.exhibits = require("medxai.gallery").wanted(chosen, asked.figure_kinds)
-  local rows = judge.maps(job, chosen)
-  judge.write_scores(run.dir, rows)
-  local summaries = metric.summarise(rows, run.seed)
-  for _, s in ipairs(summaries) do s.label = job.labels[s.maps] end
-  judge.print(job, summaries)
-  local statuses = count_statuses(job, chosen)
-  local figures = require("medxai.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colours, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
-  for _, s in ipairs(summaries) do
-    local d = job.by_metric[s.metric].definition
-    s.direction, s.title, s.axis = d.direction or "higher", d.title or s.metric, d.axis
-  end
-  local result = { split = split.name, images = #chosen, summaries = canon.list(summaries), statuses = statuses, figures = figures, compat = asked.compat }
-  step:finish(result, step_files(job, chosen, figures))
+  local result = conclude(job, chosen, asked, name)
+  step:finish(result, step_files(job, chosen, result.figures))
   return outcome(job, chosen, name, result)
 end
 

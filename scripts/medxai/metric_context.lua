@@ -57,10 +57,8 @@ end
 
 function Subject:scorer()
   local job = self.job
-  if not job.scorer then
-    job.scorer = require("medxai.scorer").new(job.model, { budget_mb = job.budget_bytes and job.budget_bytes / (1 << 20) or 1024, deterministic = job.deterministic,
-      precision = job.precision })
-  end
+  job.scorer = job.scorer or job.scorers and job.scorers:of "float32"
+    or require("medxai.scorer").new(job.model, { budget_mb = job.budget_bytes / (1 << 20), deterministic = job.deterministic })
   return job.scorer
 end
 
