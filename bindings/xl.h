@@ -113,6 +113,8 @@ int luaopen_core_store(lua_State *L);
 int luaopen_core_image(lua_State *L);
 int luaopen_core_impute(lua_State *L);
 int luaopen_core_loader(lua_State *L);
+int luaopen_core_lars(lua_State *L);
+int luaopen_core_partition(lua_State *L);
 int luaopen_core_phantom(lua_State *L);
 int luaopen_core_figure(lua_State *L);
 int luaopen_core_segment(lua_State *L);

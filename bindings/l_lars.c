@@ -1,0 +1,68 @@
+/* l_lars.c: core.lars: least angle regression and the lasso's path (lars.c) for Lua.
+ *   path(gram, xy, { samples =, lasso = false, max_steps = 500, alpha_min = 0 }) -> active, coef, alpha
+ * gram (p, p) and xy (p): X'X and X'y, float64 on the CPU; active: list of columns (from 0) in their order of entry;
+ * coef (steps + 1, p) and alpha (steps + 1): float64. */
+#include <string.h>
+#include "lars.h"
+#include "xl.h"
+
+#define XL_LARS "medxai.lars"
+
+static int lars_gc(lua_State *L) {
+  lars_free(luaL_checkudata(L, 1, XL_LARS));
+  return 0;
+}
+
+static const double *numbers(lua_State *L, int idx, int64_t n, const char *what) {
+  const tx_tensor *t = xl_totensor(L, idx);
+  if (strcmp(tx_tensor_dtype(t), "float64") != 0 || !tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false))
+    xl_error(L, "lars: %s: expected a contiguous float64 tensor on the CPU, got %s", what, tx_tensor_dtype(t));
+  if (tx_tensor_numel(t) != n) xl_error(L, "lars: %s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
+  return tx_tensor_data(t);
+}
+
+static double number_field(lua_State *L, const char *name, double absent) {
+  lua_getfield(L, 3, name);
+  const double v = luaL_optnumber(L, -1, absent);
+  lua_pop(L, 1);
+  return v;
+}
+
+static int lars_path_(lua_State *L) {
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  const int64_t p = tx_tensor_numel(xl_totensor(L, 2));
+  if (p < 1 || p > 4096) xl_error(L, "lars: expected 1 to 4096 columns, got %lld", (long long)p);
+  const double samples = number_field(L, "samples", 1), steps = number_field(L, "max_steps", 500), least = number_field(L, "alpha_min", 0);
+  lua_getfield(L, 3, "lasso");
+  const bool lasso = lua_toboolean(L, -1);
+  lars_path *path = lua_newuserdatauv(L, sizeof *path, 0);
+  memset(path, 0, sizeof *path);
+  luaL_setmetatable(L, XL_LARS);
+  xl_tensor *coef = xl_newtensor(L), *alpha = xl_newtensor(L);
+  const int top = lua_gettop(L);
+  const double *gram = numbers(L, 1, p * p, "gram"), *xy = numbers(L, 2, p, "xy");
+  if (lars_run(path, gram, xy, (int)p, samples, lasso, steps < 1e6 ? (int)steps : 1000000, least) != LARS_OK) xl_budget_nomem(L, "lars");
+  lua_createtable(L, path->nactive, 0);
+  for (int i = 0; i < path->nactive; i++) {
+    lua_pushinteger(L, path->active[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  const int64_t sizes[2] = { path->steps + 1, p };
+  XL_TRY(L, "lars", tx_tensor_new(&coef->t, "float64", 2, sizes, path->coef, (size_t)sizes[0] * p * sizeof(double)));
+  XL_TRY(L, "lars", tx_tensor_new(&alpha->t, "float64", 1, sizes, path->alpha, (size_t)sizes[0] * sizeof(double)));
+  lars_free(path);
+  lua_pushvalue(L, top - 1);
+  lua_pushvalue(L, top);
+  return 3;
+}
+
+int luaopen_core_lars(lua_State *L) {
+  static const luaL_Reg functions[] = { { "path", lars_path_ }, { NULL, NULL } };
+  luaL_newmetatable(L, XL_LARS);
+  lua_pushcfunction(L, lars_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  return 1;
+}

@@ -1,0 +1,166 @@
+/* l_partition.c: core.partition: partition.c's hierarchy, queue and credit for Lua.
+ *   local p = partition.new { size = { h, w, c }, outputs =, budget =, queue_batch =, context =, children = { l0, r0, l1, r1 ... } }
+ *   p:start(hidden, shown)   p:ask() -> boxes (n, most, 6) int32 or nil   p:tell(outputs)   p:values() -> (outputs, c, h, w)
+ * Tensors are float64 on the CPU but for the boxes. start and tell give false where an output is not a finite number. */
+#include <stdio.h>
+#include <string.h>
+#include "partition.h"
+#include "xl.h"
+
+#define XL_PARTITION "medxai.partition"
+
+typedef struct partition_handle {
+  partition *p;
+  int outputs, asked; /* asked: masks of the last ask */
+  int32_t size[3];
+} partition_handle;
+
+static int partition_close(lua_State *L) {
+  partition_handle *b = luaL_checkudata(L, 1, XL_PARTITION);
+  partition_free(b->p);
+  b->p = NULL;
+  return 0;
+}
+
+static partition_handle *to_partition(lua_State *L) {
+  partition_handle *b = luaL_checkudata(L, 1, XL_PARTITION);
+  if (!b->p) xl_error(L, "partition: is closed");
+  return b;
+}
+
+static int64_t field(lua_State *L, const char *name, int64_t low, int64_t high) {
+  char what[64];
+  snprintf(what, sizeof what, "partition: %s", name);
+  lua_getfield(L, 1, name);
+  const int64_t v = xl_toint(L, -1, what);
+  if (v < low || v > high) xl_error(L, "partition: %s is wrong (expected %lld to %lld, got %lld).", name, (long long)low, (long long)high, (long long)v);
+  lua_pop(L, 1);
+  return v;
+}
+
+static int status_of(lua_State *L, int status) {
+  if (status == PARTITION_NOMEM) xl_budget_nomem(L, "partition");
+  lua_pushboolean(L, status == PARTITION_OK);
+  return 1;
+}
+
+/* The tree's children as pairs, checked, in a userdata that stays on the stack. */
+static const int32_t (*push_tree(lua_State *L, int32_t regions))[2] {
+  int n;
+  const int64_t *flat = xl_toints(L, -1, &n, "partition: children");
+  if (n != 2 * (regions - 1)) xl_error(L, "partition: a tree of %d regions has %d inner nodes (got %d numbers, expected %d).", regions, regions - 1, n, 2 * (regions - 1));
+  int32_t(*children)[2] = lua_newuserdatauv(L, ((size_t)regions + 1) * 2 * sizeof(int32_t), 0);
+  for (int i = 0; i < n; i++)
+    children[i / 2][i % 2] = (int32_t)(flat[i] > INT32_MAX || flat[i] < -INT32_MAX ? INT32_MAX : flat[i]);
+  int32_t *order = lua_newuserdatauv(L, (size_t)regions * sizeof *order, 0);
+  const int status = partition_leaf_order((const int32_t(*)[2])children, regions, order);
+  if (status == PARTITION_NOMEM) xl_budget_nomem(L, "partition");
+  if (status != PARTITION_OK) xl_error(L, "partition: the children are no tree in which each of %d regions stands once.", regions);
+  lua_pop(L, 1);
+  return (const int32_t(*)[2])children;
+}
+
+/*- new { ... }: see the top of the file */
+static int partition_new_(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  partition_handle *b = lua_newuserdatauv(L, sizeof *b, 0);
+  memset(b, 0, sizeof *b);
+  luaL_setmetatable(L, XL_PARTITION);
+  lua_getfield(L, 1, "size");
+  int n;
+  const int64_t *size = xl_toints(L, -1, &n, "partition: size");
+  if (n != 3) xl_error(L, "partition: size has three sides (got %d).", n);
+  partition_options o = { .outputs = (int)field(L, "outputs", 1, 1 << 20), .budget = field(L, "budget", 0, INT64_C(1) << 30),
+                          .queue_batch = (int)field(L, "queue_batch", 1, 1 << 24), .context = (int)field(L, "context", -1, 1) };
+  int64_t cells = 1;
+  for (int i = 0; i < 3; i++) {
+    if (size[i] < 1 || size[i] > 1 << 24) xl_error(L, "partition: a side is 1 to %d (got %lld).", 1 << 24, (long long)size[i]);
+    o.size[i] = b->size[i] = (int32_t)size[i];
+    cells *= size[i];
+  }
+  if (cells > INT32_MAX) xl_error(L, "partition: %lld cells are too many.", (long long)cells);
+  if (lua_getfield(L, 1, "children") != LUA_TNIL) o.children = push_tree(L, o.size[0]);
+  b->outputs = o.outputs;
+  b->p = partition_new(&o);
+  if (!b->p) xl_budget_nomem(L, "partition");
+  lua_settop(L, 2);
+  return 1;
+}
+
+/*- leaf_order(children, regions): list of regions by their place among the tree's leaves */
+static int partition_order(lua_State *L) {
+  const int64_t regions = xl_toint(L, 2, "partition: regions");
+  if (regions < 1 || regions > 1 << 24) xl_error(L, "partition: regions are 1 to %d (got %lld).", 1 << 24, (long long)regions);
+  lua_settop(L, 1);
+  const int32_t(*children)[2] = push_tree(L, (int32_t)regions);
+  int32_t *order = lua_newuserdatauv(L, (size_t)regions * sizeof *order, 0);
+  if (partition_leaf_order(children, (int32_t)regions, order) != PARTITION_OK) xl_budget_nomem(L, "partition");
+  lua_createtable(L, (int)regions, 0);
+  for (int i = 0; i < regions; i++) {
+    lua_pushinteger(L, order[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+/* n float64 numbers of a contiguous tensor on the CPU. */
+static const double *numbers(lua_State *L, int idx, int64_t n, const char *what) {
+  const tx_tensor *t = xl_totensor(L, idx);
+  if (strcmp(tx_tensor_dtype(t), "float64") != 0 || !tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false))
+    xl_error(L, "partition: %s: expected a contiguous float64 tensor on the CPU, got %s", what, tx_tensor_dtype(t));
+  if (tx_tensor_numel(t) != n) xl_error(L, "partition: %s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
+  return tx_tensor_data(t);
+}
+
+static int partition_start_(lua_State *L) {
+  partition_handle *b = to_partition(L);
+  return status_of(L, partition_start(b->p, numbers(L, 2, b->outputs, "start"), numbers(L, 3, b->outputs, "start")));
+}
+
+static int partition_ask_(lua_State *L) {
+  partition_handle *b = to_partition(L);
+  const partition_box *boxes;
+  int n, most;
+  if (partition_ask(b->p, &boxes, &n, &most) != PARTITION_OK) xl_budget_nomem(L, "partition");
+  b->asked = n;
+  if (n == 0) return 0;
+  xl_tensor *out = xl_newtensor(L);
+  const int64_t sizes[3] = { n, most, 6 };
+  XL_TRY(L, "partition", tx_tensor_new(&out->t, "int32", 3, sizes, boxes, (size_t)n * most * sizeof *boxes));
+  return 1;
+}
+
+static int partition_tell_(lua_State *L) {
+  partition_handle *b = to_partition(L);
+  return status_of(L, partition_tell(b->p, numbers(L, 2, (int64_t)b->asked * b->outputs, "tell")));
+}
+
+static int partition_values_(lua_State *L) {
+  partition_handle *b = to_partition(L);
+  xl_tensor *out = xl_newtensor(L);
+  const int64_t sizes[4] = { b->outputs, b->size[2], b->size[0], b->size[1] };
+  XL_TRY(L, "partition", tx_tensor_new(&out->t, "float64", 4, sizes, NULL, 0));
+  if (partition_values(b->p, tx_tensor_data(out->t)) != PARTITION_OK) xl_budget_nomem(L, "partition");
+  return 1;
+}
+
+static int partition_evaluated_(lua_State *L) {
+  lua_pushinteger(L, partition_evaluated(to_partition(L)->p));
+  return 1;
+}
+
+int luaopen_core_partition(lua_State *L) {
+  static const luaL_Reg methods[] = { { "start", partition_start_ }, { "ask", partition_ask_ }, { "tell", partition_tell_ },
+                                      { "values", partition_values_ }, { "evaluated", partition_evaluated_ }, { "__gc", partition_close },
+                                      { "__close", partition_close }, { NULL, NULL } };
+  static const luaL_Reg functions[] = { { "new", partition_new_ }, { "leaf_order", partition_order }, { NULL, NULL } };
+  _Static_assert(sizeof(partition_box) == 6 * sizeof(int32_t), "boxes are passed as six numbers");
+  luaL_newmetatable(L, XL_PARTITION);
+  luaL_setfuncs(L, methods, 0);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  return 1;
+}
