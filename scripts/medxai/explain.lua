@@ -5,6 +5,7 @@
 local canon = require "medxai.canon"
 local check = require "medxai.check"
 local files = require "medxai.files"
+local honesty = require "medxai.honesty"
 local host = require "medxai.host"
 local mapstore = require "medxai.mapstore"
 local judge = require "medxai.judge"
@@ -129,11 +130,16 @@ end
 
 -- ---- identity ---------------------------------------------------------------------------------------------------
 
+-- Options as canonical data: a function is its code's hash, a tensor its values', { "slic", n_segments = 10 } a map whose positions are names as well.
 local function plain_options(options)
-  local out = {}
+  local out, mixed = {}, false
+  for key in pairs(options) do mixed = mixed or type(key) == "string" end
   for _, key in ipairs(check.sorted_keys(options)) do
     local v = options[key]
-    out[key] = type(v) == "function" and files.sha256(string.dump(v, true)) or v
+    if type(v) == "function" then v = files.sha256(string.dump(v, true))
+    elseif type(v) == "userdata" then v = files.sha256(v.dtype .. table.concat(v.shape, "x") .. v:detach():cpu():contiguous():data_string())
+    elseif type(v) == "table" then v = plain_options(v) end
+    out[mixed and tostring(key) or key] = v
   end
   return out
 end
@@ -146,16 +152,19 @@ local function name_set(e, model, split, weights, seed)
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
--- How many maps of each entry had which status.
+-- How many maps of each entry had which status, and what they say of themselves.
 local function count_statuses(job, chosen)
   local counts = canon.list {}
   for i, e in ipairs(job.entries) do
-    local c = {}
-    for _, number in ipairs(chosen) do
-      local status = job.store.records[e.set .. "/" .. job.split:item(number).id].status
-      c[status] = (c[status] or 0) + 1
+    local c, records = {}, {}
+    for k, number in ipairs(chosen) do
+      records[k] = job.store.records[e.set .. "/" .. job.split:item(number).id]
+      c[records[k].status] = (c[records[k].status] or 0) + 1
     end
-    counts[i] = { method = e.method.name, label = e.label, maps = e.set, layers = canon.list(e.layers or {}), target = e.description.text, counts = c }
+    local lines = honesty.lines(e.method, records)
+    for _, line in ipairs(lines) do say("  %s: %s", e.label, line) end
+    counts[i] = { method = e.method.name, label = e.label, maps = e.set, layers = canon.list(e.layers or {}), target = e.description.text, counts = c,
+      honesty = #lines > 0 and canon.list(lines) or nil }
     local bad = {}
     for _, status in ipairs(check.sorted_keys(c)) do
       if status ~= "ok" and status ~= "failed" then bad[#bad + 1] = string.format("%d %s", c[status], (status:gsub("_", " "))) end

@@ -402,4 +402,36 @@ end
 --- The masks of a plan as a tensor (n, M) uint8.
 function kernel.matrix(plan, m) return torch.from_string(table.concat(plan.masks), "uint8", { #plan.masks, m }) end
 
+local function fit_rows(z, weights, y, ends, options, share)
+  local list, kept, determined, selection = {}, {}, true, kernel.parse_selection(options.l1_reg)
+  for d = 1, #ends.base do
+    local own, delta = y:select(1, d - 1) - ends.base[d], ends.output[d] - ends.base[d]
+    local features = kernel.select(z, weights, own, delta, selection, options.scaling, share)
+    local phi, sure = kernel.values(z, weights, own, delta, features)
+    list[d], kept[d], determined = phi, #features, determined and sure
+  end
+  return { values = torch.stack(list, 0), kept = kept, determined = determined }
+end
+
+--- The values of all outputs of a plan.
+---@param plan table
+---@param m integer
+---@param y any (n, D) float64: outputs of the plan's subsets
+---@param ends table base, output: lists of D outputs of the empty and the full set
+---@param options table l1_reg, scaling
+---@return table fitted values (D, M), kept: features of each output, determined: whether the subsets determine them, half: values
+---   without every second random pair (values where nothing is random, nil where they do not suffice)
+function kernel.fit(plan, m, y, ends, options)
+  local z, weights = kernel.matrix(plan, m):to { dtype = "float64" }, torch.tensor(plan.weights, { dtype = "float64" })
+  local share = plan.samples / plan.most
+  local fitted = fit_rows(z, weights, y, ends, options, share)
+  local rows, halved = kernel.half(plan)
+  fitted.half = fitted.values
+  if rows then
+    local ok, half = pcall(fit_rows, z:index_select(0, rows), halved, y:index_select(0, rows), ends, options, share)
+    fitted.half = ok and half.values or nil
+  end
+  return fitted
+end
+
 return kernel

@@ -1,7 +1,7 @@
 -- Forward passes by the thousand for the methods and metrics that perturb: logits of n images, or of n values of an inner
 -- layer, made chunk by chunk under a memory budget, without gradients, batch norms folded, in the model's layout.
 --   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bf16", chunk = nil })
---   s:logits(n, make)                    -- (n, K) float32 on the CPU; make(first, count) -> (count, 3, H, W) on the model's device
+--   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU; make(first, count) -> (count, 3, H, W) on the model's device
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
 local check = require "medxai.check"
@@ -82,7 +82,7 @@ local function run(self, key, n, make, layer, base)
       local inner <close> = memory.scope()
       local x = make(first, count)
       local full = self.options.deterministic and padded(x, chunks.fixed) or x
-      local out = evaluate(model, full, layer, base):narrow(0, 0, count):to { dtype = "float32" }:cpu()
+      local out = evaluate(model, full, layer, base):narrow(0, 0, count):to { dtype = self.model.dtype }:cpu()
       compare(self, out, x, layer, base)
       parts[#parts + 1] = { first = first, out = inner:keep(out) }
     end)
@@ -93,7 +93,7 @@ local function run(self, key, n, make, layer, base)
   return outer:keep(#list == 1 and list[1] or torch.cat(list, 0))
 end
 
---- Logits (n, K), float32 on the CPU, of the images make(first, count) gives, 0-based.
+--- Logits (n, K), float32 (of a float64 model float64) on the CPU, of the images make(first, count) gives, 0-based.
 ---@param n integer
 ---@param make fun(first: integer, count: integer): medxai.Tensor
 function Scorer:logits(n, make)

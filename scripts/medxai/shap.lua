@@ -3,6 +3,7 @@
 -- It refuses to explain more outputs than the network has.
 local check = require "medxai.check"
 local figure = require "medxai.figure"
+local honesty = require "medxai.honesty"
 local map = require "medxai.map"
 local torch = require "medxai.torch"
 
@@ -76,6 +77,9 @@ end
 
 --- The option that all three take: how many of the largest outputs are explained beside the target.
 shap.ranked_option = { "integer", default = 3, min = 1 }
+
+--- "bf16" where its largest difference, which is printed, does not matter.
+shap.precision_option = { one_of = { "float32", "bf16" }, default = "float32" }
 
 -- ---- a hierarchy of regions -----------------------------------------------------------------------------------------
 
@@ -184,7 +188,7 @@ local function figure_row(page, number, limit)
   local values, record = outputs_of(page, number)
   local image, item = page:image(number), page:item(number)
   local name = tostring(item.name or item.path or item.id):match("[^/]+$")
-  local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = { name, record.facts and record.facts.honesty or nil } } } }
+  local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = { name, table.unpack(honesty.of(page.entry.method, record.facts)) } } } }
   if not values then
     row.panels[1].status = map.explain_status(record.status) or record.status
     return row
