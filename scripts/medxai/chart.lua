@@ -349,8 +349,8 @@ local function table_head(d, spec, left, each, y, width)
   return y + 3
 end
 
---- A table as a figure. columns: titles, each a text or a list of lines; rows: list of { label, cells = list of { text, small } }
---- with small (an interval) under text; title, caption (list of sentences), width_pt.
+--- A table as a figure. columns: titles, each a text or a list of lines; rows: list of { label, cells = list of lists of
+--- lines, the first large, those under it (an interval) small }; title, caption (list of sentences), width_pt.
 function chart.table(spec)
   local width = spec.width_pt or (#spec.columns <= 3 and drawing.COLUMN or drawing.PAGE)
   local first, each = table_layout(spec, width)
@@ -358,16 +358,16 @@ function chart.table(spec)
   if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 3 end
   y = table_head(d, spec, left, each, y, width)
   for _, row in ipairs(spec.rows) do
-    local tall = 1
-    for _, cell in ipairs(row.cells) do
-      if cell[2] and cell[2] ~= "" then tall = 2 end
-    end
+    local tall = 0
     d:text(MARGIN, y + TEXT, drawing.fit(row.label, first, TEXT), { size = TEXT })
     for k, cell in ipairs(row.cells) do
-      d:text(left + k * each, y + TEXT, drawing.fit(cell[1] or "", each - 3, TEXT), { size = TEXT, align = "right" })
-      d:text(left + k * each, y + TEXT + SMALL * LEADING, drawing.fit(cell[2] or "", each - 3, SMALL - 0.5), { size = SMALL - 0.5, align = "right", colour = SOFT })
+      tall = math.max(tall, #cell - 1)
+      for i, line in ipairs(cell) do
+        local size = i == 1 and TEXT or SMALL - 0.5
+        d:text(left + k * each, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, each - 3, size), { size = size, align = "right", colour = i == 1 and INK or SOFT })
+      end
     end
-    y = y + TEXT * LEADING + (tall - 1) * SMALL * LEADING + 1.5
+    y = y + TEXT * LEADING + tall * SMALL * LEADING + 1.5
     d:line({ MARGIN, y, width - MARGIN, y }, 0.3, GRID)
     y = y + 1.5
   end

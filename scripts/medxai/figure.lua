@@ -192,11 +192,12 @@ local function put_row(d, row, at, y)
   return top, height
 end
 
--- The colour bars beside the first row. Returns the right edge of the figure.
-local function put_bars(d, bars, at, top, height)
+-- The colour bars beside the rows, from `top` on; as tall as the first row, or taller where it is small and others follow.
+-- Returns the right edge of the figure.
+local function put_bars(d, bars, at, top, first, all)
   local x = at.left + at.columns * (at.side + GAP)
   if #bars == 0 then return x - GAP + MARGIN end
-  local h = (height - (#bars - 1) * 8) / #bars
+  local h = (math.max(first, math.min(all, 110)) - (#bars - 1) * 8) / #bars
   for i, bar in ipairs(bars) do colour_bar(d, x, top + (i - 1) * (h + 8), h, bar) end
   return x + bar_width(bars) + MARGIN
 end
@@ -212,11 +213,13 @@ function figure.panels(spec)
   local y = MARGIN
   if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, at.width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 2 end
   if spec.headings then y = put_headings(d, spec.headings, at, y) end
-  for i, row in ipairs(spec.rows) do
+  local first_top, first_height
+  for _, row in ipairs(spec.rows) do
     local top, height = put_row(d, row, at, y)
-    if i == 1 then d.width = math.min(at.width, put_bars(d, spec.bars or {}, at, top, height)) end
+    first_top, first_height = first_top or top, first_height or height
     y = top + height + GAP
   end
+  d.width = math.min(at.width, put_bars(d, spec.bars or {}, at, first_top, first_height, y - GAP - first_top))
   for _, sentence in ipairs(spec.caption or {}) do
     y = d:block(MARGIN, y, drawing.wrap(sentence, d.width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT })
   end

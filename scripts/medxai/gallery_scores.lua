@@ -40,11 +40,13 @@ local function by_metric(summaries)
 end
 
 local function cell(job, s)
-  local definition = job.by_metric[s.metric].definition
-  local signed = definition.signed
-  local small = interval(s, signed)
-  if s.chance == s.chance then small = (small ~= "" and small .. ", " or "") .. "chance " .. shown(s.chance) end
-  return { shown(s.mean, signed), small }
+  local signed = job.by_metric[s.metric].definition.signed
+  local lines = { shown(s.mean, signed) }
+  local between = interval(s, signed)
+  if between ~= "" then lines[2] = between end
+  if s.chance == s.chance then lines[#lines + 1] = "chance " .. shown(s.chance) end
+  if s.n < s.of then lines[#lines + 1] = string.format("%d of %d images", s.n, s.of) end
+  return lines
 end
 
 local function interval_sentence(s)
@@ -69,7 +71,9 @@ function scores.table(job, summaries, _, save)
       end
     end
     local s = groups[first][1]
-    save(figure.table { columns = columns, rows = rows, title = "Scores", caption = { string.format("%s, %s split. %s", job.model.name, job.split.name, interval_sentence(s)) } },
+    save(figure.table { columns = columns, rows = rows, title = "Scores", caption = {
+      string.format("%s, %s split. Means over %d images with %d %% bootstrap intervals over %s%s.", job.model.name, job.split.name, s.of, math.floor(100 * s.level + 0.5),
+        s.resampled, s.note and " (" .. s.note .. ")" or "") } },
       "scores", "Scores of methods")
   end
 end

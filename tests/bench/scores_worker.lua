@@ -1,0 +1,88 @@
+-- One side of the bench of CAM metrics: as worker.lua, one word a line. scores_worker.py answers the same words.
+local host = require "medxai.host"
+local torch = require "medxai.torch"
+local core = require "medxai.core"
+local contexts = require "medxai.metric_context"
+local metric = require "medxai.metric"
+local xai = require "medxai"
+
+local model, x, map
+
+local function status(field)
+  for line in io.lines "/proc/self/status" do
+    local kb = line:match("^" .. field .. ":%s+(%d+)")
+    if kb then return tonumber(kb) / 1024 end
+  end
+end
+
+-- MB now; the peak starts again from here
+local function memory_mark()
+  collectgarbage()
+  collectgarbage()
+  local f = io.open("/proc/self/clear_refs", "w")
+  if f then
+    f:write "5"
+    f:close()
+  end
+  return status "VmRSS"
+end
+
+local sets = {
+  confidence = { { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" }, { "confidence_increase", as = "softmax" } },
+  morf = { { "road_most_relevant_first", percentiles = { 25, 50, 75 } } },
+  combined = { { "road_combined", percentiles = { 20, 40, 60, 80 } } },
+  deletion = { { "deletion", removals = { "black" } } },
+}
+
+-- Seconds of all metrics of a set for one image and map, from nothing: no score is known beforehand.
+local function judge(name)
+  local entries = metric.entries(sets[name])
+  local record = { status = "ok", image_id = "00000000000000aa", maps = "map", target = { kind = "class", as = "logit", class = "a", index = 0 } }
+  local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end, batch = function() return { x = x } end }
+  local start = host.now()
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 }, budget_bytes = 1 << 30, deterministic = false }, 1)
+  local kept = {}
+  for _, m in ipairs(entries) do metric.measure(m, map, contexts.new(subject, map, record, m, kept)) end
+  return host.now() - start
+end
+
+local answers = {}
+
+function answers.hello() return core.tensor.torch_version() end
+
+-- A grey image with three equal channels, as X-rays have, and a smooth map.
+function answers.load(name)
+  torch.manual_seed(1)
+  model = xai.models[name] { classes = { "a", "b", "c" } }
+  model:eval()
+  local n = model.size_px
+  local y, across = torch.arange(n, { dtype = "float32" }):view({ n, 1 }), torch.arange(n, { dtype = "float32" }):view({ 1, n })
+  local grey = (torch.sin(y * 0.11) * torch.cos(across * 0.07) * 0.3 + 0.5 + torch.sin(y * across * 0.37) * 0.1):clamp(0, 1)
+  x = grey:view({ 1, 1, n, n }):expand({ 1, 3, n, n }):contiguous()
+  map = torch.exp((y - 0.4 * n):pow(2):add((across - 0.6 * n):pow(2)):div(-2 * (0.25 * n) ^ 2))
+  judge "confidence"
+  return memory_mark()
+end
+
+function answers.judge(name) return judge(name) end
+function answers.mark() return memory_mark() end
+function answers.peak() return status "VmHWM" end
+
+function answers.drop()
+  model:close()
+  model, x, map = nil, nil, nil
+  collectgarbage()
+  collectgarbage()
+  core.memory.empty_cache()
+  return 0
+end
+
+for line in io.lines() do
+  local words = {}
+  for w in line:gmatch "%S+" do words[#words + 1] = w end
+  local f = answers[words[1]]
+  if not f then break end
+  print(f(table.unpack(words, 2)))
+  io.stdout:flush()
+end
