@@ -17,7 +17,7 @@ local function write_run(dir)
   files.append_line(dir .. "/metrics.jsonl", canon.write { step = "fit", epoch = 1, train_loss = 1.0, val_loss = 1.1, train_accuracy = 0.4, val_accuracy = 0.3, best = true })
   files.write_data(dir .. "/steps/evaluate-test.json", { status = "finished", key = "k", fields = {}, result = { split = "test", n = 4, classes = { "a", "b" },
     confusion = { { 2, 0 }, { 1, 1 } }, accuracy = 0.75, loss = 0.5, per_class = { { class = "a", precision = 2 / 3, recall = 1.0, f1 = 0.8, support = 2, auroc = 0 / 0 } },
-    macro = { precision = 0.8, recall = 0.75, f1 = 0.73 }, test_evaluations = 2,
+    macro = { precision = 0.8, recall = 0.75, f1 = 0.73 }, evaluations = 2,
     intervals = { accuracy = { 0.25, 1.0 }, level = 0.95, resampled = "images", note = "image-level, patients unknown" } } })
   files.write_data(dir .. "/data_check.json", { classes = { "a", "b" }, counts = { train = { a = 3, b = 4, total = 7 }, test = { a = 2, b = 2, total = 4 } },
     images = 11, patients = 0, exact = { { a = "x.png", split_a = "train", b = "y.png", split_b = "test", same_class = false } }, near = canon.list {}, near_count = 0,

@@ -309,8 +309,8 @@ local function put_evaluations(page)
     end
     put(page, "<div>%s", per_class_table(r))
     if r.loss then put(page, '<p class="note">Cross entropy %s.</p>', number(r.loss, 4)) end
-    if type(r.test_evaluations) == "number" then
-      put(page, '<p class="note">This test split has been evaluated %d time%s in this run.</p>', math.tointeger(r.test_evaluations) or 0, r.test_evaluations == 1 and "" or "s")
+    if type(r.evaluations) == "number" then
+      put(page, '<p class="note">This test split has been evaluated %d time%s in this run.</p>', math.tointeger(r.evaluations) or 0, r.evaluations == 1 and "" or "s")
     end
     put(page, "</div></div>")
   end
