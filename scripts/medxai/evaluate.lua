@@ -55,12 +55,12 @@ local function cross_entropy(row, label)
 end
 
 -- Takes the loader's next batch through the model; returns how many images it had, nil at the end.
-local function one_batch(model, loader, answers)
+local function one_batch(model, loader, answers, prefix)
   local torch = require "medxai.torch"
   local scope <close> = require("medxai").scope()
   local batch = loader:next()
   if not batch then return nil end
-  local logits = torch.no_grad(function() return (model(batch.x)) end)
+  local logits = torch.no_grad(function() return (batch.values and prefix:logits(model, batch.values) or model(batch.x)) end)
   local rows, labels = logits:tolist(), batch.y:tolist()
   for i, row in ipairs(rows) do
     local n = #answers.labels + 1
@@ -73,7 +73,7 @@ end
 --- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
 ---@param model table
 ---@param split table
----@param options { batch: integer, name?: string, alive?: fun() }
+---@param options { batch: integer, name?: string, alive?: fun(), prefix?: table } prefix: cached outputs of the frozen part (prefix.lua)
 ---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
 function evaluate.predict(model, split, options)
   local training = model:is_training()
@@ -82,8 +82,9 @@ function evaluate.predict(model, split, options)
   local answers = { labels = {}, logits = {}, probabilities = {}, loss = 0.0 }
   local began = host.now()
   local bar <close> = Progress.new(options.name or ("evaluate " .. split.name), split.n)
-  local loader <close> = split:loader { batch = options.batch, channels_last = model.layout == "channels_last" }
-  for n in function() return one_batch(model, loader, answers) end do
+  local loader <close> = options.prefix and options.prefix:source(split, { batch = options.batch })
+    or split:loader { batch = options.batch, channels_last = model.layout == "channels_last" }
+  for n in function() return one_batch(model, loader, answers, options.prefix) end do
     if options.alive then options.alive() end
     bar:add(n)
   end

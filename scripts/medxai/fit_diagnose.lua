@@ -14,8 +14,9 @@ local function first_bad_weight(model)
   end
 end
 
-local function where(trainer, x, generator)
+local function where(trainer, batch, generator)
   local torch, model = trainer.torch, trainer.model
+  local x = batch.x or trainer.data.train:batch(batch.index).x -- of a cached prefix the images were not loaded
   if not finite(x) then return "The images of this batch are not finite themselves" end
   torch.set_rng_state(generator)
   local node = torch.no_grad(function() return model:find_nonfinite(x) end)
@@ -45,5 +46,5 @@ end
 return function(trainer, batch, value, generator)
   local text = value ~= value and "nan" or value > 0 and "infinite" or "minus infinite"
   check.fail("fit", "the loss is %s in epoch %d, batch %d of %d (%s). %s. Lower lr (now %g), or look at these images.", text,
-    trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train), where(trainer, batch.x, generator), trainer.lr)
+    trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train), where(trainer, batch, generator), trainer.lr)
 end
