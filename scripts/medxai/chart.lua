@@ -75,7 +75,10 @@ end
 -- The legend in as many lines as it needs; returns the y below. Drawn above the plot, so it can cover nothing.
 local function legend(d, x, y, width, series)
   local at = x
+  local any = false
   for i, s in ipairs(series) do
+    if not s.label then goto continue end
+    any = true
     local label = drawing.fit(s.label, width - 16, TEXT)
     local w = 16 + drawing.text_width(label, TEXT) + 10
     if at > x and at + w - 10 > x + width then
@@ -85,8 +88,9 @@ local function legend(d, x, y, width, series)
     d:line({ at, y + TEXT * 0.6, at + 12, y + TEXT * 0.6 }, 1.2, colour_of(s, i), s.dash)
     d:text(at + 15, y + TEXT * 0.9, label, { size = TEXT })
     at = at + w
+    ::continue::
   end
-  return y + TEXT * LEADING + 3
+  return any and y + TEXT * LEADING + 3 or y + 3
 end
 
 -- The plot's box inside (x, y, w, h) below `top`, and the functions from values to points.
@@ -166,7 +170,7 @@ local function plot(d, x, y, w, h, spec)
   for i, s in ipairs(spec.series) do draw_series(d, f, s, colour_of(s, i)) end
 end
 
---- Line charts side by side. charts: list of { title, series = list of { label, x = numbers, y = numbers, dash, colour },
+--- Line charts side by side. charts: list of { title, series = list of { label (absent: not in the legend), x = numbers, y = numbers, dash, colour },
 --- x_label, y_label, y_range, x_integer, mark = { x, label, low = label at the foot } }; width_pt, height_pt.
 function chart.lines(spec)
   local n = #spec.charts

@@ -37,6 +37,8 @@ function check.warn(what, fmt, ...)
   local text = what .. ": " .. string.format(fmt, ...)
   if told[text] then return end
   told[text] = true
+  local progress = package.loaded["medxai.progress"]
+  if progress then progress.clear() end
   host.warn(text)
 end
 
@@ -294,6 +296,12 @@ function check.field(name)
   if text ~= nil then consumed[name] = true end
   return text
 end
+
+--- The names of all fields that some option table has offered so far, sorted.
+function check.field_names() return check.sorted_keys(known) end
+
+--- Whether some option table has taken a field of this name.
+function check.taken(name) return consumed[name] or false end
 
 --- Raises if the command line gave a field that no option table has taken so far.
 function check.unused_fields()

@@ -3,6 +3,7 @@
 -- reason; what was on the disk before stays as it was. It refuses to know what is in a file.
 local check = require "medxai.check"
 local file = require "medxai.file"
+local host = require "medxai.host"
 
 local files = {}
 
@@ -80,6 +81,14 @@ function files.lines(path)
   end
 end
 
+--- Cuts off a last line that a crash has torn, so that the next one is not glued to it.
+function files.repair_lines(path)
+  local bytes = files.size(path)
+  if not bytes then return end
+  local _, whole = files.lines(path)
+  if bytes > whole then must(file.truncate(path, whole)) end
+end
+
 function files.exists(path)
   return file.stat(path) ~= nil
 end
@@ -124,6 +133,39 @@ function files.lock(path)
   return lock
 end
 
+--- Waits; a signal ends it early.
+function files.sleep(seconds)
+  os.execute("sleep " .. seconds)
+  if host.interrupted() then error("interrupted", 0) end
+end
+
+--- Takes a lock, waiting as long as another process holds it.
+function files.wait_lock(path)
+  local lock = files.lock(path)
+  while not lock do
+    files.sleep(0.2)
+    lock = files.lock(path)
+  end
+  return lock
+end
+
+--- Gives a file another name, in the place of what has that name.
+function files.rename(from, to) must(file.rename(from, to)) end
+
+--- Opens a new file for writing; files.put writes to it.
+function files.create(path)
+  local f, message = io.open(path, "wb")
+  if not f then check.fail("files", "cannot write %s.", message) end
+  return f
+end
+
+--- Writes bytes to a file that files.create opened.
+function files.put(f, path, bytes)
+  local done, message = f:write(bytes)
+  if done then done, message = f:flush() end
+  if not done then check.fail("files", "cannot write '%s' (%s). %s", path, message, advice.ENOSPC) end
+end
+
 -- ---- canonical data on disk --------------------------------------------------------------------------------------
 
 --- Writes a plain value as canonical text, one value a line.
@@ -151,10 +193,21 @@ end
 
 -- ---- CSV ----------------------------------------------------------------------------------------------------------
 
---- One CSV field: quoted where it holds a comma, a quote or a line end; numbers canonical; nil empty.
+-- The shortest text that reads back as the same number: 0.05, not 0.050000000000000003.
+local function short_number(value)
+  if math.type(value) == "float" then
+    for _, format in ipairs { "%.15g", "%.16g" } do
+      local text = string.format(format, value)
+      if tonumber(text) == value then return text:find "[%.eE]" and text or text .. ".0" end
+    end
+  end
+  return require("medxai.canon").number(value)
+end
+
+--- One CSV field: quoted where it holds a comma, a quote or a line end; numbers exact and short; nil empty.
 function files.csv_field(value)
   if value == nil then return "" end
-  if type(value) == "number" then return require("medxai.canon").number(value) end
+  if type(value) == "number" then return short_number(value) end
   local text = tostring(value)
   if text:find('[,"\r\n]') then return '"' .. text:gsub('"', '""') .. '"' end
   return text
@@ -235,6 +288,21 @@ end
 ---@return string
 function files.sha256(bytes)
   return require("medxai.core").image.sha256(bytes)
+end
+
+local digests = {} -- path, size and time of change -> digest
+
+--- SHA-256 of a file, 64 hex digits; remembered while the file is the same.
+---@param path string
+---@return string
+function files.sha256_file(path)
+  local stat = file.stat(path)
+  local key = stat and path .. "\0" .. stat.bytes .. "\0" .. stat.mtime
+  if key and digests[key] then return digests[key] end
+  local digest, why = require("medxai.core").image.sha256_file(path)
+  if not digest then check.fail("files", "%s.", why) end
+  if key then digests[key] = digest end
+  return digest
 end
 
 return files

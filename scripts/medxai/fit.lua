@@ -7,6 +7,7 @@ local evaluate = require "medxai.evaluate"
 local files = require "medxai.files"
 local host = require "medxai.host"
 local plan = require "medxai.plan"
+local Progress = require "medxai.progress"
 local Trainer = require "medxai.trainer"
 
 local fit = {}
@@ -205,10 +206,6 @@ local function finish(run, trainer, step)
   return result
 end
 
-local function say(...)
-  if not host.options.quiet then io.stderr:write(string.format(...), "\n") end
-end
-
 --- Deterministic operators until the returned value is closed.
 function fit.deterministic(on)
   local device = require("medxai.core").device
@@ -220,7 +217,7 @@ local function train(run, trainer, step, how)
   local mode <close> = fit.deterministic(trainer.options.deterministic)
   local checkpoint = files.join(run.dir, "checkpoint.pt")
   if how == "resume" and trainer:restore(checkpoint) then
-    say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, trainer.options.epochs, run.dir)
+    Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, trainer.options.epochs, run.dir)
   else
     trainer.torch.manual_seed(run.seed)
   end
@@ -232,7 +229,7 @@ local function train(run, trainer, step, how)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
       peak_mb = cost.peak_mb })
     trainer:save(checkpoint)
-    say("%s", trainer:line(record, cost))
+    Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)
 end

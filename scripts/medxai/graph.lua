@@ -10,6 +10,7 @@
 --     end }
 -- A name is local to the block it stands in; nil takes the operator's name ("relu", then "relu_1"). Nodes run in the order
 -- in which they are written and are written out of place. It refuses two layers of one name, and to guess sizes.
+local canon = require "medxai.canon"
 local check = require "medxai.check"
 local native = require "medxai.core".graph
 
@@ -30,7 +31,7 @@ local TRAINING = { training = true } -- filled in with the node's mode when it r
 function graph.builder(name)
   local g = setmetatable({
     name = name, native = native.new(name), prefix = "", nodes = {}, ids = {}, slots = {}, modules = {}, module_names = {},
-    block_ends = {}, kinds = {}, functional = {},
+    block_ends = {}, kinds = {}, functional = {}, reads = {}, chances = {}, texts = {},
   }, Builder)
   local id = g.native:input("x")
   g.nodes[id], g.ids.x = "x", id
@@ -48,9 +49,53 @@ local function full_name(g, name, op)
   return full .. "_" .. n
 end
 
-local function add_node(g, name, id, kind)
-  g.nodes[id], g.ids[name], g.kinds[id] = name, id, kind
+-- The slots that a node's arguments name.
+local function slots_of(args, slots)
+  slots = slots or {}
+  for _, key in ipairs(check.sorted_keys(args)) do
+    local arg = args[key]
+    if type(arg) == "table" and arg.slot then slots[#slots + 1] = arg.slot
+    elseif type(arg) == "table" then slots_of(arg, slots) end
+  end
+  return slots
+end
+
+-- A function's code, and the plain values that it holds on to.
+local function function_text(f)
+  local parts = { string.dump(f, true) }
+  for i = 1, math.huge do
+    local name, value = debug.getupvalue(f, i)
+    if not name then break end
+    local plain, text = pcall(canon.write, value)
+    parts[#parts + 1] = plain and text or type(value) == "function" and string.dump(value, true) or "?"
+  end
+  return table.concat(parts, "\0")
+end
+
+-- What a node computes, as text: the operator and its arguments.
+local function argument_text(arg)
+  if type(arg) == "function" then return function_text(arg) end
+  if type(arg) ~= "table" then return tostring(arg) end
+  if arg.id then return "value " .. arg.id end
+  if arg.slot then return "slot " .. arg.slot end
+  local parts = {}
+  for i, key in ipairs(check.sorted_keys(arg)) do parts[i] = tostring(key) .. "=" .. argument_text(arg[key]) end
+  return "{" .. table.concat(parts, ",") .. "}"
+end
+
+local function add_node(g, name, id, kind, args)
+  g.nodes[id], g.ids[name], g.kinds[id], g.reads[id] = name, id, kind, slots_of(args)
+  g.texts[#g.texts + 1] = name .. " " .. argument_text(args)
   return { id = id }
+end
+
+--- A hash of all that the nodes compute and of the parameters' shapes: what tells two networks of one's own apart.
+---@return string
+function Builder:signature()
+  local parts = table.move(self.texts, 1, #self.texts, 1, {})
+  for _, slot in ipairs(self.slots) do parts[#parts + 1] = slot.name .. " " .. table.concat(slot.shape, "x") end
+  for _, m in ipairs(self.modules) do parts[#parts + 1] = m.init and function_text(m.init) or "" end
+  return require("medxai.files").sha256(table.concat(parts, "\n")):sub(1, 16)
 end
 
 --- A named block: the names inside get "name." in front, and its own name stands for the value that f returns.
@@ -157,7 +202,7 @@ function Builder:batch_norm2d(name, x, channels, o)
   local args = { x, { slot = m.weight.slot }, { slot = m.bias.slot }, { slot = m.running_mean.slot }, { slot = m.running_var.slot },
     TRAINING, o.momentum or 0.1, m.eps, true }
   local full = full_name(self, name, "batch_norm")
-  m.node = add_node(self, full, self.native:op(full, "batch_norm", args, m.counter.slot), "mode")
+  m.node = add_node(self, full, self.native:op(full, "batch_norm", args, m.counter.slot), "mode", { "batch_norm", args })
   return m.node
 end
 
@@ -197,7 +242,7 @@ function Builder:ghost_conv2d(name, inp, out, kernel) declare_conv(self, name, {
 ---@return medxai.Value
 function Builder:op(name, operator, args)
   local full = full_name(self, name, operator:match("^[^.]+"))
-  return add_node(self, full, self.native:op(full, operator, args))
+  return add_node(self, full, self.native:op(full, operator, args), nil, { operator, args })
 end
 
 --- A Lua function of tensors as a node, for prototypes; autograd works through it, as it calls eager operators.
@@ -207,7 +252,7 @@ end
 function Builder:func(name, f, inputs)
   if type(f) ~= "function" then check.fail(self.name, "func '%s' takes a function (got %s).", tostring(name), type(f)) end
   local full = full_name(self, name, "function")
-  return add_node(self, full, self.native:func(full, f, inputs))
+  return add_node(self, full, self.native:func(full, f, inputs), "function", { f, inputs })
 end
 
 -- Without a name it is a function call in torchvision, with one a torch.nn module: some reference tools see modules only.
@@ -245,14 +290,16 @@ function Builder:adaptive_avg_pool2d(name, x, size) return self:op(name, "adapti
 --- Zeroes each number with probability p while training, with torch's default generator; p = 0 draws nothing.
 function Builder:dropout(name, x, p)
   local value = self:op(name, "dropout", { x, p + 0.0, TRAINING })
-  self.kinds[value.id] = "mode"
+  self.kinds[value.id], self.chances[value.id] = "mode", p
   return value
 end
 
 --- Zeroes whole samples with probability p while training (torchvision's stochastic depth by rows).
 function Builder:stochastic_depth(name, x, p)
   local full = full_name(self, name, "stochastic_depth")
-  return add_node(self, full, self.native:drop_path(full, x.id, p), "mode")
+  local value = add_node(self, full, self.native:drop_path(full, x.id, p), "mode", { "drop_path", x, p })
+  self.chances[value.id] = p
+  return value
 end
 
 --- The usual head of the thesis: fc1 -> relu -> dropout -> fc2.

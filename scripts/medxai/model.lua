@@ -180,7 +180,7 @@ end
 -- The finished graph as the model reads it; shared by clones.
 local function define(g, output, aux)
   local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
-    functional = g.functional, block_ends = g.block_ends, output = output.id, aux = aux and aux.id }
+    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id }
   g.ids.output = g.ids.output or output.id
   return def
 end
@@ -229,24 +229,49 @@ local function auto_layout(network, device)
   return table_[device:match("^%a+")] and "channels_last" or "nchw"
 end
 
--- Where the file is absent and the experiment allows it, training starts from the drawn weights, all of them trained.
-local function load_weights(self, o)
-  local report, why = require("medxai.weights").apply(self, o.weights, { on_missing = o.on_missing })
-  if report then return end
-  check.warn(self.name, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
+-- Finds the initial weights. Where ImageNet's file is absent and the experiment allows it, training starts from the drawn
+-- weights, all of them trained.
+local function find_weights(what, o)
+  local found, why = require("medxai.weights").find(o.weights, what, { on_missing = o.on_missing })
+  if not why then return found end
+  check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
     why, o.train_depth)
-  o.train_depth, self.config.train_depth, self.config.weights = "all", "all", "random"
-  self._open = nil
-  open_parts(self)
+  o.train_depth, o.config.train_depth, o.config.weights = "all", "all", "random"
+end
+
+local function layout_of(network, o)
+  local device = o.device or host.options.device or "cpu"
+  return o.layout == "auto" and auto_layout(network, device) or o.layout, device
 end
 
 local function finish(self, o)
-  local device = o.device or host.options.device or "cpu"
-  local layout = o.layout == "auto" and auto_layout(self._network, device) or o.layout
+  local layout, device = layout_of(self._network, o)
   self:to { device = device, dtype = o.dtype, layout = layout }
   open_parts(self)
-  if o.weights and o.weights ~= "random" then load_weights(self, o) end
+  if o.found then require("medxai.weights").load(self, o.found) end
   return self
+end
+
+-- A model that is only described: what a grid search needs to know of its cells before it builds any.
+local Described = { __name = "medxai.described_model", __index = function(_, key)
+  check.fail("grid", "the training of a grid describes its model, data and options and returns them (got model.%s). Use the model after the search.", tostring(key))
+end }
+
+-- Fields by rawset alone, so that anything else raises.
+local function described(network, o)
+  local start = o.found and { kind = o.found.kind, sha256 = require("medxai.files").sha256_file(o.found.path) } or { kind = "random", seed = o.seed }
+  return setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list, config = o.config, layout = (layout_of(network, o)),
+    dtype = o.dtype, start = start, described = true, parameters = function() return {} end,
+    weights_of = o.found and o.found.described and { run = o.found.run, size_px = o.found.described.size_px, input_mode = o.found.described.input_mode } or false }, Described)
+end
+
+--- Runs f with constructors of models describing what they would build instead of building it.
+function model.describing(f, ...)
+  model.describe_only = true
+  local results = table.pack(pcall(f, ...))
+  model.describe_only = false
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
 end
 
 local common = {
@@ -301,6 +326,8 @@ function model.new(network, options)
   o.config = { network = network.name, classes = o.class_list }
   for _, key in ipairs(hashed) do o.config[key] = o[key] end
   if network.name ~= "inception_v3" then o.config.own_dropout = nil end
+  o.found = find_weights(network.name, o)
+  if model.describe_only then return described(network, o) end
   local g, x = graph.builder(network.name)
   local def = define(g, network.build(g, x, o))
   local self = new_model(def, o, network)
@@ -320,10 +347,12 @@ function model.own(options)
     compare_layers = { "table", field = false }, head_parts = { "table", field = false },
   }))
   o.class_list, o.train_depth, o.frozen = class_list(o.name, o.classes), "all", "train"
-  o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights }
   local g, x = graph.builder(o.name)
   local output, aux = o.build(g, x)
   if type(output) ~= "table" or not output.id then check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output)) end
+  o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights, build = g:signature() }
+  o.found = find_weights(o.name, o)
+  if model.describe_only then return described({ name = o.name }, o) end
   local network = { name = o.name, size_px = o.size_px, resize_px = o.resize_px or o.size_px, cam_layer = o.cam_layer,
     compare_layers = o.compare_layers, head_parts = o.head_parts }
   local self = new_model(define(g, output, aux), o, network)
@@ -604,6 +633,19 @@ end
 
 --- Forgets all gradients.
 function Model:zero_grad() self._state:zero_grad() end
+
+--- The names of what model(x) gives in the present mode: the logits, and in training those of an auxiliary branch.
+---@return string[]
+function Model:output_names()
+  local names = {}
+  for i, id in ipairs(self._training and self._both or self._main) do names[i] = self._def.nodes[id] end
+  return names
+end
+
+--- Whether a node (batch norm, dropout, stochastic depth) stays in evaluation while the model trains: frozen = "eval".
+---@param name string
+---@return boolean
+function Model:stays_in_eval(name) return self._open ~= nil and not is_under(name, self._open) end
 
 --- A number that changes when a parameter or buffer is replaced or written to.
 ---@return integer

@@ -1,6 +1,6 @@
--- Progress on standard error: on a terminal one line that is drawn anew at most five times a second, elsewhere one plain
--- line an epoch and one every half minute; nothing under --quiet. It reads the accuracy, which lies on the device, only
--- when it draws. It refuses to know what is trained.
+-- Progress on standard error: on a terminal one line for each level of nested work (search, cell, epoch), drawn anew at most
+-- five times a second, elsewhere plain lines, one every half minute at most; nothing under --quiet. It reads the accuracy,
+-- which lies on the device, only when it draws. It refuses to know what is trained.
 local host = require "medxai.host"
 
 ---@class medxai.Progress
@@ -32,7 +32,7 @@ end
 function Progress.new(name, total, whole)
   local now = host.now()
   return setmetatable({ name = name, total = total, whole = whole, count = 0, began = now, drawn = now - 1, plain = now,
-    quiet = (host.options or {}).quiet and true or false, tty = host.is_tty and true or false, width = 0 }, Progress)
+    quiet = (host.options or {}).quiet and true or false, tty = host.is_tty and true or false }, Progress)
 end
 
 local function bar(share, width)
@@ -40,16 +40,43 @@ local function bar(share, width)
   return "[" .. string.rep("=", full) .. string.rep(" ", width - full) .. "]"
 end
 
+-- ---- the lines on the terminal, outermost first ----
+
+local active, shown = {}, 0 -- bars that have a text; how many lines are on the screen
+
+-- Takes all lines away; the cursor stands where the first was.
+function Progress.clear()
+  if shown == 0 then return end
+  io.stderr:write(shown > 1 and string.format("\27[%dA", shown - 1) or "", "\r\27[J")
+  shown = 0
+end
+
+local function draw()
+  local room = (host.columns or tonumber(os.getenv("COLUMNS")) or 120) - 1
+  local lines = {}
+  for i, bar_ in ipairs(active) do lines[i] = bar_.text:sub(1, room) .. "\27[K" end
+  io.stderr:write(shown > 1 and string.format("\27[%dA", shown - 1) or "", "\r", table.concat(lines, "\n"), #lines < shown and "\27[J" or "")
+  io.stderr:flush()
+  shown = #lines
+end
+
+--- Writes a line that stays, above the lines of progress. Nothing under --quiet.
+---@param format string
+function Progress.say(format, ...)
+  if (host.options or {}).quiet then return end
+  Progress.clear()
+  io.stderr:write(string.format(format, ...), "\n")
+  if #active > 0 then draw() end
+end
+
 function Progress:show(text)
   if not self.tty then
     io.stderr:write(text, "\n")
     return
   end
-  local room = (host.columns or tonumber(os.getenv("COLUMNS")) or 120) - 1
-  text = text:sub(1, room)
-  io.stderr:write("\r", text, string.rep(" ", math.max(0, self.width - #text)))
-  io.stderr:flush()
-  self.width = #text
+  if not self.text then active[#active + 1] = self end
+  self.text = text
+  draw()
 end
 
 function Progress:left(elapsed)
@@ -79,15 +106,14 @@ function Progress:add(n, facts)
   self:show(table.concat(words, "  "))
 end
 
---- Takes the line away; `text` (if any) stays as a plain line.
----@param text? string
-function Progress:finish(text)
-  if self.quiet then return end
-  if self.tty and self.width > 0 then
-    io.stderr:write("\r", string.rep(" ", self.width), "\r")
-    self.width = 0
+--- Takes the line away.
+function Progress:finish()
+  if not self.text then return end
+  self.text = nil
+  for i, other in ipairs(active) do
+    if other == self then table.remove(active, i) break end
   end
-  if text then io.stderr:write(text, "\n") end
+  if #active == 0 then Progress.clear() else draw() end
 end
 
 Progress.__close = function(self) self:finish() end

@@ -28,8 +28,8 @@ local spec = {
 
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
-  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv" }
-local own_folders = { "steps", "maps", "figures" }
+  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "grid.csv", "grid.jsonl", "grid.lock" }
+local own_folders = { "steps", "maps", "figures", "cells", "families", "cache" }
 
 local function folder_of(options)
   local dir = host.options.out or options.out
@@ -160,15 +160,55 @@ function Run:write_environment()
   files.write_data(path, now)
 end
 
--- Takes the folder: lock, foreign content, --overwrite and --resume. A finished run is left as it is until begin().
-function Run:prepare()
-  if self.lock then return end
+-- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
+function Run:wait_to_join()
+  for _ = 1, 25 do
+    if files.is_folder(files.join(self.dir, "families")) then return true end
+    files.sleep(0.2)
+    self.lock = files.lock(files.join(self.dir, ".lock"))
+    if self.lock then return false end
+  end
+  return false
+end
+
+--- Opens a step, waiting until the process that this one joined has begun it, or has ended.
+function Run:joined_step(name, fields)
+  local step = self:step(name, fields)
+  while self.joined and not step.stored do
+    files.sleep(0.2)
+    local lock = files.lock(files.join(self.dir, ".lock"))
+    if lock then
+      self.lock, self.joined = lock, false
+      self:begin()
+    end
+    step = self:step(name, fields)
+  end
+  return step
+end
+
+--- After work that several processes share: the one that began it goes on alone, the others wait for it.
+function Run:take_over()
+  if not self.joined then return end
+  self.lock = files.lock(files.join(self.dir, ".lock"))
+  if not self.lock then
+    if not host.options.quiet then io.stderr:write(string.format("'%s': the search is done; waiting for the process that began it\n", self.dir)) end
+    self.lock = files.wait_lock(files.join(self.dir, ".lock"))
+  end
+  self.joined = false
+  self:begin()
+end
+
+--- Takes the folder: lock, foreign content, --overwrite and --resume. A finished run is left as it is until begin().
+---@param how? { join: boolean } join: where another process works on the folder's grid search, this one helps
+function Run:prepare(how)
+  if self.lock or self.joined then return end
   refuse_foreign(self.dir)
   if host.options.resume and not is_run(self.dir) then
     check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
   end
   self.lock = files.lock(files.join(self.dir, ".lock"))
-  if not self.lock then
+  if not self.lock and how and how.join and not host.options.overwrite then self.joined = self:wait_to_join() end
+  if not self.lock and not self.joined then
     check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
   end
   if host.options.overwrite then remove_run(self.dir) end
@@ -179,7 +219,7 @@ end
 
 -- From here on the run is being worked on: environment, status.
 function Run:begin()
-  if self.begun then return end
+  if self.begun or self.joined then return end
   self.begun = true
   self:status("running")
   self:write_environment()
@@ -214,6 +254,7 @@ end
 ---@param message? string
 function Run:status(word, message)
   self.beat = host.now()
+  if self.joined then return end -- the process that began the search tells it
   local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"), "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"),
     "process " .. tostring(require("medxai.file").pid()) }
   if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
@@ -255,7 +296,7 @@ end
 function Run:configure(name, fields)
   self:begin()
   self.config[name] = fields
-  files.write_data(files.join(self.dir, "config.json"), self.config)
+  if not self.joined then files.write_data(files.join(self.dir, "config.json"), self.config) end
 end
 
 local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", "wait_share", "peak_mb" }
@@ -405,6 +446,15 @@ end
 ---@param data table
 ---@param options table see fit.lua
 Run.fit = stepping("medxai.fit", "run")
+
+--- Searches for the best training among combinations of fields.
+---@param options table see grid.lua
+function Run:grid(options)
+  local f = require("medxai.grid").run
+  if not plan.active then return f(self, options) end
+  plan.checking(f, self, options)
+  return plan.placeholder
+end
 
 --- Judges a model on a split.
 ---@param model table

@@ -59,8 +59,9 @@ local function by_name(list)
   return map
 end
 
--- Copies tensors by name into what training changes: all of it, nothing else.
-local function load_changing(model, source, what)
+
+--- Copies tensors by name into what training changes: all of it, nothing else.
+function Trainer.load_changing(model, source, what)
   local torch = require "medxai.torch"
   local given = 0
   for _ in pairs(source) do given = given + 1 end
@@ -369,7 +370,7 @@ function Trainer:restore(path, key, fresh_schedule)
   local scope <close> = require("medxai").scope()
   local saved = require("medxai").load_checkpoint(path)
   if saved.key ~= (key or self.key) or saved.version ~= 2 then return false end
-  load_changing(self.model, saved.model, "'" .. path .. "'")
+  Trainer.load_changing(self.model, saved.model, "'" .. path .. "'")
   self.optimizer:load_state(saved.optimizer)
   self.epoch, self.since_best, self.history = saved.epoch, saved.since_best, saved.history
   if fresh_schedule then
@@ -390,7 +391,7 @@ end
 
 --- The best epoch's weights back into the model, which is in evaluation afterwards. Returns its validation answers.
 function Trainer:take_best_weights()
-  load_changing(self.model, by_name(self.best.weights), "the best epoch")
+  Trainer.load_changing(self.model, by_name(self.best.weights), "the best epoch")
   self.model:eval()
   -- after a resumption the best epoch's answers may be gone: the same weights give the same ones again
   self.best.answers = self.best.answers or self:validate()

@@ -113,17 +113,6 @@ local function watch(command, part, name, mb)
   return code or 1, words
 end
 
--- A lock that another process may hold for as long as its download takes.
-local function wait_for(path)
-  local lock = files.lock(path)
-  while not lock do
-    os.execute "sleep 0.5"
-    if host.interrupted() then error("interrupted", 0) end
-    lock = files.lock(path)
-  end
-  return lock
-end
-
 -- Downloads a network's file. Returns its path, or nil and why not.
 local function download(network)
   local name, mb, folder = imagenet[network][1], imagenet[network].mb, weights.folders()[1]
@@ -131,7 +120,7 @@ local function download(network)
   local path = files.join(folder, name)
   local part = path .. ".part"
   files.mkdir(folder)
-  local lock <close> = wait_for(path .. ".lock") -- luacheck: ignore (held, not read)
+  local lock <close> = files.wait_lock(path .. ".lock") -- luacheck: ignore (held, not read)
   if files.exists(path) then return path end -- another process has brought it meanwhile
   local command = fetch_command(url, part)
   if not command then return nil, "neither curl nor wget is installed" end
@@ -180,12 +169,14 @@ local function experiment_of(name)
   end
 end
 
--- The folder of a run by its name; under --smoke a smoke run's is taken first.
+-- The folder of a run by its name; under --smoke a smoke run's is taken first. Of an experiment with several seeds the one
+-- of this run's seed.
 local function run_folder(name)
   local names = check.smoke() and { name .. "-smoke", name } or { name }
   for _, n in ipairs(names) do
-    local folder = files.join("runs", n)
-    if files.exists(files.join(folder, "weights.pt")) then return folder end
+    for _, folder in ipairs { files.join("runs", n), files.join("runs", n, "seed-" .. tostring(host.options.seed)) } do
+      if files.exists(files.join(folder, "weights.pt")) then return folder end
+    end
   end
   local experiment = experiment_of(name)
   check.fail("weights", "there is no run '%s' (looked for runs/%s/weights.pt). %s", name, name,
@@ -248,36 +239,53 @@ local function load_file(model, path, what, options)
   return report
 end
 
---- Loads what `spec` names into a model.
+--- Where the weights are that `spec` names: { path, kind = "ImageNet" | "file" | "run", run, described = its model.json }.
+--- nil: drawn at random; nil and why: ImageNet's file is absent and options.on_missing is "scratch".
+---@param spec? string nil or "random"; "imagenet" (downloaded where absent); a path; the name of a run
+---@param network string
+---@param options? { on_missing?: "error"|"scratch" }
+function weights.find(spec, network, options)
+  if spec == nil or spec == "random" then return nil end
+  if spec == "imagenet" then
+    local path, why = weights.imagenet(network, { download = not check.smoke() })
+    if path then return { path = path, kind = "ImageNet" } end
+    if options and options.on_missing == "scratch" then return nil, why end
+    check.fail("weights", "the ImageNet weights of %s are not here and cannot be downloaded (%s). Put https://download.pytorch.org/models/%s into '%s', or give weights = \"random\".",
+      network, why, imagenet[network][1], weights.folders()[1])
+  end
+  if is_path(spec) or files.exists(spec) and not files.is_folder(spec) then return { path = spec, kind = "file" } end
+  local folder = run_folder(spec)
+  local described = files.exists(files.join(folder, "model.json")) and files.read_data(files.join(folder, "model.json")) or nil
+  return { path = files.join(folder, "weights.pt"), kind = "run", run = spec, described = described }
+end
+
+--- Loads what weights.find found into a model.
 ---@param model table
----@param spec? string nil or "random": nothing; "imagenet"; a path; the name of a run
+---@param found table
+---@param options? { strict?: boolean }
+---@return medxai.Match report with .path
+function weights.load(model, found, options)
+  if found.kind == "ImageNet" then return load_file(model, found.path, found.kind, { optional = in_head(model) }) end
+  if found.described then check_model(found.described, found.run, model) end
+  local report = load_file(model, found.path, found.kind, { strict = options and options.strict })
+  report.run, report.model = found.run, found.described
+  if found.described then
+    model.weights_of = { run = found.run, size_px = found.described.size_px, input_mode = found.described.input_mode }
+  end
+  return report
+end
+
+--- Finds and loads what `spec` names.
+---@param model table
+---@param spec? string nil or "random": nothing
 ---@param options? { on_missing?: "error"|"scratch", strict?: boolean } "scratch": where the ImageNet file is absent return nil and why
 ---@return medxai.Match? report with .path
 ---@return string? why
 function weights.apply(model, spec, options)
-  options = options or {}
-  if spec == nil or spec == "random" then return { matched = 0, missing = {}, extra = {}, shape_differs = {}, renamed = {} } end
-  if spec == "imagenet" then
-    local scratch = options.on_missing == "scratch"
-    local path, why = weights.imagenet(model.name, { download = not check.smoke() })
-    if path then return load_file(model, path, "ImageNet", { optional = in_head(model) }) end
-    if scratch then return nil, why end
-    local name = imagenet[model.name][1]
-    check.fail("weights", "the ImageNet weights of %s are not here and cannot be downloaded (%s). Put https://download.pytorch.org/models/%s into '%s', or give weights = \"random\".",
-      model.name, why, name, weights.folders()[1])
-  end
-  if is_path(spec) or files.exists(spec) and not files.is_folder(spec) then
-    return load_file(model, spec, "file", { strict = options.strict })
-  end
-  local folder = run_folder(spec)
-  local described = files.exists(files.join(folder, "model.json")) and files.read_data(files.join(folder, "model.json")) or nil
-  if described then check_model(described, spec, model) end
-  local report = load_file(model, files.join(folder, "weights.pt"), "run", { strict = options.strict })
-  report.run, report.model = spec, described
-  if described then
-    model.weights_of = { run = spec, size_px = described.size_px, input_mode = described.input_mode }
-  end
-  return report
+  local found, why = weights.find(spec, model.name, options)
+  if found then return weights.load(model, found, options) end
+  if why then return nil, why end
+  return { matched = 0, missing = {}, extra = {}, shape_differs = {}, renamed = {} }
 end
 
 return weights

@@ -1,0 +1,301 @@
+-- The frozen part in front of a training, computed once: its outputs for every image of a split, shared by all trainings with
+-- the same cut, weights and data, in memory or in a memory-mapped file under a byte budget, checked by a hash.
+-- The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says why, where
+-- the frozen part is not deterministic: batch norms that update, dropout, augmentation.
+local canon = require "medxai.canon"
+local check = require "medxai.check"
+local core = require "medxai.core"
+local files = require "medxai.files"
+local host = require "medxai.host"
+local Progress = require "medxai.progress"
+local torch = require "medxai.torch"
+local work = require "medxai.work"
+
+local prefix = {}
+
+local least_share = 0.02 -- of the forward pass: less is not worth its memory
+
+-- ---- the cut ----------------------------------------------------------------------------------------------------------------
+
+-- Why a node may not be computed once, or nil. `fixed` says it of the nodes before it.
+local function obstacle(model, def, id, fixed)
+  for _, slot in ipairs(def.reads[id] or {}) do
+    if def.slots[slot].kind == "parameter" and model._state:requires_grad(slot) then return "trained" end
+  end
+  local _, op, inputs = def.native:node(id)
+  for _, input in ipairs(inputs) do
+    if not fixed[input] then return "after" end
+  end
+  if def.kinds[id] == "function" then return "a Lua function may draw" end
+  if def.kinds[id] ~= "mode" or model:stays_in_eval(def.nodes[id]) then return nil end
+  if op == "batch_norm" then return "its batch norms update their statistics (frozen = 'train')" end
+  if def.chances[id] == 0 then return nil end
+  return "it draws (" .. (op == "drop_path" and "stochastic depth" or "dropout") .. ")"
+end
+
+--- Where the frozen part of a model ends: { names = values that cross, slots = its tensors }, or nil and why there is none.
+---@param model medxai.Model
+---@return table|nil cut
+---@return string|nil why
+function prefix.cut(model)
+  local def, fixed, crossing, slots, why = model._def, {}, {}, {}, nil
+  for id = 1, #def.nodes do
+    local _, op, inputs = def.native:node(id)
+    local problem = op ~= "input" and obstacle(model, def, id, fixed) or nil
+    fixed[id] = not problem
+    if fixed[id] then
+      for _, slot in ipairs(def.reads[id] or {}) do slots[slot] = true end
+    else
+      if problem ~= "trained" and problem ~= "after" then why = why or ("'" .. def.nodes[id] .. "': " .. problem) end
+      for _, input in ipairs(inputs) do
+        if fixed[input] then crossing[input] = true end
+      end
+    end
+  end
+  for _, id in ipairs(model._both) do
+    if fixed[id] then return nil, "nothing is trained" end
+  end
+  if crossing[1] then return nil, why or "the first layer is trained" end
+  local cut = { names = {}, slots = check.sorted_keys(slots) }
+  for _, id in ipairs(check.sorted_keys(crossing)) do cut.names[#cut.names + 1] = def.nodes[id] end
+  if #cut.slots == 0 then return nil, why or "nothing is frozen" end
+  return cut, why
+end
+
+-- ---- what is cached ---------------------------------------------------------------------------------------------------------
+
+---@class medxai.Prefix the cached outputs of one cut over the splits of one data set
+local Prefix = {}
+Prefix.__index = Prefix
+
+-- The hash of all that determines the cached numbers.
+local function key_of(model, cut, data, run)
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local stream = core.image.sha256_stream()
+  for _, slot in ipairs(cut.slots) do
+    local t = model._state:get(slot):detach():cpu():contiguous()
+    stream:update(model._def.slots[slot].name):update(t)
+    t:close()
+  end
+  local splits = {}
+  for _, name in ipairs { "train", "val" } do splits[name] = run:describe_split(data[name]) end
+  return canon.hash { weights = stream:hex(), cut = canon.list(cut.names), network = model.name, layout = model.layout, dtype = model.dtype, splits = splits,
+    libtorch = core.tensor.torch_version(), device = model.device:match "^%a+", form = 1 }
+end
+
+-- The values at the cut, without autograd.
+local function outputs_of(model, cut, x)
+  return torch.no_grad(function() return model:forward { x = x, outputs = cut.names, fold = false } end)
+end
+
+-- The shapes of one image's values, without the batch, and how many numbers they are.
+local function measure(model, cut, split)
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local values, numbers, shapes = outputs_of(model, cut, split:batch({ 1 }).x:to { device = model.device, dtype = model.dtype }), 0, {}
+  for i, name in ipairs(cut.names) do
+    local shape = { table.unpack(values[name].shape, 2) }
+    local n = 1
+    for _, size in ipairs(shape) do n = n * size end
+    shapes[i], numbers = shape, numbers + n
+  end
+  return shapes, numbers
+end
+
+local function available_memory()
+  local text = files.read("/proc/meminfo") or ""
+  local kib = text:match "MemAvailable:%s+(%d+)"
+  return kib and tonumber(kib) * 1024 or 2 << 30
+end
+
+local function element_bytes(model) return model.dtype == "float64" and 8 or 4 end
+
+-- A value as it is stored: (N, C, h, w) as rows of channels last.
+local function to_rows(t)
+  local rows = t:dim() == 4 and t:permute { 0, 2, 3, 1 } or t
+  return rows:reshape { t:size(0), -1 }
+end
+
+-- Computes every image once, in the split's order, and hands over one matrix (images, numbers) a batch.
+local function compute(self, batch, take)
+  local model = self.model
+  local training = model:is_training()
+  model:train()
+  local restore <close> = setmetatable({}, { __close = function() if not training then model:eval() end end })
+  local bar <close> = Progress.new("frozen part", self.rows)
+  for _, split in ipairs(self.splits) do
+    local loader <close> = split:loader { batch = batch, channels_last = model.layout == "channels_last" }
+    repeat
+      local scope <close> = core.memory.scope() -- luacheck: ignore
+      local images = loader:next()
+      if images then
+        local values, parts = outputs_of(model, self.cut, images.x), {}
+        for i, name in ipairs(self.cut.names) do parts[i] = to_rows(values[name]) end
+        take(#parts == 1 and parts[1] or torch.cat(parts, 1))
+        bar:add(images.x:size(0))
+      end
+      if host.interrupted() then error("interrupted", 0) end
+    until not images
+  end
+end
+
+local function make_in_memory(self, batch)
+  self.stored = core.memory.unscoped(function() return torch.empty({ self.rows, self.numbers }, { dtype = self.model.dtype }) end)
+  local at = 0
+  compute(self, batch, function(rows)
+    self.stored:narrow(0, at, rows:size(0)):copy_(rows)
+    at = at + rows:size(0)
+  end)
+end
+
+-- A read-only mapping of a finished file.
+local function map_file(self, path)
+  self.stored = core.memory.unscoped(function()
+    return torch.from_file(path, { shared = false, size = self.rows * self.numbers, dtype = self.model.dtype }):view { self.rows, self.numbers }
+  end)
+end
+
+local function digest(self) return core.image.sha256_stream():update(self.stored):hex() end
+
+-- A file that an earlier or another process has made, if it is whole.
+local function reuse_file(self, path)
+  local facts = files.read_data(path .. ".json")
+  if not facts or facts.key ~= self.key or files.size(path) ~= self.bytes then return false end
+  map_file(self, path)
+  if digest(self) == facts.sha256 then return true end
+  check.warn("grid", "the cache '%s' is damaged: it is made again.", path)
+  self.stored:close()
+  return false
+end
+
+-- Written through the system, not through a mapping: a full disk is an error then, not a signal.
+local function write_part(self, part, batch)
+  local f <close> = files.create(part)
+  local hash = core.image.sha256_stream()
+  compute(self, batch, function(rows)
+    local contiguous = rows:to { device = "cpu" }:contiguous()
+    hash:update(contiguous)
+    files.put(f, part, contiguous:data_string())
+  end)
+  return hash:hex()
+end
+
+local function make_file(self, path, batch)
+  files.mkdir(files.folder(path))
+  local lock <close> = files.wait_lock(path .. ".lock") -- luacheck: ignore (held, not read)
+  if reuse_file(self, path) then return end
+  local sha256 = write_part(self, path .. ".part", batch)
+  files.rename(path .. ".part", path)
+  files.write_data(path .. ".json", { key = self.key, sha256 = sha256, bytes = self.bytes, values = canon.list(self.cut.names) })
+  map_file(self, path)
+end
+
+local live -- the cache of this process: one at a time, as cells with the same cut follow one another
+
+--- Frees the cache of this process.
+function prefix.release()
+  if live then live.stored:close() end
+  live = nil
+end
+
+local function new_cache(model, data, cut, key)
+  local self = setmetatable({ key = key, cut = cut, model = model, splits = { data.train, data.val }, layout = model.layout,
+    rows = data.train.n + data.val.n, first_row = { [data.train] = 0, [data.val] = data.train.n } }, Prefix)
+  self.shapes, self.numbers = measure(model, cut, data.train)
+  self.bytes = self.rows * self.numbers * element_bytes(model)
+  return self
+end
+
+--- The cached outputs of a model's frozen part for the train and val splits, made where they are not there yet.
+---@param model medxai.Model
+---@param data medxai.Dataset
+---@param run table for describe_split
+---@param options { cache_mb: number, cache_file_mb: number, folder: string, batch: integer }
+---@return medxai.Prefix|nil
+---@return string how, or why not: for the cell's record
+function prefix.open(model, data, run, options)
+  local cut, why = prefix.cut(model)
+  if not cut then return nil, why end
+  if data.augment then return nil, "the images are augmented" end
+  local share = work.share(model, cut.names)
+  if share < least_share then return nil, why or string.format("it is only %.1f %% of the work", 100 * share) end
+  local key = key_of(model, cut, data, run)
+  if live and live.key == key then
+    live.model = model
+    return live, live.how
+  end
+  prefix.release()
+  local self = new_cache(model, data, cut, key)
+  local mb = self.bytes / (1 << 20)
+  local in_memory = mb <= math.min(options.cache_mb, available_memory() / (1 << 21))
+  if not in_memory and mb > options.cache_file_mb then
+    return nil, string.format("its outputs take %.0f MB (cache_mb = %.0f, cache_file_mb = %.0f)", mb, options.cache_mb, options.cache_file_mb)
+  end
+  if in_memory then make_in_memory(self, options.batch)
+  else make_file(self, files.join(options.folder, key:sub(1, 16) .. ".bin"), options.batch) end
+  self.how = string.format("%s of %d images, %.0f MB %s", table.concat(cut.names, ", "), self.rows, mb, in_memory and "in memory" or "in a file")
+  live = self
+  return self, self.how
+end
+
+-- ---- batches ----------------------------------------------------------------------------------------------------------------
+
+local Source = {}
+Source.__index = Source
+
+-- One image's numbers, (N, numbers), as the network's values.
+local function to_values(self, rows)
+  local values, at = {}, 0
+  for i, name in ipairs(self.cut.names) do
+    local shape, n = self.shapes[i], 1
+    for _, size in ipairs(shape) do n = n * size end
+    local part = (n == self.numbers and rows or rows:narrow(1, at, n))
+    if #shape == 3 then
+      part = part:reshape { rows:size(0), shape[2], shape[3], shape[1] }:permute { 0, 3, 1, 2 }
+      part = self.layout == "channels_last" and part or part:contiguous()
+    else
+      part = part:reshape { rows:size(0), table.unpack(shape) }
+    end
+    values[name] = part:to { device = self.model.device }
+    at = at + n
+  end
+  return values
+end
+
+--- The next batch { values =, y =, index = }, or nil.
+function Source:next()
+  if self.at > #self.order then return nil end
+  local last = math.min(self.at + self.batch - 1, #self.order)
+  local places, rows, labels = {}, {}, {}
+  for k = self.at, last do
+    local place = self.order[k]
+    places[#places + 1], rows[#rows + 1], labels[#labels + 1] = place, self.first + place - 1, self.split:label(place)
+  end
+  self.at = last + 1
+  local picked = self.prefix.stored:index_select(0, torch.tensor(rows, { dtype = "int64" }))
+  return { values = to_values(self.prefix, picked), y = torch.tensor(labels, { dtype = "int64" }), index = places }
+end
+
+function Source.close() end
+Source.__close = Source.close
+
+--- Batches of cached values, as a loader gives batches of images.
+---@param split medxai.Split train or val of the data that it was made of
+---@param options { batch: integer, order?: integer[] }
+function Prefix:source(split, options)
+  local order = options.order
+  if not order then
+    order = {}
+    for i = 1, split.n do order[i] = i end
+  end
+  return setmetatable({ prefix = self, split = split, first = self.first_row[split], order = order, batch = options.batch, at = 1,
+    batches = (#order + options.batch - 1) // options.batch, wait_seconds = 0.0 }, Source)
+end
+
+--- Logits, and those of an auxiliary branch in training, from cached values.
+function Prefix:logits(model, values)
+  local names = model:output_names()
+  local out = model:forward { base = values, outputs = names }
+  return out[names[1]], names[2] and out[names[2]] or nil
+end
+
+return prefix
