@@ -26,7 +26,7 @@ t.test("CSV comes back as it was written, commas, quotes and line ends included"
   files.write_csv(path, { "path", "note", "n" }, { { path = 'a,"b"', note = "two\nlines", n = 0.1 }, { path = "x", n = 3 } })
   local rows, columns = files.read_csv(path)
   t.equal(columns, { "path", "note", "n" })
-  t.equal(rows[1], { path = 'a,"b"', note = "two\nlines", n = "0.10000000000000001" })
+  t.equal(rows[1], { path = 'a,"b"', note = "two\nlines", n = "0.1" })
   t.equal(rows[2], { path = "x", note = "", n = "3" })
   t.equal(#rows, 2)
 end)

@@ -227,10 +227,14 @@ end
 
 -- Fields that neither the function read nor any option took.
 local function refuse_unused(axes, used)
+  local asked = {}
+  for _, axis in ipairs(axes) do asked[axis.name] = true end
   for _, axis in ipairs(axes) do
     if not used[axis.name] and not check.taken(axis.name) then
       local names = { "seed" }
-      for _, name in ipairs(check.field_names()) do names[#names + 1] = name end
+      for _, name in ipairs(check.field_names()) do
+        if not asked[name] then names[#names + 1] = name end
+      end
       check.fail("grid", "unknown field '%s': no option of train has that name and train does not read cell.%s.%s", axis.name, axis.name,
         check.hint(axis.name, names))
     end

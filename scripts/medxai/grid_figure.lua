@@ -95,8 +95,8 @@ local function parallel(result)
   end
   draw_axis(d, box.x(#axes + 1), box, names[result.select], { { 0, string.format("%.3f", lo) }, { 1, string.format("%.3f", hi) } }, 84)
   local y = box.bottom + 8
-  local words = string.format("One line a cell (%d). Red: the selected cell, %.3f, the best of the search and therefore optimistic. Lighter: better.%s Lines at one value are set apart to be told apart.",
-    #result.cells, result.best.value, result.counts.halted and " Dashed: halted early." or "")
+  local words = string.format("One line a cell (%d), a little apart where they share a value. Lighter is better; red: the selected cell, %.3f, the best of the search and "
+    .. "therefore optimistic.%s", #result.cells, result.best.value, result.counts.halted and " Dashed: halted early." or "")
   d:block(MARGIN, y, drawing.wrap(words, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT })
   return d
 end

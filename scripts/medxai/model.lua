@@ -252,6 +252,16 @@ local function finish(self, o)
   return self
 end
 
+-- The configuration with parts that were opened or frozen one by one: what a training's key has to know.
+local function config_with(config, parts)
+  local new, trainable = {}, {}
+  for k, v in pairs(config) do new[k] = v end
+  for k, v in pairs(config.trainable or {}) do trainable[k] = v end
+  for k, v in pairs(parts) do trainable[k] = v end
+  new.trainable = trainable
+  return new
+end
+
 -- A model that is only described: what a grid search needs to know of its cells before it builds any.
 local Described = { __name = "medxai.described_model", __index = function(_, key)
   check.fail("grid", "the training of a grid describes its model, data and options and returns them (got model.%s). Use the model after the search.", tostring(key))
@@ -262,6 +272,7 @@ local function described(network, o)
   local start = o.found and { kind = o.found.kind, sha256 = require("medxai.files").sha256_file(o.found.path) } or { kind = "random", seed = o.seed }
   return setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list, config = o.config, layout = (layout_of(network, o)),
     dtype = o.dtype, start = start, described = true, parameters = function() return {} end,
+    set_trainable = function(self, parts) rawset(self, "config", config_with(self.config, parts)) end,
     weights_of = o.found and o.found.described and { run = o.found.run, size_px = o.found.described.size_px, input_mode = o.found.described.input_mode } or false }, Described)
 end
 
@@ -668,6 +679,7 @@ function Model:set_trainable(parts)
     end
     if not known then check.known(self.name, "part", part, all_names(self._def)) end
   end
+  self.config = config_with(self.config, parts)
 end
 
 -- ---- moving, loading, copying -------------------------------------------------------------------------------------------

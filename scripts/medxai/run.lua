@@ -70,7 +70,7 @@ end
 
 local function is_run(dir)
   return files.exists(files.join(dir, "config.json")) or files.is_folder(files.join(dir, "steps"))
-    or files.exists(files.join(dir, "status"))
+    or files.exists(files.join(dir, "status")) or files.is_folder(files.join(dir, "families"))
 end
 
 local function refuse_foreign(dir)

@@ -17,16 +17,26 @@ what, folder, networks = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 folder.mkdir(parents=True, exist_ok=True)
 
 
+def picture(size):
+    """Brighter to one corner, so that upside down it is another."""
+    ramp = torch.linspace(0, 1, size)
+    return torch.rand(1, 3, size, size) * 0.3 + 0.7 * ramp.view(1, 1, size, 1) * ramp.view(1, 1, 1, size)
+
+
 def write(name):
     torch.manual_seed(len(name))
     extra = {"init_weights": True} if name == "inception_v3" else {}
-    net = getattr(torchvision.models, name)(weights=None, num_classes=3, **extra).eval()
+    net = getattr(torchvision.models, name)(weights=None, num_classes=3, **extra)
+    size = 299 if name == "inception_v3" else 224
+    x = picture(size)
+    with torch.no_grad():  # batch norms that know the picture: fresh ones let nothing of it through to the logits
+        for _ in range(20):
+            net(x.repeat(2, 1, 1, 1))
+    net.eval()
     torch.save(net.state_dict(), folder / (name + ".pt"))
     torch.save(net.state_dict(), folder / (name + ".pth"), _use_new_zipfile_serialization=False)
-    size = 299 if name == "inception_v3" else 224
-    x = torch.rand(1, 3, size, size)
+    np.save(folder / (name + ".x.npy"), x.numpy())
     with torch.no_grad():
-        np.save(folder / (name + ".x.npy"), x.numpy())
         np.save(folder / (name + ".logits.npy"), net(x).numpy())
 
 
