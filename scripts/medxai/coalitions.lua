@@ -1,4 +1,4 @@
--- Which regions of an image are kept: rows of 0 and 1 for LIME and kernel SHAP, and the images that they mean.
+-- Which regions of an image are kept: rows of 0 and 1 for LIME.
 -- Designs, each row alone being n fair coins, so that all aim at the same coefficients:
 --   plain     every row on its own (Ribeiro et al. 2016)
 --   paired    each row is followed by its complement: effects of two regions together cancel in the differences
@@ -102,23 +102,6 @@ function coalitions.distinct(masks)
     number[i], seen[i] = known[row], #first
   end
   return masks:index_select(0, torch.tensor(first, { dtype = "int64" })), torch.tensor(number, { dtype = "int64" }), seen
-end
-
--- ---- images ----------------------------------------------------------------------------------------------------------
-
---- The images of rows, made on x's device by looking each pixel's region up: no copy of the image a row.
----@param x any (1, 3, H, W)
----@param background any (1, 3, H, W): what hidden regions show
----@param labels any int64 (H, W) of 0 .. K-1
----@param masks any uint8 (n, K)
----@return fun(first: integer, count: integer): any make images first .. first+count-1 (0-based), (count, 3, H, W)
-function coalitions.images(x, background, labels, masks)
-  local h, w, device = x:size(2), x:size(3), x.device
-  local index, rows = labels:to { device = device }:view({ h * w }), masks:to { device = device }:to { dtype = "bool" }
-  return function(first, count)
-    local keep = rows:narrow(0, first, count):index_select(1, index):view({ count, 1, h, w })
-    return torch.where(keep, x, background)
-  end
 end
 
 return coalitions

@@ -106,7 +106,7 @@ function explain.check(options, model, split)
   local classes = model and model.classes
   for _, e in ipairs(asked.entries) do
     method.complete(e, asked)
-    e.description = target.parse(e.target or asked.target, classes)
+    e.description = target.parse(e.target or asked.target, classes, e.method.as)
     if model and e.method.at == "layer" then
       e.layers = layer_list("layer", e.layer or asked.layer, model)
       tap.check_layers(model, e.layers)

@@ -3,6 +3,7 @@
 -- A map that is not "ok" says so on its panel; every caption says how maps were scaled.
 local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
+local honesty = require "medxai.honesty"
 local map = require "medxai.map"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
@@ -77,17 +78,18 @@ local function score_lines(asked, record)
   return lines
 end
 
--- What stands over a panel where its map is an approximation, by the method's own words.
-local function remarks(record)
-  local facts = record.facts or {}
-  return facts.approximation and { "approximation: " .. tostring(facts.approximation) } or {}
+-- What stands over a panel by the method's own words: that the map is an approximation, how far to believe a sampled one.
+local function remarks(e, record)
+  local facts, lines = record.facts or {}, honesty.of(e.method, record.facts)
+  if facts.approximation then table.insert(lines, 1, "approximation: " .. tostring(facts.approximation)) end
+  return lines
 end
 
 local function panel(job, e, number, image, mask, asked, lines)
   local record = record_of(job, e, number)
   local p = { title = lines, status = map.explain_status(record.status), pixels = pixels_of(job, e, record, image, asked) }
   for _, line in ipairs(score_lines(asked, record)) do lines[#lines + 1] = line end
-  for _, line in ipairs(remarks(record)) do lines[#lines + 1] = line end
+  for _, line in ipairs(remarks(e, record)) do lines[#lines + 1] = line end
   if mask then p.pixels = figure.outline(p.pixels, mask) end
   return p
 end

@@ -1,6 +1,8 @@
 -- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of checked
 -- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
--- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, rng, draw = function(page) (gallery.lua), honesty (honesty.lua),
+-- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or
+-- completes them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page) (gallery.lua),
+-- honesty (honesty.lua),
 -- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
 -- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
 -- It refuses unknown names and options before anything is computed.
@@ -30,7 +32,7 @@ local function from_table(name, t, source)
   local needs = t.needs or {}
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
     options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
-    cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty }
+    cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check }
 end
 
 local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end
@@ -64,6 +66,7 @@ local function entry(name, value)
   local options = check.options(m.name, type(value) == "table" and value or {}, spec)
   local e = { method = m, options = options }
   for key in pairs(common) do e[key], options[key] = options[key], nil end
+  if m.check then m.check(options) end
   if m.at == "input" and e.layer then check.fail("explain", "method '%s' works on the input and takes no layer.", m.name) end
   return e
 end

@@ -34,6 +34,7 @@ local names = { "file", "grid", "lung_zones", "quickshift", "slic" }
 ---@field options table
 ---@field text string what names it in records: "quickshift(kernel_size=4, max_dist=200, ratio=0.2, sigma=0)"
 local Source = {}
+Source.__tostring = function(self) return self.text end
 
 local function text_of(kind, options)
   local parts = {}
@@ -185,7 +186,7 @@ end
 --- The regions of one image.
 ---@param source string|table|function
 ---@param image any tensor (3, H, W), pixels in [0, 1]
----@param given? table item, split and number (lung_zones), seed of quickshift's tie-breaking noise (42)
+---@param given? table item, split and number (lung_zones), seed of quickshift's tie-breaking noise (42), least = 1: one region is no error
 ---@return table regions { labels = int64 (H, W) of 0 .. count-1 on the CPU, count =, hash = 16 hex digits, names = list or nil, source = text }
 function regions.of(source, image, given)
   source, given = regions.parse(source), given or {}
@@ -196,7 +197,7 @@ function regions.of(source, image, given)
   local made, made_names = make[source.kind](source, pixels, given)
   local labels, values = renumbered(whole_numbers(source, made, shape[2], shape[3]))
   local count = values:size(0)
-  if count < 2 then
+  if count < (given.least or 2) then
     check.fail("regions", "%s gives one region only (expected at least 2). Choose a finer source, for instance { \"grid\", rows = 8, columns = 8 }.", source.text)
   end
   local named = made_names and {}

@@ -1,7 +1,7 @@
 -- The linear model that stands for the network near one image (Ribeiro et al. 2016): rows of kept regions, the network's
 -- probabilities, weights by nearness, ridge regression with an intercept; which features it may use, how well it fits.
 -- In float64, as scikit-learn's Ridge computes it. It refuses to know where rows and probabilities come from.
-local lars = require "medxai.lars"
+local core = require "medxai.core"
 local torch = require "medxai.torch"
 
 local surrogate = {}
@@ -87,11 +87,11 @@ end
 
 -- The last point of the lasso's path with at most that many features, in order of number.
 local function lasso_path(m, label, most)
-  local points = lars.path(m.gram:tolist(), m.b:select(1, label):tolist(), { least = m.rows * 0x1p-23 }).points -- scikit-learn's end
+  local _, points = core.lars.path(m.gram:contiguous(), m.b:select(1, label):contiguous(), { samples = m.rows, lasso = true })
   local chosen = {}
-  for i = #points, 2, -1 do
+  for i = points:size(0) - 1, 1, -1 do
     chosen = {}
-    for j, value in ipairs(points[i]) do
+    for j, value in ipairs(points[i]:tolist()) do
       if value ~= 0 then chosen[#chosen + 1] = j end
     end
     if #chosen <= most then break end
@@ -103,7 +103,8 @@ end
 local function select_features(m, label, most, mode)
   local count = m.gram:size(0)
   if mode == "auto" then mode = most <= 6 and "forward_selection" or "highest_weights" end
-  if mode == "none" then
+  local broken = not m.b:select(1, label):isfinite():all():item() -- no choice hides it: every weight will say so
+  if mode == "none" or broken then
     local all = {}
     for j = 1, count do all[j] = j end
     return all

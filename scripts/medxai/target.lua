@@ -54,12 +54,13 @@ end
 --- Reads a target as an experiment writes it: a string or class index, or { that, as = "softmax" }.
 ---@param spec string|integer|table|nil
 ---@param classes? string[] names; nil leaves class names unchecked (planning, before the model is built)
+---@param usual? string "logit" (default) or "softmax": where the spec does not say
 ---@return table description
-function target.parse(spec, classes)
-  local as = "logit"
+function target.parse(spec, classes, usual)
+  local as = usual or "logit"
   if type(spec) == "table" then
     local options = check.options("target", { as = spec.as, what = spec[1] },
-      { as = { one_of = { "logit", "softmax" }, default = "logit", field = false }, what = { "string|integer", default = "predicted", field = false } })
+      { as = { one_of = { "logit", "softmax" }, default = as, field = false }, what = { "string|integer", default = "predicted", field = false } })
     for _, key in ipairs(check.sorted_keys(spec)) do
       if key ~= 1 and key ~= "as" then check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key)) end
     end
