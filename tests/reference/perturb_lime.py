@@ -128,16 +128,17 @@ def networks(out, data, names):
         model = build(weights=None, num_classes=3, **({"init_weights": True} if name == "inception_v3" else {}))
         model = gradcam.train(model, data, size, 1 if name == "vgg19" else 24)
         torch.save(model.state_dict(), folder / "weights.pt")
-        x = torch.stack([gradcam.read(gradcam.images(data, "Test", 1)[k][0], size) for k in range(3)] + [gradcam.read(gradcam.made_image(), size)])
-        np.save(folder / "x.npy", x.numpy())
+        xs = [gradcam.read(gradcam.images(data, "Test", 1)[k][0], size) for k in range(3)]
+        xs += [gradcam.read(gradcam.made_image(), size), gradcam.torchvision.transforms.ToTensor()(gradcam.made_image())]  # the last one not square
         jobs = []
 
         def classify(batch, model=model):
             with torch.no_grad():
                 return torch.softmax(model(torch.from_numpy(batch.transpose(0, 3, 1, 2)).float()), 1).numpy().astype(np.float64)
-        for i in range(len(x)):
+        for i, x in enumerate(xs):
+            np.save(folder / f"x{i}.npy", x[None].numpy())
             samples = 100
-            image = x[i].numpy().transpose(1, 2, 0).astype(np.float64)
+            image = x.numpy().transpose(1, 2, 0).astype(np.float64)
             e, kept, labels = explain(image, classify, 42 + i, samples)
             np.save(folder / f"segments{i}.npy", e.segments.astype(np.int64))
             np.save(folder / f"masks{i}.npy", kept["data"].astype(np.uint8))
