@@ -1,8 +1,8 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data gradcam training (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data gradcam perturb training (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
-# MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts parts.
+# MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -27,26 +27,26 @@ apt() { # as root, or through sudo
 
 setup_a() {
   a=${MEDXAI_REF_A:-$work/a/bin/python}
-  imports "$a" 'import torch, torchvision, PIL, pytorch_grad_cam' && return 0
-  [ -z "${MEDXAI_REF_A:-}" ] || { say "$a lacks torch, torchvision, Pillow or grad-cam"; return 1; }
-  say "environment a: Debian's python3-torch and python3-torchvision, grad-cam 1.5.7 in build/reference/a"
-  if ! imports /usr/bin/python3 'import torch, torchvision, PIL, cv2, sklearn, venv, ensurepip'; then
+  imports "$a" 'import torch, torchvision, PIL, pytorch_grad_cam, skimage, lime' && return 0
+  [ -z "${MEDXAI_REF_A:-}" ] || { say "$a lacks torch, torchvision, Pillow, grad-cam, scikit-image or lime"; return 1; }
+  say "environment a: Debian's python3-torch and python3-torchvision, grad-cam 1.5.7 and lime 0.2.0.1 in build/reference/a"
+  if ! imports /usr/bin/python3 'import torch, torchvision, PIL, cv2, sklearn, skimage, venv, ensurepip'; then
     { apt update && apt install --no-install-recommends python3-torch python3-torchvision python3-pil python3-opencv python3-sklearn \
-      python3-matplotlib python3-venv python3-pip; } >"$work/a.log" 2>&1 || { tail -n 5 "$work/a.log" >&2; return 1; }
+      python3-skimage python3-matplotlib python3-venv python3-pip; } >"$work/a.log" 2>&1 || { tail -n 5 "$work/a.log" >&2; return 1; }
   fi
   { /usr/bin/python3 -m venv --system-site-packages "$work/a" &&
-    "$work/a/bin/pip" install -q --no-deps grad-cam==1.5.7 ttach tqdm; } >>"$work/a.log" 2>&1 || { tail -n 5 "$work/a.log" >&2; return 1; }
+    "$work/a/bin/pip" install -q --no-deps grad-cam==1.5.7 ttach tqdm lime==0.2.0.1; } >>"$work/a.log" 2>&1 || { tail -n 5 "$work/a.log" >&2; return 1; }
 }
 
 setup_b() { # may fail: its parts are then left out
   b=${MEDXAI_REF_B:-$work/b/bin/python}
-  imports "$b" 'import torch; from vision import torchvision; import safetensors' && return 0
-  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision or safetensors"; return 1; }
+  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage' && return 0
+  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors or scikit-image"; return 1; }
   [ ! -e "$work/b.failed" ] || return 1
   say "environment b: torch 2.13.0 in build/reference/b"
   { /usr/bin/python3 -m venv "$work/b" &&
     { "$work/b/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "$work/b/bin/pip" install -q torch==2.13.0; } &&
-    "$work/b/bin/pip" install -q numpy pillow safetensors &&
+    "$work/b/bin/pip" install -q numpy pillow safetensors scikit-image==0.26.0 &&
     "$work/b/bin/pip" install -q --no-deps torchvision==0.28.0; } >"$work/b.log" 2>&1 && return 0
   say "environment b cannot be made (build/reference/b.log); remove build/reference/b.failed to try again"
   : >"$work/b.failed"
@@ -102,6 +102,25 @@ part_gradcam() {
   MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_gradcam
 }
 
+# Superpixels on both versions of scikit-image, LIME on the networks (lime is the same in both environments).
+part_perturb() {
+  [ -d "$data" ] || { say "no $data: perturb is left out"; return 0; }
+  dirs=
+  for which in a b; do
+    eval "python=\${$which:-}"
+    [ -n "$python" ] || continue
+    dirs="$dirs $work/perturb/segments-$which"
+    [ -e "$work/perturb/segments-$which/jobs.lua" ] || "$python" "$here/perturb_segments.py" "$work/perturb/segments-$which" "$data" || return 1
+  done
+  code=0
+  MEDXAI_SEGMENTS_DIRS=$dirs ours parity_segments || code=1
+  for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
+    [ -e "$work/perturb/lime/$name/jobs.lua" ] || "$a" "$here/perturb_lime.py" "$work/perturb/lime" "$data" "$name" 2>/dev/null || return 1
+  done
+  MEDXAI_LIME_DIRS=$work/perturb/lime ours parity_lime || code=1
+  return $code
+}
+
 part_training() {
   [ -d "$data" ] || { say "no $data: training is left out"; return 0; }
   list=${networks:-squeezenet1_0 resnet50 mobilenet_v2}
@@ -116,9 +135,9 @@ parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|gradcam|training) parts="$parts $1" ;;
+    networks|checkpoints|data|gradcam|perturb|training) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data gradcam training; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data gradcam perturb training; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -126,16 +145,20 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data gradcam training"
+[ -n "$parts" ] || parts="networks checkpoints data gradcam perturb training"
 
 setup_a || { say "environment a cannot be made"; exit 1; }
 setup_b || b=
 choose_peer
 passed=0
 failed=
+: >"$work/cells"
 for part in $parts; do
   printf '\n== %s ==\n' "$part"
-  if "part_$part"; then passed=$((passed + 1)); else failed="$failed $part"; fi
+  { code=0; "part_$part" || code=$?; echo "$code" >"$work/code"; } | tee "$work/part.log" # what a part prints is kept for its counts
+  grep -E '^[0-9]+ cells passed, [0-9]+ failed, [0-9]+ without evidence$' "$work/part.log" >>"$work/cells"
+  if [ "$(cat "$work/code")" -eq 0 ]; then passed=$((passed + 1)); else failed="$failed $part"; fi
 done
 printf '\nparity: %d parts passed,%s failed\n' "$passed" "${failed:- none}"
+awk '{ p += $1; f += $4; n += $6 } END { printf "%d cells passed, %d failed, %d without evidence\n", p, f, n }' "$work/cells"
 [ -z "$failed" ]
