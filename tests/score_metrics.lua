@@ -344,6 +344,21 @@ t.test("a researcher's own metric is one file; what it computed is kept for the 
   rawset(_G, "count_call", nil)
 end)
 
+t.test("experiments/my_metric.lua, the example of an own metric: the Gini index by hand, and in a run", function()
+  local before = host.script_dir
+  host.script_dir = t.root .. "/experiments"
+  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local m = metric.entries { "my_metric" }[1]
+  local function gini(values) return metric.measure(m, torch.tensor({ values }, { dtype = "float32" }), { status = "ok" })[1] end
+  t.near(gini { 1, 1, 1, 1 }.value, 0, 1e-9)
+  t.near(gini { 0, 0, 0, 1 }.value, 0.75, 1e-9)
+  t.near(gini { 1, 2, 3, 4 }.value, 0.25, 1e-9)
+  t.near({ gini({ 0, 0 }).value, gini({ 1 }).chance }, { 0 / 0, 1 / 3 }, 1e-9)
+  local result = go(t.tmpdir(), { methods = { "gradcam" }, images = 2, metrics = { { "my_metric", below = 0.1 } } })
+  t.ok(result.summaries[1].metric:find("^my_metric@1 below=0%.1 source="), result.summaries[1].metric)
+  t.equal({ result.summaries[1].n, result.summaries[1].unit }, { 2, "Gini index" })
+end)
+
 t.test("an own metric that fails leaves undefined values and a warning; the rest goes on", function()
   local place <close> = beside {
     raises_here = 'return { title = "x", measure = function() error("no luck") end }',

@@ -30,6 +30,9 @@ local function put_statuses(page, pen, statuses)
   local rows, bad = status_rows(statuses)
   local body = html.table({ { "method" }, { "layer" }, { "target" }, { "maps" }, { "files" } }, rows)
   pen.put(page, '<details%s><summary>%d method%s%s</summary>%s</details>', bad and " open" or "", #rows, #rows == 1 and "" or "s", bad and "; not every map is ok" or ", every map ok", body)
+  for _, s in ipairs(statuses) do -- what sampled maps say of themselves
+    for _, line in ipairs(s.honesty or {}) do pen.put(page, '<p class="note">%s: %s</p>', text(s.label or s.method), text(line)) end
+  end
 end
 
 -- ---- scores -----------------------------------------------------------------------------------------------------
