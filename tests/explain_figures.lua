@@ -169,7 +169,7 @@ t.test("removal: curves and imputed pictures of the first three images, the pict
   local svg = svg_of(result, "removal")
   local _, texts = texts_of(svg)
   for _, part in ipairs { "ROAD", "Grad-CAM, most relevant first", "random smooth, least relevant first", "pixels removed (%)", "score (logit)",
-    "Deletion and insertion, black", "blur(31,31)", "0 %", "25 %", "75 %", "unchanged", "Grad-CAM: most" } do
+    "Deletion and insertion, black", "blur(31,31)", "0 %", "25 %", "75 %", "unchanged", "Grad-CAM: most relevant first" } do
     t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
   end
   check_inside(svg)

@@ -349,7 +349,7 @@ t.test("experiments/my_metric.lua, the example of an own metric: the Gini index 
   host.script_dir = t.root .. "/experiments"
   local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
   local m = metric.entries { "my_metric" }[1]
-  local function gini(values) return metric.measure(m, torch.tensor({ values }, { dtype = "float32" }), { status = "ok" })[1] end
+  local function gini(list) return metric.measure(m, torch.tensor({ list }, { dtype = "float32" }), { status = "ok" })[1] end
   t.near(gini { 1, 1, 1, 1 }.value, 0, 1e-9)
   t.near(gini { 0, 0, 0, 1 }.value, 0.75, 1e-9)
   t.near(gini { 1, 2, 3, 4 }.value, 0.25, 1e-9)

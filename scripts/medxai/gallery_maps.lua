@@ -26,8 +26,8 @@ end
 
 local function record_of(job, e, number) return job.store.records[e.set .. "/" .. job.split:item(number).id] end
 
--- Fine signed maps are drawn as pictures of their own, not over the image.
-local function is_detail(e) return e.method.picture == "detail" end
+-- How a method's maps are drawn: "overlay"; "detail": fine signed maps as pictures of their own; "masked": the image under a mask.
+local function style(e) return e.method.picture or "overlay" end
 
 -- The map as drawn: own scale as stored; shared scale from the raw values, all maps of an entry over one maximum.
 local function drawn_map(job, e, record, shared)
@@ -63,7 +63,8 @@ local function pixels_of(job, e, record, image, asked)
   if not made or record.status == "nan" then
     return figure.overlay(image, torch.full({ image:size(1), image:size(2) }, 0 / 0), asked.colours, 0, 1)
   end
-  if is_detail(e) then return figure.detail(unaugmented(job.store:raws(record)[1], record.views)) end
+  if style(e) == "masked" then return figure.pixels(image * made) end
+  if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views)) end
   return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.overlay(image, made, asked.colours, 0, 1)
 end
 
@@ -123,20 +124,26 @@ local function layers_of(entries)
   return layers
 end
 
-local function scale_sentence(entries, asked)
-  local any_map, details = false, {}
+local function titles_of(entries, wanted)
+  local list, seen = {}, {}
   for _, e in ipairs(entries) do
-    if is_detail(e) then details[#details + 1] = e.method.title else any_map = true end
+    if style(e) == wanted and not seen[e.method.title] then
+      list[#list + 1] = e.method.title
+      seen[e.method.title] = true
+    end
   end
-  local texts = {}
-  if any_map then
+  return #list > 0 and table.concat(list, ", ") or nil
+end
+
+local function scale_sentences(entries, asked)
+  local texts, detail, masked = {}, titles_of(entries, "detail"), titles_of(entries, "masked")
+  if titles_of(entries, "overlay") then
     texts[1] = (asked.scale == "own" and "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
       or "Shared scale: the maps of a method run from 0 to their largest value over these images.")
       .. (asked.colours == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: half grey image, half map.")
   end
-  if #details > 0 then
-    texts[#texts + 1] = string.format("%s: signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against.", table.concat(details, ", "))
-  end
+  if detail then texts[#texts + 1] = detail .. ": signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against." end
+  if masked then texts[#texts + 1] = masked .. ": the image multiplied by the mask." end
   return texts
 end
 
@@ -145,7 +152,7 @@ local function caption(job, entries, drawn, all, asked)
   local layers = layers_of(entries)
   local texts = { string.format("%s, %s split. Target: %s%s.", job.model.name, job.split.name, entries[1].description.text,
     #layers > 0 and (#layers == 1 and "; layer " or "; layers ") .. table.concat(layers, ", ") or "") }
-  for _, text in ipairs(scale_sentence(entries, asked)) do texts[#texts + 1] = text end
+  for _, text in ipairs(scale_sentences(entries, asked)) do texts[#texts + 1] = text end
   for _, sentence in ipairs(asked.metric_sentences) do texts[#texts + 1] = sentence end
   if asked.mask then texts[#texts + 1] = string.format("White outline: %s mask.", asked.mask) end
   if all > drawn then texts[#texts + 1] = string.format("First %d of %d explained images.", drawn, all) end
@@ -153,10 +160,7 @@ local function caption(job, entries, drawn, all, asked)
 end
 
 local function bars_of(entries, asked)
-  for _, e in ipairs(entries) do
-    if not is_detail(e) then return { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum" } } end
-  end
-  return {}
+  return titles_of(entries, "overlay") and { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum" } } or {}
 end
 
 local function labels(entries)

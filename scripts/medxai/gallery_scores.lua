@@ -137,14 +137,14 @@ end
 -- ---- curves and pictures of single images -------------------------------------------------------------------------
 
 -- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colours.
-local function curve_charts(entries, exhibits, unit)
+local function curve_charts(entries, exhibits)
   local charts, of = {}, {}
   for i, e in ipairs(entries) do
     for _, x in ipairs(exhibits[e.set] or {}) do
       if x.kind == "curve" then
-        local family = x.family
+        local family = x.family .. "\0" .. x.unit
         if not of[family] then
-          of[family] = { title = family, series = {}, x_label = x.x_label, y_label = "score (" .. unit .. ")", seen = {} }
+          of[family] = { title = x.family, series = {}, x_label = x.x_label, y_label = "score (" .. x.unit .. ")", seen = {} }
           charts[#charts + 1] = of[family]
         end
         local label = (#entries > 1 and e.label .. ", " or "") .. x.name
@@ -164,14 +164,15 @@ local function picture_rows(entries, exhibits)
     local of = {}
     for _, x in ipairs(exhibits[e.set] or {}) do
       if x.kind == "picture" and x.pixels then
-        if not of[x.row] then
-          of[x.row] = { label = (#entries > 1 and e.label .. ": " or "") .. x.row, panels = {}, seen = {} }
-          rows[#rows + 1] = of[x.row]
+        local key = x.row .. "\0" .. x.unit
+        if not of[key] then
+          of[key] = { label = (#entries > 1 and e.label .. ": " or "") .. x.row, panels = {}, seen = {} }
+          rows[#rows + 1] = of[key]
         end
-        if not of[x.row].seen[x.name] then
-          table.insert(of[x.row].panels, { pixels = x.pixels, title = { x.name, x.value and drawing.fixed(x.value, 2, true) or "unchanged" }, at = x.at })
+        if not of[key].seen[x.name] then
+          table.insert(of[key].panels, { pixels = x.pixels, title = { x.name, x.value and drawing.fixed(x.value, 2, true) or "unchanged" }, at = x.at })
         end
-        of[x.row].seen[x.name] = true
+        of[key].seen[x.name] = true
       end
     end
   end
@@ -180,9 +181,7 @@ local function picture_rows(entries, exhibits)
 end
 
 local function exhibit_figure(job, entries, number, exhibits)
-  local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]
-  local unit = require("medxai.metric").unit({ definition = { unit = "score" } }, record.target.as)
-  local charts, rows, parts = curve_charts(entries, exhibits, unit), picture_rows(entries, exhibits), {}
+  local charts, rows, parts = curve_charts(entries, exhibits), picture_rows(entries, exhibits), {}
   local across = #charts == 3 and 3 or 2
   for first = 1, #charts, across do
     local some = { table.unpack(charts, first, math.min(first + across - 1, #charts)) }
@@ -191,9 +190,9 @@ local function exhibit_figure(job, entries, number, exhibits)
   if #parts == 0 and #rows == 0 then return nil end
   if #rows > 0 then
     parts[#parts + 1] = figure.panels { rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
-      "Pictures: the image with that share of its pixels removed and imputed from their neighbours; under the share, the change of the score." } }
+      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
   end
-  return figure.stack(parts), tostring(record.path):match("[^/]+$")
+  return figure.stack(parts), tostring(job.split:item(number).path):match("[^/]+$")
 end
 
 --- One figure an image (of those whose exhibits were kept): curves, and the imputed pictures.

@@ -103,8 +103,11 @@ function contexts.new(subject, map, record, m, kept, drawn)
   local mask = m.mask and subject:mask(m.mask)
   local within = m.within and subject:mask(m.within)
   local ctx = { subject = subject, map = map, record = record, status = record.status, model = job.model, item = subject.item, mask = mask, within = within,
-    within_name = m.within, compat = job.compat, kept = kept, drawn = drawn, title = m.definition.title, id = m.id }
-  if record.target then ctx.target = target_of(record, job.model.classes, m.as) end
+    within_name = m.within, compat = job.compat, kept = kept, drawn = drawn }
+  if record.target then
+    ctx.target = target_of(record, job.model.classes, m.as)
+    ctx.unit = ctx.target.as == "softmax" and "probability" or "logit"
+  end
   return setmetatable(ctx, Context)
 end
 
@@ -229,10 +232,11 @@ function Context:picture(removal, name)
 end
 
 --- Leaves something for this image's figures; costs nothing where none are drawn.
----@param exhibit table { kind = "curve", name, x = {}, y = {} } or { kind = "picture", name, row, pixels, value }
+---@param exhibit table { kind = "curve", family (the chart), name, x, y (lists), x_label, dashed } or { kind = "picture", row, name, at (its
+--- place in the row), pixels, value (the change; nil: unchanged) }
 function Context:show(exhibit)
   if not self.drawn then return end
-  exhibit.metric, exhibit.title = self.id, self.title
+  exhibit.unit = self.unit
   self.drawn[#self.drawn + 1] = exhibit
 end
 

@@ -20,6 +20,7 @@ return {
   at = "input",
   sign = "nonnegative",
   baseline = true,
+  picture = "masked",
   rng = "ties@1",
   options = { percentile = { "number", default = 75, min = 0, max = 100, field = false } },
   map = function(ctx, x, target, options)
