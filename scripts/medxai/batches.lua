@@ -22,7 +22,7 @@ local largest_pass = 32 -- images: on a CPU more at once are no faster
 batches.views = {}
 for _, flip in ipairs { false, true } do
   for _, factor in ipairs { 0.9, 1, 1.1 } do
-    table.insert(batches.views, { flip = flip, factor = factor, identity = not flip and factor == 1,
+    table.insert(batches.views, { number = #batches.views + 1, flip = flip, factor = factor, identity = not flip and factor == 1,
       name = string.format("%s x %.1f", flip and "flipped" or "as it is", factor) })
   end
 end
@@ -186,8 +186,9 @@ end
 local function run_entry(e, job, opened, results)
   local pass, scores = opened.pass, job.scorers
   local ctx = context.new { pass = pass, x = opened.x, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
-    split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth,
-    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = job.budget_bytes, scorers = scores, scorer = scores:of "float32" }
+    split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
+    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = job.budget_bytes, scorers = scores, scorer = scores:of "float32",
+    chunk_states = job.chunk_states }
   local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
   local found = attempt(e, ctx)
   if ctx.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
@@ -195,13 +196,13 @@ local function run_entry(e, job, opened, results)
   local seconds = host.now() - began - (pass.spent - spent)
   if ctx.used.forward then seconds = seconds + pass.forward_seconds end
   if ctx.used.gradient then seconds = seconds + pass.backward_seconds[ctx.targets] end
-  local n = #results
+  local n, own_passes = #results, ctx.used.passes or 0
   for i, one in ipairs(found) do
     local r = results[(i - 1) % n + 1]
     r.problem, r.not_defined = r.problem or one.problem, r.not_defined or one.not_defined
     r.seconds = r.seconds + seconds / #found
-    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (scores:count "forwards" - forwards) // #found
-    r.backwards = r.backwards + (ctx.used.gradient and 1 or 0)
+    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (own_passes + scores:count "forwards" - forwards) // #found
+    r.backwards = r.backwards + (ctx.used.gradient and 1 or 0) + own_passes // #found
     r.partials = r.partials + (scores:count "partials" - partials) // #found
     r.calls[opened.views[i]] = one
   end
@@ -371,7 +372,7 @@ function batches.run(job, chosen)
     for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
     if open then todo[#todo + 1] = number end
   end
-  job.scorers = setmetatable({ job = job, list = {} }, Scorers)
+  job.scorers, job.chunk_states = setmetatable({ job = job, list = {} }, Scorers), {}
   local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
   if #todo == 0 then return job.say("%s", what) end

@@ -5,11 +5,14 @@
 --   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its extras
 --   ctx.targets            list, one an image, :score(logits) -> (N)   ctx.logits (N, K)
 --   ctx.items[i]           id, path, label ...   ctx:stream(purpose, i, replicate?) random numbers keyed by the image
+--   ctx:gradients(n, o, use) gradients at inputs of the method's own making
 --   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial run reads
 --   ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
 -- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute what nobody asks.
+local chunks = require "medxai.chunks"
 local core = require "medxai.core"
 local principal = require "medxai.principal"
+local tap = require "medxai.tap"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
 
@@ -102,10 +105,56 @@ end
 
 function Context:range() return context.range(self.x, self.split) end
 
+-- The state of chunks.each for one kind of work, kept from batch to batch.
+function Context:chunks(kind)
+  local states = self.chunk_states
+  states[kind] = states[kind] or chunks.new { device = self.model.device, budget_bytes = self.budget_bytes, deterministic = self.deterministic }
+  return states[kind]
+end
+
+--- Gradients of the targets at n inputs of the method's own making, chunk by chunk under the memory budget: use(first, count,
+--- gradients, scope) gets name -> tensor at the input ("x") and at the nodes of o.at; scope:keep(t) keeps what shall outlive the chunk.
+--- It may be called again for a part of a chunk that ran out of memory: let it change nothing until it can no longer fail.
+---@param n integer
+---@param o table kind: names the work; x(first, count) -> (count, 3, H, W); image(k): whose target counts for input k (0-based -> 1-based);
+---   at: names of nodes; guided (see Model:forward); fold (default true)
+---@param use function
+function Context:gradients(n, o, use)
+  local outputs, size = { "output", table.unpack(o.at or {}) }, self.deterministic and chunks.fixed or nil
+  chunks.each(self:chunks(o.kind), n, function(first, count)
+    local scope <close> = core.memory.scope()
+    local numbers = {}
+    for k = 1, count do numbers[k] = o.image(first + k - 1) end
+    local targets, x = self.targets:select(numbers), tap.padded(o.x(first, count), size)
+    local inputs = {}
+    local list = torch.enable_grad(function()
+      local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided, fold = o.fold ~= false }
+      for i, name in ipairs(outputs) do inputs[i] = i == 1 and values.x or values[name] end
+      return torch.autograd.grad(targets:score(values.output:narrow(0, 0, count)):sum(), inputs)
+    end)
+    local gradients = {}
+    for i, name in ipairs(outputs) do gradients[i == 1 and "x" or name] = list[i]:narrow(0, 0, count) end
+    self.used.passes = (self.used.passes or 0) + count
+    use(first, count, gradients, scope)
+  end)
+end
+
+-- What the second list of extras says added to the first.
+local function both(extras, more)
+  for i, extra in ipairs(more or {}) do
+    extras[i].status = extras[i].status or extra.status
+    for name, value in pairs(extra.facts or {}) do extras[i].facts[name] = value end
+  end
+  return extras
+end
+
 --- (N, C, h, w) -> raw (N, h, w) [, extras]: the sum over channels, or with eigen_smooth the first principal component.
-function Context:combine(product)
-  if self.eigen then return self:principal(product) end
-  return product:sum({ 1 })
+---@param product any
+---@param extras? table[] what the method says of each image already: { facts = }
+function Context:combine(product, extras)
+  if not self.eigen then return product:sum({ 1 }), extras end
+  local raw, more = self:principal(product)
+  return raw, both(more, extras)
 end
 
 --- (N, C, h, w) -> raw (N, h, w), extras: see principal.lua.

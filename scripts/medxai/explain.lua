@@ -213,9 +213,10 @@ end
 -- A method's title with what was done to its maps.
 local function title_of(e)
   local words = { e.method.title }
-  if e.aug_smooth and e.eigen_smooth then words[2] = "smoothed"
-  elseif e.aug_smooth then words[2] = "aug smooth"
-  elseif e.eigen_smooth then words[2] = "eigen smooth" end
+  if e.method.approximate then words[2] = e.method.approximate(e.options) end
+  if e.aug_smooth and e.eigen_smooth then words[#words + 1] = "smoothed"
+  elseif e.aug_smooth then words[#words + 1] = "aug smooth"
+  elseif e.eigen_smooth then words[#words + 1] = "eigen smooth" end
   return table.concat(words, ", ")
 end
 

@@ -26,12 +26,10 @@ end
 local function without_views(raws, height, width, how)
   local sum
   for _, raw in ipairs(raws) do
-    raw = raw:to { dtype = "float32" }
-    if how.cut then raw = raw:relu() end
-    local one = map.resize(map.minmax(raw), height, width)
+    local one = map.resize(map.minmax(how.cut and raw:relu() or raw):to { dtype = "float32" }, height, width)
     sum = sum and sum + one or one
   end
-  if how.once then return sum end
+  if how.once and raws[1]:size(1) == height and raws[1]:size(2) == width then return sum end
   return map.minmax((sum / #raws):relu())
 end
 

@@ -32,7 +32,8 @@ local function from_table(name, t, source)
   local needs = t.needs or {}
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
     options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
-    cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check }
+    cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check,
+    approximate = t.approximate }
 end
 
 local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end

@@ -441,6 +441,21 @@ function Model:readers(name)
   return list
 end
 
+--- The nodes on which the output depends in evaluation: name -> true.
+---@return table<string, boolean>
+function Model:used_nodes()
+  local def, used = self._def, {}
+  used[def.output] = true
+  for id = def.output, 1, -1 do
+    if used[id] then
+      for _, input in ipairs((select(3, def.native:node(id)))) do used[input] = true end
+    end
+  end
+  local names = {}
+  for id in pairs(used) do names[def.nodes[id]] = true end
+  return names
+end
+
 --- The nonlinearities of the network: list of { name =, op =, module = true where torchvision has a torch.nn module for it
 --- and false where its forward calls a function }.
 function Model:nonlinearities()

@@ -7,6 +7,7 @@
 local check = require "medxai.check"
 local chunks = require "medxai.chunks"
 local memory = require("medxai.core").memory
+local tap = require "medxai.tap"
 local torch = require "medxai.torch"
 
 local scorer = {}
@@ -46,15 +47,6 @@ local function lowered(self)
   return self.half
 end
 
--- A chunk of fixed size is padded with its last row: the same operators run on the same shapes whatever is left over.
-local function padded(x, size)
-  local n = x:size(0)
-  if n >= size then return x end
-  local shape = x.shape
-  shape[1] = size - n
-  return torch.cat({ x, x:narrow(0, n - 1, 1):expand(shape) }, 0)
-end
-
 local function evaluate(model, x, layer, base)
   if x.dtype ~= model.dtype then x = x:to { dtype = model.dtype } end
   if not layer then return model:forward { x = x }.output end
@@ -81,7 +73,7 @@ local function run(self, key, n, make, layer, base)
     chunks.each(state, n, function(first, count)
       local inner <close> = memory.scope()
       local x = make(first, count)
-      local full = self.options.deterministic and padded(x, chunks.fixed) or x
+      local full = self.options.deterministic and tap.padded(x, chunks.fixed) or x
       local out = evaluate(model, full, layer, base):narrow(0, 0, count):to { dtype = self.model.dtype }:cpu()
       compare(self, out, x, layer, base)
       parts[#parts + 1] = { first = first, out = inner:keep(out) }

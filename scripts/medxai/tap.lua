@@ -44,8 +44,8 @@ function tap.aliased(model, layer)
   return layer
 end
 
--- The batch as it runs: padded with its last image to a fixed size, so that the same operators run on the same shapes.
-local function padded(x, size)
+--- The batch as it runs: padded with its last image to a fixed size (nil: as it is), so that the same operators run on the same shapes.
+function tap.padded(x, size)
   local n = x:size(0)
   if not size or n >= size then return x end
   return torch.cat({ x, x:narrow(0, n - 1, 1):expand { size - n, x:size(1), x:size(2), x:size(3) } }, 0)
@@ -85,7 +85,7 @@ function tap.open(model, x, wants)
     for _, name in ipairs(pass.bases[layer]) do add(name) end
   end
   local leaves = #pass.gradient_layers > 0 and pass.gradient_layers or nil
-  local full = padded(x, wants.size)
+  local full = tap.padded(x, wants.size)
   local function forward() return model:forward { x = full, outputs = outputs, grad_from = leaves, fold = true } end
   local began = host.now()
   pass.values = leaves and torch.enable_grad(forward) or torch.no_grad(forward)

@@ -156,6 +156,22 @@ function Targets:score(logits)
   return score:squeeze(1)
 end
 
+--- The i-th image's target for every row of logits that perturbed copies of it gave: (n, K) -> (n).
+---@param i integer
+function Targets:score_of(i, logits)
+  local y = self[i].as == "softmax" and torch.softmax(logits, 1) or logits
+  local score = y:select(1, self[i].index)
+  if self[i].against_index then score = score - y:select(1, self[i].against_index) end
+  return score
+end
+
+--- The targets of images numbers[1], numbers[2] ... as one object.
+function Targets:select(numbers)
+  local list = {}
+  for k, i in ipairs(numbers) do list[k] = self[i] end
+  return target.batch(list)
+end
+
 --- "COVID-19, p = 0.93" for figures and tables.
 function target.label(t)
   if t.against then return string.format("%s minus %s, %+.2f", t.class, t.against, t.logit) end

@@ -1,0 +1,27 @@
+-- Guided Grad-CAM: Selvaraju et al., ICCV 2017, section 3.3: guided backpropagation times the Grad-CAM map, brought to the input's grid:
+-- fine lines where Grad-CAM sees the class. The map part is relu and min-max as a map is drawn (map.lua), smoothed where asked for; the
+-- other part is as in guided_backprop.lua, with the same compat, and not defined for the same networks.
+local guided = require "medxai.guided"
+local gradcam = require "medxai.explain.gradcam"
+local map = require "medxai.map"
+
+return {
+  title = "guided Grad-CAM",
+  paper = "Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74",
+  version = 1,
+  at = "layer",
+  sign = "signed",
+  needs = { gradient = true },
+  smoothing = { aug_smooth = true, eigen_smooth = true },
+  options = { colours = { "boolean", default = false } }, -- true: keeps the product of each colour channel beside the map (3, H, W)
+  map = function(ctx, _, _, o)
+    local raw, extras = gradcam.map(ctx)
+    local product = guided.gradient(ctx) * map.from_raw({ raw }, ctx.height, ctx.width):unsqueeze(1) -- (N, 3, H, W)
+    extras = extras or {}
+    for i = 1, ctx.count do
+      extras[i] = extras[i] or {}
+      if o.colours then extras[i].arrays = { colours = product:select(0, i - 1) } end
+    end
+    return product:sum({ 1 }), extras
+  end,
+}

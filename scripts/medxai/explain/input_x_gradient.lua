@@ -1,0 +1,25 @@
+-- Input times gradient: Shrikumar et al. 2016, arXiv:1605.01713: x dy/dx, summed over the colour channels, signed. A linear estimate of
+-- what each pixel adds to the target; how far the sum misses the target's change from black to the image is its completeness gap.
+-- captum's InputXGradient.
+local torch = require "medxai.torch"
+
+return {
+  title = "input x gradient",
+  paper = "Shrikumar et al. 2016, arXiv:1605.01713",
+  version = 1,
+  at = "input",
+  sign = "signed",
+  needs = { gradient = true },
+  smoothing = { aug_smooth = true },
+  map = function(ctx)
+    local raw = (ctx:gradient("x") * ctx.x):sum({ 1 })
+    local black = ctx:range():expand { 1, 3, ctx.height, ctx.width }
+    local baseline = ctx.scorer:logits(1, function() return black end)
+    local sums, scores, extras = raw:sum({ 1, 2 }):tolist(), ctx.targets:score(ctx.logits):tolist(), {}
+    for i = 1, ctx.count do
+      local difference = scores[i] - ctx.targets:score_of(i, baseline):item()
+      extras[i] = { facts = { score_difference = difference, completeness_gap = sums[i] - difference } }
+    end
+    return raw, extras
+  end,
+}

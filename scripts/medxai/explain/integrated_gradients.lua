@@ -1,0 +1,56 @@
+-- Integrated gradients: Sundararajan et al., ICML 2017, eq. 1: (x - b) times the gradient averaged along the straight line from a
+-- baseline b to the image, by Gauss-Legendre quadrature, summed over the colour channels, signed. Its sum is the change of the target
+-- from b to x up to the quadrature's error: the completeness gap, stored with each map and printed.
+-- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
+local legendre = require "medxai.legendre"
+local removal = require "medxai.removal"
+local torch = require "medxai.torch"
+
+local function scores_of(ctx, x)
+  local logits = ctx.scorer:logits(ctx.count, function(first, count) return x:narrow(0, first, count) end)
+  local list = {}
+  for i = 1, ctx.count do list[i] = ctx.targets:score_of(i, logits:narrow(0, i - 1, 1)):item() end
+  return list
+end
+
+return {
+  title = "integrated gradients",
+  paper = "Sundararajan et al. 2017, arXiv:1703.01365",
+  version = 1,
+  at = "input",
+  sign = "signed",
+  smoothing = { aug_smooth = true },
+  options = {
+    steps = { "integer", default = 50, min = 1 },      -- points of the quadrature
+    baseline = { "string", default = "black" },        -- "black", "white", "mean", "blur(k)": see removal.lua
+  },
+  map = function(ctx, x, targets, o)
+    local lo, hi = ctx:range()
+    local base = removal.parse(o.baseline):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
+    local points, weights = legendre(o.steps) -- on [0, 1], weights sum to 1
+    local sum = torch.zeros_like(x)
+    -- input k is image k // steps at point k % steps
+    local function at(first, count)
+      local list = {}
+      for k = first, first + count - 1 do
+        local i, p = k // o.steps, points[k % o.steps + 1]
+        list[#list + 1] = base:narrow(0, i, 1) + (x:narrow(0, i, 1) - base:narrow(0, i, 1)) * p
+      end
+      return torch.cat(list, 0)
+    end
+    ctx:gradients(ctx.count * o.steps, { kind = "input", x = at, image = function(k) return k // o.steps + 1 end }, function(first, count, gradients)
+      local parts = {}
+      for k = first, first + count - 1 do
+        parts[#parts + 1] = gradients.x:narrow(0, k - first, 1) * weights[k % o.steps + 1]
+      end
+      for j, part in ipairs(parts) do sum:narrow(0, (first + j - 1) // o.steps, 1):add_(part) end
+    end)
+    local raw = ((x - base) * sum):sum({ 1 })
+    local sums, upper, lower, extras = raw:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), targets:score(ctx.logits):tolist(), scores_of(ctx, base), {}
+    for i = 1, ctx.count do
+      local difference = upper[i] - lower[i]
+      extras[i] = { facts = { score_difference = difference, completeness_gap = sums[i] - difference } }
+    end
+    return raw, extras
+  end,
+}

@@ -1,0 +1,55 @@
+-- Score-CAM: Wang et al., CVPR workshop 2020, algorithm 1: each channel, brought to the input's grid and scaled to [0, 1], masks the
+-- image; the softmax over channels of the target's scores for the masked images weighs the channels.
+-- As pytorch-grad-cam's ScoreCAM: bilinear with aligned corners, 1e-8 in the scale, raw scores (a baseline would cancel in the softmax).
+-- One pass a channel: `channels` takes the few that vary most (an approximation), precision = "bf16" runs them in bfloat16.
+-- Channels without contrast mask all: they share one pass.
+local channels = require "medxai.channels"
+local torch = require "medxai.torch"
+
+-- Scores (C) float64 of one image x (1, 3, H, W) under each channel of a (C, h, w); channels left out get -inf.
+local function scores_of(ctx, i, a, o, scorer)
+  local x = ctx.x:narrow(0, i - 1, 1)
+  local range = (a:flatten(1):amax({ 1 }) - a:flatten(1):amin({ 1 })):tolist()
+  local alive = {}
+  for c, r in ipairs(range) do alive[c] = r ~= 0 end -- NaN counts as alive and stays NaN
+  local list = channels.choose(a, o.channels, alive)
+  local black = #list < #range and not o.channels and 1 or 0 -- the last pass: the channels without contrast
+  local logits = scorer:logits(#list + black, function(first, count)
+    local n = math.min(count, #list - first)
+    local parts = {}
+    if n > 0 then
+      local index = torch.tensor({ table.unpack(list, first + 1, first + n) }, { dtype = "int64" }):to { device = a.device }
+      local up = torch.upsample_bilinear2d(a:index_select(0, index):unsqueeze(1), { ctx.height, ctx.width }, true) -- (n, 1, H, W)
+      local lo, hi = up:amin({ 2, 3 }, true), up:amax({ 2, 3 }, true)
+      parts[1] = up:sub_(lo):div_(hi - lo + 1e-8) * x
+    end
+    if n < count then parts[#parts + 1] = torch.zeros_like(x) end
+    return #parts == 1 and parts[1] or torch.cat(parts, 0)
+  end)
+  local scores, out = ctx.targets:score_of(i, logits):to { dtype = "float64" }, torch.full({ #range }, -math.huge, { dtype = "float64" })
+  if black == 1 then out:fill_(scores:select(0, #list)) end
+  if #list > 0 then out:index_copy_(0, torch.tensor(list, { dtype = "int64" }), scores:narrow(0, 0, #list)) end
+  return out
+end
+
+return {
+  title = "Score-CAM",
+  paper = "Wang et al. 2020, arXiv:1910.01279",
+  version = 1,
+  at = "layer",
+  sign = "signed",
+  smoothing = { aug_smooth = true, eigen_smooth = true },
+  options = channels.options,
+  approximate = channels.approximate,
+  map = function(ctx, _, _, o)
+    local a, scorer = ctx:activation(), ctx:scorer_in(o.precision) -- (N, C, h, w)
+    local weights, extras = {}, {}
+    for i = 1, ctx.count do
+      local scores = scores_of(ctx, i, a:select(0, i - 1), o, scorer)
+      weights[i] = torch.softmax(scores, 0)
+      extras[i] = { facts = channels.facts(o, a:size(1), scorer) }
+    end
+    local w = torch.stack(weights, 0):to { dtype = a.dtype, device = a.device }
+    return ctx:combine(w:unsqueeze(2):unsqueeze(3) * a, extras)
+  end,
+}
