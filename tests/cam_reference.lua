@@ -92,9 +92,9 @@ end
 local groups, order = read_cells()
 
 for _, key in ipairs(order) do
-  t.test(key .. ": every method and smoothing within 1e-5 of the reference", function()
+  t.test(key .. ": every method and smoothing within 2e-6 of the reference", function()
     local worst, where = compare(groups, key)
-    t.ok(worst < 1e-5, string.format("%s is off by %.2g", where, worst))
+    t.ok(worst < 2e-6, string.format("%s is off by %.2g", where, worst))
   end)
 end
 

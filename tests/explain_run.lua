@@ -241,7 +241,7 @@ end)
 t.test("unknown methods, layers, options, metrics and masks are refused before anything is computed", function()
   local model = tiny.model()
   local function check(options) return function() explain.check(options, model) end end
-  t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam'?")
+  t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam' or 'xgradcam'?")
   t.fails_like(check { methods = { "zebra" } }, "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
   t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
   t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")

@@ -49,6 +49,7 @@ end
 local function build(name, value)
   if type(value) == "function" then return from_function(name, value, plugin.source_of(value)) end
   name = library_name(name)
+  if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain")) end
   local found, source = plugin.find("explain", "explain", "method", name)
   if type(found) == "function" then return from_function(name, found, source) end
   if type(found) ~= "table" then check.fail("explain", "'%s.lua' returns a %s (expected a function(x, model, target) or a method table).", name, type(found)) end

@@ -70,7 +70,8 @@ return {
     ctx:gradients(ctx.count, { kind = "fullgrad", at = at, fold = false,
       x = function(first, count) return ctx.x:narrow(0, first, count) end, image = function(k) return k + 1 end },
       function(first, count, gradients, scope)
-        local maps, raw, more = layer_maps(layers, ctx.x:narrow(0, first, count), gradients), nil, {}
+        local maps, more = layer_maps(layers, ctx.x:narrow(0, first, count), gradients), {}
+        local raw
         if ctx.eigen then
           raw, more = component(maps, ctx.compat)
         else

@@ -1,8 +1,6 @@
 -- Input times gradient: Shrikumar et al. 2016, arXiv:1605.01713: x dy/dx, summed over the colour channels, signed. A linear estimate of
 -- what each pixel adds to the target; how far the sum misses the target's change from black to the image is its completeness gap.
 -- captum's InputXGradient.
-local torch = require "medxai.torch"
-
 return {
   title = "input x gradient",
   paper = "Shrikumar et al. 2016, arXiv:1605.01713",
