@@ -37,7 +37,7 @@ end)
 
 t.test("a misspelt method or layer of a later step stops the run before training", function()
   refused('run:evaluate(model, data.test)\nrun:explain(model, data.test, { methods = { "gradcamm" } })\n', 11,
-    "explain: unknown method 'gradcamm'. Did you mean 'gradcam'?")
+    "explain: unknown method 'gradcamm'. Did you mean 'gradcam' or 'xgradcam'?")
   refused('print("between")\nrun:explain(model, data.test, { methods = { "gradcam" }, layer = "featurs" })\n', 11,
     "explain: unknown layer 'featurs'")
 end)
