@@ -36,13 +36,6 @@ static void level_take(level *l, int rows, int columns, double **arena) {
 /* Index of (row, column) in a bordered array. */
 static inline size_t at(const level *l, int i, int j) { return (size_t)(i + 1) * (size_t)l->stride + (size_t)(j + 1); }
 
-/* Sum of coupling times v over the eight neighbours of k. */
-static inline double neighbours(const level *l, const double *v, size_t k) {
-  const size_t w = (size_t)l->stride;
-  return l->e[k] * v[k + 1] + l->e[k - 1] * v[k - 1] + l->s[k] * v[k + w] + l->s[k - w] * v[k - w] + l->se[k] * v[k + w + 1] +
-         l->se[k - w - 1] * v[k - w - 1] + l->sw[k] * v[k + w - 1] + l->sw[k - w + 1] * v[k - w + 1];
-}
-
 /* ---- the hierarchy ------------------------------------------------------------------------------------------ */
 
 static const double SIDE = 1.0 / 6, CORNER = 1.0 / 12;
@@ -207,49 +200,82 @@ static void build(level *levels, int n, int rows, int columns, const uint8_t *ke
 
 /* ---- one cycle ---------------------------------------------------------------------------------------------- */
 
-static void relax_row(const level *l, int i, int first) {
-  for (int j = first; j < l->columns; j += 2) {
-    const size_t k = at(l, i, j);
-    l->x[k] = l->inverse[k] * (l->b[k] + neighbours(l, l->x, k));
-  }
+/* out[j]: coupling times v over the six neighbours of (i, j) in the rows above and below. Apart from out nothing is written,
+ * so that it runs in vectors. */
+static void add_lines(const level *l, const double *v, int i, double *restrict out) {
+  const size_t w = (size_t)l->stride, k = at(l, i, 0);
+  const double *s = l->s + k, *se = l->se + k, *sw = l->sw + k, *n = s - w, *nw = se - w - 1, *ne = sw - w + 1, *up = v + k - w, *down = v + k + w;
+  for (int j = 0; j < l->columns; j++)
+    out[j] = s[j] * down[j] + se[j] * down[j + 1] + sw[j] * down[j - 1] + n[j] * up[j] + nw[j] * up[j - 1] + ne[j] * up[j + 1];
+}
+
+/* Every other point of a row, whose lines above and below are summed already. */
+static void relax_row(const level *l, int i, int first, const double *lines) {
+  const size_t k = at(l, i, 0);
+  const double *inverse = l->inverse + k, *b = l->b + k, *e = l->e + k;
+  double *x = l->x + k;
+  for (int j = first; j < l->columns; j += 2)
+    x[j] = inverse[j] * (b[j] + lines[j] + e[j] * x[j + 1] + e[j - 1] * x[j - 1]);
 }
 
 /* Gauss-Seidel in four colours, and in the reverse order: together they are symmetric. */
 static void relax(const level *l, bool reverse) {
   for (int half = 0; half < 2; half++)
     for (int i = half ^ reverse; i < l->rows; i += 2) {
-      relax_row(l, i, reverse);
-      relax_row(l, i, !reverse);
+      double *lines = l->r + at(l, i, 0); /* room of this row that is not in use yet */
+      add_lines(l, l->x, i, lines);
+      relax_row(l, i, reverse, lines);
+      relax_row(l, i, !reverse, lines);
     }
 }
 
-static void apply(const level *l, const double *v, double *out) {
-  for (int i = 0; i < l->rows; i++)
-    for (size_t k = at(l, i, 0), end = k + (size_t)l->columns; k < end; k++)
-      out[k] = l->centre[k] * v[k] - neighbours(l, v, k);
+static void apply(const level *l, const double *v, double *restrict out) {
+  for (int i = 0; i < l->rows; i++) {
+    const size_t k = at(l, i, 0);
+    const double *centre = l->centre + k, *e = l->e + k, *here = v + k;
+    double *to = out + k;
+    add_lines(l, v, i, to);
+    for (int j = 0; j < l->columns; j++)
+      to[j] = centre[j] * here[j] - e[j] * here[j + 1] - e[j - 1] * here[j - 1] - to[j];
+  }
 }
 
+/* An even point of a row has one coarse point in its line, an odd one two; odd rows lie between two lines. */
 static void restrict_residual(const level *l, const level *c) {
   memset(c->b, 0, level_size(c->rows, c->columns) * sizeof *c->b);
-  for (int i = 0; i < l->rows; i++)
+  for (int i = 0; i < l->rows; i++) {
+    const size_t k = at(l, i, 0);
+    const double *b = l->b + k, *r = l->r + k, *p0 = l->p[0] + k, *p1 = l->p[1] + k, *p2 = l->p[2] + k, *p3 = l->p[3] + k;
+    double *line = c->b + at(c, i / 2, 0), *next = line + c->stride;
     for (int j = 0; j < l->columns; j++) {
-      const size_t k = at(l, i, j);
-      const double r = l->b[k] - l->r[k];
-      double *to = c->b + at(c, i / 2, j / 2);
-      to[0] += l->p[0][k] * r;
-      to[1] += l->p[1][k] * r;
-      to[c->stride] += l->p[2][k] * r;
-      to[c->stride + 1] += l->p[3][k] * r;
+      const double v = b[j] - r[j];
+      line[j / 2] += p0[j] * v;
+      if (j % 2)
+        line[j / 2 + 1] += p1[j] * v;
+      if (i % 2)
+        next[j / 2] += p2[j] * v;
+      if (i % 2 && j % 2)
+        next[j / 2 + 1] += p3[j] * v;
     }
+  }
 }
 
 static void prolongate(const level *l, const level *c) {
-  for (int i = 0; i < l->rows; i++)
+  for (int i = 0; i < l->rows; i++) {
+    const size_t k = at(l, i, 0);
+    const double *p0 = l->p[0] + k, *p1 = l->p[1] + k, *p2 = l->p[2] + k, *p3 = l->p[3] + k, *line = c->x + at(c, i / 2, 0), *next = line + c->stride;
+    double *x = l->x + k;
     for (int j = 0; j < l->columns; j++) {
-      const size_t k = at(l, i, j);
-      const double *from = c->x + at(c, i / 2, j / 2);
-      l->x[k] += l->p[0][k] * from[0] + l->p[1][k] * from[1] + l->p[2][k] * from[c->stride] + l->p[3][k] * from[c->stride + 1];
+      double v = p0[j] * line[j / 2];
+      if (j % 2)
+        v += p1[j] * line[j / 2 + 1];
+      if (i % 2)
+        v += p2[j] * next[j / 2];
+      if (i % 2 && j % 2)
+        v += p3[j] * next[j / 2 + 1];
+      x[j] += v;
     }
+  }
 }
 
 /* levels[0].x = the cycle's answer to levels[0].b */
@@ -354,7 +380,7 @@ static int impute_plane(const level *levels, int n, const uint8_t *keep, double 
   double *x = room, *d = room + size, *q = room + 2 * size;
   memset(room, 0, 3 * size * sizeof *room);
   right_side(l, keep, v, mean);
-  const int steps = solve(levels, n, x, d, q, 1e-11 * span);
+  const int steps = solve(levels, n, x, d, q, 1e-10 * span);
   for (int i = 0; i < l->rows; i++)
     for (int j = 0; j < l->columns; j++) {
       const size_t k = (size_t)i * (size_t)l->columns + j;

@@ -136,25 +136,24 @@ end
 
 -- ---- removing ---------------------------------------------------------------------------------------------------
 
--- (N, C, H, W) float64 of normal noise; images with the same stream share their draws, which are made once.
-local function noise_of(streams, shape)
-  local drawn, list = {}, {}
+-- Adds each image's noise (from its own stream; images with the same one share its draws) where keep is false. values: float64.
+local function add_noise(self, values, keep, streams)
+  local shape, drawn = values.shape, {}
   for i = 1, shape[1] do
     local stream = streams and streams[i]
     if not stream then check.fail("removal", "noisy_linear needs a keyed stream for each image (expected %d, got %d).", shape[1], i - 1) end
-    drawn[stream] = drawn[stream] or stream:normal(shape[2] * shape[3] * shape[4]):view({ shape[2], shape[3], shape[4] })
-    list[i] = drawn[stream]
+    drawn[stream] = drawn[stream] or stream:normal(shape[2] * shape[3] * shape[4]):view({ shape[2], shape[3], shape[4] }):mul_(self.sigma)
+    values:select(0, i - 1):add_(drawn[stream]:masked_fill(keep:select(0, i - 1), 0))
   end
-  return torch.stack(list, 0)
 end
 
+-- What is kept comes back to the bit: float64 holds every float32.
 local function imputed(self, x, keep, options)
-  local on_cpu = keep:to { device = "cpu" }
-  local values = core.impute.fill_(x:detach():to { device = "cpu", dtype = "float64" }:contiguous():clone(), on_cpu:contiguous())
-  if self.needs_noise then
-    local noise = noise_of(options and options.streams, x.shape):mul_(self.sigma)
-    values = values + noise:masked_fill(on_cpu:unsqueeze(1), 0)
-  end
+  local on_cpu = keep:to { device = "cpu" }:contiguous()
+  local values = x:detach():to { device = "cpu", dtype = "float64" }:contiguous()
+  if x.dtype == "float64" then values = values:clone() end
+  core.impute.fill_(values, on_cpu)
+  if self.needs_noise then add_noise(self, values, on_cpu, options and options.streams) end
   return values:to { device = x.device, dtype = x.dtype }
 end
 
@@ -169,7 +168,7 @@ function Removal:apply(x, keep, options)
   if #shape ~= 4 or #given ~= 3 or given[1] ~= shape[1] or given[2] ~= shape[3] or given[3] ~= shape[4] or keep.dtype ~= "bool" then
     check.fail("removal", "keep does not fit the images (expected bool (N, H, W) for images (%s), got %s (%s)).", table.concat(shape, ", "), keep.dtype, table.concat(given, ", "))
   end
-  if self.kind == "noisy_linear" then return torch.where(keep:unsqueeze(1), x, imputed(self, x, keep, options)) end
+  if self.kind == "noisy_linear" then return imputed(self, x, keep, options) end
   return torch.where(keep:to { device = x.device }:unsqueeze(1), x, self:background(x, options))
 end
 
