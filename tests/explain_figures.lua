@@ -103,6 +103,9 @@ t.test("methods: a page an image, each method with its time and the scores of th
 end)
 
 t.test("each_layer: a map of each layer side by side, under its layer", function()
+  local one = go(t.tmpdir(), { methods = { "gradcam" }, each_layer = { "conv2", "conv1" }, images = 1, figures = { "rows" } })
+  local list = texts_of((svg_of(one, "maps")))
+  t.equal({ list[1], list[2], list[3], list[4] }, { "Grad-CAM", "image", "conv2", "conv1" }) -- what they share stands over all
   local result = go(t.tmpdir(), { methods = { "gradcam", "sobel" }, each_layer = { "conv2", "conv1" }, images = 1, figures = { "rows" } })
   local _, texts = texts_of((svg_of(result, "maps")))
   t.ok(texts:find("Grad-CAM, conv2", 1, true) and texts:find("Grad-CAM, conv1", 1, true) and texts:find("layers conv2, conv1", 1, true), texts)
@@ -117,7 +120,8 @@ end)
 t.test("options that tell methods apart stand in their labels", function()
   local result = go(t.tmpdir(), { methods = { { "sobel_below", percentile = 25 }, { "sobel_below", percentile = 75 } }, images = 1, figures = { "rows" }, metrics = { "confidence_change" } })
   local _, texts = texts_of((svg_of(result, "maps")))
-  t.ok(texts:find("Sobel below, percentile 25", 1, true) and texts:find("confidence change", 1, true), texts)
+  t.equal({ result.statuses[1].label, result.statuses[2].label }, { "Sobel below, percentile 25", "Sobel below, percentile 75" })
+  t.ok(texts:find("Sobel below image percentile 25 percentile 75", 1, true) and texts:find("confidence change", 1, true), texts)
 end)
 
 t.test("a map that is not ok says so on its panel, in every kind of figure", function()

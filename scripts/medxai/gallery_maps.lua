@@ -163,10 +163,15 @@ local function bars_of(entries, asked)
   return titles_of(entries, "overlay") and { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum" } } or {}
 end
 
+-- The labels over columns. Where all are of one method (its layers, say), what they have in common is the second result.
 local function labels(entries)
-  local list = {}
-  for i, e in ipairs(entries) do list[i] = e.label end
-  return list
+  local list, common = {}, #entries > 1 and entries[1].title or nil
+  for i, e in ipairs(entries) do
+    list[i] = e.label
+    if common and (e.title ~= common or #e.label <= #common + 2) then common = nil end
+  end
+  for i, label in ipairs(common and list or {}) do list[i] = label:sub(#common + 3) end
+  return list, common
 end
 
 -- ---- rows -------------------------------------------------------------------------------------------------------
@@ -190,11 +195,12 @@ function maps.rows(job, numbers, asked, save)
       local rows = {}
       local first, last = even_part(page, #numbers, rows_a_page)
       for k = first, last do rows[#rows + 1] = image_row(job, entries, numbers[k], asked) end
-      local headings = labels(entries)
+      local headings, common = labels(entries)
+      local name = (common and common .. ": " or "") .. table.concat(headings, ", ")
       table.insert(headings, 1, "image")
-      local d = figure.panels { rows = rows, headings = headings, bars = bars_of(entries, asked), caption = caption(job, entries, #numbers, asked.all, asked),
+      local d = figure.panels { title = common, rows = rows, headings = headings, bars = bars_of(entries, asked), caption = caption(job, entries, #numbers, asked.all, asked),
         most_pt = 132, width_pt = #entries == 1 and 320 or nil }
-      save(d, "maps", "Maps: " .. table.concat(headings, ", ", 2))
+      save(d, "maps", "Maps: " .. name)
     end
   end
 end
@@ -247,7 +253,7 @@ local function methods_page(job, number, asked)
   local t = record_of(job, job.entries[1], number).target
   local title = string.format("%s: %s", it.name, target.label(t))
   local texts = caption(job, job.entries, 1, 1, asked)
-  table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map, its share of a batch.", it.label or "unknown", it.predicted, it.confidence,
+  table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: per map, as its share of a batch.", it.label or "unknown", it.predicted, it.confidence,
     it.wrong and " (wrong)" or ""))
   return figure.panels { rows = rows, title = title, bars = bars_of(job.entries, asked), caption = texts, width_pt = 300, most_pt = 132 }, it.name
 end

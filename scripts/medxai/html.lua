@@ -80,7 +80,7 @@ tr.warn td { color: #9a1b1b; }
 figcaption a { margin-left: .35rem; }
 figure { margin: 1rem 0 1.4rem; }
 figure svg { display: block; max-width: 100%; height: auto; }
-.pair { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 1.4rem; align-items: flex-start; }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
 code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: .92em; }
 details summary { cursor: pointer; color: #333; }

@@ -2,7 +2,7 @@
 -- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
 -- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or
 -- completes them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page) (gallery.lua),
--- honesty (honesty.lua),
+-- honesty (honesty.lua), picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
 -- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
 -- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
 -- It refuses unknown names and options before anything is computed.

@@ -34,7 +34,7 @@ local function layer_maps(layers, x, gradients)
   local shape, maps = x.shape, {}
   local height, width = shape[3], shape[4]
   local own = (gradients.x * x):abs()
-  maps[1] = map.minmax(own:view({ -1, height, width })):view(shape)
+  maps[1] = map.minmax(own:reshape({ -1, height, width })):view(shape)
   for i, layer in ipairs(layers) do
     local g = gradients[layer.name]
     local sum = sum_of_scaled(g * layer.bias):view({ shape[1], g:size(2), g:size(3) })
@@ -45,7 +45,7 @@ end
 
 local function minmax_each(m) -- (n, c, h, w), each plane alone
   local shape = m.shape
-  return map.minmax(m:view({ -1, shape[3], shape[4] })):view(shape)
+  return map.minmax(m:reshape({ -1, shape[3], shape[4] })):view(shape)
 end
 
 -- The principal component of the layers' maps, at an eighth of the size as in the reference: (n, h, w), extras.

@@ -11,6 +11,7 @@ return {
   version = 1,
   at = "layer",
   sign = "signed",
+  picture = "detail",
   needs = { gradient = true },
   smoothing = { aug_smooth = true, eigen_smooth = true },
   options = { colours = { "boolean", default = false } }, -- true: keeps the product of each colour channel beside the map (3, H, W)
