@@ -47,17 +47,21 @@ typedef enum image_mask {
   IMAGE_MASK_NONE,
   IMAGE_MASK_LUNGS,     /* image AND mask, after the space between the lungs is filled (image_lung_fill) */
   IMAGE_MASK_LUNGS_RAW, /* image AND mask as it is */
+  IMAGE_MASK_LUNGS_HULL, /* image AND the convex hull of both lungs */
   IMAGE_MASK_OUTSIDE,   /* image AND NOT mask as it is: lungs removed */
+  IMAGE_MASK_BOX,       /* what lies in the smallest upright rectangle around both lungs: no outline */
+  IMAGE_MASK_BORDER,    /* what lies outside that rectangle: markers, collars, arms */
+  IMAGE_MASK_SHAPE,     /* the mask that `lungs` keeps, white on black: its outline and nothing else */
   IMAGE_MASK_COUNT
 } image_mask;
-extern const char *const image_mask_names[IMAGE_MASK_COUNT]; /* "none", "lungs", "lungs_raw", "outside" */
+extern const char *const image_mask_names[IMAGE_MASK_COUNT]; /* "none", "lungs", "lungs_raw", "lungs_hull", ... */
 /* To 1 channel of 0 and 255. 255: values of 128 and more; where the largest value is 1, the ones. */
 int image_binary(image *mask, char *why);
 /* The thesis' fill, in place, on a 1-channel mask: top is the first row (raster order) with the mask's maximum, left the
  * first column of 0 .. w/2-1 that holds 255 in rows 1 .. h-1, right the first of w-1 down to w/2+1; what lies strictly
  * between left and right and below top, rows and columns up to h-2 and w-2, becomes 255. */
 int image_lung_fill(image *mask, char *why);
-/* Masks im in place; mask is 1-channel binary of the same size (an error otherwise). */
+/* Masks im in place; mask is 1-channel binary of the same size, with some lung in it (an error otherwise); it is changed. */
 int image_apply_mask(image *im, image *mask, image_mask mode, char *why);
 
 /* ---- identity ---- */

@@ -209,7 +209,7 @@ static int copy_picture(image *out, const image *im) {
   return IMAGE_OK;
 }
 
-/* mask(picture, mask, mode) -> picture; mode "lungs", "lungs_raw", "outside" */
+/* mask(picture, mask, mode) -> picture; mode: one of image_mask_names */
 static int image_lua_mask(lua_State *L) {
   image im = check_picture(L, 1, "image.mask"), given = check_picture(L, 2, "image.mask"), out = { 0 }, mask = { 0 };
   char why[IMAGE_WHY];
@@ -219,7 +219,7 @@ static int image_lua_mask(lua_State *L) {
     if (!strcmp(name, image_mask_names[i]))
       mode = i;
   if (mode == IMAGE_MASK_COUNT)
-    xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, outside.", name);
+    xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.", name);
   xl_tensor *box = xl_newtensor(L);
   int status = copy_picture(&out, &im);
   status = status ? status : copy_picture(&mask, &given);

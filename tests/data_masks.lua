@@ -161,3 +161,91 @@ t.test("mean and std, channels_last and labels reach the batch as torchvision wo
   t.near(b.x, a.x:sub(mean):div(std), 0)
   t.equal(a.x[0][0]:equal(a.x[0][2]), true)
 end)
+
+-- The pixels whose centres lie in the convex hull of the lung's, by trying every half-plane through two of them.
+local function hull_by_force(m, h, w)
+  local points, out = {}, empty(h, w)
+  for y = 0, h - 1 do
+    for x = 0, w - 1 do
+      if m[y][x] == 255 then points[#points + 1] = { x, y } end
+    end
+  end
+  local planes = {}
+  for i, a in ipairs(points) do
+    for k, b in ipairs(points) do
+      if i ~= k then
+        local all = true
+        for _, c in ipairs(points) do
+          if (b[1] - a[1]) * (c[2] - a[2]) - (b[2] - a[2]) * (c[1] - a[1]) < 0 then all = false break end
+        end
+        if all then planes[#planes + 1] = { a, b } end
+      end
+    end
+  end
+  for y = 0, h - 1 do
+    for x = 0, w - 1 do
+      local inside = true
+      for _, p in ipairs(planes) do
+        local a, b = p[1], p[2]
+        if (b[1] - a[1]) * (y - a[2]) - (b[2] - a[2]) * (x - a[1]) < 0 then inside = false break end
+      end
+      if inside and #points > 1 then out[y][x] = 255 end
+    end
+  end
+  return out
+end
+
+t.test("the hull of the lungs is the convex hull of their pixels' centres", function()
+  for k, list in ipairs { { { 4, 6, 2, 4 }, { 15, 8, 3, 5 } }, { { 3, 3, 2, 2 } }, { { 2, 10, 1, 1 }, { 17, 2, 1, 2 }, { 10, 14, 2, 1 } } } do
+    local m = empty(18, 22)
+    for _, e in ipairs(list) do ellipse(m, table.unpack(e)) end
+    local white = torch.full({ 18, 22 }, 255, { dtype = "uint8" })
+    local got = image.mask(white, tensor(m, 18, 22), "lungs_hull")
+    t.equal(got:tolist(), tensor(hull_by_force(m, 18, 22), 18, 22):tolist(), "case " .. k)
+  end
+end)
+
+t.test("box and border cut along the rectangle of the lungs, outside and shape along the lungs; together they are the picture", function()
+  local m = empty(20, 24)
+  ellipse(m, 6, 9, 3, 6)
+  ellipse(m, 17, 10, 3, 5)
+  local picture, mask = torch.randint(1, 256, { 20, 24 }):to("uint8"), tensor(m, 20, 24)
+  local function kept(mode) return image.mask(picture, mask, mode) end
+  local box = kept "box"
+  t.equal((box + kept "border"):tolist(), picture:tolist())
+  t.equal((kept "lungs_raw" + kept "outside"):tolist(), picture:tolist())
+  local inside = box:ne(0)
+  t.equal(inside:sum():item(), 13 * 18) -- rows 3..15, columns 3..20
+  t.ok(inside[{ 3, 3 }]:item() and inside[{ 15, 20 }]:item() and not inside[{ 2, 10 }]:item() and not inside[{ 10, 21 }]:item())
+  t.equal(kept("shape"):tolist(), image.lung_fill(mask):tolist())
+  for _, mode in ipairs { "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" } do
+    t.fails(function() image.mask(picture, torch.zeros(20, 24):to("uint8"), mode) end, "image.mask: the mask cannot be used (it shows no lung).")
+  end
+end)
+
+t.test("permuted labels: the same images and counts, another order, keyed by the seed; other splits keep theirs", function()
+  local function labels(options)
+    local data = xai.dataset.phantom { n_train = 60, n_val = 12, n_test = 12, size_px = 32, labels = options }
+    return data.train:labels():tolist(), data.val:labels():tolist(), data.config.labels
+  end
+  local host = require "medxai.host"
+  local seed = host.options.seed
+  host.options.seed = 5
+  local plain, val = labels()
+  local a, other_val, name = labels "permuted"
+  host.options.seed = 6
+  local b = labels "permuted"
+  host.options.seed = seed
+  local moved, count = 0, { 0, 0, 0 }
+  for i, label in ipairs(a) do
+    moved = moved + (label ~= plain[i] and 1 or 0)
+    count[label + 1] = count[label + 1] + 1
+  end
+  t.equal(count, { 20, 20, 20 })
+  t.ok(moved > 20, "only " .. moved .. " of 60 labels moved")
+  t.equal(val, other_val)
+  t.equal(name, "permuted by seed 5")
+  local differ = false
+  for i, label in ipairs(a) do differ = differ or label ~= b[i] end
+  t.ok(differ, "two seeds give the same order")
+end)

@@ -11,6 +11,7 @@ local check = require "medxai.check"
 ---@field metrics medxai.Metrics arithmetic metrics over labels and probabilities
 ---@field scope fun(): table frees every tensor made while it is open
 ---@field memory fun(): table bytes and tensors that are alive
+---@field maskmaker fun(options: table): table writes lung-masked copies of a data set
 ---@field save fun(path: string, value: table) writes a model or plain nested data as .pt or .safetensors
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
 local xai = {}
@@ -36,6 +37,7 @@ local parts = {
   store      = { "medxai.store" },
   weights    = { "medxai.weights" },
   torch      = { "medxai.torch" },
+  maskmaker  = { "medxai.maskmaker" },
   tensor     = { "medxai.torch", "tensor" },
   save       = { "medxai.store", "save_any" },
   load       = { "medxai.store", "load" },

@@ -59,7 +59,9 @@ end
 
 local function key_of(kind, options)
   local ok, text = pcall(function() return require("medxai.canon").write(plain(options or {})) end)
-  return ok and kind .. " " .. text or nil
+  local labels = type(options) == "table" and options.labels or (host.fields or {}).labels
+  local seed = labels == "permuted" and tostring(host.options.seed) or "" -- other seeds permute otherwise
+  return ok and kind .. " " .. seed .. text or nil
 end
 
 -- Runs a constructor as far as its first option table, which is checked; its other errors mean nothing here.

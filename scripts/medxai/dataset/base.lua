@@ -5,7 +5,11 @@
 -- Options that every reader takes:
 --   size_px, resize_px   the short side becomes resize_px (bilinear as Pillow does it), then the centre size_px x size_px is kept
 --   mask                 "lungs": image AND lung mask, filled between the lungs as the thesis did, in 8 bits at the file's size;
---                        "lungs_raw": the mask as it is; "outside": the lungs removed
+--                        "lungs_raw": the mask as it is; "lungs_hull": the convex hull of both lungs; "outside": the lungs removed;
+--                        "box": the rectangle around the lungs; "border": what lies outside it; "shape": the mask itself, white on
+--                        black (a model of masked lungs must beat one of their outline)
+--   labels               "permuted": the training images' labels in a random order, keyed by the run's seed: a network that explains
+--                        as well after learning nothing explains nothing
 --   mean, std            three numbers each; without them pixels stay in [0, 1]
 --   augment              true: { rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }, or such a table
 --                        (also flip, a probability); drawn per (seed, epoch, image id), for training alone
@@ -18,7 +22,7 @@ local host = require "medxai.host"
 
 local base = {}
 
-base.mask_modes = { "none", "lungs", "lungs_raw", "outside" }
+base.mask_modes = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
 base.split_names = { "train", "val", "test", "small_test" }
 
 local augment_default = { flip = 0, rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }
@@ -36,6 +40,7 @@ function base.spec(own)
     cache_mb = { "number", min = 0 },
     white_16bit = { "integer", default = 65535, min = 1, max = 65535 },
     limit = { "integer", min = 1 },
+    labels = { one_of = { "true", "permuted" }, default = "true" },
     skip = { "string|table" },
   }
   for key, rule in pairs(own or {}) do
@@ -308,6 +313,19 @@ local function augment_of(what, value)
   return a
 end
 
+-- The labels of the training images in a random order: the same for the same seed and images.
+local function permute_labels(items, seed)
+  local train, labels = {}, {}
+  for _, item in ipairs(items) do
+    if item.split == "train" and item.label then
+      train[#train + 1], labels[#labels + 1] = item, item.label
+    end
+  end
+  local order = require("medxai.core").rng.stream { seed = seed, purpose = "permuted_labels@1" }:permutation(#train)
+  for i, k in ipairs(order:tolist()) do train[i].label = labels[k + 1] end
+  order:close()
+end
+
 -- The first `limit` of each class and split.
 local function limited(items, limit)
   local kept, count = {}, {}
@@ -394,11 +412,13 @@ function base.make(found)
     end
   end
   check_patients(items)
+  if o.labels == "permuted" then permute_labels(items, host.options.seed or 42) end
   if data.apply_mask and data.mask ~= "none" then check_masks(data, items) end
   check_classes_filled(data, found.empty_ok)
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
-    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {} }
+    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {},
+    labels = o.labels == "permuted" and ("permuted by seed %d"):format(host.options.seed or 42) or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

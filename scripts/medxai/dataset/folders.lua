@@ -73,11 +73,21 @@ local function read_split(items, root, split, folder, classes, notes)
   end
 end
 
-local function read(what, options, prefix, input_mask)
+local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Segmentation Data" }
+
+-- Below the folder that maskmaker wrote lie its parts; beside them, or above, what it did.
+local function masked_root(root, part)
+  local below = root .. "/" .. part_folder[part]
+  local described = require("medxai.files").read_data(root .. "/maskmaker.json") or require("medxai.files").read_data((root:match "^(.+)/[^/]*$" or ".") .. "/maskmaker.json")
+  return listing.is_folder(below) and below or root, described and described.mode or "lungs"
+end
+
+local function read(what, options, prefix, masked)
   local own = { classes = { "table", field = false } }
-  if input_mask then own.mask = false end
+  if masked then own.mask, own.part = false, { one_of = { "lung", "infection" }, default = "lung" } end
   local o = check.options(what, options, base.spec(own))
-  local root, items, notes = listing.root(what, o.root), {}, {}
+  local root, items, notes, input_mask = listing.root(what, o.root), {}, {}, nil
+  if masked then root, input_mask = masked_root(root, o.part) end
   local splits = find_splits(root, prefix)
   if not splits then
     local shown = prefix == "" and "" or "Masked_"
@@ -90,18 +100,20 @@ local function read(what, options, prefix, input_mask)
   end
   local kept, skip_notes = listing.without_skipped(items, listing.skips({ root }, o.skip), function(item) return { item.path } end)
   table.move(skip_notes, 1, #skip_notes, #notes + 1, notes)
-  if not input_mask and o.mask ~= "none" then
+  if not masked and o.mask ~= "none" then
     check.fail(what, "mask = '%s' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.", o.mask)
   end
-  return base.make { name = what, root = root, classes = classes, items = kept, options = o, notes = notes, input_mask = input_mask }
+  return base.make { name = what, root = root, classes = classes, items = kept, options = o, notes = notes, input_mask = input_mask,
+    empty_ok = o.part == "infection" }
 end
 
 return {
   ---@param options { root: string, classes?: string[] }
   ---@return medxai.Dataset
   folders = function(options) return read("folders", options, "") end,
-  --- Their input mode is "lungs": the masking was done when they were written.
-  ---@param options { root: string, classes?: string[] }
+  --- The masking was done when they were written: their input mode is maskmaker's ("lungs" unless it says otherwise).
+  --- root: what maskmaker wrote, or the folder of Masked_Train.
+  ---@param options { root: string, part?: "lung"|"infection", classes?: string[] }
   ---@return medxai.Dataset
-  masked_folders = function(options) return read("masked_folders", options, "masked_", "lungs") end,
+  masked_folders = function(options) return read("masked_folders", options, "masked_", true) end,
 }

@@ -1,0 +1,174 @@
+/* Lung masks and what they do to a picture: the thesis' fill between the lungs, the mask as it is, its hull, its box, their
+ * complements, and the mask alone. All in 8 bits at the file's size, before any resize.
+ * It refuses masks without lung: a picture must not pass for masked where nothing was. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "alloc.h"
+#include "image.h"
+
+const char *const image_mask_names[IMAGE_MASK_COUNT] = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" };
+
+static int fail(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int fail(char *why, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  vsnprintf(why, IMAGE_WHY, format, args);
+  va_end(args);
+  return IMAGE_ERROR;
+}
+
+static uint8_t largest(const uint8_t *p, size_t n) {
+  uint8_t top = 0;
+  for (size_t i = 0; i < n; i++)
+    top = p[i] > top ? p[i] : top;
+  return top;
+}
+
+int image_binary(image *mask, char *why) {
+  size_t n = (size_t)mask->w * mask->h;
+  for (size_t i = 0; mask->c == 3 && i < n; i++) {
+    const uint8_t *p = mask->px + 3 * i;
+    mask->px[i] = largest(p, 3);
+  }
+  mask->c = 1;
+  uint8_t top = largest(mask->px, n);
+  if (top > 1 && top < 128)
+    return fail(why, "its largest value is %d (expected 0 and 255, or 0 and 1)", top);
+  int bar = top == 1 ? 1 : 128;
+  for (size_t i = 0; i < n; i++)
+    mask->px[i] = mask->px[i] >= bar ? 255 : 0;
+  return IMAGE_OK;
+}
+
+/* ---- the thesis' fill ---------------------------------------------------------------------------------------- */
+static bool column_has_lung(const image *mask, int x) {
+  for (int y = mask->h - 1; y >= 1; y--)
+    if (mask->px[(size_t)y * mask->w + x] == 255)
+      return true;
+  return false;
+}
+
+int image_lung_fill(image *mask, char *why) {
+  int w = mask->w, h = mask->h, left = 0, right = w - 1;
+  size_t n = (size_t)w * h;
+  const uint8_t *first = memchr(mask->px, largest(mask->px, n), n);
+  int top = (int)((size_t)(first - mask->px) / (size_t)w);
+  while (left < w / 2 && !column_has_lung(mask, left))
+    left++;
+  while (right > w / 2 && !column_has_lung(mask, right))
+    right--;
+  if (left == w / 2 || right == w / 2) {
+    bool none = left == w / 2 && right == w / 2;
+    return fail(why, none ? "it shows no lung" : "it shows no lung in its %s half", left == w / 2 ? "left" : "right");
+  }
+  for (int y = top + 1; y <= h - 2; y++)
+    for (int x = left + 1; x < right && x <= w - 2; x++)
+      mask->px[(size_t)y * w + x] = 255;
+  return IMAGE_OK;
+}
+
+/* ---- hull ------------------------------------------------------------------------------------------------------ */
+typedef struct point { int x, y; } point;
+
+/* Going down from a to c: positive where b lies to the right of the line. */
+static int64_t turn(point a, point b, point c) { return (int64_t)(b.x - a.x) * (c.y - a.y) - (int64_t)(b.y - a.y) * (c.x - a.x); }
+
+/* Adds p to a chain that only turns one way: sign 1 or -1. */
+static int push(point *chain, int n, point p, int sign) {
+  while (n >= 2 && sign * turn(chain[n - 2], chain[n - 1], p) <= 0)
+    n--;
+  chain[n] = p;
+  return n + 1;
+}
+
+/* Where the chain crosses row y, rounded inwards: up for the left chain, down for the right one. */
+static int crossing(const point *chain, int n, int *at, int y, bool left) {
+  while (*at + 2 < n && chain[*at + 1].y < y)
+    ++*at;
+  point a = chain[*at], b = n > 1 ? chain[*at + 1] : a;
+  int64_t height = b.y - a.y, across = (int64_t)(b.x - a.x) * (y - a.y);
+  if (height == 0)
+    return left ? (a.x < b.x ? a.x : b.x) : (a.x > b.x ? a.x : b.x);
+  int64_t q = across / height, r = across % height; /* height > 0 */
+  if (r < 0)
+    q--, r += height;
+  return a.x + (int)q + (left && r ? 1 : 0);
+}
+
+/* The convex hull of the pixels' centres, filled: rows from the first with lung to the last. */
+static int fill_hull(image *mask) {
+  int w = mask->w, h = mask->h, nl = 0, nr = 0, first = -1, last = -1;
+  point *left = mx_malloc(2 * (size_t)h * sizeof *left), *right = left ? left + h : NULL;
+  if (!left)
+    return IMAGE_NOMEM;
+  for (int y = 0; y < h; y++) {
+    const uint8_t *row = mask->px + (size_t)y * w;
+    int lo = 0, hi = w - 1;
+    while (lo < w && !row[lo])
+      lo++;
+    while (hi > lo && !row[hi])
+      hi--;
+    if (lo == w)
+      continue;
+    first = first < 0 ? y : first;
+    last = y;
+    nl = push(left, nl, (point){ lo, y }, -1);
+    nr = push(right, nr, (point){ hi, y }, 1);
+  }
+  int al = 0, ar = 0;
+  for (int y = first; first >= 0 && y <= last; y++) {
+    int lo = crossing(left, nl, &al, y, true), hi = crossing(right, nr, &ar, y, false);
+    memset(mask->px + (size_t)y * w + lo, 255, (size_t)(hi - lo + 1));
+  }
+  mx_free(left);
+  return IMAGE_OK;
+}
+
+/* ---- box -------------------------------------------------------------------------------------------------------- */
+static void fill_box(image *mask) {
+  int w = mask->w, x0 = w, x1 = -1, y0 = -1, y1 = -1;
+  for (int y = 0; y < mask->h; y++)
+    for (int x = 0; x < w; x++)
+      if (mask->px[(size_t)y * w + x]) {
+        x0 = x < x0 ? x : x0;
+        x1 = x > x1 ? x : x1;
+        y0 = y0 < 0 ? y : y0;
+        y1 = y;
+      }
+  for (int y = y0; y <= y1; y++)
+    memset(mask->px + (size_t)y * w + x0, 255, (size_t)(x1 - x0 + 1));
+}
+
+/* ---- all ---------------------------------------------------------------------------------------------------------- */
+/* Turns the mask into what is kept. */
+static int shape_mask(image *mask, image_mask mode, char *why) {
+  if (!memchr(mask->px, 255, (size_t)mask->w * mask->h))
+    return fail(why, "it shows no lung");
+  switch (mode) {
+    case IMAGE_MASK_LUNGS: case IMAGE_MASK_SHAPE: return image_lung_fill(mask, why);
+    case IMAGE_MASK_LUNGS_HULL:
+      if (fill_hull(mask))
+        return snprintf(why, IMAGE_WHY, "out of memory"), IMAGE_NOMEM;
+      return IMAGE_OK;
+    case IMAGE_MASK_BOX: case IMAGE_MASK_BORDER: return fill_box(mask), IMAGE_OK;
+    default: return IMAGE_OK;
+  }
+}
+
+int image_apply_mask(image *im, image *mask, image_mask mode, char *why) {
+  if (mode == IMAGE_MASK_NONE)
+    return IMAGE_OK;
+  if (mask->w != im->w || mask->h != im->h || mask->c != 1)
+    return fail(why, "it is %d x %d, its image %d x %d", mask->w, mask->h, im->w, im->h);
+  int status = shape_mask(mask, mode, why);
+  if (status)
+    return status;
+  uint8_t inverse = mode == IMAGE_MASK_OUTSIDE || mode == IMAGE_MASK_BORDER ? 255 : 0, light = mode == IMAGE_MASK_SHAPE ? 255 : 0;
+  size_t n = (size_t)im->w * im->h;
+  for (size_t i = 0; i < n; i++)
+    for (int k = 0; k < im->c; k++)
+      im->px[i * im->c + k] = (im->px[i * im->c + k] | light) & (mask->px[i] ^ inverse);
+  return IMAGE_OK;
+}
