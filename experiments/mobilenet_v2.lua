@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "mobilenet_v2", seed = 42 }
 
 -- Data: the COVID-QU-Ex layout; another folder by --data DIR.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256 }
 
 -- Model: torchvision's network with ImageNet weights and a new head; depth 2 of the network is trained.
 local model = xai.models.mobilenet_v2 {

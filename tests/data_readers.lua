@@ -136,7 +136,8 @@ end)
 t.test("unknown and wrong options are errors", function()
   local dir = covid_tree { "a.png" }
   t.fails(function() xai.dataset.covid_qu_ex { rot = dir } end, "covid_qu_ex: unknown option 'rot'. Did you mean 'root'?")
-  t.fails(function() open_covid(dir, { mask = "lung" }) end, "covid_qu_ex: option 'mask' is wrong (expected 'none', 'lungs', 'lungs_raw', 'lungs_hull', 'outside', 'box', 'border' or 'shape', got string 'lung'). Did you mean 'lungs'?")
+  t.fails(function() open_covid(dir, { mask = "lung" }) end, "covid_qu_ex: option 'mask' is wrong (expected 'none', 'lungs', 'lungs_raw', 'lungs_hull', "
+    .. "'outside', 'box', 'border' or 'shape', got string 'lung'). Did you mean 'lungs'?")
   t.fails(function() open_covid(dir, { size_px = 32 }) end, "covid_qu_ex: option 'resize_px' is too small (expected at least size_px, 32, got 16).")
   t.fails(function() open_covid(dir, { mean = { 0, 0, 0 } }) end, "covid_qu_ex: option 'std' is missing: mean and std go together.")
   t.fails(function() open_covid(dir, { mean = { 0, 0, 0 }, std = { 1, 0, 1 } }) end, "covid_qu_ex: option 'std' is wrong (expected three positive numbers, for red, green and blue).")

@@ -205,7 +205,8 @@ local function metric_rows(name, result)
 end
 
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
-function evaluate.run(run, model, split, options)
+---@param any_input? boolean the model may have been trained on another kind of input (run:cross_evaluate)
+function evaluate.run(run, model, split, options, any_input)
   options = check.options("evaluate", options, evaluate.spec)
   if type(split) ~= "table" or split.n == nil then
     local got = type(split) == "table" and split.splits and "a data set" or type(split)
@@ -213,7 +214,7 @@ function evaluate.run(run, model, split, options)
   end
   evaluate.check_classes("evaluate", model, split.classes)
   if plan.active then return plan.placeholder end
-  require("medxai.weights").check_data(model, { size_px = split.data.size_px, input_mode = run:input_mode(split) })
+  require("medxai.weights").check_data(model, { size_px = split.data.size_px, input_mode = not any_input and run:input_mode(split) or nil })
   if check.smoke() then options.batch, options.resamples = 4, check.smoke_count(options.resamples, 20) end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch,
@@ -237,6 +238,65 @@ function evaluate.run(run, model, split, options)
   step:finish(result, nil, { predictions })
   print_result(result, split.name, result.evaluations)
   return result
+end
+
+-- ---- models and inputs crossed ------------------------------------------------------------------------------------------
+
+local cross_spec = {
+  models = { "table", required = true, field = false }, -- name -> model
+  splits = { "table", required = true, field = false }, -- name -> split
+  batch = { "integer", default = 32, min = 1 },
+  resamples = { "integer", default = 1000, min = 10 },
+}
+
+local function check_cross(o)
+  for _, key in ipairs { "models", "splits" } do
+    local names = check.sorted_keys(o[key])
+    if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end
+    for _, name in ipairs(names) do
+      if type(name) ~= "string" then check.fail("cross_evaluate", "%s have names (expected %s = { name = ... }, got [%s]).", key, key, tostring(name)) end
+    end
+  end
+end
+
+local function shown(result)
+  local low, high = table.unpack(result.intervals.accuracy or { 0 / 0, 0 / 0 })
+  return string.format("%.4f [%.4f, %.4f]", result.accuracy, low, high)
+end
+
+local function print_cross(models, splits, results)
+  print(string.format("\naccuracy of each model (rows) on each kind of input, %d %% intervals", 95))
+  print(string.format("  %-16s %s", "", table.concat(splits, string.rep(" ", 20))))
+  for _, m in ipairs(models) do
+    local cells = {}
+    for i, s in ipairs(splits) do cells[i] = string.format("%-" .. math.max(26, #s + 20) .. "s", shown(results[m][s])) end
+    print(string.format("  %-16s %s", m, table.concat(cells)))
+  end
+end
+
+--- run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = x.test, masked = y.test } }: every model on every
+--- split, also on inputs that it was not trained for. Each is a step of its own; cross.csv and the report hold the table.
+---@param run medxai.Run
+---@param options table
+---@return table<string, table<string, table>> results[model][split] as of run:evaluate
+function evaluate.cross(run, options)
+  local o = check.options("cross_evaluate", options, cross_spec)
+  if plan.active then return plan.placeholder end
+  check_cross(o)
+  local models, splits, results, rows = check.sorted_keys(o.models), check.sorted_keys(o.splits), {}, {}
+  for _, m in ipairs(models) do
+    results[m] = {}
+    for _, s in ipairs(splits) do
+      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch, resamples = o.resamples }, true)
+      local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
+      results[m][s] = result
+      rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1], accuracy_high = interval[2],
+        balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro, loss = result.loss }
+    end
+  end
+  files.write_csv(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
+  print_cross(models, splits, results)
+  return results
 end
 
 return evaluate

@@ -173,6 +173,14 @@ local function load_finished(run, model)
   model:eval()
 end
 
+-- Where the start weights came from, and whether they were chosen on the same validation images: then this run's validation
+-- score has been selected before.
+local function chain_of(model, val)
+  local start = model.start_run
+  if not start then return nil end
+  return { run = start.run, weights_sha256 = start.weights_sha256, same_validation = start.val_manifest_sha256 == val }
+end
+
 -- What model.json says of the weights beside it.
 local function model_file(run, model, data, facts)
   local config, best = model.config, facts.best
@@ -181,15 +189,16 @@ local function model_file(run, model, data, facts)
     train_depth = config.train_depth, config = config, size_px = data.size_px,
     resize_px = data.resize_px, range = { 0, 1 }, mean = data.mean, std = data.std, channels = 3, input_mode = run:input_mode(data.train),
     weights_sha256 = facts.sha256, start_weights = config.weights or "random", start_sha256 = facts.start, run = run.name, seed = facts.seed, best_epoch = best.epoch,
+    val_manifest_sha256 = facts.val, chain = chain_of(model, facts.val),
     selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss },
   }
 end
 
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their hash.
----@param facts { best: table, best_by: string, seed: integer, start: string, answers: table }
+---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the weights before
 function fit.write_model(run, model, data, facts)
   require("medxai").save(files.join(run.dir, "weights.pt"), model)
-  facts.sha256 = run.weights_sha256(model)
+  facts.sha256, facts.val = run.weights_sha256(model), run:describe_split(data.val).manifest_sha256
   files.write_data(files.join(run.dir, "model.json"), model_file(run, model, data, facts))
   evaluate.write_predictions(run, data.val, facts.answers)
   return facts.sha256
@@ -228,7 +237,7 @@ local function train(run, trainer, step, how)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
       peak_mb = cost.peak_mb })
-    trainer:save(checkpoint)
+    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
     Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)

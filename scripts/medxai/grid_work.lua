@@ -287,7 +287,9 @@ function Work:advance(cell, target)
   if #trainer.history > 0 then write_history(cell, trainer.history) end
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()
-    trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
+    if not (check.smoke() and trainer:finished()) then
+      trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
+    end
     drop_state(cell, trainer.epoch - 1)
     write_history(cell, trainer.history)
     self:epoch_done(cell, record, cost, trainer)

@@ -17,6 +17,7 @@ local split_folder = { train = "Train", val = "Val", test = "Test", small_test =
 local spec = {
   root = { "string", required = true, field = "data" },
   out = { "string", required = true, field = "masked" },
+  skip = { "string|table" }, -- images to leave out, as the readers take it
   mode = { one_of = modes, default = "lungs" }, -- lungs: the thesis' fill between the lungs; lungs_raw: the mask as it is; lungs_hull: the hull of both
 }
 
@@ -66,7 +67,7 @@ local function list_items(o)
   local items = {}
   for _, part in ipairs(parts) do
     if files.is_folder(files.join(o.root, part[2])) or part[1] == "lung" then
-      local data = require("medxai.dataset").covid_qu_ex { root = o.root, part = part[1] }
+      local data = require("medxai.dataset").covid_qu_ex { root = o.root, part = part[1], skip = o.skip }
       for _, split in ipairs(data.splits) do
         for _, item in ipairs(split.items) do items[#items + 1] = source_item(data, item, part[2]) end
       end

@@ -248,7 +248,12 @@ local function finish(self, o)
   local layout, device = layout_of(self._network, o)
   self:to { device = device, dtype = o.dtype, layout = layout }
   open_parts(self)
-  if o.found then require("medxai.weights").load(self, o.found) end
+  if o.found then
+    require("medxai.weights").load(self, o.found)
+    local of_run = o.found.described
+    self.start_run = of_run and { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
+    if o.weights_from_other_data then self.weights_of = nil end
+  end
   return self
 end
 
@@ -263,17 +268,18 @@ local function config_with(config, parts)
 end
 
 -- A model that is only described: what a grid search needs to know of its cells before it builds any.
-local Described = { __name = "medxai.described_model", __index = function(_, key)
+local Described = { __name = "medxai.of_runmodel", __index = function(_, key)
   check.fail("grid", "the training of a grid describes its model, data and options and returns them (got model.%s). Use the model after the search.", tostring(key))
 end }
 
 -- Fields by rawset alone, so that anything else raises.
 local function described(network, o)
   local start = o.found and { kind = o.found.kind, sha256 = require("medxai.files").sha256_file(o.found.path) } or { kind = "random", seed = o.seed }
+  local of_run = o.found and o.found.described
   return setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list, config = o.config, layout = (layout_of(network, o)),
     dtype = o.dtype, start = start, described = true, parameters = function() return {} end,
     set_trainable = function(self, parts) rawset(self, "config", config_with(self.config, parts)) end,
-    weights_of = o.found and o.found.described and { run = o.found.run, size_px = o.found.described.size_px, input_mode = o.found.described.input_mode } or false }, Described)
+    weights_of = of_run and not o.weights_from_other_data and { run = o.found.run, size_px = of_run.size_px, input_mode = of_run.input_mode } or false }, Described)
 end
 
 --- Runs f with constructors of models describing what they would build instead of building it.
@@ -287,7 +293,7 @@ end
 
 local common = {
   classes = { "table|integer", required = true, field = false },
-  weights = { "string" }, on_missing = { one_of = { "error", "scratch" }, default = "error" },
+  weights = { "string" }, weights_from_other_data = { "boolean", default = false }, on_missing = { one_of = { "error", "scratch" }, default = "error" },
   layout = { one_of = { "auto", "nchw", "channels_last" }, default = "auto" },
   dtype = { one_of = { "float32", "float64" }, default = "float32" },
   device = { "string" }, seed = { "integer" },
@@ -315,6 +321,7 @@ local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_drop
 ---   head         "thesis" (default): fc1 -> relu -> dropout -> fc2 with `hidden` units (squeezenet: its convolution); "torchvision": the network's own
 ---   hidden       256 or 512, the thesis' for this network
 ---   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; the name of a run
+---   weights_from_other_data  true: the run that the weights come from may have seen images of another size or mask
 ---   on_missing   "error" (default), or "scratch": without the ImageNet file start from random weights, and say so
 ---   train_depth  0 (head alone) to 3: how many parts behind it are trained; "all" (default)
 ---   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not

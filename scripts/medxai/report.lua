@@ -63,6 +63,7 @@ local function open_page(run, options)
   page.title = options.title or page.config.title or run.name
   page.notes = options.notes
   page.fit = steps_of(page, "fit")
+  page.searches = steps_of(page, "grid")
   page.evaluations = steps_of(page, "evaluate")
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
   page.data_check = read_data(page, "data_check.json")
@@ -263,9 +264,19 @@ local function put_data(page)
   end
 end
 
+-- Weights of another run that was chosen on these validation images make this run's validation score optimistic.
+local function put_chain(page)
+  local described = read_data(page, "model.json")
+  local chain = type(described) == "table" and described.chain
+  if not chain then return end
+  put(page, "<p>Training began from the weights of the run <code>%s</code>.%s</p>", text(chain.run), chain.same_validation
+    and " That run was chosen on the same validation images, so the validation scores here are optimistic; the test split is not touched by this." or "")
+end
+
 local function put_training(page)
   if #page.epochs == 0 and #page.fit == 0 then return end
   heading(page, "Training")
+  put_chain(page)
   if #page.epochs > 0 then
     local best
     for _, row in ipairs(page.epochs) do
@@ -281,6 +292,44 @@ local function put_training(page)
     put(page, "<details><summary>Numbers of each epoch</summary>%s</details>", (html.table({ { "epoch", numeric = true }, { "training loss", numeric = true },
       { "training accuracy", numeric = true }, { "validation loss", numeric = true }, { "validation accuracy", numeric = true }, { "learning rate", numeric = true }, { "" } }, rows)))
   end
+end
+
+local function put_search(page)
+  for _, step in ipairs(page.searches) do
+    local grid_report, r = require "medxai.grid_report", step.result
+    heading(page, string.format("Search over %d trainings", #r.cells))
+    for _, sentence in ipairs(grid_report.sentences(r)) do put(page, "<p>%s</p>", text(sentence)) end
+    put_chain(page)
+    for _, f in ipairs(r.figures or {}) do
+      local svg = files.read(page.dir .. "/" .. f.svg)
+      if svg then svg_figure(page, svg, f.title) end
+    end
+    local header, rows = grid_report.table(r)
+    local columns, cells = {}, {}
+    for i, name in ipairs(header) do columns[i] = { (name:gsub("_", " ")), numeric = i < #header } end
+    for i, row in ipairs(rows) do
+      cells[i] = {}
+      for k, v in ipairs(row) do cells[i][k] = text(v) end
+      cells[i].warn = row[#row] == "failed" or row[#row] == "diverged"
+    end
+    put(page, "<details%s><summary>All cells</summary>%s</details>", #rows <= 40 and " open" or "", (html.table(columns, cells)))
+    for _, row in ipairs(r.cells) do
+      if row.problem then put(page, '<p class="note">Cell %d: %s</p>', row.number, text(row.problem)) end
+    end
+  end
+end
+
+local function put_cross(page)
+  local ok, rows = pcall(files.read_csv, page.dir .. "/cross.csv")
+  if not ok or not rows or #rows == 0 then return end
+  heading(page, "Models and inputs crossed")
+  local out = {}
+  for i, row in ipairs(rows) do
+    local function n(key) return number(tonumber(row[key]) or 0 / 0, 3) end
+    out[i] = { text(row.model), text(row.input), n "accuracy", interval_text({ tonumber(row.accuracy_low), tonumber(row.accuracy_high) }, 3), n "macro_f1", n "auroc_macro", text(row.n) }
+  end
+  put(page, "%s", (html.table({ { "model" }, { "input" }, { "accuracy", numeric = true }, { "interval", numeric = true }, { "macro F1", numeric = true },
+    { "macro AUROC", numeric = true }, { "images", numeric = true } }, out)))
 end
 
 local function per_class_table(r)
@@ -301,7 +350,8 @@ end
 local function put_evaluations(page)
   for _, e in ipairs(page.evaluations) do
     local r = e.result
-    heading(page, "Results on the " .. tostring(r.split) .. " split")
+    local name = e.name:gsub("^evaluate%-", "")
+    heading(page, "Results on the " .. tostring(r.split) .. " split" .. (name ~= r.split and ": " .. name:gsub("[-_]", " ") or ""))
     put(page, '<div class="pair">')
     if r.confusion and r.classes then
       local d = require("medxai.figure").confusion { classes = r.classes, counts = r.confusion }
@@ -402,7 +452,7 @@ function report.write(run, options)
     return path
   end
   local body = {}
-  for _, section in ipairs { put_head, put_data, put_training, put_evaluations, put_explanations, put_settings, put_times, put_reproduce } do
+  for _, section in ipairs { put_head, put_data, put_search, put_training, put_cross, put_evaluations, put_explanations, put_settings, put_times, put_reproduce } do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")

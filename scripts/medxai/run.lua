@@ -28,7 +28,7 @@ local spec = {
 
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
-  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "grid.csv", "grid.jsonl", "grid.lock" }
+  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
 local own_folders = { "steps", "maps", "figures", "cells", "families", "cache" }
 
 local function folder_of(options)
@@ -461,6 +461,10 @@ end
 ---@param split table
 ---@param options? table see evaluate.lua
 Run.evaluate = stepping("medxai.evaluate", "run")
+
+--- Judges several models on several kinds of input, each on each.
+---@param options table see evaluate.lua
+Run.cross_evaluate = stepping("medxai.evaluate", "cross")
 
 --- Explains a model's answers.
 ---@param model table

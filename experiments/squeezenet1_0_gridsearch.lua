@@ -1,0 +1,32 @@
+-- SqueezeNet 1.0: which learning rate, step and depth train it best? Every combination, judged on the validation split.
+local xai = require "medxai"
+
+local run = xai.run { name = "squeezenet1_0_gridsearch", seed = 42 }
+
+-- Data: the COVID-QU-Ex layout; another folder by --data DIR.
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex" }
+
+-- Search: 24 cells.
+local search = run:grid {
+  lr = { 0.001, 0.01, 0.05 },
+  step_size = { 5, 8 },
+  train_depth = { 0, 1, 2, 3 },
+  epochs = function(cell) return cell.train_depth >= 2 and 12 or 7 end,
+  train = function(cell)
+    local model = xai.models.squeezenet1_0 {
+      classes = data.classes,
+      weights = "imagenet",
+      on_missing = "scratch",
+      train_depth = cell.train_depth,
+    }
+    return model, data, {
+      optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 },
+      step = { size = cell.step_size, gamma = 0.1 },
+      epochs = cell.epochs,
+    }
+  end,
+}
+
+-- Evidence: the winner was chosen by its validation score; the test split says what that is worth.
+run:evaluate(search.model, data.test)
+run:report()

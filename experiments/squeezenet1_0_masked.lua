@@ -1,0 +1,27 @@
+-- SqueezeNet 1.0 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+local xai = require "medxai"
+
+local run = xai.run { name = "squeezenet1_0_masked", seed = 42 }
+
+-- Data: the COVID-QU-Ex layout, the lungs and what lies between them; another folder by --data DIR.
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs" }
+
+-- Model: torchvision's network with ImageNet weights and a new head; depth 3 of the network is trained.
+local model = xai.models.squeezenet1_0 {
+  classes = data.classes,
+  weights = "imagenet",
+  on_missing = "scratch",
+  train_depth = 3,
+}
+
+-- Training: cross entropy; the weights with the best validation accuracy are kept.
+run:fit(model, data, {
+  optim = xai.optim.sgd { lr = 0.001, momentum = 0.9 },
+  step = { size = 8, gamma = 0.1 },
+  epochs = 8,
+})
+
+-- Evidence: the whole test split; Grad-CAM of the predicted class.
+run:evaluate(model, data.test)
+run:explain(model, data.test, { methods = { "gradcam" }, images = "one_per_class" })
+run:report()
