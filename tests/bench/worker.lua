@@ -1,36 +1,14 @@
 -- One side of the bench: does what it is told on standard input, one word a line, and answers with one line of numbers.
 -- worker.py answers the same words in the same way. It times itself, so that pipes and waiting are left out.
 local host = require "medxai.host"
+local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 local xai = require "medxai"
 
 local model, optimizer, x, y
 
-local function status(field)
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match("^" .. field .. ":%s+(%d+)")
-    if kb then return tonumber(kb) / 1024 end
-  end
-end
-
--- MB now; the peak starts again from here
-local function memory_mark()
-  collectgarbage()
-  collectgarbage()
-  local f = io.open("/proc/self/clear_refs", "w")
-  if f then
-    f:write "5"
-    f:close()
-  end
-  return status "VmRSS"
-end
-
-local function timed(f)
-  local start = host.now()
-  f()
-  return host.now() - start
-end
+local status, memory_mark, timed = measure.status, measure.memory_mark, measure.timed
 
 local function forward()
   local scope <close> = core.memory.scope() -- luacheck: ignore
@@ -117,11 +95,4 @@ function answers.drop()
   return 0
 end
 
-for line in io.lines() do
-  local words = {}
-  for w in line:gmatch "%S+" do words[#words + 1] = w end
-  local f = answers[words[1]]
-  if not f then break end
-  print(f(table.unpack(words, 2)))
-  io.stdout:flush()
-end
+measure.serve(answers)

@@ -1,0 +1,120 @@
+-- ./bootstrap bench perturb [NETWORK ...] [METHOD ...]: the perturbing methods beside the Python packages (shap 0.51 and lime in
+-- environment b), interleaved, on one X-ray. Counts are reduced where the thesis' would take minutes, and said. For each network our
+-- fastest forward pass and its share of the machine's matrix product; for methods made of whole passes the seconds over passes times
+-- that forward (goal: at most 1.05); peak memory above the loaded network.
+-- It judges nothing and fails nothing: goals are printed beside the numbers.
+local host = require "medxai.host"
+local bench = dofile(host.script_dir .. "/side.lua")
+local here, quote, median, row, heading, start_child = bench.here, bench.quote, bench.median, bench.row, bench.heading, bench.start_child
+
+local networks = { "mobilenet_v2", "resnet50", "vgg19" }
+local repeats = 2
+
+-- word: what the workers are asked; counts: by network; passes(n): whole passes that n means, nil where it is not made of them.
+local methods = {
+  { word = "partition", title = "SHAP Partition", unit = "evaluations", counts = { mobilenet_v2 = 500, resnet50 = 300, vgg19 = 100 }, whole = 1000,
+    goal = "<= 1.05 x passes", passes = function(n) return n end },
+  { word = "kernel", title = "SHAP Kernel", unit = "subsets", counts = { mobilenet_v2 = 70, resnet50 = 70, vgg19 = 70 }, whole = 70,
+    goal = "<= 1.05 x passes", passes = function(n) return n + 2 end },
+  { word = "gradient", title = "SHAP Gradient at the CAM layer, 3 outputs", unit = "samples", counts = { mobilenet_v2 = 100, resnet50 = 60, vgg19 = 20 }, whole = 200, goal = "8x" },
+  { word = "gradient_input", title = "SHAP Gradient at the input, 3 outputs", unit = "samples", counts = { mobilenet_v2 = 40, resnet50 = 20, vgg19 = 8 }, whole = 200, goal = "-" },
+}
+
+-- ---- one network ------------------------------------------------------------------------------------------------------
+
+local function forward_line(network, children)
+  local times, flops = {}, nil
+  for i, c in ipairs(children) do times[i] = {} if i == 2 then flops = c:ask "flops" end end
+  for _ = 1, 2 do
+    for i, c in ipairs(children) do times[i][#times[i] + 1] = c:ask "forward" end
+  end
+  local ours = math.min(table.unpack(times[1]))
+  local roof = math.max(children[1]:ask "gemm", children[1]:ask "gemm")
+  local share = flops and (", %.0f %% of the matrix product (%.0f GFLOP/s)"):format(100 * flops / ours / 1e9 / roof, roof) or ""
+  local theirs = children[2] and ("; %s %.1f ms"):format(children[2].name, 1000 * math.min(table.unpack(times[2]))) or ""
+  print(("\n%s: fastest forward of one image: ours %.1f ms%s%s"):format(network, 1000 * ours, share, theirs))
+  return ours
+end
+
+-- Interleaved repeats of one method: medians of seconds, MB above the loaded network.
+local function measure(children, method, n)
+  local list, above = {}, {}
+  for i, c in ipairs(children) do
+    list[i] = {}
+    c:ask "mark"
+  end
+  for _ = 1, repeats do
+    for i, c in ipairs(children) do table.insert(list[i], c:ask(method.word, n)) end
+  end
+  for i, c in ipairs(children) do
+    list[i] = median(list[i])
+    above[i] = c:ask "peak" - c.base
+  end
+  return list, above
+end
+
+local function one_network(network, children, wanted)
+  for _, c in ipairs(children) do c.base = c:ask("load", network) end
+  local forward = forward_line(network, children)
+  local head = { "method" }
+  for _, c in ipairs(children) do head[#head + 1] = c.name end
+  for _, text in ipairs { "ratio", "of passes", "MB ours", "MB peer", "goal" } do head[#head + 1] = text end
+  local widths = heading(head)
+  for _, m in ipairs(methods) do
+    if not next(wanted) or wanted[m.word] then
+      local n = m.counts[network] or m.whole
+      local seconds, above = measure(children, m, n)
+      local again = forward -- the machine may have slowed: the yardstick is measured beside each method
+      if m.passes then again = math.min(forward, children[1]:ask "forward") end
+      local cells = { ("%s, %d %s%s"):format(m.title, n, m.unit, n < m.whole and (" (of %d)"):format(m.whole) or "") }
+      for i in ipairs(children) do cells[#cells + 1] = ("%.2f"):format(seconds[i]) end
+      cells[#cells + 1] = seconds[2] and ("%.2f"):format(seconds[2] / seconds[1]) or "-"
+      cells[#cells + 1] = m.passes and ("%.3f"):format(seconds[1] / (m.passes(n) * again)) or "-"
+      cells[#cells + 1] = ("%.0f"):format(above[1])
+      cells[#cells + 1] = above[2] and ("%.0f"):format(above[2]) or "-"
+      cells[#cells + 1] = m.goal
+      widths[1] = math.max(widths[1], #cells[1])
+      row(cells, widths)
+    end
+  end
+  for _, c in ipairs(children) do c:ask "drop" end
+end
+
+-- ---- the run ------------------------------------------------------------------------------------------------------------
+
+local known, wanted, chosen = {}, {}, {}
+for _, m in ipairs(methods) do known[m.word] = true end
+for _, name in ipairs { ... } do
+  if known[name] then wanted[name] = true else chosen[#chosen + 1] = name end
+end
+if #chosen > 0 then networks = chosen end
+
+-- An X-ray of the shared data, or the made picture where there is none.
+local function picture(dir)
+  local shared = (os.getenv "MEDXAI_SHARED" or here .. "/../../../shared") .. "/data/covid-cxr/Lung Segmentation Data/Test/COVID-19/images"
+  local name = (require("medxai.file").list(shared) or {})[1]
+  if name then return shared .. "/" .. name end
+  local core, path = require "medxai.core", dir .. "/phantom.png"
+  local drawn = core.phantom.draw({ size_px = 256 }, 2)
+  assert(require("medxai.file").write(path, core.image.encode(drawn.image:unsqueeze(2):contiguous())))
+  return path
+end
+
+io.stdout:setvbuf "line"
+local dir = bench.output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
+local children = {}
+local ok, message = xpcall(function()
+  local path = picture(dir)
+  children[1] = start_child("ours", ("%s %s/perturb_worker.lua %s"):format(quote(host.exe), here, quote(path)), dir)
+  for _, p in ipairs(bench.find_peers()) do
+    if bench.output(quote(p.python) .. " -c 'import shap'") then
+      children[2] = start_child("shap, " .. p.name, ("%s %s/perturb_worker.py %s"):format(quote(p.python), here, quote(path)), dir)
+    end
+  end
+  for _, c in ipairs(children) do c:ask "hello" end
+  print(("%d cores; one X-ray; %d repeats, interleaved; %s"):format(host.cores, repeats, #children > 1 and "peer: " .. children[2].name or "no Python with shap here: ours alone"))
+  for _, network in ipairs(networks) do one_network(network, children, wanted) end
+end, function(m) return m end)
+for _, c in ipairs(children) do c:close() end
+os.execute("rm -rf " .. quote(dir))
+if not ok then error(message, 0) end
