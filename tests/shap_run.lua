@@ -16,7 +16,7 @@ local function distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype 
 
 local grid = { "grid", rows = 3, columns = 3 }
 local function methods()
-  return { { "shap_partition", evals = 120, removal = "blur(9,9)" }, { "shap_kernel", samples = 70, regions = grid }, { "shap_gradient", samples = 40, background = "split", background_count = 4 } }
+  return { { "shap_partition", evals = 120, hide = "blur(9,9)" }, { "shap_kernel", samples = 70, regions = grid }, { "shap_gradient", samples = 40, background = "split", background_count = 4 } }
 end
 
 local function go(dir, options, split, model)
@@ -47,7 +47,7 @@ t.test("records hold what was evaluated, the classes, and the numbers that tell 
   local result = go(dir, { methods = methods(), images = 2, layer = "relu1" })
   local partition, kernel, gradient = result.records[1], result.records[2], result.records[3]
   t.equal({ partition.status, partition.facts.evaluations, #partition.facts.classes, partition.forwards }, { "ok", 120, 3, 120 })
-  t.equal({ kernel.facts.subsets, kernel.facts.evaluations, kernel.facts.regions, #kernel.facts.regions_hash }, { 70, 72, 9, 16 })
+  t.equal({ kernel.facts.subsets, kernel.facts.evaluations, kernel.facts.regions.count, #kernel.facts.regions.hash }, { 70, 72, 9, 16 })
   t.equal({ gradient.facts.samples, gradient.facts.background, gradient.facts.form, gradient.facts.completeness_gap }, { 40, 4, "difference", "not applicable" })
   t.equal(kernel.rng, "seed=42 purpose=shap_kernel@1 id=0000000000000001")
   for _, record in ipairs { partition, kernel, gradient } do
@@ -57,7 +57,7 @@ t.test("records hold what was evaluated, the classes, and the numbers that tell 
   end
   local outputs = torch.load_npy(dir .. "/" .. partition.arrays.outputs):sum({ 1, 2 }):tolist()
   for k = 1, 3 do t.near(outputs[k], partition.facts.output[k] - partition.facts.base[k], 1e-9) end
-  t.equal(torch.load_npy(dir .. "/" .. kernel.arrays.labels).dtype, "int32")
+  t.equal(torch.load_npy(dir .. "/" .. kernel.arrays.regions).dtype, "int32")
   t.near(torch.load_npy(dir .. "/" .. kernel.arrays.values):sum({ 1 }):tolist()[1], kernel.facts.output[1] - kernel.facts.base[1], 1e-9)
 end)
 
@@ -88,6 +88,9 @@ t.test("honesty is printed with median and range, stored with the step, and a wo
   t.equal(honesty.lines(method, { { facts = { gap = 0.5 } }, { facts = { gap = 0.1 } }, { facts = { gap = 0.2 } }, {} }), { "gap: median 20 % (10 % to 50 %) over 3 maps" })
   t.equal(honesty.lines(method, { { facts = { gap = { 0.5, 0.3 } } } }), { "gap: median 40 % (30 % to 50 %) over 2 maps" })
   t.equal(honesty.lines(method, { { facts = { gap = "not applicable" } } }), { "gap: not applicable" })
+  local share = { honesty = { { fact = "gap", of = "whole", title = "gap", percent = true } } }
+  t.equal(honesty.lines(share, { { facts = { gap = -1, whole = 4 } }, { facts = { gap = { 1, 2 }, whole = { -2, 4 } } } }), { "gap: median 50 % (25 % to 50 %) over 3 maps" })
+  t.equal(honesty.of(share, { gap = { 1, 2 }, whole = { -2, 8 } }), { "gap: 50 %" })
   t.equal(honesty.of(method, { gap = 0 / 0, n = 12345 }), { "gap: not a number", "n: 1.23e+04" })
   local dir = t.tmpdir()
   local result = go(dir, { methods = { { "shap_gradient", samples = 10, background = "split" } }, images = 2, layer = "relu1" })
@@ -116,6 +119,17 @@ t.test("a network without finite outputs gives maps of status nan; drawing goes 
   local result, run = go(dir, { methods = methods(), images = 1, layer = "relu1", target = "nodule", figures = true }, nil, model)
   for _, record in ipairs(result.records) do t.equal(record.status, "nan") end
   t.ok(#run.warnings >= 3)
+end)
+
+t.test("an image of one region has no Kernel SHAP: its map is not defined, the others are made", function()
+  local function one_or_four(image, item)
+    local at = torch.arange(0, image:size(1)):view { -1, 1 }:expand { image:size(1), image:size(2) }
+    return item.name == "image 2.png" and at * 0 or at // 8
+  end
+  local result = go(t.tmpdir(), { methods = { { "shap_kernel", regions = one_or_four } }, images = 3, batch = 3 })
+  local statuses = {}
+  for i, record in ipairs(result.records) do statuses[i] = record.status end
+  t.equal(statuses, { "ok", "not_defined", "ok" })
 end)
 
 t.test("settings make the folder: a tensor as background, regions as tables and functions", function()

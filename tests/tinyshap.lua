@@ -34,7 +34,12 @@ function own.context(x, fields)
 end
 
 --- raw, extras of a method's map with these options.
-function own.map(method, ctx, options) return method.map(ctx, ctx.x, ctx.targets, check.options("test", options, method.options)) end
+function own.map(method, ctx, options)
+  local o = check.options("test", options, method.options)
+  method.check(o)
+  local raw, extras = method.map(ctx, ctx.x, ctx.targets, o)
+  return raw:dim() == 2 and raw:unsqueeze(0) or raw, extras
+end
 
 --- A scorer that notes every logit it gives: scorer, list of rows.
 function own.noting(model)

@@ -174,30 +174,6 @@ local function count_statuses(job, chosen)
   return counts
 end
 
---- One line for each method whose maps should add up to the change of the score: by how much they do not, as a share of it.
----@param records table[]
----@param tell fun(fmt: string, ...)
-function explain.print_gaps(records, tell)
-  local shares, order = {}, {}
-  for _, record in ipairs(records) do
-    local gaps, changes = record.facts and record.facts.completeness_gap, record.facts and record.facts.score_difference
-    if gaps then
-      local key = record.maps
-      if not shares[key] then
-        shares[key] = { title = record.title }
-        order[#order + 1] = key
-      end
-      if type(gaps) ~= "table" then gaps, changes = { gaps }, { changes } end
-      for i, gap in ipairs(gaps) do table.insert(shares[key], math.abs(gap) / math.max(math.abs(changes[i]), 1e-12)) end
-    end
-  end
-  for _, key in ipairs(order) do
-    local list = shares[key]
-    table.sort(list)
-    tell("%s: completeness gap at most %.3g %% of the change of the score (median %.3g %%, %d maps)", list.title, 100 * list[#list], 100 * list[(#list + 1) // 2], #list)
-  end
-end
-
 -- ---- the step ---------------------------------------------------------------------------------------------------
 
 local function check_split(run, split, model)
@@ -407,7 +383,6 @@ function explain.run(run, model, split, options)
   for _, f in ipairs(job.failures) do
     run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count, f.count == 1 and "" or "s", f.path, f.problem))
   end
-  explain.print_gaps(records_of(job, chosen), say)
   for _, e in ipairs(job.entries) do
     if job.seconds[e.set] then run:time(name, e.set, job.seconds[e.set]) end
   end

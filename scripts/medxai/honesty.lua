@@ -1,8 +1,19 @@
--- What a sampled map says of itself: numbers that its method leaves in record.facts and declares in its `honesty`, a list of
--- { fact = "change_half", title = "moved since half of its evaluations", percent = true }. They are printed after the maps, stored
--- with the step and written on the method's figures. A fact may be a text: "not applicable".
--- It refuses to leave out maps without the number: they are counted.
+-- What a map says of itself: numbers that its method leaves in record.facts and declares in its `honesty`, a list of
+-- { fact = "change_half", title = "moved since half of its evaluations", percent = true }; of = "score_difference" makes it the share
+-- of the size of that other fact. They are printed after the maps, stored with the step and written on figures. A fact may be a text:
+-- "not applicable". It refuses to leave out maps without the number: those that have it are counted.
 local honesty = {}
+
+-- A fact's numbers, and the text that stands instead; over several layers or views it is a list.
+local function numbers_of(rule, facts)
+  local value, whole, numbers, word = facts[rule.fact], facts[rule.of], {}, nil
+  if type(value) ~= "table" then value, whole = { value }, { whole } end
+  for i, v in ipairs(value) do
+    if type(v) == "string" then word = v
+    else numbers[#numbers + 1] = rule.of and math.abs(v) / math.max(math.abs(whole[i]), 1e-12) or v end
+  end
+  return numbers, word
+end
 
 local function shown(rule, value)
   if type(value) ~= "number" then return tostring(value) end
@@ -10,22 +21,17 @@ local function shown(rule, value)
   return rule.percent and string.format("%.3g %%", 100 * value) or string.format("%.3g", value)
 end
 
---- One map's numbers as short texts: "moved since half of its evaluations: 12 %".
+--- One map's numbers as short texts: "moved since half of its evaluations: 12 %"; over several layers or views the largest.
 ---@param method table
 ---@param facts table|nil
 ---@return string[]
 function honesty.of(method, facts)
   local list = {}
   for _, rule in ipairs(facts and method.honesty or {}) do
-    if facts[rule.fact] ~= nil then list[#list + 1] = rule.title .. ": " .. shown(rule, facts[rule.fact]) end
+    local numbers, word = numbers_of(rule, facts)
+    if word or #numbers > 0 then list[#list + 1] = rule.title .. ": " .. (word or shown(rule, math.max(table.unpack(numbers)))) end
   end
   return list
-end
-
--- Numbers of a fact over layers and views are a list.
-local function numbers_of(value, into)
-  if type(value) == "number" then into[#into + 1] = value end
-  for _, one in ipairs(type(value) == "table" and value or {}) do numbers_of(one, into) end
 end
 
 --- One line a rule over all maps of an entry: median and range.
@@ -37,9 +43,9 @@ function honesty.lines(method, records)
   for _, rule in ipairs(method.honesty or {}) do
     local values, word = {}, nil
     for _, record in ipairs(records) do
-      local value = record.facts and record.facts[rule.fact]
-      if type(value) == "string" then word = value end
-      numbers_of(value, values)
+      local own, text = numbers_of(rule, record.facts or {})
+      word = text or word
+      table.move(own, 1, #own, #values + 1, values)
     end
     table.sort(values, function(a, b) return a < b or (b ~= b and a == a) end) -- NaN last
     local n = #values

@@ -1,10 +1,10 @@
 -- What the three SHAP methods share: which outputs of the network are explained (the image's top classes, and what its target
--- needs), the target's map from their values, and the figure (shap's image plot).
+-- needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
 -- It refuses to explain more outputs than the network has.
 local check = require "medxai.check"
-local figure = require "medxai.figure"
-local honesty = require "medxai.honesty"
 local map = require "medxai.map"
+local regions = require "medxai.regions"
+local removal = require "medxai.removal"
 local torch = require "medxai.torch"
 
 local shap = {}
@@ -75,20 +75,39 @@ function shap.names(classes, model)
   return list
 end
 
---- The option that all three take: how many of the largest outputs are explained beside the target.
-shap.ranked_option = { "integer", default = 3, min = 1 }
+-- ---- what the methods ask for alike -----------------------------------------------------------------------------------
 
---- "bf16" where its largest difference, which is printed, does not matter.
-shap.precision_option = { one_of = { "float32", "bf16" }, default = "float32" }
+shap.bf16_honesty = { fact = "bf16_deviation", title = "largest difference of a bf16 logit" }
+
+--- Checks and reads a method's regions and hide before anything is computed.
+function shap.check(what, o)
+  if o.regions then o.regions = regions.parse(o.regions) end
+  o.hide = removal.parse(o.hide).id
+  if o.hide:find("noisy_linear", 1, true) then check.fail(what, "hide = '%s' has no background. Choose another removal.", o.hide) end
+  if o.hide == "segment_mean" and not o.regions then check.fail(what, "hide = 'segment_mean' needs regions.") end
+end
+
+--- The regions of the context's only image; of fewer than two there is nothing to tell: the map is not defined.
+function shap.regions(ctx, source)
+  local item = ctx.items[1]
+  local made = regions.of(source, ctx:image():select(0, 0), { item = item, split = ctx.split, number = item.number, least = 1 })
+  if made.count < 2 then map.not_defined(made.source .. " gives one region only") end
+  return made
+end
+
+--- What hidden pixels of the context's only image show, (1, 3, H, W).
+function shap.background(ctx, o, labels)
+  local lo, hi = ctx:range()
+  return removal.parse(o.hide):background(ctx.x, { range = { lo, hi }, labels = labels })
+end
 
 -- ---- a hierarchy of regions -----------------------------------------------------------------------------------------
 
 -- Each region's centre: lists of rows and columns, from 1.
-local function centres(regions)
-  local labels, shape = regions.labels:cpu(), regions.labels.shape
-  local flat = labels:reshape(-1)
-  local sizes = torch.bincount(flat, torch.none, regions.count):to { dtype = "float64" }
-  local function mean(at) return (torch.bincount(flat, at:reshape(-1):to { dtype = "float64" }, regions.count) / sizes):tolist() end
+local function centres(made)
+  local shape, flat = made.labels.shape, made.labels:reshape(-1)
+  local sizes = torch.bincount(flat, torch.none, made.count):to { dtype = "float64" }
+  local function mean(at) return (torch.bincount(flat, at:reshape(-1):to { dtype = "float64" }, made.count) / sizes):tolist() end
   return mean(torch.arange(0, shape[1]):view { -1, 1 }:expand(shape)), mean(torch.arange(0, shape[2]):view { 1, -1 }:expand(shape))
 end
 
@@ -127,93 +146,20 @@ local function flatten(tree)
 end
 
 --- The tree over the regions of an image.
----@param regions table labels, count
+---@param made table of regions.of: labels, count
 ---@param given? table nested pairs of the regions' numbers; nil: halved by their centres
 ---@return integer[] children for core.partition
-function shap.tree(regions, given)
+function shap.tree(made, given)
   local tree = given
   if not tree then
     local list = {}
-    for r = 0, regions.count - 1 do list[r + 1] = r end
-    tree = halved(list, centres(regions))
+    for r = 0, made.count - 1 do list[r + 1] = r end
+    tree = halved(list, centres(made))
   end
   local flat = flatten(tree)
-  local ok = pcall(require("medxai.core").partition.leaf_order, flat, regions.count)
-  if not ok then check.fail("shap_partition", "the tree does not hold each of the %d regions once (numbers 0 to %d).", regions.count, regions.count - 1) end
+  local ok = pcall(require("medxai.core").partition.leaf_order, flat, made.count)
+  if not ok then check.fail("shap_partition", "the tree does not hold each of the %d regions once (numbers 0 to %d).", made.count, made.count - 1) end
   return flat
-end
-
--- ---- the figure: shap's image plot -----------------------------------------------------------------------------------
-
-local rows_a_page, underlay = 4, 0.15 -- shap's strength of the grey image under the values
-
-local function outputs_of(page, number)
-  local record = page:record(number)
-  return record.facts and page:array(number, "outputs"), record
-end
-
--- The 99.9th percentile of |value| over all classes of all images drawn: one scale for the whole figure.
-local function scale_of(page)
-  local all = {}
-  for _, number in ipairs(page.numbers) do
-    local values = outputs_of(page, number)
-    if values then all[#all + 1] = values:abs():reshape(-1) end
-  end
-  if #all == 0 then return nil end
-  local flat = torch.cat(all, 0)
-  flat = flat:masked_select(flat:isfinite())
-  if flat:numel() == 0 then return nil end
-  local sorted = flat:sort()
-  local at = 0.999 * (sorted:numel() - 1)
-  local low = math.floor(at)
-  local a, b = sorted[low]:item(), sorted[math.min(low + 1, sorted:numel() - 1)]:item()
-  return math.max(a + (at - low) * (b - a), 1e-30)
-end
-
--- Values (h, w) in blue and red, multiplied onto the pale grey image: where they are 0 the image shows.
-local function value_pixels(image, values, limit)
-  local height, width = image:size(1), image:size(2)
-  if values:size(0) ~= height or values:size(1) ~= width then
-    values = torch.upsample_nearest2d(values:view { 1, 1, values:size(0), values:size(1) }, { height, width }):view { height, width }
-  end
-  local heat = figure.heat(values, "diverging", -limit, limit)
-  local grey = image:select(0, 0) * 0.2989 + image:select(0, 1) * 0.587 + image:select(0, 2) * 0.114
-  local base = (1 - underlay * (1 - grey:clamp(0, 1))):unsqueeze(2)
-  local rgb = torch.from_string(heat.rgb, "uint8", { height, width, 3 }):to { dtype = "float32" } * base
-  return { rgb = rgb:round():to { dtype = "uint8" }:contiguous():data_string(), columns = width, rows = height }
-end
-
-local function figure_row(page, number, limit)
-  local scope <close> = require("medxai.core").memory.scope()
-  local values, record = outputs_of(page, number)
-  local image, item = page:image(number), page:item(number)
-  local name = tostring(item.name or item.path or item.id):match("[^/]+$")
-  local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = { name, table.unpack(honesty.of(page.entry.method, record.facts)) } } } }
-  if not values then
-    row.panels[1].status = map.explain_status(record.status) or record.status
-    return row
-  end
-  for k, class in ipairs(record.facts.classes) do
-    local text = record.facts.output and string.format("%s, %.2f", class, record.facts.output[k]) or class
-    row.panels[k + 1] = { pixels = value_pixels(image, values:select(0, k - 1):to { dtype = "float32" }, limit), title = text,
-      status = record.status == "nan" and map.explain_status "nan" or nil }
-  end
-  return row
-end
-
---- Draws every image's explained classes beside it, in falling order of output, all over one diverging scale.
-function shap.draw(page)
-  local limit = scale_of(page)
-  if not limit then return end
-  local e = page.entry
-  for first = 1, #page.numbers, rows_a_page do
-    local rows = {}
-    for k = first, math.min(first + rows_a_page - 1, #page.numbers) do rows[#rows + 1] = figure_row(page, page.numbers[k], limit) end
-    local d = figure.panels { rows = rows, bars = { { colours = "diverging", lo = -limit, hi = limit, label = "SHAP value" } }, most_pt = 110, caption = {
-      string.format("%s. Each image's classes by falling output, named with it. Red speaks for the class, blue against it.", e.label),
-      "One scale for all panels: the 99.9th percentile of |value| over these images and classes." } }
-    page:save(string.format("values-%d", (first - 1) // rows_a_page + 1), d, e.label .. ": values of all classes")
-  end
 end
 
 return shap

@@ -38,8 +38,8 @@ local function background_of(ctx, options)
 end
 
 -- Which background image (from 0) and which t each sample takes. "numpy": as shap draws them for a single image after seeding.
-local function draws_of(ctx, i, n, count, rng)
-  if rng == "keyed" then return ctx:stream("shap_gradient@1", i, 0):integers(n, count), ctx:stream("shap_gradient@1", i, 1):uniform(n) end
+local function draws_of(ctx, n, count, rng)
+  if rng == "keyed" then return ctx:stream("shap_gradient@1", 1, 0):integers(n, count), ctx:stream("shap_gradient@1", 1, 1):uniform(n) end
   local state, which, t = core.rng.numpy_random_state(ctx.seed), {}, {}
   for k = 1, n do
     which[k] = state:integers(0, count, 1):item()
@@ -48,39 +48,13 @@ local function draws_of(ctx, i, n, count, rng)
   return torch.tensor(which, { dtype = "int64" }), torch.tensor(t, { dtype = "float64" })
 end
 
--- How far the values of the target are from output - mean output of the background, as a share of it.
+-- The background's mean outputs, what the target's output differs from its own, and by how much the values sum to something else.
 local function completeness(ctx, x, background, map, classes, target)
   local logits = ctx.scorer:logits(1 + background:size(0), function(first, count) return torch.cat({ x, background }, 0):narrow(0, first, count) end)
   local y = shap.outputs(logits, classes, target.as)
   local base = y:narrow(0, 1, background:size(0)):mean({ 0 })
   local difference = shap.of_target(y[0] - base, classes, target):item()
-  return { base = base:tolist(), gap = (map:sum():item() - difference) / math.abs(difference) }
-end
-
-local function explain_one(ctx, i, background, options, state)
-  local x, target = ctx.x:narrow(0, i - 1, 1), ctx.targets[i]
-  local logits = ctx.logits:narrow(0, i - 1, 1)
-  local classes = shap.classes(logits[0]:tolist(), target, options.ranked_outputs)
-  local n, form = check.smoke_count(options.samples), ctx.layer == "x" and "difference" or options.form
-  local which, t = draws_of(ctx, i, n, background:size(0), options.rng)
-  local bar <close> = Progress.new("SHAP gradient", n)
-  local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = background, which = which, t = t, form = form, classes = classes,
-    as = target.as, each = options.variances, chunks = state, bar = bar }
-  local map = shap.of_target(means.map, classes, target)
-  local facts = { classes = shap.names(classes, ctx.model), output = shap.outputs(logits, classes, target.as)[0]:tolist(), samples = n,
-    background = background:size(0), form = form, completeness_gap = "not applicable",
-    change_half = shap.change(map, shap.of_target(means.half, classes, target)) }
-  local error_of_mean = ((means.map_square - means.map:square()):clamp_min(0) / n):sqrt()
-  facts.standard_error = error_of_mean:sum():item() / means.map:abs():sum():item()
-  if ctx.layer == "x" then
-    local whole = completeness(ctx, x, background, map, classes, target)
-    facts.base, facts.completeness_gap = whole.base, whole.gap
-  end
-  local arrays = { outputs = means.map }
-  if options.variances then -- shap's number: the samples' variance over the root of their number
-    arrays.values, arrays.variances = means.each, (means.each_square - means.each:square()) / math.sqrt(n)
-  end
-  return map, { facts = facts, arrays = arrays }
+  return base:tolist(), difference, map:sum():item() - difference
 end
 
 return {
@@ -89,28 +63,41 @@ return {
   version = 1,
   at = "layer",
   sign = "signed",
+  one_by_one = true,
   rng = "shap_gradient@1",
-  honesty = { { fact = "completeness_gap", title = "completeness gap", percent = true }, { fact = "standard_error", title = "standard error over samples", percent = true },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", percent = true }, { fact = "standard_error", title = "standard error over samples", percent = true },
     { fact = "change_half", title = "moved since half of the samples", percent = true } },
   options = {
-    samples = { "integer", default = 200, min = 2 },
-    background = { "string|tensor", default = "train" },                            -- "train": of the training split; "split": the first of the explained one, as in the thesis; a tensor (N, 3, H, W)
-    background_count = { "integer", default = 32, min = 1 },
-    form = { one_of = { "difference", "activation" }, default = "difference" },    -- at a layer; "activation": shap's and the thesis'
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed" },                     -- "numpy": shap's draws for one image with rseed the run's seed
-    variances = { "boolean", default = false },                                     -- keep every channel's value and shap's variance as arrays
-    ranked_outputs = shap.ranked_option,
+    samples = { "integer", default = 200, min = 2, field = false },
+    background = { "string|tensor", default = "train", field = false },            -- "train": of the training split; "split": the first of the explained one, as in the thesis; a tensor (N, 3, H, W)
+    background_count = { "integer", default = 32, min = 1, field = false },
+    form = { one_of = { "difference", "activation" }, default = "difference", field = false }, -- at a layer; "activation": shap's and the thesis'
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false },      -- "numpy": shap's draws for one image with rseed the run's seed
+    variances = { "boolean", default = false, field = false },                      -- keep every channel's value and shap's variance as arrays
+    ranked_outputs = { "integer", default = 3, min = 1, field = false },            -- how many of the largest outputs are explained beside the target
   },
-  map = function(ctx, _, _, options)
-    if type(options.background) == "string" then check.known("shap_gradient", "background", options.background, { "train", "split" }) end
-    local background, maps, extras = background_of(ctx, options), {}, {}
-    local state = chunks.new { device = ctx.model.device, budget_bytes = ctx.budget_bytes, deterministic = ctx.deterministic, what = "shap_gradient" }
-    for i = 1, ctx.count do
-      local scope <close> = core.memory.scope()
-      local map, extra = explain_one(ctx, i, background, options, state)
-      maps[i], extras[i] = scope:keep(map, extra)
-    end
-    return torch.stack(maps, 0), extras
+  check = function(o)
+    if type(o.background) == "string" then check.known("shap_gradient", "background", o.background, { "train", "split" }) end
   end,
-  draw = shap.draw,
+  map = function(ctx, x, targets, o)
+    local target, background, logits = targets[1], background_of(ctx, o), ctx.logits
+    local n, form = check.smoke_count(o.samples), ctx.layer == "x" and "difference" or o.form
+    local classes, which, t = shap.classes(logits[0]:tolist(), target, o.ranked_outputs), draws_of(ctx, n, background:size(0), o.rng)
+    local bar <close> = Progress.new("SHAP Gradient", n)
+    local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = background, which = which, t = t, form = form, classes = classes,
+      as = target.as, each = o.variances, bar = bar,
+      chunks = chunks.new { device = ctx.model.device, budget_bytes = ctx.budget_bytes, deterministic = ctx.deterministic, what = "shap_gradient" } }
+    local map = shap.of_target(means.map, classes, target)
+    local error_of_mean = ((means.map_square - means.map:square()):clamp_min(0) / n):sqrt()
+    local facts = { classes = shap.names(classes, ctx.model), output = shap.outputs(logits, classes, target.as)[0]:tolist(), samples = n,
+      background = background:size(0), form = form, completeness_gap = "not applicable", standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
+      change_half = shap.change(map, shap.of_target(means.half, classes, target)) }
+    if ctx.layer == "x" then facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, background, map, classes, target) end
+    local arrays = { outputs = means.map }
+    if o.variances then -- shap's number: the samples' variance over the root of their number
+      arrays.values, arrays.variances = means.each, (means.each_square - means.each:square()) / math.sqrt(n)
+    end
+    return map, { { facts = facts, arrays = arrays } }
+  end,
+  draw = function(page) require("medxai.shap_figure").draw(page) end,
 }

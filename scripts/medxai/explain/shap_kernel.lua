@@ -4,25 +4,22 @@
 -- Subsets, weights and selection as shap 0.51's KernelExplainer; rng = "numpy" draws its very numbers for each image.
 -- compat = "thesis": 20 features whatever the regions, pixels 0 .. 255 and 255 for hidden ones where the network expects its
 -- range, and the image on its side. It refuses an image of one region.
-local core = require "medxai.core"
 local check = require "medxai.check"
 local hide = require "medxai.hide"
 local kernel = require "medxai.kernel_shap"
-local regions = require "medxai.regions"
-local removal = require "medxai.removal"
 local shap = require "medxai.shap"
 local torch = require "medxai.torch"
 
 local thesis_features = 20
 
 -- on (n, M) bool -> the images of these subsets. Labels count regions from 0, the thesis' from 1.
-local function painter(ctx, i, labels, options)
-  if options.compat then
-    local x = ctx:image():narrow(0, i - 1, 1) * 255
-    return function(on) return hide.images(x, torch.full_like(x, 255), hide.regions(labels + 1, on)):transpose(2, 3):contiguous() end
+local function painter(ctx, x, made, o)
+  local labels = made.labels:to { device = x.device }
+  if o.compat then
+    local pixels = ctx:image() * 255
+    return function(on) return hide.images(pixels, torch.full_like(pixels, 255), hide.regions(labels + 1, on)):transpose(2, 3):contiguous() end
   end
-  local x, lo, hi = ctx.x:narrow(0, i - 1, 1), ctx:range()
-  local background = removal.parse(options.removal):background(x, { range = { lo, hi }, labels = labels })
+  local background = shap.background(ctx, o, made.labels)
   return function(on) return hide.images(x, background, hide.regions(labels, on)) end
 end
 
@@ -40,60 +37,53 @@ local function evaluate(scorer, plan, m, make, device)
   return scorer:logits(#masks, function(first, count) return make(on:narrow(0, first, count)) end), torch.tensor(rows, { dtype = "int64" })
 end
 
-local function explain_one(ctx, i, options)
-  local target, item = ctx.targets[i], ctx.items[i]
-  local made = regions.of(options.regions, ctx:image():select(0, i - 1), { item = item, split = ctx.split, number = item.number })
-  local m, first = made.count, 0
-  if options.compat then
-    m, first = thesis_features, 1
-    if made.count >= m then check.fail("shap_kernel", "compat = 'thesis' has room for %d regions (got %d).", m - 1, made.count) end
-  end
-  local draws = options.rng == "numpy" and kernel.numpy_draws(ctx.seed) or kernel.keyed_draws(ctx.seed, "shap_kernel@1", item.id)
-  local plan, scorer = kernel.plan(m, check.smoke_count(options.samples, 2 * m), draws, options.design), ctx:scorer_in(options.precision)
-  local logits, rows = evaluate(scorer, plan, m, painter(ctx, i, made.labels:to { device = ctx.x.device }, options), ctx.x.device)
-  local classes = shap.classes(logits[1]:tolist(), target, options.ranked_outputs)
-  local y = shap.outputs(logits, classes, target.as)
-  local ends = { base = y[0]:tolist(), output = y[1]:tolist() }
-  local fitted = { values = torch.full({ #classes, m }, 0 / 0, { dtype = "float64" }) }
-  if y:isfinite():all():item() then fitted = kernel.fit(plan, m, y:index_select(0, rows), ends, options) end
-  local function paint(v) return v:narrow(-1, first, made.count):index_select(-1, made.labels:reshape(-1)):view { -1, ctx.height, ctx.width } end
-  local own = shap.of_target(fitted.values, classes, target)
-  return paint(own):squeeze(0), { arrays = { outputs = paint(fitted.values), values = fitted.values, labels = made.labels:to { dtype = "int32" } },
-    facts = { classes = shap.names(classes, ctx.model), base = ends.base, output = ends.output, evaluations = logits:size(0), subsets = #plan.masks,
-      regions = made.count, regions_hash = made.hash, features_kept = fitted.kept, determined = fitted.determined, bf16_deviation = scorer:deviation(),
-      change_half = fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) } }
-end
-
 return {
   title = "SHAP Kernel",
   paper = "Lundberg and Lee 2017, NeurIPS 30",
   version = 1,
   at = "input",
   sign = "signed",
+  one_by_one = true,
   rng = "shap_kernel@1",
-  honesty = { { fact = "change_half", title = "moved without half of the random subsets", percent = true },
-    { fact = "bf16_deviation", title = "largest difference of a bf16 output to float32" } },
+  honesty = { { fact = "change_half", title = "moved without half of the random subsets", percent = true }, shap.bf16_honesty },
   options = {
-    samples = { "integer", default = 70, min = 1 },                              -- subsets; never more than there are
-    regions = { "string|table|function", default = { "slic", n_segments = 10 } },
-    removal = { "string", default = "white" },                                   -- what hidden regions show
-    l1_reg = { "string|number", default = "num_features(10)" },                  -- features kept: "auto" (shap before 0.47), "aic", "bic", "none", a lasso's alpha
-    scaling = { one_of = { "deviation", "none", "unit" }, default = "deviation" }, -- of aic, bic and auto; shap 0.41: "none", with scikit-learn before 1.2 "unit"
-    design = { one_of = { "shap", "balanced" }, default = "shap" },              -- "balanced": antithetic pairs, sizes alike, features in turn: fewer passes
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed" },                  -- "numpy": numpy.random.seed(the run's seed) before each image
+    samples = { "integer", default = 70, min = 1, field = false },                     -- subsets; never more than there are
+    regions = { "string|table|function", default = { "slic", n_segments = 10 }, field = false },
+    hide = { "string", default = "white", field = false },                             -- what hidden regions show (removal.lua)
+    l1_reg = { "string|number", default = "num_features(10)", field = false },         -- features kept: also "auto" (shap before 0.47), "aic", "bic", "none", a lasso's alpha
+    scaling = { one_of = { "deviation", "none", "unit" }, default = "deviation", field = false }, -- of aic, bic, auto; shap 0.41: "none", with scikit-learn before 1.2 "unit"
+    design = { one_of = { "shap", "balanced" }, default = "shap", field = false },     -- "balanced": antithetic pairs, sizes alike, features in turn: fewer passes
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false },         -- "numpy": numpy.random.seed(the run's seed) before each image
     compat = { one_of = { "thesis" }, field = false },
-    ranked_outputs = shap.ranked_option,
-    precision = shap.precision_option,
+    ranked_outputs = { "integer", default = 3, min = 1, field = false },               -- how many of the largest outputs are explained beside the target
+    precision = { one_of = { "float32", "bf16" }, default = "float32", field = false },
   },
-  map = function(ctx, _, _, options)
-    kernel.parse_selection(options.l1_reg)
-    local maps, extras = {}, {}
-    for i = 1, ctx.count do
-      local scope <close> = core.memory.scope()
-      local map, extra = explain_one(ctx, i, options)
-      maps[i], extras[i] = scope:keep(map, extra)
-    end
-    return torch.stack(maps, 0), extras
+  check = function(o)
+    shap.check("shap_kernel", o)
+    kernel.parse_selection(o.l1_reg)
+    if o.rng == "numpy" and o.design ~= "shap" then check.fail("shap_kernel", "rng = 'numpy' draws as shap does: design is 'shap' (got '%s').", o.design) end
   end,
-  draw = shap.draw,
+  map = function(ctx, x, targets, o)
+    local target, made = targets[1], shap.regions(ctx, o.regions)
+    local m, first = made.count, 0
+    if o.compat then
+      m, first = thesis_features, 1
+      if made.count >= m then check.fail("shap_kernel", "compat = 'thesis' has room for %d regions (got %d).", m - 1, made.count) end
+    end
+    local draws = o.rng == "numpy" and kernel.numpy_draws(ctx.seed) or kernel.keyed_draws(ctx.seed, "shap_kernel@1", ctx.items[1].id)
+    local plan, scorer = kernel.plan(m, check.smoke_count(o.samples, 2 * m), draws, o.design), ctx:scorer_in(o.precision)
+    local logits, rows = evaluate(scorer, plan, m, painter(ctx, x, made, o), x.device)
+    local classes = shap.classes(logits[1]:tolist(), target, o.ranked_outputs)
+    local y = shap.outputs(logits, classes, target.as)
+    local ends = { base = y[0]:tolist(), output = y[1]:tolist() }
+    local fitted = { values = torch.full({ #classes, m }, 0 / 0, { dtype = "float64" }) }
+    if y:isfinite():all():item() then fitted = kernel.fit(plan, m, y:index_select(0, rows), ends, o) end
+    local function paint(v) return v:narrow(-1, first, made.count):index_select(-1, made.labels:reshape(-1)):view { -1, ctx.height, ctx.width } end
+    local own = shap.of_target(fitted.values, classes, target)
+    return paint(own), { { arrays = { outputs = paint(fitted.values), values = fitted.values, regions = made.labels:to { dtype = "int32" } },
+      facts = { classes = shap.names(classes, ctx.model), base = ends.base, output = ends.output, evaluations = logits:size(0), subsets = #plan.masks,
+        regions = { source = made.source, count = made.count, hash = made.hash }, features_kept = fitted.kept, determined = fitted.determined,
+        bf16_deviation = scorer:deviation(), change_half = fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) } } }
+  end,
+  draw = function(page) require("medxai.shap_figure").draw(page) end,
 }

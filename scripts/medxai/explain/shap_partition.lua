@@ -2,13 +2,11 @@
 -- again and again, the box that matters most first, each time with the other half shown and hidden; the budget spent, what a box
 -- got is spread evenly over its pixels. The values sum to output - base whatever the budget: what it leaves open is told by how far
 -- the map moved since half of it. As shap 0.51, but that equals come first come first, and each image has its own blur.
--- It refuses inpainting as a removal, and a tree that does not hold each region once.
+-- It refuses inpainting, and a tree that does not hold each region once.
 local check = require "medxai.check"
 local core = require "medxai.core"
 local hide = require "medxai.hide"
 local Progress = require "medxai.progress"
-local regions = require "medxai.regions"
-local removal = require "medxai.removal"
 local shap = require "medxai.shap"
 local torch = require "medxai.torch"
 
@@ -27,7 +25,7 @@ local function of_regions(x, made, tree)
   local place = torch.zeros({ count }, { dtype = "int64" }):scatter(0, order, torch.arange(0, count)) -- region -> its place
   local areas = torch.bincount(labels:reshape(-1), torch.none, count):to { dtype = "float64" }
   local here, here_place = labels:to { device = x.device }, place:to { device = x.device }
-  return { size = { count, 1, 1 }, children = children, hash = made.hash, count = count,
+  return { size = { count, 1, 1 }, children = children,
     keep = function(boxes)
       local on = hide.boxes(boxes, 1, count, 1, x.device):view { boxes:size(0), count }
       return hide.regions(here, on:index_select(1, here_place))
@@ -53,30 +51,11 @@ local function split_all(engine, tree, ends, evals, evaluate)
   return values, half or values
 end
 
--- map (H, W) and its extra.
-local function explain_one(ctx, i, options, taken)
-  local x, target, item, lo, hi = ctx.x:narrow(0, i - 1, 1), ctx.targets[i], ctx.items[i], ctx:range()
-  local background = taken:background(x, { range = { lo, hi } })
-  local made = options.regions and regions.of(options.regions, ctx:image():select(0, i - 1), { item = item, split = ctx.split, number = item.number })
-  local tree = made and of_regions(x, made, options.tree) or of_pixels(x)
-  local scorer, evals = ctx:scorer_in(options.precision), check.smoke_count(options.evals, 3)
-  local two = scorer:logits(2, function(first, count) return torch.cat({ background, x }, 0):narrow(0, first, count) end)
-  local classes = shap.classes(two[1]:tolist(), target, options.ranked_outputs)
-  local ends = shap.outputs(two, classes, target.as)
-  local bar <close> = Progress.new("SHAP partition", evals)
-  local engine <close> = core.partition.new { size = tree.size, children = tree.children, outputs = #classes, budget = evals - 2, queue_batch = options.queue_batch,
-    context = options.fixed_context or -1 }
-  local values, half = split_all(engine, tree, ends, evals, function(boxes)
-    local n = boxes:size(0)
-    local logits = scorer:logits(n, function(first, count) return hide.images(x, background, tree.keep(boxes:narrow(0, first, count))) end)
-    bar:add(n)
-    return shap.outputs(logits, classes, target.as)
-  end)
-  values = values or torch.full({ #classes, ctx.height, ctx.width }, 0 / 0, { dtype = "float64" })
-  local map = shap.of_target(values, classes, target)
-  return map, { arrays = { outputs = values }, facts = { classes = shap.names(classes, ctx.model), base = ends[0]:tolist(), output = ends[1]:tolist(),
-    evaluations = engine:evaluated() + 2, regions = tree.count, regions_hash = tree.hash, bf16_deviation = scorer:deviation(),
-    change_half = half and shap.change(map, shap.of_target(half, classes, target)) or 0 / 0 } }
+-- The image's hierarchy, and the regions that it is made of.
+local function tree_of(ctx, x, options)
+  if not options.regions then return of_pixels(x), {} end
+  local made = shap.regions(ctx, options.regions)
+  return of_regions(x, made, options.tree), made
 end
 
 return {
@@ -85,26 +64,43 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "change_half", title = "moved since half of the evaluations", percent = true },
-    { fact = "bf16_deviation", title = "largest difference of a bf16 output to float32" } },
+  one_by_one = true,
+  honesty = { { fact = "change_half", title = "moved since half of the evaluations", percent = true }, shap.bf16_honesty },
   options = {
-    evals = { "integer", default = 1000, min = 3 },       -- evaluations of the network an image, the two ends included
-    removal = { "string", default = "blur(128,128)" },    -- what hidden pixels show
-    fixed_context = { "integer", min = 0, max = 1 },      -- nil: a box's outside shown and hidden, half each; 0: hidden; 1: shown
-    queue_batch = { "integer", default = 32, min = 1 },   -- evaluations between two looks at the queue: a larger one changes the values
-    ranked_outputs = shap.ranked_option,
-    regions = { "string|table|function" },                -- a source of regions (regions.lua): leaves are regions, not pixels
-    tree = { "table" },                                   -- over those: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }
-    precision = shap.precision_option,
+    evals = { "integer", default = 1000, min = 3, field = false },         -- evaluations of the network an image, the two ends included
+    hide = { "string", default = "blur(128,128)", field = false },         -- what hidden pixels show (removal.lua)
+    fixed_context = { "integer", min = 0, max = 1, field = false },        -- nil: a box's outside shown and hidden, half each; 0: hidden; 1: shown
+    queue_batch = { "integer", default = 32, min = 1, field = false },     -- evaluations between two looks at the queue: another number changes the values
+    ranked_outputs = { "integer", default = 3, min = 1, field = false },   -- how many of the largest outputs are explained beside the target
+    regions = { "string|table|function", field = false },                  -- leaves are these regions (regions.lua), not pixels
+    tree = { "table", field = false },                                     -- over them: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; nil: halved by place
+    precision = { one_of = { "float32", "bf16" }, default = "float32", field = false },
   },
-  map = function(ctx, _, _, options)
-    local taken, maps, extras = removal.parse(options.removal), {}, {}
-    for i = 1, ctx.count do
-      local scope <close> = core.memory.scope()
-      local map, extra = explain_one(ctx, i, options, taken)
-      maps[i], extras[i] = scope:keep(map, extra)
-    end
-    return torch.stack(maps, 0), extras
+  check = function(o)
+    shap.check("shap_partition", o)
+    if o.tree and not o.regions then check.fail("shap_partition", "a tree needs the regions that it is made of (expected regions = ... beside it).") end
   end,
-  draw = shap.draw,
+  map = function(ctx, x, targets, o)
+    local target, tree, made = targets[1], tree_of(ctx, x, o)
+    local background = shap.background(ctx, o, made.labels)
+    local scorer, evals = ctx:scorer_in(o.precision), check.smoke_count(o.evals, 3)
+    local two = scorer:logits(2, function(first, count) return torch.cat({ background, x }, 0):narrow(0, first, count) end)
+    local classes = shap.classes(two[1]:tolist(), target, o.ranked_outputs)
+    local ends = shap.outputs(two, classes, target.as)
+    local bar <close> = Progress.new("SHAP Partition", evals)
+    local engine <close> = core.partition.new { size = tree.size, children = tree.children, outputs = #classes, budget = evals - 2, queue_batch = o.queue_batch,
+      context = o.fixed_context or -1 }
+    local values, half = split_all(engine, tree, ends, evals, function(boxes)
+      local n = boxes:size(0)
+      local logits = scorer:logits(n, function(first, count) return hide.images(x, background, tree.keep(boxes:narrow(0, first, count))) end)
+      bar:add(n)
+      return shap.outputs(logits, classes, target.as)
+    end)
+    values = values or torch.full({ #classes, ctx.height, ctx.width }, 0 / 0, { dtype = "float64" })
+    local map = shap.of_target(values, classes, target)
+    return map, { { arrays = { outputs = values }, facts = { classes = shap.names(classes, ctx.model), base = ends[0]:tolist(), output = ends[1]:tolist(),
+      evaluations = engine:evaluated() + 2, regions = made.count and { source = made.source, count = made.count, hash = made.hash }, bf16_deviation = scorer:deviation(),
+      change_half = half and shap.change(map, shap.of_target(half, classes, target)) or 0 / 0 } } }
+  end,
+  draw = function(page) require("medxai.shap_figure").draw(page) end,
 }
