@@ -66,16 +66,19 @@ function figure.detail(raw)
   return figure.heat(spread * 0.1 + 0.5, "grey", 0, 1)
 end
 
---- The pixels with a mask's inner border drawn white.
+--- The pixels with a mask's inner border drawn in a colour.
 ---@param pixels table { rgb, columns, rows }
 ---@param mask any tensor (H, W), non-zero inside
-function figure.outline(pixels, mask)
+---@param colour? integer 0xRRGGBB, default white
+function figure.outline(pixels, mask, colour)
   local rows, columns = pixels.rows, pixels.columns
   local inside = mask:to { device = "cpu" }:ne(0):to { dtype = "float32" }:view({ 1, 1, rows, columns })
   local eroded = torch.max_pool2d(inside:neg(), { 3, 3 }, { 1, 1 }, { 1, 1 }):neg()
   local border = (inside - eroded):gt(0.5):view({ rows, columns, 1 })
   local rgb = torch.from_string(pixels.rgb, "uint8", { rows, columns, 3 })
-  return { rgb = rgb:masked_fill(border, 255):contiguous():data_string(), columns = columns, rows = rows }
+  colour = colour or 0xffffff
+  local line = torch.tensor({ colour >> 16, colour >> 8 & 255, colour & 255 }, { dtype = "uint8" }):view({ 1, 1, 3 })
+  return { rgb = torch.where(border, line, rgb):contiguous():data_string(), columns = columns, rows = rows }
 end
 
 -- ---- panels -------------------------------------------------------------------------------------------------

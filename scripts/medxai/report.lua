@@ -66,6 +66,7 @@ local function open_page(run, options)
   page.searches = steps_of(page, "grid")
   page.evaluations = steps_of(page, "evaluate")
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
+  page.overlaps = steps_of(page, "overlap%-")
   page.data_check = read_data(page, "data_check.json")
   local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
   page.epochs = {}
@@ -372,6 +373,12 @@ local function put_explanations(page)
   require("medxai.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
 end
 
+local function put_overlaps(page)
+  if #page.overlaps == 0 then return end
+  heading(page, "Overlap with masks")
+  require("medxai.report_overlap").put(page, { put = put, figure = svg_figure })
+end
+
 local function put_settings(page)
   local config = {}
   for k, v in pairs(page.config) do
@@ -452,7 +459,7 @@ function report.write(run, options)
     return path
   end
   local body = {}
-  for _, section in ipairs { put_head, put_data, put_search, put_training, put_cross, put_evaluations, put_explanations, put_settings, put_times, put_reproduce } do
+  for _, section in ipairs { put_head, put_data, put_search, put_training, put_cross, put_evaluations, put_explanations, put_overlaps, put_settings, put_times, put_reproduce } do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")

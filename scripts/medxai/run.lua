@@ -485,6 +485,25 @@ function Run:explain(model, split, options)
   return plan.placeholder
 end
 
+--- Compares maps with a mask that a radiologist drew.
+---@param model table
+---@param split table
+---@param options table see overlap.lua
+function Run:overlap(model, split, options)
+  local overlap = require "medxai.overlap"
+  if not plan.active then
+    self:prepare()
+    self:begin()
+    self:heartbeat("overlap")
+    local clock <close> = self:clock("overlap")
+    return overlap.run(self, model, split, options)
+  end
+  local known = not rawequal(model, plan.placeholder) and model or nil
+  local data = not rawequal(split, plan.placeholder) and split or nil
+  plan.checking(function() overlap.check(options, known, data) end)
+  return plan.placeholder
+end
+
 --- Writes report.html.
 ---@param options? table see report.lua
 function Run:report(options)

@@ -133,6 +133,29 @@ function Split:mask(i, kind)
   return self.data:native():mask(item.index, kind, path)
 end
 
+--- The share of a mask's pixels in the file that the crop leaves out; 0 where there is no such file or nothing in it.
+---@param kind string "infection" ...
+function Split:cropped_share(i, kind)
+  local item = check_place(self, i, "cropped_share")
+  local path = kind == "lungs" and item.lungs or item.masks and item.masks[kind]
+  if self.data.drawn or not path then return 0.0 end
+  local scope <close> = require("medxai.core").memory.scope()
+  local mask = require("medxai.core").image.load(self.data.root .. "/" .. path):select(2, 0)
+  mask = mask:ge(math.min(128, mask:max():item())):logical_and(mask:ne(0))
+  local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
+  local function kept(side, offset, size, resized) -- pixel centres inside the crop: first, count
+    local scale = side / resized
+    local first, last = math.ceil(offset * scale - 0.5), math.ceil((offset + size) * scale - 0.5) - 1
+    first, last = math.max(first, 0), math.min(last, side - 1)
+    return first, last - first + 1
+  end
+  local total = mask:sum():item()
+  if total == 0 then return 0.0 end
+  local top, rows = kept(h, g.crop[2], g.crop[4], g.resized[2])
+  local left, columns = kept(w, g.crop[1], g.crop[3], g.resized[1])
+  return 1 - mask:narrow(0, top, rows):narrow(1, left, columns):sum():item() / total
+end
+
 --- Where the network's input lies in the file: file = { W, H }, resized = { W, H }, crop = { left, top, S, S } in the resized picture.
 function Split:geometry(i)
   local facts, data = self.data:native():facts(check_place(self, i, "geometry").index), self.data

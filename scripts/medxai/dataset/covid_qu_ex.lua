@@ -38,6 +38,18 @@ local function names_in(folder)
   return set
 end
 
+-- A mask whose image is missing is a misspelt name more often than not, and its finding would be lost without a word.
+local function refuse_strays(root, folder, pictures)
+  local known, strays = {}, {}
+  for _, name in ipairs(pictures) do known[name] = true end
+  for _, name in ipairs(listing.pictures(root .. "/" .. folder)) do
+    if not known[name] then strays[#strays + 1] = name end
+  end
+  if #strays == 0 then return end
+  check.fail("dataset", "no image for the mask '%s/%s'%s (masks and images are matched by file name). Rename or remove it.", folder, strays[1],
+    #strays > 1 and string.format(" and %d more", #strays - 1) or "")
+end
+
 -- The images of one class and split, appended to items; false where there is no such folder.
 local function read_class(items, root, split, label)
   local class = classes[label + 1]
@@ -48,6 +60,7 @@ local function read_class(items, root, split, label)
   if #pictures == 0 then
     check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own .. "/images", listing.there(folder))
   end
+  refuse_strays(root, own .. "/infection masks", pictures)
   local lungs, infections = names_in(root .. "/" .. own .. "/lung masks"), names_in(root .. "/" .. own .. "/infection masks")
   for _, name in ipairs(pictures) do
     local mask = own .. "/lung masks/" .. name

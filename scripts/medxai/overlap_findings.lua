@@ -1,0 +1,114 @@
+-- The findings of run:overlap, image by image: how large, what the crop and the lung mask cut off; and the thresholds that cut a map
+-- beside them, tuned on another split or cross-fitted over patients.
+-- It refuses to choose a threshold on the image that it judges.
+local core = require "medxai.core"
+local cuts = require "medxai.cuts"
+local torch = require "medxai.torch"
+
+local finds = {}
+
+finds.tiny = 0.001 -- of the crop: a few pixels of a finding judge nothing
+local tiny = finds.tiny
+
+-- ---- findings ----------------------------------------------------------------------------------------------------------
+
+--- Names of the strata of size, the smallest first: "under 0.1 %", "0.1 to 5 %" ...
+function finds.size_names(sizes)
+  local function percent(v) return string.format("%.3g", 100 * v) end
+  local names, from = { "under " .. percent(tiny) .. " %" }, tiny
+  for _, size in ipairs(sizes) do
+    names[#names + 1] = percent(from) .. " to " .. percent(size) .. " %"
+    from = size
+  end
+  names[#names + 1] = "over " .. percent(from) .. " %"
+  return names
+end
+
+local function size_name(share, sizes, names)
+  if share < tiny then return names[1] end
+  for i, size in ipairs(sizes) do
+    if share < size then return names[i + 1] end
+  end
+  return names[#names]
+end
+
+--- One image's finding: share of the crop, its size's name, the share that was cropped away, and of what is left the share outside
+--- the lung mask; why says what is missing: "no mask", "empty mask", "cropped away".
+---@param o table mask, sizes, size_names
+function finds.of(split, number, o)
+  local scope <close> = core.memory.scope()
+  local f = { number = number, item = split:item(number) }
+  local mask = split.mask and split:mask(number, o.mask)
+  if not mask then
+    f.why = "no mask"
+    return f
+  end
+  mask = mask:ne(0)
+  f.share, f.cropped = mask:to { dtype = "float64" }:mean():item(), split.cropped_share and split:cropped_share(number, o.mask) or 0.0
+  if f.share == 0 then
+    f.why = f.cropped > 0 and "cropped away" or "empty mask"
+    return f
+  end
+  f.size = size_name(f.share, o.sizes, o.size_names)
+  local known = false
+  for _, name in ipairs(split.data and split.data.masks or {}) do known = known or name == "lungs" end
+  local lungs = known and split:mask(number, "lungs")
+  if lungs then f.outside = mask:logical_and(lungs:eq(0)):sum():item() / mask:sum():item() end
+  return f
+end
+
+-- ---- thresholds ---------------------------------------------------------------------------------------------------------
+
+--- Curves of one image's maps: curves[set] = { iou, dice }; none where there is no finding to speak of.
+function finds.curves(run, split, finding, records, o)
+  if not finding.share or finding.share < tiny then return {} end
+  local scope <close> = core.memory.scope()
+  local mask, out = split:mask(finding.number, o.mask):ne(0), {}
+  for _, record in ipairs(records) do
+    if record.files[1] and record.status ~= "nan" and record.status ~= "flat" then
+      out[record.maps] = cuts.curves(torch.load_npy(run.dir .. "/" .. record.files[1]), mask)
+    end
+  end
+  return out
+end
+
+-- Units that stay together when images are dealt into folds: patients where all are known.
+local function fold_of_images(findings, o, seed)
+  local units, seen, known, place = {}, {}, true, {}
+  for _, f in ipairs(findings) do known = known and f.item.patient ~= nil and f.item.patient ~= "unknown" end
+  for _, f in ipairs(findings) do
+    local key = known and f.item.patient or f.item.id
+    if not seen[key] then units[#units + 1] = key end
+    seen[key] = true
+  end
+  table.sort(units) -- the deal does not depend on the order of images
+  local dealt = core.rng.stream { seed = seed, purpose = "folds@1" }:permutation(#units)
+  for i, p in ipairs(dealt:tolist()) do place[units[i]] = p % o.folds end
+  dealt:close()
+  local fold = {}
+  for i, f in ipairs(findings) do fold[i] = place[known and f.item.patient or f.item.id] end
+  return fold, known and "patients" or "images, patients unknown"
+end
+
+--- The threshold for an image by set and measure, chosen on others: a function(i, set, "iou" | "dice") -> place (cuts.lua), and how.
+---@param findings table[]
+---@param curves table[] of the same images
+---@param tune_curves table[]|nil of another split's images
+function finds.thresholds(findings, curves, tune_curves, o, seed)
+  local fold, of = fold_of_images(findings, o, seed)
+  local function pool(set, key, without)
+    local list = {}
+    for i, c in ipairs(tune_curves or curves) do
+      if c[set] and (tune_curves or fold[i] ~= without) then list[#list + 1] = c[set][key] end
+    end
+    return cuts.best(list)
+  end
+  local known, how = {}, tune_curves and "tuned on " .. o.tune.name or string.format("cross-fitted over %d folds of %s", o.folds, of)
+  return function(i, set, key)
+    local name = set .. key .. (tune_curves and "" or fold[i])
+    if known[name] == nil then known[name] = pool(set, key, fold[i]) or false end
+    return known[name] or nil
+  end, how
+end
+
+return finds

@@ -1,0 +1,276 @@
+-- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and cuts by hand or as scikit-learn and OpenCV compute them, thresholds that
+-- never see the image they cut, paired tests, strata, what the crop cut away; run:overlap over a tiny network; bad masks.
+local t = require "t"
+local tiny = require "tinyexplain"
+local auprc = require "medxai.score.auprc"
+local core = require "medxai.core"
+local cuts = require "medxai.cuts"
+local files = require "medxai.files"
+local finds = require "medxai.overlap_findings"
+local host = require "medxai.host"
+local iou = require "medxai.score.iou"
+local overlap = require "medxai.overlap"
+local paired = require "medxai.paired"
+local torch = require "medxai.torch"
+local xai = require "medxai"
+
+host.options.quiet = true
+
+local function bool(rows) return torch.tensor(rows):ne(0) end
+
+-- ---- metrics ------------------------------------------------------------------------------------------------------------
+
+t.test("AUPRC is scikit-learn's average precision, equal values counted as one threshold", function()
+  local m, s, y = {}, {}, {}
+  for n = 0, 59 do m[n + 1], s[n + 1], y[n + 1] = n * 7 % 11 / 10, math.sin(n * 1.3) * 0.5 + 0.5, n * n % 7 < 3 and 1 or 0 end
+  local mask = torch.tensor(y):view({ 6, 10 }):ne(0)
+  t.near({ auprc.measure(torch.tensor(m, { dtype = "float64" }):view({ 6, 10 }), { mask = mask }) }, { 0.7491880562172571, 43 / 60 }, 1e-12)
+  t.near((auprc.measure(torch.tensor(s, { dtype = "float64" }):view({ 6, 10 }), { mask = mask })), 0.7315421432528291, 1e-12)
+  t.equal({ auprc.measure(torch.rand(2, 2), { mask = bool { { 0, 0 }, { 0, 0 } } }) }, { nil, nil, "empty mask" })
+  t.near((auprc.measure(torch.ones(2, 3), { mask = bool { { 1, 0, 0 }, { 0, 0, 1 } } })), 1 / 3, 1e-12) -- a map without contrast is at chance
+end)
+
+t.test("Otsu's level is OpenCV's; the percentile takes exactly its share", function()
+  local m, s = {}, {}
+  for n = 0, 59 do m[n + 1], s[n + 1] = n * 7 % 11 / 10, math.sin(n * 1.3) * 0.5 + 0.5 end
+  t.equal(cuts.otsu_level(torch.tensor(s, { dtype = "float64" }):view({ 6, 10 })), 127)
+  t.equal(cuts.otsu_level(torch.tensor(m, { dtype = "float64" }):view({ 6, 10 })), 102)
+  t.equal(cuts.otsu_level(torch.full({ 3, 3 }, 0.4)), nil)
+  local map = torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } })
+  t.equal(cuts.inside(map, "otsu"):tolist(), { { false, false }, { true, true } })
+end)
+
+t.test("IoU, Dice and their chance by hand", function()
+  local o = cuts.overlap(bool { { 1, 1, 0, 0 } }, bool { { 0, 1, 1, 0 } })
+  t.near({ o.iou, o.dice, o.chance_iou, o.chance_dice }, { 1 / 3, 1 / 2, 1 / 3, 1 / 2 }, 1e-12)
+  local ctx = { mask = bool { { 0, 0 }, { 1, 1 } }, keep = function(_, percentile)
+    t.equal(percentile, 50)
+    return bool { { 1, 0 }, { 1, 0 } }
+  end }
+  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx, { at = { 50, "otsu" } })
+  t.near(values, { 1 / 3, 1 }, 1e-12)
+  t.near(chances, { 1 / 3, 1 / 3 }, 1e-12)
+  t.equal(iou.values { at = { 50, 97.5, "otsu" } }, { "percentile 50", "percentile 97.5", "otsu" })
+  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { at = { 50 } }) }, { nil, nil, "map without contrast" })
+  t.fails(function() iou.check({ at = { 0 } }, "iou") end, "iou: a cut is a percentile between 0 and 100, or 'otsu' (got 0).")
+  t.fails(function() iou.check({ at = {} }, "iou") end, "iou: at is a list of percentiles and 'otsu' (expected at = { 50, 95, \"otsu\" }).")
+end)
+
+t.test("the curve over thresholds holds the overlap at each, and the best one is the lowest of equals", function()
+  local map, mask = torch.tensor({ { 0.1, 0.5, 0.503, 1.0 } }), bool { { 0, 0, 1, 1 } }
+  local c = cuts.curves(map, mask)
+  t.near({ c.iou[1], c.iou[11], c.iou[12], c.iou[51], c.iou[52], c.iou[100] }, { 0.5, 0.5, 2 / 3, 2 / 3, 0.5, 0.5 }, 1e-12)
+  t.near({ c.dice[12], c.chance_iou[12] }, { 0.8, 1.5 / 3.5 }, 1e-12)
+  t.equal(cuts.best { c.iou }, 12)
+  t.equal(cuts.best {}, nil)
+end)
+
+-- ---- comparisons ----------------------------------------------------------------------------------------------------------
+
+t.test("a paired difference has the mean, an interval that holds it, and a p-value by signs; patients are units", function()
+  local a, b, patients = {}, {}, {}
+  for i = 1, 20 do a[i], b[i], patients[i] = 0.5 + 0.01 * i, 0.45 + 0.01 * i, "p" .. (i + 1) // 2 end
+  local units <close> = paired.over(patients, 42)
+  local d = units:difference(a, b)
+  t.near({ d.mean, d.low, d.high }, { 0.05, 0.05, 0.05 }, 1e-12)
+  t.equal({ d.n, units.resampled, units.note }, { 20, "patients" })
+  local m = units:mean(a)
+  t.ok(m.low < m.mean and m.mean < m.high and m.low > 0.53 and m.high < 0.68)
+  t.ok(d.p > 0.0005 and d.p < 0.006, "10 equal units: 2 of 1,024 sign patterns, got " .. d.p)
+  b[3] = 0 / 0
+  t.equal(units:difference(a, b).n, 19)
+  local images <close> = paired.over({ "unknown", "unknown", "unknown", "unknown" }, 42)
+  t.equal({ images.resampled, images.note }, { "images", "image-level, patients unknown" })
+  local same = images:difference({ 1, 2, 3, 4 }, { 2, 1, 4, 3 })
+  t.near({ same.mean, same.p }, { 0, 1 }, 1e-12)
+  local one = images:mean { 1, 0 / 0, 0 / 0, 0 / 0 }
+  t.ok(one.mean == 1 and one.n == 1 and one.low ~= one.low, "one image says nothing of others")
+end)
+
+t.test("Holm's correction by hand", function()
+  t.near(paired.holm { 0.01, 0.04, 0.03, 0.005 }, { 0.03, 0.06, 0.06, 0.02 }, 1e-12)
+  local out = paired.holm { 0.9, 0 / 0, 0.02 }
+  t.near({ out[1], out[3] }, { 0.9, 0.04 }, 1e-12)
+  t.ok(out[2] ~= out[2])
+end)
+
+local function findings(n, patients)
+  local list = {}
+  for i = 1, n do list[i] = { item = { id = string.format("%02d", i), patient = patients and patients[i] or "unknown" } } end
+  return list
+end
+
+-- A curve that is best at one threshold.
+local function peak(at)
+  local curve = { iou = {}, dice = {} }
+  for k = 1, cuts.levels do curve.iou[k] = k == at and 1.0 or 0.0 end
+  return curve
+end
+
+t.test("a cross-fitted threshold never sees the image that it cuts, nor another of its patient", function()
+  local patients, curves = {}, {}
+  for i = 1, 20 do
+    patients[i] = "p" .. (i + 1) // 2
+    curves[i] = { map = peak((i + 1) // 2 == 3 and 77 or 20) } -- the third patient alone wants another threshold
+    curves[i].map.iou[77] = (i + 1) // 2 == 3 and 100.0 or 0.0 -- and would win wherever it is counted
+  end
+  local of, how = finds.thresholds(findings(20, patients), curves, nil, { folds = 5 }, 42)
+  t.equal(how, "cross-fitted over 5 folds of patients")
+  t.equal({ of(5, "map", "iou"), of(6, "map", "iou") }, { 20, 20 })
+  local others = 0
+  for i = 1, 20 do others = others + (of(i, "map", "iou") == 77 and 1 or 0) end
+  t.ok(others >= 15, "where it is not judged, the third patient counts")
+end)
+
+t.test("with a split to tune on the threshold is that split's; folds do not depend on the order of images", function()
+  local of, how = finds.thresholds(findings(3), { { map = peak(5) }, {}, {} }, { { map = peak(30) } }, { folds = 5, tune = { name = "val" } }, 42)
+  t.equal({ of(1, "map", "iou"), of(2, "map", "iou"), how }, { 30, 30, "tuned on val" })
+  local forth, back, curves, reversed = findings(11), {}, {}, {}
+  for i = 1, 11 do
+    curves[i] = { map = peak(i) }
+    curves[i].map.iou[i] = 1.0 + i
+    back[12 - i], reversed[12 - i] = forth[i], curves[i]
+  end
+  local a = finds.thresholds(forth, curves, nil, { folds = 5 }, 42)
+  local b, images = finds.thresholds(back, reversed, nil, { folds = 5 }, 42)
+  for i = 1, 11 do t.equal(a(i, "map", "iou"), b(12 - i, "map", "iou")) end
+  t.equal(images, "cross-fitted over 5 folds of images, patients unknown")
+end)
+
+t.test("sizes are named by their edges, findings under 0.1 % apart", function()
+  t.equal(finds.size_names { 0.05, 0.2 }, { "under 0.1 %", "0.1 to 5 %", "5 to 20 %", "over 20 %" })
+end)
+
+-- ---- the step -------------------------------------------------------------------------------------------------------------
+
+-- Findings of several sizes: none, empty, a few pixels, and squares.
+local function split_of(n)
+  local split = tiny.split(n)
+  function split.mask(_, i, name)
+    t.equal(name, "lesion")
+    if i == 1 then return nil end
+    local mask = torch.zeros(32, 32, { dtype = "uint8" })
+    if i == 3 then mask[{ 5, 5 }] = 1 end
+    if i > 3 then mask[{ { 4, 4 + 2 * i }, { 6, 6 + 2 * i } }]:fill_(1) end
+    return mask
+  end
+  return split
+end
+
+local function go(options, n, split)
+  local scope <close> = xai.scope()
+  local run = tiny.run(t.tmpdir())
+  options.mask, options.baselines = options.mask or "lesion", options.baselines or { "sobel", "center_blob" }
+  options.figures = options.figures or false
+  local result = overlap.run(run, tiny.model(), split or split_of(n or 9), options)
+  return result, run
+end
+
+local function table_of(result, pattern)
+  for _, one in ipairs(result.tables) do
+    if one.metric:find(pattern) then return one end
+  end
+end
+
+t.test("methods and baselines are rows of one table; every image, method and metric is a line of overlap.csv", function()
+  local result, run = go { methods = { "gradcam" } }
+  local rows = files.read_csv(run.dir .. "/overlap.csv")
+  t.equal(#rows, 9 * 3 * (3 + 3 + 3 + 2)) -- auprc, energy, pointing; IoU and Dice at 3 cuts; both tuned
+  local auprc_table = table_of(result, "^auprc")
+  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "centre blob" })
+  t.equal(auprc_table.lines[1].all.n, 6, "one without, one empty, one tiny are outside the mean")
+  t.equal(result.facts.undefined, { ["no mask"] = 1, ["empty mask"] = 1 })
+  t.equal(result.facts.sizes[1], { name = "under 0.1 %", images = 1 })
+  local best = auprc_table.best == "Sobel" and 2 or 3
+  t.near(auprc_table.lines[1].difference.mean, auprc_table.lines[1].all.mean - auprc_table.lines[best].all.mean, 1e-12)
+  t.equal(auprc_table.lines[best].difference, nil)
+  t.ok(auprc_table.lines[1].difference.p_holm >= auprc_table.lines[1].difference.p)
+end)
+
+t.test("strata hold the images of their size and of right and wrong predictions", function()
+  local result = go { methods = { "gradcam" } }
+  local n = {}
+  for s, cell in ipairs(table_of(result, "^auprc").lines[1].strata) do n[result.strata[s]] = cell.n end
+  t.equal({ n["under 0.1 %"], n["5 to 20 %"], n["over 20 %"] }, { 1, 4, 2 })
+  t.equal((n["predicted right"] or 0) + (n["predicted wrong"] or 0), 6)
+end)
+
+t.test("a perfect map has IoU, Dice and AUPRC 1 and beats the baselines", function()
+  local split = split_of(9)
+  local function perfect(x)
+    for i = 4, 9 do
+      if (split:batch({ i }).x - x):abs():max():item() == 0 then return split:mask(i, "lesion"):float() end
+    end
+    return torch.rand(32, 32)
+  end
+  local result = go({ methods = { perfect = perfect } }, 9, split)
+  for _, pattern in ipairs { "^auprc", "^iou.*otsu$", "^dice.*otsu$", "^iou.*threshold", "^energy" } do
+    local line
+    for _, one in ipairs(table_of(result, pattern).lines) do line = one.method == "perfect" and one or line end
+    t.near(line.all.mean, 1, 1e-9, pattern)
+    t.ok(line.difference.mean > 0)
+  end
+end)
+
+t.test("it draws contours, both grids and the sizes", function()
+  local result, run = go { methods = { "gradcam" }, figures = true }
+  local kinds = {}
+  for _, f in ipairs(result.figures) do
+    kinds[#kinds + 1] = f.name:match "^overlap%-%x+%-(.*)$"
+    t.ok(files.exists(run.dir .. "/" .. f.svg))
+  end
+  t.equal(kinds, { "contours", "iou-grid-1", "within-1", "strata" })
+  t.ok(t.read(run.dir .. "/" .. result.figures[2].svg):find("IoU 0.", 1, true))
+  t.ok(t.read(run.dir .. "/" .. result.figures[3].svg):find("% of the crop", 1, true))
+end)
+
+t.test("what cannot be judged is refused", function()
+  t.fails(function() go { methods = { "gradcam" }, mask = "infection", masks = 1 } end, "explain: unknown option 'masks'. Did you mean 'mask'?")
+  t.fails(function() go { methods = { "gradcam" }, sizes = { 0.3, 0.2 } } end, "overlap: sizes are rising shares of the crop between 0.001 and 1 (got 0.2 at 2).")
+  t.fails(function() go({ methods = { "gradcam" } }, 1) end, "explain: none of the 1 images has a mask 'lesion' (metric auprc).")
+  t.fails_like(function() go { methods = { "gradcm" } } end, "^explain: unknown method 'gradcm'%.")
+end)
+
+t.test("whole lung is not defined where the data have no lung masks", function()
+  local scope <close> = xai.scope()
+  local run = tiny.run(t.tmpdir())
+  local result = require("medxai.explain").run(run, tiny.model(), tiny.split(2), { methods = { "whole_lung" }, images = 1, figures = false })
+  t.equal({ result.records[1].status, result.records[1].problem }, { "not_defined", "the data have no lung mask" })
+end)
+
+-- ---- the data ---------------------------------------------------------------------------------------------------------------
+
+local function data_set(dir, names, masks)
+  local folder = dir .. "/Infection Segmentation Data/Test/COVID-19"
+  for _, kind in ipairs { "images", "lung masks", "infection masks" } do files.mkdir(folder .. "/" .. kind) end
+  for i, name in ipairs(names) do core.image.save(folder .. "/images/" .. name, torch.full({ 40, 40 }, 40 * i, { dtype = "uint8" })) end
+  for name, mask in pairs(masks) do core.image.save(folder .. "/infection masks/" .. name, mask) end
+  return function() return xai.dataset.covid_qu_ex { root = dir, part = "infection", size_px = 20, resize_px = 40 } end
+end
+
+t.test("a mask without an image is told: masks are matched by file name", function()
+  local mask = torch.zeros(40, 40, { dtype = "uint8" })
+  t.fails(data_set(t.tmpdir(), { "a.png" }, { ["b.png"] = mask }),
+    "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' (masks and images are matched by file name). Rename or remove it.")
+  t.fails(data_set(t.tmpdir(), { "a.png" }, { ["b.png"] = mask, ["c.png"] = mask }),
+    "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' and 1 more (masks and images are matched by file name). Rename or remove it.")
+end)
+
+t.test("the share of a finding that the crop leaves out is counted in the file's pixels", function()
+  local function with(rows, columns, value)
+    local mask = torch.zeros(40, 40, { dtype = "uint8" })
+    mask[{ rows, columns }]:fill_(value or 255)
+    return mask
+  end
+  local data = data_set(t.tmpdir(), { "a.png", "b.png", "c.png", "d.png", "e.png" }, {
+    ["a.png"] = with({ 5, 15 }, { 10, 30 }), -- the crop holds rows and columns 10 to 29: half of it is above
+    ["b.png"] = with({ 0, 5 }, { 0, 5 }), ["c.png"] = with({ 12, 20 }, { 12, 20 }, 1), ["d.png"] = torch.zeros(40, 40, { dtype = "uint8" }) })()
+  local shares = {}
+  for i = 1, 5 do shares[i] = data.test:cropped_share(i, "infection") end
+  t.near(shares, { 0.5, 1, 0, 0, 0 }, 1e-12)
+  local o = { mask = "infection", sizes = { 0.05, 0.2 }, size_names = finds.size_names { 0.05, 0.2 } }
+  local why = {}
+  for i = 1, 5 do why[i] = finds.of(data.test, i, o).why or "defined" end
+  t.equal(why, { "defined", "cropped away", "defined", "empty mask", "no mask" })
+  t.equal(finds.of(data.test, 3, o).size, "5 to 20 %")
+end)
