@@ -23,6 +23,7 @@ local heartbeat_seconds = 10.0
 local spec = {
   name = { "string", required = true, field = false },
   seed = { "integer", default = 42, min = 0, field = false },
+  seeds = { "table" },
   out = { "string", field = false },
 }
 
@@ -44,8 +45,22 @@ local function folder_of(options)
   return "runs/" .. options.name .. (check.smoke() and "-smoke" or "")
 end
 
+local function close_all()
+  for _, name in ipairs(check.sorted_keys(runs)) do runs[name]:close("finished") end
+end
+
+-- The seed and folder of a run: with seeds = { 1, 2 } the experiment runs once for each, below the folder.
+local function seed_and_folder(options)
+  local dir = folder_of(options)
+  if not options.seeds then return command_seed or options.seed, dir end
+  if command_seed then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
+  local seeds = require "medxai.seeds"
+  local seed = seeds.run(dir, options.seeds, close_all)
+  return seed, seeds.folder(dir, seed)
+end
+
 --- Begins a run (xai.run). Nothing is written before its first step.
----@param options { name: string, seed?: integer, out?: string }
+---@param options { name: string, seed?: integer, seeds?: integer[], out?: string }
 ---@return medxai.Run
 function Run.new(options)
   options = check.options("run", options, spec)
@@ -57,7 +72,8 @@ function Run.new(options)
     if plan.active then return runs[options.name] end
     check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
   end
-  local run = setmetatable({ name = options.name, seed = command_seed or options.seed, dir = folder_of(options), begun = false,
+  local seed, dir = seed_and_folder(options)
+  local run = setmetatable({ name = options.name, seed = seed, dir = dir, begun = false,
     config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   if plan.active then return run end
   runs[options.name] = run
