@@ -64,6 +64,13 @@ static const char *script_name(const host_options *o) {
   return strcmp(o->file, "-") == 0 ? "stdin" : o->file;
 }
 
+/* One of the program's own commands is a Lua file of the library. */
+static void use_command(host_options *o) {
+  static char path[4096];
+  snprintf(path, sizeof path, "%s/medxai/command/%s.lua", the_host.paths.scripts, o->file);
+  o->file = path;
+}
+
 static int no_file(void) {
   fputs("medxai-run: no FILE named. See medxai-run --help.\n", stderr);
   return EXIT_USAGE;
@@ -83,6 +90,7 @@ int main(int argc, char **argv) {
   if (o->version) { puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")"); return EXIT_DONE; }
   if (!o->file && !o->code && !o->interactive) return no_file();
   if (!paths_find(&the_host.paths)) return EXIT_USAGE;
+  if (o->command) use_command(o);
   the_host.script = script_name(o);
   the_host.script_dir = o->code || !o->file || strcmp(o->file, "-") == 0 ? strdup(".") : path_folder(o->file);
   choose_threads();

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "host.h"
 
 enum { O_THREADS = 256, O_DEVICE, O_OUT, O_SEED, O_TRACE, O_SMOKE, O_RESUME, O_OVERWRITE, O_QUIET, O_VERBOSE, O_HELP, O_VERSION };
@@ -28,6 +29,7 @@ static const struct option known[] = {
 
 void options_help(void) {
   puts("usage: medxai-run [options] FILE [--field value ...]\n"
+       "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
        "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 --data DIR).\n"
        "\n"
        "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
@@ -142,6 +144,12 @@ static const char *stopped_at(char **argv) {
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
+/* "runs" is a command unless a file of that name is there (a folder of that name usually is). */
+static bool is_command(const char *word) {
+  struct stat s;
+  return strcmp(word, "runs") == 0 && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+}
+
 bool options_read(host_options *o, int argc, char **argv) {
   memset(o, 0, sizeof *o);
   o->fields = calloc((size_t)argc + 1, sizeof *o->fields);
@@ -171,7 +179,8 @@ bool options_read(host_options *o, int argc, char **argv) {
   int i = optind;
   bool words_only = o->code && strcmp(argv[i - 1], "--") == 0;
   if (!o->code && i < argc) o->file = argv[i++];
-  return read_rest(o, argc, argv, i, words_only);
+  o->command = o->file && is_command(o->file);
+  return read_rest(o, argc, argv, i, words_only || o->command); /* a command reads its own words */
 }
 
 void options_free(host_options *o) { free(o->fields); free(o->args); }

@@ -70,3 +70,11 @@ t.test("a name that is no folder is refused", function()
   refused('xai.run { name = "a/b" }\n', "run: 'a/b' is no name for a folder (expected letters, digits, '_', '-', '.').")
   refused('xai.run { nam = "a" }\n', "run: unknown option 'nam'. Did you mean 'name'?")
 end)
+
+t.test("class weights of another number, negative or misspelt are refused", function()
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = { 1, 2 } })\n',
+    "fit: option 'weight' has 2 numbers for 3 classes (clear, nodule, opacity).")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = { 1, -2, 1 } })\n', "fit: weight 2 is wrong (expected a number from 0, got -2).")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = "balance" })\n',
+    "fit: option 'weight' is wrong (expected a number for each class, or 'balanced', got 'balance').")
+end)

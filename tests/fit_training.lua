@@ -153,3 +153,108 @@ t.test("intervals resample patients where they are known, images otherwise and s
   t.ok(by_patient.high - by_patient.low > by_image.high - by_image.low, "patients that agree with themselves give a wider interval")
   t.equal(xai.metrics.mean_interval(values, { resamples = 200 }), by_image) -- the same draws
 end)
+
+-- How far the trained weights of two runs of the same start lie apart.
+local function far(a, b)
+  local scope <close> = require("medxai.core").memory.scope()
+  local x, y, most = xai.load(a .. "/weights.pt").tensors, xai.load(b .. "/weights.pt").tensors, 0
+  for i, entry in ipairs(x) do most = math.max(most, (entry.tensor - y[i].tensor):abs():max():item()) end
+  return most
+end
+
+-- Trains with these options and gives the folder.
+local function trained(more)
+  local dir
+  with_run(function(run, data, model)
+    local options = { optim = xai.optim.sgd { lr = 0.5 }, epochs = 2, batch = 6 }
+    for k, v in pairs(more or {}) do options[k] = v end
+    run:fit(model, data, options)
+    dir = t.tmpdir()
+    os.execute("cp -r " .. t.quote(run.dir) .. "/. " .. t.quote(dir))
+  end)
+  return dir
+end
+
+t.test("class weights, label smoothing and the sampler change a training as they should, and equal weights do not", function()
+  local plain = trained()
+  t.near(far(plain, trained { weight = { 2, 2, 2 } }), 0, 1e-6)
+  t.near(far(plain, trained { weight = "balanced" }), 0, 1e-6) -- the phantoms are balanced
+  t.ok(far(plain, trained { weight = { 1, 5, 1 } }) > 1e-4)
+  t.ok(far(plain, trained { label_smoothing = 0.3 }) > 1e-4)
+  t.ok(far(plain, trained { sampler = "weighted" }) > 1e-5)
+end)
+
+t.test("the loss with class weights and smoothing is cross entropy's, as PyTorch defines it", function()
+  local torch = xai.torch
+  with_run(function(_, data, model)
+    local Trainer, fit = require "medxai.trainer", require "medxai.fit"
+    local options = fit.check_options { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
+    local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = 5, key = "k" }
+    local batch = data.train:batch { 1, 2, 3, 4, 5 }
+    local loss = trainer:loss(batch, batch.y):item()
+    local logp = torch.log_softmax(model(batch.x), 1):tolist()
+    local w, y, sum, smooth, total = { 1, 2, 4 }, batch.y:tolist(), 0, 0, 0
+    for i, row in ipairs(logp) do
+      sum, total = sum - w[y[i] + 1] * row[y[i] + 1], total + w[y[i] + 1]
+      for c = 1, 3 do smooth = smooth - w[c] * row[c] end
+    end
+    t.near(loss, 0.8 * sum / total + 0.2 / 3 * smooth / total, 1e-6)
+    batch.x:close()
+    batch.y:close()
+  end)
+end, { leaks = true }) -- the loss' graph lives until the collector takes it
+
+t.test("gradients are clipped to their common norm: one step moves the weights no further", function()
+  local before
+  with_run(function(run, data, model)
+    before = {}
+    for i, p in ipairs(model:parameters()) do before[i] = p.tensor:detach():clone() end
+    run:fit(model, data, { optim = xai.optim.sgd { lr = 1.0 }, epochs = 1, batch = 12, clip_grad_norm = 0.01 })
+    local square = 0.0
+    for i, p in ipairs(model:parameters()) do
+      square = square + (p.tensor:detach() - before[i]):square():sum():item()
+      before[i]:close()
+    end
+    t.near(math.sqrt(square), 0.01, 1e-5)
+  end)
+end)
+
+t.test("precision = \"bf16\" trains in bfloat16 products with float32 weights, near float32", function()
+  local d = far(trained(), trained { precision = "bf16" })
+  t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
+end)
+
+t.test("best_by another number keeps that epoch", function()
+  with_run(function(run, data, model)
+    local result = run:fit(model, data, { optim = xai.optim.sgd { lr = 0.3 }, epochs = 5, batch = 3, best_by = "loss" })
+    local best
+    for _, record in ipairs(epochs(run)) do
+      if not best or record.val_loss < best.val_loss then best = record end
+    end
+    t.equal(result.best_epoch, best.epoch)
+    t.equal(files.read_data(run.dir .. "/model.json").selected.by, "loss")
+  end)
+end)
+
+t.test("an experiment of several seeds runs once for each, from its own initial weights, and sums up", function()
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/seeds.lua", [[
+local xai = require "medxai"
+local run = xai.run { name = "sd", seeds = { 1, 2, 3 } }
+local data = xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32 }
+local model = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32,
+  build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 4)), { 48, 3 }) end }
+run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 1, batch = 6 })
+run:evaluate(model, data.test, { resamples = 20 })
+]])
+  local r = t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script }
+  t.equal(r.code, 0, r.err)
+  local rows, sums = files.read_csv(dir .. "/out/seeds.csv"), {}
+  for seed = 1, 3 do sums[files.read_data(dir .. "/out/seed-" .. seed .. "/model.json").weights_sha256] = true end
+  local different = 0
+  for _ in pairs(sums) do different = different + 1 end
+  t.equal({ different, #rows }, { 3, 15 })
+  t.ok(r.out:find("evaluate-test over 3 seeds\n  accuracy           mean ", 1, true), r.out)
+  r = t.run { "--threads", "1", "--quiet", "--seed", "9", "--out", dir .. "/out", script }
+  t.equal(r.err, "medxai-run: " .. script .. ":2: run: --seed and seeds exclude each other. Leave one out.\n")
+end)

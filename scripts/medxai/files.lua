@@ -60,6 +60,14 @@ function files.append_line(path, line, synced)
   if done == nil then refuse(message, code) end
 end
 
+--- Appends bytes to a file.
+function files.append(path, bytes)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  local done, message, code = file.append(path, bytes, false)
+  if done == nil then refuse(message, code) end
+end
+
 --- A file's bytes, or nil where there is none.
 ---@return string|nil
 function files.read(path)

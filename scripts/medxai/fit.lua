@@ -232,8 +232,10 @@ local function train(run, trainer, step, how)
   end
   step:begin()
   write_log(run, trainer.history)
+  run:events(trainer.epoch)
   while not trainer:finished() do
     local record, cost = trainer:run_epoch()
+    run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
       peak_mb = cost.peak_mb })

@@ -284,13 +284,17 @@ function Work:advance(cell, target)
   if self:same_end(cell) then return end
   local trainer <close> = self:open_trainer(cell, target)
   self.trainer = trainer
+  local told = #grid_work.history(cell) -- epochs that an earlier start of this cell has told
   if #trainer.history > 0 then write_history(cell, trainer.history) end
+  local log = require("medxai.events").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
+  for epoch = math.min(told, trainer.epoch) + 1, trainer.epoch do log:epoch(trainer.history[epoch]) end
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()
     if not (check.smoke() and trainer:finished()) then
       trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
     end
     drop_state(cell, trainer.epoch - 1)
+    log:epoch(record) -- before the history: what was told here and not there is dropped and told again
     write_history(cell, trainer.history)
     self:epoch_done(cell, record, cost, trainer)
   end

@@ -30,7 +30,7 @@ local spec = {
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
   "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
-local own_folders = { "steps", "maps", "figures", "cells", "families", "cache" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache" }
 
 local function folder_of(options)
   local dir = host.options.out or options.out
@@ -317,6 +317,26 @@ end
 
 local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", "wait_share", "peak_mb" }
 
+--- The run's TensorBoard events; opened with the number of epochs that earlier files rightly hold.
+---@param last? integer
+---@return medxai.Events
+function Run:events(last)
+  if not self.event_file then
+    self.event_file = require("medxai.events").open(files.join(self.dir, "events"), last)
+    self.event_file:text(0, "config", "```\n" .. canon.write(self.config, "  ") .. "\n```")
+  end
+  return self.event_file
+end
+
+-- The figures of a finished explain step as TensorBoard's pictures.
+local function log_figures(run, result)
+  for _, f in ipairs(type(result) == "table" and result.figures or {}) do
+    for _, path in ipairs(f.paths or {}) do
+      if path:find "%.png$" then run:events():picture(0, "explain/" .. (f.title or f.name), files.join(run.dir, path)) end
+    end
+  end
+end
+
 --- Appends a line to times.csv.
 ---@param step string
 ---@param name string what was timed: "whole", "epoch", a method
@@ -493,7 +513,9 @@ function Run:explain(model, split, options)
     self:begin()
     self:heartbeat("explain")
     local clock <close> = self:clock("explain")
-    return explain.run(self, model, split, options)
+    local result = explain.run(self, model, split, options)
+    if self.busy then log_figures(self, result) end
+    return result
   end
   local known = not rawequal(model, plan.placeholder) and model or nil
   local data = not rawequal(split, plan.placeholder) and split or nil

@@ -1,0 +1,67 @@
+-- medxai-run runs: lists, shows, compares; reads folders as they are, torn and dead ones too.
+local t = require "t"
+local canon = require "medxai.canon"
+local files = require "medxai.files"
+
+local function write_run(dir, name, lr, epochs, status)
+  local folder = dir .. "/runs/" .. name
+  files.write_data(folder .. "/config.json", { name = name, seed = 7, question = "Why?", 
+    fit = { epochs = 3, optim = { kind = "sgd", options = { lr = lr } }, model = { config = { network = "vgg19" } } } })
+  files.write_data(folder .. "/steps/fit.json", { status = "finished", key = "k", fields = { epochs = 3, model = { config = { network = "vgg19" } } }, result = { val_accuracy = 0.75 } })
+  files.write_data(folder .. "/steps/evaluate-test.json", { status = "finished", key = "k", fields = {}, result = { accuracy = 0.5, n = 8, auroc_macro = 0.6, macro = { f1 = 0.25 } } })
+  for e = 1, epochs do
+    files.append_line(folder .. "/metrics.jsonl", canon.write { step = "fit", epoch = e, train_loss = 1.0, train_accuracy = 0.5, val_loss = 1.0, val_accuracy = 0.25 * e, best = true })
+  end
+  files.write(folder .. "/status", status .. "\nstep fit\n")
+  files.write(folder .. "/.lock", "")
+end
+
+local function made()
+  local dir = t.tmpdir()
+  write_run(dir, "first", 0.1, 3, "finished")
+  write_run(dir, "second", 0.2, 2, "running")
+  files.write(dir .. "/runs/notes.txt", "not a run")
+  return dir
+end
+
+t.test("runs are listed with state, scores and how far they are; one that nobody works on has died", function()
+  local r = t.run { "runs", cwd = made() }
+  t.equal(r.code, 0, r.err)
+  t.equal(r.out, "run     state     network  training    val accuracy  test accuracy  macro F1  time\n"
+    .. "first   finished  vgg19    3/3 epochs        0.7500         0.5000    0.2500\n"
+    .. "second  died      vgg19    2/3 epochs        0.7500         0.5000    0.2500\n")
+end)
+
+t.test("one run is shown with its epochs and settings", function()
+  local r = t.run { "runs", "show", "second", cwd = made() }
+  t.equal(r.code, 0, r.err)
+  for _, part in ipairs { "second: died, 2/3 epochs\nWhy?\n", "epoch  2  train loss 1.0000 accuracy 0.5000  val loss 1.0000 accuracy 0.5000 (best)", "training.optim.options.lr = 0.2" } do
+    t.ok(r.out:find(part, 1, true), part .. " is missing in " .. r.out)
+  end
+end)
+
+t.test("runs are compared in one page: scores, curves, and only the settings that differ", function()
+  local dir = made()
+  local r = t.run { "runs", "compare", "first", "second", "--out", "page.html", cwd = dir }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.out:find("training.optim.options.lr: 0.1 | 0.2", 1, true), r.out)
+  t.ok(not r.out:find("training.epochs", 1, true), r.out)
+  local page = t.read(dir .. "/page.html")
+  t.ok(page:find("<svg", 1, true) and page:find("training.optim.options.lr", 1, true) and not page:find("http://[^w]"))
+end)
+
+t.test("wrong words are wrong usage; a run that is not there is named with its like", function()
+  local dir = made()
+  local r = t.run { "runs", "shw", cwd = dir }
+  t.equal({ r.code, r.err }, { 2, "medxai-run: runs: unknown command 'shw'. Did you mean 'show'? See medxai-run runs --help.\n" })
+  r = t.run { "runs", "show", "frist", cwd = dir }
+  t.equal({ r.code, r.err }, { 1, "medxai-run: runs: there is no run 'frist' (looked in 'runs'). Did you mean 'first'?\n" })
+  r = t.run { "runs", cwd = t.tmpdir() }
+  t.equal({ r.code, r.out }, { 0, "no runs in 'runs'\n" })
+end)
+
+t.test("a file named runs is an experiment like any other", function()
+  local dir = t.tmpdir()
+  t.write(dir .. "/runs", "print 'mine'")
+  t.equal(t.run({ "runs", cwd = dir }).out, "mine\n")
+end)
