@@ -5,7 +5,7 @@ local files = require "medxai.files"
 
 local function write_run(dir, name, lr, epochs, status)
   local folder = dir .. "/runs/" .. name
-  files.write_data(folder .. "/config.json", { name = name, seed = 7, question = "Why?", 
+  files.write_data(folder .. "/config.json", { name = name, seed = 7, question = "Why?",
     fit = { epochs = 3, optim = { kind = "sgd", options = { lr = lr } }, model = { config = { network = "vgg19" } } } })
   files.write_data(folder .. "/steps/fit.json", { status = "finished", key = "k", fields = { epochs = 3, model = { config = { network = "vgg19" } } }, result = { val_accuracy = 0.75 } })
   files.write_data(folder .. "/steps/evaluate-test.json", { status = "finished", key = "k", fields = {}, result = { accuracy = 0.5, n = 8, auroc_macro = 0.6, macro = { f1 = 0.25 } } })
