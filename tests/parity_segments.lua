@@ -1,7 +1,7 @@
 -- Quickshift, SLIC and boundaries against scikit-image, with MEDXAI_SEGMENTS_DIRS = folders that perturb_segments.py wrote
 -- (separated by spaces; skipped without it). Two cells a label map: from the image, and from scikit-image's own Lab image.
--- From equal Lab every label must be equal. From the image the last bits of Lab differ with NumPy's version and instruction
--- set, and decide ties between links of equal length: a map that differs there alone counts as without evidence, and fails
+-- From equal Lab (blurred where the setting blurs) every label must be equal. From the image the last bits of Lab and of the blur's
+-- weights differ with NumPy's version and instruction set, and decide ties between links of equal length: a map that differs there alone counts as without evidence, and fails
 -- where these are more than one in twenty of the X-rays. The last line counts the cells; mutants must fail.
 local t = require "t"
 local host = require "medxai.host"
@@ -32,8 +32,9 @@ local function one_map(dir, job, line, tied)
   local scope <close> = xai.scope()
   local image = torch.load_npy(("%s/%s.npy"):format(dir, job.image))
   local off = differing(run(job, image), torch.load_npy(("%s/%s.%d.npy"):format(dir, job.image, job.k)))
-  local lab = torch.load_npy(("%s/%s.lab.npy"):format(dir, job.image))
-  local lab_off = differing(run(job, lab, true), torch.load_npy(("%s/%s.%d.lab.npy"):format(dir, job.image, job.k)))
+  local blurred = job.sigma > 0
+  local lab = torch.load_npy(blurred and ("%s/%s.%d.blurred.npy"):format(dir, job.image, job.k) or ("%s/%s.lab.npy"):format(dir, job.image))
+  local lab_off = differing(run(setmetatable({ sigma = 0 }, { __index = job }), lab, true), torch.load_npy(("%s/%s.%d.lab.npy"):format(dir, job.image, job.k)))
   local verdict = off == 0 and "passed" or lab_off == 0 and "none" or "failed"
   count[verdict] = count[verdict] + 1
   count[lab_off == 0 and "passed" or "failed"] = count[lab_off == 0 and "passed" or "failed"] + 1

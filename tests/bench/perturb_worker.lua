@@ -68,6 +68,21 @@ local function explain(name, options, layer)
   end)
 end
 
+function answers.lime(n) return explain("lime", { samples = math.tointeger(n) }) end
+function answers.lime_bf16(n) return explain("lime", { samples = math.tointeger(n), precision = "bf16" }) end
+function answers.lime_balanced(n) return explain("lime", { samples = math.tointeger(n) * 6 // 10, design = "balanced" }) end
+
+-- Seconds for n pictures, each segmented anew.
+local function segmented(n, f)
+  local pixels = x:squeeze(0):double():contiguous()
+  return timed(function()
+    for _ = 1, math.tointeger(n) do f(pixels):close() end
+  end)
+end
+
+function answers.quickshift(n) return segmented(n, function(p) return (core.segment.quickshift(p, 4, 200, 0.2, 0, 42)) end) end
+function answers.slic(n) return segmented(n, function(p) return (core.segment.slic(p, 10, 10, 0, 10, true, 0.5, 3)) end) end
+
 function answers.partition(n) return explain("shap_partition", { evals = math.tointeger(n) }) end
 function answers.partition_bf16(n) return explain("shap_partition", { evals = math.tointeger(n), precision = "bf16" }) end
 function answers.kernel(n) return explain("shap_kernel", { samples = math.tointeger(n) }) end

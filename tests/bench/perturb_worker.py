@@ -98,6 +98,34 @@ def logits(images):
         return model(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()).numpy()
 
 
+def lime(n):
+    from lime import lime_image
+    image = x[0].permute(1, 2, 0).numpy().astype(np.float64)
+
+    def probabilities(images):
+        e = np.exp(logits(images))
+        return e / e.sum(1, keepdims=True)
+
+    def run():
+        explainer = lime_image.LimeImageExplainer(random_state=1)
+        explainer.explain_instance(image, probabilities, top_labels=3, hide_color=None, num_samples=int(n))
+    return timed(run)
+
+
+def segmented(n, name, **options):
+    from skimage import segmentation
+    image = x[0].permute(1, 2, 0).numpy().astype(np.float64)
+    return timed(lambda: [getattr(segmentation, name)(image, **options) for _ in range(int(n))])
+
+
+def quickshift(n):
+    return segmented(n, "quickshift", kernel_size=4, max_dist=200, ratio=0.2)
+
+
+def slic(n):
+    return segmented(n, "slic", n_segments=10)
+
+
 def partition(n):
     image = x[0].permute(1, 2, 0).numpy()
 
@@ -144,7 +172,7 @@ def drop():
 
 
 ANSWERS = dict(hello=lambda: f"{torch.__version__} shap {shap.__version__}" if shap else "", gemm=gemm, load=load, forward=forward, flops=lambda: flops,
-               partition=partition, kernel=kernel, gradient=gradient, gradient_input=gradient_input, mark=memory_mark, peak=lambda: status("VmHWM"), drop=drop)
+               lime=lime, lime_balanced=lime, quickshift=quickshift, slic=slic, partition=partition, kernel=kernel, gradient=gradient, gradient_input=gradient_input, mark=memory_mark, peak=lambda: status("VmHWM"), drop=drop)
 for line in sys.stdin:
     words = line.split()
     if not words or words[0] not in ANSWERS:

@@ -6,8 +6,8 @@
 
 Works with scikit-image 0.19.3 (environment a) and 0.26 (b). The header holds what both agree on.
 Links of equal length are ties that the last bits of Lab decide, and those change with NumPy's instruction set: on the same
-machine 0.19.3 gives 5 of 145 X-rays other labels with NPY_DISABLE_CPU_FEATURES set. So each Lab image is written too:
-from it the labels must be equal without exception.
+machine 0.19.3 gives 5 of 145 X-rays other labels with NPY_DISABLE_CPU_FEATURES set. So each Lab image is written too, blurred
+where a setting blurs: from it the labels must be equal without exception.
 """
 import hashlib
 import json
@@ -19,6 +19,7 @@ import numpy as np
 import skimage
 from PIL import Image
 from skimage.color import rgb2lab
+from skimage.filters import gaussian
 from skimage.segmentation import find_boundaries, quickshift, slic
 
 HERE = Path(__file__).parent
@@ -94,17 +95,13 @@ def label_maps(out, name, image, count, jobs):
     np.save(out / f"{name}.npy", np.ascontiguousarray(image.transpose(2, 0, 1)))
     np.save(out / f"{name}.lab.npy", np.ascontiguousarray(rgb2lab(image).transpose(2, 0, 1)))
     for k, (kind, o) in enumerate(SETTINGS[:count]):
-        labels = segment(image, kind, o)
-        lab = rgb2lab(image) if kind == "quickshift" else None
-        from_lab = segment(lab, kind, o, lab=True) if lab is not None else segment(slic_lab(image), kind, o, lab=True)
-        np.save(out / f"{name}.{k}.npy", labels)
-        np.save(out / f"{name}.{k}.lab.npy", from_lab)
+        np.save(out / f"{name}.{k}.npy", segment(image, kind, o))
+        lab = rgb2lab(image)
+        if o["sigma"] > 0:
+            lab = gaussian(lab, sigma=[o["sigma"], o["sigma"], 0], mode="reflect", channel_axis=-1)
+            np.save(out / f"{name}.{k}.blurred.npy", np.ascontiguousarray(lab.transpose(2, 0, 1)))
+        np.save(out / f"{name}.{k}.lab.npy", segment(lab, kind, dict(o, sigma=0), lab=True))
         jobs.append(dict(image=name, kind=kind, k=k, **o))
-
-
-def slic_lab(image):
-    """SLIC stretches what it is given, Lab too: any three planes will do for a comparison from equal bits."""
-    return rgb2lab(image)
 
 
 def boundaries(out, jobs):
