@@ -1,7 +1,9 @@
 -- Every experiment of experiments/, end to end under --smoke, in one folder, so that those that start from another's weights
--- find them: what an experiment needs is run before it, once.
+-- find them: what an experiment needs is run before it, once. Those that only explain a trained run are shown whole on
+-- squeezenet1_0; on the others they start from weights drawn by a seed and explain one small image, to be done in time.
 local t = require "t"
 local files = require "medxai.files"
+local xai = require "medxai"
 
 local always = { "config.json", "environment.json", "report.html", "status", "times.csv" }
 local after_training = { "manifest.csv", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json" }
@@ -34,26 +36,69 @@ local function run_once(name)
   return done[name]
 end
 
+-- The run from whose weights an experiment starts that does nothing but explain them; nil for others.
+local function explained_run(name)
+  local text, list = source(name), needed(name)
+  if #list == 1 and text:find("run:explain", 1, true) and not text:find("run:fit", 1, true) and not text:find("run:grid", 1, true) then return list[1] end
+end
+
+-- runs/<name>-smoke/weights.pt below dir, drawn by a seed.
+local function draw_weights(dir, name)
+  local scope <close> = xai.scope() -- luacheck: ignore
+  local model <close> = xai.models[name:gsub("_masked$", "")] { classes = { "COVID-19", "Non-COVID", "Normal" }, seed = 1 }
+  local state = {}
+  for _, entry in ipairs(model:state()) do state[entry.name] = entry.tensor end
+  files.mkdir(dir .. "/runs/" .. name .. "-smoke")
+  xai.save(dir .. "/runs/" .. name .. "-smoke/weights.pt", state)
+end
+
+-- Runs an explain experiment small: its folder.
+local function run_small(name, start)
+  local cwd, size = t.tmpdir(), start:find "inception" and "139" or "96" -- the smallest that leave the last layers a grid
+  local drawn = not start:find "masked" and "true" or "false" -- the same figures as of the whole images
+  draw_weights(cwd, start)
+  return cwd .. "/runs/" .. name .. "-smoke", t.run { "--smoke", "--quiet", root .. "/experiments/" .. name .. ".lua", "--size_px", size, "--resize_px", size,
+    "--data", require("medxai.file").realpath(t.shared()) .. "/covid-cxr", "--images", "1", "--figures", drawn, cwd = cwd, timeout = 600 }
+end
+
+-- Every map has a status and none failed; figures are there in three formats, and all in the report.
+local function check_explained(dir)
+  for _, record in ipairs(files.records(dir .. "/maps/index.jsonl")) do
+    t.ok(record.status ~= "failed" and record.status ~= "nan", record.method .. ": " .. tostring(record.problem or record.status))
+  end
+  local counts = { png = 0, svg = 0, pdf = 0 }
+  for _, file in ipairs(files.is_folder(dir .. "/figures") and files.list(dir .. "/figures") or {}) do
+    local ending = file:match "%.(%w+)$"
+    counts[ending] = counts[ending] + 1
+  end
+  t.ok(counts.png == counts.svg and counts.svg == counts.pdf, "a figure lacks a format")
+  t.ok(not t.read(dir .. "/report.html"):find("is missing", 1, true), "the report lacks a figure")
+end
+
 local function must_be_there(dir, list)
   for _, file in ipairs(list) do t.ok(files.exists(dir .. "/" .. file), file .. " is missing") end
 end
 
-local function check_run(name)
-  local dir, text = folder .. "/runs/" .. name .. "-smoke", source(name)
+local function check_run(name, dir)
+  local text = source(name)
   t.equal(files.read(dir .. "/status"):match("^%S+"), "finished")
   must_be_there(dir, always)
   if text:find("run:fit", 1, true) or text:find("run:grid", 1, true) then must_be_there(dir, after_training) end
   if text:find("run:grid", 1, true) then must_be_there(dir, { "grid.csv", "grid.jsonl", "figures/grid-cells.svg" }) end
-  if text:find("run:explain", 1, true) then t.ok(#files.list(dir .. "/maps") > 0, "no maps") end
+  if text:find("run:explain", 1, true) then
+    t.ok(#files.list(dir .. "/maps") > 0, "no maps")
+    check_explained(dir)
+  end
 end
 
 for _, file in ipairs(files.list(root .. "/experiments")) do
   local name = file:match "^(.*)%.lua$"
   if name and not name:find "^my_" then -- my_method and my_metric are files beside an experiment
     t.test("experiments/" .. file .. " runs end to end in --smoke", function()
-      local r = run_once(name)
+      local start, dir, r = explained_run(name), folder .. "/runs/" .. name .. "-smoke", nil
+      if start and not start:find "squeezenet" then dir, r = run_small(name, start) else r = run_once(name) end
       t.equal(r.code, 0, r.err)
-      if name ~= "maskmaker" then check_run(name) else t.ok(files.exists(folder .. "/masked/contact_sheet.png"), "no contact sheet") end
+      if name ~= "maskmaker" then check_run(name, dir) else t.ok(files.exists(folder .. "/masked/contact_sheet.png"), "no contact sheet") end
     end)
   end
 end

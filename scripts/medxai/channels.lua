@@ -1,5 +1,6 @@
 -- What the methods that take channels out or put them forward share: which channels, and how much of the network has to be run again.
 -- It refuses shortcuts that change a number: only operators that treat every channel alone are passed, and only a linear one split.
+local check = require "medxai.check"
 local torch = require "medxai.torch"
 
 local channels = {}
@@ -9,6 +10,11 @@ channels.options = {
   channels = { "integer", min = 1 },                                        -- only so many, those that vary most: an approximation
   precision = { one_of = { "float32", "bf16" }, default = "float32" },      -- of the passes; bf16 tells its deviation
 }
+
+--- Under --smoke a few channels do.
+function channels.check(o)
+  if check.smoke() then o.channels = o.channels or 8 end
+end
 
 --- "32 channels (approximation)", nil where all of them count.
 function channels.approximate(o) return o.channels and string.format("%d channels (approximation)", o.channels) or nil end

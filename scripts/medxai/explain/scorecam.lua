@@ -40,6 +40,7 @@ return {
   sign = "signed",
   smoothing = { aug_smooth = true, eigen_smooth = true },
   options = channels.options,
+  check = channels.check,
   approximate = channels.approximate,
   map = function(ctx, _, _, o)
     local a, scorer = ctx:activation(), ctx:scorer_in(o.precision) -- (N, C, h, w)

@@ -1,0 +1,38 @@
+-- DenseNet-121 on lung-masked chest X-rays: where does it look, do the methods agree, and does it need what they mark?
+local xai = require "medxai"
+
+local run = xai.run { name = "densenet121_explain_masked", seed = 42 }
+
+-- Data and model: as the run densenet121_masked was trained; its weights.
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs", resize_px = 255 }
+local model = xai.models.densenet121 { classes = data.classes, weights = "densenet121_masked" }
+run:evaluate(model, data.test)
+
+-- Where: a row a class; 32 images with their predictions; the four layers, deep to shallow.
+local smoothed = { "gradcam", aug_smooth = true, eigen_smooth = true }
+run:explain(model, data.test, { title = "Grad-CAM and guided backprop", methods = { smoothed, "guided_backprop", "guided_gradcam" } })
+run:explain(model, data.test, { title = "32 test images", methods = { smoothed }, images = 32, figures = { "grid" } })
+run:explain(model, data.test, { title = "Layers", methods = { smoothed }, each_layer = model.compare_layers })
+
+-- Which method: each plain and smoothed, with its time and its ROAD on the image and class that is drawn.
+local nine = { "gradcam", "gradcam++", "eigengradcam", "ablationcam", "hirescam", "xgradcam", "fullgrad", "eigencam", "layercam" }
+local road = { "road_combined", percentiles = { 25, 50, 75 } }
+run:explain(model, data.test, { title = "Methods", methods = nine, metrics = { road }, figures = { "methods" } })
+run:explain(model, data.test, {
+  title = "Methods, smoothed", methods = nine, metrics = { road }, figures = { "methods" }, aug_smooth = true, eigen_smooth = true,
+})
+
+-- How faithful, as probabilities, beside maps that know nothing of the network.
+run:explain(model, data.test, {
+  title = "CAM metrics",
+  methods = { smoothed, "sobel", "center_blob", "random_smooth" },
+  images = 32,
+  metrics = {
+    { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" }, { "confidence_increase", as = "softmax" },
+    { "road_most_relevant_first", percentiles = { 25, 50, 75, 90 }, as = "softmax" },
+    { "road_combined", percentiles = { 20, 40, 60, 80 }, as = "softmax" },
+    "energy_inside",
+  },
+  mask = "lungs",
+})
+run:report()

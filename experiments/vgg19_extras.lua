@@ -1,0 +1,31 @@
+-- VGG19 in depth: what does it make of an image without its edges, or without what the map marks?
+local xai = require "medxai"
+
+local run = xai.run { name = "vgg19_extras", seed = 42 }
+
+-- Data and model: as the run vgg19 was trained; its weights.
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", resize_px = 255 }
+local model = xai.models.vgg19 { classes = data.classes, weights = "vgg19" }
+
+-- Sobel: the edges as if they were a map, and as masks that keep what lies below a percentile of each image.
+run:explain(model, data.test, {
+  title = "Sobel",
+  methods = { "sobel",
+    { "sobel_below", percentile = 25 }, { "sobel_below", percentile = 50 }, { "sobel_below", percentile = 75 }, { "sobel_below", percentile = 90 } },
+  images = 32,
+  metrics = { { "confidence_change", as = "softmax" } },
+})
+
+-- Faithfulness in every form: pixels removed in both orders, deleted and inserted; beside a map that knows nothing.
+run:explain(model, data.test, {
+  title = "Faithfulness of Grad-CAM",
+  methods = { { "gradcam", aug_smooth = true, eigen_smooth = true }, "random_smooth" },
+  images = 32,
+  metrics = {
+    { "road_most_relevant_first", percentiles = { 25, 50, 75 }, as = "softmax" },
+    { "road_least_relevant_first", percentiles = { 25, 50, 75 }, as = "softmax" },
+    { "road_combined", percentiles = { 25, 50, 75 }, as = "softmax" },
+    { "deletion", as = "softmax" }, { "insertion", as = "softmax" },
+  },
+})
+run:report()
