@@ -1,6 +1,6 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data gradcam perturb training (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data gradcam cam perturb training (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
 # MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
@@ -94,12 +94,30 @@ part_data() {
   "$a" "$here/resize.py" --all "$work/pictures" && MEDXAI_PICTURES_DIR=$work/pictures ours parity_data
 }
 
-part_gradcam() {
-  [ -d "$data" ] || { say "no $data: gradcam is left out"; return 0; }
+# Networks trained a little, images and Grad-CAM maps: what gradcam and cam compare.
+dump_gradcam() {
   for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
     [ -e "$work/gradcam/$name/info.json" ] || "$a" "$here/gradcam.py" "$work/gradcam" "$data" "$name" || return 1
   done
-  MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_gradcam
+}
+
+part_gradcam() {
+  [ -d "$data" ] || { say "no $data: gradcam is left out"; return 0; }
+  dump_gradcam && MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_gradcam
+}
+
+# Metrics of maps, Sobel, pictures of guided backprop.
+cam_scores() {
+  for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
+    [ -e "$work/cam_scores/$name/scores.json" ] || "$a" "$here/cam_scores.py" "$work/cam_scores" "$work/gradcam" "$name" || return 1
+  done
+  MEDXAI_CAM_SCORES_DIR=$work/cam_scores MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_cam_scores
+}
+
+part_cam() {
+  [ -d "$data" ] || { say "no $data: cam is left out"; return 0; }
+  dump_gradcam || return 1
+  cam_scores
 }
 
 # Superpixels on both versions of scikit-image, LIME on the networks (lime is the same in both environments).
@@ -135,9 +153,9 @@ parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|gradcam|perturb|training) parts="$parts $1" ;;
+    networks|checkpoints|data|gradcam|cam|perturb|training) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data gradcam perturb training; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data gradcam cam perturb training; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -145,7 +163,7 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data gradcam perturb training"
+[ -n "$parts" ] || parts="networks checkpoints data gradcam cam perturb training"
 
 setup_a || { say "environment a cannot be made"; exit 1; }
 setup_b || b=
