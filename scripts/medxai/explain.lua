@@ -314,13 +314,16 @@ local function outcome(job, chosen, name, result)
   return { name = name, dir = job.run.dir, summaries = result.summaries, statuses = result.statuses, figures = result.figures, records = records_of(job, chosen) }
 end
 
+-- What times.csv calls a step: its title where it has one.
+local function step_words(asked, name) return asked.title and "explain: " .. asked.title or name end
+
 -- Scores, statuses and figures of the maps that are there now: the step's result.
 local function conclude(job, chosen, asked, name)
   job.exhibits = require("medxai.gallery").wanted(chosen, asked.figure_kinds)
   local rows = judge.maps(job, chosen)
   judge.write_scores(job.run.dir, rows)
   for _, m in ipairs(job.metric_entries) do
-    if job.metric_seconds[m.id] then job.run:time(name, m.id, job.metric_seconds[m.id]) end
+    if job.metric_seconds[m.id] then job.run:time(step_words(asked, name), m.id, job.metric_seconds[m.id]) end
   end
   local summaries = metric.summarise(rows, job.run.seed)
   for _, s in ipairs(summaries) do
@@ -384,7 +387,7 @@ function explain.run(run, model, split, options)
     run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count, f.count == 1 and "" or "s", f.path, f.problem))
   end
   for _, e in ipairs(job.entries) do
-    if job.seconds[e.set] then run:time(name, e.set, job.seconds[e.set]) end
+    if job.seconds[e.set] then run:time(step_words(asked, name), e.label, job.seconds[e.set]) end
   end
   local result = conclude(job, chosen, asked, name)
   step:finish(result, step_files(job, chosen, result.figures))
