@@ -958,6 +958,23 @@ static int linear_error(const graph_run *run, int status) {
 
 static bool is_old_libtorch(void) { return tx_version()[0] == '1'; }
 
+/* Of an operator with several results the first is the node's value, the others are freed. */
+static int call_first(tx_tensor **out, const graph_run *run, const node *n, const tx_op *op) {
+  enum { MOST = 8 };
+  tx_value v[MOST] = { { .kind = TX_NONE } };
+  const int results = tx_op_nresults(op);
+  if (results > MOST) return fail(TX_ERROR, "%s: gives %d results", tx_op_name(op), results);
+  int status = tx_op_call(v, op, run->args, n->nargs);
+  if (status != TX_OK) return n->traits & LINEAR ? linear_error(run, status) : fail(status, "%s: %s", tx_op_name(n->op), tx_error());
+  for (int i = 1; i < results; i++) tx_value_free(&v[i]);
+  if (v[0].kind != TX_TENSOR) {
+    tx_value_free(&v[0]);
+    return fail(TX_ERROR, "%s: gives no tensor", tx_op_name(n->op));
+  }
+  *out = v[0].t;
+  return TX_OK;
+}
+
 static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   const node *n = &run->g->nodes[st->node];
   const tx_op *op = n->op;
@@ -970,15 +987,7 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
     op = tx_op_find("clamp", "");
     run->clamped = true;
   }
-  tx_value v = { .kind = TX_NONE };
-  status = tx_op_call(&v, op, run->args, n->nargs);
-  if (status != TX_OK) return n->traits & LINEAR ? linear_error(run, status) : fail(status, "%s: %s", tx_op_name(n->op), tx_error());
-  if (v.kind != TX_TENSOR) {
-    tx_value_free(&v);
-    return fail(TX_ERROR, "%s: gives no tensor", tx_op_name(n->op));
-  }
-  *out = v.t;
-  return TX_OK;
+  return call_first(out, run, n, op);
 }
 
 /* num_batches_tracked += 1: after the norm, so that a norm which is tried again counts once */

@@ -291,6 +291,17 @@ t.test("a NaN is traced to the node where it begins", function()
   t.equal(model:find_nonfinite(x), "residual.norm")
 end)
 
+t.test("of an operator with several results a node has the first; the others are freed", function()
+  local model <close> = graph.network { name = "several", classes = 3, size_px = 8, build = function(g, x)
+    local top = g:op("top", "adaptive_max_pool2d", { x, { 1, 1 } }) -- values and indices
+    local spread = g:op("spread", "var_mean.dim", { top, { 2, 3 }, unbiased = false })
+    return g:add(nil, g:flatten(nil, top), spread)
+  end }
+  model:eval()
+  local x = torch.arange(2 * 3 * 8 * 8, { dtype = "float32" }):view({ 2, 3, 8, 8 })
+  for _ = 1, 3 do t.near(torch.no_grad(model, x), { { 63, 127, 191 }, { 255, 319, 383 } }, 0) end
+end)
+
 t.test("2,000 training steps leave memory flat", function()
   local model <close> = tiny()
   local function step()

@@ -16,6 +16,7 @@
 --   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first from 0
 --   ctx:keep(percentile, "most" | "least")  bool (H, W): all but the (100 - percentile) % that are most or least relevant
 --   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated twice
+--   ctx:removed_logits(removal, asks)  the same as rows of logits; ctx.subject:original() those of the image as it is
 --   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same everywhere
 --   ctx:range()             the network's values for black and white
 --   ctx:stream("what@1")    keyed random numbers of this image

@@ -203,11 +203,11 @@ local function evaluate_removed(ctx, removal, list)
   for i, ask in ipairs(list) do ask.kept.pixels = require("medxai.figure").pixels(pixels:select(0, i - 1)) end
 end
 
---- The target's scores with parts of the image removed. What any metric of this map asked for before is not evaluated again.
+--- Logits with parts of the image removed. What any metric of this map asked for before is not evaluated again.
 ---@param removal medxai.Removal
 ---@param asks table[] list of { name = "most 25", keep = bool (H, W) }; the name says what the mask is
----@return number[]
-function Context:removed(removal, asks)
+---@return number[][]
+function Context:removed_logits(removal, asks)
   local open, entries = {}, {}
   for i, ask in ipairs(asks) do
     local found = self:once(removal.id .. " " .. ask.name, function() return {} end)
@@ -223,8 +223,11 @@ function Context:removed(removal, asks)
   end
   local rows = {}
   for i, found in ipairs(entries) do rows[i] = found.logits end
-  return score_rows(self, rows)
+  return rows
 end
+
+--- The target's scores with parts of the image removed, a list of numbers: see removed_logits.
+function Context:removed(removal, asks) return score_rows(self, self:removed_logits(removal, asks)) end
 
 --- The picture that `removed` evaluated, where figures are drawn of this image: { rgb, columns, rows }, else nil.
 function Context:picture(removal, name)

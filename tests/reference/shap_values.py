@@ -2,7 +2,9 @@
 
     python shap_values.py --tiny OUT        the small dump that is committed (tests/reference/shap.pt): functions that the tests
                                             evaluate again (the tiny network of gradcam.py; a formula of the mask)
+    python shap_values.py OUT LIME [network ...]   the networks and images that perturb_lime.py left in LIME: what parity_shap.lua compares
 """
+import hashlib
 import sys
 from pathlib import Path
 
@@ -192,6 +194,127 @@ def tiny(path):
         print(k, tuple(v.shape))
 
 
+# ---- real networks ----
+
+LAYERS = {  # the thesis' layer; shap explains its input, which is this node's output
+    "squeezenet1_0": ("features.12", "features.11"), "mobilenet_v2": ("features.18", "features.17"), "efficientnet_b0": ("features.8", "features.7"),
+    "densenet121": ("features.norm5", "features.denseblock4"), "resnet50": ("layer4.2", "layer4.1"),
+    "inception_v3": ("Mixed_7c.branch_pool", "Mixed_7c.avg_pool2d"), "vgg19": ("features.36", "features.35"),
+}
+EVALS = {"vgg19": 100, "resnet50": 150, "inception_v3": 150, "densenet121": 150}
+
+
+def layer_of(model, name):
+    for part in name.split("."):
+        model = model[int(part)] if part.isdigit() else getattr(model, part)
+    return model
+
+
+def digest(mask):
+    return hashlib.sha256(np.ascontiguousarray(mask.astype(np.uint8)).tobytes()).hexdigest()
+
+
+def network(folder, name):
+    import vision
+    extra = {"init_weights": False} if name == "inception_v3" else {}
+    model = getattr(vision.torchvision.models, name)(weights=None, num_classes=3, **extra)
+    model.load_state_dict(torch.load(folder / "weights.pt"))
+    for m in model.modules():  # out of place: shap's hooks keep the layer's input, which a rectifier would overwrite
+        if hasattr(m, "inplace"):
+            m.inplace = False
+    return model.eval()
+
+
+def real_partition(model, x, evals, out, name):
+    """Masks of the hierarchy are recorded with what the network said of them, in order."""
+    image = x[0].transpose(1, 2, 0).copy()
+    masker = shap.maskers.Image("blur(128,128)", image.shape)
+    seen, masks = [], []
+
+    def f(batch):
+        with torch.no_grad():
+            y = model(torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).float()).numpy()
+        seen.extend(y.astype(np.float64))
+        return y
+
+    own = shap.maskers.Image.__call__
+
+    def noting(self, mask, x):
+        masks.append(digest(mask.reshape(image.shape).transpose(2, 0, 1)))
+        return own(self, mask, x)
+    shap.maskers.Image.__call__ = noting
+    np.random.seed(0)
+    e = shap.PartitionExplainer(f, masker)(image[None], max_evals=evals, batch_size=32, outputs=shap.Explanation.argsort.flip[:3], silent=True)
+    shap.maskers.Image.__call__ = own
+    out[name + ".values"] = torch.from_numpy(e.values[0].sum(2))
+    out[name + ".outputs"] = torch.from_numpy(np.array(seen))
+    out[name + ".background"] = torch.from_numpy(blurred(image).transpose(2, 0, 1).copy())
+    return masks
+
+
+def blurred(image):
+    import cv2
+    return cv2.blur(image, (128, 128))
+
+
+def real_kernel(model, x, samples, l1, seed, out, name):
+    from skimage.segmentation import slic
+    image = x[0].transpose(1, 2, 0).copy()
+    labels = slic(image.astype(np.float64), n_segments=10, start_label=0)
+    labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    count = int(labels.max()) + 1
+
+    def f(z):
+        pictures = np.where(z[:, labels][..., None] > 0.5, image, np.float32(1))
+        with torch.no_grad():
+            return model(torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float()).numpy().astype(np.float64)
+    explainer = shap.KernelExplainer(f, np.zeros((1, count)))
+    np.random.seed(seed)
+    out[name + ".values"] = torch.from_numpy(np.asarray(explainer.shap_values(np.ones((1, count)), nsamples=samples, l1_reg=l1, silent=True))[0].copy())
+    out[name + ".masks"] = torch.from_numpy(explainer.maskMatrix.astype(np.uint8))
+    out[name + ".outputs"] = torch.from_numpy(explainer.y.copy())
+    out[name + ".ends"] = torch.from_numpy(np.stack([explainer.fnull, explainer.fx]))
+    out[name + ".labels"] = torch.from_numpy(labels.astype(np.int64))
+
+
+def real_gradient(what, x, background, samples, seed, out, name):
+    for bits, dtype in ((64, torch.float64), (32, torch.float32)):
+        torch.set_default_dtype(dtype)
+        model = what[0] if isinstance(what, tuple) else what
+        model.to(dtype)
+        explainer = shap.GradientExplainer(what, torch.from_numpy(background).to(dtype), batch_size=10)
+        values, ranks = explainer.shap_values(torch.from_numpy(x).to(dtype), nsamples=samples, ranked_outputs=3, rseed=seed)
+        out[f"{name}.values{bits}"] = torch.from_numpy(np.asarray(values)[0].astype(np.float64).sum(0))
+        out[f"{name}.ranks"] = torch.as_tensor(ranks[0]).to(torch.int64)
+    torch.set_default_dtype(torch.float32)
+    model.float()
+
+
+def real(out_dir, lime_dir, names):
+    import warnings
+    warnings.simplefilter("ignore")
+    for name in names or LAYERS:
+        source, folder = lime_dir / name, out_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        model, out, masks = network(source, name), {}, []
+        xs = [np.load(source / f"x{i}.npy") for i in range(5)]  # three X-rays, the made picture, the made picture not square
+        for i, x in enumerate(xs):
+            if i in (0, 1, 3, 4):
+                masks.append((i, real_partition(model, x, EVALS.get(name, 300), out, f"partition{i}")))
+            real_kernel(model, x, 70, "num_features(10)", 42 + i, out, f"kernel{i}")
+            real_kernel(model, x, 40, "aic", 42 + i, out, f"aic{i}")
+        background = np.concatenate([xs[1], xs[2], xs[3]])
+        for i in (0, 3):
+            real_gradient((model, layer_of(model, LAYERS[name][0])), xs[i], background, 12, 7 + i, out, f"layer{i}")
+        real_gradient(model, xs[0], background, 6, 7, out, "input0")
+        torch.save({k: v.contiguous() for k, v in out.items()}, folder / "shap.pt")
+        lines = [f"  [{i}] = {{ {', '.join(repr(m).replace(chr(39), chr(34)) for m in list_)} }},\n" for i, list_ in masks]
+        (folder / "masks.lua").write_text(f'return {{ layer = "{LAYERS[name][1]}", evals = {EVALS.get(name, 300)},\n' + "".join(lines) + "}\n")
+        print(name, "done", flush=True)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--tiny":
         tiny(Path(sys.argv[2]))
+    else:
+        real(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
