@@ -16,17 +16,32 @@ t.test("the colours of JET are OpenCV's at every index that its formula bends", 
   end
 end)
 
-t.test("viridis grows lighter from end to end, the diverging scale is lightest in the middle", function()
+t.test("a tint leaves the grey image where the map is 0 or not a number, and covers 60 % of it from half of the scale on", function()
+  local image = torch.full({ 3, 1, 4 }, 0.5)
+  image[{ 0, 0, 0 }] = 1 -- red: only its grey counts
+  local p = figure.tint(image, torch.tensor({ { 0.0, 0 / 0, 0.5, 1.0 } }), "inferno", 0, 1)
+  local function pixel(i) return { p.rgb:byte(3 * i + 1, 3 * i + 3) } end
+  t.equal(pixel(0), { 166, 166, 166 }) -- 0.299 + 0.701 / 2
+  t.equal(pixel(1), { 128, 128, 128 })
+  for i, at in pairs { [2] = 127, [3] = 255 } do
+    local r, g, b = palette.get("inferno"):byte(3 * at + 1, 3 * at + 3)
+    for k, v in ipairs { r, g, b } do t.near(pixel(i)[k], 0.6 * v + 0.4 * 127.5, 1) end
+  end
+end)
+
+t.test("viridis and inferno grow lighter from end to end, the diverging scale is lightest in the middle", function()
   local function light(name, i)
     local r, g, b = palette.get(name):byte(3 * i + 1, 3 * i + 3)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
   end
-  for i = 8, 255, 8 do t.ok(light("viridis", i) > light("viridis", i - 8), i) end
+  for i = 8, 255, 8 do t.ok(light("viridis", i) > light("viridis", i - 8) and light("inferno", i) > light("inferno", i - 8), i) end
+  t.equal({ palette.get("inferno"):byte(1, 3) }, { 0, 0, 4 })
+  t.equal({ palette.get("inferno"):byte(766, 768) }, { 252, 255, 164 })
   for i = 8, 120, 8 do
     t.ok(light("diverging", i) > light("diverging", i - 8), i)
     t.ok(light("diverging", 255 - i) > light("diverging", 263 - i), i)
   end
-  t.fails(function() palette.get "rainbow" end, "figure: unknown colours 'rainbow'. Choose one of viridis, jet, diverging, grey, blues.")
+  t.fails(function() palette.get "rainbow" end, "figure: unknown colours 'rainbow'. Choose one of inferno, viridis, jet, diverging, grey, blues.")
 end)
 
 t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are shown as ?", function()

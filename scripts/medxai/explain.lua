@@ -11,7 +11,7 @@ local mapstore = require "medxai.mapstore"
 local judge = require "medxai.judge"
 local method = require "medxai.method"
 local metric = require "medxai.metric"
-local palette_names = { "viridis", "jet", "diverging", "grey", "blues" }
+local palette_names = { "inferno", "viridis", "jet", "diverging", "grey", "blues" }
 local tap = require "medxai.tap"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
@@ -32,7 +32,7 @@ local spec = {
   budget_mb = { "number", default = 1024, above = 0 },
   batch = { "integer", min = 1, field = false },
   deterministic = { "boolean", default = false },
-  colours = { one_of = palette_names, default = "viridis" },
+  colours = { one_of = palette_names, default = "inferno" },
   scale = { one_of = { "own", "shared" }, default = "own" },
   figures = { "boolean|string|table", default = true },
 }
@@ -358,7 +358,7 @@ end
 ---                  (a page an image: each method with its time and scores), "own" (what methods draw themselves), "table" and "charts"
 ---                  of the scores, "removal" (what perturbing metrics saw: curves and imputed pictures, of the first 3 images);
 ---                  default all but grid and methods; false draws nothing
----   colours        "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"
+---   colours        "inferno", "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"
 ---@param run table
 ---@param model table
 ---@param split table

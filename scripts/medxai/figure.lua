@@ -38,13 +38,29 @@ function figure.heat(map, colours, lo, hi)
   return { rgb = core.figure.colour(float_bytes(map), palette.get(colours), lo, hi), columns = shape[2], rows = shape[1] }
 end
 
+-- (H, W): luma of Rec. 601, the grey that every picture library means.
+local function luma(image)
+  image = image:to { device = "cpu", dtype = "float32" }
+  return image:select(0, 0):mul(0.299) + image:select(0, 1):mul(0.587) + image:select(0, 2):mul(0.114)
+end
+
 --- A map over the grey values of its image, half and half.
 function figure.overlay(image, map, colours, lo, hi)
   local heat = figure.heat(map, colours, lo, hi)
-  -- luma of Rec. 601, the grey that every picture library means
-  local grey = image:select(0, 0):mul(0.299) + image:select(0, 1):mul(0.587) + image:select(0, 2):mul(0.114)
-  local base = core.figure.colour(float_bytes(grey), palette.get("grey"), 0, 1)
+  local base = core.figure.colour(float_bytes(luma(image)), palette.get("grey"), 0, 1)
   return { rgb = core.figure.blend(base, heat.rgb, 0.5), columns = heat.columns, rows = heat.rows }
+end
+
+local most_opaque, opaque_at = 0.6, 0.5 -- of a tint: reached at half of the scale
+
+--- A map over the grey values of its image, the more opaque the higher its value, up to 60 % at half of the scale: where the map
+--- is low, or not a number, the image stays.
+function figure.tint(image, map, colours, lo, hi)
+  local heat = figure.heat(map, colours, lo, hi)
+  local colour = torch.from_string(heat.rgb, "uint8", { heat.rows, heat.columns, 3 }):to { dtype = "float32" }:div(255):permute({ 2, 0, 1 })
+  local share = (map:to { device = "cpu", dtype = "float32" } - lo):div((hi - lo) * opaque_at):nan_to_num(0):clamp(0, 1):mul(most_opaque)
+  local grey = luma(image)
+  return figure.pixels(torch.lerp(grey:unsqueeze(0):expand_as(colour), colour, share:unsqueeze(0):expand_as(colour)))
 end
 
 --- JET exactly as pytorch-grad-cam's show_cam_on_image with use_rgb (0.5 of each, then divided by the largest value).
@@ -114,7 +130,9 @@ local function colour_bar(d, x, y, h, bar)
   local pixels = {}
   for i = steps - 1, 0, -1 do
     local k = math.floor(255 * i / (steps - 1))
-    pixels[#pixels + 1] = palette.get(bar.colours):sub(3 * k + 1, 3 * k + 3)
+    local r, g, b = palette.get(bar.colours):byte(3 * k + 1, 3 * k + 3)
+    local opaque = bar.tint and most_opaque * math.min(1, i / (steps - 1) / opaque_at) or 1 -- of a tint: as it looks over mid grey
+    for _, v in ipairs { r, g, b } do pixels[#pixels + 1] = string.char(math.floor(v * opaque + 128 * (1 - opaque) + 0.5)) end
   end
   d:image(x, y, w, h, table.concat(pixels), 1, steps)
   d:frame(x, y, w, h, 0.4, SOFT)
@@ -208,7 +226,7 @@ end
 --- Rows of pictures.
 --- rows: list of { label = text on the left, panels = list of { pixels = {rgb, columns, rows}, title = text or list of
 --- lines, heading = bold text over it, status = text where the map is not ok, warn = true marks the title red, frame = colour } }; headings: list of texts over the
---- columns; bars: list of { colours, lo, hi, label }; caption: list of sentences under the figure; width_pt; most_pt: side
+--- columns; bars: list of { colours, lo, hi, label, tint = true for figure.tint }; caption: list of sentences under the figure; width_pt; most_pt: side
 --- of a panel at most; title.
 function figure.panels(spec)
   local at = panel_layout(spec)

@@ -6,7 +6,6 @@ local figure = require "medxai.figure"
 local honesty = require "medxai.honesty"
 local map = require "medxai.map"
 local target = require "medxai.target"
-local torch = require "medxai.torch"
 
 local maps = {}
 
@@ -61,11 +60,11 @@ end
 local function pixels_of(job, e, record, image, asked)
   local made = drawn_map(job, e, record, asked.shared)
   if not made or record.status == "nan" then
-    return figure.overlay(image, torch.full({ image:size(1), image:size(2) }, 0 / 0), asked.colours, 0, 1)
+    return figure.pixels(image)
   end
   if style(e) == "masked" then return figure.pixels(image * made) end
   if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views)) end
-  return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.overlay(image, made, asked.colours, 0, 1)
+  return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colours, 0, 1)
 end
 
 local function duration(seconds) return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds) or string.format("%.2g s", seconds) end
@@ -140,7 +139,7 @@ local function scale_sentences(entries, asked)
   if titles_of(entries, "overlay") then
     texts[1] = (asked.scale == "own" and "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
       or "Shared scale: the maps of a method run from 0 to their largest value over these images.")
-      .. (asked.colours == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: half grey image, half map.")
+      .. (asked.colours == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
   end
   if detail then texts[#texts + 1] = detail .. ": signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against." end
   if masked then texts[#texts + 1] = masked .. ": the image multiplied by the mask." end
@@ -160,7 +159,7 @@ local function caption(job, entries, drawn, all, asked)
 end
 
 local function bars_of(entries, asked)
-  return titles_of(entries, "overlay") and { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum" } } or {}
+  return titles_of(entries, "overlay") and { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum", tint = asked.colours ~= "jet" } } or {}
 end
 
 -- The labels over columns. Where all are of one method (its layers, say), what they have in common is the second result.

@@ -45,7 +45,7 @@ local function image_of(job, i) return maps.image(job, job.findings[i].number) e
 local function mask_of(job, i) return job.split:mask(job.findings[i].number, job.mask):ne(0) end
 
 local function overlay(image, map)
-  return figure.overlay(image, map or torch.full({ image:size(1), image:size(2) }, 0 / 0), "viridis", 0, 1)
+  return figure.tint(image, map or torch.full({ image:size(1), image:size(2) }, 0 / 0), "inferno", 0, 1)
 end
 
 local function name_of(job, i)
@@ -84,7 +84,7 @@ local function draw_contours(job, save)
     rows[#rows + 1] = row
   end
   if #rows == 0 then return end
-  save("contours", figure.panels { rows = rows, headings = headings, most_pt = 110, bars = { { colours = "viridis", lo = 0, hi = 1, label = "share of maximum" } }, caption = {
+  save("contours", figure.panels { rows = rows, headings = headings, most_pt = 110, bars = { { colours = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } }, caption = {
     string.format("White: %s mask. Magenta: the map cut by Otsu's threshold, with the IoU of both.", job.mask), "Each map runs from 0 to its own maximum." } },
     "Overlap: both contours")
 end
@@ -123,7 +123,7 @@ local function draw_within(job, one, save)
   end
   if #rows == 0 then return end
   save("within", figure.panels { rows = rows, headings = { "image", one.entry.label, job.mask .. " mask", "map within the mask" }, width_pt = 400, most_pt = 92,
-    bars = { { colours = "viridis", lo = 0, hi = 1, label = "share of maximum" } } }, one.entry.label .. " within the " .. job.mask .. " mask")
+    bars = { { colours = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } } }, one.entry.label .. " within the " .. job.mask .. " mask")
 end
 
 -- ---- by size --------------------------------------------------------------------------------------------------------------
