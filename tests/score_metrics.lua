@@ -74,6 +74,8 @@ t.test("confidence change, drop and increase by hand, as logit and as probabilit
   t.near(one "confidence_drop", before - after, 1e-5)
   t.equal({ one "confidence_increase", one("confidence_increase", nil, true) }, { 0, 1 })
   t.equal(one("confidence_drop", nil, true), 0)
+  local against = { kind = "contrast", as = "logit", class = "none", index = 1, against = "red" }
+  t.near(values { model = model, x = x, map = map, metric = "confidence_change", target = against }[1], before - after, 1e-5)
   local function softmax(y) return 1 / (1 + math.exp(-y)) end
   t.near(one("confidence_change", "softmax"), softmax(after) - softmax(before), 1e-6)
 end)
