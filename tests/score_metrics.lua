@@ -346,6 +346,28 @@ t.test("a researcher's own metric is one file; what it computed is kept for the 
   rawset(_G, "count_call", nil)
 end)
 
+t.test("an interrupt while judging keeps the images that were done", function()
+  local seen, before = 0, host.interrupted
+  rawset(_G, "on_call", function()
+    seen = seen + 1
+    if seen == 3 then
+      host.interrupted = function() return "SIGINT" end
+      error("interrupted", 0)
+    end
+  end)
+  local place <close> = beside { stops_here = 'return { needs = { model = true }, measure = function(map) on_call() return map:mean():item() end }' }
+  local restore <close> = setmetatable({}, { __close = function()
+    host.interrupted = before
+    rawset(_G, "on_call", nil)
+  end })
+  local dir = t.tmpdir()
+  t.fails(function() go(dir, { methods = { "gradcam" }, images = 3, metrics = { "stops_here" } }) end, "interrupted")
+  t.equal(#files.read_csv(dir .. "/scores.csv"), 2)
+  host.interrupted = before
+  local result = go(dir, { methods = { "gradcam" }, images = 3, metrics = { "stops_here" } })
+  t.equal({ result.summaries[1].n, seen }, { 3, 4 }) -- the third alone was still to do
+end)
+
 t.test("experiments/my_metric.lua, the example of an own metric: the Gini index by hand, and in a run", function()
   local before = host.script_dir
   host.script_dir = t.root .. "/experiments"
