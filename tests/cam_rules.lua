@@ -166,6 +166,9 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   function run.input_mode() return "none" end
   t.fails(function() explain.run(run, model, split, { methods = { "gradcam" } }) end,
     "weights: the run 'before' has size_px 34 (here: 32). Use the same, or other weights.")
+  model.other_size = true -- an option of the model: said by the experiment, it is no accident
+  t.equal(explain.run(run, model, split, { methods = { "gradcam" }, images = 1, figures = false }).records[1].status, "ok")
+  model.other_size = nil
   model:train()
   t.fails(function() require("medxai.tap").open(model, images(1), {}) end, "explain: the model is in train mode (expected eval mode). Use model:eval().")
 end)

@@ -296,7 +296,7 @@ local common = {
   weights = { "string" }, weights_from_other_data = { "boolean", default = false }, on_missing = { one_of = { "error", "scratch" }, default = "error" },
   layout = { one_of = { "auto", "nchw", "channels_last" }, default = "auto" },
   dtype = { one_of = { "float32", "float64" }, default = "float32" },
-  device = { "string" }, seed = { "integer" },
+  device = { "string" }, seed = { "integer" }, other_size = { "boolean", default = false },
 }
 
 local function with(spec, more)
@@ -327,6 +327,7 @@ local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_drop
 ---   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not
 ---   dropout      of the head (default: 0.5, or torchvision's own)
 ---   layout       "auto" (default: the faster one, a fixed choice per network and device), "nchw", "channels_last"
+---   other_size   true: images of another size than the weights' run was trained on are taken
 ---   dtype, device, seed; stochastic_depth (efficientnet_b0), transform_input (inception_v3)
 ---@param network table a file of models/
 ---@param options table

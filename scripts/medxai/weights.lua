@@ -201,7 +201,7 @@ end
 function weights.check_data(model, data)
   local described = model.weights_of
   if not described then return end
-  must_agree("the run '" .. described.run .. "'", "size_px", described.size_px, data.size_px)
+  if not model.other_size then must_agree("the run '" .. described.run .. "'", "size_px", described.size_px, data.size_px) end
   must_agree("the run '" .. described.run .. "'", "mask", described.input_mode, data.input_mode)
 end
 
