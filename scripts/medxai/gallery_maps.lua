@@ -252,7 +252,7 @@ local function methods_page(job, number, asked)
   local t = record_of(job, job.entries[1], number).target
   local title = string.format("%s: %s", it.name, target.label(t))
   local texts = caption(job, job.entries, 1, 1, asked)
-  table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map alone, its passes included, as a share of its batch.", it.label or "unknown", it.predicted, it.confidence,
+  table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map alone with its passes, as a share of its batch.", it.label or "unknown", it.predicted, it.confidence,
     it.wrong and " (wrong)" or ""))
   return figure.panels { rows = rows, title = title, bars = bars_of(job.entries, asked), caption = texts, width_pt = 300, most_pt = 132 }, it.name
 end
