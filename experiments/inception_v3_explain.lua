@@ -22,6 +22,9 @@ run:explain(model, data.test, {
   title = "Methods, smoothed", methods = nine, metrics = { road }, figures = { "methods" }, aug_smooth = true, eigen_smooth = true,
 })
 
+-- Which regions speak for the three likeliest classes: LIME, 1,000 samples over quickshift superpixels.
+run:explain(model, data.test, { title = "LIME", methods = { "lime" } })
+
 -- How faithful, as probabilities, beside maps that know nothing of the network.
 run:explain(model, data.test, {
   title = "CAM metrics",

@@ -16,6 +16,9 @@ run:explain(model, data.test, {
   metrics = { { "confidence_change", as = "softmax" } },
 })
 
+-- LIME with ten times the samples.
+run:explain(model, data.test, { title = "LIME, 10,000 samples", methods = { { "lime", samples = 10000 } } })
+
 -- Faithfulness in every form: pixels removed in both orders, deleted and inserted; beside a map that knows nothing.
 run:explain(model, data.test, {
   title = "Faithfulness of Grad-CAM",

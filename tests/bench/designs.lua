@@ -1,7 +1,7 @@
 -- ./bootstrap bench designs [IMAGES]: LIME's error against its number of passes, by design, over 20 X-rays (or phantoms, where
 -- there are none). Truth of an image is the mean of independent plain runs of 10,000 samples; alpha grows with the number of samples
 -- (1 at 1,000), so that all aim at the same weights; error is |weights - truth| / |truth|. The truth's own error is shown beside it.
--- The network is a MobileNet V2 at 128 px, trained here for a few epochs. What is done for an image is kept in build/lime_designs:
+-- The network is a MobileNet V2 at 96 px, trained here for a few epochs. What is done for an image is kept in build/lime_designs:
 -- an interrupted study goes on. It judges nothing: the goals are printed beside the numbers.
 local canon = require "medxai.canon"
 local core = require "medxai.core"
@@ -20,7 +20,8 @@ local target = require "medxai.target"
 local xai = require "medxai"
 
 local images = math.tointeger(tonumber((...) or 20))
-local size_px, epochs, truth_runs, truth_samples, repeats = 128, 8, 3, 10000, 3
+local size_px, epochs, truth_runs, truth_samples, repeats = 96, 8, 3, 10000, 3
+local quickshift = { "quickshift", kernel_size = 4 * size_px / 224 } -- as many regions as LIME makes at 224 px
 local counts = { 200, 300, 400, 500, 600, 800, 1000 }
 local folder = "build/lime_designs"
 
@@ -61,7 +62,7 @@ local function study(model, split, number)
   local scope <close> = xai.scope()
   local x, item = split:batch({ number }).x, setmetatable({ number = number }, { __index = split:item(number) })
   local ctx = context_of(model, x, item)
-  local made = regions.of("quickshift", x:select(0, 0))
+  local made = regions.of(quickshift, x:select(0, 0))
   local lo, hi = ctx:range()
   local background = removal.parse("segment_mean"):background(x, { labels = made.labels, range = { lo, hi } })
   local function run(design, n, replicate)
@@ -142,7 +143,8 @@ io.stdout:setvbuf "line"
 local data = data_set()
 local model = trained_model(data)
 local log, done = folder .. "/errors.jsonl", {}
-local key = canon.hash({ version = 1, weights = require("medxai.run").weights_sha256(model), counts = canon.list(counts), truth_samples = truth_samples, repeats = repeats })
+local key = canon.hash({ version = 2, regions = regions.parse(quickshift).text,
+  weights = require("medxai.run").weights_sha256(model), counts = canon.list(counts), truth_samples = truth_samples, repeats = repeats })
 for _, r in ipairs(files.exists(log) and files.records(log) or {}) do
   if r.key == key then done[r.image] = r end
 end
