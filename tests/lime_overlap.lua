@@ -231,6 +231,26 @@ t.test("what cannot be judged is refused", function()
   t.fails_like(function() go { methods = { "gradcm" } } end, "^explain: unknown method 'gradcm'%.")
 end)
 
+t.test("thresholds may be tuned on another split, which must have findings", function()
+  local result = go { methods = { "gradcam" }, tune = split_of(6) }
+  t.equal(result.thresholds, "tuned on test") -- the tiny split's name
+  t.ok(table_of(result, "^iou@1 threshold=tuned on test$"))
+  t.fails(function() go { methods = { "gradcam" }, tune = split_of(2) } end,
+    "overlap: no image of test has a finding of 'lesion' to tune thresholds on. Leave tune out: they are cross-fitted then.")
+end)
+
+t.test("the report shows each table with its differences, the strata and what was cut off", function()
+  local result, run = go { methods = { "gradcam" } }
+  local text = {}
+  require("medxai.report_overlap").put({ dir = run.dir, overlaps = { { result = result } } },
+    { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
+  text = table.concat(text)
+  for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline", "over 20 %", "predicted", "1 empty mask, 1 no mask",
+    "IoU, tuned threshold", "image-level, patients unknown" } do
+    t.ok(text:find(words, 1, true) or words == "minus Sobel" and text:find("minus centre blob", 1, true), words)
+  end
+end)
+
 t.test("whole lung is not defined where the data have no lung masks", function()
   local scope <close> = xai.scope()
   local run = tiny.run(t.tmpdir())

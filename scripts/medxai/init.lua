@@ -33,6 +33,7 @@ local parts = {
   target     = { "medxai.target" },
   map        = { "medxai.map" },
   metric     = { "medxai.metric" },
+  regions    = { "medxai.regions" },
   figure     = { "medxai.figure" },
   store      = { "medxai.store" },
   weights    = { "medxai.weights" },

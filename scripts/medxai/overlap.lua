@@ -131,6 +131,9 @@ function overlap.run(run, model, split, options)
   local findings = findings_of(split, base, entries, o)
   local curves = all_curves(run, split, findings, base, #entries, o)
   local tune_curves = tune_base and all_curves(run, o.tune, findings_of(o.tune, tune_base, entries, o), tune_base, #entries, o)
+  if tune_curves and not finds.any(tune_curves) then
+    check.fail("overlap", "no image of %s has a finding of '%s' to tune thresholds on. Leave tune out: they are cross-fitted then.", o.tune.name, o.mask)
+  end
   local threshold_of, how = finds.thresholds(findings, curves, tune_curves, o, run.seed)
   local ids, titles = metric_ids(asked, how)
   local rows = tables.scored(run, base, findings, entries, ids)

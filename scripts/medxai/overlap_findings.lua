@@ -72,6 +72,14 @@ function finds.curves(run, split, finding, records, o)
   return out
 end
 
+--- Whether any image has a curve.
+function finds.any(curves)
+  for _, c in ipairs(curves) do
+    if next(c) then return true end
+  end
+  return false
+end
+
 -- Units that stay together when images are dealt into folds: patients where all are known.
 local function fold_of_images(findings, o, seed)
   local units, seen, known, place = {}, {}, true, {}
