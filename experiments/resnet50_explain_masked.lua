@@ -38,4 +38,7 @@ run:explain(model, data.test, {
   },
   mask = "lungs",
 })
+
+-- What each part adds to each class: Shapley values of boxes, hidden by a blur.
+run:explain(model, data.test, { title = "SHAP Partition", methods = { "shap_partition" }, images = 10 })
 run:report()

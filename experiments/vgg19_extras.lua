@@ -31,4 +31,12 @@ run:explain(model, data.test, {
     { "deletion", as = "softmax" }, { "insertion", as = "softmax" },
   },
 })
+
+-- Shapley values three ways: of boxes, with ten times the evaluations; of superpixels; and along the way from other test images,
+-- as the thesis took them: at what the CAM layer reads, activation times gradient.
+run:explain(model, data.test, { title = "SHAP Partition", methods = { { "shap_partition", evals = 10000 } }, images = 5 })
+run:explain(model, data.test, { title = "SHAP Kernel", methods = { "shap_kernel" }, images = 6 })
+run:explain(model, data.test, {
+  title = "SHAP Gradient", methods = { { "shap_gradient", samples = 2000, form = "activation", background = "split", layer = "features.35" } }, images = 5,
+})
 run:report()
