@@ -40,13 +40,13 @@ setup_a() {
 
 setup_b() { # may fail: its parts are then left out
   b=${MEDXAI_REF_B:-$work/b/bin/python}
-  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage' && return 0
-  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors or scikit-image"; return 1; }
+  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage, shap, cv2' && return 0
+  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors, scikit-image, shap or OpenCV"; return 1; }
   [ ! -e "$work/b.failed" ] || return 1
   say "environment b: torch 2.13.0 in build/reference/b"
   { /usr/bin/python3 -m venv "$work/b" &&
     { "$work/b/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "$work/b/bin/pip" install -q torch==2.13.0; } &&
-    "$work/b/bin/pip" install -q numpy pillow safetensors scikit-image==0.26.0 &&
+    "$work/b/bin/pip" install -q numpy pillow safetensors scikit-image==0.26.0 shap==0.51.0 opencv-python-headless &&
     "$work/b/bin/pip" install -q --no-deps torchvision==0.28.0; } >"$work/b.log" 2>&1 && return 0
   say "environment b cannot be made (build/reference/b.log); remove build/reference/b.failed to try again"
   : >"$work/b.failed"
@@ -136,6 +136,11 @@ part_perturb() {
     [ -e "$work/perturb/lime/$name/jobs.lua" ] || "$a" "$here/perturb_lime.py" "$work/perturb/lime" "$data" "$name" 2>/dev/null || return 1
   done
   MEDXAI_LIME_DIRS=$work/perturb/lime ours parity_lime || code=1
+  [ -n "${b:-}" ] || { say "no environment b: SHAP is left out"; return $code; }
+  for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
+    [ -e "$work/perturb/shap/$name/masks.lua" ] || "$b" "$here/shap_values.py" "$work/perturb/shap" "$work/perturb/lime" "$name" || return 1
+  done
+  MEDXAI_SHAP_DIR=$work/perturb/shap MEDXAI_LIME_DIRS=$work/perturb/lime ours parity_shap || code=1
   return $code
 }
 
