@@ -37,6 +37,7 @@ run:explain(model, data.test, {
     "energy_inside",
   },
   mask = "lungs",
+  figures = { "table", "charts", "removal" },
 })
 
 -- What each part adds to each class: Shapley values of boxes, hidden by a blur.

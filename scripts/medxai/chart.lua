@@ -325,11 +325,15 @@ end
 
 -- ---- tables -----------------------------------------------------------------------------------------------------
 
+local function label_lines(row) return type(row.label) == "table" and row.label or { row.label } end
+
 -- The width of the first column, and of the others, which share the rest.
 local function table_layout(spec, width)
   local first = 0
-  for _, row in ipairs(spec.rows) do first = math.max(first, drawing.text_width(drawing.clean(row.label), TEXT)) end
-  first = math.min(first, width * 0.34)
+  for _, row in ipairs(spec.rows) do
+    for i, line in ipairs(label_lines(row)) do first = math.max(first, drawing.text_width(line, i == 1 and TEXT or SMALL - 0.5)) end
+  end
+  first = math.min(first, width * (#spec.columns > 3 and 0.34 or 0.45))
   return first, (width - 2 * MARGIN - first - 6) / #spec.columns
 end
 
@@ -353,8 +357,8 @@ local function table_head(d, spec, left, each, y, width)
   return y + 3
 end
 
---- A table as a figure. columns: titles, each a text or a list of lines; rows: list of { label, cells = list of lists of
---- lines, the first large, those under it (an interval) small }; title, caption (list of sentences), width_pt.
+--- A table as a figure. columns: titles, each a text or a list of lines; rows: list of { label (a text or a list of
+--- lines), cells = list of lists of lines, the first large, those under it (an interval) small }; title, caption (list of sentences), width_pt.
 function chart.table(spec)
   local width = spec.width_pt or (#spec.columns <= 3 and drawing.COLUMN or drawing.PAGE)
   local first, each = table_layout(spec, width)
@@ -362,9 +366,13 @@ function chart.table(spec)
   if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 3 end
   y = table_head(d, spec, left, each, y, width)
   for _, row in ipairs(spec.rows) do
-    local tall = 0
-    d:text(MARGIN, y + TEXT, drawing.fit(row.label, first, TEXT), { size = TEXT })
-    for k, cell in ipairs(row.cells) do
+    local tall = #label_lines(row) - 1
+    for i, line in ipairs(label_lines(row)) do
+      local size = i == 1 and TEXT or SMALL - 0.5
+      d:text(MARGIN, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, first, size), { size = size, colour = i == 1 and INK or SOFT })
+    end
+    for k = 1, #spec.columns do
+      local cell = row.cells[k] or {}
       tall = math.max(tall, #cell - 1)
       for i, line in ipairs(cell) do
         local size = i == 1 and TEXT or SMALL - 0.5

@@ -6,7 +6,7 @@ local figure = require "medxai.figure"
 
 local scores = {}
 
-local table_columns, exhibit_entries = 6, 3
+local table_columns, exhibit_entries = 6, 4
 
 -- ---- summaries by metric ------------------------------------------------------------------------------------------
 
@@ -55,26 +55,52 @@ local function interval_sentence(s)
     lost > 0 and string.format("; %d undefined", lost) or "")
 end
 
---- Methods down, metrics across: means with their intervals.
-function scores.table(job, summaries, _, save)
-  local groups = by_metric(summaries)
-  for first = 1, #groups, table_columns do
-    local columns, rows, of = {}, {}, {}
-    for k = first, math.min(first + table_columns - 1, #groups) do
-      columns[#columns + 1] = column_title(job, groups[k][1])
-      for _, s in ipairs(groups[k]) do
-        if not of[s.maps] then
-          of[s.maps] = { label = s.label, cells = {} }
-          rows[#rows + 1] = of[s.maps]
-        end
-        of[s.maps].cells[#columns] = cell(job, s)
-      end
+-- Methods in the order in which they appear: { maps, label }.
+local function methods_of(summaries)
+  local list, seen = {}, {}
+  for _, s in ipairs(summaries) do
+    if not seen[s.maps] then list[#list + 1] = { maps = s.maps, label = s.label } end
+    seen[s.maps] = true
+  end
+  return list
+end
+
+local function find(group, maps)
+  for _, s in ipairs(group) do
+    if s.maps == maps then return s end
+  end
+end
+
+-- A table with the metrics across, or down where there are more of them than methods: columns and rows of figure.table.
+local function arranged(job, groups, methods, down)
+  local columns, rows = {}, {}
+  for k, group in ipairs(groups) do
+    local title = column_title(job, group[1])
+    if title[2] == "" then table.remove(title, 2) end
+    if down then rows[k] = { label = title, cells = {} } else columns[k] = title end
+  end
+  for i, m in ipairs(methods) do
+    if down then columns[i] = m.label else rows[i] = { label = m.label, cells = {} } end
+    for k, group in ipairs(groups) do
+      local s = find(group, m.maps)
+      local row, at = rows[down and k or i], down and i or k
+      row.cells[at] = s and cell(job, s) or {}
     end
-    local s = groups[first][1]
+  end
+  return columns, rows
+end
+
+--- Means with their intervals, methods by metrics; the fewer of the two stand across.
+function scores.table(job, summaries, _, save)
+  local groups, methods = by_metric(summaries), methods_of(summaries)
+  local down = #groups > #methods and #methods <= table_columns
+  for first = 1, #groups, down and #groups or table_columns do
+    local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
+    local columns, rows = arranged(job, some, methods, down)
+    local s = some[1][1]
     save(figure.table { columns = columns, rows = rows, title = "Scores", caption = {
       string.format("%s, %s split. Means over %d images with %d %% bootstrap intervals over %s%s.", job.model.name, job.split.name, s.of, math.floor(100 * s.level + 0.5),
-        s.resampled, s.note and " (" .. s.note .. ")" or "") } },
-      "scores", "Scores of methods")
+        s.resampled, s.note and " (" .. s.note .. ")" or "") } }, "scores", "Scores of methods")
   end
 end
 
@@ -158,12 +184,14 @@ local function curve_charts(entries, exhibits)
   return charts
 end
 
+-- The pictures of methods; of baselines only where there is nothing else.
 local function picture_rows(entries, exhibits)
-  local rows = {}
+  local rows, all_baselines = {}, true
+  for _, e in ipairs(entries) do all_baselines = all_baselines and e.method.baseline end
   for _, e in ipairs(entries) do
-    local of = {}
+    local of, wanted = {}, all_baselines or not e.method.baseline
     for _, x in ipairs(exhibits[e.set] or {}) do
-      if x.kind == "picture" and x.pixels then
+      if wanted and x.kind == "picture" and x.pixels then
         local key = x.row .. "\0" .. x.unit
         if not of[key] then
           of[key] = { label = (#entries > 1 and e.label .. ": " or "") .. x.row, panels = {}, seen = {} }

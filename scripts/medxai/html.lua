@@ -66,7 +66,7 @@ tbody td, tbody th { border-bottom: 1px solid #e4e4e4; }
 tbody th { font-weight: 400; color: #555; white-space: nowrap; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.n, th.n { padding-left: .9rem; padding-right: .3rem; }
-.scores th.n { white-space: normal; max-width: 9rem; } .scores .note { font-size: .9em; }
+.scores th.n { white-space: normal; max-width: 9rem; overflow-wrap: anywhere; } .scores .note { font-size: .9em; }
 td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .facts td { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }

@@ -87,7 +87,7 @@ local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
 -- Figures are drawn for print; on a screen they are shown larger, narrow ones so that two stand side by side. caption: ready HTML.
 local function svg_figure(page, svg, caption)
   svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h)
-    local scale = tonumber(w) < 320 and 1.15 or 1.2
+    local scale = tonumber(w) < 320 and 1.1 or 1.2
     return string.format('width="%.1fpt" height="%.1fpt"', scale * w, scale * h)
   end, 1)
   put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. caption .. "</figcaption>" or "")

@@ -57,21 +57,35 @@ local function score_cell(s)
   return fixed(s.mean) .. (s.low == s.low and string.format('<br><span class="note">[%s, %s]</span>', fixed(s.low), fixed(s.high)) or "")
 end
 
--- Methods down, metrics across.
+-- "ROAD combined" and in small what its id adds: settings that are not the usual ones, unit and direction.
+local function metric_words(first)
+  local settings = {}
+  for word in first.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
+    if word ~= "imputer=noisy_linear(0.01)" and word ~= "steps=100" then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
+  end
+  settings[#settings + 1] = string.format("%s, %s is better", first.unit or "value", first.direction or "higher")
+  return first.title or first.metric, table.concat(settings, ", ")
+end
+
+-- Methods by metrics; the fewer of the two stand across.
 local function put_overview(page, pen, groups)
-  local columns, rows, of = { { "method" } }, {}, {}
+  local methods, seen, cells = {}, {}, {}
   for k, group in ipairs(groups) do
-    local first = group[1]
-    local settings = first.metric:gsub("^%S+%s?", "")
-    columns[k + 1] = { (first.title or first.metric) .. (settings ~= "" and ", " .. settings or ""), numeric = true }
+    cells[k] = {}
     for _, s in ipairs(group) do
       local key = s.label or s.method
-      if not of[key] then
-        of[key] = { text(key) }
-        rows[#rows + 1] = of[key]
-      end
-      of[key][k + 1] = score_cell(s)
+      if not seen[key] then methods[#methods + 1] = key end
+      seen[key], cells[k][key] = true, score_cell(s)
     end
+  end
+  local down, columns, rows = #groups > #methods, { { #groups > #methods and "metric" or "method" } }, {}
+  for k, group in ipairs(groups) do
+    local title, small = metric_words(group[1])
+    if down then rows[k] = { text(title) .. '<br><span class="note">' .. text(small) .. "</span>" } else columns[k + 1] = { title .. ", " .. small, numeric = true } end
+  end
+  for i, key in ipairs(methods) do
+    if down then columns[i + 1] = { key, numeric = true } else rows[i] = { text(key) } end
+    for k in ipairs(groups) do rows[down and k or i][(down and i or k) + 1] = cells[k][key] or "" end
   end
   pen.put(page, "%s", html.table(columns, rows, "scores"))
 end
