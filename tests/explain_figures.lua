@@ -168,14 +168,15 @@ end)
 
 t.test("removal: curves and imputed pictures of the first three images, the pictures under their shares", function()
   local result = go(t.tmpdir(), { methods = { "gradcam", "random_smooth" }, images = 5, figures = { "removal" }, metrics = { { "road_most_relevant_first", percentiles = { 25, 75 } },
-    { "road_least_relevant_first", percentiles = { 75 } }, { "deletion", steps = 4 } } })
+    { "road_least_relevant_first", percentiles = { 75 } }, { "road_combined", percentiles = { 50 } }, { "deletion", steps = 4 } } })
   t.equal(#result.figures, 3)
   local svg = svg_of(result, "removal")
   local _, texts = texts_of(svg)
   for _, part in ipairs { "ROAD", "Grad-CAM, most relevant first", "random smooth, least relevant first", "pixels removed (%)", "score (logit)",
-    "Deletion and insertion, black", "blur(31,31)", "0 %", "25 %", "75 %", "unchanged", "Grad-CAM: most relevant first" } do
+    "Deletion and insertion, black", "blur(31,31)", "0 %", "25 %", "75 %", "unchanged", "50 %" } do
     t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
   end
+  t.ok(texts:find "most relevant first 0 %% unchanged 25 %% %S+ 50 %% %S+ 75 %% ", "what two metrics saw stands in one row\n" .. texts)
   check_inside(svg)
   local none = go(t.tmpdir(), { methods = { "gradcam" }, images = 2, figures = { "removal" }, metrics = { "energy_inside" }, mask = "lesion" })
   t.equal(#none.figures, 0)

@@ -125,12 +125,12 @@ local function saver(job, asked, out)
     local name = string.format("%s-%s", asked.name, kind) .. (kind:find("%-") and "" or "-" .. counts[kind])
     local base = "figures/" .. name
     figure.save(drawing, job.run.dir .. "/" .. base, { title = title })
-    out[#out + 1] = { name = name, title = title, svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
+    out[#out + 1] = { name = name, kind = kind, title = title, svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
   end
 end
 
 --- Draws and saves. asked: name, colours, scale, kinds, rows (of the scores).
----@return table list of { name, title, svg, paths }
+---@return table list of { name, kind, title, svg, paths }
 function gallery.draw(job, chosen, summaries, asked)
   local out, numbers = canon.list {}, { table.unpack(chosen, 1, most_images) }
   local save = saver(job, asked, out)

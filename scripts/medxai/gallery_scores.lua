@@ -162,6 +162,17 @@ end
 
 -- ---- curves and pictures of single images -------------------------------------------------------------------------
 
+-- A curve with the points of another one of the same name, in the order of x.
+local function merge(series, x, y)
+  local at = {}
+  for i, v in ipairs(series.x) do at[v] = series.y[i] end
+  for i, v in ipairs(x) do at[v] = at[v] or y[i] end
+  series.x, series.y = {}, {}
+  for v in pairs(at) do table.insert(series.x, v) end
+  table.sort(series.x)
+  for i, v in ipairs(series.x) do series.y[i] = at[v] end
+end
+
 -- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colours.
 local function curve_charts(entries, exhibits)
   local charts, of = {}, {}
@@ -170,31 +181,44 @@ local function curve_charts(entries, exhibits)
       if x.kind == "curve" then
         local family = x.family .. "\0" .. x.unit
         if not of[family] then
-          of[family] = { title = x.family, series = {}, x_label = x.x_label, y_label = "score (" .. x.unit .. ")", seen = {} }
+          of[family] = { title = x.family, series = {}, x_label = x.x_label, y_label = "score (" .. x.unit .. ")", named = {} }
           charts[#charts + 1] = of[family]
         end
-        local label = (#entries > 1 and e.label .. ", " or "") .. x.name
-        if not of[family].seen[label] then
-          table.insert(of[family].series, { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, colour = figure.series_colour(#entries > 1 and i or #of[family].series + 1) })
+        local chart, label = of[family], (#entries > 1 and e.label .. ", " or "") .. x.name
+        if chart.named[label] then
+          merge(chart.named[label], x.x, x.y)
+        else
+          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, colour = figure.series_colour(#entries > 1 and i or #chart.series + 1) }
+          table.insert(chart.series, chart.named[label])
         end
-        of[family].seen[label] = true
       end
     end
   end
   return charts
 end
 
--- The pictures of methods; of baselines only where there is nothing else.
-local function picture_rows(entries, exhibits)
-  local rows, all_baselines = {}, true
-  for _, e in ipairs(entries) do all_baselines = all_baselines and e.method.baseline end
+-- The entries whose pictures are shown: methods; baselines only where there is nothing else.
+local function pictured(entries, exhibits)
+  local methods, all = {}, {}
   for _, e in ipairs(entries) do
-    local of, wanted = {}, all_baselines or not e.method.baseline
-    for _, x in ipairs(exhibits[e.set] or {}) do
-      if wanted and x.kind == "picture" and x.pixels then
+    local has = false
+    for _, x in ipairs(exhibits[e.set] or {}) do has = has or x.kind == "picture" end
+    if has then all[#all + 1] = e end
+    if has and not e.method.baseline then methods[#methods + 1] = e end
+  end
+  return #methods > 0 and methods or all
+end
+
+-- A row a method and order of removal, its pictures by share.
+local function picture_rows(entries, exhibits)
+  local rows, wanted = {}, pictured(entries, exhibits)
+  for _, e in ipairs(wanted) do
+    local of = {}
+    for _, x in ipairs(exhibits[e.set]) do
+      if x.kind == "picture" and x.pixels then
         local key = x.row .. "\0" .. x.unit
         if not of[key] then
-          of[key] = { label = (#entries > 1 and e.label .. ": " or "") .. x.row, panels = {}, seen = {} }
+          of[key] = { label = (#wanted > 1 and e.label .. ": " or "") .. x.row, panels = {}, seen = {} }
           rows[#rows + 1] = of[key]
         end
         if not of[key].seen[x.name] then
@@ -205,19 +229,20 @@ local function picture_rows(entries, exhibits)
     end
   end
   for _, row in ipairs(rows) do table.sort(row.panels, function(a, b) return a.at < b.at end) end
-  return rows
+  return rows, #wanted == 1 and wanted[1].label or nil
 end
 
 local function exhibit_figure(job, entries, number, exhibits)
-  local charts, rows, parts = curve_charts(entries, exhibits), picture_rows(entries, exhibits), {}
+  local charts, parts = curve_charts(entries, exhibits), {}
+  local rows, whose = picture_rows(entries, exhibits)
   local across = #charts == 3 and 3 or 2
   for first = 1, #charts, across do
     local some = { table.unpack(charts, first, math.min(first + across - 1, #charts)) }
-    parts[#parts + 1] = figure.lines { charts = some, width_pt = figure.page_pt * math.max(#some / across, 0.5), height_pt = 150 + 9 * #some[1].series }
+    parts[#parts + 1] = figure.lines { charts = some, width_pt = figure.page_pt * (#charts == 1 and 0.7 or #some / across), height_pt = 150 + 9 * #some[1].series }
   end
   if #parts == 0 and #rows == 0 then return nil end
   if #rows > 0 then
-    parts[#parts + 1] = figure.panels { rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
+    parts[#parts + 1] = figure.panels { title = #entries > 1 and whose or nil, rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
       "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
   end
   return figure.stack(parts), tostring(job.split:item(number).path):match("[^/]+$")

@@ -143,7 +143,10 @@ local function put_figures(page, pen, figures)
     local svg = files.read(page.dir .. "/" .. f.svg)
     local links = {}
     for _, path in ipairs(f.paths or {}) do links[#links + 1] = string.format('<a href="%s">%s</a>', text(path), text((path:match("[^.]+$"):upper()))) end
-    if svg then pen.figure(page, svg, text(f.title or "") .. " · " .. table.concat(links, " ")) else pen.put(page, '<p class="note">%s is missing.</p>', text(f.svg)) end
+    local caption = text(f.title or "") .. " · " .. table.concat(links, " ")
+    if f.kind == "scores" then pen.put(page, '<p class="note">The table as a figure: %s</p>', caption) -- it stands above as text
+    elseif svg then pen.figure(page, svg, caption)
+    else pen.put(page, '<p class="note">%s is missing.</p>', text(f.svg)) end
   end
   pen.put(page, "</div>")
 end
