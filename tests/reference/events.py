@@ -1,5 +1,7 @@
-"""The bytes of TensorBoard event records, by PyPI's tensorboard: what tests/events_tensorboard.lua pins. And for
-./bootstrap parity tensorboard: events.py read FOLDER prints what TensorBoard's own reader finds in a run's event files.
+"""The bytes of TensorBoard event records, by PyPI's tensorboard: what tests/events_tensorboard.lua pins.
+
+    events.py              prints them
+    events.py check RUN    compares what TensorBoard's own reader finds in a run's event files with its metrics.jsonl
 """
 import io
 import sys
@@ -29,20 +31,25 @@ def golden():
     print("big", record(event(wall_time=1.0, step=2**40 + 5, summary=value(tag="x", simple_value=-1e30))))
 
 
-def read(folder):
+def check(run):
+    import json
+    import struct
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    reader = EventAccumulator(folder, size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    reader = EventAccumulator(run + "/events", size_guidance={"scalars": 0, "images": 0, "tensors": 0})
     reader.Reload()
     tags = reader.Tags()
-    for tag in sorted(tags["scalars"]):
-        print("scalar", tag, " ".join("%d:%.9g" % (e.step, e.value) for e in reader.Scalars(tag)))
-    for tag in sorted(tags["images"]):
-        print("image", tag, " ".join("%d:%dx%d" % (e.step, e.width, e.height) for e in reader.Images(tag)))
-    for tag in sorted(tags["tensors"]):
-        print("text", tag, len(reader.Tensors(tag)[0].tensor_proto.string_val[0]))
+    records = [json.loads(line) for line in open(run + "/metrics.jsonl")]
+    failed = 0
+    for tag, key in (("loss/train", "train_loss"), ("loss/val", "val_loss"), ("accuracy/train", "train_accuracy"), ("accuracy/val", "val_accuracy"), ("lr", "lr")):
+        found = [(e.step, e.value) for e in reader.Scalars(tag)]
+        want = [(r["epoch"], struct.unpack("f", struct.pack("f", r[key]))[0]) for r in records if r["step"] == "fit"]
+        failed += found != want
+        print("%-16s %d epochs: %s" % (tag, len(found), "equal" if found == want else "FAILED: %s, expected %s" % (found, want)))
+    other = len(tags["images"]) > 0 and len(tags["tensors"]) > 0
+    print("%-16s %d pictures, %d texts%s" % ("", len(tags["images"]), len(tags["tensors"]), "" if other else ": FAILED"))
+    return failed + (not other)
 
 
-if sys.argv[1:2] == ["read"]:
-    read(sys.argv[2])
-else:
-    golden()
+if sys.argv[1:2] == ["check"]:
+    sys.exit(check(sys.argv[2]) > 0)
+golden()

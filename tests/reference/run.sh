@@ -1,6 +1,6 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data gradcam cam perturb training (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data gradcam cam perturb training tensorboard (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
 # MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
@@ -40,13 +40,13 @@ setup_a() {
 
 setup_b() { # may fail: its parts are then left out
   b=${MEDXAI_REF_B:-$work/b/bin/python}
-  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage, shap, cv2' && return 0
-  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors, scikit-image, shap or OpenCV"; return 1; }
+  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage, shap, cv2, tensorboard' && return 0
+  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors, scikit-image, shap, OpenCV or tensorboard"; return 1; }
   [ ! -e "$work/b.failed" ] || return 1
   say "environment b: torch 2.13.0 in build/reference/b"
   { /usr/bin/python3 -m venv "$work/b" &&
     { "$work/b/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "$work/b/bin/pip" install -q torch==2.13.0; } &&
-    "$work/b/bin/pip" install -q numpy pillow safetensors scikit-image==0.26.0 shap==0.51.0 opencv-python-headless &&
+    "$work/b/bin/pip" install -q numpy pillow safetensors scikit-image==0.26.0 shap==0.51.0 opencv-python-headless tensorboard &&
     "$work/b/bin/pip" install -q --no-deps torchvision==0.28.0; } >"$work/b.log" 2>&1 && return 0
   say "environment b cannot be made (build/reference/b.log); remove build/reference/b.failed to try again"
   : >"$work/b.failed"
@@ -152,15 +152,28 @@ part_training() {
     "$peer" "$here/training.py" "$work/training" "$threads" $list
 }
 
+# A training that was killed and went on, read by TensorBoard's own reader: every epoch once, the numbers of metrics.jsonl.
+part_tensorboard() {
+  [ -n "${b:-}" ] || { say "no environment b: tensorboard is left out"; return 0; }
+  folder=$work/tensorboard
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  "$program" --quiet --threads 1 --out "$folder/run" "$here/events.lua" >/dev/null & pid=$!
+  while kill -0 $pid 2>/dev/null && [ "$(cat "$folder/run/metrics.jsonl" 2>/dev/null | wc -l)" -lt 3 ]; do sleep 0.05; done
+  kill -9 $pid 2>/dev/null
+  wait $pid 2>/dev/null
+  "$program" --quiet --threads 1 --out "$folder/run" "$here/events.lua" >/dev/null && "$b" "$here/events.py" check "$folder/run"
+}
+
 # ---- the run ----
 
 parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|gradcam|cam|perturb|training) parts="$parts $1" ;;
+    networks|checkpoints|data|gradcam|cam|perturb|training|tensorboard) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data gradcam cam perturb training; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data gradcam cam perturb training tensorboard; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -168,7 +181,7 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data gradcam cam perturb training"
+[ -n "$parts" ] || parts="networks checkpoints data gradcam cam perturb training tensorboard"
 
 setup_a || { say "environment a cannot be made"; exit 1; }
 setup_b || b=
