@@ -61,7 +61,7 @@ local function draw_cells(d, result, axes, box, lo, hi)
       points[#points + 1] = box.y(share)
       local selected = row.cell == result.winner
       if result.select == "loss" then share = 1 - share end
-      d:line(points, selected and 1.8 or 0.8, selected and WARN or palette.at("viridis", 0.9 * share), row.status == "halted" and 2 or 0)
+      d:line(points, selected and 1.8 or 0.8, selected and WARN or palette.at("blues", 0.3 + 0.7 * share), row.status == "halted" and 2 or 0)
     end
   end
 end
@@ -95,7 +95,7 @@ local function parallel(result)
   end
   draw_axis(d, box.x(#axes + 1), box, names[result.select], { { 0, string.format("%.3f", lo) }, { 1, string.format("%.3f", hi) } }, 84)
   local y = box.bottom + 8
-  local words = string.format("One line a cell (%d), a little apart where they share a value. Lighter is better; red: the selected cell, %.3f, the best of the search and "
+  local words = string.format("One line a cell (%d), a little apart where they share a value. Darker is better; red: the selected cell, %.3f, the best of the search and "
     .. "therefore optimistic.%s", #result.cells, result.best.value, result.counts.halted and " Dashed: halted early." or "")
   d:block(MARGIN, y, drawing.wrap(words, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT })
   return d
@@ -107,7 +107,11 @@ end
 local function panel_fields(result)
   local axes, by = varied(result), {}
   for _, axis in ipairs(axes) do by[axis.name] = axis end
-  local panels = by.train_depth or axes[1]
+  local first = axes[1]
+  for i = #axes, 1, -1 do
+    if axes[i].name ~= "epochs" and axes[i].name ~= "lr" then first = axes[i] end
+  end
+  local panels = by.train_depth or first
   local colours = by.lr ~= panels and by.lr or nil
   for _, axis in ipairs(axes) do
     if not colours and axis ~= panels then colours = axis end
