@@ -90,8 +90,9 @@ t.test("honesty is printed with median and range, stored with the step, and a wo
   t.equal(honesty.lines(method, { { facts = { gap = "not applicable" } } }), { "gap: not applicable" })
   local share = { honesty = { { fact = "gap", of = "whole", title = "gap", percent = true } } }
   t.equal(honesty.lines(share, { { facts = { gap = -1, whole = 4 } }, { facts = { gap = { 1, 2 }, whole = { -2, 4 } } } }), { "gap: median 50 % (25 % to 50 %) over 3 maps" })
-  t.equal(honesty.of(share, { gap = { 1, 2 }, whole = { -2, 8 } }), { "gap: 50 %" })
-  t.equal(honesty.of(method, { gap = 0 / 0, n = 12345 }), { "gap: not a number", "n: 1.23e+04" })
+  t.equal(honesty.of(share, { gap = { 1, 2 }, whole = { -2, 8 } }), { "gap 50 %" })
+  t.equal(honesty.of(method, { gap = 0 / 0, n = 12345 }), { "gap not a number", "n 1.2e+04" })
+  t.equal(honesty.of(method, {}), {})
   local dir = t.tmpdir()
   local result = go(dir, { methods = { { "shap_gradient", samples = 10, background = "split" } }, images = 2, layer = "relu1" })
   t.ok(result.statuses[1].honesty[1] == "completeness gap: not applicable" and result.statuses[1].honesty[2]:find("^standard error over samples: median"))
@@ -106,7 +107,7 @@ t.test("each method draws all explained classes of each image over one diverging
       drawn = drawn + 1
       local svg = t.read(dir .. "/" .. figure.svg)
       for _, class in ipairs(tiny.classes) do t.ok(svg:find(class, 1, true), class) end
-      t.ok(svg:find "SHAP value" and svg:find "99.9th percentile" and svg:find("half of"))
+      t.ok(svg:find "SHAP value" and svg:find "99.9th percentile" and svg:find("half"))
       for _, path in ipairs(figure.paths) do t.ok(files.size(dir .. "/" .. path) > 1000) end
     end
   end

@@ -1,7 +1,8 @@
 -- What a map says of itself: numbers that its method leaves in record.facts and declares in its `honesty`, a list of
 -- { fact = "change_half", title = "moved since half of its evaluations", percent = true }; of = "score_difference" makes it the share
--- of the size of that other fact. They are printed after the maps, stored with the step and written on figures. A fact may be a text:
--- "not applicable". It refuses to leave out maps without the number: those that have it are counted.
+-- of the size of that other fact, short = "since half" is what figures say. They are printed after the maps, stored with the step and
+-- written on figures. A fact may be a text: "not applicable". It refuses to leave out maps without the number: those that have it
+-- are counted.
 local honesty = {}
 
 -- A fact's numbers, and the text that stands instead; over several layers or views it is a list.
@@ -15,13 +16,14 @@ local function numbers_of(rule, facts)
   return numbers, word
 end
 
-local function shown(rule, value)
+local function shown(rule, value, digits)
   if type(value) ~= "number" then return tostring(value) end
   if value ~= value then return "not a number" end
-  return rule.percent and string.format("%.3g %%", 100 * value) or string.format("%.3g", value)
+  local text = string.format("%." .. (digits or 3) .. "g", rule.percent and 100 * value or value)
+  return rule.percent and text .. " %" or text
 end
 
---- One map's numbers as short texts: "moved since half of its evaluations: 12 %"; over several layers or views the largest.
+--- One map's numbers in few words, for figures: { "gap not applicable", "since half 12 %" }; over several layers or views the largest.
 ---@param method table
 ---@param facts table|nil
 ---@return string[]
@@ -29,7 +31,7 @@ function honesty.of(method, facts)
   local list = {}
   for _, rule in ipairs(facts and method.honesty or {}) do
     local numbers, word = numbers_of(rule, facts)
-    if word or #numbers > 0 then list[#list + 1] = rule.title .. ": " .. (word or shown(rule, math.max(table.unpack(numbers)))) end
+    if word or #numbers > 0 then list[#list + 1] = (rule.short or rule.title) .. " " .. (word or shown(rule, math.max(table.unpack(numbers)), 2)) end
   end
   return list
 end

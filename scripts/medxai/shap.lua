@@ -77,7 +77,7 @@ end
 
 -- ---- what the methods ask for alike -----------------------------------------------------------------------------------
 
-shap.bf16_honesty = { fact = "bf16_deviation", title = "largest difference of a bf16 logit" }
+shap.bf16_honesty = { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" }
 
 --- Checks and reads a method's regions and hide before anything is computed.
 function shap.check(what, o)

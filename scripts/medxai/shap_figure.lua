@@ -8,7 +8,7 @@ local torch = require "medxai.torch"
 
 local shap_figure = {}
 
-local rows_a_page = 4
+local rows_a_page, most_pt = 6, 86 -- six rows fill a journal's page
 local underlay = 0.15 -- shap's strength of the grey image under the values
 
 local function outputs_of(page, number)
@@ -16,7 +16,7 @@ local function outputs_of(page, number)
   return record.facts and page:array(number, "outputs"), record
 end
 
--- The 99.9th percentile of |value| over all classes of all images drawn: one scale for the whole figure.
+-- The 99.9th percentile of |value| over all classes of all images drawn, rounded up to two digits: one scale for the whole figure.
 local function scale_of(page)
   local all = {}
   for _, number in ipairs(page.numbers) do
@@ -31,7 +31,9 @@ local function scale_of(page)
   local at = 0.999 * (sorted:numel() - 1)
   local low = math.floor(at)
   local a, b = sorted[low]:item(), sorted[math.min(low + 1, sorted:numel() - 1)]:item()
-  return math.max(a + (at - low) * (b - a), 1e-30)
+  local limit = math.max(a + (at - low) * (b - a), 1e-30)
+  local unit = 10.0 ^ (math.floor(math.log(limit, 10)) - 1)
+  return math.ceil(limit / unit - 1e-9) * unit
 end
 
 -- Values (h, w) in blue and red, multiplied onto the pale grey image: where they are 0 the image shows.
@@ -86,11 +88,12 @@ end
 function shap_figure.draw(page)
   local limit = scale_of(page)
   if not limit then return end
-  for first = 1, #page.numbers, rows_a_page do
+  local all, pages = #page.numbers, math.ceil(#page.numbers / rows_a_page)
+  for p = 1, pages do
     local rows = {}
-    for k = first, math.min(first + rows_a_page - 1, #page.numbers) do rows[#rows + 1] = figure_row(page, page.numbers[k], limit) end
-    local d = figure.panels { rows = rows, bars = { bar_of(limit) }, most_pt = 110, caption = caption(page) }
-    page:save(string.format("values-%d", (first - 1) // rows_a_page + 1), d, page.entry.label .. ": values of all classes")
+    for k = (p - 1) * all // pages + 1, p * all // pages do rows[#rows + 1] = figure_row(page, page.numbers[k], limit) end
+    local d = figure.panels { rows = rows, bars = { bar_of(limit) }, most_pt = most_pt, caption = caption(page) }
+    page:save(string.format("values-%d", p), d, page.entry.label .. ": values of all classes")
   end
 end
 

@@ -7,7 +7,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", percent = true } },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
   needs = { gradient = true },
   smoothing = { aug_smooth = true },
   map = function(ctx)

@@ -19,7 +19,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", percent = true } },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
   smoothing = { aug_smooth = true },
   options = {
     steps = { "integer", default = 50, min = 1 },      -- points of the quadrature

@@ -65,8 +65,9 @@ return {
   sign = "signed",
   one_by_one = true,
   rng = "shap_gradient@1",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", percent = true }, { fact = "standard_error", title = "standard error over samples", percent = true },
-    { fact = "change_half", title = "moved since half of the samples", percent = true } },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true },
+    { fact = "standard_error", title = "standard error over samples", short = "std. error", percent = true },
+    { fact = "change_half", title = "moved since half of the samples", short = "since half", percent = true } },
   options = {
     samples = { "integer", default = 200, min = 2, field = false },
     background = { "string|tensor", default = "train", field = false },            -- "train": of the training split; "split": the first of the explained one, as in the thesis; a tensor (N, 3, H, W)

@@ -45,7 +45,7 @@ return {
   sign = "signed",
   one_by_one = true,
   rng = "shap_kernel@1",
-  honesty = { { fact = "change_half", title = "moved without half of the random subsets", percent = true }, shap.bf16_honesty },
+  honesty = { { fact = "change_half", title = "moved without half of the random subsets", short = "without half", percent = true }, shap.bf16_honesty },
   options = {
     samples = { "integer", default = 70, min = 1, field = false },                     -- subsets; never more than there are
     regions = { "string|table|function", default = { "slic", n_segments = 10 }, field = false },

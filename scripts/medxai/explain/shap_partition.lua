@@ -65,7 +65,7 @@ return {
   at = "input",
   sign = "signed",
   one_by_one = true,
-  honesty = { { fact = "change_half", title = "moved since half of the evaluations", percent = true }, shap.bf16_honesty },
+  honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half", percent = true }, shap.bf16_honesty },
   options = {
     evals = { "integer", default = 1000, min = 3, field = false },         -- evaluations of the network an image, the two ends included
     hide = { "string", default = "blur(128,128)", field = false },         -- what hidden pixels show (removal.lua)
