@@ -1,8 +1,8 @@
 -- CAM metrics, Sobel maps and masks, and the pictures of guided backprop against pytorch-grad-cam 1.5.7, with MEDXAI_CAM_SCORES_DIR
 -- = what tests/reference/cam_scores.py wrote and MEDXAI_GRADCAM_DIR = what gradcam.py did (skipped without them). Truth is the
 -- network in float64 on the reference's images (noise 0). A cell is one number: it passes when ours (float32) is off by at most
--- 1e-4 of the spread of the image's logits (of 1, for a probability), or 4 times the reference's own float32 error; where the
--- truth is below 1e-4 of that spread there is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
+-- 1e-4 of the spread of the image's logits (of 1, for a probability), or 4 times the reference's own float32 error on that image;
+-- where the truth is below 1e-4 of that spread there is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
 local canon = require "medxai.canon"
 local contexts = require "medxai.metric_context"
@@ -68,16 +68,22 @@ end
 
 -- ---- the table ----------------------------------------------------------------------------------------------------
 
+local function kind_of(name) return name:find("^logit") and "logit" or "softmax" end
+
 -- passed, failed, none of one image and map.
 local function verdict(cell, made, spread)
   local v, worst, own = { 0, 0, 0 }, 0, 0
+  local theirs, scale = { logit = 0, softmax = 0 }, { logit = spread, softmax = 1 }
   for name, truth in pairs(cell.truth) do -- counts do not depend on the order
-    local scale = name:find("^logit") and spread or 1
-    local off, theirs = math.abs(made[name] - truth), math.abs(cell.reference[name] - truth)
-    if math.abs(truth) < 1e-4 * scale then v[3] = v[3] + 1
-    elseif off <= math.max(1e-4 * scale, 4 * theirs) then v[1] = v[1] + 1
+    theirs[kind_of(name)] = math.max(theirs[kind_of(name)], math.abs(cell.reference[name] - truth))
+  end
+  for name, truth in pairs(cell.truth) do
+    local kind = kind_of(name)
+    local off = math.abs(made[name] - truth)
+    if math.abs(truth) < 1e-4 * scale[kind] then v[3] = v[3] + 1
+    elseif off <= math.max(1e-4 * scale[kind], 4 * theirs[kind]) then v[1] = v[1] + 1
     else v[2] = v[2] + 1 end -- NaN lands here
-    if math.abs(truth) >= 1e-4 * scale then worst, own = math.max(worst, off / scale), math.max(own, theirs / scale) end
+    if math.abs(truth) >= 1e-4 * scale[kind] then worst, own = math.max(worst, off / scale[kind]), math.max(own, theirs[kind] / scale[kind]) end
   end
   return v, worst, own
 end

@@ -14,7 +14,7 @@
 --   ctx.target, ctx.model   what the map explains (class, index, logit, probability ...), and of which model
 --   ctx:original()          the target's score of the image as it is
 --   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first from 0
---   ctx:keep(percentile, "most" | "least")  bool (H, W): all but the (100 - percentile) % that are most or least relevant
+--   ctx:keep(percentile, "most" | "least")  bool (H, W): a percentile of the pixels, without the most or the least relevant ones
 --   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated twice
 --   ctx:removed_logits(removal, asks)  the same as rows of logits; ctx.subject:original() those of the image as it is
 --   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same everywhere

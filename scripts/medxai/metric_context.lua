@@ -187,7 +187,7 @@ function Context:keep(percentile, which)
     return self.within and keep:logical_or(self.within:logical_not()) or keep
   end
   local order = self:order()
-  return order and ranking.without(order, 1 - percentile / 100, which, self.height, self.width)
+  return order and ranking.without(order, percentile, which, self.height, self.width)
 end
 
 -- Evaluates the image with parts removed: list of { name, keep }, at most most_at_once.

@@ -25,20 +25,26 @@ end
 --- How many of n pixels a share takes: the nearest whole number.
 function ranking.count(n, share) return math.floor(n * share + 0.5) end
 
+-- How many of n values lie below a percentile where no two are equal: as numpy.percentile places it, among n - 1 gaps; all at 100.
+local function below_percentile(n, percentile)
+  return percentile >= 100 and n or math.ceil(percentile / 100 * (n - 1) - 1e-9)
+end
+
 -- bool (H, W): false at the pixels listed.
 local function all_but(numbers, height, width)
   local keep = torch.ones(height * width, { dtype = "bool" })
   return keep:index_fill_(0, numbers, false):view({ height, width })
 end
 
---- All pixels but the share that is most (or least) relevant.
+--- All pixels but those that are most (or least) relevant: a percentile of them is kept, whatever is equal. Without equal values
+--- these are the pixels of `below`.
 ---@param order any from ranking.order
----@param share number 0 to 1
----@param which "most"|"least"
+---@param percentile number 0 to 100
+---@param which "most"|"least" which are left out
 ---@return any keep bool (H, W)
-function ranking.without(order, share, which, height, width)
+function ranking.without(order, percentile, which, height, width)
   local n = order:numel()
-  local k = ranking.count(n, share)
+  local k = n - below_percentile(n, percentile)
   return all_but(order:narrow(0, which == "most" and 0 or n - k, k), height, width)
 end
 

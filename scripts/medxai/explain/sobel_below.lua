@@ -11,7 +11,7 @@ local function mask_of(edges, percentile, ctx, item)
   if ctx.compat then return ranking.below(edges, percentile, "most") end
   local order = ranking.order(edges, rng.stream { seed = ctx.seed, purpose = "ties@1", id = item.id })
   if not order then return torch.zeros_like(edges, { dtype = "bool" }) end
-  return ranking.without(order, 1 - percentile / 100, "most", edges:size(0), edges:size(1))
+  return ranking.without(order, percentile, "most", edges:size(0), edges:size(1))
 end
 
 return {
