@@ -313,7 +313,7 @@ end)
 t.test("names as people write them, and near misses with what was meant", function()
   local model = tiny.model()
   t.equal(explain.check({ methods = { "Grad-CAM" } }, model).entries[1].method.name, "gradcam")
-  t.fails(function() explain.check({ methods = { sobel = { aug_smooth = true } } }, model) end, "sobel: unknown option 'aug_smooth'. Known: compat, layer, target.")
+  t.fails(function() explain.check({ methods = { sobel = { aug_smooth = true } } }, model) end, "sobel: unknown option 'aug_smooth'. Known: budget_mb, compat, layer, target.")
   t.equal(explain.check({ methods = { "sobel", "gradcam" }, aug_smooth = true }, model).entries[1].aug_smooth, false)
   t.fails(function() explain.check({ methods = { gradcam = { compat = "captum" } } }, model) end,
     "gradcam: option 'compat' is wrong (expected 'pytorch-grad-cam', got string 'captum').")

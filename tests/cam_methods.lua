@@ -235,7 +235,7 @@ t.test("bf16 says so in the record, with its largest deviation, for the methods 
   local result = go(model, { methods = { { "scorecam", precision = "bf16" }, { "ablationcam", precision = "bf16" } }, images = { 1 } }, tinycam.images():float())
   for _, record in ipairs(result.records) do
     t.equal({ record.status, record.facts.precision }, { "ok", "bf16" })
-    t.ok(record.facts.largest_deviation > 0 and record.facts.largest_deviation < 0.1)
+    t.ok(record.facts.bf16_deviation > 0 and record.facts.bf16_deviation < 0.1)
   end
 end)
 
@@ -304,6 +304,38 @@ t.test("the backward pass goes no deeper than the deepest layer asked for", func
   local pass = require("medxai.tap").open(model, tinycam.images(), { gradients = { "features.5", "features.3" } })
   t.equal({ pass.values["features.3"].is_leaf, pass.values["features.5"].is_leaf }, { true, false })
   t.equal(pass.values["features.3"].requires_grad, true)
+end)
+
+t.test("experiments/my_method.lua, the example of an own method (RISE), runs in --smoke and finds what the network looks at", function()
+  local dir = t.tmpdir()
+  t.write(dir .. "/my_method.lua", t.read(t.root .. "/experiments/my_method.lua"))
+  t.ok(select(2, t.read(dir .. "/my_method.lua"):gsub("\n", "")) < 40)
+  local script = t.write(dir .. "/own.lua", [[
+    local xai = require "medxai"
+    local run = xai.run { name = "own" }
+    local data = xai.dataset.phantom { n_train = 6, n_val = 6, n_test = 6, size_px = 64 }
+    local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "random" }
+    run:explain(model, data.test, { methods = { "my_method", { "my_method", cells = 4 } }, images = 2 })]])
+  local r = t.run { "--smoke", "--quiet", "--out", dir .. "/run", script, timeout = 200 }
+  t.equal(r.code, 0, r.err)
+  for _, line in ipairs(require("medxai.files").lines(dir .. "/run/maps/index.jsonl")) do t.ok(line:find('"status":"ok"', 1, true), line) end
+  -- a network that looks at the right half alone: brightness there is its score
+  local before = host.script_dir
+  host.script_dir = dir
+  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local model = require("medxai.graph").network { name = "half", classes = tinycam.classes, size_px = 34, build = function(g, x)
+    local half = g:op("half", "slice.Tensor", { x, 3, 17, 34 })
+    return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", half, 1)), { 3, 3 })
+  end }
+  torch.no_grad(function()
+    for _, p in ipairs(model:parameters()) do p.tensor:fill_(p.name == "fc.weight" and 1 or 0) end
+  end)
+  model:eval()
+  local result, store = go(model, { methods = { { "my_method", masks = 400 } }, target = 0 }, tinycam.images():float())
+  local raw = raw_of(result, store, 1)
+  t.ok(raw:narrow(1, 20, 14):mean():item() > raw:narrow(1, 0, 14):mean():item() * 1.02)
+  local single = go(model, { methods = { { "my_method", masks = 400 } }, target = 0, images = { 2 } }, tinycam.images():float())
+  t.equal(single.records[1].raw, result.records[2].raw)
 end)
 
 t.test("a map of a method with a fixed sign has it: what is nonnegative or a magnitude has no negative raw value", function()

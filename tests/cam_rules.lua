@@ -60,6 +60,19 @@ for _, smoothing in ipairs { {}, { aug_smooth = true, eigen_smooth = true } } do
   end)
 end
 
+t.test("a method may have a memory budget of its own", function()
+  local result, _, run = go { n = 1, options = { methods = { "scorecam", { "scorecam", budget_mb = 0.05, layer = "features.6" } } } }
+  t.equal({ result.records[1].status, result.records[2].status, #run.warnings }, { "ok", "ok", 0 })
+  t.fails(function() go { n = 1, options = { methods = { scorecam = { budget_mb = 0 } } } } end, "scorecam: option 'budget_mb' is too small (expected more than 0, got 0).")
+end)
+
+t.test("channels_last changes nothing for any method, smoothed", function()
+  local model = tinycam.model("relu", "float32"):to { layout = "channels_last" }
+  local options = { aug_smooth = true, eigen_smooth = true }
+  local worst, where = compare({ go { n = 2, options = options } }, { go { n = 2, model = model, options = options } })
+  t.ok(worst < 2e-5, string.format("%s differs by %.2g", where, worst))
+end)
+
 t.test("NaN weights: every map that needs the network is told as nan, none is ok", function()
   local model = tinycam.model("relu", "float32")
   torch.no_grad(function()
@@ -159,7 +172,7 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   t.fails(check { methods = { scorecam = { precision = "bf32" } } },
     "scorecam: option 'precision' is wrong (expected 'float32' or 'bf16', got string 'bf32').")
   t.fails(check { methods = { scorecam = { channels = 0 } } }, "scorecam: option 'channels' is too small (expected at least 1, got 0).")
-  t.fails(check { methods = { eigencam = { eigen_smooth = true } } }, "eigencam: unknown option 'eigen_smooth'. Known: aug_smooth, compat, layer, target.")
+  t.fails(check { methods = { eigencam = { eigen_smooth = true } } }, "eigencam: unknown option 'eigen_smooth'. Known: aug_smooth, budget_mb, compat, layer, target.")
   t.fails(check { methods = { smoothgrad = { sigma = -1 } } }, "smoothgrad: option 'sigma' is too small (expected at least 0, got -1).")
   local split, run = tinycam.split(images(2)), tiny.run(t.tmpdir())
   split.data, model.weights_of = { size_px = 32, config = {}, masks = {} }, { run = "before", size_px = 34, input_mode = "none" }

@@ -167,6 +167,33 @@ local function write(e, job, item, t, result)
   job.store:add(record_of(e, job, item, t, result, judged), made, raws, result.arrays)
 end
 
+-- ---- what a method works with under its memory budget ---------------------------------------------------------------
+
+-- Scorers by precision, made when first asked for, and what chunks of other work have learnt.
+local Scorers = {}
+Scorers.__index = Scorers
+
+function Scorers:of(precision)
+  if not self[precision] then
+    self[precision] = scorer.new(self.job.model, { budget_mb = self.budget_bytes / (1 << 20), deterministic = self.job.deterministic, precision = precision })
+    self.list[#self.list + 1] = self[precision]
+  end
+  return self[precision]
+end
+
+function Scorers:count(what)
+  local n = 0
+  for _, s in ipairs(self.list) do n = n + s[what] end
+  return n
+end
+
+-- Those of a budget; methods with the same share them.
+local function scorers_of(job, budget_bytes)
+  job.by_budget = job.by_budget or {}
+  job.by_budget[budget_bytes] = job.by_budget[budget_bytes] or setmetatable({ job = job, budget_bytes = budget_bytes, list = {}, chunks = {} }, Scorers)
+  return job.by_budget[budget_bytes]
+end
+
 -- ---- passes -----------------------------------------------------------------------------------------------------------
 
 -- The views of the images as one context; targets, items: of the images alone.
@@ -184,11 +211,12 @@ end
 
 -- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras }.
 local function run_entry(e, job, opened, results)
-  local pass, scores = opened.pass, job.scorers
+  local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
+  local scores = scorers_of(job, budget_bytes)
   local ctx = context.new { pass = pass, x = opened.x, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
     split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
-    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = job.budget_bytes, scorers = scores, scorer = scores:of "float32",
-    chunk_states = job.chunk_states }
+    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
+    chunk_states = scores.chunks }
   local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
   local found = attempt(e, ctx)
   if ctx.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
@@ -340,24 +368,6 @@ local function run_halving(job, numbers)
   run_halving(job, { table.unpack(numbers, half + 1) })
 end
 
--- Scorers of the job by precision, made when first asked for.
-local Scorers = {}
-Scorers.__index = Scorers
-
-function Scorers:of(precision)
-  if not self[precision] then
-    self[precision] = scorer.new(self.job.model, { budget_mb = self.job.budget_bytes / (1 << 20), deterministic = self.job.deterministic, precision = precision })
-    self.list[#self.list + 1] = self[precision]
-  end
-  return self[precision]
-end
-
-function Scorers:count(what)
-  local n = 0
-  for _, s in ipairs(self.list) do n = n + s[what] end
-  return n
-end
-
 local function describe(job)
   local names = {}
   for i, e in ipairs(job.entries) do names[i] = e.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "") end
@@ -372,7 +382,7 @@ function batches.run(job, chosen)
     for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
     if open then todo[#todo + 1] = number end
   end
-  job.scorers, job.chunk_states = setmetatable({ job = job, list = {} }, Scorers), {}
+  job.scorers = scorers_of(job, job.budget_bytes)
   local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
   if #todo == 0 then return job.say("%s", what) end

@@ -16,6 +16,8 @@ function channels.check(o)
   if check.smoke() then o.channels = o.channels or 8 end
 end
 
+channels.honesty = { { fact = "bf16_deviation", title = "largest difference of a bf16 logit" } }
+
 --- "32 channels (approximation)", nil where all of them count.
 function channels.approximate(o) return o.channels and string.format("%d channels (approximation)", o.channels) or nil end
 
@@ -23,7 +25,7 @@ function channels.approximate(o) return o.channels and string.format("%d channel
 function channels.facts(o, count, scorer)
   local facts = {}
   if o.channels and o.channels < count then facts.approximation = string.format("the %d of %d channels with the largest variance", o.channels, count) end
-  if o.precision == "bf16" then facts.precision, facts.largest_deviation = "bf16", scorer:deviation() end
+  if o.precision == "bf16" then facts.precision, facts.bf16_deviation = "bf16", scorer:deviation() end
   return facts
 end
 

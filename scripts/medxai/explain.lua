@@ -285,13 +285,14 @@ local function step_fields(job, chosen, asked)
     figures = canon.list(table.move(asked.figure_kinds, 1, #asked.figure_kinds, 1, {})) }
 end
 
--- Each image's record by each method, in the order of the images.
+-- Each image's record by each method, in the order of the images: a list whose members are read when they are asked for.
 local function records_of(job, chosen)
-  local records = {}
-  for _, number in ipairs(chosen) do
-    for _, e in ipairs(job.entries) do records[#records + 1] = job.store.records[e.set .. "/" .. job.split:item(number).id] end
-  end
-  return records
+  local n = #job.entries
+  return setmetatable({}, { __len = function() return #chosen * n end, __index = function(_, k)
+    local number = math.type(k) == "integer" and k >= 1 and chosen[(k - 1) // n + 1]
+    if not number then return nil end
+    return job.store.records[job.entries[(k - 1) % n + 1].set .. "/" .. job.split:item(number).id]
+  end })
 end
 
 -- What belongs to the finished step: where one is missing, it is not finished.
@@ -351,7 +352,7 @@ end
 ---   eigen_smooth   true: the first principal component of the channels instead of their sum, where a method has channels
 ---   compat         "pytorch-grad-cam": what that library (1.5.7, on a CPU) computes where it differs: the activation after a rectifier
 ---                  in place, a new predicted class in each view, LAPACK's sign of a principal component, and what each method's file says
----                  compat, aug_smooth, eigen_smooth may also be given to a single method: { "gradcam", aug_smooth = true }
+---                  compat, aug_smooth, eigen_smooth, budget_mb may also be given to a single method: { "gradcam", aug_smooth = true }
 ---   budget_mb      memory for a batch and for each method's chunks (1024); batch fixes the number of images
 ---   deterministic  true: 8 images a pass, whatever the memory: the same bits however many images are explained
 ---   figures        a list of "rows" (an image a row, a method a column), "grid" (an image a panel, wrong predictions framed), "methods"

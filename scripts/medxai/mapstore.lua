@@ -1,7 +1,8 @@
 -- The maps of a run on disk: maps/<method>-<8 hex>/<image id>.npy (on the input's grid), .raw.npy or .raw<k>.npy (signed, on
 -- each layer's grid; under augmentation (views, h, w)), <image id>.<name>.npy for what else a method keeps, and one line each in
 -- maps/index.jsonl with everything that made the map.
--- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned.
+-- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned. Records stay in the file: of
+-- ten thousand maps only their places in it are held in memory.
 -- It refuses to overwrite a finished map.
 local check = require "medxai.check"
 local canon = require "medxai.canon"
@@ -13,20 +14,28 @@ Store.__index = Store
 
 local mapstore = {}
 
+-- store.records["set/image id"]: read from the index when it is asked for.
+local function lazy_records(store)
+  return setmetatable({}, { __index = function(_, key)
+    local at = store.places[key]
+    if not at then return nil end
+    local f <close> = assert(io.open(store.index, "rb"))
+    f:seek("set", at)
+    return canon.read(f:read "l", store.index)
+  end })
+end
+
 --- Opens the maps of a run folder; a torn last line of the index is left out.
 ---@param dir string
 function mapstore.open(dir)
-  local store = setmetatable({ dir = dir, index = dir .. "/maps/index.jsonl", records = {} }, Store)
-  local lines, whole = files.lines(store.index)
-  local stat = require("medxai.file").stat(store.index)
-  if stat and stat.bytes > whole then -- torn by a crash: cut, or the next line would be glued to it
-    local done, why = require("medxai.file").truncate(store.index, whole)
-    if not done then check.fail("explain", "%s.", why) end
-  end
-  for number, line in ipairs(lines) do
+  local store = setmetatable({ dir = dir, index = dir .. "/maps/index.jsonl", places = {}, bytes = 0 }, Store)
+  files.repair_lines(store.index)
+  for number, line in ipairs((files.lines(store.index))) do
     local record = canon.read(line, store.index .. ":" .. number)
-    store.records[record.maps .. "/" .. record.image_id] = record
+    store.places[record.maps .. "/" .. record.image_id] = store.bytes
+    store.bytes = store.bytes + #line + 1
   end
+  store.records = lazy_records(store)
   return store
 end
 
@@ -63,8 +72,10 @@ function Store:add(record, map, raws, arrays)
     put(record.image_id .. "." .. name .. ".npy", arrays[name])
     record.arrays[name] = record.files[#record.files]
   end
-  files.append_line(self.index, canon.write(record))
-  self.records[record.maps .. "/" .. record.image_id] = record
+  local line = canon.write(record)
+  files.append_line(self.index, line)
+  self.places[record.maps .. "/" .. record.image_id] = self.bytes
+  self.bytes = self.bytes + #line + 1
   return record
 end
 

@@ -16,6 +16,7 @@ local shared = {
   layer = { "string|table", field = false },
   target = { "string|integer|table", field = false },
   compat = { one_of = { "pytorch-grad-cam" }, field = false },
+  budget_mb = { "number", above = 0, field = false },
 }
 local smoothings = { "aug_smooth", "eigen_smooth" }
 
@@ -56,7 +57,7 @@ local function build(name, value)
   return from_table(name, found, source)
 end
 
--- One entry: the method, its own options, and layer, target, compat and smoothing where they differ from the call's.
+-- One entry: the method, its own options, and layer, target, compat, memory budget and smoothing where they differ from the call's.
 local function entry(name, value)
   local m = build(name, value)
   local spec, common = {}, {}

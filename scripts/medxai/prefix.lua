@@ -64,16 +64,12 @@ end
 
 -- ---- what is cached ---------------------------------------------------------------------------------------------------------
 
----@class medxai.Prefix the cached outputs of one cut over the train and val splits of one data set
+---@class medxai.Prefix the cached outputs of one cut over the splits of one data set
 local Prefix = {}
 Prefix.__index = Prefix
 
--- One split's share of it: a matrix with a row an image. Training in bf16 reads what bf16 gives, validation float32.
-local Part = {}
-Part.__index = Part
-
 -- The hash of all that determines the cached numbers.
-local function key_of(model, cut, data, run, precision)
+local function key_of(model, cut, data, run)
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local stream = core.image.sha256_stream()
   for _, slot in ipairs(cut.slots) do
@@ -84,32 +80,25 @@ local function key_of(model, cut, data, run, precision)
   local splits = {}
   for _, name in ipairs { "train", "val" } do splits[name] = run:describe_split(data[name]) end
   return canon.hash { weights = stream:hex(), cut = canon.list(cut.names), network = model.name, layout = model.layout, dtype = model.dtype, splits = splits,
-    libtorch = core.tensor.torch_version(), device = model.device:match "^%a+", precision = precision, form = 2 }
+    libtorch = core.tensor.torch_version(), device = model.device:match "^%a+", form = 1 }
 end
 
 -- The values at the cut, without autograd.
-local function outputs_of(part, x)
-  local function forward()
-    return torch.no_grad(function() return part.model:forward { x = x, outputs = part.cut.names, fold = false } end)
-  end
-  if part.precision == "float32" then return forward() end
-  return torch.autocast({ device = (part.model.device:match "^%a+"), dtype = "bfloat16" }, forward)
+local function outputs_of(model, cut, x)
+  return torch.no_grad(function() return model:forward { x = x, outputs = cut.names, fold = false } end)
 end
 
--- Finds shapes and dtypes of one image's values, how many numbers they are, and the dtype that holds them all.
-local function measure(part)
+-- The shapes of one image's values, without the batch, and how many numbers they are.
+local function measure(model, cut, split)
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local model = part.model
-  local values = outputs_of(part, part.split:batch({ 1 }).x:to { device = model.device, dtype = model.dtype })
-  part.shapes, part.dtypes, part.numbers, part.dtype = {}, {}, 0, nil
-  for i, name in ipairs(part.cut.names) do
+  local values, numbers, shapes = outputs_of(model, cut, split:batch({ 1 }).x:to { device = model.device, dtype = model.dtype }), 0, {}
+  for i, name in ipairs(cut.names) do
     local shape = { table.unpack(values[name].shape, 2) }
     local n = 1
     for _, size in ipairs(shape) do n = n * size end
-    part.shapes[i], part.dtypes[i], part.numbers = shape, values[name].dtype, part.numbers + n
-    part.dtype = (part.dtype == nil or part.dtype == values[name].dtype) and values[name].dtype or "float32" -- holds bfloat16 exactly
+    shapes[i], numbers = shape, numbers + n
   end
-  part.bytes = part.split.n * part.numbers * ({ float64 = 8, float32 = 4, bfloat16 = 2 })[part.dtype]
+  return shapes, numbers
 end
 
 local function available_memory()
@@ -118,117 +107,109 @@ local function available_memory()
   return kib and tonumber(kib) * 1024 or 2 << 30
 end
 
+local function element_bytes(model) return model.dtype == "float64" and 8 or 4 end
+
 -- A value as it is stored: (N, C, h, w) as rows of channels last.
-local function to_rows(t, dtype)
+local function to_rows(t)
   local rows = t:dim() == 4 and t:permute { 0, 2, 3, 1 } or t
-  return rows:reshape({ t:size(0), -1 }):to { dtype = dtype, device = "cpu" }
+  return rows:reshape { t:size(0), -1 }
 end
 
 -- Computes every image once, in the split's order, and hands over one matrix (images, numbers) a batch.
-local function compute(part, batch, take)
-  local model = part.model
+local function compute(self, batch, take)
+  local model = self.model
   local training = model:is_training()
   model:train()
   local restore <close> = setmetatable({}, { __close = function() if not training then model:eval() end end })
-  local bar <close> = Progress.new("frozen part, " .. part.split.name, part.split.n)
-  local loader <close> = part.split:loader { batch = batch, channels_last = model.layout == "channels_last" }
-  repeat
-    local scope <close> = core.memory.scope() -- luacheck: ignore
-    local images = loader:next()
-    if images then
-      local values, parts = outputs_of(part, images.x:to { dtype = model.dtype, device = model.device }), {}
-      for i, name in ipairs(part.cut.names) do parts[i] = to_rows(values[name], part.dtype) end
-      take(#parts == 1 and parts[1] or torch.cat(parts, 1))
-      bar:add(images.x:size(0))
-    end
-    if host.interrupted() then error("interrupted", 0) end
-  until not images
+  local bar <close> = Progress.new("frozen part", self.rows)
+  for _, split in ipairs(self.splits) do
+    local loader <close> = split:loader { batch = batch, channels_last = model.layout == "channels_last" }
+    repeat
+      local scope <close> = core.memory.scope() -- luacheck: ignore
+      local images = loader:next()
+      if images then
+        local values, parts = outputs_of(model, self.cut, images.x), {}
+        for i, name in ipairs(self.cut.names) do parts[i] = to_rows(values[name]) end
+        take(#parts == 1 and parts[1] or torch.cat(parts, 1))
+        bar:add(images.x:size(0))
+      end
+      if host.interrupted() then error("interrupted", 0) end
+    until not images
+  end
 end
 
-local function make_in_memory(part, batch)
-  part.stored = core.memory.unscoped(function() return torch.empty({ part.split.n, part.numbers }, { dtype = part.dtype }) end)
+local function make_in_memory(self, batch)
+  self.stored = core.memory.unscoped(function() return torch.empty({ self.rows, self.numbers }, { dtype = self.model.dtype }) end)
   local at = 0
-  compute(part, batch, function(rows)
-    part.stored:narrow(0, at, rows:size(0)):copy_(rows)
+  compute(self, batch, function(rows)
+    self.stored:narrow(0, at, rows:size(0)):copy_(rows)
     at = at + rows:size(0)
   end)
 end
 
 -- A read-only mapping of a finished file.
-local function map_file(part, path)
-  part.stored = core.memory.unscoped(function()
-    return torch.from_file(path, { shared = false, size = part.split.n * part.numbers, dtype = part.dtype }):view { part.split.n, part.numbers }
+local function map_file(self, path)
+  self.stored = core.memory.unscoped(function()
+    return torch.from_file(path, { shared = false, size = self.rows * self.numbers, dtype = self.model.dtype }):view { self.rows, self.numbers }
   end)
 end
 
+local function digest(self) return core.image.sha256_stream():update(self.stored):hex() end
+
 -- A file that an earlier or another process has made, if it is whole.
-local function reuse_file(part, path, key)
+local function reuse_file(self, path)
   local facts = files.read_data(path .. ".json")
-  if not facts or facts.key ~= key or files.size(path) ~= part.bytes then return false end
-  map_file(part, path)
-  if core.image.sha256_stream():update(part.stored):hex() == facts.sha256 then return true end
+  if not facts or facts.key ~= self.key or files.size(path) ~= self.bytes then return false end
+  map_file(self, path)
+  if digest(self) == facts.sha256 then return true end
   check.warn("grid", "the cache '%s' is damaged: it is made again.", path)
-  part.stored:close()
+  self.stored:close()
   return false
 end
 
 -- Written through the system, not through a mapping: a full disk is an error then, not a signal.
-local function write_part(part, path, batch)
-  local f <close> = files.create(path)
+local function write_part(self, part, batch)
+  local f <close> = files.create(part)
   local hash = core.image.sha256_stream()
-  compute(part, batch, function(rows)
-    local contiguous = rows:contiguous()
+  compute(self, batch, function(rows)
+    local contiguous = rows:to { device = "cpu" }:contiguous()
     hash:update(contiguous)
-    files.put(f, path, contiguous:data_string())
+    files.put(f, part, contiguous:data_string())
   end)
   return hash:hex()
 end
 
-local function make_file(part, path, key, batch)
+local function make_file(self, path, batch)
   files.mkdir(files.folder(path))
   local lock <close> = files.wait_lock(path .. ".lock") -- luacheck: ignore (held, not read)
-  if reuse_file(part, path, key) then return end
-  local sha256 = write_part(part, path .. ".part", batch)
+  if reuse_file(self, path) then return end
+  local sha256 = write_part(self, path .. ".part", batch)
   files.rename(path .. ".part", path)
-  files.write_data(path .. ".json", { key = key, sha256 = sha256, bytes = part.bytes, values = canon.list(part.cut.names) })
-  map_file(part, path)
+  files.write_data(path .. ".json", { key = self.key, sha256 = sha256, bytes = self.bytes, values = canon.list(self.cut.names) })
+  map_file(self, path)
 end
 
 local live -- the cache of this process: one at a time, as cells with the same cut follow one another
 
 --- Frees the cache of this process.
 function prefix.release()
-  for _, part in pairs(live and live.parts or {}) do
-    if part.stored then part.stored:close() end
-  end
+  if live then live.stored:close() end
   live = nil
 end
 
-local function new_cache(model, data, cut, key, precision)
-  local self = setmetatable({ key = key, parts = {}, bytes = 0, images = 0 }, Prefix)
-  for _, name in ipairs { "train", "val" } do
-    local part = setmetatable({ split = data[name], model = model, cut = cut, precision = name == "train" and precision or "float32" }, Part)
-    measure(part)
-    self.parts[data[name]], self.bytes, self.images = part, self.bytes + part.bytes, self.images + part.split.n
-  end
+local function new_cache(model, data, cut, key)
+  local self = setmetatable({ key = key, cut = cut, model = model, splits = { data.train, data.val }, layout = model.layout,
+    rows = data.train.n + data.val.n, first_row = { [data.train] = 0, [data.val] = data.train.n } }, Prefix)
+  self.shapes, self.numbers = measure(model, cut, data.train)
+  self.bytes = self.rows * self.numbers * element_bytes(model)
   return self
-end
-
-local function fill(self, data, options)
-  local in_memory = self.bytes <= math.min(options.cache_mb * (1 << 20), available_memory() / 2)
-  for _, name in ipairs { "train", "val" } do
-    local part = self.parts[data[name]]
-    if in_memory then make_in_memory(part, options.batch)
-    else make_file(part, files.join(options.folder, self.key:sub(1, 16) .. "-" .. name .. ".bin"), self.key, options.batch) end
-  end
-  return in_memory
 end
 
 --- The cached outputs of a model's frozen part for the train and val splits, made where they are not there yet.
 ---@param model medxai.Model
 ---@param data medxai.Dataset
 ---@param run table for describe_split
----@param options { cache_mb: number, cache_file_mb: number, folder: string, batch: integer, precision: string }
+---@param options { cache_mb: number, cache_file_mb: number, folder: string, batch: integer }
 ---@return medxai.Prefix|nil
 ---@return string how, or why not: for the cell's record
 function prefix.open(model, data, run, options)
@@ -237,20 +218,22 @@ function prefix.open(model, data, run, options)
   if data.augment then return nil, "the images are augmented" end
   local share = work.share(model, cut.names)
   if share < least_share then return nil, why or string.format("it is only %.1f %% of the work", 100 * share) end
-  local key = key_of(model, cut, data, run, options.precision)
+  local key = key_of(model, cut, data, run)
   if live and live.key == key then
-    for _, part in pairs(live.parts) do part.model = model end
+    live.model = model
     return live, live.how
   end
   prefix.release()
-  local self = new_cache(model, data, cut, key, options.precision)
+  local self = new_cache(model, data, cut, key)
   local mb = self.bytes / (1 << 20)
-  if mb > options.cache_file_mb and mb > options.cache_mb then
+  local in_memory = mb <= math.min(options.cache_mb, available_memory() / (1 << 21))
+  if not in_memory and mb > options.cache_file_mb then
     return nil, string.format("its outputs take %.0f MB (cache_mb = %.0f, cache_file_mb = %.0f)", mb, options.cache_mb, options.cache_file_mb)
   end
+  if in_memory then make_in_memory(self, options.batch)
+  else make_file(self, files.join(options.folder, key:sub(1, 16) .. ".bin"), options.batch) end
+  self.how = string.format("%s of %d images, %.0f MB %s", table.concat(cut.names, ", "), self.rows, mb, in_memory and "in memory" or "in a file")
   live = self
-  local in_memory = fill(self, data, options)
-  self.how = string.format("%s of %d images, %.0f MB %s", table.concat(cut.names, ", "), self.images, mb, in_memory and "in memory" or "in a file")
   return self, self.how
 end
 
@@ -259,20 +242,20 @@ end
 local Source = {}
 Source.__index = Source
 
--- Rows (N, numbers) as the network's values.
-local function to_values(part, rows)
-  local values, at, model = {}, 0, part.model
-  for i, name in ipairs(part.cut.names) do
-    local shape, n = part.shapes[i], 1
+-- One image's numbers, (N, numbers), as the network's values.
+local function to_values(self, rows)
+  local values, at = {}, 0
+  for i, name in ipairs(self.cut.names) do
+    local shape, n = self.shapes[i], 1
     for _, size in ipairs(shape) do n = n * size end
-    local value = n == part.numbers and rows or rows:narrow(1, at, n)
+    local part = (n == self.numbers and rows or rows:narrow(1, at, n))
     if #shape == 3 then
-      value = value:reshape { rows:size(0), shape[2], shape[3], shape[1] }:permute { 0, 3, 1, 2 }
-      value = model.layout == "channels_last" and value or value:contiguous()
+      part = part:reshape { rows:size(0), shape[2], shape[3], shape[1] }:permute { 0, 3, 1, 2 }
+      part = self.layout == "channels_last" and part or part:contiguous()
     else
-      value = value:reshape { rows:size(0), table.unpack(shape) }
+      part = part:reshape { rows:size(0), table.unpack(shape) }
     end
-    values[name] = value:to { device = model.device, dtype = part.dtypes[i] }
+    values[name] = part:to { device = self.model.device }
     at = at + n
   end
   return values
@@ -285,11 +268,11 @@ function Source:next()
   local places, rows, labels = {}, {}, {}
   for k = self.at, last do
     local place = self.order[k]
-    places[#places + 1], rows[#rows + 1], labels[#labels + 1] = place, place - 1, self.part.split:label(place)
+    places[#places + 1], rows[#rows + 1], labels[#labels + 1] = place, self.first + place - 1, self.split:label(place)
   end
   self.at = last + 1
-  local picked = self.part.stored:index_select(0, torch.tensor(rows, { dtype = "int64" }))
-  return { values = to_values(self.part, picked), y = torch.tensor(labels, { dtype = "int64" }), index = places }
+  local picked = self.prefix.stored:index_select(0, torch.tensor(rows, { dtype = "int64" }))
+  return { values = to_values(self.prefix, picked), y = torch.tensor(labels, { dtype = "int64" }), index = places }
 end
 
 function Source.close() end
@@ -304,12 +287,12 @@ function Prefix:source(split, options)
     order = {}
     for i = 1, split.n do order[i] = i end
   end
-  return setmetatable({ part = self.parts[split], order = order, batch = options.batch, at = 1, batches = (#order + options.batch - 1) // options.batch,
-    wait_seconds = 0.0 }, Source)
+  return setmetatable({ prefix = self, split = split, first = self.first_row[split], order = order, batch = options.batch, at = 1,
+    batches = (#order + options.batch - 1) // options.batch, wait_seconds = 0.0 }, Source)
 end
 
 --- Logits, and those of an auxiliary branch in training, from cached values.
-function Prefix.logits(_, model, values)
+function Prefix:logits(model, values)
   local names = model:output_names()
   local out = model:forward { base = values, outputs = names }
   return out[names[1]], names[2] and out[names[2]] or nil

@@ -395,8 +395,10 @@ end
 
 -- ---- what determines numbers ----------------------------------------------------------------------------------------------
 
--- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order.
+-- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order; kept while nothing is written to them.
 local function weights_sha256(model)
+  local version = model:version()
+  if model._hashed and model._hashed.version == version then return model._hashed.hex end
   local scope <close> = require("medxai").scope()
   local hash = require("medxai.core").image.sha256_stream()
   for _, entry in ipairs(model:state()) do
@@ -404,7 +406,8 @@ local function weights_sha256(model)
     hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
     tensor:close()
   end
-  return hash:hex()
+  model._hashed = { version = version, hex = hash:hex() }
+  return model._hashed.hex
 end
 
 --- A model as plain data: its configuration and the hash of its weights as they are now.

@@ -3,7 +3,7 @@ recorded noise, guided backprop. They are compared in float64, where nothing dep
 build serves.
 
     python attributions.py toy OUT                   the small dumps that are committed (tests/reference/cam)
-    python attributions.py networks OUT [network ...]  OUT/<network>/weights.pt and square.x.npy as cam.py made them
+    python attributions.py networks OUT GRADCAM [network ...]  the networks and images that gradcam.py left
 """
 import sys
 from pathlib import Path
@@ -58,21 +58,21 @@ def toy(out):
     print("predicted", model(toy_images()).argmax(1).tolist())
 
 
-def networks(out, names):
+def networks(out, grad, names):
     from vision import torchvision
     for name in names:
-        folder = out / name
+        folder = grad / name
         model = getattr(torchvision.models, name)(weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {}))
         model.load_state_dict(torch.load(folder / "weights.pt"))
         model.double().eval()
         for module in model.modules():
             if hasattr(module, "inplace"):
                 module.inplace = False
-        x = torch.from_numpy(np.load(folder / "square.x.npy"))[[0, -1]].double()
+        x = torch.from_numpy(np.load(folder / "square.x.npy"))[[-1] if name == "vgg19" else [0, -1]].double()
         for method in METHODS:
             if method == "guided_backprop" and name not in ("squeezenet1_0", "resnet50", "vgg19"):
                 continue  # captum replaces torch.nn.ReLU modules: elsewhere it guides a part of the rectifiers only
-            np.save(folder / f"captum.{method}.npy", attribute(model, x, method))
+            np.save(out / name / f"captum.{method}.npy", attribute(model, x, method))
         print(name, "done", flush=True)
 
 
@@ -80,4 +80,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "toy":
         toy(Path(sys.argv[2]))
     else:
-        networks(Path(sys.argv[2]), sys.argv[3:])
+        networks(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

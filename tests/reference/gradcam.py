@@ -1,4 +1,5 @@
-"""Grad-CAM by pytorch-grad-cam 1.5.7 (environment a: Debian's torch and torchvision): what parity_gradcam.lua compares with.
+"""Grad-CAM by pytorch-grad-cam 1.5.7 (environment a: Debian's torch and torchvision): the networks, images and first maps of
+parity_cam.lua and parity_cam_scores.lua.
 
     python gradcam.py OUT DATA [network ...]     the seven networks, trained a little, on real images and a made one
     python gradcam.py --tiny OUT                 the small dump that is committed (tests/reference/gradcam_tiny.npy ...)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data gradcam cam perturb training tensorboard (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data cam perturb training tensorboard (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
 # MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
@@ -40,14 +40,15 @@ setup_a() {
 
 setup_b() { # may fail: its parts are then left out
   b=${MEDXAI_REF_B:-$work/b/bin/python}
-  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage, shap, cv2, tensorboard' && return 0
-  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors, scikit-image, shap, OpenCV or tensorboard"; return 1; }
+  imports "$b" 'import torch; from vision import torchvision; import safetensors, skimage, shap, cv2, tensorboard, captum, pytorch_grad_cam' && return 0
+  [ -z "${MEDXAI_REF_B:-}" ] || { say "$b lacks torch, torchvision, safetensors, scikit-image, shap, OpenCV, tensorboard, captum or grad-cam"; return 1; }
   [ ! -e "$work/b.failed" ] || return 1
   say "environment b: torch 2.13.0 in build/reference/b"
   { /usr/bin/python3 -m venv "$work/b" &&
     { "$work/b/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "$work/b/bin/pip" install -q torch==2.13.0; } &&
     "$work/b/bin/pip" install -q numpy pillow safetensors scikit-image==0.26.0 shap==0.51.0 opencv-python-headless tensorboard &&
-    "$work/b/bin/pip" install -q --no-deps torchvision==0.28.0; } >"$work/b.log" 2>&1 && return 0
+    "$work/b/bin/pip" install -q --no-deps torchvision==0.28.0 captum==0.9.0 grad-cam==1.5.7 ttach &&
+    "$work/b/bin/pip" install -q scikit-learn matplotlib tqdm packaging; } >"$work/b.log" 2>&1 && return 0
   say "environment b cannot be made (build/reference/b.log); remove build/reference/b.failed to try again"
   : >"$work/b.failed"
   return 1
@@ -94,21 +95,23 @@ part_data() {
   "$a" "$here/resize.py" --all "$work/pictures" && MEDXAI_PICTURES_DIR=$work/pictures ours parity_data
 }
 
-# Networks trained a little, images and Grad-CAM maps: what gradcam and cam compare.
-dump_gradcam() {
-  for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
-    [ -e "$work/gradcam/$name/info.json" ] || "$a" "$here/gradcam.py" "$work/gradcam" "$data" "$name" || return 1
-  done
-}
+seven() { echo "${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}"; }
 
-part_gradcam() {
-  [ -d "$data" ] || { say "no $data: gradcam is left out"; return 0; }
-  dump_gradcam && MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_gradcam
+# The networks trained a little, their images, and Grad-CAM; all CAMs of pytorch-grad-cam (about an hour on two cores, kept in
+# build/reference); captum's attributions where environment b is at hand.
+cam_maps() {
+  for name in $(seven); do
+    [ -e "$work/gradcam/$name/info.json" ] || "$a" "$here/gradcam.py" "$work/gradcam" "$data" "$name" || return 1
+    [ -e "$work/cam/$name/cells.json" ] || "$a" "$here/cam.py" networks "$work/cam" "$work/gradcam" "$name" 2>"$work/cam.log" || { tail -n 5 "$work/cam.log" >&2; return 1; }
+    [ -z "${b:-}" ] || [ -e "$work/cam/$name/captum.saliency.npy" ] || "$b" "$here/attributions.py" networks "$work/cam" "$work/gradcam" "$name" || return 1
+  done
+  [ -n "${b:-}" ] || say "no environment b: captum's cells are left out"
+  MEDXAI_CAM_DIR=$work/cam MEDXAI_GRADCAM_DIR=$work/gradcam ours 'parity_cam$'
 }
 
 # Metrics of maps, Sobel, pictures of guided backprop.
 cam_scores() {
-  for name in ${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}; do
+  for name in $(seven); do
     [ -e "$work/cam_scores/$name/scores.json" ] || "$a" "$here/cam_scores.py" "$work/cam_scores" "$work/gradcam" "$name" || return 1
   done
   MEDXAI_CAM_SCORES_DIR=$work/cam_scores MEDXAI_GRADCAM_DIR=$work/gradcam ours parity_cam_scores
@@ -116,8 +119,10 @@ cam_scores() {
 
 part_cam() {
   [ -d "$data" ] || { say "no $data: cam is left out"; return 0; }
-  dump_gradcam || return 1
-  cam_scores
+  code=0
+  cam_maps || code=1
+  cam_scores || code=1
+  return $code
 }
 
 # Superpixels on both versions of scikit-image, LIME on the networks (lime is the same in both environments).
@@ -171,9 +176,9 @@ parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|gradcam|cam|perturb|training|tensorboard) parts="$parts $1" ;;
+    networks|checkpoints|data|cam|perturb|training|tensorboard) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data gradcam cam perturb training tensorboard; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data cam perturb training tensorboard; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -181,7 +186,7 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data gradcam cam perturb training tensorboard"
+[ -n "$parts" ] || parts="networks checkpoints data cam perturb training tensorboard"
 
 setup_a || { say "environment a cannot be made"; exit 1; }
 setup_b || b=

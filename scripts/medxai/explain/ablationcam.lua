@@ -52,6 +52,7 @@ return {
   smoothing = { aug_smooth = true, eigen_smooth = true },
   options = options,
   approximate = channels.approximate,
+  honesty = channels.honesty,
   map = function(ctx, _, _, o)
     local a, scorer = ctx:activation(), ctx:scorer_in(o.precision) -- (N, C, h, w)
     local path = channels.path(ctx.model, ctx.layer)

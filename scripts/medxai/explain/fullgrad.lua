@@ -21,24 +21,25 @@ local function biased_layers(model)
   return list
 end
 
--- Each channel of |v| min-maxed with 1e-7, then summed over channels: (n, C, h, w) -> (n, h, w), without writing v several times.
-local function sum_of_scaled(v)
-  v = v:abs():flatten(2) -- (n, C, h w)
-  local lo = v:amin({ 2 }, true)
-  local scale = (v:amax({ 2 }, true) - lo + map.EPSILON):reciprocal() -- (n, C, 1)
-  return scale:transpose(1, 2):bmm(v) - (scale * lo):sum({ 1 }, true) -- (n, 1, h w)
+-- Each channel of |g bias| min-maxed with 1e-7, then summed over channels: g (n, C, h, w) -> (n, h, w). In few passes over g, which is
+-- overwritten: |g bias| is |bias| |g|, so all that is left after the extrema is a weighted sum of |g|.
+local function sum_of_scaled(g, bias, channels_last)
+  local v = g:abs_()
+  local size, n, C, h, width = bias:abs(), table.unpack(v.shape)
+  local lo, hi = v:amin({ 2, 3 }, true), v:amax({ 2, 3 }, true)
+  local w = size / (size * (hi - lo) + map.EPSILON) -- (n, C, 1, 1)
+  local sum = channels_last and v:permute({ 0, 2, 3, 1 }):reshape({ n, h * width, C }):matmul(w:view({ n, C, 1 })) or w:view({ n, 1, C }):matmul(v:flatten(2))
+  return sum:view({ n, h, width }) - (w * lo):sum({ 1 })
 end
 
 -- The layers' maps of some images on the input's grid: list of (n, c, H, W).
-local function layer_maps(layers, x, gradients)
+local function layer_maps(layers, x, gradients, channels_last)
   local shape, maps = x.shape, {}
   local height, width = shape[3], shape[4]
   local own = (gradients.x * x):abs()
   maps[1] = map.minmax(own:reshape({ -1, height, width })):view(shape)
   for i, layer in ipairs(layers) do
-    local g = gradients[layer.name]
-    local sum = sum_of_scaled(g * layer.bias):view({ shape[1], g:size(2), g:size(3) })
-    maps[i + 1] = map.resize(sum, height, width):unsqueeze(1)
+    maps[i + 1] = map.resize(sum_of_scaled(gradients[layer.name], layer.bias, channels_last), height, width):unsqueeze(1)
   end
   return maps
 end
@@ -70,7 +71,7 @@ return {
     ctx:gradients(ctx.count, { kind = "fullgrad", at = at, fold = false,
       x = function(first, count) return ctx.x:narrow(0, first, count) end, image = function(k) return k + 1 end },
       function(first, count, gradients, scope)
-        local maps, more = layer_maps(layers, ctx.x:narrow(0, first, count), gradients), {}
+        local maps, more = layer_maps(layers, ctx.x:narrow(0, first, count), gradients, ctx.model.layout == "channels_last"), {}
         local raw
         if ctx.eigen then
           raw, more = component(maps, ctx.compat)

@@ -42,6 +42,7 @@ return {
   options = channels.options,
   check = channels.check,
   approximate = channels.approximate,
+  honesty = channels.honesty,
   map = function(ctx, _, _, o)
     local a, scorer = ctx:activation(), ctx:scorer_in(o.precision) -- (N, C, h, w)
     local weights, extras = {}, {}
