@@ -172,7 +172,7 @@ t.test("removal: curves and imputed pictures of the first three images, the pict
   t.equal(#result.figures, 3)
   local svg = svg_of(result, "removal")
   local _, texts = texts_of(svg)
-  for _, part in ipairs { "ROAD", "Grad-CAM, most relevant first", "random smooth, least relevant first", "pixels removed (%)", "score (logit)",
+  for _, part in ipairs { "image 1.png: nodule, p = 0.46", "ROAD", "Grad-CAM, most relevant first", "random smooth, least relevant first", "pixels removed (%)", "score (logit)",
     "Deletion and insertion, black", "blur(31,31)", "0 %", "25 %", "75 %", "unchanged", "50 %" } do
     t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
   end

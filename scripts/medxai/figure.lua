@@ -267,6 +267,13 @@ function figure.save(d, base, options)
   return paths
 end
 
+--- A line of bold text over the drawings of a stack.
+function figure.heading(text, width)
+  local d = drawing.new(width or figure.page_pt)
+  d.height = d:block(MARGIN, MARGIN, drawing.wrap(text, d.width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true })
+  return d
+end
+
 --- Drawings under each other as one figure.
 figure.stack = drawing.stack
 

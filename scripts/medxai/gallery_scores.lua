@@ -245,7 +245,10 @@ local function exhibit_figure(job, entries, number, exhibits)
     parts[#parts + 1] = figure.panels { title = #entries > 1 and whose or nil, rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
       "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
   end
-  return figure.stack(parts), tostring(job.split:item(number).path):match("[^/]+$")
+  local name = tostring(job.split:item(number).path):match("[^/]+$")
+  local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]
+  table.insert(parts, 1, figure.heading(string.format("%s: %s", name, require("medxai.target").label(record.target))))
+  return figure.stack(parts), name
 end
 
 --- One figure an image (of those whose exhibits were kept): curves, and the imputed pictures.
