@@ -30,6 +30,7 @@ run:explain(model, data.test, {
     { "road_combined", percentiles = { 25, 50, 75 }, as = "softmax" },
     { "deletion", as = "softmax" }, { "insertion", as = "softmax" },
   },
+  figures = { "table", "charts", "removal" },
 })
 
 -- Shapley values three ways: of boxes, with ten times the evaluations; of superpixels; and along the way from other test images,
