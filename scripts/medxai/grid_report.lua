@@ -184,6 +184,18 @@ function grid_report.sentences(result)
   else
     texts[2] = string.format("No cheaper cell lies within one standard error (%.4f, %d images).", result.standard_error, result.n_val)
   end
+  local cached, reasons = {}, {}
+  for _, row in ipairs(result.cells) do
+    if row.cache then
+      if not cached[row.cache] then reasons[#reasons + 1] = row.cache end
+      cached[row.cache] = (cached[row.cache] or 0) + 1
+    end
+  end
+  table.sort(reasons)
+  for _, reason in ipairs(reasons) do
+    local is_cached = reason:find " in memory$" or reason:find " in a file$"
+    texts[#texts + 1] = string.format("Frozen part of %d cell%s: %s%s.", cached[reason], cached[reason] == 1 and "" or "s", is_cached and "" or "not cached, ", reason)
+  end
   for _, name in ipairs { "halted", "diverged", "failed" } do
     if result.counts[name] then texts[#texts + 1] = string.format("%d of %d cells %s.", result.counts[name], #result.cells, name == "halted" and "were halted early" or name) end
   end

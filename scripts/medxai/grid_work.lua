@@ -165,7 +165,7 @@ function Work:model_for(cell, from_start)
   family.prefix, family.how = nil, "cache = false"
   if self.own.cache then
     family.prefix, family.how = prefix.open(family.model, cell.data, self.run, { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb,
-      folder = files.join(self.run.dir, "cache"), batch = cell.options.batch })
+      folder = files.join(self.run.dir, "cache"), batch = cell.options.batch, precision = cell.options.precision })
   end
   return family.model
 end
@@ -284,6 +284,9 @@ function Work:advance(cell, target)
   if self:same_end(cell) then return end
   local trainer <close> = self:open_trainer(cell, target)
   self.trainer = trainer
+  local bar <close> = Progress.new(string.format("cell %d/%d (%s)", cell.number, #self.cells, grid_work.text(cell.values)), target)
+  bar.count = trainer.epoch
+  bar:add(0)
   local told = #grid_work.history(cell) -- epochs that an earlier start of this cell has told
   if #trainer.history > 0 then write_history(cell, trainer.history) end
   local log = require("medxai.events").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
@@ -296,6 +299,7 @@ function Work:advance(cell, target)
     drop_state(cell, trainer.epoch - 1)
     log:epoch(record) -- before the history: what was told here and not there is dropped and told again
     write_history(cell, trainer.history)
+    bar:add(1)
     self:epoch_done(cell, record, cost, trainer)
   end
   if trainer:finished() then
@@ -441,6 +445,7 @@ function Work:round(families, target_of)
   local total, ready = count_epochs(self.cells, target_of)
   local bar <close> = Progress.new("search", total)
   bar.count = ready
+  bar:add(0)
   self.bar = bar
   local open = true
   while open do
