@@ -37,7 +37,11 @@ local function expected(job, regions_count)
   return torch.tensor(rows, { dtype = "float64" })
 end
 
-local function off(made, truth) return (made - truth):abs():max():item() / truth:abs():max():item() end
+-- Relative to the largest coefficient; of another number of regions (a mutant's) as far off as can be.
+local function off(made, truth)
+  if made:size(1) ~= truth:size(1) then return math.huge end
+  return (made - truth):abs():max():item() / truth:abs():max():item()
+end
 
 -- Everything through the method itself, as run:explain calls it.
 local function end_to_end(model, x, job, seed, version)
