@@ -6,7 +6,7 @@ local xai = require "medxai"
 local run = xai.run { name = "shortcut_uninformative", seed = 42 }
 
 -- Data: quickstart's phantoms with a letter in every picture, drawn without regard to the class.
-local data = xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 60, size_px = 128, marker = { rate = 1, tells = false } }
+local data = xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 33, size_px = 128, marker = { rate = 1, tells = false } }
 
 -- Model and training as in shortcut.lua
 local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }

@@ -160,6 +160,7 @@ t.test("l1_reg that means nothing is refused", function()
     t.fails(function() kernel.parse_selection(word) end,
       ("shap_kernel: option 'l1_reg' is wrong (expected 'num_features(k)', 'auto', 'aic', 'bic', 'none' or a number, got '%s')."):format(word))
   end
+  t.fails(function() method.check { hide = "white", l1_reg = "aic", samples = "many" } end, "shap_kernel: samples is a number or 'auto' (got 'many').")
   t.fails(function() method.check { hide = "white", l1_reg = "aic", rng = "numpy", design = "balanced" } end,
     "shap_kernel: rng = 'numpy' draws as shap does: design is 'shap' (got 'balanced').")
 end)
@@ -173,7 +174,7 @@ t.test("more samples than there are subsets: all 14 are evaluated once, and the 
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = image(), tiny.model("float64")
   local scorer, rows = shapdump.noting(model)
-  local raw, extras = shapdump.map(method, shapdump.context(x, { model = model, scorer = scorer, target = "opacity" }), { samples = 5000, regions = quarters, l1_reg = "none" })
+  local raw, extras = shapdump.map(method, shapdump.context(x, { model = model, scorer = scorer, target = "opacity" }), { samples = "auto", regions = quarters, l1_reg = "none" })
   t.equal(#rows, 16)
   local facts = extras[1].facts
   t.equal({ facts.evaluations, facts.subsets, facts.regions.count, facts.determined, facts.change_half }, { 16, 14, 4, true, 0.0 })

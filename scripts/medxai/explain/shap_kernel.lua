@@ -47,7 +47,7 @@ return {
   rng = "shap_kernel@1",
   honesty = { { fact = "change_half", title = "moved without half of the random subsets", short = "without half", percent = true }, shap.bf16_honesty },
   options = {
-    samples = { "integer", default = 70, min = 1, field = false },                     -- subsets; never more than there are
+    samples = { "integer|string", default = 70, min = 1, field = false },              -- subsets, never more than there are; "auto": shap's 2 x regions + 2048
     regions = { "string|table|function", default = { "slic", n_segments = 10 }, field = false },
     hide = { "string", default = "white", field = false },                             -- what hidden regions show (removal.lua)
     l1_reg = { "string|number", default = "num_features(10)", field = false },         -- features kept: also "auto" (shap before 0.47), "aic", "bic", "none", a lasso's alpha
@@ -61,6 +61,7 @@ return {
   check = function(o)
     shap.check("shap_kernel", o)
     kernel.parse_selection(o.l1_reg)
+    if type(o.samples) == "string" and o.samples ~= "auto" then check.fail("shap_kernel", "samples is a number or 'auto' (got '%s').", o.samples) end
     if o.rng == "numpy" and o.design ~= "shap" then check.fail("shap_kernel", "rng = 'numpy' draws as shap does: design is 'shap' (got '%s').", o.design) end
   end,
   map = function(ctx, x, targets, o)
@@ -71,7 +72,7 @@ return {
       if made.count >= m then check.fail("shap_kernel", "compat = 'thesis' has room for %d regions (got %d).", m - 1, made.count) end
     end
     local draws = o.rng == "numpy" and kernel.numpy_draws(ctx.seed) or kernel.keyed_draws(ctx.seed, "shap_kernel@1", ctx.items[1].id)
-    local plan, scorer = kernel.plan(m, check.smoke_count(o.samples, 2 * m), draws, o.design), ctx:scorer_in(o.precision)
+    local plan, scorer = kernel.plan(m, check.smoke_count(o.samples == "auto" and 2 * m + 2048 or o.samples, 2 * m), draws, o.design), ctx:scorer_in(o.precision)
     local logits, rows = evaluate(scorer, plan, m, painter(ctx, x, made, o), x.device)
     local classes = shap.classes(logits[1]:tolist(), target, o.ranked_outputs)
     local y = shap.outputs(logits, classes, target.as)
