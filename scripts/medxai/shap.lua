@@ -131,7 +131,8 @@ local function flatten(tree)
   local function put(node)
     if math.type(node) == "integer" then return -1 - node end
     if type(node) ~= "table" or #node ~= 2 then
-      check.fail("shap_partition", "a tree is made of pairs and numbers of regions (expected { a, b }, got %s).", type(node) == "table" and "a list of " .. #node or tostring(node))
+      local got = type(node) == "table" and "a list of " .. #node or tostring(node)
+      check.fail("shap_partition", "a tree is made of pairs and numbers of regions (expected { a, b }, got %s).", got)
     end
     local own = inner
     inner = inner + 1

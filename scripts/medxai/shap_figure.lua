@@ -57,7 +57,8 @@ local function figure_row(page, number, limit)
   local titles = { (tostring(item.name or item.path or item.id):match("[^/]+$")) }
   if wrong then titles[2] = "predicted " .. record.target.predicted .. " (wrong)" end
   for _, text in ipairs(honesty.of(page.entry.method, record.facts)) do titles[#titles + 1] = text end
-  local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = not values and map.explain_status(record.status) or nil } } }
+  local status = not values and map.explain_status(record.status) or nil
+  local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = status } } }
   if not values then return row end
   for k, class in ipairs(record.facts.classes) do
     local text = record.facts.output and string.format("%s, %.2f", class, record.facts.output[k]) or class

@@ -22,7 +22,9 @@ end
 local function background_of(ctx, options)
   local given, x = options.background
   if type(given) ~= "string" then x = given
-  elseif given == "split" then x = batch_of(ctx.split, options.background_count)
+  elseif given == "split" then
+    local data = ctx.split.data -- the whole split, of which a part may be explained
+    x = batch_of(data and data[ctx.split.name] or ctx.split, options.background_count)
   else
     local train = ctx.split.data and ctx.split.data.train
     if not train or train.n == 0 then
@@ -70,12 +72,13 @@ return {
     { fact = "change_half", title = "moved since half of the samples", short = "since half", percent = true } },
   options = {
     samples = { "integer", default = 200, min = 2, field = false },
-    background = { "string|tensor", default = "train", field = false },            -- "train": of the training split; "split": the first of the explained one, as in the thesis; a tensor (N, 3, H, W)
+    -- "train": images of the training split; "split": the first of the explained one, as in the thesis; or a tensor (N, 3, H, W)
+    background = { "string|tensor", default = "train", field = false },
     background_count = { "integer", default = 32, min = 1, field = false },
-    form = { one_of = { "difference", "activation" }, default = "difference", field = false }, -- at a layer; "activation": shap's and the thesis'
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false },      -- "numpy": shap's draws for one image with rseed the run's seed
-    variances = { "boolean", default = false, field = false },                      -- keep every channel's value and shap's variance as arrays
-    ranked_outputs = { "integer", default = 3, min = 1, field = false },            -- how many of the largest outputs are explained beside the target
+    form = { one_of = { "difference", "activation" }, default = "difference", field = false }, -- at a layer
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false }, -- "numpy": shap's draws for one image with rseed the run's seed
+    variances = { "boolean", default = false, field = false },                 -- keep every channel's value and shap's variance as arrays
+    ranked_outputs = { "integer", default = 3, min = 1, field = false },       -- how many of the largest outputs are explained beside the target
   },
   check = function(o)
     if type(o.background) == "string" then check.known("shap_gradient", "background", o.background, { "train", "split" }) end
