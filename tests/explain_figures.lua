@@ -136,6 +136,9 @@ t.test("a map that is not ok says so on its panel, in every kind of figure", fun
     for _, words in ipairs(said) do t.ok(texts:find(words, 1, true), words .. " is not in " .. kind .. "\n" .. texts) end
     check_inside(svg)
   end
+  local pictures = {} -- of a map without content the image alone is shown
+  for picture in svg_of(result, "maps"):gmatch 'data:image/png;base64,([^"]+)' do pictures[#pictures + 1] = picture end
+  for _, k in ipairs { 2, 3, 4, 5 } do t.equal(pictures[k], pictures[1]) end
   for i, words in ipairs(said) do
     local _, texts = texts_of((svg_of(result, "grid", i)))
     t.ok(texts:find(words:match "^%S+", 1, true), texts)

@@ -59,7 +59,7 @@ end
 
 local function pixels_of(job, e, record, image, asked)
   local made = drawn_map(job, e, record, asked.shared)
-  if not made or record.status == "nan" then
+  if not made or record.status == "nan" or record.status == "flat" then -- what is left of a flat map is noise
     return figure.pixels(image)
   end
   if style(e) == "masked" then return figure.pixels(image * made) end
