@@ -44,6 +44,9 @@ end
 ---@param background any (1, 3, H, W)
 ---@param keep any (n, 1 or 3, H, W) bool
 ---@return any (n, 3, H, W)
-function hide.images(x, background, keep) return torch.where(keep, x, background) end
+function hide.images(x, background, keep)
+  local k = keep:to { dtype = x.dtype } -- products with 1 and 0 are exact, and torch.where takes three times as long
+  return torch.addcmul(x * k, background, 1 - k)
+end
 
 return hide
