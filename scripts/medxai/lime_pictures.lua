@@ -120,7 +120,7 @@ local function caption(record)
     grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.hide:gsub("_", " "), o.design,
     record.target.as == "logit" and "logit" or "probability"),
     "Yellow: outlines; green: speaks for the class, red: against it. One colour scale for all weights of this image.",
-    string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 strongest in common.", facts.stability_by) }
+    string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 strongest in common; error: standard error of all weights over their length.", facts.stability_by) }
   return texts
 end
 

@@ -62,6 +62,7 @@ return {
   one_by_one = true,
   rng = "lime@1",
   honesty = { { fact = "rank_correlation", title = "rank r between draws" }, { fact = "overlap", title = "top 5 shared", percent = true },
+    { fact = "spread", title = "error of the weights", percent = true },
     { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" } },
   options = {
     samples = { "integer", default = 1000, min = 2 }, regions = { "string|table|function", default = "quickshift", field = false },
