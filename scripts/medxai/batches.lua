@@ -16,8 +16,6 @@ local torch = require "medxai.torch"
 
 local batches = {}
 
-local largest_pass = 32 -- images: on a CPU more at once are no faster
-
 -- The views of pytorch-grad-cam's aug_smooth, in its order: the factor multiplies the network's input as it is.
 batches.views = {}
 for _, flip in ipairs { false, true } do
@@ -306,7 +304,7 @@ local function measure(job, f)
       if opened.targets[e] and e.method.needs.gradient then opened.pass:gradient(job.gradients[1], opened.targets[e]) end
     end
   end)
-  job.fitting = math.max(1, math.min(largest_pass, math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))))
+  job.fitting = math.max(1, math.min(chunks.largest(job.model.device or "cpu"), math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))))
   return opened
 end
 
@@ -374,7 +372,8 @@ local function describe(job)
   return table.concat(names, ", ")
 end
 
---- Makes the maps that are not there yet. The first image is done alone and tells time and memory (with deterministic: the first 8).
+--- Makes the maps that are not there yet. The first image is done alone and tells time and memory; where the number of
+--- images at once is fixed, the first batch.
 function batches.run(job, chosen)
   local todo = {}
   for _, number in ipairs(chosen) do
@@ -387,7 +386,7 @@ function batches.run(job, chosen)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
   if #todo == 0 then return job.say("%s", what) end
   local fixed = job.batch or (job.deterministic and chunks.fixed) or nil
-  local began, first = host.now(), job.deterministic and math.min(fixed, #todo) or 1
+  local began, first = host.now(), fixed and math.min(fixed, #todo) or 1
   run_halving(job, { table.unpack(todo, 1, first) })
   local seconds = host.now() - began
   if #todo == first then return job.say("%s; took %s", what, Progress.duration(seconds)) end

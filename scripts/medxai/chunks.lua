@@ -9,7 +9,12 @@ local chunks = {}
 
 chunks.fixed = 8 -- with deterministic = true
 
-local first_size, largest = 4, 32 -- more at once are no faster on a CPU, and slower where memory is new each time
+local first_size = 4
+local largest = { cpu = 16, cuda = 128 } -- at once: more are no faster, and on a CPU slower
+
+--- The most things that are worth doing at once on a device, whatever the memory.
+---@param device string
+function chunks.largest(device) return largest[device:match("^%a+")] or largest.cuda end
 
 function chunks.is_out_of_memory(problem)
   return type(problem) == "string" and problem:find("out of memory", 1, true) ~= nil
@@ -31,7 +36,7 @@ end
 --- What chunks.each needs to know and learns; keep one for each kind of work.
 ---@param o table device, budget_bytes; deterministic: chunks of 8; chunk: a fixed size; most: never more at once; what: for errors
 function chunks.new(o)
-  return { device = o.device or "cpu", budget_bytes = o.budget_bytes, fixed = o.chunk or (o.deterministic and chunks.fixed) or nil, most = o.most or largest,
+  return { device = o.device or "cpu", budget_bytes = o.budget_bytes, fixed = o.chunk or (o.deterministic and chunks.fixed) or nil, most = o.most or chunks.largest(o.device or "cpu"),
     what = o.what or "explain" }
 end
 

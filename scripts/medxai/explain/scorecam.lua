@@ -9,6 +9,7 @@ local torch = require "medxai.torch"
 -- Scores (C) float64 of one image x (1, 3, H, W) under each channel of a (C, h, w); channels left out get -inf.
 local function scores_of(ctx, i, a, o, scorer)
   local x = ctx.x:narrow(0, i - 1, 1)
+  if ctx.model.layout == "channels_last" then x = x:contiguous { memory_format = "channels_last" } end -- the masked images come out as it is
   local range = (a:flatten(1):amax({ 1 }) - a:flatten(1):amin({ 1 })):tolist()
   local alive = {}
   for c, r in ipairs(range) do alive[c] = r ~= 0 end -- NaN counts as alive and stays NaN
