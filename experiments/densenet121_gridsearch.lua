@@ -1,4 +1,4 @@
--- DenseNet-121: which depth train it best? Every combination, judged on the validation split.
+-- DenseNet-121: which depth trains it best? Every combination, judged on the validation split.
 local xai = require "medxai"
 
 local run = xai.run { name = "densenet121_gridsearch", seed = 42 }

@@ -84,7 +84,7 @@ local function check_run(name, dir)
   t.equal(files.read(dir .. "/status"):match("^%S+"), "finished")
   must_be_there(dir, always)
   if text:find("run:fit", 1, true) or text:find("run:grid", 1, true) then must_be_there(dir, after_training) end
-  if text:find("run:grid", 1, true) then must_be_there(dir, { "grid.csv", "grid.jsonl", "figures/grid-cells.svg" }) end
+  if text:find("run:grid", 1, true) then must_be_there(dir, { "grid.csv", "grid.jsonl", "figures/grid-curves.svg" }) end
   if text:find("run:explain", 1, true) then
     t.ok(#files.list(dir .. "/maps") > 0, "no maps")
     check_explained(dir)

@@ -170,15 +170,20 @@ local function plot(d, x, y, w, h, spec)
   for i, s in ipairs(spec.series) do draw_series(d, f, s, colour_of(s, i)) end
 end
 
---- Line charts side by side. charts: list of { title, series = list of { label (absent: not in the legend), x = numbers, y = numbers, dash, colour },
---- x_label, y_label, y_range, x_integer, mark = { x, label, low = label at the foot } }; width_pt, height_pt.
+--- Line charts side by side, four a row at most. charts: list of { title, series = list of { label (absent: not in the legend), x = numbers, y = numbers, dash, colour },
+--- x_label, y_label, y_range, x_integer, mark = { x, label, low = label at the foot } }; width_pt, height_pt (of a row).
 function chart.lines(spec)
   local n = #spec.charts
+  local rows = math.ceil(n / 4)
+  local columns = math.ceil(n / rows)
   local width = spec.width_pt or (n == 1 and drawing.COLUMN or drawing.PAGE)
   local height, gap = spec.height_pt or 165, 14
-  local d = drawing.new(width, height)
-  local w = (width - 2 * MARGIN - (n - 1) * gap) / n
-  for i, one in ipairs(spec.charts) do plot(d, MARGIN + (i - 1) * (w + gap), MARGIN, w, height - 2 * MARGIN, one) end
+  local d = drawing.new(width, rows * height)
+  local w = (width - 2 * MARGIN - (columns - 1) * gap) / columns
+  for i, one in ipairs(spec.charts) do
+    local row, column = (i - 1) // columns, (i - 1) % columns
+    plot(d, MARGIN + column * (w + gap), MARGIN + row * height, w, height - 2 * MARGIN, one)
+  end
   return d
 end
 

@@ -1,5 +1,6 @@
 -- The figures of a grid search: parallel coordinates (one line a cell through its values to its score) and learning curves,
--- a panel for each value of one field, colours by another. It refuses to draw a field that has one value.
+-- a panel for each value of one field, colours by another. It refuses to draw a field that has one value; a search of one cell
+-- has its learning curve alone.
 local canon = require "medxai.canon"
 local drawing = require "medxai.drawing"
 local files = require "medxai.files"
@@ -103,7 +104,7 @@ end
 
 -- ---- learning curves ------------------------------------------------------------------------------------------------------------
 
--- The field that makes the panels (train_depth where it varies) and the one that makes the colours (lr where it varies).
+-- The field that makes the panels (train_depth where it varies) and the one that makes the colours (lr where it varies); nil where none varies.
 local function panel_fields(result)
   local axes, by = varied(result), {}
   for _, axis in ipairs(axes) do by[axis.name] = axis end
@@ -111,6 +112,7 @@ local function panel_fields(result)
   for i = #axes, 1, -1 do
     if axes[i].name ~= "epochs" and axes[i].name ~= "lr" then first = axes[i] end
   end
+  if not first then return nil end
   local panels = by.train_depth or first
   local colours = by.lr ~= panels and by.lr or nil
   for _, axis in ipairs(axes) do
@@ -130,7 +132,7 @@ end
 local function one_panel(result, curves, panels, value, colours)
   local series, seen = {}, {}
   for _, row in ipairs(result.cells) do
-    if row.values[panels.name] == value and #(curves[row.cell] or {}) > 0 then
+    if (not panels or row.values[panels.name] == value) and #(curves[row.cell] or {}) > 0 then
       local k = 1
       for i, v in ipairs(colours and colours.values or {}) do
         if v == row.values[colours.name] then k = i end
@@ -145,16 +147,15 @@ local function one_panel(result, curves, panels, value, colours)
     if (a.label == nil) ~= (b.label == nil) then return a.label ~= nil end
     return a.order < b.order
   end)
-  local title = panels.name:gsub("_", " ") .. " " .. short(value)
+  local title = panels and panels.name:gsub("_", " ") .. " " .. short(value) or "The cell"
   return { title = title, series = series, x_label = "epoch", y_label = "validation accuracy", x_integer = true, y_range = { 0, 1 } }
 end
 
--- Small multiples, four a row.
+-- Small multiples.
 local function learning(result, curves)
   local panels, colours = panel_fields(result)
   local charts = {}
-  for _, value in ipairs(panels.values) do charts[#charts + 1] = one_panel(result, curves, panels, value, colours) end
-  if #charts > 4 then charts = { table.unpack(charts, 1, 4) } end
+  for _, value in ipairs(panels and panels.values or { true }) do charts[#charts + 1] = one_panel(result, curves, panels, value, colours) end
   return require("medxai.chart").lines { charts = charts, width_pt = #charts == 1 and drawing.COLUMN or drawing.PAGE, height_pt = 170 }
 end
 
@@ -164,9 +165,10 @@ end
 ---@param curves table<string, table[]> cell -> its epochs
 function grid_figure.draw(run, result, curves)
   local list = canon.list {}
-  if #varied(result) == 0 then return list end
+  local drawn = { { "grid-curves", "Grid search: learning curves", learning(result, curves) } }
+  if #varied(result) > 0 then table.insert(drawn, 1, { "grid-cells", "Grid search: all cells", parallel(result) }) end
   files.mkdir(files.join(run.dir, "figures"))
-  for _, one in ipairs { { "grid-cells", "Grid search: all cells", parallel(result) }, { "grid-curves", "Grid search: learning curves", learning(result, curves) } } do
+  for _, one in ipairs(drawn) do
     local base = "figures/" .. one[1]
     require("medxai.figure").save(one[3], files.join(run.dir, base), { title = one[2] })
     list[#list + 1] = { name = one[1], title = one[2], svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }

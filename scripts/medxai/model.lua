@@ -277,7 +277,7 @@ local function described(network, o)
   local start = o.found and { kind = o.found.kind, sha256 = require("medxai.files").sha256_file(o.found.path) } or { kind = "random", seed = o.seed }
   local of_run = o.found and o.found.described
   return setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list, config = o.config, layout = (layout_of(network, o)),
-    dtype = o.dtype, start = start, described = true, parameters = function() return {} end,
+    dtype = o.dtype, start = start, described = true, other_size = o.other_size or false, parameters = function() return {} end,
     set_trainable = function(self, parts) rawset(self, "config", config_with(self.config, parts)) end,
     weights_of = of_run and not o.weights_from_other_data and { run = o.found.run, size_px = of_run.size_px, input_mode = of_run.input_mode } or false }, Described)
 end
