@@ -127,15 +127,23 @@ t.test("a second call does nothing again", function()
   same_search(dir)
 end)
 
+-- Shell: starts command, waits until it has recorded more epochs than there were and a moment longer, kills it; its exit status.
+local function killed(dir, command, more, moment)
+  return t.run { exe = "/bin/sh", "-c", string.format([[
+    epochs() { cat %s/run/cells/*/metrics.jsonl 2>/dev/null | wc -l; }
+    until=$(( $(epochs) + %d ))
+    %s & pid=$!
+    while kill -0 $pid 2>/dev/null && [ "$(epochs)" -lt $until ]; do sleep 0.01; done
+    sleep %.3f; kill -9 $pid 2>/dev/null; wait $pid]], t.quote(dir), more, command, moment), timeout = 300 }
+end
+
 t.test("killed at random points, the search ends with the same table and weights", function()
   local dir = t.tmpdir()
-  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(t.write(dir .. "/search.lua", experiment .. whole)))
   local state, kills = 12345, 0
   for _ = 1, 60 do
     state = (state * 1103515245 + 12345) % 2147483648
-    local r = t.run { exe = "/bin/sh", "-c", string.format("%s --threads 1 --quiet --out %s %s & pid=$!; ( sleep %.2f; kill -9 $pid ) 2>/dev/null & wait $pid", t.quote(host.exe),
-      t.quote(dir .. "/run"), t.quote(script), 0.8 + 1.6 * (state / 2147483648)) }
-    if r.code == 0 then break end
+    if killed(dir, command, 1 + state // 65536 % 2, 0.03 * (state / 2147483648)).code == 0 then break end
     kills = kills + 1
   end
   local r = go(dir)
@@ -150,7 +158,9 @@ t.test("several processes work one folder, some of them killed: no cell is lost,
   local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
   local r = t.run { exe = "/bin/sh", "-c", string.format([[
     for i in 1 2 3 4; do %s >%s/log$i 2>&1 & pids="$pids $!"; done
-    set -- $pids; sleep 1.5; kill -9 $1; sleep 0.5; kill -9 $3; wait $2; a=$?; wait $4; b=$?; echo $a $b]], command, t.quote(dir)), timeout = 300 }
+    set -- $pids
+    until cat %s/run/cells/*/metrics.jsonl >%s/seen 2>/dev/null; do sleep 0.01; done
+    kill -9 $1; sleep 0.1; kill -9 $3; wait $2; a=$?; wait $4; b=$?; echo $a $b]], command, t.quote(dir), t.quote(dir), t.quote(dir)), timeout = 300 }
   local logs = ""
   for i = 1, 4 do logs = logs .. (files.read(dir .. "/log" .. i) or "") end
   t.equal(r.out, "0 0\n", logs)
