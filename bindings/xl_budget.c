@@ -18,12 +18,15 @@ void xl_budget_open(lua_State *L) {
   has_cuda = tx_cuda_count() > 0;
 }
 
-void xl_budget_collect(lua_State *L) { lua_gc(L, LUA_GCCOLLECT); }
-
 int64_t xl_budget_lua_bytes(lua_State *L) { return (int64_t)lua_gc(L, LUA_GCCOUNT) * 1024 + lua_gc(L, LUA_GCCOUNTB); }
 
 /* The next collection when half as much again is live, so that the work stays in proportion to what is held. */
 static int64_t next_limit(int64_t live) { return live + (live / 2 > FIRST_SOFT_LIMIT ? live / 2 : FIRST_SOFT_LIMIT); }
+
+void xl_budget_collect(lua_State *L) {
+  lua_gc(L, LUA_GCCOLLECT);
+  soft_limit = next_limit(tx_memory_live_bytes()); /* what was live at an earlier peak must not allow as much garbage now */
+}
 
 static void check_cuda(lua_State *L) {
   tx_memory m;
@@ -39,10 +42,8 @@ void xl_budget_check(lua_State *L) {
   static unsigned calls; /* asking CUDA's allocator costs more than an operator's call: every 32nd time */
   if (has_cuda && ++calls % 32 == 0)
     check_cuda(L);
-  if (tx_memory_live_bytes() < soft_limit)
-    return;
-  lua_gc(L, LUA_GCCOLLECT);
-  soft_limit = next_limit(tx_memory_live_bytes());
+  if (tx_memory_live_bytes() >= soft_limit)
+    xl_budget_collect(L);
 }
 
 bool xl_budget_retry(lua_State *L, int *tries) {
