@@ -47,6 +47,7 @@ local function run_c(path, name)
 end
 
 local started = host.now()
+io.stdout:setvbuf "line" -- a log file is to be followed
 
 -- Registered first, so it runs last: nothing that a test left behind prints after the closing line.
 host.at_exit(function()
