@@ -27,18 +27,6 @@ local function column_title(job, s)
   return { m.definition.title or m.name, table.concat(settings, ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
 end
 
-local function by_metric(summaries)
-  local groups = {}
-  for _, s in ipairs(summaries) do
-    if not groups[s.metric] then
-      groups[s.metric] = {}
-      groups[#groups + 1] = groups[s.metric]
-    end
-    table.insert(groups[s.metric], s)
-  end
-  return groups
-end
-
 local function cell(job, s)
   local signed = job.by_metric[s.metric].definition.signed
   local lines = { shown(s.mean, signed) }
@@ -92,7 +80,7 @@ end
 
 --- Means with their intervals, methods by metrics; the fewer of the two stand across.
 function scores.table(job, summaries, _, save)
-  local groups, methods = by_metric(summaries), methods_of(summaries)
+  local groups, methods = require("medxai.judge").by_metric(summaries), methods_of(summaries)
   local down = #groups > #methods and #methods <= table_columns
   for first = 1, #groups, down and #groups or table_columns do
     local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
@@ -145,7 +133,7 @@ end
 
 --- A chart of each metric.
 function scores.charts(job, summaries, _, save)
-  local groups, of = by_metric(summaries), {}
+  local groups, of = require("medxai.judge").by_metric(summaries), {}
   for _, group in ipairs(groups) do
     local m = job.by_metric[group[1].metric]
     of[m] = of[m] or {}

@@ -183,6 +183,19 @@ local function print_heading(job, s, summaries)
   return chance
 end
 
+--- Summaries in groups of one metric each, in their order.
+function judge.by_metric(summaries)
+  local groups = {}
+  for _, s in ipairs(summaries) do
+    if not groups[s.metric] then
+      groups[s.metric] = {}
+      groups[#groups + 1] = groups[s.metric]
+    end
+    table.insert(groups[s.metric], s)
+  end
+  return groups
+end
+
 --- The summaries as tables on standard output.
 function judge.print(job, summaries)
   if host.options.quiet then return end

@@ -37,18 +37,6 @@ end
 
 -- ---- scores -----------------------------------------------------------------------------------------------------
 
-local function by_metric(summaries)
-  local groups = {}
-  for _, s in ipairs(summaries) do
-    if not groups[s.metric] then
-      groups[s.metric] = {}
-      groups[#groups + 1] = groups[s.metric]
-    end
-    table.insert(groups[s.metric], s)
-  end
-  return groups
-end
-
 local function fixed(v) return (drawing.fixed(v, 3)) end
 
 -- Mean, and its interval in small.
@@ -125,7 +113,7 @@ local function put_detail(page, pen, group)
 end
 
 local function put_scores(page, pen, summaries)
-  local groups = by_metric(summaries)
+  local groups = require("medxai.judge").by_metric(summaries)
   if #groups == 0 then return end
   if #groups > 1 then
     put_overview(page, pen, groups)

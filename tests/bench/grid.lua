@@ -67,31 +67,6 @@ local function best_of(cell)
   return best
 end
 
-local function ranks(values)
-  local order, rank = {}, {}
-  for i in ipairs(values) do order[i] = i end
-  table.sort(order, function(a, b) return values[a] < values[b] end)
-  local i = 1
-  while i <= #order do
-    local k = i
-    while k < #order and values[order[k + 1]] == values[order[i]] do k = k + 1 end
-    for m = i, k do rank[order[m]] = (i + k) / 2 end
-    i = k + 1
-  end
-  return rank
-end
-
-local function correlation(a, b)
-  local n, sa, sb = #a, 0, 0
-  for i = 1, n do sa, sb = sa + a[i], sb + b[i] end
-  local ab, aa, bb = 0, 0, 0
-  for i = 1, n do
-    local x, y = a[i] - sa / n, b[i] - sb / n
-    ab, aa, bb = ab + x * y, aa + x * x, bb + y * y
-  end
-  return ab / math.sqrt(aa * bb)
-end
-
 -- The winner of one set of cells judged by another's scores.
 local function compare_winners(peer, mine, n_val)
   local keys, a, b = require("medxai.check").sorted_keys(peer), {}, {}
@@ -105,7 +80,7 @@ local function compare_winners(peer, mine, n_val)
   local se = math.sqrt(best * (1 - best) / n_val)
   local regret = best - best_of(peer[winner])
   print(("  our winner %s: the peer gives it %.4f, its own best is %.4f (standard error %.4f): regret %.4f, %s; rank correlation %.2f"):format(winner, best_of(peer[winner]), best, se,
-    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", correlation(ranks(a), ranks(b))))
+    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", require("medxai.stability").rank_correlation(a, b) or 0 / 0))
 end
 
 -- ---- one network ------------------------------------------------------------------------------------------------------------------
