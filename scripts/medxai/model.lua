@@ -248,6 +248,7 @@ local function finish(self, o)
   local layout, device = layout_of(self._network, o)
   self:to { device = device, dtype = o.dtype, layout = layout }
   open_parts(self)
+  self.other_size = o.other_size
   if o.found then
     require("medxai.weights").load(self, o.found)
     local of_run = o.found.described
