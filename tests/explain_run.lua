@@ -153,6 +153,28 @@ t.test("a researcher's own function, wrong shapes and errors: a status with the 
   t.equal(calls, 4) -- failed maps are tried again
 end)
 
+t.test("a researcher's code may work in place, in half precision and in train mode: what other methods read stays as it was", function()
+  local function own(x) return x:mean({ 1 }):squeeze(0) end
+  local function beside_it(first)
+    local result = go(t.tmpdir(), { images = 2, methods = { a_first = first, b_plain = own, "gradcam" }, layer = "conv2" })
+    return result, torch.stack({ torch.load_npy(result.dir .. "/" .. result.records[1].files[1]), torch.load_npy(result.dir .. "/" .. result.records[3].files[1]) }, 0)
+  end
+  local _, expected = beside_it(function(x) return x:select(0, 0):select(0, 0) end)
+  for _, first in ipairs {
+    function(x) return x:zero_():select(0, 0):select(0, 0) end,
+    function(x, model) model:train() return own(x) end,
+    function(x) return own(x):to { dtype = "float16" } end,
+  } do
+    local result, maps = beside_it(first)
+    t.equal(statuses(result)[3], "ok")
+    t.ok(maps:equal(expected))
+  end
+  local result = go(t.tmpdir(), { images = 1, methods = { half = function(x) return own(x):to { dtype = "float16" } end, raises = function() error({}) end, silent = function() error() end } })
+  t.equal(statuses(result), { "ok", "failed", "failed" })
+  t.equal(result.records[2].problem, 'raised a table instead of a text (expected error("..."))')
+  t.equal(result.records[3].problem, 'raised nil instead of a text (expected error("..."))')
+end)
+
 t.test("a constant image is flat for Sobel, and NaN weights are told as nan", function()
   local dir = t.tmpdir()
   local flat = go(dir, { methods = { "sobel" }, images = 1 }, function(x) return x:fill_(0.5) end)

@@ -388,7 +388,8 @@ t.test("an own metric that fails leaves undefined values and a warning; the rest
     raises_here = 'return { title = "x", measure = function() error("no luck") end }',
     wrong_number = 'return { values = function() return { "a", "b" } end, measure = function() return { 1 } end }',
     text_value = 'return { measure = function() return "one" end }',
-    no_measure = 'return { title = "x" }', up = 'return { direction = "up", measure = function() return 1 end }' }
+    of_chance = 'return { measure = function() return 1, "half" end }', tensor_value = 'return { measure = function(map) return map:mean() end }',
+    half_version = 'return { version = 1.5, measure = function() return 1 end }', no_measure = 'return { title = "x" }', up = 'return { direction = "up", measure = function() return 1 end }' }
   local result, run = go(t.tmpdir(), { methods = { "gradcam" }, images = 2, metrics = { "raises_here", "wrong_number", "text_value", "confidence_change" } })
   local counts = {}
   for _, s in ipairs(result.summaries) do counts[#counts + 1] = { s.n, s.undefined.failed } end
@@ -397,8 +398,25 @@ t.test("an own metric that fails leaves undefined values and a warning; the rest
   t.ok(told:find("explain: metric raises_here failed, first on 'folder/image 1.png': [^\n]*no luck"), told)
   t.ok(told:find("explain: metric 'wrong_number' returned 1 values %(expected 2 numbers, as its values%(%) says%)"), told)
   t.ok(told:find("explain: metric 'text_value' returned a string %(expected a number%)"), told)
+  local more, again = go(t.tmpdir(), { methods = { "gradcam" }, images = 1, metrics = { "of_chance", "tensor_value" } })
+  t.equal({ more.summaries[1].n, more.summaries[2].n }, { 0, 0 })
+  told = table.concat(again.warnings, "\n")
+  t.ok(told:find("metric 'of_chance' returned a string as its level of chance %(expected a number or nil%)"), told)
+  t.ok(told:find("metric 'tensor_value' returned a tensor, whose number is tensor:item%(%) %(expected a number%)"), told)
+  t.fails(function() metric.entries { "half_version" } end, "explain: metric 'half_version': version is a whole number (got 1.5).")
   t.fails(function() metric.entries { "no_measure" } end, "explain: metric 'no_measure' has no measure (expected a table with measure = function(map, ctx)).")
   t.fails(function() metric.entries { "up" } end, "explain: metric 'up': direction is 'higher' or 'lower' (got 'up').")
+end)
+
+t.test("an own metric that works in place changes nothing for the others", function()
+  local place <close> = beside { in_place = 'return { needs = { mask = true }, measure = function(map, ctx) map:zero_() ctx.x:zero_() ctx.mask:zero_() return 1 end }' }
+  local function means_beside(first)
+    local result = go(t.tmpdir(), { methods = { "gradcam" }, images = 2, mask = "lesion", metrics = { first, "confidence_change", "energy_inside", "deletion" } })
+    local list = {}
+    for i = 2, #result.summaries do list[i - 1] = result.summaries[i].mean end
+    return list
+  end
+  t.equal(means_beside "in_place", means_beside "pointing_game")
 end)
 
 t.test("wrong settings are refused before anything is computed", function()

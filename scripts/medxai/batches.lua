@@ -79,6 +79,7 @@ local function attempt(e, ctx)
     return results
   end
   local ok, results = xpcall(call, located, e, ctx)
+  if e.method.own and ctx.model:is_training() then ctx.model:eval() end -- the next method finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
   if ok then return results end
   local why = map.why_not_defined(results)
@@ -87,7 +88,7 @@ local function attempt(e, ctx)
   if e.method.own and ctx.count > 1 then -- each image has its own fate
     for i = 1, ctx.count do failed[i] = attempt(e, ctx:single(i))[1] end
   else
-    for i = 1, ctx.count do failed[i] = { not_defined = why, problem = why or tostring(results) } end
+    for i = 1, ctx.count do failed[i] = { not_defined = why, problem = why or check.words_of(results) } end
   end
   return failed
 end
@@ -211,7 +212,8 @@ end
 local function run_entry(e, job, opened, results)
   local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
   local scores = scorers_of(job, budget_bytes)
-  local ctx = context.new { pass = pass, x = opened.x, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
+  local own = e.method.own -- a researcher's code may work in place: it gets copies of what other methods read
+  local ctx = context.new { pass = pass, x = own and opened.x:clone() or opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
     split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
     aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
     chunk_states = scores.chunks }

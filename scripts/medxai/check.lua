@@ -30,6 +30,15 @@ local function mistake(what, fmt, ...)
   error(check.mistake, 0)
 end
 
+--- What was raised, in words: error() takes anything.
+---@param problem any
+---@return string
+function check.words_of(problem)
+  local meta = getmetatable(problem)
+  if type(problem) == "string" or type(meta) == "table" and meta.__tostring then return tostring(problem) end
+  return string.format("raised %s instead of a text (expected error(\"...\"))", problem == nil and "nil" or "a " .. type(problem))
+end
+
 --- Prints a warning to standard error; the host tells all of them again at the end. The same one is told once.
 ---@param what string
 ---@param fmt string

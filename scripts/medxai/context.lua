@@ -20,11 +20,14 @@ local context = {}
 
 local Context = {}
 
+-- What several methods read: a copy where it is a researcher's own that asks, whose code may work in place.
+local function lent(self, tensor) return self.own and tensor:clone() or tensor end
+
 -- ctx.logits counts as the use of a forward pass, hence no plain field.
 function Context.__index(self, key)
   if key == "logits" then
     self.used.forward = true
-    return self.pass.logits
+    return lent(self, self.pass.logits)
   end
   return Context[key]
 end
@@ -62,17 +65,19 @@ end
 
 function Context:activation(layer)
   self.used.forward = true
-  return self.pass:activation(layer or self.layer, self.aliased)
+  return lent(self, self.pass:activation(layer or self.layer, self.aliased))
 end
 
 function Context:gradient(layer)
   self.used.forward, self.used.gradient = true, true
-  return self.pass:gradient(layer or self.layer, self.shared_targets or self.targets)
+  return lent(self, self.pass:gradient(layer or self.layer, self.shared_targets or self.targets))
 end
 
 function Context:base(layer)
   self.used.forward = true
-  return self.pass:base(layer or self.layer)
+  local values = self.pass:base(layer or self.layer)
+  for name, value in pairs(self.own and values or {}) do values[name] = lent(self, value) end
+  return values
 end
 
 --- A list of three numbers, one a channel, beside x.

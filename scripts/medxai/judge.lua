@@ -58,7 +58,7 @@ local function measured(job, m, map, ctx)
   if ok then return results end
   if host.interrupted() then error("interrupted", 0) end
   if require("medxai.chunks").is_out_of_memory(results) then error(results, 0) end
-  if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), tostring(results))) end
+  if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), check.words_of(results))) end
   m.told = true
   local out = {}
   for k in ipairs(m.ids) do out[k] = { value = 0 / 0, chance = 0 / 0, why = "failed" } end

@@ -145,6 +145,7 @@ function map.check_shape(raw, count, height, width)
       count > 1 and string.format(" or (%d, %d, %d)", count, height, width) or "")
   end
   if raw.dtype == "bool" or raw.dtype:find("^complex") then return nil, "returned a tensor of " .. raw.dtype .. " instead of numbers" end
+  if raw.dtype ~= "float32" and raw.dtype ~= "float64" then raw = raw:to { dtype = raw.dtype:find "int" and "float64" or "float32" } end -- what the CPU computes with
   return raw:detach()
 end
 

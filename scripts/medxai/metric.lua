@@ -27,6 +27,7 @@ local check = require "medxai.check"
 local files = require "medxai.files"
 local metrics = require "medxai.metrics"
 local plugin = require "medxai.plugin"
+local torch = require "medxai.torch"
 
 local metric = {}
 
@@ -46,6 +47,9 @@ local function definition_of(name)
   end
   if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" then
     check.fail("explain", "metric '%s': direction is 'higher' or 'lower' (got '%s').", name, tostring(d.direction))
+  end
+  if d.version ~= nil and math.type(d.version) ~= "integer" then
+    check.fail("explain", "metric '%s': version is a whole number (got %s).", name, tostring(d.version))
   end
   return d, source
 end
@@ -135,6 +139,18 @@ local function undefined(m, why, chance)
   return out
 end
 
+local function kind_of(v) return torch.is_tensor(v) and "a tensor, whose number is tensor:item()" or "a " .. type(v) end
+
+-- The i-th value's chance level: a number, or none.
+local function chance_of(m, chance, i)
+  if chance == nil then return nan end
+  if type(chance) ~= "table" then check.fail("explain", "metric '%s' returned %s as chance (expected a list of numbers, as its values() says).", m.name, kind_of(chance)) end
+  if chance[i] ~= nil and type(chance[i]) ~= "number" then
+    check.fail("explain", "metric '%s' returned %s as its level of chance (expected a number or nil).", m.name, kind_of(chance[i]))
+  end
+  return chance[i] or nan
+end
+
 --- Judges one map: one result a value of the metric (entry.ids), NaN with a reason where it is undefined.
 ---@param m table from entries
 ---@param map any tensor (H, W) float32 in [0, 1]
@@ -145,17 +161,17 @@ function metric.measure(m, map, ctx)
   if m.mask and not ctx.mask then return undefined(m, "no mask") end
   if m.within and not ctx.within then return undefined(m, "no mask '" .. m.within .. "'") end
   if m.within and not ctx.within:any():item() then return undefined(m, "empty mask '" .. m.within .. "'") end
-  local value, chance, why = m.definition.measure(map, ctx, m.options)
+  local value, chance, why = m.definition.measure(m.own and map:clone() or map, ctx, m.options)
   if value == nil then return undefined(m, why or "undefined", type(chance) == "number" and chance or nil) end
   if not m.names then value, chance = { value }, { chance } end
   if type(value) ~= "table" or #value ~= #m.ids then
-    check.fail("explain", "metric '%s' returned %s (expected %d number%s).", m.name, type(value) == "table" and #value .. " values" or "a " .. type(value), #m.ids,
+    check.fail("explain", "metric '%s' returned %s (expected %d number%s).", m.name, type(value) == "table" and #value .. " values" or kind_of(value), #m.ids,
       #m.ids == 1 and "" or "s, as its values() says")
   end
   local out = {}
   for i, v in ipairs(value) do
-    if type(v) ~= "number" then check.fail("explain", "metric '%s' returned a %s (expected a number).", m.name, type(v)) end
-    out[i] = { value = v, chance = chance and chance[i] or nan, why = v ~= v and (why or "not a number") or nil }
+    if type(v) ~= "number" then check.fail("explain", "metric '%s' returned %s (expected a number).", m.name, kind_of(v)) end
+    out[i] = { value = v, chance = chance_of(m, chance, i), why = v ~= v and (why or "not a number") or nil }
   end
   return out
 end

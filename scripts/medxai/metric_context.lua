@@ -100,14 +100,15 @@ end
 ---@param drawn? table where pictures and curves are wanted: they are added to it
 function contexts.new(subject, map, record, m, kept, drawn)
   local job = subject.job
-  local mask = m.mask and subject:mask(m.mask)
-  local within = m.within and subject:mask(m.within)
+  local function lent(tensor) return tensor and m.own and tensor:clone() or tensor end -- a researcher's code may work in place
+  local mask, within = lent(m.mask and subject:mask(m.mask)), lent(m.within and subject:mask(m.within))
   local ctx = { subject = subject, map = map, record = record, status = record.status, model = job.model, item = subject.item, mask = mask, within = within,
     within_name = m.within, compat = job.compat, kept = kept, drawn = drawn }
   if record.target then
     ctx.target = target_of(record, job.model.classes, m.as)
     ctx.unit = ctx.target.as == "softmax" and "probability" or "logit"
   end
+  if m.own then ctx.x = lent(subject:input()) end
   return setmetatable(ctx, Context)
 end
 
@@ -195,8 +196,9 @@ local function evaluate_removed(ctx, removal, list)
   local keeps, streams = {}, {}
   for i, ask in ipairs(list) do keeps[i], streams[i] = ask.keep, ctx:stream(removal.kind .. "@1") end
   local lo, hi = ctx:range()
-  local shape = ctx.x.shape
-  local images = removal:apply(ctx.x:expand({ #list, shape[2], shape[3], shape[4] }), torch.stack(keeps, 0), { range = { lo, hi }, streams = streams })
+  local x = ctx.subject:input()
+  local shape = x.shape
+  local images = removal:apply(x:expand({ #list, shape[2], shape[3], shape[4] }), torch.stack(keeps, 0), { range = { lo, hi }, streams = streams })
   for i, row in ipairs(logit_rows(ctx, #list, function(first, count) return images:narrow(0, first, count) end)) do list[i].kept.logits = row end
   if not ctx.drawn then return end
   local pixels = explained.pixels(images, ctx.subject.job.split):to { device = "cpu", dtype = "float32" }
