@@ -191,6 +191,10 @@ t.test("a layer on which the output does not depend in evaluation is refused bef
   local model <close> = require("medxai").models.inception_v3 { classes = 3, head = "torchvision" }
   t.fails(function() explain.check({ methods = { "gradcam" }, layer = "AuxLogits.conv0" }, model) end,
     "explain: the output does not depend on layer 'AuxLogits.conv0' in evaluation.")
+  t.fails(function() explain.check({ methods = { "gradcam" }, layer = "kidney" }, model) end, "explain: unknown layer 'kidney'. Usual is 'Mixed_7c.branch_pool'.")
+  model:eval()
+  t.fails(function() require("medxai.tap").open(model, torch.zeros(1, 3, 80, 80), { layers = { model.cam_layer } }) end,
+    "explain: layer 'Mixed_7c.branch_pool' has no spatial extent (its output is (1, 192, 1, 1)). Take larger images, or an earlier layer.")
 end)
 
 t.test("names as people write them", function()

@@ -88,6 +88,7 @@ t.test("honesty is printed with median and range, stored with the step, and a wo
   t.equal(honesty.lines(method, { { facts = { gap = 0.5 } }, { facts = { gap = 0.1 } }, { facts = { gap = 0.2 } }, {} }), { "gap: median 20 % (10 % to 50 %) over 3 maps" })
   t.equal(honesty.lines(method, { { facts = { gap = { 0.5, 0.3 } } } }), { "gap: median 40 % (30 % to 50 %) over 2 maps" })
   t.equal(honesty.lines(method, { { facts = { gap = "not applicable" } } }), { "gap: not applicable" })
+  t.equal(honesty.lines(method, { { status = "ok", facts = { gap = 0.5 } }, { status = "flat", facts = { gap = 0 / 0 } } }), { "gap: 50 %" })
   local share = { honesty = { { fact = "gap", of = "whole", title = "gap", percent = true } } }
   t.equal(honesty.lines(share, { { facts = { gap = -1, whole = 4 } }, { facts = { gap = { 1, 2 }, whole = { -2, 4 } } } }), { "gap: median 50 % (25 % to 50 %) over 3 maps" })
   t.equal(honesty.of(share, { gap = { 1, 2 }, whole = { -2, 8 } }), { "gap 50 %" })

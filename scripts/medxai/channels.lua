@@ -19,7 +19,7 @@ end
 channels.honesty = { { fact = "bf16_deviation", title = "largest difference of a bf16 logit" } }
 
 --- "32 channels (approximation)", nil where all of them count.
-function channels.approximate(o) return o.channels and string.format("%d channels (approximation)", o.channels) or nil end
+function channels.approximate(o) return o.channels and string.format(o.channels == 1 and "%d channel (approximation)" or "%d channels (approximation)", o.channels) or nil end
 
 --- What a record says of an approximation and of bf16.
 function channels.facts(o, count, scorer)

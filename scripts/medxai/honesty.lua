@@ -2,7 +2,7 @@
 -- { fact = "change_half", title = "moved since half of its evaluations", percent = true }; of = "score_difference" makes it the share
 -- of the size of that other fact, short = "since half" is what figures say. They are printed after the maps, stored with the step and
 -- written on figures. A fact may be a text: "not applicable". It refuses to leave out maps without the number: those that have it
--- are counted.
+-- are counted. A flat map has none: how far noise moved says nothing.
 local honesty = {}
 
 -- A fact's numbers, and the text that stands instead; over several layers or views it is a list.
@@ -45,7 +45,7 @@ function honesty.lines(method, records)
   for _, rule in ipairs(method.honesty or {}) do
     local values, word = {}, nil
     for _, record in ipairs(records) do
-      local own, text = numbers_of(rule, record.facts or {})
+      local own, text = numbers_of(rule, record.status ~= "flat" and record.facts or {})
       word = text or word
       table.move(own, 1, #own, #values + 1, values)
     end

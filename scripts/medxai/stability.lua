@@ -1,6 +1,6 @@
 -- How alike several answers for the same image are, when only the draws of a sampled method differ: the rank correlation
 -- of its coefficients, the overlap of its strongest few, and the spread of the coefficients themselves.
--- It refuses a number where there is none to tell: of one answer, or of coefficients that are all equal.
+-- It refuses a number where there is none to tell: of one answer, of coefficients that are all equal, of the strongest five among five.
 local stability = {}
 
 stability.strongest = 5 -- how many regions a reader looks at
@@ -77,7 +77,7 @@ function stability.of(answers)
     for _, answer in ipairs(answers) do square = square + (answer[p] - mean) ^ 2 end
     variance, length = variance + square / (#answers - 1), length + mean * mean
   end
-  return { rank_correlation = correlation / pairs_seen, overlap = overlap / pairs_seen, spread = length > 0 and math.sqrt(variance / length) or 0 / 0 }
+  return { rank_correlation = correlation / pairs_seen, overlap = n > stability.strongest and overlap / pairs_seen or nil, spread = length > 0 and math.sqrt(variance / length) or 0 / 0 }
 end
 
 return stability

@@ -15,15 +15,16 @@ Pass.__index = Pass
 function tap.check_layers(model, layers)
   for _, layer in ipairs(layers) do
     if not model:has_node(layer) then
-      check.fail("explain", "unknown layer '%s'.%s", tostring(layer), check.hint(tostring(layer), model:node_names(), 3))
+      local hint = check.hint(tostring(layer), model:node_names(), 3)
+      check.fail("explain", "unknown layer '%s'.%s", tostring(layer), hint == "" and model.cam_layer and " Usual is '" .. model.cam_layer .. "'." or hint)
     end
   end
 end
 
 local function check_grid(model, layer, shape)
   if #shape == 4 and shape[3] * shape[4] > 1 then return end
-  check.fail("explain", "layer '%s' has no spatial extent (its output is (%s)). Choose one with a grid, for instance '%s'.", layer,
-    table.concat(shape, ", "), tostring(model.cam_layer))
+  local advice = layer == model.cam_layer and "Take larger images, or an earlier layer" or string.format("Choose one with a grid, for instance '%s'", tostring(model.cam_layer))
+  check.fail("explain", "layer '%s' has no spatial extent (its output is (%s)). %s.", layer, table.concat(shape, ", "), advice)
 end
 
 --- Raises where the output does not depend on a layer in evaluation (an auxiliary branch).
