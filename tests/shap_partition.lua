@@ -160,6 +160,18 @@ t.test("each image is hidden by its own blur: several together equal each alone 
   end
 end)
 
+t.test("what moved since half of the evaluations is told of small budgets too, which are spent in a few large asks", function()
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local model = tiny.model("float64")
+  local function of(evals)
+    local map, extras = shapdump.map(method, shapdump.context(image(), { model = model }), { evals = evals })
+    return map, extras[1].facts
+  end
+  local map, facts = of(30) -- 2, 2, 8, then all that is left: half is 12
+  t.near(facts.change_half, ((map - of(12)):abs():sum() / map:abs():sum()):item(), 1e-12)
+  t.ok(facts.change_half > 0.01, tostring(facts.change_half))
+end)
+
 t.test("an output that is not a number ends the image's evaluations; its map is NaN", function()
   local model = tiny.model("float64")
   local scope <close> = core.memory.scope() -- luacheck: ignore

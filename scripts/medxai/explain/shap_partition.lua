@@ -36,15 +36,16 @@ local function of_regions(x, made, tree)
     end }
 end
 
--- Splits until the budget is spent. Gives the planes, and those at half the budget; nil where an output is not a number.
+-- Splits until the budget is spent. Gives the planes, and the last ones within half of the budget (a small budget is spent in a few
+-- large asks); nil where an output is not a number.
 local function split_all(engine, tree, ends, evals, evaluate)
   if not engine:start(ends[0]:contiguous(), ends[1]:contiguous()) then return nil end
   local half
   while true do
     local scope <close> = core.memory.scope()
-    if not half and 2 * (engine:evaluated() + 2) >= evals then half = scope:keep(tree.planes(engine:values())) end
     local boxes = engine:ask()
     if not boxes then break end
+    if not half and 2 * (engine:evaluated() + 2 + boxes:size(0)) > evals then half = scope:keep(tree.planes(engine:values())) end
     if not engine:tell(evaluate(boxes)) then return nil end
   end
   local values = tree.planes(engine:values())
