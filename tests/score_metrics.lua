@@ -278,7 +278,7 @@ end)
 
 local function go(dir, options, n)
   local run = tiny.run(dir)
-  options.figures = false
+  options.figures = options.figures or false
   local scope <close> = require("medxai.core").memory.scope()
   return explain.run(run, tiny.model(), tiny.split(n or 3), options), run
 end
@@ -303,6 +303,23 @@ t.test("long rows for any metric: unit by target, one id a value, undefined ones
     ["deletion@1 steps=2 removal=black"] = "probability", ["deletion@1 steps=2 removal=blur(5,5)"] = "probability" })
   t.equal({ rows[1].image_id, rows[1].method, rows[2].method, rows[1].target, rows[1].status, rows[1].seed }, { "0000000000000001", "gradcam", "sobel", "predicted (softmax)", "ok", "42" })
   t.equal(#result.summaries, 10)
+end)
+
+t.test("maps of a logit and of a probability are scored in different numbers: no table, chart or line mixes them", function()
+  local dir = t.tmpdir()
+  local result = go(dir, { methods = { "gradcam", { "layercam", target = { "predicted", as = "softmax" } }, "sobel" }, images = 2, figures = { "charts", "table" },
+    metrics = { "confidence_change", { "road_most_relevant_first", percentiles = { 50, 75 } }, { "deletion", steps = 2, removals = { "black" }, as = "softmax" } } })
+  local told = {}
+  for i, group in ipairs(metric.comparable(result.summaries)) do told[i] = { group[1].title, group[1].unit, #group } end
+  t.equal(told, { { "confidence change", "logit", 2 }, { "confidence change", "probability", 1 }, { "ROAD, most relevant first", "logit", 2 }, { "ROAD, most relevant first", "probability", 1 },
+    { "ROAD, most relevant first", "logit", 2 }, { "ROAD, most relevant first", "probability", 1 }, { "deletion", "probability", 3 } })
+  local charts, page = {}, {}
+  for _, f in ipairs(result.figures) do charts[f.kind] = (charts[f.kind] or 0) + 1 end
+  t.equal(charts, { score = 5, scores = 1 })
+  require("medxai.report_explain").put({ dir = dir, explanations = { { result = result } } }, { put = function(_, ...) page[#page + 1] = string.format(...) end, figure = function() end,
+    interval = function() return "" end })
+  page = table.concat(page)
+  t.ok(page:find("confidence change<br><span class=\"note\">logit, ", 1, true) and page:find("confidence change<br><span class=\"note\">probability, ", 1, true), page)
 end)
 
 t.test("scores do not depend on batch or order of images", function()

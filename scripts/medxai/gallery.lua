@@ -106,11 +106,28 @@ local function panel_values(job, rows)
   return values
 end
 
+-- A metric's unit for each of the entries, those that differ by name: "logit (probability: LIME)".
+local function units(job, m)
+  local first, others, of = metric.unit(m, job.entries[1].description.as) or "value", {}, {}
+  for _, e in ipairs(job.entries) do
+    local unit = metric.unit(m, e.description.as) or "value"
+    if unit ~= first then
+      if not of[unit] then
+        of[unit] = {}
+        others[#others + 1] = unit
+      end
+      table.insert(of[unit], e.label)
+    end
+  end
+  for i, unit in ipairs(others) do others[i] = unit .. ": " .. table.concat(of[unit], ", ") end
+  return first .. (#others > 0 and " (" .. table.concat(others, "; ") .. ")" or "")
+end
+
 -- What the numbers over the panels are.
 local function metric_sentences(job)
   local words, list = {}, {}
   for _, m in ipairs(job.metric_entries) do
-    if not m.names and #words < 2 then words[#words + 1] = string.format("%s: %s, %s is better", m.id, metric.unit(m, job.entries[1].description.as) or "value", m.definition.direction or "higher") end
+    if not m.names and #words < 2 then words[#words + 1] = string.format("%s: %s, %s is better", m.id, units(job, m), m.definition.direction or "higher") end
   end
   if #words > 0 then list[1] = table.concat(words, "; ") .. "." end
   return list

@@ -3,6 +3,7 @@
 -- It refuses to draw an average of nothing: undefined values are said in words.
 local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
+local metric = require "medxai.metric"
 
 local scores = {}
 
@@ -80,7 +81,7 @@ end
 
 --- Means with their intervals, methods by metrics; the fewer of the two stand across.
 function scores.table(job, summaries, _, save)
-  local groups, methods = require("medxai.judge").by_metric(summaries), methods_of(summaries)
+  local groups, methods = metric.comparable(summaries), methods_of(summaries)
   local down = #groups > #methods and #methods <= table_columns
   for first = 1, #groups, down and #groups or table_columns do
     local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
@@ -131,19 +132,29 @@ local function percentile_lines(m, groups)
     y_label = string.format("mean change (%s)", groups[1][1].unit) } } }
 end
 
---- A chart of each metric.
-function scores.charts(job, summaries, _, save)
-  local groups, of = require("medxai.judge").by_metric(summaries), {}
-  for _, group in ipairs(groups) do
+-- { m = entry, groups in one unit: one a value of the metric } in the order of the metrics.
+local function by_entry(job, summaries)
+  local list, of = {}, {}
+  for _, group in ipairs(metric.comparable(summaries)) do
     local m = job.by_metric[group[1].metric]
-    of[m] = of[m] or {}
-    table.insert(of[m], group)
+    local key = m.id .. "\0" .. (group[1].unit or "")
+    if not of[key] then
+      of[key] = { m = m }
+      list[#list + 1] = of[key]
+    end
+    table.insert(of[key], group)
   end
-  for _, m in ipairs(job.metric_entries) do
-    if of[m] and #of[m] > 1 and m.definition.many == "percentiles" then
-      save(percentile_lines(m, of[m]), "score", m.definition.title)
+  return list
+end
+
+--- A chart of each metric and unit.
+function scores.charts(job, summaries, _, save)
+  for _, groups in ipairs(by_entry(job, summaries)) do
+    local m = groups.m
+    if #groups > 1 and m.definition.many == "percentiles" then
+      save(percentile_lines(m, groups), "score", m.definition.title)
     else
-      for _, group in ipairs(of[m] or {}) do save(dots(job, group), "score", m.definition.title or group[1].metric) end
+      for _, group in ipairs(groups) do save(dots(job, group), "score", m.definition.title or group[1].metric) end
     end
   end
 end

@@ -172,10 +172,10 @@ end
 local with_chance = "  %-24s %9s  %-16s %9s  %-23s %s\n"
 local without = "  %-24s %9s  %-16s %s\n"
 
--- The heading of one metric's lines; returns whether any method has a chance level.
+-- The heading of one metric's lines in one unit; returns whether any method has a chance level.
 local function print_heading(job, s, summaries)
   local m, chance = job.by_metric[s.metric], false
-  for _, other in ipairs(summaries) do chance = chance or other.metric == s.metric and other.chance == other.chance end
+  for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
   io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
     math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
   if chance then io.stdout:write(string.format(with_chance, "method", "mean", "interval", "chance", "above chance", "images"))
@@ -183,36 +183,25 @@ local function print_heading(job, s, summaries)
   return chance
 end
 
---- Summaries in groups of one metric each, in their order.
-function judge.by_metric(summaries)
-  local groups = {}
-  for _, s in ipairs(summaries) do
-    if not groups[s.metric] then
-      groups[s.metric] = {}
-      groups[#groups + 1] = groups[s.metric]
-    end
-    table.insert(groups[s.metric], s)
+local function print_line(s, chance)
+  local lost = s.of - s.n
+  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+  if chance then
+    local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
+    io.stdout:write(string.format(with_chance, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
+  else
+    io.stdout:write(string.format(without, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), images))
   end
-  return groups
 end
 
 --- The summaries as tables on standard output.
 function judge.print(job, summaries)
   if host.options.quiet then return end
-  local last, chance
-  for _, s in ipairs(summaries) do
-    if s.metric ~= last then chance = print_heading(job, s, summaries) end
-    last = s.metric
-    local lost = s.of - s.n
-    local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
-    if chance then
-      local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
-      io.stdout:write(string.format(with_chance, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
-    else
-      io.stdout:write(string.format(without, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), images))
-    end
+  for _, group in ipairs(metric.comparable(summaries)) do
+    local chance = print_heading(job, group[1], group)
+    for _, s in ipairs(group) do print_line(s, chance) end
   end
-  if last then io.stdout:write("\n") end
+  if #summaries > 0 then io.stdout:write("\n") end
 end
 
 return judge

@@ -207,6 +207,23 @@ local function summary_of(rows, seed)
     above = over.mean, above_low = over.low, above_high = over.high, resampled = mean.resampled, level = mean.level, note = mean.note, undefined = reasons }
 end
 
+--- Summaries that may stand in one column: of one metric and in one unit. Maps of a probability (LIME's) and of a logit are scored in
+--- different numbers.
+---@param summaries table[]
+---@return table[][] groups in the order in which they first appear
+function metric.comparable(summaries)
+  local groups, of = {}, {}
+  for _, s in ipairs(summaries) do
+    local key = s.metric .. "\0" .. (s.unit or "")
+    if not of[key] then
+      of[key] = {}
+      groups[#groups + 1] = of[key]
+    end
+    table.insert(of[key], s)
+  end
+  return groups
+end
+
 --- Summaries in the order in which methods and metrics first appear.
 ---@param rows table[] long rows
 ---@param seed integer

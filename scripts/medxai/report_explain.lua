@@ -5,6 +5,7 @@ local check = require "medxai.check"
 local drawing = require "medxai.drawing"
 local files = require "medxai.files"
 local html = require "medxai.html"
+local metric = require "medxai.metric"
 
 local explained = {}
 
@@ -113,7 +114,7 @@ local function put_detail(page, pen, group)
 end
 
 local function put_scores(page, pen, summaries)
-  local groups = require("medxai.judge").by_metric(summaries)
+  local groups = metric.comparable(summaries)
   if #groups == 0 then return end
   if #groups > 1 then
     put_overview(page, pen, groups)
