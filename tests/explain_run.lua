@@ -128,6 +128,13 @@ t.test("energy inside the lesion beside its chance level, with intervals, in sco
   t.equal(#files.read_csv(dir .. "/scores.csv"), 24)
 end)
 
+t.test("a mask that none of the images has is said before any map is made", function()
+  local dir = t.tmpdir()
+  t.fails(function() go(dir, { methods = { "gradcam" }, images = { 1, 4 }, metrics = { "energy_inside" }, mask = "lesion" }) end,
+    "explain: none of the 2 images has a mask 'lesion' (metric energy_inside).")
+  t.ok(not files.exists(dir .. "/maps/index.jsonl"))
+end)
+
 t.test("a researcher's own function, wrong shapes and errors: a status with the text, and the rest goes on", function()
   local dir = t.tmpdir()
   local calls = 0

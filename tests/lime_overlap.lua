@@ -251,6 +251,23 @@ t.test("the report shows each table with its differences, the strata and what wa
   end
 end)
 
+t.test("lung zones of an image without lung mask, or with an empty one: that map is not defined, the others are made", function()
+  local scope <close> = xai.scope()
+  local run, split = tiny.run(t.tmpdir()), tiny.split(3)
+  function split.mask(_, i)
+    if i == 2 then return nil end
+    local mask = torch.zeros(32, 32, { dtype = "uint8" })
+    if i == 1 then mask[{ { 4, 28 }, { 4, 14 } }]:fill_(1) mask[{ { 4, 28 }, { 18, 28 } }]:fill_(1) end
+    return mask
+  end
+  local result = require("medxai.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
+  local told = {}
+  for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
+  t.equal({ told[1][1] ~= "not_defined", told[2], told[3] }, { true, { "not_defined", "the image has no lung mask" }, { "not_defined", "the lung mask is empty" } })
+  split.data = { masks = {}, config = {} }
+  t.fails(function() require("medxai.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
+end)
+
 t.test("whole lung is not defined where the data have no lung masks", function()
   local scope <close> = xai.scope()
   local run = tiny.run(t.tmpdir())

@@ -383,6 +383,7 @@ function explain.run(run, model, split, options)
     run:skipped(name)
     return outcome(job, chosen, name, step.result)
   end
+  judge.check_masks(job, chosen)
   require("medxai.batches").run(job, chosen)
   for _, f in ipairs(job.failures) do
     run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count, f.count == 1 and "" or "s", f.path, f.problem))

@@ -111,7 +111,8 @@ local function in_order(job, rows)
   return out
 end
 
-local function check_masks(job, chosen)
+--- Raises where a metric's mask is one that none of the images has.
+function judge.check_masks(job, chosen)
   for _, m in ipairs(job.metric_entries) do
     for _, name in ipairs { m.mask or false, m.within or false } do
       local found = false
@@ -129,7 +130,6 @@ end
 ---@return table[] rows
 function judge.maps(job, chosen)
   if #job.metric_entries == 0 then return {} end
-  check_masks(job, chosen)
   job.metric_seconds = {}
   local rows, known = {}, read_known(job.run.dir)
   local slow = needs_model(job)

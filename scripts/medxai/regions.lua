@@ -9,6 +9,7 @@
 -- and labels that are not whole numbers.
 local check = require "medxai.check"
 local core = require "medxai.core"
+local map = require "medxai.map"
 local torch = require "medxai.torch"
 
 local regions = {}
@@ -134,9 +135,18 @@ function regions.lung_zones(mask)
   return labels, zone_names
 end
 
+-- Whether the data have lung masks at all; a split without data (made by a test) may.
+local function has_lungs(split)
+  local known = split.data == nil
+  for _, name in ipairs(split.data and split.data.masks or {}) do known = known or name == "lungs" end
+  return known
+end
+
 function make.lung_zones(_, image, given)
-  if not given.split or not given.number then check.fail("regions", "lung_zones needs a data set with lung masks.") end
+  if not given.split or not given.number or not has_lungs(given.split) then check.fail("regions", "lung_zones needs a data set with lung masks.") end
   local mask = given.split:mask(given.number, "lungs")
+  local explained = (given.least or 2) < 2 -- one image of many: its map is not defined, the others are made
+  if explained and not (mask and mask:ne(0):any():item()) then map.not_defined(mask and "the lung mask is empty" or "the image has no lung mask") end
   if not mask then check.fail("regions", "'%s' has no lung mask (lung_zones needs one).", tostring(given.item and given.item.path)) end
   local mh, mw, h, w = mask:size(0), mask:size(1), image:size(1), image:size(2)
   if mh ~= h or mw ~= w then check.fail("regions", "the lung mask does not fit the image (expected (%d, %d), got (%d, %d)).", h, w, mh, mw) end
