@@ -115,6 +115,17 @@ t.test("each method draws all explained classes of each image over one diverging
   t.equal(drawn, 3)
 end)
 
+t.test("a class of a long name keeps its output beside it on the figure", function()
+  local dir, model, split, long = t.tmpdir(), tiny.model(), tiny.split(1), { "pneumonia of unknown origin with large effusion", "nodule", "opacity" }
+  model.classes, split.classes = long, long
+  local result = go(dir, { methods = { { "shap_kernel", samples = 20, regions = grid } }, images = 1, figures = { "own" } }, split, model)
+  local output, svg = nil, t.read(dir .. "/" .. result.figures[1].svg)
+  for k, class in ipairs(result.records[1].facts.classes) do
+    if class == long[1] then output = result.records[1].facts.output[k] end
+  end
+  t.ok(svg:find(string.format(">%.2f<", output), 1, true))
+end)
+
 t.test("a network without finite outputs gives maps of status nan; drawing goes on", function()
   local dir, model = t.tmpdir(), tiny.model()
   model:state()[1].tensor:detach():fill_(0 / 0)

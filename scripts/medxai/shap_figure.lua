@@ -61,7 +61,7 @@ local function figure_row(page, number, limit)
   local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = status } } }
   if not values then return row end
   for k, class in ipairs(record.facts.classes) do
-    local text = record.facts.output and string.format("%s, %.2f", class, record.facts.output[k]) or class
+    local text = record.facts.output and { class, string.format("%.2f", record.facts.output[k]) } or class -- a long name must not push the number out
     row.panels[k + 1] = { pixels = value_pixels(image, values:select(0, k - 1):to { dtype = "float32" }, limit), title = text,
       status = record.status == "nan" and map.explain_status "nan" or nil }
   end
