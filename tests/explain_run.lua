@@ -182,6 +182,15 @@ t.test("a researcher's code may work in place, in half precision and in train mo
   t.equal(result.records[3].problem, 'raised nil instead of a text (expected error("..."))')
 end)
 
+t.test("a flat map is zero, not noise: no metric ranks it", function()
+  local dir = t.tmpdir()
+  local result = go(dir, { images = { 2 }, methods = { noise = function(x) return x:mean({ 1 }):squeeze(0) * 1e-9 end }, mask = "lesion",
+    metrics = { "energy_inside", { "deletion", steps = 2, removals = { "black" } }, "confidence_increase" } })
+  t.equal(statuses(result), { "flat" })
+  t.equal(torch.load_npy(dir .. "/" .. result.records[1].files[1]):abs():max():item(), 0.0)
+  for _, s in ipairs(result.summaries) do t.equal(s.n, 0, s.metric) end
+end)
+
 t.test("a constant image is flat for Sobel, and NaN weights are told as nan", function()
   local dir = t.tmpdir()
   local flat = go(dir, { methods = { "sobel" }, images = 1 }, function(x) return x:fill_(0.5) end)

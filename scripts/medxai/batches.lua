@@ -158,6 +158,7 @@ local function write(e, job, item, t, result)
     made = map.from_raw(result.raws, job.height, job.width, how)
     judged = map.judge(result.raws, made, how)[1]
     made, raws = made:squeeze(0):cpu():contiguous(), {}
+    if judged.status == "flat" and not e.compat then made:zero_() end -- rounding noise would be ranked and scored
     for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
     result.facts, result.arrays, result.status = merged(result.extras)
   elseif not result.not_defined then
