@@ -14,7 +14,9 @@ static int64_t soft_limit_cuda = FIRST_SOFT_LIMIT;
 static bool has_cuda;
 
 void xl_budget_open(lua_State *L) {
-  lua_gc(L, LUA_GCINC, 0, 0, 0); /* generational mode keeps dead tensors of old tables too long (design: 744 MB against 32) */
+  /* Incremental, as generational mode keeps dead tensors of old tables too long (744 MB against 32); and a new cycle after 30 % of growth
+   * instead of 100, for a hundred thousand dead tensors are a few MB to Lua but leave the processor's cache: an addition takes half the time. */
+  lua_gc(L, LUA_GCINC, 130, 400, 0);
   has_cuda = tx_cuda_count() > 0;
 }
 
