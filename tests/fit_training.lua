@@ -148,9 +148,14 @@ t.test("intervals resample patients where they are known, images otherwise and s
   t.equal(by_image.note, "image-level, patients unknown")
   t.equal(by_image.mean, 0.5)
   t.ok(by_image.low < 0.5 and by_image.high > 0.5)
-  local by_patient = xai.metrics.mean_interval(values, { resamples = 200, patients = { "a", "a", "a", "b", "b", "b", "c", "c" } })
+  local patients = { "a", "a", "a", "b", "b", "b", "c", "d" } -- alike within
+  local by_patient = xai.metrics.mean_interval(values, { resamples = 200, patients = patients })
   t.equal(by_patient.resampled, "patients")
   t.ok(by_patient.high - by_patient.low > by_image.high - by_image.low, "patients that agree with themselves give a wider interval")
+  local few = xai.metrics.mean_interval({ 1, 0, 1 }, { resamples = 200 }) -- it would be the range, whatever the values
+  t.equal(few.mean, 2 / 3)
+  t.ok(few.low ~= few.low and few.high ~= few.high)
+  t.equal(few.note, "image-level, patients unknown; too few for an interval")
   t.equal(xai.metrics.mean_interval(values, { resamples = 200 }), by_image) -- the same draws
 end)
 

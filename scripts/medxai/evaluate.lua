@@ -174,8 +174,8 @@ end
 local function print_result(result, name, count)
   local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
   print(string.format("\n%s: %d images\n%s", name, result.n, metrics.report(result)))
-  print(string.format("accuracy %.4f, %g %% interval %.4f to %.4f (%s), loss %.4f", result.accuracy,
-    100 * result.intervals.level, interval[1], interval[2],
+  local between = interval[1] == interval[1] and string.format(", %g %% interval %.4f to %.4f", 100 * result.intervals.level, interval[1], interval[2]) or ""
+  print(string.format("accuracy %.4f%s (%s), loss %.4f", result.accuracy, between,
     result.intervals.note or ("patients resampled: " .. result.intervals.units), result.loss))
   if count then print(string.format("evaluation %d of the %s split in this run", count, result.split)) end
 end
@@ -261,7 +261,7 @@ end
 
 local function shown(result)
   local low, high = table.unpack(result.intervals.accuracy or { 0 / 0, 0 / 0 })
-  return string.format("%.4f [%.4f, %.4f]", result.accuracy, low, high)
+  return string.format("%.4f", result.accuracy) .. (low == low and string.format(" [%.4f, %.4f]", low, high) or "")
 end
 
 local function print_cross(models, splits, results)

@@ -225,8 +225,17 @@ local interval_spec = {
   id = { "string", default = "", field = false },
 }
 
+metrics.least_units = 4 -- of three, one resample in nine is the same one thrice: beyond the tails of 95 %
+
+local function units_of_one(n)
+  local weights = {}
+  for i = 1, n do weights[i] = 1 end
+  return weights
+end
+
 --- Percentile bootstrap of any statistics. Resamples patients where all are known, images otherwise (and says so).
 --- Draws are keyed by (seed, purpose, id, resample), so an interval does not depend on what was drawn before it.
+--- Of fewer than four it would be their range, whatever they are: NaN.
 ---@param n integer samples
 ---@param statistics fun(weights: number[]): table<string, number> given how often each sample counts
 ---@param options? table patients, resamples, level, seed, purpose, id
@@ -235,8 +244,11 @@ function metrics.bootstrap(n, statistics, options)
   options = check.options("bootstrap", options, interval_spec)
   local unit, units, kind = units_of(n, options.patients)
   local rng = require("medxai.core").rng
-  local values = {}
-  for replicate = 1, n > 0 and options.resamples or 0 do
+  local values, too_few = {}, units < metrics.least_units
+  if too_few and n > 0 then
+    for name in pairs(statistics(units_of_one(n))) do values[name] = {} end
+  end
+  for replicate = 1, too_few and 0 or options.resamples do
     local stream = rng.stream { seed = options.seed, purpose = options.purpose, id = options.id, replicate = replicate }
     local count = {}
     for u = 1, units do count[u] = 0 end
@@ -252,10 +264,11 @@ function metrics.bootstrap(n, statistics, options)
   end
   local result = { level = options.level, resampled = kind, resamples = options.resamples, units = units }
   if kind == "images" then result.note = "image-level, patients unknown" end
+  if too_few then result.note = (result.note and result.note .. "; " or "") .. "too few for an interval" end
   for name, list in pairs(values) do
     table.sort(list)
     local tail = (1 - options.level) / 2
-    result[name] = { metrics.quantile(list, tail), metrics.quantile(list, 1 - tail) }
+    result[name] = too_few and { nan, nan } or { metrics.quantile(list, tail), metrics.quantile(list, 1 - tail) }
   end
   return result
 end
@@ -276,8 +289,8 @@ function metrics.mean_interval(values, options)
     return total > 0 and sum / total or nan, total
   end
   local intervals = metrics.bootstrap(#values, function(weights) return { mean = (mean(weights)) } end, options)
-  local bounds = intervals.mean or { nan, nan }
   local center, n = mean()
+  local bounds = n >= metrics.least_units and intervals.mean or { nan, nan }
   return { mean = center, low = bounds[1], high = bounds[2], n = n, resampled = intervals.resampled, note = intervals.note,
     level = intervals.level }
 end

@@ -59,13 +59,15 @@ end
 
 -- ---- thresholds ---------------------------------------------------------------------------------------------------------
 
+local without_values = { nan = true, flat = true, all_negative = true } -- the same everywhere: no cut divides them
+
 --- Curves of one image's maps: curves[set] = { iou, dice }; none where there is no finding to speak of.
 function finds.curves(run, split, finding, records, o)
   if not finding.share or finding.share < tiny then return {} end
   local scope <close> = core.memory.scope()
   local mask, out = split:mask(finding.number, o.mask):ne(0), {}
   for _, record in ipairs(records) do
-    if record.files[1] and record.status ~= "nan" and record.status ~= "flat" then
+    if record.files[1] and not without_values[record.status] then
       out[record.maps] = cuts.curves(torch.load_npy(run.dir .. "/" .. record.files[1]), mask)
     end
   end

@@ -1,8 +1,9 @@
 -- Means of values over images with bootstrap intervals, paired differences with a two-sided p-value by random signs, and Holm's
 -- correction over several comparisons. Patients are the units where all are known, images otherwise (and it says so). All
 -- intervals of one comparison come from the same resamples, so that what is paired stays paired.
--- It refuses an interval for one image alone; pairs of which one side is undefined are left out and counted.
+-- It refuses an interval of fewer than four images; pairs of which one side is undefined are left out and counted.
 local core = require "medxai.core"
+local metrics = require "medxai.metrics"
 local torch = require "medxai.torch"
 
 local paired = {}
@@ -71,7 +72,7 @@ function Paired:mean(values)
     filled[i], defined[i] = there and v or 0.0, there and 1.0 or 0.0
     if there then sum, n = sum + v, n + 1 end
   end
-  if n < 2 then return { mean = n == 1 and sum or nan, low = nan, high = nan, n = n } end
+  if n < metrics.least_units then return { mean = n > 0 and sum / n or nan, low = nan, high = nan, n = n } end
   local scope <close> = core.memory.scope()
   local both = torch.matmul(self.weights, torch.tensor({ filled, defined }, { dtype = "float64" }):t()) -- (resamples, 2)
   local totals, list = both:tolist(), {}
