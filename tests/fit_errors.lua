@@ -66,6 +66,19 @@ t.test("a loss that is not finite stops the training and names the batch, the la
   t.ok(not files.exists(out .. "/weights.pt"))
 end)
 
+t.test("validation answers that are not finite stop the training: argmax would make a class, and an accuracy, of them", function()
+  local out = refused('run:fit(network(data.classes), data, { optim = xai.optim.sgd { lr = 1e38 }, epochs = 1, batch = 12 })\n',
+    "fit: the network's answer for 'phantom-42-")
+  local status = files.read(out .. "/status")
+  t.ok(status:find("infinite after epoch 1. It began in '", 1, true), status)
+  t.ok(not files.exists(out .. "/weights.pt"))
+end)
+
+t.test("answers on the test split that are not finite are refused", function()
+  refused('local model = network(data.classes)\nrequire("medxai.torch").no_grad(function() model:state()[1].tensor:fill_(0 / 0) end)\nrun:evaluate(model, data.test)\n',
+    "evaluate: the network's answer for 'phantom-42-")
+end)
+
 t.test("a name that is no folder is refused", function()
   refused('xai.run { name = "a/b" }\n', "run: 'a/b' is no name for a folder (expected letters, digits, '_', '-', '.').")
   refused('xai.run { nam = "a" }\n', "run: unknown option 'nam'. Did you mean 'name'?")

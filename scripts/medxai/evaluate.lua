@@ -1,6 +1,6 @@
 -- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification report.
 -- Every evaluation of a test split is counted in the run and printed, since a test set wears out by being looked at.
--- It refuses a split whose classes are not the model's.
+-- It refuses a split whose classes are not the model's, and a network whose answers are not finite.
 local check = require "medxai.check"
 local canon = require "medxai.canon"
 local files = require "medxai.files"
@@ -54,15 +54,24 @@ local function cross_entropy(row, label)
   return top + math.log(sum) - row[label + 1]
 end
 
+-- The first logit of a row that is not finite, or nil.
+local function not_finite(row)
+  for _, z in ipairs(row) do
+    if z ~= z or z == math.huge or z == -math.huge then return z end
+  end
+end
+
 -- Takes the loader's next batch through the model; returns how many images it had, nil at the end.
-local function one_batch(model, loader, answers, prefix)
+local function one_batch(model, split, loader, answers, options)
   local torch = require "medxai.torch"
   local scope <close> = require("medxai").scope()
   local batch = loader:next()
   if not batch then return nil end
-  local logits = torch.no_grad(function() return (batch.values and prefix:logits(model, batch.values) or model(batch.x)) end)
+  local logits = torch.no_grad(function() return (batch.values and options.prefix:logits(model, batch.values) or model(batch.x)) end)
   local rows, labels = logits:tolist(), batch.y:tolist()
   for i, row in ipairs(rows) do
+    local bad = not_finite(row)
+    if bad then require("medxai.fit_diagnose").answer(model, split, batch.index[i], bad, options.trainer) end
     local n = #answers.labels + 1
     answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, softmax(row)
     answers.loss = answers.loss + cross_entropy(row, labels[i])
@@ -73,7 +82,8 @@ end
 --- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
 ---@param model table
 ---@param split table
----@param options { batch: integer, name?: string, alive?: fun(), prefix?: table } prefix: cached outputs of the frozen part (prefix.lua)
+---@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, trainer?: medxai.Trainer } prefix: cached outputs of
+---  the frozen part (prefix.lua); trainer: whose validation this is
 ---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
 function evaluate.predict(model, split, options)
   local training = model:is_training()
@@ -84,7 +94,7 @@ function evaluate.predict(model, split, options)
   local bar <close> = Progress.new(options.name or ("evaluate " .. split.name), split.n)
   local loader <close> = options.prefix and options.prefix:source(split, { batch = options.batch })
     or split:loader { batch = options.batch, channels_last = model.layout == "channels_last" }
-  for n in function() return one_batch(model, loader, answers, options.prefix) end do
+  for n in function() return one_batch(model, split, loader, answers, options) end do
     if options.alive then options.alive() end
     bar:add(n)
   end

@@ -1,6 +1,6 @@
 -- One training: epochs over a data set by cross entropy, the best validation weights kept, its whole state written to a
 -- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
--- A loss that is not finite stops it before the weights are touched and names where it began.
+-- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where it began.
 -- It refuses to know runs and folders: who drives it says where checkpoints lie and what is told.
 local canon = require "medxai.canon"
 local check = require "medxai.check"
@@ -185,7 +185,7 @@ function Trainer:train_batch(source, hits)
   local value = loss:item()
   if value ~= value or value == math.huge or value == -math.huge then
     self.diverged = true
-    require("medxai.fit_diagnose")(self, batch, value, generator)
+    require("medxai.fit_diagnose").loss(self, batch, value, generator)
   end
   self.optimizer:zero_grad()
   loss:backward()
@@ -285,7 +285,7 @@ end
 --- The answers on the validation split, with balanced accuracy and macro F1.
 function Trainer:validate()
   local val = evaluate.predict(self.model, self.data.val, { batch = self.options.batch, name = "validation", prefix = self.prefix,
-    alive = function() self.alive() end })
+    trainer = self, alive = function() self.alive() end })
   local metrics = require "medxai.metrics"
   local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
   val.balanced_accuracy, val.macro_f1 = judged.balanced_accuracy, judged.macro.f1
