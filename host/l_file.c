@@ -126,8 +126,13 @@ static int file_write(lua_State *L) {
   lua_settop(L, 2);
   const char *folder = push_folder(L, path);
   const char *slash = strrchr(path, '/');
-  const char *tmp = lua_pushfstring(L, "%s/.%s.tmp%d-%d", folder, slash ? slash + 1 : path, (int)getpid(), (int)counter++);
-  int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  const char *tmp;
+  int fd;
+  do { /* a process that was killed may have had our number (in a container it often does) and left a file of this name */
+    lua_settop(L, 3);
+    tmp = lua_pushfstring(L, "%s/.%s.tmp%d-%d", folder, slash ? slash + 1 : path, (int)getpid(), (int)counter++);
+    fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (fd < 0 && errno == EEXIST);
   if (fd < 0) return failed(L, "cannot write", path, errno);
   int rc = finish(fd, write_all(fd, bytes, n), true);
   if (rc == 0) rc = rename(tmp, path);

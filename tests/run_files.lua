@@ -9,6 +9,21 @@ t.test("a file is written whole, its folder made", function()
   t.equal(files.read(path), "two")
 end)
 
+t.test("what processes killed in the middle of a write have left is in nobody's way, and tidied up", function()
+  local dir = t.tmpdir()
+  local own = require("medxai.file").pid()
+  for n = 0, 300 do t.write(("%s/.f.tmp%d-%d"):format(dir, own, n), "half") end
+  files.write(dir .. "/f", "whole")
+  t.equal(files.read(dir .. "/f"), "whole")
+  for _, name in ipairs { ".f.tmp999999999-3", "checkpoint.pt.tmp-999999999", ".f.tmp1-3", "weights.pt.tmp-1", "mine.tmp" } do t.write(dir .. "/" .. name, "half") end
+  files.tidy(dir)
+  local left = {}
+  for _, name in ipairs(files.list(dir)) do
+    if name ~= "." and name ~= ".." then left[#left + 1] = name end
+  end
+  t.equal(left, { ".f.tmp1-3", "f", "mine.tmp", "weights.pt.tmp-1" })
+end)
+
 t.test("a log whose last line was torn gives the whole lines before it", function()
   local path = t.tmpdir() .. "/log.jsonl"
   files.append_line(path, '{"epoch":1}')

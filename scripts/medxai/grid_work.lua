@@ -123,6 +123,7 @@ end
 -- Makes a cell's folder, or makes sure that it is this cell's.
 local function open_folder(cell)
   local path = files.join(cell.dir, "cell.json")
+  files.tidy(cell.dir)
   local stored = files.read_data(path)
   if stored and stored.key == cell.key then return end
   for _, name in ipairs(files.list(cell.dir)) do

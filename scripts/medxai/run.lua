@@ -227,6 +227,7 @@ function Run:prepare(how)
   if not self.lock and not self.joined then
     check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
   end
+  if self.lock then files.tidy(self.dir) end
   if host.options.overwrite then remove_run(self.dir) end
   self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
     question = question_of(host.script) }
