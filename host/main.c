@@ -1,6 +1,7 @@
 /* medxai-run: runs one Lua file. Reads the command line, makes a Lua state with the library's path and its safeguards,
  * runs the experiment, reports how it ended. It refuses to know what an experiment is: that is scripts/medxai's. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,8 +84,25 @@ static void choose_threads(void) { /* --threads, else OMP_NUM_THREADS, else ever
   the_host.threads = wanted > 0 ? wanted : the_host.cores;
 }
 
+/* The caller may have closed 0, 1 or 2: the first file opened would take its place, and what is printed would go into it. */
+static void hold_standard_files(void) {
+  int fd;
+  do fd = open("/dev/null", O_RDWR); while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) close(fd);
+}
+
+/* What was printed and could not be written (a full disk behind > FILE) must not pass for done; a reader that has gone may. */
+static int finish_output(int code) {
+  errno = 0;
+  bool lost = fflush(stdout) != 0 || ferror(stdout);
+  if (!lost || code != EXIT_DONE || errno == EPIPE) return code;
+  fputs("medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n", stderr);
+  return EXIT_FAILED;
+}
+
 int main(int argc, char **argv) {
   host_options *o = &the_host.options;
+  hold_standard_files();
   if (!options_read(o, argc, argv)) return EXIT_USAGE;
   if (o->help) { options_help(); return EXIT_DONE; }
   if (o->version) { puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")"); return EXIT_DONE; }
@@ -102,7 +120,7 @@ int main(int argc, char **argv) {
   lua_pushcfunction(L, state_prepare);
   int status = lua_pcall(L, 0, 0, 1);
   int code = status != LUA_OK ? report_failure(L, status) : run_all(L, o);
-  code = module_finish(L, code);
+  code = finish_output(module_finish(L, code));
   signals_leave();
   lua_close(L);
   paths_free(&the_host.paths);

@@ -48,3 +48,17 @@ t.test("cores are those that the process may use", function()
   t.equal(out, "1")
   t.ok(host.cores >= 1)
 end)
+
+t.test("what is printed where the caller has closed standard output goes into no file", function()
+  local path = t.tmpdir() .. "/f"
+  local code = ("local f <close> = io.open(%q, 'w') print 'printed' io.stdout:flush() io.stderr:write 'told' f:write 'mine'"):format(path)
+  t.ok(os.execute(("%s -e %s >&- 2>&- </dev/null"):format(t.quote(host.exe), t.quote(code))))
+  t.equal(t.read(path), "mine")
+end)
+
+t.test("a standard output that cannot be written is a failure", function()
+  local err = t.tmpdir() .. "/err"
+  local _, _, code = os.execute(("%s -e 'print(1)' >/dev/full 2>%s"):format(t.quote(host.exe), err))
+  t.equal(code, 1)
+  t.equal(t.read(err), "medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n")
+end)
