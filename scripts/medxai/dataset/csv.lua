@@ -1,5 +1,5 @@
 -- Comma-separated tables: quotes, doubled quotes, line ends within quotes, CRLF, a leading byte-order mark.
--- It refuses rows whose number of fields differs from the header's, naming the line.
+-- It refuses rows whose number of fields differs from the header's, naming the line, and a header with the same name twice.
 local check = require "medxai.check"
 
 local csv = {}
@@ -39,6 +39,17 @@ local function record(text, at, name, line)
   end
 end
 
+-- The header's names in lower case. Of two columns of one name one would be read, and nobody could say which.
+local function header(fields, name, line)
+  local columns, seen = {}, {}
+  for i, field in ipairs(fields) do
+    local column = field:lower()
+    if seen[column] and column ~= "" then check.fail("manifest", "%s:%d: the column '%s' is there twice. Rename one.", name, line, column) end
+    columns[i], seen[column] = column, true
+  end
+  return columns
+end
+
 --- Rows as tables by column name (lower case), each with `line`; and the column names in order.
 ---@param text string
 ---@param name string for errors
@@ -49,8 +60,7 @@ function csv.parse(text, name)
     local fields, next_at, lines = record(text, at, name, line)
     if #fields > 1 or fields[1] ~= "" then
       if not columns then
-        columns = {}
-        for i, field in ipairs(fields) do columns[i] = field:lower() end
+        columns = header(fields, name, line)
       else
         if #fields ~= #columns then check.fail("manifest", "%s:%d: %d fields (expected %d: %s).", name, line, #fields, #columns, table.concat(columns, ", ")) end
         local row = { line = line }

@@ -34,9 +34,10 @@ local function need_columns(columns, name)
 end
 
 -- Class names in order and label text -> number.
-local function read_classes(rows, given, notes)
+local function read_classes(rows, table_name, given, notes)
   local seen, names, numbers = {}, {}, true
   for _, row in ipairs(rows) do
+    if row.label == "" then check.fail("manifest", "%s:%d: no label.", table_name, row.line) end
     if not seen[row.label] then
       seen[row.label], names[#names + 1] = true, row.label
       numbers = numbers and math.tointeger(tonumber(row.label)) ~= nil and tonumber(row.label) >= 0
@@ -48,10 +49,17 @@ local function read_classes(rows, given, notes)
     for _, name in ipairs(names) do most = math.max(most, math.tointeger(tonumber(name))) end
     local classes = given or {}
     if given and most >= #given then check.fail("manifest", "label %d is beyond the %d classes given (labels are numbered from 0).", most, #given) end
-    for k = 0, most do
-      if not given then classes[k + 1] = tostring(k) end
+    local taken = {}
+    for _, name in ipairs(names) do
+      order[name] = math.tointeger(tonumber(name))
+      taken[order[name]] = true
     end
-    for _, name in ipairs(names) do order[name] = math.tointeger(tonumber(name)) end
+    for k = 0, given and -1 or most do
+      if not taken[k] then
+        check.fail("manifest", "%s: the labels are numbers up to %d, but none is %d. Number the classes from 0, or write classes = { ... }.", table_name, most, k)
+      end
+      classes[k + 1] = tostring(k)
+    end
     return classes, order
   end
   if not given then
@@ -86,8 +94,9 @@ end
 local function check_files(items, root, name)
   local seen, missing, first = {}, {}, nil
   for _, item in ipairs(items) do
-    if seen[item.path] then check.fail("manifest", "%s:%d: '%s' is already in line %d.", name, item.line, item.path, seen[item.path]) end
-    seen[item.path] = item.line
+    local plain = item.path:gsub("/%.?/+", "/"):gsub("^%./", "")
+    if seen[plain] then check.fail("manifest", "%s:%d: '%s' is already in line %d.", name, item.line, item.path, seen[plain]) end
+    seen[plain] = item.line
     for _, path in ipairs { item.path, item.lungs or item.path, item.masks.infection or item.path, item.masks.lesion or item.path } do
       local full = path:sub(1, 1) == "/" and path or root .. "/" .. path
       if not listing.is_file(full) and missing[#missing] ~= ("%s:%d: '%s'"):format(name, item.line, path) then
@@ -112,7 +121,7 @@ return function(options)
   local rows, columns = csv.parse(text, name)
   need_columns(columns, name)
   if #rows == 0 then check.fail("manifest", "%s has no rows.", name) end
-  local classes, order = read_classes(rows, o.classes and listing.check_classes("manifest", o.classes), notes)
+  local classes, order = read_classes(rows, name, o.classes and listing.check_classes("manifest", o.classes), notes)
   local items = read_items(rows, order, name, classes)
   local kept, skip_notes = listing.without_skipped(items, listing.skips({ root }, o.skip), function(item) return { item.path } end)
   table.move(skip_notes, 1, #skip_notes, #notes + 1, notes)
