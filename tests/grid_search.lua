@@ -200,6 +200,8 @@ t.test("fields that nothing uses, empty lists and wrong values are refused", fun
     "grid: unknown field 'momentun': no option of train has that name and train does not read cell.momentun. Did you mean 'momentum'?")
   refused(grid_of "lr = {}", "grid: field 'lr' is an empty list (expected the values to try).")
   refused(grid_of "lr = { 0.1, {} }", "grid: field 'lr': value 2 is a table (expected a number, a string or a boolean).")
+  refused(grid_of "lr = { 0.1, nil, 0.2 }", "grid: field 'lr': value 2 is a nil (expected a number, a string or a boolean).")
+  refused(grid_of "lr = { 0.1, 0 / 0 }", "grid: field 'lr': value 2 is a nan (expected a number, a string or a boolean).")
   refused(grid_of "lr = { 0.1, 0.1 }", "grid: field 'lr' has the value 0.1 twice.")
   refused(grid_of "lr = { 0.1 }, search = { 'randm', n = 3 }", "grid: unknown search 'randm'. Did you mean 'random'?")
   refused(grid_of "lr = { 0.1 }, on_fail = 'go'", "grid: option 'on_fail' is wrong (expected 'continue' or 'stop', got string 'go').")

@@ -40,8 +40,9 @@ local search_specs = {
 local function check_values(name, values)
   if #values == 0 then check.fail("grid", "field '%s' is an empty list (expected the values to try).", name) end
   local seen = {}
-  for i, value in ipairs(values) do
-    local kind = type(value)
+  for i = 1, #values do -- not ipairs: a nil in the middle would hide the values after it
+    local value = values[i]
+    local kind = value ~= value and "nan" or type(value)
     if kind ~= "number" and kind ~= "string" and kind ~= "boolean" then
       check.fail("grid", "field '%s': value %d is a %s (expected a number, a string or a boolean).", name, i, kind)
     end
@@ -82,7 +83,8 @@ local function split_options(options)
   end
   if #axes == 0 then check.fail("grid", "no fields to search over (expected, for instance, lr = { 0.001, 0.01 }).") end
   own = check.options("grid", own, spec)
-  local kind = type(own.search) == "table" and own.search[1] or own.search
+  local kind = own.search
+  if type(kind) == "table" then kind = kind[1] end
   check.known("grid", "search", kind, check.sorted_keys(search_specs))
   local given = {}
   for key, value in pairs(type(own.search) == "table" and own.search or {}) do
