@@ -3,12 +3,14 @@
  * It refuses to show half a picture. */
 #include "image.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include "alloc.h"
 #include "sha256.h"
 
@@ -400,9 +402,14 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
 
 int image_read_file(uint8_t **bytes, size_t *n, const char *path, char *why) {
   struct stat st;
-  FILE *f = fopen(path, "rb");
-  if (!f)
-    return fail(why, "%s", strerror(errno));
+  int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe without a writer would be waited for without end */
+  FILE *f = fd >= 0 ? fdopen(fd, "rb") : NULL;
+  if (!f) {
+    fail(why, "%s", strerror(errno));
+    if (fd >= 0)
+      close(fd);
+    return IMAGE_ERROR;
+  }
   int status = IMAGE_OK;
   uint8_t *p = NULL;
   if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode))

@@ -34,6 +34,8 @@ int image_binary(image *mask, char *why) {
   }
   mask->c = 1;
   uint8_t top = largest(mask->px, n);
+  if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits have become 0 */
+    return fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
   if (top > 1 && top < 128)
     return fail(why, "its largest value is %d (expected 0 and 255, or 0 and 1)", top);
   int bar = top == 1 ? 1 : 128;

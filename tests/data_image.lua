@@ -76,6 +76,9 @@ t.test("what is no picture is said to be none", function()
   t.fails(function() image.decode "GIF89a.............." end, "image.decode: not a PNG or JPEG.")
   t.fails(function() image.load(dir .. "/no.png") end, "image.load: cannot read '" .. dir .. "/no.png' (No such file or directory).")
   t.fails(function() image.load(dir) end, "image.load: cannot read '" .. dir .. "' (not a file).")
+  assert(os.execute("mkfifo " .. t.quote(dir .. "/pipe.png"))) -- nobody writes into it: it must not be waited for
+  local r = t.run { "-e", ("require('medxai.core').image.load(%q)"):format(dir .. "/pipe.png"), timeout = 20 }
+  t.equal({ r.code, r.err }, { 1, ("medxai-run: (command line):1: image.load: cannot read '%s/pipe.png' (not a file).\n"):format(dir) })
 end)
 
 -- A PNG of these chunks, checksums right.

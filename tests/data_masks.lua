@@ -132,6 +132,15 @@ t.test("masks that do not fit are errors that name the file", function()
   t.fails(function() data:check() end, message)
   t.fails(function() data.val:mask(3, "lungs") end, message)
 
+  -- 0 and 1 in 16 bits would be an empty mask in 8
+  local deep = make_set(t.tmpdir(), 20, 24)
+  local hex = "89504e470d0a1a0a0000000d4948445200000018000000141000000000e24e7e1c000000184944415478da636018d1"
+    .. "80110e098b8e6a18511a862e0000cba2006f1354506a0000000049454e44ae426082"
+  t.write(deep .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png", (hex:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)))
+  t.fails(function() xai.dataset.covid_qu_ex { root = deep, size_px = 16 }.test:mask(3, "lungs") end,
+    "dataset: cannot read the lung mask 'Test/Normal/lung masks/a.png' (its largest 16-bit value is 1 (expected 0 and 65535, or 0 and 1 in 8 bits)). "
+    .. "Repair it, or list its image 'Test/Normal/images/a.png' in skip.txt.")
+
   local missing = make_set(t.tmpdir(), 40, 40, function(path, x, mask) return x, path ~= "Train/COVID-19" and mask or nil end)
   t.fails(function() xai.dataset.covid_qu_ex { root = missing, mask = "lungs" } end,
     "dataset: no lung mask for 'Train/COVID-19/images/a.png' (looked for 'Train/COVID-19/lung masks/a.png'; mask = 'lungs' needs one). Add it, or list the image in skip.txt.")
