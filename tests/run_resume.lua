@@ -125,6 +125,15 @@ t.test("--overwrite begins again, --resume wants a run to be there", function()
   t.ok(r.err:find("run: --resume finds no run in '" .. base .. "/nothing'. Leave --resume out to begin one.", 1, true), r.err)
 end)
 
+t.test("the command that runs it again has the seed that was given, and its words are a shell's", function()
+  local base = whole()
+  local r = go(base .. "/it's new", script, "--seed 3", "--epochs 1")
+  t.equal(r.code, 0, r.err)
+  local command = files.read_data(base .. "/it's new/environment.json").command
+  t.equal(command, ("medxai-run --device cpu --out '%s/it'\\''s new' --seed 3 --threads 1 %s --epochs 1"):format(base, script))
+  t.equal(files.read_data(base .. "/whole/environment.json").command, ("medxai-run --device cpu --out %s/whole --threads 1 %s"):format(base, script))
+end)
+
 t.test("a folder that holds something else is left alone", function()
   local base = whole()
   files.write(base .. "/foreign/thesis.txt", "x")

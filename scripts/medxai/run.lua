@@ -120,15 +120,23 @@ local function question_of(script)
   return table.concat(lines, " ")
 end
 
+-- A word as a shell takes it.
+local function shell_word(value)
+  local word = tostring(value)
+  return word:find "^[%w_@%%+=:,./%-]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
+-- What to type to run the experiment again.
 local function command_line()
   local words = { "medxai-run" }
-  for _, name in ipairs { "device", "out", "overwrite", "resume", "smoke", "threads" } do
+  for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
     local value = host.options[name]
-    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. tostring(value) end
+    if name == "seed" then value = command_seed end -- the option is the run's by now
+    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. shell_word(value) end
   end
-  words[#words + 1] = host.script
+  words[#words + 1] = shell_word(host.script)
   for _, name in ipairs(check.sorted_keys(host.fields or {})) do
-    words[#words + 1] = "--" .. name .. " " .. tostring(host.fields[name])
+    words[#words + 1] = "--" .. name .. " " .. shell_word(host.fields[name])
   end
   return table.concat(words, " ")
 end
