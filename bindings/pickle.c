@@ -283,7 +283,7 @@ static void *refuse(pickle *p, const char *m, size_t mlen, const char *n, size_t
   for (size_t i = 0; i < k; i++)
     if ((unsigned char)name[i] < 32 || (unsigned char)name[i] > 126)
       name[i] = '?';
-  return fail(p, PICKLE_BAD, "asks to run %.*s; refused", (int)k, name);
+  return fail(p, PICKLE_BAD, "asks to run %.*s; refused. In Python save model.state_dict() alone", (int)k, name);
 }
 
 /* Pushes what a global stands for, or refuses it by name. */

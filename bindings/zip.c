@@ -151,6 +151,8 @@ static const char *read_entry(record *r, size_t *used, const unsigned char *p, s
   if ((wide[0] || wide[1] || wide[2]) &&
       !wide_fields(r, p + CENTRAL_SIZE + name, extra, wide[0], wide[1], wide[2]))
     return "has a broken zip directory";
+  if (le(p + 10, 2) != 0 && memmem(r->name, r->len, "/code/", 6))
+    return "is a program of torch.jit.save (in Python save torch.jit.load(FILE).state_dict(), and give that file)";
   if (le(p + 10, 2) != 0)
     return "is a compressed zip, which torch.save does not write (unpack it first)";
   if (!wide[1] && !wide[0] && csize != usize)

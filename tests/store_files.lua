@@ -71,14 +71,14 @@ end)
 t.test("a pickle that calls os.system is refused by name and does not run", function()
   os.remove "/tmp/medxai_was_here"
   for _, file in ipairs { "evil.pt", "evil_legacy.pth" } do
-    t.fails(function() store.load(folder .. file) end, ("weights: '%s' asks to run posix.system; refused"):format(folder .. file))
+    t.fails(function() store.load(folder .. file) end, ("weights: '%s' asks to run posix.system; refused. In Python save model.state_dict() alone"):format(folder .. file))
   end
   t.equal(io.open "/tmp/medxai_was_here", nil)
 end)
 
 t.test("a whole pickled model is refused by the name of its class", function()
   t.fails(function() store.load(folder .. "whole_model.pt") end,
-    ("weights: '%swhole_model.pt' asks to run torchvision.models.densenet.DenseNet; refused"):format(folder))
+    ("weights: '%swhole_model.pt' asks to run torchvision.models.densenet.DenseNet; refused. In Python save model.state_dict() alone"):format(folder))
 end)
 
 -- A zip .pt whose data.pkl is the given pickle, and one storage of four float32.
@@ -122,6 +122,15 @@ t.test("sizes, strides and offsets that leave the storage are errors", function(
     if #o.strides < #o.sizes then o.strides[2] = 0 end
     t.fails_like(function() store.load(zip_with(tensor_pickle(o), dir)) end, "^weights: '.*' ")
   end
+end)
+
+t.test("a program of torch.jit.save is said to be one", function()
+  local path = zip_with("\x80\2N.", t.tmpdir())
+  local bytes = t.read(path):gsub("a/data/0", "a/code/x")
+  local last = bytes:find("PK\1\2", bytes:find("PK\1\2", 1, true) + 1, true) -- the second entry of the directory: compressed
+  t.write(path, bytes:sub(1, last + 9) .. "\8\0" .. bytes:sub(last + 12))
+  t.fails(function() store.load(path) end,
+    ("weights: '%s' is a program of torch.jit.save (in Python save torch.jit.load(FILE).state_dict(), and give that file)"):format(path))
 end)
 
 t.test("values without end and wrong opcodes are errors", function()

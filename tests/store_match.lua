@@ -34,6 +34,10 @@ t.test("prefixes are taken off, and named", function()
   t.equal(report.renamed, { "without the prefix 'model.module.'" })
   report = store.load_into(densenet(), store.load(folder .. "training.pt").tensors)
   t.equal(report.renamed, { "without the prefix 'module.'" })
+  local own = store.load(folder .. "densenet.pt").tensors
+  for _, entry in ipairs(own) do entry.name = "model." .. entry.name end
+  report = store.load_into(densenet(), own)
+  t.equal(report.renamed, { "without the prefix 'model.'" })
 end)
 
 t.test("DenseNet's old names are understood, and absent batch counters are no fault", function()

@@ -109,14 +109,16 @@ local function without(names, prefix)
   return list
 end
 
--- Takes off prefixes as long as each makes more names match.
+-- Takes off the first prefix, or pair of prefixes, that makes more names match. One is tried before two: it is told.
 local function strip_prefixes(names, wanted, renamed)
   local function improved(now, best)
     for _, prefix in ipairs(prefixes) do
       local shorter = without(now, prefix)
       if count_matches(shorter, wanted) > best then return shorter, "'" .. prefix .. "'" end
+    end
+    for _, prefix in ipairs(prefixes) do
       for _, second in ipairs(prefixes) do
-        local both = without(shorter, second)
+        local both = without(without(now, prefix), second)
         if count_matches(both, wanted) > best then return both, "'" .. prefix .. second .. "'" end
       end
     end
