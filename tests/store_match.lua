@@ -40,6 +40,13 @@ t.test("prefixes are taken off, and named", function()
   t.equal(report.renamed, { "without the prefix 'model.'" })
 end)
 
+t.test("whole numbers in the place of weights are refused: a quantised file's scales lie elsewhere", function()
+  local own = store.load(folder .. "densenet.pt").tensors
+  own[1].tensor = own[1].tensor:mul(100):to("int8")
+  t.fails(function() store.load_into(densenet(), own, { from = "q.pt" }) end,
+    ("weights: 'q.pt' holds %s as int8 (expected floating numbers). Nothing was loaded."):format(own[1].name))
+end)
+
 t.test("DenseNet's old names are understood, and absent batch counters are no fault", function()
   local report = store.load_into(densenet(), store.load(folder .. "densenet_old_names.pth").tensors)
   t.equal(#report.missing + #report.extra + #report.shape_differs, 0)

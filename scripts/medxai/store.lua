@@ -225,6 +225,17 @@ function store.counts(report)
   return ("%d matched, %d missing, %d extra, %d of another shape"):format(report.matched, #report.missing, #report.extra, #report.shape_differs)
 end
 
+-- Integers or complex numbers in the place of weights are a quantised or another network's: copied they would be wrong ones.
+local function check_types(state, fitting, options)
+  for _, entry in ipairs(state) do
+    local got = fitting[entry.name]
+    if got and entry.tensor.dtype:find "float" and not got.dtype:find "float" then
+      check.fail(options.what or "weights", "%s holds %s as %s (expected floating numbers). Nothing was loaded.",
+        options.from and "'" .. options.from .. "'" or "the state", entry.name, got.dtype)
+    end
+  end
+end
+
 --- Copies a file's tensors into a model's, converted to the model's types and memory layout. Unless everything fits
 --- nothing is changed and an error tells what differs.
 ---@param state medxai.Named[] model:state()
@@ -244,6 +255,7 @@ function store.load_into(state, tensors, options)
     check.fail(options.what or "weights", "%s does not fit the model (%s). Nothing was loaded.\n  %s",
       options.from and "'" .. options.from .. "'" or "the state", store.counts(report), table.concat(store.describe(report, state), "\n  "))
   end
+  check_types(state, fitting, options)
   require("medxai.torch").no_grad(function()
     for _, entry in ipairs(state) do
       local got = fitting[entry.name]
