@@ -79,7 +79,9 @@ t.test("answers on the test split that are not finite are refused", function()
     "evaluate: the network's answer for 'phantom-42-")
 end)
 
-t.test("a name that is no folder is refused", function()
+t.test("a name that is no folder is refused, and a list of seeds with a hole", function()
+  local r = t.run { "-e", 'require("medxai").run { name = "a", seeds = { 1, nil, 2 } }' }
+  t.equal({ r.code, r.err }, { 1, "medxai-run: (command line):1: run: seeds holds nil at 2 (expected whole numbers from 0).\n" })
   refused('xai.run { name = "a/b" }\n', "run: 'a/b' is no name for a folder (expected letters, digits, '_', '-', '.').")
   refused('xai.run { nam = "a" }\n', "run: unknown option 'nam'. Did you mean 'name'?")
 end)
@@ -88,6 +90,9 @@ t.test("class weights of another number, negative or misspelt are refused", func
   refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = { 1, 2 } })\n',
     "fit: option 'weight' has 2 numbers for 3 classes (clear, nodule, opacity).")
   refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = { 1, -2, 1 } })\n', "fit: weight 2 is wrong (expected a number from 0, got -2).")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = { 1, 1 / 0, 1 } })\n', "fit: weight 2 is wrong (expected a number from 0, got inf).")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, batch = 1, weight = { 0, 0, 0 } })\n',
+    "fit: the loss is nan in epoch 1, batch 1 of 12: the class weights of all its images are 0. Give every class a weight, or a larger batch.")
   refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = "balance" })\n',
     "fit: option 'weight' is wrong (expected a number for each class, or 'balanced', got 'balance').")
 end)

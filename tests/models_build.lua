@@ -42,6 +42,8 @@ t.test("constructors name a wrong option", function()
   t.fails(function() models.squeezenet1_0 {} end, "squeezenet1_0: option 'classes' is missing (expected table or integer). Add classes = ... to it.")
   t.fails(function() small { classes = 0 } end,
     "squeezenet1_0: option 'classes' is wrong (expected a list of names or a whole number from 1, got 0).")
+  t.fails(function() small { train_depth = 7 } end, "squeezenet1_0: option 'train_depth' is wrong (expected 0, 1, 2, 3 or 'all', got number 7).")
+  t.fails(function() small { train_depth = -1 } end, "squeezenet1_0: option 'train_depth' is wrong (expected 0, 1, 2, 3 or 'all', got number -1).")
   t.fails(function() small { classes = {} } end, "squeezenet1_0: option 'classes' is an empty list. Give the names of the classes, or their number.")
   t.fails(function() small { classes = { "a", "a" } } end, "squeezenet1_0: class 'a' is named twice.")
   t.fails(function() return models.vgg18 end, "models: unknown network 'vgg18'. Did you mean 'vgg19'?")

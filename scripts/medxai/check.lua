@@ -173,7 +173,7 @@ local accepts = {
 local function convert(rule, value)
   if rule.one_of then
     for _, allowed in ipairs(rule.one_of) do
-      if allowed == value then return value end
+      if allowed == value then return allowed end -- 2 for 2.0
     end
     if not rule[1] then return nil, quoted(rule.one_of, "or") end
   end

@@ -54,8 +54,10 @@ local function check_weight(weight)
   if type(weight) == "string" and weight ~= "balanced" then
     check.fail("fit", "option 'weight' is wrong (expected a number for each class, or 'balanced', got '%s').", weight)
   end
-  for i, w in ipairs(type(weight) == "table" and weight or {}) do
-    if type(w) ~= "number" or w < 0 then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
+  local list = type(weight) == "table" and weight or {}
+  for i = 1, #list do
+    local w = list[i]
+    if type(w) ~= "number" or not (w >= 0 and w < math.huge) then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
   end
 end
 

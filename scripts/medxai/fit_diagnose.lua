@@ -48,6 +48,11 @@ local function in_words(value) return value ~= value and "nan" or value > 0 and 
 function diagnose.loss(trainer, batch, value, generator)
   local x = batch.x or trainer.data.train:batch(batch.index).x -- of a cached prefix the images were not loaded
   trainer.torch.set_rng_state(generator)
+  local weight = trainer.loss_options and trainer.loss_options.weight
+  if weight and weight:index_select(0, batch.y:to { device = weight.device }):sum():item() == 0 then
+    check.fail("fit", "the loss is %s in epoch %d, batch %d of %d: the class weights of all its images are 0. Give every class a weight, or a larger batch.",
+      in_words(value), trainer.epoch, trainer.batch_number, trainer.batches)
+  end
   check.fail("fit", "the loss is %s in epoch %d, batch %d of %d (%s). %s. Lower lr (now %g), or look at these images.", in_words(value),
     trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train), where(trainer.model, x), trainer.lr)
 end

@@ -310,7 +310,7 @@ end
 local torchvision_spec = with(common, {
   head = { one_of = { "thesis", "torchvision" }, default = "thesis" },
   hidden = { "integer", min = 1 },
-  train_depth = { "integer", one_of = { 0, 1, 2, 3, "all" }, default = "all" },
+  train_depth = { one_of = { 0, 1, 2, 3, "all" }, default = "all" },
   frozen = { one_of = { "train", "eval" }, default = "train" },
   dropout = { "number", min = 0, max = 1 },
 })

@@ -249,9 +249,9 @@ end
 
 rules.reduce_lr_on_plateau = {
   spec = {
-    mode = { "string", default = "min", one_of = { "min", "max" } }, factor = { "number", default = 0.1, min = 0 },
+    mode = { default = "min", one_of = { "min", "max" } }, factor = { "number", default = 0.1, min = 0 },
     patience = { "integer", default = 10, min = 0 }, threshold = { "number", default = 1e-4 },
-    threshold_mode = { "string", default = "rel", one_of = { "rel", "abs" } }, cooldown = { "integer", default = 0, min = 0 },
+    threshold_mode = { default = "rel", one_of = { "rel", "abs" } }, cooldown = { "integer", default = 0, min = 0 },
     min_lr = { "number", default = 0.0, min = 0 }, eps = { "number", default = 1e-8, min = 0 },
   },
   check = function(o)

@@ -12,7 +12,8 @@ local seeds = { current = nil }
 local function checked(list)
   local seen = {}
   if #list == 0 then check.fail("run", "seeds is an empty list (expected seeds = { 1, 2, 3 }).") end
-  for i, seed in ipairs(list) do
+  for i = 1, #list do -- not ipairs: a nil in the middle would hide the seeds after it
+    local seed = list[i]
     if not math.tointeger(seed) or seed < 0 then check.fail("run", "seeds holds %s at %d (expected whole numbers from 0).", tostring(seed), i) end
     if seen[seed] then check.fail("run", "seeds holds %d twice.", seed) end
     seen[seed], list[i] = true, math.tointeger(seed)
