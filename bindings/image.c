@@ -242,6 +242,24 @@ static int check_png(const uint8_t *p, size_t n, char *why) {
   }
 }
 
+/* A whole PNG of indexed colours with its palette made 256 long, the colours that it lacks black: stb takes those from its stack.
+ * The caller frees it. NULL: out of memory. The checksum is left out, nobody looks at it any more. */
+static uint8_t *full_palette(const uint8_t *p, size_t *n) {
+  size_t at = 8;
+  while (memcmp(p + at + 4, "PLTE", 4) && memcmp(p + at + 4, "IEND", 4))
+    at += 12 + big32(p + at);
+  size_t length = big32(p + at), more = !memcmp(p + at + 4, "PLTE", 4) && length < 768 ? 768 - length : 0, head = at + 8 + length;
+  uint8_t *out = mx_calloc(*n + more, 1);
+  if (!out)
+    return NULL;
+  memcpy(out, p, head);
+  memcpy(out + head + more, p + head, *n - head);
+  if (more)
+    memcpy(out + at, "\0\0\3\0", 4);
+  *n += more;
+  return out;
+}
+
 /* A segment of Huffman tables: stb 2.27 writes past its own where a table claims more than 256 codes. */
 static bool good_huffman(const uint8_t *p, size_t n) {
   while (n) {
@@ -363,6 +381,9 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
   bool png = is_png(bytes, n);
   if (png && (status = check_png(bytes, n, why)))
     return status;
+  uint8_t *padded = NULL;
+  if (png && ((const uint8_t *)bytes)[25] == 3 && !(bytes = padded = full_palette(bytes, &n)))
+    return no_memory(why);
   /* Room for stb's own doublings, but not for a small file that inflates without end. */
   unpack_limit = (size_t)w * h * 4 * (bits / 8) * 3 + n * 2 + (1 << 20);
   out_of_memory = false;
@@ -374,6 +395,7 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
   else
     px = stbi_load_from_callbacks(&stream_calls, &s, &w, &h, &channels, 0);
   unpack_limit = SIZE_MAX;
+  mx_free(padded);
   if (!px && !wide) {
     if (out_of_memory)
       return no_memory(why);

@@ -69,6 +69,13 @@ t.test("a PNG with one wrong bit is refused", function()
   end
 end)
 
+t.test("a colour that a palette lacks is black, not what lay in memory", function()
+  local hex = "89504e470d0a1a0a0000000d4948445200000002000000010803000000c3fc8fb800000003504c5445090807fe1619fe0000"
+    .. "000b49444154789c6360600500000800067a51d1920000000049454e44ae426082"
+  local bytes = hex:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)
+  t.equal(image.decode(bytes):tolist(), { { { 9, 8, 7 }, { 0, 0, 0 } } })
+end)
+
 t.test("what is no picture is said to be none", function()
   local dir = t.tmpdir()
   t.fails(function() image.decode "" end, "image.decode: the file is empty.")
