@@ -152,6 +152,17 @@ t.test("killed at random points, the search ends with the same table and weights
   same_search(dir)
 end)
 
+t.test("a cell whose process died between its result and the search's log is in the log all the same", function()
+  local dir = t.tmpdir()
+  os.execute("cp -r " .. t.quote(searched() .. "/run") .. " " .. t.quote(dir .. "/run"))
+  os.remove(dir .. "/run/steps/grid.json")
+  local lines = files.read(dir .. "/run/grid.jsonl")
+  t.write(dir .. "/run/grid.jsonl", lines:gsub("[^\n]+\n$", ""))
+  local r = go(dir)
+  t.equal(r.code, 0, r.err)
+  same_search(dir)
+end)
+
 t.test("several processes work one folder, some of them killed: no cell is lost, each is recorded once", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)

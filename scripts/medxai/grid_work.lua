@@ -201,20 +201,23 @@ end
 -- Writes a cell's result and tells the search's log, each once.
 function Work:record(cell, result)
   files.write_data(result_path(cell), result)
-  self:log_once(cell, result)
+  self:log_once { cell }
   if result.status == "finished" then self:drop_worse_weights() end
 end
 
--- grid.jsonl has one line a cell, also where a process died between the two files.
-function Work:log_once(cell, result)
+-- grid.jsonl has one line a cell, also where a process died between the two files: what of these cells' results it lacks.
+function Work:log_once(cells)
   local lock <close> = files.wait_lock(files.join(self.run.dir, "grid.lock")) -- luacheck: ignore (held, not read)
-  local path = files.join(self.run.dir, "grid.jsonl")
+  local path, told = files.join(self.run.dir, "grid.jsonl"), {}
   files.repair_lines(path)
-  for _, record in ipairs(files.records(path)) do
-    if record.cell == cell.id and record.status == result.status then return end
+  for _, record in ipairs(files.records(path)) do told[record.cell .. " " .. record.status] = true end
+  for _, cell in ipairs(cells) do
+    local result = grid_work.result(cell)
+    if result and not told[cell.id .. " " .. result.status] then
+      local line = { cell = cell.id, values = cell.values, status = result.status, value = result.value, val_loss = result.val_loss, problem = result.problem }
+      files.append_line(path, canon.write(line), true)
+    end
   end
-  local line = { cell = cell.id, values = cell.values, status = result.status, value = result.value, val_loss = result.val_loss, problem = result.problem }
-  files.append_line(path, canon.write(line), true)
 end
 
 --- Whether result a of cell i beats result b of cell j: the better value, then the lower loss, then the earlier cell.
@@ -418,8 +421,6 @@ end
 function Work:run_family(family, target_of)
   local mode <close> = fit.deterministic(family.first.options.deterministic)
   for _, cell in ipairs(family.cells) do
-    local result = grid_work.result(cell)
-    if result then self:log_once(cell, result) end
     while not self:reached(cell, target_of(cell)) do self:attempt(cell, target_of(cell)) end
   end
   if family.model then family.model:close() end
@@ -534,8 +535,9 @@ function grid_work.all(run, cells, own)
   local self = setmetatable({ run = run, cells = cells, own = own, attempts = {}, seconds = measured(run, cells) }, Work)
   local families = make_families(run, cells)
   local freed <close> = setmetatable({}, { __close = function() prefix.release() end }) -- luacheck: ignore
-  if own.search.kind == "halving" then return halving(self, families) end
-  self:round(families, function(cell) return cell.options.epochs end)
+  if own.search.kind == "halving" then halving(self, families)
+  else self:round(families, function(cell) return cell.options.epochs end) end
+  self:log_once(cells) -- a family whose process died when it was finished is not opened again
 end
 
 return grid_work
