@@ -63,8 +63,8 @@ end)
 t.test("a compiled chunk is refused", function()
   local path = t.write(t.tmpdir() .. "/chunk.lua", string.dump(function() end))
   local r = t.run { path }
-  t.ok(r.err:find("attempt to load a binary chunk", 1, true), r.err)
-  t.equal(r.code, 1)
+  t.equal(r.err, "medxai-run: '" .. path .. "' is no text (it begins like compiled Lua). Name a Lua file.\n")
+  t.equal(r.code, 2)
 end)
 
 t.test("an error value that is not text is told what to be", function()

@@ -80,3 +80,12 @@ end)
 t.test("a file that shares no name is never loaded", function()
   t.fails_like(function() store.load_into(densenet(), { { name = "x", tensor = torch.ones(1) } }, { strict = false }) end, "0 matched")
 end)
+
+t.test("values that are not finite are told of when they are loaded", function()
+  local warnings = require("medxai.host").warnings()
+  local before = #warnings
+  local file = { { name = "a", tensor = torch.ones(2) }, { name = "b", tensor = torch.full({ 3 }, 0 / 0):to { dtype = "float16" } } }
+  store.load_into({ { name = "a", tensor = torch.zeros(2) }, { name = "b", tensor = torch.zeros(3) } }, file, { from = "w.pt" })
+  t.equal(#warnings, before + 1)
+  t.equal(warnings[#warnings], "weights: 'w.pt' holds values that are not finite in 1 of its tensors, first in b: whatever the model answers is not a number.")
+end)

@@ -232,7 +232,7 @@ local function check_one(what, key, rule, value)
     mistake(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
   end
   if type(result) == "number" then
-    if result ~= result then mistake(what, "option '%s' is not a number (got nan).", key) end
+    if result ~= result or result == math.huge or result == -math.huge then mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
     if rule.min and result < rule.min then
       mistake(what, "option '%s' is too small (expected at least %s, got %s).", key, rule.min, result)
     end

@@ -236,6 +236,18 @@ local function check_types(state, fitting, options)
   end
 end
 
+-- NaN in a file's weights is not what a training or a map should be blamed for later.
+local function warn_not_finite(state, fitting, options)
+  local bad, first = 0, nil
+  for _, entry in ipairs(state) do
+    local got = fitting[entry.name]
+    if got and got.dtype:find "float" and got:numel() > 0 and not got:isfinite():all():item() then bad, first = bad + 1, first or entry.name end
+  end
+  if bad == 0 then return end
+  check.warn(options.what or "weights", "%s holds values that are not finite in %d of its tensors, first in %s: whatever the model answers is not a number.",
+    options.from and "'" .. options.from .. "'" or "the state", bad, first)
+end
+
 --- Copies a file's tensors into a model's, converted to the model's types and memory layout. Unless everything fits
 --- nothing is changed and an error tells what differs.
 ---@param state medxai.Named[] model:state()
@@ -261,6 +273,7 @@ function store.load_into(state, tensors, options)
       local got = fitting[entry.name]
       if got then entry.tensor:copy_(got) end
     end
+    warn_not_finite(state, fitting, options)
   end)
   return report
 end
