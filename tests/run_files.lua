@@ -59,3 +59,12 @@ t.test("a full disk is an error that says so, and the file before stays whole", 
     .. " written before is whole.", 1, true), r.err)
   t.equal(t.read(dir .. "/f"), "before")
 end)
+
+t.test("of changed images it is said that they changed, not which hash they have", function()
+  local Step, dir = require "medxai.step", t.tmpdir()
+  local step = Step.open(dir, "fit", { lr = 0.1, train = { n = 3, manifest_sha256 = "aa" } })
+  step:begin()
+  local changed = Step.open(dir, "fit", { lr = 0.2, train = { n = 3, manifest_sha256 = "bb" } })
+  t.ok(changed:changed())
+  t.equal(changed:differences(), "lr is 0.1 there and 0.2 here, the images of train are not the same (their list, labels or contents)")
+end)

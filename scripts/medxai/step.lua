@@ -65,7 +65,9 @@ function Step:differences(most)
       words[i] = string.format("and %d more", #list - i + 1)
       break
     end
-    words[i] = string.format("%s is %s there and %s here", difference.field, shown(difference.a), shown(difference.b))
+    local part = difference.field:match "^(.*)%.?manifest_sha256$"
+    words[i] = part and string.format("the images%s are not the same (their list, labels or contents)", part ~= "" and " of " .. part:gsub("%.$", "") or "")
+      or string.format("%s is %s there and %s here", difference.field, shown(difference.a), shown(difference.b))
   end
   return table.concat(words, ", ")
 end
