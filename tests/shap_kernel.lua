@@ -170,6 +170,12 @@ end)
 local function image() return tiny.images():narrow(0, 0, 1) end
 local quarters = { "grid", rows = 2, columns = 2 }
 
+t.test("too few subsets to determine the values are told of, not that nothing moved", function()
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local _, extras = shapdump.map(method, shapdump.context(image(), { model = tiny.model("float64"), target = "opacity" }), { samples = 2, regions = quarters, l1_reg = "none" })
+  t.equal({ extras[1].facts.determined, extras[1].facts.change_half }, { false, "too few subsets to determine the values" })
+end)
+
 t.test("more samples than there are subsets: all 14 are evaluated once, and the map paints Shapley's values", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = image(), tiny.model("float64")

@@ -84,7 +84,8 @@ return {
     return paint(own), { { arrays = { outputs = paint(fitted.values), values = fitted.values, regions = made.labels:to { dtype = "int32" } },
       facts = { classes = shap.names(classes, ctx.model), base = ends.base, output = ends.output, evaluations = logits:size(0), subsets = #plan.masks,
         regions = { source = made.source, count = made.count, hash = made.hash }, features_kept = fitted.kept, determined = fitted.determined,
-        bf16_deviation = scorer:deviation(), change_half = fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) } } }
+        bf16_deviation = scorer:deviation(), change_half = fitted.determined == false and "too few subsets to determine the values" -- half as many tell nothing
+          or fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) } } }
   end,
   draw = function(page) require("medxai.shap_figure").draw(page) end,
 }
