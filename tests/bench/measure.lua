@@ -16,6 +16,7 @@ end
 function measure.memory_mark()
   collectgarbage()
   collectgarbage()
+  require("medxai.core").memory.empty_cache() -- what was freed is not the network's
   local f = io.open("/proc/self/clear_refs", "w")
   if f then
     f:write "5"

@@ -1,4 +1,5 @@
 """The other side of the bench of perturbing methods: shap, the thesis' way. See perturb_worker.lua."""
+import ctypes
 import gc
 import sys
 import time
@@ -33,6 +34,7 @@ def status(field):
 
 def memory_mark():
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed is not the network's
     try:
         with open("/proc/self/clear_refs", "w") as f:
             f.write("5")
