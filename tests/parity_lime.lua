@@ -137,5 +137,6 @@ t.test("LIME of the networks equals lime's", function()
   end
   print(("mutants: %d, of which %d passed where they must fail"):format(count.mutants, count.mutants_passed))
   print(("%d cells passed, %d failed, %d without evidence"):format(count.passed, count.failed, count.none))
-  t.ok(count.failed == 0 and count.mutants_passed == 0 and count.mutants > 0, "the table above has failures")
+  t.ok(count.failed == 0 and count.mutants_passed == 0, "the table above has failures")
+  t.ok(count.mutants > 0 or only, "no cell has evidence") -- of one network alone it may be so: SqueezeNet's coefficients are tiny
 end)
