@@ -25,33 +25,31 @@ int64_t xl_budget_lua_bytes(lua_State *L) { return (int64_t)lua_gc(L, LUA_GCCOUN
 /* The next collection when half as much again is live, so that the work stays in proportion to what is held. */
 static int64_t next_limit(int64_t live) { return live + (live / 2 > FIRST_SOFT_LIMIT ? live / 2 : FIRST_SOFT_LIMIT); }
 
+/* The limits follow: what was live at an earlier peak must not allow as much garbage now. */
 void xl_budget_collect(lua_State *L) {
   lua_gc(L, LUA_GCCOLLECT);
-  soft_limit = next_limit(tx_memory_live_bytes()); /* what was live at an earlier peak must not allow as much garbage now */
-}
-
-static void check_cuda(lua_State *L) {
   tx_memory m;
   tx_memory_stats(&m);
-  if (m.cuda_live_bytes < soft_limit_cuda)
-    return;
-  lua_gc(L, LUA_GCCOLLECT);
-  tx_memory_stats(&m);
+  soft_limit = next_limit(m.live_bytes);
   soft_limit_cuda = next_limit(m.cuda_live_bytes);
+}
+
+static bool cuda_is_full(void) {
+  tx_memory m;
+  tx_memory_stats(&m);
+  return m.cuda_live_bytes >= soft_limit_cuda;
 }
 
 void xl_budget_check(lua_State *L) {
   static unsigned calls; /* asking CUDA's allocator costs more than an operator's call: every 32nd time */
-  if (has_cuda && ++calls % 32 == 0)
-    check_cuda(L);
-  if (tx_memory_live_bytes() >= soft_limit)
+  if (tx_memory_live_bytes() >= soft_limit || (has_cuda && ++calls % 32 == 0 && cuda_is_full()))
     xl_budget_collect(L);
 }
 
 bool xl_budget_retry(lua_State *L, int *tries) {
   if ((*tries)++)
     return false;
-  lua_gc(L, LUA_GCCOLLECT);
+  xl_budget_collect(L);
   tx_memory_empty_cache();
   return true;
 }
@@ -60,7 +58,7 @@ void xl_budget_before_backward(lua_State *L) {
   tx_memory m;
   tx_memory_stats(&m);
   if (m.limit_bytes > 0 && m.live_bytes > m.limit_bytes / 2)
-    lua_gc(L, LUA_GCCOLLECT);
+    xl_budget_collect(L);
 }
 
 /* "3,210 MB": thousands apart; one digit after the point below 10 MB. */
