@@ -1,6 +1,7 @@
 -- Charts of numbers: lines, learning curves, confusion matrices, values with intervals. Each takes a table and returns a
 -- drawing. Labels are measured and wrapped or shortened, legends stand above the plot, NaN breaks a line.
 -- It refuses to invent an axis: what is not finite is not drawn, and a value that is missing is said in words.
+local check = require "medxai.check"
 local drawing = require "medxai.drawing"
 local palette = require "medxai.palette"
 
@@ -17,7 +18,7 @@ local function colour_of(series, i) return series.colour or series_colours[(i - 
 --- The colour of the i-th series, for figures that draw several charts of the same things.
 function chart.series_colour(i) return series_colours[(i - 1) % #series_colours + 1] end
 
-local function is_finite(v) return type(v) == "number" and v == v and v ~= math.huge and v ~= -math.huge end
+local is_finite = check.is_finite
 
 -- ---- axes -------------------------------------------------------------------------------------------------------
 

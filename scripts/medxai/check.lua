@@ -30,6 +30,9 @@ local function mistake(what, fmt, ...)
   error(check.mistake, 0)
 end
 
+--- Whether v is a number and neither nan nor infinite.
+function check.is_finite(v) return type(v) == "number" and v == v and v ~= math.huge and v ~= -math.huge end
+
 --- What was raised, in words: error() takes anything.
 ---@param problem any
 ---@return string
@@ -232,7 +235,7 @@ local function check_one(what, key, rule, value)
     mistake(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
   end
   if type(result) == "number" then
-    if result ~= result or result == math.huge or result == -math.huge then mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
+    if not check.is_finite(result) then mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
     if rule.min and result < rule.min then
       mistake(what, "option '%s' is too small (expected at least %s, got %s).", key, rule.min, result)
     end

@@ -57,7 +57,7 @@ end
 -- The first logit of a row that is not finite, or nil.
 local function not_finite(row)
   for _, z in ipairs(row) do
-    if z ~= z or z == math.huge or z == -math.huge then return z end
+    if not check.is_finite(z) then return z end
   end
 end
 

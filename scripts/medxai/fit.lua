@@ -57,7 +57,7 @@ local function check_weight(weight)
   local list = type(weight) == "table" and weight or {}
   for i = 1, #list do
     local w = list[i]
-    if type(w) ~= "number" or not (w >= 0 and w < math.huge) then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
+    if not check.is_finite(w) or w < 0 then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
   end
 end
 

@@ -183,7 +183,7 @@ function Trainer:train_batch(source, hits)
   local y = batch.y:to { device = self.model.device }
   local loss, logits = self:loss(batch, y)
   local value = loss:item()
-  if value ~= value or value == math.huge or value == -math.huge then
+  if not check.is_finite(value) then
     self.diverged = true
     require("medxai.fit_diagnose").loss(self, batch, value, generator)
   end
