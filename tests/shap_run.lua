@@ -91,8 +91,8 @@ t.test("honesty is printed with median and range, stored with the step, and a wo
   t.equal(honesty.lines(method, { { status = "ok", facts = { gap = 0.5 } }, { status = "flat", facts = { gap = 0 / 0 } } }), { "gap: 50 %" })
   local share = { honesty = { { fact = "gap", of = "whole", title = "gap", percent = true } } }
   t.equal(honesty.lines(share, { { facts = { gap = -1, whole = 4 } }, { facts = { gap = { 1, 2 }, whole = { -2, 4 } } } }), { "gap: median 50 % (25 % to 50 %) over 3 maps" })
-  t.equal(honesty.of(share, { gap = { 1, 2 }, whole = { -2, 8 } }), { "gap 50 %" })
-  t.equal(honesty.of(method, { gap = 0 / 0, n = 12345 }), { "gap not a number", "n 1.2e+04" })
+  t.equal(honesty.of(share, { facts = { gap = { 1, 2 }, whole = { -2, 8 } } }), { "gap 50 %" })
+  t.equal(honesty.of(method, { facts = { gap = 0 / 0, n = 12345 } }), { "gap not a number", "n 1.2e+04" })
   t.equal(honesty.of(method, {}), {})
   local dir = t.tmpdir()
   local result = go(dir, { methods = { { "shap_gradient", samples = 10, background = "split" } }, images = 2, layer = "relu1" })

@@ -80,7 +80,7 @@ end
 
 -- What stands over a panel by the method's own words: that the map is an approximation, how far to believe a sampled one.
 local function remarks(e, record)
-  local facts, lines = record.facts or {}, honesty.of(e.method, record.status ~= "flat" and record.facts or nil)
+  local facts, lines = record.facts or {}, honesty.of(e.method, record)
   if facts.approximation then table.insert(lines, 1, "approximation: " .. tostring(facts.approximation)) end
   return lines
 end

@@ -6,7 +6,8 @@
 local honesty = {}
 
 -- A fact's numbers, and the text that stands instead; over several layers or views it is a list.
-local function numbers_of(rule, facts)
+local function numbers_of(rule, record)
+  local facts = record.status ~= "flat" and record.facts or {}
   local value, whole, numbers, word = facts[rule.fact], facts[rule.of], {}, nil
   if type(value) ~= "table" then value, whole = { value }, { whole } end
   for i, v in ipairs(value) do
@@ -25,12 +26,12 @@ end
 
 --- One map's numbers in few words, for figures: { "gap not applicable", "since half 12 %" }; over several layers or views the largest.
 ---@param method table
----@param facts table|nil
+---@param record table
 ---@return string[]
-function honesty.of(method, facts)
+function honesty.of(method, record)
   local list = {}
-  for _, rule in ipairs(facts and method.honesty or {}) do
-    local numbers, word = numbers_of(rule, facts)
+  for _, rule in ipairs(method.honesty or {}) do
+    local numbers, word = numbers_of(rule, record)
     if word or #numbers > 0 then list[#list + 1] = (rule.short or rule.title) .. " " .. (word or shown(rule, math.max(table.unpack(numbers)), 2)) end
   end
   return list
@@ -45,7 +46,7 @@ function honesty.lines(method, records)
   for _, rule in ipairs(method.honesty or {}) do
     local values, word = {}, nil
     for _, record in ipairs(records) do
-      local own, text = numbers_of(rule, record.status ~= "flat" and record.facts or {})
+      local own, text = numbers_of(rule, record)
       word = text or word
       table.move(own, 1, #own, #values + 1, values)
     end

@@ -97,7 +97,7 @@ local function overview(page, number, image, labels, rows, facts, scale)
     panel("image", figure.pixels(image), { (tostring(item.name or item.id)), string.format("predicted %s, %.2f", record.target.predicted, record.target.confidence) }),
     panel("regions", figure.pixels(regions.mark_boundaries(image, labels, { background = -1 })), { facts.regions.count .. " regions", (facts.regions.source:gsub("%(.*", "")) }),
     panel("top class: 5 for it", marked(image, labels, rows[2]), { class_title(facts.labels[2]), string.format("fit R² %.2f", facts.labels[2].score) }),
-    panel("target", figure.heat(weight_map(labels, rows[1]), "diverging", -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, facts)) }, status),
+    panel("target", figure.heat(weight_map(labels, rows[1]), "diverging", -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
   } }
 end
 

@@ -56,7 +56,7 @@ local function figure_row(page, number, limit)
   local wrong = record.label ~= nil and record.label ~= record.target.predicted
   local titles = { (tostring(item.name or item.path or item.id):match("[^/]+$")) }
   if wrong then titles[2] = "predicted " .. record.target.predicted .. " (wrong)" end
-  for _, text in ipairs(honesty.of(page.entry.method, record.status ~= "flat" and record.facts or nil)) do titles[#titles + 1] = text end
+  for _, text in ipairs(honesty.of(page.entry.method, record)) do titles[#titles + 1] = text end
   local status = not values and map.explain_status(record.status) or nil
   local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = status } } }
   if not values then return row end
