@@ -1,6 +1,7 @@
 -- One side of ./bootstrap bench explain: maps by this program, as run:explain makes them, files included. Answers the words of
 -- explain_worker.py with a line of numbers each.
 local host = require "medxai.host"
+local measure = dofile(host.script_dir .. "/measure.lua")
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"
 local explain = require "medxai.explain"
@@ -11,26 +12,6 @@ local xai = require "medxai"
 host.options.quiet = true
 
 local model, split, x, last
-
-local function status(field)
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match("^" .. field .. ":%s+(%d+)")
-    if kb then return tonumber(kb) / 1024 end
-  end
-end
-
--- MB now; the peak starts again from here
-local function memory_mark()
-  collectgarbage()
-  collectgarbage()
-  core.memory.empty_cache()
-  local f = io.open("/proc/self/clear_refs", "w")
-  if f then
-    f:write "5"
-    f:close()
-  end
-  return status "VmRSS"
-end
 
 local function make_split(images)
   local s = { name = "test", n = images:size(0), classes = model.classes }
@@ -82,7 +63,7 @@ function answers.load(name)
   split = make_split(x)
   torch.no_grad(model, x)
   require("medxai.run").weights_sha256(model)
-  return memory_mark()
+  return measure.memory_mark()
 end
 
 --- method NAME IMAGES aug eigen precision
@@ -140,22 +121,15 @@ function answers.gemm()
   return best
 end
 
-function answers.mark() return memory_mark() end
-function answers.peak() return status "VmHWM" end
+function answers.mark() return measure.memory_mark() end
+function answers.peak() return measure.status "VmHWM" end
 
 function answers.drop()
   clear()
   if model.close then model:close() end
   model, x, split, last = nil, nil, nil, nil
-  memory_mark()
+  measure.memory_mark()
   return 0
 end
 
-for line in io.lines() do
-  local words = {}
-  for w in line:gmatch "%S+" do words[#words + 1] = w end
-  local f = answers[words[1]]
-  if not f then break end
-  print(f(table.unpack(words, 2)))
-  io.stdout:flush()
-end
+measure.serve(answers)

@@ -1,6 +1,5 @@
 """The other side of ./bootstrap bench explain: pytorch-grad-cam, as its users call it: on the batch, the predicted class. See explain_worker.lua."""
 import contextlib
-import ctypes
 import gc
 import os
 import sys
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reference"))
+from measure import memory_mark, serve  # noqa: E402
 from vision import thesis_network  # noqa: E402
 import pytorch_grad_cam as pgc  # noqa: E402
 import torch  # noqa: E402
@@ -19,23 +19,6 @@ METHODS = {"gradcam": pgc.GradCAM, "hirescam": pgc.HiResCAM, "gradcam_elementwis
            "ablationcam": pgc.AblationCAM, "fullgrad": pgc.FullGrad, "randomcam": pgc.RandomCAM}
 PAGE = ["gradcam", "gradcam_plus_plus", "eigengradcam", "hirescam", "xgradcam", "fullgrad", "eigencam", "layercam"]  # and Ablation-CAM
 model = x = layer = maps = None
-
-
-def status(field):
-    for line in open("/proc/self/status"):
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-
-
-def mark():
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed is not the network's
-    try:
-        with open("/proc/self/clear_refs", "w") as f:
-            f.write("5")
-    except OSError:
-        pass
-    return status("VmRSS")
 
 
 def timed(f):
@@ -63,7 +46,7 @@ def load(name):
     layer = model.layer4[-1] if name == "resnet50" else model.features[-1]
     with torch.no_grad():
         model(x)
-    return mark()
+    return memory_mark()
 
 
 def method(name, n, aug, eigen, precision="float32"):
@@ -89,9 +72,4 @@ def drop():
     return 0
 
 
-ANSWERS = dict(hello=lambda: torch.__version__, load=load, method=method, page=page, road=road, mark=mark, peak=lambda: status("VmHWM"), drop=drop)
-for line in sys.stdin:
-    words = line.split()
-    if not words or words[0] not in ANSWERS:
-        break
-    print(ANSWERS[words[0]](*words[1:]), flush=True)
+serve(hello=lambda: torch.__version__, load=load, method=method, page=page, road=road, drop=drop)

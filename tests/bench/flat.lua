@@ -3,6 +3,7 @@
 -- memory, live tensors, Lua's memory, and seconds. The path of integrated gradients and SmoothGrad's copies are few: they change no size.
 -- It judges by one rule, printed last: from a fifth of the way to the end the process grows by less than 5 %, live tensors by nothing.
 local host = require "medxai.host"
+local measure = dofile(host.script_dir .. "/measure.lua")
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"
 local explain = require "medxai.explain"
@@ -14,13 +15,6 @@ local size_px = 112
 local methods = { "gradcam", "hirescam", "gradcam_elementwise", "gradcam_plus_plus", "xgradcam", "layercam", "eigencam", "eigengradcam", "ablationcam", "fullgrad",
   "randomcam", "saliency", "input_x_gradient", { "integrated_gradients", steps = 8 }, { "smoothgrad", samples = 4 }, "guided_backprop", "guided_gradcam", "sobel",
   "center_blob", "random_smooth" }
-
-local function resident()
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match "^VmRSS:%s+(%d+)"
-    if kb then return tonumber(kb) / 1024 end
-  end
-end
 
 -- The first n images of all splits of the shared data, then phantoms.
 local function images(n)
@@ -63,7 +57,7 @@ local function curve(model, split, list, title)
     collectgarbage()
     collectgarbage()
     local m = core.memory.stats()
-    readings[#readings + 1] = { done = done, rss = resident(), live = m.live_bytes / 2 ^ 20 }
+    readings[#readings + 1] = { done = done, rss = measure.status "VmRSS", live = m.live_bytes / 2 ^ 20 }
     print(("%6d %9.1f %9.2f %9.2f %9.0f"):format(done, readings[#readings].rss, readings[#readings].live, m.lua_bytes / 2 ^ 20, host.now() - began))
   end
   local next_at = split.n // 10

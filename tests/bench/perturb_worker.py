@@ -1,5 +1,4 @@
 """The other side of the bench of perturbing methods: shap, the thesis' way. See perturb_worker.lua."""
-import ctypes
 import gc
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 reference = Path(__file__).parent.parent / "reference"
 sys.path.insert(0, str(reference))
 import torch  # noqa: E402
+from measure import memory_mark, serve  # noqa: E402
 from vision import thesis_network, torchvision  # noqa: E402
 
 sys.path.remove(str(reference))
@@ -24,23 +24,6 @@ warnings.simplefilter("ignore")
 nn = torch.nn
 picture = sys.argv[1]
 model = x = background = layer = flops = None
-
-
-def status(field):
-    for line in open("/proc/self/status"):
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-
-
-def memory_mark():
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed is not the network's
-    try:
-        with open("/proc/self/clear_refs", "w") as f:
-            f.write("5")
-    except OSError:
-        pass
-    return status("VmRSS")
 
 
 def timed(f):
@@ -173,10 +156,5 @@ def drop():
     return 0
 
 
-ANSWERS = dict(hello=lambda: f"{torch.__version__} shap {shap.__version__}" if shap else "", gemm=gemm, load=load, forward=forward, flops=lambda: flops,
-               lime=lime, lime_balanced=lime, quickshift=quickshift, slic=slic, partition=partition, kernel=kernel, gradient=gradient, gradient_input=gradient_input, mark=memory_mark, peak=lambda: status("VmHWM"), drop=drop)
-for line in sys.stdin:
-    words = line.split()
-    if not words or words[0] not in ANSWERS:
-        break
-    print(ANSWERS[words[0]](*words[1:]), flush=True)
+serve(hello=lambda: f"{torch.__version__} shap {shap.__version__}" if shap else "", gemm=gemm, load=load, forward=forward, flops=lambda: flops,
+      lime=lime, lime_balanced=lime, quickshift=quickshift, slic=slic, partition=partition, kernel=kernel, gradient=gradient, gradient_input=gradient_input, drop=drop)

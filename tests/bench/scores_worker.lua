@@ -1,5 +1,6 @@
 -- One side of the bench of CAM metrics: as worker.lua, one word a line. scores_worker.py answers the same words.
 local host = require "medxai.host"
+local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 local contexts = require "medxai.metric_context"
@@ -7,25 +8,6 @@ local metric = require "medxai.metric"
 local xai = require "medxai"
 
 local model, x, map
-
-local function status(field)
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match("^" .. field .. ":%s+(%d+)")
-    if kb then return tonumber(kb) / 1024 end
-  end
-end
-
--- MB now; the peak starts again from here
-local function memory_mark()
-  collectgarbage()
-  collectgarbage()
-  local f = io.open("/proc/self/clear_refs", "w")
-  if f then
-    f:write "5"
-    f:close()
-  end
-  return status "VmRSS"
-end
 
 local sets = {
   confidence = { { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" }, { "confidence_increase", as = "softmax" } },
@@ -62,12 +44,12 @@ function answers.load(name)
   x = grey:view({ 1, 1, n, n }):expand({ 1, 3, n, n }):contiguous()
   map = torch.exp((y - 0.4 * n):pow(2):add((across - 0.6 * n):pow(2)):div(-2 * (0.25 * n) ^ 2))
   judge "confidence"
-  return memory_mark()
+  return measure.memory_mark()
 end
 
 function answers.judge(name) return judge(name) end
-function answers.mark() return memory_mark() end
-function answers.peak() return status "VmHWM" end
+function answers.mark() return measure.memory_mark() end
+function answers.peak() return measure.status "VmHWM" end
 
 function answers.drop()
   model:close()
@@ -78,11 +60,4 @@ function answers.drop()
   return 0
 end
 
-for line in io.lines() do
-  local words = {}
-  for w in line:gmatch "%S+" do words[#words + 1] = w end
-  local f = answers[words[1]]
-  if not f then break end
-  print(f(table.unpack(words, 2)))
-  io.stdout:flush()
-end
+measure.serve(answers)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reference"))
+from measure import memory_mark, serve  # noqa: E402
 from vision import thesis_network  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -13,22 +14,6 @@ from pytorch_grad_cam.metrics.road import ROADCombined, ROADMostRelevantFirst  #
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget  # noqa: E402
 
 model = x = cam = None
-
-
-def status(field):
-    for line in open("/proc/self/status"):
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-
-
-def memory_mark():
-    gc.collect()
-    try:
-        with open("/proc/self/clear_refs", "w") as f:
-            f.write("5")
-    except OSError:
-        pass
-    return status("VmRSS")
 
 
 def confidence():
@@ -85,9 +70,4 @@ def drop():
     return 0
 
 
-ANSWERS = dict(hello=lambda: torch.__version__, load=load, judge=judge, mark=memory_mark, peak=lambda: status("VmHWM"), drop=drop)
-for line in sys.stdin:
-    words = line.split()
-    if not words or words[0] not in ANSWERS:
-        break
-    print(ANSWERS[words[0]](*words[1:]), flush=True)
+serve(hello=lambda: torch.__version__, load=load, judge=judge, drop=drop)

@@ -1,5 +1,4 @@
 """The other side of the bench, in Python and the thesis' way: NCHW, float32, torchvision's networks. See worker.lua."""
-import ctypes
 import gc
 import sys
 import time
@@ -7,27 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reference"))
 import torch  # noqa: E402
+from measure import memory_mark, serve  # noqa: E402
 from vision import thesis_network  # noqa: E402
 
 nn = torch.nn
 model = optimizer = x = y = flops = None
-
-
-def status(field):
-    for line in open("/proc/self/status"):
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-
-
-def memory_mark():
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed is not the network's
-    try:
-        with open("/proc/self/clear_refs", "w") as f:
-            f.write("5")
-    except OSError:
-        pass
-    return status("VmRSS")
 
 
 def timed(f):
@@ -143,10 +126,5 @@ def drop():
     return 0
 
 
-ANSWERS = dict(hello=lambda: torch.__version__, op=op, gemm=gemm, load=load, training=training, mark=memory_mark, peak=lambda: status("VmHWM"),
-               forward=lambda: timed(forward), train=lambda: timed(train), flops=lambda: flops, drop=drop)
-for line in sys.stdin:
-    words = line.split()
-    if not words or words[0] not in ANSWERS:
-        break
-    print(ANSWERS[words[0]](*words[1:]), flush=True)
+serve(hello=lambda: torch.__version__, op=op, gemm=gemm, load=load, training=training,
+      forward=lambda: timed(forward), train=lambda: timed(train), flops=lambda: flops, drop=drop)
