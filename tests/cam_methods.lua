@@ -25,7 +25,7 @@ local function go(model, options, images)
   local dir, run = t.tmpdir(), nil
   run = tiny.run(dir)
   options.figures, options.images = false, options.images or "all"
-  local result = explain.run(run, model, tinycam.split(images or tinycam.images()), options)
+  local result = explain.run(run, model, tiny.tensor_split(images or tinycam.images()), options)
   return result, mapstore.open(dir), run
 end
 

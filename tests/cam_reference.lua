@@ -66,7 +66,7 @@ local function run_group(key, cells)
   for i, cell in ipairs(cells) do methods[i] = entry_of(cell) end
   for name in layers:gmatch("[^+]+") do list[#list + 1] = name end
   local dir = t.tmpdir()
-  local result = explain.run(tiny.run(dir), tinycam.model(act), tinycam.split(tinycam.images()), { methods = methods, layer = list, images = "all",
+  local result = explain.run(tiny.run(dir), tinycam.model(act), tiny.tensor_split(tinycam.images()), { methods = methods, layer = list, images = "all",
     compat = form == "asis" and "pytorch-grad-cam" or nil, figures = false })
   return result, require("medxai.mapstore").open(dir)
 end

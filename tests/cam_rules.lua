@@ -29,7 +29,7 @@ local function go(o, dir)
   local run = tiny.run(dir or t.tmpdir())
   local options = { methods = methods, images = "all", figures = false, layer = "features.3" }
   for k, v in pairs(o.options or {}) do options[k] = v end
-  local result = explain.run(run, o.model or tinycam.model("relu", "float32"), tinycam.split(o.x or images(o.n or 5)), options)
+  local result = explain.run(run, o.model or tinycam.model("relu", "float32"), tiny.tensor_split(o.x or images(o.n or 5)), options)
   return result, mapstore.open(run.dir), run
 end
 
@@ -116,7 +116,7 @@ end)
 
 t.test("memory is flat over images: live tensors and bytes after 4 images are those after 20", function()
   local model, x = tinycam.model("relu", "float32"), images(20)
-  local split, seen = tinycam.split(x), {}
+  local split, seen = tiny.tensor_split(x), {}
   local batch = split.batch
   function split:batch(numbers)
     if numbers[1] == 4 or numbers[1] == 20 then
@@ -146,7 +146,7 @@ t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next r
       return x:select(0, 0):mean({ 0 })
     end }
     local x = require("medxai.torch").rand(6, 3, 24, 34)
-    require("medxai.explain").run(tiny.run(%q), tinycam.model("relu", "float32"), tinycam.split(x), { methods = methods, images = "all", figures = false, batch = 1 })
+    require("medxai.explain").run(tiny.run(%q), tinycam.model("relu", "float32"), tiny.tensor_split(x), { methods = methods, images = "all", figures = false, batch = 1 })
     print(calls)]]):format(t.root, dir))
   local first = t.run { script, env = { STOP_HERE = "1" } }
   t.equal(first.code, 130, first.err)
@@ -174,7 +174,7 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   t.fails(check { methods = { scorecam = { channels = 0 } } }, "scorecam: option 'channels' is too small (expected at least 1, got 0).")
   t.fails(check { methods = { eigencam = { eigen_smooth = true } } }, "eigencam: unknown option 'eigen_smooth'. Known: aug_smooth, budget_mb, compat, layer, target.")
   t.fails(check { methods = { smoothgrad = { sigma = -1 } } }, "smoothgrad: option 'sigma' is too small (expected at least 0, got -1).")
-  local split, run = tinycam.split(images(2)), tiny.run(t.tmpdir())
+  local split, run = tiny.tensor_split(images(2)), tiny.run(t.tmpdir())
   split.data, model.weights_of = { size_px = 32, config = {}, masks = {} }, { run = "before", size_px = 34, input_mode = "none" }
   function run.input_mode() return "none" end
   t.fails(function() explain.run(run, model, split, { methods = { "gradcam" } }) end,

@@ -3,8 +3,8 @@
 -- MEDXAI_PARITY_NETWORKS = "resnet50,vgg19" chooses). Maps are those that run:explain writes. Truth is the reference in float64; a cell,
 -- one map of one image, passes when ours (float32) is off by at most 1e-4 of its maximum, or 4 times the reference's own float32 error.
 -- FullGrad, guided backprop and inner layers, whose gradients jump at many ReLUs: relative L2 and 99.9th percentile instead, and the
--- reference's own error is its largest on that network, since which image meets a kink is chance; in float64 they agree to 1e-5 like the
--- rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by),
+-- reference's own error is its largest on that network, NCHW or channels_last, since which image meets a kink is chance; in float64 they
+-- agree to 1e-5 like the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by),
 -- maps with the reference's signs; where two singular values are closer than 0.98 the cell is ill-conditioned. A flat reference
 -- is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
@@ -32,23 +32,12 @@ local function npy(...) return torch.load_npy(table.concat({ ... }, "/") .. ".np
 
 -- ---- running ours ---------------------------------------------------------------------------------------------------------
 
-local function split_of(images)
-  local split = { name = "test", n = images:size(0), classes = classes }
-  function split:item(i) return { id = string.format("%016x", i), path = "image " .. i, name = "image " .. i, patient = "unknown", source = "made" } end
-  function split.batch(_, numbers)
-    local list = {}
-    for k, i in ipairs(numbers) do list[k] = images:narrow(0, i - 1, 1) end
-    return { x = torch.cat(list, 0), index = numbers }
-  end
-  return split
-end
-
 -- Explains images (N, 3, H, W) by entries; gives records[entry][image] and the store.
 local function run(model, images, entries, options)
   local dir = t.tmpdir()
   local o = { methods = entries, images = "all", figures = false }
   for k, v in pairs(options or {}) do o[k] = v end
-  local result = explain.run(tiny.run(dir), model, split_of(images), o)
+  local result = explain.run(tiny.run(dir), model, tiny.tensor_split(images, classes), o)
   local records = {}
   for i = 1, images:size(0) do
     for k = 1, #entries do
@@ -173,16 +162,18 @@ local function find_rough(model, folder, cells, load)
       local scope <close> = core.memory.scope()
       local found = by_key[key(cell)] or { maps = { 0, 0 }, components = { 0, 0 } }
       by_key[key(cell)] = found
-      local dumped = load(folder, cell)
-      for i = 1, #cell.images do
-        if dumped.projections then
-          local truth = dumped.projections:select(0, i - 1):double()
-          for k = 1, truth:size(0) do
-            local their = truth:narrow(0, k - 1, 1)
-            found.components = larger(found.components, errors(turned(dumped.single_projections:select(0, i - 1):narrow(0, k - 1, 1):double(), their), their, true))
+      for _, bits in ipairs { "32", "32cl" } do
+        local dumped = load(folder, cell, bits)
+        for i = 1, #cell.images do
+          if dumped.projections then
+            local truth = dumped.projections:select(0, i - 1):double()
+            for k = 1, truth:size(0) do
+              local their = truth:narrow(0, k - 1, 1)
+              found.components = larger(found.components, errors(turned(dumped.single_projections:select(0, i - 1):narrow(0, k - 1, 1):double(), their), their, true))
+            end
+          else
+            found.maps = larger(found.maps, errors(dumped.single:select(0, i - 1), dumped.truth:select(0, i - 1), true))
           end
-        else
-          found.maps = larger(found.maps, errors(dumped.single:select(0, i - 1), dumped.truth:select(0, i - 1), true))
         end
       end
     end
@@ -203,13 +194,15 @@ local function entry_of(cell)
   return e
 end
 
-local function load(folder, cell)
+-- bits: "32", or "32cl" for the reference in channels_last
+local function load(folder, cell, bits)
   local base = folder .. "/" .. cell.key
-  local dumped = { truth = npy(base .. ".64"):double(), single = npy(base .. ".32") }
+  bits = bits or "32"
+  local dumped = { truth = npy(base .. ".64"):double(), single = npy(base .. "." .. bits) }
   local f = io.open(base .. ".64.projections.npy")
   if f then
     f:close()
-    dumped.projections, dumped.single_projections = npy(base .. ".64.projections"), npy(base .. ".32.projections")
+    dumped.projections, dumped.single_projections = npy(base .. ".64.projections"), npy(base .. "." .. bits .. ".projections")
   end
   return dumped
 end

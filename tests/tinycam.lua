@@ -1,4 +1,4 @@
--- The small network and images of tests/reference/cam.py, and a split that holds them: what the tests of the methods share.
+-- The small network and images of tests/reference/cam.py: what the tests of the methods share.
 local torch = require "medxai.torch"
 
 local tinycam = {}
@@ -51,21 +51,6 @@ function tinycam.images()
   x[{ 0, 2, { 13, 24 }, { 17, 34 } }]:fill_(1)
   x[{ 1, 1, { 0, 24 }, { 23, 34 } }]:fill_(0)
   return x
-end
-
---- A split of the images of a tensor (N, 3, H, W).
-function tinycam.split(images)
-  local split = { name = "test", n = images:size(0), classes = tinycam.classes }
-  function split:item(i)
-    return { id = string.format("%016x", i), path = string.format("folder/image %d.png", i), name = string.format("image %d.png", i), label = (i - 1) % 3,
-      patient = "unknown", source = "made" }
-  end
-  function split.batch(_, numbers)
-    local list = {}
-    for k, i in ipairs(numbers) do list[k] = images:narrow(0, i - 1, 1) end
-    return { x = torch.cat(list, 0), index = numbers }
-  end
-  return split
 end
 
 return tinycam

@@ -37,13 +37,27 @@ function tiny.images()
   return (torch.sin(n * 0.013) * torch.cos(n * 0.0007) * 0.5 + 0.5):view({ 2, 3, 21, 32 })
 end
 
+-- What a split says of its i-th image: there is no file; the classes take turns.
+local function item(_, i)
+  return { id = string.format("%016x", i), path = string.format("folder/image %d.png", i), name = string.format("image %d.png", i), label = (i - 1) % 3,
+    patient = "unknown", source = "made" }
+end
+
+--- A split of the images of a tensor (N, 3, H, W).
+function tiny.tensor_split(images, classes)
+  local split = { name = "test", n = images:size(0), classes = classes or tiny.classes, item = item }
+  function split.batch(_, numbers)
+    if #numbers == split.n and numbers[1] == 1 and numbers[split.n] == split.n then return { x = images, index = numbers } end -- all, in order: no copy
+    local list = {}
+    for k, i in ipairs(numbers) do list[k] = images:narrow(0, i - 1, 1) end
+    return { x = torch.cat(list, 0), index = numbers }
+  end
+  return split
+end
+
 --- A split of n images of 32 x 32: something like noise by formula, a bright square that is the "lesion".
 function tiny.split(n, change)
-  local split = { name = "test", n = n, classes = tiny.classes }
-  function split:item(i)
-    return { id = string.format("%016x", i), path = string.format("folder/image %d.png", i), name = string.format("image %d.png", i), label = (i - 1) % 3,
-      patient = "unknown", source = "made" }
-  end
+  local split = { name = "test", n = n, classes = tiny.classes, item = item }
   local function image(i)
     local at = torch.arange(3 * 32 * 32, { dtype = "float64" })
     local x = (torch.sin(at * at * (0.11 + 0.01 * i)) * 0.25 + 0.25):view({ 3, 32, 32 }):to { dtype = "float32" }

@@ -10,6 +10,7 @@ principal components are recorded: they are compared apart from the maps.
 What would take the library days is shortened without touching a number: what comes before a network's last layer is computed once an
 image (Behind; the two halves are compared with the whole first); weights of Score-CAM and Ablation-CAM, which do not depend on
 eigen_smooth, are kept from call to call; Score-CAM runs on smaller pictures. A cell is made in one form only where both must agree.
+Where gradients jump (inner layers, FullGrad) float32 is dumped in both memory layouts: which rectifier a rounding tips over is chance, and both are the reference's.
 """
 import json
 import sys
@@ -260,8 +261,10 @@ def network(out, grad, name):
     np.save(out / "small.x.npy", small.numpy())
     info = {"layer": layer, "cells": []}
 
-    def dump(method, kind, x, images, smoothing, form, bits, model, layers, cls=None, names=None):
+    def dump(method, kind, x, images, smoothing, form, bits, model, layers, cls=None, names=None, layout=""):
         x = x.double() if bits == 64 else x
+        if layout:
+            x = x.contiguous(memory_format=torch.channels_last)
         aug, eigen = SMOOTHINGS[smoothing]
         maps, made, shown, own = [], [], [], METHODS[method]
         METHODS[method] = cls or own
@@ -272,9 +275,9 @@ def network(out, grad, name):
             shown.append(list(projections))
         METHODS[method] = own
         key = ".".join([method, kind, smoothing, form] + (names or []))
-        np.save(out / f"{key}.{bits}.npy", np.stack(maps))
+        np.save(out / f"{key}.{bits}{layout}.npy", np.stack(maps))
         if made[0]:
-            np.save(out / f"{key}.{bits}.projections.npy", np.stack([np.stack(p) for p in shown]))
+            np.save(out / f"{key}.{bits}{layout}.projections.npy", np.stack([np.stack(p) for p in shown]))
         if bits == 64:
             info["cells"].append({"key": key, "method": method, "kind": kind, "images": images, "smoothing": smoothing, "form": form,
                                   "layers": names or [layer], "ratios": [[float(v[1]) for v in s] for s in made]})
@@ -320,11 +323,18 @@ def network(out, grad, name):
                 images = [1] if SMOOTHINGS[smoothing][0] else [0, 1]
                 dump("scorecam", "small", small, images, smoothing, form, bits, net, [layer_of(net, layer)], cls=memo)
         print(name, bits, "methods of many passes done", flush=True)
-        for other in COMPARE[name]:
+        for layout in ("", "cl") if bits == 32 else ("",):
             for form in ("asis", "out") if name == "vgg19" else ("asis",):
-                net = build(name, folder, bits, form)
-                dump("gradcam", "square", square, [0, 3], "plain", form, bits, net, [layer_of(net, other)], names=[other])
-                dump("gradcam", "square", square, [3], "both", form, bits, net, [layer_of(net, other)], names=[other])
+                net = build(name, folder, bits, form, fresh=bool(layout))
+                if layout:
+                    net = net.to(memory_format=torch.channels_last)
+                for other in COMPARE[name]:
+                    dump("gradcam", "square", square, [0, 3], "plain", form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
+                    dump("gradcam", "square", square, [3], "both", form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
+        if bits == 32 and name != "inception_v3":
+            net = build(name, folder, bits, "asis", fresh=True).to(memory_format=torch.channels_last)
+            for kind, x, images, smoothing in sets:
+                dump("fullgrad", kind, x, images, smoothing, "asis", bits, net, [], layout="cl")
     guided(out, folder, name, square, wide)
     (out / "cells.json").write_text(json.dumps(info, sort_keys=True) + "\n")
     print(name, "done", flush=True)
