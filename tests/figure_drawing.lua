@@ -41,7 +41,7 @@ t.test("viridis and inferno grow lighter from end to end, the diverging scale is
     t.ok(light("diverging", i) > light("diverging", i - 8), i)
     t.ok(light("diverging", 255 - i) > light("diverging", 263 - i), i)
   end
-  t.fails(function() palette.get "rainbow" end, "figure: unknown colours 'rainbow'. Choose one of inferno, viridis, jet, diverging, grey, blues.")
+  t.fails(function() palette.get "rainbow" end, "figure: unknown colours 'rainbow'. Choose one of inferno, viridis, jet, diverging, diverging_r, grey, blues.")
 end)
 
 t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are shown as ?", function()

@@ -46,7 +46,7 @@ local function ticks(lo, hi, n, integer)
     if v > hi + step * 1e-9 then break end
     if math.abs(v) < step * 1e-9 then v = 0 end
     values[#values + 1] = v
-    texts[#texts + 1] = (decimals < 6 and math.abs(v) < 1e6) and string.format("%." .. decimals .. "f", v) or drawing.number(v)
+    texts[#texts + 1] = (decimals < 6 and math.abs(v) < 1e6) and drawing.fixed(v, decimals) or drawing.number(v)
   end
   return values, texts
 end

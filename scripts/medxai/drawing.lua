@@ -64,11 +64,18 @@ function drawing:block(x, y, lines, size, style)
   return y
 end
 
---- A number for an axis: 0.5, 12, 1.2e-05.
+local raised = { ["-"] = "⁻", ["0"] = "⁰", ["1"] = "¹", ["2"] = "²", ["3"] = "³", ["4"] = "⁴", ["5"] = "⁵", ["6"] = "⁶", ["7"] = "⁷", ["8"] = "⁸", ["9"] = "⁹" }
+
+--- An integer as an exponent is written: -4 is ⁻⁴.
+function drawing.superscript(n) return (string.format("%d", n):gsub(".", raised)) end
+
+--- A number for an axis: 0.5, −12, 1.2 × 10⁻⁵.
 function drawing.number(v)
   if v == 0 then return "0" end
   local s = string.format("%.3g", v)
-  return s:find("e") and s or (string.format("%.4f", v):gsub("0+$", ""):gsub("%.$", ""))
+  local digits, power = s:match "^(.*)e(.*)$"
+  if power then return (digits:gsub("^%-", "−")) .. " × 10" .. drawing.superscript(math.tointeger(tonumber(power))) end
+  return (string.format("%.4f", v):gsub("0+$", ""):gsub("%.$", ""):gsub("^%-", "−"))
 end
 
 --- A number with fixed decimals for reading: a true minus, no negative zero; signed: with + too; NaN is "undefined".

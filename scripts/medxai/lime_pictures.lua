@@ -11,6 +11,8 @@ local torch = require "medxai.torch"
 
 local pictures = {}
 
+local colours = "diverging_r" -- red speaks against a class, as in lime's pictures beside it
+
 local spec = {
   positive_only = { "boolean", default = true, field = false }, negative_only = { "boolean", default = false, field = false },
   hide_rest = { "boolean", default = false, field = false }, num_features = { "integer", default = 5, min = 1, field = false },
@@ -97,7 +99,7 @@ local function overview(page, number, image, labels, rows, facts, scale)
     panel("image", figure.pixels(image), { (tostring(item.name or item.id)), string.format("predicted %s, %.2f", record.target.predicted, record.target.confidence) }),
     panel("regions", figure.pixels(regions.mark_boundaries(image, labels, { background = -1 })), { facts.regions.count .. " regions", (facts.regions.source:gsub("%(.*", "")) }),
     panel("top class: 5 for it", marked(image, labels, rows[2]), { class_title(facts.labels[2]), string.format("fit R² %.2f", facts.labels[2].score) }),
-    panel("target", figure.heat(weight_map(labels, rows[1]), "diverging", -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
+    panel("target", figure.heat(weight_map(labels, rows[1]), colours, -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
   } }
 end
 
@@ -108,7 +110,7 @@ local function class_row(image, labels, weights, label, scale, first)
     panel("5 for the class", marked(image, labels, weights)),
     panel("5 of either sign", marked(image, labels, weights, { positive_only = false })),
     panel("10, rest hidden", marked(image, labels, weights, { positive_only = false, num_features = 10, hide_rest = true })),
-    panel("all weights", figure.heat(weight_map(labels, weights), "diverging", -scale, scale)),
+    panel("all weights", figure.heat(weight_map(labels, weights), colours, -scale, scale)),
   } }
 end
 
@@ -119,7 +121,7 @@ local function caption(record)
   local texts = { string.format("LIME: %s samples, %s passes%s; hidden regions show %s; design %s. Weights: change of the class's %s by a region that is kept.",
     grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.hide:gsub("_", " "), o.design,
     record.target.as == "logit" and "logit" or "probability"),
-    "Yellow: outlines; green: speaks for the class, red: against it. One colour scale for all weights of this image.",
+    "Yellow: outlines; green or blue: speaks for the class, red: against it. One colour scale for all weights of this image.",
     string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 strongest in common; error: standard error of all weights over their length.", facts.stability_by) }
   return texts
 end
@@ -136,7 +138,7 @@ function pictures.draw(page)
       local scale = largest(rows)
       local list = { overview(page, number, image, labels, rows, facts, scale) }
       for i = 2, #rows do list[i] = class_row(image, labels, rows[i], facts.labels[i], scale, i == 2) end
-      local d = figure.panels { rows = list, most_pt = 110, bars = { { colours = "diverging", lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
+      local d = figure.panels { rows = list, most_pt = 110, bars = { { colours = colours, lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
       page:save("features-" .. record.image_id, d, string.format("LIME, %s", tostring(page:item(number).name or record.image_id)))
     end
   end

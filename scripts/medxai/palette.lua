@@ -1,6 +1,6 @@
 -- Colour scales: 768 bytes each, 256 RGB colours from the low to the high end.
 -- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually even;
--- jet is OpenCV's, exactly, for comparison with older figures.
+-- jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from red to blue.
 -- It refuses to know what is drawn with them.
 local check = require "medxai.check"
 
@@ -93,6 +93,7 @@ end
 
 local makers = {
   diverging = diverging,
+  diverging_r = function(i) return diverging(255 - i) end,
   grey = function(i) return { i, i, i } end,
   inferno = inferno,
   jet = jet,
@@ -101,7 +102,7 @@ local makers = {
   blues = function(i) return lab_to_srgb(98 - 68 * i / 255, 4 * i / 255, -45 * i / 255) end,
 }
 
-palette.names = { "inferno", "viridis", "jet", "diverging", "grey", "blues" }
+palette.names = { "inferno", "viridis", "jet", "diverging", "diverging_r", "grey", "blues" }
 
 local made = {}
 

@@ -1,6 +1,7 @@
 -- The figure of the SHAP methods, shap's image plot: a row an image, beside it the values of each explained class in falling order of
 -- output, blue and red over the pale image, all over one diverging scale with its bar; what the map says of itself under its name.
 -- It refuses a scale of each panel's own: classes and images could not be compared.
+local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
 local honesty = require "medxai.honesty"
 local map = require "medxai.map"
@@ -61,19 +62,19 @@ local function figure_row(page, number, limit)
   local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = status } } }
   if not values then return row end
   for k, class in ipairs(record.facts.classes) do
-    local text = record.facts.output and { class, string.format("%.2f", record.facts.output[k]) } or class -- a long name must not push the number out
+    local text = record.facts.output and { class, drawing.fixed(record.facts.output[k], 2) } or class -- a long name must not push the number out
     row.panels[k + 1] = { pixels = value_pixels(image, values:select(0, k - 1):to { dtype = "float32" }, limit), title = text,
       status = record.status == "nan" and map.explain_status "nan" or nil }
   end
   return row
 end
 
--- The bar in numbers that can be read: 3.1 with "x 1e-05" in its label.
+-- The bar in numbers that can be read: 3.1 with "× 10⁻⁵" in its label.
 local function bar_of(limit)
   local power = math.floor(math.log(limit, 10))
   if power >= -2 and power <= 3 then return { colours = "diverging", lo = -limit, hi = limit, label = "SHAP value" } end
   local shown = limit / 10 ^ power
-  return { colours = "diverging", lo = -shown, hi = shown, label = string.format("SHAP value x 1e%d", power) }
+  return { colours = "diverging", lo = -shown, hi = shown, label = "SHAP value (× 10" .. drawing.superscript(power) .. ")" }
 end
 
 local function caption(page)
