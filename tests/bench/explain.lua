@@ -1,18 +1,29 @@
--- ./bootstrap bench explain [network ...]: each method, plain on one image and smoothed on eight, the methods page with eight images (nine
--- methods, as the thesis draws it; with ROAD combined of the image that is drawn, and of all), beside pytorch-grad-cam on the newest torch
--- at hand, interleaved; then the metrics (scores.lua). Seconds, ratios (above 1: ours is faster), peak memory above the loaded model.
+-- ./bootstrap bench explain [NETWORK ...] [METHOD ...] [page] [scores]: each method, plain on one image and smoothed on eight, the methods
+-- page with eight images (nine methods, as the thesis draws it; with ROAD combined of the image that is drawn, and of all), beside
+-- pytorch-grad-cam on the newest torch at hand, interleaved; then the metrics (scores.lua). Seconds, ratios (above 1: ours is faster),
+-- peak memory above the loaded model.
 -- Ablation-CAM and Score-CAM are timed once on the other side, and the peer's Ablation-CAM inside a page is computed from that one image:
 -- it explains images, and views of images, one after the other. It judges nothing: goals are printed beside the numbers.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
 local here, quote, row, heading = bench.here, bench.quote, bench.row, bench.heading
 
-local networks = { ... }
-if #networks == 0 then networks = { "mobilenet_v2", "resnet50", "vgg19" } end
+local networks, wanted = { "mobilenet_v2", "resnet50", "vgg19" }, {}
 local cheap = { "gradcam", "hirescam", "gradcam_elementwise", "gradcam_plus_plus", "xgradcam", "layercam", "eigencam", "eigengradcam", "randomcam", "fullgrad",
   "guided_backprop" }
 local ratios = {} -- what -> list
 local widths
+
+local function choose(words)
+  local known, named = { ablationcam = true, scorecam = true, page = true, scores = true }, {}
+  for _, name in ipairs(cheap) do known[name] = true end
+  for _, word in ipairs(words) do
+    if known[word] then wanted[word] = true else named[#named + 1] = word end
+  end
+  if #named > 0 then networks = named end
+end
+
+local function is_wanted(word) return not next(wanted) or wanted[word] end
 
 local function newest_peer()
   local found
@@ -22,17 +33,20 @@ local function newest_peer()
   return found
 end
 
--- Interleaved: a warm-up, then repeats (fewer where one takes long); median seconds and MB above the mark before.
+-- Interleaved: a warm-up, then repeats; where one takes over 3 s once, over 10 s the warm-up is what counts. Median seconds and MB above
+-- the mark before.
 local function measure(children, repeats, ...)
-  local lists, seconds, above = {}, {}, {}
+  local lists, seconds, above, slowest = {}, {}, {}, 0
   for i, c in ipairs(children) do
-    local first = c:ask(...)
-    if first > 3 then repeats = 1 end
-    lists[i] = {}
     c.base = c:ask "mark"
+    lists[i] = { c:ask(...) }
+    slowest = math.max(slowest, lists[i][1])
   end
-  for _ = 1, repeats do
-    for i, c in ipairs(children) do table.insert(lists[i], c:ask(...)) end
+  if slowest <= 10 then
+    for i, c in ipairs(children) do lists[i], c.base = {}, c:ask "mark" end
+    for _ = 1, slowest <= 3 and repeats or 1 do
+      for i, c in ipairs(children) do table.insert(lists[i], c:ask(...)) end
+    end
   end
   for i, c in ipairs(children) do seconds[i], above[i] = bench.median(lists[i]), c:ask "peak" - c.base end
   return seconds, above
@@ -50,11 +64,22 @@ local function show(network, what, seconds, above, key, mark)
   end
 end
 
--- Methods of many passes: ours in float32 and bf16 beside passes x fastest forward.
-local function passes(network, children, ablated)
-  local ours, peer = children[1], children[2]
-  local seconds, above = measure({ ours }, 3, "method", "ablationcam", 1, 0, 0)
+-- The peer once: { seconds, above }, which the page needs too.
+local function ablation(network, children)
+  local ablated, peer = {}, children[2]
+  if peer then
+    local base = peer:ask "mark"
+    ablated.seconds = peer:ask("method", "ablationcam", 1, 0, 0)
+    ablated.above = peer:ask "peak" - base
+  end
+  local seconds, above = measure({ children[1] }, 3, "method", "ablationcam", 1, 0, 0)
   show(network, "Ablation-CAM, 1 image", { seconds[1], ablated.seconds }, { above[1], ablated.above }, "Ablation-CAM")
+  return ablated
+end
+
+-- Whole passes: ours in float32 and bf16 beside passes x fastest forward.
+local function score_cam(network, children)
+  local ours, peer = children[1], children[2]
   local theirs, base = nil, nil
   if peer then
     base = peer:ask "mark"
@@ -90,29 +115,27 @@ end
 local function one_network(network, children)
   for _, c in ipairs(children) do c:ask("load", network) end
   for _, name in ipairs(cheap) do
-    local seconds, above = measure(children, 3, "method", name, 1, 0, 0)
-    show(network, name .. ", 1 image", seconds, above, name)
+    if is_wanted(name) then
+      local seconds, above = measure(children, 3, "method", name, 1, 0, 0)
+      show(network, name .. ", 1 image", seconds, above, name)
+    end
   end
   for _, name in ipairs(cheap) do
-    if name ~= "guided_backprop" then
+    if is_wanted(name) and name ~= "guided_backprop" then
       local seconds, above = measure(children, 1, "method", name, 8, 1, 1)
       show(network, name .. ", 8 images, smoothed", seconds, above, name .. ", smoothed")
     end
   end
-  local ablated = {}
-  if children[2] then
-    local base = children[2]:ask "mark"
-    ablated.seconds = children[2]:ask("method", "ablationcam", 1, 0, 0)
-    ablated.above = children[2]:ask "peak" - base
-  end
-  passes(network, children, ablated)
-  page(network, children, ablated)
+  local ablated = (is_wanted "ablationcam" or is_wanted "page") and ablation(network, children)
+  if is_wanted "scorecam" then score_cam(network, children) end
+  if is_wanted "page" then page(network, children, ablated) end
   for _, c in ipairs(children) do c:ask "drop" end
 end
 
 local goals = { { "gradcam", "3.5" }, { "gradcam, smoothed", "6" }, { "Ablation-CAM", "100, vgg19 300" }, { "fullgrad", "5" }, { "Score-CAM float32", "resnet50 1.2, vgg19 1.1, mobilenet_v2 2" },
   { "Score-CAM bf16", "2" }, { "methods page with ROAD", "100" } }
 
+choose { ... }
 io.stdout:setvbuf "line"
 local peer = newest_peer()
 if not peer then print "no Python with pytorch-grad-cam here: ours alone" end
@@ -139,5 +162,7 @@ end, function(m) return m end)
 for _, c in ipairs(children) do c:close() end
 os.execute("rm -rf " .. quote(dir))
 if not ok then error(message, 0) end
-print ""
-loadfile(here .. "/scores.lua")(table.unpack(networks))
+if is_wanted "scores" then
+  print ""
+  loadfile(here .. "/scores.lua")(table.unpack(networks))
+end

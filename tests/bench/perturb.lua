@@ -40,29 +40,33 @@ local function forward_line(network, children)
   local share = flops and (", %.0f %% of the matrix product (%.0f GFLOP/s)"):format(100 * flops / ours / 1e9 / roof, roof) or ""
   local theirs = children[2] and ("; %s %.1f ms"):format(children[2].name, 1000 * math.min(table.unpack(times[2]))) or ""
   print(("\n%s: fastest forward of one image: ours %.1f ms%s%s"):format(network, 1000 * ours, share, theirs))
-  return ours
 end
 
--- Interleaved repeats of one method: medians of seconds, MB above the loaded network.
+-- Interleaved repeats of one method: medians of seconds, MB above the loaded network, and ours over passes times our fastest forward pass,
+-- which is measured before and after each repeat, since the machine's speed changes.
 local function measure(children, method, n)
-  local list, above = {}, {}
+  local list, above, shares, forward = {}, {}, {}, math.huge
   for i, c in ipairs(children) do
     list[i] = {}
     c:ask "mark"
   end
-  for _ = 1, repeats do
-    for i, c in ipairs(children) do table.insert(list[i], c:ask(method.word, n)) end
+  for r = 1, repeats do
+    for i, c in ipairs(children) do
+      if i == 1 and method.passes then forward = c:ask "forward" end
+      table.insert(list[i], c:ask(method.word, n))
+      if i == 1 and method.passes then shares[r] = list[1][r] / method.passes(n) / math.min(forward, c:ask "forward") end
+    end
   end
   for i, c in ipairs(children) do
     list[i] = median(list[i])
     above[i] = c:ask "peak" - c.base
   end
-  return list, above
+  return list, above, shares[1] and median(shares)
 end
 
 local function one_network(network, children, wanted)
   for _, c in ipairs(children) do c.base = c:ask("load", network) end
-  local forward = forward_line(network, children)
+  forward_line(network, children)
   local head = { "method" }
   for _, c in ipairs(children) do head[#head + 1] = c.name end
   for _, text in ipairs { "ratio", "of passes", "MB ours", "MB peer", "goal" } do head[#head + 1] = text end
@@ -70,13 +74,11 @@ local function one_network(network, children, wanted)
   for _, m in ipairs(methods) do
     if (not next(wanted) or wanted[m.word]) and (not m.only or m.only == network) then
       local n = m.counts[network] or m.whole
-      local seconds, above = measure(children, m, n)
-      local again = forward -- the machine may have slowed: the yardstick is measured beside each method
-      if m.passes then again = math.min(forward, children[1]:ask "forward") end
+      local seconds, above, share = measure(children, m, n)
       local cells = { ("%s, %d %s%s"):format(m.title, n, m.unit, n < m.whole and (" (of %d)"):format(m.whole) or "") }
       for i in ipairs(children) do cells[#cells + 1] = ("%.2f"):format(seconds[i]) end
       cells[#cells + 1] = seconds[2] and ("%.2f"):format(seconds[2] / seconds[1]) or "-"
-      cells[#cells + 1] = m.passes and ("%.3f"):format(seconds[1] / (m.passes(n) * again)) or "-"
+      cells[#cells + 1] = share and ("%.3f"):format(share) or "-"
       cells[#cells + 1] = ("%.0f"):format(above[1])
       cells[#cells + 1] = above[2] and ("%.0f"):format(above[2]) or "-"
       cells[#cells + 1] = m.goal

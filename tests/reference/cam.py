@@ -257,7 +257,8 @@ def network(out, grad, name):
     out.mkdir(parents=True, exist_ok=True)
     layer = NETWORKS[name][0]
     square, wide = (torch.from_numpy(np.load(folder / f"{kind}.x.npy")) for kind in ("square", "wide"))
-    small = square[[0, 3]] if name == "inception_v3" else torch.nn.functional.interpolate(square[[0, 3]], size=(96, 96), mode="area")
+    side = 64 if name == "resnet50" else 96  # 2048 channels, a pass each
+    small = square[[0, 3]] if name == "inception_v3" else torch.nn.functional.interpolate(square[[0, 3]], size=(side, side), mode="area")
     np.save(out / "small.x.npy", small.numpy())
     info = {"layer": layer, "cells": []}
 
