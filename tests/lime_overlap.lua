@@ -268,6 +268,22 @@ t.test("lung zones of an image without lung mask, or with an empty one: that map
   t.fails(function() require("medxai.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
 end)
 
+t.test("regions from files, one missing: that map is not defined, the others are made; a path without a placeholder must be there", function()
+  local scope <close> = xai.scope()
+  local run, split = tiny.run(t.tmpdir()), tiny.split(3)
+  local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
+  for _, i in ipairs { 1, 3 } do torch.save_npy(string.format("%s/image %d.npy", run.dir, i), labels) end
+  local function explained(path)
+    local result, told = require("medxai.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
+    for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
+    return told
+  end
+  local told = explained(run.dir .. "/{name}.npy")
+  t.equal(told[2], { "not_defined", "there is no file of regions '" .. run.dir .. "/image 2.npy'" })
+  for _, i in ipairs { 1, 3 } do t.ok(told[i][1] == "ok" or told[i][1] == "all_negative", told[i][1]) end
+  t.fails_like(function() explained(run.dir .. "/nothing.npy") end, "nothing%.npy")
+end)
+
 t.test("whole lung is not defined where the data have no lung masks", function()
   local scope <close> = xai.scope()
   local run = tiny.run(t.tmpdir())

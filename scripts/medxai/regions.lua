@@ -156,6 +156,8 @@ end
 function make.file(source, _, given)
   local item = given.item or {}
   local path = source.options.path:gsub("{(%w+)}", { id = item.id, name = item.name and item.name:gsub("%.%w+$", "") })
+  local explained = (given.least or 2) < 2 -- one image of many, with a file of its own
+  if explained and path ~= source.options.path and not require("medxai.files").exists(path) then map.not_defined("there is no file of regions '" .. path .. "'") end
   if path:find("%.npy$") then return torch.load_npy(path) end
   local picture = core.image.load(path)
   if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in colour (expected grey: the labels).", path) end
