@@ -231,12 +231,90 @@ t.test("what cannot be judged is refused", function()
   t.fails_like(function() go { methods = { "gradcm" } } end, "^explain: unknown method 'gradcm'%.")
 end)
 
-t.test("thresholds may be tuned on another split, which must have findings", function()
-  local result = go { methods = { "gradcam" }, tune = split_of(6) }
-  t.equal(result.thresholds, "tuned on test") -- the tiny split's name
-  t.ok(table_of(result, "^iou@1 threshold=tuned on test$"))
+-- Another split: its images have ids of their own, from `first` on.
+local function other_split(n, first)
+  local split = split_of(n)
+  split.name = "val"
+  local own = split.item
+  function split:item(i)
+    local item = own(self, i)
+    item.id = string.format("%016x", first + i)
+    return item
+  end
+  return split
+end
+
+t.test("thresholds may be tuned on another split, which must have findings that are not judged", function()
+  local result = go { methods = { "gradcam" }, tune = other_split(6, 100) }
+  t.equal(result.thresholds, "tuned on val")
+  t.ok(table_of(result, "^iou@1 threshold=tuned on val$"))
+  t.equal(go({ methods = { "gradcam" }, tune = other_split(8, 3) }).thresholds, "tuned on val without 3 images that are judged") -- its 4, 5 and 6
   t.fails(function() go { methods = { "gradcam" }, tune = split_of(2) } end,
     "overlap: no image of test has a finding of 'lesion' to tune thresholds on. Leave tune out: they are cross-fitted then.")
+  t.fails(function() go { methods = { "gradcam" }, tune = split_of(6) } end,
+    "overlap: no image of test that is not judged itself has a finding of 'lesion' to tune thresholds on. Leave tune out: they are cross-fitted then.")
+end)
+
+t.test("folds hold a patient's images together, also where some patients are unknown", function()
+  local list, curves = {}, {}
+  for i = 1, 12 do
+    list[i] = { item = { id = "id" .. i, patient = i <= 2 and "p3" or i == 3 and "" or "unknown" } }
+    local curve = {}
+    for k = 1, 100 do curve[k] = k == (i <= 2 and 77 or 20) and 1 or 0 end
+    curves[i] = { map = { iou = curve } }
+  end
+  local threshold_of, how = finds.thresholds(list, curves, nil, { folds = 5 }, 42)
+  for i = 1, 2 do t.equal(threshold_of(i, "map", "iou"), 20) end -- p3's other image would say 77
+  t.equal(how, "cross-fitted over 5 folds of patients where they are known, images elsewhere")
+end)
+
+t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", function()
+  local scope <close> = xai.scope()
+  local run, model = tiny.run(t.tmpdir()), tiny.model()
+  local asked = { methods = { "gradcam" }, mask = "lesion", baselines = { "sobel" }, metrics = { "energy_inside" }, figures = false, title = "Trained" }
+  local first = overlap.run(run, model, split_of(9), asked)
+  asked.title = "Random weights"
+  local second = overlap.run(run, model:randomize { to = "conv1" }, split_of(9), asked)
+  t.equal({ first.title, second.title, #run.overlapped }, { "Trained", "Random weights", 2 })
+  local sets = {}
+  for _, row in ipairs(files.read_csv(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
+  t.ok(sets[first.tables[1].lines[1].maps] and sets[second.tables[1].lines[1].maps])
+  local text = {}
+  require("medxai.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
+    { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
+  text = table.concat(text)
+  t.ok(text:find("<h3>Trained</h3><p>lesion masks, test split", 1, true) and text:find("<h3>Random weights</h3>", 1, true) and text:find("earlier form", 1, true))
+end)
+
+t.test("the best baseline is judged where all are defined, and a metric may say that lower is better", function()
+  local scope <close> = xai.scope()
+  local split = split_of(9)
+  local result = go({ methods = { "gradcam" }, baselines = { "sobel", "center_blob", "random_smooth" }, metrics = { "confidence_drop" } }, 9, split)
+  local one, least = result.tables[1], math.huge
+  for _, line in ipairs(one.lines) do
+    if line.baseline then least = math.min(least, line.all.mean) end
+  end
+  for _, line in ipairs(one.lines) do
+    if line.method == one.best then t.equal(line.all.mean, least) end
+  end
+  -- whole lung, defined on two images of nine, is no measure for the others
+  local function lungs(_, i, name) return name == "lungs" and i >= 8 and torch.ones(32, 32, { dtype = "uint8" }) or name == "lesion" and split_of(9).mask(split, i, name) or nil end
+  split.mask, split.data = lungs, { masks = { "lungs", "lesion" }, config = {} }
+  result = go({ methods = { "gradcam" }, baselines = { "sobel", "whole_lung" }, metrics = { "energy_inside" } }, 9, split)
+  t.equal(result.tables[1].best, "Sobel")
+end)
+
+t.test("a map of a researcher's that is not a number costs its own scores and no figure", function()
+  local function some(x)
+    local map = x:squeeze(0):mean({ 0 })
+    if (x:sum():item() * 1000) // 1 % 2 == 0 then map[0][0] = 0 / 0 end
+    return map
+  end
+  local result = go({ methods = { some = some, other = function(x) return x:squeeze(0):mean({ 0 }) / 0 end }, figures = true })
+  local n = {}
+  for _, line in ipairs(table_of(result, "^auprc").lines) do n[line.method] = line.all.n end
+  t.ok(n.other == 0 and n.some < 6 and n.Sobel == 6)
+  t.ok(#result.figures > 0)
 end)
 
 t.test("the report shows each table with its differences, the strata and what was cut off", function()

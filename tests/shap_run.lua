@@ -85,12 +85,16 @@ end)
 t.test("honesty is printed with median and range, stored with the step, and a word stands where the number does not apply", function()
   local method = { honesty = { { fact = "gap", title = "gap", percent = true }, { fact = "n", title = "n" } } }
   t.equal(honesty.lines(method, { { facts = { gap = 0.5, n = 3 } } }), { "gap: 50 %", "n: 3" })
-  t.equal(honesty.lines(method, { { facts = { gap = 0.5 } }, { facts = { gap = 0.1 } }, { facts = { gap = 0.2 } }, {} }), { "gap: median 20 % (10 % to 50 %) over 3 maps" })
-  t.equal(honesty.lines(method, { { facts = { gap = { 0.5, 0.3 } } } }), { "gap: median 40 % (30 % to 50 %) over 2 maps" })
+  t.equal(honesty.lines(method, { { facts = { gap = 0.5 } }, { facts = { gap = 0.1 } }, { facts = { gap = 0.2 } }, {} }), { "gap: median 20 % (10 % to 50 %) over 3 maps; 1 without" })
+  t.equal(honesty.lines(method, { { facts = { gap = { 0.5, 0.3 } } } }), { "gap: median 40 % (30 % to 50 %) over 2 values of 1 map" })
   t.equal(honesty.lines(method, { { facts = { gap = "not applicable" } } }), { "gap: not applicable" })
-  t.equal(honesty.lines(method, { { status = "ok", facts = { gap = 0.5 } }, { status = "flat", facts = { gap = 0 / 0 } } }), { "gap: 50 %" })
+  t.equal(honesty.lines(method, { { status = "ok", facts = { gap = 0.5 } }, { status = "flat", facts = { gap = 0 / 0 } } }), { "gap: 50 % over 1 map; 1 without" })
+  t.equal(honesty.lines(method, { { facts = { gap = 0.5 } }, { facts = { gap = 0.1 } }, { facts = { gap = "too few" } } }), { "gap: median 30 % (10 % to 50 %) over 2 maps; 1 too few" })
+  t.equal(honesty.of(method, { facts = { gap = { 0.5, 0 / 0 } } }), { "gap not a number" })
   local share = { honesty = { { fact = "gap", of = "whole", title = "gap", percent = true } } }
-  t.equal(honesty.lines(share, { { facts = { gap = -1, whole = 4 } }, { facts = { gap = { 1, 2 }, whole = { -2, 4 } } } }), { "gap: median 50 % (25 % to 50 %) over 3 maps" })
+  t.equal(honesty.lines(share, { { facts = { gap = -1, whole = 4 } }, { facts = { gap = { 1, 2 }, whole = { -2, 4 } } } }), { "gap: median 50 % (25 % to 50 %) over 3 values of 2 maps" })
+  t.equal(honesty.lines(share, { { facts = { gap = { "not applicable", 1 }, whole = { "not applicable", 4 } } } }), { "gap: 25 %" })
+  t.equal(honesty.lines(share, { { facts = { gap = { "not applicable", 1 }, whole = { 4 } } } }), { "gap: not applicable" })
   t.equal(honesty.of(share, { facts = { gap = { 1, 2 }, whole = { -2, 8 } } }), { "gap 50 %" })
   t.equal(honesty.of(method, { facts = { gap = 0 / 0, n = 12345 } }), { "gap not a number", "n 1.2e+04" })
   t.equal(honesty.of(method, {}), {})
@@ -123,7 +127,7 @@ t.test("a class of a long name keeps its output beside it on the figure", functi
   for k, class in ipairs(result.records[1].facts.classes) do
     if class == long[1] then output = result.records[1].facts.output[k] end
   end
-  t.ok(svg:find(string.format(">%.2f<", output), 1, true))
+  t.ok(svg:find(">" .. require("medxai.drawing").fixed(output, 2) .. "<", 1, true))
 end)
 
 t.test("a network without finite outputs gives maps of status nan; drawing goes on", function()

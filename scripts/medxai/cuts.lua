@@ -24,10 +24,11 @@ end
 function cuts.name(at) return at == "otsu" and "otsu" or string.format("percentile %g", at) end
 
 --- Otsu's threshold of a map as 8-bit grey, floor(255 v): the level with the largest variance between the two sides, the first of
---- equals; what lies above it is inside. nil where all pixels have one level.
+--- equals; what lies above it is inside. nil where all pixels have one level, or a value is not finite.
 ---@param map any tensor (H, W) in [0, 1]
 ---@return integer|nil level 0 .. 254
 function cuts.otsu_level(map)
+  if not map:isfinite():all():item() then return nil end
   local levels = map:to { device = "cpu", dtype = "float32" }:mul(255):floor():clamp(0, 255):to { dtype = "int64" }:flatten()
   local counts = torch.bincount(levels, { minlength = 256 }):tolist()
   local n, sum = levels:numel(), 0.0
@@ -47,15 +48,17 @@ end
 --- What lies inside by a cut.
 ---@param map any tensor (H, W) in [0, 1]
 ---@param at number|string percentile or "otsu"
----@param keep fun(percentile: number): any|nil bool (H, W): all but the share above the percentile (the metric's ctx:keep)
+---@param keep? fun(percentile: number): any|nil bool (H, W): all but the share above the percentile (the metric's ctx:keep)
+---@param within? any bool (H, W): only these pixels count
 ---@return any|nil inside bool (H, W)
-function cuts.inside(map, at, keep)
+function cuts.inside(map, at, keep, within)
   if at ~= "otsu" then
     local rest = keep(at)
     return rest and rest:logical_not()
   end
-  local level = cuts.otsu_level(map)
-  return level and map:mul(255):floor():gt(level)
+  local level = cuts.otsu_level(within and map:masked_select(within) or map)
+  local inside = level and map:mul(255):floor():gt(level)
+  return inside and within and inside:logical_and(within) or inside
 end
 
 -- ---- overlap ----------------------------------------------------------------------------------------------------------
@@ -66,9 +69,10 @@ local function overlap_of(a, b, both) return both / (a + b - both), 2 * both / (
 --- IoU and Dice of two masks, and what a mask of the first one's size placed at random would get, to first order.
 ---@param inside any bool (H, W)
 ---@param mask any bool (H, W), not empty
+---@param pixels? integer how many could be in them (all)
 ---@return table { iou, dice, chance_iou, chance_dice }
-function cuts.overlap(inside, mask)
-  local a, b, both, n = inside:sum():item(), mask:sum():item(), inside:logical_and(mask):sum():item(), mask:numel()
+function cuts.overlap(inside, mask, pixels)
+  local a, b, both, n = inside:sum():item(), mask:sum():item(), inside:logical_and(mask):sum():item(), pixels or mask:numel()
   local o = {}
   o.iou, o.dice = overlap_of(a, b, both)
   o.chance_iou, o.chance_dice = overlap_of(a, b, a * b / n)
@@ -79,12 +83,13 @@ end
 ---@param key string "iou" | "dice"
 function cuts.measure(key)
   return function(map, ctx, options)
-    if not ctx.mask:any():item() then return nil, nil, "empty mask" end
-    local values, chances = {}, {}
+    local mask = ctx.within and ctx.mask:logical_and(ctx.within) or ctx.mask
+    if not mask:any():item() then return nil, nil, "empty mask" end
+    local values, chances, pixels = {}, {}, ctx.within and ctx.within:sum():item()
     for i, at in ipairs(options.at) do
-      local inside = cuts.inside(map, at, function(percentile) return ctx:keep(percentile, "most") end)
+      local inside = cuts.inside(map, at, function(percentile) return ctx:keep(percentile, "most") end, ctx.within)
       if not inside then return nil, nil, "map without contrast" end
-      local o = cuts.overlap(inside, ctx.mask)
+      local o = cuts.overlap(inside, mask, pixels)
       values[i], chances[i] = o[key], o["chance_" .. key]
     end
     return values, chances

@@ -322,7 +322,7 @@ local function step_words(asked, name) return asked.title and "explain: " .. ask
 local function conclude(job, chosen, asked, name)
   job.exhibits = require("medxai.gallery").wanted(chosen, asked.figure_kinds)
   local rows = judge.maps(job, chosen)
-  judge.write_scores(job.run.dir, rows)
+  judge.write_scores(job.run.dir .. "/scores.csv", metric.columns, rows)
   for _, m in ipairs(job.metric_entries) do
     if job.metric_seconds[m.id] then job.run:time(step_words(asked, name), m.id, job.metric_seconds[m.id]) end
   end

@@ -12,9 +12,20 @@ local function numbers_of(rule, record)
   if type(value) ~= "table" then value, whole = { value }, { whole } end
   for i, v in ipairs(value) do
     if type(v) == "string" then word = v
-    else numbers[#numbers + 1] = rule.of and math.abs(v) / math.max(math.abs(whole[i]), 1e-12) or v end
+    elseif not rule.of then numbers[#numbers + 1] = v
+    elseif type(whole) == "table" and type(whole[i]) == "number" then numbers[#numbers + 1] = math.abs(v) / math.max(math.abs(whole[i]), 1e-12) end
   end
   return numbers, word
+end
+
+-- The largest; NaN where one is.
+local function worst(numbers)
+  local top = numbers[1]
+  for _, v in ipairs(numbers) do
+    if v ~= v then return v end
+    top = math.max(top, v)
+  end
+  return top
 end
 
 local function shown(rule, value, digits)
@@ -32,9 +43,17 @@ function honesty.of(method, record)
   local list = {}
   for _, rule in ipairs(method.honesty or {}) do
     local numbers, word = numbers_of(rule, record)
-    if word or #numbers > 0 then list[#list + 1] = (rule.short or rule.title) .. " " .. (word or shown(rule, math.max(table.unpack(numbers)), 2)) end
+    if word or #numbers > 0 then list[#list + 1] = (rule.short or rule.title) .. " " .. (word or shown(rule, worst(numbers), 2)) end
   end
   return list
+end
+
+-- " over 10 maps", with the numbers where views or layers make them more, and how many maps have a word or nothing instead.
+local function counted(values, maps, all, words, word)
+  local text = #values == maps and string.format("%d map%s", maps, maps == 1 and "" or "s") or string.format("%d values of %d map%s", #values, maps, maps == 1 and "" or "s")
+  if words > 0 then text = text .. string.format("; %d %s", words, word) end
+  if maps + words < all then text = text .. string.format("; %d without", all - maps - words) end
+  return " over " .. text
 end
 
 --- One line a rule over all maps of an entry: median and range.
@@ -44,19 +63,21 @@ end
 function honesty.lines(method, records)
   local lines = {}
   for _, rule in ipairs(method.honesty or {}) do
-    local values, word = {}, nil
+    local values, word, maps, words = {}, nil, 0, 0
     for _, record in ipairs(records) do
       local own, text = numbers_of(rule, record)
       word = text or word
+      if #own > 0 then maps = maps + 1 elseif text then words = words + 1 end
       table.move(own, 1, #own, #values + 1, values)
     end
     table.sort(values, function(a, b) return a < b or (b ~= b and a == a) end) -- NaN last
     local n = #values
     if n == 1 then
-      lines[#lines + 1] = string.format("%s: %s", rule.title, shown(rule, values[1]))
+      lines[#lines + 1] = string.format("%s: %s%s", rule.title, shown(rule, values[1]), #records > 1 and counted(values, maps, #records, words, word) or "")
     elseif n > 1 then
       local middle = n % 2 == 1 and values[n // 2 + 1] or (values[n // 2] + values[n // 2 + 1]) / 2
-      lines[#lines + 1] = string.format("%s: median %s (%s to %s) over %d maps", rule.title, shown(rule, middle), shown(rule, values[1]), shown(rule, values[n]), n)
+      lines[#lines + 1] = string.format("%s: median %s (%s to %s)%s", rule.title, shown(rule, middle), shown(rule, values[1]), shown(rule, values[n]),
+        counted(values, maps, #records, words, word))
     elseif word then
       lines[#lines + 1] = string.format("%s: %s", rule.title, word)
     end

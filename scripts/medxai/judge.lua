@@ -150,17 +150,16 @@ function judge.maps(job, chosen)
   return in_order(job, rows)
 end
 
--- scores.csv holds the rows of every explain step of the run; those of the same map and metric are replaced.
-function judge.write_scores(dir, rows)
+--- scores.csv (and overlap.csv) holds the rows of every such step of the run; those of the same map and metric are replaced.
+function judge.write_scores(path, columns, rows)
   if #rows == 0 then return end
-  local path = dir .. "/scores.csv"
   local fresh, all = {}, {}
   for _, row in ipairs(rows) do fresh[key_of(row)] = true end
   for _, row in ipairs(files.read_csv(path) or {}) do
     if not fresh[key_of(row)] then all[#all + 1] = row end
   end
   for _, row in ipairs(rows) do all[#all + 1] = row end
-  files.write_csv(path, metric.columns, all)
+  files.write_csv(path, columns, all)
 end
 
 local function shown(v) return v == v and string.format("%.3f", v) or "undefined" end

@@ -379,10 +379,10 @@ function kernel.values(z, k, y, delta, features)
 end
 
 --- What tells how far the random subsets leave the values open: the rows (from 0) without every second pair of random ones, and
---- weights that share the same sum among the rest. nil where no subset is random.
+--- weights that share the same sum among the rest. nil where no subset is random, or no pair can be left out.
 ---@return any rows int64, any weights float64
 function kernel.half(plan)
-  if plan.fixed >= #plan.masks - 2 then return nil end
+  if #plan.masks - plan.fixed <= 2 then return nil end
   local rows, weights, all, kept = {}, {}, 0.0, 0.0
   for i, weight in ipairs(plan.weights) do
     local random = i > plan.fixed
@@ -420,13 +420,14 @@ end
 ---@param ends table base, output: lists of D outputs of the empty and the full set
 ---@param options table l1_reg, scaling
 ---@return table fitted values (D, M), kept: features of each output, determined: whether the subsets determine them, half: values
----   without every second random pair (values where nothing is random, nil where they do not suffice)
+---   without every second random pair (values where nothing is random, nil where they do not suffice), few: no pair can be left out
 function kernel.fit(plan, m, y, ends, options)
   local z, weights = kernel.matrix(plan, m):to { dtype = "float64" }, torch.tensor(plan.weights, { dtype = "float64" })
   local share = plan.samples / plan.most
   local fitted = fit_rows(z, weights, y, ends, options, share)
   local rows, halved = kernel.half(plan)
-  fitted.half = fitted.values
+  fitted.half = #plan.masks == plan.fixed and fitted.values or nil
+  fitted.few = not rows and not fitted.half or nil
   if rows then
     local ok, half = pcall(fit_rows, z:index_select(0, rows), halved, y:index_select(0, rows), ends, options, share)
     fitted.half = ok and half.values or nil

@@ -7,7 +7,6 @@
 local canon = require "medxai.canon"
 local check = require "medxai.check"
 local explain = require "medxai.explain"
-local files = require "medxai.files"
 local finds = require "medxai.overlap_findings"
 local tables = require "medxai.overlap_tables"
 
@@ -90,17 +89,21 @@ local function all_curves(run, split, findings, base, count, o)
   return list
 end
 
--- The ids of all values, and what they are called.
+-- The ids of all values, what they are called, and which way is better ("higher" where nothing is said).
 local function metric_ids(asked, how)
-  local ids, titles = {}, {}
+  local ids, titles, directions = {}, {}, {}
   for _, m in ipairs(asked.metric_entries) do
-    for k, id in ipairs(m.ids) do ids[#ids + 1], titles[id] = id, (m.definition.title or m.name) .. (m.names and ", " .. m.names[k] or "") end
+    for k, id in ipairs(m.ids) do
+      ids[#ids + 1], titles[id] = id, (m.definition.title or m.name) .. (m.names and ", " .. m.names[k] or "")
+      directions[id] = m.definition.direction
+    end
   end
   for key, title in pairs { iou = "IoU", dice = "Dice" } do titles[tables.tuned_id(key, how)] = title .. ", tuned threshold" end
-  return ids, titles
+  return ids, titles, directions
 end
 
 --- run:overlap(model, split, options): explains all images by the methods and the baselines and compares with the data's mask.
+---   title      of this part of the report; default the mask
 ---   methods, layer, target ...  as run:explain's; images = "all"
 ---   mask       "infection" (default) or another of the data's masks
 ---   baselines  methods that must be beaten: { "sobel", "center_blob", "random_smooth", "whole_lung" }
@@ -108,7 +111,7 @@ end
 ---   sizes      edges of the strata of size, shares of the crop: { 0.05, 0.2 }; under 0.001 is always one of its own
 ---   metrics    metrics that need a mask, default auprc, energy_inside, pointing_game, iou and dice at percentiles 50, 95 and Otsu
 ---   figures    false draws nothing
---- Leaves overlap.csv (a row an image, method and metric), tables in the report, figures.
+--- Leaves overlap.csv (a row an image, method and metric, of all overlaps of the run), tables in the report, figures.
 ---@param run table
 ---@param model table
 ---@param split table
@@ -121,8 +124,10 @@ function overlap.run(run, model, split, options)
   local base = explain.run(run, model, split, explain_options(o, rest))
   local tune_base = o.tune and explain.run(run, model, o.tune, explain_options(o, rest, { metrics = {}, figures = false }))
   local entries = entries_of(base, asked)
-  local fields = { base = base.name, mask = o.mask, tune = tune_base and tune_base.name or "none", folds = o.folds, sizes = canon.list(o.sizes) }
+  local fields = { title = rest.title, base = base.name, mask = o.mask, tune = tune_base and tune_base.name or "none", folds = o.folds, sizes = canon.list(o.sizes) }
   local name = "overlap-" .. canon.hash(fields):sub(1, 8)
+  run.overlapped = run.overlapped or {} -- the order in which the report tells them
+  table.insert(run.overlapped, name)
   local step = run:step(name, fields)
   if step.done then
     run:skipped(name)
@@ -130,24 +135,30 @@ function overlap.run(run, model, split, options)
   end
   local findings = findings_of(split, base, entries, o)
   local curves = all_curves(run, split, findings, base, #entries, o)
-  local tune_curves = tune_base and all_curves(run, o.tune, findings_of(o.tune, tune_base, entries, o), tune_base, #entries, o)
-  if tune_curves and not finds.any(tune_curves) then
-    check.fail("overlap", "no image of %s has a finding of '%s' to tune thresholds on. Leave tune out: they are cross-fitted then.", o.tune.name, o.mask)
+  local tune_findings = tune_base and findings_of(o.tune, tune_base, entries, o)
+  local tune_curves = tune_base and all_curves(run, o.tune, tune_findings, tune_base, #entries, o)
+  if tune_curves then
+    o.left_out = finds.leave_out(tune_findings, tune_curves, findings)
+    if not finds.any(tune_curves) then
+      check.fail("overlap", "no image of %s%s has a finding of '%s' to tune thresholds on. Leave tune out: they are cross-fitted then.", o.tune.name,
+        o.left_out > 0 and " that is not judged itself" or "", o.mask)
+    end
   end
   local threshold_of, how = finds.thresholds(findings, curves, tune_curves, o, run.seed)
-  local ids, titles = metric_ids(asked, how)
+  local ids, titles, directions = metric_ids(asked, how)
   local rows = tables.scored(run, base, findings, entries, ids)
   local tuned = tables.tuned(base, findings, entries, curves, threshold_of, how)
   table.move(tuned, 1, #tuned, #rows + 1, rows)
-  files.write_csv(run.dir .. "/overlap.csv", tables.columns, rows)
-  local list, strata, units = tables.of(rows, entries, o, run.seed, titles)
-  local result = { mask = o.mask, split = split.name, target = asked.entries[1].description.text, thresholds = how, tables = list, strata = strata, units = units, facts = tables.facts(findings, o) }
+  require("medxai.judge").write_scores(run.dir .. "/overlap.csv", tables.columns, rows)
+  local list, strata, units = tables.of(rows, entries, o, run.seed, titles, directions)
+  local result = { title = rest.title, mask = o.mask, split = split.name, target = asked.entries[1].description.text, thresholds = how, tables = list, strata = strata, units = units,
+    facts = tables.facts(findings, o) }
   tables.print(result)
   result.figures = o.figures and require("medxai.overlap_figures").draw { run = run, model = model, split = split, name = name, findings = findings, entries = entries, base = base, rows = rows,
     result = result, mask = o.mask } or canon.list {}
-  local paths = { "overlap.csv" }
+  local paths = {}
   for _, f in ipairs(result.figures) do table.move(f.paths, 1, #f.paths, #paths + 1, paths) end
-  step:finish(result, paths)
+  step:finish(result, paths, { "overlap.csv" })
   return result
 end
 

@@ -61,6 +61,13 @@ local function value_of(job, i, entry, pattern)
   return 0 / 0
 end
 
+local function is_scored(job, pattern)
+  for _, row in ipairs(job.rows) do
+    if row.metric:find(pattern) then return true end
+  end
+  return false
+end
+
 local function short(v) return v == v and string.format("%.2f", v) or "undefined" end
 
 -- ---- both contours -------------------------------------------------------------------------------------------------------
@@ -91,15 +98,18 @@ end
 
 -- ---- the thesis' grids ----------------------------------------------------------------------------------------------------
 
--- 32 overlays, each under its IoU.
+local iou_pattern = "^iou@.* percentile " .. grid_cut .. "$"
+
+-- 32 overlays, each under its IoU; none where that was not asked for.
 local function draw_titles(job, one, save)
   local rows = {}
+  if not is_scored(job, iou_pattern) then return end
   for n, i in ipairs(drawn_images(job, grid_columns * grid_rows)) do
     local scope <close> = core.memory.scope()
     local row = rows[(n - 1) // grid_columns + 1] or { panels = {} }
     rows[(n - 1) // grid_columns + 1] = row
     row.panels[#row.panels + 1] = { pixels = figure.outline(overlay(image_of(job, i), map_of(job, i, one.place)), mask_of(job, i), WHITE),
-      title = "IoU " .. short(value_of(job, i, one.entry, "^iou@.* percentile " .. grid_cut .. "$")) }
+      title = "IoU " .. short(value_of(job, i, one.entry, iou_pattern)) }
   end
   if #rows == 0 then return end
   save("iou-grid", figure.panels { rows = rows, caption = { string.format("%s. White: %s mask. IoU of the map's top %d %% with it.", one.entry.label, job.mask, 100 - grid_cut) } },
@@ -108,7 +118,7 @@ end
 
 -- Eight images: image, overlay, mask, overlay within the mask.
 local function draw_within(job, one, save)
-  local rows = {}
+  local rows, has_energy = {}, is_scored(job, "^energy_inside@")
   for _, i in ipairs(drawn_images(job, grid_columns)) do
     local scope <close> = core.memory.scope()
     local image, mask = image_of(job, i), mask_of(job, i)
@@ -119,7 +129,7 @@ local function draw_within(job, one, save)
     local white = (inside * 255):expand({ h, w, 3 }):contiguous()
     rows[#rows + 1] = { panels = { { pixels = figure.pixels(image), title = name_of(job, i) }, { pixels = over, title = "" },
       { pixels = { rgb = white:data_string(), columns = w, rows = h }, title = string.format("%.3g %% of the crop", 100 * job.findings[i].share) },
-      { pixels = { rgb = within:contiguous():data_string(), columns = w, rows = h }, title = "energy inside " .. short(value_of(job, i, one.entry, "^energy_inside@")) } } }
+      { pixels = { rgb = within:contiguous():data_string(), columns = w, rows = h }, title = has_energy and "energy inside " .. short(value_of(job, i, one.entry, "^energy_inside@")) or "" } } }
   end
   if #rows == 0 then return end
   save("within", figure.panels { rows = rows, headings = { "image", one.entry.label, job.mask .. " mask", "map within the mask" }, width_pt = 400, most_pt = 92,

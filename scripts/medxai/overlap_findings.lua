@@ -46,7 +46,7 @@ function finds.of(split, number, o)
   mask = mask:ne(0)
   f.share, f.cropped = mask:to { dtype = "float64" }:mean():item(), split.cropped_share and split:cropped_share(number, o.mask) or 0.0
   if f.share == 0 then
-    f.why = f.cropped > 0 and "cropped away" or "empty mask"
+    f.why = f.cropped == 0 and "empty mask" or f.cropped > 1 - 1e-9 and "cropped away" or "cropped and resized away"
     return f
   end
   f.size = size_name(f.share, o.sizes, o.size_names)
@@ -82,22 +82,48 @@ function finds.any(curves)
   return false
 end
 
--- Units that stay together when images are dealt into folds: patients where all are known.
-local function fold_of_images(findings, o, seed)
-  local units, seen, known, place = {}, {}, true, {}
-  for _, f in ipairs(findings) do known = known and f.item.patient ~= nil and f.item.patient ~= "unknown" end
+local function patient_of(item)
+  local p = item.patient
+  return p ~= nil and p ~= "unknown" and p ~= "" and p or nil
+end
+
+--- Takes images that are judged themselves, or are of a patient who is, out of those to tune on. Returns how many had a finding.
+function finds.leave_out(tune_findings, tune_curves, findings)
+  local ids, patients, n = {}, {}, 0
   for _, f in ipairs(findings) do
-    local key = known and f.item.patient or f.item.id
+    ids[f.item.id] = true
+    if patient_of(f.item) then patients[patient_of(f.item)] = true end
+  end
+  for i, f in ipairs(tune_findings) do
+    if next(tune_curves[i]) and (ids[f.item.id] or patients[patient_of(f.item) or false]) then
+      tune_curves[i], n = {}, n + 1
+    end
+  end
+  return n
+end
+
+-- Units that stay together when images are dealt into folds: a patient's images, and those of nobody known each for itself.
+local function fold_of_images(findings, o, seed)
+  local units, seen, key_of, known, place = {}, {}, {}, 0, {}
+  for i, f in ipairs(findings) do
+    local patient = patient_of(f.item)
+    known = known + (patient and 1 or 0)
+    local key = patient and "patient " .. patient or "image " .. f.item.id
     if not seen[key] then units[#units + 1] = key end
-    seen[key] = true
+    seen[key], key_of[i] = true, key
   end
   table.sort(units) -- the deal does not depend on the order of images
   local dealt = core.rng.stream { seed = seed, purpose = "folds@1" }:permutation(#units)
   for i, p in ipairs(dealt:tolist()) do place[units[i]] = p % o.folds end
   dealt:close()
   local fold = {}
-  for i, f in ipairs(findings) do fold[i] = place[known and f.item.patient or f.item.id] end
-  return fold, known and "patients" or "images, patients unknown"
+  for i in ipairs(findings) do fold[i] = place[key_of[i]] end
+  return fold, known == #findings and "patients" or known == 0 and "images, patients unknown" or "patients where they are known, images elsewhere"
+end
+
+local function tuned_on(o)
+  local n = o.left_out or 0
+  return "tuned on " .. o.tune.name .. (n > 0 and string.format(" without %d image%s that %s judged", n, n == 1 and "" or "s", n == 1 and "is" or "are") or "")
 end
 
 --- The threshold for an image by set and measure, chosen on others: a function(i, set, "iou" | "dice") -> place (cuts.lua), and how.
@@ -113,7 +139,7 @@ function finds.thresholds(findings, curves, tune_curves, o, seed)
     end
     return cuts.best(list)
   end
-  local known, how = {}, tune_curves and "tuned on " .. o.tune.name or string.format("cross-fitted over %d folds of %s", o.folds, of)
+  local known, how = {}, tune_curves and tuned_on(o) or string.format("cross-fitted over %d folds of %s", o.folds, of)
   return function(i, set, key)
     local name = set .. key .. (tune_curves and "" or fold[i])
     if known[name] == nil then known[name] = pool(set, key, fold[i]) or false end

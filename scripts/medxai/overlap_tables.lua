@@ -44,6 +44,14 @@ end
 
 function tables.tuned_id(key, how) return key .. "@1 threshold=" .. how end
 
+-- Why a map has no threshold: by the finding, the map, or the others.
+local function why_uncut(finding, record, curve)
+  if finding.share < tiny then return "finding under 0.1 %" end
+  if curve then return "no other finding to choose a threshold on" end
+  if record.status == "failed" or record.status == "not_defined" then return "no map" end
+  return record.status == "nan" and "not a number" or "map without contrast"
+end
+
 --- IoU and Dice at thresholds chosen on other images.
 function tables.tuned(base, findings, entries, curves, threshold_of, how)
   local rows = {}
@@ -53,8 +61,9 @@ function tables.tuned(base, findings, entries, curves, threshold_of, how)
       for k, entry in ipairs(entries) do
         local curve, at = curves[i][entry.set], nil
         if curve then at = threshold_of(i, entry.set, key) end
-        local row = row_of(f, entry, base.records[(i - 1) * #entries + k], id, at and curve[key][at] or 0 / 0, at and curve["chance_" .. key][at] or 0 / 0,
-          f.why or not at and "map without contrast" or nil)
+        local record = base.records[(i - 1) * #entries + k]
+        local row = row_of(f, entry, record, id, at and curve[key][at] or 0 / 0, at and curve["chance_" .. key][at] or 0 / 0,
+          f.why or not at and why_uncut(f, record, curve) or nil)
         row.threshold = at and (at - 1) / cuts.levels
         rows[#rows + 1] = row
       end
@@ -108,16 +117,30 @@ local function strata_of(rows, o)
   return list, sizes
 end
 
-local function best_baseline(lines)
-  local best
+-- The baseline with the best mean over the images on which all baselines are defined; one that is defined on few (whole lung, where
+-- most images have no lung mask) is none.
+local function best_baseline(lines, by_entry, direction)
+  local most, candidates, sums, best = 0, {}, {}, nil
   for _, line in ipairs(lines) do
-    if line.baseline and line.all.mean == line.all.mean and (not best or line.all.mean > best.all.mean) then best = line end
+    if line.baseline then most = math.max(most, line.all.n) end
   end
-  return best
+  for _, line in ipairs(lines) do
+    if line.baseline and line.all.n > 0 and line.all.n >= most / 2 then candidates[#candidates + 1] = { line = line, values = values_of(by_entry[line.maps], large_enough) } end
+  end
+  for i in ipairs(candidates[1] and candidates[1].values or {}) do
+    local all = true
+    for _, c in ipairs(candidates) do all = all and c.values[i] == c.values[i] end
+    for k, c in ipairs(all and candidates or {}) do sums[k] = (sums[k] or 0.0) + c.values[i] end
+  end
+  for k, c in ipairs(candidates) do
+    local score = sums[k] and (direction == "lower" and -sums[k] or sums[k]) or -math.huge
+    if not best or score > best.score then best = { line = c.line, score = score } end
+  end
+  return best and best.line
 end
 
 -- One metric: a line an entry with its mean, strata, and difference to the best baseline.
-local function metric_table(id, by_entry, entries, units, strata)
+local function metric_table(id, by_entry, entries, units, strata, direction)
   local lines = {}
   for k, entry in ipairs(entries) do
     local rows = by_entry[entry.set]
@@ -125,7 +148,7 @@ local function metric_table(id, by_entry, entries, units, strata)
     for i, s in ipairs(strata) do line.strata[i] = cell(rows, s.wanted, units) end
     lines[k] = line
   end
-  local best, tests, ps = best_baseline(lines), {}, {}
+  local best, tests, ps = best_baseline(lines, by_entry, direction), {}, {}
   for k, line in ipairs(lines) do
     if best and not line.baseline then
       line.difference = units:difference(values_of(by_entry[line.maps], large_enough), values_of(by_entry[best.maps], large_enough), id .. line.maps)
@@ -138,7 +161,7 @@ end
 
 --- A table a metric, in the order of the rows, and the names of the strata.
 ---@return table[] list of { metric, title, sizes = how many strata are sizes, best = the best baseline's label, lines = list of { method, baseline, all, strata, difference } }
-function tables.of(rows, entries, o, seed, titles)
+function tables.of(rows, entries, o, seed, titles, directions)
   local order, by_metric = {}, {}
   for _, row in ipairs(rows) do
     if not by_metric[row.metric] then
@@ -155,8 +178,8 @@ function tables.of(rows, entries, o, seed, titles)
   local strata, sizes = strata_of(rows, o)
   for i, s in ipairs(strata) do names[i] = s.name end
   for i, id in ipairs(order) do
-    list[i] = metric_table(id, by_metric[id], entries, units, strata)
-    list[i].title, list[i].sizes = titles[id], sizes
+    list[i] = metric_table(id, by_metric[id], entries, units, strata, directions[id])
+    list[i].title, list[i].sizes, list[i].direction = titles[id], sizes, directions[id]
     if host.interrupted() then error("interrupted", 0) end
   end
   return list, names, units.note and units.resampled .. " (" .. units.note .. ")" or units.resampled
@@ -191,9 +214,12 @@ local function p_text(p)
   return p < 0.001 and "p < 0.001" or string.format("p = %.3f", p)
 end
 
---- "+0.123 [+0.045, +0.201], p = 0.012": a difference with Holm's p.
-function tables.difference_text(d)
-  return d and d.n > 0 and string.format("%s %s, %s", fixed(d.mean, true), between(d, true), p_text(d.p_holm)) or ""
+--- "+0.123 [+0.045, +0.201], p = 0.012": a difference with its interval and Holm's p; how many images it is of where that is not all.
+function tables.difference_text(line)
+  local d = line.difference
+  if not d or d.n == 0 then return "" end
+  local text = fixed(d.mean, true) .. (d.low == d.low and " " .. between(d, true) .. ", " .. p_text(d.p_holm) or " (too few for an interval)")
+  return d.n == line.all.n and text or string.format("%s, n = %d", text, d.n)
 end
 
 --- Sentences about the findings: sizes, what was cut off, what is undefined.
@@ -203,19 +229,23 @@ function tables.sentences(result)
   for _, why in ipairs(require("medxai.check").sorted_keys(f.undefined)) do undefined[#undefined + 1] = string.format("%d %s", f.undefined[why], why) end
   local list = { string.format("%d images; findings by share of the crop: %s%s.", f.images, table.concat(sizes, ", "), #undefined > 0 and "; undefined: " .. table.concat(undefined, ", ") or "") }
   if f.cropped_mean == f.cropped_mean then
-    list[2] = string.format("The crop cut %.2g %% of a finding away on average (%d image%s touched)", 100 * f.cropped_mean, f.cropped_images, f.cropped_images == 1 and "" or "s")
-    list[2] = list[2] .. (f.outside_lungs_mean == f.outside_lungs_mean and string.format("; %.2g %% of the rest lies outside the lung mask.", 100 * f.outside_lungs_mean) or ".")
+    list[2] = string.format("The crop cut %.3g %% of a finding away on average (%d image%s touched)", 100 * f.cropped_mean, f.cropped_images, f.cropped_images == 1 and "" or "s")
+    list[2] = list[2] .. (f.outside_lungs_mean == f.outside_lungs_mean and string.format("; %.3g %% of the rest lies outside the lung mask.", 100 * f.outside_lungs_mean) or ".")
   end
   list[#list + 1] = string.format("Intervals are 95 %% bootstrap over %s.", result.units)
   list[#list + 1] = string.format("IoU and Dice without a fixed cut: thresholds %s. Means leave findings under 0.1 %% of the crop out.", result.thresholds)
   return list
 end
 
+--- "marker masks, test split, target predicted (logit)", and the title where the experiment gave one.
+function tables.subject(result) return string.format("%s masks, %s split, target %s", result.mask, result.split, result.target) end
+function tables.heading(result) return result.title or tables.subject(result) end
+
 --- Prints every table.
 function tables.print(result)
   if host.options.quiet then return end
   local out = io.stdout
-  out:write(string.format("\noverlap with %s masks, %s split, target %s\n", result.mask, result.split, result.target))
+  out:write(string.format("\n%soverlap with %s\n", result.title and result.title .. ": " or "", tables.subject(result)))
   for _, sentence in ipairs(tables.sentences(result)) do out:write("  ", sentence, "\n") end
   for _, t in ipairs(result.tables) do
     out:write(string.format("\n%s (%s)%s\n", t.title, t.metric, t.best and "; best baseline: " .. t.best or ""))
@@ -223,7 +253,7 @@ function tables.print(result)
     for _, line in ipairs(t.lines) do
       local a = line.all
       out:write((string.format("  %-26s %-25s %-9s %-5d %s", line.method, fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "", a.n,
-        tables.difference_text(line.difference)):gsub("%s+$", "")), "\n")
+        tables.difference_text(line)):gsub("%s+$", "")), "\n")
     end
   end
   out:write("\n")

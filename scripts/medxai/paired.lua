@@ -1,7 +1,7 @@
 -- Means of values over images with bootstrap intervals, paired differences with a two-sided p-value by random signs, and Holm's
 -- correction over several comparisons. Patients are the units where all are known, images otherwise (and it says so). All
 -- intervals of one comparison come from the same resamples, so that what is paired stays paired.
--- It refuses an interval of fewer than four images; pairs of which one side is undefined are left out and counted.
+-- It refuses an interval and a p-value of fewer than four units; pairs of which one side is undefined are left out and counted.
 local core = require "medxai.core"
 local metrics = require "medxai.metrics"
 local torch = require "medxai.torch"
@@ -66,13 +66,14 @@ end
 ---@param values number[] one an image, NaN where undefined
 ---@return table { mean, low, high, n }
 function Paired:mean(values)
-  local nan, sum, n, filled, defined = 0 / 0, 0.0, 0, {}, {}
+  local nan, sum, n, filled, defined, seen, units = 0 / 0, 0.0, 0, {}, {}, {}, 0
   for i, v in ipairs(values) do
-    local there = v == v
+    local there, unit = v == v, self.unit[i]
     filled[i], defined[i] = there and v or 0.0, there and 1.0 or 0.0
     if there then sum, n = sum + v, n + 1 end
+    if there and not seen[unit] then seen[unit], units = true, units + 1 end
   end
-  if n < metrics.least_units then return { mean = n > 0 and sum / n or nan, low = nan, high = nan, n = n } end
+  if units < metrics.least_units then return { mean = n > 0 and sum / n or nan, low = nan, high = nan, n = n } end
   local scope <close> = core.memory.scope()
   local both = torch.matmul(self.weights, torch.tensor({ filled, defined }, { dtype = "float64" }):t()) -- (resamples, 2)
   local totals, list = both:tolist(), {}
@@ -93,12 +94,14 @@ local function sign_test(self, differences, id)
   for u = 0, self.units - 1 do
     if sums[u] then list[#list + 1], observed = sums[u], observed + sums[u] end
   end
-  if #list == 0 then return 0 / 0 end
+  if #list < metrics.least_units then return 0 / 0 end
+  local size = 0.0
+  for _, sum in ipairs(list) do size = size + math.abs(sum) end
   local scope <close> = core.memory.scope()
   local stream = core.rng.stream { seed = self.seed, purpose = "signs@1", id = id or "" }
   local signs = stream:bits(flips * #list):view({ flips, #list }):to { dtype = "float64" } * 2 - 1
   local totals = torch.matmul(signs, torch.tensor(list, { dtype = "float64" })):abs()
-  return (1 + totals:ge(math.abs(observed) * (1 - 1e-12)):sum():item()) / (1 + flips)
+  return (1 + totals:ge(math.abs(observed) - 1e-12 * size):sum():item()) / (1 + flips)
 end
 
 --- a minus b, image by image.

@@ -30,7 +30,7 @@ local function read_data(page, name)
   page.warnings[#page.warnings + 1] = tostring(data)
 end
 
--- Explain steps in the order of the experiment; what an earlier form of it left in the folder comes last.
+-- Explain or overlap steps in the order of the experiment; what an earlier form of it left in the folder comes last.
 local function in_experiment_order(steps, names)
   local place = {}
   for i, name in ipairs(names or {}) do place[name] = i end
@@ -66,7 +66,7 @@ local function open_page(run, options)
   page.searches = steps_of(page, "grid")
   page.evaluations = steps_of(page, "evaluate")
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
-  page.overlaps = steps_of(page, "overlap%-")
+  page.overlaps = in_experiment_order(steps_of(page, "overlap%-"), run.overlapped)
   page.data_check = read_data(page, "data_check.json")
   local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
   page.epochs = {}

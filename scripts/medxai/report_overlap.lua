@@ -25,7 +25,7 @@ local function put_metric(page, pen, t)
     rows[i] = { text(line.method) .. (line.baseline and ' <span class="note">baseline</span>' or ""), cell_text(line.all) }
     if chance then table.insert(rows[i], line.all.chance == line.all.chance and fixed(line.all.chance) or "") end
     table.insert(rows[i], tostring(line.all.n))
-    table.insert(rows[i], text(tables.difference_text(line.difference)))
+    table.insert(rows[i], text(tables.difference_text(line)))
   end
   local columns = { { "method" }, { "mean", numeric = true } }
   if chance then columns[#columns + 1] = { "chance", numeric = true } end
@@ -48,11 +48,13 @@ end
 function overlap.put(page, pen)
   for _, step in ipairs(page.overlaps) do
     local r = step.result
-    pen.put(page, "<h3>%s masks, %s split, target %s</h3>", text(r.mask), text(r.split), text(r.target))
+    pen.put(page, "<h3>%s</h3>", text(tables.heading(r)))
+    if r.title then pen.put(page, "<p>%s</p>", text(tables.subject(r))) end
+    if step.earlier then pen.put(page, "<p><em>From an earlier form of the experiment.</em></p>") end
     for _, sentence in ipairs(tables.sentences(r)) do pen.put(page, "<p>%s</p>", text(sentence)) end
     for _, t in ipairs(r.tables) do put_metric(page, pen, t) end
     pen.put(page, '<p class="note">Differences are paired by image, p by random signs with Holm\'s correction over methods; ' ..
-      'the best baseline is the one with the largest mean. Every image: <a href="overlap.csv">overlap.csv</a>.</p>')
+      'the best baseline is the one with the best mean over images on which all are defined. Every image: <a href="overlap.csv">overlap.csv</a>.</p>')
     pen.put(page, "<details><summary>By size of the finding and by prediction</summary>")
     for _, t in ipairs(r.tables) do put_strata(page, pen, t, r.strata) end
     pen.put(page, "</details>")

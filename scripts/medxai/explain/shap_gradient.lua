@@ -94,7 +94,8 @@ return {
     local map = shap.of_target(means.map, classes, target)
     local error_of_mean = ((means.map_square - means.map:square()):clamp_min(0) / n):sqrt()
     local facts = { classes = shap.names(classes, ctx.model), output = shap.outputs(logits, classes, target.as)[0]:tolist(), samples = n,
-      background = background:size(0), form = form, completeness_gap = "not applicable", standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
+      background = background:size(0), form = form,
+      completeness_gap = "not applicable", score_difference = "not applicable", standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
       change_half = shap.change(map, shap.of_target(means.half, classes, target)) }
     if ctx.layer == "x" then facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, background, map, classes, target) end
     local arrays = { outputs = means.map }

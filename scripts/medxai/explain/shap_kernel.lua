@@ -85,7 +85,7 @@ return {
       facts = { classes = shap.names(classes, ctx.model), base = ends.base, output = ends.output, evaluations = logits:size(0), subsets = #plan.masks,
         regions = { source = made.source, count = made.count, hash = made.hash }, features_kept = fitted.kept, determined = fitted.determined,
         bf16_deviation = scorer:deviation(), change_half = fitted.determined == false and "too few subsets to determine the values" -- half as many tell nothing
-          or fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) } } }
+          or fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) or fitted.few and "too few random subsets to leave half out" or nil } } }
   end,
   draw = function(page) require("medxai.shap_figure").draw(page) end,
 }

@@ -15,7 +15,7 @@ return {
     local known = false
     for _, name in ipairs(has or {}) do known = known or name == "lungs" end
     local mask = known and split:mask(item.number, "lungs")
-    if not mask then map.not_defined("the data have no lung mask") end
+    if not mask then map.not_defined(known and "the image has no lung mask" or "the data have no lung mask") end
     return mask:to { dtype = "float32" }:unsqueeze(0)
   end,
 }

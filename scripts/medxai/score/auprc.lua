@@ -13,12 +13,14 @@ return {
   needs = { mask = true },
   negatives = "cut to 0",
   measure = function(map, ctx)
-    local mask = ctx.mask:flatten():to { dtype = "float64" }
+    local mask, values = ctx.mask, map
+    if ctx.within then mask, values = mask:masked_select(ctx.within), values:masked_select(ctx.within) end
+    mask = mask:flatten():to { dtype = "float64" }
     local n, total = mask:numel(), mask:sum():item()
     if total == 0 then return nil, nil, "empty mask" end
-    local values, order = map:flatten():to { dtype = "float64" }:sort { dim = 0, descending = true }
+    local sorted, order = values:flatten():to { dtype = "float64" }:sort { dim = 0, descending = true }
     local hits = mask:index_select(0, order):cumsum(0)
-    local last = torch.cat({ values:narrow(0, 1, n - 1):ne(values:narrow(0, 0, n - 1)), torch.ones(1, { dtype = "bool" }) }, 0) -- of each threshold
+    local last = torch.cat({ sorted:narrow(0, 1, n - 1):ne(sorted:narrow(0, 0, n - 1)), torch.ones(1, { dtype = "bool" }) }, 0) -- of each threshold
     hits = hits:masked_select(last)
     local taken = torch.arange(1, n + 1, { dtype = "float64" }):masked_select(last)
     local gained = hits - torch.cat({ torch.zeros(1, { dtype = "float64" }), hits:narrow(0, 0, hits:size(0) - 1) }, 0)
