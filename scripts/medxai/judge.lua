@@ -168,28 +168,38 @@ local function between(low, high, form)
   return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
 end
 
-local with_chance = "  %-24s %9s  %-16s %9s  %-23s %s\n"
-local without = "  %-24s %9s  %-16s %s\n"
+--- A first column as wide as the longest of the labels: a function that pads a text to it.
+---@param labels string[]
+---@return fun(text: string): string
+function judge.column(labels)
+  local function length(text) return utf8.len(text) or #text end
+  local width = 24
+  for _, label in ipairs(labels) do width = math.max(width, length(label)) end
+  return function(text) return "  " .. text .. (" "):rep(width - length(text) + 1) end
+end
+
+local with_chance = "%s%9s  %-16s %9s  %-23s %s\n"
+local without = "%s%9s  %-16s %s\n"
 
 -- The heading of one metric's lines in one unit; returns whether any method has a chance level.
-local function print_heading(job, s, summaries)
+local function print_heading(job, s, summaries, named)
   local m, chance = job.by_metric[s.metric], false
   for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
   io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
     math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
-  if chance then io.stdout:write(string.format(with_chance, "method", "mean", "interval", "chance", "above chance", "images"))
-  else io.stdout:write(string.format(without, "method", "mean", "interval", "images")) end
+  if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
+  else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end
   return chance
 end
 
-local function print_line(s, chance)
+local function print_line(s, chance, named)
   local lost = s.of - s.n
   local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
   if chance then
     local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
-    io.stdout:write(string.format(with_chance, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
+    io.stdout:write(string.format(with_chance, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
   else
-    io.stdout:write(string.format(without, s.label, shown(s.mean), between(s.low, s.high, "%.3f"), images))
+    io.stdout:write(string.format(without, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), images))
   end
 end
 
@@ -197,8 +207,11 @@ end
 function judge.print(job, summaries)
   if host.options.quiet then return end
   for _, group in ipairs(metric.comparable(summaries)) do
-    local chance = print_heading(job, group[1], group)
-    for _, s in ipairs(group) do print_line(s, chance) end
+    local labels = {}
+    for i, s in ipairs(group) do labels[i] = s.label end
+    local named = judge.column(labels)
+    local chance = print_heading(job, group[1], group, named)
+    for _, s in ipairs(group) do print_line(s, chance, named) end
   end
   if #summaries > 0 then io.stdout:write("\n") end
 end

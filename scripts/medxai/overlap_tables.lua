@@ -247,12 +247,15 @@ function tables.print(result)
   local out = io.stdout
   out:write(string.format("\n%soverlap with %s\n", result.title and result.title .. ": " or "", tables.subject(result)))
   for _, sentence in ipairs(tables.sentences(result)) do out:write("  ", sentence, "\n") end
+  local labels = {}
+  for i, line in ipairs(result.tables[1] and result.tables[1].lines or {}) do labels[i] = line.method end
+  local named = require("medxai.judge").column(labels)
   for _, t in ipairs(result.tables) do
     out:write(string.format("\n%s (%s)%s\n", t.title, t.metric, t.best and "; best baseline: " .. t.best or ""))
-    out:write(string.format("  %-26s %-25s %-9s %-5s %s\n", "method", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or ""))
+    out:write(named "method", string.format("%-25s %-9s %-5s %s\n", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or ""))
     for _, line in ipairs(t.lines) do
       local a = line.all
-      out:write((string.format("  %-26s %-25s %-9s %-5d %s", line.method, fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "", a.n,
+      out:write((named(line.method) .. string.format("%-25s %-9s %-5d %s", fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "", a.n,
         tables.difference_text(line)):gsub("%s+$", "")), "\n")
     end
   end
