@@ -67,4 +67,6 @@ t.test("of changed images it is said that they changed, not which hash they have
   local changed = Step.open(dir, "fit", { lr = 0.2, train = { n = 3, manifest_sha256 = "bb" } })
   t.ok(changed:changed())
   t.equal(changed:differences(), "lr is 0.1 there and 0.2 here, the images of train are not the same (their list, labels or contents)")
+  changed = Step.open(dir, "fit", { lr = 0.1, train = { n = 3, manifest_sha256 = "aa", masks_sha256 = "cc" } })
+  t.equal(changed:differences(), "the masks of train are not the same (their list or contents)")
 end)

@@ -144,11 +144,21 @@ local function plain_options(options)
   return out
 end
 
+-- The contents of the mask files that an entry's maps are made of: those through which the network sees the images, and those that
+-- its method reads (a researcher's own may read any). nil where there are none.
+local function masks_of(e, split, input)
+  local found, m = { input = input, regions = require("medxai.regions").files_sha256(e.options.regions, split) }, e.method
+  local names = split.masks_sha256 and (m.masks and m.masks(e.options) or not m.masks and m.own and split.data.masks) or {}
+  for _, name in ipairs(names) do found[name] = split:masks_sha256(name) end
+  return next(found) and found or nil
+end
+
 -- What determines the maps of one entry, and the folder name made of it.
-local function name_set(e, model, split, weights, seed)
+local function name_set(e, model, split, weights, seed, input_masks)
   e.settings = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
     options = plain_options(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
-    aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {}, seed = e.method.rng and seed or nil }
+    aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {},
+    masks = masks_of(e, split, input_masks), seed = e.method.rng and seed or nil }
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
@@ -264,9 +274,9 @@ local function new_job(run, model, split, asked)
     for _, id in ipairs(m.ids) do job.by_metric[id] = m end
   end
   gather_layers(job)
-  local sets = {}
+  local sets, input_masks = {}, split.input_masks_sha256 and split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
-    name_set(e, model, split, job.weights, run.seed)
+    name_set(e, model, split, job.weights, run.seed, input_masks)
     if sets[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
     sets[e.set] = true
   end
@@ -276,12 +286,25 @@ local function new_job(run, model, split, asked)
   return job
 end
 
+-- The contents of the chosen images' mask files by which maps are judged and with which they are drawn; nil where there are none.
+local function judging_masks(job, chosen, asked)
+  local names, found = { [asked.mask or false] = true }, {}
+  for _, m in ipairs(job.metric_entries) do names[m.mask or false], names[m.within or false] = true, true end
+  names[false] = nil
+  for name in pairs(job.split.mask_sha256 and names or {}) do
+    local list = {}
+    for i, number in ipairs(chosen) do list[i] = job.split:mask_sha256(number, name) or "none" end
+    found[name] = files.sha256(table.concat(list, " "))
+  end
+  return next(found) and found or nil
+end
+
 local function step_fields(job, chosen, asked)
   local ids, sets, ms = canon.list {}, canon.list {}, canon.list {}
   for i, number in ipairs(chosen) do ids[i] = job.split:item(number).id end
   for i, e in ipairs(job.entries) do sets[i] = e.set end
   for i, m in ipairs(job.metric_entries) do ms[i] = m.id end
-  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms, colours = asked.colours, scale = asked.scale,
+  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms, masks = judging_masks(job, chosen, asked), colours = asked.colours, scale = asked.scale,
     figures = canon.list(table.move(asked.figure_kinds, 1, #asked.figure_kinds, 1, {})) }
 end
 

@@ -11,12 +11,21 @@ local Progress = require "medxai.progress"
 
 local judge = {}
 
-local function row_of(e, job, record, m, k, result)
+-- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
+local function masks_of(job, number, m)
+  local words = {}
+  for _, name in ipairs(job.split.mask_sha256 and { m.mask or false, m.within or false } or {}) do
+    if name then words[#words + 1] = (job.split:mask_sha256(number, name) or "none"):sub(1, 16) end
+  end
+  return #words > 0 and table.concat(words, " ") or nil
+end
+
+local function row_of(e, job, record, m, k, result, masks)
   return { image_id = record.image_id, path = record.path, patient = record.patient, source = record.source, model = job.model.name, seed = job.run.seed,
     method = e.method.name, maps = e.set, layer = table.concat(e.layers or {}, " "), target = e.description.text, metric = m.ids[k], value = result.value,
     chance = result.chance, unit = metric.unit(m, e.description.as), status = record.status, undefined = result.why, label = record.label,
     predicted = record.target.predicted, correct = record.label and tostring(record.label == record.target.predicted) or nil,
-    confidence = record.target.confidence }
+    confidence = record.target.confidence, mask_sha256 = masks }
 end
 
 -- ---- rows of earlier runs ---------------------------------------------------------------------------------------
@@ -38,12 +47,12 @@ end
 
 local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
 
--- The results of a metric that an earlier process computed for this very map, nil unless all are there.
-local function known_results(known, m, e, record, seed)
+-- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there.
+local function known_results(known, m, e, record, seed, masks)
   local out = {}
   for k, id in ipairs(m.ids) do
     local row = known[key_of { maps = e.set, image_id = record.image_id, metric = id }]
-    if not row or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value) then return nil end
+    if not row or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value) or (row.mask_sha256 or "") ~= (masks or "") then return nil end
     out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0, why = row.undefined ~= "" and row.undefined or nil }
   end
   return out
@@ -71,14 +80,15 @@ local function judge_map(job, subject, e, rows, known)
   local map, kept = nil, {}
   local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
   for _, m in ipairs(job.metric_entries) do
-    local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed) or nil
+    local masks = masks_of(job, subject.number, m)
+    local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed, masks) or nil
     if not results then
       map = map or job.store:map(record)
       local began = host.now()
       results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn))
       job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
     end
-    for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result) end
+    for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result, masks) end
   end
   if drawn then job.exhibits[subject.number][e.set] = drawn end
 end

@@ -2,7 +2,8 @@
 -- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
 -- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or
 -- completes them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page) (gallery.lua),
--- honesty (honesty.lua), picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
+-- honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without it: any of them),
+-- picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
 -- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
 -- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
 -- It refuses unknown names and options before anything is computed.
@@ -22,7 +23,7 @@ local smoothings = { "aug_smooth", "eigen_smooth" }
 
 local function from_function(name, f, source)
   return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source, options = {}, smoothing = {}, needs = {}, one_by_one = true,
-    map = function(ctx, x, target) return f(x, ctx.model, target) end }
+    masks = function() return {} end, map = function(ctx, x, target) return f(x, ctx.model, target) end }
 end
 
 -- A method file's table, checked.
@@ -34,7 +35,7 @@ local function from_table(name, t, source)
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
     options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
     cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check,
-    approximate = t.approximate }
+    approximate = t.approximate, masks = t.masks }
 end
 
 local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end

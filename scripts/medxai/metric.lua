@@ -32,7 +32,7 @@ local torch = require "medxai.torch"
 local metric = {}
 
 metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "method", "maps", "layer", "target", "metric", "value", "chance", "unit", "status",
-  "undefined", "label", "predicted", "correct", "confidence" }
+  "undefined", "label", "predicted", "correct", "confidence", "mask_sha256" }
 
 -- What every metric takes besides its own options.
 local shared = {

@@ -9,6 +9,7 @@
 -- and labels that are not whole numbers.
 local check = require "medxai.check"
 local core = require "medxai.core"
+local files = require "medxai.files"
 local map = require "medxai.map"
 local torch = require "medxai.torch"
 
@@ -49,7 +50,7 @@ end
 function regions.parse(source)
   if getmetatable(source) == Source then return source end
   if type(source) == "function" then
-    local hash = require("medxai.files").sha256(string.dump(source, true))
+    local hash = files.sha256(string.dump(source, true))
     return setmetatable({ kind = "function", options = {}, text = "function " .. hash:sub(1, 8), f = source }, Source)
   end
   local given = type(source) == "table" and source or { source }
@@ -64,6 +65,24 @@ function regions.parse(source)
   local options = check.options("regions: " .. kind, own, specs[kind])
   local text = kind == "file" and "file " .. options.path or text_of(kind, options)
   return setmetatable({ kind = kind, options = options, text = text }, Source)
+end
+
+--- One hash of the files from which a source's regions come: lung masks, or the files themselves, where each image has one those of
+--- their folder (one that is added defines another map). nil where there are none.
+---@param source medxai.RegionSource|nil
+---@param split table
+---@return string|nil
+function regions.files_sha256(source, split)
+  local kind = getmetatable(source) == Source and source.kind
+  if kind == "lung_zones" then return split.masks_sha256 and split:masks_sha256 "lungs" end
+  if kind ~= "file" then return nil end
+  local folder, list = source.options.path:match "^(.*)/[^/]*{%w+}" or source.options.path:find "{%w+}" and ".", {}
+  for i, name in ipairs(folder and files.is_folder(folder) and files.list(folder) or {}) do
+    local path = folder .. "/" .. name
+    list[i] = name .. " " .. (files.is_folder(path) and "folder" or files.sha256_file(path))
+  end
+  if not folder and files.exists(source.options.path) then list[1] = files.sha256_file(source.options.path) end
+  return files.sha256(table.concat(list, "\n"))
 end
 
 -- ---- sources: each gives (H, W) int64 and, where the regions have names, label -> name ------------------------------------
@@ -157,7 +176,7 @@ function make.file(source, _, given)
   local item = given.item or {}
   local path = source.options.path:gsub("{(%w+)}", { id = item.id, name = item.name and item.name:gsub("%.%w+$", "") })
   local explained = (given.least or 2) < 2 -- one image of many, with a file of its own
-  if explained and path ~= source.options.path and not require("medxai.files").exists(path) then map.not_defined("there is no file of regions '" .. path .. "'") end
+  if explained and path ~= source.options.path and not files.exists(path) then map.not_defined("there is no file of regions '" .. path .. "'") end
   if path:find("%.npy$") then return torch.load_npy(path) end
   local picture = core.image.load(path)
   if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in colour (expected grey: the labels).", path) end

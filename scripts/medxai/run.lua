@@ -436,14 +436,16 @@ local function manifest_sha256(split)
   return canon.hash(canon.list(rows))
 end
 
---- A split as plain data: how its images are prepared and the hash of what it holds.
+--- A split as plain data: how its images are prepared and the hashes of what it holds. Masks that are applied have one of their own:
+--- the images are the same without them (a chain of models asks for that).
 function Run:describe_split(split)
   self:check_data(split.data)
   local config = {}
   for k, v in pairs(split.data.config) do
     if k ~= "counts" then config[k] = v end -- of the other splits: no matter here
   end
-  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config, manifest_sha256 = manifest_sha256(split) }
+  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config, manifest_sha256 = manifest_sha256(split),
+    masks_sha256 = split:input_masks_sha256() }
 end
 
 --- What is done to the images before the network sees them: "none", "lungs", ...

@@ -65,8 +65,9 @@ function Step:differences(most)
       words[i] = string.format("and %d more", #list - i + 1)
       break
     end
-    local part = difference.field:match "^(.*)%.?manifest_sha256$"
-    words[i] = part and string.format("the images%s are not the same (their list, labels or contents)", part ~= "" and " of " .. part:gsub("%.$", "") or "")
+    local part, kind = difference.field:match "^(.-)%.?(%l+)_sha256$"
+    local what = kind == "manifest" and "images" or kind == "masks" and "masks"
+    words[i] = what and string.format("the %s%s are not the same (their list%s or contents)", what, part ~= "" and " of " .. part or "", what == "images" and ", labels" or "")
       or string.format("%s is %s there and %s here", difference.field, shown(difference.a), shown(difference.b))
   end
   return table.concat(words, ", ")

@@ -133,6 +133,34 @@ function Split:mask(i, kind)
   return self.data:native():mask(item.index, kind, path)
 end
 
+--- SHA-256 of the file of a mask; nil where the image has none. Drawn masks have no file: the options say them.
+---@param i integer
+---@param kind string "lungs", "infection" ...
+---@return string|nil
+function Split:mask_sha256(i, kind)
+  local item = check_place(self, i, "mask_sha256")
+  local path = item.masks and item.masks[kind] or kind == "lungs" and item.lungs
+  if self.data.drawn or not path then return nil end
+  return require("medxai.files").sha256_file(path:sub(1, 1) == "/" and path or (self.data.root or ".") .. "/" .. path)
+end
+
+--- One hash of all images' files of a mask, in order: an image's mask may change while its pixels do not. nil where there are none.
+---@param kind string
+---@return string|nil
+function Split:masks_sha256(kind)
+  local list, found = {}, false
+  for i = 1, self.n do
+    local hash = self:mask_sha256(i, kind)
+    list[i], found = hash or "none", found or hash ~= nil
+  end
+  return found and require("medxai.files").sha256(table.concat(list, " ")) or nil
+end
+
+--- The same of the masks through which the network sees the images; nil where it sees them as they are.
+function Split:input_masks_sha256()
+  return self.data.apply_mask and self.data.mask ~= "none" and self:masks_sha256 "lungs" or nil
+end
+
 --- The share of a mask's pixels in the file that the crop leaves out; 0 where there is no such file or nothing in it.
 ---@param kind string "infection" ...
 function Split:cropped_share(i, kind)

@@ -13,6 +13,7 @@ return {
   one_by_one = true,
   picture = "masked",
   options = { mask = { "string", required = true, field = false } },
+  masks = function(options) return { options.mask } end,
   map = function(ctx, _, _, options)
     check.known("data_mask", "mask", options.mask, ctx.split.data and ctx.split.data.masks or {})
     local mask = ctx.split:mask(ctx.items[1].number, options.mask)

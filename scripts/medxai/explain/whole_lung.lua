@@ -9,6 +9,7 @@ return {
   sign = "nonnegative",
   baseline = true,
   one_by_one = true,
+  masks = function() return { "lungs" } end,
   map = function(ctx)
     local split, item = ctx.split, ctx.items[1]
     local has = split and split.data and split.data.masks

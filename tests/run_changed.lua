@@ -1,0 +1,115 @@
+-- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's own methods
+-- and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
+local t = require "t"
+local core = require "medxai.core"
+local files = require "medxai.files"
+local torch = require "medxai.torch"
+
+-- Four images with their lungs and lesions as a manifest, and a tiny network.
+local experiment = [[
+local xai = require "medxai"
+local run = xai.run { name = "tiny", seed = 7 }
+local data = xai.dataset.manifest { csv = "manifest.csv", size_px = 32, resize_px = 32, classes = { "a", "b" } }
+local model = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "conv", seed = 7,
+  build = function(g, x)
+    x = g:relu("relu", g:conv2d("conv", x, { 3, 4, 3, padding = 1 }))
+    return g:linear("fc", g:flatten("flat", g:adaptive_avg_pool2d("pool", x, 2)), { 16, 2 })
+  end }
+]]
+
+local function square(top, left)
+  local m = torch.zeros(32, 32, { dtype = "uint8" })
+  m[{ { top, top + 12 }, { left, left + 10 } }]:fill_(255)
+  return m
+end
+
+local function lungs(top) return square(top, 2) + square(top, 18) end
+
+local function make_data(dir)
+  local lines, at = { "path,label,split,lungs,lesion" }, torch.arange(32 * 32, { dtype = "float64" })
+  for i = 1, 4 do
+    core.image.save(dir .. ("/%d.png"):format(i), (torch.sin(at * at * (0.11 + 0.01 * i)) * 120 + 125):view({ 32, 32 }):to { dtype = "uint8" })
+    core.image.save(dir .. ("/%d_lungs.png"):format(i), lungs(6))
+    core.image.save(dir .. ("/%d_lesion.png"):format(i), square(10, i))
+    lines[i + 1] = ("%d.png,%s,test,%d_lungs.png,%d_lesion.png"):format(i, i % 2 == 0 and "a" or "b", i, i)
+  end
+  t.write(dir .. "/manifest.csv", table.concat(lines, "\n") .. "\n")
+end
+
+-- Runs the experiment with more lines in its folder; its answer, with the values that scores.csv holds by metric, image and method.
+local function go(dir, more, ...)
+  t.write(dir .. "/tiny.lua", experiment .. more)
+  local r = t.run { cwd = dir, "--threads", "1", "--out", dir .. "/out", "tiny.lua", ... }
+  if r.code ~= 0 then error(r.err .. r.out, 2) end
+  r.values, r.skipped = {}, select(2, r.err:gsub("not done again", ""))
+  for _, row in ipairs(files.read_csv(dir .. "/out/scores.csv") or {}) do r.values[row.metric .. " " .. row.image_id .. " " .. row.method] = row.value end
+  return r
+end
+
+local function differing(a, b)
+  local keys = {}
+  for key, value in pairs(a.values) do
+    if b.values[key] ~= value then keys[#keys + 1] = (key:gsub(" %x+ ", " ")) end
+  end
+  table.sort(keys)
+  return keys
+end
+
+t.test("masks by which maps are judged: another file, another score", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = "all", mask = "lesion", figures = false,
+    metrics = { "energy_inside", { "confidence_change", within = "lungs" }, "confidence_drop" } })]]
+  local first, again = go(dir, explain), go(dir, explain)
+  t.equal({ first.skipped, again.skipped, differing(first, again) }, { 0, 1, {} })
+  core.image.save(dir .. "/2_lesion.png", square(18, 20))
+  local lesion = go(dir, explain)
+  t.equal({ lesion.skipped, differing(again, lesion) }, { 0, { "energy_inside@1 mask=lesion sobel" } })
+  core.image.save(dir .. "/3_lungs.png", lungs(18))
+  local lung = go(dir, explain)
+  t.equal({ lung.skipped, differing(lesion, lung) }, { 0, { "confidence_change@1 within=lungs sobel" } })
+  local rows = files.read_csv(dir .. "/out/scores.csv")
+  t.equal(#rows, 12)
+  for _, row in ipairs(rows) do t.equal(#row.mask_sha256, row.metric:find "drop" and 0 or 16, row.metric) end
+  t.equal(files.lines(dir .. "/out/maps/index.jsonl")[5], nil) -- no map was made again
+end)
+
+t.test("masks of which maps are made: the lung baseline, a data mask, lung zones and regions in files", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  files.mkdir(dir .. "/own")
+  for i = 1, 4 do torch.save_npy(dir .. ("/own/%d.npy"):format(i), square(8, 8):to { dtype = "int64" }) end
+  local explain = [[
+    local function grid(regions) return { "lime", samples = 8, regions = regions } end
+    run:explain(model, data.test, { images = 1, figures = false, methods = { "whole_lung", { "data_mask", mask = "lesion" }, grid "lung_zones",
+      grid { "file", path = "own/{name}.npy" }, grid { "grid", rows = 2, columns = 2 } } })]]
+  local function sets(r)
+    t.equal(r.code, 0)
+    return #files.list(dir .. "/out/maps") - 1 -- without the index
+  end
+  t.equal(sets(go(dir, explain)), 5)
+  t.equal(go(dir, explain).skipped, 1)
+  core.image.save(dir .. "/1_lesion.png", square(18, 20))
+  t.equal(sets(go(dir, explain)), 6)
+  core.image.save(dir .. "/1_lungs.png", lungs(18))
+  t.equal(sets(go(dir, explain)), 8)
+  torch.save_npy(dir .. "/own/1.npy", square(4, 4):to { dtype = "int64" })
+  t.equal(sets(go(dir, explain)), 9)
+end)
+
+t.test("masks through which the network sees the images: maps and evaluation are those of the new ones", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local steps = [[run:evaluate(model, data.test, { resamples = 20 })
+    run:explain(model, data.test, { methods = { "sobel" }, images = 2, figures = false })]]
+  go(dir, steps, "--mask", "lungs_raw")
+  local before = t.read(dir .. "/out/predictions.csv")
+  t.equal(go(dir, steps, "--mask", "lungs_raw").skipped, 2)
+  core.image.save(dir .. "/1_lungs.png", lungs(18))
+  local r = go(dir, steps, "--mask", "lungs_raw")
+  t.equal(r.skipped, 0)
+  t.ok(t.read(dir .. "/out/predictions.csv") ~= before)
+  t.equal(#files.list(dir .. "/out/maps"), 3)
+  local step = files.read_data(dir .. "/out/steps/evaluate-test.json")
+  t.equal(#step.fields.data.masks_sha256, 64)
+end)
