@@ -1,6 +1,7 @@
 -- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's own methods
 -- and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
 local t = require "t"
+local code = require "medxai.code"
 local core = require "medxai.core"
 local files = require "medxai.files"
 local torch = require "medxai.torch"
@@ -112,4 +113,60 @@ t.test("masks through which the network sees the images: maps and evaluation are
   t.equal(#files.list(dir .. "/out/maps"), 3)
   local step = files.read_data(dir .. "/out/steps/evaluate-test.json")
   t.equal(#step.fields.data.masks_sha256, 64)
+end)
+
+-- Runs an own function with these lines before it; how many sets of maps there are then, and how many steps were not done again.
+local function own(dir, before, body)
+  local r = go(dir, before .. "\nrun:explain(model, data.test, { images = 1, figures = false, methods = { mine = function(x, m) " .. body .. " end } })")
+  t.equal(r.err:find "failed", nil, r.err)
+  return { #files.list(dir .. "/out/maps") - 1, r.skipped }
+end
+
+t.test("an own function is what it leans on: numbers, tables, tensors and functions outside it", function()
+  local form = [[
+    local torch = require "medxai.torch"
+    local GAIN, rules, floor = %s, { at = { %s }, [1] = true }, math.%s
+    rules.self = rules -- a table that holds itself
+    local w = torch.full({ 32, 32 }, %s)
+    local function count(n) return n == 0 and floor(%s) or count(n - 1) end
+    local function helper(y) return y:mul(%s):add(w):mul(rules.at[1] + count(2)) end
+    return function(x) return helper(x) * GAIN end]]
+  local values, seen = { "1", "2", "floor", "1.5", "3.7", "4" }, {}
+  local function text() return code.of_function(load(form:format(table.unpack(values)))()) end
+  local first = text()
+  t.equal(text(), first)
+  for i, other in ipairs { "2", "3", "ceil", "2.5", "4.7", "5" } do
+    local kept = values[i]
+    values[i] = other
+    seen[i] = text()
+    for k = 0, i - 1 do t.ok(seen[i] ~= (seen[k] or first), "value " .. i .. " changes nothing") end
+    values[i] = kept
+  end
+  form = form:gsub(" %-%- a table", " -- one")
+  t.equal(text(), first)
+  t.equal(code.of_function(load "return function(x) return x end" ()), string.dump(load "return function(x) return x end" (), true))
+end)
+
+t.test("an own function whose helper changes is done again", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local helper = "local GAIN, helper = %s, function(x) return x:select(0, 0):select(0, 0):%s() end"
+  t.equal(own(dir, helper:format(1, "abs"), "return helper(x) * GAIN"), { 1, 0 })
+  t.equal(own(dir, helper:format(1, "abs"), "return helper(x) * GAIN"), { 1, 1 })
+  t.equal(own(dir, helper:format(2, "abs"), "return helper(x) * GAIN"), { 2, 0 })
+  t.equal(own(dir, helper:format(2, "neg"), "return helper(x) * GAIN"), { 3, 0 })
+end)
+
+t.test("an own function that holds on to the run, the data and the model is not done again; other weights are another method", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local more = "local torch = require 'medxai.torch' local started = run:heartbeat('beginning')"
+  local body = "assert(run.name and xai.dataset and data.test.n == 4) return model:parameters()[1].tensor:sum():detach() * x:select(0, 0):select(0, 0)"
+  t.equal(own(dir, more, body), { 1, 0 })
+  t.equal(own(dir, more, body), { 1, 1 })
+  local other = "local mine = model model = xai.graph.network { name = 'tiny', classes = data.classes, size_px = 32, cam_layer = 'conv', seed = 7, build = function(g, x) return "
+    .. "g:linear('fc', g:flatten('flat', g:adaptive_avg_pool2d('pool', g:conv2d('conv', x, { 3, 4, 3, padding = 1 }), 2)), { 16, 2 }) end } "
+  body = body:gsub("model", "mine")
+  local doubled = "require('medxai.torch').no_grad(function() mine:parameters()[1].tensor:mul_(2) end)"
+  t.equal({ own(dir, other, body), own(dir, other .. doubled, body) }, { { 2, 0 }, { 3, 0 } })
 end)

@@ -4,6 +4,7 @@
 -- It refuses unknown methods, layers, targets and metrics before anything is computed.
 local canon = require "medxai.canon"
 local check = require "medxai.check"
+local code = require "medxai.code"
 local files = require "medxai.files"
 local honesty = require "medxai.honesty"
 local host = require "medxai.host"
@@ -136,8 +137,8 @@ local function plain_options(options)
   for key in pairs(options) do mixed = mixed or type(key) == "string" end
   for _, key in ipairs(check.sorted_keys(options)) do
     local v = options[key]
-    if type(v) == "function" then v = files.sha256(string.dump(v, true))
-    elseif type(v) == "userdata" then v = files.sha256(v.dtype .. table.concat(v.shape, "x") .. v:detach():cpu():contiguous():data_string())
+    if type(v) == "function" then v = files.sha256(code.of_function(v))
+    elseif type(v) == "userdata" then v = code.of_tensor(v)
     elseif type(v) == "table" then v = plain_options(v) end
     out[mixed and tostring(key) or key] = v
   end

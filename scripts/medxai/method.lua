@@ -8,6 +8,7 @@
 -- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
 -- It refuses unknown names and options before anything is computed.
 local check = require "medxai.check"
+local code = require "medxai.code"
 local plugin = require "medxai.plugin"
 
 local method = {}
@@ -49,7 +50,7 @@ local function library_name(name)
 end
 
 local function build(name, value)
-  if type(value) == "function" then return from_function(name, value, plugin.source_of(value)) end
+  if type(value) == "function" then return from_function(name, value, code.of_function(value)) end
   name = library_name(name)
   if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain")) end
   local found, source = plugin.find("explain", "explain", "method", name)

@@ -54,7 +54,4 @@ function plugin.find(what, kind, word, name)
   return load_own(what, path, text), text
 end
 
---- The text that identifies a function: its compiled form without names and lines.
-function plugin.source_of(f) return string.dump(f, true) end
-
 return plugin

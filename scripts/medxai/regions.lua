@@ -8,6 +8,7 @@
 -- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong shapes,
 -- and labels that are not whole numbers.
 local check = require "medxai.check"
+local code = require "medxai.code"
 local core = require "medxai.core"
 local files = require "medxai.files"
 local map = require "medxai.map"
@@ -50,7 +51,7 @@ end
 function regions.parse(source)
   if getmetatable(source) == Source then return source end
   if type(source) == "function" then
-    local hash = files.sha256(string.dump(source, true))
+    local hash = files.sha256(code.of_function(source))
     return setmetatable({ kind = "function", options = {}, text = "function " .. hash:sub(1, 8), f = source }, Source)
   end
   local given = type(source) == "table" and source or { source }
