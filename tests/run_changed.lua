@@ -170,3 +170,33 @@ t.test("an own function that holds on to the run, the data and the model is not 
   local doubled = "require('medxai.torch').no_grad(function() mine:parameters()[1].tensor:mul_(2) end)"
   t.equal({ own(dir, other, body), own(dir, other .. doubled, body) }, { { 2, 0 }, { 3, 0 } })
 end)
+
+t.test("an own file is also the modules beside it that it requires, at once or when it runs", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  files.mkdir(dir .. "/more")
+  local function helpers(a, b)
+    t.write(dir .. "/my_helper.lua", ("local deep = require 'more.deep' return { f = function(x) return deep(x):mul(%s) end }"):format(a))
+    t.write(dir .. "/more/deep.lua", ("return function(x) return x:mul(%s) end"):format(b))
+  end
+  t.write(dir .. "/my_m.lua", [[return function(x) return require("my_helper").f(x:select(0, 0):select(0, 0)) end]])
+  t.write(dir .. "/my_s.lua", [[local helper = require "my_helper" return { measure = function(map) return helper.f(map):sum():item() end }]])
+  local explain = [[local h = require "my_helper" run:explain(model, data.test, { images = 1, figures = false, metrics = { "my_s" },
+    methods = { "my_m", mine = function(x) return h.f(x:select(0, 0):select(0, 0)) end, sobel = {} } })]]
+  local function after()
+    local r, ids = go(dir, explain), {}
+    for _, row in ipairs(files.read_csv(dir .. "/out/scores.csv")) do ids[row.metric] = true end
+    local n = 0
+    for _ in pairs(ids) do n = n + 1 end
+    return { #files.list(dir .. "/out/maps") - 1, n, r.skipped }
+  end
+  helpers(1, 1)
+  t.equal(after(), { 3, 1, 0 })
+  t.equal(after(), { 3, 1, 1 })
+  helpers(2, 1)
+  t.equal(after(), { 5, 2, 0 })
+  helpers(2, 2)
+  t.equal(after(), { 7, 3, 0 })
+  t.write(dir .. "/other.lua", "return 1") -- which nobody requires
+  t.equal(after(), { 7, 3, 1 })
+end)

@@ -2,6 +2,7 @@
 -- the option table. The researcher's comes first only where the library has none of that name.
 -- It refuses unknown names (offering near ones) and files that do not return what they should.
 local check = require "medxai.check"
+local code = require "medxai.code"
 local host = require "medxai.host"
 
 local plugin = {}
@@ -39,7 +40,7 @@ end
 ---@param word string for errors: "method", "metric"
 ---@param name string
 ---@return function|table value
----@return string|nil source nil for the library's own, else the text that makes it what it is
+---@return string|nil source nil for the library's own, else the text that makes it what it is: its file, and those beside it that it requires
 function plugin.find(what, kind, word, name)
   local names = plugin.names(kind)
   for _, known in ipairs(names) do
@@ -51,7 +52,7 @@ function plugin.find(what, kind, word, name)
     local hint = check.hint(name, names, 3)
     check.fail(what, "unknown %s '%s'.%s%s", word, name, hint, hint:find("Did you") and "" or string.format(" Or write it as '%s.lua' beside the experiment.", name))
   end
-  return load_own(what, path, text), text
+  return load_own(what, path, text), code.of_file(text)
 end
 
 return plugin
