@@ -4,6 +4,8 @@ local t = require "t"
 local code = require "medxai.code"
 local core = require "medxai.core"
 local files = require "medxai.files"
+local host = require "medxai.host"
+local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 
 -- Four images with their lungs and lesions as a manifest, and a tiny network.
@@ -45,6 +47,13 @@ local function go(dir, more, ...)
   r.values, r.skipped = {}, select(2, r.err:gsub("not done again", ""))
   for _, row in ipairs(files.read_csv(dir .. "/out/scores.csv") or {}) do r.values[row.metric .. " " .. row.image_id .. " " .. row.method] = row.value end
   return r
+end
+
+-- Lets this process look for own files in a folder, until the returned value is closed.
+local function beside(dir)
+  local before = host.script_dir
+  host.script_dir = dir
+  return setmetatable({}, { __close = function() host.script_dir = before end })
 end
 
 local function differing(a, b)
@@ -199,4 +208,22 @@ t.test("an own file is also the modules beside it that it requires, at once or w
   t.equal(after(), { 7, 3, 0 })
   t.write(dir .. "/other.lua", "return 1") -- which nobody requires
   t.equal(after(), { 7, 3, 1 })
+end)
+
+t.test("an own method may draw from anywhere: with another seed its maps are others", function()
+  local dir = t.tmpdir()
+  t.write(dir .. "/drawn.lua", "return { map = function(ctx, x) local torch = require 'medxai.torch' return torch.full({ 1, 32, 32 }, math.random()):add(x:select(1, 0)) end }")
+  local restore <close> = beside(dir)
+  local function sets(seed)
+    local run = tiny.run(dir)
+    run.seed = seed
+    local result = require("medxai.explain").run(run, tiny.model(), tiny.split(1), { images = 1, figures = false,
+      methods = { "drawn", "random_smooth", "sobel", mine = function(x) return x:select(0, 0):select(0, 0) * math.random() end } })
+    local list = {}
+    for i, s in ipairs(result.statuses) do list[i] = s.maps end
+    return list
+  end
+  local one, two = sets(1), sets(2)
+  t.equal(sets(1), one)
+  for k, other in ipairs { true, true, false, true } do t.equal(one[k] ~= two[k], other, one[k]) end
 end)

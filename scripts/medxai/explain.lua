@@ -159,7 +159,7 @@ local function name_set(e, model, split, weights, seed, input_masks)
   e.settings = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
     options = plain_options(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
     aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {},
-    masks = masks_of(e, split, input_masks), seed = e.method.rng and seed or nil }
+    masks = masks_of(e, split, input_masks), seed = (e.method.rng or e.method.own) and seed or nil } -- an own one may draw from anywhere
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
