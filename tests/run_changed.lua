@@ -227,3 +227,31 @@ t.test("an own method may draw from anywhere: with another seed its maps are oth
   t.equal(sets(1), one)
   for k, other in ipairs { true, true, false, true } do t.equal(one[k] ~= two[k], other, one[k]) end
 end)
+
+t.test("options that are tables have one text: of the same value the same in every process, of another another", function()
+  local function text(source) return code.setting(load("return " .. source)()) end
+  t.equal({ text "3", text "'mean'", text "true", text "{ 50, 75 }", text "{ 50, 'otsu' }", text "{}" }, { "3", "mean", "true", "50,75", "50,otsu", "" })
+  t.equal({ text "{ red = 1 }", text "{ red = 2 }", text "{ { 1, 2 }, { 3 } }", text "{ 1, 2, 3, up = 'a_b' }", text "{ 'a,b' }" },
+    { '{"red":1}', '{"red":2}', "[[1,2],[3]]", '{"1":1,"2":2,"3":3,"up":"a_b"}', '["a,b"]' })
+  t.equal({ text("{ up = 'a b' }"):gsub("%x%x%x%x%x%x%x%x$", "") }, { '{"up":"a_b"}#', 1 })
+  local long = text "{ one = 1, two = 'a long word that says much', three = { 1, 2, 3, 4, 5, 6, 7, 8 } }"
+  t.equal({ long:gsub("%x%x%x%x%x%x%x%x$", "") }, { '{"one":1,"three":[1,2,3,4,5,6,7,8],"...#', 1 })
+  t.ok(text "{ 1, function(x) return x end }" == text "{ 1, function(x) return x end }" and text "{ 1, function(x) return x end }" ~= text "{ 1, function(x) return -x end }")
+  t.equal(text "{ [2] = 1 }", '{"2":1}')
+end)
+
+t.test("a metric's and a method's options that are tables part their ids and labels by what is in them", function()
+  local dir = t.tmpdir()
+  t.write(dir .. "/weighed.lua", "return { options = { weights = { 'table', default = {} } }, measure = function(_, _, o) return o.weights.red or #o.weights end }")
+  t.write(dir .. "/scaled.lua", "return { title = 'scaled', options = { by = { 'table' }, how = { 'table' } }, map = function(_, x, _, o) return x:select(1, 0):mul(o.by[1] or o.by.k) end }")
+  local restore <close> = beside(dir)
+  local function go_with(weights)
+    local result = require("medxai.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
+      methods = { { "scaled", by = { 2 }, how = { { 1 } } }, { "scaled", by = { k = 3 }, how = { { 1 } } } } })
+    t.equal({ result.statuses[1].label, result.statuses[2].label }, { "scaled, by 2", 'scaled, by {"k":3}' })
+    return result.summaries[1].metric:gsub(" source=%x+", "") .. " " .. result.summaries[1].mean
+  end
+  t.equal({ go_with { red = 1 }, go_with { red = 2 }, go_with { { 1 }, { 2 } }, go_with { { 1 }, { 2 } } },
+    { 'weighed@0 weights={"red":1} 1.0', 'weighed@0 weights={"red":2} 2.0', "weighed@0 weights=[[1],[2]] 2.0", "weighed@0 weights=[[1],[2]] 2.0" })
+  t.equal(#files.read_csv(dir .. "/scores.csv"), 6)
+end)

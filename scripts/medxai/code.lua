@@ -173,4 +173,52 @@ function code.of_function(f)
   return with_modules(table.concat(state, "\0"), state.modules)
 end
 
+-- ---- options ------------------------------------------------------------------------------------------------------------
+
+--- Options as canonical data: a function is its code's hash, a tensor its values', { "slic", n_segments = 10 } a map whose positions are
+--- names as well.
+---@param options table
+---@return table
+function code.plain(options)
+  local out, named, n = {}, false, #options
+  for key in pairs(options) do named = named or math.type(key) ~= "integer" or key < 1 or key > n end
+  for _, key in ipairs(check.sorted_keys(options)) do
+    local v = options[key]
+    if type(v) == "function" then v = files.sha256(code.of_function(v))
+    elseif type(v) == "userdata" then v = code.of_tensor(v)
+    elseif type(v) == "table" then v = code.plain(v) end
+    out[named and tostring(key) or key] = v
+  end
+  return out
+end
+
+local longest = 48 -- bytes of a setting's text that a label and an id can hold
+
+-- "1,2,otsu": a list of numbers and words that cannot be mistaken for another; nil for anything else.
+local function simple_list(t)
+  local words, n = {}, 0
+  for _ in pairs(t) do n = n + 1 end
+  for i, item in ipairs(t) do
+    if type(item) == "table" or type(item) == "userdata" or type(item) == "function" or tostring(item):find(",", 1, true) then return nil end
+    words[i] = tostring(item)
+  end
+  return n == #words and table.concat(words, ",") or nil
+end
+
+--- A setting as ids and labels hold it: the same text for the same value in every process, and another one for another value. What is
+--- long or has spaces ends in the beginning of its hash.
+---@param v any
+---@return string
+function code.setting(v)
+  local meta, kind = debug.getmetatable(v), type(v)
+  if kind ~= "table" and kind ~= "function" and kind ~= "userdata" or kind == "table" and meta and meta.__tostring then return tostring(v) end
+  local text = kind == "table" and simple_list(v)
+  if text then return text end
+  if kind ~= "table" then return kind .. "#" .. code.plain({ v })[1]:sub(1, 8) end
+  text = canon.write(code.plain(v))
+  if #text <= longest and not text:find "%s" then return text end
+  local shown = text:gsub("%s", "_"):sub(1, longest - 12):gsub("[\xC0-\xFF][\x80-\xBF]*$", "") -- an id's words are parted by spaces
+  return shown .. (#text > longest and "..." or "") .. "#" .. files.sha256(text):sub(1, 8)
+end
+
 return code

@@ -131,20 +131,6 @@ end
 
 -- ---- identity ---------------------------------------------------------------------------------------------------
 
--- Options as canonical data: a function is its code's hash, a tensor its values', { "slic", n_segments = 10 } a map whose positions are names as well.
-local function plain_options(options)
-  local out, mixed = {}, false
-  for key in pairs(options) do mixed = mixed or type(key) == "string" end
-  for _, key in ipairs(check.sorted_keys(options)) do
-    local v = options[key]
-    if type(v) == "function" then v = files.sha256(code.of_function(v))
-    elseif type(v) == "userdata" then v = code.of_tensor(v)
-    elseif type(v) == "table" then v = plain_options(v) end
-    out[mixed and tostring(key) or key] = v
-  end
-  return out
-end
-
 -- The contents of the mask files that an entry's maps are made of: those through which the network sees the images, and those that
 -- its method reads (a researcher's own may read any). nil where there are none.
 local function masks_of(e, split, input)
@@ -157,7 +143,7 @@ end
 -- What determines the maps of one entry, and the folder name made of it.
 local function name_set(e, model, split, weights, seed, input_masks)
   e.settings = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
-    options = plain_options(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
+    options = code.plain(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
     aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {},
     masks = masks_of(e, split, input_masks), seed = (e.method.rng or e.method.own) and seed or nil } -- an own one may draw from anywhere
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
@@ -236,8 +222,8 @@ local function differing_options(e, entries)
   local words = {}
   for _, key in ipairs(check.sorted_keys(e.options)) do
     for _, other in ipairs(entries) do
-      if other.method.name == e.method.name and other.options[key] ~= e.options[key] then
-        words[#words + 1] = ", " .. key:gsub("_", " ") .. " " .. tostring(e.options[key])
+      if other.method.name == e.method.name and code.setting(other.options[key]) ~= code.setting(e.options[key]) then
+        words[#words + 1] = ", " .. key:gsub("_", " ") .. " " .. code.setting(e.options[key])
         break
       end
     end

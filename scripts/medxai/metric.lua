@@ -24,6 +24,7 @@
 --   ctx.record, ctx.item, ctx.status, ctx.compat, ctx:once(key, f), ctx:show(exhibit)
 -- It refuses to average what is undefined: such maps are counted, not guessed.
 local check = require "medxai.check"
+local code = require "medxai.code"
 local files = require "medxai.files"
 local metrics = require "medxai.metrics"
 local plugin = require "medxai.plugin"
@@ -54,18 +55,11 @@ local function definition_of(name)
   return d, source
 end
 
-local function setting_text(v)
-  if type(v) ~= "table" then return tostring(v) end
-  local words = {}
-  for i, item in ipairs(v) do words[i] = tostring(item) end
-  return table.concat(words, ",")
-end
-
 -- "name@1 option=value ...", every setting in it; an own metric's also has the beginning of its file's hash.
 local function id_of(name, d, options, more)
   local words = { string.format("%s@%d", name, d.version or 0) }
   for _, key in ipairs(check.sorted_keys(options)) do
-    if key ~= d.many then words[#words + 1] = key .. "=" .. setting_text(options[key]) end
+    if key ~= d.many then words[#words + 1] = key .. "=" .. code.setting(options[key]) end
   end
   for _, word in ipairs(more) do words[#words + 1] = word end
   return table.concat(words, " ")
