@@ -8,6 +8,9 @@ local host = require "medxai.host"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 
+local was_quiet = host.options.quiet
+host.options.quiet = true
+
 -- Four images with their lungs and lesions as a manifest, and a tiny network.
 local experiment = [[
 local xai = require "medxai"
@@ -255,3 +258,52 @@ t.test("a metric's and a method's options that are tables part their ids and lab
     { 'weighed@0 weights={"red":1} 1.0', 'weighed@0 weights={"red":2} 2.0', "weighed@0 weights=[[1],[2]] 2.0", "weighed@0 weights=[[1],[2]] 2.0" })
   t.equal(#files.read_csv(dir .. "/scores.csv"), 6)
 end)
+
+t.test("an own metric that failed is measured again, in a finished step and from scores.csv", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  t.write(dir .. "/shaky.lua", "return { needs = { model = true }, measure = function(map) if require('medxai.file').stat 'broken' then error 'boom' end return map:mean():item() end }")
+  local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "shaky" }, figures = false })]]
+  local function states()
+    local r, list = go(dir, explain), {}
+    for i, row in ipairs(files.read_csv(dir .. "/out/scores.csv")) do list[i] = row.undefined end
+    return { r.skipped, table.unpack(list) }
+  end
+  t.write(dir .. "/broken", "")
+  t.equal(states(), { 0, "failed", "failed" })
+  t.equal(states(), { 0, "failed", "failed" })
+  files.remove(dir .. "/broken")
+  t.equal(states(), { 0, "", "" })
+  t.equal(states(), { 1, "", "" })
+end)
+
+t.test("scores.csv that was deleted, emptied or torn is made again, each step's rows", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local explain = [[for _, metric in ipairs { "confidence_drop", "confidence_change" } do
+    run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { metric }, figures = false })
+  end]]
+  local path = dir .. "/out/scores.csv"
+  go(dir, explain)
+  local whole = t.read(path)
+  local header, rows = whole:match "^([^\n]*\n)(.*)$"
+  for _, left in ipairs { false, "", "image_id,path,pat\n" .. rows, header .. rows:match "^[^\n]*\n" } do
+    if left then t.write(path, left) else files.remove(path) end
+    t.equal(go(dir, explain).skipped, 0)
+    t.equal(t.read(path), whole, left)
+  end
+  t.equal(go(dir, explain).skipped, 2)
+end)
+
+t.test("rows that a torn header still names are kept", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "confidence_drop" }, figures = false })]]
+  local first, path = go(dir, explain), dir .. "/out/scores.csv"
+  local columns = table.concat(require("medxai.metric").columns, ",")
+  t.write(path, (t.read(path):gsub("confidence,[^\n]*", "confi", 1)))
+  local again = go(dir, explain)
+  t.equal({ again.skipped, differing(first, again), #files.read_csv(path), files.lines(path)[1] }, { 1, {}, 2, columns })
+end)
+
+host.options.quiet = was_quiet

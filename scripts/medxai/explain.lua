@@ -313,12 +313,12 @@ local function step_files(job, chosen, figures)
   return paths
 end
 
--- Maps that failed are tried again.
+-- Maps and metrics that failed are tried again.
 local function any_failed(result)
   for _, s in ipairs(result.statuses) do
     if s.counts.failed then return true end
   end
-  return false
+  return judge.any_failed(result.summaries)
 end
 
 local function outcome(job, chosen, name, result)
@@ -389,7 +389,7 @@ function explain.run(run, model, split, options)
   run:configure(name, { methods = fields.maps, target = asked.entries[1].description.text, layers = canon.list(job.layers), split = split.name, images = #chosen,
     metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colours = asked.colours, scale = asked.scale,
     model = { config = model.config, weights_sha256 = job.weights }, data = split.data and { name = split.data.name, config = split.data.config } or nil })
-  if step.done and not any_failed(step.result) then
+  if step.done and not any_failed(step.result) and judge.has_rows(job, chosen) then
     run:skipped(name)
     return outcome(job, chosen, name, step.result)
   end

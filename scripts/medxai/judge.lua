@@ -11,6 +11,8 @@ local Progress = require "medxai.progress"
 
 local judge = {}
 
+local failed = "failed" -- why a value is undefined where a researcher's own metric raised: it is measured again the next time
+
 -- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
 local function masks_of(job, number, m)
   local words = {}
@@ -32,27 +34,61 @@ end
 
 local function key_of(row) return tostring(row.maps) .. "\0" .. tostring(row.image_id) .. "\0" .. tostring(row.metric) end
 
--- What scores.csv holds already, by key. A last line torn by a crash is cut, and columns of another version are brought to
--- these, so that lines can be added. Values were written with all their digits.
+-- Whether a row says what it is of: under a torn header, or without one, none does.
+local function is_readable(row)
+  for _, column in ipairs { "maps", "image_id", "metric", "value", "status" } do
+    if (row[column] or "") == "" then return false end
+  end
+  return true
+end
+
+-- What scores.csv holds already, by key. A last line torn by a crash is cut; under another header (of another version, torn, none)
+-- the file is made anew of the rows that can be read by name, so that lines can be added. Values were written with all their digits.
 local function read_known(dir)
-  local path, known = dir .. "/scores.csv", {}
-  local lines, whole = files.lines(path)
-  local bytes = files.size(path)
-  if bytes and bytes > whole then require("medxai.file").truncate(path, whole) end
-  local rows = bytes and files.read_csv(path) or {}
-  if lines[1] and lines[1] ~= table.concat(metric.columns, ",") then files.write_csv(path, metric.columns, rows) end
-  for _, row in ipairs(rows) do known[key_of(row)] = row end
+  local path, known, kept = dir .. "/scores.csv", {}, {}
+  files.repair_lines(path)
+  local rows, columns = files.read_csv(path)
+  for _, row in ipairs(rows or {}) do
+    if is_readable(row) then
+      kept[#kept + 1], known[key_of(row)] = row, row
+    end
+  end
+  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then files.write_csv(path, metric.columns, kept) end
   return known
+end
+
+--- Whether a metric failed on any map of a finished step.
+function judge.any_failed(summaries)
+  for _, s in ipairs(summaries) do
+    if s.undefined[failed] then return true end
+  end
+  return false
+end
+
+--- Whether scores.csv still holds a row of every map and metric.
+function judge.has_rows(job, chosen)
+  local known = #job.metric_entries > 0 and read_known(job.run.dir)
+  for _, m in ipairs(job.metric_entries) do
+    for _, id in ipairs(m.ids) do
+      for _, e in ipairs(job.entries) do
+        for _, number in ipairs(chosen) do
+          if not known[key_of { maps = e.set, image_id = job.split:item(number).id, metric = id }] then return false end
+        end
+      end
+    end
+  end
+  return true
 end
 
 local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
 
--- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there.
+-- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there and none failed.
 local function known_results(known, m, e, record, seed, masks)
   local out = {}
   for k, id in ipairs(m.ids) do
     local row = known[key_of { maps = e.set, image_id = record.image_id, metric = id }]
-    if not row or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value) or (row.mask_sha256 or "") ~= (masks or "") then return nil end
+    if not row or row.undefined == failed or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value)
+      or (row.mask_sha256 or "") ~= (masks or "") then return nil end
     out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0, why = row.undefined ~= "" and row.undefined or nil }
   end
   return out
@@ -70,7 +106,7 @@ local function measured(job, m, map, ctx)
   if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), check.words_of(results))) end
   m.told = true
   local out = {}
-  for k in ipairs(m.ids) do out[k] = { value = 0 / 0, chance = 0 / 0, why = "failed" } end
+  for k in ipairs(m.ids) do out[k] = { value = 0 / 0, chance = 0 / 0, why = failed } end
   return out
 end
 
