@@ -9,6 +9,7 @@ local context = require "medxai.context"
 local host = require "medxai.host"
 local map = require "medxai.map"
 local Progress = require "medxai.progress"
+local returned = require "medxai.returned"
 local scorer = require "medxai.scorer"
 local tap = require "medxai.tap"
 local target = require "medxai.target"
@@ -33,20 +34,6 @@ end
 
 -- ---- calling methods ----------------------------------------------------------------------------------------------
 
--- An error's text with the researcher's own line in front, where it has none yet.
-local function located(problem)
-  if type(problem) ~= "string" or problem:find("^[^\n:]+:%d+: ") then return problem end
-  for level = 2, 60 do
-    local info = debug.getinfo(level, "Sl")
-    if not info then break end
-    local path = info.source:match("^@(.*)")
-    if path and info.currentline > 0 and path:sub(1, #host.scripts_dir) ~= host.scripts_dir then
-      return string.format("%s:%d: %s", path, info.currentline, problem)
-    end
-  end
-  return problem
-end
-
 -- A problem whose place is no line of code: what a method returned.
 local Wrong = {}
 Wrong.__tostring = function(self) return self.why end
@@ -54,7 +41,11 @@ Wrong.__tostring = function(self) return self.why end
 -- One result an image of what a method returned: { raw (1, h, w), extra }; raises where the shape is wrong.
 local function checked(ctx, raw, extras)
   local shaped, why = map.check_shape(raw, ctx.count, ctx.height, ctx.width)
-  if not shaped then error(setmetatable({ why = why }, Wrong), 0) end
+  if shaped and ctx.own then
+    shaped = shaped:clone() -- a researcher's method may fill the same buffer for its next image
+    extras, why = returned.extras(extras, ctx.count)
+  end
+  if why then error(setmetatable({ why = why }, Wrong), 0) end
   local list = {}
   for i = 1, ctx.count do list[i] = { raw = shaped:narrow(0, i - 1, 1), extra = extras and extras[i] } end
   return list
@@ -66,6 +57,7 @@ local function call(e, ctx)
   for i = 1, ctx.count do results[i] = { raws = {}, extras = {} } end
   for k, layer in ipairs(e.layers or { false }) do
     ctx.layer = layer or nil
+    if ctx.own then ctx.x = ctx.given:clone() end -- it may work in place: each layer and each attempt starts from the images as they are
     for i, one in ipairs(checked(ctx, e.method.map(ctx, ctx.x, ctx.targets, e.options))) do results[i].raws[k], results[i].extras[k] = one.raw, one.extra end
   end
   return results
@@ -78,9 +70,11 @@ local function attempt(e, ctx)
     for i = 1, ctx.count do results[i] = attempt(e, ctx:single(i))[1] end
     return results
   end
-  local ok, results = xpcall(call, located, e, ctx)
+  local version = e.method.own and ctx.model:version()
+  local ok, results = xpcall(call, check.located, e, ctx)
   if e.method.own and ctx.model:is_training() then ctx.model:eval() end -- the next method finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
+  if version then returned.same_weights("method", e.method.name, ctx.model, version) end
   if ok then return results end
   local why = map.why_not_defined(results)
   if not why and (not e.method.own or chunks.is_out_of_memory(results)) then error(getmetatable(results) == Wrong and e.method.name .. ": " .. results.why or results, 0) end
@@ -214,13 +208,13 @@ local function run_entry(e, job, opened, results)
   local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
   local scores = scorers_of(job, budget_bytes)
   local own = e.method.own -- a researcher's code may work in place: it gets copies of what other methods read
-  local ctx = context.new { pass = pass, x = own and opened.x:clone() or opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
+  local ctx = context.new { pass = pass, x = opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
     split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
     aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
     chunk_states = scores.chunks }
   local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
   local found = attempt(e, ctx)
-  if ctx.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
+  if opened.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
   -- what the map costs alone: passes that it shares with other methods are counted in full
   local seconds = host.now() - began - (pass.spent - spent)
   if ctx.used.forward then seconds = seconds + pass.forward_seconds end

@@ -42,6 +42,22 @@ function check.words_of(problem)
   return string.format("raised %s instead of a text (expected error(\"...\"))", problem == nil and "nil" or "a " .. type(problem))
 end
 
+--- An error's text with the researcher's own line in front, where it has none yet: a handler for xpcall around their code.
+---@param problem any
+---@param entered? function the library's function that calls their code: what it raises itself is told without a line
+function check.located(problem, entered)
+  if type(problem) ~= "string" or problem:find("^[^\n:]+:%d+: ") then return problem end
+  for level = 2, 60 do
+    local info = debug.getinfo(level, "Slf")
+    if not info or info.func == entered then break end
+    local path = info.source:match("^@(.*)")
+    if path and info.currentline > 0 and path:sub(1, #host.scripts_dir) ~= host.scripts_dir then
+      return string.format("%s:%d: %s", path, info.currentline, problem)
+    end
+  end
+  return problem
+end
+
 --- Prints a warning to standard error; the host tells all of them again at the end. The same one is told once.
 ---@param what string
 ---@param fmt string

@@ -9,6 +9,7 @@
 --   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial run reads
 --   ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
 -- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute what nobody asks.
+local check = require "medxai.check"
 local chunks = require "medxai.chunks"
 local core = require "medxai.core"
 local principal = require "medxai.principal"
@@ -35,6 +36,7 @@ end
 --- A context; fields: pass, x, targets, items, views (one an image), model, split, height, width, seed, compat, eigen, aliased, job.
 function context.new(fields)
   fields.count = fields.x:size(0)
+  fields.given = fields.x -- what x is copied from for a researcher's own method (batches.lua)
   fields.used = {}
   return setmetatable(fields, Context)
 end
@@ -56,7 +58,7 @@ end
 function Context:single(i)
   local fields = {}
   for k, v in pairs(self) do fields[k] = v end
-  fields.pass, fields.x, fields.items, fields.views = single_pass(self.pass, i), self.x:narrow(0, i - 1, 1), { self.items[i] }, { self.views[i] }
+  fields.pass, fields.x, fields.items, fields.views = single_pass(self.pass, i), self.given:narrow(0, i - 1, 1), { self.items[i] }, { self.views[i] }
   fields.targets, fields.shared_targets = target.batch { self.targets[i] }, self.shared_targets or self.targets
   local one = context.new(fields)
   one.used = self.used
@@ -64,18 +66,23 @@ function Context:single(i)
 end
 
 function Context:activation(layer)
+  layer = layer or self.layer or check.fail("explain", "the activation of which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  local activation = lent(self, self.pass:activation(layer, self.aliased))
   self.used.forward = true
-  return lent(self, self.pass:activation(layer or self.layer, self.aliased))
+  return activation
 end
 
 function Context:gradient(layer)
+  layer = layer or self.layer or check.fail("explain", "the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
+  local gradient = lent(self, self.pass:gradient(layer, self.shared_targets or self.targets))
   self.used.forward, self.used.gradient = true, true
-  return lent(self, self.pass:gradient(layer or self.layer, self.shared_targets or self.targets))
+  return gradient
 end
 
 function Context:base(layer)
+  layer = layer or self.layer or check.fail("explain", "a partial run from which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  local values = self.pass:base(layer)
   self.used.forward = true
-  local values = self.pass:base(layer or self.layer)
   for name, value in pairs(self.own and values or {}) do values[name] = lent(self, value) end
   return values
 end

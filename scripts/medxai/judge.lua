@@ -8,6 +8,7 @@ local files = require "medxai.files"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
 local Progress = require "medxai.progress"
+local returned = require "medxai.returned"
 
 local judge = {}
 
@@ -96,12 +97,19 @@ end
 
 -- ---- one map ----------------------------------------------------------------------------------------------------
 
+-- An error in own code gets its line; what metric.measure says of the value that it returned has none.
+local function in_own_code(problem) return check.located(problem, metric.measure) end
+
 -- A researcher's own metric that raises is told once and counted as undefined; interrupts and memory are no failures.
 local function measured(job, m, map, ctx)
   if not m.own then return metric.measure(m, map, ctx) end
-  local ok, results = pcall(metric.measure, m, map, ctx)
-  if ok then return results end
+  local model = job.model
+  local version = model:version()
+  local ok, results = xpcall(metric.measure, in_own_code, m, map, ctx)
+  if model:is_training() then model:eval() end -- the next metric finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
+  returned.same_weights("metric", m.name, model, version)
+  if ok then return results end
   if require("medxai.chunks").is_out_of_memory(results) then error(results, 0) end
   if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), check.words_of(results))) end
   m.told = true

@@ -135,7 +135,7 @@ end
 
 --- What a method returned, as (N, h, w), or nil and why not.
 function map.check_shape(raw, count, height, width)
-  if type(raw) ~= "userdata" then return nil, string.format("returned %s instead of a tensor (%d, %d)", raw == nil and "nothing" or "a " .. type(raw), height, width) end
+  if not torch.is_tensor(raw) then return nil, string.format("returned %s instead of a tensor (%d, %d)", raw == nil and "nothing" or "a " .. type(raw), height, width) end
   local shape = raw.shape
   if #shape == 4 and shape[2] == 1 then raw = raw:squeeze(1) end
   if #shape == 2 and count == 1 then raw = raw:unsqueeze(0) end

@@ -72,7 +72,7 @@ end
 function tap.open(model, x, wants)
   wants = wants or {}
   if model:is_training() then check.fail("explain", "the model is in train mode (expected eval mode). Use model:eval().") end
-  local pass = setmetatable({ model = model, count = x:size(0), gradient_layers = wants.gradients or {}, read_at = {}, bases = {}, gradients = {},
+  local pass = setmetatable({ model = model, count = x:size(0), layers = wants.layers or {}, gradient_layers = wants.gradients or {}, read_at = {}, bases = {}, gradients = {}, gradient_at = {},
     backwards = 0, backward_seconds = {}, spent = 0 }, Pass)
   local outputs = { "output" }
   local add = adder(outputs)
@@ -85,6 +85,7 @@ function tap.open(model, x, wants)
     pass.bases[layer] = model:boundary { override = { layer } }
     for _, name in ipairs(pass.bases[layer]) do add(name) end
   end
+  for _, layer in ipairs(pass.gradient_layers) do pass.gradient_at[layer] = true end
   local leaves = #pass.gradient_layers > 0 and pass.gradient_layers or nil
   local full = tap.padded(x, wants.size)
   local function forward() return model:forward { x = full, outputs = outputs, grad_from = leaves, fold = true } end
@@ -97,20 +98,40 @@ function tap.open(model, x, wants)
   return pass
 end
 
+local function names_of(layers) return #layers == 0 and "none" or table.concat(layers, ", ") end
+
 function Pass:value(name) return self.values[name]:detach():narrow(0, 0, self.count) end
 
 --- (N, C, h, w), detached; aliased: after a rectifier in place.
-function Pass:activation(layer, aliased) return self:value(aliased and self.read_at[layer] or layer) end
+function Pass:activation(layer, aliased)
+  if not self.read_at[layer] then
+    check.fail("explain", "the activation of layer '%s' was not kept (kept: %s). Name it as the method's layer.", layer, names_of(self.layers))
+  end
+  return self:value(aliased and self.read_at[layer] or layer)
+end
 
 --- name -> (N, ...): what a partial run from the layer on reads besides it.
 function Pass:base(layer)
   local values = {}
+  if not self.bases[layer] then
+    check.fail("explain", "what a partial run from layer '%s' reads was not kept (expected needs = { base = true } in the method).", layer)
+  end
   for _, name in ipairs(self.bases[layer]) do values[name] = self:value(name) end
   return values
 end
 
+local function gradient_not_asked(pass, layer)
+  local asked = #pass.gradient_layers > 0
+  if layer ~= "x" and asked then
+    check.fail("explain", "no gradient was asked for at layer '%s' (asked for: %s). Name it as the method's layer.", layer, names_of(pass.gradient_layers))
+  end
+  check.fail("explain", "no gradient was asked for at %s (expected needs = { gradient = true } in the method%s).", layer == "x" and "the input" or "layer '" .. layer .. "'",
+    layer == "x" and ", without a layer" or "")
+end
+
 --- (N, C, h, w): gradient of the summed scores; each image's is its own, since nothing mixes images in eval mode.
 function Pass:gradient(layer, targets)
+  if not self.gradient_at[layer] then gradient_not_asked(self, layer) end
   local found = self.gradients[targets]
   if not found then
     local inputs, began = {}, host.now()

@@ -1,0 +1,155 @@
+-- A researcher's own methods: what they may do with what they are given, what they may return, and what is said where that fails.
+local t = require "t"
+local tiny = require "tinyexplain"
+local torch = require "medxai.torch"
+local explain = require "medxai.explain"
+local host = require "medxai.host"
+
+local was_quiet = host.options.quiet
+host.options.quiet = true
+
+local function go(options, n, model)
+  local run = tiny.run(t.tmpdir())
+  options.figures = options.figures or false
+  local scope <close> = require("medxai.core").memory.scope()
+  return explain.run(run, model or tiny.model(), tiny.split(n or 6), options), run
+end
+
+-- Method files beside the experiment, by name, until the returned value is closed.
+local function beside(text_by_name)
+  local dir, before = t.tmpdir(), host.script_dir
+  for name, text in pairs(text_by_name) do t.write(dir .. "/" .. name .. ".lua", text) end
+  host.script_dir = dir
+  return setmetatable({}, { __close = function() host.script_dir = before end })
+end
+
+local function statuses(result)
+  local out = {}
+  for i, record in ipairs(result.records) do out[i] = record.status end
+  return out
+end
+
+-- The k-th record's file: 1 the map, 2 ... its raw maps.
+local function stored(result, k, file) return torch.load_npy(result.dir .. "/" .. result.records[k].files[file]) end
+
+t.test("a method may fill one buffer again and again: each image keeps its own map, facts and arrays", function()
+  local buffer = torch.zeros(32, 32)
+  local function own(x) return x:mean({ 1 }):squeeze(0) end
+  local result = go { images = 4, methods = { again = function(x) return buffer:copy_(own(x)) end, plain = own } }
+  for i = 0, 3 do t.ok(stored(result, 2 * i + 1, 2):equal(stored(result, 2 * i + 2, 2)), "image " .. i + 1) end
+  local place <close> = beside { same_extras = [[
+    local array, facts = require("medxai.torch").zeros(1), {}
+    return { one_by_one = true, map = function(ctx, x)
+      facts.mean = x:mean():item()
+      return x:sum({ 1 }), { { facts = facts, arrays = { mean = array:fill_(facts.mean) } } }
+    end }]] }
+  result = go { images = 2, methods = { "same_extras" } }
+  local store = require("medxai.mapstore").open(result.dir)
+  t.ok(result.records[1].facts.mean ~= result.records[2].facts.mean)
+  for i = 1, 2 do t.near(store:array(result.records[i], "mean"):item(), result.records[i].facts.mean, 1e-6) end
+end)
+
+t.test("every attempt and every layer gets the images as they are, though an earlier one changed them in place", function()
+  local place <close> = beside {
+    halves = [[return { map = function(ctx, x)
+      x:mul_(0.5)
+      for i = 1, ctx.count do if ctx.items[i].id:find("4$") then error("image 4 is odd") end end
+      return x:select(1, 0)
+    end }]],
+    lowers = [[return { at = "layer", map = function(ctx, x) return x:sub_(0.25):select(1, 0) end }]] }
+  local result = go { methods = { "halves", half = function(x) return x:mul_(0.5):squeeze(0):select(0, 0) end }, images = "all" }
+  t.equal(statuses(result), { "ok", "ok", "ok", "ok", "ok", "ok", "failed", "ok", "ok", "ok", "ok", "ok" })
+  for i = 1, 6 do
+    if i ~= 4 then t.ok(stored(result, 2 * i - 1, 2):equal(stored(result, 2 * i, 2)), "image " .. i) end
+  end
+  result = go { methods = { "lowers" }, layer = { "conv1", "conv2" }, images = 1 }
+  t.ok(stored(result, 1, 2):equal(stored(result, 1, 3)))
+end)
+
+t.test("what a method returns beside its map is checked: a failure of that method, told in words, and the rest goes on", function()
+  local files = {}
+  local function returns(name, extras) files[name] = "return { map = function(ctx, x) return x:sum({ 1 }), " .. extras .. " end }" end
+  returns("a_named", "{ facts = { a = 1 } }")
+  returns("b_number", "{ 5 }")
+  returns("c_typo", "{ { fact = { a = 1 } } }")
+  returns("d_facts", "{ { facts = { a = 1, t = x } } }")
+  returns("e_text", "{ { facts = 'all' } }")
+  returns("f_arrays", "{ { arrays = { a = 1 } } }")
+  returns("g_slash", "{ { arrays = { ['../a'] = x } } }")
+  returns("h_raw", "{ { arrays = { raw = x } } }")
+  returns("i_status", "{ { status = 'weird' } }")
+  returns("j_more", "{ {}, {} }")
+  returns("k_half", "{ { arrays = { a = x:to { dtype = 'bfloat16' } }, facts = { n = 1, list = { 1, 2 } } } }")
+  returns("l_mixed", "{ { facts = { 1, a = 2 } } }")
+  local place <close> = beside(files)
+  local names = require("medxai.check").sorted_keys(files)
+  table.insert(names, "sobel")
+  local methods = { max = function(x) return x:squeeze(0):max(0) end, text = function(x) return x:squeeze(0):select(0, 0), "brightness" end }
+  for i, name in ipairs(names) do methods[i] = name end
+  local result = go { images = 1, methods = methods }
+  local told, expected = {}, {
+    "returned extras with the name 'facts' (expected a list over the images: { { facts = ... } })",
+    "returned a number as extras of image 1 (expected { status =, facts =, arrays = })",
+    "returned extras with the unknown name 'fact' (expected status, facts or arrays)",
+    "returned facts that are no plain data: a userdata has no text (at facts.t)",
+    "returned a string as facts (expected name = value)",
+    "returned a number as array 'a' (expected a tensor)",
+    "returned an array called '../a' (expected a plain name that does not begin with 'raw')",
+    "returned an array called 'raw' (expected a plain name that does not begin with 'raw')",
+    "returned the status 'weird' (expected all_negative, flat, nan, ok, sign_undecided or none)",
+    "returned extras of more images than the 1 that it was given",
+    "ok",
+    "returned facts that are no plain data: a table is neither a list nor a map (at facts, key 1)",
+    "ok", -- sobel
+    "returned a tensor as extras, its second value (expected a list over the images: { { facts = ... } }). To return the first value alone: return (value)",
+    "returned a string as extras, its second value (expected a list over the images: { { facts = ... } }). To return the first value alone: return (value)",
+  }
+  for i, record in ipairs(result.records) do told[i] = record.problem or record.status end
+  t.equal(told, expected)
+end)
+
+t.test("a method or metric that writes to the model's weights stops the step: nothing later would be of that model", function()
+  local function own(x) return x:select(0, 0):select(0, 0) end
+  local function halve(model)
+    torch.no_grad(function() model:parameters()[1].tensor:mul_(0.5) end)
+  end
+  t.fails(function() go { images = 2, methods = { "sobel", a = function(x, model) halve(model) return own(x) end } } end,
+    "explain: method 'a' changed the model's weights (expected them as they were: all maps and scores are of one model). Let it work on model:clone().")
+  t.fails(function() go { images = 2, methods = { b = function(_, model) halve(model) error("no") end } } end,
+    "explain: method 'b' changed the model's weights (expected them as they were: all maps and scores are of one model). Let it work on model:clone().")
+  local copied = go { images = 1, methods = { c = function(x, model) local copy <close> = model:clone() halve(copy) return own(x) end } }
+  t.equal(statuses(copied), { "ok" })
+  local place <close> = beside { writes = [[return { measure = function(_, ctx)
+    require("medxai.torch").no_grad(function() ctx.model:parameters()[1].tensor:mul_(0.5) end)
+    return 1
+  end }]] }
+  t.fails(function() go { images = 1, methods = { "sobel" }, metrics = { "writes" } } end,
+    "explain: metric 'writes' changed the model's weights (expected them as they were: all maps and scores are of one model). Let it work on model:clone().")
+end)
+
+t.test("activations and gradients that nobody asked for are told apart from those that do not exist", function()
+  local place <close> = beside {
+    a_gradient = "return { at = 'layer', map = function(ctx) return ctx:gradient():sum({ 1 }) end }",
+    b_other = "return { at = 'layer', needs = { gradient = true }, map = function(ctx) return ctx:gradient('conv1'):sum({ 1 }) end }",
+    c_activation = "return { at = 'layer', map = function(ctx) return ctx:activation('conv1'):sum({ 1 }) end }",
+    d_input = "return { map = function(ctx) return ctx:gradient('x'):sum({ 1 }) end }",
+    e_nowhere = "return { map = function(ctx) return ctx:activation():sum({ 1 }) end }",
+    f_nothing = "return { needs = { gradient = true }, map = function(ctx) return ctx:gradient():sum({ 1 }) end }",
+    g_base = "return { at = 'layer', map = function(ctx) return ctx:base() and ctx:activation():sum({ 1 }) end }",
+    h_guess = "return { at = 'layer', needs = { gradient = true }, map = function(ctx) pcall(ctx.gradient, ctx, 'conv1') return ctx:activation():sum({ 1 }) end }" }
+  local function problem(name)
+    local record = go({ images = 1, methods = { name }, layer = name:find "^[abcgh]" and "conv2" or nil }).records[1]
+    return record.problem and record.problem:gsub("^[^\n:]+:%d+: ", "") or record
+  end
+  t.equal(problem "a_gradient", "explain: no gradient was asked for at layer 'conv2' (expected needs = { gradient = true } in the method).")
+  t.equal(problem "b_other", "explain: no gradient was asked for at layer 'conv1' (asked for: conv2). Name it as the method's layer.")
+  t.equal(problem "c_activation", "explain: the activation of layer 'conv1' was not kept (kept: conv2). Name it as the method's layer.")
+  t.equal(problem "d_input", "explain: no gradient was asked for at the input (expected needs = { gradient = true } in the method, without a layer).")
+  t.equal(problem "e_nowhere", "explain: the activation of which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  t.equal(problem "f_nothing", "explain: the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
+  t.equal(problem "g_base", "explain: what a partial run from layer 'conv2' reads was not kept (expected needs = { base = true } in the method).")
+  local guess = problem "h_guess"
+  t.equal({ guess.status, guess.forwards, guess.backwards }, { "ok", 1, 0 })
+end)
+
+host.options.quiet = was_quiet
