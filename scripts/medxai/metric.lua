@@ -8,7 +8,7 @@
 --   options            like a method's; check = function(options, name) may refuse and complete them
 --   values             function(options) -> names, for a metric that gives several numbers; many: the option that they replace in the id
 --   measure            function(map, ctx, options) -> value [, chance [, why]]; nil is undefined, and why says it in a few words.
---                      With values: lists of them in the same order (NaN: undefined)
+--                      With values: lists of them in the same order (NaN, or nil but at the end: undefined)
 -- map is (H, W) float32 in [0, 1] on the CPU. ctx is of one map:
 --   ctx.x, ctx:image()      (1, 3, H, W): the network's input on its device; the same as pixels in [0, 1]
 --   ctx.target, ctx.model   what the map explains (class, index, logit, probability ...), and of which model
@@ -96,7 +96,20 @@ local function entry(name, value, mask, compat)
   return m
 end
 
---- Checks a `metrics` list: names, or { name, option = value }. Every metric also takes
+-- The name of a metric at a place of the list, or under its own name: deletion = { steps = 10 }.
+local function asked_for(key, value)
+  if type(key) ~= "string" then
+    local name = type(value) == "table" and value[1] or value
+    if type(name) ~= "string" then check.fail("explain", "metrics holds names or { name, option = value } (got %s at %s).", type(name), tostring(key)) end
+    return name
+  end
+  if value == true or type(value) == "table" then return key end
+  check.fail("explain", "metric '%s' takes a table of options (got %s).%s", key, type(value),
+    type(value) == "function" and string.format(" A metric of your own is a file '%s.lua' beside the experiment.", key) or "")
+end
+
+--- Checks a `metrics` table, in its order (the list part, then names sorted): names, { name, option = value } or name = { option = value }.
+--- Every metric also takes
 ---   within  the name of a mask: pixels outside it are neither ranked nor counted
 ---   as      "logit" or "softmax": the score that is judged, where it is not the target's own
 ---@param list table
@@ -105,10 +118,8 @@ end
 ---@return table[] of { name, id, ids (one a value), names, definition, options, mask, within, as }
 function metric.entries(list, mask, compat)
   local entries, seen = {}, {}
-  for i, value in ipairs(list) do
-    local name = type(value) == "table" and value[1] or value
-    if type(name) ~= "string" then check.fail("explain", "metrics holds names or { name, option = value } (got %s at %d).", type(name), i) end
-    local m = entry(name, value, mask, compat)
+  for _, key in ipairs(check.sorted_keys(list)) do
+    local m = entry(asked_for(key, list[key]), list[key], mask, compat)
     for _, id in ipairs(m.ids) do
       if seen[id] then check.fail("explain", "metric '%s' is asked for twice with the same settings.", id) end
       seen[id] = true
@@ -135,6 +146,8 @@ end
 
 local function kind_of(v) return torch.is_tensor(v) and "a tensor, whose number is tensor:item()" or "a " .. type(v) end
 
+local function is_infinite(v) return v == math.huge or v == -math.huge end
+
 -- The i-th value's chance level: a number, or none.
 local function chance_of(m, chance, i)
   if chance == nil then return nan end
@@ -142,7 +155,23 @@ local function chance_of(m, chance, i)
   if chance[i] ~= nil and type(chance[i]) ~= "number" then
     check.fail("explain", "metric '%s' returned %s as its level of chance (expected a number or nil).", m.name, kind_of(chance[i]))
   end
+  if is_infinite(chance[i]) then check.fail("explain", "metric '%s' returned %s as its level of chance (expected a finite number or nil).", m.name, chance[i]) end
   return chance[i] or nan
+end
+
+-- The i-th value and, where it is undefined, why: nil and what is not finite have no mean.
+local function value_of(m, v, why)
+  if v == nil then return nan, why or "undefined" end
+  if type(v) ~= "number" then check.fail("explain", "metric '%s' returned %s (expected a number).", m.name, kind_of(v)) end
+  if is_infinite(v) then return nan, why or "infinite" end
+  return v, v ~= v and (why or "not a number") or nil
+end
+
+-- How many values a list holds: nil may stand in it, but not at its end.
+local function last_of(list)
+  local last = 0
+  for k in pairs(list) do last = math.type(k) == "integer" and math.max(last, k) or last end
+  return last
 end
 
 --- Judges one map: one result a value of the metric (entry.ids), NaN with a reason where it is undefined.
@@ -156,16 +185,18 @@ function metric.measure(m, map, ctx)
   if m.within and not ctx.within then return undefined(m, "no mask '" .. m.within .. "'") end
   if m.within and not ctx.within:any():item() then return undefined(m, "empty mask '" .. m.within .. "'") end
   local value, chance, why = m.definition.measure(m.own and map:clone() or map, ctx, m.options)
+  if why ~= nil and type(why) ~= "string" then check.fail("explain", "metric '%s' returned %s as its reason (expected a text).", m.name, kind_of(why)) end
   if value == nil then return undefined(m, why or "undefined", type(chance) == "number" and chance or nil) end
   if not m.names then value, chance = { value }, { chance } end
-  if type(value) ~= "table" or #value ~= #m.ids then
-    check.fail("explain", "metric '%s' returned %s (expected %d number%s).", m.name, type(value) == "table" and #value .. " values" or kind_of(value), #m.ids,
+  local count = type(value) == "table" and last_of(value)
+  if count ~= #m.ids then
+    check.fail("explain", "metric '%s' returned %s (expected %d number%s).", m.name, count and count .. " values" or kind_of(value), #m.ids,
       #m.ids == 1 and "" or "s, as its values() says")
   end
   local out = {}
-  for i, v in ipairs(value) do
-    if type(v) ~= "number" then check.fail("explain", "metric '%s' returned %s (expected a number).", m.name, kind_of(v)) end
-    out[i] = { value = v, chance = chance_of(m, chance, i), why = v ~= v and (why or "not a number") or nil }
+  for i in ipairs(m.ids) do
+    local v, reason = value_of(m, value[i], why)
+    out[i] = { value = v, chance = chance_of(m, chance, i), why = reason }
   end
   return out
 end

@@ -81,6 +81,16 @@ end
 
 local Context = {}
 
+-- An image as a researcher's own metric sees it, whose code may work in place: copies of what all metrics read.
+local function lent_subject(subject)
+  local function original() return table.move(subject:original(), 1, #subject:original(), 1, {}) end
+  local function mask(_, name)
+    local found = subject:mask(name)
+    return found and found:clone()
+  end
+  return setmetatable({ input = function() return subject:input():clone() end, mask = mask, original = original }, { __index = subject })
+end
+
 -- The target as target.fix made it, from the record; as: "logit" or "softmax" instead of its own.
 local function target_of(record, classes, as)
   local t = { as = as }
@@ -102,8 +112,8 @@ function contexts.new(subject, map, record, m, kept, drawn)
   local job = subject.job
   local function lent(tensor) return tensor and m.own and tensor:clone() or tensor end -- a researcher's code may work in place
   local mask, within = lent(m.mask and subject:mask(m.mask)), lent(m.within and subject:mask(m.within))
-  local ctx = { subject = subject, map = map, record = record, status = record.status, model = job.model, item = subject.item, mask = mask, within = within,
-    within_name = m.within, compat = job.compat, kept = kept, drawn = drawn }
+  local ctx = { own = m.own, subject = m.own and lent_subject(subject) or subject, map = lent(map), record = record, status = record.status, model = job.model, item = subject.item,
+    mask = mask, within = within, within_name = m.within, compat = job.compat, kept = kept, drawn = drawn }
   if record.target then
     ctx.target = target_of(record, job.model.classes, m.as)
     ctx.unit = ctx.target.as == "softmax" and "probability" or "logit"
@@ -128,8 +138,11 @@ function Context.__index(ctx, key)
   return value
 end
 
---- f()'s value, computed once for all metrics of this map; no tensors, which would end with the metric's scope.
-function Context:once(key, f) return once(self.kept, key .. " within " .. tostring(self.within_name), f) end
+--- f()'s value, computed once for all metrics of this map; no tensors, which would end with the metric's scope. Own metrics share
+--- among themselves alone: a name or a change of theirs reaches none of the library's.
+function Context:once(key, f) return once(self.kept, (self.own and "own " or "") .. key .. " within " .. tostring(self.within_name), f) end
+
+local function lent(self, tensor) return self.own and tensor and tensor:clone() or tensor end
 
 --- The image's pixels in [0, 1].
 function Context:image() return explained.pixels(self.x, self.subject.job.split) end
@@ -137,7 +150,7 @@ function Context:image() return explained.pixels(self.x, self.subject.job.split)
 --- The network's values for black and white: tensors (1, 3, 1, 1).
 function Context:range()
   local range = once_tensors(self.subject, self.subject.kept, "range", function() return explained.range(self.x, self.subject.job.split) end)
-  return range[1], range[2]
+  return lent(self, range[1]), lent(self, range[2])
 end
 
 --- A keyed stream of random numbers for this image, the same for all maps, methods and models.
@@ -174,9 +187,9 @@ function Context:original() return score_rows(self, { self.subject:original() })
 
 --- Pixel numbers from the most to the least relevant, ties at random; nil where the map is the same everywhere.
 function Context:order()
-  return once_tensors(self.subject, self.kept, "order within " .. tostring(self.within_name), function()
+  return lent(self, once_tensors(self.subject, self.kept, "order within " .. tostring(self.within_name), function()
     return ranking.order(self.map, self:stream "ties@1", self.within)
-  end)[1]
+  end)[1])
 end
 
 --- bool (H, W): all pixels but 100 - percentile of a hundred, the most or the least relevant ones, of those within.
