@@ -276,6 +276,34 @@ t.test("what has no answer is undefined, with its reason", function()
   t.near(values { model = model, x = x, map = flat.map, metric = "confidence_change", compat = "pytorch-grad-cam" }[1], -8.5, 1e-6) -- the reference has an answer
 end)
 
+t.test("a score that is not a number is undefined for metrics that count images too", function()
+  local x, map = staircase()
+  local model, nan = mean_model(), 0 / 0
+  model:load_state { { name = "fc.weight", tensor = torch.tensor({ { nan, 0.0, 0.0 }, { 0.0, 0.0, 0.0 } }, { dtype = "float32" }) }, { name = "fc.bias", tensor = torch.zeros(2) } }
+  for _, name in ipairs { "confidence_change", "confidence_drop", "confidence_increase", "prediction_changed" } do
+    local list, whys = values { model = model, x = x, map = map, metric = name }
+    t.near(list, { nan }, 0, name)
+    t.equal(whys[1], "not a number", name)
+  end
+end)
+
+t.test("prediction changed within a mask takes out what is marked there, and nothing marked there is undefined", function()
+  local x, model = torch.ones(1, 3, 4, 4), mean_model()
+  x[{ 0, 0 }] = -1
+  x[{ 0, 0, 0 }]:fill_(10) -- the first row alone makes it red
+  local marked, upper, lower = torch.zeros(4, 4), torch.zeros(4, 4, { dtype = "uint8" }), torch.zeros(4, 4, { dtype = "uint8" })
+  marked[{ { 0, 2 } }]:fill_(1)
+  upper[{ { 1, 2 } }]:fill_(1)
+  lower[{ { 2, 4 } }]:fill_(1)
+  local function one(within)
+    return values { model = model, x = x, map = marked, metric = { "prediction_changed", hide = "black", within = within }, masks = { upper = upper, lower = lower } }
+  end
+  t.equal({ one()[1], one("upper")[1] }, { 1, 0 }) -- the row that decides lies outside
+  local list, whys = one "lower"
+  t.near(list, { 0 / 0 }, 0)
+  t.equal(whys[1], "nothing is marked")
+end)
+
 local function go(dir, options, n)
   local run = tiny.run(dir)
   options.figures = options.figures or false
@@ -444,6 +472,8 @@ t.test("wrong settings are refused before anything is computed", function()
   refused({ { "road_combined", imputer = "noisy" } }, "removal: unknown removal 'noisy' (expected black, white, mean, segment_mean, blur(k), blur(kx, ky) or noisy_linear(sigma)).")
   refused({ { "deletion", removals = { "noisy_linear" } } }, "deletion: 'noisy_linear(0.01)' is no background (expected black, white, mean or blur).")
   refused({ { "deletion", removals = { "blur(3)", "blur(3,3)" } } }, "deletion: removal 'blur(3,3)' is listed twice.")
+  refused({ { "road_combined", imputer = "segment_mean" } }, "road_combined: 'segment_mean' needs regions, which a metric has not (expected black, white, mean, blur or noisy_linear).")
+  refused({ { "prediction_changed", hide = "segment_mean" } }, "prediction_changed: 'segment_mean' needs regions, which a metric has not (expected black, white, mean, blur or noisy_linear).")
   refused({ { "insertion", removals = {} } }, "insertion: removals is an empty list (expected { \"black\", \"blur(31)\" } or the like).")
   refused({ { "insertion", steps = 0 } }, "insertion: option 'steps' is too small (expected at least 1, got 0).")
   refused({ { "confidence_change", as = "odds" } }, "confidence_change: option 'as' is wrong (expected 'logit' or 'softmax', got string 'odds').")

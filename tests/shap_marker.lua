@@ -45,7 +45,7 @@ t.test("the prediction changes without the pixels that it hangs on, and not with
   for i, record in ipairs(result.records) do statuses[i] = record.status end
   t.equal(statuses, { "not_defined", "ok", "ok", "not_defined", "ok", "ok" })
   local s = result.summaries[1]
-  t.equal({ s.metric, s.mean, s.chance, s.n, s.of }, { "prediction_changed@1 hide=black", 1, 0, 4, 6 })
+  t.equal({ s.metric, s.mean, s.chance, s.n, s.of }, { "prediction_changed@2 hide=black", 1, 0, 4, 6 })
 end)
 
 t.test("a mask that the data do not have is refused by name", function()

@@ -66,6 +66,16 @@ function removal.parse(text)
   return self
 end
 
+--- The same for a metric, which has no regions to take means of.
+---@param what string named in errors
+---@param text string
+---@return medxai.Removal
+function removal.without_regions(what, text)
+  local self = removal.parse(text)
+  if self.needs_labels then check.fail(what, "'%s' needs regions, which a metric has not (expected black, white, mean, blur or noisy_linear).", self.id) end
+  return self
+end
+
 -- ---- backgrounds ------------------------------------------------------------------------------------------------
 
 -- (n, n) float64: row i holds 1/k at the pixels that the box around i covers, mirrored at the border as often as needed.

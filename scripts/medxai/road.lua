@@ -20,7 +20,7 @@ function road.check(options, name)
     if seen[p] then check.fail(name, "percentile %s is listed twice.", tostring(p)) end
     seen[p] = true
   end
-  options.imputer = removal.parse(options.imputer).id
+  options.imputer = removal.without_regions(name, options.imputer).id
 end
 
 --- The names of one value a percentile.

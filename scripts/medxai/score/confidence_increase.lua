@@ -15,6 +15,7 @@ return {
   measure = function(map, ctx)
     local change, chance, why = multiplied.change(map, ctx)
     if not change then return nil, chance, why end
+    if change ~= change then return nil, chance, "not a number" end
     return change > 0 and 1 or 0
   end,
 }
