@@ -152,4 +152,51 @@ t.test("activations and gradients that nobody asked for are told apart from thos
   t.equal({ guess.status, guess.forwards, guess.backwards }, { "ok", 1, 0 })
 end)
 
+t.test("a function's name becomes a folder's: it stays inside the run", function()
+  local function own(x) return x:select(0, 0):select(0, 0) end
+  for _, name in ipairs { "../../x", "a/b", "", ".", ".hidden", "two\nlines", ("x"):rep(101) } do
+    t.fails(function() go { images = 1, methods = { [name] = own } } end,
+      "explain: a method has a plain name of 1 to 100 letters, since it names a folder (expected letters, digits, '_', '-' and '.', not first, got '" .. name .. "').")
+  end
+  t.equal(statuses(go { images = 1, methods = { ["mein Verfahren 2.0 ä"] = own } }), { "ok" })
+end)
+
+t.test("a method file whose name people also write for one of the library's is not passed over in silence", function()
+  local place <close> = beside { grad_cam = "return function(x) return x:squeeze(0):select(0, 0) end", sobel = "return 3" }
+  t.fails(function() go { images = 1, methods = { "grad_cam" } } end,
+    "explain: 'grad_cam' is the library's gradcam, but 'grad_cam.lua' lies beside the experiment too. Write gradcam, or give your file another name.")
+  t.equal(statuses(go { images = 1, methods = { "gradcam", "sobel" } }), { "ok", "ok" }) -- an experiment may be called as a method is
+end)
+
+t.test("what a method or metric file declares is checked, in words", function()
+  local place <close> = beside {
+    bare_option = "return { options = { k = 5 }, map = print }", odd_type = "return { options = { k = { 'float', default = 5 } }, map = print }",
+    listed = "return { options = { 'k' }, map = print }", no_options = "return { options = 5, map = print }", checks = "return { check = 3, map = print }",
+    smooth = "return { smoothing = true, map = print }", titled = "return { title = {}, map = print }", needy = "return { needs = 'gradient', map = print }",
+    m_option = "return { options = { k = 5 }, measure = print }", m_values = "return { values = { 'a', 'b' }, measure = print }",
+    m_check = "return { check = 3, measure = print }", m_title = "return { title = {}, measure = print }", m_needs = "return { needs = 'mask', measure = print }",
+    m_names = "return { values = function() return 'a' end, measure = print }", m_none = "return { values = function() return {} end, measure = print }",
+    m_twice = "return { values = function() return { 'a', 'a' } end, measure = print }" }
+  local function refused(name, message)
+    local list = name:find "^m_" and { methods = { "sobel" }, metrics = { name } } or { methods = { name } }
+    t.fails(function() explain.check(list, tiny.model()) end, "explain: " .. message)
+  end
+  refused("bare_option", "method 'bare_option': option 'k' is not described (expected k = { \"number\", default = ... } or { one_of = { ... } }, got number 5).")
+  refused("odd_type", "method 'odd_type': option 'k' has the unknown type 'float' (expected any, boolean, function, integer, number, string, table or tensor).")
+  refused("listed", "method 'listed': options have names (expected name = { \"number\", default = ... }, got [1]).")
+  refused("no_options", "method 'no_options': options is a number (expected a table).")
+  refused("checks", "method 'checks': check is a number (expected a function).")
+  refused("smooth", "method 'smooth': smoothing is a boolean (expected a table).")
+  refused("titled", "method 'titled': title is a table (expected a string).")
+  refused("needy", "method 'needy': needs is a string (expected a table).")
+  refused("m_option", "metric 'm_option': option 'k' is not described (expected k = { \"number\", default = ... } or { one_of = { ... } }, got number 5).")
+  refused("m_values", "metric 'm_values': values is a table (expected a function).")
+  refused("m_check", "metric 'm_check': check is a number (expected a function).")
+  refused("m_title", "metric 'm_title': title is a table (expected a string).")
+  refused("m_needs", "metric 'm_needs': needs is a string (expected a table).")
+  refused("m_names", "metric 'm_names': values() returned a string (expected a list of names).")
+  refused("m_none", "metric 'm_none': values() returned an empty list (expected a list of names).")
+  refused("m_twice", "metric 'm_twice': values() names 'a' twice.")
+end)
+
 host.options.quiet = was_quiet

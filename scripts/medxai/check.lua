@@ -315,6 +315,33 @@ function check.options(what, options, spec)
   return result
 end
 
+--- Raises unless the fields that a researcher's file gave are of these types: { title = "string", check = "function" }.
+---@param what string
+---@param subject string "method 'mine'"
+---@param t table
+---@param kinds table<string, string>
+function check.kinds(what, subject, t, kinds)
+  for _, key in ipairs(check.sorted_keys(kinds)) do
+    if t[key] ~= nil and type(t[key]) ~= kinds[key] then check.fail(what, "%s: %s is a %s (expected a %s).", subject, key, type(t[key]), kinds[key]) end
+  end
+end
+
+--- Raises unless what a researcher's file gave as its options is a spec for check.options.
+function check.spec(what, subject, spec)
+  for _, key in ipairs(check.sorted_keys(spec)) do
+    local rule = spec[key]
+    if type(key) ~= "string" then check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject, tostring(key)) end
+    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" then
+      check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = { ... } }, got %s).", subject, key, key, describe(rule))
+    end
+    for kind in (rule[1] or ""):gmatch("[%w_]+") do
+      if not accepts[kind] then
+        check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind, (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))
+      end
+    end
+  end
+end
+
 --- Takes a command-line field that belongs to no option table; nil where it was not given.
 ---@param name string
 ---@return string|nil

@@ -6,9 +6,11 @@
 -- picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
 -- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
 -- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
--- It refuses unknown names and options before anything is computed.
+-- It refuses unknown names and options, and a method file that does not say what it should, before anything is computed.
 local check = require "medxai.check"
 local code = require "medxai.code"
+local files = require "medxai.files"
+local host = require "medxai.host"
 local plugin = require "medxai.plugin"
 
 local method = {}
@@ -27,8 +29,14 @@ local function from_function(name, f, source)
     masks = function() return {} end, map = function(ctx, x, target) return f(x, ctx.model, target) end }
 end
 
+local kinds = { title = "string", paper = "string", sign = "string", picture = "string", rng = "string", as = "string", options = "table", needs = "table",
+  smoothing = "table", honesty = "table", check = "function", approximate = "function", masks = "function" }
+
 -- A method file's table, checked.
 local function from_table(name, t, source)
+  local subject = string.format("method '%s'", name)
+  check.kinds("explain", subject, t, kinds)
+  check.spec("explain", subject, t.options or {})
   if type(t.map) ~= "function" then check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name) end
   if t.at ~= nil and t.at ~= "layer" and t.at ~= "input" then check.fail("explain", "method '%s': at is 'layer' or 'input' (got '%s').", name, tostring(t.at)) end
   if t.draw ~= nil and type(t.draw) ~= "function" then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
@@ -49,9 +57,27 @@ local function library_name(name)
   return name
 end
 
+-- A function's name is the researcher's own, and its maps' folder is called after it.
+local function check_folder_name(name)
+  if name ~= "" and #name <= 100 and not name:find "^%." and not name:find "[%c/\\]" then return end
+  check.fail("explain", "a method has a plain name of 1 to 100 letters, since it names a folder (expected letters, digits, '_', '-' and '.', not first, got '%s').", name)
+end
+
+-- The library's method is not taken for a researcher's file that is called as people write it too.
+local function check_own_file(written, name)
+  local path = written .. ".lua"
+  if written == name or written:find "/" or not files.exists((host.script_dir or ".") .. "/" .. path) then return end
+  check.fail("explain", "'%s' is the library's %s, but '%s' lies beside the experiment too. Write %s, or give your file another name.", written, name, path, name)
+end
+
 local function build(name, value)
-  if type(value) == "function" then return from_function(name, value, code.of_function(value)) end
-  name = library_name(name)
+  if type(value) == "function" then
+    check_folder_name(name)
+    return from_function(name, value, code.of_function(value))
+  end
+  local written = name
+  name = library_name(written)
+  check_own_file(written, name)
   if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain")) end
   local found, source = plugin.find("explain", "explain", "method", name)
   if type(found) == "function" then return from_function(name, found, source) end

@@ -41,11 +41,16 @@ local shared = {
   as = { one_of = { "logit", "softmax" }, field = false },
 }
 
+local kinds = { title = "string", unit = "string", axis = "string", negatives = "string", many = "string", options = "table", needs = "table", range = "table",
+  check = "function", values = "function" }
+
 local function definition_of(name)
   local d, source = plugin.find("explain", "score", "metric", name)
   if type(d) ~= "table" or type(d.measure) ~= "function" then
     check.fail("explain", "metric '%s' has no measure (expected a table with measure = function(map, ctx)).", name)
   end
+  check.kinds("explain", string.format("metric '%s'", name), d, kinds)
+  check.spec("explain", string.format("metric '%s'", name), d.options or {})
   if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" then
     check.fail("explain", "metric '%s': direction is 'higher' or 'lower' (got '%s').", name, tostring(d.direction))
   end
@@ -73,6 +78,20 @@ local function without_name(value)
   return given
 end
 
+-- What a metric's values() returned, checked.
+local function names_of(name, list)
+  local function fail(fmt, ...) check.fail("explain", "metric '%s': values() " .. fmt, name, ...) end
+  if type(list) ~= "table" then fail("returned a %s (expected a list of names).", type(list)) end
+  if #list == 0 then fail "returned an empty list (expected a list of names)." end
+  local seen = {}
+  for _, value_name in ipairs(list) do
+    if type(value_name) ~= "string" then fail("names a %s (expected texts).", type(value_name)) end
+    if seen[value_name] then fail("names '%s' twice.", value_name) end
+    seen[value_name] = true
+  end
+  return list
+end
+
 local function entry(name, value, mask, compat)
   local d, source = definition_of(name)
   local spec = {}
@@ -91,7 +110,7 @@ local function entry(name, value, mask, compat)
   local m = { name = name, definition = d, own = source ~= nil, mask = needs_mask and mask or nil, within = options.within, as = options.as }
   options.within, options.as = nil, nil
   if d.check then d.check(options, name) end
-  m.options, m.id, m.ids, m.names = options, id_of(name, d, options, more), {}, d.values and d.values(options) or nil
+  m.options, m.id, m.ids, m.names = options, id_of(name, d, options, more), {}, d.values and names_of(name, d.values(options)) or nil
   for i, value_name in ipairs(m.names or { "" }) do m.ids[i] = m.id .. (value_name ~= "" and " " .. value_name or "") end
   return m
 end
