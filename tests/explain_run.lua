@@ -112,6 +112,27 @@ t.test("one_per_class, numbers by turns of the classes, lists by number and name
     "explain: no image 'nobody.png' in the test split (expected a number, a path, a file name or an image id).")
 end)
 
+t.test("images with the same pixels count as one, the first, and that is said", function()
+  local dir, split = t.tmpdir(), tiny.split(6)
+  local item = split.item
+  function split:item(i)
+    local one = item(self, i)
+    if i == 3 or i == 6 then one.id = item(self, i - 1).id end -- of other classes
+    if i == 5 then one.label = nil end
+    return one
+  end
+  local run = tiny.run(dir)
+  local result = explain.run(run, tiny.model(), split, { methods = { "gradcam" }, images = "all", target = { "predicted" }, figures = false })
+  local paths = {}
+  for i, record in ipairs(result.records) do paths[i] = record.path:match "%d" .. " " .. tostring(record.label) end
+  t.equal(paths, { "1 clear", "2 nodule", "4 clear", "5 nil" })
+  t.equal(run.warnings, { "explain: 'folder/image 3.png' (opacity) has the same pixels as 'folder/image 2.png' (nodule). They count as one image, the first. "
+    .. "So does 1 more image of the test split." })
+  t.equal(#files.lines(dir .. "/maps/index.jsonl"), 4)
+  t.equal(select(2, choose.images(split, { 5, 6 })), "explain: 'folder/image 6.png' (opacity) has the same pixels as 'folder/image 5.png' (no label). They count as one image, the first.")
+  t.equal({ choose.images(split, { 3, 5 }) }, { { 3, 5 } })
+end)
+
 t.test("energy inside the lesion beside its chance level, with intervals, in scores.csv; images without mask are undefined", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "center_blob" }, images = "all", metrics = { "energy_inside", "pointing_game" }, mask = "lesion" })

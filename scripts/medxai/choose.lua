@@ -1,4 +1,5 @@
 -- Which images are explained: a number (classes taken in turn), a list of numbers and names, "all", "one_per_class".
+-- Maps and scores are of an image's pixels: files that hold the same ones are one image, the first of them chosen, and that is said.
 -- It refuses numbers out of range and names that no image, or more than one, has.
 local check = require "medxai.check"
 
@@ -57,7 +58,30 @@ local function listed(split, list)
   return chosen
 end
 
---- Sample numbers (from 1) of the images asked for.
+local function described(split, item)
+  return string.format("'%s' (%s)", tostring(item.path), item.label and (split.classes or {})[item.label + 1] or "no label")
+end
+
+-- The first of those with the same pixels, and what is to be said of the others.
+local function each_once(split, chosen)
+  local out, first, pair, others = {}, {}, nil, 0
+  for _, number in ipairs(chosen) do
+    local item = split:item(number)
+    if first[item.id] then
+      pair, others = pair or { item, first[item.id] }, others + 1
+    else
+      first[item.id] = item
+      out[#out + 1] = number
+    end
+  end
+  if not pair then return out end
+  return out, string.format("explain: %s has the same pixels as %s. They count as one image, the first.%s", described(split, pair[1]), described(split, pair[2]),
+    others > 1 and string.format(" So do%s %d more image%s of the %s split.", others == 2 and "es" or "", others - 1, others == 2 and "" or "s", tostring(split.name)) or "")
+end
+
+--- Sample numbers (from 1) of the images asked for, each image once.
+---@return integer[]
+---@return string|nil notice where some hold the same pixels: a warning
 function choose.images(split, images)
   local chosen = {}
   if type(images) == "table" then
@@ -73,7 +97,7 @@ function choose.images(split, images)
   if check.smoke() then
     for i = #chosen, 3, -1 do chosen[i] = nil end
   end
-  return chosen
+  return each_once(split, chosen)
 end
 
 return choose

@@ -378,7 +378,8 @@ end
 function explain.run(run, model, split, options)
   check_split(run, split, model)
   local asked = explain.check(options, model, split)
-  local chosen = require("medxai.choose").images(split, asked.images)
+  local chosen, notice = require("medxai.choose").images(split, asked.images)
+  if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)
   local job = new_job(run, model, split, asked)
   local fields = step_fields(job, chosen, asked)
