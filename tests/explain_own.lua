@@ -156,7 +156,7 @@ t.test("a function's name becomes a folder's: it stays inside the run", function
   local function own(x) return x:select(0, 0):select(0, 0) end
   for _, name in ipairs { "../../x", "a/b", "", ".", ".hidden", "two\nlines", ("x"):rep(101) } do
     t.fails(function() go { images = 1, methods = { [name] = own } } end,
-      "explain: a method has a plain name of 1 to 100 letters, since it names a folder (expected letters, digits, '_', '-' and '.', not first, got '" .. name .. "').")
+      "explain: a method's name is that of its maps' folder (expected 1 to 100 letters, digits, '_', '-' or '.', the first no '.', got '" .. name .. "').")
   end
   t.equal(statuses(go { images = 1, methods = { ["mein Verfahren 2.0 ä"] = own } }), { "ok" })
 end)

@@ -356,7 +356,7 @@ end
 ---   target         "predicted", "true", a class by name or 0-based index, "contrast(a, b)"; { that, as = "softmax" } for probabilities
 ---   images         "one_per_class" (default), "all", a number (the classes in turn), a list of numbers, paths, names or image ids
 ---   metrics        names of scripts/medxai/score or of a file beside the experiment, with their options: { "road_combined",
----                  { "deletion", as = "softmax" }, { "pointing_game", margin_px = 15 } }; every one takes within = a mask's name
+---                  { "deletion", as = "softmax" }, pointing_game = { margin_px = 15 } }; every one takes within = a mask's name
 ---   mask           the data's mask that metrics of overlap compare with
 ---   aug_smooth     true: the mean of the maps of six views (as it is and flipped, input x 0.9, 1, 1.1), where a method can be smoothed
 ---   eigen_smooth   true: the first principal component of the channels instead of their sum, where a method has channels

@@ -60,7 +60,7 @@ end
 -- A function's name is the researcher's own, and its maps' folder is called after it.
 local function check_folder_name(name)
   if name ~= "" and #name <= 100 and not name:find "^%." and not name:find "[%c/\\]" then return end
-  check.fail("explain", "a method has a plain name of 1 to 100 letters, since it names a folder (expected letters, digits, '_', '-' and '.', not first, got '%s').", name)
+  check.fail("explain", "a method's name is that of its maps' folder (expected 1 to 100 letters, digits, '_', '-' or '.', the first no '.', got '%s').", name)
 end
 
 -- The library's method is not taken for a researcher's file that is called as people write it too.

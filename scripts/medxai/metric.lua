@@ -81,7 +81,7 @@ end
 -- What a metric's values() returned, checked.
 local function names_of(name, list)
   local function fail(fmt, ...) check.fail("explain", "metric '%s': values() " .. fmt, name, ...) end
-  if type(list) ~= "table" then fail("returned a %s (expected a list of names).", type(list)) end
+  if type(list) ~= "table" then fail("returned %s (expected a list of names).", list == nil and "nothing" or "a " .. type(list)) end
   if #list == 0 then fail "returned an empty list (expected a list of names)." end
   local seen = {}
   for _, value_name in ipairs(list) do
