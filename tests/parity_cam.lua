@@ -4,7 +4,8 @@
 -- one map of one image, passes when ours (float32) is off by at most 1e-4 of its maximum, or 4 times the reference's own float32 error.
 -- FullGrad, guided backprop and inner layers, whose gradients jump at many ReLUs: relative L2 and 99.9th percentile instead, and the
 -- reference's own error is its largest on that network, NCHW or channels_last, since which image meets a kink is chance; in float64 they
--- agree to 1e-5 like the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by),
+-- agree to 1e-5 like the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by,
+-- there with the reference's largest own error on that network, since a score near 0 makes it large),
 -- maps with the reference's signs; where two singular values are closer than 0.98 the cell is ill-conditioned. A flat reference
 -- is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
@@ -181,6 +182,21 @@ local function find_rough(model, folder, cells, load)
   for _, cell in ipairs(cells) do
     local found = key(cell) and by_key[key(cell)]
     if found then cell.rough, cell.rough_components = larger(found.maps, found.components), found.components end
+  end
+  local ablated = { 0 } -- the reference divides by the score: the nearer to 0 one comes, the larger is its error, whichever view that is
+  for _, cell in ipairs(cells) do
+    local scope <close> = core.memory.scope()
+    local dumped = cell.method == "ablationcam" and cell.form == "asis" and load(folder, cell) or {}
+    for i = 1, dumped.projections and #cell.images or 0 do
+      local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
+      for k = 0, truth:size(0) - 1 do
+        local their = truth:narrow(0, k, 1)
+        ablated = larger(ablated, errors(turned(single:narrow(0, k, 1), their), their))
+      end
+    end
+  end
+  for _, cell in ipairs(cells) do
+    if cell.method == "ablationcam" and cell.form == "asis" then cell.rough_components = ablated end
   end
 end
 

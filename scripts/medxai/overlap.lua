@@ -78,7 +78,7 @@ end
 
 local function findings_of(split, base, entries, o)
   local by_id, list = {}, {}
-  for number = 1, split.n do by_id[split:item(number).id] = number end
+  for number = 1, split.n do by_id[split:item(number).id] = by_id[split:item(number).id] or number end -- of the same pixels the first, as explain chooses
   for i = 1, #base.records, #entries do list[#list + 1] = finds.of(split, by_id[base.records[i].image_id], o) end
   return list
 end

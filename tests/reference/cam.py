@@ -292,6 +292,19 @@ def network(out, grad, name):
             moved[x.shape] = argmax_moves(build(name, folder, 32, "out"), x)
         return ("asis", "out") if aliased or aug and moved[x.shape] else ("asis",)
 
+    def jumping(bits, layout):
+        """Where gradients jump: inner layers, and in channels_last FullGrad, whose other layout is dumped with the rest."""
+        for smoothing, images in (("plain", [0, 3]), ("both", [3])):
+            for form in forms(square[images], smoothing, name == "vgg19"):
+                net = build(name, folder, bits, form, fresh=bool(layout))
+                net = net.to(memory_format=torch.channels_last) if layout else net
+                for other in COMPARE[name]:
+                    dump("gradcam", "square", square, images, smoothing, form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
+        for kind, x, images, smoothing in sets if layout and name != "inception_v3" else ():
+            for form in forms(x[images], smoothing, False):
+                net = build(name, folder, bits, form, fresh=True).to(memory_format=torch.channels_last)
+                dump("fullgrad", kind, x, images, smoothing, form, bits, net, [], layout=layout)
+
     aliased = name == "densenet121"  # the layer is followed by a rectifier in place
     sets = [("square", square, [0, 1, 2, 3], "plain"), ("wide", wide, [0], "plain")] + [("square", square, [0, 3], s) for s in ("aug", "eigen", "both")]
     check_behind(name, build(name, folder, 64, "out"), layer, square[:1].double())
@@ -306,8 +319,8 @@ def network(out, grad, name):
                     if not (method in ("eigencam", "eigengradcam") and smoothing in ("eigen", "both")):
                         dump(method, kind, x, images, smoothing, form, bits, behind, [behind.tap])
                 layer_of(net, layer)._forward_hooks.clear()
-            if name != "inception_v3":  # the library's FullGrad stops there
-                dump("fullgrad", kind, x, images, smoothing, "asis", bits, build(name, folder, bits, "asis"), [])
+            for form in forms(x[images], smoothing, False) if name != "inception_v3" else ():  # the library's FullGrad stops there
+                dump("fullgrad", kind, x, images, smoothing, form, bits, build(name, folder, bits, form), [])
         print(name, bits, "methods of one pass done", flush=True)
         for form in ("asis", "out"):
             memo = Memo(pgc.AblationCAM if form == "asis" else PlainAblation).method(form)
@@ -325,17 +338,7 @@ def network(out, grad, name):
                 dump("scorecam", "small", small, images, smoothing, form, bits, net, [layer_of(net, layer)], cls=memo)
         print(name, bits, "methods of many passes done", flush=True)
         for layout in ("", "cl") if bits == 32 else ("",):
-            for form in ("asis", "out") if name == "vgg19" else ("asis",):
-                net = build(name, folder, bits, form, fresh=bool(layout))
-                if layout:
-                    net = net.to(memory_format=torch.channels_last)
-                for other in COMPARE[name]:
-                    dump("gradcam", "square", square, [0, 3], "plain", form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
-                    dump("gradcam", "square", square, [3], "both", form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
-        if bits == 32 and name != "inception_v3":
-            net = build(name, folder, bits, "asis", fresh=True).to(memory_format=torch.channels_last)
-            for kind, x, images, smoothing in sets:
-                dump("fullgrad", kind, x, images, smoothing, "asis", bits, net, [], layout="cl")
+            jumping(bits, layout)
     guided(out, folder, name, square, wide)
     (out / "cells.json").write_text(json.dumps(info, sort_keys=True) + "\n")
     print(name, "done", flush=True)
