@@ -136,10 +136,10 @@ t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next r
   local script = t.write(dir .. "/stopped.lua", ([[
     package.path = %q .. "/tests/?.lua;" .. package.path
     local tiny, tinycam = require "tinyexplain", require "tinycam"
-    local calls, stop = 0, os.getenv "STOP_HERE"
+    local calls = 0
     local methods = { "gradcam", "scorecam", watch = function(x)
       calls = calls + 1
-      if stop and calls == 3 then
+      if os.getenv "STOP_HERE" and calls == 3 then
         os.execute("(sleep 0.2; kill -INT " .. require("medxai.file").pid() .. ") &")
         while true do x = x * 1 end
       end
