@@ -5,6 +5,7 @@ local canon = require "medxai.canon"
 local core = require "medxai.core"
 local cuts = require "medxai.cuts"
 local figure = require "medxai.figure"
+local explain_status = require("medxai.map").explain_status
 local host = require "medxai.host"
 local maps = require "medxai.gallery_maps"
 local tiny = require("medxai.overlap_findings").tiny
@@ -44,9 +45,14 @@ local function image_of(job, i) return maps.image(job, job.findings[i].number) e
 
 local function mask_of(job, i) return job.split:mask(job.findings[i].number, job.mask):ne(0) end
 
+-- From 0 to the map's own maximum, which the mean over views leaves below 1.
 local function overlay(image, map)
-  return figure.tint(image, map or torch.full({ image:size(1), image:size(2) }, 0 / 0), "inferno", 0, 1)
+  local top = map and map:max():item()
+  return figure.tint(image, map or torch.full({ image:size(1), image:size(2) }, 0 / 0), "inferno", 0, top and top > 0 and top or 1)
 end
+
+-- "all negative" ... over a map that is not ok.
+local function status_of(job, i, k) return explain_status(record_of(job, i, k).status) end
 
 local function name_of(job, i)
   local item = job.findings[i].item
@@ -76,7 +82,8 @@ local function contour_panel(job, i, one)
   local made, mask = map_of(job, i, one.place), mask_of(job, i)
   local pixels, inside = overlay(image_of(job, i), made), made and cuts.inside(made, "otsu")
   if inside then pixels = figure.outline(pixels, inside, MAGENTA) end
-  return { pixels = figure.outline(pixels, mask, WHITE), title = "IoU " .. short(inside and cuts.overlap(inside, mask).iou or 0 / 0) }
+  return { pixels = figure.outline(pixels, mask, WHITE), title = "IoU " .. short(inside and cuts.overlap(inside, mask).iou or 0 / 0),
+    status = status_of(job, i, one.place) }
 end
 
 local function draw_contours(job, save)
@@ -109,7 +116,7 @@ local function draw_titles(job, one, save)
     local row = rows[(n - 1) // grid_columns + 1] or { panels = {} }
     rows[(n - 1) // grid_columns + 1] = row
     row.panels[#row.panels + 1] = { pixels = figure.outline(overlay(image_of(job, i), map_of(job, i, one.place)), mask_of(job, i), WHITE),
-      title = "IoU " .. short(value_of(job, i, one.entry, iou_pattern)) }
+      title = "IoU " .. short(value_of(job, i, one.entry, iou_pattern)), status = status_of(job, i, one.place) }
   end
   if #rows == 0 then return end
   save("iou-grid", figure.panels { rows = rows, caption = { string.format("%s. White: %s mask. IoU of the map's top %d %% with it.", one.entry.label, job.mask, 100 - grid_cut) } },
@@ -127,7 +134,7 @@ local function draw_within(job, one, save)
     local inside = mask:view({ h, w, 1 }):to { dtype = "uint8" }
     local within = torch.from_string(over.rgb, "uint8", { h, w, 3 }) * inside
     local white = (inside * 255):expand({ h, w, 3 }):contiguous()
-    rows[#rows + 1] = { panels = { { pixels = figure.pixels(image), title = name_of(job, i) }, { pixels = over, title = "" },
+    rows[#rows + 1] = { panels = { { pixels = figure.pixels(image), title = name_of(job, i) }, { pixels = over, title = "", status = status_of(job, i, one.place) },
       { pixels = { rgb = white:data_string(), columns = w, rows = h }, title = string.format("%.3g %% of the crop", 100 * job.findings[i].share) },
       { pixels = { rgb = within:contiguous():data_string(), columns = w, rows = h }, title = has_energy and "energy inside " .. short(value_of(job, i, one.entry, "^energy_inside@")) or "" } } }
   end
