@@ -99,7 +99,7 @@ t.test("a crash inside an operator names it", function()
   local dir = t.tmpdir()
   local path = t.write(dir .. "/crash.lua", [[
 local torch = require "medxai.torch"
-local a = torch.zeros(800, 800)
+local a = torch.zeros(1600, 1600) -- long enough that the signal falls into the product
 io.popen("sleep 0.2; kill -SEGV " .. require "medxai.file".pid())
 while true do a:matmul(a) end
 ]])
