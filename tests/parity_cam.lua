@@ -5,7 +5,7 @@
 -- FullGrad, guided backprop and inner layers, whose gradients jump at many ReLUs: relative L2 and 99.9th percentile instead, and the
 -- reference's own error is its largest on that network, NCHW or channels_last, since which image meets a kink is chance; in float64 they
 -- agree to 1e-5 like the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by,
--- there with the reference's largest own error on that network, since a score near 0 makes it large),
+-- there and for XGrad-CAM with the reference's largest own error on that network, since a divisor near 0 makes it large),
 -- maps with the reference's signs; where two singular values are closer than 0.98 the cell is ill-conditioned. A flat reference
 -- is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
@@ -151,6 +151,28 @@ local function larger(a, b)
   return out
 end
 
+-- Where the method divides by a number that may be near 0: compat Ablation-CAM by the score, XGrad-CAM by a channel's sum.
+local function divides(cell) return cell.method == "ablationcam" and cell.form == "asis" or cell.method == "xgradcam" end
+
+-- The largest own errors of components on this network of methods that divide: the nearer to 0 one comes, the larger, whichever view that is.
+local function find_divided(folder, cells, load)
+  local largest_of = {}
+  for _, cell in ipairs(cells) do
+    local scope <close> = core.memory.scope()
+    local dumped = divides(cell) and load(folder, cell) or {}
+    for i = 1, dumped.projections and #cell.images or 0 do
+      local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
+      for k = 0, truth:size(0) - 1 do
+        local their, key = truth:narrow(0, k, 1), cell.method .. cell.form
+        largest_of[key] = larger(largest_of[key] or { 0 }, errors(turned(single:narrow(0, k, 1), their), their))
+      end
+    end
+  end
+  for _, cell in ipairs(cells) do
+    if divides(cell) then cell.rough_components = largest_of[cell.method .. cell.form] end
+  end
+end
+
 -- The reference's largest own errors on this network, for the cells whose gradients jump: of maps and of components.
 local function find_rough(model, folder, cells, load)
   local by_key = {}
@@ -183,21 +205,7 @@ local function find_rough(model, folder, cells, load)
     local found = key(cell) and by_key[key(cell)]
     if found then cell.rough, cell.rough_components = larger(found.maps, found.components), found.components end
   end
-  local ablated = { 0 } -- the reference divides by the score: the nearer to 0 one comes, the larger is its error, whichever view that is
-  for _, cell in ipairs(cells) do
-    local scope <close> = core.memory.scope()
-    local dumped = cell.method == "ablationcam" and cell.form == "asis" and load(folder, cell) or {}
-    for i = 1, dumped.projections and #cell.images or 0 do
-      local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
-      for k = 0, truth:size(0) - 1 do
-        local their = truth:narrow(0, k, 1)
-        ablated = larger(ablated, errors(turned(single:narrow(0, k, 1), their), their))
-      end
-    end
-  end
-  for _, cell in ipairs(cells) do
-    if cell.method == "ablationcam" and cell.form == "asis" then cell.rough_components = ablated end
-  end
+  find_divided(folder, cells, load)
 end
 
 -- ---- groups of cells --------------------------------------------------------------------------------------------------------------
