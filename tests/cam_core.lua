@@ -233,9 +233,8 @@ t.test("targets are fixed on the image; in compat each view of it takes its own 
 end)
 
 t.test("extras: facts go into the record, arrays into files beside the map, a status onto it; several calls make lists", function()
-  local dir, before = t.tmpdir(), host.script_dir
-  host.script_dir = dir
-  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local dir = t.tmpdir()
+  local place <close> = tiny.beside(dir)
   t.write(dir .. "/talks.lua", [[return { title = "talks", at = "layer", smoothing = { aug_smooth = true }, map = function(ctx)
     local extras = {}
     for i = 1, ctx.count do
@@ -261,9 +260,8 @@ t.test("extras: facts go into the record, arrays into files beside the map, a st
 end)
 
 t.test("a method that is not defined for a network is a status with its reason, no failure", function()
-  local dir, before = t.tmpdir(), host.script_dir
-  host.script_dir = dir
-  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local dir = t.tmpdir()
+  local place <close> = tiny.beside(dir)
   t.write(dir .. "/never.lua", "return { title = 'never', map = function() require('medxai.map').not_defined('it has no rectifiers') end }")
   local result, run = go(t.tmpdir(), { methods = { "never", "gradcam" }, images = 2, metrics = { "energy_inside" }, mask = "lesion" })
   local record = result.records[1]
@@ -273,9 +271,8 @@ t.test("a method that is not defined for a network is a status with its reason, 
 end)
 
 t.test("one image that a researcher's method file cannot do fails alone", function()
-  local dir, before = t.tmpdir(), host.script_dir
-  host.script_dir = dir
-  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local dir = t.tmpdir()
+  local place <close> = tiny.beside(dir)
   t.write(dir .. "/picky.lua", [[return { at = "layer", needs = { gradient = true }, map = function(ctx)
     for i = 1, ctx.count do if ctx.items[i].id:find("3$") then error("not this one") end end
     return (ctx:activation() * ctx:gradient()):sum({ 1 })

@@ -320,9 +320,7 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
   t.equal(r.code, 0, r.err)
   for _, line in ipairs(require("medxai.files").lines(dir .. "/run/maps/index.jsonl")) do t.ok(line:find('"status":"ok"', 1, true), line) end
   -- a network that looks at the right half alone: brightness there is its score
-  local before = host.script_dir
-  host.script_dir = dir
-  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local place <close> = tiny.beside(dir)
   local model = require("medxai.graph").network { name = "half", classes = tinycam.classes, size_px = 34, build = function(g, x)
     local half = g:op("half", "slice.Tensor", { x, 3, 17, 34 })
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", half, 1)), { 3, 3 })

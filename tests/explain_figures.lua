@@ -16,14 +16,6 @@ local function go(dir, options, n, change)
   return explain.run(run, tiny.model(), tiny.split(n or 6, change), options), run
 end
 
--- A folder with method files counts as the experiment's.
-local function beside(text_by_name)
-  local dir, before = t.tmpdir(), host.script_dir
-  for name, text in pairs(text_by_name) do t.write(dir .. "/" .. name .. ".lua", text) end
-  host.script_dir = dir
-  return setmetatable({}, { __close = function() host.script_dir = before end })
-end
-
 -- The SVG of the n-th figure whose name holds `kind`.
 local function svg_of(result, kind, n)
   for _, f in ipairs(result.figures) do
@@ -125,7 +117,7 @@ t.test("options that tell methods apart stand in their labels", function()
 end)
 
 t.test("a map that is not ok says so on its panel, in every kind of figure", function()
-  local place <close> = beside { none_here = 'return { title = "none here", map = function(ctx) return require("medxai.torch").zeros(ctx.count, ctx.height, ctx.width) - 1 end }',
+  local place <close> = tiny.beside { none_here = 'return { title = "none here", map = function(ctx) return require("medxai.torch").zeros(ctx.count, ctx.height, ctx.width) - 1 end }',
     odd_one = 'return { title = "odd one", map = function(ctx) return require("medxai.torch").full({ ctx.count, ctx.height, ctx.width }, 0 / 0) end }',
     breaks = 'return { title = "breaks", map = function() error("no") end }' }
   local result = go(t.tmpdir(), { methods = { "none_here", "odd_one", "breaks", "sobel" }, images = 1, figures = { "rows", "grid", "methods" } }, 3, function(x) return x:fill_(0.5) end)
@@ -146,7 +138,7 @@ t.test("a map that is not ok says so on its panel, in every kind of figure", fun
 end)
 
 t.test("scales and colours are said: own or shared, JET's brightness, a signed picture's grey", function()
-  local place <close> = beside { fine_lines = 'return { title = "fine lines", sign = "signed", picture = "detail", map = function(ctx) return ctx:image():mean({ 1 }) - 0.25 end }' }
+  local place <close> = tiny.beside { fine_lines = 'return { title = "fine lines", sign = "signed", picture = "detail", map = function(ctx) return ctx:image():mean({ 1 }) - 0.25 end }' }
   local function texts(options)
     options.images, options.figures = 1, { "rows" }
     local _, joined = texts_of((svg_of(go(t.tmpdir(), options), "maps")))
@@ -214,7 +206,7 @@ end)
 t.test("a method draws its own figures of the chosen images, with its arrays", function()
   local seen = {}
   rawset(_G, "seen_pages", seen) -- the method file sees the same globals
-  local place <close> = beside { own_pages = [[
+  local place <close> = tiny.beside { own_pages = [[
     local figure = require "medxai.figure"
     return { title = "own pages", at = "input", map = function(ctx) return ctx:image():mean({ 1 }) end,
       draw = function(page)
@@ -237,7 +229,7 @@ t.test("a method draws its own figures of the chosen images, with its arrays", f
 end)
 
 t.test("a drawing that fails is told and costs nothing else", function()
-  local place <close> = beside {
+  local place <close> = tiny.beside {
     broken_pages = 'return { title = "broken pages", at = "input", map = function(ctx) return ctx:image():mean({ 1 }) end, draw = function() error("no ink") end }',
     wrong_pages = 'return { map = function() end, draw = 3 }' }
   local result, run = go(t.tmpdir(), { methods = { "broken_pages" }, images = 1 })

@@ -15,20 +15,6 @@ local function go(options, n, model)
   return explain.run(run, model or tiny.model(), tiny.split(n or 6), options), run
 end
 
--- Method files beside the experiment, by name, until the returned value is closed.
-local function beside(text_by_name)
-  local dir, before = t.tmpdir(), host.script_dir
-  for name, text in pairs(text_by_name) do t.write(dir .. "/" .. name .. ".lua", text) end
-  host.script_dir = dir
-  return setmetatable({}, { __close = function() host.script_dir = before end })
-end
-
-local function statuses(result)
-  local out = {}
-  for i, record in ipairs(result.records) do out[i] = record.status end
-  return out
-end
-
 -- The k-th record's file: 1 the map, 2 ... its raw maps.
 local function stored(result, k, file) return torch.load_npy(result.dir .. "/" .. result.records[k].files[file]) end
 
@@ -37,7 +23,7 @@ t.test("a method may fill one buffer again and again: each image keeps its own m
   local function own(x) return x:mean({ 1 }):squeeze(0) end
   local result = go { images = 4, methods = { again = function(x) return buffer:copy_(own(x)) end, plain = own } }
   for i = 0, 3 do t.ok(stored(result, 2 * i + 1, 2):equal(stored(result, 2 * i + 2, 2)), "image " .. i + 1) end
-  local place <close> = beside { same_extras = [[
+  local place <close> = tiny.beside { same_extras = [[
     local array, facts = require("medxai.torch").zeros(1), {}
     return { one_by_one = true, map = function(ctx, x)
       facts.mean = x:mean():item()
@@ -50,7 +36,7 @@ t.test("a method may fill one buffer again and again: each image keeps its own m
 end)
 
 t.test("every attempt and every layer gets the images as they are, though an earlier one changed them in place", function()
-  local place <close> = beside {
+  local place <close> = tiny.beside {
     halves = [[return { map = function(ctx, x)
       x:mul_(0.5)
       for i = 1, ctx.count do if ctx.items[i].id:find("4$") then error("image 4 is odd") end end
@@ -58,7 +44,7 @@ t.test("every attempt and every layer gets the images as they are, though an ear
     end }]],
     lowers = [[return { at = "layer", map = function(ctx, x) return x:sub_(0.25):select(1, 0) end }]] }
   local result = go { methods = { "halves", half = function(x) return x:mul_(0.5):squeeze(0):select(0, 0) end }, images = "all" }
-  t.equal(statuses(result), { "ok", "ok", "ok", "ok", "ok", "ok", "failed", "ok", "ok", "ok", "ok", "ok" })
+  t.equal(tiny.statuses(result), { "ok", "ok", "ok", "ok", "ok", "ok", "failed", "ok", "ok", "ok", "ok", "ok" })
   for i = 1, 6 do
     if i ~= 4 then t.ok(stored(result, 2 * i - 1, 2):equal(stored(result, 2 * i, 2)), "image " .. i) end
   end
@@ -81,7 +67,7 @@ t.test("what a method returns beside its map is checked: a failure of that metho
   returns("j_more", "{ {}, {} }")
   returns("k_half", "{ { arrays = { a = x:to { dtype = 'bfloat16' } }, facts = { n = 1, list = { 1, 2 } } } }")
   returns("l_mixed", "{ { facts = { 1, a = 2 } } }")
-  local place <close> = beside(files)
+  local place <close> = tiny.beside(files)
   local names = require("medxai.check").sorted_keys(files)
   table.insert(names, "sobel")
   local methods = { max = function(x) return x:squeeze(0):max(0) end, text = function(x) return x:squeeze(0):select(0, 0), "brightness" end }
@@ -118,8 +104,8 @@ t.test("a method or metric that writes to the model's weights stops the step: no
   t.fails(function() go { images = 2, methods = { b = function(_, model) halve(model) error("no") end } } end,
     "explain: method 'b' changed the model's weights (expected them as they were: all maps and scores are of one model). Let it work on model:clone().")
   local copied = go { images = 1, methods = { c = function(x, model) local copy <close> = model:clone() halve(copy) return own(x) end } }
-  t.equal(statuses(copied), { "ok" })
-  local place <close> = beside { writes = [[return { measure = function(_, ctx)
+  t.equal(tiny.statuses(copied), { "ok" })
+  local place <close> = tiny.beside { writes = [[return { measure = function(_, ctx)
     require("medxai.torch").no_grad(function() ctx.model:parameters()[1].tensor:mul_(0.5) end)
     return 1
   end }]] }
@@ -128,7 +114,7 @@ t.test("a method or metric that writes to the model's weights stops the step: no
 end)
 
 t.test("activations and gradients that nobody asked for are told apart from those that do not exist", function()
-  local place <close> = beside {
+  local place <close> = tiny.beside {
     a_gradient = "return { at = 'layer', map = function(ctx) return ctx:gradient():sum({ 1 }) end }",
     b_other = "return { at = 'layer', needs = { gradient = true }, map = function(ctx) return ctx:gradient('conv1'):sum({ 1 }) end }",
     c_activation = "return { at = 'layer', map = function(ctx) return ctx:activation('conv1'):sum({ 1 }) end }",
@@ -158,18 +144,18 @@ t.test("a function's name becomes a folder's: it stays inside the run", function
     t.fails(function() go { images = 1, methods = { [name] = own } } end,
       "explain: a method's name is that of its maps' folder (expected 1 to 100 letters, digits, '_', '-' or '.', the first no '.', got '" .. name .. "').")
   end
-  t.equal(statuses(go { images = 1, methods = { ["mein Verfahren 2.0 ä"] = own } }), { "ok" })
+  t.equal(tiny.statuses(go { images = 1, methods = { ["mein Verfahren 2.0 ä"] = own } }), { "ok" })
 end)
 
 t.test("a method file whose name people also write for one of the library's is not passed over in silence", function()
-  local place <close> = beside { grad_cam = "return function(x) return x:squeeze(0):select(0, 0) end", sobel = "return 3" }
+  local place <close> = tiny.beside { grad_cam = "return function(x) return x:squeeze(0):select(0, 0) end", sobel = "return 3" }
   t.fails(function() go { images = 1, methods = { "grad_cam" } } end,
     "explain: 'grad_cam' is the library's gradcam, but 'grad_cam.lua' lies beside the experiment too. Write gradcam, or give your file another name.")
-  t.equal(statuses(go { images = 1, methods = { "gradcam", "sobel" } }), { "ok", "ok" }) -- an experiment may be called as a method is
+  t.equal(tiny.statuses(go { images = 1, methods = { "gradcam", "sobel" } }), { "ok", "ok" }) -- an experiment may be called as a method is
 end)
 
 t.test("what a method or metric file declares is checked, in words", function()
-  local place <close> = beside {
+  local place <close> = tiny.beside {
     bare_option = "return { options = { k = 5 }, map = print }", odd_type = "return { options = { k = { 'float', default = 5 } }, map = print }",
     listed = "return { options = { 'k' }, map = print }", no_options = "return { options = 5, map = print }", checks = "return { check = 3, map = print }",
     smooth = "return { smoothing = true, map = print }", titled = "return { title = {}, map = print }", needy = "return { needs = 'gradient', map = print }",

@@ -20,12 +20,6 @@ local function go(dir, options, change, n)
   return result, run
 end
 
-local function statuses(result)
-  local out = {}
-  for i, record in ipairs(result.records) do out[i] = record.status end
-  return out
-end
-
 t.test("maps, raw maps and one line each are written, with what made them", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam" }, images = 2 })
@@ -170,7 +164,7 @@ t.test("a researcher's own function, wrong shapes and errors: a status with the 
     unknown = function(x) return x:nosuch() end,
     tall = function() return torch.zeros(64, 3) end,
   } })
-  t.equal(statuses(result), { "ok", "ok", "failed", "failed", "failed", "failed", "ok", "ok", "failed", "failed", "failed", "failed" })
+  t.equal(tiny.statuses(result), { "ok", "ok", "failed", "failed", "failed", "failed", "ok", "ok", "failed", "failed", "failed", "failed" })
   t.equal(result.records[3].problem, "returned nothing instead of a tensor (32, 32)")
   t.equal(result.records[5].problem, "returned a tensor of shape (64, 3) instead of (32, 32)")
   t.ok(result.records[4].problem:find("boom$"))
@@ -194,11 +188,11 @@ t.test("a researcher's code may work in place, in half precision and in train mo
     function(x) return own(x):to { dtype = "float16" } end,
   } do
     local result, maps = beside_it(first)
-    t.equal(statuses(result)[3], "ok")
+    t.equal(tiny.statuses(result)[3], "ok")
     t.ok(maps:equal(expected))
   end
   local result = go(t.tmpdir(), { images = 1, methods = { half = function(x) return own(x):to { dtype = "float16" } end, raises = function() error({}) end, silent = function() error() end } })
-  t.equal(statuses(result), { "ok", "failed", "failed" })
+  t.equal(tiny.statuses(result), { "ok", "failed", "failed" })
   t.equal(result.records[2].problem, 'raised a table instead of a text (expected error("..."))')
   t.equal(result.records[3].problem, 'raised nil instead of a text (expected error("..."))')
 end)
@@ -207,7 +201,7 @@ t.test("a flat map is zero, not noise: no metric ranks it", function()
   local dir = t.tmpdir()
   local result = go(dir, { images = { 2 }, methods = { noise = function(x) return x:mean({ 1 }):squeeze(0) * 1e-9 end }, mask = "lesion",
     metrics = { "energy_inside", { "deletion", steps = 2, removals = { "black" } }, "confidence_increase" } })
-  t.equal(statuses(result), { "flat" })
+  t.equal(tiny.statuses(result), { "flat" })
   t.equal(torch.load_npy(dir .. "/" .. result.records[1].files[1]):abs():max():item(), 0.0)
   for _, s in ipairs(result.summaries) do t.equal(s.n, 0, s.metric) end
 end)
@@ -215,13 +209,13 @@ end)
 t.test("a constant image is flat for Sobel, and NaN weights are told as nan", function()
   local dir = t.tmpdir()
   local flat = go(dir, { methods = { "sobel" }, images = 1 }, function(x) return x:fill_(0.5) end)
-  t.equal(statuses(flat), { "flat" })
+  t.equal(tiny.statuses(flat), { "flat" })
   local run, model = tiny.run(dir), tiny.model()
   for _, p in ipairs(model:parameters()) do
     if p.name == "conv2.weight" then torch.no_grad(function() p.tensor:fill_(0 / 0) end) end
   end
   local broken = explain.run(run, model, tiny.split(3), { methods = { "gradcam" }, images = 2, figures = false })
-  t.equal(statuses(broken), { "nan", "nan" })
+  t.equal(tiny.statuses(broken), { "nan", "nan" })
   t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 nan of 2 maps"))
 end)
 
@@ -321,16 +315,15 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
 end)
 
 t.test("a method file beside the experiment is found, and a broken one is named", function()
-  local dir, before = t.tmpdir(), host.script_dir
-  host.script_dir = dir
-  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local dir = t.tmpdir()
+  local place <close> = tiny.beside(dir)
   t.write(dir .. "/edges_here.lua", "return function(x) return x:select(0, 0):mean({ 0 }) end")
   t.write(dir .. "/typo.lua", "return functio(x)")
   t.write(dir .. "/number.lua", "return 3")
   t.write(dir .. "/per_layer.lua", "return { title = 'channel mean', at = 'layer', needs = { activation = true }, "
     .. "map = function(ctx) return ctx:activation():mean({ 1 }) end }")
   local result = go(t.tmpdir(), { methods = { "edges_here", "per_layer" }, images = 1 })
-  t.equal(statuses(result), { "ok", "ok" })
+  t.equal(tiny.statuses(result), { "ok", "ok" })
   t.equal(torch.load_npy(result.dir .. "/" .. result.records[2].files[2]).shape, { 8, 8 })
   t.fails_like(function() explain.check({ methods = { "typo" } }) end, "^explain: .*typo%.lua:1: ")
   t.fails(function() explain.check({ methods = { "number" } }) end,

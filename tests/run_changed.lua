@@ -52,13 +52,6 @@ local function go(dir, more, ...)
   return r
 end
 
--- Lets this process look for own files in a folder, until the returned value is closed.
-local function beside(dir)
-  local before = host.script_dir
-  host.script_dir = dir
-  return setmetatable({}, { __close = function() host.script_dir = before end })
-end
-
 local function differing(a, b)
   local keys = {}
   for key, value in pairs(a.values) do
@@ -216,7 +209,7 @@ end)
 t.test("an own method may draw from anywhere: with another seed its maps are others", function()
   local dir = t.tmpdir()
   t.write(dir .. "/drawn.lua", "return { map = function(ctx, x) local torch = require 'medxai.torch' return torch.full({ 1, 32, 32 }, math.random()):add(x:select(1, 0)) end }")
-  local restore <close> = beside(dir)
+  local restore <close> = tiny.beside(dir)
   local function sets(seed)
     local run = tiny.run(dir)
     run.seed = seed
@@ -247,7 +240,7 @@ t.test("a metric's and a method's options that are tables part their ids and lab
   local dir = t.tmpdir()
   t.write(dir .. "/weighed.lua", "return { options = { weights = { 'table', default = {} } }, measure = function(_, _, o) return o.weights.red or #o.weights end }")
   t.write(dir .. "/scaled.lua", "return { title = 'scaled', options = { by = { 'table' }, how = { 'table' } }, map = function(_, x, _, o) return x:select(1, 0):mul(o.by[1] or o.by.k) end }")
-  local restore <close> = beside(dir)
+  local restore <close> = tiny.beside(dir)
   local function go_with(weights)
     local result = require("medxai.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
       methods = { { "scaled", by = { 2 }, how = { { 1 } } }, { "scaled", by = { k = 3 }, how = { { 1 } } } } })

@@ -311,13 +311,6 @@ local function go(dir, options, n)
   return explain.run(run, tiny.model(), tiny.split(n or 3), options), run
 end
 
-local function beside(text_by_name)
-  local dir, before = t.tmpdir(), host.script_dir
-  for name, text in pairs(text_by_name) do t.write(dir .. "/" .. name .. ".lua", text) end
-  host.script_dir = dir
-  return setmetatable({}, { __close = function() host.script_dir = before end })
-end
-
 t.test("long rows for any metric: unit by target, one id a value, undefined ones counted", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "sobel" }, images = "all", target = { "predicted", as = "softmax" },
@@ -370,7 +363,7 @@ end)
 t.test("a researcher's own metric is one file; what it computed is kept for the next start", function()
   local calls = 0
   rawset(_G, "count_call", function() calls = calls + 1 end)
-  local place <close> = beside { mean_inside = [[
+  local place <close> = tiny.beside { mean_inside = [[
     -- The mean of the map where the image is bright.
     return { title = "mean on bright", direction = "higher", unit = "share", needs = { model = true }, options = { above = { "number", default = 0.5 } },
       measure = function(map, ctx, options)
@@ -400,7 +393,7 @@ t.test("an interrupt while judging keeps the images that were done", function()
       error("interrupted", 0)
     end
   end)
-  local place <close> = beside { stops_here = 'return { needs = { model = true }, measure = function(map) on_call() return map:mean():item() end }' }
+  local place <close> = tiny.beside { stops_here = 'return { needs = { model = true }, measure = function(map) on_call() return map:mean():item() end }' }
   local restore <close> = setmetatable({}, { __close = function()
     host.interrupted = before
     rawset(_G, "on_call", nil)
@@ -414,9 +407,7 @@ t.test("an interrupt while judging keeps the images that were done", function()
 end)
 
 t.test("experiments/my_metric.lua, the example of an own metric: the Gini index by hand, and in a run", function()
-  local before = host.script_dir
-  host.script_dir = t.root .. "/experiments"
-  local restore <close> = setmetatable({}, { __close = function() host.script_dir = before end })
+  local place <close> = tiny.beside(t.root .. "/experiments")
   local m = metric.entries { "my_metric" }[1]
   local function gini(list) return metric.measure(m, torch.tensor({ list }, { dtype = "float32" }), { status = "ok" })[1] end
   t.near(gini { 1, 1, 1, 1 }.value, 0, 1e-9)
@@ -429,7 +420,7 @@ t.test("experiments/my_metric.lua, the example of an own metric: the Gini index 
 end)
 
 t.test("an own metric that fails leaves undefined values and a warning; the rest goes on", function()
-  local place <close> = beside {
+  local place <close> = tiny.beside {
     raises_here = 'return { title = "x", measure = function() error("no luck") end }',
     wrong_number = 'return { values = function() return { "a", "b" } end, measure = function() return { 1 } end }',
     text_value = 'return { measure = function() return "one" end }',
@@ -454,7 +445,7 @@ t.test("an own metric that fails leaves undefined values and a warning; the rest
 end)
 
 t.test("an own metric that works in place changes nothing for the others", function()
-  local place <close> = beside { in_place = 'return { needs = { mask = true }, measure = function(map, ctx) map:zero_() ctx.x:zero_() ctx.mask:zero_() return 1 end }' }
+  local place <close> = tiny.beside { in_place = 'return { needs = { mask = true }, measure = function(map, ctx) map:zero_() ctx.x:zero_() ctx.mask:zero_() return 1 end }' }
   local function means_beside(first)
     local result = go(t.tmpdir(), { methods = { "gradcam" }, images = 2, mask = "lesion", metrics = { first, "confidence_change", "energy_inside", "deletion" } })
     local list = {}

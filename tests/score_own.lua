@@ -16,14 +16,6 @@ local function go(options, n)
   return explain.run(run, tiny.model(), tiny.split(n or 3), options), run
 end
 
--- Metric files beside the experiment, by name, until the returned value is closed.
-local function beside(text_by_name)
-  local dir, before = t.tmpdir(), host.script_dir
-  for name, text in pairs(text_by_name) do t.write(dir .. "/" .. name .. ".lua", text) end
-  host.script_dir = dir
-  return setmetatable({}, { __close = function() host.script_dir = before end })
-end
-
 local function plain(x) return x:select(0, 0):select(0, 0) end
 
 local deletion, confidence = { "deletion", steps = 10, removals = { "black" } }, "confidence_drop"
@@ -35,7 +27,7 @@ t.test("what metrics share is lent to an own one: whatever it does with it, the 
     "ctx.subject:mask('lesion'):fill_(1)", "ctx.subject:original()[1] = 7", "ctx:image():fill_(0)", "ctx.map:zero_()", "ctx:once('multiplied', function() return { { 1, 2, 3 } } end)",
     "ctx:removed(require('medxai.removal').parse('noisy_linear(0.01)'), { { name = 'most 25', keep = map:lt(-1) } })", "ctx.model:train()" }
   for i, code in ipairs(codes) do texts["own" .. i] = "return { needs = { mask = true }, measure = function(map, ctx) " .. code .. " return 1 end }" end
-  local place <close> = beside(texts)
+  local place <close> = tiny.beside(texts)
   local function others(first)
     local result, run = go { methods = { plain = plain }, images = { 2 }, mask = "lesion",
       metrics = { first, deletion, confidence, { "road_most_relevant_first", percentiles = { 25 } }, "energy_inside", { "prediction_changed", hide = "black" } } }
@@ -49,7 +41,7 @@ t.test("what metrics share is lent to an own one: whatever it does with it, the 
 end)
 
 t.test("nil in a list of values is undefined, infinity too, and a reason is a text", function()
-  local place <close> = beside {
+  local place <close> = tiny.beside {
     first_nil = "return { values = function() return { 'a', 'b' } end, measure = function() return { nil, 2 }, { nil, 0.5 }, 'no a here' end }",
     endless = "return { measure = function() return math.huge end }",
     endless_chance = "return { measure = function() return 1, -math.huge end }",
@@ -67,7 +59,7 @@ t.test("nil in a list of values is undefined, infinity too, and a reason is a te
 end)
 
 t.test("an error of the tensor library in an own metric has its line", function()
-  local place <close> = beside { nosuch = "return {\n  measure = function(map)\n    return map:nosuch()\n  end }" }
+  local place <close> = tiny.beside { nosuch = "return {\n  measure = function(map)\n    return map:nosuch()\n  end }" }
   local _, run = go { methods = { plain = plain }, images = 1, metrics = { "nosuch" } }
   t.ok(run.warnings[1]:find("failed, first on 'folder/image 1.png': [^\n]*nosuch%.lua:3: tensor: no operator 'nosuch'"), run.warnings[1])
 end)

@@ -1,5 +1,7 @@
 -- What the tests of explaining share: a tiny network with weights by formula (tests/reference/gradcam.py has the same one),
 -- a split that needs no files, and a run without a trainer.
+local t = require "t"
+local host = require "medxai.host"
 local torch = require "medxai.torch"
 
 local tiny = {}
@@ -35,6 +37,25 @@ end
 function tiny.images()
   local n = torch.arange(2 * 3 * 21 * 32, { dtype = "float64" })
   return (torch.sin(n * 0.013) * torch.cos(n * 0.0007) * 0.5 + 0.5):view({ 2, 3, 21, 32 })
+end
+
+--- Lets this process look for a researcher's own files in a folder, until the returned value is closed.
+---@param what string|table the folder, or files to be written into a new one: text by name without its ending
+function tiny.beside(what)
+  local dir, before = what, host.script_dir
+  if type(what) == "table" then
+    dir = t.tmpdir()
+    for name, text in pairs(what) do t.write(dir .. "/" .. name .. ".lua", text) end
+  end
+  host.script_dir = dir
+  return setmetatable({}, { __close = function() host.script_dir = before end })
+end
+
+--- The status of each map of a result.
+function tiny.statuses(result)
+  local out = {}
+  for i, record in ipairs(result.records) do out[i] = record.status end
+  return out
 end
 
 -- What a split says of its i-th image: there is no file; the classes take turns.

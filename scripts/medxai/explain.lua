@@ -12,7 +12,7 @@ local mapstore = require "medxai.mapstore"
 local judge = require "medxai.judge"
 local method = require "medxai.method"
 local metric = require "medxai.metric"
-local palette_names = { "inferno", "viridis", "jet", "diverging", "diverging_r", "grey", "blues" }
+local palette = require "medxai.palette"
 local tap = require "medxai.tap"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
@@ -33,7 +33,7 @@ local spec = {
   budget_mb = { "number", default = 1024, above = 0 },
   batch = { "integer", min = 1, field = false },
   deterministic = { "boolean", default = false },
-  colours = { one_of = palette_names, default = "inferno" },
+  colours = { one_of = palette.names, default = "inferno" },
   scale = { one_of = { "own", "shared" }, default = "own" },
   figures = { "boolean|string|table", default = true },
 }
@@ -278,11 +278,7 @@ local function judging_masks(job, chosen, asked)
   local names, found = { [asked.mask or false] = true }, {}
   for _, m in ipairs(job.metric_entries) do names[m.mask or false], names[m.within or false] = true, true end
   names[false] = nil
-  for name in pairs(job.split.mask_sha256 and names or {}) do
-    local list = {}
-    for i, number in ipairs(chosen) do list[i] = job.split:mask_sha256(number, name) or "none" end
-    found[name] = files.sha256(table.concat(list, " "))
-  end
+  for name in pairs(job.split.masks_sha256 and names or {}) do found[name] = job.split:masks_sha256(name, chosen) end
   return next(found) and found or nil
 end
 

@@ -187,12 +187,15 @@ end
 
 -- ---- intervals ----------------------------------------------------------------------------------------------------
 
+--- Whether a patient is known: readers write "unknown" where nobody said.
+function metrics.is_known(patient) return patient ~= nil and patient ~= "unknown" and patient ~= "" end
+
 -- Sample -> unit number, how many units, and what they are. Patients are the units only where every one is known.
 local function units_of(n, patients)
   local unit, seen, count = {}, {}, 0
   for i = 1, n do
     local patient = patients and patients[i]
-    if not patient or patient == "unknown" or patient == "" then
+    if not metrics.is_known(patient) then
       for j = 1, n do unit[j] = j end
       return unit, n, "images"
     end

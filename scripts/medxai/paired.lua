@@ -19,7 +19,7 @@ Paired.__index = Paired
 -- Unit of each image, from 0; how many; whether they are patients.
 local function units_of(patients)
   local known, unit, seen, count = #patients > 0, {}, {}, 0
-  for _, p in ipairs(patients) do known = known and p ~= "unknown" and p ~= "" end
+  for _, p in ipairs(patients) do known = known and metrics.is_known(p) end
   for i, p in ipairs(patients) do
     local key = known and p or i
     if not seen[key] then

@@ -133,25 +133,31 @@ function Split:mask(i, kind)
   return self.data:native():mask(item.index, kind, path)
 end
 
+-- Where the file of an item's mask lies; nil where it has none. Drawn masks have no file.
+local function mask_file(self, item, kind)
+  local path = item.masks and item.masks[kind] or kind == "lungs" and item.lungs
+  if self.data.drawn or not path then return nil end
+  return path:sub(1, 1) == "/" and path or (self.data.root or ".") .. "/" .. path
+end
+
 --- SHA-256 of the file of a mask; nil where the image has none. Drawn masks have no file: the options say them.
 ---@param i integer
 ---@param kind string "lungs", "infection" ...
 ---@return string|nil
 function Split:mask_sha256(i, kind)
-  local item = check_place(self, i, "mask_sha256")
-  local path = item.masks and item.masks[kind] or kind == "lungs" and item.lungs
-  if self.data.drawn or not path then return nil end
-  return require("medxai.files").sha256_file(path:sub(1, 1) == "/" and path or (self.data.root or ".") .. "/" .. path)
+  local path = mask_file(self, check_place(self, i, "mask_sha256"), kind)
+  return path and require("medxai.files").sha256_file(path)
 end
 
---- One hash of all images' files of a mask, in order: an image's mask may change while its pixels do not. nil where there are none.
+--- One hash of the images' files of a mask, in order: an image's mask may change while its pixels do not. nil where there are none.
 ---@param kind string
+---@param numbers? integer[] of these images; default all
 ---@return string|nil
-function Split:masks_sha256(kind)
+function Split:masks_sha256(kind, numbers)
   local list, found = {}, false
-  for i = 1, self.n do
-    local hash = self:mask_sha256(i, kind)
-    list[i], found = hash or "none", found or hash ~= nil
+  for k = 1, numbers and #numbers or self.n do
+    local hash = self:mask_sha256(numbers and numbers[k] or k, kind)
+    list[k], found = hash or "none", found or hash ~= nil
   end
   return found and require("medxai.files").sha256(table.concat(list, " ")) or nil
 end
@@ -164,11 +170,10 @@ end
 --- The share of a mask's pixels in the file that the crop leaves out; 0 where there is no such file or nothing in it.
 ---@param kind string "infection" ...
 function Split:cropped_share(i, kind)
-  local item = check_place(self, i, "cropped_share")
-  local path = kind == "lungs" and item.lungs or item.masks and item.masks[kind]
-  if self.data.drawn or not path then return 0.0 end
+  local path = mask_file(self, check_place(self, i, "cropped_share"), kind)
+  if not path then return 0.0 end
   local scope <close> = require("medxai.core").memory.scope()
-  local mask = require("medxai.core").image.load(self.data.root .. "/" .. path):select(2, 0)
+  local mask = require("medxai.core").image.load(path):select(2, 0)
   mask = mask:ge(math.min(128, mask:max():item())):logical_and(mask:ne(0))
   local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
   local function kept(side, offset, size, resized) -- pixel centres inside the crop: first, count
