@@ -28,6 +28,21 @@ t.test("the thread count is in the environment before libtorch opens", function(
   t.equal(r.out, "MKL_NUM_THREADS=1\nOMP_NUM_THREADS=1\nOPENBLAS_NUM_THREADS=1\n")
 end)
 
+t.test("waiting threads spin for a short time, unless OMP_WAIT_POLICY says how", function()
+  local function waits(chosen) -- this process has set them for its children
+    local pipe = io.popen("env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT -u OPENBLAS_THREAD_TIMEOUT " .. chosen .. " " .. t.quote(host.exe) .. " -e " .. t.quote [[
+      require "medxai.core"
+      for _, name in ipairs { "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT" } do io.write(tostring(os.getenv(name)), " ") end
+    ]])
+    local words = pipe:read "a"
+    pipe:close()
+    return words
+  end
+  t.equal(waits "", "passive 1000 16 ")
+  t.equal(waits "GOMP_SPINCOUNT=7", "passive 7 16 ")
+  t.equal(waits "OMP_WAIT_POLICY=active", "active nil nil ")
+end)
+
 t.test("help, version, a syntax error and the prompt come within 50 ms", function()
   if os.getenv "ASAN_OPTIONS" then t.skip "sanitizers start slowly" end
   for _, args in ipairs { { "--help" }, { "--version" }, { "-e", "x = = 1" }, { "-i" } } do
