@@ -405,3 +405,16 @@ t.test("the share of a finding that the crop leaves out is counted in the file's
   t.equal(why, { "defined", "cropped away", "defined", "empty mask", "no mask" })
   t.equal(finds.of(data.test, 3, o).size, "5 to 20 %")
 end)
+
+t.test("a finding that resizing loses is not called empty", function()
+  local dir, mask = t.tmpdir(), torch.zeros(80, 80, { dtype = "uint8" })
+  mask[{ { 40, 41 }, { 40, 41 } }]:fill_(255) -- nearest: of rows 40 and 41 the resized picture takes one
+  local data = data_set(dir, { "a.png", "b.png" }, { ["a.png"] = mask, ["b.png"] = mask:roll({ 1, 1 }, { 0, 1 }) })
+  for _, name in ipairs { "a.png", "b.png" } do
+    core.image.save(dir .. "/Infection Segmentation Data/Test/COVID-19/images/" .. name, torch.full({ 80, 80 }, 40, { dtype = "uint8" }))
+  end
+  local test, why = data().test, {}
+  for i = 1, 2 do why[i] = finds.of(test, i, { mask = "infection", sizes = { 0.05 }, size_names = finds.size_names { 0.05 } }).why or "defined" end
+  table.sort(why)
+  t.equal(why, { "defined", "resized away" })
+end)

@@ -33,8 +33,15 @@ local function size_name(share, sizes, names)
   return names[#names]
 end
 
+-- Why nothing of a mask of count pixels is left in the crop.
+local function lost(cropped, count)
+  if count == 0 then return "empty mask" end
+  if cropped > 1 - 1e-9 then return "cropped away" end
+  return cropped == 0 and "resized away" or "cropped and resized away"
+end
+
 --- One image's finding: share of the crop, its size's name, the share that was cropped away, and of what is left the share outside
---- the lung mask; why says what is missing: "no mask", "empty mask", "cropped away".
+--- the lung mask; why says what is missing: "no mask", "empty mask", "cropped away", "resized away", "cropped and resized away".
 ---@param o table mask, sizes, size_names
 function finds.of(split, number, o)
   local scope <close> = core.memory.scope()
@@ -45,9 +52,12 @@ function finds.of(split, number, o)
     return f
   end
   mask = mask:ne(0)
-  f.share, f.cropped = mask:to { dtype = "float64" }:mean():item(), split.cropped_share and split:cropped_share(number, o.mask) or 0.0
+  f.share = mask:to { dtype = "float64" }:mean():item()
+  local cropped, count = 0.0, 0
+  if split.cropped_share then cropped, count = split:cropped_share(number, o.mask) end
+  f.cropped = cropped
   if f.share == 0 then
-    f.why = f.cropped == 0 and "empty mask" or f.cropped > 1 - 1e-9 and "cropped away" or "cropped and resized away"
+    f.why = lost(cropped, count)
     return f
   end
   f.size = size_name(f.share, o.sizes, o.size_names)

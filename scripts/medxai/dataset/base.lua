@@ -167,11 +167,13 @@ function Split:input_masks_sha256()
   return self.data.apply_mask and self.data.mask ~= "none" and self:masks_sha256 "lungs" or nil
 end
 
---- The share of a mask's pixels in the file that the crop leaves out; 0 where there is no such file or nothing in it.
+--- The share of a mask's pixels in the file that the crop leaves out, and their number; 0 where there is no such file or nothing in it.
 ---@param kind string "infection" ...
+---@return number share
+---@return integer count
 function Split:cropped_share(i, kind)
   local path = mask_file(self, check_place(self, i, "cropped_share"), kind)
-  if not path then return 0.0 end
+  if not path then return 0.0, 0 end
   local scope <close> = require("medxai.core").memory.scope()
   local mask = require("medxai.core").image.load(path):select(2, 0)
   mask = mask:ge(math.min(128, mask:max():item())):logical_and(mask:ne(0))
@@ -183,10 +185,10 @@ function Split:cropped_share(i, kind)
     return first, last - first + 1
   end
   local total = mask:sum():item()
-  if total == 0 then return 0.0 end
+  if total == 0 then return 0.0, 0 end
   local top, rows = kept(h, g.crop[2], g.crop[4], g.resized[2])
   local left, columns = kept(w, g.crop[1], g.crop[3], g.resized[1])
-  return 1 - mask:narrow(0, top, rows):narrow(1, left, columns):sum():item() / total
+  return 1 - mask:narrow(0, top, rows):narrow(1, left, columns):sum():item() / total, total
 end
 
 --- Where the network's input lies in the file: file = { W, H }, resized = { W, H }, crop = { left, top, S, S } in the resized picture.
