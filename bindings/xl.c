@@ -104,7 +104,7 @@ xl_tensor *xl_newtensor(lua_State *L) {
 static xl_tensor *box_or_null(lua_State *L, int idx) {
   xl_tensor *box = xl_testbox(L, idx);
   if (box && !box->t)
-    xl_error(L, "tensor is closed");
+    xl_error(L, "tensor is closed (by close(), or with the scope in which it was made: scope:keep(t) lets it live on).");
   return box;
 }
 

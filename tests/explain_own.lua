@@ -35,6 +35,24 @@ t.test("a method may fill one buffer again and again: each image keeps its own m
   for i = 1, 2 do t.near(store:array(result.records[i], "mean"):item(), result.records[i].facts.mean, 1e-6) end
 end)
 
+t.test("a method and a metric may keep a tensor for the images that follow", function()
+  local kept
+  local function own(x)
+    kept = kept or torch.ones(32, 32) * 0.5
+    return x:mean({ 1 }):squeeze(0) * kept
+  end
+  local place <close> = tiny.beside { keeps = [[
+    local weights
+    return { version = 1, measure = function(map)
+      weights = weights or require("medxai.torch").full({ 32, 32 }, 0.25)
+      return (map * weights):sum():item()
+    end }]] }
+  local result = go { images = 3, methods = { own = own }, metrics = { "keeps" } }
+  for i = 1, 3 do t.equal({ result.records[i].status, result.records[i].problem }, { "ok" }) end
+  local rows = require("medxai.files").read_csv(result.dir .. "/scores.csv")
+  for i = 1, 3 do t.near(tonumber(rows[i].value), stored(result, i, 1):sum():item() / 4, 1e-4) end
+end)
+
 t.test("every attempt and every layer gets the images as they are, though an earlier one changed them in place", function()
   local place <close> = tiny.beside {
     halves = [[return { map = function(ctx, x)

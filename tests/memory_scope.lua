@@ -3,6 +3,8 @@ local t = require "t"
 local torch = require "medxai.torch"
 local memory = require("medxai.core").memory
 
+local closed = "tensor is closed (by close(), or with the scope in which it was made: scope:keep(t) lets it live on)."
+
 t.test("a scope closes what was made in it, and using it then is an error", function()
   local inside
   do
@@ -10,9 +12,9 @@ t.test("a scope closes what was made in it, and using it then is an error", func
     inside = torch.ones(2)
     t.equal(tostring(s), "scope with 1 tensors")
   end
-  t.fails(function() return inside + 1 end, "tensor is closed")
-  t.fails(function() return inside.shape end, "tensor is closed")
-  t.fails(function() return torch.add(torch.ones(2), inside) end, "tensor is closed")
+  t.fails(function() return inside + 1 end, closed)
+  t.fails(function() return inside.shape end, closed)
+  t.fails(function() return torch.add(torch.ones(2), inside) end, closed)
 end)
 
 t.test("keep moves tensors, also those in tables, to the scope around", function()
@@ -25,9 +27,9 @@ t.test("keep moves tensors, also those in tables, to the scope around", function
     t.equal(select("#", inner:keep(b, { list = { c } })), 2)
   end
   t.equal({ a.shape[1], b.shape[1], c.shape[1] }, { 1, 2, 3 })
-  t.fails(function() return d.shape end, "tensor is closed")
+  t.fails(function() return d.shape end, closed)
   outer:close()
-  t.fails(function() return a.shape end, "tensor is closed")
+  t.fails(function() return a.shape end, closed)
 end)
 
 t.test("keep leaves a tensor of an outer scope where it is", function()
@@ -63,8 +65,8 @@ t.test("a scope closes its tensors when its block fails, at any depth", function
     error("stop", 0)
   end)
   t.equal({ ok, message }, { false, "stop" })
-  t.fails(function() return a.shape end, "tensor is closed")
-  t.fails(function() return b.shape end, "tensor is closed")
+  t.fails(function() return a.shape end, closed)
+  t.fails(function() return b.shape end, closed)
 end)
 
 t.test("closing twice, or the outer scope first, is safe", function()
@@ -74,11 +76,11 @@ t.test("closing twice, or the outer scope first, is safe", function()
   local b = torch.ones(1)
   outer:close()
   outer:close()
-  t.fails(function() return a.shape end, "tensor is closed")
+  t.fails(function() return a.shape end, closed)
   t.equal(b:item(), 1)
   local c = torch.ones(1) -- still goes to the inner one
   inner:close()
-  t.fails(function() return c.shape end, "tensor is closed")
+  t.fails(function() return c.shape end, closed)
   t.equal(tostring(inner), "scope (closed)")
   t.fails(function() inner:keep(b) end, "scope: keep: the scope is closed. Keep tensors before it ends.")
 end)
@@ -109,7 +111,7 @@ t.test("unscoped makes tensors that outlive the step", function()
       error("stop", 0)
     end)
   end, "stop")
-  t.fails(function() return lost.shape end, "tensor is closed")
+  t.fails(function() return lost.shape end, closed)
 end)
 
 t.test("a coroutine's scope is left in order", function()
@@ -122,7 +124,7 @@ t.test("a coroutine's scope is left in order", function()
   co()
   t.equal(a:item(), 1)
   co()
-  t.fails(function() return a.shape end, "tensor is closed")
+  t.fails(function() return a.shape end, closed)
 end)
 
 t.test("what keep and the limits do not take is told", function()

@@ -6,6 +6,7 @@ local canon = require "medxai.canon"
 local check = require "medxai.check"
 local chunks = require "medxai.chunks"
 local context = require "medxai.context"
+local core = require "medxai.core"
 local host = require "medxai.host"
 local map = require "medxai.map"
 local Progress = require "medxai.progress"
@@ -51,14 +52,18 @@ local function checked(ctx, raw, extras)
   return list
 end
 
+-- What a researcher's own method makes is freed by the collector, not with its images: it may keep a tensor for the next ones.
+local function own_map(e, ctx) return core.memory.unscoped(e.method.map, ctx, ctx.x, ctx.targets, e.options) end
+
 -- Every layer of an entry: results[i] = { raws, extras } in the order of the layers.
 local function call(e, ctx)
+  local map_of = ctx.own and own_map or function() return e.method.map(ctx, ctx.x, ctx.targets, e.options) end
   local results = {}
   for i = 1, ctx.count do results[i] = { raws = {}, extras = {} } end
   for k, layer in ipairs(e.layers or { false }) do
     ctx.layer = layer or nil
     if ctx.own then ctx.x = ctx.given:clone() end -- it may work in place: each layer and each attempt starts from the images as they are
-    for i, one in ipairs(checked(ctx, e.method.map(ctx, ctx.x, ctx.targets, e.options))) do results[i].raws[k], results[i].extras[k] = one.raw, one.extra end
+    for i, one in ipairs(checked(ctx, map_of(e, ctx))) do results[i].raws[k], results[i].extras[k] = one.raw, one.extra end
   end
   return results
 end

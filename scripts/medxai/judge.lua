@@ -4,6 +4,7 @@
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
 local check = require "medxai.check"
 local contexts = require "medxai.metric_context"
+local core = require "medxai.core"
 local files = require "medxai.files"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
@@ -105,7 +106,7 @@ local function measured(job, m, map, ctx)
   if not m.own then return metric.measure(m, map, ctx) end
   local model = job.model
   local version = model:version()
-  local ok, results = xpcall(metric.measure, in_own_code, m, map, ctx)
+  local ok, results = xpcall(core.memory.unscoped, in_own_code, metric.measure, m, map, ctx) -- it may keep a tensor for the next map
   if model:is_training() then model:eval() end -- the next metric finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
   returned.same_weights("metric", m.name, model, version)
