@@ -48,9 +48,9 @@ end
 
 -- ---- constructors -----------------------------------------------------------------------------------------------------
 
--- A function counts by its code: the experiment's second pass makes a new function of the same code.
+-- A function counts by its code and what it holds on to: the experiment's second pass makes a new function of the same.
 local function plain(value)
-  if type(value) == "function" then return "code " .. string.dump(value, true) end
+  if type(value) == "function" then return "code " .. require("medxai.code").of_function(value) end
   if type(value) ~= "table" then return value end
   local copy = {}
   for k, v in pairs(value) do copy[k] = plain(v) end
