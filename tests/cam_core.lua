@@ -107,7 +107,7 @@ t.test("a real out of memory in a scorer halves its chunk and changes nothing", 
   collectgarbage()
   collectgarbage()
   local before = core.memory.stats().limit_bytes / 2 ^ 20
-  core.memory.set_limit((core.memory.stats().live_bytes + 100 * 1024) / 2 ^ 20)
+  core.memory.set_limit((core.memory.stats().live_bytes + 40 * 1024) / 2 ^ 20)
   local ok, got = pcall(s.logits, s, 16, function(first, count)
     largest = math.max(largest, count)
     return x:narrow(0, first, count):clone()

@@ -34,6 +34,23 @@ t.test("bytes and tensors are counted to the last one", function()
   t.ok(tostring(memory()):find "^live [%d.,]+ MB, peak [%d.,]+ MB, kept for reuse [%d.,]+ MB, limit [%d.,]+ MB")
 end)
 
+t.test("a freed block serves a tensor that fills four fifths of it, and comes back whole", function()
+  memory.empty_cache()
+  local s <close> = memory.scope()
+  torch.empty(3000000, { dtype = "uint8" }):close()
+  local less = torch.empty(2399999, { dtype = "uint8" })
+  t.equal(memory().cached_bytes, 3000000)
+  local live = memory().live_bytes
+  local nearly = torch.empty(2400000, { dtype = "uint8" })
+  t.equal({ memory().cached_bytes, memory().live_bytes - live }, { 0, 2400000 })
+  nearly:fill_(1)
+  nearly:close()
+  t.equal({ memory().cached_bytes, memory().live_bytes - live }, { 3000000, 0 })
+  less:close()
+  local most = torch.empty(3000000, { dtype = "uint8" }):fill_(7) -- all of the block
+  t.equal({ memory().cached_bytes, most:sum():item() }, { 2399999, 21000000 })
+end)
+
 t.test("a freed block serves the next tensor of its size, and is aligned", function()
   memory.empty_cache()
   t.equal(memory().cached_bytes, 0)
