@@ -6,8 +6,9 @@
 -- reference's own error is its largest on that network, NCHW or channels_last, since which image meets a kink is chance; in float64 they
 -- agree to 1e-5 like the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by,
 -- there and for XGrad-CAM with the reference's largest own error on that network, since a divisor near 0 makes it large),
--- maps with the reference's signs; where two singular values are closer than 0.98 the cell is ill-conditioned. A flat reference
--- is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
+-- maps with the reference's signs; where two singular values are closer than 0.98 the cell is ill-conditioned. The own error of an
+-- image's components is the largest over its views, which float32 meets by chance. A flat reference is no evidence, nor is
+-- one whose own error is so large that an answer of zeros would pass. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
 local tiny = require "tinyexplain"
 local batches = require "medxai.batches"
@@ -64,10 +65,13 @@ local function errors(a, truth, is_rough)
   return { (d:norm() / truth:norm()):item(), percentile(d) / top }
 end
 
+local function zeros_pass(own) return 4 * own[1] >= 1 end -- the error of zeros is 1
+
 -- "passed", "failed" or "none", our error and the reference's own. rough: the reference's largest errors where gradients jump, nil elsewhere.
 local function verdict(ours, truth, single, rough)
   if not (largest(truth) >= 1e-3 or rough and largest(truth) > 1e-30) then return "none" end
   local off, own = errors(ours, truth, rough), rough or errors(single, truth)
+  if zeros_pass(own) then return "none" end
   local good = true
   for k = 1, #off do good = good and off[k] <= math.max(1e-4, 4 * own[k]) end -- NaN fails
   return good and "passed" or "failed", off[1], own[1]
@@ -119,18 +123,35 @@ local function map_of_components(v, record, height, width, method)
   return map.from_raw({ raw:contiguous() }, height, width, { views = batches.views, cut = method.cut, once = method.once }):squeeze(0)
 end
 
+local function larger(a, b)
+  local out = {}
+  for k, v in ipairs(a) do out[k] = math.max(v, b[k]) end
+  return out
+end
+
+-- The reference's own largest error over the components of an image.
+local function own_of_components(cell, i, truth, single)
+  local own = cell.rough and { 0, 0 } or { 0 }
+  for k, ratio in ipairs(cell.ratios[i]) do
+    local their = truth:narrow(0, k - 1, 1)
+    if ratio <= 0.98 and largest(their) > 0 then own = larger(own, errors(turned(single:narrow(0, k - 1, 1), their), their, cell.rough)) end
+  end
+  return own
+end
+
 -- Projections and the map made of them with the reference's signs.
 local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
   local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
   local raw = maps:raws(record)[1]
   local ours = raw:view({ -1, raw:size(-2), raw:size(-1) }):double()
+  local theirs = cell.rough_components or own_of_components(cell, i, truth, single)
   for k, ratio in ipairs(cell.ratios[i]) do
-    local own, their, their_single = ours:narrow(0, k - 1, 1), truth:narrow(0, k - 1, 1), single:narrow(0, k - 1, 1)
+    local own, their = ours:narrow(0, k - 1, 1), truth:narrow(0, k - 1, 1)
     if ratio > 0.98 then lines.components:add "ill"
-    elseif largest(their) == 0 then lines.components:add "none"
+    elseif largest(their) == 0 or zeros_pass(theirs) then lines.components:add "none"
     else
       local scale = cell.method == "ablationcam" and not cell.compat
-      local off, theirs = errors(turned(own, their, scale), their, cell.rough), cell.rough_components or errors(turned(their_single, their), their)
+      local off = errors(turned(own, their, scale), their, cell.rough)
       lines.components:add(off[1] <= math.max(1e-4, 4 * theirs[1]) and "passed" or "failed", off[1], theirs[1])
       if cell.form == "asis" and cell.compat then
         count.signs = count.signs + 1
@@ -143,12 +164,6 @@ local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
   local height, width = truth_map:size(0), truth_map:size(1)
   local made = map_of_components(turned(ours, truth), record, height, width, method)
   return verdict(made, truth_map, map_of_components(turned(single, truth), record, height, width, method), cell.rough)
-end
-
-local function larger(a, b)
-  local out = {}
-  for k, v in ipairs(a) do out[k] = math.max(v, b[k]) end
-  return out
 end
 
 -- Where the method divides by a number that may be near 0: compat Ablation-CAM by the score, XGrad-CAM by a channel's sum.
