@@ -28,7 +28,8 @@ Child.__index = Child
 function bench.start_child(name, command, dir)
   local fifo = dir .. "/" .. name:gsub("%W", "_")
   assert(os.execute("mkfifo " .. bench.quote(fifo)))
-  local from = io.popen(command .. " <" .. bench.quote(fifo) .. " 2>" .. bench.quote(fifo .. ".err"))
+  -- how threads wait is each side's own: this process sets it for itself where it opens libtorch
+  local from = io.popen("exec env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT -u OPENBLAS_THREAD_TIMEOUT " .. command .. " <" .. bench.quote(fifo) .. " 2>" .. bench.quote(fifo .. ".err"))
   local to = io.open(fifo, "w")
   return setmetatable({ name = name, from = from, to = to, errors = fifo .. ".err" }, Child)
 end
