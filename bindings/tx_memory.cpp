@@ -23,7 +23,7 @@ constexpr size_t alignment = 64;         // a cache line, an AVX-512 register
 constexpr size_t keep_from = 64 << 10;   // smaller blocks are quick with malloc
 constexpr size_t map_from = 1 << 20;     // from here on straight from the system, so that what is given back is back
 constexpr size_t huge_from = 4 << 20;    // from here on in 2 MB pages where the system has them
-constexpr int64_t always_kept = 128 * MiB;
+constexpr int64_t always_kept = 192 * MiB;
 constexpr int64_t look_from = 64 * MiB;  // from here on a look at /proc/meminfo costs nothing beside the page faults
 
 // Lies in the 64 bytes before each block.
@@ -120,9 +120,9 @@ void system_free(Header *h) {
 }
 
 // How many bytes may be kept beside `used` live ones: the cap, and never so much that live and kept together pass the
-// most that was ever live by more than an eighth (an eighth less evicts what the next step needs: measured). 128 MiB always
-// may: one pass frees blocks of more sizes than live at once. Measured on 2 cores, 4 images in a forward pass, without these 128
-// MiB and with them: DenseNet-121 210 -> 134 ms, EfficientNet-B0 57 -> 36 ms, MobileNet V2 32 -> 20 ms.
+// most that was ever live by more than an eighth (an eighth less evicts what the next step needs: measured). 192 MiB always
+// may: one pass frees blocks of more sizes than live at once. Measured on 2 cores, 4 images in a forward pass, without them
+// and with 128 MiB: DenseNet-121 210 -> 134 ms, EfficientNet-B0 57 -> 36 ms, MobileNet V2 32 -> 20 ms.
 int64_t room_to_keep(int64_t used) {
   const int64_t high = most.load(std::memory_order_relaxed);
   return std::min(cache_cap.load(std::memory_order_relaxed), std::max(always_kept, high + high / 8 - used));
