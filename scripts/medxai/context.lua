@@ -129,7 +129,7 @@ end
 --- It may be called again for a part of a chunk that ran out of memory: let it change nothing until it can no longer fail.
 ---@param n integer
 ---@param o table kind: names the work; x(first, count) -> (count, 3, H, W); image(k): whose target counts for input k (0-based -> 1-based);
----   at: names of nodes; guided (see Model:forward); fold (default true)
+---   at: names of nodes; guided (see Model:forward); fold (default true; never where guided: a folded norm rounds otherwise, and a ReLU on its edge turns the guided gradient)
 ---@param use function
 function Context:gradients(n, o, use)
   local outputs, size = { "output", table.unpack(o.at or {}) }, self.deterministic and chunks.fixed or nil
@@ -140,7 +140,7 @@ function Context:gradients(n, o, use)
     local targets, x = self.targets:select(numbers), tap.padded(o.x(first, count), size)
     local inputs = {}
     local list = torch.enable_grad(function()
-      local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided, fold = o.fold ~= false }
+      local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided, fold = o.fold ~= false and not o.guided }
       for i, name in ipairs(outputs) do inputs[i] = i == 1 and values.x or values[name] end
       return torch.autograd.grad(targets:score(values.output:narrow(0, 0, count)):sum(), inputs)
     end)
