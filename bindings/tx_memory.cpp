@@ -39,7 +39,7 @@ void *block_of(Header *h) { return h + 1; }
 Header *header_of(void *p) { return static_cast<Header *>(p) - 1; }
 
 std::atomic<int64_t> live{0}, peak{0}, most{0}, cached{0};  // most: the peak since the start, never reset
-std::atomic<int64_t> held{0};                                // the room of all live blocks
+std::atomic<int64_t> spare{0};                               // what live blocks have beyond what was asked for
 std::atomic<int64_t> limit{0}, cache_cap{0}, last_request{0};
 std::atomic<int64_t> fail_countdown{-1}, fail_times{0};
 
@@ -47,6 +47,9 @@ std::atomic<int64_t> fail_countdown{-1}, fail_times{0};
 std::mutex lock;
 Header newest;  // sentinel of the ring old_prev/old_next
 std::map<size_t, Header *> *free_of_size;  // by room
+
+// The room of all live blocks.
+int64_t held() { return live.load(std::memory_order_relaxed) + spare.load(std::memory_order_relaxed); }
 
 // The number in a file of one line; 0 where there is none.
 int64_t read_bytes(const char *path) {
@@ -155,12 +158,13 @@ Header *take_cached(size_t n) {
   Header *h = it->second;
   take_out(h);
   h->bytes = n;
+  spare.fetch_add(int64_t(h->room - n), std::memory_order_relaxed);
   return h;
 }
 
 // Keeps the block; false where it is not to be kept.
 bool put_cached(Header *h) noexcept {
-  const int64_t n = int64_t(h->room), cap = room_to_keep(held.load(std::memory_order_relaxed));
+  const int64_t n = int64_t(h->room), cap = room_to_keep(held());
   if (n > cap) return false;
   try {
     std::lock_guard<std::mutex> hold(lock);
@@ -227,9 +231,10 @@ void release(void *p) {
   if (!p) return;
   Header *h = header_of(p);
   live.fetch_sub(int64_t(h->bytes), std::memory_order_relaxed);
-  held.fetch_sub(int64_t(h->room), std::memory_order_relaxed);
   if (keep_small && small.put(h)) return;
-  if (h->room < keep_from || !put_cached(h)) system_free(h);
+  if (h->room < keep_from) return system_free(h);
+  if (h->room != h->bytes) spare.fetch_sub(int64_t(h->room - h->bytes), std::memory_order_relaxed);
+  if (!put_cached(h)) system_free(h);
 }
 
 [[noreturn]] void refuse(size_t n, const char *why) {
@@ -250,7 +255,7 @@ void make_room(size_t n) {
   const int64_t cap = limit.load(std::memory_order_relaxed), want = int64_t(n);
   if (cap > 0) {
     if (want > cap - live.load(std::memory_order_relaxed)) refuse(n, "beyond the limit");
-    const int64_t room = cap - held.load(std::memory_order_relaxed);
+    const int64_t room = cap - held();
     if (want > room - cached.load(std::memory_order_relaxed)) {
       std::lock_guard<std::mutex> hold(lock);
       shrink_cache(std::max<int64_t>(0, room - want));
@@ -264,7 +269,7 @@ void make_room(size_t n) {
 
 Header *take_fresh(size_t n) {
   make_room(n);
-  const int64_t room = room_to_keep(held.load(std::memory_order_relaxed) + int64_t(n));
+  const int64_t room = room_to_keep(held() + int64_t(n));
   if (cached.load(std::memory_order_relaxed) > room) {
     std::lock_guard<std::mutex> hold(lock);
     shrink_cache(room);
@@ -284,7 +289,6 @@ void *take(size_t n) {
   if (n > size_t(INT64_MAX) / 2) refuse(n, "beyond any machine");
   Header *h = n >= keep_from ? take_cached(n) : keep_small ? small.take(n) : nullptr;
   if (!h) h = take_fresh(n);
-  held.fetch_add(int64_t(h->room), std::memory_order_relaxed);
   const int64_t now = live.fetch_add(int64_t(n), std::memory_order_relaxed) + int64_t(n);
   int64_t seen = peak.load(std::memory_order_relaxed);
   while (now > seen && !peak.compare_exchange_weak(seen, now, std::memory_order_relaxed)) continue;
@@ -352,7 +356,7 @@ extern "C" void tx_memory_set_limit(int64_t bytes) {
   limit = bytes > 0 ? bytes : 0;
   if (bytes <= 0) return;
   std::lock_guard<std::mutex> hold(lock);
-  shrink_cache(std::max<int64_t>(0, bytes - held));
+  shrink_cache(std::max<int64_t>(0, bytes - held()));
 }
 
 extern "C" void tx_memory_set_cache(int64_t bytes) {
