@@ -129,12 +129,13 @@ local function larger(a, b)
   return out
 end
 
--- The reference's own largest error over the components of an image.
-local function own_of_components(cell, i, truth, single)
-  local own = cell.rough and { 0, 0 } or { 0 }
-  for k, ratio in ipairs(cell.ratios[i]) do
+-- The reference's own errors of image i's components: the largest over those that count (all, where nothing says).
+local function own_of_components(dumped, i, scaled, counts)
+  local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
+  local own = scaled and { 0, 0 } or { 0 }
+  for k = 1, truth:size(0) do
     local their = truth:narrow(0, k - 1, 1)
-    if ratio <= 0.98 and largest(their) > 0 then own = larger(own, errors(turned(single:narrow(0, k - 1, 1), their), their, cell.rough)) end
+    if not counts or counts(k, their) then own = larger(own, errors(turned(single:narrow(0, k - 1, 1), their), their, scaled)) end
   end
   return own
 end
@@ -144,7 +145,8 @@ local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
   local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
   local raw = maps:raws(record)[1]
   local ours = raw:view({ -1, raw:size(-2), raw:size(-1) }):double()
-  local theirs = cell.rough_components or own_of_components(cell, i, truth, single)
+  local function is_told_apart(k, their) return cell.ratios[i][k] <= 0.98 and largest(their) > 0 end
+  local theirs = cell.rough_components or own_of_components(dumped, i, cell.rough, is_told_apart)
   for k, ratio in ipairs(cell.ratios[i]) do
     local own, their = ours:narrow(0, k - 1, 1), truth:narrow(0, k - 1, 1)
     if ratio > 0.98 then lines.components:add "ill"
@@ -175,13 +177,8 @@ local function find_divided(folder, cells, load)
   for _, cell in ipairs(cells) do
     local scope <close> = core.memory.scope()
     local dumped = divides(cell) and load(folder, cell) or {}
-    for i = 1, dumped.projections and #cell.images or 0 do
-      local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
-      for k = 0, truth:size(0) - 1 do
-        local their, key = truth:narrow(0, k, 1), cell.method .. cell.form
-        largest_of[key] = larger(largest_of[key] or { 0 }, errors(turned(single:narrow(0, k, 1), their), their))
-      end
-    end
+    local key = cell.method .. cell.form
+    for i = 1, dumped.projections and #cell.images or 0 do largest_of[key] = larger(largest_of[key] or { 0 }, own_of_components(dumped, i)) end
   end
   for _, cell in ipairs(cells) do
     if divides(cell) then cell.rough_components = largest_of[cell.method .. cell.form] end
@@ -204,11 +201,7 @@ local function find_rough(model, folder, cells, load)
         local dumped = load(folder, cell, bits)
         for i = 1, #cell.images do
           if dumped.projections then
-            local truth = dumped.projections:select(0, i - 1):double()
-            for k = 1, truth:size(0) do
-              local their = truth:narrow(0, k - 1, 1)
-              found.components = larger(found.components, errors(turned(dumped.single_projections:select(0, i - 1):narrow(0, k - 1, 1):double(), their), their, true))
-            end
+            found.components = larger(found.components, own_of_components(dumped, i, true))
           else
             found.maps = larger(found.maps, errors(dumped.single:select(0, i - 1), dumped.truth:select(0, i - 1), true))
           end
