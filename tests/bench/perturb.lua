@@ -29,44 +29,41 @@ local methods = {
 
 -- ---- one network ------------------------------------------------------------------------------------------------------
 
-local function forward_line(network, children)
-  local times, flops = {}, nil
-  for i, c in ipairs(children) do times[i] = {} if i == 2 then flops = c:ask "flops" end end
+local function forward_line(network, yardstick, peer)
+  local flops, ours, theirs = peer and peer:ask "flops", math.huge, math.huge
   for _ = 1, 2 do
-    for i, c in ipairs(children) do times[i][#times[i] + 1] = c:ask "forward" end
+    ours = math.min(ours, yardstick:ask "forward")
+    if peer then theirs = math.min(theirs, peer:ask "forward") end
   end
-  local ours = math.min(table.unpack(times[1]))
-  local roof = math.max(children[1]:ask "gemm", children[1]:ask "gemm")
+  local roof = math.max(yardstick:ask "gemm", yardstick:ask "gemm")
   local share = flops and (", %.0f %% of the matrix product (%.0f GFLOP/s)"):format(100 * flops / ours / 1e9 / roof, roof) or ""
-  local theirs = children[2] and ("; %s %.1f ms"):format(children[2].name, 1000 * math.min(table.unpack(times[2]))) or ""
-  print(("\n%s: fastest forward of one image: ours %.1f ms%s%s"):format(network, 1000 * ours, share, theirs))
+  local beside = peer and ("; %s %.1f ms"):format(peer.name, 1000 * theirs) or ""
+  print(("\n%s: fastest forward of one image: ours %.1f ms%s%s"):format(network, 1000 * ours, share, beside))
 end
 
--- Interleaved repeats of one method: medians of seconds, MB above the loaded network, and ours over passes times our fastest forward pass,
--- which is measured before and after each repeat, since the machine's speed changes.
-local function measure(children, method, n)
+-- Interleaved repeats of one method: medians of seconds, MB above the loaded network in the first, and ours over passes times our fastest
+-- forward pass, which is measured before and after each repeat, since the machine's speed changes, and in a process of its own, since
+-- its memory is not the method's.
+local function measure(children, yardstick, method, n)
   local list, above, shares, forward = {}, {}, {}, math.huge
-  for i, c in ipairs(children) do
-    list[i] = {}
-    c:ask "mark"
-  end
+  for i in ipairs(children) do list[i] = {} end
   for r = 1, repeats do
     for i, c in ipairs(children) do
-      if i == 1 and method.passes then forward = c:ask "forward" end
+      if i == 1 and method.passes then forward = yardstick:ask "forward" end
+      if r == 1 then c:ask "mark" end
       table.insert(list[i], c:ask(method.word, n))
-      if i == 1 and method.passes then shares[r] = list[1][r] / method.passes(n) / math.min(forward, c:ask "forward") end
+      above[i] = above[i] or c:ask "peak" - c.base
+      if i == 1 and method.passes then shares[r] = list[1][r] / method.passes(n) / math.min(forward, yardstick:ask "forward") end
     end
   end
-  for i, c in ipairs(children) do
-    list[i] = median(list[i])
-    above[i] = c:ask "peak" - c.base
-  end
+  for i in ipairs(children) do list[i] = median(list[i]) end
   return list, above, shares[1] and median(shares)
 end
 
-local function one_network(network, children, wanted)
+local function one_network(network, children, yardstick, wanted)
   for _, c in ipairs(children) do c.base = c:ask("load", network) end
-  forward_line(network, children)
+  yardstick:ask("load", network)
+  forward_line(network, yardstick, children[2])
   local head = { "method" }
   for _, c in ipairs(children) do head[#head + 1] = c.name end
   for _, text in ipairs { "ratio", "of passes", "MB ours", "MB peer", "goal" } do head[#head + 1] = text end
@@ -74,7 +71,7 @@ local function one_network(network, children, wanted)
   for _, m in ipairs(methods) do
     if (not next(wanted) or wanted[m.word]) and (not m.only or m.only == network) then
       local n = m.counts[network] or m.whole
-      local seconds, above, share = measure(children, m, n)
+      local seconds, above, share = measure(children, yardstick, m, n)
       local cells = { ("%s, %d %s%s"):format(m.title, n, m.unit, n < m.whole and (" (of %d)"):format(m.whole) or "") }
       for i in ipairs(children) do cells[#cells + 1] = ("%.2f"):format(seconds[i]) end
       cells[#cells + 1] = seconds[2] and ("%.2f"):format(seconds[2] / seconds[1]) or "-"
@@ -87,6 +84,7 @@ local function one_network(network, children, wanted)
     end
   end
   for _, c in ipairs(children) do c:ask "drop" end
+  yardstick:ask "drop"
 end
 
 -- ---- the run ------------------------------------------------------------------------------------------------------------
@@ -111,19 +109,22 @@ end
 
 io.stdout:setvbuf "line"
 local dir = bench.output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
-local children = {}
+local children, yardstick = {}, nil
 local ok, message = xpcall(function()
   local path = picture(dir)
-  children[1] = start_child("ours", ("%s %s/perturb_worker.lua %s"):format(quote(host.exe), here, quote(path)), dir)
+  local worker = ("%s %s/perturb_worker.lua %s"):format(quote(host.exe), here, quote(path))
+  children[1], yardstick = start_child("ours", worker, dir), start_child("yardstick", worker, dir)
   for _, p in ipairs(bench.find_peers()) do
     if bench.output(quote(p.python) .. " -c 'import shap'") then
       children[2] = start_child("shap, " .. p.name, ("%s %s/perturb_worker.py %s"):format(quote(p.python), here, quote(path)), dir)
     end
   end
   for _, c in ipairs(children) do c:ask "hello" end
+  yardstick:ask "hello"
   print(("%d cores; one X-ray; %d repeats, interleaved; %s"):format(host.cores, repeats, #children > 1 and "peer: " .. children[2].name or "no Python with shap here: ours alone"))
-  for _, network in ipairs(networks) do one_network(network, children, wanted) end
+  for _, network in ipairs(networks) do one_network(network, children, yardstick, wanted) end
 end, function(m) return m end)
 for _, c in ipairs(children) do c:close() end
+if yardstick then yardstick:close() end
 os.execute("rm -rf " .. quote(dir))
 if not ok then error(message, 0) end
