@@ -81,10 +81,23 @@ t.test("chunks: a first small one, then what the budget holds; halves on out of 
     if failing and count > 3 then error("conv2d: out of memory: 1 MB requested", 0) end
     sizes[#sizes + 1] = count
   end)
-  t.equal(sizes, { 2, 2, 2, 2, 2, 2, 2, 2, 2, 2 })
+  t.equal(sizes, { 2, 3, 3, 3, 3, 3, 3 })
   sizes, failing = {}, false
   chunks.each(chunks.new { budget_bytes = 1 << 30, chunk = 6 }, 20, function(_, count) sizes[#sizes + 1] = count end)
   t.equal(sizes, { 6, 6, 6, 2 })
+  -- what the first chunk makes besides, once, does not shrink the later ones; budget and what is worth it both count
+  for _, o in ipairs { { budget_bytes = 40 << 20 }, { budget_bytes = 1 << 30, worth_bytes = 40 << 20 } } do
+    sizes = {}
+    local first = true
+    chunks.each(chunks.new(o), 20, function(_, count)
+      local scope <close> = core.memory.scope()
+      sizes[#sizes + 1] = count
+      if first then torch.zeros(16 << 20) end
+      first = false
+      torch.zeros(count, 2 << 20) -- 8 MiB each
+    end)
+    t.equal(sizes, { 2, 1, 5, 5, 5, 2 })
+  end
   local calls = 0
   t.fails(function()
     chunks.each(chunks.new { budget_bytes = 1 << 30 }, 20, function()

@@ -36,7 +36,9 @@ end
 -- A state for chunks.each per kind of pass: an image of another size or another layer takes other memory.
 local function kind(self, key)
   local o = self.options
-  self.kinds[key] = self.kinds[key] or chunks.new { device = self.model.device, budget_bytes = o.budget_mb * (1 << 20), deterministic = o.deterministic, chunk = o.chunk }
+  local device = self.model.device
+  self.kinds[key] = self.kinds[key] or chunks.new { device = device, budget_bytes = o.budget_mb * (1 << 20), worth_bytes = chunks.worth(device), deterministic = o.deterministic,
+    chunk = o.chunk }
   return self.kinds[key]
 end
 
