@@ -34,8 +34,8 @@ local function data_set()
 end
 
 local function trained_model(data)
+  local run = xai.run { name = "network", seed = 42, out = folder .. "/network" } -- first: its seed makes the model's random weights
   local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
-  local run = xai.run { name = "network", seed = 42, out = folder .. "/network" }
   run:fit(model, data, { optim = xai.optim.adam { lr = 0.001 }, epochs = epochs, batch = 16 })
   model:eval()
   return model
