@@ -67,7 +67,7 @@ local function pixels_of(job, e, record, image, asked)
   return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colours, 0, 1)
 end
 
-local function duration(seconds) return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds) or string.format("%.2g s", seconds) end
+local function duration(seconds) return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds) or string.format(seconds < 99.5 and "%.2g s" or "%.0f s", seconds) end
 
 -- "ROAD combined +0.41": the values of metrics that give one number, at most two.
 local function score_lines(asked, record)

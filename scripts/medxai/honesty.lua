@@ -31,7 +31,9 @@ end
 local function shown(rule, value, digits)
   if type(value) ~= "number" then return tostring(value) end
   if value ~= value then return "not a number" end
-  local text = string.format("%." .. (digits or 3) .. "g", rule.percent and 100 * value or value)
+  if rule.percent then value = 100 * value end
+  local text = string.format("%." .. (digits or 3) .. "g", value)
+  if text:find("e+", 1, true) then text = string.format(math.abs(value) < 1e6 and "%.0f" or "%.1e", value) end -- 100, not 1e+02
   return rule.percent and text .. " %" or text
 end
 
