@@ -115,6 +115,18 @@ t.test("another configuration in the folder of a finished run is refused, naming
   same_run(base .. "/whole", base .. "/again")
 end)
 
+t.test("a model made before the run that sets the seed is another one each time: the refusal says what to do", function()
+  local base = whole()
+  local run_line = experiment:match "local run[^\n]*\n"
+  local late = experiment:gsub("local run[^\n]*\n", ""):gsub(", seed = 7,", ","):gsub("run:fit", function() return run_line .. "run:fit" end, 1)
+  local path = t.write(base .. "/late.lua", late)
+  t.equal(go(base .. "/late", path).code, 0)
+  local r = go(base .. "/late", path)
+  t.equal(r.code, 1)
+  t.ok(r.err:find("holds a run of another configuration: model%.weights_sha256 is"), r.err)
+  t.ok(r.err:find("(Random weights are the same each time where xai.run, which sets the seed, comes before the model.)", 1, true), r.err)
+end)
+
 t.test("--overwrite begins again, --resume wants a run to be there", function()
   local base = whole()
   local r = go(base .. "/again", script, "--overwrite", "--epochs 1")

@@ -164,8 +164,10 @@ local function decide(run, step)
   if step.done then return "done" end
   if step.begun then return "resume" end
   if step.stored == nil or step.stored.key == step.key then return "begin" end
-  check.fail("fit", "'%s' holds a run of another configuration: %s. Give --out DIR for a new run, or --overwrite to begin this one again.",
-    run.dir, step:differences())
+  local differences = step:differences()
+  local is_unseeded = ((step.fields.model.config or {}).weights or "random") == "random" and differences:find "^model%.weights_sha256 is [^,]*$"
+  check.fail("fit", "'%s' holds a run of another configuration: %s. Give --out DIR for a new run, or --overwrite to begin this one again.%s", run.dir, differences,
+    is_unseeded and " (Random weights are the same each time where xai.run, which sets the seed, comes before the model.)" or "")
 end
 
 local function load_finished(run, model)
