@@ -73,7 +73,7 @@ end
 
 function answers.lime(n) return explain("lime", { samples = math.tointeger(n) }) end
 function answers.lime_bf16(n) return explain("lime", { samples = math.tointeger(n), precision = "bf16" }) end
-function answers.lime_balanced(n) return explain("lime", { samples = math.tointeger(n) * 6 // 10, design = "balanced" }) end
+function answers.lime_balanced(n) return explain("lime", { samples = math.tointeger(n) * 8 // 10, design = "balanced" }) end
 
 -- Seconds for n pictures, each segmented anew.
 local function segmented(n, f)
