@@ -106,8 +106,8 @@ local function one_image(dir, model, job, version)
       if mutant <= 1e-3 then count.mutants_passed = count.mutants_passed + 1 end
     end
   end
-  print(("  image %d: %d regions%s, largest coefficient %.1e; off by %.1e from recorded outputs, %.1e end to end"):format(job.image, masks:size(1),
-    same_regions and "" or " (others: ties)", largest, recorded, whole))
+  print(("  image %d: %d regions%s, largest coefficient %.1e; off by %.1e from recorded outputs, %s"):format(job.image, masks:size(1),
+    same_regions and "" or " (others: ties)", largest, recorded, whole == whole and ("%.1e end to end"):format(whole) or "no evidence end to end"))
 end
 
 local function one_network(dir, name)
