@@ -106,20 +106,20 @@ t.test("images of another size than the run's are refused unless the model takes
 local xai = require "medxai"
 local run = xai.run { name = %q, seed = 1 }
 local data = xai.dataset.phantom { n_train = 4, n_val = 3, n_test = 3, size_px = %d }
-local function network() return xai.models.squeezenet1_0 { classes = data.classes, %s } end
+local function network(depth) return xai.models.squeezenet1_0 { classes = data.classes, train_depth = depth, %s } end
 local function fit(model) return model, data, { optim = xai.optim.sgd { lr = 0.001 }, epochs = 1, batch = 4 } end
 %s]]):format(name, size, model, rest))
     return t.run { "--quiet", script, cwd = dir, timeout = 120 }
   end
   local evaluated, searched = "run:evaluate(network(), data.test, { resamples = 20 })",
-    "local s = run:grid { train_depth = { 0 }, train = function() return fit(network()) end } run:evaluate(s.model, data.test, { resamples = 20 })"
-  local r = go("first", 48, "weights = 'random', train_depth = 'all'", "run:fit(fit(network()))")
+    "local s = run:grid { train_depth = { 0 }, train = function(cell) return fit(network(cell.train_depth)) end } run:evaluate(s.model, data.test, { resamples = 20 })"
+  local r = go("first", 48, "weights = 'random'", "run:fit(fit(network()))")
   t.equal(r.code, 0, r.err)
   local refused = go("second", 64, "weights = 'first'", evaluated)
   t.equal(refused.code, 1)
   t.ok(refused.err:find("second.lua:6: weights: the run 'first' has size_px 48 (here: 64). Use the same, or other weights.", 1, true), refused.err)
   r = go("third", 64, "weights = 'first', other_size = true", evaluated)
   t.equal(r.code, 0, r.err)
-  r = go("fourth", 64, "weights = 'first', train_depth = 0, other_size = true", searched)
+  r = go("fourth", 64, "weights = 'first', other_size = true", searched)
   t.equal(r.code, 0, r.err)
 end)

@@ -42,11 +42,7 @@ function weights.folders()
   return list
 end
 
-local function hash_fits(path, name)
-  local digest, why = require("medxai.core").image.sha256_file(path)
-  if not digest then check.fail("weights", "%s.", why) end
-  return digest:sub(1, 8) == name:match "%-(%x+)%.pth$"
-end
+local function hash_fits(path, name) return files.sha256_file(path):sub(1, 8) == name:match "%-(%x+)%.pth$" end
 
 -- The cached file of a network, or nil.
 local function cached(network)
@@ -259,6 +255,12 @@ function weights.find(spec, network, options)
   return { path = files.join(folder, "weights.pt"), kind = "run", run = spec, described = described }
 end
 
+--- What a model keeps of the run that its weights come from; nil where they come from elsewhere.
+function weights.origin(found)
+  local described = found.described
+  return described and { run = found.run, size_px = described.size_px, input_mode = described.input_mode }
+end
+
 --- Loads what weights.find found into a model.
 ---@param model table
 ---@param found table
@@ -269,9 +271,6 @@ function weights.load(model, found, options)
   if found.described then check_model(found.described, found.run, model) end
   local report = load_file(model, found.path, found.kind, { strict = options and options.strict })
   report.run, report.model = found.run, found.described
-  if found.described then
-    model.weights_of = { run = found.run, size_px = found.described.size_px, input_mode = found.described.input_mode }
-  end
   return report
 end
 
@@ -283,7 +282,10 @@ end
 ---@return string? why
 function weights.apply(model, spec, options)
   local found, why = weights.find(spec, model.name, options)
-  if found then return weights.load(model, found, options) end
+  if found then
+    model.weights_of = weights.origin(found)
+    return weights.load(model, found, options)
+  end
   if why then return nil, why end
   return { matched = 0, missing = {}, extra = {}, shape_differs = {}, renamed = {} }
 end
