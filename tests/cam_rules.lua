@@ -39,25 +39,35 @@ local function compare(a, b)
   for i, record in ipairs(a[1].records) do
     local x, y = a[2]:map(record), b[2]:map(b[1].records[i])
     t.equal(record.status, b[1].records[i].status, record.method)
-    local off = ((x - y):abs():max() / x:max():clamp_min(1e-3)):item()
+    local off = x and ((x - y):abs():max() / x:max():clamp_min(1e-3)):item() or 0 -- guided methods are not defined without ReLU
     if not (off <= worst) then worst, where = off, record.method end
   end
   return worst, where
 end
 
+-- Another number of images in a pass may take another kernel and round otherwise. Gradients through a ReLU jump where a value
+-- crosses 0, and in float32 one of the thousands of values may do so by rounding alone, on one processor and not on another. In
+-- float64 roundings are 1e-16 of the values and none does; so there the bound is that of sums in another order. In float32 the
+-- network is smooth: its sums of at most 72 products round by some 1e-6, and 2e-5 is the library's promise.
+local exact = { name = "float64, ReLU", act = "relu", dtype = "float64", bound = 1e-9 }
+local single = { name = "float32, SiLU", act = "silu", dtype = "float32", bound = 2e-5 }
+
 for _, smoothing in ipairs { {}, { aug_smooth = true, eigen_smooth = true } } do
-  local name = smoothing.aug_smooth and "smoothed" or "plain"
-  t.test("a batch of 5 equals 5 singles for every method, " .. name, function()
-    local function with(more) return setmetatable(more, { __index = smoothing }) end
-    local function options(batch) return { options = { batch = batch, aug_smooth = with({}).aug_smooth, eigen_smooth = with({}).eigen_smooth } } end
-    local worst, where = compare({ go(options(1)) }, { go(options(5)) })
-    t.ok(worst < 2e-5, string.format("%s differs by %.2g", where, worst))
-  end)
-  t.test("chunks under a small budget change nothing for any method, " .. name, function()
-    local function options(budget) return { options = { budget_mb = budget, aug_smooth = smoothing.aug_smooth, eigen_smooth = smoothing.eigen_smooth } } end
-    local worst, where = compare({ go(options(1024)) }, { go(options(0.1)) })
-    t.ok(worst < 2e-5, string.format("%s differs by %.2g", where, worst))
-  end)
+  for _, kind in ipairs(smoothing.aug_smooth and { exact } or { exact, single }) do
+    local name = (smoothing.aug_smooth and "smoothed" or "plain") .. ", " .. kind.name
+    local function with(key, value)
+      return { model = tinycam.model(kind.act, kind.dtype), x = images(5):to(kind.dtype),
+        options = { [key] = value, aug_smooth = smoothing.aug_smooth, eigen_smooth = smoothing.eigen_smooth } }
+    end
+    t.test("a batch of 5 equals 5 singles for every method, " .. name, function()
+      local worst, where = compare({ go(with("batch", 1)) }, { go(with("batch", 5)) })
+      t.ok(worst < kind.bound, string.format("%s differs by %.2g", where, worst))
+    end)
+    t.test("chunks under a small budget change nothing for any method, " .. name, function()
+      local worst, where = compare({ go(with("budget_mb", 1024)) }, { go(with("budget_mb", 0.1)) })
+      t.ok(worst < kind.bound, string.format("%s differs by %.2g", where, worst))
+    end)
+  end
 end
 
 t.test("a method may have a memory budget of its own", function()
@@ -67,10 +77,10 @@ t.test("a method may have a memory budget of its own", function()
 end)
 
 t.test("channels_last changes nothing for any method, smoothed", function()
-  local model = tinycam.model("relu", "float32"):to { layout = "channels_last" }
-  local options = { aug_smooth = true, eigen_smooth = true }
-  local worst, where = compare({ go { n = 2, options = options } }, { go { n = 2, model = model, options = options } })
-  t.ok(worst < 2e-5, string.format("%s differs by %.2g", where, worst))
+  local x, options = images(2):double(), { aug_smooth = true, eigen_smooth = true }
+  local function with(layout) return { x = x, model = tinycam.model("relu", "float64"):to { layout = layout }, options = options } end
+  local worst, where = compare({ go(with "nchw") }, { go(with "channels_last") })
+  t.ok(worst < exact.bound, string.format("%s differs by %.2g", where, worst))
 end)
 
 t.test("NaN weights: every map that needs the network is told as nan, none is ok", function()

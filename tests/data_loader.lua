@@ -200,13 +200,11 @@ t.test("every failing allocation of a set and a loader is an error, and nothing 
   end
 end)
 
-t.test("an interrupted wait stops within a second", function()
+t.test("an interrupt ends a wait for the threads, not only the work that they have", function()
+  -- 20,000 images of 2048 pixels are an hour of drawing: a wait that is not ended runs into the test's own limit of two minutes
   local script = t.write(t.tmpdir() .. "/e.lua", [[
-    local data = require("medxai").dataset.phantom { n_train = 3000, size_px = 512, cache_mb = 0 }
+    local data = require("medxai").dataset.phantom { n_train = 20000, size_px = 2048, cache_mb = 0 }
     os.execute("(sleep 0.7; kill -INT " .. require("medxai.file").pid() .. ") &")
     data:check()]])
-  local started = require("medxai.host").now()
-  local r = t.run { "--quiet", script }
-  t.equal(r.code, 130)
-  t.ok(require("medxai.host").now() - started < 6)
+  t.equal(t.run({ "--quiet", script }).code, 130)
 end)
