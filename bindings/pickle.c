@@ -1,6 +1,6 @@
 /* pickle.c: the reader is one loop over opcodes with a stack, marks and a memo; values lie in an arena that goes at once.
- * Only the globals in global_find() mean anything, and none of them is code: each is a case in reduce().
- * It refuses every other global by name, and every opcode that torch.save does not write. */
+ * Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a class whose
+ * objects are dropped. It refuses every other global by name, and every opcode that torch.save does not write. */
 #include "pickle.h"
 #include <math.h>
 #include <stdarg.h>
@@ -17,7 +17,8 @@ typedef struct block {
 
 struct pickle {
   block *blocks;
-  size_t bytes, limit;
+  size_t bytes, limit;                       /* allocated; the most that may be */
+  size_t most;                               /* of this read: at most limit */
   const unsigned char *p, *end, *start;      /* the input, while reading */
   pickle_value **stack, **memo;
   size_t *marks;
@@ -27,6 +28,10 @@ struct pickle {
   int status;
   char error[400];
 };
+
+/* What the values of an honest pickle may take: the shortest opcode that makes one is a byte long, and a value with its places
+ * on the stack, in the memo and in a list takes some 150 bytes. What asks for more copies the same values again and again. */
+enum { BYTES_OF_ANY = 4 << 20, BYTES_PER_BYTE = 256 };
 
 /* ---- memory ------------------------------------------------------------------------------------------------- */
 
@@ -46,8 +51,8 @@ static void *too_short(pickle *p) { return fail(p, PICKLE_SHORT, "ends in the mi
 static void *malformed(pickle *p, const char *why) { return fail(p, PICKLE_BAD, "has a broken pickle (%s)", why); }
 
 static bool charge(pickle *p, size_t bytes) {
-  if (bytes > p->limit - p->bytes) {
-    fail(p, PICKLE_NOMEM, "has a pickle that needs more than %zu MB", p->limit >> 20);
+  if (bytes > p->most - p->bytes) {
+    fail(p, PICKLE_NOMEM, "has a pickle that needs more than %zu MB", p->most >> 20);
     return false;
   }
   p->bytes += bytes;
@@ -93,7 +98,7 @@ static bool grow(pickle *p, void *array, size_t *room, size_t n, size_t size) {
 pickle *pickle_new(size_t limit_bytes) {
   pickle *p = mx_calloc(1, sizeof *p);
   if (p)
-    p->limit = limit_bytes;
+    p->limit = p->most = limit_bytes;
   return p;
 }
 
@@ -217,6 +222,8 @@ static bool extend(pickle *p, pickle_kind kind, pickle_value **items, size_t n) 
   pickle_value *seq = top(p);
   if (!seq)
     return false;
+  if (seq->kind == PICKLE_INERT)
+    return true;
   if (seq->kind != kind || (kind == PICKLE_DICT && n % 2))
     return malformed(p, kind == PICKLE_DICT ? "items for what is no dict" : "items for what is no list") != NULL;
   for (size_t i = 0; i < n; i++)
@@ -232,27 +239,65 @@ static bool is_str(const pickle_value *v, const char *s) {
 /* ---- globals ------------------------------------------------------------------------------------------------ */
 
 enum {
-  G_DICT, G_COUNTER, G_LIST, G_SIZE, G_DEVICE, G_ENCODE,
+  G_DICT, G_DEFAULTDICT, G_COUNTER, G_LIST, G_SIZE, G_DEVICE, G_ENCODE,
   G_TENSOR, G_TENSOR_V2, G_PARAMETER, G_PARAMETER_STATE,
+  G_INERT,
   G_UNTYPED, G_STORAGE /* + index into dtypes */
 };
 
-static const struct { const char *module, *name; int id; } globals[] = {
-  { "collections",       "OrderedDict",                   G_DICT },
-  { "collections",       "Counter",                       G_COUNTER },
-  { "builtins",          "set",                           G_LIST },
-  { "builtins",          "frozenset",                     G_LIST },
-  { "__builtin__",       "set",                           G_LIST },
-  { "__builtin__",       "frozenset",                     G_LIST },
-  { "_codecs",           "encode",                        G_ENCODE },
-  { "torch",             "Size",                          G_SIZE },
-  { "torch",             "device",                        G_DEVICE },
-  { "torch._utils",      "_rebuild_tensor",               G_TENSOR },
-  { "torch._utils",      "_rebuild_tensor_v2",            G_TENSOR_V2 },
-  { "torch._utils",      "_rebuild_parameter",            G_PARAMETER },
-  { "torch._utils",      "_rebuild_parameter_with_state", G_PARAMETER_STATE },
-  { "torch",             "UntypedStorage",                G_UNTYPED },
-  { "torch.storage",     "UntypedStorage",                G_UNTYPED },
+/* Python 2's name of builtins stands in files of protocol 2, which torch.save writes. */
+static const struct { const char *name; int id; } globals[] = {
+  { "collections.OrderedDict",                     G_DICT },
+  { "collections.defaultdict",                     G_DEFAULTDICT },
+  { "collections.Counter",                         G_COUNTER },
+  { "builtins.set",                                G_LIST },
+  { "builtins.frozenset",                          G_LIST },
+  { "__builtin__.set",                             G_LIST },
+  { "__builtin__.frozenset",                       G_LIST },
+  { "_codecs.encode",                              G_ENCODE },
+  { "torch.Size",                                  G_SIZE },
+  { "torch.device",                                G_DEVICE },
+  { "torch._utils._rebuild_tensor",                G_TENSOR },
+  { "torch._utils._rebuild_tensor_v2",             G_TENSOR_V2 },
+  { "torch._utils._rebuild_parameter",             G_PARAMETER },
+  { "torch._utils._rebuild_parameter_with_state",  G_PARAMETER_STATE },
+  { "torch.UntypedStorage",                        G_UNTYPED },
+  { "torch.storage.UntypedStorage",                G_UNTYPED },
+};
+
+/* Classes, and functions that only make objects of such, that hold data alone and stand beside weights in training files.
+ * Nothing here may call, import or open anything in Python: an object of these is what it holds. */
+static const struct { const char *name, *shown; } inert[] = { /* shown: in words, where the name is not the class's */
+  { "argparse.Namespace", NULL }, { "types.SimpleNamespace", NULL }, { "collections.deque", NULL }, { "decimal.Decimal", NULL },
+  { "fractions.Fraction", NULL }, { "uuid.UUID", NULL }, { "time.struct_time", NULL },
+  { "datetime.date", NULL }, { "datetime.datetime", NULL }, { "datetime.time", NULL }, { "datetime.timedelta", NULL }, { "datetime.timezone", NULL },
+  { "pathlib.PosixPath", NULL }, { "pathlib.WindowsPath", NULL }, { "pathlib.PurePosixPath", NULL }, { "pathlib.PureWindowsPath", NULL },
+  { "pathlib._local.PosixPath", NULL }, { "pathlib._local.WindowsPath", NULL }, { "pathlib._local.PurePosixPath", NULL },
+  { "pathlib._local.PureWindowsPath", NULL },
+  { "builtins.complex", NULL }, { "builtins.bytearray", NULL }, { "builtins.range", NULL }, { "builtins.slice", NULL }, { "builtins.object", NULL },
+  { "builtins.int", NULL }, { "builtins.float", NULL }, { "builtins.bool", NULL }, { "builtins.str", NULL }, { "builtins.bytes", NULL },
+  { "builtins.list", NULL }, { "builtins.tuple", NULL }, { "builtins.dict", NULL },
+  { "__builtin__.complex", NULL }, { "__builtin__.bytearray", NULL }, { "__builtin__.xrange", NULL }, { "__builtin__.slice", NULL },
+  { "__builtin__.object", NULL }, { "__builtin__.int", NULL }, { "__builtin__.long", NULL }, { "__builtin__.float", NULL },
+  { "__builtin__.bool", NULL }, { "__builtin__.str", NULL }, { "__builtin__.unicode", NULL }, { "__builtin__.bytes", NULL },
+  { "__builtin__.list", NULL }, { "__builtin__.tuple", NULL }, { "__builtin__.dict", NULL },
+  { "copyreg._reconstructor", "an object" }, { "copy_reg._reconstructor", "an object" },
+  { "numpy.dtype", NULL }, { "numpy.ndarray", NULL }, { "numpy.bool", NULL }, { "numpy.bool_", NULL }, { "numpy.int8", NULL }, { "numpy.int16", NULL },
+  { "numpy.int32", NULL }, { "numpy.int64", NULL }, { "numpy.uint8", NULL }, { "numpy.uint16", NULL }, { "numpy.uint32", NULL },
+  { "numpy.uint64", NULL }, { "numpy.float16", NULL }, { "numpy.float32", NULL }, { "numpy.float64", NULL }, { "numpy.complex64", NULL },
+  { "numpy.complex128", NULL }, { "numpy.str_", NULL }, { "numpy.bytes_", NULL },
+  { "numpy.core.multiarray.scalar", "a numpy scalar" }, { "numpy._core.multiarray.scalar", "a numpy scalar" },
+  { "numpy.core.multiarray._reconstruct", "numpy.ndarray" }, { "numpy._core.multiarray._reconstruct", "numpy.ndarray" },
+  { "numpy.core.numeric._frombuffer", "numpy.ndarray" }, { "numpy._core.numeric._frombuffer", "numpy.ndarray" },
+  { "numpy.random._pickle.__randomstate_ctor", "numpy.random.RandomState" }, { "numpy.random._pickle.__generator_ctor", "numpy.random.Generator" },
+  { "numpy.random._pickle.__bit_generator_ctor", "numpy.random.BitGenerator" },
+  { "numpy.random.bit_generator.__pyx_unpickle_SeedSequence", "numpy.random.SeedSequence" },
+  { "numpy.random.bit_generator.SeedSequence", "numpy.random.SeedSequence" }, { "numpy.random._mt19937.MT19937", NULL },
+  { "numpy.random._pcg64.PCG64", NULL }, { "numpy.random._pcg64.PCG64DXSM", NULL }, { "numpy.random._philox.Philox", NULL },
+  { "numpy.random._sfc64.SFC64", NULL },
+  { "torch.torch_version.TorchVersion", NULL }, { "torch.serialization._get_layout", "torch.layout" },
+  { "pytorch_lightning.utilities.parsing.AttributeDict", NULL }, { "lightning_fabric.utilities.data.AttributeDict", NULL },
+  { "lightning.fabric.utilities.data.AttributeDict", NULL },
 };
 
 static const struct { const char *dtype, *storage; int itemsize; } dtypes[] = {
@@ -286,15 +331,27 @@ static void *refuse(pickle *p, const char *m, size_t mlen, const char *n, size_t
   return fail(p, PICKLE_BAD, "asks to run %.*s; refused. In Python save model.state_dict() alone", (int)k, name);
 }
 
+/* Whether a full name is that of the module and of what lies in it. */
+static bool named(const char *full, const char *m, size_t mlen, const char *n, size_t nlen) {
+  return strlen(full) == mlen + 1 + nlen && !memcmp(full, m, mlen) && full[mlen] == '.' && !memcmp(full + mlen + 1, n, nlen);
+}
+
+static bool push_known(pickle *p, int id, const char *name) {
+  return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = { id, name } }) != NULL;
+}
+
 /* Pushes what a global stands for, or refuses it by name. */
 static bool push_global(pickle *p, const char *m, size_t mlen, const char *n, size_t nlen) {
   for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
-    if (same(m, mlen, globals[i].module) && same(n, nlen, globals[i].name))
-      return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = globals[i].id }) != NULL;
+    if (named(globals[i].name, m, mlen, n, nlen))
+      return push_known(p, globals[i].id, globals[i].name);
+  for (size_t i = 0; i < sizeof inert / sizeof *inert; i++)
+    if (named(inert[i].name, m, mlen, n, nlen))
+      return push_known(p, G_INERT, inert[i].shown ? inert[i].shown : inert[i].name);
   if (same(m, mlen, "torch") || same(m, mlen, "torch.cuda"))
     for (int i = 0; i < NDTYPES; i++) {
       if (same(n, nlen, dtypes[i].storage))
-        return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = G_STORAGE + i }) != NULL;
+        return push_known(p, G_STORAGE + i, dtypes[i].storage);
       if (mlen == 5 && same(n, nlen, dtypes[i].dtype))
         return push(p, (pickle_value){ .kind = PICKLE_STR, .str = { dtypes[i].dtype, nlen } }) != NULL;
     }
@@ -363,11 +420,11 @@ static bool persistent(pickle *p) {
     return false;
   if (id->kind != PICKLE_TUPLE || id->seq.n < 5 || !is_str((t = id->seq.items)[0], "storage"))
     return malformed(p, "an outside reference that is no storage") != NULL;
-  if (t[1]->kind != PICKLE_GLOBAL || t[1]->global < G_UNTYPED || t[4]->kind != PICKLE_INT || t[4]->i < 0 ||
+  if (t[1]->kind != PICKLE_GLOBAL || t[1]->global.id < G_UNTYPED || t[4]->kind != PICKLE_INT || t[4]->i < 0 ||
       (t[2]->kind != PICKLE_STR && t[2]->kind != PICKLE_BYTES))
     return malformed(p, "a storage without type, key or size") != NULL;
-  int dtype = t[1]->global - G_STORAGE;
-  if (t[1]->global == G_UNTYPED)
+  int dtype = t[1]->global.id - G_STORAGE;
+  if (t[1]->global.id == G_UNTYPED)
     for (dtype = 0; strcmp(dtypes[dtype].dtype, "uint8") != 0;)
       dtype++;
   if (t[4]->i > INT64_MAX / 16)
@@ -485,8 +542,10 @@ static bool reduce(pickle *p) {
     return malformed(p, "a call of what is no function") != NULL;
   pickle_value **a = args->seq.items;
   size_t n = args->seq.n;
-  switch (f->global) {
+  switch (f->global.id) {
     case G_DICT: return push_dict(p, args);
+    case G_DEFAULTDICT: return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL; /* what makes its defaults is dropped */
+    case G_INERT: return push(p, (pickle_value){ .kind = PICKLE_INERT, .global = f->global }) != NULL;
     case G_COUNTER: /* Counter() or Counter({...}) */
       if (n == 0)
         return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL;
@@ -601,11 +660,12 @@ static bool set_items(pickle *p, pickle_kind kind, size_t n) {
   return extend(p, kind, items, n);
 }
 
+/* Gives an object its state: dropped, as an OrderedDict's attributes (_metadata) are. */
 static bool build(pickle *p) {
   if (!pop(p))
     return false;
   pickle_value *v = top(p);
-  if (v && v->kind != PICKLE_DICT) /* an OrderedDict's attributes (_metadata) are dropped; nothing else has any */
+  if (v && v->kind != PICKLE_DICT && v->kind != PICKLE_INERT)
     return malformed(p, "a state for what has none") != NULL;
   return v != NULL;
 }
@@ -664,6 +724,7 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
     case 'c': return global_line(p);
     case 0x93: return global_stack(p);
     case 'R': case 0x81: return reduce(p);                                                      /* REDUCE, NEWOBJ */
+    case 0x92: return pop(p) && reduce(p);                                                      /* NEWOBJ_EX: without its named arguments */
     case 'b': return build(p);
     case 'Q': return persistent(p);                                                             /* BINPERSID */
     case 'q': return take_uint(&u, p, 1) && memo_put(p, u, memoized);                           /* BINPUT ... */
@@ -683,6 +744,8 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
 int pickle_read(pickle_value **out, size_t *used, pickle *p, const void *data, size_t len) {
   bool done = false;
   uint64_t memoized = 0;
+  size_t explained = len < p->limit / BYTES_PER_BYTE ? p->bytes + BYTES_OF_ANY + len * BYTES_PER_BYTE : p->limit;
+  p->most = explained < p->limit ? explained : p->limit;
   p->start = p->p = data;
   p->end = p->p + len;
   p->n = p->nmarks = 0;

@@ -1,7 +1,9 @@
 -- Files of weights: reads torch's .pt and .pth and .safetensors (told apart by content, not by name), finds the state
 -- dict in a checkpoint, matches its names and shapes to a model's; writes .pt and .safetensors, whole or not at all.
--- It never runs what a pickle asks for: whatever is not a tensor or a plain value is refused by its name.
+-- It never runs what a pickle asks for: objects that hold data alone (argparse.Namespace, numpy's arrays, paths, dates) are
+-- skipped and named, everything else that is not a tensor or a plain value is refused by its name.
 local check = require "medxai.check"
+local host = require "medxai.host"
 
 local store = {}
 
@@ -16,6 +18,7 @@ local function native() return require("medxai.core").store end
 ---@field format "zip"|"legacy"|"safetensors"
 ---@field tensors medxai.Named[] in the order of the file
 ---@field meta table the rest: numbers and texts beside the tensors
+---@field skipped string[] what stood beside them and is not read: "args (argparse.Namespace)"
 
 ---@class medxai.Match how a file's tensors fit a model's
 ---@field matched integer
@@ -71,11 +74,14 @@ end
 ---@return medxai.Loaded
 function store.load(path, what)
   what = what or "weights"
-  local tree, format, order = native().read(path, what)
+  local tree, format, order, skipped = native().read(path, what)
+  if #skipped > 0 and not host.options.quiet then
+    io.stderr:write(("%s: '%s': not read, since only tensors and plain values are: %s\n"):format(what, path, some(skipped, 12)))
+  end
   if format == "safetensors" then
     local meta = tree.__metadata__
     tree.__metadata__ = nil
-    return { path = path, format = format, tensors = split(tree, order) or {}, meta = meta }
+    return { path = path, format = format, tensors = split(tree, order) or {}, meta = meta, skipped = skipped }
   end
   local tensors, meta = find_state(tree, order, 0)
   if not tensors then
@@ -83,7 +89,7 @@ function store.load(path, what)
     check.fail(what, "'%s' holds no state dict (%s). Save model.state_dict() in Python and give that file.", path,
       keys and #keys > 0 and "its keys: " .. some(keys, 8) or "expected a dict of tensors")
   end
-  return { path = path, format = format, tensors = tensors, meta = meta }
+  return { path = path, format = format, tensors = tensors, meta = meta, skipped = skipped }
 end
 
 --- Reads what store.save_checkpoint (or torch.save of plain data) wrote, as nested Lua tables.
