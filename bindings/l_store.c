@@ -1,6 +1,6 @@
 /* l_store.c: medxai.core.store: files of tensors to and from Lua values. store.lua gives them their names and rules.
- *   read(path, what) -> tree, format, order, skipped     order[table] = its keys as the file has them; skipped: a list of texts,
- *     the objects beside the tensors that are not read ("args (argparse.Namespace)"). What the file shares is shared here.
+ *   read(path, what) -> tree, format, order, skipped     order[table] = its keys as the file has them; skipped: a list
+ *     of texts, the objects that are not read ("args (argparse.Namespace)"). What the file shares is shared here.
  *   write_pt(path, what, node)                   node: see store.lua; write_safetensors(path, what, header, tensors)
  * It refuses values that no file of plain data should hold, and trees that are endless. */
 #include <stdlib.h>

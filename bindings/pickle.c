@@ -1,6 +1,6 @@
 /* pickle.c: the reader is one loop over opcodes with a stack, marks and a memo; values lie in an arena that goes at once.
- * Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a class whose
- * objects are dropped. It refuses every other global by name, and every opcode that torch.save does not write. */
+ * Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a class
+ * whose objects are dropped. It refuses every other global by name, and every opcode that torch.save does not write. */
 #include "pickle.h"
 #include <math.h>
 #include <stdarg.h>
@@ -29,8 +29,8 @@ struct pickle {
   char error[400];
 };
 
-/* What the values of an honest pickle may take: the shortest opcode that makes one is a byte long, and a value with its places
- * on the stack, in the memo and in a list takes some 150 bytes. What asks for more copies the same values again and again. */
+/* What the values of an honest pickle may take: the shortest opcode that makes one is a byte long, and a value with its
+ * places on the stack, in the memo and in a list takes some 150 bytes. What asks for more copies the same values. */
 enum { BYTES_OF_ANY = 4 << 20, BYTES_PER_BYTE = 256 };
 
 /* ---- memory ------------------------------------------------------------------------------------------------- */
@@ -245,59 +245,65 @@ enum {
   G_UNTYPED, G_STORAGE /* + index into dtypes */
 };
 
-/* Python 2's name of builtins stands in files of protocol 2, which torch.save writes. */
-static const struct { const char *name; int id; } globals[] = {
-  { "collections.OrderedDict",                     G_DICT },
-  { "collections.defaultdict",                     G_DEFAULTDICT },
-  { "collections.Counter",                         G_COUNTER },
-  { "builtins.set",                                G_LIST },
-  { "builtins.frozenset",                          G_LIST },
-  { "__builtin__.set",                             G_LIST },
-  { "__builtin__.frozenset",                       G_LIST },
-  { "_codecs.encode",                              G_ENCODE },
-  { "torch.Size",                                  G_SIZE },
-  { "torch.device",                                G_DEVICE },
-  { "torch._utils._rebuild_tensor",                G_TENSOR },
-  { "torch._utils._rebuild_tensor_v2",             G_TENSOR_V2 },
-  { "torch._utils._rebuild_parameter",             G_PARAMETER },
-  { "torch._utils._rebuild_parameter_with_state",  G_PARAMETER_STATE },
-  { "torch.UntypedStorage",                        G_UNTYPED },
-  { "torch.storage.UntypedStorage",                G_UNTYPED },
+static const struct { const char *module, *name; int id; } globals[] = {
+  { "collections",       "OrderedDict",                   G_DICT },
+  { "collections",       "defaultdict",                   G_DEFAULTDICT },
+  { "collections",       "Counter",                       G_COUNTER },
+  { "builtins",          "set",                           G_LIST },
+  { "builtins",          "frozenset",                     G_LIST },
+  { "__builtin__",       "set",                           G_LIST },
+  { "__builtin__",       "frozenset",                     G_LIST },
+  { "_codecs",           "encode",                        G_ENCODE },
+  { "torch",             "Size",                          G_SIZE },
+  { "torch",             "device",                        G_DEVICE },
+  { "torch._utils",      "_rebuild_tensor",               G_TENSOR },
+  { "torch._utils",      "_rebuild_tensor_v2",            G_TENSOR_V2 },
+  { "torch._utils",      "_rebuild_parameter",            G_PARAMETER },
+  { "torch._utils",      "_rebuild_parameter_with_state", G_PARAMETER_STATE },
+  { "torch",             "UntypedStorage",                G_UNTYPED },
+  { "torch.storage",     "UntypedStorage",                G_UNTYPED },
 };
 
-/* Classes, and functions that only make objects of such, that hold data alone and stand beside weights in training files.
- * Nothing here may call, import or open anything in Python: an object of these is what it holds. */
-static const struct { const char *name, *shown; } inert[] = { /* shown: in words, where the name is not the class's */
-  { "argparse.Namespace", NULL }, { "types.SimpleNamespace", NULL }, { "collections.deque", NULL }, { "decimal.Decimal", NULL },
-  { "fractions.Fraction", NULL }, { "uuid.UUID", NULL }, { "time.struct_time", NULL },
-  { "datetime.date", NULL }, { "datetime.datetime", NULL }, { "datetime.time", NULL }, { "datetime.timedelta", NULL }, { "datetime.timezone", NULL },
-  { "pathlib.PosixPath", NULL }, { "pathlib.WindowsPath", NULL }, { "pathlib.PurePosixPath", NULL }, { "pathlib.PureWindowsPath", NULL },
-  { "pathlib._local.PosixPath", NULL }, { "pathlib._local.WindowsPath", NULL }, { "pathlib._local.PurePosixPath", NULL },
-  { "pathlib._local.PureWindowsPath", NULL },
-  { "builtins.complex", NULL }, { "builtins.bytearray", NULL }, { "builtins.range", NULL }, { "builtins.slice", NULL }, { "builtins.object", NULL },
-  { "builtins.int", NULL }, { "builtins.float", NULL }, { "builtins.bool", NULL }, { "builtins.str", NULL }, { "builtins.bytes", NULL },
-  { "builtins.list", NULL }, { "builtins.tuple", NULL }, { "builtins.dict", NULL },
-  { "__builtin__.complex", NULL }, { "__builtin__.bytearray", NULL }, { "__builtin__.xrange", NULL }, { "__builtin__.slice", NULL },
-  { "__builtin__.object", NULL }, { "__builtin__.int", NULL }, { "__builtin__.long", NULL }, { "__builtin__.float", NULL },
-  { "__builtin__.bool", NULL }, { "__builtin__.str", NULL }, { "__builtin__.unicode", NULL }, { "__builtin__.bytes", NULL },
-  { "__builtin__.list", NULL }, { "__builtin__.tuple", NULL }, { "__builtin__.dict", NULL },
-  { "copyreg._reconstructor", "an object" }, { "copy_reg._reconstructor", "an object" },
-  { "numpy.dtype", NULL }, { "numpy.ndarray", NULL }, { "numpy.bool", NULL }, { "numpy.bool_", NULL }, { "numpy.int8", NULL }, { "numpy.int16", NULL },
-  { "numpy.int32", NULL }, { "numpy.int64", NULL }, { "numpy.uint8", NULL }, { "numpy.uint16", NULL }, { "numpy.uint32", NULL },
-  { "numpy.uint64", NULL }, { "numpy.float16", NULL }, { "numpy.float32", NULL }, { "numpy.float64", NULL }, { "numpy.complex64", NULL },
-  { "numpy.complex128", NULL }, { "numpy.str_", NULL }, { "numpy.bytes_", NULL },
-  { "numpy.core.multiarray.scalar", "a numpy scalar" }, { "numpy._core.multiarray.scalar", "a numpy scalar" },
-  { "numpy.core.multiarray._reconstruct", "numpy.ndarray" }, { "numpy._core.multiarray._reconstruct", "numpy.ndarray" },
-  { "numpy.core.numeric._frombuffer", "numpy.ndarray" }, { "numpy._core.numeric._frombuffer", "numpy.ndarray" },
-  { "numpy.random._pickle.__randomstate_ctor", "numpy.random.RandomState" }, { "numpy.random._pickle.__generator_ctor", "numpy.random.Generator" },
-  { "numpy.random._pickle.__bit_generator_ctor", "numpy.random.BitGenerator" },
-  { "numpy.random.bit_generator.__pyx_unpickle_SeedSequence", "numpy.random.SeedSequence" },
-  { "numpy.random.bit_generator.SeedSequence", "numpy.random.SeedSequence" }, { "numpy.random._mt19937.MT19937", NULL },
-  { "numpy.random._pcg64.PCG64", NULL }, { "numpy.random._pcg64.PCG64DXSM", NULL }, { "numpy.random._philox.Philox", NULL },
-  { "numpy.random._sfc64.SFC64", NULL },
-  { "torch.torch_version.TorchVersion", NULL }, { "torch.serialization._get_layout", "torch.layout" },
-  { "pytorch_lightning.utilities.parsing.AttributeDict", NULL }, { "lightning_fabric.utilities.data.AttributeDict", NULL },
-  { "lightning.fabric.utilities.data.AttributeDict", NULL },
+#define PATHS "PosixPath WindowsPath PurePosixPath PureWindowsPath"
+#define BUILTINS "complex bytearray range slice object int float bool str bytes list tuple dict"
+
+/* Classes that hold data alone and stand beside weights in training files, and functions that only make such objects.
+ * Nothing here may call, import or open anything in Python: an object of these is what it holds.
+ * shown: in words, where the name is not the class's. __builtin__ and copy_reg are Python 2's names: torch.save's. */
+static const struct { const char *module, *names, *shown; } inert[] = {
+  { "argparse", "Namespace", NULL },
+  { "types", "SimpleNamespace", NULL },
+  { "collections", "deque", NULL },
+  { "decimal", "Decimal", NULL },
+  { "fractions", "Fraction", NULL },
+  { "uuid", "UUID", NULL },
+  { "time", "struct_time", NULL },
+  { "datetime", "date datetime time timedelta timezone", NULL },
+  { "pathlib", PATHS, NULL },
+  { "pathlib._local", PATHS, NULL },
+  { "builtins", BUILTINS, NULL },
+  { "__builtin__", BUILTINS " long unicode xrange", NULL },
+  { "copyreg", "_reconstructor", "an object" },
+  { "copy_reg", "_reconstructor", "an object" },
+  { "numpy", "dtype ndarray bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
+             "complex64 complex128 str_ bytes_", NULL },
+  { "numpy.core.multiarray", "scalar", "a numpy scalar" },
+  { "numpy._core.multiarray", "scalar", "a numpy scalar" },
+  { "numpy.core.multiarray", "_reconstruct", "numpy.ndarray" },
+  { "numpy._core.multiarray", "_reconstruct", "numpy.ndarray" },
+  { "numpy.core.numeric", "_frombuffer", "numpy.ndarray" },
+  { "numpy._core.numeric", "_frombuffer", "numpy.ndarray" },
+  { "numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor", "a numpy random generator" },
+  { "numpy.random.bit_generator", "__pyx_unpickle_SeedSequence SeedSequence", "a numpy random seed" },
+  { "numpy.random._mt19937", "MT19937", NULL },
+  { "numpy.random._pcg64", "PCG64 PCG64DXSM", NULL },
+  { "numpy.random._philox", "Philox", NULL },
+  { "numpy.random._sfc64", "SFC64", NULL },
+  { "torch.torch_version", "TorchVersion", NULL },
+  { "torch.serialization", "_get_layout", "torch.layout" },
+  { "pytorch_lightning.utilities.parsing", "AttributeDict", NULL },
+  { "lightning_fabric.utilities.data", "AttributeDict", NULL },
+  { "lightning.fabric.utilities.data", "AttributeDict", NULL },
 };
 
 static const struct { const char *dtype, *storage; int itemsize; } dtypes[] = {
@@ -331,23 +337,37 @@ static void *refuse(pickle *p, const char *m, size_t mlen, const char *n, size_t
   return fail(p, PICKLE_BAD, "asks to run %.*s; refused. In Python save model.state_dict() alone", (int)k, name);
 }
 
-/* Whether a full name is that of the module and of what lies in it. */
-static bool named(const char *full, const char *m, size_t mlen, const char *n, size_t nlen) {
-  return strlen(full) == mlen + 1 + nlen && !memcmp(full, m, mlen) && full[mlen] == '.' && !memcmp(full + mlen + 1, n, nlen);
+/* Whether a word stands in a list of words apart by spaces. */
+static bool among(const char *words, const char *s, size_t len) {
+  while (*words) {
+    size_t n = strcspn(words, " ");
+    if (n == len && !memcmp(words, s, len))
+      return true;
+    words += n + (words[n] == ' ');
+  }
+  return false;
 }
 
 static bool push_known(pickle *p, int id, const char *name) {
   return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = { id, name } }) != NULL;
 }
 
+/* Pushes a class of the table above with its full name, which is known to be short. */
+static bool push_inert(pickle *p, const char *m, size_t mlen, const char *n, size_t nlen, const char *shown) {
+  char *name = arena(p, mlen + nlen + 2);
+  if (name)
+    snprintf(name, mlen + nlen + 2, "%.*s.%.*s", (int)mlen, m, (int)nlen, n);
+  return name && push_known(p, G_INERT, shown ? shown : name);
+}
+
 /* Pushes what a global stands for, or refuses it by name. */
 static bool push_global(pickle *p, const char *m, size_t mlen, const char *n, size_t nlen) {
   for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
-    if (named(globals[i].name, m, mlen, n, nlen))
+    if (same(m, mlen, globals[i].module) && same(n, nlen, globals[i].name))
       return push_known(p, globals[i].id, globals[i].name);
   for (size_t i = 0; i < sizeof inert / sizeof *inert; i++)
-    if (named(inert[i].name, m, mlen, n, nlen))
-      return push_known(p, G_INERT, inert[i].shown ? inert[i].shown : inert[i].name);
+    if (same(m, mlen, inert[i].module) && among(inert[i].names, n, nlen))
+      return push_inert(p, m, mlen, n, nlen, inert[i].shown);
   if (same(m, mlen, "torch") || same(m, mlen, "torch.cuda"))
     for (int i = 0; i < NDTYPES; i++) {
       if (same(n, nlen, dtypes[i].storage))
@@ -544,7 +564,7 @@ static bool reduce(pickle *p) {
   size_t n = args->seq.n;
   switch (f->global.id) {
     case G_DICT: return push_dict(p, args);
-    case G_DEFAULTDICT: return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL; /* what makes its defaults is dropped */
+    case G_DEFAULTDICT: return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL; /* without its defaults */
     case G_INERT: return push(p, (pickle_value){ .kind = PICKLE_INERT, .global = f->global }) != NULL;
     case G_COUNTER: /* Counter() or Counter({...}) */
       if (n == 0)
@@ -724,7 +744,7 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
     case 'c': return global_line(p);
     case 0x93: return global_stack(p);
     case 'R': case 0x81: return reduce(p);                                                      /* REDUCE, NEWOBJ */
-    case 0x92: return pop(p) && reduce(p);                                                      /* NEWOBJ_EX: without its named arguments */
+    case 0x92: return pop(p) && reduce(p);                                                      /* NEWOBJ_EX */
     case 'b': return build(p);
     case 'Q': return persistent(p);                                                             /* BINPERSID */
     case 'q': return take_uint(&u, p, 1) && memo_put(p, u, memoized);                           /* BINPUT ... */

@@ -86,8 +86,10 @@ t.test("plain objects beside a state dict are skipped and named, nothing of them
     local loaded = store.load(folder .. file)
     t.equal(#loaded.tensors, 2)
     t.equal(loaded.tensors[1].tensor:tolist(), { { 0.0, 1.0, 2.0 }, { 3.0, 4.0, 5.0 } })
-    t.equal(loaded.skipped, { "args (argparse.Namespace)", "best (a numpy scalar)", "curve (numpy.ndarray)", "names (numpy.ndarray)", "history.accuracy (a numpy scalar)",
-      "last (collections.deque)", "out (pathlib.PurePosixPath)", "when (datetime.datetime)", "price (decimal.Decimal)", "notes (types.SimpleNamespace)",
+    t.equal(loaded.skipped, { "args (argparse.Namespace)", "best (a numpy scalar)", "curve (numpy.ndarray)",
+      "names (numpy.ndarray)", "history.accuracy (a numpy scalar)",
+      "last (collections.deque)", "out (pathlib.PurePosixPath)", "when (datetime.datetime)", "price (decimal.Decimal)",
+        "notes (types.SimpleNamespace)",
       "by_pair.(an entry) (its key is neither text nor a number)", "torch (torch.torch_version.TorchVersion)" }, file)
     t.equal(loaded.meta.epoch, 3)
     t.equal(loaded.meta.history.loss, { 0.5, 0.25 })
@@ -98,7 +100,8 @@ end)
 t.test("what is skipped is told in one note", function()
   local script = t.write(t.tmpdir() .. "/x.lua", ("require('medxai').load(%q)"):format(folder .. "neighbours.pt"))
   local r = t.run { script }
-  t.ok(r.err:find("^weights: '[^']*neighbours%.pt': not read, since only tensors and plain values are: args %(argparse%.Namespace%), best %(a numpy scalar%), [^\n]*\n$"), r.err)
+  t.ok(r.err:find("^weights: '[^']*neighbours%.pt': not read, since only tensors and plain values are: args "
+    .. "%(argparse%.Namespace%), best %(a numpy scalar%), [^\n]*\n$"), r.err)
   t.equal(t.run { "--quiet", script }.err, "")
 end)
 
@@ -177,7 +180,8 @@ t.test("values without end and wrong opcodes are errors", function()
   refused("\x80\2P0\n.", "opcode 0x50")
 end)
 
--- By how many MB reading a file raises a fresh process's peak of memory, and how many numbers, texts and tables the tree has.
+-- By how many MB reading a file raises a fresh process's peak of memory, and how many numbers, texts and tables the
+-- tree has.
 local reader = [[
 local store = require("medxai.core").store
 local function peak() return tonumber(io.open("/proc/self/status"):read "a":match "VmHWM:%s*(%d+)") / 1024 end
@@ -210,17 +214,20 @@ t.test("a small pickle that mentions the same values many times stays small, and
     return pickle .. "."
   end
   for name, pickle in pairs {
-    lists = doubled("]", function(x) return "](" .. x .. x .. "e" end), tuples = doubled(")", function(x) return x .. x .. "\x86" end),
+    lists = doubled("]", function(x) return "](" .. x .. x .. "e" end), tuples = doubled(")", function(x) return x .. x
+      .. "\x86" end),
     dicts = doubled("}", function(x) return "}(" .. text "a" .. x .. text "b" .. x .. "u" end),
   } do
     local mb, count = cost_of(pickle, dir)
     t.equal(count, 51, name)
-    t.ok(mb < 50, ("%s: %d bytes took %d MB"):format(name, #pickle, mb)) -- opening the core takes a few, 2^50 values all there are
+    -- opening the core takes a few, 2^50 values all there are
+    t.ok(mb < 50, ("%s: %d bytes took %d MB"):format(name, #pickle, mb))
   end
 end)
 
 t.test("a long text that a pickle mentions many times is one text", function()
-  local pickle = "\x80\2" .. text(("x"):rep(1 << 20)) .. "q\0](" .. ("h\0"):rep(2000) .. "e\x86." -- (text, [text, text, ...])
+  -- (text, [text, text, ...])
+  local pickle = "\x80\2" .. text(("x"):rep(1 << 20)) .. "q\0](" .. ("h\0"):rep(2000) .. "e\x86."
   local mb, count = cost_of(pickle, t.tmpdir())
   t.equal(count, 2003)
   t.ok(mb < 200, ("2,000 mentions of 1 MB took %d MB"):format(mb)) -- 2 GB where each is a copy
@@ -237,7 +244,9 @@ end)
 
 t.test("a checkpoint cut at every 1 % of its length is an error", function()
   local dir = t.tmpdir()
-  for _, file in ipairs { "densenet.pt", "densenet_legacy.pth", "densenet.safetensors", "training.pt", "densenet_torch2.pt" } do
+  for _, file in ipairs { "densenet.pt", "densenet_legacy.pth", "densenet.safetensors", "training.pt",
+    "densenet_torch2.pt",
+    "neighbours_legacy.pth" } do
     local whole = t.read(folder .. file)
     for percent = 0, 99 do
       local path = t.write(dir .. "/cut", whole:sub(1, #whole * percent // 100))
@@ -249,7 +258,7 @@ end)
 t.test("changed bytes are an error or are read, and in zip files never go unseen in a tensor", function()
   local dir = t.tmpdir()
   math.randomseed(7)
-  for _, file in ipairs { "densenet.pt", "odd_legacy.pth", "odd.safetensors", "odd.pt" } do
+  for _, file in ipairs { "densenet.pt", "odd_legacy.pth", "odd.safetensors", "odd.pt", "neighbours_legacy.pth" } do
     local whole = t.read(folder .. file)
     for _ = 1, 150 do
       local bytes = whole
@@ -257,7 +266,10 @@ t.test("changed bytes are an error or are read, and in zip files never go unseen
         local at = math.random(#whole)
         bytes = bytes:sub(1, at - 1) .. string.char(math.random(0, 255)) .. bytes:sub(at + 1)
       end
-      local ok, message = pcall(store.load, t.write(dir .. "/changed", bytes))
+      local path = t.write(dir .. "/changed", bytes)
+      local ok, message = pcall(function() -- neighbours by the native reader: it tells no note 150 times
+        if file:find "neighbours" then require("medxai.core").store.read(path, "weights") else store.load(path) end
+      end)
       t.ok(ok or message:find "^weights: '.*/changed' ", message)
     end
   end
