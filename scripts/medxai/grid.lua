@@ -220,7 +220,7 @@ local function describe_cell(run, cell, axes, own, used)
     cell.options = fit.check_options(copy)
     if plan.active then return end
     fit.check_data(model, data, cell.options)
-    require("medxai.weights").check_data(model, { size_px = data.size_px, input_mode = run:input_mode(data.train) })
+    require("medxai.model_file").check_data(run, model, data)
     cell.data, cell.config = data, model.config
     cell.fields = describe(run, cell, model, data, cell.options)
   end)
@@ -306,6 +306,7 @@ local function finished_model(run, cell, own)
   local scope <close> = require("medxai").scope()
   local path = files.join(run.dir, "weights.pt")
   model:load_state(require("medxai").load(path).tensors, { what = path })
+  fit.belongs_to(run, model)
   return model:eval()
 end
 

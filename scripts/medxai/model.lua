@@ -5,6 +5,7 @@
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
 local check = require "medxai.check"
 local host = require "medxai.host"
+local model_file = require "medxai.model_file"
 local core = require "medxai.core"
 local graph = require "medxai.graph"
 local torch = require "medxai.torch"
@@ -229,14 +230,42 @@ local function auto_layout(network, device)
   return table_[device:match("^%a+")] and "channels_last" or "nchw"
 end
 
--- Finds the initial weights. Where ImageNet's file is absent and the experiment allows it, training starts from the drawn
--- weights, all of them trained.
+-- Finds the initial weights, as o.found. Where ImageNet's file is absent and the experiment allows it, training starts
+-- from random weights, all of them trained.
 local function find_weights(what, o)
   local found, why = require("medxai.weights").find(o.weights, what, { on_missing = o.on_missing })
-  if not why then return found end
+  o.found = found
+  if not why then return end
   check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
     why, o.train_depth)
-  o.train_depth, o.config.train_depth, o.config.weights = "all", "all", "random"
+  o.train_depth, o.weights = "all", "random"
+end
+
+-- Options that are left out are those of the run that the weights come from, or else the usual ones.
+local function fill_options(what, o, network)
+  local found, device = o.found, (o.device or host.options.device or "cpu")
+  local usual = { head = "thesis", hidden = network.hidden, dtype = "float32", transform_input = false,
+    layout = auto_layout(network, device) }
+  o.force = model_file.force(what, o.force)
+  local text = found and found.described and model_file.take(o, found.run, found.described, usual)
+  if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
+  if o.classes == nil then
+    check.fail(what, "option 'classes' is missing (expected table or integer). Add classes = ... to it.")
+  end
+  o.head, o.dtype, o.layout = o.head or usual.head, o.dtype or usual.dtype, o.layout or "auto"
+  o.class_list = class_list(what, o.classes)
+  o.num_classes = #o.class_list
+end
+
+-- Inception's transform_input where neither the experiment nor a run says it: torchvision's weights were made with it.
+local function transform_of(what, o)
+  if o.weights == "imagenet" then return true end
+  local path = o.found and o.found.kind == "file" and o.found.path
+  if not path then return false end
+  if require("medxai.weights").is_imagenet(path, what) then return true end
+  check.warn(what, "'%s' does not say whether transform_input was on, false is taken: say which, for the answers "
+    .. "differ.", path)
+  return false
 end
 
 local function layout_of(network, o)
@@ -248,12 +277,11 @@ local function finish(self, o)
   local layout, device = layout_of(self._network, o)
   self:to { device = device, dtype = o.dtype, layout = layout }
   open_parts(self)
-  self.other_size = o.other_size
+  self.force = o.force
   if o.found then
     require("medxai.weights").load(self, o.found)
     local of_run = o.found.described
     self.start_run = of_run and { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
-    if o.weights_from_other_data then self.weights_of = nil end
   end
   return self
 end
@@ -274,13 +302,21 @@ local Described = { __name = "medxai.of_runmodel", __index = function(_, key)
 end }
 
 -- Fields by rawset alone, so that anything else raises.
-local function described(network, o)
-  local start = o.found and { kind = o.found.kind, sha256 = require("medxai.files").sha256_file(o.found.path) } or { kind = "random", seed = o.seed }
-  local of_run = o.found and o.found.described
-  return setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list, config = o.config, layout = (layout_of(network, o)),
-    dtype = o.dtype, start = start, described = true, other_size = o.other_size or false, parameters = function() return {} end,
-    set_trainable = function(self, parts) rawset(self, "config", config_with(self.config, parts)) end,
-    weights_of = of_run and not o.weights_from_other_data and { run = o.found.run, size_px = of_run.size_px, input_mode = of_run.input_mode } or false }, Described)
+local function described(network, o, graph_signature)
+  local found = o.found
+  local start = found and { kind = found.kind, sha256 = require("medxai.files").sha256_file(found.path) }
+    or { kind = "random", seed = o.seed }
+  local layout, device = layout_of(network, o)
+  local self = setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list,
+    config = o.config, layout = layout, device = device, dtype = o.dtype, start = start, described = true,
+    force = o.force, graph_signature = graph_signature or false, weights_of = false,
+    parameters = function() return {} end,
+    set_trainable = function(self, parts) rawset(self, "config", config_with(self.config, parts)) end }, Described)
+  if found and found.described then
+    local differs = model_file.check_model(self, found.run, found.described, o.force)
+    model_file.belongs(self, found.run, found.described, differs)
+  end
+  return self
 end
 
 --- Runs f with constructors of models describing what they would build instead of building it.
@@ -293,12 +329,28 @@ function model.describing(f, ...)
 end
 
 local common = {
-  classes = { "table|integer", required = true, field = false },
-  weights = { "string" }, weights_from_other_data = { "boolean", default = false }, on_missing = { one_of = { "error", "scratch" }, default = "error" },
-  layout = { one_of = { "auto", "nchw", "channels_last" }, default = "auto" },
-  dtype = { one_of = { "float32", "float64" }, default = "float32" },
-  device = { "string" }, seed = { "integer" }, other_size = { "boolean", default = false },
+  classes = { "table|integer", field = false },
+  weights = { "string|table" }, force = { "table", field = false },
+  on_missing = { one_of = { "error", "scratch" }, default = "error" },
+  layout = { one_of = { "auto", "nchw", "channels_last" } },
+  dtype = { one_of = { "float32", "float64" } },
+  device = { "string" }, seed = { "integer" },
 }
+
+-- Options of before, and what says it now.
+local renamed = {
+  other_size = "force = { 'size_px', 'resize_px' }",
+  weights_from_other_data = "force, with the settings that differ: force = { 'mask' }",
+}
+
+local function checked(what, options, spec)
+  for _, old in ipairs(check.sorted_keys(renamed)) do
+    if type(options) == "table" and options[old] ~= nil and not rawequal(options, check.placeholder) then
+      check.fail(what, "option '%s' is now %s.", old, renamed[old])
+    end
+  end
+  return check.options(what, options, spec)
+end
 
 local function with(spec, more)
   local all = {}
@@ -308,7 +360,7 @@ local function with(spec, more)
 end
 
 local torchvision_spec = with(common, {
-  head = { one_of = { "thesis", "torchvision" }, default = "thesis" },
+  head = { one_of = { "thesis", "torchvision" } },
   hidden = { "integer", min = 1 },
   train_depth = { one_of = { 0, 1, 2, 3, "all" }, default = "all" },
   frozen = { one_of = { "train", "eval" }, default = "train" },
@@ -318,17 +370,21 @@ local torchvision_spec = with(common, {
 local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
 
 --- One of the seven networks. Options:
----   classes      names in the order of the logits, or their number (required)
+---   classes      names in the order of the logits, or their number (required, but where the weights are a run's)
 ---   head         "thesis" (default): fc1 -> relu -> dropout -> fc2 with `hidden` units (squeezenet: its convolution); "torchvision": the network's own
 ---   hidden       256 or 512, the thesis' for this network
----   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; the name of a run
----   weights_from_other_data  true: the run that the weights come from may have seen images of another size or mask
+---   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; a run: its name, or a path into
+---                its folder. { file = PATH or run = NAME, set = NAME, strict = false }: set is which of several in the
+---                file ("model_ema"), strict = false loads what fits and leaves the rest as drawn.
+---                A run's settings come with its weights: head, hidden, transform_input, dtype, layout and classes
+---                where they are left out; given otherwise here, or in the data, they are an error that names both
+---   force        settings in which model or data differ from that run on purpose: { "size_px", "mask" }; told, and
+---                in the report
 ---   on_missing   "error" (default), or "scratch": without the ImageNet file start from random weights, and say so
 ---   train_depth  0 (head alone) to 3: how many parts behind it are trained; "all" (default)
 ---   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not
 ---   dropout      of the head (default: 0.5, or torchvision's own)
 ---   layout       "auto" (default: the faster one, a fixed choice per network and device), "nchw", "channels_last"
----   other_size   true: images of another size than the weights' run was trained on are taken
 ---   dtype, device, seed; stochastic_depth (efficientnet_b0), transform_input (inception_v3)
 ---@param network table a file of models/
 ---@param options table
@@ -336,17 +392,18 @@ local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_drop
 function model.new(network, options)
   local spec = with(torchvision_spec, network.options)
   if not network.hidden then spec.hidden = nil end
-  local o = check.options(network.name, options, spec)
-  o.class_list = class_list(network.name, o.classes)
-  o.num_classes = #o.class_list
+  local o = checked(network.name, options, spec)
+  find_weights(network.name, o)
+  fill_options(network.name, o, network)
   o.hidden = o.head == "thesis" and (o.hidden or network.hidden) or nil
   o.own_dropout = o.dropout or 0.5
   o.dropout = o.dropout or (type(network.dropout) == "table" and network.dropout[o.head] or network.dropout)
-  if network.options and network.options.transform_input and o.transform_input == nil then o.transform_input = o.weights == "imagenet" end
+  if network.options and network.options.transform_input and o.transform_input == nil then
+    o.transform_input = transform_of(network.name, o)
+  end
   o.config = { network = network.name, classes = o.class_list }
   for _, key in ipairs(hashed) do o.config[key] = o[key] end
   if network.name ~= "inception_v3" then o.config.own_dropout = nil end
-  o.found = find_weights(network.name, o)
   if model.describe_only then return described(network, o) end
   local g, x = graph.builder(network.name)
   local def = define(g, network.build(g, x, o))
@@ -361,21 +418,23 @@ end
 --- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
 ---@return medxai.Model
 function model.own(options)
-  local o = check.options("network", options, with(common, {
+  local o = checked("network", options, with(common, {
     name = { "string", required = true, field = false }, build = { "function", required = true },
     size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string", field = false },
     compare_layers = { "table", field = false }, head_parts = { "table", field = false },
   }))
-  o.class_list, o.train_depth, o.frozen = class_list(o.name, o.classes), "all", "train"
+  o.train_depth, o.frozen = "all", "train"
+  find_weights(o.name, o)
+  fill_options(o.name, o, {})
   local g, x = graph.builder(o.name)
   local output, aux = o.build(g, x)
   if type(output) ~= "table" or not output.id then check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output)) end
   o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights, build = g:signature() }
-  o.found = find_weights(o.name, o)
-  if model.describe_only then return described({ name = o.name }, o) end
+  if model.describe_only then return described({ name = o.name }, o, g:forward_signature()) end
   local network = { name = o.name, size_px = o.size_px, resize_px = o.resize_px or o.size_px, cam_layer = o.cam_layer,
     compare_layers = o.compare_layers, head_parts = o.head_parts }
   local self = new_model(define(g, output, aux), o, network)
+  self.graph_signature = g:forward_signature()
   if o.cam_layer then self:_id(o.cam_layer) end
   seed_generator(o)
   quietly(initialise, self, network, function() return false end)
