@@ -74,6 +74,7 @@ void signals_finish(void);                   /* the stop has done its work: func
 void signals_leave(void);                    /* the Lua state is about to be closed: no handler touches it any more */
 int signals_stopped_by(void);                /* 0: none */
 void signals_guard_library(lua_State *L);    /* pcall, xpcall and coroutines that cannot swallow an interrupt */
+lua_State *signals_enter(lua_State *L);      /* L is the one that runs from here on; returns the one before */
 lua_State *signals_running(void);            /* the coroutine that runs; NULL: none to stop */
 
 /* ---- crash.c ---- */
@@ -83,7 +84,11 @@ void crash_install(void);
 int repl_run(lua_State *L);
 
 /* ---- state.c ---- */
-int state_prepare(lua_State *L); /* a Lua function: fills a new state */
+int state_prepare(lua_State *L); /* a Lua function: fills the experiment's state */
+void state_fill(lua_State *L);   /* the same without the native core and Lua's own warnings; may raise */
+
+/* ---- separate.c ---- */
+int separate_run(lua_State *L);  /* host.separate(file, texts...): a file of the library in a Lua state of its own */
 
 /* ---- main.c ---- */
 typedef struct host {

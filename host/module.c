@@ -63,6 +63,7 @@ static const luaL_Reg functions[] = {
   { "at_exit",     host_at_exit },
   { "interrupted", host_interrupted },
   { "now",         host_now },
+  { "separate",    separate_run },
   { "warn",        host_warn },
   { "warnings",    host_warnings },
   { NULL, NULL }

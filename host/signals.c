@@ -19,6 +19,12 @@ enum { GRACE_INSTRUCTIONS = 1000000 };
 
 lua_State *signals_running(void) { return running; }
 
+lua_State *signals_enter(lua_State *L) {
+  lua_State *before = running;
+  running = L;
+  return before;
+}
+
 const char *signals_name(int sig) {
   switch (sig) {
     case SIGINT:  return "SIGINT";

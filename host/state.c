@@ -47,12 +47,17 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int state_prepare(lua_State *L) {
-  luaL_openlibs(L);
   lua_setwarnf(L, module_lua_warning, L);
+  preload(L, "medxai.core", core_open);
+  state_fill(L);
+  return 0;
+}
+
+void state_fill(lua_State *L) {
+  luaL_openlibs(L);
   signals_guard_library(L);
   replace_exit(L);
   paths_install(L, &the_host.paths, the_host.script_dir);
-  preload(L, "medxai.core", core_open);
   preload(L, "medxai.host", module_open);
   preload(L, "medxai.file", luaopen_medxai_file);
   set_arguments(L, &the_host.options);
@@ -60,5 +65,4 @@ int state_prepare(lua_State *L) {
   lua_getglobal(L, "require");
   lua_pushliteral(L, "medxai.strict");
   lua_call(L, 1, 0);
-  return 0;
 }

@@ -164,8 +164,9 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
     return function() explain.check(options, model) end
   end
   t.fails(check { layer = "features.33" }, "explain: unknown layer 'features.33'. Did you mean 'features.3', 'features.0' or 'features.1'?")
-  t.fails(check { layer = "fc1" }, "explain: layer 'fc1' has no spatial extent (its output is (1, 7)). Choose one with a grid, for instance 'features.6'.")
-  t.fails(check { layer = "pool" }, "explain: layer 'pool' has no spatial extent (its output is (1, 10, 1, 1)). Choose one with a grid, for instance 'features.6'.")
+  t.fails(check { layer = "fc1" }, "explain: layer 'fc1' has no spatial extent (it comes after 'flatten'). Choose one with a grid, for instance 'features.6'.")
+  t.fails(function() explain.run(tiny.run(t.tmpdir()), model, tiny.tensor_split(images(2)), { methods = { "gradcam" }, layer = "pool" }) end,
+    "explain: layer 'pool' has no spatial extent (its output is (1, 10, 1, 1)). Choose one with a grid, for instance 'features.6'.")
   t.fails(check { target = 3 }, "explain: target class 3 is out of range (the model has classes 0 to 2: clear, nodule, opacity).")
   t.fails(check { methods = { "gradcam+" } }, "explain: unknown method 'gradcam+'. Did you mean 'gradcam' or 'xgradcam'?")
   t.fails(check { methods = { "ig" } }, "explain: unknown method 'ig'. Did you mean 'integrated_gradients'?")

@@ -248,7 +248,7 @@ t.test("--smoke keeps four images a class and split, and --data gives the folder
   local dir = covid_tree { "a.png", "b.png", "c.png", "d.png", "e.png", "f.png" }
   local script = t.write(t.tmpdir() .. "/e.lua", 'local xai = require "medxai"\nprint(xai.dataset.covid_qu_ex { size_px = 16 })')
   local r = t.run { "--smoke", script, "--data", dir }
-  t.equal({ r.code, r.out, r.err }, { 0, "covid_qu_ex: train 12, val 12, test 12; classes COVID-19, Non-COVID, Normal\n", "" })
+  t.equal({ r.code, r.out, r.err }, { 0, "covid_qu_ex: train 12, val 12, test 12; classes COVID-19, Non-COVID, Normal\n", "--data: root = " .. dir .. " in covid_qu_ex\n" })
 end)
 
 t.test("listing needs no libtorch", function()

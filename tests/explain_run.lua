@@ -300,7 +300,7 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
   t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")
   t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")
   t.fails(check { methods = { "gradcam" }, layer = "fc" },
-    "explain: layer 'fc' has no spatial extent (its output is (1, 3)). Choose one with a grid, for instance 'conv2'.")
+    "explain: layer 'fc' has no spatial extent (it comes after 'flat'). Choose one with a grid, for instance 'conv2'.")
   t.fails(check { methods = { gradcam = { samples = 3 } } }, "gradcam: unknown option 'samples'. Known: aug_smooth, budget_mb, compat, eigen_smooth, layer, target.")
   t.fails(check { methods = { "gradcam" }, layers = "conv2" }, "explain: unknown option 'layers'. Did you mean 'layer'?")
   t.fails(check { methods = { "gradcam" }, images = "some" }, "explain: images is a number, a list, 'all' or 'one_per_class' (got 'some').")

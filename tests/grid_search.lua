@@ -208,7 +208,7 @@ end
 
 t.test("fields that nothing uses, empty lists and wrong values are refused", function()
   refused(grid_of "lr = { 0.1 }, momentun = { 0.9 }",
-    "grid: unknown field 'momentun': no option of train has that name and train does not read cell.momentun. Did you mean 'momentum'?")
+    "grid: field 'momentun' changes nothing: train does not read cell.momentun. Use it there, or leave it out.")
   refused(grid_of "lr = {}", "grid: field 'lr' is an empty list (expected the values to try).")
   refused(grid_of "lr = { 0.1, {} }", "grid: field 'lr': value 2 is a table (expected a number, a string or a boolean).")
   refused(grid_of "lr = { 0.1, nil, 0.2 }", "grid: field 'lr': value 2 is a nil (expected a number, a string or a boolean).")
@@ -317,6 +317,23 @@ t.test("seed is a field: cells of different seeds begin differently, and lower l
   t.ok(rows[1].weights_sha256 ~= rows[2].weights_sha256)
   t.ok(tonumber(rows[1].val_loss) <= tonumber(rows[2].val_loss))
   t.equal(rows[1].value, rows[1].val_loss)
+end)
+
+t.test("train is called once per cell, and its models hold no tensors before their training", function()
+  local dir = t.tmpdir()
+  local r = go(dir, [[
+local calls, held = 0, xai.memory.stats().live_bytes
+local search = run:grid { lr = { 0.1, 0.2, 0.3 }, train = function(cell)
+  calls = calls + 1
+  local model = network(4)
+  print("held", calls, xai.memory.stats().live_bytes - held)
+  return model, data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 1, batch = 8 }
+end }
+print("calls", calls)
+]])
+  t.equal(r.code, 0, r.err)
+  for i = 1, 3 do t.ok(r.out:find("held\t" .. i .. "\t0\n", 1, true), r.out) end
+  t.ok(r.out:find("calls\t3\n", 1, true), r.out)
 end)
 
 t.test("the command line narrows a field, and the experiment goes on with its own values afterwards", function()

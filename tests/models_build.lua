@@ -67,7 +67,7 @@ end)
 t.test("a closed model says so", function()
   local model = small {}
   model:close()
-  t.fails(function() model(torch.rand(1, 3, 64, 64)) end, "model is closed")
+  t.fails(function() model(torch.rand(1, 3, 64, 64)) end, "squeezenet1_0: the model is closed. Make a new one.")
 end)
 
 t.test("models live outside scopes", function()

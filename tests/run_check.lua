@@ -2,10 +2,10 @@
 local t = require "t"
 local check = require "medxai.check"
 
-local spec = { lr = { "number", required = true, above = 0, max = 10, field = false }, momentum = { "number", default = 0.0, field = false },
-  nesterov = { "boolean", default = false, field = false }, weight_decay = { "number", min = 0, field = false },
-  head = { one_of = { "thesis", "torchvision" }, field = false }, epochs = { "integer", field = false },
-  train_depth = { "integer", one_of = { "all" }, field = false } }
+local spec = { lr = { "number", required = true, above = 0, max = 10 }, momentum = { "number", default = 0.0 },
+  nesterov = { "boolean", default = false }, weight_decay = { "number", min = 0 },
+  head = { one_of = { "thesis", "torchvision" } }, epochs = { "integer" },
+  train_depth = { "integer", one_of = { "all" } } }
 
 local function options(given) return function() return check.options("sgd", given, spec) end end
 
@@ -63,15 +63,24 @@ end)
 
 local program = [[
 local check = require "medxai.check"
-local got = check.options("fit", { epochs = 8, names = { "a" } }, { epochs = { "integer" }, names = { "table" },
-  deep = { "boolean", default = false }, root = { "string", field = "data", default = "here" }, mode = { one_of = { "a", "b" }, default = "a" } })
+local got = check.options("fit", { epochs = 8, names = { "a" } }, { epochs = { "integer", field = true }, names = { "table", field = true },
+  deep = { "boolean", default = false, field = true }, root = { "string", field = "data", default = "here" },
+  mode = { one_of = { "a", "b" }, default = "a", field = true }, size = { "integer", default = 1 } })
+for _ = 1, 2 do check.options("fit", {}, { epochs = { "integer", field = true, default = 5 } }) end
 print(got.epochs, table.concat(got.names, "+"), got.deep, got.root, got.mode)
 ]]
 
-t.test("fields of the command line override options of that name, in the option's type", function()
+t.test("fields of the command line replace options that are fields, in the option's type, and each is told once", function()
   local path = t.write(t.tmpdir() .. "/e.lua", program)
   local r = t.run { path, "--epochs", "2", "--names", "x,y", "--deep", "true", "--data", "/there", "--mode", "b" }
-  t.equal(r.err, "")
+  t.equal(r.err, [[
+--deep: deep = true in fit (instead of false)
+--epochs: epochs = 2 in fit (instead of 8)
+--mode: mode = b in fit (instead of a)
+--names: names = x, y in fit
+--data: root = /there in fit (instead of here)
+--epochs: epochs = 2 in fit (instead of 5)
+]])
   t.equal(r.out, "2\tx+y\ttrue\t/there\tb\n")
 end)
 
@@ -90,3 +99,17 @@ t.test("a field that no option takes is an error that offers the near one", func
   t.equal(r.code, 1)
   t.ok(r.err:find("unknown field --epocs. Did you mean --epochs?", 1, true), r.err)
 end)
+
+t.test("a field reaches no option that did not ask for it, whatever its name", function()
+  local r = t.run { t.write(t.tmpdir() .. "/e.lua", program), "--size", "2" }
+  t.equal(r.code, 1)
+  t.ok(r.err:find("unknown field --size.", 1, true), r.err)
+  r = t.run { "-e", [[
+    local xai, torch = require "medxai", require "medxai.torch"
+    local model = xai.models.squeezenet1_0 { classes = 3, seed = 1 }
+    print(torch.tensor({ 1, 2 }, { dtype = "int64" }).dtype, torch.ones(2):to({ dtype = "float32" }).dtype, model.dtype)
+  ]], "--dtype", "float64" }
+  t.equal(r.out, "int64\tfloat32\tfloat64\n", r.err)
+  t.equal(r.err, "--dtype: dtype = float64 in squeezenet1_0\n") -- instead of what its weights say
+end)
+

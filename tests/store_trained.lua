@@ -283,13 +283,13 @@ t.test("a file in a run's folder that is not its weights is refused, and a run w
     .. "xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })")
   t.equal(r.code, 0, r.err)
   r = go(dir, "second", 'xai.save("runs/first/other.pt", xai.models.squeezenet1_0 { classes = 3, seed = 1 }) '
-    .. 'xai.models.squeezenet1_0 { weights = "runs/first/other.pt" }')
+    .. 'xai.models.squeezenet1_0 { weights = "runs/first/other.pt" }:parameters()')
   t.equal(r.code, 1)
   t.ok(r.err:find("weights: 'runs/first/other%.pt' does not hold the weights that 'runs/first/model%.json' beside it "
     .. "describes %(SHA%-256 %x+%.%.%., not %x+%.%.%.%)%. "
     .. "Train that run again, or move the file elsewhere%."), r.err)
   os.remove(dir .. "/runs/first/model.json")
-  r = go(dir, "third", 'xai.models.squeezenet1_0 { classes = read().classes, weights = "first" }')
+  r = go(dir, "third", 'xai.models.squeezenet1_0 { classes = read().classes, weights = "first" }:parameters()')
   t.equal(r.code, 0, r.err)
   t.ok(r.err:find("weights: the run 'first' has no model.json: with what settings it was trained is not known, and is "
     .. "not compared.", 1, true), r.err)
@@ -315,4 +315,22 @@ t.test("model.json says what it takes to build the model and to read the data ag
     classes = { "opacity", "clear", "nodule" }, run = "first", seed = 5 } do
     t.equal(canon.write(said[key]), canon.write(value), key)
   end
+end)
+
+t.test("the check before training compares data with the weights' run, but for what is known only later", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local fit = "run:fit(xai.models.squeezenet1_0 { classes = read().classes, seed = 2 }, read(), "
+    .. "{ optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })\n"
+  t.equal(go(dir, "first", fit).code, 0)
+  local function explained(size)
+    return "local trained = " .. fit .. "run:explain(xai.models.squeezenet1_0 { weights = 'first' }, read { size_px = " .. size
+      .. " }.val, { methods = { 'sobel' }, figures = false })"
+  end
+  local r = go(dir, "second", explained "40")
+  t.equal(r.code, 1)
+  t.ok(r.err:find("has size_px 48 (here: 40)", 1, true), r.err)
+  t.ok(not files.exists(dir .. "/runs/second/weights.pt"), "it was found after the training")
+  r = go(dir, "third", explained "47 + trained.epochs") -- 48: what the check cannot know
+  t.equal(r.code, 0, r.err)
 end)

@@ -9,11 +9,13 @@ local torch = require "medxai.torch"
 local state = { { name = "features.0.weight", tensor = torch.zeros(2, 2) }, { name = "classifier.weight", tensor = torch.zeros(3, 2) } }
 local model = { name = "squeezenet1_0", head_name = "classifier", classes = { "a", "b", "c" }, config = { hidden = 8, head = "thesis" }, state = function() return state end }
 local found, why = weights.find(%q, model.name, { on_missing = %q })
+local of_run, model_file = found and found.described, require "medxai.model_file"
+if of_run then model_file.belongs(model, found.run, of_run, model_file.check_model(model, found.run, of_run)) end
 local report = found and weights.load(model, found)
 print(report and report.matched or why, state[1].tensor:tolist()[1][1], state[2].tensor:tolist()[1][1])
 local data, run = { preparation = function() return { size_px = 224, input_mode = %q } end },
   { note_differences = function() end }
-if %q ~= "" then require("medxai.model_file").check_data(run, model, data) end
+if %q ~= "" then model_file.check_data(run, model, data) end
 ]]
 
 local function apply(spec, options)
@@ -45,7 +47,7 @@ t.test("a file of another number of classes is an error with the experiment's li
   file_of(dir .. "/w.pt", 4)
   local r = apply("w.pt", { dir = dir })
   t.equal(r.code, 1)
-  t.equal(r.err, "medxai-run: " .. dir .. "/experiment.lua:7: weights: 'w.pt' does not fit the model (1 matched, 0 "
+  t.equal(r.err, "medxai-run: " .. dir .. "/experiment.lua:9: weights: 'w.pt' does not fit the model (1 matched, 0 "
     .. "missing, 0 extra, 1 of another shape). Nothing was loaded.\n"
     .. "  classifier.weight is 4x2 in the file, 3x2 here: the file was trained with 4 classes\n")
 end)
@@ -174,14 +176,14 @@ t.test("images of another size than the run's are refused unless the model takes
 local xai = require "medxai"
 local run = xai.run { name = %q, seed = 1 }
 local data = xai.dataset.phantom { n_train = 4, n_val = 3, n_test = 3, size_px = %d }
-local function network() return xai.models.squeezenet1_0 { classes = data.classes, %s } end
+local function network(depth) return xai.models.squeezenet1_0 { classes = data.classes, train_depth = depth, %s } end
 local function fit(model) return model, data, { optim = xai.optim.sgd { lr = 0.001 }, epochs = 1, batch = 4 } end
 %s]]):format(name, size, model, rest))
     return t.run { "--quiet", script, cwd = dir, timeout = 120 }
   end
   local evaluated, searched = "run:evaluate(network(), data.test, { resamples = 20 })",
-    "local s = run:grid { train_depth = { 0 }, train = function() return fit(network()) end } run:evaluate(s.model, data.test, { resamples = 20 })"
-  local r = go("first", 48, "weights = 'random', train_depth = 'all'", "run:fit(fit(network()))")
+    "local s = run:grid { train_depth = { 0 }, train = function(cell) return fit(network(cell.train_depth)) end } run:evaluate(s.model, data.test, { resamples = 20 })"
+  local r = go("first", 48, "weights = 'random'", "run:fit(fit(network()))")
   t.equal(r.code, 0, r.err)
   local refused = go("second", 64, "weights = 'first'", evaluated)
   t.equal(refused.code, 1)
@@ -189,6 +191,6 @@ local function fit(model) return model, data, { optim = xai.optim.sgd { lr = 0.0
     .. "weights;", 1, true), refused.err)
   r = go("third", 64, "weights = 'first', force = { 'size_px' }", evaluated)
   t.equal(r.code, 0, r.err)
-  r = go("fourth", 64, "weights = 'first', train_depth = 0, force = { 'size_px' }", searched)
+  r = go("fourth", 64, "weights = 'first', force = { 'size_px' }", searched)
   t.equal(r.code, 0, r.err)
 end)

@@ -1,18 +1,17 @@
 -- Checks what a user writes: option tables, names, command-line fields; raises errors in the house form
 -- "what: fact (expected, got). What to do." without a position (the host puts the experiment's line in front).
--- A field given on the command line (--epochs 2) overrides the option of that name wherever a spec has it.
+-- A field given on the command line (--epochs 2) replaces an option whose spec says that it is a field, and that is told.
 -- It refuses to guess: an unknown key is an error that offers the nearest name, never a silent default.
 local host = require "medxai.host"
 
 local check = {}
 
-local consumed = {} -- command-line fields that some option table has taken
+local consumed = {} -- command-line fields that something has taken
+local claimed = {}  -- those of them that option tables do not see any more
 local known = {}    -- every field name that some spec has offered, for suggestions
 local told = {}     -- warnings given so far
 check.last = nil    -- text of the last error raised here
-check.mistake = nil -- text of the last error about an option or a name: the ones that count in the planning pass
-check.stop_after = nil  -- planning pass only: a value raised as soon as the next option table has passed
-check.placeholder = nil -- planning pass only: the value that stands for results not yet known, and fits everywhere
+check.mistake = nil -- text of the last error about an option or a name, which a check before training can rely on
 
 --- Raises `what: message` without a position.
 ---@param what string the thing that complains: "sgd", "dataset", "run"
@@ -23,7 +22,7 @@ function check.fail(what, fmt, ...)
   error(message, 0)
 end
 
--- The same for a mistake in what the user wrote: it also counts in the planning pass.
+-- The same for an option or a name that is wrong whatever the data are.
 local function mistake(what, fmt, ...)
   check.mistake = what .. ": " .. string.format(fmt, ...)
   check.last = check.mistake
@@ -160,7 +159,6 @@ end
 ---@param got any
 ---@param names string[]
 function check.known(what, kind, got, names)
-  if got ~= nil and rawequal(got, check.placeholder) then return got end
   for _, name in ipairs(names) do
     if name == got then return got end
   end
@@ -240,7 +238,6 @@ local function parse_field(rule, text)
 end
 
 local function check_one(what, key, rule, value)
-  if rawequal(value, check.placeholder) then return value end
   local result, expected = convert(rule, value)
   if result == nil then
     local hint = ""
@@ -265,29 +262,42 @@ local function check_one(what, key, rule, value)
   return result
 end
 
+-- Says once which option a field of the command line replaced.
+local function tell_replaced(what, name, key, old, new)
+  if old == new or (host.options or {}).quiet then return end
+  local shown = type(new) == "table" and table.concat(new, ", ") or tostring(new)
+  local text = string.format("--%s: %s = %s in %s%s", name, key, shown, what,
+    old ~= nil and type(old) ~= "table" and string.format(" (instead of %s)", tostring(old)) or "")
+  if told[text] then return end
+  told[text] = true
+  io.stderr:write(text, "\n")
+end
+
 -- Notes which fields this spec offers; returns the command line's value for key, or nil.
-local function from_command_line(what, key, rule)
-  if rule.field == false or rule[1] == "function" or rule[1] == "tensor" then return nil end
-  local name = rule.field or key
+local function from_command_line(what, key, rule, own)
+  if not rule.field then return nil end
+  local name = rule.field == true and key or rule.field
   known[name] = true
   local text = (host.fields or {})[name]
-  if text == nil then return nil end
+  if text == nil or claimed[name] then return nil end
   consumed[name] = true
   if text == true then text = "true" end
-  return check_one(what .. ": --" .. name, key, rule, parse_field(rule, text))
+  local value = check_one(what .. ": --" .. name, key, rule, parse_field(rule, text))
+  if own == nil then own = rule.default end
+  tell_replaced(what, name, key, own, value)
+  return value
 end
 
 --- Checks a table of options against a spec and returns a new table with defaults filled in.
 --- spec = { lr = { "number", default = 0.1, min = 0, max = 1, required = true }, head = { one_of = { "a", "b" } } }
 --- Types: number integer string boolean table function tensor any, or several: "number|string". `above = 0` is a
---- bound that is itself excluded. `field = "data"`: the command line's name for it; `field = false`: not to be overridden.
+--- bound that is itself excluded. `field = true`: the command line may replace it (--lr 0.1); `field = "data"`: by that name.
 ---@param what string named in errors
 ---@param options table|nil
 ---@param spec table<string, table>
 ---@return table
 function check.options(what, options, spec)
   if options == nil then options = {} end
-  if rawequal(options, check.placeholder) then return options end
   if type(options) ~= "table" then
     mistake(what, "takes one table of options (expected %s { name = value }, got %s).", what, describe(options))
   end
@@ -302,7 +312,7 @@ function check.options(what, options, spec)
   local result = {}
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
-    local value = from_command_line(what, key, rule)
+    local value = from_command_line(what, key, rule, options[key])
     if value == nil then value = options[key] end
     if value == nil then value = rule.default end
     if value == nil and rule.required then
@@ -311,7 +321,6 @@ function check.options(what, options, spec)
     end
     if value ~= nil then result[key] = check_one(what, key, rule, value) end
   end
-  if check.stop_after then error(check.stop_after, 0) end
   return result
 end
 
@@ -342,21 +351,16 @@ function check.spec(what, subject, spec)
   end
 end
 
---- Takes a command-line field that belongs to no option table; nil where it was not given.
+--- Takes a command-line field for something else than an option table, which from now on do not see it (a search's list of
+--- values); nil where it was not given.
 ---@param name string
 ---@return string|nil
 function check.field(name)
   known[name] = true
   local text = (host.fields or {})[name]
-  if text ~= nil then consumed[name] = true end
+  if text ~= nil then consumed[name], claimed[name] = true, true end
   return text
 end
-
---- The names of all fields that some option table has offered so far, sorted.
-function check.field_names() return check.sorted_keys(known) end
-
---- Whether some option table has taken a field of this name.
-function check.taken(name) return consumed[name] or false end
 
 --- Raises if the command line gave a field that no option table has taken so far.
 function check.unused_fields()

@@ -9,8 +9,8 @@ local torch = require "medxai.torch"
 local curve = {}
 
 curve.options = {
-  steps = { "integer", default = 100, min = 1, field = false },
-  removals = { "table", default = { "black", "blur(31)" }, field = false },
+  steps = { "integer", default = 100, min = 1 },
+  removals = { "table", default = { "black", "blur(31)" } },
 }
 
 --- Checks the options of a metric of this family.

@@ -6,14 +6,13 @@ local canon = require "medxai.canon"
 local files = require "medxai.files"
 local host = require "medxai.host"
 local metrics = require "medxai.metrics"
-local plan = require "medxai.plan"
 local Progress = require "medxai.progress"
 
 local evaluate = {}
 
 evaluate.spec = {
   batch = { "integer", default = 32, min = 1 },
-  name = { "string", field = false },
+  name = { "string" },
   resamples = { "integer", default = 1000, min = 10 },
   level = { "number", default = 0.95, above = 0, max = 1 },
 }
@@ -21,7 +20,6 @@ evaluate.spec = {
 --- Raises unless the split's classes are the model's, in its order.
 ---@param what string
 function evaluate.check_classes(what, model, classes)
-  if rawequal(model, plan.placeholder) or rawequal(classes, plan.placeholder) then return end
   if model.num_classes ~= #classes then
     check.fail(what, "the model has %d classes, the data %d (%s). Build the model with classes = data.classes.",
       model.num_classes, #classes, table.concat(classes, ", "))
@@ -214,16 +212,25 @@ local function metric_rows(name, result)
   return rows
 end
 
+local function check_split(split)
+  if type(split) == "table" and split.n ~= nil then return end
+  local got = type(split) == "table" and split.splits and "a data set" or type(split)
+  check.fail("evaluate", "the second argument is no split (expected data.test, got %s).", got)
+end
+
+--- Checks a call of run:evaluate without making it (medxai.preflight).
+function evaluate.check_call(unknown, _, model, split, options)
+  check.options("evaluate", options, evaluate.spec)
+  if split ~= unknown then check_split(split) end
+  if split ~= unknown and model ~= unknown then evaluate.check_classes("evaluate", model, split.classes) end
+end
+
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
 ---@param any_input? boolean the model may have been trained on another kind of input (run:cross_evaluate)
 function evaluate.run(run, model, split, options, any_input)
   options = check.options("evaluate", options, evaluate.spec)
-  if type(split) ~= "table" or split.n == nil then
-    local got = type(split) == "table" and split.splits and "a data set" or type(split)
-    check.fail("evaluate", "the second argument is no split (expected data.test, got %s).", got)
-  end
+  check_split(split)
   evaluate.check_classes("evaluate", model, split.classes)
-  if plan.active then return plan.placeholder end
   require("medxai.model_file").check_data(run, model, split.data, { any_mask = any_input })
   if check.smoke() then options.batch, options.resamples = 4, check.smoke_count(options.resamples, 20) end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
@@ -248,65 +255,6 @@ function evaluate.run(run, model, split, options, any_input)
   step:finish(result, nil, { predictions })
   print_result(result, split.name, result.evaluations)
   return result
-end
-
--- ---- models and inputs crossed ------------------------------------------------------------------------------------------
-
-local cross_spec = {
-  models = { "table", required = true, field = false }, -- name -> model
-  splits = { "table", required = true, field = false }, -- name -> split
-  batch = { "integer", default = 32, min = 1 },
-  resamples = { "integer", default = 1000, min = 10 },
-}
-
-local function check_cross(o)
-  for _, key in ipairs { "models", "splits" } do
-    local names = check.sorted_keys(o[key])
-    if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end
-    for _, name in ipairs(names) do
-      if type(name) ~= "string" then check.fail("cross_evaluate", "%s have names (expected %s = { name = ... }, got [%s]).", key, key, tostring(name)) end
-    end
-  end
-end
-
-local function shown(result)
-  local low, high = table.unpack(result.intervals.accuracy or { 0 / 0, 0 / 0 })
-  return string.format("%.4f", result.accuracy) .. (low == low and string.format(" [%.4f, %.4f]", low, high) or "")
-end
-
-local function print_cross(models, splits, results)
-  print(string.format("\naccuracy of each model (rows) on each kind of input, %d %% intervals", 95))
-  print(string.format("  %-16s %s", "", table.concat(splits, string.rep(" ", 20))))
-  for _, m in ipairs(models) do
-    local cells = {}
-    for i, s in ipairs(splits) do cells[i] = string.format("%-" .. math.max(26, #s + 20) .. "s", shown(results[m][s])) end
-    print(string.format("  %-16s %s", m, table.concat(cells)))
-  end
-end
-
---- run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = x.test, masked = y.test } }: every model on every
---- split, also on inputs that it was not trained for. Each is a step of its own; cross.csv and the report hold the table.
----@param run medxai.Run
----@param options table
----@return table<string, table<string, table>> results[model][split] as of run:evaluate
-function evaluate.cross(run, options)
-  local o = check.options("cross_evaluate", options, cross_spec)
-  if plan.active then return plan.placeholder end
-  check_cross(o)
-  local models, splits, results, rows = check.sorted_keys(o.models), check.sorted_keys(o.splits), {}, {}
-  for _, m in ipairs(models) do
-    results[m] = {}
-    for _, s in ipairs(splits) do
-      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch, resamples = o.resamples }, true)
-      local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
-      results[m][s] = result
-      rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1], accuracy_high = interval[2],
-        balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro, loss = result.loss }
-    end
-  end
-  files.write_csv(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
-  print_cross(models, splits, results)
-  return results
 end
 
 return evaluate

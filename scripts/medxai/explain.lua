@@ -20,22 +20,22 @@ local torch = require "medxai.torch"
 local explain = {}
 
 local spec = {
-  methods = { "table", required = true, field = false },
-  title = { "string", field = false },
-  layer = { "string|table" },
-  each_layer = { "table", field = false },
-  target = { "string|integer|table", default = "predicted" },
-  images = { "integer|string|table", default = "one_per_class" },
-  metrics = { "table", field = false },
-  mask = { "string", field = false },
+  methods = { "table", required = true },
+  title = { "string" },
+  layer = { "string|table", field = true },
+  each_layer = { "table" },
+  target = { "string|integer|table", field = true, default = "predicted" },
+  images = { "integer|string|table", field = true, default = "one_per_class" },
+  metrics = { "table" },
+  mask = { "string" },
   compat = { one_of = { "pytorch-grad-cam" } },
-  aug_smooth = { "boolean", default = false }, eigen_smooth = { "boolean", default = false },
-  budget_mb = { "number", default = 1024, above = 0 },
-  batch = { "integer", min = 1, field = false },
-  deterministic = { "boolean", default = false },
-  colours = { one_of = palette.names, default = "inferno" },
+  aug_smooth = { "boolean", field = true, default = false }, eigen_smooth = { "boolean", field = true, default = false },
+  budget_mb = { "number", field = true, default = 1024, above = 0 },
+  batch = { "integer", min = 1 },
+  deterministic = { "boolean", field = true, default = false },
+  colours = { one_of = palette.names, field = true, default = "inferno" },
   scale = { one_of = { "own", "shared" }, default = "own" },
-  figures = { "boolean|string|table", default = true },
+  figures = { "boolean|string|table", field = true, default = true },
 }
 
 local function say(...)
@@ -54,26 +54,30 @@ local function layer_list(what, value, model)
   return list
 end
 
--- Layers other than the network's own CAM layer are tried on an empty image, so that a wrong one is known before training.
-local function try_layers(model, entries)
-  local unknown, seen = {}, { [model.cam_layer or false] = true }
+-- Layers other than the network's own CAM layer.
+local function chosen_layers(model, entries)
+  local list, seen = {}, { [model.cam_layer or false] = true }
   for _, e in ipairs(entries) do
     for _, layer in ipairs(e.layers or {}) do
-      if not seen[layer] then unknown[#unknown + 1] = layer end
+      if not seen[layer] then list[#list + 1] = layer end
       seen[layer] = true
     end
   end
-  tap.check_layers(model, unknown)
-  for _, layer in ipairs(unknown) do tap.check_reaches(model, layer) end
-  if #unknown == 0 or not model.size_px then return end
+  return list
+end
+
+-- They are tried on an empty image, so that a wrong one is known before the first map.
+local function try_layers(model, entries)
+  local layers = chosen_layers(model, entries)
+  if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
   local mode <close> = explain.eval_mode(model)
-  tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = unknown })
+  tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
 end
 
 -- Every entry at a layer once for each of the layers.
 local function at_each(entries, layers)
-  if layers == nil or rawequal(layers, check.placeholder) then return entries end
+  if layers == nil then return entries end
   if #layers == 0 then check.fail("explain", "each_layer is an empty list (expected names of layers).") end
   local out = {}
   for _, e in ipairs(entries) do
@@ -118,7 +122,10 @@ function explain.check(options, model, split)
     check.fail("explain", "images is a number, a list, 'all' or 'one_per_class' (got '%s').", images)
   end
   if math.type(images) == "integer" and images < 1 then check.fail("explain", "images must be at least 1 (got %d).", images) end
-  if model then try_layers(model, asked.entries) end
+  for _, layer in ipairs(model and chosen_layers(model, asked.entries) or {}) do
+    tap.check_reaches(model, layer)
+    tap.check_before_flatten(model, layer)
+  end
   return asked
 end
 
@@ -180,6 +187,12 @@ local function check_split(run, split, model)
   if not split.item or not split.n then check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).") end
   if split.classes and #split.classes > 0 then require("medxai.evaluate").check_classes("explain", model, split.classes) end
   if split.data then require("medxai.model_file").check_data(run, model, split.data) end
+end
+
+--- Checks a call of run:explain without making it (medxai.preflight).
+function explain.check_call(unknown, run, model, split, options)
+  if model ~= unknown and split ~= unknown then check_split(run, split, model) end
+  explain.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
 end
 
 -- What the shared passes have to keep: the union of layers in the order in which they are named, those (and "x", the input) at
@@ -372,6 +385,7 @@ end
 function explain.run(run, model, split, options)
   check_split(run, split, model)
   local asked = explain.check(options, model, split)
+  try_layers(model, asked.entries)
   local chosen, notice = require("medxai.choose").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)

@@ -7,33 +7,33 @@ local evaluate = require "medxai.evaluate"
 local files = require "medxai.files"
 local host = require "medxai.host"
 local model_file = require "medxai.model_file"
-local plan = require "medxai.plan"
+local preflight = require "medxai.preflight"
 local Progress = require "medxai.progress"
 local Trainer = require "medxai.trainer"
 
 local fit = {}
 
 fit.spec = {
-  optim = { "table", required = true, field = false },
-  epochs = { "integer", required = true, min = 1 },
-  batch = { "integer", default = 32, min = 1 },
-  step = { "table", field = false },                            -- StepLR { size =, gamma = }
-  schedule = { "table", field = false },                        -- any other: xai.optim.cosine_annealing_lr { ... }
+  optim = { "table", required = true },
+  epochs = { "integer", field = true, required = true, min = 1 },
+  batch = { "integer", field = true, default = 32, min = 1 },
+  step = { "table" },                            -- StepLR { size =, gamma = }
+  schedule = { "table" },                        -- any other: xai.optim.cosine_annealing_lr { ... }
   step_per = { one_of = { "epoch", "phase" }, default = "epoch" }, -- "phase": after training and again after validation
   aux_weight = { "number", default = 0.4, min = 0 },            -- of Inception's auxiliary loss
-  early_stopping = { "table", field = false },                  -- { patience = epochs without a better validation accuracy }
-  best_by = { one_of = check.sorted_keys(Trainer.measures), default = "accuracy" }, -- of the validation split
-  weight = { "table|string", field = false },                   -- of the classes in the loss: a list, or "balanced" (n / (classes * count))
-  label_smoothing = { "number", default = 0, min = 0, max = 1 },
-  clip_grad_norm = { "number", above = 0 },                     -- the largest norm of all gradients together
-  precision = { one_of = { "float32", "bf16" }, default = "float32" }, -- bf16: products in bfloat16, weights in float32
-  sampler = { one_of = { "shuffle", "weighted" }, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
-  deterministic = { "boolean", default = false },
+  early_stopping = { "table" },                  -- { patience = epochs without a better validation accuracy }
+  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy" }, -- of the validation split
+  weight = { "table|string" },                   -- of the classes in the loss: a list, or "balanced" (n / (classes * count))
+  label_smoothing = { "number", field = true, default = 0, min = 0, max = 1 },
+  clip_grad_norm = { "number", field = true, above = 0 },                     -- the largest norm of all gradients together
+  precision = { one_of = { "float32", "bf16" }, field = true, default = "float32" }, -- bf16: products in bfloat16, weights in float32
+  sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
+  deterministic = { "boolean", field = true, default = false },
 }
 
 local step_spec = {
   size = { "integer", required = true, min = 1, field = "step_size" },
-  gamma = { "number", default = 0.1, above = 0 },
+  gamma = { "number", field = true, default = 0.1, above = 0 },
 }
 
 local stopping_spec = { patience = { "integer", required = true, min = 1 } }
@@ -89,7 +89,6 @@ end
 
 --- Raises unless the data can train the model.
 function fit.check_data(model, data, options)
-  if rawequal(model, plan.placeholder) or rawequal(data, plan.placeholder) then return end
   if type(model) ~= "table" and type(model) ~= "userdata" or type(model.parameters) ~= "function" then
     check.fail("fit", "the first argument is no model (expected xai.models.vgg19 { ... }, got %s).", type(model))
   end
@@ -255,13 +254,18 @@ local function train(run, trainer, step, how)
   return finish(run, trainer, step)
 end
 
+--- Checks a call of run:fit without making it (medxai.preflight).
+function fit.check_call(unknown, _, model, data, options)
+  options = fit.check_options(options)
+  if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
+end
+
 --- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss, weights_sha256 }.
 function fit.run(run, model, data, options)
   options = fit.check_options(options)
   fit.check_data(model, data, options)
-  if plan.active then return end
   model_file.check_data(run, model, data)
-  plan.check()
+  preflight.check()
   local step = run:step("fit", describe(run, model, data, options))
   local how = decide(run, step)
   run:configure("fit", step.fields)

@@ -10,7 +10,7 @@ local check = require "medxai.check"
 local files = require "medxai.files"
 local fit = require "medxai.fit"
 local host = require "medxai.host"
-local plan = require "medxai.plan"
+local preflight = require "medxai.preflight"
 local Step = require "medxai.step"
 local Trainer = require "medxai.trainer"
 
@@ -20,19 +20,19 @@ local grid = {}
 local spec = {
   train = { "function", required = true },                              -- (cell) -> model, data, options of run:fit
   select = { one_of = check.sorted_keys(Trainer.measures) },            -- of the validation split; ties: the lower loss, then the earlier cell
-  search = { "string|table", default = "all", field = false },          -- "all", { "random", n = 10 }, { "halving", factor = 3, min_epochs = 1 }
-  on_fail = { one_of = { "continue", "stop" }, default = "continue" },
-  retries = { "integer", default = 0, min = 0 },
-  cache = { "boolean", default = true },                                -- compute a frozen part that is deterministic once an image
-  cache_mb = { "number", default = 4096, min = 0 },                     -- of memory; beyond it a file
+  search = { "string|table", default = "all" },          -- "all", { "random", n = 10 }, { "halving", factor = 3, min_epochs = 1 }
+  on_fail = { one_of = { "continue", "stop" }, field = true, default = "continue" },
+  retries = { "integer", field = true, default = 0, min = 0 },
+  cache = { "boolean", field = true, default = true },                                -- compute a frozen part that is deterministic once an image
+  cache_mb = { "number", field = true, default = 4096, min = 0 },                     -- of memory; beyond it a file
   cache_file_mb = { "number", default = 16384, min = 0 },
   keep_weights = { one_of = { "best", "all" }, default = "best" },      -- all: cells/<id>/best.pt of every cell
 }
 
 local search_specs = {
   all = {},
-  random = { n = { "integer", required = true, min = 1, field = false } },
-  halving = { factor = { "integer", default = 3, min = 2, field = false }, min_epochs = { "integer", default = 1, min = 1, field = false } },
+  random = { n = { "integer", required = true, min = 1 } },
+  halving = { factor = { "integer", default = 3, min = 2 }, min_epochs = { "integer", default = 1, min = 1 } },
 }
 
 -- ---- fields -----------------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ end
 
 -- The fields in order of name: { name, values } or { name, f = function(cell) }; and the other options, checked.
 local function split_options(options)
-  if type(options) ~= "table" or rawequal(options, plan.placeholder) then
+  if type(options) ~= "table" then
     check.fail("grid", "takes one table (expected grid { lr = { ... }, train = function(cell) ... end }, got %s).", type(options))
   end
   local axes, own = {}, {}
@@ -163,26 +163,16 @@ local function picked(list, own, run)
   return out
 end
 
---- Calls f with the cell's fields standing where the command line's fields stand, so that every option of such a name has the
---- cell's value, and with its seed.
-function grid.with_fields(run, cell, f)
-  local before, seed = {}, host.options.seed
-  for name, value in pairs(cell.values) do
-    before[name] = host.fields[name] or false
-    host.fields[name] = type(value) == "number" and canon.number(value) or tostring(value)
-  end
+-- Calls the experiment's function for a cell. The cell's seed stands in the place of the run's: models and data take theirs from there.
+local function call_train(run, own, cell)
+  local before = host.options.seed
+  local restore <close> = setmetatable({}, { __close = function() host.options.seed = before end })
   host.options.seed = cell.values.seed or run.seed
-  plan.reusing = true
-  local results = table.pack(pcall(f))
-  plan.reusing = false
-  host.options.seed = seed
-  for name, value in pairs(before) do host.fields[name] = value or nil end
-  if not results[1] then error(results[2], 0) end
-  return table.unpack(results, 2, results.n)
+  local model, data, options = own.train(cell.view)
+  return model, data, options
 end
 
-local function check_returned(model, data, options)
-  if rawequal(model, plan.placeholder) or rawequal(data, plan.placeholder) then return end
+local function check_returned(model, options)
   if type(model) ~= "table" or not model.config then
     check.fail("grid", "train returns a %s first (expected model, data, options: return model, data, { optim = ..., epochs = ... }).", type(model))
   end
@@ -192,9 +182,10 @@ local function check_returned(model, data, options)
 end
 
 -- Everything that determines a cell's numbers, as plain data.
-local function describe(run, cell, model, data, options)
-  local fields = fit.describe_options(options)
-  fields.model = { config = model.config, layout = model.layout, dtype = model.dtype, start = model.start }
+local function describe(run, cell)
+  local model, data = cell.model, cell.data
+  local fields = fit.describe_options(cell.options)
+  fields.model = { config = model.config, layout = model.layout, dtype = model.dtype, start = model:start() }
   fields.train, fields.val = run:describe_split(data.train), run:describe_split(data.val)
   fields.seed, fields.numerics, fields.smoke = cell.seed, Step.numerics, check.smoke()
   fields.libtorch = require("medxai.core").tensor.torch_version()
@@ -202,7 +193,7 @@ local function describe(run, cell, model, data, options)
   return fields
 end
 
--- Calls the experiment's function for a cell without building a model.
+-- Calls the experiment's function for a cell, once. The model that it returns has no tensors yet: they are made when the cell is trained.
 local function describe_cell(run, cell, axes, own, used)
   local view = view_of(axes, cell.values, used)
   local resolved = {}
@@ -211,34 +202,23 @@ local function describe_cell(run, cell, axes, own, used)
   end
   for name, value in pairs(resolved) do cell.values[name] = value end
   cell.view, cell.seed = view_of(axes, cell.values, used), cell.values.seed or run.seed
-  grid.with_fields(run, cell, function()
-    local model, data, options = require("medxai.model").describing(own.train, cell.view)
-    check_returned(model, data, options)
-    local copy = {}
-    for k, v in pairs(options) do copy[k] = v end
-    copy.best_by = copy.best_by or own.select
-    cell.options = fit.check_options(copy)
-    if plan.active then return end
-    fit.check_data(model, data, cell.options)
-    require("medxai.model_file").check_data(run, model, data)
-    cell.data, cell.config = data, model.config
-    cell.fields = describe(run, cell, model, data, cell.options)
-  end)
   if cell.values.seed then used.seed = true end -- taken by the search itself
+  local model, data, options = call_train(run, own, cell)
+  check_returned(model, options)
+  local copy = {}
+  for k, v in pairs(options) do copy[k] = v end
+  copy.best_by = copy.best_by or own.select
+  cell.options = fit.check_options(copy)
+  fit.check_data(model, data, cell.options)
+  require("medxai.model_file").check_data(run, model, data)
+  cell.model, cell.data, cell.config = model, data, model.config
 end
 
--- Fields that neither the function read nor any option took.
+-- A field that train does not read would make cells that are all the same.
 local function refuse_unused(axes, used)
-  local asked = {}
-  for _, axis in ipairs(axes) do asked[axis.name] = true end
   for _, axis in ipairs(axes) do
-    if not used[axis.name] and not check.taken(axis.name) then
-      local names = { "seed" }
-      for _, name in ipairs(check.field_names()) do
-        if not asked[name] then names[#names + 1] = name end
-      end
-      check.fail("grid", "unknown field '%s': no option of train has that name and train does not read cell.%s.%s", axis.name, axis.name,
-        check.hint(axis.name, names))
+    if not used[axis.name] then
+      check.fail("grid", "field '%s' changes nothing: train does not read cell.%s. Use it there, or leave it out.", axis.name, axis.name)
     end
   end
 end
@@ -251,8 +231,7 @@ local function all_cells(run, axes, own)
       if axis.f then chosen[axis.name] = nil end
     end
     describe_cell(run, cell, axes, own, used)
-    if number == 1 then refuse_unused(axes, used) end
-    if plan.active then return {} end
+    cell.fields = describe(run, cell)
     cell.key = canon.hash(cell.fields)
     cell.id = cell.key:sub(1, 16)
     if ids[cell.id] then
@@ -262,6 +241,7 @@ local function all_cells(run, axes, own)
       cell.number = #cells
     end
   end
+  refuse_unused(axes, used)
   for _, cell in ipairs(cells) do
     if cell.options.best_by ~= cells[1].options.best_by then
       check.fail("grid", "cells differ in best_by (%s and %s): their scores cannot be compared. Use select.", cells[1].options.best_by, cell.options.best_by)
@@ -301,8 +281,8 @@ local function refuse_other(run, step)
 end
 
 -- The winner's model with its best weights, from the run's weights.pt.
-local function finished_model(run, cell, own)
-  local model = grid.with_fields(run, cell, function() return (own.train(cell.view)) end)
+local function finished_model(run, cell)
+  local model = cell.model:reset()
   local scope <close> = require("medxai").scope()
   local path = files.join(run.dir, "weights.pt")
   model:load_state(require("medxai").load(path).tensors, { what = path })
@@ -317,10 +297,18 @@ end
 ---@field cheapest table the fields of the cheapest cell within one standard error of the winner
 ---@field cells table[] one row a cell, best first: its fields, status and scores
 
-local function search_of(run, cells, own, result)
+local function search_of(run, cells, result)
   local by_id = {}
   for _, cell in ipairs(cells) do by_id[cell.id] = cell end
-  return { model = finished_model(run, by_id[result.winner], own), cell = result.cell, result = result.best, cheapest = result.cheapest, cells = result.cells }
+  return { model = finished_model(run, by_id[result.winner]), cell = result.cell, result = result.best, cheapest = result.cheapest, cells = result.cells }
+end
+
+--- Checks a call of run:grid without making it (medxai.preflight): every cell is described.
+function grid.check_call(_, run, options)
+  local axes, own = split_options(options)
+  local used = {}
+  for _, chosen in ipairs(combinations(axes)) do describe_cell(run, { values = chosen }, axes, own, used) end
+  refuse_unused(axes, used)
 end
 
 --- run:grid { field = { values } | function(cell) -> value, ..., train = function(cell) -> model, data, options, ... }
@@ -329,11 +317,7 @@ end
 ---@return medxai.Search
 function grid.run(run, options)
   local axes, own = split_options(options)
-  if plan.active then
-    all_cells(run, axes, own)
-    return plan.placeholder
-  end
-  plan.check()
+  preflight.check()
   run:prepare { join = true }
   files.mkdir(files.join(run.dir, "families"))
   local cells = all_cells(run, axes, own)
@@ -343,7 +327,7 @@ function grid.run(run, options)
   if step.done then
     run:skipped("grid")
     require("medxai.grid_report").print(step.result)
-    return search_of(run, cells, own, step.result)
+    return search_of(run, cells, step.result)
   end
   local clock <close> = run:clock("grid")
   if not run.joined then
@@ -358,7 +342,7 @@ function grid.run(run, options)
     step:finish(result, { "weights.pt", "model.json", "grid.csv" }, { "predictions.csv", "grid.jsonl" })
   end
   require("medxai.grid_report").print(step.result)
-  return search_of(run, cells, own, step.result)
+  return search_of(run, cells, step.result)
 end
 
 return grid

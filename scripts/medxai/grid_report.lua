@@ -6,7 +6,6 @@ local canon = require "medxai.canon"
 local check = require "medxai.check"
 local files = require "medxai.files"
 local fit = require "medxai.fit"
-local grid = require "medxai.grid"
 local metrics = require "medxai.metrics"
 local Trainer = require "medxai.trainer"
 local work = require "medxai.grid_work"
@@ -92,10 +91,10 @@ local function no_winner(list)
   check.fail("grid", "no cell was finished: %d of %d failed, the first (%s) with: %s", #list, #list, work.text(first.cell.values), tostring(first.result.problem))
 end
 
--- Builds the winner's model, takes its best weights from its folder and writes them as the run's. Returns its answers.
-local function write_winner(run, own, one)
+-- Takes the winner's best weights from its folder and writes them as the run's. Returns its answers.
+local function write_winner(run, one)
   local cell, result = one.cell, one.result
-  local model = grid.with_fields(run, cell, function() return (own.train(cell.view)) end)
+  local model = cell.model:reset()
   local start = run.weights_sha256(model)
   local scope <close> = require("medxai").scope()
   local path = files.join(cell.dir, "best.pt")
@@ -107,7 +106,7 @@ local function write_winner(run, own, one)
   local answers = require("medxai.evaluate").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
   fit.write_model(run, model, cell.data, { best = { epoch = result.best_epoch, value = result.value, accuracy = result.val_accuracy, loss = result.val_loss },
     best_by = cell.options.best_by, seed = cell.seed, start = start, answers = answers })
-  model:close()
+  model:reset()
   return answers
 end
 
@@ -130,7 +129,7 @@ function grid_report.finish(run, cells, own, fields)
   local best = list[1]
   if best.result.status ~= "finished" then no_winner(list) end
   local measure = best.cell.options.best_by
-  local answers = write_winner(run, own, best)
+  local answers = write_winner(run, best)
   local error_ = standard_error(measure, best.result.value, answers, run.seed)
   local cheapest, rows = cheapest_of(list, best.result, error_), rows_of(list)
   write_csv(run, axes, rows)

@@ -7,7 +7,6 @@ local canon = require "medxai.canon"
 local check = require "medxai.check"
 local files = require "medxai.files"
 local fit = require "medxai.fit"
-local grid = require "medxai.grid"
 local host = require "medxai.host"
 local prefix = require "medxai.prefix"
 local Progress = require "medxai.progress"
@@ -154,14 +153,11 @@ end
 
 -- ---- one cell -----------------------------------------------------------------------------------------------------------------
 
--- Builds the family's model where there is none that the cell can begin with.
+-- The model that a family trains one cell after the other with, as at the start where that is asked for.
 function Work:model_for(cell, from_start)
   local family = cell.family
   if family.model and (not from_start or not family.dirty) then return family.model end
-  if family.model then family.model:close() end
-  family.model = require("medxai.core").memory.unscoped(function()
-    return grid.with_fields(self.run, cell, function() return (self.own.train(cell.view)) end)
-  end)
+  family.model = (family.model or family.first.model):reset()
   family.dirty = false
   family.prefix, family.how = nil, "cache = false"
   if self.own.cache then
@@ -423,7 +419,7 @@ function Work:run_family(family, target_of)
   for _, cell in ipairs(family.cells) do
     while not self:reached(cell, target_of(cell)) do self:attempt(cell, target_of(cell)) end
   end
-  if family.model then family.model:close() end
+  if family.model then family.model:reset() end
   family.model, family.prefix = nil, nil
   local over = true
   for _, cell in ipairs(family.cells) do

@@ -16,10 +16,10 @@ local check = require "medxai.check"
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
 local xai = {}
 
--- name -> { module, fields of it ... }; planned: its constructors answer the planning pass (medxai.plan)
+-- name -> { module, fields of it ... }
 local parts = {
   run        = { "medxai.run", "new" },
-  dataset    = { "medxai.dataset", planned = true },
+  dataset    = { "medxai.dataset" },
   models     = { "medxai.models" },
   model      = { "medxai.model" },
   optim      = { "medxai.optim" },
@@ -54,7 +54,6 @@ return setmetatable(xai, {
     if not part then check.known("medxai", "name", name, check.sorted_keys(parts)) end
     local value = require(part[1])
     for i = 2, #part do value = value[part[i]] end
-    if part.planned then value = require("medxai.plan").wrap(name, value) end
     rawset(self, name, value)
     return value
   end,

@@ -14,9 +14,9 @@ local pictures = {}
 local colours = "diverging_r" -- red speaks against a class, as in lime's pictures beside it
 
 local spec = {
-  positive_only = { "boolean", default = true, field = false }, negative_only = { "boolean", default = false, field = false },
-  hide_rest = { "boolean", default = false, field = false }, num_features = { "integer", default = 5, min = 1, field = false },
-  min_weight = { "number", default = 0, min = 0, field = false },
+  positive_only = { "boolean", default = true }, negative_only = { "boolean", default = false },
+  hide_rest = { "boolean", default = false }, num_features = { "integer", default = 5, min = 1 },
+  min_weight = { "number", default = 0, min = 0 },
 }
 
 -- Features by |weight| descending: list of { label, weight }.

@@ -17,8 +17,8 @@ local split_folder = { train = "Train", val = "Val", test = "Test", small_test =
 local spec = {
   root = { "string", required = true, field = "data" },
   out = { "string", required = true, field = "masked" },
-  skip = { "string|table" }, -- images to leave out, as the readers take it
-  mode = { one_of = modes, default = "lungs" }, -- lungs: the thesis' fill between the lungs; lungs_raw: the mask as it is; lungs_hull: the hull of both
+  skip = { "string|table", field = true }, -- images to leave out, as the readers take it
+  mode = { one_of = modes, field = true, default = "lungs" }, -- lungs: the thesis' fill between the lungs; lungs_raw: the mask as it is; lungs_hull: the hull of both
 }
 
 -- ---- where to -------------------------------------------------------------------------------------------------------------------
@@ -137,7 +137,6 @@ end
 ---@return table { written = integer, kept = integer (from an earlier call), out = string }
 return function(options)
   local o = check.options("maskmaker", options, spec)
-  if require("medxai.plan").active then return require("medxai.plan").placeholder end
   check_out(o)
   local items = list_items(o)
   open_out(o)

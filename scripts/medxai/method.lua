@@ -17,10 +17,10 @@ local method = {}
 
 -- What every entry takes besides the method's own options; smoothing where the method declares it.
 local shared = {
-  layer = { "string|table", field = false },
-  target = { "string|integer|table", field = false },
-  compat = { one_of = { "pytorch-grad-cam" }, field = false },
-  budget_mb = { "number", above = 0, field = false },
+  layer = { "string|table" },
+  target = { "string|integer|table" },
+  compat = { one_of = { "pytorch-grad-cam" } },
+  budget_mb = { "number", above = 0 },
 }
 local smoothings = { "aug_smooth", "eigen_smooth" }
 
@@ -91,7 +91,7 @@ local function entry(name, value)
   local spec, common = {}, {}
   for key, rule in pairs(shared) do spec[key], common[key] = rule, true end
   for _, key in ipairs(smoothings) do
-    if m.smoothing[key] then spec[key], common[key] = { "boolean", field = false }, true end
+    if m.smoothing[key] then spec[key], common[key] = { "boolean" }, true end
   end
   for key, rule in pairs(m.options) do spec[key], common[key] = rule, nil end
   local options = check.options(m.name, type(value) == "table" and value or {}, spec)

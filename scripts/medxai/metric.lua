@@ -37,8 +37,8 @@ metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "me
 
 -- What every metric takes besides its own options.
 local shared = {
-  within = { "string", field = false },
-  as = { one_of = { "logit", "softmax" }, field = false },
+  within = { "string" },
+  as = { one_of = { "logit", "softmax" } },
 }
 
 local kinds = { title = "string", unit = "string", axis = "string", negatives = "string", many = "string", options = "table", needs = "table", range = "table",

@@ -220,12 +220,12 @@ function metrics.quantile(values, q)
 end
 
 local interval_spec = {
-  patients = { "table", field = false },
-  resamples = { "integer", default = 1000, min = 10, field = false },
-  level = { "number", default = 0.95, above = 0, max = 1, field = false },
-  seed = { "integer", default = 42, field = false },
-  purpose = { "string", default = "bootstrap@1", field = false },
-  id = { "string", default = "", field = false },
+  patients = { "table" },
+  resamples = { "integer", default = 1000, min = 10 },
+  level = { "number", default = 0.95, above = 0, max = 1 },
+  seed = { "integer", default = 42 },
+  purpose = { "string", default = "bootstrap@1" },
+  id = { "string", default = "" },
 }
 
 metrics.least_units = 4 -- of three, one resample in nine is the same one thrice: beyond the tails of 95 %

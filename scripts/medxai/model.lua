@@ -3,6 +3,8 @@
 --   model:forward{ x=, outputs={names}, override={[name]=tensor}, base={[name]=tensor}, grad_from={names} } -> name -> tensor
 -- Names are torchvision's node names, each block's name for its output, "x" and "output". It refuses names that do not
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
+-- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that a
+-- search over many models holds one of them at a time.
 local check = require "medxai.check"
 local host = require "medxai.host"
 local model_file = require "medxai.model_file"
@@ -26,10 +28,8 @@ local model = {}
 ---@field dtype string
 ---@field layout string "nchw" or "channels_last"
 local Model = {}
-Model.__index = Model
 Model.__name = "medxai.model"
 
-local torch_version = core.tensor.torch_version()
 local layouts = { nchw = 1, channels_last = 2 }
 
 -- Runs f with the tensors made meanwhile freed afterwards, and without autograd.
@@ -191,7 +191,7 @@ local function new_model(def, options, network)
     name = def.name, classes = options.class_list, num_classes = #options.class_list, head_name = network.head_name or (network.head_parts or {})[1],
     size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer, compare_layers = network.compare_layers,
     config = options.config, device = "cpu", dtype = "float32", layout = "nchw",
-    _def = def, _state = def.native:state(#def.slots), _options = options, _network = network, _training = true,
+    _def = def, _options = options, _network = network, _training = true, _parts = {},
     _main = { def.output }, _both = def.aux and { def.output, def.aux } or { def.output },
   }, Model)
 end
@@ -204,25 +204,37 @@ local function keep_frozen_in_eval(self)
   end
 end
 
--- Opens the head and the listed parts, freezes the rest; with frozen = "eval" the frozen part stays in eval mode.
-local function open_parts(self)
-  local o, network = self._options, self._network
-  local all = o.train_depth == "all"
+-- The parts that train_depth opens: the head and what lies behind it; nil where all is open.
+local function open_parts_of(o, network)
+  if o.train_depth == "all" then return nil end
   local open = {}
   for _, part in ipairs(network.head_parts or {}) do open[#open + 1] = part end
-  if not all and o.train_depth > 0 then
+  if o.train_depth > 0 then
     for _, part in ipairs(expand_parts(network.depths[o.train_depth])) do open[#open + 1] = part end
   end
-  for i, slot in ipairs(self._def.slots) do
-    if slot.kind == "parameter" then self._state:set_requires_grad(i, all or is_under(slot.name, open)) end
-  end
-  if not all and o.frozen == "eval" then self._open = open end
-  keep_frozen_in_eval(self)
+  return open
 end
 
-local function seed_generator(o)
-  local seed = o.seed or host.options.seed
-  if seed then torch.manual_seed(seed) end
+-- Opens and freezes single parameters of a part; whether there are any.
+local function set_part(self, part, trainable)
+  local known = false
+  for i, slot in ipairs(self._def.slots) do
+    if slot.kind == "parameter" and is_under(slot.name, { part }) then
+      self._state:set_requires_grad(i, trainable)
+      known = true
+    end
+  end
+  return known
+end
+
+-- Freezes what train_depth leaves frozen; then what was opened or frozen part by part.
+local function freeze(self)
+  local open = open_parts_of(self._options, self._network)
+  for i, slot in ipairs(self._def.slots) do
+    if slot.kind == "parameter" then self._state:set_requires_grad(i, not open or is_under(slot.name, open)) end
+  end
+  for _, one in ipairs(self._parts) do set_part(self, one.part, one.trainable) end
+  keep_frozen_in_eval(self)
 end
 
 local function auto_layout(network, device)
@@ -273,16 +285,59 @@ local function layout_of(network, o)
   return o.layout == "auto" and auto_layout(network, device) or o.layout, device
 end
 
-local function finish(self, o)
-  local layout, device = layout_of(self._network, o)
-  self:to { device = device, dtype = o.dtype, layout = layout }
-  open_parts(self)
-  self.force = o.force
-  if o.found then
-    require("medxai.weights").load(self, o.found)
-    local of_run = o.found.described
-    self.start_run = of_run and { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
+-- Draws with a generator that begins at the model's seed, and leaves torch's own as it was.
+local function with_generator(seed, f)
+  if not seed then return f() end
+  local before = torch.get_rng_state()
+  torch.manual_seed(seed)
+  local ok, problem = pcall(f)
+  torch.set_rng_state(before)
+  before:close()
+  if not ok then error(problem, 0) end
+end
+
+-- Makes the tensors: drawn as torchvision draws them, then moved, then loaded from where the weights come.
+local function build(self)
+  local target = { device = self.device, dtype = self.dtype, layout = self.layout }
+  local o = self._options
+  rawset(self, "_state", self._def.native:state(#self._def.slots))
+  self.device, self.dtype, self.layout = "cpu", "float32", "nchw"
+  local ok, problem = pcall(core.memory.unscoped, function()
+    with_generator(o.seed, function() quietly(initialise, self, self._network, o.late) end)
+    self:to(target)
+    freeze(self)
+    if o.found then require("medxai.weights").load(self, o.found) end
+  end)
+  if ok then return self._state end
+  self._state:close()
+  self._state = nil
+  self.device, self.dtype, self.layout = target.device, target.dtype, target.layout
+  error(problem, 0)
+end
+
+-- Methods, and the tensors when they are first asked for.
+function Model:__index(key)
+  local value = Model[key]
+  if value == nil and key == "_state" then
+    if self._closed then check.fail(self.name, "the model is closed. Make a new one.") end
+    return build(self)
   end
+  return value
+end
+
+-- What a constructor knows before there are tensors. Without a seed the weights are drawn at once, from torch's generator as it
+-- is now; with one that generator begins at the seed, as if they had been.
+local function finish(self, o)
+  o.seed = o.seed or host.options.seed
+  self.layout, self.device = layout_of(self._network, o)
+  self.dtype, self.force = o.dtype, o.force
+  if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
+  local of_run = o.found and o.found.described
+  if of_run then
+    self.start_run = { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
+    model_file.belongs(self, o.found.run, of_run, model_file.check_model(self, o.found.run, of_run, o.force))
+  end
+  if o.seed then torch.manual_seed(o.seed) else build(self) end
   return self
 end
 
@@ -296,44 +351,12 @@ local function config_with(config, parts)
   return new
 end
 
--- A model that is only described: what a grid search needs to know of its cells before it builds any.
-local Described = { __name = "medxai.of_runmodel", __index = function(_, key)
-  check.fail("grid", "the training of a grid describes its model, data and options and returns them (got model.%s). Use the model after the search.", tostring(key))
-end }
-
--- Fields by rawset alone, so that anything else raises.
-local function described(network, o, graph_signature)
-  local found = o.found
-  local start = found and { kind = found.kind, sha256 = require("medxai.files").sha256_file(found.path) }
-    or { kind = "random", seed = o.seed }
-  local layout, device = layout_of(network, o)
-  local self = setmetatable({ name = network.name, classes = o.class_list, num_classes = #o.class_list,
-    config = o.config, layout = layout, device = device, dtype = o.dtype, start = start, described = true,
-    force = o.force, graph_signature = graph_signature or false, weights_of = false,
-    parameters = function() return {} end,
-    set_trainable = function(self, parts) rawset(self, "config", config_with(self.config, parts)) end }, Described)
-  if found and found.described then
-    local differs = model_file.check_model(self, found.run, found.described, o.force)
-    model_file.belongs(self, found.run, found.described, differs)
-  end
-  return self
-end
-
---- Runs f with constructors of models describing what they would build instead of building it.
-function model.describing(f, ...)
-  model.describe_only = true
-  local results = table.pack(pcall(f, ...))
-  model.describe_only = false
-  if not results[1] then error(results[2], 0) end
-  return table.unpack(results, 2, results.n)
-end
-
 local common = {
-  classes = { "table|integer", field = false },
-  weights = { "string|table" }, force = { "table", field = false },
+  classes = { "table|integer" },
+  weights = { "string|table", field = true }, force = { "table" },
   on_missing = { one_of = { "error", "scratch" }, default = "error" },
   layout = { one_of = { "auto", "nchw", "channels_last" } },
-  dtype = { one_of = { "float32", "float64" } },
+  dtype = { one_of = { "float32", "float64" }, field = true },
   device = { "string" }, seed = { "integer" },
 }
 
@@ -345,7 +368,7 @@ local renamed = {
 
 local function checked(what, options, spec)
   for _, old in ipairs(check.sorted_keys(renamed)) do
-    if type(options) == "table" and options[old] ~= nil and not rawequal(options, check.placeholder) then
+    if type(options) == "table" and options[old] ~= nil then
       check.fail(what, "option '%s' is now %s.", old, renamed[old])
     end
   end
@@ -360,11 +383,11 @@ local function with(spec, more)
 end
 
 local torchvision_spec = with(common, {
-  head = { one_of = { "thesis", "torchvision" } },
-  hidden = { "integer", min = 1 },
-  train_depth = { one_of = { 0, 1, 2, 3, "all" }, default = "all" },
-  frozen = { one_of = { "train", "eval" }, default = "train" },
-  dropout = { "number", min = 0, max = 1 },
+  head = { one_of = { "thesis", "torchvision" }, field = true },
+  hidden = { "integer", field = true, min = 1 },
+  train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all" },
+  frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
+  dropout = { "number", field = true, min = 0, max = 1 },
 })
 
 local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
@@ -404,14 +427,10 @@ function model.new(network, options)
   o.config = { network = network.name, classes = o.class_list }
   for _, key in ipairs(hashed) do o.config[key] = o[key] end
   if network.name ~= "inception_v3" then o.config.own_dropout = nil end
-  if model.describe_only then return described(network, o) end
   local g, x = graph.builder(network.name)
   local def = define(g, network.build(g, x, o))
-  local self = new_model(def, o, network)
-  seed_generator(o)
-  local function late(m) return o.head == "thesis" and not m.ghost and is_under(m.name, network.head_parts) end
-  quietly(initialise, self, network, late)
-  return finish(self, o)
+  function o.late(m) return o.head == "thesis" and not m.ghost and is_under(m.name, network.head_parts) end
+  return finish(new_model(def, o, network), o)
 end
 
 --- A network of one's own (see medxai.graph). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
@@ -419,9 +438,9 @@ end
 ---@return medxai.Model
 function model.own(options)
   local o = checked("network", options, with(common, {
-    name = { "string", required = true, field = false }, build = { "function", required = true },
-    size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string", field = false },
-    compare_layers = { "table", field = false }, head_parts = { "table", field = false },
+    name = { "string", required = true }, build = { "function", required = true },
+    size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string" },
+    compare_layers = { "table" }, head_parts = { "table" },
   }))
   o.train_depth, o.frozen = "all", "train"
   find_weights(o.name, o)
@@ -430,14 +449,12 @@ function model.own(options)
   local output, aux = o.build(g, x)
   if type(output) ~= "table" or not output.id then check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output)) end
   o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights, build = g:signature() }
-  if model.describe_only then return described({ name = o.name }, o, g:forward_signature()) end
+  function o.late() return false end
   local network = { name = o.name, size_px = o.size_px, resize_px = o.resize_px or o.size_px, cam_layer = o.cam_layer,
     compare_layers = o.compare_layers, head_parts = o.head_parts }
   local self = new_model(define(g, output, aux), o, network)
   self.graph_signature = g:forward_signature()
   if o.cam_layer then self:_id(o.cam_layer) end
-  seed_generator(o)
-  quietly(initialise, self, network, function() return false end)
   return finish(self, o)
 end
 
@@ -588,7 +605,8 @@ local function input(self, x)
 end
 
 local function tell_clamped(self)
-  check.warn(self.name, "libtorch %s has no bfloat16 gradient of ReLU6 on CPU: clamp(0, 6) runs instead, whose gradient at exactly 0 and 6 is 1, not 0.", torch_version)
+  check.warn(self.name, "libtorch %s has no bfloat16 gradient of ReLU6 on CPU: clamp(0, 6) runs instead, whose gradient at exactly 0 and 6 is 1, not 0.",
+    core.tensor.torch_version())
 end
 
 --- Logits (N, classes); in train mode of a network with an auxiliary branch also its logits.
@@ -621,7 +639,6 @@ local forward_spec = {
   x = { "tensor" }, outputs = { "table" }, override = { "table" }, base = { "table" }, grad_from = { "table" },
   guided = { "boolean|table" }, fold = { "boolean" }, each = { "function" },
 }
-for _, rule in pairs(forward_spec) do rule.field = false end
 
 --- A pass with named outputs.
 ---   x         the input; may be missing where base and override give all that is read
@@ -677,7 +694,7 @@ end
 -- ---- modes, parameters ----------------------------------------------------------------------------------------------------
 
 function Model:train()
-  self._state:drop_folded()
+  if rawget(self, "_state") then self._state:drop_folded() end
   self._training = true
   return self
 end
@@ -746,21 +763,36 @@ function Model:stays_in_eval(name) return self._open ~= nil and not is_under(nam
 function Model:version() return self._state:version() end
 
 --- Frees all tensors now; the model cannot be used afterwards.
-function Model:close() self._state:close() end
+function Model:close()
+  if rawget(self, "_state") then self._state:close() end
+  self._state, self._closed = nil, true
+end
 Model.__close = Model.close
+
+--- Frees all tensors now; when they are next needed they are made again as they were at the start.
+function Model:reset()
+  if rawget(self, "_state") then self._state:close() end
+  self._state, self._hashed = nil, nil
+  return self
+end
+
+--- Where the weights come from at the start, as plain data: { kind = "random", seed } or { kind = "ImageNet"|"file"|"run", sha256 }.
+function Model:start()
+  local found = self._options.found
+  if not found then return { kind = "random", seed = self._options.seed } end
+  return { kind = found.kind, sha256 = require("medxai.files").sha256_file(found.path) }
+end
 
 --- Freezes or opens single parts: parts = { ["features.28"] = true, classifier = false } by block or parameter name.
 ---@param parts table<string, boolean>
 function Model:set_trainable(parts)
+  local slots = self._def.slots
   for _, part in ipairs(check.sorted_keys(parts)) do
     local known = false
-    for i, slot in ipairs(self._def.slots) do
-      if slot.kind == "parameter" and is_under(slot.name, { part }) then
-        self._state:set_requires_grad(i, parts[part])
-        known = true
-      end
-    end
+    for _, slot in ipairs(slots) do known = known or slot.kind == "parameter" and is_under(slot.name, { part }) end
     if not known then check.known(self.name, "part", part, all_names(self._def)) end
+    self._parts[#self._parts + 1] = { part = part, trainable = parts[part] }
+    if rawget(self, "_state") then set_part(self, part, parts[part]) end
   end
   self.config = config_with(self.config, parts)
 end
@@ -771,7 +803,7 @@ end
 --- same, what they hold is new: build the optimizer afterwards.
 function Model:to(where)
   local o = check.options(self.name .. ": to", where, {
-    device = { "string" }, dtype = { one_of = { "float32", "float64", "bfloat16" }, field = false }, layout = { one_of = { "nchw", "channels_last" }, field = false },
+    device = { "string" }, dtype = { one_of = { "float32", "float64", "bfloat16" } }, layout = { one_of = { "nchw", "channels_last" } },
   })
   local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
   quietly(function()
@@ -826,7 +858,7 @@ end
 ---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
 ---@return table report { matched =, missing =, extra =, shape_differs = } lists of names
 function Model:load_state(source, options)
-  local o = check.options(self.name .. ": load_state", options, { strict = { "boolean", default = true, field = false }, what = { "string", field = false } })
+  local o = check.options(self.name .. ": load_state", options, { strict = { "boolean", default = true }, what = { "string" } })
   local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
   for i, slot in ipairs(self._def.slots) do
     local t = map[slot.name]
@@ -858,17 +890,19 @@ end
 ---@return medxai.Model
 function Model:clone()
   local copy = new_model(self._def, self._options, self._network)
+  local state = self._state
+  copy._state = self._def.native:state(#self._def.slots)
   for key, value in pairs(self) do
     if type(key) == "string" and key:sub(1, 1) ~= "_" then copy[key] = value end
   end
   copy._training = self._training
   quietly(function()
     for i in ipairs(self._def.slots) do
-      copy._state:set(i, self._state:get(i):detach():clone())
-      copy._state:set_requires_grad(i, self._state:requires_grad(i))
+      copy._state:set(i, state:get(i):detach():clone())
+      copy._state:set_requires_grad(i, state:requires_grad(i))
     end
   end)
-  copy._open = self._open
+  copy._open, copy._parts = self._open, table.move(self._parts, 1, #self._parts, 1, {})
   keep_frozen_in_eval(copy)
   return copy
 end
@@ -898,7 +932,7 @@ end
 ---@return medxai.Model
 function Model:randomize(options)
   local o = check.options(self.name .. ": randomize", options, {
-    from = { "string", field = false }, to = { "string", field = false }, only = { "string", field = false }, seed = { "integer", default = host.options.seed or 0 },
+    from = { "string" }, to = { "string" }, only = { "string" }, seed = { "integer", default = host.options.seed or 0 },
   })
   if (o.only == nil) == (o.to == nil) then check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.") end
   local first = self:_id(o.only or o.to)
@@ -968,7 +1002,7 @@ end
 ---@param options? table { depth = 2: how many levels of names are told apart }
 ---@return string
 function Model:summary(options)
-  local o = check.options(self.name .. ": summary", options, { depth = { "integer", default = 2, min = 1, field = false } })
+  local o = check.options(self.name .. ": summary", options, { depth = { "integer", default = 2, min = 1 } })
   local shapes, def = probe(self), self._def
   local last = {} -- part -> its last node
   local order = {}

@@ -15,7 +15,8 @@ local model_file = {}
 ---@field force table<string, boolean> settings that may differ
 ---@field differs string[] those of the model that do, in words
 
--- The settings, in the order in which they are told; `named`: what the option is called where it is not the key.
+-- The settings, in the order in which they are told; `named`: what the option is called where it is not the key;
+-- graph: of a network of one's own, a hash of what it computes.
 local of_model = { { "network" }, { "classes" }, { "head" }, { "hidden" }, { "transform_input" }, { "graph" },
   { "dtype" }, { "layout" } }
 local of_data = { { "size_px" }, { "resize_px" }, { "interpolation" }, { "channels" }, { "range" }, { "mean" },
@@ -43,11 +44,10 @@ end
 -- "cpu" or "cuda": of a device's name, or where that is nil of the one that --device says.
 local function kind_of(device) return (device or host.options.device or "cpu"):match "^%a+" end
 
--- A setting of a model, or of one that is only described.
 local function of_this_model(model, key)
   if key == "network" then return model.name end
-  if key == "graph" then return rawget(model, "graph_signature") or nil end
-  if key == "classes" or key == "dtype" or key == "layout" then return rawget(model, key) end
+  if key == "graph" then return model.graph_signature end
+  if key == "classes" or key == "dtype" or key == "layout" then return model[key] end
   return (model.config or {})[key]
 end
 
@@ -135,7 +135,7 @@ local function compare(run, setting, theirs, ours, force)
 end
 
 --- Raises unless a model is the one that its run's model.json describes.
----@param model table a model, or one that is only described
+---@param model medxai.Model
 ---@param run string
 ---@param described table
 ---@param force? table<string, boolean>
@@ -143,7 +143,7 @@ end
 function model_file.check_model(model, run, described, force)
   local list = {}
   for _, setting in ipairs(of_model) do
-    local theirs = theirs_of(described, setting[1], kind_of(rawget(model, "device")))
+    local theirs = theirs_of(described, setting[1], kind_of(model.device))
     list[#list + 1] = compare(run, setting, theirs, of_this_model(model, setting[1]), force or {})
   end
   return list

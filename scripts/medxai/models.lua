@@ -1,7 +1,6 @@
 -- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }.
 -- torchvision's parameter names, initial weights and forward order; see medxai.model for the options.
 local check = require "medxai.check"
-local plan = require "medxai.plan"
 
 ---@class medxai.Models
 ---@field squeezenet1_0 fun(options: table): medxai.Model
@@ -13,7 +12,7 @@ local plan = require "medxai.plan"
 ---@field vgg19 fun(options: table): medxai.Model
 local names = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
 
-local constructors = setmetatable({}, {
+return setmetatable({}, {
   __index = function(self, name)
     if name == "names" then return names end
     check.known("models", "network", name, names)
@@ -31,5 +30,3 @@ local constructors = setmetatable({}, {
     end
   end,
 })
-
-return plan.wrap("models", constructors)

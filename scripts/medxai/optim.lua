@@ -13,23 +13,23 @@ local optim = {}
 
 local kinds = {
   sgd = {
-    lr = { "number", required = true, min = 0 }, momentum = { "number", default = 0.0, min = 0 },
-    dampening = { "number", default = 0.0 }, weight_decay = { "number", default = 0.0, min = 0 },
+    lr = { "number", field = true, required = true, min = 0 }, momentum = { "number", field = true, default = 0.0, min = 0 },
+    dampening = { "number", default = 0.0 }, weight_decay = { "number", field = true, default = 0.0, min = 0 },
     nesterov = { "boolean", default = false },
   },
   adam = {
-    lr = { "number", default = 1e-3, min = 0 }, betas = { "table", default = { 0.9, 0.999 } }, eps = { "number", default = 1e-8, min = 0 },
-    weight_decay = { "number", default = 0.0, min = 0 }, amsgrad = { "boolean", default = false },
+    lr = { "number", field = true, default = 1e-3, min = 0 }, betas = { "table", default = { 0.9, 0.999 } }, eps = { "number", default = 1e-8, min = 0 },
+    weight_decay = { "number", field = true, default = 0.0, min = 0 }, amsgrad = { "boolean", default = false },
   },
   rmsprop = {
-    lr = { "number", default = 1e-2, min = 0 }, alpha = { "number", default = 0.99, min = 0 }, eps = { "number", default = 1e-8, min = 0 },
-    weight_decay = { "number", default = 0.0, min = 0 }, momentum = { "number", default = 0.0, min = 0 },
+    lr = { "number", field = true, default = 1e-2, min = 0 }, alpha = { "number", default = 0.99, min = 0 }, eps = { "number", default = 1e-8, min = 0 },
+    weight_decay = { "number", field = true, default = 0.0, min = 0 }, momentum = { "number", field = true, default = 0.0, min = 0 },
     centered = { "boolean", default = false },
   },
 }
 kinds.adamw = {}
 for name, rule in pairs(kinds.adam) do kinds.adamw[name] = rule end
-kinds.adamw.weight_decay = { "number", default = 1e-2, min = 0 }
+kinds.adamw.weight_decay = { "number", field = true, default = 1e-2, min = 0 }
 
 -- What a saved state must hold for each parameter that has one.
 local function state_entries(kind, o)
@@ -130,11 +130,11 @@ end
 local Spec = {}
 Spec.__index = Spec
 
--- A group's own options, checked like the common ones but without defaults, and never overridden from the command line.
+-- A group's own options, checked like the common ones but without defaults; fields of the command line do not reach them.
 local function group_options(self, group)
   local own, spec = {}, {}
   for key, value in pairs(group) do if key ~= "names" and key ~= "params" then own[key] = value end end
-  for name, rule in pairs(kinds[self.kind]) do spec[name] = { rule[1], min = rule.min, field = false } end
+  for name, rule in pairs(kinds[self.kind]) do spec[name] = { rule[1], min = rule.min } end
   own = check.options(self.kind, own, spec)
   local all = {}
   for name, value in pairs(self.options) do all[name] = value end
@@ -200,7 +200,7 @@ optim.rmsprop = describe "rmsprop"
 local rules = {}
 
 rules.step_lr = {
-  spec = { step_size = { "integer", required = true, min = 1 }, gamma = { "number", default = 0.1 } },
+  spec = { step_size = { "integer", field = true, required = true, min = 1 }, gamma = { "number", field = true, default = 0.1 } },
   next = function(s, o) return s.count % o.step_size == 0 and s.lr * o.gamma or s.lr end,
 }
 
@@ -211,7 +211,7 @@ local function times_listed(list, n)
 end
 
 rules.multistep_lr = {
-  spec = { milestones = { "table", required = true }, gamma = { "number", default = 0.1 } },
+  spec = { milestones = { "table", required = true }, gamma = { "number", field = true, default = 0.1 } },
   check = function(o)
     for i, v in ipairs(o.milestones) do
       if math.type(v) ~= "integer" or v < 1 then
@@ -274,8 +274,8 @@ rules.reduce_lr_on_plateau = {
 
 rules.warmup = {
   spec = {
-    epochs = { "integer", required = true, min = 1, field = false }, start_factor = { "number", default = 1 / 3, above = 0, max = 1 },
-    after = { "table", field = false },
+    epochs = { "integer", required = true, min = 1 }, start_factor = { "number", default = 1 / 3, above = 0, max = 1 },
+    after = { "table" },
   },
   check = function(o)
     if o.after and type(o.after.build) ~= "function" then

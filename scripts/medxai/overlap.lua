@@ -15,14 +15,14 @@ local overlap = {}
 local usual_metrics = { "auprc", "energy_inside", "pointing_game", "iou", "dice" }
 
 local spec = {
-  methods = { "table", required = true, field = false },
-  mask = { "string", default = "infection", field = false },
-  baselines = { "table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" }, field = false },
-  metrics = { "table", default = usual_metrics, field = false },
-  tune = { "table", field = false },
-  folds = { "integer", default = 5, min = 2, max = 100, field = false },
-  sizes = { "table", default = { 0.05, 0.2 }, field = false },
-  figures = { "boolean", default = true, field = false },
+  methods = { "table", required = true },
+  mask = { "string", default = "infection" },
+  baselines = { "table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" } },
+  metrics = { "table", default = usual_metrics },
+  tune = { "table" },
+  folds = { "integer", default = 5, min = 2, max = 100 },
+  sizes = { "table", default = { 0.05, 0.2 } },
+  figures = { "boolean", default = true },
 }
 
 -- Other options are run:explain's.
@@ -66,6 +66,11 @@ function overlap.check(options, model, split)
   end
   explain.check(explain_options(own, rest), model, split)
   return own, rest
+end
+
+--- Checks a call of run:overlap without making it (medxai.preflight).
+function overlap.check_call(unknown, _, model, split, options)
+  overlap.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
 end
 
 -- ---- the step -----------------------------------------------------------------------------------------------------------

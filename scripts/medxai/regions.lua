@@ -18,17 +18,17 @@ local regions = {}
 
 local specs = {
   quickshift = {
-    kernel_size = { "number", default = 4, min = 1, max = 100, field = false }, max_dist = { "number", default = 200, min = 0, field = false },
-    ratio = { "number", default = 0.2, min = 0, field = false }, sigma = { "number", default = 0, min = 0, max = 1000, field = false },
-    seed = { "integer", min = 0, field = false },
+    kernel_size = { "number", default = 4, min = 1, max = 100 }, max_dist = { "number", default = 200, min = 0 },
+    ratio = { "number", default = 0.2, min = 0 }, sigma = { "number", default = 0, min = 0, max = 1000 },
+    seed = { "integer", min = 0 },
   },
   slic = {
-    n_segments = { "integer", default = 10, min = 1, max = 1000000, field = false }, compactness = { "number", default = 10, above = 0, field = false },
-    sigma = { "number", default = 0, min = 0, max = 1000, field = false }, iterations = { "integer", default = 10, min = 1, max = 10000, field = false },
+    n_segments = { "integer", default = 10, min = 1, max = 1000000 }, compactness = { "number", default = 10, above = 0 },
+    sigma = { "number", default = 0, min = 0, max = 1000 }, iterations = { "integer", default = 10, min = 1, max = 10000 },
   },
-  grid = { rows = { "integer", default = 8, min = 1, field = false }, columns = { "integer", default = 8, min = 1, field = false } },
+  grid = { rows = { "integer", default = 8, min = 1 }, columns = { "integer", default = 8, min = 1 } },
   lung_zones = {},
-  file = { path = { "string", required = true, field = false } },
+  file = { path = { "string", required = true } },
 }
 local names = { "file", "grid", "lung_zones", "quickshift", "slic" }
 
@@ -247,7 +247,7 @@ end
 ---@param options? { background: integer, compat: string }
 ---@return any tensor (H, W) bool
 function regions.boundaries(labels, options)
-  local o = check.options("boundaries", options, { background = { "integer", default = 0, field = false }, compat = { one_of = { "scikit-image" }, field = false } })
+  local o = check.options("boundaries", options, { background = { "integer", default = 0 }, compat = { one_of = { "scikit-image" } } })
   return core.segment.boundaries(labels:to { device = "cpu", dtype = "int64" }:contiguous(), o.background, o.compat ~= nil):ne(0)
 end
 

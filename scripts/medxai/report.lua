@@ -10,13 +10,13 @@ local host = require "medxai.host"
 local report = {}
 
 local spec = {
-  title = { "string", field = false },
-  question = { "string", field = false },
-  notes = { "string", field = false },
+  title = { "string" },
+  question = { "string" },
+  notes = { "string" },
 }
 
---- Checks the options of a run:report.
-function report.check(options) return check.options("report", options, spec) end
+--- Checks a call of run:report without making it (medxai.preflight).
+function report.check_call(_, _, options) check.options("report", options, spec) end
 
 local text, value, number = html.text, html.value, html.number
 
@@ -460,7 +460,7 @@ end
 ---@param options? table title, question, notes
 ---@return string path of report.html
 function report.write(run, options)
-  options = report.check(options)
+  options = check.options("report", options, spec)
   local page = open_page(run, options)
   local path = run.dir .. "/report.html"
   local step = run:step("report", inputs_of(page, options))

@@ -7,8 +7,8 @@ local removal = require "medxai.removal"
 local road = {}
 
 road.options = {
-  percentiles = { "table", default = { 25, 50, 75 }, field = false },
-  imputer = { "string", default = "noisy_linear(0.01)", field = false },
+  percentiles = { "table", default = { 25, 50, 75 } },
+  imputer = { "string", default = "noisy_linear(0.01)" },
 }
 
 --- Checks the options of a metric of this family.

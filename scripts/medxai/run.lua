@@ -6,25 +6,31 @@ local canon = require "medxai.canon"
 local check = require "medxai.check"
 local files = require "medxai.files"
 local host = require "medxai.host"
-local plan = require "medxai.plan"
 local Step = require "medxai.step"
 
 ---@class medxai.Run
 ---@field name string
 ---@field dir string the run's folder
 ---@field seed integer
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: table): table see fit.lua
+---@field grid fun(self: medxai.Run, options: table): medxai.Search see grid.lua
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: table): table see evaluate.lua
+---@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
+---@field report fun(self: medxai.Run, options?: table): string see report.lua
 local Run = {}
 Run.__index = Run
 
 local command_seed = (host.options or {}).seed -- before any run writes its own there
-local runs = {} -- name -> run of this process, for the planning pass
+local runs = {} -- name -> run of this process
 local heartbeat_seconds = 10.0
 
 local spec = {
-  name = { "string", required = true, field = false },
-  seed = { "integer", default = 42, min = 0, field = false },
-  seeds = { "table" },
-  out = { "string", field = false },
+  name = { "string", required = true },
+  seed = { "integer", default = 42, min = 0 },
+  seeds = { "table", field = true },
+  out = { "string" },
 }
 
 -- What a run writes; the only things that --overwrite removes.
@@ -59,23 +65,26 @@ local function seed_and_folder(options)
   return seed, seeds.folder(dir, seed)
 end
 
+--- The options of a run, checked.
+function Run.check(options)
+  options = check.options("run", options, spec)
+  if type(options.name) == "string" and not options.name:find("^[%w_][%w_%.%-]*$") then
+    check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
+  end
+  return options
+end
+
 --- Begins a run (xai.run). Nothing is written before its first step.
 ---@param options { name: string, seed?: integer, seeds?: integer[], out?: string }
 ---@return medxai.Run
 function Run.new(options)
-  options = check.options("run", options, spec)
-  if rawequal(options.name, plan.placeholder) then return plan.placeholder end
-  if not options.name:find("^[%w_][%w_%.%-]*$") then
-    check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
-  end
+  options = Run.check(options)
   if runs[options.name] then
-    if plan.active then return runs[options.name] end
     check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
   end
   local seed, dir = seed_and_folder(options)
   local run = setmetatable({ name = options.name, seed = seed, dir = dir, begun = false,
     config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
-  if plan.active then return run end
   runs[options.name] = run
   host.options.seed = run.seed -- models and explainers take their seed from there
   math.randomseed(run.seed)
@@ -92,8 +101,9 @@ end
 local function refuse_foreign(dir)
   if not files.exists(dir) then return end
   if not files.is_folder(dir) then check.fail("run", "'%s' is a file (expected a folder). Give another --out.", dir) end
-  if is_run(dir) then return end
-  for _, name in ipairs(files.list(dir)) do
+  local names = files.list(dir)
+  if is_run(dir) then return end -- after the list: another process may be just about to begin the run
+  for _, name in ipairs(names) do
     if name ~= "." and name ~= ".." and name ~= ".lock" then
       check.fail("run", "'%s' holds other files (%s) and no run. Give another --out.", dir, name)
     end
@@ -469,6 +479,9 @@ end
 function Run:check_data(data)
   if data.checked then return end
   local found = data:check()
+  self.checked = self.checked or {}
+  if self.checked[data:native()] then return end -- another data set of the same pictures
+  self.checked[data:native()] = true
   if not host.options.quiet then io.stderr:write(found.text, "\n") end
 end
 
@@ -492,95 +505,31 @@ end
 
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
--- While planning, a step only checks; otherwise it runs.
-local function stepping(module, entry)
-  return function(self, ...)
-    local f = require(module)[entry]
-    if not plan.active then return f(self, ...) end
-    local arguments = table.pack(...)
-    plan.checking(function() f(self, table.unpack(arguments, 1, arguments.n)) end)
-    return plan.placeholder
-  end
-end
+-- What run:<name> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
+-- argument that is `unknown` is left out (medxai.preflight). begins: it is told in the status file from the start; logs: TensorBoard
+-- gets its figures.
+Run.steps = {
+  fit = { "medxai.fit", "run" },
+  grid = { "medxai.grid", "run" },
+  evaluate = { "medxai.evaluate", "run" },
+  cross_evaluate = { "medxai.cross_evaluate", "run" },
+  explain = { "medxai.explain", "run", begins = true, logs = true },
+  overlap = { "medxai.overlap", "run", begins = true },
+  report = { "medxai.report", "write", begins = true },
+}
 
---- Trains a model: cross entropy, best validation weights restored and saved.
----@param model table
----@param data table
----@param options table see fit.lua
-Run.fit = stepping("medxai.fit", "run")
-
---- Searches for the best training among combinations of fields.
----@param options table see grid.lua
-function Run:grid(options)
-  local f = require("medxai.grid").run
-  if not plan.active then return f(self, options) end
-  plan.checking(f, self, options)
-  return plan.placeholder
-end
-
---- Judges a model on a split.
----@param model table
----@param split table
----@param options? table see evaluate.lua
-Run.evaluate = stepping("medxai.evaluate", "run")
-
---- Judges several models on several kinds of input, each on each.
----@param options table see evaluate.lua
-Run.cross_evaluate = stepping("medxai.evaluate", "cross")
-
---- Explains a model's answers.
----@param model table
----@param split table
----@param options table see explain.lua
-function Run:explain(model, split, options)
-  local explain = require "medxai.explain"
-  if not plan.active then
+for verb, step in pairs(Run.steps) do
+  Run[verb] = function(self, ...)
+    local f = require(step[1])[step[2]]
+    if not step.begins then return f(self, ...) end
     self:prepare()
     self:begin()
-    self:heartbeat("explain")
-    local clock <close> = self:clock("explain")
-    local result = explain.run(self, model, split, options)
-    if self.busy then log_figures(self, result) end
+    self:heartbeat(verb)
+    local clock <close> = self:clock(verb)
+    local result = f(self, ...)
+    if step.logs and self.busy then log_figures(self, result) end
     return result
   end
-  local known = not rawequal(model, plan.placeholder) and model or nil
-  local data = not rawequal(split, plan.placeholder) and split or nil
-  plan.checking(function() explain.check(options, known, data) end)
-  return plan.placeholder
-end
-
---- Compares maps with a mask that a radiologist drew.
----@param model table
----@param split table
----@param options table see overlap.lua
-function Run:overlap(model, split, options)
-  local overlap = require "medxai.overlap"
-  if not plan.active then
-    self:prepare()
-    self:begin()
-    self:heartbeat("overlap")
-    local clock <close> = self:clock("overlap")
-    return overlap.run(self, model, split, options)
-  end
-  local known = not rawequal(model, plan.placeholder) and model or nil
-  local data = not rawequal(split, plan.placeholder) and split or nil
-  plan.checking(function() overlap.check(options, known, data) end)
-  return plan.placeholder
-end
-
---- Writes report.html.
----@param options? table see report.lua
-function Run:report(options)
-  local report = require "medxai.report"
-  if plan.active then
-    if report.check then plan.checking(report.check, options) end
-    return plan.placeholder
-  end
-  self:prepare()
-  self:begin()
-  self:heartbeat("report")
-  local clock <close> = self:clock("report")
-  return report.write(self, options)
 end
 
 return Run

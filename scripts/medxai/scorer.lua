@@ -18,8 +18,8 @@ Scorer.__index = Scorer
 local checked_images = 8 -- bf16: so many are evaluated in float32 as well
 
 local spec = {
-  budget_mb = { "number", default = 1024, above = 0, field = false }, deterministic = { "boolean", default = false, field = false },
-  precision = { one_of = { "float32", "bf16" }, default = "float32", field = false }, chunk = { "integer", min = 1, field = false },
+  budget_mb = { "number", default = 1024, above = 0 }, deterministic = { "boolean", default = false },
+  precision = { one_of = { "float32", "bf16" }, default = "float32" }, chunk = { "integer", min = 1 },
 }
 
 --- A scorer of a model in eval mode. Options: budget_mb, memory for one chunk; deterministic: chunks of 8, the last one padded,

@@ -5,7 +5,6 @@
 local check = require "medxai.check"
 local files = require "medxai.files"
 local host = require "medxai.host"
-local plan = require "medxai.plan"
 
 local seeds = { current = nil }
 
@@ -101,7 +100,6 @@ end
 function seeds.run(dir, list, close_runs)
   list = checked(list)
   if seeds.current then return seeds.current end
-  if plan.active then return list[1] end
   if not host.script or host.script == "stdin" or host.script == "(command line)" then
     check.fail("run", "seeds needs an experiment in a file, which is run once for each (got %s).", tostring(host.script))
   end

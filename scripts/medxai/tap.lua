@@ -37,6 +37,24 @@ end
 
 local in_place = { relu = true, relu_ = true, relu6 = true, hardtanh = true, silu = true }
 
+local flattens, reshapes = { flatten = true }, { view = true, reshape = true, unflatten = true }
+
+--- Raises where a layer comes after a flatten, which leaves no grid to draw a map on.
+function tap.check_before_flatten(model, layer)
+  local seen, open, flat = {}, { layer }, nil
+  for _, name in ipairs(open) do -- it grows meanwhile
+    local node = model:node(name)
+    if reshapes[node.op] then return end -- a grid may have been made again
+    if flattens[node.op] then flat = node.name end
+    for _, input in ipairs(node.inputs) do
+      if not seen[input] then seen[input], open[#open + 1] = true, input end
+    end
+  end
+  if not flat then return end
+  check.fail("explain", "layer '%s' has no spatial extent (it comes after '%s'). Choose one with a grid, for instance '%s'.", layer, flat,
+    tostring(model.cam_layer))
+end
+
 --- The node whose value overwrites the layer's where rectifiers work in place, as in torchvision on a CPU; or the layer itself.
 function tap.aliased(model, layer)
   for _, reader in ipairs(model:readers(layer)) do

@@ -60,7 +60,7 @@ function target.parse(spec, classes, usual)
   local as = usual or "logit"
   if type(spec) == "table" then
     local options = check.options("target", { as = spec.as, what = spec[1] },
-      { as = { one_of = { "logit", "softmax" }, default = as, field = false }, what = { "string|integer", default = "predicted", field = false } })
+      { as = { one_of = { "logit", "softmax" }, default = as }, what = { "string|integer", default = "predicted" } })
     for _, key in ipairs(check.sorted_keys(spec)) do
       if key ~= 1 and key ~= "as" then check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key)) end
     end

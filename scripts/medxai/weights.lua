@@ -43,11 +43,7 @@ function weights.folders()
   return list
 end
 
-local function hash_fits(path, name)
-  local digest, why = require("medxai.core").image.sha256_file(path)
-  if not digest then check.fail("weights", "%s.", why) end
-  return digest:sub(1, 8) == name:match "%-(%x+)%.pth$"
-end
+local function hash_fits(path, name) return files.sha256_file(path):sub(1, 8) == name:match "%-(%x+)%.pth$" end
 
 -- The cached file of a network, or nil.
 local function cached(network)
@@ -310,7 +306,7 @@ local function check_hash(model, found)
     files.join(files.folder(found.path) or ".", "model.json"), hash:sub(1, 12), described.weights_sha256:sub(1, 12))
 end
 
---- Loads what weights.find found into a model. A run must have been trained with the model's settings.
+--- Loads what weights.find found into a model, whose settings have been compared with a run's (model_file.check_model).
 ---@param model table
 ---@param found table
 ---@return medxai.Match report with .path
@@ -318,12 +314,10 @@ function weights.load(model, found)
   if found.kind == "ImageNet" then
     return load_file(model, found.path, { kind = found.kind, optional = in_head(model) })
   end
-  local differs = found.described and model_file.check_model(model, found.run, found.described, model.force)
   local report = load_file(model, found.path,
     { kind = found.kind, set = found.set, strict = found.strict, optional = in_auxiliary })
   if found.described then
     check_hash(model, found)
-    model_file.belongs(model, found.run, found.described, differs)
   elseif found.kind == "run" then
     check.warn("weights", "the run '%s' has no model.json: with what settings it was trained is not known, and is not "
       .. "compared.", found.run)

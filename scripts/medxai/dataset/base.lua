@@ -31,17 +31,17 @@ local augment_default = { flip = 0, rotate_deg = 5, shift = 0.04, scale = 0.05, 
 function base.spec(own)
   local spec = {
     root = { "string", field = "data" },
-    size_px = { "integer", default = 224, min = 16, max = 4096 },
-    resize_px = { "integer", min = 16, max = 8192 },
-    mask = { one_of = base.mask_modes, default = "none" },
+    size_px = { "integer", field = true, default = 224, min = 16, max = 4096 },
+    resize_px = { "integer", field = true, min = 16, max = 8192 },
+    mask = { one_of = base.mask_modes, field = true, default = "none" },
     mean = { "table" },
     std = { "table" },
-    augment = { "boolean|table", default = false },
+    augment = { "boolean|table", field = true, default = false },
     cache_mb = { "number", min = 0 },
     white_16bit = { "integer", default = 65535, min = 1, max = 65535 },
-    limit = { "integer", min = 1 },
-    labels = { one_of = { "true", "permuted" }, default = "true" },
-    skip = { "string|table" },
+    limit = { "integer", field = true, min = 1 },
+    labels = { one_of = { "true", "permuted" }, field = true, default = "true" },
+    skip = { "string|table", field = true },
   }
   for key, rule in pairs(own or {}) do
     if rule == false then spec[key] = nil else spec[key] = rule end
@@ -114,7 +114,7 @@ end
 ---@param places integer[]
 ---@param options? { channels_last: boolean }
 function Split:batch(places, options)
-  options = check.options("batch", options, { channels_last = { "boolean", default = false, field = false } })
+  options = check.options("batch", options, { channels_last = { "boolean", default = false } })
   local x, y = self.data:native():batch(native_indices(self, places, "batch"), options.channels_last)
   return to_batch(x, y, places, options.channels_last)
 end
@@ -255,16 +255,16 @@ Loader.__close = loader_methods.close
 Loader.__gc = loader_methods.close
 
 local loader_spec = {
-  batch = { "integer", default = 32, min = 1, field = false },
-  shuffle = { "boolean", default = false, field = false },
-  seed = { "integer", field = false },
-  epoch = { "integer", default = 0, field = false },
-  augment = { "boolean", default = false, field = false },
-  threads = { "integer", min = 1, max = 256, field = false },
-  depth = { "integer", default = 3, min = 1, max = 1024, field = false },
-  drop_last = { "boolean", default = false, field = false },
-  channels_last = { "boolean", default = false, field = false },
-  order = { "table", field = false },
+  batch = { "integer", default = 32, min = 1 },
+  shuffle = { "boolean", default = false },
+  seed = { "integer" },
+  epoch = { "integer", default = 0 },
+  augment = { "boolean", default = false },
+  threads = { "integer", min = 1, max = 256 },
+  depth = { "integer", default = 3, min = 1, max = 1024 },
+  drop_last = { "boolean", default = false },
+  channels_last = { "boolean", default = false },
+  order = { "table" },
 }
 
 local function default_threads()
@@ -305,17 +305,45 @@ end
 
 function Dataset:native_module() return require("medxai.core").loader end
 
--- The native set of all pictures, made when the first is needed.
+local sets = setmetatable({}, { __mode = "v" }) -- what decides the pictures, as a hash -> native set, for as long as a data set uses it
+
+-- Everything that decides a data set's pictures: how they are prepared, and the files with their sizes and times of change.
+local function fingerprint(data, options)
+  local canon, file, hash = require "medxai.canon", require "medxai.file", require("medxai.core").image.sha256_stream()
+  hash:update(canon.write(options))
+  local function add(path)
+    local stat = path and not data.drawn and file.stat(path:sub(1, 1) == "/" and path or options.root .. "/" .. path)
+    hash:update(string.format("%s\0%d\0%.17g\0", path or "", stat and stat.bytes or 0, stat and stat.mtime or 0))
+  end
+  for _, split in ipairs(data.splits) do
+    for _, item in ipairs(split.items) do
+      add(item.path)
+      add(item.lungs)
+      hash:update(string.format("%d %d\0", item.label or -1, item.number or -1))
+    end
+  end
+  return hash:hex()
+end
+
+-- The native set of all pictures, made when the first is needed. Data sets of the same pictures share one: the cells of a
+-- search decode and keep them once.
 function Dataset:native()
   if self.set then return self.set end
-  local set = self:native_module().set {
+  local options = {
     root = self.root or "", resize_px = not self.drawn and self.resize_px or 0, size_px = self.size_px, mask = self.apply_mask and self.mask or "none",
-    white16 = self.white_16bit, cache_bytes = self.cache_bytes, mean = self.mean, std = self.std, phantom = self.drawn,
+    white16 = self.white_16bit, mean = self.mean, std = self.std, phantom = self.drawn,
   }
+  local key = fingerprint(self, options)
+  options.cache_bytes = self.cache_bytes
+  local shared = sets[key]
+  local set, index = shared or self:native_module().set(options), 0
   for _, split in ipairs(self.splits) do
-    for _, item in ipairs(split.items) do item.index = set:add(item.path, item.lungs, item.label or -1, item.number) end
+    for _, item in ipairs(split.items) do
+      index = index + 1
+      item.index = shared and index or set:add(item.path, item.lungs, item.label or -1, item.number)
+    end
   end
-  self.set = set
+  self.set, sets[key] = set, set
   return set
 end
 
@@ -383,7 +411,7 @@ end
 
 local augment_spec = {}
 for key in pairs(augment_default) do
-  augment_spec[key] = { "number", default = 0, min = 0, max = key == "rotate_deg" and 180 or 1, field = false }
+  augment_spec[key] = { "number", default = 0, min = 0, max = key == "rotate_deg" and 180 or 1 }
 end
 
 local function augment_of(what, value)

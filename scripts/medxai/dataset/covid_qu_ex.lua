@@ -11,7 +11,7 @@ local folder_of = { train = "Train", val = "Val", test = "Test", small_test = "S
 local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Segmentation Data" }
 
 local spec = base.spec {
-  part = { one_of = { "lung", "infection" }, default = "lung" },
+  part = { one_of = { "lung", "infection" }, field = true, default = "lung" },
 }
 
 local function has_split(folder)

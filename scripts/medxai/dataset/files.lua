@@ -8,9 +8,9 @@ local listing = require "medxai.dataset.listing"
 local spec = base.spec {
   root = false, skip = false,
   paths = { "string|table", required = true, field = "data" },
-  label = { "string|integer|table", field = false },
-  classes = { "table", field = false },
-  lungs = { "string|table", field = false },
+  label = { "string|integer|table" },
+  classes = { "table" },
+  lungs = { "string|table" },
 }
 
 -- files "a.png" and files { "a.png", size_px = 128 } become files { paths = ... }.

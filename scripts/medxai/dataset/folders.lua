@@ -83,8 +83,8 @@ local function masked_root(root, part)
 end
 
 local function read(what, options, prefix, masked)
-  local own = { classes = { "table", field = false } }
-  if masked then own.mask, own.part = false, { one_of = { "lung", "infection" }, default = "lung" } end
+  local own = { classes = { "table" } }
+  if masked then own.mask, own.part = false, { one_of = { "lung", "infection" }, field = true, default = "lung" } end
   local o = check.options(what, options, base.spec(own))
   local root, items, notes, input_mask = listing.root(what, o.root), {}, {}, nil
   if masked then root, input_mask = masked_root(root, o.part) end

@@ -11,7 +11,7 @@ local listing = require "medxai.dataset.listing"
 local spec = base.spec {
   root = false,
   csv = { "string", required = true, field = "data" },
-  classes = { "table", field = false },
+  classes = { "table" },
 }
 
 local split_of = { train = "train", training = "train", val = "val", valid = "val", validation = "val", test = "test", testing = "test", small_test = "small_test" }

@@ -9,10 +9,10 @@ local classes = { "clear", "nodule", "opacity" }
 
 local spec = base.spec {
   root = false, resize_px = false, white_16bit = false, skip = false,
-  n_train = { "integer", default = 600, min = 0 },
-  n_val = { "integer", default = 150, min = 0 },
-  n_test = { "integer", default = 150, min = 0 },
-  seed = { "integer", default = 42, field = false },
+  n_train = { "integer", field = true, default = 600, min = 0 },
+  n_val = { "integer", field = true, default = 150, min = 0 },
+  n_test = { "integer", field = true, default = 150, min = 0 },
+  seed = { "integer", default = 42 },
   contrast = { "number", default = 1, min = 0 },
   marker = { "number|table" },
 }
@@ -33,7 +33,7 @@ end
 local function marker_of(value)
   if value == nil then return nil end
   if type(value) == "number" then return { rate = rates(value), tells = true } end
-  local m = check.options("phantom: marker", value, { rate = { "number|table", required = true, field = false }, tells = { "boolean", default = true, field = false } })
+  local m = check.options("phantom: marker", value, { rate = { "number|table", required = true }, tells = { "boolean", default = true } })
   return { rate = rates(m.rate), tells = m.tells }
 end
 

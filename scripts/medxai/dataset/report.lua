@@ -232,7 +232,7 @@ end
 ---@param data medxai.Dataset
 ---@param options? { threads?: integer }
 function report.check(data, options)
-  local o = check.options("data:check", options, { threads = { "integer", min = 1, max = 256, field = false } })
+  local o = check.options("data:check", options, { threads = { "integer", min = 1, max = 256 } })
   if data.checked then return data.checked end
   local started = host.now()
   local items, indices, groups, set = all_items(data)

@@ -65,14 +65,14 @@ return {
     { fact = "spread", title = "error of the weights", percent = true },
     { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" } },
   options = {
-    samples = { "integer", default = 1000, min = 2 }, regions = { "string|table|function", default = "quickshift", field = false },
-    hide = { "string", default = "segment_mean", field = false }, top_labels = { "integer", default = 3, min = 1, field = false },
-    num_features = { "integer", default = 100000, min = 1, field = false }, kernel_width = { "number", default = 0.25, above = 0, field = false },
-    feature_selection = { one_of = surrogate.selections, default = "auto", field = false }, alpha = { "number", default = 1, above = 0, field = false },
-    design = { one_of = coalitions.designs, default = "plain", field = false }, stop_error = { "number", above = 0, field = false },
-    seeds = { "integer", default = 1, min = 1, max = 100, field = false }, rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false },
-    quickshift_seed = { one_of = { "own", "drawn" }, default = "own", field = false },
-    precision = { one_of = { "float32", "bf16" }, default = "float32", field = false },
+    samples = { "integer", field = true, default = 1000, min = 2 }, regions = { "string|table|function", default = "quickshift" },
+    hide = { "string", default = "segment_mean" }, top_labels = { "integer", default = 3, min = 1 },
+    num_features = { "integer", default = 100000, min = 1 }, kernel_width = { "number", default = 0.25, above = 0 },
+    feature_selection = { one_of = surrogate.selections, default = "auto" }, alpha = { "number", default = 1, above = 0 },
+    design = { one_of = coalitions.designs, default = "plain" }, stop_error = { "number", above = 0 },
+    seeds = { "integer", default = 1, min = 1, max = 100 }, rng = { one_of = { "keyed", "numpy" }, default = "keyed" },
+    quickshift_seed = { one_of = { "own", "drawn" }, default = "own" },
+    precision = { one_of = { "float32", "bf16" }, default = "float32" },
   },
   check = function(o)
     o.regions, o.hide = regions.parse(o.regions), removal.parse(o.hide).id

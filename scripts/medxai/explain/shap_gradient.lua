@@ -71,14 +71,14 @@ return {
     { fact = "standard_error", title = "standard error over samples", short = "std. error", percent = true },
     { fact = "change_half", title = "moved since half of the samples", short = "since half", percent = true } },
   options = {
-    samples = { "integer", default = 200, min = 2, field = false },
+    samples = { "integer", default = 200, min = 2 },
     -- "train": images of the training split; "split": the first of the explained one, as in the thesis; or a tensor (N, 3, H, W)
-    background = { "string|tensor", default = "train", field = false },
-    background_count = { "integer", default = 32, min = 1, field = false },
-    form = { one_of = { "difference", "activation" }, default = "difference", field = false }, -- at a layer
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false }, -- "numpy": shap's draws for one image with rseed the run's seed
-    variances = { "boolean", default = false, field = false },                 -- keep every channel's value and shap's variance as arrays
-    ranked_outputs = { "integer", default = 3, min = 1, field = false },       -- how many of the largest outputs are explained beside the target
+    background = { "string|tensor", default = "train" },
+    background_count = { "integer", default = 32, min = 1 },
+    form = { one_of = { "difference", "activation" }, default = "difference" }, -- at a layer
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed" }, -- "numpy": shap's draws for one image with rseed the run's seed
+    variances = { "boolean", default = false },                 -- keep every channel's value and shap's variance as arrays
+    ranked_outputs = { "integer", default = 3, min = 1 },       -- how many of the largest outputs are explained beside the target
   },
   check = function(o)
     if type(o.background) == "string" then check.known("shap_gradient", "background", o.background, { "train", "split" }) end

@@ -47,16 +47,16 @@ return {
   rng = "shap_kernel@1",
   honesty = { { fact = "change_half", title = "moved without half of the random subsets", short = "without half", percent = true }, shap.bf16_honesty },
   options = {
-    samples = { "integer|string", default = 70, min = 1, field = false },              -- subsets, never more than there are; "auto": shap's 2 x regions + 2048
-    regions = { "string|table|function", default = { "slic", n_segments = 10 }, field = false },
-    hide = { "string", default = "white", field = false },                             -- what hidden regions show (removal.lua)
-    l1_reg = { "string|number", default = "num_features(10)", field = false },         -- features kept: also "auto" (shap before 0.47), "aic", "bic", "none", a lasso's alpha
-    scaling = { one_of = { "deviation", "none", "unit" }, default = "deviation", field = false }, -- of aic, bic, auto; shap 0.41: "none", with scikit-learn before 1.2 "unit"
-    design = { one_of = { "shap", "balanced" }, default = "shap", field = false },     -- "balanced": antithetic pairs, sizes alike, features in turn: fewer passes
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed", field = false },         -- "numpy": numpy.random.seed(the run's seed) before each image
-    compat = { one_of = { "thesis" }, field = false },
-    ranked_outputs = { "integer", default = 3, min = 1, field = false },               -- how many of the largest outputs are explained beside the target
-    precision = { one_of = { "float32", "bf16" }, default = "float32", field = false },
+    samples = { "integer|string", default = 70, min = 1 },              -- subsets, never more than there are; "auto": shap's 2 x regions + 2048
+    regions = { "string|table|function", default = { "slic", n_segments = 10 } },
+    hide = { "string", default = "white" },                             -- what hidden regions show (removal.lua)
+    l1_reg = { "string|number", default = "num_features(10)" },         -- features kept: also "auto" (shap before 0.47), "aic", "bic", "none", a lasso's alpha
+    scaling = { one_of = { "deviation", "none", "unit" }, default = "deviation" }, -- of aic, bic, auto; shap 0.41: "none", with scikit-learn before 1.2 "unit"
+    design = { one_of = { "shap", "balanced" }, default = "shap" },     -- "balanced": antithetic pairs, sizes alike, features in turn: fewer passes
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed" },         -- "numpy": numpy.random.seed(the run's seed) before each image
+    compat = { one_of = { "thesis" } },
+    ranked_outputs = { "integer", default = 3, min = 1 },               -- how many of the largest outputs are explained beside the target
+    precision = { one_of = { "float32", "bf16" }, default = "float32" },
   },
   check = function(o)
     shap.check("shap_kernel", o)

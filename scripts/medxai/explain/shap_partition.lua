@@ -68,14 +68,14 @@ return {
   one_by_one = true,
   honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half", percent = true }, shap.bf16_honesty },
   options = {
-    evals = { "integer", default = 1000, min = 3, field = false },         -- evaluations of the network an image, the two ends included
-    hide = { "string", default = "blur(128,128)", field = false },         -- what hidden pixels show (removal.lua)
-    fixed_context = { "integer", min = 0, max = 1, field = false },        -- nil: a box's outside shown and hidden, half each; 0: hidden; 1: shown
-    queue_batch = { "integer", default = 32, min = 1, field = false },     -- evaluations between two looks at the queue: another number changes the values
-    ranked_outputs = { "integer", default = 3, min = 1, field = false },   -- how many of the largest outputs are explained beside the target
-    regions = { "string|table|function", field = false },                  -- leaves are these regions (regions.lua), not pixels
-    tree = { "table", field = false },                                     -- over them: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; nil: halved by place
-    precision = { one_of = { "float32", "bf16" }, default = "float32", field = false },
+    evals = { "integer", field = true, default = 1000, min = 3 },         -- evaluations of the network an image, the two ends included
+    hide = { "string", default = "blur(128,128)" },         -- what hidden pixels show (removal.lua)
+    fixed_context = { "integer", min = 0, max = 1 },        -- nil: a box's outside shown and hidden, half each; 0: hidden; 1: shown
+    queue_batch = { "integer", default = 32, min = 1 },     -- evaluations between two looks at the queue: another number changes the values
+    ranked_outputs = { "integer", default = 3, min = 1 },   -- how many of the largest outputs are explained beside the target
+    regions = { "string|table|function" },                  -- leaves are these regions (regions.lua), not pixels
+    tree = { "table" },                                     -- over them: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; nil: halved by place
+    precision = { one_of = { "float32", "bf16" }, default = "float32" },
   },
   check = function(o)
     shap.check("shap_partition", o)

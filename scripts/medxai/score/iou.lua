@@ -12,7 +12,7 @@ return {
   unit = "share",
   needs = { mask = true },
   negatives = "cut to 0",
-  options = { at = { "table", default = cuts.usual, field = false } },
+  options = { at = { "table", default = cuts.usual } },
   many = "at",
   check = function(options, name) cuts.check(name, options.at) end,
   values = cuts.names,

@@ -23,7 +23,7 @@ return {
   axis = "share of images whose prediction changes without the marked pixels",
   needs = { model = true },
   negatives = "not marked",
-  options = { hide = { "string", default = "noisy_linear(0.01)", field = false } },
+  options = { hide = { "string", default = "noisy_linear(0.01)" } },
   check = function(options, name) options.hide = removal.without_regions(name, options.hide).id end,
   measure = function(map, ctx, options)
     local marked = map:gt(0)
