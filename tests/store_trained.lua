@@ -331,6 +331,10 @@ t.test("the check before training compares data with the weights' run, but for w
   t.equal(r.code, 1)
   t.ok(r.err:find("has size_px 48 (here: 40)", 1, true), r.err)
   t.ok(not files.exists(dir .. "/runs/second/weights.pt"), "it was found after the training")
-  r = go(dir, "third", explained "47 + trained.epochs") -- 48: what the check cannot know
+  local later = explained "47 + trained.epochs" -- 48: what the check cannot know; it goes on to the next line
+  r = go(dir, "third", later .. "\nrun:report { titel = 'x' }")
+  t.ok(r.err:find("report: unknown option 'titel'. Did you mean 'title'?", 1, true), r.err)
+  t.ok(not files.exists(dir .. "/runs/third/weights.pt"), "it was found after the training")
+  r = go(dir, "fourth", later)
   t.equal(r.code, 0, r.err)
 end)
