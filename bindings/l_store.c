@@ -1,5 +1,6 @@
 /* l_store.c: medxai.core.store: files of tensors to and from Lua values. store.lua gives them their names and rules.
- *   read(path, what) -> tree, format, order     order[table] = its keys as the file has them
+ *   read(path, what) -> tree, format, order, skipped     order[table] = its keys as the file has them; skipped: a list
+ *     of texts, the objects that are not read ("args (argparse.Namespace)"). What the file shares is shared here.
  *   write_pt(path, what, node)                   node: see store.lua; write_safetensors(path, what, header, tensors)
  * It refuses values that no file of plain data should hold, and trees that are endless. */
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 #define GUARD "medxai.store"
 
-enum { DEPTH_MAX = 60, NODES_MAX = 20000000 };
+enum { DEPTH_MAX = 60, TEXT_SHARED = 40 }; /* Lua shares texts up to that length by itself */
 
 /* What a read or a write holds outside Lua's memory; the finalizer frees it also after an error. */
 typedef struct guard {
@@ -48,8 +49,9 @@ static guard *new_guard(lua_State *L) {
 typedef struct reading {
   guard *g;
   const char *path, *what;
-  int order;     /* stack index */
-  int64_t nodes;
+  int order, shared, skipped; /* stack indices; shared[pickle_value] = its Lua value, false while it is being
+                                 made; shared[text] = true where skipped holds it */
+  char at[200];               /* the keys that lead to the value being read, "hyper_parameters.root" */
 } reading;
 
 noreturn static void broken(lua_State *L, const reading *r, const char *why) { xl_error(L, "%s: '%s' %s", r->what, r->path, why); }
@@ -76,30 +78,73 @@ static void push_tensor(lua_State *L, reading *r, const pickle_tensor *t) {
 
 static void push_value(lua_State *L, reading *r, const pickle_value *v, int depth);
 
+/* Adds a key to where the reading is. Returns what to give back_to afterwards. */
+static size_t go_to(reading *r, const pickle_value *key) {
+  size_t before = strlen(r->at), room = sizeof r->at - before;
+  char *to = r->at + before;
+  const char *dot = before ? "." : "";
+  if (key->kind == PICKLE_STR || key->kind == PICKLE_BYTES)
+    snprintf(to, room, "%s%.*s", dot, key->str.len < 100 ? (int)key->str.len : 100, key->str.s);
+  else if (key->kind == PICKLE_INT)
+    snprintf(to, room, "%s%lld", dot, (long long)key->i);
+  else
+    snprintf(to, room, "%s(an entry)", dot);
+  for (; *to; to++)
+    if ((unsigned char)*to < 32 || *to == 127)
+      *to = '?';
+  return before;
+}
+
+static void back_to(reading *r, size_t before) { r->at[before] = 0; }
+
+/* Notes, once, that an object is not read. */
+static void skip(lua_State *L, reading *r, const char *class) {
+  lua_pushfstring(L, "%s (%s)", r->at[0] ? r->at : "the value", class);
+  lua_pushvalue(L, -1);
+  if (lua_rawget(L, r->shared) == LUA_TNIL) {
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, r->skipped, (lua_Integer)lua_rawlen(L, r->skipped) + 1);
+    lua_pushvalue(L, -2);
+    lua_pushboolean(L, true);
+    lua_rawset(L, r->shared);
+  }
+  lua_pop(L, 2);
+}
+
+static bool may_be_key(const pickle_value *k) {
+  return k->kind == PICKLE_STR || k->kind == PICKLE_BYTES || k->kind == PICKLE_INT || k->kind == PICKLE_BOOL ||
+         (k->kind == PICKLE_FLOAT && k->d == k->d);
+}
+
+/* One entry of the dict at stack index dict, whose list of keys is the index after it. */
+static void add_entry(lua_State *L, reading *r, int dict, const pickle_value *k, const pickle_value *v, int depth) {
+  size_t before = go_to(r, k);
+  if (!may_be_key(k)) {
+    skip(L, r, "its key is neither text nor a number");
+  } else {
+    push_value(L, r, k, depth);
+    push_value(L, r, v, depth);
+    if (lua_isnil(L, -1)) {
+      lua_pop(L, 2);
+    } else {
+      lua_pushvalue(L, -2);
+      if (lua_rawget(L, dict) == LUA_TNIL) { /* a key that comes twice keeps its first place and its last value */
+        lua_pushvalue(L, -3);
+        lua_rawseti(L, dict + 1, (lua_Integer)lua_rawlen(L, dict + 1) + 1);
+      }
+      lua_pop(L, 1);
+      lua_rawset(L, dict);
+    }
+  }
+  back_to(r, before);
+}
+
 static void push_dict(lua_State *L, reading *r, const pickle_value *v, int depth) {
   lua_createtable(L, 0, (int)(v->seq.n / 2 < 100000 ? v->seq.n / 2 : 100000));
   lua_newtable(L);
-  int dict = lua_gettop(L) - 1, keys = dict + 1;
-  lua_Integer nkeys = 0;
-  for (size_t i = 0; i + 1 < v->seq.n; i += 2) {
-    const pickle_value *k = v->seq.items[i];
-    if (k->kind != PICKLE_STR && k->kind != PICKLE_BYTES && k->kind != PICKLE_INT && k->kind != PICKLE_BOOL &&
-        (k->kind != PICKLE_FLOAT || k->d != k->d))
-      broken(L, r, "holds a dict whose keys are neither text nor numbers");
-    push_value(L, r, k, depth);
-    push_value(L, r, v->seq.items[i + 1], depth);
-    if (lua_isnil(L, -1)) {
-      lua_pop(L, 2);
-      continue;
-    }
-    lua_pushvalue(L, -2);
-    if (lua_rawget(L, dict) == LUA_TNIL) { /* a key that comes twice keeps its first place and its last value */
-      lua_pushvalue(L, -3);
-      lua_rawseti(L, keys, ++nkeys);
-    }
-    lua_pop(L, 1);
-    lua_rawset(L, dict);
-  }
+  int dict = lua_gettop(L) - 1;
+  for (size_t i = 0; i + 1 < v->seq.n; i += 2)
+    add_entry(L, r, dict, v->seq.items[i], v->seq.items[i + 1], depth);
   lua_pushvalue(L, dict);
   lua_insert(L, -2);
   lua_rawset(L, r->order); /* order[dict] = keys */
@@ -126,20 +171,49 @@ static void push_long(lua_State *L, const pickle_value *v) {
   lua_pushnumber(L, negative ? -d - 1 : d);
 }
 
+/* A value that the file may mention in several places: made once, so that a small file cannot become a large tree. */
+static void push_shared(lua_State *L, reading *r, const pickle_value *v, int depth) {
+  if (lua_rawgetp(L, r->shared, v) != LUA_TNIL) {
+    if (lua_isboolean(L, -1))
+      broken(L, r, "holds a value without end (a list or dict that holds itself)");
+    return;
+  }
+  lua_pop(L, 1);
+  lua_pushboolean(L, false);
+  lua_rawsetp(L, r->shared, v);
+  if (v->kind == PICKLE_TENSOR)
+    push_tensor(L, r, v->tensor);
+  else if (v->kind == PICKLE_DICT)
+    push_dict(L, r, v, depth + 1);
+  else if (v->kind == PICKLE_LIST || v->kind == PICKLE_TUPLE)
+    push_list(L, r, v, depth + 1);
+  else
+    lua_pushlstring(L, v->str.s, v->str.len);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, r->shared, v);
+}
+
 static void push_value(lua_State *L, reading *r, const pickle_value *v, int depth) {
-  if (depth > DEPTH_MAX || ++r->nodes > NODES_MAX || !lua_checkstack(L, 10))
-    broken(L, r, "holds a value without end (nested too deeply, or too large)");
+  if (depth > DEPTH_MAX || !lua_checkstack(L, 20))
+    broken(L, r, "holds a value without end (nested too deeply)");
   switch (v->kind) {
     case PICKLE_NONE: lua_pushnil(L); break;
     case PICKLE_BOOL: lua_pushboolean(L, v->b); break;
     case PICKLE_INT: lua_pushinteger(L, v->i); break;
     case PICKLE_FLOAT: lua_pushnumber(L, v->d); break;
-    case PICKLE_STR: case PICKLE_BYTES: lua_pushlstring(L, v->str.s, v->str.len); break;
+    case PICKLE_STR: case PICKLE_BYTES:
+      if (v->str.len > TEXT_SHARED)
+        push_shared(L, r, v, depth);
+      else
+        lua_pushlstring(L, v->str.s, v->str.len);
+      break;
     case PICKLE_LONG: push_long(L, v); break;
-    case PICKLE_LIST: case PICKLE_TUPLE: push_list(L, r, v, depth + 1); break;
-    case PICKLE_DICT: push_dict(L, r, v, depth + 1); break;
-    case PICKLE_TENSOR: push_tensor(L, r, v->tensor); break;
-    case PICKLE_STORAGE: case PICKLE_GLOBAL: broken(L, r, "holds a bare storage or type (expected tensors and plain values)");
+    case PICKLE_LIST: case PICKLE_TUPLE: case PICKLE_DICT: case PICKLE_TENSOR: push_shared(L, r, v, depth); break;
+    case PICKLE_INERT: case PICKLE_GLOBAL:
+      skip(L, r, v->global.name);
+      lua_pushnil(L);
+      break;
+    case PICKLE_STORAGE: broken(L, r, "holds a bare storage (expected tensors and plain values)");
   }
 }
 
@@ -173,8 +247,9 @@ static int store_read(lua_State *L) {
   char why[500];
   const char *path = luaL_checkstring(L, 1), *what = luaL_checkstring(L, 2);
   lua_settop(L, 2);
-  lua_newtable(L);
-  reading r = { new_guard(L), path, what, 3, 0 };
+  for (int i = 3; i <= 5; i++)
+    lua_newtable(L);
+  reading r = { .g = new_guard(L), .path = path, .what = what, .order = 3, .shared = 4, .skipped = 5 };
   r.g->in = store_open(path, why, sizeof why);
   if (!r.g->in)
     broken(L, &r, why);
@@ -184,8 +259,9 @@ static int store_read(lua_State *L) {
     push_entries(L, &r);
   lua_pushstring(L, store_format(r.g->in));
   lua_pushvalue(L, r.order);
+  lua_pushvalue(L, r.skipped);
   guard_close(r.g);
-  return 3;
+  return 4;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------ */

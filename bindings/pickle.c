@@ -1,6 +1,6 @@
 /* pickle.c: the reader is one loop over opcodes with a stack, marks and a memo; values lie in an arena that goes at once.
- * Only the globals in global_find() mean anything, and none of them is code: each is a case in reduce().
- * It refuses every other global by name, and every opcode that torch.save does not write. */
+ * Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a class
+ * whose objects are dropped. It refuses every other global by name, and every opcode that torch.save does not write. */
 #include "pickle.h"
 #include <math.h>
 #include <stdarg.h>
@@ -17,7 +17,8 @@ typedef struct block {
 
 struct pickle {
   block *blocks;
-  size_t bytes, limit;
+  size_t bytes, limit;                       /* allocated; the most that may be */
+  size_t most;                               /* of this read: at most limit */
   const unsigned char *p, *end, *start;      /* the input, while reading */
   pickle_value **stack, **memo;
   size_t *marks;
@@ -27,6 +28,10 @@ struct pickle {
   int status;
   char error[400];
 };
+
+/* What the values of an honest pickle may take: the shortest opcode that makes one is a byte long, and a value with its
+ * places on the stack, in the memo and in a list takes some 150 bytes. What asks for more copies the same values. */
+enum { BYTES_OF_ANY = 4 << 20, BYTES_PER_BYTE = 256 };
 
 /* ---- memory ------------------------------------------------------------------------------------------------- */
 
@@ -46,8 +51,8 @@ static void *too_short(pickle *p) { return fail(p, PICKLE_SHORT, "ends in the mi
 static void *malformed(pickle *p, const char *why) { return fail(p, PICKLE_BAD, "has a broken pickle (%s)", why); }
 
 static bool charge(pickle *p, size_t bytes) {
-  if (bytes > p->limit - p->bytes) {
-    fail(p, PICKLE_NOMEM, "has a pickle that needs more than %zu MB", p->limit >> 20);
+  if (bytes > p->most - p->bytes) {
+    fail(p, PICKLE_NOMEM, "has a pickle that needs more than %zu MB", p->most >> 20);
     return false;
   }
   p->bytes += bytes;
@@ -93,7 +98,7 @@ static bool grow(pickle *p, void *array, size_t *room, size_t n, size_t size) {
 pickle *pickle_new(size_t limit_bytes) {
   pickle *p = mx_calloc(1, sizeof *p);
   if (p)
-    p->limit = limit_bytes;
+    p->limit = p->most = limit_bytes;
   return p;
 }
 
@@ -217,6 +222,8 @@ static bool extend(pickle *p, pickle_kind kind, pickle_value **items, size_t n) 
   pickle_value *seq = top(p);
   if (!seq)
     return false;
+  if (seq->kind == PICKLE_INERT)
+    return true;
   if (seq->kind != kind || (kind == PICKLE_DICT && n % 2))
     return malformed(p, kind == PICKLE_DICT ? "items for what is no dict" : "items for what is no list") != NULL;
   for (size_t i = 0; i < n; i++)
@@ -232,13 +239,15 @@ static bool is_str(const pickle_value *v, const char *s) {
 /* ---- globals ------------------------------------------------------------------------------------------------ */
 
 enum {
-  G_DICT, G_COUNTER, G_LIST, G_SIZE, G_DEVICE, G_ENCODE,
+  G_DICT, G_DEFAULTDICT, G_COUNTER, G_LIST, G_SIZE, G_DEVICE, G_ENCODE,
   G_TENSOR, G_TENSOR_V2, G_PARAMETER, G_PARAMETER_STATE,
+  G_INERT,
   G_UNTYPED, G_STORAGE /* + index into dtypes */
 };
 
 static const struct { const char *module, *name; int id; } globals[] = {
   { "collections",       "OrderedDict",                   G_DICT },
+  { "collections",       "defaultdict",                   G_DEFAULTDICT },
   { "collections",       "Counter",                       G_COUNTER },
   { "builtins",          "set",                           G_LIST },
   { "builtins",          "frozenset",                     G_LIST },
@@ -253,6 +262,48 @@ static const struct { const char *module, *name; int id; } globals[] = {
   { "torch._utils",      "_rebuild_parameter_with_state", G_PARAMETER_STATE },
   { "torch",             "UntypedStorage",                G_UNTYPED },
   { "torch.storage",     "UntypedStorage",                G_UNTYPED },
+};
+
+#define PATHS "PosixPath WindowsPath PurePosixPath PureWindowsPath"
+#define BUILTINS "complex bytearray range slice object int float bool str bytes list tuple dict"
+
+/* Classes that hold data alone and stand beside weights in training files, and functions that only make such objects.
+ * Nothing here may call, import or open anything in Python: an object of these is what it holds.
+ * shown: in words, where the name is not the class's. __builtin__ and copy_reg are Python 2's names: torch.save's. */
+static const struct { const char *module, *names, *shown; } inert[] = {
+  { "argparse", "Namespace", NULL },
+  { "types", "SimpleNamespace", NULL },
+  { "collections", "deque", NULL },
+  { "decimal", "Decimal", NULL },
+  { "fractions", "Fraction", NULL },
+  { "uuid", "UUID", NULL },
+  { "time", "struct_time", NULL },
+  { "datetime", "date datetime time timedelta timezone", NULL },
+  { "pathlib", PATHS, NULL },
+  { "pathlib._local", PATHS, NULL },
+  { "builtins", BUILTINS, NULL },
+  { "__builtin__", BUILTINS " long unicode xrange", NULL },
+  { "copyreg", "_reconstructor", "an object" },
+  { "copy_reg", "_reconstructor", "an object" },
+  { "numpy", "dtype ndarray bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
+             "complex64 complex128 str_ bytes_", NULL },
+  { "numpy.core.multiarray", "scalar", "a numpy scalar" },
+  { "numpy._core.multiarray", "scalar", "a numpy scalar" },
+  { "numpy.core.multiarray", "_reconstruct", "numpy.ndarray" },
+  { "numpy._core.multiarray", "_reconstruct", "numpy.ndarray" },
+  { "numpy.core.numeric", "_frombuffer", "numpy.ndarray" },
+  { "numpy._core.numeric", "_frombuffer", "numpy.ndarray" },
+  { "numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor", "a numpy random generator" },
+  { "numpy.random.bit_generator", "__pyx_unpickle_SeedSequence SeedSequence", "a numpy random seed" },
+  { "numpy.random._mt19937", "MT19937", NULL },
+  { "numpy.random._pcg64", "PCG64 PCG64DXSM", NULL },
+  { "numpy.random._philox", "Philox", NULL },
+  { "numpy.random._sfc64", "SFC64", NULL },
+  { "torch.torch_version", "TorchVersion", NULL },
+  { "torch.serialization", "_get_layout", "torch.layout" },
+  { "pytorch_lightning.utilities.parsing", "AttributeDict", NULL },
+  { "lightning_fabric.utilities.data", "AttributeDict", NULL },
+  { "lightning.fabric.utilities.data", "AttributeDict", NULL },
 };
 
 static const struct { const char *dtype, *storage; int itemsize; } dtypes[] = {
@@ -286,15 +337,41 @@ static void *refuse(pickle *p, const char *m, size_t mlen, const char *n, size_t
   return fail(p, PICKLE_BAD, "asks to run %.*s; refused. In Python save model.state_dict() alone", (int)k, name);
 }
 
+/* Whether a word stands in a list of words apart by spaces. */
+static bool among(const char *words, const char *s, size_t len) {
+  while (*words) {
+    size_t n = strcspn(words, " ");
+    if (n == len && !memcmp(words, s, len))
+      return true;
+    words += n + (words[n] == ' ');
+  }
+  return false;
+}
+
+static bool push_known(pickle *p, int id, const char *name) {
+  return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = { id, name } }) != NULL;
+}
+
+/* Pushes a class of the table above with its full name, which is known to be short. */
+static bool push_inert(pickle *p, const char *m, size_t mlen, const char *n, size_t nlen, const char *shown) {
+  char *name = arena(p, mlen + nlen + 2);
+  if (name)
+    snprintf(name, mlen + nlen + 2, "%.*s.%.*s", (int)mlen, m, (int)nlen, n);
+  return name && push_known(p, G_INERT, shown ? shown : name);
+}
+
 /* Pushes what a global stands for, or refuses it by name. */
 static bool push_global(pickle *p, const char *m, size_t mlen, const char *n, size_t nlen) {
   for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
     if (same(m, mlen, globals[i].module) && same(n, nlen, globals[i].name))
-      return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = globals[i].id }) != NULL;
+      return push_known(p, globals[i].id, globals[i].name);
+  for (size_t i = 0; i < sizeof inert / sizeof *inert; i++)
+    if (same(m, mlen, inert[i].module) && among(inert[i].names, n, nlen))
+      return push_inert(p, m, mlen, n, nlen, inert[i].shown);
   if (same(m, mlen, "torch") || same(m, mlen, "torch.cuda"))
     for (int i = 0; i < NDTYPES; i++) {
       if (same(n, nlen, dtypes[i].storage))
-        return push(p, (pickle_value){ .kind = PICKLE_GLOBAL, .global = G_STORAGE + i }) != NULL;
+        return push_known(p, G_STORAGE + i, dtypes[i].storage);
       if (mlen == 5 && same(n, nlen, dtypes[i].dtype))
         return push(p, (pickle_value){ .kind = PICKLE_STR, .str = { dtypes[i].dtype, nlen } }) != NULL;
     }
@@ -363,11 +440,11 @@ static bool persistent(pickle *p) {
     return false;
   if (id->kind != PICKLE_TUPLE || id->seq.n < 5 || !is_str((t = id->seq.items)[0], "storage"))
     return malformed(p, "an outside reference that is no storage") != NULL;
-  if (t[1]->kind != PICKLE_GLOBAL || t[1]->global < G_UNTYPED || t[4]->kind != PICKLE_INT || t[4]->i < 0 ||
+  if (t[1]->kind != PICKLE_GLOBAL || t[1]->global.id < G_UNTYPED || t[4]->kind != PICKLE_INT || t[4]->i < 0 ||
       (t[2]->kind != PICKLE_STR && t[2]->kind != PICKLE_BYTES))
     return malformed(p, "a storage without type, key or size") != NULL;
-  int dtype = t[1]->global - G_STORAGE;
-  if (t[1]->global == G_UNTYPED)
+  int dtype = t[1]->global.id - G_STORAGE;
+  if (t[1]->global.id == G_UNTYPED)
     for (dtype = 0; strcmp(dtypes[dtype].dtype, "uint8") != 0;)
       dtype++;
   if (t[4]->i > INT64_MAX / 16)
@@ -485,8 +562,10 @@ static bool reduce(pickle *p) {
     return malformed(p, "a call of what is no function") != NULL;
   pickle_value **a = args->seq.items;
   size_t n = args->seq.n;
-  switch (f->global) {
+  switch (f->global.id) {
     case G_DICT: return push_dict(p, args);
+    case G_DEFAULTDICT: return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL; /* without its defaults */
+    case G_INERT: return push(p, (pickle_value){ .kind = PICKLE_INERT, .global = f->global }) != NULL;
     case G_COUNTER: /* Counter() or Counter({...}) */
       if (n == 0)
         return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL;
@@ -601,11 +680,12 @@ static bool set_items(pickle *p, pickle_kind kind, size_t n) {
   return extend(p, kind, items, n);
 }
 
+/* Gives an object its state: dropped, as an OrderedDict's attributes (_metadata) are. */
 static bool build(pickle *p) {
   if (!pop(p))
     return false;
   pickle_value *v = top(p);
-  if (v && v->kind != PICKLE_DICT) /* an OrderedDict's attributes (_metadata) are dropped; nothing else has any */
+  if (v && v->kind != PICKLE_DICT && v->kind != PICKLE_INERT)
     return malformed(p, "a state for what has none") != NULL;
   return v != NULL;
 }
@@ -664,6 +744,7 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
     case 'c': return global_line(p);
     case 0x93: return global_stack(p);
     case 'R': case 0x81: return reduce(p);                                                      /* REDUCE, NEWOBJ */
+    case 0x92: return pop(p) && reduce(p);                                                      /* NEWOBJ_EX */
     case 'b': return build(p);
     case 'Q': return persistent(p);                                                             /* BINPERSID */
     case 'q': return take_uint(&u, p, 1) && memo_put(p, u, memoized);                           /* BINPUT ... */
@@ -683,6 +764,8 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
 int pickle_read(pickle_value **out, size_t *used, pickle *p, const void *data, size_t len) {
   bool done = false;
   uint64_t memoized = 0;
+  size_t explained = len < p->limit / BYTES_PER_BYTE ? p->bytes + BYTES_OF_ANY + len * BYTES_PER_BYTE : p->limit;
+  p->most = explained < p->limit ? explained : p->limit;
   p->start = p->p = data;
   p->end = p->p + len;
   p->n = p->nmarks = 0;

@@ -1,6 +1,8 @@
 /* pickle.h: reads and writes the pickles of torch.save (protocols 2 to 5) without running anything in them.
- * The reader is a stack machine that knows plain values, tensors and storages; every other global is refused by its
- * name. It refuses to allocate more than a limit, to recurse, and to believe a size that the storage does not have.
+ * The reader is a stack machine that knows plain values, tensors and storages. Objects of classes that are known to
+ * hold data alone (argparse.Namespace, numpy's arrays, paths, dates) become a value that says their class and nothing
+ * else; every other global is refused by its name. It refuses to allocate more than its limit or than the data's length
+ * explains, to recurse, and to believe a size that the storage does not have.
  * Plain C: no Lua, no libtorch. */
 #ifndef MEDXAI_PICKLE_H
 #define MEDXAI_PICKLE_H
@@ -17,6 +19,7 @@ typedef enum pickle_kind {
   PICKLE_LONG,                          /* an integer beyond 64 bits: its little-endian bytes are in str */
   PICKLE_LIST, PICKLE_TUPLE, PICKLE_DICT,
   PICKLE_TENSOR,
+  PICKLE_INERT,                         /* an object of a class that holds data alone: its contents are dropped */
   PICKLE_STORAGE, PICKLE_GLOBAL         /* parts of a tensor; a finished tree may still hold them at odd places */
 } pickle_kind;
 
@@ -46,7 +49,7 @@ typedef struct pickle_value {
     struct { struct pickle_value **items; size_t n, room; } seq;       /* a dict: key, value, key, value ... */
     const pickle_tensor *tensor;
     struct { const pickle_storage *storage; int64_t offset, numel; } view;
-    int global;
+    struct { int id; const char *name; } global;                       /* also of PICKLE_INERT: its class */
   };
 } pickle_value;
 
@@ -57,7 +60,9 @@ enum { PICKLE_OK = 0, PICKLE_BAD = 1, PICKLE_SHORT = 2, PICKLE_NOMEM = 3 };
 pickle *pickle_new(size_t limit_bytes); /* NULL: out of memory. limit: of all that its values may take */
 void pickle_free(pickle *p);            /* NULL allowed */
 /* Reads one pickle from the start of data, which must live as long as the values. *used: its length in bytes.
- * PICKLE_SHORT: the data ended first. Values of earlier reads stay valid; the memo starts afresh. */
+ * PICKLE_SHORT: the data ended first. Values of earlier reads stay valid; the memo starts afresh.
+ * A value that the pickle mentions in several places is one pickle_value with several owners: who walks a tree must
+ * expect that, and lists and dicts that hold themselves. */
 int pickle_read(pickle_value **out, size_t *used, pickle *p, const void *data, size_t len);
 const char *pickle_error(const pickle *p); /* of the last read: "asks to run os.system; refused" */
 size_t pickle_storages(const pickle *p, pickle_storage *const **out); /* in the order of first mention; borrowed */

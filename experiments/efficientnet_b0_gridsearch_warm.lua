@@ -18,7 +18,7 @@ local search = run:grid {
     local model = xai.models.efficientnet_b0 {
       classes = data.classes,
       weights = "efficientnet_b0_masked",
-      weights_from_other_data = true, -- that run saw masked images
+      force = { "mask" }, -- that run saw masked images
       hidden = 512,
       train_depth = cell.train_depth,
     }

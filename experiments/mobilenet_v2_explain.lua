@@ -5,7 +5,7 @@ local run = xai.run { name = "mobilenet_v2_explain", seed = 42 }
 
 -- Data and model: trained on 225 px (8 x 8 cells), explained on 224 (7 x 7), as in the thesis.
 local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex" }
-local model = xai.models.mobilenet_v2 { classes = data.classes, weights = "mobilenet_v2", other_size = true }
+local model = xai.models.mobilenet_v2 { classes = data.classes, weights = "mobilenet_v2", force = { "size_px" } }
 run:evaluate(model, data.test)
 
 -- Where: a row a class; 32 images with their predictions; the four layers, deep to shallow.

@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "mobilenet_v2_extras", seed = 42 }
 
 -- Data and model: as the run mobilenet_v2 was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256 }
 local model = xai.models.mobilenet_v2 { classes = data.classes, weights = "mobilenet_v2" }
 
 -- Sobel: the edges as if they were a map, and as masks that keep what lies below a percentile of each image.

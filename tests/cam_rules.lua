@@ -186,13 +186,15 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   t.fails(check { methods = { eigencam = { eigen_smooth = true } } }, "eigencam: unknown option 'eigen_smooth'. Known: aug_smooth, budget_mb, compat, layer, target.")
   t.fails(check { methods = { smoothgrad = { sigma = -1 } } }, "smoothgrad: option 'sigma' is too small (expected at least 0, got -1).")
   local split, run = tiny.tensor_split(images(2)), tiny.run(t.tmpdir())
-  split.data, model.weights_of = { size_px = 32, config = {}, masks = {} }, { run = "before", size_px = 34, input_mode = "none" }
-  function run.input_mode() return "none" end
+  split.data = { size_px = 32, config = {}, masks = {}, preparation = function() return { size_px = 32,
+    input_mode = "none" } end }
+  model.weights_of = { run = "before", described = { size_px = 34, input_mode = "none" }, force = {}, differs = {} }
   t.fails(function() explain.run(run, model, split, { methods = { "gradcam" } }) end,
-    "weights: the run 'before' has size_px 34 (here: 32). Use the same, or other weights.")
-  model.other_size = true -- an option of the model: said by the experiment, it is no accident
+    "weights: the run 'before' has size_px 34 (here: 32). Use the same, or other weights; where the difference is "
+      .. "meant, write force = { 'size_px' } in the model's options.")
+  model.weights_of.force = { size_px = true } -- an option of the model: said by the experiment, it is no accident
   t.equal(explain.run(run, model, split, { methods = { "gradcam" }, images = 1, figures = false }).records[1].status, "ok")
-  model.other_size = nil
+  model.weights_of = nil
   model:train()
   t.fails(function() require("medxai.tap").open(model, images(1), {}) end, "explain: the model is in train mode (expected eval mode). Use model:eval().")
 end)

@@ -91,6 +91,46 @@ local function check_run(name, dir)
   end
 end
 
+-- How each data set that an experiment names is prepared for the network.
+local function preparations(name)
+  local list = {}
+  local place = ("root = %q"):format(require("medxai.file").realpath(t.shared()) .. "/covid-cxr")
+  for expression in source(name):gmatch "local [%w_]+ = xai%.dataset(%.[%w_]+ %b{})" do
+    local text = expression:gsub('root = "[^"]*"', place)
+    list[#list + 1] = load("return require('medxai').dataset" .. text)():preparation()
+  end
+  return list
+end
+
+-- The settings in which one preparation is not the other's, but for those that the experiment forces.
+local function differing(a, b, text)
+  local names = {}
+  for _, key in ipairs { "size_px", "resize_px", "mean", "std", "white_16bit", "input_mode" } do
+    local name = key == "input_mode" and "mask" or key
+    local x, y = a[key], b[key]
+    if type(x) == "table" then x, y = table.concat(x, " "), table.concat(y, " ") end
+    if x ~= y and not text:find('force = { "' .. name .. '" }', 1, true) then
+      names[#names + 1] = ("%s %s, not %s"):format(name, tostring(y), tostring(x))
+    end
+  end
+  return table.concat(names, ", ")
+end
+
+t.test("every experiment shows a run's weights images as that run was trained on, or says what differs", function()
+  local compared = 0
+  for _, file in ipairs(files.list(root .. "/experiments")) do
+    local name = file:match "^(.*)%.lua$"
+    for _, other in ipairs(name and needed(name) or {}) do
+      local theirs, found = preparations(other)[1], {}
+      for i, ours in ipairs(preparations(name)) do found[i] = differing(theirs, ours, source(name)) end
+      table.sort(found) -- the best of its data sets: maskedtest has one for each of its models
+      t.equal(found[1], "", name .. " with the weights of " .. other)
+      compared = compared + 1
+    end
+  end
+  t.ok(compared > 25, "only " .. compared .. " were compared")
+end)
+
 for _, file in ipairs(files.list(root .. "/experiments")) do
   local name = file:match "^(.*)%.lua$"
   if name and not name:find "^my_" then -- my_method and my_metric are files beside an experiment

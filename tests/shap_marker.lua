@@ -33,7 +33,6 @@ end
 
 local function go(options, model)
   local run = tiny.run(t.tmpdir())
-  run.input_mode = function() return "none" end
   options.figures, options.images = false, "all"
   local scope <close> = core.memory.scope()
   return explain.run(run, model or square_model(), split(), options), run.dir

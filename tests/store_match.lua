@@ -40,6 +40,140 @@ t.test("prefixes are taken off, and named", function()
   t.equal(report.renamed, { "without the prefix 'model.'" })
 end)
 
+-- The small DenseNet's tensors under other names: rename(name) -> name.
+local function renamed(rename)
+  local list = store.load(folder .. "densenet.pt").tensors
+  for _, entry in ipairs(list) do entry.name = rename(entry.name) end
+  return list
+end
+
+-- Loads `file` into a fresh DenseNet, and says whether it then holds what densenet.pt holds.
+local function loads(file, options)
+  local model = densenet()
+  local report = store.load_into(model, file, options)
+  for i, want in ipairs(store.load(folder .. "densenet.pt").tensors) do
+    t.ok(model[i].tensor:equal(want.tensor), want.name .. " is another")
+  end
+  return report
+end
+
+t.test("any prefix under which the names are the model's is taken off", function()
+  for _, prefix in ipairs { "cnn.", "base_model.", "1.", "model.module._orig_mod.", "a.b.c.d.", "module.module.",
+    "features_extractor.backbone." } do
+    local report = loads(renamed(function(name) return prefix .. name end))
+    t.equal(report.renamed, { "without the prefix '" .. prefix .. "'" })
+    t.equal({ #report.missing, #report.extra, #report.left_out }, { 0, 0, 0 })
+  end
+end)
+
+t.test("wrappers inside the names are taken out: DataParallel around the features, torch.compile", function()
+  local report = loads(renamed(function(name) return (name:gsub("^features%.", "features.module.")) end))
+  t.equal(report.renamed, { "without 'module.' inside them" })
+  report = loads(renamed(function(name) return "net." .. name:gsub("^features%.(%w+)%.",
+    "features._orig_mod.%1.module.") end))
+  t.equal(report.renamed, { "without the prefix 'net.'", "without 'module.' inside them",
+    "without '_orig_mod.' inside them" })
+end)
+
+t.test("what was wrapped around the model is left out and listed, what would be a part of it is not", function()
+  local function with(list, ...)
+    for _, name in ipairs { ... } do list[#list + 1] = { name = name, tensor = torch.ones(3) } end
+    return list
+  end
+  local report = loads(with(renamed(function(name) return "module." .. name end), "n_averaged", "criterion.weight",
+    "head.bias"))
+  t.equal(report.left_out, { "n_averaged", "criterion.weight", "head.bias" })
+  -- a head beside its backbone
+  report = loads(renamed(function(name) return name:find "^classifier" and name or "backbone." .. name end))
+  t.equal({ report.renamed, report.left_out }, { { "without the prefix 'backbone.'" }, {} })
+  report = loads(with(renamed(function(name) return "module." .. name end), "n_averaged", "criterion.weight",
+    "head.bias"))
+  t.equal(store.describe(report, densenet()),
+    { "left out, not of the network: n_averaged, criterion.weight, head.bias" })
+  report = loads(with(renamed(function(name) return name end), "criterion.weight", "loss_fn.pos_weight", "n_averaged",
+    "features.conv0.total_ops"))
+  t.equal(report.left_out, { "criterion.weight", "loss_fn.pos_weight", "n_averaged", "features.conv0.total_ops" })
+  t.fails_like(function() loads(with(renamed(function(name) return name end), "attention.weight")) end,
+    "does not fit the model %(43 matched, 0 missing, 1 extra")
+  t.fails_like(function() loads(with(renamed(function(name) return "m." .. name end), "m.features.gate.weight")) end,
+    "43 matched, 0 missing, 1 extra")
+end)
+
+t.test("a normalisation beside the network is warned of with its numbers", function()
+  local warnings = require("medxai.host").warnings()
+  local before = #warnings
+  local list = renamed(function(name) return "1." .. name end)
+  table.insert(list, 1, { name = "0.mean", tensor = torch.tensor({ 0.485, 0.456, 0.406 }):view { 1, 3, 1, 1 } })
+  table.insert(list, 2, { name = "0.std", tensor = torch.tensor({ 0.229, 0.224, 0.225 }):view { 1, 3, 1, 1 } })
+  loads(list, { from = "n.pt" })
+  t.equal(#warnings, before + 1)
+  t.equal(warnings[#warnings], "weights: 'n.pt' holds mean = { 0.485, 0.456, 0.406 }, std = { 0.229, 0.224, 0.225 } "
+    .. "beside the network: if it normalised its input by them, "
+    .. "give them to the data.")
+end)
+
+-- A checkpoint as store.read gives it: sets = { name = tensors }, in the order of `order`.
+local function checkpoint(sets, order)
+  local loaded = { path = "c.pt", sets = {} }
+  for i, name in ipairs(order) do loaded.sets[i] = { name = name, tensors = sets[name] } end
+  return loaded
+end
+
+t.test("of several sets of weights the raw one is taken, and the others are named", function()
+  local same = function(name) return name end
+  local raw, mean = renamed(same), renamed(same)
+  local function taken(loaded, name)
+    local tensors, which, others = store.choose(loaded, densenet(), name)
+    return tensors, which, table.concat(others, ", ")
+  end
+  local tensors, which, others = taken(checkpoint({ state_dict = raw, state_dict_ema = mean }, { "state_dict_ema",
+    "state_dict" }))
+  t.ok(tensors[1].tensor == raw[1].tensor)
+  t.equal({ which, others }, { "state_dict", "state_dict_ema" })
+  tensors, which, others = taken(checkpoint({ state_dict = raw, state_dict_ema = mean }, { "state_dict_ema",
+    "state_dict" }), "state_dict_ema")
+  t.ok(tensors[1].tensor == mean[1].tensor)
+  t.equal({ which, others }, { "state_dict_ema", "state_dict" })
+  t.fails(function() taken(checkpoint({ model = raw, ema = mean }, { "model", "ema" }), "swa") end,
+    "weights: unknown set of weights 'swa'. Known: model, ema.")
+  which = select(2, taken(checkpoint({ model = raw, discriminator = { { name = "x", tensor = torch.ones(1) } } },
+    { "discriminator", "model" })))
+  t.equal(which, "model")
+  t.fails(function() taken(checkpoint({ g1 = raw, g2 = mean }, { "g1", "g2" })) end,
+    "weights: 'c.pt' holds several sets of weights (g1, g2). Name the one to be taken: weights = { file = 'c.pt', set "
+      .. "= 'g1' }.")
+end)
+
+t.test("several sets in one dict are told apart by their prefixes", function()
+  local both = renamed(function(name) return "online_model." .. name end)
+  for _, entry in ipairs(renamed(function(name) return "ema_model." .. name end)) do
+    both[#both + 1] = { name = entry.name, tensor = entry.tensor:mul(2) }
+  end
+  both[#both + 1] = { name = "initted", tensor = torch.ones(1) }
+  local loaded = checkpoint({ [""] = both }, { "" })
+  local tensors, which, others = store.choose(loaded, densenet())
+  t.equal({ which, others }, { "online_model", { "ema_model" } })
+  local report = loads(tensors)
+  t.equal({ report.matched, #report.extra, report.left_out }, { 43, 0, { "initted" } })
+  tensors, which = store.choose(loaded, densenet(), "ema_model")
+  t.equal(which, "ema_model")
+  local model = densenet()
+  report = store.load_into(model, tensors)
+  t.equal({ report.matched, report.left_out, report.renamed }, { 43, { "initted" },
+    { "without the prefix 'ema_model.'" } })
+  t.ok(model[1].tensor:equal(store.load(folder .. "densenet.pt").tensors[1].tensor:mul(2)))
+end)
+
+t.test("an optimizer's averages under the parameters' names are no set of weights", function()
+  local dir = t.tmpdir()
+  local dict = {}
+  for _, entry in ipairs(renamed(function(name) return name end)) do dict[entry.name] = entry.tensor end
+  store.save_checkpoint(dir .. "/c.pt", { net_weights = dict, optimizer = { exp_avg = dict }, epoch = 2 })
+  local tensors, which, others = store.choose(store.read(dir .. "/c.pt"), densenet())
+  t.equal({ #tensors, which, others }, { 43, "net_weights", {} })
+  t.equal(#store.load(dir .. "/c.pt").tensors, 43) -- the one set there is, whatever its name
+end)
+
 t.test("whole numbers in the place of weights are refused: a quantised file's scales lie elsewhere", function()
   local own = store.load(folder .. "densenet.pt").tensors
   own[1].tensor = own[1].tensor:mul(100):to("int8")
@@ -61,7 +195,10 @@ t.test("another number of classes is named, and nothing is loaded", function()
     "weights: 'w.pt' does not fit the model (2 matched, 0 missing, 0 extra, 2 of another shape). Nothing was loaded.\n" ..
     "  fc2.weight is 4x512 in the file, 3x512 here: the file was trained with 4 classes\n  fc2.bias is 4 in the file, 3 here")
   t.equal(model[1].tensor:tolist(), { 0.0, 0.0 })
-  store.load_into(model, file, { strict = false })
+  local warnings = require("medxai.host").warnings()
+  store.load_into(model, file, { strict = false, from = "w.pt" })
+  t.equal(warnings[#warnings], "weights: 'w.pt' fits in part (2 matched, 0 missing, 0 extra, 2 of another shape); "
+    .. "what does not fit stays as it was drawn.")
   t.equal(model[1].tensor:tolist(), { 1.0, 1.0 })
   t.equal(model[4].tensor:tolist(), { 0.0, 0.0, 0.0 })
 end)

@@ -8,9 +8,14 @@ local weights = require "medxai.weights"
 local torch = require "medxai.torch"
 local state = { { name = "features.0.weight", tensor = torch.zeros(2, 2) }, { name = "classifier.weight", tensor = torch.zeros(3, 2) } }
 local model = { name = "squeezenet1_0", head_name = "classifier", classes = { "a", "b", "c" }, config = { hidden = 8, head = "thesis" }, state = function() return state end }
-local report, why = weights.apply(model, %q, { on_missing = %q })
+local found, why = weights.find(%q, model.name, { on_missing = %q })
+local of_run, model_file = found and found.described, require "medxai.model_file"
+if of_run then model_file.belongs(model, found.run, of_run, model_file.check_model(model, found.run, of_run)) end
+local report = found and weights.load(model, found)
 print(report and report.matched or why, state[1].tensor:tolist()[1][1], state[2].tensor:tolist()[1][1])
-if %q ~= "" then weights.check_data(model, { size_px = 224, input_mode = %q }) end
+local data, run = { preparation = function() return { size_px = 224, input_mode = %q } end },
+  { note_differences = function() end }
+if %q ~= "" then model_file.check_data(run, model, data) end
 ]]
 
 local function apply(spec, options)
@@ -21,9 +26,12 @@ local function apply(spec, options)
     MEDXAI_WEIGHTS_URL = options.url or "file:///nowhere" } }
 end
 
-local function file_of(path, classes)
+local function file_of(path, classes, aux)
   local torch = require "medxai.torch"
-  require("medxai.store").save(path, { { name = "features.0.weight", tensor = torch.ones(2, 2) }, { name = "classifier.weight", tensor = torch.ones(classes or 3, 2) } })
+  local list = { { name = "features.0.weight", tensor = torch.ones(2, 2) }, { name = "classifier.weight",
+    tensor = torch.ones(classes or 3, 2) } }
+  if aux then list[3] = { name = "AuxLogits.fc.weight", tensor = torch.ones(aux, 2) } end
+  require("medxai.store").save(path, list)
 end
 
 t.test("a file is loaded, and told about in one line", function()
@@ -39,8 +47,62 @@ t.test("a file of another number of classes is an error with the experiment's li
   file_of(dir .. "/w.pt", 4)
   local r = apply("w.pt", { dir = dir })
   t.equal(r.code, 1)
-  t.equal(r.err, "medxai-run: " .. dir .. "/experiment.lua:6: weights: 'w.pt' does not fit the model (1 matched, 0 missing, 0 extra, 1 of another shape). Nothing was loaded.\n"
+  t.equal(r.err, "medxai-run: " .. dir .. "/experiment.lua:9: weights: 'w.pt' does not fit the model (1 matched, 0 "
+    .. "missing, 0 extra, 1 of another shape). Nothing was loaded.\n"
     .. "  classifier.weight is 4x2 in the file, 3x2 here: the file was trained with 4 classes\n")
+end)
+
+-- The program of above with weights that are a table, and the state of a small Inception where `inception`.
+local function apply_table(dir, spec, inception)
+  local text = program:format("", "error", "", ""):gsub('"", model.name', spec .. ", model.name")
+  if inception then text = text:gsub("local model = { name = \"squeezenet1_0\"", [[
+state[3] = { name = "AuxLogits.fc.weight", tensor = torch.full({ 3, 2 }, 7) }
+local model = { name = "inception_v3"]]) end
+  return t.run { t.write(dir .. "/experiment.lua", text), cwd = dir, timeout = 60 }
+end
+
+t.test("strict = false loads what fits of a file, and warns of the rest", function()
+  local dir = t.tmpdir()
+  file_of(dir .. "/w.pt", 4)
+  local r = apply_table(dir, '{ file = "w.pt", strict = false }')
+  t.equal(r.out, "1\t1.0\t0.0\n", r.err)
+  t.ok(r.err:find("warning: weights: 'w.pt' fits in part (1 matched, 0 missing, 0 extra, 1 of another shape); what "
+    .. "does not fit stays as it was drawn.", 1, true), r.err)
+  r = apply_table(dir, '{ file = "w.pt" }')
+  t.ok(r.err:find("does not fit the model", 1, true), r.err)
+  r = apply_table(dir, "{ strict = false }")
+  t.ok(r.err:find("weights: give either file = PATH or run = NAME.", 1, true), r.err)
+  r = apply_table(dir, '{ file = "w.pt", srict = false }')
+  t.ok(r.err:find("weights: unknown option 'srict'. Did you mean 'strict'?", 1, true), r.err)
+end)
+
+t.test("which of several sets in a file was taken is told, and may be said", function()
+  local dir, torch = t.tmpdir(), require "medxai.torch"
+  local function weights(value) return { ["features.0.weight"] = torch.full({ 2, 2 }, value),
+    ["classifier.weight"] = torch.full({ 3, 2 }, value) } end
+  require("medxai.store").save_checkpoint(dir .. "/c.pt", { model = weights(1.0), model_ema = weights(2.0) })
+  local r = apply("c.pt", { dir = dir })
+  t.equal(r.out, "2\t1.0\t1.0\n", r.err)
+  t.equal(r.err, "weights: file 'c.pt': 2 matched, 0 missing, 0 extra, 0 of another shape\n"
+    .. "  it holds several sets of weights: 'model' is taken, not 'model_ema'. To choose: weights = { file = 'c.pt', "
+      .. "set = 'model_ema' }\n")
+  r = apply_table(dir, '{ file = "c.pt", set = "model_ema" }')
+  t.equal(r.out, "2\t2.0\t2.0\n", r.err)
+end)
+
+t.test("an Inception without its auxiliary branch, or with another's, is loaded and told of", function()
+  local dir = t.tmpdir()
+  file_of(dir .. "/w.pt")
+  local r = apply_table(dir, '"w.pt"', true)
+  t.equal(r.out, "2\t1.0\t1.0\n", r.err)
+  t.equal(r.err, "weights: file 'w.pt': 2 matched, 1 missing, 0 extra, 0 of another shape\n  missing in the file: "
+    .. "AuxLogits.fc.weight\n"
+    .. "  the auxiliary branch (AuxLogits) is not in the file: it stays as drawn; it has a part in training, none in "
+      .. "evaluation\n")
+  file_of(dir .. "/w.pt", 3, 1000)
+  r = apply_table(dir, '"w.pt"', true)
+  t.equal(r.out, "2\t1.0\t1.0\n", r.err)
+  t.ok(r.err:find("the auxiliary branch (AuxLogits) is of another shape in the file", 1, true), r.err)
 end)
 
 t.test("without a network the error says which file to put where", function()
@@ -77,17 +139,25 @@ t.test("a run's weights are found by its name, and must agree", function()
   file_of(dir .. "/runs/first/weights.pt")
   local function describe(o)
     o = o or {}
-    require("medxai.files").write_data(dir .. "/runs/first/model.json", { network = o.network or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
+    require("medxai.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.model", network = o.network
+      or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
       hidden = o.hidden or 8, head = "thesis", size_px = 224, input_mode = "lungs" })
     return apply("first", { dir = dir, mask = o.mask or "" })
   end
   local r = describe()
   t.equal(r.out, "2\t1.0\t1.0\n", r.err)
-  local function fails(o, message) t.equal(describe(o).err:match "weights: the run [^\n]*", message) end
-  fails({ classes = { "b", "a", "c" } }, "weights: the run 'first' has the classes b, a, c (here: a, b, c). Use the same, or other weights.")
-  fails({ hidden = 16 }, "weights: the run 'first' has hidden = 16 (here: 8). Use the same, or other weights.")
-  fails({ network = "vgg19" }, "weights: the run 'first' has the network vgg19 (here: squeezenet1_0). Use the same, or other weights.")
-  fails({ mask = "none" }, "weights: the run 'first' has mask lungs (here: none). Use the same, or other weights.")
+  local function fails(o, message, setting)
+    local meant = "; where the difference is meant, write force = { '%s' } in the model's options."
+    local hint = setting and meant:format(setting) or "."
+    t.equal(describe(o).err:match "weights: the run [^\n]*", message .. hint)
+  end
+  fails({ classes = { "b", "a", "c" } }, "weights: the run 'first' has classes b, a, c (here: a, b, c). Use the same, "
+    .. "or other weights", "classes")
+  fails({ hidden = 16 }, "weights: the run 'first' has hidden 16 (here: 8). Use the same, or other weights", "hidden")
+  fails({ network = "vgg19" }, "weights: the run 'first' has the network vgg19 (here: squeezenet1_0). Use the same, "
+    .. "or other weights")
+  fails({ mask = "none" }, "weights: the run 'first' has mask lungs (here: none). Use the same, or other weights",
+    "mask")
   t.equal(describe({ mask = "lungs" }).code, 0)
 end)
 
@@ -117,9 +187,10 @@ local function fit(model) return model, data, { optim = xai.optim.sgd { lr = 0.0
   t.equal(r.code, 0, r.err)
   local refused = go("second", 64, "weights = 'first'", evaluated)
   t.equal(refused.code, 1)
-  t.ok(refused.err:find("second.lua:6: weights: the run 'first' has size_px 48 (here: 64). Use the same, or other weights.", 1, true), refused.err)
-  r = go("third", 64, "weights = 'first', other_size = true", evaluated)
+  t.ok(refused.err:find("second.lua:6: weights: the run 'first' has size_px 48 (here: 64). Use the same, or other "
+    .. "weights;", 1, true), refused.err)
+  r = go("third", 64, "weights = 'first', force = { 'size_px' }", evaluated)
   t.equal(r.code, 0, r.err)
-  r = go("fourth", 64, "weights = 'first', other_size = true", searched)
+  r = go("fourth", 64, "weights = 'first', force = { 'size_px' }", searched)
   t.equal(r.code, 0, r.err)
 end)

@@ -115,7 +115,7 @@ function tiny.run(dir)
   function run:warn(text) self.warnings[#self.warnings + 1] = text end
   function run.time() end
   function run.configure() end
-  function run.input_mode() end
+  function run.note_differences() end
   function run.heartbeat() end
   return run
 end

@@ -231,7 +231,7 @@ function evaluate.run(run, model, split, options, any_input)
   options = check.options("evaluate", options, evaluate.spec)
   check_split(split)
   evaluate.check_classes("evaluate", model, split.classes)
-  require("medxai.weights").check_data(model, { size_px = split.data.size_px, input_mode = not any_input and run:input_mode(split) or nil })
+  require("medxai.model_file").check_data(run, model, split.data, { any_mask = any_input })
   if check.smoke() then options.batch, options.resamples = 4, check.smoke_count(options.resamples, 20) end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch,

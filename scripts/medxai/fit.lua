@@ -6,6 +6,7 @@ local check = require "medxai.check"
 local evaluate = require "medxai.evaluate"
 local files = require "medxai.files"
 local host = require "medxai.host"
+local model_file = require "medxai.model_file"
 local preflight = require "medxai.preflight"
 local Progress = require "medxai.progress"
 local Trainer = require "medxai.trainer"
@@ -169,7 +170,14 @@ local function decide(run, step)
     is_unseeded and " (Random weights are the same each time where xai.run, which sets the seed, comes before the model.)" or "")
 end
 
+--- From now on the model's weights are the run's: data that it is shown later must be prepared as the run's were.
+function fit.belongs_to(run, model)
+  local described = model_file.read(run.dir)
+  if described then model_file.belongs(model, run.name, described) end
+end
+
 local function load_finished(run, model)
+  fit.belongs_to(run, model)
   local scope <close> = require("medxai").scope()
   local path = files.join(run.dir, "weights.pt")
   model:load_state(require("medxai").load(path).tensors, { what = path })
@@ -185,16 +193,13 @@ local function chain_of(model, val)
 end
 
 -- What model.json says of the weights beside it.
-local function model_file(run, model, data, facts)
-  local config, best = model.config, facts.best
-  return {
-    format = "medxai.model", network = model.name, classes = canon.list(data.classes), hidden = config.hidden, head = config.head,
-    train_depth = config.train_depth, config = config, size_px = data.size_px,
-    resize_px = data.resize_px, range = { 0, 1 }, mean = data.mean, std = data.std, channels = 3, input_mode = run:input_mode(data.train),
-    weights_sha256 = facts.sha256, start_weights = config.weights or "random", start_sha256 = facts.start, run = run.name, seed = facts.seed, best_epoch = best.epoch,
-    val_manifest_sha256 = facts.val, chain = chain_of(model, facts.val),
-    selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss },
-  }
+local function described(run, model, data, facts)
+  local best, out = facts.best, model_file.describe(model, data)
+  out.weights_sha256, out.start_weights, out.start_sha256 = facts.sha256, model.config.weights or "random", facts.start
+  out.run, out.seed, out.best_epoch = run.name, facts.seed, best.epoch
+  out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
+  out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
+  return out
 end
 
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their hash.
@@ -202,7 +207,8 @@ end
 function fit.write_model(run, model, data, facts)
   require("medxai").save(files.join(run.dir, "weights.pt"), model)
   facts.sha256, facts.val = run.weights_sha256(model), run:describe_split(data.val).manifest_sha256
-  files.write_data(files.join(run.dir, "model.json"), model_file(run, model, data, facts))
+  files.write_data(files.join(run.dir, "model.json"), described(run, model, data, facts))
+  fit.belongs_to(run, model)
   evaluate.write_predictions(run, data.val, facts.answers)
   return facts.sha256
 end
@@ -258,7 +264,7 @@ end
 function fit.run(run, model, data, options)
   options = fit.check_options(options)
   fit.check_data(model, data, options)
-  require("medxai.weights").check_data(model, { size_px = data.size_px, input_mode = run:input_mode(data.train) })
+  model_file.check_data(run, model, data)
   preflight.check()
   local step = run:step("fit", describe(run, model, data, options))
   local how = decide(run, step)

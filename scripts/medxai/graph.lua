@@ -31,7 +31,7 @@ local TRAINING = { training = true } -- filled in with the node's mode when it r
 function graph.builder(name)
   local g = setmetatable({
     name = name, native = native.new(name), prefix = "", nodes = {}, ids = {}, slots = {}, modules = {}, module_names = {},
-    block_ends = {}, kinds = {}, functional = {}, reads = {}, chances = {}, texts = {},
+    block_ends = {}, kinds = {}, functional = {}, reads = {}, chances = {}, texts = {}, evaluated = {},
   }, Builder)
   local id = g.native:input("x")
   g.nodes[id], g.ids.x = "x", id
@@ -83,9 +83,11 @@ local function argument_text(arg)
   return "{" .. table.concat(parts, ",") .. "}"
 end
 
-local function add_node(g, name, id, kind, args)
+-- evaluated: what the node computes in evaluation, where that is less than its arguments say.
+local function add_node(g, name, id, kind, args, evaluated)
   g.nodes[id], g.ids[name], g.kinds[id], g.reads[id] = name, id, kind, slots_of(args)
   g.texts[#g.texts + 1] = name .. " " .. argument_text(args)
+  g.evaluated[#g.evaluated + 1] = argument_text(evaluated or args)
   return { id = id }
 end
 
@@ -96,6 +98,13 @@ function Builder:signature()
   for _, slot in ipairs(self.slots) do parts[#parts + 1] = slot.name .. " " .. table.concat(slot.shape, "x") end
   for _, m in ipairs(self.modules) do parts[#parts + 1] = m.init and function_text(m.init) or "" end
   return require("medxai.files").sha256(table.concat(parts, "\n")):sub(1, 16)
+end
+
+--- A hash of what the nodes compute in evaluation: networks that take each other's weights and have the same hash give
+--- the same answers. Names, dropout and the momentum of batch norms have no part in it.
+---@return string
+function Builder:forward_signature()
+  return require("medxai.files").sha256(table.concat(self.evaluated, "\n")):sub(1, 16)
 end
 
 --- A named block: the names inside get "name." in front, and its own name stands for the value that f returns.
@@ -202,7 +211,9 @@ function Builder:batch_norm2d(name, x, channels, o)
   local args = { x, { slot = m.weight.slot }, { slot = m.bias.slot }, { slot = m.running_mean.slot }, { slot = m.running_var.slot },
     TRAINING, o.momentum or 0.1, m.eps, true }
   local full = full_name(self, name, "batch_norm")
-  m.node = add_node(self, full, self.native:op(full, "batch_norm", args, m.counter.slot), "mode", { "batch_norm", args })
+  local evaluated = { "batch_norm", args[1], args[2], args[3], args[4], args[5], m.eps }
+  local id = self.native:op(full, "batch_norm", args, m.counter.slot)
+  m.node = add_node(self, full, id, "mode", { "batch_norm", args }, evaluated)
   return m.node
 end
 
@@ -289,15 +300,18 @@ function Builder:adaptive_avg_pool2d(name, x, size) return self:op(name, "adapti
 
 --- Zeroes each number with probability p while training, with torch's default generator; p = 0 draws nothing.
 function Builder:dropout(name, x, p)
-  local value = self:op(name, "dropout", { x, p + 0.0, TRAINING })
-  self.kinds[value.id], self.chances[value.id] = "mode", p
+  local full, args = full_name(self, name, "dropout"), { x, p + 0.0, TRAINING }
+  local id = self.native:op(full, "dropout", args)
+  local value = add_node(self, full, id, "mode", { "dropout", args }, { "dropout", x })
+  self.chances[value.id] = p
   return value
 end
 
 --- Zeroes whole samples with probability p while training (torchvision's stochastic depth by rows).
 function Builder:stochastic_depth(name, x, p)
   local full = full_name(self, name, "stochastic_depth")
-  local value = add_node(self, full, self.native:drop_path(full, x.id, p), "mode", { "drop_path", x, p })
+  local id = self.native:drop_path(full, x.id, p)
+  local value = add_node(self, full, id, "mode", { "drop_path", x, p }, { "drop_path", x })
   self.chances[value.id] = p
   return value
 end

@@ -210,7 +210,7 @@ local function describe_cell(run, cell, axes, own, used)
   copy.best_by = copy.best_by or own.select
   cell.options = fit.check_options(copy)
   fit.check_data(model, data, cell.options)
-  require("medxai.weights").check_data(model, { size_px = data.size_px, input_mode = run:input_mode(data.train) })
+  require("medxai.model_file").check_data(run, model, data)
   cell.model, cell.data, cell.config = model, data, model.config
 end
 
@@ -286,6 +286,7 @@ local function finished_model(run, cell)
   local scope <close> = require("medxai").scope()
   local path = files.join(run.dir, "weights.pt")
   model:load_state(require("medxai").load(path).tensors, { what = path })
+  fit.belongs_to(run, model)
   return model:eval()
 end
 

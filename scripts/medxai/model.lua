@@ -7,6 +7,7 @@
 -- search over many models holds one of them at a time.
 local check = require "medxai.check"
 local host = require "medxai.host"
+local model_file = require "medxai.model_file"
 local core = require "medxai.core"
 local graph = require "medxai.graph"
 local torch = require "medxai.torch"
@@ -241,14 +242,42 @@ local function auto_layout(network, device)
   return table_[device:match("^%a+")] and "channels_last" or "nchw"
 end
 
--- Finds the initial weights. Where ImageNet's file is absent and the experiment allows it, training starts from the drawn
--- weights, all of them trained.
+-- Finds the initial weights, as o.found. Where ImageNet's file is absent and the experiment allows it, training starts
+-- from random weights, all of them trained.
 local function find_weights(what, o)
   local found, why = require("medxai.weights").find(o.weights, what, { on_missing = o.on_missing })
-  if not why then return found end
+  o.found = found
+  if not why then return end
   check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
     why, o.train_depth)
-  o.train_depth, o.config.train_depth, o.config.weights = "all", "all", "random"
+  o.train_depth, o.weights = "all", "random"
+end
+
+-- Options that are left out are those of the run that the weights come from, or else the usual ones.
+local function fill_options(what, o, network)
+  local found, device = o.found, (o.device or host.options.device or "cpu")
+  local usual = { head = "thesis", hidden = network.hidden, dtype = "float32", transform_input = false,
+    layout = auto_layout(network, device) }
+  o.force = model_file.force(what, o.force)
+  local text = found and found.described and model_file.take(o, found.run, found.described, usual)
+  if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
+  if o.classes == nil then
+    check.fail(what, "option 'classes' is missing (expected table or integer). Add classes = ... to it.")
+  end
+  o.head, o.dtype, o.layout = o.head or usual.head, o.dtype or usual.dtype, o.layout or "auto"
+  o.class_list = class_list(what, o.classes)
+  o.num_classes = #o.class_list
+end
+
+-- Inception's transform_input where neither the experiment nor a run says it: torchvision's weights were made with it.
+local function transform_of(what, o)
+  if o.weights == "imagenet" then return true end
+  local path = o.found and o.found.kind == "file" and o.found.path
+  if not path then return false end
+  if require("medxai.weights").is_imagenet(path, what) then return true end
+  check.warn(what, "'%s' does not say whether transform_input was on, false is taken: say which, for the answers "
+    .. "differ.", path)
+  return false
 end
 
 local function layout_of(network, o)
@@ -301,12 +330,12 @@ end
 local function finish(self, o)
   o.seed = o.seed or host.options.seed
   self.layout, self.device = layout_of(self._network, o)
-  self.dtype, self.other_size = o.dtype, o.other_size
+  self.dtype, self.force = o.dtype, o.force
   if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
   local of_run = o.found and o.found.described
   if of_run then
     self.start_run = { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
-    if not o.weights_from_other_data then self.weights_of = require("medxai.weights").origin(o.found) end
+    model_file.belongs(self, o.found.run, of_run, model_file.check_model(self, o.found.run, of_run, o.force))
   end
   if o.seed then torch.manual_seed(o.seed) else build(self) end
   return self
@@ -323,12 +352,28 @@ local function config_with(config, parts)
 end
 
 local common = {
-  classes = { "table|integer", required = true },
-  weights = { "string", field = true }, weights_from_other_data = { "boolean", default = false }, on_missing = { one_of = { "error", "scratch" }, default = "error" },
-  layout = { one_of = { "auto", "nchw", "channels_last" }, default = "auto" },
-  dtype = { one_of = { "float32", "float64" }, field = true, default = "float32" },
-  device = { "string" }, seed = { "integer" }, other_size = { "boolean", default = false },
+  classes = { "table|integer" },
+  weights = { "string|table", field = true }, force = { "table" },
+  on_missing = { one_of = { "error", "scratch" }, default = "error" },
+  layout = { one_of = { "auto", "nchw", "channels_last" } },
+  dtype = { one_of = { "float32", "float64" }, field = true },
+  device = { "string" }, seed = { "integer" },
 }
+
+-- Options of before, and what says it now.
+local renamed = {
+  other_size = "force = { 'size_px', 'resize_px' }",
+  weights_from_other_data = "force, with the settings that differ: force = { 'mask' }",
+}
+
+local function checked(what, options, spec)
+  for _, old in ipairs(check.sorted_keys(renamed)) do
+    if type(options) == "table" and options[old] ~= nil then
+      check.fail(what, "option '%s' is now %s.", old, renamed[old])
+    end
+  end
+  return check.options(what, options, spec)
+end
 
 local function with(spec, more)
   local all = {}
@@ -338,7 +383,7 @@ local function with(spec, more)
 end
 
 local torchvision_spec = with(common, {
-  head = { one_of = { "thesis", "torchvision" }, field = true, default = "thesis" },
+  head = { one_of = { "thesis", "torchvision" }, field = true },
   hidden = { "integer", field = true, min = 1 },
   train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all" },
   frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
@@ -348,17 +393,21 @@ local torchvision_spec = with(common, {
 local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
 
 --- One of the seven networks. Options:
----   classes      names in the order of the logits, or their number (required)
+---   classes      names in the order of the logits, or their number (required, but where the weights are a run's)
 ---   head         "thesis" (default): fc1 -> relu -> dropout -> fc2 with `hidden` units (squeezenet: its convolution); "torchvision": the network's own
 ---   hidden       256 or 512, the thesis' for this network
----   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; the name of a run
----   weights_from_other_data  true: the run that the weights come from may have seen images of another size or mask
+---   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; a run: its name, or a path into
+---                its folder. { file = PATH or run = NAME, set = NAME, strict = false }: set is which of several in the
+---                file ("model_ema"), strict = false loads what fits and leaves the rest as drawn.
+---                A run's settings come with its weights: head, hidden, transform_input, dtype, layout and classes
+---                where they are left out; given otherwise here, or in the data, they are an error that names both
+---   force        settings in which model or data differ from that run on purpose: { "size_px", "mask" }; told, and
+---                in the report
 ---   on_missing   "error" (default), or "scratch": without the ImageNet file start from random weights, and say so
 ---   train_depth  0 (head alone) to 3: how many parts behind it are trained; "all" (default)
 ---   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not
 ---   dropout      of the head (default: 0.5, or torchvision's own)
 ---   layout       "auto" (default: the faster one, a fixed choice per network and device), "nchw", "channels_last"
----   other_size   true: images of another size than the weights' run was trained on are taken
 ---   dtype, device, seed; stochastic_depth (efficientnet_b0), transform_input (inception_v3)
 ---@param network table a file of models/
 ---@param options table
@@ -366,17 +415,18 @@ local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_drop
 function model.new(network, options)
   local spec = with(torchvision_spec, network.options)
   if not network.hidden then spec.hidden = nil end
-  local o = check.options(network.name, options, spec)
-  o.class_list = class_list(network.name, o.classes)
-  o.num_classes = #o.class_list
+  local o = checked(network.name, options, spec)
+  find_weights(network.name, o)
+  fill_options(network.name, o, network)
   o.hidden = o.head == "thesis" and (o.hidden or network.hidden) or nil
   o.own_dropout = o.dropout or 0.5
   o.dropout = o.dropout or (type(network.dropout) == "table" and network.dropout[o.head] or network.dropout)
-  if network.options and network.options.transform_input and o.transform_input == nil then o.transform_input = o.weights == "imagenet" end
+  if network.options and network.options.transform_input and o.transform_input == nil then
+    o.transform_input = transform_of(network.name, o)
+  end
   o.config = { network = network.name, classes = o.class_list }
   for _, key in ipairs(hashed) do o.config[key] = o[key] end
   if network.name ~= "inception_v3" then o.config.own_dropout = nil end
-  o.found = find_weights(network.name, o)
   local g, x = graph.builder(network.name)
   local def = define(g, network.build(g, x, o))
   function o.late(m) return o.head == "thesis" and not m.ghost and is_under(m.name, network.head_parts) end
@@ -387,21 +437,23 @@ end
 --- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
 ---@return medxai.Model
 function model.own(options)
-  local o = check.options("network", options, with(common, {
+  local o = checked("network", options, with(common, {
     name = { "string", required = true }, build = { "function", required = true },
     size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string" },
     compare_layers = { "table" }, head_parts = { "table" },
   }))
-  o.class_list, o.train_depth, o.frozen = class_list(o.name, o.classes), "all", "train"
+  o.train_depth, o.frozen = "all", "train"
+  find_weights(o.name, o)
+  fill_options(o.name, o, {})
   local g, x = graph.builder(o.name)
   local output, aux = o.build(g, x)
   if type(output) ~= "table" or not output.id then check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output)) end
   o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights, build = g:signature() }
-  o.found = find_weights(o.name, o)
   function o.late() return false end
   local network = { name = o.name, size_px = o.size_px, resize_px = o.resize_px or o.size_px, cam_layer = o.cam_layer,
     compare_layers = o.compare_layers, head_parts = o.head_parts }
   local self = new_model(define(g, output, aux), o, network)
+  self.graph_signature = g:forward_signature()
   if o.cam_layer then self:_id(o.cam_layer) end
   return finish(self, o)
 end

@@ -241,6 +241,20 @@ local function open_weights()
   weights.load = ends
 end
 
+-- A setting that is not known is compared with no run's, nor is a hash, which is not computed here.
+local function open_settings()
+  local model_file = require "medxai.model_file"
+  local check_model, check_data = model_file.check_model, model_file.check_data
+  function model_file.check_model(model, ...)
+    model.graph_signature = nil
+    if is_open { model.config, model.classes, model.dtype, model.layout } then return {} end
+    return check_model(model, ...)
+  end
+  function model_file.check_data(run, model, data, options)
+    if not is_open(data:preparation()) then check_data(run, model, data, options) end
+  end
+end
+
 -- "file:line: message", the line being where the experiment called what failed.
 local function positioned(problem)
   for level = 2, 200 do
@@ -272,6 +286,7 @@ replace_core()
 open_options()
 open_runs()
 open_weights()
+open_settings()
 close_library()
 close_modules()
 return read_experiment()

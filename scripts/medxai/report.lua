@@ -265,6 +265,16 @@ local function put_data(page)
   end
 end
 
+-- Where the run that the weights come from was of other settings, and the experiment says that this is meant.
+local function put_differences(page)
+  local list = page.config.differs_from_weights
+  if type(list) ~= "table" or #list == 0 then return end
+  heading(page, "Differs on purpose from the run of the weights")
+  local items = {}
+  for i, sentence in ipairs(list) do items[i] = "<li>" .. text(sentence) .. "</li>" end
+  put(page, "<ul>%s</ul>", table.concat(items))
+end
+
 -- Weights of another run that was chosen on these validation images make this run's validation score optimistic.
 local function put_chain(page)
   local described = read_data(page, "model.json")
@@ -459,7 +469,8 @@ function report.write(run, options)
     return path
   end
   local body = {}
-  for _, section in ipairs { put_head, put_data, put_search, put_training, put_cross, put_evaluations, put_explanations, put_overlaps, put_settings, put_times, put_reproduce } do
+  for _, section in ipairs { put_head, put_data, put_differences, put_search, put_training, put_cross, put_evaluations,
+    put_explanations, put_overlaps, put_settings, put_times, put_reproduce } do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")

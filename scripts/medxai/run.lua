@@ -327,10 +327,22 @@ function Run:skipped(name)
   end
 end
 
+--- Notes, in words, where a model or its data differ on purpose from the run of the model's weights; config.json and
+--- the report tell it.
+---@param list string[]
+function Run:note_differences(list)
+  local all, seen = canon.list { table.unpack(self.differences or {}) }, {}
+  for _, text in ipairs(all) do seen[text] = true end
+  for _, text in ipairs(list) do
+    if not seen[text] then all[#all + 1] = text end
+  end
+  self.differences = #all > 0 and all or nil
+end
+
 --- Puts a step's resolved settings into config.json.
 function Run:configure(name, fields)
   self:begin()
-  self.config[name] = fields
+  self.config[name], self.config.differs_from_weights = fields, self.differences
   if not self.joined then files.write_data(files.join(self.dir, "config.json"), self.config) end
 end
 

@@ -1,7 +1,9 @@
 -- Files of weights: reads torch's .pt and .pth and .safetensors (told apart by content, not by name), finds the state
--- dict in a checkpoint, matches its names and shapes to a model's; writes .pt and .safetensors, whole or not at all.
--- It never runs what a pickle asks for: whatever is not a tensor or a plain value is refused by its name.
+-- dict, or the several, in a checkpoint, matches names and shapes to a model's; writes .pt and .safetensors, whole or
+-- not at all. It never runs what a pickle asks for: objects that hold data alone (argparse.Namespace, numpy's arrays,
+-- paths, dates) are skipped and named, everything else that is not a tensor or a plain value is refused by its name.
 local check = require "medxai.check"
+local host = require "medxai.host"
 
 local store = {}
 
@@ -15,13 +17,16 @@ local function native() return require("medxai.core").store end
 ---@field path string
 ---@field format "zip"|"legacy"|"safetensors"
 ---@field tensors medxai.Named[] in the order of the file
+---@field sets { name: string, tensors: medxai.Named[] }[] every dict of named tensors: "state_dict"; "": at the top
 ---@field meta table the rest: numbers and texts beside the tensors
+---@field skipped string[] what stood beside them and is not read: "args (argparse.Namespace)"
 
 ---@class medxai.Match how a file's tensors fit a model's
 ---@field matched integer
 ---@field missing string[] in the model, not in the file
 ---@field extra string[] in the file, not in the model
 ---@field shape_differs { name: string, file: integer[], model: integer[] }[]
+---@field left_out string[] in the file, of what was wrapped around the model: "n_averaged", "criterion.weight"
 ---@field renamed string[] what was done to the file's names: "without the prefix 'module.'"
 
 -- ---- reading -------------------------------------------------------------------------------------------------------------
@@ -58,6 +63,28 @@ local function find_state(tree, order, depth)
   return split(tree, order)
 end
 
+local training_words = { "optim", "sched", "scaler" }
+
+local function belongs_to_training(key)
+  for _, word in ipairs(training_words) do
+    if key:lower():find(word, 1, true) then return true end
+  end
+  return false
+end
+
+-- Every dict with named tensors in a checkpoint, but for those of optimizers: to sets as { name = "a.b", tensors = }.
+local function gather_sets(tree, order, name, depth, sets, seen)
+  if type(tree) ~= "table" or seen[tree] or depth > 3 then return end
+  seen[tree] = true
+  local tensors = split(tree, order)
+  if tensors then sets[#sets + 1] = { name = name, tensors = tensors } end
+  for _, key in ipairs(order[tree] or {}) do
+    if type(key) == "string" and not belongs_to_training(key) then
+      gather_sets(tree[key], order, name == "" and key or name .. "." .. key, depth + 1, sets, seen)
+    end
+  end
+end
+
 -- At most `count` of the names, and how many more there are.
 local function some(names, count)
   local list = {}
@@ -65,25 +92,49 @@ local function some(names, count)
   return table.concat(list, ", ") .. (#names > count and (" and %d more"):format(#names - count) or "")
 end
 
+--- Reads a file of weights whole: every set of named tensors in it. .tensors is nil where none has a usual name.
+---@param path string
+---@param what? string the start of error messages (default "weights")
+---@return medxai.Loaded
+function store.read(path, what)
+  what = what or "weights"
+  local tree, format, order, skipped = native().read(path, what)
+  if #skipped > 0 and not host.options.quiet then
+    local names = some(skipped, 12)
+    io.stderr:write(("%s: '%s': not read, since only tensors and plain values are: %s\n"):format(what, path, names))
+  end
+  if format == "safetensors" then
+    local meta = tree.__metadata__
+    tree.__metadata__ = nil
+    local tensors = split(tree, order) or {}
+    local sets = { { name = "", tensors = tensors } }
+    return { path = path, format = format, tensors = tensors, sets = sets, meta = meta, skipped = skipped }
+  end
+  local sets = {}
+  gather_sets(tree, order, "", 0, sets, {})
+  local tensors, meta = find_state(tree, order, 0)
+  if not tensors and #sets == 1 then tensors, meta = sets[1].tensors, {} end
+  if #sets == 0 then
+    local keys = order[tree]
+    check.fail(what, "'%s' holds no state dict (%s). Save model.state_dict() in Python and give that file.", path,
+      keys and #keys > 0 and "its keys: " .. some(keys, 8) or "expected a dict of tensors")
+  end
+  return { path = path, format = format, tensors = tensors, sets = sets, meta = meta, skipped = skipped }
+end
+
 --- Reads the tensors of a file of weights: a state dict, or a checkpoint that holds one.
 ---@param path string
 ---@param what? string the start of error messages (default "weights")
 ---@return medxai.Loaded
 function store.load(path, what)
-  what = what or "weights"
-  local tree, format, order = native().read(path, what)
-  if format == "safetensors" then
-    local meta = tree.__metadata__
-    tree.__metadata__ = nil
-    return { path = path, format = format, tensors = split(tree, order) or {}, meta = meta }
+  local loaded = store.read(path, what)
+  if not loaded.tensors then
+    local names = {}
+    for i, set in ipairs(loaded.sets) do names[i] = set.name end
+    check.fail(what or "weights", "'%s' holds several sets of tensors (%s). Give one to a model: "
+      .. "weights = { file = '%s', set = '%s' }.", path, some(names, 8), path, names[1])
   end
-  local tensors, meta = find_state(tree, order, 0)
-  if not tensors then
-    local keys = order[tree]
-    check.fail(what, "'%s' holds no state dict (%s). Save model.state_dict() in Python and give that file.", path,
-      keys and #keys > 0 and "its keys: " .. some(keys, 8) or "expected a dict of tensors")
-  end
-  return { path = path, format = format, tensors = tensors, meta = meta }
+  return loaded
 end
 
 --- Reads what store.save_checkpoint (or torch.save of plain data) wrote, as nested Lua tables.
@@ -95,46 +146,73 @@ end
 
 -- ---- matching ------------------------------------------------------------------------------------------------------------
 
-local prefixes = { "module.", "model.", "_orig_mod.", "backbone.", "net.", "network.", "encoder.", "ema_model." }
-
-local function count_matches(names, wanted)
-  local n = 0
-  for _, name in ipairs(names) do n = n + (wanted[name] and 1 or 0) end
-  return n
+-- The prefix under which most of the names are wanted, and how many are; of equals the shortest.
+local function best_prefix(names, wanted)
+  local counts, best, most = {}, "", 0
+  for _, name in ipairs(names) do
+    local at = 0
+    while at do
+      if wanted[name:sub(at + 1)] then
+        local prefix = name:sub(1, at)
+        local n = (counts[prefix] or 0) + 1
+        counts[prefix] = n
+        if n > most or n == most and #prefix < #best then best, most = prefix, n end
+      end
+      at = name:find(".", at + 1, true)
+    end
+  end
+  return best, most
 end
 
-local function without(names, prefix)
-  local list = {}
-  for i, name in ipairs(names) do list[i] = name:sub(1, #prefix) == prefix and name:sub(#prefix + 1) or name end
+local function is_under(name, prefix) return name:sub(1, #prefix) == prefix end
+
+-- The names under the prefix, without it. Others are the model's where it lacks them; else they are of what was wrapped
+-- around it: false.
+local function strip_prefix(names, wanted, renamed)
+  local prefix = best_prefix(names, wanted)
+  if prefix == "" then return names end
+  renamed[#renamed + 1] = "without the prefix '" .. prefix .. "'"
+  local list, have = {}, {}
+  for i, name in ipairs(names) do
+    list[i] = is_under(name, prefix) and name:sub(#prefix + 1)
+    if list[i] then have[list[i]] = true end
+  end
+  for i, name in ipairs(names) do
+    if not list[i] and wanted[name] and not have[name] then list[i] = name end
+  end
   return list
 end
 
--- Takes off the first prefix, or pair of prefixes, that makes more names match. One is tried before two: it is told.
-local function strip_prefixes(names, wanted, renamed)
-  local function improved(now, best)
-    for _, prefix in ipairs(prefixes) do
-      local shorter = without(now, prefix)
-      if count_matches(shorter, wanted) > best then return shorter, "'" .. prefix .. "'" end
+-- What DataParallel, torch.compile, FSDP and activation checkpointing put into the names of a part that they wrap.
+local wrappers = { "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module" }
+
+local function without_wrappers(names, wanted, renamed)
+  local list, seen = {}, {}
+  for i, name in ipairs(names) do
+    local new = name and "." .. name
+    for _, word in ipairs(new and not wanted[name] and wrappers or {}) do
+      new = new:gsub("%f[%w_]" .. word .. "%.", "")
     end
-    for _, prefix in ipairs(prefixes) do
-      for _, second in ipairs(prefixes) do
-        local both = without(without(now, prefix), second)
-        if count_matches(both, wanted) > best then return both, "'" .. prefix .. second .. "'" end
+    new = new and new:sub(2)
+    list[i] = wanted[new] and new or name
+    if name and list[i] ~= name then
+      for _, word in ipairs(wrappers) do
+        if ("." .. name):find("." .. word .. ".", 1, true) and not seen[word] then
+          seen[word] = true
+          renamed[#renamed + 1] = "without '" .. word .. ".' inside them"
+        end
       end
     end
   end
-  local better, prefix = improved(names, count_matches(names, wanted))
-  if not better then return names end
-  renamed[#renamed + 1] = "without the prefix " .. prefix
-  return better
+  return list
 end
 
 -- DenseNet's names before torchvision 0.3: "denselayer1.norm.1.weight" is "denselayer1.norm1.weight" now.
 local function densenet(names, wanted, renamed)
   local list, changed = {}, 0
   for i, name in ipairs(names) do
-    local new = name:gsub("^(.*denselayer%d+%.%l+)%.([12]%.)", "%1%2")
-    local take = not wanted[name] and wanted[new]
+    local new = name and name:gsub("^(.*denselayer%d+%.%l+)%.([12]%.)", "%1%2")
+    local take = name and not wanted[name] and wanted[new]
     list[i] = take and new or name
     if take and new ~= name then changed = changed + 1 end
   end
@@ -150,20 +228,39 @@ local function same_shape(a, b)
   return true
 end
 
---- How a file's tensors fit a model's, without changing either.
+-- Keys that training scripts and their wrappers add to a model's own: losses with class weights, averaging, counted
+-- operations.
+local wrapper_keys, wrapper_leaves = {}, { total_ops = true, total_params = true }
+for key in ("n_averaged criterion loss loss_fn loss_func loss_function pos_weight class_weight class_weights step "
+  .. "initted num_updates decay"):gmatch "%S+" do
+  wrapper_keys[key] = true
+end
+
+local function is_wrappers(name, own)
+  local top = name:match "^[^.]+"
+  return wrapper_keys[top] and not own[top] or wrapper_leaves[name:match "[^.]+$"] or false
+end
+
+--- How a file's tensors fit a model's, without changing either. A prefix under which the names are the model's is taken
+--- off, and what stands outside it is left out; so are the keys of wrappers (n_averaged, criterion.weight).
 ---@param state medxai.Named[] model:state()
 ---@param tensors medxai.Named[] the file's
 ---@return table<string, userdata> fitting the file's tensors that fit, by the model's names
 ---@return medxai.Match report
 function store.match(state, tensors)
   local wanted, names = {}, {}
-  local report = { matched = 0, missing = {}, extra = {}, shape_differs = {}, renamed = {} }
-  for _, entry in ipairs(state) do wanted[entry.name] = entry.tensor end
+  local report = { matched = 0, missing = {}, extra = {}, shape_differs = {}, left_out = {}, renamed = {} }
+  local own = {} -- the first words of the model's names
+  for _, entry in ipairs(state) do wanted[entry.name], own[entry.name:match "^[^.]+"] = entry.tensor, true end
   for i, entry in ipairs(tensors) do names[i] = entry.name end
-  names = densenet(strip_prefixes(names, wanted, report.renamed), wanted, report.renamed)
+  for _, change in ipairs { strip_prefix, without_wrappers, densenet } do
+    names = change(names, wanted, report.renamed)
+  end
   local found, fitting = {}, {}
   for i, name in ipairs(names) do
-    if wanted[name] and not found[name] then found[name] = tensors[i].tensor
+    if not name then report.left_out[#report.left_out + 1] = tensors[i].name
+    elseif wanted[name] and not found[name] then found[name] = tensors[i].tensor
+    elseif not wanted[name] and is_wrappers(name, own) then report.left_out[#report.left_out + 1] = name
     else report.extra[#report.extra + 1] = name end
   end
   for _, entry in ipairs(state) do
@@ -179,6 +276,103 @@ function store.match(state, tensors)
     end
   end
   return fitting, report
+end
+
+-- ---- which of several sets ------------------------------------------------------------------------------------------
+
+-- Words in the names of averaged copies. The raw weights are taken unless the researcher names others.
+local averaged = {}
+for word in ("ema swa avg average averaged teacher momentum target shadow"):gmatch "%a+" do averaged[word] = true end
+
+local function is_averaged(set)
+  for word in set.name:gmatch "%a+" do
+    if averaged[word:lower()] then return true end
+  end
+  return false
+end
+
+local function is_usual(set)
+  for _, name in ipairs(nested) do
+    if set.path:match "[^.]*$" == name or set.path == "" and set.prefix == "" then return true end
+  end
+  return false
+end
+
+-- The sets of a checkpoint that could be the model's: dicts, and in one dict the prefixes under which its names stand,
+-- each with at least half as many of the names as the best has. { path, prefix, count, tensors, of = name -> true }
+local function candidates(sets, wanted)
+  local list, most = {}, 0
+  for _, set in ipairs(sets) do
+    local rest = {}
+    for i, entry in ipairs(set.tensors) do rest[i] = entry.name end
+    local prefix, count = best_prefix(rest, wanted)
+    while count > 0 do
+      local found, others = { path = set.name, prefix = prefix, count = count, tensors = set.tensors, of = {} }, {}
+      for _, name in ipairs(rest) do
+        if is_under(name, prefix) and wanted[name:sub(#prefix + 1)] then found.of[name] = true
+        else others[#others + 1] = name end
+      end
+      list[#list + 1], most, rest = found, math.max(most, count), others
+      prefix, count = best_prefix(rest, wanted)
+    end
+  end
+  local kept, of_path = {}, {}
+  for _, found in ipairs(list) do
+    if found.count * 2 >= most then
+      kept[#kept + 1] = found
+      of_path[found.path] = (of_path[found.path] or 0) + 1
+    end
+  end
+  for _, found in ipairs(kept) do
+    local prefix = of_path[found.path] > 1 and found.prefix:gsub("%.$", "") or ""
+    found.name = found.path .. (found.path ~= "" and prefix ~= "" and "." or "") .. prefix
+    if found.name == "" then found.name = "(top level)" end
+  end
+  return kept
+end
+
+local function filter(list, test)
+  local out = {}
+  for _, v in ipairs(list) do
+    if test(v) then out[#out + 1] = v end
+  end
+  return out
+end
+
+--- The set of weights in a file that is a model's: where there are several the raw ones, not an average of them (EMA,
+--- SWA, a teacher), or those that are named. Which one it is must be clear, or it is an error.
+---@param loaded medxai.Loaded
+---@param state medxai.Named[] model:state()
+---@param name? string of the set
+---@param what? string the start of error messages (default "weights")
+---@return medxai.Named[] tensors for store.match
+---@return string taken its name
+---@return string[] others the names of the sets that were not taken
+function store.choose(loaded, state, name, what)
+  what = what or "weights"
+  local wanted, names = {}, {}
+  for _, entry in ipairs(state) do wanted[entry.name] = true end
+  local list = candidates(loaded.sets, wanted)
+  if #list == 0 then return loaded.tensors or loaded.sets[1].tensors, "", {} end
+  for i, set in ipairs(list) do names[i] = set.name end
+  local raw = filter(list, function(set) return not is_averaged(set) end)
+  local usual = filter(raw, is_usual)
+  local taken = #list == 1 and list[1] or #raw == 1 and raw[1] or #usual == 1 and usual[1] or nil
+  if name then
+    check.known(what, "set of weights", name, names)
+    taken = filter(list, function(set) return set.name == name end)[1]
+  elseif not taken then
+    check.fail(what, "'%s' holds several sets of weights (%s). Name the one to be taken: "
+      .. "weights = { file = '%s', set = '%s' }.", loaded.path, table.concat(names, ", "), loaded.path, names[1])
+  end
+  local others = filter(list, function(set) return set ~= taken end)
+  local tensors = filter(taken.tensors, function(entry)
+    for _, other in ipairs(others) do
+      if other.tensors == taken.tensors and other.of[entry.name] then return false end
+    end
+    return true
+  end)
+  return tensors, taken.name, filter(names, function(other) return other ~= taken.name end)
 end
 
 local function shape_text(shape) return #shape == 0 and "a single number" or table.concat(shape, "x") end
@@ -216,6 +410,7 @@ function store.describe(report, state)
   end
   if #report.missing > 0 then lines[#lines + 1] = "missing in the file: " .. some(report.missing, 6) end
   if #report.extra > 0 then lines[#lines + 1] = "only in the file: " .. some(report.extra, 6) end
+  if #report.left_out > 0 then lines[#lines + 1] = "left out, not of the network: " .. some(report.left_out, 6) end
   return lines
 end
 
@@ -248,12 +443,28 @@ local function warn_not_finite(state, fitting, options)
     options.from and "'" .. options.from .. "'" or "the state", bad, first)
 end
 
+-- Numbers in threes called mean and std, outside the network: it may have normalised its input by them.
+local function warn_normalisation(report, tensors, options)
+  local left, words = {}, {}
+  for _, name in ipairs(report.left_out) do left[name] = true end
+  for _, entry in ipairs(tensors) do
+    local kind = left[entry.name] and (entry.name:match "mean$" or entry.name:match "std$")
+    if kind and entry.tensor:numel() == 3 then
+      local list = entry.tensor:reshape({ 3 }):tolist()
+      words[#words + 1] = ("%s = { %.6g, %.6g, %.6g }"):format(kind, list[1], list[2], list[3])
+    end
+  end
+  if #words == 0 then return end
+  check.warn(options.what or "weights", "%s holds %s beside the network: if it normalised its input by them, give them "
+    .. "to the data.", options.from and "'" .. options.from .. "'" or "the state", table.concat(words, ", "))
+end
+
 --- Copies a file's tensors into a model's, converted to the model's types and memory layout. Unless everything fits
 --- nothing is changed and an error tells what differs.
 ---@param state medxai.Named[] model:state()
 ---@param tensors medxai.Named[]
 ---@param options? { what?: string, from?: string, strict?: boolean, optional?: fun(name: string): boolean }
----  from: the file's name for messages; strict = false loads what fits; optional: names that may differ
+---  from: the file's name for messages; strict = false loads what fits, and warns; optional: names that may differ
 ---@return medxai.Match
 function store.load_into(state, tensors, options)
   options = options or {}
@@ -268,6 +479,11 @@ function store.load_into(state, tensors, options)
       options.from and "'" .. options.from .. "'" or "the state", store.counts(report), table.concat(store.describe(report, state), "\n  "))
   end
   check_types(state, fitting, options)
+  if bad > 0 then
+    check.warn(options.what or "weights", "%s fits in part (%s); what does not fit stays as it was drawn.",
+      options.from and "'" .. options.from .. "'" or "the state", store.counts(report))
+  end
+  warn_normalisation(report, tensors, options)
   require("medxai.torch").no_grad(function()
     for _, entry in ipairs(state) do
       local got = fitting[entry.name]

@@ -1,9 +1,10 @@
 -- Where initial weights come from: "imagenet" (torch's cache folders, else torchvision's file is downloaded by curl or
--- wget, resumed and checked against the hash in its name), a file, or the name of a run. Prints what matched.
--- It refuses files that do not fit the model, runs of another network, classes, hidden units, size or mask.
+-- wget, resumed and checked against the hash in its name), a file, or a run, by its name or a path into its folder.
+-- Prints what matched. It refuses files that do not fit the model, and runs of other settings (model_file.lua).
 local check = require "medxai.check"
 local files = require "medxai.files"
 local host = require "medxai.host"
+local model_file = require "medxai.model_file"
 local store = require "medxai.store"
 
 local weights = {}
@@ -155,7 +156,11 @@ end
 
 -- ---- runs ------------------------------------------------------------------------------------------------------------------
 
-local function is_path(spec) return spec:find "/" or spec:find "%.%w+$" ~= nil and not spec:find "^[%w_%-]+$" end
+-- A name with a dot may be a file's or a run's: "try.2".
+local function is_path(spec)
+  if spec:find "/" or files.exists(spec) and not files.is_folder(spec) then return true end
+  return spec:find "%.%w+$" ~= nil and not files.exists(files.join("runs", spec, "weights.pt"))
+end
 
 -- The experiment that makes a run of that name, if it lies beside this one or in experiments/.
 local function experiment_of(name)
@@ -179,36 +184,6 @@ local function run_folder(name)
     experiment and ("Run %s first."):format(experiment) or "Run the experiment of that name first, or give a path to a file.")
 end
 
-local function list_text(v)
-  if type(v) ~= "table" then return tostring(v) end
-  local parts = {}
-  for i, item in ipairs(v) do parts[i] = tostring(item) end
-  return table.concat(parts, ", ")
-end
-
-local function must_agree(from, what, theirs, ours)
-  if theirs == nil or ours == nil or list_text(theirs) == list_text(ours) then return end
-  check.fail("weights", "%s has %s %s (here: %s). Use the same, or other weights.", from, what, list_text(theirs), list_text(ours))
-end
-
---- Raises unless what a run's model.json says about its data agrees with the data to be used.
----@param model table whose weights came from a run
----@param data { size_px?: integer, input_mode?: string } input_mode: "none", "lungs", ...
-function weights.check_data(model, data)
-  local described = model.weights_of
-  if not described then return end
-  if not model.other_size then must_agree("the run '" .. described.run .. "'", "size_px", described.size_px, data.size_px) end
-  must_agree("the run '" .. described.run .. "'", "mask", described.input_mode, data.input_mode)
-end
-
-local function check_model(described, name, model)
-  local from, config = "the run '" .. name .. "'", model.config or {}
-  must_agree(from, "the network", described.network, model.name)
-  must_agree(from, "the classes", described.classes, model.classes)
-  must_agree(from, "the head", described.head, config.head)
-  must_agree(from, "hidden =", described.hidden, config.hidden)
-end
-
 -- ---- apply -----------------------------------------------------------------------------------------------------------------
 
 -- Whether a tensor belongs to a part that ImageNet weights may leave as drawn.
@@ -222,72 +197,132 @@ local function in_head(model)
   end
 end
 
-local function load_file(model, path, what, options)
+-- Inception's auxiliary branch takes part in training alone: a file may lack it, or have it for other classes.
+local function in_auxiliary(name) return name:find "^AuxLogits%." ~= nil end
+
+local function tell_auxiliary(report)
+  local absent, other = 0, 0
+  for _, name in ipairs(report.missing) do absent = absent + (in_auxiliary(name) and 1 or 0) end
+  for _, d in ipairs(report.shape_differs) do other = other + (in_auxiliary(d.name) and 1 or 0) end
+  if absent + other == 0 then return end
+  say("  the auxiliary branch (AuxLogits) is %s in the file: it stays as drawn; it has a part in training, none in "
+    .. "evaluation", other == 0 and "not" or "of another shape")
+end
+
+-- options: kind ("file"), set and strict of the weights, optional as store.load_into has it
+local function load_file(model, path, options)
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
-  local loaded = store.load(path)
+  local loaded = store.read(path)
   local state = model:state()
-  options.from = path
-  local report = store.load_into(state, loaded.tensors, options)
-  report.path, report.format = path, loaded.format
-  say("weights: %s '%s': %s%s", what, path, store.counts(report),
+  local tensors, taken, others = store.choose(loaded, state, options.set)
+  local report = store.load_into(state, tensors, { from = path, strict = options.strict, optional = options.optional })
+  report.path, report.format, report.set = path, loaded.format, taken
+  say("weights: %s '%s': %s%s", options.kind, path, store.counts(report),
     #report.renamed > 0 and " (names " .. table.concat(report.renamed, ", ") .. ")" or "")
+  if #others > 0 then
+    say("  it holds several sets of weights: '%s' is taken, not '%s'. To choose: weights = { file = '%s', set = '%s' }",
+      taken, table.concat(others, "', '"), path, others[1])
+  end
   for _, line in ipairs(store.describe(report, state)) do say("  %s", line) end
+  tell_auxiliary(report)
   return report
 end
 
---- Where the weights are that `spec` names: { path, kind = "ImageNet" | "file" | "run", run, described = its model.json }.
---- nil: drawn at random; nil and why: ImageNet's file is absent and options.on_missing is "scratch".
----@param spec? string nil or "random"; "imagenet" (downloaded where absent); a path; the name of a run
+local spec_of_table = {
+  file = { "string", field = false }, run = { "string", field = false }, set = { "string", field = false },
+  strict = { "boolean", default = true, field = false },
+}
+
+-- What an experiment gives as weights, as a table: { file = PATH or run = NAME, set, strict }.
+local function complete(spec)
+  if type(spec) ~= "table" then return { word = spec, strict = true } end
+  local o = check.options("weights", spec, spec_of_table)
+  if (o.file == nil) == (o.run == nil) then check.fail("weights", "give either file = PATH or run = NAME.") end
+  o.word = o.file or o.run
+  return o
+end
+
+-- A path: of a run's folder, of a file beside a run's model.json, or of a plain file.
+local function find_path(path)
+  local folder = files.is_folder(path) and path or files.folder(path) or "."
+  local described = model_file.read(folder)
+  if not described then return { path = path, kind = "file" } end
+  local file = files.is_folder(path) and files.join(path, "weights.pt") or path
+  return { path = file, kind = "run", run = path, described = described }
+end
+
+local function find_imagenet(network, options)
+  local path, why = weights.imagenet(network, { download = not check.smoke() })
+  if path then return { path = path, kind = "ImageNet" } end
+  if options and options.on_missing == "scratch" then return nil, why end
+  check.fail("weights", "the ImageNet weights of %s are not here and cannot be downloaded (%s). "
+    .. "Put https://download.pytorch.org/models/%s into '%s', or give weights = \"random\".",
+    network, why, imagenet[network][1], weights.folders()[1])
+end
+
+--- Where the weights are that `spec` names: { path, kind = "ImageNet" | "file" | "run", run, described = its
+--- model.json, set, strict }. nil: drawn at random; nil and why: ImageNet's file is absent and options.on_missing is
+--- "scratch".
+---@param spec? string|table nil or "random"; "imagenet" (downloaded where absent); a path; the name of a run;
+---  { file = PATH or run = NAME, set = which of several in it, strict = false: what fits }
 ---@param network string
 ---@param options? { on_missing?: "error"|"scratch" }
 function weights.find(spec, network, options)
-  if spec == nil or spec == "random" then return nil end
-  if spec == "imagenet" then
-    local path, why = weights.imagenet(network, { download = not check.smoke() })
-    if path then return { path = path, kind = "ImageNet" } end
-    if options and options.on_missing == "scratch" then return nil, why end
-    check.fail("weights", "the ImageNet weights of %s are not here and cannot be downloaded (%s). Put https://download.pytorch.org/models/%s into '%s', or give weights = \"random\".",
-      network, why, imagenet[network][1], weights.folders()[1])
+  local o = complete(spec)
+  local found
+  if o.word == nil or spec == "random" then return nil end
+  if spec == "imagenet" then return find_imagenet(network, options) end
+  if o.file or not o.run and is_path(o.word) then
+    found = find_path(o.word)
+  else
+    local folder = run_folder(o.word)
+    found = { path = files.join(folder, "weights.pt"), kind = "run", run = o.word, described = model_file.read(folder) }
   end
-  if is_path(spec) or files.exists(spec) and not files.is_folder(spec) then return { path = spec, kind = "file" } end
-  local folder = run_folder(spec)
-  local described = files.exists(files.join(folder, "model.json")) and files.read_data(files.join(folder, "model.json")) or nil
-  return { path = files.join(folder, "weights.pt"), kind = "run", run = spec, described = described }
+  found.set, found.strict = o.set, o.strict
+  return found
 end
 
---- What a model keeps of the run that its weights come from; nil where they come from elsewhere.
-function weights.origin(found)
+--- Whether a plain file is torchvision's own ImageNet file of a network.
+---@param path string
+---@param network string
+---@return boolean
+function weights.is_imagenet(path, network)
+  if not imagenet[network] or not files.exists(path) or files.is_folder(path) then return false end
+  local digest = require("medxai.core").image.sha256_file(path)
+  for _, name in ipairs(imagenet[network]) do
+    if digest and digest:sub(1, 8) == name:match "%-(%x+)%.pth$" then return true end
+  end
+  return false
+end
+
+-- Raises where a file beside a model.json holds other weights than that describes.
+local function check_hash(model, found)
   local described = found.described
-  return described and { run = found.run, size_px = described.size_px, input_mode = described.input_mode }
+  if not described.weights_sha256 or not found.strict or described.dtype ~= model.dtype then return end
+  local hash = require("medxai.run").weights_sha256(model)
+  if hash == described.weights_sha256 then return end
+  check.fail("weights", "'%s' does not hold the weights that '%s' beside it describes (SHA-256 %s..., not %s...). "
+    .. "Train that run again, or move the file elsewhere.", found.path,
+    files.join(files.folder(found.path) or ".", "model.json"), hash:sub(1, 12), described.weights_sha256:sub(1, 12))
 end
 
---- Loads what weights.find found into a model.
+--- Loads what weights.find found into a model, whose settings have been compared with a run's (model_file.check_model).
 ---@param model table
 ---@param found table
----@param options? { strict?: boolean }
 ---@return medxai.Match report with .path
-function weights.load(model, found, options)
-  if found.kind == "ImageNet" then return load_file(model, found.path, found.kind, { optional = in_head(model) }) end
-  if found.described then check_model(found.described, found.run, model) end
-  local report = load_file(model, found.path, found.kind, { strict = options and options.strict })
-  report.run, report.model = found.run, found.described
-  return report
-end
-
---- Finds and loads what `spec` names.
----@param model table
----@param spec? string nil or "random": nothing
----@param options? { on_missing?: "error"|"scratch", strict?: boolean } "scratch": where the ImageNet file is absent return nil and why
----@return medxai.Match? report with .path
----@return string? why
-function weights.apply(model, spec, options)
-  local found, why = weights.find(spec, model.name, options)
-  if found then
-    model.weights_of = weights.origin(found)
-    return weights.load(model, found, options)
+function weights.load(model, found)
+  if found.kind == "ImageNet" then
+    return load_file(model, found.path, { kind = found.kind, optional = in_head(model) })
   end
-  if why then return nil, why end
-  return { matched = 0, missing = {}, extra = {}, shape_differs = {}, renamed = {} }
+  local report = load_file(model, found.path,
+    { kind = found.kind, set = found.set, strict = found.strict, optional = in_auxiliary })
+  if found.described then
+    check_hash(model, found)
+  elseif found.kind == "run" then
+    check.warn("weights", "the run '%s' has no model.json: with what settings it was trained is not known, and is not "
+      .. "compared.", found.run)
+  end
+  return report
 end
 
 return weights

@@ -72,6 +72,21 @@ def old_names(state):
                        if not k.endswith("num_batches_tracked"))
 
 
+def neighbours():
+    """What training scripts save beside a state dict: plain data of Python's library and of numpy."""
+    import argparse, collections, datetime, decimal, pathlib, types
+    import numpy as np
+    shared = ["a", "b"]
+    return {"args": argparse.Namespace(lr=0.1, root=pathlib.PurePosixPath("/data"), device=torch.device("cpu"),
+                                       kind=float),
+            "best": np.float64(0.93), "curve": np.linspace(0, 1, 3), "names": np.array(["a", {"b": 1}], dtype=object),
+            "history": collections.defaultdict(list, {"loss": [0.5, 0.25], "accuracy": [np.float32(1)]}),
+            "last": collections.deque([1, 2], 3), "out": pathlib.PurePosixPath("/out"),
+            "when": datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.timezone.utc), "price": decimal.Decimal("1.5"),
+            "notes": types.SimpleNamespace(a=1), "by_pair": {(1, 2): 3}, "torch": torch.__version__,
+            "one": shared, "two": shared, "epoch": 3}
+
+
 class Evil:
     def __reduce__(self):
         return (os.system, ("touch /tmp/medxai_was_here",))
@@ -95,5 +110,10 @@ else:
     from safetensors.torch import save_file
     torch.save({"model": dict(net.named_parameters()), "note": "parameters"}, path("parameters_torch2.pt"))
     torch.save(OrderedDict(("model.module." + k, v.double()) for k, v in state.items()), path("densenet_torch2.pt"), pickle_protocol=4)
+    small = OrderedDict([("fc.weight", torch.arange(6.0).view(2, 3)), ("fc.bias", torch.tensor([0.5, -1.0]))])
+    torch.save({"state_dict": small, **neighbours()}, path("neighbours.pt"))
+    torch.save({"state_dict": small, **neighbours()}, path("neighbours_legacy.pth"), pickle_protocol=4,
+               _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": small, "best": neighbours()["best"], "extra": Evil()}, path("neighbours_evil.pt"))
     save_file({k: v.contiguous() for k, v in state.items()}, path("densenet.safetensors"), metadata={"format": "pt"})
     save_file({k: v.contiguous().clone() for k, v in odd().items()}, path("odd.safetensors"))

@@ -347,6 +347,29 @@ function Dataset:native()
   return set
 end
 
+--- How a file becomes the network's input, as plain data: whatever changes the numbers that the network sees of the
+--- same file. model.json holds it (model_file.lua). Drawn pictures are neither resized nor scaled from 16 bits.
+---@return table
+function Dataset:preparation()
+  local of_files = not self.drawn
+  return {
+    size_px = self.size_px, resize_px = of_files and self.resize_px or nil,
+    interpolation = of_files and "bilinear" or nil, white_16bit = of_files and self.white_16bit or nil, channels = 3,
+    range = { 0, 1 }, input_mode = self.mask,
+    mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
+  }
+end
+
+--- The reader and its options as the experiment gave them: what it takes to read the same data again.
+---@return { reader: string, options: table }
+function Dataset:description()
+  local options = {}
+  for key, value in pairs(self.options) do
+    if key ~= "cache_mb" then options[key] = value end -- changes nothing but time
+  end
+  return { reader = self.name, options = options }
+end
+
 --- The pre-training report (dataset/report.lua): counts, unreadable images, duplicates across splits, class x source.
 --- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for training.
 function Dataset:check(options) return require("medxai.dataset.report").check(self, options) end
@@ -477,7 +500,7 @@ function base.make(found)
     check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px, data.resize_px)
   end
   data.mask, data.apply_mask = found.input_mask or o.mask, found.input_mask == nil
-  data.mean, data.std, data.white_16bit = o.mean, o.std, o.white_16bit
+  data.mean, data.std, data.white_16bit, data.options = o.mean, o.std, o.white_16bit, o
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
 
