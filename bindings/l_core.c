@@ -15,6 +15,7 @@ static const luaL_Reg modules[] = {
   { "loader", luaopen_core_loader },
   { "partition", luaopen_core_partition },
   { "phantom", luaopen_core_phantom },
+  { "resample", luaopen_core_resample },
   { "segment", luaopen_core_segment },
   { "store",  luaopen_core_store },
   { "graph", luaopen_core_graph },
