@@ -141,22 +141,32 @@ t.test("a second process cannot use the folder of a run at work", function()
   end)
 end)
 
-t.test("intervals resample patients where they are known, images otherwise and say so", function()
-  local values = { 1, 1, 1, 0, 0, 0, 1, 0 }
-  local by_image = xai.metrics.mean_interval(values, { resamples = 200 })
-  t.equal(by_image.resampled, "images")
-  t.equal(by_image.note, "image-level, patients unknown")
-  t.equal(by_image.mean, 0.5)
-  t.ok(by_image.low < 0.5 and by_image.high > 0.5)
-  local patients = { "a", "a", "a", "b", "b", "b", "c", "d" } -- alike within
-  local by_patient = xai.metrics.mean_interval(values, { resamples = 200, patients = patients })
-  t.equal(by_patient.resampled, "patients")
-  t.ok(by_patient.high - by_patient.low > by_image.high - by_image.low, "patients that agree with themselves give a wider interval")
-  local few = xai.metrics.mean_interval({ 1, 0, 1 }, { resamples = 200 }) -- it would be the range, whatever the values
-  t.equal(few.mean, 2 / 3)
-  t.ok(few.low ~= few.low and few.high ~= few.high)
-  t.equal(few.note, "image-level, patients unknown; too few for an interval")
-  t.equal(xai.metrics.mean_interval(values, { resamples = 200 }), by_image) -- the same draws
+t.test("an evaluation says what its intervals are, on the terminal and in its result; of fewer than ten images none, and why", function()
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/run.lua", [[
+local xai = require "medxai"
+local run = xai.run { name = "intervals" }
+local data = xai.dataset.phantom { n_train = 6, n_val = 6, n_test = 12, size_px = 32 }
+local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "random" }
+local few = run:evaluate(model, data.val)
+local result = run:evaluate(model, data.test)
+local i = result.intervals
+print("kinds", i.kind.accuracy, i.kind.macro_f1, i.kind.auroc_macro, i.level, i.resamples, i.units, i.resampled)
+local low, high = require("medxai.stats.units").wilson(result.accuracy, 12)
+print("wilson", math.abs(low - i.accuracy[1]) < 1e-12 and math.abs(high - i.accuracy[2]) < 1e-12)
+run:cross_evaluate { models = { one = model }, splits = { whole = data.test } }
+for _, row in ipairs(require("medxai.files").read_csv(run.dir .. "/cross.csv")) do print("cross", row.interval) end
+print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.intervals.accuracy[1] ~= few.intervals.accuracy[1])
+]])
+  local r = t.run { "--out", dir .. "/out", "--threads", "1", script }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.out:find("kinds\tWilson\tstudentised bootstrap\tstudentised bootstrap\t0.95\t1999\t12\timages", 1, true), r.out)
+  t.ok(r.out:find("wilson\ttrue", 1, true), r.out)
+  t.ok(r.out:find("few\tfewer than 10 images\tfewer than 10 images\ttrue", 1, true), r.out)
+  t.ok(r.out:find("cross\tWilson over images", 1, true), r.out)
+  t.ok(r.out:find("on each kind of input, 95 % Wilson intervals over images (image-level, patients unknown)", 1, true), r.out)
+  t.ok(r.out:find "accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ %(image%-level, patients unknown%), loss", r.out)
+  t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 
 -- How far the trained weights of two runs of the same start lie apart.

@@ -1,6 +1,7 @@
 -- Metrics against what scikit-learn 1.2.1 said of stored cases (tests/reference/metrics.py made them).
 local t = require "t"
 local metrics = require "medxai.metrics"
+local units = require "medxai.stats.units"
 local cjson = require "cjson"
 
 local here = debug.getinfo(1, "S").source:match("^@(.*)/[^/]*$") or "tests"
@@ -58,4 +59,71 @@ t.test("an empty split has no AUROC and no accuracy to boast of", function()
   t.equal(result.n, 0)
   t.equal(result.accuracy, 0.0)
   same(result.auroc_macro, nil, "auroc")
+end)
+
+-- ---- intervals --------------------------------------------------------------------------------------------------------
+
+-- Answers of a network over three classes, a patient of one to three images each; every so many are wrong.
+local function answers(n)
+  local labels, probabilities, patients = {}, {}, {}
+  for i = 1, n do
+    local wrong = (i * 7) % 10 < 3
+    labels[i], patients[i] = i % 3, "p" .. i * 3 // 5
+    local said = wrong and (i + 1 + i % 2) % 3 or i % 3
+    local p = 0.4 + (i * 13 % 17) / 40
+    probabilities[i] = { (1 - p) / 2, (1 - p) / 2, (1 - p) / 2 }
+    probabilities[i][said + 1] = p
+  end
+  return labels, probabilities, patients
+end
+
+t.test("the standard error of macro F1 and balanced accuracy is the jackknife's over patients; the value is the metric's", function()
+  local labels, probabilities, patients = answers(120)
+  local predicted, over = metrics.argmax(probabilities), units.over(120, patients)
+  for _, name in ipairs { "macro_f1", "balanced_accuracy" } do
+    local function value_without(u)
+      local l, p = {}, {}
+      for i = 1, 120 do
+        if over.unit[i] ~= u then l[#l + 1], p[#p + 1] = labels[i], predicted[i] end
+      end
+      local result = metrics.from_confusion(metrics.confusion(l, p, 3))
+      return name == "macro_f1" and result.macro.f1 or result.balanced_accuracy
+    end
+    local s = metrics.average(name, over, labels, predicted, 3)
+    t.near(s.value, value_without(0), 1e-12, name)
+    local mean, squares, u = 0.0, 0.0, over.count
+    for k = 1, u do mean = mean + value_without(k) / u end
+    for k = 1, u do squares = squares + (value_without(k) - mean) ^ 2 end
+    t.near(s.se, math.sqrt((u - 1) / u * squares), 0.05 * s.se, name)
+  end
+end)
+
+t.test("intervals of a classification: patients where every one is known; each holds its value, within 0 and 1", function()
+  local labels, probabilities, patients = answers(120)
+  local result = metrics.classification(labels, probabilities, { "a", "b", "c" })
+  local by_image = metrics.classification_intervals(labels, probabilities)
+  local by_patient = metrics.classification_intervals(labels, probabilities, { patients = patients })
+  t.equal({ by_image.resampled, by_image.units, by_image.note }, { "images", 120, "image-level, patients unknown" })
+  t.equal({ by_patient.resampled, by_patient.units, by_patient.note }, { "patients", 73 })
+  for _, all in ipairs { by_image, by_patient } do
+    for name, value in pairs { accuracy = result.accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro } do
+      local low, high = table.unpack(all[name])
+      t.ok(0 <= low and low < value and value < high and high <= 1, name)
+    end
+  end
+  patients[3] = "unknown"
+  t.equal(metrics.classification_intervals(labels, probabilities, { patients = patients }), by_image)
+  local alike = {}
+  for i = 1, 120 do alike[i] = "p" .. i // 12 end
+  t.equal(metrics.classification_intervals(labels, probabilities, { patients = alike }).units, 11)
+end)
+
+t.test("a class that most resamples lack gives the AUROC no interval, and the reason", function()
+  local labels, probabilities = answers(60)
+  for i = 1, 60 do labels[i] = i == 1 and 2 or i % 2 end
+  local all = metrics.classification_intervals(labels, probabilities)
+  t.ok(all.auroc_macro[1] ~= all.auroc_macro[1] and all.accuracy[1] == all.accuracy[1])
+  t.ok(all.why.auroc_macro:find "^%d+ of 1999 resamples without spread or value$", all.why.auroc_macro)
+  for i = 1, 60 do labels[i] = i % 2 end
+  t.equal(metrics.classification_intervals(labels, probabilities).why.auroc_macro, "undefined")
 end)

@@ -163,7 +163,7 @@ t.test("values that are all equal, also but for rounding, and rare ones give no 
   for i = 1, 40 do list[i] = i == 7 and 1 or 0 end -- a resample without image 7 has no spread: 0.975^40 = 0.36 of them
   local r = units.over(40):mean(list)
   t.ok(r.low ~= r.low)
-  t.equal(r.why, r.dropped .. " of 1999 resamples without spread")
+  t.equal(r.why, r.dropped .. " of 1999 resamples without spread or value")
   t.ok(r.dropped > 600 and r.dropped < 850, "0.36 of 1,999 are 726, deviation 21.5; got " .. r.dropped)
   t.equal(units.over(40, nil, { resamples = 20 }):mean { table.unpack((function() for i = 1,
     40 do list[i] = i end return list end)()) }.why,

@@ -4,6 +4,7 @@
 local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
 local metric = require "medxai.metric"
+local units = require "medxai.stats.units"
 
 local scores = {}
 
@@ -40,7 +41,7 @@ end
 
 local function interval_sentence(s)
   local lost = s.of - s.n
-  return string.format("Means with %d %% bootstrap intervals over %s%s (n = %d%s).", math.floor(100 * s.level + 0.5), s.resampled, s.note and ", " .. s.note or "", s.n,
+  return string.format("Means with %s (n = %d%s).", units.words(s), s.n,
     lost > 0 and string.format("; %d undefined", lost) or "")
 end
 
@@ -86,10 +87,10 @@ function scores.table(job, summaries, _, save)
   for first = 1, #groups, down and #groups or table_columns do
     local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
     local columns, rows = arranged(job, some, methods, down)
-    local s = some[1][1]
+    local s, all = some[1][1], {}
+    for _, group in ipairs(some) do table.move(group, 1, #group, #all + 1, all) end
     save(figure.table { columns = columns, rows = rows, title = "Scores", caption = {
-      string.format("%s, %s split. Means over %d images with %d %% bootstrap intervals over %s%s.", job.model.name, job.split.name, s.of, math.floor(100 * s.level + 0.5),
-        s.resampled, s.note and " (" .. s.note .. ")" or "") } }, "scores", "Scores of methods")
+      string.format("%s, %s split. Means over %d images with %s.", job.model.name, job.split.name, s.of, units.words(all)) } }, "scores", "Scores of methods")
   end
 end
 

@@ -8,6 +8,7 @@ local files = require "medxai.files"
 local fit = require "medxai.fit"
 local metrics = require "medxai.metrics"
 local Trainer = require "medxai.trainer"
+local units = require "medxai.stats.units"
 local work = require "medxai.grid_work"
 
 local grid_report = {}
@@ -57,19 +58,15 @@ end
 -- ---- the winner ----------------------------------------------------------------------------------------------------------------
 
 -- The standard error of a score over the validation images.
-local function standard_error(measure, value, answers, seed)
+local function standard_error(measure, value, answers)
   local n = #answers.labels
   if measure == "accuracy" then return math.sqrt(value * (1 - value) / n) end
   local values = {}
   if measure == "loss" then
     for i, row in ipairs(answers.probabilities) do values[i] = -math.log(math.max(row[answers.labels[i] + 1], 1e-300)) end
   else
-    local classes = #answers.probabilities[1]
-    local interval = metrics.bootstrap(n, function(weights)
-      local judged = metrics.from_confusion(metrics.confusion(answers.labels, answers.predicted, classes, weights))
-      return { value = measure == "macro_f1" and judged.macro.f1 or judged.balanced_accuracy }
-    end, { seed = seed, purpose = "grid_error@1", level = 0.6827 })
-    return interval.value and (interval.value[2] - interval.value[1]) / 2 or 0.0
+    local se = metrics.average(measure, units.over(n), answers.labels, answers.predicted, #answers.probabilities[1]).se
+    return se == se and se or 0.0
   end
   local sum, square = 0.0, 0.0
   for _, v in ipairs(values) do sum, square = sum + v, square + v * v end
@@ -130,7 +127,7 @@ function grid_report.finish(run, cells, own, fields)
   if best.result.status ~= "finished" then no_winner(list) end
   local measure = best.cell.options.best_by
   local answers = write_winner(run, best)
-  local error_ = standard_error(measure, best.result.value, answers, run.seed)
+  local error_ = standard_error(measure, best.result.value, answers)
   local cheapest, rows = cheapest_of(list, best.result, error_), rows_of(list)
   write_csv(run, axes, rows)
   local counts = {}

@@ -87,13 +87,22 @@ function units.over(n, patients, options)
   return self
 end
 
---- What an interval is, in words: "95 % studentised bootstrap intervals over patients".
----@param s { level: number, interval: string, resampled: string, note: string? } an interval, or a row that holds its
----  words
+--- What intervals are, in words: "95 % studentised bootstrap intervals over patients", and why some are not there.
+---@param list table one interval or several, or rows that hold their level, interval, resampled, note, why
 ---@return string
-function units.words(s)
-  return string.format("%g %% %s intervals over %s%s", 100 * (s.level or 0.95), s.interval or studentised,
+function units.words(list)
+  if #list == 0 then list = { list } end
+  local first, hits, seen, reasons = nil, false, {}, {}
+  for _, s in ipairs(list) do
+    if s.interval == wilson then hits = true elseif not first then first = s end
+    local why = s.why and s.n ~= 0 and s.why:gsub("^%d+ of %d+ ", "many ")
+    if why and not seen[why] then seen[why], reasons[#reasons + 1] = true, why end
+  end
+  local s = first or list[1]
+  local text = string.format("%g %% %s intervals over %s%s", 100 * (s.level or 0.95), s.interval or "bootstrap",
     s.resampled or "images", s.note and " (" .. s.note .. ")" or "")
+  if first and hits then text = text .. ", of hits Wilson's" end
+  return #reasons > 0 and text .. "; none: " .. table.concat(reasons, "; ") or text
 end
 
 --- Quantile of the distribution that the values are draws of: the (n + 1) q-th smallest, between two the straight
@@ -276,7 +285,7 @@ local function set_bounds(r, t, dropped, range)
   local tail, all = (1 - r.level) / 2, #t + dropped
   r.dropped = dropped
   if dropped > tail * all then
-    r.why = string.format("%d of %d resamples without spread", dropped, all)
+    r.why = string.format("%d of %d resamples without spread or value", dropped, all)
   elseif (#t + 1) * tail < 1 - 1e-9 then
     r.why = string.format("%d resamples are too few for %g %%", #t, 100 * r.level)
   else
@@ -312,11 +321,21 @@ function Units:interval_of(s, drawn)
   return set_bounds(r, t, dropped), t
 end
 
+local function all_hits(values)
+  for _, v in ipairs(values) do
+    if v == v and v ~= 0 and v ~= 1 then return false end
+  end
+  return true
+end
+
 --- Mean of the values that are numbers and its studentised bootstrap interval.
 ---@param values number[] one per image, NaN where undefined
----@param options? { level: number?, range: number[]? }
+---@param options? { level: number?, range: number[]?, hits: boolean? } hits: where all values are 1 and 0, hit_rate
 ---@return medxai.Interval
-function Units:mean(values, options) return self:interval(self:ratio(values), options) end
+function Units:mean(values, options)
+  if options and options.hits and all_hits(values) then return self:hit_rate(values, options.level) end
+  return self:interval(self:ratio(values), options)
+end
 
 --- One-sided p-values against a threshold: t0 = (theta - tau) / se; p_below = (1 + #{t* <= t0}) / (B + 1) is small
 --- where theta lies below tau by more than its spread, p_above = (1 + #{t* >= t0}) / (B + 1) where above. B = 9,999
@@ -331,7 +350,7 @@ function Units:one_sided(s, tau)
   local t, dropped = studentise(s, box_of(self, s.units, units.one_sided_resamples))
   r.dropped = dropped
   if dropped > (1 - r.level) / 2 * (#t + dropped) then
-    r.why = string.format("%d of %d resamples without spread", dropped, #t + dropped)
+    r.why = string.format("%d of %d resamples without spread or value", dropped, #t + dropped)
     return r
   end
   local t0, below, above = (s.value - tau) / s.se, 0, 0
