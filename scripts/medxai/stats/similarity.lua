@@ -2,6 +2,7 @@
 -- left of an agreement when the agreement of maps of different patients is taken off; and average linkage of what
 -- agrees. Maps are flat lists, row by row. It refuses a number for a constant map: nil.
 local check = require "medxai.check"
+local ssim = require("medxai.core").ssim
 
 local similarity = {}
 
@@ -89,41 +90,6 @@ end
 
 -- ---- SSIM -----------------------------------------------------------------------------------------------------------
 
-local radius, sigma = 5, 1.5
-local window = {}
-do
-  local sum = 0.0
-  for i = -radius, radius do sum = sum + math.exp(-i * i / (2 * sigma * sigma)) end
-  for i = -radius, radius do window[i + radius + 1] = math.exp(-i * i / (2 * sigma * sigma)) / sum end
-end
-
--- Gaussian means of a flat map where the window lies inside, rows then columns.
-local function smooth(values, height, width)
-  local across, out = {}, {}
-  local w, h, size = width - 2 * radius, height - 2 * radius, #window
-  for y = 0, height - 1 do
-    for x = 1, w do
-      local sum, at = 0.0, y * width + x - 1
-      for k = 1, size do sum = sum + window[k] * values[at + k] end
-      across[y * w + x] = sum
-    end
-  end
-  for y = 0, h - 1 do
-    for x = 1, w do
-      local sum, at = 0.0, y * w + x
-      for k = 1, size do sum = sum + window[k] * across[at + (k - 1) * w] end
-      out[y * w + x] = sum
-    end
-  end
-  return out
-end
-
-local function products(a, b)
-  local out = {}
-  for i = 1, #a do out[i] = a[i] * b[i] end
-  return out
-end
-
 --- Structural similarity of two maps in [0, 1] (Wang 2004): Gaussian window of 11 px, sigma 1.5, population
 --- covariance, range 1, mean over the pixels whose window lies inside. nil where a map holds NaN.
 ---@param a number[] height x width, row by row
@@ -137,17 +103,7 @@ function similarity.ssim(a, b, height, width)
     check.fail("similarity",
       "ssim: %d numbers are no map of %d x %d (expected height x width, sides of 11 or more).", #a, height, width)
   end
-  local ma, mb = smooth(a, height, width), smooth(b, height, width)
-  local aa, bb = smooth(products(a, a), height, width), smooth(products(b, b), height, width)
-  local ab = smooth(products(a, b), height, width)
-  local c1, c2, sum = 0.01 ^ 2, 0.03 ^ 2, 0.0
-  for i = 1, #ma do
-    local x, y = ma[i], mb[i]
-    local spread = aa[i] - x * x + bb[i] - y * y
-    sum = sum + (2 * x * y + c1) * (2 * (ab[i] - x * y) + c2) / ((x * x + y * y + c1) * (spread + c2))
-  end
-  if sum ~= sum then return nil end
-  return sum / #ma
+  return ssim(a, b, height, width)
 end
 
 -- ---- the strongest cells --------------------------------------------------------------------------------------------
