@@ -185,10 +185,10 @@ end)
 t.test("intervals of overlap: studentised, Wilson's of hits; of fewer than ten findings none, and the tables say so", function()
   local tables = require "medxai.overlap_tables"
   local many, few = go({ methods = { "gradcam" } }, 14), go({ methods = { "gradcam" } }, 9)
-  local auprc, pointing = table_of(many, "^auprc").lines[1], table_of(many, "^pointing_game").lines[1]
-  t.equal({ auprc.all.interval, auprc.all.units, pointing.all.interval }, { "studentised bootstrap", 11, "Wilson" })
-  t.ok(auprc.all.low < auprc.all.mean and auprc.all.mean < auprc.all.high and pointing.all.low == pointing.all.low)
-  t.ok(tables.difference_text(auprc):find "^[+-]0%.%d%d%d %[[+-]0%.%d+, [+-]0%.%d+%], p", tables.difference_text(auprc))
+  local area, pointing = table_of(many, "^auprc").lines[1], table_of(many, "^pointing_game").lines[1]
+  t.equal({ area.all.interval, area.all.units, pointing.all.interval }, { "studentised bootstrap", 11, "Wilson" })
+  t.ok(area.all.low < area.all.mean and area.all.mean < area.all.high and pointing.all.low == pointing.all.low)
+  t.ok(tables.difference_text(area):find "^[+-]0%.%d%d%d %[[+-]0%.%d+, [+-]0%.%d+%], p", tables.difference_text(area))
   t.equal(many.units, "95 % studentised bootstrap intervals over images (image-level, patients unknown), of hits Wilson's; none: fewer than 10 images")
   local line = table_of(few, "^auprc").lines[1]
   t.ok(line.all.low ~= line.all.low and line.difference.p == line.difference.p)

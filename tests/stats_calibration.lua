@@ -28,13 +28,15 @@ t.test("a confidence on a group's bound belongs to the lower group, 0 to the fir
   local error, bins = calibration.ece({ 0, 0.2, 0.4, 0.6, 0.8, 1 }, { 0, 0, 0, 1, 1, 1 }, { groups = 5, by = "width" })
   t.equal({ #bins, bins[1].n, bins[2].n, bins[5].n }, { 5, 2, 1, 1 })
   t.near(error, (0.2 + 0.4 + 0.4 + 0.2 + 0) / 6, 1e-12)
-  for k = 1, 15 do -- k / 15 is not exact, its group is
-    t.equal(#select(2, calibration.ece({ k / 15, (k - 1) / 15 }, { 1, 1 }, { by = "width" })), k == 1 and 1 or 2)
+  for k = 1, 24 do -- k / 25 is not exact (7 / 25 x 25 is above 7), its group is
+    local o = { by = "width", groups = 25 }
+    t.equal(#select(2, calibration.ece({ k / 25, k / 25 - 1e-9 }, { 1, 1 }, o)), 1, k)
+    t.equal(#select(2, calibration.ece({ k / 25, k / 25 + 1e-9 }, { 1, 1 }, o)), 2, k)
   end
 end)
 
 t.test("equal confidences: the error does not depend on the order of the images", function()
-  local c, h = { 0.5, 0.5, 0.5, 0.5, 0.9, 0.9 }, { 1, 0, 0, 1, 1, 0 }
+  local c, h = { 0.5, 0.5, 0.5, 0.5, 0.9, 0.9 }, { 1, 1, 0, 0, 1, 0 }
   local error = calibration.ece(c, h, { groups = 3 })
   t.near(error, calibration.ece({ 0.9, 0.5, 0.5, 0.9, 0.5, 0.5 }, { 0, 0, 1, 1, 1, 0 }, { groups = 3 }), 1e-15)
   t.near(error, (0 + 0 + 0.8) / 6, 1e-12)

@@ -73,7 +73,7 @@ end)
 t.test("agreement beyond strangers, with an interval over patients; 0 where strangers agree as much", function()
   local same, strangers, of = {}, {}, {}
   for i = 1, 40 do
-    same[i], strangers[i], of[i] = 0.6 + 0.1 * math.sin(i), 0.2 + 0.1 * math.sin(3 * i + 1), "p" .. (i + 1) // 2
+    same[i], strangers[i], of[i] = 0.6 + 0.1 * math.sin(i), 0.2 + 0.1 * math.cos(2 * i), "p" .. (i + 1) // 2
   end
   local over = units.over(40, of)
   local r = similarity.agreement(over, same, strangers)
@@ -260,6 +260,7 @@ t.test("weighted kappa and ICC(2,1) are the golden ones; ratings that are all eq
   local a, b, rows = { 1, 2, 3, 4, 5, 3, 2, 4, 5, 1 }, { 1, 3, 3, 4, 4, 2, 2, 5, 5, 2 }, {}
   for i = 1, 10 do rows[i] = { a[i], b[i] } end
   golden(readers.kappa(a, b), 0.864864864865)
+  t.near(readers.kappa({ 1, 2, 3 }, { 3, 2, 1 }), -1, 1e-12) -- 8/3 observed, 4/3 expected
   golden(readers.icc(rows), 0.876712328767)
   t.near(readers.kappa(a, a), 1, 1e-12)
   t.equal({ readers.kappa({ 3, 3 }, { 3, 3 }), readers.icc { { 2, 2 }, { 2, 2 } }, readers.icc { { 1, 2 } } }, {})

@@ -101,6 +101,8 @@ t.test("p by signs: 6 of 64 patterns; of many units the same within the error of
   t.near(random, exact, 5 * math.sqrt(exact * (1 - exact) / 9999)) -- five standard errors
   t.equal(random, units.signs(list, { seed = 1, id = "a" }))
   t.ok(random ~= units.signs(list, { seed = 1, id = "b" }), "another key gives other signs")
+  for i = 1, 40 do list[i] = 1 end -- no random pattern reaches it: the observed one alone
+  t.equal(units.signs(list), 1 / 10000)
 end)
 
 t.test("Holm's p-values are the golden ones: each at least the one before it; what has none counts for none", function()
