@@ -256,19 +256,36 @@ t.test("an experiment of several seeds runs once for each, from its own initial 
   local script = t.write(dir .. "/seeds.lua", [[
 local xai = require "medxai"
 local run = xai.run { name = "sd", seeds = { 1, 2, 3 } }
-local data = xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32 }
+local data = xai.dataset.phantom { n_train = 48, n_val = 6, n_test = 60, size_px = 32, marker = 1 }
 local model = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32,
-  build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 4)), { 48, 3 }) end }
-run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 1, batch = 6 })
+  build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 8)), { 192, 3 }) end }
+run:fit(model, data, { optim = xai.optim.adam { lr = 0.01 }, epochs = 12, batch = 6 })
 run:evaluate(model, data.test, { resamples = 20 })
+run:evaluate(model, data.val, { resamples = 20 })
 ]])
   local r = t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script }
   t.equal(r.code, 0, r.err)
+  t.ok(r.out:find "evaluate%-val over 3 seeds\n.-accuracy for other seeds: no interval: fewer than 10 images\n", r.out)
+  local table_ = {}
+  for seed = 1, 3 do
+    local i = 0
+    for _, row in ipairs(files.read_csv(dir .. "/out/seed-" .. seed .. "/predictions.csv")) do
+      if row.split == "test" then
+        i = i + 1
+        table_[i] = table_[i] or {}
+        table_[i][seed] = row.label == row.predicted and 1 or 0
+      end
+    end
+  end
+  local c = require("medxai.stats.components").of(table_)
+  local said = c.why and "no interval: " .. c.why or string.format("%.4f, 95 %% interval %.4f to %.4f over images and seeds (t with %.1f degrees of freedom)",
+    c.mean, math.max(0, c.low), math.min(1, c.high), c.df)
+  t.ok(r.out:find("accuracy for other seeds: " .. said, 1, true), said .. "\n" .. r.out)
   local rows, sums = files.read_csv(dir .. "/out/seeds.csv"), {}
   for seed = 1, 3 do sums[files.read_data(dir .. "/out/seed-" .. seed .. "/model.json").weights_sha256] = true end
   local different = 0
   for _ in pairs(sums) do different = different + 1 end
-  t.equal({ different, #rows }, { 3, 15 })
+  t.equal({ different, #rows }, { 3, 30 })
   t.ok(r.out:find("evaluate-test over 3 seeds\n  accuracy           mean ", 1, true), r.out)
   r = t.run { "--threads", "1", "--quiet", "--seed", "9", "--out", dir .. "/out", script }
   t.equal(r.err, "medxai-run: " .. script .. ":2: run: --seed and seeds exclude each other. Leave one out.\n")

@@ -23,7 +23,7 @@ t.test("images and seeds: mean squares, variance of the mean, degrees of freedom
   golden(r.var, 0.00436666666667)
   golden(r.df, 3.67002778244)
   golden(r.half, 0.190161947)
-  t.near({ r.images, r.seeds_part }, { (0.0468 - r.ms_error) / 3, (r.ms_seeds - r.ms_error) / 4 }, 1e-12)
+  t.near({ r.var_images, r.var_seeds }, { (0.0468 - r.ms_error) / 3, (r.ms_seeds - r.ms_error) / 4 }, 1e-12)
   t.near(r.high - r.mean, r.half, 1e-15)
 end)
 
@@ -32,6 +32,10 @@ t.test("fewer than three seeds, no spread, gaps: a reason and no interval", func
   t.equal(two.why, "fewer than 3 seeds")
   t.ok(two.low ~= two.low and two.mean == two.mean)
   t.equal(components.of({ { 1, 1, 1 }, { 1, 1, 1 } }).why, "no spread")
+  -- every seed answers one class for all: as many right each, other ones
+  t.equal(components.of({ { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } }).why, "the variance cannot be told from the error")
+  t.equal(components.of({ { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 }, { 1, 0, 0 }, { 0, 1, 1 } }).why,
+    "the variance cannot be told from the error")
   t.equal(components.of({ { 1 }, { 2 } }).why, "fewer than 3 seeds")
   t.equal(components.of({ { 1, 2, 3 } }).why, "fewer than 2 images")
   t.equal(components.of({}).why, "fewer than 2 images")

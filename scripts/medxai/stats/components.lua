@@ -32,8 +32,8 @@ end
 --- components cut at 0, variance of the mean, Satterthwaite's degrees of freedom (1946) and the t interval.
 ---@param rows number[][] [image][seed], no gaps; with several images per patient the patient's means
 ---@param level? number default 0.95
----@return table { mean, n, seeds, ms_images, ms_seeds, ms_error, images, seeds_part, error = components, var, df,
----  half, low, high, why }
+---@return table { mean, n, seeds, ms_images, ms_seeds, ms_error, var_images, var_seeds, var_error, var = of the mean,
+---  df, half, low, high, why }
 function components.of(rows, level)
   local n = #rows
   local seeds = n > 0 and #rows[1] or 0
@@ -51,14 +51,17 @@ function components.of(rows, level)
   end
   local mi, ms, me = seeds * si / (n - 1), n * ss / (seeds - 1), se / ((n - 1) * (seeds - 1))
   r.mean, r.ms_images, r.ms_seeds, r.ms_error = mean, mi, ms, me
-  r.images, r.seeds_part, r.error = math.max(0, (mi - me) / seeds), math.max(0, (ms - me) / n), me
+  r.var_images, r.var_seeds, r.var_error = math.max(0, (mi - me) / seeds), math.max(0, (ms - me) / n), me
   r.var = (mi + ms - me) / (n * seeds)
+  local squares = mi * mi / (n - 1) + ms * ms / (seeds - 1) + me * me / ((n - 1) * (seeds - 1))
+  r.df = r.var > 0 and (mi + ms - me) ^ 2 / squares or 0.0
   if seeds < 3 then
     r.why = "fewer than 3 seeds"
-  elseif not (r.var > 0) then
+  elseif mi + ms + me <= 1e-24 * mean * mean then
     r.why = "no spread"
+  elseif r.df < 1 then -- what is taken off is about as large as what is left: no t tells anything
+    r.why = "the variance cannot be told from the error"
   else
-    r.df = (mi + ms - me) ^ 2 / (mi * mi / (n - 1) + ms * ms / (seeds - 1) + me * me / ((n - 1) * (seeds - 1)))
     r.half = distributions.t_quantile(level or 0.95, r.df) * math.sqrt(r.var)
     r.low, r.high = mean - r.half, mean + r.half
   end
