@@ -165,6 +165,44 @@ t.test("persistence over patients and draws: interval, undefined maps, one map f
   t.equal(persistence.of(few, cascade({ 0.5 }, 9, 0.1), some).why, "fewer than 10 images")
 end)
 
+-- Share of studies of n patients whose interval lies wholly below and wholly above the true persistence. Stages fall evenly from
+-- `first` to the strangers' 0.2; draws have a deviation of 0.1 by the weights, images of 0.15.
+local function misses(studies, n, first, seed)
+  local core, below, above = require "medxai.core", 0, 0
+  local truth = {}
+  for k = 1, 6 do truth[k] = first + (0.2 - first) * (k - 1) / 5 end
+  local true_value = persistence.value(truth, 0.2)
+  for s = 1, studies do
+    local z = core.rng.stream { seed = seed, purpose = "cascade@1", replicate = s }:normal(n * 37 + 30)
+    local list, stages, stranger, at = z:tolist(), {}, {}, 30
+    z:close()
+    for k = 1, 6 do
+      stages[k] = {}
+      for d = 1, 5 do
+        stages[k][d] = {}
+        for i = 1, n do stages[k][d][i] = truth[k] + 0.1 * list[5 * (k - 1) + d] + 0.15 * list[at + i] end
+        at = at + n
+      end
+    end
+    for i = 1, n do stranger[i] = 0.2 + 0.15 * list[at + i] end
+    local r = persistence.of(units.over(n, nil, { level = 0.9, resamples = 999, id = tostring(s) }), stages, stranger)
+    if r.high < true_value then below = below + 1 elseif r.low > true_value then above = above + 1 end
+  end
+  return below / studies, above / studies, true_value
+end
+
+t.test("persistence: 90 % intervals lie wrongly below or above the truth in at most 0.15 of 40 studies each", function()
+  local below, above = misses(40, 24, 0.5, 1)
+  t.ok(below <= 0.15 and above <= 0.15, below .. " " .. above) -- 0.05 and three standard errors of 0.034
+end)
+
+t.long("persistence near its threshold over 300 studies of 48 patients", function()
+  local below, above, truth = misses(300, 48, 0.6, 2)
+  print(string.format("      true %.3f: interval below in %.3f, above in %.3f (nominal 0.05 each)", truth, below, above))
+  -- more above than below: max(0, .) of the last stage, which lies at the strangers' level, lies above it
+  t.ok(below <= 0.10 and above <= 0.16, below .. " " .. above)
+end)
+
 t.test("labels: (p - b) / (t - b), with an interval; nothing where twins agree hardly more than strangers", function()
   local over, p, twin, b = units.over(40), {}, {}, {}
   for i = 1, 40 do p[i], twin[i], b[i] = 0.4 + 0.1 * math.sin(i), 0.6 + 0.1 * math.cos(i),
@@ -252,6 +290,15 @@ t.test("relevance rank accuracy is the golden one; ties share the last places; a
   -- a flat map: the mask's share
   t.near(faithfulness.rank_accuracy({ 5, 5, 5, 5 }, { true, false, false, false }), 0.25, 1e-12)
   t.equal({ faithfulness.rank_accuracy({ 1, 2 }, { 0, 0 }), faithfulness.rank_accuracy({ nan, 2 }, { 1, 0 }) }, {})
+end)
+
+t.test("energy inside and average precision of the same map are the golden ones", function()
+  local torch = require "medxai.torch"
+  local scope <close> = require("medxai.core").memory.scope()
+  local map = torch.tensor({ { 0.1, 0.9, 0.3 }, { 0.8, 0.2, 0.7 }, { 0.05, 0.6, -0.4 } }, { dtype = "float64" })
+  local ctx = { mask = torch.tensor({ { 0, 1, 0 }, { 1, 0, 0 }, { 0, 0, 1 } }, { dtype = "bool" }) }
+  golden((require("medxai.score.energy_inside").measure(map, ctx)), 0.465753424658)
+  golden((require("medxai.score.auprc").measure(map, ctx)), 0.777777777778)
 end)
 
 -- ---- readers --------------------------------------------------------------------------------------------------------
