@@ -39,10 +39,11 @@ local function cell(job, s)
   return lines
 end
 
-local function interval_sentence(s)
+local function interval_sentence(group)
+  local s = group[1]
   local lost = s.of - s.n
-  return string.format("Means with %s (n = %d%s).", units.words(s), s.n,
-    lost > 0 and string.format("; %d undefined", lost) or "")
+  return string.format("Means with %s; n = %d%s.", units.words(group), s.n,
+    lost > 0 and string.format(", %d undefined", lost) or "")
 end
 
 -- Methods in the order in which they appear: { maps, label }.
@@ -104,7 +105,7 @@ local function dots(job, group)
   local definition = job.by_metric[first.metric].definition
   return figure.dots { rows = rows, title = definition.title or first.metric, x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
     definition.axis and definition.unit == "score" and " (" .. first.unit .. ")" or ""), caption = {
-      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(first) } }
+      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(group) } }
 end
 
 -- A metric with a value at each percentile: lines over the share removed.
