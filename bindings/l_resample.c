@@ -1,7 +1,7 @@
 /* l_resample.c: core.resample: resample.c for Lua. Lists hold numbers; units and samples count from 1.
  *   local r = resample.new { seed =, purpose = "what@1", id = "", units =, resamples = }, or { units =, drawn = list }
  *   #r: how many resamples
- *   r:ratio(sum, count) -> values, standard errors      r:auroc(label, unit, scores of each class) -> the same
+ *   r:ratio(sum, count) -> values, standard errors   r:auroc(label, unit, columns of scores, class of each) -> the same
  *   local x = resample.matrix(flat list, width)   r:totals(x, b) -> list   r:spread(x, b, gradient) -> number
  *   resample.studentised(value, least, values, ses) -> sorted t, how many were left out
  *   resample.signs(list, least, { seed =, purpose =, id =, patterns = } or nil: all) -> how many, of how many */
@@ -203,13 +203,13 @@ static int by_score(const void *a, const void *b) {
   return x->sample < y->sample ? -1 : x->sample > y->sample;
 }
 
-/* Ranks the samples of every class; pushes what holds order and last. */
+/* Ranks the samples of every column; pushes what holds order and last. */
 static void push_order(lua_State *L, int idx, mx_roc *roc) {
-  const size_t places = (size_t)(roc->classes * roc->samples);
+  const size_t places = (size_t)(roc->columns * roc->samples);
   int32_t *order = lua_newuserdatauv(L, places * sizeof *order + 1, 0);
   bool *last = lua_newuserdatauv(L, places + 1, 0);
   scored *list = lua_newuserdatauv(L, (size_t)roc->samples * sizeof *list + 1, 0);
-  for (int64_t c = 0; c < roc->classes; c++) {
+  for (int64_t c = 0; c < roc->columns; c++) {
     lua_rawgeti(L, idx, c + 1);
     const double *score = push_list(L, -1, roc->samples, "scores");
     for (int32_t i = 0; i < roc->samples; i++)
@@ -225,19 +225,18 @@ static void push_order(lua_State *L, int idx, mx_roc *roc) {
   roc->last = last;
 }
 
-/*- r:auroc(label, unit, scores): label, unit: of each sample, from 1; scores: a list per class. Two lists as r:ratio;
- * NaN where a class lacks a side. */
+/*- r:auroc(label, unit, scores, class_of): label, unit: of each sample, from 1; scores: a list per column; class_of:
+ * whose score each column is. Two lists as r:ratio; NaN where a class lacks a side. */
 static int resample_auroc(lua_State *L) {
   mx_resample *r = to_resample(L);
-  lua_settop(L, 4);
-  mx_roc roc = { .samples = length_of(L, 2, "label"), .classes = length_of(L, 4, "scores") };
-  if (roc.samples > INT32_MAX || roc.classes < 1) xl_error(L, "resample: auroc takes one list of scores per class");
-  int32_t *label = push_indices(L, 2, roc.samples, 1, roc.classes, "label");
+  lua_settop(L, 5);
+  mx_roc roc = { .samples = length_of(L, 2, "label"), .columns = length_of(L, 4, "scores") };
+  if (roc.samples > INT32_MAX || roc.columns < 1) xl_error(L, "resample: auroc takes one list of scores per column");
+  roc.class_of = push_indices(L, 5, roc.columns, 1, INT32_MAX, "class_of");
+  int32_t *label = push_indices(L, 2, roc.samples, 1, INT32_MAX, "label");
   int32_t *unit = push_indices(L, 3, roc.samples, 1, r->units, "unit");
-  for (int64_t i = 0; i < roc.samples; i++) {
-    label[i]--;
+  for (int64_t i = 0; i < roc.samples; i++)
     unit[i]--;
-  }
   roc.label = label;
   roc.unit = unit;
   push_order(L, 4, &roc);

@@ -66,12 +66,12 @@ typedef struct sides {
 
 static void count_in(sides *s, const mx_roc *roc, int64_t c, int32_t sample, const double *weight) {
   const double w = weight[roc->unit[sample]];
-  if (roc->label[sample] == c) s->positive += w;
+  if (roc->label[sample] == roc->class_of[c]) s->positive += w;
   else s->negative += w;
 }
 
-/* One class against the rest: its area; placement: of each sample, the share of the other side that it beats (a
- * positive) or that beats it (a negative). */
+/* One column, its class against the rest: its area; placement: of each sample, the share of the other side that it
+ * beats (a positive) or that beats it (a negative). */
 static double place(const mx_roc *roc, int64_t c, const double *weight, sides all, double *placement) {
   const int32_t *order = roc->order + c * roc->samples;
   const bool *last = roc->last + c * roc->samples;
@@ -86,7 +86,7 @@ static double place(const mx_roc *roc, int64_t c, const double *weight, sides al
     const double beats = (below.negative + tied.negative / 2) / all.negative;
     const double beaten = (all.positive - below.positive - tied.positive / 2) / all.positive;
     for (int64_t k = i; k < end; k++)
-      placement[order[k]] = roc->label[order[k]] == c ? beats : beaten;
+      placement[order[k]] = roc->label[order[k]] == roc->class_of[c] ? beats : beaten;
     area += tied.positive * beats;
     below.positive += tied.positive;
     below.negative += tied.negative;
@@ -100,7 +100,7 @@ mx_estimate mx_auroc_of(const uint32_t *drawn, int64_t units, const mx_roc *roc,
   for (int64_t k = 0; k < units; k++)
     weight[drawn[k]] += 1;
   double mean = 0, n = 0;
-  for (int64_t c = 0; c < roc->classes; c++) {
+  for (int64_t c = 0; c < roc->columns; c++) {
     sides all = { 0, 0 };
     for (int32_t i = 0; i < roc->samples; i++)
       count_in(&all, roc, c, i, weight);
@@ -108,10 +108,10 @@ mx_estimate mx_auroc_of(const uint32_t *drawn, int64_t units, const mx_roc *roc,
     n = all.positive + all.negative;
     const double area = place(roc, c, weight, all, placement);
     for (int64_t i = 0; i < roc->samples; i++) {
-      const double side = roc->label[i] == c ? all.positive : all.negative;
-      influence[roc->unit[i]] += (placement[i] - area) * n / (side * (double)roc->classes);
+      const double side = roc->label[i] == roc->class_of[c] ? all.positive : all.negative;
+      influence[roc->unit[i]] += (placement[i] - area) * n / (side * (double)roc->columns);
     }
-    mean += area / (double)roc->classes;
+    mean += area / (double)roc->columns;
   }
   double squares = 0;
   for (int64_t u = 0; u < units; u++)

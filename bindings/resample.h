@@ -33,15 +33,16 @@ void mx_totals_of(const uint32_t *drawn, int64_t units, const double *x, int64_t
  * this gradient there and does not change when all totals are doubled. */
 double mx_spread_of(const uint32_t *drawn, int64_t units, const double *x, int64_t width, const double *gradient);
 
-/* Scores of samples under several classes, each class against the rest. */
+/* Columns of scores, each of one class against the rest. */
 typedef struct mx_roc {
-  int64_t samples, classes;
+  int64_t samples, columns;
   const int32_t *label, *unit; /* (samples): class of each, unit of each */
-  const int32_t *order;        /* (classes, samples): samples by ascending score */
-  const bool *last;            /* (classes, samples): the last of those with equal scores */
+  const int32_t *class_of;     /* (columns): the class whose score it is */
+  const int32_t *order;        /* (columns, samples): samples by ascending score */
+  const bool *last;            /* (columns, samples): the last of those with equal scores */
 } mx_roc;
 
-/* Mean over the classes of the area under the ROC curve, ties counting half, and its standard error from influence
+/* Mean over the columns of the area under the ROC curve, ties counting half, and its standard error from influence
  * values; NAN where a class lacks a side. scratch: (2 x units + samples). */
 mx_estimate mx_auroc_of(const uint32_t *drawn, int64_t units, const mx_roc *roc, double *scratch);
 

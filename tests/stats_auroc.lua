@@ -135,6 +135,37 @@ t.test("the native area of resamples is Lua's: of the sample, and of a resample 
   t.ok(lost[1] ~= lost[1])
 end)
 
+t.test("one class over seeds: mean area, standard error, one-sided p; what is left of an area in another", function()
+  local z = core.rng.stream { seed = 3, purpose = "seeds@1" }:normal(60 * 4)
+  local list, truth, seeds, flat, truth_labels = z:tolist(), {}, { {}, {} }, {}, {}
+  z:close()
+  for i = 1, 60 do
+    truth[i], truth_labels[i] = i % 3 == 0, i % 3 == 0 and 1 or 0
+    for s = 1, 2 do seeds[s][i] = (truth[i] and 2 or 0) + list[i] + 0.5 * list[60 * s + i] end
+    flat[i] = (truth[i] and 0.8 or 0) + list[i] + 0.5 * list[180 + i]
+  end
+  local over = units.over(60)
+  local mean = over:auroc_of(truth, seeds)
+  t.near(mean.value, delong.mean({ delong.placements(seeds[1], truth), delong.placements(seeds[2], truth) }).auc, 1e-12)
+  local two, rows = over:auroc_of(truth, { seeds[1] }), {}
+  for i = 1, 60 do rows[i] = { -seeds[1][i], seeds[1][i] } end
+  local both = over:auroc(truth_labels, rows) -- of two classes each area is the other's
+  t.near({ two.value, two.se }, { both.value, both.se }, 1e-12)
+  t.near(two.se, delong.standard_error(delong.placements(seeds[1], truth), over), 0.05 * two.se)
+  local found = over:one_sided(mean, 0.638)
+  t.ok(found.p_above < 0.01 and found.p_below > 0.98, found.p_above)
+  local weak = over:auroc_of(truth, { flat })
+  local left = over:combined({ weak, mean }, function(x, y) return (x - 0.5) / (y - 0.5) end)
+  t.near(left.mean, (weak.value - 0.5) / (mean.value - 0.5), 1e-12)
+  t.ok(left.low < left.mean and left.mean < left.high and left.high < 1 and left.interval == "percentile bootstrap")
+  local own = over:combined({ mean, mean }, function(x, y) return x / y end)
+  t.equal({ own.mean, own.low, own.high }, { 1, 1, 1 }, "the same resamples")
+  local fewer = units.over(59):ratio { table.unpack(flat, 1, 59) }
+  t.fails(function() over:combined({ mean, fewer }, math.min) end,
+    "units: combined: statistics over 60 and 59 images.")
+  t.equal(units.over(4):combined({ units.over(4):ratio { 1, 2, 3, 4 } }, math.abs).why, "fewer than 10 images")
+end)
+
 -- ---- accuracy -------------------------------------------------------------------------------------------------------
 
 t.test("McNemar's exact p and mid-p are the golden ones; nothing discordant is p = 1", function()

@@ -165,7 +165,8 @@ t.test("persistence over patients and draws: interval, undefined maps, one map f
   t.equal(persistence.of(few, cascade({ 0.5 }, 9, 0.1), some).why, "fewer than 10 images")
 end)
 
--- Share of studies of n patients whose interval lies wholly below and wholly above the true persistence. Stages fall evenly from
+-- Share of studies of n patients whose interval lies wholly below and wholly above the true persistence. Stages fall
+-- evenly from
 -- `first` to the strangers' 0.2; draws have a deviation of 0.1 by the weights, images of 0.15.
 local function misses(studies, n, first, seed)
   local core, below, above = require "medxai.core", 0, 0
@@ -198,7 +199,8 @@ end)
 
 t.long("persistence near its threshold over 300 studies of 48 patients", function()
   local below, above, truth = misses(300, 48, 0.6, 2)
-  print(string.format("      true %.3f: interval below in %.3f, above in %.3f (nominal 0.05 each)", truth, below, above))
+  print(string.format("      true %.3f: interval below in %.3f, above in %.3f (nominal 0.05 each)", truth, below,
+    above))
   -- more above than below: max(0, .) of the last stage, which lies at the strangers' level, lies above it
   t.ok(below <= 0.10 and above <= 0.16, below .. " " .. above)
 end)

@@ -1,5 +1,7 @@
--- The statistics against what SciPy, scikit-learn, statsmodels, pingouin, scikit-image and the code of DeLong's fast algorithm
--- say (tests/reference/stats_peers.py): the stored cases, or those of the file MEDXAI_STATS_PEERS (./bootstrap parity statistics).
+-- The statistics against what SciPy, scikit-learn, statsmodels, pingouin, scikit-image and the code of DeLong's fast
+-- algorithm
+-- say (tests/reference/stats_peers.py): the stored cases, or those of the file MEDXAI_STATS_PEERS (./bootstrap
+-- parity statistics).
 local t = require "t"
 local accuracy = require "medxai.stats.accuracy"
 local calibration = require "medxai.stats.calibration"
@@ -74,8 +76,10 @@ function kinds.calibration(c)
   near(s.intercept, c.intercept, 1e-7, "intercept")
   near(s.intercept_at_1, c.intercept_at_1, 1e-7, "intercept at slope 1")
   local temperature = calibration.temperature(c.y, c.logits)
-  near(temperature, c.temperature, 1e-5, "temperature") -- a minimum is flat: a search knows it to the root of the precision
-  near(calibration.nll(c.y, calibration.softmax(c.logits, temperature)), c.nll_at_best, 1e-10, "log loss at the temperature")
+  -- a minimum is flat: a search knows it to the root of the precision
+  near(temperature, c.temperature, 1e-5, "temperature")
+  near(calibration.nll(c.y, calibration.softmax(c.logits, temperature)), c.nll_at_best, 1e-10,
+    "log loss at the temperature")
   local confidences, hits = calibration.top(c.y, p)
   near((calibration.ece(confidences, hits, { by = "width" })), c.ece_width, 1e-11, "ECE, equal widths")
   near((calibration.ece(confidences, hits, { groups = 7 })), c.ece_mass, 1e-11, "ECE, equal masses")

@@ -185,6 +185,35 @@ t.test("units are patients where every one is known, images otherwise; bad input
     "90 % Wilson intervals over images (image-level, patients unknown)")
 end)
 
+t.test("the native part refuses what it cannot draw or read", function()
+  local resample = core.resample
+  local function new(o) return function() return resample.new(o) end end
+  t.fails(new { units = 1, drawn = {} }, "resample: units is 1 (expected 2 to 2147483647)")
+  t.fails(new { units = 2, drawn = { 1, 3 } }, "resample: drawn: value 2 is 3 (expected a whole number from 1 to 2)")
+  t.fails(new { units = 2, seed = 1, purpose = "a@1", resamples = 0 },
+    "resample: resamples is 0 (expected 1 to 16777216)")
+  local box = resample.new { units = 2, seed = 1, purpose = "a@1", resamples = 5 }
+  t.equal(#box, 5)
+  t.fails(function() box:ratio({ 1 }, { 1, 1 }) end, "resample: sum: expected 2 numbers, got 1")
+  t.fails(function() box:ratio({ 1, nan }, { 1, 1 }) end, "resample: sum: value 2 is no finite number")
+  local x = resample.matrix({ 1, 2, 3, 4, 5, 6 }, 3)
+  t.fails(function() resample.matrix({ 1, 2, 3 }, 2) end, "resample: a matrix of width 2 cannot hold 3 numbers")
+  t.fails(function() box:totals(x, 6) end, "resample: there is no resample 6 (expected 1 to 5)")
+  t.fails(function() box:spread(x, 1, { 1, 2 }) end, "resample: gradient: expected 3 numbers, got 2")
+  t.fails(function() box:totals(resample.matrix({ 1, 2, 3 }, 3), 1) end,
+    "resample: the matrix has 1 rows (expected 2, one per unit)")
+  t.fails(function() box:auroc({ 1, 1 }, { 1, 3 }, { { 1, 2 } }, { 1 }) end,
+    "resample: unit: value 2 is 3 (expected a whole number from 1 to 2)")
+  t.fails(function() box:auroc({ 1, 1 }, { 1, 2 }, { { 1 } }, { 1 }) end, "resample: scores: expected 2 numbers, got 1")
+  t.fails(function() resample.signs({ table.unpack(box:totals(x, 1)), 1, 1 }, "x") end,
+    "bad argument #2 to 'signs' (number expected, got string)")
+  local many = {}
+  for i = 1, 17 do many[i] = i end
+  t.fails(function() resample.signs(many, 1) end,
+    "resample: signs: expected at most 16 values for all patterns, got 17")
+  t.fails(function() core.ssim({ 1 }, { 1 }, 11, 11) end, "ssim: expected a list of 121 numbers, got table")
+end)
+
 -- ---- differences ----------------------------------------------------------------------------------------------------
 
 t.test("a paired difference: the interval holds it, p by signs of patients, images without a value are left out",

@@ -85,7 +85,8 @@ static void areas(void) {
       if (n > 0) last[c * SAMPLES + n - 1] = true;
     }
   }
-  const mx_roc roc = { SAMPLES, CLASSES, label, unit, order, last };
+  const int32_t class_of[CLASSES] = { 0, 1, 2 };
+  const mx_roc roc = { SAMPLES, CLASSES, label, unit, class_of, order, last };
   const uint32_t drawn[UNITS] = { 0, 0, 1, 3, 5, 6, 3 };
   double weight[UNITS] = { 0 }, scratch[2 * UNITS + SAMPLES], mean = 0;
   for (int k = 0; k < UNITS; k++)

@@ -221,6 +221,19 @@ function Units:totals(columns, f)
   }
 end
 
+-- The mean area of columns of scores, each of one class against the rest.
+local function areas(self, label, columns, class_of)
+  local whole = {}
+  for k = 1, math.max(self.count, 2) do whole[k] = k end
+  local function replicate(box) return box:auroc(label, self.unit, columns, class_of) end
+  local s = { value = nan, se = nan, n = self.n, units = self.count, floor = 1e-12, replicate = replicate }
+  if self.count > 1 and #columns > 0 then
+    local values, ses = replicate(resample.new { units = self.count, drawn = whole })
+    s.value, s.se = values[1], ses[1]
+  end
+  return s
+end
+
 --- Mean over the classes of the area under the ROC curve of each class against the rest, ties counting half; its
 --- standard error from influence values (DeLong 1988's placements; over units as medxai.stats.delong's macro). NaN
 --- where a class lacks a side.
@@ -229,20 +242,26 @@ end
 ---@return medxai.Statistic
 function Units:auroc(labels, probabilities)
   check_length(self, labels, "labels")
-  local scores, label, whole = {}, {}, {}
-  for c = 1, #(probabilities[1] or {}) do scores[c] = {} end
+  local scores, label, class_of = {}, {}, {}
+  for c = 1, #(probabilities[1] or {}) do scores[c], class_of[c] = {}, c end
   for i, row in ipairs(probabilities) do
     label[i] = labels[i] + 1
     for c = 1, #scores do scores[c][i] = row[c] end
   end
-  for k = 1, math.max(self.count, 2) do whole[k] = k end
-  local function replicate(box) return box:auroc(label, self.unit, scores) end
-  local s = { value = nan, se = nan, n = self.n, units = self.count, floor = 1e-12, replicate = replicate }
-  if self.count > 1 and #scores > 0 then
-    local values, ses = replicate(resample.new { units = self.count, drawn = whole })
-    s.value, s.se = values[1], ses[1]
-  end
-  return s
+  return areas(self, label, scores, class_of)
+end
+
+--- Mean over several networks (training seeds of one recipe) of the area under the ROC curve of one class against the
+--- rest, with its standard error as auroc.
+---@param is_positive boolean[] of each image
+---@param scores number[][] [network][image]
+---@return medxai.Statistic
+function Units:auroc_of(is_positive, scores)
+  check_length(self, is_positive, "labels")
+  local label, class_of = {}, {}
+  for i, positive in ipairs(is_positive) do label[i] = positive and 1 or 2 end
+  for k in ipairs(scores) do class_of[k] = 1 end
+  return areas(self, label, scores, class_of)
 end
 
 -- ---- intervals ------------------------------------------------------------------------------------------------------
@@ -388,6 +407,34 @@ function Units:percentile(values, level)
   if (#list + 1) * tail < 1 - 1e-9 then return nan, nan end
   table.sort(list)
   return units.quantile(list, tail), units.quantile(list, 1 - tail)
+end
+
+--- A function of several statistics over the same units, with its percentile interval over resamples that they share:
+--- how much of one area is left in another.
+---@param list medxai.Statistic[] all over the same number of units
+---@param f fun(...: number): number of their values
+---@return medxai.Interval
+function Units:combined(list, f)
+  local all, values, drawn = {}, {}, {}
+  local r = { low = nan, high = nan, n = math.huge, units = list[1].units, level = self.level,
+    interval = "percentile bootstrap", resampled = self.resampled, note = self.note }
+  for k, s in ipairs(list) do
+    if s.units ~= r.units then
+      check.fail("units", "combined: statistics over %d and %d %s.", r.units, s.units, self.resampled)
+    end
+    all[k], r.n = s.value, math.min(r.n, s.n)
+    r.why = r.why or (s.units < units.least or s.value ~= s.value) and obstacle(self, s) or nil
+  end
+  r.mean = f(table.unpack(all))
+  if r.why then return r end
+  local box = box_of(self, r.units, self.resamples)
+  for k, s in ipairs(list) do drawn[k] = s.replicate(box) end
+  for b = 1, #box do
+    for k in ipairs(list) do all[k] = drawn[k][b] end
+    values[b] = f(table.unpack(all))
+  end
+  r.low, r.high = self:percentile(values)
+  return r
 end
 
 -- ---- hit rates ------------------------------------------------------------------------------------------------------
