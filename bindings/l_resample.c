@@ -1,7 +1,7 @@
 /* l_resample.c: core.resample: resample.c for Lua. Lists hold numbers; units and samples count from 1.
  *   local r = resample.new { seed =, purpose = "what@1", id = "", units =, resamples = }, or { units =, drawn = list }
  *   #r: how many resamples
- *   r:ratio(sum, count) -> values, standard errors   r:auroc(label, unit, columns of scores, class of each) -> the same
+ *   r:ratio(sum, count) -> values, standard errors
  *   local x = resample.matrix(flat list, width)   r:totals(x, b) -> list   r:spread(x, b, gradient) -> number
  *   resample.studentised(value, least, values, ses) -> sorted t, how many were left out
  *   resample.signs(list, least, { seed =, purpose =, id =, patterns = } or nil: all) -> how many, of how many */
@@ -190,70 +190,6 @@ static int resample_spread(lua_State *L) {
   return 1;
 }
 
-/* ---- area under the ROC curve ----------------------------------------------------------------------------------- */
-
-typedef struct scored {
-  double score;
-  int32_t sample;
-} scored;
-
-static int by_score(const void *a, const void *b) {
-  const scored *x = a, *y = b;
-  if (x->score != y->score) return x->score < y->score ? -1 : 1;
-  return x->sample < y->sample ? -1 : x->sample > y->sample;
-}
-
-/* Ranks the samples of every column; pushes what holds order and last. */
-static void push_order(lua_State *L, int idx, mx_roc *roc) {
-  const size_t places = (size_t)(roc->columns * roc->samples);
-  int32_t *order = lua_newuserdatauv(L, places * sizeof *order + 1, 0);
-  bool *last = lua_newuserdatauv(L, places + 1, 0);
-  scored *list = lua_newuserdatauv(L, (size_t)roc->samples * sizeof *list + 1, 0);
-  for (int64_t c = 0; c < roc->columns; c++) {
-    lua_rawgeti(L, idx, c + 1);
-    const double *score = push_list(L, -1, roc->samples, "scores");
-    for (int32_t i = 0; i < roc->samples; i++)
-      list[i] = (scored){ score[i], i };
-    qsort(list, (size_t)roc->samples, sizeof *list, by_score);
-    for (int64_t i = 0; i < roc->samples; i++) {
-      order[c * roc->samples + i] = list[i].sample;
-      last[c * roc->samples + i] = i + 1 == roc->samples || list[i].score != list[i + 1].score;
-    }
-    lua_pop(L, 2);
-  }
-  roc->order = order;
-  roc->last = last;
-}
-
-/*- r:auroc(label, unit, scores, class_of): label, unit: of each sample, from 1; scores: a list per column; class_of:
- * whose score each column is. Two lists as r:ratio; NaN where a class lacks a side. */
-static int resample_auroc(lua_State *L) {
-  mx_resample *r = to_resample(L);
-  lua_settop(L, 5);
-  mx_roc roc = { .samples = length_of(L, 2, "label"), .columns = length_of(L, 4, "scores") };
-  if (roc.samples > INT32_MAX || roc.columns < 1) xl_error(L, "resample: auroc takes one list of scores per column");
-  roc.class_of = push_indices(L, 5, roc.columns, 1, INT32_MAX, "class_of");
-  int32_t *label = push_indices(L, 2, roc.samples, 1, INT32_MAX, "label");
-  int32_t *unit = push_indices(L, 3, roc.samples, 1, r->units, "unit");
-  for (int64_t i = 0; i < roc.samples; i++)
-    unit[i]--;
-  roc.label = label;
-  roc.unit = unit;
-  push_order(L, 4, &roc);
-  double *scratch = lua_newuserdatauv(L, (size_t)(2 * r->units + roc.samples) * sizeof *scratch, 0);
-  lua_createtable(L, (int)r->resamples, 0);
-  lua_createtable(L, (int)r->resamples, 0);
-  for (int64_t b = 0; b < r->resamples; b++) {
-    stop_if_interrupted(L);
-    const mx_estimate e = mx_auroc_of(mx_resample_get(r, b), r->units, &roc, scratch);
-    lua_pushnumber(L, e.value);
-    lua_rawseti(L, -3, b + 1);
-    lua_pushnumber(L, e.se);
-    lua_rawseti(L, -2, b + 1);
-  }
-  return 2;
-}
-
 /* ---- studentised, signs ----------------------------------------------------------------------------------------- */
 
 static int ascending(const void *a, const void *b) {
@@ -308,8 +244,10 @@ static int resample_signs(lua_State *L) {
 
 int luaopen_core_resample(lua_State *L) {
   static const luaL_Reg methods[] = {
-    { "auroc", resample_auroc },   { "ratio", resample_ratio }, { "spread", resample_spread },
-    { "totals", resample_totals }, { NULL, NULL },
+    { "ratio", resample_ratio },
+    { "spread", resample_spread },
+    { "totals", resample_totals },
+    { NULL, NULL },
   };
   static const luaL_Reg functions[] = {
     { "matrix", resample_matrix }, { "new", resample_new },

@@ -58,67 +58,6 @@ double mx_spread_of(const uint32_t *drawn, int64_t units, const double *x, int64
   return corrected(squares, units);
 }
 
-/* ---- area under the ROC curve ----------------------------------------------------------------------------------- */
-
-typedef struct sides {
-  double positive, negative;
-} sides;
-
-static void count_in(sides *s, const mx_roc *roc, int64_t c, int32_t sample, const double *weight) {
-  const double w = weight[roc->unit[sample]];
-  if (roc->label[sample] == roc->class_of[c]) s->positive += w;
-  else s->negative += w;
-}
-
-/* One column, its class against the rest: its area; placement: of each sample, the share of the other side that it
- * beats (a positive) or that beats it (a negative). */
-static double place(const mx_roc *roc, int64_t c, const double *weight, sides all, double *placement) {
-  const int32_t *order = roc->order + c * roc->samples;
-  const bool *last = roc->last + c * roc->samples;
-  sides below = { 0, 0 };
-  double area = 0;
-  for (int64_t i = 0, end; i < roc->samples; i = end) {
-    sides tied = { 0, 0 };
-    end = i;
-    do
-      count_in(&tied, roc, c, order[end], weight);
-    while (!last[end++]);
-    const double beats = (below.negative + tied.negative / 2) / all.negative;
-    const double beaten = (all.positive - below.positive - tied.positive / 2) / all.positive;
-    for (int64_t k = i; k < end; k++)
-      placement[order[k]] = roc->label[order[k]] == roc->class_of[c] ? beats : beaten;
-    area += tied.positive * beats;
-    below.positive += tied.positive;
-    below.negative += tied.negative;
-  }
-  return area / all.positive;
-}
-
-mx_estimate mx_auroc_of(const uint32_t *drawn, int64_t units, const mx_roc *roc, double *scratch) {
-  double *weight = scratch, *influence = scratch + units, *placement = scratch + 2 * units;
-  memset(scratch, 0, (size_t)(2 * units) * sizeof *scratch);
-  for (int64_t k = 0; k < units; k++)
-    weight[drawn[k]] += 1;
-  double mean = 0, n = 0;
-  for (int64_t c = 0; c < roc->columns; c++) {
-    sides all = { 0, 0 };
-    for (int32_t i = 0; i < roc->samples; i++)
-      count_in(&all, roc, c, i, weight);
-    if (all.positive == 0 || all.negative == 0) return (mx_estimate){ NAN, NAN };
-    n = all.positive + all.negative;
-    const double area = place(roc, c, weight, all, placement);
-    for (int64_t i = 0; i < roc->samples; i++) {
-      const double side = roc->label[i] == roc->class_of[c] ? all.positive : all.negative;
-      influence[roc->unit[i]] += (placement[i] - area) * n / (side * (double)roc->columns);
-    }
-    mean += area / (double)roc->columns;
-  }
-  double squares = 0;
-  for (int64_t u = 0; u < units; u++)
-    squares += weight[u] * influence[u] * influence[u];
-  return (mx_estimate){ mean, corrected(squares, units) / n };
-}
-
 /* ---- signs ---------------------------------------------------------------------------------------------------- */
 
 /* The signed sums of four values at a time, by their signs: table[16 x group + signs]. Returns the number of groups. */

@@ -33,19 +33,6 @@ void mx_totals_of(const uint32_t *drawn, int64_t units, const double *x, int64_t
  * this gradient there and does not change when all totals are doubled. */
 double mx_spread_of(const uint32_t *drawn, int64_t units, const double *x, int64_t width, const double *gradient);
 
-/* Columns of scores, each of one class against the rest. */
-typedef struct mx_roc {
-  int64_t samples, columns;
-  const int32_t *label, *unit; /* (samples): class of each, unit of each */
-  const int32_t *class_of;     /* (columns): the class whose score it is */
-  const int32_t *order;        /* (columns, samples): samples by ascending score */
-  const bool *last;            /* (columns, samples): the last of those with equal scores */
-} mx_roc;
-
-/* Mean over the columns of the area under the ROC curve, ties counting half, and its standard error from influence
- * values; NAN where a class lacks a side. scratch: (2 x units + samples). */
-mx_estimate mx_auroc_of(const uint32_t *drawn, int64_t units, const mx_roc *roc, double *scratch);
-
 /* How many of all 2^units patterns of signs give the values a total of at least `least` away from 0. units: at most 16.
  * table: 4 x units + 16 numbers. */
 int64_t mx_signs_all(const double *value, int64_t units, double least, double *table);

@@ -81,7 +81,7 @@ t.test("the weights of the best epoch are in the model and in weights.pt", funct
       if not best or record.val_accuracy > best.val_accuracy then best = record end
     end
     t.equal(result.best_epoch, best.epoch)
-    local evaluated = run:evaluate(model, data.val, { batch = 32, resamples = 10 })
+    local evaluated = run:evaluate(model, data.val, { batch = 32 })
     t.near(evaluated.accuracy, best.val_accuracy, 0)
     t.near(evaluated.loss, best.val_loss, 1e-6)
     local scope <close> = xai.scope()
@@ -110,7 +110,7 @@ end)
 t.test("predictions.csv holds the validation and test answers at full precision", function()
   with_run(function(run, data, model)
     run:fit(model, data, { optim = sgd, epochs = 1, batch = 6 })
-    run:evaluate(model, data.test, { resamples = 10 })
+    run:evaluate(model, data.test)
     local rows, columns = files.read_csv(run.dir .. "/predictions.csv")
     t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear", "logit_nodule", "logit_opacity",
       "prob_clear", "prob_nodule", "prob_opacity", "input_mode" })
@@ -123,17 +123,17 @@ end)
 
 t.test("every evaluation of the test split is counted", function()
   with_run(function(run, data, model)
-    t.equal(run:evaluate(model, data.test, { resamples = 10 }).evaluations, 1)
-    t.equal(run:evaluate(model, data.test, { resamples = 10 }).evaluations, 1) -- not done again
-    t.equal(run:evaluate(model, data.test, { resamples = 11 }).evaluations, 2)
-    t.equal(run:evaluate(model, data.test, { resamples = 10, name = "again" }).evaluations, 3)
-    t.equal(run:evaluate(model, data.val, { resamples = 10 }).evaluations, nil)
+    t.equal(run:evaluate(model, data.test).evaluations, 1)
+    t.equal(run:evaluate(model, data.test).evaluations, 1) -- not done again
+    t.equal(run:evaluate(model, data.test, { level = 0.9 }).evaluations, 2)
+    t.equal(run:evaluate(model, data.test, { name = "again" }).evaluations, 3)
+    t.equal(run:evaluate(model, data.val).evaluations, nil)
   end)
 end)
 
 t.test("a second process cannot use the folder of a run at work", function()
   with_run(function(run, data, model)
-    run:evaluate(model, data.val, { resamples = 10 })
+    run:evaluate(model, data.val)
     local script = t.write(t.tmpdir() .. "/second.lua", 'local run = require("medxai").run { name = "second" }\nrun:prepare()\n')
     local r = t.run { "--out", run.dir, script }
     t.equal(r.code, 1)
@@ -151,7 +151,7 @@ local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "rand
 local few = run:evaluate(model, data.val)
 local result = run:evaluate(model, data.test)
 local i = result.intervals
-print("kinds", i.kind.accuracy, i.kind.macro_f1, i.kind.auroc_macro, i.level, i.resamples, i.units, i.resampled)
+print("kinds", i.kind.accuracy, i.kind.macro_f1, i.kind.auroc_macro, i.level, i.units, i.resampled)
 local low, high = require("medxai.stats.units").wilson(result.accuracy, 12)
 print("wilson", math.abs(low - i.accuracy[1]) < 1e-12 and math.abs(high - i.accuracy[2]) < 1e-12)
 run:cross_evaluate { models = { one = model }, splits = { whole = data.test } }
@@ -160,7 +160,7 @@ print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.interva
 ]])
   local r = t.run { "--out", dir .. "/out", "--threads", "1", script }
   t.equal(r.code, 0, r.err)
-  t.ok(r.out:find("kinds\tWilson\tstudentised bootstrap\tstudentised bootstrap\t0.95\t1999\t12\timages", 1, true), r.out)
+  t.ok(r.out:find("kinds\tWilson\tdelta-method\tdelta-method\t0.95\t12\timages", 1, true), r.out)
   t.ok(r.out:find("wilson\ttrue", 1, true), r.out)
   t.ok(r.out:find("few\tfewer than 10 images\tfewer than 10 images\ttrue", 1, true), r.out)
   t.ok(r.out:find("cross\tWilson over images", 1, true), r.out)
@@ -260,8 +260,8 @@ local data = xai.dataset.phantom { n_train = 48, n_val = 6, n_test = 60, size_px
 local model = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32,
   build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 8)), { 192, 3 }) end }
 run:fit(model, data, { optim = xai.optim.adam { lr = 0.01 }, epochs = 12, batch = 6 })
-run:evaluate(model, data.test, { resamples = 20 })
-run:evaluate(model, data.val, { resamples = 20 })
+run:evaluate(model, data.test)
+run:evaluate(model, data.val)
 ]])
   local r = t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script }
   t.equal(r.code, 0, r.err)

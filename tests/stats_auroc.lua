@@ -5,6 +5,7 @@ local t = require "t"
 local accuracy = require "medxai.stats.accuracy"
 local core = require "medxai.core"
 local delong = require "medxai.stats.delong"
+local distributions = require "medxai.stats.distributions"
 local metrics = require "medxai.metrics"
 local units = require "medxai.stats.units"
 
@@ -114,56 +115,120 @@ t.test("the mean over classes and its difference's standard error are golden, ov
   t.equal(delong.macro_difference(absent, absent, units.over(4)).why, "a class has no image, or all of them")
 end)
 
-t.test("the native area of resamples is Lua's: of the sample, and of a resample written out", function()
-  local over = units.over(10, macro_patients)
-  local s, macro = over:auroc(labels, first), delong.macro(labels, first)
-  t.near({ s.value, s.se }, { macro.auc, delong.macro_standard_error(macro, over) }, 1e-14)
-  local drawn = { 1, 3, 3, 4, 6, 7, 5 } -- patients, one twice, patient 2 not at all
-  local label, rows, patients, k = {}, {}, {}, 0
-  for place, u in ipairs(drawn) do
-    for i = 1, 10 do
-      if over.unit[i] == u then
-        k = k + 1
-        label[k], rows[k], patients[k] = labels[i], first[i], "draw " .. place
-      end
-    end
-  end
-  local written = delong.macro(label, rows)
-  local values, ses = s.replicate(core.resample.new { units = 7, drawn = drawn })
-  t.near({ values[1], ses[1] }, { written.auc, delong.macro_standard_error(written, units.over(k, patients)) }, 1e-14)
-  local lost = s.replicate(core.resample.new { units = 7, drawn = { 1, 1, 1, 1, 1, 1, 1 } }) -- class 0 alone
-  t.ok(lost[1] ~= lost[1])
+-- ---- one area -------------------------------------------------------------------------------------------------------
+
+t.test("the interval of an area: log odds by hand; an area of 1 has a bound; too little gives a reason", function()
+  local over, p = units.over(12), delong.placements(a, is_positive)
+  local r = delong.area(p, over)
+  local half = distributions.t_quantile(0.95, 11) * r.se / (0.9 * 0.1)
+  local odds = math.log(9)
+  t.near({ r.low, r.high }, { 1 / (1 + math.exp(half - odds)), 1 / (1 + math.exp(-half - odds)) }, 1e-12)
+  t.equal({ r.interval, r.units, r.note }, { "delta-method", 12, "image-level, patients unknown" })
+  local perfect, turned = {}, {}
+  for i = 1, 12 do perfect[i], turned[i] = i <= 5 and 2 or 1, i <= 5 and 1 or 2 end
+  local one, none = delong.area(delong.placements(perfect, is_positive), over), delong.area(delong.placements(turned,
+    is_positive), over)
+  t.near({ one.low, one.high, none.low, none.high }, { 0.025 ^ (1 / 5), 1, 0, 1 - 0.025 ^ (1 / 5) }, 1e-12)
+  t.near(delong.macro_area(delong.macro({ 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1 }, { { 1, 0 }, { 1, 0 }, { 1, 0 }, { 1,
+    0 }, { 1, 0 }, { 1, 0 },
+    { 0, 1 }, { 0, 1 }, { 0, 1 }, { 0, 1 }, { 0, 1 }, { 0, 1 } }), over).low, 0.025 ^ (1 / 6), 1e-12)
+  t.equal(delong.area(p, units.over(12, of)).why, "fewer than 10 patients")
+  t.equal(delong.area(delong.placements(a, { true, false, false, false, false, false, false, false, false, false,
+    false, false }), over).why,
+    "a side has fewer than two images")
+  local flat = {}
+  for i = 1, 12 do flat[i] = 1 end
+  t.equal(delong.area(delong.placements(flat, is_positive), over).why, "no spread")
 end)
 
-t.test("one class over seeds: mean area, standard error, one-sided p; what is left of an area in another", function()
-  local z = core.rng.stream { seed = 3, purpose = "seeds@1" }:normal(60 * 4)
-  local list, truth, seeds, flat, truth_labels = z:tolist(), {}, { {}, {} }, {}, {}
+t.test("one-sided p-values of an area against a threshold: by hand, mirrored, bounded where the area is 1", function()
+  local over, p = units.over(12), delong.placements(a, is_positive)
+  local r = delong.one_sided(p, over, 0.638)
+  local z = (math.log(9) - math.log(0.638 / 0.362)) / (r.se / 0.09)
+  t.near({ r.p_above, r.p_below }, { distributions.normal_upper(z), distributions.normal_upper(-z) }, 1e-12)
+  local negative = {}
+  for i, v in ipairs(a) do negative[i] = -v end
+  local m = delong.one_sided(delong.placements(negative, is_positive), over, 0.362)
+  t.near({ m.p_above, m.p_below }, { r.p_below, r.p_above }, 1e-12)
+  local perfect = {}
+  for i = 1, 12 do perfect[i] = i <= 5 and 2 or 1 end
+  local one = delong.one_sided(delong.placements(perfect, is_positive), over, 0.638)
+  t.near({ one.p_above, one.p_below }, { 0.638 ^ 5, 1 }, 1e-12)
+  local none = delong.one_sided(delong.placements({ 1, 1 }, { true, true }), units.over(2), 0.5)
+  t.ok(none.p_above ~= none.p_above and none.why == "a class has no image, or all of them")
+end)
+
+t.test("what is left of an area in another: the whole leaves 1, a constant 0; the standard error is the jackknife's",
+  function()
+  local z = core.rng.stream { seed = 3, purpose = "left@1" }:normal(60 * 3)
+  local list, truth, whole, weak, flat = z:tolist(), {}, {}, {}, {}
   z:close()
   for i = 1, 60 do
-    truth[i], truth_labels[i] = i % 3 == 0, i % 3 == 0 and 1 or 0
-    for s = 1, 2 do seeds[s][i] = (truth[i] and 2 or 0) + list[i] + 0.5 * list[60 * s + i] end
-    flat[i] = (truth[i] and 0.8 or 0) + list[i] + 0.5 * list[180 + i]
+    truth[i], flat[i] = i % 3 == 0, 0
+    whole[i] = (truth[i] and 2 or 0) + list[i] + 0.5 * list[60 + i]
+    weak[i] = (truth[i] and 0.8 or 0) + list[i] + 0.5 * list[120 + i]
   end
-  local over = units.over(60)
-  local mean = over:auroc_of(truth, seeds)
-  t.near(mean.value, delong.mean({ delong.placements(seeds[1], truth), delong.placements(seeds[2], truth) }).auc, 1e-12)
-  local two, rows = over:auroc_of(truth, { seeds[1] }), {}
-  for i = 1, 60 do rows[i] = { -seeds[1][i], seeds[1][i] } end
-  local both = over:auroc(truth_labels, rows) -- of two classes each area is the other's
-  t.near({ two.value, two.se }, { both.value, both.se }, 1e-12)
-  t.near(two.se, delong.standard_error(delong.placements(seeds[1], truth), over), 0.05 * two.se)
-  local found = over:one_sided(mean, 0.638)
-  t.ok(found.p_above < 0.01 and found.p_below > 0.98, found.p_above)
-  local weak = over:auroc_of(truth, { flat })
-  local left = over:combined({ weak, mean }, function(x, y) return (x - 0.5) / (y - 0.5) end)
-  t.near(left.mean, (weak.value - 0.5) / (mean.value - 0.5), 1e-12)
-  t.ok(left.low < left.mean and left.mean < left.high and left.high < 1 and left.interval == "percentile bootstrap")
-  local own = over:combined({ mean, mean }, function(x, y) return x / y end)
-  t.equal({ own.mean, own.low, own.high }, { 1, 1, 1 }, "the same resamples")
-  local fewer = units.over(59):ratio { table.unpack(flat, 1, 59) }
-  t.fails(function() over:combined({ mean, fewer }, math.min) end,
-    "units: combined: statistics over 60 and 59 images.")
-  t.equal(units.over(4):combined({ units.over(4):ratio { 1, 2, 3, 4 } }, math.abs).why, "fewer than 10 images")
+  local over, pa, pb = units.over(60), delong.placements(whole, truth), delong.placements(weak, truth)
+  local r = delong.retained(pa, pb, over)
+  t.near(r.mean, (pb.auc - 0.5) / (pa.auc - 0.5), 1e-12)
+  t.ok(r.low < r.mean and r.mean < r.high)
+  local leave, mean, squares = {}, 0.0, 0.0
+  for k = 1, 60 do
+    local l, x, y = {}, {}, {}
+    for i = 1, 60 do
+      if i ~= k then l[#l + 1], x[#x + 1], y[#y + 1] = truth[i], whole[i], weak[i] end
+    end
+    leave[k] = (delong.placements(y, l).auc - 0.5) / (delong.placements(x, l).auc - 0.5)
+    mean = mean + leave[k] / 60
+  end
+  for _, v in ipairs(leave) do squares = squares + (v - mean) ^ 2 end
+  t.near(r.se, math.sqrt(59 / 60 * squares), 0.05 * r.se)
+  local own = delong.retained(pa, pa, over)
+  t.near({ own.mean, own.low, own.high }, { 1, 1, 1 }, 1e-12)
+  t.near(delong.retained(pa, delong.placements(flat, truth), over).mean, 0, 1e-12)
+  t.equal(delong.retained(delong.placements(flat, truth), pa, over).why, "the whole tells nothing")
+  t.equal(delong.retained(delong.placements(a, is_positive), delong.placements(b, is_positive), units.over(12,
+    of)).why, "fewer than 10 patients")
+end)
+
+-- Over samples of m positives and twice as many negatives with a true area: how often the 95 % interval holds it,
+-- and how often it is
+-- found above and below the threshold.
+local function areas(samples, m, area, seed)
+  local held, found, not_found, shift = 0, 0, 0, distributions.normal_quantile(area) * math.sqrt(2)
+  for s = 1, samples do
+    local z = core.rng.stream { seed = seed, purpose = "areas@1", id = m .. " " .. area, replicate = s }:normal(3 * m)
+    local list, truth = z:tolist(), {}
+    z:close()
+    for i = 1, 3 * m do
+      truth[i] = i <= m
+      if truth[i] then list[i] = list[i] + shift end
+    end
+    local p, over = delong.placements(list, truth), units.over(3 * m)
+    local r, one = delong.area(p, over), delong.one_sided(p, over, 0.638)
+    held = held + (r.low <= area and area <= r.high and 1 or 0)
+    found, not_found = found + (one.p_above <= 0.05 and 1 or 0), not_found + (one.p_below <= 0.05 and 1 or 0)
+  end
+  return held / samples, found / samples, not_found / samples
+end
+
+t.test("an area's interval holds it, and its one-sided tests keep their size, with 15 positives", function()
+  local held, found, not_found = areas(400, 15, 0.638, 1)
+  t.ok(held >= 0.92 and held <= 0.99, held) -- 0.95 within three standard errors of 0.011
+  t.ok(found <= 0.083 and not_found <= 0.083, found .. " " .. not_found)
+  local _, strong = areas(200, 15, 0.94, 1)
+  t.ok(strong >= 0.95, strong)
+end)
+
+t.long("areas near 1 and with few positives: coverage, size and power", function()
+  for _, case in ipairs { { 5, 0.638 }, { 10, 0.638 }, { 10, 0.85 }, { 10, 0.94 }, { 15, 0.5 }, { 32, 0.98 }, { 41,
+    0.5 }, { 50, 0.75 } } do
+    local held, found, not_found = areas(1500, case[1], case[2], 2)
+    print(string.format("      %d positives, area %.3f: interval holds it %.3f, found %.3f, not found %.3f", case[1],
+      case[2], held, found, not_found))
+    t.ok(held >= 0.92, held)
+    if case[2] == 0.638 then t.ok(found <= 0.06 and not_found <= 0.06) end -- 0.05 and 1.8 standard errors
+  end
 end)
 
 -- ---- accuracy -------------------------------------------------------------------------------------------------------

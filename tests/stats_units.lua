@@ -202,9 +202,6 @@ t.test("the native part refuses what it cannot draw or read", function()
   t.fails(function() box:spread(x, 1, { 1, 2 }) end, "resample: gradient: expected 3 numbers, got 2")
   t.fails(function() box:totals(resample.matrix({ 1, 2, 3 }, 3), 1) end,
     "resample: the matrix has 1 rows (expected 2, one per unit)")
-  t.fails(function() box:auroc({ 1, 1 }, { 1, 3 }, { { 1, 2 } }, { 1 }) end,
-    "resample: unit: value 2 is 3 (expected a whole number from 1 to 2)")
-  t.fails(function() box:auroc({ 1, 1 }, { 1, 2 }, { { 1 } }, { 1 }) end, "resample: scores: expected 2 numbers, got 1")
   t.fails(function() resample.signs({ table.unpack(box:totals(x, 1)), 1, 1 }, "x") end,
     "bad argument #2 to 'signs' (number expected, got string)")
   local many = {}

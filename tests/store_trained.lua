@@ -97,7 +97,7 @@ local function train_and_use(dir, model, used, data, names)
   for name, spec in pairs(names or { by_name = "first", by_path = "runs/first/weights.pt",
     by_folder = "runs/first" }) do
     r = go(dir, name, data .. "run:evaluate(" .. used:gsub("SPEC", ("%q"):format(spec))
-      .. ", data.val, { batch = 3, resamples = 20 })")
+      .. ", data.val, { batch = 3 })")
     t.equal(r.code, 0, r.err)
     t.equal(logits(dir, name), logits(dir, "first"), name)
   end
@@ -250,7 +250,7 @@ t.test("a difference that force names is taken, told, and in config.json and the
   t.equal(r.code, 0, r.err)
   local text = [[
 local model = xai.models.squeezenet1_0 { weights = "first", layout = "nchw", force = { "size_px", "layout", "mask" } }
-run:evaluate(model, read { size_px = 40, mask = "none" }.val, { resamples = 20 })
+run:evaluate(model, read { size_px = 40, mask = "none" }.val)
 run:report()]]
   for _ = 1, 2 do -- the second time every step is done already
     r = go(dir, "second", text)

@@ -12,7 +12,6 @@ local spec = {
   models = { "table", required = true }, -- name -> model
   splits = { "table", required = true }, -- name -> split
   batch = { "integer", default = 32, min = 1 },
-  resamples = { "integer", default = units.resamples, min = 10 },
 }
 
 local function checked(options)
@@ -58,7 +57,7 @@ function cross.run(run, options)
   for _, m in ipairs(models) do
     results[m] = {}
     for _, s in ipairs(splits) do
-      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch, resamples = o.resamples }, true)
+      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch }, true)
       local interval, kind = result.intervals.accuracy, result.intervals.kind.accuracy
       results[m][s] = result
       rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1], accuracy_high = interval[2],

@@ -7,14 +7,12 @@ local files = require "medxai.files"
 local host = require "medxai.host"
 local metrics = require "medxai.metrics"
 local Progress = require "medxai.progress"
-local units = require "medxai.stats.units"
 
 local evaluate = {}
 
 evaluate.spec = {
   batch = { "integer", default = 32, min = 1 },
   name = { "string" },
-  resamples = { "integer", default = units.resamples, min = 10 },
   level = { "number", default = 0.95, above = 0, max = 1 },
 }
 
@@ -170,13 +168,13 @@ local function count_evaluation(run, split, step)
   return count
 end
 
-local function judge(run, split, answers, options)
+local function judge(split, answers, options)
   local result = metrics.classification(answers.labels, answers.probabilities, split.classes)
   result.loss, result.split = answers.loss, split.name
   local patients = {}
   for i = 1, split.n do patients[i] = split:item(i).patient end
   result.intervals = metrics.classification_intervals(answers.labels, answers.probabilities,
-    { patients = patients, resamples = options.resamples, level = options.level, seed = run.seed, id = split.name })
+    { patients = patients, level = options.level })
   return result
 end
 
@@ -239,10 +237,9 @@ function evaluate.run(run, model, split, options, any_input)
   check_split(split)
   evaluate.check_classes("evaluate", model, split.classes)
   require("medxai.model_file").check_data(run, model, split.data, { any_mask = any_input })
-  if check.smoke() then options.batch, options.resamples = 4, check.smoke_count(options.resamples, 20) end
+  if check.smoke() then options.batch = 4 end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
-  local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch,
-    resamples = options.resamples, level = options.level })
+  local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch, level = options.level })
   run:configure(name, step.fields)
   if step.done then
     run:skipped(name)
@@ -253,7 +250,7 @@ function evaluate.run(run, model, split, options, any_input)
   local clock <close> = run:clock(name)
   step:begin()
   local answers = evaluate.predict(model, split, { batch = options.batch, name = name, alive = function() run:heartbeat(name) end })
-  local result = judge(run, split, answers, options)
+  local result = judge(split, answers, options)
   local predictions = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
   evaluate.write_predictions(run, split, answers, predictions)
   if split.name == "test" then result.evaluations = count_evaluation(run, split, step) end

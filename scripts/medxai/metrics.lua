@@ -3,6 +3,7 @@
 -- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or of
 -- the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
 local check = require "medxai.check"
+local delong = require "medxai.stats.delong"
 local units = require "medxai.stats.units"
 
 ---@class medxai.Metrics
@@ -73,33 +74,6 @@ function metrics.from_confusion(matrix)
   }
 end
 
--- Sample numbers in ascending order of score. NaN scores have no order: nil.
-local function ranking(scores)
-  local order = {}
-  for i, score in ipairs(scores) do
-    if score ~= score then return nil end
-    order[i] = i
-  end
-  table.sort(order, function(a, b) return scores[a] < scores[b] end)
-  return order
-end
-
--- Mann-Whitney over a ready ranking; tied scores count half. O(n).
-local function auroc_of(order, scores, is_positive)
-  local positives, negatives, area, i = 0.0, 0.0, 0.0, 1
-  while i <= #order do
-    local score, tied_positive, tied_negative = scores[order[i]], 0.0, 0.0
-    while i <= #order and scores[order[i]] == score do
-      if is_positive[order[i]] then tied_positive = tied_positive + 1 else tied_negative = tied_negative + 1 end
-      i = i + 1
-    end
-    area = area + tied_positive * (negatives + tied_negative / 2)
-    positives, negatives = positives + tied_positive, negatives + tied_negative
-  end
-  if positives == 0 or negatives == 0 then return nan end
-  return area / (positives * negatives)
-end
-
 --- Area under the ROC curve of one class against the rest. NaN where either side is empty or a score is NaN.
 ---@param scores number[] higher means more positive
 ---@param is_positive boolean[]
@@ -108,8 +82,10 @@ function metrics.auroc(scores, is_positive)
   if #scores ~= #is_positive then
     check.fail("metrics", "scores and labels differ in length (%d and %d).", #scores, #is_positive)
   end
-  local order = ranking(scores)
-  return order and auroc_of(order, scores, is_positive) or nan
+  for _, score in ipairs(scores) do
+    if score ~= score then return nan end -- it has no order
+  end
+  return delong.placements(scores, is_positive).auc
 end
 
 local function auroc_all(labels, probabilities, k)
@@ -221,29 +197,26 @@ end
 
 local interval_spec = {
   patients = { "table" },
-  resamples = { "integer", default = units.resamples, min = 1 },
   level = { "number", default = 0.95, above = 0, max = 1 },
-  seed = { "integer", default = 42 },
-  id = { "string", default = "" },
 }
 
---- Intervals of accuracy (Wilson's), macro F1 and macro AUROC (studentised bootstrap) of a classification, over patients where
---- every one is known, else over images. What has none is NaN, and why says so.
+--- Intervals of accuracy (Wilson's), macro F1 and macro AUROC (the delta method's on the scale of log odds) of a classification,
+--- over patients where every one is known, else over images. What has none is NaN, and why says so.
 ---@param labels integer[] 0-based
 ---@param probabilities number[][] [sample][class]
----@param options? table patients (of each sample), resamples = 1999, level = 0.95, seed, id
----@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note, resamples }
+---@param options? table patients (of each sample), level = 0.95
+---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
 function metrics.classification_intervals(labels, probabilities, options)
   local o = check.options("classification_intervals", options, interval_spec)
   local k, predicted, hits = #(probabilities[1] or {}), metrics.argmax(probabilities), {}
   for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
-  local over = units.over(#labels, o.patients, { seed = o.seed, level = o.level, resamples = o.resamples, id = o.id })
+  local over = units.over(#labels, o.patients, { level = o.level })
   local found = {
     accuracy = over:hit_rate(hits),
-    macro_f1 = over:interval(metrics.average("macro_f1", over, labels, predicted, k), { range = { 0, 1 } }),
-    auroc_macro = over:interval(over:auroc(labels, probabilities), { range = { 0, 1 } }),
+    macro_f1 = over:share(metrics.average("macro_f1", over, labels, predicted, k)),
+    auroc_macro = delong.macro_area(delong.macro(labels, probabilities), over, o.level),
   }
-  local result = { level = o.level, resampled = over.resampled, resamples = o.resamples, units = over.count, note = over.note, kind = {}, why = {} }
+  local result = { level = o.level, resampled = over.resampled, units = over.count, note = over.note, kind = {}, why = {} }
   for name, r in pairs(found) do
     result[name], result.kind[name], result.why[name] = { r.low, r.high }, r.interval, r.why
   end

@@ -1,5 +1,5 @@
-/* resample.c: draws are the same kept or drawn again, and evenly spread; a mean by its two ways; the area under the ROC
- * curve against all pairs written out; signs against all patterns written out. */
+/* resample.c: draws are the same kept or drawn again, and evenly spread; a mean by its two ways; signs against all patterns
+ * written out. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@ static void expect(int ok, const char *what, double got) {
   failures++;
 }
 
-enum { UNITS = 7, RESAMPLES = 500, SAMPLES = 12, CLASSES = 3 };
+enum { UNITS = 7, RESAMPLES = 500 };
 
 static uint32_t room[RESAMPLES * UNITS], one[UNITS];
 
@@ -52,54 +52,6 @@ static void means(void) {
   expect(fabs(mx_spread_of(drawn, UNITS, x, 2, gradient) - e.se) < 1e-15, "the ratio's spread by its gradient", e.se);
 }
 
-static const int32_t label[SAMPLES] = { 0, 0, 1, 2, 1, 0, 2, 2, 1, 0, 2, 1 };
-static const int32_t unit[SAMPLES] = { 0, 0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 6 };
-static double score[CLASSES][SAMPLES];
-
-static double area_by_pairs(int c, const double *weight) {
-  double won = 0, all = 0;
-  for (int i = 0; i < SAMPLES; i++)
-    for (int j = 0; j < SAMPLES; j++) {
-      if (label[i] != c || label[j] == c) continue;
-      const double w = weight[unit[i]] * weight[unit[j]], d = score[c][i] - score[c][j];
-      all += w;
-      won += w * (d > 0 ? 1 : d == 0 ? 0.5 : 0);
-    }
-  return won / all;
-}
-
-static void areas(void) {
-  int32_t order[CLASSES * SAMPLES];
-  bool last[CLASSES * SAMPLES];
-  for (int c = 0; c < CLASSES; c++)
-    for (int i = 0; i < SAMPLES; i++)
-      score[c][i] = (i * (5 + c) + 3 * c) % 7; /* with ties */
-  for (int c = 0; c < CLASSES; c++) {
-    int n = 0;
-    for (int v = 0; v < 7; v++) {
-      for (int i = 0; i < SAMPLES; i++)
-        if (score[c][i] == v) {
-          last[c * SAMPLES + n] = false;
-          order[c * SAMPLES + n++] = i;
-        }
-      if (n > 0) last[c * SAMPLES + n - 1] = true;
-    }
-  }
-  const int32_t class_of[CLASSES] = { 0, 1, 2 };
-  const mx_roc roc = { SAMPLES, CLASSES, label, unit, class_of, order, last };
-  const uint32_t drawn[UNITS] = { 0, 0, 1, 3, 5, 6, 3 };
-  double weight[UNITS] = { 0 }, scratch[2 * UNITS + SAMPLES], mean = 0;
-  for (int k = 0; k < UNITS; k++)
-    weight[drawn[k]]++;
-  for (int c = 0; c < CLASSES; c++)
-    mean += area_by_pairs(c, weight) / CLASSES;
-  const mx_estimate e = mx_auroc_of(drawn, UNITS, &roc, scratch);
-  expect(fabs(e.value - mean) < 1e-14, "mean area of a resample by all pairs", e.value - mean);
-  expect(e.se > 0 && e.se < 0.5, "its standard error", e.se);
-  const uint32_t lost[UNITS] = { 4, 4, 4, 4, 4, 4, 4 };
-  expect(isnan(mx_auroc_of(lost, UNITS, &roc, scratch).value), "a class without a side", 0);
-}
-
 static void signs(void) {
   const double value[9] = { 0.12, 0.05, -0.03, 0.2, 0.08, 0.01, 0.3, -0.07, 0.02 };
   double table[4 * 9 + 16];
@@ -128,7 +80,6 @@ static void signs(void) {
 int main(void) {
   draws();
   means();
-  areas();
   signs();
   return failures != 0;
 }

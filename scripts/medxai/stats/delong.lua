@@ -4,6 +4,7 @@
 -- has fewer than two patients.
 local check = require "medxai.check"
 local distributions = require "medxai.stats.distributions"
+local units = require "medxai.stats.units"
 
 local delong = {}
 
@@ -144,6 +145,73 @@ function delong.standard_error(p, over)
   return math.sqrt(math.max(variance(x, p, over), 0))
 end
 
+-- How many units have a positive, a negative: the fewer of the two.
+local function pairs_of(p, over)
+  local _, _, ups, downs = side_sums(p.placement, p.is_positive, over.unit, over.count)
+  return math.min(ups, downs)
+end
+
+-- The interval of an area. An area of 1 has no standard error; of k pairs of a positive and a negative patient, no patient in
+-- two of them, all are in order with probability at most area^k, which bounds the area from below (and 0 from above).
+local function bounded(r, pairs_, level)
+  r.level, r.interval, r.low, r.high = level or 0.95, "delta-method", nan, nan
+  local tail = (1 - r.level) / 2
+  if r.units < units.least then
+    r.why = string.format("fewer than %d %s", units.least, r.resampled)
+  elseif r.mean ~= r.mean then
+    r.why = "a class has no image, or all of them"
+  elseif pairs_ < 2 then
+    r.why = "a side has fewer than two " .. r.resampled
+  elseif r.mean >= 1 - 1e-12 then
+    r.low, r.high = tail ^ (1 / pairs_), 1.0
+  elseif r.mean <= 1e-12 then
+    r.low, r.high = 0.0, 1 - tail ^ (1 / pairs_)
+  elseif r.se <= 1e-12 then
+    r.why = "no spread"
+  else
+    r.low, r.high = units.logit_interval(r.mean, r.se, r.units, r.level)
+  end
+  return r
+end
+
+local function area_record(auc, se, over)
+  return { mean = auc, se = se, n = over.n, units = over.count, resampled = over.resampled, note = over.note }
+end
+
+--- One area with its interval: DeLong's or Obuchowski's standard error on the scale of log odds.
+---@param p medxai.Placements
+---@param over medxai.Units of the same images
+---@param level? number default 0.95
+---@return medxai.Interval
+function delong.area(p, over, level)
+  return bounded(area_record(p.auc, delong.standard_error(p, over), over), pairs_of(p, over), level)
+end
+
+--- One-sided p-values of an area against a threshold, on the scale of log odds, where they keep their size with few
+--- positives (with 5, 10, 15 of them and the area at the threshold 0.037, 0.045, 0.040 of 800 studies lay beyond 0.05;
+--- on the plain scale 0.091, 0.081, 0.072). An area of 1 or 0: the bound that interval takes.
+---@param p medxai.Placements
+---@param over medxai.Units
+---@param tau number above 0, below 1
+---@return table { mean, se, n, units, p_below, p_above, why }
+function delong.one_sided(p, over, tau)
+  local r = area_record(p.auc, delong.standard_error(p, over), over)
+  local k = pairs_of(p, over)
+  if p.auc ~= p.auc then
+    r.p_below, r.p_above, r.why = nan, nan, "a class has no image, or all of them"
+  elseif p.auc >= 1 - 1e-12 then
+    r.p_below, r.p_above = 1.0, tau ^ k
+  elseif p.auc <= 1e-12 then
+    r.p_below, r.p_above = (1 - tau) ^ k, 1.0
+  elseif not (r.se > 1e-12) then
+    r.p_below, r.p_above, r.why = nan, nan, "a side has fewer than two " .. over.resampled
+  else
+    local z = (math.log(p.auc / (1 - p.auc)) - math.log(tau / (1 - tau))) / (r.se / (p.auc * (1 - p.auc)))
+    r.p_below, r.p_above = distributions.normal_upper(-z), distributions.normal_upper(z)
+  end
+  return r
+end
+
 --- The difference of two areas over the same images.
 ---@param a medxai.Placements
 ---@param b medxai.Placements
@@ -163,6 +231,32 @@ function delong.difference(a, b, over)
   end
   local r = { a = a.auc, b = b.auc, mean = mean, n = over.n, units = over.count, resampled = over.resampled }
   return judged(r, variance(x, a, over), name_of(over))
+end
+
+--- How much of what one area tells is left in another, of the same images: (A_b - 1/2) / (A_a - 1/2), by the delta
+--- method on the placements.
+---@param a medxai.Placements the whole
+---@param b medxai.Placements what is left
+---@param over medxai.Units
+---@return table { mean, se, low, high, n, units, why }
+function delong.retained(a, b, over)
+  check_units(a, over)
+  check_units(b, over)
+  local told, r = a.auc - 0.5, area_record((b.auc - 0.5) / (a.auc - 0.5), nan, over)
+  r.low, r.high = nan, nan
+  if over.count < units.least then
+    r.why = string.format("fewer than %d %s", units.least, over.resampled)
+  elseif not (told > 0) then
+    r.mean, r.why = nan, "the whole tells nothing"
+  else
+    local x = {}
+    for i, v in ipairs(b.placement) do x[i] = (v - b.auc - r.mean * (a.placement[i] - a.auc)) / told end
+    r.se = math.sqrt(math.max(variance(x, a, over), 0))
+    local half = distributions.t_quantile(0.95, over.count - 1) * r.se
+    r.low, r.high = r.mean - half, r.mean + half
+    if r.low ~= r.low then r.why = "a side has fewer than two " .. over.resampled end
+  end
+  return r
 end
 
 -- ---- several classes ------------------------------------------------------------------------------------------------
@@ -228,6 +322,17 @@ end
 ---@param over medxai.Units
 ---@return number
 function delong.macro_standard_error(macro, over) return math.sqrt(influence_variance(macro.influence, over)) end
+
+--- A mean of areas over the classes with its interval.
+---@param macro medxai.MacroAuroc
+---@param over medxai.Units
+---@param level? number default 0.95
+---@return medxai.Interval
+function delong.macro_area(macro, over, level)
+  local least = math.huge
+  for _, p in ipairs(macro.per_class) do least = math.min(least, pairs_of(p, over)) end
+  return bounded(area_record(macro.auc, delong.macro_standard_error(macro, over), over), least, level)
+end
 
 --- The difference of two means of areas over the classes.
 ---@param a medxai.MacroAuroc

@@ -1,4 +1,4 @@
--- Means, hit rates, paired differences and areas under the ROC curve of values that come in units: the images of one
+-- Means, hit rates, shares and paired differences of values that come in units: the images of one
 -- patient are no independent draws, so patients are the units where every patient is known, images otherwise (and the
 -- result says so). Intervals are studentised bootstrap intervals, hit rates have Wilson's, differences a p-value by
 -- random signs. It refuses an interval of fewer than ten units, of values that are all equal, and where too many
@@ -19,7 +19,7 @@ units.resamples = 1999  -- (1999 + 1) x 0.025 is whole
 units.one_sided_resamples, units.patterns = 9999, 9999
 
 local nan = 0 / 0
-local studentised, wilson = "studentised bootstrap", "Wilson"
+local studentised, wilson, delta = "studentised bootstrap", "Wilson", "delta-method"
 
 ---@class medxai.Units
 ---@field n integer how many values
@@ -48,7 +48,7 @@ Units.__index = Units
 ---@field n integer values that count
 ---@field units integer units that count
 ---@field level number
----@field interval string "studentised bootstrap" | "Wilson"
+---@field interval string "studentised bootstrap" | "Wilson" | "delta-method"
 ---@field resampled string "patients" | "images"
 ---@field note string|nil
 ---@field dropped integer|nil resamples without spread, left out
@@ -221,49 +221,6 @@ function Units:totals(columns, f)
   }
 end
 
--- The mean area of columns of scores, each of one class against the rest.
-local function areas(self, label, columns, class_of)
-  local whole = {}
-  for k = 1, math.max(self.count, 2) do whole[k] = k end
-  local function replicate(box) return box:auroc(label, self.unit, columns, class_of) end
-  local s = { value = nan, se = nan, n = self.n, units = self.count, floor = 1e-12, replicate = replicate }
-  if self.count > 1 and #columns > 0 then
-    local values, ses = replicate(resample.new { units = self.count, drawn = whole })
-    s.value, s.se = values[1], ses[1]
-  end
-  return s
-end
-
---- Mean over the classes of the area under the ROC curve of each class against the rest, ties counting half; its
---- standard error from influence values (DeLong 1988's placements; over units as medxai.stats.delong's macro). NaN
---- where a class lacks a side.
----@param labels integer[] 0-based class of each image
----@param probabilities number[][] [image][class], any scores that rank
----@return medxai.Statistic
-function Units:auroc(labels, probabilities)
-  check_length(self, labels, "labels")
-  local scores, label, class_of = {}, {}, {}
-  for c = 1, #(probabilities[1] or {}) do scores[c], class_of[c] = {}, c end
-  for i, row in ipairs(probabilities) do
-    label[i] = labels[i] + 1
-    for c = 1, #scores do scores[c][i] = row[c] end
-  end
-  return areas(self, label, scores, class_of)
-end
-
---- Mean over several networks (training seeds of one recipe) of the area under the ROC curve of one class against the
---- rest, with its standard error as auroc.
----@param is_positive boolean[] of each image
----@param scores number[][] [network][image]
----@return medxai.Statistic
-function Units:auroc_of(is_positive, scores)
-  check_length(self, is_positive, "labels")
-  local label, class_of = {}, {}
-  for i, positive in ipairs(is_positive) do label[i] = positive and 1 or 2 end
-  for k in ipairs(scores) do class_of[k] = 1 end
-  return areas(self, label, scores, class_of)
-end
-
 -- ---- intervals ------------------------------------------------------------------------------------------------------
 
 local most_kept = 16 << 20 -- draws that are kept for the next statistic of as many units
@@ -316,7 +273,7 @@ end
 
 --- The studentised bootstrap interval of a statistic: resamples of units give t* = (theta* - theta) / se*, and the
 --- interval is [theta - t*_(1 - a/2) se, theta - t*_(a/2) se] (Efron 1982; Davison and Hinkley 1997, 5.2.1).
----@param s medxai.Statistic from ratio, totals or auroc
+---@param s medxai.Statistic from ratio or totals
 ---@param options? { level: number?, range: number[]? } range: the values that the statistic can have; bounds stay
 ---  within
 ---@return medxai.Interval
@@ -409,31 +366,36 @@ function Units:percentile(values, level)
   return units.quantile(list, tail), units.quantile(list, 1 - tail)
 end
 
---- A function of several statistics over the same units, with its percentile interval over resamples that they share:
---- how much of one area is left in another.
----@param list medxai.Statistic[] all over the same number of units
----@param f fun(...: number): number of their values
+-- ---- shares ----------------------------------------------------------------------------------------------------------
+
+--- The interval of a share from its standard error: on the scale of log odds, where it is nearly symmetric and cannot
+--- leave 0 to 1, by Student's t with one degree of freedom less than there are units (Korn and Graubard 1998).
+---@param value number above 0, below 1
+---@param se number
+---@param count integer units
+---@param level? number default 0.95
+---@return number low
+---@return number high
+function units.logit_interval(value, se, count, level)
+  local middle = math.log(value / (1 - value))
+  local half = distributions.t_quantile(level or 0.95, count - 1) * se / (value * (1 - value))
+  return 1 / (1 + math.exp(half - middle)), 1 / (1 + math.exp(-half - middle))
+end
+
+--- A share that is a function of totals (an F1), with the delta method's interval on the scale of log odds. Resamples
+--- are no help there: near 1 many have no spread.
+---@param s medxai.Statistic between 0 and 1
+---@param level? number
 ---@return medxai.Interval
-function Units:combined(list, f)
-  local all, values, drawn = {}, {}, {}
-  local r = { low = nan, high = nan, n = math.huge, units = list[1].units, level = self.level,
-    interval = "percentile bootstrap", resampled = self.resampled, note = self.note }
-  for k, s in ipairs(list) do
-    if s.units ~= r.units then
-      check.fail("units", "combined: statistics over %d and %d %s.", r.units, s.units, self.resampled)
-    end
-    all[k], r.n = s.value, math.min(r.n, s.n)
-    r.why = r.why or (s.units < units.least or s.value ~= s.value) and obstacle(self, s) or nil
-  end
-  r.mean = f(table.unpack(all))
+function Units:share(s, level)
+  local r = record_of(self, s, level)
+  r.interval, r.why = delta, obstacle(self, s)
   if r.why then return r end
-  local box = box_of(self, r.units, self.resamples)
-  for k, s in ipairs(list) do drawn[k] = s.replicate(box) end
-  for b = 1, #box do
-    for k in ipairs(list) do all[k] = drawn[k][b] end
-    values[b] = f(table.unpack(all))
+  if s.value <= 0 or s.value >= 1 then
+    r.why = "no spread"
+    return r
   end
-  r.low, r.high = self:percentile(values)
+  r.low, r.high = units.logit_interval(s.value, s.se, s.units, r.level)
   return r
 end
 
