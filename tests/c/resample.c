@@ -1,5 +1,5 @@
-/* resample.c: draws are the same kept or drawn again, and evenly spread; a mean by its two ways; signs against all patterns
- * written out. */
+/* resample.c: draws are the same kept or drawn again, and evenly spread; a mean by its two ways; signs against all
+ * patterns written out. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

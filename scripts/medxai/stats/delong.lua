@@ -151,8 +151,9 @@ local function pairs_of(p, over)
   return math.min(ups, downs)
 end
 
--- The interval of an area. An area of 1 has no standard error; of k pairs of a positive and a negative patient, no patient in
--- two of them, all are in order with probability at most area^k, which bounds the area from below (and 0 from above).
+-- The interval of an area. An area of 1 has no standard error; of k pairs of a positive and a negative patient, no
+-- patient in two of them, all are in order with probability at most area^k, which bounds the area from below (and 0
+-- from above).
 local function bounded(r, pairs_, level)
   r.level, r.interval, r.low, r.high = level or 0.95, "delta-method", nan, nan
   local tail = (1 - r.level) / 2

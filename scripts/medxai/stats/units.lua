@@ -366,7 +366,7 @@ function Units:percentile(values, level)
   return units.quantile(list, tail), units.quantile(list, 1 - tail)
 end
 
--- ---- shares ----------------------------------------------------------------------------------------------------------
+-- ---- shares ---------------------------------------------------------------------------------------------------------
 
 --- The interval of a share from its standard error: on the scale of log odds, where it is nearly symmetric and cannot
 --- leave 0 to 1, by Student's t with one degree of freedom less than there are units (Korn and Graubard 1998).
