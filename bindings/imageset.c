@@ -192,7 +192,7 @@ static int remember_facts(item *it, const image *im, const uint8_t file_digest[3
   }
   image_digest(im, f->digest);
   memcpy(f->file_digest, file_digest ? file_digest : f->digest, 32);
-  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top;
+  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top, f->notes = im->notes;
   if (!atomic_compare_exchange_strong(&it->facts, &none, f))
     mx_free(f);
   return IMAGE_OK;

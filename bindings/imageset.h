@@ -25,7 +25,7 @@ typedef struct imageset_facts {
   uint8_t digest[32];      /* image_digest of the picture as decoded, before mask and resize */
   uint64_t hash;
   uint8_t thumbnail[1024];
-  int w, h, c, bits, top; /* see image */
+  int w, h, c, bits, top, notes; /* see image */
 } imageset_facts;
 
 #define IMAGESET_WHY 2048 /* room for a message with two paths */

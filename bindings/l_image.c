@@ -27,7 +27,8 @@ static image check_picture(lua_State *L, int idx, const char *what) {
     xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
   if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
     xl_error(L, "%s: the picture must be contiguous and on the CPU. Use t:contiguous() or t:cpu().", what);
-  return (image){ (int)size[1], (int)size[0], dim == 3 ? (int)size[2] : 1, 8, 0, tx_tensor_data(t) };
+  int channels = dim == 3 ? (int)size[2] : 1;
+  return (image){ .w = (int)size[1], .h = (int)size[0], .c = channels, .bits = 8, .px = tx_tensor_data(t) };
 }
 
 /* Moves the picture into a box made before it, so that no error can leak it. flat: (H, W) for one channel. */

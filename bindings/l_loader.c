@@ -137,14 +137,15 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
   lua_setfield(L, -2, name);
 }
 
-/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top }; decodes the picture unless that was done */
+/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, stray_bytes, orientation }, the last two
+ * booleans: see IMAGE_NOTE_... in image.h; decodes the picture unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
   const imageset_facts *f;
   char why[IMAGESET_WHY];
   check_status(L, imageset_get_facts(s->s, i, &f, why), why);
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 10);
   set_hex(L, "id", f->digest, 16);
   set_hex(L, "pixels", f->digest, 64);
   set_hex(L, "sha256", f->file_digest, 64);
@@ -153,6 +154,8 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->c), lua_setfield(L, -2, "channels");
   lua_pushinteger(L, f->bits), lua_setfield(L, -2, "bits");
   lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_STRAY_BYTES), lua_setfield(L, -2, "stray_bytes");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_ORIENTATION), lua_setfield(L, -2, "orientation");
   return 1;
 }
 
