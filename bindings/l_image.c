@@ -4,11 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "alloc.h"
 #include "image.h"
 #include "sha256.h"
+#include "whole_file.h"
 #include "xl.h"
 
 #define XL_SHA256 "medxai.sha256"
@@ -87,30 +86,6 @@ static int image_lua_info(lua_State *L) {
   return 1;
 }
 
-/* A temporary name beside path, synced and renamed: the old file or the new one, never half. 0 or errno. */
-static int write_whole(const char *path, const uint8_t *bytes, size_t n) {
-  size_t room = strlen(path) + 16;
-  char *name = mx_malloc(room);
-  if (!name)
-    return ENOMEM;
-  snprintf(name, room, "%s.XXXXXX", path);
-  int fd = mkstemp(name), error = fd < 0 ? errno : 0;
-  FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
-  if (f) {
-    fchmod(fd, 0644);
-    if (fwrite(bytes, 1, n, f) != n || fflush(f) || fsync(fd))
-      error = errno;
-    if (fclose(f) && !error)
-      error = errno;
-    if (!error && rename(name, path))
-      error = errno;
-    if (error)
-      unlink(name);
-  }
-  mx_free(name);
-  return error;
-}
-
 /* save(path, picture): a PNG */
 static int image_lua_save(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
@@ -119,7 +94,7 @@ static int image_lua_save(lua_State *L) {
   size_t n;
   if (image_encode_png(&bytes, &n, &im))
     xl_error(L, "image.save: out of memory.");
-  int error = write_whole(path, bytes, n);
+  int error = whole_file_put(path, bytes, n);
   mx_free(bytes);
   if (error)
     xl_error(L, "image.save: cannot write '%s': %s", path, strerror(error));
