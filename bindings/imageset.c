@@ -27,6 +27,7 @@ struct imageset {
   item *items;
   int64_t n, room;
   atomic_int_fast64_t cached;
+  atomic_int holders; /* loaders and scans whose threads use it */
 };
 
 static int fail(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -77,7 +78,13 @@ void imageset_free(imageset *s) {
   mx_free(s);
 }
 
+void imageset_hold(imageset *s) { atomic_fetch_add(&s->holders, 1); }
+void imageset_release(imageset *s) { atomic_fetch_sub(&s->holders, 1); }
+bool imageset_is_held(const imageset *s) { return atomic_load(&s->holders) > 0; }
+
 int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number) {
+  if (imageset_is_held(s))
+    return -2;
   if (s->n == s->room) {
     int64_t room = s->room ? 2 * s->room : 64;
     item *items = mx_realloc(s->items, (size_t)room * sizeof *items);
@@ -237,6 +244,8 @@ static int prepare(imageset *s, int64_t i, image *out, char *why) {
     status = mask_picture(s, &s->items[i], &im, why);
   if (!status && fit_picture(s, &im, false))
     status = no_memory(why);
+  if (!status && (im.w != s->o.size_px || im.h != s->o.size_px)) /* resize_px 0 for what has another size */
+    status = fail(why, "'%s' is %d x %d pixels (expected %d x %d).", s->items[i].path, im.w, im.h, s->o.size_px, s->o.size_px);
   if (status)
     image_free(&im);
   else
@@ -396,6 +405,7 @@ imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n,
   }
   memcpy(copy, items, (size_t)n * sizeof *copy);
   scan->s = s, scan->items = copy, scan->n = n;
+  imageset_hold(s);
   pthread_mutex_init(&scan->lock, NULL);
   pthread_cond_init(&scan->progress, NULL);
   sigset_t all, before; /* signals are the main thread's */
@@ -434,6 +444,7 @@ void imageset_scan_free(imageset_scan *scan) {
   pthread_mutex_unlock(&scan->lock);
   for (int t = 0; t < scan->threads; t++)
     pthread_join(scan->thread[t], NULL);
+  imageset_release(scan->s);
   pthread_cond_destroy(&scan->progress);
   pthread_mutex_destroy(&scan->lock);
   mx_free(scan->items);
