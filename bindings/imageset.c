@@ -2,7 +2,6 @@
  * and facts are set once, by whoever comes first, and never change or go away before imageset_free. */
 #include "imageset.h"
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <time.h>
 #include "alloc.h"
 #include "sha256.h"
+#include "worker.h"
 
 typedef struct item {
   char *path, *lungs; /* lungs NULL: none */
@@ -245,7 +245,8 @@ static int prepare(imageset *s, int64_t i, image *out, char *why) {
   if (!status && fit_picture(s, &im, false))
     status = no_memory(why);
   if (!status && (im.w != s->o.size_px || im.h != s->o.size_px)) /* resize_px 0 for what has another size */
-    status = fail(why, "'%s' is %d x %d pixels (expected %d x %d).", s->items[i].path, im.w, im.h, s->o.size_px, s->o.size_px);
+    status = fail(why, "'%s' is %d x %d pixels (expected %d x %d).", s->items[i].path, im.w, im.h, s->o.size_px,
+                  s->o.size_px);
   if (status)
     image_free(&im);
   else
@@ -408,12 +409,8 @@ imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n,
   imageset_hold(s);
   pthread_mutex_init(&scan->lock, NULL);
   pthread_cond_init(&scan->progress, NULL);
-  sigset_t all, before; /* signals are the main thread's */
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  while (scan->threads < threads && !pthread_create(&scan->thread[scan->threads], NULL, scan_work, scan))
+  while (scan->threads < threads && !worker_start(&scan->thread[scan->threads], scan_work, scan))
     scan->threads++;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!scan->threads && threads) {
     imageset_scan_free(scan);
     return NULL;

@@ -4,12 +4,12 @@
 #include "loader.h"
 #include <math.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <time.h>
 #include "alloc.h"
 #include "rng.h"
 #include "sha256.h"
+#include "worker.h"
 
 typedef struct slot {
   uint8_t *px, *c;
@@ -186,12 +186,8 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
     loader_free(l);
     return NULL;
   }
-  sigset_t all, before; /* signals are the main thread's */
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  while (l->threads < o->threads && !pthread_create(&l->thread[l->threads], NULL, work, l))
+  while (l->threads < o->threads && !worker_start(&l->thread[l->threads], work, l))
     l->threads++;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!l->threads) {
     loader_free(l);
     return NULL;
