@@ -268,12 +268,14 @@ static int image_lua_sha256_file(lua_State *L) {
   sha256 s;
   size_t n;
   sha256_init(&s);
-  while (piece && (n = fread(piece, 1, 1 << 20, f)) > 0)
+  while (piece && !tx_interrupted() && (n = fread(piece, 1, 1 << 20, f)) > 0)
     sha256_add(&s, piece, n);
   int error = !f ? errno : !piece ? ENOMEM : ferror(f) ? EIO : 0;
   mx_free(piece);
   if (f)
     fclose(f);
+  if (tx_interrupted())
+    xl_error(L, "interrupted");
   if (!error)
     return push_digest(L, &s);
   lua_pushnil(L);

@@ -93,6 +93,22 @@ t.test("closers run on the way out of coroutines, too", function()
   end
 end)
 
+-- Each would run for hours: the signal reaches it in the middle.
+for name, call in pairs {
+  quickshift = "segment.quickshift(x, 100, 1000, 0.5, 0, 42)",
+  SLIC = "segment.slic(x, 20, 10, 0, 100000, true, 0.5, 3)",
+  ["a wide blur"] = "segment.slic(x, 20, 10, 1000, 1, true, 0.5, 3)",
+  ["the imputer"] = "for _ = 1, 1e9 do core.impute.fill_(x:unsqueeze(0), keep) end",
+} do
+  t.test("the first SIGINT stops " .. name .. " on a large picture", function()
+    local r = interrupted([[
+      local core, torch = require "medxai.core", require "medxai.torch"
+      local segment, x = core.segment, torch.rand({ 3, 1500, 1500 }, { dtype = "float64" })
+      local keep = torch.rand(1, 1500, 1500):lt(0.02) ]] .. ready .. call, "INT")
+    t.equal({ r.code, r.err }, { 130, "medxai-run: interrupted (SIGINT)\n" })
+  end)
+end
+
 t.test("a second signal kills at once", function()
   local r = interrupted("require 'medxai.host'.at_exit(function() print 'winding up' while true do end end) " .. ready .. "while true do end", "INT INT")
   t.equal(r.out, "ready\nwinding up\n")
