@@ -115,7 +115,6 @@ static void read_header(reader *r) {
   d->progress = &r->progress;
   r->progress.progress_monitor = on_progress;
   jpeg_mem_src(d, r->bytes, (unsigned long)r->n);
-  jpeg_save_markers(d, JPEG_APP0 + 1, 0xffff);
   while (jpeg_read_header(d, FALSE) == JPEG_HEADER_TABLES_ONLY) {} /* tables alone may stand before the picture */
   if (d->data_precision != 8 || (d->num_components != 1 && d->num_components != 3 && d->num_components != 4)) {
     snprintf(r->why, IMAGE_WHY, "the JPEG is not one this reads: %d components of %d bits (expected 1, 3 or 4 of 8)",
@@ -152,11 +151,22 @@ static void check_components(reader *r) {
     refuse(r, "the JPEG is truncated: a colour has no data");
 }
 
+/* Walks the segments before the first scan: libjpeg's own list of them takes time that grows with the square of their
+ * number. */
 static void note_orientation(reader *r) {
-  for (jpeg_saved_marker_ptr m = r->d.marker_list; m; m = m->next) {
-    bool is_exif = m->data_length > 6 && !memcmp(m->data, "Exif\0", 6);
-    if (is_exif && image_exif_orientation(m->data + 6, m->data_length - 6) != 1)
+  const uint8_t *p = r->bytes;
+  for (size_t at = 2; at + 4 <= r->n && p[at] == 0xff && p[at + 1] != 0xda;) {
+    size_t length = (size_t)p[at + 2] << 8 | p[at + 3];
+    if (p[at + 1] == 0xff) { /* filling */
+      at++;
+      continue;
+    }
+    if (length < 2 || length > r->n - at - 2)
+      return;
+    bool is_exif = p[at + 1] == 0xe1 && length > 8 && !memcmp(p + at + 4, "Exif\0", 6);
+    if (is_exif && image_exif_orientation(p + at + 10, length - 8) != 1)
       r->notes |= IMAGE_NOTE_ORIENTATION;
+    at += 2 + length;
   }
 }
 

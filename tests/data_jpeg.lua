@@ -125,6 +125,13 @@ t.test("a file of thousands of scans does not keep the reader busy", function()
   refused(bytes:sub(1, -3) .. scan:rep(5000) .. bytes:sub(-2), "corrupt: more than 500 scans")
 end)
 
+t.test("a file of hundreds of thousands of segments does not keep the reader busy", function()
+  local bytes, started = named "2x2", os.clock()
+  local x = image.decode(bytes:sub(1, 2) .. ("\xff\xe1\0\8Exif\0\0"):rep(300000) .. bytes:sub(3))
+  t.equal(image.digest(x), image.digest(image.decode(bytes)))
+  t.ok(os.clock() - started < 10) -- it took minutes, of processor time
+end)
+
 t.test("every failing allocation of a JPEG is an error, and nothing is lost", function()
   local before = image.live_blocks()
   for _, name in ipairs { "2x2", "inks_ycck", "grey_progressive" } do
