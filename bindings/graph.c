@@ -91,7 +91,7 @@ enum { MAX_PLANS = 64 };
 struct graph {
   int refs;
   node *nodes; int count, room;
-  int max_args;
+  int max_args, nslots; /* nslots: one more than the largest slot that a node reads */
   plan *plans[MAX_PLANS]; int nplans;
 };
 
@@ -100,7 +100,7 @@ struct graph_state {
   int refs; /* the owner's, and one a run */
   graph *g;
   tx_tensor **slots; int nslots;
-  unsigned char *eval; int neval; /* per node */
+  unsigned char *eval;            /* per node */
   folded *folded; int nfolded;    /* per node */
   uint64_t sets;                  /* counts graph_state_set */
 };
@@ -205,12 +205,15 @@ static bool copy_value(tx_value *to, const tx_value *from) {
   }
 }
 
-/* Room for one more node; the new node is cleared but not yet counted. */
+/* Room for one more node; the new node is cleared but not yet counted. States and runs have arrays over all nodes. */
 static node *next_node(graph *g, const char *name, kind kind) {
+  const char *why = g->refs > 1 ? "a model uses the graph already"
+                    : (g->count == 0) != (kind == INPUT) ? "the first node is the input, and no other" : NULL;
+  if (why) return fail(TX_ERROR, "graph: '%s' cannot be added (%s)", name, why), NULL;
   if (g->count == g->room) {
     int room = g->room ? g->room * 2 : 64;
     node *nodes = mx_calloc((size_t)room, sizeof *nodes);
-    if (!nodes) return NULL;
+    if (!nodes) return out_of_memory(), NULL;
     if (g->nodes) memcpy(nodes, g->nodes, (size_t)g->count * sizeof *nodes);
     mx_free(g->nodes);
     g->nodes = nodes;
@@ -221,14 +224,12 @@ static node *next_node(graph *g, const char *name, kind kind) {
   n->kind = kind;
   n->counter = -1;
   n->name = mx_strdup(name);
-  return n->name ? n : NULL;
+  return n->name ? n : (out_of_memory(), NULL);
 }
 
 static int finish(graph *g, node *n, bool ok) {
-  if (!n || !ok) {
-    if (n) node_clear(n);
-    return -1;
-  }
+  if (!n) return -1;
+  if (!ok) return out_of_memory(), node_clear(n), -1;
   if (n->nargs > g->max_args) g->max_args = n->nargs;
   return g->count++;
 }
@@ -289,6 +290,8 @@ static void learn_traits(node *n) {
   const char *name = tx_op_name(n->op);
   for (size_t i = 0; i < sizeof known_ops / sizeof *known_ops; i++)
     if (!strcmp(known_ops[i].name, name)) n->traits = known_ops[i].traits;
+  /* All but FRESH is about an operator whose first argument is a node's value. */
+  if (!n->nbinds || n->binds[0].arg != 0 || n->binds[0].kind != GRAPH_VALUE) n->traits &= FRESH;
   if (n->traits & INPLACE && n->ninputs) {
     char inplace[64];
     snprintf(inplace, sizeof inplace, "%s_", name);
@@ -316,17 +319,21 @@ int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *a
     n->op = op;
     n->counter = counter;
     learn_traits(n);
+    if (counter >= g->nslots) g->nslots = counter + 1;
+    for (int i = 0; i < n->nslots; i++)
+      if (n->slots[i] >= g->nslots) g->nslots = n->slots[i] + 1;
   }
   return finish(g, n, ok);
 }
 
 /* ---- state -------------------------------------------------------------------------------------------------- */
 graph_state *graph_state_new(graph *g, int nslots) {
+  if (nslots < g->nslots) return fail(TX_ERROR, "graph: its nodes read %d slots (got %d)", g->nslots, nslots), NULL;
   graph_state *s = mx_calloc(1, sizeof *s);
-  if (!s) return NULL;
+  if (!s) return out_of_memory(), NULL;
   s->refs = 1;
   s->nslots = nslots;
-  s->neval = s->nfolded = g->count;
+  s->nfolded = g->count;
   s->slots = mx_calloc((size_t)nslots, sizeof *s->slots);
   s->eval = mx_calloc((size_t)g->count, 1);
   s->folded = mx_calloc((size_t)g->count, sizeof *s->folded);
@@ -334,7 +341,7 @@ graph_state *graph_state_new(graph *g, int nslots) {
   if (s->slots && s->eval && s->folded) return s;
   s->nslots = s->nfolded = 0;
   graph_state_free(s);
-  return NULL;
+  return out_of_memory(), NULL;
 }
 
 void graph_state_drop_folded(graph_state *s) {
@@ -754,9 +761,16 @@ static tx_tensor *slot_arg(const graph_state *s, const node *n, int arg) {
   return NULL;
 }
 
+static bool has_slots(const graph_state *s, const node *n) {
+  for (int i = 0; i < n->nslots; i++)
+    if (!s->slots[n->slots[i]]) return false;
+  return true;
+}
+
 static int fold(graph_state *s, int norm_id, int conv_id) {
   const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
   folded *f = &s->folded[norm_id];
+  if (!has_slots(s, conv) || !has_slots(s, norm)) return fail(TX_ERROR, "batch_norm: a parameter has no tensor");
   uint64_t stamp = fold_stamp(s, conv, norm);
   if (f->stamp == stamp) return TX_OK;
   tx_tensor *scale = NULL, *w = NULL, *b = NULL;
@@ -829,7 +843,6 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   run->lists = mx_calloc(count, sizeof *run->lists);
   run->temps = mx_calloc(count, sizeof *run->temps);
   int status = run->values && run->args && run->lists && run->temps ? TX_OK : out_of_memory();
-  if (status == TX_OK && s->neval != s->g->count) status = fail(TX_ERROR, "graph: nodes were added after the state was made");
   if (status == TX_OK) status = find_plan(&run->plan, s, r);
   if (status == TX_OK) status = take_given(run, r);
   if (status == TX_OK) drop_stale(run, r);

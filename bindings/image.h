@@ -12,13 +12,20 @@ typedef struct image {
   int w, h, c;  /* c: 1 or 3 */
   int bits;     /* of the file's samples: 8 or 16 (palettes and 1, 2, 4 bits count as 8) */
   int top;      /* the largest 16-bit sample of a 16-bit file, else 0: tells 12-bit values in 16 bits */
+  int notes;    /* IMAGE_NOTE_... of the file, for those who decode: what is odd about it */
   uint8_t *px;  /* h * w * c bytes; image_free frees */
 } image;
+
+enum {
+  IMAGE_NOTE_STRAY_BYTES = 1, /* a JPEG with bytes or restart markers after a scan that belong to nothing: left out */
+  IMAGE_NOTE_ORIENTATION = 2, /* EXIF asks to turn or mirror the picture: it is as stored, as Pillow's open gives it */
+};
 
 enum { IMAGE_OK = 0, IMAGE_ERROR = 1, IMAGE_NOMEM = 2 };
 #define IMAGE_WHY 160                   /* room for a reason */
 #define IMAGE_MAX_PIXELS (64 << 20)     /* 8192 x 8192; a larger picture is refused before it is unpacked */
 #define IMAGE_MAX_SIDE 32768
+#define IMAGE_TOO_LARGE "%d x %d is larger than the %d megapixels this reads" /* with IMAGE_MAX_PIXELS >> 20 */
 
 int image_new(image *out, int w, int h, int c);  /* pixels all 0 */
 void image_free(image *im);                      /* accepts an empty one, safe twice */

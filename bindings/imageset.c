@@ -2,7 +2,6 @@
  * and facts are set once, by whoever comes first, and never change or go away before imageset_free. */
 #include "imageset.h"
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <time.h>
 #include "alloc.h"
 #include "sha256.h"
+#include "worker.h"
 
 typedef struct item {
   char *path, *lungs; /* lungs NULL: none */
@@ -27,6 +27,7 @@ struct imageset {
   item *items;
   int64_t n, room;
   atomic_int_fast64_t cached;
+  atomic_int holders; /* loaders and scans whose threads use it */
 };
 
 static int fail(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -77,7 +78,13 @@ void imageset_free(imageset *s) {
   mx_free(s);
 }
 
+void imageset_hold(imageset *s) { atomic_fetch_add(&s->holders, 1); }
+void imageset_release(imageset *s) { atomic_fetch_sub(&s->holders, 1); }
+bool imageset_is_held(const imageset *s) { return atomic_load(&s->holders) > 0; }
+
 int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number) {
+  if (imageset_is_held(s))
+    return -2;
   if (s->n == s->room) {
     int64_t room = s->room ? 2 * s->room : 64;
     item *items = mx_realloc(s->items, (size_t)room * sizeof *items);
@@ -192,7 +199,7 @@ static int remember_facts(item *it, const image *im, const uint8_t file_digest[3
   }
   image_digest(im, f->digest);
   memcpy(f->file_digest, file_digest ? file_digest : f->digest, 32);
-  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top;
+  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top, f->notes = im->notes;
   if (!atomic_compare_exchange_strong(&it->facts, &none, f))
     mx_free(f);
   return IMAGE_OK;
@@ -237,6 +244,9 @@ static int prepare(imageset *s, int64_t i, image *out, char *why) {
     status = mask_picture(s, &s->items[i], &im, why);
   if (!status && fit_picture(s, &im, false))
     status = no_memory(why);
+  if (!status && (im.w != s->o.size_px || im.h != s->o.size_px)) /* resize_px 0 for what has another size */
+    status = fail(why, "'%s' is %d x %d pixels (expected %d x %d).", s->items[i].path, im.w, im.h, s->o.size_px,
+                  s->o.size_px);
   if (status)
     image_free(&im);
   else
@@ -396,14 +406,11 @@ imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n,
   }
   memcpy(copy, items, (size_t)n * sizeof *copy);
   scan->s = s, scan->items = copy, scan->n = n;
+  imageset_hold(s);
   pthread_mutex_init(&scan->lock, NULL);
   pthread_cond_init(&scan->progress, NULL);
-  sigset_t all, before; /* signals are the main thread's */
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  while (scan->threads < threads && !pthread_create(&scan->thread[scan->threads], NULL, scan_work, scan))
+  while (scan->threads < threads && !worker_start(&scan->thread[scan->threads], scan_work, scan))
     scan->threads++;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!scan->threads && threads) {
     imageset_scan_free(scan);
     return NULL;
@@ -434,6 +441,7 @@ void imageset_scan_free(imageset_scan *scan) {
   pthread_mutex_unlock(&scan->lock);
   for (int t = 0; t < scan->threads; t++)
     pthread_join(scan->thread[t], NULL);
+  imageset_release(scan->s);
   pthread_cond_destroy(&scan->progress);
   pthread_mutex_destroy(&scan->lock);
   mx_free(scan->items);

@@ -23,8 +23,6 @@ static graph_state *to_state(lua_State *L, int idx) {
   return s;
 }
 
-static void no_memory(lua_State *L) { xl_error(L, "graph: out of memory"); }
-
 /* Pushes a new box whose one pointer is NULL: the finalizer is safe from here on. */
 static void *new_box(lua_State *L, const char *type, int uservalues) {
   void **box = lua_newuserdatauv(L, sizeof *box, uservalues);
@@ -57,7 +55,7 @@ static int graph_lua_new(lua_State *L) {
   lua_setiuservalue(L, -2, 1);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 2);
-  if (!(box->g = graph_new())) no_memory(L);
+  if (!(box->g = graph_new())) xl_error(L, "graph: out of memory");
   return 1;
 }
 
@@ -69,14 +67,13 @@ static int graph_lua_gc(lua_State *L) {
 }
 
 static int push_id(lua_State *L, int id) {
-  if (id < 0) no_memory(L);
+  if (id < 0) xl_error(L, "%s", graph_error());
   lua_pushinteger(L, id + 1);
   return 1;
 }
 
 static int graph_lua_input(lua_State *L) {
   graph *g = to_graph(L, 1);
-  if (graph_count(g)) xl_error(L, "graph: the input is the first node, and there is one");
   return push_id(L, graph_add_input(g, luaL_checkstring(L, 2)));
 }
 
@@ -102,9 +99,20 @@ static bool has_field(lua_State *L, int idx, const char *name) {
   return has;
 }
 
-static int int_field(lua_State *L, int idx, const char *name) {
+enum { MOST_SLOTS = 1 << 24 }; /* a state has a pointer for each */
+
+/* A slot's 0-based number. */
+static int slot_number(lua_State *L, int idx) {
+  int64_t slot = xl_toint(L, idx, "graph: a slot");
+  if (slot < 1 || slot > MOST_SLOTS)
+    xl_error(L, "graph: there is no slot %lld (expected 1 to %d)", (long long)slot, MOST_SLOTS);
+  return (int)slot - 1;
+}
+
+/* What a field of an argument refers to: a node's id or a slot, 0-based. */
+static int reference(lua_State *L, int idx, const char *name, const graph *g) {
   lua_getfield(L, idx, name);
-  int v = (int)luaL_checkinteger(L, -1) - 1;
+  int v = *name == 'i' ? check_id(L, -1, g) : slot_number(L, -1);
   lua_pop(L, 1);
   return v;
 }
@@ -164,8 +172,10 @@ static bool to_constant(lua_State *L, int idx, const tx_arg *arg, tx_value *v) {
 static bool to_arg(lua_State *L, int idx, const graph *g, const tx_arg *arg, graph_arg *out) {
   *out = (graph_arg){ .kind = GRAPH_CONST };
   if (lua_istable(L, idx)) {
-    if (has_field(L, idx, "id")) return *out = (graph_arg){ .kind = GRAPH_VALUE, .id = int_field(L, idx, "id") }, arg->kind == TX_TENSOR;
-    if (has_field(L, idx, "slot")) return *out = (graph_arg){ .kind = GRAPH_SLOT, .id = int_field(L, idx, "slot") }, arg->kind == TX_TENSOR;
+    if (has_field(L, idx, "id"))
+      return *out = (graph_arg){ .kind = GRAPH_VALUE, .id = reference(L, idx, "id", g) }, arg->kind == TX_TENSOR;
+    if (has_field(L, idx, "slot"))
+      return *out = (graph_arg){ .kind = GRAPH_SLOT, .id = reference(L, idx, "slot", g) }, arg->kind == TX_TENSOR;
     if (has_field(L, idx, "training")) return out->kind = GRAPH_TRAINING, arg->kind == TX_BOOL;
     if (arg->kind == TX_TENSORS || arg->kind == TX_OPT_TENSORS) {
       out->kind = GRAPH_VALUES;
@@ -229,12 +239,10 @@ static int graph_lua_op(lua_State *L) {
   graph *g = to_graph(L, 1);
   const char *name = luaL_checkstring(L, 2), *opname = luaL_checkstring(L, 3);
   luaL_checktype(L, 4, LUA_TTABLE);
-  int counter = lua_isnil(L, 5) ? -1 : (int)luaL_checkinteger(L, 5) - 1;
+  int counter = lua_isnil(L, 5) ? -1 : slot_number(L, 5);
   graph_arg args[64];
   int nargs;
   const tx_op *op = find_overload(L, g, opname, 4, args, &nargs);
-  for (int i = 0; i < nargs; i++)
-    if (args[i].kind == GRAPH_VALUE && (args[i].id < 0 || args[i].id >= graph_count(g))) xl_error(L, "graph: '%s' reads a value of another graph", name);
   return push_id(L, graph_add_op(g, name, op, args, nargs, counter));
 }
 
@@ -285,13 +293,14 @@ static int graph_lua_plans(lua_State *L) { return lua_pushinteger(L, graph_plans
 static int graph_lua_state(lua_State *L) {
   lua_settop(L, 2);
   graph *g = to_graph(L, 1);
-  int n = (int)luaL_checkinteger(L, 2);
+  int64_t n = xl_toint(L, 2, "graph: the number of slots");
+  if (n < 0 || n > MOST_SLOTS) xl_error(L, "graph: %lld slots (expected 0 to %d)", (long long)n, MOST_SLOTS);
   state_box *box = new_box(L, STATE, 2);
   lua_newtable(L);
   lua_setiuservalue(L, -2, 1);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 2);
-  if (!(box->s = graph_state_new(g, n))) no_memory(L);
+  if (!(box->s = graph_state_new(g, (int)n))) xl_error(L, "%s", graph_error());
   return 1;
 }
 

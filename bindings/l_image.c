@@ -4,11 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "alloc.h"
 #include "image.h"
 #include "sha256.h"
+#include "whole_file.h"
 #include "xl.h"
 
 #define XL_SHA256 "medxai.sha256"
@@ -27,7 +26,8 @@ static image check_picture(lua_State *L, int idx, const char *what) {
     xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
   if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
     xl_error(L, "%s: the picture must be contiguous and on the CPU. Use t:contiguous() or t:cpu().", what);
-  return (image){ (int)size[1], (int)size[0], dim == 3 ? (int)size[2] : 1, 8, 0, tx_tensor_data(t) };
+  int channels = dim == 3 ? (int)size[2] : 1;
+  return (image){ .w = (int)size[1], .h = (int)size[0], .c = channels, .bits = 8, .px = tx_tensor_data(t) };
 }
 
 /* Moves the picture into a box made before it, so that no error can leak it. flat: (H, W) for one channel. */
@@ -86,30 +86,6 @@ static int image_lua_info(lua_State *L) {
   return 1;
 }
 
-/* A temporary name beside path, synced and renamed: the old file or the new one, never half. 0 or errno. */
-static int write_whole(const char *path, const uint8_t *bytes, size_t n) {
-  size_t room = strlen(path) + 16;
-  char *name = mx_malloc(room);
-  if (!name)
-    return ENOMEM;
-  snprintf(name, room, "%s.XXXXXX", path);
-  int fd = mkstemp(name), error = fd < 0 ? errno : 0;
-  FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
-  if (f) {
-    fchmod(fd, 0644);
-    if (fwrite(bytes, 1, n, f) != n || fflush(f) || fsync(fd))
-      error = errno;
-    if (fclose(f) && !error)
-      error = errno;
-    if (!error && rename(name, path))
-      error = errno;
-    if (error)
-      unlink(name);
-  }
-  mx_free(name);
-  return error;
-}
-
 /* save(path, picture): a PNG */
 static int image_lua_save(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
@@ -118,7 +94,7 @@ static int image_lua_save(lua_State *L) {
   size_t n;
   if (image_encode_png(&bytes, &n, &im))
     xl_error(L, "image.save: out of memory.");
-  int error = write_whole(path, bytes, n);
+  int error = whole_file_put(path, bytes, n);
   mx_free(bytes);
   if (error)
     xl_error(L, "image.save: cannot write '%s': %s", path, strerror(error));
@@ -292,12 +268,14 @@ static int image_lua_sha256_file(lua_State *L) {
   sha256 s;
   size_t n;
   sha256_init(&s);
-  while (piece && (n = fread(piece, 1, 1 << 20, f)) > 0)
+  while (piece && !tx_interrupted() && (n = fread(piece, 1, 1 << 20, f)) > 0)
     sha256_add(&s, piece, n);
   int error = !f ? errno : !piece ? ENOMEM : ferror(f) ? EIO : 0;
   mx_free(piece);
   if (f)
     fclose(f);
+  if (tx_interrupted())
+    xl_error(L, "interrupted");
   if (!error)
     return push_digest(L, &s);
   lua_pushnil(L);

@@ -19,11 +19,20 @@ typedef struct set {
   float table[3][256]; /* byte to network input */
 } set;
 
-static set *check_set(lua_State *L, int idx) { return luaL_checkudata(L, idx, XL_SET); }
+static set *check_set(lua_State *L, int idx) {
+  set *s = luaL_checkudata(L, idx, XL_SET);
+  if (!s->s)
+    xl_error(L, "dataset: the set is closed.");
+  return s;
+}
 
-static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwise) {
+/* An integer from least to most, or otherwise where there is none. */
+static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwise, int64_t least, int64_t most) {
   lua_getfield(L, idx, name);
   int64_t v = lua_isnil(L, -1) ? otherwise : xl_toint(L, -1, name);
+  if (v < least || v > most)
+    xl_error(L, "dataset: %s is wrong (expected %lld to %lld, got %lld).", name, (long long)least, (long long)most,
+             (long long)v);
   lua_pop(L, 1);
   return v;
 }
@@ -87,10 +96,10 @@ static int loader_lua_set(lua_State *L) {
   phantom drawn;
   float mean[3], std[3];
   bool scaled = three_numbers(L, 1, "mean", mean) & three_numbers(L, 1, "std", std);
-  imageset_options o = { .resize_px = (int)opt_int(L, 1, "resize_px", 0), .size_px = (int)opt_int(L, 1, "size_px", 224),
-                         .white16 = (int)opt_int(L, 1, "white16", 65535), .cache_bytes = opt_int(L, 1, "cache_bytes", 0) };
-  if (o.size_px < 1 || o.size_px > 8192 || (o.resize_px && o.resize_px < o.size_px) || o.resize_px > 8192)
-    xl_error(L, "dataset: size_px and resize_px do not fit (got %d and %d).", o.size_px, o.resize_px);
+  imageset_options o = { .resize_px = (int)opt_int(L, 1, "resize_px", 0, 0, 8192),
+                         .size_px = (int)opt_int(L, 1, "size_px", 224, 1, 8192),
+                         .white16 = (int)opt_int(L, 1, "white16", 65535, 1, 65535),
+                         .cache_bytes = opt_int(L, 1, "cache_bytes", 0, 0, INT64_MAX / 2) };
   lua_getfield(L, 1, "mask");
   const char *mode = luaL_optstring(L, -1, "none");
   while (o.mask < IMAGE_MASK_COUNT && strcmp(mode, image_mask_names[o.mask]))
@@ -101,6 +110,10 @@ static int loader_lua_set(lua_State *L) {
     xl_tophantom(L, lua_gettop(L), &drawn);
     o.phantom = &drawn;
   }
+  if (o.resize_px < o.size_px && !(o.phantom && o.resize_px == 0))
+    xl_error(L, "dataset: resize_px is too small (expected at least size_px, %d, got %d).", o.size_px, o.resize_px);
+  if (o.phantom && drawn.size_px != o.size_px && o.resize_px == 0)
+    xl_error(L, "dataset: phantoms of %d pixels do not fit size_px %d. Give resize_px.", drawn.size_px, o.size_px);
   lua_getfield(L, 1, "root");
   o.root = luaL_optstring(L, -1, "");
   set *s = lua_newuserdatauv(L, sizeof *s, 0);
@@ -115,6 +128,8 @@ static int loader_lua_set(lua_State *L) {
 
 static int set_gc(lua_State *L) {
   set *s = luaL_checkudata(L, 1, XL_SET);
+  if (s->s && imageset_is_held(s->s)) /* by __close: what uses it keeps it from being collected */
+    xl_error(L, "dataset: a loader or a scan is using the set. Close it first.");
   imageset_free(s->s);
   s->s = NULL;
   return 0;
@@ -123,7 +138,13 @@ static int set_gc(lua_State *L) {
 /* set:add(path, lungs | nil, label [, number]) -> index; number: which phantom, from 0 */
 static int set_add(lua_State *L) {
   set *s = check_set(L, 1);
-  int64_t i = imageset_add(s->s, luaL_checkstring(L, 2), luaL_optstring(L, 3, NULL), (int)luaL_checkinteger(L, 4), luaL_optinteger(L, 5, 0));
+  int64_t label = xl_toint(L, 4, "dataset: a label");
+  if (label < -1 || label > INT32_MAX)
+    xl_error(L, "dataset: label %lld is wrong (expected 0 to %d).", (long long)label, INT32_MAX);
+  const char *path = luaL_checkstring(L, 2), *lungs = luaL_optstring(L, 3, NULL);
+  int64_t i = imageset_add(s->s, path, lungs, (int)label, luaL_optinteger(L, 5, 0));
+  if (i == -2)
+    xl_error(L, "dataset: a loader or a scan is using the set. Close it before images are added.");
   if (i < 0)
     xl_error(L, "dataset: out of memory.");
   lua_pushinteger(L, i + 1);
@@ -137,14 +158,15 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
   lua_setfield(L, -2, name);
 }
 
-/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top }; decodes the picture unless that was done */
+/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, stray_bytes, orientation }, the last two
+ * booleans: see IMAGE_NOTE_... in image.h; decodes the picture unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
   const imageset_facts *f;
   char why[IMAGESET_WHY];
   check_status(L, imageset_get_facts(s->s, i, &f, why), why);
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 10);
   set_hex(L, "id", f->digest, 16);
   set_hex(L, "pixels", f->digest, 64);
   set_hex(L, "sha256", f->file_digest, 64);
@@ -153,6 +175,8 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->c), lua_setfield(L, -2, "channels");
   lua_pushinteger(L, f->bits), lua_setfield(L, -2, "bits");
   lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_STRAY_BYTES), lua_setfield(L, -2, "stray_bytes");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_ORIENTATION), lua_setfield(L, -2, "orientation");
   return 1;
 }
 
@@ -243,6 +267,7 @@ static int set_error(lua_State *L) {
 static int set_near(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t n, room = luaL_checkinteger(L, 6), *items = check_items(L, 2, s, &n);
+  luaL_argcheck(L, room >= 0 && room <= 1 << 20, 6, "room is wrong");
   luaL_checktype(L, 3, LUA_TTABLE);
   int *group = lua_newuserdatauv(L, (size_t)(n + 1) * sizeof *group, 0);
   for (int64_t k = 0; k < n; k++) {
@@ -271,7 +296,7 @@ static int set_near(lua_State *L) {
 /* set:scan({ i, ... }, threads) -> scan; scan:wait(seconds) -> finished, done; scan:close() */
 static int set_scan(lua_State *L) {
   set *s = check_set(L, 1);
-  int threads = (int)luaL_checkinteger(L, 3);
+  int64_t threads = luaL_checkinteger(L, 3);
   int64_t n, *items = check_items(L, 2, s, &n);
   imageset_scan **scan = lua_newuserdatauv(L, sizeof *scan, 1);
   *scan = NULL;
@@ -279,8 +304,8 @@ static int set_scan(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   if (threads < 1 || threads > 256)
-    xl_error(L, "dataset: threads is wrong (expected 1 to 256, got %d).", threads);
-  *scan = imageset_scan_start(s->s, items, n, threads);
+    xl_error(L, "dataset: threads is wrong (expected 1 to 256, got %lld).", (long long)threads);
+  *scan = imageset_scan_start(s->s, items, n, (int)threads);
   if (!*scan)
     xl_error(L, "dataset: out of memory.");
   return 1;
@@ -335,11 +360,12 @@ static int set_loader(lua_State *L) {
   lua_settop(L, 2);
   loader_augment a;
   bool augmented = read_augment(L, 2, &a);
-  loader_options o = { .batch = opt_int(L, 2, "batch", 32), .drop_last = opt_bool(L, 2, "drop_last"), .threads = (int)opt_int(L, 2, "threads", 2),
-                       .depth = (int)opt_int(L, 2, "depth", 3), .seed = (uint64_t)opt_int(L, 2, "seed", 0),
-                       .epoch = (uint64_t)opt_int(L, 2, "epoch", 0), .augment = augmented ? &a : NULL };
-  if (o.batch < 1 || o.threads < 1 || o.threads > 256 || o.depth < 1 || o.depth > 1024)
-    xl_error(L, "loader: batch, threads and depth must be at least 1 (got %lld, %d, %d).", (long long)o.batch, o.threads, o.depth);
+  loader_options o = { .batch = opt_int(L, 2, "batch", 32, 1, INT32_MAX), .drop_last = opt_bool(L, 2, "drop_last"),
+                       .threads = (int)opt_int(L, 2, "threads", 2, 1, 256),
+                       .depth = (int)opt_int(L, 2, "depth", 3, 1, 1024),
+                       .seed = (uint64_t)opt_int(L, 2, "seed", 0, INT64_MIN, INT64_MAX),
+                       .epoch = (uint64_t)opt_int(L, 2, "epoch", 0, INT64_MIN, INT64_MAX),
+                       .augment = augmented ? &a : NULL };
   box *b = lua_newuserdatauv(L, sizeof *b, 2); /* at 3 */
   *b = (box){ .s = s, .channels_last = opt_bool(L, 2, "channels_last") };
   luaL_setmetatable(L, XL_LOADER);

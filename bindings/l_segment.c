@@ -51,6 +51,13 @@ static int64_t *push_labels(lua_State *L, const char *what, int64_t h, int64_t w
   return tx_tensor_data(box->t);
 }
 
+static void check_status(lua_State *L, int status, const char *what) {
+  if (status == SEGMENT_STOPPED)
+    xl_error(L, "interrupted");
+  if (status)
+    xl_budget_nomem(L, what);
+}
+
 /*- lab(image) -> float64 (3, H, W): L, a, b */
 static int segment_lua_lab(lua_State *L) {
   int64_t h, w;
@@ -58,7 +65,7 @@ static int segment_lua_lab(lua_State *L) {
   xl_tensor *box = xl_newtensor(L);
   const int64_t size[3] = { 3, h, w };
   XL_TRY(L, "lab", tx_tensor_new(&box->t, "float64", 3, size, NULL, 0));
-  segment_lab(tx_tensor_data(box->t), rgb, h * w);
+  check_status(L, segment_lab(tx_tensor_data(box->t), rgb, h * w, tx_interrupted), "lab");
   return 1;
 }
 
@@ -67,15 +74,15 @@ static int segment_lua_quickshift(lua_State *L) {
   int64_t h, w, noise_h, noise_w;
   const double *rgb = image(L, 1, "quickshift", &h, &w);
   segment_quickshift_options o = { number(L, 2, "quickshift: kernel_size", 1, 1000), number(L, 3, "quickshift: max_dist", 0, HUGE_VAL),
-    number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000), (uint64_t)integer(L, 6, "quickshift: seed", 0, INT64_MAX), NULL, lua_toboolean(L, 7) };
+    number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000),
+    (uint64_t)integer(L, 6, "quickshift: seed", 0, INT64_MAX), NULL, lua_toboolean(L, 7), tx_interrupted };
   if (!lua_isnoneornil(L, 8)) {
     o.noise = planes(L, 8, "quickshift: noise", "float64", 2, &noise_h, &noise_w);
     if (noise_h != h || noise_w != w)
       xl_error(L, "quickshift: noise: expected (%lld, %lld), got (%lld, %lld)", (long long)h, (long long)w, (long long)noise_h, (long long)noise_w);
   }
   int64_t *labels = push_labels(L, "quickshift", h, w), count = 0;
-  if (segment_quickshift(labels, &count, rgb, (int)h, (int)w, &o))
-    xl_budget_nomem(L, "quickshift");
+  check_status(L, segment_quickshift(labels, &count, rgb, (int)h, (int)w, &o), "quickshift");
   lua_pushinteger(L, count);
   return 2;
 }
@@ -86,10 +93,9 @@ static int segment_lua_slic(lua_State *L) {
   const double *rgb = image(L, 1, "slic", &h, &w);
   const segment_slic_options o = { integer(L, 2, "slic: n_segments", 1, INT32_MAX), number(L, 3, "slic: compactness", 1e-12, 1e12),
     number(L, 4, "slic: sigma", 0, 1000), (int)integer(L, 5, "slic: iterations", 1, 100000), lua_toboolean(L, 6), number(L, 7, "slic: min_size", 0, 1e9),
-    number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9) };
+    number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9), tx_interrupted };
   int64_t *labels = push_labels(L, "slic", h, w);
-  if (segment_slic(labels, &count, rgb, (int)h, (int)w, &o))
-    xl_budget_nomem(L, "slic");
+  check_status(L, segment_slic(labels, &count, rgb, (int)h, (int)w, &o), "slic");
   lua_pushinteger(L, count);
   return 2;
 }

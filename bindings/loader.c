@@ -4,12 +4,12 @@
 #include "loader.h"
 #include <math.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <time.h>
 #include "alloc.h"
 #include "rng.h"
 #include "sha256.h"
+#include "worker.h"
 
 typedef struct slot {
   uint8_t *px, *c;
@@ -169,7 +169,7 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   loader *l = mx_calloc(1, sizeof *l + (size_t)o->threads * sizeof l->thread[0]);
   if (!l)
     return NULL;
-  l->set = set, l->batch = o->batch < n || n == 0 ? o->batch : n; /* no larger than there are pictures */
+  l->set = set, l->batch = o->batch < n ? o->batch : n ? n : 1; /* no larger than there are pictures */
   l->n = o->drop_last ? n / o->batch * o->batch : n;
   l->batches = (l->n + l->batch - 1) / l->batch;
   l->depth = o->depth < l->batches ? o->depth : l->batches ? (int)l->batches : 1;
@@ -178,6 +178,7 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   l->augmented = o->augment != NULL;
   if (o->augment)
     l->augment = *o->augment;
+  imageset_hold(set);
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->room, NULL);
   pthread_cond_init(&l->ready, NULL);
@@ -185,12 +186,8 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
     loader_free(l);
     return NULL;
   }
-  sigset_t all, before; /* signals are the main thread's */
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  while (l->threads < o->threads && !pthread_create(&l->thread[l->threads], NULL, work, l))
+  while (l->threads < o->threads && !worker_start(&l->thread[l->threads], work, l))
     l->threads++;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!l->threads) {
     loader_free(l);
     return NULL;
@@ -268,6 +265,7 @@ void loader_free(loader *l) {
   pthread_mutex_unlock(&l->lock);
   for (int t = 0; t < l->threads; t++)
     pthread_join(l->thread[t], NULL);
+  imageset_release(l->set);
   pthread_cond_destroy(&l->ready);
   pthread_cond_destroy(&l->room);
   pthread_mutex_destroy(&l->lock);

@@ -214,6 +214,12 @@ t.test("manifest: what is wrong in a table is told with its line", function()
   with("path,label,split\n1.png,a,train\n\"2.png,b,test\n", "manifest: m.csv:3: a quote is never closed.")
   with("path,label,split\n1.png,a,train\n./1.png,a,train\n", "manifest: m.csv:3: './1.png' is already in line 2.")
   with("path,label,split\n1.png,a,train\n2.png,,train\n", "manifest: m.csv:3: no label.")
+  with("path,label,split\n1.png,a\0,train\n",
+    "manifest: m.csv:2: there are zero bytes (is it UTF-16?). Save the table as UTF-8.")
+  local blanks = (" "):rep(300000) -- looked at once: at each of them to the end would take minutes
+  with("path,label,spl" .. blanks .. "it\n",
+    "manifest: m.csv has no column 'split' (its header: path, label, spl" .. blanks .. "it).")
+  with("path,label,split\n" .. blanks .. "\n", "manifest: m.csv has no rows.")
   with("path,label,split,label\n1.png,a,train,b\n", "manifest: m.csv:1: the column 'label' is there twice. Rename one.")
   with("path,label,split\n1.png,0,train\n2.png,900000000007,train\n",
     "manifest: m.csv: the labels are numbers up to 900000000007, but none is 1. Number the classes from 0, or write classes = { ... }.")

@@ -1,6 +1,7 @@
 -- What the readers share about folders: sorted listings, what is there instead of what was looked for, skip lists.
 -- It refuses to follow listing order silently: names are sorted, classes are given or said aloud.
 local check = require "medxai.check"
+local csv = require "medxai.dataset.csv"
 local file = require "medxai.file"
 
 local listing = {}
@@ -101,7 +102,7 @@ function listing.skips(folders, given)
     local text, message = file.read(path)
     if not text then check.fail("dataset", "skip list: %s.", message) end
     for line in (text or ""):gmatch "[^\r\n]+" do
-      line = line:gsub("^\xEF\xBB\xBF", ""):gsub("^%s+", ""):gsub("%s+$", ""):gsub("^%./", "")
+      line = csv.trim(line:gsub("^\xEF\xBB\xBF", "")):gsub("^%./", "")
       if line ~= "" and line:sub(1, 1) ~= "#" then skips[line] = true end
     end
   end

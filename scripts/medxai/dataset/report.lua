@@ -219,6 +219,28 @@ local function dark_notes(items, set, white)
     :format(counted(n, "16-bit image reaches", "16-bit images reach"), top, white, n == 1 and "comes" or "come", fitting) }
 end
 
+-- What is odd about files that can be read all the same: pixels are those that Pillow's Image.open gives.
+local odd = {
+  { "orientation", "image holds an EXIF orientation", "images hold an EXIF orientation",
+    "pixels are used as stored, not turned or mirrored (as Pillow's Image.open gives them). Where pictures lie on their"
+      .. " side, write them turned" },
+  { "stray_bytes", "JPEG holds bytes that belong to nothing", "JPEGs hold bytes that belong to nothing",
+    "they are left out (as Pillow does). Look whether the picture is whole" },
+}
+
+local function odd_notes(items, set)
+  local notes = {}
+  for _, kind in ipairs(odd) do
+    local n, first = 0, nil
+    for _, item in ipairs(items) do
+      if set:facts(item.index)[kind[1]] then n, first = n + 1, first or item.path end
+    end
+    local which = n > 1 and "the first is " or ""
+    if n > 0 then notes[#notes + 1] = ("%s (%s%s): %s"):format(counted(n, kind[2], kind[3]), which, first, kind[4]) end
+  end
+  return notes
+end
+
 local function patients_of(items)
   local seen, n = {}, 0
   for _, item in ipairs(items) do
@@ -247,7 +269,7 @@ function report.check(data, options)
   local near, near_count = near_duplicates(items, indices, groups, set)
   local r = { images = #items, patients = patients_of(items), counts = counts_of(data), exact = exact, exact_within = within, near = near,
     near_count = near_count, sources = sources_of(data, items), notes = dark_notes(items, set, data.white_16bit or 65535) }
-  table.move(data.notes, 1, #data.notes, #r.notes + 1, r.notes)
+  for _, more in ipairs { odd_notes(items, set), data.notes } do table.move(more, 1, #more, #r.notes + 1, r.notes) end
   r.warnings = warnings_of(r)
   r.seconds = host.now() - started
   r.text = as_text(data, r)
