@@ -226,8 +226,6 @@ static int wait_ready(loader *l, double seconds) {
 }
 
 int loader_next(loader *l, double seconds, loader_batch *batch, char why[IMAGESET_WHY]) {
-  if (l->held)
-    loader_release(l);
   if (l->taken >= l->batches)
     return LOADER_END;
   pthread_mutex_lock(&l->lock);

@@ -1,5 +1,5 @@
-// tx_rewind.cpp: what an operator that ran out of memory must find as it was before it is called again: the random generator
-// that it draws from, and the running statistics of a norm in training.
+// tx_rewind.cpp: what an operator that ran out of memory must find as it was before it is called again: the random
+// generator that it draws from, and the running statistics of a norm in training.
 // It refuses to copy what a schema says is written to (add_, out=): such a call is not made again.
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
@@ -49,7 +49,7 @@ bool Rewind::take_back() noexcept {
       std::lock_guard<std::mutex> hold(g.first.mutex());
       g.first.set_state(g.second);
     }
-    for (auto &s : statistics) s.first.variable_data().copy_(s.second);  // what no operator counted as a change stays uncounted
+    for (auto &s : statistics) s.first.variable_data().copy_(s.second);  // no new version: the norm's own write was none
     return true;
   } catch (...) {
     return false;
