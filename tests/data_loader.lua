@@ -200,6 +200,31 @@ t.test("every failing allocation of a set and a loader is an error, and nothing 
   end
 end)
 
+t.test("a batch that found no memory is given by the next call: none is skipped", function()
+  local set <close> = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0, phantom = { size_px = 16 } }
+  for i = 0, 5 do set:add("phantom", nil, i % 3, i) end
+  local native <close> = set:loader { order = { 1, 2, 3, 4, 5, 6 }, batch = 2, threads = 1 }
+  local firsts = {}
+  for _ = 1, 3 do
+    core.memory.fail_after(0, 2) -- the second try too
+    t.fails_like(function() return native:next() end, "^out of memory: dataset ")
+    core.memory.fail_after(-1)
+    firsts[#firsts + 1] = select(3, native:next())
+  end
+  t.equal({ firsts, (native:next()) }, { { 1, 3, 5 } })
+end)
+
+t.test("a loader and a scan outlive the set that they read", function()
+  local set = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0, phantom = { size_px = 16 } }
+  for i = 0, 5 do set:add("phantom", nil, i % 3, i) end
+  local native <close> = set:loader { order = { 1, 2, 3, 4, 5, 6 }, batch = 2, threads = 2 }
+  local scan <close> = set:scan({ 1, 2, 3, 4, 5, 6 }, 2)
+  do local _ <close> = set end
+  t.fails(function() return set:count() end, "dataset: it is closed.")
+  t.equal({ select(3, native:next()), (select(3, native:next())) }, { 1, 3 })
+  while not scan:wait(1) do end
+end)
+
 t.test("an interrupted wait stops within a second", function()
   local script = t.write(t.tmpdir() .. "/e.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 3000, size_px = 512, cache_mb = 0 }
