@@ -73,6 +73,13 @@ variable_list tensors(tx_tensor *const *v, int n) {
   return out;
 }
 
+// A pass over the graph frees it, and adds to gradients, as it goes: out of memory, it cannot be made again.
+template <class F>
+int pass(F &&f) noexcept {
+  const int status = tx::guard(f);
+  return status == TX_NOMEM ? static_cast<int>(TX_NOMEM_CHANGED) : status;
+}
+
 // ---- guided ReLU -------------------------------------------------------------------------------------------------
 
 // Springenberg et al. 2015: the gradient passes where the input was positive and the gradient is.
@@ -123,7 +130,7 @@ extern "C" bool tx_grad_mode_get(void) noexcept { return at::GradMode::is_enable
 
 extern "C" int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph,
                            bool create_graph) noexcept {
-  return tx::guard([&] {
+  return pass([&] {
     tx::Running running("backward");
     const variable_list out = tensors(outputs, n);
     Watch watch(out);
@@ -134,7 +141,7 @@ extern "C" int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, i
 extern "C" int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
                                 tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph,
                                 bool allow_unused) noexcept {
-  return tx::guard([&] {
+  return pass([&] {
     tx::Running running("autograd.grad");
     const variable_list out = tensors(outputs, nout);
     variable_list found;

@@ -156,6 +156,7 @@ Header *take_cached(size_t n) {
   auto it = free_of_size->lower_bound(n);
   if (it == free_of_size->end() || it->first > n + n / 4) return nullptr;
   Header *h = it->second;
+  mx_assert(h->room >= n && !h->same_prev);
   take_out(h);
   h->bytes = n;
   spare.fetch_add(int64_t(h->room - n), std::memory_order_relaxed);
@@ -230,6 +231,7 @@ thread_local Small small;
 void release(void *p) {
   if (!p) return;
   Header *h = header_of(p);
+  mx_assert(h->room >= h->bytes && live.load() >= int64_t(h->bytes));
   live.fetch_sub(int64_t(h->bytes), std::memory_order_relaxed);
   if (keep_small && small.put(h)) return;
   if (h->room < keep_from) return system_free(h);

@@ -86,7 +86,7 @@ noreturn void xl_budget_nomem(lua_State *L, const char *what, bool changed) {
   snprintf(why, sizeof why, "%s", tx_error()); /* before asking the allocators, which may fail themselves */
   tx_memory m;
   tx_memory_stats(&m);
-  const char *half = changed ? " What it writes to may be half written." : "";
+  const char *half = changed ? " What it works on may be half changed." : "";
   static const char ours[] = "out of memory: ";
   if (strncmp(why, ours, sizeof ours - 1) != 0) /* the device's allocator, or libtorch's own new */
     xl_error(L, "out of memory: %s: %s.%s Use a smaller batch or image.", what, why, half);
