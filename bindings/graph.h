@@ -39,7 +39,8 @@ int graph_inputs(const graph *g, int id, const int **ids);
 /* ---- state -------------------------------------------------------------------------------------------------- */
 /* Retains g; slots empty. NULL: graph_error() says why (nodes read more slots than nslots, memory is out). */
 graph_state *graph_state_new(graph *g, int nslots);
-void graph_state_free(graph_state *s); /* a run under way keeps it until it ends */
+graph_state *graph_state_retain(graph_state *s);
+void graph_state_free(graph_state *s); /* a run under way, and whoever retained it, keeps it until it ends */
 graph *graph_state_graph(graph_state *s);
 int graph_state_size(const graph_state *s);
 void graph_state_set(graph_state *s, int slot, tx_tensor *t); /* takes another reference */

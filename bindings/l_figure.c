@@ -40,26 +40,25 @@ static cairo_status_t collect(void *ud, const unsigned char *data, unsigned n) {
 
 /* ---- the canvas ------------------------------------------------------------------------------------------- */
 
-/* The box first, empty, then what it owns. */
-static canvas *push_canvas(lua_State *L) {
-  canvas *c = lua_newuserdatauv(L, sizeof *c, 0);
-  memset(c, 0, sizeof *c);
-  luaL_setmetatable(L, CANVAS);
-  return c;
-}
-
-static int canvas_close(lua_State *L) {
-  canvas *c = luaL_checkudata(L, 1, CANVAS);
+static void destroy_canvas(void *p) {
+  canvas *c = p;
   if (c->cr) cairo_destroy(c->cr);
   if (c->surface) cairo_surface_destroy(c->surface);
   mx_free(c->out.data);
-  memset(c, 0, sizeof *c);
+}
+
+/* The object first, empty, then what it owns. */
+static canvas *push_canvas(lua_State *L) { return xl_newobject(L, CANVAS, sizeof(canvas), destroy_canvas); }
+
+static int canvas_close(lua_State *L) {
+  xl_closeobject(L, 1, CANVAS);
   return 0;
 }
 
 static canvas *check_canvas(lua_State *L) {
-  canvas *c = luaL_checkudata(L, 1, CANVAS);
-  luaL_argcheck(L, c->cr, 1, "canvas is finished");
+  luaL_checkudata(L, 1, CANVAS);
+  canvas *c = xl_testobject(L, 1, CANVAS);
+  luaL_argcheck(L, c, 1, "canvas is finished");
   return c;
 }
 
@@ -130,9 +129,7 @@ static int canvas_finish(lua_State *L) {
     check_cairo(L, cairo_surface_write_to_png_stream(c->surface, collect, &c->out));
   }
   lua_pushlstring(L, (const char *)c->out.data, c->out.n);
-  lua_pushcfunction(L, canvas_close);
-  lua_pushvalue(L, 1);
-  lua_call(L, 1, 0);
+  xl_closeobject(L, 1, CANVAS);
   return 1;
 }
 
@@ -394,10 +391,10 @@ static const luaL_Reg methods[] = {
 
 int luaopen_core_figure(lua_State *L) {
   luaL_newmetatable(L, CANVAS);
-  luaL_setfuncs(L, methods, 0);
+  xl_setfuncs(L, methods);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -11,10 +11,9 @@
 #include "xl.h"
 
 #define XL_SHA256 "medxai.sha256"
-#define XL_BYTES "medxai.bytes"
 
 /* ---- tensors as pictures ----------------------------------------------------------------------------------- */
-/* Borrows the tensor's memory. */
+/* The tensor's own memory; the tensor is held. */
 static image check_picture(lua_State *L, int idx, const char *what) {
   tx_tensor *t = xl_totensor(L, idx);
   int64_t size[TX_MAX_DIMS];
@@ -30,13 +29,15 @@ static image check_picture(lua_State *L, int idx, const char *what) {
   return (image){ .w = (int)size[1], .h = (int)size[0], .c = channels, .bits = 8, .px = tx_tensor_data(t) };
 }
 
-/* Moves the picture into a box made before it, so that no error can leak it. flat: (H, W) for one channel. */
-static void fill_box(lua_State *L, xl_tensor *box, image *im, bool flat) {
+/* Pushes the picture as a tensor and frees it. flat: (H, W) for one channel. */
+static void push_picture(lua_State *L, image *im, bool flat) {
+  tx_tensor *t = NULL;
   int64_t size[3] = { im->h, im->w, im->c };
   size_t bytes = (size_t)im->w * im->h * im->c;
-  int status = tx_tensor_new(&box->t, "uint8", flat && im->c == 1 ? 2 : 3, size, im->px, bytes);
+  int status = tx_tensor_new(&t, "uint8", flat && im->c == 1 ? 2 : 3, size, im->px, bytes);
   image_free(im);
   xl_check(L, status, "image");
+  xl_pushheld(L, xl_own(L, t));
 }
 
 static void check_status(lua_State *L, int status, const char *what, const char *path, const char *why) {
@@ -59,11 +60,10 @@ static int white_option(lua_State *L, int idx) {
 static int image_lua_load(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   int white = white_option(L, 2);
-  xl_tensor *box = xl_newtensor(L);
   char why[IMAGE_WHY];
   image im;
   check_status(L, image_load(&im, path, white, why), "image.load", path, why);
-  fill_box(L, box, &im, false);
+  push_picture(L, &im, false);
   return 1;
 }
 
@@ -104,23 +104,13 @@ static int image_lua_save(lua_State *L) {
 /* encode(picture) -> the bytes of a PNG */
 static int image_lua_encode(lua_State *L) {
   image im = check_picture(L, 1, "image.encode");
-  uint8_t **held = lua_newuserdatauv(L, sizeof *held, 0); /* frees the bytes if pushing them fails */
-  *held = NULL;
-  luaL_setmetatable(L, XL_BYTES);
+  uint8_t *bytes;
   size_t n;
-  if (image_encode_png(held, &n, &im))
+  if (image_encode_png(&bytes, &n, &im))
     xl_error(L, "image.encode: out of memory.");
-  lua_pushlstring(L, (const char *)*held, n);
-  mx_free(*held);
-  *held = NULL;
+  xl_hold(L, bytes, mx_free);
+  lua_pushlstring(L, (const char *)bytes, n);
   return 1;
-}
-
-static int bytes_gc(lua_State *L) {
-  uint8_t **held = lua_touserdata(L, 1);
-  mx_free(*held);
-  *held = NULL;
-  return 0;
 }
 
 /* decode(bytes [, white16]) -> uint8 (H, W, C) */
@@ -128,13 +118,12 @@ static int image_lua_decode(lua_State *L) {
   size_t n;
   const char *bytes = luaL_checklstring(L, 1, &n);
   int white = white_option(L, 2);
-  xl_tensor *box = xl_newtensor(L);
   char why[IMAGE_WHY];
   image im;
   int status = image_decode(&im, bytes, n, white, why);
   if (status)
     xl_error(L, "image.decode: %s.", why);
-  fill_box(L, box, &im, false);
+  push_picture(L, &im, false);
   return 1;
 }
 
@@ -149,12 +138,12 @@ static int side(lua_State *L, int idx, const char *what) {
 static int image_lua_resize(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
   image im = check_picture(L, 1, "image.resize"), out;
+  const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   int w = side(L, 2, "image.resize: the width"), h = side(L, 3, "image.resize: the height");
   bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
-  xl_tensor *box = xl_newtensor(L);
   if (nearest ? image_resize_nearest(&out, &im, w, h) : image_resize(&out, &im, w, h))
     xl_error(L, "image.resize: out of memory.");
-  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  push_picture(L, &out, flat);
   return 1;
 }
 
@@ -162,19 +151,19 @@ static int image_lua_resize(lua_State *L) {
 static int image_lua_fit(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
   image im = check_picture(L, 1, "image.fit"), sized, out;
+  const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   int w = im.w, h = im.h, size = side(L, 3, "image.fit: the size");
   image_short_side(&w, &h, side(L, 2, "image.fit: the short side"));
   if (size > w || size > h)
     xl_error(L, "image.fit: the crop is larger than the picture (expected at most %d, got %d).", w < h ? w : h, size);
   bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
-  xl_tensor *box = xl_newtensor(L);
   if (nearest ? image_resize_nearest(&sized, &im, w, h) : image_resize(&sized, &im, w, h))
     xl_error(L, "image.fit: out of memory.");
   int status = image_crop(&out, &sized, image_crop_offset(w, size), image_crop_offset(h, size), size, size);
   image_free(&sized);
   if (status)
     xl_error(L, "image.fit: out of memory.");
-  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  push_picture(L, &out, flat);
   return 1;
 }
 
@@ -188,6 +177,7 @@ static int copy_picture(image *out, const image *im) {
 /* mask(picture, mask, mode) -> picture; mode: one of image_mask_names */
 static int image_lua_mask(lua_State *L) {
   image im = check_picture(L, 1, "image.mask"), given = check_picture(L, 2, "image.mask"), out = { 0 }, mask = { 0 };
+  const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   char why[IMAGE_WHY];
   int mode = IMAGE_MASK_COUNT;
   const char *name = luaL_checkstring(L, 3);
@@ -196,7 +186,6 @@ static int image_lua_mask(lua_State *L) {
       mode = i;
   if (mode == IMAGE_MASK_COUNT)
     xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.", name);
-  xl_tensor *box = xl_newtensor(L);
   int status = copy_picture(&out, &im);
   status = status ? status : copy_picture(&mask, &given);
   if (status)
@@ -208,14 +197,13 @@ static int image_lua_mask(lua_State *L) {
     image_free(&out);
     xl_error(L, "image.mask: the mask cannot be used (%s).", why);
   }
-  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  push_picture(L, &out, flat);
   return 1;
 }
 
 /* lung_fill(mask) -> the mask (H, W) with the thesis' fill between the lungs */
 static int image_lua_lung_fill(lua_State *L) {
   image given = check_picture(L, 1, "image.lung_fill"), mask;
-  xl_tensor *box = xl_newtensor(L);
   char why[IMAGE_WHY];
   if (copy_picture(&mask, &given))
     xl_error(L, "image.lung_fill: out of memory.");
@@ -225,7 +213,7 @@ static int image_lua_lung_fill(lua_State *L) {
     image_free(&mask);
     xl_error(L, "image.lung_fill: the mask cannot be used (%s).", why);
   }
-  fill_box(L, box, &mask, true);
+  push_picture(L, &mask, true);
   return 1;
 }
 
@@ -297,7 +285,7 @@ static int sha256_lua_update(lua_State *L) {
     const char *bytes = lua_tolstring(L, 2, &n);
     sha256_add(s, bytes, n);
   } else {
-    tx_tensor *t = xl_totensor(L, 2);
+    tx_tensor *t = xl_toresolved(L, 2);
     if (tx_tensor_numel(t) && (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t)))
       xl_error(L, "sha256: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().");
     sha256_add(s, tx_tensor_data(t), (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t)));
@@ -337,14 +325,10 @@ int luaopen_core_image(lua_State *L) {
     { NULL, NULL }
   };
   static const luaL_Reg hash[] = { { "update", sha256_lua_update }, { "hex", sha256_lua_hex }, { NULL, NULL } };
-  luaL_newmetatable(L, XL_BYTES);
-  lua_pushcfunction(L, bytes_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_pop(L, 1);
   luaL_newmetatable(L, XL_SHA256);
-  luaL_newlib(L, hash);
+  xl_newlib(L, hash);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

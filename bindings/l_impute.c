@@ -42,6 +42,6 @@ static int impute_fill(lua_State *L) {
 
 int luaopen_core_impute(lua_State *L) {
   static const luaL_Reg functions[] = { { "fill_", impute_fill }, { NULL, NULL } };
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -2,6 +2,7 @@
  * One lock guards everything but the pixels of a slot, which belong to the threads that fill it until it is ready, and to the
  * caller until it is released. */
 #include "loader.h"
+#include "mx_assert.h"
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -223,8 +224,6 @@ static int wait_ready(loader *l, double seconds) {
 }
 
 int loader_next(loader *l, double seconds, loader_batch *batch, char why[IMAGESET_WHY]) {
-  if (l->held)
-    loader_release(l);
   if (l->taken >= l->batches)
     return LOADER_END;
   pthread_mutex_lock(&l->lock);
@@ -235,6 +234,7 @@ int loader_next(loader *l, double seconds, loader_batch *batch, char why[IMAGESE
   if (state != LOADER_READY)
     return state;
   const slot *s = &l->slots[l->taken % l->depth];
+  mx_assert(l->taken < l->batches && s->left == 0);
   *batch = (loader_batch){ batch_size(l, l->taken), l->taken * l->batch, s->px, s->c };
   l->held = true;
   return LOADER_READY;
