@@ -58,6 +58,21 @@ t.test("what is no model, no data or no split is refused", function()
   refused('run:evaluate(network(data.classes), data.tset)\n', "evaluate: the second argument is no split (expected data.test, got nil).")
 end)
 
+t.test("training images of one class only are refused: the loss would be 0", function()
+  local refusal = "fit: every training image of 'phantom' is of the class 'clear' (expected at least two classes). "
+    .. "Add images of another class."
+  refused('data = xai.dataset.phantom { n_train = 1, n_val = 3, n_test = 3, size_px = 32 }\n'
+    .. 'run:fit(network(data.classes), data, { optim = sgd, epochs = 1 })\n', refusal)
+  local dir = t.tmpdir()
+  for _, split in ipairs { "Train", "Val" } do
+    local own = dir .. "/" .. split .. "/sick"
+    assert(os.execute(("mkdir -p '%s' && cp '%s/tests/reference/pictures/'*.png '%s/'"):format(own, t.root, own)))
+  end
+  refused(('data = xai.dataset.folders { root = %q, size_px = 32 }\n'):format(dir)
+    .. 'run:fit(network(data.classes), data, { optim = sgd, epochs = 1 })\n',
+    (refusal:gsub("phantom", "folders"):gsub("clear", "sick")))
+end)
+
 t.test("a loss that is not finite stops the training and names the batch, the layer and the images", function()
   local out = refused('run:fit(network(data.classes), data, { optim = xai.optim.sgd { lr = 1e38 }, epochs = 2, batch = 4 })\n',
     "fit: the loss is nan in epoch 1, batch 2 of 3 (phantom-42-")

@@ -86,6 +86,18 @@ function fit.check_options(options)
   return options
 end
 
+-- Of one class a network learns nothing but to answer it, with a loss of 0.
+local function check_two_classes(data)
+  local first
+  for i = 1, data.train.n do
+    local label = data.train:label(i)
+    if first and label ~= first then return end
+    first = first or label
+  end
+  check.fail("fit", "every training image of '%s' is of the class '%s' (expected at least two classes). Add images of "
+    .. "another class.", data.name, tostring(data.classes[(first or 0) + 1]))
+end
+
 --- Raises unless the data can train the model.
 function fit.check_data(model, data, options)
   if rawequal(model, plan.placeholder) or rawequal(data, plan.placeholder) then return end
@@ -104,6 +116,7 @@ function fit.check_data(model, data, options)
       check.fail("fit", "'%s' has no %s images. Training needs a train and a val split.", data.name or "the data", name)
     end
   end
+  check_two_classes(data)
   if type(options.weight) == "table" and #options.weight ~= #data.classes then
     check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes, table.concat(data.classes, ", "))
   end

@@ -1,7 +1,7 @@
 -- What every dataset is once its reader has listed it: splits, items, batches, masks, loaders, and the native set of
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
 --   { path =, label = 0.., split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
--- with paths below `root`. It refuses the same patient in two splits, classes without images, and masks that are missing.
+-- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that are missing.
 -- Options that every reader takes:
 --   size_px, resize_px   the short side becomes resize_px (bilinear as Pillow does it), then the centre size_px x size_px is kept
 --   mask                 "lungs": image AND lung mask, filled between the lungs as the thesis did, in 8 bits at the file's size;
@@ -421,16 +421,21 @@ local function check_masks(data, items)
     #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.mask)
 end
 
-local function check_classes_filled(data, optional)
+-- What is not trained on cannot be learned; a split that is only looked at may lack a class, and that is noted.
+local function check_classes_filled(data)
   for _, split in ipairs(data.splits) do
-    local count = {}
+    local has, lacks = {}, {}
     for _, item in ipairs(split.items) do
-      if item.label then count[item.label] = (count[item.label] or 0) + 1 end
+      if item.label then has[item.label] = true end
     end
     for k, class in ipairs(data.classes) do
-      if not count[k - 1] and not optional then
-        check.fail("dataset", "class '%s' has no image in %s. Add some, or leave the class out of classes.", class, split.name)
-      end
+      if not has[k - 1] then lacks[#lacks + 1] = class end
+    end
+    if #lacks > 0 and split.name == "train" then
+      check.fail("dataset", "class '%s' has no image in train. Add some, or leave the class out of classes.", lacks[1])
+    elseif #lacks > 0 then
+      data.notes[#data.notes + 1] = ("%s has no image of the class%s '%s'"):format(split.name,
+        #lacks > 1 and "es" or "", table.concat(lacks, "', '"))
     end
   end
 end
@@ -472,7 +477,7 @@ function base.make(found)
   check_patients(items)
   if o.labels == "permuted" then permute_labels(items, host.options.seed or 42) end
   if data.apply_mask and data.mask ~= "none" then check_masks(data, items) end
-  check_classes_filled(data, found.empty_ok)
+  if not found.empty_ok then check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
     mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {},
