@@ -14,7 +14,10 @@
 --   augment              true: { rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }, or such a table
 --                        (also flip, a probability); drawn per (seed, epoch, image id), for training alone
 --   cache_mb             prepared pictures kept in memory (default: a quarter of the free memory, at most 4096)
---   white_16bit          the 16-bit sample that becomes white (65535; 4095 for 12-bit values stored in 16 bits)
+--   mask_resize          of mask files of another size than their image, which are errors without it: "nearest", or
+--                        "bilinear" (what is at least half inside), stretches them to the image's size
+--   white_16bit          the 16-bit sample that becomes white (65535; 4095 for 12-bit values stored in 16 bits); where
+--                        images differ by source or by file: { ["hospital A"] = 4095, ["b/7.png"] = 1023 }
 --   skip                 images to leave out besides those of skip.txt beside the data: another such file, or a list of paths
 --   limit                at most so many images a class and split, the first in order
 local check = require "medxai.check"
@@ -22,6 +25,7 @@ local host = require "medxai.host"
 
 local base = {}
 
+base.mask_resizes = { "nearest", "bilinear" }
 base.mask_modes = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
 base.split_names = { "train", "val", "test", "small_test" }
 
@@ -38,7 +42,8 @@ function base.spec(own)
     std = { "table" },
     augment = { "boolean|table", default = false },
     cache_mb = { "number", min = 0 },
-    white_16bit = { "integer", default = 65535, min = 1, max = 65535 },
+    mask_resize = { one_of = base.mask_resizes },
+    white_16bit = { "integer|table", default = 65535, min = 1, max = 65535 },
     limit = { "integer", min = 1 },
     labels = { one_of = { "true", "permuted" }, default = "true" },
     skip = { "string|table" },
@@ -175,8 +180,7 @@ function Split:cropped_share(i, kind)
   local path = mask_file(self, check_place(self, i, "cropped_share"), kind)
   if not path then return 0.0, 0 end
   local scope <close> = require("medxai.core").memory.scope()
-  local mask = require("medxai.core").image.load(path):select(2, 0)
-  mask = mask:ge(math.min(128, mask:max():item())):logical_and(mask:ne(0))
+  local mask = require("medxai.core").image.load_mask(path, self.items[i].white or 65535):select(2, 0):ne(0)
   local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
   local function kept(side, offset, size, resized) -- pixel centres inside the crop: first, count
     local scale = side / resized
@@ -310,10 +314,14 @@ function Dataset:native()
   if self.set then return self.set end
   local set = self:native_module().set {
     root = self.root or "", resize_px = not self.drawn and self.resize_px or 0, size_px = self.size_px, mask = self.apply_mask and self.mask or "none",
-    white16 = self.white_16bit, cache_bytes = self.cache_bytes, mean = self.mean, std = self.std, phantom = self.drawn,
+    cache_bytes = self.cache_bytes, mean = self.mean, std = self.std, phantom = self.drawn,
+    mask_resize = self.mask_resize,
   }
   for _, split in ipairs(self.splits) do
-    for _, item in ipairs(split.items) do item.index = set:add(item.path, item.lungs, item.label or -1, item.number) end
+    for _, item in ipairs(split.items) do
+      item.index = set:add(item.path, item.lungs, item.label or -1, item.number)
+      if item.white then set:white(item.index, item.white) end
+    end
   end
   self.set = set
   return set
@@ -369,6 +377,29 @@ local function augment_of(what, value)
   local a = check.options(what .. ": augment", value, augment_spec)
   if a.scale >= 1 then check.fail(what .. ": augment", "option 'scale' is too large (expected less than 1, got %s).", a.scale) end
   return a
+end
+
+local function is_white(v) return math.tointeger(v) and v >= 1 and v <= 65535 end
+
+-- Gives each item its white level: by its file, else its manifest's, else its source's, else the one of all.
+local function set_whites(what, white, items)
+  local by_name, used = type(white) == "table" and white or {}, {}
+  for _, name in ipairs(check.sorted_keys(by_name)) do
+    if type(name) ~= "string" or not is_white(by_name[name]) then
+      check.fail(what, "option 'white_16bit' is wrong (expected a number from 1 to 65535, or one for each source or file, "
+        .. "got %s = %s).", tostring(name), tostring(by_name[name]))
+    end
+  end
+  for _, item in ipairs(items) do
+    local file, source = by_name[item.path], by_name[item.source or "unknown"]
+    item.white = math.tointeger(file or item.white or source or type(white) == "number" and white or 65535)
+    used[item.path], used[item.source or "unknown"] = true, true
+  end
+  for _, name in ipairs(check.sorted_keys(by_name)) do
+    if not used[name] then
+      check.fail(what, "option 'white_16bit' names '%s', which is no source and no file of these data.", name)
+    end
+  end
 end
 
 -- The labels of the training images in a random order: the same for the same seed and images.
@@ -454,7 +485,7 @@ function base.make(found)
     check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px, data.resize_px)
   end
   data.mask, data.apply_mask = found.input_mask or o.mask, found.input_mask == nil
-  data.mean, data.std, data.white_16bit = o.mean, o.std, o.white_16bit
+  data.mean, data.std, data.white_16bit, data.mask_resize = o.mean, o.std, o.white_16bit, o.mask_resize
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
 
@@ -474,13 +505,14 @@ function base.make(found)
       data.splits[#data.splits + 1] = data[name]
     end
   end
+  if not found.drawn then set_whites(found.name, o.white_16bit, items) end
   check_patients(items)
   if o.labels == "permuted" then permute_labels(items, host.options.seed or 42) end
   if data.apply_mask and data.mask ~= "none" then check_masks(data, items) end
   if not found.empty_ok then check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
-    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {},
+    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
     labels = o.labels == "permuted" and ("permuted by seed %d"):format(host.options.seed or 42) or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
