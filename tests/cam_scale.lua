@@ -141,8 +141,7 @@ t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, uns
   t.equal(result.summaries[1].undefined, { ["map is saturated"] = 1 })
   t.equal(result.statuses[4].honesty, nil)
   t.equal(run.warnings[1], "explain: Grad-CAM: 1 saturated of 1 maps")
-  t.equal(require("medxai.map").explain_status(word),
-    "saturated: the probability is too near 0 or 1 to say what moves it; explain the logit")
+  t.equal(require("medxai.map").explain_status(word), "saturated: p is too near 0 or 1, explain the logit")
   local logits = go(network("float32", 1, 90), { methods = { "gradcam", "saliency", lime, "shap_partition" },
     target = { "predicted", as = "logit" } })
   t.equal(tiny.statuses(logits), { "ok", "ok", "ok", "ok" })

@@ -57,11 +57,9 @@ local function unaugmented(raw, views)
   return raw
 end
 
-local empty = { nan = true, flat = true, saturated = true } -- what is left of these is noise
-
 local function pixels_of(job, e, record, image, asked)
   local made = drawn_map(job, e, record, asked.shared)
-  if not made or empty[record.status] then return figure.pixels(image) end
+  if not made or map.empty[record.status] then return figure.pixels(image) end
   if style(e) == "masked" then return figure.pixels(image * made) end
   if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views), e.compat) end
   return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colours, 0, 1)

@@ -136,11 +136,14 @@ local explanations = {
   flat = "flat: no contrast in this map",
   nan = "not a number: the values are broken",
   all_negative = "all negative: nothing speaks for the target here",
-  saturated = "saturated: the probability is too near 0 or 1 to say what moves it; explain the logit",
+  saturated = "saturated: p is too near 0 or 1, explain the logit",
   sign_undecided = "sign undecided",
   not_defined = "not defined for this network",
   failed = "failed",
 }
+
+--- Statuses of maps that hold nothing but rounding, or no numbers.
+map.empty = { nan = true, flat = true, saturated = true }
 
 local not_defined = {}
 not_defined.__index = not_defined
