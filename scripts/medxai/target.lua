@@ -244,9 +244,9 @@ end
 --- logit down to 1e-9 stay normal numbers when multiplied with the slope.
 function target.least_slope(dtype) return dtype == "float64" and 0x1p-990 or 0x1p-96 end
 
--- Forward passes of one image, in batches of other sizes, differ by up to so many units in a logit's last place.
-local units = 64
-local unit_of = { float64 = 0x1p-53, float32 = 0x1p-24, bfloat16 = 0x1p-9 }
+-- Forward passes of one image, in batches of other sizes, differ by up to so much of the largest logit: 64 units in its last
+-- place; of bfloat16, whose deviation is told apart, 2.
+local blur_of = { float64 = 0x1p-47, float32 = 0x1p-18, bfloat16 = 0x1p-8 }
 
 --- "flat" where scores of perturbed copies of an image differ by rounding alone: nothing moves the target. "saturated"
 --- where that is so because the probability is too near 0 or 1 to be told from it. nil where something moves it.
@@ -262,8 +262,8 @@ function target.unmoved(t, row, scores, dtype)
     if score ~= score then return nil end
     lowest, highest = math.min(lowest, score), math.max(highest, score)
   end
-  local blur = units * (unit_of[dtype] or unit_of.float32) * largest * slope
-    + 8 * unit_of.float64 * math.max(math.abs(lowest), math.abs(highest))
+  local blur = (blur_of[dtype] or blur_of.float32) * largest * slope
+    + 0x1p-50 * math.max(math.abs(lowest), math.abs(highest)) -- the scores' own rounding in float64
   if not (highest - lowest <= blur) then return nil end
   return t.as == "softmax" and slope < 1e-12 and "saturated" or "flat"
 end

@@ -38,6 +38,15 @@ local function scores_of(ctx, i, a, o, scorer)
   return out
 end
 
+-- Where no mask moves the score all channels weigh alike, whatever the target.
+local function unmoved(ctx, i, scores, o)
+  local list = { ctx.targets:score_of(i, ctx.logits:narrow(0, i - 1, 1)):item() }
+  for _, score in ipairs(scores:tolist()) do
+    if score ~= -math.huge then list[#list + 1] = score end
+  end
+  return ctx:unmoved(i, list, o.precision)
+end
+
 return {
   title = "Score-CAM",
   paper = "Wang et al. 2020, arXiv:1910.01279",
@@ -54,8 +63,9 @@ return {
     local weights, extras = {}, {}
     for i = 1, ctx.count do
       local scores = scores_of(ctx, i, a:select(0, i - 1), o, scorer)
-      weights[i] = torch.softmax(scores, 0)
-      extras[i] = { facts = channels.facts(o, a:size(1), scorer) }
+      local still = not ctx.compat and unmoved(ctx, i, scores, o)
+      weights[i] = torch.softmax(scores, 0) * (still and 0 or 1)
+      extras[i] = { facts = channels.facts(o, a:size(1), scorer), status = still == "saturated" and still or nil }
     end
     local w = torch.stack(weights, 0):to { dtype = a.dtype, device = a.device }
     return ctx:combine(w:unsqueeze(2):unsqueeze(3) * a, extras)
