@@ -252,6 +252,31 @@ int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, c
   return IMAGE_OK;
 }
 
+/* Whether the last of n channels, alpha, is not the same everywhere. step: bytes a sample, compared as they lie. */
+static bool alpha_varies(const void *px, size_t pixels, int n, size_t step) {
+  const uint8_t *first = (const uint8_t *)px + (size_t)(n - 1) * step;
+  if (n != 2 && n != 4)
+    return false;
+  for (size_t i = 1; i < pixels; i++)
+    if (memcmp(first, first + i * (size_t)n * step, step))
+      return true;
+  return false;
+}
+
+/* The largest sample of the colour channels, and the share above white. */
+static int range16(const uint16_t *wide, size_t pixels, int n, int white, float *over) {
+  int top = 0, c = n >= 3 ? 3 : 1;
+  size_t cut = 0;
+  for (size_t i = 0; i < pixels; i++)
+    for (int k = 0; k < c; k++) {
+      int v = wide[i * (size_t)n + (size_t)k];
+      top = v > top ? v : top;
+      cut += v > white;
+    }
+  *over = (float)cut / (float)(pixels * (size_t)c);
+  return top;
+}
+
 /* Keeps the first c of n channels, in place. */
 static void drop_alpha(uint8_t *px, size_t pixels, int n, int c) {
   if (n == c)
@@ -293,17 +318,18 @@ static int png_decode(image *out, const void *bytes, size_t n, int white16, char
   if (!px && !wide)
     return out_of_memory ? no_memory(why) : s.past_end ? fail(why, "the PNG is truncated")
                                                        : fail(why, "the PNG is corrupt: %s", stbi_failure_reason());
-  int top = 0;
-  for (size_t i = 0; wide && i < (size_t)w * h * channels; i++)
-    top = wide[i] > top ? wide[i] : top;
+  int top = 0, white = white16 > 0 ? white16 : 65535;
+  float over = 0;
+  const bool alpha = alpha_varies(wide ? (void *)wide : px, (size_t)w * h, channels, wide ? 2 : 1);
   if (wide) {
-    px = narrow16(wide, (size_t)w * h * channels, white16 > 0 ? white16 : 65535);
+    top = range16(wide, (size_t)w * h, channels, white, &over);
+    px = narrow16(wide, (size_t)w * h * channels, white);
     mx_free(wide);
     if (!px)
       return no_memory(why);
   }
   drop_alpha(px, (size_t)w * h, channels, c);
-  *out = (image){ .w = w, .h = h, .c = c, .bits = bits, .top = top, .notes = notes, .px = px };
+  *out = (image){ .w = w, .h = h, .c = c, .bits = bits, .top = top, .notes = notes, .px = px, .alpha = alpha, .over = over };
   return IMAGE_OK;
 }
 

@@ -14,6 +14,7 @@
 typedef struct item {
   char *path, *lungs; /* lungs NULL: none */
   int label;
+  int white16;
   int64_t number; /* which phantom */
   _Atomic(imageset_facts *) facts;
   _Atomic(uint8_t *) pixels; /* one byte of channel count, then the prepared pixels */
@@ -99,9 +100,11 @@ int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label
     mx_free(m);
     return -1;
   }
-  s->items[s->n] = (item){ .path = p, .lungs = m, .label = label, .number = number };
+  s->items[s->n] = (item){ .path = p, .lungs = m, .label = label, .number = number, .white16 = s->o.white16 };
   return s->n++;
 }
+
+void imageset_white(imageset *s, int64_t i, int white16) { s->items[i].white16 = white16; }
 
 int64_t imageset_count(const imageset *s) { return s->n; }
 int imageset_size(const imageset *s) { return s->o.size_px; }
@@ -122,8 +125,9 @@ static int read_bytes(const imageset *s, const char *path, uint8_t **bytes, size
 }
 
 static int no_fit(char *why, const item *it, const image *mask, int w, int h, const char *kind, const char *path) {
-  return fail(why, "the %s mask '%s' does not fit its image '%s' (expected %d x %d, got %d x %d). Repair it, or list the image in skip.txt.",
-              kind, path, it->path, w, h, mask->w, mask->h);
+  return fail(why, "the %s mask '%s' does not fit its image '%s' (expected %d x %d, got %d x %d). Repair it, write "
+              "mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt.", kind, path, it->path, w, h,
+              mask->w, mask->h);
 }
 
 static int cannot_read(char *why, const char *path, const char *reason, int status) {
@@ -138,7 +142,7 @@ static int load_mask(const imageset *s, const item *it, const char *path, const 
   image mask = { 0 };
   int status = read_bytes(s, path, &bytes, &n, reason);
   if (!status)
-    status = image_decode(&mask, bytes, n, s->o.white16, reason);
+    status = image_decode(&mask, bytes, n, it->white16, reason);
   mx_free(bytes);
   if (!status)
     status = image_binary(&mask, reason);
@@ -146,8 +150,8 @@ static int load_mask(const imageset *s, const item *it, const char *path, const 
     fail(why, "cannot read the %s mask '%s' (%s). Repair it, or list its image '%s' in skip.txt.", kind, path, reason, it->path);
   else if (status == IMAGE_NOMEM)
     no_memory(why);
-  else if (mask.w != w || mask.h != h)
-    status = no_fit(why, it, &mask, w, h, kind, path);
+  else if (image_fit_mask(&mask, w, h, s->o.mask_resize, reason))
+    status = s->o.mask_resize ? no_memory(why) : no_fit(why, it, &mask, w, h, kind, path);
   if (status)
     image_free(&mask);
   else
@@ -200,6 +204,11 @@ static int remember_facts(item *it, const image *im, const uint8_t file_digest[3
   image_digest(im, f->digest);
   memcpy(f->file_digest, file_digest ? file_digest : f->digest, 32);
   f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top, f->notes = im->notes;
+  f->over = im->over, f->alpha = im->alpha, f->low = 255;
+  for (size_t k = 0; k < (size_t)im->w * im->h * im->c; k++) {
+    f->low = im->px[k] < f->low ? im->px[k] : f->low;
+    f->high = im->px[k] > f->high ? im->px[k] : f->high;
+  }
   if (!atomic_compare_exchange_strong(&it->facts, &none, f))
     mx_free(f);
   return IMAGE_OK;
@@ -229,7 +238,7 @@ static int open_picture(imageset *s, int64_t i, image *im, char *why) {
     sha256_finish(&h, digest);
   }
   if (!status)
-    status = image_decode(im, bytes, n, s->o.white16, reason);
+    status = image_decode(im, bytes, n, it->white16, reason);
   mx_free(bytes);
   if (status)
     return cannot_read(why, it->path, reason, status);

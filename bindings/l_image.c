@@ -25,8 +25,8 @@ static image check_picture(lua_State *L, int idx, const char *what) {
     xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
   if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
     xl_error(L, "%s: the picture must be contiguous and on the CPU. Use t:contiguous() or t:cpu().", what);
-  int channels = dim == 3 ? (int)size[2] : 1;
-  return (image){ .w = (int)size[1], .h = (int)size[0], .c = channels, .bits = 8, .px = tx_tensor_data(t) };
+  return (image){ .w = (int)size[1], .h = (int)size[0], .c = dim == 3 ? (int)size[2] : 1, .bits = 8,
+                  .px = tx_tensor_data(t) };
 }
 
 /* Pushes the picture as a tensor and frees it. flat: (H, W) for one channel. */
@@ -64,6 +64,21 @@ static int image_lua_load(lua_State *L) {
   image im;
   check_status(L, image_load(&im, path, white, why), "image.load", path, why);
   push_picture(L, &im, false);
+  return 1;
+}
+
+/* load_mask(path [, white16]) -> uint8 (H, W, 1) of 0 and 255: see image_binary for what is no mask */
+static int image_lua_load_mask(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  int white = white_option(L, 2);
+  char why[IMAGE_WHY];
+  image mask;
+  check_status(L, image_load(&mask, path, white, why), "image.load_mask", path, why);
+  int status = image_binary(&mask, why);
+  if (status)
+    image_free(&mask);
+  check_status(L, status, "image.load_mask", path, why);
+  push_picture(L, &mask, false);
   return 1;
 }
 
@@ -174,8 +189,10 @@ static int copy_picture(image *out, const image *im) {
   return IMAGE_OK;
 }
 
-/* mask(picture, mask, mode) -> picture; mode: one of image_mask_names */
+/* mask(picture, mask, mode [, resize = "none"]) -> picture; mode: one of image_mask_names; resize: of a mask of another
+ * size, one of image_mask_resizes */
 static int image_lua_mask(lua_State *L) {
+  static const char *const resizes[] = { "none", "nearest", "bilinear", NULL };
   image im = check_picture(L, 1, "image.mask"), given = check_picture(L, 2, "image.mask"), out = { 0 }, mask = { 0 };
   const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   char why[IMAGE_WHY];
@@ -186,11 +203,13 @@ static int image_lua_mask(lua_State *L) {
       mode = i;
   if (mode == IMAGE_MASK_COUNT)
     xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.", name);
+  const int resize = lua_isnoneornil(L, 4) ? 0 : luaL_checkoption(L, 4, NULL, resizes);
   int status = copy_picture(&out, &im);
   status = status ? status : copy_picture(&mask, &given);
   if (status)
     snprintf(why, sizeof why, "out of memory");
   status = status ? status : image_binary(&mask, why);
+  status = status ? status : image_fit_mask(&mask, out.w, out.h, (image_mask_resize)resize, why);
   status = status ? status : image_apply_mask(&out, &mask, (image_mask)mode, why);
   image_free(&mask);
   if (status) {
@@ -309,6 +328,7 @@ static int image_lua_live_blocks(lua_State *L) {
 int luaopen_core_image(lua_State *L) {
   static const luaL_Reg functions[] = {
     { "load",          image_lua_load },
+    { "load_mask",     image_lua_load_mask },
     { "info",          image_lua_info },
     { "save",          image_lua_save },
     { "encode",        image_lua_encode },

@@ -86,7 +86,8 @@ static int64_t *check_items(lua_State *L, int idx, const set *s, int64_t *n) {
 /* ---- sets -------------------------------------------------------------------------------------------------- */
 static void destroy_set(void *s) { imageset_free(((set *)s)->s); }
 
-/* set{ root, resize_px, size_px, mask = 0.., white16, cache_bytes, mean, std, phantom } -> set. dataset.lua checks the values. */
+/* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, cache_bytes, mean, std, phantom }
+ * -> set. dataset.lua checks the values. */
 static int loader_lua_set(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -103,6 +104,12 @@ static int loader_lua_set(lua_State *L) {
     o.mask++;
   if (o.mask == IMAGE_MASK_COUNT)
     xl_error(L, "dataset: unknown mask mode '%s'.", mode);
+  lua_getfield(L, 1, "mask_resize");
+  const char *resize = luaL_optstring(L, -1, "none");
+  while (o.mask_resize < 3 && strcmp(resize, image_mask_resizes[o.mask_resize]))
+    o.mask_resize++;
+  if (o.mask_resize == 3)
+    xl_error(L, "dataset: unknown mask_resize '%s'.", resize);
   if (lua_getfield(L, 1, "phantom") == LUA_TTABLE) {
     xl_tophantom(L, lua_gettop(L), &drawn);
     o.phantom = &drawn;
@@ -142,6 +149,17 @@ static int set_add(lua_State *L) {
   return 1;
 }
 
+/* set:white(i, white16): the 16-bit sample of picture i that becomes white. Before its first use. */
+static int set_white(lua_State *L) {
+  set *s = check_set(L, 1);
+  int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
+  int64_t white = xl_toint(L, 3, "dataset: the 16-bit white level");
+  if (white < 1 || white > 65535)
+    xl_error(L, "dataset: the 16-bit white level is wrong (expected 1 to 65535, got %lld).", (long long)white);
+  imageset_white(s->s, i, (int)white);
+  return 0;
+}
+
 static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], size_t digits) {
   char hex[65];
   sha256_hex(digest, hex);
@@ -149,8 +167,8 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
   lua_setfield(L, -2, name);
 }
 
-/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, stray_bytes, orientation }, the last two
- * booleans: see IMAGE_NOTE_... in image.h; decodes the picture unless that was done */
+/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes, orientation };
+ * see image, IMAGE_NOTE_... and imageset_facts; decodes the picture unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
@@ -168,6 +186,10 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
   lua_pushboolean(L, f->notes & IMAGE_NOTE_STRAY_BYTES), lua_setfield(L, -2, "stray_bytes");
   lua_pushboolean(L, f->notes & IMAGE_NOTE_ORIENTATION), lua_setfield(L, -2, "orientation");
+  lua_pushnumber(L, f->over), lua_setfield(L, -2, "over");
+  lua_pushboolean(L, f->alpha), lua_setfield(L, -2, "alpha");
+  lua_pushinteger(L, f->low), lua_setfield(L, -2, "low");
+  lua_pushinteger(L, f->high), lua_setfield(L, -2, "high");
   return 1;
 }
 
@@ -456,6 +478,7 @@ static void make_class(lua_State *L, const char *name, const luaL_Reg *methods, 
 int luaopen_core_loader(lua_State *L) {
   static const luaL_Reg set_methods[] = {
     { "add",    set_add },
+    { "white",  set_white },
     { "facts",  set_facts },
     { "batch",  set_batch },
     { "pixels", set_pixels },

@@ -170,11 +170,18 @@ end)
 t.test("every failing allocation of decoding and resizing is an error, and nothing is lost", function()
   local before = image.live_blocks()
   local bytes, jpeg, x = t.read(here .. "deep.png"), t.read(here .. "progressive_40.jpg"), made(20, 31, 3)
+  local function nearly_full(rows, columns) -- a mask
+    local mask = torch.full({ rows, columns }, 255, { dtype = "uint8" })
+    mask[0] = 0
+    return mask
+  end
+  local small, fitting, other = nearly_full(8, 8), nearly_full(20, 31), nearly_full(9, 7)
   local calls = {
     function() image.decode(bytes) end, function() image.decode(jpeg) end, function() image.resize(x, 11, 45) end,
     function() image.resize(x, 11, 45, "nearest") end, function() image.fit(x, 18, 12) end, function() image.encode(x) end,
-    function() image.lung_fill(torch.full({ 8, 8 }, 255, { dtype = "uint8" })) end,
-    function() image.mask(x, torch.full({ 20, 31 }, 255, { dtype = "uint8" }), "outside") end,
+    function() image.lung_fill(small) end, function() image.mask(x, fitting, "outside") end,
+    function() image.mask(x, other, "outside", "bilinear") end, function() image.mask(x, other, "outside", "nearest") end,
+    function() image.load_mask(here .. "alpha.png") end,
   }
   for _, fail_after in ipairs { memory.c_fail_after, memory.fail_after, memory.lua_fail_after } do
     for k, call in ipairs(calls) do
