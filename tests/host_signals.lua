@@ -168,7 +168,7 @@ t.test("a crash in a thread that reads images is reported as that", function()
   local path = t.write(dir .. "/crash.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 4000, size_px = 512, cache_mb = 0 }
     local pid = require "medxai.file".pid()
-    io.popen("exec perl " .. arg[1] .. " " .. pid)
+    local sender = io.popen("exec perl " .. arg[1] .. " " .. pid) -- kept: a collected pipe waits for its program
     data:check()]])
   -- waits until the thread is there and sends the signal to it alone: tgkill(pid, thread, SIGSEGV)
   local perl = t.write(dir .. "/crash.pl", [[
