@@ -301,7 +301,9 @@ end)
 -- pictures
 local function picture()
   local p = torch.randint(0, 256, { 8, 9, 3 }, { dtype = "uint8" })
-  return { p = p, m = torch.ones({ 8, 9 }, { dtype = "uint8" }) * 255 }
+  local m = torch.zeros({ 8, 9 }, { dtype = "uint8" })
+  m[{ { 2, 6 }, { 1, 8 } }]:fill_(255)
+  return { p = p, m = m }
 end
 case("image.save image.load image.info image.sha256_file", picture, function(v)
   local path = dir .. "/p.png"
@@ -357,6 +359,12 @@ end
 case("loader.set set.add set.count set.cached set.error", none, function()
   local s = set()
   return s:count(), s:cached() >= 0, s:error(1)
+end)
+case("set.white image.load_mask", picture, function(v)
+  local s, path = set(), dir .. "/m.png"
+  s:white(1, 4095)
+  core.image.save(path, v.m)
+  return core.image.load_mask(path), s:count()
 end)
 case("set.facts set.batch set.pixels set.mask", function() return { s = set() } end, function(v)
   return v.s:facts(2), v.s:batch { 1, 3 }, v.s:batch({ 2 }, true), v.s:pixels(1), v.s:mask(1, "lungs")
