@@ -143,11 +143,11 @@ typedef struct matrix {
 static int resample_matrix(lua_State *L) {
   lua_settop(L, 2);
   const int64_t n = length_of(L, 1, "matrix"), width = luaL_checkinteger(L, 2);
-  if (width < 1 || n % width != 0)
+  if (width < 0 || (width > 0 ? n % width : n) != 0)
     xl_error(L, "resample: a matrix of width %lld cannot hold %lld numbers", (long long)width, (long long)n);
   const double *v = push_list(L, 1, n, "matrix");
   matrix *m = lua_newuserdatauv(L, sizeof *m + (size_t)n * sizeof(double), 0);
-  m->rows = n / width;
+  m->rows = width > 0 ? n / width : 0; /* no columns: nothing was counted */
   m->width = width;
   memcpy(m->x, v, (size_t)n * sizeof *v);
   luaL_setmetatable(L, XL_MATRIX);
