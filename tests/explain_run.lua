@@ -3,10 +3,10 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local canon = require "medxai.canon"
-local choose = require "medxai.choose"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local choose = require "medxai.explain.images"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet
@@ -78,7 +78,7 @@ t.test("several layers are the mean of their maps", function()
   local dir = t.tmpdir()
   local both = go(dir, { methods = { "gradcam" }, images = 1, layer = { "conv1", "conv2" } }).records[1]
   t.equal(#both.files, 3)
-  local map, sum = require "medxai.map", torch.zeros(1, 32, 32)
+  local map, sum = require "medxai.explain.map", torch.zeros(1, 32, 32)
   for k, side in ipairs { 16, 8 } do
     local raw = torch.load_npy(dir .. "/" .. both.files[k + 1])
     t.equal(raw.shape, { side, side })
@@ -138,7 +138,7 @@ t.test("energy inside the lesion beside its chance level in scores.csv; images w
   t.equal({ s.why, s.units, s.note }, { "fewer than 10 images", 4, "image-level, patients unknown" })
   local rows, columns = files.read_csv(dir .. "/scores.csv")
   t.equal(#rows, 24)
-  t.equal(columns, require("medxai.metric").columns)
+  t.equal(columns, require("medxai.score.registry").columns)
   t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
   go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
   t.equal(#files.read_csv(dir .. "/scores.csv"), 24)
@@ -152,7 +152,7 @@ t.test("a summary's interval: studentised over patients, Wilson's of hits; what 
         value = m[2] == "hit" and (i % 6 == 0 and 0 or 1) or 0.3 + 0.1 * math.sin(i) }
     end
   end
-  local energy, pointing = table.unpack(require("medxai.metric").summarise(rows, 42))
+  local energy, pointing = table.unpack(require("medxai.score.registry").summarise(rows, 42))
   t.equal({ energy.interval, energy.resampled, energy.units, energy.note }, { "studentised bootstrap", "patients", 12 })
   t.ok(energy.low < energy.mean and energy.mean < energy.high and energy.above_low > 0.1)
   t.near(energy.above, energy.mean - 0.1, 1e-12)
@@ -160,9 +160,9 @@ t.test("a summary's interval: studentised over patients, Wilson's of hits; what 
   t.equal({ pointing.interval, pointing.mean, pointing.resampled }, { "Wilson", 20 / 24, "patients" })
   t.ok(pointing.low > 0.6 and pointing.high < 0.95)
   for i = 25, 48 do rows[i].value = 0.5 end -- a metric of one's own that calls a half a hit
-  t.equal({ require("medxai.metric").summarise(rows, 42)[2].interval, require("medxai.metric").summarise(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
+  t.equal({ require("medxai.score.registry").summarise(rows, 42)[2].interval, require("medxai.score.registry").summarise(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
   for i = 1, 24 do rows[i].patient = i == 3 and "unknown" or rows[i].patient end
-  t.equal({ require("medxai.metric").summarise(rows, 42)[1].resampled, require("medxai.metric").summarise(rows, 42)[1].units }, { "images", 24 })
+  t.equal({ require("medxai.score.registry").summarise(rows, 42)[1].resampled, require("medxai.score.registry").summarise(rows, 42)[1].units }, { "images", 24 })
 end)
 
 t.test("a mask that none of the images has is said before any map is made", function()

@@ -1,6 +1,6 @@
 -- Metrics against what scikit-learn 1.2.1 said of stored cases (tests/reference/metrics.py made them).
 local t = require "t"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local units = require "medxai.stats.units"
 local cjson = require "cjson"
 

@@ -6,7 +6,7 @@ local accuracy = require "medxai.stats.accuracy"
 local core = require "medxai.core"
 local delong = require "medxai.stats.delong"
 local distributions = require "medxai.stats.distributions"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local units = require "medxai.stats.units"
 
 local function golden(got, want, what) t.near(got, want, 1e-9 * math.abs(want), what) end

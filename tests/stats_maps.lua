@@ -299,8 +299,8 @@ t.test("energy inside and average precision of the same map are the golden ones"
   local scope <close> = require("medxai.core").memory.scope()
   local map = torch.tensor({ { 0.1, 0.9, 0.3 }, { 0.8, 0.2, 0.7 }, { 0.05, 0.6, -0.4 } }, { dtype = "float64" })
   local ctx = { mask = torch.tensor({ { 0, 1, 0 }, { 1, 0, 0 }, { 0, 0, 1 } }, { dtype = "bool" }) }
-  golden((require("medxai.score.energy_inside").measure(map, ctx)), 0.465753424658)
-  golden((require("medxai.score.auprc").measure(map, ctx)), 0.777777777778)
+  golden((require("medxai.score.metrics.energy_inside").measure(map, ctx)), 0.465753424658)
+  golden((require("medxai.score.metrics.auprc").measure(map, ctx)), 0.777777777778)
 end)
 
 -- ---- readers --------------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 -- Whether probabilities mean what they say: negative log-likelihood, Brier score with Murphy's parts, expected
 -- calibration error with its own chance level, slope and intercept, and one temperature fitted on other images. It
 -- refuses labels outside the classes; what has no value is nil with a reason, never a made-up number.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local distributions = require "medxai.stats.distributions"
 local logistic = require "medxai.stats.logistic"
-local random = require "medxai.random"
+local random = require "medxai.tensor.random"
 
 local calibration = {}
 

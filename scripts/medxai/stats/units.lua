@@ -8,7 +8,7 @@
 --   over:mean(values)             { mean, low, high, se, n, units, interval = "studentised bootstrap", resampled, why }
 --   over:difference(a, b)         the same of a - b, and p
 --   over:one_sided(over:ratio(values), 0.5)    p_below, p_above
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local distributions = require "medxai.stats.distributions"
 local resample = require("medxai.core").resample
 

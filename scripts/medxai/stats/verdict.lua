@@ -4,7 +4,7 @@
 --   bound       pass, fail, undecided: an interval against a threshold
 -- It refuses a verdict of fewer than ten units, and of an estimate without an interval: undecided, and the reason.
 -- What there is nothing to judge of is not_applicable.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local units = require "medxai.stats.units"
 
 local verdict = {}
