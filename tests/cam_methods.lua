@@ -319,7 +319,7 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
     run:explain(model, data.test, { methods = { "my_method", { "my_method", cells = 4 } }, images = 2 })]])
   local r = t.run { "--smoke", "--quiet", "--out", dir .. "/run", script, timeout = 200 }
   t.equal(r.code, 0, r.err)
-  for _, line in ipairs(require("medxai.files").lines(dir .. "/run/maps/index.jsonl")) do t.ok(line:find('"status":"ok"', 1, true), line) end
+  for _, line in ipairs(require("medxai.base.files").lines(dir .. "/run/maps/index.jsonl")) do t.ok(line:find('"status":"ok"', 1, true), line) end
   -- a network that looks at the right half alone: brightness there is its score
   local place <close> = tiny.beside(dir)
   local model = require("medxai.graph").network { name = "half", classes = tinycam.classes, size_px = 34, build = function(g, x)

@@ -6,7 +6,7 @@ local tinycam = require "tinycam"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 local explain = require "medxai.explain"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local mapstore = require "medxai.mapstore"
 

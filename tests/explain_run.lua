@@ -3,10 +3,10 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local choose = require "medxai.choose"
 local explain = require "medxai.explain"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet

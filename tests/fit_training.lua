@@ -1,6 +1,6 @@
 -- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local xai = require "medxai"
 
 local function tiny_data() return xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32, cache_mb = 1 } end

@@ -12,7 +12,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local batches = require "medxai.batches"
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local explain = require "medxai.explain"
 local host = require "medxai.host"

@@ -4,7 +4,7 @@
 -- 1e-4 of the spread of the image's logits (of 1, for a probability), or 4 times the reference's own float32 error on that image;
 -- where the truth is below 1e-4 of that spread there is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local contexts = require "medxai.metric_context"
 local figure = require "medxai.figure"
 local host = require "medxai.host"

@@ -1,9 +1,9 @@
 -- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's own methods
 -- and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
 local t = require "t"
-local code = require "medxai.code"
+local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"

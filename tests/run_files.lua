@@ -1,6 +1,6 @@
 -- Whole files, logs with a torn end, CSV, a full disk.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 t.test("a file is written whole, its folder made", function()
   local path = t.tmpdir() .. "/a/b/c.txt"
@@ -41,7 +41,7 @@ t.test("two containers that write the same files lose nothing, and a reader meet
   end
   local code = [[
     local store, image, torch = require "medxai.store", require("medxai.core").image, require "medxai.torch"
-    local files = require "medxai.files"
+    local files = require "medxai.base.files"
     local x, picture = torch.full({ 300, 300 }, tonumber(arg[1])), torch.zeros(300, 300, { dtype = "uint8" })
     for _ = 1, 25 do
       store.save_checkpoint("w.pt", { x = x })
@@ -83,7 +83,7 @@ end)
 t.test("a full disk is an error that says so, and the file before stays whole", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/full.lua", string.format([[
-    local files = require "medxai.files"
+    local files = require "medxai.base.files"
     files.write(%q, "before")
     files.write(%q, string.rep("x", 1 << 20))
   ]], dir .. "/f", dir .. "/f"))

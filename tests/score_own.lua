@@ -2,7 +2,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local explain = require "medxai.explain"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
 

@@ -229,7 +229,7 @@ t.test("every allocation of a partition may fail", function()
 end)
 
 t.test("bad input: budgets below 3, sizes and trees that make no sense", function()
-  local check = require "medxai.check"
+  local check = require "medxai.base.options"
   t.fails(function() check.options("shap_partition", { evals = 2 }, method.options) end, "shap_partition: option 'evals' is too small (expected at least 3, got 2).")
   t.fails(function() check.options("shap_partition", { fixed_context = 2 }, method.options) end, "shap_partition: option 'fixed_context' is too large (expected at most 1, got 2).")
   t.fails(function() method.check { hide = "black", tree = { 0, 1 } } end, "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")

@@ -5,7 +5,7 @@ local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 local explain = require "medxai.explain"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local honesty = require "medxai.honesty"
 local host = require "medxai.host"
 

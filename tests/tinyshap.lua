@@ -3,7 +3,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local context = require "medxai.context"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local scorer = require "medxai.scorer"
 local store = require "medxai.store"
 local target = require "medxai.target"

@@ -2,14 +2,14 @@
 -- smoothed over augmentations the same once more for the five other views of the images, all under a memory budget with halving on
 -- out of memory. Each map is written as soon as it is made; finished ones are not made again.
 -- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local chunks = require "medxai.chunks"
 local context = require "medxai.context"
 local core = require "medxai.core"
 local host = require "medxai.host"
 local map = require "medxai.map"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local returned = require "medxai.returned"
 local scorer = require "medxai.scorer"
 local tap = require "medxai.tap"

@@ -1,6 +1,6 @@
 -- What the methods that take channels out or put them forward share: which channels, and how much of the network has to be run again.
 -- It refuses shortcuts that change a number: only operators that treat every channel alone are passed, and only a linear one split.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local torch = require "medxai.torch"
 
 local channels = {}

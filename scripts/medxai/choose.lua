@@ -1,7 +1,7 @@
 -- Which images are explained: a number (classes taken in turn), a list of numbers and names, "all", "one_per_class".
 -- Maps and scores are of an image's pixels: files that hold the same ones are one image, the first of them chosen, and that is said.
 -- It refuses numbers out of range and names that no image, or more than one, has.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local choose = {}
 

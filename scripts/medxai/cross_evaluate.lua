@@ -1,9 +1,9 @@
 -- run:cross_evaluate: several models, each judged on several kinds of input, also on inputs that it was not trained for: a
 -- model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the report hold the table.
 -- It refuses names that are missing.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local evaluate = require "medxai.evaluate"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 local cross = {}
 

@@ -7,7 +7,7 @@
 --   phantom { n_train =, size_px =, marker = }    drawn chest X-rays, masks known exactly
 -- Every reader takes size_px, resize_px, mask, mean, std, augment, cache_mb, limit (dataset/base.lua says what they mean).
 -- Listing needs no libtorch; the first picture opens it. Readers refuse what is not there; nothing is guessed from file order.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 ---@class medxai.Dataset
 ---@field name string the reader's name

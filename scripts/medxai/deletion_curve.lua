@@ -1,7 +1,7 @@
 -- What deletion and insertion share (Petsiuk et al., RISE, BMVC 2018): the target's score along 100 steps from one image to
 -- another, each changing the next share of pixels, most relevant first; the area under that curve by the trapezoid rule.
 -- black and a blur are both reported: each favours maps of its own kind.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local ranking = require "medxai.ranking"
 local removal = require "medxai.removal"
 local torch = require "medxai.torch"

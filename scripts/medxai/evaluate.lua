@@ -1,12 +1,12 @@
 -- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification report.
 -- Every evaluation of a test split is counted in the run and printed, since a test set wears out by being looked at.
 -- It refuses a split whose classes are not the model's, and a network whose answers are not finite.
-local check = require "medxai.check"
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local metrics = require "medxai.metrics"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 
 local evaluate = {}
 

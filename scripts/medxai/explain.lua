@@ -2,10 +2,10 @@
 -- layers, one backward each target; batches follow a memory budget; each map is written as soon as it is made, and what an
 -- earlier run finished is not made again. A method that fails on an image leaves a record that says so, and the rest goes on.
 -- It refuses unknown methods, layers, targets and metrics before anything is computed.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
-local code = require "medxai.code"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local code = require "medxai.base.fingerprint"
+local files = require "medxai.base.files"
 local honesty = require "medxai.honesty"
 local host = require "medxai.host"
 local mapstore = require "medxai.mapstore"

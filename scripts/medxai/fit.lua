@@ -2,14 +2,14 @@
 -- saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits as one
 -- that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at once.
 -- It refuses data whose classes are not the model's, and a finished run of another configuration.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local evaluate = require "medxai.evaluate"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.model_file"
 local preflight = require "medxai.preflight"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.trainer"
 
 local fit = {}

@@ -1,8 +1,8 @@
 -- The figures of an explain step, by kind: "rows", "grid" and "methods" of the maps (gallery_maps.lua), "table", "charts" and
 -- "removal" of their scores (gallery_scores.lua), and what a method draws itself. Each is saved as PNG, SVG and PDF.
 -- It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them all.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local figure = require "medxai.figure"
 local host = require "medxai.host"
 local maps = require "medxai.gallery_maps"
@@ -65,7 +65,7 @@ function Page:map(number) return self.job.store:map(self:record(number)) end
 --- An array that the method left beside its map; nil where there is none.
 function Page:array(number, name)
   local path = string.format("%s/maps/%s/%s.%s.npy", self.job.run.dir, self.entry.set, self:item(number).id, name)
-  return require("medxai.files").exists(path) and torch.load_npy(path) or nil
+  return require("medxai.base.files").exists(path) and torch.load_npy(path) or nil
 end
 
 --- Saves a drawing (of figure.panels and the like) as PNG, SVG and PDF; it also appears in the report.
@@ -136,7 +136,7 @@ end
 -- Names files by step, kind and number, and collects what is drawn.
 local function saver(job, asked, out)
   local counts = {}
-  require("medxai.files").mkdir(job.run.dir .. "/figures")
+  require("medxai.base.files").mkdir(job.run.dir .. "/figures")
   return function(drawing, kind, title)
     counts[kind] = (counts[kind] or 0) + 1
     local name = string.format("%s-%s", asked.name, kind) .. (kind:find("%-") and "" or "-" .. counts[kind])

@@ -10,8 +10,8 @@
 --     end }
 -- A name is local to the block it stands in; nil takes the operator's name ("relu", then "relu_1"). Nodes run in the order
 -- in which they are written and are written out of place. It refuses two layers of one name, and to guess sizes.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local native = require "medxai.core".graph
 
 local graph = {}
@@ -97,14 +97,14 @@ function Builder:signature()
   local parts = table.move(self.texts, 1, #self.texts, 1, {})
   for _, slot in ipairs(self.slots) do parts[#parts + 1] = slot.name .. " " .. table.concat(slot.shape, "x") end
   for _, m in ipairs(self.modules) do parts[#parts + 1] = m.init and function_text(m.init) or "" end
-  return require("medxai.files").sha256(table.concat(parts, "\n")):sub(1, 16)
+  return require("medxai.base.files").sha256(table.concat(parts, "\n")):sub(1, 16)
 end
 
 --- A hash of what the nodes compute in evaluation: networks that take each other's weights and have the same hash give
 --- the same answers. Names, dropout and the momentum of batch norms have no part in it.
 ---@return string
 function Builder:forward_signature()
-  return require("medxai.files").sha256(table.concat(self.evaluated, "\n")):sub(1, 16)
+  return require("medxai.base.files").sha256(table.concat(self.evaluated, "\n")):sub(1, 16)
 end
 
 --- A named block: the names inside get "name." in front, and its own name stands for the value that f returns.

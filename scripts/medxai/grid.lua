@@ -5,9 +5,9 @@
 --     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 }, epochs = function(cell) return cell.train_depth > 1 and 15 or 10 end,
 --     train = function(cell) return model, data, fit_options end }
 -- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score unbiased.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local fit = require "medxai.fit"
 local host = require "medxai.host"
 local preflight = require "medxai.preflight"

@@ -1,9 +1,9 @@
 -- The figures of a grid search: parallel coordinates (one line a cell through its values to its score) and learning curves,
 -- a panel for each value of one field, colours by another. It refuses to draw a field that has one value; a search of one cell
 -- has its learning curve alone.
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local drawing = require "medxai.drawing"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local palette = require "medxai.palette"
 
 local grid_figure = {}

@@ -2,10 +2,10 @@
 -- the terminal, figures of all cells, and the sections of the report. The winner was chosen by its validation score, so that
 -- score is marked as selected; the cheapest cell within one standard error of it is named beside it.
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local evaluate = require "medxai.evaluate"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local fit = require "medxai.fit"
 local metrics = require "medxai.metrics"
 local Trainer = require "medxai.trainer"

@@ -3,13 +3,13 @@
 -- A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells that agree in those are
 -- the same training so far. A dead process leaves whole files and a lock that the system has given back.
 -- It refuses cell folders with foreign content.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local fit = require "medxai.fit"
 local host = require "medxai.host"
 local prefix = require "medxai.prefix"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.trainer"
 local work = require "medxai.work"
 

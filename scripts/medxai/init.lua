@@ -1,6 +1,6 @@
 -- The library's front door: `local xai = require "medxai"`. Its parts are opened when they are first named, so a file
 -- that only parses a table never opens libtorch. It refuses unknown names, offering the nearest.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 ---@class medxai
 ---@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
@@ -26,9 +26,9 @@ local parts = {
   random     = { "medxai.random" },
   graph      = { "medxai.graph" },
   metrics    = { "medxai.metrics" },
-  files      = { "medxai.files" },
-  canon      = { "medxai.canon" },
-  check      = { "medxai.check" },
+  files      = { "medxai.base.files" },
+  canon      = { "medxai.base.json" },
+  check      = { "medxai.base.options" },
   explain    = { "medxai.explain" },
   target     = { "medxai.target" },
   map        = { "medxai.map" },

@@ -2,13 +2,13 @@
 -- One image's tensors are alive at a time, read back from the files, so that a resumed step judges the same numbers; rows
 -- are written image by image, and those of a metric that runs the network are not computed twice.
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local contexts = require "medxai.metric_context"
 local core = require "medxai.core"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local returned = require "medxai.returned"
 
 local judge = {}

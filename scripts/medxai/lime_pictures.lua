@@ -2,7 +2,7 @@
 -- in one figure: the top class's 5 features that speak for it; then for each class 5 that speak for it, 5 of either sign, 10 with
 -- the rest hidden, and all weights as a diverging map, symmetric about 0.
 -- It refuses to colour what has no weight: features that the regression left out stay as they are.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local figure = require "medxai.figure"
 local honesty = require "medxai.honesty"
 local map = require "medxai.map"

@@ -2,12 +2,12 @@
 -- are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With stop_error samples are
 -- run in blocks until the estimated error of the coefficients is below it.
 -- It refuses to know what is explained: probabilities or logits of all classes come out.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local coalitions = require "medxai.coalitions"
 local core = require "medxai.core"
 local hide = require "medxai.hide"
 local host = require "medxai.host"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local stability = require "medxai.stability"
 local surrogate = require "medxai.surrogate"
 local torch = require "medxai.torch"

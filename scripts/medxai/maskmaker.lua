@@ -3,12 +3,12 @@
 -- training is the same, to the last bit. Progress, resumed where it stopped, a contact sheet to look at.
 -- It refuses to write into the data that it reads, or over copies of another mode; images whose mask cannot be used are left
 -- out and listed together at the end.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local file = require "medxai.file"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 
 local modes = { "lungs", "lungs_raw", "lungs_hull" }
 local parts = { { "lung", "Lung Segmentation Data" }, { "infection", "Infection Segmentation Data" } }

@@ -7,11 +7,11 @@
 -- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
 -- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
 -- It refuses unknown names and options, and a method file that does not say what it should, before anything is computed.
-local check = require "medxai.check"
-local code = require "medxai.code"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local code = require "medxai.base.fingerprint"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local plugin = require "medxai.plugin"
+local plugin = require "medxai.base.plugin"
 
 local method = {}
 

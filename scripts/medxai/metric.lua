@@ -24,11 +24,11 @@
 --   ctx.mask, ctx.within    bool (H, W) or nil: the mask asked for, and the one that restricts the metric
 --   ctx.record, ctx.item, ctx.status, ctx.compat, ctx:once(key, f), ctx:show(exhibit)
 -- It refuses to average what is undefined: such maps are counted, not guessed.
-local check = require "medxai.check"
-local code = require "medxai.code"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local code = require "medxai.base.fingerprint"
+local files = require "medxai.base.files"
 local metrics = require "medxai.metrics"
-local plugin = require "medxai.plugin"
+local plugin = require "medxai.base.plugin"
 local torch = require "medxai.torch"
 
 local metric = {}

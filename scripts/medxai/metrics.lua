@@ -2,7 +2,7 @@
 -- one-vs-rest AUROC, bootstrap intervals. The numbers are scikit-learn's (labels = all classes, zero_division = 0).
 -- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or of
 -- the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 ---@class medxai.Metrics
 local metrics = {}

@@ -5,7 +5,7 @@
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
 -- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that a
 -- search over many models holds one of them at a time.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local host = require "medxai.host"
 local model_file = require "medxai.model_file"
 local core = require "medxai.core"
@@ -780,7 +780,7 @@ end
 function Model:start()
   local found = self._options.found
   if not found then return { kind = "random", seed = self._options.seed } end
-  return { kind = found.kind, sha256 = require("medxai.files").sha256_file(found.path) }
+  return { kind = found.kind, sha256 = require("medxai.base.files").sha256_file(found.path) }
 end
 
 --- Freezes or opens single parts: parts = { ["features.28"] = true, classifier = false } by block or parameter name.

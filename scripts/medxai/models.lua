@@ -1,6 +1,6 @@
 -- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }.
 -- torchvision's parameter names, initial weights and forward order; see medxai.model for the options.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 ---@class medxai.Models
 ---@field squeezenet1_0 fun(options: table): medxai.Model

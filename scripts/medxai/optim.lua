@@ -5,7 +5,7 @@
 --   local spec = optim.sgd { lr = 0.01, momentum = 0.9 }
 --   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common ones
 --   loss:backward(); o:step(); o:zero_grad()
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local optim = {}
 

@@ -4,8 +4,8 @@
 -- Thresholds are tuned on another split, or cross-fitted over patients: never on the image that is judged.
 -- Findings under 0.1 % of the crop are a stratum of their own and outside every other mean; empty ones are undefined. It refuses
 -- data without the mask, and to hide what the crop or the lung mask cut off.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local explain = require "medxai.explain"
 local finds = require "medxai.overlap_findings"
 local tables = require "medxai.overlap_tables"

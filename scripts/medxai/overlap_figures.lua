@@ -1,7 +1,7 @@
 -- The figures of run:overlap: maps with both contours (white: the radiologist's, magenta: the map's own, by Otsu);
 -- the thesis' two 8 x 4 grids (overlays under their IoU; image, overlay, mask and overlay within the mask); scores by size.
 -- It refuses to draw images without a finding, and baselines beside methods.
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local cuts = require "medxai.cuts"
 local figure = require "medxai.figure"
@@ -165,7 +165,7 @@ end
 ---@param job table run, split, name, findings, entries, base, rows, result, mask
 function figures.draw(job)
   local out = canon.list {}
-  require("medxai.files").mkdir(job.run.dir .. "/figures")
+  require("medxai.base.files").mkdir(job.run.dir .. "/figures")
   local function save(kind, drawing, title)
     local name = job.name .. "-" .. kind
     local base = "figures/" .. name

@@ -2,7 +2,7 @@
 -- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually even;
 -- jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from red to blue.
 -- It refuses to know what is drawn with them.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local palette = {}
 

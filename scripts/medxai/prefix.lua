@@ -2,12 +2,12 @@
 -- the same cut, weights and data, in memory or in a memory-mapped file under a byte budget, checked by a hash.
 -- The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says why, where
 -- the frozen part is not deterministic: batch norms that update, dropout, augmentation.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local core = require "medxai.core"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local torch = require "medxai.torch"
 local work = require "medxai.work"
 

@@ -171,7 +171,7 @@ end
 
 -- Options that are not known are left out of the check; the others are checked as ever.
 local function open_options()
-  local check = require "medxai.check"
+  local check = require "medxai.base.options"
   local options_of, known = check.options, check.known
   function check.options(what, options, spec)
     if rawequal(options, unknown) then return unknown end
@@ -198,7 +198,7 @@ end
 
 -- Runs a step's check: every error that it raises itself is a mistake, not that of the experiment's own functions that it calls.
 local function checked(f, ...)
-  local check = require "medxai.check"
+  local check = require "medxai.base.options"
   local own = true
   local ok, problem = xpcall_(f, function(text)
     for level = 2, 200 do
@@ -267,7 +267,7 @@ end
 
 -- Runs the experiment. Returns the first mistake, or nil and, for --trace, where it looked no further.
 local function read_experiment()
-  local check = require "medxai.check"
+  local check = require "medxai.base.options"
   local chunk, problem = loadfile(script, "t")
   if not chunk then return nil, problem end
   local mistake, ended

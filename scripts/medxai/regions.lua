@@ -7,10 +7,10 @@
 --   function(image (3, H, W), item) -> (H, W) integers
 -- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong shapes,
 -- and labels that are not whole numbers.
-local check = require "medxai.check"
-local code = require "medxai.code"
+local check = require "medxai.base.options"
+local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local map = require "medxai.map"
 local torch = require "medxai.torch"
 

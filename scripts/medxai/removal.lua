@@ -5,7 +5,7 @@
 --   blur(k), blur(kx, ky)  OpenCV's box blur: kx pixels wide, ky high, anchored at k // 2, the border mirrored without its edge
 --   noisy_linear(sigma) removed pixels from their kept neighbours by a linear system, plus normal noise (ROAD's imputer)
 -- It refuses to guess the network's range, and a background for noisy_linear, which has none.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 

@@ -2,8 +2,8 @@
 -- checks, learning curve, test metrics, maps with their judgements, warnings, environment, times, how to run it again.
 -- Every section appears only where its step has been done; nothing is fetched from anywhere when the page is opened.
 -- It refuses to compute results: a number that is not in the folder is not in the report.
-local check = require "medxai.check"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local html = require "medxai.html"
 local host = require "medxai.host"
 
@@ -463,7 +463,7 @@ end
 
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 3, order = require("medxai.canon").list {} }
+  local inputs = { options = options, version = 3, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
   local names = { "config.json", "data_check.json", "metrics.jsonl" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do

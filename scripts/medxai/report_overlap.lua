@@ -2,7 +2,7 @@
 -- baseline, strata of size and correctness folded away, figures.
 -- It refuses to show a difference without its interval and corrected p-value.
 local drawing = require "medxai.drawing"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local html = require "medxai.html"
 local tables = require "medxai.overlap_tables"
 

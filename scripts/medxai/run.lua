@@ -2,9 +2,9 @@
 -- steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
 -- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
 -- into a folder that holds something else.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local Step = require "medxai.step"
 

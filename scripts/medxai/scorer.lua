@@ -4,7 +4,7 @@
 --   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU; make(first, count) -> (count, 3, H, W) on the model's device
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local chunks = require "medxai.chunks"
 local memory = require("medxai.core").memory
 local tap = require "medxai.tap"

@@ -2,8 +2,8 @@
 -- seeds have in common at the end: mean, deviation and range of every test metric, on the terminal and in seeds.csv.
 -- The experiment's file is run again from its top for every seed but the last, which goes on where the run was begun.
 -- It refuses code from standard input, which cannot be read twice.
-local check = require "medxai.check"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 local seeds = { current = nil }

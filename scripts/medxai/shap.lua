@@ -1,7 +1,7 @@
 -- What the three SHAP methods share: which outputs of the network are explained (the image's top classes, and what its target
 -- needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
 -- It refuses to explain more outputs than the network has.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local map = require "medxai.map"
 local regions = require "medxai.regions"
 local removal = require "medxai.removal"

@@ -1,8 +1,8 @@
 -- A step of a run (fit, evaluate, one explain method, report): a file steps/<name>.json with the fields that determine
 -- its numbers, their hash (the key), and the result once finished. The same key finds the result again; another key
 -- means that the step has to be redone. It refuses to decide whether redoing is allowed: run.lua does.
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 
 ---@class medxai.Step
 ---@field name string

@@ -2,7 +2,7 @@
 -- dict, or the several, in a checkpoint, matches names and shapes to a model's; writes .pt and .safetensors, whole or
 -- not at all. It never runs what a pickle asks for: objects that hold data alone (argparse.Namespace, numpy's arrays,
 -- paths, dates) are skipped and named, everything else that is not a tensor or a plain value is refused by its name.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local host = require "medxai.host"
 
 local store = {}
@@ -584,7 +584,7 @@ local function safetensors_header(list, meta)
 end
 
 local function make_folder(path)
-  local files = require "medxai.files"
+  local files = require "medxai.base.files"
   local folder = files.folder(path)
   if folder then files.mkdir(folder) end
 end

@@ -3,7 +3,7 @@
 -- which goes no deeper than the deepest layer asked for. No hooks. Batch norms are folded.
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
 -- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
 

@@ -4,7 +4,7 @@
 -- A probability near 1 keeps the digits of 1 - p: it is made of its log-odds, the class' logit less the log-sum-exp of
 -- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
 -- It refuses a class that the model does not have, and "true" for an image without a label.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local torch = require "medxai.torch"
 
 local target = {}

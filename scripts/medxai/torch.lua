@@ -2,7 +2,7 @@
 -- torch.<op>(...) and t:<op>(...) are looked up in libtorch when first used; what is written here adds, it wraps nothing.
 -- It refuses operators that are not documented or crash on bad arguments: those are torch.raw.<op>, which promises nothing.
 local core = require "medxai.core"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local native = core.tensor
 local methods = native.methods
 

@@ -2,11 +2,11 @@
 -- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where it began.
 -- It refuses to know runs and folders: who drives it says where checkpoints lie and what is told.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
 local evaluate = require "medxai.evaluate"
 local host = require "medxai.host"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
 ---@field epoch integer epochs done
@@ -409,7 +409,7 @@ end
 ---@param key? string in the place of the trainer's own
 ---@param fresh_schedule? boolean the schedule is this trainer's own, stepped as often as the checkpoint has epochs
 function Trainer:restore(path, key, fresh_schedule)
-  if not require("medxai.files").exists(path) then return false end
+  if not require("medxai.base.files").exists(path) then return false end
   local scope <close> = require("medxai").scope()
   local saved = require("medxai").load_checkpoint(path)
   if saved.key ~= (key or self.key) or saved.version ~= 2 then return false end

@@ -1,8 +1,8 @@
 -- Where initial weights come from: "imagenet" (torch's cache folders, else torchvision's file is downloaded by curl or
 -- wget, resumed and checked against the hash in its name), a file, or a run, by its name or a path into its folder.
 -- Prints what matched. It refuses files that do not fit the model, and runs of other settings (model_file.lua).
-local check = require "medxai.check"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.model_file"
 local store = require "medxai.store"

@@ -3,12 +3,12 @@
 -- (1 at 1,000), so that all aim at the same weights; error is |weights - truth| / |truth|. The truth's own error is shown beside it.
 -- The network is a MobileNet V2 at 96 px, trained here for a few epochs. What is done for an image is kept in build/lime_designs:
 -- an interrupted study goes on. It judges nothing: the goals are printed beside the numbers.
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local core = require "medxai.core"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local coalitions = require "medxai.coalitions"
 local context = require "medxai.context"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local lime = require "medxai.explain.lime"
 local regions = require "medxai.regions"

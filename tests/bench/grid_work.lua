@@ -1,7 +1,7 @@
 -- Our side of the grid bench: grid_work.lua prepare DIR NETWORK DATA PER_CLASS writes images, labels and orders for the peer and
 -- measures the training speed; run DIR NETWORK DATA PER_CLASS DEPTH VARIANT searches one depth. The last line is plain data.
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
 local work = require "medxai.work"

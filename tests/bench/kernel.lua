@@ -4,7 +4,7 @@
 -- a count. The network is a MobileNet V2 at 96 px, trained here for a few epochs (build/kernel_designs).
 -- It judges nothing.
 local core = require "medxai.core"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local hide = require "medxai.hide"
 local host = require "medxai.host"
 local kernel = require "medxai.kernel_shap"

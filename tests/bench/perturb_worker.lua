@@ -2,7 +2,7 @@
 -- runs as explain.run calls it, on one X-ray, with the network that is loaded.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local context = require "medxai.context"
 local core = require "medxai.core"
 local scorer = require "medxai.scorer"

@@ -20,7 +20,7 @@
 --                        images differ by source or by file: { ["hospital A"] = 4095, ["b/7.png"] = 1023 }
 --   skip                 images to leave out besides those of skip.txt beside the data: another such file, or a list of paths
 --   limit                at most so many images a class and split, the first in order
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local host = require "medxai.host"
 
 local base = {}
@@ -151,7 +151,7 @@ end
 ---@return string|nil
 function Split:mask_sha256(i, kind)
   local path = mask_file(self, check_place(self, i, "mask_sha256"), kind)
-  return path and require("medxai.files").sha256_file(path)
+  return path and require("medxai.base.files").sha256_file(path)
 end
 
 --- One hash of the images' files of a mask, in order: an image's mask may change while its pixels do not. nil where there are none.
@@ -164,7 +164,7 @@ function Split:masks_sha256(kind, numbers)
     local hash = self:mask_sha256(numbers and numbers[k] or k, kind)
     list[k], found = hash or "none", found or hash ~= nil
   end
-  return found and require("medxai.files").sha256(table.concat(list, " ")) or nil
+  return found and require("medxai.base.files").sha256(table.concat(list, " ")) or nil
 end
 
 --- The same of the masks through which the network sees the images; nil where it sees them as they are.
@@ -313,7 +313,7 @@ local sets = setmetatable({}, { __mode = "v" }) -- what decides the pictures, as
 
 -- Everything that decides a data set's pictures: how they are prepared, and the files with their sizes and times of change.
 local function fingerprint(data, options)
-  local canon, file, hash = require "medxai.canon", require "medxai.file", require("medxai.core").image.sha256_stream()
+  local canon, file, hash = require "medxai.base.json", require "medxai.file", require("medxai.core").image.sha256_stream()
   hash:update(canon.write(options))
   local function add(path)
     local stat = path and not data.drawn and file.stat(path:sub(1, 1) == "/" and path or options.root .. "/" .. path)

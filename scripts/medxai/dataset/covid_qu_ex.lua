@@ -4,7 +4,7 @@
 -- alone. The infection part may lack classes (its masks are COVID-19's). Of the lung part only splits that are not
 -- trained on may, unless a folder of an unknown name says that one is misspelt.
 local base = require "medxai.dataset.base"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local listing = require "medxai.dataset.listing"
 
 local classes = { "COVID-19", "Non-COVID", "Normal" }

@@ -2,7 +2,7 @@
 -- files { paths = { ... }, label = "Normal" or one a file, classes = { ... }, lungs = one a file }. They are its test split.
 -- Without labels y is -1 and nothing that needs the truth can be asked.
 local base = require "medxai.dataset.base"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local listing = require "medxai.dataset.listing"
 
 local spec = base.spec {

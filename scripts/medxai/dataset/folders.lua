@@ -3,7 +3,7 @@
 -- Normal where the folders are these three; else by name, and a note says so. A class without training images is an error;
 -- another split may lack one, unless a folder of an unknown name says that it is misspelt.
 local base = require "medxai.dataset.base"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local listing = require "medxai.dataset.listing"
 
 local spellings = {
@@ -79,7 +79,7 @@ local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Se
 -- Below the folder that maskmaker wrote lie its parts; beside them, or above, what it did.
 local function masked_root(root, part)
   local below = root .. "/" .. part_folder[part]
-  local described = require("medxai.files").read_data(root .. "/maskmaker.json") or require("medxai.files").read_data((root:match "^(.+)/[^/]*$" or ".") .. "/maskmaker.json")
+  local described = require("medxai.base.files").read_data(root .. "/maskmaker.json") or require("medxai.base.files").read_data((root:match "^(.+)/[^/]*$" or ".") .. "/maskmaker.json")
   return listing.is_folder(below) and below or root, described and described.mode or "lungs"
 end
 

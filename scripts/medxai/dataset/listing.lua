@@ -1,7 +1,7 @@
 -- What the readers share about folders: sorted listings, what is there instead of what was looked for, skip lists.
 -- It refuses to follow listing order silently: names are sorted, classes are given or said aloud.
-local check = require "medxai.check"
-local csv = require "medxai.dataset.csv"
+local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local file = require "medxai.file"
 
 local listing = {}

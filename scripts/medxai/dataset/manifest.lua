@@ -4,8 +4,8 @@
 -- names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name files that are not there are
 -- an error that lists them with their lines.
 local base = require "medxai.dataset.base"
-local check = require "medxai.check"
-local csv = require "medxai.dataset.csv"
+local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local file = require "medxai.file"
 local listing = require "medxai.dataset.listing"
 

@@ -3,7 +3,7 @@
 -- marker: plants a shortcut, a lead letter in a random corner. A number is its rate in every class, so that its absence tells
 -- nothing while its letter tells the class; { rate = 0.8 or one a class, tells = false } plants any letter, at rates that may differ.
 local base = require "medxai.dataset.base"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local classes = { "clear", "nodule", "opacity" }
 

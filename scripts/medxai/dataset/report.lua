@@ -2,7 +2,7 @@
 -- (exactly, or nearly), and whether a class can be told by its source. Every image is decoded once, by several threads; what fits in the
 -- cache is kept, so that training need not decode it again. It refuses to go on with unreadable images; the rest are warnings.
 local base = require "medxai.dataset.base"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local host = require "medxai.host"
 
 local report = {}

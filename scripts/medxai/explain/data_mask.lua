@@ -1,7 +1,7 @@
 -- The data's own mask as a map: not an explanation but what to compare with, and what to take out: with the metric
 -- prediction_changed it asks whether the network needs what the mask marks (a lead letter, a finding, the lungs).
 -- It refuses a mask that the data do not have; of an image without it the map is not defined.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local map = require "medxai.map"
 
 return {

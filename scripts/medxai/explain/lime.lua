@@ -8,9 +8,9 @@
 -- By choice, and said in the record: design = "paired" or "balanced" (coalitions.lua), the same error with fewer passes;
 -- stop_error = 0.1 stops when the estimated error of all weights is a tenth of their length; seeds = 3 repeats everything with
 -- other draws to measure how alike the answers are (seeds = 1 estimates that by resampling). The map is that of the first draws.
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local coalitions = require "medxai.coalitions"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local map = require "medxai.map"
 local regions = require "medxai.regions"
 local removal = require "medxai.removal"

@@ -4,11 +4,11 @@
 -- At a layer two forms: "difference", the layer's value at x less that at b; and "activation", shap's and the thesis', its value at
 -- the sample itself, which sums to nothing. shap's (model, layer) means the layer's input: name the node that it reads.
 -- One forward serves all outputs; the backward goes no deeper than the layer. It refuses a background of another shape.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local chunks = require "medxai.chunks"
 local core = require "medxai.core"
 local expected = require "medxai.expected_gradients"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local shap = require "medxai.shap"
 local torch = require "medxai.torch"
 

@@ -4,7 +4,7 @@
 -- Subsets, weights and selection as shap 0.51's KernelExplainer; rng = "numpy" draws its very numbers for each image.
 -- compat = "thesis": 20 features whatever the regions, pixels 0 .. 255 and 255 for hidden ones where the network expects its
 -- range, and the image on its side. It refuses an image of one region.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local hide = require "medxai.hide"
 local kernel = require "medxai.kernel_shap"
 local shap = require "medxai.shap"

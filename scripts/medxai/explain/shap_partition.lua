@@ -3,10 +3,10 @@
 -- got is spread evenly over its pixels. The values sum to output - base whatever the budget: what it leaves open is told by how far
 -- the map moved since half of it. As shap 0.51, but that equals come first come first, and each image has its own blur.
 -- It refuses inpainting, and a tree that does not hold each region once.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local core = require "medxai.core"
 local hide = require "medxai.hide"
-local Progress = require "medxai.progress"
+local Progress = require "medxai.base.progress"
 local shap = require "medxai.shap"
 local torch = require "medxai.torch"
 

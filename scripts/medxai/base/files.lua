@@ -1,7 +1,7 @@
 -- Files as this library writes them: whole or not at all, synced, with the folder made when missing; lines appended to
 -- a log; logs read back with a torn last line skipped. What the system refuses is an error that names the path and the
 -- reason; what was on the disk before stays as it was. It refuses to know what is in a file.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local file = require "medxai.file"
 local host = require "medxai.host"
 
@@ -182,20 +182,20 @@ end
 
 --- Writes a plain value as canonical text, one value a line.
 function files.write_data(path, value)
-  files.write(path, require("medxai.canon").write(value, "  ") .. "\n")
+  files.write(path, require("medxai.base.json").write(value, "  ") .. "\n")
 end
 
 --- Reads what write_data wrote; nil where there is no file. A damaged file is an error that names it.
 function files.read_data(path)
   local text = files.read(path)
   if not text then return nil end
-  return require("medxai.canon").read(text, path)
+  return require("medxai.base.json").read(text, path)
 end
 
 --- Every whole record of a file of JSON lines. Torn or empty last lines are skipped; a bad line inside is an error.
 ---@return table[]
 function files.records(path)
-  local canon = require "medxai.canon"
+  local canon = require "medxai.base.json"
   local records = {}
   for number, line in ipairs((files.lines(path))) do
     if line:find("%S") then records[#records + 1] = canon.read(line, path .. ":" .. number) end
@@ -213,7 +213,7 @@ local function short_number(value)
       if tonumber(text) == value then return text:find "[%.eE]" and text or text .. ".0" end
     end
   end
-  return require("medxai.canon").number(value)
+  return require("medxai.base.json").number(value)
 end
 
 --- One CSV field: quoted where it holds a comma, a quote or a line end; numbers exact and short; nil empty.

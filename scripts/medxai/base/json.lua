@@ -2,7 +2,7 @@
 -- by name. The same data give the same bytes on every machine, so what it writes can be hashed and compared.
 -- It refuses what has no one text: functions, tensors, cycles, tables that mix list and map, keys that are not strings.
 -- A reader for exactly this form restores what was written (8 stays an integer, 8.0 a float); foreign JSON goes through lua-cjson.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local canon = {}
 
@@ -242,7 +242,7 @@ end
 ---@param value any
 ---@return string
 function canon.hash(value)
-  return require("medxai.files").sha256(canon.write(value))
+  return require("medxai.base.files").sha256(canon.write(value))
 end
 
 --- What differs between two plain tables: a sorted list of { field = "fit.epochs", a = 8, b = 9 }.

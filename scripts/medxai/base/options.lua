@@ -64,7 +64,7 @@ function check.warn(what, fmt, ...)
   local text = what .. ": " .. string.format(fmt, ...)
   if told[text] then return end
   told[text] = true
-  local progress = package.loaded["medxai.progress"]
+  local progress = package.loaded["medxai.base.progress"]
   if progress then progress.clear() end
   host.warn(text)
 end

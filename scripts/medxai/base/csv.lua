@@ -1,6 +1,6 @@
 -- Comma-separated tables: quotes, doubled quotes, line ends within quotes, CRLF, a leading byte-order mark.
 -- It refuses rows whose number of fields differs from the header's, naming the line, and a header with the same name twice.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local csv = {}
 

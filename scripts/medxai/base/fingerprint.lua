@@ -2,9 +2,9 @@
 -- holds on to (other functions with theirs, tables, tensors, a model's weights), and the modules beside the experiment that it requires.
 -- Code without any of these is its own text alone. It refuses to look into the library: its modules count by name, its objects by what
 -- they say of themselves, so that a clock or a cache in one of them makes no result look old.
-local canon = require "medxai.canon"
-local check = require "medxai.check"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 local code = {}
