@@ -3,7 +3,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local chunks = require "medxai.chunks"
+local chunks = require "medxai.tensor.chunks"
 local context = require "medxai.context"
 local core = require "medxai.core"
 local explain = require "medxai.explain"

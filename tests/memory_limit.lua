@@ -196,7 +196,7 @@ end
 
 local function everything()
   local s <close> = memory.scope()
-  local random, optim = require "medxai.random", require "medxai.optim"
+  local random, optim = require "medxai.tensor.random", require "medxai.optim"
   local x = torch.tensor({ 1.5, 2.5, -3.5 }):requires_grad_()
   local y = (x * x):sum()
   torch.autograd.grad(y, { x }, { retain_graph = true })

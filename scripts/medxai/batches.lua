@@ -4,7 +4,7 @@
 -- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local chunks = require "medxai.chunks"
+local chunks = require "medxai.tensor.chunks"
 local context = require "medxai.context"
 local core = require "medxai.core"
 local host = require "medxai.host"

@@ -10,7 +10,7 @@
 --   ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
 -- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute what nobody asks.
 local check = require "medxai.base.options"
-local chunks = require "medxai.chunks"
+local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local map = require "medxai.map"
 local principal = require "medxai.principal"

@@ -156,7 +156,7 @@ local function picked(list, own, run)
   if check.smoke() and #list > 2 then return { list[1], list[#list] } end
   if n >= #list then return list end
   local scope <close> = require("medxai").scope()
-  local order = require("medxai.random").stream { seed = run.seed, purpose = "grid_random@1" }:permutation(#list):tolist()
+  local order = require("medxai.tensor.random").stream { seed = run.seed, purpose = "grid_random@1" }:permutation(#list):tolist()
   local places, out = { table.unpack(order, 1, n) }, {}
   table.sort(places)
   for i, place in ipairs(places) do out[i] = list[place + 1] end

@@ -111,7 +111,7 @@ local function measured(job, m, map, ctx)
   if host.interrupted() then error("interrupted", 0) end
   returned.same_weights("metric", m.name, model, version)
   if ok then return results end
-  if require("medxai.chunks").is_out_of_memory(results) then error(results, 0) end
+  if require("medxai.tensor.chunks").is_out_of_memory(results) then error(results, 0) end
   if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), check.words_of(results))) end
   m.told = true
   local out = {}

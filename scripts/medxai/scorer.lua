@@ -5,7 +5,7 @@
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
 local check = require "medxai.base.options"
-local chunks = require "medxai.chunks"
+local chunks = require "medxai.tensor.chunks"
 local memory = require("medxai.core").memory
 local tap = require "medxai.tap"
 local torch = require "medxai.torch"

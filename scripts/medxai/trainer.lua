@@ -251,7 +251,7 @@ local function epoch_order(self, epoch)
   end
   table.sort(labels)
   local scope <close> = require("medxai").scope()
-  local stream = require("medxai.random").stream { seed = self.seed, purpose = "weighted_sampler@1", replicate = epoch }
+  local stream = require("medxai.tensor.random").stream { seed = self.seed, purpose = "weighted_sampler@1", replicate = epoch }
   local draws, order = stream:uniform(2 * train.n):tolist(), {}
   for k = 1, train.n do
     local class = by_class[labels[1 + math.floor(draws[2 * k - 1] * #labels)]]

@@ -5,7 +5,7 @@
 -- the sample itself, which sums to nothing. shap's (model, layer) means the layer's input: name the node that it reads.
 -- One forward serves all outputs; the backward goes no deeper than the layer. It refuses a background of another shape.
 local check = require "medxai.base.options"
-local chunks = require "medxai.chunks"
+local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local expected = require "medxai.expected_gradients"
 local Progress = require "medxai.base.progress"
