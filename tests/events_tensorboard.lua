@@ -1,6 +1,6 @@
 -- TensorBoard's event files: the bytes of every kind of record (tests/reference/events.py made them), and what a run leaves.
 local t = require "t"
-local events = require "medxai.events"
+local events = require "medxai.run.tensorboard"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 

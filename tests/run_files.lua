@@ -95,7 +95,7 @@ t.test("a full disk is an error that says so, and the file before stays whole", 
 end)
 
 t.test("of changed images it is said that they changed, not which hash they have", function()
-  local Step, dir = require "medxai.step", t.tmpdir()
+  local Step, dir = require "medxai.run.step", t.tmpdir()
   local step = Step.open(dir, "fit", { lr = 0.1, train = { n = 3, manifest_sha256 = "aa" } })
   step:begin()
   local changed = Step.open(dir, "fit", { lr = 0.2, train = { n = 3, manifest_sha256 = "bb" } })

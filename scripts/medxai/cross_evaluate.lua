@@ -26,7 +26,7 @@ local function checked(options)
   return o
 end
 
---- Checks a call of run:cross_evaluate without making it (medxai.preflight).
+--- Checks a call of run:cross_evaluate without making it (medxai.run.preflight).
 function cross.check_call(_, _, options) checked(options) end
 
 local function shown(result)

@@ -256,7 +256,7 @@ local function check_split(split)
   check.fail("evaluate", "the second argument is no split (expected data.test, got %s).", got)
 end
 
---- Checks a call of run:evaluate without making it (medxai.preflight).
+--- Checks a call of run:evaluate without making it (medxai.run.preflight).
 function evaluate.check_call(unknown, _, model, split, options)
   check.options("evaluate", options, evaluate.spec)
   if split ~= unknown then check_split(split) end

@@ -190,7 +190,7 @@ local function check_split(run, split, model)
   if split.data then require("medxai.model_file").check_data(run, model, split.data) end
 end
 
---- Checks a call of run:explain without making it (medxai.preflight).
+--- Checks a call of run:explain without making it (medxai.run.preflight).
 function explain.check_call(unknown, run, model, split, options)
   if model ~= unknown and split ~= unknown then check_split(run, split, model) end
   explain.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
@@ -268,7 +268,7 @@ end
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
     gradients = {}, bases = {}, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
-    failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = require("medxai.run").weights_sha256(model) }
+    failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = require("medxai.run.run").weights_sha256(model) }
   for _, m in ipairs(asked.metric_entries) do
     for _, id in ipairs(m.ids) do job.by_metric[id] = m end
   end

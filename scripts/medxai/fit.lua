@@ -8,7 +8,7 @@ local evaluate = require "medxai.evaluate"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.model_file"
-local preflight = require "medxai.preflight"
+local preflight = require "medxai.run.preflight"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.trainer"
 
@@ -326,7 +326,7 @@ local function train(run, trainer, step, how)
   return finish(run, trainer, step)
 end
 
---- Checks a call of run:fit without making it (medxai.preflight).
+--- Checks a call of run:fit without making it (medxai.run.preflight).
 function fit.check_call(unknown, _, model, data, options)
   options = fit.check_options(options)
   if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end

@@ -10,8 +10,8 @@ local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local fit = require "medxai.fit"
 local host = require "medxai.host"
-local preflight = require "medxai.preflight"
-local Step = require "medxai.step"
+local preflight = require "medxai.run.preflight"
+local Step = require "medxai.run.step"
 local Trainer = require "medxai.trainer"
 
 local grid = {}
@@ -303,7 +303,7 @@ local function search_of(run, cells, result)
   return { model = finished_model(run, by_id[result.winner]), cell = result.cell, result = result.best, cheapest = result.cheapest, cells = result.cells }
 end
 
---- Checks a call of run:grid without making it (medxai.preflight): every cell is described.
+--- Checks a call of run:grid without making it (medxai.run.preflight): every cell is described.
 function grid.check_call(_, run, options)
   local axes, own = split_options(options)
   local used = {}

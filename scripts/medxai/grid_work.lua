@@ -289,7 +289,7 @@ function Work:advance(cell, target)
   bar:add(0)
   local told = #grid_work.history(cell) -- epochs that an earlier start of this cell has told
   if #trainer.history > 0 then write_history(cell, trainer.history) end
-  local log = require("medxai.events").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
+  local log = require("medxai.run.tensorboard").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
   for epoch = math.min(told, trainer.epoch) + 1, trainer.epoch do log:epoch(trainer.history[epoch]) end
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()

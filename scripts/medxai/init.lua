@@ -18,7 +18,7 @@ local xai = {}
 
 -- name -> { module, fields of it ... }
 local parts = {
-  run        = { "medxai.run", "new" },
+  run        = { "medxai.run.run", "new" },
   dataset    = { "medxai.dataset" },
   models     = { "medxai.models" },
   model      = { "medxai.model" },

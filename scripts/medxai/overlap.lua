@@ -68,7 +68,7 @@ function overlap.check(options, model, split)
   return own, rest
 end
 
---- Checks a call of run:overlap without making it (medxai.preflight).
+--- Checks a call of run:overlap without making it (medxai.run.preflight).
 function overlap.check_call(unknown, _, model, split, options)
   overlap.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
 end

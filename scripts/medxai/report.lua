@@ -15,7 +15,7 @@ local spec = {
   notes = { "string" },
 }
 
---- Checks a call of run:report without making it (medxai.preflight).
+--- Checks a call of run:report without making it (medxai.run.preflight).
 function report.check_call(_, _, options) check.options("report", options, spec) end
 
 local text, value, number = html.text, html.value, html.number

@@ -98,7 +98,7 @@ local function write_object(state, object)
     put(state, key)
     write(state, rawget(object, key))
   end
-  if rawget(object, "_state") then put(state, require("medxai.run").weights_sha256(object)) end
+  if rawget(object, "_state") then put(state, require("medxai.run.run").weights_sha256(object)) end
 end
 
 local function write_table(state, t)

@@ -1,4 +1,4 @@
--- The Lua state in which medxai.preflight reads an experiment: the library as it is, but without its native core. Networks
+-- The Lua state in which medxai.run.preflight reads an experiment: the library as it is, but without its native core. Networks
 -- are graphs without tensors, a step checks its arguments and gives a value that is not known, and whatever computes,
 -- writes, waits or leaves ends the check. Returns the first mistake as a text, or nothing.
 -- It refuses to judge what depends on a value that is not known, and every error that is not one of options or names.
@@ -215,7 +215,7 @@ end
 
 -- xai.run gives a run whose steps check their arguments.
 local function open_runs()
-  local Run = require "medxai.run"
+  local Run = require "medxai.run.run"
   local runs = {}
   function Run.new(options)
     local o = Run.check(options)

@@ -6,7 +6,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local Step = require "medxai.step"
+local Step = require "medxai.run.step"
 
 ---@class medxai.Run
 ---@field name string
@@ -60,7 +60,7 @@ local function seed_and_folder(options)
   local dir = folder_of(options)
   if not options.seeds then return command_seed or options.seed, dir end
   if command_seed then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
-  local seeds = require "medxai.seeds"
+  local seeds = require "medxai.run.seeds"
   local seed = seeds.run(dir, options.seeds, close_all)
   return seed, seeds.folder(dir, seed)
 end
@@ -353,7 +353,7 @@ local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", 
 ---@return medxai.Events
 function Run:events(last)
   if not self.event_file then
-    self.event_file = require("medxai.events").open(files.join(self.dir, "events"), last)
+    self.event_file = require("medxai.run.tensorboard").open(files.join(self.dir, "events"), last)
     self.event_file:text(0, "config", "```\n" .. canon.write(self.config, "  ") .. "\n```")
   end
   return self.event_file
@@ -510,7 +510,7 @@ end
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
 -- What run:<name> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
--- argument that is `unknown` is left out (medxai.preflight). begins: it is told in the status file from the start; logs: TensorBoard
+-- argument that is `unknown` is left out (medxai.run.preflight). begins: it is told in the status file from the start; logs: TensorBoard
 -- gets its figures.
 Run.steps = {
   fit = { "medxai.fit", "run" },
