@@ -19,7 +19,7 @@ local xai = {}
 -- name -> { module, fields of it ... }
 local parts = {
   run        = { "medxai.run.run", "new" },
-  dataset    = { "medxai.dataset" },
+  dataset    = { "medxai.data.readers" },
   models     = { "medxai.models" },
   model      = { "medxai.model" },
   optim      = { "medxai.optim" },

@@ -18,7 +18,7 @@ local spec = {
   root = { "string", required = true, field = "data" },
   out = { "string", required = true, field = "masked" },
   skip = { "string|table", field = true }, -- images to leave out, as the readers take it
-  mask_resize = { one_of = require("medxai.dataset.base").mask_resizes }, -- of masks of another size than their image
+  mask_resize = { one_of = require("medxai.data.dataset").mask_resizes }, -- of masks of another size than their image
   mode = { one_of = modes, field = true, default = "lungs" }, -- lungs: the thesis' fill between the lungs; lungs_raw: the mask as it is; lungs_hull: the hull of both
 }
 
@@ -29,7 +29,7 @@ local function real(path) return file.realpath(path) or path:gsub("/+$", "") end
 local function inside(a, b) return a == b or a:sub(1, #b + 1) == b .. "/" end
 
 local function check_out(o)
-  local listing = require "medxai.dataset.listing"
+  local listing = require "medxai.data.listing"
   o.root = listing.root("maskmaker", o.root)
   local parent = files.folder(o.out)
   local to = files.exists(o.out) and real(o.out) or files.join(real(parent or "."), o.out:match "[^/]+/*$")
@@ -72,7 +72,7 @@ local function list_items(o)
   local items = {}
   for _, part in ipairs(parts) do
     if files.is_folder(files.join(o.root, part[2])) or part[1] == "lung" then
-      local data = require("medxai.dataset").covid_qu_ex { root = o.root, part = part[1], skip = o.skip }
+      local data = require("medxai.data.readers").covid_qu_ex { root = o.root, part = part[1], skip = o.skip }
       for _, split in ipairs(data.splits) do
         for _, item in ipairs(split.items) do items[#items + 1] = source_item(data, item, part[2]) end
       end

@@ -2,9 +2,9 @@
 -- Splits: Train, Val (or Valid, Validation), Test, Small_Test, in any case. Class order: `classes`; without it COVID-19, Non-COVID,
 -- Normal where the folders are these three; else by name, and a note says so. A class without training images is an error;
 -- another split may lack one, unless a folder of an unknown name says that it is misspelt.
-local base = require "medxai.dataset.base"
+local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
-local listing = require "medxai.dataset.listing"
+local listing = require "medxai.data.listing"
 
 local spellings = {
   train = { "train", "training" }, val = { "val", "valid", "validation" }, test = { "test", "testing" }, small_test = { "small_test" },

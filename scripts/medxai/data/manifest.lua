@@ -3,11 +3,11 @@
 -- Paths are relative to the CSV's folder, or absolute. Labels are class names, or numbers from 0; `classes` fixes their order, without it
 -- names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name files that are not there are
 -- an error that lists them with their lines.
-local base = require "medxai.dataset.base"
+local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
-local listing = require "medxai.dataset.listing"
+local listing = require "medxai.data.listing"
 
 local spec = base.spec {
   root = false,

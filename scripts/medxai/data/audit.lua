@@ -1,7 +1,7 @@
 -- What is checked before training: counts, images that cannot be read (all of them, together), the same picture in two splits
 -- (exactly, or nearly), and whether a class can be told by its source. Every image is decoded once, by several threads; what fits in the
 -- cache is kept, so that training need not decode it again. It refuses to go on with unreadable images; the rest are warnings.
-local base = require "medxai.dataset.base"
+local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
 

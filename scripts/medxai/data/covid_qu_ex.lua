@@ -3,9 +3,9 @@
 -- with classes COVID-19, Non-COVID, Normal in this order. An image and its masks share a file name; masks are matched by name
 -- alone. The infection part may lack classes (its masks are COVID-19's). Of the lung part only splits that are not
 -- trained on may, unless a folder of an unknown name says that one is misspelt.
-local base = require "medxai.dataset.base"
+local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
-local listing = require "medxai.dataset.listing"
+local listing = require "medxai.data.listing"
 
 local classes = { "COVID-19", "Non-COVID", "Normal" }
 local folder_of = { train = "Train", val = "Val", test = "Test", small_test = "Small_Test" }

@@ -377,7 +377,7 @@ end
 
 --- The pre-training report (dataset/report.lua): counts, unreadable images, duplicates across splits, class x source.
 --- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for training.
-function Dataset:check(options) return require("medxai.dataset.report").check(self, options) end
+function Dataset:check(options) return require("medxai.data.audit").check(self, options) end
 
 --- One row an image: { id, path, sha256, label, class, split, patient, source }.
 function Dataset:manifest()

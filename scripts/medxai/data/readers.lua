@@ -22,12 +22,12 @@ local check = require "medxai.base.options"
 ---@field root string|nil
 
 local readers = {
-  covid_qu_ex = { "medxai.dataset.covid_qu_ex" },
-  folders = { "medxai.dataset.folders", "folders" },
-  masked_folders = { "medxai.dataset.folders", "masked_folders" },
-  manifest = { "medxai.dataset.manifest" },
-  files = { "medxai.dataset.files" },
-  phantom = { "medxai.dataset.phantom" },
+  covid_qu_ex = { "medxai.data.covid_qu_ex" },
+  folders = { "medxai.data.folders", "folders" },
+  masked_folders = { "medxai.data.folders", "masked_folders" },
+  manifest = { "medxai.data.manifest" },
+  files = { "medxai.data.files" },
+  phantom = { "medxai.data.phantom" },
 }
 
 ---@class medxai.Datasets

@@ -1,9 +1,9 @@
 -- A single file or a list of files as a dataset: files "a.png", files { "a.png", "b.png" }, or
 -- files { paths = { ... }, label = "Normal" or one a file, classes = { ... }, lungs = one a file }. They are its test split.
 -- Without labels y is -1 and nothing that needs the truth can be asked.
-local base = require "medxai.dataset.base"
+local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
-local listing = require "medxai.dataset.listing"
+local listing = require "medxai.data.listing"
 
 local spec = base.spec {
   root = false, skip = false,
