@@ -3,7 +3,7 @@ local t = require "t"
 local core = require "medxai.core"
 local prefix = require "medxai.prefix"
 local torch = require "medxai.torch"
-local work = require "medxai.work"
+local work = require "medxai.nn.macs"
 local xai = require "medxai"
 
 local function cut_of(name, options)

@@ -18,7 +18,7 @@ local explain = require "medxai.explain"
 local host = require "medxai.host"
 local map = require "medxai.map"
 local mapstore = require "medxai.mapstore"
-local store = require "medxai.store"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

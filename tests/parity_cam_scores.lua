@@ -10,7 +10,7 @@ local figure = require "medxai.figure"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
 local ranking = require "medxai.ranking"
-local store = require "medxai.store"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

@@ -4,7 +4,7 @@
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
-local store = require "medxai.store"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

@@ -40,7 +40,7 @@ t.test("two containers that write the same files lose nothing, and a reader meet
     if not os.execute(space .. " true 2>/dev/null") then t.skip "no process spaces of one's own here" end
   end
   local code = [[
-    local store, image, torch = require "medxai.store", require("medxai.core").image, require "medxai.torch"
+    local store, image, torch = require "medxai.nn.checkpoint", require("medxai.core").image, require "medxai.torch"
     local files = require "medxai.base.files"
     local x, picture = torch.full({ 300, 300 }, tonumber(arg[1])), torch.zeros(300, 300, { dtype = "uint8" })
     for _ = 1, 25 do

@@ -5,7 +5,7 @@ local tiny = require "tinyexplain"
 local context = require "medxai.context"
 local check = require "medxai.base.options"
 local scorer = require "medxai.scorer"
-local store = require "medxai.store"
+local store = require "medxai.nn.checkpoint"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
 

@@ -269,7 +269,7 @@ function evaluate.run(run, model, split, options, any_input)
   options = check.options("evaluate", options, evaluate.spec)
   check_split(split)
   evaluate.check_classes("evaluate", model, split.classes)
-  require("medxai.model_file").check_data(run, model, split.data, { any_mask = any_input })
+  require("medxai.nn.model_file").check_data(run, model, split.data, { any_mask = any_input })
   if check.smoke() then options.batch, options.resamples = 4, check.smoke_count(options.resamples, 20) end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch,

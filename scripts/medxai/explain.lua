@@ -187,7 +187,7 @@ local function check_split(run, split, model)
   end
   if not split.item or not split.n then check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).") end
   if split.classes and #split.classes > 0 then require("medxai.evaluate").check_classes("explain", model, split.classes) end
-  if split.data then require("medxai.model_file").check_data(run, model, split.data) end
+  if split.data then require("medxai.nn.model_file").check_data(run, model, split.data) end
 end
 
 --- Checks a call of run:explain without making it (medxai.run.preflight).

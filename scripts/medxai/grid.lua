@@ -210,7 +210,7 @@ local function describe_cell(run, cell, axes, own, used)
   copy.best_by = copy.best_by or own.select
   cell.options = fit.check_options(copy)
   fit.check_data(model, data, cell.options)
-  require("medxai.model_file").check_data(run, model, data)
+  require("medxai.nn.model_file").check_data(run, model, data)
   cell.model, cell.data, cell.config = model, data, model.config
 end
 

@@ -11,7 +11,7 @@ local host = require "medxai.host"
 local prefix = require "medxai.prefix"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.trainer"
-local work = require "medxai.work"
+local work = require "medxai.nn.macs"
 
 local grid_work = {}
 

@@ -9,7 +9,7 @@ local files = require "medxai.base.files"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 local torch = require "medxai.torch"
-local work = require "medxai.work"
+local work = require "medxai.nn.macs"
 
 local prefix = {}
 

@@ -4,7 +4,7 @@ local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
-local work = require "medxai.work"
+local work = require "medxai.nn.macs"
 local xai = require "medxai"
 
 local what, dir, network, root, per_class, depth, variant = ...

@@ -194,7 +194,7 @@ local function read_image(bytes, path)
 end
 
 local function read_weights(_, path)
-  local store = require "medxai.store"
+  local store = require "medxai.nn.checkpoint"
   local ok, message = pcall(function()
     for _, entry in ipairs(store.load(path).tensors) do
       tostring(entry.name)

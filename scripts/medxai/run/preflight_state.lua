@@ -236,14 +236,14 @@ end
 
 -- Where an experiment's weights lie matters to it, what they are does not.
 local function open_weights()
-  local weights = require "medxai.weights"
+  local weights = require "medxai.nn.weights"
   function weights.imagenet(network) return network end
   weights.load = ends
 end
 
 -- A setting that is not known is compared with no run's, nor is a hash, which is not computed here.
 local function open_settings()
-  local model_file = require "medxai.model_file"
+  local model_file = require "medxai.nn.model_file"
   local check_model, check_data = model_file.check_model, model_file.check_data
   function model_file.check_model(model, ...)
     model.graph_signature = nil

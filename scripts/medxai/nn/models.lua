@@ -1,5 +1,5 @@
 -- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }.
--- torchvision's parameter names, initial weights and forward order; see medxai.model for the options.
+-- torchvision's parameter names, initial weights and forward order; see medxai.nn.model for the options.
 local check = require "medxai.base.options"
 
 ---@class medxai.Models
@@ -16,8 +16,8 @@ return setmetatable({}, {
   __index = function(self, name)
     if name == "names" then return names end
     check.known("models", "network", name, names)
-    local network = require("medxai.models." .. name)
-    local function build(options) return require("medxai.model").new(network, options) end
+    local network = require("medxai.nn.models." .. name)
+    local function build(options) return require("medxai.nn.model").new(network, options) end
     rawset(self, name, build)
     return build
   end,

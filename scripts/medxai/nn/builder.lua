@@ -1,4 +1,4 @@
--- The builder of networks: named layers in forward order, as the seven in medxai.models are written, and your own:
+-- The builder of networks: named layers in forward order, as the seven in medxai.nn.models are written, and your own:
 --   local model = xai.graph.network { name = "tiny", classes = { "a", "b" }, size_px = 32, cam_layer = "features",
 --     build = function(g, x)
 --       x = g:block("features", function()
@@ -331,7 +331,7 @@ end
 ---@param options table { name=, classes=, build = function(g, x) -> logits [, aux logits], size_px =, cam_layer =, seed = ... }
 ---@return medxai.Model
 function graph.network(options)
-  return require("medxai.model").own(options)
+  return require("medxai.nn.model").own(options)
 end
 
 return graph

@@ -4,8 +4,8 @@
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local model_file = require "medxai.model_file"
-local store = require "medxai.store"
+local model_file = require "medxai.nn.model_file"
+local store = require "medxai.nn.checkpoint"
 
 local weights = {}
 

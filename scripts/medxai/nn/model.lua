@@ -7,9 +7,9 @@
 -- search over many models holds one of them at a time.
 local check = require "medxai.base.options"
 local host = require "medxai.host"
-local model_file = require "medxai.model_file"
+local model_file = require "medxai.nn.model_file"
 local core = require "medxai.core"
-local graph = require "medxai.graph"
+local graph = require "medxai.nn.builder"
 local torch = require "medxai.torch"
 
 local model = {}
@@ -245,7 +245,7 @@ end
 -- Finds the initial weights, as o.found. Where ImageNet's file is absent and the experiment allows it, training starts
 -- from random weights, all of them trained.
 local function find_weights(what, o)
-  local found, why = require("medxai.weights").find(o.weights, what, { on_missing = o.on_missing })
+  local found, why = require("medxai.nn.weights").find(o.weights, what, { on_missing = o.on_missing })
   o.found = found
   if not why then return end
   check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
@@ -274,7 +274,7 @@ local function transform_of(what, o)
   if o.weights == "imagenet" then return true end
   local path = o.found and o.found.kind == "file" and o.found.path
   if not path then return false end
-  if require("medxai.weights").is_imagenet(path, what) then return true end
+  if require("medxai.nn.weights").is_imagenet(path, what) then return true end
   check.warn(what, "'%s' does not say whether transform_input was on, false is taken: say which, for the answers "
     .. "differ.", path)
   return false
@@ -306,7 +306,7 @@ local function build(self)
     with_generator(o.seed, function() quietly(initialise, self, self._network, o.late) end)
     self:to(target)
     freeze(self)
-    if o.found then require("medxai.weights").load(self, o.found) end
+    if o.found then require("medxai.nn.weights").load(self, o.found) end
   end)
   if ok then return self._state end
   self._state:close()
@@ -433,7 +433,7 @@ function model.new(network, options)
   return finish(new_model(def, o, network), o)
 end
 
---- A network of one's own (see medxai.graph). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
+--- A network of one's own (see medxai.nn.builder). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
 --- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
 ---@return medxai.Model
 function model.own(options)
