@@ -2,7 +2,7 @@
 -- one class only, classes without an image. And sure answers keep the digits of their loss and their order.
 local t = require "t"
 local evaluate = require "medxai.evaluate"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 
 -- Remarks on predictions, each a letter: labels "aab", answers "aaa".
 local function remarks(labels, answers, classes)

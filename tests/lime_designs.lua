@@ -2,7 +2,7 @@
 -- that all designs aim at the same weights and the paired ones with less error; numbers of stability by hand.
 local t = require "t"
 local coalitions = require "medxai.coalitions"
-local stability = require "medxai.stability"
+local stability = require "medxai.stats.agreement"
 local surrogate = require "medxai.surrogate"
 local torch = require "medxai.torch"
 local xai = require "medxai"

@@ -10,7 +10,7 @@ local finds = require "medxai.overlap_findings"
 local host = require "medxai.host"
 local iou = require "medxai.score.iou"
 local overlap = require "medxai.overlap"
-local paired = require "medxai.paired"
+local paired = require "medxai.stats.paired"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

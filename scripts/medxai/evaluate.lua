@@ -5,7 +5,7 @@ local check = require "medxai.base.options"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local Progress = require "medxai.base.progress"
 
 local evaluate = {}

@@ -7,7 +7,7 @@ local check = require "medxai.base.options"
 local evaluate = require "medxai.evaluate"
 local files = require "medxai.base.files"
 local fit = require "medxai.fit"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local Trainer = require "medxai.trainer"
 local work = require "medxai.grid_work"
 

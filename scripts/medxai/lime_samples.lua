@@ -8,7 +8,7 @@ local core = require "medxai.core"
 local hide = require "medxai.hide"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
-local stability = require "medxai.stability"
+local stability = require "medxai.stats.agreement"
 local surrogate = require "medxai.surrogate"
 local torch = require "medxai.torch"
 

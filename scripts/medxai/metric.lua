@@ -27,7 +27,7 @@
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local plugin = require "medxai.base.plugin"
 local torch = require "medxai.torch"
 

@@ -3,7 +3,7 @@
 -- It refuses to choose a threshold on the image that it judges.
 local core = require "medxai.core"
 local cuts = require "medxai.cuts"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local torch = require "medxai.torch"
 
 local finds = {}

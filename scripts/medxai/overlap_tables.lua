@@ -5,7 +5,7 @@ local canon = require "medxai.base.json"
 local cuts = require "medxai.cuts"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local paired = require "medxai.paired"
+local paired = require "medxai.stats.paired"
 local tiny = require("medxai.overlap_findings").tiny
 
 local tables = {}

@@ -329,7 +329,7 @@ end
 function Trainer:validate()
   local val = evaluate.predict(self.model, self.data.val, { batch = self.options.batch, name = "validation", prefix = self.prefix,
     trainer = self, alive = function() self.alive() end })
-  local metrics = require "medxai.metrics"
+  local metrics = require "medxai.stats.classification"
   local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
   val.balanced_accuracy, val.macro_f1 = judged.balanced_accuracy, judged.macro.f1
   return val

@@ -80,7 +80,7 @@ local function compare_winners(peer, mine, n_val)
   local se = math.sqrt(best * (1 - best) / n_val)
   local regret = best - best_of(peer[winner])
   print(("  our winner %s: the peer gives it %.4f, its own best is %.4f (standard error %.4f): regret %.4f, %s; rank correlation %.2f"):format(winner, best_of(peer[winner]), best, se,
-    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", require("medxai.stability").rank_correlation(a, b) or 0 / 0))
+    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", require("medxai.stats.agreement").rank_correlation(a, b) or 0 / 0))
 end
 
 -- ---- one network ------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 -- baseline b to the image, by Gauss-Legendre quadrature, summed over the colour channels, signed. Its sum is the change of the target
 -- from b to x up to the quadrature's error: the completeness gap, stored with each map and printed.
 -- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
-local legendre = require "medxai.legendre"
+local legendre = require "medxai.stats.quadrature"
 local removal = require "medxai.removal"
 local torch = require "medxai.torch"
 

@@ -3,7 +3,7 @@
 -- intervals of one comparison come from the same resamples, so that what is paired stays paired.
 -- It refuses an interval and a p-value of fewer than four units; pairs of which one side is undefined are left out and counted.
 local core = require "medxai.core"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local torch = require "medxai.torch"
 
 local paired = {}
