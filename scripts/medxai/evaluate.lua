@@ -98,7 +98,7 @@ local function one_batch(model, split, loader, answers, options)
   local rows, labels = logits:tolist(), batch.y:tolist()
   for i, row in ipairs(rows) do
     local bad = not_finite(row)
-    if bad then require("medxai.fit_diagnose").answer(model, split, batch.index[i], bad, options.trainer) end
+    if bad then require("medxai.train.diagnose").answer(model, split, batch.index[i], bad, options.trainer) end
     local n = #answers.labels + 1
     answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, softmax(row)
     answers.loss = answers.loss + evaluate.cross_entropy(row, labels[i])

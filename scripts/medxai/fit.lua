@@ -10,7 +10,7 @@ local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local preflight = require "medxai.run.preflight"
 local Progress = require "medxai.base.progress"
-local Trainer = require "medxai.trainer"
+local Trainer = require "medxai.train.trainer"
 
 local fit = {}
 
@@ -48,7 +48,7 @@ local function check_schedule(options)
   end
   if options.step then
     local step = check.options("fit: step", options.step, step_spec)
-    return require("medxai.optim").step_lr { step_size = step.size, gamma = step.gamma }
+    return require("medxai.train.optim").step_lr { step_size = step.size, gamma = step.gamma }
   end
   return options.schedule
 end

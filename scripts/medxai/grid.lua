@@ -12,7 +12,7 @@ local fit = require "medxai.fit"
 local host = require "medxai.host"
 local preflight = require "medxai.run.preflight"
 local Step = require "medxai.run.step"
-local Trainer = require "medxai.trainer"
+local Trainer = require "medxai.train.trainer"
 
 local grid = {}
 
@@ -334,7 +334,7 @@ function grid.run(run, options)
     run:write_manifest(cells[1].data)
     step:begin()
   end
-  require("medxai.grid_work").all(run, cells, own)
+  require("medxai.train.search").all(run, cells, own)
   run:take_over() -- the process that began the search has ended, or this is the one
   step = run:step("grid", step.fields)
   if not step.done then

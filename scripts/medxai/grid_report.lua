@@ -8,8 +8,8 @@ local evaluate = require "medxai.evaluate"
 local files = require "medxai.base.files"
 local fit = require "medxai.fit"
 local metrics = require "medxai.stats.classification"
-local Trainer = require "medxai.trainer"
-local work = require "medxai.grid_work"
+local Trainer = require "medxai.train.trainer"
+local work = require "medxai.train.search"
 
 local grid_report = {}
 

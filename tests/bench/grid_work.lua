@@ -71,7 +71,7 @@ local function count(data, cells)
   local alone, shared, cached, seen, cut_done = 0, 0, 0, {}, {}
   for _, cell in ipairs(cells) do
     local model = build(data, cell.values, "auto")
-    local cut = require("medxai.prefix").cut(model)
+    local cut = require("medxai.train.feature_cache").cut(model)
     local step, after = work.training_step(model), work.training_step(model, cut and cut.names)
     local forward = work.forward(model)
     local prefix = cut and work.up_to(model, cut.names) or 0

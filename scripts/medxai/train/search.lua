@@ -8,9 +8,9 @@ local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local fit = require "medxai.fit"
 local host = require "medxai.host"
-local prefix = require "medxai.prefix"
+local prefix = require "medxai.train.feature_cache"
 local Progress = require "medxai.base.progress"
-local Trainer = require "medxai.trainer"
+local Trainer = require "medxai.train.trainer"
 local work = require "medxai.nn.macs"
 
 local grid_work = {}

@@ -224,7 +224,7 @@ function Trainer:train_batch(source, hits)
   local value = loss:item()
   if not check.is_finite(value) then
     self.diverged = true
-    require("medxai.fit_diagnose").loss(self, batch, value, generator)
+    require("medxai.train.diagnose").loss(self, batch, value, generator)
   end
   self.optimizer:zero_grad()
   loss:backward()
