@@ -10,7 +10,7 @@ local explain = require "medxai.explain"
 local host = require "medxai.host"
 local map = require "medxai.map"
 local principal = require "medxai.principal"
-local scorer = require "medxai.scorer"
+local scorer = require "medxai.perturb.scorer"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true

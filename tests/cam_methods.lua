@@ -11,7 +11,7 @@ local host = require "medxai.host"
 local legendre = require "medxai.stats.quadrature"
 local map = require "medxai.map"
 local mapstore = require "medxai.mapstore"
-local scorer = require "medxai.scorer"
+local scorer = require "medxai.perturb.scorer"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true

@@ -343,7 +343,7 @@ t.test("lung zones of an image without lung mask, or with an empty one: that map
   for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
   t.equal({ told[1][1] ~= "not_defined", told[2], told[3] }, { true, { "not_defined", "the image has no lung mask" }, { "not_defined", "the lung mask is empty" } })
   split.data = { masks = {}, config = {} }
-  t.fails(function() require("medxai.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
+  t.fails(function() require("medxai.perturb.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
 end)
 
 t.test("regions from files, one missing: that map is not defined, the others are made; a path without a placeholder must be there", function()

@@ -5,7 +5,7 @@ local coalitions = require "medxai.coalitions"
 local core = require "medxai.core"
 local pictures = require "medxai.lime_pictures"
 local random = require "medxai.tensor.random"
-local regions = require "medxai.regions"
+local regions = require "medxai.perturb.regions"
 local surrogate = require "medxai.surrogate"
 local torch = require "medxai.torch"
 

@@ -10,7 +10,7 @@ local files = require "medxai.base.files"
 local graph = require "medxai.nn.builder"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
-local ranking = require "medxai.ranking"
+local ranking = require "medxai.perturb.pixel_order"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true

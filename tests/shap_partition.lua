@@ -4,7 +4,7 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local shapdump = require "tinyshap"
 local core = require "medxai.core"
-local hide = require "medxai.hide"
+local hide = require "medxai.perturb.compose"
 local torch = require "medxai.torch"
 local method = require "medxai.explain.shap_partition"
 

@@ -2,8 +2,8 @@
 -- another, each changing the next share of pixels, most relevant first; the area under that curve by the trapezoid rule.
 -- black and a blur are both reported: each favours maps of its own kind.
 local check = require "medxai.base.options"
-local ranking = require "medxai.ranking"
-local removal = require "medxai.removal"
+local ranking = require "medxai.perturb.pixel_order"
+local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"
 
 local curve = {}

@@ -142,7 +142,7 @@ end
 -- The contents of the mask files that an entry's maps are made of: those through which the network sees the images, and those that
 -- its method reads (a researcher's own may read any). nil where there are none.
 local function masks_of(e, split, input)
-  local found, m = { input = input, regions = require("medxai.regions").files_sha256(e.options.regions, split) }, e.method
+  local found, m = { input = input, regions = require("medxai.perturb.regions").files_sha256(e.options.regions, split) }, e.method
   local names = split.masks_sha256 and (m.masks and m.masks(e.options) or not m.masks and m.own and split.data.masks) or {}
   for _, name in ipairs(names) do found[name] = split:masks_sha256(name) end
   return next(found) and found or nil

@@ -6,7 +6,7 @@ local check = require "medxai.base.options"
 local figure = require "medxai.figure"
 local honesty = require "medxai.honesty"
 local map = require "medxai.map"
-local regions = require "medxai.regions"
+local regions = require "medxai.perturb.regions"
 local torch = require "medxai.torch"
 
 local pictures = {}

@@ -5,7 +5,7 @@
 local check = require "medxai.base.options"
 local coalitions = require "medxai.coalitions"
 local core = require "medxai.core"
-local hide = require "medxai.hide"
+local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 local stability = require "medxai.stats.agreement"

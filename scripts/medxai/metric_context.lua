@@ -4,7 +4,7 @@
 -- It refuses to choose the target anew: every metric of a map judges the number that the map explains.
 local core = require "medxai.core"
 local explained = require "medxai.context"
-local ranking = require "medxai.ranking"
+local ranking = require "medxai.perturb.pixel_order"
 local target = require "medxai.target"
 local torch = require "medxai.torch"
 
@@ -58,7 +58,7 @@ end
 function Subject:scorer()
   local job = self.job
   job.scorer = job.scorer or job.scorers and job.scorers:of "float32"
-    or require("medxai.scorer").new(job.model, { budget_mb = job.budget_bytes / (1 << 20), deterministic = job.deterministic })
+    or require("medxai.perturb.scorer").new(job.model, { budget_mb = job.budget_bytes / (1 << 20), deterministic = job.deterministic })
   return job.scorer
 end
 

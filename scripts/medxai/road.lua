@@ -2,7 +2,7 @@
 -- filled by the noisy linear imputer, at percentiles of the map. At percentile p the (100 - p) % at one end are removed.
 -- Percentiles, orders and metrics of one map share their passes; nothing is evaluated twice.
 local check = require "medxai.base.options"
-local removal = require "medxai.removal"
+local removal = require "medxai.perturb.removal"
 
 local road = {}
 

@@ -3,8 +3,8 @@
 -- It refuses to explain more outputs than the network has.
 local check = require "medxai.base.options"
 local map = require "medxai.map"
-local regions = require "medxai.regions"
-local removal = require "medxai.removal"
+local regions = require "medxai.perturb.regions"
+local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"
 
 local shap = {}

@@ -5,11 +5,11 @@
 -- It judges nothing.
 local core = require "medxai.core"
 local files = require "medxai.base.files"
-local hide = require "medxai.hide"
+local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
 local kernel = require "medxai.kernel_shap"
-local regions = require "medxai.regions"
-local scorer = require "medxai.scorer"
+local regions = require "medxai.perturb.regions"
+local scorer = require "medxai.perturb.scorer"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

@@ -3,7 +3,7 @@
 -- from b to x up to the quadrature's error: the completeness gap, stored with each map and printed.
 -- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
 local legendre = require "medxai.stats.quadrature"
-local removal = require "medxai.removal"
+local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"
 
 -- What each image's score has more than its baseline's.

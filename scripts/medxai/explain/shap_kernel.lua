@@ -5,7 +5,7 @@
 -- compat = "thesis": 20 features whatever the regions, pixels 0 .. 255 and 255 for hidden ones where the network expects its
 -- range, and the image on its side. It refuses an image of one region.
 local check = require "medxai.base.options"
-local hide = require "medxai.hide"
+local hide = require "medxai.perturb.compose"
 local kernel = require "medxai.kernel_shap"
 local shap = require "medxai.shap"
 local torch = require "medxai.torch"

@@ -5,7 +5,7 @@
 -- It refuses inpainting, and a tree that does not hold each region once.
 local check = require "medxai.base.options"
 local core = require "medxai.core"
-local hide = require "medxai.hide"
+local hide = require "medxai.perturb.compose"
 local Progress = require "medxai.base.progress"
 local shap = require "medxai.shap"
 local torch = require "medxai.torch"

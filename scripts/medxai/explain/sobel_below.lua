@@ -2,7 +2,7 @@
 -- confidence_change it asks what the network makes of an image without its strongest edges.
 -- Exactly the share is kept, ties in a keyed random order; with compat what is strictly below numpy's percentile (of an image
 -- that is black for more than that share: nothing).
-local ranking = require "medxai.ranking"
+local ranking = require "medxai.perturb.pixel_order"
 local rng = require("medxai.core").rng
 local sobel = require "medxai.explain.sobel"
 local torch = require "medxai.torch"

@@ -2,7 +2,7 @@
 -- over images is the share whose prediction hangs on them. Chance: the same pixels turned by 180 degrees about the image's middle,
 -- as many and as they lie, but elsewhere. Within a mask only what is marked there is taken out. What lies above 0 should be a part
 -- of the image: a mask, or a map cut at a threshold.
-local removal = require "medxai.removal"
+local removal = require "medxai.perturb.removal"
 
 -- The class of a row of logits, nil where one is not a number.
 local function predicted(row)
