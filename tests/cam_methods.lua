@@ -4,13 +4,13 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
 local torch = require "medxai.torch"
-local channels = require "medxai.channels"
+local channels = require "medxai.explain.channel_ablation"
 local core = require "medxai.core"
 local explain = require "medxai.explain"
 local host = require "medxai.host"
 local legendre = require "medxai.stats.quadrature"
-local map = require "medxai.map"
-local mapstore = require "medxai.mapstore"
+local map = require "medxai.explain.map"
+local mapstore = require "medxai.explain.store"
 local scorer = require "medxai.perturb.scorer"
 
 local was_quiet = host.options.quiet
@@ -302,7 +302,7 @@ end)
 
 t.test("the backward pass goes no deeper than the deepest layer asked for", function()
   local model = tinycam.model("relu")
-  local pass = require("medxai.tap").open(model, tinycam.images(), { gradients = { "features.5", "features.3" } })
+  local pass = require("medxai.explain.forward_pass").open(model, tinycam.images(), { gradients = { "features.5", "features.3" } })
   t.equal({ pass.values["features.3"].is_leaf, pass.values["features.5"].is_leaf }, { true, false })
   t.equal(pass.values["features.3"].requires_grad, true)
 end)

@@ -8,7 +8,7 @@ local core = require "medxai.core"
 local explain = require "medxai.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local mapstore = require "medxai.mapstore"
+local mapstore = require "medxai.explain.store"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -196,7 +196,7 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   t.equal(explain.run(run, model, split, { methods = { "gradcam" }, images = 1, figures = false }).records[1].status, "ok")
   model.weights_of = nil
   model:train()
-  t.fails(function() require("medxai.tap").open(model, images(1), {}) end, "explain: the model is in train mode (expected eval mode). Use model:eval().")
+  t.fails(function() require("medxai.explain.forward_pass").open(model, images(1), {}) end, "explain: the model is in train mode (expected eval mode). Use model:eval().")
 end)
 
 t.test("a layer on which the output does not depend in evaluation is refused before anything is computed", function()
@@ -206,7 +206,7 @@ t.test("a layer on which the output does not depend in evaluation is refused bef
     "explain: the output does not depend on layer 'AuxLogits.conv0' in evaluation.")
   t.fails(function() explain.check({ methods = { "gradcam" }, layer = "kidney" }, model) end, "explain: unknown layer 'kidney'. Usual is 'Mixed_7c.branch_pool'.")
   model:eval()
-  t.fails(function() require("medxai.tap").open(model, torch.zeros(1, 3, 80, 80), { layers = { model.cam_layer } }) end,
+  t.fails(function() require("medxai.explain.forward_pass").open(model, torch.zeros(1, 3, 80, 80), { layers = { model.cam_layer } }) end,
     "explain: layer 'Mixed_7c.branch_pool' has no spatial extent (its output is (1, 192, 1, 1)). Take larger images, or an earlier layer.")
 end)
 

@@ -30,7 +30,7 @@ t.test("a method may fill one buffer again and again: each image keeps its own m
       return x:sum({ 1 }), { { facts = facts, arrays = { mean = array:fill_(facts.mean) } } }
     end }]] }
   result = go { images = 2, methods = { "same_extras" } }
-  local store = require("medxai.mapstore").open(result.dir)
+  local store = require("medxai.explain.store").open(result.dir)
   t.ok(result.records[1].facts.mean ~= result.records[2].facts.mean)
   for i = 1, 2 do t.near(store:array(result.records[i], "mean"):item(), result.records[i].facts.mean, 1e-6) end
 end)

@@ -4,7 +4,7 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local canon = require "medxai.base.json"
-local choose = require "medxai.choose"
+local choose = require "medxai.explain.images"
 local explain = require "medxai.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -78,7 +78,7 @@ t.test("several layers are the mean of their maps", function()
   local dir = t.tmpdir()
   local both = go(dir, { methods = { "gradcam" }, images = 1, layer = { "conv1", "conv2" } }).records[1]
   t.equal(#both.files, 3)
-  local map, sum = require "medxai.map", torch.zeros(1, 32, 32)
+  local map, sum = require "medxai.explain.map", torch.zeros(1, 32, 32)
   for k, side in ipairs { 16, 8 } do
     local raw = torch.load_npy(dir .. "/" .. both.files[k + 1])
     t.equal(raw.shape, { side, side })

@@ -2,7 +2,7 @@
 -- the same answers for any chunk, thread count and order; what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
-local coalitions = require "medxai.coalitions"
+local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
 local explain = require "medxai.explain"
 local files = require "medxai.base.files"
@@ -11,7 +11,7 @@ local host = require "medxai.host"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
 local scorer = require "medxai.perturb.scorer"
-local surrogate = require "medxai.surrogate"
+local surrogate = require "medxai.explain.lime_surrogate"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

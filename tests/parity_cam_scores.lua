@@ -119,7 +119,7 @@ end
 
 -- Sobel maps of the images as 8-bit pixels, and what guided backprop looks like.
 local function pictures(name, x)
-  local sobel = require "medxai.explain.sobel"
+  local sobel = require "medxai.explain.methods.sobel"
   equal("Sobel maps", sobel.map { count = x:size(0), image = function() return x end }, npy(dumps, name, "sobel"), 0)
   local gradient, cam = npy(dumps, name, "guided"), npy(gradcam, name, "square." .. cam_layer[name] .. ".asis.32"):select(0, 0)
   local function grey(map)

@@ -475,8 +475,8 @@ end)
 
 t.test("Sobel below a percentile keeps exactly that share of each image; with compat what lies strictly below", function()
   local ctx = { count = 2, seed = 42, items = { { id = "a" }, { id = "b" } }, image = function() return tiny.split(2):batch({ 1, 2 }).x end }
-  local edges = require "medxai.explain.sobel".map(ctx)
-  local below = require "medxai.explain.sobel_below"
+  local edges = require "medxai.explain.methods.sobel".map(ctx)
+  local below = require "medxai.explain.methods.sobel_below"
   for _, p in ipairs { 25, 50, 75, 90 } do
     local masks = below.map(ctx, nil, nil, { percentile = p })
     t.equal(masks:sum({ 1, 2 }):tolist(), { math.ceil(1023 * p / 100), math.ceil(1023 * p / 100) })

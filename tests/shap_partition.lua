@@ -6,7 +6,7 @@ local shapdump = require "tinyshap"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
 local torch = require "medxai.torch"
-local method = require "medxai.explain.shap_partition"
+local method = require "medxai.explain.methods.shap_partition"
 
 local distance = shapdump.distance
 
@@ -122,7 +122,7 @@ t.test("a tree of regions: shap's values, and Owen's by recursion to the last bi
 end)
 
 t.test("without a tree, regions are halved by their centres; the result holds each once", function()
-  local shap = require "medxai.shap"
+  local shap = require "medxai.explain.shap"
   local labels = torch.tensor({ { 0, 0, 1, 1 }, { 2, 2, 3, 4 } }, { dtype = "int64" })
   local flat = shap.tree({ labels = labels, count = 5 })
   t.equal(core.partition.leaf_order(flat, 5), { 0, 2, 3, 1, 4 })

@@ -6,7 +6,7 @@ local torch = require "medxai.torch"
 local core = require "medxai.core"
 local explain = require "medxai.explain"
 local files = require "medxai.base.files"
-local honesty = require "medxai.honesty"
+local honesty = require "medxai.explain.diagnostics"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet

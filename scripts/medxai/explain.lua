@@ -6,16 +6,16 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
-local honesty = require "medxai.honesty"
+local honesty = require "medxai.explain.diagnostics"
 local host = require "medxai.host"
-local mapstore = require "medxai.mapstore"
+local mapstore = require "medxai.explain.store"
 local judge = require "medxai.judge"
-local map = require "medxai.map"
-local method = require "medxai.method"
+local map = require "medxai.explain.map"
+local method = require "medxai.explain.registry"
 local metric = require "medxai.metric"
 local palette = require "medxai.palette"
-local tap = require "medxai.tap"
-local target = require "medxai.target"
+local tap = require "medxai.explain.forward_pass"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
 local explain = {}
@@ -387,7 +387,7 @@ function explain.run(run, model, split, options)
   check_split(run, split, model)
   local asked = explain.check(options, model, split)
   try_layers(model, asked.entries)
-  local chosen, notice = require("medxai.choose").images(split, asked.images)
+  local chosen, notice = require("medxai.explain.images").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)
   local job = new_job(run, model, split, asked)
@@ -404,7 +404,7 @@ function explain.run(run, model, split, options)
     return outcome(job, chosen, name, step.result)
   end
   judge.check_masks(job, chosen)
-  require("medxai.batches").run(job, chosen)
+  require("medxai.explain.runner").run(job, chosen)
   for _, f in ipairs(job.failures) do
     run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count, f.count == 1 and "" or "s", f.path, f.problem))
   end

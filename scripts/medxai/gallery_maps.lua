@@ -3,9 +3,9 @@
 -- A map that is not "ok" says so on its panel; every caption says how maps were scaled.
 local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
-local honesty = require "medxai.honesty"
-local map = require "medxai.map"
-local target = require "medxai.target"
+local honesty = require "medxai.explain.diagnostics"
+local map = require "medxai.explain.map"
+local target = require "medxai.explain.target"
 
 local maps = {}
 
@@ -17,7 +17,7 @@ local WRONG = 0xc62828
 --- The image as the network sees it, (3, H, W) brought into [0, 1] for looking at.
 function maps.image(job, number)
   local batch = job.split:batch { number }
-  local x = require("medxai.context").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" }
+  local x = require("medxai.explain.context").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" }
   local lo, hi = x:min():item(), x:max():item()
   if lo >= 0 and hi <= 1 then return x end
   return hi > lo and (x - lo) / (hi - lo) or x:zeros_like()

@@ -246,7 +246,7 @@ local function exhibit_figure(job, entries, number, exhibits)
   end
   local name = tostring(job.split:item(number).path):match("[^/]+$")
   local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]
-  table.insert(parts, 1, figure.heading(string.format("%s: %s", name, require("medxai.target").label(record.target))))
+  table.insert(parts, 1, figure.heading(string.format("%s: %s", name, require("medxai.explain.target").label(record.target))))
   return figure.stack(parts), name
 end
 

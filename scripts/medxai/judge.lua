@@ -9,7 +9,7 @@ local files = require "medxai.base.files"
 local host = require "medxai.host"
 local metric = require "medxai.metric"
 local Progress = require "medxai.base.progress"
-local returned = require "medxai.returned"
+local returned = require "medxai.explain.validate"
 
 local judge = {}
 

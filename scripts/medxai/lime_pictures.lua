@@ -4,8 +4,8 @@
 -- It refuses to colour what has no weight: features that the regression left out stay as they are.
 local check = require "medxai.base.options"
 local figure = require "medxai.figure"
-local honesty = require "medxai.honesty"
-local map = require "medxai.map"
+local honesty = require "medxai.explain.diagnostics"
+local map = require "medxai.explain.map"
 local regions = require "medxai.perturb.regions"
 local torch = require "medxai.torch"
 

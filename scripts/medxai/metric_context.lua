@@ -3,9 +3,9 @@
 -- the score with a part removed) is kept, so that metrics of one map share their passes. Listed in metric.lua.
 -- It refuses to choose the target anew: every metric of a map judges the number that the map explains.
 local core = require "medxai.core"
-local explained = require "medxai.context"
+local explained = require "medxai.explain.context"
 local ranking = require "medxai.perturb.pixel_order"
-local target = require "medxai.target"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
 local contexts = {}

@@ -3,8 +3,8 @@
 -- It refuses a scale of each panel's own: classes and images could not be compared.
 local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
-local honesty = require "medxai.honesty"
-local map = require "medxai.map"
+local honesty = require "medxai.explain.diagnostics"
+local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
 local shap_figure = {}

@@ -6,17 +6,17 @@
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local check = require "medxai.base.options"
-local coalitions = require "medxai.coalitions"
-local context = require "medxai.context"
+local coalitions = require "medxai.explain.lime_design"
+local context = require "medxai.explain.context"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local lime = require "medxai.explain.lime"
+local lime = require "medxai.explain.methods.lime"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
-local samples = require "medxai.lime_samples"
+local samples = require "medxai.explain.lime_samples"
 local scorer = require "medxai.perturb.scorer"
-local surrogate = require "medxai.surrogate"
-local target = require "medxai.target"
+local surrogate = require "medxai.explain.lime_surrogate"
+local target = require "medxai.explain.target"
 local xai = require "medxai"
 
 local images = math.tointeger(tonumber((...) or 20))
@@ -149,7 +149,7 @@ for _, r in ipairs(files.exists(log) and files.records(log) or {}) do
   if r.key == key then done[r.image] = r end
 end
 local records = {}
-for _, number in ipairs(require("medxai.choose").images(data.test, images)) do
+for _, number in ipairs(require("medxai.explain.images").images(data.test, images)) do
   local id = data.test:item(number).id
   if not done[id] then
     local began = host.now()

@@ -44,7 +44,7 @@ end
 function plugin.find(what, kind, word, name)
   local names = plugin.names(kind)
   for _, known in ipairs(names) do
-    if known == name then return require("medxai." .. kind .. "." .. name), nil end
+    if known == name then return require("medxai." .. kind:gsub("/", ".") .. "." .. name), nil end
   end
   if not name:find("^[%w_][%w_%-%.]*$") then check.fail(what, "a %s has a plain name (got '%s').", word, name) end
   local path, text = beside_experiment(name)

@@ -11,7 +11,7 @@ local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
 local regions = {}

@@ -7,7 +7,7 @@
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local memory = require("medxai.core").memory
-local tap = require "medxai.tap"
+local tap = require "medxai.explain.forward_pass"
 local torch = require "medxai.torch"
 
 local scorer = {}

@@ -2,7 +2,7 @@
 -- needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
 -- It refuses to explain more outputs than the network has.
 local check = require "medxai.base.options"
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"

@@ -4,7 +4,7 @@
 -- no sign of its own: here it is the one that correlates with the unsmoothed map, so it depends on neither LAPACK nor device.
 -- It refuses to hide that: a correlation under 0.1 is "sign_undecided", and the ratio of the first two singular values is kept.
 -- With compat the sign is LAPACK's, by the thin SVD that agrees with NumPy's (float64, hw x C), and NaN counts as 0.
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
 local principal = {}

@@ -1,6 +1,6 @@
 -- Baseline: the lung mask itself, the same for every model. What a map must beat before it says more than "in the lungs".
 -- Not defined for data without lung masks.
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 
 return {
   title = "whole lung",

@@ -4,8 +4,8 @@
 -- compat: 1e-8 in the scale, so that a faint channel masks more than it should.
 -- One pass a channel: `channels` takes the few that vary most (an approximation), precision = "bf16" runs them in bfloat16.
 -- Channels without contrast, but for rounding, mask all: they share one pass.
-local channels = require "medxai.channels"
-local map = require "medxai.map"
+local channels = require "medxai.explain.channel_ablation"
+local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
 -- Scores (C) float64 of one image x (1, 3, H, W) under each channel of a (C, h, w); channels left out get -inf.

@@ -6,8 +6,8 @@
 -- range, and the image on its side. It refuses an image of one region.
 local check = require "medxai.base.options"
 local hide = require "medxai.perturb.compose"
-local kernel = require "medxai.kernel_shap"
-local shap = require "medxai.shap"
+local kernel = require "medxai.explain.shap_kernel_math"
+local shap = require "medxai.explain.shap"
 local torch = require "medxai.torch"
 
 local thesis_features = 20

@@ -1,6 +1,6 @@
 -- The gradient at the input with guided rectifiers, for guided_backprop and guided_gradcam.
 -- It refuses networks with nonlinearities that do not rectify, unless compat asks for what the reference does there.
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
 local guided = {}

@@ -7,7 +7,7 @@ local check = require "medxai.base.options"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
 local Progress = require "medxai.base.progress"
-local shap = require "medxai.shap"
+local shap = require "medxai.explain.shap"
 local torch = require "medxai.torch"
 
 -- A hierarchy: what core.partition needs of it (size, children), keep(boxes) -> (n, 1 or 3, H, W), planes(values) -> (k, H, W).

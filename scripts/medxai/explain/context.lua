@@ -12,10 +12,10 @@
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
-local map = require "medxai.map"
-local principal = require "medxai.principal"
-local tap = require "medxai.tap"
-local target = require "medxai.target"
+local map = require "medxai.explain.map"
+local principal = require "medxai.explain.principal_component"
+local tap = require "medxai.explain.forward_pass"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
 local context = {}

@@ -51,7 +51,7 @@ local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", 
 
 -- The library's name for what somebody wrote: letter case, hyphens and "++" do not matter.
 local function library_name(name)
-  for _, known in ipairs(plugin.names("explain")) do
+  for _, known in ipairs(plugin.names("explain/methods")) do
     if bare(known) == bare(name) then return known end
   end
   return name
@@ -78,8 +78,8 @@ local function build(name, value)
   local written = name
   name = library_name(written)
   check_own_file(written, name)
-  if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain")) end
-  local found, source = plugin.find("explain", "explain", "method", name)
+  if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain/methods")) end
+  local found, source = plugin.find("explain", "explain/methods", "method", name)
   if type(found) == "function" then return from_function(name, found, source) end
   if type(found) ~= "table" then check.fail("explain", "'%s.lua' returns a %s (expected a function(x, model, target) or a method table).", name, type(found)) end
   return from_table(name, found, source)

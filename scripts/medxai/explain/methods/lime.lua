@@ -9,13 +9,13 @@
 -- stop_error = 0.1 stops when the estimated error of all weights is a tenth of their length; seeds = 3 repeats everything with
 -- other draws to measure how alike the answers are (seeds = 1 estimates that by resampling). The map is that of the first draws.
 local canon = require "medxai.base.json"
-local coalitions = require "medxai.coalitions"
+local coalitions = require "medxai.explain.lime_design"
 local check = require "medxai.base.options"
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
-local samples = require "medxai.lime_samples"
-local surrogate = require "medxai.surrogate"
+local samples = require "medxai.explain.lime_samples"
+local surrogate = require "medxai.explain.lime_surrogate"
 local torch = require "medxai.torch"
 
 -- Class numbers by what the whole image gets, descending.

@@ -3,7 +3,7 @@
 -- It refuses to draw: which background and which t a sample takes is the caller's.
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
-local target = require "medxai.target"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
 local expected = {}

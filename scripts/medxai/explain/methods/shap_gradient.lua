@@ -7,9 +7,9 @@
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
-local expected = require "medxai.expected_gradients"
+local expected = require "medxai.explain.shap_expected_gradients"
 local Progress = require "medxai.base.progress"
-local shap = require "medxai.shap"
+local shap = require "medxai.explain.shap"
 local torch = require "medxai.torch"
 
 local function batch_of(split, count, seed)

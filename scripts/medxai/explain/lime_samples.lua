@@ -3,13 +3,13 @@
 -- run in blocks until the estimated error of the coefficients is below it.
 -- It refuses to know what is explained: probabilities or logits of all classes come out.
 local check = require "medxai.base.options"
-local coalitions = require "medxai.coalitions"
+local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 local stability = require "medxai.stats.agreement"
-local surrogate = require "medxai.surrogate"
+local surrogate = require "medxai.explain.lime_surrogate"
 local torch = require "medxai.torch"
 
 local samples = {}

@@ -4,7 +4,7 @@
 -- pooling and one linear layer follow, that layer is linear in the channels and costs one product for all of them.
 -- compat: as pytorch-grad-cam's AblationCAM: weights divided by the score; channels are set to 0 only where the image's activation
 -- holds an exact minimum of 0, else the k-th of each block of 32 to the minimum less k times 1e7, so that the map depends on `block`.
-local channels = require "medxai.channels"
+local channels = require "medxai.explain.channel_ablation"
 local torch = require "medxai.torch"
 
 -- What the reference fills in: for channels in order, in blocks, or nil for zero.

@@ -2,7 +2,7 @@
 --   w_c = sum g a / sum a,  0 where the activations cancel to their rounding
 -- chosen so that the map fulfils sensitivity and conservation as nearly as weights can.
 -- compat: as pytorch-grad-cam's XGradCAM, which adds 1e-7 to the divisor.
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 
 return {
   title = "XGrad-CAM",

@@ -4,7 +4,7 @@
 -- that is black for more than that share: nothing).
 local ranking = require "medxai.perturb.pixel_order"
 local rng = require("medxai.core").rng
-local sobel = require "medxai.explain.sobel"
+local sobel = require "medxai.explain.methods.sobel"
 local torch = require "medxai.torch"
 
 local function mask_of(edges, percentile, ctx, item)

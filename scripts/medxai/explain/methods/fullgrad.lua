@@ -5,8 +5,8 @@
 -- (compat: unless its range is near the 1e-7 that is added there). The resize is
 -- linear, so the channels are summed on the layer's grid and resized once. Layers that the output does not depend on (an auxiliary
 -- branch) are left out; the reference stops there. With eigen_smooth the layers' maps are the channels of the principal component.
-local map = require "medxai.map"
-local principal = require "medxai.principal"
+local map = require "medxai.explain.map"
+local principal = require "medxai.explain.principal_component"
 local torch = require "medxai.torch"
 
 -- List of { name, bias (1, C, 1, 1) } in torchvision's order.

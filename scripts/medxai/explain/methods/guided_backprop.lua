@@ -3,7 +3,7 @@
 -- It knows the image better than the class (Adebayo et al. 2018). Defined for rectifiers: not for SiLU and its like.
 -- captum's GuidedBackprop, for all rectifiers of the graph. compat: as pytorch-grad-cam, which replaces torch.nn.ReLU modules alone: not
 -- ReLU6, not functional calls (inception_v3, the last ReLU of densenet121), and on networks with SiLU the head's ReLU.
-local guided = require "medxai.guided"
+local guided = require "medxai.explain.guided_relu"
 
 return {
   title = "guided backprop",
