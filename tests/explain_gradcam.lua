@@ -139,7 +139,7 @@ t.test("Sobel by hand: a step edge gives min(4 * step, 255) / 2, borders mirrore
 end)
 
 t.test("energy inside and the pointing game by hand", function()
-  local energy, pointing = require "medxai.score.energy_inside", require "medxai.score.pointing_game"
+  local energy, pointing = require "medxai.score.metrics.energy_inside", require "medxai.score.metrics.pointing_game"
   local m = torch.tensor({ { 0.0, 1.0, 0.0 }, { 0.0, 3.0, 0.0 } })
   local mask = torch.tensor({ { 0, 0, 0 }, { 0, 1, 0 } }, { dtype = "uint8" })
   local value, chance = energy.measure(m, { mask = mask })

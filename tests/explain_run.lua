@@ -137,7 +137,7 @@ t.test("energy inside the lesion beside its chance level, with intervals, in sco
   t.ok(s.low <= s.mean and s.mean <= s.high)
   local rows, columns = files.read_csv(dir .. "/scores.csv")
   t.equal(#rows, 24)
-  t.equal(columns, require("medxai.metric").columns)
+  t.equal(columns, require("medxai.score.registry").columns)
   t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
   go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
   t.equal(#files.read_csv(dir .. "/scores.csv"), 24)

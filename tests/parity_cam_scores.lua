@@ -5,10 +5,10 @@
 -- where the truth is below 1e-4 of that spread there is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
 local canon = require "medxai.base.json"
-local contexts = require "medxai.metric_context"
+local contexts = require "medxai.score.context"
 local figure = require "medxai.figure"
 local host = require "medxai.host"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 local ranking = require "medxai.perturb.pixel_order"
 local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"

@@ -293,7 +293,7 @@ t.test("rows that a torn header still names are kept", function()
   make_data(dir)
   local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "confidence_drop" }, figures = false })]]
   local first, path = go(dir, explain), dir .. "/out/scores.csv"
-  local columns = table.concat(require("medxai.metric").columns, ",")
+  local columns = table.concat(require("medxai.score.registry").columns, ",")
   t.write(path, (t.read(path):gsub("confidence,[^\n]*", "confi", 1)))
   local again = go(dir, explain)
   t.equal({ again.skipped, differing(first, again), #files.read_csv(path), files.lines(path)[1] }, { 1, {}, 2, columns })

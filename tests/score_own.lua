@@ -4,7 +4,7 @@ local tiny = require "tinyexplain"
 local explain = require "medxai.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true

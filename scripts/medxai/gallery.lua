@@ -6,7 +6,7 @@ local check = require "medxai.base.options"
 local figure = require "medxai.figure"
 local host = require "medxai.host"
 local maps = require "medxai.gallery_maps"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 local scores = require "medxai.gallery_scores"
 local torch = require "medxai.torch"
 

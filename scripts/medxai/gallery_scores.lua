@@ -3,7 +3,7 @@
 -- It refuses to draw an average of nothing: undefined values are said in words.
 local drawing = require "medxai.drawing"
 local figure = require "medxai.figure"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 
 local scores = {}
 

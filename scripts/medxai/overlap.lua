@@ -7,8 +7,8 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local explain = require "medxai.explain"
-local finds = require "medxai.overlap_findings"
-local tables = require "medxai.overlap_tables"
+local finds = require "medxai.score.overlap_findings"
+local tables = require "medxai.score.overlap_tables"
 
 local overlap = {}
 
@@ -154,7 +154,7 @@ function overlap.run(run, model, split, options)
   local rows = tables.scored(run, base, findings, entries, ids)
   local tuned = tables.tuned(base, findings, entries, curves, threshold_of, how)
   table.move(tuned, 1, #tuned, #rows + 1, rows)
-  require("medxai.judge").write_scores(run.dir .. "/overlap.csv", tables.columns, rows)
+  require("medxai.score.runner").write_scores(run.dir .. "/overlap.csv", tables.columns, rows)
   local list, strata, units = tables.of(rows, entries, o, run.seed, titles, directions)
   local result = { title = rest.title, mask = o.mask, split = split.name, target = asked.entries[1].description.text, thresholds = how, tables = list, strata = strata, units = units,
     facts = tables.facts(findings, o) }

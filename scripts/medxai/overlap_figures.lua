@@ -3,12 +3,12 @@
 -- It refuses to draw images without a finding, and baselines beside methods.
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
-local cuts = require "medxai.cuts"
+local cuts = require "medxai.score.binarize"
 local figure = require "medxai.figure"
 local explain_status = require("medxai.explain.map").explain_status
 local host = require "medxai.host"
 local maps = require "medxai.gallery_maps"
-local tiny = require("medxai.overlap_findings").tiny
+local tiny = require("medxai.score.overlap_findings").tiny
 local torch = require "medxai.torch"
 
 local figures = {}

@@ -5,7 +5,7 @@ local check = require "medxai.base.options"
 local drawing = require "medxai.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.html"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 
 local explained = {}
 

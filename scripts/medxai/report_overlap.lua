@@ -4,7 +4,7 @@
 local drawing = require "medxai.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.html"
-local tables = require "medxai.overlap_tables"
+local tables = require "medxai.score.overlap_tables"
 
 local overlap = {}
 

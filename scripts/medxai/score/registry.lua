@@ -46,7 +46,7 @@ local kinds = { title = "string", unit = "string", axis = "string", negatives = 
   check = "function", values = "function" }
 
 local function definition_of(name)
-  local d, source = plugin.find("explain", "score", "metric", name)
+  local d, source = plugin.find("explain", "score/metrics", "metric", name)
   if type(d) ~= "table" or type(d.measure) ~= "function" then
     check.fail("explain", "metric '%s' has no measure (expected a table with measure = function(map, ctx)).", name)
   end

@@ -2,11 +2,11 @@
 -- finding and by correctness, and paired differences to the best baseline; all of it as text for the terminal.
 -- It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"
-local cuts = require "medxai.cuts"
+local cuts = require "medxai.score.binarize"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local paired = require "medxai.stats.paired"
-local tiny = require("medxai.overlap_findings").tiny
+local tiny = require("medxai.score.overlap_findings").tiny
 
 local tables = {}
 
@@ -250,7 +250,7 @@ function tables.print(result)
   for _, sentence in ipairs(tables.sentences(result)) do out:write("  ", sentence, "\n") end
   local labels = {}
   for i, line in ipairs(result.tables[1] and result.tables[1].lines or {}) do labels[i] = line.method end
-  local named = require("medxai.judge").column(labels)
+  local named = require("medxai.score.runner").column(labels)
   for _, t in ipairs(result.tables) do
     out:write(string.format("\n%s (%s)%s\n", t.title, t.metric, t.best and "; best baseline: " .. t.best or ""))
     out:write(named "method", string.format("%-25s %-9s %-5s %s\n", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or ""))

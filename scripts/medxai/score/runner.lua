@@ -3,11 +3,11 @@
 -- are written image by image, and those of a metric that runs the network are not computed twice.
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
 local check = require "medxai.base.options"
-local contexts = require "medxai.metric_context"
+local contexts = require "medxai.score.context"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
 

@@ -2,7 +2,7 @@
 -- beside them, tuned on another split or cross-fitted over patients.
 -- It refuses to choose a threshold on the image that it judges.
 local core = require "medxai.core"
-local cuts = require "medxai.cuts"
+local cuts = require "medxai.score.binarize"
 local metrics = require "medxai.stats.classification"
 local torch = require "medxai.torch"
 

@@ -1,7 +1,7 @@
 -- Deletion: the mean score of the target while pixels are taken out, most relevant first, in 100 steps (Petsiuk et al., BMVC
 -- 2018). A faithful map makes it fall at once: lower is better. For every removal one value; the paper uses the probability
 -- and grey for taken out: { "deletion", as = "softmax", removals = { "mean" } }.
-local curve = require "medxai.deletion_curve"
+local curve = require "medxai.score.deletion_curve"
 
 return {
   title = "deletion",
