@@ -210,7 +210,7 @@ t.test("LARS, Kernel SHAP's values and the grey picture of fine maps do not see 
   local z, k = torch.tensor({ { 1, 0 }, { 0, 1 } }, { dtype = "float64" }), torch.ones(2, { dtype = "float64" })
   local phi = kernel.values(z, k, torch.tensor({ 2e-12, 1e-12 }, { dtype = "float64" }), 3e-12, { 0, 1 })
   t.near(phi * 1e12, { 2, 1 }, 1e-9)
-  local figure = require "medxai.figure"
+  local figure = require "medxai.show.figure"
   local raw = torch.randn(9, 9)
   t.equal(figure.detail(raw * 0x1p-80).rgb, figure.detail(raw).rgb)
   t.ok(figure.detail(raw * 0x1p-80, "pytorch-grad-cam").rgb ~= figure.detail(raw, "pytorch-grad-cam").rgb)

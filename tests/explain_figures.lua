@@ -2,8 +2,8 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local explain = require "medxai.explain"
-local figure = require "medxai.figure"
-local gallery = require "medxai.gallery"
+local figure = require "medxai.show.figure"
+local gallery = require "medxai.show.gallery"
 local torch = require "medxai.torch"
 local host = require "medxai.host"
 
@@ -207,7 +207,7 @@ t.test("a method draws its own figures of the chosen images, with its arrays", f
   local seen = {}
   rawset(_G, "seen_pages", seen) -- the method file sees the same globals
   local place <close> = tiny.beside { own_pages = [[
-    local figure = require "medxai.figure"
+    local figure = require "medxai.show.figure"
     return { title = "own pages", at = "input", map = function(ctx) return ctx:image():mean({ 1 }) end,
       draw = function(page)
         local rows = {}

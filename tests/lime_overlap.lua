@@ -280,7 +280,7 @@ t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", 
   for _, row in ipairs(files.read_csv(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
   t.ok(sets[first.tables[1].lines[1].maps] and sets[second.tables[1].lines[1].maps])
   local text = {}
-  require("medxai.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
+  require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
     { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
   text = table.concat(text)
   t.ok(text:find("<h3>Trained</h3><p>lesion masks, test split", 1, true) and text:find("<h3>Random weights</h3>", 1, true) and text:find("earlier form", 1, true))
@@ -320,7 +320,7 @@ end)
 t.test("the report shows each table with its differences, the strata and what was cut off", function()
   local result, run = go { methods = { "gradcam" } }
   local text = {}
-  require("medxai.report_overlap").put({ dir = run.dir, overlaps = { { result = result } } },
+  require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = result } } },
     { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
   text = table.concat(text)
   for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline", "over 20 %", "predicted", "1 empty mask, 1 no mask",

@@ -3,7 +3,7 @@
 local t = require "t"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
-local pictures = require "medxai.lime_pictures"
+local pictures = require "medxai.show.lime_figures"
 local random = require "medxai.tensor.random"
 local regions = require "medxai.perturb.regions"
 local surrogate = require "medxai.explain.lime_surrogate"

@@ -6,7 +6,7 @@
 local t = require "t"
 local canon = require "medxai.base.json"
 local contexts = require "medxai.score.context"
-local figure = require "medxai.figure"
+local figure = require "medxai.show.figure"
 local host = require "medxai.host"
 local metric = require "medxai.score.registry"
 local ranking = require "medxai.perturb.pixel_order"

@@ -337,7 +337,7 @@ t.test("maps of a logit and of a probability are scored in different numbers: no
   local charts, page = {}, {}
   for _, f in ipairs(result.figures) do charts[f.kind] = (charts[f.kind] or 0) + 1 end
   t.equal(charts, { score = 5, scores = 1 })
-  require("medxai.report_explain").put({ dir = dir, explanations = { { result = result } } }, { put = function(_, ...) page[#page + 1] = string.format(...) end, figure = function() end,
+  require("medxai.show.report_explain").put({ dir = dir, explanations = { { result = result } } }, { put = function(_, ...) page[#page + 1] = string.format(...) end, figure = function() end,
     interval = function() return "" end })
   page = table.concat(page)
   t.ok(page:find("confidence change<br><span class=\"note\">logit, ", 1, true) and page:find("confidence change<br><span class=\"note\">probability, ", 1, true), page)

@@ -129,7 +129,7 @@ t.test("a class of a long name keeps its output beside it on the figure", functi
   for k, class in ipairs(result.records[1].facts.classes) do
     if class == long[1] then output = result.records[1].facts.output[k] end
   end
-  t.ok(svg:find(">" .. require("medxai.drawing").fixed(output, 2) .. "<", 1, true))
+  t.ok(svg:find(">" .. require("medxai.show.drawing").fixed(output, 2) .. "<", 1, true))
 end)
 
 t.test("a network without finite outputs gives maps of status nan; drawing goes on", function()

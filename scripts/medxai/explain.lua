@@ -13,7 +13,7 @@ local judge = require "medxai.score.runner"
 local map = require "medxai.explain.map"
 local method = require "medxai.explain.registry"
 local metric = require "medxai.score.registry"
-local palette = require "medxai.palette"
+local palette = require "medxai.show.palette"
 local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
@@ -105,7 +105,7 @@ function explain.check(options, model, split)
   local asked = check.options("explain", options, spec)
   if asked.layer ~= nil and asked.each_layer ~= nil then check.fail("explain", "layer (one map of all) and each_layer (one map of each) exclude each other.") end
   asked.entries = at_each(method.entries(asked.methods), asked.each_layer)
-  asked.figure_kinds = require("medxai.gallery").kinds(asked.figures)
+  asked.figure_kinds = require("medxai.show.gallery").kinds(asked.figures)
   asked.metric_entries = metric.entries(asked.metrics or {}, asked.mask, asked.compat)
   local masks = split and split.data and split.data.masks
   if masks and asked.mask then check.known("explain", "mask", asked.mask, masks) end
@@ -338,7 +338,7 @@ local function step_words(asked, name) return asked.title and "explain: " .. ask
 
 -- Scores, statuses and figures of the maps that are there now: the step's result.
 local function conclude(job, chosen, asked, name)
-  job.exhibits = require("medxai.gallery").wanted(chosen, asked.figure_kinds)
+  job.exhibits = require("medxai.show.gallery").wanted(chosen, asked.figure_kinds)
   local rows = judge.maps(job, chosen)
   judge.write_scores(job.run.dir .. "/scores.csv", metric.columns, rows)
   for _, m in ipairs(job.metric_entries) do
@@ -351,7 +351,7 @@ local function conclude(job, chosen, asked, name)
   end
   judge.print(job, summaries)
   local statuses = count_statuses(job, chosen)
-  local figures = require("medxai.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colours, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
+  local figures = require("medxai.show.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colours, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
   return { title = asked.title, split = job.split.name, images = #chosen, summaries = canon.list(summaries), statuses = statuses, figures = figures, compat = asked.compat }
 end
 

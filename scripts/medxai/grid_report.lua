@@ -143,7 +143,7 @@ function grid_report.finish(run, cells, own, fields)
     cells = rows, counts = counts, axes = canon.list(axes), search = own.search, values = fields.axes }
   local curves = {}
   for _, one in ipairs(list) do curves[one.cell.id] = work.history(one.cell) end
-  result.figures = require("medxai.grid_figure").draw(run, result, curves)
+  result.figures = require("medxai.show.search_figures").draw(run, result, curves)
   return result
 end
 

@@ -102,7 +102,7 @@ end
 -- ---- the contact sheet ---------------------------------------------------------------------------------------------------------------
 
 local function panel(pixels, title)
-  local figure = require "medxai.figure"
+  local figure = require "medxai.show.figure"
   local image = pixels:dim() == 3 and pixels or pixels:unsqueeze(2)
   local planes = image:permute { 2, 0, 1 }:to { dtype = "float32" }:div(255)
   return { pixels = figure.pixels(planes:size(0) == 1 and planes:expand { 3, planes:size(1), planes:size(2) } or planes), title = title }
@@ -110,7 +110,7 @@ end
 
 -- The first image of every class and split, at most six rows: as it was, its mask, as it is now.
 local function contact_sheet(o, items)
-  local figure, image = require "medxai.figure", require("medxai.core").image
+  local figure, image = require "medxai.show.figure", require("medxai.core").image
   local rows, seen = {}, {}
   for _, item in ipairs(items) do
     local key = item.split .. item.class .. item.to:match "^[^/]+"

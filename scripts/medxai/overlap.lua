@@ -159,7 +159,7 @@ function overlap.run(run, model, split, options)
   local result = { title = rest.title, mask = o.mask, split = split.name, target = asked.entries[1].description.text, thresholds = how, tables = list, strata = strata, units = units,
     facts = tables.facts(findings, o) }
   tables.print(result)
-  result.figures = o.figures and require("medxai.overlap_figures").draw { run = run, model = model, split = split, name = name, findings = findings, entries = entries, base = base, rows = rows,
+  result.figures = o.figures and require("medxai.show.overlap_figures").draw { run = run, model = model, split = split, name = name, findings = findings, entries = entries, base = base, rows = rows,
     result = result, mask = o.mask } or canon.list {}
   local paths = {}
   for _, f in ipairs(result.figures) do table.move(f.paths, 1, #f.paths, #paths + 1, paths) end

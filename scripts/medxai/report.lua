@@ -4,7 +4,7 @@
 -- It refuses to compute results: a number that is not in the folder is not in the report.
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
-local html = require "medxai.html"
+local html = require "medxai.show.html"
 local host = require "medxai.host"
 
 local report = {}
@@ -313,7 +313,7 @@ local function put_training(page)
     for _, row in ipairs(page.epochs) do
       if row.best == true then best = row.epoch end
     end
-    local d = require("medxai.figure").learning_curve(page.epochs, best)
+    local d = require("medxai.show.figure").learning_curve(page.epochs, best)
     svg_figure(page, d:svg("Learning curve"), string.format("Loss and accuracy by epoch.%s", best and string.format(" The weights of epoch %d were kept.", best) or ""))
     local rows = {}
     for i, r in ipairs(page.epochs) do
@@ -386,7 +386,7 @@ local function put_evaluations(page)
     put_remarks(page, r)
     put(page, '<div class="pair">')
     if r.confusion and r.classes then
-      local d = require("medxai.figure").confusion { classes = r.classes, counts = r.confusion }
+      local d = require("medxai.show.figure").confusion { classes = r.classes, counts = r.confusion }
       svg_figure(page, d:svg("Confusion matrix"), "Confusion matrix: images, and share of the true class.")
     end
     put(page, "<div>%s", per_class_table(r))
@@ -401,13 +401,13 @@ end
 local function put_explanations(page)
   if #page.explanations == 0 then return end
   heading(page, "Explanations")
-  require("medxai.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
+  require("medxai.show.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
 end
 
 local function put_overlaps(page)
   if #page.overlaps == 0 then return end
   heading(page, "Overlap with masks")
-  require("medxai.report_overlap").put(page, { put = put, figure = svg_figure })
+  require("medxai.show.report_overlap").put(page, { put = put, figure = svg_figure })
 end
 
 local function put_settings(page)

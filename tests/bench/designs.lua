@@ -128,7 +128,7 @@ local function report(records)
 end
 
 local function draw(records)
-  local figure, series = require "medxai.figure", {}
+  local figure, series = require "medxai.show.figure", {}
   for _, design in ipairs(coalitions.designs) do
     local y = {}
     for i in ipairs(counts) do y[i] = mean(column(records, design, i)) end

@@ -212,11 +212,11 @@ local function curves(runs)
     end
     if #series > 0 then charts[#charts + 1] = { title = what[2], series = series, x_label = "epoch", y_label = what[3], x_integer = true, y_range = what[4] } end
   end
-  return #charts > 0 and require("medxai.figure").lines { charts = charts, width_pt = 518, height_pt = 190 } or nil
+  return #charts > 0 and require("medxai.show.figure").lines { charts = charts, width_pt = 518, height_pt = 190 } or nil
 end
 
 local function page_of(runs, header, rows)
-  local html = require "medxai.html"
+  local html = require "medxai.show.html"
   local function cells(texts)
     local out = {}
     for i, row in ipairs(texts) do

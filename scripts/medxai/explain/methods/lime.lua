@@ -100,5 +100,5 @@ return {
     local status = still == "saturated" and still or nil
     return raw, { { status = status, facts = facts, arrays = { weights = weights, regions = made.labels:to { dtype = "int32" } } } }
   end,
-  draw = function(page) require("medxai.lime_pictures").draw(page) end,
+  draw = function(page) require("medxai.show.lime_figures").draw(page) end,
 }

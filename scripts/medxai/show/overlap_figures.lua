@@ -4,10 +4,10 @@
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
-local figure = require "medxai.figure"
+local figure = require "medxai.show.figure"
 local explain_status = require("medxai.explain.map").explain_status
 local host = require "medxai.host"
-local maps = require "medxai.gallery_maps"
+local maps = require "medxai.show.gallery_maps"
 local tiny = require("medxai.score.overlap_findings").tiny
 local torch = require "medxai.torch"
 

@@ -2,9 +2,9 @@
 -- a panel for each value of one field, colours by another. It refuses to draw a field that has one value; a search of one cell
 -- has its learning curve alone.
 local canon = require "medxai.base.json"
-local drawing = require "medxai.drawing"
+local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
-local palette = require "medxai.palette"
+local palette = require "medxai.show.palette"
 
 local grid_figure = {}
 
@@ -156,7 +156,7 @@ local function learning(result, curves)
   local panels, colours = panel_fields(result)
   local charts = {}
   for _, value in ipairs(panels and panels.values or { true }) do charts[#charts + 1] = one_panel(result, curves, panels, value, colours) end
-  return require("medxai.chart").lines { charts = charts, width_pt = #charts == 1 and drawing.COLUMN or drawing.PAGE, height_pt = 170 }
+  return require("medxai.show.chart").lines { charts = charts, width_pt = #charts == 1 and drawing.COLUMN or drawing.PAGE, height_pt = 170 }
 end
 
 --- Draws and saves; returns a list of { name, title, svg, paths }.
@@ -170,7 +170,7 @@ function grid_figure.draw(run, result, curves)
   files.mkdir(files.join(run.dir, "figures"))
   for _, one in ipairs(drawn) do
     local base = "figures/" .. one[1]
-    require("medxai.figure").save(one[3], files.join(run.dir, base), { title = one[2] })
+    require("medxai.show.figure").save(one[3], files.join(run.dir, base), { title = one[2] })
     list[#list + 1] = { name = one[1], title = one[2], svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
   end
   return list

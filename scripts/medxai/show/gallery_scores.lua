@@ -1,8 +1,8 @@
 -- The figures of scores: a table of methods and metrics, a chart of each metric with intervals and chance level, and what a
 -- perturbing metric saw: its curves, with the imputed pictures under them.
 -- It refuses to draw an average of nothing: undefined values are said in words.
-local drawing = require "medxai.drawing"
-local figure = require "medxai.figure"
+local drawing = require "medxai.show.drawing"
+local figure = require "medxai.show.figure"
 local metric = require "medxai.score.registry"
 
 local scores = {}

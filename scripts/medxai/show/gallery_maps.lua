@@ -1,8 +1,8 @@
 -- The figures of maps: rows (an image, then each method's overlay), a grid (one small overlay an image, wrong predictions
 -- framed), and a page of methods for one image, each with its time and scores.
 -- A map that is not "ok" says so on its panel; every caption says how maps were scaled.
-local drawing = require "medxai.drawing"
-local figure = require "medxai.figure"
+local drawing = require "medxai.show.drawing"
+local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
 local map = require "medxai.explain.map"
 local target = require "medxai.explain.target"

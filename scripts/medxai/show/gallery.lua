@@ -3,11 +3,11 @@
 -- It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them all.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local figure = require "medxai.figure"
+local figure = require "medxai.show.figure"
 local host = require "medxai.host"
-local maps = require "medxai.gallery_maps"
+local maps = require "medxai.show.gallery_maps"
 local metric = require "medxai.score.registry"
-local scores = require "medxai.gallery_scores"
+local scores = require "medxai.show.gallery_scores"
 local torch = require "medxai.torch"
 
 local gallery = {}

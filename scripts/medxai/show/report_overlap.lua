@@ -1,9 +1,9 @@
 -- The overlap with radiologists' masks in a report: what was judged, a table of methods and metrics with the difference to the best
 -- baseline, strata of size and correctness folded away, figures.
 -- It refuses to show a difference without its interval and corrected p-value.
-local drawing = require "medxai.drawing"
+local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
-local html = require "medxai.html"
+local html = require "medxai.show.html"
 local tables = require "medxai.score.overlap_tables"
 
 local overlap = {}

@@ -3,7 +3,7 @@
 -- the rest hidden, and all weights as a diverging map, symmetric about 0.
 -- It refuses to colour what has no weight: features that the regression left out stay as they are.
 local check = require "medxai.base.options"
-local figure = require "medxai.figure"
+local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
 local map = require "medxai.explain.map"
 local regions = require "medxai.perturb.regions"

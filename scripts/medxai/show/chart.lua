@@ -2,8 +2,8 @@
 -- drawing. Labels are measured and wrapped or shortened, legends stand above the plot, NaN breaks a line.
 -- It refuses to invent an axis: what is not finite is not drawn, and a value that is missing is said in words.
 local check = require "medxai.base.options"
-local drawing = require "medxai.drawing"
-local palette = require "medxai.palette"
+local drawing = require "medxai.show.drawing"
+local palette = require "medxai.show.palette"
 
 local chart = {}
 

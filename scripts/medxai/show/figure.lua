@@ -2,11 +2,11 @@
 -- Each function takes a table and returns a drawing (drawing.lua), laid out for a journal's column (252 pt) or page
 -- (518 pt); figure.save writes it as PNG, SVG and PDF.
 -- It refuses to compute what it draws, and to leave out that a map failed or how it was scaled.
-local chart = require "medxai.chart"
+local chart = require "medxai.show.chart"
 local check = require "medxai.base.options"
 local core = require "medxai.core"
-local drawing = require "medxai.drawing"
-local palette = require "medxai.palette"
+local drawing = require "medxai.show.drawing"
+local palette = require "medxai.show.palette"
 local torch = require "medxai.torch"
 
 local figure = { column_pt = drawing.COLUMN, page_pt = drawing.PAGE }

@@ -2,9 +2,9 @@
 -- its figures with links to their files.
 -- It refuses to hide maps that are not ok: they are listed open, complete sets may be folded away.
 local check = require "medxai.base.options"
-local drawing = require "medxai.drawing"
+local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
-local html = require "medxai.html"
+local html = require "medxai.show.html"
 local metric = require "medxai.score.registry"
 
 local explained = {}

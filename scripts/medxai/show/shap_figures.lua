@@ -1,8 +1,8 @@
 -- The figure of the SHAP methods, shap's image plot: a row an image, beside it the values of each explained class in falling order of
 -- output, blue and red over the pale image, all over one diverging scale with its bar; what the map says of itself under its name.
 -- It refuses a scale of each panel's own: classes and images could not be compared.
-local drawing = require "medxai.drawing"
-local figure = require "medxai.figure"
+local drawing = require "medxai.show.drawing"
+local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
 local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
