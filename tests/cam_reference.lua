@@ -8,7 +8,7 @@ local tinycam = require "tinycam"
 local torch = require "medxai.torch"
 local batches = require "medxai.explain.runner"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
 local map = require "medxai.explain.map"
 

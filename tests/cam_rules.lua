@@ -5,7 +5,7 @@ local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local mapstore = require "medxai.explain.store"
@@ -156,7 +156,7 @@ t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next r
       return x:select(0, 0):mean({ 0 })
     end }
     local x = require("medxai.torch").rand(6, 3, 24, 34)
-    require("medxai.explain").run(tiny.run(%q), tinycam.model("relu", "float32"), tiny.tensor_split(x), { methods = methods, images = "all", figures = false, batch = 1 })
+    require("medxai.steps.explain").run(tiny.run(%q), tinycam.model("relu", "float32"), tiny.tensor_split(x), { methods = methods, images = "all", figures = false, batch = 1 })
     print(calls)]]):format(t.root, dir))
   local first = t.run { script, env = { STOP_HERE = "1" } }
   t.equal(first.code, 130, first.err)

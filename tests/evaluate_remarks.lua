@@ -1,7 +1,7 @@
 -- What numbers of an evaluation hide is said in words: one answer for every image, no better than the largest class, images of
 -- one class only, classes without an image. And sure answers keep the digits of their loss and their order.
 local t = require "t"
-local evaluate = require "medxai.evaluate"
+local evaluate = require "medxai.steps.evaluate"
 local metrics = require "medxai.stats.classification"
 
 -- Remarks on predictions, each a letter: labels "aab", answers "aaa".

@@ -1,7 +1,7 @@
 -- The figures of an explain step: what a method draws itself, statuses, scales and texts in the SVG.
 local t = require "t"
 local tiny = require "tinyexplain"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local figure = require "medxai.show.figure"
 local gallery = require "medxai.show.gallery"
 local torch = require "medxai.torch"

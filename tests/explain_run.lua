@@ -5,7 +5,7 @@ local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local canon = require "medxai.base.json"
 local choose = require "medxai.explain.images"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 

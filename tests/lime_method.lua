@@ -4,7 +4,7 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
@@ -183,7 +183,7 @@ t.test("one thread and two give the same masks and values within the bound", fun
   local scope <close> = xai.scope()
   local code = [[
     package.path = "]] .. t.root .. [[/tests/?.lua;" .. package.path
-    local tiny, explain, host = require "tinyexplain", require "medxai.explain", require "medxai.host"
+    local tiny, explain, host = require "tinyexplain", require "medxai.steps.explain", require "medxai.host"
     host.options.quiet = true
     local run = tiny.run("]] .. t.tmpdir() .. [[")
     local result = explain.run(run, tiny.model(), tiny.split(4), { methods = { lime = { samples = 80, regions = { "grid", rows = 4, columns = 5 } } }, images = 1, figures = false })

@@ -9,7 +9,7 @@ local files = require "medxai.base.files"
 local finds = require "medxai.score.overlap_findings"
 local host = require "medxai.host"
 local iou = require "medxai.score.metrics.iou"
-local overlap = require "medxai.overlap"
+local overlap = require "medxai.steps.overlap"
 local paired = require "medxai.stats.paired"
 local torch = require "medxai.torch"
 local xai = require "medxai"
@@ -338,7 +338,7 @@ t.test("lung zones of an image without lung mask, or with an empty one: that map
     if i == 1 then mask[{ { 4, 28 }, { 4, 14 } }]:fill_(1) mask[{ { 4, 28 }, { 18, 28 } }]:fill_(1) end
     return mask
   end
-  local result = require("medxai.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
+  local result = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
   local told = {}
   for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
   t.equal({ told[1][1] ~= "not_defined", told[2], told[3] }, { true, { "not_defined", "the image has no lung mask" }, { "not_defined", "the lung mask is empty" } })
@@ -352,7 +352,7 @@ t.test("regions from files, one missing: that map is not defined, the others are
   local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
   for _, i in ipairs { 1, 3 } do torch.save_npy(string.format("%s/image %d.npy", run.dir, i), labels) end
   local function explained(path)
-    local result, told = require("medxai.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
+    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
     for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
     return told
   end
@@ -365,7 +365,7 @@ end)
 t.test("whole lung is not defined where the data have no lung masks", function()
   local scope <close> = xai.scope()
   local run = tiny.run(t.tmpdir())
-  local result = require("medxai.explain").run(run, tiny.model(), tiny.split(2), { methods = { "whole_lung" }, images = 1, figures = false })
+  local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(2), { methods = { "whole_lung" }, images = 1, figures = false })
   t.equal({ result.records[1].status, result.records[1].problem }, { "not_defined", "the data have no lung mask" })
 end)
 

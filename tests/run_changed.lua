@@ -213,7 +213,7 @@ t.test("an own method may draw from anywhere: with another seed its maps are oth
   local function sets(seed)
     local run = tiny.run(dir)
     run.seed = seed
-    local result = require("medxai.explain").run(run, tiny.model(), tiny.split(1), { images = 1, figures = false,
+    local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(1), { images = 1, figures = false,
       methods = { "drawn", "random_smooth", "sobel", mine = function(x) return x:select(0, 0):select(0, 0) * math.random() end } })
     local list = {}
     for i, s in ipairs(result.statuses) do list[i] = s.maps end
@@ -242,7 +242,7 @@ t.test("a metric's and a method's options that are tables part their ids and lab
   t.write(dir .. "/scaled.lua", "return { title = 'scaled', options = { by = { 'table' }, how = { 'table' } }, map = function(_, x, _, o) return x:select(1, 0):mul(o.by[1] or o.by.k) end }")
   local restore <close> = tiny.beside(dir)
   local function go_with(weights)
-    local result = require("medxai.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
+    local result = require("medxai.steps.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
       methods = { { "scaled", by = { 2 }, how = { { 1 } } }, { "scaled", by = { k = 3 }, how = { { 1 } } } } })
     t.equal({ result.statuses[1].label, result.statuses[2].label }, { "scaled, by 2", 'scaled, by {"k":3}' })
     return result.summaries[1].metric:gsub(" source=%x+", "") .. " " .. result.summaries[1].mean

@@ -1,7 +1,7 @@
 -- A researcher's own metrics: what they may do with what they are given, what they may return, and what is said where that fails.
 local t = require "t"
 local tiny = require "tinyexplain"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local metric = require "medxai.score.registry"

@@ -3,7 +3,7 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet

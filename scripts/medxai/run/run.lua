@@ -513,13 +513,13 @@ end
 -- argument that is `unknown` is left out (medxai.run.preflight). begins: it is told in the status file from the start; logs: TensorBoard
 -- gets its figures.
 Run.steps = {
-  fit = { "medxai.fit", "run" },
-  grid = { "medxai.grid", "run" },
-  evaluate = { "medxai.evaluate", "run" },
-  cross_evaluate = { "medxai.cross_evaluate", "run" },
-  explain = { "medxai.explain", "run", begins = true, logs = true },
-  overlap = { "medxai.overlap", "run", begins = true },
-  report = { "medxai.report", "write", begins = true },
+  fit = { "medxai.steps.fit", "run" },
+  grid = { "medxai.steps.search", "run" },
+  evaluate = { "medxai.steps.evaluate", "run" },
+  cross_evaluate = { "medxai.steps.cross_evaluate", "run" },
+  explain = { "medxai.steps.explain", "run", begins = true, logs = true },
+  overlap = { "medxai.steps.overlap", "run", begins = true },
+  report = { "medxai.steps.report", "write", begins = true },
 }
 
 for verb, step in pairs(Run.steps) do

@@ -6,7 +6,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
-local fit = require "medxai.fit"
+local fit = require "medxai.steps.fit"
 local host = require "medxai.host"
 local prefix = require "medxai.train.feature_cache"
 local Progress = require "medxai.base.progress"

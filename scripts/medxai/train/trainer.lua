@@ -4,7 +4,7 @@
 -- It refuses to know runs and folders: who drives it says where checkpoints lie and what is told.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.evaluate"
+local evaluate = require "medxai.steps.evaluate"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 

@@ -6,7 +6,7 @@
 -- data without the mask, and to hide what the crop or the lung mask cut off.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local finds = require "medxai.score.overlap_findings"
 local tables = require "medxai.score.overlap_tables"
 

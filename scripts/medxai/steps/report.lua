@@ -327,7 +327,7 @@ end
 
 local function put_search(page)
   for _, step in ipairs(page.searches) do
-    local grid_report, r = require "medxai.grid_report", step.result
+    local grid_report, r = require "medxai.steps.search_report", step.result
     heading(page, string.format("Search over %d trainings", #r.cells))
     for _, sentence in ipairs(grid_report.sentences(r)) do put(page, "<p>%s</p>", text(sentence)) end
     put_chain(page)

@@ -2,7 +2,7 @@
 -- model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the report hold the table.
 -- It refuses names that are missing.
 local check = require "medxai.base.options"
-local evaluate = require "medxai.evaluate"
+local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 
 local cross = {}

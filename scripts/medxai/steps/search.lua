@@ -8,7 +8,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
-local fit = require "medxai.fit"
+local fit = require "medxai.steps.fit"
 local host = require "medxai.host"
 local preflight = require "medxai.run.preflight"
 local Step = require "medxai.run.step"
@@ -326,7 +326,7 @@ function grid.run(run, options)
   run:configure("grid", step.fields)
   if step.done then
     run:skipped("grid")
-    require("medxai.grid_report").print(step.result)
+    require("medxai.steps.search_report").print(step.result)
     return search_of(run, cells, step.result)
   end
   local clock <close> = run:clock("grid")
@@ -338,10 +338,10 @@ function grid.run(run, options)
   run:take_over() -- the process that began the search has ended, or this is the one
   step = run:step("grid", step.fields)
   if not step.done then
-    local result = require("medxai.grid_report").finish(run, cells, own, step.fields)
+    local result = require("medxai.steps.search_report").finish(run, cells, own, step.fields)
     step:finish(result, { "weights.pt", "model.json", "grid.csv" }, { "predictions.csv", "grid.jsonl" })
   end
-  require("medxai.grid_report").print(step.result)
+  require("medxai.steps.search_report").print(step.result)
   return search_of(run, cells, step.result)
 end
 

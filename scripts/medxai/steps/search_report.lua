@@ -4,9 +4,9 @@
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.evaluate"
+local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
-local fit = require "medxai.fit"
+local fit = require "medxai.steps.fit"
 local metrics = require "medxai.stats.classification"
 local Trainer = require "medxai.train.trainer"
 local work = require "medxai.train.search"
@@ -105,7 +105,7 @@ local function write_winner(run, one)
   Trainer.load_changing(model, saved.tensors, "'" .. path .. "'")
   model:eval()
   if run.weights_sha256(model) ~= result.weights_sha256 then check.fail("grid", "'%s' is not what the cell was trained to. Remove '%s' to train it again.", path, cell.dir) end
-  local answers = require("medxai.evaluate").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
+  local answers = require("medxai.steps.evaluate").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
   fit.write_model(run, model, cell.data, { best = { epoch = result.best_epoch, value = result.value, accuracy = result.val_accuracy, loss = result.val_loss },
     best_by = cell.options.best_by, seed = cell.seed, start = start, answers = answers })
   model:reset()

@@ -4,7 +4,7 @@
 -- It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.evaluate"
+local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"

@@ -186,7 +186,7 @@ local function check_split(run, split, model)
     check.fail("explain", "takes a split of the data, for instance data.test (got %s).", split == nil and "nil" or type(split))
   end
   if not split.item or not split.n then check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).") end
-  if split.classes and #split.classes > 0 then require("medxai.evaluate").check_classes("explain", model, split.classes) end
+  if split.classes and #split.classes > 0 then require("medxai.steps.evaluate").check_classes("explain", model, split.classes) end
   if split.data then require("medxai.nn.model_file").check_data(run, model, split.data) end
 end
 
