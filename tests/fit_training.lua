@@ -1,5 +1,6 @@
 -- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
 local t = require "t"
+local training = require "medxai.train.options"
 local files = require "medxai.base.files"
 local xai = require "medxai"
 
@@ -109,8 +110,8 @@ end)
 
 t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key knows it", function()
   local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer", require "medxai.train.feature_cache"
-  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1 }).drop_last, nil)
-  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
+  t.equal(training.describe(training.check { optim = slow, epochs = 1 }).drop_last, nil)
+  t.equal(training.describe(training.check { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
   with_run(function(run, data, model)
     run:fit(model, data, { optim = slow, epochs = 1, batch = 5, drop_last = true })
     local scope <close> = xai.scope()
@@ -119,7 +120,7 @@ t.test("drop_last leaves the last batch out, from images and from cached outputs
     local loss = torch.no_grad(function() return torch.cross_entropy(model(batch.x), batch.y):item() end)
     t.near(epochs(run)[1].train_loss, loss, 1e-6)
     t.fails(function() Trainer.new { model = model, data = data, seed = 1, key = "",
-      options = fit.check_options { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
+      options = training.check { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
       "fit: drop_last = true leaves no batch (12 training images, batch = 16). Write a smaller batch.")
   end)
   with_run(function(run, data, model)
@@ -220,7 +221,7 @@ t.test("the loss with class weights and smoothing is cross entropy's, as PyTorch
   local torch = xai.torch
   with_run(function(_, data, model)
     local Trainer, fit = require "medxai.train.trainer", require "medxai.steps.fit"
-    local options = fit.check_options { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
+    local options = training.check { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
     local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = 5, key = "k" }
     local batch = data.train:batch { 1, 2, 3, 4, 5 }
     local loss = trainer:loss(batch, batch.y):item()

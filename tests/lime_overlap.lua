@@ -352,7 +352,8 @@ t.test("regions from files, one missing: that map is not defined, the others are
   local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
   for _, i in ipairs { 1, 3 } do torch.save_npy(string.format("%s/image %d.npy", run.dir, i), labels) end
   local function explained(path)
-    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
+    local methods = { { "lime", samples = 20, regions = { "file", path = path } } }
+    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = methods, images = "all", figures = false }), {}
     for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
     return told
   end

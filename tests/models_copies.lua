@@ -1,7 +1,7 @@
 -- Copies of a model: state and its loading, clone, randomize, frozen parts, summary.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.nn.builder"
+local graph = require "medxai.nn.graph"
 local models = require "medxai.nn.models"
 local torch = require "medxai.torch"
 

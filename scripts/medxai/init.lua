@@ -24,7 +24,7 @@ local parts = {
   model      = { "medxai.nn.model" },
   optim      = { "medxai.train.optim" },
   random     = { "medxai.tensor.random" },
-  graph      = { "medxai.nn.builder" },
+  graph      = { "medxai.nn.graph" },
   metrics    = { "medxai.stats.classification" },
   files      = { "medxai.base.files" },
   canon      = { "medxai.base.json" },
@@ -53,6 +53,7 @@ return setmetatable(xai, {
     local part = parts[name]
     if not part then check.known("medxai", "name", name, check.sorted_keys(parts)) end
     local value = require(part[1])
+    if name == "run" then value.register(require "medxai.verbs") end
     for i = 2, #part do value = value[part[i]] end
     rawset(self, name, value)
     return value

@@ -98,7 +98,8 @@ local function write_object(state, object)
     put(state, key)
     write(state, rawget(object, key))
   end
-  if rawget(object, "_state") then put(state, require("medxai.run.run").weights_sha256(object)) end
+  local hash = debug.getmetatable(object).sha256
+  if hash then put(state, hash(object)) end
 end
 
 local function write_table(state, t)

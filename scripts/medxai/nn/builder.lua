@@ -324,14 +324,4 @@ function Builder:thesis_head(name, x, inp, hidden, classes, p)
   end)
 end
 
--- ---- a network of one's own -----------------------------------------------------------------------------------------------
-
---- A model of your own network; the options are those of xai.models, and build.
---- Layers begin as torch.nn's do; all are trained.
----@param options table { name=, classes=, build = function(g, x) -> logits [, aux logits], size_px =, cam_layer =, seed = ... }
----@return medxai.Model
-function graph.network(options)
-  return require("medxai.nn.model").own(options)
-end
-
 return graph

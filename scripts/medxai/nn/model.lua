@@ -5,6 +5,7 @@
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
 -- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that a
 -- search over many models holds one of them at a time.
+local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
@@ -761,6 +762,22 @@ function Model:stays_in_eval(name) return self._open ~= nil and not is_under(nam
 --- A number that changes when a parameter or buffer is replaced or written to.
 ---@return integer
 function Model:version() return self._state:version() end
+
+--- SHA-256 over the names, types, shapes and bytes of parameters and buffers, in order; kept while nothing is written to them.
+---@return string 64 hex digits
+function Model:sha256()
+  local version = self:version()
+  if self._hashed and self._hashed.version == version then return self._hashed.hex end
+  local scope <close> = core.memory.scope()
+  local hash = core.image.sha256_stream()
+  for _, entry in ipairs(self:state()) do
+    local tensor = entry.tensor:detach():cpu():contiguous()
+    hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
+    tensor:close()
+  end
+  self._hashed = { version = version, hex = hash:hex() }
+  return self._hashed.hex
+end
 
 --- Frees all tensors now; the model cannot be used afterwards.
 function Model:close()

@@ -299,7 +299,7 @@ end
 local function check_hash(model, found)
   local described = found.described
   if not described.weights_sha256 or not found.strict or described.dtype ~= model.dtype then return end
-  local hash = require("medxai.run.run").weights_sha256(model)
+  local hash = model:sha256()
   if hash == described.weights_sha256 then return end
   check.fail("weights", "'%s' does not hold the weights that '%s' beside it describes (SHA-256 %s..., not %s...). "
     .. "Train that run again, or move the file elsewhere.", found.path,

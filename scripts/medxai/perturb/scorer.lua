@@ -7,7 +7,6 @@
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local memory = require("medxai.core").memory
-local tap = require "medxai.explain.forward_pass"
 local torch = require "medxai.torch"
 
 local scorer = {}
@@ -75,7 +74,7 @@ local function run(self, key, n, make, layer, base)
     chunks.each(state, n, function(first, count)
       local inner <close> = memory.scope()
       local x = make(first, count)
-      local full = self.options.deterministic and tap.padded(x, chunks.fixed) or x
+      local full = self.options.deterministic and chunks.padded(x, chunks.fixed) or x
       local out = evaluate(model, full, layer, base):narrow(0, 0, count):to { dtype = self.model.dtype }:cpu()
       compare(self, out, x, layer, base)
       parts[#parts + 1] = { first = first, out = inner:keep(out) }

@@ -430,27 +430,10 @@ end
 
 -- ---- what determines numbers ----------------------------------------------------------------------------------------------
 
--- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order; kept while nothing is written to them.
-local function weights_sha256(model)
-  local version = model:version()
-  if model._hashed and model._hashed.version == version then return model._hashed.hex end
-  local scope <close> = require("medxai").scope()
-  local hash = require("medxai.core").image.sha256_stream()
-  for _, entry in ipairs(model:state()) do
-    local tensor = entry.tensor:detach():cpu():contiguous()
-    hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
-    tensor:close()
-  end
-  model._hashed = { version = version, hex = hash:hex() }
-  return model._hashed.hex
-end
-
 --- A model as plain data: its configuration and the hash of its weights as they are now.
 function Run:describe_model(model)
-  return { config = model.config, layout = model.layout, weights_sha256 = weights_sha256(model) }
+  return { config = model.config, layout = model.layout, weights_sha256 = model:sha256() }
 end
-
-Run.weights_sha256 = weights_sha256
 
 -- SHA-256 over id, label and patient of every image of a split, in order.
 local function manifest_sha256(split)
@@ -509,30 +492,20 @@ end
 
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
--- What run:<name> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
--- argument that is `unknown` is left out (medxai.run.preflight). begins: it is told in the status file from the start; logs: TensorBoard
--- gets its figures.
-Run.steps = {
-  fit = { "medxai.steps.fit", "run" },
-  grid = { "medxai.steps.search", "run" },
-  evaluate = { "medxai.steps.evaluate", "run" },
-  cross_evaluate = { "medxai.steps.cross_evaluate", "run" },
-  explain = { "medxai.steps.explain", "run", begins = true, logs = true },
-  overlap = { "medxai.steps.overlap", "run", begins = true },
-  report = { "medxai.steps.report", "write", begins = true },
-}
-
-for verb, step in pairs(Run.steps) do
-  Run[verb] = function(self, ...)
-    local f = require(step[1])[step[2]]
-    if not step.begins then return f(self, ...) end
-    self:prepare()
-    self:begin()
-    self:heartbeat(verb)
-    local clock <close> = self:clock(verb)
-    local result = f(self, ...)
-    if step.logs and self.busy then log_figures(self, result) end
-    return result
+--- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
+function Run.register(verbs)
+  for verb, step in pairs(verbs) do
+    Run[verb] = function(self, ...)
+      local f = require(step[1])[step[2]]
+      if not step.begins then return f(self, ...) end
+      self:prepare()
+      self:begin()
+      self:heartbeat(verb)
+      local clock <close> = self:clock(verb)
+      local result = f(self, ...)
+      if step.logs and self.busy then log_figures(self, result) end
+      return result
+    end
   end
 end
 

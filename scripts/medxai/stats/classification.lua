@@ -3,6 +3,7 @@
 -- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or of
 -- the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
 local check = require "medxai.base.options"
+local logits_of = require "medxai.nn.logits"
 
 ---@class medxai.Metrics
 local metrics = {}
@@ -146,21 +147,6 @@ local function auroc_means(list, per_class, total)
   return macro, weighted
 end
 
---- The class with the largest value of each row, 0-based; the first of equals.
----@param rows number[][]
----@return integer[]
-function metrics.argmax(rows)
-  local list = {}
-  for i, row in ipairs(rows) do
-    local best = 1
-    for c = 2, #row do
-      if row[c] > row[best] or row[best] ~= row[best] and row[c] == row[c] then best = c end
-    end
-    list[i] = best - 1
-  end
-  return list
-end
-
 --- Everything about a classifier's answers on a split.
 ---@param labels integer[] 0-based
 ---@param probabilities number[][] [sample][class], any scores that rank
@@ -174,7 +160,7 @@ function metrics.classification(labels, probabilities, classes)
   for i, row in ipairs(probabilities) do
     if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
   end
-  local matrix = metrics.confusion(labels, metrics.argmax(probabilities), k)
+  local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
   local aurocs = auroc_all(one_vs_rest(labels, probabilities, k))
   for c, class in ipairs(result.per_class) do
@@ -315,7 +301,7 @@ end
 function metrics.classification_intervals(labels, probabilities, options)
   local k = probabilities[1] and #probabilities[1] or 0
   local largest
-  local predicted = metrics.argmax(probabilities)
+  local predicted = logits_of.argmax(probabilities)
   local views = one_vs_rest(labels, probabilities, k)
   return metrics.bootstrap(#labels, function(weights)
     local result = metrics.from_confusion(metrics.confusion(labels, predicted, k, weights))

@@ -6,11 +6,11 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
-local fit = require "medxai.steps.fit"
 local host = require "medxai.host"
 local prefix = require "medxai.train.feature_cache"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.train.trainer"
+local training = require "medxai.train.options"
 local work = require "medxai.nn.macs"
 
 local grid_work = {}
@@ -181,16 +181,16 @@ end
 function Work:finish_cell(cell, trainer)
   local answers, best = trainer:take_best_weights(), trainer.best
   cell.family.dirty = true
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local tensors = {}
   for _, entry in ipairs(best.weights) do tensors[entry.name] = entry.tensor end
-  require("medxai").save_checkpoint(files.join(cell.dir, "best.pt"), { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
+  require("medxai.nn.checkpoint").save_checkpoint(files.join(cell.dir, "best.pt"), { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
   local result = cost_of(cell, trainer.model)
   result.status, result.epochs_run, result.best_epoch, result.value = "finished", trainer.epoch, best.epoch, best.value
   result.val_accuracy, result.val_loss = best.accuracy, best.loss
   result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy or trainer.history[best.epoch].val_balanced_accuracy,
     answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
-  result.weights_sha256, result.cache = self.run.weights_sha256(trainer.model), cell.family.how
+  result.weights_sha256, result.cache = trainer.model:sha256(), cell.family.how
   self:record(cell, result)
 end
 
@@ -415,7 +415,7 @@ end
 
 -- Works on a family whose claim is held.
 function Work:run_family(family, target_of)
-  local mode <close> = fit.deterministic(family.first.options.deterministic)
+  local mode <close> = training.deterministic(family.first.options.deterministic)
   for _, cell in ipairs(family.cells) do
     while not self:reached(cell, target_of(cell)) do self:attempt(cell, target_of(cell)) end
   end

@@ -222,7 +222,7 @@ local function open_runs()
     if is_open(o) then return unknown end
     if runs[o.name] then return runs[o.name] end
     local run = { name = o.name, seed = o.seeds and o.seeds[1] or o.seed, dir = "runs/" .. o.name, input_mode = Run.input_mode }
-    for verb, module in next, Run.steps do
+    for verb, module in next, require "medxai.verbs" do
       run[verb] = function(self, ...)
         checked(require(module[1]).check_call, unknown, self, ...)
         return unknown
