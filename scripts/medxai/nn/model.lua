@@ -24,6 +24,9 @@ local model = {}
 ---@field resize_px integer short side before the crop
 ---@field cam_layer string where Grad-CAM looks
 ---@field compare_layers string[] four layers, deep to shallow
+---@field shap_layer string what the CAM layer reads: where the thesis took gradient SHAP
+---@field shap_gradient_samples integer the thesis' samples for gradient SHAP with this network
+---@field shap_kernel_samples integer the same for kernel SHAP
 ---@field head_name string
 ---@field device string
 ---@field dtype string
@@ -191,6 +194,8 @@ local function new_model(def, options, network)
   return setmetatable({
     name = def.name, classes = options.class_list, num_classes = #options.class_list, head_name = network.head_name or (network.head_parts or {})[1],
     size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer, compare_layers = network.compare_layers,
+    shap_layer = network.shap_layer, shap_gradient_samples = network.shap_gradient_samples,
+    shap_kernel_samples = network.shap_kernel_samples,
     config = options.config, device = "cpu", dtype = "float32", layout = "nchw",
     _def = def, _options = options, _network = network, _training = true, _parts = {},
     _main = { def.output }, _both = def.aux and { def.output, def.aux } or { def.output },
