@@ -4,6 +4,7 @@
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ local function one_run(folder, name)
   end
   local names = {}
   for i, facts in ipairs(all_runs(folder)) do names[i] = facts.name end
-  check.fail("runs", "there is no run '%s' (looked in '%s').%s", name, folder, check.hint(name, names, 3))
+  check.fail("runs", "there is no run '%s' (looked in '%s').%s", name, folder, suggest.hint(name, names, 3))
 end
 
 -- ---- text -------------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 -- search over many models holds one of them at a time.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local core = require "medxai.core"
@@ -504,7 +505,7 @@ function Model:has_node(name) return self._def.ids[name] ~= nil end
 ---@param name string
 ---@param count? integer default 3
 ---@return string[]
-function Model:nearest_nodes(name, count) return check.nearest(name, all_names(self._def), count or 3) end
+function Model:nearest_nodes(name, count) return suggest.nearest(name, all_names(self._def), count or 3) end
 
 --- What a node is: { name =, op = "conv2d", inputs = { names } }. A block's name gives its last node.
 ---@param name string
