@@ -3,6 +3,7 @@
 -- that the run wrote of its validation images, to the last bit; a model or data of another setting are refused, naming
 -- both values.
 local t = require "t"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local image = require "medxai.core".image
 local torch = require "medxai.torch"
@@ -75,7 +76,7 @@ end
 
 -- The logits of the validation images as predictions.csv has them, a text.
 local function logits(dir, name)
-  local rows, columns = files.read_csv(("%s/runs/%s/predictions.csv"):format(dir, name))
+  local rows, columns = csv.read(("%s/runs/%s/predictions.csv"):format(dir, name))
   local lines = {}
   for _, row in ipairs(t.ok(rows, name .. " has no predictions.csv")) do
     local cells = { row.path }

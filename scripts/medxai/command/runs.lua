@@ -4,6 +4,7 @@
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 
@@ -30,7 +31,7 @@ end
 
 local function seconds_of(dir)
   local total = 0.0
-  local ok, rows = pcall(files.read_csv, files.join(dir, "times.csv"))
+  local ok, rows = pcall(csv.read, files.join(dir, "times.csv"))
   for _, row in ipairs(ok and rows or {}) do
     if row.name == "whole" then total = total + (tonumber(row.seconds) or 0) end
   end

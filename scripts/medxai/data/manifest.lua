@@ -130,7 +130,7 @@ return function(options)
   local path, text = find_csv(o.csv)
   local root, name, notes = path:match "^(.*)/[^/]*$" or ".", path:match "[^/]+$", {}
   if root == "" then root = "/" end
-  local rows, columns = csv.parse(text, name)
+  local rows, columns = csv.parse(text, name, "manifest")
   need_columns(columns, name)
   if #rows == 0 then check.fail("manifest", "%s has no rows.", name) end
   local classes, order = read_classes(rows, name, o.classes and listing.check_classes("manifest", o.classes), notes)

@@ -4,6 +4,7 @@
 -- into a folder that holds something else.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local Step = require "medxai.run.step"
@@ -393,7 +394,7 @@ function Run:time(step, name, seconds, more)
   if not files.exists(path) then files.append_line(path, table.concat(time_columns, ",")) end
   local row = { step = step, name = name, seconds = seconds }
   for k, v in pairs(more or {}) do row[k] = v end
-  files.append_line(path, files.csv_line(time_columns, row))
+  files.append_line(path, csv.line(time_columns, row))
 end
 
 --- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept for
@@ -436,11 +437,11 @@ function Run:write_metrics_csv(name, rows)
     if not is_there then table.move(rows, 1, #rows, #all + 1, all) end
     is_there = true
   end
-  for _, row in ipairs(files.read_csv(path) or {}) do
+  for _, row in ipairs(csv.read(path) or {}) do
     if row.step == name then put() else all[#all + 1] = row end
   end
   put()
-  files.write_csv(path, metric_columns, all)
+  csv.write(path, metric_columns, all)
 end
 
 -- ---- what determines numbers ----------------------------------------------------------------------------------------------
@@ -502,7 +503,7 @@ function Run:write_manifest(data)
     rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split, patient = item.patient,
       source = item.source }
   end
-  files.write_csv(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
+  csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end
 
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
