@@ -308,7 +308,7 @@ t.test("model.json says what it takes to build the model and to read the data ag
   t.equal(canon.write(said.data), canon.write { reader = "manifest", options = { csv = "data", classes = { "opacity",
     "clear", "nodule" }, mask = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 }, augment = true, labels = "true" } })
-  for key, value in pairs { network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
+  for key, value in pairs { format = "medxai.model", network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
     device = "cpu", size_px = 48, resize_px = 53,
     white_16bit = 4095,
     interpolation = "bilinear", channels = 3, range = { 0, 1 }, mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 },
@@ -401,7 +401,7 @@ t.test("the thesis' sizes are those of its whole images on MobileNet V2", functi
     local folder = ("%s/runs/%s"):format(dir, mask)
     files.mkdir(folder)
     t.write(folder .. "/weights.pt", "")
-    files.write_data(folder .. "/model.json", { format = "medxai.nn.model", network = "mobilenet_v2", classes = { "COVID-19",
+    files.write_data(folder .. "/model.json", { format = "medxai.model", network = "mobilenet_v2", classes = { "COVID-19",
       "Non-COVID", "Normal" }, size_px = 225, input_mode = mask, data = { reader = "covid_qu_ex", options = { root = root,
       mask = mask, size_px = 225, resize_px = 256 } } })
     for sizes, size in pairs { trained = 225, thesis = mask == "none" and 224 or 225 } do
@@ -417,7 +417,7 @@ t.test("a network of one's own cannot be built from its run, and an old model.js
   local function says(described)
     files.mkdir(dir .. "/runs/old")
     t.write(dir .. "/runs/old/weights.pt", "")
-    described.format = "medxai.nn.model"
+    described.format = "medxai.model"
     files.write_data(dir .. "/runs/old/model.json", described)
     local r = t.run { "-e", "require('medxai').trained 'old'", cwd = dir }
     t.equal(r.code, 1)
