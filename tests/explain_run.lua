@@ -6,6 +6,7 @@ local torch = require "medxai.torch"
 local canon = require "medxai.base.json"
 local choose = require "medxai.explain.images"
 local explain = require "medxai.steps.explain"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -136,12 +137,12 @@ t.test("energy inside the lesion beside its chance level in scores.csv; images w
   t.near(s.chance, 64 / 1024, 1e-9)
   t.ok(s.low ~= s.low and s.above_low ~= s.above_low and s.mean == s.mean)
   t.equal({ s.why, s.units, s.note }, { "fewer than 10 images", 4, "image-level, patients unknown" })
-  local rows, columns = files.read_csv(dir .. "/scores.csv")
+  local rows, columns = csv.read(dir .. "/scores.csv")
   t.equal(#rows, 24)
   t.equal(columns, require("medxai.score.registry").columns)
   t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
   go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
-  t.equal(#files.read_csv(dir .. "/scores.csv"), 24)
+  t.equal(#csv.read(dir .. "/scores.csv"), 24)
 end)
 
 t.test("a summary's interval: studentised over patients, Wilson's of hits; what has none says why", function()

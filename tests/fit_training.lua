@@ -1,5 +1,7 @@
 -- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
 local t = require "t"
+local training = require "medxai.train.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local xai = require "medxai"
 
@@ -109,8 +111,8 @@ end)
 
 t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key knows it", function()
   local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer", require "medxai.train.feature_cache"
-  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1 }).drop_last, nil)
-  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
+  t.equal(training.describe(training.check { optim = slow, epochs = 1 }).drop_last, nil)
+  t.equal(training.describe(training.check { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
   with_run(function(run, data, model)
     run:fit(model, data, { optim = slow, epochs = 1, batch = 5, drop_last = true })
     local scope <close> = xai.scope()
@@ -119,7 +121,7 @@ t.test("drop_last leaves the last batch out, from images and from cached outputs
     local loss = torch.no_grad(function() return torch.cross_entropy(model(batch.x), batch.y):item() end)
     t.near(epochs(run)[1].train_loss, loss, 1e-6)
     t.fails(function() Trainer.new { model = model, data = data, seed = 1, key = "",
-      options = fit.check_options { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
+      options = training.check { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
       "fit: drop_last = true leaves no batch (12 training images, batch = 16). Write a smaller batch.")
   end)
   with_run(function(run, data, model)
@@ -138,7 +140,7 @@ t.test("predictions.csv holds the validation and test answers at full precision"
   with_run(function(run, data, model)
     run:fit(model, data, { optim = sgd, epochs = 1, batch = 6 })
     run:evaluate(model, data.test)
-    local rows, columns = files.read_csv(run.dir .. "/predictions.csv")
+    local rows, columns = csv.read(run.dir .. "/predictions.csv")
     t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear", "logit_nodule", "logit_opacity",
       "prob_clear", "prob_nodule", "prob_opacity", "input_mode" })
     t.equal(#rows, data.val.n + data.test.n)
@@ -182,7 +184,7 @@ print("kinds", i.kind.accuracy, i.kind.macro_f1, i.kind.auroc_macro, i.level, i.
 local low, high = require("medxai.stats.units").wilson(result.accuracy, 12)
 print("wilson", math.abs(low - i.accuracy[1]) < 1e-12 and math.abs(high - i.accuracy[2]) < 1e-12)
 run:cross_evaluate { models = { one = model }, splits = { whole = data.test } }
-for _, row in ipairs(require("medxai.base.files").read_csv(run.dir .. "/cross.csv")) do print("cross", row.interval) end
+for _, row in ipairs(require("medxai.base.csv").read(run.dir .. "/cross.csv")) do print("cross", row.interval) end
 print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.intervals.accuracy[1] ~= few.intervals.accuracy[1])
 ]])
   local r = t.run { "--out", dir .. "/out", "--threads", "1", script }
@@ -230,7 +232,7 @@ t.test("the loss with class weights and smoothing is cross entropy's, as PyTorch
   local torch = xai.torch
   with_run(function(_, data, model)
     local Trainer, fit = require "medxai.train.trainer", require "medxai.steps.fit"
-    local options = fit.check_options { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
+    local options = training.check { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
     local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = 5, key = "k" }
     local batch = data.train:batch { 1, 2, 3, 4, 5 }
     local loss = trainer:loss(batch, batch.y):item()
@@ -262,6 +264,7 @@ t.test("gradients are clipped to their common norm: one step moves the weights n
 end)
 
 t.test("precision = \"bf16\" trains in bfloat16 products with float32 weights, near float32", function()
+  t.needs_bfloat16()
   local d = far(trained(), trained { precision = "bf16" })
   t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
 end)
@@ -296,7 +299,7 @@ run:evaluate(model, data.val)
   local table_ = {}
   for seed = 1, 3 do
     local i = 0
-    for _, row in ipairs(files.read_csv(dir .. "/out/seed-" .. seed .. "/predictions.csv")) do
+    for _, row in ipairs(csv.read(dir .. "/out/seed-" .. seed .. "/predictions.csv")) do
       if row.split == "test" then
         i = i + 1
         table_[i] = table_[i] or {}
@@ -308,7 +311,7 @@ run:evaluate(model, data.val)
   local said = c.why and "no interval: " .. c.why or string.format("%.4f, 95 %% interval %.4f to %.4f over images and seeds (t with %.1f degrees of freedom)",
     c.mean, math.max(0, c.low), math.min(1, c.high), c.df)
   t.ok(r.out:find("accuracy for other seeds: " .. said, 1, true), said .. "\n" .. r.out)
-  local rows, sums = files.read_csv(dir .. "/out/seeds.csv"), {}
+  local rows, sums = csv.read(dir .. "/out/seeds.csv"), {}
   for seed = 1, 3 do sums[files.read_data(dir .. "/out/seed-" .. seed .. "/model.json").weights_sha256] = true end
   local different = 0
   for _ in pairs(sums) do different = different + 1 end

@@ -79,7 +79,7 @@ end
 
 t.test("the standard error of macro F1 and balanced accuracy is the jackknife's over patients; the value is the metric's", function()
   local labels, probabilities, patients = answers(120)
-  local predicted, over = metrics.argmax(probabilities), units.over(120, patients)
+  local predicted, over = require("medxai.stats.logits").argmax(probabilities), units.over(120, patients)
   for _, name in ipairs { "macro_f1", "balanced_accuracy" } do
     local function value_without(u)
       local l, p = {}, {}

@@ -4,6 +4,7 @@
 -- The experiment's file is run again from its top for every seed but the last, which goes on where the run was begun.
 -- It refuses code from standard input, which cannot be read twice.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local components = require "medxai.stats.components"
 local host = require "medxai.host"
@@ -71,7 +72,7 @@ end
 local function judged_by(folder, step)
   local data, ids, hits, patients = files.read_data(files.join(folder, "steps", step .. ".json")), {}, {}, {}
   local path = data.files and data.files[1] and data.files[1].path
-  for _, row in ipairs(path and files.read_csv(files.join(folder, path)) or {}) do
+  for _, row in ipairs(path and csv.read(files.join(folder, path)) or {}) do
     if row.split == data.result.split then
       ids[#ids + 1], hits[#hits + 1], patients[#patients + 1] = row.image_id, row.label == row.predicted and 1 or 0, row.patient
     end
@@ -121,7 +122,7 @@ local function summarise(dir, list)
     end
     print("  accuracy for other seeds: " .. recipe_text(dir, list, step))
   end
-  if #rows > 0 then files.write_csv(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
+  if #rows > 0 then csv.write(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
 end
 
 -- ---- running ------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 -- the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
 local check = require "medxai.base.options"
 local delong = require "medxai.stats.delong"
+local logits_of = require "medxai.stats.logits"
 local units = require "medxai.stats.units"
 
 ---@class medxai.Metrics
@@ -108,21 +109,6 @@ local function auroc_means(list, per_class, total)
   return macro, weighted
 end
 
---- The class with the largest value of each row, 0-based; the first of equals.
----@param rows number[][]
----@return integer[]
-function metrics.argmax(rows)
-  local list = {}
-  for i, row in ipairs(rows) do
-    local best = 1
-    for c = 2, #row do
-      if row[c] > row[best] or row[best] ~= row[best] and row[c] == row[c] then best = c end
-    end
-    list[i] = best - 1
-  end
-  return list
-end
-
 --- Everything about a classifier's answers on a split.
 ---@param labels integer[] 0-based
 ---@param probabilities number[][] [sample][class], any scores that rank
@@ -136,7 +122,7 @@ function metrics.classification(labels, probabilities, classes)
   for i, row in ipairs(probabilities) do
     if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
   end
-  local matrix = metrics.confusion(labels, metrics.argmax(probabilities), k)
+  local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
   local aurocs = auroc_all(labels, probabilities, k)
   for c, class in ipairs(result.per_class) do
@@ -218,7 +204,7 @@ end
 ---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
 function metrics.classification_intervals(labels, probabilities, options)
   local o = check.options("classification_intervals", options, interval_spec)
-  local k, predicted, hits = #(probabilities[1] or {}), metrics.argmax(probabilities), {}
+  local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
   for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
   local over = units.over(#labels, o.patients, { level = o.level })
   local largest, above = largest_class(metrics.from_confusion(metrics.confusion(labels, predicted, k)).per_class), {}

@@ -5,6 +5,7 @@
 -- It refuses a verdict of fewer than ten units, and of an estimate without an interval: undecided, and the reason.
 -- What there is nothing to judge of is not_applicable.
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local units = require "medxai.stats.units"
 
 local verdict = {}
@@ -77,7 +78,7 @@ function verdict.of(question, r, options)
   local o = check.options("verdict", options, spec)
   local judge = questions[question]
   if not judge then
-    check.fail("verdict", "unknown question '%s'.%s", question, check.hint(question, check.sorted_keys(questions)))
+    check.fail("verdict", "unknown question '%s'.%s", question, suggest.hint(question, check.sorted_keys(questions)))
   end
   if r.nothing then return { verdict = "not_applicable", reason = r.nothing } end
   if (r.units or 0) < units.least and r.status ~= "identical" then

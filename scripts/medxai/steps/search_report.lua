@@ -4,7 +4,7 @@
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.steps.evaluate"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
 local metrics = require "medxai.stats.classification"
@@ -53,7 +53,7 @@ local function write_csv(run, axes, rows)
     for _, name in ipairs(row_columns) do flat[i][name] = row[name] end
     for _, name in ipairs(axes) do flat[i][name] = row.values[name] end
   end
-  files.write_csv(files.join(run.dir, "grid.csv"), columns, flat)
+  csv.write(files.join(run.dir, "grid.csv"), columns, flat)
 end
 
 -- ---- the winner ----------------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ local function standard_error(measure, value, answers)
   if measure == "accuracy" then return math.sqrt(value * (1 - value) / n) end
   local values = {}
   if measure == "loss" then
-    for i, row in ipairs(answers.logits) do values[i] = evaluate.cross_entropy(row, answers.labels[i]) end
+    for i, row in ipairs(answers.logits) do values[i] = require("medxai.stats.logits").cross_entropy(row, answers.labels[i]) end
   else
     local se = metrics.average(measure, units.over(n), answers.labels, answers.predicted, #answers.probabilities[1]).se
     return se == se and se or 0.0
@@ -94,15 +94,15 @@ end
 local function write_winner(run, one)
   local cell, result = one.cell, one.result
   local model = cell.model:reset()
-  local start = run.weights_sha256(model)
-  local scope <close> = require("medxai").scope()
+  local start = model:sha256()
+  local scope <close> = require("medxai.core").memory.scope()
   local path = files.join(cell.dir, "best.pt")
   if not files.exists(path) then check.fail("grid", "the weights of the best cell are gone ('%s'). Remove '%s' to train it again.", path, cell.dir) end
-  local saved = require("medxai").load_checkpoint(path)
+  local saved = require("medxai.nn.checkpoint").load_checkpoint(path)
   Trainer.load_changing(model, saved.tensors, "'" .. path .. "'")
   model:eval()
-  if run.weights_sha256(model) ~= result.weights_sha256 then check.fail("grid", "'%s' is not what the cell was trained to. Remove '%s' to train it again.", path, cell.dir) end
-  local answers = require("medxai.steps.evaluate").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
+  if model:sha256() ~= result.weights_sha256 then check.fail("grid", "'%s' is not what the cell was trained to. Remove '%s' to train it again.", path, cell.dir) end
+  local answers = require("medxai.nn.predict").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
   fit.write_model(run, model, cell.data, { best = { epoch = result.best_epoch, value = result.value, accuracy = result.val_accuracy, loss = result.val_loss },
     best_by = cell.options.best_by, seed = cell.seed, start = start, answers = answers })
   model:reset()
