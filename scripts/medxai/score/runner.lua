@@ -132,7 +132,7 @@ local function judge_map(job, subject, e, rows, known)
     if not results then
       map = map or job.store:map(record)
       local began = host.now()
-      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn))
+      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn, e))
       job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
     end
     for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result, masks) end
@@ -242,7 +242,8 @@ local without = "%s%9s  %-16s %s\n"
 local function print_heading(job, s, summaries, named)
   local m, chance = job.by_metric[s.metric], false
   for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
-  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+  io.stdout:write(string.format("\n%s: %s, %s; %s\n", s.metric, s.unit or "value",
+    metric.better(m.definition.direction),
     units.words { level = s.level, interval = s.interval, resampled = s.resampled, note = s.note }))
   if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
   else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end

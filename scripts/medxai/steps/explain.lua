@@ -196,29 +196,6 @@ function explain.check_call(unknown, run, model, split, options)
   explain.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
 end
 
--- What the shared passes have to keep: the union of layers in the order in which they are named, those (and "x", the input) at
--- which gradients are wanted, and those from which partial runs start.
-local function gather_layers(job)
-  local function adder(list)
-    local seen = {}
-    return function(name)
-      if not seen[name] then list[#list + 1] = name end
-      seen[name] = true
-    end
-  end
-  local layer_of, gradient_of, base_of = adder(job.layers), adder(job.gradients), adder(job.bases)
-  for _, e in ipairs(job.entries) do
-    local needs = e.method.needs
-    for _, layer in ipairs(e.layers or {}) do
-      layer_of(layer)
-      if needs.gradient then gradient_of(layer) end
-      if needs.base then base_of(layer) end
-    end
-    if needs.gradient and not e.layers then gradient_of "x" end
-    job.aliased = job.aliased or e.compat ~= nil
-  end
-end
-
 -- A method's title with what was done to its maps.
 local function title_of(e)
   local words = { e.method.title }
@@ -266,13 +243,15 @@ local function label_entries(entries)
 end
 
 local function new_job(run, model, split, asked)
-  local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
-    gradients = {}, bases = {}, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
+  local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries,
+    by_metric = {},
+    compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic,
+      budget_bytes = asked.budget_mb * (1 << 20),
     failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = model:sha256() }
   for _, m in ipairs(asked.metric_entries) do
     for _, id in ipairs(m.ids) do job.by_metric[id] = m end
   end
-  gather_layers(job)
+  require("medxai.explain.runner").gather_layers(job)
   local sets, input_masks = {}, split.input_masks_sha256 and split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
     name_set(e, model, split, job.weights, run.seed, input_masks)
