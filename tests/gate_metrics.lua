@@ -286,28 +286,25 @@ end)
 
 t.test("the frame: area-averaged cells, whole and of the part that two crops share", function()
   local map = torch.arange(0, 6, { dtype = "float64" }):view({ 2, 3 })
-  t.near(frame.cells(map, { side = 1 }), { 2.5 }, 1e-12)
-  t.near(frame.cells(map, { side = 2 }), { (0 + 0.5 * 1) / 1.5, (0.5 * 1 + 2) / 1.5, (3 + 0.5 * 4) / 1.5,
-    (0.5 * 4 + 5) / 1.5 }, 1e-12)
-  local function geometry(size, left, top, scale)
-    return { input = { height = size, width = size }, file = { scale_x = scale, scale_y = scale, offset_x = left,
-      offset_y = top } }
+  t.near(frame.cells(map, 1), { 2.5 }, 1e-12)
+  t.near(frame.cells(map, 2), { (0 + 0.5 * 1) / 1.5, (0.5 * 1 + 2) / 1.5, (3 + 0.5 * 4) / 1.5, (0.5 * 4 + 5) / 1.5 }, 1e-12)
+  local function place(size, left, top, scale) -- a crop of size x size of a file of 24 x 24, resized by 1 / scale
+    return { file = { 24, 24 }, resized = { 24 / scale, 24 / scale }, crop = { left / scale, top / scale, size, size } }
   end
-  local a, b = geometry(8, 0, 0, 2), geometry(4, 4, 2, 3) -- files 0..16 and 4..16 x 2..14
-  local shared, share = frame.shared { a, b }
-  t.equal(shared, { 4, 2, 16, 14 })
-  t.near(share, 144 / 256, 1e-12)
+  local a, b = place(8, 0, 0, 2), place(4, 4, 2, 3) -- of the file 0..16 and 4..16 x 2..14
+  local shared = frame.shared { a, b }
+  t.equal({ shared.left, shared.top, shared.right, shared.bottom, shared.share }, { 4, 2, 16, 14, 144 / 576 })
   -- a picture of the file's x coordinate: both networks say the same of each cell
-  local function picture(g)
-    local x = (torch.arange(g.input.width, { dtype = "float64" }) + 0.5) * g.file.scale_x + g.file.offset_x
-    return x:unsqueeze(0):expand({ g.input.height, g.input.width })
+  local function picture(p, size)
+    local x = (torch.arange(size, { dtype = "float64" }) + 0.5 + p.crop[1]) * p.file[1] / p.resized[1]
+    return x:unsqueeze(0):expand({ size, size })
   end
-  local left = frame.cells(picture(a), { geometry = a, rectangle = shared, side = 2 })
+  local left = frame.into(a, shared, 8, 8, 2)(picture(a, 8)):flatten():tolist()
   t.near(left, { 7, 13, 7, 13 }, 1e-12)
-  t.near(frame.cells(picture(b), { geometry = b, rectangle = shared, side = 2 }), left, 1e-12)
-  t.ok(math.abs(frame.cells(picture(a), { side = 2 })[1] - left[1]) > 1) -- a mutant: the frame without the crop
-  t.fails(function() frame.shared { geometry(4, 0, 0, 1), geometry(4, 5, 0, 1) } end,
-    "frame: 2 crops of one image have no part in common. Compare networks that see the same part.")
+  t.near(frame.into(b, shared, 4, 4, 2)(picture(b, 4)):flatten():tolist(), left, 1e-12)
+  t.ok(math.abs(frame.cells(picture(a, 8), 2)[1] - left[1]) > 1) -- a mutant: the frame without the crop
+  t.fails(function() frame.shared { place(4, 0, 0, 1), place(4, 5, 0, 1) } end,
+    "study: the models' crops of an image have nothing in common.")
 end)
 
 t.test("relevance rank accuracy is the golden one; signed sums never leave [0, 1]", function()

@@ -1,99 +1,90 @@
--- The frame: where maps of different networks, crops and sizes meet. A rectangle of the image's file, area-averaged to
--- 16 x 16 cells: a 7 x 7 CAM says no more, and a number about a map then does not grow with its pixels.
--- It refuses maps whose crops have no part in common.
---
---   frame.cells(map)                        256 numbers, row by row, of a whole map
---   local shared = frame.shared { g1, g2 }  the rectangle of the file that several records' crops all show
---   frame.cells(map, { geometry = record.geometry, rectangle = shared })
+-- Where maps of different networks meet: file coordinates, the rectangle that all crops show, averaged over the area of
+-- each cell. A map of a 7 x 7 layer says no more than 16 x 16 cells; 225, 224 and 299 px crops are never compared pixel by
+-- pixel. It refuses crops that have nothing in common.
 local check = require "medxai.base.options"
 local torch = require "medxai.torch"
 
 local frame = {}
 
-frame.side = 16
+frame.side = 16 -- cells; SSIM is computed at 4 times as many
 
----@class medxai.Rectangle a part of the file in pixels of the file: left, top, right, bottom
----@field [1] number
----@field [2] number
----@field [3] number
----@field [4] number
-
---- The rectangle of the file that a network's input shows.
----@param geometry table of a map's record: { input = { height, width }, file = { scale_x, scale_y, offset_x, offset_y }
----  }
----@return medxai.Rectangle in pixels of the file; of the input itself where the file is not known
-function frame.rectangle(geometry)
-  local input, file = geometry.input, geometry.file
-  if not file then return { 0, 0, input.width, input.height } end
-  return { file.offset_x, file.offset_y, file.offset_x + file.scale_x * input.width,
-    file.offset_y + file.scale_y * input.height }
+--- A crop in file coordinates: { left, top, right, bottom } in pixels of the file.
+---@param place table { file = { W, H }, resized = { W, H }, crop = { left, top, width, height } } of Split:geometry
+function frame.crop(place)
+  local sx, sy = place.file[1] / place.resized[1], place.file[2] / place.resized[2]
+  local c = place.crop
+  return { left = c[1] * sx, top = c[2] * sy, right = (c[1] + c[3]) * sx, bottom = (c[2] + c[4]) * sy }
 end
 
---- The rectangle that all crops of an image show, and the least share of a crop's area that it is.
----@param geometries table[]
----@return medxai.Rectangle
----@return number share 1: all crops are the same
-function frame.shared(geometries)
-  local r, share = { -math.huge, -math.huge, math.huge, math.huge }, 1.0
-  local all = {}
-  for i, geometry in ipairs(geometries) do
-    local own = frame.rectangle(geometry)
-    all[i] = own
-    r = { math.max(r[1], own[1]), math.max(r[2], own[2]), math.min(r[3], own[3]), math.min(r[4], own[4]) }
+--- The rectangle of the file that all crops show, and its share of the file.
+---@param places table[] of Split:geometry, of the same file
+---@return table { left, top, right, bottom, share }
+function frame.shared(places)
+  local r = { left = -math.huge, top = -math.huge, right = math.huge, bottom = math.huge }
+  local file = places[1].file
+  for _, place in ipairs(places) do
+    if place.file[1] ~= file[1] or place.file[2] ~= file[2] then
+      check.fail("study", "a file is %d x %d for one model and %d x %d for another: they are not the same images.", file[1], file[2], place.file[1], place.file[2])
+    end
+    local c = frame.crop(place)
+    r.left, r.top = math.max(r.left, c.left), math.max(r.top, c.top)
+    r.right, r.bottom = math.min(r.right, c.right), math.min(r.bottom, c.bottom)
   end
-  if not (r[3] > r[1] and r[4] > r[2]) then
-    check.fail("frame", "%d crops of one image have no part in common. Compare networks that see the same part.", #all)
-  end
-  for _, own in ipairs(all) do
-    share = math.min(share, (r[3] - r[1]) * (r[4] - r[2]) / ((own[3] - own[1]) * (own[4] - own[2])))
-  end
-  return r, share
+  if r.right - r.left < 1 or r.bottom - r.top < 1 then check.fail("study", "the models' crops of an image have nothing in common.") end
+  r.share = (r.right - r.left) * (r.bottom - r.top) / (file[1] * file[2])
+  return r
 end
 
--- (cells, n) float64: the share of each cell, from lo to hi in pixels, that each of n pixels takes.
-local function weights(cells, n, lo, hi)
-  local side = (hi - lo) / cells
-  local from = (torch.arange(cells, { dtype = "float64" }) * side + lo):unsqueeze(1)
-  local pixel = torch.arange(n, { dtype = "float64" }):unsqueeze(0)
-  return (torch.minimum(pixel + 1, from + side) - torch.maximum(pixel, from)):clamp_min(0):div(side)
+-- (n, size) float64: how much of each of `size` equal parts of [from, to) lies in each of n equal cells of [low, high),
+-- rows summing to 1. All in file coordinates.
+local function shares(n, size, from, to, low, high)
+  local rows, cell, part = {}, (high - low) / n, (to - from) / size
+  for i = 1, n do
+    local a, b, row, sum = low + (i - 1) * cell, low + i * cell, {}, 0.0
+    for k = 1, size do
+      local left, right = from + (k - 1) * part, from + k * part
+      row[k] = math.max(0, math.min(b, right) - math.max(a, left))
+      sum = sum + row[k]
+    end
+    for k = 1, size do row[k] = row[k] / sum end
+    rows[i] = row
+  end
+  return torch.tensor(rows, { dtype = "float64" })
 end
 
--- lo, hi in pixels of the map: of a rectangle of the file, of which the map shows first .. last in n pixels.
-local function place(lo, hi, first, last, n) return (lo - first) / (last - first) * n,
-  (hi - first) / (last - first) * n end
+--- What takes maps on a model's input grid into the frame; made once per image size, rectangle and side.
+---@param place table of Split:geometry
+---@param rectangle table of frame.shared
+---@param height integer of the map
+---@param width integer
+---@param side? integer cells, default frame.side
+---@return fun(map: any): any map (H, W) -> (side, side) float64, the mean over each cell's area
+function frame.into(place, rectangle, height, width, side)
+  side = side or frame.side
+  local c = frame.crop(place)
+  local down = shares(side, height, c.top, c.bottom, rectangle.top, rectangle.bottom)
+  local across = shares(side, width, c.left, c.right, rectangle.left, rectangle.right):t()
+  return function(map) return down:matmul(map:to { device = "cpu", dtype = "float64" }):matmul(across) end
+end
 
---- A map's means over the cells of a rectangle, each pixel counting by the area that lies in the cell.
+--- A whole map's cells, row by row: of one network's maps alone, which meet no others.
 ---@param map any tensor (H, W)
----@param options? { geometry: table?, rectangle: medxai.Rectangle?, side: integer? } without geometry the whole map;
----  side: cells a side, default 16
----@return any cells tensor (side, side) float64
-function frame.tensor(map, options)
-  local o = options or {}
-  local side, height, width = o.side or frame.side, map:size(0), map:size(1)
-  local left, top, right, bottom = 0, 0, width, height
-  if o.geometry and o.rectangle then
-    local own, r = frame.rectangle(o.geometry), o.rectangle
-    left, right = place(r[1], r[3], own[1], own[3], width)
-    top, bottom = place(r[2], r[4], own[2], own[4], height)
-  end
-  local down, across = weights(side, height, top, bottom), weights(side, width, left, right)
-  return torch.matmul(torch.matmul(down, map:to { device = "cpu", dtype = "float64" }), across:t())
+---@param side? integer cells, default frame.side
+---@return number[]
+function frame.cells(map, side)
+  local height, width = map:size(0), map:size(1)
+  local whole = { file = { width, height }, resized = { width, height }, crop = { 0, 0, width, height } }
+  return frame.into(whole, frame.crop(whole), height, width, side)(map):flatten():tolist()
 end
 
---- The same as a flat list, row by row.
----@return number[]
-function frame.cells(map, options) return frame.tensor(map, options):flatten():tolist() end
-
---- A whole map's cells, of which only those count that lie for at least half within a mask; each is the mean of its
---- pixels within it.
----@param map any (H, W)
+--- The same, of those cells that lie for at least half within a mask; each is the mean of its pixels within it.
+---@param map any tensor (H, W)
 ---@param within any|nil bool (H, W)
 ---@return number[]
 function frame.within(map, within)
   if not within then return frame.cells(map) end
-  local inside = within:to { dtype = "float64" }
+  local inside, list = within:to { dtype = "float64" }, {}
   local share = frame.cells(inside)
-  local list = {}
   for i, sum in ipairs(frame.cells(map:to { dtype = "float64" } * inside)) do
     if share[i] >= 0.5 then list[#list + 1] = sum / share[i] end
   end
