@@ -19,6 +19,7 @@ local Step = require "medxai.run.step"
 ---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: table): table see evaluate.lua
 ---@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
 ---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
+---@field study fun(self: medxai.Run, options: table): medxai.Study see study.lua
 ---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
 ---@field report fun(self: medxai.Run, options?: table): string see report.lua
 local Run = {}
@@ -38,8 +39,8 @@ local spec = {
 
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
-  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
-local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache" }
+  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock", "verdicts.csv" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables" }
 
 local function folder_of(options)
   local dir = host.options.out or options.out
@@ -210,10 +211,10 @@ function Run:write_environment()
   files.write_data(path, now)
 end
 
--- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
+-- Whether another process works on a grid search or a study here that can be joined. It may be just about to begin one.
 function Run:wait_to_join()
   for _ = 1, 25 do
-    if files.is_folder(files.join(self.dir, "families")) then return true end
+    if files.is_folder(files.join(self.dir, "families")) or files.is_folder(files.join(self.dir, "study")) then return true end
     files.sleep(0.2)
     self.lock = files.lock(files.join(self.dir, ".lock"))
     if self.lock then return false end
@@ -249,7 +250,7 @@ function Run:take_over()
 end
 
 --- Takes the folder: lock, foreign content, --overwrite and --resume. A finished run is left as it is until begin().
----@param how? { join: boolean } join: where another process works on the folder's grid search, this one helps
+---@param how? { join: boolean } join: where another process works on the folder's grid search or study, this one helps
 function Run:prepare(how)
   if self.lock or self.joined then return end
   refuse_foreign(self.dir)
