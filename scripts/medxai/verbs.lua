@@ -9,5 +9,7 @@ return {
   explain = { "medxai.steps.explain", "run", begins = true, logs = true },
   overlap = { "medxai.steps.overlap", "run", begins = true },
   study = { "medxai.steps.study", "run" },
+  packet = { "medxai.steps.packet", "run" },
+  readers = { "medxai.steps.readers", "run" },
   report = { "medxai.steps.report", "write", begins = true },
 }
