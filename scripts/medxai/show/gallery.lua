@@ -1,6 +1,7 @@
 -- The figures of an explain step, by kind: "rows", "grid" and "methods" of the maps (gallery_maps.lua), "table", "charts" and
 -- "removal" of their scores (gallery_scores.lua), and what a method draws itself. Each is saved as PNG, SVG and PDF.
 -- It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them all.
+local album = require "medxai.show.album"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local figure = require "medxai.show.figure"
@@ -148,11 +149,21 @@ local function saver(job, asked, out)
   end
 end
 
+-- What the page's viewer shows of the chosen images.
+local function viewed(job, chosen)
+  local list = {}
+  for i, number in ipairs(chosen) do
+    list[i] = { id = job.split:item(number).id, pixels = function() return maps.image(job, number) end }
+  end
+  return list
+end
+
 --- Draws and saves. asked: name, colours, scale, kinds, rows (of the scores).
 ---@return table list of { name, kind, title, svg, paths }
 function gallery.draw(job, chosen, summaries, asked)
   local out, numbers = canon.list {}, { table.unpack(chosen, 1, most_images) }
   local save = saver(job, asked, out)
+  if #asked.kinds > 0 then album.save_pictures(job.run.dir, viewed(job, chosen)) end
   local mask
   for _, m in ipairs(job.metric_entries) do mask = mask or m.mask end
   local a = { colours = asked.colours, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),

@@ -15,6 +15,7 @@ local spec = {
   title = { "string" },
   question = { "string" },
   notes = { "string" },
+  viewer = { "integer", default = 60, min = 0 }, -- images in the page's viewer
 }
 
 --- Checks a call of run:report without making it (medxai.run.preflight).
@@ -73,7 +74,7 @@ local function open_page(run, options)
   page.environment = read_data(page, "environment.json")
   page.question = options.question or page.config.question
   page.title = options.title or page.config.title or run.name
-  page.notes = options.notes
+  page.notes, page.viewer = options.notes, options.viewer
   page.fit = steps_of(page, "fit")
   page.searches = steps_of(page, "grid")
   page.evaluations = steps_of(page, "evaluate")
@@ -408,6 +409,12 @@ local function put_explanations(page)
   if #page.explanations == 0 then return end
   heading(page, "Explanations")
   require("medxai.show.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
+  if page.viewer == 0 then return end
+  local album, left_out = require("medxai.show.album").of_run(page.dir, page.explanations, { most = page.viewer, network = network_name(page) })
+  if #album.images == 0 then return end
+  put(page, "<h3>Every map over its image</h3>")
+  put(page, "%s", require("medxai.show.viewer").html(album))
+  if left_out > 0 then put(page, '<p class="note">The first %d images; %d more are in maps/.</p>', #album.images, left_out) end
 end
 
 local function put_overlaps(page)
@@ -469,7 +476,7 @@ end
 
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 3, order = require("medxai.base.json").list {} }
+  local inputs = { options = options, version = 4, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
   local names = { "config.json", "data_check.json", "metrics.jsonl" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do
@@ -484,7 +491,7 @@ end
 
 --- run:report(options).
 ---@param run table with dir, name, seed
----@param options? table title, question, notes
+---@param options? table title, question, notes, viewer (images that the page's viewer shows, 60; 0 for none)
 ---@return string path of report.html
 function report.write(run, options)
   options = check.options("report", options, spec)
