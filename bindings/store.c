@@ -1,4 +1,4 @@
-/* store.c: opens a file of tensors, finds where each storage lies, reads it straight into a tensor's memory.
+/* store.c: opens a file of tensors, finds where each storage lies, reads it straight to where the caller wants it.
  * Floating-point numbers of our own .pt files are 0-d views of one float64 storage named "numbers": torch 1.13's
  * weights_only reader knows no float. It refuses TorchScript, big-endian and compressed files by name. */
 #include "store.h"
@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "alloc.h"
+#include "safetensors.h"
 #include "zip.h"
 
 enum { PICKLE_LIMIT = 1 << 30, HEADER_LIMIT = 100 << 20 };
@@ -18,7 +19,6 @@ enum { PICKLE_LIMIT = 1 << 30, HEADER_LIMIT = 100 << 20 };
 typedef struct place { /* of a storage in the file */
   int64_t at, record; /* byte offset (legacy, safetensors) or zip record */
   bool known;
-  tx_tensor *data;    /* 1-d, once read */
 } place;
 
 struct store {
@@ -31,9 +31,9 @@ struct store {
   zip_reader *zip;
   place *places;
   size_t nplaces;
-  store_entry *entries;
-  size_t nentries, entries_room;
-  pickle_storage *blocks; /* safetensors: one a tensor */
+  safetensors header;
+  store_entry *entries; /* of header, as are the next three */
+  pickle_storage *blocks;
   pickle_tensor *tensors;
   int64_t *dims;
 };
@@ -209,337 +209,51 @@ static bool open_legacy(store *s, char *error, size_t room) {
   return ok;
 }
 
-/* ---- .safetensors: a strict reader for the one shape of JSON that its header has ------------------------------ */
+/* ---- .safetensors -------------------------------------------------------------------------------------------- */
 
-typedef struct json {
-  char *p, *end;
-} json;
-
-static void space(json *j) {
-  while (j->p < j->end && (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
-    j->p++;
-}
-
-static bool sign(json *j, char c) {
-  space(j);
-  if (j->p >= j->end || *j->p != c)
-    return false;
-  j->p++;
-  return true;
-}
-
-static int hex4(const char *p) {
-  int v = 0;
-  for (int i = 0; i < 4; i++) {
-    int c = p[i] | 32, d = p[i] >= '0' && p[i] <= '9' ? p[i] - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-    if (d < 0)
-      return -1;
-    v = v << 4 | d;
-  }
-  return v;
-}
-
-static char *put_utf8(char *to, unsigned c) {
-  if (c < 0x80) {
-    *to++ = (char)c;
-  } else if (c < 0x800) {
-    *to++ = (char)(0xc0 | c >> 6);
-    *to++ = (char)(0x80 | (c & 63));
-  } else if (c < 0x10000) {
-    *to++ = (char)(0xe0 | c >> 12);
-    *to++ = (char)(0x80 | (c >> 6 & 63));
-    *to++ = (char)(0x80 | (c & 63));
-  } else {
-    *to++ = (char)(0xf0 | c >> 18);
-    *to++ = (char)(0x80 | (c >> 12 & 63));
-    *to++ = (char)(0x80 | (c >> 6 & 63));
-    *to++ = (char)(0x80 | (c & 63));
-  }
-  return to;
-}
-
-/* The code point of a \u escape whose four digits start at j->p; surrogates come in pairs. */
-static bool unicode(unsigned *out, json *j) {
-  int hi = j->end - j->p >= 4 ? hex4(j->p) : -1;
-  if (hi < 0)
-    return false;
-  j->p += 4;
-  *out = (unsigned)hi;
-  if (hi < 0xd800 || hi > 0xdfff)
-    return true;
-  int lo = hi < 0xdc00 && j->end - j->p >= 6 && j->p[0] == '\\' && j->p[1] == 'u' ? hex4(j->p + 2) : -1;
-  if (lo < 0xdc00 || lo > 0xdfff)
-    return false;
-  j->p += 6;
-  *out = 0x10000u + ((unsigned)(hi - 0xd800) << 10) + (unsigned)(lo - 0xdc00);
-  return true;
-}
-
-/* A string, unescaped in place (it never grows) and ended by 0 over its closing quote. */
-static bool string(const char **s, size_t *len, json *j) {
-  if (!sign(j, '"'))
-    return false;
-  char *to = j->p;
-  *s = to;
-  while (j->p < j->end && *j->p != '"') {
-    unsigned char c = (unsigned char)*j->p++;
-    static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
-    if (c < 32)
-      return false;
-    if (c != '\\') {
-      *to++ = (char)c;
-      continue;
-    }
-    if (j->p >= j->end)
-      return false;
-    const char *at = *j->p ? strchr(from, *j->p) : NULL;
-    unsigned u;
-    if (*j->p == 'u') {
-      j->p++;
-      if (!unicode(&u, j))
-        return false;
-      to = put_utf8(to, u);
-    } else if (at) {
-      *to++ = into[at - from];
-      j->p++;
-    } else {
-      return false;
-    }
-  }
-  if (j->p >= j->end)
-    return false;
-  j->p++;
-  *len = (size_t)(to - *s);
-  *to = 0;
-  return true;
-}
-
-static bool integer(int64_t *out, json *j) {
-  space(j);
-  const char *start = j->p;
-  for (*out = 0; j->p < j->end && *j->p >= '0' && *j->p <= '9'; j->p++)
-    if (__builtin_mul_overflow(*out, 10, out) || __builtin_add_overflow(*out, *j->p - '0', out))
-      return false;
-  return j->p > start && (*start != '0' || j->p == start + 1);
-}
-
-/* A list of at most max integers. */
-static bool integers(int64_t *v, int max, int *n, json *j) {
-  *n = 0;
-  if (!sign(j, '['))
-    return false;
-  if (sign(j, ']'))
-    return true;
-  do {
-    if (*n == max || !integer(&v[(*n)++], j))
-      return false;
-  } while (sign(j, ','));
-  return sign(j, ']');
-}
-
-static const char *safetensors_dtype(const char *name) {
-  static const char *const map[][2] = {
-    { "F64", "float64" }, { "F32", "float32" }, { "F16", "float16" }, { "BF16", "bfloat16" }, { "I64", "int64" }, { "I32", "int32" },
-    { "I16", "int16" },   { "I8", "int8" },     { "U8", "uint8" },    { "BOOL", "bool" },     { "C64", "complex64" },
-  };
-  for (size_t i = 0; i < sizeof map / sizeof *map; i++)
-    if (!strcmp(map[i][0], name))
-      return map[i][1];
-  return NULL;
-}
-
-typedef struct header_line { /* one tensor as the header describes it */
-  const char *dtype;
-  int64_t sizes[PICKLE_MAX_DIMS], range[2];
-  int dim;
-} header_line;
-
-/* {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, keys in any order, each once */
-static bool tensor_line(header_line *h, json *j) {
-  int seen = 0, n = 0;
-  if (!sign(j, '{'))
-    return false;
-  do {
-    const char *key, *text;
-    size_t len, text_len;
-    if (!string(&key, &len, j) || !sign(j, ':'))
-      return false;
-    int bit = !strcmp(key, "dtype") ? 1 : !strcmp(key, "shape") ? 2 : !strcmp(key, "data_offsets") ? 4 : 0;
-    if (bit == 0 || seen & bit)
-      return false;
-    seen |= bit;
-    if (bit == 1 ? !string(&text, &text_len, j) : bit == 2 ? !integers(h->sizes, PICKLE_MAX_DIMS, &h->dim, j)
-                                                           : !integers(h->range, 2, &n, j))
-      return false;
-    if (bit == 1)
-      h->dtype = text;
-  } while (sign(j, ','));
-  return sign(j, '}') && seen == 7 && n == 2;
-}
-
-static store_entry *new_entry(store *s) {
-  if (s->nentries == s->entries_room) {
-    size_t n = s->entries_room ? s->entries_room * 2 : 64;
-    store_entry *more = mx_realloc(s->entries, n * sizeof *more);
-    if (!more)
-      return NULL;
-    s->entries = more;
-    s->entries_room = n;
-  }
-  s->entries[s->nentries] = (store_entry){ 0 };
-  return &s->entries[s->nentries++];
-}
-
-static bool metadata(store *s, json *j, bool keep) {
-  store_entry unkept;
-  if (!sign(j, '{'))
-    return false;
-  if (sign(j, '}'))
-    return true;
-  do {
-    store_entry *e = keep ? new_entry(s) : &unkept;
-    if (!e || !string(&e->name, &e->len, j) || !sign(j, ':') || !string(&e->text, &e->text_len, j))
-      return false;
-  } while (sign(j, ','));
-  return sign(j, '}');
-}
-
-/* The whole header, once to count (lines NULL) and once to fill. Text is changed in place, so the first pass works on a copy. */
-static bool header(store *s, json *j, header_line *lines, size_t *n, const char **bad_dtype) {
-  header_line skipped;
-  *n = 0;
-  if (!sign(j, '{'))
-    return false;
-  if (!sign(j, '}')) {
-    do {
-      const char *name;
-      size_t len;
-      if (!string(&name, &len, j) || !sign(j, ':'))
-        return false;
-      if (!strcmp(name, "__metadata__")) {
-        if (!metadata(s, j, lines != NULL))
-          return false;
-        continue;
-      }
-      header_line *h = lines ? &lines[*n] : &skipped;
-      if (!tensor_line(h, j))
-        return false;
-      if (!safetensors_dtype(h->dtype))
-        *bad_dtype = h->dtype;
-      if (lines) {
-        store_entry *e = new_entry(s);
-        if (!e)
-          return false;
-        e->name = name;
-        e->len = len;
-        e->tensor = &s->tensors[*n];
-      }
-      (*n)++;
-    } while (sign(j, ','));
-    if (!sign(j, '}'))
-      return false;
-  }
-  space(j);
-  return j->p == j->end;
-}
-
-static int by_name(const void *a, const void *b) { return strcmp((*(store_entry *const *)a)->name, (*(store_entry *const *)b)->name); }
-static int by_start(const void *a, const void *b) {
-  const int64_t *x = *(int64_t *const *)a, *y = *(int64_t *const *)b;
-  return x[0] != y[0] ? (x[0] > y[0]) - (x[0] < y[0]) : (x[1] > y[1]) - (x[1] < y[1]);
-}
-
-/* The ranges must follow each other without gap or overlap and end with the file; names must differ. */
-static bool ranges_and_names(store *s, header_line *lines, size_t n, int64_t bytes, char *error, size_t room) {
-  void **sorted = mx_malloc((s->nentries + n + 1) * sizeof *sorted);
-  if (!sorted)
-    return say(error, room, "does not fit into memory");
+/* What the header says, as pickle.h describes tensors: each is the whole of a storage of its own. */
+static bool safetensors_tensors(store *s, int64_t data_at, char *error, size_t room) {
+  size_t n = s->header.n, dims = 0;
   for (size_t i = 0; i < n; i++)
-    sorted[i] = lines[i].range;
-  qsort(sorted, n, sizeof *sorted, by_start);
-  int64_t at = 0;
-  bool ok = true;
-  for (size_t i = 0; ok && i < n; i++) {
-    const int64_t *r = sorted[i];
-    ok = r[0] == at && r[1] >= r[0];
-    at = r[1];
+    dims += 2 * (size_t)s->header.entries[i].dim;
+  s->entries = mx_calloc(n + 1, sizeof *s->entries);
+  s->blocks = mx_calloc(n + 1, sizeof *s->blocks);
+  s->tensors = mx_calloc(n + 1, sizeof *s->tensors);
+  s->dims = mx_malloc((dims + 1) * sizeof *s->dims);
+  if (!s->entries || !s->blocks || !s->tensors || !s->dims)
+    return say(error, room, "does not fit into memory");
+  if (!make_places(s, n, error, room))
+    return false;
+  int64_t *sizes = s->dims;
+  for (size_t i = 0; i < n; i++) {
+    const safetensors_entry *e = &s->header.entries[i];
+    int64_t *strides = sizes + e->dim, stride = 1;
+    for (int d = e->dim - 1; d >= 0; d--) {
+      sizes[d] = e->sizes[d];
+      strides[d] = stride;
+      stride *= sizes[d] ? sizes[d] : 1;
+    }
+    s->blocks[i] = (pickle_storage){ .dtype = e->dtype, .numel = e->numel, .itemsize = e->itemsize, .index = i };
+    s->tensors[i] = (pickle_tensor){ &s->blocks[i], 0, e->dim, sizes, strides };
+    s->places[i] = (place){ .at = data_at + e->range[0], .known = !e->text };
+    s->entries[i] = (store_entry){ e->name, e->len, e->text ? NULL : &s->tensors[i], e->text, e->text_len };
+    sizes += 2 * e->dim;
   }
-  if (!ok)
-    say(error, room, "has a broken header (tensors overlap or leave gaps)");
-  else if (at != bytes)
-    ok = say(error, room, at > bytes ? "is cut short" : "is damaged (bytes after the last tensor)");
-  for (size_t i = 0; i < s->nentries; i++)
-    sorted[i] = &s->entries[i];
-  qsort(sorted, s->nentries, sizeof *sorted, by_name);
-  for (size_t i = 1; ok && i < s->nentries; i++) {
-    const store_entry *a = sorted[i - 1], *b = sorted[i];
-    if (!strcmp(a->name, b->name) && !a->tensor == !b->tensor)
-      ok = say(error, room, "has a broken header ('%.100s' twice)", a->name);
-  }
-  mx_free(sorted);
-  return ok;
-}
-
-static bool describe(store *s, size_t i, const header_line *h, int64_t *dims, int64_t data_at, char *error, size_t room) {
-  const char *dtype = safetensors_dtype(h->dtype);
-  int64_t numel = 1, bytes, itemsize = pickle_itemsize(dtype);
-  for (int d = h->dim - 1; d >= 0; d--) {
-    dims[d] = h->sizes[d];
-    dims[h->dim + d] = numel;
-    if (__builtin_mul_overflow(numel, h->sizes[d] ? h->sizes[d] : 1, &numel))
-      return say(error, room, "has a broken header (a shape is too large)");
-  }
-  for (int d = 0; d < h->dim; d++)
-    if (h->sizes[d] == 0)
-      numel = 0;
-  if (__builtin_mul_overflow(numel, itemsize, &bytes) || bytes != h->range[1] - h->range[0])
-    return say(error, room, "has a broken header (a shape does not fit its bytes)");
-  s->blocks[i] = (pickle_storage){ .dtype = dtype, .numel = numel, .itemsize = itemsize, .index = i };
-  s->tensors[i] = (pickle_tensor){ &s->blocks[i], 0, h->dim, dims, dims + h->dim };
-  s->places[i] = (place){ .at = data_at + h->range[0], .known = true };
   return true;
 }
 
 static bool open_safetensors(store *s, int64_t length, char *error, size_t room) {
-  const char *bad = NULL;
-  header_line *lines = NULL;
-  size_t n, again;
   s->format = "safetensors";
   if (length > s->size - 8)
     return say(error, room, "is cut short");
   if (length > HEADER_LIMIT)
     return say(error, room, "has a header of %lld bytes, which is too long", (long long)length);
-  char *copy = mx_malloc((size_t)length + 1);
-  s->bytes = copy ? mx_malloc((size_t)length + 1) : NULL;
-  bool ok = s->bytes ? read_at(s->fd, s->bytes, length, 8) || say(error, room, "cannot be read (%s)", strerror(errno))
-                     : say(error, room, "does not fit into memory");
-  if (ok) {
-    memcpy(copy, s->bytes, (size_t)length);
-    json count = { copy, copy + length };
-    ok = header(s, &count, NULL, &n, &bad) || say(error, room, "has a broken header (not the JSON of safetensors)");
-    if (ok && bad)
-      ok = say(error, room, "holds a tensor of type %.20s, which is not read", bad);
-  }
-  if (ok) {
-    size_t dims = 0;
-    lines = mx_calloc(n + 1, sizeof *lines);
-    s->blocks = mx_calloc(n + 1, sizeof *s->blocks);
-    s->tensors = mx_calloc(n + 1, sizeof *s->tensors);
-    json fill = { s->bytes, s->bytes + length };
-    ok = lines && s->blocks && s->tensors && make_places(s, n, error, room) && header(s, &fill, lines, &again, &bad);
-    for (size_t i = 0; ok && i < n; i++)
-      dims += 2 * (size_t)lines[i].dim;
-    ok = ok && (s->dims = mx_malloc((dims + 1) * sizeof *s->dims));
-    if (!ok)
-      say(error, room, "does not fit into memory");
-    dims = 0;
-    for (size_t i = 0; ok && i < n; dims += 2 * (size_t)lines[i].dim, i++)
-      ok = describe(s, i, &lines[i], s->dims + dims, 8 + length, error, room);
-    ok = ok && ranges_and_names(s, lines, n, s->size - 8 - length, error, room);
-  }
-  mx_free(lines);
-  mx_free(copy);
-  return ok;
+  if (!(s->bytes = mx_malloc((size_t)length + 1)))
+    return say(error, room, "does not fit into memory");
+  if (!read_at(s->fd, s->bytes, length, 8))
+    return say(error, room, "cannot be read (%s)", strerror(errno));
+  return safetensors_read(&s->header, s->bytes, (size_t)length, s->size - 8 - length, error, room) &&
+         safetensors_tensors(s, 8 + length, error, room);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
@@ -600,14 +314,13 @@ store *store_open(const char *path, char *error, size_t room) {
 void store_close(store *s) {
   if (!s)
     return;
-  for (size_t i = 0; i < s->nplaces; i++)
-    tx_tensor_free(s->places[i].data);
   if (s->fd >= 0)
     close(s->fd);
   pickle_free(s->pickle);
   zip_close(s->zip);
   mx_free(s->bytes);
   mx_free(s->places);
+  safetensors_free(&s->header);
   mx_free(s->entries);
   mx_free(s->blocks);
   mx_free(s->tensors);
@@ -620,40 +333,21 @@ const pickle_value *store_root(const store *s) { return s->root; }
 
 size_t store_entries(const store *s, const store_entry **out) {
   *out = s->entries;
-  return s->nentries;
+  return s->header.n;
 }
 
-/* Reads storage b into a new 1-d tensor. A bool that is neither 0 nor 1 would be undefined behaviour: it becomes 1. */
-static int read_block(store *s, const pickle_storage *b, char *error, size_t room) {
-  place *p = &s->places[b->index];
-  tx_tensor *t = NULL;
+size_t store_storages(const store *s) { return s->nplaces; }
+
+/* A bool that is neither 0 nor 1 would be undefined behaviour: it becomes 1. */
+bool store_read_storage(void *to, store *s, const pickle_storage *b, char *error, size_t room) {
+  const place *p = &s->places[b->index];
   int64_t bytes = b->numel * b->itemsize;
-  int status = tx_tensor_new(&t, b->dtype, 1, &b->numel, NULL, 0);
-  if (status != TX_OK)
-    return say(error, room, "%s", tx_error()), status;
-  char *data = bytes ? tx_tensor_data(t) : NULL;
+  char *data = to;
   bool ok = bytes == 0 || (s->zip ? zip_read(data, s->zip, p->record, error, room)
                                   : read_at(s->fd, data, bytes, p->at) || say(error, room, "is cut short"));
   for (int64_t i = 0; ok && b->dtype[0] == 'b' && b->itemsize == 1 && i < bytes; i++)
     data[i] = data[i] != 0;
-  if (!ok) {
-    tx_tensor_free(t);
-    return TX_ERROR;
-  }
-  p->data = t;
-  return TX_OK;
-}
-
-int store_tensor(tx_tensor **out, store *s, const pickle_tensor *t, char *error, size_t room) {
-  const pickle_storage *b = t->storage;
-  place *p = &s->places[b->index];
-  int status = p->data ? TX_OK : read_block(s, b, error, room);
-  if (status != TX_OK)
-    return status;
-  status = tx_tensor_over(out, p->data, t->offset, t->dim, t->sizes, t->strides);
-  if (status != TX_OK)
-    say(error, room, "%s", tx_error());
-  return status;
+  return ok;
 }
 
 bool store_is_number(const pickle_tensor *t) {
@@ -662,42 +356,7 @@ bool store_is_number(const pickle_tensor *t) {
          !strcmp(b->dtype, "float64");
 }
 
-int store_number(double *out, store *s, const pickle_tensor *t, char *error, size_t room) {
-  place *p = &s->places[t->storage->index];
-  int status = p->data ? TX_OK : read_block(s, t->storage, error, room);
-  if (status == TX_OK)
-    *out = ((const double *)tx_tensor_data(p->data))[t->offset];
-  return status;
-}
-
 /* ---- writing ------------------------------------------------------------------------------------------------ */
-
-void store_layout_of(store_layout *l, const tx_tensor *t) {
-  int64_t own[TX_MAX_DIMS], expected = 1;
-  bool used[TX_MAX_DIMS] = { false };
-  l->dim = tx_tensor_dim(t);
-  tx_tensor_sizes(t, l->sizes);
-  tx_tensor_strides(t, own);
-  for (int i = l->dim - 1; i >= 0; i--) {
-    l->strides[i] = expected;
-    expected *= l->sizes[i] ? l->sizes[i] : 1;
-  }
-  l->dense = true;
-  expected = 1;
-  for (int k = 0; l->dense && k < l->dim; k++) { /* each step finds the dimension that continues the block */
-    int found = -1;
-    for (int i = 0; i < l->dim; i++)
-      if (!used[i] && (own[i] == expected || l->sizes[i] == 1) && (found < 0 || l->sizes[i] == 1))
-        found = i;
-    l->dense = found >= 0;
-    if (l->dense) {
-      used[found] = true;
-      expected *= l->sizes[found];
-    }
-  }
-  if (l->dense && tx_tensor_numel(t) > 0)
-    memcpy(l->strides, own, (size_t)l->dim * sizeof *own);
-}
 
 struct store_out {
   whole_file file;

@@ -1,11 +1,10 @@
 /* store.h: files of tensors. Reads torch's zip .pt, its older .pth, and .safetensors, told apart by content; writes .pt
  * and .safetensors whole or not at all (whole_file.h). It runs nothing that a file asks for, and takes no
- * size from a file that the file's own length does not bear out. Lua-free. */
+ * size from a file that the file's own length does not bear out. Plain C: no Lua, no libtorch. */
 #ifndef MEDXAI_STORE_H
 #define MEDXAI_STORE_H
 
 #include "pickle.h"
-#include "tx.h"
 
 /* ---- reading ------------------------------------------------------------------------------------------------ */
 
@@ -24,20 +23,12 @@ void store_close(store *s);                                    /* NULL allowed *
 const char *store_format(const store *s);                      /* "zip", "legacy" or "safetensors" */
 const pickle_value *store_root(const store *s);                /* NULL for safetensors */
 size_t store_entries(const store *s, const store_entry **out); /* safetensors: in the order of the header */
-/* Reads the storage on first use; tensors of one storage share it. A status of tx.h; error says what is wrong with the file. */
-int store_tensor(tx_tensor **out, store *s, const pickle_tensor *t, char *error, size_t room);
+size_t store_storages(const store *s);                         /* their `index` runs from 0 to this */
+/* Reads the numbers of b, numel * itemsize bytes. false: error says what is wrong with the file. */
+bool store_read_storage(void *to, store *s, const pickle_storage *b, char *error, size_t room);
 bool store_is_number(const pickle_tensor *t); /* a floating-point number of ours, see store.c */
-int store_number(double *out, store *s, const pickle_tensor *t, char *error, size_t room);
 
 /* ---- writing ------------------------------------------------------------------------------------------------ */
-
-/* How a tensor lies in a file: its own strides where they cover a block without gaps (channels_last), else contiguous. */
-typedef struct store_layout {
-  int dim;
-  int64_t sizes[TX_MAX_DIMS], strides[TX_MAX_DIMS];
-  bool dense; /* its own strides are kept: its memory can be written as it is */
-} store_layout;
-void store_layout_of(store_layout *out, const tx_tensor *t);
 
 typedef struct store_out store_out; /* a file being written under its temporary name */
 store_out *store_create(const char *path, char *error, size_t room);
