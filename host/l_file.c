@@ -14,7 +14,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <time.h>
 #include <unistd.h>
 #include "whole_file.h"
 
@@ -287,14 +286,6 @@ static int file_lock(lua_State *L) {
   return failed(L, "cannot lock", path, code);
 }
 
-/* file.monotonic(): seconds that never go back. */
-static int file_monotonic(lua_State *L) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  lua_pushnumber(L, (lua_Number)t.tv_sec + 1e-9 * (lua_Number)t.tv_nsec);
-  return 1;
-}
-
 /* file.pid() */
 static int file_pid(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)getpid());
@@ -309,7 +300,6 @@ static const luaL_Reg functions[] = {
   { "lock",       file_lock },
   { "mkdir",      file_mkdir },
   { "mkdtemp",    file_mkdtemp },
-  { "monotonic",  file_monotonic },
   { "pid",        file_pid },
   { "read",       file_read },
   { "realpath",   file_realpath },

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+#include "clock.h"
 #include "host.h"
 
 static const char at_exit_key = 0, warnings_key = 0; /* addresses: two lists in the registry */
@@ -23,14 +23,8 @@ static int host_interrupted(lua_State *L) {
   return 1;
 }
 
-static double monotonic(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int host_now(lua_State *L) {
-  lua_pushnumber(L, monotonic());
+  lua_pushnumber(L, clock_seconds());
   return 1;
 }
 

@@ -163,7 +163,7 @@ local function replace_core()
     return setmetatable({ manual_seed = nothing }, { __index = native })
   end
   local file = require "medxai.file"
-  keep(file, { list = true, monotonic = true, pid = true, realpath = true, stat = true, read = true })
+  keep(file, { list = true, pid = true, realpath = true, stat = true, read = true })
   file.read = reads_only(file.read)
 end
 

@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include "alloc.h"
+#include "clock.h"
 #include "sha256.h"
 #include "worker.h"
 
@@ -428,11 +428,7 @@ imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n,
 }
 
 bool imageset_scan_wait(imageset_scan *scan, double seconds, int64_t *done) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  int64_t ns = until.tv_nsec + (int64_t)(seconds * 1e9);
-  until.tv_sec += ns / 1000000000;
-  until.tv_nsec = ns % 1000000000;
+  struct timespec until = clock_after(seconds);
   pthread_mutex_lock(&scan->lock);
   while (scan->done < scan->n && !pthread_cond_timedwait(&scan->progress, &scan->lock, &until))
     ;

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "alloc.h"
+#include "crc32.h"
 #include "image_jpeg.h"
 #include "sha256.h"
 
@@ -130,21 +131,6 @@ static int not_an_image(const uint8_t *p, size_t n, char *why) {
   return fail(why, "not a PNG or JPEG");
 }
 
-static uint32_t crc32_png(const uint8_t *p, size_t n) {
-  static uint32_t table[256]; /* filled alike by every thread that gets here first */
-  if (!__atomic_load_n(&table[255], __ATOMIC_ACQUIRE))
-    for (uint32_t i = 0; i < 256; i++) {
-      uint32_t c = i;
-      for (int k = 0; k < 8; k++)
-        c = c & 1 ? 0xedb88320u ^ c >> 1 : c >> 1;
-      __atomic_store_n(&table[i], c, __ATOMIC_RELEASE);
-    }
-  uint32_t c = 0xffffffffu;
-  for (; n; n--)
-    c = __atomic_load_n(&table[(c ^ *p++) & 255], __ATOMIC_RELAXED) ^ c >> 8;
-  return ~c;
-}
-
 /* Walks the chunks: each whole, the critical ones with the right checksum, IEND present. */
 static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
   size_t at = 8;
@@ -158,7 +144,7 @@ static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
     if (length > n - at - 12)
       return fail(why, "the PNG is truncated");
     const uint8_t *type = p + at + 4;
-    if (!(type[0] & 32) && crc32_png(type, length + 4) != big32(type + 4 + length))
+    if (!(type[0] & 32) && mx_crc32(0, type, length + 4) != big32(type + 4 + length))
       return fail(why, "the PNG is corrupt: wrong checksum in its %.4s", type);
     if (!memcmp(type, "eXIf", 4) && image_exif_orientation(type + 4, length) != 1)
       *notes |= IMAGE_NOTE_ORIENTATION;

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "alloc.h"
+#include "crc32.h"
 
 enum { LOCAL = 0x04034b50, CENTRAL = 0x02014b50, END = 0x06054b50, END64 = 0x06064b50, LOCATOR64 = 0x07064b50 };
 enum { LOCAL_SIZE = 30, CENTRAL_SIZE = 46, END_SIZE = 22, END64_SIZE = 56, LOCATOR64_SIZE = 20 };
@@ -33,35 +34,6 @@ static uint64_t le(const unsigned char *p, int bytes) {
   while (bytes-- > 0)
     v = v << 8 | p[bytes];
   return v;
-}
-
-/* ---- CRC-32, eight bytes at a time -------------------------------------------------------------------------- */
-
-static uint32_t table[8][256];
-
-__attribute__((constructor)) static void make_table(void) {
-  for (uint32_t i = 0; i < 256; i++) {
-    uint32_t c = i;
-    for (int k = 0; k < 8; k++)
-      c = c >> 1 ^ (c & 1 ? 0xedb88320u : 0);
-    table[0][i] = c;
-  }
-  for (int t = 1; t < 8; t++)
-    for (int i = 0; i < 256; i++)
-      table[t][i] = table[t - 1][i] >> 8 ^ table[0][table[t - 1][i] & 255];
-}
-
-uint32_t zip_crc32(uint32_t crc, const void *data, size_t n) {
-  const unsigned char *p = data;
-  crc = ~crc;
-  for (; n >= 8; n -= 8, p += 8) {
-    uint32_t lo = crc ^ (uint32_t)le(p, 4), hi = (uint32_t)le(p + 4, 4);
-    crc = table[7][lo & 255] ^ table[6][lo >> 8 & 255] ^ table[5][lo >> 16 & 255] ^ table[4][lo >> 24] ^
-          table[3][hi & 255] ^ table[2][hi >> 8 & 255] ^ table[1][hi >> 16 & 255] ^ table[0][hi >> 24];
-  }
-  while (n--)
-    crc = crc >> 8 ^ table[0][(crc ^ *p++) & 255];
-  return ~crc;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------ */
@@ -264,7 +236,7 @@ bool zip_read(void *buf, zip_reader *z, int64_t i, char *error, size_t room) {
   uint64_t at = r->at + LOCAL_SIZE + le(head + 26, 2) + le(head + 28, 2);
   if (at > z->directory_at || r->size > z->directory_at - at || !read_at(z->fd, buf, r->size, at))
     return say(error, room, "is cut short or damaged (a record lies outside the file)");
-  if (r->crc && zip_crc32(0, buf, r->size) != r->crc) {
+  if (r->crc && mx_crc32(0, buf, r->size) != r->crc) {
     snprintf(error, room, "is damaged (record %.*s has the wrong checksum)", r->len < 60 ? (int)r->len : 60, r->name);
     return false;
   }
@@ -345,7 +317,7 @@ bool zip_write(zip_writer *w, const char *name, const void *data, size_t n) {
   if (len < 0 || (size_t)len >= sizeof path)
     return errno = ENAMETOOLONG, false;
   uint64_t at = w->at;
-  uint32_t crc = zip_crc32(0, data, n);
+  uint32_t crc = mx_crc32(0, data, n);
   bool wide = n >= 0xffffffff;
   size_t fixed = LOCAL_SIZE + (size_t)len + (wide ? 20 : 0) + 4, pad = (64 - (at + fixed) % 64) % 64;
   p = put(put(put(p, LOCAL, 4), 45, 2), 0x800, 2);

@@ -29,6 +29,4 @@ void zip_writer_free(zip_writer *w);
 bool zip_write(zip_writer *w, const char *name, const void *data, size_t n);
 bool zip_finish(zip_writer *w);
 
-uint32_t zip_crc32(uint32_t crc, const void *data, size_t n);
-
 #endif

@@ -6,8 +6,8 @@
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 #include "alloc.h"
+#include "clock.h"
 #include "rng.h"
 #include "sha256.h"
 #include "worker.h"
@@ -196,12 +196,6 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   return l;
 }
 
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 /* With the lock: LOADER_READY, LOADER_FAILED or LOADER_WAIT for the oldest batch. */
 static int state_of(const loader *l) {
   if (l->slots[l->taken % l->depth].left == 0 && (l->failed_at >= l->n || l->failed_at / l->batch != l->taken))
@@ -210,16 +204,12 @@ static int state_of(const loader *l) {
 }
 
 static int wait_ready(loader *l, double seconds) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  int64_t ns = until.tv_nsec + (int64_t)(seconds * 1e9);
-  until.tv_sec += ns / 1000000000;
-  until.tv_nsec = ns % 1000000000;
-  double start = now();
+  struct timespec until = clock_after(seconds);
+  double start = clock_seconds();
   int state = LOADER_WAIT, late = 0;
   while ((state = state_of(l)) == LOADER_WAIT && !late)
     late = pthread_cond_timedwait(&l->ready, &l->lock, &until);
-  l->waited += now() - start;
+  l->waited += clock_seconds() - start;
   return state;
 }
 
