@@ -95,7 +95,7 @@ t.test("where every probability is 1 in float64 the AUROC is still that of the l
   local dir = t.tmpdir()
   local r = go(dir, { 0, 500, 0 }, 1)
   local scores, is_nodule, ones = {}, {}, 0
-  for i, row in ipairs(require("medxai.base.files").read_csv(dir .. "/runs/one/predictions.csv")) do
+  for i, row in ipairs(require("medxai.base.csv").read(dir .. "/runs/one/predictions.csv")) do
     local a, b = tonumber(row.logit_clear), tonumber(row.logit_opacity)
     scores[i] = tonumber(row.logit_nodule) - math.max(a, b) - math.log(1 + math.exp(-math.abs(a - b)))
     is_nodule[i] = row.label == "nodule"

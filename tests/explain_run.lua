@@ -6,6 +6,7 @@ local torch = require "medxai.torch"
 local canon = require "medxai.base.json"
 local choose = require "medxai.explain.images"
 local explain = require "medxai.steps.explain"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -135,12 +136,12 @@ t.test("energy inside the lesion beside its chance level, with intervals, in sco
   t.equal({ s.metric, s.method, s.n, s.of, s.undefined["no mask"] }, { "energy_inside@1 mask=lesion", "gradcam", 4, 6, 2 })
   t.near(s.chance, 64 / 1024, 1e-9)
   t.ok(s.low <= s.mean and s.mean <= s.high)
-  local rows, columns = files.read_csv(dir .. "/scores.csv")
+  local rows, columns = csv.read(dir .. "/scores.csv")
   t.equal(#rows, 24)
   t.equal(columns, require("medxai.score.registry").columns)
   t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
   go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
-  t.equal(#files.read_csv(dir .. "/scores.csv"), 24)
+  t.equal(#csv.read(dir .. "/scores.csv"), 24)
 end)
 
 t.test("a mask that none of the images has is said before any map is made", function()

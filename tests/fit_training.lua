@@ -1,6 +1,7 @@
 -- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
 local t = require "t"
 local training = require "medxai.train.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local xai = require "medxai"
 
@@ -139,7 +140,7 @@ t.test("predictions.csv holds the validation and test answers at full precision"
   with_run(function(run, data, model)
     run:fit(model, data, { optim = sgd, epochs = 1, batch = 6 })
     run:evaluate(model, data.test, { resamples = 10 })
-    local rows, columns = files.read_csv(run.dir .. "/predictions.csv")
+    local rows, columns = csv.read(run.dir .. "/predictions.csv")
     t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear", "logit_nodule", "logit_opacity",
       "prob_clear", "prob_nodule", "prob_opacity", "input_mode" })
     t.equal(#rows, data.val.n + data.test.n)
@@ -253,6 +254,7 @@ t.test("gradients are clipped to their common norm: one step moves the weights n
 end)
 
 t.test("precision = \"bf16\" trains in bfloat16 products with float32 weights, near float32", function()
+  t.needs_bfloat16()
   local d = far(trained(), trained { precision = "bf16" })
   t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
 end)
@@ -282,7 +284,7 @@ run:evaluate(model, data.test, { resamples = 20 })
 ]])
   local r = t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script }
   t.equal(r.code, 0, r.err)
-  local rows, sums = files.read_csv(dir .. "/out/seeds.csv"), {}
+  local rows, sums = csv.read(dir .. "/out/seeds.csv"), {}
   for seed = 1, 3 do sums[files.read_data(dir .. "/out/seed-" .. seed .. "/model.json").weights_sha256] = true end
   local different = 0
   for _ in pairs(sums) do different = different + 1 end

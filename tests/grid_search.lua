@@ -1,5 +1,6 @@
 -- A grid search: what it trains and what it does not train twice, what it refuses, and that it cannot be lost.
 local t = require "t"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -39,7 +40,7 @@ local function go(dir, body, options, fields)
     t.quote(script), fields or ""), timeout = 300 }
 end
 
-local function table_of(dir) return (files.read_csv(dir .. "/run/grid.csv")) end
+local function table_of(dir) return (csv.read(dir .. "/run/grid.csv")) end
 
 local function by(rows, values)
   for _, row in ipairs(rows) do
@@ -52,7 +53,7 @@ end
 -- Trained epochs in all: lines of times.csv.
 local function epochs_trained(dir)
   local n = 0
-  for _, row in ipairs((files.read_csv(dir .. "/run/times.csv"))) do
+  for _, row in ipairs((csv.read(dir .. "/run/times.csv"))) do
     if row.step == "grid" and row.name ~= "whole" then n = n + 1 end
   end
   return n

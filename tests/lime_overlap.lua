@@ -5,6 +5,7 @@ local tiny = require "tinyexplain"
 local auprc = require "medxai.score.metrics.auprc"
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local finds = require "medxai.score.overlap_findings"
 local host = require "medxai.host"
@@ -174,7 +175,7 @@ end
 
 t.test("methods and baselines are rows of one table; every image, method and metric is a line of overlap.csv", function()
   local result, run = go { methods = { "gradcam" } }
-  local rows = files.read_csv(run.dir .. "/overlap.csv")
+  local rows = csv.read(run.dir .. "/overlap.csv")
   t.equal(#rows, 9 * 3 * (3 + 3 + 3 + 2)) -- auprc, energy, pointing; IoU and Dice at 3 cuts; both tuned
   local auprc_table = table_of(result, "^auprc")
   t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "centre blob" })
@@ -277,7 +278,7 @@ t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", 
   local second = overlap.run(run, model:randomize { to = "conv1" }, split_of(9), asked)
   t.equal({ first.title, second.title, #run.overlapped }, { "Trained", "Random weights", 2 })
   local sets = {}
-  for _, row in ipairs(files.read_csv(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
+  for _, row in ipairs(csv.read(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
   t.ok(sets[first.tables[1].lines[1].maps] and sets[second.tables[1].lines[1].maps])
   local text = {}
   require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },

@@ -139,7 +139,7 @@ t.test("a run's weights are found by its name, and must agree", function()
   file_of(dir .. "/runs/first/weights.pt")
   local function describe(o)
     o = o or {}
-    require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.nn.model", network = o.network
+    require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.model", network = o.network
       or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
       hidden = o.hidden or 8, head = "thesis", size_px = 224, input_mode = "lungs" })
     return apply("first", { dir = dir, mask = o.mask or "" })

@@ -5,6 +5,7 @@ local check = require "medxai.base.options"
 ---@class medxai
 ---@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
 ---@field dataset table readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
+---@field trained fun(run: string, options?: table): medxai.Model, medxai.Dataset model and data of an earlier run
 ---@field models table<string, fun(options: table): table> the seven networks
 ---@field optim table optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
@@ -21,6 +22,7 @@ local parts = {
   run        = { "medxai.run.run", "new" },
   dataset    = { "medxai.data.readers" },
   models     = { "medxai.nn.models" },
+  trained    = { "medxai.nn.trained" },
   model      = { "medxai.nn.model" },
   optim      = { "medxai.train.optim" },
   random     = { "medxai.tensor.random" },

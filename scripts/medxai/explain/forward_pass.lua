@@ -4,6 +4,7 @@
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
 -- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local chunks = require "medxai.tensor.chunks"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
@@ -16,7 +17,7 @@ Pass.__index = Pass
 function tap.check_layers(model, layers)
   for _, layer in ipairs(layers) do
     if not model:has_node(layer) then
-      local hint = check.hint(tostring(layer), model:node_names(), 3)
+      local hint = suggest.hint(tostring(layer), model:node_names(), 3)
       check.fail("explain", "unknown layer '%s'.%s", tostring(layer), hint == "" and model.cam_layer and " Usual is '" .. model.cam_layer .. "'." or hint)
     end
   end

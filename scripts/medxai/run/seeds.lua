@@ -3,6 +3,7 @@
 -- The experiment's file is run again from its top for every seed but the last, which goes on where the run was begun.
 -- It refuses code from standard input, which cannot be read twice.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -77,7 +78,7 @@ local function summarise(dir, list)
       end
     end
   end
-  if #rows > 0 then files.write_csv(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
+  if #rows > 0 then csv.write(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
 end
 
 -- ---- running ------------------------------------------------------------------------------------------------------------------

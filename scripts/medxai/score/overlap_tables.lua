@@ -3,7 +3,7 @@
 -- It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
-local files = require "medxai.base.files"
+local csv = require "medxai.base.csv"
 local host = require "medxai.host"
 local paired = require "medxai.stats.paired"
 local tiny = require("medxai.score.overlap_findings").tiny
@@ -26,7 +26,7 @@ local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) 
 --- What run:explain wrote for these maps and metrics.
 function tables.scored(run, base, findings, entries, ids)
   local by_key = {}
-  for _, row in ipairs(files.read_csv(run.dir .. "/scores.csv") or {}) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
+  for _, row in ipairs(csv.read(run.dir .. "/scores.csv") or {}) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
   local rows = {}
   for _, id in ipairs(ids) do
     for i, f in ipairs(findings) do

@@ -3,6 +3,7 @@
 -- are written image by image, and those of a metric that runs the network are not computed twice.
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -49,13 +50,13 @@ end
 local function read_known(dir)
   local path, known, kept = dir .. "/scores.csv", {}, {}
   files.repair_lines(path)
-  local rows, columns = files.read_csv(path)
+  local rows, columns = csv.read(path)
   for _, row in ipairs(rows or {}) do
     if is_readable(row) then
       kept[#kept + 1], known[key_of(row)] = row, row
     end
   end
-  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then files.write_csv(path, metric.columns, kept) end
+  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then csv.write(path, metric.columns, kept) end
   return known
 end
 
@@ -143,7 +144,7 @@ end
 local function append_rows(dir, rows)
   local path = dir .. "/scores.csv"
   if not files.exists(path) then files.append_line(path, table.concat(metric.columns, ",")) end
-  for _, row in ipairs(rows) do files.append_line(path, files.csv_line(metric.columns, row)) end
+  for _, row in ipairs(rows) do files.append_line(path, csv.line(metric.columns, row)) end
 end
 
 local function needs_model(job)
@@ -210,11 +211,11 @@ function judge.write_scores(path, columns, rows)
   if #rows == 0 then return end
   local fresh, all = {}, {}
   for _, row in ipairs(rows) do fresh[key_of(row)] = true end
-  for _, row in ipairs(files.read_csv(path) or {}) do
+  for _, row in ipairs(csv.read(path) or {}) do
     if not fresh[key_of(row)] then all[#all + 1] = row end
   end
   for _, row in ipairs(rows) do all[#all + 1] = row end
-  files.write_csv(path, columns, all)
+  csv.write(path, columns, all)
 end
 
 local function shown(v) return v == v and string.format("%.3f", v) or "undefined" end

@@ -2,6 +2,7 @@
 -- model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the report hold the table.
 -- It refuses names that are missing.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 
@@ -62,7 +63,7 @@ function cross.run(run, options)
         balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro, loss = result.loss }
     end
   end
-  files.write_csv(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
+  csv.write(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
   print_cross(models, splits, results)
   return results
 end

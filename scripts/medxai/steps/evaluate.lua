@@ -2,6 +2,7 @@
 -- Every evaluation of a test split is counted in the run and printed, since a test set wears out by being looked at.
 -- It refuses a split whose classes are not the model's, and a network whose answers are not finite.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local logits_of = require "medxai.nn.logits"
@@ -52,7 +53,7 @@ function evaluate.write_predictions(run, split, answers, file)
   local path = files.join(run.dir, file or "predictions.csv")
   local columns = prediction_columns(split.classes)
   local kept = {}
-  local earlier, earlier_columns = files.read_csv(path)
+  local earlier, earlier_columns = csv.read(path)
   if earlier and table.concat(earlier_columns, "\0") == table.concat(columns, "\0") then
     for _, row in ipairs(earlier) do
       if row.split ~= split.name then kept[#kept + 1] = row end
@@ -62,7 +63,7 @@ function evaluate.write_predictions(run, split, answers, file)
   local first, second = kept, rows
   if split.name == "val" then first, second = rows, kept end -- validation before test
   table.move(second, 1, #second, #first + 1, first)
-  files.write_csv(path, columns, first)
+  csv.write(path, columns, first)
 end
 
 -- ---- the step -------------------------------------------------------------------------------------------------------

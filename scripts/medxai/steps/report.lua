@@ -3,6 +3,7 @@
 -- Every section appears only where its step has been done; nothing is fetched from anywhere when the page is opened.
 -- It refuses to compute results: a number that is not in the folder is not in the report.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
 local host = require "medxai.host"
@@ -351,7 +352,7 @@ local function put_search(page)
 end
 
 local function put_cross(page)
-  local ok, rows = pcall(files.read_csv, page.dir .. "/cross.csv")
+  local ok, rows = pcall(csv.read, page.dir .. "/cross.csv")
   if not ok or not rows or #rows == 0 then return end
   heading(page, "Models and inputs crossed")
   local out = {}
@@ -433,7 +434,7 @@ local function put_settings(page)
 end
 
 local function put_times(page)
-  local ok, rows = pcall(files.read_csv, page.dir .. "/times.csv")
+  local ok, rows = pcall(csv.read, page.dir .. "/times.csv")
   if not ok or not rows or #rows == 0 then return end
   local sums, order = {}, {}
   for _, row in ipairs(rows) do

@@ -4,6 +4,7 @@
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
 local metrics = require "medxai.stats.classification"
@@ -51,7 +52,7 @@ local function write_csv(run, axes, rows)
     for _, name in ipairs(row_columns) do flat[i][name] = row[name] end
     for _, name in ipairs(axes) do flat[i][name] = row.values[name] end
   end
-  files.write_csv(files.join(run.dir, "grid.csv"), columns, flat)
+  csv.write(files.join(run.dir, "grid.csv"), columns, flat)
 end
 
 -- ---- the winner ----------------------------------------------------------------------------------------------------------------

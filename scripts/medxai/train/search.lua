@@ -5,6 +5,7 @@
 -- It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local prefix = require "medxai.train.feature_cache"
@@ -393,7 +394,7 @@ end
 local function measured(run, cells)
   local by_id, seconds = {}, {}
   for _, cell in ipairs(cells) do by_id[cell.id] = cell end
-  for _, row in ipairs(files.read_csv(files.join(run.dir, "times.csv")) or {}) do
+  for _, row in ipairs(csv.read(files.join(run.dir, "times.csv")) or {}) do
     local cell = row.step == "grid" and by_id[row.name]
     if cell and tonumber(row.seconds) then
       local own = seconds[class_of(cell)] or { sum = 0.0, n = 0 }
