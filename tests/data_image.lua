@@ -131,14 +131,14 @@ t.test("16-bit samples are scaled by their range, or by the white level that is 
   local whole, twelve = image.load(here .. "deep.png"), image.load(here .. "deep.png", 4095)
   t.ok(whole:max():item() > 200)
   t.equal(twelve:max():item(), 255)
-  t.fails(function() image.load(here .. "deep.png", 0) end, "image.load: the 16-bit white level is wrong (expected 1 to 65535, got 0).")
+  t.fails(function() image.load(here .. "deep.png", 0) end, "image.load: the 16-bit white level: expected 1 to 65535, got 0")
 end)
 
 t.test("resize, fit and digest refuse what is no picture", function()
   t.fails(function() image.resize(torch.zeros(4, 4), 2, 2) end, "image.resize: wrong type (expected a uint8 picture, got float32).")
   t.fails(function() image.resize(torch.zeros(4, 4, 2, { dtype = "uint8" }), 2, 2) end,
     "image.resize: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got 3 dimensions with other channels last).")
-  t.fails(function() image.resize(made(4, 4, 1), 0, 2) end, "image.resize: the width is wrong (expected 1 to 32768, got 0).")
+  t.fails(function() image.resize(made(4, 4, 1), 0, 2) end, "image.resize: the width: expected 1 to 32768, got 0")
   t.fails(function() image.fit(made(4, 4, 1), 4, 5) end, "image.fit: the crop is larger than the picture (expected at most 4, got 5).")
   t.fails_like(function() image.resize(made(4, 6, 1):transpose(0, 1), 2, 2) end, "must be contiguous")
   t.fails_like(function() image.digest(7) end, "expected a tensor")

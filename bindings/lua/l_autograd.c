@@ -52,15 +52,6 @@ static tx_tensor **one_or_list(lua_State *L, int idx, int *n, const char *what) 
   return v;
 }
 
-static void shape_text(char *buf, size_t room, const tx_tensor *t) {
-  int64_t sizes[TX_MAX_DIMS];
-  const int dim = tx_tensor_dim(t);
-  tx_tensor_sizes(t, sizes);
-  size_t at = 0;
-  for (int i = 0; i < dim && at + 24 < room; i++)
-    at += (size_t)snprintf(buf + at, room - at, "%s%lld", i ? "x" : "", (long long)sizes[i]);
-}
-
 /* outputs must lead somewhere, and be one number where no gradient is given */
 static void check_outputs(lua_State *L, const char *what, tx_tensor **out, int n, tx_tensor **grads, int ngrads) {
   if (grads && ngrads != n)
@@ -71,8 +62,8 @@ static void check_outputs(lua_State *L, const char *what, tx_tensor **out, int n
     if (!tx_tensor_requires_grad(out[i]))
       xl_error(L, "%s: output %d does not require grad: it was made under no_grad or from tensors that do not.", what, i + 1);
     if (tx_tensor_numel(out[i]) != 1 && !(grads && grads[i])) {
-      char shape[128] = "";
-      shape_text(shape, sizeof shape, out[i]);
+      char shape[128];
+      tx_tensor_shape_text(out[i], shape);
       xl_error(L, "%s: output %d has shape %s, not one number. Give its gradient, or reduce it first (sum, mean).", what, i + 1, shape);
     }
   }
@@ -353,19 +344,13 @@ static const luaL_Reg functions[] = {
 static const luaL_Reg generator_methods[] = {
   { "get_state", generator_get_state }, { "set_state", generator_set_state }, { NULL, NULL }
 };
-static const luaL_Reg generator_meta[] = {
-  { "__close", generator_gc }, { "__gc", generator_gc }, { NULL, NULL }
-};
 
 int luaopen_core_autograd(lua_State *L) {
   luaL_newmetatable(L, XL_MODE);
   lua_pushcfunction(L, mode_close);
   lua_setfield(L, -2, "__close");
-  luaL_newmetatable(L, XL_GENERATOR);
-  luaL_setfuncs(L, generator_meta, 0);
-  xl_newlib(L, generator_methods);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 2);
+  lua_pop(L, 1);
+  xl_newtype(L, XL_GENERATOR, generator_methods, generator_gc);
   xl_newlib(L, functions);
   return 1;
 }

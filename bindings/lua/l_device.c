@@ -4,9 +4,7 @@
 
 /*- device.set_threads(n): of ATen, OpenMP and BLAS alike. */
 static int device_set_threads(lua_State *L) {
-  const int64_t n = xl_toint(L, 1, "device.set_threads");
-  if (n < 1 || n > 4096)
-    xl_error(L, "device.set_threads: expected 1 to 4096 threads, got %lld", (long long)n);
+  const int64_t n = xl_torange(L, 1, 1, 4096, "device.set_threads");
   xl_check(L, tx_set_threads((int)n), "device.set_threads");
   return 0;
 }

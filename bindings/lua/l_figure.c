@@ -384,17 +384,11 @@ static const luaL_Reg methods[] = {
   { "polygon", canvas_polygon },
   { "rect",    canvas_rect },
   { "text",    canvas_text },
-  { "__close", canvas_close },
-  { "__gc",    canvas_close },
   { NULL, NULL }
 };
 
 int luaopen_core_figure(lua_State *L) {
-  luaL_newmetatable(L, CANVAS);
-  xl_setfuncs(L, methods);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  xl_newtype(L, CANVAS, methods, canvas_close);
   xl_newlib(L, functions);
   return 1;
 }

@@ -23,10 +23,8 @@ static image check_picture(lua_State *L, int idx, const char *what) {
   tx_tensor_sizes(t, size);
   if (!(dim == 2 || (dim == 3 && (size[2] == 1 || size[2] == 3))) || size[0] < 1 || size[1] < 1 || size[0] > IMAGE_MAX_SIDE || size[1] > IMAGE_MAX_SIDE)
     xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
-  if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
-    xl_error(L, "%s: the picture must be contiguous and on the CPU. Use t:contiguous() or t:cpu().", what);
   return (image){ .w = (int)size[1], .h = (int)size[0], .c = dim == 3 ? (int)size[2] : 1, .bits = 8,
-                  .px = tx_tensor_data(t) };
+                  .px = xl_todata(L, t, "uint8", what) };
 }
 
 /* Pushes the picture as a tensor and frees it. flat: (H, W) for one channel. */
@@ -50,10 +48,7 @@ static void check_status(lua_State *L, int status, const char *what, const char 
 static int white_option(lua_State *L, int idx) {
   if (lua_isnoneornil(L, idx))
     return 65535;
-  int64_t white = xl_toint(L, idx, "image.load: the 16-bit white level");
-  if (white < 1 || white > 65535)
-    xl_error(L, "image.load: the 16-bit white level is wrong (expected 1 to 65535, got %lld).", (long long)white);
-  return (int)white;
+  return (int)xl_torange(L, idx, 1, 65535, "image.load: the 16-bit white level");
 }
 
 /* load(path [, white16]) -> uint8 (H, W, C) */
@@ -143,10 +138,7 @@ static int image_lua_decode(lua_State *L) {
 }
 
 static int side(lua_State *L, int idx, const char *what) {
-  int64_t v = xl_toint(L, idx, what);
-  if (v < 1 || v > IMAGE_MAX_SIDE)
-    xl_error(L, "%s is wrong (expected 1 to %d, got %lld).", what, IMAGE_MAX_SIDE, (long long)v);
-  return (int)v;
+  return (int)xl_torange(L, idx, 1, IMAGE_MAX_SIDE, what);
 }
 
 /* resize(picture, width, height [, "bilinear" | "nearest"]) -> picture, as Pillow does it */
@@ -182,13 +174,6 @@ static int image_lua_fit(lua_State *L) {
   return 1;
 }
 
-static int copy_picture(image *out, const image *im) {
-  if (image_new(out, im->w, im->h, im->c))
-    return IMAGE_NOMEM;
-  memcpy(out->px, im->px, (size_t)im->w * im->h * im->c);
-  return IMAGE_OK;
-}
-
 /* mask(picture, mask, mode [, resize = "none"]) -> picture; mode: one of image_mask_names; resize: of a mask of another
  * size, one of image_mask_resizes */
 static int image_lua_mask(lua_State *L) {
@@ -204,8 +189,8 @@ static int image_lua_mask(lua_State *L) {
   if (mode == IMAGE_MASK_COUNT)
     xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.", name);
   const int resize = lua_isnoneornil(L, 4) ? 0 : luaL_checkoption(L, 4, NULL, resizes);
-  int status = copy_picture(&out, &im);
-  status = status ? status : copy_picture(&mask, &given);
+  int status = image_copy(&out, &im);
+  status = status ? status : image_copy(&mask, &given);
   if (status)
     snprintf(why, sizeof why, "out of memory");
   status = status ? status : image_binary(&mask, why);
@@ -224,7 +209,7 @@ static int image_lua_mask(lua_State *L) {
 static int image_lua_lung_fill(lua_State *L) {
   image given = check_picture(L, 1, "image.lung_fill"), mask;
   char why[IMAGE_WHY];
-  if (copy_picture(&mask, &given))
+  if (image_copy(&mask, &given))
     xl_error(L, "image.lung_fill: out of memory.");
   int status = image_binary(&mask, why);
   status = status ? status : image_lung_fill(&mask, why);
@@ -305,9 +290,7 @@ static int sha256_lua_update(lua_State *L) {
     sha256_add(s, bytes, n);
   } else {
     tx_tensor *t = xl_toresolved(L, 2);
-    if (tx_tensor_numel(t) && (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t)))
-      xl_error(L, "sha256: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().");
-    sha256_add(s, tx_tensor_data(t), (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t)));
+    sha256_add(s, xl_todata(L, t, NULL, "sha256"), (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t)));
   }
   lua_settop(L, 1);
   return 1;
@@ -345,10 +328,7 @@ int luaopen_core_image(lua_State *L) {
     { NULL, NULL }
   };
   static const luaL_Reg hash[] = { { "update", sha256_lua_update }, { "hex", sha256_lua_hex }, { NULL, NULL } };
-  luaL_newmetatable(L, XL_SHA256);
-  xl_newlib(L, hash);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  xl_newtype(L, XL_SHA256, hash, NULL);
   xl_newlib(L, functions);
   return 1;
 }

@@ -9,19 +9,17 @@ enum { MOST_CHANNELS = 64, MOST_SIDE = 8192 };
 static void *check_data(lua_State *L, int idx, const char *dtype, int dim, int64_t *size, const char *what) {
   tx_tensor *t = xl_totensor(L, idx);
   if (strcmp(tx_tensor_dtype(t), dtype) || tx_tensor_dim(t) != dim)
-    xl_error(L, "impute: %s is wrong (expected %s of %d dimensions, got %s of %d).", what, dtype, dim, tx_tensor_dtype(t), tx_tensor_dim(t));
+    xl_error(L, "%s is wrong (expected %s of %d dimensions, got %s of %d).", what, dtype, dim, tx_tensor_dtype(t), tx_tensor_dim(t));
   tx_tensor_sizes(t, size);
-  if (!tx_tensor_is_contiguous(t, false) || (!tx_tensor_data(t) && tx_tensor_numel(t) > 0))
-    xl_error(L, "impute: %s must be contiguous and on the CPU.", what);
-  return tx_tensor_data(t);
+  return xl_todata(L, t, dtype, what);
 }
 
 /*- fill_(x, keep): x (N, C, H, W) float64, keep (N, H, W) bool; x's pixels outside keep are replaced */
 static int impute_fill(lua_State *L) {
   int64_t size[4], kept[3];
   lua_settop(L, 2);
-  double *x = check_data(L, 1, "float64", 4, size, "x");
-  const uint8_t *keep = check_data(L, 2, "bool", 3, kept, "keep");
+  double *x = check_data(L, 1, "float64", 4, size, "impute: x");
+  const uint8_t *keep = check_data(L, 2, "bool", 3, kept, "impute: keep");
   if (kept[0] != size[0] || kept[1] != size[2] || kept[2] != size[3])
     xl_error(L, "impute: keep does not fit x (expected (%lld, %lld, %lld), got (%lld, %lld, %lld)).", (long long)size[0], (long long)size[2], (long long)size[3],
              (long long)kept[0], (long long)kept[1], (long long)kept[2]);

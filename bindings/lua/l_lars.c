@@ -2,7 +2,6 @@
  *   path(gram, xy, { samples =, lasso = false, max_steps = 500, alpha_min = 0 }) -> active, coef, alpha
  * gram (p, p) and xy (p): X'X and X'y, float64 on the CPU; active: list of columns (from 0) in their order of entry;
  * coef (steps + 1, p) and alpha (steps + 1): float64. */
-#include <string.h>
 #include "alloc.h"
 #include "lars.h"
 #include "xl.h"
@@ -10,14 +9,6 @@
 static void release_path(void *p) {
   lars_free(p);
   mx_free(p);
-}
-
-static const double *numbers(lua_State *L, int idx, int64_t n, const char *what) {
-  const tx_tensor *t = xl_toresolved(L, idx);
-  if (strcmp(tx_tensor_dtype(t), "float64") != 0 || !tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false))
-    xl_error(L, "lars: %s: expected a contiguous float64 tensor on the CPU, got %s", what, tx_tensor_dtype(t));
-  if (tx_tensor_numel(t) != n) xl_error(L, "lars: %s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
-  return tx_tensor_data(t);
 }
 
 static double number_field(lua_State *L, const char *name, double absent) {
@@ -32,14 +23,15 @@ static int lars_path_(lua_State *L) {
   lua_settop(L, 3);
   const int64_t p = tx_tensor_numel(xl_totensor(L, 2));
   if (p < 1 || p > 4096) xl_error(L, "lars: expected 1 to 4096 columns, got %lld", (long long)p);
-  const double samples = number_field(L, "samples", 1), steps = number_field(L, "max_steps", 500), least = number_field(L, "alpha_min", 0);
+  const double samples = number_field(L, "samples", 1), steps = number_field(L, "max_steps", 500);
+  const double least = number_field(L, "alpha_min", 0);
   lua_getfield(L, 3, "lasso");
   const bool lasso = lua_toboolean(L, -1);
   lars_path *path = mx_calloc(1, sizeof *path);
   if (!path) xl_nomem(L, "lars");
   xl_hold(L, path, release_path);
   tx_tensor **out = xl_slots(L, 2);
-  const double *gram = numbers(L, 1, p * p, "gram"), *xy = numbers(L, 2, p, "xy");
+  const double *gram = xl_todoubles(L, 1, p * p, "lars: gram"), *xy = xl_todoubles(L, 2, p, "lars: xy");
   const int most = steps < 1e6 ? (int)steps : 1000000;
   if (lars_run(path, gram, xy, (int)p, samples, lasso, most, least) != LARS_OK) xl_nomem(L, "lars");
   lua_createtable(L, path->nactive, 0);

@@ -466,15 +466,6 @@ static int loader_lua_order(lua_State *L) {
   return 1;
 }
 
-static void make_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction close) {
-  luaL_newmetatable(L, name);
-  xl_newlib(L, methods);
-  lua_setfield(L, -2, "__index");
-  xl_setfunction(L, "__gc", close);
-  xl_setfunction(L, "__close", close);
-  lua_pop(L, 1);
-}
-
 int luaopen_core_loader(lua_State *L) {
   static const luaL_Reg set_methods[] = {
     { "add",    set_add },
@@ -500,9 +491,9 @@ int luaopen_core_loader(lua_State *L) {
     { NULL, NULL }
   };
   static const luaL_Reg functions[] = { { "set", loader_lua_set }, { "order", loader_lua_order }, { NULL, NULL } };
-  make_class(L, XL_SET, set_methods, set_gc);
-  make_class(L, XL_SCAN, scan_methods, scan_close);
-  make_class(L, XL_LOADER, loader_methods, loader_lua_close);
+  xl_newtype(L, XL_SET, set_methods, set_gc);
+  xl_newtype(L, XL_SCAN, scan_methods, scan_close);
+  xl_newtype(L, XL_LOADER, loader_methods, loader_lua_close);
   xl_newlib(L, functions);
   return 1;
 }

@@ -226,12 +226,7 @@ static const luaL_Reg methods[] = {
 static const luaL_Reg functions[] = { { "new", optim_new }, { NULL, NULL } };
 
 int luaopen_core_optim(lua_State *L) {
-  luaL_newmetatable(L, XL_OPTIM);
-  xl_setfunction(L, "__gc", optim_close);
-  xl_setfunction(L, "__close", optim_close);
-  xl_newlib(L, methods);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  xl_newtype(L, XL_OPTIM, methods, optim_close);
   xl_newlib(L, functions);
   return 1;
 }

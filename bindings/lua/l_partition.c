@@ -3,7 +3,6 @@
  *   p:start(hidden, shown)   p:ask() -> boxes (n, most, 6) int32 or nil   p:tell(outputs)   p:values() -> (outputs, c, h, w)
  * Tensors are float64 on the CPU but for the boxes. start and tell give false where an output is not a finite number. */
 #include <stdio.h>
-#include <string.h>
 #include "partition.h"
 #include "xl.h"
 
@@ -28,8 +27,7 @@ static int64_t field(lua_State *L, const char *name, int64_t low, int64_t high) 
   char what[64];
   snprintf(what, sizeof what, "partition: %s", name);
   lua_getfield(L, 1, name);
-  const int64_t v = xl_toint(L, -1, what);
-  if (v < low || v > high) xl_error(L, "partition: %s is wrong (expected %lld to %lld, got %lld).", name, (long long)low, (long long)high, (long long)v);
+  const int64_t v = xl_torange(L, -1, low, high, what);
   lua_pop(L, 1);
   return v;
 }
@@ -84,8 +82,7 @@ static int partition_new_(lua_State *L) {
 
 /*- leaf_order(children, regions): list of regions by their place among the tree's leaves */
 static int partition_order(lua_State *L) {
-  const int64_t regions = xl_toint(L, 2, "partition: regions");
-  if (regions < 1 || regions > 1 << 24) xl_error(L, "partition: regions are 1 to %d (got %lld).", 1 << 24, (long long)regions);
+  const int64_t regions = xl_torange(L, 2, 1, 1 << 24, "partition: regions");
   lua_settop(L, 1);
   const int32_t(*children)[2] = push_tree(L, (int32_t)regions);
   int32_t *order = lua_newuserdatauv(L, (size_t)regions * sizeof *order, 0);
@@ -98,18 +95,11 @@ static int partition_order(lua_State *L) {
   return 1;
 }
 
-/* n float64 numbers of a contiguous tensor on the CPU. */
-static const double *numbers(lua_State *L, int idx, int64_t n, const char *what) {
-  const tx_tensor *t = xl_toresolved(L, idx);
-  if (strcmp(tx_tensor_dtype(t), "float64") != 0 || !tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false))
-    xl_error(L, "partition: %s: expected a contiguous float64 tensor on the CPU, got %s", what, tx_tensor_dtype(t));
-  if (tx_tensor_numel(t) != n) xl_error(L, "partition: %s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
-  return tx_tensor_data(t);
-}
-
 static int partition_start_(lua_State *L) {
   partition_handle *b = to_partition(L);
-  return status_of(L, partition_start(b->p, numbers(L, 2, b->outputs, "start"), numbers(L, 3, b->outputs, "start")));
+  const double *hidden = xl_todoubles(L, 2, b->outputs, "partition: start");
+  const double *shown = xl_todoubles(L, 3, b->outputs, "partition: start");
+  return status_of(L, partition_start(b->p, hidden, shown));
 }
 
 static int partition_ask_(lua_State *L) {
@@ -128,7 +118,7 @@ static int partition_ask_(lua_State *L) {
 
 static int partition_tell_(lua_State *L) {
   partition_handle *b = to_partition(L);
-  return status_of(L, partition_tell(b->p, numbers(L, 2, (int64_t)b->asked * b->outputs, "tell")));
+  return status_of(L, partition_tell(b->p, xl_todoubles(L, 2, (int64_t)b->asked * b->outputs, "partition: tell")));
 }
 
 static int partition_values_(lua_State *L) {
@@ -147,16 +137,14 @@ static int partition_evaluated_(lua_State *L) {
 }
 
 int luaopen_core_partition(lua_State *L) {
-  static const luaL_Reg methods[] = { { "start", partition_start_ }, { "ask", partition_ask_ }, { "tell", partition_tell_ },
-                                      { "values", partition_values_ }, { "evaluated", partition_evaluated_ }, { "__gc", partition_close },
-                                      { "__close", partition_close }, { NULL, NULL } };
+  static const luaL_Reg methods[] = {
+    { "start", partition_start_ },   { "ask", partition_ask_ },
+    { "tell", partition_tell_ },     { "values", partition_values_ },
+    { "evaluated", partition_evaluated_ }, { NULL, NULL },
+  };
   static const luaL_Reg functions[] = { { "new", partition_new_ }, { "leaf_order", partition_order }, { NULL, NULL } };
   _Static_assert(sizeof(partition_box) == 6 * sizeof(int32_t), "boxes are passed as six numbers");
-  luaL_newmetatable(L, XL_PARTITION);
-  xl_setfuncs(L, methods);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  xl_newtype(L, XL_PARTITION, methods, partition_close);
   xl_newlib(L, functions);
   return 1;
 }

@@ -308,18 +308,10 @@ static const luaL_Reg functions[] = {
   { NULL, NULL }
 };
 
-static void add_class(lua_State *L, const char *name, const luaL_Reg *methods) {
-  luaL_newmetatable(L, name);
-  lua_newtable(L);
-  xl_setfuncs(L, methods);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
-}
-
 int luaopen_core_rng(lua_State *L) {
-  add_class(L, XL_STREAM, stream_methods);
-  add_class(L, XL_RANDOM_STATE, numpy_methods);
-  add_class(L, XL_DEFAULT_RNG, numpy_methods);
+  xl_newtype(L, XL_STREAM, stream_methods, NULL);
+  xl_newtype(L, XL_RANDOM_STATE, numpy_methods, NULL);
+  xl_newtype(L, XL_DEFAULT_RNG, numpy_methods, NULL);
   xl_newlib(L, functions);
   return 1;
 }

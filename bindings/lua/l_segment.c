@@ -17,9 +17,7 @@ static void *planes(lua_State *L, int idx, const char *what, const char *dtype, 
     xl_error(L, "%s: wrong shape (expected 3 channels first, got %lld).", what, (long long)size[0]);
   if (*h < 1 || *w < 1 || *h > 32768 || *w > 32768)
     xl_error(L, "%s: wrong size (expected 1 to 32768 a side, got %lld x %lld).", what, (long long)*h, (long long)*w);
-  if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
-    xl_error(L, "%s: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().", what);
-  return tx_tensor_data(t);
+  return xl_todata(L, t, dtype, what);
 }
 
 static const double *image(lua_State *L, int idx, const char *what, int64_t *h, int64_t *w) {
@@ -34,13 +32,6 @@ static double number(lua_State *L, int idx, const char *what, double low, double
   const double v = lua_type(L, idx) == LUA_TNUMBER ? lua_tonumber(L, idx) : NAN;
   if (!(v >= low && v <= high))
     xl_error(L, "%s: expected a number from %.14g to %.14g, got %s", what, low, high, luaL_tolstring(L, idx, NULL));
-  return v;
-}
-
-static int64_t integer(lua_State *L, int idx, const char *what, int64_t low, int64_t high) {
-  const int64_t v = xl_toint(L, idx, what);
-  if (v < low || v > high)
-    xl_error(L, "%s: expected %lld to %lld, got %lld", what, (long long)low, (long long)high, (long long)v);
   return v;
 }
 
@@ -75,7 +66,7 @@ static int segment_lua_quickshift(lua_State *L) {
   const double *rgb = image(L, 1, "quickshift", &h, &w);
   segment_quickshift_options o = { number(L, 2, "quickshift: kernel_size", 1, 1000), number(L, 3, "quickshift: max_dist", 0, HUGE_VAL),
     number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000),
-    (uint64_t)integer(L, 6, "quickshift: seed", 0, INT64_MAX), NULL, lua_toboolean(L, 7), tx_interrupted };
+    (uint64_t)xl_torange(L, 6, 0, INT64_MAX, "quickshift: seed"), NULL, lua_toboolean(L, 7), tx_interrupted };
   if (!lua_isnoneornil(L, 8)) {
     o.noise = planes(L, 8, "quickshift: noise", "float64", 2, &noise_h, &noise_w);
     if (noise_h != h || noise_w != w)
@@ -93,8 +84,8 @@ static int segment_lua_quickshift(lua_State *L) {
 static int segment_lua_slic(lua_State *L) {
   int64_t h, w, count = 0;
   const double *rgb = image(L, 1, "slic", &h, &w);
-  const segment_slic_options o = { integer(L, 2, "slic: n_segments", 1, INT32_MAX), number(L, 3, "slic: compactness", 1e-12, 1e12),
-    number(L, 4, "slic: sigma", 0, 1000), (int)integer(L, 5, "slic: iterations", 1, 100000), lua_toboolean(L, 6), number(L, 7, "slic: min_size", 0, 1e9),
+  const segment_slic_options o = { xl_torange(L, 2, 1, INT32_MAX, "slic: n_segments"), number(L, 3, "slic: compactness", 1e-12, 1e12),
+    number(L, 4, "slic: sigma", 0, 1000), (int)xl_torange(L, 5, 1, 100000, "slic: iterations"), lua_toboolean(L, 6), number(L, 7, "slic: min_size", 0, 1e9),
     number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9), tx_interrupted };
   tx_tensor *labels = new_map(L, "slic", "int64", 0, h, w);
   check_status(L, segment_slic(tx_tensor_data(labels), &count, rgb, (int)h, (int)w, &o), "slic");

@@ -209,7 +209,8 @@ static void add_suffix(luaL_Buffer *out, size_t *column, const char *suffix) {
   luaL_addstring(out, suffix);
 }
 
-static void shape_text(const tx_tensor *t, char *buf, size_t room) {
+/* "size=(2, 3)", as PyTorch prints it */
+static void size_suffix(const tx_tensor *t, char *buf, size_t room) {
   int64_t sizes[TX_MAX_DIMS];
   int dim = tx_tensor_dim(t);
   size_t n = (size_t)snprintf(buf, room, "size=(");
@@ -235,7 +236,7 @@ static void write_whole(lua_State *L, tx_tensor *t, bool shows_size, bool shows_
   if (strcmp(device, "cpu") != 0)
     snprintf(text, sizeof text, "device='%s'", device), add_suffix(&out, &column, text);
   if (shows_size)
-    shape_text(t, text, sizeof text), add_suffix(&out, &column, text);
+    size_suffix(t, text, sizeof text), add_suffix(&out, &column, text);
   if (shows_dtype)
     snprintf(text, sizeof text, "dtype=torch.%s", tx_tensor_dtype(t)), add_suffix(&out, &column, text);
   if (strcmp(tx_tensor_layout(t), "strided") != 0)

@@ -340,6 +340,17 @@ void xl_closeobject(lua_State *L, int idx, const char *type) {
   xl_releaseobject(p);
 }
 
+void xl_newtype(lua_State *L, const char *type, const luaL_Reg *methods, lua_CFunction close) {
+  luaL_newmetatable(L, type);
+  xl_newlib(L, methods);
+  lua_setfield(L, -2, "__index");
+  if (close) {
+    xl_setfunction(L, "__gc", close);
+    xl_setfunction(L, "__close", close);
+  }
+  lua_pop(L, 1);
+}
+
 /* ---- boxes -------------------------------------------------------------------------------------------------- */
 
 xl_tensor *xl_newtensor(lua_State *L) {
@@ -378,6 +389,22 @@ tx_tensor *xl_toresolved(lua_State *L, int idx) {
   tx_tensor *t = xl_totensor(L, idx), **out = xl_slots(L, 1);
   XL_TRY(L, "tensor", tx_tensor_resolved(out, t));
   return *out;
+}
+
+void *xl_todata(lua_State *L, const tx_tensor *t, const char *dtype, const char *what) {
+  if (dtype && strcmp(tx_tensor_dtype(t), dtype) != 0)
+    xl_error(L, "%s: wrong dtype (expected %s, got %s).", what, dtype, tx_tensor_dtype(t));
+  if (tx_tensor_numel(t) > 0 && (!tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false)))
+    xl_error(L, "%s: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().", what);
+  return tx_tensor_data(t);
+}
+
+const double *xl_todoubles(lua_State *L, int idx, int64_t n, const char *what) {
+  const tx_tensor *t = xl_toresolved(L, idx);
+  const double *data = xl_todata(L, t, "float64", what);
+  if (tx_tensor_numel(t) != n)
+    xl_error(L, "%s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
+  return data;
 }
 
 void xl_pushheld(lua_State *L, tx_tensor *t) {
@@ -444,6 +471,13 @@ int64_t xl_toint(lua_State *L, int idx, const char *what) {
   if (lua_type(L, idx) == LUA_TNUMBER)
     xl_error(L, "%s: expected an integer, got %.14g", what, lua_tonumber(L, idx));
   xl_error(L, "%s: expected an integer, got %s", what, luaL_typename(L, idx));
+}
+
+int64_t xl_torange(lua_State *L, int idx, int64_t low, int64_t high, const char *what) {
+  const int64_t v = xl_toint(L, idx, what);
+  if (v < low || v > high)
+    xl_error(L, "%s: expected %lld to %lld, got %lld", what, (long long)low, (long long)high, (long long)v);
+  return v;
 }
 
 /* The length of the list at idx; raises when it is no list (a metamethod's length is not asked). */

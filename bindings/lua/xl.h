@@ -35,6 +35,8 @@ void *xl_newobject(lua_State *L, const char *type, size_t size, void (*destroy)(
 void *xl_toobject(lua_State *L, int idx, const char *type, const char *closed); /* held; raises `closed` where it is */
 void *xl_testobject(lua_State *L, int idx, const char *type); /* held; NULL where it is closed or something else */
 void xl_closeobject(lua_State *L, int idx, const char *type); /* safe twice: __gc, __close and close */
+/* Registers a type of userdata: its methods, and close (may be NULL) as __gc and __close. */
+void xl_newtype(lua_State *L, const char *type, const luaL_Reg *methods, lua_CFunction close);
 void *xl_retainobject(void *object);                          /* for an object that needs another one */
 void xl_releaseobject(void *object);                          /* accepts NULL */
 
@@ -76,6 +78,10 @@ tx_tensor *xl_totensor(lua_State *L, int idx);    /* held; raises "tensor is clo
 tx_tensor *xl_testtensor(lua_State *L, int idx);  /* held; NULL if not a tensor; raises if it is closed */
 tx_tensor *xl_opttensor(lua_State *L, int idx);   /* held; NULL for nil or none */
 tx_tensor *xl_toresolved(lua_State *L, int idx);  /* held; for its memory: conjugate and negative views are copied */
+/* The row-major elements of a held tensor that must be contiguous, on the CPU and of that dtype (NULL: any); raises
+ * otherwise. NULL where it has no elements. */
+void *xl_todata(lua_State *L, const tx_tensor *t, const char *dtype, const char *what);
+const double *xl_todoubles(lua_State *L, int idx, int64_t n, const char *what); /* such float64 data of n elements; held */
 void xl_pushheld(lua_State *L, tx_tensor *t);     /* a new box with another reference of t; NULL pushes nil */
 void xl_pushtensors(lua_State *L, tx_tensor *const *t, int n); /* a list of such boxes; NULL becomes torch.none */
 /* An empty box: whoever fills it must be done with Lua by then, since a scope may be closed around it at any time. */
@@ -88,6 +94,7 @@ void xl_scope_free(xl_scope *scope);              /* closes every box in it */
 
 /* ---- lists -------------------------------------------------------------------------------------------------- */
 int64_t xl_toint(lua_State *L, int idx, const char *what);        /* integer, or float with an integral value */
+int64_t xl_torange(lua_State *L, int idx, int64_t low, int64_t high, const char *what); /* such an integer in [low, high] */
 const int64_t *xl_toints(lua_State *L, int idx, int *n, const char *what); /* list of integers; pushes what owns the array */
 void xl_pushints(lua_State *L, const int64_t *v, int n);          /* pushes a list */
 /* Held, as the array is; torch.none and false give NULL. */

@@ -31,6 +31,7 @@ enum { IMAGE_OK = 0, IMAGE_ERROR = 1, IMAGE_NOMEM = 2 };
 
 int image_new(image *out, int w, int h, int c);  /* pixels all 0 */
 void image_free(image *im);                      /* accepts an empty one, safe twice */
+int image_copy(image *out, const image *im);     /* its pixels; IMAGE_OK or IMAGE_NOMEM */
 
 /* ---- files ---- */
 /* white16: the 16-bit sample that becomes 255 (65535: the format's range; 4095 for 12-bit values in 16-bit files).

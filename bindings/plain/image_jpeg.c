@@ -1,7 +1,7 @@
 /* image_jpeg.c: JPEG by libjpeg-turbo, which is also the library inside Pillow, with the settings that Pillow uses (the
  * accurate integer transform, smooth upsampling): pixels are Pillow's to the last bit, whatever the coding.
  * It refuses files that end early and damaged data: libjpeg would fill such places with grey. */
-#include "image_jpeg.h"
+#include "image_priv.h"
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>

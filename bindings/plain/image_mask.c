@@ -6,18 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include "alloc.h"
-#include "image.h"
+#include "image_priv.h"
 
 const char *const image_mask_names[IMAGE_MASK_COUNT] = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" };
-
-static int fail(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static int fail(char *why, const char *format, ...) {
-  va_list args;
-  va_start(args, format);
-  vsnprintf(why, IMAGE_WHY, format, args);
-  va_end(args);
-  return IMAGE_ERROR;
-}
 
 static uint8_t largest(const uint8_t *p, size_t n) {
   uint8_t top = 0;
@@ -39,17 +30,17 @@ int image_binary(image *mask, char *why) {
   mask->c = 1;
   uint8_t top = largest(mask->px, n);
   if (mask->alpha && all_the_same(mask->px, n))
-    return fail(why, "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
+    return image_fail(why, "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
                 "values");
   if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits have become 0 */
-    return fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
+    return image_fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
   if (top > 1 && top < 128)
-    return fail(why, "its largest value is %d (expected 0 and 255, or 0 and 1)", top);
+    return image_fail(why, "its largest value is %d (expected 0 and 255, or 0 and 1)", top);
   int bar = top == 1 ? 1 : 128;
   for (size_t i = 0; i < n; i++)
     mask->px[i] = mask->px[i] >= bar ? 255 : 0;
   if (!memchr(mask->px, 0, n))
-    return fail(why, "it marks the whole picture");
+    return image_fail(why, "it marks the whole picture");
   return IMAGE_OK;
 }
 
@@ -58,7 +49,7 @@ int image_fit_mask(image *mask, int w, int h, image_mask_resize how, char *why) 
   if (mask->w == w && mask->h == h)
     return IMAGE_OK;
   if (how == IMAGE_MASK_RESIZE_NONE)
-    return fail(why, "it is %d x %d, its image %d x %d; mask_resize = 'nearest' would stretch it", mask->w, mask->h, w, h);
+    return image_fail(why, "it is %d x %d, its image %d x %d; mask_resize = 'nearest' would stretch it", mask->w, mask->h, w, h);
   const bool nearest = how == IMAGE_MASK_RESIZE_NEAREST;
   int status = nearest ? image_resize_nearest(&out, mask, w, h) : image_resize(&out, mask, w, h);
   if (status)
@@ -89,7 +80,7 @@ int image_lung_fill(image *mask, char *why) {
     right--;
   if (left == w / 2 || right == w / 2) {
     bool none = left == w / 2 && right == w / 2;
-    return fail(why, none ? "it shows no lung" : "it shows no lung in its %s half", left == w / 2 ? "left" : "right");
+    return image_fail(why, none ? "it shows no lung" : "it shows no lung in its %s half", left == w / 2 ? "left" : "right");
   }
   for (int y = top + 1; y <= h - 2; y++)
     for (int x = left + 1; x < right && x <= w - 2; x++)
@@ -173,7 +164,7 @@ static void fill_box(image *mask) {
 /* Turns the mask into what is kept. */
 static int shape_mask(image *mask, image_mask mode, char *why) {
   if (!memchr(mask->px, 255, (size_t)mask->w * mask->h))
-    return fail(why, "it shows no lung");
+    return image_fail(why, "it shows no lung");
   switch (mode) {
     case IMAGE_MASK_LUNGS: case IMAGE_MASK_SHAPE: return image_lung_fill(mask, why);
     case IMAGE_MASK_LUNGS_HULL:
@@ -189,7 +180,7 @@ int image_apply_mask(image *im, image *mask, image_mask mode, char *why) {
   if (mode == IMAGE_MASK_NONE)
     return IMAGE_OK;
   if (mask->w != im->w || mask->h != im->h || mask->c != 1)
-    return fail(why, "it is %d x %d, its image %d x %d", mask->w, mask->h, im->w, im->h);
+    return image_fail(why, "it is %d x %d, its image %d x %d", mask->w, mask->h, im->w, im->h);
   int status = shape_mask(mask, mode, why);
   if (status)
     return status;

@@ -45,6 +45,7 @@ int tx_tensor_dim(const tx_tensor *t) TX_NOEXCEPT;
 void tx_tensor_sizes(const tx_tensor *t, int64_t *sizes) TX_NOEXCEPT;     /* sizes: room for tx_tensor_dim(), which is at most TX_MAX_DIMS */
 void tx_tensor_strides(const tx_tensor *t, int64_t *strides) TX_NOEXCEPT; /* zeros for layouts that have none */
 int64_t tx_tensor_numel(const tx_tensor *t) TX_NOEXCEPT;
+void tx_tensor_shape_text(const tx_tensor *t, char buf[128]) TX_NOEXCEPT; /* "2x3", for messages; "()": no dimension */
 const char *tx_tensor_dtype(const tx_tensor *t) TX_NOEXCEPT; /* "float32", "int64", "bool" ...: static */
 int64_t tx_tensor_itemsize(const tx_tensor *t) TX_NOEXCEPT;
 void tx_tensor_device(const tx_tensor *t, char buf[16]) TX_NOEXCEPT; /* "cpu", "cuda:0" */

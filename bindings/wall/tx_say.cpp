@@ -329,3 +329,11 @@ void reword(const tx_op &op, const tx_value *args, int nargs) noexcept {
 }
 
 }  // namespace tx
+
+void tx_tensor_shape_text(const tx_tensor *t, char buf[128]) noexcept {
+  try {
+    snprintf(buf, 128, "%s", shape_text(t).c_str());
+  } catch (...) {
+    buf[0] = 0;  // no memory for the text: the message goes without
+  }
+}
