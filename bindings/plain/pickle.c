@@ -690,31 +690,12 @@ static bool build(pickle *p) {
   return v != NULL;
 }
 
-/* One opcode. *done at STOP. memoized counts what the memo holds, for MEMOIZE. */
-static bool step(pickle *p, bool *done, uint64_t *memoized) {
-  const unsigned char *op = take(p, 1);
-  pickle_value **items = NULL;
+/* Opcodes that stand for a value of their own: None, booleans, numbers, strings, bytes. */
+static bool push_literal(pickle *p, int op) {
   uint64_t u;
-  size_t n = 0;
-  if (!op)
-    return false;
-  switch (*op) {
-    case 0x80: return take_uint(&u, p, 1) && (u <= 5 || malformed(p, "an unknown protocol"));   /* PROTO */
-    case 0x95: return take(p, 8) != NULL;                                                       /* FRAME */
-    case '.': *done = true; return true;                                                        /* STOP */
-    case '(':                                                                                   /* MARK */
-      if (!grow(p, &p->marks, &p->marks_room, p->nmarks, sizeof *p->marks))
-        return false;
-      p->marks[p->nmarks++] = p->n;
-      return true;
-    case '0': /* POP: the mark itself where nothing lies above it */
-      if (p->nmarks && p->n == base(p))
-        return p->nmarks--, true;
-      return pop(p) != NULL;
-    case '1': return pop_mark(&items, &n, p);                                                   /* POP_MARK */
-    case '2': return top(p) && push_again(p, top(p));                                           /* DUP */
+  switch (op) {
     case 'N': return push(p, (pickle_value){ .kind = PICKLE_NONE }) != NULL;
-    case 0x88: case 0x89: return push(p, (pickle_value){ .kind = PICKLE_BOOL, .b = *op == 0x88 }) != NULL;
+    case 0x88: case 0x89: return push(p, (pickle_value){ .kind = PICKLE_BOOL, .b = op == 0x88 }) != NULL;
     case 'J': return push_int(p, 4, true);                                                      /* BININT */
     case 'K': return push_int(p, 1, false);
     case 'M': return push_int(p, 2, false);
@@ -729,13 +710,55 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
     case 'C': return take_uint(&u, p, 1) && push_str(p, PICKLE_BYTES, u);                       /* BINBYTES ... */
     case 'B': return take_uint(&u, p, 4) && push_str(p, PICKLE_BYTES, u);
     case 0x8e: case 0x96: return take_uint(&u, p, 8) && push_str(p, PICKLE_BYTES, u);
+    default: return fail(p, PICKLE_BAD, "has a pickle with opcode 0x%02x, which torch.save does not write", op) != NULL;
+  }
+}
+
+/* POP: the mark itself where nothing lies above it. */
+static bool pop_value(pickle *p) {
+  if (p->nmarks && p->n == base(p))
+    return p->nmarks--, true;
+  return pop(p) != NULL;
+}
+
+static bool push_mark(pickle *p) {
+  if (!grow(p, &p->marks, &p->marks_room, p->nmarks, sizeof *p->marks))
+    return false;
+  p->marks[p->nmarks++] = p->n;
+  return true;
+}
+
+/* INST: names a class in text and makes an object of it. No weights are written so. */
+static bool refuse_inst(pickle *p) {
+  const char *m = "", *s = "";
+  size_t mlen = 0, slen = 0;
+  return take_line(&m, &mlen, p) && take_line(&s, &slen, p) && refuse(p, m, mlen, s, slen);
+}
+
+/* One opcode. *done at STOP. memoized counts what the memo holds, for MEMOIZE. */
+static bool step(pickle *p, bool *done, uint64_t *memoized) {
+  const unsigned char *op = take(p, 1);
+  pickle_value **items = NULL;
+  uint64_t u;
+  size_t n = 0;
+  if (!op)
+    return false;
+  switch (*op) {
+    case 0x80: return take_uint(&u, p, 1) && (u <= 5 || malformed(p, "an unknown protocol"));   /* PROTO */
+    case 0x95: return take(p, 8) != NULL;                                                       /* FRAME */
+    case '.': *done = true; return true;                                                        /* STOP */
+    case '(': return push_mark(p);                                                              /* MARK */
+    case '0': return pop_value(p);                                                              /* POP */
+    case '1': return pop_mark(&items, &n, p);                                                   /* POP_MARK */
+    case '2': return top(p) && push_again(p, top(p));                                           /* DUP */
     case ']': case 0x8f: return push(p, (pickle_value){ .kind = PICKLE_LIST }) != NULL;         /* list, set */
     case '}': return push(p, (pickle_value){ .kind = PICKLE_DICT }) != NULL;
     case ')': return push(p, (pickle_value){ .kind = PICKLE_TUPLE }) != NULL;
     case 't': return pop_mark(&items, &n, p) && push_seq(p, PICKLE_TUPLE, items, n);
     case 'l': case 0x91: return pop_mark(&items, &n, p) && push_seq(p, PICKLE_LIST, items, n);  /* list, frozenset */
     case 'd':
-      return pop_mark(&items, &n, p) && (n % 2 == 0 || malformed(p, "a dict with half a pair")) && push_seq(p, PICKLE_DICT, items, n);
+      return pop_mark(&items, &n, p) && (n % 2 == 0 || malformed(p, "a dict with half a pair"))
+          && push_seq(p, PICKLE_DICT, items, n);
     case 0x85: case 0x86: case 0x87: return tuple_of(p, (size_t)(*op - 0x84));                  /* TUPLE1 ... 3 */
     case 'a': return set_items(p, PICKLE_LIST, 1);                                              /* APPEND */
     case 's': return set_items(p, PICKLE_DICT, 2);                                              /* SETITEM */
@@ -752,12 +775,8 @@ static bool step(pickle *p, bool *done, uint64_t *memoized) {
     case 0x94: return memo_put(p, *memoized, memoized);                                         /* MEMOIZE */
     case 'h': return take_uint(&u, p, 1) && memo_get(p, u);
     case 'j': return take_uint(&u, p, 4) && memo_get(p, u);
-    case 'i': { /* INST: a global by another door */
-      const char *m = "", *s = "";
-      size_t mlen = 0, slen = 0;
-      return take_line(&m, &mlen, p) && take_line(&s, &slen, p) && refuse(p, m, mlen, s, slen);
-    }
-    default: return fail(p, PICKLE_BAD, "has a pickle with opcode 0x%02x, which torch.save does not write", *op) != NULL;
+    case 'i': return refuse_inst(p);                                                            /* INST */
+    default: return push_literal(p, *op);
   }
 }
 
