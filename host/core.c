@@ -31,7 +31,9 @@ int core_open(lua_State *L) {
   threads_set_environment(the_host.threads);
   void *core = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
   if (!core) {
-    lua_pushfstring(L, "host: cannot open the native core (%s). Build again with the libtorch that is installed (./bootstrap build).", dlerror());
+    lua_pushfstring(
+      L, "host: cannot open the native core (%s). Build again with the libtorch that is installed (./bootstrap build).",
+      dlerror());
     return lua_error(L);
   }
   attach_function *attach = (attach_function *)dlsym(core, "medxai_core_attach");

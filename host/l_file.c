@@ -40,11 +40,12 @@ static int hold_close(lua_State *L) {
 }
 
 static const struct { int code; const char *name; } errno_names[] = {
-  { EACCES, "EACCES" }, { EAGAIN, "EAGAIN" }, { EBUSY, "EBUSY" }, { EDQUOT, "EDQUOT" }, { EEXIST, "EEXIST" },
-  { EFBIG, "EFBIG" }, { EINVAL, "EINVAL" }, { EIO, "EIO" }, { EISDIR, "EISDIR" }, { ELOOP, "ELOOP" },
-  { EMFILE, "EMFILE" }, { ENAMETOOLONG, "ENAMETOOLONG" }, { ENFILE, "ENFILE" }, { EINTR, "EINTR" }, { ENOENT, "ENOENT" },
-  { ENOMEM, "ENOMEM" }, { ENOSPC, "ENOSPC" }, { ENOTDIR, "ENOTDIR" }, { ENOTEMPTY, "ENOTEMPTY" }, { EPERM, "EPERM" },
-  { EROFS, "EROFS" }, { ESTALE, "ESTALE" }, { EXDEV, "EXDEV" },
+  { EACCES, "EACCES" }, { EAGAIN, "EAGAIN" },   { EBUSY, "EBUSY" },         { EDQUOT, "EDQUOT" },
+  { EEXIST, "EEXIST" }, { EFBIG, "EFBIG" },     { EINVAL, "EINVAL" },       { EIO, "EIO" },
+  { EISDIR, "EISDIR" }, { ELOOP, "ELOOP" },     { EMFILE, "EMFILE" },       { ENAMETOOLONG, "ENAMETOOLONG" },
+  { ENFILE, "ENFILE" }, { EINTR, "EINTR" },     { ENOENT, "ENOENT" },       { ENOMEM, "ENOMEM" },
+  { ENOSPC, "ENOSPC" }, { ENOTDIR, "ENOTDIR" }, { ENOTEMPTY, "ENOTEMPTY" }, { EPERM, "EPERM" },
+  { EROFS, "EROFS" },   { ESTALE, "ESTALE" },   { EXDEV, "EXDEV" },
 };
 
 static int failed(lua_State *L, const char *verb, const char *path, int code) {

@@ -18,7 +18,10 @@ static int load(lua_State *L, const host_options *o) {
   else if (strcmp(o->file, "-") == 0) status = luaL_loadfile(L, NULL);
   else {
     struct stat s;
-    const char *why = stat(o->file, &s) != 0 ? strerror(errno) : S_ISDIR(s.st_mode) ? "it is a folder" : access(o->file, R_OK) != 0 ? strerror(errno) : NULL;
+    const char *why = stat(o->file, &s) != 0       ? strerror(errno)
+                      : S_ISDIR(s.st_mode)         ? "it is a folder"
+                      : access(o->file, R_OK) != 0 ? strerror(errno)
+                                                   : NULL;
     if (why) {
       fprintf(stderr, "medxai-run: cannot read '%s' (%s). Name a Lua file.\n", o->file, why);
       return EXIT_USAGE;
@@ -101,7 +104,10 @@ int main(int argc, char **argv) {
   hold_standard_files();
   if (!options_read(o, argc, argv)) return EXIT_USAGE;
   if (o->help) { options_help(); return EXIT_DONE; }
-  if (o->version) { puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")"); return EXIT_DONE; }
+  if (o->version) {
+    puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")");
+    return EXIT_DONE;
+  }
   if (!o->file && !o->code && !o->interactive) return no_file();
   if (!paths_find(&the_host.paths)) return EXIT_USAGE;
   if (o->command) use_command(o);

@@ -9,7 +9,20 @@
 #include <sys/stat.h>
 #include "host.h"
 
-enum { O_THREADS = 256, O_DEVICE, O_OUT, O_SEED, O_TRACE, O_SMOKE, O_RESUME, O_OVERWRITE, O_QUIET, O_VERBOSE, O_HELP, O_VERSION };
+enum {
+  O_THREADS = 256,
+  O_DEVICE,
+  O_OUT,
+  O_SEED,
+  O_TRACE,
+  O_SMOKE,
+  O_RESUME,
+  O_OVERWRITE,
+  O_QUIET,
+  O_VERBOSE,
+  O_HELP,
+  O_VERSION
+};
 
 static const struct option known[] = {
   { "threads",   required_argument, NULL, O_THREADS },
@@ -28,21 +41,23 @@ static const struct option known[] = {
 };
 
 void options_help(void) {
-  puts("usage: medxai-run [options] FILE [--field value ...]\n"
-       "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
-       "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 --data DIR).\n"
-       "\n"
-       "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
-       "  -               run standard input\n"
-       "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
-       "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
-       "  --smoke         the whole experiment in seconds, on a handful of images\n"
-       "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
-       "  --quiet         no progress                         --verbose       more of it\n"
-       "  --trace         with an error, the library's lines and libtorch's own text\n"
-       "  --help  --version\n"
-       "\n"
-       "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
+  puts(
+    "usage: medxai-run [options] FILE [--field value ...]\n"
+    "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
+    "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
+    "--data DIR).\n"
+    "\n"
+    "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
+    "  -               run standard input\n"
+    "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
+    "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
+    "  --smoke         the whole experiment in seconds, on a handful of images\n"
+    "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
+    "  --quiet         no progress                         --verbose       more of it\n"
+    "  --trace         with an error, the library's lines and libtorch's own text\n"
+    "  --help  --version\n"
+    "\n"
+    "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
 }
 
 static bool wrong(const char *format, const char *value) {
@@ -71,7 +86,8 @@ static bool apply(host_options *o, int option, const char *value) {
   long long n = 0;
   switch (option) {
     case O_THREADS:
-      if (!whole_number(value, 1, 1024, &n)) return wrong("--threads: '%s' is not a number of threads (1 to 1024).", value);
+      if (!whole_number(value, 1, 1024, &n))
+        return wrong("--threads: '%s' is not a number of threads (1 to 1024).", value);
       o->threads = (int)n;
       return true;
     case O_SEED:

@@ -57,7 +57,9 @@ bool paths_find(host_paths *p) {
   if (chosen && *chosen) {
     p->scripts = scripts_in(chosen, ".");
     if (!p->scripts) {
-      fprintf(stderr, "medxai-run: host: MEDXAI_SCRIPTS is '%s', which holds no folder medxai. Name the folder that does.\n", chosen);
+      fprintf(stderr,
+              "medxai-run: host: MEDXAI_SCRIPTS is '%s', which holds no folder medxai. Name the folder that does.\n",
+              chosen);
       return false;
     }
   }

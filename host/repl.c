@@ -187,7 +187,8 @@ int repl_run(lua_State *L) {
   start_terminal(L);
   char *path = on_terminal ? history_path() : NULL;
   if (path) { stifle_history(HISTORY_LINES); read_history(path); }
-  if (on_terminal) printf("medxai-run %s, %s. torch and xai are loaded when named; Ctrl-D leaves.\n", HOST_VERSION, LUA_RELEASE);
+  if (on_terminal)
+    printf("medxai-run %s, %s. torch and xai are loaded when named; Ctrl-D leaves.\n", HOST_VERSION, LUA_RELEASE);
   for (;;) {
     bool read = read_chunk(L, &status);
     if (signals_caught) { /* Ctrl-C at the prompt, or SIGTERM */

@@ -33,7 +33,8 @@ static bool is_library(const char *name, size_t length) {
   if (strncmp(path, "...", 3) != 0) return under_scripts(path);
   const char *tail = strstr(path, "/medxai/");
   char whole[4096 + 8];
-  return tail && snprintf(whole, sizeof whole, "%s%s", the_host.paths.scripts, tail) < (int)sizeof whole && access(whole, F_OK) == 0;
+  return tail && snprintf(whole, sizeof whole, "%s%s", the_host.paths.scripts, tail) < (int)sizeof whole
+         && access(whole, F_OK) == 0;
 }
 
 /* "x.lua", "[string ...", or the experiment, whatever it is called; not "store: cannot read 'x.lua". */
@@ -102,7 +103,8 @@ static void make_text(lua_State *L) {
 
 /* require lists every file it tried: kept for --trace, else said in one sentence. Replaces the text at index 1. */
 static void shorten_require(lua_State *L) {
-  const char *message = lua_tostring(L, 1), *name = strstr(message, "module '"), *list = strstr(message, "' not found:\n\tno field");
+  const char *message = lua_tostring(L, 1), *name = strstr(message, "module '"),
+             *list = strstr(message, "' not found:\n\tno field");
   if (!name || !list || list < name || the_host.options.trace) return;
   lua_pushlstring(L, message, (size_t)(name - message)); /* its place, if any */
   lua_pushlstring(L, name + 8, (size_t)(list - name - 8));
@@ -154,10 +156,12 @@ int report_failure(lua_State *L, int status) {
     snprintf(text, sizeof text, "interrupted (%s)", signals_name(sig));
     message = text;
   } else if (status == LUA_ERRMEM) {
-    snprintf(text, sizeof text, "%s: lua: out of memory for Lua's own tables and texts. Keep numbers in tensors.", the_host.script);
+    snprintf(text, sizeof text, "%s: lua: out of memory for Lua's own tables and texts. Keep numbers in tensors.",
+             the_host.script);
     message = text;
   } else if (status == LUA_ERRERR) {
-    snprintf(text, sizeof text, "%s: lua: an error while another was being reported. Run with --trace.", the_host.script);
+    snprintf(text, sizeof text, "%s: lua: an error while another was being reported. Run with --trace.",
+             the_host.script);
     message = text;
   }
   fflush(stdout); /* what the experiment printed comes before its error */

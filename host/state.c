@@ -17,7 +17,8 @@ static void seed_random(lua_State *L, long long seed) { /* the library seeds aga
 
 /* os.exit ends the program as its last line would: what at_exit asked for is done first. */
 static int exit_now(lua_State *L) {
-  int code = lua_isboolean(L, 1) ? (lua_toboolean(L, 1) ? EXIT_DONE : EXIT_FAILED) : (int)luaL_optinteger(L, 1, EXIT_DONE);
+  int code =
+    lua_isboolean(L, 1) ? (lua_toboolean(L, 1) ? EXIT_DONE : EXIT_FAILED) : (int)luaL_optinteger(L, 1, EXIT_DONE);
   exit(module_finish(L, code));
 }
 

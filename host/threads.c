@@ -93,7 +93,8 @@ static double group_quota(const char *root) {
     if (strcmp(group, "/") == 0) group = "";
     bool v2 = *controllers == '\0';
     if (!v2 && !has_word(controllers, "cpu")) continue;
-    if (snprintf(mount, sizeof mount, "%s/sys/fs/cgroup%s%s", root, v2 ? "" : "/", controllers) >= (int)sizeof mount) continue;
+    if (snprintf(mount, sizeof mount, "%s/sys/fs/cgroup%s%s", root, v2 ? "" : "/", controllers) >= (int)sizeof mount)
+      continue;
     double q = smallest_quota(mount, group, v2);
     if (q > 0 && (least == 0 || q < least)) least = q;
   }

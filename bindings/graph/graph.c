@@ -201,17 +201,23 @@ static void learn_traits(node *n) {
   }
   if (n->traits & BINARY && n->ninputs != 2) n->inplace = NULL;
   if (n->traits & DROPOUT) {
-    bool is_usual = n->nargs == 3 && n->ninputs == 1 && n->nbinds == 2 && n->binds[1].kind == GRAPH_TRAINING && n->args[1].kind == TX_DOUBLE;
+    bool is_usual = n->nargs == 3 && n->ninputs == 1 && n->nbinds == 2 && n->binds[1].kind == GRAPH_TRAINING
+                    && n->args[1].kind == TX_DOUBLE;
     if (is_usual) n->p = n->args[1].d;
     else n->traits = 0;
   }
   /* Only the clamp to [0, 6] is a rectifier. */
-  if (n->traits & CLAMP6 && !(n->nargs == 3 && n->args[1].kind == TX_INT && n->args[1].i == 0 && n->args[2].kind == TX_INT && n->args[2].i == 6))
+  if (n->traits & CLAMP6
+      && !(n->nargs == 3 && n->args[1].kind == TX_INT && n->args[1].i == 0 && n->args[2].kind == TX_INT
+           && n->args[2].i == 6))
     n->traits &= ~(RECTIFIER | CLAMP6);
   /* Folding reads: conv2d(x, w, b, ...), batch_norm(x, w, b, mean, var, training, momentum, eps, ...) all from slots. */
-  if (n->traits & CONV && !(n->nargs >= 3 && n->nslots >= 1 && n->ninputs == 1 && n->binds[1].arg == 1 && n->binds[1].kind == GRAPH_SLOT))
+  if (n->traits & CONV
+      && !(n->nargs >= 3 && n->nslots >= 1 && n->ninputs == 1 && n->binds[1].arg == 1
+           && n->binds[1].kind == GRAPH_SLOT))
     n->traits &= ~CONV;
-  if (n->traits & NORM && !(n->nargs >= 8 && n->nslots == 4 && n->ninputs == 1 && n->args[7].kind == TX_DOUBLE)) n->traits &= ~NORM;
+  if (n->traits & NORM && !(n->nargs >= 8 && n->nslots == 4 && n->ninputs == 1 && n->args[7].kind == TX_DOUBLE))
+    n->traits &= ~NORM;
 }
 
 int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *args, int nargs, int counter) {
@@ -230,7 +236,8 @@ int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *a
 
 /* ---- state -------------------------------------------------------------------------------------------------- */
 graph_state *graph_state_new(graph *g, int nslots) {
-  if (nslots < g->nslots) return graph_fail(TX_ERROR, "graph: its nodes read %d slots (got %d)", g->nslots, nslots), NULL;
+  if (nslots < g->nslots)
+    return graph_fail(TX_ERROR, "graph: its nodes read %d slots (got %d)", g->nslots, nslots), NULL;
   graph_state *s = mx_calloc(1, sizeof *s);
   if (!s) return graph_out_of_memory(), NULL;
   s->refs = 1;

@@ -30,7 +30,8 @@ static int fold_weight(tx_tensor **out, tx_tensor *w, tx_tensor *scale) {
   tx_tensor *t = NULL, *u = NULL, *view = NULL;
   int64_t shape[TX_MAX_DIMS] = { -1, 1, 1, 1 };
   int status = as_double(&t, w);
-  if (status == TX_OK) status = graph_call2(&view, "reshape", "", scale, (tx_value){ .kind = TX_INTS, .n = 4, .is = shape });
+  if (status == TX_OK)
+    status = graph_call2(&view, "reshape", "", scale, (tx_value){ .kind = TX_INTS, .n = 4, .is = shape });
   if (status == TX_OK) status = graph_replace(&t, graph_call2(&u, "mul", "Tensor", t, tensor_value(view)), &u);
   if (status == TX_OK) status = tx_tensor_to(out, t, NULL, tx_tensor_dtype(w), false, false);
   tx_tensor_free(t);

@@ -65,7 +65,9 @@ static int find_needed(compiler *c) {
     if (f[v].over) f[v].based = false;
     if (f[v].reached) f[v].based = false; /* an earlier run's value is stale here */
     if (!f[v].needed || f[v].over || f[v].based) continue;
-    if (n->kind == INPUT && !r->x) return graph_fail(TX_ERROR, "graph: the input is read but was not given. Give x, or the values in base that are read.");
+    if (n->kind == INPUT && !r->x)
+      return graph_fail(TX_ERROR,
+                        "graph: the input is read but was not given. Give x, or the values in base that are read.");
     for (int i = 0; i < n->ninputs; i++) f[n->inputs[i]].needed = true;
   }
   return TX_OK;
@@ -120,7 +122,9 @@ static void find_folds(compiler *c) {
     if (!(n->traits & NORM) || !f->needed || is_given(f) || f->training || (f->grad && !c->r->nleaves)) continue;
     int u = n->inputs[0];
     fact *conv = &c->f[u];
-    if (!(c->g->nodes[u].traits & CONV) || conv->readers != 1 || conv->kept || is_given(conv) || conv->leaf || (conv->grad && !c->r->nleaves)) continue;
+    if (!(c->g->nodes[u].traits & CONV) || conv->readers != 1 || conv->kept || is_given(conv) || conv->leaf
+        || (conv->grad && !c->r->nleaves))
+      continue;
     conv->folded = true;
     c->how[v] = FOLDED;
   }
@@ -237,8 +241,8 @@ static int compile(plan **out, const graph_state *s, const graph_request *r) {
 /* ---- the plan cache ----------------------------------------------------------------------------------------- */
 /* Everything that compile() reads, as bytes. */
 static size_t key_room(const graph_state *s, const graph_request *r) {
-  return 16 + sizeof(int) * (size_t)(5 + r->noutputs + r->noverrides + r->nbase + r->nleaves + r->nrectifiers) + (size_t)(r->noverrides + r->nbase)
-       + (size_t)s->nslots / 8 + 1 + (size_t)s->g->count / 8 + 1;
+  return 16 + sizeof(int) * (size_t)(5 + r->noutputs + r->noverrides + r->nbase + r->nleaves + r->nrectifiers)
+         + (size_t)(r->noverrides + r->nbase) + (size_t)s->nslots / 8 + 1 + (size_t)s->g->count / 8 + 1;
 }
 
 static unsigned char *put_ints(unsigned char *k, const int *v, int n) {

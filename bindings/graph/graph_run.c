@@ -143,7 +143,8 @@ static int fill_args(graph_run *run, int v, const node *n, const tx_tensor *w, c
         break;
       case GRAPH_VALUES:
         *a = (tx_value){ .kind = TX_TENSORS, .n = bd->n, .ts = run->lists };
-        for (int k = 0; k < bd->n && status == TX_OK; k++) status = read_value(&run->lists[k], run, v, n->inputs[bd->first + k]);
+        for (int k = 0; k < bd->n && status == TX_OK; k++)
+          status = read_value(&run->lists[k], run, v, n->inputs[bd->first + k]);
         break;
       case GRAPH_SLOT: *a = tensor_value(run->s->slots[bd->first]); break;
       case GRAPH_TRAINING: *a = (tx_value){ .kind = TX_BOOL, .b = run->plan->training[v] }; break;
@@ -176,7 +177,8 @@ static int check_norm(graph_run *run, int v) {
   int dim = tx_tensor_dim(x);
   tx_tensor_sizes(x, sizes);
   if (!run->plan->training[v] || dim < 2 || tx_tensor_numel(x) != sizes[1]) return TX_OK;
-  return graph_fail(TX_ERROR, "batch_norm: one value per channel has no variance (batch 1 in train mode). Use a larger batch, larger images, or model:eval().");
+  return graph_fail(TX_ERROR, "batch_norm: one value per channel has no variance (batch 1 in train mode). Use a larger "
+                              "batch, larger images, or model:eval().");
 }
 
 /* A linear layer's mismatch in the shapes that the user sees. */
@@ -184,12 +186,13 @@ static int linear_error(const graph_run *run, int status) {
   const tx_tensor *x = run->args[0].t, *w = run->args[1].t;
   int64_t xs[TX_MAX_DIMS], ws[TX_MAX_DIMS];
   int dim = tx_tensor_dim(x);
-  if (status != TX_ERROR || dim != 2 || !w || tx_tensor_dim(w) != 2) return graph_fail(status, "linear: %s", tx_error());
+  if (status != TX_ERROR || dim != 2 || !w || tx_tensor_dim(w) != 2)
+    return graph_fail(status, "linear: %s", tx_error());
   tx_tensor_sizes(x, xs);
   tx_tensor_sizes(w, ws);
   if (xs[1] == ws[1]) return graph_fail(status, "linear: %s", tx_error());
-  return graph_fail(status, "matmul: shapes %lldx%lld and %lldx%lld do not fit (%lld is not %lld)", (long long)xs[0], (long long)xs[1],
-              (long long)ws[1], (long long)ws[0], (long long)xs[1], (long long)ws[1]);
+  return graph_fail(status, "matmul: shapes %lldx%lld and %lldx%lld do not fit (%lld is not %lld)", (long long)xs[0],
+                    (long long)xs[1], (long long)ws[1], (long long)ws[0], (long long)xs[1], (long long)ws[1]);
 }
 
 static bool is_old_libtorch(void) { return tx_version()[0] == '1'; }
@@ -201,7 +204,8 @@ static int call_first(tx_tensor **out, const graph_run *run, const node *n, cons
   const int results = tx_op_nresults(op);
   if (results > MOST) return graph_fail(TX_ERROR, "%s: gives %d results", tx_op_name(op), results);
   int status = tx_op_call(v, op, run->args, n->nargs);
-  if (status != TX_OK) return n->traits & LINEAR ? linear_error(run, status) : graph_fail(status, "%s: %s", tx_op_name(n->op), tx_error());
+  if (status != TX_OK)
+    return n->traits & LINEAR ? linear_error(run, status) : graph_fail(status, "%s: %s", tx_op_name(n->op), tx_error());
   for (int i = 1; i < results; i++) tx_value_free(&v[i]);
   if (v[0].kind != TX_TENSOR) {
     tx_value_free(&v[0]);
@@ -271,7 +275,9 @@ static int draw_rows(tx_tensor **noise, const tx_tensor *x, double keep) {
   for (int i = 1; i < tx_tensor_dim(x); i++) sizes[i] = 1;
   tx_tensor_device(x, device);
   tx_value shape = { .kind = TX_INTS, .n = tx_tensor_dim(x), .is = sizes };
-  tx_value args[] = { shape, { .kind = TX_STRING, .s = tx_tensor_dtype(x) }, { .kind = TX_DEFAULT }, { .kind = TX_STRING, .s = device } };
+  tx_value args[] = {
+    shape, { .kind = TX_STRING, .s = tx_tensor_dtype(x) }, { .kind = TX_DEFAULT }, { .kind = TX_STRING, .s = device }
+  };
   int status = graph_call(&empty, "empty", "memory_format", args, 4);
   /* the numbers of bernoulli_, but an operator that may be tried again */
   if (status == TX_OK) status = graph_call2(noise, "bernoulli", "p", empty, double_value(keep));
@@ -301,7 +307,8 @@ static int run_input(tx_tensor **out, graph_run *run) {
   tx_tensor *x = run->values[0];
   bool is_image = tx_tensor_dim(x) == 4, channels_last = run->layout == 2;
   if (run->layout == 0 || !is_image || tx_tensor_is_contiguous(x, channels_last)) return *out = tx_tensor_ref(x), TX_OK;
-  return graph_call2(out, "contiguous", "", x, (tx_value){ .kind = TX_STRING, .s = channels_last ? "channels_last" : "contiguous_format" });
+  return graph_call2(out, "contiguous", "", x,
+                     (tx_value){ .kind = TX_STRING, .s = channels_last ? "channels_last" : "contiguous_format" });
 }
 
 /* Cuts t off from what made it: a leaf that wants a gradient. */

@@ -28,8 +28,8 @@ static void read_flags(lua_State *L, int idx, const char *what, const flag *flag
         xl_error(L, "%s: option '%s' is true or false, got %s", what, key, luaL_typename(L, -1));
       *flags[i].to = lua_toboolean(L, -1);
     } else if (!skip || strcmp(skip, key) != 0) {
-      xl_error(L, "%s: unknown option '%s' (retain_graph, create_graph%s%s)", what, luaL_tolstring(L, -2, NULL), n > 2 ? ", allow_unused" : "",
-               skip ? ", grad_outputs" : "");
+      xl_error(L, "%s: unknown option '%s' (retain_graph, create_graph%s%s)", what, luaL_tolstring(L, -2, NULL),
+               n > 2 ? ", allow_unused" : "", skip ? ", grad_outputs" : "");
     }
   }
 }
@@ -60,11 +60,13 @@ static void check_outputs(lua_State *L, const char *what, tx_tensor **out, int n
     if (!out[i])
       xl_error(L, "%s: output %d is none", what, i + 1);
     if (!tx_tensor_requires_grad(out[i]))
-      xl_error(L, "%s: output %d does not require grad: it was made under no_grad or from tensors that do not.", what, i + 1);
+      xl_error(L, "%s: output %d does not require grad: it was made under no_grad or from tensors that do not.", what,
+               i + 1);
     if (tx_tensor_numel(out[i]) != 1 && !(grads && grads[i])) {
       char shape[128];
       tx_tensor_shape_text(out[i], shape);
-      xl_error(L, "%s: output %d has shape %s, not one number. Give its gradient, or reduce it first (sum, mean).", what, i + 1, shape);
+      xl_error(L, "%s: output %d has shape %s, not one number. Give its gradient, or reduce it first (sum, mean).",
+               what, i + 1, shape);
     }
   }
 }
@@ -112,14 +114,16 @@ static int autograd_grad(lua_State *L) {
     if (!in[i])
       xl_error(L, "grad: input %d is none", i + 1);
     if (!tx_tensor_requires_grad(in[i]))
-      xl_error(L, "grad: input %d does not require grad. Call requires_grad_() on it before the outputs are made.", i + 1);
+      xl_error(L, "grad: input %d does not require grad. Call requires_grad_() on it before the outputs are made.",
+               i + 1);
   }
   xl_budget_before_backward(L);
   tx_tensor **found = xl_slots(L, nin);
   check_pass(L, tx_autograd_grad(found, out, grads, nout, in, nin, retain || create, create, true), "grad");
   for (int i = 0; i < nin && !unused; i++)
     if (!found[i])
-      xl_error(L, "grad: input %d has no part in the outputs. Give allow_unused = true to get torch.none for it.", i + 1);
+      xl_error(L, "grad: input %d has no part in the outputs. Give allow_unused = true to get torch.none for it.",
+               i + 1);
   xl_pushtensors(L, found, nin);
   return 1;
 }
@@ -169,7 +173,8 @@ static void check_function(lua_State *L, int idx, const char *what) {
   if (lua_isfunction(L, idx))
     return;
   if (!luaL_getmetafield(L, idx, "__call"))
-    xl_error(L, "%s: expected a function to run, got %s. Call it as %s(function() ... end).", what, luaL_typename(L, idx), what);
+    xl_error(L, "%s: expected a function to run, got %s. Call it as %s(function() ... end).", what,
+             luaL_typename(L, idx), what);
   lua_pop(L, 1);
 }
 
@@ -207,7 +212,9 @@ static const char *option_of(lua_State *L, const char *name, const char *first, 
 /*- autocast({ device = "cpu"|"cuda", dtype = "bfloat16"|"float16" }, f, ...): f's results; matrix products and convolutions in that type. */
 static int autograd_autocast(lua_State *L) {
   if (!lua_istable(L, 1))
-    xl_error(L, "autocast: expected options first, got %s. Call it as autocast({ dtype = \"bfloat16\" }, function() ... end).", luaL_typename(L, 1));
+    xl_error(
+      L, "autocast: expected options first, got %s. Call it as autocast({ dtype = \"bfloat16\" }, function() ... end).",
+      luaL_typename(L, 1));
   for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1)) {
     lua_pushvalue(L, -2);
     const char *key = luaL_tolstring(L, -1, NULL);

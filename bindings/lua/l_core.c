@@ -22,7 +22,8 @@ static const luaL_Reg modules[] = {
 };
 
 /* interrupted: the host's flag; running_op: where its crash handler finds the running operator's name. */
-__attribute__((visibility("default"))) void medxai_core_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) {
+__attribute__((visibility("default"))) void medxai_core_attach(volatile sig_atomic_t *interrupted,
+                                                               const char *volatile *running_op) {
   tx_attach(interrupted, running_op);
 }
 

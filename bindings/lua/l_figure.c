@@ -102,12 +102,14 @@ static int figure_canvas(lua_State *L) {
   double scale = dpi / 72;
   if (format == 0 && (width * scale > 32767 || height * scale > 32767)) {
     int most = (int)(32767 * 72 / fmax(width, height));
-    xl_error(L, "figure: a picture of %d x %d pt at %d dpi is over 32767 pixels. Use dpi = %d or less.", (int)width, (int)height, (int)dpi, most);
+    xl_error(L, "figure: a picture of %d x %d pt at %d dpi is over 32767 pixels. Use dpi = %d or less.", (int)width,
+             (int)height, (int)dpi, most);
   }
   canvas *c = push_canvas(L);
   c->is_pdf = format == 1;
-  c->surface = c->is_pdf ? cairo_pdf_surface_create_for_stream(collect, &c->out, width, height)
-                         : cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)ceil(width * scale), (int)ceil(height * scale));
+  c->surface = c->is_pdf
+                 ? cairo_pdf_surface_create_for_stream(collect, &c->out, width, height)
+                 : cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)ceil(width * scale), (int)ceil(height * scale));
   check_cairo(L, cairo_surface_status(c->surface));
   c->cr = cairo_create(c->surface);
   check_cairo(L, cairo_status(c->cr));
@@ -138,7 +140,8 @@ static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
   lua_Integer rgb = luaL_checkinteger(L, arg);
   if (!(alpha >= 0 && alpha <= 1)) xl_error(L, "figure: an opacity is within 0 to 1 (got %g)", alpha);
   luaL_argcheck(L, rgb >= 0 && rgb <= 0xffffff, arg, "a colour is 0x000000 to 0xffffff");
-  cairo_set_source_rgba(cr, (double)(rgb >> 16) / 255, (double)(rgb >> 8 & 255) / 255, (double)(rgb & 255) / 255, alpha);
+  cairo_set_source_rgba(cr, (double)(rgb >> 16) / 255, (double)(rgb >> 8 & 255) / 255, (double)(rgb & 255) / 255,
+                        alpha);
 }
 
 /* c:rect(x, y, w, h, colour [, alpha]): filled. */

@@ -46,7 +46,8 @@ static int check_id(lua_State *L, int idx, const graph *g) {
 static int check_slot(lua_State *L, int idx, const graph_state *s) {
   int isnum;
   lua_Integer slot = lua_tointegerx(L, idx, &isnum);
-  if (!isnum || slot < 1 || slot > graph_state_size(s)) xl_error(L, "graph: there is no slot %s", luaL_tolstring(L, idx, NULL));
+  if (!isnum || slot < 1 || slot > graph_state_size(s))
+    xl_error(L, "graph: there is no slot %s", luaL_tolstring(L, idx, NULL));
   return (int)slot - 1;
 }
 
@@ -216,7 +217,8 @@ static bool to_args(lua_State *L, int idx, const graph *g, const tx_op *op, grap
   return used == given;
 }
 
-static const tx_op *find_overload(lua_State *L, const graph *g, const char *name, int idx, graph_arg *args, int *nargs) {
+static const tx_op *find_overload(lua_State *L, const graph *g, const char *name, int idx, graph_arg *args,
+                                  int *nargs) {
   char base[128];
   const tx_op *ops[64];
   const char *dot = strchr(name, '.');
@@ -234,7 +236,8 @@ static const tx_op *find_overload(lua_State *L, const graph *g, const char *name
     if (tx_op_nargs(ops[i]) <= 64 && to_args(L, idx, g, ops[i], args, nargs)) return ops[i];
     lua_settop(L, top);
   }
-  xl_error(L, "graph: no form of '%s' takes these arguments (%s%s)", name, tx_op_schema(ops[0]), n > 1 ? " and others" : "");
+  xl_error(L, "graph: no form of '%s' takes these arguments (%s%s)", name, tx_op_schema(ops[0]),
+           n > 1 ? " and others" : "");
 }
 
 /* graph:op(name, operator, { arguments by position and by name }, counter slot or nil) -> id */
@@ -536,7 +539,9 @@ static int state_run(lua_State *L) {
   run_box *box = new_box(L, RUN, 0);    /* 3 */
   lua_getfield(L, 2, "each");           /* 4 */
   luaL_checkstack(L, 32, "graph: run");
-  graph_request r = { .training = bool_field(L, "training"), .guided = bool_field(L, "guided"), .grad = tx_grad_mode_get(),
+  graph_request r = { .training = bool_field(L, "training"),
+                      .guided = bool_field(L, "guided"),
+                      .grad = tx_grad_mode_get(),
                       .single = !lua_isnil(L, 4) };
   lua_getfield(L, 2, "layout");
   r.layout = (int)luaL_optinteger(L, -1, 0);
@@ -597,14 +602,21 @@ static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lu
 
 int luaopen_core_graph(lua_State *L) {
   static const luaL_Reg graph_methods[] = {
-    { "input", graph_lua_input }, { "op", graph_lua_op }, { "drop_path", graph_lua_drop_path }, { "func", graph_lua_func },
-    { "node", graph_lua_node }, { "count", graph_lua_count }, { "plans", graph_lua_plans }, { "state", graph_lua_state }, { NULL, NULL }
+    { "input", graph_lua_input }, { "op", graph_lua_op },       { "drop_path", graph_lua_drop_path },
+    { "func", graph_lua_func },   { "node", graph_lua_node },   { "count", graph_lua_count },
+    { "plans", graph_lua_plans }, { "state", graph_lua_state }, { NULL, NULL }
   };
-  static const luaL_Reg state_methods[] = {
-    { "get", state_get }, { "set", state_set }, { "set_eval", state_set_eval }, { "drop_folded", state_drop_folded },
-    { "set_requires_grad", state_set_requires_grad }, { "requires_grad", state_requires_grad }, { "zero_grad", state_zero_grad }, { "version", state_version },
-    { "run", state_run }, { "close", state_close }, { NULL, NULL }
-  };
+  static const luaL_Reg state_methods[] = { { "get", state_get },
+                                            { "set", state_set },
+                                            { "set_eval", state_set_eval },
+                                            { "drop_folded", state_drop_folded },
+                                            { "set_requires_grad", state_set_requires_grad },
+                                            { "requires_grad", state_requires_grad },
+                                            { "zero_grad", state_zero_grad },
+                                            { "version", state_version },
+                                            { "run", state_run },
+                                            { "close", state_close },
+                                            { NULL, NULL } };
   static const luaL_Reg functions[] = { { "new", graph_lua_new }, { NULL, NULL } };
   new_type(L, GRAPH, graph_methods, graph_lua_gc, NULL);
   new_type(L, STATE, state_methods, state_gc, state_close);

@@ -21,8 +21,10 @@ static image check_picture(lua_State *L, int idx, const char *what) {
   if (strcmp(tx_tensor_dtype(t), "uint8"))
     xl_error(L, "%s: wrong type (expected a uint8 picture, got %s).", what, tx_tensor_dtype(t));
   tx_tensor_sizes(t, size);
-  if (!(dim == 2 || (dim == 3 && (size[2] == 1 || size[2] == 3))) || size[0] < 1 || size[1] < 1 || size[0] > IMAGE_MAX_SIDE || size[1] > IMAGE_MAX_SIDE)
-    xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
+  if (!(dim == 2 || (dim == 3 && (size[2] == 1 || size[2] == 3))) || size[0] < 1 || size[1] < 1
+      || size[0] > IMAGE_MAX_SIDE || size[1] > IMAGE_MAX_SIDE)
+    xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim,
+             dim == 3 ? " with other channels last" : "");
   return (image){ .w = (int)size[1], .h = (int)size[0], .c = dim == 3 ? (int)size[2] : 1, .bits = 8,
                   .px = xl_todata(L, t, "uint8", what) };
 }
@@ -187,7 +189,9 @@ static int image_lua_mask(lua_State *L) {
     if (!strcmp(name, image_mask_names[i]))
       mode = i;
   if (mode == IMAGE_MASK_COUNT)
-    xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.", name);
+    xl_error(L,
+             "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.",
+             name);
   const int resize = lua_isnoneornil(L, 4) ? 0 : luaL_checkoption(L, 4, NULL, resizes);
   int status = image_copy(&out, &im);
   status = status ? status : image_copy(&mask, &given);

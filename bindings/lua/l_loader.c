@@ -194,7 +194,8 @@ static int set_facts(lua_State *L) {
 }
 
 /* Pushes x: float32 (n, 3, S, S), or (n, S, S, 3) for channels_last, and y: int64 (n), of n prepared pictures. */
-static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t n, const uint8_t *px, const uint8_t *c, bool channels_last) {
+static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t n, const uint8_t *px, const uint8_t *c,
+                       bool channels_last) {
   int64_t size = imageset_size(s->s), planar[4] = { n, 3, size, size }, last[4] = { n, size, size, 3 };
   tx_tensor **xy = xl_slots(L, 2);
   XL_TRY(L, "dataset", tx_tensor_new(&xy[0], "float32", 4, channels_last ? last : planar, NULL, 0));
@@ -246,7 +247,8 @@ static int set_pixels(lua_State *L) {
 /* set:mask(i, kind [, path]) -> uint8 (S, S) of 0 and 1, or nil */
 static int set_mask(lua_State *L) {
   set *s = check_set(L, 1);
-  int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s), shape[2] = { size, size };
+  int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s),
+          shape[2] = { size, size };
   const char *kind = luaL_checkstring(L, 3), *path = luaL_optstring(L, 4, NULL);
   uint8_t *px = lua_newuserdatauv(L, (size_t)(size * size), 0);
   tx_tensor **out = xl_slots(L, 1);
@@ -293,7 +295,8 @@ static int set_near(lua_State *L) {
     lua_pop(L, 1);
   }
   imageset_pair *pairs = lua_newuserdatauv(L, (size_t)(room + 1) * sizeof *pairs, 0);
-  int64_t found = imageset_near(s->s, items, group, n, (int)luaL_checkinteger(L, 4), luaL_checknumber(L, 5), pairs, room, tx_interrupted);
+  int64_t found = imageset_near(s->s, items, group, n, (int)luaL_checkinteger(L, 4), luaL_checknumber(L, 5), pairs,
+                                room, tx_interrupted);
   if (tx_interrupted())
     xl_error(L, "interrupted");
   lua_pushinteger(L, found);

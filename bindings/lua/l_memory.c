@@ -140,9 +140,15 @@ static void set_number(lua_State *L, const char *name, int64_t v) {
 }
 
 static int stats_tostring(lua_State *L) {
-  static const struct { const char *field, *text; } rows[] = {
-    { "live_bytes", "live" }, { "peak_bytes", ", peak" }, { "cached_bytes", ", kept for reuse" }, { "limit_bytes", ", limit" },
-    { "cuda_live_bytes", "; CUDA live" }, { "cuda_peak_bytes", ", peak" }, { "cuda_reserved_bytes", ", reserved" },
+  static const struct { const char *field, *text;
+  } rows[] = {
+    { "live_bytes", "live" },
+    { "peak_bytes", ", peak" },
+    { "cached_bytes", ", kept for reuse" },
+    { "limit_bytes", ", limit" },
+    { "cuda_live_bytes", "; CUDA live" },
+    { "cuda_peak_bytes", ", peak" },
+    { "cuda_reserved_bytes", ", reserved" },
   };
   luaL_Buffer b;
   luaL_buffinit(L, &b);

@@ -36,8 +36,10 @@ static int read_options(lua_State *L, int idx, tx_option *options) {
     if (n == MAX_OPTIONS || lua_type(L, -2) != LUA_TSTRING)
       xl_error(L, "optimizer: options are up to %d named numbers", MAX_OPTIONS);
     if (!lua_isboolean(L, -1) && lua_type(L, -1) != LUA_TNUMBER)
-      xl_error(L, "optimizer: option '%s' is a %s (expected a number or boolean)", lua_tostring(L, -2), luaL_typename(L, -1));
-    options[n++] = (tx_option){ lua_tostring(L, -2), lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1) };
+      xl_error(L, "optimizer: option '%s' is a %s (expected a number or boolean)", lua_tostring(L, -2),
+               luaL_typename(L, -1));
+    options[n++] =
+      (tx_option){ lua_tostring(L, -2), lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1) };
     lua_pushvalue(L, -2);
     lua_insert(L, -3); /* the name below the pair */
   }

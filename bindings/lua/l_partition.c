@@ -42,14 +42,17 @@ static int status_of(lua_State *L, int status) {
 static const int32_t (*push_tree(lua_State *L, int32_t regions))[2] {
   int n;
   const int64_t *flat = xl_toints(L, -1, &n, "partition: children");
-  if (n != 2 * (regions - 1)) xl_error(L, "partition: a tree of %d regions has %d inner nodes (got %d numbers, expected %d).", regions, regions - 1, n, 2 * (regions - 1));
+  if (n != 2 * (regions - 1))
+    xl_error(L, "partition: a tree of %d regions has %d inner nodes (got %d numbers, expected %d).", regions,
+             regions - 1, n, 2 * (regions - 1));
   int32_t(*children)[2] = lua_newuserdatauv(L, ((size_t)regions + 1) * 2 * sizeof(int32_t), 0);
   for (int i = 0; i < n; i++)
     children[i / 2][i % 2] = (int32_t)(flat[i] > INT32_MAX || flat[i] < -INT32_MAX ? INT32_MAX : flat[i]);
   int32_t *order = lua_newuserdatauv(L, (size_t)regions * sizeof *order, 0);
   const int status = partition_leaf_order((const int32_t(*)[2])children, regions, order);
   if (status == PARTITION_NOMEM) xl_nomem(L, "partition");
-  if (status != PARTITION_OK) xl_error(L, "partition: the children are no tree in which each of %d regions stands once.", regions);
+  if (status != PARTITION_OK)
+    xl_error(L, "partition: the children are no tree in which each of %d regions stands once.", regions);
   lua_pop(L, 1);
   return (const int32_t(*)[2])children;
 }
@@ -63,11 +66,14 @@ static int partition_new_(lua_State *L) {
   int n;
   const int64_t *size = xl_toints(L, -1, &n, "partition: size");
   if (n != 3) xl_error(L, "partition: size has three sides (got %d).", n);
-  partition_options o = { .outputs = (int)field(L, "outputs", 1, 1 << 20), .budget = field(L, "budget", 0, INT64_C(1) << 30),
-                          .queue_batch = (int)field(L, "queue_batch", 1, 1 << 24), .context = (int)field(L, "context", -1, 1) };
+  partition_options o = { .outputs = (int)field(L, "outputs", 1, 1 << 20),
+                          .budget = field(L, "budget", 0, INT64_C(1) << 30),
+                          .queue_batch = (int)field(L, "queue_batch", 1, 1 << 24),
+                          .context = (int)field(L, "context", -1, 1) };
   int64_t cells = 1;
   for (int i = 0; i < 3; i++) {
-    if (size[i] < 1 || size[i] > 1 << 24) xl_error(L, "partition: a side is 1 to %d (got %lld).", 1 << 24, (long long)size[i]);
+    if (size[i] < 1 || size[i] > 1 << 24)
+      xl_error(L, "partition: a side is 1 to %d (got %lld).", 1 << 24, (long long)size[i]);
     o.size[i] = b->size[i] = (int32_t)size[i];
     cells *= size[i];
   }

@@ -136,7 +136,8 @@ static int stream_integers(lua_State *L) {
 static int stream_permutation(lua_State *L) {
   const stream_box *b = to_stream(L);
   if (b->first != 0)
-    xl_error(L, "stream: permutation: of a whole stream only. Use another replicate instead of at(%lld).", (long long)b->first);
+    xl_error(L, "stream: permutation: of a whole stream only. Use another replicate instead of at(%lld).",
+             (long long)b->first);
   const int64_t n = to_count(L, 2, "stream: permutation");
   mx_stream_permutation(&b->s, n, push_numbers(L, "int64", n, "stream: permutation"));
   return 1;
@@ -196,7 +197,8 @@ static numpy to_numpy(lua_State *L) {
 /*- g:randint(low, high, n), g:integers(low, high, n): int64 in [low, high) */
 static int numpy_integers(lua_State *L) {
   const numpy g = to_numpy(L);
-  const int64_t low = xl_toint(L, 2, "integers: low"), high = xl_toint(L, 3, "integers: high"), n = to_count(L, 4, "integers");
+  const int64_t low = xl_toint(L, 2, "integers: low"), high = xl_toint(L, 3, "integers: high"),
+                n = to_count(L, 4, "integers");
   if (low >= high)
     xl_error(L, "integers: expected low < high, got %lld and %lld", (long long)low, (long long)high);
   int64_t *v = push_numbers(L, "int64", n, "integers");

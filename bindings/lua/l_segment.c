@@ -10,7 +10,8 @@ static void *planes(lua_State *L, int idx, const char *what, const char *dtype, 
   tx_tensor *t = xl_toresolved(L, idx);
   int64_t size[TX_MAX_DIMS];
   if (strcmp(tx_tensor_dtype(t), dtype) != 0 || tx_tensor_dim(t) != dim)
-    xl_error(L, "%s: wrong tensor (expected %s of %d dimensions, got %s of %d).", what, dtype, dim, tx_tensor_dtype(t), tx_tensor_dim(t));
+    xl_error(L, "%s: wrong tensor (expected %s of %d dimensions, got %s of %d).", what, dtype, dim, tx_tensor_dtype(t),
+             tx_tensor_dim(t));
   tx_tensor_sizes(t, size);
   *h = size[dim - 2], *w = size[dim - 1];
   if (dim == 3 && size[0] != 3)
@@ -64,13 +65,19 @@ static int segment_lua_lab(lua_State *L) {
 static int segment_lua_quickshift(lua_State *L) {
   int64_t h, w, noise_h, noise_w;
   const double *rgb = image(L, 1, "quickshift", &h, &w);
-  segment_quickshift_options o = { number(L, 2, "quickshift: kernel_size", 1, 1000), number(L, 3, "quickshift: max_dist", 0, HUGE_VAL),
-    number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000),
-    (uint64_t)xl_torange(L, 6, 0, INT64_MAX, "quickshift: seed"), NULL, lua_toboolean(L, 7), tx_interrupted };
+  segment_quickshift_options o = { number(L, 2, "quickshift: kernel_size", 1, 1000),
+                                   number(L, 3, "quickshift: max_dist", 0, HUGE_VAL),
+                                   number(L, 4, "quickshift: ratio", 0, 1e6),
+                                   number(L, 5, "quickshift: sigma", 0, 1000),
+                                   (uint64_t)xl_torange(L, 6, 0, INT64_MAX, "quickshift: seed"),
+                                   NULL,
+                                   lua_toboolean(L, 7),
+                                   tx_interrupted };
   if (!lua_isnoneornil(L, 8)) {
     o.noise = planes(L, 8, "quickshift: noise", "float64", 2, &noise_h, &noise_w);
     if (noise_h != h || noise_w != w)
-      xl_error(L, "quickshift: noise: expected (%lld, %lld), got (%lld, %lld)", (long long)h, (long long)w, (long long)noise_h, (long long)noise_w);
+      xl_error(L, "quickshift: noise: expected (%lld, %lld), got (%lld, %lld)", (long long)h, (long long)w,
+               (long long)noise_h, (long long)noise_w);
   }
   tx_tensor *labels = new_map(L, "quickshift", "int64", 0, h, w);
   int64_t count = 0;
@@ -84,9 +91,15 @@ static int segment_lua_quickshift(lua_State *L) {
 static int segment_lua_slic(lua_State *L) {
   int64_t h, w, count = 0;
   const double *rgb = image(L, 1, "slic", &h, &w);
-  const segment_slic_options o = { xl_torange(L, 2, 1, INT32_MAX, "slic: n_segments"), number(L, 3, "slic: compactness", 1e-12, 1e12),
-    number(L, 4, "slic: sigma", 0, 1000), (int)xl_torange(L, 5, 1, 100000, "slic: iterations"), lua_toboolean(L, 6), number(L, 7, "slic: min_size", 0, 1e9),
-    number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9), tx_interrupted };
+  const segment_slic_options o = { xl_torange(L, 2, 1, INT32_MAX, "slic: n_segments"),
+                                   number(L, 3, "slic: compactness", 1e-12, 1e12),
+                                   number(L, 4, "slic: sigma", 0, 1000),
+                                   (int)xl_torange(L, 5, 1, 100000, "slic: iterations"),
+                                   lua_toboolean(L, 6),
+                                   number(L, 7, "slic: min_size", 0, 1e9),
+                                   number(L, 8, "slic: max_size", 0, 1e9),
+                                   lua_toboolean(L, 9),
+                                   tx_interrupted };
   tx_tensor *labels = new_map(L, "slic", "int64", 0, h, w);
   check_status(L, segment_slic(tx_tensor_data(labels), &count, rgb, (int)h, (int)w, &o), "slic");
   xl_pushheld(L, labels);

@@ -14,7 +14,9 @@ typedef struct reading {
   char at[200];               /* the keys that lead to the value being read, "hyper_parameters.root" */
 } reading;
 
-noreturn static void broken(lua_State *L, const reading *r, const char *why) { xl_error(L, "%s: '%s' %s", r->what, r->path, why); }
+noreturn static void broken(lua_State *L, const reading *r, const char *why) {
+  xl_error(L, "%s: '%s' %s", r->what, r->path, why);
+}
 
 /* ---- tensors ------------------------------------------------------------------------------------------------ */
 

@@ -41,12 +41,17 @@ static void layout_of(layout *l, const tx_tensor *t) {
 noreturn static void cannot_write(lua_State *L, const char *what, const char *path, const char *why) {
   bool full = strstr(why, "No space") || strstr(why, "too large") || strstr(why, "quota");
   xl_error(L, "%s: cannot write '%s' (%s).%s", what, path, why,
-           full ? " Free some space and run again; the file that was there is untouched." : " Give a path that can be written.");
+           full ? " Free some space and run again; the file that was there is untouched."
+                : " Give a path that can be written.");
 }
 
 static bool is_utf8(const unsigned char *s, size_t n) {
   for (size_t i = 0; i < n;) {
-    int more = s[i] < 0x80 ? 0 : s[i] >= 0xc2 && s[i] < 0xe0 ? 1 : s[i] >= 0xe0 && s[i] < 0xf0 ? 2 : s[i] >= 0xf0 && s[i] < 0xf5 ? 3 : -1;
+    int more = s[i] < 0x80                   ? 0
+               : s[i] >= 0xc2 && s[i] < 0xe0 ? 1
+               : s[i] >= 0xe0 && s[i] < 0xf0 ? 2
+               : s[i] >= 0xf0 && s[i] < 0xf5 ? 3
+                                             : -1;
     if (more < 0 || (size_t)more >= n - i)
       return false;
     if ((s[i] == 0xe0 && s[i + 1] < 0xa0) || (s[i] == 0xed && s[i + 1] > 0x9f) || (s[i] == 0xf0 && s[i + 1] < 0x90) ||

@@ -228,7 +228,9 @@ static int tensor_len(lua_State *L) {
   return 1;
 }
 
-static int no_pairs(lua_State *L) { xl_error(L, "tensor: pairs does not walk a tensor. Use for i = 0, #t - 1 do ... t[i] ... end."); }
+static int no_pairs(lua_State *L) {
+  xl_error(L, "tensor: pairs does not walk a tensor. Use for i = 0, #t - 1 do ... t[i] ... end.");
+}
 
 static void set_binary(lua_State *L, const char *event, const char *op, const char *number_first, bool swap) {
   lt_pushop(L, op, false, true);
@@ -349,7 +351,8 @@ static int tensor_is_tensor(lua_State *L) {
 /* to_(t, device or nil, dtype or nil, memory format or nil, copy): what torch.lua's t:to(...) ends in */
 static int tensor_to(lua_State *L) {
   lua_settop(L, 5);
-  const char *device = luaL_optstring(L, 2, NULL), *dtype = luaL_optstring(L, 3, NULL), *format = luaL_optstring(L, 4, NULL);
+  const char *device = luaL_optstring(L, 2, NULL), *dtype = luaL_optstring(L, 3, NULL),
+             *format = luaL_optstring(L, 4, NULL);
   tx_tensor *t = xl_totensor(L, 1), **out = xl_slots(L, 1);
   bool channels_last = format && strcmp(format, "channels_last") == 0;
   if (format && !channels_last && strcmp(format, "preserve") != 0 && strcmp(format, "contiguous") != 0)

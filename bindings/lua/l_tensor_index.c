@@ -84,7 +84,8 @@ static tx_tensor **next_index(indexer *x) {
 static void hold(indexer *x, tx_tensor *t) {
   const char *dtype = tx_tensor_dtype(t);
   bool mask = strcmp(dtype, "bool") == 0 || strcmp(dtype, "uint8") == 0;
-  if (!mask && strcmp(dtype, "int64") != 0 && strcmp(dtype, "int32") != 0 && strcmp(dtype, "int16") != 0 && strcmp(dtype, "int8") != 0)
+  if (!mask && strcmp(dtype, "int64") != 0 && strcmp(dtype, "int32") != 0 && strcmp(dtype, "int16") != 0
+      && strcmp(dtype, "int8") != 0)
     xl_error(x->L, "index: a %s tensor is no index (expected int64 or bool)", dtype);
   need_dimension(x);
   int spans = mask ? tx_tensor_dim(t) : 1;
@@ -97,7 +98,8 @@ static void hold(indexer *x, tx_tensor *t) {
     tx_tensor_sizes(x->view, want);
     for (int i = 0; i < spans; i++)
       if (have[i] != want[x->dim + i])
-        xl_error(x->L, "index: the mask has %lld in dimension %d, the tensor %lld", (long long)have[i], i, (long long)want[x->dim + i]);
+        xl_error(x->L, "index: the mask has %lld in dimension %d, the tensor %lld", (long long)have[i], i,
+                 (long long)want[x->dim + i]);
   }
   /* a list of indices for index() has one entry a tensor; those of dimensions in between are None */
   tx_tensor **at = next_index(x);

@@ -66,7 +66,9 @@ static const char *describe(lua_State *L, int idx, char buf[80]) {
     case LUA_TSTRING: snprintf(buf, 80, "'%.60s'", lua_tostring(L, idx)); break;
     case LUA_TBOOLEAN: snprintf(buf, 80, "%s", lua_toboolean(L, idx) ? "true" : "false"); break;
     case LUA_TTABLE: snprintf(buf, 80, "a list of %llu", (unsigned long long)lua_rawlen(L, idx)); break;
-    case LUA_TUSERDATA: snprintf(buf, 80, "%s", xl_isnone(L, idx) ? "none" : xl_testbox(L, idx) ? "a tensor" : "a userdata"); break;
+    case LUA_TUSERDATA:
+      snprintf(buf, 80, "%s", xl_isnone(L, idx) ? "none" : xl_testbox(L, idx) ? "a tensor" : "a userdata");
+      break;
     default: snprintf(buf, 80, "%s", luaL_typename(L, idx));
   }
   return buf;
@@ -135,7 +137,9 @@ static bool list_element(binding *b, const tx_arg *a, tx_value *v, void *p, int 
     default: ok = lt_scalar(L, -1, &((tx_value *)p)[i]);
   }
   (void)v;
-  return ok || refuse(b, "argument '%s' (expected %s, got a list with %s at %d)", a->name, a->type, describe(L, -1, got), i + 1);
+  return ok
+         || refuse(b, "argument '%s' (expected %s, got a list with %s at %d)", a->name, a->type, describe(L, -1, got),
+                   i + 1);
 }
 
 /* A table with keys that are no positions 1..n is no list. */
@@ -315,7 +319,8 @@ static bool bind_named(binding *b, bool *given) {
     bool ok;
     if (i < 0 && strcmp(key, "out") == 0) {
       ok = bind_out(b, given, value);
-    } else if (i < 0 && strcmp(key, "requires_grad") == 0 && argument_named(b, "pin_memory") >= 0 && lua_isboolean(L, value)) {
+    } else if (i < 0 && strcmp(key, "requires_grad") == 0 && argument_named(b, "pin_memory") >= 0
+               && lua_isboolean(L, value)) {
       b->requires_grad = lua_toboolean(L, value);
       ok = true;
     } else if (i < 0) {
@@ -377,7 +382,8 @@ static bool bind_positional(binding *b, bool *given) {
     if ((next >= b->nargs || b->args[next].kwarg_only) && lua_isnil(b->L, idx))
       continue; /* a nil too many says nothing */
     if (next >= b->nargs || b->args[next].kwarg_only)
-      return refuse(b, "%d arguments are too many%s", b->top, next < b->nargs ? " by position; the others are given by name" : "");
+      return refuse(b, "%d arguments are too many%s", b->top,
+                    next < b->nargs ? " by position; the others are given by name" : "");
     b->reached = idx;
     if (can_spread(b, next, idx)) {
       given[next] = true;
@@ -512,7 +518,8 @@ static void push_result(lua_State *L, tx_value *v) {
 }
 
 static bool plain_kind(tx_kind k) {
-  return k == TX_TENSOR || k == TX_INT || k == TX_DOUBLE || k == TX_BOOL || k == TX_SCALAR || k == TX_STRING || k == TX_DTYPE;
+  return k == TX_TENSOR || k == TX_INT || k == TX_DOUBLE || k == TX_BOOL || k == TX_SCALAR || k == TX_STRING
+         || k == TX_DTYPE;
 }
 
 /* Lists among the results. */
@@ -623,7 +630,8 @@ static bool has_names(lua_State *L, const family *f, int top) {
     }
   }
   if (names && other)
-    xl_error(L, "%s: a table is either a list or named arguments, not both. Write %s({2, 3}, {dtype = \"float32\"}).", f->name, f->name);
+    xl_error(L, "%s: a table is either a list or named arguments, not both. Write %s({2, 3}, {dtype = \"float32\"}).",
+             f->name, f->name);
   return names;
 }
 
@@ -681,8 +689,9 @@ static void push_operator(lua_State *L, const char *name, bool method, bool raw,
   if (n > MAX_OVERLOADS)
     n = MAX_OVERLOADS;
   if (!raw && !documented(L, name))
-    xl_error(L, "torch: '%s' is not a documented operator, or crashes on bad arguments. It can be reached as torch.raw%s%s%s.", name,
-             name[0] == '_' ? "[\"" : ".", name, name[0] == '_' ? "\"]" : "");
+    xl_error(
+      L, "torch: '%s' is not a documented operator, or crashes on bad arguments. It can be reached as torch.raw%s%s%s.",
+      name, name[0] == '_' ? "[\"" : ".", name, name[0] == '_' ? "\"]" : "");
   family *f = lua_newuserdatauv(L, sizeof *f + (size_t)n * sizeof f->ops[0], 0);
   f->name = tx_op_name(ops[0]);
   f->method = method;

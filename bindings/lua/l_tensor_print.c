@@ -30,7 +30,9 @@ typedef struct printer {
 /* ---- numbers ------------------------------------------------------------------------------------------------ */
 
 /* C's text of v where Python's differs: nan has no sign there */
-static int write_float(char *buf, const char *format, double v) { return isnan(v) ? snprintf(buf, NUMBER, "nan") : snprintf(buf, NUMBER, format, PRECISION, v); }
+static int write_float(char *buf, const char *format, double v) {
+  return isnan(v) ? snprintf(buf, NUMBER, "nan") : snprintf(buf, NUMBER, format, PRECISION, v);
+}
 
 static int write_number(char *buf, const formatter *f, double v, int64_t i) {
   if (f->bools)
@@ -226,7 +228,8 @@ static bool starts(const char *s, const char *with) { return strncmp(s, with, st
 static void write_whole(lua_State *L, tx_tensor *t, bool shows_size, bool shows_dtype) {
   char text[1600], device[16];
   size_t len;
-  const char *elements = lua_tolstring(L, -1, &len), *newline = strrchr(elements, '\n'), *grad_fn = tx_tensor_grad_fn(t);
+  const char *elements = lua_tolstring(L, -1, &len), *newline = strrchr(elements, '\n'),
+             *grad_fn = tx_tensor_grad_fn(t);
   size_t column = newline ? len - (size_t)(newline - elements) + 1 : len + strlen("tensor(") + 2;
   luaL_Buffer out;
   luaL_buffinit(L, &out);
@@ -250,7 +253,8 @@ static void write_whole(lua_State *L, tx_tensor *t, bool shows_size, bool shows_
 }
 
 static bool default_dtype(const char *dtype) {
-  return strcmp(dtype, "float32") == 0 || strcmp(dtype, "int64") == 0 || strcmp(dtype, "bool") == 0 || strcmp(dtype, "complex64") == 0;
+  return strcmp(dtype, "float32") == 0 || strcmp(dtype, "int64") == 0 || strcmp(dtype, "bool") == 0
+         || strcmp(dtype, "complex64") == 0;
 }
 
 int lt_tostring(lua_State *L) {
@@ -265,7 +269,8 @@ int lt_tostring(lua_State *L) {
   char device[16];
   luaL_checkstack(L, 16, "tostring");
   tx_tensor_device(t, device);
-  bool dense = strcmp(tx_tensor_layout(t), "strided") == 0 && strcmp(device, "meta") != 0 && !strstr(dtype, "qint") && !strstr(dtype, "quint");
+  bool dense = strcmp(tx_tensor_layout(t), "strided") == 0 && strcmp(device, "meta") != 0 && !strstr(dtype, "qint")
+               && !strstr(dtype, "quint");
   if (!dense) {
     lua_pushliteral(L, "...");
     write_whole(L, t, true, !default_dtype(dtype));
@@ -273,7 +278,9 @@ int lt_tostring(lua_State *L) {
     lua_pushliteral(L, "[]");
     write_whole(L, t, tx_tensor_dim(t) != 1, strcmp(dtype, "float32") != 0);
   } else {
-    const char *as = starts(dtype, "complex") ? "complex128" : starts(dtype, "float") || starts(dtype, "bfloat") ? "float64" : "int64";
+    const char *as = starts(dtype, "complex")                            ? "complex128"
+                     : starts(dtype, "float") || starts(dtype, "bfloat") ? "float64"
+                                                                         : "int64";
     tx_tensor *shown = fetch(L, t, sizes, cut, as);
     luaL_Buffer out;
     luaL_buffinit(L, &out);

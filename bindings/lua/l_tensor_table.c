@@ -23,7 +23,9 @@ static elem elem_of(const char *dtype) {
 
 static double half_to_double(uint16_t h) {
   int exponent = (h >> 10) & 31, fraction = h & 1023;
-  double v = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexp(fraction + 1024, exponent - 25) : ldexp(fraction, -24);
+  double v = exponent == 31 ? (fraction ? NAN : INFINITY)
+             : exponent     ? ldexp(fraction + 1024, exponent - 25)
+                            : ldexp(fraction, -24);
   return h >> 15 ? -v : v;
 }
 
@@ -174,8 +176,8 @@ static void store_integer(reader *r, int64_t v) {
     [E_I8] = { INT8_MIN, INT8_MAX },    [E_U8] = { 0, UINT8_MAX },
   };
   if (v < ranges[r->e].low || v > ranges[r->e].high)
-    xl_error(r->L, "tensor: %lld does not fit the integer dtype (%lld to %lld)", (long long)v, (long long)ranges[r->e].low,
-             (long long)ranges[r->e].high);
+    xl_error(r->L, "tensor: %lld does not fit the integer dtype (%lld to %lld)", (long long)v,
+             (long long)ranges[r->e].low, (long long)ranges[r->e].high);
   switch (r->e) {
     case E_I64: ((int64_t *)r->data)[r->at] = v; break;
     case E_I32: ((int32_t *)r->data)[r->at] = (int32_t)v; break;
@@ -218,8 +220,8 @@ static void walk(reader *r, int depth, void (*visit)(reader *)) {
              (long long)r->sizes[depth], depth + 1, luaL_typename(L, -1));
   int64_t n = (int64_t)lua_rawlen(L, -1);
   if (n != r->sizes[depth])
-    xl_error(L, "tensor: a list of %lld among lists of %lld at depth %d. A tensor needs a regular nested list.", (long long)n,
-             (long long)r->sizes[depth], depth + 1);
+    xl_error(L, "tensor: a list of %lld among lists of %lld at depth %d. A tensor needs a regular nested list.",
+             (long long)n, (long long)r->sizes[depth], depth + 1);
   luaL_checkstack(L, 2, "tensor");
   for (int64_t i = 0; i < n; i++) {
     lua_rawgeti(L, -1, i + 1);
@@ -242,7 +244,10 @@ static int tensor_from_table(lua_State *L) {
   walk(&r, 0, look_at);
   const char *want = dtype ? dtype : natural_dtype(&r);
   if (!tx_name_fits(TX_DTYPE, want))
-    xl_error(L, "tensor: unknown dtype '%s' (one of float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128)", want);
+    xl_error(L,
+             "tensor: unknown dtype '%s' (one of float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool "
+             "complex64 complex128)",
+             want);
   r.e = elem_of(want);
   const char *made = r.e == E_NONE || r.e == E_F16 || r.e == E_BF16 ? "float64" : want; /* libtorch converts those */
   tx_tensor **out = xl_slots(L, 2);
@@ -263,7 +268,8 @@ static int tensor_from_string(lua_State *L) {
   int dim;
   lua_settop(L, 3);
   if (lua_type(L, 1) != LUA_TSTRING || lua_type(L, 2) != LUA_TSTRING)
-    xl_error(L, "from_string: expected (bytes, dtype, shape), got (%s, %s, %s)", luaL_typename(L, 1), luaL_typename(L, 2), luaL_typename(L, 3));
+    xl_error(L, "from_string: expected (bytes, dtype, shape), got (%s, %s, %s)", luaL_typename(L, 1),
+             luaL_typename(L, 2), luaL_typename(L, 3));
   const char *bytes = lua_tolstring(L, 1, &len);
   const int64_t *sizes = xl_toints(L, 3, &dim, "from_string");
   tx_tensor **out = xl_slots(L, 1);

@@ -372,7 +372,8 @@ xl_tensor *xl_newtensor(lua_State *L) {
 tx_tensor *xl_testtensor(lua_State *L, int idx) {
   xl_tensor *box = xl_testbox(L, idx);
   if (box && !box->t)
-    xl_error(L, "tensor is closed (by close(), or with the scope in which it was made: scope:keep(t) lets it live on).");
+    xl_error(L,
+             "tensor is closed (by close(), or with the scope in which it was made: scope:keep(t) lets it live on).");
   return box ? xl_own(L, tx_tensor_ref(box->t)) : NULL;
 }
 

@@ -137,7 +137,8 @@ static int grey(image *out, const image *im) {
   if (image_new(out, im->w, im->h, 1))
     return IMAGE_NOMEM;
   for (size_t i = 0; i < (size_t)im->w * im->h; i++) /* ITU-R 601 luma in 16 bits, as Pillow's "L" */
-    out->px[i] = (uint8_t)((im->px[3 * i] * 19595u + im->px[3 * i + 1] * 38470u + im->px[3 * i + 2] * 7471u + 0x8000u) >> 16);
+    out->px[i] =
+      (uint8_t)((im->px[3 * i] * 19595u + im->px[3 * i + 1] * 38470u + im->px[3 * i + 2] * 7471u + 0x8000u) >> 16);
   return IMAGE_OK;
 }
 

@@ -8,7 +8,8 @@
 #include "alloc.h"
 #include "image_priv.h"
 
-const char *const image_mask_names[IMAGE_MASK_COUNT] = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" };
+const char *const image_mask_names[IMAGE_MASK_COUNT] = { "none",    "lungs", "lungs_raw", "lungs_hull",
+                                                         "outside", "box",   "border",    "shape" };
 
 static uint8_t largest(const uint8_t *p, size_t n) {
   uint8_t top = 0;
@@ -30,8 +31,9 @@ int image_binary(image *mask, char *why) {
   mask->c = 1;
   uint8_t top = largest(mask->px, n);
   if (mask->alpha && all_the_same(mask->px, n))
-    return image_fail(why, "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
-                "values");
+    return image_fail(why,
+                      "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
+                      "values");
   if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits have become 0 */
     return image_fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
   if (top > 1 && top < 128)
@@ -49,7 +51,8 @@ int image_fit_mask(image *mask, int w, int h, image_mask_resize how, char *why) 
   if (mask->w == w && mask->h == h)
     return IMAGE_OK;
   if (how == IMAGE_MASK_RESIZE_NONE)
-    return image_fail(why, "it is %d x %d, its image %d x %d; mask_resize = 'nearest' would stretch it", mask->w, mask->h, w, h);
+    return image_fail(why, "it is %d x %d, its image %d x %d; mask_resize = 'nearest' would stretch it", mask->w,
+                      mask->h, w, h);
   const bool nearest = how == IMAGE_MASK_RESIZE_NEAREST;
   int status = nearest ? image_resize_nearest(&out, mask, w, h) : image_resize(&out, mask, w, h);
   if (status)
@@ -80,7 +83,8 @@ int image_lung_fill(image *mask, char *why) {
     right--;
   if (left == w / 2 || right == w / 2) {
     bool none = left == w / 2 && right == w / 2;
-    return image_fail(why, none ? "it shows no lung" : "it shows no lung in its %s half", left == w / 2 ? "left" : "right");
+    return image_fail(why, none ? "it shows no lung" : "it shows no lung in its %s half",
+                      left == w / 2 ? "left" : "right");
   }
   for (int y = top + 1; y <= h - 2; y++)
     for (int x = left + 1; x < right && x <= w - 2; x++)
@@ -92,7 +96,9 @@ int image_lung_fill(image *mask, char *why) {
 typedef struct point { int x, y; } point;
 
 /* Going down from a to c: positive where b lies to the right of the line. */
-static int64_t turn(point a, point b, point c) { return (int64_t)(b.x - a.x) * (c.y - a.y) - (int64_t)(b.y - a.y) * (c.x - a.x); }
+static int64_t turn(point a, point b, point c) {
+  return (int64_t)(b.x - a.x) * (c.y - a.y) - (int64_t)(b.y - a.y) * (c.x - a.x);
+}
 
 /* Adds p to a chain that only turns one way: sign 1 or -1. */
 static int push(point *chain, int n, point p, int sign) {
@@ -184,7 +190,8 @@ int image_apply_mask(image *im, image *mask, image_mask mode, char *why) {
   int status = shape_mask(mask, mode, why);
   if (status)
     return status;
-  uint8_t inverse = mode == IMAGE_MASK_OUTSIDE || mode == IMAGE_MASK_BORDER ? 255 : 0, light = mode == IMAGE_MASK_SHAPE ? 255 : 0;
+  uint8_t inverse = mode == IMAGE_MASK_OUTSIDE || mode == IMAGE_MASK_BORDER ? 255 : 0,
+          light = mode == IMAGE_MASK_SHAPE ? 255 : 0;
   size_t n = (size_t)im->w * im->h;
   for (size_t i = 0; i < n; i++)
     for (int k = 0; k < im->c; k++)

@@ -83,7 +83,9 @@ static void writer_free(void *p) {
 #pragma GCC diagnostic pop
 
 /* ---- reading ----------------------------------------------------------------------------------------------- */
-static uint32_t big32(const uint8_t *p) { return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3]; }
+static uint32_t big32(const uint8_t *p) {
+  return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
 
 /* Walks the chunks: each whole, the critical ones with the right checksum, IEND present. */
 static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
@@ -115,7 +117,8 @@ static uint8_t *full_palette(const uint8_t *p, size_t *n) {
   size_t at = 8;
   while (memcmp(p + at + 4, "PLTE", 4) && memcmp(p + at + 4, "IEND", 4))
     at += 12 + big32(p + at);
-  size_t length = big32(p + at), more = !memcmp(p + at + 4, "PLTE", 4) && length < 768 ? 768 - length : 0, head = at + 8 + length;
+  size_t length = big32(p + at), more = !memcmp(p + at + 4, "PLTE", 4) && length < 768 ? 768 - length : 0,
+         head = at + 8 + length;
   uint8_t *out = mx_calloc(*n + more, 1);
   if (!out)
     return NULL;
@@ -242,8 +245,9 @@ int image_png_decode(image *out, const void *bytes, size_t n, int white16, char 
   unpack_limit = SIZE_MAX;
   mx_free(padded);
   if (!px && !wide)
-    return out_of_memory ? image_no_memory(why) : s.past_end ? image_fail(why, "the PNG is truncated")
-                                                       : image_fail(why, "the PNG is corrupt: %s", stbi_failure_reason());
+    return out_of_memory ? image_no_memory(why)
+           : s.past_end  ? image_fail(why, "the PNG is truncated")
+                         : image_fail(why, "the PNG is corrupt: %s", stbi_failure_reason());
   int top = 0, white = white16 > 0 ? white16 : 65535;
   float over = 0;
   const bool alpha = alpha_varies(wide ? (void *)wide : px, (size_t)w * h, channels, wide ? 2 : 1);
@@ -281,7 +285,8 @@ static void sink_write(void *ud, void *data, int size) {
 int image_encode_png(uint8_t **bytes, size_t *n, const image *im) {
   sink s = { 0 }; /* written only after the last jump that can happen */
   writer_ring.prev = writer_ring.next = &writer_ring;
-  bool written = setjmp(writer_exit) == 0 && stbi_write_png_to_func(sink_write, &s, im->w, im->h, im->c, im->px, im->w * im->c);
+  bool written =
+    setjmp(writer_exit) == 0 && stbi_write_png_to_func(sink_write, &s, im->w, im->h, im->c, im->px, im->w * im->c);
   while (writer_ring.next != &writer_ring)
     writer_free(writer_ring.next + 1);
   if (!written || s.failed) {

@@ -75,7 +75,8 @@ static void resize_row(uint8_t *restrict out, const uint8_t *restrict in, int w,
   }
 }
 
-static void resize_columns(uint8_t *restrict out, const uint8_t *restrict in, int bytes, const int32_t *k, int n, int32_t *restrict sum) {
+static void resize_columns(uint8_t *restrict out, const uint8_t *restrict in, int bytes, const int32_t *k, int n,
+                           int32_t *restrict sum) {
   for (int x = 0; x < bytes; x++)
     sum[x] = 1 << (PRECISION - 1);
   for (int j = 0; j < n; j++, in += bytes)
@@ -114,7 +115,8 @@ static int resize_down(image *im, int h) { /* in place */
   int32_t *sum = mx_malloc((size_t)bytes * sizeof *sum);
   int status = sum ? image_new(&tall, im->w, h, im->c) : IMAGE_NOMEM;
   for (int y = 0; !status && y < h; y++)
-    resize_columns(tall.px + (size_t)y * bytes, im->px + (size_t)t.first[y] * bytes, bytes, t.weight + (size_t)y * t.size, t.count[y], sum);
+    resize_columns(tall.px + (size_t)y * bytes, im->px + (size_t)t.first[y] * bytes, bytes,
+                   t.weight + (size_t)y * t.size, t.count[y], sum);
   mx_free(sum);
   taps_free(&t);
   if (!status) {

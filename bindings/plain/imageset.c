@@ -125,17 +125,20 @@ static int read_bytes(const imageset *s, const char *path, uint8_t **bytes, size
 }
 
 static int no_fit(char *why, const item *it, const image *mask, int w, int h, const char *kind, const char *path) {
-  return fail(why, "the %s mask '%s' does not fit its image '%s' (expected %d x %d, got %d x %d). Repair it, write "
-              "mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt.", kind, path, it->path, w, h,
-              mask->w, mask->h);
+  return fail(why,
+              "the %s mask '%s' does not fit its image '%s' (expected %d x %d, got %d x %d). Repair it, write "
+              "mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt.",
+              kind, path, it->path, w, h, mask->w, mask->h);
 }
 
 static int cannot_read(char *why, const char *path, const char *reason, int status) {
-  return status == IMAGE_NOMEM ? no_memory(why) : fail(why, "cannot read '%s' (%s). List it in skip.txt.", path, reason);
+  return status == IMAGE_NOMEM ? no_memory(why)
+                               : fail(why, "cannot read '%s' (%s). List it in skip.txt.", path, reason);
 }
 
 /* A mask file as 0 and 255, of the size w x h. */
-static int load_mask(const imageset *s, const item *it, const char *path, const char *kind, int w, int h, image *out, char *why) {
+static int load_mask(const imageset *s, const item *it, const char *path, const char *kind, int w, int h, image *out,
+                     char *why) {
   char reason[IMAGE_WHY] = "";
   uint8_t *bytes = NULL;
   size_t n = 0;
@@ -147,7 +150,8 @@ static int load_mask(const imageset *s, const item *it, const char *path, const 
   if (!status)
     status = image_binary(&mask, reason);
   if (status == IMAGE_ERROR)
-    fail(why, "cannot read the %s mask '%s' (%s). Repair it, or list its image '%s' in skip.txt.", kind, path, reason, it->path);
+    fail(why, "cannot read the %s mask '%s' (%s). Repair it, or list its image '%s' in skip.txt.", kind, path, reason,
+         it->path);
   else if (status == IMAGE_NOMEM)
     no_memory(why);
   else if (image_fit_mask(&mask, w, h, s->o.mask_resize, reason))
@@ -163,14 +167,16 @@ static int mask_picture(const imageset *s, const item *it, image *im, char *why)
   char reason[IMAGE_WHY] = "";
   image mask;
   if (!it->lungs)
-    return fail(why, "'%s' has no lung mask, which mask = '%s' needs. Add it, or list the image in skip.txt.", it->path, image_mask_names[s->o.mask]);
+    return fail(why, "'%s' has no lung mask, which mask = '%s' needs. Add it, or list the image in skip.txt.", it->path,
+                image_mask_names[s->o.mask]);
   int status = load_mask(s, it, it->lungs, "lung", im->w, im->h, &mask, why);
   if (status)
     return status;
   status = image_apply_mask(im, &mask, s->o.mask, reason);
   image_free(&mask);
   if (status)
-    fail(why, "the lung mask '%s' cannot be used (%s). Repair it, or list its image '%s' in skip.txt.", it->lungs, reason, it->path);
+    fail(why, "the lung mask '%s' cannot be used (%s). Repair it, or list its image '%s' in skip.txt.", it->lungs,
+         reason, it->path);
   return status;
 }
 
@@ -336,7 +342,10 @@ static int drawn_mask(imageset *s, int64_t i, const char *kind, image *out, bool
   if (phantom_draw(s->o.phantom, s->items[i].number, &im, &masks))
     return no_memory(why);
   image_free(&im);
-  image *which = !strcmp(kind, "lungs") ? &masks.lungs : !strcmp(kind, "lesion") ? &masks.lesion : !strcmp(kind, "marker") ? &masks.marker : NULL;
+  image *which = !strcmp(kind, "lungs")    ? &masks.lungs
+                 : !strcmp(kind, "lesion") ? &masks.lesion
+                 : !strcmp(kind, "marker") ? &masks.marker
+                                           : NULL;
   *found = which && which->px;
   if (*found) {
     *out = *which;
@@ -346,7 +355,8 @@ static int drawn_mask(imageset *s, int64_t i, const char *kind, image *out, bool
   return IMAGE_OK;
 }
 
-int imageset_mask(imageset *s, int64_t i, const char *kind, const char *path, uint8_t *out, bool *found, char why[IMAGESET_WHY]) {
+int imageset_mask(imageset *s, int64_t i, const char *kind, const char *path, uint8_t *out, bool *found,
+                  char why[IMAGESET_WHY]) {
   const item *it = &s->items[i];
   const imageset_facts *f;
   image mask = { 0 };
@@ -457,8 +467,8 @@ void imageset_scan_free(imageset_scan *scan) {
 #if defined(__x86_64__) && defined(__gnu_linux__)
 __attribute__((target_clones("popcnt", "default")))
 #endif
-int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance, double min_correlation,
-                      imageset_pair *out, int64_t room, bool (*stop)(void)) {
+int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance,
+                      double min_correlation, imageset_pair *out, int64_t room, bool (*stop)(void)) {
   int64_t found = 0;
   for (int64_t a = 0; a < n && !stop(); a++) {
     const imageset_facts *fa = atomic_load(&s->items[items[a]].facts);

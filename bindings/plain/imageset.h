@@ -55,7 +55,8 @@ int imageset_pixels(imageset *s, int64_t i, uint8_t *px, int *c, char why[IMAGES
 int imageset_get_facts(imageset *s, int64_t i, const imageset_facts **facts, char why[IMAGESET_WHY]);
 /* A mask aligned with the prepared pixels, by nearest, 0 and 1. kind: "lungs", "infection", "lesion", "marker"; path: its file
  * below root, NULL for the lung mask given to imageset_add and for phantoms. *found false: there is none. */
-int imageset_mask(imageset *s, int64_t i, const char *kind, const char *path, uint8_t *out, bool *found, char why[IMAGESET_WHY]);
+int imageset_mask(imageset *s, int64_t i, const char *kind, const char *path, uint8_t *out, bool *found,
+                  char why[IMAGESET_WHY]);
 int64_t imageset_cached_bytes(const imageset *s);
 const char *imageset_error(const imageset *s, int64_t i); /* what imageset_scan found, or NULL */
 
@@ -73,7 +74,7 @@ typedef struct imageset_pair {
 } imageset_pair;
 /* Pairs from different groups whose hashes differ in at most max_distance bits and whose thumbnails correlate at least so
  * much, but which are not the same pixels. Returns how many there are, fills up to room. Pictures without facts are left out. */
-int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance, double min_correlation,
-                      imageset_pair *out, int64_t room, bool (*stop)(void));
+int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance,
+                      double min_correlation, imageset_pair *out, int64_t room, bool (*stop)(void));
 
 #endif

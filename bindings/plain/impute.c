@@ -23,7 +23,8 @@ enum { LEVEL_ARRAYS = 13, MOST_LEVELS = 32, MOST_STEPS = 500 };
 static size_t level_size(int rows, int columns) { return (size_t)(rows + 2) * (size_t)(columns + 2); }
 
 static void level_take(level *l, int rows, int columns, double **arena) {
-  double **const arrays[LEVEL_ARRAYS] = { &l->centre, &l->inverse, &l->e, &l->s, &l->se, &l->sw, &l->x, &l->b, &l->r, &l->p[0], &l->p[1], &l->p[2], &l->p[3] };
+  double **const arrays[LEVEL_ARRAYS] = { &l->centre, &l->inverse, &l->e,    &l->s,    &l->se,   &l->sw,  &l->x,
+                                          &l->b,      &l->r,       &l->p[0], &l->p[1], &l->p[2], &l->p[3] };
   l->rows = rows;
   l->columns = columns;
   l->stride = columns + 2;
@@ -107,7 +108,9 @@ static void build_interpolation(level *l) {
 }
 
 /* The coarse points that a fine point is interpolated from: k of p[k], by the parities of its row and column. */
-static const struct { int n, k[4]; } parents[4] = { { 1, { 0 } }, { 2, { 0, 1 } }, { 2, { 0, 2 } }, { 4, { 0, 1, 2, 3 } } };
+static const struct {
+  int n, k[4];
+} parents[4] = { { 1, { 0 } }, { 2, { 0, 1 } }, { 2, { 0, 2 } }, { 4, { 0, 1, 2, 3 } } };
 
 static int parity(int i, int j) { return 2 * (i % 2) + j % 2; }
 
@@ -127,8 +130,10 @@ static void add_coefficient(level *c, size_t I, size_t J, int y, int x, double v
 
 /* What the fine coefficient between f and g (another one) gives. */
 static void add_pair(level *c, const level *l, int i, int j, int down, int right, double coefficient) {
-  const size_t f = at(l, i, j), g = at(l, i + down, j + right), from = at(c, i / 2, j / 2), to = at(c, (i + down) / 2, (j + right) / 2);
-  const int pf = parity(i, j), pg = parity(i + down, j + right), di = (i + down) / 2 - i / 2, dj = (j + right) / 2 - j / 2;
+  const size_t f = at(l, i, j), g = at(l, i + down, j + right), from = at(c, i / 2, j / 2),
+               to = at(c, (i + down) / 2, (j + right) / 2);
+  const int pf = parity(i, j), pg = parity(i + down, j + right), di = (i + down) / 2 - i / 2,
+            dj = (j + right) / 2 - j / 2;
   for (int a = 0; a < parents[pf].n; a++) {
     const int ka = parents[pf].k[a];
     const double left = l->p[ka][f] * coefficient;
@@ -204,9 +209,11 @@ static void build(level *levels, int n, int rows, int columns, const uint8_t *ke
  * so that it runs in vectors. */
 static void add_lines(const level *l, const double *v, int i, double *restrict out) {
   const size_t w = (size_t)l->stride, k = at(l, i, 0);
-  const double *s = l->s + k, *se = l->se + k, *sw = l->sw + k, *n = s - w, *nw = se - w - 1, *ne = sw - w + 1, *up = v + k - w, *down = v + k + w;
+  const double *s = l->s + k, *se = l->se + k, *sw = l->sw + k, *n = s - w, *nw = se - w - 1, *ne = sw - w + 1,
+               *up = v + k - w, *down = v + k + w;
   for (int j = 0; j < l->columns; j++)
-    out[j] = s[j] * down[j] + se[j] * down[j + 1] + sw[j] * down[j - 1] + n[j] * up[j] + nw[j] * up[j - 1] + ne[j] * up[j + 1];
+    out[j] =
+      s[j] * down[j] + se[j] * down[j + 1] + sw[j] * down[j - 1] + n[j] * up[j] + nw[j] * up[j - 1] + ne[j] * up[j + 1];
 }
 
 /* Every other point of a row, whose lines above and below are summed already. */
@@ -245,7 +252,8 @@ static void restrict_residual(const level *l, const level *c) {
   memset(c->b, 0, level_size(c->rows, c->columns) * sizeof *c->b);
   for (int i = 0; i < l->rows; i++) {
     const size_t k = at(l, i, 0);
-    const double *b = l->b + k, *r = l->r + k, *p0 = l->p[0] + k, *p1 = l->p[1] + k, *p2 = l->p[2] + k, *p3 = l->p[3] + k;
+    const double *b = l->b + k, *r = l->r + k, *p0 = l->p[0] + k, *p1 = l->p[1] + k, *p2 = l->p[2] + k,
+                 *p3 = l->p[3] + k;
     double *line = c->b + at(c, i / 2, 0), *next = line + c->stride;
     for (int j = 0; j < l->columns; j++) {
       const double v = b[j] - r[j];
@@ -263,7 +271,8 @@ static void restrict_residual(const level *l, const level *c) {
 static void prolongate(const level *l, const level *c) {
   for (int i = 0; i < l->rows; i++) {
     const size_t k = at(l, i, 0);
-    const double *p0 = l->p[0] + k, *p1 = l->p[1] + k, *p2 = l->p[2] + k, *p3 = l->p[3] + k, *line = c->x + at(c, i / 2, 0), *next = line + c->stride;
+    const double *p0 = l->p[0] + k, *p1 = l->p[1] + k, *p2 = l->p[2] + k, *p3 = l->p[3] + k,
+                 *line = c->x + at(c, i / 2, 0), *next = line + c->stride;
     double *x = l->x + k;
     for (int j = 0; j < l->columns; j++) {
       double v = p0[j] * line[j / 2];

@@ -235,7 +235,8 @@ static int walk(lars *l, lars_path *out, double samples, bool lasso, int max_ste
   }
 }
 
-int lars_run(lars_path *out, const double *gram, const double *xy, int columns, double samples, bool lasso, int max_steps, double alpha_min) {
+int lars_run(lars_path *out, const double *gram, const double *xy, int columns, double samples, bool lasso,
+             int max_steps, double alpha_min) {
   *out = (lars_path){ .columns = columns };
   lars l;
   bool *which = mx_calloc((size_t)columns, sizeof *which);

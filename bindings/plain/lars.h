@@ -19,7 +19,8 @@ typedef struct lars_path {
 
 /* gram: X'X, columns x columns; xy: X'y. lasso: a column whose coefficient comes to 0 leaves. max_steps: 0 or more.
  * alpha_min: where the path stops; its last row is interpolated there. lars_free frees the path, also after LARS_NOMEM. */
-int lars_run(lars_path *out, const double *gram, const double *xy, int columns, double samples, bool lasso, int max_steps, double alpha_min);
+int lars_run(lars_path *out, const double *gram, const double *xy, int columns, double samples, bool lasso,
+             int max_steps, double alpha_min);
 void lars_free(lars_path *path);
 
 #endif

@@ -53,7 +53,8 @@ static double sample(const uint8_t *in, int size, int c, int k, double x, double
   return sum;
 }
 
-static void move(uint8_t *out, const uint8_t *in, int size, int c, double turn, double zoom, double dx, double dy, bool flip) {
+static void move(uint8_t *out, const uint8_t *in, int size, int c, double turn, double zoom, double dx, double dy,
+                 bool flip) {
   double middle = (size - 1) / 2.0, a = cos(turn) / zoom, b = sin(turn) / zoom;
   for (int y = 0; y < size; y++)
     for (int x = 0; x < size; x++) {
@@ -78,7 +79,8 @@ static void expose(uint8_t *px, size_t n, double brightness, double contrast) {
     px[i] = table[px[i]];
 }
 
-void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed, uint64_t epoch, const char *id) {
+void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed,
+                      uint64_t epoch, const char *id) {
   mx_stream s;
   size_t n = (size_t)size * size * c;
   mx_stream_init(&s, seed, "augment@1", id, epoch);
@@ -146,7 +148,9 @@ static void *work(void *ud) {
   return NULL;
 }
 
-static int64_t batch_size(const loader *l, int64_t b) { return l->n - b * l->batch < l->batch ? l->n - b * l->batch : l->batch; }
+static int64_t batch_size(const loader *l, int64_t b) {
+  return l->n - b * l->batch < l->batch ? l->n - b * l->batch : l->batch;
+}
 
 static bool make_room(loader *l, const int64_t *order, int threads) {
   size_t bytes = picture_bytes(l);

@@ -46,6 +46,7 @@ int64_t loader_batches(const loader *l);
 void loader_free(loader *l);         /* stops and joins; accepts NULL */
 
 /* What an epoch's augmentation makes of one picture (c channels, size x size), out and in apart. */
-void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed, uint64_t epoch, const char *id);
+void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed,
+                      uint64_t epoch, const char *id);
 
 #endif

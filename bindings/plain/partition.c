@@ -132,7 +132,9 @@ int partition_leaf_order(const int32_t (*children)[2], int32_t regions, int32_t 
 
 /* ---- the queue: a binary heap, the smallest priority first ----------------------------------------------------- */
 
-static bool before(const item *a, const item *b) { return a->priority < b->priority || (a->priority == b->priority && a->turn < b->turn); }
+static bool before(const item *a, const item *b) {
+  return a->priority < b->priority || (a->priority == b->priority && a->turn < b->turn);
+}
 
 static bool push(partition *p, item it) {
   if (!grow(&p->heap, &p->heap_room, (int64_t)p->nheap + 1, sizeof *p->heap)) return false;
@@ -173,7 +175,8 @@ static void give(double *credit, int outputs, int32_t index, const double *a, co
 }
 
 static bool add_values(partition *p, const double *v, int32_t rows) {
-  if (!grow(&p->values, &p->value_room, (int64_t)p->nvalues + rows, (size_t)p->o.outputs * sizeof *p->values)) return false;
+  if (!grow(&p->values, &p->value_room, (int64_t)p->nvalues + rows, (size_t)p->o.outputs * sizeof *p->values))
+    return false;
   memcpy(p->values + (size_t)p->nvalues * p->o.outputs, v, (size_t)rows * p->o.outputs * sizeof *v);
   p->nvalues += rows;
   return true;
@@ -204,7 +207,8 @@ partition *partition_new(const partition_options *o) {
   p->o = *o;
   p->o.children = NULL;
   if (!grow_nodes(p, 1) || (o->children && !copy_tree(p, o->children, o->size[0] - 1))) return partition_free(p), NULL;
-  p->nodes[0] = (node){ .box = { { 0, 0, 0 }, { o->size[0], o->size[1], o->size[2] } }, .tree = o->size[0] > 1 ? 0 : -1 };
+  p->nodes[0] =
+    (node){ .box = { { 0, 0, 0 }, { o->size[0], o->size[1], o->size[2] } }, .tree = o->size[0] > 1 ? 0 : -1 };
   memset(p->credit, 0, (size_t)o->outputs * sizeof *p->credit);
   p->nnodes = 1;
   return p;
@@ -242,7 +246,8 @@ static int fill_pending(partition *p) {
       give(p->credit, p->o.outputs, index, row(p, it.v11), row(p, it.v00), it.weight);
       continue;
     }
-    if (!grow(&p->pending, &p->pending_room, (int64_t)p->npending + 1, sizeof *p->pending) || !open_node(p, index)) return PARTITION_NOMEM;
+    if (!grow(&p->pending, &p->pending_room, (int64_t)p->npending + 1, sizeof *p->pending) || !open_node(p, index))
+      return PARTITION_NOMEM;
     p->pending[p->npending++] = pop(p);
   }
   return PARTITION_OK;
@@ -286,7 +291,8 @@ static bool push_child(partition *p, int32_t list, int32_t node, int32_t v00, in
   double largest = 0;
   for (int k = 0; k < p->o.outputs; k++)
     largest = fmax(largest, fabs(a[k] - b[k]));
-  return push(p, (item){ .priority = -largest * weight, .weight = weight, .list = list, .node = node, .v00 = v00, .v11 = v11 });
+  return push(
+    p, (item){ .priority = -largest * weight, .weight = weight, .list = list, .node = node, .v00 = v00, .v11 = v11 });
 }
 
 /* The list with one more box; -1 is out of memory. */
@@ -305,7 +311,9 @@ static bool expand(partition *p, const item *it, int32_t v10, int32_t v01) {
     give(p->credit, p->o.outputs, it->node, row(p, it->v11), row(p, v10), sign);
     give(p->credit, p->o.outputs, it->node, row(p, it->v00), row(p, v01), sign);
   }
-  if (p->o.context <= 0 && !(push_child(p, it->list, left, it->v00, v10, weight) && push_child(p, it->list, right, it->v00, v01, weight))) return false;
+  if (p->o.context <= 0
+      && !(push_child(p, it->list, left, it->v00, v10, weight) && push_child(p, it->list, right, it->v00, v01, weight)))
+    return false;
   if (p->o.context == 0) return true;
   const int32_t with_right = with_box(p, it->list, right);
   if (with_right < 0 || !push_child(p, with_right, left, v01, it->v11, weight)) return false;

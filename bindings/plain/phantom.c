@@ -37,7 +37,9 @@ typedef struct dice {
   uint64_t draw;
 } dice;
 
-static double uniform(dice *d, double low, double high) { return low + (high - low) * mx_stream_uniform(&d->stream, d->draw++); }
+static double uniform(dice *d, double low, double high) {
+  return low + (high - low) * mx_stream_uniform(&d->stream, d->draw++);
+}
 
 /* ---- smooth parts ------------------------------------------------------------------------------------------ */
 static inline double ramp(double x, double width) { /* 0 below -width, 1 above width, smooth between */
@@ -121,7 +123,8 @@ static double lesion(const chest *c, double x, double y) {
   double most = 0;
   for (int i = 0; i < c->n_spots; i++) {
     const spot *s = &c->spots[i];
-    double dx = x - s->x, dy = y - s->y, u = dx * cos(s->tilt) + dy * sin(s->tilt), v = dy * cos(s->tilt) - dx * sin(s->tilt);
+    double dx = x - s->x, dy = y - s->y, u = dx * cos(s->tilt) + dy * sin(s->tilt),
+           v = dy * cos(s->tilt) - dx * sin(s->tilt);
     if (fabs(u) > 1.8 * s->rx || fabs(v) > 1.8 * s->ry)
       continue;
     double r = sqrt(u * u / (s->rx * s->rx) + v * v / (s->ry * s->ry));
@@ -186,7 +189,8 @@ static void roll_chest(chest *c, const phantom *p, int64_t index) {
   c->base[0] = uniform(&d, 0.40, 0.52), c->base[1] = c->base[0] + uniform(&d, 0.02, 0.09);
   c->heart_x = uniform(&d, 0.10, 0.16), c->heart_y = uniform(&d, 0.24, 0.32);
   c->heart_rx = uniform(&d, 0.34, 0.42), c->heart_ry = uniform(&d, 0.23, 0.30);
-  c->rib_start = uniform(&d, -0.78, -0.68), c->rib_gap = uniform(&d, 0.150, 0.175), c->rib_density = uniform(&d, 0.08, 0.13);
+  c->rib_start = uniform(&d, -0.78, -0.68), c->rib_gap = uniform(&d, 0.150, 0.175),
+  c->rib_density = uniform(&d, 0.08, 0.13);
   c->spine = uniform(&d, 0.7, 1.2), c->fat = uniform(&d, -0.04, 0.08);
   c->gain = uniform(&d, 0.85, 1.15), c->offset = uniform(&d, -0.05, 0.07), c->gamma = uniform(&d, 0.85, 1.25);
   c->grain = uniform(&d, 0.012, 0.028);
@@ -236,7 +240,8 @@ void phantom_masks_free(phantom_masks *m) {
 
 /* About normal, mean 0, deviation 1, from 64 random bits: the sum of four 16-bit numbers. */
 static double grain_of(uint64_t bits) {
-  int64_t sum = (int64_t)(bits & 0xffff) + (int64_t)(bits >> 16 & 0xffff) + (int64_t)(bits >> 32 & 0xffff) + (int64_t)(bits >> 48);
+  int64_t sum =
+    (int64_t)(bits & 0xffff) + (int64_t)(bits >> 16 & 0xffff) + (int64_t)(bits >> 32 & 0xffff) + (int64_t)(bits >> 48);
   return (sum - 131070) / 37837.2;
 }
 
@@ -246,7 +251,8 @@ static void expose(const chest *c, const mx_stream *grain, image *im, phantom_ma
   for (int row = 0; row < n; row++)
     for (int col = 0; col < n; col++) {
       double px = (col + 0.5) * step - 1 - c->shift_x, py = (row + 0.5) * step - 1 - c->shift_y;
-      double x = (px * c->turn_cos + py * c->turn_sin) * c->zoom * c->wide, y = (py * c->turn_cos - px * c->turn_sin) * c->zoom;
+      double x = (px * c->turn_cos + py * c->turn_sin) * c->zoom * c->wide,
+             y = (py * c->turn_cos - px * c->turn_sin) * c->zoom;
       size_t at = (size_t)row * n + col;
       place here = look(c, x, y);
       double v = here.density * c->gain + c->offset;
@@ -270,7 +276,9 @@ int phantom_draw(const phantom *p, int64_t index, image *out, phantom_masks *mas
   phantom_masks m = { 0 };
   int status = image_new(&im, n, n, 1);
   if (!status && masks)
-    status = image_new(&m.lungs, n, n, 1) || image_new(&m.lesion, n, n, 1) || image_new(&m.marker, n, n, 1) ? IMAGE_NOMEM : IMAGE_OK;
+    status = image_new(&m.lungs, n, n, 1) || image_new(&m.lesion, n, n, 1) || image_new(&m.marker, n, n, 1)
+               ? IMAGE_NOMEM
+               : IMAGE_OK;
   if (status) {
     image_free(&im);
     phantom_masks_free(&m);

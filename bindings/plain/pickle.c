@@ -233,7 +233,8 @@ static bool extend(pickle *p, pickle_kind kind, pickle_value **items, size_t n) 
 }
 
 static bool is_str(const pickle_value *v, const char *s) {
-  return (v->kind == PICKLE_STR || v->kind == PICKLE_BYTES) && v->str.len == strlen(s) && !memcmp(v->str.s, s, v->str.len);
+  return (v->kind == PICKLE_STR || v->kind == PICKLE_BYTES) && v->str.len == strlen(s)
+         && !memcmp(v->str.s, s, v->str.len);
 }
 
 /* ---- globals ------------------------------------------------------------------------------------------------ */
@@ -307,10 +308,18 @@ static const struct { const char *module, *names, *shown; } inert[] = {
 };
 
 static const struct { const char *dtype, *storage; int itemsize; } dtypes[] = {
-  { "float32", "FloatStorage", 4 },   { "float64", "DoubleStorage", 8 },  { "float16", "HalfStorage", 2 },
-  { "bfloat16", "BFloat16Storage", 2 }, { "int64", "LongStorage", 8 },    { "int32", "IntStorage", 4 },
-  { "int16", "ShortStorage", 2 },     { "int8", "CharStorage", 1 },       { "uint8", "ByteStorage", 1 },
-  { "bool", "BoolStorage", 1 },       { "complex64", "ComplexFloatStorage", 8 }, { "complex128", "ComplexDoubleStorage", 16 },
+  { "float32", "FloatStorage", 4 },
+  { "float64", "DoubleStorage", 8 },
+  { "float16", "HalfStorage", 2 },
+  { "bfloat16", "BFloat16Storage", 2 },
+  { "int64", "LongStorage", 8 },
+  { "int32", "IntStorage", 4 },
+  { "int16", "ShortStorage", 2 },
+  { "int8", "CharStorage", 1 },
+  { "uint8", "ByteStorage", 1 },
+  { "bool", "BoolStorage", 1 },
+  { "complex64", "ComplexFloatStorage", 8 },
+  { "complex128", "ComplexDoubleStorage", 16 },
 };
 enum { NDTYPES = sizeof dtypes / sizeof *dtypes };
 
@@ -495,8 +504,8 @@ static bool inside(const pickle_tensor *t, int64_t within, int64_t numel) {
 
 static bool push_tensor(pickle *p, const pickle_value *args, size_t least) {
   pickle_value **a = args->seq.items;
-  if (args->seq.n < least || a[0]->kind != PICKLE_STORAGE || a[1]->kind != PICKLE_INT || !all_ints(a[2]) || !all_ints(a[3]) ||
-      a[2]->seq.n != a[3]->seq.n)
+  if (args->seq.n < least || a[0]->kind != PICKLE_STORAGE || a[1]->kind != PICKLE_INT || !all_ints(a[2])
+      || !all_ints(a[3]) || a[2]->seq.n != a[3]->seq.n)
     return malformed(p, "a tensor without storage, size or strides") != NULL;
   size_t dim = a[2]->seq.n;
   pickle_tensor *t = arena(p, sizeof *t);

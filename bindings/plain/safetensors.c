@@ -342,7 +342,8 @@ bool safetensors_read(safetensors *out, char *text, size_t length, int64_t data_
   json j = { text, text + length };
   int status = read_header(&s, &j);
   if (status)
-    say(error, room, status == NOMEM ? "does not fit into memory" : "has a broken header (not the JSON of safetensors)");
+    say(error, room,
+        status == NOMEM ? "does not fit into memory" : "has a broken header (not the JSON of safetensors)");
   if (status || !check(&s, data_bytes, error, room)) {
     safetensors_free(&s);
     return false;

@@ -24,7 +24,9 @@ static bool asked(segment_stop stop) { return stop && stop(); }
  * this is the correctly rounded result of each step (pow of glibc is; cbrt is mended), with the products fused as in BLAS. */
 static double linear(double v) { return v > 0.04045 ? pow((v + 0.055) / 1.055, 2.4) : v / 12.92; }
 
-static double weighted(double r, double g, double b, double wr, double wg, double wb) { return fma(b, wb, fma(g, wg, r * wr)); }
+static double weighted(double r, double g, double b, double wr, double wg, double wb) {
+  return fma(b, wb, fma(g, wg, r * wr));
+}
 
 static double root(double t) {
   if (!(t > 0.008856))
@@ -49,7 +51,8 @@ static void convert(colour *c) {
 static unsigned hash_colour(const double rgb[3]) {
   uint64_t bits[3];
   memcpy(bits, rgb, sizeof bits);
-  return (unsigned)((bits[0] * 0x9E3779B97F4A7C15u + bits[1] * 0xC2B2AE3D27D4EB4Fu + bits[2] * 0x165667B19E3779F9u) >> 55);
+  return (unsigned)((bits[0] * 0x9E3779B97F4A7C15u + bits[1] * 0xC2B2AE3D27D4EB4Fu + bits[2] * 0x165667B19E3779F9u)
+                    >> 55);
 }
 
 /* Pixels first .. last - 1. Pictures of 8 bits hold few colours, and pow is slow: each thread remembers the last 512. */
@@ -181,8 +184,9 @@ typedef struct field {
 } field;
 
 /* Adds to n densities the pull of as many pixels, each dx to the right of its own and dy2 = dy^2 below. */
-ROW_LOOP static void add_pulls(double *restrict density, const double *l, const double *a, const double *b, const double *l2, const double *a2,
-                               const double *b2, int n, double dy2, double dx2, double scale) {
+ROW_LOOP static void add_pulls(double *restrict density, const double *l, const double *a, const double *b,
+                               const double *l2, const double *a2, const double *b2, int n, double dy2, double dx2,
+                               double scale) {
 #pragma GCC ivdep
   for (int i = 0; i < n; i++) {
     const double t0 = l[i] - l2[i], t1 = a[i] - a2[i], t2 = b[i] - b2[i];
@@ -201,8 +205,8 @@ static void add_row(const field *f, int y) {
       if (from >= to)
         continue;
       const int64_t p = row + from, q = (int64_t)other * f->w + from + dx;
-      add_pulls(f->density + p, f->lab + p, f->lab + n + p, f->lab + 2 * n + p, f->lab + q, f->lab + n + q, f->lab + 2 * n + q, to - from,
-                (double)(y - other) * (y - other), (double)dx * dx, f->scale);
+      add_pulls(f->density + p, f->lab + p, f->lab + n + p, f->lab + 2 * n + p, f->lab + q, f->lab + n + q,
+                f->lab + 2 * n + q, to - from, (double)(y - other) * (y - other), (double)dx * dx, f->scale);
     }
 }
 
@@ -282,7 +286,8 @@ static void draw_noise(double *out, int64_t n, const segment_quickshift_options 
     out[p] = 0.00001 * (o->noise ? o->noise[p] : mx_pcg64_normal(&g));
 }
 
-int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w, const segment_quickshift_options *o) {
+int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w,
+                       const segment_quickshift_options *o) {
   const int64_t n = (int64_t)h * w;
   const int wide = (int)ceil(3 * o->kernel_size), side = h > w ? h : w, reach = wide < side ? wide : side;
   int offsets = 0;
@@ -352,8 +357,9 @@ typedef struct slic {
 } slic;
 
 /* Gives to number those of a row's n pixels that are strictly nearer to it than to their own seed. */
-ROW_LOOP static void claim(double *restrict best, int64_t *restrict labels, const double *l, const double *a, const double *b, int n, double first, const seed *s,
-                           double dy2, double weight, int64_t number) {
+ROW_LOOP static void claim(double *restrict best, int64_t *restrict labels, const double *l, const double *a,
+                           const double *b, int n, double first, const seed *s, double dy2, double weight,
+                           int64_t number) {
   const double x = s->x, sl = s->l, sa = s->a, sb = s->b;
 #pragma GCC ivdep
   for (int i = 0; i < n; i++) {
@@ -376,10 +382,12 @@ static void assign_row(const slic *s, int y, double *best) {
     const seed *c = &s->seeds[k];
     if (c->y != c->y || y < clamped(c->y - 2 * s->step_y, s->h) || y >= clamped(c->y + 2 * s->step_y + 1, s->h))
       continue;
-    const int64_t from = clamped(c->x - 2 * s->step_x, s->w), to = clamped(c->x + 2 * s->step_x + 1, s->w), p = row + from;
+    const int64_t from = clamped(c->x - 2 * s->step_x, s->w), to = clamped(c->x + 2 * s->step_x + 1, s->w),
+                  p = row + from;
     const double dy = c->y - y;
     if (from < to)
-      claim(best + from, s->labels + p, s->lab + p, s->lab + n + p, s->lab + 2 * n + p, (int)(to - from), (double)from, c, dy * dy, s->weight, k);
+      claim(best + from, s->labels + p, s->lab + p, s->lab + n + p, s->lab + 2 * n + p, (int)(to - from), (double)from,
+            c, dy * dy, s->weight, k);
   }
 }
 
@@ -409,7 +417,8 @@ static void move_seeds(const slic *s) {
 /* Splits labels into 4-connected pieces of at most max_size pixels, found in raster order by breadth-first search; a piece
  * smaller than min_size takes the number of the last numbered neighbour that the search met. Pixels that no seed took stay -1.
  * queue: room for max_size pixels and one more. Returns the largest number + 1. */
-static int64_t connect(int64_t *out, const int64_t *labels, int h, int w, int64_t min_size, int64_t max_size, int64_t *queue) {
+static int64_t connect(int64_t *out, const int64_t *labels, int h, int w, int64_t min_size, int64_t max_size,
+                       int64_t *queue) {
   const int64_t n = (int64_t)h * w;
   int64_t next = 0, count = 0;
   for (int64_t p = 0; p < n; p++)
@@ -466,13 +475,15 @@ static int place_seeds(slic *s, int64_t n_segments, double *step) {
   axis rows, columns;
   regular_grid(&rows, &columns, s->h, s->w, (double)n_segments);
   *step = (double)(rows.step > columns.step ? rows.step : columns.step);
-  const int64_t across = (s->w - columns.start + columns.step - 1) / columns.step, down = (s->h - rows.start + rows.step - 1) / rows.step;
+  const int64_t across = (s->w - columns.start + columns.step - 1) / columns.step,
+                down = (s->h - rows.start + rows.step - 1) / rows.step;
   s->count = across * down;
   s->seeds = mx_calloc((size_t)s->count, sizeof *s->seeds);
   if (!s->seeds)
     return SEGMENT_NOMEM;
   for (int64_t k = 0; k < s->count; k++)
-    s->seeds[k] = (seed){ .y = (double)(rows.start + k / across * rows.step), .x = (double)(columns.start + k % across * columns.step) };
+    s->seeds[k] = (seed){ .y = (double)(rows.start + k / across * rows.step),
+                          .x = (double)(columns.start + k % across * columns.step) };
   regular_grid(&rows, &columns, s->h, s->w, (double)s->count); /* the windows follow the number that there really is */
   s->step_y = rows.step;
   s->step_x = columns.step;
@@ -500,7 +511,8 @@ static int run_slic(slic *s, int iterations, segment_stop stop) {
 static int enforce_connection(slic *s, const segment_slic_options *o, int64_t *count) {
   const int64_t n = (int64_t)s->h * s->w;
   const double size = (double)n / (double)s->count;
-  const int64_t min_size = (int64_t)(o->min_size * size), most = (int64_t)(o->max_size * size), max_size = most < n ? most : n;
+  const int64_t min_size = (int64_t)(o->min_size * size), most = (int64_t)(o->max_size * size),
+                max_size = most < n ? most : n;
   int64_t *out = mx_malloc((size_t)n * sizeof *out), *queue = mx_malloc((size_t)(max_size + 1) * sizeof *queue);
   if (out && queue) {
     *count = connect(out, s->labels, s->h, s->w, min_size, max_size, queue);
@@ -571,8 +583,8 @@ void segment_boundaries(uint8_t *marked, const int64_t *labels, int h, int w, in
   for (int y = 0; y < h; y++)
     for (int x = 0; x < w; x++) {
       const int64_t p = (int64_t)y * w + x, v = labels[p];
-      const bool edge = v != at_edge(labels, h, w, y - 1, x) || v != at_edge(labels, h, w, y + 1, x) || v != at_edge(labels, h, w, y, x - 1) ||
-        v != at_edge(labels, h, w, y, x + 1);
+      const bool edge = v != at_edge(labels, h, w, y - 1, x) || v != at_edge(labels, h, w, y + 1, x)
+                        || v != at_edge(labels, h, w, y, x - 1) || v != at_edge(labels, h, w, y, x + 1);
       marked[p] = edge && (v == background || touches_other(labels, h, w, y, x, background, wrapped));
     }
 }

@@ -28,7 +28,8 @@ typedef struct segment_quickshift_options {
   bool is_lab;         /* the image is in Lab already, or any other space of three channels */
   segment_stop stop;
 } segment_quickshift_options;
-int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w, const segment_quickshift_options *o);
+int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w,
+                       const segment_quickshift_options *o);
 
 /* SLIC (Achanta et al., PAMI 2012): k-means in position and colour from a grid of about n_segments seeds. */
 typedef struct segment_slic_options {

@@ -55,7 +55,8 @@ __attribute__((target("sha,sse4.1"))) static void blocks_sha(uint32_t h[8], cons
       w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(p + 16 * i)), swap);
     for (int r = 0; r < 16; r++) {
       if (r >= 4) {
-        __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w[r & 3], w[(r + 1) & 3]), _mm_alignr_epi8(w[(r + 3) & 3], w[(r + 2) & 3], 4));
+        __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w[r & 3], w[(r + 1) & 3]),
+                                    _mm_alignr_epi8(w[(r + 3) & 3], w[(r + 2) & 3], 4));
         w[r & 3] = _mm_sha256msg2_epu32(sum, w[(r + 3) & 3]);
       }
       __m128i k = _mm_add_epi32(w[r & 3], _mm_loadu_si128((const __m128i *)(K + 4 * r)));
@@ -91,7 +92,8 @@ static void blocks(uint32_t h[8], const uint8_t *p, size_t n) {
 }
 
 void sha256_init(sha256 *s) {
-  static const uint32_t start[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
+  static const uint32_t start[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
   memcpy(s->h, start, sizeof start);
   s->bytes = 0;
 }

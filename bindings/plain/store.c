@@ -106,7 +106,8 @@ static bool open_zip(store *s, char *error, size_t room) {
     return false;
   for (size_t i = 0; i < s->nplaces; i++) {
     char name[300];
-    int len = snprintf(name, sizeof name, "data/%.*s", list[i]->key_len < 256 ? (int)list[i]->key_len : 256, list[i]->key);
+    int len =
+      snprintf(name, sizeof name, "data/%.*s", list[i]->key_len < 256 ? (int)list[i]->key_len : 256, list[i]->key);
     r = zip_find(s->zip, name, (size_t)len);
     if (r < 0 || zip_size(s->zip, r) != list[i]->numel * list[i]->itemsize)
       return say(error, room, "is damaged (record %s is absent or has the wrong size)", name);
@@ -145,14 +146,16 @@ static bool legacy_pickle(const pickle_value **out, store *s, int64_t *at, char 
 static bool legacy_system(const pickle_value *sys, char *error, size_t room) {
   for (size_t i = 0; sys->kind == PICKLE_DICT && i + 1 < sys->seq.n; i += 2) {
     const pickle_value *k = sys->seq.items[i], *v = sys->seq.items[i + 1];
-    if (k->kind == PICKLE_STR && k->str.len == 13 && !memcmp(k->str.s, "little_endian", 13) && v->kind == PICKLE_BOOL && !v->b)
+    if (k->kind == PICKLE_STR && k->str.len == 13 && !memcmp(k->str.s, "little_endian", 13) && v->kind == PICKLE_BOOL
+        && !v->b)
       return say(error, room, "holds big-endian numbers, which are not read");
   }
   return true;
 }
 
 /* After the pickles: for each key of the list, its number of elements and its raw numbers. */
-static bool legacy_places(store *s, const pickle_value *keys, const pickle *names, int64_t at, char *error, size_t room) {
+static bool legacy_places(store *s, const pickle_value *keys, const pickle *names, int64_t at, char *error,
+                          size_t room) {
   pickle_storage *const *list;
   if (!make_places(s, pickle_storages(names, &list), error, room))
     return false;
@@ -263,7 +266,8 @@ static bool unknown(const unsigned char *head, int64_t n, char *error, size_t ro
   if (n == 0)
     return say(error, room, "is empty");
   if (n > 262 && !memcmp(head + 257, "ustar", 5))
-    return say(error, room, "is in torch's tar format of 2016, which is not read (load it with an old PyTorch and save it again)");
+    return say(error, room,
+               "is in torch's tar format of 2016, which is not read (load it with an old PyTorch and save it again)");
   if (n > 20 && !memcmp(head, "version https://git-", 20))
     return say(error, room, "is a Git LFS pointer, not the file itself (run git lfs pull)");
   if (n > 8 && !memcmp(head, "\x89HDF\r\n", 6))
@@ -385,8 +389,9 @@ store_out *store_create(const char *path, char *error, size_t room) {
 bool store_write_start(store_out *o, const pickle_out *pickle, const double *numbers, size_t n) {
   errno = ENOMEM;
   o->zip = zip_writer_new(&o->file, "archive");
-  bool ok = o->zip && zip_write(o->zip, "data.pkl", pickle->data, pickle->n) && zip_write(o->zip, "byteorder", "little", 6) &&
-            (n == 0 || zip_write(o->zip, "data/" STORE_NUMBERS, numbers, n * sizeof *numbers));
+  bool ok = o->zip && zip_write(o->zip, "data.pkl", pickle->data, pickle->n)
+            && zip_write(o->zip, "byteorder", "little", 6)
+            && (n == 0 || zip_write(o->zip, "data/" STORE_NUMBERS, numbers, n * sizeof *numbers));
   return ok || out_failed(o, errno);
 }
 

@@ -64,9 +64,11 @@ int tx_tensor_resolved(tx_tensor **out, const tx_tensor *t) TX_NOEXCEPT; /* t, o
 bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b) TX_NOEXCEPT; /* the same TensorImpl */
 /* A new CPU tensor, contiguous, that owns its memory and is filled from data where data is not NULL
  * (nbytes checked against the sizes). */
-int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data, size_t nbytes) TX_NOEXCEPT;
+int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data,
+                  size_t nbytes) TX_NOEXCEPT;
 int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) TX_NOEXCEPT; /* one element; bool is an integer 0 or 1 */
-int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last, bool copy) TX_NOEXCEPT;
+int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last,
+                 bool copy) TX_NOEXCEPT;
 /* device, dtype NULL: as they are; channels_last true: that memory format for 4-d tensors, false: preserved */
 
 /* ---- operators -------------------------------------------------------------------------------------------- */
@@ -136,9 +138,11 @@ int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nar
 /* ---- autograd, modes -------------------------------------------------------------------------------------- */
 bool tx_grad_mode(bool on) TX_NOEXCEPT;        /* returns the mode before */
 bool tx_grad_mode_get(void) TX_NOEXCEPT;
-int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph, bool create_graph) TX_NOEXCEPT; /* grads may be NULL or hold NULLs */
+int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph,
+                bool create_graph) TX_NOEXCEPT; /* grads may be NULL or hold NULLs */
 int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
-                     tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph, bool allow_unused) TX_NOEXCEPT; /* unused: NULL */
+                     tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph,
+                     bool allow_unused) TX_NOEXCEPT; /* unused: NULL */
 /* x -> max(x, 0) whose gradient passes only where x > 0 and the gradient > 0 (guided backprop); limit > 0 clamps above (ReLU6) */
 int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) TX_NOEXCEPT;
 /* Autocast on device type "cpu"/"cuda": dtype "bfloat16"/"float16", NULL switches off. */
@@ -159,7 +163,8 @@ typedef struct tx_optim tx_optim;
 typedef struct tx_option { const char *name; double value; } tx_option; /* "lr", "momentum", "nesterov" (0 or 1) ... */
 int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) TX_NOEXCEPT; /* "sgd" "adam" "adamw" "rmsprop" */
 void tx_optim_free(tx_optim *o) TX_NOEXCEPT;
-int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options, int noptions) TX_NOEXCEPT;
+int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options,
+                       int noptions) TX_NOEXCEPT;
 int tx_optim_groups(const tx_optim *o) TX_NOEXCEPT;
 int tx_optim_step(tx_optim *o) TX_NOEXCEPT; /* TX_NOMEM: as ever, nothing was changed yet */
 int tx_optim_zero_grad(tx_optim *o) TX_NOEXCEPT; /* to none, as PyTorch 2 does */
@@ -167,7 +172,8 @@ int tx_optim_set_lr(tx_optim *o, int group, double lr) TX_NOEXCEPT; /* group -1:
 int tx_optim_get_lr(double *lr, const tx_optim *o, int group) TX_NOEXCEPT;
 /* State of one parameter by its name, as named tensors and steps: fn is called once an entry ("momentum_buffer", "exp_avg",
  * "step" as an int64 0-d tensor); t is borrowed. */
-int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t), void *ud) TX_NOEXCEPT;
+int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t),
+                        void *ud) TX_NOEXCEPT;
 int tx_optim_state_clear(tx_optim *o) TX_NOEXCEPT;
 int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t) TX_NOEXCEPT;
 
@@ -196,7 +202,8 @@ int tx_set_deterministic(bool on) TX_NOEXCEPT;
 /* ---- files (tx_store.cpp) --------------------------------------------------------------------------------- */
 /* A tensor of those sizes and strides, offset in elements, over base's own storage, but no view of base to autograd.
  * The caller has checked that it lies inside. */
-int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes, const int64_t *strides) TX_NOEXCEPT;
+int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes,
+                   const int64_t *strides) TX_NOEXCEPT;
 /* The values of a dense t in memory that can be read: on the CPU, detached, conjugate and negative views resolved; as it
  * lies, or contiguous. May share t's memory. */
 int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_strides) TX_NOEXCEPT;

@@ -103,7 +103,9 @@ void autocast_set(at::DeviceType d, bool on, at::ScalarType t) {
   if (on) at::autocast::set_autocast_dtype(d, t);
 }
 #else
-bool autocast_on(at::DeviceType d) { return d == at::kCPU ? at::autocast::is_cpu_enabled() : at::autocast::is_enabled(); }
+bool autocast_on(at::DeviceType d) {
+  return d == at::kCPU ? at::autocast::is_cpu_enabled() : at::autocast::is_enabled();
+}
 at::ScalarType autocast_dtype(at::DeviceType d) {
   return d == at::kCPU ? at::autocast::get_autocast_cpu_dtype() : at::autocast::get_autocast_gpu_dtype();
 }
@@ -147,7 +149,8 @@ extern "C" int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, 
     variable_list found;
     {
       Watch watch(out);
-      found = torch::autograd::grad(out, tensors(inputs, nin), tensors(grads, nout), retain_graph, create_graph, allow_unused);
+      found = torch::autograd::grad(out, tensors(inputs, nin), tensors(grads, nout), retain_graph, create_graph,
+                                    allow_unused);
     }
     for (int i = 0; i < nin; i++) results[i] = tx::give(std::move(found[size_t(i)]));
   });

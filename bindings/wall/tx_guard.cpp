@@ -7,7 +7,8 @@
 namespace tx {
 
 bool is_guarded(const std::string &name) {
-  return name == "nll_loss" || name == "nll_loss_nd" || name == "nll_loss2d" || name == "cross_entropy_loss" || name == "unsqueeze_";
+  return name == "nll_loss" || name == "nll_loss_nd" || name == "nll_loss2d" || name == "cross_entropy_loss"
+         || name == "unsqueeze_";
 }
 
 // A tensor that has as many dimensions as may pass the wall gets no more: not by the one operator that adds one in place.

@@ -65,7 +65,8 @@ int64_t smaller(int64_t a, int64_t b) { return a > 0 && (b <= 0 || a < b) ? a : 
 
 // The limits of this process' cgroup and of every one above it (v2 under root, v1 under root/memory).
 int64_t cgroup_bytes() {
-  int64_t found = smaller(read_bytes("/sys/fs/cgroup/memory.max"), read_bytes("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+  int64_t found =
+    smaller(read_bytes("/sys/fs/cgroup/memory.max"), read_bytes("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
   FILE *f = fopen("/proc/self/cgroup", "re");
   if (!f) return found;
   char line[1024];
@@ -77,7 +78,8 @@ int64_t cgroup_bytes() {
     if (!v2) path += strlen(":memory:");
     for (; path[0] && path[1]; *strrchr(path, '/') = 0) {
       char file[1200];
-      snprintf(file, sizeof file, "/sys/fs/cgroup%s%s/%s", v2 ? "" : "/memory", path, v2 ? "memory.max" : "memory.limit_in_bytes");
+      snprintf(file, sizeof file, "/sys/fs/cgroup%s%s/%s", v2 ? "" : "/memory", path,
+               v2 ? "memory.max" : "memory.limit_in_bytes");
       found = smaller(read_bytes(file), found);
     }
   }

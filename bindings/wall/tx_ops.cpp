@@ -20,7 +20,8 @@ namespace {
 tx_kind element_kind(const c10::Type &t) {
   switch (t.kind()) {
     case c10::TypeKind::TensorType: return TX_TENSORS;
-    case c10::TypeKind::OptionalType: return t.containedType(0)->kind() == c10::TypeKind::TensorType ? TX_OPT_TENSORS : TX_OTHER;
+    case c10::TypeKind::OptionalType:
+      return t.containedType(0)->kind() == c10::TypeKind::TensorType ? TX_OPT_TENSORS : TX_OTHER;
     case c10::TypeKind::IntType:
     case c10::TypeKind::SymIntType: return TX_INTS;
     case c10::TypeKind::FloatType: return TX_DOUBLES;
@@ -52,8 +53,10 @@ tx_kind kind_of(const c10::Type &t) {
 }
 
 const char *type_text(tx_kind k) {
-  static const char *const names[] = {"None",  "Tensor", "int",   "float",    "bool",    "str",    "Scalar",   "dtype",     "layout",
-                                      "memory_format", "device", "Generator", "int[]", "float[]", "bool[]", "Tensor[]", "Tensor?[]", "Scalar[]", "?"};
+  static const char *const names[] = { "None",     "Tensor",    "int",      "float",   "bool",
+                                       "str",      "Scalar",    "dtype",    "layout",  "memory_format",
+                                       "device",   "Generator", "int[]",    "float[]", "bool[]",
+                                       "Tensor[]", "Tensor?[]", "Scalar[]", "?" };
   return names[k];
 }
 
@@ -154,7 +157,8 @@ using Family = std::vector<std::unique_ptr<tx_op>>;
 std::unordered_map<std::string, std::vector<std::string>> &names_index() {
   static auto *index = [] {
     auto *m = new std::unordered_map<std::string, std::vector<std::string>>;
-    for (const c10::OperatorName &n : c10::Dispatcher::singleton().getAllOpNames()) (*m)[n.name].push_back(n.overload_name);
+    for (const c10::OperatorName &n : c10::Dispatcher::singleton().getAllOpNames())
+      (*m)[n.name].push_back(n.overload_name);
     return m;
   }();
   return *index;
@@ -199,7 +203,8 @@ c10::IValue from_list(const tx_arg &a, const tx_value &v) {
     case TX_OPT_TENSORS: {
       if (a.kind == TX_OPT_TENSORS) {
         c10::List<tx::optional<at::Tensor>> l;
-        for (size_t i = 0; i < n; i++) l.push_back(v.ts[i] ? tx::optional<at::Tensor>(tx::tensor(v.ts[i])) : tx::optional<at::Tensor>());
+        for (size_t i = 0; i < n; i++)
+          l.push_back(v.ts[i] ? tx::optional<at::Tensor>(tx::tensor(v.ts[i])) : tx::optional<at::Tensor>());
         return c10::IValue(std::move(l));
       }
       c10::List<at::Tensor> l;
@@ -308,7 +313,8 @@ void list_out(tx_value &v, c10::IValue &x) {
     size_t n = l.size();
     bool tensors = true;
     for (size_t i = 0; i < n; i++) tensors = tensors && (l.get(i).isTensor() || l.get(i).isNone());
-    if (!tensors || (n == 0 && !x.isTensorList())) throw std::invalid_argument("the result is a list of a type that Lua has not");
+    if (!tensors || (n == 0 && !x.isTensorList()))
+      throw std::invalid_argument("the result is a list of a type that Lua has not");
     v.ts = allocate<tx_tensor *>(n);
     v.kind = TX_TENSORS;
     v.n = static_cast<int64_t>(n);
@@ -374,18 +380,22 @@ thread_local std::vector<c10::IValue> spare_stack;
 c10::IValue checked_ints(const tx_op &op, size_t i, const tx_value &v) {
   const tx_arg &a = op.args[i];
   if (a.fixed > 1 && v.n != a.fixed) {
-    const bool empty_default = v.n == 0 && a.has_default && op.defaults[i].isIntList() && op.defaults[i].toIntVector().empty();
+    const bool empty_default =
+      v.n == 0 && a.has_default && op.defaults[i].isIntList() && op.defaults[i].toIntVector().empty();
     if (v.n == 1) return c10::IValue(std::vector<int64_t>(static_cast<size_t>(a.fixed), v.is[0]));
-    if (!empty_default) throw std::invalid_argument(std::string("argument '") + a.name + "' (expected " + std::to_string(a.fixed) + " integers, got " + std::to_string(v.n) + ")");
+    if (!empty_default)
+      throw std::invalid_argument(std::string("argument '") + a.name + "' (expected " + std::to_string(a.fixed)
+                                  + " integers, got " + std::to_string(v.n) + ")");
   }
   if (strstr(a.name, "size") && strncmp(a.name, "split", 5) != 0) {
     if (v.n > TX_MAX_DIMS)
-      throw std::invalid_argument(std::string("argument '") + a.name + "' (expected at most " + std::to_string(TX_MAX_DIMS) +
-                                  " dimensions, got " + std::to_string(v.n) + ")");
+      throw std::invalid_argument(std::string("argument '") + a.name + "' (expected at most "
+                                  + std::to_string(TX_MAX_DIMS) + " dimensions, got " + std::to_string(v.n) + ")");
     int64_t elements = 1;
     for (int64_t k = 0; k < v.n; k++) {
       if (v.is[k] > 1 && __builtin_mul_overflow(elements, v.is[k], &elements)) elements = INT64_MAX;
-      if (v.is[k] < INT32_MIN || elements > (int64_t(1) << 52)) throw std::invalid_argument(std::string("argument '") + a.name + "' names a tensor that no machine can hold");
+      if (v.is[k] < INT32_MIN || elements > (int64_t(1) << 52))
+        throw std::invalid_argument(std::string("argument '") + a.name + "' names a tensor that no machine can hold");
     }
   }
   return from_list(a, v);
@@ -393,7 +403,8 @@ c10::IValue checked_ints(const tx_op &op, size_t i, const tx_value &v) {
 
 void push_arguments(std::vector<c10::IValue> &stack, const tx_op &op, const tx_value *args, int nargs) {
   int n = static_cast<int>(op.args.size());
-  if (nargs > n) throw std::invalid_argument("too many arguments (" + std::to_string(nargs) + " for " + op.schema + ")");
+  if (nargs > n)
+    throw std::invalid_argument("too many arguments (" + std::to_string(nargs) + " for " + op.schema + ")");
   for (int i = 0; i < n; i++) {
     if (i < nargs && args[i].kind != TX_DEFAULT) {
       const bool ints = op.args[i].kind == TX_INTS && args[i].kind == TX_INTS;
@@ -408,7 +419,9 @@ void push_arguments(std::vector<c10::IValue> &stack, const tx_op &op, const tx_v
 
 void take_results(tx_value *results, const tx_op &op, std::vector<c10::IValue> &stack) {
   size_t n = op.results.size(), done = 0;
-  if (stack.size() != n) throw std::runtime_error("the operator left " + std::to_string(stack.size()) + " results, its schema says " + std::to_string(n));
+  if (stack.size() != n)
+    throw std::runtime_error("the operator left " + std::to_string(stack.size()) + " results, its schema says "
+                             + std::to_string(n));
   try {
     for (; done < n; done++) value_out(results[done], op.results[done], std::move(stack[done]));
   } catch (...) {
@@ -429,7 +442,8 @@ void mend(const tx_value *args, int nargs) noexcept {
       bool beyond = false;
       for (int64_t d = 0; d < t->dim(); d++) {
         int64_t step;
-        beyond = beyond || __builtin_mul_overflow(t->sizes()[d] - 1, t->strides()[d], &step) || __builtin_add_overflow(last, step, &last);
+        beyond = beyond || __builtin_mul_overflow(t->sizes()[d] - 1, t->strides()[d], &step)
+                 || __builtin_add_overflow(last, step, &last);
       }
       const int64_t have = static_cast<int64_t>(t->storage().nbytes() / t->itemsize());
       if (beyond || last >= have || t->dim() > TX_MAX_DIMS) t->set_sizes_contiguous({0});

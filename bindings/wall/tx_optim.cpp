@@ -185,7 +185,8 @@ extern "C" int tx_optim_new(tx_optim **out, const char *kind, const tx_option *o
       using K = decltype(k);
       auto defaults = fresh_options<typename K::Options>();
       apply(defaults, kind, options, n);
-      for (int i = 0; i < n; i++) o->given.push_back({set_option(defaults, options[i].name, options[i].value), options[i].value});
+      for (int i = 0; i < n; i++)
+        o->given.push_back({ set_option(defaults, options[i].name, options[i].value), options[i].value });
       o->optimizer = std::make_unique<typename K::Optimizer>(std::vector<optim::OptimizerParamGroup>(), defaults);
     });
     *out = o.release();
@@ -194,8 +195,8 @@ extern "C" int tx_optim_new(tx_optim **out, const char *kind, const tx_option *o
 
 extern "C" void tx_optim_free(tx_optim *o) noexcept { delete o; }
 
-extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options,
-                                  int noptions) noexcept {
+extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n,
+                                  const tx_option *options, int noptions) noexcept {
   return tx::guard([&] {
     std::vector<Tensor> tensors;
     std::vector<std::string> own;
@@ -204,9 +205,11 @@ extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const c
       for (const auto &name : own) TORCH_CHECK(name != names[i], "two parameters are named '", names[i], "'");
       Tensor t = tx::tensor(params[i]);
       TORCH_CHECK(t.defined(), "parameter '", names[i], "' is none");
-      TORCH_CHECK(t.is_leaf(), "parameter '", names[i], "' is not a leaf (it was computed). Optimize the tensor that it was computed from");
+      TORCH_CHECK(t.is_leaf(), "parameter '", names[i],
+                  "' is not a leaf (it was computed). Optimize the tensor that it was computed from");
       for (const auto &group : o->optimizer->param_groups())
-        for (const auto &p : group.params()) TORCH_CHECK(!p.is_same(t), "parameter '", names[i], "' is in another group already");
+        for (const auto &p : group.params())
+          TORCH_CHECK(!p.is_same(t), "parameter '", names[i], "' is in another group already");
       for (const auto &p : tensors) TORCH_CHECK(!p.is_same(t), "parameter '", names[i], "' is in the group twice");
       tensors.push_back(std::move(t));
       own.emplace_back(names[i]);
@@ -246,7 +249,8 @@ extern "C" int tx_optim_step(tx_optim *o) noexcept {
     return int(TX_OK);
   });
   if (status != TX_NOMEM || !begun) return status;
-  return tx::fail("out of memory in the middle of a step: some parameters are changed, others not. Start again from the last checkpoint");
+  return tx::fail("out of memory in the middle of a step: some parameters are changed, others not. Start again from "
+                  "the last checkpoint");
 }
 
 extern "C" int tx_optim_zero_grad(tx_optim *o) noexcept {
@@ -270,7 +274,8 @@ extern "C" int tx_optim_set_lr(tx_optim *o, int group, double lr) noexcept {
 extern "C" int tx_optim_get_lr(double *lr, const tx_optim *o, int group) noexcept {
   return tx::guard([&] {
     auto &groups = o->optimizer->param_groups();
-    if (group < 0 || group >= int(groups.size())) return tx::fail("no group %d (%d groups)", group + 1, int(groups.size()));
+    if (group < 0 || group >= int(groups.size()))
+      return tx::fail("no group %d (%d groups)", group + 1, int(groups.size()));
     *lr = groups[size_t(group)].options().get_lr();
     return int(TX_OK);
   });
@@ -292,8 +297,10 @@ extern "C" int tx_optim_state_each(const tx_optim *o, void (*fn)(void *, const c
           auto found = o->optimizer->state().find(state_key(groups[g].params()[i]));
           if (found == o->optimizer->state().end()) continue;
           const std::string &param = o->names[g][i];
-          each_entry(static_cast<State &>(*found->second), [&](const char *entry, const Tensor &t, auto &&) { give(param, entry, t); },
-                     [&](const char *entry, int64_t n, auto &&) { give(param, entry, at::scalar_tensor(n, at::kLong)); });
+          each_entry(
+            static_cast<State &>(*found->second),
+            [&](const char *entry, const Tensor &t, auto &&) { give(param, entry, t); },
+            [&](const char *entry, int64_t n, auto &&) { give(param, entry, at::scalar_tensor(n, at::kLong)); });
         }
     });
   });
@@ -311,19 +318,23 @@ extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *en
         const auto found = states.find(state_key(p));
         std::unique_ptr<State> fresh;  // put in its place only once it holds something: a failure leaves no half of a state
         if (found == states.end()) fresh = std::make_unique<State>();
-        each_entry(fresh ? *fresh : static_cast<State &>(*found->second), [&](const char *name, const Tensor &, auto &&set) {
-                     if (strcmp(name, entry) != 0) return;
-                     entry_found = true;
-                     TORCH_CHECK(value.sizes() == p.sizes(), entry, " of '", param, "' has shape ", value.sizes(), ", the parameter ", p.sizes());
-                     // a copy in the value's own memory layout, since the state changes in place
-                     set(value.to(value.options().device(p.device()).dtype(p.scalar_type()), false, true, at::MemoryFormat::Preserve));
-                   },
-                   [&](const char *name, int64_t, auto &&set) {
-                     if (strcmp(name, entry) != 0) return;
-                     entry_found = true;
-                     TORCH_CHECK(value.numel() == 1, "step of '", param, "' is not one number");
-                     set(value.item<int64_t>());
-                   });
+        each_entry(
+          fresh ? *fresh : static_cast<State &>(*found->second),
+          [&](const char *name, const Tensor &, auto &&set) {
+            if (strcmp(name, entry) != 0) return;
+            entry_found = true;
+            TORCH_CHECK(value.sizes() == p.sizes(), entry, " of '", param, "' has shape ", value.sizes(),
+                        ", the parameter ", p.sizes());
+            // a copy in the value's own memory layout, since the state changes in place
+            set(value.to(value.options().device(p.device()).dtype(p.scalar_type()), false, true,
+                         at::MemoryFormat::Preserve));
+          },
+          [&](const char *name, int64_t, auto &&set) {
+            if (strcmp(name, entry) != 0) return;
+            entry_found = true;
+            TORCH_CHECK(value.numel() == 1, "step of '", param, "' is not one number");
+            set(value.item<int64_t>());
+          });
         if (fresh && entry_found) states[state_key(p)] = std::move(fresh);
       });
     });

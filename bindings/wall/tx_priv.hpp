@@ -67,7 +67,9 @@ int guard(F &&f) noexcept {
 
 // ---- tensors: a tx_tensor* is a TensorImpl* that holds one reference; an undefined tensor is NULL ----
 
-inline c10::TensorImpl *impl(const tx_tensor *t) { return reinterpret_cast<c10::TensorImpl *>(const_cast<tx_tensor *>(t)); }
+inline c10::TensorImpl *impl(const tx_tensor *t) {
+  return reinterpret_cast<c10::TensorImpl *>(const_cast<tx_tensor *>(t));
+}
 
 // Another reference; NULL gives an undefined tensor.
 inline at::Tensor tensor(const tx_tensor *t) {

@@ -106,7 +106,8 @@ bool product(const Call &c, Text &line) {
     for (size_t i = 3; i <= x.size() && i <= y.size(); i++) {  // batch dimensions, from the right
       int64_t m = x[x.size() - i], n = y[y.size() - i];
       if (m == n || m == 1 || n == 1) continue;
-      line = shapes + " (" + number(m) + " is not " + number(n) + " in dimension " + number(static_cast<int64_t>(x.size() - i)) + ")";
+      line = shapes + " (" + number(m) + " is not " + number(n) + " in dimension "
+             + number(static_cast<int64_t>(x.size() - i)) + ")";
       return true;
     }
     return false;
@@ -117,19 +118,35 @@ bool product(const Call &c, Text &line) {
 // ---- dtypes -------------------------------------------------------------------------------------------------------
 
 const char *dtype_of_cpp_name(const Text &word) {
-  static const char *const names[][2] = {{"Float", "float32"}, {"Double", "float64"}, {"Half", "float16"}, {"BFloat16", "bfloat16"},
-                                         {"Long", "int64"},    {"Int", "int32"},      {"Short", "int16"},  {"Char", "int8"},
-                                         {"Byte", "uint8"},    {"Bool", "bool"},      {"ComplexFloat", "complex64"}, {"ComplexDouble", "complex128"},
-                                         {"float", "float32"}, {"double", "float64"}, {"c10::Half", "float16"}, {"c10::BFloat16", "bfloat16"},
-                                         {"long", "int64"},    {"long int", "int64"}, {"int", "int32"}, {"unsigned char", "uint8"}};
+  static const char *const names[][2] = { { "Float", "float32" },
+                                          { "Double", "float64" },
+                                          { "Half", "float16" },
+                                          { "BFloat16", "bfloat16" },
+                                          { "Long", "int64" },
+                                          { "Int", "int32" },
+                                          { "Short", "int16" },
+                                          { "Char", "int8" },
+                                          { "Byte", "uint8" },
+                                          { "Bool", "bool" },
+                                          { "ComplexFloat", "complex64" },
+                                          { "ComplexDouble", "complex128" },
+                                          { "float", "float32" },
+                                          { "double", "float64" },
+                                          { "c10::Half", "float16" },
+                                          { "c10::BFloat16", "bfloat16" },
+                                          { "long", "int64" },
+                                          { "long int", "int64" },
+                                          { "int", "int32" },
+                                          { "unsigned char", "uint8" } };
   for (const auto &n : names)
     if (word == n[0]) return n[1];
   return nullptr;
 }
 
 bool is_dtype_message(const Text &l) {
-  return has(l, "expected scalar type") || has(l, "to have the same dtype") || has(l, "should be the same") || has(l, "expected both") ||
-         has(l, "same dtype") || has(l, "Expected object of scalar type") || has(l, "must have the same dtype") || has(l, "expected target dtype") || has(l, "mixed dtype");
+  return has(l, "expected scalar type") || has(l, "to have the same dtype") || has(l, "should be the same")
+         || has(l, "expected both") || has(l, "same dtype") || has(l, "Expected object of scalar type")
+         || has(l, "must have the same dtype") || has(l, "expected target dtype") || has(l, "mixed dtype");
 }
 
 bool dtypes(const Call &c, Text &line) {
@@ -141,8 +158,8 @@ bool dtypes(const Call &c, Text &line) {
     bool both = at::isFloatingType(c10::typeMetaToScalarType(tx::impl(first)->dtype())) &&
                 at::isFloatingType(c10::typeMetaToScalarType(tx::impl(other)->dtype()));
     if (both && strcmp(tx_tensor_dtype(first), tx_tensor_dtype(other)) != 0) {
-      line = Text("dtypes differ (") + first_name + " is " + tx_tensor_dtype(first) + ", " + other_name + " " + tx_tensor_dtype(other) +
-             "). Convert one with t:to(\"" + tx_tensor_dtype(first) + "\").";
+      line = Text("dtypes differ (") + first_name + " is " + tx_tensor_dtype(first) + ", " + other_name + " "
+             + tx_tensor_dtype(other) + "). Convert one with t:to(\"" + tx_tensor_dtype(first) + "\").";
       return true;
     }
   }
@@ -165,20 +182,30 @@ bool dtypes(const Call &c, Text &line) {
 
 bool broadcast(const Call &c, Text &line) {
   long long a, b, d;
-  if (sscanf(line.c_str(), "The size of tensor a (%lld) must match the size of tensor b (%lld) at non-singleton dimension %lld", &a, &b, &d) == 3) {
+  if (sscanf(line.c_str(),
+             "The size of tensor a (%lld) must match the size of tensor b (%lld) at non-singleton dimension %lld", &a,
+             &b, &d)
+      == 3) {
     const tx_tensor *x = c.nth(0), *y = c.nth(1);
     Text fact = number(a) + " is not " + number(b) + " in dimension " + number(d);
-    line = x && y && !c.nth(2) ? "shapes " + shape_text(x) + " and " + shape_text(y) + " do not fit (" + fact + ")" : "shapes do not fit (" + fact + ")";
+    line = x && y && !c.nth(2) ? "shapes " + shape_text(x) + " and " + shape_text(y) + " do not fit (" + fact + ")"
+                               : "shapes do not fit (" + fact + ")";
     return true;
   }
   Text from, to;
-  if (has(line, "doesn't match the broadcast shape") && bracket(line, 0, '[', ']', to) && bracket(line, 1, '[', ']', from)) {
+  if (has(line, "doesn't match the broadcast shape") && bracket(line, 0, '[', ']', to)
+      && bracket(line, 1, '[', ']', from)) {
     line = "a result of shape " + from + " does not fit into a tensor of shape " + to;
     return true;
   }
-  if (sscanf(line.c_str(), "The expanded size of the tensor (%lld) must match the existing size (%lld) at non-singleton dimension %lld", &a, &b, &d) == 3 &&
-      bracket(line, 0, '[', ']', to) && bracket(line, 1, '[', ']', from)) {
-    line = "shape " + from + " does not expand to " + to + " (" + number(b) + " is not " + number(a) + " in dimension " + number(d) + ")";
+  if (sscanf(
+        line.c_str(),
+        "The expanded size of the tensor (%lld) must match the existing size (%lld) at non-singleton dimension %lld",
+        &a, &b, &d)
+        == 3
+      && bracket(line, 0, '[', ']', to) && bracket(line, 1, '[', ']', from)) {
+    line = "shape " + from + " does not expand to " + to + " (" + number(b) + " is not " + number(a) + " in dimension "
+           + number(d) + ")";
     return true;
   }
   return false;
@@ -186,12 +213,16 @@ bool broadcast(const Call &c, Text &line) {
 
 bool lists(const Call &c, Text &line) {
   long long dim, want, got, which;
-  if (sscanf(line.c_str(), "Sizes of tensors must match except in dimension %lld. Expected size %lld but got size %lld for tensor number %lld", &dim,
-             &want, &got, &which) == 4) {
+  if (sscanf(line.c_str(),
+             "Sizes of tensors must match except in dimension %lld. Expected size %lld but got size %lld for tensor "
+             "number %lld",
+             &dim, &want, &got, &which)
+      == 4) {
     const tx_value *v = c.value("tensors");
     Text fact = number(want) + " is not " + number(got) + "; only dimension " + number(dim) + " may differ";
     bool known = v && v->kind == TX_TENSORS && which < v->n && v->ts[0] && v->ts[which];
-    line = known ? "shapes " + shape_text(v->ts[0]) + " and " + shape_text(v->ts[which]) + " do not fit (" + fact + ")" : "shapes do not fit (" + fact + ")";
+    line = known ? "shapes " + shape_text(v->ts[0]) + " and " + shape_text(v->ts[which]) + " do not fit (" + fact + ")"
+                 : "shapes do not fit (" + fact + ")";
     return true;
   }
   if (sscanf(line.c_str(), "Tensors must have same number of dimensions: got %lld and %lld", &want, &got) == 2) {
@@ -199,7 +230,8 @@ bool lists(const Call &c, Text &line) {
     return true;
   }
   Text a, b;
-  if (has(line, "stack expects each tensor to be equal size") && bracket(line, 0, '[', ']', a) && bracket(line, 1, '[', ']', b)) {
+  if (has(line, "stack expects each tensor to be equal size") && bracket(line, 0, '[', ']', a)
+      && bracket(line, 1, '[', ']', b)) {
     line = "shapes " + a + " and " + b + " do not fit (all must be equal)";
     return true;
   }
@@ -233,9 +265,10 @@ bool convolution(const Call &c, Text &line) {
   Text input = "input " + shape_text(x), weight = "weight " + shape_text(w), a, k;
   long long groups, want, got;
   const char *at = strstr(line.c_str(), "to have ");
-  if (at && sscanf(line.c_str(), "Given groups=%lld", &groups) == 1 && sscanf(at, "to have %lld channels, but got %lld channels", &want, &got) == 2) {
-    line = input + " has " + number(got) + (got == 1 ? " channel, " : " channels, ") + weight + " takes " + number(want) +
-           (groups > 1 ? " (groups = " + number(groups) + ")" : "");
+  if (at && sscanf(line.c_str(), "Given groups=%lld", &groups) == 1
+      && sscanf(at, "to have %lld channels, but got %lld channels", &want, &got) == 2) {
+    line = input + " has " + number(got) + (got == 1 ? " channel, " : " channels, ") + weight + " takes " + number(want)
+           + (groups > 1 ? " (groups = " + number(groups) + ")" : "");
     return true;
   }
   if (has(line, "Calculated padded input size") && bracket(line, 0, '(', ')', a) && bracket(line, 1, '(', ')', k)) {
@@ -243,7 +276,8 @@ bool convolution(const Call &c, Text &line) {
     return true;
   }
   if (has(line, "(unbatched)") && has(line, "(batched)")) {
-    line = input + " has " + number(tx_tensor_dim(x)) + " dimensions, " + weight + " takes " + number(tx_tensor_dim(w)) + " (or one less: no batch)";
+    line = input + " has " + number(tx_tensor_dim(x)) + " dimensions, " + weight + " takes " + number(tx_tensor_dim(w))
+           + " (or one less: no batch)";
     return true;
   }
   if (has(line, "expected bias to be 1-dimensional") && b) {
@@ -257,7 +291,9 @@ bool convolution(const Call &c, Text &line) {
 
 bool ranges(const Call &c, Text &line) {
   long long low, high, got, n;
-  if (sscanf(line.c_str(), "Dimension out of range (expected to be in range of [%lld, %lld], but got %lld)", &low, &high, &got) == 3) {
+  if (sscanf(line.c_str(), "Dimension out of range (expected to be in range of [%lld, %lld], but got %lld)", &low,
+             &high, &got)
+      == 3) {
     line = "dimension " + number(got) + " is out of range (expected " + number(low) + " to " + number(high) + ")";
     return true;
   }
@@ -276,7 +312,8 @@ bool ranges(const Call &c, Text &line) {
   const char *at = strstr(line.c_str(), "index ");
   if (at && sscanf(at, "index %lld out of range for tensor of size", &got) == 1 && bracket(line, 0, '[', ']', shape)) {
     const char *dim = strstr(line.c_str(), "at dimension ");
-    line = "index " + number(got) + " is out of range (shape " + shape + (dim ? ", dimension " + Text(dim + strlen("at dimension ")) : "") + ")";
+    line = "index " + number(got) + " is out of range (shape " + shape
+           + (dim ? ", dimension " + Text(dim + strlen("at dimension ")) : "") + ")";
     return true;
   }
   if (line == "index out of range in self") {
@@ -301,11 +338,15 @@ bool gradients(const Call &, Text &line) {
 // "torch.cat(): expected ..." without what names the function again, and with a small first letter
 void tidy(const Text &name, Text &line) {
   size_t i = 0;
-  while (i < line.size() && (isalnum(static_cast<unsigned char>(line[i])) || line[i] == '_' || line[i] == '.' || line[i] == ':')) i++;
+  while (i < line.size()
+         && (isalnum(static_cast<unsigned char>(line[i])) || line[i] == '_' || line[i] == '.' || line[i] == ':'))
+    i++;
   Text word = line.substr(0, i);
   if (word == name + ":" && line[i] == ' ') line.erase(0, i + 1);
   else if (line.compare(i, 4, "(): ") == 0) line.erase(0, i + 4);
-  else if (i > 0 && word.back() == ':' && line[i] == ' ' && (has(word, "linalg") || has(word, "torch") || has(word, "fft"))) line.erase(0, i + 1);
+  else if (i > 0 && word.back() == ':' && line[i] == ' '
+           && (has(word, "linalg") || has(word, "torch") || has(word, "fft")))
+    line.erase(0, i + 1);
   if (line.size() > 1 && isupper(static_cast<unsigned char>(line[0])) && islower(static_cast<unsigned char>(line[1])))
     line[0] = static_cast<char>(tolower(static_cast<unsigned char>(line[0])));
 }
@@ -319,8 +360,8 @@ void reword(const tx_op &op, const tx_value *args, int nargs) noexcept {
     Call c{op, args, nargs};
     Text line = tx_error();
     const bool is_product = !is_dtype_message(line) && product(c, line);
-    if (!is_product && !dtypes(c, line) && !broadcast(c, line) && !lists(c, line) && !reshape(c, line) && !convolution(c, line) &&
-        !ranges(c, line) && !gradients(c, line))
+    if (!is_product && !dtypes(c, line) && !broadcast(c, line) && !lists(c, line) && !reshape(c, line)
+        && !convolution(c, line) && !ranges(c, line) && !gradients(c, line))
       tidy(op.name, line);
     set_error_line(line.c_str(), is_product && op.name == "linear" ? "matmul" : nullptr);
   } catch (...) {

@@ -17,7 +17,8 @@ extern "C" int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_s
     at::NoGradGuard no_grad;
     at::Tensor b = tx::tensor(t);
     if (b.layout() != at::kStrided || b.device().is_meta())
-      return tx::fail("a %s tensor is not dense. Use t:to_dense()", b.device().is_meta() ? "meta" : tx_tensor_layout(t));
+      return tx::fail("a %s tensor is not dense. Use t:to_dense()",
+                      b.device().is_meta() ? "meta" : tx_tensor_layout(t));
     b = b.detach().to(at::kCPU).resolve_conj().resolve_neg();
     if (b._is_zerotensor()) b = b.clone();
     *out = tx::give(keep_strides ? b : b.contiguous());

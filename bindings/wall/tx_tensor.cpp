@@ -72,7 +72,8 @@ int fail(const char *fmt, ...) noexcept {
 }
 
 static bool says_out_of_memory(const char *text) noexcept {
-  static const char *const signs[] = {"out of memory", "not enough memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"};
+  static const char *const signs[] = { "out of memory", "not enough memory", "Cannot allocate memory",
+                                       "CUBLAS_STATUS_ALLOC_FAILED" };
   for (const char *s : signs)
     if (strstr(text, s)) return true;
   return false;
@@ -102,8 +103,11 @@ int caught() noexcept {
 }
 
 void refuse_tensor(const at::Tensor &t) {
-  if (t.is_nested()) throw std::invalid_argument("a nested tensor has no sizes. Use tensors of one shape (padded), or a list of tensors");
-  throw std::invalid_argument("a tensor of " + std::to_string(t.dim()) + " dimensions (expected at most " + std::to_string(TX_MAX_DIMS) + ")");
+  if (t.is_nested())
+    throw std::invalid_argument(
+      "a nested tensor has no sizes. Use tensors of one shape (padded), or a list of tensors");
+  throw std::invalid_argument("a tensor of " + std::to_string(t.dim()) + " dimensions (expected at most "
+                              + std::to_string(TX_MAX_DIMS) + ")");
 }
 
 // ---- warnings -----------------------------------------------------------------------------------------------------
@@ -171,8 +175,9 @@ at::ScalarType dtype_of(const char *name) {
   if (strncmp(name, "torch.", 6) == 0) name += 6;
   for (const DtypeName &d : dtypes)
     if (strcmp(d.name, name) == 0) return d.type;
-  throw std::invalid_argument(std::string("unknown dtype '") + name +
-                              "' (one of float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128)");
+  throw std::invalid_argument(
+    std::string("unknown dtype '") + name
+    + "' (one of float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128)");
 }
 
 at::MemoryFormat memory_format_of(const char *name) {
@@ -180,7 +185,8 @@ at::MemoryFormat memory_format_of(const char *name) {
   if (strcmp(name, "preserve") == 0 || strcmp(name, "preserve_format") == 0) return at::MemoryFormat::Preserve;
   if (strcmp(name, "channels_last") == 0) return at::MemoryFormat::ChannelsLast;
   if (strcmp(name, "channels_last_3d") == 0) return at::MemoryFormat::ChannelsLast3d;
-  throw std::invalid_argument(std::string("unknown memory format '") + name + "' (one of contiguous preserve channels_last channels_last_3d)");
+  throw std::invalid_argument(std::string("unknown memory format '") + name
+                              + "' (one of contiguous preserve channels_last channels_last_3d)");
 }
 
 at::Layout layout_of(const char *name) {
@@ -192,7 +198,8 @@ at::Layout layout_of(const char *name) {
 
 static bool is_cuda_name(const char *name) noexcept {
   size_t n = strlen(name);
-  return strcmp(name, "cuda") == 0 || (strncmp(name, "cuda:", 5) == 0 && n > 5 && n < 9 && strspn(name + 5, "0123456789") == n - 5);
+  return strcmp(name, "cuda") == 0
+         || (strncmp(name, "cuda:", 5) == 0 && n > 5 && n < 9 && strspn(name + 5, "0123456789") == n - 5);
 }
 
 bool looks_like_device(const char *name) noexcept {
@@ -200,12 +207,15 @@ bool looks_like_device(const char *name) noexcept {
 }
 
 at::Device device_of(const char *name) {
-  if (!looks_like_device(name)) throw std::invalid_argument(std::string("unknown device '") + name + "' (one of cpu cuda cuda:0 cuda:1 ...)");
+  if (!looks_like_device(name))
+    throw std::invalid_argument(std::string("unknown device '") + name + "' (one of cpu cuda cuda:0 cuda:1 ...)");
   if (is_cuda_name(name)) {
     int count = tx_cuda_count();
-    if (count == 0) throw std::invalid_argument(std::string("device '") + name + "' is not here (this libtorch sees no CUDA device)");
+    if (count == 0)
+      throw std::invalid_argument(std::string("device '") + name + "' is not here (this libtorch sees no CUDA device)");
     if (name[4] && atoi(name + 5) >= count)
-      throw std::invalid_argument(std::string("device '") + name + "' is not here (" + std::to_string(count) + " CUDA devices)");
+      throw std::invalid_argument(std::string("device '") + name + "' is not here (" + std::to_string(count)
+                                  + " CUDA devices)");
   }
   return at::Device(std::string(name));
 }
@@ -328,7 +338,8 @@ int tx_tensor_set_requires_grad(tx_tensor *t, bool on) noexcept {
     at::Tensor x = tx::tensor(t);
     if (on && !at::isFloatingType(x.scalar_type()) && !at::isComplexType(x.scalar_type()))
       return tx::fail("only floating-point tensors can require gradients (this one is %s)", tx_tensor_dtype(t));
-    if (!on && !x.is_leaf()) return tx::fail("requires_grad of a tensor that was computed cannot be switched off. Use t:detach()");
+    if (!on && !x.is_leaf())
+      return tx::fail("requires_grad of a tensor that was computed cannot be switched off. Use t:detach()");
     x.set_requires_grad(on);
     return static_cast<int>(TX_OK);
   });
@@ -350,7 +361,8 @@ int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g) noexcept {
     at::Tensor x = tx::tensor(t), grad = tx::tensor(g);
     if (g) {
       if (!x.sizes().equals(grad.sizes())) return tx::fail("grad: its shape differs from the tensor's");
-      if (x.scalar_type() != grad.scalar_type()) return tx::fail("grad: expected %s, got %s", tx_tensor_dtype(t), tx_tensor_dtype(g));
+      if (x.scalar_type() != grad.scalar_type())
+        return tx::fail("grad: expected %s, got %s", tx_tensor_dtype(t), tx_tensor_dtype(g));
       if (x.device() != grad.device()) return tx::fail("grad: it is on another device than the tensor");
       if (x.is_same(grad)) return tx::fail("grad: a tensor cannot be its own gradient");
     }
@@ -375,7 +387,9 @@ uint64_t tx_tensor_version(const tx_tensor *t) noexcept {
 }
 
 // Does the tensor's memory hold its values, as they are?
-static bool is_plain(const at::Tensor &x) { return x.layout() == at::kStrided && !x.is_conj() && !x.is_neg() && !x._is_zerotensor(); }
+static bool is_plain(const at::Tensor &x) {
+  return x.layout() == at::kStrided && !x.is_conj() && !x.is_neg() && !x._is_zerotensor();
+}
 
 void *tx_tensor_data(const tx_tensor *t) noexcept {
   return ask(static_cast<void *>(nullptr), [&] {

@@ -39,7 +39,9 @@ static double f(const partition_box *boxes, int most, int pairs) {
 
 /* Runs to the budget. Returns the status; values has room for 2 * CELLS. */
 static int run(int64_t budget, int batch, int context, int pairs, double *values, int64_t *evaluated) {
-  partition_options o = { .size = { ROWS, COLUMNS, COLOURS }, .outputs = 2, .budget = budget, .queue_batch = batch, .context = context };
+  partition_options o = {
+    .size = { ROWS, COLUMNS, COLOURS }, .outputs = 2, .budget = budget, .queue_batch = batch, .context = context
+  };
   const partition_box all = { { 0, 0, 0 }, { ROWS, COLUMNS, COLOURS } }, none = { { 0 }, { 0 } };
   partition *p = partition_new(&o);
   if (!p) return PARTITION_NOMEM;
@@ -89,7 +91,9 @@ static void check_values(void) {
 }
 
 static void check_halving(void) { /* 5 rows: the lower part is the left child with rows 3, 4, the upper the right one */
-  partition_options o = { .size = { ROWS, COLUMNS, COLOURS }, .outputs = 1, .budget = 2, .queue_batch = 32, .context = -1 };
+  partition_options o = {
+    .size = { ROWS, COLUMNS, COLOURS }, .outputs = 1, .budget = 2, .queue_batch = 32, .context = -1
+  };
   partition *p = partition_new(&o);
   const double zero = 0, one = 1;
   const partition_box *boxes;
@@ -104,11 +108,14 @@ static void check_halving(void) { /* 5 rows: the lower part is the left child wi
 }
 
 static void check_trees(void) {
-  static const int32_t good[3][2] = { { -1, 1 }, { 2, -2 }, { -4, -3 } }, back[3][2] = { { 1, -1 }, { 0, -2 }, { -3, -4 } },
-                       twice[3][2] = { { 1, 2 }, { -1, -2 }, { -2, -4 } }, lost[3][2] = { { -1, -2 }, { -3, -4 }, { -1, -1 } };
+  static const int32_t good[3][2] = { { -1, 1 }, { 2, -2 }, { -4, -3 } },
+                       back[3][2] = { { 1, -1 }, { 0, -2 }, { -3, -4 } },
+                       twice[3][2] = { { 1, 2 }, { -1, -2 }, { -2, -4 } },
+                       lost[3][2] = { { -1, -2 }, { -3, -4 }, { -1, -1 } };
   int32_t order[4];
   const int status = partition_leaf_order(good, 4, order);
-  expect(status == PARTITION_OK && order[0] == 0 && order[1] == 3 && order[2] == 2 && order[3] == 1, "leaves in order", order[1]);
+  expect(status == PARTITION_OK && order[0] == 0 && order[1] == 3 && order[2] == 2 && order[3] == 1, "leaves in order",
+         order[1]);
   expect(partition_leaf_order(back, 4, order) == -1, "a node below itself", 0);
   expect(partition_leaf_order(twice, 4, order) == -1, "a leaf that comes twice", 0);
   expect(partition_leaf_order(lost, 4, order) == -1, "leaves that are lost", 0);
