@@ -1,5 +1,5 @@
-/* graph.c: builds the graphs of graph.h and keeps one model's tensors (its state). graph_plan.c compiles, graph_fold.c folds
- * batch norms, graph_run.c runs. */
+/* graph.c: builds the graphs of graph.h and keeps the tensors of one model (its state). graph_plan.c compiles plans,
+ * graph_fold.c folds batch norms, graph_run.c runs. */
 #include "graph_priv.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -192,7 +192,7 @@ static void learn_traits(node *n) {
   const char *name = tx_op_name(n->op);
   for (size_t i = 0; i < sizeof known_ops / sizeof *known_ops; i++)
     if (!strcmp(known_ops[i].name, name)) n->traits = known_ops[i].traits;
-  /* All but FRESH is about an operator whose first argument is a node's value. */
+  /* All traits but FRESH assume that the first argument is a node's value. */
   if (!n->nbinds || n->binds[0].arg != 0 || n->binds[0].kind != GRAPH_VALUE) n->traits &= FRESH;
   if (n->traits & INPLACE && n->ninputs) {
     char inplace[64];
@@ -211,7 +211,7 @@ static void learn_traits(node *n) {
       && !(n->nargs == 3 && n->args[1].kind == TX_INT && n->args[1].i == 0 && n->args[2].kind == TX_INT
            && n->args[2].i == 6))
     n->traits &= ~(RECTIFIER | CLAMP6);
-  /* Folding reads: conv2d(x, w, b, ...), batch_norm(x, w, b, mean, var, training, momentum, eps, ...) all from slots. */
+  /* Folding expects conv2d(x, w, b, ...) and batch_norm(x, w, b, mean, var, training, momentum, eps, ...), all from slots. */
   if (n->traits & CONV
       && !(n->nargs >= 3 && n->nslots >= 1 && n->ninputs == 1 && n->binds[1].arg == 1
            && n->binds[1].kind == GRAPH_SLOT))

@@ -1,7 +1,6 @@
-/* graph_plan.c: compiles a request into a plan, the list of steps for one kind of request, and caches plans. A plan decides
- * what is kept, what is freed and when, which batch norms are folded, and which nodes work in place.
- * Everything that a plan depends on stands in its key, so a cached plan is never wrong, only unused.
- * It refuses to work in place on a value that anyone else can still see. */
+/* graph_plan.c: compiles a request into a plan, which is a list of steps, and caches plans. A plan decides which values are
+ * kept, when the others are freed, which batch norms are folded, and which nodes work in place (only where nobody else can
+ * see the value). The cache's key holds everything that a plan depends on, so a cached plan is never outdated. */
 #include "graph_priv.h"
 #include <string.h>
 #include "alloc.h"
@@ -17,7 +16,7 @@ void graph_plan_release(plan *p) {
 }
 
 /* ---- compiling ---------------------------------------------------------------------------------------------- */
-/* Per value while a plan is made. */
+/* What compile() finds out about a value. */
 typedef struct fact {
   bool over, based, reached, needed, kept, leaf, under_leaf, grad, grad_read, training, folded;
   bool escaped;          /* an operator that may give back its argument's memory has read it */
@@ -63,7 +62,7 @@ static int find_needed(compiler *c) {
   for (int v = c->g->count - 1; v >= 0; v--) {
     const node *n = &c->g->nodes[v];
     if (f[v].over) f[v].based = false;
-    if (f[v].reached) f[v].based = false; /* an earlier run's value is stale here */
+    if (f[v].reached) f[v].based = false; /* the base run's value does not hold with the override */
     if (!f[v].needed || f[v].over || f[v].based) continue;
     if (n->kind == INPUT && !r->x)
       return graph_fail(TX_ERROR,
@@ -84,7 +83,7 @@ static bool given_requires_grad(const compiler *c, int v) {
   return false;
 }
 
-/* Where autograd records. With leaves: below them only. Without: as eager code would. */
+/* Where autograd records. With leaves: from them on. Without: as PyTorch's eager mode does. */
 static void find_grad(compiler *c) {
   for (int v = 0; v < c->g->count; v++) {
     fact *f = &c->f[v];
@@ -107,8 +106,8 @@ static void find_grad(compiler *c) {
   }
 }
 
-/* A batch norm in eval mode folds into the convolution before it, where nobody else sees that one's output. Folded weights
- * record no gradients of their own: recorded nodes fold only where gradients are of leaves. */
+/* A batch norm in eval mode folds into the convolution before it if nobody else reads the convolution's output. Folded
+ * weights get no gradients: where autograd records, nodes are folded only if gradients are taken of leaves. */
 static void find_folds(compiler *c) {
   for (int v = 0; v < c->g->count; v++) {
     const node *n = &c->g->nodes[v];
@@ -139,7 +138,8 @@ static void find_last_uses(compiler *c) {
   }
 }
 
-/* May node v overwrite its first input? Only memory that this run made, that no later node, output or saved tensor shares. */
+/* Whether node v may overwrite its first input: only memory that this run made and that no later node, output or tensor
+ * saved for backward shares. */
 static bool may_overwrite(const compiler *c, int v) {
   const node *n = &c->g->nodes[v];
   const fact *f = &c->f[v];

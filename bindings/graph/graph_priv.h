@@ -1,4 +1,4 @@
-/* graph_priv.h: what the graph*.c files share. Nobody else includes it. */
+/* graph_priv.h: what the graph*.c files share. No other file includes it. */
 #ifndef MEDXAI_GRAPH_PRIV_H
 #define MEDXAI_GRAPH_PRIV_H
 
@@ -50,7 +50,7 @@ typedef struct step {
 
 typedef struct plan {
   unsigned char *key; size_t nkey;
-  int refs;              /* the cache's, and one a run */
+  int refs;              /* the cache's, and one per run */
   step *steps; int nsteps;
   int *frees;
   unsigned char *reached; /* per value: an override reaches it */
@@ -67,7 +67,7 @@ struct graph {
 
 typedef struct folded { tx_tensor *w, *b; uint64_t stamp; } folded; /* of one batch norm */
 struct graph_state {
-  int refs; /* the owner's, and one a run */
+  int refs; /* the owner's, and one per run */
   graph *g;
   tx_tensor **slots; int nslots;
   unsigned char *eval;            /* per node */
@@ -108,7 +108,7 @@ static inline tx_value double_value(double d) { return (tx_value){ .kind = TX_DO
 int graph_call(tx_tensor **out, const char *name, const char *overload, const tx_value *args, int nargs);
 int graph_call1(tx_tensor **out, const char *name, const char *overload, tx_tensor *a);
 int graph_call2(tx_tensor **out, const char *name, const char *overload, tx_tensor *a, tx_value b);
-/* t = result: frees what t was. result by address, as it is set while the arguments are evaluated. */
+/* On TX_OK frees *t and sets it to *result, which may be set by the call whose status is given. */
 int graph_replace(tx_tensor **t, int status, tx_tensor *const *result);
 
 /* Adds v to a hash of 64 bits. */

@@ -1,5 +1,5 @@
-/* graph_run.c: runs a plan step by step. It stops when a node fails, when the caller has to compute one, or when a signal
- * came, and goes on from there: nothing that has run is run again. */
+/* graph_run.c: runs a plan step by step. It stops when a node fails, when the caller has to compute one, or on an interrupt,
+ * and continues from there: no step is run twice. */
 #include "graph_priv.h"
 #include <string.h>
 #include "alloc.h"
@@ -31,7 +31,7 @@ static int take_given(graph_run *run, const graph_request *r) {
   return TX_OK;
 }
 
-/* A base value that an override reaches is stale; one that the plan computes again is dropped. */
+/* Drops base values that an override reaches: the plan computes them again. */
 static void drop_stale(graph_run *run, const graph_request *r) {
   for (int i = 0; i < r->nbase; i++)
     if (run->plan->reached[r->base[i]]) {
@@ -101,7 +101,7 @@ void graph_run_give(graph_run *run, tx_tensor *t) {
   run->given = true;
 }
 
-/* The value as node v may read it: what no override reaches has the base run's batch and is expanded. */
+/* The value as node v reads it. A value that no override reaches has the base run's batch size and is expanded. */
 static int read_value(tx_tensor **out, graph_run *run, int v, int id) {
   mx_assert(id >= 0 && id < run->g->count && run->values[id]);
   tx_tensor *t = run->values[id];
@@ -170,7 +170,7 @@ static bool same_layout(const tx_tensor *a, const tx_tensor *b) {
   return !memcmp(x, y, bytes);
 }
 
-/* Batch statistics of a single value per channel are no statistics; libtorch would go on silently. */
+/* The variance of one value per channel is 0, with which libtorch would continue silently. */
 static int check_norm(graph_run *run, int v) {
   int64_t sizes[TX_MAX_DIMS];
   const tx_tensor *x = run->args[0].t;
@@ -181,7 +181,7 @@ static int check_norm(graph_run *run, int v) {
                               "batch, larger images, or model:eval().");
 }
 
-/* A linear layer's mismatch in the shapes that the user sees. */
+/* A linear layer's shape mismatch, with the shapes of the matrix product. */
 static int linear_error(const graph_run *run, int status) {
   const tx_tensor *x = run->args[0].t, *w = run->args[1].t;
   int64_t xs[TX_MAX_DIMS], ws[TX_MAX_DIMS];
@@ -197,7 +197,7 @@ static int linear_error(const graph_run *run, int status) {
 
 static bool is_old_libtorch(void) { return tx_version()[0] == '1'; }
 
-/* Of an operator with several results the first is the node's value, the others are freed. */
+/* Calls op; the first result is the node's value, others are freed. */
 static int call_first(tx_tensor **out, const graph_run *run, const node *n, const tx_op *op) {
   enum { MOST = 8 };
   tx_value v[MOST] = { { .kind = TX_NONE } };
@@ -222,7 +222,8 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   if (status == TX_OK && n->traits & NORM) status = check_norm(run, st->node);
   if (status != TX_OK) return status;
   if (st->how == IN_PLACE && (!(n->traits & BINARY) || same_layout(run->args[0].t, run->args[1].t))) op = n->inplace;
-  /* libtorch 1 has no bfloat16 backward of hardtanh on CPU: clamp instead, whose gradient at exactly 0 and 6 is 1, not 0 */
+  /* libtorch 1 has no bfloat16 backward of hardtanh on the CPU. clamp is used instead; its gradient at exactly 0 and 6 is 1
+   * and not 0. */
   if (n->traits & CLAMP6 && st->grad && !strcmp(tx_tensor_dtype(run->args[0].t), "bfloat16") && is_old_libtorch()) {
     op = tx_op_find("clamp", "");
     run->clamped = true;
@@ -230,7 +231,7 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   return call_first(out, run, n, op);
 }
 
-/* num_batches_tracked += 1, in two steps: what needs memory may be tried again, what writes needs no memory. */
+/* num_batches_tracked += 1, in two steps: the first needs memory and may be tried again, the second writes and needs none. */
 static int count_batch(graph_run *run, const step *st) {
   const node *n = &run->g->nodes[st->node];
   if (n->counter < 0 || !run->plan->training[st->node] || !run->s->slots[n->counter]) return TX_OK;
@@ -266,7 +267,7 @@ static int run_guided(tx_tensor **out, graph_run *run, const step *st) {
   return status == TX_OK ? TX_OK : graph_fail(status, "guided_relu: %s", tx_error());
 }
 
-/* bernoulli(keep), one draw a sample of x: (N, 1, 1 ...) */
+/* bernoulli(keep), one draw per sample of x: (N, 1, 1 ...) */
 static int draw_rows(tx_tensor **noise, const tx_tensor *x, double keep) {
   tx_tensor *empty = NULL;
   int64_t sizes[TX_MAX_DIMS];
@@ -279,14 +280,14 @@ static int draw_rows(tx_tensor **noise, const tx_tensor *x, double keep) {
     shape, { .kind = TX_STRING, .s = tx_tensor_dtype(x) }, { .kind = TX_DEFAULT }, { .kind = TX_STRING, .s = device }
   };
   int status = graph_call(&empty, "empty", "memory_format", args, 4);
-  /* the numbers of bernoulli_, but an operator that may be tried again */
+  /* draws the same numbers as bernoulli_, but may be tried again */
   if (status == TX_OK) status = graph_call2(noise, "bernoulli", "p", empty, double_value(keep));
   tx_tensor_free(empty);
   return status;
 }
 
-/* Stochastic depth by rows, as torchvision has it: x * bernoulli(1 - p) / (1 - p). What was drawn is kept until the
- * node has its value, so that a second try after out of memory does not draw again. */
+/* Stochastic depth in torchvision's mode "row": x * bernoulli(1 - p) / (1 - p). The draw is kept until the node has its
+ * value, so that a second try after out of memory does not draw again. */
 static int run_drop_path(tx_tensor **out, graph_run *run, const step *st) {
   const node *n = &run->g->nodes[st->node];
   tx_tensor *x, *scaled = NULL;
@@ -311,7 +312,7 @@ static int run_input(tx_tensor **out, graph_run *run) {
                      (tx_value){ .kind = TX_STRING, .s = channels_last ? "channels_last" : "contiguous_format" });
 }
 
-/* Cuts t off from what made it: a leaf that wants a gradient. */
+/* Detaches t and makes it a leaf that requires grad. */
 static int make_leaf(tx_tensor **t) {
   tx_tensor *d = NULL;
   int status = graph_replace(t, graph_call1(&d, "detach", "", *t), &d);
@@ -334,7 +335,7 @@ static int run_step(graph_run *run, const step *st) {
   free_temps(run);
   if (status != TX_OK) return tx_tensor_free(t), status;
   tx_tensor_free(run->values[st->node]);
-  run->values[st->node] = t; /* stands from here on: a second try goes on behind it and runs nothing twice */
+  run->values[st->node] = t; /* set before what may still fail: a second try then does not compute it again */
   if (st->leaf) status = make_leaf(&run->values[st->node]);
   return status == TX_OK ? count_batch(run, st) : status;
 }

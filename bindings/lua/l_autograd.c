@@ -1,6 +1,6 @@
 /* l_autograd.c: core.autograd: backward, gradients, the modes in which a function runs, torch's own random generators.
- * A mode is put back when the function returns or fails, by a value that Lua closes; no pcall, so errors keep their place.
- * It refuses a second try of a backward pass that ran out of memory: its graph is half gone by then. */
+ * A mode is put back when the function returns or fails, by a to-be-closed value instead of pcall, so that an error keeps
+ * its line. A backward pass that ran out of memory is not tried again: part of its graph is already freed. */
 #include <stdio.h>
 #include <string.h>
 #include "xl.h"
@@ -12,7 +12,8 @@ typedef struct flag {
   bool *to;
 } flag;
 
-/* Reads booleans from the option table at idx; string keys that nobody asked for are errors. skip: one more name, read elsewhere. */
+/* Reads booleans from the option table at idx; an unknown key is an error. skip: a further known key, which the caller
+ * reads itself. */
 static void read_flags(lua_State *L, int idx, const char *what, const flag *flags, int n, const char *skip) {
   if (lua_isnoneornil(L, idx))
     return;
@@ -52,7 +53,7 @@ static tx_tensor **one_or_list(lua_State *L, int idx, int *n, const char *what) 
   return v;
 }
 
-/* outputs must lead somewhere, and be one number where no gradient is given */
+/* Outputs must require grad, and have one element where no gradient is given. */
 static void check_outputs(lua_State *L, const char *what, tx_tensor **out, int n, tx_tensor **grads, int ngrads) {
   if (grads && ngrads != n)
     xl_error(L, "%s: %d gradients for %d outputs. Give one each (torch.none for 1).", what, ngrads, n);
@@ -77,7 +78,8 @@ static void check_pass(lua_State *L, int status, const char *what) {
   xl_check(L, status, what);
 }
 
-/*- backward(outputs, gradients, { retain_graph, create_graph }): adds to .grad of the leaves. gradients may be left out for single numbers. */
+/*- backward(outputs, gradients, { retain_graph, create_graph }): adds to .grad of the leaves. Outputs of one element need
+ * no gradients. */
 static int autograd_backward(lua_State *L) {
   bool retain = false, create = false;
   lua_settop(L, 3);
@@ -94,7 +96,8 @@ static int autograd_backward(lua_State *L) {
   return 0;
 }
 
-/*- grad(outputs, inputs, { grad_outputs, retain_graph, create_graph, allow_unused }): list of the inputs' gradients; .grad stays as it is. */
+/*- grad(outputs, inputs, { grad_outputs, retain_graph, create_graph, allow_unused }): list of the inputs' gradients;
+ * .grad stays as it is. */
 static int autograd_grad(lua_State *L) {
   bool retain = false, create = false, unused = false;
   lua_settop(L, 3);
@@ -128,7 +131,7 @@ static int autograd_grad(lua_State *L) {
   return 1;
 }
 
-/*- guided_relu(x, limit): max(x, 0), cut at limit if one is given, whose gradient passes only where it is positive. */
+/*- guided_relu(x, limit): max(x, 0), clamped to limit if one is given. Backward, only positive gradients pass. */
 static int autograd_guided_relu(lua_State *L) {
   const double limit = luaL_optnumber(L, 2, 0);
   lua_settop(L, 1);
@@ -155,12 +158,12 @@ static int mode_close(lua_State *L) {
     return 0;
   }
   tx_autocast(m->device, m->dtype);
-  if (!m->dtype) /* the outermost: casts of parameters must not outlive a change of theirs */
+  if (!m->dtype) /* the outermost autocast ends: cached casts of parameters would be stale after an update */
     tx_autocast_clear_cache();
   return 0;
 }
 
-/* Puts a mode below everything else on the stack; it is put back when the calling C function ends. */
+/* Stores the mode to restore at the bottom of the stack: Lua restores it when the calling C function ends. */
 static void keep_mode(lua_State *L, mode now) {
   mode *m = lua_newuserdatauv(L, sizeof *m, 0);
   *m = now;
@@ -197,7 +200,7 @@ static int autograd_is_grad_enabled(lua_State *L) {
   return 1;
 }
 
-/* The string option `name` of the table at 1, one of two; absent gives the first. */
+/* The string option `name` of the table at 1: `first` or `second`. Default: `first`. */
 static const char *option_of(lua_State *L, const char *name, const char *first, const char *second, bool *given) {
   lua_getfield(L, 1, name);
   *given = !lua_isnil(L, -1);
@@ -209,7 +212,8 @@ static const char *option_of(lua_State *L, const char *name, const char *first, 
   return found;
 }
 
-/*- autocast({ device = "cpu"|"cuda", dtype = "bfloat16"|"float16" }, f, ...): f's results; matrix products and convolutions in that type. */
+/*- autocast({ device = "cpu"|"cuda", dtype = "bfloat16"|"float16" }, f, ...): f's results; matrix products and
+ * convolutions run in that dtype. */
 static int autograd_autocast(lua_State *L) {
   if (!lua_istable(L, 1))
     xl_error(
@@ -283,7 +287,7 @@ static int generator_set_state(lua_State *L) {
   return 0;
 }
 
-/*- generator { device = "cpu", seed = 0 }: one of one's own, for the `generator` argument of operators. */
+/*- generator { device = "cpu", seed = 0 }: a new generator, for the `generator` argument of operators. */
 static int autograd_generator(lua_State *L) {
   char device[32] = "cpu";
   int64_t seed = 0;

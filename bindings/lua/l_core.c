@@ -1,4 +1,4 @@
-/* l_core.c: the list of what medxai_core.so holds, one line a module, and what the host looks up in it. */
+/* l_core.c: the modules of medxai_core.so, one per line, and the functions that the host looks up in it. */
 #include "xl.h"
 
 static const luaL_Reg modules[] = {

@@ -1,8 +1,7 @@
-/* l_device.c: core.device: threads, CUDA devices, determinism.
- * It refuses to pick a device for a tensor: that is written where the tensor is made. */
+/* l_device.c: core.device: number of threads, CUDA devices, deterministic algorithms. */
 #include "xl.h"
 
-/*- device.set_threads(n): of ATen, OpenMP and BLAS alike. */
+/*- device.set_threads(n): for ATen, OpenMP and BLAS. */
 static int device_set_threads(lua_State *L) {
   const int64_t n = xl_torange(L, 1, 1, 4096, "device.set_threads");
   xl_check(L, tx_set_threads((int)n), "device.set_threads");
@@ -20,13 +19,13 @@ static int device_cuda_count(lua_State *L) {
   return 1;
 }
 
-/*- device.synchronize(): waits for all that was given to CUDA; nothing without it. */
+/*- device.synchronize(): waits until CUDA has finished all work; does nothing without CUDA. */
 static int device_synchronize(lua_State *L) {
   xl_check(L, tx_cuda_synchronize(), "device.synchronize");
   return 0;
 }
 
-/*- device.set_deterministic(on): operators that have no deterministic form raise. */
+/*- device.set_deterministic(on): operators without a deterministic implementation then raise an error. */
 static int device_set_deterministic(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   xl_check(L, tx_set_deterministic(lua_toboolean(L, 1)), "device.set_deterministic");

@@ -1,7 +1,6 @@
-/* l_figure.c: `core.figure`, a drawing surface over Cairo and the pixel work of pictures, all in byte strings.
+/* l_figure.c: core.figure: drawing with Cairo, and RGB pixels as byte strings.
  * A canvas draws lines, boxes, text and pixels in points (1/72 inch, y downwards) and gives back the bytes of a PNG or a
- * PDF; the SVG is written by figure.lua, since Cairo would turn its text into outlines.
- * It refuses to lay out, to choose colours and to touch files. Text must be UTF-8. */
+ * PDF. scripts/medxai/show/drawing.lua writes SVG itself, since Cairo would turn text into outlines. Text is UTF-8. */
 #include <cairo-pdf.h>
 #include <cairo.h>
 #include <lauxlib.h>
@@ -47,7 +46,7 @@ static void destroy_canvas(void *p) {
   mx_free(c->out.data);
 }
 
-/* The object first, empty, then what it owns. */
+/* Pushes the object first, empty, then creates what it owns: an error in between leaks nothing. */
 static canvas *push_canvas(lua_State *L) { return xl_newobject(L, CANVAS, sizeof(canvas), destroy_canvas); }
 
 static int canvas_close(lua_State *L) {
@@ -66,7 +65,7 @@ static void check_cairo(lua_State *L, cairo_status_t status) {
   if (status != CAIRO_STATUS_SUCCESS) xl_error(L, "figure: %s", cairo_status_to_string(status));
 }
 
-/* A place or a length in points. Cairo answers NaN and numbers beyond its own with an error that stays for good. */
+/* A position or a length in points. NaN or a number out of Cairo's range would make every later call fail. */
 static double points(lua_State *L, int arg) {
   double v = luaL_checknumber(L, arg);
   luaL_argcheck(L, fabs(v) <= 1e6, arg, "must be a finite number of points, at most 1e6");
@@ -79,7 +78,7 @@ static double font_size(lua_State *L, int arg) {
   return v;
 }
 
-/* Metrics without hinting, so that text measures the same on every surface and at every resolution. */
+/* No hinting, so that text has the same width on every surface and at every resolution. */
 static void set_font(cairo_t *cr, double size, bool bold) {
   cairo_font_options_t *o = cairo_font_options_create();
   cairo_font_options_set_hint_metrics(o, CAIRO_HINT_METRICS_OFF);
@@ -91,7 +90,7 @@ static void set_font(cairo_t *cr, double size, bool bold) {
   cairo_set_font_size(cr, size);
 }
 
-/* canvas("png"|"pdf", width_pt, height_pt [, dpi = 300]): white to start with. */
+/* canvas("png"|"pdf", width_pt, height_pt [, dpi = 300]): a new canvas, white. */
 static int figure_canvas(lua_State *L) {
   static const char *const formats[] = { "png", "pdf", NULL };
   int format = luaL_checkoption(L, 1, NULL, formats);
@@ -119,7 +118,7 @@ static int figure_canvas(lua_State *L) {
   return 1;
 }
 
-/* c:finish(): the file's bytes; the canvas is closed by it. */
+/* c:finish(): the file's bytes; closes the canvas. */
 static int canvas_finish(lua_State *L) {
   canvas *c = check_canvas(L);
   check_cairo(L, cairo_status(c->cr));
@@ -135,7 +134,7 @@ static int canvas_finish(lua_State *L) {
   return 1;
 }
 
-/* A colour argument is 0xRRGGBB; the next may be its opacity. */
+/* A color argument is 0xRRGGBB; alpha is its opacity. */
 static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
   lua_Integer rgb = luaL_checkinteger(L, arg);
   if (!(alpha >= 0 && alpha <= 1)) xl_error(L, "figure: an opacity is within 0 to 1 (got %g)", alpha);
@@ -153,7 +152,7 @@ static int canvas_rect(lua_State *L) {
   return 0;
 }
 
-/* The points {x1, y1, x2, y2, ...} at arg as the current path. */
+/* Makes {x1, y1, x2, y2, ...} at arg the current path. */
 static void set_path(lua_State *L, cairo_t *cr, int arg) {
   luaL_checktype(L, arg, LUA_TTABLE);
   lua_Integer n = luaL_len(L, arg);
@@ -169,7 +168,7 @@ static void set_path(lua_State *L, cairo_t *cr, int arg) {
   }
 }
 
-/* c:line(points, width, colour [, dash [, alpha]]): dash is the length of strokes and gaps, 0 for none. */
+/* c:line(points, width, color [, dash [, alpha]]): dash is the length of strokes and gaps, 0 for a solid line. */
 static int canvas_line(lua_State *L) {
   canvas *c = check_canvas(L);
   double width = points(L, 3), dash = lua_isnoneornil(L, 5) ? 0 : points(L, 5);
@@ -212,7 +211,7 @@ static const char *check_text(lua_State *L, int arg) {
   return s;
 }
 
-/* c:text(x, y, text, size, colour [, bold [, turned]]): starts at x on the baseline y; turned goes upwards. */
+/* c:text(x, y, text, size, color [, bold [, turned]]): starts at x on the baseline y; turned: runs upwards. */
 static int canvas_text(lua_State *L) {
   canvas *c = check_canvas(L);
   double x = points(L, 2), y = points(L, 3), size = font_size(L, 5);
@@ -239,7 +238,7 @@ static cairo_surface_t *rgb_surface(lua_State *L, int arg, int *w, int *h) {
   *h = (int)lh;
   cairo_surface_t *s = cairo_image_surface_create(CAIRO_FORMAT_RGB24, *w, *h);
   unsigned char *data = cairo_image_surface_get_data(s);
-  if (!data) return s; /* in an error state: the user of s sees it */
+  if (!data) return s; /* s is in an error state, which its user reports */
   int stride = cairo_image_surface_get_stride(s);
   for (int y = 0; y < *h; y++) {
     uint32_t *row = (uint32_t *)(void *)(data + (size_t)y * (size_t)stride);
@@ -259,7 +258,7 @@ static int canvas_image(lua_State *L) {
   int columns, rows;
   cairo_surface_t *s = rgb_surface(L, 6, &columns, &rows);
   cairo_save(c->cr);
-  cairo_rectangle(c->cr, x, y, w, h); /* clipped: smoothing would run half a pixel over the edge */
+  cairo_rectangle(c->cr, x, y, w, h); /* clipped: interpolation would reach half a pixel beyond the edge */
   cairo_clip(c->cr);
   cairo_translate(c->cr, x, y);
   cairo_scale(c->cr, w / columns, h / rows);
@@ -280,7 +279,7 @@ static int figure_text_width(lua_State *L) {
   static cairo_t *cr; /* one small surface for the life of the process */
   const char *text = check_text(L, 1);
   double size = font_size(L, 2);
-  if (cr && cairo_status(cr) != CAIRO_STATUS_SUCCESS) { /* an error, as of memory, stays: a new one is needed */
+  if (cr && cairo_status(cr) != CAIRO_STATUS_SUCCESS) { /* an error (out of memory) is permanent: start anew */
     cairo_destroy(cr);
     cr = NULL;
   }
@@ -326,8 +325,8 @@ static int figure_base64(lua_State *L) {
   return 1;
 }
 
-/* colour(values, palette, lo, hi): float32 values -> RGB through a palette of 256 colours; NaN is mid grey. The index is
- * floor(255 * position), as OpenCV's users write it. */
+/* colour(values, palette, lo, hi): float32 values -> RGB by a palette of 256 colors; NaN becomes mid gray. The index is
+ * floor(255 * (v - lo) / (hi - lo)), as in pytorch-grad-cam. */
 static int figure_colour(lua_State *L) {
   size_t n, p;
   const char *v = luaL_checklstring(L, 1, &n);
@@ -353,7 +352,7 @@ static int figure_colour(lua_State *L) {
   return 1;
 }
 
-/* blend(a, b, share): RGB bytes, share of b. */
+/* blend(a, b, share): RGB bytes a * (1 - share) + b * share, rounded. */
 static int figure_blend(lua_State *L) {
   size_t n, m;
   const unsigned char *a = (const unsigned char *)luaL_checklstring(L, 1, &n);

@@ -1,7 +1,7 @@
-/* l_graph.c: graph.c for Lua. medxai.core.graph: new() gives a graph to add nodes to, graph:state(n) a model's tensors,
- * state:run{...} one pass. Ids and slots are 1-based here, as Lua counts; 0-based in C.
- * Everything that must be freed lies in a collectable box before anything can raise. It refuses to name blocks or
- * parameters: scripts/medxai/model.lua does, and turns names into ids. */
+/* l_graph.c: core.graph, the networks of bindings/graph: new() gives a graph to add nodes to, graph:state(n) the tensors
+ * of one model, state:run{...} one pass. Ids and slots count from 1 in Lua, from 0 in C. Blocks and parameters have no
+ * names here: scripts/medxai/nn/ turns names into ids.
+ * Whatever must be freed is put into a collectable userdata (a box) before anything can raise an error. */
 #include <stdio.h>
 #include <string.h>
 #include "graph.h"
@@ -19,7 +19,7 @@ static graph *to_graph(lua_State *L, int idx) { return ((graph_box *)luaL_checku
 
 static void release_state(void *s) { graph_state_free(s); }
 
-/* Held: a function node may close the model that runs it. */
+/* Held, since a function node may close the model that is running it. */
 static graph_state *to_state(lua_State *L, int idx) {
   graph_state *s = ((state_box *)luaL_checkudata(L, idx, STATE))->s;
   if (!s) xl_error(L, "model is closed");
@@ -27,7 +27,7 @@ static graph_state *to_state(lua_State *L, int idx) {
   return s;
 }
 
-/* Pushes a new box whose one pointer is NULL: the finalizer is safe from here on. */
+/* Pushes a new box whose pointer is NULL, which the finalizer accepts. */
 static void *new_box(lua_State *L, const char *type, int uservalues) {
   void **box = lua_newuserdatauv(L, sizeof *box, uservalues);
   *box = NULL;
@@ -82,7 +82,7 @@ static int graph_lua_input(lua_State *L) {
   return push_id(L, graph_add_input(g, luaL_checkstring(L, 2)));
 }
 
-/* Copies a list of value ids ({id=} tables or integers) into memory that Lua owns; pushes the owner. */
+/* Copies a list of value ids ({id=} tables or integers) into a userdata, which it pushes. */
 static int *to_ids(lua_State *L, int idx, const graph *g, int *n) {
   idx = lua_absindex(L, idx);
   *n = (int)lua_rawlen(L, idx);
@@ -122,7 +122,7 @@ static int reference(lua_State *L, int idx, const char *name, const graph *g) {
   return v;
 }
 
-/* A list constant for a schema's list argument; a number fills int[N]. False: does not fit. Pushes what owns the memory. */
+/* A constant for a list argument; one number fills int[N]. False: does not fit. Pushes what owns the memory. */
 static bool to_list(lua_State *L, int idx, const tx_arg *arg, tx_value *v) {
   bool is_number = lua_type(L, idx) == LUA_TNUMBER;
   if (is_number && !arg->fixed) return false;
@@ -191,7 +191,8 @@ static bool to_arg(lua_State *L, int idx, const graph *g, const tx_arg *arg, gra
   return to_constant(L, idx, arg, &out->value);
 }
 
-/* All arguments for one overload out of the table at idx; false: they do not fit. Leaves on the stack what owns memory. */
+/* All arguments of one overload from the table at idx; false: they do not fit. What owns their memory stays on the
+ * stack. */
 static bool to_args(lua_State *L, int idx, const graph *g, const tx_op *op, graph_arg *args, int *nargs) {
   int n = tx_op_nargs(op), positional = (int)lua_rawlen(L, idx), used = 0, given = 0;
   if (positional > n) return false;
@@ -273,7 +274,7 @@ static int graph_lua_func(lua_State *L) {
   const int *ids = to_ids(L, 4, g, &n);
   lua_getiuservalue(L, 1, 1);
   lua_pushvalue(L, 3);
-  lua_rawseti(L, -2, graph_count(g) + 1); /* before the node: a node without its function must not exist */
+  lua_rawseti(L, -2, graph_count(g) + 1); /* before the node is added: a node must never lack its function */
   return push_id(L, graph_add_function(g, name, ids, n));
 }
 
@@ -311,7 +312,7 @@ static int graph_lua_state(lua_State *L) {
   return 1;
 }
 
-/* Frees the tensors now, the boxes that state:get gave included. */
+/* Frees the tensors now, also those that state:get has returned. */
 static int state_close(lua_State *L) {
   state_box *box = luaL_checkudata(L, 1, STATE);
   graph_state_free(box->s);
@@ -321,7 +322,7 @@ static int state_close(lua_State *L) {
   return 0;
 }
 
-/* Collected: the boxes of parameters that somebody still holds stay open. */
+/* When collected, parameters that are still referenced elsewhere stay open. */
 static int state_gc(lua_State *L) {
   state_box *box = luaL_checkudata(L, 1, STATE);
   graph_state_free(box->s);
@@ -334,7 +335,7 @@ static tx_tensor *held_slot(lua_State *L, const graph_state *s, int slot) {
   return xl_own(L, tx_tensor_ref(graph_state_get(s, slot)));
 }
 
-/* state:get(slot) -> the slot's own box, always the same one, outside all scopes: it lives as long as the model */
+/* state:get(slot) -> the slot's tensor, always the same Lua value; it belongs to no scope and lives as long as the model */
 static int state_get(lua_State *L) {
   graph_state *s = to_state(L, 1);
   int slot = check_slot(L, 2, s);
@@ -351,7 +352,7 @@ static int state_get(lua_State *L) {
   return 1;
 }
 
-/* state:set(slot, tensor): the slot's box, where somebody holds it, shows the new tensor */
+/* state:set(slot, tensor): values that state:get has returned then show the new tensor */
 static int state_set(lua_State *L) {
   graph_state *s = to_state(L, 1);
   int slot = check_slot(L, 2, s);
@@ -420,7 +421,7 @@ static const int *ids_field(lua_State *L, const char *name, const graph *g, int 
   return to_ids(L, -1, g, n);
 }
 
-/* The tensors that belong to a list of ids; borrowed from the request's table. */
+/* The tensors that belong to a list of ids; they stay owned by the request's table. */
 static tx_tensor *const *tensors_field(lua_State *L, const char *name, int n) {
   if (!n) return NULL;
   int count;
@@ -447,7 +448,7 @@ static void push_path(lua_State *L, const char *node) {
 
 static int push_nomem(lua_State *L) { xl_budget_nomem(L, luaL_checkstring(L, 1), lua_toboolean(L, 2)); }
 
-/* Pushes the text of a failed code; tx_error() and graph_error() are still those of the failure. */
+/* Pushes the message of a failed code. Must run before anything that changes tx_error() or graph_error(). */
 static void push_message(lua_State *L, int code) {
   if (code == TX_INTERRUPTED) lua_pushliteral(L, "interrupted");
   else if (code == TX_NOMEM || code == TX_NOMEM_CHANGED) {
@@ -460,7 +461,7 @@ static void push_message(lua_State *L, int code) {
   } else lua_pushstring(L, graph_error());
 }
 
-/* Frees the run, appends "\n  in node" to the error value on top, when it is a text and no interrupt, and raises it. */
+/* Frees the run, appends "\n  in node" to the error value on top (if it is a text and not an interrupt) and raises it. */
 static noreturn void raise_text(lua_State *L, run_box *box, const char *node) {
   graph_run_free(box->run);
   box->run = NULL;
@@ -481,7 +482,7 @@ static noreturn void raise_code(lua_State *L, run_box *box, const graph *g, int 
   raise_text(L, box, node >= 0 && code != TX_INTERRUPTED ? graph_name(g, node) : NULL);
 }
 
-/* Lets the Lua function of the waiting node compute its value. Index 3: the run's box. */
+/* Calls the Lua function of the waiting node. Index 3: the run's box. */
 static void call_function(lua_State *L, run_box *box, graph *g) {
   int node = graph_run_node(box->run), top = lua_gettop(L);
   const int *ids;
@@ -511,7 +512,7 @@ static void call_function(lua_State *L, run_box *box, graph *g) {
   lua_settop(L, top);
 }
 
-/* Calls request.each(id, tensor) after a node; true: the caller wants to stop. Index 4: the function. */
+/* Calls request.each(id, tensor) after a node; true: stop here. Index 4: the function. */
 static bool call_each(lua_State *L, run_box *box, const graph *g) {
   int node = graph_run_node(box->run), top = lua_gettop(L);
   lua_pushvalue(L, 4);
@@ -529,8 +530,8 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
 }
 
 /* state:run{ x=, outputs={ids}, override={ids}, override_tensors=, base={ids}, base_tensors=, leaves={ids}, training=,
- *   fold= (nil: in eval mode without grad), guided=, rectifiers={ids}, layout=0|1|2, each=function(id, tensor) -> stop } -> list of tensors, one an output, false where
- *   each stopped before it; and whether a ReLU6 ran as clamp(0, 6) */
+ *   fold= (nil: in eval mode without grad), guided=, rectifiers={ids}, layout=0|1|2, each=function(id, tensor) -> stop }
+ *   -> list of tensors, one per output, false where `each` stopped before it; whether a ReLU6 ran as clamp(0, 6) */
 static int state_run(lua_State *L) {
   lua_settop(L, 2);
   graph_state *s = to_state(L, 1);

@@ -1,5 +1,4 @@
-/* core.impute: the linear imputer for Lua, on float64 tensors of the CPU, in place. See impute.h.
- * It refuses other dtypes, shapes that do not fit and tensors that are not contiguous. */
+/* l_impute.c: core.impute: the linear imputer (impute.h), in place on contiguous float64 tensors on the CPU. */
 #include <string.h>
 #include "impute.h"
 #include "xl.h"

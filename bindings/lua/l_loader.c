@@ -1,5 +1,5 @@
-/* core.loader: sets of pictures and the threaded loader for Lua. Indices are Lua's: from 1.
- * A set outlives its loaders and scans, which retain it, closed or not. Every wait ends within 50 ms of Ctrl-C. */
+/* l_loader.c: core.loader: sets of images and the threaded loader. Indices count from 1.
+ * Loaders and scans keep their set alive, even when it is closed. Every wait ends within 50 ms of Ctrl-C. */
 #include <stdlib.h>
 #include <string.h>
 #include "alloc.h"
@@ -21,7 +21,7 @@ typedef struct set {
 
 static set *check_set(lua_State *L, int idx) { return xl_toobject(L, idx, XL_SET, "dataset: the set is closed."); }
 
-/* An integer from least to most, or otherwise where there is none. */
+/* The integer field from least to most; `otherwise` where it is absent. */
 static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwise, int64_t least, int64_t most) {
   lua_getfield(L, idx, name);
   int64_t v = lua_isnil(L, -1) ? otherwise : xl_toint(L, -1, name);
@@ -70,7 +70,7 @@ static int64_t check_item(lua_State *L, const set *s, int64_t i) {
   return i - 1;
 }
 
-/* A list of indices as a C array held by a userdata that it pushes. */
+/* A list of indices as a C array in a userdata, which it pushes. */
 static int64_t *check_items(lua_State *L, int idx, const set *s, int64_t *n) {
   luaL_checktype(L, idx, LUA_TTABLE);
   *n = (int64_t)lua_rawlen(L, idx);
@@ -87,7 +87,7 @@ static int64_t *check_items(lua_State *L, int idx, const set *s, int64_t *n) {
 static void destroy_set(void *s) { imageset_free(((set *)s)->s); }
 
 /* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, cache_bytes, mean, std, phantom }
- * -> set. dataset.lua checks the values. */
+ * -> set. scripts/medxai/data/dataset.lua checks the values. */
 static int loader_lua_set(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -133,7 +133,7 @@ static int set_gc(lua_State *L) {
   return 0;
 }
 
-/* set:add(path, lungs | nil, label [, number]) -> index; number: which phantom, from 0 */
+/* set:add(path, lungs | nil, label [, number]) -> index; number: index of the phantom, from 0 */
 static int set_add(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t label = xl_toint(L, 4, "dataset: a label");
@@ -210,7 +210,7 @@ static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t
   xl_pushheld(L, xy[1]);
 }
 
-/* set:batch({ i, ... } [, channels_last]) -> x, y, made on this thread */
+/* set:batch({ i, ... } [, channels_last]) -> x, y, loaded on this thread */
 static int set_batch(lua_State *L) {
   set *s = check_set(L, 1);
   bool channels_last = lua_toboolean(L, 3);

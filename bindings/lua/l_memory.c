@@ -1,9 +1,9 @@
-/* l_memory.c: core.memory: scopes that free a step's tensors, what is live, limits. Called itself it gives the numbers.
+/* l_memory.c: core.memory: scopes that free a step's tensors, memory statistics (memory() itself), limits.
  *   local step <close> = memory.scope()   every tensor made from here on is closed at the end of the block, on error too
- *   return step:keep(loss)                but this one lives on in the scope around
- * Scopes are per coroutine: one that is open in a coroutine takes nothing from those who resume it, nor from those it
- * resumes. What a coroutine makes while it has no scope open belongs to none, and is freed when nobody holds it.
- * It refuses to close what a scope did not see made: models and caches live outside (memory.unscoped). */
+ *   return step:keep(loss)                except this one, which moves to the enclosing scope
+ * Each coroutine has its own scopes: tensors that other coroutines make are not affected. A tensor made while no scope is
+ * open belongs to none and is freed by the garbage collector; so are tensors made inside memory.unscoped(f), which is for
+ * models and caches. */
 #include <stdio.h>
 #include "alloc.h"
 #include "xl.h"
@@ -25,7 +25,7 @@ static xl_scope *push_scope(lua_State *L) {
   return s;
 }
 
-/* Takes the scope out of its coroutine's chain of open ones, wherever it is: an outer one may be closed first. */
+/* Takes the scope out of its coroutine's chain of open scopes. It need not be the innermost one. */
 static void take_out(lua_State *L, xl_scope *s) {
   xl_scope *inner = xl_innermost_of(L, s->thread);
   if (inner == s)
@@ -46,7 +46,7 @@ static void move_all(xl_scope *from, xl_scope *to) {
     move_box(from->ring.prev, to);
 }
 
-/* A scope that was forgotten open keeps its tensors: someone may hold them. They go to the scope around. */
+/* A scope that is collected without having been closed gives its tensors to the enclosing scope: they may be in use. */
 static int scope_gc(lua_State *L) {
   xl_scope *s = luaL_checkudata(L, 1, XL_SCOPE);
   if (s->open) {
@@ -88,7 +88,8 @@ static void keep_value(lua_State *L, xl_scope *s, int idx, int depth) {
   }
 }
 
-/*- s:keep(v, ...): moves the tensors among the values, and in tables up to 16 deep, to the scope around; returns the values. */
+/*- s:keep(v, ...): moves the tensors among the values, and in tables up to 16 deep, to the enclosing scope; returns the
+ * values. */
 static int scope_keep(lua_State *L) {
   xl_scope *s = luaL_checkudata(L, 1, XL_SCOPE);
   if (!s->open)
@@ -119,8 +120,8 @@ static int memory_scope(lua_State *L) {
   return 1;
 }
 
-/*- memory.unscoped(f, ...): f's results; tensors made in it belong to no scope, so that a cache or a model survives the step in
- * which it was first needed. */
+/*- memory.unscoped(f, ...): f's results; tensors made in it belong to no scope, so that a cache or a model survives the
+ * step in which it was first needed. */
 static int memory_unscoped(lua_State *L) {
   luaL_checkany(L, 1);
   xl_scope *s = push_scope(L);
@@ -165,9 +166,9 @@ static int stats_tostring(lua_State *L) {
   return 1;
 }
 
-/*- memory(): { live_bytes, peak_bytes (of CPU tensors since the start or reset_peak), cached_bytes (freed, kept for reuse), cache_limit_bytes,
- * limit_bytes (0: none), tensors (native references), boxes (Lua values that hold one), lua_bytes, and with CUDA cuda_live_bytes,
- * cuda_peak_bytes, cuda_reserved_bytes }; tostring gives a line. */
+/*- memory(): { live_bytes, peak_bytes (of CPU tensors since the start or reset_peak), cached_bytes (freed, kept for reuse),
+ * cache_limit_bytes, limit_bytes (0: none), tensors (native references), boxes (Lua values that hold one), lua_bytes, and
+ * with CUDA cuda_live_bytes, cuda_peak_bytes, cuda_reserved_bytes }; tostring gives one line. */
 static int memory_stats(lua_State *L) {
   tx_memory m;
   tx_memory_stats(&m);
@@ -190,7 +191,7 @@ static int memory_stats(lua_State *L) {
   return 1;
 }
 
-/*- memory.live(): { tensors, bytes }, cheap: what tests compare before and after. */
+/*- memory.live(): { tensors, bytes }, cheap. Tests compare it before and after to find leaks. */
 static int memory_live(lua_State *L) {
   tx_memory m;
   tx_memory_stats(&m);
@@ -220,14 +221,14 @@ static int64_t to_bytes(lua_State *L, const char *what) {
   return (int64_t)(mb * 0x1p20);
 }
 
-/*- memory.set_limit(mb): requests that would bring the live CPU tensors beyond it fail; 0: no limit. The default is 90 % of the machine's or
- * the container's memory. */
+/*- memory.set_limit(mb): an allocation that would bring the live CPU tensors above it fails; 0: no limit. Default: 90 % of
+ * the memory of the machine or container. */
 static int memory_set_limit(lua_State *L) {
   tx_memory_set_limit(to_bytes(L, "memory.set_limit"));
   return 0;
 }
 
-/*- memory.set_cache(mb): the most that freed blocks may keep; 0 switches it off. */
+/*- memory.set_cache(mb): how much memory of freed tensors is kept for reuse, at most; 0: none. */
 static int memory_set_cache(lua_State *L) {
   tx_memory_set_cache(to_bytes(L, "memory.set_cache"));
   return 0;
@@ -263,8 +264,8 @@ static void *failing_alloc(void *ud, void *p, size_t old, size_t size) {
   return lua_failing.alloc(lua_failing.ud, p, old, size);
 }
 
-/*- memory.lua_fail_after(n, times): the same for Lua's own allocations (Lua collects and asks again after a failure, so that one failure
- * alone is often survived). */
+/*- memory.lua_fail_after(n, times): the same for Lua's own allocations. After a failure Lua collects garbage and asks
+ * again, so a single failure often has no effect. */
 static int memory_lua_fail_after(lua_State *L) {
   const lua_Integer n = luaL_checkinteger(L, 1), times = luaL_optinteger(L, 2, 1);
   if (!lua_failing.alloc) {
@@ -276,7 +277,7 @@ static int memory_lua_fail_after(lua_State *L) {
   return 0;
 }
 
-/*- memory.c_fail_after(n, times): the same for the plain C files. */
+/*- memory.c_fail_after(n, times): the same for bindings/plain. */
 static int memory_c_fail_after(lua_State *L) {
   mx_alloc_fail_after(luaL_checkinteger(L, 1), luaL_optinteger(L, 2, 1));
   return 0;

@@ -1,5 +1,5 @@
-/* l_optim.c: core.optim: torch::optim's optimizers as a Lua value. Options come checked from scripts/medxai/optim.lua, which
- * is the form for users; here they are names and numbers. Groups and errors count from 1. */
+/* l_optim.c: core.optim: torch::optim's optimizers. Options are names and numbers here; scripts/medxai/train/optim.lua
+ * checks them and is what users call. Groups count from 1. */
 #include <stdlib.h>
 #include <string.h>
 #include "xl.h"
@@ -25,7 +25,7 @@ static int optim_close(lua_State *L) {
 
 #define MAX_OPTIONS 16
 
-/* { name = number or boolean } at idx; leaves the names on the stack, where they stay valid. */
+/* { name = number or boolean } at idx; leaves the names on the stack, which keeps them alive. */
 static int read_options(lua_State *L, int idx, tx_option *options) {
   int n = 0;
   if (lua_isnoneornil(L, idx))
@@ -105,7 +105,7 @@ static int optim_lr(lua_State *L) {
   return 1;
 }
 
-/*- o:set_lr(lr, [group]): of all groups where none is named */
+/*- o:set_lr(lr, [group]): of one group, or of all */
 static int optim_set_lr(lua_State *L) {
   tx_optim *o = to_optim(L);
   const double lr = lua_type(L, 2) == LUA_TNUMBER ? lua_tonumber(L, 2) : -1;
@@ -130,7 +130,7 @@ typedef struct row {
   tx_tensor *t;
 } row;
 
-typedef struct rows { /* filled behind the wall, where nothing may raise; held */
+typedef struct rows { /* filled by a callback from C++, which must not raise Lua errors; held */
   row *v;
   size_t n, room;
   bool failed;
@@ -171,7 +171,8 @@ static void release_rows(void *p) {
   free(r);
 }
 
-/*- o:state(): list of { param, entry, tensor }, in the order of the groups. The tensors are the optimizer's own: the next step changes them. */
+/*- o:state(): list of { param, entry, tensor }, in the order of the groups. The tensors are not copies: the next step
+ * changes them. */
 static int optim_state(lua_State *L) {
   tx_optim *o = to_optim(L);
   lua_settop(L, 1);

@@ -1,7 +1,9 @@
-/* l_partition.c: core.partition: partition.c's hierarchy, queue and credit for Lua.
- *   local p = partition.new { size = { h, w, c }, outputs =, budget =, queue_batch =, context =, children = { l0, r0, l1, r1 ... } }
- *   p:start(hidden, shown)   p:ask() -> boxes (n, most, 6) int32 or nil   p:tell(outputs)   p:values() -> (outputs, c, h, w)
- * Tensors are float64 on the CPU but for the boxes. start and tell give false where an output is not a finite number. */
+/* l_partition.c: core.partition: the SHAP Partition algorithm of partition.h.
+ *   local p = partition.new { size = { h, w, c }, outputs =, budget =, queue_batch =, context =,
+ *                             children = { l0, r0, l1, r1 ... } }
+ *   p:start(hidden, shown)   p:ask() -> boxes (n, most, 6) int32, or nil   p:tell(outputs)
+ *   p:values() -> (outputs, c, h, w)
+ * Tensors are float64 on the CPU, boxes int32. start and tell return false where an output is not finite. */
 #include <stdio.h>
 #include "partition.h"
 #include "xl.h"
@@ -38,7 +40,7 @@ static int status_of(lua_State *L, int status) {
   return 1;
 }
 
-/* The tree's children as pairs, checked, in a userdata that stays on the stack. */
+/* The tree's children as checked pairs, in a userdata that stays on the stack. */
 static const int32_t (*push_tree(lua_State *L, int32_t regions))[2] {
   int n;
   const int64_t *flat = xl_toints(L, -1, &n, "partition: children");

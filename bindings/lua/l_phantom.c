@@ -1,4 +1,4 @@
-/* core.phantom: single drawn chest X-rays for Lua; a dataset of them is core.loader.set's. */
+/* l_phantom.c: core.phantom: single drawn chest X-rays. core.loader.set makes a data set of them. */
 #include <string.h>
 #include "phantom.h"
 #include "xl.h"
@@ -10,7 +10,8 @@ static double field(lua_State *L, int idx, const char *name, double otherwise) {
   return v;
 }
 
-/* The table at idx: seed, size_px, contrast, marker_rate = { 3 numbers }, marker_tells. Checked by dataset.lua. */
+/* The table at idx: seed, size_px, contrast, marker_rate = { 3 numbers }, marker_tells. scripts/medxai/data/phantom.lua
+ * checks it. */
 void xl_tophantom(lua_State *L, int idx, phantom *p) {
   luaL_checktype(L, idx, LUA_TTABLE);
   phantom_defaults(p);

@@ -1,6 +1,6 @@
 /* l_rng.c: core.rng: keyed random streams and NumPy's generators, as float64 and int64 tensors on the CPU.
- * It refuses to draw without a key: a stream is named by what it is for, never by when it is asked. Torch's own generator,
- * for weights and dropout, is core.autograd's. */
+ * A stream is named by its purpose, so its numbers do not depend on when they are drawn. Torch's own generator, for weights
+ * and dropout, is in core.autograd. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ static int64_t to_count(lua_State *L, int idx, const char *what) {
   return n;
 }
 
-/* Pushes a new tensor of n numbers; its memory, which the call holds. */
+/* Pushes a new tensor of n numbers and returns its memory. */
 static void *push_numbers(lua_State *L, const char *dtype, int64_t n, const char *what) {
   tx_tensor **out = xl_slots(L, 1);
   XL_TRY(L, what, tx_tensor_new(out, dtype, 1, &n, NULL, 0));
@@ -24,7 +24,7 @@ static void *push_numbers(lua_State *L, const char *dtype, int64_t n, const char
   return tx_tensor_data(*out);
 }
 
-/* Wrong numbers would be kept for good in maps: what is not an integer in [low, high] is refused. */
+/* An integer of at least low. */
 static int64_t to_integer(lua_State *L, int idx, const char *what, int64_t low) {
   const int64_t v = xl_toint(L, idx, what);
   if (v < low)
@@ -59,7 +59,8 @@ static const char *string_field(lua_State *L, const char *name, const char *abse
   return lua_tostring(L, -1); /* stays on the stack */
 }
 
-/*- stream { seed, purpose = "what@version", id = "", replicate = 0 }: the stream of that name. Draw i is the same however it is asked for. */
+/*- stream { seed, purpose = "what@version", id = "", replicate = 0 }: the stream of that key. Draw i is always the same
+ * number, in whatever order or amount the draws are made. */
 static int rng_stream(lua_State *L) {
   static const char *const names[] = { "seed", "purpose", "id", "replicate" };
   if (!lua_istable(L, 1))
@@ -168,7 +169,7 @@ static int rng_numpy_default_rng(lua_State *L) {
   return 1;
 }
 
-typedef struct numpy { /* one of the two, by its functions */
+typedef struct numpy { /* RandomState or default_rng, told apart by these functions */
   void *g;
   const char *name;
   double (*uniform)(void *g);

@@ -1,11 +1,11 @@
-/* l_segment.c: core.segment: superpixels and their boundaries. Images are float64 (3, H, W) on the CPU, label maps int64 (H, W).
- * It refuses other types and shapes, values that are not finite and settings out of range; regions.lua brings the defaults. */
+/* l_segment.c: core.segment: superpixels and their boundaries. Images are float64 (3, H, W) on the CPU, label maps int64
+ * (H, W). All arguments are required and checked; scripts/medxai/perturb/regions.lua has the defaults. */
 #include <math.h>
 #include <string.h>
 #include "segment.h"
 #include "xl.h"
 
-/* The data of a contiguous CPU tensor of that type and dimension; its last two sizes. */
+/* The data of a contiguous CPU tensor of that dtype and number of dimensions, and its last two sizes. */
 static void *planes(lua_State *L, int idx, const char *what, const char *dtype, int dim, int64_t *h, int64_t *w) {
   tx_tensor *t = xl_toresolved(L, idx);
   int64_t size[TX_MAX_DIMS];
@@ -87,7 +87,8 @@ static int segment_lua_quickshift(lua_State *L) {
   return 2;
 }
 
-/*- slic(image, n_segments, compactness, sigma, iterations, connected, min_size, max_size [, is_lab]) -> labels, count (the largest label + 1) */
+/*- slic(image, n_segments, compactness, sigma, iterations, connected, min_size, max_size [, is_lab])
+ * -> labels, count (the largest label + 1) */
 static int segment_lua_slic(lua_State *L) {
   int64_t h, w, count = 0;
   const double *rgb = image(L, 1, "slic", &h, &w);

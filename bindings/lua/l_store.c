@@ -1,10 +1,10 @@
-/* l_store.c: medxai.core.store: files of tensors to and from Lua values. scripts/medxai/nn/checkpoint.lua gives them their
- * names and rules.
- *   read(path, what) -> tree, format, order, skipped     order[table] = its keys as the file has them; skipped: a list
- *     of texts, the objects that are not read ("args (argparse.Namespace)"). What the file shares is shared here.
+/* l_store.c: core.store: reads and writes files of tensors. scripts/medxai/nn/checkpoint.lua is what the library calls.
+ *   read(path, what) -> tree, format, order, skipped     order[table] = its keys in the file's order; skipped: a list
+ *     of texts, the objects that are not read ("args (argparse.Namespace)"). Values that share memory in the file share it
+ *     here.
  *   write_pt(path, what, node)                   node: see checkpoint.lua
  *   write_safetensors(path, what, header, tensors)
- * It refuses values that no file of plain data should hold, and trees that are endless. */
+ * Values that are not plain data, and tables that contain themselves, are errors. */
 #include <string.h>
 #include "alloc.h"
 #include "l_store.h"

@@ -10,7 +10,7 @@ typedef struct reading {
   store_guard *g;
   const char *path, *what;
   int order, shared, skipped; /* stack indices; shared[pickle_value] = its Lua value, false while it is being
-                                 made; shared[text] = true where skipped holds it */
+                                 made; shared[text] = true where skipped contains it */
   char at[200];               /* the keys that lead to the value being read, "hyper_parameters.root" */
 } reading;
 
@@ -81,7 +81,7 @@ static void push_tensor(lua_State *L, reading *r, const pickle_tensor *t) {
 
 static void push_value(lua_State *L, reading *r, const pickle_value *v, int depth);
 
-/* Adds a key to where the reading is. Returns what to give back_to afterwards. */
+/* Adds a key to r->at. Returns what back_to needs to remove it. */
 static size_t go_to(reading *r, const pickle_value *key) {
   size_t before = strlen(r->at), room = sizeof r->at - before;
   char *to = r->at + before;
@@ -174,7 +174,7 @@ static void push_long(lua_State *L, const pickle_value *v) {
   lua_pushnumber(L, negative ? -d - 1 : d);
 }
 
-/* A value that the file may mention in several places: made once, so that a small file cannot become a large tree. */
+/* A value that the file may refer to in several places: made once, so that a small file cannot become a large tree. */
 static void push_shared(lua_State *L, reading *r, const pickle_value *v, int depth) {
   if (lua_rawgetp(L, r->shared, v) != LUA_TNIL) {
     if (lua_isboolean(L, -1))

@@ -4,7 +4,8 @@
 #include "alloc.h"
 #include "l_store.h"
 
-/* How a tensor lies in a file: its own strides where they cover a block without gaps (channels_last), else contiguous. */
+/* A tensor's memory layout in a file: its own strides where they cover a block without gaps (channels_last), else
+ * contiguous. */
 typedef struct layout {
   int dim;
   int64_t sizes[TX_MAX_DIMS], strides[TX_MAX_DIMS];
@@ -72,7 +73,7 @@ static void put_text(lua_State *L, store_guard *g, int idx, const char *what) {
   pickle_put_str(&g->pickle, s, n);
 }
 
-/* Floating-point numbers of the tree, counted before anything is written: each names the size of their storage. */
+/* Counts the tree's floating-point numbers before anything is written, since each names the size of their storage. */
 static size_t count_numbers(lua_State *L, int idx, int depth, const char *what) {
   size_t n = lua_type(L, idx) == LUA_TNUMBER && !lua_isinteger(L, idx);
   if (lua_type(L, idx) != LUA_TTABLE)

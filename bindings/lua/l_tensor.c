@@ -1,6 +1,6 @@
-/* l_tensor.c: the tensor as Lua sees it: fields, methods by operator name, Lua's operators, the module core.tensor.
- * A name that is no field is looked up as a method, then as an operator of libtorch, and kept. `<` and `<=` are refused,
- * since Lua makes one boolean of them; `==` compares identity. */
+/* l_tensor.c: core.tensor: the tensor's fields, its methods, Lua's operators on it.
+ * A name that is not a field is looked up as a method, then as an operator of libtorch, which becomes a method. `<` and
+ * `<=` raise an error, since Lua turns their result into one boolean; `==` compares identity. */
 #include <stdlib.h>
 #include <string.h>
 #include "l_tensor.h"
@@ -63,7 +63,7 @@ static void push_grad(lua_State *L, const tx_tensor *t) {
   xl_pushheld(L, *g);
 }
 
-/* Pushes the field and gives true, or pushes nothing. */
+/* Pushes the field and returns true, or pushes nothing and returns false. */
 static bool push_field(lua_State *L, const tx_tensor *t, const char *name) {
   char device[16];
   if (strcmp(name, "shape") == 0)
@@ -105,7 +105,7 @@ static void set_field(lua_State *L, tx_tensor *t, const char *name) {
 
 enum { METHODS = 1 }; /* upvalue */
 
-/* The Lua part of the library brings methods and the deny list; a tensor may be met before anything required it. */
+/* scripts/medxai/torch.lua adds methods and the deny list. A tensor may be used before anything has required it. */
 static void load_torch_lua(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_getfield(L, -1, "medxai.torch");
@@ -119,7 +119,7 @@ static void load_torch_lua(lua_State *L) {
   lua_remove(L, -2);
   lua_pushliteral(L, "medxai.torch");
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1); /* a bare tensor still has its operators */
+    lua_pop(L, 1); /* without torch.lua a tensor still has its operators */
 }
 
 static int no_such_name(lua_State *L, const char *name) {
@@ -127,7 +127,7 @@ static int no_such_name(lua_State *L, const char *name) {
   lua_getfield(L, -1, "medxai.torch");
   if (lua_istable(L, -1)) {
     lua_pushliteral(L, "_unknown");
-    if (lua_rawget(L, -2) == LUA_TFUNCTION) { /* says the nearest name */
+    if (lua_rawget(L, -2) == LUA_TFUNCTION) { /* raises an error that suggests the nearest name */
       lua_pushliteral(L, "tensor");
       lua_pushstring(L, name);
       lua_call(L, 2, 0);
@@ -175,7 +175,7 @@ static int tensor_newindex(lua_State *L) {
 
 /* ---- Lua's operators ---------------------------------------------------------------------------------------- */
 
-/* Calls the operator whose closure is the first upvalue; where the number stands first, the one of the second. */
+/* Calls the operator in upvalue 1; if the first operand is a number, the one in upvalue 2. */
 static int arithmetic(lua_State *L) {
   bool number_first = !xl_testbox(L, 1);
   lua_settop(L, 2);
@@ -194,14 +194,14 @@ static int unary(lua_State *L) {
   return 1;
 }
 
-/* number / tensor, number // tensor: the number becomes a tensor of no dimension in the dtype that they have together */
+/* number / tensor and number // tensor, which have no operator of their own. */
 static int divide_number(lua_State *L) {
   tx_value number;
   if (!lt_scalar(L, 1, &number))
     xl_error(L, "div: argument 'self' (expected a number or a tensor, got %s)", luaL_typename(L, 1));
   xl_begin(L);
   tx_tensor *t = xl_totensor(L, 2), *first;
-  if (lua_toboolean(L, lua_upvalueindex(1))) { /* floor_divide has no form with a number in front */
+  if (lua_toboolean(L, lua_upvalueindex(1))) { /* floor_divide takes no number as its first argument */
     first = lt_call(L, "full_like", "", (tx_value[]){ lt_tensor(t), number }, 2);
     t = lt_call(L, "floor_divide", "", (tx_value[]){ lt_tensor(first), lt_tensor(t) }, 2);
   } else {
@@ -416,7 +416,7 @@ static void make_metatable(lua_State *L) {
     { "__tostring", lt_tostring },     { "__pairs", no_pairs },     { NULL, NULL },
   };
   xl_setfuncs(L, meta);
-  lua_pushcfunction(L, tensor_close); /* the most frequent of all, and it asks for nothing */
+  lua_pushcfunction(L, tensor_close); /* not by xl_setfuncs: it is called most often and holds nothing */
   lua_setfield(L, -2, "__gc");
   set_operators(L);
 }

@@ -1,4 +1,4 @@
-/* l_tensor.h: what the l_tensor_*.c files share among themselves. */
+/* l_tensor.h: what the l_tensor*.c files share. */
 #ifndef MEDXAI_L_TENSOR_H
 #define MEDXAI_L_TENSOR_H
 #include "xl.h"

@@ -13,9 +13,9 @@ enum { MOST_INDICES = 3 * TX_MAX_DIMS };
 
 typedef struct indexer {
   lua_State *L;
-  tx_tensor *view;    /* what the plain indices left so far; held */
-  int dim;            /* the dimension that the next entry is about */
-  tx_tensor **tensors; /* index tensors by dimension of view, owned by the call; NULL: all of it. NULL: none was met */
+  tx_tensor *view;     /* the tensor after the integers and slices so far; held */
+  int dim;             /* the dimension that the next entry indexes */
+  tx_tensor **tensors; /* per dimension of view: its index tensor, NULL for all of it; NULL as a whole: none yet */
   int ntensors;
 } indexer;
 
@@ -38,7 +38,7 @@ static void take_integer(indexer *x, int64_t i) {
   x->view = lt_call(x->L, "select", "int", (tx_value[]){ lt_tensor(x->view), lt_int(x->dim), lt_int(i) }, 3);
 }
 
-/* Element i of the slice at idx; absent gives otherwise. */
+/* Element i of the slice at idx; `otherwise` where it is absent. */
 static int64_t bound(indexer *x, int idx, int i, int64_t otherwise) {
   lua_State *L = x->L;
   if (lua_rawgeti(L, idx, i) != LUA_TNIL && !xl_isnone(L, -1))
@@ -80,7 +80,7 @@ static tx_tensor **next_index(indexer *x) {
   return &x->tensors[x->ntensors++];
 }
 
-/* Keeps a reference to the index tensor t, which is about dimension x->dim of the view. */
+/* Keeps a reference to the index tensor t, which indexes dimension x->dim of the view. */
 static void hold(indexer *x, tx_tensor *t) {
   const char *dtype = tx_tensor_dtype(t);
   bool mask = strcmp(dtype, "bool") == 0 || strcmp(dtype, "uint8") == 0;
@@ -101,7 +101,7 @@ static void hold(indexer *x, tx_tensor *t) {
         xl_error(x->L, "index: the mask has %lld in dimension %d, the tensor %lld", (long long)have[i], i,
                  (long long)want[x->dim + i]);
   }
-  /* a list of indices for index() has one entry a tensor; those of dimensions in between are None */
+  /* index() takes a list with one entry per dimension; dimensions without an index tensor are None */
   tx_tensor **at = next_index(x);
   if (strcmp(dtype, "int64") == 0 || mask)
     *at = tx_tensor_ref(t);
@@ -117,7 +117,7 @@ static void take_newaxis(indexer *x) {
   x->dim++;
 }
 
-/* How many dimensions the entry at idx is about. */
+/* How many dimensions the entry at idx indexes. */
 static int dims_of(lua_State *L, int idx) {
   if (lua_isnil(L, idx))
     return 1;
@@ -128,7 +128,7 @@ static int dims_of(lua_State *L, int idx) {
   return mask ? tx_tensor_dim(t) : 1;
 }
 
-/* One entry, at the top of the stack. rest: dimensions that the entries behind it are about. */
+/* One entry, at the top of the stack. rest: how many dimensions the entries after it index. */
 static void take_entry(indexer *x, int rest) {
   lua_State *L = x->L;
   int idx = lua_gettop(L);
@@ -215,7 +215,7 @@ int lt_index(lua_State *L) {
   return 1;
 }
 
-/* Without leading dimensions of size 1 that the target has not: PyTorch allows t[0] = a value of shape (1, n). */
+/* Drops leading dimensions of size 1 beyond those of the target: PyTorch allows t[0] = a value of shape (1, n). */
 static tx_tensor *drop_leading(lua_State *L, tx_tensor *value, int dim) {
   while (tx_tensor_dim(value) > dim && size_of(value, 0) == 1)
     value = lt_call(L, "squeeze", "dim", (tx_value[]){ lt_tensor(value), lt_int(0) }, 2);

@@ -1,7 +1,7 @@
-/* l_tensor_ops.c: calls of libtorch's operators from Lua: which overload fits, what its arguments become, what comes back.
- * An operator is a closure over its overloads; all that can be known before the call is looked up once.
- * It refuses what has no clear meaning: surplus arguments, tables that are half list and half names, floats where an
- * integer is wanted. A refusal names the argument and shows the forms that the operator has. */
+/* l_tensor_ops.c: calls libtorch's operators from Lua: chooses the overload, converts arguments and results.
+ * An operator is a closure over its overloads, which are looked up once.
+ * Surplus arguments, tables that are half list and half names, and floats where an integer is expected are errors: the
+ * message names the argument and shows the operator's schemas. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ typedef struct family {
   const tx_op *ops[];
 } family;
 
-/* The lists of one call; small ones lie here, larger ones in userdata on Lua's stack. */
+/* The list arguments of one call: small ones in this pool, larger ones in userdata on Lua's stack. */
 typedef struct pool {
   int ints, doubles, bools, tensors, scalars; /* used */
   int64_t i[POOL];
@@ -38,7 +38,7 @@ typedef struct binding {
   int top;   /* positional Lua arguments */
   int named; /* index of the table of named arguments, 0 where there is none */
   bool spread;
-  bool requires_grad; /* asked for by name of a factory, whose schema has no such argument */
+  bool requires_grad; /* zeros(..., { requires_grad = true }): factories' schemas have no such argument */
   tx_value values[MAX_ARGS];
   pool *pool;
   int reached;    /* how far it got, for the choice of the best message */
@@ -54,7 +54,7 @@ static bool refuse(binding *b, const char *fmt, ...) {
   return false;
 }
 
-/* What came, in words: "float 1.5", "string 'x'", "list of 3", "tensor". */
+/* A description of the argument at idx: "float 1.5", "string 'x'", "list of 3", "tensor". */
 static const char *describe(lua_State *L, int idx, char buf[80]) {
   switch (lua_type(L, idx)) {
     case LUA_TNUMBER:
@@ -102,7 +102,7 @@ bool lt_scalar(lua_State *L, int idx, tx_value *v) {
   }
 }
 
-/* Room for n elements of size bytes: the pool's, or a userdata left on Lua's stack. */
+/* Memory for n elements of size bytes: from the pool, or a userdata that stays on Lua's stack. */
 static void *room(lua_State *L, void *pool_base, int *used, int n, size_t size) {
   if (*used + n <= POOL) {
     void *p = (char *)pool_base + (size_t)*used * size;
@@ -142,7 +142,7 @@ static bool list_element(binding *b, const tx_arg *a, tx_value *v, void *p, int 
                    i + 1);
 }
 
-/* A table with keys that are no positions 1..n is no list. */
+/* A table is a list if its keys are 1..n. */
 static bool is_list(lua_State *L, int idx, lua_Unsigned n) {
   lua_Unsigned keys = 0;
   for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
@@ -245,7 +245,7 @@ static bool bind_userdata(binding *b, const tx_arg *a, tx_value *v, int idx) {
   return true;
 }
 
-/* A nil that was passed: the default, None where there is none. torch.none: None. */
+/* nil gives the argument's default, or None if it has none; torch.none gives None. */
 static bool bind_none(binding *b, const tx_arg *a, tx_value *v, bool explicit_none) {
   if (a->has_default && !explicit_none)
     v->kind = TX_DEFAULT;
@@ -314,7 +314,7 @@ static bool bind_out(binding *b, bool *given, int idx) {
 static bool bind_named(binding *b, bool *given) {
   lua_State *L = b->L;
   for (lua_pushnil(L); lua_next(L, b->named); lua_pop(L, 1)) {
-    const char *key = lua_tostring(L, -2); /* a string: the caller looked */
+    const char *key = lua_tostring(L, -2); /* a string: the caller has checked */
     int value = lua_gettop(L), i = argument_named(b, key);
     bool ok;
     if (i < 0 && strcmp(key, "out") == 0) {
@@ -345,7 +345,7 @@ static bool bind_named(binding *b, bool *given) {
 
 /* ---- one overload ------------------------------------------------------------------------------------------- */
 
-/* The rest of the integers, from Lua argument idx on, as one list for argument i. */
+/* The remaining integers, from Lua argument idx on, as one list for argument i. */
 static bool bind_spread(binding *b, int i, int idx) {
   int n = b->top - idx + 1;
   int64_t *p = room(b->L, b->pool->i, &b->pool->ints, n, sizeof *p);
@@ -358,7 +358,7 @@ static bool bind_spread(binding *b, int i, int idx) {
   return true;
 }
 
-/* Is argument i a list of integers, the last that can be given by position, and does a number stand at idx? */
+/* Whether argument i is a list of integers and the last positional one, and a number stands at idx: t:view(2, 3). */
 static bool can_spread(const binding *b, int i, int idx) {
   const tx_arg *a = &b->args[i];
   if (a->kind != TX_INTS || lua_type(b->L, idx) != LUA_TNUMBER)
@@ -397,7 +397,7 @@ static bool bind_positional(binding *b, bool *given) {
   return true;
 }
 
-/* Binds, or says why not in b->why. */
+/* Binds all arguments; false: b->why says why they do not fit. */
 static bool bind(binding *b, const tx_op *op) {
   bool given[MAX_ARGS] = { false };
   b->op = op;
@@ -484,7 +484,7 @@ static tx_value *result_slots(lua_State *L, int n) {
   return r->v;
 }
 
-/* Pushes one number, string or list; ints and the like stay owned by v. */
+/* Pushes one number, string or list; its memory stays owned by v. */
 static void push_plain(lua_State *L, tx_value *v) {
   switch (v->kind) {
     case TX_INT: lua_pushinteger(L, v->i); break;
@@ -532,7 +532,7 @@ static int call_with_lists(binding *b, int nresults) {
   return nresults;
 }
 
-/* The Lua argument that holds t, for operators that return what they wrote to; 0 where it is not among them. */
+/* The index of the Lua argument that is t, for operators that return what they wrote to; 0: none. */
 static int argument_with(const binding *b, const tx_tensor *t) {
   for (int idx = 1; idx <= b->top; idx++) {
     xl_tensor *box = xl_testbox(b->L, idx);
@@ -542,7 +542,7 @@ static int argument_with(const binding *b, const tx_tensor *t) {
   return 0;
 }
 
-/* Pushes the argument that t is, or a new box where it is none of them. */
+/* Pushes the argument that is t, else a new box. */
 static void push_written(binding *b, tx_tensor *t) {
   int idx = t ? argument_with(b, t) : 0;
   if (idx == 0)
@@ -567,7 +567,7 @@ static int call_in_place(binding *b, int nresults) {
   return nresults;
 }
 
-/* Owns t where that raises. */
+/* Takes over t, also if it raises. */
 static void set_requires_grad(lua_State *L, const char *name, tx_tensor *t) {
   const int status = tx_tensor_set_requires_grad(t, true);
   if (status != TX_OK)
@@ -614,7 +614,7 @@ static int call(binding *b) {
 
 /* ---- the closure -------------------------------------------------------------------------------------------- */
 
-/* Is the last argument a table of named arguments? A table that is half and half is refused. */
+/* Whether the last argument is a table of named arguments. A table with both positions and names is an error. */
 static bool has_names(lua_State *L, const family *f, int top) {
   if (top == 0 || lua_type(L, top) != LUA_TTABLE)
     return false;

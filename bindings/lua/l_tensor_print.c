@@ -1,6 +1,6 @@
 /* l_tensor_print.c: tostring(t), letter for letter what PyTorch's repr gives with its default options: four digits, 80
  * columns, three items at each edge beyond 1000 elements. Only the elements that are shown are fetched.
- * It prints dense tensors; of other layouts it tells shape and dtype. */
+ * Tensors of other layouts than strided print their shape and dtype alone. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,7 +101,7 @@ static void add_spaces(luaL_Buffer *b, int n) {
     luaL_addchar(b, ' ');
 }
 
-/* The last dimension: as many a line as go. */
+/* The last dimension: as many elements per line as fit. */
 static void write_vector(printer *p, int indent) {
   char buf[2 * NUMBER + 8];
   int length = p->f.width + 2 + (p->complex ? p->imaginary.width + 1 : 0);
@@ -151,7 +151,7 @@ static void write_dimension(printer *p, int d, int indent) {
 
 /* ---- fetching what is shown --------------------------------------------------------------------------------- */
 
-/* A dense CPU tensor of what is shown, in float64, complex128 or int64; sizes and cut of each dimension. */
+/* The shown elements as a dense CPU tensor of float64, complex128 or int64; also fills sizes and cut per dimension. */
 static tx_tensor *fetch(lua_State *L, tx_tensor *t, int64_t *sizes, bool *cut, const char *as) {
   int dim = tx_tensor_dim(t);
   bool summarise = tx_tensor_numel(t) > THRESHOLD;
@@ -198,7 +198,7 @@ static void write_elements(luaL_Buffer *out, tx_tensor *shown, const int64_t *si
 
 /* ---- suffixes ----------------------------------------------------------------------------------------------- */
 
-/* text: what was written so far; a suffix that would pass the last column goes on a new line. */
+/* Appends a suffix; on a new line if it would pass the last column. */
 static void add_suffix(luaL_Buffer *out, size_t *column, const char *suffix) {
   size_t n = strlen(suffix);
   if (*column + n + 2 > COLUMNS) {

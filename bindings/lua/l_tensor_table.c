@@ -1,6 +1,5 @@
 /* l_tensor_table.c: tensors from and to Lua's tables, numbers and byte strings.
- * Numbers convert exactly or are refused: an integer dtype takes no 1.5 and no value out of its range, a ragged table is
- * an error that names the place. */
+ * An integer dtype takes no 1.5 and no value out of its range; a ragged table is an error that names the place. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,7 +57,7 @@ bool lt_pushelement(lua_State *L, const char *dtype, const void *data, int64_t i
   return e != E_NONE;
 }
 
-/* The values of the tensor at idx, contiguous, on the CPU; held. copy: in memory of its own, that nobody resizes. */
+/* The tensor at idx as a contiguous CPU tensor; held. copy: with memory of its own, which no Lua code can resize. */
 static tx_tensor *to_plain(lua_State *L, int idx, bool copy, const char *what) {
   tx_tensor *t = xl_totensor(L, idx), **out = xl_slots(L, 2);
   if (strcmp(tx_tensor_layout(t), "strided") != 0)
@@ -136,7 +135,7 @@ typedef struct reader {
   bool floats, bools, ints; /* kinds seen */
 } reader;
 
-/* Follows the first elements down: the table at the top of the stack gives dim and sizes. */
+/* Reads dim and sizes from the table at the top of the stack, following the first elements down. */
 static void read_shape(reader *r) {
   lua_State *L = r->L;
   int top = lua_gettop(L);

@@ -1,6 +1,6 @@
 /* xl.c: what the l_*.c files share: calls, tensor boxes and their scopes, lists, errors.
  * A box holds one reference to a tensor; its finalizer, its __close and the scope it is linked into all end in
- * xl_closebox, which is safe twice. Nothing here calls lua_gc (xl_budget.c does). */
+ * xl_closebox, which may be called twice. Nothing here calls lua_gc (xl_budget.c does). */
 #include <stdalign.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,15 +11,15 @@
 const char xl_tensor_mark[1] = "";
 static const char state_key, scopes_key, none_key; /* registry keys */
 
-/* What a call under way holds, or the mark with which it began (release NULL). */
+/* Something that a running call holds, or (release NULL) the mark of the call's beginning. */
 typedef struct hold {
-  const char *frame; /* where on C's stack the call began */
-  const void *call;  /* Lua's record of it */
+  const char *frame; /* the call's address on the C stack */
+  const void *call;  /* Lua's record of the call (its CallInfo) */
   void *p;
   void (*release)(void *p);
 } hold;
 
-/* One a Lua state, in the registry. */
+/* One per Lua state, in the registry. */
 typedef struct xl_state {
   lua_State *main;
   xl_scope root;       /* lives as long as the Lua state */
@@ -40,7 +40,7 @@ void xl_scope_free(xl_scope *s) {
     xl_closebox(s->ring.next);
 }
 
-/* The state of the Lua that was asked about last: a process has one, but for tests. Known by its registry's address. */
+/* Caches the xl_state of the Lua state used last, known by the address of its registry. Only tests have several. */
 static struct {
   const void *registry;
   xl_state *state;
@@ -58,7 +58,7 @@ static int forget_state(lua_State *L) {
   return 0;
 }
 
-/* Its finalizer runs after those of the boxes, since it is made first; its memory outlives them all. */
+/* Made before any box, so that its finalizer runs after theirs and its memory outlives them. */
 static xl_state *new_state(lua_State *L) {
   xl_state *s = lua_newuserdatauv(L, sizeof *s, 0);
   memset(s, 0, sizeof *s);
@@ -72,7 +72,7 @@ static xl_state *new_state(lua_State *L) {
   lua_pushcfunction(L, forget_state);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
-  lua_newtable(L); /* coroutine -> its innermost scope; a coroutine that is gone has none */
+  lua_newtable(L); /* coroutine (weak key) -> its innermost scope */
   lua_createtable(L, 0, 1);
   lua_pushliteral(L, "k");
   lua_setfield(L, -2, "__mode");
@@ -168,10 +168,11 @@ void xl_closebox(xl_tensor *box) {
 
 /* ---- calls -------------------------------------------------------------------------------------------------- */
 
-/* A call that returns ends with xl_end. One that raises is jumped over: its entries stay until a call begins or ends at
- * its place on C's stack or above it. That proves that it is gone, for C's stack grows downwards, and calls nest on it
- * whatever coroutine makes them. So nothing is released too early, and what a failed call held is released by the next
- * call from where it was caught, or sooner. Whose an entry is says Lua's record of the call. */
+/* A call that returns ends with xl_end. A call that raises an error does not: longjmp leaves it, and its entries stay until
+ * another call begins or ends at the same place of the C stack or above. That proves that the failed call is gone, since
+ * the C stack grows downwards and calls nest on it, in whatever coroutine. So nothing is released too early, and what a
+ * failed call held is released by the next call after the error was caught, or sooner. xl_hold finds the running
+ * call's entries by Lua's record of the call. */
 static void release_all(xl_state *s, const char *frame) {
   while (s->nholds > 0 && s->holds[s->nholds - 1].frame <= frame) {
     const hold h = s->holds[--s->nholds];
@@ -354,7 +355,7 @@ void xl_newtype(lua_State *L, const char *type, const luaL_Reg *methods, lua_CFu
 /* ---- boxes -------------------------------------------------------------------------------------------------- */
 
 xl_tensor *xl_newtensor(lua_State *L) {
-  xl_tensor *box = lua_newuserdatauv(L, sizeof *box, 0); /* may run finalizers: scopes are looked at afterwards */
+  xl_tensor *box = lua_newuserdatauv(L, sizeof *box, 0); /* may run finalizers, which may close scopes */
   box->mark = xl_tensor_mark;
   box->t = NULL;
   box->scope = NULL;
@@ -481,7 +482,7 @@ int64_t xl_torange(lua_State *L, int idx, int64_t low, int64_t high, const char 
   return v;
 }
 
-/* The length of the list at idx; raises when it is no list (a metamethod's length is not asked). */
+/* The length of the list at idx, without metamethods; raises if it is not a list. */
 static int list_length(lua_State *L, int idx, const char *what, const char *of) {
   if (lua_type(L, idx) != LUA_TTABLE)
     xl_error(L, "%s: expected a list of %s, got %s", what, of, luaL_typename(L, idx));

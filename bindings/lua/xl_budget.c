@@ -1,7 +1,7 @@
-/* xl_budget.c: when Lua's collector runs on behalf of tensors, which are a few bytes to Lua and megabytes to the machine.
- * The only file that calls lua_gc. A full collection at a safe point when the live bytes have grown past the soft limit;
- * one more before an operator that ran out of memory is tried again; then the error.
- * It refuses to guess sizes: it reads the allocator's counter. */
+/* xl_budget.c: when to run Lua's garbage collector because of tensors, which are a few bytes to Lua and megabytes to the
+ * machine. The only file that calls lua_gc. A full collection runs when the live bytes, as the allocator counts them, have
+ * grown past the soft limit, and before an operator that ran out of memory is tried again. If that fails too, the error is
+ * raised. */
 #include <stdio.h>
 #include <string.h>
 #include "xl.h"
@@ -9,23 +9,24 @@
 #define MiB (INT64_C(1) << 20)
 #define FIRST_SOFT_LIMIT (256 * MiB) /* also the least growth between two collections */
 
-static int64_t soft_limit = FIRST_SOFT_LIMIT; /* one allocator a process, hence static */
+static int64_t soft_limit = FIRST_SOFT_LIMIT; /* static: there is one allocator per process */
 static int64_t soft_limit_cuda = FIRST_SOFT_LIMIT;
 static bool has_cuda;
 
 void xl_budget_open(lua_State *L) {
-  /* Incremental, as generational mode keeps dead tensors of old tables too long (744 MB against 32); and a new cycle after 30 % of growth
-   * instead of 100, for a hundred thousand dead tensors are a few MB to Lua but leave the processor's cache: an addition takes half the time. */
+  /* Incremental, since generational mode keeps dead tensors of old tables too long (744 MB instead of 32). A new cycle
+   * starts after 30 % of growth instead of 100 %: fewer dead boxes stay in the processor's cache, and an addition of small
+   * tensors takes half the time. */
   lua_gc(L, LUA_GCINC, 130, 400, 0);
   has_cuda = tx_cuda_count() > 0;
 }
 
 int64_t xl_budget_lua_bytes(lua_State *L) { return (int64_t)lua_gc(L, LUA_GCCOUNT) * 1024 + lua_gc(L, LUA_GCCOUNTB); }
 
-/* The next collection when half as much again is live, so that the work stays in proportion to what is held. */
+/* The next collection is due when half as much again is live, so that its cost stays proportional to what is held. */
 static int64_t next_limit(int64_t live) { return live + (live / 2 > FIRST_SOFT_LIMIT ? live / 2 : FIRST_SOFT_LIMIT); }
 
-/* The limits follow: what was live at an earlier peak must not allow as much garbage now. */
+/* Sets the limits anew, down as well: an earlier peak must not allow as much garbage now. */
 void xl_budget_collect(lua_State *L) {
   lua_gc(L, LUA_GCCOLLECT);
   tx_memory m;
@@ -61,7 +62,7 @@ void xl_budget_before_backward(lua_State *L) {
     xl_budget_collect(L);
 }
 
-/* "3,210 MB": thousands apart; one digit after the point below 10 MB. */
+/* "3,210 MB"; one digit after the point below 10 MB. */
 const char *xl_megabytes(char buf[32], int64_t bytes) {
   const double mb = (double)bytes / MiB;
   char digits[32];

@@ -1,6 +1,6 @@
 // tx_autograd.cpp: grad mode, backward, gradients of several outputs for several inputs, guided ReLU, autocast, and
 // torch's own random generators. A backward pass stops at the next node when the host's flag is up.
-// It refuses callbacks: nothing registered here leads out of C++.
+// No hook leads out of C++.
 #include "tx_priv.hpp"
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
@@ -30,8 +30,8 @@ struct StopHook : torch::autograd::FunctionPreHook {
   }
 };
 
-// Puts a hook on every node that the outputs lead to and takes it off again: a graph that is kept, and the leaves' nodes,
-// must not collect one hook a pass. The nodes live as long as the outputs, which the caller holds meanwhile.
+// Puts a hook on every node of the outputs' graph and removes it again: a retained graph, and the leaves' nodes, must not
+// collect one hook per pass. The nodes live as long as the outputs, which the caller holds.
 class Watch {
  public:
   explicit Watch(const variable_list &outputs) {
@@ -73,7 +73,7 @@ variable_list tensors(tx_tensor *const *v, int n) {
   return out;
 }
 
-// A pass over the graph frees it, and adds to gradients, as it goes: out of memory, it cannot be made again.
+// A backward pass frees the graph and adds to gradients as it goes: after out of memory it cannot be repeated.
 template <class F>
 int pass(F &&f) noexcept {
   const int status = tx::guard(f);

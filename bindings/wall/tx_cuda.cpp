@@ -1,6 +1,6 @@
 // tx_cuda.cpp: devices, threads, determinism. Reaches CUDA through ATen's hooks, so that the same object file serves a
 // CPU libtorch; only the caching allocator's numbers need CUDA's headers (MEDXAI_CUDA, set by CMake).
-// It refuses to choose a device: that is the host's --device.
+// The device is the user's choice (--device).
 #include "tx_priv.hpp"
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -65,7 +65,8 @@ extern "C" int tx_cuda_synchronize(void) noexcept {
   });
 }
 
-// Operators without a deterministic form then raise; cuBLAS reads its workspace's size from the environment when it starts.
+// Operators without a deterministic implementation then raise. cuBLAS reads its workspace size from the environment when it
+// starts.
 extern "C" int tx_set_deterministic(bool on) noexcept {
   return tx::guard([&] {
     if (on) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);

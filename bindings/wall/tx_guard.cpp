@@ -1,5 +1,5 @@
-// tx_guard.cpp: arguments on which libtorch 1.13 ends the process, there or in the backward pass, refused before the call.
-// Only useful operators have a rule here; the others are denied by name (scripts/medxai/denied_ops.lua).
+// tx_guard.cpp: arguments with which libtorch 1.13 crashes, in the call or in its backward pass, raise an error before it.
+// Only useful operators have a rule here; others are denied by name (scripts/medxai/tensor/denied_ops.lua).
 #include <stdexcept>
 #include <string>
 #include "tx_ops.hpp"
@@ -11,7 +11,7 @@ bool is_guarded(const std::string &name) {
          || name == "unsqueeze_";
 }
 
-// A tensor that has as many dimensions as may pass the wall gets no more: not by the one operator that adds one in place.
+// unsqueeze_ is the one operator that adds a dimension in place: not beyond TX_MAX_DIMS.
 static void guard_unsqueeze(const at::Tensor &x) {
   if (x.dim() >= TX_MAX_DIMS)
     throw std::invalid_argument("a tensor of " + std::to_string(x.dim()) + " dimensions gets no more (at most " +

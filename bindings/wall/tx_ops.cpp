@@ -1,6 +1,6 @@
 // tx_ops.cpp: every operator of libtorch by its schema. An operator's overloads are looked up once in the dispatcher,
 // read into tx_arg, and called boxed over a stack that is kept between calls.
-// It refuses argument types that have no place in Lua (names of dimensions, storages, streams): such overloads are not there.
+// Overloads with argument types that Lua has no value for (dimension names, storages, streams) are left out.
 #include <ATen/core/enum_tag.h>
 #include <ATen/core/jit_type.h>
 #include <cmath>
@@ -83,7 +83,7 @@ bool is_name(const tx_arg &a, std::initializer_list<const char *> names) {
   return std::any_of(names.begin(), names.end(), [&](const char *n) { return strcmp(a.name, n) == 0; });
 }
 
-// What a call does beside giving results.
+// Side effects of a call.
 void read_effects(tx_op &op) {
   const c10::FunctionSchema &s = op.handle.schema();
   const bool in_place = op.name.back() == '_' && op.name[0] != '_';
@@ -430,8 +430,8 @@ void take_results(tx_value *results, const tx_op &op, std::vector<c10::IValue> &
   }
 }
 
-// libtorch sets an output's sizes before it asks for its memory: after a failure the tensor would reach beyond its
-// storage. Such a tensor becomes empty, and so does an output that was given more dimensions than may pass.
+// libtorch sets an output's sizes before it allocates its memory: after a failure the tensor would reach beyond its
+// storage. Such a tensor is made empty, and so is an output with more than TX_MAX_DIMS dimensions.
 void mend(const tx_value *args, int nargs) noexcept {
   for (int i = 0; i < nargs; i++) {
     if (args[i].kind != TX_TENSOR || !args[i].t) continue;

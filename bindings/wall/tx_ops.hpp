@@ -17,18 +17,18 @@ struct tx_op {
   bool writes = false;   // its results are arguments
   bool mutates = false;  // it writes to an argument that its schema names
   bool draws = false;    // random numbers, of its generator argument or of the default generators
-  int running[2] = {-1, -1}, training = -1;  // a norm's running statistics, written to in training though no schema says so
+  int running[2] = {-1, -1}, training = -1;  // a norm's running statistics: written in training, though not by its schema
   bool guarded = false;  // tx_guard.cpp looks at its arguments before the call
   explicit tx_op(c10::OperatorHandle h) : handle(std::move(h)) {}
 };
 
 namespace tx {
 
-// Puts the message of the last failure, which op's call with these arguments raised, into the house's words.
+// Rewords the message of the last failure, which op's call with these arguments raised.
 void reword(const tx_op &op, const tx_value *args, int nargs) noexcept;
 
-// What a call draws and what a norm writes behind its schema's back: as it was before the call, to be taken back where the
-// call ran out of memory.
+// Restores what a failed call has changed without its schema saying so: the random generator, and a norm's running
+// statistics.
 class Rewind {
  public:
   void remember(const tx_op &op, const std::vector<c10::IValue> &stack);
@@ -39,7 +39,7 @@ class Rewind {
   std::vector<std::pair<at::Tensor, at::Tensor>> statistics;
 };
 
-// Does tx_guard.cpp know arguments of this operator that crash libtorch?
+// Whether some arguments of this operator crash libtorch.
 bool is_guarded(const std::string &name);
 // Throws std::invalid_argument where these arguments, in schema order, would crash libtorch.
 void guard_arguments(const tx_op &op, const std::vector<c10::IValue> &stack);

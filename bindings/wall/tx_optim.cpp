@@ -1,6 +1,6 @@
 // tx_optim.cpp: torch::optim's SGD, Adam, AdamW and RMSprop with parameter groups, and their state by parameter name.
 // libtorch keys the state by the tensor's address (1.13: as text, 2.x: as pointer), which no file can hold: names are kept here.
-// It refuses to retry: a step that failed half way says so, since the weights behind it are changed already.
+// A step that fails half way is TX_NOMEM_CHANGED, since some weights are changed already.
 #include "tx_priv.hpp"
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
@@ -151,8 +151,8 @@ Need bytes_of_step(tx_optim *o) {
   return need;
 }
 
-// On 1.13 a step writes through p.data(), whose version counter is another one: what was saved for a backward pass, or
-// keyed by the version, would not notice.
+// In 1.13 a step writes through p.data(), which has a version counter of its own: tensors saved for a backward pass, and
+// caches keyed by the version, would not notice the change.
 void count_versions(tx_optim *o, const std::vector<int64_t> &before) {
   size_t at = 0;
   for (auto &group : o->optimizer->param_groups())

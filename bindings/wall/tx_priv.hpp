@@ -1,6 +1,6 @@
 // tx_priv.hpp: what the tx_*.cpp files share. Nothing here is seen by C.
-// Exceptions end here: every exported function runs its body in tx::guard, which turns whatever is thrown into a status
-// and a message. Differences between libtorch 1.13 and 2.x are met by one #if each, here.
+// Every exported function runs its body in tx::guard, which turns any exception into a status and a message. Differences
+// between libtorch 1.13 and 2.x are handled here, by one #if each.
 #pragma once
 #include <ATen/ATen.h>
 #include <torch/version.h>
@@ -77,10 +77,10 @@ inline at::Tensor tensor(const tx_tensor *t) {
   return at::Tensor(c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim_copy(impl(t)));
 }
 
-[[noreturn]] void refuse_tensor(const at::Tensor &t);  // throws: says why it may not pass
+[[noreturn]] void refuse_tensor(const at::Tensor &t);  // throws and says why
 
-// Gives the reference away to the caller of the wall. All tensors pass here: none is nested (it has no sizes), and none has
-// more dimensions than the arrays on the other side have places.
+// Passes a reference to the C side. Every tensor goes through here; nested tensors (which have no sizes) and tensors of more
+// than TX_MAX_DIMS dimensions are errors.
 inline tx_tensor *give(at::Tensor &&t) {
   if (!t.defined()) return nullptr;
   if (t.is_nested() || t.dim() > TX_MAX_DIMS) refuse_tensor(t);

@@ -1,6 +1,6 @@
-// tx_rewind.cpp: what an operator that ran out of memory must find as it was before it is called again: the random
+// tx_rewind.cpp: restores what an operator that ran out of memory has changed, so that it can be called again: the random
 // generator that it draws from, and the running statistics of a norm in training.
-// It refuses to copy what a schema says is written to (add_, out=): such a call is not made again.
+// Arguments that a schema says are written to (add_, out=) are not copied: such a call is not repeated.
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <mutex>

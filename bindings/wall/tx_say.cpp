@@ -1,6 +1,6 @@
-// tx_say.cpp: libtorch's messages in the house's words. Where a message is known, the fact is told from the arguments
-// themselves ("shapes 32x25088 and 4096x512 do not fit (25088 is not 4096)"); any other is passed on, tidied.
-// It refuses to guess: a rule that does not find what it expects leaves the message as it was.
+// tx_say.cpp: rewords libtorch's error messages. A known message is written anew from the call's arguments ("shapes 32x25088
+// and 4096x512 do not fit (25088 is not 4096)"); any other is passed on without the operator's name in front. A rule that
+// does not find what it expects leaves the message as it was.
 #include <cctype>
 #include <cstdio>
 #include <cstring>
@@ -335,7 +335,7 @@ bool gradients(const Call &, Text &line) {
   return false;
 }
 
-// "torch.cat(): expected ..." without what names the function again, and with a small first letter
+// "torch.cat(): Expected ..." -> "expected ..."
 void tidy(const Text &name, Text &line) {
   size_t i = 0;
   while (i < line.size()

@@ -1,4 +1,4 @@
-// tx_store.cpp: what reading a file of tensors needs of libtorch, which is little: several tensors over one storage.
+// tx_store.cpp: what reading and writing files of tensors needs of libtorch.
 #include "tx_priv.hpp"
 #include <ATen/core/grad_mode.h>
 

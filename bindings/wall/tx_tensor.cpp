@@ -20,7 +20,7 @@ const char *volatile *running_slot = &no_slot;
 
 // ---- errors -------------------------------------------------------------------------------------------------------
 
-// Fixed buffers: telling of an error must not allocate.
+// Fixed buffers: reporting an error must not allocate.
 static thread_local char error_line[2048];
 static thread_local char error_full[16384];
 static thread_local const char *error_lead; // static text or null
@@ -32,7 +32,7 @@ static void copy(char *to, size_t room, const char *from, size_t n) noexcept {
   to[n] = 0;
 }
 
-// The message proper: without C++ trace, source positions and TorchScript's wrapping; the first line that says anything.
+// The first line of the message that says something, without C++ trace, source positions and TorchScript's wrapping.
 static void first_line(char *to, size_t room, const char *text) noexcept {
   const char *end = strstr(text, "\nException raised from");
   if (!end) end = strstr(text, "Exception raised from");
@@ -95,7 +95,7 @@ int caught() noexcept {
   } catch (const std::bad_alloc &) {
     return sorted(TX_NOMEM, "out of memory");
   } catch (const std::exception &e) {
-    // The engine may hand an interrupt on as another type; the flag tells.
+    // Autograd's engine may rethrow an interrupt as another type: the flag decides.
     return sorted(interrupted() && strstr(e.what(), "interrupted") ? TX_INTERRUPTED : TX_ERROR, e.what());
   } catch (...) {
     return sorted(TX_ERROR, "an exception of unknown type");
@@ -112,7 +112,7 @@ void refuse_tensor(const at::Tensor &t) {
 
 // ---- warnings -----------------------------------------------------------------------------------------------------
 
-// libtorch's warnings as one line each, once: its own printing names C++ sources and repeats itself.
+// Prints each of libtorch's warnings once, in one line, without its C++ source.
 static void tell_once(const char *text) {
   static std::mutex lock;
   static auto *told = new std::set<std::string>;
@@ -252,7 +252,7 @@ tx_tensor *tx_tensor_ref(tx_tensor *t) noexcept {
   return t;
 }
 
-// f's answer, or `otherwise` where libtorch has none: questions leave tx_error() alone.
+// f's result, or `otherwise` if it throws; tx_error() stays unchanged.
 template <class T, class F>
 static T ask(T otherwise, F &&f) noexcept {
   try {
@@ -386,7 +386,7 @@ uint64_t tx_tensor_version(const tx_tensor *t) noexcept {
   return ask(uint64_t(0), [&] { return uint64_t(tx::impl(t)->version_counter().current_version()); });
 }
 
-// Does the tensor's memory hold its values, as they are?
+// Whether the tensor's memory holds its values.
 static bool is_plain(const at::Tensor &x) {
   return x.layout() == at::kStrided && !x.is_conj() && !x.is_neg() && !x._is_zerotensor();
 }
