@@ -12,7 +12,8 @@ const char *core_error_full(void) { return full_text ? full_text() : NULL; }
 
 typedef void attach_function(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
 
-/* The environment reaches OpenMP and BLAS; a libtorch with its own thread pool is told here. The core's table is on top. */
+/* The environment reaches OpenMP and BLAS; a libtorch with its own thread pool is told here. The core's table is on
+ * top. */
 static void set_threads(lua_State *L) {
   if (lua_getfield(L, -1, "device") == LUA_TTABLE) {
     lua_getfield(L, -1, "set_threads");

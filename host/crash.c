@@ -1,7 +1,7 @@
 /* SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL: one report with the operator and the experiment's line, then the process
- * dies of the signal, so that shells and core dumps see the truth. Only calls that are safe in a handler: write, signal,
- * raise, prctl, and lua_getstack/lua_getinfo("Sl"), which walk existing frames, copy into the caller's lua_Debug and
- * allocate nothing. The stack is our own, so that running out of the C stack is reported too. */
+ * dies of the signal, so that shells and core dumps see the truth. Only calls that are safe in a handler: write,
+ * signal, raise, prctl, and lua_getstack/lua_getinfo("Sl"), which walk existing frames, copy into the caller's
+ * lua_Debug and allocate nothing. The stack is our own, so that running out of the C stack is reported too. */
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>

@@ -1,5 +1,5 @@
-/* l_file.c: the module `medxai.file`, what plain Lua cannot do to files: whole or not at all, synced, exclusive, locked.
- * Linked into the host and free of libtorch, so that run folders can be listed and claimed in milliseconds.
+/* l_file.c: the module `medxai.file`, what plain Lua cannot do to files: whole or not at all, synced, exclusive,
+ * locked. Linked into the host and free of libtorch, so that run folders can be listed and claimed in milliseconds.
  * Whatever the system refuses comes back as nil, "verb 'path': reason", "ENOSPC": the caller decides whether that is an
  * error. Only wrong arguments raise. It refuses to follow a policy: names, formats and retries are Lua's. */
 #include <dirent.h>
@@ -272,8 +272,8 @@ static int file_free_bytes(lua_State *L) {
   return 1;
 }
 
-/* file.lock(path [, wait]): an exclusive lock held until :close(), its collection or the end of the process, however that
- * comes; nil, text, "EAGAIN" while another process has it. The file is made when missing and never removed. */
+/* file.lock(path [, wait]): an exclusive lock held until :close(), its collection or the end of the process, however
+ * that comes; nil, text, "EAGAIN" while another process has it. The file is made when missing and never removed. */
 static int file_lock(lua_State *L) {
   const char *path = check_path(L, 1);
   bool wait = lua_toboolean(L, 2);

@@ -92,7 +92,8 @@ static void choose_threads(void) { /* --threads, else OMP_NUM_THREADS, else ever
   the_host.threads = wanted > 0 ? wanted : the_host.cores;
 }
 
-/* The caller may have closed 0, 1 or 2: the first file opened would take its place, and what is printed would go into it. */
+/* The caller may have closed 0, 1 or 2: the first file opened would take its place, and what is printed would go into
+ * it. */
 static void hold_standard_files(void) {
   int fd;
   do fd = open("/dev/null", O_RDWR); while (fd >= 0 && fd <= STDERR_FILENO);

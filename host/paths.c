@@ -80,7 +80,8 @@ void paths_free(host_paths *p) {
   memset(p, 0, sizeof *p);
 }
 
-/* The library first, so that a folder named medxai beside an experiment does not hide it; then the experiment's folder. */
+/* The library first, so that a folder named medxai beside an experiment does not hide it; then the experiment's
+ * folder. */
 void paths_install(lua_State *L, const host_paths *p, const char *script_dir) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "path");

@@ -1,6 +1,6 @@
-/* The prompt (-i): a line is an expression whose values are shown, or statements; one that is not finished goes on. On a
- * terminal libedit gives history and completion; from a pipe plain lines are read. Ctrl-C drops the line or stops what
- * runs. It refuses to open libtorch: that happens when a line first needs it. */
+/* The prompt (-i): a line is an expression whose values are shown, or statements; one that is not finished goes on. On
+ * a terminal libedit gives history and completion; from a pipe plain lines are read. Ctrl-C drops the line or stops
+ * what runs. It refuses to open libtorch: that happens when a line first needs it. */
 #include <editline/readline.h>
 #include <errno.h>
 #include <locale.h>

@@ -45,7 +45,8 @@ static bool is_lua_name(const char *name, size_t length) {
          (length == strlen(the_host.script) && memcmp(name, the_host.script, length) == 0);
 }
 
-/* Finds the innermost level whose code is not the library's; false: none (a syntax error, an error outside any script). */
+/* Finds the innermost level whose code is not the library's; false: none (a syntax error, an error outside any
+ * script). */
 static bool experiment_level(lua_State *L, lua_Debug *ar) {
   for (int level = 0; lua_getstack(L, level, ar); level++) {
     lua_getinfo(L, "Sl", ar);
@@ -76,7 +77,8 @@ static void push_placed(lua_State *L, const char *message) {
     return;
   } else taken = 0;                                 /* "12:30: " that is no position */
   if (at_experiment) lua_pushfstring(L, "%s:%d: %s", chunk_name(&ar), ar.currentline, message + taken);
-  else lua_pushfstring(L, "%s: %s", the_host.script, message + taken); /* its last line was a tail call, or it has ended */
+  /* its last line was a tail call, or it has ended */
+  else lua_pushfstring(L, "%s: %s", the_host.script, message + taken);
 }
 
 static int to_text(lua_State *L) {

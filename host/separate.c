@@ -1,6 +1,6 @@
-/* Runs one file of the library in a Lua state of its own, which shares nothing with the state of the experiment: no table,
- * no function, no generator. It refuses to run for ever: after so many instructions, or when its memory is used up, it is
- * stopped. Only texts go in and out. */
+/* Runs one file of the library in a Lua state of its own, which shares nothing with the state of the experiment: no
+ * table, no function, no generator. It refuses to run for ever: after so many instructions, or when its memory is used
+ * up, it is stopped. Only texts go in and out. */
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SIGINT and SIGTERM (and SIGPIPE, when the reader of our output has gone): the first sets a flag and stops Lua code at
- * its next instruction, libtorch at its next operator; a second SIGINT or SIGTERM kills at once. No pcall and no coroutine
- * of the experiment can swallow the stop, no __close keeps it for long. Lua knows no hooks in a finalizer (__gc), and
- * in the closers of a coroutine that was stopped within a C function such as table.sort: there the first signal waits.
- * It refuses to do work in a handler: flag, lua_sethook, nothing else. */
+ * its next instruction, libtorch at its next operator; a second SIGINT or SIGTERM kills at once. No pcall and no
+ * coroutine of the experiment can swallow the stop, no __close keeps it for long. Lua knows no hooks in a finalizer
+ * (__gc), and in the closers of a coroutine that was stopped within a C function such as table.sort: there the first
+ * signal waits. It refuses to do work in a handler: flag, lua_sethook, nothing else. */
 #include <pthread.h>
 #include <string.h>
 #include <termios.h>
@@ -68,7 +68,8 @@ static void die_of(int sig) {
 }
 
 static void on_stop(int sig) {
-  if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; } /* Lua belongs to one thread */
+  /* Lua belongs to one thread */
+  if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; }
   if (signals_caught || stopped_by || !running) {
     if (sig != SIGPIPE) die_of(sig);
     return;

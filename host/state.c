@@ -1,5 +1,5 @@
-/* What an experiment finds when it starts: Lua's libraries with the host's safeguards in place of a few of their functions,
- * the search path, the preloaded modules, its arguments, a seeded math.random, strict globals.
+/* What an experiment finds when it starts: Lua's libraries with the host's safeguards in place of a few of their
+ * functions, the search path, the preloaded modules, its arguments, a seeded math.random, strict globals.
  * It refuses to open anything that is not needed: preloaded modules open when they are required. */
 #include <lualib.h>
 #include <stdlib.h>

@@ -211,7 +211,8 @@ static void learn_traits(node *n) {
       && !(n->nargs == 3 && n->args[1].kind == TX_INT && n->args[1].i == 0 && n->args[2].kind == TX_INT
            && n->args[2].i == 6))
     n->traits &= ~(RECTIFIER | CLAMP6);
-  /* Folding expects conv2d(x, w, b, ...) and batch_norm(x, w, b, mean, var, training, momentum, eps, ...), all from slots. */
+  /* Folding expects conv2d(x, w, b, ...) and batch_norm(x, w, b, mean, var, training, momentum, eps, ...), all from
+   * slots. */
   if (n->traits & CONV
       && !(n->nargs >= 3 && n->nslots >= 1 && n->ninputs == 1 && n->binds[1].arg == 1
            && n->binds[1].kind == GRAPH_SLOT))

@@ -54,7 +54,8 @@ typedef struct graph_request {
   tx_tensor *x;                     /* may be NULL where base and overrides give all that is read */
   const int *outputs; int noutputs; /* kept; everything else is freed after its last use */
   const int *overrides; tx_tensor *const *override_tensors; int noverrides;
-  const int *base; tx_tensor *const *base_tensors; int nbase; /* values of an earlier run, for what no override reaches */
+  /* values of an earlier run, for what no override reaches */
+  const int *base; tx_tensor *const *base_tensors; int nbase;
   const int *leaves; int nleaves;   /* gradients are recorded from these values on, and not before them */
   const int *rectifiers; int nrectifiers; /* guided: these alone; none: all of them */
   bool training, grad;              /* grad: the caller's grad mode */
@@ -67,8 +68,8 @@ typedef enum graph_status { GRAPH_DONE, GRAPH_RAN, GRAPH_WAITS, GRAPH_FAILED } g
 /* Finds or compiles the plan and takes references of all tensors of the request. */
 int graph_run_new(graph_run **out, graph_state *s, const graph_request *r);
 void graph_run_free(graph_run *run);
-/* Runs nodes until all are done, one fails, or a function node waits for graph_run_give. After GRAPH_FAILED a further call
- * tries the same node again (for out of memory). */
+/* Runs nodes until all are done, one fails, or a function node waits for graph_run_give. After GRAPH_FAILED a further
+ * call tries the same node again (for out of memory). */
 graph_status graph_step(graph_run *run);
 int graph_run_node(const graph_run *run);      /* that ran last, waits or failed; -1: none */
 int graph_run_code(const graph_run *run);      /* after GRAPH_FAILED: a TX_ code */

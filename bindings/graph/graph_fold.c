@@ -1,6 +1,7 @@
 /* graph_fold.c: folds a batch norm in eval mode into the convolution before it, which then has other weights:
  *   w' = w * gamma / sqrt(var + eps),  b' = beta + (b - mean) * gamma / sqrt(var + eps)
- * They are computed in float64, kept with the state, and computed again when a tensor that they depend on has changed. */
+ * They are computed in float64, kept with the state, and computed again when a tensor that they depend on has
+ * changed. */
 #include "graph_priv.h"
 
 /* Changes whenever one of the tensors read by folding is replaced or written to. */

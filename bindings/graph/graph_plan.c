@@ -1,6 +1,7 @@
-/* graph_plan.c: compiles a request into a plan, which is a list of steps, and caches plans. A plan decides which values are
- * kept, when the others are freed, which batch norms are folded, and which nodes work in place (only where nobody else can
- * see the value). The cache's key holds everything that a plan depends on, so a cached plan is never outdated. */
+/* graph_plan.c: compiles a request into a plan, which is a list of steps, and caches plans. A plan decides which values
+ * are kept, when the others are freed, which batch norms are folded, and which nodes work in place (only where nobody
+ * else can see the value). The cache's key holds everything that a plan depends on, so a cached plan is never
+ * outdated. */
 #include "graph_priv.h"
 #include <string.h>
 #include "alloc.h"
@@ -202,7 +203,8 @@ static int write_plan(compiler *c, plan *p) {
     p->training[v] = f->training;
     if (!f->needed || f->folded || (is_given(f) && !f->leaf)) continue;
     step *s = &p->steps[p->nsteps++];
-    *s = (step){ .node = v, .how = is_given(f) ? PASS : c->how[v], .grad = f->grad && !f->leaf, .leaf = f->leaf, .free_first = nfrees };
+    *s = (step){ .node = v, .how = is_given(f) ? PASS : c->how[v],
+                  .grad = f->grad && !f->leaf, .leaf = f->leaf, .free_first = nfrees };
     if (s->how == FOLDED) s->conv = n->inputs[0];
     if (is_given(f)) continue;
     const node *reads = s->how == FOLDED ? &c->g->nodes[s->conv] : n;
@@ -254,8 +256,8 @@ static unsigned char *put_ints(unsigned char *k, const int *v, int n) {
 
 static size_t write_key(unsigned char *key, const graph_state *s, const graph_request *r) {
   unsigned char *k = key;
-  *k++ = (unsigned char)((r->training ? 1 : 0) | (r->grad ? 2 : 0) | (r->fold ? 4 : 0) | (r->guided ? 8 : 0) | (r->x ? 16 : 0)
-                         | (r->x && tx_tensor_requires_grad(r->x) ? 32 : 0));
+  *k++ = (unsigned char)((r->training ? 1 : 0) | (r->grad ? 2 : 0) | (r->fold ? 4 : 0) | (r->guided ? 8 : 0)
+                         | (r->x ? 16 : 0) | (r->x && tx_tensor_requires_grad(r->x) ? 32 : 0));
   k = put_ints(k, r->outputs, r->noutputs);
   k = put_ints(k, r->overrides, r->noverrides);
   k = put_ints(k, r->base, r->nbase);

@@ -91,11 +91,13 @@ struct graph_run {
 };
 
 /* ---- graph.c ------------------------------------------------------------------------------------------------ */
-int graph_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* sets graph_error(), gives status */
+/* sets graph_error(), gives status */
+int graph_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int graph_out_of_memory(void);                                                          /* the same with TX_NOMEM */
 
 /* ---- graph_plan.c ------------------------------------------------------------------------------------------- */
-int graph_find_plan(plan **out, graph_state *s, const graph_request *r); /* cached or compiled; the caller releases it */
+/* cached or compiled; the caller releases it */
+int graph_find_plan(plan **out, graph_state *s, const graph_request *r);
 void graph_plan_release(plan *p);                                        /* accepts NULL */
 
 /* ---- graph_fold.c ------------------------------------------------------------------------------------------- */

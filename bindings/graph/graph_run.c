@@ -1,5 +1,5 @@
-/* graph_run.c: runs a plan step by step. It stops when a node fails, when the caller has to compute one, or on an interrupt,
- * and continues from there: no step is run twice. */
+/* graph_run.c: runs a plan step by step. It stops when a node fails, when the caller has to compute one, or on an
+ * interrupt, and continues from there: no step is run twice. */
 #include "graph_priv.h"
 #include <string.h>
 #include "alloc.h"
@@ -222,8 +222,8 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   if (status == TX_OK && n->traits & NORM) status = check_norm(run, st->node);
   if (status != TX_OK) return status;
   if (st->how == IN_PLACE && (!(n->traits & BINARY) || same_layout(run->args[0].t, run->args[1].t))) op = n->inplace;
-  /* libtorch 1 has no bfloat16 backward of hardtanh on the CPU. clamp is used instead; its gradient at exactly 0 and 6 is 1
-   * and not 0. */
+  /* libtorch 1 has no bfloat16 backward of hardtanh on the CPU. clamp is used instead; its gradient at exactly 0 and 6
+   * is 1 and not 0. */
   if (n->traits & CLAMP6 && st->grad && !strcmp(tx_tensor_dtype(run->args[0].t), "bfloat16") && is_old_libtorch()) {
     op = tx_op_find("clamp", "");
     run->clamped = true;
@@ -231,7 +231,8 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   return call_first(out, run, n, op);
 }
 
-/* num_batches_tracked += 1, in two steps: the first needs memory and may be tried again, the second writes and needs none. */
+/* num_batches_tracked += 1, in two steps: the first needs memory and may be tried again, the second writes and needs
+ * none. */
 static int count_batch(graph_run *run, const step *st) {
   const node *n = &run->g->nodes[st->node];
   if (n->counter < 0 || !run->plan->training[st->node] || !run->s->slots[n->counter]) return TX_OK;

@@ -1,6 +1,6 @@
 /* l_autograd.c: core.autograd: backward, gradients, the modes in which a function runs, torch's own random generators.
- * A mode is put back when the function returns or fails, by a to-be-closed value instead of pcall, so that an error keeps
- * its line. A backward pass that ran out of memory is not tried again: part of its graph is already freed. */
+ * A mode is put back when the function returns or fails, by a to-be-closed value instead of pcall, so that an error
+ * keeps its line. A backward pass that ran out of memory is not tried again: part of its graph is already freed. */
 #include <stdio.h>
 #include <string.h>
 #include "xl.h"
@@ -78,8 +78,8 @@ static void check_pass(lua_State *L, int status, const char *what) {
   xl_check(L, status, what);
 }
 
-/*- backward(outputs, gradients, { retain_graph, create_graph }): adds to .grad of the leaves. Outputs of one element need
- * no gradients. */
+/*- backward(outputs, gradients, { retain_graph, create_graph }): adds to .grad of the leaves. Outputs of one element
+ * need no gradients. */
 static int autograd_backward(lua_State *L) {
   bool retain = false, create = false;
   lua_settop(L, 3);

@@ -1,6 +1,7 @@
 /* l_figure.c: core.figure: drawing with Cairo, and RGB pixels as byte strings.
- * A canvas draws lines, boxes, text and pixels in points (1/72 inch, y downwards) and gives back the bytes of a PNG or a
- * PDF. scripts/medxai/show/drawing.lua writes SVG itself, since Cairo would turn text into outlines. Text is UTF-8. */
+ * A canvas draws lines, boxes, text and pixels in points (1/72 inch, y downwards) and gives back the bytes of a PNG or
+ * a PDF. scripts/medxai/show/drawing.lua writes SVG itself, since Cairo would turn text into outlines. Text is
+ * UTF-8. */
 #include <cairo-pdf.h>
 #include <cairo.h>
 #include <lauxlib.h>

@@ -1,6 +1,6 @@
-/* l_graph.c: core.graph, the networks of bindings/graph: new() gives a graph to add nodes to, graph:state(n) the tensors
- * of one model, state:run{...} one pass. Ids and slots count from 1 in Lua, from 0 in C. Blocks and parameters have no
- * names here: scripts/medxai/nn/ turns names into ids.
+/* l_graph.c: core.graph, the networks of bindings/graph: new() gives a graph to add nodes to, graph:state(n) the
+ * tensors of one model, state:run{...} one pass. Ids and slots count from 1 in Lua, from 0 in C. Blocks and parameters
+ * have no names here: scripts/medxai/nn/ turns names into ids.
  * Whatever must be freed is put into a collectable userdata (a box) before anything can raise an error. */
 #include <stdio.h>
 #include <string.h>
@@ -335,7 +335,8 @@ static tx_tensor *held_slot(lua_State *L, const graph_state *s, int slot) {
   return xl_own(L, tx_tensor_ref(graph_state_get(s, slot)));
 }
 
-/* state:get(slot) -> the slot's tensor, always the same Lua value; it belongs to no scope and lives as long as the model */
+/* state:get(slot) -> the slot's tensor, always the same Lua value; it belongs to no scope and lives as long as the
+ * model */
 static int state_get(lua_State *L) {
   graph_state *s = to_state(L, 1);
   int slot = check_slot(L, 2, s);
@@ -461,7 +462,8 @@ static void push_message(lua_State *L, int code) {
   } else lua_pushstring(L, graph_error());
 }
 
-/* Frees the run, appends "\n  in node" to the error value on top (if it is a text and not an interrupt) and raises it. */
+/* Frees the run, appends "\n  in node" to the error value on top (if it is a text and not an interrupt) and raises
+ * it. */
 static noreturn void raise_text(lua_State *L, run_box *box, const char *node) {
   graph_run_free(box->run);
   box->run = NULL;
@@ -530,7 +532,8 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
 }
 
 /* state:run{ x=, outputs={ids}, override={ids}, override_tensors=, base={ids}, base_tensors=, leaves={ids}, training=,
- *   fold= (nil: in eval mode without grad), guided=, rectifiers={ids}, layout=0|1|2, each=function(id, tensor) -> stop }
+ *   fold= (nil: in eval mode without grad), guided=, rectifiers={ids}, layout=0|1|2,
+ *   each=function(id, tensor) -> stop }
  *   -> list of tensors, one per output, false where `each` stopped before it; whether a ReLU6 ran as clamp(0, 6) */
 static int state_run(lua_State *L) {
   lua_settop(L, 2);

@@ -156,7 +156,8 @@ static int image_lua_resize(lua_State *L) {
   return 1;
 }
 
-/* fit(picture, resize_px, size_px [, "nearest"]) -> short side to resize_px, then centre crop of size_px, as torchvision does it */
+/* fit(picture, resize_px, size_px [, "nearest"]) -> short side to resize_px, then centre crop of size_px, as
+ * torchvision does it */
 static int image_lua_fit(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
   image im = check_picture(L, 1, "image.fit"), sized, out;

@@ -167,8 +167,8 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
   lua_setfield(L, -2, name);
 }
 
-/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes, orientation };
- * see image, IMAGE_NOTE_... and imageset_facts; decodes the picture unless that was done */
+/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes,
+ * orientation }; see image, IMAGE_NOTE_... and imageset_facts; decodes the picture unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
@@ -281,8 +281,8 @@ static int set_error(lua_State *L) {
   return 1;
 }
 
-/* set:near({ i, ... }, { group, ... }, max_distance, min_correlation, room) -> count, { { a, b, distance, correlation }, ... }
- * a, b: places in the list */
+/* set:near({ i, ... }, { group, ... }, max_distance, min_correlation, room)
+ * -> count, { { a, b, distance, correlation }, ... }; a, b: positions in the list */
 static int set_near(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t n, room = luaL_checkinteger(L, 6), *items = check_items(L, 2, s, &n);
@@ -383,7 +383,8 @@ static bool read_augment(lua_State *L, int idx, loader_augment *a) {
   return given;
 }
 
-/* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last } -> loader */
+/* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last }
+ * -> loader */
 static int set_loader(lua_State *L) {
   set *s = check_set(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);

@@ -1,9 +1,9 @@
 /* l_memory.c: core.memory: scopes that free a step's tensors, memory statistics (memory() itself), limits.
- *   local step <close> = memory.scope()   every tensor made from here on is closed at the end of the block, on error too
+ *   local step <close> = memory.scope()   tensors made from here on are closed at the end of the block, on error too
  *   return step:keep(loss)                except this one, which moves to the enclosing scope
- * Each coroutine has its own scopes: tensors that other coroutines make are not affected. A tensor made while no scope is
- * open belongs to none and is freed by the garbage collector; so are tensors made inside memory.unscoped(f), which is for
- * models and caches. */
+ * Each coroutine has its own scopes: tensors that other coroutines make are not affected. A tensor made while no scope
+ * is open belongs to none and is freed by the garbage collector; so are tensors made inside memory.unscoped(f), which
+ * is for models and caches. */
 #include <stdio.h>
 #include "alloc.h"
 #include "xl.h"
@@ -166,9 +166,9 @@ static int stats_tostring(lua_State *L) {
   return 1;
 }
 
-/*- memory(): { live_bytes, peak_bytes (of CPU tensors since the start or reset_peak), cached_bytes (freed, kept for reuse),
- * cache_limit_bytes, limit_bytes (0: none), tensors (native references), boxes (Lua values that hold one), lua_bytes, and
- * with CUDA cuda_live_bytes, cuda_peak_bytes, cuda_reserved_bytes }; tostring gives one line. */
+/*- memory(): { live_bytes, peak_bytes (of CPU tensors since the start or reset_peak), cached_bytes (freed, kept for
+ * reuse), cache_limit_bytes, limit_bytes (0: none), tensors (native references), boxes (Lua values that hold one),
+ * lua_bytes, and with CUDA cuda_live_bytes, cuda_peak_bytes, cuda_reserved_bytes }; tostring gives one line. */
 static int memory_stats(lua_State *L) {
   tx_memory m;
   tx_memory_stats(&m);
@@ -221,8 +221,8 @@ static int64_t to_bytes(lua_State *L, const char *what) {
   return (int64_t)(mb * 0x1p20);
 }
 
-/*- memory.set_limit(mb): an allocation that would bring the live CPU tensors above it fails; 0: no limit. Default: 90 % of
- * the memory of the machine or container. */
+/*- memory.set_limit(mb): an allocation that would bring the live CPU tensors above it fails; 0: no limit. Default: 90 %
+ * of the memory of the machine or container. */
 static int memory_set_limit(lua_State *L) {
   tx_memory_set_limit(to_bytes(L, "memory.set_limit"));
   return 0;

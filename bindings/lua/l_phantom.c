@@ -33,7 +33,8 @@ void xl_tophantom(lua_State *L, int idx, phantom *p) {
   lua_pop(L, 2);
 }
 
-/* draw(options, index) -> { image, lungs, lesion, marker }: uint8 (H, W), masks 0 and 255; index from 0, class index % 3 */
+/* draw(options, index) -> { image, lungs, lesion, marker }: uint8 (H, W), masks 0 and 255.
+ * index counts from 0; the class is index % 3 */
 static int phantom_lua_draw(lua_State *L) {
   static const char *const names[] = { "image", "lungs", "lesion", "marker" };
   phantom p;

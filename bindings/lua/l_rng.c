@@ -1,6 +1,6 @@
 /* l_rng.c: core.rng: keyed random streams and NumPy's generators, as float64 and int64 tensors on the CPU.
- * A stream is named by its purpose, so its numbers do not depend on when they are drawn. Torch's own generator, for weights
- * and dropout, is in core.autograd. */
+ * A stream is named by its purpose, so its numbers do not depend on when they are drawn. Torch's own generator, for
+ * weights and dropout, is in core.autograd. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

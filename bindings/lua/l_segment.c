@@ -1,5 +1,5 @@
-/* l_segment.c: core.segment: superpixels and their boundaries. Images are float64 (3, H, W) on the CPU, label maps int64
- * (H, W). All arguments are required and checked; scripts/medxai/perturb/regions.lua has the defaults. */
+/* l_segment.c: core.segment: superpixels and their boundaries. Images are float64 (3, H, W) on the CPU, label maps
+ * int64 (H, W). All arguments are required and checked; scripts/medxai/perturb/regions.lua has the defaults. */
 #include <math.h>
 #include <string.h>
 #include "segment.h"

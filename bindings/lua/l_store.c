@@ -1,7 +1,7 @@
 /* l_store.c: core.store: reads and writes files of tensors. scripts/medxai/nn/checkpoint.lua is what the library calls.
  *   read(path, what) -> tree, format, order, skipped     order[table] = its keys in the file's order; skipped: a list
- *     of texts, the objects that are not read ("args (argparse.Namespace)"). Values that share memory in the file share it
- *     here.
+ *     of texts, the objects that are not read ("args (argparse.Namespace)"). What shares memory in the
+ *     file shares it here.
  *   write_pt(path, what, node)                   node: see checkpoint.lua
  *   write_safetensors(path, what, header, tensors)
  * Values that are not plain data, and tables that contain themselves, are errors. */

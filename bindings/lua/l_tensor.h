@@ -4,8 +4,10 @@
 #include "xl.h"
 
 /* l_tensor_ops.c */
-void lt_pushop(lua_State *L, const char *name, bool method, bool raw); /* pushes the closure, or nil where libtorch has none */
-void lt_open_ops(lua_State *L);                                        /* adds op, deny, names, schemas to the table on top */
+/* pushes the closure, or nil where libtorch has none */
+void lt_pushop(lua_State *L, const char *name, bool method, bool raw);
+/* adds op, deny, names, schemas to the table on top */
+void lt_open_ops(lua_State *L);
 /* The one result of aten::name.overload for these values, held; NULL where it is None. */
 tx_tensor *lt_call(lua_State *L, const char *name, const char *overload, const tx_value *args, int nargs);
 static inline tx_value lt_tensor(tx_tensor *t) { return (tx_value){ .kind = t ? TX_TENSOR : TX_NONE, .t = t }; }

@@ -1,5 +1,5 @@
-/* l_tensor_index.c: t[key] and t[key] = value with PyTorch's meaning: indices from 0, negative ones from the end, slices
- * half-open.
+/* l_tensor_index.c: t[key] and t[key] = value with PyTorch's meaning: indices from 0, negative ones from the end,
+ * slices half-open.
  *   t[1]               the second row
  *   t[{1, 2}]          element (1, 2)
  *   t[{1, {0, 4}}]     of row 1 the columns 0 to 3; {a, b, step} too; {} or nil: all; {2}: from 2 on; {nil, 4}: up to 4

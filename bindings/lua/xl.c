@@ -168,11 +168,11 @@ void xl_closebox(xl_tensor *box) {
 
 /* ---- calls -------------------------------------------------------------------------------------------------- */
 
-/* A call that returns ends with xl_end. A call that raises an error does not: longjmp leaves it, and its entries stay until
- * another call begins or ends at the same place of the C stack or above. That proves that the failed call is gone, since
- * the C stack grows downwards and calls nest on it, in whatever coroutine. So nothing is released too early, and what a
- * failed call held is released by the next call after the error was caught, or sooner. xl_hold finds the running
- * call's entries by Lua's record of the call. */
+/* A call that returns ends with xl_end. A call that raises an error does not: longjmp leaves it, and its entries stay
+ * until another call begins or ends at the same place of the C stack or above. That proves that the failed call is
+ * gone, since the C stack grows downwards and calls nest on it, in whatever coroutine. So nothing is released too
+ * early, and what a failed call held is released by the next call after the error was caught, or sooner. xl_hold finds
+ * the running call's entries by Lua's record of the call. */
 static void release_all(xl_state *s, const char *frame) {
   while (s->nholds > 0 && s->holds[s->nholds - 1].frame <= frame) {
     const hold h = s->holds[--s->nholds];

@@ -1,10 +1,10 @@
 /* xl.h: what the l_*.c files share: calls and what they hold, tensor boxes, scopes, lists, errors.
  * Everything here may raise a Lua error; nothing here knows libtorch beyond tx.h.
  *
- * While a binding runs, Lua code may run too (a finalizer, __close, __index, a callback), and may close any tensor and any
- * other object. So a binding never uses a pointer that only a Lua value owns: every pointer from a function of this file is
- * held for the calling binding, that is, kept alive until that binding returns or raises. xl_setfuncs registers bindings so
- * that their calls are known. Results are held too, and become Lua values last (xl_pushheld). */
+ * While a binding runs, Lua code may run too (a finalizer, __close, __index, a callback), and may close any tensor and
+ * any other object. So a binding never uses a pointer that only a Lua value owns: every pointer from a function of this
+ * file is held for the calling binding, that is, kept alive until that binding returns or raises. xl_setfuncs registers
+ * bindings so that their calls are known. Results are held too, and become Lua values last (xl_pushheld). */
 #ifndef MEDXAI_XL_H
 #define MEDXAI_XL_H
 
@@ -43,18 +43,19 @@ void xl_releaseobject(void *object);                          /* accepts NULL */
 #define XL_TENSOR "medxai.tensor" /* name of the boxes' metatable */
 
 /* ---- boxes ------------------------------------------------------------------------------------------------ */
-/* The full userdata that is a tensor in Lua; owns one reference. t NULL: closed. Linked into the scope that was innermost
- * when it was made. */
+/* The full userdata that is a tensor in Lua; owns one reference. t NULL: closed. Linked into the scope that was
+ * innermost when it was made. */
 typedef struct xl_scope xl_scope;
 typedef struct xl_tensor {
-  const void *mark;              /* xl_tensor_mark: tells a box from other userdata without its metatable, which is slower */
+  /* xl_tensor_mark: tells a box from other userdata without its metatable, which is slower */
+  const void *mark;
   tx_tensor *t;
   struct xl_tensor *prev, *next; /* the ring of its scope; itself when in no scope */
   xl_scope *scope;               /* NULL when in none */
 } xl_tensor;
 
-/* A ring of boxes with a sentinel (ring.next == &ring: empty). Scopes are per coroutine: a new box goes into the innermost
- * scope of the coroutine that makes it; if that has none open, into the root, which is never closed. */
+/* A ring of boxes with a sentinel (ring.next == &ring: empty). Scopes are per coroutine: a new box goes into the
+ * innermost scope of the coroutine that makes it; if that has none open, into the root, which is never closed. */
 struct xl_scope {
   xl_tensor ring;
   xl_scope *parent;  /* the enclosing scope of the same coroutine; the outermost one's is the root */
@@ -82,7 +83,8 @@ tx_tensor *xl_toresolved(lua_State *L, int idx);  /* held; conjugate and negativ
 /* The row-major elements of a held tensor that must be contiguous, on the CPU and of that dtype (NULL: any); raises
  * otherwise. NULL where it has no elements. */
 void *xl_todata(lua_State *L, const tx_tensor *t, const char *dtype, const char *what);
-const double *xl_todoubles(lua_State *L, int idx, int64_t n, const char *what); /* such float64 data of n elements; held */
+/* such float64 data of n elements; held */
+const double *xl_todoubles(lua_State *L, int idx, int64_t n, const char *what);
 void xl_pushheld(lua_State *L, tx_tensor *t);     /* a new box with another reference of t; NULL pushes nil */
 void xl_pushtensors(lua_State *L, tx_tensor *const *t, int n); /* a list of such boxes; NULL becomes torch.none */
 /* Pushes an empty box. The caller must fill it without calling Lua in between, which might close its scope. */
@@ -95,8 +97,10 @@ void xl_scope_free(xl_scope *scope);              /* closes every box in it */
 
 /* ---- lists -------------------------------------------------------------------------------------------------- */
 int64_t xl_toint(lua_State *L, int idx, const char *what);        /* integer, or float with an integral value */
-int64_t xl_torange(lua_State *L, int idx, int64_t low, int64_t high, const char *what); /* such an integer in [low, high] */
-const int64_t *xl_toints(lua_State *L, int idx, int *n, const char *what); /* list of integers; pushes what owns the array */
+/* such an integer in [low, high] */
+int64_t xl_torange(lua_State *L, int idx, int64_t low, int64_t high, const char *what);
+/* list of integers; pushes what owns the array */
+const int64_t *xl_toints(lua_State *L, int idx, int *n, const char *what);
 void xl_pushints(lua_State *L, const int64_t *v, int n);          /* pushes a list */
 /* Held, as the array is; torch.none and false give NULL. */
 tx_tensor **xl_totensors(lua_State *L, int idx, int *n, const char *what);
@@ -121,7 +125,8 @@ void xl_check(lua_State *L, int status, const char *what);
 /* ---- memory (xl_budget.c) ----------------------------------------------------------------------------------- */
 void xl_budget_check(lua_State *L);   /* called after a fresh result is pushed: the soft limit */
 noreturn void xl_nomem(lua_State *L, const char *what); /* raises out of memory; for failures in bindings/plain */
-bool xl_budget_retry(lua_State *L, int *tries); /* after TX_NOMEM: collects, empties caches, true once (tries starts at 0) */
+/* after TX_NOMEM: collects, empties caches, true once (tries starts at 0) */
+bool xl_budget_retry(lua_State *L, int *tries);
 /* Raises the out of memory error; changed: after TX_NOMEM_CHANGED. */
 noreturn void xl_budget_nomem(lua_State *L, const char *what, bool changed);
 void xl_budget_open(lua_State *L);    /* once, when the module opens: the collector's mode */

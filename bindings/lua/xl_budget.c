@@ -1,7 +1,7 @@
-/* xl_budget.c: when to run Lua's garbage collector because of tensors, which are a few bytes to Lua and megabytes to the
- * machine. The only file that calls lua_gc. A full collection runs when the live bytes, as the allocator counts them, have
- * grown past the soft limit, and before an operator that ran out of memory is tried again. If that fails too, the error is
- * raised. */
+/* xl_budget.c: when to run Lua's garbage collector because of tensors, which are a few bytes to Lua and megabytes to
+ * the machine. The only file that calls lua_gc. A full collection runs when the live bytes, as the allocator counts
+ * them, have grown past the soft limit, and before an operator that ran out of memory is tried again. If that fails
+ * too, the error is raised. */
 #include <stdio.h>
 #include <string.h>
 #include "xl.h"
@@ -15,8 +15,8 @@ static bool has_cuda;
 
 void xl_budget_open(lua_State *L) {
   /* Incremental, since generational mode keeps dead tensors of old tables too long (744 MB instead of 32). A new cycle
-   * starts after 30 % of growth instead of 100 %: fewer dead boxes stay in the processor's cache, and an addition of small
-   * tensors takes half the time. */
+   * starts after 30 % of growth instead of 100 %: fewer dead boxes stay in the processor's cache, and an addition of
+   * small tensors takes half the time. */
   lua_gc(L, LUA_GCINC, 130, 400, 0);
   has_cuda = tx_cuda_count() > 0;
 }

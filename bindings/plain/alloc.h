@@ -12,6 +12,7 @@ void *mx_realloc(void *p, size_t bytes);       /* on failure p stays as it was *
 char *mx_strdup(const char *s);
 void mx_free(void *p);                         /* accepts NULL */
 int64_t mx_alloc_live(void);                   /* blocks not freed yet */
-void mx_alloc_fail_after(int64_t n, int64_t times); /* tests: n more succeed, then `times` fail (-1: all); n -1: never fail */
+/* tests: n more succeed, then `times` fail (-1: all); n -1: never fail */
+void mx_alloc_fail_after(int64_t n, int64_t times);
 
 #endif

@@ -1,4 +1,5 @@
-/* clock.c: see clock.h. Condition variables wait by the system's clock, which can be set: it is used for nothing else. */
+/* clock.c: see clock.h. Condition variables wait by the system's clock, which can be set: it is used for nothing
+ * else. */
 #include "clock.h"
 #include <stdint.h>
 

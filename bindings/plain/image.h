@@ -1,6 +1,6 @@
 /* image.h: pictures in plain C: PNG and JPEG in and PNG out, Pillow's resize, crops, masks, ids. No Lua, no torch.
- * Pixels are 8-bit, rows from the top, channels interleaved; 1 channel (grey) or 3 (red, green, blue): alpha is dropped.
- * It refuses what it cannot read whole: truncated, corrupt or oversized files are errors with a reason. */
+ * Pixels are 8-bit, rows from the top, channels interleaved; 1 channel (grey) or 3 (red, green, blue): alpha is
+ * dropped. It refuses what it cannot read whole: truncated, corrupt or oversized files are errors with a reason. */
 #ifndef MEDXAI_IMAGE_H
 #define MEDXAI_IMAGE_H
 
@@ -74,17 +74,18 @@ typedef enum image_mask_resize {
 extern const char *const image_mask_resizes[3]; /* "none", "nearest", "bilinear" */
 /* Stretches a binary mask to w x h: by nearest, or bilinearly, what is at least half inside. NONE: an error. */
 int image_fit_mask(image *mask, int w, int h, image_mask_resize how, char *why);
-/* The thesis' fill, in place, on a 1-channel mask: top is the first row (raster order) with the mask's maximum, left the
- * first column of 0 .. w/2-1 that holds 255 in rows 1 .. h-1, right the first of w-1 down to w/2+1; what lies strictly
- * between left and right and below top, rows and columns up to h-2 and w-2, becomes 255. */
+/* The thesis' fill, in place, on a 1-channel mask: top is the first row (raster order) with the mask's maximum, left
+ * the first column of 0 .. w/2-1 that holds 255 in rows 1 .. h-1, right the first of w-1 down to w/2+1; what lies
+ * strictly between left and right and below top, rows and columns up to h-2 and w-2, becomes 255. */
 int image_lung_fill(image *mask, char *why);
-/* Masks im in place; mask is 1-channel binary of the same size, with some lung in it (an error otherwise); it is changed. */
+/* Masks im in place; mask is 1-channel binary of the same size, with some lung in it (an error otherwise); it is
+ * changed. */
 int image_apply_mask(image *im, image *mask, image_mask mode, char *why);
 
 /* ---- identity ---- */
 void image_digest(const image *im, uint8_t digest[32]);  /* SHA-256 of "<w> <h> <c>\n" and the pixels */
-/* 64-bit difference hash (9 x 8, bit set where the right neighbour is brighter), and a 32 x 32 grey thumbnail, both of the
- * antialiased picture: near duplicates have a small Hamming distance and a high correlation. */
+/* 64-bit difference hash (9 x 8, bit set where the right neighbour is brighter), and a 32 x 32 grey thumbnail, both of
+ * the antialiased picture: near duplicates have a small Hamming distance and a high correlation. */
 int image_perceptual(const image *im, uint64_t *hash, uint8_t thumbnail[1024]);
 double image_correlation(const uint8_t a[1024], const uint8_t b[1024]); /* -1 .. 1; 0 where one is flat */
 

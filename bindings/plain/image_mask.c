@@ -1,5 +1,5 @@
-/* Lung masks and what they do to a picture: the thesis' fill between the lungs, the mask as it is, its hull, its box, their
- * complements, and the mask alone. All in 8 bits at the file's size, before any resize.
+/* Lung masks and what they do to a picture: the thesis' fill between the lungs, the mask as it is, its hull, its box,
+ * their complements, and the mask alone. All in 8 bits at the file's size, before any resize.
  * It refuses masks without lung: a picture must not pass for masked where nothing was. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -166,7 +166,7 @@ static void fill_box(image *mask) {
     memset(mask->px + (size_t)y * w + x0, 255, (size_t)(x1 - x0 + 1));
 }
 
-/* ---- all ---------------------------------------------------------------------------------------------------------- */
+/* ---- all -------------------------------------------------------------------------------------------------------- */
 /* Turns the mask into what is kept. */
 static int shape_mask(image *mask, image_mask mode, char *why) {
   if (!memchr(mask->px, 255, (size_t)mask->w * mask->h))

@@ -28,8 +28,8 @@ static void *stb_realloc(void *old, size_t n) {
   return p;
 }
 
-/* stb's writer uses what its realloc returns without looking. So its blocks are kept in a ring, and the one that cannot be had
- * jumps back to image_encode_png, which frees the ring. */
+/* stb's writer uses what its realloc returns without looking. So its blocks are kept in a ring, and the one that cannot
+ * be had jumps back to image_encode_png, which frees the ring. */
 typedef struct writer_block {
   struct writer_block *prev, *next;
 } writer_block;
@@ -111,8 +111,8 @@ static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
   }
 }
 
-/* A whole PNG of indexed colours with its palette made 256 long, the colours that it lacks black: stb takes those from its stack.
- * The caller frees it. NULL: out of memory. The checksum is left out, nobody looks at it any more. */
+/* A whole PNG of indexed colours with its palette made 256 long, the colours that it lacks black: stb takes those from
+ * its stack. The caller frees it. NULL: out of memory. The checksum is left out, nobody looks at it any more. */
 static uint8_t *full_palette(const uint8_t *p, size_t *n) {
   size_t at = 8;
   while (memcmp(p + at + 4, "PLTE", 4) && memcmp(p + at + 4, "IEND", 4))
@@ -259,7 +259,8 @@ int image_png_decode(image *out, const void *bytes, size_t n, int white16, char 
       return image_no_memory(why);
   }
   drop_alpha(px, (size_t)w * h, channels, c);
-  *out = (image){ .w = w, .h = h, .c = c, .bits = bits, .top = top, .notes = notes, .px = px, .alpha = alpha, .over = over };
+  *out = (image){ .w = w, .h = h, .c = c, .bits = bits, .top = top, .notes = notes,
+                  .px = px, .alpha = alpha, .over = over };
   return IMAGE_OK;
 }
 

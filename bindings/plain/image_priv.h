@@ -1,4 +1,5 @@
-/* image_priv.h: what the image*.c files share. Results are image.h's statuses; why has room for IMAGE_WHY characters. */
+/* image_priv.h: what the image*.c files share. Results are image.h's statuses; why has room for IMAGE_WHY
+ * characters. */
 #ifndef MEDXAI_IMAGE_PRIV_H
 #define MEDXAI_IMAGE_PRIV_H
 

@@ -1,5 +1,5 @@
-/* Pictures of a dataset: decoded on demand, prepared, remembered. Any number of threads may ask at once: prepared pixels
- * and facts are set once, by whoever comes first, and never change or go away before imageset_free. */
+/* Pictures of a dataset: decoded on demand, prepared, remembered. Any number of threads may ask at once: prepared
+ * pixels and facts are set once, by whoever comes first, and never change or go away before imageset_free. */
 #include "imageset.h"
 #include <pthread.h>
 #include <stdarg.h>

@@ -1,6 +1,7 @@
-/* imageset.h: the pictures of a dataset in plain C: where each lies, decoded on demand by any thread, masked, resized and
- * cropped to one size, kept in memory up to a budget, and what is known of each (digests, perceptual hash, size).
- * It knows no splits and no class names; those are Lua's. It refuses pictures and masks that do not fit, with a reason. */
+/* imageset.h: the pictures of a dataset in plain C: where each lies, decoded on demand by any thread, masked, resized
+ * and cropped to one size, kept in memory up to a budget, and what is known of each (digests, perceptual hash, size).
+ * It knows no splits and no class names; those are Lua's. It refuses pictures and masks that do not fit, with a
+ * reason. */
 #ifndef MEDXAI_IMAGESET_H
 #define MEDXAI_IMAGESET_H
 
@@ -53,8 +54,8 @@ int imageset_label(const imageset *s, int64_t i);
 int imageset_pixels(imageset *s, int64_t i, uint8_t *px, int *c, char why[IMAGESET_WHY]);
 /* Decodes unless that was done before; the result lives as long as s. */
 int imageset_get_facts(imageset *s, int64_t i, const imageset_facts **facts, char why[IMAGESET_WHY]);
-/* A mask aligned with the prepared pixels, by nearest, 0 and 1. kind: "lungs", "infection", "lesion", "marker"; path: its file
- * below root, NULL for the lung mask given to imageset_add and for phantoms. *found false: there is none. */
+/* A mask aligned with the prepared pixels, by nearest, 0 and 1. kind: "lungs", "infection", "lesion", "marker"; path:
+ * its file below root, NULL for the lung mask given to imageset_add and for phantoms. *found false: there is none. */
 int imageset_mask(imageset *s, int64_t i, const char *kind, const char *path, uint8_t *out, bool *found,
                   char why[IMAGESET_WHY]);
 int64_t imageset_cached_bytes(const imageset *s);
@@ -62,7 +63,8 @@ const char *imageset_error(const imageset *s, int64_t i); /* what imageset_scan 
 
 /* ---- all pictures, by several threads ---- */
 typedef struct imageset_scan imageset_scan;
-imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n, int threads); /* items copied; NULL: no memory or no thread */
+/* items copied; NULL: no memory or no thread */
+imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n, int threads);
 bool imageset_scan_wait(imageset_scan *scan, double seconds, int64_t *done); /* true: finished */
 void imageset_scan_free(imageset_scan *scan); /* stops and joins; accepts NULL */
 
@@ -72,8 +74,9 @@ typedef struct imageset_pair {
   int distance;
   double correlation;
 } imageset_pair;
-/* Pairs from different groups whose hashes differ in at most max_distance bits and whose thumbnails correlate at least so
- * much, but which are not the same pixels. Returns how many there are, fills up to room. Pictures without facts are left out. */
+/* Pairs from different groups whose hashes differ in at most max_distance bits and whose thumbnails correlate at least
+ * so much, but which are not the same pixels. Returns how many there are, fills up to room. Pictures without facts are
+ * left out. */
 int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance,
                       double min_correlation, imageset_pair *out, int64_t room, bool (*stop)(void));
 

@@ -1,7 +1,8 @@
-/* impute.c: see impute.h. The system is a graph Laplacian on the removed pixels: symmetric, positive definite as soon as one
- * pixel is kept, with a 9-point stencil. Its multigrid hierarchy is built from its own coefficients, so that it follows any
- * mask: interpolation after Dendy (Black box multigrid, J. Comput. Phys. 48, 1982), coarse systems by Galerkin's product,
- * which keeps nine points. One cycle with a symmetric Gauss-Seidel sweep on each side preconditions; some ten steps do. */
+/* impute.c: see impute.h. The system is a graph Laplacian on the removed pixels: symmetric, positive definite as soon
+ * as one pixel is kept, with a 9-point stencil. Its multigrid hierarchy is built from its own coefficients, so that it
+ * follows any mask: interpolation after Dendy (Black box multigrid, J. Comput. Phys. 48, 1982), coarse systems by
+ * Galerkin's product, which keeps nine points. One cycle with a symmetric Gauss-Seidel sweep on each side
+ * preconditions; some ten steps do. */
 #include <math.h>
 #include <string.h>
 #include "alloc.h"
@@ -66,8 +67,8 @@ static void build_finest(level *l, const uint8_t *keep) {
 
 static double ratio(double a, double b) { return b > 1e-14 ? a / b : 0; }
 
-/* Points between two coarse ones in a row or column: the stencil is summed across the line. Points amid four: by their own
- * equation, with their neighbours interpolated already. */
+/* Points between two coarse ones in a row or column: the stencil is summed across the line. Points amid four: by their
+ * own equation, with their neighbours interpolated already. */
 static void build_interpolation(level *l) {
   const size_t w = (size_t)l->stride;
   double *const *p = l->p;
@@ -114,8 +115,8 @@ static const struct {
 
 static int parity(int i, int j) { return 2 * (i % 2) + j % 2; }
 
-/* Adds a number to the coarse coefficient between cells I and J = I + (y, x); the matrix is symmetric, so that one half is
- * kept and the other written there. */
+/* Adds a number to the coarse coefficient between cells I and J = I + (y, x); the matrix is symmetric, so that one half
+ * is kept and the other written there. */
 static void add_coefficient(level *c, size_t I, size_t J, int y, int x, double v) {
   if (y < 0 || (y == 0 && x < 0)) {
     I = J;
@@ -205,8 +206,8 @@ static void build(level *levels, int n, int rows, int columns, const uint8_t *ke
 
 /* ---- one cycle ---------------------------------------------------------------------------------------------- */
 
-/* out[j]: coupling times v over the six neighbours of (i, j) in the rows above and below. Apart from out nothing is written,
- * so that it runs in vectors. */
+/* out[j]: coupling times v over the six neighbours of (i, j) in the rows above and below. Apart from out nothing is
+ * written, so that it runs in vectors. */
 static void add_lines(const level *l, const double *v, int i, double *restrict out) {
   const size_t w = (size_t)l->stride, k = at(l, i, 0);
   const double *s = l->s + k, *se = l->se + k, *sw = l->sw + k, *n = s - w, *nw = se - w - 1, *ne = sw - w + 1,
@@ -320,9 +321,9 @@ static double largest(const double *a, size_t n) {
   return top;
 }
 
-/* Solves for x from 0; levels[0].b holds the right side and is used up. The cycle's answer to the residual is a close estimate
- * of the error, in every norm: steps go on until its largest value is below `within`, and it is added at the end.
- * d, q: room for one array each. NaN ends it at once. */
+/* Solves for x from 0; levels[0].b holds the right side and is used up. The cycle's answer to the residual is a close
+ * estimate of the error, in every norm: steps go on until its largest value is below `within`, and it is added at the
+ * end. d, q: room for one array each. NaN ends it at once. */
 static int solve(const level *levels, int n, double *x, double *d, double *q, double within, bool (*stop)(void)) {
   const level *l = &levels[0];
   const size_t size = level_size(l->rows, l->columns);
@@ -364,7 +365,8 @@ static double mean_of(const uint8_t *keep, const double *v, size_t n, double *sp
   return mean;
 }
 
-/* The right side: couplings with kept neighbours, whose values are taken relative to the mean (a constant solves itself). */
+/* The right side: couplings with kept neighbours, whose values are taken relative to the mean (a constant solves
+ * itself). */
 static void right_side(const level *l, const uint8_t *keep, const double *v, double mean) {
   memset(l->b, 0, level_size(l->rows, l->columns) * sizeof *l->b);
   for (int i = 0; i < l->rows; i++)

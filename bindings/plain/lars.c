@@ -1,5 +1,5 @@
-/* lars.c: see lars.h. The active columns' Gram matrix is kept as a Cholesky factor, a row added with each column and made anew
- * when one leaves. */
+/* lars.c: see lars.h. The active columns' Gram matrix is kept as a Cholesky factor, a row added with each column and
+ * made anew when one leaves. */
 #include "lars.h"
 #include <float.h>
 #include <math.h>
@@ -52,7 +52,8 @@ static void unmake(lars *l) {
   mx_free(l->left);
 }
 
-static double between(const lars *l, int i, int j) { return l->gram[(size_t)l->order[i] * l->p + l->order[j]]; } /* by place */
+/* by place */
+static double between(const lars *l, int i, int j) { return l->gram[(size_t)l->order[i] * l->p + l->order[j]]; }
 
 /* The inactive place with the largest |correlation|, the first of equals; -1: none is left. */
 static int most_correlated(const lars *l) {
@@ -125,8 +126,8 @@ static double find_way(lars *l) {
 
 static double smaller_positive(double best, double v) { return v > 0 && v < best ? v : best; }
 
-/* How far to go until an inactive column is as correlated as the active ones. Fills turn, rounded to 15 decimals so that
- * equals stay equal. */
+/* How far to go until an inactive column is as correlated as the active ones. Fills turn, rounded to 15 decimals so
+ * that equals stay equal. */
 static double find_length(lars *l, double largest, double a) {
   double length = DBL_MAX;
   for (int i = l->nactive; i < l->p; i++) {
@@ -193,8 +194,8 @@ static void stop_at(lars_path *out, double alpha_min) {
   out->alpha[n] = alpha_min;
 }
 
-/* Goes along the way; where coefficients would pass 0 before its end, their signs turn, and the lasso stops there. Returns
- * whether any did; which: by place. */
+/* Goes along the way; where coefficients would pass 0 before its end, their signs turn, and the lasso stops there.
+ * Returns whether any did; which: by place. */
 static bool advance(lars *l, lars_path *out, double length, bool lasso, bool *which) {
   double *before = row_of(out, out->steps - 1), *coef = row_of(out, out->steps), zero = DBL_MAX;
   for (int i = 0; i < l->nactive; i++)

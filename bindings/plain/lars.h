@@ -1,6 +1,6 @@
-/* lars.h: least angle regression and its lasso form (Efron, Hastie, Johnstone, Tibshirani 2004, Ann. Statist. 32), from a Gram
- * matrix: which columns enter in which order, and the coefficients at every step. Plain C, float64, no BLAS: for the few hundred
- * columns that superpixels make. Steps, ties and stopping are those of scikit-learn's lars_path.
+/* lars.h: least angle regression and its lasso form (Efron, Hastie, Johnstone, Tibshirani 2004, Ann. Statist. 32), from
+ * a Gram matrix: which columns enter in which order, and the coefficients at every step. Plain C, float64, no BLAS: for
+ * the few hundred columns that superpixels make. Steps, ties and stopping are those of scikit-learn's lars_path.
  * It refuses to centre or scale: that is the caller's. */
 #ifndef MEDXAI_LARS_H
 #define MEDXAI_LARS_H
@@ -18,7 +18,8 @@ typedef struct lars_path {
 } lars_path;
 
 /* gram: X'X, columns x columns; xy: X'y. lasso: a column whose coefficient comes to 0 leaves. max_steps: 0 or more.
- * alpha_min: where the path stops; its last row is interpolated there. lars_free frees the path, also after LARS_NOMEM. */
+ * alpha_min: where the path stops; its last row is interpolated there. lars_free frees the path, also after
+ * LARS_NOMEM. */
 int lars_run(lars_path *out, const double *gram, const double *xy, int columns, double samples, bool lasso,
              int max_steps, double alpha_min);
 void lars_free(lars_path *path);

@@ -1,6 +1,6 @@
 /* The threaded loader: tasks are single pictures, handed out in order; a ring of `depth` slots holds the batches.
- * One lock guards everything but the pixels of a slot, which belong to the threads that fill it until it is ready, and to the
- * caller until it is released. */
+ * One lock guards everything but the pixels of a slot, which belong to the threads that fill it until it is ready, and
+ * to the caller until it is released. */
 #include "loader.h"
 #include "mx_assert.h"
 #include <math.h>

@@ -1,7 +1,7 @@
 /* loader.h: batches of a dataset made ahead of their use by several threads, in plain C.
- * The order is the caller's; what a batch holds depends on (seed, epoch, picture) alone, never on how many threads there are.
- * The queue is bounded: threads stop when `depth` batches wait. It refuses to go on after a picture that cannot be read:
- * the batch that holds it is an error, the ones before it are delivered. */
+ * The order is the caller's; what a batch holds depends on (seed, epoch, picture) alone, never on how many threads
+ * there are. The queue is bounded: threads stop when `depth` batches wait. It refuses to go on after a picture that
+ * cannot be read: the batch that holds it is an error, the ones before it are delivered. */
 #ifndef MEDXAI_LOADER_H
 #define MEDXAI_LOADER_H
 

@@ -1,5 +1,6 @@
-/* partition.c: see partition.h. Nodes are made when they are first split; a node's children lie side by side behind it, so one
- * pass in order of index carries credit down. A set of shown boxes is a linked list through the expansions that made it. */
+/* partition.c: see partition.h. Nodes are made when they are first split; a node's children lie side by side behind it,
+ * so one pass in order of index carries credit down. A set of shown boxes is a linked list through the expansions that
+ * made it. */
 #include "partition.h"
 #include <math.h>
 #include <stdbool.h>
@@ -70,8 +71,8 @@ static int64_t cells(const partition_box *b) {
 
 static int32_t leaves_under(const partition *p, int32_t tree) { return tree < 0 ? 1 : p->leaves[tree]; }
 
-/* Where a node is cut: shap's image masker halves the longer of rows and columns, then columns, then channels; the cut lies
- * at lo + ceil(width / 2) and the left child is the upper part. */
+/* Where a node is cut: shap's image masker halves the longer of rows and columns, then columns, then channels; the cut
+ * lies at lo + ceil(width / 2) and the left child is the upper part. */
 static void halve(const partition_box *b, partition_box *left, partition_box *right) {
   const int32_t rows = b->hi[0] - b->lo[0], columns = b->hi[1] - b->lo[1];
   const int axis = rows >= columns && rows > 1 ? 0 : columns > 1 ? 1 : 2;

@@ -1,5 +1,5 @@
-/* Chest phantoms: a picture is a sum of smooth densities over a thorax in coordinates from -1 to 1 (x to the picture's right,
- * y down), tilted and shifted a little, then exposed and made noisy. The numbers were chosen by eye. */
+/* Chest phantoms: a picture is a sum of smooth densities over a thorax in coordinates from -1 to 1 (x to the picture's
+ * right, y down), tilted and shifted a little, then exposed and made noisy. The numbers were chosen by eye. */
 #include "phantom.h"
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +17,8 @@ typedef struct spot {
 /* All that is random in one picture but the grain. */
 typedef struct chest {
   double turn_cos, turn_sin, shift_x, shift_y, zoom, wide; /* pose */
-  double apex, base[2], lateral, hilum;                     /* lungs; base: of the right lung (left in the picture) and the left */
+  /* lungs; base: of the right lung (left in the picture) and the left */
+  double apex, base[2], lateral, hilum;
   double heart_x, heart_y, heart_rx, heart_ry;
   double rib_start, rib_gap, rib_density;
   double spine, fat;

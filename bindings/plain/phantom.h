@@ -1,6 +1,6 @@
 /* phantom.h: drawn chest X-rays of three classes with masks known exactly, for trying things where no data are.
- * clear: nothing; nodule: one or two round spots in the lungs; opacity: a large hazy patch in a lung. Exposure, pose, anatomy and
- * noise vary at random and alike in all classes, so that brightness does not give the class away.
+ * clear: nothing; nodule: one or two round spots in the lungs; opacity: a large hazy patch in a lung. Exposure, pose,
+ * anatomy and noise vary at random and alike in all classes, so that brightness does not give the class away.
  * A picture is a function of (seed, index) alone; its class is index % 3. They teach nothing about patients. */
 #ifndef MEDXAI_PHANTOM_H
 #define MEDXAI_PHANTOM_H
@@ -20,13 +20,15 @@ typedef struct phantom {
   bool marker_tells;                   /* the letter is R, L or P by class; false: any of them */
 } phantom;
 
-/* 1 channel, 0 and 255, as large as the picture. lesion and marker are all 0 where there is none; marker is the letter's box. */
+/* 1 channel, 0 and 255, as large as the picture. lesion and marker are all 0 where there is none; marker is the
+ * letter's box. */
 typedef struct phantom_masks {
   image lungs, lesion, marker;
 } phantom_masks;
 
 void phantom_defaults(phantom *p);
-int phantom_draw(const phantom *p, int64_t index, image *out, phantom_masks *masks); /* masks NULL: not wanted; IMAGE_OK or IMAGE_NOMEM */
+/* masks NULL: not wanted; IMAGE_OK or IMAGE_NOMEM */
+int phantom_draw(const phantom *p, int64_t index, image *out, phantom_masks *masks);
 void phantom_masks_free(phantom_masks *m);
 
 #endif

@@ -1,6 +1,7 @@
-/* pickle.c: the reader is one loop over opcodes with a stack, marks and a memo; values lie in an arena that goes at once.
- * Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a class
- * whose objects are dropped. It refuses every other global by name, and every opcode that torch.save does not write. */
+/* pickle.c: the reader is one loop over opcodes with a stack, marks and a memo; values lie in an arena that goes at
+ * once. Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a
+ * class whose objects are dropped. It refuses every other global by name, and every opcode that torch.save does not
+ * write. */
 #include "pickle.h"
 #include <math.h>
 #include <stdarg.h>

@@ -6,7 +6,7 @@
 #include <string.h>
 #include "rng_ziggurat.h"
 
-/* ---- Philox -------------------------------------------------------------------------------------------------------- */
+/* ---- Philox ----------------------------------------------------------------------------------------------------- */
 
 void mx_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
   uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
@@ -23,7 +23,8 @@ void mx_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
 }
 
 /* The key of a stream: the text is absorbed 8 bytes at a time into the counter of a chain of Philox blocks
- * (out = philox(out ^ text) under a fixed key), with each field's length in front, so that ("ab", "c") is not ("a", "bc"). */
+ * (out = philox(out ^ text) under a fixed key), with each field's length in front, so that ("ab", "c") is not ("a",
+ * "bc"). */
 static void absorb(uint32_t chain[4], const void *data, size_t n) {
   static const uint32_t key[2] = { 0x6D656478u, 0x61692D31u }; /* "medxai-1" */
   const unsigned char *p = data;
@@ -115,7 +116,7 @@ void mx_stream_permutation(const mx_stream *s, int64_t n, int64_t *out) {
     swap(out, i, (int64_t)mx_stream_integer(s, (uint64_t)i, (uint64_t)i + 1));
 }
 
-/* ---- MT19937 (Matsumoto and Nishimura 1998) ------------------------------------------------------------------------- */
+/* ---- MT19937 (Matsumoto and Nishimura 1998) --------------------------------------------------------------------- */
 
 void mx_mt19937_seed(mx_mt19937 *g, uint32_t seed) {
   g->word[0] = seed;
@@ -194,7 +195,7 @@ void mx_mt19937_permutation(mx_mt19937 *g, int64_t n, int64_t *out) {
     swap(out, i, (int64_t)mx_mt19937_interval(g, (uint64_t)i));
 }
 
-/* ---- PCG64 (O'Neill 2014), seeded by SeedSequence (O'Neill's seed_seq with fixed-size pool) ------------------------------ */
+/* ---- PCG64 (O'Neill 2014), seeded by SeedSequence (O'Neill's seed_seq with fixed-size pool) --------------------- */
 
 static uint32_t mix_hash(uint32_t v, uint32_t *constant, uint32_t multiplier) {
   v ^= *constant;
@@ -303,7 +304,7 @@ void mx_pcg64_permutation(mx_pcg64 *g, int64_t n, int64_t *out) {
   }
 }
 
-/* ---- the ziggurat of default_rng's normals (Marsaglia and Tsang 2000; 256 layers, 52-bit abscissae) ---------------------- */
+/* ---- the ziggurat of default_rng's normals (Marsaglia and Tsang 2000; 256 layers, 52-bit abscissae) ------------- */
 
 #define ZIGGURAT_R 3.6541528853610087963519472518L      /* where the tail begins */
 #define ZIGGURAT_AREA 0.004928673233974654931590913432L /* of each layer, and of the base with its tail */

@@ -1,6 +1,6 @@
 /* rng.h: random numbers without Lua and without libtorch.
- * Keyed streams (Philox4x32-10): draw i of the stream named by (seed, purpose, id, replicate) is the same however many are
- * asked for, in whatever order, on however many threads. And NumPy's two generators, bit for bit, for parity.
+ * Keyed streams (Philox4x32-10): draw i of the stream named by (seed, purpose, id, replicate) is the same however many
+ * are asked for, in whatever order, on however many threads. And NumPy's two generators, bit for bit, for parity.
  * Nothing here allocates. The keyed streams' normals go through libm's log, sin and cos: equal on equal libms. */
 #ifndef MEDXAI_RNG_H
 #define MEDXAI_RNG_H
@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-/* ---- Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011) ------------- */
+/* ---- Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011) ----------- */
 void mx_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
 
 /* A stream. By value, never changed by drawing: share it between threads. */
@@ -31,7 +31,7 @@ uint64_t mx_stream_integer(const mx_stream *s, uint64_t draw, uint64_t below);  
 void mx_stream_permutation(const mx_stream *s, int64_t n, int64_t *out);        /* of 0 .. n-1 */
 /* uniform, normal and integer read the same bits: one stream serves one of them. */
 
-/* ---- numpy.random.RandomState: MT19937 ---------------------------------------------------------------------------- */
+/* ---- numpy.random.RandomState: MT19937 -------------------------------------------------------------------------- */
 typedef struct mx_mt19937 {
   uint32_t word[624];
   int used;
@@ -46,7 +46,7 @@ double mx_mt19937_normal(mx_mt19937 *g);                                /* randn
 uint64_t mx_mt19937_interval(mx_mt19937 *g, uint64_t most);             /* [0, most] by masked rejection */
 void mx_mt19937_permutation(mx_mt19937 *g, int64_t n, int64_t *out);
 
-/* ---- numpy.random.default_rng: PCG64 over SeedSequence -------------------------------------------------------------- */
+/* ---- numpy.random.default_rng: PCG64 over SeedSequence ---------------------------------------------------------- */
 typedef struct mx_pcg64 {
   uint64_t state[2], step[2]; /* 128 bits each, the lower half first: Lua aligns its values to 8 bytes only */
   bool has_half;

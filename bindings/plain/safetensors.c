@@ -169,7 +169,8 @@ static int new_entry(safetensors_entry **out, safetensors *s) {
   return OK;
 }
 
-/* {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, keys in any order, each once. The type as it is written. */
+/* {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, keys in any order, each once. The type as it is
+ * written. */
 static bool describe_tensor(safetensors_entry *e, json *j) {
   int seen = 0, n = 0;
   if (!sign(j, '{'))

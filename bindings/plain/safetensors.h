@@ -27,8 +27,9 @@ typedef struct safetensors {
   size_t n, room;
 } safetensors;
 
-/* Reads a header of `length` bytes, behind which data_bytes of numbers lie. The text is changed: strings are unescaped where
- * they stand, and entries point into it. false: error says what is wrong with the file, and nothing is left to free. */
+/* Reads a header of `length` bytes, behind which data_bytes of numbers lie. The text is changed: strings are unescaped
+ * where they stand, and entries point into it. false: error says what is wrong with the file, and nothing is left to
+ * free. */
 bool safetensors_read(safetensors *out, char *text, size_t length, int64_t data_bytes, char *error, size_t room);
 void safetensors_free(safetensors *s); /* safe on an empty one, safe twice */
 

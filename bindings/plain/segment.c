@@ -1,6 +1,7 @@
-/* segment.c: see segment.h. Sums run in the reference's order wherever order reaches a result; the compiler must not fuse
- * multiplications and additions here (CMakeLists.txt), so that every processor gives the same labels.
- * exp is our own, so that it can be vectorised: within one unit of the last place, which no label has been seen to depend on. */
+/* segment.c: see segment.h. Sums run in the reference's order wherever order reaches a result; the compiler must not
+ * fuse multiplications and additions here (CMakeLists.txt), so that every processor gives the same labels.
+ * exp is our own, so that it can be vectorised: within one unit of the last place, which no label has been seen to
+ * depend on. */
 #include "segment.h"
 #include <float.h>
 #include <math.h>
@@ -20,8 +21,9 @@ static bool asked(segment_stop stop) { return stop && stop(); }
 
 /* ---- colour ------------------------------------------------------------------------------------------------- */
 
-/* Links of equal length in different directions are ties that the last bits of Lab decide, and grey pictures hold many. So
- * this is the correctly rounded result of each step (pow of glibc is; cbrt is mended), with the products fused as in BLAS. */
+/* Links of equal length in different directions are ties that the last bits of Lab decide, and grey pictures hold many.
+ * So this is the correctly rounded result of each step (pow of glibc is; cbrt is mended), with the products fused as in
+ * BLAS. */
 static double linear(double v) { return v > 0.04045 ? pow((v + 0.055) / 1.055, 2.4) : v / 12.92; }
 
 static double weighted(double r, double g, double b, double wr, double wg, double wb) {
@@ -31,7 +33,8 @@ static double weighted(double r, double g, double b, double wr, double wg, doubl
 static double root(double t) {
   if (!(t > 0.008856))
     return 7.787 * t + 16.0 / 116;
-  const double c = cbrt(t), c2 = c * c, c3 = c2 * c; /* one Newton step from the error of c^3, known to twice the precision */
+  /* one Newton step from the error of c^3, known to twice the precision */
+  const double c = cbrt(t), c2 = c * c, c3 = c2 * c;
   const double rest = (t - c3) - (fma(c2, c, -c3) + fma(c, c, -c2) * c);
   return c + rest / (3 * c2);
 }
@@ -55,7 +58,8 @@ static unsigned hash_colour(const double rgb[3]) {
                     >> 55);
 }
 
-/* Pixels first .. last - 1. Pictures of 8 bits hold few colours, and pow is slow: each thread remembers the last 512. */
+/* Pixels first .. last - 1. Pictures of 8 bits hold few colours, and pow is slow: each thread remembers the last
+ * 512. */
 static void convert_span(double *lab, const double *rgb, int64_t n, int64_t first, int64_t last, colour known[512]) {
   for (int64_t i = first; i < last; i++) {
     const double here[3] = { rgb[i], rgb[n + i], rgb[2 * n + i] };
@@ -83,7 +87,7 @@ int segment_lab(double *lab, const double *rgb, int64_t n, segment_stop stop) {
   return asked(stop) ? SEGMENT_STOPPED : SEGMENT_OK;
 }
 
-/* ---- blur: scipy.ndimage.gaussian_filter, mode "reflect", truncated at 4 sigma ----------------------------------------- */
+/* ---- blur: scipy.ndimage.gaussian_filter, mode "reflect", truncated at 4 sigma ---------------------------------- */
 
 static int reflected(int i, int n) { /* d c b a | a b c d | d c b a */
   const int period = 2 * n;
@@ -153,7 +157,8 @@ static inline __attribute__((always_inline)) double exp_negative(double x) {
   const double shift = 0x1.8p52;
   x = x < -700 ? -700 : x;
   const double shifted = x * 0x1.71547652b82fep0 + shift, k = shifted - shift;
-  const double r = (x - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33; /* ln 2 in two parts: the first product is exact */
+  /* ln 2 in two parts: the first product is exact */
+  const double r = (x - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;
   double q = 1 / 6227020800.0;
   q = q * r + 1 / 479001600.0;
   q = q * r + 1 / 39916800.0;
@@ -236,8 +241,8 @@ static offset *window_offsets(int reach, int *count) {
   return list;
 }
 
-/* The nearest denser pixel in position and colour, the first in raster order among equals; the pixel itself where there is
- * none or it is too far. The search goes outwards and ends where position alone is farther than the best so far. */
+/* The nearest denser pixel in position and colour, the first in raster order among equals; the pixel itself where there
+ * is none or it is too far. The search goes outwards and ends where position alone is farther than the best so far. */
 static int64_t find_parent(const field *f, const offset *window, int count, int y, int x, double max_dist) {
   const int64_t n = (int64_t)f->h * f->w, p = (int64_t)y * f->w + x;
   const double l = f->lab[p], a = f->lab[n + p], b = f->lab[2 * n + p], density = f->density[p];
@@ -323,8 +328,8 @@ typedef struct axis { int64_t start, step; } axis;
 /* numpy's round: halves to even, as rint in the default mode. */
 static axis axis_of(double step) { return (axis){ (int64_t)floor(step / 2), (int64_t)rint(step) }; }
 
-/* scikit-image's regular grid of about n points over 1 x h x w: the cube root first, and where the depth (1) or a side is
- * shorter than that step, it is taken whole and the rest shared out anew. */
+/* scikit-image's regular grid of about n points over 1 x h x w: the cube root first, and where the depth (1) or a side
+ * is shorter than that step, it is taken whole and the rest shared out anew. */
 static void regular_grid(axis *rows, axis *columns, int h, int w, double n) {
   const double space = (double)h * w, shorter = h <= w ? h : w, longer = h <= w ? w : h;
   *rows = *columns = (axis){ 0, 1 };
@@ -373,7 +378,8 @@ ROW_LOOP static void claim(double *restrict best, int64_t *restrict labels, cons
 
 static int64_t clamped(double v, int64_t most) { return v <= 0 ? 0 : v >= (double)most ? most : (int64_t)v; }
 
-/* One row's pixels go to the nearest seed whose window holds them, the first among equals. An empty seed (NaN) has no window. */
+/* One row's pixels go to the nearest seed whose window holds them, the first among equals. An empty seed (NaN) has no
+ * window. */
 static void assign_row(const slic *s, int y, double *best) {
   const int64_t n = (int64_t)s->h * s->w, row = (int64_t)y * s->w;
   for (int x = 0; x < s->w; x++)
@@ -414,9 +420,9 @@ static void move_seeds(const slic *s) {
   }
 }
 
-/* Splits labels into 4-connected pieces of at most max_size pixels, found in raster order by breadth-first search; a piece
- * smaller than min_size takes the number of the last numbered neighbour that the search met. Pixels that no seed took stay -1.
- * queue: room for max_size pixels and one more. Returns the largest number + 1. */
+/* Splits labels into 4-connected pieces of at most max_size pixels, found in raster order by breadth-first search; a
+ * piece smaller than min_size takes the number of the last numbered neighbour that the search met. Pixels that no seed
+ * took stay -1. queue: room for max_size pixels and one more. Returns the largest number + 1. */
 static int64_t connect(int64_t *out, const int64_t *labels, int h, int w, int64_t min_size, int64_t max_size,
                        int64_t *queue) {
   const int64_t n = (int64_t)h * w;
@@ -560,7 +566,8 @@ static int64_t at_edge(const int64_t *labels, int h, int w, int y, int x) { /* e
   return labels[(int64_t)y * w + x];
 }
 
-/* Is there, in the 3 x 3 window, a foreground label other than the largest of all labels; or, wrapped, a column of background? */
+/* Is there, in the 3 x 3 window, a foreground label other than the largest of all labels; or, wrapped, a column of
+ * background? */
 static bool touches_other(const int64_t *labels, int h, int w, int y, int x, int64_t background, bool wrapped) {
   int64_t largest = INT64_MIN, least = INT64_MAX;
   for (int dx = -1; dx <= 1; dx++) {

@@ -1,5 +1,5 @@
-/* segment.h: superpixels in plain C: sRGB to Lab, quickshift, SLIC, boundaries. No Lua, no torch. As scikit-image defines
- * them (label maps equal to those of 0.19.3 and 0.26 in float64), the same for any number of threads.
+/* segment.h: superpixels in plain C: sRGB to Lab, quickshift, SLIC, boundaries. No Lua, no torch. As scikit-image
+ * defines them (label maps equal to those of 0.19.3 and 0.26 in float64), the same for any number of threads.
  * Images are planar: red, green and blue planes of h * w doubles in [0, 1]. Labels are int64, row-major.
  * It refuses nothing but out of memory: the caller checks ranges and that every value is finite. */
 #ifndef MEDXAI_SEGMENT_H
@@ -42,12 +42,14 @@ typedef struct segment_slic_options {
   bool is_lab;
   segment_stop stop;
 } segment_slic_options;
-/* Labels begin at 0 (scikit-image's at 1); without `connected` some numbers may be missing. count: the largest label + 1. */
+/* Labels begin at 0 (scikit-image's at 1); without `connected` some numbers may be missing. count: the largest label +
+ * 1. */
 int segment_slic(int64_t *labels, int64_t *count, const double *image, int h, int w, const segment_slic_options *o);
 
-/* Where scikit-image's mark_boundaries(mode = "outer") draws: 1 on pixels beside another label, within the background or where
- * two foreground labels touch. wrapped: as it does with int64 labels on x86-64, where a column of background in the 3 x 3
- * window counts as another label (its filler overflows in SciPy's filter), so that sides get a second line. */
+/* Where scikit-image's mark_boundaries(mode = "outer") draws: 1 on pixels beside another label, within the background
+ * or where two foreground labels touch. wrapped: as it does with int64 labels on x86-64, where a column of background
+ * in the 3 x 3 window counts as another label (its filler overflows in SciPy's filter), so that sides get a second
+ * line. */
 void segment_boundaries(uint8_t *marked, const int64_t *labels, int h, int w, int64_t background, bool wrapped);
 
 #endif

@@ -18,7 +18,8 @@ typedef struct store_entry { /* of a .safetensors file */
   size_t text_len;
 } store_entry;
 
-store *store_open(const char *path, char *error, size_t room); /* NULL: error says why, as "is cut short" or "cannot be read (...)" */
+/* NULL: error says why, as "is cut short" or "cannot be read (...)" */
+store *store_open(const char *path, char *error, size_t room);
 void store_close(store *s);                                    /* NULL allowed */
 const char *store_format(const store *s);                      /* "zip", "legacy" or "safetensors" */
 const pickle_value *store_root(const store *s);                /* NULL for safetensors */
@@ -32,9 +33,11 @@ bool store_is_number(const pickle_tensor *t); /* a floating-point number of ours
 
 typedef struct store_out store_out; /* a file being written under its temporary name */
 store_out *store_create(const char *path, char *error, size_t room);
-bool store_write_start(store_out *o, const pickle_out *pickle, const double *numbers, size_t n); /* .pt: data.pkl, the numbers */
+/* .pt: data.pkl, the numbers */
+bool store_write_start(store_out *o, const pickle_out *pickle, const double *numbers, size_t n);
 bool store_write_storage(store_out *o, size_t key, const void *data, size_t n);                 /* .pt: data/<key> */
-bool store_write_bytes(store_out *o, const void *data, size_t n);                               /* .safetensors: as they come */
+/* .safetensors: as they come */
+bool store_write_bytes(store_out *o, const void *data, size_t n);
 bool store_commit(store_out *o); /* syncs and renames */
 void store_abandon(store_out *o); /* removes what was not committed, and frees; NULL allowed */
 const char *store_out_error(const store_out *o); /* the system's text of the first failure */

@@ -1,5 +1,6 @@
-/* zip.c: finds records through the central directory, reads them with pread, checks their CRC-32; writes stored records.
- * It refuses compressed, encrypted and split archives, names that occur twice, records that overlap or leave the file. */
+/* zip.c: finds records through the central directory, reads them with pread, checks their CRC-32; writes stored
+ * records. It refuses compressed, encrypted and split archives, names that occur twice, records that overlap or leave
+ * the file. */
 #include "zip.h"
 #include <errno.h>
 #include <stdio.h>

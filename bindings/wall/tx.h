@@ -33,8 +33,8 @@ const char *tx_error_lead(void) TX_NOEXCEPT; /* the name to put before the messa
 const char *tx_error_full(void) TX_NOEXCEPT; /* libtorch's whole text with its C++ trace, for --trace */
 const char *tx_version(void) TX_NOEXCEPT;    /* of the libtorch that is loaded, "1.13.1" */
 
-/* interrupted: non-zero stops at the next operator, forward or backward. running_op: set to the running operator's name,
- * for the crash handler. Either may be NULL. */
+/* interrupted: non-zero stops at the next operator, forward or backward. running_op: set to the running operator's
+ * name, for the crash handler. Either may be NULL. */
 void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) TX_NOEXCEPT;
 bool tx_interrupted(void) TX_NOEXCEPT;
 
@@ -50,7 +50,8 @@ const char *tx_tensor_dtype(const tx_tensor *t) TX_NOEXCEPT; /* "float32", "int6
 int64_t tx_tensor_itemsize(const tx_tensor *t) TX_NOEXCEPT;
 void tx_tensor_device(const tx_tensor *t, char buf[16]) TX_NOEXCEPT; /* "cpu", "cuda:0" */
 const char *tx_tensor_layout(const tx_tensor *t) TX_NOEXCEPT;         /* "strided", "sparse_coo" ...: static */
-const char *tx_tensor_grad_fn(const tx_tensor *t) TX_NOEXCEPT;        /* "AddBackward0", valid until the next call; or NULL */
+/* "AddBackward0", valid until the next call; or NULL */
+const char *tx_tensor_grad_fn(const tx_tensor *t) TX_NOEXCEPT;
 bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last) TX_NOEXCEPT;
 bool tx_tensor_requires_grad(const tx_tensor *t) TX_NOEXCEPT;
 bool tx_tensor_is_leaf(const tx_tensor *t) TX_NOEXCEPT;
@@ -58,15 +59,17 @@ int tx_tensor_set_requires_grad(tx_tensor *t, bool on) TX_NOEXCEPT;
 int tx_tensor_grad(tx_tensor **out, const tx_tensor *t) TX_NOEXCEPT;  /* *out NULL where there is none */
 int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g) TX_NOEXCEPT; /* g NULL clears it */
 uint64_t tx_tensor_version(const tx_tensor *t) TX_NOEXCEPT;           /* counts in-place changes */
-/* Valid while t lives. NULL where the memory does not hold the values: on other devices, in other layouts, and in conjugate
- * or negative views (see tx_tensor_resolved). */
+/* Valid while t lives. NULL where the memory does not hold the values: on other devices, in other layouts, and in
+ * conjugate or negative views (see tx_tensor_resolved). */
 void *tx_tensor_data(const tx_tensor *t) TX_NOEXCEPT;
-int tx_tensor_resolved(tx_tensor **out, const tx_tensor *t) TX_NOEXCEPT; /* t, or a copy of what a conjugate or negative view shows */
+/* t, or a copy of what a conjugate or negative view shows */
+int tx_tensor_resolved(tx_tensor **out, const tx_tensor *t) TX_NOEXCEPT;
 bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b) TX_NOEXCEPT; /* the same TensorImpl */
 /* A new contiguous CPU tensor that owns its memory. Filled from data if data is not NULL; nbytes must fit the sizes. */
 int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data,
                   size_t nbytes) TX_NOEXCEPT;
-int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) TX_NOEXCEPT; /* one element; bool is an integer 0 or 1 */
+/* one element; bool is an integer 0 or 1 */
+int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) TX_NOEXCEPT;
 int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last,
                  bool copy) TX_NOEXCEPT;
 /* device, dtype NULL: unchanged; channels_last true: that memory format for 4-d tensors, false: preserved */
@@ -116,7 +119,8 @@ typedef struct tx_arg {
 
 /* Overloads of aten::name ("add"; or "ns::name"), in the order in which to try them. Returns their number. */
 int tx_op_overloads(const char *name, const tx_op **ops, int room) TX_NOEXCEPT;
-const tx_op *tx_op_find(const char *name, const char *overload) TX_NOEXCEPT; /* "conv2d", ""; "add", "Tensor"; NULL: not there */
+/* "conv2d", ""; "add", "Tensor"; NULL: not there */
+const tx_op *tx_op_find(const char *name, const char *overload) TX_NOEXCEPT;
 const char *tx_op_schema(const tx_op *op) TX_NOEXCEPT; /* "aten::add.Tensor(Tensor self, ...) -> Tensor" */
 const char *tx_op_name(const tx_op *op) TX_NOEXCEPT;   /* "add" */
 const char *tx_op_overload(const tx_op *op) TX_NOEXCEPT;
@@ -132,8 +136,8 @@ bool tx_name_fits(tx_kind kind, const char *name) TX_NOEXCEPT; /* whether it nam
 int tx_op_names(const char **names, int room) TX_NOEXCEPT;
 
 /* Calls op with nargs values in schema order; missing trailing ones, and those of kind TX_DEFAULT, take the schema's
- * default. results: room for tx_op_nresults(op). Out of memory (host or device): TX_NOMEM if the operator only reads, or if
- * what it drew or wrote was restored; else TX_NOMEM_CHANGED. TX_INTERRUPTED if the interrupt flag is set. */
+ * default. results: room for tx_op_nresults(op). Out of memory (host or device): TX_NOMEM if the operator only reads,
+ * or if what it drew or wrote was restored; else TX_NOMEM_CHANGED. TX_INTERRUPTED if the interrupt flag is set. */
 int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs) TX_NOEXCEPT;
 
 /* ---- autograd, modes -------------------------------------------------------------------------------------- */
@@ -146,8 +150,8 @@ int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool 
 int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
                      tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph,
                      bool allow_unused) TX_NOEXCEPT;
-/* max(x, 0), for limit > 0 clamped to limit (ReLU6). The gradient passes only where x and the gradient are positive (guided
- * backpropagation, Springenberg et al. 2015). */
+/* max(x, 0), for limit > 0 clamped to limit (ReLU6). The gradient passes only where x and the gradient are positive
+ * (guided backpropagation, Springenberg et al. 2015). */
 int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) TX_NOEXCEPT;
 /* Autocast on device type "cpu"/"cuda": dtype "bfloat16"/"float16", NULL switches off. */
 int tx_autocast(const char *device_type, const char *dtype) TX_NOEXCEPT;
@@ -165,7 +169,8 @@ int tx_generator_set_state(tx_generator *g, const tx_tensor *state) TX_NOEXCEPT;
 /* ---- optimizers (torch::optim) ---------------------------------------------------------------------------- */
 typedef struct tx_optim tx_optim;
 typedef struct tx_option { const char *name; double value; } tx_option; /* "lr", "momentum", "nesterov" (0 or 1) ... */
-int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) TX_NOEXCEPT; /* "sgd" "adam" "adamw" "rmsprop" */
+/* "sgd" "adam" "adamw" "rmsprop" */
+int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) TX_NOEXCEPT;
 void tx_optim_free(tx_optim *o) TX_NOEXCEPT;
 int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options,
                        int noptions) TX_NOEXCEPT;
@@ -174,8 +179,8 @@ int tx_optim_step(tx_optim *o) TX_NOEXCEPT;
 int tx_optim_zero_grad(tx_optim *o) TX_NOEXCEPT; /* sets gradients to None, as PyTorch 2 does */
 int tx_optim_set_lr(tx_optim *o, int group, double lr) TX_NOEXCEPT; /* group -1: all */
 int tx_optim_get_lr(double *lr, const tx_optim *o, int group) TX_NOEXCEPT;
-/* Calls fn once per parameter and entry of its state ("momentum_buffer", "exp_avg", "step" as an int64 0-d tensor); t is
- * borrowed. */
+/* Calls fn once per parameter and entry of its state ("momentum_buffer", "exp_avg", "step" as an int64 0-d tensor); t
+ * is borrowed. */
 int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t),
                         void *ud) TX_NOEXCEPT;
 int tx_optim_state_clear(tx_optim *o) TX_NOEXCEPT;
@@ -209,8 +214,8 @@ int tx_set_deterministic(bool on) TX_NOEXCEPT;
  * caller must have checked that it lies inside the storage. */
 int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes,
                    const int64_t *strides) TX_NOEXCEPT;
-/* The values of a strided t in memory that C can read: on the CPU, detached, conjugate and negative views resolved; with
- * t's strides, or contiguous. May share t's memory. */
+/* The values of a strided t in memory that C can read: on the CPU, detached, conjugate and negative views resolved;
+ * with t's strides, or contiguous. May share t's memory. */
 int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_strides) TX_NOEXCEPT;
 
 #ifdef __cplusplus

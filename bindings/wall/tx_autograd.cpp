@@ -30,8 +30,8 @@ struct StopHook : torch::autograd::FunctionPreHook {
   }
 };
 
-// Puts a hook on every node of the outputs' graph and removes it again: a retained graph, and the leaves' nodes, must not
-// collect one hook per pass. The nodes live as long as the outputs, which the caller holds.
+// Puts a hook on every node of the outputs' graph and removes it again: a retained graph, and the leaves' nodes, must
+// not collect one hook per pass. The nodes live as long as the outputs, which the caller holds.
 class Watch {
  public:
   explicit Watch(const variable_list &outputs) {

@@ -65,8 +65,8 @@ extern "C" int tx_cuda_synchronize(void) noexcept {
   });
 }
 
-// Operators without a deterministic implementation then raise. cuBLAS reads its workspace size from the environment when it
-// starts.
+// Operators without a deterministic implementation then raise. cuBLAS reads its workspace size from the environment
+// when it starts.
 extern "C" int tx_set_deterministic(bool on) noexcept {
   return tx::guard([&] {
     if (on) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);

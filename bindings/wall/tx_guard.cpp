@@ -1,5 +1,5 @@
-// tx_guard.cpp: arguments with which libtorch 1.13 crashes, in the call or in its backward pass, raise an error before it.
-// Only useful operators have a rule here; others are denied by name (scripts/medxai/tensor/denied_ops.lua).
+// tx_guard.cpp: arguments with which libtorch 1.13 crashes, in the call or in its backward pass, raise an error before
+// it. Only useful operators have a rule here; others are denied by name (scripts/medxai/tensor/denied_ops.lua).
 #include <stdexcept>
 #include <string>
 #include "tx_ops.hpp"

@@ -1,6 +1,6 @@
-// tx_memory.cpp: the CPU allocator that libtorch uses in this process. Counts live and peak bytes, keeps freed blocks of
-// 64 KiB and more for the next tensor that nearly fills one (page faults cost more than most operators), and fails requests
-// that would not fit into the limit, so that a typo ends in an error and not in the OOM killer.
+// tx_memory.cpp: the CPU allocator that libtorch uses in this process. Counts live and peak bytes, keeps freed blocks
+// of 64 KiB and more for the next tensor that nearly fills one (page faults cost more than most operators), and fails
+// requests that would not fit into the limit, so that a typo ends in an error and not in the OOM killer.
 // Blocks are never split or merged; the bytes counted are those that were asked for.
 // Measured (2 cores): x + 1 on 64 MB 55 -> 4 to 12 ms; a mobilenet_v2 training step 11 % less processor time.
 #include "tx_priv.hpp"
@@ -124,10 +124,10 @@ void system_free(Header *h) {
   else munmap(h, whole);
 }
 
-// How many bytes may be kept beside `used` live ones: at most the cap, and live and kept together at most 9/8 of the largest
-// live size so far (7/8 evicts what the next step needs: measured). 192 MiB are always allowed, since one forward pass frees
-// blocks of more sizes than are live at once. Measured on 2 cores, forward passes of 4 images, without these and with
-// 128 MiB: DenseNet-121 210 -> 134 ms, EfficientNet-B0 57 -> 36 ms, MobileNet V2 32 -> 20 ms.
+// How many bytes may be kept beside `used` live ones: at most the cap, and live and kept together at most 9/8 of the
+// largest live size so far (7/8 evicts what the next step needs: measured). 192 MiB are always allowed, since one
+// forward pass frees blocks of more sizes than are live at once. Measured on 2 cores, forward passes of 4 images,
+// without these and with 128 MiB: DenseNet-121 210 -> 134 ms, EfficientNet-B0 57 -> 36 ms, MobileNet V2 32 -> 20 ms.
 int64_t room_to_keep(int64_t used) {
   const int64_t high = most.load(std::memory_order_relaxed);
   return std::min(cache_cap.load(std::memory_order_relaxed), std::max(always_kept, high + high / 8 - used));
@@ -188,8 +188,8 @@ bool put_cached(Header *h) noexcept {
   }
 }
 
-// Freed blocks of up to 1 KiB, in classes of 64 bytes, kept per thread: posix_memalign takes a tenth of a small operator's
-// time. Not under the address sanitizer, which must see every free.
+// Freed blocks of up to 1 KiB, in classes of 64 bytes, kept per thread: posix_memalign takes a tenth of a small
+// operator's time. Not under the address sanitizer, which must see every free.
 struct Small {
   static constexpr size_t classes = 16, most = 1024;
   Header *first[classes + 1] = {};
@@ -302,7 +302,8 @@ void *take(size_t n) {
 }
 
 struct CountingAllocator final : at::Allocator {
-  // allocate is const up to 2.2 and not after; copy_data came in between. What the base lacks here is an unused function.
+  // allocate is const up to 2.2 and not after; copy_data came in between. What the base lacks here is an unused
+  // function.
   at::DataPtr allocate(size_t n) const { return fresh(n); }
   at::DataPtr allocate(size_t n) { return fresh(n); }
   void copy_data(void *dest, const void *src, std::size_t count) const { memcpy(dest, src, count); }
@@ -324,7 +325,8 @@ extern "C" int tx_memory_setup(void) noexcept {
     if (done) return;
     free_of_size = new std::map<size_t, Header *>;  // never freed: tensors of static objects die after it would
     newest.old_prev = newest.old_next = &newest;
-    // 90 %: the rest is for the program itself, oneDNN's and OpenBLAS' buffers, which do not come from here, and for the system.
+    // 90 %: the rest is for the program itself, oneDNN's and OpenBLAS' buffers, which do not come from here, and for
+    // the system.
     const int64_t machine = machine_bytes();
     limit = machine / 10 * 9;
     cache_cap = machine > 0 ? std::min(1024 * MiB, limit / 4) : 1024 * MiB;

@@ -123,7 +123,8 @@ std::unique_ptr<tx_op> read_operator(c10::OperatorHandle handle) {
   return op;
 }
 
-// Overloads with tensors come before those with numbers in the same place; of two that begin alike the shorter comes first.
+// Overloads with tensors come before those with numbers in the same place; of two that begin alike the shorter comes
+// first.
 int rank(const tx_arg &a) {
   switch (a.kind) {
     case TX_TENSOR: return 0;

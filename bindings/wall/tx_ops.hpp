@@ -17,7 +17,8 @@ struct tx_op {
   bool writes = false;   // its results are arguments
   bool mutates = false;  // it writes to an argument that its schema names
   bool draws = false;    // random numbers, of its generator argument or of the default generators
-  int running[2] = {-1, -1}, training = -1;  // a norm's running statistics: written in training, though not by its schema
+  // a norm's running statistics: written in training, though not by its schema
+  int running[2] = {-1, -1}, training = -1;
   bool guarded = false;  // tx_guard.cpp looks at its arguments before the call
   explicit tx_op(c10::OperatorHandle h) : handle(std::move(h)) {}
 };

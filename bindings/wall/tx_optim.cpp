@@ -1,6 +1,6 @@
 // tx_optim.cpp: torch::optim's SGD, Adam, AdamW and RMSprop with parameter groups, and their state by parameter name.
-// libtorch keys the state by the tensor's address (1.13: as text, 2.x: as pointer), which no file can hold: names are kept here.
-// A step that fails half way is TX_NOMEM_CHANGED, since some weights are changed already.
+// libtorch keys the state by the tensor's address (1.13: as text, 2.x: as pointer), which no file can hold: names are
+// kept here. A step that fails half way is TX_NOMEM_CHANGED, since some weights are changed already.
 #include "tx_priv.hpp"
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
@@ -71,7 +71,7 @@ void apply(Options &o, const char *kind, const tx_option *options, int n) {
     TORCH_CHECK(set_option(o, options[i].name, options[i].value), kind, " has no option '", options[i].name, "'");
 }
 
-// ---- state: the named entries of each kind --------------------------------------------------------------------------
+// ---- state: the named entries of each kind -------------------------------------------------------------------------
 
 // fn(entry, Tensor &) for each tensor, count(entry, get, set) for the step.
 template <class F, class G>
@@ -99,7 +99,7 @@ auto state_key(const Tensor &p) { return static_cast<void *>(p.unsafeGetTensorIm
 auto state_key(const Tensor &p) { return c10::guts::to_string(p.unsafeGetTensorImpl()); }
 #endif
 
-// ---- one place that knows the four kinds ----------------------------------------------------------------------------
+// ---- one place that knows the four kinds ---------------------------------------------------------------------------
 
 template <class O, class Opt, class S>
 struct Kind {
@@ -127,7 +127,7 @@ Options fresh_options() {
   else return Options();
 }
 
-// ---- steps -----------------------------------------------------------------------------------------------------------
+// ---- steps ---------------------------------------------------------------------------------------------------------
 
 struct Need {
   int64_t bytes = 0;
@@ -151,8 +151,8 @@ Need bytes_of_step(tx_optim *o) {
   return need;
 }
 
-// In 1.13 a step writes through p.data(), which has a version counter of its own: tensors saved for a backward pass, and
-// caches keyed by the version, would not notice the change.
+// In 1.13 a step writes through p.data(), which has a version counter of its own: tensors saved for a backward pass,
+// and caches keyed by the version, would not notice the change.
 void count_versions(tx_optim *o, const std::vector<int64_t> &before) {
   size_t at = 0;
   for (auto &group : o->optimizer->param_groups())
@@ -316,7 +316,8 @@ extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *en
         using State = typename decltype(k)::State;
         auto &states = o->optimizer->state();
         const auto found = states.find(state_key(p));
-        std::unique_ptr<State> fresh;  // put in its place only once it holds something: a failure leaves no half of a state
+        // put in its place only once it holds something: a failure leaves no half of a state
+        std::unique_ptr<State> fresh;
         if (found == states.end()) fresh = std::make_unique<State>();
         each_entry(
           fresh ? *fresh : static_cast<State &>(*found->second),

@@ -1,6 +1,6 @@
 // tx_priv.hpp: what the tx_*.cpp files share. Nothing here is seen by C.
-// Every exported function runs its body in tx::guard, which turns any exception into a status and a message. Differences
-// between libtorch 1.13 and 2.x are handled here, by one #if each.
+// Every exported function runs its body in tx::guard, which turns any exception into a status and a message.
+// Differences between libtorch 1.13 and 2.x are handled here, by one #if each.
 #pragma once
 #include <ATen/ATen.h>
 #include <torch/version.h>
@@ -37,7 +37,8 @@ struct Running {
   ~Running() { *running_slot = before; }
 };
 
-int caught() noexcept;                               // inside a catch block: sorts the exception, keeps its text, gives the status
+// inside a catch block: sorts the exception, keeps its text, gives the status
+int caught() noexcept;
 int fail(const char *fmt, ...) noexcept __attribute__((format(printf, 1, 2))); // sets the message, gives TX_ERROR
 void set_error(int status, const char *text) noexcept; // text may have many lines
 void set_error_line(const char *line, const char *lead) noexcept; // keeps the full text; lead: what tx_error_lead gives
@@ -79,8 +80,8 @@ inline at::Tensor tensor(const tx_tensor *t) {
 
 [[noreturn]] void refuse_tensor(const at::Tensor &t);  // throws and says why
 
-// Passes a reference to the C side. Every tensor goes through here; nested tensors (which have no sizes) and tensors of more
-// than TX_MAX_DIMS dimensions are errors.
+// Passes a reference to the C side. Every tensor goes through here; nested tensors (which have no sizes) and tensors of
+// more than TX_MAX_DIMS dimensions are errors.
 inline tx_tensor *give(at::Tensor &&t) {
   if (!t.defined()) return nullptr;
   if (t.is_nested() || t.dim() > TX_MAX_DIMS) refuse_tensor(t);

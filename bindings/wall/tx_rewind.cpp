@@ -1,5 +1,5 @@
-// tx_rewind.cpp: restores what an operator that ran out of memory has changed, so that it can be called again: the random
-// generator that it draws from, and the running statistics of a norm in training.
+// tx_rewind.cpp: restores what an operator that ran out of memory has changed, so that it can be called again: the
+// random generator that it draws from, and the running statistics of a norm in training.
 // Arguments that a schema says are written to (add_, out=) are not copied: such a call is not repeated.
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
@@ -49,7 +49,8 @@ bool Rewind::take_back() noexcept {
       std::lock_guard<std::mutex> hold(g.first.mutex());
       g.first.set_state(g.second);
     }
-    for (auto &s : statistics) s.first.variable_data().copy_(s.second);  // no new version: the norm's own write was none
+    // no new version: the norm's own write was none
+    for (auto &s : statistics) s.first.variable_data().copy_(s.second);
     return true;
   } catch (...) {
     return false;

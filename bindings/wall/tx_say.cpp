@@ -1,6 +1,6 @@
-// tx_say.cpp: rewords libtorch's error messages. A known message is written anew from the call's arguments ("shapes 32x25088
-// and 4096x512 do not fit (25088 is not 4096)"); any other is passed on without the operator's name in front. A rule that
-// does not find what it expects leaves the message as it was.
+// tx_say.cpp: rewords libtorch's error messages. A known message is written anew from the call's arguments ("shapes
+// 32x25088 and 4096x512 do not fit (25088 is not 4096)"); any other is passed on without the operator's name in front.
+// A rule that does not find what it expects leaves the message as it was.
 #include <cctype>
 #include <cstdio>
 #include <cstring>

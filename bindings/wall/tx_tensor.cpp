@@ -1,4 +1,5 @@
-// tx_tensor.cpp: tensors across the wall, names of dtypes and devices, and the errors and flags that every tx_*.cpp shares.
+// tx_tensor.cpp: tensors across the wall, names of dtypes and devices, and the errors and flags that every tx_*.cpp
+// shares.
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -27,7 +28,8 @@ static thread_local const char *error_lead; // static text or null
 
 static void copy(char *to, size_t room, const char *from, size_t n) noexcept {
   if (n >= room) n = room - 1;
-  while (n > 0 && n < strlen(from) && (static_cast<unsigned char>(from[n]) & 0xC0) == 0x80) n--;  // not inside a UTF-8 letter
+  // not inside a UTF-8 letter
+  while (n > 0 && n < strlen(from) && (static_cast<unsigned char>(from[n]) & 0xC0) == 0x80) n--;
   memcpy(to, from, n);
   to[n] = 0;
 }
@@ -241,7 +243,8 @@ bool tx_interrupted(void) noexcept { return tx::interrupted(); }
 void tx_tensor_free(tx_tensor *t) noexcept {
   if (!t) return;
   tx::live_tensors.fetch_sub(1, std::memory_order_relaxed);
-  c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim(tx::impl(t));  // its destructor gives the reference back
+  // its destructor gives the reference back
+  c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim(tx::impl(t));
 }
 
 tx_tensor *tx_tensor_ref(tx_tensor *t) noexcept {
