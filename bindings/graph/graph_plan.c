@@ -204,6 +204,7 @@ static int write_plan(compiler *c, plan *p) {
     if (!f->needed || f->folded || (is_given(f) && !f->leaf)) continue;
     step *s = &p->steps[p->nsteps++];
     *s = (step){ .node = v, .how = is_given(f) ? PASS : c->how[v],
+                  
                   .grad = f->grad && !f->leaf, .leaf = f->leaf, .free_first = nfrees };
     if (s->how == FOLDED) s->conv = n->inputs[0];
     if (is_given(f)) continue;

@@ -1,4 +1,4 @@
-/* The plain C's malloc: counts live blocks and can be told to fail, for the tests. Threads may call it at once. */
+/* alloc.c: see alloc.h. Thread-safe. */
 #include "alloc.h"
 #include "mx_assert.h"
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
-/* alloc.h: the plain C's own malloc, so that a test can make the n-th allocation fail.
- * It counts nothing else; tensor storage has its own allocator (tx_memory.cpp). */
+/* alloc.h: malloc for C files, which counts live blocks and which a test can make fail at the n-th allocation. The
+ * memory of tensors has an allocator of its own (tx_memory.cpp). */
 #ifndef MEDXAI_ALLOC_H
 #define MEDXAI_ALLOC_H
 

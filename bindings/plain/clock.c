@@ -1,5 +1,5 @@
-/* clock.c: see clock.h. Condition variables wait by the system's clock, which can be set: it is used for nothing
- * else. */
+/* clock.c: see clock.h. The system's clock, which can be set, is used for deadlines only: condition variables need
+ * it. */
 #include "clock.h"
 #include <stdint.h>
 

@@ -5,6 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-uint32_t mx_crc32(uint32_t crc, const void *data, size_t n); /* crc: 0, or of what came before data */
+uint32_t mx_crc32(uint32_t crc, const void *data, size_t n); /* crc: 0, or the CRC of the data before this piece */
 
 #endif

@@ -1,5 +1,5 @@
-/* image.c: pictures in memory and out of files: what kind of file it is, its size, its ids, its floats. image_png.c and
- * image_jpeg.c decode, image_resize.c resizes and crops, image_mask.c knows lung masks. */
+/* image.c: images in memory, reading of files by their format, hashes, conversion to floats. image_png.c and
+ * image_jpeg.c decode, image_resize.c resizes and crops, image_mask.c applies lung masks. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -82,7 +82,7 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
 
 int image_read_file(uint8_t **bytes, size_t *n, const char *path, char *why) {
   struct stat st;
-  int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe without a writer would be waited for without end */
+  int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* O_NONBLOCK: opening a pipe without a writer would block */
   FILE *f = fd >= 0 ? fdopen(fd, "rb") : NULL;
   if (!f) {
     image_fail(why, "%s", strerror(errno));

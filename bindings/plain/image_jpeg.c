@@ -1,6 +1,6 @@
 /* image_jpeg.c: JPEG by libjpeg-turbo, which is also the library inside Pillow, with the settings that Pillow uses (the
  * accurate integer transform, smooth upsampling): pixels are Pillow's to the last bit, whatever the coding.
- * It refuses files that end early and damaged data: libjpeg would fill such places with grey. */
+ * Files that end early and damaged data are errors: libjpeg would fill such places with gray. */
 #include "image_priv.h"
 #include <setjmp.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 #error "libjpeg-turbo 2.1 or later is needed: other libraries decode to other pixels"
 #endif
 
-enum { MOST_SCANS = 500 }; /* a progressive file has about ten; more only keep the reader busy */
+enum { MOST_SCANS = 500 }; /* a progressive file has about ten; a crafted one could keep the reader busy for hours */
 
 typedef struct reader {
   struct jpeg_decompress_struct d;
@@ -46,7 +46,7 @@ static _Noreturn void no_memory(reader *r) {
   leave(r, IMAGE_NOMEM);
 }
 
-/* Refuses with libjpeg's own words for its message. */
+/* Fails with libjpeg's own message. */
 static _Noreturn void refuse_message(reader *r, const char *what) {
   char text[JMSG_LENGTH_MAX];
   r->errors.format_message((j_common_ptr)&r->d, text);
@@ -72,8 +72,8 @@ static void on_error(j_common_ptr c) {
   refuse_message(r, is_unsupported(c->err->msg_code) ? "not one this reads" : "corrupt");
 }
 
-/* Bytes or a restart marker that belong to nothing are noted where they follow a scan. A restart marker that ends such
- * bytes inside a scan says that its data could not be followed. */
+/* Extra bytes or an extra restart marker after a scan are noted. Inside a scan, extra bytes before a restart marker
+ * mean that the scan's data are damaged. */
 static void on_message(j_common_ptr c, int level) {
   reader *r = c->client_data;
   int code = c->err->msg_code, before = r->last, marker = c->err->msg_parm.i[0];
@@ -88,7 +88,7 @@ static void on_message(j_common_ptr c, int level) {
     refuse_message(r, "corrupt");
 }
 
-/* Called before each piece of a file of several scans is read. */
+/* libjpeg calls this before it reads the next piece of a file with several scans. */
 static void on_progress(j_common_ptr c) {
   reader *r = c->client_data;
   if (r->d.input_scan_number > MOST_SCANS)
@@ -99,7 +99,7 @@ static void on_progress(j_common_ptr c) {
 
 static void no_output(j_common_ptr c) { (void)c; }
 
-/* work(r), or what it jumped out with. */
+/* Runs work(r); returns its status, also where it left by longjmp. */
 static int guarded(reader *r, void (*work)(reader *)) {
   if (setjmp(r->exit))
     return r->status;
@@ -137,7 +137,7 @@ static unsigned scaled(unsigned a, unsigned b) {
   return (v + (v >> 8)) >> 8;
 }
 
-/* Four inks to red, green, blue, as Pillow: the file's values are inverted (Adobe's way), whether it says so or not. */
+/* CMYK to RGB, as Pillow does: the file's values are taken as inverted (as Adobe writes them), marked so or not. */
 static void inks_to_rgb(uint8_t *rgb, const uint8_t *inks, unsigned w) {
   for (unsigned x = 0; x < w; x++, rgb += 3, inks += 4)
     for (int k = 0; k < 3; k++)

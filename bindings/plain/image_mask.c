@@ -1,6 +1,6 @@
-/* Lung masks and what they do to a picture: the thesis' fill between the lungs, the mask as it is, its hull, its box,
- * their complements, and the mask alone. All in 8 bits at the file's size, before any resize.
- * It refuses masks without lung: a picture must not pass for masked where nothing was. */
+/* image_mask.c: the mask modes of image.h: the thesis' fill between the lungs, the mask as it is, its hull, its
+ * bounding box, complements, and the mask alone. They work on 8-bit images at the file's size, before any resize. A
+ * mask without lung is an error, so that an unmasked image never counts as masked. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +34,7 @@ int image_binary(image *mask, char *why) {
     return image_fail(why,
                       "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
                       "values");
-  if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits have become 0 */
+  if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits become 0 in 8 */
     return image_fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
   if (top > 1 && top < 128)
     return image_fail(why, "its largest value is %d (expected 0 and 255, or 0 and 1)", top);
@@ -100,7 +100,7 @@ static int64_t turn(point a, point b, point c) {
   return (int64_t)(b.x - a.x) * (c.y - a.y) - (int64_t)(b.y - a.y) * (c.x - a.x);
 }
 
-/* Adds p to a chain that only turns one way: sign 1 or -1. */
+/* Adds p to a convex chain, which turns in one direction only: sign 1 or -1. */
 static int push(point *chain, int n, point p, int sign) {
   while (n >= 2 && sign * turn(chain[n - 2], chain[n - 1], p) <= 0)
     n--;
@@ -167,7 +167,7 @@ static void fill_box(image *mask) {
 }
 
 /* ---- all -------------------------------------------------------------------------------------------------------- */
-/* Turns the mask into what is kept. */
+/* Changes the mask into the pixels to keep. */
 static int shape_mask(image *mask, image_mask mode, char *why) {
   if (!memchr(mask->px, 255, (size_t)mask->w * mask->h))
     return image_fail(why, "it shows no lung");

@@ -28,8 +28,8 @@ static void *stb_realloc(void *old, size_t n) {
   return p;
 }
 
-/* stb's writer uses what its realloc returns without looking. So its blocks are kept in a ring, and the one that cannot
- * be had jumps back to image_encode_png, which frees the ring. */
+/* stb's writer does not check for NULL. So its blocks are kept in a ring, and a failing allocation jumps back to
+ * image_encode_png, which frees the ring. */
 typedef struct writer_block {
   struct writer_block *prev, *next;
 } writer_block;
@@ -58,7 +58,8 @@ static void writer_free(void *p) {
   mx_free(b);
 }
 
-#pragma GCC diagnostic ignored "-Wunused-function" /* stb declares more than it defines: told at the end of the file */
+/* stb declares more functions than it defines, of which GCC warns at the end of the file. */
+#pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #pragma GCC diagnostic ignored "-Wunused-but-set-variable"
@@ -87,7 +88,7 @@ static uint32_t big32(const uint8_t *p) {
   return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Walks the chunks: each whole, the critical ones with the right checksum, IEND present. */
+/* Checks the chunks: each must be complete, critical ones must have the right checksum, and IEND must be there. */
 static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
   size_t at = 8;
   bool data = false;
@@ -111,8 +112,9 @@ static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
   }
 }
 
-/* A whole PNG of indexed colours with its palette made 256 long, the colours that it lacks black: stb takes those from
- * its stack. The caller frees it. NULL: out of memory. The checksum is left out, nobody looks at it any more. */
+/* A copy of a PNG with a palette, which is extended to 256 colors with black: for missing ones stb would read
+ * uninitialized memory. The caller frees it. NULL: out of memory. The palette's checksum is not updated, since stb does
+ * not read it. */
 static uint8_t *full_palette(const uint8_t *p, size_t *n) {
   size_t at = 8;
   while (memcmp(p + at + 4, "PLTE", 4) && memcmp(p + at + 4, "IEND", 4))
@@ -130,7 +132,7 @@ static uint8_t *full_palette(const uint8_t *p, size_t *n) {
   return out;
 }
 
-/* Memory as stb's stream, so that reading past the end is noticed: stb fills what is missing with zeros. */
+/* Gives stb the bytes as a stream, so that reading past the end is noticed: stb would continue with zeros. */
 typedef struct stream {
   const uint8_t *p;
   size_t n, at;
@@ -181,7 +183,7 @@ int image_png_size(int *w, int *h, int *c, const uint8_t *p, size_t n, char *why
   return IMAGE_OK;
 }
 
-/* Whether the last of n channels, alpha, is not the same everywhere. step: bytes a sample, compared as they lie. */
+/* Whether the last of n channels, alpha, is not constant. step: bytes per sample. */
 static bool alpha_varies(const void *px, size_t pixels, int n, size_t step) {
   const uint8_t *first = (const uint8_t *)px + (size_t)(n - 1) * step;
   if (n != 2 && n != 4)
@@ -232,7 +234,7 @@ int image_png_decode(image *out, const void *bytes, size_t n, int white16, char 
   uint8_t *padded = NULL;
   if (((const uint8_t *)bytes)[25] == 3 && !(bytes = padded = full_palette(bytes, &n)))
     return image_no_memory(why);
-  /* Room for stb's own doublings, but not for a small file that inflates without end. */
+  /* Enough for stb's doubling of buffers, but not for a small file that inflates to gigabytes. */
   unpack_limit = (size_t)w * h * 4 * (bits / 8) * 3 + n * 2 + (1 << 20);
   out_of_memory = false;
   stream s = { bytes, n, 0, false };
@@ -284,7 +286,7 @@ static void sink_write(void *ud, void *data, int size) {
 }
 
 int image_encode_png(uint8_t **bytes, size_t *n, const image *im) {
-  sink s = { 0 }; /* written only after the last jump that can happen */
+  sink s = { 0 }; /* changed only after the last possible longjmp */
   writer_ring.prev = writer_ring.next = &writer_ring;
   bool written =
     setjmp(writer_exit) == 0 && stbi_write_png_to_func(sink_write, &s, im->w, im->h, im->c, im->px, im->w * im->c);

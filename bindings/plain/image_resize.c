@@ -7,7 +7,7 @@
 /* ---- Pillow's bilinear resize ------------------------------------------------------------------------------ */
 #define PRECISION 22 /* 32 bits less 8 of a pixel less 2 of headroom, as in Pillow */
 
-/* For each output place: the first input place and the fixed-point weights of those that it covers. */
+/* For each output position: the first input position and the fixed-point weights of those that it covers. */
 typedef struct taps {
   int size;     /* weights per place, room */
   int *first, *count;
@@ -50,7 +50,7 @@ static uint8_t narrow(int32_t v) {
   return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
 }
 
-/* One row: w places of c channels. */
+/* One row: w pixels of c channels. */
 static void resize_row(uint8_t *restrict out, const uint8_t *restrict in, int w, int c, const taps *t) {
   for (int x = 0; x < w; x++) {
     const uint8_t *p = in + (size_t)t->first[x] * c;
@@ -146,7 +146,7 @@ int image_resize_nearest(image *out, const image *im, int w, int h) {
     mx_free(from);
     return IMAGE_NOMEM;
   }
-  /* The place is summed up step by step, as Pillow does: the last bits decide ties. */
+  /* The position is accumulated step by step, as in Pillow, since its last bits decide ties. */
   double sx = (double)im->w / w, sy = (double)im->h / h, at = sx * 0.5;
   for (int x = 0; x < w; x++, at += sx)
     from[x] = (int)at < im->w ? (int)at : im->w - 1;

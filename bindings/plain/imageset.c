@@ -1,5 +1,5 @@
-/* Pictures of a dataset: decoded on demand, prepared, remembered. Any number of threads may ask at once: prepared
- * pixels and facts are set once, by whoever comes first, and never change or go away before imageset_free. */
+/* imageset.c: see imageset.h. Any number of threads may read at once: prepared pixels and facts of an image are set
+ * once, by the first thread that needs them, and stay until imageset_free. */
 #include "imageset.h"
 #include <pthread.h>
 #include <stdarg.h>
@@ -259,7 +259,7 @@ static int prepare(imageset *s, int64_t i, image *out, char *why) {
     status = mask_picture(s, &s->items[i], &im, why);
   if (!status && fit_picture(s, &im, false))
     status = no_memory(why);
-  if (!status && (im.w != s->o.size_px || im.h != s->o.size_px)) /* resize_px 0 for what has another size */
+  if (!status && (im.w != s->o.size_px || im.h != s->o.size_px)) /* resize_px = 0, and the image has another size */
     status = fail(why, "'%s' is %d x %d pixels (expected %d x %d).", s->items[i].path, im.w, im.h, s->o.size_px,
                   s->o.size_px);
   if (status)
@@ -269,7 +269,7 @@ static int prepare(imageset *s, int64_t i, image *out, char *why) {
   return status;
 }
 
-/* Keeps a copy where the budget allows; it does not matter where it does not. */
+/* Keeps a copy if the cache has room. */
 static void keep(imageset *s, item *it, const image *im) {
   size_t n = (size_t)im->w * im->h * im->c + 1;
   if (atomic_load(&it->pixels))
@@ -309,7 +309,7 @@ int imageset_pixels(imageset *s, int64_t i, uint8_t *px, int *c, char why[IMAGES
   return IMAGE_OK;
 }
 
-/* Prepares one picture for its facts and, where there is room, for later. */
+/* Prepares one image: for its facts, and for the cache if that has room. */
 static int visit(imageset *s, int64_t i, char *why) {
   item *it = &s->items[i];
   if (atomic_load(&it->facts) && (atomic_load(&it->pixels) || atomic_load(&s->cached) >= s->o.cache_bytes))

@@ -1,7 +1,6 @@
-/* imageset.h: the pictures of a dataset in plain C: where each lies, decoded on demand by any thread, masked, resized
- * and cropped to one size, kept in memory up to a budget, and what is known of each (digests, perceptual hash, size).
- * It knows no splits and no class names; those are Lua's. It refuses pictures and masks that do not fit, with a
- * reason. */
+/* imageset.h: the images of a data set: decoded on demand by any thread, masked, resized and cropped to one size,
+ * cached up to a budget; and facts about each (hashes, size, range). Splits and class names are Lua's. Images and masks
+ * that do not fit are errors with a reason. */
 #ifndef MEDXAI_IMAGESET_H
 #define MEDXAI_IMAGESET_H
 
@@ -13,7 +12,7 @@
 typedef struct imageset imageset;
 
 typedef struct imageset_options {
-  const char *root;       /* put before every path; messages leave it out */
+  const char *root;       /* put before every path; not shown in messages */
   int resize_px, size_px; /* short side, then centre crop; resize_px 0: neither, for phantoms drawn at size_px */
   image_mask mask;
   int white16;            /* see image_decode; imageset_white gives a picture another one */
@@ -30,7 +29,7 @@ typedef struct imageset_facts {
   int w, h, c, bits, top, notes; /* see image */
   float over;
   bool alpha;
-  uint8_t low, high; /* the least and the largest of the decoded picture's bytes */
+  uint8_t low, high; /* the smallest and the largest byte of the decoded image */
 } imageset_facts;
 
 #define IMAGESET_WHY 2048 /* room for a message with two paths */
@@ -42,7 +41,8 @@ void imageset_free(imageset *s);                         /* no thread may be usi
 int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number);
 /* The 16-bit sample of this picture and its masks that becomes white. Not while threads are using s. */
 void imageset_white(imageset *s, int64_t i, int white16);
-/* Between the two, threads are using s: it is not freed and nothing is added. Loaders and scans call them. */
+/* While s is held, it must not be freed, and nothing can be added. Loaders and scans hold it while their threads
+ * run. */
 void imageset_hold(imageset *s);
 void imageset_release(imageset *s);
 bool imageset_is_held(const imageset *s);
@@ -74,9 +74,9 @@ typedef struct imageset_pair {
   int distance;
   double correlation;
 } imageset_pair;
-/* Pairs from different groups whose hashes differ in at most max_distance bits and whose thumbnails correlate at least
- * so much, but which are not the same pixels. Returns how many there are, fills up to room. Pictures without facts are
- * left out. */
+/* Pairs from different groups whose hashes differ in at most max_distance bits and whose thumbnails have a correlation
+ * of at least min_correlation, but whose pixels are not equal. Returns their number, writes at most `room`. Images
+ * without facts are left out. */
 int64_t imageset_near(const imageset *s, const int64_t *items, const int *group, int64_t n, int max_distance,
                       double min_correlation, imageset_pair *out, int64_t room, bool (*stop)(void));
 

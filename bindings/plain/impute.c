@@ -1,15 +1,15 @@
 /* impute.c: see impute.h. The system is a graph Laplacian on the removed pixels: symmetric, positive definite as soon
  * as one pixel is kept, with a 9-point stencil. Its multigrid hierarchy is built from its own coefficients, so that it
  * follows any mask: interpolation after Dendy (Black box multigrid, J. Comput. Phys. 48, 1982), coarse systems by
- * Galerkin's product, which keeps nine points. One cycle with a symmetric Gauss-Seidel sweep on each side
- * preconditions; some ten steps do. */
+ * Galerkin's product, which keeps nine points. The preconditioner is one cycle with a symmetric Gauss-Seidel sweep
+ * before and after; about ten steps of conjugate gradients are enough. */
 #include <math.h>
 #include <string.h>
 #include "alloc.h"
 #include "impute.h"
 
-/* One grid. Arrays have a border of one zero all around (stride = columns + 2), so that no neighbour needs a test.
- * e, s, se, sw: coupling (the negated coefficient) with the neighbour there; west and north are those of the neighbour.
+/* One grid. Arrays have a border of zeros (stride = columns + 2), so that neighbors need no bounds check.
+ * e, s, se, sw: coupling (the negated coefficient) with that neighbor; the west and north ones are stored there.
  * Where there is no unknown (kept) centre and couplings are 0. */
 typedef struct level {
   int rows, columns, stride;
@@ -42,7 +42,7 @@ static inline size_t at(const level *l, int i, int j) { return (size_t)(i + 1) *
 
 static const double SIDE = 1.0 / 6, CORNER = 1.0 / 12;
 
-/* The finest system. A neighbour outside the image counts nowhere, one that was kept only in the diagonal. */
+/* The finest system. A neighbor outside the image has no part in it; a kept one only in the diagonal. */
 static void build_finest(level *l, const uint8_t *keep) {
   for (int i = 0; i < l->rows; i++)
     for (int j = 0; j < l->columns; j++) {
@@ -53,7 +53,7 @@ static void build_finest(level *l, const uint8_t *keep) {
       const bool down = i + 1 < l->rows, right = j + 1 < l->columns, left = j > 0;
       const int lines = (i > 0) + down, sides = left + right;
       l->centre[k] = SIDE * (lines + sides) + CORNER * (lines * sides);
-      l->inverse[k] = l->centre[k] > 0 ? 1 / l->centre[k] : 0; /* an image of one pixel has no neighbours */
+      l->inverse[k] = l->centre[k] > 0 ? 1 / l->centre[k] : 0; /* an image of one pixel has no neighbors */
       if (right && !here[1])
         l->e[k] = SIDE;
       if (down && !here[l->columns])
@@ -67,8 +67,8 @@ static void build_finest(level *l, const uint8_t *keep) {
 
 static double ratio(double a, double b) { return b > 1e-14 ? a / b : 0; }
 
-/* Points between two coarse ones in a row or column: the stencil is summed across the line. Points amid four: by their
- * own equation, with their neighbours interpolated already. */
+/* Points between two coarse ones in a row or column: the stencil is summed across the line. Points between four: by
+ * their own equation, after their neighbors have been interpolated. */
 static void build_interpolation(level *l) {
   const size_t w = (size_t)l->stride;
   double *const *p = l->p;
@@ -115,8 +115,8 @@ static const struct {
 
 static int parity(int i, int j) { return 2 * (i % 2) + j % 2; }
 
-/* Adds a number to the coarse coefficient between cells I and J = I + (y, x); the matrix is symmetric, so that one half
- * is kept and the other written there. */
+/* Adds a number to the coarse coefficient between cells I and J = I + (y, x). The matrix is symmetric, so only one half
+ * of it is stored. */
 static void add_coefficient(level *c, size_t I, size_t J, int y, int x, double v) {
   if (y < 0 || (y == 0 && x < 0)) {
     I = J;
@@ -129,7 +129,7 @@ static void add_coefficient(level *c, size_t I, size_t J, int y, int x, double v
     (x == 0 ? c->s : x == 1 ? c->se : c->sw)[I] -= v;
 }
 
-/* What the fine coefficient between f and g (another one) gives. */
+/* Adds the contribution of the fine coefficient between two points f and g. */
 static void add_pair(level *c, const level *l, int i, int j, int down, int right, double coefficient) {
   const size_t f = at(l, i, j), g = at(l, i + down, j + right), from = at(c, i / 2, j / 2),
                to = at(c, (i + down) / 2, (j + right) / 2);
@@ -147,7 +147,7 @@ static void add_pair(level *c, const level *l, int i, int j, int down, int right
   }
 }
 
-/* What the diagonal's coefficient gives: every pair of parents once, and each with itself. */
+/* Adds the contribution of a diagonal coefficient: every pair of parents once, and each with itself. */
 static void add_diagonal(level *c, const level *l, int i, int j) {
   const size_t f = at(l, i, j), from = at(c, i / 2, j / 2);
   const int pf = parity(i, j);
@@ -190,7 +190,7 @@ static int count_levels(int rows, int columns, size_t *numbers) {
   return n;
 }
 
-/* arena: zeros. */
+/* arena: zeroed memory for all levels. */
 static void build(level *levels, int n, int rows, int columns, const uint8_t *keep, double **arena) {
   for (int k = 0; k < n; k++) {
     level_take(&levels[k], rows, columns, arena);
@@ -206,8 +206,8 @@ static void build(level *levels, int n, int rows, int columns, const uint8_t *ke
 
 /* ---- one cycle ---------------------------------------------------------------------------------------------- */
 
-/* out[j]: coupling times v over the six neighbours of (i, j) in the rows above and below. Apart from out nothing is
- * written, so that it runs in vectors. */
+/* out[j]: coupling times v, summed over the six neighbors of (i, j) in the rows above and below. Vectorized by the
+ * compiler. */
 static void add_lines(const level *l, const double *v, int i, double *restrict out) {
   const size_t w = (size_t)l->stride, k = at(l, i, 0);
   const double *s = l->s + k, *se = l->se + k, *sw = l->sw + k, *n = s - w, *nw = se - w - 1, *ne = sw - w + 1,
@@ -217,7 +217,7 @@ static void add_lines(const level *l, const double *v, int i, double *restrict o
       s[j] * down[j] + se[j] * down[j + 1] + sw[j] * down[j - 1] + n[j] * up[j] + nw[j] * up[j - 1] + ne[j] * up[j + 1];
 }
 
-/* Every other point of a row, whose lines above and below are summed already. */
+/* Every second point of a row; `lines` holds the sums over the rows above and below. */
 static void relax_row(const level *l, int i, int first, const double *lines) {
   const size_t k = at(l, i, 0);
   const double *inverse = l->inverse + k, *b = l->b + k, *e = l->e + k;
@@ -230,7 +230,7 @@ static void relax_row(const level *l, int i, int first, const double *lines) {
 static void relax(const level *l, bool reverse) {
   for (int half = 0; half < 2; half++)
     for (int i = half ^ reverse; i < l->rows; i += 2) {
-      double *lines = l->r + at(l, i, 0); /* room of this row that is not in use yet */
+      double *lines = l->r + at(l, i, 0); /* not yet in use for this row */
       add_lines(l, l->x, i, lines);
       relax_row(l, i, reverse, lines);
       relax_row(l, i, !reverse, lines);
@@ -288,7 +288,7 @@ static void prolongate(const level *l, const level *c) {
   }
 }
 
-/* levels[0].x = the cycle's answer to levels[0].b */
+/* One multigrid cycle: levels[0].x = approximate solution for levels[0].b */
 static void cycle(const level *levels, int n) {
   for (int k = 0; k < n; k++) {
     const level *l = &levels[k];
@@ -321,9 +321,9 @@ static double largest(const double *a, size_t n) {
   return top;
 }
 
-/* Solves for x from 0; levels[0].b holds the right side and is used up. The cycle's answer to the residual is a close
- * estimate of the error, in every norm: steps go on until its largest value is below `within`, and it is added at the
- * end. d, q: room for one array each. NaN ends it at once. */
+/* Solves for x, starting at 0; levels[0].b holds the right side and is overwritten. The cycle's solution for the
+ * residual is a close estimate of the error: steps continue until its largest value is below `within`, and it is added
+ * at the end. d, q: memory for one array each. NaN ends it at once. */
 static int solve(const level *levels, int n, double *x, double *d, double *q, double within, bool (*stop)(void)) {
   const level *l = &levels[0];
   const size_t size = level_size(l->rows, l->columns);
@@ -365,8 +365,8 @@ static double mean_of(const uint8_t *keep, const double *v, size_t n, double *sp
   return mean;
 }
 
-/* The right side: couplings with kept neighbours, whose values are taken relative to the mean (a constant solves
- * itself). */
+/* The right side: couplings with kept neighbors, whose values are taken relative to the mean (a constant image is then
+ * solved exactly). */
 static void right_side(const level *l, const uint8_t *keep, const double *v, double mean) {
   memset(l->b, 0, level_size(l->rows, l->columns) * sizeof *l->b);
   for (int i = 0; i < l->rows; i++)
@@ -423,7 +423,7 @@ static bool impute(int rows, int columns, const uint8_t *keep, double *const *pl
   if (!memory)
     return false;
   build(levels, n, rows, columns, keep, &arena);
-  /* planes that are equal as they come are found before the first is changed */
+  /* equal planes are found before the first one is changed */
   int same_as[64];
   for (int k = 0; k < count && k < 64; k++) {
     same_as[k] = k;

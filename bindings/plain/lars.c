@@ -6,8 +6,8 @@
 #include <string.h>
 #include "alloc.h"
 
-/* Differences of alpha below this share of the first count as none (scikit-learn: below this itself, whatever the
- * scale of y); pivots below 1e-7 as a column that the active ones already span. */
+/* Differences of alpha below this fraction of the first alpha count as zero (scikit-learn uses an absolute bound,
+ * whatever the scale of y). A pivot below 1e-7 means that the active columns already span the new one. */
 static const double tolerance = FLT_EPSILON, smallest_pivot = 1e-7;
 
 typedef struct lars {
@@ -18,7 +18,7 @@ typedef struct lars {
   bool *gone;     /* by column: it is spanned by active ones and never enters */
   double *sign;   /* by place */
   double *factor; /* p x p, lower */
-  double *way, *turn; /* by place: the direction of the active coefficients; how fast an inactive correlation changes */
+  double *way, *turn; /* by place: direction of the active coefficients; rate of change of an inactive correlation */
   double *left;   /* scratch */
 } lars;
 
@@ -55,7 +55,7 @@ static void unmake(lars *l) {
 /* by place */
 static double between(const lars *l, int i, int j) { return l->gram[(size_t)l->order[i] * l->p + l->order[j]]; }
 
-/* The inactive place with the largest |correlation|, the first of equals; -1: none is left. */
+/* The inactive place with the largest |correlation|, the first among equals; -1: none is left. */
 static int most_correlated(const lars *l) {
   int best = -1;
   for (int i = l->nactive; i < l->p; i++)
@@ -72,7 +72,7 @@ static void swap_places(lars *l, int i, int j) {
   l->cov[j] = cov;
 }
 
-/* Row n of the Cholesky factor; false where the pivot says that the column adds nothing. */
+/* Computes row n of the Cholesky factor; false: the active columns already span the new one. */
 static bool factor_row(lars *l, int n) {
   double *row = l->factor + (size_t)n * l->p, sum = between(l, n, n);
   for (int j = 0; j < n; j++) {
@@ -126,8 +126,8 @@ static double find_way(lars *l) {
 
 static double smaller_positive(double best, double v) { return v > 0 && v < best ? v : best; }
 
-/* How far to go until an inactive column is as correlated as the active ones. Fills turn, rounded to 15 decimals so
- * that equals stay equal. */
+/* The step length at which an inactive column becomes as correlated as the active ones. Fills turn, rounded to 15
+ * decimals so that ties stay ties. */
 static double find_length(lars *l, double largest, double a) {
   double length = DBL_MAX;
   for (int i = l->nactive; i < l->p; i++) {
@@ -142,7 +142,7 @@ static double find_length(lars *l, double largest, double a) {
   return fmin(length, largest / a);
 }
 
-/* A place leaves the active ones and becomes the first of the others. */
+/* Removes a place from the active ones; it becomes the first of the others. */
 static void leave(lars *l, int place, const double *coef) {
   const int column = l->order[place];
   for (int i = place; i + 1 < l->nactive; i++) {
@@ -160,7 +160,7 @@ static void leave(lars *l, int place, const double *coef) {
 
 /* ---- the path ------------------------------------------------------------------------------------------------ */
 
-/* A new row of zeros behind the last. */
+/* Appends a row of zeros. */
 static bool add_row(lars_path *out, int *room) {
   const int rows = out->steps + 2;
   if (rows > *room) {
@@ -181,7 +181,7 @@ static bool add_row(lars_path *out, int *room) {
 
 static double *row_of(const lars_path *out, int step) { return out->coef + (size_t)step * out->columns; }
 
-/* The path goes no further than alpha_min: the last row is moved back to it. */
+/* Ends the path at alpha_min: interpolates the last row there. */
 static void stop_at(lars_path *out, double alpha_min) {
   const int n = out->steps;
   if (fabs(out->alpha[n] - alpha_min) <= tolerance * out->alpha[0]) return;
@@ -194,7 +194,7 @@ static void stop_at(lars_path *out, double alpha_min) {
   out->alpha[n] = alpha_min;
 }
 
-/* Goes along the way; where coefficients would pass 0 before its end, their signs turn, and the lasso stops there.
+/* Moves along `way`. Where a coefficient would pass 0 before the step's end, its sign turns, and the lasso stops there.
  * Returns whether any did; which: by place. */
 static bool advance(lars *l, lars_path *out, double length, bool lasso, bool *which) {
   double *before = row_of(out, out->steps - 1), *coef = row_of(out, out->steps), zero = DBL_MAX;
@@ -225,7 +225,7 @@ static int walk(lars *l, lars_path *out, double samples, bool lasso, int max_ste
     if (!(out->alpha[n] > alpha_min + tolerance * out->alpha[0])) return stop_at(out, alpha_min), LARS_OK;
     if (n >= max_steps || l->nactive >= l->p) return LARS_OK;
     if (!turned && !enter(l, place)) continue;
-    if (lasso && n > 0 && out->alpha[n - 1] < out->alpha[n]) return LARS_OK; /* what is left is rounding */
+    if (lasso && n > 0 && out->alpha[n - 1] < out->alpha[n]) return LARS_OK; /* only rounding errors are left */
     const double a = find_way(l);
     if (!isfinite(a)) return LARS_OK;
     const double length = find_length(l, largest, a);

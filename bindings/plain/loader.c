@@ -1,6 +1,6 @@
-/* The threaded loader: tasks are single pictures, handed out in order; a ring of `depth` slots holds the batches.
- * One lock guards everything but the pixels of a slot, which belong to the threads that fill it until it is ready, and
- * to the caller until it is released. */
+/* loader.c: see loader.h. Threads take single images in order; a ring of `depth` slots holds the batches. One lock
+ * guards everything but the pixels of a slot, which belong to the threads that fill it until it is ready, and then to
+ * the caller until it is released. */
 #include "loader.h"
 #include "mx_assert.h"
 #include <math.h>
@@ -27,15 +27,15 @@ struct loader {
   pthread_mutex_t lock;
   pthread_cond_t room, ready;
   slot *slots;
-  uint8_t *scratch; /* one picture a thread, before augmentation */
+  uint8_t *scratch; /* one image per thread, before augmentation */
   int64_t next;     /* the next picture to hand out */
   int64_t taken;    /* batches released */
   int64_t active;   /* pictures being made */
-  int64_t failed_at; /* first place that could not be made; n: none */
+  int64_t failed_at; /* first position in the order that failed; n: none */
   char why[IMAGESET_WHY];
   bool stop, held;
   double waited;
-  int started, threads; /* threads that run; those to join */
+  int started, threads; /* running threads; threads to join */
   pthread_t thread[];
 };
 
@@ -99,7 +99,7 @@ void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const lo
 /* ---- threads ----------------------------------------------------------------------------------------------- */
 static size_t picture_bytes(const loader *l) { return (size_t)imageset_size(l->set) * imageset_size(l->set) * 3; }
 
-/* Fills place `at` of the order; scratch is this thread's own. */
+/* Loads the image at position `at` of the order; scratch is this thread's own. */
 static int make(loader *l, int64_t at, uint8_t *scratch, char *why) {
   slot *s = &l->slots[at / l->batch % l->depth];
   int64_t i = l->order[at], k = at % l->batch;
@@ -200,7 +200,7 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   return l;
 }
 
-/* With the lock: LOADER_READY, LOADER_FAILED or LOADER_WAIT for the oldest batch. */
+/* LOADER_READY, LOADER_FAILED or LOADER_WAIT for the oldest batch. The caller holds the lock. */
 static int state_of(const loader *l) {
   if (l->slots[l->taken % l->depth].left == 0 && (l->failed_at >= l->n || l->failed_at / l->batch != l->taken))
     return LOADER_READY;

@@ -1,5 +1,5 @@
-/* mx_assert.h: what must always hold, looked at in the sanitize build (MEDXAI_CHECKED) and left out of the release
- * build. It is for our own mistakes: what a user, a file or a full memory can bring about is an error with a message
+/* mx_assert.h: assertions that are checked in the sanitize build (MEDXAI_CHECKED) and not in the release build. They
+ * are for programming errors; whatever a user, a file or a lack of memory can cause is an error with a message
  * instead. */
 #ifndef MEDXAI_MX_ASSERT_H
 #define MEDXAI_MX_ASSERT_H

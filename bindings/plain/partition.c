@@ -1,6 +1,6 @@
-/* partition.c: see partition.h. Nodes are made when they are first split; a node's children lie side by side behind it,
- * so one pass in order of index carries credit down. A set of shown boxes is a linked list through the expansions that
- * made it. */
+/* partition.c: see partition.h. Children are made when a node is first split; they lie side by side after it, so one
+ * pass in order of index carries credit down. A set of shown boxes is a linked list through the expansions that made
+ * it. */
 #include "partition.h"
 #include <math.h>
 #include <stdbool.h>
@@ -28,8 +28,8 @@ struct partition {
   node *nodes;
   shown *lists;
   item *heap;
-  double *values, *credit; /* o.outputs a row; credit: one row a node */
-  item *pending; /* each asked for two masks: left child shown, right child shown */
+  double *values, *credit; /* rows of o.outputs numbers; credit: one row per node */
+  item *pending;           /* two masks were asked for each: left child shown, right child shown */
   partition_box *boxes;
   int32_t nnodes, nlists, nheap, nvalues, npending;
   int32_t node_room, list_room, heap_room, value_room, pending_room, box_room;
@@ -39,7 +39,7 @@ struct partition {
 
 /* ---- room ---------------------------------------------------------------------------------------------------- */
 
-/* slot: where the pointer to the array stands. */
+/* slot: the address of the pointer to the array. */
 static bool grow(void *slot, int32_t *room, int64_t wanted, size_t each) {
   if (wanted <= *room) return true;
   if (wanted > INT32_MAX / 2) return false;
@@ -365,7 +365,7 @@ int partition_values(const partition *p, double *values) {
   memcpy(credit, p->credit, rows * sizeof *credit);
   for (int32_t i = 0; i < p->nheap; i++)
     give(credit, k, p->heap[i].node, row(p, p->heap[i].v11), row(p, p->heap[i].v00), p->heap[i].weight);
-  for (int32_t i = 0; i < p->npending; i++) /* asked for and not answered: still whole */
+  for (int32_t i = 0; i < p->npending; i++) /* asked for and not answered: not split yet */
     give(credit, k, p->pending[i].node, row(p, p->pending[i].v11), row(p, p->pending[i].v00), p->pending[i].weight);
   for (int32_t i = 0; i < p->nnodes; i++) {
     const node *n = &p->nodes[i];

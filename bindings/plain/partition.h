@@ -1,7 +1,7 @@
 /* partition.h: the hierarchy, the queue and the credit of SHAP Partition (Owen values; Lundberg's PartitionExplainer),
  * without Lua and without the model: partition_ask says which masked images are wanted next, the caller evaluates them,
  * partition_tell takes the outputs. A mask is a list of boxes that are shown; everything else is hidden.
- * It refuses to look at pixels, and to go on after an output that is not a number. */
+ * An output that is not a number ends it. */
 #ifndef MEDXAI_PARTITION_H
 #define MEDXAI_PARTITION_H
 
@@ -19,11 +19,11 @@ typedef struct partition_options {
   int32_t size[3];    /* of the whole: height, width, channels; or number of regions, 1, 1 */
   int outputs;        /* numbers that one evaluation gives */
   int64_t budget;     /* evaluations beyond the two that partition_start takes */
-  int queue_batch;    /* evaluations a call: a setting of the algorithm, as the order in the queue depends on it */
+  int queue_batch;    /* evaluations per call; changes the values, as the order of the queue depends on it */
   /* -1: both contexts, each half; 0: the outside hidden; 1: the outside shown (shap's fixed_context) */
   int context;
-  /* A tree of regions: inner node i (the root is 0) has the children [i][0] and [i][1]. A child c > i is an inner node, a
-   * child c < 0 the leaf of region -1 - c. Copied. NULL: boxes of the image, halved along their longer side. */
+  /* A tree of regions: inner node i (the root is 0) has the children [i][0] and [i][1]. A child c > i is an inner node,
+   * a child c < 0 the leaf of region -1 - c. Copied. NULL: boxes of the image, halved along their longer side. */
   const int32_t (*children)[2];
 } partition_options;
 
@@ -45,8 +45,8 @@ int partition_tell(partition *p, const double *outputs); /* n * outputs numbers,
 
 int64_t partition_evaluated(const partition *p); /* by tell, so without the two of the start */
 
-/* The values so far: what is still in the queue is left on its box and spread over it evenly. values: outputs planes of
- * size[0] * size[1] * size[2] numbers, channels outermost in each; their sum is shown - hidden to rounding. */
+/* The values so far: the credit of a box that is not split further is spread over it evenly. values: `outputs` arrays
+ * of size[2] x size[0] x size[1] numbers; the sum of each is shown - hidden up to rounding. */
 int partition_values(const partition *p, double *values);
 
 #endif

@@ -1,5 +1,6 @@
-/* Chest phantoms: a picture is a sum of smooth densities over a thorax in coordinates from -1 to 1 (x to the picture's
- * right, y down), tilted and shifted a little, then exposed and made noisy. The numbers were chosen by eye. */
+/* phantom.c: see phantom.h. An image is a sum of smooth densities over a thorax in coordinates from -1 to 1 (x to the
+ * image's right, y down), rotated and shifted a little, to which exposure and noise are added. The numbers were chosen
+ * by eye. */
 #include "phantom.h"
 #include <math.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@ typedef struct spot {
   double x, y, rx, ry, tilt, density;
 } spot;
 
-/* All that is random in one picture but the grain. */
+/* All random parameters of one image, except for the noise. */
 typedef struct chest {
   double turn_cos, turn_sin, shift_x, shift_y, zoom, wide; /* pose */
   /* lungs; base: of the right lung (left in the picture) and the left */
@@ -69,7 +70,7 @@ static double noise_at(const chest *c, int octave, double x, double y) { /* -1 .
 }
 
 /* ---- anatomy ----------------------------------------------------------------------------------------------- */
-/* How deep inside a lung (x, y) lies, about in units of the picture's half-width; negative outside. */
+/* How deep inside a lung (x, y) lies, roughly in units of half the image's width; negative outside. */
 static double lung_depth(const chest *c, double x, double y) {
   int side = x > 0;
   double ax = fabs(x), up = (0.22 - y) / (0.22 - c->apex);
@@ -207,7 +208,7 @@ static void roll_chest(chest *c, const phantom *p, int64_t index) {
   put_spots(c, &d, label, p->contrast);
 }
 
-/* Lead letters, 5 x 7, a row a byte. */
+/* Lead letters, 5 x 7 pixels, one byte per row. */
 static const uint8_t letters[3][7] = {
   { 0x1e, 0x11, 0x11, 0x1e, 0x14, 0x12, 0x11 }, /* R */
   { 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x1f }, /* L */
@@ -239,7 +240,7 @@ void phantom_masks_free(phantom_masks *m) {
   image_free(&m->marker);
 }
 
-/* About normal, mean 0, deviation 1, from 64 random bits: the sum of four 16-bit numbers. */
+/* Approximately normal, mean 0, standard deviation 1, from 64 random bits: the sum of four 16-bit numbers. */
 static double grain_of(uint64_t bits) {
   int64_t sum =
     (int64_t)(bits & 0xffff) + (int64_t)(bits >> 16 & 0xffff) + (int64_t)(bits >> 32 & 0xffff) + (int64_t)(bits >> 48);

@@ -1,7 +1,7 @@
-/* phantom.h: drawn chest X-rays of three classes with masks known exactly, for trying things where no data are.
+/* phantom.h: drawn chest X-rays of three classes with exact masks, for tests and demonstrations without data.
  * clear: nothing; nodule: one or two round spots in the lungs; opacity: a large hazy patch in a lung. Exposure, pose,
  * anatomy and noise vary at random and alike in all classes, so that brightness does not give the class away.
- * A picture is a function of (seed, index) alone; its class is index % 3. They teach nothing about patients. */
+ * An image is a function of (seed, index) alone; its class is index % 3. Results on them say nothing about patients. */
 #ifndef MEDXAI_PHANTOM_H
 #define MEDXAI_PHANTOM_H
 

@@ -1,7 +1,6 @@
-/* pickle.c: the reader is one loop over opcodes with a stack, marks and a memo; values lie in an arena that goes at
- * once. Only the globals in push_global() mean anything, and none of them is code: each is a case in reduce(), or a
- * class whose objects are dropped. It refuses every other global by name, and every opcode that torch.save does not
- * write. */
+/* pickle.c: see pickle.h. The reader is a loop over opcodes with a stack, marks and a memo; values lie in an arena.
+ * Only the globals in push_global() are known, and none of them runs code: each is a case in reduce(), or a class whose
+ * objects are dropped. Any other global is an error that names it, as is any opcode that torch.save does not write. */
 #include "pickle.h"
 #include <math.h>
 #include <stdarg.h>
@@ -30,8 +29,9 @@ struct pickle {
   char error[400];
 };
 
-/* What the values of an honest pickle may take: the shortest opcode that makes one is a byte long, and a value with its
- * places on the stack, in the memo and in a list takes some 150 bytes. What asks for more copies the same values. */
+/* How much memory the values of a pickle may take per byte: the shortest opcode that makes a value is one byte long,
+ * and a value with its places on the stack, in the memo and in a list takes about 150 bytes. A pickle that needs more
+ * is built to multiply the same values. */
 enum { BYTES_OF_ANY = 4 << 20, BYTES_PER_BYTE = 256 };
 
 /* ---- memory ------------------------------------------------------------------------------------------------- */
@@ -269,9 +269,9 @@ static const struct { const char *module, *name; int id; } globals[] = {
 #define PATHS "PosixPath WindowsPath PurePosixPath PureWindowsPath"
 #define BUILTINS "complex bytearray range slice object int float bool str bytes list tuple dict"
 
-/* Classes that hold data alone and stand beside weights in training files, and functions that only make such objects.
- * Nothing here may call, import or open anything in Python: an object of these is what it holds.
- * shown: in words, where the name is not the class's. __builtin__ and copy_reg are Python 2's names: torch.save's. */
+/* Classes that hold data only and are common beside weights in training files, and functions that only make such
+ * objects. None of them may call, import or open anything in Python.
+ * shown: how messages name it, if not by its class. torch.save writes Python 2's names (__builtin__, copy_reg). */
 static const struct { const char *module, *names, *shown; } inert[] = {
   { "argparse", "Namespace", NULL },
   { "types", "SimpleNamespace", NULL },
@@ -639,7 +639,7 @@ static bool push_double(pickle *p) {
   return b && push(p, (pickle_value){ .kind = PICKLE_FLOAT, .d = d });
 }
 
-/* Memo numbers of a real pickle never outrun its length, so neither does the memo. */
+/* A memo number is never larger than the pickle's length, which bounds the memo. */
 static bool memo_put(pickle *p, uint64_t at, uint64_t *count) {
   pickle_value *v = top(p);
   if (!v)
@@ -690,7 +690,7 @@ static bool set_items(pickle *p, pickle_kind kind, size_t n) {
   return extend(p, kind, items, n);
 }
 
-/* Gives an object its state: dropped, as an OrderedDict's attributes (_metadata) are. */
+/* BUILD sets an object's state, which is dropped, as are an OrderedDict's attributes (_metadata). */
 static bool build(pickle *p) {
   if (!pop(p))
     return false;
@@ -738,7 +738,7 @@ static bool push_mark(pickle *p) {
   return true;
 }
 
-/* INST: names a class in text and makes an object of it. No weights are written so. */
+/* INST: an object of a class named in text. torch.save does not write it. */
 static bool refuse_inst(pickle *p) {
   const char *m = "", *s = "";
   size_t mlen = 0, slen = 0;

@@ -1,9 +1,9 @@
 /* pickle.h: reads and writes the pickles of torch.save (protocols 2 to 5) without running anything in them.
- * The reader is a stack machine that knows plain values, tensors and storages. Objects of classes that are known to
- * hold data alone (argparse.Namespace, numpy's arrays, paths, dates) become a value that says their class and nothing
- * else; every other global is refused by its name. It refuses to allocate more than its limit or than the data's length
- * explains, to recurse, and to believe a size that the storage does not have.
- * Plain C: no Lua, no libtorch. */
+ * The reader is a stack machine for plain values, tensors and storages. Objects of classes that are known to hold data
+ * only (argparse.Namespace, numpy's arrays, paths, dates) become a value that names their class, without their
+ * contents; any other global is an error that names it. It does not recurse, allocates no more than a limit and no more
+ * than the data's length can explain, and checks every size against the storage.
+ * No Lua, no libtorch. */
 #ifndef MEDXAI_PICKLE_H
 #define MEDXAI_PICKLE_H
 
@@ -20,7 +20,7 @@ typedef enum pickle_kind {
   PICKLE_LIST, PICKLE_TUPLE, PICKLE_DICT,
   PICKLE_TENSOR,
   PICKLE_INERT,                         /* an object of a class that holds data alone: its contents are dropped */
-  PICKLE_STORAGE, PICKLE_GLOBAL         /* parts of a tensor; a finished tree may still hold them at odd places */
+  PICKLE_STORAGE, PICKLE_GLOBAL         /* parts of a tensor; a damaged file may have them elsewhere too */
 } pickle_kind;
 
 /* One named block of raw numbers; tensors are views of it. */
@@ -60,9 +60,9 @@ enum { PICKLE_OK = 0, PICKLE_BAD = 1, PICKLE_SHORT = 2, PICKLE_NOMEM = 3 };
 pickle *pickle_new(size_t limit_bytes); /* NULL: out of memory. limit: of all that its values may take */
 void pickle_free(pickle *p);            /* NULL allowed */
 /* Reads one pickle from the start of data, which must live as long as the values. *used: its length in bytes.
- * PICKLE_SHORT: the data ended first. Values of earlier reads stay valid; the memo starts afresh.
- * A value that the pickle mentions in several places is one pickle_value with several owners: who walks a tree must
- * expect that, and lists and dicts that hold themselves. */
+ * PICKLE_SHORT: the data end before the pickle does. Values of earlier reads stay valid; each read has a new memo.
+ * A value that the pickle refers to in several places is one pickle_value: a caller that walks the tree must expect
+ * shared values, and lists and dicts that contain themselves. */
 int pickle_read(pickle_value **out, size_t *used, pickle *p, const void *data, size_t len);
 const char *pickle_error(const pickle *p); /* of the last read: "asks to run os.system; refused" */
 size_t pickle_storages(const pickle *p, pickle_storage *const **out); /* in the order of first mention; borrowed */

@@ -310,7 +310,7 @@ void mx_pcg64_permutation(mx_pcg64 *g, int64_t n, int64_t *out) {
 #define ZIGGURAT_AREA 0.004928673233974654931590913432L /* of each layer, and of the base with its tail */
 
 static struct {
-  uint64_t inside[256]; /* abscissae below are under the curve without looking */
+  uint64_t inside[256]; /* abscissae below lie under the curve without a further test */
   double height[256];   /* exp(-x^2/2) at a layer's edge */
 } ziggurat;
 

@@ -1,7 +1,8 @@
-/* rng.h: random numbers without Lua and without libtorch.
- * Keyed streams (Philox4x32-10): draw i of the stream named by (seed, purpose, id, replicate) is the same however many
- * are asked for, in whatever order, on however many threads. And NumPy's two generators, bit for bit, for parity.
- * Nothing here allocates. The keyed streams' normals go through libm's log, sin and cos: equal on equal libms. */
+/* rng.h: random numbers. No Lua, no libtorch, no allocation.
+ * Keyed streams (Philox4x32-10; Salmon et al., SC 2011): draw i of the stream named by (seed, purpose, id, replicate)
+ * is always the same number, whatever the order or amount of draws and the number of threads. Their normals use libm's
+ * log, sin and cos, so they are equal where libm is.
+ * NumPy's two generators, bit for bit, for comparisons with Python. */
 #ifndef MEDXAI_RNG_H
 #define MEDXAI_RNG_H
 
@@ -16,7 +17,7 @@ extern "C" {
 /* ---- Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011) ----------- */
 void mx_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
 
-/* A stream. By value, never changed by drawing: share it between threads. */
+/* A stream. Drawing does not change it, so threads can share it. */
 typedef struct mx_stream {
   uint32_t key[2];
   uint32_t lane[2]; /* the counter's upper half; the lower half counts the draws */

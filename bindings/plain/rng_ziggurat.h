@@ -1,5 +1,6 @@
-/* rng_ziggurat.h: the layer widths of numpy's ziggurat, over 2^52. They carry the rounding errors of the program that
- * made them, so no formula gives them again: measured from 20 million of its normals, each value left one candidate. */
+/* rng_ziggurat.h: the layer widths of numpy's ziggurat, over 2^52. They contain the rounding errors of the program that
+ * made numpy's table, so no formula gives them. Found from 20 million of numpy's normals, which left one possible value
+ * each. */
 static const double ziggurat_width[256] = {
   0x1.f493b7815d979p-51, 0x1.b8d0be3fdf6c6p-55, 0x1.250af3c2c5bb4p-54, 0x1.57cb938443b61p-54, 0x1.801fce82fa70cp-54, 0x1.a230c2e4cd0bcp-54,
   0x1.c004d2f3861f7p-54, 0x1.dac2f5a747274p-54, 0x1.f32482d4cd5c3p-54, 0x1.04d32278ebbadp-53, 0x1.0f5053b025d43p-53, 0x1.192a697413677p-53,

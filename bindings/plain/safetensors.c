@@ -1,5 +1,5 @@
-/* safetensors.c: a strict reader for the one shape of JSON that the header of a .safetensors file has.
- * It refuses names that occur twice, tensors that overlap or leave gaps, and sizes that do not fit their bytes. */
+/* safetensors.c: see safetensors.h. Names that occur twice, tensors that overlap or leave gaps, and sizes that do not
+ * fit their bytes are errors. */
 #include "safetensors.h"
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
-/* segment.c: see segment.h. Sums run in the reference's order wherever order reaches a result; the compiler must not
- * fuse multiplications and additions here (CMakeLists.txt), so that every processor gives the same labels.
- * exp is our own, so that it can be vectorised: within one unit of the last place, which no label has been seen to
- * depend on. */
+/* segment.c: see segment.h. Sums run in scikit-image's order wherever their order changes a result, and the compiler
+ * must not fuse multiplications and additions here (CMakeLists.txt), so that every processor gives the same labels.
+ * exp is implemented here, so that it can be vectorized. Its error of one unit in the last place has changed no label
+ * in the tests. */
 #include "segment.h"
 #include <float.h>
 #include <math.h>
@@ -10,7 +10,7 @@
 #include "alloc.h"
 #include "rng.h"
 
-/* Loops over a row, compiled for each vector width that the processor may have. */
+/* Loops over a row are compiled for each vector width that a processor may have. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #define ROW_LOOP __attribute__((noinline, target_clones("avx512f", "avx2", "default")))
 #else
@@ -21,9 +21,8 @@ static bool asked(segment_stop stop) { return stop && stop(); }
 
 /* ---- colour ------------------------------------------------------------------------------------------------- */
 
-/* Links of equal length in different directions are ties that the last bits of Lab decide, and grey pictures hold many.
- * So this is the correctly rounded result of each step (pow of glibc is; cbrt is mended), with the products fused as in
- * BLAS. */
+/* The last bits of Lab decide ties between links of equal length, and gray images have many. So each step here is
+ * correctly rounded (glibc's pow is; cbrt gets a correction), with fused products as in BLAS. */
 static double linear(double v) { return v > 0.04045 ? pow((v + 0.055) / 1.055, 2.4) : v / 12.92; }
 
 static double weighted(double r, double g, double b, double wr, double wg, double wb) {
@@ -58,8 +57,7 @@ static unsigned hash_colour(const double rgb[3]) {
                     >> 55);
 }
 
-/* Pixels first .. last - 1. Pictures of 8 bits hold few colours, and pow is slow: each thread remembers the last
- * 512. */
+/* Pixels first .. last - 1. An 8-bit image has few colors, and pow is slow: each thread caches the last 512. */
 static void convert_span(double *lab, const double *rgb, int64_t n, int64_t first, int64_t last, colour known[512]) {
   for (int64_t i = first; i < last; i++) {
     const double here[3] = { rgb[i], rgb[n + i], rgb[2 * n + i] };
@@ -188,7 +186,7 @@ typedef struct field {
   segment_stop stop;
 } field;
 
-/* Adds to n densities the pull of as many pixels, each dx to the right of its own and dy2 = dy^2 below. */
+/* Adds to each of n densities the contribution of the pixel dx to its right and dy below; dy2 = dy^2. */
 ROW_LOOP static void add_pulls(double *restrict density, const double *l, const double *a, const double *b,
                                const double *l2, const double *a2, const double *b2, int n, double dy2, double dx2,
                                double scale) {
@@ -241,8 +239,8 @@ static offset *window_offsets(int reach, int *count) {
   return list;
 }
 
-/* The nearest denser pixel in position and colour, the first in raster order among equals; the pixel itself where there
- * is none or it is too far. The search goes outwards and ends where position alone is farther than the best so far. */
+/* The nearest denser pixel in position and color, the first in raster order among equals; the pixel itself if there is
+ * none or it is too far. The search goes outwards and ends where the position alone is farther than the best so far. */
 static int64_t find_parent(const field *f, const offset *window, int count, int y, int x, double max_dist) {
   const int64_t n = (int64_t)f->h * f->w, p = (int64_t)y * f->w + x;
   const double l = f->lab[p], a = f->lab[n + p], b = f->lab[2 * n + p], density = f->density[p];
@@ -314,7 +312,8 @@ int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int
     status = asked(o->stop) ? SEGMENT_STOPPED : SEGMENT_OK;
   }
   if (!status)
-    *count = number_trees(labels, n, (int64_t *)density); /* the densities have done their work: same size, reused */
+    /* the densities are not needed any more: their memory is reused */
+    *count = number_trees(labels, n, (int64_t *)density);
   mx_free(lab);
   mx_free(density);
   mx_free(window);
@@ -329,7 +328,7 @@ typedef struct axis { int64_t start, step; } axis;
 static axis axis_of(double step) { return (axis){ (int64_t)floor(step / 2), (int64_t)rint(step) }; }
 
 /* scikit-image's regular grid of about n points over 1 x h x w: the cube root first, and where the depth (1) or a side
- * is shorter than that step, it is taken whole and the rest shared out anew. */
+ * is shorter than that step, it is taken whole and the step is computed anew for the others. */
 static void regular_grid(axis *rows, axis *columns, int h, int w, double n) {
   const double space = (double)h * w, shorter = h <= w ? h : w, longer = h <= w ? w : h;
   *rows = *columns = (axis){ 0, 1 };
@@ -361,7 +360,7 @@ typedef struct slic {
   double weight;                 /* of squared distance in the image */
 } slic;
 
-/* Gives to number those of a row's n pixels that are strictly nearer to it than to their own seed. */
+/* Assigns to seed `number` those of a row's n pixels that are strictly nearer to it than to their present seed. */
 ROW_LOOP static void claim(double *restrict best, int64_t *restrict labels, const double *l, const double *a,
                            const double *b, int n, double first, const seed *s, double dy2, double weight,
                            int64_t number) {
@@ -378,8 +377,8 @@ ROW_LOOP static void claim(double *restrict best, int64_t *restrict labels, cons
 
 static int64_t clamped(double v, int64_t most) { return v <= 0 ? 0 : v >= (double)most ? most : (int64_t)v; }
 
-/* One row's pixels go to the nearest seed whose window holds them, the first among equals. An empty seed (NaN) has no
- * window. */
+/* Assigns one row's pixels to the nearest seed whose window contains them, the first among equals. An empty seed (NaN)
+ * has no window. */
 static void assign_row(const slic *s, int y, double *best) {
   const int64_t n = (int64_t)s->h * s->w, row = (int64_t)y * s->w;
   for (int x = 0; x < s->w; x++)
@@ -566,8 +565,8 @@ static int64_t at_edge(const int64_t *labels, int h, int w, int y, int x) { /* e
   return labels[(int64_t)y * w + x];
 }
 
-/* Is there, in the 3 x 3 window, a foreground label other than the largest of all labels; or, wrapped, a column of
- * background? */
+/* Whether the 3 x 3 window contains a foreground label other than the largest of all labels or, if wrapped, a column of
+ * background. */
 static bool touches_other(const int64_t *labels, int h, int w, int y, int x, int64_t background, bool wrapped) {
   int64_t largest = INT64_MIN, least = INT64_MAX;
   for (int dx = -1; dx <= 1; dx++) {

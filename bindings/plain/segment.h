@@ -1,7 +1,7 @@
 /* segment.h: superpixels in plain C: sRGB to Lab, quickshift, SLIC, boundaries. No Lua, no torch. As scikit-image
  * defines them (label maps equal to those of 0.19.3 and 0.26 in float64), the same for any number of threads.
  * Images are planar: red, green and blue planes of h * w doubles in [0, 1]. Labels are int64, row-major.
- * It refuses nothing but out of memory: the caller checks ranges and that every value is finite. */
+ * The only error is out of memory: the caller checks ranges and that every value is finite. */
 #ifndef MEDXAI_SEGMENT_H
 #define MEDXAI_SEGMENT_H
 
@@ -10,8 +10,8 @@
 
 enum { SEGMENT_OK = 0, SEGMENT_STOPPED = 1, SEGMENT_NOMEM = 2 };
 
-/* Asked many times a second, by several threads; true: the call ends with SEGMENT_STOPPED and nothing in its results.
- * NULL: never. */
+/* Called often, by several threads; true ends the call with SEGMENT_STOPPED and without results. NULL: never ends
+ * it. */
 typedef bool (*segment_stop)(void);
 
 /* n pixels; lab: L, a, b planes. D65, 2 degrees. */
@@ -48,8 +48,8 @@ int segment_slic(int64_t *labels, int64_t *count, const double *image, int h, in
 
 /* Where scikit-image's mark_boundaries(mode = "outer") draws: 1 on pixels beside another label, within the background
  * or where two foreground labels touch. wrapped: as it does with int64 labels on x86-64, where a column of background
- * in the 3 x 3 window counts as another label (its filler overflows in SciPy's filter), so that sides get a second
- * line. */
+ * in the 3 x 3window counts as another label (its fill value overflows in SciPy's filter), so that boundaries get a
+ * second line. */
 void segment_boundaries(uint8_t *marked, const int64_t *labels, int h, int w, int64_t background, bool wrapped);
 
 #endif

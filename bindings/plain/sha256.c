@@ -1,4 +1,4 @@
-/* SHA-256 as FIPS 180-4 writes it. The processor's SHA instructions are used where it has them (6x faster). */
+/* sha256.c: SHA-256 by FIPS 180-4, with the processor's SHA instructions where it has them (6 times as fast). */
 #include "sha256.h"
 #include <string.h>
 
@@ -79,7 +79,7 @@ static int has_sha(void) {
 
 static void blocks(uint32_t h[8], const uint8_t *p, size_t n) {
 #if defined(__x86_64__)
-  static int fast = -1; /* the same answer whichever thread asks first */
+  static int fast = -1; /* every thread finds the same answer */
   int use = __atomic_load_n(&fast, __ATOMIC_RELAXED);
   if (use < 0)
     __atomic_store_n(&fast, use = has_sha(), __ATOMIC_RELAXED);

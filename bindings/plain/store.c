@@ -1,6 +1,6 @@
-/* store.c: opens a file of tensors, finds where each storage lies, reads it straight to where the caller wants it.
- * Floating-point numbers of our own .pt files are 0-d views of one float64 storage named "numbers": torch 1.13's
- * weights_only reader knows no float. It refuses TorchScript, big-endian and compressed files by name. */
+/* store.c: opens a file of tensors, finds where each storage lies, reads it directly into the caller's memory.
+ * Floating-point numbers in our own .pt files are 0-d views of one float64 storage named "numbers", since torch 1.13's
+ * weights_only reader cannot read floats. TorchScript, big-endian and compressed files are errors that say so. */
 #include "store.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -261,7 +261,7 @@ static bool open_safetensors(store *s, int64_t length, char *error, size_t room)
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
 
-/* What a file that is none of ours seems to be. */
+/* What a file in an unknown format seems to be. */
 static bool unknown(const unsigned char *head, int64_t n, char *error, size_t room) {
   if (n == 0)
     return say(error, room, "is empty");
@@ -342,7 +342,7 @@ size_t store_entries(const store *s, const store_entry **out) {
 
 size_t store_storages(const store *s) { return s->nplaces; }
 
-/* A bool that is neither 0 nor 1 would be undefined behaviour: it becomes 1. */
+/* A bool other than 0 and 1 would be undefined behavior: it becomes 1. */
 bool store_read_storage(void *to, store *s, const pickle_storage *b, char *error, size_t room) {
   const place *p = &s->places[b->index];
   int64_t bytes = b->numel * b->itemsize;

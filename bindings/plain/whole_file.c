@@ -1,6 +1,7 @@
-/* whole_file.c: see whole_file.h. A temporary name is .<name>.tmp-<place>-<pid>-<token>-<counter>, hexadecimal but for
- * the name, which may be cut. The place stands for one boot of one machine and one space of process numbers: only there
- * does a number tell whether its writer lives. The token is a process' own random number: numbers are used again. */
+/* whole_file.c: see whole_file.h. A temporary name is .<name>.tmp-<place>-<pid>-<token>-<counter>; all but the name,
+ * which may be cut, are hexadecimal. The place identifies one boot of one machine and one namespace of process ids:
+ * only there does a process id tell whether the writer is alive. The token is a random number per process, since ids
+ * are reused. */
 #include "whole_file.h"
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NAME_PART = 100, WEEK = 7 * 24 * 3600 }; /* names may have 255 bytes: so much of the file's own is kept */
+enum { NAME_PART = 100, WEEK = 7 * 24 * 3600 }; /* a name may have 255 bytes: so many are the file's own */
 
 /* ---- names --------------------------------------------------------------------------------------------------- */
 
@@ -27,7 +28,7 @@ static uint64_t random_bits(void) {
   struct timespec t;
   if (getrandom(&v, sizeof v, GRND_NONBLOCK) == (ssize_t)sizeof v)
     return v;
-  clock_gettime(CLOCK_REALTIME, &t); /* the system has none yet */
+  clock_gettime(CLOCK_REALTIME, &t); /* no random numbers yet, early at boot */
   return ((uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^ (uintptr_t)&v) * 0x9E3779B97F4A7C15u;
 }
 
@@ -48,7 +49,7 @@ static uint64_t hash(uint64_t h, const char *text, size_t n) { /* FNV-1a */
   return h;
 }
 
-/* Where process numbers mean what they mean here; a random one where the system does not tell. */
+/* The place, see the top; a random number if the system does not tell. */
 static uint64_t place(void) {
   static _Atomic uint64_t known;
   char boot[64], space[64];
@@ -197,7 +198,7 @@ int whole_file_create(const char *path, const void *bytes, size_t n) {
   return code;
 }
 
-/* Cuts fd back to where it ended before a write that failed, unless another process has written behind it. */
+/* Truncates fd to its length before a failed write, unless another process has appended since. */
 static void take_back(int fd, off_t before, size_t n) {
   struct stat st;
   if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > before && st.st_size - before < (off_t)n &&
@@ -252,7 +253,8 @@ static time_t time_there(const char *folder) {
   return t;
 }
 
-/* What is known without a look at the clock. A process with our number and another token had the number before us. */
+/* Whether a writer is dead, alive or unknown, without the clock. A writer with our process id and another token is an
+ * earlier process. */
 typedef enum fate { OURS, GONE, UNKNOWN } fate;
 
 static fate fate_of(const writer *w) {

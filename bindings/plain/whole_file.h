@@ -1,7 +1,8 @@
-/* whole_file.h: the one writer of files for every part of the program, whole or not at all: a temporary name beside the
- * file, synced, renamed, the folder synced. Names are unique among the threads, processes, containers and machines that
- * share a folder. Results of int functions: 0, or an errno. Without Lua, libtorch and malloc: the host links it too.
- * It refuses to replace what is no ordinary file (a device, a pipe, a folder): EOPNOTSUPP, EISDIR. */
+/* whole_file.h: the one writer of files for all parts of the program. A file is written whole or not at all: under a
+ * temporary name beside it, synced, renamed, and the folder synced. Temporary names are unique among the threads,
+ * processes, containers and machines that share a folder. Results of int functions: 0, or an errno. No Lua, no
+ * libtorch, no malloc: the host links it too.
+ * Only regular files are replaced; for a device, a pipe or a folder the result is EOPNOTSUPP or EISDIR. */
 #ifndef MEDXAI_WHOLE_FILE_H
 #define MEDXAI_WHOLE_FILE_H
 
@@ -25,8 +26,8 @@ int whole_file_put(const char *path, const void *bytes, size_t n); /* all of it 
 /* A new file with this content; EEXIST where there is one. Of several processes exactly one succeeds. */
 int whole_file_create(const char *path, const void *bytes, size_t n);
 
-/* Adds to the end of a file, which is made when missing; what a full disk cuts off is taken back. sync: it is on the
- * disk then, the name of a new file too. */
+/* Appends to a file, which is created if it is missing. A write that a full disk cuts off is undone. sync: returns when
+ * the content, and a new file's name, are on the disk. */
 int whole_file_append(const char *path, const void *bytes, size_t n, bool sync);
 
 int whole_file_sync(const char *path);        /* a file or a folder; a folder that cannot be synced is fine */

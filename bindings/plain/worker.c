@@ -1,4 +1,4 @@
-/* worker.c: see worker.h. A blocked SIGSEGV would end the process without a word. */
+/* worker.c: see worker.h. If SIGSEGV were blocked, a crash in a worker would end the process without a report. */
 #include "worker.h"
 #include <signal.h>
 #include <stddef.h>

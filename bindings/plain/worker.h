@@ -1,11 +1,11 @@
-/* worker.h: threads that read images ahead. They leave signals to the main thread, but for those of a fault of their
- * own, which must find the host's crash report. */
+/* worker.h: threads that load images. They block all signals but those of a crash in themselves (SIGSEGV ...), for
+ * which the host prints its report. */
 #ifndef MEDXAI_WORKER_H
 #define MEDXAI_WORKER_H
 
 #include <pthread.h>
 
-#define WORKER_NAME "image worker" /* the thread's name: what the host's crash report knows it by */
+#define WORKER_NAME "image worker" /* the thread's name, by which the host's crash report recognizes it */
 
 int worker_start(pthread_t *thread, void *(*work)(void *), void *ud); /* 0, or pthread_create's error */
 

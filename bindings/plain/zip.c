@@ -1,6 +1,6 @@
 /* zip.c: finds records through the central directory, reads them with pread, checks their CRC-32; writes stored
- * records. It refuses compressed, encrypted and split archives, names that occur twice, records that overlap or leave
- * the file. */
+ * records. Compressed, encrypted and split archives, names that occur twice, and records that overlap or reach beyond
+ * the file are errors. */
 #include "zip.h"
 #include <errno.h>
 #include <stdio.h>
@@ -141,7 +141,7 @@ static int by_name(const void *a, const void *b) {
   return c ? c : (x->len > y->len) - (x->len < y->len);
 }
 
-/* Takes the archive's own folder off every name; all must lie in one. */
+/* Removes the archive's own folder from every name; all names must be in the same one. */
 static bool strip_folder(zip_reader *z) {
   if (z->n == 0)
     return false;

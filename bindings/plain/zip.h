@@ -1,8 +1,8 @@
 /* zip.h: the zip archives of torch.save: stored records (never compressed), zip64, CRC-32.
- * The reader believes nothing: every offset, size and name is checked against the file before it is used.
+ * The reader checks every offset, size and name against the file before it uses it.
  * Why not libtorch's own PyTorchStreamReader: Debian's 1.13.1 is built without the checksum test (of 6,000 damaged
- * files it read 2,346 without a word, a changed weight among them), it copies each record through a buffer of its own,
- * and its writer's bytes differ between libtorches. */
+ * files it read 2,346 without an error, one with a changed weight among them), it copies each record through a buffer
+ * of its own, and its writer's bytes differ between versions of libtorch. */
 #ifndef MEDXAI_ZIP_H
 #define MEDXAI_ZIP_H
 
