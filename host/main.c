@@ -1,5 +1,5 @@
-/* medxai-run: runs one Lua file. Reads the command line, makes a Lua state with the library's path and its safeguards,
- * runs the experiment, reports how it ended. It refuses to know what an experiment is: that is scripts/medxai's. */
+/* main.c: medxai-run: reads the command line, makes a Lua state with the library's path, runs one Lua file (the
+ * experiment), reports how it ended. What an experiment can do is in scripts/medxai. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 
 host the_host;
 
-/* Pushes the chunk, or returns the exit code that tells why not. */
+/* Pushes the loaded chunk, or reports the error and returns an exit code. */
 static int load(lua_State *L, const host_options *o) {
   int status;
   if (o->code) status = luaL_loadbuffer(L, o->code, strlen(o->code), "=(command line)");
@@ -36,7 +36,7 @@ static int load(lua_State *L, const host_options *o) {
   return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
 }
 
-/* Fields of the command line that nothing took are a mistake; only an experiment that checks options can tell. */
+/* A field of the command line that no option took is an error, if the experiment checks options at all. */
 static int refuse_unused_fields(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, "medxai.base.options") != LUA_TTABLE) return 0;
@@ -92,7 +92,7 @@ static void choose_threads(void) { /* --threads, else OMP_NUM_THREADS, else ever
   the_host.threads = wanted > 0 ? wanted : the_host.cores;
 }
 
-/* The caller may have closed 0, 1 or 2: the first file opened would take its place, and what is printed would go into
+/* The caller may have closed 0, 1 or 2. The first file opened would get that number, and printed text would go into
  * it. */
 static void hold_standard_files(void) {
   int fd;

@@ -1,5 +1,6 @@
-/* The command line: options before FILE by getopt_long; after FILE the same long options, and every other --name is a
- * field of the experiment. It refuses to interpret fields: their values stay text until a checked option takes them. */
+/* options.c: the command line: options before FILE by getopt_long; after FILE the same long options, and every other
+ * --name is a field of the experiment. The values of fields are text; the option that takes one converts and checks
+ * it. */
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -120,7 +121,7 @@ static const struct option *find(const char *name, size_t length) {
   return NULL;
 }
 
-/* Whether the word after --name is its value: another --option is not, a negative number is. */
+/* Whether the word after --name is its value: another --option is not, but a negative number is. */
 static bool is_value(const char *word) { return word && strncmp(word, "--", 2) != 0; }
 
 static bool add_field(host_options *o, char *name, char *equals, char *next, int *i) {
@@ -153,14 +154,14 @@ static bool read_rest(host_options *o, int argc, char **argv, int i, bool words_
   return true;
 }
 
-/* The option that getopt stopped at, as it was written: "-x" or "--name". */
+/* The option at which getopt stopped, as the user wrote it: "-x" or "--name". */
 static const char *stopped_at(char **argv) {
   static char letter[3] = "-?";
   letter[1] = (char)optopt;
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* "runs" is a command unless a file of that name is there (a folder of that name usually is). */
+/* "runs" is a command, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
   return strcmp(word, "runs") == 0 && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));

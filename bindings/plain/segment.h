@@ -48,7 +48,7 @@ int segment_slic(int64_t *labels, int64_t *count, const double *image, int h, in
 
 /* Where scikit-image's mark_boundaries(mode = "outer") draws: 1 on pixels beside another label, within the background
  * or where two foreground labels touch. wrapped: as it does with int64 labels on x86-64, where a column of background
- * in the 3 x 3window counts as another label (its fill value overflows in SciPy's filter), so that boundaries get a
+ * in the 3 x 3 window counts as another label (its fill value overflows in SciPy's filter), so that boundaries get a
  * second line. */
 void segment_boundaries(uint8_t *marked, const int64_t *labels, int h, int w, int64_t background, bool wrapped);
 
