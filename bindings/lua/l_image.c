@@ -1,5 +1,5 @@
-/* core.image: pictures and hashes for Lua. Pictures are uint8 tensors (H, W, C), C 1 or 3; (H, W) is taken too.
- * It refuses other types and shapes, and never leaves half a file. */
+/* l_image.c: core.image: images and hashes. Images are uint8 tensors (H, W, C), C 1 or 3; (H, W) is accepted too.
+ * Files are written whole or not at all. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,14 +12,14 @@
 
 #define XL_SHA256 "medxai.sha256"
 
-/* ---- tensors as pictures ----------------------------------------------------------------------------------- */
+/* ---- tensors as images ----------------------------------------------------------------------------------- */
 /* The tensor's own memory; the tensor is held. */
 static image check_picture(lua_State *L, int idx, const char *what) {
   tx_tensor *t = xl_totensor(L, idx);
   int64_t size[TX_MAX_DIMS];
   int dim = tx_tensor_dim(t);
   if (strcmp(tx_tensor_dtype(t), "uint8"))
-    xl_error(L, "%s: wrong type (expected a uint8 picture, got %s).", what, tx_tensor_dtype(t));
+    xl_error(L, "%s: wrong type (expected a uint8 image, got %s).", what, tx_tensor_dtype(t));
   tx_tensor_sizes(t, size);
   if (!(dim == 2 || (dim == 3 && (size[2] == 1 || size[2] == 3))) || size[0] < 1 || size[1] < 1
       || size[0] > IMAGE_MAX_SIDE || size[1] > IMAGE_MAX_SIDE)
@@ -29,7 +29,7 @@ static image check_picture(lua_State *L, int idx, const char *what) {
                   .px = xl_todata(L, t, "uint8", what) };
 }
 
-/* Pushes the picture as a tensor and frees it. flat: (H, W) for one channel. */
+/* Pushes the image as a tensor and frees it. flat: (H, W) for one channel. */
 static void push_picture(lua_State *L, image *im, bool flat) {
   tx_tensor *t = NULL;
   int64_t size[3] = { im->h, im->w, im->c };
@@ -98,7 +98,7 @@ static int image_lua_info(lua_State *L) {
   return 1;
 }
 
-/* save(path, picture): a PNG */
+/* save(path, image): a PNG */
 static int image_lua_save(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   image im = check_picture(L, 2, "image.save");
@@ -113,7 +113,7 @@ static int image_lua_save(lua_State *L) {
   return 0;
 }
 
-/* encode(picture) -> the bytes of a PNG */
+/* encode(image) -> the bytes of a PNG */
 static int image_lua_encode(lua_State *L) {
   image im = check_picture(L, 1, "image.encode");
   uint8_t *bytes;
@@ -143,7 +143,7 @@ static int side(lua_State *L, int idx, const char *what) {
   return (int)xl_torange(L, idx, 1, IMAGE_MAX_SIDE, what);
 }
 
-/* resize(picture, width, height [, "bilinear" | "nearest"]) -> picture, as Pillow does it */
+/* resize(image, width, height [, "bilinear" | "nearest"]) -> image, as Pillow does it */
 static int image_lua_resize(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
   image im = check_picture(L, 1, "image.resize"), out;
@@ -156,7 +156,7 @@ static int image_lua_resize(lua_State *L) {
   return 1;
 }
 
-/* fit(picture, resize_px, size_px [, "nearest"]) -> short side to resize_px, then centre crop of size_px, as
+/* fit(image, resize_px, size_px [, "nearest"]) -> short side to resize_px, then center crop of size_px, as
  * torchvision does it */
 static int image_lua_fit(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
@@ -165,7 +165,7 @@ static int image_lua_fit(lua_State *L) {
   int w = im.w, h = im.h, size = side(L, 3, "image.fit: the size");
   image_short_side(&w, &h, side(L, 2, "image.fit: the short side"));
   if (size > w || size > h)
-    xl_error(L, "image.fit: the crop is larger than the picture (expected at most %d, got %d).", w < h ? w : h, size);
+    xl_error(L, "image.fit: the crop is larger than the image (expected at most %d, got %d).", w < h ? w : h, size);
   bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
   if (nearest ? image_resize_nearest(&sized, &im, w, h) : image_resize(&sized, &im, w, h))
     xl_error(L, "image.fit: out of memory.");
@@ -177,7 +177,7 @@ static int image_lua_fit(lua_State *L) {
   return 1;
 }
 
-/* mask(picture, mask, mode [, resize = "none"]) -> picture; mode: one of image_mask_names; resize: of a mask of another
+/* mask(image, mask, mode [, resize = "none"]) -> image; mode: one of image_mask_names; resize: of a mask of another
  * size, one of image_mask_resizes */
 static int image_lua_mask(lua_State *L) {
   static const char *const resizes[] = { "none", "nearest", "bilinear", NULL };
@@ -226,7 +226,7 @@ static int image_lua_lung_fill(lua_State *L) {
   return 1;
 }
 
-/* digest(picture) -> 64 hex digits, of which the first 16 are the image id */
+/* digest(image) -> 64 hex digits, of which the first 16 are the image id */
 static int image_lua_digest(lua_State *L) {
   image im = check_picture(L, 1, "image.digest");
   uint8_t digest[32];

@@ -149,7 +149,7 @@ static int set_add(lua_State *L) {
   return 1;
 }
 
-/* set:white(i, white16): the 16-bit sample of picture i that becomes white. Before its first use. */
+/* set:white(i, white16): the 16-bit sample of image i that becomes white. Before its first use. */
 static int set_white(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
@@ -168,7 +168,7 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
 }
 
 /* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes,
- * orientation }; see image, IMAGE_NOTE_... and imageset_facts; decodes the picture unless that was done */
+ * orientation }; see image, IMAGE_NOTE_... and imageset_facts; decodes the image unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
@@ -193,7 +193,7 @@ static int set_facts(lua_State *L) {
   return 1;
 }
 
-/* Pushes x: float32 (n, 3, S, S), or (n, S, S, 3) for channels_last, and y: int64 (n), of n prepared pictures. */
+/* Pushes x: float32 (n, 3, S, S), or (n, S, S, 3) for channels_last, and y: int64 (n), of n prepared images. */
 static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t n, const uint8_t *px, const uint8_t *c,
                        bool channels_last) {
   int64_t size = imageset_size(s->s), planar[4] = { n, 3, size, size }, last[4] = { n, size, size, 3 };
@@ -229,7 +229,7 @@ static int set_batch(lua_State *L) {
   return 2;
 }
 
-/* set:pixels(i) -> uint8 (S, S, C): the prepared picture before it becomes floats */
+/* set:pixels(i) -> uint8 (S, S, C): the prepared image before it becomes floats */
 static int set_pixels(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s);
@@ -274,7 +274,7 @@ static int set_cached(lua_State *L) {
   return 1;
 }
 
-/* set:error(i) -> what a scan found wrong with picture i, or nil */
+/* set:error(i) -> what a scan found wrong with image i, or nil */
 static int set_error(lua_State *L) {
   set *s = check_set(L, 1);
   lua_pushstring(L, imageset_error(s->s, check_item(L, s, xl_toint(L, 2, "dataset: an index"))));

@@ -1,5 +1,5 @@
 /* image.h: reads PNG and JPEG, writes PNG; Pillow's resize, crops, masks, hashes. No Lua, no libtorch.
- * Pixels are 8-bit, rows from the top, channels interleaved; 1 channel (grey) or 3 (red, green, blue): alpha is
+ * Pixels are 8-bit, rows from the top, channels interleaved; 1 channel (gray) or 3 (red, green, blue): alpha is
  * dropped. Truncated, corrupt or oversized files are errors with a reason. */
 #ifndef MEDXAI_IMAGE_H
 #define MEDXAI_IMAGE_H

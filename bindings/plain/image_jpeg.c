@@ -115,7 +115,7 @@ static void read_header(reader *r) {
   d->progress = &r->progress;
   r->progress.progress_monitor = on_progress;
   jpeg_mem_src(d, r->bytes, (unsigned long)r->n);
-  while (jpeg_read_header(d, FALSE) == JPEG_HEADER_TABLES_ONLY) {} /* tables alone may stand before the picture */
+  while (jpeg_read_header(d, FALSE) == JPEG_HEADER_TABLES_ONLY) {} /* tables alone may stand before the image */
   if (d->data_precision != 8 || (d->num_components != 1 && d->num_components != 3 && d->num_components != 4)) {
     snprintf(r->why, IMAGE_WHY, "the JPEG is not one this reads: %d components of %d bits (expected 1, 3 or 4 of 8)",
              d->num_components, d->data_precision);

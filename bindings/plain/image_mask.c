@@ -42,7 +42,7 @@ int image_binary(image *mask, char *why) {
   for (size_t i = 0; i < n; i++)
     mask->px[i] = mask->px[i] >= bar ? 255 : 0;
   if (!memchr(mask->px, 0, n))
-    return image_fail(why, "it marks the whole picture");
+    return image_fail(why, "it marks the whole image");
   return IMAGE_OK;
 }
 
@@ -122,7 +122,7 @@ static int crossing(const point *chain, int n, int *at, int y, bool left) {
   return a.x + (int)q + (left && r ? 1 : 0);
 }
 
-/* The convex hull of the pixels' centres, filled: rows from the first with lung to the last. */
+/* The convex hull of the pixels' centers, filled: rows from the first with lung to the last. */
 static int fill_hull(image *mask) {
   int w = mask->w, h = mask->h, nl = 0, nr = 0, first = -1, last = -1;
   point *left = mx_malloc(2 * (size_t)h * sizeof *left), *right = left ? left + h : NULL;

@@ -107,7 +107,7 @@ static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
       *notes |= IMAGE_NOTE_ORIENTATION;
     data |= !memcmp(type, "IDAT", 4);
     if (!memcmp(type, "IEND", 4))
-      return data ? IMAGE_OK : image_fail(why, "the PNG holds no picture");
+      return data ? IMAGE_OK : image_fail(why, "the PNG holds no image");
     at += 12 + length;
   }
 }
@@ -194,7 +194,7 @@ static bool alpha_varies(const void *px, size_t pixels, int n, size_t step) {
   return false;
 }
 
-/* The largest sample of the colour channels, and the share above white. */
+/* The largest sample of the color channels, and the share above white. */
 static int range16(const uint16_t *wide, size_t pixels, int n, int white, float *over) {
   int top = 0, c = n >= 3 ? 3 : 1;
   size_t cut = 0;

@@ -112,7 +112,7 @@ int imageset_label(const imageset *s, int64_t i) { return s->items[i].label; }
 int64_t imageset_cached_bytes(const imageset *s) { return atomic_load(&s->cached); }
 const char *imageset_error(const imageset *s, int64_t i) { return s->items[i].error; }
 
-/* ---- one picture ------------------------------------------------------------------------------------------- */
+/* ---- one image ------------------------------------------------------------------------------------------- */
 static int read_bytes(const imageset *s, const char *path, uint8_t **bytes, size_t *n, char *why) {
   size_t room = strlen(s->root) + strlen(path) + 2;
   char *full = mx_malloc(room);
@@ -180,7 +180,7 @@ static int mask_picture(const imageset *s, const item *it, image *im, char *why)
   return status;
 }
 
-/* Short side and centre crop, in place. */
+/* Short side and center crop, in place. */
 static int fit_picture(const imageset *s, image *im, bool nearest) {
   int w = im->w, h = im->h, size = s->o.size_px;
   image sized, cut;
@@ -251,7 +251,7 @@ static int open_picture(imageset *s, int64_t i, image *im, char *why) {
   return remember_facts(it, im, digest, why);
 }
 
-/* The picture as the network will see it, in 8 bits. */
+/* The image as the network will see it, in 8 bits. */
 static int prepare(imageset *s, int64_t i, image *out, char *why) {
   image im = { 0 };
   int status = s->o.phantom ? draw_picture(s, i, &im, why) : open_picture(s, i, &im, why);

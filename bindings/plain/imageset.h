@@ -13,17 +13,17 @@ typedef struct imageset imageset;
 
 typedef struct imageset_options {
   const char *root;       /* put before every path; not shown in messages */
-  int resize_px, size_px; /* short side, then centre crop; resize_px 0: neither, for phantoms drawn at size_px */
+  int resize_px, size_px; /* short side, then center crop; resize_px 0: neither, for phantoms drawn at size_px */
   image_mask mask;
-  int white16;            /* see image_decode; imageset_white gives a picture another one */
-  image_mask_resize mask_resize; /* of mask files of another size than their picture */
+  int white16;            /* see image_decode; imageset_white gives an image another one */
+  image_mask_resize mask_resize; /* of mask files of another size than their image */
   int64_t cache_bytes;    /* the most that prepared pixels may keep */
-  const phantom *phantom; /* copied; NULL: pictures are files */
+  const phantom *phantom; /* copied; NULL: images are files */
 } imageset_options;
 
 typedef struct imageset_facts {
   uint8_t file_digest[32]; /* of the file's bytes; of the pixels for a phantom */
-  uint8_t digest[32];      /* image_digest of the picture as decoded, before mask and resize */
+  uint8_t digest[32];      /* image_digest of the image as decoded, before mask and resize */
   uint64_t hash;
   uint8_t thumbnail[1024];
   int w, h, c, bits, top, notes; /* see image */
@@ -36,10 +36,10 @@ typedef struct imageset_facts {
 
 imageset *imageset_new(const imageset_options *options); /* NULL: out of memory */
 void imageset_free(imageset *s);                         /* no thread may be using it */
-/* Appends one picture; its index, or -1: out of memory, -2: threads are using s. lungs NULL: it has no lung mask.
+/* Appends one image; its index, or -1: out of memory, -2: threads are using s. lungs NULL: it has no lung mask.
  * number: which phantom (for drawn sets). */
 int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number);
-/* The 16-bit sample of this picture and its masks that becomes white. Not while threads are using s. */
+/* The 16-bit sample of this image and its masks that becomes white. Not while threads are using s. */
 void imageset_white(imageset *s, int64_t i, int white16);
 /* While s is held, it must not be freed, and nothing can be added. Loaders and scans hold it while their threads
  * run. */
@@ -61,7 +61,7 @@ int imageset_mask(imageset *s, int64_t i, const char *kind, const char *path, ui
 int64_t imageset_cached_bytes(const imageset *s);
 const char *imageset_error(const imageset *s, int64_t i); /* what imageset_scan found, or NULL */
 
-/* ---- all pictures, by several threads ---- */
+/* ---- all images, by several threads ---- */
 typedef struct imageset_scan imageset_scan;
 /* items copied; NULL: no memory or no thread */
 imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n, int threads);

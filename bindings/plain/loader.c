@@ -14,7 +14,7 @@
 
 typedef struct slot {
   uint8_t *px, *c;
-  int64_t left; /* pictures not yet there */
+  int64_t left; /* images not yet there */
 } slot;
 
 struct loader {
@@ -28,9 +28,9 @@ struct loader {
   pthread_cond_t room, ready;
   slot *slots;
   uint8_t *scratch; /* one image per thread, before augmentation */
-  int64_t next;     /* the next picture to hand out */
+  int64_t next;     /* the next image to hand out */
   int64_t taken;    /* batches released */
-  int64_t active;   /* pictures being made */
+  int64_t active;   /* images being made */
   int64_t failed_at; /* first position in the order that failed; n: none */
   char why[IMAGESET_WHY];
   bool stop, held;
@@ -174,7 +174,7 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   loader *l = mx_calloc(1, sizeof *l + (size_t)o->threads * sizeof l->thread[0]);
   if (!l)
     return NULL;
-  l->set = set, l->batch = o->batch < n ? o->batch : n ? n : 1; /* no larger than there are pictures */
+  l->set = set, l->batch = o->batch < n ? o->batch : n ? n : 1; /* no larger than there are images */
   l->n = o->drop_last ? n / o->batch * o->batch : n;
   l->batches = (l->n + l->batch - 1) / l->batch;
   l->depth = o->depth < l->batches ? o->depth : l->batches ? (int)l->batches : 1;

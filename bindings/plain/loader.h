@@ -28,8 +28,8 @@ typedef struct loader_options {
 typedef struct loader loader;
 
 typedef struct loader_batch {
-  int64_t n, start;     /* pictures in it; place of the first in the order */
-  const uint8_t *px;    /* n prepared pictures, each size * size * 3 bytes apart, c[i] channels used */
+  int64_t n, start;     /* images in it; place of the first in the order */
+  const uint8_t *px;    /* n prepared images, each size * size * 3 bytes apart, c[i] channels used */
   const uint8_t *c;
 } loader_batch;
 

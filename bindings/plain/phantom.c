@@ -18,7 +18,7 @@ typedef struct spot {
 /* All random parameters of one image, except for the noise. */
 typedef struct chest {
   double turn_cos, turn_sin, shift_x, shift_y, zoom, wide; /* pose */
-  /* lungs; base: of the right lung (left in the picture) and the left */
+  /* lungs; base: of the right lung (left in the image) and the left */
   double apex, base[2], lateral, hilum;
   double heart_x, heart_y, heart_rx, heart_ry;
   double rib_start, rib_gap, rib_density;
@@ -161,7 +161,7 @@ static place look(const chest *c, double x, double y) {
   return (place){ d * body + 0.02, depth > 0 && heart < 0, ill * inside * (1 - beat) > 0.5 };
 }
 
-/* ---- one picture ------------------------------------------------------------------------------------------- */
+/* ---- one image ------------------------------------------------------------------------------------------- */
 static void put_spots(chest *c, dice *d, int label, double contrast) {
   c->hazy = label == 2;
   int wanted = label == 0 ? 0 : label == 1 ? 1 + (uniform(d, 0, 1) < 0.4) : 1;

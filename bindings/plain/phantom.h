@@ -16,11 +16,11 @@ typedef struct phantom {
   uint64_t seed;
   int size_px;
   double contrast;                     /* of lesions: 1 is the default */
-  double marker_rate[PHANTOM_CLASSES]; /* share of each class' pictures with a lead letter in a random corner */
+  double marker_rate[PHANTOM_CLASSES]; /* share of each class' images with a lead letter in a random corner */
   bool marker_tells;                   /* the letter is R, L or P by class; false: any of them */
 } phantom;
 
-/* 1 channel, 0 and 255, as large as the picture. lesion and marker are all 0 where there is none; marker is the
+/* 1 channel, 0 and 255, as large as the image. lesion and marker are all 0 where there is none; marker is the
  * letter's box. */
 typedef struct phantom_masks {
   image lungs, lesion, marker;

@@ -19,7 +19,7 @@
 
 static bool asked(segment_stop stop) { return stop && stop(); }
 
-/* ---- colour ------------------------------------------------------------------------------------------------- */
+/* ---- color ------------------------------------------------------------------------------------------------- */
 
 /* The last bits of Lab decide ties between links of equal length, and gray images have many. So each step here is
  * correctly rounded (glibc's pow is; cbrt gets a correction), with fused products as in BLAS. */
@@ -215,7 +215,7 @@ static void add_row(const field *f, int y) {
 
 typedef struct offset { int dy, dx, d2; } offset;
 
-/* The window's pixels but its centre, nearest first, equals in raster order: sorted by counting. NULL: no memory. */
+/* The window's pixels but its center, nearest first, equals in raster order: sorted by counting. NULL: no memory. */
 static offset *window_offsets(int reach, int *count) {
   const int side = 2 * reach + 1, most = 2 * reach * reach;
   offset *list = mx_malloc((size_t)side * side * sizeof *list);
@@ -420,7 +420,7 @@ static void move_seeds(const slic *s) {
 }
 
 /* Splits labels into 4-connected pieces of at most max_size pixels, found in raster order by breadth-first search; a
- * piece smaller than min_size takes the number of the last numbered neighbour that the search met. Pixels that no seed
+ * piece smaller than min_size takes the number of the last numbered neighbor that the search met. Pixels that no seed
  * took stay -1. queue: room for max_size pixels and one more. Returns the largest number + 1. */
 static int64_t connect(int64_t *out, const int64_t *labels, int h, int w, int64_t min_size, int64_t max_size,
                        int64_t *queue) {
@@ -459,12 +459,12 @@ static int64_t connect(int64_t *out, const int64_t *labels, int h, int w, int64_
     else
       next++;
   }
-  for (int64_t p = 0; p < n; p++) /* the last pieces may have been small and without a neighbour: then next was used */
+  for (int64_t p = 0; p < n; p++) /* the last pieces may have been small and without a neighbor: then next was used */
     count = out[p] >= count ? out[p] + 1 : count;
   return count;
 }
 
-/* Moves all values to [0, 1], as scikit-image does before the colours are converted. */
+/* Moves all values to [0, 1], as scikit-image does before the colors are converted. */
 static void stretch(double *v, int64_t n) {
   double low = v[0], high = v[0];
   for (int64_t i = 1; i < n; i++) {

@@ -21,7 +21,7 @@ int segment_lab(double *lab, const double *rgb, int64_t n, segment_stop stop);
 typedef struct segment_quickshift_options {
   double kernel_size;  /* sigma of the density, >= 1; the window reaches ceil(3 kernel_size) pixels */
   double max_dist;     /* a link longer than this is cut */
-  double ratio;        /* weight of colour beside position */
+  double ratio;        /* weight of color beside position */
   double sigma;        /* Gaussian blur of the Lab image before, 0: none */
   uint64_t seed;       /* of the tie-breaking noise, as numpy.random.default_rng(seed).normal */
   const double *noise; /* h * w standard normals instead, NULL: drawn */
@@ -31,10 +31,10 @@ typedef struct segment_quickshift_options {
 int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w,
                        const segment_quickshift_options *o);
 
-/* SLIC (Achanta et al., PAMI 2012): k-means in position and colour from a grid of about n_segments seeds. */
+/* SLIC (Achanta et al., PAMI 2012): k-means in position and color from a grid of about n_segments seeds. */
 typedef struct segment_slic_options {
   int64_t n_segments;
-  double compactness;    /* weight of position beside colour */
+  double compactness;    /* weight of position beside color */
   double sigma;          /* Gaussian blur of the Lab image before, 0: none */
   int iterations;
   bool connected;        /* splits and merges until each label is one 4-connected piece */
