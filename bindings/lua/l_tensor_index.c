@@ -5,7 +5,7 @@
  *   t[{1, {0, 4}}]     of row 1 the columns 0 to 3; {a, b, step} too; {} or nil: all; {2}: from 2 on; {nil, 4}: up to 4
  *   t[{"...", 0}]      "..." stands for the dimensions in between; torch.none adds a dimension of size 1
  *   t[mask], t[{0, i}] a bool tensor selects, an integer tensor gathers
- * Reading with numbers and slices gives a view. It refuses negative steps, as libtorch does. */
+ * Reading with numbers and slices gives a view. Negative steps are errors, as in PyTorch. */
 #include <string.h>
 #include "l_tensor.h"
 

@@ -1,7 +1,7 @@
 /* lars.h: least angle regression and its lasso form (Efron, Hastie, Johnstone, Tibshirani 2004, Ann. Statist. 32), from
  * a Gram matrix: which columns enter in which order, and the coefficients at every step. Plain C, float64, no BLAS: for
  * the few hundred columns that superpixels make. Steps, ties and stopping are those of scikit-learn's lars_path.
- * It refuses to centre or scale: that is the caller's. */
+ * The caller centers and scales. */
 #ifndef MEDXAI_LARS_H
 #define MEDXAI_LARS_H
 

@@ -370,7 +370,7 @@ static bool push_inert(pickle *p, const char *m, size_t mlen, const char *n, siz
   return name && push_known(p, G_INERT, shown ? shown : name);
 }
 
-/* Pushes what a global stands for, or refuses it by name. */
+/* Pushes what a global stands for; an unknown one is an error that names it. */
 static bool push_global(pickle *p, const char *m, size_t mlen, const char *n, size_t nlen) {
   for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
     if (same(m, mlen, globals[i].module) && same(n, nlen, globals[i].name))

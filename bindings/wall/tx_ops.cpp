@@ -456,7 +456,7 @@ void mend(const tx_value *args, int nargs) noexcept {
 
 }  // namespace
 
-// ---- the wall -----------------------------------------------------------------------------------------------------
+// ---- for C --------------------------------------------------------------------------------------------------------
 
 int tx_op_overloads(const char *name, const tx_op **ops, int room) noexcept {
   int n = 0;

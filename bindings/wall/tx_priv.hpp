@@ -21,7 +21,7 @@ struct Interrupted : std::exception {
   const char *what() const noexcept override { return "interrupted"; }
 };
 
-extern std::atomic<int64_t> live_tensors;           // references handed out through the wall (tx_tensor.cpp)
+extern std::atomic<int64_t> live_tensors;           // references that C holds (tx_tensor.cpp)
 extern volatile sig_atomic_t *interrupt_flag;       // never null: points at a zero until tx_attach
 extern const char *volatile *running_slot;          // never null
 

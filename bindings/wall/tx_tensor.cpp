@@ -1,4 +1,4 @@
-// tx_tensor.cpp: tensors across the wall, names of dtypes and devices, and the errors and flags that every tx_*.cpp
+// tx_tensor.cpp: tensors for C, names of dtypes and devices, and the errors and flags that every tx_*.cpp
 // shares.
 #include <cstdarg>
 #include <cstdio>

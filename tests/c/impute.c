@@ -1,5 +1,5 @@
-/* The linear imputer against a dense solve, over masks of every kind; steps stay few on large images; threads and failed
- * allocations change nothing. */
+/* The linear imputer against a dense solve, over masks of every kind; steps stay few on large images; threads and
+ * failed allocations change nothing. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* lars.c: orthogonal columns in closed form, the laws of the lasso's path on correlated ones, columns that repeat, and every
- * allocation failing once. */
+/* lars.c: orthogonal columns in closed form, the laws of the lasso's path on correlated ones, columns that repeat, and
+ * every allocation failing once. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +60,8 @@ static void check_orthogonal(void) {
   lars_free(&path);
 }
 
-/* At each point: correlations of columns that are in are alpha with the coefficient's sign, of the others at most alpha. */
+/* At each point: correlations of columns that are in are alpha with the coefficient's sign, of the others at most
+ * alpha. */
 static void check_laws(double mixing) {
   make(mixing, 0);
   lars_path path;

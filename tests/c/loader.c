@@ -1,5 +1,5 @@
-/* The loader and a set in plain C, many threads at once: equal whatever the number of threads, stopped at any time, nothing left
- * behind. Meant to be run under the thread and address sanitizers too. */
+/* The loader and a set in plain C, many threads at once: equal whatever the number of threads, stopped at any time,
+ * nothing left behind. Meant to be run under the thread and address sanitizers too. */
 #include <stdio.h>
 #include <string.h>
 #include "alloc.h"

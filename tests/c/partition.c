@@ -1,5 +1,5 @@
-/* partition.c: the halving of boxes, additive functions got back exactly, interactions shared alike, budgets, trees, and every
- * allocation failing once. */
+/* partition.c: the halving of boxes, additive functions got back exactly, interactions shared alike, budgets, trees,
+ * and every allocation failing once. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,7 +80,8 @@ static void check_values(void) {
   run(1000000, 7, -1, 1, values, &evaluated); /* both contexts share an interaction alike between its two cells */
   expect(fabs(values[0] - weight_of(0, 0, 0) - 2) < 1e-12, "half of the interaction", values[0]);
   expect(fabs(values[CELLS - 1] - weight_of(1, 4, 2) - 2) < 1e-12, "the other half", values[CELLS - 1]);
-  for (int64_t budget = 0; budget < 40; budget++) { /* whatever the budget, the sums are right, and no more is asked than one over it */
+  /* whatever the budget, the sums are right, and no more is asked than one over it */
+  for (int64_t budget = 0; budget < 40; budget++) {
     double sum = 0;
     run(budget, 6, -1, 1, values, &evaluated);
     for (int i = 0; i < CELLS; i++) sum += values[i];

@@ -41,7 +41,8 @@ int main(void) {
   mx_stream_init(&s, 7, "test@1", "", 0);
   bool below = true;
   for (uint64_t i = 0; i < 20000; i++)
-    below = below && mx_stream_integer(&s, i, UINT64_C(3) << 62) < UINT64_C(3) << 62; /* a quarter of the draws is rejected */
+    /* a quarter of the draws is rejected */
+    below = below && mx_stream_integer(&s, i, UINT64_C(3) << 62) < UINT64_C(3) << 62;
   expect("an integer is not below its bound", below);
   expect("an integer below 1 is not 0", mx_stream_integer(&s, 3, 1) == 0);
   return failures > 0;

@@ -1,5 +1,5 @@
-/* Quickshift and SLIC against the label maps that scikit-image 0.19.3 and 0.26 make of the same pictures (SHA-256 of all
- * labels), on one and two threads; boundaries by hand; each allocation made to fail once. */
+/* Quickshift and SLIC against the label maps that scikit-image 0.19.3 and 0.26 make of the same pictures (SHA-256 of
+ * all labels), on one and two threads; boundaries by hand; each allocation made to fail once. */
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -26,7 +26,8 @@ static void expect(int ok, const char *what, int i) {
   failures++;
 }
 
-static int64_t value(int kind, int64_t x, int64_t y, int64_t k, int64_t w, int64_t h) { /* perturb_segments.py's formula */
+/* perturb_segments.py's formula */
+static int64_t value(int kind, int64_t x, int64_t y, int64_t k, int64_t w, int64_t h) {
   switch (kind) {
   case CONSTANT: return 94;
   case SMOOTH: return (x * x / 37 + y * 3 + (x * 7919 + y * 104729) % 13) % 256 / 2 + 60;
