@@ -29,7 +29,7 @@ static int load(lua_State *L, const host_options *o) {
     status = luaL_loadfilex(L, o->file, "t");
     const char *said = status == LUA_ERRSYNTAX ? lua_tostring(L, -1) : NULL;
     if (said && strstr(said, "attempt to load a binary chunk")) { /* Lua's own words leave out the file */
-      fprintf(stderr, "medxai-run: '%s' is no text (it begins like compiled Lua). Name a Lua file.\n", o->file);
+      fprintf(stderr, "medxai-run: '%s' is not text (it begins like compiled Lua). Name a Lua file.\n", o->file);
       return EXIT_USAGE;
     }
   }

@@ -139,7 +139,7 @@ static int canvas_finish(lua_State *L) {
 static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
   lua_Integer rgb = luaL_checkinteger(L, arg);
   if (!(alpha >= 0 && alpha <= 1)) xl_error(L, "figure: an opacity is within 0 to 1 (got %g)", alpha);
-  luaL_argcheck(L, rgb >= 0 && rgb <= 0xffffff, arg, "a colour is 0x000000 to 0xffffff");
+  luaL_argcheck(L, rgb >= 0 && rgb <= 0xffffff, arg, "a color is 0x000000 to 0xffffff");
   cairo_set_source_rgba(cr, (double)(rgb >> 16) / 255, (double)(rgb >> 8 & 255) / 255, (double)(rgb & 255) / 255,
                         alpha);
 }
@@ -334,7 +334,7 @@ static int figure_colour(lua_State *L) {
   const unsigned char *palette = (const unsigned char *)luaL_checklstring(L, 2, &p);
   double lo = luaL_checknumber(L, 3), hi = luaL_checknumber(L, 4);
   luaL_argcheck(L, n % sizeof(float) == 0, 1, "needs float32 bytes");
-  luaL_argcheck(L, p == 768, 2, "a palette has 256 RGB colours");
+  luaL_argcheck(L, p == 768, 2, "a palette has 256 RGB colors");
   luaL_argcheck(L, hi > lo, 4, "the upper limit must lie above the lower");
   n /= sizeof(float);
   luaL_Buffer b;

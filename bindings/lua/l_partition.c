@@ -54,7 +54,7 @@ static const int32_t (*push_tree(lua_State *L, int32_t regions))[2] {
   const int status = partition_leaf_order((const int32_t(*)[2])children, regions, order);
   if (status == PARTITION_NOMEM) xl_nomem(L, "partition");
   if (status != PARTITION_OK)
-    xl_error(L, "partition: the children are no tree in which each of %d regions stands once.", regions);
+    xl_error(L, "partition: the children do not form a tree with each of the %d regions once.", regions);
   lua_pop(L, 1);
   return (const int32_t(*)[2])children;
 }

@@ -33,7 +33,7 @@ static double *push_list(lua_State *L, int idx, int64_t n, const char *what) {
   for (int64_t i = 0; i < n; i++) {
     const bool is_number = lua_rawgeti(L, idx, i + 1) == LUA_TNUMBER;
     v[i] = is_number ? lua_tonumber(L, -1) : NAN;
-    if (!isfinite(v[i])) xl_error(L, "resample: %s: value %lld is no finite number", what, (long long)i + 1);
+    if (!isfinite(v[i])) xl_error(L, "resample: %s: value %lld is not a finite number", what, (long long)i + 1);
     lua_pop(L, 1);
   }
   return v;

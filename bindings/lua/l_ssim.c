@@ -9,7 +9,7 @@ static double *push_map(lua_State *L, int idx, int64_t n) {
     xl_error(L, "ssim: expected a list of %lld numbers, got %s", (long long)n, luaL_typename(L, idx));
   double *v = lua_newuserdatauv(L, (size_t)n * sizeof *v, 0);
   for (int64_t i = 0; i < n; i++) {
-    if (lua_rawgeti(L, idx, i + 1) != LUA_TNUMBER) xl_error(L, "ssim: value %lld is no number", (long long)i + 1);
+    if (lua_rawgeti(L, idx, i + 1) != LUA_TNUMBER) xl_error(L, "ssim: value %lld is not a number", (long long)i + 1);
     v[i] = lua_tonumber(L, -1);
     lua_pop(L, 1);
   }

@@ -222,14 +222,14 @@ static int tensor_len(lua_State *L) {
   int64_t sizes[TX_MAX_DIMS];
   tx_tensor *t = xl_totensor(L, 1);
   if (tx_tensor_dim(t) == 0)
-    xl_error(L, "tensor: a tensor of no dimension has no length");
+    xl_error(L, "tensor: a tensor without dimensions has no length");
   tx_tensor_sizes(t, sizes);
   lua_pushinteger(L, sizes[0]);
   return 1;
 }
 
 static int no_pairs(lua_State *L) {
-  xl_error(L, "tensor: pairs does not walk a tensor. Use for i = 0, #t - 1 do ... t[i] ... end.");
+  xl_error(L, "tensor: pairs does not iterate over a tensor. Use for i = 0, #t - 1 do ... t[i] ... end.");
 }
 
 static void set_binary(lua_State *L, const char *event, const char *op, const char *number_first, bool swap) {

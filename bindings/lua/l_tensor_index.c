@@ -86,7 +86,7 @@ static void hold(indexer *x, tx_tensor *t) {
   bool mask = strcmp(dtype, "bool") == 0 || strcmp(dtype, "uint8") == 0;
   if (!mask && strcmp(dtype, "int64") != 0 && strcmp(dtype, "int32") != 0 && strcmp(dtype, "int16") != 0
       && strcmp(dtype, "int8") != 0)
-    xl_error(x->L, "index: a %s tensor is no index (expected int64 or bool)", dtype);
+    xl_error(x->L, "index: a %s tensor is not an index (expected int64 or bool)", dtype);
   need_dimension(x);
   int spans = mask ? tx_tensor_dim(t) : 1;
   if (mask && (spans == 0 || x->dim + spans > tx_tensor_dim(x->view)))
@@ -143,7 +143,7 @@ static void take_entry(indexer *x, int rest) {
     case LUA_TNIL: need_dimension(x), x->dim++; break;
     case LUA_TSTRING:
       if (strcmp(lua_tostring(L, idx), "...") != 0)
-        xl_error(L, "index: '%.40s' is no index (only \"...\" is)", lua_tostring(L, idx));
+        xl_error(L, "index: '%.40s' is not an index (only \"...\" is)", lua_tostring(L, idx));
       if (tx_tensor_dim(x->view) - rest > x->dim)
         x->dim = tx_tensor_dim(x->view) - rest;
       break;
@@ -154,7 +154,7 @@ static void take_entry(indexer *x, int rest) {
         hold(x, xl_totensor(L, idx));
         tensor = true;
       } else {
-        xl_error(L, "index: a %s is no index (expected an integer, a slice {a, b} or a tensor)", luaL_typename(L, idx));
+        xl_error(L, "index: a %s is not an index (expected an integer, a slice {a, b} or a tensor)", luaL_typename(L, idx));
       }
   }
   if (!integer && !tensor)

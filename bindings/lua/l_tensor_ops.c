@@ -160,7 +160,7 @@ static bool bind_list(binding *b, const tx_arg *a, tx_value *v, int idx) {
   pool *p = b->pool;
   lua_Unsigned len = lua_rawlen(L, idx);
   if (len > INT32_MAX / 64 || !is_list(L, idx, len))
-    return refuse(b, "argument '%s' (expected %s, got a table that is no list)", a->name, a->type);
+    return refuse(b, "argument '%s' (expected %s, got a table that is not a list)", a->name, a->type);
   int n = (int)len;
   void *at;
   switch (a->kind) {

@@ -81,7 +81,7 @@ static void on_message(j_common_ptr c, int level) {
   if (code == JWRN_JPEG_EOF)
     refuse(r, "the JPEG is truncated");
   if (code == JTRC_RST && before == JWRN_EXTRANEOUS_DATA)
-    refuse(r, "the JPEG is corrupt: bytes before a restart marker that belong to nothing");
+    refuse(r, "the JPEG is corrupt: extra bytes before a restart marker");
   if (code == JWRN_EXTRANEOUS_DATA || (code == JTRC_PARMLESS_MARKER && marker != 0x01))
     r->notes |= IMAGE_NOTE_STRAY_BYTES;
   else if (level < 0 && code != JWRN_JFIF_MAJOR && code != JWRN_ADOBE_XFORM && code != JWRN_NOT_SEQUENTIAL)
@@ -148,7 +148,7 @@ static void check_components(reader *r) {
   if (!r->d.progressive_mode && r->d.comps_in_scan == r->d.num_components)
     return;
   if (r->seen != (1u << r->d.num_components) - 1)
-    refuse(r, "the JPEG is truncated: a colour has no data");
+    refuse(r, "the JPEG is truncated: a color component has no data");
 }
 
 /* Walks the segments before the first scan: libjpeg's own list of them takes time that grows with the square of their

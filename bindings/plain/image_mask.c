@@ -32,7 +32,7 @@ int image_binary(image *mask, char *why) {
   uint8_t top = largest(mask->px, n);
   if (mask->alpha && all_the_same(mask->px, n))
     return image_fail(why,
-                      "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
+                      "its color is the same everywhere, its content lies in the alpha channel. Save that as gray "
                       "values");
   if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits become 0 in 8 */
     return image_fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);

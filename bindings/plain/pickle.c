@@ -226,7 +226,7 @@ static bool extend(pickle *p, pickle_kind kind, pickle_value **items, size_t n) 
   if (seq->kind == PICKLE_INERT)
     return true;
   if (seq->kind != kind || (kind == PICKLE_DICT && n % 2))
-    return malformed(p, kind == PICKLE_DICT ? "items for what is no dict" : "items for what is no list") != NULL;
+    return malformed(p, kind == PICKLE_DICT ? "items for something that is not a dict" : "items for something that is not a list") != NULL;
   for (size_t i = 0; i < n; i++)
     if (!append(p, seq, items[i]))
       return false;
@@ -449,7 +449,7 @@ static bool persistent(pickle *p) {
   if (!id)
     return false;
   if (id->kind != PICKLE_TUPLE || id->seq.n < 5 || !is_str((t = id->seq.items)[0], "storage"))
-    return malformed(p, "an outside reference that is no storage") != NULL;
+    return malformed(p, "a persistent id that is not a storage") != NULL;
   if (t[1]->kind != PICKLE_GLOBAL || t[1]->global.id < G_UNTYPED || t[4]->kind != PICKLE_INT || t[4]->i < 0 ||
       (t[2]->kind != PICKLE_STR && t[2]->kind != PICKLE_BYTES))
     return malformed(p, "a storage without type, key or size") != NULL;
@@ -569,7 +569,7 @@ static bool reduce(pickle *p) {
   if (!f)
     return false;
   if (f->kind != PICKLE_GLOBAL || args->kind != PICKLE_TUPLE)
-    return malformed(p, "a call of what is no function") != NULL;
+    return malformed(p, "a call of something that is not a function") != NULL;
   pickle_value **a = args->seq.items;
   size_t n = args->seq.n;
   switch (f->global.id) {
@@ -696,7 +696,7 @@ static bool build(pickle *p) {
     return false;
   pickle_value *v = top(p);
   if (v && v->kind != PICKLE_DICT && v->kind != PICKLE_INERT)
-    return malformed(p, "a state for what has none") != NULL;
+    return malformed(p, "a state for an object that takes none") != NULL;
   return v != NULL;
 }
 
