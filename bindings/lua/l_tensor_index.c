@@ -154,7 +154,8 @@ static void take_entry(indexer *x, int rest) {
         hold(x, xl_totensor(L, idx));
         tensor = true;
       } else {
-        xl_error(L, "index: a %s is not an index (expected an integer, a slice {a, b} or a tensor)", luaL_typename(L, idx));
+        xl_error(L, "index: a %s is not an index (expected an integer, a slice {a, b} or a tensor)",
+                 luaL_typename(L, idx));
       }
   }
   if (!integer && !tensor)

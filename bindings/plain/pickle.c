@@ -226,7 +226,9 @@ static bool extend(pickle *p, pickle_kind kind, pickle_value **items, size_t n) 
   if (seq->kind == PICKLE_INERT)
     return true;
   if (seq->kind != kind || (kind == PICKLE_DICT && n % 2))
-    return malformed(p, kind == PICKLE_DICT ? "items for something that is not a dict" : "items for something that is not a list") != NULL;
+    return malformed(p, kind == PICKLE_DICT ? "items for something that is not a dict"
+                                            : "items for something that is not a list")
+           != NULL;
   for (size_t i = 0; i < n; i++)
     if (!append(p, seq, items[i]))
       return false;
