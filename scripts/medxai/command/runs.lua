@@ -7,6 +7,7 @@ local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
+local text_table = require "medxai.base.text_table"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------------------
 
@@ -100,22 +101,6 @@ end
 
 local function number(v) return v and v == v and string.format("%.4f", v) or "" end
 
-local function print_table(header, rows, numeric)
-  local widths = {}
-  for i, word in ipairs(header) do
-    widths[i] = utf8.len(word) or #word
-    for _, row in ipairs(rows) do widths[i] = math.max(widths[i], utf8.len(row[i]) or #row[i]) end
-  end
-  for _, row in ipairs { header, table.unpack(rows) } do
-    local out = {}
-    for i, word in ipairs(row) do
-      local pad = (" "):rep(widths[i] - (utf8.len(word) or #word))
-      out[i] = numeric[i] and pad .. word or word .. pad
-    end
-    print((table.concat(out, "  "):gsub("%s+$", "")))
-  end
-end
-
 local function list(args)
   local runs = all_runs(args.folder)
   if #runs == 0 then return print(string.format("no runs in '%s'", args.folder)) end
@@ -124,7 +109,8 @@ local function list(args)
     rows[i] = { r.name, r.state, r.network, r.progress or "", number(r.val), r.test and number(r.test.accuracy) or "", r.test and number(r.test.macro.f1) or "",
       r.seconds > 0 and duration(r.seconds) or "" }
   end
-  print_table({ "run", "state", "network", "training", "val accuracy", "test accuracy", "macro F1", "time" }, rows, { [5] = true, [6] = true, [7] = true, [8] = true })
+  table.insert(rows, 1, { "run", "state", "network", "training", "val accuracy", "test accuracy", "macro F1", "time" })
+  print(text_table(rows, { right = { [5] = true, [6] = true, [7] = true, [8] = true }, indent = "" }))
 end
 
 local function plain(v)
@@ -249,7 +235,8 @@ local function compare(args)
       r.test and number(r.test.auroc_macro) or "", duration(r.seconds) }
   end
   local header = { "run", "state", "network", "val accuracy", "test accuracy", "macro F1", "macro AUROC", "time" }
-  print_table(header, rows, { [4] = true, [5] = true, [6] = true, [7] = true, [8] = true })
+  print(text_table({ header, table.unpack(rows) },
+    { right = { [4] = true, [5] = true, [6] = true, [7] = true, [8] = true }, indent = "" }))
   local differ = differences(runs)
   if #differ > 0 then print "\nsettings that differ" end
   for _, row in ipairs(differ) do print("  " .. row[1] .. ": " .. table.concat(row, " | ", 2)) end

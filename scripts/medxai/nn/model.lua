@@ -12,6 +12,7 @@ local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local core = require "medxai.core"
 local graph = require "medxai.nn.builder"
+local text_table = require "medxai.base.text_table"
 local torch = require "medxai.torch"
 
 local model = {}
@@ -989,16 +990,18 @@ function Model:summary(options)
   end
   local all, trained = count_parameters(self)
   local size = self.size_px and string.format("images of %dx%d, ", self.size_px, self.size_px) or ""
-  local lines = { string.format("%s: %d classes, %s%s, %s; %s parameters, %s trained", self.name, self.num_classes, size, self.dtype, self.layout, grouped(all), grouped(trained)) }
+  local head = string.format("%s: %d classes, %s%s, %s; %s parameters, %s trained", self.name, self.num_classes, size,
+    self.dtype, self.layout, grouped(all), grouped(trained))
+  local rows = {}
   for _, row in ipairs(order) do
     local id = last[row.part]
     local n, t = count_parameters(self, row.part)
     local _, op = def.native:node(id)
     local is_leaf = def.nodes[id] == row.part
-    lines[#lines + 1] = string.format("%s%-" .. (34 - 2 * row.depth) .. "s %-20s %-14s %12s  %s", ("  "):rep(row.depth), row.word, is_leaf and op or "",
-      shapes[def.nodes[id]] or "", n > 0 and grouped(n) or "", mark(n, t)):gsub("%s+$", "")
+    rows[#rows + 1] = { ("  "):rep(row.depth - 1) .. row.word, is_leaf and op or "", shapes[def.nodes[id]] or "",
+      n > 0 and grouped(n) or "", mark(n, t) }
   end
-  return table.concat(lines, "\n")
+  return head .. "\n" .. text_table(rows, { right = { [4] = true } })
 end
 
 function Model:__tostring() return self:summary() end
