@@ -232,6 +232,7 @@ t.test("Score-CAM: channels without contrast share one pass and one score; fewer
 end)
 
 t.test("bf16 says so in the record, with its largest deviation, for the methods that perturb", function()
+  t.needs_bfloat16()
   local model = tinycam.model("relu", "float32")
   local result = go(model, { methods = { { "scorecam", precision = "bf16" }, { "ablationcam", precision = "bf16" } }, images = { 1 } }, tinycam.images():float())
   for _, record in ipairs(result.records) do

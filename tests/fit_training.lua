@@ -254,6 +254,7 @@ t.test("gradients are clipped to their common norm: one step moves the weights n
 end)
 
 t.test("precision = \"bf16\" trains in bfloat16 products with float32 weights, near float32", function()
+  t.needs_bfloat16()
   local d = far(trained(), trained { precision = "bf16" })
   t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
 end)

@@ -81,6 +81,7 @@ t.test("models live outside scopes", function()
 end)
 
 t.test("all seven take a training step in bfloat16", function()
+  t.needs_bfloat16()
   for _, name in ipairs(models.names) do
     local scope <close> = core.memory.scope()
     local model <close> = models[name] { classes = 3, seed = 1 }

@@ -144,6 +144,7 @@ function Trainer.new(what)
     alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
   check_batches(self)
+  if self.options.precision == "bf16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }
