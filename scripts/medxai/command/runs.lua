@@ -5,6 +5,7 @@ local argparse = require "argparse"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
+local is_run = require("medxai.run.folder").is_run
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 local text_table = require "medxai.base.text_table"
@@ -69,8 +70,6 @@ local function facts_of(name, dir)
   end
   return facts
 end
-
-local function is_run(dir) return files.exists(files.join(dir, "status")) or files.exists(files.join(dir, "config.json")) end
 
 -- Runs below a folder, those of several seeds one level deeper.
 local function all_runs(folder)

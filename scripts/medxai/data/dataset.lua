@@ -21,6 +21,7 @@
 --   skip                 images to leave out besides those of skip.txt beside the data: another such file, or a list of paths
 --   limit                at most so many images a class and split, the first in order
 local check = require "medxai.base.options"
+local current_seed = require "medxai.run.current_seed"
 local host = require "medxai.host"
 local listing = require "medxai.data.listing"
 
@@ -280,7 +281,7 @@ end
 ---@return medxai.Loader
 function Split:loader(options)
   local o = check.options("loader", options, loader_spec)
-  local seed = o.seed or (host.options and host.options.seed) or 42
+  local seed = o.seed or current_seed.get() or 42
   local places = o.order
   if not places and o.shuffle then places = self:order(seed, o.epoch) end
   if not places then
@@ -553,13 +554,13 @@ function base.make(found)
   end
   if not found.drawn then set_whites(found.name, o.white_16bit, items) end
   check_patients(items)
-  if o.labels == "permuted" then permute_labels(items, host.options.seed or 42) end
+  if o.labels == "permuted" then permute_labels(items, current_seed.get() or 42) end
   if data.apply_mask and data.mask ~= "none" then check_masks(data, items) end
   if not found.empty_ok then check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
     mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
-    labels = o.labels == "permuted" and ("permuted by seed %d"):format(host.options.seed or 42) or nil }
+    labels = o.labels == "permuted" and ("permuted by seed %d"):format(current_seed.get() or 42) or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

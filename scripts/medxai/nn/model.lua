@@ -7,6 +7,7 @@
 -- search over many models holds one of them at a time.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local current_seed = require "medxai.run.current_seed"
 local suggest = require "medxai.base.suggest"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
@@ -336,7 +337,7 @@ end
 -- What a constructor knows before there are tensors. Without a seed the weights are drawn at once, from torch's generator as it
 -- is now; with one that generator begins at the seed, as if they had been.
 local function finish(self, o)
-  o.seed = o.seed or host.options.seed
+  o.seed = o.seed or current_seed.get()
   self.layout, self.device = layout_of(self._network, o)
   self.dtype, self.force = o.dtype, o.force
   if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
@@ -904,7 +905,7 @@ end
 ---@return medxai.Model
 function Model:randomize(options)
   local o = check.options(self.name .. ": randomize", options, {
-    from = { "string" }, to = { "string" }, only = { "string" }, seed = { "integer", default = host.options.seed or 0 },
+    from = { "string" }, to = { "string" }, only = { "string" }, seed = { "integer", default = current_seed.get() or 0 },
   })
   if (o.only == nil) == (o.to == nil) then check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.") end
   local first = self:_id(o.only or o.to)
