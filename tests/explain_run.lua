@@ -333,3 +333,25 @@ t.test("a method file beside the experiment is found, and a broken one is named"
 end)
 
 host.options.quiet = was_quiet
+
+t.test("rows of a finished step, read from scores.csv, are those that were computed, number for number; nil where one is gone", function()
+  local run, model, split = tiny.run(t.tmpdir()), tiny.model(), tiny.split(3)
+  local judge, files = require "medxai.score.runner", require "medxai.base.files"
+  local options = { methods = { "saliency", "gradcam" }, images = "all", figures = false, mask = "lesion",
+    metrics = { "deletion", "energy_inside", { "confidence_drop", as = "softmax" } } }
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local result = explain.run(run, model, split, options)
+  local job = require("medxai.explain.job").new(run, model, split, explain.check(options, model, split), { 1, 2, 3 })
+  local kept = judge.kept_rows(job)
+  t.equal(#kept, #result.rows)
+  t.ok(#kept >= 3 * 3 * 2)
+  for i, row in ipairs(result.rows) do
+    for _, key in ipairs { "maps", "image_id", "metric", "unit", "undefined" } do t.equal(kept[i][key], row[key], key) end
+    for _, key in ipairs { "value", "chance" } do
+      t.ok(kept[i][key] == row[key] or kept[i][key] ~= kept[i][key] and row[key] ~= row[key], key)
+    end
+  end
+  local text = files.read(run.dir .. "/scores.csv")
+  files.write(run.dir .. "/scores.csv", (text:gsub("[^\n]+\n$", "")))
+  t.equal(judge.kept_rows(job), nil)
+end)

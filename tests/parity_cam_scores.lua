@@ -33,7 +33,8 @@ local function ours(model, x, map, class, compat)
   local split = { n = 1, name = "test" }
   function split.item() return { id = "00000000000000aa", path = "image" } end
   function split.batch() return { x = x } end
-  local job = { model = model, split = split, run = { seed = 42 }, compat = compat, budget_bytes = 1 << 30, deterministic = false }
+  local job = { model = model, split = split, run = { seed = 42 }, compat = compat,
+    scorer = require("medxai.perturb.scorer").new(model) }
   local subject <close> = contexts.subject(job, 1)
   local kept, out = {}, {}
   local function ask(value)

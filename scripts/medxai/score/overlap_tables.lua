@@ -3,7 +3,6 @@
 -- It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
-local csv = require "medxai.base.csv"
 local host = require "medxai.host"
 local paired = require "medxai.stats.paired"
 local tiny = require("medxai.score.overlap_findings").tiny
@@ -21,20 +20,19 @@ local function row_of(f, entry, record, metric, value, chance, why)
     correct = record.label and tostring(record.label == record.target.predicted) or nil, baseline = entry.baseline }
 end
 
-local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) or 0 / 0 end
-
---- What run:explain wrote for these maps and metrics.
-function tables.scored(run, base, findings, entries, ids)
+--- The scores that run:explain gave these maps, with what is known of their findings.
+---@param base table run:explain's result
+function tables.scored(base, findings, entries, ids)
   local by_key = {}
-  for _, row in ipairs(csv.read(run.dir .. "/scores.csv") or {}) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
+  for _, row in ipairs(base.rows) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
   local rows = {}
   for _, id in ipairs(ids) do
     for i, f in ipairs(findings) do
       for k, entry in ipairs(entries) do
         local found = by_key[entry.set .. "\0" .. f.item.id .. "\0" .. id]
         if found then
-          local why = found.undefined ~= "" and (f.why or found.undefined) or nil
-          rows[#rows + 1] = row_of(f, entry, base.records[(i - 1) * #entries + k], id, number_in(found.value), number_in(found.chance), why)
+          local why = found.undefined and (f.why or found.undefined)
+          rows[#rows + 1] = row_of(f, entry, base.records[(i - 1) * #entries + k], id, found.value, found.chance, why)
         end
       end
     end

@@ -68,22 +68,36 @@ function judge.any_failed(summaries)
   return false
 end
 
---- Whether scores.csv still holds a row of every map and metric.
-function judge.has_rows(job, chosen)
-  local known = #job.metric_entries > 0 and read_known(job.run.dir)
+local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
+
+-- A row of scores.csv with its numbers as numbers, as judge.maps gives it.
+local function row_in(row)
+  local out = {}
+  for key, text in pairs(row) do
+    if text ~= "" then out[key] = text end
+  end
+  out.value, out.chance = number_in(row.value) or 0 / 0, number_in(row.chance or "") or 0 / 0
+  return out
+end
+
+--- The rows of a finished step, from scores.csv; nil where one of a map and metric is not there any more.
+---@param job medxai.ExplainJob
+---@return table[]|nil rows
+function judge.kept_rows(job)
+  local known, rows = #job.metric_entries > 0 and read_known(job.run.dir), {}
   for _, m in ipairs(job.metric_entries) do
     for _, id in ipairs(m.ids) do
-      for _, e in ipairs(job.entries) do
-        for _, number in ipairs(chosen) do
-          if not known[key_of { maps = e.set, image_id = job.split:item(number).id, metric = id }] then return false end
+      for _, number in ipairs(job.chosen) do
+        for _, e in ipairs(job.entries) do
+          local row = known[key_of { maps = e.set, image_id = job.split:item(number).id, metric = id }]
+          if not row then return nil end
+          rows[#rows + 1] = row_in(row)
         end
       end
     end
   end
-  return true
+  return rows
 end
-
-local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
 
 -- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there and none failed.
 local function known_results(known, m, e, record, seed, masks)
@@ -122,7 +136,7 @@ end
 
 -- All metrics of one map, added to rows.
 local function judge_map(job, subject, e, rows, known)
-  local record = job.store.records[e.set .. "/" .. subject.item.id]
+  local record = job:record(e, subject.number)
   local map, kept = nil, {}
   local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
   for _, m in ipairs(job.metric_entries) do
@@ -168,30 +182,31 @@ local function in_order(job, rows)
 end
 
 --- Raises where a metric's mask is one that none of the images has.
-function judge.check_masks(job, chosen)
+---@param job medxai.ExplainJob
+function judge.check_masks(job)
   for _, m in ipairs(job.metric_entries) do
     for _, name in ipairs { m.mask or false, m.within or false } do
       local found = false
-      for _, number in ipairs(name and chosen or {}) do
-        local scope <close> = require("medxai.core").memory.scope()
+      for _, number in ipairs(name and job.chosen or {}) do
+        local scope <close> = core.memory.scope()
         found = found or job.split.mask and job.split:mask(number, name) ~= nil
         if found then break end
       end
-      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #chosen, name, m.name) end
+      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #job.chosen, name, m.name) end
     end
   end
 end
 
---- Every metric of every map. job.exhibits = { [number] = {} } says of which images pictures and curves are to be kept.
+--- Every metric of every map.
+---@param job medxai.ExplainJob
 ---@return table[] rows
-function judge.maps(job, chosen)
+function judge.maps(job)
   if #job.metric_entries == 0 then return {} end
-  job.metric_seconds = {}
-  local rows, known = {}, read_known(job.run.dir)
+  local rows, known, chosen = {}, read_known(job.run.dir), job.chosen
   local slow = needs_model(job)
   local bar <close> = slow and Progress.new("judge " .. job.split.name, #chosen) or nil
   for done, number in ipairs(chosen) do
-    local scope <close> = require("medxai.core").memory.scope()
+    local scope <close> = core.memory.scope()
     local subject <close>, first = contexts.subject(job, number), #rows + 1
     for _, e in ipairs(job.entries) do
       judge_map(job, subject, e, rows, known)

@@ -245,7 +245,7 @@ local function exhibit_figure(job, entries, number, exhibits)
       "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
   end
   local name = tostring(job.split:item(number).path):match("[^/]+$")
-  local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]
+  local record = job:record(entries[1], number)
   table.insert(parts, 1, figure.heading(string.format("%s: %s", name, require("medxai.explain.target").label(record.target))))
   return figure.stack(parts), name
 end
