@@ -98,7 +98,7 @@ local function train_and_use(dir, model, used, data, names)
   for name, spec in pairs(names or { by_name = "first", by_path = "runs/first/weights.pt",
     by_folder = "runs/first" }) do
     r = go(dir, name, data .. "run:evaluate(" .. used:gsub("SPEC", ("%q"):format(spec))
-      .. ", data.val, { batch = 3, resamples = 20 })")
+      .. ", data.val, { batch = 3 })")
     t.equal(r.code, 0, r.err)
     t.equal(logits(dir, name), logits(dir, "first"), name)
   end
@@ -251,7 +251,7 @@ t.test("a difference that force names is taken, told, and in config.json and the
   t.equal(r.code, 0, r.err)
   local text = [[
 local model = xai.models.squeezenet1_0 { weights = "first", layout = "nchw", force = { "size_px", "layout", "mask" } }
-run:evaluate(model, read { size_px = 40, mask = "none" }.val, { resamples = 20 })
+run:evaluate(model, read { size_px = 40, mask = "none" }.val)
 run:report()]]
   for _ = 1, 2 do -- the second time every step is done already
     r = go(dir, "second", text)
@@ -356,7 +356,7 @@ local xai = require "medxai"
 local run = xai.run { name = "examine", of = "first" }
 local model, data = xai.trained(run.of)
 print(model.name, model.config.hidden, data.name, data.mask, data.config.labels)
-run:evaluate(model, data.val, { batch = 3, resamples = 20 })]])
+run:evaluate(model, data.val, { batch = 3 })]])
   os.execute(("mkdir %s/elsewhere && cp -r %s/runs/first %s/elsewhere/seed-2"):format(dir, dir, dir))
   for of, name in pairs { first = "first_examine", ["elsewhere/seed-2/"] = "elsewhere-seed-2_examine" } do
     r = t.run { examine, "--of", of, cwd = dir, timeout = 200 }
@@ -374,7 +374,7 @@ t.test("options of xai.trained replace the data's, and what the network would se
   t.equal(r.code, 0, r.err)
   os.rename(dir .. "/data", dir .. "/moved")
   local function used(options) return ("local model, data = xai.trained('first', %s) run:evaluate(model, data.val, "
-    .. "{ resamples = 20 })"):format(options) end
+    .. "{ batch = 3 })"):format(options) end
   refusals(dir, {
     { "gone", used "nil", "manifest: cannot read 'data': No such file or directory." },
     { "other mask", used "{ data = { csv = 'moved', mask = 'none' } }", "weights: the run 'first' has mask lungs_raw "
