@@ -5,6 +5,7 @@ local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
 local host = require "medxai.host"
 local multiple = require "medxai.stats.multiple"
+local text_table = require "medxai.base.text_table"
 local tiny = require("medxai.score.overlap_findings").tiny
 local units = require "medxai.stats.units"
 
@@ -255,17 +256,15 @@ function tables.print(result)
   local out = io.stdout
   out:write(string.format("\n%soverlap with %s\n", result.title and result.title .. ": " or "", tables.subject(result)))
   for _, sentence in ipairs(tables.sentences(result)) do out:write("  ", sentence, "\n") end
-  local labels = {}
-  for i, line in ipairs(result.tables[1] and result.tables[1].lines or {}) do labels[i] = line.method end
-  local named = require("medxai.score.runner").column(labels)
   for _, t in ipairs(result.tables) do
     out:write(string.format("\n%s (%s)%s\n", t.title, t.metric, t.best and "; best baseline: " .. t.best or ""))
-    out:write(named "method", string.format("%-25s %-9s %-5s %s\n", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or ""))
-    for _, line in ipairs(t.lines) do
+    local rows = { { "method", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or "" } }
+    for i, line in ipairs(t.lines) do
       local a = line.all
-      out:write((named(line.method) .. string.format("%-25s %-9s %-5d %s", fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "", a.n,
-        tables.difference_text(line)):gsub("%s+$", "")), "\n")
+      rows[i + 1] = { line.method, fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "",
+        tostring(a.n), tables.difference_text(line) }
     end
+    out:write(text_table(rows), "\n")
   end
   out:write("\n")
 end

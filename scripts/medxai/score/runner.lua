@@ -11,6 +11,7 @@ local host = require "medxai.host"
 local metric = require "medxai.score.registry"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
+local text_table = require "medxai.base.text_table"
 local units = require "medxai.stats.units"
 
 local judge = {}
@@ -240,51 +241,33 @@ local function between(low, high, form)
   return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
 end
 
---- A first column as wide as the longest of the labels: a function that pads a text to it.
----@param labels string[]
----@return fun(text: string): string
-function judge.column(labels)
-  local function length(text) return utf8.len(text) or #text end
-  local width = 24
-  for _, label in ipairs(labels) do width = math.max(width, length(label)) end
-  return function(text) return "  " .. text .. (" "):rep(width - length(text) + 1) end
-end
-
-local with_chance = "%s%9s  %-16s %9s  %-23s %s\n"
-local without = "%s%9s  %-16s %s\n"
-
--- The heading of one metric's lines in one unit; returns whether any method has a chance level.
-local function print_heading(job, s, summaries, named)
-  local m, chance = job.by_metric[s.metric], false
-  for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
-  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+-- One metric's lines in one unit: a method a line, with its chance level where any method has one.
+local function print_group(job, group)
+  local s, chance, rows = group[1], false, {}
+  for _, other in ipairs(group) do chance = chance or other.chance == other.chance end
+  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value",
+    job.by_metric[s.metric].definition.direction or "higher",
     units.words { level = s.level, interval = s.interval, resampled = s.resampled, note = s.note }))
-  if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
-  else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end
-  return chance
-end
-
-local function print_line(s, chance, named)
-  local lost = s.of - s.n
-  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "") .. (s.why and s.n > 0 and "; no interval: " .. s.why or "")
-  if chance then
-    local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
-    io.stdout:write(string.format(with_chance, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
-  else
-    io.stdout:write(string.format(without, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), images))
+  rows[1] = chance and { "method", "mean", "interval", "chance", "above chance", "images" }
+    or { "method", "mean", "interval", "images" }
+  for i, one in ipairs(group) do
+    local lost = one.of - one.n
+    local row = { one.label, shown(one.mean), between(one.low, one.high, "%.3f") }
+    if chance then
+      row[4], row[5] = shown(one.chance), one.above == one.above
+        and string.format("%+.3f ", one.above) .. between(one.above_low, one.above_high, "%+.3f") or ""
+    end
+    row[#row + 1] = one.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+      .. (one.why and one.n > 0 and "; no interval: " .. one.why or "")
+    rows[i + 1] = row
   end
+  io.stdout:write(text_table(rows, { right = { [2] = true, [4] = chance } }), "\n")
 end
 
 --- The summaries as tables on standard output.
 function judge.print(job, summaries)
   if host.options.quiet then return end
-  for _, group in ipairs(metric.comparable(summaries)) do
-    local labels = {}
-    for i, s in ipairs(group) do labels[i] = s.label end
-    local named = judge.column(labels)
-    local chance = print_heading(job, group[1], group, named)
-    for _, s in ipairs(group) do print_line(s, chance, named) end
-  end
+  for _, group in ipairs(metric.comparable(summaries)) do print_group(job, group) end
   if #summaries > 0 then io.stdout:write("\n") end
 end
 
