@@ -6,6 +6,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local is_run = require("medxai.run.folder").is_run
+local flat = require("medxai.base.settings").flat
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 local text_table = require "medxai.base.text_table"
@@ -118,14 +119,9 @@ local function plain(v)
   return (canon.write(v):gsub("%d+%.%d+", function(n) return string.format("%.6g", n) end))
 end
 
--- Nested settings as { "fit.optim.options.lr", "0.01" }.
-local function flatten(t, prefix, out)
-  for _, key in ipairs(check.sorted_keys(t)) do
-    local v, name = t[key], prefix == "" and tostring(key) or prefix .. "." .. tostring(key)
-    if type(v) == "table" and next(v) ~= nil and #v == 0 then flatten(v, name, out)
-    else out[#out + 1] = { name, plain(v) } end
-  end
-  return out
+-- The text of a setting that has no named members.
+local function text_of(v)
+  if type(v) ~= "table" or next(v) == nil or #v > 0 then return plain(v) end
 end
 
 local untold = { "sha256$", "%.classes$", "^training%.val%.config", "^training%.seed$", "^training%.smoke$", "%.name$", "^training%.device$", "%.numerics$" }
@@ -135,7 +131,7 @@ local function settings(r)
   local config = r.config
   local told = { seed = config.seed, smoke = config.smoke or nil, training = config.fit or config.grid and config.grid.first, fields = config.grid and config.grid.axes }
   local out = {}
-  for _, pair in ipairs(flatten(told, "", {})) do
+  for _, pair in ipairs(flat(told, text_of)) do
     local tell = #pair[2] <= 120
     for _, pattern in ipairs(untold) do tell = tell and not pair[1]:find(pattern) end
     if tell then out[#out + 1] = pair end

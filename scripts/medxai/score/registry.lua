@@ -28,6 +28,7 @@
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
+local named = require "medxai.base.named"
 local plugin = require "medxai.base.plugin"
 local torch = require "medxai.torch"
 local units = require "medxai.stats.units"
@@ -72,14 +73,6 @@ local function id_of(name, d, options, more)
   return table.concat(words, " ")
 end
 
-local function without_name(value)
-  local given = {}
-  for k, v in pairs(type(value) == "table" and value or {}) do
-    if k ~= 1 then given[k] = v end
-  end
-  return given
-end
-
 -- What a metric's values() returned, checked.
 local function names_of(name, list)
   local function fail(fmt, ...) check.fail("explain", "metric '%s': values() " .. fmt, name, ...) end
@@ -99,7 +92,7 @@ local function entry(name, value, mask, compat)
   local spec = {}
   for k, rule in pairs(d.options or {}) do spec[k] = rule end
   for k, rule in pairs(shared) do spec[k] = rule end
-  local options = check.options(name, without_name(value), spec)
+  local options = check.options(name, type(value) == "table" and value or {}, spec)
   local more = {}
   local function add(key, v) if v then more[#more + 1] = key .. "=" .. v end end
   local needs_mask = d.needs and d.needs.mask
@@ -117,16 +110,14 @@ local function entry(name, value, mask, compat)
   return m
 end
 
--- The name of a metric at a place of the list, or under its own name: deletion = { steps = 10 }.
-local function asked_for(key, value)
-  if type(key) ~= "string" then
-    local name = type(value) == "table" and value[1] or value
-    if type(name) ~= "string" then check.fail("explain", "metrics holds names or { name, option = value } (got %s at %s).", type(name), tostring(key)) end
-    return name
+local function check_member(m)
+  if not m.name then
+    local given = type(m.given) == "table" and m.given[1] or m.given
+    check.fail("explain", "metrics holds names or { name, option = value } (got %s at %s).", type(given), tostring(m.key))
   end
-  if value == true or type(value) == "table" then return key end
-  check.fail("explain", "metric '%s' takes a table of options (got %s).%s", key, type(value),
-    type(value) == "function" and string.format(" A metric of your own is a file '%s.lua' beside the experiment.", key) or "")
+  if not m.keyed or m.value == true or type(m.value) == "table" then return end
+  check.fail("explain", "metric '%s' takes a table of options (got %s).%s", m.name, type(m.value), type(m.value) == "function"
+    and string.format(" A metric of your own is a file '%s.lua' beside the experiment.", m.name) or "")
 end
 
 --- Checks a `metrics` table, in its order (the list part, then names sorted): names, { name, option = value } or name = { option = value }.
@@ -139,8 +130,9 @@ end
 ---@return table[] of { name, id, ids (one a value), names, definition, options, mask, within, as }
 function metric.entries(list, mask, compat)
   local entries, seen = {}, {}
-  for _, key in ipairs(check.sorted_keys(list)) do
-    local m = entry(asked_for(key, list[key]), list[key], mask, compat)
+  for _, member in ipairs(named.members(list)) do
+    check_member(member)
+    local m = entry(member.name, member.value, mask, compat)
     for _, id in ipairs(m.ids) do
       if seen[id] then check.fail("explain", "metric '%s' is asked for twice with the same settings.", id) end
       seen[id] = true
@@ -148,6 +140,19 @@ function metric.entries(list, mask, compat)
     entries[#entries + 1] = m
   end
   return entries
+end
+
+local usual = { ["imputer=noisy_linear(0.01)"] = true, ["steps=100"] = true }
+
+--- The settings in a metric's id that are not the usual ones: { "percentile 25", ... }.
+---@param id string
+---@return string[]
+function metric.settings(id)
+  local list = {}
+  for word in id:gsub("^%S+%s?", ""):gmatch "%S+" do
+    if not usual[word] then list[#list + 1] = (word:gsub("=", " ", 1)) end
+  end
+  return list
 end
 
 --- The unit of a metric's values for a target taken as "logit" or "softmax".

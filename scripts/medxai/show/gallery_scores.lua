@@ -22,11 +22,7 @@ end
 -- "ROAD, most relevant first", "percentile=25": the title, and what its id adds to the name.
 local function column_title(job, s)
   local m = job.by_metric[s.metric]
-  local settings = {}
-  for word in s.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
-    if not word:find("^imputer=noisy_linear%(0%.01%)$") and not word:find("^steps=100$") then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
-  end
-  return { m.definition.title or m.name, table.concat(settings, ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
+  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
 end
 
 local function cell(job, s)

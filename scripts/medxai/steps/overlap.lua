@@ -8,6 +8,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local explain = require "medxai.steps.explain"
 local finds = require "medxai.score.overlap_findings"
+local named = require "medxai.base.named"
 local tables = require "medxai.score.overlap_tables"
 
 local overlap = {}
@@ -36,13 +37,13 @@ end
 
 -- The methods asked for, then the baselines that are not among them.
 local function with_baselines(o)
-  local methods, named = {}, {}
-  for key, value in pairs(o.methods) do
-    methods[key] = value
-    named[type(key) == "string" and key or type(value) == "table" and value[1] or value] = true
+  local methods, asked = {}, {}
+  for _, m in ipairs(named.members(o.methods)) do
+    methods[m.key] = m.given
+    if m.name then asked[m.name] = true end
   end
   for _, name in ipairs(o.baselines) do
-    if not named[name] then methods[#methods + 1] = name end
+    if not asked[name] then methods[#methods + 1] = name end
   end
   return methods
 end
