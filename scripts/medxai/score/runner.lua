@@ -8,6 +8,8 @@ local contexts = require "medxai.score.context"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local comparable = require("medxai.score.summary").comparable
+local measure = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
@@ -115,15 +117,15 @@ end
 
 -- ---- one map ----------------------------------------------------------------------------------------------------
 
--- An error in own code gets its line; what metric.measure says of the value that it returned has none.
-local function in_own_code(problem) return check.located(problem, metric.measure) end
+-- An error in own code gets its line; what measure says of the value that it returned has none.
+local function in_own_code(problem) return check.located(problem, measure) end
 
 -- A researcher's own metric that raises is told once and counted as undefined; interrupts and memory are no failures.
 local function measured(job, m, map, ctx)
-  if not m.own then return metric.measure(m, map, ctx) end
+  if not m.own then return measure(m, map, ctx) end
   local model = job.model
   local version = model:version()
-  local ok, results = xpcall(core.memory.unscoped, in_own_code, metric.measure, m, map, ctx) -- it may keep a tensor for the next map
+  local ok, results = xpcall(core.memory.unscoped, in_own_code, measure, m, map, ctx) -- it may keep a tensor for the next map
   if model:is_training() then model:eval() end -- the next metric finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
   returned.same_weights("metric", m.name, model, version)
@@ -267,7 +269,7 @@ end
 --- The summaries as tables on standard output.
 function judge.print(job, summaries)
   if host.options.quiet then return end
-  for _, group in ipairs(metric.comparable(summaries)) do print_group(job, group) end
+  for _, group in ipairs(comparable(summaries)) do print_group(job, group) end
   if #summaries > 0 then io.stdout:write("\n") end
 end
 

@@ -3,6 +3,7 @@
 -- It refuses to draw an average of nothing: undefined values are said in words.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
+local comparable = require("medxai.score.summary").comparable
 local metric = require "medxai.score.registry"
 local units = require "medxai.stats.units"
 
@@ -79,7 +80,7 @@ end
 
 --- Means with their intervals, methods by metrics; the fewer of the two stand across.
 function scores.table(job, summaries, _, save)
-  local groups, methods = metric.comparable(summaries), methods_of(summaries)
+  local groups, methods = comparable(summaries), methods_of(summaries)
   local down = #groups > #methods and #methods <= table_columns
   for first = 1, #groups, down and #groups or table_columns do
     local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
@@ -133,7 +134,7 @@ end
 -- { m = entry, groups in one unit: one a value of the metric } in the order of the metrics.
 local function by_entry(job, summaries)
   local list, of = {}, {}
-  for _, group in ipairs(metric.comparable(summaries)) do
+  for _, group in ipairs(comparable(summaries)) do
     local m = job.by_metric[group[1].metric]
     local key = m.id .. "\0" .. (group[1].unit or "")
     if not of[key] then

@@ -5,6 +5,7 @@ local check = require "medxai.base.options"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
+local comparable = require("medxai.score.summary").comparable
 local metric = require "medxai.score.registry"
 local units = require "medxai.stats.units"
 
@@ -112,7 +113,7 @@ local function put_detail(page, pen, group)
 end
 
 local function put_scores(page, pen, summaries)
-  local groups = metric.comparable(summaries)
+  local groups = comparable(summaries)
   if #groups == 0 then return end
   if #groups > 1 then
     put_overview(page, pen, groups)

@@ -11,6 +11,7 @@ local judge = require "medxai.score.runner"
 local method = require "medxai.explain.registry"
 local metric = require "medxai.score.registry"
 local palette = require "medxai.show.palette"
+local summary = require "medxai.score.summary"
 local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
@@ -222,7 +223,7 @@ local function conclude(job, asked, name)
   for _, m in ipairs(job.metric_entries) do
     if job.metric_seconds[m.id] then job.run:time(step_words(asked, name), m.id, job.metric_seconds[m.id]) end
   end
-  local summaries = metric.summarise(rows, job.run.seed)
+  local summaries = summary.summarize(rows, job.run.seed)
   for _, s in ipairs(summaries) do
     local d = job.by_metric[s.metric].definition
     s.label, s.direction, s.title, s.axis = job.labels[s.maps], d.direction or "higher", d.title or s.metric, d.axis
