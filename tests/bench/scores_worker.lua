@@ -4,7 +4,7 @@ local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 local contexts = require "medxai.score.context"
-local judge = require "medxai.score.measure"
+local measure_map = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local xai = require "medxai"
 
@@ -26,7 +26,7 @@ local function judge(name)
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 }, scorer = require("medxai.perturb.scorer").new(model) }, 1)
   local kept = {}
-  for _, m in ipairs(entries) do judge(m, map, contexts.new(subject, map, record, m, kept)) end
+  for _, m in ipairs(entries) do measure_map(m, map, contexts.new(subject, map, record, m, kept)) end
   return host.now() - start
 end
 
