@@ -293,14 +293,10 @@ t.test("permuted labels: the same images and counts, another order, keyed by the
     local data = xai.dataset.phantom { n_train = 60, n_val = 12, n_test = 12, size_px = 32, labels = options }
     return data.train:labels():tolist(), data.val:labels():tolist(), data.config.labels
   end
-  local host = require "medxai.host"
-  local seed = host.options.seed
-  host.options.seed = 5
-  local plain, val = labels()
-  local a, other_val, name = labels "permuted"
-  host.options.seed = 6
-  local b = labels "permuted"
-  host.options.seed = seed
+  local current_seed = require "medxai.run.current_seed"
+  local plain, val = current_seed.during(5, labels)
+  local a, other_val, name = current_seed.during(5, labels, "permuted")
+  local b = current_seed.during(6, labels, "permuted")
   local moved, count = 0, { 0, 0, 0 }
   for i, label in ipairs(a) do
     moved = moved + (label ~= plain[i] and 1 or 0)

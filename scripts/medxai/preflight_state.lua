@@ -230,7 +230,7 @@ local function open_runs()
       end
     end
     runs[o.name] = setmetatable(run, { __index = function() return unknown end })
-    host.options.seed = run.seed
+    require("medxai.run.current_seed").set(run.seed)
     return run
   end
 end
