@@ -311,14 +311,14 @@ static const luaL_Reg functions[] = {
   { "tidy",       file_tidy },
   { "truncate",   file_truncate },
   { "write",      file_write },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 static const luaL_Reg hold_methods[] = {
   { "close",   hold_close },
   { "__close", hold_close },
   { "__gc",    hold_close },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_medxai_file(lua_State *L) {

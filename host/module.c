@@ -61,7 +61,7 @@ static const luaL_Reg functions[] = {
   { "separate",    separate_run },
   { "warn",        host_warn },
   { "warnings",    host_warnings },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 static void set_string(lua_State *L, const char *name, const char *value) {

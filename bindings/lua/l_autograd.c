@@ -350,10 +350,10 @@ static const luaL_Reg functions[] = {
   { "manual_seed", autograd_manual_seed },
   { "no_grad", autograd_no_grad },
   { "set_rng_state", autograd_set_rng_state },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 static const luaL_Reg generator_methods[] = {
-  { "get_state", generator_get_state }, { "set_state", generator_set_state }, { NULL, NULL }
+  { "get_state", generator_get_state }, { "set_state", generator_set_state }, { NULL, NULL },
 };
 
 int luaopen_core_autograd(lua_State *L) {

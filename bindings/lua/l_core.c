@@ -20,7 +20,7 @@ static const luaL_Reg modules[] = {
   { "ssim", luaopen_core_ssim },
   { "store",  luaopen_core_store },
   { "graph", luaopen_core_graph },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 /* interrupted: the host's flag; running_op: where its crash handler finds the running operator's name. */

@@ -38,7 +38,7 @@ static const luaL_Reg functions[] = {
   { "set_threads", device_set_threads },
   { "synchronize", device_synchronize },
   { "threads", device_threads },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_core_device(lua_State *L) {

@@ -375,7 +375,7 @@ static const luaL_Reg functions[] = {
   { "colour",     figure_colour },
   { "png",        figure_png },
   { "text_width", figure_text_width },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 static const luaL_Reg methods[] = {
@@ -387,7 +387,7 @@ static const luaL_Reg methods[] = {
   { "polygon", canvas_polygon },
   { "rect",    canvas_rect },
   { "text",    canvas_text },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_core_figure(lua_State *L) {

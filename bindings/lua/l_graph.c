@@ -608,7 +608,7 @@ int luaopen_core_graph(lua_State *L) {
   static const luaL_Reg graph_methods[] = {
     { "input", graph_lua_input }, { "op", graph_lua_op },       { "drop_path", graph_lua_drop_path },
     { "func", graph_lua_func },   { "node", graph_lua_node },   { "count", graph_lua_count },
-    { "plans", graph_lua_plans }, { "state", graph_lua_state }, { NULL, NULL }
+    { "plans", graph_lua_plans }, { "state", graph_lua_state }, { NULL, NULL },
   };
   static const luaL_Reg state_methods[] = { { "get", state_get },
                                             { "set", state_set },

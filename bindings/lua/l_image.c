@@ -330,7 +330,7 @@ int luaopen_core_image(lua_State *L) {
     { "sha256_file",   image_lua_sha256_file },
     { "sha256_stream", image_lua_sha256_stream },
     { "live_blocks",   image_lua_live_blocks },
-    { NULL, NULL }
+    { NULL, NULL },
   };
   static const luaL_Reg hash[] = { { "update", sha256_lua_update }, { "hex", sha256_lua_hex }, { NULL, NULL } };
   xl_newtype(L, XL_SHA256, hash, NULL);

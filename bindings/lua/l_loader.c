@@ -484,7 +484,7 @@ int luaopen_core_loader(lua_State *L) {
     { "near",   set_near },
     { "scan",   set_scan },
     { "loader", set_loader },
-    { NULL, NULL }
+    { NULL, NULL },
   };
   static const luaL_Reg scan_methods[] = { { "wait", scan_wait }, { "close", scan_close }, { NULL, NULL } };
   static const luaL_Reg loader_methods[] = {
@@ -492,7 +492,7 @@ int luaopen_core_loader(lua_State *L) {
     { "waited",  loader_lua_waited },
     { "batches", loader_lua_batches },
     { "close",   loader_lua_close },
-    { NULL, NULL }
+    { NULL, NULL },
   };
   static const luaL_Reg functions[] = { { "set", loader_lua_set }, { "order", loader_lua_order }, { NULL, NULL } };
   xl_newtype(L, XL_SET, set_methods, set_gc);

@@ -286,10 +286,10 @@ static int memory_c_fail_after(lua_State *L) {
 /* ---- module ------------------------------------------------------------------------------------------------- */
 
 static const luaL_Reg scope_methods[] = {
-  { "close", scope_close }, { "keep", scope_keep }, { NULL, NULL }
+  { "close", scope_close }, { "keep", scope_keep }, { NULL, NULL },
 };
 static const luaL_Reg scope_meta[] = {
-  { "__close", scope_close }, { "__gc", scope_gc }, { "__tostring", scope_tostring }, { NULL, NULL }
+  { "__close", scope_close }, { "__gc", scope_gc }, { "__tostring", scope_tostring }, { NULL, NULL },
 };
 static const luaL_Reg functions[] = {
   { "c_fail_after", memory_c_fail_after },
@@ -304,7 +304,7 @@ static const luaL_Reg functions[] = {
   { "set_limit", memory_set_limit },
   { "stats", memory_stats },
   { "unscoped", memory_unscoped },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_core_memory(lua_State *L) {

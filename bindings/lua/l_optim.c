@@ -224,7 +224,7 @@ static const luaL_Reg methods[] = {
   { "state", optim_state },
   { "step", optim_step },
   { "zero_grad", optim_zero_grad },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 static const luaL_Reg functions[] = { { "new", optim_new }, { NULL, NULL } };
 

@@ -293,7 +293,7 @@ static const luaL_Reg stream_methods[] = {
   { "normal", stream_normal },
   { "permutation", stream_permutation },
   { "uniform", stream_uniform },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 static const luaL_Reg numpy_methods[] = {
   { "choice", numpy_choice },
@@ -302,13 +302,13 @@ static const luaL_Reg numpy_methods[] = {
   { "permutation", numpy_permutation },
   { "randint", numpy_integers },
   { "uniform", numpy_uniform },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 static const luaL_Reg functions[] = {
   { "numpy_default_rng", rng_numpy_default_rng },
   { "numpy_random_state", rng_numpy_random_state },
   { "stream", rng_stream },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_core_rng(lua_State *L) {

@@ -126,7 +126,7 @@ int luaopen_core_segment(lua_State *L) {
     { "quickshift", segment_lua_quickshift },
     { "slic", segment_lua_slic },
     { "boundaries", segment_lua_boundaries },
-    { NULL, NULL }
+    { NULL, NULL },
   };
   xl_newlib(L, functions);
   return 1;

@@ -40,7 +40,7 @@ static const luaL_Reg functions[] = {
   { "read",              store_read },
   { "write_pt",          store_write_pt },
   { "write_safetensors", store_write_safetensors },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_core_store(lua_State *L) {
