@@ -192,8 +192,8 @@ t.test("a mask that marks the whole picture, or has its content in the alpha cha
     return xai.dataset.covid_qu_ex { root = dir, size_px = 16, mask = "lungs" }, dir
   end
   local function inside(x, y) return x > 3 and x < 20 and y > 3 end
-  local whole = "it marks the whole picture"
-  local alpha = "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey values"
+  local whole = "it marks the whole image"
+  local alpha = "its color is the same everywhere, its content lies in the alpha channel. Save that as gray values"
   for _, case in ipairs {
     { whole, 0, function() return 255 end }, { whole, 0, function() return 1 end }, { whole, 2, function() return 200 end },
     { whole, 4, function() return 255 end }, { alpha, 4, function(x, y, c) return c == 0 and 255 or inside(x, y) and 255 or 0 end },
