@@ -79,7 +79,8 @@ local function to_batch(x, y, places, channels_last)
   return { x = x, y = y, index = places }
 end
 
---- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not augmented.
+--- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not
+--- augmented.
 ---@param places integer[]
 ---@param options? { channels_last: boolean }
 function Split:batch(places, options)
@@ -118,7 +119,8 @@ function Split:mask_sha256(i, kind)
   return path and files.sha256_file(path)
 end
 
---- One hash of the images' files of a mask, in order: an image's mask may change while its pixels do not. nil where there are none.
+--- One hash of the images' files of a mask, in order: an image's mask may change while its pixels do not. nil where
+--- there are none.
 ---@param kind string
 ---@param numbers? integer[] of these images; default all
 ---@return string|nil
@@ -136,7 +138,8 @@ function Split:input_masks_sha256()
   return self.data.apply_mask and self.data.mask ~= "none" and self:masks_sha256 "lungs" or nil
 end
 
---- The share of a mask's pixels in the file that the crop leaves out, and their number; 0 where there is no such file or nothing in it.
+--- The share of a mask's pixels in the file that the crop leaves out, and their number; 0 where there is no such file
+--- or nothing in it.
 ---@param kind string "infection" ...
 ---@return number share
 ---@return integer count
@@ -159,7 +162,8 @@ function Split:cropped_share(i, kind)
   return 1 - mask:narrow(0, top, rows):narrow(1, left, columns):sum():item() / total, total
 end
 
---- Where the network's input lies in the file: file = { W, H }, resized = { W, H }, crop = { left, top, S, S } in the resized picture.
+--- Where the network's input lies in the file: file = { W, H }, resized = { W, H }, crop = { left, top, S, S } in the
+--- resized picture.
 function Split:geometry(i)
   local facts, data = self.data:native():facts(check_place(self, i, "geometry").index), self.data
   local w, h, s = facts.width, facts.height, data.size_px
@@ -240,7 +244,8 @@ local function default_threads()
   return math.max(1, math.min(4, given or host.cores or 2))
 end
 
---- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers instead.
+--- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers
+--- instead.
 --- augment: the dataset's augmentation, drawn per (seed, epoch, image). The results do not depend on `threads`.
 ---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
 ---@return medxai.Loader

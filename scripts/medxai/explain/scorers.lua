@@ -1,5 +1,5 @@
--- Scorers of changed images (perturb/scorer.lua) by memory budget and precision: methods with the same budget share them, and
--- what they learn of how much fits.
+-- Scorers of changed images (perturb/scorer.lua) by memory budget and precision: methods with the same budget share
+-- them, and what they learn of how much fits.
 local scorer = require "medxai.perturb.scorer"
 
 ---@class medxai.Scorers those of one budget

@@ -93,8 +93,8 @@ function methods:used_nodes()
   return names
 end
 
---- The nonlinearities of the network: list of { name =, op =, module = true where torchvision has a torch.nn module for it
---- and false where its forward calls a function }.
+--- The nonlinearities of the network: list of { name =, op =, module = true where torchvision has a torch.nn module
+--- for it and false where its forward calls a function }.
 function methods:nonlinearities()
   local list = {}
   for id, name in ipairs(self._def.nodes) do
