@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "densenet121_explain_masked", seed = 42 }
 
 -- Data and model: as the run densenet121_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs", resize_px = 255 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs", resize_px = 255 }
 local model = xai.models.densenet121 { classes = data.classes, weights = "densenet121_masked" }
 run:evaluate(model, data.test)
 

@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "mobilenet_v2_explain_masked", seed = 42 }
 
 -- Data and model: as the run mobilenet_v2_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs", size_px = 225, resize_px = 256 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs", size_px = 225, resize_px = 256 }
 local model = xai.models.mobilenet_v2 { classes = data.classes, weights = "mobilenet_v2_masked" }
 run:evaluate(model, data.test)
 

@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "squeezenet1_0_explain_masked", seed = 42 }
 
 -- Data and model: as the run squeezenet1_0_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs" }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs" }
 local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "squeezenet1_0_masked" }
 run:evaluate(model, data.test)
 

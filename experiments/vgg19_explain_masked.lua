@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "vgg19_explain_masked", seed = 42 }
 
 -- Data and model: as the run vgg19_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs", resize_px = 255 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs", resize_px = 255 }
 local model = xai.models.vgg19 { classes = data.classes, weights = "vgg19_masked" }
 run:evaluate(model, data.test)
 

@@ -64,9 +64,9 @@ t.test("from an inner layer: the same logits from its values, and other ones whe
   t.ok(distance(s:from_layer("conv2", {}, 5, function(first, count) return without:narrow(0, first, count) end), base.output) > 1e-3)
 end)
 
-t.test("bf16 tells its largest deviation from float32 on the first images", function()
+t.test("bfloat16 tells its largest deviation from float32 on the first images", function()
   local model, x = tiny.model(), images(20)
-  local s = scorer.new(model, { precision = "bf16" })
+  local s = scorer.new(model, { precision = "bfloat16" })
   local make = function(first, count) return x:narrow(0, first, count) end
   local got, exact = s:logits(20, make), torch.no_grad(model, x)
   t.near(s:deviation(), distance(got:narrow(0, 0, 8), exact:narrow(0, 0, 8)), 1e-5)
@@ -135,7 +135,7 @@ t.test("a scorer refuses a model in train mode and options that it does not know
   local model = tiny.model()
   model:train()
   t.fails(function() scorer.new(model):logits(1, function() return images(1) end) end, "scorer: the model is in train mode (expected eval mode). Use model:eval().")
-  t.fails(function() scorer.new(model, { precision = "half" }) end, "scorer: option 'precision' is wrong (expected 'float32' or 'bf16', got string 'half').")
+  t.fails(function() scorer.new(model, { precision = "half" }) end, "scorer: option 'precision' is wrong (expected 'float32' or 'bfloat16', got string 'half').")
 end)
 
 -- ---- principal components ------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ t.test("methods: a page an image, each method with its time and the scores of th
         t.ok(texts:find(value, 1, true) or texts:find(value:gsub("[+−]", ""), 1, true), value .. " is not in\n" .. texts)
       end
     end
-    for _, part in ipairs { ("image %d.png: opacity, p = 0."):format(i), "Grad-CAM", "centre blob", "road_combined@1 imputer=noisy_linear(0.01) percentiles=50: logit, higher is" } do
+    for _, part in ipairs { ("image %d.png: opacity, p = 0."):format(i), "Grad-CAM", "centre blob", "road_combined@1 percentiles=50 removal=noisy_linear(0.01): logit, higher is" } do
       t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
     end
     check_inside(svg)
@@ -145,7 +145,7 @@ t.test("scales and colours are said: own or shared, JET's brightness, a signed p
     return joined
   end
   t.ok(texts { methods = { "gradcam" }, scale = "shared" }:find("Shared scale: the maps of a method run from 0 to their largest value over these images.", 1, true))
-  t.ok(texts { methods = { "gradcam" }, colours = "jet" }:find("Overlay: half image, half JET, stretched to full brightness.", 1, true))
+  t.ok(texts { methods = { "gradcam" }, colors = "jet" }:find("Overlay: half image, half JET, stretched to full brightness.", 1, true))
   local detail = texts { methods = { "fine_lines" } }
   t.ok(detail:find("fine lines: signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against.", 1, true), detail)
   t.ok(not detail:find("Own scale", 1, true) and not detail:find("share of maximum", 1, true), "a scale that the picture does not have")

@@ -202,7 +202,7 @@ t.test("a flat map is zero, not noise: no metric ranks it", function()
   local dir = t.tmpdir()
   local function noise(x) return x:mean({ 1 }):squeeze(0) * 1e-6 + 1 end
   local result = go(dir, { images = { 2 }, methods = { noise = noise }, mask = "lesion",
-    metrics = { "energy_inside", { "deletion", steps = 2, removals = { "black" } }, "confidence_increase" } })
+    metrics = { "energy_inside", { "deletion", steps = 2, removal = { "black" } }, "confidence_increase" } })
   t.equal(tiny.statuses(result), { "flat" })
   t.equal(torch.load_npy(dir .. "/" .. result.records[1].files[1]):abs():max():item(), 0.0)
   for _, s in ipairs(result.summaries) do t.equal(s.n, 0, s.metric) end
@@ -299,7 +299,7 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
   t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam' or 'xgradcam'?")
   t.fails_like(check { methods = { "zebra" } }, "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
   t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
-  t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")
+  t.fails(check {}, "explain: option 'methods' is missing (expected string or table: names, { name, option = value }, or name = function(x, model, target): a method each). Add methods = ... to it.")
   t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")
   t.fails(check { methods = { "gradcam" }, layer = "fc" },
     "explain: layer 'fc' has no spatial extent (it comes after 'flat'). Choose one with a grid, for instance 'conv2'.")

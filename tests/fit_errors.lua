@@ -40,12 +40,14 @@ t.test("a model whose classes are in another order is refused", function()
 end)
 
 t.test("options that do not fit are refused", function()
-  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table). Add optim = ... to it.")
+  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table: the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 }). Add optim = ... to it.")
   refused('run:fit(network(data.classes), data, { optim = { lr = 1 }, epochs = 1 })\n',
     "fit: option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
   refused('run:fit(network(data.classes), data, { optim = sgd, epoch = 1 })\n', "fit: unknown option 'epoch'. Did you mean 'epochs'?")
-  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, step = { gama = 0.1, size = 2 } })\n',
-    "fit: step: unknown option 'gama'. Did you mean 'gamma'?")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, schedule = xai.optim.step_lr { gama = 0.1, step_size = 2 } })\n',
+    "step_lr: unknown option 'gama'. Did you mean 'gamma'?")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, step = { size = 2 } })\n',
+    "fit: option 'step' is now schedule = xai.optim.step_lr { step_size = ..., gamma = ... }.")
   refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 0 })\n', "fit: option 'epochs' is too small (expected at least 1, got 0).")
 end)
 

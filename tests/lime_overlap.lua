@@ -48,13 +48,13 @@ t.test("IoU, Dice and their chance by hand", function()
     t.equal(percentile, 50)
     return bool { { 1, 0 }, { 1, 0 } }
   end }
-  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx, { at = { 50, "otsu" } })
+  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx, { percentiles = { 50, "otsu" } })
   t.near(values, { 1 / 3, 1 }, 1e-12)
   t.near(chances, { 1 / 3, 1 / 3 }, 1e-12)
-  t.equal(iou.values { at = { 50, 97.5, "otsu" } }, { "percentile 50", "percentile 97.5", "otsu" })
-  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { at = { 50 } }) }, { nil, nil, "map without contrast" })
-  t.fails(function() iou.check({ at = { 0 } }, "iou") end, "iou: a cut is a percentile between 0 and 100, or 'otsu' (got 0).")
-  t.fails(function() iou.check({ at = {} }, "iou") end, "iou: at is a list of percentiles and 'otsu' (expected at = { 50, 95, \"otsu\" }).")
+  t.equal(iou.values { percentiles = { 50, 97.5, "otsu" } }, { "percentile 50", "percentile 97.5", "otsu" })
+  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { percentiles = { 50 } }) }, { nil, nil, "map without contrast" })
+  t.fails(function() iou.check({ percentiles = { 0 } }, "iou") end, "iou: percentiles holds numbers between 0 and 100, and 'otsu' (got 0).")
+  t.fails(function() iou.check({ percentiles = {} }, "iou") end, "iou: percentiles is an empty list (expected { 50, 95, \"otsu\" }).")
 end)
 
 t.test("the curve over thresholds holds the overlap at each, and the best one is the lowest of equals", function()

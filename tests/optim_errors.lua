@@ -7,7 +7,7 @@ local function leaf(...) return torch.tensor({ ... }):requires_grad_() end
 
 t.test("options are checked when they are written", function()
   t.fails(function() optim.sgd { learning_rate = 0.1 } end, "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
-  t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number). Add lr = ... to it.")
+  t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number: learning rate). Add lr = ... to it.")
   t.fails_like(function() optim.sgd { lr = -1 } end, "^sgd: option 'lr' is too small %(expected at least 0, got %-1")
   t.fails_like(function() optim.adam { lr = "0.1x" } end, "^adam: option 'lr' is wrong %(expected ")
   t.fails(function() optim.sgd { lr = 0.1, nesterov = true } end,

@@ -105,12 +105,11 @@ end
 -- The settings in which one preparation is not the other's, but for those that the experiment forces.
 local function differing(a, b, text)
   local names = {}
-  for _, key in ipairs { "size_px", "resize_px", "mean", "std", "white_16bit", "input_mode" } do
-    local name = key == "input_mode" and "mask" or key
+  for _, key in ipairs { "size_px", "resize_px", "mean", "std", "white_16bit", "input" } do
     local x, y = a[key], b[key]
     if type(x) == "table" then x, y = table.concat(x, " "), table.concat(y, " ") end
-    if x ~= y and not text:find('force = { "' .. name .. '" }', 1, true) then
-      names[#names + 1] = ("%s %s, not %s"):format(name, tostring(y), tostring(x))
+    if x ~= y and not text:find('force = { "' .. key .. '" }', 1, true) then
+      names[#names + 1] = ("%s %s, not %s"):format(key, tostring(y), tostring(x))
     end
   end
   return table.concat(names, ", ")

@@ -323,12 +323,14 @@ local function patients_of(items)
   return n
 end
 
+report.spec = { threads = { "integer", min = 1, max = 256, doc = "that decode; default: the program's" } }
+
 --- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
 --- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
 ---@param data medxai.Dataset
 ---@param options? { threads?: integer }
 function report.check(data, options)
-  local o = check.options("data:check", options, { threads = { "integer", min = 1, max = 256 } })
+  local o = check.options("data:check", options, report.spec)
   if data.checked then return data.checked end
   local started = host.now()
   local items, indices, groups, set = all_items(data)

@@ -2,24 +2,7 @@
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
 --   { path =, label = 0.., split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
 -- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that are missing.
--- Options that every reader takes:
---   size_px, resize_px   the short side becomes resize_px (bilinear as Pillow does it), then the centre size_px x size_px is kept
---   mask                 "lungs": image AND lung mask, filled between the lungs as the thesis did, in 8 bits at the file's size;
---                        "lungs_raw": the mask as it is; "lungs_hull": the convex hull of both lungs; "outside": the lungs removed;
---                        "box": the rectangle around the lungs; "border": what lies outside it; "shape": the mask itself, white on
---                        black (a model of masked lungs must beat one of their outline)
---   labels               "permuted": the training images' labels in a random order, keyed by the run's seed: a network that explains
---                        as well after learning nothing explains nothing
---   mean, std            three numbers each; without them pixels stay in [0, 1]
---   augment              true: { rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }, or such a table
---                        (also flip, a probability); drawn per (seed, epoch, image id), for training alone
---   cache_mb             prepared pictures kept in memory (default: a quarter of the free memory, at most 4096)
---   mask_resize          of mask files of another size than their image, which are errors without it: "nearest", or
---                        "bilinear" (what is at least half inside), stretches them to the image's size
---   white_16bit          the 16-bit sample that becomes white (65535; 4095 for 12-bit values stored in 16 bits); where
---                        images differ by source or by file: { ["hospital A"] = 4095, ["b/7.png"] = 1023 }
---   skip                 images to leave out besides those of skip.txt beside the data: another such file, or a list of paths
---   limit                at most so many images a class and split, the first in order
+-- The options that every reader takes are those of base.spec below.
 local check = require "medxai.base.options"
 local host = require "medxai.host"
 local listing = require "medxai.data.listing"
@@ -27,27 +10,58 @@ local listing = require "medxai.data.listing"
 local base = {}
 
 base.mask_resizes = { "nearest", "bilinear" }
-base.mask_modes = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
+base.inputs = { "whole", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
 base.split_names = { "train", "val", "test", "small_test" }
 
 local augment_default = { flip = 0, rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }
 
+local augment_spec = {
+  flip = { "number", default = 0, min = 0, max = 1, doc = "probability of a mirrored image" },
+  rotate_deg = { "number", default = 0, min = 0, max = 180, unit = "degrees", doc = "largest rotation, either way" },
+  shift = { "number", default = 0, min = 0, max = 1, doc = "largest shift, a share of the side" },
+  scale = { "number", default = 0, min = 0, max = 1, doc = "largest change of size, below 1" },
+  brightness = { "number", default = 0, min = 0, max = 1, doc = "largest change of the brightness" },
+  contrast = { "number", default = 0, min = 0, max = 1, doc = "largest change of the contrast" },
+}
+
+local input_meanings = {
+  whole = "the whole image",
+  lungs = "the lungs and what lies between them, the rest black (the thesis' masking)",
+  lungs_raw = "what the lung mask marks",
+  lungs_hull = "the convex hull of both lungs",
+  outside = "everything but the lungs",
+  box = "the rectangle around the lungs",
+  border = "what lies outside of that rectangle",
+  shape = "the mask itself, white on black: a model of masked lungs must beat one of their outline",
+}
+
 --- The options that all readers share, with a reader's own added.
 function base.spec(own)
   local spec = {
-    root = { "string", field = "data" },
-    size_px = { "integer", field = true, default = 224, min = 16, max = 4096 },
-    resize_px = { "integer", field = true, min = 16, max = 8192 },
-    mask = { one_of = base.mask_modes, field = true, default = "none" },
-    mean = { "table" },
-    std = { "table" },
-    augment = { "boolean|table", field = true, default = false },
-    cache_mb = { "number", min = 0 },
-    mask_resize = { one_of = base.mask_resizes },
-    white_16bit = { "integer|table", default = 65535, min = 1, max = 65535 },
-    limit = { "integer", field = true, min = 1 },
-    labels = { one_of = { "true", "permuted" }, field = true, default = "true" },
-    skip = { "string|table", field = true },
+    root = { "string", field = "data", doc = "the data's folder" },
+    size_px = { "integer", field = true, default = 224, min = 16, max = 4096, unit = "px",
+      doc = "side of the square in the center that the network sees" },
+    resize_px = { "integer", field = true, min = 16, max = 8192, unit = "px",
+      doc = "length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224" },
+    input = { one_of = base.inputs, field = true, default = "whole", values = input_meanings,
+      doc = "what the network sees of an image; all but whole need a lung mask" },
+    mask = { now = "input", field = true },
+    mean = { "table", of = "number", doc = "of red, green and blue, subtracted; default: pixels stay in [0, 1]" },
+    std = { "table", of = "number", doc = "of red, green and blue, divided by; goes with mean" },
+    augment = { "boolean|table", field = true, default = false, fields = augment_spec,
+      doc = "random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, "
+        .. "scale = 0.05, brightness = 0.1, contrast = 0.1" },
+    cache_mb = { "number", min = 0, unit = "MB",
+      doc = "memory for prepared images; default: a quarter of the free memory, at most 4096" },
+    mask_resize = { one_of = base.mask_resizes,
+      doc = "stretches masks of another size than their image; without it they are an error" },
+    white_16bit = { "integer|table", default = 65535, min = 1, max = 65535, lua = "integer|table<string, integer>",
+      doc = "the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file" },
+    limit = { "integer", field = true, min = 1, unit = "images", doc = "at most so many per class and split" },
+    labels = { one_of = { "true", "permuted" }, field = true, default = "true",
+      doc = "permuted: training images get each other's labels, a control that must explain nothing" },
+    skip = { "string|table", field = true, lua = "string|string[]",
+      doc = "images to leave out besides those of skip.txt beside the data: another such file, or paths" },
   }
   for key, rule in pairs(own or {}) do
     if rule == false then spec[key] = nil else spec[key] = rule end
@@ -117,7 +131,7 @@ end
 ---@param places integer[]
 ---@param options? { channels_last: boolean }
 function Split:batch(places, options)
-  options = check.options("batch", options, { channels_last = { "boolean", default = false } })
+  options = check.options("batch", options, base.batch_spec)
   local x, y = self.data:native():batch(native_indices(self, places, "batch"), options.channels_last)
   return to_batch(x, y, places, options.channels_last)
 end
@@ -256,18 +270,19 @@ function loader_methods:close() self.native:close() end
 Loader.__close = loader_methods.close
 Loader.__gc = loader_methods.close
 
-local loader_spec = {
-  batch = { "integer", default = 32, min = 1 },
-  shuffle = { "boolean", default = false },
-  seed = { "integer" },
-  epoch = { "integer", default = 0 },
-  augment = { "boolean", default = false },
-  threads = { "integer", min = 1, max = 256 },
-  depth = { "integer", default = 3, min = 1, max = 1024 },
-  drop_last = { "boolean", default = false },
-  channels_last = { "boolean", default = false },
-  order = { "table" },
+base.loader_spec = {
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per batch" },
+  shuffle = { "boolean", default = false, doc = "in the order of (seed, epoch)" },
+  seed = { "integer", doc = "of the order and the augmentation; default: the run's" },
+  epoch = { "integer", default = 0, doc = "of the order and the augmentation" },
+  augment = { "boolean", default = false, doc = "the data's augmentation, drawn per seed, epoch and image" },
+  threads = { "integer", min = 1, max = 256, doc = "that make batches ahead; results do not depend on them" },
+  depth = { "integer", default = 3, min = 1, max = 1024, doc = "batches made ahead" },
+  drop_last = { "boolean", default = false, doc = "leave out the last batch where it is not full" },
+  channels_last = { "boolean", default = false, doc = "layout of the batches in memory" },
+  order = { "table", of = "integer", doc = "image numbers, in place of shuffle" },
 }
+base.batch_spec = { channels_last = base.loader_spec.channels_last }
 
 local function default_threads()
   local given = host.options and host.options.threads
@@ -279,7 +294,7 @@ end
 ---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
 ---@return medxai.Loader
 function Split:loader(options)
-  local o = check.options("loader", options, loader_spec)
+  local o = check.options("loader", options, base.loader_spec)
   local seed = o.seed or (host.options and host.options.seed) or 42
   local places = o.order
   if not places and o.shuffle then places = self:order(seed, o.epoch) end
@@ -358,7 +373,7 @@ function Dataset:preparation()
   return {
     size_px = self.size_px, resize_px = of_files and self.resize_px or nil,
     interpolation = of_files and "bilinear" or nil, white_16bit = of_files and self.white_16bit or nil, channels = 3,
-    range = { 0, 1 }, input_mode = self.mask, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize or nil,
+    range = { 0, 1 }, input = self.input, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize or nil,
     mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
   }
 end
@@ -410,11 +425,6 @@ local function check_scaling(what, options)
   if (options.mean == nil) ~= (options.std == nil) then
     check.fail(what, "option '%s' is missing: mean and std go together.", options.mean and "std" or "mean")
   end
-end
-
-local augment_spec = {}
-for key in pairs(augment_default) do
-  augment_spec[key] = { "number", default = 0, min = 0, max = key == "rotate_deg" and 180 or 1 }
 end
 
 local function augment_of(what, value)
@@ -494,8 +504,8 @@ local function check_masks(data, items)
   end
   if #missing == 0 or data.drawn then return end
   local first = missing[1]
-  check.fail("dataset", "no lung mask for '%s'%s (%smask = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
-    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.mask)
+  check.fail("dataset", "no lung mask for '%s'%s (%sinput = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
+    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.input)
 end
 
 -- What is not trained on cannot be learned; a split that is only looked at may lack a class, and that is noted.
@@ -530,7 +540,8 @@ function base.make(found)
   if data.resize_px < data.size_px then
     check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px, data.resize_px)
   end
-  data.mask, data.apply_mask = found.input_mask or o.mask, found.input_mask == nil
+  data.input, data.apply_mask = found.input or o.input, found.input == nil
+  data.mask = data.input == "whole" and "none" or data.input -- bindings/imageset.c's word, and that of keys
   data.mean, data.std, data.white_16bit, data.mask_resize, data.options = o.mean, o.std, o.white_16bit, o.mask_resize, o
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()

@@ -90,7 +90,7 @@ function Context:saturated(i) return self.slopes[i] ~= nil and self.slopes[i] < 
 ---@param precision? string of the passes, where they were not the network's
 function Context:unmoved(i, scores, precision)
   local row = self.pass.logits:narrow(0, i - 1, 1):to { device = "cpu", dtype = "float64" }:squeeze(0):tolist()
-  return target.unmoved(self.targets[i], row, scores, precision == "bf16" and "bfloat16" or self.model.dtype)
+  return target.unmoved(self.targets[i], row, scores, precision == "bfloat16" and precision or self.model.dtype)
 end
 
 function Context:activation(layer)
@@ -209,7 +209,7 @@ end
 --- (N, C, h, w) -> raw (N, h, w), extras: see principal.lua.
 function Context:principal(features) return principal.project(features, self.compat) end
 
---- Forward passes in another precision, "bf16": half the time where the processor has it, at about 3 digits (scorer.lua).
+--- Forward passes in another precision, "bfloat16": half the time where the processor has it, at about 3 digits (scorer.lua).
 function Context:scorer_in(precision)
   return precision == "float32" and self.scorer or self.scorers:of(precision)
 end

@@ -108,17 +108,17 @@ local function coefficients(ctx, o, run)
   return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width), o.alpha):squeeze(1):tolist()
 end
 
---- How alike the target's coefficients are for other draws: of o.seeds runs, or estimated by resampling the one.
+--- How alike the target's coefficients are for other draws: of o.repeats runs, or estimated by resampling the one.
 ---@return table see stability.of
 ---@return string how
 function samples.stability(ctx, o, regions, background, first)
-  if o.seeds == 1 then return samples.resampled(ctx, o, first), "resampling" end
+  if o.repeats == 1 then return samples.resampled(ctx, o, first), "resampling" end
   local list = { coefficients(ctx, o, first) }
-  for r = 1, o.seeds - 1 do
+  for r = 1, o.repeats - 1 do
     local scope <close> = core.memory.scope()
     list[r + 1] = coefficients(ctx, o, samples.run(ctx, o, regions, background, r))
   end
-  return stability.of(list), o.seeds .. " seeds"
+  return stability.of(list), o.repeats .. " repeats"
 end
 
 return samples

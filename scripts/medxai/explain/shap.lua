@@ -77,14 +77,13 @@ end
 
 -- ---- what the methods ask for alike -----------------------------------------------------------------------------------
 
-shap.bf16_honesty = { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" }
+shap.bfloat16_honesty = { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" }
 
---- Checks and reads a method's regions and hide before anything is computed.
+--- Checks and reads a method's regions and removal before anything is computed.
 function shap.check(what, o)
   if o.regions then o.regions = regions.parse(o.regions) end
-  o.hide = removal.parse(o.hide).id
-  if o.hide:find("noisy_linear", 1, true) then check.fail(what, "hide = '%s' has no background. Choose another removal.", o.hide) end
-  if o.hide == "segment_mean" and not o.regions then check.fail(what, "hide = 'segment_mean' needs regions.") end
+  o.removal = removal.of_background(what, o.removal).id
+  if o.removal == "segment_mean" and not o.regions then check.fail(what, "removal = 'segment_mean' needs regions.") end
 end
 
 --- The regions of the context's only image; of fewer than two there is nothing to tell: the map is not defined.
@@ -98,7 +97,7 @@ end
 --- What hidden pixels of the context's only image show, (1, 3, H, W).
 function shap.background(ctx, o, labels)
   local lo, hi = ctx:range()
-  return removal.parse(o.hide):background(ctx.x, { range = { lo, hi }, labels = labels })
+  return removal.parse(o.removal):background(ctx.x, { range = { lo, hi }, labels = labels })
 end
 
 -- ---- a hierarchy of regions -----------------------------------------------------------------------------------------

@@ -28,12 +28,12 @@ local command_seed = (host.options or {}).seed -- before any run writes its own 
 local runs = {} -- name -> run of this process
 local heartbeat_seconds = 10.0
 
-local spec = {
-  name = { "string", required = true },
-  seed = { "integer", default = 42, min = 0 },
-  seeds = { "table", field = true },
-  out = { "string" },
-  of = { "string", field = true },
+Run.spec = {
+  name = { "string", required = true, doc = "of the folder runs/<name>" },
+  seed = { "integer", default = 42, min = 0, doc = "of everything random; --seed" },
+  seeds = { "table", field = true, of = "integer", doc = "runs the whole experiment once per seed and sums up" },
+  out = { "string", doc = "another folder than runs/<name>; --out" },
+  of = { "string", field = true, doc = "the trained run that this one examines, by its name or folder" },
 }
 
 -- What a run writes; the only things that --overwrite removes.
@@ -78,7 +78,7 @@ end
 
 --- The options of a run, checked; with `of` the name is that run's with this one's behind it.
 function Run.check(options)
-  options = check.options("run", options, spec)
+  options = check.options("run", options, Run.spec)
   if type(options.of) == "string" and type(options.name) == "string" then
     options.name = name_of(options.name, options.of)
   end
@@ -473,9 +473,9 @@ function Run:describe_split(split)
     masks_sha256 = split:input_masks_sha256() }
 end
 
---- What is done to the images before the network sees them: "none", "lungs", ...
-function Run:input_mode(split)
-  return split.data.mask or "none"
+--- What the network sees of the images: "whole", "lungs" ...
+function Run:input(split)
+  return split.data.input or "whole"
 end
 
 --- The check before training, told once for each data set.

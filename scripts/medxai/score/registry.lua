@@ -38,9 +38,18 @@ metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "me
 
 -- What every metric takes besides its own options.
 local shared = {
-  within = { "string" },
-  as = { one_of = { "logit", "softmax" } },
+  within = { "string", doc = "name of a mask: pixels outside of it are neither ranked nor counted" },
+  as = { one_of = { "logit", "softmax" }, doc = "the score that is judged; default: the target's own" },
 }
+
+--- The options of a metric in a list of metrics: its own, and those that it shares with all.
+---@param definition table
+function metric.spec(definition)
+  local spec = {}
+  for key, rule in pairs(definition.options or {}) do spec[key] = rule end
+  for key, rule in pairs(shared) do spec[key] = rule end
+  return spec
+end
 
 local kinds = { title = "string", unit = "string", axis = "string", negatives = "string", many = "string", options = "table", needs = "table", range = "table",
   check = "function", values = "function" }
@@ -95,10 +104,7 @@ end
 
 local function entry(name, value, mask, compat)
   local d, source = definition_of(name)
-  local spec = {}
-  for k, rule in pairs(d.options or {}) do spec[k] = rule end
-  for k, rule in pairs(shared) do spec[k] = rule end
-  local options = check.options(name, without_name(value), spec)
+  local options = check.options(name, without_name(value), metric.spec(d))
   local more = {}
   local function add(key, v) if v then more[#more + 1] = key .. "=" .. v end end
   local needs_mask = d.needs and d.needs.mask

@@ -15,6 +15,7 @@ local gallery = {}
 local most_images, most_exhibits = 12, 3
 local usual = { "rows", "own", "table", "charts", "removal" }
 local kinds = { "rows", "grid", "methods", "own", "table", "charts", "removal" }
+gallery.all_kinds = kinds
 
 --- The kinds of figures asked for: true gives the usual ones, false none, a list those.
 ---@param asked boolean|string|table

@@ -23,7 +23,7 @@ local function column_title(job, s)
   local m = job.by_metric[s.metric]
   local settings = {}
   for word in s.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
-    if not word:find("^imputer=noisy_linear%(0%.01%)$") and not word:find("^steps=100$") then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
+    if not word:find("^removal=noisy_linear%(0%.01%)$") and not word:find("^steps=100$") then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
   end
   return { m.definition.title or m.name, table.concat(settings, ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
 end

@@ -13,10 +13,12 @@ local pictures = {}
 
 local colours = "diverging_r" -- red speaks against a class, as in lime's pictures beside it
 
-local spec = {
-  positive_only = { "boolean", default = true }, negative_only = { "boolean", default = false },
-  hide_rest = { "boolean", default = false }, num_features = { "integer", default = 5, min = 1 },
-  min_weight = { "number", default = 0, min = 0 },
+pictures.spec = {
+  positive_only = { "boolean", default = true, doc = "regions that speak for the class alone" },
+  negative_only = { "boolean", default = false, doc = "regions that speak against it alone" },
+  hide_rest = { "boolean", default = false, doc = "black where no chosen region lies" },
+  num_features = { "integer", default = 5, min = 1, doc = "regions at most" },
+  min_weight = { "number", default = 0, min = 0, doc = "least size of a region's weight" },
 }
 
 -- Features by |weight| descending: list of { label, weight }.
@@ -52,7 +54,7 @@ end
 ---@return any picture (3, H, W): the image, or black where the rest is hidden; with either sign for red, green: against, for
 ---@return any mask int64 (H, W): 1 and -1 on the chosen features, else 0
 function pictures.image_and_mask(image, labels, weights, options)
-  local o = check.options("image_and_mask", options, spec)
+  local o = check.options("image_and_mask", options, pictures.spec)
   if o.positive_only and o.negative_only then check.fail("image_and_mask", "positive_only and negative_only exclude each other.") end
   labels = labels:to { dtype = "int64" }
   local picture, mask = o.hide_rest and torch.zeros_like(image) or image:clone(), torch.zeros_like(labels)
@@ -119,7 +121,7 @@ local function grouped(n) return (tostring(n):reverse():gsub("(%d%d%d)", "%1,"):
 local function caption(record)
   local o, facts = record.settings.options, record.facts
   local texts = { string.format("LIME: %s samples, %s passes%s; hidden regions show %s; design %s. Weights: change of the class's %s by a region that is kept.",
-    grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.hide:gsub("_", " "), o.design,
+    grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.removal:gsub("_", " "), o.design,
     record.target.as == "logit" and "logit" or "probability"),
     "Yellow: outlines; green or blue: speaks for the class, red: against it. One colour scale for all weights of this image.",
     string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 strongest in common; error: standard error of all weights over their length.", facts.stability_by) }

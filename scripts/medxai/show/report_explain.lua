@@ -50,7 +50,7 @@ end
 local function metric_words(first)
   local settings = {}
   for word in first.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
-    if word ~= "imputer=noisy_linear(0.01)" and word ~= "steps=100" then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
+    if word ~= "removal=noisy_linear(0.01)" and word ~= "steps=100" then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
   end
   settings[#settings + 1] = string.format("%s, %s is better", first.unit or "value", first.direction or "higher")
   return first.title or first.metric, table.concat(settings, ", ")

@@ -81,7 +81,7 @@ local function caption(page)
   local o = page.entry.options
   local list = { string.format("%s. Each image's classes by falling output, named with it. Red speaks for the class, blue against it.", page.entry.label),
     "One scale for all panels: the 99.9th percentile of |value| over these images and classes." }
-  if o.hide then list[3] = "Hidden pixels show: " .. o.hide .. "." end
+  if o.removal then list[3] = "Hidden pixels show: " .. o.removal .. "." end
   return list
 end
 

@@ -205,13 +205,13 @@ function metrics.quantile(values, q)
   return a + (b - a) * (at - low)
 end
 
-local interval_spec = {
-  patients = { "table" },
-  resamples = { "integer", default = 1000, min = 10 },
-  level = { "number", default = 0.95, above = 0, max = 1 },
-  seed = { "integer", default = 42 },
-  purpose = { "string", default = "bootstrap@1" },
-  id = { "string", default = "" },
+metrics.interval_spec = {
+  patients = { "table", of = "string", doc = "of each sample; \"unknown\" anywhere: images are resampled" },
+  resamples = { "integer", default = 1000, min = 10, doc = "of the bootstrap" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
+  seed = { "integer", default = 42, doc = "of the draws" },
+  purpose = { "string", default = "bootstrap@1", doc = "of the draws, part of their key" },
+  id = { "string", default = "", doc = "of the draws, part of their key" },
 }
 
 metrics.least_units = 4 -- of three, one resample in nine is the same one thrice: beyond the tails of 95 %
@@ -230,7 +230,7 @@ end
 ---@param options? table patients, resamples, level, seed, purpose, id
 ---@return table intervals { <name> = { low, high }, level, resampled = "patients" | "images", resamples, note? }
 function metrics.bootstrap(n, statistics, options)
-  options = check.options("bootstrap", options, interval_spec)
+  options = check.options("bootstrap", options, metrics.interval_spec)
   local unit, units, kind = units_of(n, options.patients)
   local rng = require("medxai.core").rng
   local values, too_few = {}, units < metrics.least_units

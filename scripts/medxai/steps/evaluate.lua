@@ -12,10 +12,10 @@ local predict = require "medxai.nn.predict"
 local evaluate = {}
 
 evaluate.spec = {
-  batch = { "integer", default = 32, min = 1 },
-  name = { "string" },
-  resamples = { "integer", default = 1000, min = 10 },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
+  name = { "string", doc = "of the step and its predictions file; default: the split's" },
+  resamples = { "integer", default = 1000, min = 10, doc = "of the bootstrap" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
 
 -- ---- predictions.csv ----------------------------------------------------------------------------------------------
@@ -24,17 +24,17 @@ local function prediction_columns(classes)
   local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
   for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
   for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
-  columns[#columns + 1] = "input_mode"
+  columns[#columns + 1] = "input"
   return columns
 end
 
-local function prediction_rows(split, classes, answers, input_mode)
+local function prediction_rows(split, classes, answers, input)
   local rows = {}
   for i = 1, split.n do
     local item = split:item(i)
     local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
       split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
-      input_mode = input_mode }
+      input = input }
     for c, name in ipairs(classes) do
       row["logit_" .. name] = answers.logits[i][c]
       row["prob_" .. name] = answers.probabilities[i][c]
@@ -59,7 +59,7 @@ function evaluate.write_predictions(run, split, answers, file)
       if row.split ~= split.name then kept[#kept + 1] = row end
     end
   end
-  local rows = prediction_rows(split, split.classes, answers, run:input_mode(split))
+  local rows = prediction_rows(split, split.classes, answers, run:input(split))
   local first, second = kept, rows
   if split.name == "val" then first, second = rows, kept end -- validation before test
   table.move(second, 1, #second, #first + 1, first)

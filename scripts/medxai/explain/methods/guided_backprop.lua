@@ -13,11 +13,14 @@ return {
   sign = "signed",
   picture = "detail",
   smoothing = { aug_smooth = true },
-  options = { colours = { "boolean", default = false } }, -- true: keeps the gradient of each colour channel beside the map (3, H, W)
+  options = {
+    colors = { "boolean", default = false, doc = "keep the gradient of each color channel beside the map (3, H, W)" },
+    colours = { now = "colors" },
+  },
   map = function(ctx, _, _, o)
     local gradient = guided.gradient(ctx) -- (N, 3, H, W)
     local extras = {}
-    for i = 1, ctx.count do extras[i] = o.colours and { arrays = { colours = gradient:select(0, i - 1) } } or nil end
+    for i = 1, ctx.count do extras[i] = o.colors and { arrays = { colors = gradient:select(0, i - 1) } } or nil end
     return gradient:sum({ 1 }), extras
   end,
 }

@@ -25,12 +25,17 @@ return {
   honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
   smoothing = { aug_smooth = true },
   options = {
-    steps = { "integer", default = 50, min = 1 },      -- points of the quadrature
-    baseline = { "string", default = "black" },        -- "black", "white", "mean", "blur(k)": see removal.lua
+    steps = { "integer", default = 50, min = 1, doc = "points of the quadrature (captum's n_steps)" },
+    removal = { "string", default = "black", lua = "medxai.RemovalName",
+      doc = "the image at the other end of the line, the paper's baseline; see help removals" },
+    baseline = { now = "removal" },
   },
+  check = function(o)
+    removal.of_background("integrated_gradients", removal.without_regions("integrated_gradients", o.removal))
+  end,
   map = function(ctx, x, _, o)
     local lo, hi = ctx:range()
-    local base = removal.parse(o.baseline):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
+    local base = removal.parse(o.removal):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
     local points, weights = legendre(o.steps) -- on [0, 1], weights sum to 1
     local sum = torch.zeros_like(x)
     -- input k is image k // steps at point k % steps

@@ -13,8 +13,8 @@ return {
   rng = "smoothgrad@1",
   smoothing = { aug_smooth = true },
   options = {
-    samples = { "integer", default = 25, min = 1 }, -- noisy copies
-    sigma = { "number", default = 0.15, min = 0 },  -- of the noise, as a share of the range from black to white
+    samples = { "integer", default = 25, min = 1, doc = "noisy copies of the image (captum's nt_samples)" },
+    sigma = { "number", default = 0.15, min = 0, doc = "of the noise, a share of the range from black to white" },
   },
   map = function(ctx, x, _, o)
     local lo, hi = ctx:range()

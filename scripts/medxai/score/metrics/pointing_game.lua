@@ -12,7 +12,7 @@ return {
   unit = "hit",
   needs = { mask = true },
   negatives = "ignored",
-  options = { margin_px = { "integer", default = 15, min = 0 } },
+  options = { margin_px = { "integer", default = 15, min = 0, unit = "px", doc = "by which the mask is widened" } },
   measure = function(map, ctx, options)
     local mask = ctx.mask:to { dtype = "float32" }:ne(0):to { dtype = "float32" }
     if mask:sum():item() == 0 then return nil, nil, "empty mask" end
