@@ -232,6 +232,7 @@ t.test("Score-CAM: channels without contrast share one pass and one score; fewer
 end)
 
 t.test("bfloat16 says so in the record, with its largest deviation, for the methods that perturb", function()
+  t.needs_bfloat16()
   local model = tinycam.model("relu", "float32")
   local result = go(model, { methods = { { "scorecam", precision = "bfloat16" }, { "ablationcam", precision = "bfloat16" } }, images = { 1 } }, tinycam.images():float())
   for _, record in ipairs(result.records) do

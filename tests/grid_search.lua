@@ -31,7 +31,7 @@ local search = run:grid {
   train = function(cell)
     return network(cell.width), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs, batch = 8 }
   end }
-run:evaluate(search.model, data.test, { resamples = 20 })
+run:evaluate(search.model, data.test)
 ]]
 
 local function go(dir, body, options, fields)
@@ -339,7 +339,7 @@ end)
 
 t.test("the command line narrows a field, and the experiment goes on with its own values afterwards", function()
   local dir = t.tmpdir()
-  local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test, { resamples = 20 })\nprint(search.cell.lr)\n", nil, "--lr 0.3,0.4")
+  local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test)\nprint(search.cell.lr)\n", nil, "--lr 0.3,0.4")
   t.equal(r.code, 0, r.err)
   t.equal(#table_of(dir), 2)
   t.ok(r.out:find "0%.[34]\n", r.out)

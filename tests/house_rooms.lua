@@ -2,7 +2,7 @@
 local t = require "t"
 local files = require "medxai.base.files"
 
-local rooms = { "base", "tensor", "run", "data", "nn", "stats", "train", "perturb", "explain", "score", "show", "steps" }
+local rooms = { "base", "tensor", "stats", "run", "data", "nn", "train", "perturb", "explain", "score", "show", "steps" }
 local place = {}
 for i, room in ipairs(rooms) do place[room] = i end
 

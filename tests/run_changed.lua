@@ -107,7 +107,7 @@ end)
 t.test("masks through which the network sees the images: maps and evaluation are those of the new ones", function()
   local dir = t.tmpdir()
   make_data(dir)
-  local steps = [[run:evaluate(model, data.test, { resamples = 20 })
+  local steps = [[run:evaluate(model, data.test)
     run:explain(model, data.test, { methods = { "sobel" }, images = 2, figures = false })]]
   go(dir, steps, "--mask", "lungs_raw")
   local before = t.read(dir .. "/out/predictions.csv")

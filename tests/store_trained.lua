@@ -98,7 +98,7 @@ local function train_and_use(dir, model, used, data, names)
   for name, spec in pairs(names or { by_name = "first", by_path = "runs/first/weights.pt",
     by_folder = "runs/first" }) do
     r = go(dir, name, data .. "run:evaluate(" .. used:gsub("SPEC", ("%q"):format(spec))
-      .. ", data.val, { batch = 3, resamples = 20 })")
+      .. ", data.val, { batch = 3 })")
     t.equal(r.code, 0, r.err)
     t.equal(logits(dir, name), logits(dir, "first"), name)
   end
@@ -251,7 +251,7 @@ t.test("a difference that force names is taken, told, and in config.json and the
   t.equal(r.code, 0, r.err)
   local text = [[
 local model = xai.models.squeezenet1_0 { weights = "first", layout = "nchw", force = { "size_px", "layout", "input" } }
-run:evaluate(model, read { size_px = 40, input = "whole" }.val, { resamples = 20 })
+run:evaluate(model, read { size_px = 40, input = "whole" }.val)
 run:report()]]
   for _ = 1, 2 do -- the second time every step is done already
     r = go(dir, "second", text)
@@ -308,7 +308,7 @@ t.test("model.json says what it takes to build the model and to read the data ag
   t.equal(canon.write(said.data), canon.write { reader = "manifest", options = { csv = "data", classes = { "opacity",
     "clear", "nodule" }, input = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 }, augment = true, labels = "true" } })
-  for key, value in pairs { network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
+  for key, value in pairs { format = "medxai.model", network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
     device = "cpu", size_px = 48, resize_px = 53,
     white_16bit = 4095,
     interpolation = "bilinear", channels = 3, range = { 0, 1 }, mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 },
@@ -356,7 +356,7 @@ local xai = require "medxai"
 local run = xai.run { name = "examine", of = "first" }
 local model, data = xai.trained(run.of)
 print(model.name, model.config.hidden, data.name, data.input, data.config.labels)
-run:evaluate(model, data.val, { batch = 3, resamples = 20 })]])
+run:evaluate(model, data.val, { batch = 3 })]])
   os.execute(("mkdir %s/elsewhere && cp -r %s/runs/first %s/elsewhere/seed-2"):format(dir, dir, dir))
   for of, name in pairs { first = "first_examine", ["elsewhere/seed-2/"] = "elsewhere-seed-2_examine" } do
     r = t.run { examine, "--of", of, cwd = dir, timeout = 200 }
@@ -374,7 +374,7 @@ t.test("options of xai.trained replace the data's, and what the network would se
   t.equal(r.code, 0, r.err)
   os.rename(dir .. "/data", dir .. "/moved")
   local function used(options) return ("local model, data = xai.trained('first', %s) run:evaluate(model, data.val, "
-    .. "{ resamples = 20 })"):format(options) end
+    .. "{ batch = 3 })"):format(options) end
   refusals(dir, {
     { "gone", used "nil", "manifest: cannot read 'data': No such file or directory." },
     { "other input", used "{ data = { csv = 'moved', input = 'whole' } }", "weights: the run 'first' has input lungs_raw "
@@ -401,7 +401,7 @@ t.test("the thesis' sizes are those of its whole images on MobileNet V2", functi
     local folder = ("%s/runs/%s"):format(dir, mask)
     files.mkdir(folder)
     t.write(folder .. "/weights.pt", "")
-    files.write_data(folder .. "/model.json", { format = "medxai.nn.model", network = "mobilenet_v2", classes = { "COVID-19",
+    files.write_data(folder .. "/model.json", { format = "medxai.model", network = "mobilenet_v2", classes = { "COVID-19",
       "Non-COVID", "Normal" }, size_px = 225, input_mode = mask, data = { reader = "covid_qu_ex", options = { root = root,
       mask = mask, size_px = 225, resize_px = 256 } } })
     for sizes, size in pairs { trained = 225, thesis = mask == "none" and 224 or 225 } do
@@ -417,7 +417,7 @@ t.test("a network of one's own cannot be built from its run, and an old model.js
   local function says(described)
     files.mkdir(dir .. "/runs/old")
     t.write(dir .. "/runs/old/weights.pt", "")
-    described.format = "medxai.nn.model"
+    described.format = "medxai.model"
     files.write_data(dir .. "/runs/old/model.json", described)
     local r = t.run { "-e", "require('medxai').trained 'old'", cwd = dir }
     t.equal(r.code, 1)

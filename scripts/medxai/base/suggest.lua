@@ -1,4 +1,4 @@
--- The names that somebody may have meant by a misspelt one, nearest first, and how an error offers them.
+-- Names in errors: those that somebody may have meant by a misspelt one, nearest first, and lists of names in words.
 -- It refuses to offer what nobody would take for the other: of names that are not near there is no suggestion.
 local suggest = {}
 
@@ -84,6 +84,16 @@ function suggest.hint(got, names, count)
   local near = suggest.near(got, names, count)
   if near ~= "" or #names == 0 or #names > 24 then return near end
   return " Known: " .. table.concat(names, ", ") .. "."
+end
+
+--- "a, b, c and 4 more": at most `count` of the names.
+---@param names any[]
+---@param count integer
+---@return string
+function suggest.some(names, count)
+  local list = {}
+  for i = 1, math.min(#names, count) do list[i] = tostring(names[i]) end
+  return table.concat(list, ", ") .. (#names > count and (" and %d more"):format(#names - count) or "")
 end
 
 return suggest

@@ -3,6 +3,7 @@
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
+local suggest = require "medxai.base.suggest"
 
 local listing = {}
 
@@ -77,9 +78,7 @@ function listing.there(path)
   end
   local names = listing.names(path)
   if #names == 0 then return "there: nothing" end
-  local shown = {}
-  for i = 1, math.min(8, #names) do shown[i] = names[i] end
-  return "there: " .. table.concat(shown, ", ") .. (#names > 8 and (" and %d more"):format(#names - 8) or "")
+  return "there: " .. suggest.some(names, 8)
 end
 
 --- Raises: a split's folder holds no image of any class.

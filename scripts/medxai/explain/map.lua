@@ -145,6 +145,9 @@ local explanations = {
 --- Statuses of maps that hold nothing but rounding, or no numbers.
 map.empty = { nan = true, flat = true, saturated = true }
 
+--- For a method's map(): raises that the method means nothing for this network or image (base/not_defined.lua).
+map.not_defined = require("medxai.base.not_defined").raise
+
 --- A sentence for figures and tables, nil for "ok".
 function map.explain_status(status)
   return explanations[status]

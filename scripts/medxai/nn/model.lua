@@ -861,72 +861,20 @@ function Model:to(where)
   return self
 end
 
-local function same_shape(a, b)
-  if #a ~= #b then return false end
-  for i = 1, #a do if a[i] ~= b[i] then return false end end
-  return true
-end
-
-local function by_name(list)
-  local map = {}
-  if list[1] == nil then
-    for name, t in pairs(list) do map[name] = t end
-  else
-    for _, entry in ipairs(list) do map[entry.name] = entry.tensor end
-  end
-  return map
-end
-
-local function first_few(names)
-  local text = table.concat(names, ", ", 1, math.min(3, #names))
-  return #names > 3 and text .. " and " .. (#names - 3) .. " more" or text
-end
-
-local function complain(self, what, report)
-  local facts = {}
-  for _, kind in ipairs { "missing", "extra", "shape_differs" } do
-    local names = report[kind]
-    if #names > 0 then facts[#facts + 1] = string.format("%d %s (%s)", #names, (kind:gsub("_", " ")), first_few(names)) end
-  end
-  check.fail(what, "does not fit %s: %s. Nothing was loaded; strict = false loads what fits.", self.name, table.concat(facts, ", "))
-end
-
 model.load_state_spec = {
   strict = { "boolean", default = true, doc = "raise, and load nothing, unless all tensors fit" },
   what = { "string", doc = "where they come from, for errors" },
 }
 
---- Copies tensors into the model by name; dtypes and devices are converted.
----@param source table list of { name =, tensor = } or name -> tensor
+--- Copies tensors into the model by name (medxai.nn.match); dtypes and devices are converted.
+---@param source medxai.Named[]|table<string, userdata> list of { name =, tensor = } or name -> tensor
 ---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
----@return table report { matched =, missing =, extra =, shape_differs = } lists of names
+---@return medxai.Match report
 function Model:load_state(source, options)
   local o = check.options(self.name .. ": load_state", options, model.load_state_spec)
-  local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
-  for i, slot in ipairs(self._def.slots) do
-    local t = map[slot.name]
-    if not t then
-      -- files of torch before 0.4 have no counters; torch starts them at 0 as well
-      local list = slot.name:find("num_batches_tracked$") and report.matched or report.missing
-      list[#list + 1] = slot.name
-    elseif not same_shape(t.shape, slot.shape) then
-      report.shape_differs[#report.shape_differs + 1] = string.format("%s is %s, the model's %s", slot.name, shape_text(t), table.concat(slot.shape, "x"))
-    else
-      report.matched[#report.matched + 1] = slot.name
-      fits[i] = t
-    end
-  end
-  for _, name in ipairs(check.sorted_keys(map)) do
-    if not self._def.slots[name] then report.extra[#report.extra + 1] = name end
-  end
-  local bad = #report.missing + #report.extra + #report.shape_differs
-  if o.strict and bad > 0 then complain(self, o.what or "load_state", report) end
-  quietly(function()
-    for i in ipairs(self._def.slots) do
-      if fits[i] then self._state:get(i):copy_(fits[i]) end
-    end
-  end)
-  return report
+  local match = require "medxai.nn.match"
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  return match.load_into(self:state(), match.named(source), { what = self.name, from = o.what, strict = o.strict })
 end
 
 --- A copy with its own tensors; the graph is shared.

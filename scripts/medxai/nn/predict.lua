@@ -2,7 +2,7 @@
 -- It refuses classes that are not the model's, and answers that are not finite.
 local check = require "medxai.base.options"
 local host = require "medxai.host"
-local logits = require "medxai.nn.logits"
+local logits = require "medxai.stats.logits"
 local Progress = require "medxai.base.progress"
 
 local predict = {}

@@ -83,6 +83,10 @@ local function open(run, options)
   if type(options) == "table" and options.run ~= nil then
     check.fail("trained", "option 'run' is given twice. Write xai.trained(\"%s\").", tostring(run))
   end
+  if run == nil then
+    check.fail("trained", "no run is named (expected its name, as in xai.trained(\"vgg19\"); for xai.trained(run.of): "
+      .. "--of vgg19 behind the experiment, or xai.run { of = \"vgg19\" }).")
+  end
   local all = { run = run }
   for key, value in pairs(options or {}) do all[key] = value end
   local o = check.options("trained", all, spec)

@@ -48,6 +48,7 @@ end
 -- The bfloat16 copy, made at the first use.
 local function lowered(self)
   if self.options.precision ~= "bfloat16" then return self.model end
+  if not self.half then require("medxai.tensor.bfloat16").require("scorer", self.model.device) end
   if not self.half then self.half = memory.unscoped(function() return self.model:clone():to { dtype = "bfloat16" } end) end
   return self.half
 end

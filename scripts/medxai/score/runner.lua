@@ -11,6 +11,7 @@ local host = require "medxai.host"
 local metric = require "medxai.score.registry"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
+local units = require "medxai.stats.units"
 
 local judge = {}
 
@@ -241,8 +242,8 @@ local without = "%s%9s  %-16s %s\n"
 local function print_heading(job, s, summaries, named)
   local m, chance = job.by_metric[s.metric], false
   for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
-  io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
-    math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
+  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+    units.words { level = s.level, interval = s.interval, resampled = s.resampled, note = s.note }))
   if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
   else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end
   return chance
@@ -250,7 +251,7 @@ end
 
 local function print_line(s, chance, named)
   local lost = s.of - s.n
-  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "") .. (s.why and s.n > 0 and "; no interval: " .. s.why or "")
   if chance then
     local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
     io.stdout:write(string.format(with_chance, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))

@@ -9,6 +9,7 @@ local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
 local metrics = require "medxai.stats.classification"
 local Trainer = require "medxai.train.trainer"
+local units = require "medxai.stats.units"
 local work = require "medxai.train.search"
 
 local grid_report = {}
@@ -58,19 +59,15 @@ end
 -- ---- the winner ----------------------------------------------------------------------------------------------------------------
 
 -- The standard error of a score over the validation images.
-local function standard_error(measure, value, answers, seed)
+local function standard_error(measure, value, answers)
   local n = #answers.labels
   if measure == "accuracy" then return math.sqrt(value * (1 - value) / n) end
   local values = {}
   if measure == "loss" then
-    for i, row in ipairs(answers.logits) do values[i] = require("medxai.nn.logits").cross_entropy(row, answers.labels[i]) end
+    for i, row in ipairs(answers.logits) do values[i] = require("medxai.stats.logits").cross_entropy(row, answers.labels[i]) end
   else
-    local classes = #answers.probabilities[1]
-    local interval = metrics.bootstrap(n, function(weights)
-      local judged = metrics.from_confusion(metrics.confusion(answers.labels, answers.predicted, classes, weights))
-      return { value = measure == "macro_f1" and judged.macro.f1 or judged.balanced_accuracy }
-    end, { seed = seed, purpose = "grid_error@1", level = 0.6827 })
-    return interval.value and (interval.value[2] - interval.value[1]) / 2 or 0.0
+    local se = metrics.average(measure, units.over(n), answers.labels, answers.predicted, #answers.probabilities[1]).se
+    return se == se and se or 0.0
   end
   local mean, square = 0.0, 0.0
   for _, v in ipairs(values) do mean = mean + v / n end
@@ -132,7 +129,7 @@ function grid_report.finish(run, cells, own, fields)
   if best.result.status ~= "finished" then no_winner(list) end
   local measure = best.cell.options.best_by
   local answers = write_winner(run, best)
-  local error_ = standard_error(measure, best.result.value, answers, run.seed)
+  local error_ = standard_error(measure, best.result.value, answers)
   local cheapest, rows = cheapest_of(list, best.result, error_), rows_of(list)
   write_csv(run, axes, rows)
   local counts = {}

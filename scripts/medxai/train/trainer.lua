@@ -5,6 +5,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
+local match = require "medxai.nn.match"
 local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
@@ -60,22 +61,18 @@ end
 
 
 --- Copies tensors by name into what training changes: all of it, nothing else.
+---@param model medxai.Model
+---@param source medxai.Named[]|table<string, userdata>
+---@param what string where they come from, for errors
 function Trainer.load_changing(model, source, what)
-  local torch = require "medxai.torch"
-  local given = 0
-  for _ in pairs(source) do given = given + 1 end
-  local list = changing(model)
-  for _, entry in ipairs(list) do
-    local t = source[entry.name]
-    if not t or table.concat(t.shape, "x") ~= table.concat(entry.tensor.shape, "x") then
-      check.fail("fit", "%s has no '%s' of shape (%s): it was written by another model. Remove it to begin again.", what, entry.name,
-        table.concat(entry.tensor.shape, ", "))
-    end
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local state = changing(model)
+  local list = match.named(source)
+  local fitting, report = match.fit(state, list)
+  if report.matched < #state or #list > #state then
+    check.fail("fit", "%s was written by another model (%s). Remove it to begin again.", what, match.counts(report))
   end
-  if given ~= #list then check.fail("fit", "%s holds %d tensors (expected %d): it was written by another model. Remove it to begin again.", what, given, #list) end
-  torch.no_grad(function()
-    for _, entry in ipairs(list) do entry.tensor:copy_(source[entry.name]) end
-  end)
+  match.copy(state, fitting)
 end
 
 -- ---- construction ---------------------------------------------------------------------------------------------------------
@@ -147,6 +144,7 @@ function Trainer.new(what)
     alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
   check_batches(self)
+  if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }
@@ -436,7 +434,7 @@ end
 
 --- The best epoch's weights back into the model, which is in evaluation afterwards. Returns its validation answers.
 function Trainer:take_best_weights()
-  Trainer.load_changing(self.model, by_name(self.best.weights), "the best epoch")
+  Trainer.load_changing(self.model, self.best.weights, "the best epoch")
   self.model:eval()
   -- after a resumption the best epoch's answers may be gone: the same weights give the same ones again
   self.best.answers = self.best.answers or self:validate()

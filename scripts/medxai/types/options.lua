@@ -44,13 +44,11 @@
 ---@field batch? integer per pass (default 32 images)
 ---@field level? number of the intervals (default 0.95)
 ---@field name? string of the step and its predictions file; default: the split's
----@field resamples? integer of the bootstrap (default 1000)
 
 ---@class medxai.CrossEvaluateOptions
 ---@field models table<string, medxai.Model> { name = model } (required)
 ---@field splits table<string, medxai.Split> { name = split } (required)
 ---@field batch? integer per pass (default 32 images)
----@field resamples? integer of the bootstrap (default 1000)
 
 ---@class medxai.ExplainOptions
 ---@field methods medxai.Methods names, { name, option = value }, or name = function(x, model, target): a method each (required)
@@ -852,12 +850,14 @@
 ---@field num_features? integer regions at most (default 5)
 ---@field positive_only? boolean regions that speak for the class alone (default true)
 
----@class medxai.BootstrapOptions
+---@class medxai.ClassificationIntervalsOptions
+---@field level? number of the intervals (default 0.95)
+---@field patients? string[] of each sample; "unknown" anywhere: images are the units
+
+---@class medxai.UnitsOptions
 ---@field id? string of the draws, part of their key (default "")
 ---@field level? number of the intervals (default 0.95)
----@field patients? string[] of each sample; "unknown" anywhere: images are resampled
----@field purpose? string of the draws, part of their key (default "bootstrap@1")
----@field resamples? integer of the bootstrap (default 1000)
+---@field resamples? integer of the bootstrap (default 1999)
 ---@field seed? integer of the draws (default 42)
 
 ---@class medxai.TensorOptions
