@@ -168,6 +168,17 @@ local function name_set(e, model, split, weights, seed, input_masks)
   e.set = e.method.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
+-- Every setting of every method, defaults filled in, by the names of their folders: for config.json and the report.
+local function resolved(entries)
+  local list = {}
+  for _, e in ipairs(entries) do
+    local s = e.settings
+    list[e.set] = { version = s.version, options = s.options, layers = s.layers, target = s.target, compat = s.compat,
+      aug_smooth = s.aug_smooth, eigen_smooth = s.eigen_smooth }
+  end
+  return list
+end
+
 -- How many maps of each entry had which status, and what they say of themselves.
 local function count_statuses(job, chosen)
   local counts = canon.list {}
@@ -385,7 +396,8 @@ function explain.run(run, model, split, options)
   local step = run:step(name, fields)
   run.explained = run.explained or {} -- the order in which the report tells them
   table.insert(run.explained, name)
-  run:configure(name, { methods = fields.maps, target = asked.entries[1].description.text, layers = canon.list(job.layers), split = split.name, images = #chosen,
+  run:configure(name, { title = asked.title, methods = resolved(job.entries), target = asked.entries[1].description.text, layers = canon.list(job.layers),
+    split = split.name, images = #chosen, figures = fields.figures,
     metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colors = asked.colors, scale = asked.scale,
     model = { config = model.config, weights_sha256 = job.weights }, data = split.data and { name = split.data.name, config = split.data.config } or nil })
   if step.done and not any_failed(step.result) and judge.has_rows(job, chosen) then

@@ -1,11 +1,12 @@
--- Inception V3 on lung-masked chest X-rays: where does it look, do the methods agree, and does it need what they mark?
+-- A trained run: where does its network look, do the methods agree, and does it need what they mark?
+-- medxai-run experiments/explain.lua --of vgg19_masked explains runs/vgg19_masked in runs/vgg19_masked_explain.
+-- (The thesis explained mobilenet_v2's whole images on 224 px and trained on 225: --sizes thesis does so.)
 local xai = require "medxai"
 
-local run = xai.run { name = "inception_v3_explain_masked", seed = 42 }
+local run = xai.run { name = "explain", seed = 42 }
 
--- Data and model: as the run inception_v3_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs", size_px = 299, resize_px = 299 }
-local model = xai.models.inception_v3 { classes = data.classes, weights = "inception_v3_masked" }
+-- Data and model as the run --of was trained.
+local model, data = xai.trained(run.of)
 run:evaluate(model, data.test)
 
 -- Where: a row a class; 32 images with their predictions; the four layers, deep to shallow.
