@@ -281,7 +281,7 @@ t.test("a method that is not defined for a network is a status with its reason, 
   local record = result.records[1]
   t.equal({ record.status, record.problem, #record.files }, { "not_defined", "it has no rectifiers", 0 })
   t.equal({ result.summaries[1].n, result.summaries[1].undefined["map is not defined"] }, { 0, 2 })
-  t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 not defined of 2 maps"), table.concat(run.warnings, "\n"))
+  t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 of 2 maps are not defined %(not_defined%)"), table.concat(run.warnings, "\n"))
 end)
 
 t.test("one image that a researcher's method file cannot do fails alone", function()

@@ -40,7 +40,8 @@ t.test("a model whose classes are in another order is refused", function()
 end)
 
 t.test("options that do not fit are refused", function()
-  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table: the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 }). Add optim = ... to it.")
+  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table: the optimizer, "
+    .. "for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 }). Add optim = ... to it.")
   refused('run:fit(network(data.classes), data, { optim = { lr = 1 }, epochs = 1 })\n',
     "fit: option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
   refused('run:fit(network(data.classes), data, { optim = sgd, epoch = 1 })\n', "fit: unknown option 'epoch'. Did you mean 'epochs'?")

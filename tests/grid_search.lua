@@ -29,7 +29,8 @@ local whole = [[
 local search = run:grid {
   lr = { 0.05, 0.2 }, step_size = { 2, 3 }, width = { 4 }, epochs = { 3, 5 },
   train = function(cell)
-    return network(cell.width), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs, batch = 8 }
+    return network(cell.width), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 },
+      schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs, batch = 8 }
   end }
 run:evaluate(search.model, data.test)
 ]]

@@ -16,7 +16,7 @@ t.test("options are checked when they are written", function()
     "adam: option 'betas' is wrong (expected two numbers from 0 to below 1, got { 0.9, 1 }).")
   t.fails(function() optim.adam { betas = { 0.9 } } end,
     "adam: option 'betas' is wrong (expected two numbers from 0 to below 1, got { 0.9 }).")
-  t.fails(function() optim.warmup { epochs = 3, after = 7 } end, "warmup: option 'after' is wrong (expected table, got number 7).")
+  t.fails(function() optim.warmup { epochs = 3, after = 7 } end, "warmup: option 'after' is wrong (expected table: the schedule that follows, for instance xai.optim.step_lr { ... }, got number 7).")
   t.fails(function() optim.multistep_lr { milestones = { 0 } } end, "multistep_lr: milestone 1 is wrong (expected an epoch of 1 or more, got 0).")
   t.fails(function() optim.reduce_lr_on_plateau { mode = "mox" } end,
     "reduce_lr_on_plateau: option 'mode' is wrong (expected 'min' or 'max', got string 'mox'). Did you mean 'max'?")

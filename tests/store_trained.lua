@@ -384,7 +384,8 @@ t.test("options of xai.trained replace the data's, and what the network would se
       .. "runs/frist/weights.pt). Run the experiment of that name first, or give a path to a file." },
     { "no run", "xai.trained 'imagenet'", "trained: 'imagenet' is no run. Use xai.models.NAME { classes = ..., weights "
       .. "= 'imagenet' }." },
-    { "nothing", "xai.trained()", "trained: option 'run' is missing (expected string: its name, as in runs/<name>, or a path into its folder). Add run = ... to it." },
+    { "nothing", "xai.trained()", "trained: no run is named (expected its name, as in xai.trained(\"vgg19\"); for xai.trained(run.of): "
+      .. "--of vgg19 behind the experiment, or xai.run { of = \"vgg19\" })." },
   })
   r = go(dir, "second", used "{ data = { csv = 'moved', input = 'whole', limit = 1 }, force = { 'input' } }")
   t.equal(r.code, 0, r.err)

@@ -226,7 +226,7 @@ end
 function reference.names(spec)
   local names = {}
   for _, name in ipairs(check.sorted_keys(spec)) do
-    if not spec[name].now then names[#names + 1] = name end
+    if not (spec[name].now or spec[name].instead) then names[#names + 1] = name end
   end
   table.sort(names, function(a, b)
     local first, second = spec[a].required or false, spec[b].required or false

@@ -104,7 +104,7 @@ local function sort_word(into, word)
       return
     end
   end
-  check.fail("to", "'%s' is neither a dtype, a device nor a memory format", word)
+  check.fail("to", "'%s' is neither a dtype, a device (cpu, cuda, cuda:N) nor a memory format", word)
 end
 
 ---The tensor in another dtype, on another device or in another memory format; itself where nothing changes.
@@ -307,7 +307,7 @@ local function operators(what, raw)
   end
 end
 
----Operators without the promise: with bad arguments they can crash the program.
+---Unchecked operators: bad arguments may crash the process.
 torch.raw = setmetatable({}, { __index = operators("torch.raw", true) })
 torch.op_names, torch.op_schemas = native.op_names, native.op_schemas
 

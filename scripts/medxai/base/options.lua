@@ -172,7 +172,9 @@ local function check_one(what, key, rule, value)
   local result, expected = convert(rule, value)
   if result == nil then
     local hint = rule.one_of and type(value) == "string" and suggest.near(value, rule.one_of) or ""
-    mistake(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
+    local kind = rule[1] or ""
+    local meaning = rule.doc and (kind == "table" or kind == "function") and ": " .. rule.doc or ""
+    mistake(what, "option '%s' is wrong (expected %s%s, got %s).%s", key, expected, meaning, describe(value), hint)
   end
   if type(result) == "number" then
     if not check.is_finite(result) then mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
@@ -218,10 +220,11 @@ local function from_command_line(what, key, rule, own)
   return value
 end
 
--- Options of before are refused with what says it now.
+-- Options of before are refused with what says it now, options that belong elsewhere with where.
 local function refuse_renamed(what, options, spec)
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
+    if rule.instead and options[key] ~= nil then mistake(what, "there is no option '%s'. %s", key, rule.instead) end
     if rule.now and options[key] ~= nil then
       mistake(what, "option '%s' is now %s.", key, rule.now:find "^[%w_]+$" and "'" .. rule.now .. "'" or rule.now)
     end
@@ -236,7 +239,7 @@ end
 local function names_of(spec)
   local names = {}
   for _, name in ipairs(check.sorted_keys(spec)) do
-    if not spec[name].now then names[#names + 1] = tostring(name) end
+    if not (spec[name].now or spec[name].instead) then names[#names + 1] = tostring(name) end
   end
   return names
 end
@@ -244,7 +247,7 @@ end
 local function refuse_unknown(what, options, spec)
   for _, key in ipairs(check.sorted_keys(options)) do
     if spec[key] == nil then
-      if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got [%s]).", tostring(key)) end
+      if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got %s without one).", describe(options[key])) end
       mistake(what, "unknown option '%s'.%s", key, suggest.hint(key, names_of(spec)))
     end
   end
@@ -262,6 +265,7 @@ end
 ---   lua              the editor's type, where these do not say it
 ---   values = { a = "..." }   the meaning of one_of's values
 ---   now = "removal"  an option of before: an error says what it is called now
+---   instead = "Write ..."  what people look for here and does not exist: an error says what to write
 ---@param what string named in errors
 ---@param options table|nil
 ---@param spec table<string, table>
@@ -304,10 +308,10 @@ function check.spec(what, subject, spec)
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
     if type(key) ~= "string" then check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject, tostring(key)) end
-    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now then
+    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now and not rule.instead then
       check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = { ... } }, got %s).", subject, key, key, describe(rule))
     end
-    check.kinds(what, subject .. ": option '" .. key .. "'", rule, { doc = "string", unit = "string", now = "string" })
+    check.kinds(what, subject .. ": option '" .. key .. "'", rule, { doc = "string", unit = "string", now = "string", instead = "string" })
     for kind in (rule[1] or ""):gmatch("[%w_]+") do
       if not accepts[kind] then
         check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind, (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))

@@ -46,6 +46,10 @@ function base.spec(own)
     input = { one_of = base.inputs, field = true, default = "whole", values = input_meanings,
       doc = "what the network sees of an image; all but whole need a lung mask" },
     mask = { now = "input", field = true },
+    path = { instead = "Write root = \"FOLDER\"." },
+    transform = { instead = "size_px, resize_px, mean, std and augment say how images are prepared." },
+    batch = { instead = "run:fit, run:evaluate and split:loader take it." },
+    batch_size = { instead = "run:fit, run:evaluate and split:loader take it, as batch." },
     mean = { "table", of = "number", doc = "of red, green and blue, subtracted; default: pixels stay in [0, 1]" },
     std = { "table", of = "number", doc = "of red, green and blue, divided by; goes with mean" },
     augment = { "boolean|table", field = true, default = false, fields = augment_spec,
@@ -77,10 +81,21 @@ end
 ---@field classes string[]
 ---@field data medxai.Dataset
 local Split = {}
-Split.__index = Split
 
 local function new_split(data, name, items)
   return setmetatable({ name = name, n = #items, classes = data.classes, data = data, items = items }, Split)
+end
+
+-- #data.test; data.test[1] is not an image.
+function Split:__len() return self.n end
+
+function Split.__index(_, key)
+  if math.type(key) then check.fail("split", "is no list. Write data.test:item(%s) or data.test:batch({ %s }).x; images count from 1.", key, key) end
+  return Split[key]
+end
+
+function Split.__call()
+  check.fail("split", "is no iterator. Write: for batch in data.train:loader { batch = 32 } do ... end.")
 end
 
 function Split:__tostring() return ("%s %s: %d images"):format(self.data.name, self.name, self.n) end
@@ -294,6 +309,7 @@ end
 ---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
 ---@return medxai.Loader
 function Split:loader(options)
+  if getmetatable(self) ~= Split then check.fail("loader", "split.loader(...) leaves out the split. Use split:loader { ... }, with a colon.") end
   local o = check.options("loader", options, base.loader_spec)
   local seed = o.seed or (host.options and host.options.seed) or 42
   local places = o.order

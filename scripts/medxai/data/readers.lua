@@ -40,6 +40,7 @@ local function described()
 end
 
 return setmetatable({}, {
+  __call = function() check.fail("dataset", "is no function. Write xai.dataset.folders { root = ... }.") end,
   __names = function() return check.sorted_keys(readers) end, -- for completion at the prompt
   __described = described,
   __index = function(self, name)

@@ -94,7 +94,7 @@ function Context:unmoved(i, scores, precision)
 end
 
 function Context:activation(layer)
-  layer = layer or self.layer or check.fail("explain", "the activation of which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  layer = layer or self.layer or check.fail("explain", "ctx:activation() needs a layer: declare at = \"layer\" or pass a name.")
   local activation = lent(self, self.pass:activation(layer, self.aliased))
   self.used.forward = true
   return activation

@@ -142,6 +142,16 @@ local explanations = {
   failed = "failed",
 }
 
+--- What a warning says of the maps of a status: "3 of 3 maps ...".
+map.in_words = {
+  flat = "have the same value everywhere",
+  nan = "hold values that are not numbers",
+  all_negative = "have no positive value",
+  saturated = "are saturated, p is too near 0 or 1",
+  sign_undecided = "have no sign of their own",
+  not_defined = "are not defined",
+}
+
 --- Statuses of maps that hold nothing but rounding, or no numbers.
 map.empty = { nan = true, flat = true, saturated = true }
 

@@ -54,7 +54,7 @@ local function one(features, compat)
   local r = correlation(exact, plain)
   if not compat then
     local down = r < 0
-    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end -- no sign in it: the larger side up
+    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end -- uncorrelated: oriented so that the larger extreme is positive
     if down then projection, r = -projection, -r end
   end
   local status = not compat and math.abs(r) < principal.undecided and "sign_undecided" or nil

@@ -142,11 +142,15 @@ end
 ---@return table[] entries { method, options, layer, target, compat, aug_smooth, eigen_smooth }
 function method.entries(methods)
   local entries = {}
+  if type(methods) == "string" then methods = { methods } end
   for _, key in ipairs(check.sorted_keys(methods)) do
     local value = methods[key]
     if type(key) == "string" then
       if value ~= true and type(value) ~= "table" and type(value) ~= "function" then
-        check.fail("explain", "method '%s' takes a table of options or a function (got %s).", key, type(value))
+        local first = methods[1]
+        check.fail("explain", "method '%s' takes a table of options or a function (got %s).%s", key, type(value),
+          type(first) == "string" and (" An option of %s stands within its own braces: methods = { { \"%s\", %s = %s } }."):format(
+            first, first, key, tostring(value)) or "")
       end
       entries[#entries + 1] = entry(key, value)
     elseif type(value) == "string" then

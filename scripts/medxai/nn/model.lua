@@ -372,6 +372,7 @@ local common = {
   dtype = { one_of = { "float32", "float64" }, field = true, doc = "of weights and activations; default float32" },
   device = { "string", doc = "cpu, cuda or cuda:N; default: what --device says" },
   seed = { "integer", doc = "of the weights that are drawn; default: the run's" },
+  pretrained = { instead = "Write weights = \"imagenet\"." },
   other_size = { now = "force = { 'size_px', 'resize_px' }" },
   weights_from_other_data = { now = "force, with the settings that differ: force = { 'input' }" },
 }

@@ -21,6 +21,7 @@ return setmetatable({}, {
     rawset(self, name, build)
     return build
   end,
+  __call = function() check.fail("models", "is no function. Write xai.models.vgg19 { classes = ... }.") end,
   __names = function() return names end, -- for completion at the prompt
   __pairs = function(self)
     local i = 0

@@ -181,6 +181,10 @@ local function run_folder(name)
     end
   end
   local experiment = experiment_of(name)
+  local word = name:lower()
+  if word == "imagenet" or word == "pretrained" or word == "default" or word:find "^imagenet1k" then
+    check.fail("weights", "there is no run '%s'. torchvision's weights are weights = \"imagenet\".", name)
+  end
   check.fail("weights", "there is no run '%s' (looked for runs/%s/weights.pt). %s", name, name,
     experiment and ("Run %s first."):format(experiment) or "Run the experiment of that name first, or give a path to a file.")
 end

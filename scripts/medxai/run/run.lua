@@ -96,7 +96,7 @@ end
 function Run.new(options)
   options = Run.check(options)
   if runs[options.name] then
-    check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
+    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.", options.name)
   end
   local seed, dir = seed_and_folder(options)
   local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, begun = false,
@@ -292,7 +292,7 @@ end
 -- What the user reads last.
 function Run:last_words(state)
   if state == "interrupted" then
-    io.stderr:write(string.format("stopped in %s: the same command goes on from there\n", self.doing))
+    io.stderr:write(string.format("interrupted during %s; rerun the same command to resume\n", self.doing))
   elseif state == "finished" and not host.options.quiet then
     local report = files.join(self.dir, "report.html")
     if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
@@ -509,9 +509,17 @@ end
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
 --- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
+--- Raises where run.fit(...) stands for run:fit(...).
+function Run.check_colon(self, verb, right)
+  if right then return end
+  check.fail(verb, "run.%s(...) leaves out the run (got %s in its place). Use run:%s(...), with a colon.", verb,
+    self == nil and "nothing" or "a " .. type(self), verb)
+end
+
 function Run.register(verbs)
   for verb, step in pairs(verbs) do
     Run[verb] = function(self, ...)
+      Run.check_colon(self, verb, getmetatable(self) == Run)
       local f = require(step[1])[step[2]]
       if not step.begins then return f(self, ...) end
       self:prepare()

@@ -145,6 +145,7 @@ end
 ---@return table[] of { name, id, ids (one a value), names, definition, options, mask, within, as }
 function metric.entries(list, mask, compat)
   local entries, seen = {}, {}
+  if type(list) == "string" then list = { list } end
   for _, key in ipairs(check.sorted_keys(list)) do
     local m = entry(asked_for(key, list[key]), list[key], mask, compat)
     for _, id in ipairs(m.ids) do

@@ -108,11 +108,21 @@ local function dots(job, group)
       string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(group) } }
 end
 
+-- The share of a value's name: "... percentile=90", as ROAD's; nil where it has none.
+local function percentile_of(group) return tonumber(group[1].metric:match("percentile=([%d.]+)")) end
+
+local function all_at_percentiles(groups)
+  for _, group in ipairs(groups) do
+    if not percentile_of(group) then return false end
+  end
+  return #groups > 1
+end
+
 -- A metric with a value at each percentile: lines over the share removed.
 local function percentile_lines(m, groups)
   local series, of = {}, {}
   for _, group in ipairs(groups) do
-    local percentile = tonumber(group[1].metric:match("percentile=([%d.]+)"))
+    local percentile = percentile_of(group)
     for _, s in ipairs(group) do
       if not of[s.maps] then
         of[s.maps] = { label = s.label, x = {}, y = {} }
@@ -153,7 +163,7 @@ end
 function scores.charts(job, summaries, _, save)
   for _, groups in ipairs(by_entry(job, summaries)) do
     local m = groups.m
-    if #groups > 1 and m.definition.many == "percentiles" then
+    if all_at_percentiles(groups) then
       save(percentile_lines(m, groups), "score", m.definition.title)
     else
       for _, group in ipairs(groups) do save(dots(job, group), "score", m.definition.title or group[1].metric) end

@@ -194,9 +194,11 @@ local function count_statuses(job, chosen)
       honesty = #lines > 0 and canon.list(lines) or nil }
     local bad = {}
     for _, status in ipairs(check.sorted_keys(c)) do
-      if status ~= "ok" and status ~= "failed" then bad[#bad + 1] = string.format("%d %s", c[status], (status:gsub("_", " "))) end
+      if status ~= "ok" and status ~= "failed" then
+        bad[#bad + 1] = string.format("%d of %d maps %s (%s)", c[status], #chosen, map.in_words[status] or "are " .. status, status)
+      end
     end
-    if #bad > 0 then job.run:warn(string.format("explain: %s: %s of %d maps", e.label, table.concat(bad, ", "), #chosen)) end
+    if #bad > 0 then job.run:warn(string.format("explain: %s: %s", e.label, table.concat(bad, ", "))) end
   end
   return counts
 end
@@ -204,6 +206,9 @@ end
 -- ---- the step ---------------------------------------------------------------------------------------------------
 
 local function check_split(run, split, model)
+  if type(model) == "table" and model.item and model.n then
+    check.fail("explain", "the first argument is a split (expected run:explain(model, data.test, { ... })).")
+  end
   if type(split) ~= "table" and type(split) ~= "userdata" then
     check.fail("explain", "takes a split of the data, for instance data.test (got %s).", split == nil and "nil" or type(split))
   end

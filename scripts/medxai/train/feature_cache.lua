@@ -17,7 +17,7 @@ local least_share = 0.02 -- of the forward pass: less is not worth its memory
 
 -- ---- the cut ----------------------------------------------------------------------------------------------------------------
 
--- Why a node may not be computed once, or nil. `fixed` says it of the nodes before it.
+-- Reason the node is not cacheable, or nil. `fixed` says it of the nodes before it.
 local function obstacle(model, def, id, fixed)
   for _, slot in ipairs(def.reads[id] or {}) do
     if def.slots[slot].kind == "parameter" and model._state:requires_grad(slot) then return "trained" end

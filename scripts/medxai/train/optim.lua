@@ -205,7 +205,8 @@ function Spec:build(groups)
 end
 
 local function describe(kind)
-  return function(options)
+  return function(options, more)
+    if more ~= nil then check.fail(kind, "takes its options alone: run:fit gives it the parameters (expected %s { lr = 0.01 }).", kind) end
     options = check.options(kind, options, kinds[kind])
     check_together(kind, options)
     return setmetatable({ kind = kind, options = options }, Spec)
@@ -425,4 +426,10 @@ local function described()
   return { optimizers = optimizers, schedules = schedules }
 end
 
-return setmetatable(optim, { __described = described })
+local all_names = check.sorted_keys(optim)
+
+return setmetatable(optim, {
+  __described = described,
+  __names = function() return all_names end, -- for completion at the prompt
+  __index = function(_, name) check.known("optim", "optimizer or schedule", name, all_names) end,
+})

@@ -3,6 +3,7 @@
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local suggest = require "medxai.base.suggest"
 local Trainer = require "medxai.train.trainer"
 
 local options_of = {}
@@ -18,6 +19,14 @@ options_of.spec = {
   batch = { "integer", field = true, default = 32, min = 1, unit = "images", doc = "per step of the optimizer" },
   schedule = { "table", lua = "medxai.ScheduleSpec",
     doc = "of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant" },
+  lr = { instead = "The optimizer has it: optim = xai.optim.sgd { lr = 0.01 }." },
+  momentum = { instead = "The optimizer has it: optim = xai.optim.sgd { lr = 0.01, momentum = 0.9 }." },
+  weight_decay = { instead = "The optimizer has it: optim = xai.optim.adamw { weight_decay = 0.01 }." },
+  patience = { instead = "Write early_stopping = { patience = 3 }." },
+  device = { instead = "Give it to the program: --device cuda." },
+  num_workers = { instead = "Give it to the program: --threads N." },
+  criterion = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
+  loss = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
   step = { now = "schedule = xai.optim.step_lr { step_size = ..., gamma = ... }" },
   step_per = { one_of = { "epoch", "phase" }, default = "epoch",
     doc = "when the schedule steps; phase: after training and again after validation, as the thesis did" },
@@ -58,7 +67,29 @@ local function warn_slow_bfloat16()
 end
 
 --- The options of a training, checked and complete; a grid search checks those of its cells here, too.
+-- optim = "adam" and optim = xai.optim.adam, without its options.
+local function check_built(key, value)
+  if type(value) ~= "string" and type(value) ~= "function" then return end
+  local optim = require "medxai.train.optim"
+  local names = {}
+  for _, name in ipairs(check.sorted_keys(optim)) do
+    if value == optim[name] then
+      check.fail("fit", "option '%s' is the function xai.optim.%s. Call it: %s = xai.optim.%s { ... }.", key, name, key, name)
+    end
+    local ok = name:find "_lr$" or name == "warmup" or name == "reduce_lr_on_plateau"
+    if (key == "schedule") == (ok ~= nil and ok ~= false) then names[#names + 1] = name end
+  end
+  if type(value) ~= "string" then return end
+  local near = suggest.nearest(value, names)[1]
+  check.fail("fit", "option '%s' is the text '%s'. Write %s = xai.optim.%s { ... }%s.", key, value, key, near or names[1],
+    near and "" or ", or another of " .. table.concat(names, ", "))
+end
+
 function options_of.check(options)
+  if type(options) == "table" then
+    check_built("optim", options.optim)
+    check_built("schedule", options.schedule)
+  end
   options = check.options("fit", options, options_of.spec)
   if type(options.optim.build) ~= "function" then
     check.fail("fit", "option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
