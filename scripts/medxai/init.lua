@@ -3,16 +3,16 @@
 local check = require "medxai.base.options"
 
 ---@class medxai
----@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
----@field dataset table readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
----@field trained fun(run: string, options?: table): medxai.Model, medxai.Dataset model and data of an earlier run
----@field models table<string, fun(options: table): table> the seven networks
----@field optim table optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
+---@field run fun(options: medxai.RunOptions): medxai.Run a run folder and its steps: fit, evaluate, explain, report
+---@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
+---@field trained fun(run: string, options?: medxai.TrainedOptions): medxai.Model, medxai.Dataset model and data of an earlier run
+---@field models medxai.Models the seven networks
+---@field optim medxai.Optim optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
 ---@field metrics medxai.Metrics arithmetic metrics over labels and probabilities
 ---@field scope fun(): table frees every tensor made in this coroutine while it is open
 ---@field memory fun(): table bytes and tensors that are alive
----@field maskmaker fun(options: table): table writes lung-masked copies of a data set
+---@field maskmaker fun(options: medxai.MaskmakerOptions): table writes lung-masked copies of a data set
 ---@field save fun(path: string, value: table) writes a model or plain nested data as .pt or .safetensors
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
 local xai = {}

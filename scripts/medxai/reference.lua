@@ -77,7 +77,7 @@ local function functions()
       doc = "Writes lung-masked copies of COVID-QU-Ex, for xai.dataset.masked_folders." },
     { name = "weights", usage = "weights = { file = \"best.pt\", strict = false }", options = require("medxai.nn.weights").spec,
       doc = "A network's option weights as a table." },
-    { name = "network", usage = "xai.model.own { name = ..., build = function(g, x) ... end, classes = ... }",
+    { name = "network", usage = "xai.graph.network { name = ..., classes = ..., build = function(g, x) ... end }",
       options = model.spec(), doc = "A network of one's own." },
     { name = "target", usage = "target = { \"predicted\", as = \"softmax\" }", options = require("medxai.explain.target").spec,
       doc = "What is explained. The first entry of the table is `what`." },

@@ -14,13 +14,13 @@ local Step = require "medxai.run.step"
 ---@field dir string the run's folder
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
----@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: table): table see fit.lua
----@field grid fun(self: medxai.Run, options: table): medxai.Search see grid.lua
----@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: table): table see evaluate.lua
----@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
----@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
----@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
----@field report fun(self: medxai.Run, options?: table): string see report.lua
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
+---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see grid.lua
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
+---@field cross_evaluate fun(self: medxai.Run, options: medxai.CrossEvaluateOptions): table see cross_evaluate.lua
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table see explain.lua
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table see overlap.lua
+---@field report fun(self: medxai.Run, options?: medxai.ReportOptions): string see report.lua
 local Run = {}
 Run.__index = Run
 

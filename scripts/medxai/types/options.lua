@@ -885,6 +885,35 @@
 ---@field return_counts? boolean also how often each value occurs (default false)
 ---@field return_inverse? boolean also the place of each element among the values (default false)
 
+---@class medxai.Datasets
+---@field covid_qu_ex fun(options?: medxai.CovidQuExOptions): medxai.Dataset
+---@field files fun(options: string|string[]|medxai.FilesOptions): medxai.Dataset
+---@field folders fun(options?: medxai.FoldersOptions): medxai.Dataset
+---@field manifest fun(options: medxai.ManifestOptions): medxai.Dataset
+---@field masked_folders fun(options?: medxai.MaskedFoldersOptions): medxai.Dataset
+---@field phantom fun(options?: medxai.PhantomOptions): medxai.Dataset
+
+---@class medxai.Models
+---@field squeezenet1_0 fun(options?: medxai.Squeezenet10Options): medxai.Model
+---@field mobilenet_v2 fun(options?: medxai.MobilenetV2Options): medxai.Model
+---@field efficientnet_b0 fun(options?: medxai.EfficientnetB0Options): medxai.Model
+---@field densenet121 fun(options?: medxai.Densenet121Options): medxai.Model
+---@field resnet50 fun(options?: medxai.Resnet50Options): medxai.Model
+---@field inception_v3 fun(options?: medxai.InceptionV3Options): medxai.Model
+---@field vgg19 fun(options?: medxai.Vgg19Options): medxai.Model
+---@field names string[]
+
+---@class medxai.Optim
+---@field adam fun(options?: medxai.AdamOptions): medxai.OptimizerSpec
+---@field adamw fun(options?: medxai.AdamwOptions): medxai.OptimizerSpec
+---@field rmsprop fun(options?: medxai.RmspropOptions): medxai.OptimizerSpec
+---@field sgd fun(options: medxai.SgdOptions): medxai.OptimizerSpec
+---@field cosine_annealing_lr fun(options: medxai.CosineAnnealingLrOptions): medxai.ScheduleSpec
+---@field multistep_lr fun(options: medxai.MultistepLrOptions): medxai.ScheduleSpec
+---@field reduce_lr_on_plateau fun(options?: medxai.ReduceLrOnPlateauOptions): medxai.ScheduleSpec
+---@field step_lr fun(options: medxai.StepLrOptions): medxai.ScheduleSpec
+---@field warmup fun(options: medxai.WarmupOptions): medxai.ScheduleSpec
+
 ---@alias medxai.MethodName "ablationcam"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"whole_lung"|"xgradcam"|string
 
 ---@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
