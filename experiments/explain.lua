@@ -9,7 +9,7 @@ local run = xai.run { name = "explain", seed = 42 }
 local model, data = xai.trained(run.of)
 run:evaluate(model, data.test)
 
--- Where: a row a class; 32 images with their predictions; the four layers, deep to shallow.
+-- Where: a row per class; 32 images with their predictions; the four layers, deep to shallow.
 local smoothed = { "gradcam", aug_smooth = true, eigen_smooth = true }
 run:explain(model, data.test, { title = "Grad-CAM and guided backprop", methods = { smoothed, "guided_backprop", "guided_gradcam" } })
 run:explain(model, data.test, { title = "32 test images", methods = { smoothed }, images = 32, figures = { "grid" } })

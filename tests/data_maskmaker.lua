@@ -13,7 +13,7 @@ local function lung_mask(half)
   return mask
 end
 
--- A set in the COVID-QU-Ex layout, two images a class and split, an infection part of one class.
+-- A set in the COVID-QU-Ex layout, two images per class and split, an infection part of one class.
 local function make_set(dir, bad)
   local k = 0
   local function put(part, split, class, name)

@@ -273,7 +273,7 @@ t.test("limit keeps the first of each class and split", function()
     "Test/Non-COVID/images/b.png", "Test/Normal/images/a.png", "Test/Normal/images/b.png" })
 end)
 
-t.test("--smoke keeps four images a class and split, and --data gives the folder", function()
+t.test("--smoke keeps four images per class and split, and --data gives the folder", function()
   local dir = covid_tree { "a.png", "b.png", "c.png", "d.png", "e.png", "f.png" }
   local script = t.write(t.tmpdir() .. "/e.lua", 'local xai = require "medxai"\nprint(xai.dataset.covid_qu_ex { size_px = 16 })')
   local r = t.run { "--smoke", script, "--data", dir }

@@ -89,7 +89,7 @@ data = xai.dataset.phantom { n_train = 13, n_val = 3, n_test = 3, size_px = 32 }
 ]]
 
 t.test("a batch of one image that a batch norm cannot take is told before training; drop_last and wide ones are trained", function()
-  local why = "batch norm 'narrow' sees one value a channel of it, and a variance needs two"
+  local why = "batch norm 'narrow' sees one value per channel of it, and a variance needs two"
   refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 4 })\n',
     "fit: the last batch of an epoch holds one image (13 = 3 x 4 + 1): " .. why .. ". Write drop_last = true, or another batch.")
   refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 1, drop_last = true })\n',

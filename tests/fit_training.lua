@@ -52,7 +52,7 @@ end
 local sgd = xai.optim.sgd { lr = 1.0, momentum = 0.0 }
 local slow = xai.optim.sgd { lr = 0.0 }
 
-t.test("StepLR steps once an epoch by default", function()
+t.test("StepLR steps once per epoch by default", function()
   with_run(function(run, data, model)
     run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, schedule = xai.optim.step_lr { step_size = 2, gamma = 0.5 }, epochs = 5, batch = 6 })
     t.near(rates(run), { 0.8, 0.8, 0.4, 0.4, 0.2 }, 1e-12)

@@ -120,3 +120,70 @@ t.test("help of an unknown name offers near ones", function()
   t.equal(r.code, 2)
   t.equal(r.err, "medxai-run: help: nothing is called 'gradcm'. Did you mean 'gradcam' or 'xgradcam'? See medxai-run help.\n")
 end)
+
+-- ---- experiments beside the types -------------------------------------------------------------------------------------
+
+-- The names before "=" in a table's text, not those of tables within it.
+local function keys_of(text)
+  local keys, depth = {}, 0
+  text = text:sub(2, -2):gsub('"[^"\n]*"', '""')
+  for at, word in text:gmatch "()([%a_][%w_]*)%s*=[^=]" do
+    local before = text:sub(1, at - 1)
+    depth = select(2, before:gsub("[{(]", "")) - select(2, before:gsub("[})]", ""))
+    if depth == 0 and not before:find "[%w_%.]$" and not before:match "%f[%w]local%s+$" then keys[#keys + 1] = word end
+  end
+  return keys
+end
+
+-- What an experiment's text gives to whom: name of the entry, kinds, keys.
+local function uses_of(text)
+  local uses = {}
+  text = text:gsub("%-%-[^\n]*", "")
+  local function add(kinds, name, table_text)
+    if table_text then uses[#uses + 1] = { kinds = kinds, name = name, keys = keys_of(table_text) } end
+  end
+  for room, name, given in text:gmatch "xai%.(%a+)%.([%w_]+) ?(%b{})" do
+    add(({ models = { "networks" }, dataset = { "readers" }, optim = { "optimizers", "schedules" } })[room] or {}, name, given)
+  end
+  for name, given in text:gmatch "run:(%l+)(%b())" do
+    if name ~= "grid" then add({ "steps" }, name, given:match "(%b{})%s*%)$") end
+  end
+  for given in text:gmatch "xai%.run (%b{})" do add({ "steps" }, "run", given) end
+  for at, name in text:gmatch '(){ "([%w_+]+)",' do add({ "methods", "metrics", "regions" }, name:gsub("%+", "_plus", 1):gsub("%+", ""):gsub("_plus$", "_plus_plus"), text:match("^%b{}", at)) end
+  return uses
+end
+
+local entries = reference.all()
+
+-- The options in a text that nothing takes.
+local function unknown_options(text)
+  local unknown, count = {}, 0
+  for _, use in ipairs(uses_of(text)) do
+    local takes = nil
+    for _, e in ipairs(entries) do
+      for _, kind in ipairs(use.kinds) do
+        if e.kind == kind and e.name == use.name then takes = takes or e end
+      end
+    end
+    for _, key in ipairs(takes and use.keys or {}) do
+      count = count + 1
+      if not takes.options[key] then unknown[#unknown + 1] = use.name .. ": " .. key end
+    end
+  end
+  return unknown, count
+end
+
+t.test("experiments name no option that does not exist, and a misspelt one would be found", function()
+  local wrong, count = {}, 0
+  for _, name in ipairs(files.list(t.root .. "/experiments")) do
+    local unknown, n = unknown_options(files.read(t.root .. "/experiments/" .. name))
+    for _, text in ipairs(unknown) do wrong[#wrong + 1] = name .. ": " .. text end
+    count = count + n
+  end
+  t.equal(table.concat(wrong, "\n"), "")
+  t.ok(count > 300, "only " .. count .. " options were seen")
+  local text = t.read(t.root .. "/experiments/vgg19.lua")
+  t.equal(unknown_options((text:gsub("epochs = ", "epohcs = "))), { "fit: epohcs" })
+  t.equal(unknown_options((t.read(t.root .. "/experiments/extras.lua"):gsub("percentile = 25", "percentil = 25"))),
+    { "sobel_below: percentil" })
+end)

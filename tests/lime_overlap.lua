@@ -148,7 +148,7 @@ t.test("methods and baselines are rows of one table; every image, method and met
   local rows = csv.read(run.dir .. "/overlap.csv")
   t.equal(#rows, 9 * 3 * (3 + 3 + 3 + 2)) -- auprc, energy, pointing; IoU and Dice at 3 cuts; both tuned
   local auprc_table = table_of(result, "^auprc")
-  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "centre blob" })
+  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "center blob" })
   t.equal(auprc_table.lines[1].all.n, 6, "one without, one empty, one tiny are outside the mean")
   t.equal(result.facts.undefined, { ["no mask"] = 1, ["empty mask"] = 1 })
   t.equal(result.facts.sizes[1], { name = "under 0.1 %", images = 1 })
@@ -309,7 +309,7 @@ t.test("the report shows each table with its differences, the strata and what wa
   text = table.concat(text)
   for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline", "over 20 %", "predicted", "1 empty mask, 1 no mask",
     "IoU, tuned threshold", "image-level, patients unknown" } do
-    t.ok(text:find(words, 1, true) or words == "minus Sobel" and text:find("minus centre blob", 1, true), words)
+    t.ok(text:find(words, 1, true) or words == "minus Sobel" and text:find("minus center blob", 1, true), words)
   end
 end)
 

@@ -137,9 +137,9 @@ for _, file in ipairs(files.list(root .. "/experiments")) do
   end
 end
 
--- Images of 96 px (Inception needs 139) leave the last layers a grid; one is explained.
+-- Images of 96 px leave the last layers a grid (Inception trains on 299 alone); one is explained.
 local function examine(name, start)
-  local cwd, size = t.tmpdir(), start:find "inception" and "139" or "96"
+  local cwd, size = t.tmpdir(), start:find "inception" and "299" or "96"
   local r = go(cwd, start, "--size_px", size, "--resize_px", size)
   t.equal(r.code, 0, start .. ": " .. r.err)
   r = go(cwd, name, "--of", start, "--images", "1")

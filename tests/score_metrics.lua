@@ -96,7 +96,7 @@ t.test("multiplication fades to the network's black; compat multiplies the input
     (raw * map):mean():item() - raw:mean():item(), 1e-5)
 end)
 
-t.test("deletion and insertion by hand: a value a removal, the curve from image to background", function()
+t.test("deletion and insertion by hand: a value per removal, the curve from image to background", function()
   local x, map = staircase()
   local model = mean_model()
   local function areas(name, removals, steps) return values { model = model, x = x, map = map, metric = { name, removal = removals, steps = steps } } end

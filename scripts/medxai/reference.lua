@@ -1,6 +1,5 @@
 -- Everything that takes options, described by the specs that check them: what `medxai-run help`, docs/reference and the
 -- editor's types tell. A method or metric is told by its file's leading comment.
--- It refuses to know an option of its own: what is not in a spec is not told.
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"

@@ -106,7 +106,7 @@ function write_value(out, v, path, seen, indent, depth)
   end
 end
 
---- The canonical text of a value. With `indent` ("  ") one value a line, for people; the keys and numbers are the same.
+--- The canonical text of a value. With `indent` ("  ") one value per line, for people; the keys and numbers are the same.
 ---@param value any
 ---@param indent? string
 ---@return string

@@ -251,7 +251,7 @@ local range_words = {
   flat = function(f, n) return of_all(f, n, "images", "has one value everywhere", "have one value everywhere") end,
   alpha = function(f, n)
     local where = " content in the alpha channel, which is left out"
-    local one, many = "has one colour everywhere and its" .. where, "have one colour everywhere and their" .. where
+    local one, many = "has one color everywhere and its" .. where, "have one color everywhere and their" .. where
     return of_all(f, n, "images", one, many)
   end,
   dark = function(f, n)

@@ -408,7 +408,7 @@ end
 --- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for training.
 function Dataset:check(options) return require("medxai.data.audit").check(self, options) end
 
---- One row an image: { id, path, sha256, label, class, split, patient, source }.
+--- One row per image: { id, path, sha256, label, class, split, patient, source }.
 function Dataset:manifest()
   local rows = {}
   for _, split in ipairs(self.splits) do

@@ -1,5 +1,5 @@
 -- A single file or a list of files as a dataset: files "a.png", files { "a.png", "b.png" }, or
--- files { paths = { ... }, label = "Normal" or one a file, classes = { ... }, lungs = one a file }. They are its test split.
+-- files { paths = { ... }, label = "Normal" or one per file, classes = { ... }, lungs = one per file }. They are its test split.
 -- Without labels y is -1 and nothing that needs the truth can be asked.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"

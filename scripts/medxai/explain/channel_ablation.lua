@@ -5,7 +5,7 @@ local torch = require "medxai.torch"
 
 local channels = {}
 
---- Options of a method that evaluates the network once a channel.
+--- Options of a method that evaluates the network once per channel.
 channels.options = {
   channels = { "integer", min = 1, doc = "only so many, those that vary most: an approximation; default: all" },
   precision = { one_of = { "float32", "bfloat16" }, default = "float32",

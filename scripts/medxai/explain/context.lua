@@ -3,7 +3,7 @@
 --   ctx.x (N, 3, H, W) in the network's input range   ctx:image() the same as pixels in [0, 1]   ctx:range() its black and white
 --   ctx.model, ctx.layer   ctx:activation(layer?), ctx:gradient(layer?)  (N, C, h, w) of one named tensor; ctx:gradient("x") the input's
 --   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its extras
---   ctx.targets            list, one an image, :score(logits) -> (N)   ctx.logits (N, K)
+--   ctx.targets            list, one per image, :score(logits) -> (N)   ctx.logits (N, K)
 --   ctx.items[i]           id, path, label ...   ctx:stream(purpose, i, replicate?) random numbers keyed by the image
 --   ctx:gradients(n, o, use) gradients at inputs of the method's own making
 --   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial run reads
@@ -33,7 +33,7 @@ function Context.__index(self, key)
   return Context[key]
 end
 
---- A context; fields: pass, x, targets, items, views (one an image), model, split, height, width, seed, compat, eigen, aliased, job.
+--- A context; fields: pass, x, targets, items, views (one per image), model, split, height, width, seed, compat, eigen, aliased, job.
 function context.new(fields)
   fields.count = fields.x:size(0)
   fields.given = fields.x -- what x is copied from for a researcher's own method (batches.lua)
@@ -116,7 +116,7 @@ function Context:base(layer)
   return values
 end
 
---- A list of three numbers, one a channel, beside x.
+--- A list of three numbers, one per channel, beside x.
 local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, 3, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
 
 local function mean_std(split)

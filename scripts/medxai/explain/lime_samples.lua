@@ -1,7 +1,6 @@
 -- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the coefficients
 -- are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With stop_error samples are
 -- run in blocks until the estimated error of the coefficients is below it.
--- It refuses to know what is explained: probabilities or logits of all classes come out.
 local check = require "medxai.base.options"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"

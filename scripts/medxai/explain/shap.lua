@@ -102,15 +102,15 @@ end
 
 -- ---- a hierarchy of regions -----------------------------------------------------------------------------------------
 
--- Each region's centre: lists of rows and columns, from 1.
-local function centres(made)
+-- Each region's center: lists of rows and columns, from 1.
+local function centers(made)
   local shape, flat = made.labels.shape, made.labels:reshape(-1)
   local sizes = torch.bincount(flat, torch.none, made.count):to { dtype = "float64" }
   local function mean(at) return (torch.bincount(flat, at:reshape(-1):to { dtype = "float64" }, made.count) / sizes):tolist() end
   return mean(torch.arange(0, shape[1]):view { -1, 1 }:expand(shape)), mean(torch.arange(0, shape[2]):view { 1, -1 }:expand(shape))
 end
 
--- The regions in two halves along the longer side of the box around their centres, and so on: nested pairs of numbers from 0.
+-- The regions in two halves along the longer side of the box around their centers, and so on: nested pairs of numbers from 0.
 local function halved(list, rows, columns)
   if #list == 1 then return list[1] end
   local function span(at)
@@ -147,14 +147,14 @@ end
 
 --- The tree over the regions of an image.
 ---@param made table of regions.of: labels, count
----@param given? table nested pairs of the regions' numbers; nil: halved by their centres
+---@param given? table nested pairs of the regions' numbers; nil: halved by their centers
 ---@return integer[] children for core.partition
 function shap.tree(made, given)
   local tree = given
   if not tree then
     local list = {}
     for r = 0, made.count - 1 do list[r + 1] = r end
-    tree = halved(list, centres(made))
+    tree = halved(list, centers(made))
   end
   local flat = flatten(tree)
   local ok = pcall(require("medxai.core").partition.leaf_order, flat, made.count)

@@ -198,7 +198,7 @@ function make.file(source, _, given)
   if is_one_of_many(given) and path ~= source.options.path and not files.exists(path) then not_defined.raise("there is no file of regions '" .. path .. "'") end
   if path:find("%.npy$") then return torch.load_npy(path) end
   local picture = core.image.load(path)
-  if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in colour (expected grey: the labels).", path) end
+  if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in color (expected gray: the labels).", path) end
   return picture:squeeze(2)
 end
 

@@ -26,7 +26,7 @@ end
 --- "percentile 95" or "otsu": what a cut is called.
 function cuts.name(at) return at == "otsu" and "otsu" or string.format("percentile %g", at) end
 
---- Otsu's threshold of a map as 8-bit grey, floor(255 v): the level with the largest variance between the two sides, the first of
+--- Otsu's threshold of a map as 8-bit gray, floor(255 v): the level with the largest variance between the two sides, the first of
 --- equals; what lies above it is inside. nil where all pixels have one level, or a value is not finite.
 ---@param map any tensor (H, W) in [0, 1]
 ---@return integer|nil level 0 .. 254

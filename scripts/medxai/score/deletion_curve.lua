@@ -1,6 +1,6 @@
 -- What deletion and insertion share (Petsiuk et al., RISE, BMVC 2018): the target's score along 100 steps from one image to
 -- another, each changing the next share of pixels, most relevant first; the area under that curve by the trapezoid rule.
--- black and a blur are both reported: each favours maps of its own kind.
+-- black and a blur are both reported: each favors maps of its own kind.
 local check = require "medxai.base.options"
 local ranking = require "medxai.perturb.pixel_order"
 local removal = require "medxai.perturb.removal"
@@ -30,7 +30,7 @@ function curve.check(options, name)
   options.steps = check.smoke_count(options.steps)
 end
 
---- The names of one value a removal.
+--- The names of one value per removal.
 function curve.names(options)
   local names = {}
   for i, id in ipairs(options.removal) do names[i] = "removal=" .. id end
@@ -59,7 +59,7 @@ local function walk(ctx, rank, n, count, from, to)
   end)
 end
 
---- The areas under the curves, one a removal.
+--- The areas under the curves, one per removal.
 ---@param which "deletion"|"insertion"
 function curve.measure(which, ctx, options)
   local order = ctx:order()

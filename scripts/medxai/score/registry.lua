@@ -1,4 +1,4 @@
--- Judgements of a map: one file a metric in score/, or beside the experiment, in the same form:
+-- Judgements of a map: one file per metric in score/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
 --   direction          "higher" or "lower" is better; range = { lo, hi } or nil
 --   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0, the
@@ -142,7 +142,7 @@ end
 ---@param list table
 ---@param mask string|nil name of the mask for those that need one
 ---@param compat string|nil
----@return table[] of { name, id, ids (one a value), names, definition, options, mask, within, as }
+---@return table[] of { name, id, ids (one per value), names, definition, options, mask, within, as }
 function metric.entries(list, mask, compat)
   local entries, seen = {}, {}
   if type(list) == "string" then list = { list } end
@@ -281,7 +281,7 @@ end
 ---@param rows table[] long rows
 ---@param seed integer
 ---@return table[] of { metric, method, maps, title, mean, low, high, n, of, chance, above, above_low, above_high, ... }
-function metric.summarise(rows, seed)
+function metric.summarize(rows, seed)
   local groups, order = {}, {}
   for _, row in ipairs(rows) do
     local key = row.metric .. "\0" .. row.maps

@@ -45,7 +45,7 @@ end
 ---@field entry table method, label, options, layers, set
 ---@field numbers integer[] the images to draw, at most 12
 ---@field classes string[]
----@field colours string the experiment's choice of colours
+---@field colors string the experiment's choice of colors
 local Page = {}
 Page.__index = Page
 
@@ -82,7 +82,7 @@ local function method_figures(job, numbers, asked, keep)
   for _, e in ipairs(job.entries) do
     if e.method.draw then
       local scope <close> = require("medxai.core").memory.scope()
-      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colours = asked.colours, keep = keep }, Page)
+      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colors = asked.colors, keep = keep }, Page)
       local draw = e.method.draw -- of the library's own: the name of a file of this room
       if type(draw) == "string" then draw = require("medxai.show." .. draw).draw end
       local ok, problem = pcall(draw, page)
@@ -149,14 +149,14 @@ local function saver(job, asked, out)
   end
 end
 
---- Draws and saves. asked: name, colours, scale, kinds, rows (of the scores).
+--- Draws and saves. asked: name, colors, scale, kinds, rows (of the scores).
 ---@return table list of { name, kind, title, svg, paths }
 function gallery.draw(job, chosen, summaries, asked)
   local out, numbers = canon.list {}, { table.unpack(chosen, 1, most_images) }
   local save = saver(job, asked, out)
   local mask
   for _, m in ipairs(job.metric_entries) do mask = mask or m.mask end
-  local a = { colours = asked.colours, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
+  local a = { colors = asked.colors, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
     metric_sentences = metric_sentences(job) }
   for _, kind in ipairs(asked.kinds) do
     if host.interrupted() then error("interrupted", 0) end

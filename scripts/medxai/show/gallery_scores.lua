@@ -144,7 +144,7 @@ local function percentile_lines(m, groups)
     y_label = string.format("mean change (%s)", groups[1][1].unit) } } }
 end
 
--- { m = entry, groups in one unit: one a value of the metric } in the order of the metrics.
+-- { m = entry, groups in one unit: one per value of the metric } in the order of the metrics.
 local function by_entry(job, summaries)
   local list, of = {}, {}
   for _, group in ipairs(metric.comparable(summaries)) do
@@ -184,7 +184,7 @@ local function merge(series, x, y)
   for i, v in ipairs(series.x) do series.y[i] = at[v] end
 end
 
--- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colours.
+-- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colors.
 local function curve_charts(entries, exhibits)
   local charts, of = {}, {}
   for i, e in ipairs(entries) do
@@ -199,7 +199,7 @@ local function curve_charts(entries, exhibits)
         if chart.named[label] then
           merge(chart.named[label], x.x, x.y)
         else
-          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, colour = figure.series_colour(#entries > 1 and i or #chart.series + 1) }
+          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, color = figure.series_color(#entries > 1 and i or #chart.series + 1) }
           table.insert(chart.series, chart.named[label])
         end
       end
@@ -220,7 +220,7 @@ local function pictured(entries, exhibits)
   return #methods > 0 and methods or all
 end
 
--- A row a method and order of removal, its pictures by share.
+-- A row per method and order of removal, its pictures by share.
 local function picture_rows(entries, exhibits)
   local rows, wanted = {}, pictured(entries, exhibits)
   for _, e in ipairs(wanted) do
@@ -254,7 +254,7 @@ local function exhibit_figure(job, entries, number, exhibits)
   if #parts == 0 and #rows == 0 then return nil end
   if #rows > 0 then
     parts[#parts + 1] = figure.panels { title = #entries > 1 and whose or nil, rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
-      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
+      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbors; under it the change of the score." } }
   end
   local name = tostring(job.split:item(number).path):match("[^/]+$")
   local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]

@@ -120,7 +120,7 @@ function metrics.classification(labels, probabilities, classes)
     check.fail("metrics", "labels and probabilities differ in length (%d and %d).", #labels, #probabilities)
   end
   for i, row in ipairs(probabilities) do
-    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
+    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one per class).", i, #row, k) end
   end
   local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)

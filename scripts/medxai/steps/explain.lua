@@ -371,14 +371,14 @@ local function conclude(job, chosen, asked, name)
   for _, m in ipairs(job.metric_entries) do
     if job.metric_seconds[m.id] then job.run:time(step_words(asked, name), m.id, job.metric_seconds[m.id]) end
   end
-  local summaries = metric.summarise(rows, job.run.seed)
+  local summaries = metric.summarize(rows, job.run.seed)
   for _, s in ipairs(summaries) do
     local d = job.by_metric[s.metric].definition
     s.label, s.direction, s.title, s.axis = job.labels[s.maps], d.direction or "higher", d.title or s.metric, d.axis
   end
   judge.print(job, summaries)
   local statuses = count_statuses(job, chosen)
-  local figures = require("medxai.show.gallery").draw(job, chosen, summaries, { name = name, colours = asked.colors, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
+  local figures = require("medxai.show.gallery").draw(job, chosen, summaries, { name = name, colors = asked.colors, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
   return { title = asked.title, split = job.split.name, images = #chosen, summaries = canon.list(summaries), statuses = statuses, figures = figures, compat = asked.compat }
 end
 

@@ -1,4 +1,4 @@
--- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, centre blob, random
+-- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, center blob, random
 -- smooth map, whole lung) as ordinary rows: threshold-free scores first, then IoU and Dice at fixed and at tuned thresholds; by
 -- size of the finding and by correctness; each method's paired difference to the best baseline, Holm's correction over methods.
 -- Thresholds are tuned on another split, or cross-fitted over patients: never on the image that is judged.
@@ -118,7 +118,7 @@ end
 
 --- run:overlap(model, split, options): explains all images by the methods and the baselines and
 --- compares with the data's mask. Options: overlap.spec.
---- Leaves overlap.csv (a row an image, method and metric, of all overlaps of the run), tables in the report, figures.
+--- Leaves overlap.csv (a row per image, method and metric, of all overlaps of the run), tables in the report, figures.
 ---@param run table
 ---@param model table
 ---@param split table

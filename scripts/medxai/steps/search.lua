@@ -306,7 +306,7 @@ end
 ---@field cell table the winner's fields
 ---@field result table { value, best_epoch, val_accuracy, ... } of the winner: selected on the validation split, so optimistic
 ---@field cheapest table the fields of the cheapest cell within one standard error of the winner
----@field cells table[] one row a cell, best first: its fields, status and scores
+---@field cells table[] one row per cell, best first: its fields, status and scores
 
 local function search_of(run, cells, result)
   local by_id = {}

@@ -68,7 +68,7 @@ end
 local Prefix = {}
 Prefix.__index = Prefix
 
--- One split's share of it: a matrix with a row an image. Training in bfloat16 reads what bfloat16 gives, validation float32.
+-- One split's share of it: a matrix with a row per image. Training in bfloat16 reads what bfloat16 gives, validation float32.
 local Part = {}
 Part.__index = Part
 

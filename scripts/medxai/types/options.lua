@@ -55,7 +55,7 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
 ---@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
----@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"grey"|"blues" color scale of maps in figures (default "inferno", --colors)
+---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues" color scale of maps in figures (default "inferno", --colors)
 ---@field compat? "pytorch-grad-cam" what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
 ---@field deterministic? boolean 8 images per pass whatever the memory: the same bits however many images are explained (default false, --deterministic)
 ---@field each_layer? string[] nodes: a map of each, side by side (model.compare_layers)
@@ -75,7 +75,7 @@
 ---@field baselines? medxai.Methods methods that know nothing of the network, to be beaten (default { "sobel", "center_blob", "random_smooth", "whole_lung" })
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
 ---@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
----@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"grey"|"blues" color scale of maps in figures (default "inferno", --colors)
+---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues" color scale of maps in figures (default "inferno", --colors)
 ---@field compat? "pytorch-grad-cam" what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
 ---@field deterministic? boolean 8 images per pass whatever the memory: the same bits however many images are explained (default false, --deterministic)
 ---@field each_layer? string[] nodes: a map of each, side by side (model.compare_layers)

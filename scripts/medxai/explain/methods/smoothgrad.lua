@@ -1,4 +1,4 @@
--- SmoothGrad: Smilkov et al. 2017, arXiv:1706.03825: the mean gradient over noisy copies of the image, summed over the colour
+-- SmoothGrad: Smilkov et al. 2017, arXiv:1706.03825: the mean gradient over noisy copies of the image, summed over the color
 -- channels, signed. The noise is normal with sigma a share of the network's input range (the paper takes the image's own range),
 -- keyed by the image and the number of the copy: the first 25 of 100 copies are the 25.
 -- captum's NoiseTunnel(Saliency(abs = False), "smoothgrad") with the same noise.

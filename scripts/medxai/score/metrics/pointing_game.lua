@@ -1,5 +1,5 @@
 -- Pointing game: 1 where the map's maximum lies in the mask widened by a margin, else 0 (Zhang et al. 2016; margin 15 px as
--- there). The maximum is the centre of its plateau. Chance is the widened mask's share of the area.
+-- there). The maximum is the center of its plateau. Chance is the widened mask's share of the area.
 -- Undefined on an empty mask and on a map that is the same everywhere.
 local torch = require "medxai.torch"
 
