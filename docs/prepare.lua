@@ -7,7 +7,7 @@ local file = require "medxai.file"
 assert(from and to, "usage: medxai-run docs/prepare.lua FROM TO")
 
 -- What an experiment, a method or a metric of one's own uses.
-local public = { "torch", "data.readers", "data.dataset", "data.audit", "nn.models", "nn.model", "nn.graph", "nn.builder", "nn.trained",
+local public = { "torch", "data.readers", "data.dataset", "data.split", "data.audit", "nn.models", "nn.model", "nn.graph", "nn.builder", "nn.trained",
   "nn.weights", "nn.checkpoint", "train.optim", "run.run", "steps.fit", "steps.search", "steps.evaluate", "steps.cross_evaluate",
   "steps.explain", "steps.overlap", "steps.report", "steps.maskmaker", "explain.context", "explain.target", "explain.map",
   "score.registry", "score.context", "perturb.removal", "perturb.regions", "perturb.scorer", "stats.classification", "stats.units",

@@ -66,7 +66,7 @@ local function steps()
 end
 
 local function functions()
-  local model, loader = require "medxai.nn.model", require "medxai.data.dataset"
+  local model, loader = require "medxai.nn.model", require "medxai.data.split"
   local torch = getmetatable(require "medxai.torch").__described().functions
   local trained, search = require "medxai.nn.trained", require("medxai.steps.search").search_specs
   return {
@@ -91,7 +91,7 @@ local function functions()
       doc = "Reads every image and tells what is wrong with the data, as every training does." },
     { name = "forward", usage = "model:forward { x = x, outputs = { \"features.28\" } }", options = model.forward_spec,
       doc = "A forward pass with named values in and out." },
-    { name = "boundary", usage = "model:boundary { override = { \"features.28\" } }", options = model.boundary_spec,
+    { name = "boundary", usage = "model:boundary { override = { \"features.28\" } }", options = require("medxai.nn.topology").boundary_spec,
       doc = "Names of the values that such a pass reads from an earlier one." },
     { name = "to", usage = "model:to { device = \"cuda\" }", options = model.to_spec, doc = "Moves a model." },
     { name = "load_state", usage = "model:load_state(state, { strict = false })", options = model.load_state_spec,
