@@ -15,6 +15,7 @@ local gallery = {}
 local most_images, most_exhibits = 12, 3
 local usual = { "rows", "own", "table", "charts", "removal" }
 local kinds = { "rows", "grid", "methods", "own", "table", "charts", "removal" }
+gallery.all_kinds = kinds
 
 --- The kinds of figures asked for: true gives the usual ones, false none, a list those.
 ---@param asked boolean|string|table
@@ -44,7 +45,7 @@ end
 ---@field entry table method, label, options, layers, set
 ---@field numbers integer[] the images to draw, at most 12
 ---@field classes string[]
----@field colours string the experiment's choice of colours
+---@field colors string the experiment's choice of colors
 local Page = {}
 Page.__index = Page
 
@@ -81,7 +82,7 @@ local function method_figures(job, numbers, asked, keep)
   for _, e in ipairs(job.entries) do
     if e.method.draw then
       local scope <close> = require("medxai.core").memory.scope()
-      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colours = asked.colours, keep = keep }, Page)
+      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colors = asked.colors, keep = keep }, Page)
       local draw = e.method.draw -- of the library's own: the name of a file of this room
       if type(draw) == "string" then draw = require("medxai.show." .. draw).draw end
       local ok, problem = pcall(draw, page)
@@ -148,7 +149,7 @@ local function saver(job, asked, out)
   end
 end
 
---- Draws and saves. asked: name, colours, scale, kinds, rows (of the scores).
+--- Draws and saves. asked: name, colors, scale, kinds, rows (of the scores).
 ---@param job medxai.ExplainJob
 ---@return table list of { name, kind, title, svg, paths }
 function gallery.draw(job, summaries, asked)
@@ -157,7 +158,7 @@ function gallery.draw(job, summaries, asked)
   local save = saver(job, asked, out)
   local mask
   for _, m in ipairs(job.metric_entries) do mask = mask or m.mask end
-  local a = { colours = asked.colours, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
+  local a = { colors = asked.colors, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
     metric_sentences = metric_sentences(job) }
   for _, kind in ipairs(asked.kinds) do
     if host.interrupted() then error("interrupted", 0) end

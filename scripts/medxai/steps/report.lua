@@ -12,14 +12,14 @@ local units = require "medxai.stats.units"
 
 local report = {}
 
-local spec = {
-  title = { "string" },
-  question = { "string" },
-  notes = { "string" },
+report.spec = {
+  title = { "string", doc = "of the page; default: the run's name" },
+  question = { "string", doc = "default: the experiment file's leading comment" },
+  notes = { "string", doc = "a paragraph under the head" },
 }
 
 --- Checks a call of run:report without making it (medxai.run.preflight).
-function report.check_call(_, _, options) check.options("report", options, spec) end
+function report.check_call(_, _, options) check.options("report", options, report.spec) end
 
 local text, value, number = html.text, html.value, html.number
 
@@ -483,7 +483,7 @@ end
 ---@param options? table title, question, notes
 ---@return string path of report.html
 function report.write(run, options)
-  options = check.options("report", options, spec)
+  options = check.options("report", options, report.spec)
   local page = open_page(run, options)
   local path = run.dir .. "/report.html"
   local step = run:step("report", inputs_of(page, options))

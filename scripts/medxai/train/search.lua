@@ -134,7 +134,7 @@ function Work:record(cell, result)
   if result.status == "finished" then self:drop_worse_weights() end
 end
 
--- grid.jsonl has one line a cell, also where a process died between the two files: what of these cells' results it lacks.
+-- grid.jsonl has one line per cell, also where a process died between the two files: what of these cells' results it lacks.
 function Work:log_once(cells)
   local lock <close> = files.wait_lock(files.join(self.run.dir, "grid.lock")) -- luacheck: ignore (held, not read)
   local path, told = files.join(self.run.dir, "grid.jsonl"), {}
