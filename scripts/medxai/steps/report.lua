@@ -5,21 +5,22 @@
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
+local flat = require("medxai.base.settings").flat
 local html = require "medxai.show.html"
 local host = require "medxai.host"
 local units = require "medxai.stats.units"
 
 local report = {}
 
-local spec = {
-  title = { "string" },
-  question = { "string" },
-  notes = { "string" },
-  viewer = { "integer", default = 60, min = 0 }, -- images in the page's viewer
+report.spec = {
+  title = { "string", doc = "of the page; default: the run's name" },
+  question = { "string", doc = "default: the experiment file's leading comment" },
+  notes = { "string", doc = "a paragraph under the head" },
+  viewer = { "integer", default = 60, min = 0, unit = "images", doc = "in the page's viewer, the first of those explained; 0 for none" },
 }
 
 --- Checks a call of run:report without making it (medxai.run.preflight).
-function report.check_call(_, _, options) check.options("report", options, spec) end
+function report.check_call(_, _, options) check.options("report", options, report.spec) end
 
 local text, value, number = html.text, html.value, html.number
 
@@ -108,25 +109,20 @@ local function svg_figure(page, svg, caption)
   put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. caption .. "</figcaption>" or "")
 end
 
--- Nested settings as "fit.optim.lr" = 0.01.
-local function flatten(t, prefix, out)
-  for _, key in ipairs(check.sorted_keys(t)) do
-    local v, name = t[key], prefix == "" and tostring(key) or prefix .. "." .. tostring(key)
-    if type(v) == "table" then
-      local simple, words = #v > 0, {}
-      for i, e in ipairs(v) do
-        simple = simple and type(e) ~= "table"
-        words[i] = type(e) ~= "table" and value(e) or ""
-      end
-      if simple then out[#out + 1] = { name, table.concat(words, ", ") }
-      elseif next(v) == nil then out[#out + 1] = { name, "none" }
-      else flatten(v, name, out) end
-    else
-      out[#out + 1] = { name, value(v) }
-    end
+-- The text of a setting: lists of plain values in one line; nil for a table of others.
+local function setting_text(v)
+  if type(v) ~= "table" then return value(v) end
+  if next(v) == nil then return "none" end
+  local words = {}
+  for i, e in ipairs(v) do
+    if type(e) == "table" then return nil end
+    words[i] = value(e)
   end
-  return out
+  return #words > 0 and table.concat(words, ", ") or nil
 end
+
+-- Nested settings as "fit.optim.lr" = 0.01.
+local function flatten(t) return flat(t, setting_text) end
 
 local function interval_text(i, decimals)
   if type(i) ~= "table" or not i[1] or i[1] ~= i[1] then return "" end
@@ -431,7 +427,7 @@ local function put_settings(page)
   if next(config) then
     heading(page, "Settings")
     for _, key in ipairs(check.sorted_keys(config)) do
-      if type(config[key]) == "table" then put(page, "<h3>%s</h3>%s", text(key), html.facts(flatten(config[key], "", {}))) end
+      if type(config[key]) == "table" then put(page, "<h3>%s</h3>%s", text(key), html.facts(flatten(config[key]))) end
     end
     local plain = {}
     for _, key in ipairs(check.sorted_keys(config)) do
@@ -441,7 +437,7 @@ local function put_settings(page)
   end
   if page.environment then
     heading(page, "Environment")
-    put(page, "%s", html.facts(flatten(page.environment, "", {})))
+    put(page, "%s", html.facts(flatten(page.environment)))
   end
 end
 
@@ -494,7 +490,7 @@ end
 ---@param options? table title, question, notes, viewer (images that the page's viewer shows, 60; 0 for none)
 ---@return string path of report.html
 function report.write(run, options)
-  options = check.options("report", options, spec)
+  options = check.options("report", options, report.spec)
   local page = open_page(run, options)
   local path = run.dir .. "/report.html"
   local step = run:step("report", inputs_of(page, options))
