@@ -9,5 +9,6 @@ return {
   explain = { "medxai.steps.explain", "run", begins = true, logs = true },
   overlap = { "medxai.steps.overlap", "run", begins = true },
   study = { "medxai.steps.study", "run" },
+  sanity = { "medxai.steps.sanity", "run" },
   report = { "medxai.steps.report", "write", begins = true },
 }
