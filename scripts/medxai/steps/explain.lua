@@ -67,8 +67,8 @@ local function chosen_layers(model, entries)
   return list
 end
 
--- They are tried on an empty image, so that a wrong one is known before the first map.
-local function try_layers(model, entries)
+--- Layers other than the network's own are tried on an empty image, so that a wrong one is known before the first map.
+function explain.try_layers(model, entries)
   local layers = chosen_layers(model, entries)
   if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
@@ -365,7 +365,7 @@ end
 function explain.run(run, model, split, options)
   check_split(run, split, model)
   local asked = explain.check(options, model, split)
-  try_layers(model, asked.entries)
+  explain.try_layers(model, asked.entries)
   local chosen, notice = require("medxai.explain.images").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)
