@@ -10,5 +10,6 @@ return {
   overlap = { "medxai.steps.overlap", "run", begins = true },
   compare = { "medxai.steps.compare", "run" },
   study = { "medxai.steps.study", "run" },
+  sanity = { "medxai.steps.sanity", "run" },
   report = { "medxai.steps.report", "write", begins = true },
 }

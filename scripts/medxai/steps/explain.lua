@@ -148,8 +148,8 @@ local function masks_of(e, split, input)
   return next(found) and found or nil
 end
 
--- What determines the maps of one entry, and the folder name made of it.
-local function name_set(e, model, split, weights, seed, input_masks)
+--- What determines the maps of one entry (e.settings), and the folder name made of it (e.set).
+function explain.name_set(e, model, split, weights, seed, input_masks)
   e.settings = { method = e.method.name, version = e.method.version, map = map.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
     options = code.plain(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
     aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {},
@@ -254,7 +254,7 @@ local function new_job(run, model, split, asked)
   require("medxai.explain.runner").gather_layers(job)
   local sets, input_masks = {}, split.input_masks_sha256 and split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
-    name_set(e, model, split, job.weights, run.seed, input_masks)
+    explain.name_set(e, model, split, job.weights, run.seed, input_masks)
     if sets[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
     sets[e.set] = true
   end
