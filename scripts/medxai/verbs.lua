@@ -9,5 +9,7 @@ return {
   explain = { "medxai.steps.explain", "run", begins = true, logs = true },
   overlap = { "medxai.steps.overlap", "run", begins = true },
   study = { "medxai.steps.study", "run" },
+  networks = { "medxai.steps.networks", "run" },
+  audit = { "medxai.steps.audit", "run" },
   report = { "medxai.steps.report", "write", begins = true },
 }

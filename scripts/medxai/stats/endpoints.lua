@@ -201,13 +201,17 @@ function Average:value(over, a, level)
   return over:share(over:totals(columns, f), level)
 end
 
+-- Whether every training of both networks gives the same answers.
 local function same_answers(a, b)
-  for s, predicted in ipairs(a.predicted) do
-    for i, class in ipairs(predicted) do
-      if not b.predicted[s] or b.predicted[s][i] ~= class then return false end
+  local first = a.predicted[1]
+  for _, network in ipairs { a, b } do
+    for _, predicted in ipairs(network.predicted) do
+      for i, class in ipairs(predicted) do
+        if class ~= first[i] then return false end
+      end
     end
   end
-  return #a.predicted == #b.predicted
+  return true
 end
 
 -- The paired studentised bootstrap: p is twice the smaller one-sided p.
