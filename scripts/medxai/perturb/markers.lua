@@ -1,6 +1,6 @@
--- Where a lead letter or another marker may be, of images without a mask of markers: bright, compact spots outside the lungs'
--- rectangle, brighter than what surrounds them. They are proposals to be looked at, no truth.
--- It refuses spots as large as anatomy and as small as noise.
+-- Where a lead letter or another marker may be, of images without a mask of markers: bright, compact spots outside the
+-- lungs' rectangle, brighter than what surrounds them. They are proposals to be looked at, no truth. It refuses spots
+-- as large as anatomy and as small as noise.
 local torch = require "medxai.torch"
 
 local markers = {}
@@ -36,7 +36,8 @@ local function measure(list, values, width)
   local s = { top = math.huge, left = math.huge, bottom = -1, right = -1, area = #list, mean = 0.0 }
   for _, at in ipairs(list) do
     local y, x = at // width, at % width
-    s.top, s.bottom, s.left, s.right = math.min(s.top, y), math.max(s.bottom, y), math.min(s.left, x), math.max(s.right, x)
+    s.top, s.bottom, s.left, s.right = math.min(s.top, y), math.max(s.bottom, y), math.min(s.left, x),
+      math.max(s.right, x)
     s.mean = s.mean + values[y + 1][x + 1] / #list
   end
   return s

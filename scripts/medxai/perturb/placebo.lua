@@ -1,6 +1,6 @@
--- Places to hide instead of a part of an image: the same shape elsewhere, so that what hiding the part does is compared with
--- what hiding as many pixels does anyway. It refuses to leave the zone that it is given; where the shape fits nowhere else,
--- there are fewer places, or none.
+-- Places to hide instead of a part of an image: the same shape elsewhere, so that what hiding the part does is compared
+-- with what hiding as many pixels does anyway. It refuses to leave the zone that it is given; where the shape fits
+-- nowhere else, there are fewer places, or none.
 local torch = require "medxai.torch"
 
 local placebo = {}
@@ -11,8 +11,8 @@ local candidates = 64 -- offsets of a large part, of which those with the least 
 -- Draws n whole numbers below `below`, as a list.
 local function draws(stream, n, below) return stream:integers(n, below):tolist() end
 
---- A small patch, moved within a zone: every pixel of it lies in the zone and none where the patch itself is. Offsets are
---- keyed; where `count` of them are not found in 400 draws, there are fewer.
+--- A small patch, moved within a zone: every pixel of it lies in the zone and none where the patch itself is. Offsets
+--- are keyed; where `count` of them are not found in 400 draws, there are fewer.
 ---@param patch any tensor (H, W) bool
 ---@param zone any tensor (H, W) bool
 ---@param count integer
@@ -43,8 +43,8 @@ function placebo.shifted(patch, zone, count, stream)
   return list
 end
 
---- A large part (the lungs, the border), moved over the image as over a torus: of 64 keyed offsets those that overlap least
---- with the part itself.
+--- A large part (the lungs, the border), moved over the image as over a torus: of 64 keyed offsets those that overlap
+--- least with the part itself.
 ---@param part any tensor (H, W) bool
 ---@param count integer
 ---@param stream medxai.Stream

@@ -1,6 +1,6 @@
--- What a step that judges networks found, for the terminal and for the report's page: sentences, then plain tables. A result
--- is { title, sentences = { text }, tables = { { title, columns = { names }, rows = { lists of texts }, note } } }.
--- It refuses to compute: what it shows was made by the step.
+-- What a step that judges networks found, for the terminal and for the report's page: sentences, then plain tables. A
+-- result is { title, sentences = { text }, tables = { { title, columns = { names }, rows = { lists of texts }, note } }
+-- }. It refuses to compute: what it shows was made by the step.
 local html = require "medxai.show.html"
 
 local judged = {}
@@ -40,7 +40,9 @@ function judged.put(page, put, result)
   for _, sentence in ipairs(result.sentences) do put(page, "<p>%s</p>", html.text(sentence)) end
   for _, t in ipairs(result.tables) do
     local columns, rows = {}, {}
-    for c, name in ipairs(t.columns) do columns[c] = { name, numeric = c > 1 and name ~= "verdict" and name ~= "reason" } end
+    for c, name in ipairs(t.columns) do
+      columns[c] = { name, numeric = c > 1 and name ~= "verdict" and name ~= "reason" }
+    end
     for i, row in ipairs(t.rows) do
       rows[i] = {}
       for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end

@@ -1,5 +1,5 @@
--- What a sample can tell: how likely the audit's one-sided tests of an area under the ROC curve find a class that is told,
--- or clear one that is not. It refuses samples without both sides.
+-- What a sample can tell: how likely the audit's one-sided tests of an area under the ROC curve find a class that is
+-- told, or clear one that is not. It refuses samples without both sides.
 local distributions = require "medxai.stats.distributions"
 
 local power = {}
@@ -17,8 +17,8 @@ function power.standard_error(area, positives, negatives)
   return math.sqrt(variance / (positives * negatives))
 end
 
---- How likely a one-sided test on the scale of log odds tells an area from a threshold, each of `tests` at alpha / tests
---- (the first step of Holm's method, which every one of a family has to pass at worst).
+--- How likely a one-sided test on the scale of log odds tells an area from a threshold, each of `tests` at alpha /
+--- tests (the first step of Holm's method, which every one of a family has to pass at worst).
 ---@param area number the true one; below the threshold: that it is cleared, above it: that it is found
 ---@param threshold number
 ---@param positives integer patients with the class

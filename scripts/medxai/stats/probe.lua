@@ -1,6 +1,6 @@
--- What a simple reader can tell: logistic regressions with a ridge over principal components, of classes from thumbnails and
--- of sources from a network's features. What few numbers tell, a network can learn as well.
--- It refuses to judge rows that a fit has seen.
+-- What a simple reader can tell: logistic regressions with a ridge over principal components, of classes from
+-- thumbnails and of sources from a network's features. What few numbers tell, a network can learn as well. It refuses
+-- to judge rows that a fit has seen.
 local torch = require "medxai.torch"
 
 local probe = {}
@@ -62,7 +62,8 @@ local function direction(x, y, weights, penalty)
   return torch.linalg_solve(hessian, gradient:t():unsqueeze(2)):squeeze(2):t()
 end
 
--- The weights (k, P) of some columns of labels; Newton's method, a column's step is halved as long as it does not descend.
+-- The weights (k, P) of some columns of labels; Newton's method, a column's step is halved as long as it does not
+-- descend.
 local function fit(x, y, ridge)
   local memory, k = require("medxai.core").memory, x:size(1)
   local outer <close> = memory.scope()
@@ -90,7 +91,8 @@ end
 
 local most_bytes = 64 << 20 -- of one batch of weighted rows
 
---- Ridge logistic regressions, one per column of labels: 1/2 ridge |w|^2 + sum of log losses, the intercept without penalty.
+--- Ridge logistic regressions, one per column of labels: 1/2 ridge |w|^2 + sum of log losses, the intercept without
+--- penalty.
 ---@param x any tensor (n, k) from probe.project
 ---@param y any tensor (n, P) float64 of 1 and 0
 ---@param ridge? number default 1
@@ -104,7 +106,7 @@ function probe.fit(x, y, ridge)
   return #parts == 1 and parts[1] or torch.cat(parts, 1)
 end
 
--- ---- several classes ----------------------------------------------------------------------------------------------------
+-- ---- several classes ------------------------------------------------------------------------------------------------
 
 -- Sum of -log softmax of the true class, and the penalty.
 local function class_loss(x, y, weights, ridge)
@@ -177,9 +179,10 @@ function probe.read(train, labels, test, classes, options)
   return torch.matmul(probe.project(components, test), weights):tolist()
 end
 
--- ---- sources within a class -------------------------------------------------------------------------------------------
+-- ---- sources within a class -----------------------------------------------------------------------------------------
 
--- A fold of each row, 1 .. folds: groups (patients) of each source in turn, in a keyed order, so that folds hold all sources.
+-- A fold of each row, 1 .. folds: groups (patients) of each source in turn, in a keyed order, so that folds hold all
+-- sources.
 local function folds_of(groups, sources, folds, stream)
   local order, seen, by_source = {}, {}, {}
   for i, group in ipairs(groups) do
@@ -260,7 +263,8 @@ function probe.sources(features, sources, groups, positive, options)
     if not seen[groups[i]] then seen[groups[i]], count = true, count + 1 end
   end
   local fold = folds_of(groups, sources, folds, stream "probe_folds@1")
-  local areas = crossed_areas(features, label_columns(groups, is_positive, refits, stream "probe_sources@1"), fold, folds)
+  local areas = crossed_areas(features, label_columns(groups, is_positive, refits, stream "probe_sources@1"), fold,
+    folds)
   local at_least, sum = 0, 0.0
   for b = 2, #areas do
     sum = sum + areas[b] / refits

@@ -1,7 +1,7 @@
--- The audit's first question: can a class be told without the lungs? The same training on several inputs (whole images, lungs
--- alone, all but the lungs, the border, the lungs' outline), each judged on the same test images; before any training the
--- same by a cheap probe of 60 components of a thumbnail. Images that an input refuses are left out of all inputs.
--- It refuses inputs whose test images are not the same.
+-- The audit's first question: can a class be told without the lungs? The same training on several inputs (whole images,
+-- lungs alone, all but the lungs, the border, the lungs' outline), each judged on the same test images; before any
+-- training the same by a cheap probe of 60 components of a thumbnail. Images that an input refuses are left out of all
+-- inputs. It refuses inputs whose test images are not the same.
 local check = require "medxai.base.options"
 local delong = require "medxai.stats.delong"
 local evaluate = require "medxai.steps.evaluate"
@@ -21,7 +21,7 @@ local inputs = {}
 inputs.without_lungs = { outside = true, border = true, shape = true }
 inputs.side_px = 32 -- of the probe's thumbnails
 
--- ---- data of every input -------------------------------------------------------------------------------------------------
+-- ---- data of every input --------------------------------------------------------------------------------------------
 
 -- The data once more without some paths; as it is where there are none.
 local function reread(data, left_out)
@@ -39,10 +39,12 @@ local function check_data(data, input)
     check.fail("audit", "train returns a %s second (expected model, data, options).", type(data))
   end
   if not data.train or not data.test then
-    check.fail("audit", "the data of the input '%s' have no %s split (expected train, val and test).", input, data.train and "test" or "train")
+    check.fail("audit", "the data of the input '%s' have no %s split (expected train, val and test).", input,
+      data.train and "test" or "train")
   end
   if data.mask ~= input then
-    check.fail("audit", "the data of the input '%s' have mask = '%s' (expected mask = cell.input in train).", input, data.mask)
+    check.fail("audit", "the data of the input '%s' have mask = '%s' (expected mask = cell.input in train).", input,
+      data.mask)
   end
 end
 
@@ -61,7 +63,8 @@ function inputs.read(names, read)
       check_data(all[input], input)
       for _, refused in ipairs(require("medxai.data.audit").refused(all[input])) do
         if input == "none" then all[input]:check() end -- a damaged image: an error as everywhere
-        left_out[#left_out + 1], paths[#paths + 1] = { path = refused.path, why = refused.why, input = input }, refused.path
+        left_out[#left_out + 1], paths[#paths + 1] = { path = refused.path, why = refused.why, input = input },
+          refused.path
         any = true
       end
     end
@@ -82,7 +85,8 @@ function inputs.splits(names, data)
     local same = split.n == first.n
     for i = 1, same and split.n or 0 do same = same and split.items[i].path == first.items[i].path end
     if not same then
-      check.fail("audit", "the inputs '%s' and '%s' have other test images (%d and %d). Read the same files for every cell.input.", names[1],
+      check.fail("audit", "the inputs '%s' and '%s' have other test images (%d and %d). Read the same files for every "
+        .. "cell.input.", names[1],
         input, first.n, split.n)
     end
     out[input] = split
@@ -90,7 +94,7 @@ function inputs.splits(names, data)
   return out
 end
 
--- ---- the cheap probe ------------------------------------------------------------------------------------------------------
+-- ---- the cheap probe ------------------------------------------------------------------------------------------------
 
 -- Thumbnails (n, 1024) float64 in the range of the file, and labels.
 local function thumbnails(split)
@@ -103,7 +107,8 @@ local function thumbnails(split)
   for batch in loader:iter() do
     local inner <close> = require("medxai.core").memory.scope()
     local gray = (batch.x * scale + shift):mean(1, true)
-    parts[#parts + 1] = inner:keep(torch.adaptive_avg_pool2d(gray, { side, side }):view({ gray:size(0), side * side }):to { dtype = "float64" })
+    parts[#parts + 1] = inner:keep(torch.adaptive_avg_pool2d(gray, { side, side }):view({ gray:size(0),
+      side * side }):to { dtype = "float64" })
     for _, label in ipairs(batch.y:tolist()) do labels[#labels + 1] = label end
   end
   return scope:keep(torch.cat(parts, 0)), labels
@@ -125,7 +130,8 @@ end
 -- The probe of an input, unless it is done: the file with its answers.
 local function probe_file(run, input, data)
   local name, file = "audit-probe-" .. input, files.join("audit", "probe-" .. input .. ".csv")
-  local step = run:step(name, { train = run:describe_split(data.train), test = run:describe_split(data.test), components = probe.count,
+  local step = run:step(name, { train = run:describe_split(data.train), test = run:describe_split(data.test),
+    components = probe.count,
     ridge = probe.ridge, side_px = inputs.side_px })
   if not step.done then
     step:begin()
@@ -146,7 +152,7 @@ function inputs.probes(run, names, data)
   return out, host.now() - began
 end
 
--- ---- the trainings ----------------------------------------------------------------------------------------------------------
+-- ---- the trainings --------------------------------------------------------------------------------------------------
 
 -- The best weights of a finished cell.
 local function trained(cell)
@@ -165,8 +171,10 @@ local function judge_cell(run, cell)
   local result = search.result(cell)
   if not result or result.status ~= "finished" then return nil, nil end
   local input, seed = cell.values.input, cell.values.seed
-  local name, file = ("audit-%s-seed-%d"):format(input, seed), files.join("audit", ("%s-seed-%d.csv"):format(input, seed))
-  local step = run:step(name, { cell = cell.key, weights_sha256 = result.weights_sha256, test = run:describe_split(cell.data.test) })
+  local name, file = ("audit-%s-seed-%d"):format(input, seed), files.join("audit",
+    ("%s-seed-%d.csv"):format(input, seed))
+  local step = run:step(name, { cell = cell.key, weights_sha256 = result.weights_sha256,
+    test = run:describe_split(cell.data.test) })
   if not step.done then
     step:begin()
     local model = trained(cell)
@@ -201,7 +209,7 @@ function inputs.train(run, options)
   return out, cells
 end
 
--- ---- areas and verdicts -----------------------------------------------------------------------------------------------------
+-- ---- areas and verdicts ---------------------------------------------------------------------------------------------
 
 --- Areas of each class over the seeds' answers.
 ---@param split medxai.Split
@@ -241,13 +249,14 @@ local function judge(rows, over)
   above, below = multiple.holm(above), multiple.holm(below)
   for i, row in ipairs(rows) do
     row.p_above, row.p_below = above[i], below[i]
-    row.verdict = verdict.of("threshold", { p_above = above[i], p_below = below[i], units = over.count, resampled = over.resampled,
+    row.verdict = verdict.of("threshold", { p_above = above[i], p_below = below[i], units = over.count,
+      resampled = over.resampled,
       why = row.one_sided.why })
   end
 end
 
---- Whether each class is told by each input: the areas with their intervals, and for inputs without lungs verdicts against
---- the threshold, Holm's method over classes and inputs within each direction.
+--- Whether each class is told by each input: the areas with their intervals, and for inputs without lungs verdicts
+--- against the threshold, Holm's method over classes and inputs within each direction.
 ---@param names string[] inputs
 ---@param splits table<string, medxai.Split>
 ---@param answers table<string, table[]>
@@ -263,8 +272,10 @@ function inputs.told(names, splits, answers, over, tau)
     for c, class in ipairs(split.classes) do
       local p = areas[input] and areas[input].per_class[c]
       local row = { input = input, class = class, seeds = #(answers[input] or {}), p = p }
-      row.area = p and delong.area(p, over) or { mean = 0 / 0, low = 0 / 0, high = 0 / 0, n = over.n, units = over.count }
-      row.one_sided = p and delong.one_sided(p, over, tau) or { p_above = 0 / 0, p_below = 0 / 0, why = "no training finished" }
+      row.area = p and delong.area(p, over) or { mean = 0 / 0, low = 0 / 0, high = 0 / 0, n = over.n,
+        units = over.count }
+      row.one_sided = p and delong.one_sided(p, over, tau) or { p_above = 0 / 0, p_below = 0 / 0,
+        why = "no training finished" }
       rows[#rows + 1] = row
       if inputs.without_lungs[input] then family[#family + 1] = row end
     end

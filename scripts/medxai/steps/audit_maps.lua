@@ -1,5 +1,5 @@
--- The audit's look at maps: the share of a map's energy in the lungs beside the lungs' share of the area, and beside the same
--- method's map of another patient of the same class. It refuses to compare a map with one of the same patient.
+-- The audit's look at maps: the share of a map's energy in the lungs beside the lungs' share of the area, and beside
+-- the same method's map of another patient of the same class. It refuses to compare a map with one of the same patient.
 local files = require "medxai.base.files"
 local mapstore = require "medxai.explain.store"
 local multiple = require "medxai.stats.multiple"
@@ -19,7 +19,8 @@ local function share_of(map, mask)
   return total > 0 and (energy * mask):sum():item() / total or 0 / 0
 end
 
--- For each image the number of another one of the same class and of another patient, in a keyed order; nil where there is none.
+-- For each image the number of another one of the same class and of another patient, in a keyed order; nil where there
+-- is none.
 local function swaps_of(items, seed)
   local list = {}
   for i, item in ipairs(items) do
@@ -37,11 +38,11 @@ local function swaps_of(items, seed)
 end
 
 -- Whether the gate (run:sanity) of this run judged the method: "fail" where any of its checks failed.
-local function gate_of(run, method)
+local function gate_of(run, label)
   local result
   for _, row in ipairs(csv.read(files.join(run.dir, "verdicts.csv")) or {}) do
     local is_gate = (row.family or ""):find "^sanity" or (row.family or ""):find "^gate"
-    if is_gate and (" " .. row.subject .. " "):find(" " .. method .. " ", 1, true) then
+    if is_gate and row.subject:sub(-#label - 1) == " " .. label then
       result = (row.verdict == "fail" or result == "fail") and "fail" or "pass"
     end
   end
@@ -61,7 +62,8 @@ local function shares(store, records, masks, swaps)
   return own, area, swapped
 end
 
---- Where maps lie, of each method; gain is the share in the lungs less that of another patient's map, p by Holm's method.
+--- Where maps lie, of each method; gain is the share in the lungs less that of another patient's map, p by Holm's
+--- method.
 ---@param run medxai.Run
 ---@param network { name: string, model: medxai.Model, split: medxai.Split }
 ---@param o table methods
@@ -69,7 +71,8 @@ end
 function maps.rows(run, network, o)
   local explain, split = require "medxai.steps.explain", network.split
   local chosen = require("medxai.explain.images").images(split, math.min(maps.images, split.n))
-  local base = explain.run(run, network.model, split, { title = "audit: where maps lie", methods = o.methods, images = chosen, target = "true",
+  local base = explain.run(run, network.model, split, { title = "audit: where maps lie", methods = o.methods,
+    images = chosen, target = "true",
     mask = "lungs", metrics = { "energy_inside" }, figures = false })
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local items, masks, patients, store = {}, {}, {}, mapstore.open(run.dir)
@@ -77,20 +80,22 @@ function maps.rows(run, network, o)
     items[k], masks[k] = split:item(i), split:mask(i, "lungs"):ne(0):to { dtype = "float64" }
     patients[k] = items[k].patient
   end
-  local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), swaps_of(items, run.seed), #base.statuses, {}, {}
+  local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), swaps_of(items, run.seed),
+    #base.statuses, {}, {}
   for m, status in ipairs(base.statuses) do
     local records = {}
     for k = 1, #items do records[k] = base.records[(k - 1) * count + m] or false end
     local own, area, swapped = shares(store, records, masks, swaps)
-    local name = status.maps:gsub("%-%x+$", "")
-    local row = { method = status.label, share = over:mean(own), area = over:mean(area), swap = over:mean(swapped), gate = gate_of(run, name) }
+    local row = { method = status.label, share = over:mean(own), area = over:mean(area), swap = over:mean(swapped),
+      gate = gate_of(run, status.label) }
     row.gain = over:difference(own, swapped, "audit_maps " .. status.maps)
     rows[m], ps[m] = row, row.gain.p
   end
   local holm = multiple.holm(ps)
   for m, row in ipairs(rows) do
     row.p_holm = holm[m]
-    row.verdict = verdict.of("difference", { mean = row.gain.mean, low = row.gain.low, high = row.gain.high, p = holm[m], units = row.gain.units,
+    row.verdict = verdict.of("difference", { mean = row.gain.mean, low = row.gain.low, high = row.gain.high,
+      p = holm[m], units = row.gain.units,
       status = row.gain.status, why = row.gain.why, resampled = row.gain.resampled }, {})
   end
   return rows

@@ -1,7 +1,7 @@
--- The audit's questions to a network that is there already: how much of what it tells is left when the lungs are replaced, and
--- does hiding a marker, the border or the lungs change its answer more than hiding as much elsewhere? Parts are replaced by a
--- blur and by the image's mean, both, never by black, which is information of its own.
--- It refuses a part's verdict where the two removals disagree.
+-- The audit's questions to a network that is there already: how much of what it tells is left when the lungs are
+-- replaced, and does hiding a marker, the border or the lungs change its answer more than hiding as much elsewhere?
+-- Parts are replaced by a blur and by the image's mean, both, never by black, which is information of its own. It
+-- refuses a part's verdict where the two removals disagree.
 local check = require "medxai.base.options"
 local compose = require "medxai.perturb.compose"
 local csv = require "medxai.base.csv"
@@ -23,7 +23,7 @@ parts.names = { "markers", "border", "lungs" }
 parts.least_share = 0.5 -- of what the network tells with the lungs, told without them
 parts.least_drop = 0.2  -- in standard deviations of the logit margin
 
--- ---- where the parts lie ------------------------------------------------------------------------------------------------
+-- ---- where the parts lie --------------------------------------------------------------------------------------------
 
 -- The rectangle around a mask as a tensor (H, W) bool; nil where the mask is empty.
 local function rectangle(mask)
@@ -48,7 +48,8 @@ local function markers_of(split, i, outside, spots)
   end
   local mask, found = markers.find(gray_of(split, i), outside)
   for _, s in ipairs(found) do
-    spots[#spots + 1] = { image_id = split:item(i).id, path = split:item(i).path, left = s.left, top = s.top, width = s.right - s.left + 1,
+    spots[#spots + 1] = { image_id = split:item(i).id, path = split:item(i).path, left = s.left, top = s.top,
+      width = s.right - s.left + 1,
       height = s.bottom - s.top + 1, brightness = s.mean, contrast = s.contrast }
   end
   return mask
@@ -63,15 +64,17 @@ local function parts_of(split, i, names, spots)
   local outside, out = box:logical_not(), {}
   for _, name in ipairs(names) do
     local mask
-    if name == "lungs" then mask = lungs elseif name == "border" then mask = outside else mask = markers_of(split, i, outside, spots) end
+    if name == "lungs" then mask = lungs elseif name == "border" then mask = outside else mask = markers_of(split, i,
+      outside, spots) end
     if mask and mask:sum():item() > 0 then out[name] = mask end
   end
   return out, outside
 end
 
--- ---- answers --------------------------------------------------------------------------------------------------------------
+-- ---- answers --------------------------------------------------------------------------------------------------------
 
--- The two removals for images of this size: what is hidden becomes a blur of a quarter of the side, or the image's mean.
+-- The two removals for images of this size: what is hidden becomes a blur of a quarter of the side, or the image's
+-- mean.
 local function removals_of(size)
   local k = size // 4 | 1
   return { removal.parse(("blur(%d)"):format(k)), removal.parse "mean" }
@@ -100,14 +103,18 @@ local function answers_of(model, scorer, split, i, o, spots)
   local hidden, x = hidden_of(split, i, o, spots), split:batch({ i }).x
   if x.dtype ~= model.dtype then x = x:to { dtype = model.dtype } end
   x = x:to { device = model.device }
-  local rows = { { part = "none", removal = "none", place = 0, logits = scorer:logits(1, function() return x end):tolist()[1] } }
+  local rows = { { part = "none", removal = "none", place = 0, logits = scorer:logits(1,
+    function() return x end):tolist()[1] } }
   local keeps = {}
   for k, h in ipairs(hidden) do keeps[k] = h.mask:logical_not():view({ 1, 1, h.mask:size(0), h.mask:size(1) }) end
   local keep = #keeps > 0 and torch.cat(keeps, 0):to { device = model.device }
   for _, way in ipairs(#keeps > 0 and removals_of(x:size(2)) or {}) do
     local background = way:background(x)
-    local logits = scorer:logits(#keeps, function(first, count) return compose.images(x, background, keep:narrow(0, first, count)) end):tolist()
-    for k, h in ipairs(hidden) do rows[#rows + 1] = { part = h.part, removal = way.kind, place = h.place, logits = logits[k] } end
+    local logits = scorer:logits(#keeps, function(first, count) return compose.images(x, background,
+      keep:narrow(0, first, count)) end):tolist()
+    for k, h in ipairs(hidden) do
+      rows[#rows + 1] = { part = h.part, removal = way.kind, place = h.place, logits = logits[k] }
+    end
   end
   return rows
 end
@@ -128,7 +135,8 @@ local function evaluate_images(run, model, split, chosen, o)
   for _, i in ipairs(chosen) do
     local item = split:item(i)
     for _, row in ipairs(answers_of(model, scorer, split, i, o, spots)) do
-      local out = { image_id = item.id, path = item.path, patient = item.patient, class = item.class, part = row.part, removal = row.removal, place = row.place }
+      local out = { image_id = item.id, path = item.path, patient = item.patient, class = item.class, part = row.part,
+        removal = row.removal, place = row.place }
       for c, class in ipairs(split.classes) do
         if not check.is_finite(row.logits[c]) then
           check.fail("audit", "the network's answer for '%s' with %s replaced is not finite.", item.path, row.part)
@@ -182,7 +190,8 @@ end
 ---@return integer spots how many markers were proposed
 function parts.answers(run, model, split, o)
   local chosen = require("medxai.explain.images").images(split, o.images)
-  local step = run:step("audit-parts", { model = run:describe_model(model), data = run:describe_split(split), masks = split:masks_sha256 "lungs" or "none",
+  local step = run:step("audit-parts", { model = run:describe_model(model), data = run:describe_split(split),
+    masks = split:masks_sha256 "lungs" or "none",
     images = #chosen, regions = o.regions, placebo = o.placebo, version = 1 })
   if not step.done then
     step:begin()
@@ -193,7 +202,7 @@ function parts.answers(run, model, split, o)
   return read_images(run, split.classes), #(csv.read(files.join(run.dir, "audit/markers.csv")) or {})
 end
 
--- ---- what is left without the lungs ---------------------------------------------------------------------------------------
+-- ---- what is left without the lungs ---------------------------------------------------------------------------------
 
 -- Placements of a class from the images' answers of one kind, and units; of those images that have it.
 local function placements(images, key, c)
@@ -221,7 +230,8 @@ end
 -- One verdict of two removals: both must say it.
 local function of_both(a, b)
   if a.verdict == b.verdict then return a end
-  return { verdict = "undecided", reason = a.verdict ~= "undecided" and b.verdict ~= "undecided" and "removals disagree" or a.reason or b.reason
+  return { verdict = "undecided", reason = a.verdict ~= "undecided" and b.verdict ~= "undecided"
+    and "removals disagree" or a.reason or b.reason
     or "one removal is undecided" }
 end
 
@@ -241,7 +251,8 @@ function parts.retained(images, classes, seed)
       local whole, left = placements(own, "none none 0", c), placements(own, "lungs " .. way .. " 0", c)
       local share = delong.retained(whole, left, over)
       row.whole, row.removals[way] = whole.auc, { auc = left.auc, share = share }
-      local v = verdict.of("bound", { low = share.low, high = share.high, units = over.count, resampled = over.resampled, why = share.why },
+      local v = verdict.of("bound", { low = share.low, high = share.high, units = over.count,
+        resampled = over.resampled, why = share.why },
         { threshold = parts.least_share, pass = "above" })
       verdicts[k] = { verdict = ({ pass = "found", fail = "not_found" })[v.verdict] or v.verdict, reason = v.reason }
     end
@@ -251,7 +262,7 @@ function parts.retained(images, classes, seed)
   return rows
 end
 
--- ---- occlusion --------------------------------------------------------------------------------------------------------------
+-- ---- occlusion ------------------------------------------------------------------------------------------------------
 
 local function margin_of(image)
   local z, best = image.answers["none none 0"], -math.huge
@@ -271,8 +282,8 @@ end
 
 local function answer_of(z) return logits_of.argmax({ z })[1] end
 
--- Of one image: drop of the true class's logit less the mean drop of its placebos, whether the prediction changes, and the
--- share of placebos that change it. NaN where the part or every placebo is missing.
+-- Of one image: drop of the true class's logit less the mean drop of its placebos, whether the prediction changes, and
+-- the share of placebos that change it. NaN where the part or every placebo is missing.
 local function drop_of(image, part, way, count)
   local before, after = image.answers["none none 0"], image.answers[("%s %s 0"):format(part, way)]
   local c, mean, changes, n = image.class, 0.0, 0, 0
@@ -296,8 +307,8 @@ local function occluded(images, part, way, deviation, o)
   return r
 end
 
---- Of each part what hiding it takes from the true class's logit beyond hiding as much elsewhere. found: more than a fifth of
---- a standard deviation of the logit margin, by both removals, p by Holm's method over the parts.
+--- Of each part what hiding it takes from the true class's logit beyond hiding as much elsewhere. found: more than a
+--- fifth of a standard deviation of the logit margin, by both removals, p by Holm's method over the parts.
 ---@param images table[]
 ---@param o table regions, placebo, seed
 ---@return table[] rows { part, removals = { blur, mean = interval with changed, chance }, verdict, deviation }
@@ -309,12 +320,15 @@ function parts.occlusion(images, o)
   end
   for w, way in ipairs { "blur", "mean" } do
     local above, below = {}, {}
-    for k, row in ipairs(rows) do above[k], below[k] = row.removals[way].one_sided.p_above, row.removals[way].one_sided.p_below end
+    for k, row in ipairs(rows) do
+      above[k], below[k] = row.removals[way].one_sided.p_above, row.removals[way].one_sided.p_below
+    end
     above, below = multiple.holm(above), multiple.holm(below)
     for k, row in ipairs(rows) do
       local r = row.removals[way]
       r.p_above, r.p_below = above[k], below[k]
-      row.verdicts[w] = verdict.of("threshold", { p_above = above[k], p_below = below[k], units = r.units, resampled = r.resampled,
+      row.verdicts[w] = verdict.of("threshold", { p_above = above[k], p_below = below[k], units = r.units,
+        resampled = r.resampled,
         why = r.n == 0 and "no image has it" or r.one_sided.why })
     end
   end

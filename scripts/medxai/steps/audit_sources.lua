@@ -1,7 +1,7 @@
--- The audit's question about hospitals: do classes come from sources of their own, and does the network know the source? Within
--- a class the source can be told by features that have nothing to do with the class; a class that comes from one source alone
--- is confounded, and no analysis of these data can separate the two.
--- It refuses a list of sources that all have one name.
+-- The audit's question about hospitals: do classes come from sources of their own, and does the network know the
+-- source? Within a class the source can be told by features that have nothing to do with the class; a class that comes
+-- from one source alone is confounded, and no analysis of these data can separate the two. It refuses a list of sources
+-- that all have one name.
 local check = require "medxai.base.options"
 local probe = require "medxai.stats.probe"
 local multiple = require "medxai.stats.multiple"
@@ -27,11 +27,13 @@ function sources.check(given, classes)
     if not names[given[class]] then names[given[class]], count = true, count + 1 end
   end
   for _, class in ipairs(classes) do
-    if not given[class] then check.fail("audit", "sources: the class '%s' has none (expected a source of every class).", class) end
+    if not given[class] then
+      check.fail("audit", "sources: the class '%s' has none (expected a source of every class).", class)
+    end
   end
   if count < 2 then
-    check.fail("audit", "sources: every class comes from '%s': with one source there is nothing to audit. Leave sources out, or name "
-      .. "those that differ.", given[classes[1]])
+    check.fail("audit", "sources: every class comes from '%s': with one source there is nothing to audit. Leave "
+      .. "sources out, or name those that differ.", given[classes[1]])
   end
 end
 
@@ -88,7 +90,7 @@ function sources.table_of(given, data)
   return out
 end
 
--- ---- features ---------------------------------------------------------------------------------------------------------------
+-- ---- features -------------------------------------------------------------------------------------------------------
 
 -- The node whose value the last linear layer (else the last convolution) reads.
 local function penultimate(model)
@@ -112,7 +114,8 @@ function sources.features(model, split, places)
   local scope <close> = memory.scope()
   for first = 1, #places, 16 do
     local inner <close> = memory.scope()
-    local x = split:batch(table.move(places, first, math.min(first + 15, #places), 1, {})).x:to { device = model.device, dtype = model.dtype }
+    local x = split:batch(table.move(places, first, math.min(first + 15, #places), 1, {})).x:to { device = model.device,
+      dtype = model.dtype }
     local values = torch.no_grad(function() return model:forward { x = x, outputs = { name } }[name] end)
     if #values.shape == 4 then values = values:mean { 2, 3 } end
     rows[#rows + 1] = inner:keep(values:cpu():to { dtype = "float64" }:reshape({ values:size(0), -1 }))
@@ -120,7 +123,7 @@ function sources.features(model, split, places)
   return scope:keep(torch.cat(rows, 0))
 end
 
--- ---- the probe ----------------------------------------------------------------------------------------------------------------
+-- ---- the probe ------------------------------------------------------------------------------------------------------
 
 -- Images of a class with a known source: numbers, sources, groups (patients), and how many patients each source has.
 local function members(given, split, c)
@@ -160,8 +163,8 @@ local function probe_class(model, split, c, o)
   return row
 end
 
---- Does the network know the source within a class? Areas of a ridge logistic regression on its penultimate features, folds
---- over patients, p from refits with sources exchanged within the class. A class with one source is confounded.
+--- Does the network know the source within a class? Areas of a ridge logistic regression on its penultimate features,
+--- folds over patients, p from refits with sources exchanged within the class. A class with one source is confounded.
 ---@param model medxai.Model|nil without it classes are only told confounded or not
 ---@param split medxai.Split
 ---@param o table sources, seed
@@ -178,10 +181,12 @@ function sources.rows(model, split, o, found)
     row.p_holm = holm[c]
     local v = { verdict = "undecided", reason = row.why }
     if found.single[row.class] then
-      v = { verdict = "confounded", reason = ("every image is from '%s'; the source tells %.0f %% of the classes' entropy"):format(
-        found.single[row.class], 100 * found.share) }
+      local reason = ("every image is from '%s'; the source tells %.0f %% of the classes' entropy"):format(
+        found.single[row.class], 100 * found.share)
+      v = { verdict = "confounded", reason = reason }
     elseif #found.names < 2 then
-      v = { verdict = "not_applicable", reason = #found.names == 0 and "no source is known" or ("one source: '%s'"):format(found.names[1]) }
+      v = { verdict = "not_applicable", reason = #found.names == 0 and "no source is known"
+        or ("one source: '%s'"):format(found.names[1]) }
     elseif row.nothing then v = { verdict = "not_applicable", reason = row.nothing }
     elseif row.p and row.units < units.least then v.reason = ("fewer than %d patients"):format(units.least)
     elseif row.p and holm[c] <= verdict.alpha then v = { verdict = "found" }

@@ -1,6 +1,7 @@
--- What the audit's findings say together. A shortcut is found where a class is told without the lungs, or hiding a marker or the
--- border changes the answer, and the network is seen to go by it. Where class and source are one, no statistic separates them.
--- It refuses to say that there is no shortcut: what was not found was looked for with a power that is told.
+-- What the audit's findings say together. A shortcut is found where a class is told without the lungs, or hiding a
+-- marker or the border changes the answer, and the network is seen to go by it. Where class and source are one, no
+-- statistic separates them. It refuses to say that there is no shortcut: what was not found was looked for with a power
+-- that is told.
 local combine = {}
 
 local function any(rows, f)
@@ -11,8 +12,11 @@ end
 
 local function is(word) return function(row) return row.verdict and row.verdict.verdict == word end end
 
--- Classes and inputs of the rows with that verdict: "COVID-19 (outside, border)".
-local function named(rows, word)
+--- Classes and inputs of the rows with a verdict: "COVID-19 (outside, border)".
+---@param rows table[]|nil
+---@param word string
+---@return string
+function combine.named(rows, word)
   local list, at = {}, {}
   for _, row in ipairs(rows or {}) do
     if row.verdict and row.verdict.verdict == word then
@@ -39,33 +43,45 @@ local function kept(rows) return any(rows, is "found") end
 local function open_question(f)
   local told = f.trained or f.probe
   if any(told, is "found") then
-    return ("%s told without the lungs, but not shown to be used by the network"):format(named(told, "found"))
+    return ("%s told without the lungs, but not shown to be used by the network"):format(combine.named(told, "found"))
   end
-  if f.trained and any(f.probe, is "found") then return ("the cheap probe tells %s without the lungs, the trainings do not"):format(named(f.probe, "found")) end
-  if any(told, is "undecided") then return ("whether %s is told without the lungs"):format(named(told, "undecided")) end
+  if f.trained and any(f.probe, is "found") then
+    return ("the cheap probe tells %s without the lungs, the trainings do not"):format(combine.named(f.probe, "found"))
+  end
+  if any(told, is "undecided") then
+    return ("whether %s is told without the lungs"):format(combine.named(told, "undecided"))
+  end
   if not any(told, is "not_found") then return "no input without lungs was judged" end
   local part = any(f.occlusion, function(row) return row.part ~= "lungs" and row.verdict.verdict == "undecided" end)
-  if part and part.verdict.reason ~= "no image has it" then return ("whether the network goes by the %s"):format(part.part) end
+  if part and part.verdict.reason ~= "no image has it" then
+    return ("whether the network goes by the %s"):format(part.part)
+  end
   local source = any(f.sources, is "found")
   if source then return ("the network knows the source within '%s'"):format(source.class) end
 end
 
 --- The audit's verdict.
----@param f table probe, trained (rows of audit_inputs; trained nil where nothing was trained), retained, occlusion, sources; each
----  may be nil
+---@param f table probe, trained (rows of audit_inputs; trained nil where nothing was trained), retained, occlusion,
+---  sources; each may be nil
 ---@return table { verdict = "shortcut found" | "confounded" | "undecided" | "none of these found", reason }
 function combine.of(f)
   local told, part = any(f.trained or f.probe, is "found"), hidden(f.occlusion)
   local confounded = any(f.sources, is "confounded")
-  local beside = confounded and ("; class and source are confounded besides (%s)"):format(confounded.verdict.reason) or ""
+  local beside = confounded and ("; class and source are confounded besides (%s)"):format(confounded.verdict.reason)
+    or ""
   if part then
-    return { verdict = "shortcut found", reason = ("hiding the %s changes the network's answers%s"):format(part.part, beside) }
+    return { verdict = "shortcut found", reason = ("hiding the %s changes the network's answers%s"):format(part.part,
+      beside) }
   end
   if told and kept(f.retained) then
-    return { verdict = "shortcut found", reason = ("%s told without the lungs, and the network keeps more than half of what it tells of %s without them%s"):format(
-      named(f.trained or f.probe, "found"), kept(f.retained).class, beside) }
+    local reason = ("%s told without the lungs, and the network keeps more than half of what it tells of %s without "
+      .. "them%s"):format(combine.named(f.trained or f.probe, "found"), kept(f.retained).class, beside)
+    return { verdict = "shortcut found", reason = reason }
   end
-  if confounded then return { verdict = "confounded", reason = confounded.class .. ": " .. confounded.verdict.reason } end
+  if confounded then
+    return { verdict = "confounded", reason = ("%s: %s. No analysis of these data can separate class and "
+    .. "source"):format(confounded.class, confounded.verdict.reason) }
+  end
   local why = open_question(f)
   if why then return { verdict = "undecided", reason = why } end
   return { verdict = "none of these found" }

@@ -1,8 +1,9 @@
--- run:networks(study, { primary = "auroc_macro", margin = 0.02 }): which network of a study is better, and does that hold
--- for its weights or for its recipe? One evaluation per model on the judged split, each a step of its own; then areas under
--- ROC curves (DeLong, Obuchowski), accuracy (McNemar), F1, calibration beside its own chance level, conformal sets.
--- The endpoint named in `primary` is what the comparison is about; all others are exploratory, and marked so.
--- It refuses models of other classes, images that not all models judged, and a tuning split that holds judged images.
+-- run:networks(study, { primary = "auroc_macro", margin = 0.02 }): which network of a study is better, and does that
+-- hold for its weights or for its recipe? One evaluation per model on the judged split, each a step of its own; then
+-- areas under ROC curves (DeLong, Obuchowski), accuracy (McNemar), F1, calibration beside its own chance level,
+-- conformal sets. The endpoint named in `primary` is what the comparison is about; all others are exploratory, and
+-- marked so. It refuses models of other classes, images that not all models judged, and a tuning split that holds
+-- judged images.
 local calibrated = require "medxai.steps.networks_calibration"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
@@ -29,7 +30,8 @@ local spec = {
   batch = { "integer", default = 32, min = 1 },
 }
 
-networks.columns = { "network", "run", "train_seed", "input_mode", "weights_sha256", "score", "role", "value", "low", "high",
+networks.columns = { "network", "run", "train_seed", "input_mode", "weights_sha256", "score", "role", "value", "low",
+  "high",
   "interval", "chance", "n", "units", "status" }
 
 --- Checks the options; raises what is wrong with them.
@@ -37,7 +39,8 @@ networks.columns = { "network", "run", "train_seed", "input_mode", "weights_sha2
 ---@param options table
 function networks.check(study, options)
   if type(study) ~= "table" or not study.models then
-    check.fail("networks", "the first argument is no study (expected run:networks(study, { ... }) with study = run:study { ... }).")
+    check.fail("networks", "the first argument is no study (expected run:networks(study, { ... }) with study = "
+      .. "run:study { ... }).")
   end
   local o = check.options("networks", options, spec)
   endpoints.of(o.primary, study.classes)
@@ -50,7 +53,7 @@ function networks.check_call(unknown, _, study, options)
   if study ~= unknown and o.primary ~= unknown then networks.check(study, options) end
 end
 
--- ---- answers ------------------------------------------------------------------------------------------------------------
+-- ---- answers --------------------------------------------------------------------------------------------------------
 
 local function check_labels(split)
   for i = 1, split.n do
@@ -74,7 +77,8 @@ local function answers_of(run, m, split, o)
     predict.check_classes("networks", model, split.classes)
     local clock <close> = run:clock(name)
     step:begin()
-    local answers = predict.predict(model, split, { batch = o.batch, name = m.name, alive = function() run:heartbeat(name) end })
+    local answers = predict.predict(model, split, { batch = o.batch, name = m.name,
+      alive = function() run:heartbeat(name) end })
     evaluate.write_predictions(run, split, answers, file)
     evaluate.count(run, split, step)
     step:finish({ n = split.n }, { file })
@@ -100,10 +104,12 @@ local function judged_images(run, study, split, o)
   for k, m in ipairs(study.models) do all[k] = answers_of(run, m, m:split_of(split), o) end
   local paths, lost = common_paths(split, all)
   if #paths == 0 then
-    check.fail("networks", "no image of the %s split is common to all models. Their data leave other images out.", split.name)
+    check.fail("networks", "no image of the %s split is common to all models. Their data leave other images out.",
+      split.name)
   end
   if lost > 0 then
-    run:warn(("networks: %d of %d images of the %s split are not in every model's data: left out for all"):format(lost, split.n, split.name))
+    run:warn(("networks: %d of %d images of the %s split are not in every model's data: left out for all"):format(lost,
+      split.n, split.name))
   end
   local images = { n = #paths, labels = {}, patients = {}, logits = {} }
   for i, path in ipairs(paths) do images.labels[i], images.patients[i] = all[1][path].label, all[1][path].patient end
@@ -126,14 +132,14 @@ local function check_tune(study)
     local item = study.tune:item(i)
     local same = judged[item.id]
     if same or patients[item.patient] then
-      check.fail("networks", "the tuning split %s holds '%s', which is judged%s (expected other images and other patients). What "
-        .. "is tuned on an image says nothing about it: give another tune.", study.tune.name, item.path,
+      check.fail("networks", "the tuning split %s holds '%s', which is judged%s (expected other images and other "
+        .. "patients). What is tuned on an image says nothing about it: give another tune.", study.tune.name, item.path,
         same and "" or " by another image of the same patient, '" .. patients[item.patient] .. "'")
     end
   end
 end
 
--- ---- recipes ------------------------------------------------------------------------------------------------------------
+-- ---- recipes --------------------------------------------------------------------------------------------------------
 
 -- Models that differ in their training seed alone, together: { name, network, input_mode, numbers, seeds, judged }.
 local function recipes_of(study, images)
@@ -163,14 +169,16 @@ end
 -- The interval of a recipe's mean for other images and other seeds.
 local function recipe_interval(endpoint, over, judged, level)
   if over.count < units.least then
-    return { mean = nan, low = nan, high = nan, n = over.n, units = over.count, why = ("fewer than %d %s"):format(units.least, over.resampled) }
+    return { mean = nan, low = nan, high = nan, n = over.n, units = over.count,
+      why = ("fewer than %d %s"):format(units.least, over.resampled) }
   end
   local r = components.of(endpoints.by_seed(endpoint, over, judged), level)
   r.units, r.n, r.interval = over.count, over.n, "t over " .. over.resampled .. " and seeds"
   return clipped(endpoint, r)
 end
 
--- The difference of two recipes for other images and other seeds: seeds are paired in their order, so both need as many.
+-- The difference of two recipes for other images and other seeds: seeds are paired in their order, so both need as
+-- many.
 local function recipe_difference(endpoint, over, a, b)
   local r = { mean = nan, low = nan, high = nan, p = nan, n = over.n, units = over.count, resampled = over.resampled,
     test = "t over " .. over.resampled .. " and seeds", narrow = { low = nan, high = nan } }
@@ -190,7 +198,7 @@ local function recipe_difference(endpoint, over, a, b)
   return r
 end
 
--- ---- tables -------------------------------------------------------------------------------------------------------------
+-- ---- tables ---------------------------------------------------------------------------------------------------------
 
 local function score_row(of, name, role, r)
   local row = { network = of.network, run = of.name, train_seed = of.seed, input_mode = of.input_mode,
@@ -211,7 +219,8 @@ local function endpoint_rows(study, recipes, over, o)
       for s, k in ipairs(r.numbers) do
         local m = study.models[k]
         local one = endpoints.judged(r.judged.labels, { r.judged.seeds[s] })
-        rows[#rows + 1] = score_row({ network = m.network, name = m.name, seed = m.train_seed, input_mode = m.input_mode,
+        rows[#rows + 1] = score_row({ network = m.network, name = m.name, seed = m.train_seed,
+          input_mode = m.input_mode,
           weights_sha256 = m.weights_sha256 }, name, role_of(name, o), e:value(over, one, o.level))
       end
       if #r.numbers > 1 then
@@ -234,8 +243,10 @@ local function judge_family(family, name, pairs_, o, direction)
     local r = pair.r
     pair.family, pair.endpoint, pair.p_holm = family, name, holm[i]
     pair.margin = name == o.primary and o.margin or nil
-    pair.verdict = verdict.of("difference", { mean = r.mean, low = r.low, high = r.high, p = holm[i], units = r.units, status = r.status,
-      why = r.why, resampled = r.resampled }, { direction = direction, margin = pair.margin, narrow = pair.margin and r.narrow })
+    pair.verdict = verdict.of("difference", { mean = r.mean, low = r.low, high = r.high, p = holm[i], units = r.units,
+      status = r.status,
+      why = r.why, resampled = r.resampled }, { direction = direction, margin = pair.margin,
+        narrow = pair.margin and r.narrow })
   end
   return pairs_
 end
@@ -251,7 +262,8 @@ local function pairs_of(endpoint, recipes, over, o)
       recipe[#recipe + 1] = { a = a.name, b = b.name, r = recipe_difference(endpoint, over, a, b) }
     end
   end
-  local list = judge_family("networks " .. endpoint.name .. ", these weights", endpoint.name, weights, o, endpoint.direction)
+  local list = judge_family("networks " .. endpoint.name .. ", these weights", endpoint.name, weights, o,
+    endpoint.direction)
   if several then
     judge_family("networks " .. endpoint.name .. ", recipes", endpoint.name, recipe, o, endpoint.direction)
     table.move(recipe, 1, #recipe, #list + 1, list)
@@ -262,7 +274,8 @@ end
 local function pair_rows(list)
   local rows = {}
   for i, p in ipairs(list) do
-    rows[i] = { family = p.family, endpoint = p.endpoint, a = p.a, b = p.b, estimate = p.r.mean, low = p.r.low, high = p.r.high,
+    rows[i] = { family = p.family, endpoint = p.endpoint, a = p.a, b = p.b, estimate = p.r.mean, low = p.r.low,
+      high = p.r.high,
       p = p.r.p, p_holm = p.p_holm, decision = p.verdict.verdict, test = p.r.test, n = p.r.n, units = p.r.units }
   end
   return rows
@@ -273,15 +286,17 @@ local function verdict_rows(list, o)
   local rows = {}
   for _, p in ipairs(list) do
     if p.endpoint == o.primary then
-      rows[#rows + 1] = { subject = p.a .. " - " .. p.b, check = p.endpoint, verdict = p.verdict.verdict, estimate = p.r.mean,
-        low = p.r.low, high = p.r.high, threshold = o.margin, reason = p.verdict.reason, family = p.family, p_holm = p.p_holm,
+      rows[#rows + 1] = { subject = p.a .. " - " .. p.b, check = p.endpoint, verdict = p.verdict.verdict,
+        estimate = p.r.mean,
+        low = p.r.low, high = p.r.high, threshold = o.margin, reason = p.verdict.reason, family = p.family,
+          p_holm = p.p_holm,
         n = p.r.n, units = p.r.units }
     end
   end
   return rows
 end
 
--- ---- words --------------------------------------------------------------------------------------------------------------
+-- ---- words ----------------------------------------------------------------------------------------------------------
 
 local function number(v) return v == v and v ~= nil and ("%.3f"):format(v) or "-" end
 
@@ -290,7 +305,8 @@ local function with_interval(row)
   return ("%s [%s, %s]"):format(number(row.value), number(row.low), number(row.high))
 end
 
-local verbs = { better = "is better than", worse = "is worse than", equivalent = "is equivalent to", identical = "answers exactly as",
+local verbs = { better = "is better than", worse = "is worse than", equivalent = "is equivalent to",
+  identical = "answers exactly as",
   undecided = "is not told apart from", not_applicable = "is not compared with" }
 
 local function sentence(p)
@@ -304,7 +320,8 @@ end
 
 -- The comparison in sentences: the primary endpoint first, then what is said of the recipes.
 local function sentences_of(list, rows, o, over)
-  local out = { ("Primary endpoint: %s, over %d %s%s."):format(o.primary, over.count, over.resampled, over.note and " (" .. over.note .. ")" or "") }
+  local out = { ("Primary endpoint: %s, over %d %s%s."):format(o.primary, over.count, over.resampled,
+    over.note and " (" .. over.note .. ")" or "") }
   for _, p in ipairs(list) do
     if p.endpoint == o.primary then
       out[#out + 1] = (p.family:find "recipes$" and "Recipes, other seeds: " or "These weights: ") .. sentence(p) .. "."
@@ -347,47 +364,82 @@ local function print_result(result)
   require("medxai.show.report_judged").print(result)
 end
 
--- ---- the step -----------------------------------------------------------------------------------------------------------
+-- ---- the step -------------------------------------------------------------------------------------------------------
 
 local function step_fields(run, study, o)
   local models = canon.list {}
   for k, m in ipairs(study.models) do models[k] = { name = m.name, weights_sha256 = m.weights_sha256 } end
-  return { models = models, data = run:describe_split(study.split), tune = study.tune and run:describe_split(study.tune) or "none",
+  return { models = models, data = run:describe_split(study.split), tune = study.tune
+    and run:describe_split(study.tune) or "none",
     primary = o.primary, margin = o.margin or "none", alpha = o.alpha, level = o.level, batch = o.batch }
+end
+
+-- Units over the judged images, and the recipes.
+local function judged_by(study, images, o)
+  return units.over(images.n, images.patients, { seed = study.seed, level = o.level }), recipes_of(study, images)
+end
+
+--- All pairs of a study's recipes on every endpoint, with their verdicts.
+---@param study { models: table[], classes: string[], seed: integer } models: network, name, run_name, train_seed,
+---  input_mode, weights_sha256
+---@param images { n: integer, labels: integer[], patients: string[], logits: number[][][] } logits[k] of model k
+---@param o table primary, margin, level
+---@param alive? fun() called now and then
+---@return table[] pairs { family, endpoint, a, b, r, p_holm, verdict }
+function networks.compare(study, images, o, alive)
+  local over, recipes = judged_by(study, images, o)
+  local list = {}
+  for _, name in ipairs(endpoints.names(study.classes)) do
+    local more = pairs_of(endpoints.of(name, study.classes), recipes, over, o)
+    table.move(more, 1, #more, #list + 1, list)
+    if alive then alive() end
+  end
+  return list
+end
+
+--- What the answers of a study's models say: rows of tables/networks.csv, and pairs with their verdicts.
+---@param study table as of networks.compare
+---@param images table as of networks.compare
+---@param tuned? table the same of the tuning split
+---@param o table primary, margin, alpha, level
+---@param alive? fun() called now and then
+---@return table[] rows
+---@return table[] pairs
+---@return medxai.Units
+function networks.judge(study, images, tuned, o, alive)
+  local over, recipes = judged_by(study, images, o)
+  local rows = endpoint_rows(study, recipes, over, o)
+  for k, m in ipairs(study.models) do
+    local of = { network = m.network, name = m.name, seed = m.train_seed, input_mode = m.input_mode,
+      weights_sha256 = m.weights_sha256 }
+    local more = calibrated.rows(of, images, tuned, k, over, { classes = study.classes, seed = study.seed,
+      alpha = o.alpha })
+    table.move(more, 1, #more, #rows + 1, rows)
+    if alive then alive() end
+  end
+  return rows, networks.compare(study, images, o, alive), over
 end
 
 local function conclude(run, study, o)
   local images = judged_images(run, study, study.split, o)
   local tuned = study.tune and judged_images(run, study, study.tune, o) or nil
-  local over = units.over(images.n, images.patients, { seed = study.seed, level = o.level })
-  local recipes, list = recipes_of(study, images), {}
-  local rows = endpoint_rows(study, recipes, over, o)
-  for _, name in ipairs(endpoints.names(study.classes)) do
-    local more = pairs_of(endpoints.of(name, study.classes), recipes, over, o)
-    table.move(more, 1, #more, #list + 1, list)
-  end
-  for k, m in ipairs(study.models) do
-    local more = calibrated.rows({ network = m.network, name = m.name, seed = m.train_seed, input_mode = m.input_mode,
-      weights_sha256 = m.weights_sha256 }, images, tuned, k, over, { classes = study.classes, seed = study.seed, alpha = o.alpha })
-    table.move(more, 1, #more, #rows + 1, rows)
-    run:heartbeat "networks"
-  end
+  local rows, list, over = networks.judge(study, images, tuned, o, function() run:heartbeat "networks" end)
   tables.write(run, "tables/networks.csv", networks.columns, rows)
   tables.put(run, "tables/pairs.csv", tables.pairs, "networks", pair_rows(list))
   tables.put(run, "verdicts.csv", tables.verdicts, "networks", verdict_rows(list, o))
-  return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)), tables = canon.list { page_table(rows, o) },
-    n = images.n, units = over.count }
+  return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)),
+    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count }
 end
 
 --- run:networks(study, { ... }). Options:
----   primary  the endpoint that the comparison is about, named before it is seen: "auroc_macro" (default), "auroc CLASS",
----            "accuracy", "balanced_accuracy", "macro_f1", "nll", "brier"; all others are exploratory
+---   primary  the endpoint that the comparison is about, named before it is seen: "auroc_macro" (default),
+---            "auroc CLASS", "accuracy", "balanced_accuracy", "macro_f1", "nll", "brier"; all others are exploratory
 ---   margin   differences of the primary endpoint within +-margin are equivalent (90 % interval); without it nothing is
 ---   alpha    conformal sets may miss this share of images: 0.1
 ---   level    of intervals, 0.95;  batch  32
---- Several seeds of a run are one recipe: pairs compare the means over its seeds, for these weights, and from three seeds on
---- for other seeds. Temperature and sets are fitted on the study's `tune`; without it there are none.
---- Leaves tables/networks.csv (a row per model and score), tables/pairs.csv, verdicts.csv, study/networks/*.csv (answers).
+--- Several seeds of a run are one recipe: pairs compare the means over its seeds, for these weights, and from three
+--- seeds on for other seeds. Temperature and sets are fitted on the study's `tune`; without it there are none. Leaves
+--- tables/networks.csv (a row per model and score), tables/pairs.csv, verdicts.csv, study/networks/*.csv (answers).
 ---@param run medxai.Run
 ---@param study medxai.Study
 ---@param options? table
@@ -396,7 +448,8 @@ function networks.run(run, study, options)
   local o = networks.check(study, options)
   if study.tune then check_tune(study) end
   run:begin()
-  local lock <close> = files.wait_lock(files.join(run.dir, "study", "networks.lock")) -- luacheck: ignore (held, not read)
+  local path = files.join(run.dir, "study", "networks.lock")
+  local lock <close> = files.wait_lock(path) -- luacheck: ignore (held, not read)
   local step = run:step("networks", step_fields(run, study, o))
   run:configure("networks", step.fields)
   if step.done then

@@ -1,6 +1,7 @@
--- Whether a network's probabilities mean what they say, as rows of tables/networks.csv: calibration errors beside what a
--- calibrated network with the same confidences would have, slope and intercept of each class, the same after one temperature
--- that was fitted on other images, and conformal sets with their coverage. It refuses to fit anything on judged images.
+-- Whether a network's probabilities mean what they say, as rows of tables/networks.csv: calibration errors beside what
+-- a calibrated network with the same confidences would have, slope and intercept of each class, the same after one
+-- temperature that was fitted on other images, and conformal sets with their coverage. It refuses to fit anything on
+-- judged images.
 local calibration = require "medxai.stats.calibration"
 local conformal = require "medxai.stats.conformal"
 local units = require "medxai.stats.units"
@@ -13,7 +14,8 @@ local nan = 0 / 0
 local function adder(rows, of, n, over)
   return function(score, value, more)
     local row = { network = of.network, run = of.name, train_seed = of.seed, input_mode = of.input_mode,
-      weights_sha256 = of.weights_sha256, score = score, role = "exploratory", value = value or nan, n = n, units = over.count,
+      weights_sha256 = of.weights_sha256, score = score, role = "exploratory", value = value or nan, n = n,
+        units = over.count,
       status = "ok" }
     for key, v in pairs(more or {}) do row[key] = v end
     if not value then row.status = row.status == "ok" and "undefined" or row.status end
@@ -44,7 +46,9 @@ local function put_murphy(add, labels, probabilities, o)
     local forecasts, outcomes = {}, {}
     for i, row in ipairs(probabilities) do forecasts[i], outcomes[i] = row[c], labels[i] == c - 1 and 1 or 0 end
     local m = calibration.murphy(forecasts, outcomes, math.min(calibration.groups, #labels))
-    for _, part in ipairs { "brier", "reliability", "resolution", "uncertainty" } do add(part .. " " .. class, m[part]) end
+    for _, part in ipairs { "brier", "reliability", "resolution", "uncertainty" } do
+      add(part .. " " .. class, m[part])
+    end
   end
 end
 
@@ -65,7 +69,8 @@ local function put_sets(add, images, probabilities, tuned, tune_probabilities, o
     local suffix, r = per_class and ", per class" or "", over:hit_rate(judged.hits)
     local full = 0
     for _, t in pairs(fitted) do full = full + (t.q == math.huge and 1 or 0) end
-    add("set_coverage" .. suffix, judged.coverage, { low = r.low, high = r.high, interval = r.low == r.low and r.interval .. " over " .. r.resampled or nil,
+    add("set_coverage" .. suffix, judged.coverage, { low = r.low, high = r.high,
+      interval = r.low == r.low and r.interval .. " over " .. r.resampled or nil,
       chance = 1 - o.alpha, status = r.why or (full > 0 and "too few tuning images: the set is all classes" or "ok") })
     add("set_size" .. suffix, judged.size)
     add("set_empty" .. suffix, judged.empty)
@@ -73,8 +78,8 @@ local function put_sets(add, images, probabilities, tuned, tune_probabilities, o
   end
 end
 
---- The calibration of one model as rows of tables/networks.csv. `chance` of an error is its mean for a calibrated network
---- with the same probabilities; of a coverage it is what was promised.
+--- The calibration of one model as rows of tables/networks.csv. `chance` of an error is its mean for a calibrated
+--- network with the same probabilities; of a coverage it is what was promised.
 ---@param of table network, name, seed, input_mode, weights_sha256
 ---@param images { n: integer, labels: integer[], logits: number[][][] } the judged ones; logits[k] of model k
 ---@param tuned? table the same of the tuning split; nil: no temperature, no sets
