@@ -23,7 +23,7 @@ local spec = {
   inputs = { "table", default = { "none", "lungs_raw", "outside", "border", "shape" } },
   seeds = { "table", default = { 1, 2, 3 } },
   train = { "function", required = true },
-  audited = { "string" },
+  audited = { "string|table" },
   sources = { "table" },
   methods = { "table", default = {} },
   regions = { "table", default = parts.names },
@@ -67,6 +67,9 @@ function audit.check(options)
     if seeds[seed] then check.fail("audit", "seeds holds %d twice.", seed) end
     seeds[seed], o.seeds[i] = true, seed
   end
+  if type(o.audited) == "table" and not require("medxai.nn.model").is(o.audited) then
+    check.fail("audit", "audited is a table and no model (expected a run's name, or a model).")
+  end
   if type(o.images) == "string" and o.images ~= "all" then
     check.fail("audit", "images is a number or 'all' (got '%s').", o.images)
   end
@@ -82,26 +85,31 @@ end
 --- Checks a call of run:audit without making it (medxai.run.preflight).
 function audit.check_call(unknown, run, options)
   local open = check.options("audit", options, spec)
-  for _, key in ipairs { "inputs", "seeds", "regions", "train", "images" } do
+  for _, key in ipairs { "inputs", "seeds", "regions", "train", "images", "audited" } do
     if rawequal(open[key], unknown) then return end
   end
   local o = audit.check(options)
+  if #o.seeds == 0 then return end
   require("medxai.steps.search").check_call(unknown, run, cells_of(run, o))
 end
 
 -- ---- the network that is audited ------------------------------------------------------------------------------------
 
--- The model and its test split; name is what it is called. nil where nothing was trained and none is named.
-local function audited_of(o, cells)
-  if o.audited then
-    local model, data = require "medxai.nn.trained"(o.audited)
-    if not data.test then check.fail("audit", "the data of the run '%s' have no test split.", o.audited) end
-    return { name = o.audited, model = model:eval(), split = data.test }
+-- The model and the split on which it is judged; name is what it is called, own: it was made here. nil where nothing
+-- was trained and none is named.
+local function audited_of(o, data, cells)
+  if type(o.audited) == "string" then
+    local model, trained_on = require "medxai.nn.trained"(o.audited)
+    if not trained_on.test then check.fail("audit", "the data of the run '%s' have no test split.", o.audited) end
+    return { name = o.audited, model = model:eval(), split = trained_on.test, own = true }
+  elseif o.audited then
+    require("medxai.nn.predict").check_classes("audit", o.audited, data.none.classes)
+    return { name = o.audited.name, model = o.audited, split = data.none.test }
   end
   for _, cell in ipairs(cells or {}) do
     if cell.values.input == "none" and cell.judged then
       return { name = ("training of whole images, seed %d"):format(cell.values.seed), model = inputs.trained(cell),
-        split = cell.data.test }
+        split = cell.data.test, own = true }
     end
   end
 end
@@ -116,7 +124,7 @@ local function judge_network(run, o, found, network)
     found.retained, found.occlusion = parts.retained(images, network.split.classes, run.seed),
       parts.occlusion(images, own)
     found.spots, found.images = spots, #images
-    if #o.methods > 0 then found.maps = maps.rows(run, network, o) end
+    if network.maps then found.maps = maps.rows(run, network.split, network.maps) end
   end
   found.no_parts, found.network = why, network and network.name
 end
@@ -217,11 +225,12 @@ end
 local function step_fields(run, o, data, cells, network)
   local fields = { inputs = canon.list(o.inputs), seeds = canon.list(o.seeds), margin = o.margin,
     regions = canon.list(o.regions), placebo = o.placebo,
-    images = o.images, sources = o.sources or "the reader's", methods = o.methods, cells = canon.list {}, data = {},
+    images = o.images, sources = o.sources or "the reader's", cells = canon.list {}, data = {},
       version = 1 }
   for i, cell in ipairs(cells or {}) do fields.cells[i] = { key = cell.key, judged = cell.judged ~= nil } end
   for _, input in ipairs(o.inputs) do fields.data[input] = run:describe_split(data[input].test) end
   if network then
+    fields.maps = network.maps and network.maps.name
     fields.network = { name = network.name, model = run:describe_model(network.model),
       data = run:describe_split(network.split) }
   end
@@ -273,7 +282,8 @@ end
 ---   train    function(cell) -> model, data, options of run:fit, as run:grid's; reads its data with mask = cell.input
 ---   inputs   { "none", "lungs_raw", "outside", "border", "shape" }: what is trained on; "none" is the whole image
 ---   seeds    { 1, 2, 3 }: trainings of each input; {} trains nothing, and the cheap probe alone speaks
----   audited  a trained run whose use of parts is judged; default the first training of whole images
+---   audited  whose use of parts is judged: a trained run by its name, or a model; default the first training of whole
+---            images
 ---   sources  class -> source, { ["COVID-19"] = "A", Normal = "B" }; default the reader's column
 ---   methods  whose maps are judged by their share in the lungs: { "gradcam" }; default none
 ---   regions  parts that are hidden: { "markers", "border", "lungs" }; markers are the data's mask, else bright spots
@@ -292,7 +302,7 @@ function audit.run(run, options)
   require("medxai.run.preflight").check()
   run:prepare()
   run:begin()
-  if o.audited then audited_of(o) end -- a run that is not there is an error now, not after the trainings
+  if type(o.audited) == "string" then audited_of(o) end -- a run that is not there is an error now, not after trainings
   local all = {}
   all.data, all.left_out = inputs.read(o.inputs, reader(run, o))
   sources.check(o.sources, all.data.none.classes)
@@ -306,8 +316,12 @@ function audit.run(run, options)
       #o.inputs * #o.seeds, #o.inputs, #o.seeds))
     all.answers, all.cells = train_all(run, o, all.left_out)
   end
-  all.network = audited_of(o, all.cells)
-  local step = run:step("audit", step_fields(run, o, all.data, all.cells, all.network))
+  all.network = audited_of(o, all.data, all.cells)
+  local network = all.network
+  if network and #o.methods > 0 and not parts.obstacle(network.split) then
+    network.maps = maps.explain(run, network, o)
+  end
+  local step = run:step("audit", step_fields(run, o, all.data, all.cells, network))
   run:configure("audit", step.fields)
   if step.done then
     run:skipped("audit")
@@ -317,7 +331,7 @@ function audit.run(run, options)
     step:begin()
     step:finish(conclude(run, o, all), { "tables/audit.csv" }, { "verdicts.csv", "tables/pairs.csv" })
   end
-  if all.network then all.network.model:reset() end -- its tensors are freed
+  if network and network.own then network.model:reset() end -- its tensors are freed
   print("\nAudit")
   require("medxai.show.report_judged").print(step.result)
   return step.result

@@ -62,18 +62,28 @@ local function shares(store, records, masks, swaps)
   return own, area, swapped
 end
 
---- Where maps lie, of each method; gain is the share in the lungs less that of another patient's map, p by Holm's
---- method.
+--- The maps of some images by the audit's methods, of the true class: a step of its own.
 ---@param run medxai.Run
 ---@param network { name: string, model: medxai.Model, split: medxai.Split }
 ---@param o table methods
----@return table[] rows { method, share, area, swap, gain, p_holm, gate, verdict }
-function maps.rows(run, network, o)
+---@return table base the result of run:explain, with chosen = numbers of the images
+function maps.explain(run, network, o)
   local explain, split = require "medxai.steps.explain", network.split
   local chosen = require("medxai.explain.images").images(split, math.min(maps.images, split.n))
   local base = explain.run(run, network.model, split, { title = "audit: where maps lie", methods = o.methods,
-    images = chosen, target = "true",
-    mask = "lungs", metrics = { "energy_inside" }, figures = false })
+    images = chosen, target = "true", mask = "lungs", metrics = { "energy_inside" }, figures = false })
+  base.chosen = chosen
+  return base
+end
+
+--- Where maps lie, of each method; gain is the share in the lungs less that of another patient's map, p by Holm's
+--- method.
+---@param run medxai.Run
+---@param split medxai.Split
+---@param base table from maps.explain
+---@return table[] rows { method, share, area, swap, gain, p_holm, gate, verdict }
+function maps.rows(run, split, base)
+  local chosen = base.chosen
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local items, masks, patients, store = {}, {}, {}, mapstore.open(run.dir)
   for k, i in ipairs(chosen) do
