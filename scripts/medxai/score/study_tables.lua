@@ -229,7 +229,12 @@ local function short(metric, data)
   return same == 1 and bare or metric
 end
 
-local function row_of(data, run, metric, s, marks, tells, partial)
+-- What the gate says of a method on a model: its mark, else "passed" or "undecided"; nil where it was not judged.
+local function gate_word(run, method, o)
+  return ((o.marks or {})[run] or {})[method] or ((o.states or {})[run] or {})[method]
+end
+
+local function row_of(data, run, metric, s, tells, o)
   local m, info = s.mean, data.run[run]
   local ranking = is_ranking(data, metric)
   local shows = ranking and tells ~= false and s.rank and sums_positive(data.over)
@@ -242,9 +247,9 @@ local function row_of(data, run, metric, s, marks, tells, partial)
     power_low = s.power and s.power.low, power_high = s.power and s.power.high, rank_low = shows and s.rank.low or nil,
     rank_high = shows and s.rank.high or nil, p_best = shows and s.best or nil, beats_baselines = ranking and s.beats
       and s.beats.verdict or nil,
-    gate = (marks[run] or {})[s.method], undefined = s.g.undefined, failed = s.g.failed,
+    gate = gate_word(run, s.method, o), undefined = s.g.undefined, failed = s.g.failed,
       forwards = s.g.forwards / math.max(1, s.g.rows),
-    backwards = s.g.backwards / math.max(1, s.g.rows), interval = m.interval, partial = partial }
+    backwards = s.g.backwards / math.max(1, s.g.rows), interval = m.interval, partial = o.partial }
 end
 
 -- ---- verdicts
@@ -292,7 +297,7 @@ function tables.of(data, options)
       end
       out.tells[run][metric] = tells
       for _, s in ipairs(list) do
-        out.methods[#out.methods + 1] = row_of(data, run, metric, s, marks, tells, options.partial)
+        out.methods[#out.methods + 1] = row_of(data, run, metric, s, tells, options)
         if s.rank then
           out.ranges[run][metric] = out.ranges[run][metric] or {}
           table.insert(out.ranges[run][metric], { name = s.method, low = s.rank.low, high = s.rank.high })

@@ -12,6 +12,7 @@ local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
+local gate = require "medxai.score.gate"
 local host = require "medxai.host"
 local likeness = require "medxai.score.study_similarity"
 local metric = require "medxai.score.registry"
@@ -347,11 +348,11 @@ end
 --- Writes tables/methods.csv, pairs.csv, stability.csv and verdicts.csv from study/scores.csv alone.
 ---@param run medxai.Run
 ---@param list table columns of score/study_rows.lua
----@param o table primary, baselines, marks, setting_of, run_names, partial, seed
+---@param o table primary, baselines, marks, states, setting_of, run_names, partial, seed
 ---@return table { data, methods, pairs, stability, verdicts, tells }
 function compare.tabulate(run, list, o)
   local data = tables.gather(list, { seed = o.seed, baselines = o.baselines })
-  local out = tables.of(data, { primary = o.primary, marks = o.marks, partial = o.partial })
+  local out = tables.of(data, { primary = o.primary, marks = o.marks, states = o.states, partial = o.partial })
   out.stability = tables.stability_of(data, out, { primary = o.primary, setting_of = o.setting_of,
     run_names = o.run_names, partial = o.partial })
   for _, row in ipairs(tables.stability_verdicts(data, out.stability)) do out.verdicts[#out.verdicts + 1] = row end
@@ -366,19 +367,17 @@ function compare.tabulate(run, list, o)
   return out
 end
 
--- The gate's marks: model -> method -> the checks that it failed, from what run:sanity wrote.
-local function marks_of(study)
-  local marks = {}
-  for _, row in ipairs(csv.read(files.join(study.run.dir, "verdicts.csv")) or {}) do
-    local is_mark = row.verdict == "fail" and (row.check == "weights" or row.check == "image" or row.check == "learned")
-    local method, model = (row.subject or ""):match "^(.-) on (.+)$"
-    if is_mark and (row.family or ""):match "^sanity" and method then
-      marks[model] = marks[model] or {}
-      local before = marks[model][method]
-      marks[model][method] = before and before .. " " .. row.check or row.check
+-- What run:sanity found, where it was there before: marks[model][method] of those that failed, states of all.
+local function gate_of(study, asked)
+  local found, marks, states = gate.of(study.run.dir), {}, {}
+  for _, m in ipairs(study.models) do
+    marks[m.name], states[m.name] = {}, {}
+    for _, e in ipairs(asked.entries) do
+      marks[m.name][e.label] = found:mark(e.checked.method.name, m.weights_sha256)
+      states[m.name][e.label] = found:state(e.checked.method.name, m.weights_sha256)
     end
   end
-  return marks
+  return marks, states
 end
 
 local function conclude(study, asked, list, partial)
@@ -387,11 +386,12 @@ local function conclude(study, asked, list, partial)
   cells.gather(study, done)
   study:write_images(strata_of(study, done))
   local images, base, names = images_of(study, done), {}, {}
+  local marks, states = gate_of(study, asked)
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   for _, m in ipairs(study.models) do names[m.name] = m.run_name end
   local out = compare.tabulate(run, rows.read(files.join(study.dir, "scores.csv")),
     { seed = study.seed, primary = asked.primary_id, baselines = base,
-    marks = marks_of(study), setting_of = asked.setting_of, run_names = names, partial = partial })
+    marks = marks, states = states, setting_of = asked.setting_of, run_names = names, partial = partial })
   local agreement = likeness.write { path = files.join(study.dir, "similarity.csv"), images = images,
     groups = groups_of(done), seed = study.seed,
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
@@ -461,13 +461,13 @@ end
 -- ---- the step
 -- ---------------------------------------------------------------------------------------------------------
 
-local function step_fields(asked, list)
+local function step_fields(study, asked, list)
   local ids, base = canon.list {}, {}
   for i, cell in ipairs(cells.in_place(list)) do ids[i] = cell.id end
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   return { title = asked.title, cells = canon.hash(ids), primary = asked.primary_id, baselines = base,
     setting_of = asked.setting_of,
-    friedman = asked.friedman, version = 1, images = asked.images }
+    friedman = asked.friedman, version = 1, images = asked.images, gate = canon.hash { gate_of(study, asked) } }
 end
 
 local table_files = { "tables/methods.csv", "tables/stability.csv", "tables/agreement.csv", "study/scores.csv",
@@ -490,9 +490,9 @@ end
 local function finish(study, asked, list, partial)
   local run = study.run
   run:take_over()
-  local fields = step_fields(asked, list)
+  local fields = step_fields(study, asked, list)
   fields.partial = partial
-  local name = "compare-" .. canon.hash(step_fields(asked, list)):sub(1, 8)
+  local name = "compare-" .. canon.hash(step_fields(study, asked, list)):sub(1, 8)
   local step = run:step(name, fields)
   local _, failed = count_done(study, list)
   if step.done and step.result.failed == failed then
