@@ -28,8 +28,7 @@ likeness.agreement = { "kind", "a", "b", "view", "measure", "agreement", "low", 
 local measures = { { "spearman", "shown" }, { "ssim", "shown" }, { "top_tenth", "shown" }, { "spearman", "signed" },
   { "spearman", "magnitude" } }
 
--- ---- what is compared
--- -------------------------------------------------------------------------------------------------
+-- ---- what is compared ----------------------------------------------------------------------------------------------
 
 local fine = 4 * frame.side
 
@@ -118,8 +117,7 @@ local function compare(a, b, measure, view, other)
 end
 likeness.compare = compare
 
--- ---- strangers
--- --------------------------------------------------------------------------------------------------------
+-- ---- strangers -----------------------------------------------------------------------------------------------------
 
 --- Of each image up to five others of other patients: the next ones of its class in the study's order, in a circle; of
 --- any
@@ -160,8 +158,7 @@ local function with_strangers(a, b, measure, view, strangers)
   return out
 end
 
--- ---- pairs
--- ------------------------------------------------------------------------------------------------------------
+-- ---- pairs ---------------------------------------------------------------------------------------------------------
 
 local function number(v) return v == v and ("%.17g"):format(v) or "" end
 

@@ -24,8 +24,7 @@ tables.low_tau = 0.6 -- rankings less alike than this depend on what differs bet
 
 local nan = 0 / 0
 
--- ---- values
--- -----------------------------------------------------------------------------------------------------------
+-- ---- values --------------------------------------------------------------------------------------------------------
 
 local function adder(list)
   local seen = {}
@@ -120,8 +119,7 @@ local function mean_of(values)
   return n > 0 and sum / n or nan, n
 end
 
--- ---- one model and metric
--- ---------------------------------------------------------------------------------------------
+-- ---- one model and metric ------------------------------------------------------------------------------------------
 
 -- Holm over the differences of a family, then a verdict on each.
 local function decide(list, direction)
@@ -252,8 +250,7 @@ local function row_of(data, run, metric, s, tells, o)
     backwards = s.g.backwards / math.max(1, s.g.rows), interval = m.interval, partial = o.partial }
 end
 
--- ---- verdicts
--- ---------------------------------------------------------------------------------------------------------
+-- ---- verdicts ------------------------------------------------------------------------------------------------------
 
 local function verdict_rows(data, run, metric, list, tells, primary, out)
   local family = ("compare %s %s"):format(run, metric)
@@ -310,8 +307,7 @@ function tables.of(data, options)
   return out
 end
 
--- ---- stability
--- --------------------------------------------------------------------------------------------------------
+-- ---- stability -----------------------------------------------------------------------------------------------------
 
 -- Values of the methods that are ranked: [method][image].
 local function values_of(data, run, metric, names)

@@ -9,7 +9,6 @@ local cells = require "medxai.steps.study_cells"
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
-local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
@@ -40,8 +39,7 @@ local spec = {
   array_index = { "string", field = true },
 }
 
--- ---- what is asked for
--- ------------------------------------------------------------------------------------------------
+-- ---- what is asked for ---------------------------------------------------------------------------------------------
 
 -- "lime samples=1000": the method with the options that the experiment gives it.
 local function label_of(name, given)
@@ -183,8 +181,7 @@ end
 --- Checks a call of run:compare without making it (medxai.run.preflight).
 function compare.check_call(unknown, _, study, options) compare.check(options, study ~= unknown and study or nil) end
 
--- ---- cells
--- ------------------------------------------------------------------------------------------------------------
+-- ---- cells ---------------------------------------------------------------------------------------------------------
 
 -- Layers, classes and masks of every model, before the first cell; what a model needs per image is measured on the way.
 local function check_models(study, asked, work)
@@ -241,8 +238,7 @@ local function do_cells(study, asked, list)
   return list
 end
 
--- ---- tables
--- -----------------------------------------------------------------------------------------------------------
+-- ---- tables --------------------------------------------------------------------------------------------------------
 
 -- Cells whose rows stand in the tables: all, or, of a study that is not complete, those of the blocks that every method
 -- begun has on every model.
@@ -399,67 +395,15 @@ local function conclude(study, asked, list, partial)
   time.write_costs(study, done)
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
-  return { title = asked.title, images = #images, models = #study.models, methods = #asked.entries, cells = #done,
-    failed = failed, partial = partial,
+  local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }
+  local sentences, shown = require("medxai.show.report_compare").of(out, agreement, o)
+  return { title = asked.title or "Explanations compared", sentences = sentences, tables = shown, images = #images,
+    models = #study.models, methods = #asked.entries, cells = #done, failed = failed, partial = partial,
     primary = asked.primary_id, units = out.data.over.count, resampled = out.data.over.resampled,
-      note = out.data.over.note }, out
+    note = out.data.over.note }
 end
 
--- ---- what is printed
--- --------------------------------------------------------------------------------------------------
-
-local function shown(v, form) return v and v == v and (form or "%.3f"):format(v) or "" end
-
-local function print_method(row, named)
-  local gain = row.gain and ("%+.3f [%s, %s]"):format(row.gain, shown(row.gain_low, "%+.3f"),
-    shown(row.gain_high, "%+.3f")) or ""
-  local rank = row.rank_low and (row.rank_low == row.rank_high and ("%d"):format(row.rank_low)
-    or ("%d-%d"):format(row.rank_low, row.rank_high)) or ""
-  local lost = (row.undefined or 0) + (row.failed or 0)
-  io.stdout:write(named(row.method), (" %8s %8s  %-26s %-6s %5s %6s  %s\n"):format(shown(row.mean), shown(row.swap),
-    gain, rank,
-    shown(row.p_best, "%.2f"), shown(row.power, "%.2f"), row.n .. (lost > 0 and (" (%d undefined)"):format(lost)
-      or "")))
-end
-
--- The primary metric, model by model; the rest is in the tables.
-local function print_tables(asked, out, result, friedman)
-  if host.options.quiet then return end
-  local named = require("medxai.score.runner").column((function()
-    local names = {}
-    for i, e in ipairs(asked.entries) do names[i] = e.label end
-    return names
-  end)())
-  for _, run in ipairs(out.data.runs) do
-    io.stdout:write(("\n%s, %s (primary)%s\n"):format(run, asked.primary_id, result.partial and ", PARTIAL: "
-      .. result.partial or ""))
-    io.stdout:write(named "method", (" %8s %8s  %-26s %-6s %5s %6s  %s\n"):format("mean", "swap", "gain over swap",
-      "rank", "p_best", "power", "images"))
-    for _, row in ipairs(out.methods) do
-      if row.run == run and row.metric == asked.primary_id then print_method(row, named) end
-    end
-    for _, m in ipairs(out.data.metrics) do
-      if out.tells[run][m] == false then
-        io.stdout:write(("  %s cannot tell a map from another patient's map here: its ranking is not shown\n"):format(tables.short(m, out.data)))
-      end
-    end
-    local f = friedman and tables.friedman(out.data, run, asked.primary_id)
-    if f then
-      io.stdout:write(("  Friedman over %d patients: chi2 %.3f, p %.4g; Iman-Davenport F %.3f, p %.4g; W %.3f\n"):format(f.n, f.chi2, f.p, f.f, f.p_f, f.w))
-    end
-  end
-  io.stdout:write(("\nswap: another patient's map of the same class, judged on this image; power: how often a map beats it (0.5: not told apart)\n"))
-  for _, row in ipairs(out.stability) do
-    if row.verdict == "depends" then
-      io.stdout:write(("  the ranking depends on the %s: %s and %s%s, tau-b %s\n"):format(row.kind,
-        tables.short(row.a, out.data),
-        tables.short(row.b, out.data), row.run and " on " .. row.run or "", shown(row.value, "%.2f")))
-    end
-  end
-end
-
--- ---- the step
--- ---------------------------------------------------------------------------------------------------------
+-- ---- the step ------------------------------------------------------------------------------------------------------
 
 local function step_fields(study, asked, list)
   local ids, base = canon.list {}, {}
@@ -505,9 +449,9 @@ local function finish(study, asked, list, partial)
     return ids
   end)(), models = #study.models, images = asked.images, mask = asked.mask, within = asked.within, as = asked.as })
   step:begin()
-  local result, out = conclude(study, asked, list, partial)
+  local result = conclude(study, asked, list, partial)
   step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl" })
-  print_tables(asked, out, result, asked.friedman)
+  if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
 end
 

@@ -70,8 +70,7 @@ local spec = {
   budget_hours = { "number", field = true, above = 0 },
 }
 
--- ---- models
--- -----------------------------------------------------------------------------------------------------------
+-- ---- models --------------------------------------------------------------------------------------------------------
 
 local StudyModel = {}
 StudyModel.__index = StudyModel
@@ -122,7 +121,8 @@ local function folders_of(name, seeds)
   for _, seed in ipairs(seeds or {}) do
     if #list > 0 and not found[seed] then
       check.fail("study",
-        "the run '%s' has no training with seed %s (found %d of other seeds). Train it, or leave the seed out of seeds.", name,
+        "the run '%s' has no training with seed %s (found %d of other seeds). Train it, or leave the seed out of "
+          .. "seeds.", name,
         tostring(seed), #list)
     end
     out[#out + 1] = found[seed]
@@ -188,7 +188,7 @@ local function check_classes(models, classes)
   end
 end
 
--- ---- data ------------------------------------------------------------------------------------------------------------
+-- ---- data ----------------------------------------------------------------------------------------------------------
 -- -- ---- data
 -- -------------------------------------------------------------------------------------------------------------
 
@@ -220,8 +220,7 @@ local function open_data(models, split)
   end
 end
 
--- ---- images
--- -----------------------------------------------------------------------------------------------------------
+-- ---- images --------------------------------------------------------------------------------------------------------
 
 -- Numbers of a split by class, each class in an order of its own that nothing but the seed and the file's name decides.
 local function keyed_order(split, seed)
@@ -310,14 +309,14 @@ local function check_tune(self)
   for _, item in ipairs(self.tune.items) do
     if same_file(self, self.tune) and judged[item.path] or patients[item.patient] then
       check.fail("study",
-        "the tune split %s holds '%s', which is judged%s. What is tuned on an image says nothing about it: give another split.", self.tune.name,
+        "the tune split %s holds '%s', which is judged%s. What is tuned on an image says nothing about it: give "
+          .. "another split.", self.tune.name,
         item.path, judged[item.path] and "" or " by another image of the same patient")
     end
   end
 end
 
--- ---- the object
--- -------------------------------------------------------------------------------------------------------
+-- ---- the object ----------------------------------------------------------------------------------------------------
 
 --- The rows of study/scores.csv whose columns have these values, as tables of texts, in the file's order.
 ---@param where? table<string, string|number> { metric = "road_combined", control = "none" }: a metric also by its bare
@@ -372,8 +371,7 @@ function Study:close()
   for _, m in ipairs(self.models) do m:close() end
 end
 
--- ---- the step
--- ---------------------------------------------------------------------------------------------------------
+-- ---- the step ------------------------------------------------------------------------------------------------------
 
 local function split_of(o)
   local split = o.data
@@ -455,8 +453,8 @@ function study.run(run, options)
   self.images, missing = choose(split, self.models, run.seed, most)
   if #self.images == 0 then
     check.fail("study",
-      "no image of the %s split is common to all models' data (%d are missing somewhere). Their readers look into other folders or leave "
-      .. "other images out.", split.name, missing)
+      "no image of the %s split is common to all models' data (%d are missing somewhere). Their readers look into "
+        .. "other folders or leave other images out.", split.name, missing)
   end
   for _, m in ipairs(self.models) do
     m.places = {}

@@ -40,8 +40,7 @@ local most_open = 4 -- models whose weights are in memory at a time
 ---@field explainer_seed integer from 1
 ---@field block table { images = numbers in study.images, lenders = others whose maps are lent, donors = image -> list }
 
--- ---- blocks and swaps
--- -------------------------------------------------------------------------------------------------
+-- ---- blocks and swaps ----------------------------------------------------------------------------------------------
 
 local function is_other(a, b) return a.id ~= b.id and not (units.is_known(a.patient) and a.patient == b.patient) end
 
@@ -93,8 +92,7 @@ function cells.layer_of(layer, network)
   return network and layer[network] or nil
 end
 
--- ---- identity
--- ---------------------------------------------------------------------------------------------------------
+-- ---- identity ------------------------------------------------------------------------------------------------------
 
 local function library_code(folder, name)
   local text = files.read(files.join(host.scripts_dir, "medxai", folder, name .. ".lua"))
@@ -194,8 +192,7 @@ function cells.plan(study, asked)
   return list
 end
 
--- ---- one cell: maps
--- ---------------------------------------------------------------------------------------------------
+-- ---- one cell: maps ------------------------------------------------------------------------------------------------
 
 local Work = {}
 Work.__index = Work
@@ -278,8 +275,7 @@ local function make_maps(self, cell, model, entry, items)
   return out
 end
 
--- ---- one cell: the frame
--- ----------------------------------------------------------------------------------------------
+-- ---- one cell: the frame -------------------------------------------------------------------------------------------
 
 local empty = { nan = true, failed = true, not_defined = true }
 local width_of_row = (frame.side * cells.fine) * (frame.side * cells.fine) + 2 * frame.side * frame.side
@@ -319,8 +315,7 @@ end
 ---  frame
 function cells.maps(study, cell) return torch.load_npy(path_of(study, cell, ".npy")) end
 
--- ---- one cell: values
--- -------------------------------------------------------------------------------------------------
+-- ---- one cell: values ----------------------------------------------------------------------------------------------
 
 local function direction_of(m)
   local d = m.definition
@@ -456,8 +451,7 @@ local function write_failed(self, cell, problem)
   return { status = "failed", problem = problem, images = n }
 end
 
--- ---- all cells
--- --------------------------------------------------------------------------------------------------------
+-- ---- all cells -----------------------------------------------------------------------------------------------------
 
 --- A cell's state: { status = "finished" | "failed", problem, seconds ... }, nil while it is not done.
 function cells.state(study, cell)
@@ -561,8 +555,7 @@ function Work:close()
   self.opened, self.scorers = {}, {}
 end
 
--- ---- what is left of all
--- ----------------------------------------------------------------------------------------------
+-- ---- what is left of all -------------------------------------------------------------------------------------------
 
 -- In the order of models, methods, seeds, blocks.
 local function in_place(list)

@@ -22,8 +22,7 @@ local function say(...)
   if not host.options.quiet then io.stderr:write(string.format(...), "\n") end
 end
 
--- ---- counted passes
--- ---------------------------------------------------------------------------------------------------
+-- ---- counted passes ------------------------------------------------------------------------------------------------
 
 -- Passes per map, a backward pass counted as two; of methods not listed 3 where they need gradients, else 1.
 local per_map = {
@@ -96,8 +95,7 @@ function time.measure(m, model)
   speed[m] = best / n
 end
 
--- ---- predictions
--- ------------------------------------------------------------------------------------------------------
+-- ---- predictions ---------------------------------------------------------------------------------------------------
 
 local Prediction = {}
 Prediction.__index = Prediction
@@ -170,8 +168,7 @@ local function pilot_states(study, list)
   return known
 end
 
--- ---- budget
--- -----------------------------------------------------------------------------------------------------------
+-- ---- budget --------------------------------------------------------------------------------------------------------
 
 local function budget_path(study) return files.join(study.dir, "budget.json") end
 
@@ -241,8 +238,7 @@ function Prediction:done(list)
     predicted_by_first_block = self.second, took_after_first_block = after })
 end
 
--- ---- costs
--- ------------------------------------------------------------------------------------------------------------
+-- ---- costs ---------------------------------------------------------------------------------------------------------
 
 local cost_columns = { "run", "network", "method", "images", "forwards", "backwards", "map_seconds", "seconds",
   "failed_cells" }
