@@ -8,10 +8,10 @@ local cells = require "medxai.steps.study_cells"
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
-local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local gate = require "medxai.score.gate"
 local likeness = require "medxai.score.study_similarity"
 local metric = require "medxai.score.registry"
 local rows = require "medxai.score.study_rows"
@@ -130,7 +130,7 @@ local function primary_of(o, metric_entries, varies)
     check.fail("compare", "primary '%s' has %d values. Write which one decides: primary = \"%s\".", o.primary, #found, found[1].id)
   end
   local d = found[1].m.definition
-  if d.direction == "none" or d.ranks == false then
+  if d.direction == "none" then
     check.fail("compare", "primary is '%s', which describes maps and ranks no methods. Choose another metric.", o.primary)
   end
   return found[1].id
@@ -351,16 +351,14 @@ function compare.tabulate(run, list, o)
   return out
 end
 
--- The gate's marks: model -> method -> the checks that it failed, from what run:sanity wrote.
-local function marks_of(study)
-  local marks = {}
-  for _, row in ipairs(csv.read(files.join(study.run.dir, "verdicts.csv")) or {}) do
-    local is_mark = row.verdict == "fail" and (row.check == "weights" or row.check == "image" or row.check == "learned")
-    local method, model = (row.subject or ""):match "^(.-) on (.+)$"
-    if is_mark and (row.family or ""):match "^sanity" and method then
-      marks[model] = marks[model] or {}
-      local before = marks[model][method]
-      marks[model][method] = before and before .. " " .. row.check or row.check
+-- The gate's marks: model -> method -> "gate failed: weights", from what run:sanity wrote.
+local function marks_of(study, asked)
+  local found, marks = gate.of(study.run.dir), {}
+  for _, m in ipairs(study.models) do
+    marks[m.name] = {}
+    for _, e in ipairs(asked.entries) do
+      local settings = gate.settings(e.checked, e.checked.layer or cells.layer_of(asked.layer, m.network))
+      marks[m.name][e.label] = found:mark(e.checked.method.name, m.weights_sha256, settings)
     end
   end
   return marks
@@ -375,7 +373,7 @@ local function conclude(study, asked, list, partial)
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   for _, m in ipairs(study.models) do names[m.name] = m.run_name end
   local out = compare.tabulate(run, rows.read(files.join(study.dir, "scores.csv")), { seed = study.seed, primary = asked.primary_id, baselines = base,
-    marks = marks_of(study), setting_of = asked.setting_of, run_names = names, partial = partial })
+    marks = marks_of(study, asked), setting_of = asked.setting_of, run_names = names, partial = partial })
   local agreement = likeness.write { path = files.join(study.dir, "similarity.csv"), images = images, groups = groups_of(done), seed = study.seed,
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
@@ -459,7 +457,7 @@ local function finish(study, asked, list, partial)
   local run = study.run
   run:take_over()
   local fields = step_fields(asked, list)
-  fields.partial = partial
+  fields.partial, fields.gate = partial, gate.hash(run.dir) -- its marks stand in the tables
   local name = "compare-" .. canon.hash(step_fields(asked, list)):sub(1, 8)
   local step = run:step(name, fields)
   local _, failed = count_done(study, list)
