@@ -302,8 +302,7 @@ end)
 
 t.test("verdicts.csv keeps the rows of other steps", function()
   local dir = t.tmpdir()
-  local tables = require "medxai.score.gate_tables"
-  csv.write(dir .. "/verdicts.csv", tables.verdict_columns, { { subject = "x", check = "audit", verdict = "found",
+  csv.write(dir .. "/verdicts.csv", require("medxai.run.tables").verdicts, { { subject = "x", check = "audit", verdict = "found",
     family = "audit outside" } })
   judged(dir, { n = 10 })
   judged(dir, { n = 10, options = { draws = 1 } })
@@ -358,9 +357,10 @@ t.test("marks name what failed, by model, network, weights and the settings of a
     { "gate failed: weights, learned", "failed" })
   local entry = require("medxai.explain.registry").entries { "sobel" }[1]
   require("medxai.explain.registry").complete(entry, {})
-  t.equal(marks:mark(entry, "a"), "gate failed: weights, learned")
+  t.equal(marks:mark("sobel", "a", gate.settings(entry)), "gate failed: weights, learned")
+  t.equal(gate.settings(entry, "conv1"), gate.settings(entry)) -- it works on the input
   entry.options.radius = 99
-  t.equal(marks:mark(entry, "a"), nil)
+  t.equal(marks:mark("sobel", "a", gate.settings(entry)), nil)
 end)
 
 t.test("wrong options are refused before anything is computed", function()

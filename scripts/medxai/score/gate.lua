@@ -320,34 +320,36 @@ function gate.of(dir)
   return setmetatable({ rows = found and found.rows or {} }, Gate)
 end
 
--- method: a name, or an entry of an explain step, which is also told by its settings.
-local function fits(row, method, network)
-  local name = type(method) == "table" and method.method.name or method
-  if row.method ~= name or row.model ~= network and row.network ~= network and row.weights_sha256 ~= network then
-    return false
-  end
-  return type(method) ~= "table" or row.settings == gate.settings(method)
+local function fits(row, method, network, settings)
+  if row.method ~= method or settings and row.settings ~= settings then return false end
+  return row.model == network or row.network == network or row.weights_sha256 == network
 end
 
---- What tells the settings of a method apart, whatever the network: options and smoothing.
+--- A hash of what run:sanity left; nil where there is nothing. What shows marks depends on it.
+function gate.hash(dir) return files.exists(path_of(dir)) and files.sha256_file(path_of(dir)) or nil end
+
+--- What tells the settings of a method apart, whatever the network: options, smoothing, and the layer where it is not
+--- the network's own.
 ---@param e table an entry of medxai.explain.registry
+---@param layer string|string[]|nil as an experiment names it
 ---@return string
-function gate.settings(e)
+function gate.settings(e, layer)
   local code, canon = require "medxai.base.fingerprint", require "medxai.base.json"
   return canon.hash({ method = e.method.name, version = e.method.version, options = code.plain(e.options),
     compat = e.compat or "none", aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth,
-    layers = canon.list(e.layers or {}) }):sub(1, 8)
+    layer = e.method.at == "layer" and layer and canon.list(type(layer) == "table" and layer or { layer }) or nil }):sub(1, 8)
 end
 
 --- The mark of a method for a network: nil where it did not fail image, weights or learned (or was not judged).
 --- Rows, overlays and rankings of that method and network carry it; nothing is deleted.
----@param method string|table name of the method, or its entry (then only maps of these settings are meant)
+---@param method string
 ---@param network string name of the model, of the network, or the SHA-256 of its weights
+---@param settings? string of gate.settings: only maps of these settings are meant
 ---@return string|nil "gate failed: weights"
-function Gate:mark(method, network)
+function Gate:mark(method, network, settings)
   local failed, seen = {}, {}
   for _, row in ipairs(self.rows) do
-    for _, name in ipairs(row.state == "failed" and fits(row, method, network) and row.failed or {}) do
+    for _, name in ipairs(row.state == "failed" and fits(row, method, network, settings) and row.failed or {}) do
       if not seen[name] then failed[#failed + 1] = name end
       seen[name] = true
     end
@@ -356,13 +358,14 @@ function Gate:mark(method, network)
 end
 
 --- "passed", "undecided" or "failed": the worst over the trainings that the name means; nil where it was not judged.
----@param method string|table
+---@param method string
 ---@param network string
+---@param settings? string
 ---@return string|nil
-function Gate:state(method, network)
+function Gate:state(method, network, settings)
   local rank, worst = { passed = 1, undecided = 2, failed = 3 }, nil
   for _, row in ipairs(self.rows) do
-    if fits(row, method, network) and (not worst or rank[row.state] > rank[worst]) then worst = row.state end
+    if fits(row, method, network, settings) and (not worst or rank[row.state] > rank[worst]) then worst = row.state end
   end
   return worst
 end

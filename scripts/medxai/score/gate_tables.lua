@@ -7,14 +7,12 @@ local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local host = require "medxai.host"
+local shared = require "medxai.run.tables"
 
 local tables = {}
 
 tables.similarity_columns = { "image_id", "patient", "class", "kind", "a", "b", "stage", "draw", "view", "measure",
   "value" }
-tables.verdict_columns = { "subject", "check", "verdict", "estimate", "low", "high", "threshold", "reason", "family",
-  "p_holm",
-  "controls", "n", "units" }
 tables.gate_columns = { "model", "network", "train_seed", "method", "label", "settings", "state", "check", "verdict",
   "estimate",
   "low", "high", "threshold", "reason", "ssim_estimate", "ssim_low", "ssim_high", "n", "units", "profile", "signed",
@@ -123,30 +121,21 @@ local function gate_rows(result)
   return rows
 end
 
--- verdicts.csv with these rows in the place of those of the same families.
-local function put_verdicts(dir, rows)
-  local path, families, all = files.join(dir, "verdicts.csv"), {}, {}
-  for _, row in ipairs(rows) do families[row.family] = true end
-  for _, row in ipairs(csv.read(path) or {}) do
-    if not families[row.family] then all[#all + 1] = row end
-  end
-  table.move(rows, 1, #rows, #all + 1, all)
-  csv.write(path, tables.verdict_columns, all)
-end
-
 --- Writes tables/gate.csv, verdicts.csv and the similarities.
-function tables.write(dir, result, rows)
+---@param run medxai.Run
+---@param result table
+---@param rows medxai.GateRows
+function tables.write(run, result, rows)
   rows:close()
   local lines, verdicts = gate_rows(result), {}
-  csv.write(files.join(dir, "tables", "gate.csv"), tables.gate_columns, lines)
+  shared.write(run, "tables/gate.csv", tables.gate_columns, lines)
   for i, row in ipairs(lines) do
-    verdicts[i] = { subject = row.model .. " " .. row.label, check = row.check, verdict = row.verdict,
+    verdicts[i] = { subject = row.label .. " on " .. row.model, check = row.check, verdict = row.verdict,
       estimate = row.estimate, low = row.low,
-      high = row.high, threshold = row.threshold, reason = row.reason, family = "gate " .. row.model .. " "
-        .. row.check,
-      controls = row.controls, n = row.n, units = row.units }
+      high = row.high, threshold = row.threshold, reason = row.reason,
+      family = "sanity " .. row.model .. " " .. row.check, controls = row.controls, n = row.n, units = row.units }
   end
-  put_verdicts(dir, verdicts)
+  shared.put(run, "verdicts.csv", shared.verdicts, "sanity", verdicts)
 end
 
 --- The rows that marks are read from (gate.save).

@@ -1,7 +1,6 @@
 -- Judgements of a map: one file a metric in score/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
---   direction          "higher" or "lower" is better; "none": it describes; range = { lo, hi } or nil
---   ranks              false: it describes and ranks no methods, whatever its direction
+--   direction          "higher" or "lower" is better; "none": it describes and ranks no methods; range = { lo, hi } or nil
 --   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0, the
 --                      interval is Wilson's
 --   axis               what a chart says under it; signed = true: a difference, written with its sign
@@ -44,7 +43,7 @@ local shared = {
   as = { one_of = { "logit", "softmax" } },
 }
 
-local kinds = { ranks = "boolean", title = "string", unit = "string", axis = "string", negatives = "string",
+local kinds = { title = "string", unit = "string", axis = "string", negatives = "string",
   many = "string", options = "table", needs = "table", range = "table",
   check = "function", values = "function" }
 

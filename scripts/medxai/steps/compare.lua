@@ -137,7 +137,7 @@ local function primary_of(o, metric_entries, varies)
       found[1].id)
   end
   local d = found[1].m.definition
-  if d.direction == "none" or d.ranks == false then
+  if d.direction == "none" then
     check.fail("compare", "primary is '%s', which describes maps and ranks no methods. Choose another metric.",
       o.primary)
   end
@@ -369,8 +369,10 @@ local function gate_of(study, asked)
   for _, m in ipairs(study.models) do
     marks[m.name], states[m.name] = {}, {}
     for _, e in ipairs(asked.entries) do
-      marks[m.name][e.label] = found:mark(e.checked.method.name, m.weights_sha256)
-      states[m.name][e.label] = found:state(e.checked.method.name, m.weights_sha256)
+      local name = e.checked.method.name
+      local settings = gate.settings(e.checked, e.checked.layer or cells.layer_of(asked.layer, m.network))
+      marks[m.name][e.label] = found:mark(name, m.weights_sha256, settings)
+      states[m.name][e.label] = found:state(name, m.weights_sha256, settings)
     end
   end
   return marks, states
@@ -405,13 +407,13 @@ end
 
 -- ---- the step ------------------------------------------------------------------------------------------------------
 
-local function step_fields(study, asked, list)
+local function step_fields(asked, list)
   local ids, base = canon.list {}, {}
   for i, cell in ipairs(cells.in_place(list)) do ids[i] = cell.id end
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   return { title = asked.title, cells = canon.hash(ids), primary = asked.primary_id, baselines = base,
     setting_of = asked.setting_of,
-    friedman = asked.friedman, version = 1, images = asked.images, gate = canon.hash { gate_of(study, asked) } }
+    friedman = asked.friedman, version = 1, images = asked.images }
 end
 
 local table_files = { "tables/methods.csv", "tables/stability.csv", "tables/agreement.csv", "study/scores.csv",
@@ -434,9 +436,9 @@ end
 local function finish(study, asked, list, partial)
   local run = study.run
   run:take_over()
-  local fields = step_fields(study, asked, list)
-  fields.partial = partial
-  local name = "compare-" .. canon.hash(step_fields(study, asked, list)):sub(1, 8)
+  local fields = step_fields(asked, list)
+  local name = "compare-" .. canon.hash(fields):sub(1, 8)
+  fields.partial, fields.gate = partial, gate.hash(run.dir) -- its marks stand in the tables
   local step = run:step(name, fields)
   local _, failed = count_done(study, list)
   if step.done and step.result.failed == failed then

@@ -317,7 +317,7 @@ local function conclude(job)
   local result = { title = job.o.title, images = #job.images, stages = job.o.stages, draws = job.o.draws,
     models = models,
     thresholds = job.o.thresholds, target = tostring(job.study.target) }
-  tables.write(job.run.dir, result, rows)
+  tables.write(job.run, result, rows)
   gate.save(job.run.dir, tables.marks(result))
   return result
 end

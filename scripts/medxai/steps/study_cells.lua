@@ -317,10 +317,7 @@ function cells.maps(study, cell) return torch.load_npy(path_of(study, cell, ".np
 
 -- ---- one cell: values ----------------------------------------------------------------------------------------------
 
-local function direction_of(m)
-  local d = m.definition
-  return d.ranks == false and "none" or d.direction or "higher"
-end
+local function direction_of(m) return m.definition.direction or "higher" end
 
 -- What all rows of an image have in common.
 local function image_row(self, cell, i, one, entry)
