@@ -155,7 +155,7 @@ end
 -- Every model of the study; names that are told apart.
 local function models_of(o)
   local list, seen = {}, {}
-  for i, name in ipairs(o.models) do
+  for i, name in ipairs(check.smoke() and { table.unpack(o.models, 1, 2) } or o.models) do
     if type(name) ~= "string" then check.fail("study", "models holds names of runs (got %s at %d).", type(name), i) end
     local folders = folders_of(name, o.seeds)
     if not folders then
