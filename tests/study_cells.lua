@@ -64,6 +64,18 @@ local function kill_and_finish(name, kills, most)
   same_bytes(name)
 end
 
+t.test("a finished study is not done again, and stays as it is to the byte; a run has one comparison", function()
+  whole()
+  local r = t.run { "--threads", "1", tiny.experiment("whole", text .. [[
+print(pcall(run.compare, run, study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {} }))
+]]), cwd = tiny.dir(), timeout = 600 }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("compare%-%x+: finished before with the same settings"), r.err)
+  t.ok(r.out:find("compare: the run 'whole' has a comparison already", 1, true), r.out)
+  same_bytes "whole"
+end)
+
 t.test("killed at three points, a study ends with the bytes of one that was not", function()
   whole()
   kill_and_finish("killed", 3, 20)

@@ -452,9 +452,26 @@ local function finish(study, asked, list, partial)
   end)(), models = #study.models, images = asked.images, mask = asked.mask, within = asked.within, as = asked.as })
   step:begin()
   local result = conclude(study, asked, list, partial)
+  for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
+    if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
+  end
   step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl" })
   if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
+end
+
+-- A run's tables are those of one comparison.
+local function only_one(run, study, asked)
+  local key = { primary = asked.primary_id, models = canon.list {}, methods = canon.list {}, metrics = canon.list {} }
+  for i, m in ipairs(study.models) do key.models[i] = m.name end
+  for i, e in ipairs(asked.entries) do key.methods[i] = e.label end
+  for i, m in ipairs(asked.metric_entries) do key.metrics[i] = m.id end
+  local name = canon.hash(key)
+  if run.compared and run.compared ~= name then
+    check.fail("compare", "the run '%s' has a comparison already, whose tables would be lost. Give this one a run of "
+      .. "its own.", run.name)
+  end
+  run.compared = name
 end
 
 --- run:compare(study, options): the methods of a study's models, judged and ranked.
@@ -484,8 +501,13 @@ function compare.run(run, study, options)
       "takes a study: run:compare(run:study { ... }, { methods = ..., metrics = ..., primary = ... }).")
   end
   local asked = compare.check(options, study)
+  only_one(run, study, asked)
   run:prepare { join = true }
   local clock <close> = run:clock "compare" -- luacheck: ignore
+  if asked.share and study.budget_hours then
+    check.fail("compare", "budget_hours and array_index exclude each other: no part knows what the others take. Give "
+      .. "images.")
+  end
   asked.images = time.images(study)
   local list = do_cells(study, asked, cells.plan(study, asked))
   asked.images = time.images(study)

@@ -366,6 +366,14 @@ function Study:write_images(strata)
   csv.write(files.join(self.dir, "images.csv"), study.image_columns, rows)
 end
 
+-- Whether study/images.csv is of these images: then it stays as it is, since run:compare has written strata into it.
+local function is_written(self)
+  local found = csv.read(files.join(self.dir, "images.csv")) or {}
+  local same = #found == #self.images
+  for i, image in ipairs(self.images) do same = same and found[i].image_id == image.id and found[i].path == image.path end
+  return same
+end
+
 --- Frees all models.
 function Study:close()
   for _, m in ipairs(self.models) do m:close() end
@@ -464,7 +472,7 @@ function study.run(run, options)
   tell_counts(run, self.images, self.classes)
   run:begin()
   check_unchanged(self)
-  self:write_images()
+  if not is_written(self) then self:write_images() end
   return self
 end
 

@@ -472,6 +472,7 @@ end
 -- A failure is the cell's own: its text stays with it and in the tables, and the study goes on.
 function Work:attempt(cell)
   local began = host.now()
+  self:open(cell.model) -- a model that was trained again ends the study: that is no failure of the cell
   local ok, state = pcall(compute, self, cell)
   if not ok then
     if host.interrupted() then error("interrupted", 0) end
