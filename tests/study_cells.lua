@@ -69,10 +69,13 @@ t.test("a finished study is not done again, and stays as it is to the byte; a ru
   local r = t.run { "--threads", "1", tiny.experiment("whole", text .. [[
 print(pcall(run.compare, run, study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs",
   primary = "energy_inside", baselines = {} }))
+run:report()
 ]]), cwd = tiny.dir(), timeout = 600 }
   t.equal(r.code, 0, r.err)
   t.ok(r.err:find("compare%-%x+: finished before with the same settings"), r.err)
   t.ok(r.out:find("compare: the run 'whole' has a comparison already", 1, true), r.out)
+  local page = files.read(tiny.dir() .. "/runs/whole/report.html")
+  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1, true), "the page lacks it")
   same_bytes "whole"
 end)
 
