@@ -19,9 +19,12 @@ local function share_of(map, mask)
   return total > 0 and (energy * mask):sum():item() / total or 0 / 0
 end
 
--- For each image the number of another one of the same class and of another patient, in a keyed order; nil where there
--- is none.
-local function swaps_of(items, seed)
+--- For each image the number of another one of the same class and of another patient, in a keyed order; nil where there
+--- is none.
+---@param items { id: string, label: integer, patient: string }[]
+---@param seed integer
+---@return table<integer, integer>
+function maps.swaps(items, seed)
   local list = {}
   for i, item in ipairs(items) do
     local others = {}
@@ -90,7 +93,7 @@ function maps.rows(run, split, base)
     items[k], masks[k] = split:item(i), split:mask(i, "lungs"):ne(0):to { dtype = "float64" }
     patients[k] = items[k].patient
   end
-  local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), swaps_of(items, run.seed),
+  local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), maps.swaps(items, run.seed),
     #base.statuses, {}, {}
   for m, status in ipairs(base.statuses) do
     local records = {}

@@ -19,6 +19,8 @@ local verdict = require "medxai.stats.verdict"
 
 local parts = {}
 
+local nan = 0 / 0
+
 parts.names = { "markers", "border", "lungs" }
 parts.least_share = 0.5 -- of what the network tells with the lungs, told without them
 parts.least_drop = 0.2  -- in standard deviations of the logit margin
@@ -236,7 +238,7 @@ local function of_both(a, b)
 end
 
 --- Of each class how much of what the network tells is left when the lungs are replaced: (A without lungs - 1/2) /
---- (A whole - 1/2). found: more than half, by both removals.
+--- (A whole - 1/2). found: more than half, by both removals, of a class that the whole image is shown to tell.
 ---@param images table[] from parts.answers
 ---@param classes string[]
 ---@param seed integer
@@ -251,8 +253,9 @@ function parts.retained(images, classes, seed)
       local whole, left = placements(own, "none none 0", c), placements(own, "lungs " .. way .. " 0", c)
       local share = delong.retained(whole, left, over)
       row.whole, row.removals[way] = whole.auc, { auc = left.auc, share = share }
-      local v = verdict.of("bound", { low = share.low, high = share.high, units = over.count,
-        resampled = over.resampled, why = share.why },
+      local is_told = delong.area(whole, over).low > 0.5
+      local v = verdict.of("bound", { low = is_told and share.low or nan, high = is_told and share.high or nan,
+        units = over.count, resampled = over.resampled, why = share.why or "the whole image is not shown to tell it" },
         { threshold = parts.least_share, pass = "above" })
       verdicts[k] = { verdict = ({ pass = "found", fail = "not_found" })[v.verdict] or v.verdict, reason = v.reason }
     end
@@ -277,7 +280,7 @@ local function margin_deviation(images)
   local sum, squares, n = 0.0, 0.0, #images
   for _, image in ipairs(images) do sum = sum + margin_of(image) / n end
   for _, image in ipairs(images) do squares = squares + (margin_of(image) - sum) ^ 2 end
-  return n > 1 and math.sqrt(squares / (n - 1)) or 0 / 0
+  return n > 1 and math.sqrt(squares / (n - 1)) or nan
 end
 
 local function answer_of(z) return logits_of.argmax({ z })[1] end
@@ -294,7 +297,7 @@ local function drop_of(image, part, way, count)
       changes = changes + (answer_of(other) ~= answer_of(before) and 1 or 0)
     end
   end
-  if n == 0 then return 0 / 0, 0 / 0, 0 / 0 end
+  if n == 0 then return nan, nan, nan end
   return before[c] - after[c] - mean / n, answer_of(after) ~= answer_of(before) and 1 or 0, changes / n
 end
 
@@ -328,8 +331,7 @@ function parts.occlusion(images, o)
       local r = row.removals[way]
       r.p_above, r.p_below = above[k], below[k]
       row.verdicts[w] = verdict.of("threshold", { p_above = above[k], p_below = below[k], units = r.units,
-        resampled = r.resampled,
-        why = r.n == 0 and "no image has it" or r.one_sided.why })
+        resampled = r.resampled, why = r.one_sided.why, nothing = r.n == 0 and "no image has it" or nil }, {})
     end
   end
   for _, row in ipairs(rows) do row.verdict = of_both(row.verdicts[1], row.verdicts[2]) end
