@@ -8,8 +8,9 @@
 --                        "lungs_raw": the mask as it is; "lungs_hull": the convex hull of both lungs; "outside": the lungs removed;
 --                        "box": the rectangle around the lungs; "border": what lies outside it; "shape": the mask itself, white on
 --                        black (a model of masked lungs must beat one of their outline)
---   labels               "permuted": the training images' labels in a random order, keyed by the run's seed: a network that explains
---                        as well after learning nothing explains nothing
+--   labels               "permuted_all": the labels of all splits in one random order, keyed by the run's seed: nothing is left to
+--                        learn, and a network that explains as well after learning nothing explains nothing. "permuted": those of
+--                        the training images alone; no null, for what the network learned by heart still separates true classes
 --   mean, std            three numbers each; without them pixels stay in [0, 1]
 --   augment              true: { rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }, or such a table
 --                        (also flip, a probability); drawn per (seed, epoch, image id), for training alone
@@ -46,7 +47,7 @@ function base.spec(own)
     mask_resize = { one_of = base.mask_resizes },
     white_16bit = { "integer|table", default = 65535, min = 1, max = 65535 },
     limit = { "integer", field = true, min = 1 },
-    labels = { one_of = { "true", "permuted" }, field = true, default = "true" },
+    labels = { one_of = { "true", "permuted", "permuted_all" }, field = true, default = "true" },
     skip = { "string|table", field = true },
   }
   for key, rule in pairs(own or {}) do
@@ -448,17 +449,25 @@ local function set_whites(what, white, items)
   end
 end
 
--- The labels of the training images in a random order: the same for the same seed and images.
-local function permute_labels(items, seed)
-  local train, labels = {}, {}
+-- Labels in a random order, the same for the same seed and images: those of the training images ("permuted"), or those
+-- of all splits jointly ("permuted_all").
+local function permute_labels(items, seed, which)
+  local taken, labels = {}, {}
   for _, item in ipairs(items) do
-    if item.split == "train" and item.label then
-      train[#train + 1], labels[#labels + 1] = item, item.label
+    if item.label and (item.split == "train" or which == "permuted_all") then
+      taken[#taken + 1], labels[#labels + 1] = item, item.label
     end
   end
-  local order = require("medxai.core").rng.stream { seed = seed, purpose = "permuted_labels@1" }:permutation(#train)
-  for i, k in ipairs(order:tolist()) do train[i].label = labels[k + 1] end
+  local order = require("medxai.core").rng.stream { seed = seed, purpose = which == "permuted" and "permuted_labels@1"
+    or "permuted_labels_all@1" }:permutation(#taken)
+  for i, k in ipairs(order:tolist()) do taken[i].label = labels[k + 1] end
   order:close()
+end
+
+-- What the configuration says of permuted labels; nil of the true ones.
+local function labels_text(which, seed)
+  if which == "true" then return nil end
+  return (which == "permuted" and "permuted by seed %d" or "of all splits permuted by seed %d"):format(seed)
 end
 
 -- The first `limit` of each class and split.
@@ -553,13 +562,13 @@ function base.make(found)
   end
   if not found.drawn then set_whites(found.name, o.white_16bit, items) end
   check_patients(items)
-  if o.labels == "permuted" then permute_labels(items, host.options.seed or 42) end
+  if o.labels ~= "true" then permute_labels(items, host.options.seed or 42, o.labels) end
   if data.apply_mask and data.mask ~= "none" then check_masks(data, items) end
   if not found.empty_ok then check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
     mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
-    labels = o.labels == "permuted" and ("permuted by seed %d"):format(host.options.seed or 42) or nil }
+    labels = labels_text(o.labels, host.options.seed or 42) }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

@@ -878,6 +878,21 @@ function Model:clone()
   return copy
 end
 
+--- The layers with weights (convolutions, linear ones) in forward order: for cascades of random weights.
+---@return { name: string, last: string }[] last: the node before the next such layer, with this one's norm and rectifier
+function Model:weighted_layers()
+  local list, nodes = {}, self._def.nodes
+  for _, m in ipairs(self._def.modules) do
+    if m.node and m.fan_in and self._def.ids[m.name] then list[#list + 1] = { name = m.name, id = m.node.id } end
+  end
+  table.sort(list, function(a, b) return a.id < b.id end)
+  local out = {}
+  for i, layer in ipairs(list) do
+    out[i] = { name = layer.name, last = nodes[list[i + 1] and list[i + 1].id - 1 or #nodes] }
+  end
+  return out
+end
+
 -- Weights of one layer, by a rule of our own: normal with standard deviation sqrt(2 / fan_in), bias 0, batch norms as new.
 local function draw_again(self, m, seed)
   local function tensor(slot) return self._state:get(slot.slot) end

@@ -22,6 +22,7 @@ local Step = require "medxai.run.step"
 ---@field study fun(self: medxai.Run, options: table): medxai.Study see study.lua
 ---@field networks fun(self: medxai.Run, study: medxai.Study, options?: table): table see networks.lua
 ---@field audit fun(self: medxai.Run, options: table): table see audit.lua
+---@field sanity fun(self: medxai.Run, study: medxai.Study, options: table): table see sanity.lua
 ---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
 ---@field report fun(self: medxai.Run, options?: table): string see report.lua
 local Run = {}
@@ -42,7 +43,7 @@ local spec = {
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
   "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock", "verdicts.csv" }
-local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables", "audit" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables", "perturbed", "audit" }
 
 local function folder_of(options)
   local dir = host.options.out or options.out

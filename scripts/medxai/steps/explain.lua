@@ -67,8 +67,8 @@ local function chosen_layers(model, entries)
   return list
 end
 
--- They are tried on an empty image, so that a wrong one is known before the first map.
-local function try_layers(model, entries)
+--- Layers other than the network's own are tried on an empty image, so that a wrong one is known before the first map.
+function explain.try_layers(model, entries)
   local layers = chosen_layers(model, entries)
   if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
@@ -148,8 +148,8 @@ local function masks_of(e, split, input)
   return next(found) and found or nil
 end
 
--- What determines the maps of one entry, and the folder name made of it.
-local function name_set(e, model, split, weights, seed, input_masks)
+--- What determines the maps of one entry (e.settings), and the folder name made of it (e.set).
+function explain.name_set(e, model, split, weights, seed, input_masks)
   e.settings = { method = e.method.name, version = e.method.version, map = map.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
     options = code.plain(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
     aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {},
@@ -194,29 +194,6 @@ end
 function explain.check_call(unknown, run, model, split, options)
   if model ~= unknown and split ~= unknown then check_split(run, split, model) end
   explain.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
-end
-
--- What the shared passes have to keep: the union of layers in the order in which they are named, those (and "x", the input) at
--- which gradients are wanted, and those from which partial runs start.
-local function gather_layers(job)
-  local function adder(list)
-    local seen = {}
-    return function(name)
-      if not seen[name] then list[#list + 1] = name end
-      seen[name] = true
-    end
-  end
-  local layer_of, gradient_of, base_of = adder(job.layers), adder(job.gradients), adder(job.bases)
-  for _, e in ipairs(job.entries) do
-    local needs = e.method.needs
-    for _, layer in ipairs(e.layers or {}) do
-      layer_of(layer)
-      if needs.gradient then gradient_of(layer) end
-      if needs.base then base_of(layer) end
-    end
-    if needs.gradient and not e.layers then gradient_of "x" end
-    job.aliased = job.aliased or e.compat ~= nil
-  end
 end
 
 -- A method's title with what was done to its maps.
@@ -266,16 +243,18 @@ local function label_entries(entries)
 end
 
 local function new_job(run, model, split, asked)
-  local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
-    gradients = {}, bases = {}, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
+  local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries,
+    by_metric = {},
+    compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic,
+      budget_bytes = asked.budget_mb * (1 << 20),
     failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = model:sha256() }
   for _, m in ipairs(asked.metric_entries) do
     for _, id in ipairs(m.ids) do job.by_metric[id] = m end
   end
-  gather_layers(job)
+  require("medxai.explain.runner").gather_layers(job)
   local sets, input_masks = {}, split.input_masks_sha256 and split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
-    name_set(e, model, split, job.weights, run.seed, input_masks)
+    explain.name_set(e, model, split, job.weights, run.seed, input_masks)
     if sets[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
     sets[e.set] = true
   end
@@ -386,7 +365,7 @@ end
 function explain.run(run, model, split, options)
   check_split(run, split, model)
   local asked = explain.check(options, model, split)
-  try_layers(model, asked.entries)
+  explain.try_layers(model, asked.entries)
   local chosen, notice = require("medxai.explain.images").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)

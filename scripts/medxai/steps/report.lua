@@ -80,7 +80,10 @@ local function open_page(run, options)
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
   page.overlaps = in_experiment_order(steps_of(page, "overlap%-"), run.overlapped)
   page.judged = steps_of(page, "networks")
-  table.move(steps_of(page, "audit"), 1, 1000, #page.judged + 1, page.judged)
+  for _, prefix in ipairs { "compare", "audit" } do
+    local found = steps_of(page, prefix)
+    table.move(found, 1, #found, #page.judged + 1, page.judged)
+  end
   page.data_check = read_data(page, "data_check.json")
   local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
   page.epochs = {}

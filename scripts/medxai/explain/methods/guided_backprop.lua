@@ -11,6 +11,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
+  derivative = true,
   picture = "detail",
   smoothing = { aug_smooth = true },
   options = { colours = { "boolean", default = false } }, -- true: keeps the gradient of each colour channel beside the map (3, H, W)
