@@ -187,6 +187,35 @@ t.test("a class with one source is confounded, and the share of the class that t
   t.equal(sources.rows(nil, data.splits[1], { seed = 42 }, found)[1].verdict, { verdict = "not_applicable", reason = "one source: 'A'" })
 end)
 
+t.test("a network whose features tell the source within a class is found to know it, one source exchanged is not", function()
+  local scope <close> = xai.scope() -- luacheck: ignore
+  local data = xai.dataset.phantom { n_train = 9, n_val = 0, n_test = 90, size_px = 32 }
+  local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0", build = function(g, x)
+    x = g:relu("1", g:conv2d("0", x, { 3, 8, 5, padding = 2 }))
+    return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 2)), { 32, 3 })
+  end }
+  model:eval()
+  local bright, sorted = {}, {}
+  for i = 1, 90 do bright[i] = data.test:pixels(i):to { dtype = "float64" }:mean():item() end
+  table.move(bright, 1, 90, 1, sorted)
+  table.sort(sorted)
+  local function rows(source_of)
+    for i, item in ipairs(data.test.items) do item.source = source_of(i) end
+    local found = sources.table_of(nil, { classes = data.classes, splits = { data.test } })
+    return sources.rows(model, data.test, { seed = 42 }, found)
+  end
+  local known = rows(function(i) return bright[i] > sorted[45] and "A" or "B" end)
+  for _, r in ipairs(known) do
+    t.equal(r.verdict.verdict, "found", r.class)
+    t.ok(r.auc > 0.8 and r.n == 30 and r.units == 30)
+  end
+  local order = stream "sources":permutation(90):tolist()
+  local unknown = rows(function(i) return order[i] < 45 and "A" or "B" end) -- nothing in the pictures
+  for _, r in ipairs(unknown) do t.equal(r.verdict.verdict, "undecided", r.class) end
+  local few = rows(function(i) return i <= 6 and "A" or "B" end) -- two of each class
+  t.equal(few[1].verdict, { verdict = "undecided", reason = "fewer than 5 patients of a source" })
+end)
+
 t.test("sources given class by class: unknown classes, missing ones and one name for all are errors", function()
   local classes = { "a", "b" }
   t.fails(function() sources.check({ a = "A", b = "A" }, classes) end, "audit: sources: every class comes from 'A': with one source there is "

@@ -171,16 +171,33 @@ local function read_images(run, classes)
   return list
 end
 
---- Whether the lung masks that every part needs are there for the images of a split.
----@return string|nil why not
+--- Whether an image of a split has the lung mask that every part needs.
+---@param split medxai.Split
+---@param i integer
+---@return boolean
+function parts.has_lungs(split, i) return split.data.drawn ~= nil or split.items[i].lungs ~= nil end
+
+--- Why no image's parts can be replaced; nil where some can, and how many cannot.
+---@param split medxai.Split
+---@return string|nil why
+---@return integer|nil without images without a lung mask
 function parts.obstacle(split)
-  local has = false
-  for _, kind in ipairs(split.data.masks) do has = has or kind == "lungs" end
-  if not has then return "the data have no lung masks" end
-  if split.data.drawn then return nil end
-  for _, item in ipairs(split.items) do
-    if item.lungs == nil then return ("no lung mask for '%s'"):format(item.path) end
+  local without = 0
+  for i = 1, split.n do without = without + (parts.has_lungs(split, i) and 0 or 1) end
+  if without == split.n then return "the data have no lung masks" end
+  return nil, without
+end
+
+--- Numbers of images with lung masks, the classes in turn.
+---@param split medxai.Split
+---@param most integer
+---@return integer[]
+function parts.chosen(split, most)
+  local list = {}
+  for _, i in ipairs((require("medxai.explain.images").images(split, split.n))) do
+    if parts.has_lungs(split, i) and #list < most then list[#list + 1] = i end
   end
+  return list
 end
 
 --- The answers of a network to images with parts replaced; done once, and read from audit/parts.csv then.
@@ -191,7 +208,7 @@ end
 ---@return table[] images
 ---@return integer spots how many markers were proposed
 function parts.answers(run, model, split, o)
-  local chosen = require("medxai.explain.images").images(split, o.images)
+  local chosen = parts.chosen(split, o.images)
   local step = run:step("audit-parts", { model = run:describe_model(model), data = run:describe_split(split),
     masks = split:masks_sha256 "lungs" or "none",
     images = #chosen, regions = o.regions, placebo = o.placebo, version = 1 })
