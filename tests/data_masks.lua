@@ -310,3 +310,35 @@ t.test("permuted labels: the same images and counts, another order, keyed by the
   for i, label in ipairs(a) do differ = differ or label ~= b[i] end
   t.ok(differ, "two seeds give the same order")
 end)
+
+t.test("permuted_all: the labels of all splits in one order, keyed by the seed; a class's images change splits' counts alone", function()
+  local host = require "medxai.host"
+  local seed = host.options.seed
+  local restore <close> = setmetatable({}, { __close = function() host.options.seed = seed end }) -- luacheck: ignore
+  host.options.seed = 5
+  local function all(which)
+    local data = xai.dataset.phantom { n_train = 60, n_val = 30, n_test = 30, size_px = 32, labels = which }
+    local list = {}
+    for _, split in ipairs(data.splits) do
+      for _, label in ipairs(split:labels():tolist()) do list[#list + 1] = label end
+    end
+    return list, data
+  end
+  local plain, a = all "true", nil
+  a = all "permuted_all"
+  local _, data = all "permuted_all"
+  t.equal(data.config.labels, "of all splits permuted by seed 5")
+  local moved, count = { 0, 0, 0 }, { 0, 0, 0 }
+  for i, label in ipairs(a) do
+    local split = i <= 60 and 1 or i <= 90 and 2 or 3
+    moved[split] = moved[split] + (label ~= plain[i] and 1 or 0)
+    count[label + 1] = count[label + 1] + 1
+  end
+  t.equal(count, { 40, 40, 40 }) -- jointly
+  t.ok(moved[1] > 25 and moved[2] > 10 and moved[3] > 10, table.concat(moved, " ")) -- about two thirds of each
+  t.equal(all "permuted_all", a)
+  host.options.seed = 6
+  local differ = false
+  for i, label in ipairs(all "permuted_all") do differ = differ or label ~= a[i] end
+  t.ok(differ, "two seeds give the same order")
+end)

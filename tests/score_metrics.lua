@@ -443,7 +443,8 @@ t.test("an own metric that fails leaves undefined values and a warning; the rest
   t.ok(told:find("metric 'tensor_value' returned a tensor, whose number is tensor:item%(%) %(expected a number%)"), told)
   t.fails(function() metric.entries { "half_version" } end, "explain: metric 'half_version': version is a whole number (got 1.5).")
   t.fails(function() metric.entries { "no_measure" } end, "explain: metric 'no_measure' has no measure (expected a table with measure = function(map, ctx)).")
-  t.fails(function() metric.entries { "up" } end, "explain: metric 'up': direction is 'higher' or 'lower' (got 'up').")
+  t.fails(function() metric.entries { "up" } end,
+    "explain: metric 'up': direction is 'higher', 'lower' or 'none' (got 'up').")
 end)
 
 t.test("an own metric that works in place changes nothing for the others", function()

@@ -61,6 +61,16 @@ local function steps()
     { name = "overlap", usage = "run:overlap(model, data.test, { methods = { \"gradcam\" }, mask = \"infection\" })",
       options = of("overlap").spec,
       doc = "Maps of all images compared with the data's masks, and with baselines. Takes explain's options as well." },
+    { name = "study", usage = "local study = run:study { models = { \"a\", \"b\" }, data = data.test }", options = of("study").spec,
+      doc = "Models and images of a comparison, resolved once: for run:networks, run:sanity, run:compare." },
+    { name = "networks", usage = "run:networks(study, { primary = \"auroc_macro\" })", options = of("networks").spec,
+      doc = "Which network: areas, accuracy, calibration, conformal sets, each pair with its test." },
+    { name = "sanity", usage = "run:sanity(study, { methods = { \"gradcam\" } })", options = of("sanity").spec,
+      doc = "Whether maps depend on the image, the weights and what was learned; marks what does not on later pages." },
+    { name = "compare", usage = "run:compare(study, { methods = ..., metrics = ..., primary = \"road_combined\" })",
+      options = of("compare").spec, doc = "Which explanation: every method on every model beside its own chance level." },
+    { name = "audit", usage = "run:audit { train = function(cell) ... end }", options = of("audit").spec,
+      doc = "Whether a class is told without the lungs, by a cheap probe, by trainings, by hiding parts, by sources." },
     { name = "report", usage = "run:report()", options = of("report").spec, doc = "Writes report.html." },
   }
 end

@@ -64,8 +64,9 @@ function base.spec(own)
     white_16bit = { "integer|table", default = 65535, min = 1, max = 65535, lua = "integer|table<string, integer>",
       doc = "the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file" },
     limit = { "integer", field = true, min = 1, unit = "images", doc = "at most so many per class and split" },
-    labels = { one_of = { "true", "permuted" }, field = true, default = "true",
-      doc = "permuted: training images get each other's labels, a control that must explain nothing" },
+    labels = { one_of = { "true", "permuted", "permuted_all" }, field = true, default = "true",
+      doc = "permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of "
+        .. "the training images alone, which is no null" },
     skip = { "string|table", field = true, lua = "string|string[]",
       doc = "images to leave out besides those of skip.txt beside the data: another such file, or paths" },
   }
@@ -235,13 +236,13 @@ function base.make(found)
   end
   if not found.drawn then lists.set_whites(found.name, o.white_16bit, items) end
   lists.check_patients(items)
-  if o.labels == "permuted" then lists.permute_labels(items, current_seed.get() or 42) end
+  if o.labels ~= "true" then lists.permute_labels(items, current_seed.get() or 42, o.labels) end
   if data.apply_mask and data.mask ~= "none" then lists.check_masks(data, items) end
   if not found.empty_ok then lists.check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
     mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
-    labels = o.labels == "permuted" and ("permuted by seed %d"):format(current_seed.get() or 42) or nil }
+    labels = lists.labels_text(o.labels, current_seed.get() or 42) }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

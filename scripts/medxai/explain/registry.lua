@@ -1,12 +1,14 @@
--- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of checked
--- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
--- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or
--- completes them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page) (gallery.lua),
--- honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without it: any of them),
--- picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
--- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
--- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
--- It refuses unknown names and options, and a method file that does not say what it should, before anything is computed.
+-- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of
+-- checked entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative"
+-- | "magnitude", derivative = true where the raw map is one of the target by the input, needs = { gradient, base },
+-- smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or completes
+-- them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page)
+-- (gallery.lua), honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without
+-- it: any of them), picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is
+-- drawn, map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give
+-- just a function(x, model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus,
+-- Grad-CAM is gradcam. It refuses unknown names and options, and a method file that does not say what it should, before
+-- anything is computed.
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
@@ -36,7 +38,8 @@ local function from_function(name, f, source)
 end
 
 local kinds = { title = "string", paper = "string", sign = "string", picture = "string", rng = "string", as = "string", options = "table", needs = "table",
-  smoothing = "table", honesty = "table", check = "function", approximate = "function", masks = "function" }
+  smoothing = "table", honesty = "table", derivative = "boolean", check = "function", approximate = "function",
+    masks = "function" }
 
 -- A method file's table, checked.
 local function from_table(name, t, source)
@@ -50,7 +53,7 @@ local function from_table(name, t, source)
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
     options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
     cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check,
-    approximate = t.approximate, masks = t.masks }
+    approximate = t.approximate, masks = t.masks, derivative = t.derivative }
 end
 
 local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end

@@ -675,6 +675,21 @@ model.randomize_spec = {
   seed = { "integer", doc = "of the weights; default: the run's" },
 }
 
+--- The layers with weights (convolutions, linear ones) in forward order: for cascades of random weights.
+---@return { name: string, last: string }[] last: the node before the next such layer, with this one's norm and rectifier
+function Model:weighted_layers()
+  local list, nodes = {}, self._def.nodes
+  for _, m in ipairs(self._def.modules) do
+    if m.node and m.fan_in and self._def.ids[m.name] then list[#list + 1] = { name = m.name, id = m.node.id } end
+  end
+  table.sort(list, function(a, b) return a.id < b.id end)
+  local out = {}
+  for i, layer in ipairs(list) do
+    out[i] = { name = layer.name, last = nodes[list[i + 1] and list[i + 1].id - 1 or #nodes] }
+  end
+  return out
+end
+
 --- A copy whose weights are random from the output back to a part, that part included (cascading), or in one part alone.
 --- Layers are taken in the reverse of forward order. Each layer's numbers depend on the seed and its name alone, so a longer
 --- cascade keeps those of a shorter one.

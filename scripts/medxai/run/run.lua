@@ -110,7 +110,7 @@ end
 -- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
 function Run:wait_to_join()
   for _ = 1, 25 do
-    if files.is_folder(files.join(self.dir, "families")) then return true end
+    if files.is_folder(files.join(self.dir, "families")) or files.is_folder(files.join(self.dir, "study")) then return true end
     files.sleep(0.2)
     self.lock = files.lock(files.join(self.dir, ".lock"))
     if self.lock then return false end

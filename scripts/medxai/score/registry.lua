@@ -1,6 +1,6 @@
 -- Judgements of a map: one file per metric in score/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
---   direction          "higher" or "lower" is better; range = { lo, hi } or nil
+--   direction          "higher" or "lower" is better; "none": it describes and ranks no methods; range = { lo, hi } or nil
 --   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0, the
 --                      interval is Wilson's
 --   axis               what a chart says under it; signed = true: a difference, written with its sign
@@ -60,8 +60,8 @@ local function definition_of(name)
   end
   check.kinds("explain", string.format("metric '%s'", name), d, kinds)
   check.spec("explain", string.format("metric '%s'", name), d.options or {})
-  if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" then
-    check.fail("explain", "metric '%s': direction is 'higher' or 'lower' (got '%s').", name, tostring(d.direction))
+  if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" and d.direction ~= "none" then
+    check.fail("explain", "metric '%s': direction is 'higher', 'lower' or 'none' (got '%s').", name, tostring(d.direction))
   end
   if d.version ~= nil and math.type(d.version) ~= "integer" then
     check.fail("explain", "metric '%s': version is a whole number (got %s).", name, tostring(d.version))
@@ -162,6 +162,12 @@ end
 function metric.unit(m, as)
   if m.definition.unit ~= "score" then return m.definition.unit end
   return (m.as or as) == "softmax" and "probability" or "logit"
+end
+
+--- "higher is better" for headings.
+---@param direction string|nil of a metric
+function metric.better(direction)
+  return direction == "none" and "it describes, neither way is better" or (direction or "higher") .. " is better"
 end
 
 return metric

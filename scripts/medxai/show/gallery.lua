@@ -131,7 +131,8 @@ end
 local function metric_sentences(job)
   local words, list = {}, {}
   for _, m in ipairs(job.metric_entries) do
-    if not m.names and #words < 2 then words[#words + 1] = string.format("%s: %s, %s is better", m.id, units(job, m), m.definition.direction or "higher") end
+    if not m.names and #words < 2 then words[#words + 1] = string.format("%s: %s, %s", m.id, units(job, m),
+      metric.better(m.definition.direction)) end
   end
   if #words > 0 then list[1] = table.concat(words, "; ") .. "." end
   return list

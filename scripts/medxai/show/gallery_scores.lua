@@ -23,7 +23,7 @@ end
 -- "ROAD, most relevant first", "percentile=25": the title, and what its id adds to the name.
 local function column_title(job, s)
   local m = job.by_metric[s.metric]
-  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
+  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s", s.unit or "value", metric.better(m.definition.direction)) }
 end
 
 local function cell(job, s)
@@ -102,7 +102,7 @@ local function dots(job, group)
   local definition = job.by_metric[first.metric].definition
   return figure.dots { rows = rows, title = definition.title or first.metric, x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
     definition.axis and definition.unit == "score" and " (" .. first.unit .. ")" or ""), caption = {
-      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(group) } }
+      string.format("%s; %s.", first.metric, metric.better(definition.direction)), interval_sentence(group) } }
 end
 
 -- The share of a value's name: "... percentile=90", as ROAD's; nil where it has none.
@@ -137,7 +137,7 @@ local function percentile_lines(m, groups)
     for i, k in ipairs(order) do x[i], y[i] = s.x[k], s.y[k] end
     s.x, s.y = x, y
   end
-  return figure.lines { charts = { { title = string.format("%s (%s is better)", m.definition.title, m.definition.direction), series = series, x_label = "pixels removed (%)",
+  return figure.lines { charts = { { title = string.format("%s (%s)", m.definition.title, metric.better(m.definition.direction)), series = series, x_label = "pixels removed (%)",
     y_label = string.format("mean change (%s)", groups[1][1].unit) } } }
 end
 

@@ -162,14 +162,15 @@ function averages.balanced_accuracy(t)
   return value, gradient
 end
 
---- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
----@param name "macro_f1"|"balanced_accuracy"
----@param over medxai.Units
+metrics.averages = averages -- name -> function of totals, for medxai.stats.units' totals
+
+--- What macro F1 and balanced accuracy are functions of: of each class hits, support and predictions, one after the
+--- other; a list of columns, each one per image.
 ---@param labels integer[] 0-based
 ---@param predicted integer[] 0-based
 ---@param classes integer how many
----@return medxai.Statistic
-function metrics.average(name, over, labels, predicted, classes)
+---@return number[][]
+function metrics.average_columns(labels, predicted, classes)
   local columns = {}
   for d = 1, 3 * classes do
     columns[d] = {}
@@ -179,7 +180,18 @@ function metrics.average(name, over, labels, predicted, classes)
     if label == predicted[i] then columns[label + 1][i] = 1 end
     columns[classes + label + 1][i], columns[2 * classes + predicted[i] + 1][i] = 1, 1
   end
-  return over:totals(columns, averages[name])
+  return columns
+end
+
+--- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
+---@param name "macro_f1"|"balanced_accuracy"
+---@param over medxai.Units
+---@param labels integer[] 0-based
+---@param predicted integer[] 0-based
+---@param classes integer how many
+---@return medxai.Statistic
+function metrics.average(name, over, labels, predicted, classes)
+  return over:totals(metrics.average_columns(labels, predicted, classes), averages[name])
 end
 
 metrics.interval_spec = {

@@ -72,8 +72,8 @@ local function chosen_layers(model, entries)
   return list
 end
 
--- They are tried on an empty image, so that a wrong one is known before the first map.
-local function try_layers(model, entries)
+--- Layers other than the network's own are tried on an empty image, so that a wrong one is known before the first map.
+function explain.try_layers(model, entries)
   local layers = chosen_layers(model, entries)
   if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
@@ -278,7 +278,7 @@ end
 ---@param asked table
 ---@return table result
 function explain.run_checked(run, model, split, asked)
-  try_layers(model, asked.entries)
+  explain.try_layers(model, asked.entries)
   local chosen, notice = require("medxai.explain.images").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)

@@ -50,4 +50,20 @@ function predictions.write(run, split, answers, file)
   csv.write(path, columns, first)
 end
 
+--- A split's answers as predictions.write wrote them: path -> { label = 0 .., logits, patient }.
+---@param run medxai.Run
+---@param file string
+---@param split medxai.Split
+---@return table<string, table>
+function predictions.read(run, file, split)
+  local place, out = {}, {}
+  for c, name in ipairs(split.classes) do place[name] = c - 1 end
+  for _, row in ipairs(csv.read(files.join(run.dir, file)) or {}) do
+    local logits = {}
+    for c, name in ipairs(split.classes) do logits[c] = tonumber(row["logit_" .. name]) end
+    if row.split == split.name then out[row.path] = { label = place[row.label], logits = logits, patient = row.patient } end
+  end
+  return out
+end
+
 return predictions

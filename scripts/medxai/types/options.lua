@@ -91,6 +91,66 @@
 ---@field title? string of this part of the report; default: the methods
 ---@field tune? medxai.Split a split on which thresholds are tuned (data.val); default: cross-fitted over folds
 
+---@class medxai.StudyOptions
+---@field data medxai.Split|medxai.Dataset the judged split, data.test; or a data set with split = "test" (required)
+---@field models string[] names of finished runs; of a run with several seeds all are models (required)
+---@field budget_hours? number fewer images where a step would take longer: the first of the list, never fewer methods (in hours, --budget_hours)
+---@field controls? string[] swap: the map of another patient of the same class, judged on this image; {} for none (default { "swap" })
+---@field explainer_seeds? integer seeds of methods that draw at random (default 1)
+---@field images? integer|string balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60; or "all" (default 60 images, --images)
+---@field seeds? integer[] of runs with several trainings: these seeds alone
+---@field split? string name of the judged split, where data is a data set
+---@field swaps? integer how many other patients' maps per image (default 1)
+---@field target? medxai.Target.Spec what is explained; maps of networks that name different classes are not comparable (default "true")
+---@field tune? medxai.Split a split for temperature and thresholds (data.val), without any judged image
+
+---@class medxai.NetworksOptions
+---@field alpha? number share of images whose class a conformal set may miss (default 0.1)
+---@field batch? integer per pass (default 32 images)
+---@field level? number of the intervals (default 0.95)
+---@field margin? number differences within it are equivalent; default: equivalence is not judged
+---@field primary? string the endpoint that decides; the others are exploratory (default "auroc_macro")
+
+---@class medxai.SanityOptions
+---@field methods medxai.Methods as run:explain's; the four controls join them (required)
+---@field alone? boolean each stage randomized alone as well, as a figure (default true)
+---@field budget_mb? number memory for a batch and for chunks (default 1024 MB)
+---@field draws? integer of random weights per stage (default 5, --draws)
+---@field images? integer the study's first (default 48 images, --images)
+---@field layer? string|string[] as run:explain's
+---@field mask? string the data's mask for the check localise
+---@field permuted? table<string, string> run of a study's model -> run of the same network trained on permuted labels (default {  })
+---@field stages? integer in which weights are randomized, from the head to the input (default 6)
+---@field thresholds? table<string, number> of the checks, by name: { persistence = 0.25 } (default {  })
+---@field title? string of this part of the report
+
+---@class medxai.CompareOptions
+---@field methods medxai.Methods as run:explain's (required)
+---@field metrics medxai.Metrics.List as run:explain's (required)
+---@field primary string the metric that decides, by name; all others are exploratory (required)
+---@field array_index? string "I/N": this process does every N-th cell; several work on one run folder (--array_index)
+---@field as? "logit"|"softmax" the score that metrics judge, the same for all methods (default "logit")
+---@field baselines? medxai.Methods methods that must be beaten, each of them (default { "sobel", "center_blob", "random_smooth" })
+---@field friedman? boolean Friedman's test with Iman and Davenport's F beside the primary metric (default false, --friedman)
+---@field layer? string|string[]|table<string, string> a node, a list, or { [network] = node }; default: each network's CAM layer
+---@field mask? string the data's mask with which metrics of overlap compare
+---@field partial? boolean tables of the cells that are done, stamped partial (default false, --partial)
+---@field settings? table<string, table[]> other settings of metrics, to see whether the ranking depends on them: { road_combined = { { percentiles = { 50 } } } } (default {  })
+---@field title? string of this part of the report
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.AuditOptions
+---@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input (required)
+---@field audited? string|string[] runs whose use of the parts is tested; default: the trainings on whole images
+---@field images? integer|string of the test split for hiding and maps; or "all" (default 240 images, --images)
+---@field inputs? string[] what is trained on, each a value of the data's option input (default { "whole", "lungs_raw", "outside", "border", "shape" })
+---@field margin? number AUROC from which a class counts as told (a half standard deviation) (default 0.638)
+---@field methods? medxai.Methods whose maps' share inside the lungs is told (default {  })
+---@field placebo? integer patches of the same shape elsewhere, per part and image (default 4)
+---@field regions? string[] parts that are hidden beside placebos (default { "markers", "border", "lungs" })
+---@field seeds? integer[] trainings per input; {}: the probe alone, nothing is trained (default { 1, 2, 3 })
+---@field sources? table<string, string> source of each class, where the reader does not know it
+
 ---@class medxai.ReportOptions
 ---@field notes? string a paragraph under the head
 ---@field question? string default: the experiment file's leading comment
@@ -109,7 +169,7 @@
 ---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted" permuted: training images get each other's labels, a control that must explain nothing (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
@@ -128,7 +188,7 @@
 ---@field classes? string[] names in the order of labels
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field label? string|integer|(string|integer)[] class by name or number from 0: one, or one per file
----@field labels? "true"|"permuted" permuted: training images get each other's labels, a control that must explain nothing (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit)
 ---@field lungs? string|string[] lung mask file: one, or one per file
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
@@ -143,7 +203,7 @@
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted" permuted: training images get each other's labels, a control that must explain nothing (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
@@ -160,7 +220,7 @@
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels; default: by name
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted" permuted: training images get each other's labels, a control that must explain nothing (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
@@ -174,7 +234,7 @@
 ---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
----@field labels? "true"|"permuted" permuted: training images get each other's labels, a control that must explain nothing (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
@@ -195,7 +255,7 @@
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field contrast? number of the lesions; 0: invisible (default 1)
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted" permuted: training images get each other's labels, a control that must explain nothing (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit)
 ---@field marker? number|medxai.MarkerOptions plants a shortcut, a lead letter in a random corner; a number is its rate in every class
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
@@ -620,6 +680,12 @@
 ---@field percentile? number pixels whose edges lie below it are kept (default 75)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.WeightsNoiseMethodOptions
+---@field [1] "weights_noise"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.WholeLungMethodOptions
 ---@field [1] "whole_lung"
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
@@ -668,9 +734,49 @@
 ---@field percentiles? (number|"otsu")[] of the map, above which pixels are inside (95: the top 5 %); "otsu": Otsu's threshold (default { 50, 95, "otsu" })
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
+---@class medxai.EffectiveAreaMetricOptions
+---@field [1] "effective_area"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
 ---@class medxai.EnergyInsideMetricOptions
 ---@field [1] "energy_inside"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.EntropyMetricOptions
+---@field [1] "entropy"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.FaithfulnessCorrelationMetricOptions
+---@field [1] "faithfulness_correlation"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field regions? medxai.Regions into which the image is cut; default: a grid of 8 x 8
+---@field removal? medxai.RemovalName what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+---@field sets? integer of regions that are hidden together (default 200)
+---@field share? number of the regions in a set (default 0.2)
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.FaithfulnessEstimateMetricOptions
+---@field [1] "faithfulness_estimate"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field regions? medxai.Regions into which the image is cut; default: a grid of 8 x 8
+---@field removal? medxai.RemovalName what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.GiniMetricOptions
+---@field [1] "gini"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.InfidelityMetricOptions
+---@field [1] "infidelity"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field regions? medxai.Regions into which the image is cut; default: a grid of 8 x 8
+---@field removal? medxai.RemovalName what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+---@field sets? integer of regions that are hidden together (default 200)
+---@field share? number of the regions in a set (default 0.2)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.InsertionMetricOptions
@@ -686,6 +792,20 @@
 ---@field percentiles? (number|"otsu")[] of the map, above which pixels are inside (95: the top 5 %); "otsu": Otsu's threshold (default { 50, 95, "otsu" })
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
+---@class medxai.LocalLipschitzMetricOptions
+---@field [1] "local_lipschitz"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field draws? integer of noise (default 10)
+---@field radius? number largest change of a pixel, of the range of [0, 1] (default 0.02)
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.MaxSensitivityMetricOptions
+---@field [1] "max_sensitivity"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field draws? integer of noise (default 10)
+---@field radius? number largest change of a pixel, of the range of [0, 1] (default 0.02)
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
 ---@class medxai.PointingGameMetricOptions
 ---@field [1] "pointing_game"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
@@ -696,6 +816,11 @@
 ---@field [1] "prediction_changed"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field removal? medxai.RemovalName what removed pixels show; see help removals (default "noisy_linear(0.01)")
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+
+---@class medxai.RelevanceRankAccuracyMetricOptions
+---@field [1] "relevance_rank_accuracy"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.RoadCombinedMetricOptions
@@ -915,15 +1040,15 @@
 ---@field step_lr fun(options: medxai.StepLrOptions): medxai.ScheduleSpec
 ---@field warmup fun(options: medxai.WarmupOptions): medxai.ScheduleSpec
 
----@alias medxai.MethodName "ablationcam"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"whole_lung"|"xgradcam"|string
+---@alias medxai.MethodName "ablationcam"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"weights_noise"|"whole_lung"|"xgradcam"|string
 
----@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
+---@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
 
 ---@alias medxai.Methods medxai.MethodName|(medxai.MethodName|medxai.MethodEntry)[]|table<string, table|function>
 
----@alias medxai.MetricName "auprc"|"confidence_change"|"confidence_drop"|"confidence_increase"|"deletion"|"dice"|"energy_inside"|"insertion"|"iou"|"pointing_game"|"prediction_changed"|"road_combined"|"road_least_relevant_first"|"road_most_relevant_first"|string
+---@alias medxai.MetricName "auprc"|"confidence_change"|"confidence_drop"|"confidence_increase"|"deletion"|"dice"|"effective_area"|"energy_inside"|"entropy"|"faithfulness_correlation"|"faithfulness_estimate"|"gini"|"infidelity"|"insertion"|"iou"|"local_lipschitz"|"max_sensitivity"|"pointing_game"|"prediction_changed"|"relevance_rank_accuracy"|"road_combined"|"road_least_relevant_first"|"road_most_relevant_first"|string
 
----@alias medxai.MetricEntry medxai.AuprcMetricOptions|medxai.ConfidenceChangeMetricOptions|medxai.ConfidenceDropMetricOptions|medxai.ConfidenceIncreaseMetricOptions|medxai.DeletionMetricOptions|medxai.DiceMetricOptions|medxai.EnergyInsideMetricOptions|medxai.InsertionMetricOptions|medxai.IouMetricOptions|medxai.PointingGameMetricOptions|medxai.PredictionChangedMetricOptions|medxai.RoadCombinedMetricOptions|medxai.RoadLeastRelevantFirstMetricOptions|medxai.RoadMostRelevantFirstMetricOptions
+---@alias medxai.MetricEntry medxai.AuprcMetricOptions|medxai.ConfidenceChangeMetricOptions|medxai.ConfidenceDropMetricOptions|medxai.ConfidenceIncreaseMetricOptions|medxai.DeletionMetricOptions|medxai.DiceMetricOptions|medxai.EffectiveAreaMetricOptions|medxai.EnergyInsideMetricOptions|medxai.EntropyMetricOptions|medxai.FaithfulnessCorrelationMetricOptions|medxai.FaithfulnessEstimateMetricOptions|medxai.GiniMetricOptions|medxai.InfidelityMetricOptions|medxai.InsertionMetricOptions|medxai.IouMetricOptions|medxai.LocalLipschitzMetricOptions|medxai.MaxSensitivityMetricOptions|medxai.PointingGameMetricOptions|medxai.PredictionChangedMetricOptions|medxai.RelevanceRankAccuracyMetricOptions|medxai.RoadCombinedMetricOptions|medxai.RoadLeastRelevantFirstMetricOptions|medxai.RoadMostRelevantFirstMetricOptions
 
 ---@alias medxai.Metrics.List medxai.MetricName|(medxai.MetricName|medxai.MetricEntry)[]|table<string, table|function>
 

@@ -11,6 +11,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
+  derivative = true,
   picture = "detail",
   smoothing = { aug_smooth = true },
   options = {

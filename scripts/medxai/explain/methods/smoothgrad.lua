@@ -10,6 +10,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
+  derivative = true,
   rng = "smoothgrad@1",
   smoothing = { aug_smooth = true },
   options = {
