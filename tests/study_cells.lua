@@ -14,7 +14,7 @@ run:compare(study, { methods = { "gradcam", "saliency" }, metrics = { "energy_in
 
 -- All that a study leaves but for times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
-  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv" }
+  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv" }
 
 local function bytes_of(name)
   local dir, out = tiny.dir() .. "/runs/" .. name, {}
@@ -75,7 +75,8 @@ run:report()
   t.ok(r.err:find("compare%-%x+: finished before with the same settings"), r.err)
   t.ok(r.out:find("compare: the run 'whole' has a comparison already", 1, true), r.out)
   local page = files.read(tiny.dir() .. "/runs/whole/report.html")
-  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1, true), "the page lacks it")
+  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1,
+    true), "the page lacks it")
   same_bytes "whole"
 end)
 
@@ -199,13 +200,16 @@ run:compare(study, { methods = { { "lime", samples = 200 } }, metrics = { "energ
   r = tiny.go("slower", slow)
   t.equal(r.code, 0, r.err)
   for path, bytes in pairs(bytes_of "slower") do t.ok(base[path] == bytes, path .. " differs") end
-  for _, name in ipairs(files.list(tiny.dir() .. "/runs/slower/study/cells")) do t.ok(not name:find "part$", name .. " is left") end
+  for _, name in ipairs(files.list(tiny.dir() .. "/runs/slower/study/cells")) do t.ok(not name:find "part$", name
+    .. " is left") end
 end)
 
-t.test("methods that draw are repeated with explainer_seeds, others are not; a budget that was decided stays", function()
+t.test("methods that draw are repeated with explainer_seeds, others are not; a budget that was decided stays",
+  function()
   local text_of = [[
 local study = run:study { models = { "one" }, data = data.test, images = 18, explainer_seeds = 2, budget_hours = HOURS }
-run:compare(study, { methods = { "gradcam", "random_smooth" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+run:compare(study, { methods = { "gradcam", "random_smooth" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {},
+  noise = true })
 ]]
   local dir = tiny.dir() .. "/runs/budget"
   local r = tiny.go("budget", (text_of:gsub("HOURS", "1e-9")))
@@ -214,13 +218,14 @@ run:compare(study, { methods = { "gradcam", "random_smooth" }, metrics = { "ener
   files.write_data(dir .. "/study/budget.json", { hours = 1, of = 18, images = 16 })
   r = tiny.go("budget", (text_of:gsub("HOURS", "1")))
   t.equal(r.code, 0, r.err)
-  local seeds, images = {}, {}
+  local seeds = {}
   for _, row in ipairs(csv.read(dir .. "/study/scores.csv")) do
     seeds[row.method .. " " .. row.explainer_seed] = (seeds[row.method .. " " .. row.explainer_seed] or 0) + 1
-    images[row.image_id] = true
   end
-  t.equal(seeds, { ["gradcam 1"] = 32, ["random_smooth 1"] = 32, ["random_smooth 2"] = 32 })
+  t.equal(seeds, { ["gradcam 1"] = 48, ["random_smooth 1"] = 48, ["random_smooth 2"] = 48 })
+  t.equal(csv.read(dir .. "/tables/methods.csv")[1].noise, "0.0") -- this metric draws nothing
   local kinds = {}
-  for _, row in ipairs(csv.read(dir .. "/tables/agreement.csv")) do kinds[row.kind .. ": " .. row.a .. ", " .. row.b] = true end
+  for _, row in ipairs(csv.read(dir .. "/tables/agreement.csv")) do kinds[row.kind .. ": " .. row.a .. ", "
+    .. row.b] = true end
   t.ok(kinds["explainer_seed: one: random_smooth, draw 1, one: random_smooth, draw 2"], "draws are not compared")
 end)
