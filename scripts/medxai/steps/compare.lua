@@ -23,21 +23,24 @@ local torch = require "medxai.torch"
 
 local compare = {}
 
-local spec = {
-  methods = { "table", required = true },
-  metrics = { "table", required = true },
-  primary = { "string", required = true },
-  title = { "string" },
-  mask = { "string" },
-  baselines = { "table", default = { "sobel", "center_blob", "random_smooth" } },
-  settings = { "table", default = {} },
-  layer = { "string|table" },
-  within = { "string" },
-  as = { one_of = { "logit", "softmax" }, default = "logit" },
-  friedman = { "boolean", field = true, default = false },
-  noise = { "boolean", field = true, default = false },
-  partial = { "boolean", field = true, default = false },
-  array_index = { "string", field = true },
+--- All options of run:compare.
+compare.spec = {
+  methods = { "table", required = true, lua = "medxai.Methods", doc = "as run:explain's" },
+  metrics = { "table", required = true, lua = "medxai.Metrics.List", doc = "as run:explain's" },
+  primary = { "string", required = true, doc = "the metric that decides; all others are exploratory" },
+  title = { "string", doc = "of this part of the report" },
+  mask = { "string", doc = "the data's mask that metrics of overlap compare with" },
+  baselines = { "table", default = { "sobel", "center_blob", "random_smooth" }, lua = "medxai.Methods",
+    doc = "methods that know nothing of the network, to be beaten, each of them" },
+  settings = { "table", default = {}, doc = "metric -> list of other settings: does the ranking depend on them?" },
+  layer = { "string|table", doc = "a node, a list of nodes, or network -> node; default: each network's own" },
+  within = { "string", doc = "a mask's name: metrics neither rank nor count pixels outside it" },
+  as = { one_of = { "logit", "softmax" }, default = "logit", doc = "the score that metrics judge, for all methods" },
+  friedman = { "boolean", field = true, default = false, doc = "Friedman's test beside the primary metric" },
+  noise = { "boolean", field = true, default = false,
+    doc = "every map is judged once more with the metrics' own draws under another seed" },
+  partial = { "boolean", field = true, default = false, doc = "tables of the cells that are done, stamped partial" },
+  array_index = { "string", field = true, doc = "I/N: this process does every N-th cell" },
 }
 
 -- ---- what is asked for ---------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ end
 ---@param study? medxai.Study nil while it is not known
 ---@return table asked
 function compare.check(options, study)
-  local o = check.options("compare", options, spec)
+  local o = check.options("compare", options, compare.spec)
   o.share = share_of(o.array_index)
   o.entries = entries_of(o, study)
   local list, varies = metrics_of(o)

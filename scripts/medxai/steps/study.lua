@@ -56,18 +56,25 @@ Study.__index = Study
 
 local control_names = { "swap" }
 
-local spec = {
-  models = { "table", required = true },
-  data = { "table", required = true },
-  split = { "string" },
-  tune = { "table" },
-  images = { "integer|string", field = true, default = 60, min = 2 },
-  seeds = { "table" },
-  target = { "string|integer|table", default = "true" },
-  controls = { "table", default = control_names },
-  swaps = { "integer", default = 1, min = 1, max = 5 },
-  explainer_seeds = { "integer", default = 1, min = 1, max = 100 },
-  budget_hours = { "number", field = true, above = 0 },
+--- All options of run:study.
+study.spec = {
+  models = { "table", of = "string", required = true,
+    doc = "names of finished runs; of a run with several seeds all of them are models" },
+  data = { "table", lua = "medxai.Split", required = true,
+    doc = "the judged split, data.test; or a data set with split" },
+  split = { "string", doc = "the judged split of a data set; default test" },
+  tune = { "table", lua = "medxai.Split", doc = "for temperature and thresholds, without any judged image: data.val" },
+  images = { "integer|string", field = true, default = 60, min = 2, unit = "images",
+    doc = "how many, balanced over classes, one per patient; the first 60 of 240 are the 60; or all" },
+  seeds = { "table", of = "integer", doc = "of runs with several trainings these alone; default: all" },
+  target = { "string|integer|table", default = "true", lua = "medxai.TargetSpec",
+    doc = "what maps explain; maps of networks that name different classes are not comparable" },
+  controls = { "table", of = "string", default = control_names,
+    doc = "swap: another patient's map of the same class, judged on this image; {}: none" },
+  swaps = { "integer", default = 1, min = 1, max = 5, doc = "how many other patients' maps per image" },
+  explainer_seeds = { "integer", default = 1, min = 1, max = 100, doc = "draws of methods that draw at random" },
+  budget_hours = { "number", field = true, above = 0, unit = "hours",
+    doc = "fewer images where run:compare would take longer: the first of them, never fewer methods" },
 }
 
 -- ---- models --------------------------------------------------------------------------------------------------------
@@ -394,7 +401,7 @@ end
 
 --- Checks the options; raises what is wrong with them.
 function study.check(options)
-  local o = check.options("study", options, spec)
+  local o = check.options("study", options, study.spec)
   if type(o.images) == "string" and o.images ~= "all" then check.fail("study",
     "images is a number or 'all' (got '%s').", o.images) end
   for _, name in ipairs(o.controls) do check.known("study", "control", name, control_names) end
