@@ -23,6 +23,9 @@ local function needed(name)
   for other in source(name):gmatch 'weights = "([%w_]+)"' do
     if files.exists(root .. "/experiments/" .. other .. ".lua") and other ~= name then list[#list + 1] = other end
   end
+  for other in (source(name):match "models = {(.-)}" or ""):gmatch '"([%w_]+)"' do
+    if #list < 2 then list[#list + 1] = other end -- a study takes two under --smoke
+  end
   return list
 end
 

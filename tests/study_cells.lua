@@ -1,4 +1,5 @@
--- The cells of a comparison: killed anywhere, and by several processes, the same bytes; failures are rows and are counted.
+-- The cells of a comparison: killed anywhere, and by several processes, the same bytes; failures are rows and are
+-- counted.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -63,6 +64,18 @@ local function kill_and_finish(name, kills, most)
   same_bytes(name)
 end
 
+t.test("a finished study is not done again, and stays as it is to the byte; a run has one comparison", function()
+  whole()
+  local r = t.run { "--threads", "1", tiny.experiment("whole", text .. [[
+print(pcall(run.compare, run, study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {} }))
+]]), cwd = tiny.dir(), timeout = 600 }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("compare%-%x+: finished before with the same settings"), r.err)
+  t.ok(r.out:find("compare: the run 'whole' has a comparison already", 1, true), r.out)
+  same_bytes "whole"
+end)
+
 t.test("killed at three points, a study ends with the bytes of one that was not", function()
   whole()
   kill_and_finish("killed", 3, 20)
@@ -88,17 +101,20 @@ end)
 
 t.test("--array-index: each process does its part, whoever ends the last cell writes the tables; partial tables are stamped", function()
   whole()
-  local r = t.run { "--threads", "1", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "1/2", timeout = 600 }
+  local r = t.run { "--threads", "1", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "1/2",
+    timeout = 600 }
   t.equal(r.code, 0, r.err)
   t.ok(r.err:find("12 of 24 cells are done, this process' share among them", 1, true), r.err)
   t.ok(not files.exists(tiny.dir() .. "/runs/array/tables/methods.csv"), "tables of a part")
-  r = t.run { "--threads", "1", "--quiet", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "1/2", "--partial", "true",
+  r = t.run { "--threads", "1", "--quiet", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "1/2",
+    "--partial", "true",
     timeout = 600 }
   t.equal(r.code, 0, r.err)
   local rows = csv.read(tiny.dir() .. "/runs/array/tables/methods.csv")
   t.equal(rows[1].partial, "12 of 24 cells")
   t.ok(csv.read(tiny.dir() .. "/runs/array/verdicts.csv")[1].reason:find("partial: 12 of 24 cells", 1, true))
-  r = t.run { "--threads", "1", "--quiet", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "2/2", timeout = 600 }
+  r = t.run { "--threads", "1", "--quiet", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "2/2",
+    timeout = 600 }
   t.equal(r.code, 0, r.err)
   same_bytes "array"
 end)
@@ -114,7 +130,8 @@ run:compare(study, { methods = { "gradcam", odd = function(x) if io.open("mended
   local dir = tiny.dir() .. "/runs/broken"
   local failed, all = 0, 0
   for _, row in ipairs(csv.read(dir .. "/study/scores.csv")) do
-    if row.method == "odd" then all, failed = all + 1, failed + (row.status == "failed" and row.value == "" and 1 or 0) end
+    if row.method == "odd" then all, failed = all + 1, failed + (row.status == "failed" and row.value == "" and 1
+      or 0) end
   end
   t.equal({ all, failed }, { 24, 24 })
   for _, row in ipairs(csv.read(dir .. "/tables/methods.csv")) do
@@ -137,4 +154,28 @@ t.test("a study that is asked to end ends with 143 and goes on to the same bytes
   r = tiny.go("ended", text)
   t.equal(r.code, 0, r.err)
   same_bytes "ended"
+end)
+
+t.test("images without the metric's mask are undefined and counted, for the map itself and for the one that is lent",
+  function()
+  local number = 0
+  files.write(tiny.dir() .. "/data/some.csv", (files.read(tiny.dir()
+    .. "/data/manifest.csv"):gsub("(,test,[^\n]*,)mask%d+%.png", function(line)
+    number = number + 1
+    return number % 3 == 0 and line or nil
+  end)))
+  local r = tiny.go("some", [[
+local some = xai.dataset.manifest { csv = "data/some.csv", size_px = 48, resize_px = 48 }
+local study = run:study { models = { "one" }, data = some.test, images = 12 }
+run:compare(study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+]])
+  t.equal(r.code, 0, r.err)
+  local undefined, values = 0, 0
+  for _, row in ipairs(csv.read(tiny.dir() .. "/runs/some/study/scores.csv")) do
+    if row.undefined == "no mask"
+      and row.value == "" then undefined = undefined + 1 elseif row.value ~= "" then values = values + 1 end
+  end
+  t.equal({ undefined > 0, undefined % 2, undefined + values }, { true, 0, 24 })
+  local row = csv.read(tiny.dir() .. "/runs/some/tables/methods.csv")[1]
+  t.equal({ tonumber(row.n), tonumber(row.undefined) }, { values / 2, undefined / 2 })
 end)

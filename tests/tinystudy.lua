@@ -78,7 +78,8 @@ function tiny.dir()
 end
 
 --- The path of an experiment of that name whose text follows the head (run, data).
-function tiny.experiment(name, text) return t.write(tiny.dir() .. "/" .. name .. ".lua", head:gsub("NAME", name) .. text) end
+function tiny.experiment(name, text) return t.write(tiny.dir() .. "/" .. name .. ".lua", head:gsub("NAME", name)
+  .. text) end
 
 --- Runs an experiment in the folder.
 ---@param name string also the run's

@@ -11,5 +11,7 @@ return {
   compare = { "medxai.steps.compare", "run" },
   study = { "medxai.steps.study", "run" },
   sanity = { "medxai.steps.sanity", "run" },
+  networks = { "medxai.steps.networks", "run" },
+  audit = { "medxai.steps.audit", "run" },
   report = { "medxai.steps.report", "write", begins = true },
 }

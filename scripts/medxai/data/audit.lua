@@ -323,6 +323,23 @@ local function patients_of(items)
   return n
 end
 
+--- The images that cannot be used as they are prepared (a mask that is not a mask of lungs, a file that is damaged), each
+--- with why. Everything is decoded once.
+---@param data medxai.Dataset
+---@param threads? integer
+---@return { path: string, why: string }[] in the order of the data
+function report.refused(data, threads)
+  if data.checked then return {} end
+  local items, indices, _, set = all_items(data)
+  scan(data, indices, threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
+  local wrong = {}
+  for _, item in ipairs(items) do
+    local why = set:error(item.index)
+    if why then wrong[#wrong + 1] = { path = item.path, why = why } end
+  end
+  return wrong
+end
+
 --- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
 --- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
 ---@param data medxai.Dataset
@@ -332,12 +349,7 @@ function report.check(data, options)
   if data.checked then return data.checked end
   local started = host.now()
   local items, indices, groups, set = all_items(data)
-  scan(data, indices, o.threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
-  local wrong = {}
-  for _, item in ipairs(items) do
-    local why = set:error(item.index)
-    if why then wrong[#wrong + 1] = { path = item.path, why = why } end
-  end
+  local wrong = report.refused(data, o.threads)
   if #wrong > 0 then raise_unreadable(wrong, #items) end
   local exact, within = exact_duplicates(items, set)
   local near, near_count = near_duplicates(items, indices, groups, set)

@@ -1,6 +1,9 @@
--- How alike the maps of a study are, in the frame that all models share: of methods on one model, of networks and training
--- seeds under one method, of explainer seeds; each beside the likeness of maps of different patients. Agreement is what is
--- left of the one when the other is taken off. Writes study/similarity.csv; the numbers are those of stats/similarity.lua,
+-- How alike the maps of a study are, in the frame that all models share: of methods on one model, of networks and
+-- training
+-- seeds under one method, of explainer seeds; each beside the likeness of maps of different patients. Agreement is
+-- what is
+-- left of the one when the other is taken off. Writes study/similarity.csv; the numbers are those of
+-- stats/similarity.lua,
 -- of all images at once. It refuses a number for a constant map: the field is empty.
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
@@ -17,14 +20,15 @@ local likeness = {}
 likeness.strangers = 5 -- other patients whose maps each map is compared with
 
 likeness.columns = { "image_id", "patient", "class", "kind", "a", "b", "stage", "draw", "view", "measure", "value" }
-likeness.agreement = { "kind", "a", "b", "view", "measure", "agreement", "low", "high", "same", "strangers", "n", "units",
+likeness.agreement = { "kind", "a", "b", "view", "measure", "agreement", "low", "high", "same", "strangers", "n",
+  "units",
   "undefined", "interval", "reason", "partial" }
 
 -- The primary measure comes first.
 local measures = { { "spearman", "shown" }, { "ssim", "shown" }, { "top_tenth", "shown" }, { "spearman", "signed" },
   { "spearman", "magnitude" } }
 
--- ---- what is compared -------------------------------------------------------------------------------------------------
+-- ---- what is compared ----------------------------------------------------------------------------------------------
 
 local fine = 4 * frame.side
 
@@ -78,7 +82,8 @@ function likeness.prepare(maps)
     local cells = torch.avg_pool2d(shown, { 4, 4 }):view { n, side * side }
     local window = gaussian()
     local p = { shown = standard_ranks(cells), signed = standard_ranks(x:narrow(1, fine * fine, side * side)),
-      magnitude = standard_ranks(x:narrow(1, fine * fine + side * side, side * side)), top = top_shares(cells), image = shown,
+      magnitude = standard_ranks(x:narrow(1, fine * fine + side * side, side * side)), top = top_shares(cells),
+        image = shown,
       mean = blurred(shown, window), square = blurred(shown * shown, window), window = window,
       constant = constant(cells):to { dtype = "float64" } }
     return scope:keep(p)
@@ -92,7 +97,8 @@ function likeness.prepare(maps)
   return prepared
 end
 
--- Of each image i the likeness of a's map of it and b's map of image other[i] (from 0): a list of n numbers, NaN undefined.
+-- Of each image i the likeness of a's map of it and b's map of image other[i] (from 0): a list of n numbers, NaN
+-- undefined.
 local function compare(a, b, measure, view, other)
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local function of_b(x) return other and x:index_select(0, other) or x end
@@ -111,9 +117,10 @@ local function compare(a, b, measure, view, other)
 end
 likeness.compare = compare
 
--- ---- strangers --------------------------------------------------------------------------------------------------------
+-- ---- strangers -----------------------------------------------------------------------------------------------------
 
---- Of each image up to five others of other patients: the next ones of its class in the study's order, in a circle; of any
+--- Of each image up to five others of other patients: the next ones of its class in the study's order, in a circle; of
+--- any
 --- class where its class has no other patient.
 ---@param images table[] { id, patient, label }
 ---@return integer[][] [k][i], from 0: the k-th stranger of image i, -1 where there are fewer
@@ -127,7 +134,8 @@ function likeness.strangers_of(images)
         local other = (i - 1 + step) % n + 1
         local o = images[other]
         local is_other = o.id ~= image.id and not (units.is_known(o.patient) and o.patient == image.patient)
-        if #found < likeness.strangers and is_other and (o.label == image.label or not same_class) then found[#found + 1] = other - 1 end
+        if #found < likeness.strangers and is_other and (o.label == image.label
+          or not same_class) then found[#found + 1] = other - 1 end
       end
     end
     for k = 1, likeness.strangers do lists[k][i] = found[k] or -1 end
@@ -150,7 +158,7 @@ local function with_strangers(a, b, measure, view, strangers)
   return out
 end
 
--- ---- pairs ------------------------------------------------------------------------------------------------------------
+-- ---- pairs ---------------------------------------------------------------------------------------------------------
 
 local function number(v) return v == v and ("%.17g"):format(v) or "" end
 
@@ -177,9 +185,11 @@ local function pair(t, kind, a, b)
     local other = with_strangers(a.maps, b.maps, measure, view, t.strangers)
     put_rows(t, kind, a.name, b.name, view, measure, same)
     put_rows(t, "stranger", a.name, b.name, view, measure, other)
-    local row = { kind = kind, a = a.name, b = b.name, view = view, measure = measure, undefined = count_undefined(same), partial = t.partial }
+    local row = { kind = kind, a = a.name, b = b.name, view = view, measure = measure,
+      undefined = count_undefined(same), partial = t.partial }
     local first, second = t.over:ratio(same), t.over:ratio(other)
-    row.same, row.strangers, row.n, row.units = first.value, second.value, math.min(first.n, second.n), math.min(first.units, second.units)
+    row.same, row.strangers, row.n, row.units = first.value, second.value, math.min(first.n, second.n),
+      math.min(first.units, second.units)
     if k == 1 then
       local r = similarity.agreement(t.over, same, other)
       row.agreement, row.low, row.high, row.interval, row.reason = r.mean, r.low, r.high, r.interval, r.why
@@ -216,15 +226,18 @@ end
 
 --- Writes study/similarity.csv and gives the rows of tables/agreement.csv.
 ---@param o table path; images (list of { id, patient, class, label }); groups: list of { kind = "method" | "network" |
----  "train_seed" | "explainer_seed", sets = list of { name, ... } whose maps are compared with one another }; maps_of(set):
+---  "train_seed" | "explainer_seed", sets = list of { name, ... } whose maps are compared with one another };
+---  maps_of(set):
 ---  tensor; seed; partial
 ---@return table[] rows
 function likeness.write(o)
   local patients = {}
   for i, image in ipairs(o.images) do patients[i] = image.patient end
   local temporary = o.path .. ".part"
-  local t = { rows = canon.list {}, strangers = likeness.strangers_of(o.images), heads = heads_of(o.images), maps_of = o.maps_of, partial = o.partial,
-    path = temporary, file = files.create(temporary), over = units.over(#o.images, patients, { seed = o.seed, id = "similarity" }) }
+  local t = { rows = canon.list {}, strangers = likeness.strangers_of(o.images), heads = heads_of(o.images),
+    maps_of = o.maps_of, partial = o.partial,
+    path = temporary, file = files.create(temporary), over = units.over(#o.images, patients,
+      { seed = o.seed, id = "similarity" }) }
   files.put(t.file, t.path, table.concat(likeness.columns, ",") .. "\n")
   local ok, problem = pcall(function()
     for _, group in ipairs(o.groups) do

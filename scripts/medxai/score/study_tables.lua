@@ -1,5 +1,7 @@
--- The tables of a comparison, made from the rows of study/scores.csv alone: each method's mean, its own chance level and
--- what it gains over that, ranges of ranks, pairs, whether a metric can tell a map from another patient's at all, and how
+-- The tables of a comparison, made from the rows of study/scores.csv alone: each method's mean, its own chance level
+-- and
+-- what it gains over that, ranges of ranks, pairs, whether a metric can tell a map from another patient's at all, and
+-- how
 -- far rankings depend on metric, network, seed and setting. Blocks are patients of one model.
 -- It refuses a ranking by a metric that tells nothing, one score of several metrics, and verdicts of fewer than ten
 -- patients.
@@ -22,7 +24,7 @@ tables.low_tau = 0.6 -- rankings less alike than this depend on what differs bet
 
 local nan = 0 / 0
 
--- ---- values -----------------------------------------------------------------------------------------------------------
+-- ---- values --------------------------------------------------------------------------------------------------------
 
 local function adder(list)
   local seen = {}
@@ -52,7 +54,8 @@ local function group_of(self, list, i)
   local key = list.run[i] .. "\0" .. list.metric[i] .. "\0" .. list.method[i]
   local g = self.groups[key]
   if not g then
-    g = { value = new_slot(), swap = new_slot(), chance = new_slot(), undefined = 0, failed = 0, rows = 0, swaps = 0, forwards = 0.0, backwards = 0.0 }
+    g = { value = new_slot(), swap = new_slot(), chance = new_slot(), undefined = 0, failed = 0, rows = 0, swaps = 0,
+      forwards = 0.0, backwards = 0.0 }
     self.groups[key] = g
   end
   return g
@@ -64,7 +67,8 @@ local function take_row(self, list, i, image)
     add(g.value, image, value)
     add(g.chance, image, list.chance[i])
     g.rows = g.rows + 1
-    if list.forwards[i] == list.forwards[i] then g.forwards, g.backwards = g.forwards + list.forwards[i], g.backwards + list.backwards[i] end
+    if list.forwards[i] == list.forwards[i] then g.forwards, g.backwards = g.forwards + list.forwards[i],
+      g.backwards + list.backwards[i] end
     if list.status[i] == "failed" or list.undefined[i] == "failed" then g.failed = g.failed + 1
     elseif value ~= value then g.undefined = g.undefined + 1 end
   elseif list.control[i] == "swap" then
@@ -78,7 +82,8 @@ end
 ---@param options table seed; baselines = { [label] = true }; images? = { [id] = true }: of these alone
 ---@return table data { images, patients, labels, runs, metrics, methods, directions, of(run, metric, method) }
 function tables.gather(list, options)
-  local self = { images = {}, patients = {}, labels = {}, runs = {}, metrics = {}, methods = {}, directions = {}, units = {}, groups = {}, run = {},
+  local self = { images = {}, patients = {}, labels = {}, runs = {}, metrics = {}, methods = {}, directions = {},
+    units = {}, groups = {}, run = {},
     baselines = options.baselines or {}, seed = options.seed }
   local place = {}
   local run_of, metric_of, method_of = adder(self.runs), adder(self.metrics), adder(self.methods)
@@ -88,7 +93,8 @@ function tables.gather(list, options)
       local image = place[id]
       if not image then
         image = #self.images + 1
-        place[id], self.images[image], self.patients[image], self.labels[image] = image, id, list.patient[i], list.label[i]
+        place[id], self.images[image], self.patients[image], self.labels[image] = image, id, list.patient[i],
+          list.label[i]
       end
       if run_of(list.run[i]) then self.run[list.run[i]] = { network = list.network[i], seed = list.train_seed[i] } end
       if metric_of(list.metric[i]) then self.directions[list.metric[i]] = list.direction[i] end
@@ -113,7 +119,7 @@ local function mean_of(values)
   return n > 0 and sum / n or nan, n
 end
 
--- ---- one model and metric ---------------------------------------------------------------------------------------------
+-- ---- one model and metric ------------------------------------------------------------------------------------------
 
 -- Holm over the differences of a family, then a verdict on each.
 local function decide(list, direction)
@@ -141,7 +147,7 @@ local function summaries(data, run, metric)
       s.mean, s.swap, s.chance = over:mean(g.value), mean_of(g.swap), mean_of(g.chance)
       s.gain = over:difference(g.value, g.swap, metric .. " swap " .. method)
       if is_ranking(data, metric) and g.swaps > 0 then
-        s.power = over:mean(rankings.wins(g.value, g.swap, direction), { range = { 0, 1 } })
+        s.power = over:mean(rankings.wins(g.value, g.swap, direction), { hits = true })
       end
       list[#list + 1], gains[#gains + 1] = s, s.gain
     end
@@ -151,16 +157,20 @@ local function summaries(data, run, metric)
   return list
 end
 
--- Whether any method's maps are told from another patient's; nil where there was no such control.
-local function can_tell(list, marks, run)
-  local known = false
+-- Whether any method's maps are told from another patient's: its power's interval, widened for the number of methods
+-- (Bonferroni), lies above 0.5. nil where there was no such control.
+local function can_tell(data, list, metric, marks)
+  local asked = {}
   for _, s in ipairs(list) do
-    if s.power and not s.baseline then
-      known = known or s.g.swaps > 0
-      if s.power.low > 0.5 and not (marks[run] or {})[s.method] then return true end
+    if s.power and not s.baseline then asked[#asked + 1] = s end
+  end
+  for _, s in ipairs(asked) do
+    if s.power.low > 0.5 and not marks[s.method] then
+      local wins = rankings.wins(s.g.value, s.g.swap, data.directions[metric])
+      if data.over:mean(wins, { hits = true, level = 1 - 0.05 / #asked }).low > 0.5 then return true end
     end
   end
-  if known then return false end
+  if #asked > 0 then return false end
 end
 
 local function sums_positive(over) return over.count >= units.least end
@@ -195,7 +205,8 @@ local function ranked(data, list, run, metric)
     for j = i + 1, #names do
       local d = data.over:difference(values[i], values[j], metric .. " " .. names[i] .. " " .. names[j])
       tests[#tests + 1] = d
-      pairs_[#pairs_ + 1] = { family = ("compare %s %s"):format(run, metric), endpoint = metric, a = names[i], b = names[j], estimate = d.mean,
+      pairs_[#pairs_ + 1] = { family = ("compare %s %s"):format(run, metric), endpoint = metric, a = names[i],
+        b = names[j], estimate = d.mean,
         low = d.low, high = d.high, p = d.p, test = d.test, n = d.n, units = d.units }
     end
   end
@@ -203,7 +214,8 @@ local function ranked(data, list, run, metric)
     local pair = pairs_[i]
     pair.p_holm, pair.decision, pair.verdict = d.p_holm, d.verdict, d.verdict
   end
-  local ranges, best = rankings.ranges(names, pairs_), #names > 0 and rankings.best(data.over, values, data.directions[metric]) or {}
+  local ranges, best = rankings.ranges(names, pairs_), #names > 0 and rankings.best(data.over, values,
+    data.directions[metric]) or {}
   for i, s in ipairs(judged) do s.rank, s.best = ranges[i], best[i] end
   for _, pair in ipairs(pairs_) do pair.verdict = nil end
   return pairs_
@@ -215,33 +227,47 @@ local function short(metric, data)
   return same == 1 and bare or metric
 end
 
-local function row_of(data, run, metric, s, marks, tells, partial)
+-- What the gate says of a method on a model: its mark, else "passed" or "undecided"; nil where it was not judged.
+local function gate_word(run, method, o)
+  return ((o.marks or {})[run] or {})[method] or ((o.states or {})[run] or {})[method]
+end
+
+local function row_of(data, run, metric, s, tells, o)
   local m, info = s.mean, data.run[run]
   local ranking = is_ranking(data, metric)
   local shows = ranking and tells ~= false and s.rank and sums_positive(data.over)
-  return { run = run, network = info.network, seed = info.seed, metric = metric, method = s.method, n = m.n, units = m.units, mean = m.mean,
-    low = m.low, high = m.high, chance = s.chance, swap = s.swap, gain = s.gain.mean, gain_low = s.gain.low, gain_high = s.gain.high,
-    above_swap = s.g.swaps > 0 and s.above.verdict or nil, p_holm = s.g.swaps > 0 and s.above.p_holm or nil, power = s.power and s.power.mean,
+  return { run = run, network = info.network, seed = info.seed, metric = metric, method = s.method, n = m.n,
+    units = m.units, mean = m.mean,
+    low = m.low, high = m.high, chance = s.chance, swap = s.swap, gain = s.gain.mean, gain_low = s.gain.low,
+      gain_high = s.gain.high,
+    above_swap = s.g.swaps > 0 and s.above.verdict or nil, p_holm = s.g.swaps > 0 and s.above.p_holm or nil,
+      power = s.power and s.power.mean,
     power_low = s.power and s.power.low, power_high = s.power and s.power.high, rank_low = shows and s.rank.low or nil,
-    rank_high = shows and s.rank.high or nil, p_best = shows and s.best or nil, beats_baselines = ranking and s.beats and s.beats.verdict or nil,
-    gate = (marks[run] or {})[s.method], undefined = s.g.undefined, failed = s.g.failed, forwards = s.g.forwards / math.max(1, s.g.rows),
-    backwards = s.g.backwards / math.max(1, s.g.rows), interval = m.interval, partial = partial }
+    rank_high = shows and s.rank.high or nil, p_best = shows and s.best or nil, beats_baselines = ranking and s.beats
+      and s.beats.verdict or nil,
+    gate = gate_word(run, s.method, o), undefined = s.g.undefined, failed = s.g.failed,
+      forwards = s.g.forwards / math.max(1, s.g.rows),
+    backwards = s.g.backwards / math.max(1, s.g.rows), interval = m.interval, partial = o.partial }
 end
 
--- ---- verdicts ---------------------------------------------------------------------------------------------------------
+-- ---- verdicts ------------------------------------------------------------------------------------------------------
 
 local function verdict_rows(data, run, metric, list, tells, primary, out)
   local family = ("compare %s %s"):format(run, metric)
   local head = metric == primary and "primary" or "exploratory"
   if tells == false then
-    out[#out + 1] = { subject = ("%s on %s"):format(short(metric, data), run), check = "metric", verdict = "cannot_tell", threshold = 0.5, family = family,
-      reason = "cannot tell a map from another patient's map here: no method's power is above 0.5", n = #data.images, units = data.over.count }
+    out[#out + 1] = { subject = ("%s on %s"):format(short(metric, data), run), check = "metric",
+      verdict = "cannot_tell", threshold = 0.5, family = family,
+      reason = "cannot tell a map from another patient's map here: no method's power is above 0.5", n = #data.images,
+        units = data.over.count }
   end
   for _, s in ipairs(list) do
     if not s.baseline and is_ranking(data, metric) then
       local function put(name, test, decided)
-        out[#out + 1] = { subject = ("%s on %s"):format(s.method, run), check = name, verdict = decided.verdict, estimate = test.mean, low = test.low,
-          high = test.high, threshold = 0.0, reason = decided.reason or head, family = family, p_holm = decided.p_holm, n = test.n, units = test.units }
+        out[#out + 1] = { subject = ("%s on %s"):format(s.method, run), check = name, verdict = decided.verdict,
+          estimate = test.mean, low = test.low,
+          high = test.high, threshold = 0.0, reason = decided.reason or head, family = family, p_holm = decided.p_holm,
+            n = test.n, units = test.units }
       end
       if s.g.swaps > 0 then put("above_swap", s.gain, s.above) end
       if s.beats then put("beats_baselines", s.beats_test, s.beats) end
@@ -262,13 +288,13 @@ function tables.of(data, options)
       local list, pairs_ = summaries(data, run, metric), {}
       local tells
       if is_ranking(data, metric) then
-        tells = can_tell(list, marks, run)
+        tells = can_tell(data, list, metric, marks[run] or {})
         against_baselines(data, list, metric)
         pairs_ = ranked(data, list, run, metric)
       end
       out.tells[run][metric] = tells
       for _, s in ipairs(list) do
-        out.methods[#out.methods + 1] = row_of(data, run, metric, s, marks, tells, options.partial)
+        out.methods[#out.methods + 1] = row_of(data, run, metric, s, tells, options)
         if s.rank then
           out.ranges[run][metric] = out.ranges[run][metric] or {}
           table.insert(out.ranges[run][metric], { name = s.method, low = s.rank.low, high = s.rank.high })
@@ -281,7 +307,7 @@ function tables.of(data, options)
   return out
 end
 
--- ---- stability --------------------------------------------------------------------------------------------------------
+-- ---- stability -----------------------------------------------------------------------------------------------------
 
 -- Values of the methods that are ranked: [method][image].
 local function values_of(data, run, metric, names)
@@ -314,7 +340,8 @@ end
 -- A tau-b row, with its verdict.
 local function tau_row(data, t, row, a, b, ranges_a, ranges_b)
   local r = rankings.tau_b(data.over, a, b)
-  row.statistic, row.value, row.low, row.high, row.units, row.interval, row.partial = "tau_b", r.mean, r.low, r.high, r.units, r.interval, t.partial
+  row.statistic, row.value, row.low, row.high, row.units, row.interval, row.partial = "tau_b", r.mean, r.low, r.high,
+    r.units, r.interval, t.partial
   row.n, row.winners_a, row.winners_b = #data.images, winners(ranges_a), winners(ranges_b)
   if r.mean ~= r.mean or data.over.count < units.least then row.verdict = "undecided"
   elseif r.mean < tables.low_tau or row.winners_a ~= row.winners_b then row.verdict = "depends"
@@ -325,7 +352,8 @@ end
 local function w_row(data, t, row, criteria)
   if #criteria < 2 then return end
   local r = rankings.concordance(data.over, criteria)
-  row.statistic, row.value, row.low, row.high, row.units, row.interval, row.n, row.partial = "W", r.mean, r.low, r.high, r.units, r.interval,
+  row.statistic, row.value, row.low, row.high, row.units, row.interval, row.n, row.partial = "W", r.mean, r.low, r.high,
+    r.units, r.interval,
     #data.images, t.partial
   t.rows[#t.rows + 1] = row
 end
@@ -335,11 +363,13 @@ local function over_metrics(data, t, names, out)
   for _, run in ipairs(data.runs) do
     local criteria = {}
     for _, metric in ipairs(data.metrics) do
-      local v = is_ranking(data, metric) and not t.setting_of[metric] and out.tells[run][metric] ~= false and values_of(data, run, metric, names)
+      local v = is_ranking(data, metric) and not t.setting_of[metric] and out.tells[run][metric] ~= false
+        and values_of(data, run, metric, names)
       if v then
         criteria[#criteria + 1] = v
         if metric ~= t.primary and values_of(data, run, t.primary, names) then
-          tau_row(data, t, { kind = "metrics", run = run, a = t.primary, b = metric }, values_of(data, run, t.primary, names), v,
+          tau_row(data, t, { kind = "metrics", run = run, a = t.primary, b = metric },
+            values_of(data, run, t.primary, names), v,
             out.ranges[run][t.primary], out.ranges[run][metric])
         end
       end
@@ -360,7 +390,8 @@ local function over_models(data, t, names, out, kind, runs)
       w_row(data, t, { kind = kind, metric = metric, a = of[1], b = of[#of] }, criteria)
       for i = 1, metric == t.primary and #of or 0 do
         for j = i + 1, #of do
-          tau_row(data, t, { kind = kind, metric = metric, a = of[i], b = of[j] }, criteria[i], criteria[j], out.ranges[of[i]][metric],
+          tau_row(data, t, { kind = kind, metric = metric, a = of[i], b = of[j] }, criteria[i], criteria[j],
+            out.ranges[of[i]][metric],
             out.ranges[of[j]][metric])
         end
       end
@@ -375,7 +406,8 @@ local function over_settings(data, t, names, out)
       local base = t.setting_of[metric]
       local a, b = base and values_of(data, run, base, names), base and values_of(data, run, metric, names)
       if a and b then
-        tau_row(data, t, { kind = "settings", run = run, a = base, b = metric }, a, b, out.ranges[run][base], out.ranges[run][metric])
+        tau_row(data, t, { kind = "settings", run = run, a = base, b = metric }, a, b, out.ranges[run][base],
+          out.ranges[run][metric])
       end
     end
   end
@@ -395,14 +427,17 @@ local function model_groups(data, run_names)
   return firsts, groups
 end
 
---- How far rankings depend on metric, network, seed and setting: Kendall's W of all, tau-b of pairs, and whether the methods
+--- How far rankings depend on metric, network, seed and setting: Kendall's W of all, tau-b of pairs, and whether the
+--- methods
 --- that may be first are the same.
 ---@param data table of gather
 ---@param out table of tables.of
----@param options table primary, setting_of = { [metric id] = the id that it varies }, run_names = { [model] = run }, partial
+---@param options table primary, setting_of = { [metric id] = the id that it varies }, run_names = { [model] = run },
+---  partial
 ---@return table[] rows
 function tables.stability_of(data, out, options)
-  local t = { rows = canon.list {}, primary = options.primary, setting_of = options.setting_of or {}, partial = options.partial }
+  local t = { rows = canon.list {}, primary = options.primary, setting_of = options.setting_of or {},
+    partial = options.partial }
   local names = ranked_names(data)
   if #names < 2 then return t.rows end
   over_metrics(data, t, names, out)
@@ -422,19 +457,23 @@ function tables.stability_verdicts(data, rows)
   local out = {}
   for _, row in ipairs(rows) do
     if row.verdict then
-      local what = row.kind == "metrics" and "metric" or row.kind == "settings" and "setting" or row.kind == "seeds" and "training seed" or "network"
+      local what = row.kind == "metrics" and "metric" or row.kind == "settings" and "setting" or row.kind == "seeds"
+        and "training seed" or "network"
       local reason = row.verdict ~= "depends" and row.verdict or row.winners_a ~= row.winners_b
         and ("the ranking depends on the %s: may be first %s, and %s"):format(what, row.winners_a, row.winners_b)
         or ("the ranking depends on the %s: tau-b below %g"):format(what, tables.low_tau)
-      out[#out + 1] = { subject = ("%s and %s%s"):format(short(row.a, data), short(row.b, data), row.run and " on " .. row.run or ""),
-        check = "stability", verdict = row.verdict, estimate = row.value, low = row.low, high = row.high, threshold = tables.low_tau, reason = reason,
+      out[#out + 1] = { subject = ("%s and %s%s"):format(short(row.a, data), short(row.b, data), row.run and " on "
+        .. row.run or ""),
+        check = "stability", verdict = row.verdict, estimate = row.value, low = row.low, high = row.high,
+          threshold = tables.low_tau, reason = reason,
         family = "compare stability", n = row.n, units = row.units }
     end
   end
   return out
 end
 
---- Friedman's test of one model and metric, blocks are patients; nil where fewer than two methods or blocks have all values.
+--- Friedman's test of one model and metric, blocks are patients; nil where fewer than two methods or blocks have all
+--- values.
 ---@return table|nil
 function tables.friedman(data, run, metric)
   local names, blocks, sums = ranked_names(data), {}, {}

@@ -1,6 +1,7 @@
 -- run:compare: which explanation, and can the metric that says so be trusted? Methods and baselines on every model of a
 -- study, judged by several metrics beside each method's own chance level (another patient's map), with intervals over
--- patients, ranges of ranks, agreement beyond that of strangers, and how far the ranking depends on metric, network, seed
+-- patients, ranges of ranks, agreement beyond that of strangers, and how far the ranking depends on metric, network,
+-- seed
 -- and setting. Cells first (study_cells.lua), statistics only of complete studies, or stamped partial.
 -- It refuses a primary metric that is not among the metrics: what is decided by is named before anything is computed.
 local canon = require "medxai.base.json"
@@ -10,8 +11,8 @@ local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
-local host = require "medxai.host"
 local gate = require "medxai.score.gate"
+local host = require "medxai.host"
 local likeness = require "medxai.score.study_similarity"
 local metric = require "medxai.score.registry"
 local rows = require "medxai.score.study_rows"
@@ -38,7 +39,7 @@ local spec = {
   array_index = { "string", field = true },
 }
 
--- ---- what is asked for ------------------------------------------------------------------------------------------------
+-- ---- what is asked for ---------------------------------------------------------------------------------------------
 
 -- "lime samples=1000": the method with the options that the experiment gives it.
 local function label_of(name, given)
@@ -52,8 +53,10 @@ end
 local function entry_of(key, value, more)
   local name = type(key) == "string" and key or type(value) == "table" and value[1] or value
   local given = type(key) == "string" and { [key] = value } or { value }
-  local checked = explain.check({ methods = given, target = more.target, layer = cells.layer_of(more.layer, nil) }, nil, more.split).entries[1]
-  local e = { given = given, checked = checked, label = label_of(type(name) == "string" and checked.method.name or tostring(name), value),
+  local checked = explain.check({ methods = given, target = more.target, layer = cells.layer_of(more.layer, nil) }, nil,
+    more.split).entries[1]
+  local e = { given = given, checked = checked, label = label_of(type(name) == "string" and checked.method.name
+    or tostring(name), value),
     baseline = more.baseline or checked.method.baseline or nil, draws = checked.method.rng ~= nil, layer = more.layer }
   e.passes = time.passes(checked)
   e.expensive = e.passes >= time.expensive
@@ -78,7 +81,8 @@ local function entries_of(o, study)
   return list
 end
 
-local function name_of(key, value) return type(key) == "string" and key or type(value) == "table" and value[1] or value end
+local function name_of(key, value) return type(key) == "string" and key or type(value) == "table" and value[1]
+  or value end
 
 -- A metric with what the call says for all of them.
 local function completed(name, value, o)
@@ -97,14 +101,16 @@ local function metrics_of(o)
   local list, varies, names = {}, {}, {}
   for _, key in ipairs(check.sorted_keys(o.metrics)) do
     local name = name_of(key, o.metrics[key])
-    if type(name) ~= "string" then check.fail("compare", "metrics holds names or { name, option = value } (got %s).", type(name)) end
+    if type(name) ~= "string" then check.fail("compare", "metrics holds names or { name, option = value } (got %s).",
+      type(name)) end
     list[#list + 1], names[#names + 1] = completed(name, o.metrics[key], o), name
   end
   for _, name in ipairs(check.sorted_keys(o.settings)) do
     local base
     for i, other in ipairs(names) do base = base or other == name and i end
     if not base then
-      check.fail("compare", "settings names the metric '%s', which is not among the metrics (%s).", tostring(name), table.concat(names, ", "))
+      check.fail("compare", "settings names the metric '%s', which is not among the metrics (%s).", tostring(name),
+        table.concat(names, ", "))
     end
     for _, setting in ipairs(o.settings[name]) do
       list[#list + 1] = completed(name, setting, o)
@@ -127,11 +133,13 @@ local function primary_of(o, metric_entries, varies)
     check.fail("compare", "primary is '%s', which is not among the metrics (%s).", o.primary, table.concat(known, ", "))
   end
   if #found > 1 then
-    check.fail("compare", "primary '%s' has %d values. Write which one decides: primary = \"%s\".", o.primary, #found, found[1].id)
+    check.fail("compare", "primary '%s' has %d values. Write which one decides: primary = \"%s\".", o.primary, #found,
+      found[1].id)
   end
   local d = found[1].m.definition
   if d.direction == "none" then
-    check.fail("compare", "primary is '%s', which describes maps and ranks no methods. Choose another metric.", o.primary)
+    check.fail("compare", "primary is '%s', which describes maps and ranks no methods. Choose another metric.",
+      o.primary)
   end
   return found[1].id
 end
@@ -141,7 +149,8 @@ local function share_of(text)
   if not text then return nil end
   local index, count = text:match "^(%d+)/(%d+)$"
   index, count = math.tointeger(tonumber(index)), math.tointeger(tonumber(count))
-  if not index or count < 1 or index > count then check.fail("compare", "array_index is I/N, for instance 2/4 (got '%s').", text) end
+  if not index or count < 1 or index > count then check.fail("compare",
+    "array_index is I/N, for instance 2/4 (got '%s').", text) end
   return { index = index % count, count = count }
 end
 
@@ -162,7 +171,8 @@ function compare.check(options, study)
   local masks = study and study.split.data and study.split.data.masks
   if masks and o.mask then check.known("compare", "mask", o.mask, masks) end
   function o.of(e, m, model)
-    return explain.check({ methods = e.given, target = study.target, metrics = list, mask = o.mask, layer = cells.layer_of(o.layer, m.network),
+    return explain.check({ methods = e.given, target = study.target, metrics = list, mask = o.mask,
+      layer = cells.layer_of(o.layer, m.network),
       deterministic = true }, model, m.split)
   end
   return o
@@ -171,7 +181,7 @@ end
 --- Checks a call of run:compare without making it (medxai.run.preflight).
 function compare.check_call(unknown, _, study, options) compare.check(options, study ~= unknown and study or nil) end
 
--- ---- cells ------------------------------------------------------------------------------------------------------------
+-- ---- cells ---------------------------------------------------------------------------------------------------------
 
 -- Layers, classes and masks of every model, before the first cell; what a model needs per image is measured on the way.
 local function check_models(study, asked, work)
@@ -185,7 +195,8 @@ local function check_models(study, asked, work)
     time.measure(m, model)
   end
   local first = study.models[1]
-  require("medxai.score.runner").check_masks({ metric_entries = asked.metric_entries, split = first.split }, first.places)
+  require("medxai.score.runner").check_masks({ metric_entries = asked.metric_entries, split = first.split },
+    first.places)
 end
 
 local function count_done(study, list)
@@ -227,7 +238,7 @@ local function do_cells(study, asked, list)
   return list
 end
 
--- ---- tables -----------------------------------------------------------------------------------------------------------
+-- ---- tables --------------------------------------------------------------------------------------------------------
 
 -- Cells whose rows stand in the tables: all, or, of a study that is not complete, those of the blocks that every method
 -- begun has on every model.
@@ -333,12 +344,13 @@ end
 --- Writes tables/methods.csv, pairs.csv, stability.csv and verdicts.csv from study/scores.csv alone.
 ---@param run medxai.Run
 ---@param list table columns of score/study_rows.lua
----@param o table primary, baselines, marks, setting_of, run_names, partial, seed
+---@param o table primary, baselines, marks, states, setting_of, run_names, partial, seed
 ---@return table { data, methods, pairs, stability, verdicts, tells }
 function compare.tabulate(run, list, o)
   local data = tables.gather(list, { seed = o.seed, baselines = o.baselines })
-  local out = tables.of(data, { primary = o.primary, marks = o.marks, partial = o.partial })
-  out.stability = tables.stability_of(data, out, { primary = o.primary, setting_of = o.setting_of, run_names = o.run_names, partial = o.partial })
+  local out = tables.of(data, { primary = o.primary, marks = o.marks, states = o.states, partial = o.partial })
+  out.stability = tables.stability_of(data, out, { primary = o.primary, setting_of = o.setting_of,
+    run_names = o.run_names, partial = o.partial })
   for _, row in ipairs(tables.stability_verdicts(data, out.stability)) do out.verdicts[#out.verdicts + 1] = row end
   if o.partial then
     for _, v in ipairs(out.verdicts) do v.reason = (v.reason and v.reason .. "; " or "") .. "partial: " .. o.partial end
@@ -351,17 +363,19 @@ function compare.tabulate(run, list, o)
   return out
 end
 
--- The gate's marks: model -> method -> "gate failed: weights", from what run:sanity wrote.
-local function marks_of(study, asked)
-  local found, marks = gate.of(study.run.dir), {}
+-- What run:sanity found, where it was there before: marks[model][method] of those that failed, states of all.
+local function gate_of(study, asked)
+  local found, marks, states = gate.of(study.run.dir), {}, {}
   for _, m in ipairs(study.models) do
-    marks[m.name] = {}
+    marks[m.name], states[m.name] = {}, {}
     for _, e in ipairs(asked.entries) do
+      local name = e.checked.method.name
       local settings = gate.settings(e.checked, e.checked.layer or cells.layer_of(asked.layer, m.network))
-      marks[m.name][e.label] = found:mark(e.checked.method.name, m.weights_sha256, settings)
+      marks[m.name][e.label] = found:mark(name, m.weights_sha256, settings)
+      states[m.name][e.label] = found:state(name, m.weights_sha256, settings)
     end
   end
-  return marks
+  return marks, states
 end
 
 local function conclude(study, asked, list, partial)
@@ -370,84 +384,50 @@ local function conclude(study, asked, list, partial)
   cells.gather(study, done)
   study:write_images(strata_of(study, done))
   local images, base, names = images_of(study, done), {}, {}
+  local marks, states = gate_of(study, asked)
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   for _, m in ipairs(study.models) do names[m.name] = m.run_name end
-  local out = compare.tabulate(run, rows.read(files.join(study.dir, "scores.csv")), { seed = study.seed, primary = asked.primary_id, baselines = base,
-    marks = marks_of(study, asked), setting_of = asked.setting_of, run_names = names, partial = partial })
-  local agreement = likeness.write { path = files.join(study.dir, "similarity.csv"), images = images, groups = groups_of(done), seed = study.seed,
+  local out = compare.tabulate(run, rows.read(files.join(study.dir, "scores.csv")),
+    { seed = study.seed, primary = asked.primary_id, baselines = base,
+    marks = marks, states = states, setting_of = asked.setting_of, run_names = names, partial = partial })
+  local agreement = likeness.write { path = files.join(study.dir, "similarity.csv"), images = images,
+    groups = groups_of(done), seed = study.seed,
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
-  return { title = asked.title, images = #images, models = #study.models, methods = #asked.entries, cells = #done, failed = failed, partial = partial,
-    primary = asked.primary_id, units = out.data.over.count, resampled = out.data.over.resampled, note = out.data.over.note }, out
+  local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }
+  local sentences, shown = require("medxai.show.report_compare").of(out, agreement, o)
+  return { title = asked.title or "Explanations compared", sentences = sentences, tables = shown, images = #images,
+    models = #study.models, methods = #asked.entries, cells = #done, failed = failed, partial = partial,
+    primary = asked.primary_id, units = out.data.over.count, resampled = out.data.over.resampled,
+    note = out.data.over.note }
 end
 
--- ---- what is printed --------------------------------------------------------------------------------------------------
-
-local function shown(v, form) return v and v == v and (form or "%.3f"):format(v) or "" end
-
-local function print_method(row, named)
-  local gain = row.gain and ("%+.3f [%s, %s]"):format(row.gain, shown(row.gain_low, "%+.3f"), shown(row.gain_high, "%+.3f")) or ""
-  local rank = row.rank_low and (row.rank_low == row.rank_high and ("%d"):format(row.rank_low) or ("%d-%d"):format(row.rank_low, row.rank_high)) or ""
-  local lost = (row.undefined or 0) + (row.failed or 0)
-  io.stdout:write(named(row.method), (" %8s %8s  %-26s %-6s %5s %6s  %s\n"):format(shown(row.mean), shown(row.swap), gain, rank,
-    shown(row.p_best, "%.2f"), shown(row.power, "%.2f"), row.n .. (lost > 0 and (" (%d undefined)"):format(lost) or "")))
-end
-
--- The primary metric, model by model; the rest is in the tables.
-local function print_tables(asked, out, result, friedman)
-  if host.options.quiet then return end
-  local named = require("medxai.score.runner").column((function()
-    local names = {}
-    for i, e in ipairs(asked.entries) do names[i] = e.label end
-    return names
-  end)())
-  for _, run in ipairs(out.data.runs) do
-    io.stdout:write(("\n%s, %s (primary)%s\n"):format(run, asked.primary_id, result.partial and ", PARTIAL: " .. result.partial or ""))
-    io.stdout:write(named "method", (" %8s %8s  %-26s %-6s %5s %6s  %s\n"):format("mean", "swap", "gain over swap", "rank", "p_best", "power", "images"))
-    for _, row in ipairs(out.methods) do
-      if row.run == run and row.metric == asked.primary_id then print_method(row, named) end
-    end
-    for _, m in ipairs(out.data.metrics) do
-      if out.tells[run][m] == false then
-        io.stdout:write(("  %s cannot tell a map from another patient's map here: its ranking is not shown\n"):format(tables.short(m, out.data)))
-      end
-    end
-    local f = friedman and tables.friedman(out.data, run, asked.primary_id)
-    if f then
-      io.stdout:write(("  Friedman over %d patients: chi2 %.3f, p %.4g; Iman-Davenport F %.3f, p %.4g; W %.3f\n"):format(f.n, f.chi2, f.p, f.f, f.p_f, f.w))
-    end
-  end
-  io.stdout:write(("\nswap: another patient's map of the same class, judged on this image; power: how often a map beats it (0.5: not told apart)\n"))
-  for _, row in ipairs(out.stability) do
-    if row.verdict == "depends" then
-      io.stdout:write(("  the ranking depends on the %s: %s and %s%s, tau-b %s\n"):format(row.kind, tables.short(row.a, out.data),
-        tables.short(row.b, out.data), row.run and " on " .. row.run or "", shown(row.value, "%.2f")))
-    end
-  end
-end
-
--- ---- the step ---------------------------------------------------------------------------------------------------------
+-- ---- the step ------------------------------------------------------------------------------------------------------
 
 local function step_fields(asked, list)
   local ids, base = canon.list {}, {}
   for i, cell in ipairs(cells.in_place(list)) do ids[i] = cell.id end
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
-  return { title = asked.title, cells = canon.hash(ids), primary = asked.primary_id, baselines = base, setting_of = asked.setting_of,
+  return { title = asked.title, cells = canon.hash(ids), primary = asked.primary_id, baselines = base,
+    setting_of = asked.setting_of,
     friedman = asked.friedman, version = 1, images = asked.images }
 end
 
-local table_files = { "tables/methods.csv", "tables/stability.csv", "tables/agreement.csv", "study/scores.csv", "study/similarity.csv" }
+local table_files = { "tables/methods.csv", "tables/stability.csv", "tables/agreement.csv", "study/scores.csv",
+  "study/similarity.csv" }
 
 local function not_complete(study, asked, list)
   local done = count_done(study, list)
   if done == #list then return nil end
   local text = ("%d of %d cells"):format(done, #list)
   if not host.options.quiet then
-    io.stderr:write(("compare: %s are done%s. %s\n"):format(text, asked.share and ", this process' share among them" or "",
-      asked.partial and "The tables are stamped partial." or "Whoever ends the last one writes the tables; --partial true writes them of what is there."))
+    io.stderr:write(("compare: %s are done%s. %s\n"):format(text, asked.share and ", this process' share among them"
+      or "",
+      asked.partial and "The tables are stamped partial."
+        or "Whoever ends the last one writes the tables; --partial true writes them of what is there."))
   end
   return text
 end
@@ -457,8 +437,8 @@ local function finish(study, asked, list, partial)
   local run = study.run
   run:take_over()
   local fields = step_fields(asked, list)
+  local name = "compare-" .. canon.hash(fields):sub(1, 8)
   fields.partial, fields.gate = partial, gate.hash(run.dir) -- its marks stand in the tables
-  local name = "compare-" .. canon.hash(step_fields(asked, list)):sub(1, 8)
   local step = run:step(name, fields)
   local _, failed = count_done(study, list)
   if step.done and step.result.failed == failed then
@@ -471,10 +451,27 @@ local function finish(study, asked, list, partial)
     return ids
   end)(), models = #study.models, images = asked.images, mask = asked.mask, within = asked.within, as = asked.as })
   step:begin()
-  local result, out = conclude(study, asked, list, partial)
+  local result = conclude(study, asked, list, partial)
+  for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
+    if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
+  end
   step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl" })
-  print_tables(asked, out, result, asked.friedman)
+  if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
+end
+
+-- A run's tables are those of one comparison.
+local function only_one(run, study, asked)
+  local key = { primary = asked.primary_id, models = canon.list {}, methods = canon.list {}, metrics = canon.list {} }
+  for i, m in ipairs(study.models) do key.models[i] = m.name end
+  for i, e in ipairs(asked.entries) do key.methods[i] = e.label end
+  for i, m in ipairs(asked.metric_entries) do key.metrics[i] = m.id end
+  local name = canon.hash(key)
+  if run.compared and run.compared ~= name then
+    check.fail("compare", "the run '%s' has a comparison already, whose tables would be lost. Give this one a run of "
+      .. "its own.", run.name)
+  end
+  run.compared = name
 end
 
 --- run:compare(study, options): the methods of a study's models, judged and ranked.
@@ -483,14 +480,16 @@ end
 ---   primary    the metric that decides, by name; all others are exploratory
 ---   mask       the data's mask that metrics of overlap compare with
 ---   baselines  methods that must be beaten, each of them: { "sobel", "center_blob", "random_smooth" }
----   settings   other settings of metrics, to see whether the ranking depends on them: { road_combined = { { percentiles = { 50 } } } }
+---   settings   other settings of metrics, to see whether the ranking depends on them: { road_combined = { {
+---              percentiles = { 50 } } } }
 ---   layer      a node, a list, or { [network] = node }; default each network's CAM layer
 ---   as         "logit" (default) or "softmax": the score that metrics judge, the same for all methods
 ---   friedman   true: Friedman's test with Iman and Davenport's F beside the primary metric
 ---   partial    true (--partial true): tables of the cells that are done, stamped partial
 ---   array_index  "I/N" (--array-index I/N): this process does every N-th cell; several work on one run folder
 --- Leaves study/scores.csv, similarity.csv, images.csv, cells.jsonl; tables/methods.csv, pairs.csv, agreement.csv,
---- stability.csv, costs.csv; verdicts.csv. Times are in cells.jsonl and costs.csv alone: all else is the same to the byte
+--- stability.csv, costs.csv; verdicts.csv. Times are in cells.jsonl and costs.csv alone: all else is the same to the
+--- byte
 --- however often the study was interrupted, and by however many processes it was made.
 ---@param run medxai.Run
 ---@param study medxai.Study of run:study
@@ -498,12 +497,17 @@ end
 ---@return table result { images, models, methods, cells, failed, partial, primary }
 function compare.run(run, study, options)
   if type(study) ~= "table" or not study.models or not study.images then
-    check.fail("compare", "takes a study: run:compare(run:study { ... }, { methods = ..., metrics = ..., primary = ... }).")
+    check.fail("compare",
+      "takes a study: run:compare(run:study { ... }, { methods = ..., metrics = ..., primary = ... }).")
   end
   local asked = compare.check(options, study)
-  require("medxai.run.preflight").check()
+  only_one(run, study, asked)
   run:prepare { join = true }
   local clock <close> = run:clock "compare" -- luacheck: ignore
+  if asked.share and study.budget_hours then
+    check.fail("compare", "budget_hours and array_index exclude each other: no part knows what the others take. Give "
+      .. "images.")
+  end
   asked.images = time.images(study)
   local list = do_cells(study, asked, cells.plan(study, asked))
   asked.images = time.images(study)

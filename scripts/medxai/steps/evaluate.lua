@@ -65,10 +65,30 @@ function evaluate.write_predictions(run, split, answers, file)
   csv.write(path, columns, first)
 end
 
+--- A split's answers that write_predictions wrote: path -> { label = 0 .., logits, patient }.
+---@param run medxai.Run
+---@param file string
+---@param split medxai.Split
+---@return table<string, table>
+function evaluate.read_predictions(run, file, split)
+  local place, out = {}, {}
+  for c, name in ipairs(split.classes) do place[name] = c - 1 end
+  for _, row in ipairs(csv.read(files.join(run.dir, file)) or {}) do
+    local logits = {}
+    for c, name in ipairs(split.classes) do logits[c] = tonumber(row["logit_" .. name]) end
+    if row.split == split.name then out[row.path] = { label = place[row.label], logits = logits, patient = row.patient } end
+  end
+  return out
+end
+
 -- ---- the step -------------------------------------------------------------------------------------------------------
 
--- How often the test split has been looked at in this run, this time included.
-local function count_evaluation(run, split, step)
+--- Notes that a split has been looked at; how often in this run, this time included.
+---@param run medxai.Run
+---@param split medxai.Split
+---@param step medxai.Step
+---@return integer
+function evaluate.count(run, split, step)
   local path = files.join(run.dir, "evaluations.jsonl")
   local count = 1
   for _, record in ipairs(files.records(path)) do
@@ -174,7 +194,7 @@ function evaluate.run(run, model, split, options, any_input)
   local result = judge(split, answers, options)
   local predictions = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
   evaluate.write_predictions(run, split, answers, predictions)
-  if split.name == "test" then result.evaluations = count_evaluation(run, split, step) end
+  if split.name == "test" then result.evaluations = evaluate.count(run, split, step) end
   run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
     macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })
   step:finish(result, nil, { predictions })

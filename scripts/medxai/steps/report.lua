@@ -79,6 +79,11 @@ local function open_page(run, options)
   page.evaluations = steps_of(page, "evaluate")
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
   page.overlaps = in_experiment_order(steps_of(page, "overlap%-"), run.overlapped)
+  page.judged = steps_of(page, "networks")
+  for _, prefix in ipairs { "compare", "audit" } do
+    local found = steps_of(page, prefix)
+    table.move(found, 1, #found, #page.judged + 1, page.judged)
+  end
   page.data_check = read_data(page, "data_check.json")
   local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
   page.epochs = {}
@@ -416,6 +421,16 @@ local function put_overlaps(page)
   require("medxai.show.report_overlap").put(page, { put = put, figure = svg_figure })
 end
 
+-- Networks compared, the audit: sentences and plain tables. Their single evaluations are steps without sentences.
+local function put_judged(page)
+  for _, step in ipairs(page.judged) do
+    if step.result.sentences then
+      heading(page, step.result.title)
+      require("medxai.show.report_judged").put(page, put, step.result)
+    end
+  end
+end
+
 local function put_settings(page)
   local config = {}
   for k, v in pairs(page.config) do
@@ -497,7 +512,7 @@ function report.write(run, options)
   end
   local body = {}
   for _, section in ipairs { put_head, put_data, put_differences, put_search, put_training, put_cross, put_evaluations,
-    put_explanations, put_overlaps, put_settings, put_times, put_reproduce } do
+    put_explanations, put_overlaps, put_judged, put_settings, put_times, put_reproduce } do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")

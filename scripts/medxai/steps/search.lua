@@ -304,6 +304,16 @@ local function search_of(run, cells, result)
   return { model = finished_model(run, by_id[result.winner]), cell = result.cell, result = result.best, cheapest = result.cheapest, cells = result.cells }
 end
 
+--- The trainings of some fields, described and not begun, for a step that trains them all (medxai.train.search).
+---@param run medxai.Run
+---@param options table as run:grid's
+---@return medxai.Cell[]
+---@return table own the options that are no fields, checked
+function grid.cells(run, options)
+  local axes, own = split_options(options)
+  return all_cells(run, axes, own), own
+end
+
 --- Checks a call of run:grid without making it (medxai.run.preflight): every cell is described.
 function grid.check_call(_, run, options)
   local axes, own = split_options(options)

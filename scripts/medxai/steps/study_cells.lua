@@ -2,7 +2,8 @@
 -- maps, judges each under every metric, judges the map of another patient of the same class on the same image (the
 -- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
 -- A cell is known by all that decides its numbers. It is claimed by one process (a lock that the system gives back when
--- the process dies), written whole, its state last. Cheap cells of all models come first, block by block: a study that is
+-- the process dies), written whole, its state last. Cheap cells of all models come first, block by block: a study that
+-- is
 -- interrupted is a small complete one. It refuses to drop a failure: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
@@ -39,11 +40,12 @@ local most_open = 4 -- models whose weights are in memory at a time
 ---@field explainer_seed integer from 1
 ---@field block table { images = numbers in study.images, lenders = others whose maps are lent, donors = image -> list }
 
--- ---- blocks and swaps -------------------------------------------------------------------------------------------------
+-- ---- blocks and swaps ----------------------------------------------------------------------------------------------
 
 local function is_other(a, b) return a.id ~= b.id and not (units.is_known(a.patient) and a.patient == b.patient) end
 
--- Whose maps are judged on image i: the next ones of its class in the block, in a circle, each of another patient; where
+-- Whose maps are judged on image i: the next ones of its class in the block, in a circle, each of another patient;
+-- where
 -- the block has none, the first of the study.
 local function donors_of(images, i, block, swaps)
   local list, taken = {}, {}
@@ -90,7 +92,7 @@ function cells.layer_of(layer, network)
   return network and layer[network] or nil
 end
 
--- ---- identity ---------------------------------------------------------------------------------------------------------
+-- ---- identity ------------------------------------------------------------------------------------------------------
 
 local function library_code(folder, name)
   local text = files.read(files.join(host.scripts_dir, "medxai", folder, name .. ".lua"))
@@ -100,8 +102,10 @@ end
 -- What decides an entry's numbers on every model and image.
 local function entry_fields(e)
   local m = e.method
-  return { method = m.name, version = m.version, code = m.source and files.sha256(m.source) or library_code("explain/methods", m.name),
-    options = code.plain(e.options), compat = e.compat or "none", aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth,
+  return { method = m.name, version = m.version, code = m.source and files.sha256(m.source)
+    or library_code("explain/methods", m.name),
+    options = code.plain(e.options), compat = e.compat or "none", aug_smooth = e.aug_smooth,
+      eigen_smooth = e.eigen_smooth,
     target = e.description.text, layer = code.plain { e.layer or "the network's own" } }
 end
 
@@ -140,7 +144,8 @@ local function block_fields(study, m, block, masks)
   end
   for _, i in ipairs(block.lenders) do places[#places + 1] = m.places[i] end
   local seen = m.split.data.apply_mask and m.split.data.mask ~= "none" and "lungs" or nil
-  for _, name in ipairs { seen, table.unpack(masks) } do out.masks[name] = m.split:masks_sha256(name, places) or "none" end
+  for _, name in ipairs { seen, table.unpack(masks) } do out.masks[name] = m.split:masks_sha256(name, places)
+    or "none" end
   return out
 end
 
@@ -151,23 +156,27 @@ local function masks_of(metric_entries)
   return check.sorted_keys(names)
 end
 
---- All cells of a comparison, in the order in which they are worked on: cheap methods first, then block by block, model by
+--- All cells of a comparison, in the order in which they are worked on: cheap methods first, then block by block,
+--- model by
 --- model.
 ---@param study medxai.Study
 ---@param asked table entries, metric_entries, images (how many)
 ---@return medxai.StudyCell[]
 function cells.plan(study, asked)
   local list, swaps = {}, #study.controls > 0 and study.swaps or 0
-  local blocks, metrics, masks = cells.blocks(study.images, asked.images, swaps), metric_fields(asked.metric_entries), masks_of(asked.metric_entries)
+  local blocks, metrics, masks = cells.blocks(study.images, asked.images, swaps), metric_fields(asked.metric_entries),
+    masks_of(asked.metric_entries)
   for j, m in ipairs(study.models) do
     local of_model = model_fields(study, m)
     for b, block in ipairs(blocks) do
       local of_block = block_fields(study, m, block, masks)
       for k, e in ipairs(asked.entries) do
         for seed = 1, e.draws and study.explainer_seeds or 1 do
-          local fields = { model = of_model, block = of_block, method = entry_fields(e.checked), metrics = metrics, explainer_seed = seed,
+          local fields = { model = of_model, block = of_block, method = entry_fields(e.checked), metrics = metrics,
+            explainer_seed = seed,
             layer = code.plain { cells.layer_of(e.layer, m.network) or "own" }, batch = e.expensive and 1 or nil }
-          list[#list + 1] = { id = canon.hash(fields):sub(1, 20), model = m, entry = e, explainer_seed = seed, block = block,
+          list[#list + 1] = { id = canon.hash(fields):sub(1, 20), model = m, entry = e, explainer_seed = seed,
+            block = block,
             order = { e.expensive and 1 or 0, b, j, k, seed }, place = { j, k, seed, b } }
         end
       end
@@ -183,7 +192,7 @@ function cells.plan(study, asked)
   return list
 end
 
--- ---- one cell: maps ---------------------------------------------------------------------------------------------------
+-- ---- one cell: maps ------------------------------------------------------------------------------------------------
 
 local Work = {}
 Work.__index = Work
@@ -219,14 +228,16 @@ end
 
 local function plain_target(t)
   local out = {}
-  for _, key in ipairs { "kind", "as", "index", "class", "against", "against_index", "logit", "probability", "predicted", "confidence" } do
+  for _, key in ipairs { "kind", "as", "index", "class", "against", "against_index", "logit", "probability",
+    "predicted", "confidence" } do
     out[key] = t[key]
   end
   return out
 end
 
 local function finished_map(one)
-  return { map = one.map, raws = one.raws, status = one.status, problem = one.problem, target = plain_target(one.target), seconds = one.seconds,
+  return { map = one.map, raws = one.raws, status = one.status, problem = one.problem,
+    target = plain_target(one.target), seconds = one.seconds,
     forwards = one.forwards, backwards = one.backwards, partials = one.partials }
 end
 
@@ -253,7 +264,8 @@ local function slow_maps(self, cell, job, entry, items)
 end
 
 local function make_maps(self, cell, model, entry, items)
-  local job = runner.loose_job { model = model, split = cell.model.split, entries = { entry }, budget_bytes = self.budget_bytes, deterministic = true,
+  local job = runner.loose_job { model = model, split = cell.model.split, entries = { entry },
+    budget_bytes = self.budget_bytes, deterministic = true,
     run = { seed = self.study.seed + cell.explainer_seed - 1 } }
   if cell.entry.expensive then return slow_maps(self, cell, job, entry, items) end
   local numbers, out = {}, {}
@@ -263,7 +275,7 @@ local function make_maps(self, cell, model, entry, items)
   return out
 end
 
--- ---- one cell: the frame ----------------------------------------------------------------------------------------------
+-- ---- one cell: the frame -------------------------------------------------------------------------------------------
 
 local empty = { nan = true, failed = true, not_defined = true }
 local width_of_row = (frame.side * cells.fine) * (frame.side * cells.fine) + 2 * frame.side * frame.side
@@ -288,35 +300,37 @@ end
 local function framed(study, m, i, one)
   local side = frame.side
   if empty[one.status] or not one.map then return torch.full({ width_of_row }, 0 / 0, { dtype = "float32" }) end
-  local place, rectangle, h, w = m.split:geometry(m.places[i]), study:shared_rectangle(i), one.map:size(0), one.map:size(1)
+  local place, rectangle, h, w = m.split:geometry(m.places[i]), study:shared_rectangle(i), one.map:size(0),
+    one.map:size(1)
   local function into(what, n) return frame.into(place, rectangle, h, w, n)(what):flatten() end
   local signed = signed_map(one.raws, h, w)
-  return torch.cat({ into(one.map, side * cells.fine), into(signed, side), into(signed:abs(), side) }, 0):to { dtype = "float32" }
+  return torch.cat({ into(one.map, side * cells.fine), into(signed, side), into(signed:abs(), side) },
+    0):to { dtype = "float32" }
 end
 
 --- What a cell keeps of each map: reads a cell's file.
 ---@param study medxai.Study
 ---@param cell medxai.StudyCell
----@return any tensor (n, 64 * 64 + 2 * 256) float32: shown at 64 x 64, signed and magnitude at 16 x 16, in the shared frame
+---@return any tensor (n, 64 * 64 + 2 * 256) float32: shown at 64 x 64, signed and magnitude at 16 x 16, in the shared
+---  frame
 function cells.maps(study, cell) return torch.load_npy(path_of(study, cell, ".npy")) end
 
--- ---- one cell: values -------------------------------------------------------------------------------------------------
+-- ---- one cell: values ----------------------------------------------------------------------------------------------
 
-local function direction_of(m)
-  local d = m.definition
-  return d.ranks == false and "none" or d.direction or "higher"
-end
+local function direction_of(m) return m.definition.direction or "higher" end
 
 -- What all rows of an image have in common.
 local function image_row(self, cell, i, one, entry)
   local study, m, image = self.study, cell.model, self.study.images[i]
   local classes, t = study.classes, one.target
   local predicted = t and classes[t.predicted + 1]
-  return { image_id = image.id, path = image.path, patient = image.patient, source = image.source, model = m.network, seed = study.seed,
+  return { image_id = image.id, path = image.path, patient = image.patient, source = image.source, model = m.network,
+    seed = study.seed,
     method = cell.entry.label, maps = entry and entry.set, layer = entry and table.concat(entry.layers or {}, " "),
     target = cell.entry.checked.description.text, label = image.class, predicted = predicted,
     correct = predicted and tostring(predicted == image.class) or nil, confidence = t and t.confidence,
-    run = m.name, network = m.network, train_seed = m.train_seed, input_mode = m.input_mode, weights_sha256 = m.weights_sha256,
+    run = m.name, network = m.network, train_seed = m.train_seed, input_mode = m.input_mode,
+      weights_sha256 = m.weights_sha256,
     explainer_seed = cell.explainer_seed, forwards = one.forwards, backwards = one.backwards }
 end
 
@@ -324,8 +338,10 @@ local function add_rows(self, cell, out, base, control, results)
   for k, m in ipairs(self.asked.metric_entries) do
     for v, id in ipairs(m.ids) do
       local result = results and results[k][v] or { value = 0 / 0, chance = 0 / 0, why = control.why }
-      local row = setmetatable({ metric = id, value = result.value, chance = result.chance, undefined = result.why, status = control.status,
-        unit = metric.unit(m, cell.entry.checked.description.as), control = control.name, control_of = control.of, direction = direction_of(m),
+      local row = setmetatable({ metric = id, value = result.value, chance = result.chance, undefined = result.why,
+        status = control.status,
+        unit = metric.unit(m, cell.entry.checked.description.as), control = control.name, control_of = control.of,
+          direction = direction_of(m),
         mask_sha256 = control.masks and control.masks[k] }, { __index = base })
       for _, key in ipairs { "value", "chance" } do
         if row[key] ~= row[key] then row[key] = false end
@@ -343,7 +359,8 @@ local function judged(self, cell, job, items, maps)
     local own, masks = by_image[i], {}
     for k, m in ipairs(job.metric_entries) do masks[k] = judge.masks_of(job, subject.number, m) or false end
     local function values(one, entry)
-      local record = { target = own.target, status = one.status, image_id = study.images[i].id, raws = one.raws, path = study.images[i].path }
+      local record = { target = own.target, status = one.status, image_id = study.images[i].id, raws = one.raws,
+        path = study.images[i].path }
       return judge.values(job, subject, one.map, record, entry)
     end
     local base = image_row(self, cell, i, own, job.entry)
@@ -378,7 +395,8 @@ end
 function Work:job_of(cell, model, asked)
   local m, study = cell.model, self.study
   self.scorers[m] = self.scorers[m] or require("medxai.perturb.scorer").new(model, { deterministic = true })
-  return { model = model, split = m.split, run = study.run, metric_entries = asked.metric_entries, metric_seconds = {}, deterministic = true,
+  return { model = model, split = m.split, run = study.run, metric_entries = asked.metric_entries, metric_seconds = {},
+    deterministic = true,
     budget_bytes = self.budget_bytes, scorer = self.scorers[m], weights = m.weights_sha256, entry = asked.entries[1],
     store = { raws = function(_, record) return record.raws or {} end } }
 end
@@ -409,7 +427,8 @@ local function compute(self, cell)
   files.write(path_of(self.study, cell, ".csv"), text_of(list))
   local predicted = {}
   for k, i in ipairs(cell.block.images) do predicted[self.study.images[i].id] = maps[k].target.predicted end
-  return { status = failed and "failed" or "finished", problem = failed, images = #cell.block.images, map_seconds = made - began,
+  return { status = failed and "failed" or "finished", problem = failed, images = #cell.block.images,
+    map_seconds = made - began,
     seconds = host.now() - began, forwards = sum_of(maps, "forwards"), backwards = sum_of(maps, "backwards"),
     metric_forwards = job.scorer.forwards - before, predicted = predicted }
 end
@@ -429,13 +448,14 @@ local function write_failed(self, cell, problem)
   return { status = "failed", problem = problem, images = n }
 end
 
--- ---- all cells --------------------------------------------------------------------------------------------------------
+-- ---- all cells -----------------------------------------------------------------------------------------------------
 
 --- A cell's state: { status = "finished" | "failed", problem, seconds ... }, nil while it is not done.
 function cells.state(study, cell)
   if cell.state then return cell.state end
   local state = files.read_data(path_of(study, cell, ".json"))
-  if not state or state.id ~= cell.id or not files.exists(path_of(study, cell, ".csv")) or not files.exists(path_of(study, cell, ".npy")) then return nil end
+  if not state or state.id ~= cell.id or not files.exists(path_of(study, cell, ".csv"))
+    or not files.exists(path_of(study, cell, ".npy")) then return nil end
   cell.state = state
   return state
 end
@@ -452,15 +472,18 @@ end
 -- A failure is the cell's own: its text stays with it and in the tables, and the study goes on.
 function Work:attempt(cell)
   local began = host.now()
+  self:open(cell.model) -- a model that was trained again ends the study: that is no failure of the cell
   local ok, state = pcall(compute, self, cell)
   if not ok then
     if host.interrupted() then error("interrupted", 0) end
     local problem = check.words_of(state)
-    check.warn("compare", "%s of %s failed on a block of %d images: %s", cell.entry.label, cell.model.name, #cell.block.images, problem)
+    check.warn("compare", "%s of %s failed on a block of %d images: %s", cell.entry.label, cell.model.name,
+      #cell.block.images, problem)
     state = write_failed(self, cell, problem)
     state.seconds = host.now() - began
   end
-  state.id, state.run, state.method, state.explainer_seed = cell.id, cell.model.name, cell.entry.label, cell.explainer_seed
+  state.id, state.run, state.method, state.explainer_seed = cell.id, cell.model.name, cell.entry.label,
+    cell.explainer_seed
   state.host = (files.read "/proc/sys/kernel/hostname" or "unknown"):match "%S+"
   cell.state, self.again[cell.id] = state, nil
   files.write_data(path_of(self.study, cell, ".json"), state)
@@ -494,7 +517,8 @@ function Work:round(list)
   end
 end
 
---- Prepares this process' work on cells. asked.of(entry, study model, model) gives the checked call of run:explain for one
+--- Prepares this process' work on cells. asked.of(entry, study model, model) gives the checked call of run:explain for
+--- one
 --- entry on one model.
 ---@param study medxai.Study
 ---@param asked table entries, metric_entries, of
@@ -502,7 +526,8 @@ end
 ---@return table work run(list, on_cell), close()
 function cells.work(study, asked, list)
   files.mkdir(files.join(study.dir, "cells"))
-  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, scorers = {}, again = {}, budget_bytes = 1 << 30,
+  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, scorers = {}, again = {},
+    budget_bytes = 1 << 30,
     swaps = #study.controls > 0 and study.swaps or 0 }, Work)
   for _, cell in ipairs(list) do
     local state = cells.state(study, cell)
@@ -528,7 +553,7 @@ function Work:close()
   self.opened, self.scorers = {}, {}
 end
 
--- ---- what is left of all ----------------------------------------------------------------------------------------------
+-- ---- what is left of all -------------------------------------------------------------------------------------------
 
 -- In the order of models, methods, seeds, blocks.
 local function in_place(list)
@@ -550,8 +575,10 @@ function cells.gather(study, list)
   for _, cell in ipairs(in_place(list)) do
     parts[#parts + 1] = files.read(path_of(study, cell, ".csv"))
     local s = cells.state(study, cell)
-    lines[#lines + 1] = canon.write { id = cell.id, run = cell.model.name, method = cell.entry.label, explainer_seed = cell.explainer_seed, state = s.status,
-      problem = s.problem, host = s.host, seconds = s.seconds, map_seconds = s.map_seconds, images = s.images, forwards = s.forwards,
+    lines[#lines + 1] = canon.write { id = cell.id, run = cell.model.name, method = cell.entry.label,
+      explainer_seed = cell.explainer_seed, state = s.status,
+      problem = s.problem, host = s.host, seconds = s.seconds, map_seconds = s.map_seconds, images = s.images,
+        forwards = s.forwards,
       backwards = s.backwards, metric_forwards = s.metric_forwards } .. "\n"
   end
   files.write(files.join(study.dir, "scores.csv"), table.concat(parts))

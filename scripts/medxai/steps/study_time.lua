@@ -1,4 +1,5 @@
--- What a comparison will take, told before it begins and compared afterwards: first from counted passes and each network's
+-- What a comparison will take, told before it begins and compared afterwards: first from counted passes and each
+-- network's
 -- measured speed, then, once the first block of the fastest network is done, from that block. With budget_hours fewer
 -- images are taken where it would take longer: always the first of the list, never fewer methods, and it is said.
 -- It refuses a budget that not even one block fits into.
@@ -21,7 +22,7 @@ local function say(...)
   if not host.options.quiet then io.stderr:write(string.format(...), "\n") end
 end
 
--- ---- counted passes ---------------------------------------------------------------------------------------------------
+-- ---- counted passes ------------------------------------------------------------------------------------------------
 
 -- Passes per map, a backward pass counted as two; of methods not listed 3 where they need gradients, else 1.
 local per_map = {
@@ -94,7 +95,7 @@ function time.measure(m, model)
   speed[m] = best / n
 end
 
--- ---- predictions ------------------------------------------------------------------------------------------------------
+-- ---- predictions ---------------------------------------------------------------------------------------------------
 
 local Prediction = {}
 Prediction.__index = Prediction
@@ -111,12 +112,15 @@ end
 ---@return table prediction
 function time.first(study, asked, list)
   local each, again, per_image = judging(asked.metric_entries)
-  local self = setmetatable({ counts = { each = each, again = again, per_image = per_image }, began = host.now(), study = study }, Prediction)
+  local self = setmetatable({ counts = { each = each, again = again, per_image = per_image }, began = host.now(),
+    study = study }, Prediction)
   local left = left_of(study, list)
   self.seconds = 0.0
   for _, cell in ipairs(left) do self.seconds = self.seconds + counted(study, asked, cell, self.counts) end
-  say("compare: %d models, %d methods and baselines, %d metrics, %d images: %d cells%s; about %s by counted passes", #study.models, #asked.entries,
-    #asked.metric_entries, asked.images, #list, #left < #list and (", %d of them done before"):format(#list - #left) or "", Progress.duration(self.seconds))
+  say("compare: %d models, %d methods and baselines, %d metrics, %d images: %d cells%s; about %s by counted passes",
+    #study.models, #asked.entries,
+    #asked.metric_entries, asked.images, #list, #left < #list and (", %d of them done before"):format(#list - #left)
+      or "", Progress.duration(self.seconds))
   return self
 end
 
@@ -128,7 +132,8 @@ local function fastest(study)
   return best or study.models[1]
 end
 
---- The cells that the second prediction is made of: the first block of the fastest network, without the methods of minutes.
+--- The cells that the second prediction is made of: the first block of the fastest network, without the methods of
+--- minutes.
 function time.pilot(study, list)
   local m, own = fastest(study), {}
   for _, cell in ipairs(list) do
@@ -137,7 +142,8 @@ function time.pilot(study, list)
   return own
 end
 
--- Seconds of a cell from what the same entry took on the fastest network: its passes at this network's speed, and the rest.
+-- Seconds of a cell from what the same entry took on the fastest network: its passes at this network's speed, and the
+-- rest.
 local function measured(study, asked, cell, counts, known)
   local s = known[cell.entry]
   if not s or cell.entry.expensive then return counted(study, asked, cell, counts) end
@@ -162,7 +168,7 @@ local function pilot_states(study, list)
   return known
 end
 
--- ---- budget -----------------------------------------------------------------------------------------------------------
+-- ---- budget --------------------------------------------------------------------------------------------------------
 
 local function budget_path(study) return files.join(study.dir, "budget.json") end
 
@@ -186,7 +192,9 @@ local function cut_to(study, list, seconds_of)
     if sum <= budget then fit = b end
   end
   if fit == 0 then
-    check.fail("compare", "budget_hours = %g does not hold even one block of %d images (about %s). Give more, or fewer methods or models.", study.budget_hours,
+    check.fail("compare",
+      "budget_hours = %g does not hold even one block of %d images (about %s). Give more, or fewer methods or models.",
+        study.budget_hours,
       cells.block, Progress.duration(by_block[1]))
   end
   return math.min(fit * cells.block, #study.images)
@@ -205,7 +213,8 @@ function time.second(study, asked, list, prediction)
       files.write_data(budget_path(study), stored)
     end
     if stored.images < asked.images then
-      study.run:warn(("compare: budget_hours = %g: the first %d of %d images"):format(study.budget_hours, stored.images, #study.images))
+      study.run:warn(("compare: budget_hours = %g: the first %d of %d images"):format(study.budget_hours, stored.images,
+        #study.images))
       asked.images = stored.images
       list = cells.plan(study, asked)
     end
@@ -213,22 +222,26 @@ function time.second(study, asked, list, prediction)
   local left = left_of(study, list)
   prediction.again, prediction.piloted = host.now(), host.now() - prediction.began
   prediction.second = total(study, asked, left, prediction.counts, known)
-  if #left > 0 then say("compare: about %s left, by the first block of %s", Progress.duration(prediction.second), fastest(study).name) end
+  if #left > 0 then say("compare: about %s left, by the first block of %s", Progress.duration(prediction.second),
+    fastest(study).name) end
   return list
 end
 
 --- What it took, beside what was predicted; kept in study/cost.json.
 function Prediction:done(list)
   local took, after = host.now() - self.began, host.now() - self.again
-  say("compare: took %s (%s by counted passes; after the first block %s, predicted %s)", Progress.duration(took), Progress.duration(self.seconds),
+  say("compare: took %s (%s by counted passes; after the first block %s, predicted %s)", Progress.duration(took),
+    Progress.duration(self.seconds),
     Progress.duration(after), Progress.duration(self.second))
-  files.write_data(files.join(self.study.dir, "cost.json"), { cells = #list, predicted_by_passes = self.seconds, took = took,
+  files.write_data(files.join(self.study.dir, "cost.json"), { cells = #list, predicted_by_passes = self.seconds,
+    took = took,
     predicted_by_first_block = self.second, took_after_first_block = after })
 end
 
--- ---- costs ------------------------------------------------------------------------------------------------------------
+-- ---- costs ---------------------------------------------------------------------------------------------------------
 
-local cost_columns = { "run", "network", "method", "images", "forwards", "backwards", "map_seconds", "seconds", "failed_cells" }
+local cost_columns = { "run", "network", "method", "images", "forwards", "backwards", "map_seconds", "seconds",
+  "failed_cells" }
 
 --- Writes tables/costs.csv: what each method's maps and their judgement took on each model, all images together.
 function time.write_costs(study, list)
@@ -237,11 +250,13 @@ function time.write_costs(study, list)
     local key, s = cell.model.name .. "\0" .. cell.entry.label, cells.state(study, cell)
     local row = of[key]
     if not row then
-      row = { run = cell.model.name, network = cell.model.network, method = cell.entry.label, images = 0, forwards = 0, backwards = 0, map_seconds = 0.0,
+      row = { run = cell.model.name, network = cell.model.network, method = cell.entry.label, images = 0, forwards = 0,
+        backwards = 0, map_seconds = 0.0,
         seconds = 0.0, failed_cells = 0 }
       of[key], out[#out + 1] = row, row
     end
-    row.images, row.seconds, row.map_seconds = row.images + (s.images or 0), row.seconds + (s.seconds or 0), row.map_seconds + (s.map_seconds or 0)
+    row.images, row.seconds, row.map_seconds = row.images + (s.images or 0), row.seconds + (s.seconds or 0),
+      row.map_seconds + (s.map_seconds or 0)
     row.forwards, row.backwards = row.forwards + (s.forwards or 0), row.backwards + (s.backwards or 0)
     if s.status == "failed" then row.failed_cells = row.failed_cells + 1 end
   end
