@@ -20,6 +20,8 @@ local Step = require "medxai.run.step"
 ---@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
 ---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
 ---@field study fun(self: medxai.Run, options: table): medxai.Study see study.lua
+---@field networks fun(self: medxai.Run, study: medxai.Study, options?: table): table see networks.lua
+---@field audit fun(self: medxai.Run, options: table): table see audit.lua
 ---@field sanity fun(self: medxai.Run, study: medxai.Study, options: table): table see sanity.lua
 ---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
 ---@field report fun(self: medxai.Run, options?: table): string see report.lua

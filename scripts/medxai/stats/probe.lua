@@ -202,7 +202,7 @@ local function folds_of(groups, sources, folds, stream)
 end
 
 -- Labels (n, 1 + refits): the true sources as 1 and 0, then with the groups' sources exchanged at random.
-local function label_columns(groups, is_positive, refits, stream)
+local function label_columns(groups, is_positive, refits, stream_of)
   local place, names, first = {}, {}, {}
   for i, group in ipairs(groups) do
     if not place[group] then
@@ -213,7 +213,7 @@ local function label_columns(groups, is_positive, refits, stream)
   local rows = {}
   for i in ipairs(groups) do rows[i] = { is_positive[i] and 1 or 0 } end
   for b = 1, refits do
-    local order = stream:at((b - 1) * #names):permutation(#names):tolist()
+    local order = stream_of(b):permutation(#names):tolist()
     for i, group in ipairs(groups) do rows[i][b + 1] = first[order[place[group]] + 1] end
   end
   return rows
@@ -256,15 +256,17 @@ function probe.sources(features, sources, groups, positive, options)
   local folds, refits = options.folds or 5, options.refits or 200
   local random = require "medxai.tensor.random"
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
-  local function stream(purpose) return random.stream { seed = options.seed, purpose = purpose, id = options.id } end
+  local function stream(purpose, replicate)
+    return random.stream { seed = options.seed, purpose = purpose, id = options.id, replicate = replicate }
+  end
   local is_positive, count, seen = {}, 0, {}
   for i, source in ipairs(sources) do
     is_positive[i] = source == positive
     if not seen[groups[i]] then seen[groups[i]], count = true, count + 1 end
   end
   local fold = folds_of(groups, sources, folds, stream "probe_folds@1")
-  local areas = crossed_areas(features, label_columns(groups, is_positive, refits, stream "probe_sources@1"), fold,
-    folds)
+  local rows = label_columns(groups, is_positive, refits, function(b) return stream("probe_sources@1", b) end)
+  local areas = crossed_areas(features, rows, fold, folds)
   local at_least, sum = 0, 0.0
   for b = 2, #areas do
     sum = sum + areas[b] / refits

@@ -116,7 +116,9 @@ end
 
 -- Parts replaced and hidden, what the network knows of sources, and where its maps lie.
 local function judge_network(run, o, found, network)
-  local why = not network and "no network: name one as audited, or give seeds" or parts.obstacle(network.split)
+  local why, without = "no network: name one as audited, or give seeds", nil
+  if network then why, without = parts.obstacle(network.split) end
+  found.without_lungs = without or 0
   if not why then
     local own = { regions = o.regions, placebo = o.placebo, images = o.images == "all" and network.split.n
       or math.min(o.images, network.split.n), seed = run.seed }

@@ -96,8 +96,8 @@ end
 
 -- ---- the cheap probe ------------------------------------------------------------------------------------------------
 
--- Thumbnails (n, 1024) float64 in the range of the file, and labels.
-local function thumbnails(split)
+--- Thumbnails of a split (n, 1024) float64 in the range of the file, and labels.
+function inputs.thumbnails(split)
   local scope <close> = require("medxai.core").memory.scope()
   local loader <close> = split:loader { batch = 64 }
   local parts, labels, side = {}, {}, inputs.side_px
@@ -119,8 +119,8 @@ end
 ---@return table answers { labels, logits, probabilities, predicted }
 function inputs.probe(data)
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
-  local train, labels = thumbnails(data.train)
-  local test, truth = thumbnails(data.test)
+  local train, labels = inputs.thumbnails(data.train)
+  local test, truth = inputs.thumbnails(data.test)
   local answers = { labels = truth, logits = probe.read(train, labels, test, #data.classes), probabilities = {} }
   for i, row in ipairs(answers.logits) do answers.probabilities[i] = logits_of.softmax(row) end
   answers.predicted = logits_of.argmax(answers.logits)

@@ -19,9 +19,12 @@ local function share_of(map, mask)
   return total > 0 and (energy * mask):sum():item() / total or 0 / 0
 end
 
--- For each image the number of another one of the same class and of another patient, in a keyed order; nil where there
--- is none.
-local function swaps_of(items, seed)
+--- For each image the number of another one of the same class and of another patient, in a keyed order; nil where there
+--- is none.
+---@param items { id: string, label: integer, patient: string }[]
+---@param seed integer
+---@return table<integer, integer>
+function maps.swaps(items, seed)
   local list = {}
   for i, item in ipairs(items) do
     local others = {}
@@ -69,7 +72,7 @@ end
 ---@return table base the result of run:explain, with chosen = numbers of the images
 function maps.explain(run, network, o)
   local explain, split = require "medxai.steps.explain", network.split
-  local chosen = require("medxai.explain.images").images(split, math.min(maps.images, split.n))
+  local chosen = require("medxai.steps.audit_parts").chosen(split, maps.images)
   local base = explain.run(run, network.model, split, { title = "audit: where maps lie", methods = o.methods,
     images = chosen, target = "true", mask = "lungs", metrics = { "energy_inside" }, figures = false })
   base.chosen = chosen
@@ -90,7 +93,7 @@ function maps.rows(run, split, base)
     items[k], masks[k] = split:item(i), split:mask(i, "lungs"):ne(0):to { dtype = "float64" }
     patients[k] = items[k].patient
   end
-  local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), swaps_of(items, run.seed),
+  local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), maps.swaps(items, run.seed),
     #base.statuses, {}, {}
   for m, status in ipairs(base.statuses) do
     local records = {}

@@ -19,6 +19,8 @@ local verdict = require "medxai.stats.verdict"
 
 local parts = {}
 
+local nan = 0 / 0
+
 parts.names = { "markers", "border", "lungs" }
 parts.least_share = 0.5 -- of what the network tells with the lungs, told without them
 parts.least_drop = 0.2  -- in standard deviations of the logit margin
@@ -169,16 +171,33 @@ local function read_images(run, classes)
   return list
 end
 
---- Whether the lung masks that every part needs are there for the images of a split.
----@return string|nil why not
+--- Whether an image of a split has the lung mask that every part needs.
+---@param split medxai.Split
+---@param i integer
+---@return boolean
+function parts.has_lungs(split, i) return split.data.drawn ~= nil or split.items[i].lungs ~= nil end
+
+--- Why no image's parts can be replaced; nil where some can, and how many cannot.
+---@param split medxai.Split
+---@return string|nil why
+---@return integer|nil without images without a lung mask
 function parts.obstacle(split)
-  local has = false
-  for _, kind in ipairs(split.data.masks) do has = has or kind == "lungs" end
-  if not has then return "the data have no lung masks" end
-  if split.data.drawn then return nil end
-  for _, item in ipairs(split.items) do
-    if item.lungs == nil then return ("no lung mask for '%s'"):format(item.path) end
+  local without = 0
+  for i = 1, split.n do without = without + (parts.has_lungs(split, i) and 0 or 1) end
+  if without == split.n then return "the data have no lung masks" end
+  return nil, without
+end
+
+--- Numbers of images with lung masks, the classes in turn.
+---@param split medxai.Split
+---@param most integer
+---@return integer[]
+function parts.chosen(split, most)
+  local list = {}
+  for _, i in ipairs((require("medxai.explain.images").images(split, split.n))) do
+    if parts.has_lungs(split, i) and #list < most then list[#list + 1] = i end
   end
+  return list
 end
 
 --- The answers of a network to images with parts replaced; done once, and read from audit/parts.csv then.
@@ -189,7 +208,7 @@ end
 ---@return table[] images
 ---@return integer spots how many markers were proposed
 function parts.answers(run, model, split, o)
-  local chosen = require("medxai.explain.images").images(split, o.images)
+  local chosen = parts.chosen(split, o.images)
   local step = run:step("audit-parts", { model = run:describe_model(model), data = run:describe_split(split),
     masks = split:masks_sha256 "lungs" or "none",
     images = #chosen, regions = o.regions, placebo = o.placebo, version = 1 })
@@ -236,7 +255,7 @@ local function of_both(a, b)
 end
 
 --- Of each class how much of what the network tells is left when the lungs are replaced: (A without lungs - 1/2) /
---- (A whole - 1/2). found: more than half, by both removals.
+--- (A whole - 1/2). found: more than half, by both removals, of a class that the whole image is shown to tell.
 ---@param images table[] from parts.answers
 ---@param classes string[]
 ---@param seed integer
@@ -251,8 +270,9 @@ function parts.retained(images, classes, seed)
       local whole, left = placements(own, "none none 0", c), placements(own, "lungs " .. way .. " 0", c)
       local share = delong.retained(whole, left, over)
       row.whole, row.removals[way] = whole.auc, { auc = left.auc, share = share }
-      local v = verdict.of("bound", { low = share.low, high = share.high, units = over.count,
-        resampled = over.resampled, why = share.why },
+      local is_told = delong.area(whole, over).low > 0.5
+      local v = verdict.of("bound", { low = is_told and share.low or nan, high = is_told and share.high or nan,
+        units = over.count, resampled = over.resampled, why = share.why or "the whole image is not shown to tell it" },
         { threshold = parts.least_share, pass = "above" })
       verdicts[k] = { verdict = ({ pass = "found", fail = "not_found" })[v.verdict] or v.verdict, reason = v.reason }
     end
@@ -277,7 +297,7 @@ local function margin_deviation(images)
   local sum, squares, n = 0.0, 0.0, #images
   for _, image in ipairs(images) do sum = sum + margin_of(image) / n end
   for _, image in ipairs(images) do squares = squares + (margin_of(image) - sum) ^ 2 end
-  return n > 1 and math.sqrt(squares / (n - 1)) or 0 / 0
+  return n > 1 and math.sqrt(squares / (n - 1)) or nan
 end
 
 local function answer_of(z) return logits_of.argmax({ z })[1] end
@@ -294,7 +314,7 @@ local function drop_of(image, part, way, count)
       changes = changes + (answer_of(other) ~= answer_of(before) and 1 or 0)
     end
   end
-  if n == 0 then return 0 / 0, 0 / 0, 0 / 0 end
+  if n == 0 then return nan, nan, nan end
   return before[c] - after[c] - mean / n, answer_of(after) ~= answer_of(before) and 1 or 0, changes / n
 end
 
@@ -328,8 +348,7 @@ function parts.occlusion(images, o)
       local r = row.removals[way]
       r.p_above, r.p_below = above[k], below[k]
       row.verdicts[w] = verdict.of("threshold", { p_above = above[k], p_below = below[k], units = r.units,
-        resampled = r.resampled,
-        why = r.n == 0 and "no image has it" or r.one_sided.why })
+        resampled = r.resampled, why = r.one_sided.why, nothing = r.n == 0 and "no image has it" or nil }, {})
     end
   end
   for _, row in ipairs(rows) do row.verdict = of_both(row.verdicts[1], row.verdicts[2]) end

@@ -36,8 +36,14 @@ local function hidden(rows)
   return any(rows, function(row) return row.part ~= "lungs" and row.verdict.verdict == "found" end)
 end
 
--- Classes whose answers keep more than half of what they tell when the lungs are replaced.
-local function kept(rows) return any(rows, is "found") end
+-- A class that is told without the lungs, and of which the network keeps more than half when the lungs are replaced.
+local function kept(f)
+  local told = {}
+  for _, row in ipairs(f.trained or f.probe or {}) do
+    if row.verdict and row.verdict.verdict == "found" then told[row.class] = true end
+  end
+  return any(f.retained, function(row) return row.verdict.verdict == "found" and told[row.class] end)
+end
 
 -- Why nothing can be said, in the order of the checks; nil where every check has an answer.
 local function open_question(f)
@@ -53,7 +59,7 @@ local function open_question(f)
   end
   if not any(told, is "not_found") then return "no input without lungs was judged" end
   local part = any(f.occlusion, function(row) return row.part ~= "lungs" and row.verdict.verdict == "undecided" end)
-  if part and part.verdict.reason ~= "no image has it" then
+  if part then
     return ("whether the network goes by the %s"):format(part.part)
   end
   local source = any(f.sources, is "found")
@@ -65,7 +71,7 @@ end
 ---  sources; each may be nil
 ---@return table { verdict = "shortcut found" | "confounded" | "undecided" | "none of these found", reason }
 function combine.of(f)
-  local told, part = any(f.trained or f.probe, is "found"), hidden(f.occlusion)
+  local part = hidden(f.occlusion)
   local confounded = any(f.sources, is "confounded")
   local beside = confounded and ("; class and source are confounded besides (%s)"):format(confounded.verdict.reason)
     or ""
@@ -73,9 +79,9 @@ function combine.of(f)
     return { verdict = "shortcut found", reason = ("hiding the %s changes the network's answers%s"):format(part.part,
       beside) }
   end
-  if told and kept(f.retained) then
+  if kept(f) then
     local reason = ("%s told without the lungs, and the network keeps more than half of what it tells of %s without "
-      .. "them%s"):format(combine.named(f.trained or f.probe, "found"), kept(f.retained).class, beside)
+      .. "them%s"):format(combine.named(f.trained or f.probe, "found"), kept(f).class, beside)
     return { verdict = "shortcut found", reason = reason }
   end
   if confounded then

@@ -170,6 +170,9 @@ local function sentences_of(found)
       .. "finds nothing (see training accuracy)."
   end
   if found.no_parts then list[#list + 1] = ("Parts were not replaced: %s."):format(found.no_parts) end
+  if (found.without_lungs or 0) > 0 then
+    list[#list + 1] = ("Images without a lung mask, whose parts were not replaced: %d."):format(found.without_lungs)
+  end
   if (found.spots or 0) > 0 then
     list[#list + 1] = ("%d bright spots were taken for markers: look at them in audit/markers.csv."):format(found.spots)
   end

@@ -271,12 +271,16 @@ local function pairs_of(endpoint, recipes, over, o)
   return list
 end
 
+local function test_of(r)
+  return r.mid_p and ("%s, mid-p %.4g"):format(r.test, r.mid_p) or r.test
+end
+
 local function pair_rows(list)
   local rows = {}
   for i, p in ipairs(list) do
     rows[i] = { family = p.family, endpoint = p.endpoint, a = p.a, b = p.b, estimate = p.r.mean, low = p.r.low,
       high = p.r.high,
-      p = p.r.p, p_holm = p.p_holm, decision = p.verdict.verdict, test = p.r.test, n = p.r.n, units = p.r.units }
+      p = p.r.p, p_holm = p.p_holm, decision = p.verdict.verdict, test = test_of(p.r), n = p.r.n, units = p.r.units }
   end
   return rows
 end
