@@ -242,6 +242,16 @@ local function label_entries(entries)
   for _, e in ipairs(entries) do e.label = chosen(e) end
 end
 
+-- The gate's mark (run:sanity) on entries whose maps failed it: in their labels, on their overlays.
+local function mark_entries(job, asked)
+  local gate = require "medxai.score.gate"
+  local found = gate.of(job.run.dir)
+  for _, e in ipairs(asked.entries) do
+    e.mark = found:mark(e.method.name, job.weights, gate.settings(e, e.layer or asked.layer))
+    if e.mark then e.label = e.label .. " (" .. e.mark .. ")" end
+  end
+end
+
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries,
     by_metric = {},
@@ -259,6 +269,7 @@ local function new_job(run, model, split, asked)
     sets[e.set] = true
   end
   label_entries(asked.entries)
+  mark_entries(job, asked)
   job.labels = {}
   for _, e in ipairs(asked.entries) do job.labels[e.set] = e.label end
   return job
@@ -372,6 +383,7 @@ function explain.run(run, model, split, options)
   local job = new_job(run, model, split, asked)
   local fields = step_fields(job, chosen, asked)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
+  fields.gate = require("medxai.score.gate").hash(run.dir) -- its marks stand in tables and pictures
   local step = run:step(name, fields)
   run.explained = run.explained or {} -- the order in which the report tells them
   table.insert(run.explained, name)
