@@ -35,10 +35,24 @@ end
 
 local two = { { name = "a", network = "tiny", seed = 1 }, { name = "b", network = "tiny", seed = 2 } }
 
+local known -- the gate of two, made by the first test that asks
+
+local function of_two()
+  known = known or judged(t.tmpdir(), { models = two, n = 12 })
+  return known
+end
+
+-- A run folder with the marks of that gate.
+local function marked()
+  local dir = t.tmpdir()
+  gate.save(dir, require("medxai.score.gate_tables").marks(of_two()))
+  return dir
+end
+
 -- ---- controls ------------------------------------------------------------------------------------------------------
 
 t.test("the controls come out as stated: Sobel and noise of the image fail weights, the blob image, noise of the weights retrain", function()
-  local result = judged(t.tmpdir(), { models = two, n = 14 })
+  local result = of_two()
   for model = 1, 2 do
     local function said(method, name) return line_of(result, method, model).checks[name].verdict end
     t.equal({ said("sobel", "weights"), said("random_smooth", "weights"), said("center_blob", "image"),
@@ -349,7 +363,9 @@ t.test("marks name what failed, by model, network, weights and the settings of a
   function()
   local dir = t.tmpdir()
   t.equal(gate.of(dir):mark("sobel", "tiny"), nil)
-  judged(dir, { models = two, n = 12 })
+  t.equal(gate.hash(dir), nil)
+  dir = marked()
+  t.equal(#gate.hash(dir), 64)
   local marks = gate.of(dir)
   t.equal(marks:mark("sobel", "a"), "gate failed: weights, learned")
   t.equal({ marks:mark("sobel", "tiny"), marks:state("sobel", "b"), marks:mark("sobel", "resnet50"), marks:state("lime",
@@ -361,6 +377,46 @@ t.test("marks name what failed, by model, network, weights and the settings of a
   t.equal(gate.settings(entry, "conv1"), gate.settings(entry)) -- it works on the input
   entry.options.radius = 99
   t.equal(marks:mark("sobel", "a", gate.settings(entry)), nil)
+end)
+
+t.test("methods that failed carry the mark in later explanations of those weights: labels, and a band on their overlays", function()
+  local dir = marked()
+  local explain = require "medxai.steps.explain"
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local run = tiny.run(dir)
+  local study = tiny.study(run, 12, two)
+  local drawn = {}
+  local figure = require "medxai.show.figure"
+  local plain = figure.panels
+  local restore <close> = setmetatable({}, { __close = function() figure.panels = plain end }) -- luacheck: ignore
+  figure.panels = function(o)
+    for _, p in ipairs(o.rows[1].panels) do drawn[#drawn + 1] = p.status or "" end
+    return plain(o)
+  end
+  local function labels(net)
+    local list = {}
+    local result = explain.run(run, net, study.models[1].split, { methods = { "sobel", "gradcam" }, images = 1,
+      figures = { "rows" } })
+    for i, line in ipairs(result.statuses) do list[i] = line.label end
+    net:close()
+    return list
+  end
+  t.equal(labels(tiny.network(1))[1], "Sobel (gate failed: weights, learned)")
+  t.equal(drawn[2], "gate failed: weights, learned")
+  t.equal(labels(tiny.network(5)), { "Sobel", "Grad-CAM" }) -- other weights were not judged
+end)
+
+t.test("the page has sentences and tables of the gate: methods first, controls last, the course of the cascade",
+  function()
+  local result = of_two()
+  t.equal(#result.sentences, 1)
+  t.ok(result.sentences[1]:find "of 2 methods and networks failed the gate" or result.sentences[1]:find "^None of 2",
+    result.sentences[1])
+  t.equal({ #result.tables, result.tables[1].title, result.tables[1].columns[2], result.tables[1].rows[2][2] }, { 4,
+    "Gate of a, 12 images", "gate",
+    "control" })
+  t.ok(result.tables[1].note:find "^All 5 controls came out as they must%.", result.tables[1].note)
+  t.equal({ #result.tables[2].rows, result.tables[2].columns[2], result.tables[2].rows[2][2] }, { 5, "head", "1.00" })
 end)
 
 t.test("wrong options are refused before anything is computed", function()

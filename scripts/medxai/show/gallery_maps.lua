@@ -83,7 +83,9 @@ end
 
 local function panel(job, e, number, image, mask, asked, lines)
   local record = job:record(e, number)
-  local p = { title = lines, status = map.explain_status(record.status), pixels = pixels_of(job, e, record, image, asked) }
+  local status = map.explain_status(record.status)
+  if e.mark then status = (status and status .. "; " or "") .. e.mark end
+  local p = { title = lines, status = status, pixels = pixels_of(job, e, record, image, asked) }
   for _, line in ipairs(score_lines(asked, record)) do lines[#lines + 1] = line end
   for _, line in ipairs(remarks(e, record)) do lines[#lines + 1] = line end
   if mask then p.pixels = figure.outline(p.pixels, mask) end

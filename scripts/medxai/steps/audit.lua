@@ -102,7 +102,7 @@ end
 -- was trained and none is named.
 local function audited_of(o, data, cells)
   if type(o.audited) == "string" then
-    local model, trained_on = require "medxai.nn.trained"(o.audited)
+    local model, trained_on = require("medxai.nn.trained").open(o.audited)
     if not trained_on.test then check.fail("audit", "the data of the run '%s' have no test split.", o.audited) end
     return { name = o.audited, model = model:eval(), split = trained_on.test, own = true }
   elseif o.audited then

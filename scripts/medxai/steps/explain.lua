@@ -200,6 +200,17 @@ function explain.check_call(unknown, run, model, split, options)
   explain.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
 end
 
+-- The gate's mark (run:sanity) on entries whose maps failed it: in their labels, on their overlays.
+local function mark_entries(job, asked)
+  local gate = require "medxai.score.gate"
+  local found = gate.of(job.run.dir)
+  for _, e in ipairs(asked.entries) do
+    e.mark = found:mark(e.method.name, job.weights, gate.settings(e, e.layer or asked.layer))
+    if e.mark then e.label = e.label .. " (" .. e.mark .. ")" end
+    job.labels[e.set] = e.label
+  end
+end
+
 -- The contents of the chosen images' mask files by which maps are judged and with which they are drawn; nil where there are none.
 local function judging_masks(job, asked)
   local names, found = { [asked.mask or false] = true }, {}
@@ -283,8 +294,10 @@ function explain.run_checked(run, model, split, asked)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)
   local job = jobs.new(run, model, split, asked, chosen)
+  mark_entries(job, asked)
   local fields = step_fields(job, asked)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
+  fields.gate = require("medxai.score.gate").hash(run.dir) -- its marks stand in tables and pictures
   local step = run:step(name, fields)
   run.explained = run.explained or {} -- the order in which the report tells them
   table.insert(run.explained, name)

@@ -82,7 +82,7 @@ local function open_page(run, options)
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
   page.overlaps = in_experiment_order(steps_of(page, "overlap%-"), run.overlapped)
   page.judged = steps_of(page, "networks")
-  for _, prefix in ipairs { "compare", "audit" } do
+  for _, prefix in ipairs { "sanity", "compare", "audit" } do
     local found = steps_of(page, prefix)
     table.move(found, 1, #found, #page.judged + 1, page.judged)
   end

@@ -14,6 +14,7 @@ local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local host = require "medxai.host"
 local jobs = require "medxai.explain.job"
+local judged = require "medxai.show.report_judged"
 local judging = require "medxai.steps.sanity_verdicts"
 local Progress = require "medxai.base.progress"
 local tables = require "medxai.score.gate_tables"
@@ -67,6 +68,7 @@ end
 ---@return table checked
 function sanity.check(options, study)
   local o = check.options("sanity", options, sanity.spec)
+  if check.smoke() then o.images, o.stages, o.draws, o.alone = math.min(o.images, 6), 2, 1, false end
   o.thresholds = check.options("sanity: thresholds", o.thresholds, threshold_spec())
   explain.check { methods = with_controls(o.methods), layer = o.layer }
   for _, network in ipairs(check.sorted_keys(o.permuted)) do
@@ -320,6 +322,7 @@ local function conclude(job)
     models = models,
     thresholds = job.o.thresholds, target = tostring(job.study.target) }
   tables.write(job.run, result, rows)
+  tables.show(result)
   gate.save(job.run.dir, tables.marks(result))
   return result
 end
@@ -366,7 +369,7 @@ function sanity.run(run, study, options)
   step = run:step(name, fields)
   if not step.done then
     local result = conclude(job)
-    tables.print(result)
+    if not host.options.quiet then judged.print(result) end
     step:finish(result, {}, { "verdicts.csv", "tables/gate.csv", "study/similarity_gate.csv", "study/gate.json" })
   end
   return step.result

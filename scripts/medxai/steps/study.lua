@@ -375,7 +375,8 @@ end
 local function is_written(self)
   local found = csv.read(files.join(self.dir, "images.csv")) or {}
   local same = #found == #self.images
-  for i, image in ipairs(self.images) do same = same and found[i].image_id == image.id and found[i].path == image.path end
+  for i, image in ipairs(self.images) do same = same and found[i].image_id == image.id
+    and found[i].path == image.path end
   return same
 end
 

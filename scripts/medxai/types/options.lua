@@ -127,17 +127,18 @@
 ---@class medxai.CompareOptions
 ---@field methods medxai.Methods as run:explain's (required)
 ---@field metrics medxai.Metrics.List as run:explain's (required)
----@field primary string the metric that decides, by name; all others are exploratory (required)
----@field array_index? string "I/N": this process does every N-th cell; several work on one run folder (--array_index)
----@field as? "logit"|"softmax" the score that metrics judge, the same for all methods (default "logit")
----@field baselines? medxai.Methods methods that must be beaten, each of them (default { "sobel", "center_blob", "random_smooth" })
----@field friedman? boolean Friedman's test with Iman and Davenport's F beside the primary metric (default false, --friedman)
----@field layer? string|string[]|table<string, string> a node, a list, or { [network] = node }; default: each network's CAM layer
----@field mask? string the data's mask with which metrics of overlap compare
+---@field primary string the metric that decides; all others are exploratory (required)
+---@field array_index? string I/N: this process does every N-th cell (--array_index)
+---@field as? "logit"|"softmax" the score that metrics judge, for all methods (default "logit")
+---@field baselines? medxai.Methods methods that know nothing of the network, to be beaten, each of them (default { "sobel", "center_blob", "random_smooth" })
+---@field friedman? boolean Friedman's test beside the primary metric (default false, --friedman)
+---@field layer? string|table a node, a list of nodes, or network -> node; default: each network's own
+---@field mask? string the data's mask that metrics of overlap compare with
+---@field noise? boolean every map is judged once more with the metrics' own draws under another seed (default false, --noise)
 ---@field partial? boolean tables of the cells that are done, stamped partial (default false, --partial)
----@field settings? table<string, table[]> other settings of metrics, to see whether the ranking depends on them: { road_combined = { { percentiles = { 50 } } } } (default {  })
+---@field settings? table metric -> list of other settings: does the ranking depend on them? (default {  })
 ---@field title? string of this part of the report
----@field within? string name of a mask: pixels outside of it are neither ranked nor counted
+---@field within? string a mask's name: metrics neither rank nor count pixels outside it
 
 ---@class medxai.AuditOptions
 ---@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input (required)
