@@ -1,5 +1,6 @@
 -- Where maps of different networks meet: file coordinates, the rectangle that all crops show, averaged over the area of
--- each cell. A map of a 7 x 7 layer says no more than 16 x 16 cells; 225, 224 and 299 px crops are never compared pixel by
+-- each cell. A map of a 7 x 7 layer says no more than 16 x 16 cells; 225, 224 and 299 px crops are never compared
+-- pixel by
 -- pixel. It refuses crops that have nothing in common.
 local check = require "medxai.base.options"
 local torch = require "medxai.torch"
@@ -24,13 +25,15 @@ function frame.shared(places)
   local file = places[1].file
   for _, place in ipairs(places) do
     if place.file[1] ~= file[1] or place.file[2] ~= file[2] then
-      check.fail("study", "a file is %d x %d for one model and %d x %d for another: they are not the same images.", file[1], file[2], place.file[1], place.file[2])
+      check.fail("study", "a file is %d x %d for one model and %d x %d for another: they are not the same images.",
+        file[1], file[2], place.file[1], place.file[2])
     end
     local c = frame.crop(place)
     r.left, r.top = math.max(r.left, c.left), math.max(r.top, c.top)
     r.right, r.bottom = math.min(r.right, c.right), math.min(r.bottom, c.bottom)
   end
-  if r.right - r.left < 1 or r.bottom - r.top < 1 then check.fail("study", "the models' crops of an image have nothing in common.") end
+  if r.right - r.left < 1 or r.bottom - r.top < 1 then check.fail("study",
+    "the models' crops of an image have nothing in common.") end
   r.share = (r.right - r.left) * (r.bottom - r.top) / (file[1] * file[2])
   return r
 end

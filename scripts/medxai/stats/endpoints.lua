@@ -1,7 +1,7 @@
--- What networks are compared by: areas under ROC curves, accuracy, balanced accuracy, macro F1, negative log-likelihood and
--- Brier score, each with its interval, its paired difference and what each image adds to it. A network may be several
--- trainings of one recipe: then all numbers are means over the training seeds. It refuses networks that judged different
--- images.
+-- What networks are compared by: areas under ROC curves, accuracy, balanced accuracy, macro F1, negative log-likelihood
+-- and Brier score, each with its interval, its paired difference and what each image adds to it. A network may be
+-- several trainings of one recipe: then all numbers are means over the training seeds. It refuses networks that judged
+-- different images.
 --
 --   local a = endpoints.judged(labels, { logits of seed 1, logits of seed 2 })
 --   local e = endpoints.of("auroc_macro", { "COVID-19", "Normal" })
@@ -151,7 +151,7 @@ function Area:influence(a, seed)
   return p.auc, phi
 end
 
--- ---- means of values of single images --------------------------------------------------------------------------------
+-- ---- means of values of single images -------------------------------------------------------------------------------
 
 local Mean = setmetatable({}, { __index = Endpoint })
 Mean.__index = Mean
@@ -172,7 +172,7 @@ function Mean:influence(a, seed)
   return mean, phi
 end
 
--- ---- functions of counts ----------------------------------------------------------------------------------------------
+-- ---- functions of counts --------------------------------------------------------------------------------------------
 
 local Average = setmetatable({ direction = "higher", bounded = true }, { __index = Endpoint })
 Average.__index = Average
@@ -201,13 +201,17 @@ function Average:value(over, a, level)
   return over:share(over:totals(columns, f), level)
 end
 
+-- Whether every training of both networks gives the same answers.
 local function same_answers(a, b)
-  for s, predicted in ipairs(a.predicted) do
-    for i, class in ipairs(predicted) do
-      if not b.predicted[s] or b.predicted[s][i] ~= class then return false end
+  local first = a.predicted[1]
+  for _, network in ipairs { a, b } do
+    for _, predicted in ipairs(network.predicted) do
+      for i, class in ipairs(predicted) do
+        if class ~= first[i] then return false end
+      end
     end
   end
-  return #a.predicted == #b.predicted
+  return true
 end
 
 -- The paired studentised bootstrap: p is twice the smaller one-sided p.
@@ -239,7 +243,7 @@ function Average:influence(a, seed)
   return value, phi
 end
 
--- ---- by name ----------------------------------------------------------------------------------------------------------
+-- ---- by name --------------------------------------------------------------------------------------------------------
 
 --- The names of all endpoints of these classes.
 ---@param classes string[]
@@ -269,7 +273,7 @@ function endpoints.of(name, classes)
   return setmetatable({ name = name }, Average)
 end
 
--- ---- weights or recipe --------------------------------------------------------------------------------------------------
+-- ---- weights or recipe ----------------------------------------------------------------------------------------------
 
 --- A table of units and training seeds whose means over the units are the seeds' values: value + U/n times the sum of
 --- what the unit's images add (linearised; for a mean with one image per unit these are the values themselves). For

@@ -9,6 +9,7 @@ local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
+local jobs = require "medxai.explain.job"
 local page = require "medxai.show.packet_page"
 local random = require "medxai.tensor.random"
 local runner = require "medxai.explain.runner"
@@ -18,17 +19,19 @@ local packet = {}
 packet.columns = { "case", "map", "marks_the_finding", "would_mislead", "seconds", "remark" }
 packet.key_columns = { "reader", "case", "map", "method", "decoy", "repeat_of", "image_id", "patient", "finding", "model" }
 
-local spec = {
-  methods = { "table", required = true },
-  images = { "integer", field = true, default = 24, min = 2 },
-  readers = { "integer", field = true, default = 3, min = 1, max = 100 },
-  repeats = { "number", default = 0.1, min = 0, max = 1 },
-  model = { "string" },
-  layer = { "string|table" },
+packet.spec = {
+  methods = { "string|table", required = true, lua = "medxai.Methods",
+    doc = "as run:explain's; baselines (sobel, center_blob, random_smooth) are decoys" },
+  images = { "integer", field = true, default = 24, min = 2, unit = "cases",
+    doc = "the study's first of which every method has a map" },
+  readers = { "integer", field = true, default = 3, min = 1, max = 100, doc = "folders: each reader gets one of them" },
+  repeats = { "number", default = 0.1, min = 0, max = 1, doc = "share of cases that come a second time" },
+  model = { "string", doc = "whose maps, by its name in the study; needed where the study has several" },
+  layer = { "string|table", lua = "string|string[]", doc = "as run:explain's" },
 }
 
 local function checked(options)
-  local o = check.options("packet", options, spec)
+  local o = check.options("packet", options, packet.spec)
   o.entries = explain.check({ methods = o.methods }).entries
   local seen = {}
   for _, e in ipairs(o.entries) do
@@ -81,7 +84,7 @@ local function cases_of(study, m, o)
   local model = m:open()
   local mode <close> = explain.eval_mode(model) -- luacheck: ignore
   local asked = explain.check({ methods = o.methods, target = study.target, layer = o.layer, deterministic = true }, model, m.split)
-  local job = runner.loose_job { model = model, split = m.split, entries = asked.entries, run = { seed = study.seed }, deterministic = true }
+  local job = jobs.loose { model = model, split = m.split, entries = asked.entries, run = { seed = study.seed }, deterministic = true }
   local list, left_out = {}, canon.list {}
   for i = 1, #study.images do
     if #list == o.images then break end
@@ -166,12 +169,7 @@ local function clear(dir)
 end
 
 --- run:packet(study, options): cases for readers, in packet/, and the key beside it.
----   methods    names, or { name, option = value }; baselines (sobel, center_blob, random_smooth) are decoys
----   images     how many cases, 24: the study's first of which every method has a map
----   readers    how many folders, 3: each reader gets one of them
----   repeats    share of cases that come a second time, 0.1: how far a reader agrees with himself
----   model      whose maps, by its name in the study; needed where the study has several
----   layer      as run:explain's
+--- Options: packet.spec.
 ---@param run medxai.Run
 ---@param study medxai.Study
 ---@param options table
@@ -208,7 +206,8 @@ function packet.run(run, study, options)
   files.write(dir .. "/README.txt", page.readme(o.readers))
   local result = { dir = "packet", key = "packet_key.csv", key_sha256 = hash, cases = #cases, readers = o.readers, methods = #entries, left_out = left_out }
   step:finish(result, { "packet/KEY.sha256", "packet_key.csv" })
-  print(("packet: %d cases of %d maps for %d readers in %s; the key is %s, keep it from them"):format(#cases, #entries, o.readers, dir, key_path))
+  print(("packet: %d cases of %d maps for %d reader%s in %s; the key is %s, keep it from them"):format(#cases, #entries, o.readers,
+    o.readers == 1 and "" or "s", dir, key_path))
   return result
 end
 

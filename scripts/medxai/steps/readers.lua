@@ -22,13 +22,14 @@ local questions = { { name = "marks_the_finding", better = "higher" }, { name = 
 
 readers.columns = { "question", "kind", "a", "b", "estimate", "low", "high", "p", "p_holm", "decision", "reason", "n", "units", "readers" }
 
-local spec = {
-  answers = { "string|table", required = true },
-  key = { "string" },
+readers.spec = {
+  answers = { "string|table", required = true, lua = "string|string[]",
+    doc = "files as the packet's page saves them, or its answers.csv filled in: a pattern (\"answers/*.csv\") or a list" },
+  key = { "string", doc = "packet_key.csv; default: the run's own" },
 }
 
 --- Checks a call of run:readers without making it (medxai.run.preflight).
-function readers.check_call(_, _, options) check.options("readers", options, spec) end
+function readers.check_call(_, _, options) check.options("readers", options, readers.spec) end
 
 -- ---- reading ----------------------------------------------------------------------------------------------------------------
 
@@ -304,8 +305,6 @@ local function say(rows, list)
 end
 
 --- run:readers { answers = "answers/*.csv" }: the ratings of a packet.
----   answers  files as the packet's page saves them, or its answers.csv filled in; a pattern or a list
----   key      packet_key.csv; default the run's own
 --- Leaves tables/readers.csv: means with intervals over patients, differences with Holm's correction, methods against each
 --- decoy, Cohen's kappa with quadratic weights, ICC(2,1). The verdicts speak of these readers; "other readers" is the interval
 --- over patients and readers, from three readers on.
@@ -313,7 +312,7 @@ end
 ---@param options table
 ---@return table result { rows, readers, images, methods, answered, unanswered }
 function readers.run(run, options)
-  local o = check.options("readers", options, spec)
+  local o = check.options("readers", options, readers.spec)
   local paths = paths_of(o.answers)
   require("medxai.run.preflight").check()
   run:prepare()

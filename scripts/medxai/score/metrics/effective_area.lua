@@ -9,7 +9,6 @@ return {
   title = "effective area",
   version = 1,
   direction = "none",
-  ranks = false,
   range = { 0, 1 },
   unit = "share",
   axis = "least share of the cells that holds half the energy",

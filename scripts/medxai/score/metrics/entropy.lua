@@ -8,7 +8,6 @@ return {
   title = "entropy",
   version = 1,
   direction = "none",
-  ranks = false,
   range = { 0, 1 },
   unit = "share",
   axis = "entropy of the cells, over that of an even map",

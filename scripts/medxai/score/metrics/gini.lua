@@ -8,7 +8,6 @@ return {
   title = "Gini coefficient",
   version = 1,
   direction = "none",
-  ranks = false,
   range = { 0, 1 },
   unit = "share",
   axis = "Gini coefficient of the cells",

@@ -7,8 +7,7 @@ local sensitivity = require "medxai.score.sensitivity"
 return {
   title = "local Lipschitz estimate",
   version = 1,
-  direction = "lower",
-  ranks = false,
+  direction = "none",
   unit = "ratio",
   axis = "largest change of the map over its norm, per change of the image",
   needs = { model = true },

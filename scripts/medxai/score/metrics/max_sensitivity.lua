@@ -8,8 +8,7 @@ local sensitivity = require "medxai.score.sensitivity"
 return {
   title = "max-sensitivity",
   version = 1,
-  direction = "lower",
-  ranks = false,
+  direction = "none",
   unit = "ratio",
   axis = "largest change of the map, over its norm",
   needs = { model = true },
