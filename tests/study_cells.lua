@@ -14,7 +14,7 @@ run:compare(study, { methods = { "gradcam", "saliency" }, metrics = { "energy_in
 
 -- All that a study leaves but for times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
-  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv" }
+  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv", "study/viewer.html" }
 
 local function bytes_of(name)
   local dir, out = tiny.dir() .. "/runs/" .. name, {}
@@ -35,6 +35,22 @@ local function whole()
   reference = bytes_of "whole"
   return reference
 end
+
+t.test("the viewer of a study holds every map of every network and method, with what each network says", function()
+  local page = whole()["study/viewer.html"]
+  local data = require("cjson").decode(page:match '<script type="application/json" id="viewer%-data">(.-)</script>')
+  t.equal({ #data.images, data.networks, data.methods }, { 18, { "one", "two seed 1", "two seed 2" },
+    { "gradcam", "saliency", "sobel", "random_smooth" } })
+  for n = 1, 3 do
+    for m = 1, 4 do
+      for i = 1, 18 do
+        local fact = data.sheets[n][m].facts[i]
+        t.ok(fact.rows == 64 or fact.note, ("map of image %d, network %d, method %d"):format(i, n, m))
+        t.ok(fact.text:find "^predicted %S+$", fact.text)
+      end
+    end
+  end
+end)
 
 local function same_bytes(name)
   local base, other = whole(), bytes_of(name)

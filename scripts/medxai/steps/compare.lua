@@ -11,6 +11,7 @@ local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
+local frame = require "medxai.score.frame"
 local gate = require "medxai.score.gate"
 local host = require "medxai.host"
 local likeness = require "medxai.score.study_similarity"
@@ -384,6 +385,8 @@ local function conclude(study, asked, list, partial)
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
+  require("medxai.show.study_album").write(study, { cells = done, marks = marks, fine = frame.side * cells.fine,
+    maps = function(cell) return cells.maps(study, cell) end, state = function(cell) return cells.state(study, cell) end })
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
   local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }
@@ -445,7 +448,7 @@ local function finish(study, asked, list, partial)
   for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
     if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
   end
-  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl" })
+  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl", "study/viewer.html" })
   if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
 end
