@@ -69,7 +69,7 @@ end
 --- The album of a comparison.
 ---@param study medxai.Study
 ---@param o table cells = finished cells; maps = fun(cell): tensor (n, 64 x 64 + 2 x 256), as steps/study_cells.lua keeps
----  them; state = fun(cell): { predicted = id -> class }; fine = side of the shown map; marks[network][method] = text
+---  them; predicted[network][image id] = class; fine = side of the shown map; marks[network][method] = text
 ---@return medxai.Album
 function album.of(study, o)
   local methods, cells, row = index_of(study, o.cells)
@@ -92,8 +92,8 @@ function album.of(study, o)
       local i = numbers[k]
       local cell = cells[n .. " " .. m .. " " .. i]
       if not cell then return nil, { note = "not made" } end
-      local predicted = (o.state(cell).predicted or {})[study.images[i].id]
-      local info = { text = predicted and "predicted " .. predicted or nil, note = o.marks[networks[n]][methods[m]] }
+      local class = (o.predicted[networks[n]] or {})[study.images[i].id]
+      local info = { text = class and "predicted " .. class or nil, note = o.marks[networks[n]][methods[m]] }
       local values, fine = maps_of(cell):select(0, row[i] - 1), o.fine
       if not values:isfinite():all():item() then
         info.note = (info.note and info.note .. "; " or "") .. "no map"

@@ -367,6 +367,16 @@ local function gate_of(study, asked)
   return marks, states
 end
 
+-- What each network answered: name of the model -> image -> class.
+local function predicted_of(list)
+  local out = {}
+  for i = 1, list.n do
+    local of = out[list.run[i]] or {}
+    out[list.run[i]], of[list.image_id[i]] = of, list.predicted[i] ~= "" and list.predicted[i] or of[list.image_id[i]]
+  end
+  return out
+end
+
 local function conclude(study, asked, list, partial)
   local run = study.run
   local done = usable(study, list)
@@ -386,7 +396,7 @@ local function conclude(study, asked, list, partial)
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
   require("medxai.show.study_album").write(study, { cells = done, marks = marks, fine = frame.side * cells.fine,
-    maps = function(cell) return cells.maps(study, cell) end, state = function(cell) return cells.state(study, cell) end })
+    maps = function(cell) return cells.maps(study, cell) end, predicted = predicted_of(list_of) })
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
   local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }
