@@ -360,7 +360,7 @@ local function judged(self, cell, job, items, maps)
     for k, m in ipairs(job.metric_entries) do masks[k] = judge.masks_of(job, subject.number, m) or false end
     local function values(one, entry)
       local record = { target = own.target, status = one.status, image_id = study.images[i].id, raws = one.raws,
-        path = study.images[i].path }
+        path = study.images[i].path, derivative = job.entry.method.derivative }
       return judge.values(job, subject, one.map, record, entry)
     end
     local base = image_row(self, cell, i, own, job.entry)
