@@ -62,6 +62,7 @@ t.test("the controls come out as stated: Sobel and noise of the image fail weigh
       ["center_blob image"] = true,
       ["weights_noise weights"] = true, ["weights_noise retrain"] = true })
     t.near(line_of(result, "sobel", model).checks.weights.estimate.mean, 1, 1e-9)
+    t.ok(line_of(result, "gradcam", model).state ~= "passed") -- these networks have learned nothing
     t.equal({ line_of(result, "sobel", model).state, line_of(result, "weights_noise", model).state }, { "failed",
       line_of(result,
       "weights_noise", model).checks.learned.verdict == "fail" and "failed" or "undecided" })
@@ -355,6 +356,24 @@ t.test("answers that are not finite under random weights raise a warning that na
   local _, run = judged(t.tmpdir(), { n = 10, models = { { name = "one", network = "tiny", seed = 1, make = make } } })
   local told = table.concat(run.warnings, "\n")
   t.ok(told:find "sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images are not finite numbers", told)
+end)
+
+t.long("of 20 networks with random weights no method passes the gate: what a twin shares, a random network shares as well", function()
+  local passed, judged_methods = {}, 0
+  for pair = 1, 10 do
+    local models = {}
+    for k = 1, 2 do models[k] = { name = "net" .. k, network = "tiny", seed = 100 * pair + k } end
+    local result = judged(t.tmpdir(), { models = models, n = 20, options = { methods = { "gradcam", "saliency", "integrated_gradients" } } })
+    for _, m in ipairs(result.models) do
+      for name, came in pairs(m.controls) do t.ok(came, name .. " of pair " .. pair) end
+      for _, line in ipairs(m.methods) do
+        judged_methods = judged_methods + (line.baseline and 0 or 1)
+        if not line.baseline and line.state == "passed" then passed[#passed + 1] = line.method .. " of pair " .. pair end
+      end
+    end
+  end
+  t.equal(judged_methods, 60)
+  t.equal(table.concat(passed, ", "), "")
 end)
 
 -- ---- a trained network --------------------------------------------------------------------------------------------
