@@ -43,9 +43,11 @@ local function table_of(out, run, o)
   return { title = ("%s, %s (primary, %s is better)"):format(run, tables.short(o.primary, out.data),
     out.data.directions[o.primary]),
     columns = canon.list(table.move(columns, 1, #columns, 1, {})), rows = list,
-    note = "swap: another patient's map of the same class, judged on this image, the method's own chance level; "
+    note = run == out.data.runs[#out.data.runs]
+      and "swap: another patient's map of the same class, judged on this image, the method's own chance level; "
       .. "power: how often a map beats it, 0.5 where they are not told apart; rank: from Holm-adjusted paired tests, "
-      .. "ranges that overlap are undecided; first: share of resamples in which it is." }
+      .. "ranges that overlap are undecided; first: share of resamples in which it is. A gain is over the images "
+      .. "where both are defined." or nil }
 end
 
 local function friedman_of(out, run, o)
@@ -96,16 +98,18 @@ local function stability_table(out)
     columns = canon.list { "over", "model", "metric", "first", "second", "statistic", "value", "interval", "verdict" } }
 end
 
-local function agreement_table(rows)
+-- Pairs of which at least one is no baseline. Long: the page alone has it.
+local function agreement_table(rows, baselines)
   local list = canon.list {}
+  local function is_baseline(name) return baselines[name:match ": (.*)$":gsub(", draw %d+$", "")] end
   for _, row in ipairs(rows) do
-    if row.measure == "spearman" and row.view == "shown" then
+    if row.measure == "spearman" and row.view == "shown" and not (is_baseline(row.a) and is_baseline(row.b)) then
       list[#list + 1] = canon.list { row.kind, row.a, row.b, number(row.same, "%.2f"), number(row.strangers, "%.2f"),
         number(row.agreement, "%.2f"),
         range(row.low, row.high, "%.2f"), row.reason or "" }
     end
   end
-  return { title = "Agreement of maps beyond that of different patients", rows = list,
+  return { title = "Agreement of maps beyond that of different patients", rows = list, page_only = true,
     note = "Spearman's correlation of shown maps in the frame that all "
     .. "models share; agreement = (same - strangers) / (1 - strangers).",
     columns = canon.list { "of", "first", "second", "same image", "strangers", "agreement", "interval", "reason" } }
@@ -135,7 +139,7 @@ function words.of(out, agreement, o)
       .. "." end
   end
   if #out.stability > 0 then list[#list + 1] = stability_table(out) end
-  if #agreement > 0 then list[#list + 1] = agreement_table(agreement) end
+  if #agreement > 0 then list[#list + 1] = agreement_table(agreement, out.data.baselines) end
   return sentences, list
 end
 

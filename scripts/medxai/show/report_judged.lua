@@ -21,13 +21,17 @@ local function lines_of(t)
   return table.concat(lines, "\n")
 end
 
---- Prints a result's tables and sentences.
+local function print_table(t)
+  if t.title then print("\n" .. t.title) end
+  print(lines_of(t))
+  if t.note then print("  " .. t.note) end
+end
+
+--- Prints a result's sentences and tables, but for tables that are too long for a terminal (page_only).
 ---@param result table
 function judged.print(result)
   for _, t in ipairs(result.tables) do
-    if t.title then print("\n" .. t.title) end
-    print(lines_of(t))
-    if t.note then print("  " .. t.note) end
+    if not t.page_only then print_table(t) end
   end
   for _, sentence in ipairs(result.sentences) do print(sentence) end
 end

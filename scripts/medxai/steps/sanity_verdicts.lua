@@ -231,7 +231,7 @@ function judging.relate(models)
     p.twins, p.others = {}, {}
     local seen = { [p.m.network] = true }
     for _, q in ipairs(models) do
-      local alike = q ~= p and q.m.input_mode == p.m.input_mode
+      local alike = q ~= p and q.m.input == p.m.input
       if alike and q.m.network == p.m.network then p.twins[#p.twins + 1] = q end
       if alike and not seen[q.m.network] then p.others[#p.others + 1] = q end
       seen[q.m.network] = seen[q.m.network] or alike
