@@ -29,7 +29,7 @@ for _, n in ipairs { 6, 18 } do
   print(table.concat(words, ","))
 end
 local all = run:study { models = { "one" }, data = data.test, images = "all" }
-print(#all.images, #all.models, all.models[1].network, all.models[1].train_seed, all.models[1].input_mode)
+print(#all.images, #all.models, all.models[1].network, all.models[1].train_seed, all.models[1].input)
 ]])
   t.equal(r.code, 0, r.err)
   local six, eighteen, rest = r.out:match "^([^\n]*)\n([^\n]*)\n(.*)$"
@@ -41,7 +41,7 @@ print(#all.images, #all.models, all.models[1].network, all.models[1].train_seed,
     patients[patient] = true
   end
   t.equal(count, { clear = 6, nodule = 6, opacity = 6 })
-  t.equal(rest, "30\t1\tsqueezenet1_0\t7\tnone\n") -- 36 images of 30 patients
+  t.equal(rest, "30\t1\tsqueezenet1_0\t7\twhole\n") -- 36 images of 30 patients
   local rows = csv.read(tiny.dir() .. "/runs/chosen/study/images.csv")
   t.equal({ #rows, rows[1].crop_share, rows[1].stratum }, { 30, "1.0", "" })
 end)

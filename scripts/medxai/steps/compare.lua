@@ -25,8 +25,8 @@ local compare = {}
 
 --- All options of run:compare.
 compare.spec = {
-  methods = { "table", required = true, lua = "medxai.Methods", doc = "as run:explain's" },
-  metrics = { "table", required = true, lua = "medxai.Metrics.List", doc = "as run:explain's" },
+  methods = { "string|table", required = true, lua = "medxai.Methods", doc = "as run:explain's" },
+  metrics = { "string|table", required = true, lua = "medxai.Metrics.List", doc = "as run:explain's" },
   primary = { "string", required = true, doc = "the metric that decides; all others are exploratory" },
   title = { "string", doc = "of this part of the report" },
   mask = { "string", doc = "the data's mask that metrics of overlap compare with" },
@@ -204,8 +204,8 @@ local function check_models(study, asked, work)
     time.measure(m, model)
   end
   local first = study.models[1]
-  require("medxai.score.runner").check_masks({ metric_entries = asked.metric_entries, split = first.split },
-    first.places)
+  require("medxai.score.runner").check_masks { metric_entries = asked.metric_entries, split = first.split,
+    chosen = first.places }
 end
 
 local function count_done(study, list)

@@ -20,7 +20,7 @@ local study = {}
 ---@field run string the run's folder
 ---@field network string
 ---@field train_seed integer
----@field input_mode string "none", "lungs" ...: what the training did to its images
+---@field input string "none", "lungs" ...: what the training did to its images
 ---@field weights_sha256 string
 ---@field data medxai.Dataset the study's data as this model's training prepared them
 ---@field split medxai.Split the judged split of them
@@ -56,25 +56,23 @@ Study.__index = Study
 
 local control_names = { "swap" }
 
---- All options of run:study.
 study.spec = {
-  models = { "table", of = "string", required = true,
-    doc = "names of finished runs; of a run with several seeds all of them are models" },
-  data = { "table", lua = "medxai.Split", required = true,
-    doc = "the judged split, data.test; or a data set with split" },
-  split = { "string", doc = "the judged split of a data set; default test" },
-  tune = { "table", lua = "medxai.Split", doc = "for temperature and thresholds, without any judged image: data.val" },
+  models = { "table", required = true, of = "string", doc = "names of finished runs; of a run with several seeds all are models" },
+  data = { "table", required = true, lua = "medxai.Split|medxai.Dataset",
+    doc = "the judged split, data.test; or a data set with split = \"test\"" },
+  split = { "string", doc = "name of the judged split, where data is a data set" },
+  tune = { "table", lua = "medxai.Split", doc = "a split for temperature and thresholds (data.val), without any judged image" },
   images = { "integer|string", field = true, default = 60, min = 2, unit = "images",
-    doc = "how many, balanced over classes, one per patient; the first 60 of 240 are the 60; or all" },
-  seeds = { "table", of = "integer", doc = "of runs with several trainings these alone; default: all" },
-  target = { "string|integer|table", default = "true", lua = "medxai.TargetSpec",
-    doc = "what maps explain; maps of networks that name different classes are not comparable" },
-  controls = { "table", of = "string", default = control_names,
-    doc = "swap: another patient's map of the same class, judged on this image; {}: none" },
+    doc = "balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60; or \"all\"" },
+  seeds = { "table", of = "integer", doc = "of runs with several trainings: these seeds alone" },
+  target = { "string|integer|table", default = "true", lua = "medxai.Target.Spec",
+    doc = "what is explained; maps of networks that name different classes are not comparable" },
+  controls = { "table", default = control_names, of = "string",
+    doc = "swap: the map of another patient of the same class, judged on this image; {} for none" },
   swaps = { "integer", default = 1, min = 1, max = 5, doc = "how many other patients' maps per image" },
-  explainer_seeds = { "integer", default = 1, min = 1, max = 100, doc = "draws of methods that draw at random" },
+  explainer_seeds = { "integer", default = 1, min = 1, max = 100, doc = "seeds of methods that draw at random" },
   budget_hours = { "number", field = true, above = 0, unit = "hours",
-    doc = "fewer images where run:compare would take longer: the first of them, never fewer methods" },
+    doc = "fewer images where a step would take longer: the first of the list, never fewer methods" },
 }
 
 -- ---- models --------------------------------------------------------------------------------------------------------
@@ -155,7 +153,7 @@ local function describe_model(name, folder, several)
   local seed = math.tointeger(described.seed) or 0
   return setmetatable({ name = several and ("%s seed %d"):format(label, seed) or label, run = folder, run_name = label,
     network = described.network,
-    train_seed = seed, input_mode = described.input_mode or "none", weights_sha256 = described.weights_sha256,
+    train_seed = seed, input = described.input or "whole", weights_sha256 = described.weights_sha256,
       described = described }, StudyModel)
 end
 

@@ -278,7 +278,7 @@ local function slow_maps(self, cell, job, entry, items)
 end
 
 local function make_maps(self, cell, model, entry, items)
-  local job = runner.loose_job { model = model, split = cell.model.split, entries = { entry },
+  local job = require("medxai.explain.job").loose { model = model, split = cell.model.split, entries = { entry },
     budget_bytes = self.budget_bytes, deterministic = true,
     run = { seed = self.study.seed + cell.explainer_seed - 1 } }
   if cell.entry.expensive then return slow_maps(self, cell, job, entry, items) end
@@ -343,7 +343,7 @@ local function image_row(self, cell, i, one, entry)
     method = cell.entry.label, maps = entry and entry.set, layer = entry and table.concat(entry.layers or {}, " "),
     target = cell.entry.checked.description.text, label = image.class, predicted = predicted,
     correct = predicted and tostring(predicted == image.class) or nil, confidence = t and t.confidence,
-    run = m.name, network = m.network, train_seed = m.train_seed, input_mode = m.input_mode,
+    run = m.name, network = m.network, train_seed = m.train_seed, input = m.input,
       weights_sha256 = m.weights_sha256,
     explainer_seed = cell.explainer_seed, forwards = one.forwards, backwards = one.backwards }
 end
@@ -385,7 +385,7 @@ local function judged(self, cell, job, items, maps)
     for k, m in ipairs(job.metric_entries) do masks[k] = judge.masks_of(job, subject.number, m) or false end
     local function values(one, entry)
       local record = { target = own.target, status = one.status, image_id = study.images[i].id, raws = one.raws,
-        path = study.images[i].path }
+        path = study.images[i].path, derivative = job.entry.method.derivative }
       return judge.values(job, subject, one.map, record, entry)
     end
     local base = image_row(self, cell, i, own, job.entry)
