@@ -184,7 +184,12 @@ function compare.check(options, study)
 end
 
 --- Checks a call of run:compare without making it (medxai.run.preflight).
-function compare.check_call(unknown, _, study, options) compare.check(options, study ~= unknown and study or nil) end
+function compare.check_call(unknown, _, study, options)
+  for _, key in ipairs { "methods", "metrics", "primary", "settings", "baselines" } do
+    if rawequal(options, unknown) or type(options) == "table" and rawequal(options[key], unknown) then return end
+  end
+  compare.check(options, study ~= unknown and study or nil)
+end
 
 -- ---- cells ---------------------------------------------------------------------------------------------------------
 
