@@ -19,17 +19,24 @@ local words = require "medxai.steps.audit_words"
 
 local audit = {}
 
-local spec = {
-  inputs = { "table", default = { "none", "lungs_raw", "outside", "border", "shape" } },
-  seeds = { "table", default = { 1, 2, 3 } },
-  train = { "function", required = true },
-  audited = { "string|table" },
-  sources = { "table" },
-  methods = { "table", default = {} },
-  regions = { "table", default = parts.names },
-  placebo = { "integer", default = 4, min = 1, max = 32 },
-  margin = { "number", default = 0.638, above = 0.5, max = 0.999 },
-  images = { "integer|string", field = true, default = 240, min = 1 },
+audit.spec = {
+  inputs = { "table", of = "string", default = { "none", "lungs_raw", "outside", "border", "shape" },
+    doc = "masks of the images that are trained on; none is the whole image" },
+  seeds = { "table", of = "integer", default = { 1, 2, 3 },
+    doc = "trainings of each input; {} trains nothing, and the cheap probe alone speaks" },
+  train = { "function", required = true,
+    doc = "(cell) -> model, data, options of run:fit; reads its data with mask = cell.input" },
+  audited = { "string|table", lua = "string|medxai.Model",
+    doc = "whose use of parts is judged: a trained run, or a model; default: the first training of whole images" },
+  sources = { "table", doc = "class -> source; default: the reader's column" },
+  methods = { "table", default = {}, lua = "medxai.Methods",
+    doc = "whose maps are judged by their share in the lungs" },
+  regions = { "table", of = "string", default = parts.names, doc = "parts that are hidden: markers, border, lungs" },
+  placebo = { "integer", default = 4, min = 1, max = 32, doc = "places of the same shape, hidden for comparison" },
+  margin = { "number", default = 0.638, above = 0.5, max = 0.999,
+    doc = "the AUROC above which a class counts as told; 0.638 is half a standard deviation" },
+  images = { "integer|string", field = true, default = 240, min = 1,
+    doc = "how many of the audited network's test images have their parts replaced, or all" },
 }
 
 local function check_names(name, list, known)
@@ -49,7 +56,7 @@ end
 ---@param options table
 ---@return table
 function audit.check(options)
-  local o = check.options("audit", options, spec)
+  local o = check.options("audit", options, audit.spec)
   local seen = check_names("inputs", o.inputs, data_module.mask_modes)
   if not seen.none then
     check.fail("audit", "inputs lack 'none', the whole image, with which the others are compared. Add it.")
@@ -84,7 +91,7 @@ end
 
 --- Checks a call of run:audit without making it (medxai.run.preflight).
 function audit.check_call(unknown, run, options)
-  local open = check.options("audit", options, spec)
+  local open = check.options("audit", options, audit.spec)
   for _, key in ipairs { "inputs", "seeds", "regions", "train", "images", "audited" } do
     if rawequal(open[key], unknown) then return end
   end

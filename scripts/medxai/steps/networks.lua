@@ -22,12 +22,15 @@ local networks = {}
 
 local nan = 0 / 0
 
-local spec = {
-  primary = { "string", default = "auroc_macro" },
-  margin = { "number", above = 0 },
-  alpha = { "number", default = 0.1, above = 0, max = 0.5 },
-  level = { "number", default = 0.95, above = 0, max = 1 },
-  batch = { "integer", default = 32, min = 1 },
+networks.spec = {
+  primary = { "string", default = "auroc_macro",
+    doc = "the endpoint that the comparison is about: auroc_macro, auroc CLASS, accuracy, balanced_accuracy, macro_f1, "
+      .. "nll, brier; all others are exploratory" },
+  margin = { "number", above = 0,
+    doc = "differences of the primary endpoint within it (90 % interval) are equivalent; default: none is" },
+  alpha = { "number", default = 0.1, above = 0, max = 0.5, doc = "share of images that conformal sets may miss" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
 }
 
 networks.columns = { "network", "run", "train_seed", "input_mode", "weights_sha256", "score", "role", "value", "low",
@@ -42,14 +45,14 @@ function networks.check(study, options)
     check.fail("networks", "the first argument is no study (expected run:networks(study, { ... }) with study = "
       .. "run:study { ... }).")
   end
-  local o = check.options("networks", options, spec)
+  local o = check.options("networks", options, networks.spec)
   endpoints.of(o.primary, study.classes)
   return o
 end
 
 --- Checks a call of run:networks without making it (medxai.run.preflight).
 function networks.check_call(unknown, _, study, options)
-  local o = check.options("networks", options, spec)
+  local o = check.options("networks", options, networks.spec)
   if study ~= unknown and o.primary ~= unknown then networks.check(study, options) end
 end
 
