@@ -4,6 +4,7 @@
  * It refuses to work in place on a value that anyone else can still see. */
 #include "graph.h"
 #include "alloc.h"
+#include "infer.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -79,6 +80,7 @@ typedef struct step {
 
 typedef struct plan {
   unsigned char *key; size_t nkey;
+  uint64_t number;       /* counts a graph's plans: no two have the same */
   int refs;              /* the cache's, and one a run */
   step *steps; int nsteps;
   int *frees;
@@ -93,6 +95,7 @@ struct graph {
   node *nodes; int count, room;
   int max_args;
   plan *plans[MAX_PLANS]; int nplans;
+  uint64_t compiled;
 };
 
 typedef struct folded { tx_tensor *w, *b; uint64_t stamp; } folded; /* of one batch norm */
@@ -102,6 +105,7 @@ struct graph_state {
   tx_tensor **slots; int nslots;
   unsigned char *eval; int neval; /* per node */
   folded *folded; int nfolded;    /* per node */
+  infer *infer;                   /* programs and packed weights, NULL: none yet */
   uint64_t sets;                  /* counts graph_state_set */
 };
 
@@ -116,7 +120,9 @@ struct graph_run {
   int pc, node, code;
   int64_t batch;      /* of the overrides; 0: there are none */
   int layout;
-  bool single, given, clamped;
+  bool single, given, clamped, infer;
+  int planned;
+  char note[128];
 };
 
 /* ---- building ----------------------------------------------------------------------------------------------- */
@@ -343,6 +349,8 @@ void graph_state_drop_folded(graph_state *s) {
     tx_tensor_free(s->folded[i].b);
     s->folded[i] = (folded){ 0 };
   }
+  infer_free(s->infer);
+  s->infer = NULL;
 }
 
 void graph_state_free(graph_state *s) {
@@ -645,6 +653,7 @@ static int find_plan(plan **out, graph_state *s, const graph_request *r) {
     if (status != TX_OK) return mx_free(key), status;
     p->key = key;
     p->nkey = n;
+    p->number = g->compiled++;
     if (g->nplans < MAX_PLANS) g->nplans++;
     else plan_release(g->plans[MAX_PLANS - 1]);
     at = g->nplans - 1;
@@ -693,8 +702,8 @@ static uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * 0x9E3779B97F4A7C1
 /* Changes whenever one of the tensors read by folding is replaced or written to. */
 static uint64_t fold_stamp(const graph_state *s, const node *conv, const node *norm) {
   uint64_t h = mix(1, s->sets);
-  for (int i = 0; i < conv->nslots; i++) h = mix(h, tx_tensor_version(s->slots[conv->slots[i]]));
-  for (int i = 0; i < norm->nslots; i++) h = mix(h, tx_tensor_version(s->slots[norm->slots[i]]));
+  for (int i = 0; conv && i < conv->nslots; i++) h = mix(h, tx_tensor_version(s->slots[conv->slots[i]]));
+  for (int i = 0; norm && i < norm->nslots; i++) h = mix(h, tx_tensor_version(s->slots[norm->slots[i]]));
   return h | 1;
 }
 
@@ -754,11 +763,7 @@ static tx_tensor *slot_arg(const graph_state *s, const node *n, int arg) {
   return NULL;
 }
 
-static int fold(graph_state *s, int norm_id, int conv_id) {
-  const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
-  folded *f = &s->folded[norm_id];
-  uint64_t stamp = fold_stamp(s, conv, norm);
-  if (f->stamp == stamp) return TX_OK;
+static int folded_weights(tx_tensor **out_w, tx_tensor **out_b, const graph_state *s, const node *norm, const node *conv) {
   tx_tensor *scale = NULL, *w = NULL, *b = NULL;
   int status = fold_scale(&scale, slot_arg(s, norm, 1), slot_arg(s, norm, 4), norm->args[7].d);
   if (status == TX_OK) status = fold_weight(&w, slot_arg(s, conv, 1), scale);
@@ -769,6 +774,19 @@ static int fold(graph_state *s, int norm_id, int conv_id) {
     tx_tensor_free(b);
     return status;
   }
+  *out_w = w;
+  *out_b = b;
+  return TX_OK;
+}
+
+static int fold(graph_state *s, int norm_id, int conv_id) {
+  const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
+  folded *f = &s->folded[norm_id];
+  uint64_t stamp = fold_stamp(s, conv, norm);
+  if (f->stamp == stamp) return TX_OK;
+  tx_tensor *w = NULL, *b = NULL;
+  int status = folded_weights(&w, &b, s, norm, conv);
+  if (status != TX_OK) return status;
   tx_tensor_free(f->w);
   tx_tensor_free(f->b);
   *f = (folded){ w, b, stamp };
@@ -823,6 +841,7 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   run->node = -1;
   run->layout = r->layout;
   run->single = r->single;
+  run->infer = r->infer && !r->single;
   size_t count = (size_t)s->g->count;
   run->values = mx_calloc(count, sizeof *run->values);
   run->args = mx_calloc((size_t)s->g->max_args + 1, sizeof *run->args);
@@ -887,11 +906,15 @@ static int read_value(tx_tensor **out, graph_run *run, int v, int id) {
   return status;
 }
 
-int graph_run_input(tx_tensor **out, graph_run *run, int i) {
-  int status = read_value(out, run, run->node, run->g->nodes[run->node].inputs[i]);
+int graph_run_take(tx_tensor **out, graph_run *run, int reader, int id) {
+  int status = read_value(out, run, reader, id);
   if (status == TX_OK) *out = tx_tensor_ref(*out);
   free_temps(run);
   return status;
+}
+
+int graph_run_input(tx_tensor **out, graph_run *run, int i) {
+  return graph_run_take(out, run, run->node, run->g->nodes[run->node].inputs[i]);
 }
 
 static int fill_args(graph_run *run, int v, const node *n, const tx_tensor *w, const tx_tensor *b) {
@@ -1094,6 +1117,65 @@ static void free_after(graph_run *run, const step *st) {
   }
 }
 
+/* ---- steps for the inference plan ---------------------------------------------------------------------------- */
+const char *graph_run_note(const graph_run *run) { return run->note; }
+int graph_run_planned(const graph_run *run) { return run->planned; }
+uint64_t graph_run_place(const graph_run *run) { return run->plan->number * (uint64_t)run->g->count + (uint64_t)run->pc; }
+int graph_run_layout(const graph_run *run) { return run->layout; }
+graph *graph_run_graph(const graph_run *run) { return run->g; }
+graph_state *graph_run_state(const graph_run *run) { return run->s; }
+infer **graph_state_infer(graph_state *s) { return &s->infer; }
+
+bool graph_run_look(graph_look *out, const graph_run *run, int ahead) {
+  if (run->pc + ahead >= run->plan->nsteps) return false;
+  const step *st = &run->plan->steps[run->pc + ahead];
+  const node *n = &run->g->nodes[st->node];
+  bool folds = st->how == FOLDED, is_own = st->grad || st->how == GUIDED || (st->leaf && run->values[st->node]);
+  *out = (graph_look){ .node = st->node, .conv = folds ? st->conv : -1, .pass = st->how == PASS && n->kind != INPUT, .leaf = st->leaf,
+                       .reached = run->plan->reached[st->node], .evaluates = !run->plan->training[st->node],
+                       .frees = run->plan->frees + st->free_first, .nfrees = st->nfree };
+  if (folds) n = &run->g->nodes[st->conv];
+  out->inputs = n->inputs;
+  out->ninputs = n->ninputs;
+  if (is_own) out->pass = false;
+  if (is_own || n->kind != OP) return true;
+  out->op = tx_op_name(n->op);
+  out->args = n->args;
+  out->nargs = n->nargs;
+  return true;
+}
+
+tx_tensor *graph_run_slot(const graph_run *run, int node, int arg) { return slot_arg(run->s, &run->g->nodes[node], arg); }
+
+uint64_t graph_run_stamp(const graph_run *run, int conv, int norm) {
+  const node *nodes = run->g->nodes;
+  return fold_stamp(run->s, conv < 0 ? NULL : &nodes[conv], norm < 0 ? NULL : &nodes[norm]);
+}
+
+int graph_run_fold(tx_tensor **w, tx_tensor **b, const graph_run *run, int norm, int conv) {
+  return folded_weights(w, b, run->s, &run->g->nodes[norm], &run->g->nodes[conv]);
+}
+
+int graph_run_put(graph_run *run, int ahead, tx_tensor *t) {
+  const step *st = &run->plan->steps[run->pc + ahead];
+  t = tx_tensor_ref(t);
+  int status = st->leaf ? make_leaf(&t) : TX_OK;
+  if (status != TX_OK) return tx_tensor_free(t), status;
+  tx_tensor_free(run->values[st->node]);
+  run->values[st->node] = t;
+  return TX_OK;
+}
+
+/* Gives steps to the inference plan; *done: how many it has computed. */
+static int run_planned(int *done, graph_run *run) {
+  *done = 0;
+  if (!run->infer || run->given) return TX_OK;
+  int status = infer_steps(done, run, run->note, sizeof run->note);
+  for (int i = 0; i < *done; i++) free_after(run, &run->plan->steps[run->pc + i]);
+  run->planned += *done;
+  return status == TX_OK ? TX_OK : fail(status, "%s", infer_error());
+}
+
 graph_status graph_step(graph_run *run) {
   const plan *p = run->plan;
   bool mode = tx_grad_mode_get(), now = mode;
@@ -1107,14 +1189,16 @@ graph_status graph_step(graph_run *run) {
       break;
     }
     if (st->grad != now) tx_grad_mode(now = st->grad);
-    run->code = tx_interrupted() ? fail(TX_INTERRUPTED, "interrupted") : run_step(run, st);
+    int planned = 0;
+    run->code = tx_interrupted() ? fail(TX_INTERRUPTED, "interrupted") : run_planned(&planned, run);
+    if (run->code == TX_OK && !planned) run->code = run_step(run, st);
     if (run->code != TX_OK) {
       result = GRAPH_FAILED;
       break;
     }
     run->given = false;
-    free_after(run, st);
-    run->pc++;
+    if (!planned) free_after(run, st);
+    run->pc += planned ? planned : 1;
     if (run->single) {
       result = GRAPH_RAN;
       break;

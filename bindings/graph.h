@@ -56,6 +56,7 @@ typedef struct graph_request {
   const int *rectifiers; int nrectifiers; /* guided: these alone; none: all of them */
   bool training, grad;              /* grad: the caller's grad mode */
   bool fold, guided, single;        /* single: graph_step stops after every node; fold with leaves: behind them too */
+  bool infer;                       /* steps that record nothing may go to the inference plan (infer.h) */
   int layout;                       /* of x: 0 as it is, 1 contiguous, 2 channels_last */
 } graph_request;
 
@@ -76,6 +77,34 @@ void graph_run_give(graph_run *run, tx_tensor *t);        /* takes another refer
 bool graph_run_clamped(const graph_run *run);             /* a ReLU6 ran as clamp(0, 6): see run_op */
 /* What went wrong, "conv2d: ..." without the node's name; thread-local, as tx_error() is. */
 const char *graph_error(void);
+
+/* What the inference plan left to the node by node pass though convolutions follow, and why; "": nothing. */
+const char *graph_run_note(const graph_run *run);
+int graph_run_planned(const graph_run *run); /* steps that the inference plan has computed */
+
+/* ---- for the inference plan (infer.h), which takes steps over from a run ------------------------------------ */
+typedef struct graph_look { /* a step that has not run yet */
+  int node, conv;                  /* conv: the convolution that this batch norm is folded into, else -1 */
+  bool pass, leaf, reached;        /* pass: the value is that of its only input */
+  bool evaluates;                  /* a batch norm that takes its running statistics */
+  const char *op;                  /* aten's name; NULL: none, or one that only the node by node pass can run */
+  const tx_value *args; int nargs; /* constants in schema order; where a tensor stands, TX_NONE */
+  const int *inputs; int ninputs;  /* the values that it reads, a folded norm its convolution's */
+  const int *frees; int nfrees;    /* the values that nobody reads after it */
+} graph_look;
+bool graph_run_look(graph_look *out, const graph_run *run, int ahead); /* the step `ahead` of the next; false: there is none */
+uint64_t graph_run_place(const graph_run *run); /* of plan and next step: no other plan of the graph has this number */
+int graph_run_layout(const graph_run *run);
+graph *graph_run_graph(const graph_run *run);
+tx_tensor *graph_run_slot(const graph_run *run, int node, int arg); /* borrowed; NULL: no tensor there */
+int graph_run_take(tx_tensor **out, graph_run *run, int reader, int id); /* a value as `reader` reads it; the caller frees */
+int graph_run_put(graph_run *run, int ahead, tx_tensor *t); /* gives the value of that step; takes another reference */
+/* New weight and bias of a convolution with a batch norm behind it; the caller frees. */
+int graph_run_fold(tx_tensor **w, tx_tensor **b, const graph_run *run, int norm, int conv);
+uint64_t graph_run_stamp(const graph_run *run, int conv, int norm); /* changes when their tensors do; -1: none; never 0 */
+struct infer;
+struct infer **graph_state_infer(graph_state *s);
+graph_state *graph_run_state(const graph_run *run);
 
 /* ---- for tests ---------------------------------------------------------------------------------------------- */
 int graph_plans(const graph *g);      /* compiled and cached */

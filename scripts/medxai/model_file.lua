@@ -18,12 +18,12 @@ local model_file = {}
 -- The settings, in the order in which they are told; `named`: what the option is called where it is not the key;
 -- graph: of a network of one's own, a hash of what it computes.
 local of_model = { { "network" }, { "classes" }, { "head" }, { "hidden" }, { "transform_input" }, { "graph" },
-  { "dtype" }, { "layout" } }
+  { "dtype" }, { "layout" }, { "engine" } }
 local of_data = { { "size_px" }, { "resize_px" }, { "interpolation" }, { "channels" }, { "range" }, { "mean" },
   { "std" }, { "white_16bit" }, { "input_mode", named = "mask" } }
 
 -- Options of a model that are the run's where the experiment leaves them out.
-local restored = { "head", "hidden", "transform_input", "dtype" }
+local restored = { "head", "hidden", "transform_input", "dtype", "engine" }
 
 local function name_of(setting) return setting.named or setting[1] end
 
@@ -47,7 +47,7 @@ local function kind_of(device) return (device or host.options.device or "cpu"):m
 local function of_this_model(model, key)
   if key == "network" then return model.name end
   if key == "graph" then return model.graph_signature end
-  if key == "classes" or key == "dtype" or key == "layout" then return model[key] end
+  if key == "classes" or key == "dtype" or key == "layout" or key == "engine" then return model[key] end
   return (model.config or {})[key]
 end
 
