@@ -144,7 +144,7 @@ static bool read_conv(reader *r, net_op *op, shape *s) {
 }
 
 static bool read_norm(reader *r, net_op *op, shape *s) {
-  if (!r->look.evaluates || arg(r, 7)->kind != TX_DOUBLE || !take_inputs(r, op, 1)) return false;
+  if (!r->look.evaluates || flag(r, 5, false) || arg(r, 7)->kind != TX_DOUBLE || !take_inputs(r, op, 1)) return false;
   for (int i = 1; i <= 4; i++) {
     tx_tensor *t = graph_run_slot(r->run, r->look.node, i);
     if (!t || tx_tensor_numel(t) != input(r, op, 0)->c) return false;
