@@ -405,8 +405,9 @@ static int try_program(int *done, infer *p, program *g, graph_run *run, bool *fi
   status = take_given(&j, run, fits);
   if (status == TX_OK && *fits && g->net.ngiven && g->threads != threads_for(j.images)) *fits = false;
   if (status != TX_OK || !*fits || !g->net.steps) return drop(&j), status;
+  status = weights_update(p, g, run, fits);
+  if (status != TX_OK || !*fits) return drop(&j), status;
   g->used = ++p->uses;
-  status = weights_update(p, g, run);
   if (status == TX_OK && !g->safe) j.strange = true;
   if (status == TX_OK && !j.strange) status = run_job(p, &j);
   for (int i = 0; i < g->net.nkept && status == TX_OK && !j.strange; i++)

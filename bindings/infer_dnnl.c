@@ -295,7 +295,8 @@ static int plain_source(infer *p, program *g, int v, place *at) {
 static int find_weight(infer *p, const weight *like) {
   for (int i = 0; i < p->nweights; i++) {
     const weight *w = &p->weights[i];
-    bool same = w->form == like->form && w->conv == like->conv && w->norm == like->norm && w->has_bias == like->has_bias;
+    bool same = w->form == like->form && w->conv == like->conv && w->norm == like->norm && w->has_bias == like->has_bias
+             && !memcmp(w->size, like->size, sizeof w->size);
     if (same && (w->form != FORM_ONEDNN || dnnl_memory_desc_equal(&w->md, &like->md))) return i;
   }
   if (p->nweights == p->weight_room) {
@@ -318,6 +319,14 @@ static bool takes_winograd(const net *n, const net_op *op) {
       && (op->act == NET_NO_ACT || op->act == NET_RELU || op->act == NET_RELU6);
 }
 
+/* Of op's convolution: (out, in / groups, height, width). */
+static void set_size(weight *w, const net *n, const net_op *op) {
+  w->size[0] = n->values[op->out].c;
+  w->size[1] = n->values[in(n, op, 0)].c / op->groups;
+  w->size[2] = op->kernel[0];
+  w->size[3] = op->kernel[1];
+}
+
 static int emit_winograd(infer *p, program *g, int index, bool has_bias) {
   const net *n = &g->net;
   const net_op *op = &n->ops[index];
@@ -326,6 +335,7 @@ static int emit_winograd(infer *p, program *g, int index, bool has_bias) {
                      .out_height = y->h, .out_width = y->w, .threads = g->threads, .adds = op->adds,
                      .act = op->act == NET_RELU ? WINOGRAD_RELU : op->act == NET_RELU6 ? WINOGRAD_RELU6 : WINOGRAD_NO_ACT };
   weight like = { .form = FORM_WINOGRAD, .conv = op->conv, .norm = op->norm, .has_bias = has_bias, .winograd = shape };
+  set_size(&like, n, op);
   int w = g->weights[index] = find_weight(p, &like), scratch = plan_add_buffer(g, winograd_scratch_bytes(&shape));
   instruction *i = w < 0 || scratch < 0 ? NULL : add_instruction(g, NULL, index);
   if (!i) return TX_NOMEM;
@@ -348,6 +358,7 @@ static int emit_conv(infer *p, program *g, int index, bool has_bias) {
   if (!pd) return status == TX_OK ? infer_fail(TX_ERROR, "oneDNN: no fast convolution") : status;
   dnnl_memory_desc_t src_md = *dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0), dst = blocked(n, op->out), b = row(n->values[op->out].c);
   weight like = { .conv = op->conv, .norm = op->norm, .md = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), .has_bias = has_bias };
+  set_size(&like, n, op);
   int w = g->weights[index] = find_weight(p, &like);
   instruction *i = NULL;
   status = add_primitive(&i, g, pd, index);
@@ -363,7 +374,7 @@ static int emit_norm(infer *p, program *g, int index) {
   const net_op *op = &n->ops[index];
   dnnl_primitive_desc_t pd = norm(n, op);
   if (!pd) return infer_fail(TX_ERROR, "oneDNN: no fast batch norm");
-  weight like = { .form = FORM_NORM, .conv = -1, .norm = op->norm, .eps = op->eps };
+  weight like = { .form = FORM_NORM, .conv = -1, .norm = op->norm, .eps = op->eps, .size = { n->values[in(n, op, 0)].c } };
   int w = g->weights[index] = find_weight(p, &like), x = in(n, op, 0), c = n->values[x].c;
   const dnnl_dims_t two = { 2, c };
   size_t bytes = (size_t)c * sizeof(float);

@@ -64,17 +64,39 @@ static int add_value(reader *r, int node, int c, int h, int w) {
 
 static const char *dtype_name(net_dtype d) { return d == NET_BFLOAT16 ? "bfloat16" : "float32"; }
 
+static bool is_readable(const tx_tensor *t, net_dtype dtype) {
+  char device[16];
+  if (!t) return false;
+  tx_tensor_device(t, device);
+  return !strcmp(device, "cpu") && !strcmp(tx_tensor_layout(t), "strided") && !strcmp(tx_tensor_dtype(t), dtype_name(dtype));
+}
+
+/* One number a channel; also float32 in a bfloat16 network. */
+static bool is_row(const tx_tensor *t, int64_t channels, net_dtype dtype) {
+  return (is_readable(t, dtype) || is_readable(t, NET_FLOAT32)) && tx_tensor_dim(t) == 1 && tx_tensor_numel(t) == channels;
+}
+
+bool net_fits(const graph_run *run, int conv, int norm, const int64_t size[4], net_dtype dtype) {
+  if (conv >= 0) {
+    int64_t now[TX_MAX_DIMS];
+    const tx_tensor *w = graph_run_slot(run, conv, 1), *b = graph_run_slot(run, conv, 2);
+    if (!is_readable(w, dtype) || tx_tensor_dim(w) != 4 || (b && !is_row(b, size[0], dtype))) return false;
+    tx_tensor_sizes(w, now);
+    if (memcmp(now, size, 4 * sizeof *size)) return false;
+  }
+  for (int i = 1; norm >= 0 && i <= 4; i++)
+    if (!is_row(graph_run_slot(run, norm, i), size[0], dtype)) return false;
+  return true;
+}
+
 /* A value from outside, as the present node reads it; -1: it cannot be used here. */
 static int give(reader *r, int id) {
   net *n = r->n;
   tx_tensor *t = NULL;
   int64_t sizes[TX_MAX_DIMS];
-  char device[16];
   r->status = graph_run_take(&t, r->run, r->look.node, id);
   if (r->status != TX_OK) return -1;
-  tx_tensor_device(t, device);
-  bool fits = tx_tensor_dim(t) == 4 && !strcmp(device, "cpu") && !strcmp(tx_tensor_dtype(t), dtype_name(n->dtype))
-           && !strcmp(tx_tensor_layout(t), "strided");
+  bool fits = tx_tensor_dim(t) == 4 && is_readable(t, n->dtype);
   if (fits) tx_tensor_sizes(t, sizes);
   tx_tensor_free(t);
   for (int i = 0; fits && i < 4; i++) fits = sizes[i] > 0 && sizes[i] < 1 << 24;
@@ -123,16 +145,17 @@ static const int ones[2] = { 1, 1 }, zeros[2] = { 0, 0 };
 
 static bool read_conv(reader *r, net_op *op, shape *s) {
   int64_t size[TX_MAX_DIMS];
-  int node = r->look.conv >= 0 ? r->look.conv : r->look.node;
+  int node = r->look.conv >= 0 ? r->look.conv : r->look.node, norm = r->look.conv >= 0 ? r->look.node : -1;
   tx_tensor *w = graph_run_slot(r->run, node, 1), *b = graph_run_slot(r->run, node, 2);
-  if (!w || tx_tensor_dim(w) != 4 || strcmp(tx_tensor_dtype(w), dtype_name(r->n->dtype)) || !take_inputs(r, op, 1)) return false;
+  if (!w || tx_tensor_dim(w) != 4 || !take_inputs(r, op, 1)) return false;
   if (!b && arg(r, 2)->kind > TX_NONE) return false;
   const net_value *x = input(r, op, 0);
   const tx_value *groups = arg(r, 6);
   tx_tensor_sizes(w, size);
+  if (!net_fits(r->run, node, norm, size, r->n->dtype)) return false;
   op->kind = NET_CONV;
   op->conv = node;
-  op->norm = r->look.conv >= 0 ? r->look.node : -1;
+  op->norm = norm;
   op->has_bias = b != NULL;
   op->groups = groups->kind == TX_INT ? (int)groups->i : 1;
   op->kernel[0] = (int)size[2];
@@ -145,10 +168,7 @@ static bool read_conv(reader *r, net_op *op, shape *s) {
 
 static bool read_norm(reader *r, net_op *op, shape *s) {
   if (!r->look.evaluates || flag(r, 5, false) || arg(r, 7)->kind != TX_DOUBLE || !take_inputs(r, op, 1)) return false;
-  for (int i = 1; i <= 4; i++) {
-    tx_tensor *t = graph_run_slot(r->run, r->look.node, i);
-    if (!t || tx_tensor_numel(t) != input(r, op, 0)->c) return false;
-  }
+  if (!net_fits(r->run, -1, r->look.node, (const int64_t[4]){ input(r, op, 0)->c }, r->n->dtype)) return false;
   op->kind = NET_NORM;
   op->norm = r->look.node;
   op->eps = arg(r, 7)->d;

@@ -51,6 +51,9 @@ typedef struct net {
  * TX_OK, TX_NOMEM, or an error of the run (a value's batch does not fit). */
 int net_read(net *out, graph_run *run, char *note, size_t room); /* out: engine, block and dtype are set */
 void net_clear(net *n);
+/* Are the tensors of a convolution (-1: none) and of a norm (-1: none) such as a program can read: there, on the CPU, of
+ * the net's dtype, the convolution's weight of this size, all others one number for each of size[0] channels? */
+bool net_fits(const graph_run *run, int conv, int norm, const int64_t size[4], net_dtype dtype);
 void net_count_readers(net *n); /* of ops that are not gone */
 
 #endif

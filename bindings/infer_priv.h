@@ -41,6 +41,7 @@ typedef enum weight_form { FORM_ONEDNN, FORM_WINOGRAD, FORM_NORM } weight_form; 
 typedef struct weight {
   weight_form form;
   int conv, norm;        /* graph nodes, -1: none */
+  int64_t size[4];       /* of the convolution's weight; of a norm alone: channels */
   bool has_bias;
   double eps;            /* FORM_NORM */
   dnnl_memory_desc_t md; /* FORM_ONEDNN */
@@ -90,7 +91,8 @@ int plan_program(infer *p, program *g);
 int plan_add_buffer(program *g, size_t bytes); /* -1: out of memory */
 
 /* infer_weights.c */
-int weights_update(infer *p, program *g, graph_run *run); /* makes what is new or has changed, chooses the checks */
+/* Makes what is new or has changed, chooses the checks; *fits: false where a tensor has another size or dtype by now. */
+int weights_update(infer *p, program *g, graph_run *run, bool *fits);
 bool weights_in_bounds(const void *data, size_t bytes, net_dtype dtype);
 
 /* infer_dnnl.c. TX_OK, TX_NOMEM, TX_ERROR: oneDNN has no fast form */

@@ -186,11 +186,13 @@ static void choose_checks(const infer *p, program *g, double *bound) {
 
 static uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * 0x9E3779B97F4A7C15u + (h >> 29); }
 
-int weights_update(infer *p, program *g, graph_run *run) {
+int weights_update(infer *p, program *g, graph_run *run, bool *fits) {
   uint64_t stamp = 1;
+  *fits = true;
   for (int i = 0; i < g->net.nops; i++) {
     if (g->weights[i] < 0) continue;
     weight *w = &p->weights[g->weights[i]];
+    if (!net_fits(run, w->conv, w->norm, w->size, g->net.dtype)) return *fits = false, TX_OK;
     uint64_t now = graph_run_stamp(run, w->conv, w->norm);
     stamp = mix(stamp, now);
     if (w->stamp == now) continue;

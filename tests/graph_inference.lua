@@ -2,7 +2,7 @@
 -- values kept, put in and begun at; weights that change; batches and threads; numbers that overflow; memory that fails.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.nn.builder"
+local graph = require "medxai.nn.graph"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 local device, memory = core.device, core.memory
