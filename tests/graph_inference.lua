@@ -33,7 +33,7 @@ local function pass(model, x)
   end)
 end
 
-local has_plan = (function()
+local has_plan, why_not = (function()
   local model <close> = graph.network { name = "probe", classes = 2, seed = 1, build = function(g, x)
     x = conv(g, conv(g, x, { 3, 8, 1 }), { 8, 8, 1 })
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d(nil, x, 1)), { 8, 2 })
@@ -51,10 +51,9 @@ end
 
 local function reference(model, f, ...)
   local engine = model.engine
+  local restore <close> = setmetatable({}, { __close = function() model.engine = engine end }) -- luacheck: ignore
   model.engine = "reference"
-  local values = table.pack(torch.no_grad(f or model, ...))
-  model.engine = engine
-  return table.unpack(values, 1, values.n)
+  return (torch.no_grad(f or model, ...))
 end
 
 -- Running statistics as after training, so that activations keep their size.
@@ -311,18 +310,90 @@ test("weights that are written to, replaced, loaded or trained are seen by the n
   near(pass(model:eval(), x), reference(model, model, x), "made again", 2e-6)
 end)
 
-test("bfloat16 and float64 models: planned where the processor computes it, else node by node", function()
+test("running statistics that a pass in training has moved are seen, though libtorch counts no version of them", function()
+  local model <close> = stages()
+  local x = torch.randn(4, 3, 12, 12)
+  settle(model, x)
+  local before = (pass(model, x))
+  model._state:run { x = x * 3 + 1, outputs = model._main, training = true }
+  local unfolded = torch.no_grad(function() return model:forward { x = x, outputs = { "output" }, fold = false }.output end)
+  t.ok(off(unfolded, before) > 1e-3, "the statistics moved")
+  near(pass(model, x), unfolded, "planned", 2e-6)
+  near(reference(model, model, x), unfolded, "node by node", 2e-6)
+end)
+
+test("a norm that is always in training computes its batch's statistics", function()
+  local model <close> = tiny(function(g, x)
+    local args = { x }
+    for i, name in ipairs { "w", "b", "m", "v" } do args[i + 1] = g:parameter(name, { 16 }) end
+    return g:relu(nil, g:op("norm", "batch_norm", { args[1], args[2], args[3], args[4], args[5], true, 0.1, 1e-5, false })), 16
+  end)
+  torch.no_grad(function()
+    for _, entry in ipairs(model:state()) do
+      local value = ({ w = 2, b = 0.5, m = 3, v = 1 })[entry.name]
+      if value then entry.tensor:fill_(value) end
+    end
+  end)
+  local x = torch.randn(3, 3, 12, 12)
+  local got = torch.no_grad(function() return model:eval():forward { x = x, outputs = { "first", "norm" } } end)
+  local mean, var = got.first:mean { dim = { 0, 2, 3 }, keepdim = true }, got.first:var { dim = { 0, 2, 3 }, unbiased = false, keepdim = true }
+  near(got.norm, (got.first - mean) / (var + 1e-5):sqrt() * 2 + 0.5, "norm", 1e-5)
+end)
+
+test("tensors put in place of a model's that have another size or dtype are read as they are, or refused as node by node", function()
+  local model <close> = stages()
+  local x = torch.randn(2, 3, 12, 12)
+  settle(model, x)
+  local before = (pass(model, x))
+  local old = {}
+  local function put(name, tensor)
+    for i, slot in ipairs(model._def.slots) do
+      if slot.name == name then
+        old[name] = old[name] or model._state:get(i):clone()
+        model._state:set(i, tensor or old[name])
+      end
+    end
+  end
+  put("last.weight", torch.randn(12, 32, 1, 1))
+  put("last.bias", torch.randn(12))
+  put("fc.weight", torch.randn(3, 12))
+  near(pass(model, x), reference(model, model, x), "more channels", 2e-6)
+  put("conv1.weight", torch.randn(16, 16, 1, 1))
+  near(pass(model, x), reference(model, model, x), "a smaller kernel", 2e-6)
+  for what, other in pairs { ["too few channels"] = torch.randn(16, 8, 3, 3), ["float64"] = torch.randn(16, 16, 3, 3, { dtype = "float64" }) } do
+    put("conv1.weight", other)
+    local _, wanted = pcall(reference, model, model, x)
+    local ok, message = pcall(pass, model, x)
+    t.ok(not ok, what)
+    t.equal(tostring(message), tostring(wanted), what)
+  end
+  put("conv1.weight")
+  put("norm1.weight", torch.randn(8))
+  t.fails_like(function() pass(model, x) end, "norm1")
+  for name in pairs(old) do put(name) end
+  local again, left, steps = pass(model, x)
+  t.ok(torch.equal(again, before), ("the first ones again: off by %.2g, %d steps, left: %s"):format(off(again, before), steps, left))
+end)
+
+test("float64 models run node by node", function()
+  local model <close> = stages()
+  local x = torch.randn(2, 3, 12, 12)
+  settle(model, x)
+  local double <close> = model:clone():to { dtype = "float64" }
+  local got, left, steps = pass(double, x:to { dtype = "float64" })
+  near(got, reference(model, model, x), "float64", 2e-6)
+  t.equal(left, "float64 on cpu")
+  t.equal(steps, 0)
+end)
+
+test("bfloat16 models are planned where the processor computes in it", function()
+  t.needs_bfloat16()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
   local exact = reference(model, model, x)
   local half <close> = model:clone():to { dtype = "bfloat16" }
   near(pass(half, x:to { dtype = "bfloat16" }), exact, "bfloat16", 0.03) -- 8 bits of mantissa through five layers
-  local double <close> = model:clone():to { dtype = "float64" }
-  local got, left, steps = pass(double, x:to { dtype = "float64" })
-  near(got, exact, "float64", 2e-6)
-  t.equal(left, "float64 on cpu")
-  t.equal(steps, 0)
   near(pass(model:to { dtype = "bfloat16" }, x:to { dtype = "bfloat16" }), exact, "turned into bfloat16", 0.03)
   near(pass(model:to { dtype = "float32" }, x), exact, "and back", 0.03)
 end)
@@ -435,6 +506,24 @@ test("engine = 'reference' gives the bits of the pass before, and is told apart 
   t.equal(steps, 0)
   local auto <close> = xai.models.squeezenet1_0 { classes = 3, seed = 8 }
   t.equal({ auto.config.engine, auto.engine, model:clone().engine }, { nil, "auto", "reference" })
+end)
+
+t.test("--trace tells what runs node by node, and why, once a model; without it nothing is told", function()
+  local path = t.write(t.tmpdir() .. "/own.lua", [[
+local xai = require "medxai"
+local torch = require "medxai.torch"
+local model = xai.graph.network { name = "mine", classes = 2, seed = 1, build = function(g, x)
+  x = g:conv2d("a", x, { 3, 8, 1 })
+  x = g:func("shifted", function(v) return v + 1 end, { x })
+  x = g:conv2d("c", g:conv2d("b", x, { 8, 8, 1 }), { 8, 8, 1 })
+  return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d(nil, x, 1)), { 8, 2 })
+end }
+model:eval()
+torch.no_grad(function() for _ = 1, 2 do model(torch.zeros(1, 3, 4, 4)) end end)
+]])
+  local why = has_plan and "'shifted' (function)" or why_not
+  t.equal(t.run { "--trace", path }.err, "mine: runs node by node: " .. why .. "\n")
+  t.equal(t.run { path }.err, "")
 end)
 
 -- ---- memory ---------------------------------------------------------------------------------------------------------------
