@@ -194,6 +194,13 @@ static int threads_for(int64_t images) {
   return all == 1 || (double)rounds <= (double)images / (0.85 * all) ? 1 : all;
 }
 
+/* oneDNN asks OpenMP how many threads it may take; libtorch may have an OpenMP of its own, with another number. */
+static int use_threads(int threads) {
+  int before = omp_get_max_threads();
+  omp_set_num_threads(threads);
+  return before;
+}
+
 static int64_t batch_of(graph_run *run, const net *n) {
   tx_tensor *t = NULL;
   int64_t sizes[TX_MAX_DIMS] = { 1 };
@@ -248,10 +255,9 @@ static int make_program(program **out, infer *p, graph_run *run, net_dtype dtype
   if (status == TX_OK) status = note_given(g, run);
   g->threads = threads_for(batch_of(run, &g->net));
   if (status == TX_OK && g->net.steps) {
-    int before = omp_get_max_threads();
-    omp_set_num_threads(g->threads);
+    int before = use_threads(g->threads);
     status = plan_program(p, g);
-    omp_set_num_threads(before);
+    use_threads(before);
     if (status == TX_ERROR) { /* a fused form is missing: node by node */
       if (!*note) snprintf(note, room, "%s", message);
       g->net.steps = 0;
@@ -389,7 +395,9 @@ static int run_job(infer *p, job *j) {
   for (int i = 0; i < nworkers && status == TX_OK; i++)
     status = attach(p, j, &g->workers[i], (char *)tx_tensor_data(workspace) + arena * (size_t)i);
   if (status == TX_OK) {
+    int before = use_threads(g->threads);
     run_images(p, j, nworkers);
+    use_threads(before);
     status = j->code;
     if (status != TX_OK) infer_fail(status, status == TX_INTERRUPTED ? "interrupted" : status == TX_NOMEM ? "graph: out of memory" : "oneDNN: a primitive failed");
   }
