@@ -192,8 +192,8 @@ t.test("a mask that marks the whole picture, or has its content in the alpha cha
     return xai.dataset.covid_qu_ex { root = dir, size_px = 16, mask = "lungs" }, dir
   end
   local function inside(x, y) return x > 3 and x < 20 and y > 3 end
-  local whole = "it marks the whole picture"
-  local alpha = "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey values"
+  local whole = "it marks the whole image"
+  local alpha = "its color is the same everywhere, its content lies in the alpha channel. Save that as gray values"
   for _, case in ipairs {
     { whole, 0, function() return 255 end }, { whole, 0, function() return 1 end }, { whole, 2, function() return 200 end },
     { whole, 4, function() return 255 end }, { alpha, 4, function(x, y, c) return c == 0 and 255 or inside(x, y) and 255 or 0 end },
@@ -293,14 +293,10 @@ t.test("permuted labels: the same images and counts, another order, keyed by the
     local data = xai.dataset.phantom { n_train = 60, n_val = 12, n_test = 12, size_px = 32, labels = options }
     return data.train:labels():tolist(), data.val:labels():tolist(), data.config.labels
   end
-  local host = require "medxai.host"
-  local seed = host.options.seed
-  host.options.seed = 5
-  local plain, val = labels()
-  local a, other_val, name = labels "permuted"
-  host.options.seed = 6
-  local b = labels "permuted"
-  host.options.seed = seed
+  local current_seed = require "medxai.run.current_seed"
+  local plain, val = current_seed.during(5, labels)
+  local a, other_val, name = current_seed.during(5, labels, "permuted")
+  local b = current_seed.during(6, labels, "permuted")
   local moved, count = 0, { 0, 0, 0 }
   for i, label in ipairs(a) do
     moved = moved + (label ~= plain[i] and 1 or 0)

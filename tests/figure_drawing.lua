@@ -88,7 +88,7 @@ end)
 
 t.test("arguments that cannot be drawn are errors", function()
   local canvas <close> = core.figure.canvas("png", 10, 10, 72)
-  t.fails_like(function() canvas:rect(0, 0, 1, 1, -1) end, "a colour is 0x000000 to 0xffffff")
+  t.fails_like(function() canvas:rect(0, 0, 1, 1, -1) end, "a color is 0x000000 to 0xffffff")
   t.fails_like(function() canvas:image(0, 0, 1, 1, "abc", 2, 2) end, "needs 3 bytes a pixel")
   t.fails_like(function() canvas:line({ 1 }, 1, 0) end, "points are x1, y1, x2, y2, ...")
   t.fails_like(function() canvas:text(0, 0, "\255", 7, 0) end, "text is not UTF%-8")

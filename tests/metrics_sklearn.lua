@@ -41,8 +41,8 @@ end
 t.test("the report prints every class, undefined where there is no AUROC", function()
   local result = metrics.classification({ 0, 0, 1 }, { { 0.9, 0.1, 0 }, { 0.2, 0.8, 0 }, { 0.1, 0.9, 0 } }, { "a", "b", "c" })
   local text = metrics.report(result)
-  t.equal(text:match("\n(c [^\n]*)"), "c                0.0000    0.0000    0.0000 undefined        0")
-  t.equal(text:match("accuracy[^\n]*"), "accuracy                             0.6667                  3")
+  t.equal(text:match("\n(c [^\n]*)"), "c                0.0000  0.0000  0.0000  undefined        0")
+  t.equal(text:match("accuracy[^\n]*"), "accuracy                         0.6667                   3")
 end)
 
 t.test("metrics refuse rows that do not fit", function()

@@ -8,6 +8,7 @@ local canon = require "medxai.base.json"
 local contexts = require "medxai.score.context"
 local figure = require "medxai.show.figure"
 local host = require "medxai.host"
+local measure = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local ranking = require "medxai.perturb.pixel_order"
 local store = require "medxai.nn.checkpoint"
@@ -33,14 +34,15 @@ local function ours(model, x, map, class, compat)
   local split = { n = 1, name = "test" }
   function split.item() return { id = "00000000000000aa", path = "image" } end
   function split.batch() return { x = x } end
-  local job = { model = model, split = split, run = { seed = 42 }, compat = compat, budget_bytes = 1 << 30, deterministic = false }
+  local job = { model = model, split = split, run = { seed = 42 }, compat = compat,
+    scorer = require("medxai.perturb.scorer").new(model) }
   local subject <close> = contexts.subject(job, 1)
   local kept, out = {}, {}
   local function ask(value)
     local m = metric.entries({ value }, nil, compat)[1]
     local record = { status = "ok", image_id = "00000000000000aa", maps = "map", target = { kind = "class", as = "logit", class = classes[class + 1], index = class } }
     local list = {}
-    for i, r in ipairs(metric.measure(m, map, contexts.new(subject, map, record, m, kept))) do list[i] = r.value end
+    for i, r in ipairs(measure(m, map, contexts.new(subject, map, record, m, kept))) do list[i] = r.value end
     return list
   end
   for _, as in ipairs { "logit", "softmax" } do

@@ -87,7 +87,7 @@ model:set_trainable { features = false }
   t.equal(got, undisturbed)
   got, dir, r = outcome [[
 torch.manual_seed(9) math.randomseed(9) math.random()
-xai.files.append_line("DIR/lines", "x")
+require("medxai.base.files").append_line("DIR/lines", "x")
 local f <close> = io.open("DIR/count", "a")
 f:write("x")
 os.execute("echo y >> DIR/count")

@@ -10,6 +10,7 @@ local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local graph = require "medxai.nn.graph"
 local host = require "medxai.host"
+local measure = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local ranking = require "medxai.perturb.pixel_order"
 
@@ -51,7 +52,7 @@ local function values(o)
   local ctx, calls = context(o)
   local out, whys = {}, {}
   local subject <close> = ctx.subject -- luacheck: ignore
-  for i, r in ipairs(metric.measure(o.m, o.map, ctx)) do out[i], whys[i] = r.value, r.why end
+  for i, r in ipairs(measure(o.m, o.map, ctx)) do out[i], whys[i] = r.value, r.why end
   return out, whys, calls.n
 end
 
@@ -143,7 +144,7 @@ t.test("metrics of one map share their passes: ROAD combined takes 2 P, and noth
       calls.n = calls.n + n
       return torch.no_grad(function() return model(make(0, n)) end)
     end }
-    metric.measure(m, map, ctx)
+    measure(m, map, ctx)
     t.equal(calls.n, expected[i], m.id)
     total = total + calls.n
   end
@@ -171,7 +172,7 @@ local function against_reference(as, image, compat, wrong_class)
     local ctx = context { model = model, x = x, map = map, m = m, kept = kept, compat = compat, target = { kind = "class", as = as, class = tiny.classes[index + 1], index = index } }
     local list = {}
     local subject <close> = ctx.subject -- luacheck: ignore
-    for i, r in ipairs(metric.measure(m, map, ctx)) do list[i] = r.value end
+    for i, r in ipairs(measure(m, map, ctx)) do list[i] = r.value end
     kept["order within nil"] = nil -- it ends with the subject, of which each call here makes a new one
     return list
   end
@@ -332,7 +333,7 @@ t.test("maps of a logit and of a probability are scored in different numbers: no
   local result = go(dir, { methods = { "gradcam", { "layercam", target = { "predicted", as = "softmax" } }, "sobel" }, images = 2, figures = { "charts", "table" },
     metrics = { "confidence_change", { "road_most_relevant_first", percentiles = { 50, 75 } }, { "deletion", steps = 2, removals = { "black" }, as = "softmax" } } })
   local told = {}
-  for i, group in ipairs(metric.comparable(result.summaries)) do told[i] = { group[1].title, group[1].unit, #group } end
+  for i, group in ipairs(require("medxai.score.summary").comparable(result.summaries)) do told[i] = { group[1].title, group[1].unit, #group } end
   t.equal(told, { { "confidence change", "logit", 2 }, { "confidence change", "probability", 1 }, { "ROAD, most relevant first", "logit", 2 }, { "ROAD, most relevant first", "probability", 1 },
     { "ROAD, most relevant first", "logit", 2 }, { "ROAD, most relevant first", "probability", 1 }, { "deletion", "probability", 3 } })
   local charts, page = {}, {}
@@ -410,7 +411,7 @@ end)
 t.test("experiments/my_metric.lua, the example of an own metric: the Gini index by hand, and in a run", function()
   local place <close> = tiny.beside(t.root .. "/experiments")
   local m = metric.entries { "my_metric" }[1]
-  local function gini(list) return metric.measure(m, torch.tensor({ list }, { dtype = "float32" }), { status = "ok" })[1] end
+  local function gini(list) return measure(m, torch.tensor({ list }, { dtype = "float32" }), { status = "ok" })[1] end
   t.near(gini { 1, 1, 1, 1 }.value, 0, 1e-9)
   t.near(gini { 0, 0, 0, 1 }.value, 0.75, 1e-9)
   t.near(gini { 1, 2, 3, 4 }.value, 0.25, 1e-9)

@@ -20,7 +20,8 @@ local function square_model()
       return g:linear("fc", x, { 3, 3 })
     end,
   }
-  model:load_state { ["fc.weight"] = torch.tensor { { 0, 0, 0 }, { 4, 4, 4 }, { 0, 0, 0 } }, ["fc.bias"] = torch.tensor { 10, 0, -10 } }
+  model:load_state { ["fc.weight"] = torch.tensor { { 0.0, 0, 0 }, { 4.0, 4, 4 }, { 0.0, 0, 0 } },
+    ["fc.bias"] = torch.tensor { 10.0, 0, -10 } }
   model:eval()
   return model
 end

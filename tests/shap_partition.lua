@@ -242,6 +242,6 @@ t.test("bad input: budgets below 3, sizes and trees that make no sense", functio
   t.fails(make { size = { 0, 2, 3 } }, "partition: a side is 1 to 16777216 (got 0).")
   t.fails(make { size = { 2, 2 } }, "partition: size has three sides (got 2).")
   t.fails(make { size = { 3, 1, 1 }, children = { -1, -2 } }, "partition: a tree of 3 regions has 2 inner nodes (got 2 numbers, expected 4).")
-  t.fails(make { size = { 3, 1, 1 }, children = { 0, -1, -2, -3 } }, "partition: the children are no tree in which each of 3 regions stands once.")
-  t.fails(make { size = { 3, 1, 1 }, children = { 1, -1, -1, -3 } }, "partition: the children are no tree in which each of 3 regions stands once.")
+  t.fails(make { size = { 3, 1, 1 }, children = { 0, -1, -2, -3 } }, "partition: the children do not form a tree with each of the 3 regions once.")
+  t.fails(make { size = { 3, 1, 1 }, children = { 1, -1, -1, -3 } }, "partition: the children do not form a tree with each of the 3 regions once.")
 end)

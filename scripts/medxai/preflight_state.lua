@@ -114,7 +114,7 @@ end
 local native -- anything of the native core: it may be named and kept, to call it ends the check
 native = setmetatable({}, { __index = function() return native end, __newindex = nothing, __call = ends, __close = nothing })
 
--- A network's nodes, as bindings/l_graph.c keeps them, without what computes.
+-- A network's nodes, as bindings/lua/l_graph.c keeps them, without what computes.
 local Graph = {}
 Graph.__index = Graph
 
@@ -163,7 +163,7 @@ local function replace_core()
     return setmetatable({ manual_seed = nothing }, { __index = native })
   end
   local file = require "medxai.file"
-  keep(file, { list = true, monotonic = true, pid = true, realpath = true, stat = true, read = true })
+  keep(file, { list = true, pid = true, realpath = true, stat = true, read = true })
   file.read = reads_only(file.read)
 end
 
@@ -230,7 +230,7 @@ local function open_runs()
       end
     end
     runs[o.name] = setmetatable(run, { __index = function() return unknown end })
-    host.options.seed = run.seed
+    require("medxai.run.current_seed").set(run.seed)
     return run
   end
 end

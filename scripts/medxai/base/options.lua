@@ -3,6 +3,7 @@
 -- A field given on the command line (--epochs 2) replaces an option whose spec says that it is a field, and that is told.
 -- It refuses to guess: an unknown key is an error that offers the nearest name, never a silent default.
 local host = require "medxai.host"
+local Progress = require "medxai.base.progress"
 local suggest = require "medxai.base.suggest"
 
 local check = {}
@@ -65,8 +66,7 @@ function check.warn(what, fmt, ...)
   local text = what .. ": " .. string.format(fmt, ...)
   if told[text] then return end
   told[text] = true
-  local progress = package.loaded["medxai.base.progress"]
-  if progress then progress.clear() end
+  Progress.clear()
   host.warn(text)
 end
 

@@ -4,6 +4,7 @@
 local listing = require "medxai.data.listing"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
+local text_table = require "medxai.base.text_table"
 
 local report = {}
 
@@ -127,21 +128,11 @@ end
 
 -- ---- as text ----
 
-local function text_table(head, rows)
-  local widths, lines = {}, {}
-  table.insert(rows, 1, head)
-  for _, row in ipairs(rows) do
-    for k, cell in ipairs(row) do widths[k] = math.max(widths[k] or 0, utf8.len(cell) or #cell) end
-  end
-  for i, row in ipairs(rows) do
-    local cells = {}
-    for k, cell in ipairs(row) do
-      local pad = (" "):rep(widths[k] - (utf8.len(cell) or #cell))
-      cells[k] = k == 1 and cell .. pad or pad .. cell
-    end
-    lines[i] = "  " .. table.concat(cells, "  ")
-  end
-  return table.concat(lines, "\n")
+-- Columns but the first to the right.
+local function numbers_table(head, rows)
+  local right = {}
+  for i = 2, #head do right[i] = true end
+  return text_table({ head, table.unpack(rows) }, { right = right })
 end
 
 local function counts_text(data, r)
@@ -154,7 +145,7 @@ local function counts_text(data, r)
     row[#row + 1] = tostring(split.n)
     rows[i] = row
   end
-  return text_table(head, rows)
+  return numbers_table(head, rows)
 end
 
 local function counted(n, one, many) return n .. " " .. (n == 1 and one or many) end
@@ -195,7 +186,7 @@ local function sources_text(data, s)
     for _, class in ipairs(data.classes) do row[#row + 1] = tostring(s.counts[source][class] or 0) end
     rows[i] = row
   end
-  return text_table(head, rows) .. ("\n  mutual information of class and source: %.3f of %.3f bits"):format(s.mutual_information_bits, s.class_entropy_bits)
+  return numbers_table(head, rows) .. ("\n  mutual information of class and source: %.3f of %.3f bits"):format(s.mutual_information_bits, s.class_entropy_bits)
 end
 
 local function as_text(data, r)

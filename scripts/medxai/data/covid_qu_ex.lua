@@ -5,11 +5,10 @@
 -- trained on may, unless a folder of an unknown name says that one is misspelt.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
+local folders = require "medxai.data.covid_qu_ex_folders"
 local listing = require "medxai.data.listing"
 
-local classes = { "COVID-19", "Non-COVID", "Normal" }
-local folder_of = { train = "Train", val = "Val", test = "Test", small_test = "Small_Test" }
-local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Segmentation Data" }
+local classes, folder_of, part_folder = folders.classes, folders.split, folders.part
 
 local spec = base.spec {
   part = { one_of = { "lung", "infection" }, field = true, default = "lung" },

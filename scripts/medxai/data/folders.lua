@@ -4,12 +4,12 @@
 -- another split may lack one, unless a folder of an unknown name says that it is misspelt.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
+local covid_qu_ex = require "medxai.data.covid_qu_ex_folders"
 local listing = require "medxai.data.listing"
 
 local spellings = {
   train = { "train", "training" }, val = { "val", "valid", "validation" }, test = { "test", "testing" }, small_test = { "small_test" },
 }
-local known_order = { "COVID-19", "Non-COVID", "Normal" }
 
 -- Split name -> folder name, of the folders in root whose names begin with prefix.
 local function find_splits(root, prefix)
@@ -48,7 +48,7 @@ local function find_classes(root, splits, notes)
       if #names == 0 then
         check.fail("dataset", "no class folders in '%s' (%s).", splits[split], listing.there(root .. "/" .. splits[split]))
       end
-      if same_names(names, known_order) then return { table.unpack(known_order) } end
+      if same_names(names, covid_qu_ex.classes) then return { table.unpack(covid_qu_ex.classes) } end
       notes[#notes + 1] = ("classes in order of name: %s. Write classes = { ... } to fix another order"):format(table.concat(names, ", "))
       return names
     end
@@ -74,11 +74,9 @@ local function read_split(items, root, split, folder, classes, notes)
   for _, name in ipairs(strays) do notes[#notes + 1] = ("'%s/%s' is not one of the classes and is left out"):format(folder, name) end
 end
 
-local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Segmentation Data" }
-
 -- Below the folder that maskmaker wrote lie its parts; beside them, or above, what it did.
 local function masked_root(root, part)
-  local below = root .. "/" .. part_folder[part]
+  local below = root .. "/" .. covid_qu_ex.part[part]
   local described = require("medxai.base.files").read_data(root .. "/maskmaker.json") or require("medxai.base.files").read_data((root:match "^(.+)/[^/]*$" or ".") .. "/maskmaker.json")
   return listing.is_folder(below) and below or root, described and described.mode or "lungs"
 end

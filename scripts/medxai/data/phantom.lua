@@ -1,5 +1,5 @@
 -- Drawn chest X-rays of three classes (clear, nodule, opacity) with lung, lesion and marker masks known exactly: what to try
--- things on where no data are, and the truth that explainers are judged against. Drawn by bindings/phantom.c from (seed, number) alone.
+-- things on where no data are, and the truth that explainers are judged against. Drawn by bindings/plain/phantom.c from (seed, number) alone.
 -- marker: plants a shortcut, a lead letter in a random corner. A number is its rate in every class, so that its absence tells
 -- nothing while its letter tells the class; { rate = 0.8 or one a class, tells = false } plants any letter, at rates that may differ.
 local base = require "medxai.data.dataset"

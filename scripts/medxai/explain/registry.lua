@@ -11,6 +11,7 @@ local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local named = require "medxai.base.named"
 local plugin = require "medxai.base.plugin"
 
 local method = {}
@@ -112,33 +113,19 @@ function method.complete(e, asked)
   end
 end
 
-local function without_name(t)
-  local rest = {}
-  for k, v in pairs(t) do
-    if k ~= 1 then rest[k] = v end
-  end
-  return rest
-end
-
 --- The entries of a `methods` table, in its order (the list part, then names sorted).
 ---@param methods table
 ---@return table[] entries { method, options, layer, target, compat, aug_smooth, eigen_smooth }
 function method.entries(methods)
   local entries = {}
-  for _, key in ipairs(check.sorted_keys(methods)) do
-    local value = methods[key]
-    if type(key) == "string" then
-      if value ~= true and type(value) ~= "table" and type(value) ~= "function" then
-        check.fail("explain", "method '%s' takes a table of options or a function (got %s).", key, type(value))
-      end
-      entries[#entries + 1] = entry(key, value)
-    elseif type(value) == "string" then
-      entries[#entries + 1] = entry(value, nil)
-    elseif type(value) == "table" and type(value[1]) == "string" then
-      entries[#entries + 1] = entry(value[1], without_name(value))
-    else
-      check.fail("explain", "methods holds names, { name, option = value } or name = function (got %s at %s).", type(value), tostring(key))
+  for i, m in ipairs(named.members(methods)) do
+    if not m.name then
+      check.fail("explain", "methods holds names, { name, option = value } or name = function (got %s at %s).",
+        type(m.given), tostring(m.key))
+    elseif m.keyed and m.value ~= true and type(m.value) ~= "table" and type(m.value) ~= "function" then
+      check.fail("explain", "method '%s' takes a table of options or a function (got %s).", m.name, type(m.value))
     end
+    entries[i] = entry(m.name, m.value)
   end
   if #entries == 0 then check.fail("explain", "no methods (expected methods = { \"gradcam\", ... }).") end
   return entries

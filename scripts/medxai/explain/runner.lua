@@ -12,7 +12,6 @@ local host = require "medxai.host"
 local map = require "medxai.explain.map"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
-local scorer = require "medxai.perturb.scorer"
 local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
@@ -132,7 +131,7 @@ local function status_of(result, judged)
   return judged.status == "ok" and result.status or judged.status
 end
 
-local function record_of(e, job, item, t, result, judged)
+local function record_of(e, job, size, item, t, result, judged)
   local grids = canon.list {}
   for k, raw in ipairs(result.raws or {}) do grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] } end
   local place = job.split.geometry and job.split:geometry(item.number) or nil
@@ -142,7 +141,7 @@ local function record_of(e, job, item, t, result, judged)
     source = item.source or "unknown", split = job.split.name, label = item.label and job.model.classes[item.label + 1] or nil,
     target = { kind = t.kind, as = t.as, class = t.class, index = t.index, against = t.against, logit = t.logit, probability = t.probability,
       predicted = job.model.classes[t.predicted + 1], confidence = t.confidence },
-    layers = canon.list(e.layers or {}), geometry = map.geometry({ job.height, job.width }, grids, place), sign = e.method.sign, units = t.as,
+    layers = canon.list(e.layers or {}), geometry = map.geometry(size, grids, place), sign = e.method.sign, units = t.as,
     views = e.aug_smooth and view_list(batches.views) or nil, status = status, problem = result.problem, facts = result.facts or nil,
     raw = judged and { lowest = judged.lo, highest = judged.hi, positive_share = judged.positive_share } or nil,
     hashes = { weights = job.weights, image = item.sha256 or item.id }, settings = e.settings,
@@ -151,25 +150,14 @@ local function record_of(e, job, item, t, result, judged)
   }
 end
 
-local function count_failure(job, e, item, problem)
-  local key = e.label .. "\0" .. problem
-  local found = job.failures[key]
-  if not found then
-    found = { label = e.label, path = tostring(item.path), problem = problem, count = 0 }
-    job.failures[key] = found
-    job.failures[#job.failures + 1] = found
-  end
-  found.count = found.count + 1
-end
-
--- One image's map of one entry, from the results of all views.
-local function write(e, job, item, t, result)
+-- One image's map of one entry, from the results of all views. size: height and width of the input.
+local function write(e, job, size, item, t, result)
   if job.store:find(e.set, item.id) then return end
   local made, judged, raws
   if not result.problem then
     local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
       precision = job.model.dtype }
-    made = map.from_raw(result.raws, job.height, job.width, how)
+    made = map.from_raw(result.raws, size[1], size[2], how)
     judged = map.judge(result.raws, made, how)[1]
     result.facts, result.arrays, result.status = merged(result.extras)
     made, raws = made:squeeze(0):cpu():contiguous(), {}
@@ -177,36 +165,9 @@ local function write(e, job, item, t, result)
     if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
     for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
   elseif not result.not_defined then
-    count_failure(job, e, item, result.problem)
+    job:count_failure(e, item.path, result.problem)
   end
-  job.store:add(record_of(e, job, item, t, result, judged), made, raws, result.arrays)
-end
-
--- ---- what a method works with under its memory budget ---------------------------------------------------------------
-
--- Scorers by precision, made when first asked for, and what chunks of other work have learnt.
-local Scorers = {}
-Scorers.__index = Scorers
-
-function Scorers:of(precision)
-  if not self[precision] then
-    self[precision] = scorer.new(self.job.model, { budget_mb = self.budget_bytes / (1 << 20), deterministic = self.job.deterministic, precision = precision })
-    self.list[#self.list + 1] = self[precision]
-  end
-  return self[precision]
-end
-
-function Scorers:count(what)
-  local n = 0
-  for _, s in ipairs(self.list) do n = n + s[what] end
-  return n
-end
-
--- Those of a budget; methods with the same share them.
-local function scorers_of(job, budget_bytes)
-  job.by_budget = job.by_budget or {}
-  job.by_budget[budget_bytes] = job.by_budget[budget_bytes] or setmetatable({ job = job, budget_bytes = budget_bytes, list = {}, chunks = {} }, Scorers)
-  return job.by_budget[budget_bytes]
+  job.store:add(record_of(e, job, size, item, t, result, judged), made, raws, result.arrays)
 end
 
 -- ---- passes -----------------------------------------------------------------------------------------------------------
@@ -227,15 +188,15 @@ end
 -- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras }.
 local function run_entry(e, job, opened, results)
   local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
-  local scores = scorers_of(job, budget_bytes)
+  local scores, shape = job.scorers(budget_bytes), opened.x.shape
   local own = e.method.own -- a researcher's code may work in place: it gets copies of what other methods read
   local ctx = context.new { pass = pass, x = opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
-    split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
+    split = job.split, height = shape[3], width = shape[4], seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
     aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
     chunk_states = scores.chunks }
   local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
   local found = attempt(e, ctx)
-  if opened.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
+  if opened.x.device ~= "cpu" then core.device.synchronize() end
   -- what the map costs alone: passes that it shares with other methods are counted in full
   local seconds = host.now() - began - (pass.spent - spent)
   if ctx.used.forward then seconds = seconds + pass.forward_seconds end
@@ -271,12 +232,12 @@ local function join_views(e, r)
 end
 
 -- The five other views in as few passes as the budget allows, as even as possible.
-local function view_groups(job, n)
+local function view_groups(work, n)
   local others = {}
   for _, view in ipairs(batches.views) do
     if not view.identity then others[#others + 1] = view end
   end
-  local at_once = job.deterministic and 1 or math.max(1, math.min(#others, job.fitting // n))
+  local at_once = work.job.deterministic and 1 or math.max(1, math.min(#others, work.fitting // n))
   local groups, passes = {}, math.ceil(#others / at_once)
   for k = 1, passes do groups[k] = table.move(others, (k - 1) * #others // passes + 1, k * #others // passes, 1, {}) end
   return groups
@@ -314,25 +275,26 @@ local function first_targets(job, entries)
 end
 
 -- How many images one pass holds, by what the first one took.
-local function measure(job, f)
-  if job.fitting then return f() end
-  local opened
+local function measure(work, f)
+  if work.fitting then return f() end
+  local job, opened = work.job, nil
   local bytes = chunks.peak(job.model.device or "cpu", function()
     opened = f()
     for _, e in ipairs(job.entries) do
       if opened.targets[e] and e.method.needs.gradient then opened.pass:gradient(job.gradients[1], opened.targets[e]) end
     end
   end)
-  job.fitting = math.max(1, math.min(chunks.largest(job.model.device or "cpu"), math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))))
+  local most = math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))
+  work.fitting = math.max(1, math.min(chunks.largest(job.model.device or "cpu"), most))
   return opened
 end
 
 -- Loads, runs and explains the samples numbers[first..last].
-local function run_batch(job, numbers)
-  local scope <close> = require("medxai.core").memory.scope()
+local function run_batch(work, numbers)
+  local scope <close> = core.memory.scope()
+  local job = work.job
   local x = job.split:batch(numbers).x
-  local shape = x.shape
-  job.height, job.width = shape[3], shape[4]
+  local size = { x.shape[3], x.shape[4] }
   x = x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
   local items, open, augmenting, results = {}, {}, {}, {}
   for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
@@ -348,8 +310,8 @@ local function run_batch(job, numbers)
   end
   local fixed
   local function pass_over(views, entries, targets_of)
-    local inner <close> = require("medxai.core").memory.scope()
-    local opened = measure(job, function() return open_pass(job, x, views, targets_of, items) end)
+    local inner <close> = core.memory.scope()
+    local opened = measure(work, function() return open_pass(job, x, views, targets_of, items) end)
     fixed = fixed or opened.targets
     for _, e in ipairs(entries) do
       run_entry(e, job, opened, results[e])
@@ -357,11 +319,11 @@ local function run_batch(job, numbers)
     end
   end
   pass_over({ identity }, open, first_targets(job, open))
-  for _, views in ipairs(#augmenting > 0 and view_groups(job, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  for _, views in ipairs(#augmenting > 0 and view_groups(work, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
   for _, e in ipairs(open) do
     for i, item in ipairs(items) do
       join_views(e, results[e][i])
-      write(e, job, item, fixed[e][i], results[e][i])
+      write(e, job, size, item, fixed[e][i], results[e][i])
     end
   end
 end
@@ -369,20 +331,20 @@ end
 -- ---- all batches ------------------------------------------------------------------------------------------------
 
 -- Halves the batch on out of memory, down to one image.
-local function run_halving(job, numbers)
-  local ok, problem = pcall(run_batch, job, numbers)
+local function run_halving(work, numbers)
+  local ok, problem = pcall(run_batch, work, numbers)
   if ok then return end
   if host.interrupted() then error("interrupted", 0) end
   if not chunks.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
-  if job.deterministic then
+  if work.job.deterministic then
     check.fail("explain", "%d images at once do not fit into memory, and deterministic = true fixes that number. Leave it out. (%s)", chunks.fixed, problem)
   end
-  require("medxai.core").memory.collect()
+  core.memory.collect()
   local half = #numbers // 2
-  job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
-  job.chunk, job.fitting = half, math.min(job.fitting or half, half)
-  run_halving(job, { table.unpack(numbers, 1, half) })
-  run_halving(job, { table.unpack(numbers, half + 1) })
+  work.job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
+  work.chunk, work.fitting = half, math.min(work.fitting or half, half)
+  run_halving(work, { table.unpack(numbers, 1, half) })
+  run_halving(work, { table.unpack(numbers, half + 1) })
 end
 
 local function describe(job)
@@ -393,29 +355,30 @@ end
 
 --- Makes the maps that are not there yet. The first image is done alone and tells time and memory; where the number of
 --- images at once is fixed, the first batch.
-function batches.run(job, chosen)
-  local todo = {}
+---@param job medxai.ExplainJob
+function batches.run(job)
+  local todo, chosen = {}, job.chosen
   for _, number in ipairs(chosen) do
     local id, open = job.split:item(number).id, false
     for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
     if open then todo[#todo + 1] = number end
   end
-  job.scorers = scorers_of(job, job.budget_bytes)
   local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
-  if #todo == 0 then return job.say("%s", what) end
+  if #todo == 0 then return job:say("%s", what) end
   local fixed = job.batch or (job.deterministic and chunks.fixed) or nil
   local began, first = host.now(), fixed and math.min(fixed, #todo) or 1
-  run_halving(job, { table.unpack(todo, 1, first) })
+  local work = { job = job } -- fitting: images that one pass holds; chunk: images of a batch, where they were too many
+  run_halving(work, { table.unpack(todo, 1, first) })
   local seconds = host.now() - began
-  if #todo == first then return job.say("%s; took %s", what, Progress.duration(seconds)) end
-  job.say("%s; about %s", what, Progress.duration(seconds / first * #todo))
-  job.chunk = fixed or job.chunk or job.fitting
+  if #todo == first then return job:say("%s; took %s", what, Progress.duration(seconds)) end
+  job:say("%s; about %s", what, Progress.duration(seconds / first * #todo))
   local bar <close> = Progress.new("explain " .. job.split.name, #todo - first)
   local at = first + 1
+  work.chunk = fixed or work.chunk or work.fitting
   while at <= #todo do
-    local last = math.min(at + job.chunk - 1, #todo)
-    run_halving(job, { table.unpack(todo, at, last) })
+    local last = math.min(at + work.chunk - 1, #todo)
+    run_halving(work, { table.unpack(todo, at, last) })
     bar:add(last - at + 1)
     if job.run.heartbeat then job.run:heartbeat(string.format("explain %d/%d", last, #todo)) end
     at = last + 1

@@ -4,6 +4,7 @@
 -- A probability near 1 keeps the digits of 1 - p: it is made of its log-odds, the class' logit less the log-sum-exp of
 -- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
 -- It refuses a class that the model does not have, and "true" for an image without a label.
+local argmax = require("medxai.stats.logits").argmax
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local torch = require "medxai.torch"
@@ -88,15 +89,6 @@ function target.parse(spec, classes, usual)
   return { kind = "class", as = as, index = index, text = classes[index + 1] .. " (" .. as .. ")" }
 end
 
--- The position of the first largest value (1-based); NaN never wins.
-local function argmax(row)
-  local best = 1
-  for k = 2, #row do
-    if row[k] > row[best] or row[best] ~= row[best] then best = k end
-  end
-  return best
-end
-
 local Targets = {}
 Targets.__index = Targets
 
@@ -109,10 +101,11 @@ Targets.__index = Targets
 function target.fix(description, logits, items, classes)
   local rows = logits:detach():to { device = "cpu", dtype = "float64" }
   local values, shares = rows:tolist(), torch.softmax(rows, 1):tolist()
+  local top_of = argmax(values)
   local fixed = {}
   for i, row in ipairs(values) do
     local t = { kind = description.kind, as = description.as, index = description.index, against_index = description.against_index }
-    local top = argmax(row)
+    local top = top_of[i] + 1
     if t.kind == "predicted" then t.index = top - 1 end
     if t.kind == "true" then
       t.index = items[i].label

@@ -2,6 +2,7 @@
 -- wget, resumed and checked against the hash in its name), a file, or a run, by its name or a path into its folder.
 -- Prints what matched. It refuses files that do not fit the model, and runs of other settings (model_file.lua).
 local check = require "medxai.base.options"
+local current_seed = require "medxai.run.current_seed"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
@@ -176,7 +177,7 @@ end
 local function run_folder(name)
   local names = check.smoke() and { name .. "-smoke", name } or { name }
   for _, n in ipairs(names) do
-    for _, folder in ipairs { files.join("runs", n), files.join("runs", n, "seed-" .. tostring(host.options.seed)) } do
+    for _, folder in ipairs { files.join("runs", n), files.join("runs", n, "seed-" .. tostring(current_seed.get())) } do
       if files.exists(files.join(folder, "weights.pt")) then return folder end
     end
   end

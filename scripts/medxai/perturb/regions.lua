@@ -12,6 +12,7 @@ local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
+local has_mask = require("medxai.data.split").has_mask
 local torch = require "medxai.torch"
 
 local regions = {}
@@ -155,18 +156,11 @@ function regions.lung_zones(mask)
   return labels, zone_names
 end
 
--- Whether the data have lung masks at all; a split without data (made by a test) may.
-local function has_lungs(split)
-  local known = split.data == nil
-  for _, name in ipairs(split.data and split.data.masks or {}) do known = known or name == "lungs" end
-  return known
-end
-
 -- Whether regions are for the map of one image of many: where it lacks what they are made of, that map is not defined and the others are made.
 local function is_one_of_many(given) return (given.least or 2) < 2 end
 
 function make.lung_zones(_, image, given)
-  if not given.split or not given.number or not has_lungs(given.split) then check.fail("regions", "lung_zones needs a data set with lung masks.") end
+  if not given.split or not given.number or has_mask(given.split, "lungs") == false then check.fail("regions", "lung_zones needs a data set with lung masks.") end
   local mask = given.split:mask(given.number, "lungs")
   if is_one_of_many(given) and not (mask and mask:ne(0):any():item()) then not_defined.raise(mask and "the lung mask is empty" or "the image has no lung mask") end
   if not mask then check.fail("regions", "'%s' has no lung mask (lung_zones needs one).", tostring(given.item and given.item.path)) end

@@ -18,7 +18,7 @@ local Subject = {}
 Subject.__index = Subject
 
 --- An image of an explain step. Close it when its maps are judged: what was kept for them is freed.
----@param job table model, split, run, compat; scorer is made on first use
+---@param job medxai.ExplainJob what is read of it: model, split, run.seed, compat, scorer
 ---@param number integer sample number
 function contexts.subject(job, number)
   return setmetatable({ job = job, number = number, item = job.split:item(number), kept = {}, tensors = {} }, Subject)
@@ -55,12 +55,7 @@ function Subject:input()
   end)[1]
 end
 
-function Subject:scorer()
-  local job = self.job
-  job.scorer = job.scorer or job.scorers and job.scorers:of "float32"
-    or require("medxai.perturb.scorer").new(job.model, { budget_mb = job.budget_bytes / (1 << 20), deterministic = job.deterministic })
-  return job.scorer
-end
+function Subject:scorer() return self.job.scorer end
 
 --- Logits of the unchanged image, a list of K numbers.
 function Subject:original()

@@ -50,14 +50,14 @@ Page.__index = Page
 
 --- The image as the network sees it, (3, H, W) in [0, 1].
 function Page:image(number)
-  return maps.image(self.job, number)
+  return maps.image(self.job.split, number)
 end
 
 --- File, path, label, patient ... of an image.
 function Page:item(number) return self.job.split:item(number) end
 
 --- The record of an image's map: target, status, facts, settings.
-function Page:record(number) return self.job.store.records[self.entry.set .. "/" .. self:item(number).id] end
+function Page:record(number) return self.job:record(self.entry, number) end
 
 --- The map (H, W) in [0, 1]; nil where the method failed.
 function Page:map(number) return self.job.store:map(self:record(number)) end
@@ -149,8 +149,10 @@ local function saver(job, asked, out)
 end
 
 --- Draws and saves. asked: name, colours, scale, kinds, rows (of the scores).
+---@param job medxai.ExplainJob
 ---@return table list of { name, kind, title, svg, paths }
-function gallery.draw(job, chosen, summaries, asked)
+function gallery.draw(job, summaries, asked)
+  local chosen = job.chosen
   local out, numbers = canon.list {}, { table.unpack(chosen, 1, most_images) }
   local save = saver(job, asked, out)
   local mask

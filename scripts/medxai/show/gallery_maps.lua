@@ -15,15 +15,13 @@ local WRONG = 0xc62828
 -- ---- pieces -----------------------------------------------------------------------------------------------------
 
 --- The image as the network sees it, (3, H, W) brought into [0, 1] for looking at.
-function maps.image(job, number)
-  local batch = job.split:batch { number }
-  local x = require("medxai.explain.context").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" }
+function maps.image(split, number)
+  local batch = split:batch { number }
+  local x = require("medxai.explain.context").pixels(batch.x, split):select(0, 0):to { dtype = "float32" }
   local lo, hi = x:min():item(), x:max():item()
   if lo >= 0 and hi <= 1 then return x end
   return hi > lo and (x - lo) / (hi - lo) or x:zeros_like()
 end
-
-local function record_of(job, e, number) return job.store.records[e.set .. "/" .. job.split:item(number).id] end
 
 -- How a method's maps are drawn: "overlay"; "detail": fine signed maps as pictures of their own; "masked": the image under a mask.
 local function style(e) return e.method.picture or "overlay" end
@@ -42,7 +40,7 @@ function maps.shared_maxima(job, numbers)
     maxima[e.set] = 0
     for _, number in ipairs(numbers) do
       local scope <close> = require("medxai.core").memory.scope()
-      local record = record_of(job, e, number)
+      local record = job:record(e, number)
       if record.status == "ok" then maxima[e.set] = math.max(maxima[e.set], drawn_map(job, e, record, { [e.set] = 1 }):max():item()) end
     end
   end
@@ -84,7 +82,7 @@ local function remarks(e, record)
 end
 
 local function panel(job, e, number, image, mask, asked, lines)
-  local record = record_of(job, e, number)
+  local record = job:record(e, number)
   local p = { title = lines, status = map.explain_status(record.status), pixels = pixels_of(job, e, record, image, asked) }
   for _, line in ipairs(score_lines(asked, record)) do lines[#lines + 1] = line end
   for _, line in ipairs(remarks(e, record)) do lines[#lines + 1] = line end
@@ -96,7 +94,7 @@ end
 local function about(job, number, e)
   local item = job.split:item(number)
   local label = item.label and job.model.classes[item.label + 1] or nil
-  local t = record_of(job, e, number).target
+  local t = job:record(e, number).target
   return { name = tostring(item.name or item.path or item.id):match("[^/]+$"), label = label, predicted = t.predicted, confidence = t.confidence,
     wrong = label ~= nil and t.predicted ~= label }
 end
@@ -175,11 +173,11 @@ end
 
 local function image_row(job, entries, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
-  local image, mask, it = maps.image(job, number), mask_of(job, number, asked), about(job, number, entries[1])
+  local image, mask, it = maps.image(job.split, number), mask_of(job, number, asked), about(job, number, entries[1])
   local row = { label = it.label, panels = { { pixels = figure.pixels(image), warn = it.wrong,
     title = { it.name, string.format("predicted %s, %.2f%s", it.predicted, it.confidence, it.wrong and " (wrong)" or "") } } } }
   for _, e in ipairs(entries) do
-    row.panels[#row.panels + 1] = panel(job, e, number, image, mask, asked, { target.label(record_of(job, e, number).target) })
+    row.panels[#row.panels + 1] = panel(job, e, number, image, mask, asked, { target.label(job:record(e, number).target) })
   end
   return row
 end
@@ -207,7 +205,7 @@ end
 local function grid_panel(job, e, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
   local it = about(job, number, e)
-  local p = panel(job, e, number, maps.image(job, number), mask_of(job, number, asked), asked, { string.format("%s %.2f", it.predicted, it.confidence) })
+  local p = panel(job, e, number, maps.image(job.split, number), mask_of(job, number, asked), asked, { string.format("%s %.2f", it.predicted, it.confidence) })
   if it.wrong then
     p.warn, p.frame = true, WRONG
     table.insert(p.title, 2, "true: " .. it.label)
@@ -239,15 +237,15 @@ end
 
 local function methods_page(job, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
-  local image, mask, it, rows = maps.image(job, number), mask_of(job, number, asked), about(job, number, job.entries[1]), {}
+  local image, mask, it, rows = maps.image(job.split, number), mask_of(job, number, asked), about(job, number, job.entries[1]), {}
   for i, e in ipairs(job.entries) do
     if (i - 1) % page_columns == 0 then rows[#rows + 1] = { panels = {} } end
-    local record = record_of(job, e, number)
+    local record = job:record(e, number)
     local p = panel(job, e, number, image, mask, asked, { duration(record.seconds or 0) })
     p.heading = e.label
     table.insert(rows[#rows].panels, p)
   end
-  local t = record_of(job, job.entries[1], number).target
+  local t = job:record(job.entries[1], number).target
   local title = string.format("%s: %s", it.name, target.label(t))
   local texts = caption(job, job.entries, 1, 1, asked)
   table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map alone with its passes, as a share of its batch.", it.label or "unknown", it.predicted, it.confidence,

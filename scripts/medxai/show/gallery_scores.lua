@@ -3,6 +3,7 @@
 -- It refuses to draw an average of nothing: undefined values are said in words.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
+local comparable = require("medxai.score.summary").comparable
 local metric = require "medxai.score.registry"
 local units = require "medxai.stats.units"
 
@@ -22,11 +23,7 @@ end
 -- "ROAD, most relevant first", "percentile=25": the title, and what its id adds to the name.
 local function column_title(job, s)
   local m = job.by_metric[s.metric]
-  local settings = {}
-  for word in s.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
-    if not word:find("^imputer=noisy_linear%(0%.01%)$") and not word:find("^steps=100$") then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
-  end
-  return { m.definition.title or m.name, table.concat(settings, ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
+  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
 end
 
 local function cell(job, s)
@@ -83,7 +80,7 @@ end
 
 --- Means with their intervals, methods by metrics; the fewer of the two stand across.
 function scores.table(job, summaries, _, save)
-  local groups, methods = metric.comparable(summaries), methods_of(summaries)
+  local groups, methods = comparable(summaries), methods_of(summaries)
   local down = #groups > #methods and #methods <= table_columns
   for first = 1, #groups, down and #groups or table_columns do
     local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
@@ -137,7 +134,7 @@ end
 -- { m = entry, groups in one unit: one a value of the metric } in the order of the metrics.
 local function by_entry(job, summaries)
   local list, of = {}, {}
-  for _, group in ipairs(metric.comparable(summaries)) do
+  for _, group in ipairs(comparable(summaries)) do
     local m = job.by_metric[group[1].metric]
     local key = m.id .. "\0" .. (group[1].unit or "")
     if not of[key] then
@@ -247,7 +244,7 @@ local function exhibit_figure(job, entries, number, exhibits)
       "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
   end
   local name = tostring(job.split:item(number).path):match("[^/]+$")
-  local record = job.store.records[entries[1].set .. "/" .. job.split:item(number).id]
+  local record = job:record(entries[1], number)
   table.insert(parts, 1, figure.heading(string.format("%s: %s", name, require("medxai.explain.target").label(record.target))))
   return figure.stack(parts), name
 end

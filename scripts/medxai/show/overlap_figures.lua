@@ -41,7 +41,7 @@ local function map_of(job, i, k)
   return record.files[1] and torch.load_npy(job.run.dir .. "/" .. record.files[1]) or nil
 end
 
-local function image_of(job, i) return maps.image(job, job.findings[i].number) end
+local function image_of(job, i) return maps.image(job.split, job.findings[i].number) end
 
 local function mask_of(job, i) return job.split:mask(job.findings[i].number, job.mask):ne(0) end
 

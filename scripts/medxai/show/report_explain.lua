@@ -5,6 +5,7 @@ local check = require "medxai.base.options"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
+local comparable = require("medxai.score.summary").comparable
 local metric = require "medxai.score.registry"
 local units = require "medxai.stats.units"
 
@@ -49,10 +50,7 @@ end
 
 -- "ROAD combined" and in small what its id adds: settings that are not the usual ones, unit and direction.
 local function metric_words(first)
-  local settings = {}
-  for word in first.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
-    if word ~= "imputer=noisy_linear(0.01)" and word ~= "steps=100" then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
-  end
+  local settings = metric.settings(first.metric)
   settings[#settings + 1] = string.format("%s, %s is better", first.unit or "value", first.direction or "higher")
   return first.title or first.metric, table.concat(settings, ", ")
 end
@@ -115,7 +113,7 @@ local function put_detail(page, pen, group)
 end
 
 local function put_scores(page, pen, summaries)
-  local groups = metric.comparable(summaries)
+  local groups = comparable(summaries)
   if #groups == 0 then return end
   if #groups > 1 then
     put_overview(page, pen, groups)

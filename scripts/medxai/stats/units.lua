@@ -198,7 +198,7 @@ function Units:totals(columns, f)
   for i, v in ipairs(flat) do totals[(i - 1) % width + 1] = totals[(i - 1) % width + 1] + v end
   for k = 1, math.max(u, 2) do whole[k] = k end
   local x = resample.matrix(flat, width)
-  local function judged(t) -- nothing where the value is no finite number: nor has it a derivative there
+  local function judged(t) -- nothing where the value is not a finite number: nor has it a derivative there
     local v, g = f(t)
     if check.is_finite(v) then return v, g end
     return nan

@@ -7,12 +7,11 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local file = require "medxai.file"
 local files = require "medxai.base.files"
+local folders = require "medxai.data.covid_qu_ex_folders"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 
 local modes = { "lungs", "lungs_raw", "lungs_hull" }
-local parts = { { "lung", "Lung Segmentation Data" }, { "infection", "Infection Segmentation Data" } }
-local split_folder = { train = "Train", val = "Val", test = "Test", small_test = "Small_Test" }
 
 local spec = {
   root = { "string", required = true, field = "data" },
@@ -61,7 +60,7 @@ end
 -- ---- one image --------------------------------------------------------------------------------------------------------------------
 
 local function source_item(data, item, part)
-  local folder = split_folder[item.split]
+  local folder = folders.split[item.split]
   local name = item.path:match "[^/]+$":gsub("%.[^.]+$", "") .. ".png"
   return { image = data.root .. "/" .. item.path, mask = item.lungs and data.root .. "/" .. item.lungs, path = item.path, class = data.classes[item.label + 1],
     split = item.split, to = files.join(part, "Masked_" .. folder, data.classes[item.label + 1], name) }
@@ -70,11 +69,12 @@ end
 -- Everything that is to be written, part by part.
 local function list_items(o)
   local items = {}
-  for _, part in ipairs(parts) do
-    if files.is_folder(files.join(o.root, part[2])) or part[1] == "lung" then
-      local data = require("medxai.data.readers").covid_qu_ex { root = o.root, part = part[1], skip = o.skip }
+  for _, part in ipairs(folders.parts) do
+    local folder = folders.part[part]
+    if files.is_folder(files.join(o.root, folder)) or part == "lung" then
+      local data = require("medxai.data.readers").covid_qu_ex { root = o.root, part = part, skip = o.skip }
       for _, split in ipairs(data.splits) do
-        for _, item in ipairs(split.items) do items[#items + 1] = source_item(data, item, part[2]) end
+        for _, item in ipairs(split.items) do items[#items + 1] = source_item(data, item, folder) end
       end
     end
   end

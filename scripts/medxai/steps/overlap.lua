@@ -8,6 +8,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local explain = require "medxai.steps.explain"
 local finds = require "medxai.score.overlap_findings"
+local named = require "medxai.base.named"
 local tables = require "medxai.score.overlap_tables"
 
 local overlap = {}
@@ -36,13 +37,13 @@ end
 
 -- The methods asked for, then the baselines that are not among them.
 local function with_baselines(o)
-  local methods, named = {}, {}
-  for key, value in pairs(o.methods) do
-    methods[key] = value
-    named[type(key) == "string" and key or type(value) == "table" and value[1] or value] = true
+  local methods, asked = {}, {}
+  for _, m in ipairs(named.members(o.methods)) do
+    methods[m.key] = m.given
+    if m.name then asked[m.name] = true end
   end
   for _, name in ipairs(o.baselines) do
-    if not named[name] then methods[#methods + 1] = name end
+    if not asked[name] then methods[#methods + 1] = name end
   end
   return methods
 end
@@ -57,6 +58,7 @@ end
 --- Checks the options; raises what is wrong with them.
 ---@return table own
 ---@return table rest for run:explain
+---@return table asked run:explain's options for the images that are judged, checked
 function overlap.check(options, model, split)
   local own, rest = split_options(options)
   for i, size in ipairs(own.sizes) do
@@ -64,8 +66,7 @@ function overlap.check(options, model, split)
       check.fail("overlap", "sizes are rising shares of the crop between %g and 1 (got %s at %d).", finds.tiny, tostring(size), i)
     end
   end
-  explain.check(explain_options(own, rest), model, split)
-  return own, rest
+  return own, rest, explain.check(explain_options(own, rest), model, split)
 end
 
 --- Checks a call of run:overlap without making it (medxai.run.preflight).
@@ -75,9 +76,9 @@ end
 
 -- ---- the step -----------------------------------------------------------------------------------------------------------
 
-local function entries_of(base, asked)
+local function entries_of(base)
   local list = {}
-  for i, s in ipairs(base.statuses) do list[i] = { set = s.maps, label = s.label, baseline = asked.entries[i].method.baseline or nil } end
+  for i, e in ipairs(base.entries) do list[i] = { set = e.set, label = e.label, baseline = e.method.baseline or nil } end
   return list
 end
 
@@ -123,12 +124,12 @@ end
 ---@param options table
 ---@return table result { tables, facts, thresholds, figures, name }
 function overlap.run(run, model, split, options)
-  local o, rest = overlap.check(options, model, split)
+  explain.check_split(run, split, model)
+  local o, rest, asked = overlap.check(options, model, split)
   o.size_names = finds.size_names(o.sizes)
-  local asked = explain.check(explain_options(o, rest), model, split)
-  local base = explain.run(run, model, split, explain_options(o, rest))
+  local base = explain.run_checked(run, model, split, asked)
   local tune_base = o.tune and explain.run(run, model, o.tune, explain_options(o, rest, { metrics = {}, figures = false }))
-  local entries = entries_of(base, asked)
+  local entries = entries_of(base)
   local fields = { title = rest.title, base = base.name, mask = o.mask, tune = tune_base and tune_base.name or "none", folds = o.folds, sizes = canon.list(o.sizes) }
   local name = "overlap-" .. canon.hash(fields):sub(1, 8)
   run.overlapped = run.overlapped or {} -- the order in which the report tells them
@@ -151,7 +152,7 @@ function overlap.run(run, model, split, options)
   end
   local threshold_of, how = finds.thresholds(findings, curves, tune_curves, o, run.seed)
   local ids, titles, directions = metric_ids(asked, how)
-  local rows = tables.scored(run, base, findings, entries, ids)
+  local rows = tables.scored(base, findings, entries, ids)
   local tuned = tables.tuned(base, findings, entries, curves, threshold_of, how)
   table.move(tuned, 1, #tuned, #rows + 1, rows)
   require("medxai.score.runner").write_scores(run.dir .. "/overlap.csv", tables.columns, rows)

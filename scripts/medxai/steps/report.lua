@@ -5,6 +5,7 @@
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
+local flat = require("medxai.base.settings").flat
 local html = require "medxai.show.html"
 local host = require "medxai.host"
 local units = require "medxai.stats.units"
@@ -107,25 +108,20 @@ local function svg_figure(page, svg, caption)
   put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. caption .. "</figcaption>" or "")
 end
 
--- Nested settings as "fit.optim.lr" = 0.01.
-local function flatten(t, prefix, out)
-  for _, key in ipairs(check.sorted_keys(t)) do
-    local v, name = t[key], prefix == "" and tostring(key) or prefix .. "." .. tostring(key)
-    if type(v) == "table" then
-      local simple, words = #v > 0, {}
-      for i, e in ipairs(v) do
-        simple = simple and type(e) ~= "table"
-        words[i] = type(e) ~= "table" and value(e) or ""
-      end
-      if simple then out[#out + 1] = { name, table.concat(words, ", ") }
-      elseif next(v) == nil then out[#out + 1] = { name, "none" }
-      else flatten(v, name, out) end
-    else
-      out[#out + 1] = { name, value(v) }
-    end
+-- The text of a setting: lists of plain values in one line; nil for a table of others.
+local function setting_text(v)
+  if type(v) ~= "table" then return value(v) end
+  if next(v) == nil then return "none" end
+  local words = {}
+  for i, e in ipairs(v) do
+    if type(e) == "table" then return nil end
+    words[i] = value(e)
   end
-  return out
+  return #words > 0 and table.concat(words, ", ") or nil
 end
+
+-- Nested settings as "fit.optim.lr" = 0.01.
+local function flatten(t) return flat(t, setting_text) end
 
 local function interval_text(i, decimals)
   if type(i) ~= "table" or not i[1] or i[1] ~= i[1] then return "" end
@@ -424,7 +420,7 @@ local function put_settings(page)
   if next(config) then
     heading(page, "Settings")
     for _, key in ipairs(check.sorted_keys(config)) do
-      if type(config[key]) == "table" then put(page, "<h3>%s</h3>%s", text(key), html.facts(flatten(config[key], "", {}))) end
+      if type(config[key]) == "table" then put(page, "<h3>%s</h3>%s", text(key), html.facts(flatten(config[key]))) end
     end
     local plain = {}
     for _, key in ipairs(check.sorted_keys(config)) do
@@ -434,7 +430,7 @@ local function put_settings(page)
   end
   if page.environment then
     heading(page, "Environment")
-    put(page, "%s", html.facts(flatten(page.environment, "", {})))
+    put(page, "%s", html.facts(flatten(page.environment)))
   end
 end
 

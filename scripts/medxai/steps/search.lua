@@ -7,6 +7,7 @@
 -- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score unbiased.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local current_seed = require "medxai.run.current_seed"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
 local host = require "medxai.host"
@@ -164,13 +165,9 @@ local function picked(list, own, run)
   return out
 end
 
--- Calls the experiment's function for a cell. The cell's seed stands in the place of the run's: models and data take theirs from there.
+-- Calls the experiment's function for a cell: models and data take the cell's seed in the place of the run's.
 local function call_train(run, own, cell)
-  local before = host.options.seed
-  local restore <close> = setmetatable({}, { __close = function() host.options.seed = before end })
-  host.options.seed = cell.values.seed or run.seed
-  local model, data, options = own.train(cell.view)
-  return model, data, options
+  return current_seed.during(cell.values.seed or run.seed, own.train, cell.view)
 end
 
 local function check_returned(model, options)

@@ -6,6 +6,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
+local memory = require "medxai.base.memory"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 local torch = require "medxai.torch"
@@ -112,12 +113,6 @@ local function measure(part)
   part.bytes = part.split.n * part.numbers * ({ float64 = 8, float32 = 4, bfloat16 = 2 })[part.dtype]
 end
 
-local function available_memory()
-  local text = files.read("/proc/meminfo") or ""
-  local kib = text:match "MemAvailable:%s+(%d+)"
-  return kib and tonumber(kib) * 1024 or 2 << 30
-end
-
 -- A value as it is stored: (N, C, h, w) as rows of channels last.
 local function to_rows(t, dtype)
   local rows = t:dim() == 4 and t:permute { 0, 2, 3, 1 } or t
@@ -215,7 +210,7 @@ local function new_cache(model, data, cut, key, precision)
 end
 
 local function fill(self, data, options)
-  local in_memory = self.bytes <= math.min(options.cache_mb * (1 << 20), available_memory() / 2)
+  local in_memory = self.bytes <= math.min(options.cache_mb * (1 << 20), (memory.available() or 2 << 30) / 2)
   for _, name in ipairs { "train", "val" } do
     local part = self.parts[data[name]]
     if in_memory then make_in_memory(part, options.batch)

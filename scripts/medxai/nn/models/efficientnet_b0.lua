@@ -71,7 +71,7 @@ return {
     return g:thesis_head("classifier", x, 1280, o.hidden, o.num_classes, o.dropout)
   end,
 
-  initialise = function(draw, m)
+  initialize = function(draw, m)
     if m.kind == "conv2d" then draw.kaiming_normal(m, "fan_out") else draw.uniform(m, 1 / math.sqrt(m.out)) end
     draw.zero_bias(m)
   end,

@@ -136,7 +136,7 @@ return {
   end,
 
   -- torchvision leaves this out when it is going to load weights
-  initialise = function(draw, m, o)
+  initialize = function(draw, m, o)
     if o.weights == "imagenet" then return end
     draw.truncated_normal(m, m.name == "AuxLogits.fc" and 0.001 or 0.1)
   end,

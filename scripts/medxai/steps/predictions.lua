@@ -1,0 +1,53 @@
+-- predictions.csv: a row per image with label, logits and probabilities.
+local csv = require "medxai.base.csv"
+local files = require "medxai.base.files"
+
+local predictions = {}
+
+local function prediction_columns(classes)
+  local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
+  for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
+  for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
+  columns[#columns + 1] = "input_mode"
+  return columns
+end
+
+local function prediction_rows(split, classes, answers, input_mode)
+  local rows = {}
+  for i = 1, split.n do
+    local item = split:item(i)
+    local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
+      split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
+      input_mode = input_mode }
+    for c, name in ipairs(classes) do
+      row["logit_" .. name] = answers.logits[i][c]
+      row["prob_" .. name] = answers.probabilities[i][c]
+    end
+    rows[i] = row
+  end
+  return rows
+end
+
+--- Writes a split's predictions into the run's table, in the place of earlier ones of the same split.
+---@param run table
+---@param split table
+---@param answers table from predict
+---@param file? string default predictions.csv
+function predictions.write(run, split, answers, file)
+  local path = files.join(run.dir, file or "predictions.csv")
+  local columns = prediction_columns(split.classes)
+  local kept = {}
+  local earlier, earlier_columns = csv.read(path)
+  if earlier and table.concat(earlier_columns, "\0") == table.concat(columns, "\0") then
+    for _, row in ipairs(earlier) do
+      if row.split ~= split.name then kept[#kept + 1] = row end
+    end
+  end
+  local rows = prediction_rows(split, split.classes, answers, run:input_mode(split))
+  local first, second = kept, rows
+  if split.name == "val" then first, second = rows, kept end -- validation before test
+  table.move(second, 1, #second, #first + 1, first)
+  csv.write(path, columns, first)
+end
+
+return predictions
