@@ -45,6 +45,7 @@ void options_help(void) {
   puts(
     "usage: medxai-run [options] FILE [--field value ...]\n"
     "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
+    "       medxai-run help [NAME]    what an experiment can name, and the options of one: help fit, help gradcam\n"
     "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
     "--data DIR).\n"
     "\n"
@@ -161,10 +162,10 @@ static const char *stopped_at(char **argv) {
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* "runs" is a command, unless a file of that name exists (a folder of that name does not count). */
+/* "runs" and "help" are commands, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  return strcmp(word, "runs") == 0 && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+  return (strcmp(word, "runs") == 0 || strcmp(word, "help") == 0) && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
 }
 
 bool options_read(host_options *o, int argc, char **argv) {

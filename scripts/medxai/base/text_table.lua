@@ -3,7 +3,8 @@
 --- Rows as lines of aligned columns with two blanks between them.
 ---@param rows string[][] the header, where there is one, is the first row; a row may be shorter than others
 ---@param options? { right?: table<integer, boolean>, indent?: string }
----  right: columns that are aligned to the right, as numbers are; indent: what stands before each line (default two blanks)
+---  right: columns that are aligned to the right, as numbers are; indent: what stands before each line (default two
+---  blanks)
 ---@return string text without a line end behind it
 return function(rows, options)
   local o = options or {}

@@ -242,7 +242,7 @@ local range_words = {
   flat = function(f, n) return of_all(f, n, "images", "has one value everywhere", "have one value everywhere") end,
   alpha = function(f, n)
     local where = " content in the alpha channel, which is left out"
-    local one, many = "has one colour everywhere and its" .. where, "have one colour everywhere and their" .. where
+    local one, many = "has one color everywhere and its" .. where, "have one color everywhere and their" .. where
     return of_all(f, n, "images", one, many)
   end,
   dark = function(f, n)
@@ -314,12 +314,14 @@ local function patients_of(items)
   return n
 end
 
+report.spec = { threads = { "integer", min = 1, max = 256, doc = "that decode; default: the program's" } }
+
 --- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
 --- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
 ---@param data medxai.Dataset
 ---@param options? { threads?: integer }
 function report.check(data, options)
-  local o = check.options("data:check", options, { threads = { "integer", min = 1, max = 256 } })
+  local o = check.options("data:check", options, report.spec)
   if data.checked then return data.checked end
   local started = host.now()
   local items, indices, groups, set = all_items(data)

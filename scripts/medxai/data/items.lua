@@ -1,5 +1,5 @@
--- What is done to a reader's list of images before it becomes a data set, and what is refused: white levels, permuted labels,
--- limits; a patient in two splits, masks that are missing, classes without training images.
+-- What is done to a reader's list of images before it becomes a data set, and what is refused: white levels, permuted
+-- labels, limits; a patient in two splits, masks that are missing, classes without training images.
 local check = require "medxai.base.options"
 local listing = require "medxai.data.listing"
 
@@ -76,8 +76,8 @@ function lists.check_masks(data, items)
   end
   if #missing == 0 or data.drawn then return end
   local first = missing[1]
-  check.fail("dataset", "no lung mask for '%s'%s (%smask = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
-    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.mask)
+  check.fail("dataset", "no lung mask for '%s'%s (%sinput = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
+    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.input)
 end
 
 --- What is not trained on cannot be learned; a split that is only looked at may lack a class, and that is noted.

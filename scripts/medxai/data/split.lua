@@ -12,7 +12,6 @@ local splits = {}
 ---@field classes string[]
 ---@field data medxai.Dataset
 local Split = {}
-Split.__index = Split
 
 --- Whether the data of a split have masks of a name; nil for a split without data.
 ---@param split medxai.Split
@@ -33,6 +32,20 @@ end
 ---@return medxai.Split
 function splits.new(data, name, items)
   return setmetatable({ name = name, n = #items, classes = data.classes, data = data, items = items }, Split)
+end
+
+-- #data.test; data.test[1] is not an image.
+function Split:__len() return self.n end
+
+function Split.__index(_, key)
+  if math.type(key) then
+    check.fail("split", "is no list. Write data.test:item(%s) or data.test:batch({ %s }).x; images count from 1.", key, key)
+  end
+  return Split[key]
+end
+
+function Split.__call()
+  check.fail("split", "is no iterator. Write: for batch in data.train:loader { batch = 32 } do ... end.")
 end
 
 function Split:__tostring() return ("%s %s: %d images"):format(self.data.name, self.name, self.n) end
@@ -79,11 +92,12 @@ local function to_batch(x, y, places, channels_last)
   return { x = x, y = y, index = places }
 end
 
---- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not augmented.
+--- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not
+--- augmented.
 ---@param places integer[]
 ---@param options? { channels_last: boolean }
 function Split:batch(places, options)
-  options = check.options("batch", options, { channels_last = { "boolean", default = false } })
+  options = check.options("batch", options, splits.batch_spec)
   local x, y = self.data:native():batch(native_indices(self, places, "batch"), options.channels_last)
   return to_batch(x, y, places, options.channels_last)
 end
@@ -118,7 +132,8 @@ function Split:mask_sha256(i, kind)
   return path and files.sha256_file(path)
 end
 
---- One hash of the images' files of a mask, in order: an image's mask may change while its pixels do not. nil where there are none.
+--- One hash of the images' files of a mask, in order: an image's mask may change while its pixels do not. nil where
+--- there are none.
 ---@param kind string
 ---@param numbers? integer[] of these images; default all
 ---@return string|nil
@@ -136,7 +151,8 @@ function Split:input_masks_sha256()
   return self.data.apply_mask and self.data.mask ~= "none" and self:masks_sha256 "lungs" or nil
 end
 
---- The share of a mask's pixels in the file that the crop leaves out, and their number; 0 where there is no such file or nothing in it.
+--- The share of a mask's pixels in the file that the crop leaves out, and their number; 0 where there is no such file
+--- or nothing in it.
 ---@param kind string "infection" ...
 ---@return number share
 ---@return integer count
@@ -159,7 +175,8 @@ function Split:cropped_share(i, kind)
   return 1 - mask:narrow(0, top, rows):narrow(1, left, columns):sum():item() / total, total
 end
 
---- Where the network's input lies in the file: file = { W, H }, resized = { W, H }, crop = { left, top, S, S } in the resized picture.
+--- Where the network's input lies in the file: file = { W, H }, resized = { W, H }, crop = { left, top, S, S } in the
+--- resized picture.
 function Split:geometry(i)
   local facts, data = self.data:native():facts(check_place(self, i, "geometry").index), self.data
   local w, h, s = facts.width, facts.height, data.size_px
@@ -222,30 +239,35 @@ function loader_methods:close() self.native:close() end
 Loader.__close = loader_methods.close
 Loader.__gc = loader_methods.close
 
-local loader_spec = {
-  batch = { "integer", default = 32, min = 1 },
-  shuffle = { "boolean", default = false },
-  seed = { "integer" },
-  epoch = { "integer", default = 0 },
-  augment = { "boolean", default = false },
-  threads = { "integer", min = 1, max = 256 },
-  depth = { "integer", default = 3, min = 1, max = 1024 },
-  drop_last = { "boolean", default = false },
-  channels_last = { "boolean", default = false },
-  order = { "table" },
+splits.loader_spec = {
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per batch" },
+  shuffle = { "boolean", default = false, doc = "in the order of (seed, epoch)" },
+  seed = { "integer", doc = "of the order and the augmentation; default: the run's" },
+  epoch = { "integer", default = 0, doc = "of the order and the augmentation" },
+  augment = { "boolean", default = false, doc = "the data's augmentation, drawn per seed, epoch and image" },
+  threads = { "integer", min = 1, max = 256, doc = "that make batches ahead; results do not depend on them" },
+  depth = { "integer", default = 3, min = 1, max = 1024, doc = "batches made ahead" },
+  drop_last = { "boolean", default = false, doc = "leave out the last batch where it is not full" },
+  channels_last = { "boolean", default = false, doc = "layout of the batches in memory" },
+  order = { "table", of = "integer", doc = "image numbers, in place of shuffle" },
 }
+splits.batch_spec = { channels_last = splits.loader_spec.channels_last }
 
 local function default_threads()
   local given = host.options and host.options.threads
   return math.max(1, math.min(4, given or host.cores or 2))
 end
 
---- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers instead.
+--- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers
+--- instead.
 --- augment: the dataset's augmentation, drawn per (seed, epoch, image). The results do not depend on `threads`.
 ---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
 ---@return medxai.Loader
 function Split:loader(options)
-  local o = check.options("loader", options, loader_spec)
+  if getmetatable(self) ~= Split then
+    check.fail("loader", "split.loader(...) leaves out the split. Use split:loader { ... }, with a colon.")
+  end
+  local o = check.options("loader", options, splits.loader_spec)
   local seed = o.seed or current_seed.get() or 42
   local places = o.order
   if not places and o.shuffle then places = self:order(seed, o.epoch) end

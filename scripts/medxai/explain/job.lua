@@ -1,5 +1,6 @@
--- An explain step while it is worked on: what was asked for, resolved, and what its parts tell each other. Made in one place,
--- here; the maker of maps (explain/runner.lua), their judge (score/runner.lua) and the figures (show/gallery.lua) read it.
+-- An explain step while it is worked on: what was asked for, resolved, and what its parts tell each other. It is made
+-- here and nowhere else; the maker of maps (explain/runner.lua), their judge (score/runner.lua) and the figures
+-- (show/gallery.lua) read it.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
@@ -63,8 +64,8 @@ local function adder(list)
   end
 end
 
--- The union of layers in the order in which they are named, those (and "x", the input) at which gradients are wanted, and those
--- from which partial passes start.
+-- The union of layers in the order in which they are named, those (and "x", the input) at which gradients are wanted,
+-- and those from which partial passes start.
 local function gather_layers(self)
   local layer_of, gradient_of, base_of = adder(self.layers), adder(self.gradients), adder(self.bases)
   for _, e in ipairs(self.entries) do
@@ -81,8 +82,8 @@ end
 
 -- ---- what identifies an entry's maps -----------------------------------------------------------------------------------
 
--- The contents of the mask files that an entry's maps are made of: those through which the network sees the images, and those
--- that its method reads (a researcher's own may read any). nil where there are none.
+-- The contents of the mask files that an entry's maps are made of: those through which the network sees the images,
+-- and those that its method reads (a researcher's own may read any). nil where there are none.
 local function masks_of(e, split, input)
   local m = e.method
   local found = { input = input, regions = require("medxai.perturb.regions").files_sha256(e.options.regions, split) }
@@ -197,7 +198,8 @@ end
 ---@return table|nil
 function Job:record(e, number) return self.store.records[e.set .. "/" .. self.split:item(number).id] end
 
---- The records of all images by all entries, in the order of the images: a list whose members are read when they are asked for.
+--- The records of all images by all entries, in the order of the images: a list whose members are read when they are
+--- asked for.
 ---@return table
 function Job:records()
   local n, chosen = #self.entries, self.chosen

@@ -73,7 +73,7 @@ local function call(e, ctx)
   return results
 end
 
--- The results for all images of the context; what a researcher's own method does wrong is a result of the images that it concerns.
+-- The results for all images of the context; an exception in a user method is recorded as a failure of the affected images.
 local function attempt(e, ctx)
   if e.method.one_by_one and ctx.count > 1 then
     local results = {}

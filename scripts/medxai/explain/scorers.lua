@@ -1,5 +1,5 @@
--- Scorers of changed images (perturb/scorer.lua) by memory budget and precision: methods with the same budget share them, and
--- what they learn of how much fits.
+-- Scorers of changed images (perturb/scorer.lua) by memory budget and precision: methods with the same budget share
+-- them, and what they learn of how much fits.
 local scorer = require "medxai.perturb.scorer"
 
 ---@class medxai.Scorers those of one budget
@@ -25,7 +25,7 @@ function scorers.by_budget(model, deterministic)
 end
 
 --- That of a precision, made when it is first asked for.
----@param precision "float32"|"bf16"
+---@param precision "float32"|"bfloat16"
 function Scorers:of(precision)
   if not self._made[precision] then
     self._made[precision] = self._make(precision)

@@ -1,5 +1,5 @@
--- Initial weights: torchvision's initialisers, written with the same arithmetic, so that the same generator gives the same bits;
--- and the drawing anew of single layers.
+-- Initial weights: torchvision's initialisers, written with the same arithmetic, so that the same generator gives the
+-- same bits; and the drawing anew of single layers.
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 
@@ -117,8 +117,8 @@ function initialize.fill(model, network, late)
   for i, t in ipairs(tensors) do model._state:set(i, t) end
 end
 
---- Draws one layer again, by a rule of our own: normal with standard deviation sqrt(2 / fan_in), bias 0, batch norms as new.
---- The numbers depend on the seed and the layer's name alone.
+--- Draws one layer again, by a rule of our own: normal with standard deviation sqrt(2 / fan_in), bias 0, batch norms
+--- as new. The numbers depend on the seed and the layer's name alone.
 ---@param m table a layer of def.modules
 ---@param tensor fun(slot: table): medxai.Tensor its tensors
 ---@param seed integer

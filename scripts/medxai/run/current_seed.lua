@@ -1,5 +1,5 @@
--- The seed that models, data and explainers take where none is given: that of the run that was begun last, before any run
--- the command's --seed, else nil.
+-- The seed that models, data and explainers take where none is given: that of the run that was begun last, before any
+-- run the command's --seed, else nil.
 local host = require "medxai.host"
 
 local current_seed = {}

@@ -4,7 +4,8 @@ local units = require "medxai.stats.units"
 
 local summary = {}
 
--- The units of rows, an image each; those of the last call where the patients are the same, whose draws are then made once.
+-- The units of rows, an image each; those of the last call where the patients are the same, whose draws are then made
+-- once.
 local function units_of(rows, seed, last)
   local list = {}
   for i, row in ipairs(rows) do list[i] = row.patient or "unknown" end
@@ -35,8 +36,8 @@ local function summary_of(rows, over)
     interval = mean.interval, why = mean.why, note = mean.note, undefined = reasons }
 end
 
---- Summaries that may stand in one column: of one metric and in one unit. Maps of a probability (LIME's) and of a logit are scored in
---- different numbers.
+--- Summaries that may stand in one column: of one metric and in one unit. Maps of a probability (LIME's) and of a
+--- logit are scored in different numbers.
 ---@param summaries table[]
 ---@return table[][] groups in the order in which they first appear
 function summary.comparable(summaries)

@@ -121,7 +121,7 @@ function metrics.classification(labels, probabilities, classes)
     check.fail("metrics", "labels and probabilities differ in length (%d and %d).", #labels, #probabilities)
   end
   for i, row in ipairs(probabilities) do
-    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
+    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one per class).", i, #row, k) end
   end
   local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
@@ -182,9 +182,9 @@ function metrics.average(name, over, labels, predicted, classes)
   return over:totals(columns, averages[name])
 end
 
-local interval_spec = {
-  patients = { "table" },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+metrics.interval_spec = {
+  patients = { "table", of = "string", doc = "of each sample; \"unknown\" anywhere: images are the units" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
 
 -- The class (from 1) that most samples have, the first of equals.
@@ -204,7 +204,7 @@ end
 ---@param options? table patients (of each sample), level = 0.95
 ---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
 function metrics.classification_intervals(labels, probabilities, options)
-  local o = check.options("classification_intervals", options, interval_spec)
+  local o = check.options("classification_intervals", options, metrics.interval_spec)
   local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
   for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
   local over = units.over(#labels, o.patients, { level = o.level })

@@ -12,9 +12,9 @@ local predictions = require "medxai.steps.predictions"
 local evaluate = {}
 
 evaluate.spec = {
-  batch = { "integer", default = 32, min = 1 },
-  name = { "string" },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
+  name = { "string", doc = "of the step and its predictions file; default: the split's" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
 
 -- ---- the step -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 
--- 1-D kernel out to 4 sigma, normalised.
+-- 1-D kernel out to 4 sigma, normalized.
 local function kernel(sigma)
   local r = math.ceil(4 * sigma)
   local at = torch.arange(-r, r + 1, { dtype = "float64" })

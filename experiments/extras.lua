@@ -1,11 +1,11 @@
--- MobileNet V2 in depth: what does it make of an image without its edges, or without what the map marks?
+-- A trained run in depth: what does its network make of an image without its edges, or without what the map marks?
+-- medxai-run experiments/extras.lua --of vgg19 examines runs/vgg19 in runs/vgg19_extras.
 local xai = require "medxai"
 
-local run = xai.run { name = "mobilenet_v2_extras", seed = 42 }
+local run = xai.run { name = "extras", seed = 42 }
 
--- Data and model: as the run mobilenet_v2 was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256 }
-local model = xai.models.mobilenet_v2 { classes = data.classes, weights = "mobilenet_v2" }
+-- Data and model as the run --of was trained.
+local model, data = xai.trained(run.of)
 
 -- Sobel: the edges as if they were a map, and as masks that keep what lies below a percentile of each image.
 run:explain(model, data.test, {
@@ -34,10 +34,12 @@ run:explain(model, data.test, {
 })
 
 -- Shapley values three ways: of boxes, with ten times the evaluations; of superpixels; and along the way from other test images,
--- as the thesis took them: at what the CAM layer reads, activation times gradient.
+-- as the thesis took them with each network: at what the CAM layer reads, activation times gradient.
 run:explain(model, data.test, { title = "SHAP Partition", methods = { { "shap_partition", evals = 10000 } }, images = 5 })
-run:explain(model, data.test, { title = "SHAP Kernel", methods = { "shap_kernel" }, images = 6 })
+run:explain(model, data.test, { title = "SHAP Kernel", methods = { { "shap_kernel", samples = model.shap_kernel_samples } }, images = 6 })
 run:explain(model, data.test, {
-  title = "SHAP Gradient", methods = { { "shap_gradient", samples = 2000, form = "activation", background = "split", layer = "features.17" } }, images = 5,
+  title = "SHAP Gradient",
+  methods = { { "shap_gradient", samples = model.shap_gradient_samples, form = "activation", background = "split", layer = model.shap_layer } },
+  images = 5,
 })
 run:report()

@@ -1,14 +1,15 @@
--- SqueezeNet 1.0 on lung-masked chest X-rays: where does it look, do the methods agree, and does it need what they mark?
+-- A trained run: where does its network look, do the methods agree, and does it need what they mark?
+-- medxai-run experiments/explain.lua --of vgg19_masked explains runs/vgg19_masked in runs/vgg19_masked_explain.
+-- (The thesis explained mobilenet_v2's whole images on 224 px and trained on 225: --sizes thesis does so.)
 local xai = require "medxai"
 
-local run = xai.run { name = "squeezenet1_0_explain_masked", seed = 42 }
+local run = xai.run { name = "explain", seed = 42 }
 
--- Data and model: as the run squeezenet1_0_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs" }
-local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "squeezenet1_0_masked" }
+-- Data and model as the run --of was trained.
+local model, data = xai.trained(run.of)
 run:evaluate(model, data.test)
 
--- Where: a row a class; 32 images with their predictions; the four layers, deep to shallow.
+-- Where: a row per class; 32 images with their predictions; the four layers, deep to shallow.
 local smoothed = { "gradcam", aug_smooth = true, eigen_smooth = true }
 run:explain(model, data.test, { title = "Grad-CAM and guided backprop", methods = { smoothed, "guided_backprop", "guided_gradcam" } })
 run:explain(model, data.test, { title = "32 test images", methods = { smoothed }, images = 32, figures = { "grid" } })

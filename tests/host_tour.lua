@@ -1,8 +1,8 @@
--- The README's tour names every source file, and nothing that is not there.
+-- docs/sources.md: the tour names every source file, and nothing that is not there.
 local t = require "t"
 local files = require "medxai.base.files"
 
-local readme = t.read(t.root .. "/README.md")
+local readme = t.read(t.root .. "/docs/sources.md") .. t.read(t.root .. "/docs/explain.md") .. t.read(t.root .. "/docs/judge.md")
 
 local tour = readme:match "## A tour of the sources(.-)\n## "
 
