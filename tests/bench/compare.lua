@@ -1,6 +1,7 @@
 -- ./bootstrap bench compare [network ...]: the metrics of ten methods' maps of one image beside Quantus 0.6.0, on the same made
 -- maps, in turn: faithfulness correlation over 200 sets, infidelity over 200 perturbations, ROAD at 3 percentiles. Here the
--- perturbed images of all ten maps and both metrics are evaluated once. Peer: MEDXAI_REF_C or ./bootstrap parity compare's
+-- perturbed images of all ten maps and both metrics are evaluated once. Quantus' ROAD stops with an IndexError on images of
+-- three channels. Peer: MEDXAI_REF_C or ./bootstrap parity compare's
 -- environment. It judges nothing: the goal is printed beside the numbers.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
@@ -24,8 +25,8 @@ end
 
 local function print_line(network, title, seconds, widths)
   local cells = { network, title }
-  for i in ipairs(children) do cells[#cells + 1] = ("%.2f"):format(seconds[i]) end
-  if seconds[2] then cells[#cells + 1] = ("%.1f"):format(seconds[2] / seconds[1]) end
+  for i in ipairs(children) do cells[#cells + 1] = seconds[i] < 0 and "stops" or ("%.2f"):format(seconds[i]) end
+  if seconds[2] and seconds[2] > 0 then cells[#cells + 1] = ("%.1f"):format(seconds[2] / seconds[1]) end
   row(cells, widths)
 end
 
@@ -43,7 +44,7 @@ local ok, message = xpcall(function()
     for _, set in ipairs(sets) do
       local seconds = {}
       for i, c in ipairs(children) do seconds[i] = c:ask("judge", set[1]) end
-      if seconds[2] then all[2] = (all[2] or 0) + seconds[2] end -- each metric evaluates its own perturbations
+      if seconds[2] then all[2] = (all[2] or 0) + math.max(seconds[2], 0) end -- each metric evaluates its own perturbations
       print_line(network, set[2], seconds, widths)
     end
     all[1] = children[1]:ask("judge", "all")

@@ -5,13 +5,14 @@ local torch = require "medxai.torch"
 local core = require "medxai.core"
 local contexts = require "medxai.score.context"
 local metric = require "medxai.score.registry"
+local measure_map = require "medxai.score.measure"
 local xai = require "medxai"
 
 local model, x, maps
 
 local sets = {
-  faithfulness = { { "faithfulness_correlation", hide = "black" } },
-  infidelity = { { "infidelity", hide = "black" } },
+  faithfulness = { { "faithfulness_correlation", removal = "black" } },
+  infidelity = { { "infidelity", removal = "black" } },
   road = { { "road_most_relevant_first", percentiles = { 25, 50, 75 } } },
 }
 sets.all = { sets.faithfulness[1], sets.infidelity[1], sets.road[1] }
@@ -23,10 +24,11 @@ local function judge(name)
   local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end, batch = function() return { x = x } end }
   local start = host.now()
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 }, budget_bytes = 1 << 30, deterministic = false }, 1)
+  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 },
+    scorer = require("medxai.perturb.scorer").new(model) }, 1)
   for _, map in ipairs(maps) do
     local kept = {}
-    for _, m in ipairs(entries) do metric.measure(m, map, contexts.new(subject, map, record, m, kept)) end
+    for _, m in ipairs(entries) do measure_map(m, map, contexts.new(subject, map, record, m, kept)) end
   end
   return host.now() - start
 end

@@ -41,9 +41,9 @@ local function ramp(image) return image:mean { 1 }:squeeze(0) + slope end
 local result = explain.run(tiny.run(out), model, split, { methods = { "saliency", "smoothgrad", "gradcam",
   ramp = ramp }, images = "all",
   target = 0, mask = "lesion", figures = false, metrics = {
-    { "faithfulness_correlation", hide = "black" },
-    { "faithfulness_estimate", hide = "black", regions = { "grid", rows = 32, columns = 32 } },
-    { "infidelity", hide = "black" }, { "max_sensitivity", draws = draws, radius = radius }, "gini", "entropy",
+    { "faithfulness_correlation", removal = "black" },
+    { "faithfulness_estimate", removal = "black", regions = { "grid", rows = 32, columns = 32 } },
+    { "infidelity", removal = "black" }, { "max_sensitivity", draws = draws, radius = radius }, "gini", "entropy",
       "effective_area",
     "relevance_rank_accuracy", "energy_inside", { "pointing_game", margin_px = 0 } } })
 files.write_data(out .. "/make.json", { ids = ids, sets = sets, maps = (function()

@@ -68,7 +68,7 @@ end
 ---@return table checked
 function sanity.check(options, study)
   local o = check.options("sanity", options, sanity.spec)
-  if check.smoke() then o.images, o.stages, o.draws, o.alone = math.min(o.images, 6), 2, 1, false end
+  if check.smoke() then o.images, o.stages, o.draws, o.alone = 2, 2, 1, false end
   o.thresholds = check.options("sanity: thresholds", o.thresholds, threshold_spec())
   explain.check { methods = with_controls(o.methods), layer = o.layer }
   for _, network in ipairs(check.sorted_keys(o.permuted)) do
