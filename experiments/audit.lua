@@ -7,13 +7,12 @@ local run = xai.run { name = "audit", seed = 42 }
 
 run:audit {
   -- The whole image, the lungs alone, all but the lungs, what lies outside their rectangle, and their outline.
-  inputs = { "none", "lungs_raw", "outside", "border", "shape" },
+  inputs = { "whole", "lungs_raw", "outside", "border", "shape" },
   seeds = { 1, 2, 3 },
 
   -- Data, model and training as in mobilenet_v2.lua; another folder by --data DIR.
   train = function(cell)
-    local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256,
-      mask = cell.input }
+    local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256, input = cell.input }
     local model = xai.models.mobilenet_v2 {
       classes = data.classes,
       weights = "imagenet",

@@ -3,12 +3,12 @@
 -- class: inputs that show the letter must be found, and hiding it must change the answers.
 local xai = require "medxai"
 
-local inputs = { "none", "lungs_raw", "outside", "border", "shape" }
+local inputs = { "whole", "lungs_raw", "outside", "border", "shape" }
 
 -- Phantoms with `options`, MobileNet V2 from scratch, every layer trained.
 local function training(options, epochs)
   return function(cell)
-    options.mask = cell.input
+    options.input = cell.input
     local data = xai.dataset.phantom(options)
     local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random",
       train_depth = "all" }

@@ -9,9 +9,9 @@ local run = xai.run { name = "shortcut", seed = 42 }
 
 -- Data: the letter is all there is to learn.
 local function phantoms(input)
-  return xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 48, size_px = 128, contrast = 0, marker = { rate = { 0, 1, 1 } }, mask = input }
+  return xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 48, size_px = 128, contrast = 0, marker = { rate = { 0, 1, 1 } }, input = input }
 end
-local data = phantoms "none"
+local data = phantoms "whole"
 
 -- Model: MobileNet V2 from scratch, with torchvision's own head, every layer trained.
 local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
@@ -34,7 +34,7 @@ local pictures = data.test:subset(lettered)
 
 -- Is the letter used? What hiding it takes from the answers beyond hiding as much elsewhere, and what few numbers tell of each input.
 run:audit {
-  inputs = { "none", "lungs_raw", "outside", "border", "shape" },
+  inputs = { "whole", "lungs_raw", "outside", "border", "shape" },
   seeds = {}, -- nothing more is trained
   train = function(cell) return model, phantoms(cell.input) end,
   audited = model,

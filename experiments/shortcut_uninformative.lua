@@ -7,9 +7,9 @@ local run = xai.run { name = "shortcut_uninformative", seed = 42 }
 
 -- Data: quickstart's phantoms with a letter in every picture, drawn without regard to the class.
 local function phantoms(input)
-  return xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 33, size_px = 128, marker = { rate = 1, tells = false }, mask = input }
+  return xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 33, size_px = 128, marker = { rate = 1, tells = false }, input = input }
 end
-local data = phantoms "none"
+local data = phantoms "whole"
 
 -- Model and training as in shortcut.lua
 local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
@@ -23,7 +23,7 @@ run:evaluate(model, data.test)
 
 -- Is the letter used? It should not be.
 run:audit {
-  inputs = { "none", "lungs_raw", "outside", "border", "shape" },
+  inputs = { "whole", "lungs_raw", "outside", "border", "shape" },
   seeds = {}, -- nothing more is trained
   train = function(cell) return model, phantoms(cell.input) end,
   audited = model,

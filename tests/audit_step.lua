@@ -10,7 +10,7 @@ local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
 local function phantoms(input)
   return xai.dataset.phantom { n_train = 240, n_val = 30, n_test = 60, size_px = 48, contrast = 0,
-    marker = { rate = { 0, 1, 1 } }, mask = input }
+    marker = { rate = { 0, 1, 1 } }, input = input }
 end
 local function train(cell)
   local data = phantoms(cell.input)
@@ -36,7 +36,7 @@ local function go(options, dir, body)
   return t.run { "--quiet", "--threads", "1", "audit.lua", cwd = cwd, timeout = 300 }, cwd
 end
 
-local compared = { "verdicts.csv", "tables/audit.csv", "tables/pairs.csv", "audit/parts.csv", "audit/none-seed-1.csv",
+local compared = { "verdicts.csv", "tables/audit.csv", "tables/pairs.csv", "audit/parts.csv", "audit/whole-seed-1.csv",
   "config.json" }
 
 local function bytes_of(dir)
@@ -48,7 +48,7 @@ local function bytes_of(dir)
 end
 
 t.test("a letter that tells the class is found; killed at any place the audit goes on to the same bytes", function()
-  local options = "inputs = { 'none', 'lungs_raw', 'border', 'shape' }, seeds = { 1 }, methods = { 'gradcam' }, "
+  local options = "inputs = { 'whole', 'lungs_raw', 'border', 'shape' }, seeds = { 1 }, methods = { 'gradcam' }, "
     .. "placebo = 2"
   local r, dir = go(options)
   t.equal(r.code, 0, r.err)
@@ -88,12 +88,12 @@ t.test("a letter that tells the class is found; killed at any place the audit go
 end)
 
 t.test("without seeds nothing is trained and the cheap probe speaks; a given model has its parts judged", function()
-  local r, dir = go("inputs = { 'none', 'border' }, seeds = {}")
+  local r, dir = go("inputs = { 'whole', 'border' }, seeds = {}")
   t.equal(r.code, 0, r.err)
   t.ok(not files.exists(dir .. "/runs/tiny/cells"), "something was trained")
   t.ok(r.out:find("Parts were not replaced: no network", 1, true), r.out)
   t.ok(not files.exists(dir .. "/runs/tiny/audit/parts.csv"))
-  r = go("inputs = { 'none', 'border' }, seeds = {}, audited = train({ input = 'none' }), regions = { 'markers' }, "
+  r = go("inputs = { 'whole', 'border' }, seeds = {}, audited = train({ input = 'whole' }), regions = { 'markers' }, "
     .. "images = 12", dir)
   t.equal(r.code, 0, r.err)
   t.equal(#(csv.read(dir .. "/runs/tiny/audit/parts.csv")) > 12, true)
@@ -113,12 +113,12 @@ local function refused(list)
 end
 
 t.test("bad input is refused before anything is trained", function()
-  t.equal(refused { "inputs = { 'outside' }", "inputs = { 'none', 'lungs' }", "inputs = { 'none', 'otside' }",
+  t.equal(refused { "inputs = { 'outside' }", "inputs = { 'whole', 'lungs' }", "inputs = { 'whole', 'otside' }",
     "seeds = { 1, 1 }",
     "seeds = { 1.5 }", "margin = 0.4", "audited = {}",
       "seeds = {}, sources = { clear = 'A', nodule = 'A', opacity = 'A' }",
-    "seeds = {}, train = function() return nil, phantoms 'none' end", "regions = {}", "images = 'few'" }, {
-    "audit: inputs lack 'none', the whole image, with which the others are compared. Add it.",
+    "seeds = {}, train = function() return nil, phantoms 'whole' end", "regions = {}", "images = 'few'" }, {
+    "audit: inputs lack 'whole', the image as it is, with which the others are compared. Add it.",
     "audit: inputs hold none without lungs (expected at least one of outside, border, shape).",
     "audit: unknown inputs 'otside'. Did you mean 'outside'?",
     "audit: seeds holds 1 twice.",
@@ -127,14 +127,14 @@ t.test("bad input is refused before anything is trained", function()
     "audit: audited is a table and no model (expected a run's name, or a model).",
     "audit: sources: every class comes from 'A': with one source there is nothing to audit. Leave sources out, or "
       .. "name those that differ.",
-    "audit: the data of the input 'lungs_raw' have mask = 'none' (expected mask = cell.input in train).",
+    "audit: the data of the input 'lungs_raw' have input = 'whole' (expected input = cell.input in train).",
     "audit: regions is an empty list (expected some of markers, border, lungs).",
     "audit: images is a number or 'all' (got 'few').",
   })
   local r = go "seeds = {}, audited = 'nobody'"
   t.ok(r.code == 1 and r.err:find("nobody", 1, true), r.err)
   r = go("seeds = {}", nil, (experiment:gsub("n_test = 60", "n_test = 0")))
-  t.ok(r.code == 1 and r.err:find("audit: the data of the input 'none' have no test split (expected train, val and "
+  t.ok(r.code == 1 and r.err:find("audit: the data of the input 'whole' have no test split (expected train, val and "
     .. "test).", 1, true), r.err)
 end)
 
@@ -142,9 +142,9 @@ end)
 local real = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
-run:audit { inputs = { "none", "outside", "shape" }, seeds = {},
+run:audit { inputs = { "whole", "outside", "shape" }, seeds = {},
   train = function(cell)
-    return nil, xai.dataset.covid_qu_ex { root = ROOT, size_px = 32, resize_px = 32, mask = cell.input, limit = 6 }
+    return nil, xai.dataset.covid_qu_ex { root = ROOT, size_px = 32, resize_px = 32, input = cell.input, limit = 6 }
   end }
 ]]
 

@@ -35,7 +35,7 @@ return function(n)
   local claims, models = {}, {}
   for _, name in ipairs(endpoints.names(classes)) do claims[name] = 0 end
   for k = 1, 3 do
-    models[k] = { network = "made", name = "copy " .. k, run_name = "copy" .. k, train_seed = 1, input_mode = "none",
+    models[k] = { network = "made", name = "copy " .. k, run_name = "copy" .. k, train_seed = 1, input = "whole",
       weights_sha256 = "x" }
   end
   for number = 1, n do

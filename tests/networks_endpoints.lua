@@ -126,7 +126,7 @@ end)
 local function models(names)
   local list = {}
   for k, name in ipairs(names) do
-    list[k] = { network = "made", name = name, run_name = name:match "^%S+", train_seed = k, input_mode = "none",
+    list[k] = { network = "made", name = name, run_name = name:match "^%S+", train_seed = k, input = "whole",
       weights_sha256 = "x" }
   end
   return list

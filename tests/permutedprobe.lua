@@ -12,7 +12,7 @@ local permuted = {}
 
 --- Data of an input of the shared X-rays, the whole image in 64 pixels a side.
 function permuted.data(folder, input)
-  return require("medxai").dataset.covid_qu_ex { root = folder .. "/covid-cxr", mask = input, size_px = 64,
+  return require("medxai").dataset.covid_qu_ex { root = folder .. "/covid-cxr", input = input, size_px = 64,
     resize_px = 64,
     skip = { "Train/Normal/images/Normal (113).png" } } -- its mask shows one lung
 end

@@ -8,13 +8,14 @@ local tiny = require "tinystudy"
 
 local text = [[
 local study = run:study { models = { "one", "two" }, data = data.test, tune = data.val, images = 18 }
-run:compare(study, { methods = { "gradcam", "saliency" }, metrics = { "energy_inside", "confidence_drop", "effective_area" },
+run:compare(study, { methods = { "gradcam", "saliency" },
+  metrics = { "energy_inside", "confidence_drop", "effective_area" },
   mask = "lungs", primary = "energy_inside", baselines = { "sobel", "random_smooth" } })
 ]]
 
 -- All that a study leaves but for times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
-  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv" }
+  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv" }
 
 local function bytes_of(name)
   local dir, out = tiny.dir() .. "/runs/" .. name, {}
@@ -48,8 +49,10 @@ end
 local function killed(name, cells, delay)
   return t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(ls runs/%s/study/cells/*.json 2>/dev/null | wc -l)" -lt %d ]; do sleep 0.02; done
-    sleep %.3f; kill -9 $pid 2>/dev/null; wait $pid]]):format(t.quote(host.exe), tiny.experiment(name, text), name, cells, delay) }
+    while kill -0 $pid 2>/dev/null &&
+      [ "$(ls runs/%s/study/cells/*.json 2>/dev/null | wc -l)" -lt %d ]; do sleep 0.02; done
+    sleep %.3f; kill -9 $pid 2>/dev/null; wait $pid]]):format(
+    t.quote(host.exe), tiny.experiment(name, text), name, cells, delay) }
 end
 
 local function kill_and_finish(name, kills, most)
@@ -75,7 +78,8 @@ run:report()
   t.ok(r.err:find("compare%-%x+: finished before with the same settings"), r.err)
   t.ok(r.out:find("compare: the run 'whole' has a comparison already", 1, true), r.out)
   local page = files.read(tiny.dir() .. "/runs/whole/report.html")
-  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1, true), "the page lacks it")
+  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1,
+    true), "the page lacks it")
   same_bytes "whole"
 end)
 
@@ -102,7 +106,8 @@ t.test("two processes on one study share its cells and leave the same bytes", fu
   same_bytes "both"
 end)
 
-t.test("--array-index: each process does its part, whoever ends the last cell writes the tables; partial tables are stamped", function()
+t.test("--array-index: each process does its part, whoever ends the last cell writes the tables; partial tables are "
+  .. "stamped", function()
   whole()
   local r = t.run { "--threads", "1", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "1/2",
     timeout = 600 }
@@ -125,7 +130,8 @@ end)
 t.test("a method that fails leaves rows that say so, is counted, and is tried again", function()
   local broken = [[
 local study = run:study { models = { "one" }, data = data.test, images = 12 }
-run:compare(study, { methods = { "gradcam", odd = function(x) if io.open("mended") then return x:mean { 1 }:squeeze(0) end error "broken" end },
+run:compare(study, { methods = { "gradcam", odd = function(x)
+  if io.open("mended") then return x:mean { 1 }:squeeze(0) end error "broken" end },
   metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
 ]]
   local r = tiny.go("broken", broken)
@@ -151,7 +157,8 @@ t.test("a study that is asked to end ends with 143 and goes on to the same bytes
   whole()
   local r = t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(ls runs/ended/study/cells/*.json 2>/dev/null | wc -l)" -lt 2 ]; do sleep 0.02; done
+    while kill -0 $pid 2>/dev/null &&
+      [ "$(ls runs/ended/study/cells/*.json 2>/dev/null | wc -l)" -lt 2 ]; do sleep 0.02; done
     kill -TERM $pid; wait $pid]]):format(t.quote(host.exe), tiny.experiment("ended", text)) }
   t.equal(r.code, 143, r.err)
   r = tiny.go("ended", text)
@@ -170,7 +177,9 @@ t.test("images without the metric's mask are undefined and counted, for the map 
   local r = tiny.go("some", [[
 local some = xai.dataset.manifest { csv = "data/some.csv", size_px = 48, resize_px = 48 }
 local study = run:study { models = { "one" }, data = some.test, images = 12 }
-run:compare(study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+run:compare(study, { methods = { "gradcam" },
+  metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {} })
 ]])
   t.equal(r.code, 0, r.err)
   local undefined, values = 0, 0
@@ -183,44 +192,56 @@ run:compare(study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mas
   t.equal({ tonumber(row.n), tonumber(row.undefined) }, { values / 2, undefined / 2 })
 end)
 
-t.test("a method of many passes keeps each map as it is made: killed in a cell, it goes on from there to the same bytes", function()
+t.test("a method of many passes keeps each map as it is made: killed in a cell, it goes on from there to the same "
+  .. "bytes", function()
   local slow = [[
 local study = run:study { models = { "one" }, data = data.test, images = 3 }
-run:compare(study, { methods = { { "lime", samples = 200 } }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+run:compare(study, { methods = { { "lime", samples = 200 } },
+  metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {} })
 ]]
   t.equal(tiny.go("slow", slow).code, 0)
   local base = bytes_of "slow"
   local r = t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(cat runs/slower/study/cells/*.part/maps/index.jsonl 2>/dev/null | wc -l)" -lt 1 ]; do sleep 0.01; done
-    kill -9 $pid 2>/dev/null; wait $pid; cat runs/slower/study/cells/*.part/maps/index.jsonl | wc -l]]):format(t.quote(host.exe),
+    while kill -0 $pid 2>/dev/null &&
+      [ "$(cat runs/slower/study/cells/*.part/maps/index.jsonl 2>/dev/null | wc -l)" -lt 1 ]; do sleep 0.01; done
+    kill -9 $pid 2>/dev/null; wait $pid
+    cat runs/slower/study/cells/*.part/maps/index.jsonl | wc -l]]):format(t.quote(host.exe),
     tiny.experiment("slower", slow)) }
   t.ok((tonumber(r.out) or 0) >= 1, "no map was kept: " .. r.out .. r.err)
   r = tiny.go("slower", slow)
   t.equal(r.code, 0, r.err)
   for path, bytes in pairs(bytes_of "slower") do t.ok(base[path] == bytes, path .. " differs") end
-  for _, name in ipairs(files.list(tiny.dir() .. "/runs/slower/study/cells")) do t.ok(not name:find "part$", name .. " is left") end
+  for _, name in ipairs(files.list(tiny.dir() .. "/runs/slower/study/cells")) do t.ok(not name:find "part$", name
+    .. " is left") end
 end)
 
-t.test("methods that draw are repeated with explainer_seeds, others are not; a budget that was decided stays", function()
+t.test("methods that draw are repeated with explainer_seeds, others are not; a budget that was decided stays",
+  function()
   local text_of = [[
 local study = run:study { models = { "one" }, data = data.test, images = 18, explainer_seeds = 2, budget_hours = HOURS }
-run:compare(study, { methods = { "gradcam", "random_smooth" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+run:compare(study, { methods = { "gradcam", "random_smooth" },
+  metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {},
+  noise = true })
 ]]
   local dir = tiny.dir() .. "/runs/budget"
   local r = tiny.go("budget", (text_of:gsub("HOURS", "1e-9")))
   t.equal(r.code, 1)
-  t.ok(r.err:find("compare: budget_hours = 1e%-09 does not hold even one block of 16 images %(about %d+ s%)%. Give more, or fewer methods or models%."), r.err)
+  t.ok(r.err:find("compare: budget_hours = 1e%-09 does not hold even one block of 16 images %(about %d+ s%)%. Give "
+    .. "more, or fewer methods or models%."), r.err)
   files.write_data(dir .. "/study/budget.json", { hours = 1, of = 18, images = 16 })
   r = tiny.go("budget", (text_of:gsub("HOURS", "1")))
   t.equal(r.code, 0, r.err)
-  local seeds, images = {}, {}
+  local seeds = {}
   for _, row in ipairs(csv.read(dir .. "/study/scores.csv")) do
     seeds[row.method .. " " .. row.explainer_seed] = (seeds[row.method .. " " .. row.explainer_seed] or 0) + 1
-    images[row.image_id] = true
   end
-  t.equal(seeds, { ["gradcam 1"] = 32, ["random_smooth 1"] = 32, ["random_smooth 2"] = 32 })
+  t.equal(seeds, { ["gradcam 1"] = 48, ["random_smooth 1"] = 48, ["random_smooth 2"] = 48 })
+  t.equal(csv.read(dir .. "/tables/methods.csv")[1].noise, "0.0") -- this metric draws nothing
   local kinds = {}
-  for _, row in ipairs(csv.read(dir .. "/tables/agreement.csv")) do kinds[row.kind .. ": " .. row.a .. ", " .. row.b] = true end
+  for _, row in ipairs(csv.read(dir .. "/tables/agreement.csv")) do kinds[row.kind .. ": " .. row.a .. ", "
+    .. row.b] = true end
   t.ok(kinds["explainer_seed: one: random_smooth, draw 1, one: random_smooth, draw 2"], "draws are not compared")
 end)

@@ -15,14 +15,14 @@ local function scores(o)
   for _, run in ipairs(o.runs or { "net" }) do
     for _, method in ipairs(o.methods) do
       for i, patient in ipairs(o.patients) do
-        for _, control in ipairs { "none", "swap" } do
+        for _, control in ipairs(o.controls or { "none", "swap" }) do
           for _, metric in ipairs(o.metrics) do
             for draw = 1, o.draws or 1 do
               local v, status = o.f(run, method, metric.id, i, control, draw)
               parts[#parts + 1] = rows.line { image_id = ("%04d"):format(i), path = i .. ".png", patient = patient,
                 source = "a, b",
                 method = method, metric = metric.id, value = v == v and v or nil, status = status or "ok", label = "c",
-                  correct = "true", run = run,
+                  correct = tostring(not (o.wrong and o.wrong(run, i))), run = run,
                 network = run, train_seed = 1, explainer_seed = draw, control = control, direction = metric.direction,
                   forwards = 2, backwards = 1,
                 undefined = status == "failed" and "failed" or v ~= v and "no \"mask\"\nhere" or nil }
@@ -216,6 +216,29 @@ t.test("tables say that they are partial, row by row; texts with quotes and line
   for _, row in ipairs(csv.read(out.dir .. "/tables/methods.csv")) do t.equal(row.partial, "3 of 9 cells") end
   local list = rows.read(out.dir .. "/study/scores.csv")
   t.equal({ list.undefined[1], list.source[1], list.n }, { 'no "mask" here', "a, b", 48 })
+end)
+
+t.test("noise is the standard deviation of one score under other draws of its metric", function()
+  local out = tabulate { methods = { "a" }, patients = patients_of(12), metrics = { up },
+    controls = { "none", "swap", "noise" },
+    f = function(_, _, _, i, control) return i + (control == "noise" and (i % 2 == 0 and 3 or -4) or 0) end }
+  t.near(row_of(out, "net", "up@1", "a").noise, math.sqrt((9 + 16) / 2 / 2), 1e-12)
+  t.equal(row_of(tabulate { methods = { "a" }, patients = patients_of(12), metrics = { up },
+    f = function(_, _, _, i) return i end }, "net",
+    "up@1", "a").noise, nil)
+end)
+
+t.test("strata are by what all networks answer: all right, all wrong, or some", function()
+  local out = tabulate { runs = { "net1", "net2" }, methods = { "a" }, patients = patients_of(12),
+    metrics = { up, down },
+    wrong = function(run, i) return i <= 4 or run == "net2" and i <= 7 end, f = function(_, _, _, i) return i end }
+  local found = {}
+  for _, row in ipairs(csv.read(out.dir .. "/tables/strata.csv")) do found[row.stratum .. " " .. row.run] = { row.n,
+    row.mean, row.metric } end
+  t.equal(found, { ["all_wrong net1"] = { "4", "2.5", "up@1" }, ["all_wrong net2"] = { "4", "2.5", "up@1" },
+    ["mixed net1"] = { "3", "6.0", "up@1" },
+    ["mixed net2"] = { "3", "6.0", "up@1" }, ["all_right net1"] = { "5", "10.0", "up@1" },
+      ["all_right net2"] = { "5", "10.0", "up@1" } })
 end)
 
 t.test("methods that the gate marked carry the mark, and do not vouch for a metric", function()

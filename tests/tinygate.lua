@@ -63,7 +63,7 @@ function tiny.study(run, n, models, o)
     local places = {}
     for i = 1, n do places[i] = i end
     study.models[k] = setmetatable({ name = m.name, run = m.name, network = m.network, train_seed = m.seed,
-      input_mode = "none", data = data,
+      input = "whole", data = data,
       split = split, places = places, make = m.make or function() return tiny.network(m.seed) end }, Model)
   end
   function study.shared_rectangle(_, i)

@@ -18,7 +18,7 @@ local Subject = {}
 Subject.__index = Subject
 
 --- An image of an explain step. Close it when its maps are judged: what was kept for them is freed.
----@param job table model, split, run, compat; scorer is made on first use
+---@param job medxai.ExplainJob what is read of it: model, split, run.seed, compat, scorer
 ---@param number integer sample number
 function contexts.subject(job, number)
   return setmetatable({ job = job, number = number, item = job.split:item(number), kept = {}, tensors = {} }, Subject)
@@ -55,12 +55,7 @@ function Subject:input()
   end)[1]
 end
 
-function Subject:scorer()
-  local job = self.job
-  job.scorer = job.scorer or job.scorers and job.scorers:of "float32"
-    or require("medxai.perturb.scorer").new(job.model, { budget_mb = job.budget_bytes / (1 << 20), deterministic = job.deterministic })
-  return job.scorer
-end
+function Subject:scorer() return self.job.scorer end
 
 --- Logits of the unchanged image, a list of K numbers.
 function Subject:original()
@@ -216,7 +211,7 @@ function Context:maps_of(images)
   if not entry then return nil end
   job.again = job.again or {}
   local runner = require "medxai.explain.runner"
-  job.again[entry] = job.again[entry] or runner.loose_job { model = self.model, split = job.split, entries = { entry },
+  job.again[entry] = job.again[entry] or require("medxai.explain.job").loose { model = self.model, split = job.split, entries = { entry },
     run = job.run, budget_bytes = job.budget_bytes, deterministic = job.deterministic }
   local item = setmetatable({ number = self.subject.number }, { __index = self.item })
   local items, targets = {}, {}

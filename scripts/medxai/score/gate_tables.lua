@@ -6,7 +6,6 @@ local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
-local host = require "medxai.host"
 local shared = require "medxai.run.tables"
 
 local tables = {}
@@ -16,7 +15,7 @@ tables.similarity_columns = { "image_id", "patient", "class", "kind", "a", "b", 
 tables.gate_columns = { "model", "network", "train_seed", "method", "label", "settings", "state", "check", "verdict",
   "estimate",
   "low", "high", "threshold", "reason", "ssim_estimate", "ssim_low", "ssim_high", "n", "units", "profile", "signed",
-  "magnitude", "controls" }
+  "magnitude", "controls", "maps" }
 
 -- ---- similarities --------------------------------------------------------------------------------------------------
 
@@ -95,6 +94,14 @@ local function controls_text(came)
   return table.concat(words, "; ")
 end
 
+-- "46 ok, 2 flat": what became of the trained network's maps.
+local function statuses_text(counts)
+  local words = {}
+  for _, status in ipairs(check.sorted_keys(counts)) do words[#words + 1] = string.format("%d %s", counts[status],
+    status) end
+  return table.concat(words, ", ")
+end
+
 local function persistence_text(r) return r and r.mean == r.mean and string.format("%.17g", r.mean) or nil end
 
 local function gate_rows(result)
@@ -113,6 +120,7 @@ local function gate_rows(result)
           threshold = r.threshold, reason = v.reason or r.why, ssim_estimate = s.mean, ssim_low = s.low,
             ssim_high = s.high, n = r.n,
           units = r.units, profile = #profile > 0 and table.concat(profile, " ") or nil, controls = controls,
+          maps = statuses_text(line.statuses),
           signed = name == "weights" and persistence_text(line.views.signed) or nil,
           magnitude = name == "weights" and persistence_text(line.views.magnitude) or nil }
       end
@@ -187,24 +195,68 @@ function tables.controls_sentence(m)
   return n > 0 and string.format("All %d controls came out as they must.", n) or "No control could be judged."
 end
 
---- The result as tables on standard output: a model each, controls last.
-function tables.print(result)
-  if host.options.quiet then return end
-  local names = tables.judged(result)
-  for _, m in ipairs(result.models) do
-    io.stdout:write(string.format("\ngate of %s, %d images: %s\n", m.model, result.images, tables.controls_sentence(m)))
-    for _, control in ipairs { false, true } do
-      for _, line in ipairs(m.methods) do
-        if (line.baseline and true or false) == control then
-          local cells = {}
-          for k, name in ipairs(names) do cells[k] = string.format("%s %s", name, tables.cell(line.checks[name])) end
-          io.stdout:write(string.format("  %-22s %-10s %s\n", line.label, control and "control" or line.state,
-            table.concat(cells, "; ")))
-        end
+-- One network: its methods, then the controls; a row each.
+local function table_of(m, names, images)
+  local columns, rows = { "method", "gate", table.unpack(names) }, {}
+  for _, control in ipairs { false, true } do
+    for _, line in ipairs(m.methods) do
+      if (line.baseline and true or false) == control then
+        local row = { line.label, control and "control" or line.state }
+        for _, name in ipairs(names) do row[#row + 1] = tables.cell(line.checks[name]) end
+        rows[#rows + 1] = row
       end
     end
   end
-  io.stdout:write "\n"
+  return { title = string.format("Gate of %s, %d images", m.model, images), columns = columns, rows = rows,
+    note = tables.controls_sentence(m) .. " Brackets: 95 % intervals over patients; of weights over draws too." }
+end
+
+-- The course of a cascade: what is left of a map's likeness beyond that of strangers, from the head to the input.
+local function course_of(m)
+  local most, rows = 0, {}
+  local function fixed(v) return v and v == v and string.format("%.2f", v) or "" end
+  for _, line in ipairs(m.methods) do most = math.max(most, #line.profile) end
+  for _, line in ipairs(m.methods) do
+    local row = { line.label }
+    for k = 1, most do row[k + 1] = #line.profile == most and fixed(line.profile[k]) or "" end
+    if #line.profile == 2 and most > 2 then row[2], row[most + 1] = fixed(line.profile[1]), fixed(line.profile[2]) end
+    row[#row + 1] = fixed(line.checks.weights.estimate.mean)
+    row[#row + 1] = fixed(line.views.signed.mean)
+    row[#row + 1] = fixed(line.views.magnitude.mean)
+    rows[#rows + 1] = row
+  end
+  local columns = { "method" }
+  for k = 1, most do columns[k + 1] = k == 1 and "head" or "stage " .. k end
+  for _, name in ipairs { "persistence", "of signed maps", "of magnitudes" } do columns[#columns + 1] = name end
+  return { title = "Random weights from the output back, " .. m.model, columns = columns, rows = rows,
+    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left." }
+end
+
+local function sentences_of(result)
+  local failed, n = {}, 0
+  for _, m in ipairs(result.models) do
+    for _, line in ipairs(m.methods) do
+      n = n + (line.baseline and 0 or 1)
+      if not line.baseline and line.state == "failed" then
+        failed[#failed + 1] = string.format("%s on %s (%s)", line.label, m.model, table.concat(line.failed, ", "))
+      end
+    end
+  end
+  if #failed == 0 then return { string.format("None of %d methods and networks failed the gate.", n) } end
+  return { string.format("%d of %d methods and networks failed the gate: %s. They are marked from here on.", #failed, n,
+    table.concat(failed, "; ")) }
+end
+
+--- Adds what is shown of a result, on the terminal and on the page: title, sentences, tables.
+---@param result table
+function tables.show(result)
+  local names = tables.judged(result)
+  result.title, result.sentences, result.tables = result.title or "The gate: do maps depend on what they explain?",
+    canon.list(sentences_of(result)), canon.list {}
+  for _, m in ipairs(result.models) do
+    result.tables[#result.tables + 1] = table_of(m, names, result.images)
+    result.tables[#result.tables + 1] = course_of(m)
+  end
 end
 
 return tables

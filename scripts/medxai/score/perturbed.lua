@@ -22,12 +22,13 @@ perturbed.version = 1
 ---   sets     how many sets of regions are taken out
 ---   share    of the regions in a set, rounded up
 ---   regions  a source: { "grid", rows = 8, columns = 8 }, "quickshift" ...
----   hide     what stands in their place: mean, black, white, segment_mean, blur(k)
+---   removal  what stands in their place: mean, black, white, segment_mean, blur(k)
 perturbed.options = {
-  sets = { "integer", default = 200, min = 3, max = 100000 },
-  share = { "number", default = 0.2, above = 0, max = 1 },
-  regions = { "string|table|function" },
-  hide = { "string", default = "mean" },
+  sets = { "integer", default = 200, min = 3, max = 100000, doc = "of regions that are hidden together" },
+  share = { "number", default = 0.2, above = 0, max = 1, doc = "of the regions in a set" },
+  regions = { "string|table|function", lua = "medxai.Regions", doc = "into which the image is cut; default: a grid of 8 x 8" },
+  removal = { "string", default = "mean", lua = "medxai.RemovalName",
+    doc = "what hidden pixels show: mean, black, white, segment_mean, blur(k)" },
 }
 
 -- A source as a metric's id names it: words of an id are parted by spaces.
@@ -36,11 +37,11 @@ Named.__tostring = function(self) return (self.source.text:gsub(", ", ","):gsub(
 
 --- Checks the options of a metric of this family; regions become a source.
 function perturbed.check(options, name)
-  local hide = removal.parse(options.hide)
+  local hide = removal.parse(options.removal)
   if hide.kind == "noisy_linear" then
-    check.fail(name, "'%s' has no background (expected hide = mean, black, white, segment_mean or blur(k)).", hide.id)
+    check.fail(name, "'%s' has no background (expected removal = mean, black, white, segment_mean or blur(k)).", hide.id)
   end
-  options.hide = hide.id
+  options.removal = hide.id
   options.regions = setmetatable({ source = regions.parse(options.regions or "grid") }, Named)
 end
 
@@ -172,15 +173,15 @@ end
 --- The shared perturbations of a metric's image.
 ---@param ctx table the metric's context
 ---@param kind "sets"|"singles" sets of regions, or each region alone
----@param o table checked options of a metric: regions, hide, and for sets their number and share
+---@param o table checked options of a metric: regions, removal, and for sets their number and share
 ---@return medxai.Perturbed|nil nil where this image has no regions
 ---@return string|nil why
 function perturbed.of(ctx, kind, o)
   local kept, source = ctx.subject.kept, o.regions.source
-  local settings = string.format("perturbed %s %s within %s", source.text, o.hide, tostring(ctx.within_name))
+  local settings = string.format("perturbed %s %s within %s", source.text, o.removal, tostring(ctx.within_name))
   local p = kept[settings]
   if not p then
-    p = { source = source, hide = removal.parse(o.hide) }
+    p = { source = source, hide = removal.parse(o.removal) }
     p.labels, p.count, p.why = core.memory.unscoped(kept_labels, ctx, source)
     if p.labels then table.insert(ctx.subject.tensors, p.labels) end
     kept[settings] = p
@@ -200,7 +201,7 @@ function perturbed.of(ctx, kind, o)
 end
 
 --- The same by options without sets: each region alone.
-perturbed.single_options = { regions = perturbed.options.regions, hide = perturbed.options.hide }
+perturbed.single_options = { regions = perturbed.options.regions, removal = perturbed.options.removal }
 
 --- Sums of a value over each region.
 ---@param p medxai.Perturbed
@@ -232,6 +233,6 @@ function perturbed.drops(ctx, p)
 end
 
 --- The background that the sets were replaced with, in the network's input range: (1, 3, H, W).
-function perturbed.background(ctx, p, o) return background_of(ctx, p, removal.parse(o.hide)) end
+function perturbed.background(ctx, p, o) return background_of(ctx, p, removal.parse(o.removal)) end
 
 return perturbed

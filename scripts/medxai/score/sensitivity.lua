@@ -8,8 +8,8 @@ local faithfulness = require "medxai.stats.faithfulness"
 local sensitivity = {}
 
 sensitivity.options = {
-  draws = { "integer", default = 10, min = 1, max = 10000 },
-  radius = { "number", default = 0.02, above = 0, max = 1 },
+  draws = { "integer", default = 10, min = 1, max = 10000, doc = "of noise" },
+  radius = { "number", default = 0.02, above = 0, max = 1, doc = "largest change of a pixel, of the range of [0, 1]" },
 }
 
 -- (n, 3, H, W) in the network's range, and norm(x' - x) of each in pixels of [0, 1], over the three channels.

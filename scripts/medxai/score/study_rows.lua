@@ -10,7 +10,7 @@ local metric = require "medxai.score.registry"
 local rows = {}
 
 rows.columns = { table.unpack(metric.columns) }
-for _, name in ipairs { "run", "network", "train_seed", "input_mode", "weights_sha256", "explainer_seed", "control",
+for _, name in ipairs { "run", "network", "train_seed", "input", "weights_sha256", "explainer_seed", "control",
   "control_of", "direction", "forwards", "backwards" } do
   rows.columns[#rows.columns + 1] = name
 end

@@ -15,8 +15,12 @@ local verdict = require "medxai.stats.verdict"
 local tables = {}
 
 tables.methods = { "run", "network", "seed", "metric", "method", "n", "units", "mean", "low", "high", "chance", "swap",
-  "gain", "gain_low", "gain_high", "above_swap", "p_holm", "power", "power_low", "power_high", "rank_low", "rank_high",
+  "gain", "gain_low", "gain_high", "above_swap", "p_holm", "power", "power_low", "power_high", "noise", "rank_low",
+    "rank_high",
   "p_best", "beats_baselines", "gate", "undefined", "failed", "forwards", "backwards", "interval", "partial" }
+tables.strata = { "stratum", "run", "network", "seed", "metric", "method", "n", "units", "mean", "low", "high", "swap",
+  "gain",
+  "gain_low", "gain_high", "undefined", "failed", "interval", "partial" }
 tables.stability = { "kind", "metric", "run", "a", "b", "statistic", "value", "low", "high", "winners_a", "winners_b",
   "verdict", "n", "units", "interval", "partial" }
 
@@ -54,7 +58,8 @@ local function group_of(self, list, i)
   local key = list.run[i] .. "\0" .. list.metric[i] .. "\0" .. list.method[i]
   local g = self.groups[key]
   if not g then
-    g = { value = new_slot(), swap = new_slot(), chance = new_slot(), undefined = 0, failed = 0, rows = 0, swaps = 0,
+    g = { value = new_slot(), swap = new_slot(), noise = new_slot(), chance = new_slot(), undefined = 0, failed = 0,
+      rows = 0, swaps = 0,
       forwards = 0.0, backwards = 0.0 }
     self.groups[key] = g
   end
@@ -74,12 +79,15 @@ local function take_row(self, list, i, image)
   elseif list.control[i] == "swap" then
     add(g.swap, image, value)
     g.swaps = g.swaps + 1
+  elseif list.control[i] == "noise" then
+    add(g.noise, image, value)
   end
 end
 
 --- Values by model, metric and method, of rows of score/study_rows.lua.
 ---@param list table columns
----@param options table seed; baselines = { [label] = true }; images? = { [id] = true }: of these alone
+---@param options table seed; baselines = { [label] = true }; images? = { [id] = true }, metric?: of
+---  these alone
 ---@return table data { images, patients, labels, runs, metrics, methods, directions, of(run, metric, method) }
 function tables.gather(list, options)
   local self = { images = {}, patients = {}, labels = {}, runs = {}, metrics = {}, methods = {}, directions = {},
@@ -89,7 +97,7 @@ function tables.gather(list, options)
   local run_of, metric_of, method_of = adder(self.runs), adder(self.metrics), adder(self.methods)
   for i = 1, list.n do
     local id = list.image_id[i]
-    if not options.images or options.images[id] then
+    if (not options.images or options.images[id]) and (not options.metric or options.metric == list.metric[i]) then
       local image = place[id]
       if not image then
         image = #self.images + 1
@@ -104,7 +112,7 @@ function tables.gather(list, options)
   end
   local n = #self.images
   for _, g in pairs(self.groups) do
-    g.value, g.swap, g.chance = means_of(g.value, n), means_of(g.swap, n), means_of(g.chance, n)
+    for _, name in ipairs { "value", "swap", "noise", "chance" } do g[name] = means_of(g[name], n) end
   end
   self.over = units.over(n, self.patients, { seed = options.seed, id = "compare" })
   function self.of(run, metric, method) return self.groups[run .. "\0" .. metric .. "\0" .. method] end
@@ -117,6 +125,17 @@ local function mean_of(values)
     if v == v then sum, n = sum + v, n + 1 end
   end
   return n > 0 and sum / n or nan, n
+end
+
+-- Standard deviation of one score under other draws of its metric: of pairs that differ by these alone; nil without
+-- pairs.
+local function noise_of(values, others)
+  local sum, n = 0.0, 0
+  for i, v in ipairs(values) do
+    local d = v - others[i]
+    if d == d then sum, n = sum + d * d, n + 1 end
+  end
+  return n > 0 and math.sqrt(sum / n / 2) or nil
 end
 
 -- ---- one model and metric ------------------------------------------------------------------------------------------
@@ -149,6 +168,7 @@ local function summaries(data, run, metric)
       if is_ranking(data, metric) and g.swaps > 0 then
         s.power = over:mean(rankings.wins(g.value, g.swap, direction), { hits = true })
       end
+      s.noise = noise_of(g.value, g.noise)
       list[#list + 1], gains[#gains + 1] = s, s.gain
     end
   end
@@ -242,7 +262,8 @@ local function row_of(data, run, metric, s, tells, o)
       gain_high = s.gain.high,
     above_swap = s.g.swaps > 0 and s.above.verdict or nil, p_holm = s.g.swaps > 0 and s.above.p_holm or nil,
       power = s.power and s.power.mean,
-    power_low = s.power and s.power.low, power_high = s.power and s.power.high, rank_low = shows and s.rank.low or nil,
+    power_low = s.power and s.power.low, power_high = s.power and s.power.high, noise = s.noise, rank_low = shows
+      and s.rank.low or nil,
     rank_high = shows and s.rank.high or nil, p_best = shows and s.best or nil, beats_baselines = ranking and s.beats
       and s.beats.verdict or nil,
     gate = gate_word(run, s.method, o), undefined = s.g.undefined, failed = s.g.failed,
@@ -302,6 +323,51 @@ function tables.of(data, options)
       end
       table.move(pairs_, 1, #pairs_, #out.pairs + 1, out.pairs)
       verdict_rows(data, run, metric, list, tells, options.primary, out.verdicts)
+    end
+  end
+  return out
+end
+
+-- ---- strata ---------------------------------------------------------------------------------------------------------
+
+-- id -> "all_right" | "all_wrong" | "mixed": what the networks answer.
+local function strata_of(list)
+  local right, wrong, out = {}, {}, {}
+  for i = 1, list.n do
+    if list.correct[i] == "true" then right[list.image_id[i]] = true
+    elseif list.correct[i] == "false" then wrong[list.image_id[i]] = true end
+  end
+  for i = 1, list.n do
+    local id = list.image_id[i]
+    if right[id] or wrong[id] then out[id] = right[id] and (wrong[id] and "mixed" or "all_right") or "all_wrong" end
+  end
+  return out
+end
+tables.strata_of = strata_of
+
+--- The primary metric apart for images that all networks tell rightly, none does, or some do. They describe: no
+--- decisions.
+---@param list table columns of score/study_rows.lua
+---@param options table seed, primary, baselines, partial
+---@return table[] rows
+function tables.strata_rows(list, options)
+  local of, out = strata_of(list), canon.list {}
+  for _, name in ipairs { "all_right", "mixed", "all_wrong" } do
+    local ids = {}
+    for id, stratum in pairs(of) do ids[id] = stratum == name or nil end
+    local data = tables.gather(list, { seed = options.seed, baselines = options.baselines, images = ids,
+      metric = options.primary })
+    for _, run in ipairs(data.runs) do
+      for _, s in ipairs(summaries(data, run, options.primary)) do
+        local row = row_of(data, run, options.primary, s, nil, options)
+        row.stratum = name
+        for key in pairs(row) do
+          local known = false
+          for _, column in ipairs(tables.strata) do known = known or column == key end
+          if not known then row[key] = nil end
+        end
+        out[#out + 1] = row
+      end
     end
   end
   return out

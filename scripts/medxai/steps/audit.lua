@@ -6,6 +6,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local combine = require "medxai.steps.audit_verdict"
+local current_seed = require "medxai.run.current_seed"
 local data_module = require "medxai.data.dataset"
 local delong = require "medxai.stats.delong"
 local host = require "medxai.host"
@@ -20,23 +21,24 @@ local words = require "medxai.steps.audit_words"
 local audit = {}
 
 audit.spec = {
-  inputs = { "table", of = "string", default = { "none", "lungs_raw", "outside", "border", "shape" },
-    doc = "masks of the images that are trained on; none is the whole image" },
-  seeds = { "table", of = "integer", default = { 1, 2, 3 },
-    doc = "trainings of each input; {} trains nothing, and the cheap probe alone speaks" },
-  train = { "function", required = true,
-    doc = "(cell) -> model, data, options of run:fit; reads its data with mask = cell.input" },
+  inputs = { "table", default = { "whole", "lungs_raw", "outside", "border", "shape" }, of = "string",
+    doc = "what is trained on, each a value of the data's option input" },
+  seeds = { "table", default = { 1, 2, 3 }, of = "integer",
+    doc = "trainings per input; {}: the probe alone, nothing is trained" },
+  train = { "function", required = true, lua = "fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions",
+    doc = "(cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input" },
   audited = { "string|table", lua = "string|medxai.Model",
-    doc = "whose use of parts is judged: a trained run, or a model; default: the first training of whole images" },
-  sources = { "table", doc = "class -> source; default: the reader's column" },
-  methods = { "table", default = {}, lua = "medxai.Methods",
-    doc = "whose maps are judged by their share in the lungs" },
-  regions = { "table", of = "string", default = parts.names, doc = "parts that are hidden: markers, border, lungs" },
-  placebo = { "integer", default = 4, min = 1, max = 32, doc = "places of the same shape, hidden for comparison" },
+    doc = "whose use of the parts is tested: a trained run, or a model; default: the first training on whole images" },
+  sources = { "table", lua = "table<string, string>", doc = "source of each class, where the reader does not know it" },
+  methods = { "string|table", default = {}, lua = "medxai.Methods",
+    doc = "whose maps' share inside the lungs is told" },
+  regions = { "table", default = parts.names, of = "string", doc = "parts that are hidden beside placebos" },
+  placebo = { "integer", default = 4, min = 1, max = 32,
+    doc = "patches of the same shape elsewhere, per part and image" },
   margin = { "number", default = 0.638, above = 0.5, max = 0.999,
-    doc = "the AUROC above which a class counts as told; 0.638 is half a standard deviation" },
-  images = { "integer|string", field = true, default = 240, min = 1,
-    doc = "how many of the audited network's test images have their parts replaced, or all" },
+    doc = "AUROC from which a class counts as told (a half standard deviation)" },
+  images = { "integer|string", field = true, default = 240, min = 1, unit = "images",
+    doc = "of the test split for hiding and maps; or \"all\"" },
 }
 
 local function check_names(name, list, known)
@@ -57,9 +59,9 @@ end
 ---@return table
 function audit.check(options)
   local o = check.options("audit", options, audit.spec)
-  local seen = check_names("inputs", o.inputs, data_module.mask_modes)
-  if not seen.none then
-    check.fail("audit", "inputs lack 'none', the whole image, with which the others are compared. Add it.")
+  local seen = check_names("inputs", o.inputs, data_module.inputs)
+  if not seen.whole then
+    check.fail("audit", "inputs lack 'whole', the image as it is, with which the others are compared. Add it.")
   end
   if not (seen.outside or seen.border or seen.shape) then
     check.fail("audit", "inputs hold none without lungs (expected at least one of outside, border, shape).")
@@ -106,15 +108,15 @@ end
 -- was trained and none is named.
 local function audited_of(o, data, cells)
   if type(o.audited) == "string" then
-    local model, trained_on = require "medxai.nn.trained"(o.audited)
+    local model, trained_on = require("medxai.nn.trained").open(o.audited)
     if not trained_on.test then check.fail("audit", "the data of the run '%s' have no test split.", o.audited) end
     return { name = o.audited, model = model:eval(), split = trained_on.test, own = true }
   elseif o.audited then
-    require("medxai.nn.predict").check_classes("audit", o.audited, data.none.classes)
-    return { name = o.audited.name, model = o.audited, split = data.none.test }
+    require("medxai.nn.predict").check_classes("audit", o.audited, data.whole.classes)
+    return { name = o.audited.name, model = o.audited, split = data.whole.test }
   end
   for _, cell in ipairs(cells or {}) do
-    if cell.values.input == "none" and cell.judged then
+    if cell.values.input == "whole" and cell.judged then
       return { name = ("training of whole images, seed %d"):format(cell.values.seed), model = inputs.trained(cell),
         split = cell.data.test, own = true }
     end
@@ -226,7 +228,7 @@ end
 local function tell_left_out(run, left_out)
   local first, n = left_out[1], #left_out
   if n == 0 then return end
-  run:warn(("audit: %d image%s left out of all inputs, since an input refuses %s: '%s' (mask = '%s': %s)%s"):format(n,
+  run:warn(("audit: %d image%s left out of all inputs, since an input refuses %s: '%s' (input = '%s': %s)%s"):format(n,
     n == 1 and " is" or "s are", n == 1 and "it" or "them", first.path, first.input, first.why,
     n > 1 and (" and %d more"):format(n - 1) or ""))
 end
@@ -250,10 +252,7 @@ end
 local function reader(run, o)
   local seed = #o.seeds > 0 and o.seeds[1] or run.seed
   return function(input)
-    local before = host.options.seed
-    local restore <close> = setmetatable({}, { __close = function() host.options.seed = before end })
-    host.options.seed = seed
-    local _, data = o.train { input = input, seed = seed }
+    local _, data = current_seed.during(seed, o.train, { input = input, seed = seed })
     return data
   end
 end
@@ -270,17 +269,17 @@ end
 
 local function conclude(run, o, all)
   local found = { left_out = #all.left_out, placebo = o.placebo, margin = o.margin,
-    counts = sources.table_of(o.sources, all.data.none) }
-  local over = inputs.units(run, all.splits.none)
+    counts = sources.table_of(o.sources, all.data.whole) }
+  local over = inputs.units(run, all.splits.whole)
   found.over, found.classes, found.inputs = { count = over.count, resampled = over.resampled, note = over.note },
-    all.data.none.classes, o.inputs
+    all.data.whole.classes, o.inputs
   local areas
   found.probe, areas = inputs.told(o.inputs, all.splits, all.probes, over, o.margin)
   if all.answers then found.trained, areas = inputs.told(o.inputs, all.splits, all.answers, over, o.margin) end
   found.cells, found.lungs_beat_shape = all.cells, compare_with_shape(areas, over)
   judge_network(run, o, found, all.network)
   local network = all.network
-  found.sources = sources.rows(network and network.model, network and network.split or all.splits.none,
+  found.sources = sources.rows(network and network.model, network and network.split or all.splits.whole,
     { sources = o.sources, seed = run.seed }, found.counts)
   found.verdict = combine.of(found)
   write_tables(run, found, o)
@@ -288,8 +287,8 @@ local function conclude(run, o, all)
 end
 
 --- run:audit { ... }. Options:
----   train    function(cell) -> model, data, options of run:fit, as run:grid's; reads its data with mask = cell.input
----   inputs   { "none", "lungs_raw", "outside", "border", "shape" }: what is trained on; "none" is the whole image
+---   train    function(cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input
+---   inputs   { "whole", "lungs_raw", "outside", "border", "shape" }: what is trained on; "whole" is the image as it is
 ---   seeds    { 1, 2, 3 }: trainings of each input; {} trains nothing, and the cheap probe alone speaks
 ---   audited  whose use of parts is judged: a trained run by its name, or a model; default the first training of whole
 ---            images
@@ -314,12 +313,13 @@ function audit.run(run, options)
   if type(o.audited) == "string" then audited_of(o) end -- a run that is not there is an error now, not after trainings
   local all = {}
   all.data, all.left_out = inputs.read(o.inputs, reader(run, o))
-  sources.check(o.sources, all.data.none.classes)
+  sources.check(o.sources, all.data.whole.classes)
   tell_left_out(run, all.left_out)
   all.splits = inputs.splits(o.inputs, all.data)
   local seconds
   all.probes, seconds = inputs.probes(run, o.inputs, all.data)
-  say(words.probe(inputs.told(o.inputs, all.splits, all.probes, inputs.units(run, all.splits.none), o.margin), seconds))
+  say(words.probe(inputs.told(o.inputs, all.splits, all.probes, inputs.units(run, all.splits.whole), o.margin),
+    seconds))
   if #o.seeds > 0 then
     say(("audit: %d trainings (%d inputs x %d seeds); the first ones tell how long they take"):format(
       #o.inputs * #o.seeds, #o.inputs, #o.seeds))
@@ -336,7 +336,7 @@ function audit.run(run, options)
     run:skipped("audit")
   else
     local clock <close> = run:clock("audit")
-    run:write_manifest(all.data.none)
+    run:write_manifest(all.data.whole)
     step:begin()
     step:finish(conclude(run, o, all), { "tables/audit.csv" }, { "verdicts.csv", "tables/pairs.csv" })
   end

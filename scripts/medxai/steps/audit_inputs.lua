@@ -11,6 +11,7 @@ local listing = require "medxai.data.listing"
 local logits_of = require "medxai.stats.logits"
 local multiple = require "medxai.stats.multiple"
 local power = require "medxai.stats.power"
+local predictions = require "medxai.steps.predictions"
 local probe = require "medxai.stats.probe"
 local torch = require "medxai.torch"
 local units = require "medxai.stats.units"
@@ -42,9 +43,9 @@ local function check_data(data, input)
     check.fail("audit", "the data of the input '%s' have no %s split (expected train, val and test).", input,
       data.train and "test" or "train")
   end
-  if data.mask ~= input then
-    check.fail("audit", "the data of the input '%s' have mask = '%s' (expected mask = cell.input in train).", input,
-      data.mask)
+  if data.input ~= input then
+    check.fail("audit", "the data of the input '%s' have input = '%s' (expected input = cell.input in train).", input,
+      data.input)
   end
 end
 
@@ -62,7 +63,7 @@ function inputs.read(names, read)
       all[input] = reread(read(input), paths)
       check_data(all[input], input)
       for _, refused in ipairs(require("medxai.data.audit").refused(all[input])) do
-        if input == "none" then all[input]:check() end -- a damaged image: an error as everywhere
+        if input == "whole" then all[input]:check() end -- a damaged image: an error as everywhere
         left_out[#left_out + 1], paths[#paths + 1] = { path = refused.path, why = refused.why, input = input },
           refused.path
         any = true
@@ -135,7 +136,7 @@ local function probe_file(run, input, data)
     ridge = probe.ridge, side_px = inputs.side_px })
   if not step.done then
     step:begin()
-    evaluate.write_predictions(run, data.test, inputs.probe(data), file)
+    predictions.write(run, data.test, inputs.probe(data), file)
     step:finish({}, { file })
   end
   return file
@@ -146,7 +147,7 @@ end
 function inputs.probes(run, names, data)
   local out, began = {}, host.now()
   for _, input in ipairs(names) do
-    out[input] = { evaluate.read_predictions(run, probe_file(run, input, data[input]), data[input].test) }
+    out[input] = { predictions.read(run, probe_file(run, input, data[input]), data[input].test) }
     run:heartbeat "audit: cheap probe"
   end
   return out, host.now() - began
@@ -180,13 +181,13 @@ local function judge_cell(run, cell)
     local model = trained(cell)
     local options = { batch = cell.options.batch, name = name, alive = function() run:heartbeat(name) end }
     local answers = predict.predict(model, cell.data.test, options)
-    evaluate.write_predictions(run, cell.data.test, answers, file)
+    predictions.write(run, cell.data.test, answers, file)
     evaluate.count(run, cell.data.test, step)
     local fitted = predict.predict(model, cell.data.train, options)
     step:finish({ train_accuracy = fitted.accuracy, accuracy = answers.accuracy }, { file })
     model:reset()
   end
-  return evaluate.read_predictions(run, file, cell.data.test), step.result
+  return predictions.read(run, file, cell.data.test), step.result
 end
 
 --- Trains every input with every seed (what is finished is not done again) and judges each on its test split.

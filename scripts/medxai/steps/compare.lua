@@ -23,20 +23,24 @@ local torch = require "medxai.torch"
 
 local compare = {}
 
-local spec = {
-  methods = { "table", required = true },
-  metrics = { "table", required = true },
-  primary = { "string", required = true },
-  title = { "string" },
-  mask = { "string" },
-  baselines = { "table", default = { "sobel", "center_blob", "random_smooth" } },
-  settings = { "table", default = {} },
-  layer = { "string|table" },
-  within = { "string" },
-  as = { one_of = { "logit", "softmax" }, default = "logit" },
-  friedman = { "boolean", field = true, default = false },
-  partial = { "boolean", field = true, default = false },
-  array_index = { "string", field = true },
+--- All options of run:compare.
+compare.spec = {
+  methods = { "string|table", required = true, lua = "medxai.Methods", doc = "as run:explain's" },
+  metrics = { "string|table", required = true, lua = "medxai.Metrics.List", doc = "as run:explain's" },
+  primary = { "string", required = true, doc = "the metric that decides; all others are exploratory" },
+  title = { "string", doc = "of this part of the report" },
+  mask = { "string", doc = "the data's mask that metrics of overlap compare with" },
+  baselines = { "table", default = { "sobel", "center_blob", "random_smooth" }, lua = "medxai.Methods",
+    doc = "methods that know nothing of the network, to be beaten, each of them" },
+  settings = { "table", default = {}, doc = "metric -> list of other settings: does the ranking depend on them?" },
+  layer = { "string|table", doc = "a node, a list of nodes, or network -> node; default: each network's own" },
+  within = { "string", doc = "a mask's name: metrics neither rank nor count pixels outside it" },
+  as = { one_of = { "logit", "softmax" }, default = "logit", doc = "the score that metrics judge, for all methods" },
+  friedman = { "boolean", field = true, default = false, doc = "Friedman's test beside the primary metric" },
+  noise = { "boolean", field = true, default = false,
+    doc = "every map is judged once more with the metrics' own draws under another seed" },
+  partial = { "boolean", field = true, default = false, doc = "tables of the cells that are done, stamped partial" },
+  array_index = { "string", field = true, doc = "I/N: this process does every N-th cell" },
 }
 
 -- ---- what is asked for ---------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ end
 ---@param study? medxai.Study nil while it is not known
 ---@return table asked
 function compare.check(options, study)
-  local o = check.options("compare", options, spec)
+  local o = check.options("compare", options, compare.spec)
   o.share = share_of(o.array_index)
   o.entries = entries_of(o, study)
   local list, varies = metrics_of(o)
@@ -179,7 +183,12 @@ function compare.check(options, study)
 end
 
 --- Checks a call of run:compare without making it (medxai.run.preflight).
-function compare.check_call(unknown, _, study, options) compare.check(options, study ~= unknown and study or nil) end
+function compare.check_call(unknown, _, study, options)
+  for _, key in ipairs { "methods", "metrics", "primary", "settings", "baselines" } do
+    if rawequal(options, unknown) or type(options) == "table" and rawequal(options[key], unknown) then return end
+  end
+  compare.check(options, study ~= unknown and study or nil)
+end
 
 -- ---- cells ---------------------------------------------------------------------------------------------------------
 
@@ -195,8 +204,8 @@ local function check_models(study, asked, work)
     time.measure(m, model)
   end
   local first = study.models[1]
-  require("medxai.score.runner").check_masks({ metric_entries = asked.metric_entries, split = first.split },
-    first.places)
+  require("medxai.score.runner").check_masks { metric_entries = asked.metric_entries, split = first.split,
+    chosen = first.places }
 end
 
 local function count_done(study, list)
@@ -258,23 +267,6 @@ local function usable(study, list)
     if methods[cell.entry] and whole then done[#done + 1] = cell end
   end
   return done
-end
-
--- Each network's answer of each image, as the cells found it: id -> "all_right" | "all_wrong" | "mixed".
-local function strata_of(study, list)
-  local right, wrong, out = {}, {}, {}
-  local label = {}
-  for _, image in ipairs(study.images) do label[image.id] = image.label end
-  for _, cell in ipairs(list) do
-    for id, predicted in pairs(cells.state(study, cell).predicted or {}) do
-      if predicted == label[id] then right[id] = true else wrong[id] = true end
-    end
-  end
-  for _, image in ipairs(study.images) do
-    local id = image.id
-    if right[id] or wrong[id] then out[id] = right[id] and (wrong[id] and "mixed" or "all_right") or "all_wrong" end
-  end
-  return out
 end
 
 -- The sets of maps that are compared, in groups: methods on a model; networks, seeds, explainer seeds under a method.
@@ -341,7 +333,7 @@ local function write_table(run, name, columns, list)
   shared.write(run, name, columns, list)
 end
 
---- Writes tables/methods.csv, pairs.csv, stability.csv and verdicts.csv from study/scores.csv alone.
+--- Writes tables/methods.csv, strata.csv, pairs.csv, stability.csv and verdicts.csv from study/scores.csv alone.
 ---@param run medxai.Run
 ---@param list table columns of score/study_rows.lua
 ---@param o table primary, baselines, marks, states, setting_of, run_names, partial, seed
@@ -357,6 +349,7 @@ function compare.tabulate(run, list, o)
   end
   write_table(run, "tables/methods.csv", tables.methods, out.methods)
   write_table(run, "tables/stability.csv", tables.stability, out.stability)
+  write_table(run, "tables/strata.csv", tables.strata, tables.strata_rows(list, o))
   shared.put(run, "tables/pairs.csv", shared.pairs, "compare", out.pairs)
   shared.put(run, "verdicts.csv", shared.verdicts, "compare", out.verdicts)
   out.data = data
@@ -382,12 +375,13 @@ local function conclude(study, asked, list, partial)
   local run = study.run
   local done = usable(study, list)
   cells.gather(study, done)
-  study:write_images(strata_of(study, done))
   local images, base, names = images_of(study, done), {}, {}
   local marks, states = gate_of(study, asked)
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   for _, m in ipairs(study.models) do names[m.name] = m.run_name end
-  local out = compare.tabulate(run, rows.read(files.join(study.dir, "scores.csv")),
+  local list_of = rows.read(files.join(study.dir, "scores.csv"))
+  study:write_images(tables.strata_of(list_of))
+  local out = compare.tabulate(run, list_of,
     { seed = study.seed, primary = asked.primary_id, baselines = base,
     marks = marks, states = states, setting_of = asked.setting_of, run_names = names, partial = partial })
   local agreement = likeness.write { path = files.join(study.dir, "similarity.csv"), images = images,
@@ -416,7 +410,8 @@ local function step_fields(asked, list)
     friedman = asked.friedman, version = 1, images = asked.images }
 end
 
-local table_files = { "tables/methods.csv", "tables/stability.csv", "tables/agreement.csv", "study/scores.csv",
+local table_files = { "tables/methods.csv", "tables/strata.csv", "tables/stability.csv", "tables/agreement.csv",
+  "study/scores.csv",
   "study/similarity.csv" }
 
 local function not_complete(study, asked, list)
@@ -484,10 +479,12 @@ end
 ---              percentiles = { 50 } } } }
 ---   layer      a node, a list, or { [network] = node }; default each network's CAM layer
 ---   as         "logit" (default) or "softmax": the score that metrics judge, the same for all methods
+---   noise      true: every map is judged once more with the metrics' own draws under another seed: the column noise
 ---   friedman   true: Friedman's test with Iman and Davenport's F beside the primary metric
 ---   partial    true (--partial true): tables of the cells that are done, stamped partial
 ---   array_index  "I/N" (--array-index I/N): this process does every N-th cell; several work on one run folder
---- Leaves study/scores.csv, similarity.csv, images.csv, cells.jsonl; tables/methods.csv, pairs.csv, agreement.csv,
+--- Leaves study/scores.csv, similarity.csv, images.csv, cells.jsonl; tables/methods.csv, strata.csv, pairs.csv,
+--- agreement.csv,
 --- stability.csv, costs.csv; verdicts.csv. Times are in cells.jsonl and costs.csv alone: all else is the same to the
 --- byte
 --- however often the study was interrupted, and by however many processes it was made.

@@ -14,6 +14,7 @@ local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 local multiple = require "medxai.stats.multiple"
 local predict = require "medxai.nn.predict"
+local predictions = require "medxai.steps.predictions"
 local tables = require "medxai.run.tables"
 local units = require "medxai.stats.units"
 local verdict = require "medxai.stats.verdict"
@@ -23,17 +24,15 @@ local networks = {}
 local nan = 0 / 0
 
 networks.spec = {
-  primary = { "string", default = "auroc_macro",
-    doc = "the endpoint that the comparison is about: auroc_macro, auroc CLASS, accuracy, balanced_accuracy, macro_f1, "
-      .. "nll, brier; all others are exploratory" },
-  margin = { "number", above = 0,
-    doc = "differences of the primary endpoint within it (90 % interval) are equivalent; default: none is" },
-  alpha = { "number", default = 0.1, above = 0, max = 0.5, doc = "share of images that conformal sets may miss" },
+  primary = { "string", default = "auroc_macro", doc = "the endpoint that decides; the others are exploratory" },
+  margin = { "number", above = 0, doc = "differences within it are equivalent; default: equivalence is not judged" },
+  alpha = { "number", default = 0.1, above = 0, max = 0.5,
+    doc = "share of images whose class a conformal set may miss" },
   level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
   batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
 }
 
-networks.columns = { "network", "run", "train_seed", "input_mode", "weights_sha256", "score", "role", "value", "low",
+networks.columns = { "network", "run", "train_seed", "input", "weights_sha256", "score", "role", "value", "low",
   "high",
   "interval", "chance", "n", "units", "status" }
 
@@ -82,12 +81,12 @@ local function answers_of(run, m, split, o)
     step:begin()
     local answers = predict.predict(model, split, { batch = o.batch, name = m.name,
       alive = function() run:heartbeat(name) end })
-    evaluate.write_predictions(run, split, answers, file)
+    predictions.write(run, split, answers, file)
     evaluate.count(run, split, step)
     step:finish({ n = split.n }, { file })
     m:close()
   end
-  return evaluate.read_predictions(run, file, split)
+  return predictions.read(run, file, split)
 end
 
 -- The paths that every model judged, in the order of the first one's split; how many others there are.
@@ -144,13 +143,13 @@ end
 
 -- ---- recipes --------------------------------------------------------------------------------------------------------
 
--- Models that differ in their training seed alone, together: { name, network, input_mode, numbers, seeds, judged }.
+-- Models that differ in their training seed alone, together: { name, network, input, numbers, seeds, judged }.
 local function recipes_of(study, images)
   local by_name, list = {}, {}
   for k, m in ipairs(study.models) do
     local name = m.run_name or m.name
     if not by_name[name] then
-      by_name[name] = { name = name, network = m.network, input_mode = m.input_mode, numbers = {}, seeds = {} }
+      by_name[name] = { name = name, network = m.network, input = m.input, numbers = {}, seeds = {} }
       list[#list + 1] = by_name[name]
     end
     table.insert(by_name[name].numbers, k)
@@ -204,7 +203,7 @@ end
 -- ---- tables ---------------------------------------------------------------------------------------------------------
 
 local function score_row(of, name, role, r)
-  local row = { network = of.network, run = of.name, train_seed = of.seed, input_mode = of.input_mode,
+  local row = { network = of.network, run = of.name, train_seed = of.seed, input = of.input,
     weights_sha256 = of.weights_sha256, score = name, role = role, value = r.mean, low = r.low, high = r.high,
     interval = r.low == r.low and r.interval or nil, n = r.n, units = r.units, status = r.why or "ok" }
   if r.resampled and row.interval then row.interval = row.interval .. " over " .. r.resampled end
@@ -223,11 +222,11 @@ local function endpoint_rows(study, recipes, over, o)
         local m = study.models[k]
         local one = endpoints.judged(r.judged.labels, { r.judged.seeds[s] })
         rows[#rows + 1] = score_row({ network = m.network, name = m.name, seed = m.train_seed,
-          input_mode = m.input_mode,
+          input = m.input,
           weights_sha256 = m.weights_sha256 }, name, role_of(name, o), e:value(over, one, o.level))
       end
       if #r.numbers > 1 then
-        local of = { network = r.network, name = r.name, seed = "mean", input_mode = r.input_mode }
+        local of = { network = r.network, name = r.name, seed = "mean", input = r.input }
         rows[#rows + 1] = score_row(of, name, role_of(name, o), e:value(over, r.judged, o.level))
         of.seed = "recipe"
         rows[#rows + 1] = score_row(of, name, role_of(name, o), recipe_interval(e, over, r.judged, o.level))
@@ -388,7 +387,7 @@ end
 
 --- All pairs of a study's recipes on every endpoint, with their verdicts.
 ---@param study { models: table[], classes: string[], seed: integer } models: network, name, run_name, train_seed,
----  input_mode, weights_sha256
+---  input, weights_sha256
 ---@param images { n: integer, labels: integer[], patients: string[], logits: number[][][] } logits[k] of model k
 ---@param o table primary, margin, level
 ---@param alive? fun() called now and then
@@ -417,7 +416,7 @@ function networks.judge(study, images, tuned, o, alive)
   local over, recipes = judged_by(study, images, o)
   local rows = endpoint_rows(study, recipes, over, o)
   for k, m in ipairs(study.models) do
-    local of = { network = m.network, name = m.name, seed = m.train_seed, input_mode = m.input_mode,
+    local of = { network = m.network, name = m.name, seed = m.train_seed, input = m.input,
       weights_sha256 = m.weights_sha256 }
     local more = calibrated.rows(of, images, tuned, k, over, { classes = study.classes, seed = study.seed,
       alpha = o.alpha })

@@ -10,10 +10,10 @@ local calibrated = {}
 
 local nan = 0 / 0
 
--- Adds a row; of: network, name, seed, input_mode, weights_sha256.
+-- Adds a row; of: network, name, seed, input, weights_sha256.
 local function adder(rows, of, n, over)
   return function(score, value, more)
-    local row = { network = of.network, run = of.name, train_seed = of.seed, input_mode = of.input_mode,
+    local row = { network = of.network, run = of.name, train_seed = of.seed, input = of.input,
       weights_sha256 = of.weights_sha256, score = score, role = "exploratory", value = value or nan, n = n,
         units = over.count,
       status = "ok" }
@@ -80,7 +80,7 @@ end
 
 --- The calibration of one model as rows of tables/networks.csv. `chance` of an error is its mean for a calibrated
 --- network with the same probabilities; of a coverage it is what was promised.
----@param of table network, name, seed, input_mode, weights_sha256
+---@param of table network, name, seed, input, weights_sha256
 ---@param images { n: integer, labels: integer[], logits: number[][][] } the judged ones; logits[k] of model k
 ---@param tuned? table the same of the tuning split; nil: no temperature, no sets
 ---@param k integer the model's number

@@ -13,6 +13,8 @@ local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local host = require "medxai.host"
+local jobs = require "medxai.explain.job"
+local judged = require "medxai.show.report_judged"
 local judging = require "medxai.steps.sanity_verdicts"
 local Progress = require "medxai.base.progress"
 local tables = require "medxai.score.gate_tables"
@@ -22,18 +24,19 @@ local sanity = {}
 local strangers_each = 5
 local heavy_passes = 200 -- methods of more forward passes per map: two stages, one draw
 
-local spec = {
-  methods = { "table", required = true },
-  permuted = { "table", default = {} },
-  images = { "integer", field = true, default = 48, min = 2 },
-  stages = { "integer", default = 6, min = 2, max = 100 },
-  draws = { "integer", field = true, default = 5, min = 1, max = 1000 },
-  thresholds = { "table", default = {} },
-  mask = { "string" },
-  alone = { "boolean", default = true },
-  layer = { "string|table" },
-  budget_mb = { "number", default = 1024, above = 0 },
-  title = { "string" },
+sanity.spec = {
+  methods = { "string|table", required = true, lua = "medxai.Methods", doc = "as run:explain's; the four controls join them" },
+  permuted = { "table", default = {}, lua = "table<string, string>",
+    doc = "run of a study's model -> run of the same network trained on permuted labels" },
+  images = { "integer", field = true, default = 48, min = 2, unit = "images", doc = "the study's first" },
+  stages = { "integer", default = 6, min = 2, max = 100, doc = "in which weights are randomized, from the head to the input" },
+  draws = { "integer", field = true, default = 5, min = 1, max = 1000, doc = "of random weights per stage" },
+  thresholds = { "table", default = {}, lua = "table<string, number>", doc = "of the checks, by name: { persistence = 0.25 }" },
+  mask = { "string", doc = "the data's mask for the check localise" },
+  alone = { "boolean", default = true, doc = "each stage randomized alone as well, as a figure" },
+  layer = { "string|table", lua = "string|string[]", doc = "as run:explain's" },
+  budget_mb = { "number", default = 1024, above = 0, unit = "MB", doc = "memory for a batch and for chunks" },
+  title = { "string", doc = "of this part of the report" },
 }
 
 local function say(...)
@@ -64,7 +67,8 @@ end
 --- Checks the options; raises what is wrong with them.
 ---@return table checked
 function sanity.check(options, study)
-  local o = check.options("sanity", options, spec)
+  local o = check.options("sanity", options, sanity.spec)
+  if check.smoke() then o.images, o.stages, o.draws, o.alone = math.min(o.images, 6), 2, 1, false end
   o.thresholds = check.options("sanity: thresholds", o.thresholds, threshold_spec())
   explain.check { methods = with_controls(o.methods), layer = o.layer }
   for _, network in ipairs(check.sorted_keys(o.permuted)) do
@@ -94,7 +98,7 @@ local function prepare(job, m)
     budget_mb = job.o.budget_mb }, model, m.split)
   local masks = m.split.input_masks_sha256 and m.split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
-    explain.name_set(e, model, m.split, model:sha256(), job.study.seed, masks)
+    jobs.name_set({ model = model, split = m.split, weights = model:sha256(), run = { seed = job.study.seed } }, e, masks)
     e.label = e.method.title
   end
   local layers = model:weighted_layers()
@@ -318,6 +322,7 @@ local function conclude(job)
     models = models,
     thresholds = job.o.thresholds, target = tostring(job.study.target) }
   tables.write(job.run, result, rows)
+  tables.show(result)
   gate.save(job.run.dir, tables.marks(result))
   return result
 end
@@ -364,7 +369,7 @@ function sanity.run(run, study, options)
   step = run:step(name, fields)
   if not step.done then
     local result = conclude(job)
-    tables.print(result)
+    if not host.options.quiet then judged.print(result) end
     step:finish(result, {}, { "verdicts.csv", "tables/gate.csv", "study/similarity_gate.csv", "study/gate.json" })
   end
   return step.result

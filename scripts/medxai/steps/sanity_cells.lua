@@ -123,7 +123,7 @@ local function each_block(cell, use)
 end
 
 local function loose(cell, network)
-  return runner.loose_job { model = network, split = cell.model.split, entries = cell.entries,
+  return require("medxai.explain.job").loose { model = network, split = cell.model.split, entries = cell.entries,
     run = { seed = cell.seed },
     deterministic = true, budget_bytes = cell.job.budget_bytes }
 end

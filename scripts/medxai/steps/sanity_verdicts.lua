@@ -193,6 +193,7 @@ function judging.of(job, p, rows)
     by_method[entry.method.name] = by_method[entry.method.name] or verdicts
     result.methods[e] = { method = entry.method.name, label = entry.label, settings = gate.settings(entry, entry.layer or job.o.layer),
       baseline = entry.method.baseline, checks = verdicts, views = other_views(job, p, e, over),
+      statuses = p.trained:facts().statuses[e],
       profile = canon.list(verdicts.weights.estimate.profile or {}) }
   end
   local all = {}
@@ -230,7 +231,7 @@ function judging.relate(models)
     p.twins, p.others = {}, {}
     local seen = { [p.m.network] = true }
     for _, q in ipairs(models) do
-      local alike = q ~= p and q.m.input_mode == p.m.input_mode
+      local alike = q ~= p and q.m.input == p.m.input
       if alike and q.m.network == p.m.network then p.twins[#p.twins + 1] = q end
       if alike and not seen[q.m.network] then p.others[#p.others + 1] = q end
       seen[q.m.network] = seen[q.m.network] or alike

@@ -20,7 +20,7 @@ local study = {}
 ---@field run string the run's folder
 ---@field network string
 ---@field train_seed integer
----@field input_mode string "none", "lungs" ...: what the training did to its images
+---@field input string "none", "lungs" ...: what the training did to its images
 ---@field weights_sha256 string
 ---@field data medxai.Dataset the study's data as this model's training prepared them
 ---@field split medxai.Split the judged split of them
@@ -56,18 +56,23 @@ Study.__index = Study
 
 local control_names = { "swap" }
 
-local spec = {
-  models = { "table", required = true },
-  data = { "table", required = true },
-  split = { "string" },
-  tune = { "table" },
-  images = { "integer|string", field = true, default = 60, min = 2 },
-  seeds = { "table" },
-  target = { "string|integer|table", default = "true" },
-  controls = { "table", default = control_names },
-  swaps = { "integer", default = 1, min = 1, max = 5 },
-  explainer_seeds = { "integer", default = 1, min = 1, max = 100 },
-  budget_hours = { "number", field = true, above = 0 },
+study.spec = {
+  models = { "table", required = true, of = "string", doc = "names of finished runs; of a run with several seeds all are models" },
+  data = { "table", required = true, lua = "medxai.Split|medxai.Dataset",
+    doc = "the judged split, data.test; or a data set with split = \"test\"" },
+  split = { "string", doc = "name of the judged split, where data is a data set" },
+  tune = { "table", lua = "medxai.Split", doc = "a split for temperature and thresholds (data.val), without any judged image" },
+  images = { "integer|string", field = true, default = 60, min = 2, unit = "images",
+    doc = "balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60; or \"all\"" },
+  seeds = { "table", of = "integer", doc = "of runs with several trainings: these seeds alone" },
+  target = { "string|integer|table", default = "true", lua = "medxai.Target.Spec",
+    doc = "what is explained; maps of networks that name different classes are not comparable" },
+  controls = { "table", default = control_names, of = "string",
+    doc = "swap: the map of another patient of the same class, judged on this image; {} for none" },
+  swaps = { "integer", default = 1, min = 1, max = 5, doc = "how many other patients' maps per image" },
+  explainer_seeds = { "integer", default = 1, min = 1, max = 100, doc = "seeds of methods that draw at random" },
+  budget_hours = { "number", field = true, above = 0, unit = "hours",
+    doc = "fewer images where a step would take longer: the first of the list, never fewer methods" },
 }
 
 -- ---- models --------------------------------------------------------------------------------------------------------
@@ -148,7 +153,7 @@ local function describe_model(name, folder, several)
   local seed = math.tointeger(described.seed) or 0
   return setmetatable({ name = several and ("%s seed %d"):format(label, seed) or label, run = folder, run_name = label,
     network = described.network,
-    train_seed = seed, input_mode = described.input_mode or "none", weights_sha256 = described.weights_sha256,
+    train_seed = seed, input = described.input or "whole", weights_sha256 = described.weights_sha256,
       described = described }, StudyModel)
 end
 
@@ -370,7 +375,8 @@ end
 local function is_written(self)
   local found = csv.read(files.join(self.dir, "images.csv")) or {}
   local same = #found == #self.images
-  for i, image in ipairs(self.images) do same = same and found[i].image_id == image.id and found[i].path == image.path end
+  for i, image in ipairs(self.images) do same = same and found[i].image_id == image.id
+    and found[i].path == image.path end
   return same
 end
 
@@ -393,7 +399,7 @@ end
 
 --- Checks the options; raises what is wrong with them.
 function study.check(options)
-  local o = check.options("study", options, spec)
+  local o = check.options("study", options, study.spec)
   if type(o.images) == "string" and o.images ~= "all" then check.fail("study",
     "images is a number or 'all' (got '%s').", o.images) end
   for _, name in ipairs(o.controls) do check.known("study", "control", name, control_names) end

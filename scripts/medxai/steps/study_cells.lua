@@ -31,7 +31,7 @@ cells.block = 16
 cells.fine = 4 -- the shown map is kept at so many times the frame's side, for SSIM and pictures
 
 local poll_seconds = 0.5
-local most_open = 4 -- models whose weights are in memory at a time
+local most_bytes = 2 << 30 -- of models whose weights are in memory at a time
 
 ---@class medxai.StudyCell
 ---@field id string what decides its numbers, as a hash
@@ -173,6 +173,7 @@ function cells.plan(study, asked)
       for k, e in ipairs(asked.entries) do
         for seed = 1, e.draws and study.explainer_seeds or 1 do
           local fields = { model = of_model, block = of_block, method = entry_fields(e.checked), metrics = metrics,
+            noise = asked.noise or nil,
             explainer_seed = seed,
             layer = code.plain { cells.layer_of(e.layer, m.network) or "own" }, batch = e.expensive and 1 or nil }
           list[#list + 1] = { id = canon.hash(fields):sub(1, 20), model = m, entry = e, explainer_seed = seed,
@@ -199,16 +200,29 @@ Work.__index = Work
 
 local function path_of(study, cell, ending) return files.join(study.dir, "cells", cell.id .. ending) end
 
--- The model with its weights; the one used longest ago is closed where too many are open.
+local function bytes_of(model)
+  local sum = 0
+  for _, entry in ipairs(model:state()) do
+    local n = entry.tensor.dtype == "float64" and 8 or 4
+    for _, side in ipairs(entry.tensor.shape) do n = n * side end
+    sum = sum + n
+  end
+  return sum
+end
+
+-- The model with its weights; those used longest ago are closed where all together are too large.
 function Work:open(m)
   local model = m:open()
+  self.bytes[m] = self.bytes[m] or bytes_of(model)
   for i, other in ipairs(self.opened) do
     if other == m then table.remove(self.opened, i) end
   end
   self.opened[#self.opened + 1] = m
-  if #self.opened > most_open then
+  local sum = 0
+  for _, other in ipairs(self.opened) do sum = sum + self.bytes[other] end
+  while sum > most_bytes and #self.opened > 1 do
     local oldest = table.remove(self.opened, 1)
-    self.scorers[oldest] = nil
+    self.scorers[oldest], sum = nil, sum - self.bytes[oldest]
     oldest:close()
   end
   return model
@@ -264,7 +278,7 @@ local function slow_maps(self, cell, job, entry, items)
 end
 
 local function make_maps(self, cell, model, entry, items)
-  local job = runner.loose_job { model = model, split = cell.model.split, entries = { entry },
+  local job = require("medxai.explain.job").loose { model = model, split = cell.model.split, entries = { entry },
     budget_bytes = self.budget_bytes, deterministic = true,
     run = { seed = self.study.seed + cell.explainer_seed - 1 } }
   if cell.entry.expensive then return slow_maps(self, cell, job, entry, items) end
@@ -329,7 +343,7 @@ local function image_row(self, cell, i, one, entry)
     method = cell.entry.label, maps = entry and entry.set, layer = entry and table.concat(entry.layers or {}, " "),
     target = cell.entry.checked.description.text, label = image.class, predicted = predicted,
     correct = predicted and tostring(predicted == image.class) or nil, confidence = t and t.confidence,
-    run = m.name, network = m.network, train_seed = m.train_seed, input_mode = m.input_mode,
+    run = m.name, network = m.network, train_seed = m.train_seed, input = m.input,
       weights_sha256 = m.weights_sha256,
     explainer_seed = cell.explainer_seed, forwards = one.forwards, backwards = one.backwards }
 end
@@ -351,6 +365,17 @@ local function add_rows(self, cell, out, base, control, results)
   end
 end
 
+-- The same map once more with the metrics' own draws under another seed: how far a score is chance of its metric.
+local function add_noise(self, cell, job, out, base, own, masks, i)
+  local run = setmetatable({ seed = self.study.seed + 1 }, { __index = self.study.run })
+  local again = setmetatable({ run = run, again = false }, { __index = job })
+  local subject <close> = contexts.subject(again, cell.model.places[i])
+  local record = { target = own.target, status = own.status, image_id = base.image_id, raws = own.raws,
+    path = base.path }
+  add_rows(self, cell, out, base, { name = "noise", status = own.status, masks = masks },
+    judge.values(again, subject, own.map, record, job.entry))
+end
+
 local function judged(self, cell, job, items, maps)
   local by_image, out, study = {}, {}, self.study
   for k, item in ipairs(items) do by_image[item.image] = maps[k] end
@@ -360,7 +385,7 @@ local function judged(self, cell, job, items, maps)
     for k, m in ipairs(job.metric_entries) do masks[k] = judge.masks_of(job, subject.number, m) or false end
     local function values(one, entry)
       local record = { target = own.target, status = one.status, image_id = study.images[i].id, raws = one.raws,
-        path = study.images[i].path }
+        path = study.images[i].path, derivative = job.entry.method.derivative }
       return judge.values(job, subject, one.map, record, entry)
     end
     local base = image_row(self, cell, i, own, job.entry)
@@ -370,6 +395,7 @@ local function judged(self, cell, job, items, maps)
       local control = { name = "swap", of = study.images[k].id, status = other.status, masks = masks }
       add_rows(self, cell, out, base, control, values(other))
     end
+    if self.asked.noise then add_noise(self, cell, job, out, base, own, masks, i) end
     if self.swaps > 0 and #cell.block.donors[i] == 0 then
       add_rows(self, cell, out, base, { name = "swap", status = own.status, why = "no other patient of this class" })
     end
@@ -425,12 +451,10 @@ local function compute(self, cell)
   end
   torch.save_npy(path_of(self.study, cell, ".npy"), torch.stack(frames, 0))
   files.write(path_of(self.study, cell, ".csv"), text_of(list))
-  local predicted = {}
-  for k, i in ipairs(cell.block.images) do predicted[self.study.images[i].id] = maps[k].target.predicted end
   return { status = failed and "failed" or "finished", problem = failed, images = #cell.block.images,
     map_seconds = made - began,
     seconds = host.now() - began, forwards = sum_of(maps, "forwards"), backwards = sum_of(maps, "backwards"),
-    metric_forwards = job.scorer.forwards - before, predicted = predicted }
+    metric_forwards = job.scorer.forwards - before }
 end
 
 -- The rows of a cell that could not be made at all.
@@ -440,6 +464,7 @@ local function write_failed(self, cell, problem)
     local base = image_row(self, cell, i, {})
     add_rows(self, cell, out, base, { name = "none", status = "failed", why = "failed" })
     if self.swaps > 0 then add_rows(self, cell, out, base, { name = "swap", status = "failed", why = "failed" }) end
+    if self.asked.noise then add_rows(self, cell, out, base, { name = "noise", status = "failed", why = "failed" }) end
   end
   local n = #cell.block.images
   local scope <close> = core.memory.scope() -- luacheck: ignore
@@ -526,7 +551,7 @@ end
 ---@return table work run(list, on_cell), close()
 function cells.work(study, asked, list)
   files.mkdir(files.join(study.dir, "cells"))
-  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, scorers = {}, again = {},
+  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {}, again = {},
     budget_bytes = 1 << 30,
     swaps = #study.controls > 0 and study.swaps or 0 }, Work)
   for _, cell in ipairs(list) do
