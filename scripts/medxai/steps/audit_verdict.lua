@@ -2,6 +2,8 @@
 -- marker or the border changes the answer, and the network is seen to go by it. Where class and source are one, no
 -- statistic separates them. It refuses to say that there is no shortcut: what was not found was looked for with a power
 -- that is told.
+local units = require "medxai.stats.units"
+
 local combine = {}
 
 local function any(rows, f)
@@ -58,7 +60,10 @@ local function open_question(f)
     return ("whether %s is told without the lungs"):format(combine.named(told, "undecided"))
   end
   if not any(told, is "not_found") then return "no input without lungs was judged" end
-  local part = any(f.occlusion, function(row) return row.part ~= "lungs" and row.verdict.verdict == "undecided" end)
+  local part = any(f.occlusion, function(row) -- what fewer than ten images have is no question of these data
+    local few = row.removals and row.removals.blur.n < units.least
+    return row.part ~= "lungs" and row.verdict.verdict == "undecided" and not few
+  end)
   if part then
     return ("whether the network goes by the %s"):format(part.part)
   end
