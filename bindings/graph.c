@@ -47,12 +47,21 @@ static const struct { const char *name; int traits; } known_ops[] = {
   { "add", FRESH | INPLACE | BINARY }, { "mul", FRESH | INPLACE | BINARY },
   { "cat", FRESH }, { "max_pool2d", FRESH }, { "avg_pool2d", FRESH }, { "adaptive_avg_pool2d", FRESH },
   { "flatten", VIEW }, { "dropout", DROPOUT | VIEW },
+  { "hardswish", FRESH | INPLACE }, { "hardsigmoid", FRESH | INPLACE }, { "gelu", FRESH | INPLACE },
+  { "leaky_relu", FRESH | INPLACE }, { "elu", FRESH | INPLACE }, { "mish", FRESH | INPLACE }, { "tanh", FRESH | INPLACE },
+  { "sub", FRESH | INPLACE | BINARY }, { "div", FRESH | INPLACE | BINARY },
+  { "layer_norm", FRESH }, { "group_norm", FRESH }, { "softmax", FRESH }, { "matmul", FRESH }, { "bmm", FRESH },
+  { "mean", FRESH }, { "index", FRESH }, { "stack", FRESH }, { "clone", FRESH }, { "roll", FRESH },
+  { "scaled_dot_product_attention", FRESH },
+  { "reshape", VIEW }, { "view", VIEW }, { "permute", VIEW }, { "transpose", VIEW }, { "contiguous", VIEW },
+  { "select", VIEW }, { "slice", VIEW }, { "narrow", VIEW }, { "unsqueeze", VIEW }, { "squeeze", VIEW }, { "detach", VIEW },
 };
 
 typedef struct bind { /* an argument that is filled in when the node runs */
   int arg;
   graph_arg_kind kind;
   int first, n; /* GRAPH_VALUES: in inputs; GRAPH_VALUE: first in inputs; GRAPH_SLOT: first is the slot */
+  uint64_t none; /* GRAPH_VALUES: which of the list's entries are None; n counts them, too */
 } bind;
 
 typedef struct node {
@@ -66,6 +75,8 @@ typedef struct node {
   int *slots; int nslots;
   int counter;               /* num_batches_tracked, or -1 */
   double p;                  /* dropout, drop path */
+  int batch_dim;             /* where its value holds the images, see graph_set_batch */
+  int64_t per_image;
 } node;
 
 typedef enum how { RUN, IN_PLACE, GUIDED, PASS, FOLDED } how;
@@ -220,6 +231,7 @@ static node *next_node(graph *g, const char *name, kind kind) {
   memset(n, 0, sizeof *n);
   n->kind = kind;
   n->counter = -1;
+  n->per_image = 1;
   n->name = mx_strdup(name);
   return n->name ? n : NULL;
 }
@@ -276,7 +288,7 @@ static bool fill_node(node *n, const graph_arg *args, int nargs) {
       continue;
     }
     bind *b = &n->binds[n->nbinds++];
-    *b = (bind){ i, a->kind, n->ninputs, a->n };
+    *b = (bind){ i, a->kind, n->ninputs, a->n + __builtin_popcountll(a->none), a->none };
     if (a->kind == GRAPH_VALUE) n->inputs[n->ninputs++] = a->id;
     if (a->kind == GRAPH_VALUES)
       for (int k = 0; k < a->n; k++) n->inputs[n->ninputs++] = a->ids[k];
@@ -285,10 +297,13 @@ static bool fill_node(node *n, const graph_arg *args, int nargs) {
   return true;
 }
 
+static bool is_first_a_value(const node *n) { return n->nbinds && n->binds[0].arg == 0 && n->binds[0].kind == GRAPH_VALUE; }
+
 static void learn_traits(node *n) {
   const char *name = tx_op_name(n->op);
   for (size_t i = 0; i < sizeof known_ops / sizeof *known_ops; i++)
     if (!strcmp(known_ops[i].name, name)) n->traits = known_ops[i].traits;
+  if (!is_first_a_value(n)) n->traits &= ~(VIEW | INPLACE | BINARY | RECTIFIER); /* of a parameter */
   if (n->traits & INPLACE && n->ninputs) {
     char inplace[64];
     snprintf(inplace, sizeof inplace, "%s_", name);
@@ -307,6 +322,11 @@ static void learn_traits(node *n) {
   if (n->traits & CONV && !(n->nargs >= 3 && n->nslots >= 1 && n->ninputs == 1 && n->binds[1].arg == 1 && n->binds[1].kind == GRAPH_SLOT))
     n->traits &= ~CONV;
   if (n->traits & NORM && !(n->nargs >= 8 && n->nslots == 4 && n->ninputs == 1 && n->args[7].kind == TX_DOUBLE)) n->traits &= ~NORM;
+}
+
+void graph_set_batch(graph *g, int id, int dim, int64_t per_image) {
+  g->nodes[id].batch_dim = dim;
+  g->nodes[id].per_image = per_image;
 }
 
 int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *args, int nargs, int counter) {
@@ -783,6 +803,15 @@ static int64_t size0(const tx_tensor *t) {
   return sizes[0];
 }
 
+/* How many images a value of node n holds; -1: none in particular. */
+static int64_t images_in(const node *n, const tx_tensor *t) {
+  int64_t sizes[TX_MAX_DIMS];
+  if (n->batch_dim < 0) return -1;
+  if (tx_tensor_dim(t) <= n->batch_dim) return 0;
+  tx_tensor_sizes(t, sizes);
+  return sizes[n->batch_dim] / n->per_image;
+}
+
 static int take_given(graph_run *run, const graph_request *r) {
   for (int i = 0; i < r->nbase; i++) {
     tx_tensor **v = &run->values[r->base[i]];
@@ -792,8 +821,8 @@ static int take_given(graph_run *run, const graph_request *r) {
     tx_tensor **v = &run->values[r->overrides[i]];
     tx_tensor_free(*v);
     *v = tx_tensor_ref(r->override_tensors[i]);
-    int64_t n = size0(*v);
-    if (run->batch > 1 && n != run->batch && n != 1)
+    int64_t n = images_in(&run->g->nodes[r->overrides[i]], *v);
+    if (run->batch > 1 && n >= 0 && n != run->batch && n != 1)
       return fail(TX_ERROR, "override: '%s' has batch %lld, another one %lld. Give all the same, or 1.",
                   run->g->nodes[r->overrides[i]].name, (long long)n, (long long)run->batch);
     if (n > run->batch) run->batch = n;
@@ -826,7 +855,7 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   size_t count = (size_t)s->g->count;
   run->values = mx_calloc(count, sizeof *run->values);
   run->args = mx_calloc((size_t)s->g->max_args + 1, sizeof *run->args);
-  run->lists = mx_calloc(count, sizeof *run->lists);
+  run->lists = mx_calloc(count + 64, sizeof *run->lists); /* a list may hold Nones, too */
   run->temps = mx_calloc(count, sizeof *run->temps);
   int status = run->values && run->args && run->lists && run->temps ? TX_OK : out_of_memory();
   if (status == TX_OK && s->neval != s->g->count) status = fail(TX_ERROR, "graph: nodes were added after the state was made");
@@ -871,17 +900,20 @@ void graph_run_give(graph_run *run, tx_tensor *t) {
 /* The value as node v may read it: what no override reaches has the base run's batch and is expanded. */
 static int read_value(tx_tensor **out, graph_run *run, int v, int id) {
   tx_tensor *t = run->values[id];
+  const node *n = &run->g->nodes[id];
   *out = t;
   if (!run->batch || !run->plan->reached[v]) return TX_OK;
-  int64_t sizes[TX_MAX_DIMS];
+  int64_t sizes[TX_MAX_DIMS], images = images_in(n, t);
   int dim = tx_tensor_dim(t);
-  if (dim == 0) return TX_OK;
-  tx_tensor_sizes(t, sizes);
-  if (sizes[0] == run->batch) return TX_OK;
-  if (sizes[0] != 1)
+  if (images < 0 || dim <= n->batch_dim || images == run->batch) return TX_OK;
+  if (images != 1)
     return fail(TX_ERROR, "override: '%s' has batch %lld, the override %lld. Give a base run of one image, or of as many as the override.",
-                run->g->nodes[id].name, (long long)sizes[0], (long long)run->batch);
-  sizes[0] = run->batch;
+                n->name, (long long)images, (long long)run->batch);
+  if (n->per_image != 1)
+    return fail(TX_ERROR, "override: '%s' holds %lld parts of an image along one dimension, and is not repeated for %lld images. "
+                "Override the output of a whole block instead.", n->name, (long long)n->per_image, (long long)run->batch);
+  tx_tensor_sizes(t, sizes);
+  sizes[n->batch_dim] = run->batch;
   int status = call2(out, "expand", "", t, (tx_value){ .kind = TX_INTS, .n = dim, .is = sizes });
   if (status == TX_OK) run->temps[run->ntemps++] = *out;
   return status;
@@ -907,7 +939,10 @@ static int fill_args(graph_run *run, int v, const node *n, const tx_tensor *w, c
         break;
       case GRAPH_VALUES:
         *a = (tx_value){ .kind = TX_TENSORS, .n = bd->n, .ts = run->lists };
-        for (int k = 0; k < bd->n && status == TX_OK; k++) status = read_value(&run->lists[k], run, v, n->inputs[bd->first + k]);
+        for (int k = 0, next = bd->first; k < bd->n && status == TX_OK; k++) {
+          if (bd->none >> k & 1) run->lists[k] = NULL;
+          else status = read_value(&run->lists[k], run, v, n->inputs[next++]);
+        }
         break;
       case GRAPH_SLOT: *a = tensor_value(run->s->slots[bd->first]); break;
       case GRAPH_TRAINING: *a = (tx_value){ .kind = TX_BOOL, .b = run->plan->training[v] }; break;

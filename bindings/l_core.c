@@ -16,6 +16,7 @@ static const luaL_Reg modules[] = {
   { "partition", luaopen_core_partition },
   { "phantom", luaopen_core_phantom },
   { "segment", luaopen_core_segment },
+  { "pt2", luaopen_core_pt2 },
   { "store",  luaopen_core_store },
   { "graph", luaopen_core_graph },
   { NULL, NULL }

@@ -181,7 +181,8 @@ end
 -- The finished graph as the model reads it; shared by clones.
 local function define(g, output, aux)
   local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
-    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id }
+    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id,
+    shapes = g.shapes, batches = g.batches, in_place = g.in_place }
   g.ids.output = g.ids.output or output.id
   return def
 end
@@ -204,12 +205,14 @@ local function keep_frozen_in_eval(self)
   end
 end
 
--- The parts that train_depth opens: the head and what lies behind it; nil where all is open.
+-- The parts that train_depth opens: the head and what lies behind it, or the head and those named; nil where all is open.
 local function open_parts_of(o, network)
   if o.train_depth == "all" then return nil end
   local open = {}
   for _, part in ipairs(network.head_parts or {}) do open[#open + 1] = part end
-  if o.train_depth > 0 then
+  if type(o.train_depth) == "table" then
+    table.move(o.train_depth, 1, #o.train_depth, #open + 1, open)
+  elseif o.train_depth > 0 then
     for _, part in ipairs(expand_parts(network.depths[o.train_depth])) do open[#open + 1] = part end
   end
   return open
@@ -256,7 +259,7 @@ end
 -- Options that are left out are those of the run that the weights come from, or else the usual ones.
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
-  local usual = { head = "thesis", hidden = network.hidden, dtype = "float32", transform_input = false,
+  local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32", transform_input = false,
     layout = auto_layout(network, device) }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
@@ -303,10 +306,10 @@ local function build(self)
   rawset(self, "_state", self._def.native:state(#self._def.slots))
   self.device, self.dtype, self.layout = "cpu", "float32", "nchw"
   local ok, problem = pcall(core.memory.unscoped, function()
-    with_generator(o.seed, function() quietly(initialise, self, self._network, o.late) end)
+    with_generator(o.seed, function() quietly(self._network.make or initialise, self, self._network, o.late) end)
     self:to(target)
     freeze(self)
-    if o.found then require("medxai.weights").load(self, o.found) end
+    if o.found and o.found.kind ~= "exported" then require("medxai.weights").load(self, o.found) end
   end)
   if ok then return self._state end
   self._state:close()
@@ -432,6 +435,26 @@ function model.new(network, options)
   function o.late(m) return o.head == "thesis" and not m.ghost and is_under(m.name, network.head_parts) end
   return finish(new_model(def, o, network), o)
 end
+
+--- What the constructors of other modules share (exported.lua): checks the options that every model has and those of
+--- `spec`, finds the weights, fills in what a run says.
+---@return table options
+function model.checked(what, options, spec)
+  local all = with(common, spec)
+  return checked(what, options, all)
+end
+
+--- Fills in checked options: network.make(self) makes the tensors.
+function model.fill(what, o, network) fill_options(what, o, network) end
+
+--- The model of a described graph. o: checked and filled options, with config and late; network: name, size_px, make ...
+---@return medxai.Model
+function model.assemble(o, network, g, output)
+  return finish(new_model(define(g, output), o, network), o)
+end
+
+--- What nn.Linear and nn.Conv2d do when they are made: m.w and m.b, with m.fan_in.
+model.draw_default = draw_default
 
 --- A network of one's own (see medxai.graph). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
 --- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
@@ -598,6 +621,7 @@ local function input(self, x)
         least == self._network.min_px and "" or " in train mode, for the auxiliary branch")
     end
   end
+  if self._network.check_input then self._network.check_input(self, x) end
   if x.dtype ~= self.dtype then
     check.fail(self.name, "the input is %s, the network %s. Use x:to('%s').", x.dtype, self.dtype, self.dtype)
   end
@@ -710,7 +734,7 @@ function Model:is_training() return self._training end
 local function listed(self, kind)
   local list = {}
   for i, slot in ipairs(self._def.slots) do
-    if not kind or slot.kind == kind then
+    if (not kind or slot.kind == kind) and slot.kind ~= "constant" then
       local entry = { name = slot.name, tensor = self._state:get(i) }
       if kind == "parameter" then entry.trainable = self._state:requires_grad(i) end
       list[#list + 1] = entry
@@ -862,7 +886,9 @@ function Model:load_state(source, options)
   local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
   for i, slot in ipairs(self._def.slots) do
     local t = map[slot.name]
-    if not t then
+    if slot.kind == "constant" then -- of the network, not of its weights
+      t = nil
+    elseif not t then
       -- files of torch before 0.4 have no counters; torch starts them at 0 as well
       local list = slot.name:find("num_batches_tracked$") and report.matched or report.missing
       list[#list + 1] = slot.name
@@ -969,7 +995,7 @@ local function probe(self)
   local training = self._training
   self._training = false
   local ok, problem = pcall(quietly, function()
-    local x = torch.zeros({ 1, 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
+    local x = torch.zeros({ 1, self._network.channels or 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
     self:forward { x = x, outputs = self._def.aux and { "output", self._def.nodes[self._def.aux] } or nil, fold = false, each = function(name, t)
       local shape = t.shape
       shapes[name] = table.concat(shape, "x", 2)

@@ -1,4 +1,5 @@
--- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }.
+-- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }; and any that
+-- PyTorch exports: xai.models.exported { file = "net.pt2" }.
 -- torchvision's parameter names, initial weights and forward order; see medxai.model for the options.
 local check = require "medxai.check"
 
@@ -10,12 +11,17 @@ local check = require "medxai.check"
 ---@field resnet50 fun(options: table): medxai.Model
 ---@field inception_v3 fun(options: table): medxai.Model
 ---@field vgg19 fun(options: table): medxai.Model
+---@field exported fun(options: table): medxai.Model any network that torch.export.save wrote: medxai.exported
 local names = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
 
 return setmetatable({}, {
   __index = function(self, name)
     if name == "names" then return names end
-    check.known("models", "network", name, names)
+    if name == "exported" then
+      rawset(self, name, require("medxai.exported").new)
+      return self[name]
+    end
+    check.known("models", "network", name, { "exported", table.unpack(names) })
     local network = require("medxai.models." .. name)
     local function build(options) return require("medxai.model").new(network, options) end
     rawset(self, name, build)

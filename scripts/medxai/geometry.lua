@@ -1,0 +1,3 @@
+local geometry = {}
+function geometry.default_layer() return nil end
+return geometry
