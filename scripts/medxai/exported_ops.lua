@@ -178,7 +178,7 @@ end
 
 -- v, whose size is 1 where shape has the batch, repeated for every image.
 local function over_batch(b, node, v, shape)
-  return b:emit(node, "expand_as", { self = v, other = b:batch_like(node, shape) }, shape)
+  return b:part(node)("expand_as", { self = v, other = b:batch_like(node, shape) }, shape)
 end
 
 function rules.expand(b, node, a)
@@ -214,14 +214,12 @@ local fills = { zeros = 0, ones = 1, empty = 0, new_zeros = 0, new_ones = 1, new
 
 local function filled(b, node, a)
   local shape, name = b:shape(node.outs[1]), node.outs[1]
-  local like = a.self and b:value(a.self.value)
   local number = fills[node.op] or a.fill_value.value
   local sizes, open = {}, false
   for i, size in ipairs(shape) do sizes[i], open = size < 0 and 1 or size, open or size < 0 end
   local one = b:emit_constant(node, "full", { size = sizes, fill_value = number, dtype = b:dtype(name) }, sizes)
   if not open then return one end
-  local out = b:emit(node, "clone", { self = over_batch(b, node, one, shape) }, shape)
-  return like and out or out
+  return b:emit(node, "clone", { self = over_batch(b, node, one, shape) }, shape)
 end
 for name in pairs(fills) do rules[name] = filled end
 rules.full, rules.new_full, rules.full_like = filled, filled, filled

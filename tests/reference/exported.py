@@ -1,0 +1,243 @@
+#!/usr/bin/python3
+"""Networks exported by torch.export, and what PyTorch computes with them: what tests/exported_small.lua and
+tests/parity_exported.lua are compared with.
+
+    exported.py OUT NAME ...       networks of torchvision, timm, TorchXRayVision and MONAI, random weights (environment b)
+    exported.py OUT --small        the small ones of the repository, tests/reference/exported/*.pt2 and *.pt
+
+Writes OUT/NAME.pt2 and OUT/NAME.pt: images, logits and all gradients of the sum of the squared logits' halves, in
+float64 and, for the large ones, in float32.
+"""
+import io, json, os, sys, warnings, logging, zipfile
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from vision import torchvision
+
+warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
+
+
+# ---- the small ones ----
+
+class Squeeze(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(n, 2, 1), nn.Conv2d(2, n, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.fc2(F.silu(self.fc1(F.adaptive_avg_pool2d(x, 1)))))
+
+
+class Block(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2, self.bn2, self.se = nn.Conv2d(n, n, 3, padding=1, groups=2), nn.BatchNorm2d(n), Squeeze(n)
+
+    def forward(self, x):
+        y = self.se(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        y += x
+        return self.relu(y)
+
+
+class Convnet(nn.Module):
+    """In-place rectifiers and sums, squeeze and excitation, dropout: the operators of ordinary convolutional networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.layer1 = nn.Sequential(Block(4), nn.MaxPool2d(2))
+        self.layer2 = nn.Sequential(nn.Conv2d(4, 6, 1), nn.Hardswish(inplace=True), Block(6))
+        self.avgpool, self.drop, self.fc = nn.AdaptiveAvgPool2d(1), nn.Dropout(0.25, inplace=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.fc(self.drop(torch.flatten(self.avgpool(self.layer2(self.layer1(self.stem(x)))), 1)))
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x):
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c))
+
+
+class Layer(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.norm1, self.attn, self.norm2 = nn.LayerNorm(dim), Attention(dim, heads), nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Tokens(nn.Module):
+    """A transformer with a class token and two registers, as DINOv2's with registers."""
+
+    def __init__(self, dim=8, side=4, registers=2, depth=3, heads=2):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, dim, 4, stride=4)
+        self.cls_token, self.reg_token = nn.Parameter(torch.randn(1, 1, dim)), nn.Parameter(torch.randn(1, registers, dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, side * side, dim) / 2)
+        self.blocks, self.norm, self.head = nn.Sequential(*[Layer(dim, heads) for _ in range(depth)]), nn.LayerNorm(dim), nn.Linear(dim, 3)
+
+    def forward(self, x):
+        x = self.patch_embed(x).flatten(2).transpose(1, 2) + self.pos_embed
+        n = x.shape[0]
+        x = torch.cat([self.cls_token.expand(n, -1, -1), self.reg_token.expand(n, -1, -1), x], dim=1)
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class Odd(nn.Module):
+    """What few networks do: writes into slices, sizes that are computed, constants, casts, lists with None."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bias = nn.Conv2d(3, 6, 4, stride=4), nn.Parameter(torch.randn(9))
+        self.scale, self.fc = nn.Parameter(torch.randn(2, 1, 1)), nn.Linear(16, 4)
+        self.register_buffer("order", torch.tensor([[3, 1], [0, 2]]))
+        self.register_buffer("hidden", torch.linspace(0, 1, 16).view(4, 4), persistent=False)
+
+    def forward(self, x):
+        n = x.shape[0]
+        x = self.conv(x)                                        # (N, 6, 4, 4)
+        a, b, c = x.chunk(3, 1)
+        d = a.clone()
+        d[:, :, 1:3, ::2] += b[:, :, 1:3, ::2]                  # a slice of a copy
+        d[:, 0].mul_(2.0).clamp_(-1.0, 1.0)                     # in place, through a view
+        bias = self.bias.clone()
+        bias[3:6].zero_()                                       # as Swin V2 does
+        d = d + bias[:2].view(1, 2, 1, 1) + (c > 0).float() * self.scale + self.hidden
+        steps = torch.arange(4, device=x.device, dtype=torch.float32) / 4
+        d = d * torch.sin(steps)[:, None] + torch.zeros(n, 2, 1, 4).to(x.dtype)
+        mask = torch.zeros(4, 4)
+        for i, cut in enumerate((slice(0, 2), slice(2, 4))):
+            mask[cut] = i                                       # as Swin's shifted windows
+        d = d.masked_fill(mask == 1, 0.5)
+        e = d.view(n * 2, 16)[:, self.order.view(-1)]           # a list with None
+        f = self.scale.view(1, 2, 1).repeat(n, 1, 4) + e.view(n, 2, 4)
+        g = torch.cat([f.to(x.dtype).flatten(1), e.reshape(n, -1) * 3], 1)
+        return self.fc(F.pad(g, (0, 0)))
+
+
+def small():
+    vit = torchvision.models.VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16,
+                                               num_classes=3)
+    swin = torchvision.models.SwinTransformer(patch_size=[2, 2], embed_dim=8, depths=[2], num_heads=[2], window_size=[4, 4],
+                                              num_classes=3)
+    return {"convnet": (Convnet(), 16), "vit": (vit, 16), "swin": (swin, 32), "tokens": (Tokens(), 16), "odd": (Odd(), 16)}
+
+
+# ---- the large ones ----
+
+def large(name):
+    """The network, the size of its images, their channels."""
+    family, rest = name.split("_", 1)
+    if family == "tv":
+        if rest == "vit":
+            return torchvision.models.VisionTransformer(224, 16, 4, 3, 192, 384), 224, 3
+        extra = {"init_weights": False} if rest in ("googlenet", "inception_v3") else {}
+        return getattr(torchvision.models, rest)(weights=None, **extra), 299 if rest == "inception_v3" else 224, 3
+    if family == "timm":
+        import timm
+        net = timm.create_model(rest, pretrained=False)
+        return net, net.default_cfg["input_size"][-1], 3
+    if family == "xrv":
+        import torchxrayvision
+        return torchxrayvision.models.DenseNet(weights=None), 224, 1
+    import monai.networks.nets as nets
+    made = {
+        "densenet121": lambda: nets.DenseNet121(spatial_dims=2, in_channels=3, out_channels=3),
+        "efficientnet": lambda: nets.EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=3),
+        "vit": lambda: nets.ViT(in_channels=3, img_size=(224, 224), patch_size=(16, 16), classification=True, num_classes=3,
+                                spatial_dims=2, hidden_size=192, mlp_dim=384, num_heads=3, num_layers=2),
+        "seresnet50": lambda: nets.SEResNet50(spatial_dims=2, in_channels=3, num_classes=3),
+    }
+    return made[rest](), 224, 3
+
+
+def settle(net, size, channels, small_one):
+    """Weights with which nothing is zero, and running statistics of some batches."""
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.abs().max() < 1e-3 or p.std() < 1e-6 and p.numel() > 1:
+                p.add_(torch.randn_like(p) * 0.2)
+        net.train()
+        for _ in range(8 if small_one else 2):
+            net(torch.rand(4, channels, size, size) * 2 - 1)
+    return net.eval()
+
+
+def first(out):
+    return out[0] if isinstance(out, (tuple, list)) else out
+
+
+def gradients(net, x):
+    net.zero_grad()
+    x = x.clone().requires_grad_()
+    out = first(net(x))
+    (out * out).sum().div(2).backward()
+    grads = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+    return {"logits": out.detach().clone(), "x_grad": x.grad.clone(), "grads": grads}
+
+
+def strip(path):
+    """The archive without sample inputs and traces of this machine."""
+    with zipfile.ZipFile(path) as z:
+        root = z.namelist()[0].split("/")[0]
+        records = {n[len(root) + 1:]: z.read(n) for n in z.namelist()}
+    writer = torch._C.PyTorchFileWriter(path)
+    for name, data in records.items():
+        if name.startswith(".data/") or name == "version" or name.startswith("data/sample_inputs/"):
+            continue
+        if name == "models/model.json":
+            tree = json.loads(data)
+            for node in tree["graph_module"]["graph"]["nodes"]:
+                node["metadata"].pop("stack_trace", None)
+                node["metadata"].pop("torch_fn", None)
+            data = json.dumps(tree, separators=(",", ":")).encode()
+        writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
+
+
+def write(out, name, net, size, channels, small_one):
+    torch.manual_seed(1)
+    net = settle(net, size, channels, small_one)
+    path = os.path.join(out, name)
+    program = torch.export.export(net, (torch.zeros(2, channels, size, size),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path + ".pt2")
+    x = torch.rand(3 if small_one else 2, channels, size, size) * 2 - 1
+    want = {"x": x}
+    if small_one:
+        strip(path + ".pt2")
+    else:
+        want["float32"] = gradients(net, x)
+    want["float64"] = gradients(net.double(), x.double())
+    torch.save(want, path + ".pt")
+    print(name, "nodes", len(program.graph.nodes), "logits", want["float64"]["logits"].flatten()[:3].tolist(), flush=True)
+
+
+def main():
+    out, names = sys.argv[1], sys.argv[2:]
+    os.makedirs(out, exist_ok=True)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    if names == ["--small"]:
+        torch.manual_seed(0)
+        for name, (net, size) in small().items():
+            write(out, name, net, size, 3, True)
+        return
+    for name in names:
+        torch.manual_seed(0)
+        net, size, channels = large(name)
+        write(out, name, net, size, channels, False)
+
+
+main()
