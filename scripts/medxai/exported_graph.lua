@@ -147,6 +147,24 @@ local function add(self, node, builder, label, operator, args)
   error(problem, 0)
 end
 
+-- Which part of a value a node takes, or along which dimension it puts values together: what tells where tokens stand.
+local function note_pick(self, id, operator, args)
+  local op = operator:match "^[^.]+"
+  local dim, rank = args.dim or 0, is_value(args.self) and #args.self.shape or 3
+  if type(dim) ~= "number" then return end
+  dim = dim < 0 and dim + rank or dim
+  if op == "cat" then self.g.picks[id] = { op = op, dim = dim }
+  elseif op == "narrow" then self.g.picks[id] = { op = op, dim = dim, first = args.start, length = args.length }
+  elseif op == "select" then self.g.picks[id] = { op = op, dim = dim, first = args.index, length = 1 }
+  elseif op == "slice" and (args.step or 1) == 1 then
+    local size, first, last = args.self.shape[dim + 1], args.start or 0, args["end"] or math.maxinteger
+    if size < 0 then return end
+    if first < 0 then first = first + size end
+    if last < 0 then last = last + size end
+    self.g.picks[id] = { op = op, dim = dim, first = first, length = math.min(last, size) - first }
+  end
+end
+
 local function emit(self, node, label, operator, args, shape, dtype)
   local v = values.new { name = node.outs[1], shape = shape, dtype = dtype or self:dtype(node.outs[1]) }
   if is_constant(args) then
@@ -155,6 +173,7 @@ local function emit(self, node, label, operator, args, shape, dtype)
   else
     local value = add(self, node, self.g, label, operator, as_arguments(self, args, false))
     self:note(value, shape)
+    note_pick(self, value.id, operator, args)
     v.where, v.id = "main", value.id
   end
   return v
@@ -225,7 +244,13 @@ end
 
 --- A value of that shape, whose batch is that of the images: for expand_as.
 function B:batch_like(node, shape)
-  local part, v, channels = self:part(node), self.image, self.image.shape
+  local channels, v = self.image.shape, self.image
+  local make = self:part(node)
+  local function part(...)
+    local out = make(...)
+    self.g.counts[out.id] = true
+    return out
+  end
   for last = 3, 1, -1 do
     v = part("select.int", { self = v, dim = last, index = 0 }, table.move(channels, 1, last, 1, {}), "float32")
   end
@@ -428,7 +453,7 @@ end
 ---@return medxai.Value output
 ---@return table found places = where the tensors lie, by slot; constants
 function exported_graph.build(program, g, x, o)
-  g.shapes, g.batches, g.in_place = {}, {}, {}
+  g.shapes, g.batches, g.in_place, g.picks, g.counts = {}, {}, {}, {}, {}
   local self = setmetatable({ program = program, g = g, x = x, slots = g.slots, values = {}, places = {}, made = {}, in_layers = {},
     version = o.version }, B)
   declare_inputs(self)

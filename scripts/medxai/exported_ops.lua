@@ -246,6 +246,22 @@ function rules.lift_fresh_copy(b, node, a)
 end
 rules.lift_fresh, rules.lift = rules.lift_fresh_copy, rules.lift_fresh_copy
 
+-- In place: the numbers of another tensor, in this one's shape and type.
+function rules.copy(b, node, a)
+  local v, from = b:value(a.self.value), b:value(a.src.value)
+  if is_float[v.dtype] and not is_float[from.dtype] then
+    from = b:part(node)("type_as", { self = from, other = b.image }, from.shape, v.dtype)
+  elseif v.dtype ~= from.dtype and not is_float[v.dtype] then
+    from = b:part(node)("to.dtype", { self = from, dtype = v.dtype }, from.shape, v.dtype)
+  end
+  return b:emit(node, "expand_as", { self = from, other = v }, v.shape, v.dtype)
+end
+
+function rules.zero(b, node, a)
+  local v = b:value(a.self.value)
+  return b:emit(node, "zeros_like", { self = v }, v.shape, v.dtype)
+end
+
 -- ---- modes ------------------------------------------------------------------------------------------------------------------
 
 local function refuse_train(b, node)
