@@ -41,15 +41,21 @@ function context.new(fields)
   return setmetatable(fields, Context)
 end
 
+--- The i-th image's part of a value of a batch.
+function context.image_of(model, name, value, i)
+  return model.images and model:images(name, value, i - 1, 1) or value:narrow(0, i - 1, 1)
+end
+
 -- A pass as one of its images sees it.
 local function single_pass(pass, i)
   local function narrowed(name)
     return function(_, ...) return pass[name](pass, ...):narrow(0, i - 1, 1) end
   end
   return { logits = pass.logits:narrow(0, i - 1, 1), activation = narrowed "activation", gradient = narrowed "gradient",
+    raw_activation = narrowed "raw_activation", grid = function(_, layer) return pass:grid(layer) end,
     base = function(_, layer)
       local values = {}
-      for name, value in pairs(pass:base(layer)) do values[name] = value:narrow(0, i - 1, 1) end
+      for name, value in pairs(pass:base(layer)) do values[name] = context.image_of(pass.model, name, value, i) end
       return values
     end }
 end
@@ -70,6 +76,13 @@ function Context:activation(layer)
   local activation = lent(self, self.pass:activation(layer, self.aliased))
   self.used.forward = true
   return activation
+end
+
+--- The activation as the network has it, and its grid (geometry.lua; nil: it is (N, C, h, w)): for partial runs from it.
+function Context:raw_activation(layer)
+  layer = layer or self.layer
+  self.used.forward = true
+  return lent(self, self.pass:raw_activation(layer, self.aliased)), self.pass:grid(layer)
 end
 
 function Context:gradient(layer)
