@@ -45,6 +45,9 @@ end
 -- ---- what is asked for ----------------------------------------------------------------------------------------
 
 local function layer_list(what, value, model)
+  if value == nil and model._def and model._def.shapes and not model.cam_layer then
+    check.fail("explain", "the network '%s' has no grid of places that all it computes goes through. Name a layer: layer = NAME.", model.name)
+  end
   if value == nil then return { model.cam_layer } end
   local list = type(value) == "table" and value or { value }
   if #list == 0 then check.fail("explain", "%s is an empty list (expected names of layers).", what) end
@@ -64,6 +67,17 @@ local function chosen_layers(model, entries)
     end
   end
   return list
+end
+
+-- Tells once where an exported network is looked at, and why there.
+local function tell_layer(model, entries)
+  for _, e in ipairs(entries) do
+    for _, layer in ipairs(e.layers or {}) do
+      if layer == model.cam_layer and model.cam_reason then
+        return say("explain: layer '%s': %s", layer, model.cam_reason)
+      end
+    end
+  end
 end
 
 -- They are tried on an empty image, so that a wrong one is known before the first map.
@@ -386,6 +400,7 @@ function explain.run(run, model, split, options)
   check_split(run, split, model)
   local asked = explain.check(options, model, split)
   try_layers(model, asked.entries)
+  tell_layer(model, asked.entries)
   local chosen, notice = require("medxai.choose").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)

@@ -325,7 +325,8 @@ function exported.new(options)
     head_parts = head and { head.name }, make = maker(program, head, found), check_input = input_checker(program) }
   if head and head.is_new then o.config.new_head = true end
   local self = model.assemble(o, network, g, value)
-  self.graph_signature, self._program = o.config.build, program
+  self.graph_signature = o.config.build
+  function self.write_network(_, path) exported_file.write_without_weights(program, path) end
   choose_layer(self, o)
   return self
 end

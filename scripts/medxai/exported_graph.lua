@@ -282,6 +282,15 @@ function B:layer(v, kind, slots)
   if m.bias then self.in_layers[m.bias.name] = true end
 end
 
+--- Notes the parts of an attention whose weights no node gives.
+function B:note_attention(v, parts)
+  local mask = parts.mask
+  if v.where ~= "main" then return end
+  self.g.attentions[v.id] = { q = parts.q.id, k = parts.k.id, v = parts.v.id, scale = parts.scale, plain = parts.plain,
+    mask = mask and mask.where == "main" and mask.id or nil, mask_slot = mask and as_argument(self, mask, false).slot,
+    is_bool = mask and mask.dtype == "bool" }
+end
+
 -- ---- names ------------------------------------------------------------------------------------------------------------------
 
 local function innermost(node) return node.calls[#node.calls] end
@@ -453,7 +462,7 @@ end
 ---@return medxai.Value output
 ---@return table found places = where the tensors lie, by slot; constants
 function exported_graph.build(program, g, x, o)
-  g.shapes, g.batches, g.in_place, g.picks, g.counts = {}, {}, {}, {}, {}
+  g.shapes, g.batches, g.in_place, g.picks, g.counts, g.attentions = {}, {}, {}, {}, {}, {}
   local self = setmetatable({ program = program, g = g, x = x, slots = g.slots, values = {}, places = {}, made = {}, in_layers = {},
     version = o.version }, B)
   declare_inputs(self)

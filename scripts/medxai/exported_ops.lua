@@ -301,9 +301,14 @@ function rules._native_batch_norm_legit_no_training(b, node, a) return batch_nor
 
 -- softmax(q k' scale + mask) v, as PyTorch's own composition does it: both factors are scaled by the square root.
 function rules.scaled_dot_product_attention(b, node, a)
-  if not b:is_older_than(2, 0) then return nil end
   local q, k, v = b:value(a.query.value), b:value(a.key.value), b:value(a.value.value)
   local function given(name) return a[name] and a[name].kind ~= "none" and a[name].value or nil end
+  if not b:is_older_than(2, 0) then
+    local out = b:emit_plain(node, a)
+    b:note_attention(out, { q = q, k = k, v = v, mask = given "attn_mask" and b:value(a.attn_mask.value),
+      scale = given "scale" or 1 / math.sqrt(q.shape[#q.shape]), plain = not given "is_causal" and not given "enable_gqa" })
+    return out
+  end
   if given "is_causal" or given "enable_gqa" or (given "dropout_p" or 0) > 0 then
     b:fail("uses attention that is causal, grouped or drops ('%s'): libtorch %s lacks it, 2.0 has it.", node.outs[1], b.version)
   end

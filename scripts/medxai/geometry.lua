@@ -252,6 +252,25 @@ end
 local thin = {}
 for op in ("linear slice narrow dropout contiguous clone detach type_as"):gmatch "%S+" do thin[op] = true end
 
+--- The grids through which all goes, in order, with where they stand: list of { id =, grid = }.
+function geometry.bridges(model)
+  local found = {}
+  for _, id in ipairs(bridges(model)) do
+    local list = id > 1 and readings(model, id) or {}
+    if #list == 1 and list[1].height * list[1].width > 1 then found[#found + 1] = { id = id, grid = list[1] } end
+  end
+  return found
+end
+
+--- The token that the head reads (0-based), where it reads one alone that is no place; nil where it reads them all.
+function geometry.token_read(model, id, grid)
+  if not only_others_read(model, id, grid) then return nil end
+  for _, reader in ipairs(readers(model, id)) do
+    local pick = model._def.picks[reader]
+    if pick and pick.length == 1 then return pick.first end
+  end
+end
+
 local attentions = { scaled_dot_product_attention = true, softmax = true }
 
 --- Where Grad-CAM looks in an exported network: the last grid before pooling or the head; where the head reads the class
@@ -260,11 +279,7 @@ local attentions = { scaled_dot_product_attention = true, softmax = true }
 ---@return string|nil layer
 ---@return string|nil reason
 function geometry.default_layer(model)
-  local found = {}
-  for _, id in ipairs(bridges(model)) do
-    local list = id > 1 and readings(model, id) or {}
-    if #list == 1 and list[1].height * list[1].width > 1 then found[#found + 1] = { id = id, grid = list[1] } end
-  end
+  local found = geometry.bridges(model)
   local last = found[#found]
   if not last then return nil end
   local def = model._def

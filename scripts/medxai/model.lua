@@ -182,7 +182,8 @@ end
 local function define(g, output, aux)
   local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
     functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id,
-    shapes = g.shapes, batches = g.batches, in_place = g.in_place, picks = g.picks, counts = g.counts }
+    shapes = g.shapes, batches = g.batches, in_place = g.in_place, picks = g.picks, counts = g.counts,
+    attentions = g.attentions }
   g.ids.output = g.ids.output or output.id
   return def
 end

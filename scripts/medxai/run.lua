@@ -35,7 +35,7 @@ local spec = {
 
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
-  "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
+  "model.json", "network.pt2", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache" }
 
 local function folder_of(options)
