@@ -189,6 +189,110 @@ def gradients(net, x):
     return {"logits": out.detach().clone(), "x_grad": x.grad.clone(), "grads": grads}
 
 
+# ---- explanations ----
+
+TARGET = 1  # the class that is explained
+# name -> (layer, how its value becomes (N, C, h, w): None, "nhwc", or the number of tokens before the places)
+LAYERS = {
+    "convnet": ("layer2.2", None), "vit": ("encoder.layers.encoder_layer_0", 1), "tokens": ("blocks.1", 3), "swin": ("features.1.0", "nhwc"),
+    "tv_resnet18": ("layer4.1", None), "tv_mobilenet_v3_small": ("features.12", None), "tv_convnext_tiny": ("features.7.2", None),
+    "tv_swin_t": ("features.7", "nhwc"), "tv_vit": ("encoder.layers.encoder_layer_2", 1), "timm_vit_tiny_patch16_224": ("blocks.10", 1),
+    "timm_swin_tiny_patch4_window7_224": ("norm", "nhwc"), "timm_eva02_tiny_patch14_224": ("blocks.11", 1),
+    "timm_resnet26": ("layer4.1", None), "xrv_densenet": ("features.norm5", None), "monai_densenet121": ("class_layers.relu", None),
+    "monai_vit": ("blocks.0", 1),
+}
+ABLATED = {"convnet", "vit", "tokens", "tv_mobilenet_v3_small", "tv_vit", "timm_vit_tiny_patch16_224", "monai_vit"}  # the others take too long
+GLOBAL = {"vit", "tokens", "tv_vit", "timm_vit_tiny_patch16_224"}  # attention over all tokens, read at token 0
+
+
+def reshaper(kind):
+    if kind is None:
+        return None
+    if kind == "nhwc":
+        return lambda v: v.permute(0, 3, 1, 2)
+
+    def places(v):
+        side = int((v.size(1) - kind) ** 0.5)
+        return v[:, kind:].transpose(1, 2).reshape(v.size(0), v.size(2), side, side)
+    return places
+
+
+def cams(net, name, x):
+    """pytorch-grad-cam's maps and captum's integrated gradients of class 1, (N, H, W)."""
+    import pytorch_grad_cam as pgc
+    from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from captum.attr import IntegratedGradients
+
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return first(self.net(x))
+    model = One().eval()
+    path, kind = LAYERS[name]
+    layer = model.net.get_submodule(path)
+    out = {}
+    methods = {"gradcam": pgc.GradCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM}
+    if name in ABLATED:
+        methods["ablationcam"] = pgc.AblationCAM
+    for key, cls in methods.items():
+        extra = {}
+        if key == "ablationcam":
+            extra["ablation_layer"] = AblationLayer() if kind is None else AblationLayerVit()
+        with cls(model=model, target_layers=[layer], reshape_transform=reshaper(kind), **extra) as cam:
+            if key == "ablationcam":
+                cam.batch_size = 32
+            out[key] = torch.from_numpy(cam(input_tensor=x.clone(), targets=[ClassifierOutputTarget(TARGET)] * len(x)))
+    ig = IntegratedGradients(model).attribute(x, baselines=0.0, target=TARGET, n_steps=20, method="gausslegendre", internal_batch_size=8)
+    out["integrated_gradients"] = ig.sum(1).detach()
+    return out
+
+
+def attentions(net, x):
+    """The attention methods by their equations, on attention that is written out; read at token 0: (N, h, w)."""
+    kept, fused = [], F.scaled_dot_product_attention
+
+    def written_out(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+        assert attn_mask is None and not is_causal
+        a = torch.softmax(q @ k.transpose(-2, -1) * (scale or q.size(-1) ** -0.5), -1)
+        kept.append(a)
+        return a @ v
+    F.scaled_dot_product_attention = written_out
+    try:
+        outs = []
+        blocks = net.blocks if hasattr(net, "blocks") else net.encoder.layers
+        hooks = [b.register_forward_hook(lambda m, i, o: outs.append(o)) for b in blocks]
+        score = first(net(x.clone().requires_grad_()))[:, TARGET].sum()
+        for h in hooks:
+            h.remove()
+        a, z = list(kept), list(outs)
+        g = torch.autograd.grad(score, a, retain_graph=True)
+        with_head = []
+        for l, tokens in enumerate(z):  # the layer's tokens in the place of the last layer's
+            hook = blocks[len(z) - 1].register_forward_hook(lambda m, i, o: tokens)
+            with_head.append(torch.autograd.grad(first(net(x))[:, TARGET].sum(), a[l], retain_graph=True)[0])
+            hook.remove()
+    finally:
+        F.scaled_dot_product_attention = fused
+    t = a[0].size(-1)
+    eye = torch.eye(t, dtype=x.dtype)
+    rollout = gradient = generic = eye.expand(len(x), t, t)
+    for w, dw in zip(a, g):
+        m = 0.5 * w.mean(1) + 0.5 * eye
+        rollout = m / m.sum(-1, keepdim=True) @ rollout
+        m = 0.5 * F.relu((w * dw).mean(1)) + 0.5 * eye
+        gradient = m / m.sum(-1, keepdim=True) @ gradient
+        generic = generic + F.relu(w * dw).mean(1) @ generic
+    legrad = torch.stack([F.relu(d).mean((1, 2)) for d in with_head]).mean(0)
+    side = int(t ** 0.5)
+    others = t - side * side
+    rows = {"attention_rollout": rollout[:, 0], "gradient_attention_rollout": gradient[:, 0], "generic_attention": generic[:, 0], "legrad": legrad}
+    return {k: v[:, others:].reshape(len(x), side, side).detach() for k, v in rows.items()}
+
+
 def strip(path):
     """The archive without sample inputs and traces of this machine."""
     with zipfile.ZipFile(path) as z:
@@ -221,6 +325,10 @@ def write(out, name, net, size, channels, small_one):
     else:
         want["float32"] = gradients(net, x)
     want["float64"] = gradients(net.double(), x.double())
+    if name in LAYERS:
+        want["maps"], want["layer"] = cams(net, name, x.double()), LAYERS[name][0]
+    if name in GLOBAL:
+        want["maps"].update(attentions(net, x.double()))
     torch.save(want, path + ".pt")
     print(name, "nodes", len(program.graph.nodes), "logits", want["float64"]["logits"].flatten()[:3].tolist(), flush=True)
 
