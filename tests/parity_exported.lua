@@ -1,9 +1,13 @@
 -- Exported networks of torchvision, timm, TorchXRayVision and MONAI beside what PyTorch computed with them
 -- (tests/reference/exported.py; ./bootstrap parity exported). MEDXAI_EXPORTED_DIR holds NAME.pt2 and NAME.pt.
+-- Maps: Grad-CAM, LayerCAM, AblationCAM, EigenCAM beside pytorch-grad-cam, integrated gradients beside captum, the attention
+-- methods beside their equations: to 2e-6 of the largest number; and a mutant, the maps at a block before, must fail.
 -- float64: logits, the images' gradients and those of all parameters to 1e-9; float32 in NCHW: to the last bit where the
 -- program's libtorch is the one that computed them.
 local t = require "t"
 local core = require "medxai.core"
+local exportedmaps = require "exportedmaps"
+local host = require "medxai.host"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -66,6 +70,29 @@ local function one_network(path)
   end
   print(line)
 end
+
+local function maps_of(path)
+  local want = xai.load_checkpoint(path:gsub("2$", ""))
+  if not want.maps then return end
+  local found, line = exportedmaps.distances(path, want), ("%-36s"):format(path:match "([^/]+)%.pt2$")
+  for _, method in ipairs(exportedmaps.methods(want)) do
+    line = line .. (" %s %.2g %s"):format(method, found[method], count(found[method] < 2e-6))
+  end
+  print(line)
+end
+
+t.test("exported networks give the maps of pytorch-grad-cam, captum and the attention methods' equations", function()
+  if not dir then t.skip "no MEDXAI_EXPORTED_DIR" end
+  local quiet = host.options.quiet
+  host.options.quiet = true
+  local failed = cells.failed
+  local pipe <close> = io.popen("ls " .. t.quote(dir) .. "/*.pt2")
+  for path in pipe:lines() do
+    if not only or path:find(only, 1, true) then maps_of(path) end
+  end
+  host.options.quiet = quiet
+  t.equal(cells.failed, failed)
+end)
 
 t.test("exported networks give PyTorch's logits and gradients", function()
   if not dir then t.skip "no MEDXAI_EXPORTED_DIR" end

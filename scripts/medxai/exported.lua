@@ -179,10 +179,9 @@ local function maker(program, head, found)
     local from_file = self._options.found.kind == "exported"
     local wanted = {}
     for i, slot in ipairs(self._def.slots) do
-      local place = found.places[i]
-      if slot.kind == "constant" then place = nil
-      elseif place and from_file then wanted[#wanted + 1] = { slot = i, place = place, name = slot.name }
-      else self._state:set(i, torch().zeros(slot.shape, { dtype = slot.dtype })) end
+      local place = from_file and found.places[i]
+      if place and slot.kind ~= "constant" then wanted[#wanted + 1] = { slot = i, place = place, name = slot.name }
+      elseif slot.kind ~= "constant" then self._state:set(i, torch().zeros(slot.shape, { dtype = slot.dtype })) end
     end
     for k, t in ipairs(read_places(program.path, wanted)) do self._state:set(wanted[k].slot, t) end
     if head and head.is_new then draw_head(self, head) end
@@ -233,10 +232,14 @@ local function check_depth(program, g, depth)
   for _, part in ipairs(depth) do
     local found, names = false, {}
     for _, slot in ipairs(g.slots) do
-      names[#names + 1] = slot.name:match "^(.*)%.[^.]+$" or slot.name
-      found = found or slot.name == part or slot.name:sub(1, #part + 1) == part .. "."
+      local name = slot.name
+      found = found or name == part or name:sub(1, #part + 1) == part .. "."
+      while name do -- a.b.weight, a.b, a
+        names[name] = true
+        name = name:match "^(.*)%.[^.]+$"
+      end
     end
-    if not found then check.known(program.name, "part", part, names) end
+    if not found then check.known(program.name, "part", part, check.sorted_keys(names)) end
   end
 end
 

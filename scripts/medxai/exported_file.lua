@@ -31,13 +31,15 @@ local export_advice = "Export the network in Python with torch.export.save (docs
 -- What a file that is no such archive is.
 local function refuse_file(path, why)
   local f = io.open(path, "rb")
-  local size = f and f:seek "end" or 0
-  if f then f:seek("set", math.max(0, size - 65536)) end
-  local tail = f and f:read "a" or ""
-  if f then f:close() end
+  local size = f and f:seek "end"
+  if not size then fail(path, "%s.", why) end
+  f:seek("set", math.max(0, size - 65536))
+  local tail = f:read "a" or ""
+  f:close()
   if tail:find("serialized_exported_program.json", 1, true) then
     fail(path, "was written by torch before 2.8. Load it there with torch.export.load, and save it with torch 2.8 or later.")
   end
+  if why:find("torch.jit.save", 1, true) then fail(path, "is a TorchScript program. %s", export_advice) end
   fail(path, "%s. %s", why, export_advice)
 end
 
@@ -150,7 +152,8 @@ local advice = "Export it with dynamic_shapes = ({0: torch.export.Dim(\"batch\")
 local function find_input(path, tree, names)
   local graph = tree.graph_module.graph
   if #names ~= 1 then
-    fail(path, "takes %d inputs (%s; expected one, a batch of images).", #names, table.concat(names, ", "))
+    fail(path, "takes %d inputs (%s; expected one, a batch of images). Export a module whose forward takes the images alone.", #names,
+      table.concat(names, ", "))
   end
   local name = names[1]
   local meta = graph.tensor_values[name]
@@ -171,6 +174,22 @@ local function find_input(path, tree, names)
 end
 
 -- ---- inputs and tensors ---------------------------------------------------------------------------------------------
+
+local item_bytes = { uint8 = 1, int8 = 1, bool = 1, int16 = 2, float16 = 2, bfloat16 = 2, int32 = 4, float32 = 4, int64 = 8, float64 = 8,
+  complex64 = 8, complex128 = 16 }
+
+-- Raises unless the tensor's record is there and long enough.
+local function check_record(path, opened, fqn, place)
+  local last = place.offset
+  for i, size in ipairs(place.sizes) do last = size > 0 and last + (size - 1) * place.strides[i] or last end
+  local bytes = opened:size(place.record)
+  if not bytes then fail(path, "lacks the tensor '%s' (it has no record %s). Export it again.", fqn, place.record) end
+  local empty = false
+  for _, size in ipairs(place.sizes) do empty = empty or size == 0 end
+  if not empty and (last + 1) * item_bytes[place.dtype] > bytes then
+    fail(path, "is damaged (the record of the tensor '%s' is too short). Export it again.", fqn)
+  end
+end
 
 local function place_of(path, fqn, entry, folder)
   if type(entry) ~= "table" then fail(path, "lacks the tensor '%s'. Export it again.", fqn) end
@@ -208,10 +227,26 @@ local function configs(opened, path, model)
   for kind, folder in pairs { weights = "data/weights/", constants = "data/constants/" } do
     local record = folder .. model .. "_" .. kind .. "_config.json"
     if opened:size(record) then out[kind] = decode(path, record, read_record(opened, path, record)).config
-    elseif opened:size(folder .. model .. ".pt") then out[kind] = { file = folder .. model .. ".pt" }
+    elseif opened:size(folder .. model .. ".pt") or kind == "weights" and opened:size(bare) then
+      out[kind] = { file = folder .. model .. ".pt" }
     else out[kind] = {} end
   end
   return out
+end
+
+-- One tensor's place. Tensors of one place are one tensor with several names.
+local function read_place(program, input, opened, config)
+  local which = input.kind == "constant" and "constants" or "weights"
+  local bare_weights = which == "weights" and opened:size(bare) ~= nil
+  if config[which].file then
+    input.place = not bare_weights and { file = config[which].file, fqn = input.fqn } or nil
+    return
+  end
+  local place = place_of(program.path, input.fqn, config[which][input.fqn], "data/" .. which .. "/")
+  input.memory = ("%s %d %s %s"):format(place.record, place.offset, table.concat(place.sizes, "x"), table.concat(place.strides, "x"))
+  if bare_weights then return end
+  check_record(program.path, opened, input.fqn, place)
+  input.place = place
 end
 
 local function read_inputs(program, tree, opened, model)
@@ -220,14 +255,8 @@ local function read_inputs(program, tree, opened, model)
   for i, spec in ipairs(tree.graph_module.signature.input_specs) do
     local kind, name, fqn = read_spec(path, spec)
     local input = { kind = kind, name = name, fqn = fqn }
-    if kind == "image" then
-      images[#images + 1] = name
-    else
-      local which = kind == "constant" and "constants" or "weights"
-      if which == "weights" and opened:size(bare) then input.place = nil
-      elseif config[which].file then input.place = { file = config[which].file, fqn = fqn }
-      else input.place = place_of(path, fqn, config[which][fqn], "data/" .. which .. "/") end
-    end
+    if kind == "image" then images[#images + 1] = name
+    else read_place(program, input, opened, config) end
     program.inputs[i] = input
   end
   program.input = find_input(path, tree, images)
@@ -397,7 +426,7 @@ function exported_file.write_without_weights(program, path)
   local list = { { "archive_format", "pt2" }, { "archive_version", "0" }, { "byteorder", "little" }, { bare, "1" },
     { "models/" .. program.model .. ".json", program.text } }
   for _, name in ipairs(opened:names()) do
-    if name:find "^data/constants/" then
+    if name:find "^data/constants/" or name:find "^data/weights/.*_config%.json$" then
       list[#list + 1] = { name, read_record(opened, program.path, name) }
     end
   end

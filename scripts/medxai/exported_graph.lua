@@ -360,7 +360,22 @@ end
 
 -- ---- the walk ---------------------------------------------------------------------------------------------------------------
 
+-- name of a tensor's memory -> the input that is the model's: one that is read.
+local function owners_of(self)
+  local last, owners, several = last_reads(self), {}, {}
+  for _, input in ipairs(self.program.inputs) do
+    if input.memory and input.kind ~= "constant" then
+      local before = several[input.memory]
+      several[input.memory] = before or input.name
+      if not owners[input.memory] and last[input.name] then owners[input.memory] = input.name end
+      if before and not owners[input.memory] then owners[input.memory] = before end
+    end
+  end
+  return owners
+end
+
 local function declare_inputs(self)
+  local owners, slots = owners_of(self), {}
   for _, input in ipairs(self.program.inputs) do
     local known = self.program.values[input.name] or self:fail("does not tell the shape of '%s'. Export it again.", input.name)
     local v = { name = input.name, shape = known.shape, dtype = known.dtype }
@@ -370,10 +385,14 @@ local function declare_inputs(self)
       v.where, v.place, v.name = "constant", input.place, input.fqn
     else
       v.where, v.slot = "slot", self.g:declare(input.fqn, known.shape, input.kind, slot_dtype(known.dtype))
-      self.places[v.slot.slot] = input.place
+      self.places[v.slot.slot], slots[input.name] = input.place, v.slot
     end
     self.values[input.name] = values.new(v)
     if input.kind == "image" then self.image = self.values[input.name] end
+  end
+  for _, input in ipairs(self.program.inputs) do -- of several names of one tensor one is the model's
+    local owner = slots[input.name] and input.memory and slots[owners[input.memory] or false]
+    if owner and owner ~= slots[input.name] then slots[input.name].tied = owner.slot end
   end
   self:note({ id = self.x.id }, self.image.shape)
 end

@@ -752,7 +752,7 @@ function Model:is_training() return self._training end
 local function listed(self, kind)
   local list = {}
   for i, slot in ipairs(self._def.slots) do
-    if (not kind or slot.kind == kind) and slot.kind ~= "constant" then
+    if (not kind or slot.kind == kind and not slot.tied) and slot.kind ~= "constant" then
       local entry = { name = slot.name, tensor = self._state:get(i) }
       if kind == "parameter" then entry.trainable = self._state:requires_grad(i) end
       list[#list + 1] = entry
@@ -839,6 +839,13 @@ function Model:set_trainable(parts)
   self.config = config_with(self.config, parts)
 end
 
+-- Several names of one tensor go on being that.
+local function tie(def, state)
+  for i, slot in ipairs(def.slots) do
+    if slot.tied then state:set(i, state:get(slot.tied)) end
+  end
+end
+
 -- ---- moving, loading, copying -------------------------------------------------------------------------------------------
 
 --- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout = "nchw"|"channels_last" }. The tensor objects stay the
@@ -860,6 +867,7 @@ function Model:to(where)
       self._state:set(i, new)
       if trained then self._state:set_requires_grad(i, true) end
     end
+    tie(self._def, self._state)
   end)
   self.device, self.dtype, self.layout = device, dtype, layout
   return self
@@ -904,7 +912,7 @@ function Model:load_state(source, options)
   local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
   for i, slot in ipairs(self._def.slots) do
     local t = map[slot.name]
-    if slot.kind == "constant" then -- of the network, not of its weights
+    if slot.kind == "constant" or slot.tied and not t then -- of the network, not of its weights; or there by another name
       t = nil
     elseif not t then
       -- files of torch before 0.4 have no counters; torch starts them at 0 as well
@@ -945,6 +953,7 @@ function Model:clone()
       copy._state:set(i, state:get(i):detach():clone())
       copy._state:set_requires_grad(i, state:requires_grad(i))
     end
+    tie(self._def, copy._state)
   end)
   copy._open, copy._parts = self._open, table.move(self._parts, 1, #self._parts, 1, {})
   keep_frozen_in_eval(copy)
@@ -1027,7 +1036,7 @@ end
 local function count_parameters(self, part)
   local all, trained = 0, 0
   for i, slot in ipairs(self._def.slots) do
-    if slot.kind == "parameter" and (not part or is_under(slot.name, { part })) then
+    if slot.kind == "parameter" and not slot.tied and (not part or is_under(slot.name, { part })) then
       local n = 1
       for _, size in ipairs(slot.shape) do n = n * size end
       all = all + n

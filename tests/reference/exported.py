@@ -312,6 +312,92 @@ def strip(path):
     writer.write_end_of_file()
 
 
+# ---- files that are refused, and files of other forms ----
+
+class Plain(nn.Module):
+    def __init__(self, change=None):
+        super().__init__()
+        self.conv, self.fc, self.change = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 3), change
+
+    def forward(self, x, y=None):
+        x = F.adaptive_avg_pool2d(self.conv(x), 1).flatten(1)
+        return self.change(self.fc(x), y) if self.change else self.fc(x)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.a, self.b, self.fc = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.fc(self.b(torch.relu(self.a(F.adaptive_avg_pool2d(self.conv(x), 1).flatten(1)))))
+
+
+def export(net, path, args=None, dynamic=None, eval_mode=True):
+    net = net.eval() if eval_mode else net.train()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, args or (torch.zeros(2, 3, 16, 16),), dynamic_shapes=dynamic or ({0: batch},))
+    torch.export.save(program, path)
+    strip(path)
+
+
+def records_of(path):
+    with zipfile.ZipFile(path) as z:
+        root = z.namelist()[0].split("/")[0]
+        return {n[len(root) + 1:]: z.read(n) for n in z.namelist()}
+
+
+def write_records(path, records):
+    writer = torch._C.PyTorchFileWriter(path)
+    for name, data in records.items():
+        if name != "version" and not name.startswith(".data/"):
+            writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
+
+
+def saved(value):
+    f = io.BytesIO()
+    torch.save(value, f)
+    return f.getvalue()
+
+
+def others(out):
+    torch.manual_seed(2)
+    lib = torch.library.Library("mylib", "DEF")
+    lib.define("twice(Tensor x) -> Tensor")
+    lib.impl("twice", lambda x: x * 2, "CompositeExplicitAutograd")
+    batch, size = torch.export.Dim("batch"), torch.export.Dim("height", min=4, max=64)
+    x = torch.zeros(2, 3, 16, 16)
+
+    def path(name):
+        return os.path.join(out, name + ".pt2")
+    export(Plain(lambda x, y: torch.ops.mylib.twice(x)), path("bad_operator"))
+    export(Plain(lambda x, y: x + y), path("bad_inputs"), (x, torch.zeros(2, 3)), ({0: batch}, {0: batch}))
+    export(Plain(), path("bad_height"), (x,), ({0: batch, 2: 4 * torch.export.Dim("rows", min=1, max=16)},))
+    export(Plain(), path("bad_batch"), (x,), ({},))
+    export(Plain(lambda x, y: torch.softmax(x, 1)), path("bad_softmax"))
+    export(nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), path("bad_train"), eval_mode=False)
+    export(Plain(lambda x, y: (x, x * 2)), path("two_outputs"))
+    export(Plain(lambda x, y: x + torch.rand(x.shape)), path("bad_random"))
+    export(Tied(), path("tied"))
+    net = Plain().to(memory_format=torch.channels_last)
+    export(net, path("channels_last"))
+    torch.save({"logits": net(torch.ones(1, 3, 16, 16)).detach()}, path("channels_last")[:-1])
+    torch.jit.save(torch.jit.trace(Plain().eval(), x), path("bad_torchscript"))
+    with zipfile.ZipFile(path("bad_old"), "w") as z:  # as torch 2.7 wrote it
+        for name in ("version", "serialized_exported_program.json", "serialized_state_dict.pt"):
+            z.writestr(name, "8.1")
+    records = records_of(path("channels_last"))  # as torch 2.8 wrote it
+    weights = {k: v for k, v in net.state_dict().items()}
+    for name in [n for n in records if n.startswith("data/")]:
+        del records[name]
+    records["data/weights/model.pt"], records["data/constants/model.pt"] = saved(weights), saved({})
+    write_records(path("torch28"), records)
+
+
 def write(out, name, net, size, channels, small_one):
     torch.manual_seed(1)
     net = settle(net, size, channels, small_one)
@@ -341,6 +427,7 @@ def main():
         torch.manual_seed(0)
         for name, (net, size) in small().items():
             write(out, name, net, size, 3, True)
+        others(out)
         return
     for name in names:
         torch.manual_seed(0)
