@@ -912,15 +912,14 @@ function Model:load_state(source, options)
   local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
   for i, slot in ipairs(self._def.slots) do
     local t = map[slot.name]
-    if slot.kind == "constant" or slot.tied and not t then -- of the network, not of its weights; or there by another name
-      t = nil
-    elseif not t then
+    local wanted = slot.kind ~= "constant" and (t or not slot.tied) -- constants are the network's; tied ones have another name
+    if wanted and not t then
       -- files of torch before 0.4 have no counters; torch starts them at 0 as well
       local list = slot.name:find("num_batches_tracked$") and report.matched or report.missing
       list[#list + 1] = slot.name
-    elseif not same_shape(t.shape, slot.shape) then
+    elseif wanted and not same_shape(t.shape, slot.shape) then
       report.shape_differs[#report.shape_differs + 1] = string.format("%s is %s, the model's %s", slot.name, shape_text(t), table.concat(slot.shape, "x"))
-    else
+    elseif wanted then
       report.matched[#report.matched + 1] = slot.name
       fits[i] = t
     end

@@ -96,7 +96,8 @@ end
 function tap.open(model, x, wants)
   wants = wants or {}
   if model:is_training() then check.fail("explain", "the model is in train mode (expected eval mode). Use model:eval().") end
-  local pass = setmetatable({ model = model, count = x:size(0), layers = wants.layers or {}, gradient_layers = wants.gradients or {}, read_at = {}, grids = {}, bases = {}, gradients = {}, gradient_at = {},
+  local pass = setmetatable({ model = model, count = x:size(0), layers = wants.layers or {},
+    gradient_layers = wants.gradients or {}, read_at = {}, grids = {}, bases = {}, gradients = {}, gradient_at = {},
     backwards = 0, backward_seconds = {}, spent = 0 }, Pass)
   local outputs = { "output" }
   local add = adder(outputs)
