@@ -146,3 +146,17 @@ t.test("a layer that a later step misspells is found before training, without li
   t.ok(r.err:find("grid.lua:7: explain: layer 'head' has no grid of places (its value is (N, 3)). Choose one that has, for instance "
     .. "'blocks.1'.", 1, true), r.err)
 end)
+
+t.test("the experiment exported.lua explains a transformer as well", function()
+  local place = require("medxai.file").realpath(t.shared()) .. "/covid-cxr"
+  local dir, root = t.tmpdir(), require("medxai.file").realpath(t.root)
+  local r = t.run { "--smoke", "--quiet", "--threads", "1", root .. "/experiments/exported.lua", "--data", place, "--size_px", "16", "--resize_px", "16",
+    "--file", root .. "/tests/reference/exported/tokens.pt2", "--figures", "false", cwd = dir, timeout = 300 }
+  t.equal(r.code, 0, r.err)
+  local done = {}
+  for _, record in ipairs(files.records(dir .. "/runs/exported-smoke/maps/index.jsonl")) do
+    t.equal(record.problem, nil)
+    done[record.method] = true
+  end
+  t.equal(#xai.check.sorted_keys(done), 10)
+end)

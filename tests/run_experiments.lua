@@ -26,13 +26,18 @@ local function needed(name)
   return list
 end
 
+-- What an experiment is given besides its data: a small exported network.
+local small_network = { exported = { "--file", root .. "/tests/reference/exported/convnet.pt2", "--size_px", "16", "--resize_px", "16" } }
+
 local function run_once(name)
   if done[name] then return done[name] end
   for _, other in ipairs(needed(name)) do t.equal(run_once(other).code, 0, other .. " is needed first: " .. done[other].err) end
   local data = not source(name):find("dataset.phantom", 1, true) and require("medxai.file").realpath(t.shared()) .. "/covid-cxr" or nil
   local masked = name == "maskmaker" and folder .. "/masked" or nil
-  done[name] = t.run { "--smoke", "--quiet", root .. "/experiments/" .. name .. ".lua", data and "--data" or "--quiet", data or "--quiet", masked and "--masked" or "--quiet",
+  local arguments = { "--smoke", "--quiet", root .. "/experiments/" .. name .. ".lua", data and "--data" or "--quiet", data or "--quiet", masked and "--masked" or "--quiet",
     masked or "--quiet", cwd = folder, timeout = 600 }
+  for _, word in ipairs(small_network[name] or {}) do arguments[#arguments + 1] = word end
+  done[name] = t.run(arguments)
   return done[name]
 end
 

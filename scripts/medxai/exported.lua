@@ -192,7 +192,7 @@ end
 -- ---- the constructor --------------------------------------------------------------------------------------------------------
 
 local spec = {
-  file = { "string", field = false }, name = { "string" }, head = { "string" }, output = { "integer", min = 1 },
+  file = { "string", field = true }, name = { "string" }, head = { "string" }, output = { "integer", min = 1 },
   cam_layer = { "string" }, size_px = { "integer", min = 1 },
   train_depth = { "integer|string|table", field = true, default = "all" },
   frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
