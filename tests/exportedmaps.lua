@@ -10,7 +10,8 @@ local xai = require "medxai"
 local exportedmaps = {}
 
 local target = 1
-local compat = { eigencam = true, ablationcam = true } -- the sign is LAPACK's; ablated channels are filled as there
+-- As pytorch-grad-cam has them: activations after a rectifier in place (TorchXRayVision's), LAPACK's sign, ablated channels filled as there.
+local compat = { gradcam = true, layercam = true, eigencam = true, ablationcam = true }
 local raw = { integrated_gradients = true, attention_rollout = true, gradient_attention_rollout = true, generic_attention = true, legrad = true }
 
 local function sorted(map)

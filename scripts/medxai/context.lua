@@ -100,8 +100,8 @@ function Context:base(layer)
   return values
 end
 
---- A list of three numbers, one a channel, beside x.
-local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, 3, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
+--- A list of numbers, one a channel, beside x.
+local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, #v, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
 
 local function mean_std(split)
   local config = split and split.data and split.data.config or {}
@@ -121,8 +121,9 @@ function Context:image() return context.pixels(self.x, self.split) end
 --- Black and white in the network's input range: two tensors (1, 3, 1, 1) like x.
 function context.range(x, split)
   local mean, std = mean_std(split)
-  local lo, hi = { 0, 0, 0 }, { 1, 1, 1 }
-  for c = 1, 3 do
+  local lo, hi = {}, {}
+  for c = 1, x:size(1) do
+    lo[c], hi[c] = 0, 1
     if mean then lo[c], hi[c] = -mean[c] / std[c], (1 - mean[c]) / std[c] end
   end
   return column({ x = x }, lo), column({ x = x }, hi)

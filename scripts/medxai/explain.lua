@@ -86,7 +86,8 @@ local function try_layers(model, entries)
   if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
   local mode <close> = explain.eval_mode(model)
-  tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
+  local channels = model._network and model._network.channels or 3
+  tap.open(model, torch.zeros(1, channels, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
 end
 
 -- Every entry at a layer once for each of the layers.
