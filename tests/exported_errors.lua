@@ -107,6 +107,45 @@ t.test("an operator that no libtorch has is named, with the version that wrote t
     .. "[%d.]+ does not have like that; torch 2.13.0%+cpu, which wrote the file, has it. Build with another libtorch")
 end)
 
+t.test("reading what may share memory with what an in-place operator changed is refused", function()
+  t.fails(function() xai.models.exported { file = path "bad_alias", seed = 1 } end, "exported: 'conv2d' may share the memory of 'reshape', which 'mul_' "
+    .. "changes in place: only PyTorch's memory layout tells. Write the network without that in-place operator.")
+end)
+
+-- What a description becomes when a word of it is another: numbers, null, another word of it, another operator.
+local function changed_somewhere(json, words, random)
+  local function word() return words[random(#words)] end
+  local at, by = word(), word()
+  local others = { "0", "-1", "9223372036854775807", "64", "null", "true", "[]", "{}", json:sub(by[1], by[2]), json:sub(by[1], by[2]) }
+  return json:sub(1, at[1] - 1) .. others[random(#others)] .. json:sub(at[2] + 1)
+end
+
+t.test("a description with any word changed gives a network or an error in words, never a crash", function()
+  local file, state = t.tmpdir() .. "/changed.pt2", 12345
+  local function random(n)
+    state = (state * 1103515245 + 12345) % 2147483648
+    return (state >> 8) % n + 1
+  end
+  for _, name in ipairs { "odd", "tokens" } do
+    local list, words, json = records_of(path(name)), {}, nil
+    for _, record in ipairs(list) do
+      if record[1] == "models/model.json" then json = record end
+    end
+    local text = json[2]
+    for first, last in text:gmatch "()[%w_%.]+()" do words[#words + 1] = { first, last - 1 } end
+    for _ = 1, 50 do
+      local scope <close> = core.memory.scope() -- luacheck: ignore
+      json[2] = changed_somewhere(text, words, random)
+      t.write(file, archive.pack("changed", list))
+      local ok, problem = pcall(function()
+        local model <close> = xai.models.exported { file = file, seed = 1 }:eval()
+        model(torch.rand(2, 3, model.size_px, model.size_px))
+      end)
+      t.ok(ok or not tostring(problem):find "%.lua:%d+:", problem)
+    end
+  end
+end)
+
 t.test("options that do not fit are refused", function()
   t.fails(function() xai.models.exported {} end,
     "exported: option 'file' is missing (expected what torch.export.save wrote, or weights = the name of a run).")

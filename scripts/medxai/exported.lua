@@ -276,6 +276,15 @@ local function input_checker(program)
   end
 end
 
+-- f(program, ...). What is wrong in the file and was not looked for is told as that.
+local function guarded(f, program, ...)
+  local ok, a, b = pcall(f, program, ...)
+  if ok then return a, b end
+  local fault = type(a) == "string" and a ~= check.last and a:match "^.-%.lua:%d+: (.*)$"
+  if fault then fail(program, "does not describe a network as torch.export does (%s). Export it again.", fault) end
+  error(a, 0)
+end
+
 -- The head and its number of classes, in the description and in the options.
 local function settle_head(program, output, o)
   local head, shape = find_head(program, output), program.values[output].shape
@@ -317,10 +326,10 @@ function exported.new(options)
   if o.size_px and o.size_px ~= size_px then
     fail(program, "takes images of %d pixels (size_px = %d). Export it for that size.", size_px, o.size_px)
   end
-  local output = choose_output(program, o.output)
-  local head = settle_head(program, output, o)
+  local output = guarded(choose_output, program, o.output)
+  local head = guarded(settle_head, program, output, o)
   local g, x = graph.builder(o.name)
-  local value, found = exported_graph.build(program, g, x, { output = output, version = require("medxai.core").tensor.torch_version() })
+  local value, found = guarded(exported_graph.build, program, g, x, { output = output, version = core().tensor.torch_version() })
   check_depth(program, g, o.train_depth)
   o.config = { network = o.name, classes = o.class_list, head = head and head.name, train_depth = o.train_depth, frozen = o.frozen,
     dtype = o.dtype, weights = o.weights or "file", output = o.output, build = files.sha256(program.text):sub(1, 16) }

@@ -345,8 +345,8 @@ end
 -- A block's output is the last of its values that is read outside it.
 local function name_blocks(self)
   local nodes, last = self.program.nodes, last_reads(self)
-  for _, call in ipairs(self.call_order) do
-    local found
+  for k = #self.call_order, 1, -1 do -- inner blocks before those that they stand in
+    local call, found = self.call_order[k], nil
     for i = call.last, call.first, -1 do
       local id = self.made[i]
       for _, name in ipairs(id and nodes[i].outs or {}) do

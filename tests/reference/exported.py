@@ -325,6 +325,20 @@ class Plain(nn.Module):
         return self.change(self.fc(x), y) if self.change else self.fc(x)
 
 
+class Alias(nn.Module):
+    """Writes to what may be a view or a copy, and reads what it may be a view of."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = x.reshape(x.shape[0], 4, -1)
+        y.mul_(2.0)
+        return self.fc(x.mean((2, 3)) + y.mean(2))
+
+
 class Tied(nn.Module):
     """Two layers with one weight."""
 
@@ -383,6 +397,7 @@ def others(out):
     export(nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), path("bad_train"), eval_mode=False)
     export(Plain(lambda x, y: (x, x * 2)), path("two_outputs"))
     export(Plain(lambda x, y: x + torch.rand(x.shape)), path("bad_random"))
+    export(Alias(), path("bad_alias"))
     export(Tied(), path("tied"))
     net = Plain().to(memory_format=torch.channels_last)
     export(net, path("channels_last"))
