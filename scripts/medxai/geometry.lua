@@ -52,14 +52,17 @@ local products = { matmul = true, bmm = true, einsum = true, baddbmm = true }
 
 -- Whether a square value is the weights of an attention: a product of two values, however scaled, masked and dropped.
 local function is_attention(model, id)
+  local def = model._def
+  def.products = def.products or {}
+  if def.products[id] ~= nil then return def.products[id] end
   local op, inputs = node_of(model, id)
-  if products[op] then return true end
-  if not passes[op] then return false end
-  for _, input in ipairs(inputs) do
-    local shape = model._def.shapes[input]
-    if #shape >= 3 and shape[#shape] == shape[#shape - 1] and is_attention(model, input) then return true end
+  local found = products[op] or false
+  for _, input in ipairs(passes[op] and inputs or {}) do
+    local shape = def.shapes[input]
+    found = found or #shape >= 3 and shape[#shape] == shape[#shape - 1] and is_attention(model, input)
   end
-  return false
+  def.products[id] = found
+  return found
 end
 
 -- Every (h, w) that a value of four dimensions among those that `id` is made of has: "h w" -> true.
@@ -124,26 +127,28 @@ local function token_readings(model, id, shape)
   return list
 end
 
--- Whether a value is made of others of the same shape, or of convolutions or pooling, by operators that keep places apart.
+local readings
+
+-- Of four dimensions: by the operator, by which two sizes are the same, or as the values of the same shape that it is made of.
 local function square_readings(model, id, shape)
   local op = node_of(model, id)
   if op == "conv2d" or op:find "pool2d$" or op == "batch_norm" then return { new_grid("nchw", shape[3], shape[4]) } end
   local list = {}
   if shape[3] == shape[4] and not is_attention(model, id) then list[1] = new_grid("nchw", shape[3], shape[4]) end
   if shape[2] == shape[3] then list[#list + 1] = new_grid("nhwc", shape[2], shape[3]) end
-  if #list == 0 then -- not square: as its inputs of the same shape
-    for _, input in ipairs((select(2, node_of(model, id)))) do
-      local same = model._def.shapes[input]
-      if #same == 4 and same[2] == shape[2] and same[3] == shape[3] and same[4] == shape[4] then
-        return square_readings(model, input, shape)
-      end
+  if #list == 1 then return list end
+  for _, input in ipairs((select(2, node_of(model, id)))) do
+    local same = model._def.shapes[input]
+    if #same == 4 and same[2] == shape[2] and same[3] == shape[3] and same[4] == shape[4] then
+      local known = readings(model, input)
+      if #known == 1 then return known end
     end
   end
   return list
 end
 
 -- All ways in which a value can be read.
-local function readings(model, id)
+function readings(model, id)
   local def = model._def
   def.grids = def.grids or {}
   if def.grids[id] then return def.grids[id] end

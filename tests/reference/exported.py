@@ -464,4 +464,5 @@ def main():
         write(out, name, net, size, channels, False)
 
 
-main()
+if __name__ == "__main__":
+    main()
