@@ -6,7 +6,7 @@ local bench = dofile(host.script_dir .. "/side.lua")
 local here, quote = bench.here, bench.quote
 
 local folder, networks = "build/reference/exported", {}
-for _, word in ipairs(arg) do
+for _, word in ipairs { ... } do
   if word:find "/" then folder = word else networks[#networks + 1] = word end
 end
 if #networks == 0 then
