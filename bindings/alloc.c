@@ -1,5 +1,6 @@
 /* The plain C's malloc: counts live blocks and can be told to fail, for the tests. Threads may call it at once. */
 #include "alloc.h"
+#include "mx_assert.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -54,6 +55,7 @@ char *mx_strdup(const char *s) {
 }
 
 void mx_free(void *p) {
+  mx_assert(!p || atomic_load(&live) > 0);
   if (p)
     atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
   free(p);

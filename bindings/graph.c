@@ -4,6 +4,7 @@
  * It refuses to work in place on a value that anyone else can still see. */
 #include "graph.h"
 #include "alloc.h"
+#include "mx_assert.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -102,7 +103,7 @@ enum { MAX_PLANS = 64 };
 struct graph {
   int refs;
   node *nodes; int count, room;
-  int max_args;
+  int max_args, nslots; /* nslots: one more than the largest slot that a node reads */
   plan *plans[MAX_PLANS]; int nplans;
 };
 
@@ -111,7 +112,7 @@ struct graph_state {
   int refs; /* the owner's, and one a run */
   graph *g;
   tx_tensor **slots; int nslots;
-  unsigned char *eval; int neval; /* per node */
+  unsigned char *eval;            /* per node */
   folded *folded; int nfolded;    /* per node */
   uint64_t sets;                  /* counts graph_state_set */
 };
@@ -124,6 +125,7 @@ struct graph_run {
   tx_value *args;     /* scratch: graph.max_args */
   tx_tensor **lists;  /* scratch for tensor lists */
   tx_tensor **temps; int ntemps; /* expanded values of the running node; owned */
+  tx_tensor *noise;   /* drawn for the running node, should it be tried again; owned */
   int pc, node, code;
   int64_t batch;      /* of the overrides; 0: there are none */
   int layout;
@@ -171,6 +173,7 @@ static void plan_release(plan *p) {
 }
 
 void graph_release(graph *g) {
+  mx_assert(!g || g->refs > 0);
   if (!g || --g->refs > 0) return;
   for (int i = 0; i < g->count; i++) node_clear(&g->nodes[i]);
   for (int i = 0; i < g->nplans; i++) plan_release(g->plans[i]);
@@ -216,12 +219,15 @@ static bool copy_value(tx_value *to, const tx_value *from) {
   }
 }
 
-/* Room for one more node; the new node is cleared but not yet counted. */
+/* Room for one more node; the new node is cleared but not yet counted. States and runs have arrays over all nodes. */
 static node *next_node(graph *g, const char *name, kind kind) {
+  const char *why = g->refs > 1 ? "a model uses the graph already"
+                    : (g->count == 0) != (kind == INPUT) ? "the first node is the input, and no other" : NULL;
+  if (why) return fail(TX_ERROR, "graph: '%s' cannot be added (%s)", name, why), NULL;
   if (g->count == g->room) {
     int room = g->room ? g->room * 2 : 64;
     node *nodes = mx_calloc((size_t)room, sizeof *nodes);
-    if (!nodes) return NULL;
+    if (!nodes) return out_of_memory(), NULL;
     if (g->nodes) memcpy(nodes, g->nodes, (size_t)g->count * sizeof *nodes);
     mx_free(g->nodes);
     g->nodes = nodes;
@@ -233,14 +239,12 @@ static node *next_node(graph *g, const char *name, kind kind) {
   n->counter = -1;
   n->per_image = 1;
   n->name = mx_strdup(name);
-  return n->name ? n : NULL;
+  return n->name ? n : (out_of_memory(), NULL);
 }
 
 static int finish(graph *g, node *n, bool ok) {
-  if (!n || !ok) {
-    if (n) node_clear(n);
-    return -1;
-  }
+  if (!n) return -1;
+  if (!ok) return out_of_memory(), node_clear(n), -1;
   if (n->nargs > g->max_args) g->max_args = n->nargs;
   return g->count++;
 }
@@ -303,7 +307,8 @@ static void learn_traits(node *n) {
   const char *name = tx_op_name(n->op);
   for (size_t i = 0; i < sizeof known_ops / sizeof *known_ops; i++)
     if (!strcmp(known_ops[i].name, name)) n->traits = known_ops[i].traits;
-  if (!is_first_a_value(n)) n->traits &= ~(VIEW | INPLACE | BINARY | RECTIFIER); /* of a parameter */
+  /* All but FRESH is about an operator whose first argument is a node's value. */
+  if (!is_first_a_value(n)) n->traits &= FRESH;
   if (n->traits & INPLACE && n->ninputs) {
     char inplace[64];
     snprintf(inplace, sizeof inplace, "%s_", name);
@@ -336,17 +341,21 @@ int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *a
     n->op = op;
     n->counter = counter;
     learn_traits(n);
+    if (counter >= g->nslots) g->nslots = counter + 1;
+    for (int i = 0; i < n->nslots; i++)
+      if (n->slots[i] >= g->nslots) g->nslots = n->slots[i] + 1;
   }
   return finish(g, n, ok);
 }
 
 /* ---- state -------------------------------------------------------------------------------------------------- */
 graph_state *graph_state_new(graph *g, int nslots) {
+  if (nslots < g->nslots) return fail(TX_ERROR, "graph: its nodes read %d slots (got %d)", g->nslots, nslots), NULL;
   graph_state *s = mx_calloc(1, sizeof *s);
-  if (!s) return NULL;
+  if (!s) return out_of_memory(), NULL;
   s->refs = 1;
   s->nslots = nslots;
-  s->neval = s->nfolded = g->count;
+  s->nfolded = g->count;
   s->slots = mx_calloc((size_t)nslots, sizeof *s->slots);
   s->eval = mx_calloc((size_t)g->count, 1);
   s->folded = mx_calloc((size_t)g->count, sizeof *s->folded);
@@ -354,8 +363,10 @@ graph_state *graph_state_new(graph *g, int nslots) {
   if (s->slots && s->eval && s->folded) return s;
   s->nslots = s->nfolded = 0;
   graph_state_free(s);
-  return NULL;
+  return out_of_memory(), NULL;
 }
+
+graph_state *graph_state_retain(graph_state *s) { return s->refs++, s; }
 
 void graph_state_drop_folded(graph_state *s) {
   for (int i = 0; i < s->nfolded; i++) {
@@ -366,6 +377,7 @@ void graph_state_drop_folded(graph_state *s) {
 }
 
 void graph_state_free(graph_state *s) {
+  mx_assert(!s || s->refs > 0);
   if (!s || --s->refs > 0) return;
   for (int i = 0; i < s->nslots; i++) tx_tensor_free(s->slots[i]);
   graph_state_drop_folded(s);
@@ -378,7 +390,12 @@ void graph_state_free(graph_state *s) {
 
 graph *graph_state_graph(graph_state *s) { return s->g; }
 int graph_state_size(const graph_state *s) { return s->nslots; }
-tx_tensor *graph_state_get(const graph_state *s, int slot) { return s->slots[slot]; }
+
+tx_tensor *graph_state_get(const graph_state *s, int slot) {
+  mx_assert(slot >= 0 && slot < s->nslots);
+  return s->slots[slot];
+}
+
 void graph_state_set_eval(graph_state *s, int node, bool on) { s->eval[node] = on; }
 
 void graph_state_set(graph_state *s, int slot, tx_tensor *t) {
@@ -774,9 +791,16 @@ static tx_tensor *slot_arg(const graph_state *s, const node *n, int arg) {
   return NULL;
 }
 
+static bool has_slots(const graph_state *s, const node *n) {
+  for (int i = 0; i < n->nslots; i++)
+    if (!s->slots[n->slots[i]]) return false;
+  return true;
+}
+
 static int fold(graph_state *s, int norm_id, int conv_id) {
   const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
   folded *f = &s->folded[norm_id];
+  if (!has_slots(s, conv) || !has_slots(s, norm)) return fail(TX_ERROR, "batch_norm: a parameter has no tensor");
   uint64_t stamp = fold_stamp(s, conv, norm);
   if (f->stamp == stamp) return TX_OK;
   tx_tensor *scale = NULL, *w = NULL, *b = NULL;
@@ -858,7 +882,6 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   run->lists = mx_calloc(count + 64, sizeof *run->lists); /* a list may hold Nones, too */
   run->temps = mx_calloc(count, sizeof *run->temps);
   int status = run->values && run->args && run->lists && run->temps ? TX_OK : out_of_memory();
-  if (status == TX_OK && s->neval != s->g->count) status = fail(TX_ERROR, "graph: nodes were added after the state was made");
   if (status == TX_OK) status = find_plan(&run->plan, s, r);
   if (status == TX_OK) status = take_given(run, r);
   if (status == TX_OK) drop_stale(run, r);
@@ -874,6 +897,7 @@ static void free_temps(graph_run *run) {
 void graph_run_free(graph_run *run) {
   if (!run) return;
   if (run->temps) free_temps(run);
+  tx_tensor_free(run->noise);
   for (int i = 0; run->values && i < run->g->count; i++) tx_tensor_free(run->values[i]);
   mx_free(run->values);
   mx_free(run->args);
@@ -889,7 +913,11 @@ int graph_run_node(const graph_run *run) { return run->node; }
 int graph_run_code(const graph_run *run) { return run->code; }
 bool graph_run_grad(const graph_run *run) { return run->plan->steps[run->pc].grad; }
 bool graph_run_clamped(const graph_run *run) { return run->clamped; }
-tx_tensor *graph_run_value(const graph_run *run, int id) { return run->values[id]; }
+
+tx_tensor *graph_run_value(const graph_run *run, int id) {
+  mx_assert(id >= 0 && id < run->g->count);
+  return run->values[id];
+}
 
 void graph_run_give(graph_run *run, tx_tensor *t) {
   tx_tensor_free(run->values[run->node]);
@@ -899,6 +927,7 @@ void graph_run_give(graph_run *run, tx_tensor *t) {
 
 /* The value as node v may read it: what no override reaches has the base run's batch and is expanded. */
 static int read_value(tx_tensor **out, graph_run *run, int v, int id) {
+  mx_assert(id >= 0 && id < run->g->count && run->values[id]);
   tx_tensor *t = run->values[id];
   const node *n = &run->g->nodes[id];
   *out = t;
@@ -1025,12 +1054,14 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   return call_first(out, run, n, op);
 }
 
-/* num_batches_tracked += 1: after the norm, so that a norm which is tried again counts once */
+/* num_batches_tracked += 1, in two steps: what needs memory may be tried again, what writes needs no memory. */
 static int count_batch(graph_run *run, const step *st) {
   const node *n = &run->g->nodes[st->node];
   if (n->counter < 0 || !run->plan->training[st->node] || !run->s->slots[n->counter]) return TX_OK;
-  tx_tensor *t = NULL;
-  int status = call2(&t, "add_", "Scalar", run->s->slots[n->counter], (tx_value){ .kind = TX_INT, .i = 1 });
+  tx_tensor *sum = NULL, *t = NULL, *counter = run->s->slots[n->counter];
+  int status = call2(&sum, "add", "Scalar", counter, (tx_value){ .kind = TX_INT, .i = 1 });
+  if (status == TX_OK) status = call2(&t, "copy_", "", counter, tensor_value(sum));
+  tx_tensor_free(sum);
   tx_tensor_free(t);
   return status;
 }
@@ -1059,29 +1090,38 @@ static int run_guided(tx_tensor **out, graph_run *run, const step *st) {
   return status == TX_OK ? TX_OK : fail(status, "guided_relu: %s", tx_error());
 }
 
-/* Stochastic depth by rows, with the operators that torchvision calls: x * bernoulli(1 - p) / (1 - p), one draw a sample. */
-static int run_drop_path(tx_tensor **out, graph_run *run, const step *st) {
-  const node *n = &run->g->nodes[st->node];
-  tx_tensor *x, *noise = NULL, *same = NULL;
+/* bernoulli(keep), one draw a sample of x: (N, 1, 1 ...) */
+static int draw_rows(tx_tensor **noise, const tx_tensor *x, double keep) {
+  tx_tensor *empty = NULL;
   int64_t sizes[TX_MAX_DIMS];
   char device[16];
-  double keep = 1.0 - n->p;
-  int status = read_value(&x, run, st->node, n->inputs[0]);
-  if (status != TX_OK) return status;
   sizes[0] = size0(x);
   for (int i = 1; i < tx_tensor_dim(x); i++) sizes[i] = 1;
   tx_tensor_device(x, device);
   tx_value shape = { .kind = TX_INTS, .n = tx_tensor_dim(x), .is = sizes };
   tx_value args[] = { shape, { .kind = TX_STRING, .s = tx_tensor_dtype(x) }, { .kind = TX_DEFAULT }, { .kind = TX_STRING, .s = device } };
-  status = call(&noise, "empty", "memory_format", args, 4);
-  if (status == TX_OK) status = call2(&same, "bernoulli_", "float", noise, double_value(keep));
-  tx_tensor_free(same);
-  same = NULL;
-  if (status == TX_OK && keep > 0) status = call2(&same, "div_", "Scalar", noise, double_value(keep));
-  tx_tensor_free(same);
-  if (status == TX_OK) status = call2(out, "mul", "Tensor", x, tensor_value(noise));
-  tx_tensor_free(noise);
+  int status = call(&empty, "empty", "memory_format", args, 4);
+  /* the numbers of bernoulli_, but an operator that may be tried again */
+  if (status == TX_OK) status = call2(noise, "bernoulli", "p", empty, double_value(keep));
+  tx_tensor_free(empty);
   return status;
+}
+
+/* Stochastic depth by rows, as torchvision has it: x * bernoulli(1 - p) / (1 - p). What was drawn is kept until the
+ * node has its value, so that a second try after out of memory does not draw again. */
+static int run_drop_path(tx_tensor **out, graph_run *run, const step *st) {
+  const node *n = &run->g->nodes[st->node];
+  tx_tensor *x, *scaled = NULL;
+  const double keep = 1.0 - n->p;
+  int status = read_value(&x, run, st->node, n->inputs[0]);
+  if (status == TX_OK && !run->noise) status = draw_rows(&run->noise, x, keep);
+  if (status == TX_OK && keep > 0) status = call2(&scaled, "div", "Scalar", run->noise, double_value(keep));
+  if (status == TX_OK) status = call2(out, "mul", "Tensor", x, tensor_value(scaled ? scaled : run->noise));
+  tx_tensor_free(scaled);
+  if (status != TX_OK) return status;
+  tx_tensor_free(run->noise);
+  run->noise = NULL;
+  return TX_OK;
 }
 
 /* x as the network wants it in memory. */
@@ -1113,12 +1153,11 @@ static int run_step(graph_run *run, const step *st) {
   else if (n->kind == DROP_PATH) status = run_drop_path(&t, run, st);
   else status = run_op(&t, run, st);
   free_temps(run);
-  if (status == TX_OK && st->leaf) status = make_leaf(&t);
-  if (status == TX_OK) status = count_batch(run, st);
   if (status != TX_OK) return tx_tensor_free(t), status;
   tx_tensor_free(run->values[st->node]);
-  run->values[st->node] = t;
-  return TX_OK;
+  run->values[st->node] = t; /* stands from here on: a second try goes on behind it and runs nothing twice */
+  if (st->leaf) status = make_leaf(&run->values[st->node]);
+  return status == TX_OK ? count_batch(run, st) : status;
 }
 
 static void free_after(graph_run *run, const step *st) {

@@ -28,7 +28,8 @@ void graph_release(graph *g);
 int graph_count(const graph *g);    /* nodes */
 const char *graph_name(const graph *g, int id);
 const char *graph_op(const graph *g, int id); /* "conv2d", "input", "function", "drop_path" */
-/* Each adds a node behind the others and gives its id, or -1 when memory is out. Ids in args are those of earlier nodes. */
+/* Each adds a node behind the others and gives its id, or -1: graph_error() says why. Ids in args are those of earlier
+ * nodes, slots are 0 and more. Nodes are added before the first state is made, the input first: later it is refused. */
 int graph_add_input(graph *g, const char *name); /* node 0, the only input */
 int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *args, int nargs, int counter);
                  /* counter: slot of a batch norm's num_batches_tracked, or -1 */
@@ -40,8 +41,10 @@ int graph_inputs(const graph *g, int id, const int **ids);
 void graph_set_batch(graph *g, int id, int dim, int64_t per_image);
 
 /* ---- state -------------------------------------------------------------------------------------------------- */
-graph_state *graph_state_new(graph *g, int nslots); /* retains g; slots empty */
-void graph_state_free(graph_state *s); /* a run under way keeps it until it ends */
+/* Retains g; slots empty. NULL: graph_error() says why (nodes read more slots than nslots, memory is out). */
+graph_state *graph_state_new(graph *g, int nslots);
+graph_state *graph_state_retain(graph_state *s);
+void graph_state_free(graph_state *s); /* a run under way, and whoever retained it, keeps it until it ends */
 graph *graph_state_graph(graph_state *s);
 int graph_state_size(const graph_state *s);
 void graph_state_set(graph_state *s, int slot, tx_tensor *t); /* takes another reference */

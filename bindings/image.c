@@ -1,5 +1,5 @@
-/* Pictures in plain C: stb_image decodes and stb_image_write encodes; resize follows Pillow's fixed-point arithmetic.
- * stb accepts files that end early and does not check PNG checksums, so both are checked here.
+/* Pictures in plain C: stb_image decodes PNG, image_jpeg.c JPEG, stb_image_write encodes PNG; resize follows Pillow's
+ * fixed-point arithmetic. stb accepts files that end early and does not check checksums, so both are checked here.
  * It refuses to show half a picture. */
 #include "image.h"
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "alloc.h"
+#include "image_jpeg.h"
 #include "sha256.h"
 
 /* ---- stb, with our malloc and a ceiling on what one file may unpack to ------------------------------------- */
@@ -64,80 +65,6 @@ static void writer_free(void *p) {
   mx_free(b);
 }
 
-/* stb's JPEG arithmetic is near libjpeg's, but up to 3 levels from it, and its doubling of 4:2:2 colour is wrong at the right edge
- * (by up to 119). These four take stb's places, so that pixels equal those of Pillow, which uses libjpeg: the macros rename stb's
- * definitions and, having arguments, leave its uses, which are function pointers, alone. */
-static unsigned char clamp8(int64_t v) { return v < 0 ? 0 : v > 255 ? 255 : (unsigned char)v; }
-
-/* One of the two passes of the inverse DCT of Loeffler, Ligtenberg and Moschytz (1989), 13-bit constants: 8 values, `step` apart.
- * 64 bits wide, so that no coefficient of a damaged file overflows. */
-static void inverse_dct(const int64_t *in, int64_t *out, int step, int shift) {
-  int64_t i0 = in[0], i1 = in[step], i2 = in[2 * step], i3 = in[3 * step], i4 = in[4 * step], i5 = in[5 * step], i6 = in[6 * step], i7 = in[7 * step];
-  int64_t e = (i2 + i6) * 4433, e2 = e - i6 * 15137, e3 = e + i2 * 6270, e0 = (i0 + i4) * 8192, e1 = (i0 - i4) * 8192;
-  int64_t even[4] = { e0 + e3, e1 + e2, e1 - e2, e0 - e3 };
-  int64_t z1 = (i7 + i1) * -7373, z2 = (i5 + i3) * -20995, z5 = (i7 + i3 + i5 + i1) * 9633;
-  int64_t z3 = (i7 + i3) * -16069 + z5, z4 = (i5 + i1) * -3196 + z5;
-  int64_t odd[4] = { i1 * 12299 + z1 + z4, i3 * 25172 + z2 + z3, i5 * 16819 + z2 + z4, i7 * 2446 + z1 + z3 };
-  int64_t half = (int64_t)1 << (shift - 1);
-  for (int k = 0; k < 4; k++) {
-    out[k * step] = (even[k] + odd[k] + half) >> shift;
-    out[(7 - k) * step] = (even[k] - odd[k] + half) >> shift;
-  }
-}
-
-static void stbi__idct_block(unsigned char *out, int stride, short data[64]) {
-  int64_t a[64];
-  for (int i = 0; i < 64; i++)
-    a[i] = data[i];
-  for (int i = 0; i < 8; i++)
-    inverse_dct(a + i, a + i, 8, 11);
-  for (int i = 0; i < 8; i++, out += stride) {
-    inverse_dct(a + 8 * i, a + 8 * i, 1, 18);
-    for (int k = 0; k < 8; k++)
-      out[k] = clamp8(a[8 * i + k] + 128);
-  }
-}
-
-static void stbi__YCbCr_to_RGB_row(unsigned char *out, const unsigned char *y, const unsigned char *cb, const unsigned char *cr, int n, int step) {
-  for (int i = 0; i < n; i++, out += step) {
-    int32_t b = cb[i] - 128, r = cr[i] - 128;
-    out[0] = clamp8(y[i] + ((91881 * r + 32768) >> 16));
-    out[1] = clamp8(y[i] + ((-22554 * b - 46802 * r + 32768) >> 16));
-    out[2] = clamp8(y[i] + ((116130 * b + 32768) >> 16));
-    if (step == 4)
-      out[3] = 255;
-  }
-}
-
-static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int times) {
-  (void)far, (void)times;
-  out[0] = near[0];
-  for (int i = 1; i < w; i++) {
-    out[2 * i - 1] = (unsigned char)((3 * near[i - 1] + near[i] + 2) >> 2);
-    out[2 * i] = (unsigned char)((3 * near[i] + near[i - 1] + 1) >> 2);
-  }
-  out[2 * w - 1] = near[w - 1];
-  return out;
-}
-
-static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int times) {
-  (void)times;
-  int here = 3 * near[0] + far[0];
-  out[0] = (unsigned char)((4 * here + 8) >> 4);
-  for (int i = 1; i < w; i++) {
-    int next = 3 * near[i] + far[i];
-    out[2 * i - 1] = (unsigned char)((3 * here + next + 7) >> 4);
-    out[2 * i] = (unsigned char)((3 * next + here + 8) >> 4);
-    here = next;
-  }
-  out[2 * w - 1] = (unsigned char)((4 * here + 7) >> 4);
-  return out;
-}
-#define stbi__idct_block(a, b, c) stb_idct_block_(a, b, c)
-#define stbi__YCbCr_to_RGB_row(a, b, c, d, e, f) stb_ycbcr_to_rgb_row_(a, b, c, d, e, f)
-#define stbi__resample_row_h_2(a, b, c, d, e) stb_resample_row_h_2_(a, b, c, d, e)
-#define stbi__resample_row_hv_2(a, b, c, d, e) stb_resample_row_hv_2_(a, b, c, d, e)
-
 #pragma GCC diagnostic ignored "-Wunused-function" /* stb declares more than it defines: told at the end of the file */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
@@ -146,9 +73,7 @@ static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char 
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
 #define STBI_ONLY_PNG
-#define STBI_ONLY_JPEG
 #define STBI_NO_STDIO
-#define STBI_NO_SIMD /* its forms of the four above */
 #define STBI_FAILURE_USERMSG
 #define STBI_MAX_DIMENSIONS IMAGE_MAX_SIDE
 #define STBI_MALLOC(n) stb_alloc(n)
@@ -183,7 +108,7 @@ int image_new(image *out, int w, int h, int c) {
   uint8_t *px = mx_calloc((size_t)w * h, c);
   if (!px)
     return IMAGE_NOMEM;
-  *out = (image){ w, h, c, 8, 0, px };
+  *out = (image){ .w = w, .h = h, .c = c, .bits = 8, .px = px };
   return IMAGE_OK;
 }
 
@@ -221,7 +146,7 @@ static uint32_t crc32_png(const uint8_t *p, size_t n) {
 }
 
 /* Walks the chunks: each whole, the critical ones with the right checksum, IEND present. */
-static int check_png(const uint8_t *p, size_t n, char *why) {
+static int check_png(const uint8_t *p, size_t n, int *notes, char *why) {
   size_t at = 8;
   bool data = false;
   if (n < 33 || memcmp(p + 12, "IHDR", 4))
@@ -235,6 +160,8 @@ static int check_png(const uint8_t *p, size_t n, char *why) {
     const uint8_t *type = p + at + 4;
     if (!(type[0] & 32) && crc32_png(type, length + 4) != big32(type + 4 + length))
       return fail(why, "the PNG is corrupt: wrong checksum in its %.4s", type);
+    if (!memcmp(type, "eXIf", 4) && image_exif_orientation(type + 4, length) != 1)
+      *notes |= IMAGE_NOTE_ORIENTATION;
     data |= !memcmp(type, "IDAT", 4);
     if (!memcmp(type, "IEND", 4))
       return data ? IMAGE_OK : fail(why, "the PNG holds no picture");
@@ -258,42 +185,6 @@ static uint8_t *full_palette(const uint8_t *p, size_t *n) {
     memcpy(out + at, "\0\0\3\0", 4);
   *n += more;
   return out;
-}
-
-/* A segment of Huffman tables: stb 2.27 writes past its own where a table claims more than 256 codes. */
-static bool good_huffman(const uint8_t *p, size_t n) {
-  while (n) {
-    size_t codes = 0;
-    if (n < 17)
-      return false;
-    for (int i = 1; i <= 16; i++)
-      codes += p[i];
-    if (codes > 256 || n < 17 + codes)
-      return false;
-    p += 17 + codes;
-    n -= 17 + codes;
-  }
-  return true;
-}
-
-/* Walks the segments, and the coded data between them, as stb will; looks at what stb does not. */
-static int check_jpeg(const uint8_t *p, size_t n, char *why) {
-  for (size_t at = 2; at + 1 < n;) {
-    int type = p[at + 1];
-    if (p[at] != 0xff || type == 0 || type == 0xff || type == 1 || (type >= 0xd0 && type <= 0xd8)) {
-      at += p[at] == 0xff && type != 0xff ? 2 : 1; /* coded data, stuffing, filling, markers without a segment */
-      continue;
-    }
-    if (type == 0xd9)
-      return IMAGE_OK;
-    size_t length = at + 3 < n ? (size_t)p[at + 2] << 8 | p[at + 3] : 0;
-    if (at + 3 >= n || length > n - at - 2)
-      return fail(why, "the JPEG is truncated");
-    if (length < 2 || (type == 0xc4 && !good_huffman(p + at + 4, length - 2)))
-      return fail(why, "the JPEG is corrupt: bad segment");
-    at += 2 + length;
-  }
-  return fail(why, "the JPEG is truncated");
 }
 
 /* Memory as stb's stream, so that reading past the end is noticed: stb fills what is missing with zeros. */
@@ -330,30 +221,60 @@ static int stream_eof(void *ud) {
 
 static const stbi_io_callbacks stream_calls = { stream_read, stream_skip, stream_eof };
 
-int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, char *why) {
-  const uint8_t *p = bytes;
-  bool png = is_png(p, n);
-  if (!png && !is_jpeg(p, n))
-    return not_an_image(p, n, why);
-  if (png && n < 33)
-    return fail(why, "the PNG is truncated");
-  if (!png && check_jpeg(p, n, why))
-    return IMAGE_ERROR;
+static int png_size(int *w, int *h, int *c, const uint8_t *p, size_t n, char *why) {
   int channels = 0;
   stream s = { p, n, 0, false };
+  if (n < 33)
+    return fail(why, "the PNG is truncated");
   out_of_memory = false;
   if (!stbi_info_from_callbacks(&stream_calls, &s, w, h, &channels)) {
     if (out_of_memory)
       return no_memory(why);
     if (s.past_end)
-      return fail(why, "the %s is truncated", png ? "PNG" : "JPEG");
-    return fail(why, "the %s is not one this reads: %s", png ? "PNG" : "JPEG", stbi_failure_reason());
+      return fail(why, "the PNG is truncated");
+    return fail(why, "the PNG is not one this reads: %s", stbi_failure_reason());
   }
-  if (*w < 1 || *h < 1 || *w > IMAGE_MAX_SIDE || *h > IMAGE_MAX_SIDE || (int64_t)*w * *h > IMAGE_MAX_PIXELS)
-    return fail(why, "%d x %d is larger than the %d megapixels this reads", *w, *h, IMAGE_MAX_PIXELS >> 20);
   *c = channels >= 3 ? 3 : 1;
+  return IMAGE_OK;
+}
+
+int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, char *why) {
+  const uint8_t *p = bytes;
+  bool png = is_png(p, n);
+  if (!png && !is_jpeg(p, n))
+    return not_an_image(p, n, why);
+  int status = png ? png_size(w, h, c, p, n, why) : image_jpeg_size(w, h, c, p, n, why);
+  if (status)
+    return status;
+  if (*w < 1 || *h < 1 || *w > IMAGE_MAX_SIDE || *h > IMAGE_MAX_SIDE || (int64_t)*w * *h > IMAGE_MAX_PIXELS)
+    return fail(why, IMAGE_TOO_LARGE, *w, *h, IMAGE_MAX_PIXELS >> 20);
   *bits = png && p[24] == 16 ? 16 : 8;
   return IMAGE_OK;
+}
+
+/* Whether the last of n channels, alpha, is not the same everywhere. step: bytes a sample, compared as they lie. */
+static bool alpha_varies(const void *px, size_t pixels, int n, size_t step) {
+  const uint8_t *first = (const uint8_t *)px + (size_t)(n - 1) * step;
+  if (n != 2 && n != 4)
+    return false;
+  for (size_t i = 1; i < pixels; i++)
+    if (memcmp(first, first + i * (size_t)n * step, step))
+      return true;
+  return false;
+}
+
+/* The largest sample of the colour channels, and the share above white. */
+static int range16(const uint16_t *wide, size_t pixels, int n, int white, float *over) {
+  int top = 0, c = n >= 3 ? 3 : 1;
+  size_t cut = 0;
+  for (size_t i = 0; i < pixels; i++)
+    for (int k = 0; k < c; k++) {
+      int v = wide[i * (size_t)n + (size_t)k];
+      top = v > top ? v : top;
+      cut += v > white;
+    }
+  *over = (float)cut / (float)(pixels * (size_t)c);
+  return top;
 }
 
 /* Keeps the first c of n channels, in place. */
@@ -374,15 +295,13 @@ static uint8_t *narrow16(const uint16_t *wide, size_t count, int white) {
   return px;
 }
 
-int image_decode(image *out, const void *bytes, size_t n, int white16, char *why) {
-  int w, h, c, bits, channels, status = image_size(&w, &h, &c, &bits, bytes, n, why);
+static int png_decode(image *out, const void *bytes, size_t n, int white16, char *why) {
+  int w, h, c, bits, channels, notes = 0, status = image_size(&w, &h, &c, &bits, bytes, n, why);
+  status = status ? status : check_png(bytes, n, &notes, why);
   if (status)
     return status;
-  bool png = is_png(bytes, n);
-  if (png && (status = check_png(bytes, n, why)))
-    return status;
   uint8_t *padded = NULL;
-  if (png && ((const uint8_t *)bytes)[25] == 3 && !(bytes = padded = full_palette(bytes, &n)))
+  if (((const uint8_t *)bytes)[25] == 3 && !(bytes = padded = full_palette(bytes, &n)))
     return no_memory(why);
   /* Room for stb's own doublings, but not for a small file that inflates without end. */
   unpack_limit = (size_t)w * h * 4 * (bits / 8) * 3 + n * 2 + (1 << 20);
@@ -396,30 +315,28 @@ int image_decode(image *out, const void *bytes, size_t n, int white16, char *why
     px = stbi_load_from_callbacks(&stream_calls, &s, &w, &h, &channels, 0);
   unpack_limit = SIZE_MAX;
   mx_free(padded);
-  if (!px && !wide) {
-    if (out_of_memory)
-      return no_memory(why);
-    if (s.past_end)
-      return fail(why, "the %s is truncated", png ? "PNG" : "JPEG");
-    return fail(why, "the %s is corrupt: %s", png ? "PNG" : "JPEG", stbi_failure_reason());
-  }
-  if (!png && s.past_end) {
-    mx_free(px);
-    return fail(why, "the JPEG is truncated");
-  }
-  int top = 0;
-  for (size_t i = 0; wide && i < (size_t)w * h * channels; i++)
-    top = wide[i] > top ? wide[i] : top;
+  if (!px && !wide)
+    return out_of_memory ? no_memory(why) : s.past_end ? fail(why, "the PNG is truncated")
+                                                       : fail(why, "the PNG is corrupt: %s", stbi_failure_reason());
+  int top = 0, white = white16 > 0 ? white16 : 65535;
+  float over = 0;
+  const bool alpha = alpha_varies(wide ? (void *)wide : px, (size_t)w * h, channels, wide ? 2 : 1);
   if (wide) {
-    px = narrow16(wide, (size_t)w * h * channels, white16 > 0 ? white16 : 65535);
+    top = range16(wide, (size_t)w * h, channels, white, &over);
+    px = narrow16(wide, (size_t)w * h * channels, white);
     mx_free(wide);
     if (!px)
       return no_memory(why);
   }
-  c = channels >= 3 ? 3 : 1;
   drop_alpha(px, (size_t)w * h, channels, c);
-  *out = (image){ w, h, c, bits, top, px };
+  *out = (image){ .w = w, .h = h, .c = c, .bits = bits, .top = top, .notes = notes, .px = px, .alpha = alpha, .over = over };
   return IMAGE_OK;
+}
+
+int image_decode(image *out, const void *bytes, size_t n, int white16, char *why) {
+  if (is_png(bytes, n))
+    return png_decode(out, bytes, n, white16, why);
+  return is_jpeg(bytes, n) ? image_jpeg_decode(out, bytes, n, why) : not_an_image(bytes, n, why);
 }
 
 int image_read_file(uint8_t **bytes, size_t *n, const char *path, char *why) {

@@ -12,13 +12,22 @@ typedef struct image {
   int w, h, c;  /* c: 1 or 3 */
   int bits;     /* of the file's samples: 8 or 16 (palettes and 1, 2, 4 bits count as 8) */
   int top;      /* the largest 16-bit sample of a 16-bit file, else 0: tells 12-bit values in 16 bits */
+  int notes;    /* IMAGE_NOTE_... of the file, for those who decode: what is odd about it */
   uint8_t *px;  /* h * w * c bytes; image_free frees */
+  bool alpha;   /* the file has an alpha channel that is not the same everywhere: it is dropped all the same */
+  float over;   /* share of a 16-bit file's samples that lie above white16 and are cut to 255 */
 } image;
+
+enum {
+  IMAGE_NOTE_STRAY_BYTES = 1, /* a JPEG with bytes or restart markers after a scan that belong to nothing: left out */
+  IMAGE_NOTE_ORIENTATION = 2, /* EXIF asks to turn or mirror the picture: it is as stored, as Pillow's open gives it */
+};
 
 enum { IMAGE_OK = 0, IMAGE_ERROR = 1, IMAGE_NOMEM = 2 };
 #define IMAGE_WHY 160                   /* room for a reason */
 #define IMAGE_MAX_PIXELS (64 << 20)     /* 8192 x 8192; a larger picture is refused before it is unpacked */
 #define IMAGE_MAX_SIDE 32768
+#define IMAGE_TOO_LARGE "%d x %d is larger than the %d megapixels this reads" /* with IMAGE_MAX_PIXELS >> 20 */
 
 int image_new(image *out, int w, int h, int c);  /* pixels all 0 */
 void image_free(image *im);                      /* accepts an empty one, safe twice */
@@ -55,8 +64,15 @@ typedef enum image_mask {
   IMAGE_MASK_COUNT
 } image_mask;
 extern const char *const image_mask_names[IMAGE_MASK_COUNT]; /* "none", "lungs", "lungs_raw", "lungs_hull", ... */
-/* To 1 channel of 0 and 255. 255: values of 128 and more; where the largest value is 1, the ones. */
+/* To 1 channel of 0 and 255. 255: values of 128 and more; where the largest value is 1, the ones. An error: a mask that
+ * marks the whole picture, or whose content lies in the alpha channel. */
 int image_binary(image *mask, char *why);
+typedef enum image_mask_resize {
+  IMAGE_MASK_RESIZE_NONE, IMAGE_MASK_RESIZE_NEAREST, IMAGE_MASK_RESIZE_BILINEAR
+} image_mask_resize;
+extern const char *const image_mask_resizes[3]; /* "none", "nearest", "bilinear" */
+/* Stretches a binary mask to w x h: by nearest, or bilinearly, what is at least half inside. NONE: an error. */
+int image_fit_mask(image *mask, int w, int h, image_mask_resize how, char *why);
 /* The thesis' fill, in place, on a 1-channel mask: top is the first row (raster order) with the mask's maximum, left the
  * first column of 0 .. w/2-1 that holds 255 in rows 1 .. h-1, right the first of w-1 down to w/2+1; what lies strictly
  * between left and right and below top, rows and columns up to h-2 and w-2, becomes 255. */

@@ -26,6 +26,10 @@ static uint8_t largest(const uint8_t *p, size_t n) {
   return top;
 }
 
+const char *const image_mask_resizes[3] = { "none", "nearest", "bilinear" };
+
+static bool all_the_same(const uint8_t *p, size_t n) { return n < 2 || !memcmp(p, p + 1, n - 1); }
+
 int image_binary(image *mask, char *why) {
   size_t n = (size_t)mask->w * mask->h;
   for (size_t i = 0; mask->c == 3 && i < n; i++) {
@@ -34,6 +38,9 @@ int image_binary(image *mask, char *why) {
   }
   mask->c = 1;
   uint8_t top = largest(mask->px, n);
+  if (mask->alpha && all_the_same(mask->px, n))
+    return fail(why, "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey "
+                "values");
   if (mask->bits == 16 && top < 128 && mask->top > 0 && mask->top < 128 * 257) /* 0 and 1 in 16 bits have become 0 */
     return fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
   if (top > 1 && top < 128)
@@ -41,6 +48,25 @@ int image_binary(image *mask, char *why) {
   int bar = top == 1 ? 1 : 128;
   for (size_t i = 0; i < n; i++)
     mask->px[i] = mask->px[i] >= bar ? 255 : 0;
+  if (!memchr(mask->px, 0, n))
+    return fail(why, "it marks the whole picture");
+  return IMAGE_OK;
+}
+
+int image_fit_mask(image *mask, int w, int h, image_mask_resize how, char *why) {
+  image out;
+  if (mask->w == w && mask->h == h)
+    return IMAGE_OK;
+  if (how == IMAGE_MASK_RESIZE_NONE)
+    return fail(why, "it is %d x %d, its image %d x %d; mask_resize = 'nearest' would stretch it", mask->w, mask->h, w, h);
+  const bool nearest = how == IMAGE_MASK_RESIZE_NEAREST;
+  int status = nearest ? image_resize_nearest(&out, mask, w, h) : image_resize(&out, mask, w, h);
+  if (status)
+    return snprintf(why, IMAGE_WHY, "out of memory"), status;
+  for (size_t i = 0; i < (size_t)w * h; i++)
+    out.px[i] = out.px[i] >= 128 ? 255 : 0;
+  image_free(mask);
+  *mask = out;
   return IMAGE_OK;
 }
 

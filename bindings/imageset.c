@@ -2,7 +2,6 @@
  * and facts are set once, by whoever comes first, and never change or go away before imageset_free. */
 #include "imageset.h"
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,10 +9,12 @@
 #include <time.h>
 #include "alloc.h"
 #include "sha256.h"
+#include "worker.h"
 
 typedef struct item {
   char *path, *lungs; /* lungs NULL: none */
   int label;
+  int white16;
   int64_t number; /* which phantom */
   _Atomic(imageset_facts *) facts;
   _Atomic(uint8_t *) pixels; /* one byte of channel count, then the prepared pixels */
@@ -27,6 +28,7 @@ struct imageset {
   item *items;
   int64_t n, room;
   atomic_int_fast64_t cached;
+  atomic_int holders; /* loaders and scans whose threads use it */
 };
 
 static int fail(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -77,7 +79,13 @@ void imageset_free(imageset *s) {
   mx_free(s);
 }
 
+void imageset_hold(imageset *s) { atomic_fetch_add(&s->holders, 1); }
+void imageset_release(imageset *s) { atomic_fetch_sub(&s->holders, 1); }
+bool imageset_is_held(const imageset *s) { return atomic_load(&s->holders) > 0; }
+
 int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number) {
+  if (imageset_is_held(s))
+    return -2;
   if (s->n == s->room) {
     int64_t room = s->room ? 2 * s->room : 64;
     item *items = mx_realloc(s->items, (size_t)room * sizeof *items);
@@ -92,9 +100,11 @@ int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label
     mx_free(m);
     return -1;
   }
-  s->items[s->n] = (item){ .path = p, .lungs = m, .label = label, .number = number };
+  s->items[s->n] = (item){ .path = p, .lungs = m, .label = label, .number = number, .white16 = s->o.white16 };
   return s->n++;
 }
+
+void imageset_white(imageset *s, int64_t i, int white16) { s->items[i].white16 = white16; }
 
 int64_t imageset_count(const imageset *s) { return s->n; }
 int imageset_size(const imageset *s) { return s->o.size_px; }
@@ -115,8 +125,9 @@ static int read_bytes(const imageset *s, const char *path, uint8_t **bytes, size
 }
 
 static int no_fit(char *why, const item *it, const image *mask, int w, int h, const char *kind, const char *path) {
-  return fail(why, "the %s mask '%s' does not fit its image '%s' (expected %d x %d, got %d x %d). Repair it, or list the image in skip.txt.",
-              kind, path, it->path, w, h, mask->w, mask->h);
+  return fail(why, "the %s mask '%s' does not fit its image '%s' (expected %d x %d, got %d x %d). Repair it, write "
+              "mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt.", kind, path, it->path, w, h,
+              mask->w, mask->h);
 }
 
 static int cannot_read(char *why, const char *path, const char *reason, int status) {
@@ -131,7 +142,7 @@ static int load_mask(const imageset *s, const item *it, const char *path, const 
   image mask = { 0 };
   int status = read_bytes(s, path, &bytes, &n, reason);
   if (!status)
-    status = image_decode(&mask, bytes, n, s->o.white16, reason);
+    status = image_decode(&mask, bytes, n, it->white16, reason);
   mx_free(bytes);
   if (!status)
     status = image_binary(&mask, reason);
@@ -139,8 +150,8 @@ static int load_mask(const imageset *s, const item *it, const char *path, const 
     fail(why, "cannot read the %s mask '%s' (%s). Repair it, or list its image '%s' in skip.txt.", kind, path, reason, it->path);
   else if (status == IMAGE_NOMEM)
     no_memory(why);
-  else if (mask.w != w || mask.h != h)
-    status = no_fit(why, it, &mask, w, h, kind, path);
+  else if (image_fit_mask(&mask, w, h, s->o.mask_resize, reason))
+    status = s->o.mask_resize ? no_memory(why) : no_fit(why, it, &mask, w, h, kind, path);
   if (status)
     image_free(&mask);
   else
@@ -192,7 +203,12 @@ static int remember_facts(item *it, const image *im, const uint8_t file_digest[3
   }
   image_digest(im, f->digest);
   memcpy(f->file_digest, file_digest ? file_digest : f->digest, 32);
-  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top;
+  f->w = im->w, f->h = im->h, f->c = im->c, f->bits = im->bits, f->top = im->top, f->notes = im->notes;
+  f->over = im->over, f->alpha = im->alpha, f->low = 255;
+  for (size_t k = 0; k < (size_t)im->w * im->h * im->c; k++) {
+    f->low = im->px[k] < f->low ? im->px[k] : f->low;
+    f->high = im->px[k] > f->high ? im->px[k] : f->high;
+  }
   if (!atomic_compare_exchange_strong(&it->facts, &none, f))
     mx_free(f);
   return IMAGE_OK;
@@ -222,7 +238,7 @@ static int open_picture(imageset *s, int64_t i, image *im, char *why) {
     sha256_finish(&h, digest);
   }
   if (!status)
-    status = image_decode(im, bytes, n, s->o.white16, reason);
+    status = image_decode(im, bytes, n, it->white16, reason);
   mx_free(bytes);
   if (status)
     return cannot_read(why, it->path, reason, status);
@@ -237,6 +253,9 @@ static int prepare(imageset *s, int64_t i, image *out, char *why) {
     status = mask_picture(s, &s->items[i], &im, why);
   if (!status && fit_picture(s, &im, false))
     status = no_memory(why);
+  if (!status && (im.w != s->o.size_px || im.h != s->o.size_px)) /* resize_px 0 for what has another size */
+    status = fail(why, "'%s' is %d x %d pixels (expected %d x %d).", s->items[i].path, im.w, im.h, s->o.size_px,
+                  s->o.size_px);
   if (status)
     image_free(&im);
   else
@@ -396,14 +415,11 @@ imageset_scan *imageset_scan_start(imageset *s, const int64_t *items, int64_t n,
   }
   memcpy(copy, items, (size_t)n * sizeof *copy);
   scan->s = s, scan->items = copy, scan->n = n;
+  imageset_hold(s);
   pthread_mutex_init(&scan->lock, NULL);
   pthread_cond_init(&scan->progress, NULL);
-  sigset_t all, before; /* signals are the main thread's */
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  while (scan->threads < threads && !pthread_create(&scan->thread[scan->threads], NULL, scan_work, scan))
+  while (scan->threads < threads && !worker_start(&scan->thread[scan->threads], scan_work, scan))
     scan->threads++;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!scan->threads && threads) {
     imageset_scan_free(scan);
     return NULL;
@@ -434,6 +450,7 @@ void imageset_scan_free(imageset_scan *scan) {
   pthread_mutex_unlock(&scan->lock);
   for (int t = 0; t < scan->threads; t++)
     pthread_join(scan->thread[t], NULL);
+  imageset_release(scan->s);
   pthread_cond_destroy(&scan->progress);
   pthread_mutex_destroy(&scan->lock);
   mx_free(scan->items);

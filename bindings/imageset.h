@@ -13,9 +13,10 @@ typedef struct imageset imageset;
 
 typedef struct imageset_options {
   const char *root;       /* put before every path; messages leave it out */
-  int resize_px, size_px; /* short side, then centre crop; resize_px 0: neither (phantoms are drawn at size_px) */
+  int resize_px, size_px; /* short side, then centre crop; resize_px 0: neither, for phantoms drawn at size_px */
   image_mask mask;
-  int white16;            /* see image_decode */
+  int white16;            /* see image_decode; imageset_white gives a picture another one */
+  image_mask_resize mask_resize; /* of mask files of another size than their picture */
   int64_t cache_bytes;    /* the most that prepared pixels may keep */
   const phantom *phantom; /* copied; NULL: pictures are files */
 } imageset_options;
@@ -25,16 +26,25 @@ typedef struct imageset_facts {
   uint8_t digest[32];      /* image_digest of the picture as decoded, before mask and resize */
   uint64_t hash;
   uint8_t thumbnail[1024];
-  int w, h, c, bits, top; /* see image */
+  int w, h, c, bits, top, notes; /* see image */
+  float over;
+  bool alpha;
+  uint8_t low, high; /* the least and the largest of the decoded picture's bytes */
 } imageset_facts;
 
 #define IMAGESET_WHY 2048 /* room for a message with two paths */
 
 imageset *imageset_new(const imageset_options *options); /* NULL: out of memory */
 void imageset_free(imageset *s);                         /* no thread may be using it */
-/* Appends one picture; its index, or -1: out of memory. lungs NULL: it has no lung mask. number: which phantom
- * (for drawn sets). Not while threads are using s. */
+/* Appends one picture; its index, or -1: out of memory, -2: threads are using s. lungs NULL: it has no lung mask.
+ * number: which phantom (for drawn sets). */
 int64_t imageset_add(imageset *s, const char *path, const char *lungs, int label, int64_t number);
+/* The 16-bit sample of this picture and its masks that becomes white. Not while threads are using s. */
+void imageset_white(imageset *s, int64_t i, int white16);
+/* Between the two, threads are using s: it is not freed and nothing is added. Loaders and scans call them. */
+void imageset_hold(imageset *s);
+void imageset_release(imageset *s);
+bool imageset_is_held(const imageset *s);
 int64_t imageset_count(const imageset *s);
 int imageset_size(const imageset *s); /* size_px */
 int imageset_label(const imageset *s, int64_t i);

@@ -314,14 +314,14 @@ static double largest(const double *a, size_t n) {
 /* Solves for x from 0; levels[0].b holds the right side and is used up. The cycle's answer to the residual is a close estimate
  * of the error, in every norm: steps go on until its largest value is below `within`, and it is added at the end.
  * d, q: room for one array each. NaN ends it at once. */
-static int solve(const level *levels, int n, double *x, double *d, double *q, double within) {
+static int solve(const level *levels, int n, double *x, double *d, double *q, double within, bool (*stop)(void)) {
   const level *l = &levels[0];
   const size_t size = level_size(l->rows, l->columns);
   double before = 0;
   int step = 0;
   for (;; step++) {
     cycle(levels, n);
-    if (!(largest(l->x, size) > within) || step == MOST_STEPS)
+    if (!(largest(l->x, size) > within) || step == MOST_STEPS || (stop && stop()))
       break;
     const double now = dot(l->b, l->x, size), beta = step ? now / before : 0;
     for (size_t k = 0; k < size; k++)
@@ -373,14 +373,14 @@ static void right_side(const level *l, const uint8_t *keep, const double *v, dou
     }
 }
 
-static int impute_plane(const level *levels, int n, const uint8_t *keep, double *v, double *room) {
+static int impute_plane(const level *levels, int n, const uint8_t *keep, double *v, double *room, bool (*stop)(void)) {
   const level *l = &levels[0];
   const size_t size = level_size(l->rows, l->columns), pixels = (size_t)l->rows * (size_t)l->columns;
   double span, mean = mean_of(keep, v, pixels, &span);
   double *x = room, *d = room + size, *q = room + 2 * size;
   memset(room, 0, 3 * size * sizeof *room);
   right_side(l, keep, v, mean);
-  const int steps = solve(levels, n, x, d, q, 1e-10 * span);
+  const int steps = solve(levels, n, x, d, q, 1e-10 * span, stop);
   for (int i = 0; i < l->rows; i++)
     for (int j = 0; j < l->columns; j++) {
       const size_t k = (size_t)i * (size_t)l->columns + j;
@@ -390,7 +390,8 @@ static int impute_plane(const level *levels, int n, const uint8_t *keep, double 
   return steps;
 }
 
-bool mx_impute(int rows, int columns, const uint8_t *keep, double *const *planes, int count, int *iterations) {
+static bool impute(int rows, int columns, const uint8_t *keep, double *const *planes, int count, int *iterations,
+                   bool (*stop)(void)) {
   const size_t pixels = (size_t)rows * (size_t)columns;
   size_t kept = 0, numbers;
   if (iterations)
@@ -424,7 +425,7 @@ bool mx_impute(int rows, int columns, const uint8_t *keep, double *const *planes
       memcpy(planes[k], planes[same_as[k]], pixels * sizeof **planes);
       continue;
     }
-    const int steps = impute_plane(levels, n, keep, planes[k], arena);
+    const int steps = impute_plane(levels, n, keep, planes[k], arena, stop);
     if (iterations && steps > *iterations)
       *iterations = steps;
   }
@@ -432,15 +433,22 @@ bool mx_impute(int rows, int columns, const uint8_t *keep, double *const *planes
   return true;
 }
 
-bool mx_impute_all(int n, int channels, int rows, int columns, const uint8_t *keep, double *x, int threads) {
+bool mx_impute(int rows, int columns, const uint8_t *keep, double *const *planes, int count, int *iterations) {
+  return impute(rows, columns, keep, planes, count, iterations, NULL);
+}
+
+bool mx_impute_all(int n, int channels, int rows, int columns, const uint8_t *keep, double *x, int threads,
+                   bool (*stop)(void)) {
   const size_t pixels = (size_t)rows * (size_t)columns;
   bool enough = true;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int i = 0; i < n; i++) {
     double *planes[64];
+    if (stop && stop())
+      continue;
     for (int k = 0; k < channels; k++)
       planes[k] = x + ((size_t)i * (size_t)channels + (size_t)k) * pixels;
-    if (!mx_impute(rows, columns, keep + (size_t)i * pixels, planes, channels, NULL)) {
+    if (!impute(rows, columns, keep + (size_t)i * pixels, planes, channels, NULL, stop)) {
 #pragma omp atomic write
       enough = false;
     }

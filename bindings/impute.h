@@ -16,7 +16,9 @@
 bool mx_impute(int rows, int columns, const uint8_t *keep, double *const *planes, int count, int *iterations);
 
 /* Of n images: x (n, channels, rows, columns), keep (n, rows, columns), on so many threads; each image by one of them, so
- * the answer does not depend on their number. */
-bool mx_impute_all(int n, int channels, int rows, int columns, const uint8_t *keep, double *x, int threads);
+ * the answer does not depend on their number. stop: NULL, or asked between steps by all threads; true ends the call,
+ * with some images done and some not. */
+bool mx_impute_all(int n, int channels, int rows, int columns, const uint8_t *keep, double *x, int threads,
+                   bool (*stop)(void));
 
 #endif

@@ -36,16 +36,16 @@ static void read_flags(lua_State *L, int idx, const char *what, const flag *flag
 
 /* ---- backward ----------------------------------------------------------------------------------------------- */
 
-/* A tensor or a list of them at idx: becomes a list there; pushes what holds the pointers. */
+/* A tensor or a list of them at idx; held. */
 static tx_tensor **one_or_list(lua_State *L, int idx, int *n, const char *what) {
-  if (luaL_testudata(L, idx, XL_TENSOR)) {
-    lua_createtable(L, 1, 0);
-    lua_pushvalue(L, idx);
-    lua_rawseti(L, -2, 1);
-    lua_replace(L, idx);
-  } else if (!lua_istable(L, idx)) {
-    xl_error(L, "%s: expected a tensor or a list of tensors, got %s", what, luaL_typename(L, idx));
+  if (xl_testbox(L, idx)) {
+    tx_tensor **one = xl_slots(L, 1);
+    *one = tx_tensor_ref(xl_totensor(L, idx));
+    *n = 1;
+    return one;
   }
+  if (!lua_istable(L, idx))
+    xl_error(L, "%s: expected a tensor or a list of tensors, got %s", what, luaL_typename(L, idx));
   tx_tensor **v = xl_totensors(L, idx, n, what);
   if (*n == 0)
     xl_error(L, "%s: expected at least one tensor, got an empty list", what);
@@ -124,12 +124,12 @@ static int autograd_grad(lua_State *L) {
       xl_error(L, "grad: input %d does not require grad. Call requires_grad_() on it before the outputs are made.", i + 1);
   }
   xl_budget_before_backward(L);
-  xl_array *found = xl_newarray(L, nin);
-  check_pass(L, tx_autograd_grad(found->t, out, grads, nout, in, nin, retain || create, create, true), "grad");
+  tx_tensor **found = xl_slots(L, nin);
+  check_pass(L, tx_autograd_grad(found, out, grads, nout, in, nin, retain || create, create, true), "grad");
   for (int i = 0; i < nin && !unused; i++)
-    if (!found->t[i])
+    if (!found[i])
       xl_error(L, "grad: input %d has no part in the outputs. Give allow_unused = true to get torch.none for it.", i + 1);
-  xl_array_totable(L, -1);
+  xl_pushtensors(L, found, nin);
   return 1;
 }
 
@@ -137,11 +137,9 @@ static int autograd_grad(lua_State *L) {
 static int autograd_guided_relu(lua_State *L) {
   const double limit = luaL_optnumber(L, 2, 0);
   lua_settop(L, 1);
-  xl_totensor(L, 1);
-  xl_tensor *box = xl_newtensor(L);
-  tx_tensor *x = xl_totensor(L, 1);
-  XL_TRY(L, "guided_relu", tx_guided_relu(&box->t, x, limit));
-  xl_budget_check(L);
+  tx_tensor *x = xl_totensor(L, 1), **out = xl_slots(L, 1);
+  XL_TRY(L, "guided_relu", tx_guided_relu(out, x, limit));
+  xl_pushheld(L, *out);
   return 1;
 }
 
@@ -247,30 +245,25 @@ typedef struct generator_box { /* l_tensor_ops.c reads it */
   tx_generator *g;
 } generator_box;
 
+static void destroy_generator(void *b) { tx_generator_free(((generator_box *)b)->g); }
+
 static int generator_gc(lua_State *L) {
-  generator_box *b = luaL_checkudata(L, 1, XL_GENERATOR);
-  tx_generator_free(b->g);
-  b->g = NULL;
+  xl_closeobject(L, 1, XL_GENERATOR);
   return 0;
 }
 
 static generator_box *push_generator(lua_State *L) {
-  generator_box *b = lua_newuserdatauv(L, sizeof *b, 0);
-  b->g = NULL;
-  luaL_setmetatable(L, XL_GENERATOR);
-  return b;
+  return xl_newobject(L, XL_GENERATOR, sizeof(generator_box), destroy_generator);
 }
 
 static tx_generator *to_generator(lua_State *L, int idx) {
-  generator_box *b = luaL_checkudata(L, idx, XL_GENERATOR);
-  if (!b->g)
-    xl_error(L, "generator is closed");
-  return b->g;
+  return ((generator_box *)xl_toobject(L, idx, XL_GENERATOR, "generator is closed"))->g;
 }
 
 static int push_state(lua_State *L, const tx_generator *g) {
-  xl_tensor *box = xl_newtensor(L);
-  xl_check(L, tx_generator_get_state(&box->t, g), "get_state");
+  tx_tensor **state = xl_slots(L, 1);
+  xl_check(L, tx_generator_get_state(state, g), "get_state");
+  xl_pushheld(L, *state);
   return 1;
 }
 
@@ -370,9 +363,9 @@ int luaopen_core_autograd(lua_State *L) {
   lua_setfield(L, -2, "__close");
   luaL_newmetatable(L, XL_GENERATOR);
   luaL_setfuncs(L, generator_meta, 0);
-  luaL_newlib(L, generator_methods);
+  xl_newlib(L, generator_methods);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 2);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -31,6 +31,7 @@ __attribute__((visibility("default"))) void medxai_core_attach(volatile sig_atom
 __attribute__((visibility("default"))) const char *medxai_core_error_full(void) { return tx_error_full(); }
 
 __attribute__((visibility("default"))) int luaopen_medxai_core(lua_State *L) {
+  (void)xl_root(L); /* made before any box, so that it outlives them */
   lua_newtable(L);
   for (const luaL_Reg *m = modules; m->name; m++) {
     m->func(L);

@@ -45,6 +45,6 @@ static const luaL_Reg functions[] = {
 };
 
 int luaopen_core_device(lua_State *L) {
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

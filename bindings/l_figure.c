@@ -40,31 +40,43 @@ static cairo_status_t collect(void *ud, const unsigned char *data, unsigned n) {
 
 /* ---- the canvas ------------------------------------------------------------------------------------------- */
 
-/* The box first, empty, then what it owns. */
-static canvas *push_canvas(lua_State *L) {
-  canvas *c = lua_newuserdatauv(L, sizeof *c, 0);
-  memset(c, 0, sizeof *c);
-  luaL_setmetatable(L, CANVAS);
-  return c;
-}
-
-static int canvas_close(lua_State *L) {
-  canvas *c = luaL_checkudata(L, 1, CANVAS);
+static void destroy_canvas(void *p) {
+  canvas *c = p;
   if (c->cr) cairo_destroy(c->cr);
   if (c->surface) cairo_surface_destroy(c->surface);
   mx_free(c->out.data);
-  memset(c, 0, sizeof *c);
+}
+
+/* The object first, empty, then what it owns. */
+static canvas *push_canvas(lua_State *L) { return xl_newobject(L, CANVAS, sizeof(canvas), destroy_canvas); }
+
+static int canvas_close(lua_State *L) {
+  xl_closeobject(L, 1, CANVAS);
   return 0;
 }
 
 static canvas *check_canvas(lua_State *L) {
-  canvas *c = luaL_checkudata(L, 1, CANVAS);
-  luaL_argcheck(L, c->cr, 1, "canvas is finished");
+  luaL_checkudata(L, 1, CANVAS);
+  canvas *c = xl_testobject(L, 1, CANVAS);
+  luaL_argcheck(L, c, 1, "canvas is finished");
   return c;
 }
 
 static void check_cairo(lua_State *L, cairo_status_t status) {
   if (status != CAIRO_STATUS_SUCCESS) xl_error(L, "figure: %s", cairo_status_to_string(status));
+}
+
+/* A place or a length in points. Cairo answers NaN and numbers beyond its own with an error that stays for good. */
+static double points(lua_State *L, int arg) {
+  double v = luaL_checknumber(L, arg);
+  luaL_argcheck(L, fabs(v) <= 1e6, arg, "must be a finite number of points, at most 1e6");
+  return v;
+}
+
+static double font_size(lua_State *L, int arg) {
+  double v = luaL_checknumber(L, arg);
+  luaL_argcheck(L, v >= 0.01 && v <= 14400, arg, "a size must be within 0.01 to 14400 pt");
+  return v;
 }
 
 /* Metrics without hinting, so that text measures the same on every surface and at every resolution. */
@@ -117,15 +129,14 @@ static int canvas_finish(lua_State *L) {
     check_cairo(L, cairo_surface_write_to_png_stream(c->surface, collect, &c->out));
   }
   lua_pushlstring(L, (const char *)c->out.data, c->out.n);
-  lua_pushcfunction(L, canvas_close);
-  lua_pushvalue(L, 1);
-  lua_call(L, 1, 0);
+  xl_closeobject(L, 1, CANVAS);
   return 1;
 }
 
 /* A colour argument is 0xRRGGBB; the next may be its opacity. */
 static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
   lua_Integer rgb = luaL_checkinteger(L, arg);
+  if (!(alpha >= 0 && alpha <= 1)) xl_error(L, "figure: an opacity is within 0 to 1 (got %g)", alpha);
   luaL_argcheck(L, rgb >= 0 && rgb <= 0xffffff, arg, "a colour is 0x000000 to 0xffffff");
   cairo_set_source_rgba(cr, (double)(rgb >> 16) / 255, (double)(rgb >> 8 & 255) / 255, (double)(rgb & 255) / 255, alpha);
 }
@@ -134,7 +145,7 @@ static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
 static int canvas_rect(lua_State *L) {
   canvas *c = check_canvas(L);
   set_colour(L, c->cr, 6, luaL_optnumber(L, 7, 1));
-  cairo_rectangle(c->cr, luaL_checknumber(L, 2), luaL_checknumber(L, 3), luaL_checknumber(L, 4), luaL_checknumber(L, 5));
+  cairo_rectangle(c->cr, points(L, 2), points(L, 3), points(L, 4), points(L, 5));
   cairo_fill(c->cr);
   return 0;
 }
@@ -148,7 +159,9 @@ static void set_path(lua_State *L, cairo_t *cr, int arg) {
   for (lua_Integer i = 1; i < n; i += 2) {
     lua_rawgeti(L, arg, i);
     lua_rawgeti(L, arg, i + 1);
-    cairo_line_to(cr, luaL_checknumber(L, -2), luaL_checknumber(L, -1));
+    double x = luaL_checknumber(L, -2), y = luaL_checknumber(L, -1);
+    luaL_argcheck(L, fabs(x) <= 1e6 && fabs(y) <= 1e6, arg, "points must be finite numbers, at most 1e6");
+    cairo_line_to(cr, x, y);
     lua_pop(L, 2);
   }
 }
@@ -156,7 +169,7 @@ static void set_path(lua_State *L, cairo_t *cr, int arg) {
 /* c:line(points, width, colour [, dash [, alpha]]): dash is the length of strokes and gaps, 0 for none. */
 static int canvas_line(lua_State *L) {
   canvas *c = check_canvas(L);
-  double width = luaL_checknumber(L, 3), dash = luaL_optnumber(L, 5, 0);
+  double width = points(L, 3), dash = lua_isnoneornil(L, 5) ? 0 : points(L, 5);
   set_colour(L, c->cr, 4, luaL_optnumber(L, 6, 1));
   set_path(L, c->cr, 2);
   cairo_set_line_width(c->cr, width);
@@ -180,7 +193,7 @@ static int canvas_circle(lua_State *L) {
   canvas *c = check_canvas(L);
   set_colour(L, c->cr, 5, 1);
   cairo_new_path(c->cr);
-  cairo_arc(c->cr, luaL_checknumber(L, 2), luaL_checknumber(L, 3), luaL_checknumber(L, 4), 0, 6.283185307179586);
+  cairo_arc(c->cr, points(L, 2), points(L, 3), points(L, 4), 0, 6.283185307179586);
   cairo_fill(c->cr);
   return 0;
 }
@@ -199,7 +212,7 @@ static const char *check_text(lua_State *L, int arg) {
 /* c:text(x, y, text, size, colour [, bold [, turned]]): starts at x on the baseline y; turned goes upwards. */
 static int canvas_text(lua_State *L) {
   canvas *c = check_canvas(L);
-  double x = luaL_checknumber(L, 2), y = luaL_checknumber(L, 3), size = luaL_checknumber(L, 5);
+  double x = points(L, 2), y = points(L, 3), size = font_size(L, 5);
   const char *text = check_text(L, 4);
   set_colour(L, c->cr, 6, 1);
   set_font(c->cr, size, lua_toboolean(L, 7));
@@ -237,7 +250,8 @@ static cairo_surface_t *rgb_surface(lua_State *L, int arg, int *w, int *h) {
 /* c:image(x, y, w, h, rgb, columns, rows [, blocky]) */
 static int canvas_image(lua_State *L) {
   canvas *c = check_canvas(L);
-  double x = luaL_checknumber(L, 2), y = luaL_checknumber(L, 3), w = luaL_checknumber(L, 4), h = luaL_checknumber(L, 5);
+  double x = points(L, 2), y = points(L, 3), w = points(L, 4), h = points(L, 5);
+  luaL_argcheck(L, fabs(w) > 1e-6 && fabs(h) > 1e-6, 4, "a picture needs a width and a height");
   bool blocky = lua_toboolean(L, 9);
   int columns, rows;
   cairo_surface_t *s = rgb_surface(L, 6, &columns, &rows);
@@ -262,7 +276,11 @@ static int canvas_image(lua_State *L) {
 static int figure_text_width(lua_State *L) {
   static cairo_t *cr; /* one small surface for the life of the process */
   const char *text = check_text(L, 1);
-  double size = luaL_checknumber(L, 2);
+  double size = font_size(L, 2);
+  if (cr && cairo_status(cr) != CAIRO_STATUS_SUCCESS) { /* an error, as of memory, stays: a new one is needed */
+    cairo_destroy(cr);
+    cr = NULL;
+  }
   if (!cr) {
     cairo_surface_t *s = cairo_image_surface_create(CAIRO_FORMAT_A8, 1, 1);
     cr = cairo_create(s);
@@ -271,6 +289,7 @@ static int figure_text_width(lua_State *L) {
   set_font(cr, size, lua_toboolean(L, 3));
   cairo_text_extents_t e;
   cairo_text_extents(cr, text, &e);
+  check_cairo(L, cairo_status(cr));
   lua_pushnumber(L, e.x_advance);
   return 1;
 }
@@ -372,10 +391,10 @@ static const luaL_Reg methods[] = {
 
 int luaopen_core_figure(lua_State *L) {
   luaL_newmetatable(L, CANVAS);
-  luaL_setfuncs(L, methods, 0);
+  xl_setfuncs(L, methods);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -17,13 +17,15 @@ typedef struct run_box { graph_run *run; } run_box;
 
 static graph *to_graph(lua_State *L, int idx) { return ((graph_box *)luaL_checkudata(L, idx, GRAPH))->g; }
 
+static void release_state(void *s) { graph_state_free(s); }
+
+/* Held: a function node may close the model that runs it. */
 static graph_state *to_state(lua_State *L, int idx) {
   graph_state *s = ((state_box *)luaL_checkudata(L, idx, STATE))->s;
   if (!s) xl_error(L, "model is closed");
+  xl_hold(L, graph_state_retain(s), release_state);
   return s;
 }
-
-static void no_memory(lua_State *L) { xl_error(L, "graph: out of memory"); }
 
 /* Pushes a new box whose one pointer is NULL: the finalizer is safe from here on. */
 static void *new_box(lua_State *L, const char *type, int uservalues) {
@@ -57,7 +59,7 @@ static int graph_lua_new(lua_State *L) {
   lua_setiuservalue(L, -2, 1);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 2);
-  if (!(box->g = graph_new())) no_memory(L);
+  if (!(box->g = graph_new())) xl_error(L, "graph: out of memory");
   return 1;
 }
 
@@ -69,14 +71,13 @@ static int graph_lua_gc(lua_State *L) {
 }
 
 static int push_id(lua_State *L, int id) {
-  if (id < 0) no_memory(L);
+  if (id < 0) xl_error(L, "%s", graph_error());
   lua_pushinteger(L, id + 1);
   return 1;
 }
 
 static int graph_lua_input(lua_State *L) {
   graph *g = to_graph(L, 1);
-  if (graph_count(g)) xl_error(L, "graph: the input is the first node, and there is one");
   return push_id(L, graph_add_input(g, luaL_checkstring(L, 2)));
 }
 
@@ -102,9 +103,20 @@ static bool has_field(lua_State *L, int idx, const char *name) {
   return has;
 }
 
-static int int_field(lua_State *L, int idx, const char *name) {
+enum { MOST_SLOTS = 1 << 24 }; /* a state has a pointer for each */
+
+/* A slot's 0-based number. */
+static int slot_number(lua_State *L, int idx) {
+  int64_t slot = xl_toint(L, idx, "graph: a slot");
+  if (slot < 1 || slot > MOST_SLOTS)
+    xl_error(L, "graph: there is no slot %lld (expected 1 to %d)", (long long)slot, MOST_SLOTS);
+  return (int)slot - 1;
+}
+
+/* What a field of an argument refers to: a node's id or a slot, 0-based. */
+static int reference(lua_State *L, int idx, const char *name, const graph *g) {
   lua_getfield(L, idx, name);
-  int v = (int)luaL_checkinteger(L, -1) - 1;
+  int v = *name == 'i' ? check_id(L, -1, g) : slot_number(L, -1);
   lua_pop(L, 1);
   return v;
 }
@@ -183,8 +195,10 @@ static bool to_values(lua_State *L, int idx, const graph *g, graph_arg *out) {
 static bool to_arg(lua_State *L, int idx, const graph *g, const tx_arg *arg, graph_arg *out) {
   *out = (graph_arg){ .kind = GRAPH_CONST };
   if (lua_istable(L, idx)) {
-    if (has_field(L, idx, "id")) return *out = (graph_arg){ .kind = GRAPH_VALUE, .id = int_field(L, idx, "id") }, arg->kind == TX_TENSOR;
-    if (has_field(L, idx, "slot")) return *out = (graph_arg){ .kind = GRAPH_SLOT, .id = int_field(L, idx, "slot") }, arg->kind == TX_TENSOR;
+    if (has_field(L, idx, "id"))
+      return *out = (graph_arg){ .kind = GRAPH_VALUE, .id = reference(L, idx, "id", g) }, arg->kind == TX_TENSOR;
+    if (has_field(L, idx, "slot"))
+      return *out = (graph_arg){ .kind = GRAPH_SLOT, .id = reference(L, idx, "slot", g) }, arg->kind == TX_TENSOR;
     if (has_field(L, idx, "training")) return out->kind = GRAPH_TRAINING, arg->kind == TX_BOOL;
     if (arg->kind == TX_TENSORS || arg->kind == TX_OPT_TENSORS) return to_values(L, idx, g, out);
   }
@@ -244,12 +258,10 @@ static int graph_lua_op(lua_State *L) {
   graph *g = to_graph(L, 1);
   const char *name = luaL_checkstring(L, 2), *opname = luaL_checkstring(L, 3);
   luaL_checktype(L, 4, LUA_TTABLE);
-  int counter = lua_isnil(L, 5) ? -1 : (int)luaL_checkinteger(L, 5) - 1;
+  int counter = lua_isnil(L, 5) ? -1 : slot_number(L, 5);
   graph_arg args[64];
   int nargs;
   const tx_op *op = find_overload(L, g, opname, 4, args, &nargs);
-  for (int i = 0; i < nargs; i++)
-    if (args[i].kind == GRAPH_VALUE && (args[i].id < 0 || args[i].id >= graph_count(g))) xl_error(L, "graph: '%s' reads a value of another graph", name);
   return push_id(L, graph_add_op(g, name, op, args, nargs, counter));
 }
 
@@ -310,13 +322,14 @@ static int graph_lua_plans(lua_State *L) { return lua_pushinteger(L, graph_plans
 static int graph_lua_state(lua_State *L) {
   lua_settop(L, 2);
   graph *g = to_graph(L, 1);
-  int n = (int)luaL_checkinteger(L, 2);
+  int64_t n = xl_toint(L, 2, "graph: the number of slots");
+  if (n < 0 || n > MOST_SLOTS) xl_error(L, "graph: %lld slots (expected 0 to %d)", (long long)n, MOST_SLOTS);
   state_box *box = new_box(L, STATE, 2);
   lua_newtable(L);
   lua_setiuservalue(L, -2, 1);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 2);
-  if (!(box->s = graph_state_new(g, n))) no_memory(L);
+  if (!(box->s = graph_state_new(g, (int)n))) xl_error(L, "%s", graph_error());
   return 1;
 }
 
@@ -338,6 +351,11 @@ static int state_gc(lua_State *L) {
   return 0;
 }
 
+/* The tensor in a slot, held: state:set may replace it meanwhile. NULL: the slot is empty. */
+static tx_tensor *held_slot(lua_State *L, const graph_state *s, int slot) {
+  return xl_own(L, tx_tensor_ref(graph_state_get(s, slot)));
+}
+
 /* state:get(slot) -> the slot's own box, always the same one, outside all scopes: it lives as long as the model */
 static int state_get(lua_State *L) {
   graph_state *s = to_state(L, 1);
@@ -346,9 +364,10 @@ static int state_get(lua_State *L) {
   lua_getiuservalue(L, 1, 1);
   if (lua_rawgeti(L, -1, slot + 1) != LUA_TNIL) return 1;
   lua_pop(L, 1);
+  tx_tensor *t = held_slot(L, s, slot);
   xl_tensor *box = xl_newtensor(L);
   xl_unlink(box);
-  box->t = tx_tensor_ref(graph_state_get(s, slot));
+  box->t = tx_tensor_ref(t);
   lua_pushvalue(L, -1);
   lua_rawseti(L, -3, slot + 1);
   return 1;
@@ -379,14 +398,14 @@ static int state_set_eval(lua_State *L) {
 /* state:set_requires_grad(slot, on), state:requires_grad(slot) */
 static int state_set_requires_grad(lua_State *L) {
   graph_state *s = to_state(L, 1);
-  tx_tensor *t = graph_state_get(s, check_slot(L, 2, s));
+  tx_tensor *t = held_slot(L, s, check_slot(L, 2, s));
   if (t) xl_check(L, tx_tensor_set_requires_grad(t, lua_toboolean(L, 3)), "requires_grad");
   return 0;
 }
 
 static int state_requires_grad(lua_State *L) {
   graph_state *s = to_state(L, 1);
-  tx_tensor *t = graph_state_get(s, check_slot(L, 2, s));
+  tx_tensor *t = held_slot(L, s, check_slot(L, 2, s));
   lua_pushboolean(L, t && tx_tensor_requires_grad(t));
   return 1;
 }
@@ -448,17 +467,18 @@ static void push_path(lua_State *L, const char *node) {
   lua_pushfstring(L, "%s > %s", lua_tostring(L, -2), lua_tostring(L, -1));
 }
 
-static int push_nomem(lua_State *L) { xl_budget_nomem(L, luaL_checkstring(L, 1)); }
+static int push_nomem(lua_State *L) { xl_budget_nomem(L, luaL_checkstring(L, 1), lua_toboolean(L, 2)); }
 
 /* Pushes the text of a failed code; tx_error() and graph_error() are still those of the failure. */
 static void push_message(lua_State *L, int code) {
   if (code == TX_INTERRUPTED) lua_pushliteral(L, "interrupted");
-  else if (code == TX_NOMEM) {
+  else if (code == TX_NOMEM || code == TX_NOMEM_CHANGED) {
     char what[64];
     snprintf(what, sizeof what, "%.*s", (int)strcspn(graph_error(), ":"), graph_error());
     lua_pushcfunction(L, push_nomem);
     lua_pushstring(L, what);
-    lua_pcall(L, 1, 1, 0);
+    lua_pushboolean(L, code == TX_NOMEM_CHANGED);
+    lua_pcall(L, 2, 1, 0);
   } else lua_pushstring(L, graph_error());
 }
 
@@ -492,21 +512,24 @@ static void call_function(lua_State *L, run_box *box, graph *g) {
   lua_getiuservalue(L, 1, 2);
   lua_getiuservalue(L, -1, 1);
   lua_rawgeti(L, -1, node + 1);
+  tx_tensor **in = xl_slots(L, n);
   for (int i = 0; i < n; i++) {
-    xl_tensor *in = xl_newtensor(L);
-    int status = graph_run_input(&in->t, box->run, i);
+    int status = graph_run_input(&in[i], box->run, i);
     if (status != TX_OK) raise_code(L, box, g, status);
+    xl_pushheld(L, in[i]);
+    tx_tensor_free(in[i]); /* the box has its own: freed with it, not at the end of the run */
+    in[i] = NULL;
   }
   bool mode = tx_grad_mode(graph_run_grad(box->run));
   int status = lua_pcall(L, n, 1, 0);
   tx_grad_mode(mode);
   if (status != LUA_OK) raise_text(L, box, graph_name(g, node));
-  tx_tensor *t = luaL_testudata(L, -1, XL_TENSOR) ? ((xl_tensor *)lua_touserdata(L, -1))->t : NULL;
-  if (!t) {
+  const xl_tensor *given = xl_testbox(L, -1);
+  if (!given || !given->t) {
     lua_pushfstring(L, "function: gives %s (expected an open tensor)", luaL_typename(L, -1));
     raise_text(L, box, graph_name(g, node));
   }
-  graph_run_give(box->run, t);
+  graph_run_give(box->run, given->t);
   lua_settop(L, top);
 }
 
@@ -515,8 +538,7 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
   int node = graph_run_node(box->run), top = lua_gettop(L);
   lua_pushvalue(L, 4);
   lua_pushinteger(L, node + 1);
-  xl_tensor *t = xl_newtensor(L);
-  t->t = tx_tensor_ref(graph_run_value(box->run, node));
+  xl_pushheld(L, graph_run_value(box->run, node));
   int box_at = lua_gettop(L);
   lua_pushvalue(L, box_at);
   lua_insert(L, top + 1);
@@ -574,7 +596,7 @@ static int state_run(lua_State *L) {
   lua_createtable(L, r.noutputs, 0);
   for (int i = 0; i < r.noutputs; i++) {
     tx_tensor *t = graph_run_value(box->run, r.outputs[i]);
-    if (t) xl_newtensor(L)->t = tx_tensor_ref(t);
+    if (t) xl_pushheld(L, t);
     else lua_pushboolean(L, false);
     lua_rawseti(L, -2, i + 1);
   }
@@ -587,15 +609,10 @@ static int state_run(lua_State *L) {
 
 static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc, lua_CFunction close) {
   luaL_newmetatable(L, name);
-  lua_pushcfunction(L, gc);
-  lua_setfield(L, -2, "__gc");
-  if (close) {
-    lua_pushcfunction(L, close);
-    lua_setfield(L, -2, "__close");
-  }
+  xl_setfunction(L, "__gc", gc);
+  if (close) xl_setfunction(L, "__close", close);
   if (methods) {
-    lua_newtable(L);
-    luaL_setfuncs(L, methods, 0);
+    xl_newlib(L, methods);
     lua_setfield(L, -2, "__index");
   }
   lua_pushliteral(L, "protected");
@@ -617,6 +634,6 @@ int luaopen_core_graph(lua_State *L) {
   new_type(L, GRAPH, graph_methods, graph_lua_gc, NULL);
   new_type(L, STATE, state_methods, state_gc, state_close);
   new_type(L, RUN, NULL, run_gc, run_gc);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

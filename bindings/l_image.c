@@ -4,18 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "alloc.h"
 #include "image.h"
 #include "sha256.h"
+#include "whole_file.h"
 #include "xl.h"
 
 #define XL_SHA256 "medxai.sha256"
-#define XL_BYTES "medxai.bytes"
 
 /* ---- tensors as pictures ----------------------------------------------------------------------------------- */
-/* Borrows the tensor's memory. */
+/* The tensor's own memory; the tensor is held. */
 static image check_picture(lua_State *L, int idx, const char *what) {
   tx_tensor *t = xl_totensor(L, idx);
   int64_t size[TX_MAX_DIMS];
@@ -27,16 +25,19 @@ static image check_picture(lua_State *L, int idx, const char *what) {
     xl_error(L, "%s: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got %d dimensions%s).", what, dim, dim == 3 ? " with other channels last" : "");
   if (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t))
     xl_error(L, "%s: the picture must be contiguous and on the CPU. Use t:contiguous() or t:cpu().", what);
-  return (image){ (int)size[1], (int)size[0], dim == 3 ? (int)size[2] : 1, 8, 0, tx_tensor_data(t) };
+  return (image){ .w = (int)size[1], .h = (int)size[0], .c = dim == 3 ? (int)size[2] : 1, .bits = 8,
+                  .px = tx_tensor_data(t) };
 }
 
-/* Moves the picture into a box made before it, so that no error can leak it. flat: (H, W) for one channel. */
-static void fill_box(lua_State *L, xl_tensor *box, image *im, bool flat) {
+/* Pushes the picture as a tensor and frees it. flat: (H, W) for one channel. */
+static void push_picture(lua_State *L, image *im, bool flat) {
+  tx_tensor *t = NULL;
   int64_t size[3] = { im->h, im->w, im->c };
   size_t bytes = (size_t)im->w * im->h * im->c;
-  int status = tx_tensor_new(&box->t, "uint8", flat && im->c == 1 ? 2 : 3, size, im->px, bytes);
+  int status = tx_tensor_new(&t, "uint8", flat && im->c == 1 ? 2 : 3, size, im->px, bytes);
   image_free(im);
   xl_check(L, status, "image");
+  xl_pushheld(L, xl_own(L, t));
 }
 
 static void check_status(lua_State *L, int status, const char *what, const char *path, const char *why) {
@@ -59,11 +60,25 @@ static int white_option(lua_State *L, int idx) {
 static int image_lua_load(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   int white = white_option(L, 2);
-  xl_tensor *box = xl_newtensor(L);
   char why[IMAGE_WHY];
   image im;
   check_status(L, image_load(&im, path, white, why), "image.load", path, why);
-  fill_box(L, box, &im, false);
+  push_picture(L, &im, false);
+  return 1;
+}
+
+/* load_mask(path [, white16]) -> uint8 (H, W, 1) of 0 and 255: see image_binary for what is no mask */
+static int image_lua_load_mask(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  int white = white_option(L, 2);
+  char why[IMAGE_WHY];
+  image mask;
+  check_status(L, image_load(&mask, path, white, why), "image.load_mask", path, why);
+  int status = image_binary(&mask, why);
+  if (status)
+    image_free(&mask);
+  check_status(L, status, "image.load_mask", path, why);
+  push_picture(L, &mask, false);
   return 1;
 }
 
@@ -86,30 +101,6 @@ static int image_lua_info(lua_State *L) {
   return 1;
 }
 
-/* A temporary name beside path, synced and renamed: the old file or the new one, never half. 0 or errno. */
-static int write_whole(const char *path, const uint8_t *bytes, size_t n) {
-  size_t room = strlen(path) + 16;
-  char *name = mx_malloc(room);
-  if (!name)
-    return ENOMEM;
-  snprintf(name, room, "%s.XXXXXX", path);
-  int fd = mkstemp(name), error = fd < 0 ? errno : 0;
-  FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
-  if (f) {
-    fchmod(fd, 0644);
-    if (fwrite(bytes, 1, n, f) != n || fflush(f) || fsync(fd))
-      error = errno;
-    if (fclose(f) && !error)
-      error = errno;
-    if (!error && rename(name, path))
-      error = errno;
-    if (error)
-      unlink(name);
-  }
-  mx_free(name);
-  return error;
-}
-
 /* save(path, picture): a PNG */
 static int image_lua_save(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
@@ -118,7 +109,7 @@ static int image_lua_save(lua_State *L) {
   size_t n;
   if (image_encode_png(&bytes, &n, &im))
     xl_error(L, "image.save: out of memory.");
-  int error = write_whole(path, bytes, n);
+  int error = whole_file_put(path, bytes, n);
   mx_free(bytes);
   if (error)
     xl_error(L, "image.save: cannot write '%s': %s", path, strerror(error));
@@ -128,23 +119,13 @@ static int image_lua_save(lua_State *L) {
 /* encode(picture) -> the bytes of a PNG */
 static int image_lua_encode(lua_State *L) {
   image im = check_picture(L, 1, "image.encode");
-  uint8_t **held = lua_newuserdatauv(L, sizeof *held, 0); /* frees the bytes if pushing them fails */
-  *held = NULL;
-  luaL_setmetatable(L, XL_BYTES);
+  uint8_t *bytes;
   size_t n;
-  if (image_encode_png(held, &n, &im))
+  if (image_encode_png(&bytes, &n, &im))
     xl_error(L, "image.encode: out of memory.");
-  lua_pushlstring(L, (const char *)*held, n);
-  mx_free(*held);
-  *held = NULL;
+  xl_hold(L, bytes, mx_free);
+  lua_pushlstring(L, (const char *)bytes, n);
   return 1;
-}
-
-static int bytes_gc(lua_State *L) {
-  uint8_t **held = lua_touserdata(L, 1);
-  mx_free(*held);
-  *held = NULL;
-  return 0;
 }
 
 /* decode(bytes [, white16]) -> uint8 (H, W, C) */
@@ -152,13 +133,12 @@ static int image_lua_decode(lua_State *L) {
   size_t n;
   const char *bytes = luaL_checklstring(L, 1, &n);
   int white = white_option(L, 2);
-  xl_tensor *box = xl_newtensor(L);
   char why[IMAGE_WHY];
   image im;
   int status = image_decode(&im, bytes, n, white, why);
   if (status)
     xl_error(L, "image.decode: %s.", why);
-  fill_box(L, box, &im, false);
+  push_picture(L, &im, false);
   return 1;
 }
 
@@ -173,12 +153,12 @@ static int side(lua_State *L, int idx, const char *what) {
 static int image_lua_resize(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
   image im = check_picture(L, 1, "image.resize"), out;
+  const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   int w = side(L, 2, "image.resize: the width"), h = side(L, 3, "image.resize: the height");
   bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
-  xl_tensor *box = xl_newtensor(L);
   if (nearest ? image_resize_nearest(&out, &im, w, h) : image_resize(&out, &im, w, h))
     xl_error(L, "image.resize: out of memory.");
-  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  push_picture(L, &out, flat);
   return 1;
 }
 
@@ -186,19 +166,19 @@ static int image_lua_resize(lua_State *L) {
 static int image_lua_fit(lua_State *L) {
   static const char *const filters[] = { "bilinear", "nearest", NULL };
   image im = check_picture(L, 1, "image.fit"), sized, out;
+  const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   int w = im.w, h = im.h, size = side(L, 3, "image.fit: the size");
   image_short_side(&w, &h, side(L, 2, "image.fit: the short side"));
   if (size > w || size > h)
     xl_error(L, "image.fit: the crop is larger than the picture (expected at most %d, got %d).", w < h ? w : h, size);
   bool nearest = luaL_checkoption(L, 4, "bilinear", filters) == 1;
-  xl_tensor *box = xl_newtensor(L);
   if (nearest ? image_resize_nearest(&sized, &im, w, h) : image_resize(&sized, &im, w, h))
     xl_error(L, "image.fit: out of memory.");
   int status = image_crop(&out, &sized, image_crop_offset(w, size), image_crop_offset(h, size), size, size);
   image_free(&sized);
   if (status)
     xl_error(L, "image.fit: out of memory.");
-  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  push_picture(L, &out, flat);
   return 1;
 }
 
@@ -209,9 +189,12 @@ static int copy_picture(image *out, const image *im) {
   return IMAGE_OK;
 }
 
-/* mask(picture, mask, mode) -> picture; mode: one of image_mask_names */
+/* mask(picture, mask, mode [, resize = "none"]) -> picture; mode: one of image_mask_names; resize: of a mask of another
+ * size, one of image_mask_resizes */
 static int image_lua_mask(lua_State *L) {
+  static const char *const resizes[] = { "none", "nearest", "bilinear", NULL };
   image im = check_picture(L, 1, "image.mask"), given = check_picture(L, 2, "image.mask"), out = { 0 }, mask = { 0 };
+  const bool flat = tx_tensor_dim(xl_totensor(L, 1)) == 2;
   char why[IMAGE_WHY];
   int mode = IMAGE_MASK_COUNT;
   const char *name = luaL_checkstring(L, 3);
@@ -220,26 +203,26 @@ static int image_lua_mask(lua_State *L) {
       mode = i;
   if (mode == IMAGE_MASK_COUNT)
     xl_error(L, "image.mask: unknown mode '%s'. Known: none, lungs, lungs_raw, lungs_hull, outside, box, border, shape.", name);
-  xl_tensor *box = xl_newtensor(L);
+  const int resize = lua_isnoneornil(L, 4) ? 0 : luaL_checkoption(L, 4, NULL, resizes);
   int status = copy_picture(&out, &im);
   status = status ? status : copy_picture(&mask, &given);
   if (status)
     snprintf(why, sizeof why, "out of memory");
   status = status ? status : image_binary(&mask, why);
+  status = status ? status : image_fit_mask(&mask, out.w, out.h, (image_mask_resize)resize, why);
   status = status ? status : image_apply_mask(&out, &mask, (image_mask)mode, why);
   image_free(&mask);
   if (status) {
     image_free(&out);
     xl_error(L, "image.mask: the mask cannot be used (%s).", why);
   }
-  fill_box(L, box, &out, tx_tensor_dim(xl_totensor(L, 1)) == 2);
+  push_picture(L, &out, flat);
   return 1;
 }
 
 /* lung_fill(mask) -> the mask (H, W) with the thesis' fill between the lungs */
 static int image_lua_lung_fill(lua_State *L) {
   image given = check_picture(L, 1, "image.lung_fill"), mask;
-  xl_tensor *box = xl_newtensor(L);
   char why[IMAGE_WHY];
   if (copy_picture(&mask, &given))
     xl_error(L, "image.lung_fill: out of memory.");
@@ -249,7 +232,7 @@ static int image_lua_lung_fill(lua_State *L) {
     image_free(&mask);
     xl_error(L, "image.lung_fill: the mask cannot be used (%s).", why);
   }
-  fill_box(L, box, &mask, true);
+  push_picture(L, &mask, true);
   return 1;
 }
 
@@ -292,12 +275,14 @@ static int image_lua_sha256_file(lua_State *L) {
   sha256 s;
   size_t n;
   sha256_init(&s);
-  while (piece && (n = fread(piece, 1, 1 << 20, f)) > 0)
+  while (piece && !tx_interrupted() && (n = fread(piece, 1, 1 << 20, f)) > 0)
     sha256_add(&s, piece, n);
   int error = !f ? errno : !piece ? ENOMEM : ferror(f) ? EIO : 0;
   mx_free(piece);
   if (f)
     fclose(f);
+  if (tx_interrupted())
+    xl_error(L, "interrupted");
   if (!error)
     return push_digest(L, &s);
   lua_pushnil(L);
@@ -319,7 +304,7 @@ static int sha256_lua_update(lua_State *L) {
     const char *bytes = lua_tolstring(L, 2, &n);
     sha256_add(s, bytes, n);
   } else {
-    tx_tensor *t = xl_totensor(L, 2);
+    tx_tensor *t = xl_toresolved(L, 2);
     if (tx_tensor_numel(t) && (!tx_tensor_is_contiguous(t, false) || !tx_tensor_data(t)))
       xl_error(L, "sha256: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().");
     sha256_add(s, tx_tensor_data(t), (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t)));
@@ -343,6 +328,7 @@ static int image_lua_live_blocks(lua_State *L) {
 int luaopen_core_image(lua_State *L) {
   static const luaL_Reg functions[] = {
     { "load",          image_lua_load },
+    { "load_mask",     image_lua_load_mask },
     { "info",          image_lua_info },
     { "save",          image_lua_save },
     { "encode",        image_lua_encode },
@@ -359,14 +345,10 @@ int luaopen_core_image(lua_State *L) {
     { NULL, NULL }
   };
   static const luaL_Reg hash[] = { { "update", sha256_lua_update }, { "hex", sha256_lua_hex }, { NULL, NULL } };
-  luaL_newmetatable(L, XL_BYTES);
-  lua_pushcfunction(L, bytes_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_pop(L, 1);
   luaL_newmetatable(L, XL_SHA256);
-  luaL_newlib(L, hash);
+  xl_newlib(L, hash);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -29,9 +29,12 @@ static int impute_fill(lua_State *L) {
     xl_error(L, "impute: x is too large (expected up to %d channels of %d x %d pixels).", MOST_CHANNELS, MOST_SIDE, MOST_SIDE);
   if (tx_tensor_numel(xl_totensor(L, 1)) > 0) {
     int tries = 0;
-    while (!mx_impute_all((int)size[0], (int)size[1], (int)size[2], (int)size[3], keep, x, tx_get_threads()))
+    const int n = (int)size[0], c = (int)size[1], h = (int)size[2], w = (int)size[3];
+    while (!mx_impute_all(n, c, h, w, keep, x, tx_get_threads(), tx_interrupted))
       if (!xl_budget_retry(L, &tries))
         xl_error(L, "impute: out of memory. Use smaller images, or fewer at once.");
+    if (tx_interrupted())
+      xl_error(L, "interrupted");
   }
   lua_settop(L, 1);
   return 1;
@@ -39,6 +42,6 @@ static int impute_fill(lua_State *L) {
 
 int luaopen_core_impute(lua_State *L) {
   static const luaL_Reg functions[] = { { "fill_", impute_fill }, { NULL, NULL } };
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

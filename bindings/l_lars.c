@@ -3,18 +3,17 @@
  * gram (p, p) and xy (p): X'X and X'y, float64 on the CPU; active: list of columns (from 0) in their order of entry;
  * coef (steps + 1, p) and alpha (steps + 1): float64. */
 #include <string.h>
+#include "alloc.h"
 #include "lars.h"
 #include "xl.h"
 
-#define XL_LARS "medxai.lars"
-
-static int lars_gc(lua_State *L) {
-  lars_free(luaL_checkudata(L, 1, XL_LARS));
-  return 0;
+static void release_path(void *p) {
+  lars_free(p);
+  mx_free(p);
 }
 
 static const double *numbers(lua_State *L, int idx, int64_t n, const char *what) {
-  const tx_tensor *t = xl_totensor(L, idx);
+  const tx_tensor *t = xl_toresolved(L, idx);
   if (strcmp(tx_tensor_dtype(t), "float64") != 0 || !tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false))
     xl_error(L, "lars: %s: expected a contiguous float64 tensor on the CPU, got %s", what, tx_tensor_dtype(t));
   if (tx_tensor_numel(t) != n) xl_error(L, "lars: %s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
@@ -36,33 +35,28 @@ static int lars_path_(lua_State *L) {
   const double samples = number_field(L, "samples", 1), steps = number_field(L, "max_steps", 500), least = number_field(L, "alpha_min", 0);
   lua_getfield(L, 3, "lasso");
   const bool lasso = lua_toboolean(L, -1);
-  lars_path *path = lua_newuserdatauv(L, sizeof *path, 0);
-  memset(path, 0, sizeof *path);
-  luaL_setmetatable(L, XL_LARS);
-  xl_tensor *coef = xl_newtensor(L), *alpha = xl_newtensor(L);
-  const int top = lua_gettop(L);
+  lars_path *path = mx_calloc(1, sizeof *path);
+  if (!path) xl_nomem(L, "lars");
+  xl_hold(L, path, release_path);
+  tx_tensor **out = xl_slots(L, 2);
   const double *gram = numbers(L, 1, p * p, "gram"), *xy = numbers(L, 2, p, "xy");
-  if (lars_run(path, gram, xy, (int)p, samples, lasso, steps < 1e6 ? (int)steps : 1000000, least) != LARS_OK) xl_budget_nomem(L, "lars");
+  const int most = steps < 1e6 ? (int)steps : 1000000;
+  if (lars_run(path, gram, xy, (int)p, samples, lasso, most, least) != LARS_OK) xl_nomem(L, "lars");
   lua_createtable(L, path->nactive, 0);
   for (int i = 0; i < path->nactive; i++) {
     lua_pushinteger(L, path->active[i]);
     lua_rawseti(L, -2, i + 1);
   }
   const int64_t sizes[2] = { path->steps + 1, p };
-  XL_TRY(L, "lars", tx_tensor_new(&coef->t, "float64", 2, sizes, path->coef, (size_t)sizes[0] * p * sizeof(double)));
-  XL_TRY(L, "lars", tx_tensor_new(&alpha->t, "float64", 1, sizes, path->alpha, (size_t)sizes[0] * sizeof(double)));
-  lars_free(path);
-  lua_pushvalue(L, top - 1);
-  lua_pushvalue(L, top);
+  XL_TRY(L, "lars", tx_tensor_new(&out[0], "float64", 2, sizes, path->coef, (size_t)sizes[0] * p * sizeof(double)));
+  XL_TRY(L, "lars", tx_tensor_new(&out[1], "float64", 1, sizes, path->alpha, (size_t)sizes[0] * sizeof(double)));
+  xl_pushheld(L, out[0]);
+  xl_pushheld(L, out[1]);
   return 3;
 }
 
 int luaopen_core_lars(lua_State *L) {
   static const luaL_Reg functions[] = { { "path", lars_path_ }, { NULL, NULL } };
-  luaL_newmetatable(L, XL_LARS);
-  lua_pushcfunction(L, lars_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

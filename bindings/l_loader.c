@@ -1,5 +1,5 @@
 /* core.loader: sets of pictures and the threaded loader for Lua. Indices are Lua's: from 1.
- * A set's userdata outlives its loaders and scans, which hold it as their user value. Every wait ends within 50 ms of Ctrl-C. */
+ * A set outlives its loaders and scans, which retain it, closed or not. Every wait ends within 50 ms of Ctrl-C. */
 #include <stdlib.h>
 #include <string.h>
 #include "alloc.h"
@@ -19,11 +19,15 @@ typedef struct set {
   float table[3][256]; /* byte to network input */
 } set;
 
-static set *check_set(lua_State *L, int idx) { return luaL_checkudata(L, idx, XL_SET); }
+static set *check_set(lua_State *L, int idx) { return xl_toobject(L, idx, XL_SET, "dataset: the set is closed."); }
 
-static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwise) {
+/* An integer from least to most, or otherwise where there is none. */
+static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwise, int64_t least, int64_t most) {
   lua_getfield(L, idx, name);
   int64_t v = lua_isnil(L, -1) ? otherwise : xl_toint(L, -1, name);
+  if (v < least || v > most)
+    xl_error(L, "dataset: %s is wrong (expected %lld to %lld, got %lld).", name, (long long)least, (long long)most,
+             (long long)v);
   lua_pop(L, 1);
   return v;
 }
@@ -80,32 +84,43 @@ static int64_t *check_items(lua_State *L, int idx, const set *s, int64_t *n) {
 }
 
 /* ---- sets -------------------------------------------------------------------------------------------------- */
-/* set{ root, resize_px, size_px, mask = 0.., white16, cache_bytes, mean, std, phantom } -> set. dataset.lua checks the values. */
+static void destroy_set(void *s) { imageset_free(((set *)s)->s); }
+
+/* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, cache_bytes, mean, std, phantom }
+ * -> set. dataset.lua checks the values. */
 static int loader_lua_set(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
   phantom drawn;
   float mean[3], std[3];
   bool scaled = three_numbers(L, 1, "mean", mean) & three_numbers(L, 1, "std", std);
-  imageset_options o = { .resize_px = (int)opt_int(L, 1, "resize_px", 0), .size_px = (int)opt_int(L, 1, "size_px", 224),
-                         .white16 = (int)opt_int(L, 1, "white16", 65535), .cache_bytes = opt_int(L, 1, "cache_bytes", 0) };
-  if (o.size_px < 1 || o.size_px > 8192 || (o.resize_px && o.resize_px < o.size_px) || o.resize_px > 8192)
-    xl_error(L, "dataset: size_px and resize_px do not fit (got %d and %d).", o.size_px, o.resize_px);
+  imageset_options o = { .resize_px = (int)opt_int(L, 1, "resize_px", 0, 0, 8192),
+                         .size_px = (int)opt_int(L, 1, "size_px", 224, 1, 8192),
+                         .white16 = (int)opt_int(L, 1, "white16", 65535, 1, 65535),
+                         .cache_bytes = opt_int(L, 1, "cache_bytes", 0, 0, INT64_MAX / 2) };
   lua_getfield(L, 1, "mask");
   const char *mode = luaL_optstring(L, -1, "none");
   while (o.mask < IMAGE_MASK_COUNT && strcmp(mode, image_mask_names[o.mask]))
     o.mask++;
   if (o.mask == IMAGE_MASK_COUNT)
     xl_error(L, "dataset: unknown mask mode '%s'.", mode);
+  lua_getfield(L, 1, "mask_resize");
+  const char *resize = luaL_optstring(L, -1, "none");
+  while (o.mask_resize < 3 && strcmp(resize, image_mask_resizes[o.mask_resize]))
+    o.mask_resize++;
+  if (o.mask_resize == 3)
+    xl_error(L, "dataset: unknown mask_resize '%s'.", resize);
   if (lua_getfield(L, 1, "phantom") == LUA_TTABLE) {
     xl_tophantom(L, lua_gettop(L), &drawn);
     o.phantom = &drawn;
   }
+  if (o.resize_px < o.size_px && !(o.phantom && o.resize_px == 0))
+    xl_error(L, "dataset: resize_px is too small (expected at least size_px, %d, got %d).", o.size_px, o.resize_px);
+  if (o.phantom && drawn.size_px != o.size_px && o.resize_px == 0)
+    xl_error(L, "dataset: phantoms of %d pixels do not fit size_px %d. Give resize_px.", drawn.size_px, o.size_px);
   lua_getfield(L, 1, "root");
   o.root = luaL_optstring(L, -1, "");
-  set *s = lua_newuserdatauv(L, sizeof *s, 0);
-  s->s = NULL;
-  luaL_setmetatable(L, XL_SET);
+  set *s = xl_newobject(L, XL_SET, sizeof *s, destroy_set);
   image_float_table(s->table, scaled ? mean : NULL, scaled ? std : NULL);
   s->s = imageset_new(&o);
   if (!s->s)
@@ -114,20 +129,35 @@ static int loader_lua_set(lua_State *L) {
 }
 
 static int set_gc(lua_State *L) {
-  set *s = luaL_checkudata(L, 1, XL_SET);
-  imageset_free(s->s);
-  s->s = NULL;
+  xl_closeobject(L, 1, XL_SET);
   return 0;
 }
 
 /* set:add(path, lungs | nil, label [, number]) -> index; number: which phantom, from 0 */
 static int set_add(lua_State *L) {
   set *s = check_set(L, 1);
-  int64_t i = imageset_add(s->s, luaL_checkstring(L, 2), luaL_optstring(L, 3, NULL), (int)luaL_checkinteger(L, 4), luaL_optinteger(L, 5, 0));
+  int64_t label = xl_toint(L, 4, "dataset: a label");
+  if (label < -1 || label > INT32_MAX)
+    xl_error(L, "dataset: label %lld is wrong (expected 0 to %d).", (long long)label, INT32_MAX);
+  const char *path = luaL_checkstring(L, 2), *lungs = luaL_optstring(L, 3, NULL);
+  int64_t i = imageset_add(s->s, path, lungs, (int)label, luaL_optinteger(L, 5, 0));
+  if (i == -2)
+    xl_error(L, "dataset: a loader or a scan is using the set. Close it before images are added.");
   if (i < 0)
     xl_error(L, "dataset: out of memory.");
   lua_pushinteger(L, i + 1);
   return 1;
+}
+
+/* set:white(i, white16): the 16-bit sample of picture i that becomes white. Before its first use. */
+static int set_white(lua_State *L) {
+  set *s = check_set(L, 1);
+  int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
+  int64_t white = xl_toint(L, 3, "dataset: the 16-bit white level");
+  if (white < 1 || white > 65535)
+    xl_error(L, "dataset: the 16-bit white level is wrong (expected 1 to 65535, got %lld).", (long long)white);
+  imageset_white(s->s, i, (int)white);
+  return 0;
 }
 
 static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], size_t digits) {
@@ -137,14 +167,15 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
   lua_setfield(L, -2, name);
 }
 
-/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top }; decodes the picture unless that was done */
+/* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes, orientation };
+ * see image, IMAGE_NOTE_... and imageset_facts; decodes the picture unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
   const imageset_facts *f;
   char why[IMAGESET_WHY];
   check_status(L, imageset_get_facts(s->s, i, &f, why), why);
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 10);
   set_hex(L, "id", f->digest, 16);
   set_hex(L, "pixels", f->digest, 64);
   set_hex(L, "sha256", f->file_digest, 64);
@@ -153,21 +184,29 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->c), lua_setfield(L, -2, "channels");
   lua_pushinteger(L, f->bits), lua_setfield(L, -2, "bits");
   lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_STRAY_BYTES), lua_setfield(L, -2, "stray_bytes");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_ORIENTATION), lua_setfield(L, -2, "orientation");
+  lua_pushnumber(L, f->over), lua_setfield(L, -2, "over");
+  lua_pushboolean(L, f->alpha), lua_setfield(L, -2, "alpha");
+  lua_pushinteger(L, f->low), lua_setfield(L, -2, "low");
+  lua_pushinteger(L, f->high), lua_setfield(L, -2, "high");
   return 1;
 }
 
 /* Pushes x: float32 (n, 3, S, S), or (n, S, S, 3) for channels_last, and y: int64 (n), of n prepared pictures. */
 static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t n, const uint8_t *px, const uint8_t *c, bool channels_last) {
   int64_t size = imageset_size(s->s), planar[4] = { n, 3, size, size }, last[4] = { n, size, size, 3 };
-  xl_tensor *x = xl_newtensor(L), *y = xl_newtensor(L);
-  XL_TRY(L, "dataset", tx_tensor_new(&x->t, "float32", 4, channels_last ? last : planar, NULL, (size_t)(n * size * size * 3 * 4)));
-  XL_TRY(L, "dataset", tx_tensor_new(&y->t, "int64", 1, &n, NULL, (size_t)n * 8));
-  float *to = tx_tensor_data(x->t);
-  int64_t *labels = tx_tensor_data(y->t), one = size * size * 3;
+  tx_tensor **xy = xl_slots(L, 2);
+  XL_TRY(L, "dataset", tx_tensor_new(&xy[0], "float32", 4, channels_last ? last : planar, NULL, 0));
+  XL_TRY(L, "dataset", tx_tensor_new(&xy[1], "int64", 1, &n, NULL, 0));
+  float *to = tx_tensor_data(xy[0]);
+  int64_t *labels = tx_tensor_data(xy[1]), one = size * size * 3;
   for (int64_t k = 0; k < n; k++) {
     image_to_float(to + k * one, px + k * one, (int)size, (int)size, c[k], channels_last, s->table);
     labels[k] = imageset_label(s->s, items[k]);
   }
+  xl_pushheld(L, xy[0]);
+  xl_pushheld(L, xy[1]);
 }
 
 /* set:batch({ i, ... } [, channels_last]) -> x, y, made on this thread */
@@ -194,12 +233,13 @@ static int set_pixels(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s);
   uint8_t *px = lua_newuserdatauv(L, (size_t)(size * size * 3), 0);
-  xl_tensor *box = xl_newtensor(L);
+  tx_tensor **out = xl_slots(L, 1);
   char why[IMAGESET_WHY];
   int c;
   check_status(L, imageset_pixels(s->s, i, px, &c, why), why);
   int64_t shape[3] = { size, size, c };
-  xl_check(L, tx_tensor_new(&box->t, "uint8", 3, shape, px, (size_t)(size * size * c)), "dataset");
+  XL_TRY(L, "dataset", tx_tensor_new(out, "uint8", 3, shape, px, (size_t)(size * size * c)));
+  xl_pushheld(L, *out);
   return 1;
 }
 
@@ -209,7 +249,7 @@ static int set_mask(lua_State *L) {
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s), shape[2] = { size, size };
   const char *kind = luaL_checkstring(L, 3), *path = luaL_optstring(L, 4, NULL);
   uint8_t *px = lua_newuserdatauv(L, (size_t)(size * size), 0);
-  xl_tensor *box = xl_newtensor(L);
+  tx_tensor **out = xl_slots(L, 1);
   char why[IMAGESET_WHY];
   bool found;
   check_status(L, imageset_mask(s->s, i, kind, path, px, &found, why), why);
@@ -217,7 +257,8 @@ static int set_mask(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  xl_check(L, tx_tensor_new(&box->t, "uint8", 2, shape, px, (size_t)(size * size)), "dataset");
+  XL_TRY(L, "dataset", tx_tensor_new(out, "uint8", 2, shape, px, (size_t)(size * size)));
+  xl_pushheld(L, *out);
   return 1;
 }
 
@@ -243,6 +284,7 @@ static int set_error(lua_State *L) {
 static int set_near(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t n, room = luaL_checkinteger(L, 6), *items = check_items(L, 2, s, &n);
+  luaL_argcheck(L, room >= 0 && room <= 1 << 20, 6, "room is wrong");
   luaL_checktype(L, 3, LUA_TTABLE);
   int *group = lua_newuserdatauv(L, (size_t)(n + 1) * sizeof *group, 0);
   for (int64_t k = 0; k < n; k++) {
@@ -268,33 +310,38 @@ static int set_near(lua_State *L) {
 }
 
 /* ---- scans ------------------------------------------------------------------------------------------------- */
+typedef struct scan {
+  imageset_scan *scan;
+  set *s; /* retained */
+} scan;
+
+static void destroy_scan(void *p) {
+  imageset_scan_free(((scan *)p)->scan);
+  xl_releaseobject(((scan *)p)->s);
+}
+
 /* set:scan({ i, ... }, threads) -> scan; scan:wait(seconds) -> finished, done; scan:close() */
 static int set_scan(lua_State *L) {
   set *s = check_set(L, 1);
-  int threads = (int)luaL_checkinteger(L, 3);
+  int64_t threads = luaL_checkinteger(L, 3);
   int64_t n, *items = check_items(L, 2, s, &n);
-  imageset_scan **scan = lua_newuserdatauv(L, sizeof *scan, 1);
-  *scan = NULL;
-  luaL_setmetatable(L, XL_SCAN);
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
   if (threads < 1 || threads > 256)
-    xl_error(L, "dataset: threads is wrong (expected 1 to 256, got %d).", threads);
-  *scan = imageset_scan_start(s->s, items, n, threads);
-  if (!*scan)
+    xl_error(L, "dataset: threads is wrong (expected 1 to 256, got %lld).", (long long)threads);
+  scan *made = xl_newobject(L, XL_SCAN, sizeof *made, destroy_scan);
+  made->s = xl_retainobject(s);
+  made->scan = imageset_scan_start(s->s, items, n, (int)threads);
+  if (!made->scan)
     xl_error(L, "dataset: out of memory.");
   return 1;
 }
 
 static int scan_wait(lua_State *L) {
-  imageset_scan **scan = luaL_checkudata(L, 1, XL_SCAN);
+  scan *s = xl_toobject(L, 1, XL_SCAN, "dataset: the scan is closed.");
   double seconds = luaL_checknumber(L, 2);
   int64_t done = 0;
   bool finished = false;
-  if (!*scan)
-    xl_error(L, "dataset: the scan is closed.");
   for (double left = seconds; left > 0 && !finished; left -= 0.05) {
-    finished = imageset_scan_wait(*scan, left < 0.05 ? left : 0.05, &done);
+    finished = imageset_scan_wait(s->scan, left < 0.05 ? left : 0.05, &done);
     if (tx_interrupted())
       xl_error(L, "interrupted");
   }
@@ -304,19 +351,24 @@ static int scan_wait(lua_State *L) {
 }
 
 static int scan_close(lua_State *L) {
-  imageset_scan **scan = luaL_checkudata(L, 1, XL_SCAN);
-  imageset_scan_free(*scan);
-  *scan = NULL;
+  xl_closeobject(L, 1, XL_SCAN);
   return 0;
 }
 
 /* ---- loaders ----------------------------------------------------------------------------------------------- */
 typedef struct box {
   loader *l;
-  const set *s;
-  int64_t *order; /* belongs to the loader's second user value */
+  set *s; /* retained */
+  int64_t *order;
   bool channels_last;
 } box;
+
+static void destroy_loader(void *p) {
+  box *b = p;
+  loader_free(b->l);
+  xl_releaseobject(b->s);
+  mx_free(b->order);
+}
 
 static bool read_augment(lua_State *L, int idx, loader_augment *a) {
   bool given = lua_getfield(L, idx, "augment") == LUA_TTABLE;
@@ -335,20 +387,23 @@ static int set_loader(lua_State *L) {
   lua_settop(L, 2);
   loader_augment a;
   bool augmented = read_augment(L, 2, &a);
-  loader_options o = { .batch = opt_int(L, 2, "batch", 32), .drop_last = opt_bool(L, 2, "drop_last"), .threads = (int)opt_int(L, 2, "threads", 2),
-                       .depth = (int)opt_int(L, 2, "depth", 3), .seed = (uint64_t)opt_int(L, 2, "seed", 0),
-                       .epoch = (uint64_t)opt_int(L, 2, "epoch", 0), .augment = augmented ? &a : NULL };
-  if (o.batch < 1 || o.threads < 1 || o.threads > 256 || o.depth < 1 || o.depth > 1024)
-    xl_error(L, "loader: batch, threads and depth must be at least 1 (got %lld, %d, %d).", (long long)o.batch, o.threads, o.depth);
-  box *b = lua_newuserdatauv(L, sizeof *b, 2); /* at 3 */
-  *b = (box){ .s = s, .channels_last = opt_bool(L, 2, "channels_last") };
-  luaL_setmetatable(L, XL_LOADER);
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, 3, 1);
+  loader_options o = { .batch = opt_int(L, 2, "batch", 32, 1, INT32_MAX), .drop_last = opt_bool(L, 2, "drop_last"),
+                       .threads = (int)opt_int(L, 2, "threads", 2, 1, 256),
+                       .depth = (int)opt_int(L, 2, "depth", 3, 1, 1024),
+                       .seed = (uint64_t)opt_int(L, 2, "seed", 0, INT64_MIN, INT64_MAX),
+                       .epoch = (uint64_t)opt_int(L, 2, "epoch", 0, INT64_MIN, INT64_MAX),
+                       .augment = augmented ? &a : NULL };
+  box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 3 */
+  b->s = xl_retainobject(s);
+  b->channels_last = opt_bool(L, 2, "channels_last");
   lua_getfield(L, 2, "order");
   int64_t n;
-  b->order = check_items(L, 4, s, &n);
-  lua_setiuservalue(L, 3, 2);
+  const int64_t *items = check_items(L, 4, s, &n);
+  b->order = mx_malloc((size_t)n * sizeof *items);
+  if (!b->order)
+    xl_error(L, "loader: out of memory.");
+  if (n > 0)
+    memcpy(b->order, items, (size_t)n * sizeof *items);
   b->l = loader_start(s->s, b->order, n, &o);
   if (!b->l)
     xl_error(L, "loader: out of memory.");
@@ -356,12 +411,7 @@ static int set_loader(lua_State *L) {
   return 1;
 }
 
-static box *check_loader(lua_State *L) {
-  box *b = luaL_checkudata(L, 1, XL_LOADER);
-  if (!b->l)
-    xl_error(L, "loader: it is closed.");
-  return b;
-}
+static box *check_loader(lua_State *L) { return xl_toobject(L, 1, XL_LOADER, "loader: it is closed."); }
 
 /* loader:next() -> x, y, place of the first in the order; nil at the end */
 static int loader_lua_next(lua_State *L) {
@@ -385,8 +435,8 @@ static int loader_lua_next(lua_State *L) {
 }
 
 static int loader_lua_waited(lua_State *L) {
-  box *b = luaL_checkudata(L, 1, XL_LOADER);
-  lua_pushnumber(L, b->l ? loader_waited(b->l) : 0);
+  box *b = xl_testobject(L, 1, XL_LOADER);
+  lua_pushnumber(L, b ? loader_waited(b->l) : 0);
   return 1;
 }
 
@@ -396,9 +446,7 @@ static int loader_lua_batches(lua_State *L) {
 }
 
 static int loader_lua_close(lua_State *L) {
-  box *b = luaL_checkudata(L, 1, XL_LOADER);
-  loader_free(b->l);
-  b->l = NULL;
+  xl_closeobject(L, 1, XL_LOADER);
   return 0;
 }
 
@@ -420,19 +468,17 @@ static int loader_lua_order(lua_State *L) {
 
 static void make_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction close) {
   luaL_newmetatable(L, name);
-  lua_newtable(L);
-  luaL_setfuncs(L, methods, 0);
+  xl_newlib(L, methods);
   lua_setfield(L, -2, "__index");
-  lua_pushcfunction(L, close);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -3, "__gc");
-  lua_setfield(L, -2, "__close");
+  xl_setfunction(L, "__gc", close);
+  xl_setfunction(L, "__close", close);
   lua_pop(L, 1);
 }
 
 int luaopen_core_loader(lua_State *L) {
   static const luaL_Reg set_methods[] = {
     { "add",    set_add },
+    { "white",  set_white },
     { "facts",  set_facts },
     { "batch",  set_batch },
     { "pixels", set_pixels },
@@ -457,6 +503,6 @@ int luaopen_core_loader(lua_State *L) {
   make_class(L, XL_SET, set_methods, set_gc);
   make_class(L, XL_SCAN, scan_methods, scan_close);
   make_class(L, XL_LOADER, loader_methods, loader_lua_close);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

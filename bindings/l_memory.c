@@ -1,6 +1,8 @@
 /* l_memory.c: core.memory: scopes that free a step's tensors, what is live, limits. Called itself it gives the numbers.
  *   local step <close> = memory.scope()   every tensor made from here on is closed at the end of the block, on error too
  *   return step:keep(loss)                but this one lives on in the scope around
+ * Scopes are per coroutine: one that is open in a coroutine takes nothing from those who resume it, nor from those it
+ * resumes. What a coroutine makes while it has no scope open belongs to none, and is freed when nobody holds it.
  * It refuses to close what a scope did not see made: models and caches live outside (memory.unscoped). */
 #include <stdio.h>
 #include "alloc.h"
@@ -11,24 +13,26 @@
 /* ---- scopes ------------------------------------------------------------------------------------------------- */
 
 static xl_scope *push_scope(lua_State *L) {
-  xl_state *state = xl_getstate(L);
-  xl_scope *s = lua_newuserdatauv(L, sizeof *s, 0);
+  xl_scope *s = lua_newuserdatauv(L, sizeof *s, 1);
   xl_scope_init(s);
   luaL_setmetatable(L, XL_SCOPE);
-  s->parent = state->innermost;
+  lua_pushthread(L); /* lives as long as the scope */
+  lua_setiuservalue(L, -2, 1);
+  s->thread = L;
+  s->parent = xl_innermost(L);
+  xl_set_innermost(L, L, s);
   s->open = true;
-  state->innermost = s;
   return s;
 }
 
-/* Takes the scope out of the chain of open ones, wherever it is: an outer one may be closed first. */
+/* Takes the scope out of its coroutine's chain of open ones, wherever it is: an outer one may be closed first. */
 static void take_out(lua_State *L, xl_scope *s) {
-  xl_state *state = xl_getstate(L);
-  for (xl_scope **at = &state->innermost; *at; at = &(*at)->parent)
-    if (*at == s) {
-      *at = s->parent;
-      break;
-    }
+  xl_scope *inner = xl_innermost_of(L, s->thread);
+  if (inner == s)
+    xl_set_innermost(L, s->thread, s->parent);
+  for (; inner; inner = inner->parent)
+    if (inner->parent == s)
+      inner->parent = s->parent;
   s->open = false;
 }
 
@@ -63,14 +67,11 @@ static int scope_close(lua_State *L) {
 }
 
 /* Whether box was made in s or in a scope that is open inside it. */
-static bool is_within(lua_State *L, const xl_tensor *box, const xl_scope *s) {
-  for (xl_scope *at = xl_getstate(L)->innermost; at; at = at->parent) {
-    if (at == box->scope)
-      return true;
-    if (at == s)
-      return false;
-  }
-  return false;
+static bool is_within(const xl_tensor *box, const xl_scope *s) {
+  const xl_scope *at = box->scope;
+  while (at && at != s)
+    at = at->parent;
+  return at != NULL;
 }
 
 static void keep_value(lua_State *L, xl_scope *s, int idx, int depth) {
@@ -78,7 +79,7 @@ static void keep_value(lua_State *L, xl_scope *s, int idx, int depth) {
   if (box) {
     if (!box->t)
       xl_error(L, "scope: keep: tensor is closed");
-    if (is_within(L, box, s))
+    if (is_within(box, s))
       move_box(box, s->parent);
   } else if (lua_istable(L, idx) && depth < 16) {
     luaL_checkstack(L, 4, "scope: keep");
@@ -127,19 +128,11 @@ static int memory_unscoped(lua_State *L) {
   lua_toclose(L, 1); /* an error closes what f made; no pcall, so that the error keeps its place */
   lua_call(L, lua_gettop(L) - 2, LUA_MULTRET);
   take_out(L, s);
-  move_all(s, &xl_getstate(L)->root);
+  move_all(s, xl_root(L));
   return lua_gettop(L) - 1;
 }
 
 /* ---- numbers ------------------------------------------------------------------------------------------------ */
-
-static lua_Integer open_boxes(lua_State *L) {
-  lua_Integer n = 0;
-  for (xl_scope *s = xl_getstate(L)->innermost; s; s = s->parent)
-    for (xl_tensor *box = s->ring.next; box != &s->ring; box = box->next)
-      n += box->t != NULL;
-  return n;
-}
 
 static void set_number(lua_State *L, const char *name, int64_t v) {
   lua_pushinteger(L, v);
@@ -180,7 +173,7 @@ static int memory_stats(lua_State *L) {
   set_number(L, "cache_limit_bytes", m.cache_cap_bytes);
   set_number(L, "limit_bytes", m.limit_bytes);
   set_number(L, "tensors", m.live_tensors);
-  set_number(L, "boxes", open_boxes(L));
+  set_number(L, "boxes", xl_boxes());
   set_number(L, "lua_bytes", xl_budget_lua_bytes(L));
   if (tx_cuda_count() > 0) {
     set_number(L, "cuda_live_bytes", m.cuda_live_bytes);
@@ -311,17 +304,16 @@ int luaopen_core_memory(lua_State *L) {
   xl_check(L, tx_memory_setup(), "memory");
   xl_budget_open(L);
   luaL_newmetatable(L, XL_SCOPE);
-  luaL_setfuncs(L, scope_meta, 0);
-  luaL_newlib(L, scope_methods);
+  xl_setfuncs(L, scope_meta);
+  xl_newlib(L, scope_methods);
   lua_setfield(L, -2, "__index");
   luaL_newmetatable(L, "medxai.memory");
   lua_pushcfunction(L, stats_tostring);
   lua_setfield(L, -2, "__tostring");
   lua_pop(L, 2);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, memory_stats);
-  lua_setfield(L, -2, "__call");
+  xl_setfunction(L, "__call", memory_stats);
   lua_setmetatable(L, -2);
   return 1;
 }

@@ -11,16 +11,13 @@ typedef struct optim_box {
 } optim_box;
 
 static tx_optim *to_optim(lua_State *L) {
-  optim_box *b = luaL_checkudata(L, 1, XL_OPTIM);
-  if (!b->o)
-    xl_error(L, "optimizer is closed");
-  return b->o;
+  return ((optim_box *)xl_toobject(L, 1, XL_OPTIM, "optimizer is closed"))->o;
 }
 
+static void destroy_optim(void *b) { tx_optim_free(((optim_box *)b)->o); }
+
 static int optim_close(lua_State *L) {
-  optim_box *b = luaL_checkudata(L, 1, XL_OPTIM);
-  tx_optim_free(b->o);
-  b->o = NULL;
+  xl_closeobject(L, 1, XL_OPTIM);
   return 0;
 }
 
@@ -28,18 +25,21 @@ static int optim_close(lua_State *L) {
 
 #define MAX_OPTIONS 16
 
-/* { name = number or boolean } at idx; the names stay in the table. */
+/* { name = number or boolean } at idx; leaves the names on the stack, where they stay valid. */
 static int read_options(lua_State *L, int idx, tx_option *options) {
   int n = 0;
   if (lua_isnoneornil(L, idx))
     return 0;
   luaL_checktype(L, idx, LUA_TTABLE);
+  luaL_checkstack(L, MAX_OPTIONS + 4, "optimizer");
   for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
     if (n == MAX_OPTIONS || lua_type(L, -2) != LUA_TSTRING)
       xl_error(L, "optimizer: options are up to %d named numbers", MAX_OPTIONS);
     if (!lua_isboolean(L, -1) && lua_type(L, -1) != LUA_TNUMBER)
       xl_error(L, "optimizer: option '%s' is a %s (expected a number or boolean)", lua_tostring(L, -2), luaL_typename(L, -1));
     options[n++] = (tx_option){ lua_tostring(L, -2), lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1) };
+    lua_pushvalue(L, -2);
+    lua_insert(L, -3); /* the name below the pair */
   }
   return n;
 }
@@ -47,11 +47,10 @@ static int read_options(lua_State *L, int idx, tx_option *options) {
 /*- new(kind, options) */
 static int optim_new(lua_State *L) {
   const char *kind = luaL_checkstring(L, 1);
+  lua_settop(L, 2);
   tx_option options[MAX_OPTIONS];
   const int n = read_options(L, 2, options);
-  optim_box *b = lua_newuserdatauv(L, sizeof *b, 0);
-  b->o = NULL;
-  luaL_setmetatable(L, XL_OPTIM);
+  optim_box *b = xl_newobject(L, XL_OPTIM, sizeof *b, destroy_optim);
   xl_check(L, tx_optim_new(&b->o, kind, options, n), kind);
   return 1;
 }
@@ -69,11 +68,12 @@ static int optim_add_group(lua_State *L) {
   if ((int)lua_rawlen(L, 2) != n)
     xl_error(L, "optimizer: %d names for %d parameters", (int)lua_rawlen(L, 2), n);
   const char **names = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *names, 0);
+  lua_createtable(L, n, 0); /* keeps the names alive, whatever happens to the list */
   for (int i = 0; i < n; i++) {
     if (lua_rawgeti(L, 2, i + 1) != LUA_TSTRING)
       xl_error(L, "optimizer: name %d is a %s (expected a string)", i + 1, luaL_typename(L, -1));
-    names[i] = lua_tostring(L, -1); /* the list keeps it alive */
-    lua_pop(L, 1);
+    names[i] = lua_tostring(L, -1);
+    lua_rawseti(L, -2, i + 1);
   }
   xl_check(L, tx_optim_add_group(o, params, names, n, options, noptions), "optimizer");
   return 0;
@@ -128,7 +128,7 @@ typedef struct row {
   tx_tensor *t;
 } row;
 
-typedef struct rows { /* filled behind the wall, where nothing may raise */
+typedef struct rows { /* filled behind the wall, where nothing may raise; held */
   row *v;
   size_t n, room;
   bool failed;
@@ -158,26 +158,25 @@ static void rows_add(void *ud, const char *param, const char *entry, tx_tensor *
   r->n++;
 }
 
-static int rows_gc(lua_State *L) {
-  rows *r = lua_touserdata(L, 1);
+static void release_rows(void *p) {
+  rows *r = p;
   for (size_t i = 0; i < r->n; i++) {
     free(r->v[i].param);
     free(r->v[i].entry);
     tx_tensor_free(r->v[i].t);
   }
   free(r->v);
-  *r = (rows){ 0 };
-  return 0;
+  free(r);
 }
 
 /*- o:state(): list of { param, entry, tensor }, in the order of the groups. The tensors are the optimizer's own: the next step changes them. */
 static int optim_state(lua_State *L) {
   tx_optim *o = to_optim(L);
   lua_settop(L, 1);
-  rows *r = lua_newuserdatauv(L, sizeof *r, 0);
-  *r = (rows){ 0 };
-  luaL_setmetatable(L, "medxai.optimizer.rows");
-  lua_toclose(L, 2);
+  rows *r = calloc(1, sizeof *r);
+  if (!r)
+    xl_error(L, "optimizer: out of memory while its state was listed");
+  xl_hold(L, r, release_rows);
   xl_check(L, tx_optim_state_each(o, rows_add, r), "optimizer");
   if (r->failed)
     xl_error(L, "optimizer: out of memory while its state was listed");
@@ -188,8 +187,7 @@ static int optim_state(lua_State *L) {
     lua_setfield(L, -2, "param");
     lua_pushstring(L, r->v[i].entry);
     lua_setfield(L, -2, "entry");
-    xl_newtensor(L)->t = r->v[i].t;
-    r->v[i].t = NULL;
+    xl_pushheld(L, r->v[i].t);
     lua_setfield(L, -2, "tensor");
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
@@ -227,21 +225,13 @@ static const luaL_Reg methods[] = {
 };
 static const luaL_Reg functions[] = { { "new", optim_new }, { NULL, NULL } };
 
-static void set_function(lua_State *L, const char *name, lua_CFunction f) {
-  lua_pushcfunction(L, f);
-  lua_setfield(L, -2, name);
-}
-
 int luaopen_core_optim(lua_State *L) {
   luaL_newmetatable(L, XL_OPTIM);
-  set_function(L, "__gc", optim_close);
-  set_function(L, "__close", optim_close);
-  luaL_newlib(L, methods);
+  xl_setfunction(L, "__gc", optim_close);
+  xl_setfunction(L, "__close", optim_close);
+  xl_newlib(L, methods);
   lua_setfield(L, -2, "__index");
-  luaL_newmetatable(L, "medxai.optimizer.rows");
-  set_function(L, "__gc", rows_gc);
-  set_function(L, "__close", rows_gc);
-  lua_pop(L, 2);
-  luaL_newlib(L, functions);
+  lua_pop(L, 1);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -15,18 +15,14 @@ typedef struct partition_handle {
   int32_t size[3];
 } partition_handle;
 
+static void destroy_partition(void *b) { partition_free(((partition_handle *)b)->p); }
+
 static int partition_close(lua_State *L) {
-  partition_handle *b = luaL_checkudata(L, 1, XL_PARTITION);
-  partition_free(b->p);
-  b->p = NULL;
+  xl_closeobject(L, 1, XL_PARTITION);
   return 0;
 }
 
-static partition_handle *to_partition(lua_State *L) {
-  partition_handle *b = luaL_checkudata(L, 1, XL_PARTITION);
-  if (!b->p) xl_error(L, "partition: is closed");
-  return b;
-}
+static partition_handle *to_partition(lua_State *L) { return xl_toobject(L, 1, XL_PARTITION, "partition: is closed"); }
 
 static int64_t field(lua_State *L, const char *name, int64_t low, int64_t high) {
   char what[64];
@@ -39,7 +35,7 @@ static int64_t field(lua_State *L, const char *name, int64_t low, int64_t high) 
 }
 
 static int status_of(lua_State *L, int status) {
-  if (status == PARTITION_NOMEM) xl_budget_nomem(L, "partition");
+  if (status == PARTITION_NOMEM) xl_nomem(L, "partition");
   lua_pushboolean(L, status == PARTITION_OK);
   return 1;
 }
@@ -54,7 +50,7 @@ static const int32_t (*push_tree(lua_State *L, int32_t regions))[2] {
     children[i / 2][i % 2] = (int32_t)(flat[i] > INT32_MAX || flat[i] < -INT32_MAX ? INT32_MAX : flat[i]);
   int32_t *order = lua_newuserdatauv(L, (size_t)regions * sizeof *order, 0);
   const int status = partition_leaf_order((const int32_t(*)[2])children, regions, order);
-  if (status == PARTITION_NOMEM) xl_budget_nomem(L, "partition");
+  if (status == PARTITION_NOMEM) xl_nomem(L, "partition");
   if (status != PARTITION_OK) xl_error(L, "partition: the children are no tree in which each of %d regions stands once.", regions);
   lua_pop(L, 1);
   return (const int32_t(*)[2])children;
@@ -64,9 +60,7 @@ static const int32_t (*push_tree(lua_State *L, int32_t regions))[2] {
 static int partition_new_(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
-  partition_handle *b = lua_newuserdatauv(L, sizeof *b, 0);
-  memset(b, 0, sizeof *b);
-  luaL_setmetatable(L, XL_PARTITION);
+  partition_handle *b = xl_newobject(L, XL_PARTITION, sizeof *b, destroy_partition);
   lua_getfield(L, 1, "size");
   int n;
   const int64_t *size = xl_toints(L, -1, &n, "partition: size");
@@ -83,7 +77,7 @@ static int partition_new_(lua_State *L) {
   if (lua_getfield(L, 1, "children") != LUA_TNIL) o.children = push_tree(L, o.size[0]);
   b->outputs = o.outputs;
   b->p = partition_new(&o);
-  if (!b->p) xl_budget_nomem(L, "partition");
+  if (!b->p) xl_nomem(L, "partition");
   lua_settop(L, 2);
   return 1;
 }
@@ -95,7 +89,7 @@ static int partition_order(lua_State *L) {
   lua_settop(L, 1);
   const int32_t(*children)[2] = push_tree(L, (int32_t)regions);
   int32_t *order = lua_newuserdatauv(L, (size_t)regions * sizeof *order, 0);
-  if (partition_leaf_order(children, (int32_t)regions, order) != PARTITION_OK) xl_budget_nomem(L, "partition");
+  if (partition_leaf_order(children, (int32_t)regions, order) != PARTITION_OK) xl_nomem(L, "partition");
   lua_createtable(L, (int)regions, 0);
   for (int i = 0; i < regions; i++) {
     lua_pushinteger(L, order[i]);
@@ -106,7 +100,7 @@ static int partition_order(lua_State *L) {
 
 /* n float64 numbers of a contiguous tensor on the CPU. */
 static const double *numbers(lua_State *L, int idx, int64_t n, const char *what) {
-  const tx_tensor *t = xl_totensor(L, idx);
+  const tx_tensor *t = xl_toresolved(L, idx);
   if (strcmp(tx_tensor_dtype(t), "float64") != 0 || !tx_tensor_data(t) || !tx_tensor_is_contiguous(t, false))
     xl_error(L, "partition: %s: expected a contiguous float64 tensor on the CPU, got %s", what, tx_tensor_dtype(t));
   if (tx_tensor_numel(t) != n) xl_error(L, "partition: %s: expected %lld numbers, got %lld", what, (long long)n, (long long)tx_tensor_numel(t));
@@ -122,12 +116,13 @@ static int partition_ask_(lua_State *L) {
   partition_handle *b = to_partition(L);
   const partition_box *boxes;
   int n, most;
-  if (partition_ask(b->p, &boxes, &n, &most) != PARTITION_OK) xl_budget_nomem(L, "partition");
+  if (partition_ask(b->p, &boxes, &n, &most) != PARTITION_OK) xl_nomem(L, "partition");
   b->asked = n;
   if (n == 0) return 0;
-  xl_tensor *out = xl_newtensor(L);
+  tx_tensor **out = xl_slots(L, 1);
   const int64_t sizes[3] = { n, most, 6 };
-  XL_TRY(L, "partition", tx_tensor_new(&out->t, "int32", 3, sizes, boxes, (size_t)n * most * sizeof *boxes));
+  XL_TRY(L, "partition", tx_tensor_new(out, "int32", 3, sizes, boxes, (size_t)n * most * sizeof *boxes));
+  xl_pushheld(L, *out);
   return 1;
 }
 
@@ -138,10 +133,11 @@ static int partition_tell_(lua_State *L) {
 
 static int partition_values_(lua_State *L) {
   partition_handle *b = to_partition(L);
-  xl_tensor *out = xl_newtensor(L);
+  tx_tensor **out = xl_slots(L, 1);
   const int64_t sizes[4] = { b->outputs, b->size[2], b->size[0], b->size[1] };
-  XL_TRY(L, "partition", tx_tensor_new(&out->t, "float64", 4, sizes, NULL, 0));
-  if (partition_values(b->p, tx_tensor_data(out->t)) != PARTITION_OK) xl_budget_nomem(L, "partition");
+  XL_TRY(L, "partition", tx_tensor_new(out, "float64", 4, sizes, NULL, 0));
+  if (partition_values(b->p, tx_tensor_data(*out)) != PARTITION_OK) xl_nomem(L, "partition");
+  xl_pushheld(L, *out);
   return 1;
 }
 
@@ -157,10 +153,10 @@ int luaopen_core_partition(lua_State *L) {
   static const luaL_Reg functions[] = { { "new", partition_new_ }, { "leaf_order", partition_order }, { NULL, NULL } };
   _Static_assert(sizeof(partition_box) == 6 * sizeof(int32_t), "boxes are passed as six numbers");
   luaL_newmetatable(L, XL_PARTITION);
-  luaL_setfuncs(L, methods, 0);
+  xl_setfuncs(L, methods);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

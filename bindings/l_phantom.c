@@ -41,12 +41,7 @@ static int phantom_lua_draw(lua_State *L) {
   if (index < 0)
     xl_error(L, "phantom: the index is negative (%lld).", (long long)index);
   lua_settop(L, 2);
-  lua_createtable(L, 0, 4);
-  xl_tensor *box[4];
-  for (int i = 0; i < 4; i++) {
-    box[i] = xl_newtensor(L);
-    lua_setfield(L, 3, names[i]);
-  }
+  tx_tensor **out = xl_slots(L, 4);
   image im;
   phantom_masks m;
   if (phantom_draw(&p, index, &im, &m))
@@ -55,16 +50,21 @@ static int phantom_lua_draw(lua_State *L) {
   int64_t size[2] = { p.size_px, p.size_px };
   int status = TX_OK;
   for (int i = 0; i < 4 && status == TX_OK; i++)
-    status = tx_tensor_new(&box[i]->t, "uint8", 2, size, part[i]->px, (size_t)size[0] * size[1]);
+    status = tx_tensor_new(&out[i], "uint8", 2, size, part[i]->px, (size_t)size[0] * size[1]);
   image_free(&im);
   phantom_masks_free(&m);
   xl_check(L, status, "phantom");
+  lua_createtable(L, 0, 4);
+  for (int i = 0; i < 4; i++) {
+    xl_pushheld(L, out[i]);
+    lua_setfield(L, 3, names[i]);
+  }
   return 1;
 }
 
 int luaopen_core_phantom(lua_State *L) {
   static const luaL_Reg functions[] = { { "draw", phantom_lua_draw }, { NULL, NULL } };
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   lua_createtable(L, PHANTOM_CLASSES, 0);
   for (int i = 0; i < PHANTOM_CLASSES; i++) {
     lua_pushstring(L, phantom_classes[i]);

@@ -143,6 +143,6 @@ int luaopen_core_pt2(lua_State *L) {
   lua_pushcfunction(L, file_gc);
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

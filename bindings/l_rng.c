@@ -16,11 +16,12 @@ static int64_t to_count(lua_State *L, int idx, const char *what) {
   return n;
 }
 
-/* Pushes a new tensor of n numbers; its memory. */
+/* Pushes a new tensor of n numbers; its memory, which the call holds. */
 static void *push_numbers(lua_State *L, const char *dtype, int64_t n, const char *what) {
-  xl_tensor *box = xl_newtensor(L);
-  XL_TRY(L, what, tx_tensor_new(&box->t, dtype, 1, &n, NULL, 0));
-  return tx_tensor_data(box->t);
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, what, tx_tensor_new(out, dtype, 1, &n, NULL, 0));
+  xl_pushheld(L, *out);
+  return tx_tensor_data(*out);
 }
 
 /* Wrong numbers would be kept for good in maps: what is not an integer in [low, high] is refused. */
@@ -310,7 +311,7 @@ static const luaL_Reg functions[] = {
 static void add_class(lua_State *L, const char *name, const luaL_Reg *methods) {
   luaL_newmetatable(L, name);
   lua_newtable(L);
-  luaL_setfuncs(L, methods, 0);
+  xl_setfuncs(L, methods);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
 }
@@ -319,6 +320,6 @@ int luaopen_core_rng(lua_State *L) {
   add_class(L, XL_STREAM, stream_methods);
   add_class(L, XL_RANDOM_STATE, numpy_methods);
   add_class(L, XL_DEFAULT_RNG, numpy_methods);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

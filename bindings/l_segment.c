@@ -7,7 +7,7 @@
 
 /* The data of a contiguous CPU tensor of that type and dimension; its last two sizes. */
 static void *planes(lua_State *L, int idx, const char *what, const char *dtype, int dim, int64_t *h, int64_t *w) {
-  tx_tensor *t = xl_totensor(L, idx);
+  tx_tensor *t = xl_toresolved(L, idx);
   int64_t size[TX_MAX_DIMS];
   if (strcmp(tx_tensor_dtype(t), dtype) != 0 || tx_tensor_dim(t) != dim)
     xl_error(L, "%s: wrong tensor (expected %s of %d dimensions, got %s of %d).", what, dtype, dim, tx_tensor_dtype(t), tx_tensor_dim(t));
@@ -44,21 +44,28 @@ static int64_t integer(lua_State *L, int idx, const char *what, int64_t low, int
   return v;
 }
 
-static int64_t *push_labels(lua_State *L, const char *what, int64_t h, int64_t w) {
-  xl_tensor *box = xl_newtensor(L);
-  const int64_t size[2] = { h, w };
-  XL_TRY(L, what, tx_tensor_new(&box->t, "int64", 2, size, NULL, 0));
-  return tx_tensor_data(box->t);
+/* A new tensor (H, W), or (planes, H, W), held. */
+static tx_tensor *new_map(lua_State *L, const char *what, const char *dtype, int64_t planes, int64_t h, int64_t w) {
+  tx_tensor **out = xl_slots(L, 1);
+  const int64_t size[3] = { planes, h, w };
+  XL_TRY(L, what, tx_tensor_new(out, dtype, planes ? 3 : 2, planes ? size : size + 1, NULL, 0));
+  return *out;
+}
+
+static void check_status(lua_State *L, int status, const char *what) {
+  if (status == SEGMENT_STOPPED)
+    xl_error(L, "interrupted");
+  if (status)
+    xl_nomem(L, what);
 }
 
 /*- lab(image) -> float64 (3, H, W): L, a, b */
 static int segment_lua_lab(lua_State *L) {
   int64_t h, w;
   const double *rgb = image(L, 1, "lab", &h, &w);
-  xl_tensor *box = xl_newtensor(L);
-  const int64_t size[3] = { 3, h, w };
-  XL_TRY(L, "lab", tx_tensor_new(&box->t, "float64", 3, size, NULL, 0));
-  segment_lab(tx_tensor_data(box->t), rgb, h * w);
+  tx_tensor *lab = new_map(L, "lab", "float64", 3, h, w);
+  check_status(L, segment_lab(tx_tensor_data(lab), rgb, h * w, tx_interrupted), "lab");
+  xl_pushheld(L, lab);
   return 1;
 }
 
@@ -67,15 +74,17 @@ static int segment_lua_quickshift(lua_State *L) {
   int64_t h, w, noise_h, noise_w;
   const double *rgb = image(L, 1, "quickshift", &h, &w);
   segment_quickshift_options o = { number(L, 2, "quickshift: kernel_size", 1, 1000), number(L, 3, "quickshift: max_dist", 0, HUGE_VAL),
-    number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000), (uint64_t)integer(L, 6, "quickshift: seed", 0, INT64_MAX), NULL, lua_toboolean(L, 7) };
+    number(L, 4, "quickshift: ratio", 0, 1e6), number(L, 5, "quickshift: sigma", 0, 1000),
+    (uint64_t)integer(L, 6, "quickshift: seed", 0, INT64_MAX), NULL, lua_toboolean(L, 7), tx_interrupted };
   if (!lua_isnoneornil(L, 8)) {
     o.noise = planes(L, 8, "quickshift: noise", "float64", 2, &noise_h, &noise_w);
     if (noise_h != h || noise_w != w)
       xl_error(L, "quickshift: noise: expected (%lld, %lld), got (%lld, %lld)", (long long)h, (long long)w, (long long)noise_h, (long long)noise_w);
   }
-  int64_t *labels = push_labels(L, "quickshift", h, w), count = 0;
-  if (segment_quickshift(labels, &count, rgb, (int)h, (int)w, &o))
-    xl_budget_nomem(L, "quickshift");
+  tx_tensor *labels = new_map(L, "quickshift", "int64", 0, h, w);
+  int64_t count = 0;
+  check_status(L, segment_quickshift(tx_tensor_data(labels), &count, rgb, (int)h, (int)w, &o), "quickshift");
+  xl_pushheld(L, labels);
   lua_pushinteger(L, count);
   return 2;
 }
@@ -86,10 +95,10 @@ static int segment_lua_slic(lua_State *L) {
   const double *rgb = image(L, 1, "slic", &h, &w);
   const segment_slic_options o = { integer(L, 2, "slic: n_segments", 1, INT32_MAX), number(L, 3, "slic: compactness", 1e-12, 1e12),
     number(L, 4, "slic: sigma", 0, 1000), (int)integer(L, 5, "slic: iterations", 1, 100000), lua_toboolean(L, 6), number(L, 7, "slic: min_size", 0, 1e9),
-    number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9) };
-  int64_t *labels = push_labels(L, "slic", h, w);
-  if (segment_slic(labels, &count, rgb, (int)h, (int)w, &o))
-    xl_budget_nomem(L, "slic");
+    number(L, 8, "slic: max_size", 0, 1e9), lua_toboolean(L, 9), tx_interrupted };
+  tx_tensor *labels = new_map(L, "slic", "int64", 0, h, w);
+  check_status(L, segment_slic(tx_tensor_data(labels), &count, rgb, (int)h, (int)w, &o), "slic");
+  xl_pushheld(L, labels);
   lua_pushinteger(L, count);
   return 2;
 }
@@ -100,10 +109,9 @@ static int segment_lua_boundaries(lua_State *L) {
   const int64_t *labels = planes(L, 1, "boundaries", "int64", 2, &h, &w);
   const int64_t background = xl_toint(L, 2, "boundaries: background");
   const bool wrapped = lua_toboolean(L, 3);
-  xl_tensor *box = xl_newtensor(L);
-  const int64_t size[2] = { h, w };
-  XL_TRY(L, "boundaries", tx_tensor_new(&box->t, "uint8", 2, size, NULL, 0));
-  segment_boundaries(tx_tensor_data(box->t), labels, (int)h, (int)w, background, wrapped);
+  tx_tensor *drawn = new_map(L, "boundaries", "uint8", 0, h, w);
+  segment_boundaries(tx_tensor_data(drawn), labels, (int)h, (int)w, background, wrapped);
+  xl_pushheld(L, drawn);
   return 1;
 }
 
@@ -115,6 +123,6 @@ int luaopen_core_segment(lua_State *L) {
     { "boundaries", segment_lua_boundaries },
     { NULL, NULL }
   };
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

@@ -19,7 +19,9 @@ typedef struct guard {
   store_out *out;
   pickle_out pickle;
   double *numbers; /* the floating-point numbers of a .pt being written */
-  size_t nnumbers, room, ntensors;
+  size_t nnumbers, room;
+  tx_tensor **tensors; /* those to be written; held by the call */
+  size_t ntensors, tensors_room;
   tx_tensor *packed;
 } guard;
 
@@ -28,6 +30,7 @@ static void guard_close(guard *g) {
   store_abandon(g->out);
   pickle_out_free(&g->pickle);
   mx_free(g->numbers);
+  mx_free(g->tensors);
   tx_tensor_free(g->packed);
   memset(g, 0, sizeof *g);
 }
@@ -65,15 +68,16 @@ static void push_tensor(lua_State *L, reading *r, const pickle_tensor *t) {
     lua_pushnumber(L, d);
     return;
   }
-  xl_tensor *box = xl_newtensor(L);
+  tx_tensor *out = NULL;
   int status, tries = 0;
   do
-    status = store_tensor(&box->t, r->g->in, t, why, sizeof why);
+    status = store_tensor(&out, r->g->in, t, why, sizeof why);
   while (status == TX_NOMEM && xl_budget_retry(L, &tries));
   if (status == TX_NOMEM || status == TX_INTERRUPTED)
     xl_check(L, status, r->what);
   if (status != TX_OK)
     broken(L, r, why);
+  xl_pushheld(L, xl_own(L, out));
 }
 
 static void push_value(lua_State *L, reading *r, const pickle_value *v, int depth);
@@ -317,9 +321,21 @@ static void put_number(guard *g, double d) {
   pickle_put_tensor(&g->pickle, "float64", STORE_NUMBERS, (int64_t)g->room, (int64_t)g->nnumbers++, 0, &none, &none);
 }
 
-/* Adds the tensor at idx to the list of those to write, at stack index 4. */
+static void add_tensor(lua_State *L, guard *g, tx_tensor *t, const char *what) {
+  if (g->ntensors == g->tensors_room) {
+    const size_t room = g->tensors_room ? 2 * g->tensors_room : 256;
+    tx_tensor **more = mx_realloc(g->tensors, room * sizeof *more);
+    if (!more)
+      xl_error(L, "%s: out of memory", what);
+    g->tensors = more;
+    g->tensors_room = room;
+  }
+  g->tensors[g->ntensors++] = t;
+}
+
+/* Adds the tensor at idx to those to write. */
 static void put_tensor(lua_State *L, guard *g, int idx, const char *what) {
-  const tx_tensor *t = xl_totensor(L, idx);
+  tx_tensor *t = xl_totensor(L, idx);
   store_layout l;
   char key[32];
   if (pickle_itemsize(tx_tensor_dtype(t)) == 0)
@@ -327,8 +343,7 @@ static void put_tensor(lua_State *L, guard *g, int idx, const char *what) {
   store_layout_of(&l, t);
   snprintf(key, sizeof key, "%zu", g->ntensors);
   pickle_put_tensor(&g->pickle, tx_tensor_dtype(t), key, tx_tensor_numel(t), 0, l.dim, l.sizes, l.strides);
-  lua_pushvalue(L, idx);
-  lua_rawseti(L, 4, (lua_Integer)++g->ntensors);
+  add_tensor(L, g, t, what);
 }
 
 static void put_node(lua_State *L, guard *g, int idx, const char *what);
@@ -375,21 +390,18 @@ static void put_node(lua_State *L, guard *g, int idx, const char *what) {
   }
 }
 
-/* Writes tensor i of the list at stack index 4. */
-static bool write_tensor(lua_State *L, guard *g, lua_Integer i, bool pt, const char *what) {
-  lua_rawgeti(L, 4, i);
-  tx_tensor *t = xl_totensor(L, -1);
+/* Writes t, the i-th storage of a .pt file. */
+static bool write_tensor(lua_State *L, guard *g, tx_tensor *t, size_t i, bool pt, const char *what) {
   store_layout l;
   store_layout_of(&l, t);
-  xl_check(L, tx_tensor_packed(&g->packed, t, pt && l.dense), what);
+  XL_TRY(L, what, tx_tensor_packed(&g->packed, t, pt && l.dense));
   size_t n = (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t));
   const void *data = n ? tx_tensor_data(g->packed) : "";
   if (!data)
     xl_error(L, "%s: only dense tensors can be written", what);
-  bool ok = pt ? store_write_storage(g->out, (size_t)i - 1, data, n) : store_write_bytes(g->out, data, n);
+  bool ok = pt ? store_write_storage(g->out, i, data, n) : store_write_bytes(g->out, data, n);
   tx_tensor_free(g->packed);
   g->packed = NULL;
-  lua_pop(L, 1);
   return ok;
 }
 
@@ -414,7 +426,6 @@ static int store_write_pt(lua_State *L) {
   const char *path = luaL_checkstring(L, 1), *what = luaL_checkstring(L, 2);
   luaL_checktype(L, 3, LUA_TTABLE);
   lua_settop(L, 3);
-  lua_newtable(L); /* 4: the tensors */
   guard *g = new_guard(L);
   g->room = count_numbers(L, 3, 0, what);
   g->numbers = mx_malloc((g->room + 1) * sizeof *g->numbers);
@@ -427,8 +438,8 @@ static int store_write_pt(lua_State *L) {
     xl_error(L, "%s: out of memory", what);
   create(L, g, path, what);
   bool ok = store_write_start(g->out, &g->pickle, g->numbers, g->nnumbers);
-  for (size_t i = 1; ok && i <= g->ntensors; i++)
-    ok = write_tensor(L, g, (lua_Integer)i, true, what);
+  for (size_t i = 0; ok && i < g->ntensors; i++)
+    ok = write_tensor(L, g, g->tensors[i], i, true, what);
   commit(L, g, path, what, ok);
   return 0;
 }
@@ -437,17 +448,20 @@ static int store_write_safetensors(lua_State *L) {
   const char *path = luaL_checkstring(L, 1), *what = luaL_checkstring(L, 2);
   size_t n;
   const char *header = luaL_checklstring(L, 3, &n);
-  luaL_checktype(L, 4, LUA_TTABLE);
   lua_settop(L, 4);
+  int count;
+  tx_tensor **tensors = xl_totensors(L, 4, &count, what);
   guard *g = new_guard(L);
   unsigned char length[8];
   for (int i = 0; i < 8; i++)
     length[i] = (unsigned char)((uint64_t)n >> 8 * i);
   create(L, g, path, what);
   bool ok = store_write_bytes(g->out, length, 8) && store_write_bytes(g->out, header, n);
-  lua_Integer count = (lua_Integer)lua_rawlen(L, 4);
-  for (lua_Integer i = 1; ok && i <= count; i++)
-    ok = write_tensor(L, g, i, false, what);
+  for (int i = 0; ok && i < count; i++) {
+    if (!tensors[i])
+      xl_error(L, "%s: tensor %d is none", what, i + 1);
+    ok = write_tensor(L, g, tensors[i], (size_t)i, false, what);
+  }
   commit(L, g, path, what, ok);
   return 0;
 }
@@ -464,6 +478,6 @@ int luaopen_core_store(lua_State *L) {
   lua_pushcfunction(L, guard_gc);
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   return 1;
 }

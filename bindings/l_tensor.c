@@ -58,13 +58,9 @@ static void push_shape(lua_State *L, const tx_tensor *t) {
 }
 
 static void push_grad(lua_State *L, const tx_tensor *t) {
-  tx_tensor *g = NULL;
-  xl_newtensor(L);
-  xl_check(L, tx_tensor_grad(&g, t), "grad");
-  if (g)
-    ((xl_tensor *)lua_touserdata(L, -1))->t = g;
-  else
-    lua_pushnil(L);
+  tx_tensor **g = xl_slots(L, 1);
+  xl_check(L, tx_tensor_grad(g, t), "grad");
+  xl_pushheld(L, *g);
 }
 
 /* Pushes the field and gives true, or pushes nothing. */
@@ -141,13 +137,20 @@ static int no_such_name(lua_State *L, const char *name) {
 }
 
 static int tensor_index(lua_State *L) {
-  if (lua_type(L, 2) != LUA_TSTRING)
-    return lt_index(L);
+  if (lua_type(L, 2) != LUA_TSTRING) {
+    xl_begin(L);
+    lt_index(L);
+    xl_end(L);
+    return 1;
+  }
   lua_pushvalue(L, 2);
   if (lua_rawget(L, lua_upvalueindex(METHODS)) != LUA_TNIL)
     return 1;
   const char *name = lua_tostring(L, 2);
-  if (push_field(L, xl_totensor(L, 1), name))
+  xl_begin(L);
+  const bool is_field = push_field(L, xl_totensor(L, 1), name);
+  xl_end(L);
+  if (is_field)
     return 1;
   load_torch_lua(L);
   lua_pushvalue(L, 2);
@@ -164,8 +167,9 @@ static int tensor_index(lua_State *L) {
 
 static int tensor_newindex(lua_State *L) {
   if (lua_type(L, 2) != LUA_TSTRING)
-    return lt_newindex(L);
-  set_field(L, xl_totensor(L, 1), lua_tostring(L, 2));
+    lt_newindex(L);
+  else
+    set_field(L, xl_totensor(L, 1), lua_tostring(L, 2));
   return 0;
 }
 
@@ -192,19 +196,20 @@ static int unary(lua_State *L) {
 
 /* number / tensor, number // tensor: the number becomes a tensor of no dimension in the dtype that they have together */
 static int divide_number(lua_State *L) {
-  tx_value number, args[2];
+  tx_value number;
   if (!lt_scalar(L, 1, &number))
     xl_error(L, "div: argument 'self' (expected a number or a tensor, got %s)", luaL_typename(L, 1));
-  bool floor = lua_toboolean(L, lua_upvalueindex(1));
-  xl_tensor *box = xl_newtensor(L);
-  args[0] = lt_tensor(xl_totensor(L, 2));
-  if (floor) { /* floor_divide has no form with a number in front */
-    lt_call(L, box, "full_like", "", (tx_value[]){ args[0], number }, 2);
-    lt_call(L, box, "floor_divide", "", (tx_value[]){ lt_tensor(box->t), args[0] }, 2);
+  xl_begin(L);
+  tx_tensor *t = xl_totensor(L, 2), *first;
+  if (lua_toboolean(L, lua_upvalueindex(1))) { /* floor_divide has no form with a number in front */
+    first = lt_call(L, "full_like", "", (tx_value[]){ lt_tensor(t), number }, 2);
+    t = lt_call(L, "floor_divide", "", (tx_value[]){ lt_tensor(first), lt_tensor(t) }, 2);
   } else {
-    lt_call(L, box, "reciprocal", "", args, 1);
-    lt_call(L, box, "mul", "Scalar", (tx_value[]){ lt_tensor(box->t), number }, 2);
+    first = lt_call(L, "reciprocal", "", (tx_value[]){ lt_tensor(t) }, 1);
+    t = lt_call(L, "mul", "Scalar", (tx_value[]){ lt_tensor(first), number }, 2);
   }
+  xl_pushheld(L, t);
+  xl_end(L);
   return 1;
 }
 
@@ -345,17 +350,17 @@ static int tensor_is_tensor(lua_State *L) {
 static int tensor_to(lua_State *L) {
   lua_settop(L, 5);
   const char *device = luaL_optstring(L, 2, NULL), *dtype = luaL_optstring(L, 3, NULL), *format = luaL_optstring(L, 4, NULL);
-  xl_tensor *box = xl_newtensor(L);
-  tx_tensor *t = xl_totensor(L, 1);
+  tx_tensor *t = xl_totensor(L, 1), **out = xl_slots(L, 1);
   bool channels_last = format && strcmp(format, "channels_last") == 0;
   if (format && !channels_last && strcmp(format, "preserve") != 0 && strcmp(format, "contiguous") != 0)
     xl_error(L, "to: unknown memory format '%s' (one of contiguous preserve channels_last)", format);
   if (channels_last && tx_tensor_dim(t) != 4)
     xl_error(L, "to: channels_last is for tensors of 4 dimensions (this one has %d)", tx_tensor_dim(t));
-  XL_TRY(L, "to", tx_tensor_to(&box->t, t, device, dtype, channels_last, lua_toboolean(L, 5)));
+  XL_TRY(L, "to", tx_tensor_to(out, t, device, dtype, channels_last, lua_toboolean(L, 5)));
   if (format && strcmp(format, "contiguous") == 0)
-    lt_call(L, box, "contiguous", "", (tx_value[]){ lt_tensor(box->t) }, 1);
-  xl_budget_check(L);
+    xl_pushheld(L, lt_call(L, "contiguous", "", (tx_value[]){ lt_tensor(*out) }, 1));
+  else
+    xl_pushheld(L, *out);
   return 1;
 }
 
@@ -398,18 +403,18 @@ static const luaL_Reg methods[] = {
 
 static void make_metatable(lua_State *L) {
   luaL_newmetatable(L, XL_TENSOR);
-  lua_newtable(L);
-  luaL_setfuncs(L, methods, 0);
+  xl_newlib(L, methods);
   lua_pushvalue(L, -1);
   lua_pushcclosure(L, tensor_index, 1);
   lua_setfield(L, -3, "__index");
   lua_setfield(L, -2, "__methods"); /* for torch.lua, which adds to them */
   static const luaL_Reg meta[] = {
-    { "__newindex", tensor_newindex }, { "__len", tensor_len },     { "__gc", tensor_close },
-    { "__close", tensor_close },       { "__tostring", lt_tostring }, { "__pairs", no_pairs },
-    { NULL, NULL },
+    { "__newindex", tensor_newindex }, { "__len", tensor_len },     { "__close", tensor_close },
+    { "__tostring", lt_tostring },     { "__pairs", no_pairs },     { NULL, NULL },
   };
-  luaL_setfuncs(L, meta, 0);
+  xl_setfuncs(L, meta);
+  lua_pushcfunction(L, tensor_close); /* the most frequent of all, and it asks for nothing */
+  lua_setfield(L, -2, "__gc");
   set_operators(L);
 }
 
@@ -422,9 +427,8 @@ int luaopen_core_tensor(lua_State *L) {
     { "name_fits", tensor_name_fits },
     { NULL, NULL },
   };
-  xl_getstate(L);
   make_metatable(L);
-  luaL_newlib(L, functions);
+  xl_newlib(L, functions);
   lua_getfield(L, -2, "__methods");
   lua_setfield(L, -2, "methods");
   lua_pushnil(L);

@@ -6,8 +6,8 @@
 /* l_tensor_ops.c */
 void lt_pushop(lua_State *L, const char *name, bool method, bool raw); /* pushes the closure, or nil where libtorch has none */
 void lt_open_ops(lua_State *L);                                        /* adds op, deny, names, schemas to the table on top */
-/* Calls aten::name.overload with these values and keeps its first result (a tensor) in box; frees what box held before. */
-void lt_call(lua_State *L, xl_tensor *box, const char *name, const char *overload, const tx_value *args, int nargs);
+/* The one result of aten::name.overload for these values, held; NULL where it is None. */
+tx_tensor *lt_call(lua_State *L, const char *name, const char *overload, const tx_value *args, int nargs);
 static inline tx_value lt_tensor(tx_tensor *t) { return (tx_value){ .kind = t ? TX_TENSOR : TX_NONE, .t = t }; }
 static inline tx_value lt_int(int64_t i) { return (tx_value){ .kind = TX_INT, .i = i }; }
 static inline tx_value lt_string(const char *s) { return (tx_value){ .kind = TX_STRING, .s = s }; }

@@ -9,12 +9,14 @@
 #include <string.h>
 #include "l_tensor.h"
 
+enum { MOST_INDICES = 3 * TX_MAX_DIMS };
+
 typedef struct indexer {
   lua_State *L;
-  xl_tensor *view; /* what the plain indices left so far */
-  int dim;         /* the dimension that the next entry is about */
-  xl_array *held;  /* owned references to the index tensors, by dimension of view; NULL: all of it */
-  int nheld;
+  tx_tensor *view;    /* what the plain indices left so far; held */
+  int dim;            /* the dimension that the next entry is about */
+  tx_tensor **tensors; /* index tensors by dimension of view, owned by the call; NULL: all of it. NULL: none was met */
+  int ntensors;
 } indexer;
 
 static int64_t size_of(const tx_tensor *t, int dim) {
@@ -24,16 +26,16 @@ static int64_t size_of(const tx_tensor *t, int dim) {
 }
 
 static void need_dimension(indexer *x) {
-  if (x->dim >= tx_tensor_dim(x->view->t))
-    xl_error(x->L, "index: too many indices for a tensor of %d dimensions", tx_tensor_dim(x->view->t));
+  if (x->dim >= tx_tensor_dim(x->view))
+    xl_error(x->L, "index: too many indices for a tensor of %d dimensions", tx_tensor_dim(x->view));
 }
 
 static void take_integer(indexer *x, int64_t i) {
   need_dimension(x);
-  int64_t n = size_of(x->view->t, x->dim);
+  int64_t n = size_of(x->view, x->dim);
   if (i < -n || i >= n)
     xl_error(x->L, "index: %lld is out of range (dimension of size %lld, indices from 0)", (long long)i, (long long)n);
-  lt_call(x->L, x->view, "select", "int", (tx_value[]){ lt_tensor(x->view->t), lt_int(x->dim), lt_int(i) }, 3);
+  x->view = lt_call(x->L, "select", "int", (tx_value[]){ lt_tensor(x->view), lt_int(x->dim), lt_int(i) }, 3);
 }
 
 /* Element i of the slice at idx; absent gives otherwise. */
@@ -63,10 +65,19 @@ static void take_slice(indexer *x, int idx) {
   int64_t first = bound(x, idx, 1, 0), end = bound(x, idx, 2, INT64_MAX), step = bound(x, idx, 3, 1);
   if (step < 1)
     xl_error(x->L, "index: the step of a slice is %lld (expected 1 or more). Use t:flip.", (long long)step);
-  if (first != 0 || end < size_of(x->view->t, x->dim) || step != 1)
-    lt_call(x->L, x->view, "slice", "Tensor",
-            (tx_value[]){ lt_tensor(x->view->t), lt_int(x->dim), lt_int(first), lt_int(end), lt_int(step) }, 5);
+  if (first != 0 || end < size_of(x->view, x->dim) || step != 1)
+    x->view = lt_call(x->L, "slice", "Tensor",
+            (tx_value[]){ lt_tensor(x->view), lt_int(x->dim), lt_int(first), lt_int(end), lt_int(step) }, 5);
   x->dim++;
+}
+
+/* The place of the next index, NULL so far. */
+static tx_tensor **next_index(indexer *x) {
+  if (!x->tensors)
+    x->tensors = xl_slots(x->L, MOST_INDICES);
+  if (x->ntensors >= MOST_INDICES)
+    xl_error(x->L, "index: too many indices");
+  return &x->tensors[x->ntensors++];
 }
 
 /* Keeps a reference to the index tensor t, which is about dimension x->dim of the view. */
@@ -77,31 +88,30 @@ static void hold(indexer *x, tx_tensor *t) {
     xl_error(x->L, "index: a %s tensor is no index (expected int64 or bool)", dtype);
   need_dimension(x);
   int spans = mask ? tx_tensor_dim(t) : 1;
-  if (mask && (spans == 0 || x->dim + spans > tx_tensor_dim(x->view->t)))
-    xl_error(x->L, "index: a mask of %d dimensions does not fit a tensor of %d from dimension %d", spans, tx_tensor_dim(x->view->t), x->dim);
+  if (mask && (spans == 0 || x->dim + spans > tx_tensor_dim(x->view)))
+    xl_error(x->L, "index: a mask of %d dimensions does not fit a tensor of %d from dimension %d", spans,
+             tx_tensor_dim(x->view), x->dim);
   if (mask) {
     int64_t have[TX_MAX_DIMS], want[TX_MAX_DIMS];
     tx_tensor_sizes(t, have);
-    tx_tensor_sizes(x->view->t, want);
+    tx_tensor_sizes(x->view, want);
     for (int i = 0; i < spans; i++)
       if (have[i] != want[x->dim + i])
         xl_error(x->L, "index: the mask has %lld in dimension %d, the tensor %lld", (long long)have[i], i, (long long)want[x->dim + i]);
   }
   /* a list of indices for index() has one entry a tensor; those of dimensions in between are None */
-  int at = x->nheld;
-  if (at >= x->held->n)
-    xl_error(x->L, "index: too many indices");
-  x->held->t[at] = strcmp(dtype, "int64") == 0 || mask ? tx_tensor_ref(t) : NULL;
-  if (!x->held->t[at])
-    XL_TRY(x->L, "index", tx_tensor_to(&x->held->t[at], t, NULL, "int64", false, false));
-  x->nheld++;
+  tx_tensor **at = next_index(x);
+  if (strcmp(dtype, "int64") == 0 || mask)
+    *at = tx_tensor_ref(t);
+  else
+    XL_TRY(x->L, "index", tx_tensor_to(at, t, NULL, "int64", false, false));
   x->dim += spans;
 }
 
-static void skip_dimension(indexer *x) { x->held->t[x->nheld++] = NULL; }
+static void skip_dimension(indexer *x) { (void)next_index(x); }
 
 static void take_newaxis(indexer *x) {
-  lt_call(x->L, x->view, "unsqueeze", "", (tx_value[]){ lt_tensor(x->view->t), lt_int(x->dim) }, 2);
+  x->view = lt_call(x->L, "unsqueeze", "", (tx_value[]){ lt_tensor(x->view), lt_int(x->dim) }, 2);
   x->dim++;
 }
 
@@ -132,8 +142,8 @@ static void take_entry(indexer *x, int rest) {
     case LUA_TSTRING:
       if (strcmp(lua_tostring(L, idx), "...") != 0)
         xl_error(L, "index: '%.40s' is no index (only \"...\" is)", lua_tostring(L, idx));
-      if (tx_tensor_dim(x->view->t) - rest > x->dim)
-        x->dim = tx_tensor_dim(x->view->t) - rest;
+      if (tx_tensor_dim(x->view) - rest > x->dim)
+        x->dim = tx_tensor_dim(x->view) - rest;
       break;
     default:
       if (xl_isnone(L, idx)) {
@@ -150,13 +160,11 @@ static void take_entry(indexer *x, int rest) {
       skip_dimension(x);
 }
 
-/* Applies key, at index 2, to the tensor at index 1. Leaves the view's box and the held array on the stack. */
+/* Applies key, at index 2, to the tensor at index 1. */
 static void apply_key(indexer *x, lua_State *L) {
   *x = (indexer){ .L = L };
   luaL_checkstack(L, 10, "index");
-  x->view = xl_newtensor(L);
-  x->held = xl_newarray(L, 3 * TX_MAX_DIMS);
-  x->view->t = tx_tensor_ref(xl_totensor(L, 1));
+  x->view = xl_totensor(L, 1);
   if (lua_type(L, 2) != LUA_TTABLE) {
     lua_pushvalue(L, 2);
     take_entry(x, 0);
@@ -181,16 +189,16 @@ static void apply_key(indexer *x, lua_State *L) {
 }
 
 static bool has_tensors(const indexer *x) {
-  for (int i = 0; i < x->nheld; i++)
-    if (x->held->t[i])
+  for (int i = 0; i < x->ntensors; i++)
+    if (x->tensors[i])
       return true;
   return false;
 }
 
 static tx_value held_list(indexer *x) {
-  while (x->nheld > 0 && !x->held->t[x->nheld - 1])
-    x->nheld--;
-  return (tx_value){ .kind = TX_OPT_TENSORS, .n = x->nheld, .ts = x->held->t };
+  while (x->ntensors > 0 && !x->tensors[x->ntensors - 1])
+    x->ntensors--;
+  return (tx_value){ .kind = TX_OPT_TENSORS, .n = x->ntensors, .ts = x->tensors };
 }
 
 int lt_index(lua_State *L) {
@@ -198,57 +206,51 @@ int lt_index(lua_State *L) {
   lua_settop(L, 2);
   apply_key(&x, L);
   if (has_tensors(&x))
-    lt_call(L, x.view, "index", "Tensor", (tx_value[]){ lt_tensor(x.view->t), held_list(&x) }, 2);
-  lua_settop(L, 3);
-  if (x.view->t == xl_totensor(L, 1)) /* t[{}]: a new view, not another name */
-    lt_call(L, x.view, "alias", "", (tx_value[]){ lt_tensor(x.view->t) }, 1);
-  xl_budget_check(L);
+    x.view = lt_call(L, "index", "Tensor", (tx_value[]){ lt_tensor(x.view), held_list(&x) }, 2);
+  if (tx_tensor_same(x.view, xl_totensor(L, 1))) /* t[{}]: a new view, not another name */
+    x.view = lt_call(L, "alias", "", (tx_value[]){ lt_tensor(x.view) }, 1);
+  xl_pushheld(L, x.view);
   return 1;
 }
 
-/* Drops leading dimensions of size 1 that the target has not: PyTorch allows t[0] = a value of shape (1, n). */
-static void drop_leading(lua_State *L, xl_tensor *value, int dim) {
-  while (tx_tensor_dim(value->t) > dim && size_of(value->t, 0) == 1)
-    lt_call(L, value, "squeeze", "dim", (tx_value[]){ lt_tensor(value->t), lt_int(0) }, 2);
+/* Without leading dimensions of size 1 that the target has not: PyTorch allows t[0] = a value of shape (1, n). */
+static tx_tensor *drop_leading(lua_State *L, tx_tensor *value, int dim) {
+  while (tx_tensor_dim(value) > dim && size_of(value, 0) == 1)
+    value = lt_call(L, "squeeze", "dim", (tx_value[]){ lt_tensor(value), lt_int(0) }, 2);
+  return value;
 }
 
-/* The value at index 3 as a tensor in a new box; a number gets the target's dtype and device. */
-static xl_tensor *value_box(lua_State *L, const tx_tensor *target) {
+/* The value at index 3 as a tensor; a number gets the target's dtype and device. */
+static tx_tensor *value_tensor(lua_State *L, const tx_tensor *target) {
   tx_value v;
   char device[16];
-  xl_tensor *box = xl_newtensor(L);
-  if (lt_scalar(L, 3, &v)) {
-    tx_tensor_device(target, device);
-    lt_call(L, box, "scalar_tensor", "", (tx_value[]){ v, lt_string(tx_tensor_dtype(target)), { .kind = TX_DEFAULT }, lt_string(device) }, 4);
-    return box;
-  }
-  box->t = tx_tensor_ref(xl_totensor(L, 3));
-  return box;
+  if (!lt_scalar(L, 3, &v))
+    return xl_totensor(L, 3);
+  tx_tensor_device(target, device);
+  tx_value args[] = { v, lt_string(tx_tensor_dtype(target)), { .kind = TX_DEFAULT }, lt_string(device) };
+  return lt_call(L, "scalar_tensor", "", args, 4);
 }
 
 static void assign_indexed(lua_State *L, indexer *x) {
   char device[16];
-  xl_tensor *value = value_box(L, x->view->t), *done = xl_newtensor(L);
-  if (strcmp(tx_tensor_dtype(value->t), tx_tensor_dtype(x->view->t)) != 0) {
-    tx_tensor *converted = NULL;
-    tx_tensor_device(x->view->t, device);
-    XL_TRY(L, "index", tx_tensor_to(&converted, value->t, device, tx_tensor_dtype(x->view->t), false, false));
-    tx_tensor_free(value->t);
-    value->t = converted;
+  tx_tensor *value = value_tensor(L, x->view);
+  if (strcmp(tx_tensor_dtype(value), tx_tensor_dtype(x->view)) != 0) {
+    tx_tensor **converted = xl_slots(L, 1);
+    tx_tensor_device(x->view, device);
+    XL_TRY(L, "index", tx_tensor_to(converted, value, device, tx_tensor_dtype(x->view), false, false));
+    value = *converted;
   }
-  lt_call(L, done, "index_put_", "", (tx_value[]){ lt_tensor(x->view->t), held_list(x), lt_tensor(value->t) }, 3);
+  lt_call(L, "index_put_", "", (tx_value[]){ lt_tensor(x->view), held_list(x), lt_tensor(value) }, 3);
 }
 
 static void assign_plain(lua_State *L, indexer *x) {
   tx_value v;
   if (lt_scalar(L, 3, &v)) {
-    xl_tensor *done = xl_newtensor(L);
-    lt_call(L, done, "fill_", "Scalar", (tx_value[]){ lt_tensor(x->view->t), v }, 2);
+    lt_call(L, "fill_", "Scalar", (tx_value[]){ lt_tensor(x->view), v }, 2);
     return;
   }
-  xl_tensor *value = value_box(L, x->view->t), *done = xl_newtensor(L);
-  drop_leading(L, value, tx_tensor_dim(x->view->t));
-  lt_call(L, done, "copy_", "", (tx_value[]){ lt_tensor(x->view->t), lt_tensor(value->t) }, 2);
+  tx_tensor *value = drop_leading(L, value_tensor(L, x->view), tx_tensor_dim(x->view));
+  lt_call(L, "copy_", "", (tx_value[]){ lt_tensor(x->view), lt_tensor(value) }, 2);
 }
 
 int lt_newindex(lua_State *L) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "alloc.h"
 #include "l_tensor.h"
 
 enum { MAX_ARGS = 48, MAX_OVERLOADS = 64, POOL = 64, FEW = 8 };
@@ -126,7 +127,7 @@ static bool list_element(binding *b, const tx_arg *a, tx_value *v, void *p, int 
       break;
     case TX_TENSORS:
     case TX_OPT_TENSORS: {
-      tx_tensor *t = xl_testtensor(L, -1); /* the list keeps it alive */
+      tx_tensor *t = xl_testtensor(L, -1);
       ok = t || (a->kind == TX_OPT_TENSORS && xl_isnone(L, -1));
       ((tx_tensor **)p)[i] = t;
       break;
@@ -223,7 +224,7 @@ static bool bind_string(binding *b, const tx_arg *a, tx_value *v, int idx) {
   return refuse_value(b, a, idx);
 }
 
-typedef struct generator_box { /* l_rng.c's */
+typedef struct generator_box { /* l_autograd.c's */
   tx_generator *g;
 } generator_box;
 
@@ -233,8 +234,8 @@ static bool bind_userdata(binding *b, const tx_arg *a, tx_value *v, int idx) {
     *v = lt_tensor(t);
     return true;
   }
-  generator_box *g = a->kind == TX_GENERATOR ? luaL_testudata(b->L, idx, "medxai.generator") : NULL;
-  if (!g || !g->g)
+  generator_box *g = a->kind == TX_GENERATOR ? xl_testobject(b->L, idx, "medxai.generator") : NULL;
+  if (!g)
     return refuse_value(b, a, idx);
   *v = (tx_value){ .kind = TX_GENERATOR, .g = g->g };
   return true;
@@ -295,7 +296,7 @@ static bool bind_out(binding *b, bool *given, int idx) {
       continue;
     nth++;
     if (list)
-      lua_rawgeti(L, idx, nth); /* stays on the stack: the table holds it */
+      lua_rawgeti(L, idx, nth);
     else
       lua_pushvalue(L, idx);
     given[i] = bind_value(b, i, lua_gettop(L));
@@ -323,8 +324,10 @@ static bool bind_named(binding *b, bool *given) {
       ok = refuse(b, "argument '%s' is given twice", key);
     } else {
       ok = given[i] = bind_value(b, i, value);
-      /* a list beyond the pool was left above the pair that lua_next needs: bring the pair to the top again */
-      if (lua_gettop(L) > value) {
+      /* A list beyond the pool was left above the pair that lua_next needs, and a string stays where nobody can take it
+       * out of the table: bring the pair to the top again. */
+      if (lua_gettop(L) > value || lua_type(L, value) == LUA_TSTRING) {
+        luaL_checkstack(L, 4, "named arguments");
         lua_pushvalue(L, value - 1);
         lua_pushvalue(L, value);
       }
@@ -458,11 +461,21 @@ typedef struct results {
   tx_value v[];
 } results;
 
-static int results_gc(lua_State *L) {
-  results *r = lua_touserdata(L, 1);
+static void release_results(void *p) {
+  results *r = p;
   for (int i = 0; i < r->n; i++)
     tx_value_free(&r->v[i]);
-  return 0;
+  mx_free(r);
+}
+
+/* Room for n results that the call owns, all None. */
+static tx_value *result_slots(lua_State *L, int n) {
+  results *r = mx_calloc(1, sizeof *r + (size_t)n * sizeof r->v[0]);
+  if (!r)
+    xl_error(L, "out of memory");
+  r->n = n; /* zeroed: TX_NONE */
+  xl_hold(L, r, release_results);
+  return r->v;
 }
 
 /* Pushes one number, string or list; ints and the like stay owned by v. */
@@ -488,64 +501,27 @@ static void push_plain(lua_State *L, tx_value *v) {
   }
 }
 
-static void push_tensors(lua_State *L, tx_value *v) {
-  lua_createtable(L, (int)v->n, 0);
-  for (int i = 0; i < v->n; i++) {
-    if (v->ts[i]) {
-      xl_newtensor(L)->t = v->ts[i];
-      v->ts[i] = NULL;
-    } else {
-      xl_pushnone(L);
-    }
-    lua_rawseti(L, -2, i + 1);
-  }
-}
-
 static void push_result(lua_State *L, tx_value *v) {
   luaL_checkstack(L, 4, "results");
-  if (v->kind == TX_TENSOR) {
-    xl_newtensor(L)->t = v->t;
-    v->kind = TX_NONE;
-  } else if (v->kind == TX_TENSORS || v->kind == TX_OPT_TENSORS) {
-    push_tensors(L, v);
-  } else {
+  if (v->kind == TX_TENSOR)
+    xl_pushheld(L, v->t);
+  else if (v->kind == TX_TENSORS || v->kind == TX_OPT_TENSORS)
+    xl_pushtensors(L, v->ts, (int)v->n);
+  else
     push_plain(L, v);
-  }
-}
-
-static int push_value_protected(lua_State *L) {
-  push_result(L, lua_touserdata(L, 1));
-  return 1;
-}
-
-void xl_pushvalue(lua_State *L, tx_value *v) {
-  lua_pushcfunction(L, push_value_protected);
-  lua_pushlightuserdata(L, v);
-  int status = lua_pcall(L, 1, 1, 0);
-  tx_value_free(v);
-  if (status != LUA_OK)
-    lua_error(L);
-  xl_budget_check(L);
 }
 
 static bool plain_kind(tx_kind k) {
   return k == TX_TENSOR || k == TX_INT || k == TX_DOUBLE || k == TX_BOOL || k == TX_SCALAR || k == TX_STRING || k == TX_DTYPE;
 }
 
-/* Lists among the results: they are held by a userdata until they are Lua's. */
+/* Lists among the results. */
 static int call_with_lists(binding *b, int nresults) {
   lua_State *L = b->L;
-  results *r = lua_newuserdatauv(L, sizeof *r + (size_t)nresults * sizeof r->v[0], 0);
-  r->n = 0;
-  lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, results_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_setmetatable(L, -2);
-  XL_TRY(L, b->f->name, tx_op_call(r->v, b->op, b->values, b->nargs));
-  r->n = nresults;
+  tx_value *r = result_slots(L, nresults);
+  XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
   for (int i = 0; i < nresults; i++)
-    push_result(L, &r->v[i]);
-  xl_budget_check(L);
+    push_result(L, &r[i]);
   return nresults;
 }
 
@@ -559,37 +535,37 @@ static int argument_with(const binding *b, const tx_tensor *t) {
   return 0;
 }
 
-/* Pushes the argument that t is, or a new box where it is none of them. Takes t over. */
+/* Pushes the argument that t is, or a new box where it is none of them. */
 static void push_written(binding *b, tx_tensor *t) {
   int idx = t ? argument_with(b, t) : 0;
-  if (idx == 0) {
-    xl_pushtensor(b->L, t);
-    return;
-  }
-  lua_pushvalue(b->L, idx);
-  tx_tensor_free(t);
+  if (idx == 0)
+    xl_pushheld(b->L, t);
+  else
+    lua_pushvalue(b->L, idx);
 }
 
 /* add_, out=: the results are arguments. */
 static int call_in_place(binding *b, int nresults) {
   lua_State *L = b->L;
+  tx_tensor *one, **t = nresults == 1 ? &one : xl_slots(L, nresults);
   tx_value r[FEW];
   luaL_checkstack(L, nresults + 4, "results");
-  if (nresults == 1) {
-    XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
-    push_written(b, r[0].kind == TX_TENSOR ? r[0].t : NULL);
-    return 1;
-  }
-  xl_array *held = xl_newarray(L, nresults);
   XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
   for (int i = 0; i < nresults; i++)
-    held->t[i] = r[i].kind == TX_TENSOR ? r[i].t : NULL;
-  for (int i = 0; i < nresults; i++) {
-    tx_tensor *t = held->t[i];
-    held->t[i] = NULL;
-    push_written(b, t);
-  }
+    t[i] = r[i].kind == TX_TENSOR ? r[i].t : NULL;
+  if (nresults == 1)
+    xl_own(L, one);
+  for (int i = 0; i < nresults; i++)
+    push_written(b, t[i]);
   return nresults;
+}
+
+/* Owns t where that raises. */
+static void set_requires_grad(lua_State *L, const char *name, tx_tensor *t) {
+  const int status = tx_tensor_set_requires_grad(t, true);
+  if (status != TX_OK)
+    tx_tensor_free(t);
+  xl_check(L, status, name);
 }
 
 static int call(binding *b) {
@@ -615,16 +591,16 @@ static int call(binding *b) {
       lua_pushnil(L);
   }
   XL_TRY(L, b->f->name, tx_op_call(r, b->op, b->values, b->nargs));
+  if (b->requires_grad && n == 1 && r[0].kind == TX_TENSOR)
+    set_requires_grad(L, b->f->name, r[0].t);
   for (int i = 0; i < n; i++) /* tensors first: a string may fail to be made */
     if (r[i].kind == TX_TENSOR)
-      box[i]->t = r[i].t;
+      mx_assert(!box[i]->t), box[i]->t = r[i].t;
   for (int i = 0; i < n; i++)
     if (r[i].kind != TX_TENSOR) {
       push_plain(L, &r[i]);
       lua_replace(L, boxes + i);
     }
-  if (b->requires_grad && n == 1 && r[0].kind == TX_TENSOR)
-    xl_check(L, tx_tensor_set_requires_grad(r[0].t, true), b->f->name);
   xl_budget_check(L);
   return n;
 }
@@ -651,7 +627,7 @@ static bool has_names(lua_State *L, const family *f, int top) {
   return names;
 }
 
-static int call_operator(lua_State *L) {
+static int bind_and_call(lua_State *L) {
   const family *f = lua_touserdata(L, lua_upvalueindex(1));
   pool p;
   binding b;
@@ -668,6 +644,13 @@ static int call_operator(lua_State *L) {
     p.ints = p.doubles = p.bools = p.tensors = p.scalars = 0;
   }
   raise_no_form(&b);
+}
+
+static int call_operator(lua_State *L) {
+  xl_begin(L);
+  const int n = bind_and_call(L);
+  xl_end(L);
+  return n;
 }
 
 /* ---- look-up ------------------------------------------------------------------------------------------------ */
@@ -713,15 +696,13 @@ static void push_operator(lua_State *L, const char *name, bool method, bool raw,
 
 void lt_pushop(lua_State *L, const char *name, bool method, bool raw) { push_operator(L, name, method, raw, NULL); }
 
-void lt_call(lua_State *L, xl_tensor *box, const char *name, const char *overload, const tx_value *args, int nargs) {
+tx_tensor *lt_call(lua_State *L, const char *name, const char *overload, const tx_value *args, int nargs) {
   const tx_op *op = tx_op_find(name, overload);
-  tx_value r = { .kind = TX_NONE };
   if (!op || tx_op_nresults(op) != 1)
     xl_error(L, "%s: this libtorch has no operator %s.%s", name, name, overload);
+  tx_value r;
   XL_TRY(L, name, tx_op_call(&r, op, args, nargs));
-  tx_tensor *before = box->t;
-  box->t = r.kind == TX_TENSOR ? r.t : NULL;
-  tx_tensor_free(before);
+  return r.kind == TX_TENSOR ? xl_own(L, r.t) : NULL;
 }
 
 /* op(name, method, raw, shown) -> function, or nil where libtorch has no such operator; shown: its name in messages */
@@ -773,5 +754,5 @@ void lt_open_ops(lua_State *L) {
     { "op_schemas", tensor_op_schemas },
     { NULL, NULL },
   };
-  luaL_setfuncs(L, functions, 0);
+  xl_setfuncs(L, functions);
 }

@@ -149,37 +149,33 @@ static void write_dimension(printer *p, int d, int indent) {
 
 /* ---- fetching what is shown --------------------------------------------------------------------------------- */
 
-/* Leaves in box a dense CPU tensor of what is shown, in float64, complex128 or int64; sizes and cut of each dimension. */
-static void fetch(lua_State *L, xl_tensor *box, tx_tensor *t, int64_t *sizes, bool *cut, const char *as) {
+/* A dense CPU tensor of what is shown, in float64, complex128 or int64; sizes and cut of each dimension. */
+static tx_tensor *fetch(lua_State *L, tx_tensor *t, int64_t *sizes, bool *cut, const char *as) {
   int dim = tx_tensor_dim(t);
   bool summarise = tx_tensor_numel(t) > THRESHOLD;
-  xl_tensor *last = xl_newtensor(L), *pair = xl_newtensor(L);
-  lt_call(L, box, "detach", "", (tx_value[]){ lt_tensor(t) }, 1);
+  tx_tensor *shown = lt_call(L, "detach", "", (tx_value[]){ lt_tensor(t) }, 1), **plain = xl_slots(L, 2);
   tx_tensor_sizes(t, sizes);
   for (int d = 0; d < dim; d++) {
     cut[d] = summarise && sizes[d] > 2 * EDGE;
     if (!cut[d])
       continue;
-    lt_call(L, last, "narrow", "", (tx_value[]){ lt_tensor(box->t), lt_int(d), lt_int(sizes[d] - EDGE), lt_int(EDGE) }, 4);
-    lt_call(L, pair, "narrow", "", (tx_value[]){ lt_tensor(box->t), lt_int(d), lt_int(0), lt_int(EDGE) }, 4);
-    tx_value both = { .kind = TX_TENSORS, .n = 2, .ts = (tx_tensor *[]){ pair->t, last->t } };
-    lt_call(L, box, "cat", "", (tx_value[]){ both, lt_int(d) }, 2);
+    tx_value first[] = { lt_tensor(shown), lt_int(d), lt_int(0), lt_int(EDGE) };
+    tx_value last[] = { lt_tensor(shown), lt_int(d), lt_int(sizes[d] - EDGE), lt_int(EDGE) };
+    tx_tensor *edges[] = { lt_call(L, "narrow", "", first, 4), lt_call(L, "narrow", "", last, 4) };
+    tx_value both = { .kind = TX_TENSORS, .n = 2, .ts = edges };
+    shown = lt_call(L, "cat", "", (tx_value[]){ both, lt_int(d) }, 2);
     sizes[d] = 2 * EDGE;
   }
-  if (strncmp(as, "complex", 7) == 0)
-    lt_call(L, box, "resolve_conj", "", (tx_value[]){ lt_tensor(box->t) }, 1);
-  lt_call(L, box, "resolve_neg", "", (tx_value[]){ lt_tensor(box->t) }, 1);
-  tx_tensor *plain = NULL;
-  XL_TRY(L, "tostring", tx_tensor_to(&plain, box->t, "cpu", as, false, false));
-  tx_tensor_free(box->t);
-  box->t = plain;
-  lt_call(L, box, "contiguous", "", (tx_value[]){ lt_tensor(box->t) }, 1);
+  XL_TRY(L, "tostring", tx_tensor_to(&plain[0], shown, "cpu", as, false, true));
+  XL_TRY(L, "tostring", tx_tensor_packed(&plain[1], plain[0], false));
+  return plain[1];
 }
 
-static void write_elements(luaL_Buffer *out, xl_tensor *box, const int64_t *sizes, const bool *cut, const char *dtype, const char *as) {
-  int64_t n = tx_tensor_numel(box->t);
-  printer p = { .out = out, .sizes = sizes, .cut = cut, .dim = tx_tensor_dim(box->t) };
-  void *data = tx_tensor_data(box->t);
+static void write_elements(luaL_Buffer *out, tx_tensor *shown, const int64_t *sizes, const bool *cut, const char *dtype,
+                           const char *as) {
+  int64_t n = tx_tensor_numel(shown);
+  printer p = { .out = out, .sizes = sizes, .cut = cut, .dim = tx_tensor_dim(shown) };
+  void *data = tx_tensor_data(shown);
   if (strcmp(as, "int64") == 0) {
     p.integers = data;
     p.f = integer_formatter(p.integers, n, strcmp(dtype, "bool") == 0);
@@ -259,12 +255,11 @@ static bool default_dtype(const char *dtype) {
 int lt_tostring(lua_State *L) {
   int64_t sizes[TX_MAX_DIMS];
   bool cut[TX_MAX_DIMS];
-  xl_tensor *self = luaL_checkudata(L, 1, XL_TENSOR);
-  if (!self->t) {
+  if (!((xl_tensor *)luaL_checkudata(L, 1, XL_TENSOR))->t) {
     lua_pushliteral(L, "tensor (closed)");
     return 1;
   }
-  tx_tensor *t = self->t;
+  tx_tensor *t = xl_totensor(L, 1);
   const char *dtype = tx_tensor_dtype(t);
   char device[16];
   luaL_checkstack(L, 16, "tostring");
@@ -278,11 +273,10 @@ int lt_tostring(lua_State *L) {
     write_whole(L, t, tx_tensor_dim(t) != 1, strcmp(dtype, "float32") != 0);
   } else {
     const char *as = starts(dtype, "complex") ? "complex128" : starts(dtype, "float") || starts(dtype, "bfloat") ? "float64" : "int64";
-    xl_tensor *box = xl_newtensor(L);
-    fetch(L, box, t, sizes, cut, as);
+    tx_tensor *shown = fetch(L, t, sizes, cut, as);
     luaL_Buffer out;
     luaL_buffinit(L, &out);
-    write_elements(&out, box, sizes, cut, dtype, as);
+    write_elements(&out, shown, sizes, cut, dtype, as);
     luaL_pushresult(&out);
     write_whole(L, t, false, !default_dtype(dtype));
   }

@@ -56,18 +56,15 @@ bool lt_pushelement(lua_State *L, const char *dtype, const void *data, int64_t i
   return e != E_NONE;
 }
 
-/* Pushes a box of t's values as a contiguous CPU tensor, conjugation and the like resolved. */
-static tx_tensor *plain_copy(lua_State *L, int idx, const char *what) {
-  xl_tensor *box = xl_newtensor(L);
-  tx_tensor *t = xl_totensor(L, idx);
+/* The values of the tensor at idx, contiguous, on the CPU; held. copy: in memory of its own, that nobody resizes. */
+static tx_tensor *to_plain(lua_State *L, int idx, bool copy, const char *what) {
+  tx_tensor *t = xl_totensor(L, idx), **out = xl_slots(L, 2);
   if (strcmp(tx_tensor_layout(t), "strided") != 0)
     xl_error(L, "%s: a %s tensor is not dense. Use t:to_dense().", what, tx_tensor_layout(t));
-  lt_call(L, box, "detach", "", (tx_value[]){ lt_tensor(t) }, 1);
-  XL_TRY(L, what, tx_tensor_to(&t, box->t, "cpu", NULL, false, false));
-  tx_tensor_free(box->t);
-  box->t = t;
-  lt_call(L, box, "contiguous", "", (tx_value[]){ lt_tensor(box->t) }, 1);
-  return box->t;
+  if (copy)
+    XL_TRY(L, what, tx_tensor_to(&out[1], t, "cpu", NULL, false, true));
+  XL_TRY(L, what, tx_tensor_packed(&out[0], copy ? out[1] : t, false));
+  return out[0];
 }
 
 static void push_nested(lua_State *L, elem e, const char *data, int64_t itemsize, int dim, const int64_t *sizes) {
@@ -92,7 +89,7 @@ static void push_nested(lua_State *L, elem e, const char *data, int64_t itemsize
 /* t:tolist() -> nested lists of numbers or booleans; a number where t has no dimension */
 int lt_tolist(lua_State *L) {
   int64_t sizes[TX_MAX_DIMS];
-  tx_tensor *t = plain_copy(L, 1, "tolist");
+  tx_tensor *t = to_plain(L, 1, true, "tolist");
   elem e = elem_of(tx_tensor_dtype(t));
   if (e == E_NONE)
     xl_error(L, "tolist: Lua has no numbers of dtype %s. Convert with t:to or torch.view_as_real.", tx_tensor_dtype(t));
@@ -119,7 +116,7 @@ int lt_item(lua_State *L) {
 
 /* t:data_string() -> the bytes of its elements in row-major order, in the machine's byte order */
 int lt_data_string(lua_State *L) {
-  tx_tensor *t = plain_copy(L, 1, "data_string");
+  tx_tensor *t = to_plain(L, 1, false, "data_string");
   size_t n = (size_t)(tx_tensor_numel(t) * tx_tensor_itemsize(t));
   lua_pushlstring(L, n ? tx_tensor_data(t) : "", n);
   return 1;
@@ -248,19 +245,15 @@ static int tensor_from_table(lua_State *L) {
     xl_error(L, "tensor: unknown dtype '%s' (one of float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128)", want);
   r.e = elem_of(want);
   const char *made = r.e == E_NONE || r.e == E_F16 || r.e == E_BF16 ? "float64" : want; /* libtorch converts those */
-  xl_tensor *box = xl_newtensor(L);
-  XL_TRY(L, "tensor", tx_tensor_new(&box->t, made, r.dim, r.sizes, NULL, 0));
-  r.e = elem_of(made), r.data = tx_tensor_data(box->t), r.at = 0;
+  tx_tensor **out = xl_slots(L, 2);
+  XL_TRY(L, "tensor", tx_tensor_new(&out[0], made, r.dim, r.sizes, NULL, 0));
+  r.e = elem_of(made), r.data = tx_tensor_data(out[0]), r.at = 0;
   lua_pushvalue(L, 1);
   walk(&r, 0, store);
   lua_pop(L, 1);
-  if (strcmp(made, want) != 0) {
-    tx_tensor *converted = NULL;
-    XL_TRY(L, "tensor", tx_tensor_to(&converted, box->t, NULL, want, false, false));
-    tx_tensor_free(box->t);
-    box->t = converted;
-  }
-  xl_budget_check(L);
+  if (strcmp(made, want) != 0)
+    XL_TRY(L, "tensor", tx_tensor_to(&out[1], out[0], NULL, want, false, false));
+  xl_pushheld(L, out[1] ? out[1] : out[0]);
   return 1;
 }
 
@@ -273,9 +266,9 @@ static int tensor_from_string(lua_State *L) {
     xl_error(L, "from_string: expected (bytes, dtype, shape), got (%s, %s, %s)", luaL_typename(L, 1), luaL_typename(L, 2), luaL_typename(L, 3));
   const char *bytes = lua_tolstring(L, 1, &len);
   const int64_t *sizes = xl_toints(L, 3, &dim, "from_string");
-  xl_tensor *box = xl_newtensor(L);
-  XL_TRY(L, "from_string", tx_tensor_new(&box->t, lua_tostring(L, 2), dim, sizes, bytes, len));
-  xl_budget_check(L);
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "from_string", tx_tensor_new(out, lua_tostring(L, 2), dim, sizes, bytes, len));
+  xl_pushheld(L, *out);
   return 1;
 }
 
@@ -285,5 +278,5 @@ void lt_open_table(lua_State *L) {
     { "from_string", tensor_from_string },
     { NULL, NULL },
   };
-  luaL_setfuncs(L, functions, 0);
+  xl_setfuncs(L, functions);
 }

@@ -6,7 +6,8 @@
 #include <string.h>
 #include "alloc.h"
 
-/* Differences of alpha below this count as none; pivots below 1e-7 as a column that the active ones already span. */
+/* Differences of alpha below this share of the first count as none (scikit-learn: below this itself, whatever the
+ * scale of y); pivots below 1e-7 as a column that the active ones already span. */
 static const double tolerance = FLT_EPSILON, smallest_pivot = 1e-7;
 
 typedef struct lars {
@@ -182,7 +183,7 @@ static double *row_of(const lars_path *out, int step) { return out->coef + (size
 /* The path goes no further than alpha_min: the last row is moved back to it. */
 static void stop_at(lars_path *out, double alpha_min) {
   const int n = out->steps;
-  if (fabs(out->alpha[n] - alpha_min) <= tolerance) return;
+  if (fabs(out->alpha[n] - alpha_min) <= tolerance * out->alpha[0]) return;
   if (n > 0) {
     const double share = (out->alpha[n - 1] - alpha_min) / (out->alpha[n - 1] - out->alpha[n]);
     double *coef = row_of(out, n), *before = row_of(out, n - 1);
@@ -220,7 +221,7 @@ static int walk(lars *l, lars_path *out, double samples, bool lasso, int max_ste
     const int place = most_correlated(l), n = out->steps;
     const double largest = place < 0 ? 0 : fabs(l->cov[place]);
     out->alpha[n] = largest / samples;
-    if (!(out->alpha[n] > alpha_min + tolerance)) return stop_at(out, alpha_min), LARS_OK;
+    if (!(out->alpha[n] > alpha_min + tolerance * out->alpha[0])) return stop_at(out, alpha_min), LARS_OK;
     if (n >= max_steps || l->nactive >= l->p) return LARS_OK;
     if (!turned && !enter(l, place)) continue;
     if (lasso && n > 0 && out->alpha[n - 1] < out->alpha[n]) return LARS_OK; /* what is left is rounding */

@@ -2,14 +2,15 @@
  * One lock guards everything but the pixels of a slot, which belong to the threads that fill it until it is ready, and to the
  * caller until it is released. */
 #include "loader.h"
+#include "mx_assert.h"
 #include <math.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <time.h>
 #include "alloc.h"
 #include "rng.h"
 #include "sha256.h"
+#include "worker.h"
 
 typedef struct slot {
   uint8_t *px, *c;
@@ -169,7 +170,7 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   loader *l = mx_calloc(1, sizeof *l + (size_t)o->threads * sizeof l->thread[0]);
   if (!l)
     return NULL;
-  l->set = set, l->batch = o->batch < n || n == 0 ? o->batch : n; /* no larger than there are pictures */
+  l->set = set, l->batch = o->batch < n ? o->batch : n ? n : 1; /* no larger than there are pictures */
   l->n = o->drop_last ? n / o->batch * o->batch : n;
   l->batches = (l->n + l->batch - 1) / l->batch;
   l->depth = o->depth < l->batches ? o->depth : l->batches ? (int)l->batches : 1;
@@ -178,6 +179,7 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   l->augmented = o->augment != NULL;
   if (o->augment)
     l->augment = *o->augment;
+  imageset_hold(set);
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->room, NULL);
   pthread_cond_init(&l->ready, NULL);
@@ -185,12 +187,8 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
     loader_free(l);
     return NULL;
   }
-  sigset_t all, before; /* signals are the main thread's */
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  while (l->threads < o->threads && !pthread_create(&l->thread[l->threads], NULL, work, l))
+  while (l->threads < o->threads && !worker_start(&l->thread[l->threads], work, l))
     l->threads++;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!l->threads) {
     loader_free(l);
     return NULL;
@@ -226,8 +224,6 @@ static int wait_ready(loader *l, double seconds) {
 }
 
 int loader_next(loader *l, double seconds, loader_batch *batch, char why[IMAGESET_WHY]) {
-  if (l->held)
-    loader_release(l);
   if (l->taken >= l->batches)
     return LOADER_END;
   pthread_mutex_lock(&l->lock);
@@ -238,6 +234,7 @@ int loader_next(loader *l, double seconds, loader_batch *batch, char why[IMAGESE
   if (state != LOADER_READY)
     return state;
   const slot *s = &l->slots[l->taken % l->depth];
+  mx_assert(l->taken < l->batches && s->left == 0);
   *batch = (loader_batch){ batch_size(l, l->taken), l->taken * l->batch, s->px, s->c };
   l->held = true;
   return LOADER_READY;
@@ -268,6 +265,7 @@ void loader_free(loader *l) {
   pthread_mutex_unlock(&l->lock);
   for (int t = 0; t < l->threads; t++)
     pthread_join(l->thread[t], NULL);
+  imageset_release(l->set);
   pthread_cond_destroy(&l->ready);
   pthread_cond_destroy(&l->room);
   pthread_mutex_destroy(&l->lock);

@@ -37,7 +37,8 @@ enum { LOADER_READY, LOADER_WAIT, LOADER_END, LOADER_FAILED };
 
 /* The set must outlive the loader; order: n indices into it, copied. NULL: out of memory, or no thread could start. */
 loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loader_options *options);
-/* The next batch, valid until loader_release. LOADER_WAIT: not ready after `seconds`. LOADER_FAILED: why is filled. */
+/* The next batch, valid until loader_release, and given again until then. LOADER_WAIT: not ready after `seconds`.
+ * LOADER_FAILED: why is filled. */
 int loader_next(loader *l, double seconds, loader_batch *batch, char why[IMAGESET_WHY]);
 void loader_release(loader *l);      /* gives the batch's room back to the threads */
 double loader_waited(const loader *l); /* seconds that loader_next has waited so far */

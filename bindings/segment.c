@@ -16,6 +16,8 @@
 #define ROW_LOOP __attribute__((noinline))
 #endif
 
+static bool asked(segment_stop stop) { return stop && stop(); }
+
 /* ---- colour ------------------------------------------------------------------------------------------------- */
 
 /* Links of equal length in different directions are ties that the last bits of Lab decide, and grey pictures hold many. So
@@ -64,15 +66,18 @@ static void convert_span(double *lab, const double *rgb, int64_t n, int64_t firs
   }
 }
 
-void segment_lab(double *lab, const double *rgb, int64_t n) {
+int segment_lab(double *lab, const double *rgb, int64_t n, segment_stop stop) {
   enum { SPAN = 16384 };
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < n; first += SPAN) {
     colour known[512];
+    if (asked(stop))
+      continue;
     for (int i = 0; i < 512; i++)
       known[i].rgb[0] = NAN; /* equals no pixel */
     convert_span(lab, rgb, n, first, first + SPAN < n ? first + SPAN : n, known);
   }
+  return asked(stop) ? SEGMENT_STOPPED : SEGMENT_OK;
 }
 
 /* ---- blur: scipy.ndimage.gaussian_filter, mode "reflect", truncated at 4 sigma ----------------------------------------- */
@@ -97,7 +102,7 @@ static void blur_line(double *line, int n, int64_t stride, const double *kernel,
   }
 }
 
-static int blur(double *planes, int h, int w, double sigma) {
+static int blur(double *planes, int h, int w, double sigma, segment_stop stop) {
   if (sigma <= 1e-15)
     return SEGMENT_OK;
   const int radius = (int)(4 * sigma + 0.5);
@@ -111,30 +116,30 @@ static int blur(double *planes, int h, int w, double sigma) {
     kernel[k] /= sum;
   for (int p = 0; p < 3; p++) {
     double *plane = planes + (int64_t)p * h * w;
-    for (int x = 0; x < w; x++)
+    for (int x = 0; x < w && !asked(stop); x++)
       blur_line(plane + x, h, w, kernel, radius, padded);
-    for (int y = 0; y < h; y++)
+    for (int y = 0; y < h && !asked(stop); y++)
       blur_line(plane + (int64_t)y * w, w, 1, kernel, radius, padded);
   }
   mx_free(kernel);
-  return SEGMENT_OK;
+  return asked(stop) ? SEGMENT_STOPPED : SEGMENT_OK;
 }
 
-/* A new Lab image, blurred. NULL: out of memory; mx_free frees. */
-static double *prepared(const double *image, bool is_lab, int h, int w, double sigma) {
+/* A new Lab image, blurred; mx_free frees. */
+static int prepare(double **out, const double *image, bool is_lab, int h, int w, double sigma, segment_stop stop) {
   const int64_t n = (int64_t)h * w;
   double *lab = mx_malloc((size_t)n * 3 * sizeof *lab);
-  if (!lab)
-    return NULL;
-  if (is_lab)
+  int status = lab ? SEGMENT_OK : SEGMENT_NOMEM;
+  if (!status && is_lab)
     memcpy(lab, image, (size_t)n * 3 * sizeof *lab);
-  else
-    segment_lab(lab, image, n);
-  if (blur(lab, h, w, sigma)) {
+  else if (!status)
+    status = segment_lab(lab, image, n, stop);
+  status = status ? status : blur(lab, h, w, sigma, stop);
+  if (status)
     mx_free(lab);
-    return NULL;
-  }
-  return lab;
+  else
+    *out = lab;
+  return status;
 }
 
 /* ---- quick shift ------------------------------------------------------------------------------------------------ */
@@ -172,6 +177,7 @@ typedef struct field {
   double *density;
   int h, w, reach;
   double scale; /* -1 / (2 kernel_size^2) */
+  segment_stop stop;
 } field;
 
 /* Adds to n densities the pull of as many pixels, each dx to the right of its own and dy2 = dy^2 below. */
@@ -189,7 +195,7 @@ ROW_LOOP static void add_pulls(double *restrict density, const double *l, const 
 static void add_row(const field *f, int y) {
   const int64_t n = (int64_t)f->h * f->w, row = (int64_t)y * f->w;
   const int first = y - f->reach < 0 ? 0 : y - f->reach, last = y + f->reach >= f->h ? f->h - 1 : y + f->reach;
-  for (int other = first; other <= last; other++)
+  for (int other = first; other <= last && !asked(f->stop); other++)
     for (int dx = -f->reach; dx <= f->reach; dx++) {
       const int from = dx < 0 ? -dx : 0, to = dx > 0 ? f->w - dx : f->w;
       if (from >= to)
@@ -202,25 +208,27 @@ static void add_row(const field *f, int y) {
 
 typedef struct offset { int dy, dx, d2; } offset;
 
-static int by_distance(const void *pa, const void *pb) {
-  const offset *a = pa, *b = pb;
-  if (a->d2 != b->d2)
-    return a->d2 < b->d2 ? -1 : 1;
-  return a->dy != b->dy ? (a->dy < b->dy ? -1 : 1) : (a->dx > b->dx) - (a->dx < b->dx);
-}
-
-/* The window's pixels but its centre, nearest first. NULL: out of memory. */
+/* The window's pixels but its centre, nearest first, equals in raster order: sorted by counting. NULL: no memory. */
 static offset *window_offsets(int reach, int *count) {
-  const int side = 2 * reach + 1;
+  const int side = 2 * reach + 1, most = 2 * reach * reach;
   offset *list = mx_malloc((size_t)side * side * sizeof *list);
-  if (!list)
-    return NULL;
-  *count = 0;
-  for (int dy = -reach; dy <= reach; dy++)
-    for (int dx = -reach; dx <= reach; dx++)
-      if (dy || dx)
-        list[(*count)++] = (offset){ dy, dx, dy * dy + dx * dx };
-  qsort(list, (size_t)*count, sizeof *list, by_distance);
+  int *place = mx_calloc((size_t)most + 2, sizeof *place); /* of the next offset at that distance */
+  if (list && place) {
+    for (int dy = -reach; dy <= reach; dy++)
+      for (int dx = -reach; dx <= reach; dx++)
+        place[dy * dy + dx * dx + 1] += dy || dx;
+    for (int d2 = 0; d2 <= most; d2++)
+      place[d2 + 1] += place[d2];
+    for (int dy = -reach; dy <= reach; dy++)
+      for (int dx = -reach; dx <= reach; dx++)
+        if (dy || dx)
+          list[place[dy * dy + dx * dx]++] = (offset){ dy, dx, dy * dy + dx * dx };
+    *count = side * side - 1;
+  } else {
+    mx_free(list);
+    list = NULL;
+  }
+  mx_free(place);
   return list;
 }
 
@@ -276,32 +284,31 @@ static void draw_noise(double *out, int64_t n, const segment_quickshift_options 
 
 int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w, const segment_quickshift_options *o) {
   const int64_t n = (int64_t)h * w;
-  const int reach = (int)ceil(3 * o->kernel_size);
+  const int wide = (int)ceil(3 * o->kernel_size), side = h > w ? h : w, reach = wide < side ? wide : side;
   int offsets = 0;
-  double *lab = prepared(image, o->is_lab, h, w, o->sigma), *density = mx_malloc((size_t)n * sizeof *density);
+  double *lab = NULL, *density = mx_malloc((size_t)n * sizeof *density);
   offset *window = window_offsets(reach, &offsets);
-  if (!lab || !density || !window) {
-    mx_free(lab);
-    mx_free(density);
-    mx_free(window);
-    return SEGMENT_NOMEM;
+  int status = density && window ? prepare(&lab, image, o->is_lab, h, w, o->sigma, o->stop) : SEGMENT_NOMEM;
+  if (!status) {
+    for (int64_t i = 0; i < 3 * n; i++)
+      lab[i] *= o->ratio;
+    draw_noise(density, n, o);
+    const field f = { lab, density, h, w, reach, -0.5 / (o->kernel_size * o->kernel_size), o->stop };
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int y = 0; y < h; y++)
+      add_row(&f, y);
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int y = 0; y < h; y++)
+      for (int x = 0; x < w && !asked(o->stop); x++)
+        labels[(int64_t)y * w + x] = find_parent(&f, window, offsets, y, x, o->max_dist);
+    status = asked(o->stop) ? SEGMENT_STOPPED : SEGMENT_OK;
   }
-  for (int64_t i = 0; i < 3 * n; i++)
-    lab[i] *= o->ratio;
-  draw_noise(density, n, o);
-  const field f = { lab, density, h, w, reach, -0.5 / (o->kernel_size * o->kernel_size) };
-#pragma omp parallel for schedule(dynamic, 4)
-  for (int y = 0; y < h; y++)
-    add_row(&f, y);
-#pragma omp parallel for schedule(dynamic, 4)
-  for (int y = 0; y < h; y++)
-    for (int x = 0; x < w; x++)
-      labels[(int64_t)y * w + x] = find_parent(&f, window, offsets, y, x, o->max_dist);
-  *count = number_trees(labels, n, (int64_t *)density); /* the densities have done their work: same size, reused */
+  if (!status)
+    *count = number_trees(labels, n, (int64_t *)density); /* the densities have done their work: same size, reused */
   mx_free(lab);
   mx_free(density);
   mx_free(window);
-  return SEGMENT_OK;
+  return status;
 }
 
 /* ---- SLIC ----------------------------------------------------------------------------------------------------- */
@@ -472,21 +479,22 @@ static int place_seeds(slic *s, int64_t n_segments, double *step) {
   return SEGMENT_OK;
 }
 
-static int run_slic(slic *s, int iterations) {
+static int run_slic(slic *s, int iterations, segment_stop stop) {
   double *best = mx_malloc((size_t)s->h * s->w * sizeof *best);
   if (!best)
     return SEGMENT_NOMEM;
   for (int64_t p = 0; p < (int64_t)s->h * s->w; p++)
     s->labels[p] = -1;
-  for (int pass = 0; pass < iterations; pass++) {
+  for (int pass = 0; pass < iterations && !asked(stop); pass++) {
 #pragma omp parallel for schedule(static)
     for (int y = 0; y < s->h; y++)
-      assign_row(s, y, best + (int64_t)y * s->w);
+      if (!asked(stop))
+        assign_row(s, y, best + (int64_t)y * s->w);
     if (pass + 1 < iterations)
       move_seeds(s);
   }
   mx_free(best);
-  return SEGMENT_OK;
+  return asked(stop) ? SEGMENT_STOPPED : SEGMENT_OK;
 }
 
 static int enforce_connection(slic *s, const segment_slic_options *o, int64_t *count) {
@@ -513,8 +521,7 @@ int segment_slic(int64_t *labels, int64_t *count, const double *image, int h, in
   if (!status) {
     memcpy(stretched, image, (size_t)n * 3 * sizeof *stretched);
     stretch(stretched, 3 * n);
-    lab = prepared(stretched, o->is_lab, h, w, o->sigma);
-    status = lab ? SEGMENT_OK : SEGMENT_NOMEM;
+    status = prepare(&lab, stretched, o->is_lab, h, w, o->sigma, o->stop);
   }
   mx_free(stretched);
   if (!status) {
@@ -523,7 +530,7 @@ int segment_slic(int64_t *labels, int64_t *count, const double *image, int h, in
       lab[i] *= ratio;
     s.lab = lab;
     s.weight = 1.0 / (step * step);
-    status = run_slic(&s, o->iterations);
+    status = run_slic(&s, o->iterations, o->stop);
   }
   *count = s.count;
   if (!status && o->connected)

@@ -8,10 +8,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SEGMENT_OK = 0, SEGMENT_NOMEM = 2 };
+enum { SEGMENT_OK = 0, SEGMENT_STOPPED = 1, SEGMENT_NOMEM = 2 };
+
+/* Asked many times a second, by several threads; true: the call ends with SEGMENT_STOPPED and nothing in its results.
+ * NULL: never. */
+typedef bool (*segment_stop)(void);
 
 /* n pixels; lab: L, a, b planes. D65, 2 degrees. */
-void segment_lab(double *lab, const double *rgb, int64_t n);
+int segment_lab(double *lab, const double *rgb, int64_t n, segment_stop stop);
 
 /* Quick shift (Vedaldi and Soatto, ECCV 2008): each pixel climbs to its nearest denser one within a window. */
 typedef struct segment_quickshift_options {
@@ -22,6 +26,7 @@ typedef struct segment_quickshift_options {
   uint64_t seed;       /* of the tie-breaking noise, as numpy.random.default_rng(seed).normal */
   const double *noise; /* h * w standard normals instead, NULL: drawn */
   bool is_lab;         /* the image is in Lab already, or any other space of three channels */
+  segment_stop stop;
 } segment_quickshift_options;
 int segment_quickshift(int64_t *labels, int64_t *count, const double *image, int h, int w, const segment_quickshift_options *o);
 
@@ -34,6 +39,7 @@ typedef struct segment_slic_options {
   bool connected;        /* splits and merges until each label is one 4-connected piece */
   double min_size, max_size; /* of a connected piece, as shares of h * w / seeds */
   bool is_lab;
+  segment_stop stop;
 } segment_slic_options;
 /* Labels begin at 0 (scikit-image's at 1); without `connected` some numbers may be missing. count: the largest label + 1. */
 int segment_slic(int64_t *labels, int64_t *count, const double *image, int h, int w, const segment_slic_options *o);

@@ -700,102 +700,62 @@ void store_layout_of(store_layout *l, const tx_tensor *t) {
 }
 
 struct store_out {
-  FILE *f;
+  whole_file file;
   zip_writer *zip;
-  char *path, *temporary;
-  bool failed, committed;
+  bool failed;
   char error[160];
 };
 
-static bool out_failed(store_out *o) {
+static bool out_failed(store_out *o, int code) {
   if (!o->failed)
-    snprintf(o->error, sizeof o->error, "%s", strerror(errno));
+    snprintf(o->error, sizeof o->error, "%s", strerror(code));
   o->failed = true;
   return false;
 }
 
 store_out *store_create(const char *path, char *error, size_t room) {
   store_out *o = mx_calloc(1, sizeof *o);
-  size_t n = strlen(path) + 32;
-  int fd = -1;
-  errno = ENOMEM;
-  if (o && (o->path = mx_strdup(path)) && (o->temporary = mx_malloc(n))) {
-    snprintf(o->temporary, n, "%s.tmp-%ld", path, (long)getpid());
-    unlink(o->temporary); /* of a dead process with our number */
-    fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd >= 0 && (o->f = fdopen(fd, "wb")))
-      return o;
-  }
-  say(error, room, "%s", strerror(errno));
-  if (fd >= 0) {
-    close(fd);
-    unlink(o->temporary);
-  }
-  store_abandon(o);
+  int code = o ? whole_file_open(&o->file, path) : ENOMEM;
+  if (!code)
+    return o;
+  say(error, room, "%s", strerror(code));
+  mx_free(o);
   return NULL;
 }
 
 bool store_write_start(store_out *o, const pickle_out *pickle, const double *numbers, size_t n) {
   errno = ENOMEM;
-  o->zip = zip_writer_new(o->f, "archive");
+  o->zip = zip_writer_new(&o->file, "archive");
   bool ok = o->zip && zip_write(o->zip, "data.pkl", pickle->data, pickle->n) && zip_write(o->zip, "byteorder", "little", 6) &&
             (n == 0 || zip_write(o->zip, "data/" STORE_NUMBERS, numbers, n * sizeof *numbers));
-  return ok || out_failed(o);
+  return ok || out_failed(o, errno);
 }
 
 bool store_write_storage(store_out *o, size_t key, const void *data, size_t n) {
   char name[40];
   snprintf(name, sizeof name, "data/%zu", key);
-  return zip_write(o->zip, name, data, n) || out_failed(o);
+  return zip_write(o->zip, name, data, n) || out_failed(o, errno);
 }
 
 bool store_write_bytes(store_out *o, const void *data, size_t n) {
-  return n == 0 || fwrite(data, 1, n, o->f) == n || out_failed(o);
-}
-
-/* The folder is synced as well, so that the new name survives a power cut; not every file system can. */
-static void sync_folder(const char *path) {
-  const char *slash = strrchr(path, '/');
-  size_t n = slash > path ? (size_t)(slash - path) : 1;
-  char *folder = mx_malloc(n + 1);
-  if (folder) {
-    memcpy(folder, slash ? path : ".", n);
-    folder[n] = 0;
-  }
-  int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-  if (fd >= 0) {
-    (void)!fsync(fd);
-    close(fd);
-  }
-  mx_free(folder);
+  int code = whole_file_write(&o->file, data, n);
+  return code == 0 || out_failed(o, code);
 }
 
 bool store_commit(store_out *o) {
   if (o->failed)
     return false;
   if (o->zip && !(zip_write(o->zip, "version", "3\n", 2) && zip_finish(o->zip)))
-    return out_failed(o);
-  if (fflush(o->f) != 0 || fsync(fileno(o->f)) != 0)
-    return out_failed(o);
-  FILE *f = o->f;
-  o->f = NULL;
-  if (fclose(f) != 0 || rename(o->temporary, o->path) != 0)
-    return out_failed(o);
-  o->committed = true;
-  sync_folder(o->path);
-  return true;
+    return out_failed(o, errno);
+  int code = whole_file_commit(&o->file);
+  return code == 0 || out_failed(o, code);
 }
 
 void store_abandon(store_out *o) {
   if (!o)
     return;
-  if (o->f)
-    fclose(o->f);
-  if (o->temporary && !o->committed)
-    unlink(o->temporary);
+  whole_file_abandon(&o->file);
   zip_writer_free(o->zip);
-  mx_free(o->path);
-  mx_free(o->temporary);
   mx_free(o);
 }
 

@@ -1,5 +1,5 @@
 /* store.h: files of tensors. Reads torch's zip .pt, its older .pth, and .safetensors, told apart by content; writes .pt
- * and .safetensors to a temporary name that is synced and renamed. It runs nothing that a file asks for, and takes no
+ * and .safetensors whole or not at all (whole_file.h). It runs nothing that a file asks for, and takes no
  * size from a file that the file's own length does not bear out. Lua-free. */
 #ifndef MEDXAI_STORE_H
 #define MEDXAI_STORE_H

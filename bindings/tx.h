@@ -1,5 +1,5 @@
 /* tx.h: the wall between C and libtorch. C11, opaque structs, int status; the only torch-side header a .c file sees.
- * Every function is noexcept on the other side: it catches everything, leaves one line in tx_error() and returns a status.
+ * No function lets an exception out: it catches everything, leaves one line in tx_error() and returns a status.
  * Results go out through the first pointer and are written only on success. Free functions accept NULL.
  * It refuses to know Lua: no callback ever leads from here into a Lua state. */
 #ifndef MEDXAI_TX_H
@@ -11,54 +11,61 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define TX_NOEXCEPT noexcept
 extern "C" {
+#else
+#define TX_NOEXCEPT
 #endif
 
-enum { TX_OK = 0, TX_ERROR = 1, TX_NOMEM = 2, TX_INTERRUPTED = 3 };
+/* TX_NOMEM: out of memory, and everything is as it was before the call, which may be made again.
+ * TX_NOMEM_CHANGED: out of memory, and something may have been written or drawn by then: it must not be made again. */
+enum { TX_OK = 0, TX_ERROR = 1, TX_NOMEM = 2, TX_INTERRUPTED = 3, TX_NOMEM_CHANGED = 4 };
 
-#define TX_MAX_DIMS 64
+#define TX_MAX_DIMS 64 /* no tensor with more passes the wall: arrays of sizes may have this many places */
 
 typedef struct tx_tensor tx_tensor;       /* one reference to a tensor (a TensorImpl*); freed by tx_tensor_free */
 typedef struct tx_op tx_op;               /* one operator overload; lives as long as the process */
 typedef struct tx_generator tx_generator; /* one random generator */
 
 /* ---- errors, process -------------------------------------------------------------------------------------- */
-const char *tx_error(void);      /* libtorch's first line of the last failure on this thread */
-const char *tx_error_lead(void); /* the name that the message should lead with, NULL: the caller's own */
-const char *tx_error_full(void); /* its whole text, C++ trace included: for --trace only */
-const char *tx_version(void);    /* of the libtorch that is loaded, "1.13.1" */
+const char *tx_error(void) TX_NOEXCEPT;      /* libtorch's first line of the last failure on this thread */
+const char *tx_error_lead(void) TX_NOEXCEPT; /* the name that the message should lead with, NULL: the caller's own */
+const char *tx_error_full(void) TX_NOEXCEPT; /* its whole text, C++ trace included: for --trace only */
+const char *tx_version(void) TX_NOEXCEPT;    /* of the libtorch that is loaded, "1.13.1" */
 
 /* The host's flag (non-zero: stop at the next operator, forward or backward) and the slot in which the running
  * operator's name is left for the crash handler. Either may be NULL. */
-void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
-bool tx_interrupted(void);
+void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) TX_NOEXCEPT;
+bool tx_interrupted(void) TX_NOEXCEPT;
 
 /* ---- tensors ---------------------------------------------------------------------------------------------- */
-void tx_tensor_free(tx_tensor *t);
-tx_tensor *tx_tensor_ref(tx_tensor *t); /* another reference to the same tensor; never fails */
-int tx_tensor_dim(const tx_tensor *t);
-void tx_tensor_sizes(const tx_tensor *t, int64_t *sizes);     /* sizes: room for tx_tensor_dim() */
-void tx_tensor_strides(const tx_tensor *t, int64_t *strides); /* undefined for non-strided layouts */
-int64_t tx_tensor_numel(const tx_tensor *t);
-const char *tx_tensor_dtype(const tx_tensor *t); /* "float32", "int64", "bool" ...: static */
-int64_t tx_tensor_itemsize(const tx_tensor *t);
-void tx_tensor_device(const tx_tensor *t, char buf[16]); /* "cpu", "cuda:0" */
-const char *tx_tensor_layout(const tx_tensor *t);         /* "strided", "sparse_coo" ...: static */
-const char *tx_tensor_grad_fn(const tx_tensor *t);        /* "AddBackward0": valid until the next call; NULL where there is none */
-bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last);
-bool tx_tensor_requires_grad(const tx_tensor *t);
-bool tx_tensor_is_leaf(const tx_tensor *t);
-int tx_tensor_set_requires_grad(tx_tensor *t, bool on);
-int tx_tensor_grad(tx_tensor **out, const tx_tensor *t);  /* *out NULL where there is none */
-int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g); /* g NULL clears it */
-uint64_t tx_tensor_version(const tx_tensor *t);           /* counts in-place changes */
-void *tx_tensor_data(const tx_tensor *t);                 /* CPU, dense tensors only, else NULL; valid while t lives */
-bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b); /* the same TensorImpl */
+void tx_tensor_free(tx_tensor *t) TX_NOEXCEPT;
+tx_tensor *tx_tensor_ref(tx_tensor *t) TX_NOEXCEPT; /* another reference to the same tensor; never fails */
+int tx_tensor_dim(const tx_tensor *t) TX_NOEXCEPT;
+void tx_tensor_sizes(const tx_tensor *t, int64_t *sizes) TX_NOEXCEPT;     /* sizes: room for tx_tensor_dim(), which is at most TX_MAX_DIMS */
+void tx_tensor_strides(const tx_tensor *t, int64_t *strides) TX_NOEXCEPT; /* zeros for layouts that have none */
+int64_t tx_tensor_numel(const tx_tensor *t) TX_NOEXCEPT;
+const char *tx_tensor_dtype(const tx_tensor *t) TX_NOEXCEPT; /* "float32", "int64", "bool" ...: static */
+int64_t tx_tensor_itemsize(const tx_tensor *t) TX_NOEXCEPT;
+void tx_tensor_device(const tx_tensor *t, char buf[16]) TX_NOEXCEPT; /* "cpu", "cuda:0" */
+const char *tx_tensor_layout(const tx_tensor *t) TX_NOEXCEPT;         /* "strided", "sparse_coo" ...: static */
+const char *tx_tensor_grad_fn(const tx_tensor *t) TX_NOEXCEPT;        /* "AddBackward0": valid until the next call; NULL where there is none */
+bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last) TX_NOEXCEPT;
+bool tx_tensor_requires_grad(const tx_tensor *t) TX_NOEXCEPT;
+bool tx_tensor_is_leaf(const tx_tensor *t) TX_NOEXCEPT;
+int tx_tensor_set_requires_grad(tx_tensor *t, bool on) TX_NOEXCEPT;
+int tx_tensor_grad(tx_tensor **out, const tx_tensor *t) TX_NOEXCEPT;  /* *out NULL where there is none */
+int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g) TX_NOEXCEPT; /* g NULL clears it */
+uint64_t tx_tensor_version(const tx_tensor *t) TX_NOEXCEPT;           /* counts in-place changes */
+void *tx_tensor_data(const tx_tensor *t) TX_NOEXCEPT;                 /* valid while t lives; NULL where the memory does not hold the values:
+  on other devices, in other layouts, and in conjugate or negative views (see tx_tensor_resolved) */
+int tx_tensor_resolved(tx_tensor **out, const tx_tensor *t) TX_NOEXCEPT; /* t, or a copy of what a conjugate or negative view shows */
+bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b) TX_NOEXCEPT; /* the same TensorImpl */
 /* A new CPU tensor, contiguous, that owns its memory and is filled from data where data is not NULL
  * (nbytes checked against the sizes). */
-int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data, size_t nbytes);
-int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t); /* one element; bool is an integer 0 or 1 */
-int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last, bool copy);
+int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data, size_t nbytes) TX_NOEXCEPT;
+int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) TX_NOEXCEPT; /* one element; bool is an integer 0 or 1 */
+int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last, bool copy) TX_NOEXCEPT;
 /* device, dtype NULL: as they are; channels_last true: that memory format for 4-d tensors, false: preserved */
 
 /* ---- operators -------------------------------------------------------------------------------------------- */
@@ -90,7 +97,7 @@ typedef struct tx_value {
     const struct tx_value *vs;  /* TX_SCALARS */
   };
 } tx_value;
-void tx_value_free(tx_value *v); /* frees what a result owns and leaves TX_NONE */
+void tx_value_free(tx_value *v) TX_NOEXCEPT; /* frees what a result owns and leaves TX_NONE */
 
 typedef struct tx_arg {
   const char *name;
@@ -104,63 +111,64 @@ typedef struct tx_arg {
 } tx_arg;
 
 /* Overloads of aten::name ("add"; or "ns::name"), in the order in which they should be tried. 0 where there is none. */
-int tx_op_overloads(const char *name, const tx_op **ops, int room);
-const tx_op *tx_op_find(const char *name, const char *overload); /* "conv2d", ""; "add", "Tensor"; NULL: not there */
-const char *tx_op_schema(const tx_op *op); /* "aten::add.Tensor(Tensor self, ...) -> Tensor" */
-const char *tx_op_name(const tx_op *op);   /* "add" */
-const char *tx_op_overload(const tx_op *op);
-int tx_op_nargs(const tx_op *op);
-const tx_arg *tx_op_arg(const tx_op *op, int i);
-const tx_arg *tx_op_args(const tx_op *op);        /* tx_op_nargs() of them, in schema order */
-int tx_op_nresults(const tx_op *op);
-tx_kind tx_op_result(const tx_op *op, int i);     /* as the schema declares it */
-bool tx_op_writes(const tx_op *op);               /* its results are arguments that it writes to: add_, out= */
-bool tx_op_has_out(const tx_op *op);
-bool tx_name_fits(tx_kind kind, const char *name); /* is it the name of a dtype, layout, memory format or device? */
+int tx_op_overloads(const char *name, const tx_op **ops, int room) TX_NOEXCEPT;
+const tx_op *tx_op_find(const char *name, const char *overload) TX_NOEXCEPT; /* "conv2d", ""; "add", "Tensor"; NULL: not there */
+const char *tx_op_schema(const tx_op *op) TX_NOEXCEPT; /* "aten::add.Tensor(Tensor self, ...) -> Tensor" */
+const char *tx_op_name(const tx_op *op) TX_NOEXCEPT;   /* "add" */
+const char *tx_op_overload(const tx_op *op) TX_NOEXCEPT;
+int tx_op_nargs(const tx_op *op) TX_NOEXCEPT;
+const tx_arg *tx_op_arg(const tx_op *op, int i) TX_NOEXCEPT;
+const tx_arg *tx_op_args(const tx_op *op) TX_NOEXCEPT;        /* tx_op_nargs() of them, in schema order */
+int tx_op_nresults(const tx_op *op) TX_NOEXCEPT;
+tx_kind tx_op_result(const tx_op *op, int i) TX_NOEXCEPT;     /* as the schema declares it */
+bool tx_op_writes(const tx_op *op) TX_NOEXCEPT;               /* its results are arguments that it writes to: add_, out= */
+bool tx_op_has_out(const tx_op *op) TX_NOEXCEPT;
+bool tx_name_fits(tx_kind kind, const char *name) TX_NOEXCEPT; /* is it the name of a dtype, layout, memory format or device? */
 /* Every operator name of namespace aten, sorted; returns the count and fills up to room. */
-int tx_op_names(const char **names, int room);
+int tx_op_names(const char **names, int room) TX_NOEXCEPT;
 
 /* Calls op with nargs values in schema order; missing trailing ones, and those of kind TX_DEFAULT, take the schema's default.
- * results: room for tx_op_nresults(op). TX_NOMEM on out of memory (host or device), TX_INTERRUPTED when the flag is up. */
-int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs);
+ * results: room for tx_op_nresults(op). Out of memory (host or device): TX_NOMEM where the operator only reads, and where what
+ * it drew or wrote was taken back; TX_NOMEM_CHANGED otherwise. TX_INTERRUPTED when the flag is up. */
+int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs) TX_NOEXCEPT;
 
 /* ---- autograd, modes -------------------------------------------------------------------------------------- */
-bool tx_grad_mode(bool on);        /* returns the mode before */
-bool tx_grad_mode_get(void);
-int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph, bool create_graph); /* grads may be NULL or hold NULLs */
+bool tx_grad_mode(bool on) TX_NOEXCEPT;        /* returns the mode before */
+bool tx_grad_mode_get(void) TX_NOEXCEPT;
+int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph, bool create_graph) TX_NOEXCEPT; /* grads may be NULL or hold NULLs */
 int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
-                     tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph, bool allow_unused); /* unused: NULL */
+                     tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph, bool allow_unused) TX_NOEXCEPT; /* unused: NULL */
 /* x -> max(x, 0) whose gradient passes only where x > 0 and the gradient > 0 (guided backprop); limit > 0 clamps above (ReLU6) */
-int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit);
+int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) TX_NOEXCEPT;
 /* Autocast on device type "cpu"/"cuda": dtype "bfloat16"/"float16", NULL switches off. */
-int tx_autocast(const char *device_type, const char *dtype);
-const char *tx_autocast_get(const char *device_type); /* the dtype in force, NULL: off */
-void tx_autocast_clear_cache(void);
+int tx_autocast(const char *device_type, const char *dtype) TX_NOEXCEPT;
+const char *tx_autocast_get(const char *device_type) TX_NOEXCEPT; /* the dtype in force, NULL: off */
+void tx_autocast_clear_cache(void) TX_NOEXCEPT;
 
 /* ---- random ----------------------------------------------------------------------------------------------- */
-int tx_manual_seed(int64_t seed);                                  /* all default generators */
-int tx_generator_default(tx_generator **out, const char *device);  /* caller frees */
-int tx_generator_new(tx_generator **out, const char *device, int64_t seed);
-void tx_generator_free(tx_generator *g);
-int tx_generator_get_state(tx_tensor **out, const tx_generator *g); /* uint8 tensor */
-int tx_generator_set_state(tx_generator *g, const tx_tensor *state);
+int tx_manual_seed(int64_t seed) TX_NOEXCEPT;                                  /* all default generators */
+int tx_generator_default(tx_generator **out, const char *device) TX_NOEXCEPT;  /* caller frees */
+int tx_generator_new(tx_generator **out, const char *device, int64_t seed) TX_NOEXCEPT;
+void tx_generator_free(tx_generator *g) TX_NOEXCEPT;
+int tx_generator_get_state(tx_tensor **out, const tx_generator *g) TX_NOEXCEPT; /* uint8 tensor */
+int tx_generator_set_state(tx_generator *g, const tx_tensor *state) TX_NOEXCEPT;
 
 /* ---- optimizers (torch::optim) ---------------------------------------------------------------------------- */
 typedef struct tx_optim tx_optim;
 typedef struct tx_option { const char *name; double value; } tx_option; /* "lr", "momentum", "nesterov" (0 or 1) ... */
-int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n); /* "sgd" "adam" "adamw" "rmsprop" */
-void tx_optim_free(tx_optim *o);
-int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options, int noptions);
-int tx_optim_groups(const tx_optim *o);
-int tx_optim_step(tx_optim *o); /* TX_NOMEM: nothing was changed yet */
-int tx_optim_zero_grad(tx_optim *o); /* to none, as PyTorch 2 does */
-int tx_optim_set_lr(tx_optim *o, int group, double lr); /* group -1: all */
-int tx_optim_get_lr(double *lr, const tx_optim *o, int group);
+int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) TX_NOEXCEPT; /* "sgd" "adam" "adamw" "rmsprop" */
+void tx_optim_free(tx_optim *o) TX_NOEXCEPT;
+int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options, int noptions) TX_NOEXCEPT;
+int tx_optim_groups(const tx_optim *o) TX_NOEXCEPT;
+int tx_optim_step(tx_optim *o) TX_NOEXCEPT; /* TX_NOMEM: as ever, nothing was changed yet */
+int tx_optim_zero_grad(tx_optim *o) TX_NOEXCEPT; /* to none, as PyTorch 2 does */
+int tx_optim_set_lr(tx_optim *o, int group, double lr) TX_NOEXCEPT; /* group -1: all */
+int tx_optim_get_lr(double *lr, const tx_optim *o, int group) TX_NOEXCEPT;
 /* State of one parameter by its name, as named tensors and steps: fn is called once an entry ("momentum_buffer", "exp_avg",
  * "step" as an int64 0-d tensor); t is borrowed. */
-int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t), void *ud);
-int tx_optim_state_clear(tx_optim *o);
-int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t);
+int tx_optim_state_each(const tx_optim *o, void (*fn)(void *ud, const char *param, const char *entry, tx_tensor *t), void *ud) TX_NOEXCEPT;
+int tx_optim_state_clear(tx_optim *o) TX_NOEXCEPT;
+int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t) TX_NOEXCEPT;
 
 /* ---- memory, threads, devices ----------------------------------------------------------------------------- */
 typedef struct tx_memory {
@@ -170,26 +178,27 @@ typedef struct tx_memory {
   int64_t cuda_live_bytes, cuda_peak_bytes, cuda_reserved_bytes; /* 0 without CUDA */
   int64_t limit_bytes, cache_cap_bytes, last_request_bytes;
 } tx_memory;
-int tx_memory_setup(void);             /* installs our CPU allocator; called once when the module opens */
-void tx_memory_stats(tx_memory *out);
-int64_t tx_memory_live_bytes(void);    /* of the CPU's, cheap */
-void tx_memory_reset_peak(void);
-void tx_memory_set_limit(int64_t bytes); /* 0: none; requests beyond it fail as out of memory */
-void tx_memory_set_cache(int64_t bytes); /* the most that freed blocks may keep; 0 switches it off */
-void tx_memory_empty_cache(void);
-void tx_memory_fail_after(int64_t n, int64_t times); /* tests: after n more allocations the next `times` fail; n -1: never */
-int tx_set_threads(int n);
-int tx_get_threads(void);
-int tx_cuda_count(void);
-int tx_cuda_synchronize(void);
-int tx_set_deterministic(bool on);
+int tx_memory_setup(void) TX_NOEXCEPT;             /* installs our CPU allocator; called once when the module opens */
+void tx_memory_stats(tx_memory *out) TX_NOEXCEPT;
+int64_t tx_memory_live_bytes(void) TX_NOEXCEPT;    /* of the CPU's, cheap */
+void tx_memory_reset_peak(void) TX_NOEXCEPT;
+void tx_memory_set_limit(int64_t bytes) TX_NOEXCEPT; /* 0: none; requests beyond it fail as out of memory */
+void tx_memory_set_cache(int64_t bytes) TX_NOEXCEPT; /* the most that freed blocks may keep; 0 switches it off */
+void tx_memory_empty_cache(void) TX_NOEXCEPT;
+void tx_memory_fail_after(int64_t n, int64_t times) TX_NOEXCEPT; /* tests: after n more allocations the next `times` fail; n -1: never */
+int tx_set_threads(int n) TX_NOEXCEPT;
+int tx_get_threads(void) TX_NOEXCEPT;
+int tx_cuda_count(void) TX_NOEXCEPT;
+int tx_cuda_synchronize(void) TX_NOEXCEPT;
+int tx_set_deterministic(bool on) TX_NOEXCEPT;
 
 /* ---- files (tx_store.cpp) --------------------------------------------------------------------------------- */
 /* A tensor of those sizes and strides, offset in elements, over base's own storage, but no view of base to autograd.
  * The caller has checked that it lies inside. */
-int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes, const int64_t *strides);
-/* t on the CPU, detached; as it lies in memory, or contiguous. May share t's memory. */
-int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_strides);
+int tx_tensor_over(tx_tensor **out, const tx_tensor *base, int64_t offset, int dim, const int64_t *sizes, const int64_t *strides) TX_NOEXCEPT;
+/* The values of a dense t in memory that can be read: on the CPU, detached, conjugate and negative views resolved; as it
+ * lies, or contiguous. May share t's memory. */
+int tx_tensor_packed(tx_tensor **out, const tx_tensor *t, bool keep_strides) TX_NOEXCEPT;
 
 #ifdef __cplusplus
 }

@@ -73,6 +73,13 @@ variable_list tensors(tx_tensor *const *v, int n) {
   return out;
 }
 
+// A pass over the graph frees it, and adds to gradients, as it goes: out of memory, it cannot be made again.
+template <class F>
+int pass(F &&f) noexcept {
+  const int status = tx::guard(f);
+  return status == TX_NOMEM ? static_cast<int>(TX_NOMEM_CHANGED) : status;
+}
+
 // ---- guided ReLU -------------------------------------------------------------------------------------------------
 
 // Springenberg et al. 2015: the gradient passes where the input was positive and the gradient is.
@@ -113,16 +120,17 @@ void autocast_set(at::DeviceType d, bool on, at::ScalarType t) {
 
 }  // namespace
 
-extern "C" bool tx_grad_mode(bool on) {
+extern "C" bool tx_grad_mode(bool on) noexcept {
   const bool before = at::GradMode::is_enabled();
   at::GradMode::set_enabled(on);
   return before;
 }
 
-extern "C" bool tx_grad_mode_get(void) { return at::GradMode::is_enabled(); }
+extern "C" bool tx_grad_mode_get(void) noexcept { return at::GradMode::is_enabled(); }
 
-extern "C" int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph, bool create_graph) {
-  return tx::guard([&] {
+extern "C" int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool retain_graph,
+                           bool create_graph) noexcept {
+  return pass([&] {
     tx::Running running("backward");
     const variable_list out = tensors(outputs, n);
     Watch watch(out);
@@ -131,8 +139,9 @@ extern "C" int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, i
 }
 
 extern "C" int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
-                                tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph, bool allow_unused) {
-  return tx::guard([&] {
+                                tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph,
+                                bool allow_unused) noexcept {
+  return pass([&] {
     tx::Running running("autograd.grad");
     const variable_list out = tensors(outputs, nout);
     variable_list found;
@@ -144,7 +153,7 @@ extern "C" int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, 
   });
 }
 
-extern "C" int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) {
+extern "C" int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) noexcept {
   return tx::guard([&] {
     tx::Running running("guided_relu");
     tx::check_interrupt();
@@ -152,7 +161,7 @@ extern "C" int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit)
   });
 }
 
-extern "C" int tx_autocast(const char *device_type, const char *dtype) {
+extern "C" int tx_autocast(const char *device_type, const char *dtype) noexcept {
   return tx::guard([&] {
     const at::DeviceType device = tx::device_of(device_type).type();
     if (device != at::kCPU && device != at::kCUDA) return tx::fail("no autocast on '%s' (cpu or cuda)", device_type);
@@ -169,24 +178,30 @@ extern "C" int tx_autocast(const char *device_type, const char *dtype) {
   });
 }
 
-extern "C" const char *tx_autocast_get(const char *device_type) {
-  const at::DeviceType device = strncmp(device_type, "cuda", 4) == 0 ? at::kCUDA : at::kCPU;
-  return autocast_on(device) ? tx::dtype_name(autocast_dtype(device)) : nullptr;
+extern "C" const char *tx_autocast_get(const char *device_type) noexcept {
+  const char *name = nullptr;
+  tx::guard([&] {
+    const at::DeviceType device = strncmp(device_type, "cuda", 4) == 0 ? at::kCUDA : at::kCPU;
+    if (autocast_on(device)) name = tx::dtype_name(autocast_dtype(device));
+  });
+  return name;
 }
 
-extern "C" void tx_autocast_clear_cache(void) { at::autocast::clear_cache(); }
+extern "C" void tx_autocast_clear_cache(void) noexcept {
+  tx::guard([] { at::autocast::clear_cache(); });
+}
 
 // ---- torch's own random numbers ----------------------------------------------------------------------------------
 
-extern "C" int tx_manual_seed(int64_t seed) {
+extern "C" int tx_manual_seed(int64_t seed) noexcept {
   return tx::guard([&] { at::manual_seed(uint64_t(seed)); });
 }
 
-extern "C" int tx_generator_default(tx_generator **out, const char *device) {
+extern "C" int tx_generator_default(tx_generator **out, const char *device) noexcept {
   return tx::guard([&] { *out = new tx_generator{at::globalContext().defaultGenerator(tx::device_of(device))}; });
 }
 
-extern "C" int tx_generator_new(tx_generator **out, const char *device, int64_t seed) {
+extern "C" int tx_generator_new(tx_generator **out, const char *device, int64_t seed) noexcept {
   return tx::guard([&] {
     at::Generator g = at::globalContext().defaultGenerator(tx::device_of(device));
     {
@@ -198,9 +213,9 @@ extern "C" int tx_generator_new(tx_generator **out, const char *device, int64_t 
   });
 }
 
-extern "C" void tx_generator_free(tx_generator *g) { delete g; }
+extern "C" void tx_generator_free(tx_generator *g) noexcept { delete g; }
 
-extern "C" int tx_generator_get_state(tx_tensor **out, const tx_generator *g) {
+extern "C" int tx_generator_get_state(tx_tensor **out, const tx_generator *g) noexcept {
   return tx::guard([&] {
     at::Generator gen = g->g;
     std::lock_guard<std::mutex> hold(gen.mutex());
@@ -208,7 +223,7 @@ extern "C" int tx_generator_get_state(tx_tensor **out, const tx_generator *g) {
   });
 }
 
-extern "C" int tx_generator_set_state(tx_generator *g, const tx_tensor *state) {
+extern "C" int tx_generator_set_state(tx_generator *g, const tx_tensor *state) noexcept {
   return tx::guard([&] {
     std::lock_guard<std::mutex> hold(g->g.mutex());
     g->g.set_state(tx::tensor(state));

@@ -51,13 +51,13 @@ void cuda_empty_cache() noexcept {}
 
 }  // namespace tx
 
-extern "C" int tx_cuda_count(void) {
+extern "C" int tx_cuda_count(void) noexcept {
   int n = 0;
   (void)tx::guard([&] { n = at::hasCUDA() ? at::detail::getCUDAHooks().getNumGPUs() : 0; });
   return n;
 }
 
-extern "C" int tx_cuda_synchronize(void) {
+extern "C" int tx_cuda_synchronize(void) noexcept {
   return tx::guard([] {
     const int n = tx_cuda_count();
     for (int i = 0; i < n; i++)
@@ -66,7 +66,7 @@ extern "C" int tx_cuda_synchronize(void) {
 }
 
 // Operators without a deterministic form then raise; cuBLAS reads its workspace's size from the environment when it starts.
-extern "C" int tx_set_deterministic(bool on) {
+extern "C" int tx_set_deterministic(bool on) noexcept {
   return tx::guard([&] {
     if (on) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
     at::globalContext().setDeterministicAlgorithms(on, false);
@@ -80,7 +80,7 @@ static void set_in_library(const char *function, int n) {
   if (auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, function))) set(n);
 }
 
-extern "C" int tx_set_threads(int n) {
+extern "C" int tx_set_threads(int n) noexcept {
   return tx::guard([&] {
     if (n < 1) return tx::fail("%d threads asked for (1 or more)", n);
     at::set_num_threads(n);
@@ -91,4 +91,4 @@ extern "C" int tx_set_threads(int n) {
   });
 }
 
-extern "C" int tx_get_threads(void) { return at::get_num_threads(); }
+extern "C" int tx_get_threads(void) noexcept { return at::get_num_threads(); }

@@ -156,6 +156,7 @@ Header *take_cached(size_t n) {
   auto it = free_of_size->lower_bound(n);
   if (it == free_of_size->end() || it->first > n + n / 4) return nullptr;
   Header *h = it->second;
+  mx_assert(h->room >= n && !h->same_prev);
   take_out(h);
   h->bytes = n;
   spare.fetch_add(int64_t(h->room - n), std::memory_order_relaxed);
@@ -230,6 +231,7 @@ thread_local Small small;
 void release(void *p) {
   if (!p) return;
   Header *h = header_of(p);
+  mx_assert(h->room >= h->bytes && live.load() >= int64_t(h->bytes));
   live.fetch_sub(int64_t(h->bytes), std::memory_order_relaxed);
   if (keep_small && small.put(h)) return;
   if (h->room < keep_from) return system_free(h);
@@ -313,7 +315,7 @@ struct CountingAllocator final : at::Allocator {
 
 }  // namespace
 
-extern "C" int tx_memory_setup(void) {
+extern "C" int tx_memory_setup(void) noexcept {
   return tx::guard([] {
     static CountingAllocator allocator;
     static bool done = false;
@@ -333,9 +335,9 @@ void tx::reserve(int64_t bytes) {
   if (bytes > 0) make_room(size_t(bytes));
 }
 
-extern "C" int64_t tx_memory_live_bytes(void) { return live.load(std::memory_order_relaxed); }
+extern "C" int64_t tx_memory_live_bytes(void) noexcept { return live.load(std::memory_order_relaxed); }
 
-extern "C" void tx_memory_stats(tx_memory *out) {
+extern "C" void tx_memory_stats(tx_memory *out) noexcept {
   *out = tx_memory{};
   out->live_bytes = live;
   out->peak_bytes = peak;
@@ -347,25 +349,25 @@ extern "C" void tx_memory_stats(tx_memory *out) {
   tx::cuda_memory(out);
 }
 
-extern "C" void tx_memory_reset_peak(void) {
+extern "C" void tx_memory_reset_peak(void) noexcept {
   peak = live.load();
   tx::cuda_reset_peak();
 }
 
-extern "C" void tx_memory_set_limit(int64_t bytes) {
+extern "C" void tx_memory_set_limit(int64_t bytes) noexcept {
   limit = bytes > 0 ? bytes : 0;
   if (bytes <= 0) return;
   std::lock_guard<std::mutex> hold(lock);
   shrink_cache(std::max<int64_t>(0, bytes - held()));
 }
 
-extern "C" void tx_memory_set_cache(int64_t bytes) {
+extern "C" void tx_memory_set_cache(int64_t bytes) noexcept {
   cache_cap = bytes > 0 ? bytes : 0;
   std::lock_guard<std::mutex> hold(lock);
   shrink_cache(cache_cap);
 }
 
-extern "C" void tx_memory_empty_cache(void) {
+extern "C" void tx_memory_empty_cache(void) noexcept {
   {
     std::lock_guard<std::mutex> hold(lock);
     shrink_cache(0);
@@ -376,7 +378,7 @@ extern "C" void tx_memory_empty_cache(void) {
   tx::cuda_empty_cache();
 }
 
-extern "C" void tx_memory_fail_after(int64_t n, int64_t times) {
+extern "C" void tx_memory_fail_after(int64_t n, int64_t times) noexcept {
   fail_times = times > 0 ? times : 1;
   fail_countdown = n < 0 ? -1 : n;
 }

@@ -1,6 +1,7 @@
 // tx_ops.cpp: every operator of libtorch by its schema. An operator's overloads are looked up once in the dispatcher,
 // read into tx_arg, and called boxed over a stack that is kept between calls.
 // It refuses argument types that have no place in Lua (names of dimensions, storages, streams): such overloads are not there.
+#include <ATen/core/enum_tag.h>
 #include <ATen/core/jit_type.h>
 #include <cmath>
 #include <algorithm>
@@ -75,6 +76,27 @@ void read_argument(tx_op &op, const c10::Argument &a) {
   op.has_out = op.has_out || x.is_out;
 }
 
+bool is_name(const tx_arg &a, std::initializer_list<const char *> names) {
+  return std::any_of(names.begin(), names.end(), [&](const char *n) { return strcmp(a.name, n) == 0; });
+}
+
+// What a call does beside giving results.
+void read_effects(tx_op &op) {
+  const c10::FunctionSchema &s = op.handle.schema();
+  const bool in_place = op.name.back() == '_' && op.name[0] != '_';
+  op.mutates = in_place || op.writes || op.has_out || s.is_mutable();
+  op.draws = op.handle.hasTag(at::Tag::nondeterministic_seeded);
+  const bool backward = op.name.find("_backward") != std::string::npos;  // reads the statistics
+  for (size_t i = 0; i < op.args.size(); i++) {
+    const tx_arg &a = op.args[i];
+    op.draws = op.draws || a.kind == TX_GENERATOR || strstr(a.name, "dropout");
+    if (backward) continue;
+    if (is_name(a, {"running_mean"})) op.running[0] = static_cast<int>(i);
+    if (is_name(a, {"running_var"})) op.running[1] = static_cast<int>(i);
+    if (is_name(a, {"training", "train", "use_input_stats"})) op.training = static_cast<int>(i);
+  }
+}
+
 std::unique_ptr<tx_op> read_operator(c10::OperatorHandle handle) {
   auto op = std::make_unique<tx_op>(std::move(handle));
   const c10::FunctionSchema &s = op->handle.schema();
@@ -94,6 +116,7 @@ std::unique_ptr<tx_op> read_operator(c10::OperatorHandle handle) {
     op->writes = op->writes || (r.alias_info() && r.alias_info()->isWrite());
   }
   op->complete = op->complete && !s.is_vararg() && !s.is_varret();
+  read_effects(*op);
   return op;
 }
 
@@ -355,7 +378,10 @@ c10::IValue checked_ints(const tx_op &op, size_t i, const tx_value &v) {
     if (v.n == 1) return c10::IValue(std::vector<int64_t>(static_cast<size_t>(a.fixed), v.is[0]));
     if (!empty_default) throw std::invalid_argument(std::string("argument '") + a.name + "' (expected " + std::to_string(a.fixed) + " integers, got " + std::to_string(v.n) + ")");
   }
-  if (strstr(a.name, "size")) {
+  if (strstr(a.name, "size") && strncmp(a.name, "split", 5) != 0) {
+    if (v.n > TX_MAX_DIMS)
+      throw std::invalid_argument(std::string("argument '") + a.name + "' (expected at most " + std::to_string(TX_MAX_DIMS) +
+                                  " dimensions, got " + std::to_string(v.n) + ")");
     int64_t elements = 1;
     for (int64_t k = 0; k < v.n; k++) {
       if (v.is[k] > 1 && __builtin_mul_overflow(elements, v.is[k], &elements)) elements = INT64_MAX;
@@ -392,7 +418,7 @@ void take_results(tx_value *results, const tx_op &op, std::vector<c10::IValue> &
 }
 
 // libtorch sets an output's sizes before it asks for its memory: after a failure the tensor would reach beyond its
-// storage. Such a tensor becomes empty.
+// storage. Such a tensor becomes empty, and so does an output that was given more dimensions than may pass.
 void mend(const tx_value *args, int nargs) noexcept {
   for (int i = 0; i < nargs; i++) {
     if (args[i].kind != TX_TENSOR || !args[i].t) continue;
@@ -406,7 +432,7 @@ void mend(const tx_value *args, int nargs) noexcept {
         beyond = beyond || __builtin_mul_overflow(t->sizes()[d] - 1, t->strides()[d], &step) || __builtin_add_overflow(last, step, &last);
       }
       const int64_t have = static_cast<int64_t>(t->storage().nbytes() / t->itemsize());
-      if (beyond || last >= have) t->set_sizes_contiguous({0});
+      if (beyond || last >= have || t->dim() > TX_MAX_DIMS) t->set_sizes_contiguous({0});
     } catch (...) {
       continue;
     }
@@ -417,7 +443,7 @@ void mend(const tx_value *args, int nargs) noexcept {
 
 // ---- the wall -----------------------------------------------------------------------------------------------------
 
-int tx_op_overloads(const char *name, const tx_op **ops, int room) {
+int tx_op_overloads(const char *name, const tx_op **ops, int room) noexcept {
   int n = 0;
   tx::guard([&] {
     for (const auto &op : family(name)) {
@@ -428,7 +454,7 @@ int tx_op_overloads(const char *name, const tx_op **ops, int room) {
   return n;
 }
 
-const tx_op *tx_op_find(const char *name, const char *overload) {
+const tx_op *tx_op_find(const char *name, const char *overload) noexcept {
   const tx_op *found = nullptr;
   tx::guard([&] {
     for (const auto &op : family(name))
@@ -437,18 +463,18 @@ const tx_op *tx_op_find(const char *name, const char *overload) {
   return found;
 }
 
-const char *tx_op_schema(const tx_op *op) { return op->schema.c_str(); }
-const char *tx_op_name(const tx_op *op) { return op->name.c_str(); }
-const char *tx_op_overload(const tx_op *op) { return op->overload.c_str(); }
-int tx_op_nargs(const tx_op *op) { return static_cast<int>(op->args.size()); }
-const tx_arg *tx_op_arg(const tx_op *op, int i) { return &op->args[static_cast<size_t>(i)]; }
-const tx_arg *tx_op_args(const tx_op *op) { return op->args.data(); }
-int tx_op_nresults(const tx_op *op) { return static_cast<int>(op->results.size()); }
-tx_kind tx_op_result(const tx_op *op, int i) { return op->results[static_cast<size_t>(i)]; }
-bool tx_op_writes(const tx_op *op) { return op->writes; }
-bool tx_op_has_out(const tx_op *op) { return op->has_out; }
+const char *tx_op_schema(const tx_op *op) noexcept { return op->schema.c_str(); }
+const char *tx_op_name(const tx_op *op) noexcept { return op->name.c_str(); }
+const char *tx_op_overload(const tx_op *op) noexcept { return op->overload.c_str(); }
+int tx_op_nargs(const tx_op *op) noexcept { return static_cast<int>(op->args.size()); }
+const tx_arg *tx_op_arg(const tx_op *op, int i) noexcept { return &op->args[static_cast<size_t>(i)]; }
+const tx_arg *tx_op_args(const tx_op *op) noexcept { return op->args.data(); }
+int tx_op_nresults(const tx_op *op) noexcept { return static_cast<int>(op->results.size()); }
+tx_kind tx_op_result(const tx_op *op, int i) noexcept { return op->results[static_cast<size_t>(i)]; }
+bool tx_op_writes(const tx_op *op) noexcept { return op->writes; }
+bool tx_op_has_out(const tx_op *op) noexcept { return op->has_out; }
 
-bool tx_name_fits(tx_kind kind, const char *name) {
+bool tx_name_fits(tx_kind kind, const char *name) noexcept {
   try {
     switch (kind) {
       case TX_DTYPE: tx::dtype_of(name); return true;
@@ -462,7 +488,7 @@ bool tx_name_fits(tx_kind kind, const char *name) {
   }
 }
 
-int tx_op_names(const char **names, int room) {
+int tx_op_names(const char **names, int room) noexcept {
   int n = 0;
   tx::guard([&] {
     static auto *sorted = [] {
@@ -479,25 +505,30 @@ int tx_op_names(const char **names, int room) {
   return n;
 }
 
-int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs) {
-  const int status = tx::guard([&] {
+int tx_op_call(tx_value *results, const tx_op *op, const tx_value *args, int nargs) noexcept {
+  tx::Rewind before;
+  bool begun = false;
+  int status = tx::guard([&] {
     tx::check_interrupt();
     tx::Running running(op->name.c_str());
     std::vector<c10::IValue> stack = std::move(spare_stack);
     stack.clear();
     push_arguments(stack, *op, args, nargs);
     if (op->guarded) tx::guard_arguments(*op, stack);
+    if (!op->mutates && (op->draws || op->running[0] >= 0)) before.remember(*op, stack);
+    begun = true;
     op->handle.callBoxed(stack);
     take_results(results, *op, stack);
     stack.clear();
     spare_stack = std::move(stack);
   });
+  if (status == TX_NOMEM && begun && (op->mutates || !before.take_back())) status = TX_NOMEM_CHANGED;
   if (status != TX_OK) mend(args, nargs);
   if (status == TX_ERROR) tx::reword(*op, args, nargs);
   return status;
 }
 
-void tx_value_free(tx_value *v) {
+void tx_value_free(tx_value *v) noexcept {
   if (!v) return;
   switch (v->kind) {
     case TX_TENSOR: tx_tensor_free(v->t); break;

@@ -14,7 +14,10 @@ struct tx_op {
   std::vector<tx_kind> results;
   bool complete = true;  // false: takes or returns something that this binding does not pass
   bool has_out = false;
-  bool writes = false;
+  bool writes = false;   // its results are arguments
+  bool mutates = false;  // it writes to an argument that its schema names
+  bool draws = false;    // random numbers, of its generator argument or of the default generators
+  int running[2] = {-1, -1}, training = -1;  // a norm's running statistics, written to in training though no schema says so
   bool guarded = false;  // tx_guard.cpp looks at its arguments before the call
   explicit tx_op(c10::OperatorHandle h) : handle(std::move(h)) {}
 };
@@ -23,6 +26,18 @@ namespace tx {
 
 // Puts the message of the last failure, which op's call with these arguments raised, into the house's words.
 void reword(const tx_op &op, const tx_value *args, int nargs) noexcept;
+
+// What a call draws and what a norm writes behind its schema's back: as it was before the call, to be taken back where the
+// call ran out of memory.
+class Rewind {
+ public:
+  void remember(const tx_op &op, const std::vector<c10::IValue> &stack);
+  bool take_back() noexcept;  // false: it could not be
+
+ private:
+  std::vector<std::pair<at::Generator, at::Tensor>> generators;
+  std::vector<std::pair<at::Tensor, at::Tensor>> statistics;
+};
 
 // Does tx_guard.cpp know arguments of this operator that crash libtorch?
 bool is_guarded(const std::string &name);

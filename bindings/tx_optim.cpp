@@ -177,7 +177,7 @@ bool find_parameter(tx_optim *o, const char *param, F &&f) {
 
 }  // namespace
 
-extern "C" int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) {
+extern "C" int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) noexcept {
   return tx::guard([&] {
     auto o = std::make_unique<tx_optim>();
     o->kind = kind;
@@ -192,9 +192,10 @@ extern "C" int tx_optim_new(tx_optim **out, const char *kind, const tx_option *o
   });
 }
 
-extern "C" void tx_optim_free(tx_optim *o) { delete o; }
+extern "C" void tx_optim_free(tx_optim *o) noexcept { delete o; }
 
-extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options, int noptions) {
+extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options,
+                                  int noptions) noexcept {
   return tx::guard([&] {
     std::vector<Tensor> tensors;
     std::vector<std::string> own;
@@ -228,7 +229,7 @@ extern "C" int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const c
   });
 }
 
-extern "C" int tx_optim_step(tx_optim *o) {
+extern "C" int tx_optim_step(tx_optim *o) noexcept {
   bool begun = false;
   const int status = tx::guard([&] {
     tx::Running running("optimizer step");
@@ -248,14 +249,14 @@ extern "C" int tx_optim_step(tx_optim *o) {
   return tx::fail("out of memory in the middle of a step: some parameters are changed, others not. Start again from the last checkpoint");
 }
 
-extern "C" int tx_optim_zero_grad(tx_optim *o) {
+extern "C" int tx_optim_zero_grad(tx_optim *o) noexcept {
   return tx::guard([&] {
     for (auto &group : o->optimizer->param_groups())
       for (auto &p : group.params()) p.mutable_grad() = Tensor();
   });
 }
 
-extern "C" int tx_optim_set_lr(tx_optim *o, int group, double lr) {
+extern "C" int tx_optim_set_lr(tx_optim *o, int group, double lr) noexcept {
   return tx::guard([&] {
     auto &groups = o->optimizer->param_groups();
     const int n = int(groups.size());
@@ -266,7 +267,7 @@ extern "C" int tx_optim_set_lr(tx_optim *o, int group, double lr) {
   });
 }
 
-extern "C" int tx_optim_get_lr(double *lr, const tx_optim *o, int group) {
+extern "C" int tx_optim_get_lr(double *lr, const tx_optim *o, int group) noexcept {
   return tx::guard([&] {
     auto &groups = o->optimizer->param_groups();
     if (group < 0 || group >= int(groups.size())) return tx::fail("no group %d (%d groups)", group + 1, int(groups.size()));
@@ -275,9 +276,10 @@ extern "C" int tx_optim_get_lr(double *lr, const tx_optim *o, int group) {
   });
 }
 
-extern "C" int tx_optim_groups(const tx_optim *o) { return int(o->optimizer->param_groups().size()); }
+extern "C" int tx_optim_groups(const tx_optim *o) noexcept { return int(o->optimizer->param_groups().size()); }
 
-extern "C" int tx_optim_state_each(const tx_optim *o, void (*fn)(void *, const char *, const char *, tx_tensor *), void *ud) {
+extern "C" int tx_optim_state_each(const tx_optim *o, void (*fn)(void *, const char *, const char *, tx_tensor *),
+                                   void *ud) noexcept {
   return tx::guard([&] {
     auto give = [&](const std::string &param, const char *entry, const Tensor &t) {
       if (t.defined()) fn(ud, param.c_str(), entry, reinterpret_cast<tx_tensor *>(t.unsafeGetTensorImpl()));
@@ -297,7 +299,7 @@ extern "C" int tx_optim_state_each(const tx_optim *o, void (*fn)(void *, const c
   });
 }
 
-extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t) {
+extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *entry, tx_tensor *t) noexcept {
   return tx::guard([&] {
     bool entry_found = false;
     const Tensor value = tx::tensor(t);
@@ -305,10 +307,11 @@ extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *en
     const bool there = find_parameter(o, param, [&](Tensor &p) {
       with_kind(o->kind, [&](auto k) {
         using State = typename decltype(k)::State;
-        auto &slot = o->optimizer->state()[state_key(p)];
-        const bool fresh = !slot;
-        if (fresh) slot = std::make_unique<State>();
-        each_entry(static_cast<State &>(*slot), [&](const char *name, const Tensor &, auto &&set) {
+        auto &states = o->optimizer->state();
+        const auto found = states.find(state_key(p));
+        std::unique_ptr<State> fresh;  // put in its place only once it holds something: a failure leaves no half of a state
+        if (found == states.end()) fresh = std::make_unique<State>();
+        each_entry(fresh ? *fresh : static_cast<State &>(*found->second), [&](const char *name, const Tensor &, auto &&set) {
                      if (strcmp(name, entry) != 0) return;
                      entry_found = true;
                      TORCH_CHECK(value.sizes() == p.sizes(), entry, " of '", param, "' has shape ", value.sizes(), ", the parameter ", p.sizes());
@@ -321,6 +324,7 @@ extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *en
                      TORCH_CHECK(value.numel() == 1, "step of '", param, "' is not one number");
                      set(value.item<int64_t>());
                    });
+        if (fresh && entry_found) states[state_key(p)] = std::move(fresh);
       });
     });
     TORCH_CHECK(there, "no parameter '", param, "'");
@@ -328,6 +332,6 @@ extern "C" int tx_optim_state_set(tx_optim *o, const char *param, const char *en
   });
 }
 
-extern "C" int tx_optim_state_clear(tx_optim *o) {
+extern "C" int tx_optim_state_clear(tx_optim *o) noexcept {
   return tx::guard([&] { o->optimizer->state().clear(); });
 }

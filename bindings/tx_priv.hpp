@@ -8,6 +8,7 @@
 #include <exception>
 #include <optional>
 #include <utility>
+#include "mx_assert.h"
 #include "tx.h"
 
 #define TX_TORCH_2 (TORCH_VERSION_MAJOR >= 2)
@@ -74,9 +75,13 @@ inline at::Tensor tensor(const tx_tensor *t) {
   return at::Tensor(c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim_copy(impl(t)));
 }
 
-// Gives the reference away to the caller of the wall.
+[[noreturn]] void refuse_tensor(const at::Tensor &t);  // throws: says why it may not pass
+
+// Gives the reference away to the caller of the wall. All tensors pass here: none is nested (it has no sizes), and none has
+// more dimensions than the arrays on the other side have places.
 inline tx_tensor *give(at::Tensor &&t) {
   if (!t.defined()) return nullptr;
+  if (t.is_nested() || t.dim() > TX_MAX_DIMS) refuse_tensor(t);
   live_tensors.fetch_add(1, std::memory_order_relaxed);
   return reinterpret_cast<tx_tensor *>(t.unsafeReleaseTensorImpl());
 }

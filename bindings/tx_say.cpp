@@ -43,7 +43,10 @@ Text number(int64_t n) { return std::to_string(n); }
 Text shape_text(at::IntArrayRef s) {
   if (s.empty()) return "()";
   Text out;
-  for (size_t i = 0; i < s.size(); i++) out += (i ? "x" : "") + number(s[i]);
+  for (size_t i = 0; i < s.size(); i++) {
+    if (i) out += 'x';
+    out += number(s[i]);
+  }
   return out;
 }
 Text shape_text(const tx_tensor *t) { return shape_text(tx::impl(t)->sizes()); }

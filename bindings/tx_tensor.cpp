@@ -6,6 +6,7 @@
 #include <new>
 #include <set>
 #include <string>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/function.h>
 #include "tx_priv.hpp"
 
@@ -98,6 +99,11 @@ int caught() noexcept {
   } catch (...) {
     return sorted(TX_ERROR, "an exception of unknown type");
   }
+}
+
+void refuse_tensor(const at::Tensor &t) {
+  if (t.is_nested()) throw std::invalid_argument("a nested tensor has no sizes. Use tensors of one shape (padded), or a list of tensors");
+  throw std::invalid_argument("a tensor of " + std::to_string(t.dim()) + " dimensions (expected at most " + std::to_string(TX_MAX_DIMS) + ")");
 }
 
 // ---- warnings -----------------------------------------------------------------------------------------------------
@@ -208,84 +214,116 @@ at::Device device_of(const char *name) {
 
 // ---- errors, process ----------------------------------------------------------------------------------------------
 
-const char *tx_error(void) { return tx::error_line; }
-const char *tx_error_lead(void) { return tx::error_lead; }
-const char *tx_error_full(void) { return tx::error_full; }
+const char *tx_error(void) noexcept { return tx::error_line; }
+const char *tx_error_lead(void) noexcept { return tx::error_lead; }
+const char *tx_error_full(void) noexcept { return tx::error_full; }
 
-void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) {
+void tx_attach(volatile sig_atomic_t *interrupted, const char *volatile *running_op) noexcept {
   tx::guard([] { tx::catch_warnings(); });
   tx::interrupt_flag = interrupted ? interrupted : &tx::no_interrupt;
   tx::running_slot = running_op ? running_op : &tx::no_slot;
 }
 
-bool tx_interrupted(void) { return tx::interrupted(); }
+bool tx_interrupted(void) noexcept { return tx::interrupted(); }
 
 // ---- tensors ------------------------------------------------------------------------------------------------------
 
-void tx_tensor_free(tx_tensor *t) {
+void tx_tensor_free(tx_tensor *t) noexcept {
   if (!t) return;
   tx::live_tensors.fetch_sub(1, std::memory_order_relaxed);
   c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim(tx::impl(t));  // its destructor gives the reference back
 }
 
-tx_tensor *tx_tensor_ref(tx_tensor *t) { return t ? tx::give(tx::tensor(t)) : nullptr; }
-
-int tx_tensor_dim(const tx_tensor *t) { return static_cast<int>(tx::impl(t)->dim()); }
-
-void tx_tensor_sizes(const tx_tensor *t, int64_t *sizes) {
-  at::IntArrayRef s = tx::impl(t)->sizes();
-  std::copy(s.begin(), s.end(), sizes);
+tx_tensor *tx_tensor_ref(tx_tensor *t) noexcept {
+  if (t) {
+    tx::live_tensors.fetch_add(1, std::memory_order_relaxed);
+    c10::raw::intrusive_ptr::incref(tx::impl(t));
+  }
+  return t;
 }
 
-void tx_tensor_strides(const tx_tensor *t, int64_t *strides) {
-  tx::guard([&] {
-    at::IntArrayRef s = tx::impl(t)->strides();
-    std::copy(s.begin(), s.end(), strides);
+// f's answer, or `otherwise` where libtorch has none: questions leave tx_error() alone.
+template <class T, class F>
+static T ask(T otherwise, F &&f) noexcept {
+  try {
+    return f();
+  } catch (...) {
+    return otherwise;
+  }
+}
+
+int tx_tensor_dim(const tx_tensor *t) noexcept {
+  return ask(0, [&] { return static_cast<int>(tx::impl(t)->dim()); });
+}
+
+static void fill(const tx_tensor *t, int64_t *to, at::IntArrayRef (*list)(const c10::TensorImpl *)) noexcept {
+  const at::IntArrayRef v = ask(at::IntArrayRef(), [&] { return list(tx::impl(t)); });
+  mx_assert(v.size() <= TX_MAX_DIMS);
+  if (v.empty()) std::fill(to, to + tx_tensor_dim(t), 0);
+  else std::copy(v.begin(), v.end(), to);
+}
+
+void tx_tensor_sizes(const tx_tensor *t, int64_t *sizes) noexcept {
+  fill(t, sizes, [](const c10::TensorImpl *i) { return i->sizes(); });
+}
+
+void tx_tensor_strides(const tx_tensor *t, int64_t *strides) noexcept {
+  fill(t, strides, [](const c10::TensorImpl *i) { return i->strides(); });
+}
+
+int64_t tx_tensor_numel(const tx_tensor *t) noexcept {
+  return ask(int64_t(0), [&] { return tx::impl(t)->numel(); });
+}
+
+const char *tx_tensor_dtype(const tx_tensor *t) noexcept {
+  return ask("undefined", [&] { return tx::dtype_name(c10::typeMetaToScalarType(tx::impl(t)->dtype())); });
+}
+
+int64_t tx_tensor_itemsize(const tx_tensor *t) noexcept {
+  return ask(int64_t(0), [&] { return static_cast<int64_t>(tx::impl(t)->itemsize()); });
+}
+
+void tx_tensor_device(const tx_tensor *t, char buf[16]) noexcept {
+  snprintf(buf, 16, "none");
+  ask(0, [&] {
+    c10::Device d = tx::impl(t)->device();
+    if (d.is_cpu())
+      snprintf(buf, 16, "cpu");
+    else if (d.has_index())
+      snprintf(buf, 16, "%.8s:%d", c10::DeviceTypeName(d.type(), true).c_str(), static_cast<int>(d.index()));
+    else
+      snprintf(buf, 16, "%.15s", c10::DeviceTypeName(d.type(), true).c_str());
+    return 0;
   });
 }
 
-int64_t tx_tensor_numel(const tx_tensor *t) { return tx::impl(t)->numel(); }
-const char *tx_tensor_dtype(const tx_tensor *t) { return tx::dtype_name(c10::typeMetaToScalarType(tx::impl(t)->dtype())); }
-int64_t tx_tensor_itemsize(const tx_tensor *t) { return static_cast<int64_t>(tx::impl(t)->itemsize()); }
-
-void tx_tensor_device(const tx_tensor *t, char buf[16]) {
-  c10::Device d = tx::impl(t)->device();
-  if (d.is_cpu())
-    snprintf(buf, 16, "cpu");
-  else if (d.has_index())
-    snprintf(buf, 16, "%.8s:%d", c10::DeviceTypeName(d.type(), true).c_str(), static_cast<int>(d.index()));
-  else
-    snprintf(buf, 16, "%.15s", c10::DeviceTypeName(d.type(), true).c_str());
-}
-
-const char *tx_tensor_layout(const tx_tensor *t) {
-  switch (tx::impl(t)->layout()) {
+const char *tx_tensor_layout(const tx_tensor *t) noexcept {
+  switch (ask(at::kStrided, [&] { return tx::impl(t)->layout(); })) {
     case at::kStrided: return "strided";
     case at::kSparse: return "sparse_coo";
     case at::kSparseCsr: return "sparse_csr";
+    case at::kSparseCsc: return "sparse_csc";
+    case at::kSparseBsr: return "sparse_bsr";
+    case at::kSparseBsc: return "sparse_bsc";
+    case at::kMkldnn: return "mkldnn";
     default: return "other";
   }
 }
 
-bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last) {
-  bool yes = false;
-  tx::guard([&] { yes = tx::impl(t)->is_contiguous(channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous); });
-  return yes;
+bool tx_tensor_is_contiguous(const tx_tensor *t, bool channels_last) noexcept {
+  const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  return ask(false, [&] { return tx::impl(t)->is_contiguous(format); });
 }
 
-bool tx_tensor_requires_grad(const tx_tensor *t) {
-  bool yes = false;
-  tx::guard([&] { yes = tx::tensor(t).requires_grad(); });
-  return yes;
+bool tx_tensor_requires_grad(const tx_tensor *t) noexcept {
+  return ask(false, [&] { return tx::tensor(t).requires_grad(); });
 }
 
-bool tx_tensor_is_leaf(const tx_tensor *t) {
-  bool yes = true;
-  tx::guard([&] { yes = tx::tensor(t).is_leaf(); });
-  return yes;
+bool tx_tensor_is_leaf(const tx_tensor *t) noexcept {
+  return ask(true, [&] { return tx::tensor(t).is_leaf(); });
 }
 
-int tx_tensor_set_requires_grad(tx_tensor *t, bool on) {
+int tx_tensor_set_requires_grad(tx_tensor *t, bool on) noexcept {
   return tx::guard([&] {
     at::Tensor x = tx::tensor(t);
     if (on && !at::isFloatingType(x.scalar_type()) && !at::isComplexType(x.scalar_type()))
@@ -296,7 +334,7 @@ int tx_tensor_set_requires_grad(tx_tensor *t, bool on) {
   });
 }
 
-int tx_tensor_grad(tx_tensor **out, const tx_tensor *t) {
+int tx_tensor_grad(tx_tensor **out, const tx_tensor *t) noexcept {
   return tx::guard([&] {
     at::Tensor g;
     {
@@ -307,7 +345,7 @@ int tx_tensor_grad(tx_tensor **out, const tx_tensor *t) {
   });
 }
 
-int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g) {
+int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g) noexcept {
   return tx::guard([&] {
     at::Tensor x = tx::tensor(t), grad = tx::tensor(g);
     if (g) {
@@ -321,33 +359,41 @@ int tx_tensor_set_grad(tx_tensor *t, const tx_tensor *g) {
   });
 }
 
-const char *tx_tensor_grad_fn(const tx_tensor *t) {
+const char *tx_tensor_grad_fn(const tx_tensor *t) noexcept {
   static thread_local char name[96];
-  name[0] = 0;
-  tx::guard([&] {
+  return ask(static_cast<const char *>(nullptr), [&]() -> const char * {
     at::Tensor x = tx::tensor(t);
     const auto &fn = x.grad_fn();
-    if (fn) snprintf(name, sizeof name, "%s", fn->name().c_str());
+    if (!fn) return nullptr;
+    snprintf(name, sizeof name, "%s", fn->name().c_str());
+    return name;
   });
-  return name[0] ? name : nullptr;
 }
 
-uint64_t tx_tensor_version(const tx_tensor *t) {
-  uint64_t v = 0;
-  tx::guard([&] { v = tx::impl(t)->version_counter().current_version(); });
-  return v;
+uint64_t tx_tensor_version(const tx_tensor *t) noexcept {
+  return ask(uint64_t(0), [&] { return uint64_t(tx::impl(t)->version_counter().current_version()); });
 }
 
-void *tx_tensor_data(const tx_tensor *t) {
-  void *p = nullptr;
-  tx::guard([&] {
-    c10::TensorImpl *i = tx::impl(t);
-    if (i->layout() == at::kStrided && i->device().is_cpu() && i->has_storage()) p = const_cast<void *>(tx::tensor(t).data_ptr());
+// Does the tensor's memory hold its values, as they are?
+static bool is_plain(const at::Tensor &x) { return x.layout() == at::kStrided && !x.is_conj() && !x.is_neg() && !x._is_zerotensor(); }
+
+void *tx_tensor_data(const tx_tensor *t) noexcept {
+  return ask(static_cast<void *>(nullptr), [&] {
+    const at::Tensor x = tx::tensor(t);
+    const bool readable = x.device().is_cpu() && is_plain(x) && x.has_storage();
+    return readable ? const_cast<void *>(x.data_ptr()) : nullptr;
   });
-  return p;
 }
 
-bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b) { return a == b; }
+int tx_tensor_resolved(tx_tensor **out, const tx_tensor *t) noexcept {
+  return tx::guard([&] {
+    at::NoGradGuard no_grad;
+    at::Tensor x = tx::tensor(t);
+    *out = tx::give(x.layout() != at::kStrided || is_plain(x) ? x : x.clone());
+  });
+}
+
+bool tx_tensor_same(const tx_tensor *a, const tx_tensor *b) noexcept { return a == b; }
 
 // Bytes of a contiguous tensor of these sizes; throws when there is none of them.
 static int64_t bytes_of(at::IntArrayRef sizes, size_t itemsize) {
@@ -363,7 +409,8 @@ static int64_t bytes_of(at::IntArrayRef sizes, size_t itemsize) {
   return n;
 }
 
-int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data, size_t nbytes) {
+int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *sizes, const void *data,
+                  size_t nbytes) noexcept {
   return tx::guard([&] {
     if (dim < 0 || dim > TX_MAX_DIMS) return tx::fail("%d dimensions (at most %d)", dim, TX_MAX_DIMS);
     at::ScalarType type = tx::dtype_of(dtype);
@@ -378,7 +425,7 @@ int tx_tensor_new(tx_tensor **out, const char *dtype, int dim, const int64_t *si
   });
 }
 
-int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) {
+int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) noexcept {
   return tx::guard([&] {
     if (tx_tensor_numel(t) != 1)
       return tx::fail("a tensor of %lld elements is not one number", static_cast<long long>(tx_tensor_numel(t)));
@@ -391,7 +438,8 @@ int tx_tensor_item(double *d, int64_t *i, bool *is_int, const tx_tensor *t) {
   });
 }
 
-int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last, bool copy) {
+int tx_tensor_to(tx_tensor **out, const tx_tensor *t, const char *device, const char *dtype, bool channels_last,
+                 bool copy) noexcept {
   return tx::guard([&] {
     at::Tensor x = tx::tensor(t);
     at::TensorOptions o = x.options();

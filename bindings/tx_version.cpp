@@ -1,3 +1,3 @@
 #include <torch/version.h>
 #include "tx.h"
-extern "C" const char *tx_version(void) { return TORCH_VERSION; }
+extern "C" const char *tx_version(void) noexcept { return TORCH_VERSION; }

@@ -1,13 +1,32 @@
-/* xl.c: what the l_*.c files share: tensor boxes and their scopes, lists, errors.
+/* xl.c: what the l_*.c files share: calls, tensor boxes and their scopes, lists, errors.
  * A box holds one reference to a tensor; its finalizer, its __close and the scope it is linked into all end in
  * xl_closebox, which is safe twice. Nothing here calls lua_gc (xl_budget.c does). */
+#include <stdalign.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "alloc.h"
 #include "xl.h"
 
 const char xl_tensor_mark[1] = "";
-static const char state_key, none_key, array_key; /* registry keys */
+static const char state_key, scopes_key, none_key; /* registry keys */
+
+/* What a call under way holds, or the mark with which it began (release NULL). */
+typedef struct hold {
+  const char *frame; /* where on C's stack the call began */
+  const void *call;  /* Lua's record of it */
+  void *p;
+  void (*release)(void *p);
+} hold;
+
+/* One a Lua state, in the registry. */
+typedef struct xl_state {
+  lua_State *main;
+  xl_scope root;       /* lives as long as the Lua state */
+  xl_scope *innermost; /* of the main coroutine */
+  hold *holds;
+  int nholds, room;
+} xl_state;
 
 /* ---- scopes ------------------------------------------------------------------------------------------------- */
 
@@ -27,27 +46,43 @@ static struct {
   xl_state *state;
 } last;
 
+static void release_all(xl_state *s, const char *frame);
+
 static int forget_state(lua_State *L) {
+  xl_state *s = lua_touserdata(L, 1);
+  release_all(s, (const char *)UINTPTR_MAX);
+  mx_free(s->holds);
+  s->holds = NULL;
+  s->room = 0;
   last.registry = NULL;
-  (void)L;
   return 0;
 }
 
 /* Its finalizer runs after those of the boxes, since it is made first; its memory outlives them all. */
 static xl_state *new_state(lua_State *L) {
   xl_state *s = lua_newuserdatauv(L, sizeof *s, 0);
+  memset(s, 0, sizeof *s);
   xl_scope_init(&s->root);
   s->root.open = true;
   s->innermost = &s->root;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  s->main = lua_tothread(L, -1);
+  lua_pop(L, 1);
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, forget_state);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
+  lua_newtable(L); /* coroutine -> its innermost scope; a coroutine that is gone has none */
+  lua_createtable(L, 0, 1);
+  lua_pushliteral(L, "k");
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &scopes_key);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
   return s;
 }
 
-xl_state *xl_getstate(lua_State *L) {
+static xl_state *get_state(lua_State *L) {
   const void *registry = lua_topointer(L, LUA_REGISTRYINDEX);
   if (registry == last.registry)
     return last.state;
@@ -61,15 +96,63 @@ xl_state *xl_getstate(lua_State *L) {
   return s;
 }
 
+xl_scope *xl_root(lua_State *L) { return &get_state(L)->root; }
+
+static void push_thread(lua_State *L, lua_State *thread) {
+  if (!lua_checkstack(thread, 1))
+    xl_error(L, "scope: out of memory");
+  lua_pushthread(thread);
+  if (thread != L)
+    lua_xmove(thread, L, 1);
+}
+
+xl_scope *xl_innermost_of(lua_State *L, lua_State *thread) {
+  xl_state *state = get_state(L);
+  if (thread == state->main)
+    return state->innermost;
+  luaL_checkstack(L, 2, "scope");
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &scopes_key);
+  push_thread(L, thread);
+  lua_rawget(L, -2);
+  xl_scope *s = lua_touserdata(L, -1);
+  lua_pop(L, 2);
+  return s ? s : &state->root;
+}
+
+void xl_set_innermost(lua_State *L, lua_State *thread, xl_scope *scope) {
+  xl_state *state = get_state(L);
+  if (thread == state->main) {
+    state->innermost = scope;
+    return;
+  }
+  luaL_checkstack(L, 4, "scope");
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &scopes_key);
+  push_thread(L, thread);
+  if (scope == &state->root)
+    lua_pushnil(L);
+  else
+    lua_pushlightuserdata(L, scope);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+}
+
+static int64_t boxes; /* in scopes */
+
+int64_t xl_boxes(void) { return boxes; }
+
 void xl_link(xl_scope *s, xl_tensor *box) {
+  mx_assert(!box->scope && s->open);
   box->scope = s;
   box->prev = &s->ring;
   box->next = s->ring.next;
   s->ring.next->prev = box;
   s->ring.next = box;
+  boxes++;
 }
 
 void xl_unlink(xl_tensor *box) {
+  mx_assert(box->prev->next == box && box->next->prev == box);
+  boxes -= box->scope != NULL;
   box->prev->next = box->next;
   box->next->prev = box->prev;
   box->prev = box->next = box;
@@ -83,14 +166,188 @@ void xl_closebox(xl_tensor *box) {
   tx_tensor_free(t);
 }
 
+/* ---- calls -------------------------------------------------------------------------------------------------- */
+
+/* A call that returns ends with xl_end. One that raises is jumped over: its entries stay until a call begins or ends at
+ * its place on C's stack or above it. That proves that it is gone, for C's stack grows downwards, and calls nest on it
+ * whatever coroutine makes them. So nothing is released too early, and what a failed call held is released by the next
+ * call from where it was caught, or sooner. Whose an entry is says Lua's record of the call. */
+static void release_all(xl_state *s, const char *frame) {
+  while (s->nholds > 0 && s->holds[s->nholds - 1].frame <= frame) {
+    const hold h = s->holds[--s->nholds];
+    if (h.release)
+      h.release(h.p);
+  }
+}
+
+static const void *this_call(lua_State *L) {
+  lua_Debug ar;
+  return lua_getstack(L, 0, &ar) ? (const void *)ar.i_ci : NULL;
+}
+
+static bool add_hold(xl_state *s, hold h) {
+  if (s->nholds == s->room) {
+    const int room = s->room ? 2 * s->room : 256;
+    hold *more = mx_realloc(s->holds, (size_t)room * sizeof *more);
+    if (!more)
+      return false;
+    s->holds = more;
+    s->room = room;
+  }
+  s->holds[s->nholds++] = h;
+  return true;
+}
+
+void xl_begin_at(lua_State *L, const void *frame) {
+  xl_state *s = get_state(L);
+  release_all(s, frame);
+  if (!add_hold(s, (hold){ .frame = frame, .call = this_call(L) }))
+    xl_error(L, "out of memory");
+}
+
+void xl_end_at(lua_State *L, const void *frame) {
+  xl_state *s = get_state(L);
+  mx_assert(s->nholds > 0 && s->holds[0].frame >= (const char *)frame);
+  release_all(s, frame);
+}
+
+void xl_hold(lua_State *L, void *p, void (*release)(void *p)) {
+  xl_state *s = get_state(L);
+  const void *call = this_call(L);
+  int i = s->nholds;
+  while (i > 0 && s->holds[i - 1].call != call)
+    i--;
+  if (i > 0 && add_hold(s, (hold){ s->holds[i - 1].frame, call, p, release }))
+    return;
+  release(p);
+  xl_error(L, i > 0 ? "out of memory" : "a binding was made without xl_setfuncs");
+}
+
+/* Upvalue 1: the binding. */
+static int call_binding(lua_State *L) {
+  const lua_CFunction f = lua_tocfunction(L, lua_upvalueindex(1));
+  xl_begin(L);
+  const int n = f(L);
+  xl_end(L);
+  return n;
+}
+
+void xl_setfunction(lua_State *L, const char *name, lua_CFunction f) {
+  lua_pushcfunction(L, f);
+  lua_pushcclosure(L, call_binding, 1);
+  lua_setfield(L, -2, name);
+}
+
+void xl_setfuncs(lua_State *L, const luaL_Reg *functions) {
+  luaL_checkstack(L, 2, "functions");
+  for (; functions->name; functions++)
+    xl_setfunction(L, functions->name, functions->func);
+}
+
+void xl_newlib(lua_State *L, const luaL_Reg *functions) {
+  lua_newtable(L);
+  xl_setfuncs(L, functions);
+}
+
+static void release_tensor(void *p) { tx_tensor_free(p); }
+
+tx_tensor *xl_own(lua_State *L, tx_tensor *t) {
+  if (t)
+    xl_hold(L, t, release_tensor);
+  return t;
+}
+
+typedef struct slots {
+  int n;
+  tx_tensor *t[];
+} slots;
+
+static void release_slots(void *p) {
+  slots *s = p;
+  for (int i = 0; i < s->n; i++)
+    tx_tensor_free(s->t[i]);
+  mx_free(s);
+}
+
+tx_tensor **xl_slots(lua_State *L, int n) {
+  slots *s = mx_calloc(1, sizeof *s + (size_t)n * sizeof s->t[0]);
+  if (!s)
+    xl_error(L, "out of memory");
+  s->n = n;
+  xl_hold(L, s, release_slots);
+  return s->t;
+}
+
+/* ---- objects ------------------------------------------------------------------------------------------------ */
+
+typedef struct object {
+  int users;
+  void (*destroy)(void *p);
+  alignas(max_align_t) unsigned char p[];
+} object;
+
+static object *object_of(void *p) { return (object *)(void *)((unsigned char *)p - offsetof(object, p)); }
+
+void *xl_retainobject(void *p) {
+  object_of(p)->users++;
+  return p;
+}
+
+void xl_releaseobject(void *p) {
+  if (!p)
+    return;
+  object *o = object_of(p);
+  mx_assert(o->users > 0);
+  if (--o->users > 0)
+    return;
+  o->destroy(p);
+  mx_free(o);
+}
+
+void *xl_newobject(lua_State *L, const char *type, size_t size, void (*destroy)(void *p)) {
+  void **box = lua_newuserdatauv(L, sizeof *box, 1);
+  *box = NULL;
+  luaL_setmetatable(L, type);
+  object *o = mx_calloc(1, sizeof *o + size);
+  if (!o)
+    xl_error(L, "out of memory");
+  *o = (object){ .users = 1, .destroy = destroy };
+  *box = o->p;
+  xl_hold(L, xl_retainobject(*box), xl_releaseobject);
+  return *box;
+}
+
+void *xl_testobject(lua_State *L, int idx, const char *type) {
+  void **box = luaL_testudata(L, idx, type);
+  if (!box || !*box)
+    return NULL;
+  void *p = *box;
+  xl_hold(L, xl_retainobject(p), xl_releaseobject);
+  return p;
+}
+
+void *xl_toobject(lua_State *L, int idx, const char *type, const char *closed) {
+  luaL_checkudata(L, idx, type);
+  void *p = xl_testobject(L, idx, type);
+  if (!p)
+    xl_error(L, "%s", closed);
+  return p;
+}
+
+void xl_closeobject(lua_State *L, int idx, const char *type) {
+  void **box = luaL_checkudata(L, idx, type), *p = *box;
+  *box = NULL;
+  xl_releaseobject(p);
+}
+
 /* ---- boxes -------------------------------------------------------------------------------------------------- */
 
 xl_tensor *xl_newtensor(lua_State *L) {
-  xl_state *state = xl_getstate(L);
-  xl_tensor *box = lua_newuserdatauv(L, sizeof *box, 0);
+  xl_tensor *box = lua_newuserdatauv(L, sizeof *box, 0); /* may run finalizers: scopes are looked at afterwards */
   box->mark = xl_tensor_mark;
   box->t = NULL;
-  xl_link(state->innermost, box);
+  box->scope = NULL;
+  xl_link(xl_innermost(L), box);
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, xl_tensor_mark) == LUA_TNIL) {
     lua_pop(L, 1);
     luaL_getmetatable(L, XL_TENSOR);
@@ -101,92 +358,45 @@ xl_tensor *xl_newtensor(lua_State *L) {
   return box;
 }
 
-static xl_tensor *box_or_null(lua_State *L, int idx) {
+tx_tensor *xl_testtensor(lua_State *L, int idx) {
   xl_tensor *box = xl_testbox(L, idx);
   if (box && !box->t)
     xl_error(L, "tensor is closed (by close(), or with the scope in which it was made: scope:keep(t) lets it live on).");
-  return box;
+  return box ? xl_own(L, tx_tensor_ref(box->t)) : NULL;
 }
 
-xl_tensor *xl_tobox(lua_State *L, int idx) {
-  xl_tensor *box = box_or_null(L, idx);
-  if (!box)
+tx_tensor *xl_totensor(lua_State *L, int idx) {
+  tx_tensor *t = xl_testtensor(L, idx);
+  if (!t)
     xl_error(L, "expected a tensor, got %s", luaL_typename(L, idx));
-  return box;
-}
-
-tx_tensor *xl_totensor(lua_State *L, int idx) { return xl_tobox(L, idx)->t; }
-
-tx_tensor *xl_testtensor(lua_State *L, int idx) {
-  xl_tensor *box = box_or_null(L, idx);
-  return box ? box->t : NULL;
+  return t;
 }
 
 tx_tensor *xl_opttensor(lua_State *L, int idx) { return xl_isnone(L, idx) ? NULL : xl_totensor(L, idx); }
 
-static int push_box(lua_State *L) {
-  xl_newtensor(L);
-  return 1;
+tx_tensor *xl_toresolved(lua_State *L, int idx) {
+  tx_tensor *t = xl_totensor(L, idx), **out = xl_slots(L, 1);
+  XL_TRY(L, "tensor", tx_tensor_resolved(out, t));
+  return *out;
 }
 
-void xl_pushtensor(lua_State *L, tx_tensor *t) {
-  if (!t) {
+void xl_pushheld(lua_State *L, tx_tensor *t) {
+  luaL_checkstack(L, 4, "tensor");
+  if (t)
+    xl_newtensor(L)->t = tx_tensor_ref(t);
+  else
     lua_pushnil(L);
-    return;
-  }
-  if (!lua_checkstack(L, 2)) {
-    tx_tensor_free(t);
-    xl_error(L, "tensor: too many values on Lua's stack");
-  }
-  lua_pushcfunction(L, push_box); /* a light C function: allocates nothing */
-  if (lua_pcall(L, 0, 1, 0) != LUA_OK) {
-    tx_tensor_free(t);
-    lua_error(L);
-  }
-  ((xl_tensor *)lua_touserdata(L, -1))->t = t;
   xl_budget_check(L);
 }
 
-/* ---- arrays of owned tensors -------------------------------------------------------------------------------- */
-
-static int array_gc(lua_State *L) {
-  xl_array *a = lua_touserdata(L, 1);
-  for (int i = 0; i < a->n; i++) {
-    tx_tensor_free(a->t[i]);
-    a->t[i] = NULL;
-  }
-  return 0;
-}
-
-xl_array *xl_newarray(lua_State *L, int n) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &array_key) == LUA_TNIL) {
-    lua_pop(L, 1);
-    lua_createtable(L, 0, 2);
-    lua_pushcfunction(L, array_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pushvalue(L, -1);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &array_key);
-  }
-  xl_array *a = lua_newuserdatauv(L, sizeof *a + (size_t)n * sizeof a->t[0], 0);
-  a->n = n;
-  memset(a->t, 0, (size_t)n * sizeof a->t[0]);
-  lua_insert(L, -2);
-  lua_setmetatable(L, -2);
-  return a;
-}
-
-void xl_array_totable(lua_State *L, int idx) {
-  idx = lua_absindex(L, idx);
-  xl_array *a = lua_touserdata(L, idx);
-  luaL_checkstack(L, 3, "list of tensors");
-  lua_createtable(L, a->n, 0);
-  for (int i = 0; i < a->n; i++) {
-    if (a->t[i]) {
-      xl_newtensor(L)->t = a->t[i];
-      a->t[i] = NULL;
-    } else {
+void xl_pushtensors(lua_State *L, tx_tensor *const *t, int n) {
+  luaL_checkstack(L, 4, "list of tensors");
+  lua_createtable(L, n, 0);
+  for (int i = 0; i < n; i++) {
+    if (t[i])
+      xl_newtensor(L)->t = tx_tensor_ref(t[i]);
+    else
       xl_pushnone(L);
-    }
     lua_rawseti(L, -2, i + 1);
   }
   xl_budget_check(L);
@@ -272,14 +482,18 @@ tx_tensor **xl_totensors(lua_State *L, int idx, int *n, const char *what) {
   idx = lua_absindex(L, idx);
   *n = list_length(L, idx, what, "tensors");
   luaL_checkstack(L, 3, what);
-  tx_tensor **v = lua_newuserdatauv(L, ((size_t)*n + 1) * sizeof *v, 0);
+  tx_tensor **v = xl_slots(L, *n + 1);
   for (int i = 0; i < *n; i++) {
     lua_rawgeti(L, idx, i + 1);
-    bool none = xl_isnone(L, -1) || (lua_isboolean(L, -1) && !lua_toboolean(L, -1));
-    v[i] = none ? NULL : xl_testtensor(L, -1);
-    if (!none && !v[i])
+    const bool none = xl_isnone(L, -1) || (lua_isboolean(L, -1) && !lua_toboolean(L, -1));
+    const xl_tensor *box = none ? NULL : xl_testbox(L, -1);
+    if (box && box->t)
+      v[i] = tx_tensor_ref(box->t);
+    else if (box)
+      xl_totensor(L, -1); /* raises: it is closed */
+    else if (!none)
       xl_error(L, "%s: expected a list of tensors, got %s at %d", what, luaL_typename(L, -1), i + 1);
-    lua_pop(L, 1); /* the list keeps it alive */
+    lua_pop(L, 1);
   }
   return v;
 }
@@ -313,8 +527,8 @@ void xl_check(lua_State *L, int status, const char *what) {
     return;
   if (status == TX_INTERRUPTED)
     xl_error(L, "interrupted");
-  if (status == TX_NOMEM)
-    xl_budget_nomem(L, what);
+  if (status == TX_NOMEM || status == TX_NOMEM_CHANGED)
+    xl_budget_nomem(L, what, status == TX_NOMEM_CHANGED);
   const char *lead = tx_error_lead();
   xl_error(L, "%s: %s", lead ? lead : what, tx_error());
 }

@@ -1,6 +1,10 @@
-/* xl.h: what the l_*.c files share: tensor boxes, scopes, errors in the house form, lists.
+/* xl.h: what the l_*.c files share: calls and what they hold, tensor boxes, scopes, lists, errors in the house form.
  * Everything here may raise a Lua error; nothing here knows libtorch beyond tx.h.
- * Order in a binding: settop, make the empty box, borrow argument pointers last, call, fill the box, return. */
+ *
+ * While a binding runs, Lua code may run too: a finalizer, __close, __index, a callback. It may close any tensor and
+ * any other object. So a binding never works with what only a Lua value owns: each pointer that a function of this file
+ * gives is held for the call that asked, until that call returns or raises. Functions are made with xl_setfuncs, which
+ * begins and ends the calls; results are held likewise, and become Lua values last (xl_pushheld). */
 #ifndef MEDXAI_XL_H
 #define MEDXAI_XL_H
 
@@ -8,7 +12,31 @@
 #include <lua.h>
 #include <stdarg.h>
 #include <stdnoreturn.h>
+#include "mx_assert.h"
 #include "tx.h"
+
+/* ---- calls ------------------------------------------------------------------------------------------------ */
+void xl_setfuncs(lua_State *L, const luaL_Reg *functions); /* into the table on top, as luaL_setfuncs */
+void xl_newlib(lua_State *L, const luaL_Reg *functions);   /* pushes a table of them */
+void xl_setfunction(lua_State *L, const char *name, lua_CFunction f);
+/* The same for a closure that has upvalues of its own: its first and its last statement. */
+#define xl_begin(L) xl_begin_at((L), __builtin_frame_address(0))
+#define xl_end(L) xl_end_at((L), __builtin_frame_address(0))
+void xl_begin_at(lua_State *L, const void *frame);
+void xl_end_at(lua_State *L, const void *frame);
+/* p is released when the call that runs now ends; released at once where there is no memory to note it. */
+void xl_hold(lua_State *L, void *p, void (*release)(void *p));
+tx_tensor *xl_own(lua_State *L, tx_tensor *t); /* t is freed when the call ends; gives t */
+tx_tensor **xl_slots(lua_State *L, int n);     /* room for n tensors, all NULL; the call owns what is put there */
+
+/* Objects other than tensors that Lua may close at any time: counted, so that a call that uses one keeps it. destroy
+ * gets the object when its last user lets go; the object's own memory is freed after that. */
+void *xl_newobject(lua_State *L, const char *type, size_t size, void (*destroy)(void *object)); /* pushes it; zeroed */
+void *xl_toobject(lua_State *L, int idx, const char *type, const char *closed); /* held; raises `closed` where it is */
+void *xl_testobject(lua_State *L, int idx, const char *type); /* held; NULL where it is closed or something else */
+void xl_closeobject(lua_State *L, int idx, const char *type); /* safe twice: __gc, __close and close */
+void *xl_retainobject(void *object);                          /* for an object that needs another one */
+void xl_releaseobject(void *object);                          /* accepts NULL */
 
 #define XL_TENSOR "medxai.tensor" /* name of the boxes' metatable */
 
@@ -22,18 +50,19 @@ typedef struct xl_tensor {
   xl_scope *scope;               /* NULL when in none */
 } xl_tensor;
 
-/* A ring of boxes with a sentinel (ring.next == &ring: empty). */
+/* A ring of boxes with a sentinel (ring.next == &ring: empty). Scopes are per coroutine: new boxes go into the
+ * innermost one of the coroutine that makes them; where it has opened none, into the root, which is never closed. */
 struct xl_scope {
   xl_tensor ring;
-  xl_scope *parent;
-  bool open; /* for the owner's use */
+  xl_scope *parent;  /* the one around it, of the same coroutine; at last the root */
+  lua_State *thread; /* its coroutine; lives as long as the scope */
+  bool open;
 };
-
-/* One a Lua state, in the registry. */
-typedef struct xl_state {
-  xl_scope root;       /* lives as long as the Lua state */
-  xl_scope *innermost; /* where new boxes go */
-} xl_state;
+xl_scope *xl_root(lua_State *L);
+xl_scope *xl_innermost_of(lua_State *L, lua_State *thread);
+static inline xl_scope *xl_innermost(lua_State *L) { return xl_innermost_of(L, L); }
+void xl_set_innermost(lua_State *L, lua_State *thread, xl_scope *scope);
+int64_t xl_boxes(void); /* how many boxes lie in scopes */
 
 extern const char xl_tensor_mark[1];
 /* The box at idx, closed or not; NULL if it is none. Two calls into Lua, as every operator's every argument passes here. */
@@ -43,32 +72,26 @@ static inline xl_tensor *xl_testbox(lua_State *L, int idx) {
   xl_tensor *box = lua_touserdata(L, idx);
   return box && box->mark == xl_tensor_mark ? box : NULL;
 }
-xl_tensor *xl_newtensor(lua_State *L);            /* pushes an empty box; then fill ->t */
-xl_tensor *xl_tobox(lua_State *L, int idx);       /* the box of an open tensor; raises otherwise */
-tx_tensor *xl_totensor(lua_State *L, int idx);    /* borrowed; raises "tensor is closed" */
-tx_tensor *xl_testtensor(lua_State *L, int idx);  /* borrowed; NULL if not a tensor; raises if it is closed */
-tx_tensor *xl_opttensor(lua_State *L, int idx);   /* borrowed; NULL for nil or none */
-void xl_pushtensor(lua_State *L, tx_tensor *t);   /* takes ownership, also when it raises; NULL pushes nil */
+tx_tensor *xl_totensor(lua_State *L, int idx);    /* held; raises "tensor is closed" */
+tx_tensor *xl_testtensor(lua_State *L, int idx);  /* held; NULL if not a tensor; raises if it is closed */
+tx_tensor *xl_opttensor(lua_State *L, int idx);   /* held; NULL for nil or none */
+tx_tensor *xl_toresolved(lua_State *L, int idx);  /* held; for its memory: conjugate and negative views are copied */
+void xl_pushheld(lua_State *L, tx_tensor *t);     /* a new box with another reference of t; NULL pushes nil */
+void xl_pushtensors(lua_State *L, tx_tensor *const *t, int n); /* a list of such boxes; NULL becomes torch.none */
+/* An empty box: whoever fills it must be done with Lua by then, since a scope may be closed around it at any time. */
+xl_tensor *xl_newtensor(lua_State *L);
 void xl_closebox(xl_tensor *box);                 /* frees and unlinks; safe twice */
 void xl_link(xl_scope *scope, xl_tensor *box);
 void xl_unlink(xl_tensor *box);                   /* safe twice */
-xl_state *xl_getstate(lua_State *L);
 void xl_scope_init(xl_scope *scope);
 void xl_scope_free(xl_scope *scope);              /* closes every box in it */
-
-/* An array of tensors in a userdata: frees what it still owns when collected, so an error in the middle leaks nothing. */
-typedef struct xl_array {
-  int n;
-  tx_tensor *t[];
-} xl_array;
-xl_array *xl_newarray(lua_State *L, int n);       /* pushes it, all NULL; entries are owned */
-void xl_array_totable(lua_State *L, int idx);     /* pushes a list of boxes, moved out of the array; NULL becomes torch.none */
 
 /* ---- lists -------------------------------------------------------------------------------------------------- */
 int64_t xl_toint(lua_State *L, int idx, const char *what);        /* integer, or float with an integral value */
 const int64_t *xl_toints(lua_State *L, int idx, int *n, const char *what); /* list of integers; pushes what owns the array */
 void xl_pushints(lua_State *L, const int64_t *v, int n);          /* pushes a list */
-tx_tensor **xl_totensors(lua_State *L, int idx, int *n, const char *what); /* borrowed; pushes what holds the array; torch.none and false give NULL */
+/* Held, as the array is; torch.none and false give NULL. */
+tx_tensor **xl_totensors(lua_State *L, int idx, int *n, const char *what);
 void xl_pushnone(lua_State *L);                                   /* torch.none */
 bool xl_isnone(lua_State *L, int idx);                            /* torch.none, nil or no argument */
 
@@ -77,8 +100,7 @@ bool xl_isnone(lua_State *L, int idx);                            /* torch.none,
 noreturn void xl_error(lua_State *L, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* TX_OK returns. TX_INTERRUPTED raises "interrupted". Otherwise raises "what: message". */
 void xl_check(lua_State *L, int status, const char *what);
-/* xl_check with a retry after out of memory. call is evaluated again then, and must not use pointers that a
- * collection can free. */
+/* xl_check with a second try after out of memory: call is evaluated again where the first left everything as it was. */
 #define XL_TRY(L, what, call)                                           \
   do {                                                                  \
     int status_, tries_ = 0;                                            \
@@ -90,16 +112,15 @@ void xl_check(lua_State *L, int status, const char *what);
 
 /* ---- memory (xl_budget.c) ----------------------------------------------------------------------------------- */
 void xl_budget_check(lua_State *L);   /* called after a fresh result is pushed: the soft limit */
+noreturn void xl_nomem(lua_State *L, const char *what); /* the same where the plain C found no memory */
 bool xl_budget_retry(lua_State *L, int *tries); /* after TX_NOMEM: collects, empties caches, true once (tries starts at 0) */
-noreturn void xl_budget_nomem(lua_State *L, const char *what); /* raises the out of memory error */
+/* Raises the out of memory error; changed: after TX_NOMEM_CHANGED. */
+noreturn void xl_budget_nomem(lua_State *L, const char *what, bool changed);
 void xl_budget_open(lua_State *L);    /* once, when the module opens: the collector's mode */
 void xl_budget_collect(lua_State *L); /* a full collection */
 void xl_budget_before_backward(lua_State *L); /* a pass cannot be tried again: collects first where room is short */
 int64_t xl_budget_lua_bytes(lua_State *L);
 const char *xl_megabytes(char buf[32], int64_t bytes); /* "3,210 MB" */
-
-/* ---- operators (l_tensor_ops.c) ------------------------------------------------------------------------------ */
-void xl_pushvalue(lua_State *L, tx_value *v); /* a result of tx_op_call, moved out of v; frees it also when it raises */
 
 /* ---- modules ------------------------------------------------------------------------------------------------ */
 int luaopen_core_tensor(lua_State *L);

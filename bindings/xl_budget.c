@@ -77,16 +77,22 @@ const char *xl_megabytes(char buf[32], int64_t bytes) {
   return buf;
 }
 
-noreturn void xl_budget_nomem(lua_State *L, const char *what) {
+noreturn void xl_nomem(lua_State *L, const char *what) {
+  xl_error(L, "out of memory: %s. Use a smaller batch or image.", what);
+}
+
+noreturn void xl_budget_nomem(lua_State *L, const char *what, bool changed) {
   char why[512], asked[32], live[32], limit[32];
   snprintf(why, sizeof why, "%s", tx_error()); /* before asking the allocators, which may fail themselves */
   tx_memory m;
   tx_memory_stats(&m);
+  const char *half = changed ? " What it works on may be half changed." : "";
   static const char ours[] = "out of memory: ";
   if (strncmp(why, ours, sizeof ours - 1) != 0) /* the device's allocator, or libtorch's own new */
-    xl_error(L, "out of memory: %s: %s. Use a smaller batch or image.", what, why);
+    xl_error(L, "out of memory: %s: %s.%s Use a smaller batch or image.", what, why, half);
   const char *reason = strchr(why, ',');
-  xl_error(L, "out of memory: %s asked for %s, %s live, limit %s%s. Use a smaller batch or image, or a scope around each step.", what,
-           xl_megabytes(asked, m.last_request_bytes), xl_megabytes(live, m.live_bytes),
-           m.limit_bytes > 0 ? xl_megabytes(limit, m.limit_bytes) : "none", reason && m.last_request_bytes <= m.limit_bytes - m.live_bytes ? reason : "");
+  const bool fits = m.last_request_bytes <= m.limit_bytes - m.live_bytes;
+  xl_error(L, "out of memory: %s asked for %s, %s live, limit %s%s.%s Use a smaller batch or image, or a scope around "
+           "each step.", what, xl_megabytes(asked, m.last_request_bytes), xl_megabytes(live, m.live_bytes),
+           m.limit_bytes > 0 ? xl_megabytes(limit, m.limit_bytes) : "none", reason && fits ? reason : "", half);
 }

@@ -2,6 +2,7 @@
  * It refuses compressed, encrypted and split archives, names that occur twice, records that overlap or leave the file. */
 #include "zip.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -279,7 +280,7 @@ bool zip_read(void *buf, zip_reader *z, int64_t i, char *error, size_t room) {
 /* ---- writing ------------------------------------------------------------------------------------------------ */
 
 struct zip_writer {
-  FILE *f;
+  whole_file *f;
   char folder[64];
   uint64_t at, count;
   unsigned char *directory;
@@ -294,10 +295,13 @@ static unsigned char *put(unsigned char *p, uint64_t v, int bytes) {
 
 static bool out(zip_writer *w, const void *data, size_t n) {
   w->at += n;
-  return n == 0 || fwrite(data, 1, n, w->f) == n;
+  int code = whole_file_write(w->f, data, n);
+  if (code)
+    errno = code;
+  return code == 0;
 }
 
-zip_writer *zip_writer_new(FILE *f, const char *folder) {
+zip_writer *zip_writer_new(whole_file *f, const char *folder) {
   zip_writer *w = mx_calloc(1, sizeof *w);
   if (w) {
     w->f = f;

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
+#include "whole_file.h"
 
 typedef struct zip_reader zip_reader;
 
@@ -25,7 +25,7 @@ bool zip_has_folder(const zip_reader *z, const char *folder); /* "code/" */
 bool zip_read(void *buf, zip_reader *z, int64_t record, char *error, size_t room); /* zip_size bytes, CRC checked */
 
 typedef struct zip_writer zip_writer;
-zip_writer *zip_writer_new(FILE *f, const char *folder); /* f is borrowed and at offset 0; NULL: out of memory */
+zip_writer *zip_writer_new(whole_file *f, const char *folder); /* f is borrowed and at offset 0; NULL: out of memory */
 void zip_writer_free(zip_writer *w);
 /* Records are aligned to 64 bytes. false: out of memory, or f failed (errno). */
 bool zip_write(zip_writer *w, const char *name, const void *data, size_t n);

@@ -1,11 +1,13 @@
 /* SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL: one report with the operator and the experiment's line, then the process
  * dies of the signal, so that shells and core dumps see the truth. Only calls that are safe in a handler: write, signal,
- * raise, and lua_getstack/lua_getinfo("Sl"), which walk existing frames, copy into the caller's lua_Debug and allocate
- * nothing. The stack is our own, so that running out of the C stack is reported too. */
+ * raise, prctl, and lua_getstack/lua_getinfo("Sl"), which walk existing frames, copy into the caller's lua_Debug and
+ * allocate nothing. The stack is our own, so that running out of the C stack is reported too. */
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 #include "host.h"
+#include "worker.h"
 
 static char stack[64 * 1024];
 static volatile sig_atomic_t reporting;
@@ -41,17 +43,25 @@ static bool put_line(lua_State *L) {
   return false;
 }
 
+/* One of those that read images: the line and the operator of the main thread have nothing to do with it. */
+static bool in_worker(void) {
+  char name[16] = "";
+  return prctl(PR_GET_NAME, name) == 0 && strcmp(name, WORKER_NAME) == 0;
+}
+
 static void on_crash(int sig) {
   signal(sig, SIG_DFL);
   if (!reporting) {
     reporting = 1; /* a second fault in here dies without a word */
     const char *op = core_running_op;
+    bool worker = in_worker();
     put("medxai-run: ");
     lua_State *L = signals_running();
-    if (L) put_line(L);
+    if (L && !worker) put_line(L);
     put("crash: ");
     put(signals_name(sig));
-    if (op) { put(" in operator "); put(op); }
+    if (worker) put(" in a thread that reads images");
+    else if (op) { put(" in operator "); put(op); }
     else put(" outside any operator");
     put(". Files written so far are whole.\n");
   }

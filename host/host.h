@@ -57,7 +57,7 @@ extern const char *volatile core_running_op;   /* set by the core while an opera
 int module_open(lua_State *L);       /* require "medxai.host" */
 void module_warn(lua_State *L, const char *message);
 void module_lua_warning(void *state, const char *piece, int more); /* for lua_setwarnf */
-int module_finish(lua_State *L, int code); /* runs at_exit functions, counts warnings; new exit code */
+int module_finish(lua_State *L, int code); /* runs at_exit functions, counts warnings, flushes; new exit code */
 
 /* ---- report.c ---- */
 int report_handler(lua_State *L);                /* message handler for lua_pcall */

@@ -2,7 +2,7 @@
  * so that a network can be described before there are tensors.
  *   open(path) -> archive, or nil and why ("is cut short ..."); archive:names(), archive:size(name) (nil: absent),
  *   archive:read(name) -> bytes, or nil and why; archive:close()
- *   pack(folder, { { name, bytes } ... }) -> the bytes of such an archive
+ *   write(path, folder, { { name, bytes } ... }) -> true, or nil and why: such an archive, written whole or not at all
  * It refuses what zip.h refuses; a record's bytes are checked against its CRC-32. */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include "zip.h"
 
 #define ARCHIVE "medxai.archive"
-#define PACKING "medxai.archive.packing"
+#define WRITING "medxai.archive.writing"
 
 typedef struct archive { int fd; zip_reader *zip; } archive;
 
@@ -96,40 +96,53 @@ static int archive_read(lua_State *L) {
   return 1;
 }
 
-/* What packing holds outside Lua's memory. */
-typedef struct packing { FILE *f; zip_writer *w; char *bytes; size_t n; } packing;
+/* What writing holds outside Lua's memory. */
+typedef struct writing { whole_file file; zip_writer *zip; } writing;
 
-static int packing_gc(lua_State *L) {
-  packing *p = luaL_checkudata(L, 1, PACKING);
-  zip_writer_free(p->w);
-  if (p->f) fclose(p->f);
-  free(p->bytes);
-  memset(p, 0, sizeof *p);
+static int writing_gc(lua_State *L) {
+  writing *w = luaL_checkudata(L, 1, WRITING);
+  whole_file_abandon(&w->file);
+  zip_writer_free(w->zip);
+  w->zip = NULL;
   return 0;
 }
 
-static int archive_pack(lua_State *L) {
-  const char *folder = luaL_checkstring(L, 1);
-  luaL_checktype(L, 2, LUA_TTABLE);
-  packing *p = lua_newuserdatauv(L, sizeof *p, 0);
-  memset(p, 0, sizeof *p);
-  luaL_setmetatable(L, PACKING);
-  p->f = open_memstream(&p->bytes, &p->n);
-  p->w = p->f ? zip_writer_new(p->f, folder) : NULL;
-  bool ok = p->w != NULL;
-  lua_Integer count = (lua_Integer)lua_rawlen(L, 2);
-  for (lua_Integer i = 1; ok && i <= count; i++) {
+/* Writes the records of the list at index 3: 0, or an errno. */
+static int write_records(lua_State *L, zip_writer *zip) {
+  lua_Integer count = (lua_Integer)lua_rawlen(L, 3);
+  for (lua_Integer i = 1; i <= count; i++) {
     size_t n;
-    lua_rawgeti(L, 2, i);
+    lua_rawgeti(L, 3, i);
     lua_rawgeti(L, -1, 1);
     lua_rawgeti(L, -2, 2);
     const char *name = luaL_checkstring(L, -2), *bytes = luaL_checklstring(L, -1, &n);
-    ok = zip_write(p->w, name, bytes, n);
+    errno = ENOMEM;
+    if (!zip_write(zip, name, bytes, n)) return errno;
     lua_pop(L, 3);
   }
-  ok = ok && zip_finish(p->w) && fflush(p->f) == 0;
-  if (!ok) return luaL_error(L, "archive: cannot be packed (%s)", strerror(errno));
-  lua_pushlstring(L, p->bytes, p->n);
+  errno = ENOMEM;
+  return zip_finish(zip) ? 0 : errno;
+}
+
+static int archive_write(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1), *folder = luaL_checkstring(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  writing *w = lua_newuserdatauv(L, sizeof *w, 0);
+  *w = (writing){ .file.fd = -1 };
+  int code = whole_file_open(&w->file, path);
+  if (!code) {
+    luaL_setmetatable(L, WRITING);
+    w->zip = zip_writer_new(&w->file, folder);
+    code = w->zip ? write_records(L, w->zip) : ENOMEM;
+    if (!code) code = whole_file_commit(&w->file);
+    whole_file_abandon(&w->file);
+  }
+  if (code) {
+    lua_pushnil(L);
+    lua_pushfstring(L, "cannot write '%s': %s", path, strerror(code));
+    return 2;
+  }
+  lua_pushboolean(L, true);
   return 1;
 }
 
@@ -149,9 +162,9 @@ int luaopen_medxai_archive(lua_State *L) {
   static const luaL_Reg methods[] = {
     { "names", archive_names }, { "size", archive_size }, { "read", archive_read }, { "close", archive_close }, { NULL, NULL }
   };
-  static const luaL_Reg functions[] = { { "open", archive_open }, { "pack", archive_pack }, { NULL, NULL } };
+  static const luaL_Reg functions[] = { { "open", archive_open }, { "write", archive_write }, { NULL, NULL } };
   new_type(L, ARCHIVE, archive_close, methods);
-  new_type(L, PACKING, packing_gc, NULL);
+  new_type(L, WRITING, writing_gc, NULL);
   luaL_newlib(L, functions);
   return 1;
 }

@@ -16,6 +16,7 @@
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
+#include "whole_file.h"
 
 #define HOLD "medxai.file.lock"
 
@@ -58,12 +59,6 @@ static int failed(lua_State *L, const char *verb, const char *path, int code) {
   return 3;
 }
 
-static int done(lua_State *L, int rc, const char *verb, const char *path) {
-  if (rc != 0) return failed(L, verb, path, errno);
-  lua_pushboolean(L, true);
-  return 1;
-}
-
 /* Paths with a zero byte would be cut short silently by the system. */
 static const char *check_path(lua_State *L, int arg) {
   size_t n;
@@ -73,75 +68,24 @@ static const char *check_path(lua_State *L, int arg) {
   return path;
 }
 
-static int write_all(int fd, const char *bytes, size_t n) {
-  while (n > 0) {
-    ssize_t k = write(fd, bytes, n);
-    if (k < 0) {
-      if (errno == EINTR) continue;
-      return -1;
-    }
-    bytes += k;
-    n -= (size_t)k;
-  }
-  return 0;
-}
-
-/* Closes fd always; keeps the first error in errno. */
-static int finish(int fd, int rc, bool sync) {
-  int code = errno;
-  if (rc == 0 && sync && fsync(fd) != 0) { rc = -1; code = errno; }
-  if (close(fd) != 0 && rc == 0) { rc = -1; code = errno; }
-  errno = code;
-  return rc;
-}
-
-/* Some file systems refuse fsync of a folder with EINVAL: there is nothing more to be done there. */
-static int sync_path(const char *path) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -1;
-  int rc = fsync(fd);
-  if (rc != 0 && errno == EINVAL) rc = 0;
-  return finish(fd, rc, false);
+static int done(lua_State *L, int code, const char *verb, const char *path) { /* code: 0 or an errno */
+  if (code != 0) return failed(L, verb, path, code);
+  lua_pushboolean(L, true);
+  return 1;
 }
 
 /* file.sync(path): the file's or folder's content is on the disk. */
 static int file_sync(lua_State *L) {
   const char *path = check_path(L, 1);
-  return done(L, sync_path(path), "cannot sync", path);
-}
-
-/* The folder of path in a userdata string on the stack. */
-static const char *push_folder(lua_State *L, const char *path) {
-  const char *slash = strrchr(path, '/');
-  if (!slash) return lua_pushliteral(L, ".");
-  return slash == path ? lua_pushliteral(L, "/") : lua_pushlstring(L, path, (size_t)(slash - path));
+  return done(L, whole_file_sync(path), "cannot sync", path);
 }
 
 /* file.write(path, bytes): the whole new content or, on any failure, the old file untouched. */
 static int file_write(lua_State *L) {
-  static unsigned counter;
   const char *path = check_path(L, 1);
   size_t n;
   const char *bytes = luaL_checklstring(L, 2, &n);
-  lua_settop(L, 2);
-  const char *folder = push_folder(L, path);
-  const char *slash = strrchr(path, '/');
-  const char *tmp;
-  int fd;
-  do { /* a process that was killed may have had our number (in a container it often does) and left a file of this name */
-    lua_settop(L, 3);
-    tmp = lua_pushfstring(L, "%s/.%s.tmp%d-%d", folder, slash ? slash + 1 : path, (int)getpid(), (int)counter++);
-    fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  } while (fd < 0 && errno == EEXIST);
-  if (fd < 0) return failed(L, "cannot write", path, errno);
-  int rc = finish(fd, write_all(fd, bytes, n), true);
-  if (rc == 0) rc = rename(tmp, path);
-  if (rc != 0) {
-    int code = errno;
-    unlink(tmp);
-    return failed(L, "cannot write", path, code);
-  }
-  return done(L, sync_path(folder), "cannot sync", folder);
+  return done(L, whole_file_put(path, bytes, n), "cannot write", path);
 }
 
 /* file.create(path, bytes): a new file with this content, synced; nil, text, "EEXIST" where there is one already.
@@ -150,14 +94,13 @@ static int file_create(lua_State *L) {
   const char *path = check_path(L, 1);
   size_t n;
   const char *bytes = luaL_optlstring(L, 2, "", &n);
-  int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0) return failed(L, "cannot create", path, errno);
-  if (finish(fd, write_all(fd, bytes, n), true) != 0) {
-    int code = errno;
-    unlink(path);
-    return failed(L, "cannot create", path, code);
-  }
-  return done(L, 0, "", path);
+  return done(L, whole_file_create(path, bytes, n), "cannot create", path);
+}
+
+/* file.tidy(folder): removes what dead writers have left there. */
+static int file_tidy(lua_State *L) {
+  const char *path = check_path(L, 1);
+  return done(L, whole_file_tidy(path), "cannot list", path);
 }
 
 /* file.append(path, bytes [, synced]): one write at the end; what a full disk cut off is taken back. */
@@ -166,16 +109,7 @@ static int file_append(lua_State *L) {
   size_t n;
   const char *bytes = luaL_checklstring(L, 2, &n);
   bool sync = lua_toboolean(L, 3);
-  int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd < 0) return failed(L, "cannot append to", path, errno);
-  off_t before = lseek(fd, 0, SEEK_END);
-  int rc = write_all(fd, bytes, n);
-  if (rc != 0 && before >= 0) {
-    int code = errno;
-    if (ftruncate(fd, before) != 0) { /* a torn last line stays; readers skip it */ }
-    errno = code;
-  }
-  return done(L, finish(fd, rc, sync), "cannot append to", path);
+  return done(L, whole_file_append(path, bytes, n, sync), "cannot append to", path);
 }
 
 /* file.truncate(path, bytes) */
@@ -183,7 +117,7 @@ static int file_truncate(lua_State *L) {
   const char *path = check_path(L, 1);
   lua_Integer n = luaL_checkinteger(L, 2);
   luaL_argcheck(L, n >= 0, 2, "size must not be negative");
-  return done(L, truncate(path, (off_t)n), "cannot truncate", path);
+  return done(L, truncate(path, (off_t)n) == 0 ? 0 : errno, "cannot truncate", path);
 }
 
 /* Reads fd to its end into h->mem; returns 0 or an errno. */
@@ -223,21 +157,21 @@ static int file_read(lua_State *L) {
   return 1;
 }
 
-/* file.rename(from, to): atomic within a file system; replaces to; the folder of to is synced. */
+/* file.rename(from, to): atomic within a file system; replaces to; both folders are synced. */
 static int file_rename(lua_State *L) {
   const char *from = check_path(L, 1), *to = check_path(L, 2);
   if (rename(from, to) != 0) return failed(L, "cannot rename", from, errno);
-  const char *folder = push_folder(L, to);
-  return done(L, sync_path(folder), "cannot sync", folder);
+  int code = whole_file_sync_folder(to);
+  return done(L, code ? code : whole_file_sync_folder(from), "cannot sync the folder of", to);
 }
 
 /* file.remove(path): a file or an empty folder. */
 static int file_remove(lua_State *L) {
   const char *path = check_path(L, 1);
-  return done(L, remove(path), "cannot remove", path);
+  return done(L, remove(path) == 0 ? 0 : errno, "cannot remove", path);
 }
 
-/* file.mkdir(path): the folder and those above it; fine where it is there already. */
+/* file.mkdir(path): the folder and those above it, each synced when made; fine where it is there already. */
 static int file_mkdir(lua_State *L) {
   const char *path = check_path(L, 1);
   char part[4096];
@@ -248,8 +182,12 @@ static int file_mkdir(lua_State *L) {
     memcpy(part, path, i);
     part[i] = 0;
     struct stat st;
-    if (mkdir(part, 0777) == 0) continue;
-    int code = errno;
+    int code = mkdir(part, 0777) == 0 ? 0 : errno;
+    if (code == 0) {
+      code = whole_file_sync_folder(part);
+      if (code != 0) return failed(L, "cannot sync the folder of", part, code);
+      continue;
+    }
     if (code != EEXIST && code != EISDIR) return failed(L, "cannot make folder", part, code);
     if (stat(part, &st) != 0 || !S_ISDIR(st.st_mode)) return failed(L, "cannot make folder", part, ENOTDIR);
   }
@@ -263,6 +201,8 @@ static int file_mkdtemp(lua_State *L) {
   if (snprintf(path, sizeof path, "%sXXXXXX", prefix) >= (int)sizeof path)
     return failed(L, "cannot make folder", prefix, ENAMETOOLONG);
   if (!mkdtemp(path)) return failed(L, "cannot make folder", path, errno);
+  int code = whole_file_sync_folder(path);
+  if (code != 0) return failed(L, "cannot sync the folder of", path, code);
   lua_pushstring(L, path);
   return 1;
 }
@@ -377,6 +317,7 @@ static const luaL_Reg functions[] = {
   { "rename",     file_rename },
   { "stat",       file_stat },
   { "sync",       file_sync },
+  { "tidy",       file_tidy },
   { "truncate",   file_truncate },
   { "write",      file_write },
   { NULL, NULL }

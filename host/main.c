@@ -96,15 +96,6 @@ static void hold_standard_files(void) {
   if (fd >= 0) close(fd);
 }
 
-/* What was printed and could not be written (a full disk behind > FILE) must not pass for done; a reader that has gone may. */
-static int finish_output(int code) {
-  errno = 0;
-  bool lost = fflush(stdout) != 0 || ferror(stdout);
-  if (!lost || code != EXIT_DONE || errno == EPIPE) return code;
-  fputs("medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n", stderr);
-  return EXIT_FAILED;
-}
-
 int main(int argc, char **argv) {
   host_options *o = &the_host.options;
   hold_standard_files();
@@ -125,7 +116,7 @@ int main(int argc, char **argv) {
   lua_pushcfunction(L, state_prepare);
   int status = lua_pcall(L, 0, 0, 1);
   int code = status != LUA_OK ? report_failure(L, status) : run_all(L, o);
-  code = finish_output(module_finish(L, code));
+  code = module_finish(L, code);
   signals_leave();
   lua_close(L);
   paths_free(&the_host.paths);

@@ -1,5 +1,6 @@
 /* require "medxai.host": what the Lua library may know of the program and ask of it. Warnings and the functions to run
  * at the end live here too. It refuses to hold policy: what a run does with an option is the library's business. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,17 @@ static int finish(lua_State *L) { /* code -> code */
   return 1;
 }
 
+/* What was printed and could not be written (a full disk behind > FILE) must not pass for done; a reader that has gone
+ * may. */
+static int finish_output(int code) {
+  errno = 0;
+  bool lost = fflush(stdout) != 0 || ferror(stdout);
+  if (!lost || code != EXIT_DONE || errno == EPIPE) return code;
+  fputs("medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n",
+        stderr);
+  return EXIT_FAILED;
+}
+
 int module_finish(lua_State *L, int code) {
   signals_finish();
   lua_pushcfunction(L, finish);
@@ -176,6 +188,7 @@ int module_finish(lua_State *L, int code) {
   int status = lua_pcall(L, 1, 1, 0);
   if (status == LUA_OK) { code = (int)lua_tointeger(L, -1); lua_pop(L, 1); }
   else if (code == EXIT_DONE) code = report_failure(L, status);
+  code = finish_output(code);
   fflush(NULL);
   return code;
 }

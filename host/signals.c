@@ -1,6 +1,8 @@
 /* SIGINT and SIGTERM (and SIGPIPE, when the reader of our output has gone): the first sets a flag and stops Lua code at
  * its next instruction, libtorch at its next operator; a second SIGINT or SIGTERM kills at once. No pcall and no coroutine
- * of the experiment can swallow the stop. It refuses to do work in a handler: flag, lua_sethook, nothing else. */
+ * of the experiment can swallow the stop, no __close keeps it for long. Lua knows no hooks in a finalizer (__gc), and
+ * in the closers of a coroutine that was stopped within a C function such as table.sort: there the first signal waits.
+ * It refuses to do work in a handler: flag, lua_sethook, nothing else. */
 #include <pthread.h>
 #include <string.h>
 #include <termios.h>
@@ -39,12 +41,24 @@ const char *signals_name(int sig) {
   }
 }
 
+static void stop_hook(lua_State *L, lua_Debug *ar);
+
+/* What runs in L, closers first of all, is stopped again after a while. */
+static void give_grace(lua_State *L) { lua_sethook(L, stop_hook, LUA_MASKCOUNT, GRACE_INSTRUCTIONS); }
+
+static int interrupted(lua_State *L) {
+  give_grace(L);
+  lua_pushliteral(L, "interrupted");
+  return lua_error(L);
+}
+
+/* A coroutine is left by a yield where that can be: after an error out of a hook, Lua would run its closers without
+ * hooks, and one without end could not be stopped. */
 static void stop_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
-  if (!signals_caught) { lua_sethook(L, NULL, 0, 0); return; } /* cleared meanwhile */
-  lua_sethook(L, stop_hook, LUA_MASKCOUNT, GRACE_INSTRUCTIONS);
-  lua_pushliteral(L, "interrupted");
-  lua_error(L);
+  if (!signals_caught) lua_sethook(L, NULL, 0, 0); /* cleared meanwhile */
+  else if (lua_isyieldable(L)) lua_yield(L, 0);
+  else interrupted(L);
 }
 
 static void die_of(int sig) {
@@ -55,7 +69,7 @@ static void die_of(int sig) {
 
 static void on_stop(int sig) {
   if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; } /* Lua belongs to one thread */
-  if (signals_caught || stopped_by) {
+  if (signals_caught || stopped_by || !running) {
     if (sig != SIGPIPE) die_of(sig);
     return;
   }
@@ -93,11 +107,6 @@ void signals_leave(void) { running = NULL; }
 int signals_stopped_by(void) { return stopped_by ? stopped_by : signals_caught; }
 
 /* ---- pcall, xpcall: as Lua's, but an interrupt goes through them ---- */
-
-static int interrupted(lua_State *L) {
-  lua_pushliteral(L, "interrupted");
-  return lua_error(L);
-}
 
 static int finish_call(lua_State *L, int status, lua_KContext first) { /* results from index first */
   if (status != LUA_OK && status != LUA_YIELD) {
@@ -145,7 +154,7 @@ static int guarded_xpcall(lua_State *L) { /* f, handler, ... */
 
 /* The signal may have come when `running` named another one: then the hook is missing here. */
 static void ensure_hook(lua_State *L) {
-  if (signals_caught && lua_gethook(L) != stop_hook) lua_sethook(L, stop_hook, LUA_MASKCOUNT, 1);
+  if (signals_caught && lua_gethook(L) != stop_hook) give_grace(L);
 }
 
 /* Calls the function below n arguments on top while co is the one that runs. */
@@ -159,6 +168,16 @@ static int call_in(lua_State *L, lua_State *co, int n) {
   return status;
 }
 
+/* Leaves a coroutine for good after a stop: its closers run. */
+static int leave(lua_State *L, lua_State *co) {
+  lua_State *before = running;
+  running = co;
+  give_grace(co);
+  if (lua_status(co) == LUA_YIELD) lua_resetthread(co);
+  running = before;
+  return interrupted(L);
+}
+
 static int guarded_resume(lua_State *L) { /* upvalue 1: Lua's resume */
   lua_State *co = lua_tothread(L, 1);
   luaL_argexpected(L, co, 1, "coroutine");
@@ -167,16 +186,29 @@ static int guarded_resume(lua_State *L) { /* upvalue 1: Lua's resume */
   lua_insert(L, 1);
   int status = call_in(L, co, n);
   if (status != LUA_OK) return lua_error(L);
-  if (signals_caught && !lua_toboolean(L, 1)) return interrupted(L);
+  if (signals_caught) return leave(L, co);
   return lua_gettop(L);
 }
 
 static int resume_wrapped(lua_State *L) { /* upvalues: the function that Lua's wrap made, its coroutine */
+  lua_State *co = lua_tothread(L, lua_upvalueindex(2));
   int n = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_insert(L, 1);
-  if (call_in(L, lua_tothread(L, lua_upvalueindex(2)), n) != LUA_OK) return lua_error(L);
-  return lua_gettop(L);
+  int status = call_in(L, co, n);
+  if (signals_caught) return leave(L, co);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+static int guarded_close(lua_State *L) { /* upvalue 1: Lua's close */
+  lua_State *co = lua_tothread(L, 1);
+  luaL_argexpected(L, co, 1, "coroutine");
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  int status = call_in(L, co, 1);
+  if (signals_caught) return interrupted(L);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
 }
 
 static int guarded_wrap(lua_State *L) { /* upvalue 1: Lua's wrap, whose function keeps its coroutine as first upvalue */
@@ -202,5 +234,6 @@ void signals_guard_library(lua_State *L) {
   lua_getglobal(L, "coroutine");
   guard_coroutine(L, "resume", guarded_resume);
   guard_coroutine(L, "wrap", guarded_wrap);
+  guard_coroutine(L, "close", guarded_close);
   lua_pop(L, 1);
 }

@@ -1,5 +1,6 @@
 -- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, against its maps in float64 on small networks with ReLU and SiLU
--- (tests/reference/cam.py toy): as it is against compat, with out-of-place rectifiers against our default. Signs of principal
+-- (tests/reference/cam.py toy): as it is against compat, with out-of-place rectifiers and nothing added to divisors against
+-- our default. Signs of principal
 -- components are the reference's, image by image and view by view; that ours follow their own rule is tested in cam_core.
 local t = require "t"
 local tiny = require "tinyexplain"
@@ -40,7 +41,7 @@ local function entry_of(cell)
 end
 
 -- Our map of one image (H, W), its principal components turned as the reference's were.
-local function signed_map(store, record, cell, number, method)
+local function signed_map(store, record, cell, number, method, compat)
   local correlations = record.facts and record.facts.sign_correlation
   if not correlations then return store:map(record) end
   if type(correlations) ~= "table" then correlations = { correlations } end
@@ -56,7 +57,8 @@ local function signed_map(store, record, cell, number, method)
     end
     turned[k] = views == 1 and raw:squeeze(1) or raw
   end
-  return map.from_raw(turned, 24, 34, { views = batches.views, cut = method.cut, once = method.once }):squeeze(0)
+  return map.from_raw(turned, 24, 34, { views = batches.views, cut = method.cut, once = method.once,
+    compat = compat, precision = "float64" }):squeeze(0)
 end
 
 local function run_group(key, cells)
@@ -80,7 +82,7 @@ local function compare(groups, key, change)
       local record = result.records[(number - 1) * #groups[key] + k]
       t.equal(record.method, cell.method)
       local method = require("medxai.explain." .. cell.method)
-      local made = signed_map(store, record, change and change(cell) or cell, number, method)
+      local made = signed_map(store, record, change and change(cell) or cell, number, method, key:find " asis$")
       local rows, columns = torch.arange(0, 24, 2), torch.arange(0, 34, 2)
       local off = (made:index_select(0, rows):index_select(1, columns):double() - reference:select(0, cell.row):select(0, number - 1):double()):abs():max():item()
       if not (off <= worst) then worst, where = off, cell.method .. " " .. cell.smoothing .. " image " .. number end

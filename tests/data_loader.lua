@@ -200,6 +200,58 @@ t.test("every failing allocation of a set and a loader is an error, and nothing 
   end
 end)
 
+t.test("a set whose sizes do not fit is refused: a picture of another size would be read beyond its end", function()
+  local function set(o) return core.loader.set(o) end
+  local small = "dataset: resize_px is too small (expected at least size_px, 64, got %d)."
+  t.fails(function() set { size_px = 64 } end, small:format(0))
+  t.fails(function() set { size_px = 64, resize_px = 63 } end, small:format(63))
+  t.fails(function() set { size_px = (1 << 32) + 64, resize_px = 64 } end,
+    "dataset: size_px is wrong (expected 1 to 8192, got 4294967360).")
+  t.fails(function() set { size_px = 64, phantom = { size_px = 32 } } end,
+    "dataset: phantoms of 32 pixels do not fit size_px 64. Give resize_px.")
+  local drawn = set { size_px = 64, resize_px = 64, phantom = { size_px = 32 } }
+  t.equal(drawn:pixels(drawn:add("drawn", nil, 0)).shape, { 64, 64, 1 })
+  t.fails(function() drawn:add("drawn", nil, 1 << 32) end,
+    "dataset: label 4294967296 is wrong (expected 0 to 2147483647).")
+end)
+
+t.test("a set that a loader or a scan is using takes no images", function()
+  for _, use in ipairs { function(s) return s:loader { order = { 1 } } end, function(s) return s:scan({ 1 }, 2) end } do
+    local set = core.loader.set { size_px = 16, phantom = { size_px = 16 } }
+    set:add("drawn", nil, 0)
+    local user = use(set)
+    local used = "dataset: a loader or a scan is using the set. "
+    t.fails(function() set:add("drawn", nil, 0) end, used .. "Close it before images are added.")
+    user:close()
+    t.equal(set:add("drawn", nil, 0), 2)
+  end
+end)
+
+t.test("a batch that found no memory is given by the next call: none is skipped", function()
+  local set <close> = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0, phantom = { size_px = 16 } }
+  for i = 0, 5 do set:add("phantom", nil, i % 3, i) end
+  local native <close> = set:loader { order = { 1, 2, 3, 4, 5, 6 }, batch = 2, threads = 1 }
+  local firsts = {}
+  for _ = 1, 3 do
+    core.memory.fail_after(0, 2) -- the second try too
+    t.fails_like(function() return native:next() end, "^out of memory: dataset ")
+    core.memory.fail_after(-1)
+    firsts[#firsts + 1] = select(3, native:next())
+  end
+  t.equal({ firsts, (native:next()) }, { { 1, 3, 5 } })
+end)
+
+t.test("a loader and a scan outlive the set that they read", function()
+  local set = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0, phantom = { size_px = 16 } }
+  for i = 0, 5 do set:add("phantom", nil, i % 3, i) end
+  local native <close> = set:loader { order = { 1, 2, 3, 4, 5, 6 }, batch = 2, threads = 2 }
+  local scan <close> = set:scan({ 1, 2, 3, 4, 5, 6 }, 2)
+  do local _ <close> = set end
+  t.fails(function() return set:count() end, "dataset: the set is closed.")
+  t.equal({ select(3, native:next()), (select(3, native:next())) }, { 1, 3 })
+  while not scan:wait(1) do end
+end)
+
 t.test("an interrupt ends a wait for the threads, not only the work that they have", function()
   -- 20,000 images of 2048 pixels are an hour of drawing: a wait that is not ended runs into the test's own limit of two minutes
   local script = t.write(t.tmpdir() .. "/e.lua", [[

@@ -114,6 +114,24 @@ t.test("images whose mask cannot be used are left out and listed; skip leaves th
   os.execute("rm -rf " .. t.quote(dir .. ".masked"))
 end)
 
+t.test("masks of another size are left out, or stretched as mask_resize says, as while training", function()
+  local base = t.tmpdir()
+  local dir = make_set(base .. "/data")
+  local odd = dir .. "/Lung Segmentation Data/Val/Normal/lung masks/x2.png"
+  image.save(odd, image.resize(lung_mask(), 31, 29, "nearest"))
+  local r = make(("root = %q, out = %q"):format(dir, base .. "/left"))
+  t.ok(r.err:find("Val/Normal/images/x2.png: the mask cannot be used (it is 31 x 29, its image 56 x 48; "
+    .. "mask_resize = 'nearest' would stretch it).", 1, true), r.err)
+  r = make(("root = %q, out = %q, mask_resize = 'bilinear'"):format(dir, base .. "/masked"))
+  t.equal(r.code, 0, r.err)
+  local scope <close> = require("medxai.core").memory.scope()
+  local fly = xai.dataset.covid_qu_ex { root = dir, mask = "lungs", size_px = 32, resize_px = 40, mask_resize = "bilinear" }
+  local copies = xai.dataset.masked_folders { root = base .. "/masked", size_px = 32, resize_px = 40 }
+  for i = 1, fly.val.n do t.equal(image.digest(fly.val:pixels(i)), image.digest(copies.val:pixels(i))) end
+  r = make(("root = %q, out = %q, mask_resize = 'nearest'"):format(dir, base .. "/masked"))
+  t.ok(r.err:find("holds copies with mask_resize = bilinear (here: nearest). Give another out, or remove it.", 1, true), r.err)
+end)
+
 t.test("it writes neither into its input, nor around it, nor over other files", function()
   local dir = make_set(t.tmpdir() .. "/data")
   for _, out in ipairs { dir, dir .. "/masked", dir:match "^(.*)/" } do

@@ -3,6 +3,7 @@ local t = require "t"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 local image = require("medxai.core").image
+local png = require "png"
 
 local function empty(h, w)
   local m = {}
@@ -127,7 +128,7 @@ t.test("masks that do not fit are errors that name the file", function()
   end)
   local data = xai.dataset.covid_qu_ex { root = small, mask = "lungs", size_px = 32 }
   local message = "dataset: the lung mask 'Val/Normal/lung masks/a.png' does not fit its image 'Val/Normal/images/a.png' (expected 40 x 40, got 20 x 20). "
-    .. "Repair it, or list the image in skip.txt."
+    .. "Repair it, write mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt."
   t.fails(function() data.val:batch { 3 } end, message)
   t.fails(function() data:check() end, message)
   t.fails(function() data.val:mask(3, "lungs") end, message)
@@ -153,6 +154,61 @@ t.test("masks that do not fit are errors that name the file", function()
   t.fails(function() xai.dataset.covid_qu_ex { root = half, mask = "lungs", size_px = 32 }:check() end,
     "dataset: the lung mask 'Test/Non-COVID/lung masks/a.png' cannot be used (it shows no lung in its left half). "
     .. "Repair it, or list its image 'Test/Non-COVID/images/a.png' in skip.txt.")
+end)
+
+t.test("mask_resize stretches masks of another size, as Pillow would, for the network's input and for metrics", function()
+  local big, own = nil, nil
+  local dir = make_set(t.tmpdir(), 40, 44, function(path, x, mask)
+    if path == "Val/Normal" then
+      big, own = x, image.resize(mask, 23, 31, "nearest")
+      mask = own
+    end
+    return x, mask
+  end)
+  local function stretched(how)
+    if how == "nearest" then return image.resize(own, 44, 40, "nearest") end
+    return image.resize(own, 44, 40):ge(128):to("uint8"):mul(255):contiguous()
+  end
+  for _, how in ipairs { "nearest", "bilinear" } do
+    for _, mode in ipairs { "lungs", "outside" } do
+      local data = xai.dataset.covid_qu_ex { root = dir, mask = mode, size_px = 32, resize_px = 36, mask_resize = how }
+      t.equal(image.digest(data.val:pixels(3)), image.digest(image.fit(image.mask(big, stretched(how), mode), 36, 32)), how)
+      t.ok(data.val:mask(3, "lungs"):eq(image.fit(stretched(how), 36, 32, "nearest"):ne(0):to "uint8"):all():item())
+      t.equal(data.config.mask_resize, how)
+    end
+    local same = image.mask(big, own, "lungs", how)
+    t.equal(image.digest(same), image.digest(image.mask(big, stretched(how), "lungs")))
+  end
+  t.fails(function() image.mask(big, own, "lungs") end, "image.mask: the mask cannot be used (it is 23 x 31, its image 44 x 40; "
+    .. "mask_resize = 'nearest' would stretch it).")
+  t.fails(function() xai.dataset.covid_qu_ex { root = dir, mask_resize = "cubic" } end,
+    "covid_qu_ex: option 'mask_resize' is wrong (expected 'nearest' or 'bilinear', got string 'cubic').")
+end)
+
+t.test("a mask that marks the whole picture, or has its content in the alpha channel, is no mask", function()
+  local function with(bytes)
+    local dir = make_set(t.tmpdir(), 20, 24)
+    t.write(dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png", bytes)
+    return xai.dataset.covid_qu_ex { root = dir, size_px = 16, mask = "lungs" }, dir
+  end
+  local function inside(x, y) return x > 3 and x < 20 and y > 3 end
+  local whole = "it marks the whole picture"
+  local alpha = "its colour is the same everywhere, its content lies in the alpha channel. Save that as grey values"
+  for _, case in ipairs {
+    { whole, 0, function() return 255 end }, { whole, 0, function() return 1 end }, { whole, 2, function() return 200 end },
+    { whole, 4, function() return 255 end }, { alpha, 4, function(x, y, c) return c == 0 and 255 or inside(x, y) and 255 or 0 end },
+    { alpha, 6, function(x, y, c) return c < 3 and 0 or inside(x, y) and 255 or 0 end } } do
+    local data, dir = with(png.bytes(24, 20, case[2], 8, case[3]))
+    local message = ("dataset: cannot read the lung mask 'Test/Normal/lung masks/a.png' (%s). Repair it, or list its image "
+      .. "'Test/Normal/images/a.png' in skip.txt."):format(case[1])
+    t.fails(function() data:check() end, message)
+    t.fails(function() data.test:mask(3, "lungs") end, message)
+    local path = dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png"
+    t.fails(function() image.load_mask(path) end, ("image.load_mask: cannot read '%s' (%s)."):format(path, case[1]))
+  end
+  -- colour that says something counts, whatever lies in the alpha channel
+  local data = with(png.bytes(24, 20, 4, 8, function(x, y, c) return c == 0 and inside(x, y) and 255 or x end))
+  t.equal(data.test:mask(3, "lungs"):max():item(), 1)
 end)
 
 t.test("mean and std, channels_last and labels reach the batch as torchvision would make it", function()

@@ -86,12 +86,35 @@ t.test("a missing folder says what was looked for and what is there", function()
     ("dataset: no split folders in '%s' (looked for Train, Val and Test; there: notes, x-rays). Give the folder above them as root = 'DIR' or --data DIR."):format(dir))
 end)
 
-t.test("a missing or empty class is an error", function()
+t.test("a missing or empty class of the training split is an error", function()
   local dir = covid_tree()
-  sh("rm '%s'/*/Val/Normal/images/*.png", dir)
-  t.fails(function() open_covid(dir) end, "dataset: class 'Normal' is empty: no PNG or JPEG in 'Val/Normal/images' (there: nothing).")
-  sh("rm -r '%s'/*/Val/Normal", dir)
-  t.fails(function() open_covid(dir) end, ("dataset: class 'Normal' is missing in Val (no folder '%s/Lung Segmentation Data/Val/Normal/images'; there: COVID-19, Non-COVID)."):format(dir))
+  sh("rm '%s'/*/Train/Normal/images/*.png", dir)
+  t.fails(function() open_covid(dir) end, "dataset: class 'Normal' is empty: no PNG or JPEG in 'Train/Normal/images' (there: nothing).")
+  sh("rm -r '%s'/*/Train/Normal", dir)
+  t.fails(function() open_covid(dir) end, ("dataset: class 'Normal' is missing in Train (no folder '%s/Lung Segmentation Data/Train/Normal/images'; there: COVID-19, Non-COVID)."):format(dir))
+end)
+
+t.test("another split may lack a class: a note says so, labels stay; a misspelt one, or none at all, is an error", function()
+  local dir = covid_tree()
+  sh("rm '%s'/*/Test/COVID-19/images/*.png && rm -r '%s'/*/Val/Non-COVID", dir, dir)
+  local data = open_covid(dir)
+  t.equal(data.notes, { "val has no image of the class 'Non-COVID'", "test has no image of the class 'COVID-19'" })
+  t.equal({ data.val:labels():tolist(), data.test:labels():tolist() }, { { 0, 0, 0, 2, 2, 2 }, { 1, 1, 1, 2, 2, 2 } })
+  t.equal(data:check().warnings[1], "val has no image of the class 'Non-COVID'")
+  sh("mkdir '%s/Lung Segmentation Data/Val/Non-Covid'", dir)
+  t.fails(function() open_covid(dir) end, ("dataset: class 'Non-COVID' is missing in Val (no folder "
+    .. "'%s/Lung Segmentation Data/Val/Non-COVID/images'; there: COVID-19, Non-Covid, Normal)."):format(dir))
+  local two = tree(t.tmpdir(), "", "", { "sick", "healthy", "well" }, { "1.png", "2.png" })
+  sh("rm -r '%s/Test/healthy' '%s/Test/sick'", two, two)
+  local folders = xai.dataset.folders { root = two, classes = { "healthy", "sick", "well" } }
+  t.equal(folders.test:labels():tolist(), { 2, 2 })
+  t.equal(folders.notes, { "test has no image of the classes 'healthy', 'sick'" })
+  sh("mv '%s/Val/well' '%s/Val/wel'", two, two)
+  t.fails(function() xai.dataset.folders { root = two } end,
+    "dataset: class 'well' is missing in Val (no folder 'Val/well'; there: healthy, sick, wel).")
+  sh("mv '%s/Val/wel' '%s/Val/well' && rm '%s/Test/well/'*", two, two, two)
+  t.fails(function() xai.dataset.folders { root = two } end,
+    "dataset: Test holds no image of the classes healthy, sick, well (there: well).")
 end)
 
 t.test("corrupt, empty and foreign files are named, one alone and several together; skip.txt leaves them out", function()
@@ -214,6 +237,12 @@ t.test("manifest: what is wrong in a table is told with its line", function()
   with("path,label,split\n1.png,a,train\n\"2.png,b,test\n", "manifest: m.csv:3: a quote is never closed.")
   with("path,label,split\n1.png,a,train\n./1.png,a,train\n", "manifest: m.csv:3: './1.png' is already in line 2.")
   with("path,label,split\n1.png,a,train\n2.png,,train\n", "manifest: m.csv:3: no label.")
+  with("path,label,split\n1.png,a\0,train\n",
+    "manifest: m.csv:2: there are zero bytes (is it UTF-16?). Save the table as UTF-8.")
+  local blanks = (" "):rep(300000) -- looked at once: at each of them to the end would take minutes
+  with("path,label,spl" .. blanks .. "it\n",
+    "manifest: m.csv has no column 'split' (its header: path, label, spl" .. blanks .. "it).")
+  with("path,label,split\n" .. blanks .. "\n", "manifest: m.csv has no rows.")
   with("path,label,split,label\n1.png,a,train,b\n", "manifest: m.csv:1: the column 'label' is there twice. Rename one.")
   with("path,label,split\n1.png,0,train\n2.png,900000000007,train\n",
     "manifest: m.csv: the labels are numbers up to 900000000007, but none is 1. Number the classes from 0, or write classes = { ... }.")

@@ -58,7 +58,7 @@ t.test("one forward and one backward serve two layers, nested ones too", functio
   t.ok(distance(alone:gradient("conv2", targets), g2) < 1e-12)
 end)
 
-t.test("a map is min-maxed with 1e-7 before it is resized, bilinearly with half-pixel centres, and again after", function()
+t.test("a map is min-maxed before it is resized, bilinearly with half-pixel centres, and again after", function()
   local raw = torch.tensor({ { { -1.0, 0.0 }, { 1.0, 3.0 } } })
   local m = map.from_raw({ raw }, 4, 4)
   local small = { { 0, 0 }, { 1 / 3, 1 } }
@@ -75,13 +75,19 @@ t.test("a map is min-maxed with 1e-7 before it is resized, bilinearly with half-
   t.near(m:squeeze(0), expected, 1e-6)
 end)
 
-t.test("statuses: ok, flat, all negative, not a number", function()
-  local raw = torch.tensor({ { { 0.0, 1.0 } }, { { 2.0, 2.0 } }, { { -2.0, -1.0 } }, { { 0 / 0, 1.0 } }, { { 1e-12, 0.0 } }, { { math.huge, 1.0 } } })
-  local maps = map.from_raw({ raw }, 1, 2)
-  local statuses = {}
-  for i, j in ipairs(map.judge({ raw }, maps)) do statuses[i] = j.status end
-  t.equal(statuses, { "ok", "flat", "all_negative", "nan", "flat", "nan" })
-  t.near(maps[1]:tolist(), { { 0, 0 } }, 0)
+t.test("statuses: ok, flat, all negative, not a number; what is flat is so by its own scale", function()
+  local raw = torch.tensor({ { { 0.0, 1.0 } }, { { 2.0, 2.0 } }, { { -2.0, -1.0 } }, { { 0 / 0, 1.0 } },
+    { { 1e-30, 0.0 } }, { { math.huge, 1.0 } }, { { 5e6, 5e6 + 4 } }, { { 5e-9, 5.01e-9 } }, { { 0.0, 0.0 } } })
+  local function judged(how)
+    local maps, statuses = map.from_raw({ raw }, 1, 2, how), {}
+    for i, j in ipairs(map.judge({ raw }, maps, how)) do statuses[i] = j.status end
+    return statuses, maps
+  end
+  local statuses, maps = judged()
+  t.equal(statuses, { "ok", "flat", "all_negative", "nan", "ok", "nan", "flat", "ok", "flat" })
+  for i, row in pairs { [1] = { 0, 0 }, [4] = { 1, 0 }, [6] = { 0, 0 }, [7] = { 0, 1 } } do t.equal(maps[i]:tolist(), { row }) end
+  local compat = judged { compat = "pytorch-grad-cam" }
+  t.equal(compat, { "ok", "flat", "all_negative", "nan", "flat", "nan", "ok", "flat", "flat" })
 end)
 
 t.test("targets: predicted, true, class by name or index, contrast, softmax", function()

@@ -100,7 +100,7 @@ t.test("what a method returns beside its map is checked: a failure of that metho
     "returned a number as array 'a' (expected a tensor)",
     "returned an array called '../a' (expected a plain name that does not begin with 'raw')",
     "returned an array called 'raw' (expected a plain name that does not begin with 'raw')",
-    "returned the status 'weird' (expected all_negative, flat, nan, ok, sign_undecided or none)",
+    "returned the status 'weird' (expected all_negative, flat, nan, ok, saturated, sign_undecided or none)",
     "returned extras of more images than the 1 that it was given",
     "ok",
     "returned facts that are no plain data: a table is neither a list nor a map (at facts, key 1)",

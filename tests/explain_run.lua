@@ -199,7 +199,8 @@ end)
 
 t.test("a flat map is zero, not noise: no metric ranks it", function()
   local dir = t.tmpdir()
-  local result = go(dir, { images = { 2 }, methods = { noise = function(x) return x:mean({ 1 }):squeeze(0) * 1e-9 end }, mask = "lesion",
+  local function noise(x) return x:mean({ 1 }):squeeze(0) * 1e-6 + 1 end
+  local result = go(dir, { images = { 2 }, methods = { noise = noise }, mask = "lesion",
     metrics = { "energy_inside", { "deletion", steps = 2, removals = { "black" } }, "confidence_increase" } })
   t.equal(tiny.statuses(result), { "flat" })
   t.equal(torch.load_npy(dir .. "/" .. result.records[1].files[1]):abs():max():item(), 0.0)

@@ -13,6 +13,13 @@ local function refused(file, text)
   t.fails(function() xai.models.exported { file = file, seed = 1 } end, "exported: '" .. file .. "' " .. text)
 end
 
+-- Writes an archive of these records, in a folder of that name.
+local function packed(name, list)
+  local file = t.tmpdir() .. "/" .. name .. ".pt2"
+  assert(archive.write(file, name, list))
+  return file
+end
+
 -- The records of an archive, in a table and in order.
 local function records_of(file)
   local opened <close> = assert(archive.open(file))
@@ -28,7 +35,7 @@ local function changed(file, change)
     local bytes = change(record[1], record[2])
     if bytes then list[#list + 1] = { record[1], bytes } end
   end
-  return t.write(t.tmpdir() .. "/changed.pt2", archive.pack("changed", list))
+  return packed("changed", list)
 end
 
 local function with_json(file, edit)
@@ -53,14 +60,13 @@ t.test("other files are told by what they hold", function()
   refused(folder .. "vit.pt", "is a file of weights, which does not say how the network computes. " .. docs)
   refused(path "bad_torchscript", "is a TorchScript program. " .. docs)
   refused(path "bad_old", "was written by torch before 2.8. Load it there with torch.export.load, and save it with torch 2.8 or later.")
-  local aoti = t.write(t.tmpdir() .. "/aoti.pt2", archive.pack("aoti", { { "archive_format", "pt2" }, { "data/aotinductor/model/a.so", "ELF" } }))
+  local aoti = packed("aoti", { { "archive_format", "pt2" }, { "data/aotinductor/model/a.so", "ELF" } })
   refused(aoti, "is an AOTInductor package, a program compiled for one kind of machine. " .. docs)
   local text = t.write(t.tmpdir() .. "/text.pt2", "no archive")
   refused(text, "is cut short or damaged (no zip directory at its end). " .. docs)
-  local two = changed(path "tied", function(_, bytes) return bytes end)
-  local list = records_of(two)
+  local list = records_of(path "tied")
   list[#list + 1] = { "models/other.json", "{}" }
-  t.write(two, archive.pack("two", list))
+  local two = packed("two", list)
   refused(two, "holds 2 networks (model, other). Save the one that is meant alone.")
 end)
 
@@ -88,8 +94,7 @@ t.test("a record that is absent, too short or changed is told by the tensor's na
 end)
 
 t.test("a description that is too large or too deep is refused before it is parsed, and nonsense by where it is", function()
-  local large = t.tmpdir() .. "/large.pt2"
-  t.write(large, archive.pack("large", { { "models/model.json", ("["):rep(100 << 20) } }))
+  local large = packed("large", { { "models/model.json", ("["):rep(100 << 20) } })
   refused(large, "describes its network in 100 MB (expected at most 64).")
   local deep = with_json(path "tied", function() return ("["):rep(100000) end)
   refused(deep, "is damaged (models/model.json: Found too many nested data structures (101) at character 101). Export it again.")
@@ -136,7 +141,7 @@ t.test("a description with any word changed gives a network or an error in words
     for _ = 1, 50 do
       local scope <close> = core.memory.scope() -- luacheck: ignore
       json[2] = changed_somewhere(text, words, random)
-      t.write(file, archive.pack("changed", list))
+      assert(archive.write(file, "changed", list))
       local ok, problem = pcall(function()
         local model <close> = xai.models.exported { file = file, seed = 1 }:eval()
         model(torch.rand(2, 3, model.size_px, model.size_px))

@@ -98,6 +98,36 @@ t.test("arguments that cannot be drawn are errors", function()
   t.fails_like(function() canvas:rect(0, 0, 1, 1, 0) end, "canvas is finished")
 end)
 
+t.test("NaN and infinite numbers are refused, and what is drawn and measured after it is right", function()
+  local width, nan = core.figure.text_width("text", 7), 0 / 0
+  for _, bad in ipairs { nan, 1 / 0, -1 / 0, 0, -1, 1e300 } do
+    t.fails_like(function() core.figure.text_width("text", bad) end, "a size must be within 0.01 to 14400 pt")
+  end
+  t.equal(core.figure.text_width("text", 7), width)
+  local function draw(also)
+    local canvas <close> = core.figure.canvas("png", 20, 20, 72)
+    if also then also(canvas) end
+    canvas:text(1, 10, "text", 7, 0)
+    return canvas:finish()
+  end
+  local plain = draw()
+  for _, bad in ipairs { nan, 1 / 0, 1e300 } do
+    t.ok(draw(function(c)
+      local finite = "must be a? ?finite number"
+      t.fails_like(function() c:rect(0, bad, 1, 1, 0) end, finite)
+      t.fails_like(function() c:line({ 0, 0, bad, 1 }, 1, 0) end, finite)
+      t.fails_like(function() c:line({ 0, 0, 1, 1 }, bad, 0) end, finite)
+      t.fails_like(function() c:line({ 0, 0, 1, 1 }, 1, 0, bad) end, finite)
+      t.fails_like(function() c:polygon({ 0, 0, bad, 1, 1, 1 }, 0) end, finite)
+      t.fails_like(function() c:circle(0, 0, bad, 0) end, finite)
+      t.fails_like(function() c:text(bad, 0, "x", 7, 0) end, finite)
+      t.fails_like(function() c:text(0, 0, "x", bad, 0) end, "a size must be within")
+      t.fails_like(function() c:image(0, 0, bad, 1, "abc", 1, 1) end, finite)
+      t.fails_like(function() c:rect(0, 0, 1, 1, 0, bad) end, "an opacity is within 0 to 1")
+    end) == plain)
+  end
+end)
+
 t.test("base64 of every remainder", function()
   t.equal({ core.figure.base64 "", core.figure.base64 "f", core.figure.base64 "fo", core.figure.base64 "foo", core.figure.base64 "\0\255\254\253" },
     { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })

@@ -58,6 +58,47 @@ t.test("what is no model, no data or no split is refused", function()
   refused('run:evaluate(network(data.classes), data.tset)\n', "evaluate: the second argument is no split (expected data.test, got nil).")
 end)
 
+t.test("training images of one class only are refused: the loss would be 0", function()
+  local refusal = "fit: every training image of 'phantom' is of the class 'clear' (expected at least two classes). "
+    .. "Add images of another class."
+  refused('data = xai.dataset.phantom { n_train = 1, n_val = 3, n_test = 3, size_px = 32 }\n'
+    .. 'run:fit(network(data.classes), data, { optim = sgd, epochs = 1 })\n', refusal)
+  local dir = t.tmpdir()
+  for _, split in ipairs { "Train", "Val" } do
+    local own = dir .. "/" .. split .. "/sick"
+    assert(os.execute(("mkdir -p '%s' && cp '%s/tests/reference/pictures/'*.png '%s/'"):format(own, t.root, own)))
+  end
+  refused(('data = xai.dataset.folders { root = %q, size_px = 32 }\n'):format(dir)
+    .. 'run:fit(network(data.classes), data, { optim = sgd, epochs = 1 })\n',
+    (refusal:gsub("phantom", "folders"):gsub("clear", "sick")))
+end)
+
+local normed = [[
+local function normed(pooled, frozen)
+  return xai.graph.network { name = "normed", classes = data.classes, size_px = 32, cam_layer = "1",
+    build = function(g, x)
+      x = g:relu("1", g:batch_norm2d("wide", g:conv2d("0", x, { 3, 4, 3, padding = 1 }), 4))
+      if pooled then x = g:batch_norm2d("narrow", g:adaptive_avg_pool2d("small", x, 1), 4) end
+      return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 1)), { 4, 3 })
+    end }
+end
+data = xai.dataset.phantom { n_train = 13, n_val = 3, n_test = 3, size_px = 32 }
+]]
+
+t.test("a batch of one image that a batch norm cannot take is told before training; drop_last and wide ones are trained", function()
+  local why = "batch norm 'narrow' sees one value a channel of it, and a variance needs two"
+  refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 4 })\n',
+    "fit: the last batch of an epoch holds one image (13 = 3 x 4 + 1): " .. why .. ". Write drop_last = true, or another batch.")
+  refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 1, drop_last = true })\n',
+    "fit: every batch holds one image: " .. why .. ". Write a larger batch.")
+  for _, fine in ipairs { "normed(true), data, { optim = sgd, epochs = 1, batch = 4, drop_last = true }",
+    "normed(true), data, { optim = sgd, epochs = 1, batch = 5 }", "normed(false), data, { optim = sgd, epochs = 1, batch = 4 }" } do
+    local dir = t.tmpdir()
+    local r = t.run { "--quiet", "--out", dir .. "/out", t.write(dir .. "/fine.lua", head .. normed .. "run:fit(" .. fine .. ")\n") }
+    t.equal(r.code, 0, r.err)
+  end
+end)
+
 t.test("a loss that is not finite stops the training and names the batch, the layer and the images", function()
   local out = refused('run:fit(network(data.classes), data, { optim = xai.optim.sgd { lr = 1e38 }, epochs = 2, batch = 4 })\n',
     "fit: the loss is nan in epoch 1, batch 2 of 3 (phantom-42-")

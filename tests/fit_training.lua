@@ -89,7 +89,7 @@ t.test("the weights of the best epoch are in the model and in weights.pt", funct
     for _, entry in ipairs(xai.load(run.dir .. "/weights.pt").tensors) do stored[entry.name] = entry.tensor end
     for _, entry in ipairs(model:state()) do t.ok(entry.tensor:equal(stored[entry.name]), entry.name .. " differs") end
     t.equal(files.read_data(run.dir .. "/model.json").weights_sha256, result.weights_sha256)
-    t.ok(not files.exists(run.dir .. "/checkpoint.pt"))
+    t.ok(files.exists(run.dir .. "/checkpoint.pt")) -- more epochs go on from it
   end)
 end)
 
@@ -104,6 +104,33 @@ t.test("the last batch counts by its size", function()
     local batch = data.train:batch(whole)
     local loss = torch.no_grad(function() return torch.cross_entropy(model(batch.x), batch.y):item() end)
     t.near(record.train_loss, loss, 1e-6)
+  end)
+end)
+
+t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key knows it", function()
+  local fit, Trainer, prefix = require "medxai.fit", require "medxai.trainer", require "medxai.prefix"
+  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1 }).drop_last, nil)
+  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
+  with_run(function(run, data, model)
+    run:fit(model, data, { optim = slow, epochs = 1, batch = 5, drop_last = true })
+    local scope <close> = xai.scope()
+    local torch, seen = xai.torch, { table.unpack(data.train:order(5, 1), 1, 10) }
+    local batch = data.train:batch(seen)
+    local loss = torch.no_grad(function() return torch.cross_entropy(model(batch.x), batch.y):item() end)
+    t.near(epochs(run)[1].train_loss, loss, 1e-6)
+    t.fails(function() Trainer.new { model = model, data = data, seed = 1, key = "",
+      options = fit.check_options { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
+      "fit: drop_last = true leaves no batch (12 training images, batch = 16). Write a smaller batch.")
+  end)
+  with_run(function(run, data, model)
+    model:set_trainable { features = false }
+    local cached <close> = setmetatable({}, { __close = prefix.release })
+    local outputs = t.ok(prefix.open(model, data, run, { cache_mb = 64, cache_file_mb = 0, folder = run.dir, batch = 5, precision = "float32" }))
+    local source, sizes = outputs:source(data.train, { batch = 5, drop_last = true }), {}
+    t.equal(source.batches, 2)
+    local scope <close> = xai.scope()
+    for batch in function() return source:next() end do sizes[#sizes + 1] = #batch.index end
+    t.equal(sizes, { 5, 5 })
   end)
 end)
 

@@ -54,6 +54,61 @@ t.test("closers run on the way out", function()
   t.equal(r.code, 130)
 end)
 
+-- E: a value whose __close never ends.
+local endless = "local E = setmetatable({}, { __close = function() while true do end end }) "
+local closers = {
+  ["left by the signal"] = "local x <close> = E while true do end",
+  ["left without a signal"] = "do local x <close> = E end",
+  ["inside a pcall"] = "pcall(function() local x <close> = E while true do end end)",
+  ["in a coroutine"] = "coroutine.resume(coroutine.create(function() local x <close> = E while true do end end))",
+  ["in a wrapped coroutine"] = "coroutine.wrap(function() local x <close> = E while true do end end)()",
+  ["in a coroutine within another"] = [[coroutine.wrap(function()
+    coroutine.wrap(function() local x <close> = E while true do end end)()
+  end)()]],
+  ["of a coroutine that is closed"] = [[
+    local co = coroutine.create(function() local x <close> = E coroutine.yield() end)
+    coroutine.resume(co) coroutine.close(co)]],
+  ["of the program's end"] = "require('medxai.host').at_exit(function() local x <close> = E end)",
+}
+
+for name, code in pairs(closers) do
+  t.test("the first SIGINT stops an endless __close " .. name, function()
+    local r = interrupted(endless .. ready .. code, "INT")
+    t.equal({ r.code, r.err }, { 130, "medxai-run: interrupted (SIGINT)\n" })
+  end)
+end
+
+t.test("the first SIGINT stops a finalizer that runs when all is done", function()
+  local code = "X = setmetatable({}, { __gc = function() print 'ready' while true do end end })"
+  local r = interrupted("io.stdout:setvbuf 'no' " .. code, "INT")
+  t.equal(r.code, 130)
+end)
+
+t.test("closers run on the way out of coroutines, too", function()
+  local closer = "setmetatable({}, { __close = function() for _ = 1, 1e5 do end print(%q) end })"
+  for _, how in ipairs { "coroutine.wrap(f)()", "coroutine.resume(coroutine.create(f))" } do
+    local f = "local function f() local x <close> = " .. closer:format "inner" .. " while true do end end "
+    local r = interrupted(ready .. "local y <close> = " .. closer:format "outer" .. f .. how, "INT")
+    t.equal({ r.out, r.code }, { "ready\ninner\nouter\n", 130 })
+  end
+end)
+
+-- Each would run for hours: the signal reaches it in the middle.
+for name, call in pairs {
+  quickshift = "segment.quickshift(x, 100, 1000, 0.5, 0, 42)",
+  SLIC = "segment.slic(x, 20, 10, 0, 100000, true, 0.5, 3)",
+  ["a wide blur"] = "segment.slic(x, 20, 10, 1000, 1, true, 0.5, 3)",
+  ["the imputer"] = "for _ = 1, 1e9 do core.impute.fill_(x:unsqueeze(0), keep) end",
+} do
+  t.test("the first SIGINT stops " .. name .. " on a large picture", function()
+    local r = interrupted([[
+      local core, torch = require "medxai.core", require "medxai.torch"
+      local segment, x = core.segment, torch.rand({ 3, 1500, 1500 }, { dtype = "float64" })
+      local keep = torch.rand(1, 1500, 1500):lt(0.02) ]] .. ready .. call, "INT")
+    t.equal({ r.code, r.err }, { 130, "medxai-run: interrupted (SIGINT)\n" })
+  end)
+end
+
 t.test("a second signal kills at once", function()
   local r = interrupted("require 'medxai.host'.at_exit(function() print 'winding up' while true do end end) " .. ready .. "while true do end", "INT INT")
   t.equal(r.out, "ready\nwinding up\n")
@@ -106,6 +161,30 @@ while true do a:matmul(a) end
   local r = t.run { "--threads", "1", path }
   t.ok(r.err:find("medxai-run: " .. path .. ":4: crash: SIGSEGV in operator matmul. Files written so far are whole.\n", 1, true), r.err)
   t.equal(r.code, 139)
+end)
+
+t.test("a crash in a thread that reads images is reported as that", function()
+  local dir = t.tmpdir()
+  local path = t.write(dir .. "/crash.lua", [[
+    local data = require("medxai").dataset.phantom { n_train = 4000, size_px = 512, cache_mb = 0 }
+    local pid = require "medxai.file".pid()
+    local sender = io.popen("exec perl " .. arg[1] .. " " .. pid) -- kept: a collected pipe waits for its program
+    data:check()]])
+  -- waits until the thread is there and sends the signal to it alone: tgkill(pid, thread, SIGSEGV)
+  local perl = t.write(dir .. "/crash.pl", [[
+    my ($pid, $number) = ($ARGV[0], `uname -m` =~ /x86_64/ ? 234 : 131);
+    for (1 .. 2000) {
+      for my $task (glob "/proc/$pid/task/*") {
+        open(my $f, "<", "$task/comm") or next;
+        syscall($number, $pid + 0, ($task =~ /(\d+)$/)[0] + 0, 11), exit if <$f> eq "image worker\n";
+      }
+      select(undef, undef, undef, 0.01);
+    }]])
+  if not os.execute "perl -e 1 2>/dev/null" then t.skip "no perl" end
+  local r = t.run { "--quiet", path, perl }
+  t.equal(r.code, 139)
+  local said = "medxai-run: crash: SIGSEGV in a thread that reads images. Files written so far are whole.\n"
+  t.ok(r.err:find(said, 1, true), r.err)
 end)
 
 t.test("running out of the C stack is reported from another stack", function()

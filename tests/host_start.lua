@@ -73,7 +73,11 @@ end)
 
 t.test("a standard output that cannot be written is a failure", function()
   local err = t.tmpdir() .. "/err"
-  local _, _, code = os.execute(("%s -e 'print(1)' >/dev/full 2>%s"):format(t.quote(host.exe), err))
-  t.equal(code, 1)
-  t.equal(t.read(err), "medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n")
+  local said = "medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n"
+  for _, ends in ipairs { "", "os.exit()", "os.exit(0)", "os.exit(true, true)", "io.stdout:flush() os.exit(0)" } do
+    local _, _, code = os.execute(("%s -e 'print(1) %s' >/dev/full 2>%s"):format(t.quote(host.exe), ends, err))
+    t.equal({ code, t.read(err) }, { 1, said }, ends)
+  end
+  local _, _, code = os.execute(("%s -e 'print(1) os.exit(7)' >/dev/full 2>%s"):format(t.quote(host.exe), err))
+  t.equal(code, 7)
 end)

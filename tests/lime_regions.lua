@@ -26,6 +26,18 @@ t.test("quickshift and SLIC of twelve real X-rays equal those of scikit-image 0.
   t.equal(seen, 24)
 end)
 
+t.test("a window wider than the picture gives the labels of one that ends with it", function()
+  local list = {}
+  for i = 0, 3599 do list[i + 1] = ((i * i * 7 + i // 40 * 3) % 256) / 255 end
+  local x = torch.tensor(list, { dtype = "float64" }):view(3, 30, 40)
+  -- kernel size -> labels, the start of their hash, as an uncut window of 6,001 pixels a side gave them
+  local expected = { [14] = "3 affdb0b5536ab077", [200] = "3 99866e147e968137", [1000] = "3 99866e147e968137" }
+  for size, known in pairs(expected) do
+    local labels, count = core.segment.quickshift(x, size, 20, 0.5, 0, 42)
+    t.equal(("%d %s"):format(count, core.image.sha256(labels:data_string()):sub(1, 16)), known)
+  end
+end)
+
 t.test("labels are the same on one thread and on two", function()
   local code = [[
     local regions, torch = require "medxai.regions", require "medxai.torch"

@@ -127,6 +127,120 @@ t.test("a coroutine's scope is left in order", function()
   t.fails(function() return a.shape end, closed)
 end)
 
+t.test("a scope that a suspended coroutine holds takes nothing from the one that resumed it", function()
+  local inside, between, after
+  local co = coroutine.wrap(function()
+    local s <close> = memory.scope()
+    inside = torch.ones(1)
+    coroutine.yield()
+    after = torch.ones(1)
+    coroutine.yield()
+  end)
+  co()
+  between = torch.ones(1)
+  local outer <close> = memory.scope()
+  local held = torch.ones(1)
+  co()
+  co()
+  t.fails(function() return inside.shape end, closed)
+  t.fails(function() return after.shape end, closed)
+  t.equal({ between:item(), held:item() }, { 1, 1 })
+  t.equal(tostring(outer), "scope with 1 tensors")
+end)
+
+t.test("a scope of the one who resumes takes nothing from the coroutine", function()
+  local made
+  local co = coroutine.wrap(function()
+    made = torch.ones(1) -- no scope is open here: it belongs to none
+    local s <close> = memory.scope()
+    local mine = torch.ones(1)
+    coroutine.yield()
+    coroutine.yield(mine:item())
+  end)
+  do
+    local step <close> = memory.scope()
+    co()
+  end
+  t.equal({ co(), made:item() }, { 1, 1 })
+  co()
+end)
+
+t.test("a generator that closes its scope leaves its consumer's tensors alone", function()
+  local function batches()
+    return coroutine.wrap(function()
+      for i = 1, 3 do
+        local s <close> = memory.scope()
+        local x = torch.full({ 2 }, i) * 2
+        coroutine.yield(s:keep(x))
+      end
+    end)
+  end
+  local sums = {}
+  for x in batches() do
+    local y = x + 1
+    sums[#sums + 1] = y
+  end
+  for i, y in ipairs(sums) do t.equal(y:tolist(), { 2 * i + 1, 2 * i + 1 }) end
+end)
+
+t.test("three coroutines that hold scopes at once, closed in another order than they were opened", function()
+  local made = {}
+  local function worker(i)
+    return coroutine.wrap(function()
+      local s <close> = memory.scope()
+      for k = 1, 3 do
+        made[#made + 1] = { torch.full({ 1 }, i * 10 + k), i }
+        coroutine.yield()
+      end
+    end)
+  end
+  local one, two, three = worker(1), worker(2), worker(3)
+  for _ = 1, 3 do one() two() three() end
+  local function open_of(i)
+    local n = 0
+    for _, entry in ipairs(made) do n = n + (entry[2] == i and not entry[1]:is_closed() and 1 or 0) end
+    return n
+  end
+  t.equal({ open_of(1), open_of(2), open_of(3) }, { 3, 3, 3 })
+  two()
+  t.equal({ open_of(1), open_of(2), open_of(3) }, { 3, 0, 3 })
+  one()
+  t.equal({ open_of(1), open_of(2), open_of(3) }, { 0, 0, 3 })
+  three()
+  t.equal({ open_of(1), open_of(2), open_of(3) }, { 0, 0, 0 })
+end)
+
+t.test("a coroutine that failed, or was forgotten, takes its scopes with it", function()
+  local before = memory().boxes
+  for _ = 1, 50 do
+    local co = coroutine.create(function()
+      local s <close> = memory.scope()
+      local x = torch.ones(1)
+      coroutine.yield()
+      return x:no_such_operator()
+    end)
+    coroutine.resume(co)
+    t.equal(coroutine.resume(co), false) -- and it is neither closed nor held
+  end
+  memory.collect() memory.collect()
+  t.equal(memory().boxes, before)
+  t.equal(torch.ones(1):item(), 1)
+end)
+
+t.test("a scope may be closed by another coroutine than its own", function()
+  local s, a
+  local co = coroutine.wrap(function()
+    s = memory.scope()
+    a = torch.ones(1)
+    coroutine.yield()
+    return torch.ones(1)
+  end)
+  co()
+  s:close()
+  t.fails(function() return a.shape end, closed)
+  t.equal(co():item(), 1)
+end)
+
 t.test("what keep and the limits do not take is told", function()
   local s <close> = memory.scope()
   t.fails(function() s:keep(3) end, "scope: keep: expected tensors, got number. Call it as scope:keep(t, ...).")

@@ -95,3 +95,18 @@ t.test("a plateau schedule asks for its number", function()
   t.near(s:lr(), 0.01, 1e-15)
   t.fails(function() s:load_state { 1 } end, "reduce_lr_on_plateau: saved state is not one of this schedule.")
 end)
+
+t.test("a state that found no memory leaves none behind, and the next step works", function()
+  local memory = require("medxai.core").memory
+  local w = torch.ones(4):requires_grad_()
+  w.grad = torch.ones(4)
+  local o = require("medxai.core").optim.new("adam", { lr = 0.1 })
+  o:add_group({ "w" }, { w }, {})
+  local average = torch.full({ 4 }, 0.5)
+  memory.fail_after(0, 2) -- the second try too
+  t.fails_like(function() o:set_state("w", "exp_avg", average) end, "^out of memory: optimizer ")
+  memory.fail_after(-1)
+  t.equal(#o:state(), 0)
+  o:step()
+  t.near(w:tolist(), { 0.9, 0.9, 0.9, 0.9 }, 1e-6) -- Adam's first step is lr, up to eps
+end)

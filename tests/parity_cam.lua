@@ -118,9 +118,10 @@ local function turned(v, as, scale)
   return v * torch.where(product:lt(0), -torch.ones_like(product), torch.ones_like(product))
 end
 
-local function map_of_components(v, record, height, width, method)
+local function map_of_components(v, record, height, width, method, compat)
   local raw = record.views and v:unsqueeze(0) or v
-  return map.from_raw({ raw:contiguous() }, height, width, { views = batches.views, cut = method.cut, once = method.once }):squeeze(0)
+  return map.from_raw({ raw:contiguous() }, height, width, { views = batches.views, cut = method.cut, once = method.once,
+    compat = compat or nil }):squeeze(0)
 end
 
 local function larger(a, b)
@@ -164,8 +165,9 @@ local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
   if math.max(table.unpack(cell.ratios[i])) > 0.98 then return "ill" end
   local method = require("medxai.explain." .. cell.method)
   local height, width = truth_map:size(0), truth_map:size(1)
-  local made = map_of_components(turned(ours, truth), record, height, width, method)
-  return verdict(made, truth_map, map_of_components(turned(single, truth), record, height, width, method), cell.rough)
+  local made = map_of_components(turned(ours, truth), record, height, width, method, cell.compat)
+  local their_single = map_of_components(turned(single, truth), record, height, width, method, cell.form == "asis")
+  return verdict(made, truth_map, their_single, cell.rough)
 end
 
 -- Where the method divides by a number that may be near 0: compat Ablation-CAM by the score, XGrad-CAM by a channel's sum.

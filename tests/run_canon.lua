@@ -41,6 +41,9 @@ t.test("damaged text is an error with its place", function()
   t.fails(function() canon.read("[1,\n2", "x") end, "x: expected ',' or ']' at line 2, byte 6.")
   t.fails(function() canon.read('{"a":truth}', "x") end, "x: unknown word 'truth' at line 1, byte 11.")
   t.fails(function() canon.read("1 2", "x") end, "x: text after the end at line 1, byte 3.")
+  t.equal(#canon.read(("["):rep(1000) .. ("]"):rep(1000)), 1)
+  t.fails(function() canon.read(("["):rep(300000), "x") end,
+    "x: lists and maps lie in each other 1000 deep at line 1, byte 1002.")
 end)
 
 t.test("differences are named by their path", function()

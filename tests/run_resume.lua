@@ -115,6 +115,65 @@ t.test("another configuration in the folder of a finished run is refused, naming
   same_run(base .. "/whole", base .. "/again")
 end)
 
+t.test("a finished run goes on to more epochs with --resume, and ends with the bytes of one that had them at once", function()
+  local base = whole()
+  local more = base .. "/more"
+  t.equal(go(more, script, nil, "--epochs 4").code, 0)
+  local config = files.read(more .. "/config.json")
+  local function refused(options, fields, words)
+    local r = go(more, script, options, fields)
+    t.equal(r.code, 1)
+    t.ok(r.err:find(words, 1, true), r.err)
+    t.equal({ status(more), files.read(more .. "/config.json") == config }, { "finished", true })
+  end
+  refused(nil, "", "fit: '" .. more .. "' holds a run of 4 epochs (here: 10). Give --resume to train the others too, --out DIR for a "
+    .. "new run, or --overwrite to begin this one again.")
+  refused("--resume", "--epochs 3", "fit: '" .. more .. "' has been trained for 4 epochs already (here: 3). Give --out DIR for a new run.")
+  refused("--resume", "--lr 0.01", "holds a run of another configuration: epochs is 4 there and 10 here, optim.options.lr is 0.05 there and")
+  refused("--resume", "--gamma 0.4", "holds a run of another configuration: epochs is 4 there and 10 here, schedule.options.gamma is")
+  local r = go(more, script, "--resume")
+  t.equal(r.code, 0, r.err)
+  same_run(base .. "/whole", more)
+  t.equal(files.records(more .. "/evaluations.jsonl")[2].split, "test")
+end)
+
+t.test("more epochs: interrupted they go on, without a checkpoint they are refused, after early stopping nothing is added", function()
+  local base = whole()
+  local more = base .. "/more2"
+  t.equal(go(more, script, nil, "--epochs 3").code, 0)
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[
+    %s --threads 1 --quiet --resume --out %s %s & pid=$!
+    while kill -0 $pid 2>/dev/null && [ "$(grep -c '"step":"fit"' %s/metrics.jsonl)" -lt 5 ]; do sleep 0.02; done
+    kill -KILL $pid 2>/dev/null; wait $pid]], t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
+  t.ok(r.code == 137 or r.code == 0, r.err)
+  t.equal(go(more, script).code, 0)
+  same_run(base .. "/whole", more)
+  files.remove(more .. "/checkpoint.pt")
+  r = go(more, script, "--resume", "--epochs 12")
+  t.ok(r.err:find("fit: '" .. more .. "' has no checkpoint to go on from to 12 epochs. Give --out DIR for a new run, or --overwrite", 1, true),
+    r.err)
+  local early = t.write(base .. "/early.lua", (experiment:gsub("batch = 4 }", "batch = 4, early_stopping = { patience = 1 } }"):gsub("lr = 0.05", "lr = 0")))
+  local stopped = base .. "/early"
+  t.equal(go(stopped, early, nil, "--epochs 4").code, 0)
+  local weights, epochs = files.read(stopped .. "/weights.pt"), #files.records(stopped .. "/metrics.jsonl")
+  r = t.run { "--threads", "1", "--resume", "--out", stopped, early }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("early stopping ended the training in '" .. stopped .. "' after epoch 2: more epochs change nothing", 1, true)
+    or r.out:find("early stopping ended", 1, true), r.err)
+  t.equal({ files.read(stopped .. "/weights.pt") == weights, #files.records(stopped .. "/metrics.jsonl") }, { true, epochs })
+end)
+
+t.test("a finished run whose weights were removed makes them again from its last checkpoint", function()
+  local base = whole()
+  local copy = base .. "/removed"
+  assert(os.execute(("cp -r '%s/whole' '%s'"):format(base, copy)))
+  files.remove(copy .. "/weights.pt")
+  local r = t.run { "--threads", "1", "--out", copy, script }
+  t.equal(r.code, 0, r.err)
+  t.ok((r.out .. r.err):find("going on from epoch 10 of 10", 1, true), r.err)
+  same_run(base .. "/whole", copy)
+end)
+
 t.test("a model made before the run that sets the seed is another one each time: the refusal says what to do", function()
   local base = whole()
   local run_line = experiment:match "local run[^\n]*\n"

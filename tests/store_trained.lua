@@ -199,7 +199,7 @@ t.test("a run's model settings are taken where they are left out, told, and refu
     { "another old word", built "weights_from_other_data = true",
       "mobilenet_v2: option 'weights_from_other_data' is now force, with the settings that differ: force = { 'mask' }." },
     { "a setting that there is not", built "force = { 'size' }", "mobilenet_v2: force: unknown setting 'size'. Did "
-      .. "you mean 'size_px' or 'resize_px'?" },
+      .. "you mean 'size_px', 'resize_px' or 'mask_resize'?" },
     { "training alone", built "dropout = 0.5, train_depth = 0, frozen = 'eval'", "taken" },
   })
 end)

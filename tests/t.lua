@@ -199,4 +199,9 @@ function t.test(sentence, f, opts)
   io.stdout:flush()
 end
 
+--- A test of minutes: it runs, and counts, only where MEDXAI_TEST_LONG is 1 (./bootstrap test --long).
+function t.long(sentence, f, opts)
+  if os.getenv "MEDXAI_TEST_LONG" == "1" then t.test(sentence, f, opts) end
+end
+
 return t

@@ -5,11 +5,24 @@ local torch = require "medxai.torch"
 
 local program = t.quote(host.exe) .. " --threads 1 " .. t.quote(t.root .. "/tests/fuzz/ops.lua")
 
+local function fuzz(options)
+  local list, err = t.tmpdir() .. "/died", t.tmpdir() .. "/err"
+  local ok = os.execute(program .. " " .. options .. " --list " .. list .. " >/dev/null 2>" .. err)
+  if not ok then error("died: " .. t.read(list) .. t.read(err), 0) end
+end
+
 t.test("the documented operators that begin with a to c outlive bad arguments, three each", function()
-  local list = t.tmpdir() .. "/died"
-  local ok = os.execute(program .. " --cases 3 --only '^[a-c]' --list " .. list .. " >/dev/null 2>&1")
-  if not ok then error("died: " .. t.read(list), 0) end
+  fuzz "--cases 3 --only '^[a-c]'"
 end)
+
+t.test("after a failed allocation the operators n to r raise, or repeat the call to the last bit, two each", function()
+  fuzz "--fail yes --cases 2 --only '^[n-r]'"
+end)
+
+t.long("after a failed allocation every documented operator raises, or repeats the call to the last bit", function()
+  fuzz "--fail yes --cases 30"
+end)
+t.long("every documented operator outlives bad arguments, forty each", function() fuzz "--cases 40" end)
 
 t.test("arguments known to end the process on libtorch 1.13.1 are refused", function()
   local x = torch.ones({ 3, 3 }, { dtype = "int64" })

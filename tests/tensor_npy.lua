@@ -73,4 +73,6 @@ t.test("hostile headers are errors", function()
   end
   t.write(path, "\x93NUMPY\9\0" .. ("\0"):rep(100))
   t.fails_like(function() torch.load_npy(path) end, "has npy version 9 %(expected 1 to 3%)")
+  t.write(path, "\x93NUMPY\2\0" .. string.pack("<s4", ("'shape':("):rep(40000)))
+  t.fails_like(function() torch.load_npy(path) end, "has a header of 360000 bytes %(expected 65535 at most%)")
 end)

@@ -57,14 +57,19 @@ local function own_map(e, ctx) return core.memory.unscoped(e.method.map, ctx, ct
 
 -- Every layer of an entry: results[i] = { raws, extras } in the order of the layers.
 local function call(e, ctx)
+  local still = {} -- how many layers of an image say that nothing moves its target
   local map_of = ctx.own and own_map or function() return e.method.map(ctx, ctx.x, ctx.targets, e.options) end
   local results = {}
   for i = 1, ctx.count do results[i] = { raws = {}, extras = {} } end
   for k, layer in ipairs(e.layers or { false }) do
     ctx.layer = layer or nil
     if ctx.own then ctx.x = ctx.given:clone() end -- it may work in place: each layer and each attempt starts from the images as they are
-    for i, one in ipairs(checked(ctx, map_of(e, ctx))) do results[i].raws[k], results[i].extras[k] = one.raw, one.extra end
+    for i, one in ipairs(checked(ctx, map_of(e, ctx))) do
+      results[i].raws[k], results[i].extras[k] = one.raw, one.extra
+      if one.extra and one.extra.status == "saturated" then still[i] = (still[i] or 0) + 1 end
+    end
   end
+  for i, result in ipairs(results) do result.saturated = ctx:saturated(i) or still[i] == #result.raws end
   return results
 end
 
@@ -99,7 +104,7 @@ end
 local function merged(calls)
   local facts, arrays, status = {}, {}, nil
   for k, extra in ipairs(calls) do
-    status = status or extra.status
+    if extra.status ~= "saturated" then status = status or extra.status end -- that one all calls must say (join_views)
     for name, value in pairs(extra.facts or {}) do
       if #calls == 1 then facts[name] = value
       else
@@ -118,11 +123,19 @@ local function view_list(views)
   return list
 end
 
+-- What is to be said of a map.
+local function status_of(result, judged)
+  if result.not_defined then return "not_defined" end
+  if result.problem then return "failed" end
+  if judged.status ~= "nan" and result.saturated then return "saturated" end
+  return judged.status == "ok" and result.status or judged.status
+end
+
 local function record_of(e, job, item, t, result, judged)
   local grids = canon.list {}
   for k, raw in ipairs(result.raws or {}) do grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] } end
   local place = job.split.geometry and job.split:geometry(item.number) or nil
-  local status = result.not_defined and "not_defined" or result.problem and "failed" or judged.status == "ok" and result.status or judged.status
+  local status = status_of(result, judged)
   return {
     maps = e.set, method = e.method.name, title = e.method.title, image_id = item.id, path = item.path, patient = item.patient or "unknown",
     source = item.source or "unknown", split = job.split.name, label = item.label and job.model.classes[item.label + 1] or nil,
@@ -153,13 +166,15 @@ local function write(e, job, item, t, result)
   if job.store:find(e.set, item.id) then return end
   local made, judged, raws
   if not result.problem then
-    local how = { views = batches.views, cut = e.method.cut, once = e.method.once }
+    local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
+      precision = job.model.dtype }
     made = map.from_raw(result.raws, job.height, job.width, how)
     judged = map.judge(result.raws, made, how)[1]
-    made, raws = made:squeeze(0):cpu():contiguous(), {}
-    if judged.status == "flat" and not e.compat then made:zero_() end -- rounding noise would be ranked and scored
-    for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
     result.facts, result.arrays, result.status = merged(result.extras)
+    made, raws = made:squeeze(0):cpu():contiguous(), {}
+    local status = status_of(result, judged) -- rounding noise would be ranked and scored
+    if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
+    for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
   elseif not result.not_defined then
     count_failure(job, e, item, result.problem)
   end
@@ -241,9 +256,10 @@ end
 local function join_views(e, r)
   if r.problem then return end
   local views, per_layer = e.aug_smooth and batches.views or { identity }, {}
-  r.raws, r.extras = {}, {}
+  r.raws, r.extras, r.saturated = {}, {}, true
   for _, view in ipairs(views) do
     local one = r.calls[view]
+    r.saturated = r.saturated and one.saturated -- where one view has something to say, the map has
     for k, raw in ipairs(one.raws) do
       per_layer[k] = per_layer[k] or {}
       table.insert(per_layer[k], raw)

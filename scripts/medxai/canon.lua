@@ -137,6 +137,8 @@ local unescapes = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ['"'] = '"
 local Reader = {}
 Reader.__index = Reader
 
+local MOST_LEVELS = 1000 -- no data of ours are a tenth as deep; a damaged file would fill Lua's stack
+
 function Reader:fail(fact)
   local before = self.text:sub(1, self.at)
   local _, lines = before:gsub("\n", "")
@@ -177,15 +179,18 @@ end
 
 function Reader:items(close, read_one)
   self.at = self.at + 1
+  self.depth = self.depth + 1
+  if self.depth > MOST_LEVELS then self:fail("lists and maps lie in each other " .. MOST_LEVELS .. " deep") end
   self:skip()
-  if self:take(close) then return end
-  repeat
+  local closed = self:take(close)
+  while not closed do
     self:skip()
     read_one()
     self:skip()
-    if self:take(close) then return end
-  until not self:take(",")
-  self:fail("expected ',' or '" .. close:gsub("%%", "") .. "'")
+    closed = self:take(close)
+    if not closed and not self:take(",") then self:fail("expected ',' or '" .. close:gsub("%%", "") .. "'") end
+  end
+  self.depth = self.depth - 1
 end
 
 function Reader:value()
@@ -225,7 +230,7 @@ end
 ---@param text string
 ---@param what? string named in errors: the file
 function canon.read(text, what)
-  local reader = setmetatable({ text = text, at = 1, what = what or "canon" }, Reader)
+  local reader = setmetatable({ text = text, at = 1, depth = 0, what = what or "canon" }, Reader)
   reader:skip()
   local value = reader:value()
   reader:skip()

@@ -12,6 +12,7 @@
 local check = require "medxai.check"
 local chunks = require "medxai.chunks"
 local core = require "medxai.core"
+local map = require "medxai.map"
 local principal = require "medxai.principal"
 local tap = require "medxai.tap"
 local target = require "medxai.target"
@@ -37,7 +38,7 @@ end
 function context.new(fields)
   fields.count = fields.x:size(0)
   fields.given = fields.x -- what x is copied from for a researcher's own method (batches.lua)
-  fields.used = {}
+  fields.used, fields.slopes = {}, {}
   return setmetatable(fields, Context)
 end
 
@@ -71,6 +72,34 @@ function Context:single(i)
   return one
 end
 
+-- Remembers how steep the targets are where gradients are taken: slopes[i] is the largest of the i-th image's.
+-- image(k): whose row k is.
+local function note_slopes(self, logits, image)
+  if self.targets[1].as ~= "softmax" then return end
+  for k, row in ipairs(logits:detach():to { device = "cpu", dtype = "float64" }:tolist()) do
+    local i = image(k)
+    self.slopes[i] = math.max(self.slopes[i] or 0, target.slope(self.targets[i], row))
+  end
+end
+
+--- Told by a method that takes gradients of the i-th image's target itself: the logits (n, K) there.
+---@param i integer
+function Context:note_slopes(i, logits) note_slopes(self, logits, function() return i end) end
+
+--- Whether the i-th image's gradients, wherever they were taken, are too faint for the network's numbers to hold.
+---@param i integer
+function Context:saturated(i) return self.slopes[i] ~= nil and self.slopes[i] < target.least_slope(self.model.dtype) end
+
+--- The status of the i-th image of a method that perturbs, where no perturbation moved the target by more than
+--- rounding; nil where one did.
+---@param i integer
+---@param scores number[] of the perturbed images and of the image itself
+---@param precision? string of the passes, where they were not the network's
+function Context:unmoved(i, scores, precision)
+  local row = self.pass.logits:narrow(0, i - 1, 1):to { device = "cpu", dtype = "float64" }:squeeze(0):tolist()
+  return target.unmoved(self.targets[i], row, scores, precision == "bf16" and "bfloat16" or self.model.dtype)
+end
+
 function Context:activation(layer)
   layer = layer or self.layer or check.fail("explain", "the activation of which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
   local activation = lent(self, self.pass:activation(layer, self.aliased))
@@ -89,6 +118,7 @@ function Context:gradient(layer)
   layer = layer or self.layer or check.fail("explain", "the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
   local gradient = lent(self, self.pass:gradient(layer, self.shared_targets or self.targets))
   self.used.forward, self.used.gradient = true, true
+  note_slopes(self, self.pass.logits, function(k) return k end)
   return gradient
 end
 
@@ -152,12 +182,14 @@ function Context:gradients(n, o, use)
     local numbers = {}
     for k = 1, count do numbers[k] = o.image(first + k - 1) end
     local targets, x = self.targets:select(numbers), tap.padded(o.x(first, count), size)
-    local inputs = {}
+    local inputs, logits = {}, nil
     local list = torch.enable_grad(function()
       local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided, fold = o.fold ~= false and not o.guided }
       for i, name in ipairs(outputs) do inputs[i] = i == 1 and values.x or values[name] end
-      return torch.autograd.grad(targets:score(values.output:narrow(0, 0, count)):sum(), inputs)
+      logits = values.output:narrow(0, 0, count)
+      return torch.autograd.grad(targets:score(logits):sum(), inputs)
     end)
+    note_slopes(self, logits, function(k) return numbers[k] end)
     local gradients = {}
     for i, name in ipairs(outputs) do gradients[i == 1 and "x" or name] = list[i]:narrow(0, 0, count) end
     self.used.passes = (self.used.passes or 0) + count
@@ -174,11 +206,17 @@ local function both(extras, more)
   return extras
 end
 
+-- The sum over channels of each image; 0 where the channels cancel and what is left is their rounding.
+local function sum_of(product)
+  local sum, size = product:sum({ 1 }), product:norm(1, { 1 }):amax({ 1, 2 }, true)
+  return sum:masked_fill(sum:abs():amax({ 1, 2 }, true):le(size * map.rounding(product)), 0)
+end
+
 --- (N, C, h, w) -> raw (N, h, w) [, extras]: the sum over channels, or with eigen_smooth the first principal component.
 ---@param product any
 ---@param extras? table[] what the method says of each image already: { facts = }
 function Context:combine(product, extras)
-  if not self.eigen then return product:sum({ 1 }), extras end
+  if not self.eigen then return self.compat and product:sum({ 1 }) or sum_of(product), extras end
   local raw, more = self:principal(product)
   return raw, both(more, extras)
 end

@@ -44,12 +44,41 @@ local function softmax(row)
   return out
 end
 
--- -log softmax[label] of one row in float64.
-local function cross_entropy(row, label)
-  local top, sum = -math.huge, 0.0
-  for _, z in ipairs(row) do top = math.max(top, z) end
-  for _, z in ipairs(row) do sum = sum + math.exp(z - top) end
-  return top + math.log(sum) - row[label + 1]
+-- log(1 + x) to full precision for small x (Kahan).
+local function log1p(x)
+  local u = 1 + x
+  return u == 1 and x or math.log(u) * x / (u - 1)
+end
+
+-- The place (from 1) of the largest logit, and how much the others add to its 1 in the softmax's divisor.
+local function top_and_rest(row)
+  local top, rest = 1, 0.0
+  for c, z in ipairs(row) do
+    if z > row[top] then top = c end
+  end
+  for c, z in ipairs(row) do
+    if c ~= top then rest = rest + math.exp(z - row[top]) end
+  end
+  return top, rest
+end
+
+--- -log softmax[label] of one row of logits in float64; a sure answer's loss keeps its digits.
+---@param row number[]
+---@param label integer from 0
+function evaluate.cross_entropy(row, label)
+  local top, rest = top_and_rest(row)
+  return row[top] - row[label + 1] + log1p(rest)
+end
+
+-- log(p / (1 - p)) of every class of a row: in the order of the probabilities, also where they have all become 1.
+local function log_odds(row)
+  local top, rest = top_and_rest(row)
+  local out = {}
+  for c, z in ipairs(row) do
+    local own = z - row[top]
+    out[c] = c == top and -math.log(rest) or own - math.log(1 + rest - math.exp(own))
+  end
+  return out
 end
 
 -- The first logit of a row that is not finite, or nil.
@@ -72,7 +101,7 @@ local function one_batch(model, split, loader, answers, options)
     if bad then require("medxai.fit_diagnose").answer(model, split, batch.index[i], bad, options.trainer) end
     local n = #answers.labels + 1
     answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, softmax(row)
-    answers.loss = answers.loss + cross_entropy(row, labels[i])
+    answers.loss = answers.loss + evaluate.cross_entropy(row, labels[i])
   end
   return #rows
 end
@@ -170,18 +199,27 @@ local function count_evaluation(run, split, step)
 end
 
 local function judge(run, split, answers, options)
-  local result = metrics.classification(answers.labels, answers.probabilities, split.classes)
+  local scores, patients = {}, {}
+  for i, row in ipairs(answers.logits) do scores[i] = log_odds(row) end
+  local result = metrics.classification(answers.labels, scores, split.classes)
   result.loss, result.split = answers.loss, split.name
-  local patients = {}
   for i = 1, split.n do patients[i] = split:item(i).patient end
-  result.intervals = metrics.classification_intervals(answers.labels, answers.probabilities,
+  result.intervals = metrics.classification_intervals(answers.labels, scores,
     { patients = patients, resamples = options.resamples, level = options.level, seed = run.seed, id = split.name })
+  result.remarks = canon.list(metrics.remarks(result))
   return result
+end
+
+-- What is to be said before the numbers: it stands on the first lines, and among the warnings at the end.
+local function tell_remarks(run, result, name)
+  for _, remark in ipairs(result.remarks or {}) do run:warn(string.format("%s: %s", name, remark)) end
 end
 
 local function print_result(result, name, count)
   local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
-  print(string.format("\n%s: %d images\n%s", name, result.n, metrics.report(result)))
+  print(string.format("\n%s: %d images", name, result.n))
+  for _, remark in ipairs(result.remarks or {}) do print("note: " .. remark) end
+  print(metrics.report(result))
   local between = interval[1] == interval[1] and string.format(", %g %% interval %.4f to %.4f", 100 * result.intervals.level, interval[1], interval[2]) or ""
   print(string.format("accuracy %.4f%s (%s), loss %.4f", result.accuracy, between,
     result.intervals.note or ("patients resampled: " .. result.intervals.units), result.loss))
@@ -239,6 +277,7 @@ function evaluate.run(run, model, split, options, any_input)
   run:configure(name, step.fields)
   if step.done then
     run:skipped(name)
+    tell_remarks(run, step.result, name)
     print_result(step.result, split.name, step.result.evaluations)
     return step.result
   end
@@ -253,6 +292,7 @@ function evaluate.run(run, model, split, options, any_input)
   run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
     macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })
   step:finish(result, nil, { predictions })
+  tell_remarks(run, result, name)
   print_result(result, split.name, result.evaluations)
   return result
 end

@@ -4,6 +4,7 @@
 local chunks = require "medxai.chunks"
 local core = require "medxai.core"
 local geometry = require "medxai.geometry"
+local target = require "medxai.target"
 local torch = require "medxai.torch"
 
 local expected = {}
@@ -24,10 +25,10 @@ end
 local function chunk_sums(r, samples, factor_at)
   local values = r.model:forward { x = samples, outputs = { "output" }, grad_from = { r.layer }, fold = true }
   local leaf, y, out = values[r.layer], values.output, {}
-  if r.as == "softmax" then y = torch.softmax(y, 1) end
+  if r.watch then r.watch(y) end
   local factor = factor_at(leaf:detach())
   for k, class in ipairs(r.classes) do
-    local g = torch.autograd.grad(y:select(1, class):sum(), { leaf }, { retain_graph = k < #r.classes })[1]
+    local g = torch.autograd.grad(target.output(y, class, r.as):sum(), { leaf }, { retain_graph = k < #r.classes })[1]
     local product = (g * factor):to { dtype = "float64" }
     if r.grid then product = r.grid:to_map(product) end
     local map = product:sum({ 1 })
@@ -54,7 +55,8 @@ end
 
 --- Means over n samples.
 ---@param r table model, layer ("x" is the input), x (1, 3, H, W), background (B, 3, H, W), which (n) int64 below B, t (n) float64, form
----  "difference" | "activation", classes (0-based), as "logit" | "softmax", each: boolean, chunks: from chunks.new, bar: Progress
+---  "difference" | "activation", classes (0-based), as "logit" | "softmax", each: boolean, chunks: from chunks.new, bar: Progress, watch:
+---  a function that sees the logits of each chunk
 ---@return table means map, map_square (k, h, w), half: map over the first n // 2; with each: each, each_square (k, C, h, w); float64
 function expected.means(r)
   local n, x = r.t:size(0), r.x

@@ -10,6 +10,7 @@ local honesty = require "medxai.honesty"
 local host = require "medxai.host"
 local mapstore = require "medxai.mapstore"
 local judge = require "medxai.judge"
+local map = require "medxai.map"
 local method = require "medxai.method"
 local metric = require "medxai.metric"
 local palette = require "medxai.palette"
@@ -164,7 +165,7 @@ end
 
 -- What determines the maps of one entry, and the folder name made of it.
 local function name_set(e, model, split, weights, seed, input_masks)
-  e.settings = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
+  e.settings = { method = e.method.name, version = e.method.version, map = map.version, source = e.method.source and files.sha256(e.method.source) or "medxai",
     options = code.plain(e.options), layers = canon.list(e.layers or {}), target = e.description.text, compat = e.compat or "none",
     aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = model.config, weights = weights, input = split.data and split.data.config or {},
     masks = masks_of(e, split, input_masks), seed = (e.method.rng or e.method.own) and seed or nil } -- an own one may draw from anywhere

@@ -421,7 +421,6 @@ end
 ---@param program medxai.Exported
 ---@param path string
 function exported_file.write_without_weights(program, path)
-  local files = require "medxai.files"
   local opened <close> = assert(archive.open(program.path))
   local list = { { "archive_format", "pt2" }, { "archive_version", "0" }, { "byteorder", "little" }, { bare, "1" },
     { "models/" .. program.model .. ".json", program.text } }
@@ -430,7 +429,8 @@ function exported_file.write_without_weights(program, path)
       list[#list + 1] = { name, read_record(opened, program.path, name) }
     end
   end
-  files.write(path, archive.pack("network", list))
+  local ok, why = archive.write(path, "network", list)
+  if not ok then check.fail("files", "%s.", why) end
 end
 
 return exported_file

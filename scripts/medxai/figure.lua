@@ -76,9 +76,11 @@ end
 --- A signed map without its image, as pytorch-grad-cam's deprocess_image shows gradients: brought to mean 0.5 and deviation
 --- 0.1 over the map, cut to [0, 1]. What is near grey is near the map's mean.
 ---@param raw any tensor (H, W)
-function figure.detail(raw)
-  local v = raw:to { device = "cpu", dtype = "float32" }
-  local spread = (v - v:mean()) / (v:std(false) + 1e-5)
+---@param compat? string adds 1e-5 to the deviation as that function does, which greys faint gradients
+function figure.detail(raw, compat)
+  local v = raw:to { device = "cpu", dtype = "float64" } -- the square of a faint one is no float32
+  local deviation = v:std(false):item()
+  local spread = (v - v:mean()) / (compat and deviation + 1e-5 or deviation > 0 and deviation or 1)
   return figure.heat(spread * 0.1 + 0.5, "grey", 0, 1)
 end
 

@@ -132,19 +132,9 @@ function files.remove_all(path)
   files.remove(path)
 end
 
--- The process that a temporary name of a whole write belongs to (host/l_file.c, bindings/store.c), or nil.
-local function writer_of(name)
-  return name:match "^%..+%.tmp(%d+)%-%d+$" or name:match "%.tmp%-(%d+)$"
-end
-
---- Removes what processes that were killed in the middle of a whole write have left in a folder. To be called before this
---- process writes there.
-function files.tidy(path)
-  for _, name in ipairs(files.list(path)) do
-    local pid = writer_of(name)
-    if pid and (tonumber(pid) == file.pid() or not files.exists("/proc/" .. pid)) then files.remove(files.join(path, name)) end
-  end
-end
+--- Removes what processes that were killed in the middle of a whole write have left in a folder: of this machine and
+--- container those that are gone, of others what is a week old.
+function files.tidy(path) must(file.tidy(path)) end
 
 --- Takes the lock of a path, or returns nil where another process holds it. Closing it (or leaving its scope) gives it back.
 function files.lock(path)

@@ -1,6 +1,7 @@
 -- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy, restores and
 -- saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits as one
--- that was never interrupted. It refuses data whose classes are not the model's, and a finished run of another configuration.
+-- that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at once.
+-- It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.canon"
 local check = require "medxai.check"
 local evaluate = require "medxai.evaluate"
@@ -28,6 +29,7 @@ fit.spec = {
   clip_grad_norm = { "number", field = true, above = 0 },                     -- the largest norm of all gradients together
   precision = { one_of = { "float32", "bf16" }, field = true, default = "float32" }, -- bf16: products in bfloat16, weights in float32
   sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
+  drop_last = { "boolean", default = false },                   -- leaves out an epoch's last batch where it is not full
   deterministic = { "boolean", field = true, default = false },
 }
 
@@ -87,6 +89,18 @@ function fit.check_options(options)
   return options
 end
 
+-- Of one class a network learns nothing but to answer it, with a loss of 0.
+local function check_two_classes(data)
+  local first
+  for i = 1, data.train.n do
+    local label = data.train:label(i)
+    if first and label ~= first then return end
+    first = first or label
+  end
+  check.fail("fit", "every training image of '%s' is of the class '%s' (expected at least two classes). Add images of "
+    .. "another class.", data.name, tostring(data.classes[(first or 0) + 1]))
+end
+
 --- Raises unless the data can train the model.
 function fit.check_data(model, data, options)
   if type(model) ~= "table" and type(model) ~= "userdata" or type(model.parameters) ~= "function" then
@@ -104,6 +118,7 @@ function fit.check_data(model, data, options)
       check.fail("fit", "'%s' has no %s images. Training needs a train and a val split.", data.name or "the data", name)
     end
   end
+  check_two_classes(data)
   if type(options.weight) == "table" and #options.weight ~= #data.classes then
     check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes, table.concat(data.classes, ", "))
   end
@@ -115,7 +130,17 @@ function fit.describe_options(options)
   return { optim = { kind = optim.kind, options = optim.options }, schedule = schedule and { kind = schedule.kind, options = schedule.options } or nil,
     epochs = options.epochs, batch = options.batch, step_per = options.step_per, aux_weight = options.aux_weight,
     early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by, weight = options.weight,
-    label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm, precision = options.precision, sampler = options.sampler }
+    label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm, precision = options.precision, sampler = options.sampler,
+    drop_last = options.drop_last or nil }
+end
+
+-- The state after an epoch does not depend on how many are to come: what a checkpoint must belong to.
+local function trajectory_key(fields)
+  local rest = {}
+  for name, value in pairs(fields) do
+    if name ~= "epochs" then rest[name] = value end
+  end
+  return canon.hash(rest)
 end
 
 -- Plain data that determine the numbers of a training.
@@ -144,11 +169,15 @@ local function metric_rows(records)
   return rows
 end
 
--- metrics.jsonl and metrics.csv are what the training's history says, so that what is trained again is not told twice.
+-- metrics.jsonl and metrics.csv are what the training's history says, so that what is trained again is not told twice;
+-- what other steps have told stays.
 local function write_log(run, history)
-  local lines = {}
+  local path, lines = files.join(run.dir, "metrics.jsonl"), {}
   for i, record in ipairs(history) do lines[i] = canon.write(record) .. "\n" end
-  files.write(files.join(run.dir, "metrics.jsonl"), table.concat(lines))
+  for _, record in ipairs(files.records(path)) do
+    if record.step ~= "fit" then lines[#lines + 1] = canon.write(record) .. "\n" end
+  end
+  files.write(path, table.concat(lines))
   run:write_metrics_csv("fit", metric_rows(history))
 end
 
@@ -159,12 +188,43 @@ end
 
 -- ---- the step -------------------------------------------------------------------------------------------------------------
 
--- Decides between skipping, going on, beginning and refusing. Returns "done", "resume" or "begin".
+-- How many epochs the step on disk was to have, where it differs from this one in that alone.
+local function other_epochs(step)
+  local list = canon.diff(step.stored.fields, step.fields)
+  return #list == 1 and list[1].field == "epochs" and list[1].a or nil
+end
+
+-- Raises, before anything is written, unless the run can go on to this step's epochs.
+local function check_more(run, step)
+  local done, epochs = 0, step.fields.epochs
+  for _, record in ipairs(files.records(files.join(run.dir, "metrics.jsonl"))) do
+    if record.step == "fit" then done = math.max(done, record.epoch) end
+  end
+  if done > epochs then
+    check.fail("fit", "'%s' has been trained for %d epochs already (here: %d). Give --out DIR for a new run.", run.dir,
+      done, epochs)
+  end
+  if not files.exists(files.join(run.dir, "checkpoint.pt")) then
+    check.fail("fit", "'%s' has no checkpoint to go on from to %d epochs. Give --out DIR for a new run, or --overwrite to "
+      .. "begin this one again.", run.dir, epochs)
+  end
+end
+
+-- Decides between skipping, going on, beginning and refusing. Returns "done", "resume", "begin", or "more": to other
+-- epochs.
 local function decide(run, step)
   if step.done then return "done" end
-  if step.begun then return "resume" end
-  if step.stored == nil or step.stored.key == step.key then return "begin" end
-  local differences = step:differences()
+  if step.stored == nil then return "begin" end
+  if step.stored.key == step.key then return "resume" end -- begun, or finished and its files are gone
+  local differences, epochs = step:differences(), other_epochs(step)
+  if epochs and host.options.resume then
+    check_more(run, step)
+    return "more"
+  end
+  if epochs and step.fields.epochs > epochs then
+    check.fail("fit", "'%s' holds a run of %d epochs (here: %d). Give --resume to train the others too, --out DIR for a "
+      .. "new run, or --overwrite to begin this one again.", run.dir, epochs, step.fields.epochs)
+  end
   local is_unseeded = ((step.fields.model.config or {}).weights or "random") == "random" and differences:find "^model%.weights_sha256 is [^,]*$"
   check.fail("fit", "'%s' holds a run of another configuration: %s. Give --out DIR for a new run, or --overwrite to begin this one again.%s", run.dir, differences,
     is_unseeded and " (Random weights are the same each time where xai.run, which sets the seed, comes before the model.)" or "")
@@ -221,13 +281,13 @@ end
 
 -- Best weights back into the model, and on disk.
 local function finish(run, trainer, step)
+  write_log(run, trainer.history)
   local answers, best = trainer:take_best_weights(), trainer.best
   local sha = fit.write_model(run, trainer.model, trainer.data, { best = best, best_by = trainer.options.best_by, seed = run.seed,
     start = step.fields.model.weights_sha256, answers = answers })
   local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss, weights_sha256 = sha }
   step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
-  files.remove(files.join(run.dir, "checkpoint.pt"))
-  return result
+  return result -- the last checkpoint stays: more epochs go on from it
 end
 
 --- Deterministic operators until the returned value is closed.
@@ -237,14 +297,26 @@ function fit.deterministic(on)
   return setmetatable({}, { __close = function() if on then device.set_deterministic(false) end end })
 end
 
+-- Takes up the checkpoint, or begins.
+local function take_up(run, trainer, step, how, checkpoint)
+  local epochs = trainer.options.epochs
+  -- the step's whole key: a checkpoint of an earlier version of the program
+  if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)) then
+    if how == "more" then check.fail("fit", "the checkpoint in '%s' is another training's.", run.dir) end
+    return trainer.torch.manual_seed(run.seed)
+  end
+  if trainer:finished() and trainer.epoch < epochs then
+    Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
+      trainer.epoch)
+  else
+    Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, epochs, run.dir)
+  end
+end
+
 local function train(run, trainer, step, how)
   local mode <close> = fit.deterministic(trainer.options.deterministic)
   local checkpoint = files.join(run.dir, "checkpoint.pt")
-  if how == "resume" and trainer:restore(checkpoint) then
-    Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, trainer.options.epochs, run.dir)
-  else
-    trainer.torch.manual_seed(run.seed)
-  end
+  take_up(run, trainer, step, how, checkpoint)
   step:begin()
   write_log(run, trainer.history)
   run:events(trainer.epoch)
@@ -282,7 +354,7 @@ function fit.run(run, model, data, options)
   end
   run:write_manifest(data)
   local clock <close> = run:clock("fit")
-  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, key = step.key,
+  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, key = trajectory_key(step.fields),
     alive = function(doing) run:heartbeat(doing) end }
   return train(run, trainer, step, how)
 end

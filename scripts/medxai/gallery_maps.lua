@@ -32,7 +32,7 @@ local function style(e) return e.method.picture or "overlay" end
 local function drawn_map(job, e, record, shared)
   local made = job.store:map(record)
   if not made or not shared then return made end
-  return map.strength(job.store:raws(record), made:size(0), made:size(1), record.views) / math.max(shared[e.set], 1e-30)
+  return map.strength(job.store:raws(record), made:size(0), made:size(1), record.views) / (shared[e.set] > 0 and shared[e.set] or 1)
 end
 
 --- The largest raw value of each entry over the images, for the shared scale.
@@ -59,11 +59,9 @@ end
 
 local function pixels_of(job, e, record, image, asked)
   local made = drawn_map(job, e, record, asked.shared)
-  if not made or record.status == "nan" or record.status == "flat" then -- what is left of a flat map is noise
-    return figure.pixels(image)
-  end
+  if not made or map.empty[record.status] then return figure.pixels(image) end
   if style(e) == "masked" then return figure.pixels(image * made) end
-  if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views)) end
+  if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views), e.compat) end
   return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colours, 0, 1)
 end
 

@@ -4,6 +4,7 @@
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
 local canon = require "medxai.canon"
 local check = require "medxai.check"
+local evaluate = require "medxai.evaluate"
 local files = require "medxai.files"
 local fit = require "medxai.fit"
 local metrics = require "medxai.metrics"
@@ -62,7 +63,7 @@ local function standard_error(measure, value, answers, seed)
   if measure == "accuracy" then return math.sqrt(value * (1 - value) / n) end
   local values = {}
   if measure == "loss" then
-    for i, row in ipairs(answers.probabilities) do values[i] = -math.log(math.max(row[answers.labels[i] + 1], 1e-300)) end
+    for i, row in ipairs(answers.logits) do values[i] = evaluate.cross_entropy(row, answers.labels[i]) end
   else
     local classes = #answers.probabilities[1]
     local interval = metrics.bootstrap(n, function(weights)
@@ -71,9 +72,10 @@ local function standard_error(measure, value, answers, seed)
     end, { seed = seed, purpose = "grid_error@1", level = 0.6827 })
     return interval.value and (interval.value[2] - interval.value[1]) / 2 or 0.0
   end
-  local sum, square = 0.0, 0.0
-  for _, v in ipairs(values) do sum, square = sum + v, square + v * v end
-  return math.sqrt(math.max(square / n - (sum / n) ^ 2, 0) / n)
+  local mean, square = 0.0, 0.0
+  for _, v in ipairs(values) do mean = mean + v / n end
+  for _, v in ipairs(values) do square = square + (v - mean) ^ 2 end
+  return math.sqrt(square / n / n)
 end
 
 -- Of the cells whose score lies within one standard error of the best one's, that which costs the fewest multiply-adds.

@@ -126,7 +126,7 @@ local function open_folder(cell)
   local stored = files.read_data(path)
   if stored and stored.key == cell.key then return end
   for _, name in ipairs(files.list(cell.dir)) do
-    if name ~= "." and name ~= ".." and not name:find "%.tmp" then
+    if name ~= "." and name ~= ".." and not name:find "^%..+%.tmp%-" then
       check.fail("grid", "'%s' holds other files (%s) and not this cell. Move it away.", cell.dir, name)
     end
   end

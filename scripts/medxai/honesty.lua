@@ -2,18 +2,23 @@
 -- { fact = "change_half", title = "moved since half of its evaluations", percent = true }; of = "score_difference" makes it the share
 -- of the size of that other fact, short = "since half" is what figures say. They are printed after the maps, stored with the step and
 -- written on figures. A fact may be a text: "not applicable". It refuses to leave out maps without the number: those that have it
--- are counted. A flat map has none: how far noise moved says nothing.
+-- are counted. A flat or saturated map has none: how far noise moved says nothing.
 local honesty = {}
+
+local empty = { flat = true, saturated = true }
 
 -- A fact's numbers, and the text that stands instead; over several layers or views it is a list.
 local function numbers_of(rule, record)
-  local facts = record.status ~= "flat" and record.facts or {}
+  local facts = not empty[record.status] and record.facts or {}
   local value, whole, numbers, word = facts[rule.fact], facts[rule.of], {}, nil
   if type(value) ~= "table" then value, whole = { value }, { whole } end
   for i, v in ipairs(value) do
     if type(v) == "string" then word = v
     elseif not rule.of then numbers[#numbers + 1] = v
-    elseif type(whole) == "table" and type(whole[i]) == "number" then numbers[#numbers + 1] = math.abs(v) / math.max(math.abs(whole[i]), 1e-12) end
+    elseif type(whole) == "table" and whole[i] == 0 then word = "undefined: the score is the baseline's"
+    elseif type(whole) == "table" and type(whole[i]) == "number" then
+      numbers[#numbers + 1] = math.abs(v) / math.abs(whole[i])
+    end
   end
   return numbers, word
 end

@@ -76,7 +76,7 @@ td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .head span { color: #555; font-size: .82rem; }
 .warnings { border-left: 4px solid #9a1b1b; background: #fbf3f3; padding: .5rem .9rem; margin: 1rem 0; }
 .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
-tr.warn td { color: #9a1b1b; }
+.remark, tr.warn td { color: #9a1b1b; }
 figcaption a { margin-left: .35rem; }
 figure { margin: 1rem 0 1.4rem; }
 figure svg { display: block; max-width: 100%; height: auto; }

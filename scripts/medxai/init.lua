@@ -9,7 +9,7 @@ local check = require "medxai.check"
 ---@field optim table optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
 ---@field metrics medxai.Metrics arithmetic metrics over labels and probabilities
----@field scope fun(): table frees every tensor made while it is open
+---@field scope fun(): table frees every tensor made in this coroutine while it is open
 ---@field memory fun(): table bytes and tensors that are alive
 ---@field maskmaker fun(options: table): table writes lung-masked copies of a data set
 ---@field save fun(path: string, value: table) writes a model or plain nested data as .pt or .safetensors

@@ -288,7 +288,7 @@ local function by_criterion(x, y, criterion, scaling)
   local coef = lasso_path(x, y, 0)
   local variance = least_squares_rest(x, y) / (n - p - 1)
   local rest = (y:unsqueeze(1) - torch.mm(x, coef:t())):square():sum({ 0 })
-  local degrees = coef:abs():gt(2 ^ -52):sum({ 1 }):to { dtype = "float64" }
+  local degrees = coef:abs():gt(coef:abs():amax({ 1 }, true) * 2 ^ -52):sum({ 1 }):to { dtype = "float64" }
   local score = rest / variance + degrees * (criterion == "aic" and 2 or math.log(n))
   return coef:select(0, score:argmin():item())
 end
@@ -372,8 +372,10 @@ function kernel.values(z, k, y, delta, features)
     end
   end
   phi[features[#features] + 1] = delta - sum
-  for i, v in ipairs(phi) do
-    if math.abs(v) < 1e-10 then phi[i] = 0.0 end
+  local largest = math.abs(delta)
+  for _, v in ipairs(phi) do largest = math.max(largest, math.abs(v)) end
+  for i, v in ipairs(phi) do -- rounding; shap's bound is 1e-10 itself
+    if math.abs(v) < 1e-10 * largest then phi[i] = 0.0 end
   end
   return torch.tensor(phi, { dtype = "float64" }), determined
 end

@@ -103,9 +103,9 @@ local function overview(page, number, image, labels, rows, facts, scale)
   } }
 end
 
-local function class_row(image, labels, weights, label, scale, first)
+local function class_row(image, labels, weights, label, scale, first, status)
   local title = class_title(label)
-  local function panel(heading, pixels) return { heading = first and heading or nil, pixels = pixels, title = title } end
+  local function panel(heading, pixels) return { heading = first and heading or nil, pixels = pixels, title = title, status = status } end
   return { panels = {
     panel("5 for the class", marked(image, labels, weights)),
     panel("5 of either sign", marked(image, labels, weights, { positive_only = false })),
@@ -135,9 +135,9 @@ function pictures.draw(page)
     local weights, labels = page:array(number, "weights"), page:array(number, "regions")
     if weights then
       local image, rows, facts = page:image(number), weights:tolist(), record.facts
-      local scale = largest(rows)
+      local scale, status = largest(rows), map.empty[record.status] and map.explain_status(record.status) or nil
       local list = { overview(page, number, image, labels, rows, facts, scale) }
-      for i = 2, #rows do list[i] = class_row(image, labels, rows[i], facts.labels[i], scale, i == 2) end
+      for i = 2, #rows do list[i] = class_row(image, labels, rows[i], facts.labels[i], scale, i == 2, status) end
       local d = figure.panels { rows = list, most_pt = 110, bars = { { colours = colours, lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
       page:save("features-" .. record.image_id, d, string.format("LIME, %s", tostring(page:item(number).name or record.image_id)))
     end

@@ -1,18 +1,39 @@
 -- From raw values on a layer's grid to a map on the input's grid, by pytorch-grad-cam's convention, and its status.
--- relu, min-max with 1e-7, bilinear resize (half-pixel centres), mean over layers, min-max again; per image, never over a batch.
+-- relu, min-max, bilinear resize (half-pixel centres), mean over layers, min-max again; per image, never over a batch.
 -- Under augmentation that for each view, then the mean of the views.
+-- No number here has a scale of its own: a target a million times smaller gives the same map. What varies by no more
+-- than the rounding of its largest value is flat. With compat as pytorch-grad-cam, which adds 1e-7 to the range.
 -- It refuses to hide a map without content: every map has a status, and a flat one is zero, not noise.
 local torch = require "medxai.torch"
 
 local map = {}
 
-map.EPSILON = 1e-7
-map.FLAT = 1e-3 -- a normalised map whose maximum lies below this has no content; nor has a raw one within EPSILON
+map.version = 2 -- 1 added 1e-7 to every range
 
---- (N, h, w) -> (N, h, w): (m - min m) / (1e-7 + max(m - min m)), each image alone.
-function map.minmax(m)
-  local shifted = m - m:amin({ 1, 2 }, true)
-  return shifted / (shifted:amax({ 1, 2 }, true) + map.EPSILON)
+--- With compat: what the reference adds to a range, and the maximum under which its map has no content.
+map.EPSILON, map.COMPAT_FLAT = 1e-7, 1e-3
+
+-- 32 units in the last place: sums over up to 2048 channels round by a few.
+local rounding = { float64 = 0x1p-47, float32 = 0x1p-18 }
+
+--- The share of a tensor's largest value that is rounding. precision: of the network whose numbers it is made of.
+---@param tensor any
+---@param precision? string
+---@return number
+function map.rounding(tensor, precision)
+  local known = precision == nil or precision == "float64"
+  return known and rounding[tensor.dtype] or rounding.float32
+end
+
+--- (N, h, w) -> (N, h, w): (m - min m) / (max m - min m), each image alone; 0 where the range is rounding.
+---@param m any
+---@param how? table compat: 1e-7 is added to the range instead; precision: see map.rounding
+function map.minmax(m, how)
+  local lo, hi = m:amin({ 1, 2 }, true), m:amax({ 1, 2 }, true)
+  local range = hi - lo
+  if how and how.compat then return (m - lo) / (range + map.EPSILON) end
+  local flat = range:le(torch.maximum(lo:abs(), hi:abs()) * map.rounding(m, how and how.precision)) -- NaN is not
+  return ((m - lo) / range):masked_fill(flat, 0)
 end
 
 --- (N, h, w) -> (N, H, W), bilinear with half-pixel centres.
@@ -26,11 +47,11 @@ end
 local function without_views(raws, height, width, how)
   local sum
   for _, raw in ipairs(raws) do
-    local one = map.resize(map.minmax(how.cut and raw:relu() or raw):to { dtype = "float32" }, height, width)
+    local one = map.resize(map.minmax(how.cut and raw:relu() or raw, how):to { dtype = "float32" }, height, width)
     sum = sum and sum + one or one
   end
   if how.once and raws[1]:size(1) == height and raws[1]:size(2) == width then return sum end
-  return map.minmax((sum / #raws):relu())
+  return map.minmax((sum / #raws):relu(), how)
 end
 
 --- The maps of a batch: relu, min-max, resize, mean over layers, min-max; under augmentation the mean over the views, each turned
@@ -38,10 +59,13 @@ end
 ---@param raws any[] one tensor (N, h, w) a layer, signed; or (N, V, h, w) with V views of each image
 ---@param height integer of the input
 ---@param width integer
----@param how? table views: list of { flip = boolean }; cut = false: no relu (FullGrad); once: no second min-max (maps made on the input's grid)
+---@param how? table views: list of { flip = boolean }; cut = false: no relu (FullGrad); once: no second min-max (maps
+---   made on the input's grid); compat; precision: of the network, see map.rounding
 ---@return any maps tensor (N, H, W) float32 in [0, 1]
 function map.from_raw(raws, height, width, how)
-  how = { views = how and how.views, cut = not how or how.cut ~= false, once = how and how.once or false }
+  how = how or {}
+  how = { views = how.views, cut = how.cut ~= false, once = how.once or false, compat = how.compat,
+    precision = how.precision }
   if raws[1]:dim() == 3 then return without_views(raws, height, width, how) end
   local sum
   for v, view in ipairs(how.views) do
@@ -78,6 +102,7 @@ end
 ---@param how? table as for from_raw
 ---@return table[] list of { status = "ok" | "flat" | "nan" | "all_negative", lo =, hi =, positive_share = }
 function map.judge(raws, maps, how)
+  local compat = how and how.compat
   local count, cut = maps.shape[1], not how or how.cut ~= false
   local judged = {}
   for i = 1, count do judged[i] = { lo = math.huge, hi = -math.huge, positive = 0, mass = 0, range = 0 } end
@@ -100,7 +125,7 @@ function map.judge(raws, maps, how)
     j.positive_share = j.mass > 0 and j.positive / j.mass or 0.0
     if not j.status then
       if cut and j.hi <= 0 and j.lo < 0 then j.status = "all_negative"
-      elseif j.range <= map.EPSILON or tops[i] < map.FLAT then j.status = "flat"
+      elseif tops[i] == 0 or compat and (j.range <= map.EPSILON or tops[i] < map.COMPAT_FLAT) then j.status = "flat"
       else j.status = "ok" end
     end
   end
@@ -111,10 +136,14 @@ local explanations = {
   flat = "flat: no contrast in this map",
   nan = "not a number: the values are broken",
   all_negative = "all negative: nothing speaks for the target here",
+  saturated = "saturated: p is too near 0 or 1, explain the logit",
   sign_undecided = "sign undecided",
   not_defined = "not defined for this network",
   failed = "failed",
 }
+
+--- Statuses of maps that hold nothing but rounding, or no numbers.
+map.empty = { nan = true, flat = true, saturated = true }
 
 local not_defined = {}
 not_defined.__index = not_defined

@@ -18,6 +18,7 @@ local spec = {
   root = { "string", required = true, field = "data" },
   out = { "string", required = true, field = "masked" },
   skip = { "string|table", field = true }, -- images to leave out, as the readers take it
+  mask_resize = { one_of = require("medxai.dataset.base").mask_resizes }, -- of masks of another size than their image
   mode = { one_of = modes, field = true, default = "lungs" }, -- lungs: the thesis' fill between the lungs; lungs_raw: the mask as it is; lungs_hull: the hull of both
 }
 
@@ -42,10 +43,14 @@ end
 local function open_out(o)
   local path = files.join(o.out, "maskmaker.json")
   local stored = files.read_data(path)
-  local mine = { mode = o.mode, root = real(o.root), version = 1 }
+  local mine = { mode = o.mode, root = real(o.root), version = 1, mask_resize = o.mask_resize }
   if stored and (stored.mode ~= mine.mode or stored.root ~= mine.root) then
     check.fail("maskmaker", "'%s' holds copies of mode '%s' of '%s' (here: '%s' of '%s'). Give another out, or remove it.", o.out, tostring(stored.mode), tostring(stored.root),
       mine.mode, mine.root)
+  end
+  if stored and stored.mask_resize ~= mine.mask_resize then
+    check.fail("maskmaker", "'%s' holds copies with mask_resize = %s (here: %s). Give another out, or remove it.",
+      o.out, tostring(stored.mask_resize), tostring(mine.mask_resize))
   end
   if not stored and files.is_folder(o.out) and #files.list(o.out) > 0 then
     check.fail("maskmaker", "'%s' holds other files (%s). Give an empty or new folder.", o.out, files.list(o.out)[1])
@@ -79,18 +84,18 @@ end
 -- The hashes of what a copy is made of: it is made again where one of them has changed.
 local function sources_of(item) return files.sha256_file(item.image) .. " " .. files.sha256_file(item.mask) end
 
-local function masked(item, mode)
+local function masked(item, o)
   local image = require("medxai.core").image
-  return image.mask(image.load(item.image), image.load(item.mask), mode)
+  return image.mask(image.load(item.image), image.load_mask(item.mask), o.mode, o.mask_resize)
 end
 
 -- Writes one copy; returns nil, or why it could not be made.
 local function write_one(o, item)
   if not item.mask then return "it has no lung mask" end
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
-  local ok, result = pcall(masked, item, o.mode)
+  local ok, result = pcall(masked, item, o)
   if host.interrupted() then error("interrupted", 0) end
-  if not ok then return (tostring(result):gsub("^image%.mask: ", "")) end
+  if not ok then return (tostring(result):gsub("^image%.%l+_?%l*: ", "")) end
   files.write(files.join(o.out, item.to), require("medxai.core").image.encode(result))
 end
 

@@ -15,6 +15,7 @@
 --   ctx:original()          the target's score of the image as it is
 --   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first from 0
 --   ctx:keep(percentile, "most" | "least")  bool (H, W): a percentile of the pixels, without the most or the least relevant ones
+--   ctx:changes_of(rows)    scores of rows of logits less the original's; they keep their digits where p is near 1
 --   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated twice
 --   ctx:removed_logits(removal, asks)  the same as rows of logits; ctx.subject:original() those of the image as it is
 --   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same everywhere
@@ -155,7 +156,7 @@ function metric.unit(m, as)
 end
 
 local nan = 0 / 0
-local broken = { nan = true, failed = true, not_defined = true }
+local broken = { nan = true, saturated = true, failed = true, not_defined = true }
 
 local function undefined(m, why, chance)
   local out = {}

@@ -185,6 +185,16 @@ function Context:scores(n, make) return score_rows(self, logit_rows(self, n, mak
 --- The target's score of the unchanged image.
 function Context:original() return score_rows(self, { self.subject:original() })[1] end
 
+--- The target's score of rows of logits less that of one row, the unchanged image's where none is given. A probability
+--- near 1 keeps the digits of its change, which the difference of two scores loses.
+---@param rows number[][]
+---@param from? number[]
+---@return number[]
+function Context:changes_of(rows, from)
+  local base = torch.tensor({ from or self.subject:original() }, { dtype = "float64" })
+  return target.batch({ self.target }):change_of(1, torch.tensor(rows, { dtype = "float64" }), base):tolist()
+end
+
 --- Pixel numbers from the most to the least relevant, ties at random; nil where the map is the same everywhere.
 function Context:order()
   return lent(self, once_tensors(self.subject, self.kept, "order within " .. tostring(self.within_name), function()

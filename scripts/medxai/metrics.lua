@@ -298,19 +298,92 @@ function metrics.mean_interval(values, options)
     level = intervals.level }
 end
 
---- Intervals of accuracy, macro F1 and macro AUROC of a classification.
+-- The class (from 1) that most samples have, the first of equals.
+local function largest_class(per_class)
+  local largest = 1
+  for c, class in ipairs(per_class) do
+    if class.support > per_class[largest].support then largest = c end
+  end
+  return largest
+end
+
+--- Intervals of accuracy, macro F1 and macro AUROC of a classification, and of how much its accuracy exceeds that of
+--- answering the largest class for every image.
 ---@param labels integer[]
----@param probabilities number[][]
+---@param probabilities number[][] any scores that rank
 ---@param options? table as for bootstrap
 function metrics.classification_intervals(labels, probabilities, options)
   local k = probabilities[1] and #probabilities[1] or 0
+  local largest
   local predicted = metrics.argmax(probabilities)
   local views = one_vs_rest(labels, probabilities, k)
   return metrics.bootstrap(#labels, function(weights)
     local result = metrics.from_confusion(metrics.confusion(labels, predicted, k, weights))
+    largest = largest or largest_class(metrics.from_confusion(metrics.confusion(labels, predicted, k)).per_class)
     return { accuracy = result.accuracy, macro_f1 = result.macro.f1,
+      above_largest = result.accuracy - ratio(result.per_class[largest].support, result.n),
       auroc_macro = (auroc_means(auroc_all(views, weights), result.per_class, result.n)) }
   end, options)
+end
+
+-- ---- what is to be said in words ------------------------------------------------------------------------------------
+
+local function quoted(names) return "'" .. table.concat(names, "', '") .. "'" end
+
+-- The class that every sample is answered with, nil where there are two.
+local function only_answer(result)
+  local found
+  for _, class in ipairs(result.per_class) do
+    if class.predicted > 0 then
+      if found then return nil end
+      found = class.class
+    end
+  end
+  return found
+end
+
+-- Classes without a sample, and the mean F1 of the others.
+local function absent_classes(result)
+  local names, sum = {}, 0.0
+  for _, class in ipairs(result.per_class) do
+    if class.support == 0 then names[#names + 1] = class.class else sum = sum + class.f1 end
+  end
+  return names, sum / (#result.per_class - #names)
+end
+
+local function not_above_largest(result)
+  local largest = result.per_class[largest_class(result.per_class)]
+  local share, interval = largest.support / result.n, (result.intervals or {}).above_largest or { nan, nan }
+  local is_known = interval[1] == interval[1]
+  if is_known and interval[1] > 0 or not is_known and result.accuracy > share then return nil end
+  local how_sure = is_known and string.format("%g %% interval %+.4f to %+.4f", 100 * result.intervals.level, interval[1],
+    interval[2]) or "too few images for an interval"
+  return string.format("accuracy %.4f is not shown to be better than that of answering '%s' for every image, %.4f "
+    .. "(difference %+.4f, %s)", result.accuracy, largest.class, share, result.accuracy - share, how_sure)
+end
+
+--- Sentences about what the numbers of a classification hide: one class answered for everything, no better than the
+--- largest class, images of one class only, classes without an image.
+---@param result table from classification, with intervals
+---@return string[]
+function metrics.remarks(result)
+  local list, absent, f1 = {}, absent_classes(result)
+  if result.n == 0 then return list end
+  local one = #absent == #result.per_class - 1
+  if one then
+    list[1] = string.format("every image is of the class '%s': accuracy does not tell whether the model knows it from "
+      .. "others", result.per_class[largest_class(result.per_class)].class)
+  elseif only_answer(result) then
+    list[1] = string.format("the model answers '%s' for every one of the %d images", only_answer(result), result.n)
+  else
+    list[1] = not_above_largest(result)
+  end
+  if #absent > 0 and not one then
+    local many = #absent > 1
+    list[#list + 1] = string.format("no image is of the class%s %s: %s F1 counts as 0 in the macro mean, which is %.4f over "
+      .. "the classes that are there", many and "es" or "", quoted(absent), many and "their" or "its", f1)
+  end
+  return list
 end
 
 -- ---- text -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ local model_file = {}
 local of_model = { { "network" }, { "classes" }, { "head" }, { "hidden" }, { "transform_input" }, { "graph" },
   { "dtype" }, { "layout" } }
 local of_data = { { "size_px" }, { "resize_px" }, { "interpolation" }, { "channels" }, { "range" }, { "mean" },
-  { "std" }, { "white_16bit" }, { "input_mode", named = "mask" } }
+  { "std" }, { "white_16bit" }, { "input_mode", named = "mask" }, { "mask_resize" } }
 
 -- Options of a model that are the run's where the experiment leaves them out.
 local restored = { "head", "hidden", "transform_input", "dtype" }

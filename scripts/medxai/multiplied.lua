@@ -15,7 +15,7 @@ function multiplied.change(map, ctx)
     local changed = ctx.compat and ctx.x * m or black + (ctx.x - black) * m
     return ctx.scorer:logits(1, function() return changed end):to { device = "cpu", dtype = "float64" }:tolist()
   end)
-  return ctx:score_of(row)[1] - ctx:original()
+  return ctx:changes_of(row)[1]
 end
 
 return multiplied

@@ -34,6 +34,7 @@ local function split_header(path, bytes)
   local start = 9 + string.packsize(form)
   if #bytes < start - 1 then bad "is truncated (it ends inside its header)" end
   local length = string.unpack(form, bytes, 9)
+  if length > 65535 then bad("has a header of %d bytes (expected 65535 at most)", length) end
   if start - 1 + length > #bytes then bad("is truncated (a header of %d bytes, %d are left)", length, #bytes - start + 1) end
   return bytes:sub(start, start + length - 1), start + length
 end

@@ -70,7 +70,8 @@ end
 
 -- ---- thresholds ---------------------------------------------------------------------------------------------------------
 
-local without_values = { nan = true, flat = true, all_negative = true } -- the same everywhere: no cut divides them
+-- The same everywhere: no cut divides them.
+local without_values = { nan = true, flat = true, saturated = true, all_negative = true }
 
 --- Curves of one image's maps: curves[set] = { iou, dice }; none where there is no finding to speak of.
 function finds.curves(run, split, finding, records, o)

@@ -49,6 +49,7 @@ local function why_uncut(finding, record, curve)
   if finding.share < tiny then return "finding under 0.1 %" end
   if curve then return "no other finding to choose a threshold on" end
   if record.status == "failed" or record.status == "not_defined" then return "no map" end
+  if record.status == "saturated" then return "map is saturated" end
   return record.status == "nan" and "not a number" or "map without contrast"
 end
 

@@ -286,6 +286,7 @@ end
 function Source:next()
   if self.at > #self.order then return nil end
   local last = math.min(self.at + self.batch - 1, #self.order)
+  if self.drop_last and last - self.at + 1 < self.batch then return nil end
   local places, rows, labels = {}, {}, {}
   for k = self.at, last do
     local place = self.order[k]
@@ -301,15 +302,16 @@ Source.__close = Source.close
 
 --- Batches of cached values, as a loader gives batches of images.
 ---@param split medxai.Split train or val of the data that it was made of
----@param options { batch: integer, order?: integer[] }
+---@param options { batch: integer, order?: integer[], drop_last?: boolean }
 function Prefix:source(split, options)
   local order = options.order
   if not order then
     order = {}
     for i = 1, split.n do order[i] = i end
   end
-  return setmetatable({ part = self.parts[split], order = order, batch = options.batch, at = 1, batches = (#order + options.batch - 1) // options.batch,
-    wait_seconds = 0.0 }, Source)
+  local batches = (#order + (options.drop_last and 0 or options.batch - 1)) // options.batch
+  return setmetatable({ part = self.parts[split], order = order, batch = options.batch, drop_last = options.drop_last,
+    at = 1, batches = batches, wait_seconds = 0.0 }, Source)
 end
 
 --- Logits, and those of an auxiliary branch in training, from cached values.

@@ -4,6 +4,7 @@
 -- no sign of its own: here it is the one that correlates with the unsmoothed map, so it depends on neither LAPACK nor device.
 -- It refuses to hide that: a correlation under 0.1 is "sign_undecided", and the ratio of the first two singular values is kept.
 -- With compat the sign is LAPACK's, by the thin SVD that agrees with NumPy's (float64, hw x C), and NaN counts as 0.
+local map = require "medxai.map"
 local torch = require "medxai.torch"
 
 local principal = {}
@@ -45,6 +46,8 @@ local function one(features, compat)
   local X = features:reshape { shape[1], shape[2] * shape[3] }:t()
   if not compat then X = X:to { dtype = "float64" } end
   X = X - X:mean({ 0 }, true)
+  local rounding = map.rounding(features) * features:abs():max():item()
+  if not compat and X:abs():max():item() <= rounding then X:zero_() end -- every channel is constant
   local projection, ratio = (compat and by_lapack or by_gram)(X)
   local plain = features:to { dtype = "float64" }:sum({ 0 }):flatten()
   local exact = projection:to { dtype = "float64" }

@@ -55,6 +55,16 @@ local function steps_of(page, prefix)
   return found
 end
 
+-- Whether a warning is a remark on an evaluation: those stand in the head and with the results.
+local function is_remark(page, warning)
+  for _, e in ipairs(page.evaluations) do
+    for _, remark in ipairs(e.result.remarks or {}) do
+      if tostring(warning):find(e.name .. ": " .. remark, 1, true) then return true end
+    end
+  end
+  return false
+end
+
 local function open_page(run, options)
   local page = { dir = run.dir, name = run.name, seed = run.seed, warnings = {}, out = {} }
   page.config = read_data(page, "config.json") or {}
@@ -74,7 +84,9 @@ local function open_page(run, options)
     if row.epoch and row.train_loss then page.epochs[#page.epochs + 1] = row end
   end
   for _, w in ipairs(type(page.data_check) == "table" and page.data_check.warnings or {}) do page.warnings[#page.warnings + 1] = "data: " .. w end
-  for _, w in ipairs(host.warnings and host.warnings() or {}) do page.warnings[#page.warnings + 1] = w end
+  for _, w in ipairs(host.warnings and host.warnings() or {}) do
+    if not is_remark(page, w) then page.warnings[#page.warnings + 1] = w end
+  end
   return page
 end
 
@@ -136,6 +148,13 @@ local function network_name(page)
   end
 end
 
+-- What an evaluation's numbers hide: one answer for all images, no better than the largest class.
+local function put_remarks(page, result)
+  for _, remark in ipairs(result.remarks or {}) do
+    put(page, '<p class="remark"><b>Note:</b> on the %s split %s.</p>', text(result.split), text(remark))
+  end
+end
+
 local function put_head(page)
   put(page, "<h1>%s</h1>", text(page.title))
   if page.question then put(page, '<p class="question">%s</p>', text(page.question)) end
@@ -158,6 +177,7 @@ local function put_head(page)
     fact("macro AUROC", r.auroc_macro, i.auroc_macro)
     put(page, "<div><b>%s</b><span>%s images</span></div>", number(r.n or 0), text(r.split))
     put(page, "</div>")
+    put_remarks(page, r)
     if i.level then
       put(page, '<p class="note">Brackets: %d %% bootstrap intervals over %s%s.</p>', math.floor(100 * i.level + 0.5), text(i.resampled or "images"),
         i.note and " (" .. text(i.note) .. ")" or "")
@@ -363,6 +383,7 @@ local function put_evaluations(page)
     local r = e.result
     local name = e.name:gsub("^evaluate%-", "")
     heading(page, "Results on the " .. tostring(r.split) .. " split" .. (name ~= r.split and ": " .. name:gsub("[-_]", " ") or ""))
+    put_remarks(page, r)
     put(page, '<div class="pair">')
     if r.confusion and r.classes then
       local d = require("medxai.figure").confusion { classes = r.classes, counts = r.confusion }
@@ -442,7 +463,7 @@ end
 
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 2, order = require("medxai.canon").list {} }
+  local inputs = { options = options, version = 3, order = require("medxai.canon").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
   local names = { "config.json", "data_check.json", "metrics.jsonl" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do

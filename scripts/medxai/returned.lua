@@ -7,7 +7,7 @@ local torch = require "medxai.torch"
 local returned = {}
 
 local form = "expected a list over the images: { { facts = ... } }"
-local statuses = { "all_negative", "flat", "nan", "ok", "sign_undecided" } -- of a map that is there
+local statuses = { "all_negative", "flat", "nan", "ok", "saturated", "sign_undecided" } -- of a map that is there
 
 local function is_status(word)
   for _, status in ipairs(statuses) do

@@ -50,13 +50,13 @@ end
 
 function road.name_of(which, percentile) return string.format("%s %g", which, percentile) end
 
---- The scores with the pixels at each end ("most", "least") removed: a list of lists, one a percentile; nil where the map
---- ranks nothing.
+--- The logits with the pixels at each end ("most", "least") removed: a list of lists of rows, one a percentile; nil
+--- where the map ranks nothing.
 ---@param ctx table
 ---@param options table percentiles, imputer
 ---@param ends string[]
----@return number[][]|nil
-function road.scores(ctx, options, ends)
+---@return number[][][]|nil
+function road.logits(ctx, options, ends)
   local fill, asks = removal.parse(options.imputer), {}
   for _, which in ipairs(ends) do
     for _, p in ipairs(options.percentiles) do
@@ -65,21 +65,19 @@ function road.scores(ctx, options, ends)
       asks[#asks + 1] = { name = road.name_of(which, p), keep = keep }
     end
   end
-  local all, out, n = ctx:removed(fill, asks), {}, #options.percentiles
+  local all, out, n = ctx:removed_logits(fill, asks), {}, #options.percentiles
   for k, which in ipairs(ends) do
     out[k] = table.move(all, (k - 1) * n + 1, k * n, 1, {})
-    if ctx.drawn then exhibit(ctx, fill, which, options, out[k], ctx:original()) end
+    if ctx.drawn then exhibit(ctx, fill, which, options, ctx:score_of(out[k]), ctx:original()) end
   end
   return out
 end
 
 --- Scores minus that of the unchanged image.
 function road.changes(ctx, options, which)
-  local scores = road.scores(ctx, options, { which })
-  if not scores then return nil, nil, "map without contrast" end
-  local original = ctx:original()
-  for i, s in ipairs(scores[1]) do scores[1][i] = s - original end
-  return scores[1]
+  local rows = road.logits(ctx, options, { which })
+  if not rows then return nil, nil, "map without contrast" end
+  return ctx:changes_of(rows[1])
 end
 
 return road

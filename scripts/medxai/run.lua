@@ -416,12 +416,16 @@ end
 
 --- Writes a step's rows into metrics.csv in the place of earlier ones.
 function Run:write_metrics_csv(name, rows)
-  local path, kept = files.join(self.dir, "metrics.csv"), {}
-  for _, row in ipairs(files.read_csv(path) or {}) do
-    if row.step ~= name then kept[#kept + 1] = row end
+  local path, all, is_there = files.join(self.dir, "metrics.csv"), {}, false
+  local function put()
+    if not is_there then table.move(rows, 1, #rows, #all + 1, all) end
+    is_there = true
   end
-  table.move(rows, 1, #rows, #kept + 1, kept)
-  files.write_csv(path, metric_columns, kept)
+  for _, row in ipairs(files.read_csv(path) or {}) do
+    if row.step == name then put() else all[#all + 1] = row end
+  end
+  put()
+  files.write_csv(path, metric_columns, all)
 end
 
 -- ---- what determines numbers ----------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ local function figure_row(page, number, limit)
   for k, class in ipairs(record.facts.classes) do
     local text = record.facts.output and { class, drawing.fixed(record.facts.output[k], 2) } or class -- a long name must not push the number out
     row.panels[k + 1] = { pixels = value_pixels(image, values:select(0, k - 1):to { dtype = "float32" }, limit), title = text,
-      status = record.status == "nan" and map.explain_status "nan" or nil }
+      status = map.empty[record.status] and map.explain_status(record.status) or nil }
   end
   return row
 end

@@ -1,6 +1,8 @@
 -- What is explained: one number per image made of the network's output. A target is written by name ("predicted",
 -- "true", a class, "contrast(a, b)"), fixed once per image on the unaugmented input, and from then on the same for all
 -- layers, methods, augmentations and metrics of that map.
+-- A probability near 1 keeps the digits of 1 - p: it is made of its log-odds, the class' logit less the log-sum-exp of
+-- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
 -- It refuses a class that the model does not have, and "true" for an image without a label.
 local check = require "medxai.check"
 local torch = require "medxai.torch"
@@ -137,12 +139,38 @@ function target.batch(list)
   return setmetatable(batch, Targets)
 end
 
--- (N, 1) column of class indices on the logits' device.
-local function column(self, key, logits)
+-- ---- scores ---------------------------------------------------------------------------------------------------------
+
+-- log(p / (1 - p)) of one class of each row in float64: (n, K) and (n, 1) class indices -> (n).
+local function log_odds(logits, index)
+  local z = logits:to { dtype = "float64" }
+  local own = torch.arange(0, z:size(1), { device = z.device }):unsqueeze(0):eq(index)
+  return z:gather(1, index):squeeze(1) - z:masked_fill(own, -math.huge):logsumexp({ 1 })
+end
+
+-- One class of each row as the target's kind of number: a logit in the logits' own precision, a probability in float64.
+local function output(logits, index, as)
+  if as ~= "softmax" then return logits:gather(1, index):squeeze(1) end
+  if logits:size(1) == 1 then return torch.softmax(logits:to { dtype = "float64" }, 1):squeeze(1) end
+  return torch.log_sigmoid(log_odds(logits, index)):exp() -- its gradient p (1 - p) has no difference of near numbers
+end
+
+-- (n, 1) class indices on the logits' device: the same for all rows, or each image's own.
+local function one_class(class, logits)
+  return torch.full({ logits:size(0), 1 }, class, { dtype = "int64", device = logits.device })
+end
+
+local function own_class(self, key, logits)
   local index = {}
   for i = 1, #self do index[i] = { self[i][key] } end
   return torch.tensor(index, { dtype = "int64" }):to { device = logits.device }
 end
+
+--- One class' logit or probability for every row of logits, differentiable: (n, K) -> (n).
+---@param logits any
+---@param class integer from 0
+---@param as string "logit" | "softmax"
+function target.output(logits, class, as) return output(logits, one_class(class, logits), as) end
 
 --- The explained number of every image, differentiable: (N, K) -> (N).
 function Targets:score(logits)
@@ -150,19 +178,94 @@ function Targets:score(logits)
   if #shape ~= 2 or shape[1] ~= #self then
     check.fail("target", "score takes the logits of its %d images (expected (%d, classes), got (%s)).", #self, #self, table.concat(shape, ", "))
   end
-  local y = self[1].as == "softmax" and torch.softmax(logits, 1) or logits
-  local score = y:gather(1, column(self, "index", logits))
-  if self[1].against_index then score = score - y:gather(1, column(self, "against_index", logits)) end
-  return score:squeeze(1)
+  local score = output(logits, own_class(self, "index", logits), self[1].as)
+  if self[1].against_index then score = score - output(logits, own_class(self, "against_index", logits), self[1].as) end
+  return score
 end
 
 --- The i-th image's target for every row of logits that perturbed copies of it gave: (n, K) -> (n).
 ---@param i integer
 function Targets:score_of(i, logits)
-  local y = self[i].as == "softmax" and torch.softmax(logits, 1) or logits
-  local score = y:select(1, self[i].index)
-  if self[i].against_index then score = score - y:select(1, self[i].against_index) end
-  return score
+  local t = self[i]
+  local score = target.output(logits, t.index, t.as)
+  return t.against_index and score - target.output(logits, t.against_index, t.as) or score
+end
+
+-- By how much a class' number exceeds that of the row `from`, (1, K); a probability above one half by what 1 - p loses.
+local function change(logits, from, class, as)
+  if as ~= "softmax" or logits:size(1) == 1 then
+    local function exact(z) return target.output(z:to { dtype = "float64" }, class, as) end
+    return exact(logits) - exact(from)
+  end
+  local now, before = log_odds(logits, one_class(class, logits)), log_odds(from, one_class(class, from))
+  if before:item() > 0 then return torch.sigmoid(-before) - torch.sigmoid(-now) end
+  return torch.sigmoid(now) - torch.sigmoid(before)
+end
+
+--- The i-th image's target for every row of logits less that for one row, in float64, without a loss of digits where p
+--- is near 1: (n, K) -> (n).
+---@param i integer
+---@param logits any (n, K)
+---@param from any (1, K)
+function Targets:change_of(i, logits, from)
+  local t = self[i]
+  local by = change(logits, from, t.index, t.as)
+  return t.against_index and by - change(logits, from, t.against_index, t.as) or by
+end
+
+-- ---- how much a score can say ---------------------------------------------------------------------------------------
+
+-- p and 1 - p of a class of one row of logits, each to full relative precision.
+local function shares(row, class)
+  local top, sum = -math.huge, 0.0
+  for k, z in ipairs(row) do
+    if k - 1 ~= class then top = math.max(top, z) end
+  end
+  for k, z in ipairs(row) do
+    if k - 1 ~= class then sum = sum + math.exp(z - top) end
+  end
+  local odds = math.exp(row[class + 1] - top) / sum -- p / (1 - p)
+  if odds == math.huge then return 1.0, 0.0 end
+  return odds / (1 + odds), 1 / (1 + odds)
+end
+
+--- The largest derivative of a target by a logit: 1 of a logit, p (1 - p) of a probability.
+---@param t medxai.Target
+---@param row number[] logits
+function target.slope(t, row)
+  if t.as ~= "softmax" or #row == 1 then return 1.0 end
+  local p, rest = shares(row, t.index)
+  if not t.against_index then return p * rest end
+  local q, others = shares(row, t.against_index)
+  return math.max(p * (rest + q), q * (others + p))
+end
+
+--- The slope under which gradients of a probability leave the range of the network's numbers: above it, gradients of a
+--- logit down to 1e-9 stay normal numbers when multiplied with the slope.
+function target.least_slope(dtype) return dtype == "float64" and 0x1p-990 or 0x1p-96 end
+
+-- Forward passes of one image, in batches of other sizes, differ by up to so much of the largest logit: 64 units in its last
+-- place; of bfloat16, whose deviation is told apart, 2.
+local blur_of = { float64 = 0x1p-47, float32 = 0x1p-18, bfloat16 = 0x1p-8 }
+
+--- "flat" where scores of perturbed copies of an image differ by rounding alone: nothing moves the target. "saturated"
+--- where that is so because the probability is too near 0 or 1 to be told from it. nil where something moves it.
+---@param t medxai.Target
+---@param row number[] logits of the image itself
+---@param scores number[]
+---@param dtype string what the passes were computed in
+---@return "flat"|"saturated"|nil
+function target.unmoved(t, row, scores, dtype)
+  local largest, slope, lowest, highest = 0.0, target.slope(t, row), math.huge, -math.huge
+  for _, z in ipairs(row) do largest = math.max(largest, math.abs(z)) end
+  for _, score in ipairs(scores) do
+    if score ~= score then return nil end
+    lowest, highest = math.min(lowest, score), math.max(highest, score)
+  end
+  local blur = (blur_of[dtype] or blur_of.float32) * largest * slope
+    + 0x1p-50 * math.max(math.abs(lowest), math.abs(highest)) -- the scores' own rounding in float64
+  if not (highest - lowest <= blur) then return nil end
+  return t.as == "softmax" and slope < 1e-12 and "saturated" or "flat"
 end
 
 --- The targets of images numbers[1], numbers[2] ... as one object.

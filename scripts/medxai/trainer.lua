@@ -100,6 +100,44 @@ local function loss_options(self)
   return next(options) and options or nil
 end
 
+-- The first batch norm that sees one value a channel of a single image, where it takes the variance over a batch.
+local function lonely_norm(model, size)
+  local scope <close> = require("medxai").scope()
+  local torch, norms, found = require "medxai.torch", {}, nil
+  for _, m in ipairs(model._def.modules) do
+    if m.kind == "batch_norm2d" and not model:stays_in_eval(m.name) then norms[model._def.nodes[m.node.id]] = m end
+  end
+  if not next(norms) then return nil end
+  local training, aux = model:is_training(), model._def.aux
+  model:eval()
+  torch.no_grad(function()
+    model:forward { x = torch.zeros({ 1, 3, size, size }, { dtype = model.dtype, device = model.device }), fold = false,
+      outputs = aux and { "output", model._def.nodes[aux] } or nil, each = function(name, value)
+        local m = norms[name]
+        if m and value:numel() == m.out then found = found or m.name end
+      end }
+  end)
+  if training then model:train() end
+  return found
+end
+
+-- A batch of one image is told before training where a batch norm cannot take its variance, and so is no batch at all.
+local function check_batches(self)
+  local n, batch, drop = self.data.train.n, self.options.batch, self.options.drop_last
+  if drop and n < batch then
+    check.fail("fit", "drop_last = true leaves no batch (%d training images, batch = %d). Write a smaller batch.", n,
+      batch)
+  end
+  local is_last = n % batch == 1 and not drop
+  if batch > 1 and not is_last then return end
+  local name = lonely_norm(self.model, self.data.size_px)
+  if not name then return end
+  local why = ("batch norm '%s' sees one value a channel of it, and a variance needs two"):format(name)
+  if batch == 1 then check.fail("fit", "every batch holds one image: %s. Write a larger batch.", why) end
+  check.fail("fit", "the last batch of an epoch holds one image (%d = %d x %d + 1): %s. Write drop_last = true, or "
+    .. "another batch.", n, n // batch, batch, why)
+end
+
 --- A training that has not begun.
 ---@param what { model: table, data: table, options: table, seed: integer, key: string, alive: fun(doing?: string), prefix?: table, frame?: table }
 --- options: as fit.lua has checked them; key: what a checkpoint must belong to; alive: called often; prefix: cached outputs of
@@ -109,6 +147,7 @@ function Trainer.new(what)
   local self = setmetatable({ model = what.model, data = what.data, options = what.options, seed = what.seed, key = what.key,
     alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
+  check_batches(self)
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }
@@ -224,9 +263,12 @@ end
 -- Where an epoch's batches come from: the loader, or the cached outputs of the frozen part.
 function Trainer:source(epoch)
   local order = epoch_order(self, epoch)
-  if self.prefix then return self.prefix:source(self.data.train, { batch = self.options.batch, order = order }) end
-  return self.data.train:loader { batch = self.options.batch, order = order, seed = self.seed, epoch = epoch, augment = true,
-    channels_last = self.model.layout == "channels_last" }
+  local o = self.options
+  if self.prefix then
+    return self.prefix:source(self.data.train, { batch = o.batch, order = order, drop_last = o.drop_last })
+  end
+  return self.data.train:loader { batch = o.batch, order = order, seed = self.seed, epoch = epoch, augment = true,
+    drop_last = o.drop_last, channels_last = self.model.layout == "channels_last" }
 end
 
 local function peak_bytes()
@@ -237,6 +279,7 @@ end
 -- One pass over the training images: mean loss, accuracy, and what it cost.
 function Trainer:train_epoch()
   local n, options = self.data.train.n, self.options
+  if options.drop_last then n = n // options.batch * options.batch end
   self.model:train()
   local hits <close> = self.torch.zeros({ 1 }, { dtype = "int64", device = self.model.device })
   local name = string.format("epoch %d/%d", self.epoch, options.epochs)

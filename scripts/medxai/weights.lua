@@ -229,8 +229,8 @@ local function load_file(model, path, options)
 end
 
 local spec_of_table = {
-  file = { "string", field = false }, run = { "string", field = false }, set = { "string", field = false },
-  strict = { "boolean", default = true, field = false },
+  file = { "string" }, run = { "string" }, set = { "string" },
+  strict = { "boolean", default = true },
 }
 
 -- What an experiment gives as weights, as a table: { file = PATH or run = NAME, set, strict }.

@@ -167,14 +167,14 @@ static int threads_and_memory(void) {
       fill(i, SIDE, SIDE, keep + i * PIXELS, a + (i * 3 + k) * PIXELS);
   memcpy(before, a, sizeof a);
   memcpy(b, a, sizeof a);
-  int wrong = !mx_impute_all(N, 3, SIDE, SIDE, keep, a, 1) || !mx_impute_all(N, 3, SIDE, SIDE, keep, b, 4);
+  int wrong = !mx_impute_all(N, 3, SIDE, SIDE, keep, a, 1, NULL) || !mx_impute_all(N, 3, SIDE, SIDE, keep, b, 4, NULL);
   wrong += memcmp(a, b, sizeof a) != 0;
   memcpy(b, before, sizeof b);
   mx_alloc_fail_after(0, 1);
-  wrong += mx_impute_all(1, 3, SIDE, SIDE, keep, b, 1);
+  wrong += mx_impute_all(1, 3, SIDE, SIDE, keep, b, 1, NULL);
   mx_alloc_fail_after(-1, 0);
   wrong += memcmp(b, before, sizeof b) != 0;
-  wrong += !mx_impute_all(N, 3, SIDE, SIDE, keep, b, 2) || memcmp(a, b, sizeof a) != 0;
+  wrong += !mx_impute_all(N, 3, SIDE, SIDE, keep, b, 2, NULL) || memcmp(a, b, sizeof a) != 0;
   wrong += mx_alloc_live() != 0;
   return wrong ? printf("threads or memory: %d checks are wrong\n", wrong) : 0;
 }

@@ -37,6 +37,8 @@ static void drain(imageset *s, int threads, int depth, int most, char hex[65]) {
       break;
     for (int64_t i = 0; state == LOADER_READY && i < b.n; i++)
       sha256_add(&h, b.px + i * SIZE * SIZE * 3, (size_t)SIZE * SIZE * b.c[i]);
+    if (state == LOADER_READY)
+      loader_release(l);
   }
   loader_free(l);
   sha256_finish(&h, digest);

@@ -1,6 +1,7 @@
 /* Quickshift and SLIC against the label maps that scikit-image 0.19.3 and 0.26 make of the same pictures (SHA-256 of all
  * labels), on one and two threads; boundaries by hand; each allocation made to fail once. */
 #include <omp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include "alloc.h"
@@ -45,10 +46,12 @@ static void fill(int kind, int h, int w) {
 }
 
 static int run(int setting, int h, int w, int64_t *count) { /* perturb_segments.py's SETTINGS */
-  static const segment_quickshift_options quick[] = { { 4, 200, 0.2, 0, 42, NULL, false }, { 5, 10, 1, 0, 42, NULL, false }, { 1, 3, 0.5, 0, 7, NULL, false },
-    { 2.3, 6, 0.7, 1.3, 123, NULL, false } };
-  static const segment_slic_options slic[] = { { 10, 10, 0, 10, true, 0.5, 3, false }, { 100, 0.1, 0, 10, true, 0.5, 3, false },
-    { 50, 10, 1, 10, true, 0.5, 3, false }, { 300, 1, 0, 10, false, 0.5, 3, false }, { 1, 10, 0, 10, true, 0.5, 3, false } };
+  static const segment_quickshift_options quick[] = { { 4, 200, 0.2, 0, 42, NULL, false, NULL },
+    { 5, 10, 1, 0, 42, NULL, false, NULL }, { 1, 3, 0.5, 0, 7, NULL, false, NULL },
+    { 2.3, 6, 0.7, 1.3, 123, NULL, false, NULL } };
+  static const segment_slic_options slic[] = { { 10, 10, 0, 10, true, 0.5, 3, false, NULL },
+    { 100, 0.1, 0, 10, true, 0.5, 3, false, NULL }, { 50, 10, 1, 10, true, 0.5, 3, false, NULL },
+    { 300, 1, 0, 10, false, 0.5, 3, false, NULL }, { 1, 10, 0, 10, true, 0.5, 3, false, NULL } };
   static const int which[] = { 0, -1, 1, 2, 3, -2, -3, -4, -5 };
   if (which[setting] >= 0)
     return segment_quickshift(labels, count, planes, h, w, &quick[which[setting]]);
@@ -76,7 +79,7 @@ static void check_lab(void) {
   const double rgb[9] = { 1, 0, 1, 1, 0, 0, 1, 0, 0 };
   static const double known[9] = { 100, 0, 53.2408, 0, 0, 80.0925, 0, 0, 67.2032 };
   double lab[9];
-  segment_lab(lab, rgb, 3);
+  segment_lab(lab, rgb, 3, NULL);
   for (int i = 0; i < 9; i++)
     expect(lab[i] - known[i] < 0.01 && known[i] - lab[i] < 0.01, "Lab differs from CIE's", i);
 }
@@ -96,6 +99,31 @@ static void check_boundaries(void) {
     for (int i = 0; i < 30; i++)
       expect(marked[i] == (quirk ? wrapped : plain)[i] - '0', quirk ? "wrapped boundary" : "boundary", i);
   }
+}
+
+static atomic_int questions, most_questions;
+
+static bool stops(void) { return atomic_fetch_add(&questions, 1) >= atomic_load(&most_questions); }
+
+/* Stopped after any number of questions it ends at once, with nothing left behind. */
+static void check_stop(void) {
+  const segment_quickshift_options quick = { 4, 200, 0.2, 1, 42, NULL, false, stops };
+  const segment_slic_options slic = { 10, 10, 1, 10, true, 0.5, 3, false, stops };
+  fill(COLOURED, 30, 40);
+  for (int which = 0; which < 2; which++)
+    for (int most = 0;; most = most * 2 + 1) {
+      int64_t count = 0;
+      atomic_store(&questions, 0);
+      atomic_store(&most_questions, most);
+      const int status = which ? segment_slic(labels, &count, planes, 30, 40, &slic)
+                               : segment_quickshift(labels, &count, planes, 30, 40, &quick);
+      expect(mx_alloc_live() == 0, "blocks are left after a stop", most);
+      if (status == SEGMENT_OK)
+        break;
+      expect(status == SEGMENT_STOPPED && most < 1 << 20, "a stop is told otherwise", most);
+      if (most >= 1 << 20)
+        break;
+    }
 }
 
 static void check_out_of_memory(void) {
@@ -123,6 +151,7 @@ int main(void) {
   }
   check_lab();
   check_boundaries();
+  check_stop();
   check_out_of_memory();
   printf("%d wrong\n", failures);
   return failures != 0;

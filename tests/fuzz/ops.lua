@@ -3,6 +3,8 @@
 -- A child process (this file again, told so by its environment) calls operator after operator and notes each call before it
 -- is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time are bounded.
 -- --all yes tries the denied ones too; --list writes the names that died, one a line, with the signal.
+-- --fail yes: instead, each allocation of a call that goes well fails once. The call must raise, or leave results,
+-- arguments and random generator equal to the undisturbed call's to the last bit; the first that does not ends the run.
 -- tests/tensor_fuzz.lua calls a few cases of each.
 local host = require "medxai.host"
 
@@ -133,7 +135,7 @@ local function show(args, n)
   io.stderr:write(table.concat(parts, ", "), "\n")
 end
 
-local function one_case(call, params)
+local function arguments(params)
   base_shape, base_dtype, grads = pick(shapes), pick(dtypes), {}
   local args, names, n = {}, {}, 0
   for _, p in ipairs(params) do
@@ -144,6 +146,11 @@ local function one_case(call, params)
   end
   while n > 0 and args[n] == nil do n = n - 1 end
   if next(names) then n = n + 1; args[n] = names end
+  return args, n
+end
+
+local function one_case(call, params)
+  local args, n = arguments(params)
   if os.getenv "MEDXAI_FUZZ_SHOW" then show(args, n) end
   local ok, result = pcall(call, table.unpack(args, 1, n))
   if ok and #grads > 0 and core.tensor.is_tensor(result) and result.requires_grad then
@@ -153,6 +160,54 @@ local function one_case(call, params)
     if core.tensor.is_tensor(v) then pcall(tostring, v) end
   end
   if ok and core.tensor.is_tensor(result) then pcall(tostring, result) end
+end
+
+-- ---- allocations that fail ----
+
+-- Results that nobody wrote: the memory as it was found.
+local function unwritten(name) return name:find "empty" or name:find "^resize" or name:find "^set_" end
+
+local function print_of(values)
+  local hash = core.image.sha256_stream()
+  local function add(v, depth)
+    if core.tensor.is_tensor(v) then
+      hash:update(v.dtype .. tostring(v.shape) .. v.layout)
+      local ok, bytes = pcall(v.data_string, v)
+      hash:update(ok and bytes or "?")
+    elseif type(v) == "table" and depth < 4 then
+      for _, e in ipairs(v) do add(e, depth + 1) end
+      for _, key in ipairs { "out", "self", "input", "other" } do add(rawget(v, key), depth + 1) end
+    else
+      hash:update(type(v) == "number" and ("%.17g"):format(v) or type(v) == "userdata" and "none" or tostring(v))
+    end
+  end
+  for i = 1, values.n do add(values[i], 0) end
+  return hash:hex()
+end
+
+local function failing_case(call, params, start)
+  local function attempt(n, times)
+    local scope <close> = core.memory.scope()
+    start()
+    local args, count = arguments(params)
+    core.memory.fail_after(n, times)
+    local result = table.pack(pcall(call, table.unpack(args, 1, count)))
+    core.memory.fail_after(-1)
+    if not result[1] then return nil, result[2] end
+    result.n = result.n + 2
+    result[result.n - 1], result[result.n] = args, core.autograd.get_rng_state()
+    return print_of(result)
+  end
+  local want = attempt(-1)
+  if not want or attempt(-1) ~= want then return end -- it fails by itself, or says something else every time
+  for n = 0, 40 do
+    if attempt(n, 1 << 20) then return end -- it makes no more allocations than that
+    local got, message = attempt(n, 1)
+    if got and got ~= want then error(("allocation %d failed, and the result differs"):format(n), 0) end
+    if not got and not tostring(message):find "out of memory" then
+      error(("allocation %d failed, and the error was: %s"):format(n, message), 0)
+    end
+  end
 end
 
 -- ---- the child ----
@@ -174,10 +229,19 @@ local function child()
       note:seek "set"
       note:write(("%6d %6d\n"):format(k, case))
       note:flush()
-      seed(names[k] .. ":" .. case .. ":" .. os.getenv "MEDXAI_FUZZ_SEED")
-      torch.manual_seed(case)
-      local scope <close> = core.memory.scope()
-      pcall(one_case, call, schemas[case % #schemas + 1]) -- an argument may not be makable either
+      local function start()
+        seed(names[k] .. ":" .. case .. ":" .. os.getenv "MEDXAI_FUZZ_SEED")
+        torch.manual_seed(case)
+      end
+      if os.getenv "MEDXAI_FUZZ_FAIL" == "yes" then
+        local ok, message = true, nil
+        if not unwritten(names[k]) then ok, message = pcall(failing_case, call, schemas[case % #schemas + 1], start) end
+        if not ok and message:find "^allocation" then error(("%s, case %d: %s"):format(names[k], case, message), 0) end
+      else
+        start()
+        local scope <close> = core.memory.scope()
+        pcall(one_case, call, schemas[case % #schemas + 1]) -- an argument may not be makable either
+      end
     end
   end
 end
@@ -200,9 +264,14 @@ local function run_child(dir, first, last, case, cases, fuzz_seed)
   local note <close> = assert(io.open(dir .. ".note", "w"))
   note:write(("%6d %6d\n"):format(first, case))
   note:flush()
-  local command = ("ulimit -v 12000000; ulimit -c 0; MEDXAI_FUZZ_NOTE=%s MEDXAI_FUZZ_NAMES=%s MEDXAI_FUZZ_FIRST=%d MEDXAI_FUZZ_LAST=%d "
-    .. "MEDXAI_FUZZ_CASE=%d MEDXAI_FUZZ_CASES=%d MEDXAI_FUZZ_SEED=%s timeout -s KILL %d %s --threads 1 %s >/dev/null 2>%s"):format(
-    dir .. ".note", dir .. ".names", first, last, case, cases, fuzz_seed, 60 + cases // 4, host.exe, host.script, dir .. ".err")
+  -- The address sanitizer reserves more addresses than there is memory, and looks for leaks in the parent.
+  local asan = os.getenv "ASAN_OPTIONS"
+  local bounds = asan and ("export ASAN_OPTIONS='%s:detect_leaks=0'"):format(asan) or "ulimit -v 12000000"
+  local command = ("%s; ulimit -c 0; MEDXAI_FUZZ_NOTE=%s MEDXAI_FUZZ_NAMES=%s MEDXAI_FUZZ_FIRST=%d MEDXAI_FUZZ_LAST=%d "
+    .. "MEDXAI_FUZZ_CASE=%d MEDXAI_FUZZ_CASES=%d MEDXAI_FUZZ_SEED=%s MEDXAI_FUZZ_FAIL=%s "
+    .. "timeout -s KILL %d %s --threads 1 %s >/dev/null 2>%s"):format(
+    bounds, dir .. ".note", dir .. ".names", first, last, case, cases, fuzz_seed, host.fields.fail or "no",
+    60 + cases, host.exe, host.script, dir .. ".err")
   local ok, how, code = os.execute(command)
   if ok then return end
   local signal = how == "exit" and code - 128 or code
@@ -216,6 +285,7 @@ end
 local function write_names(path, only, all)
   local denied, names = {}, {}
   for _, name in ipairs(all and {} or require "medxai.denied_ops") do denied[name] = true end
+  denied.from_file = true -- its argument names a file, which it makes
   local list <close> = assert(io.open(path, "w"))
   for _, name in ipairs(core.tensor.op_names()) do
     if documented(name, denied) and name:find(only or "") then

@@ -4,7 +4,8 @@
     python cam.py networks OUT GRADCAM [network ...]   the seven networks as gradcam.py trained them, for tests/parity_cam.lua
 
 The library is used as it comes but for what its own interface lets one choose: an ablation layer that always fills zero and
-weights that do not turn round with the score's sign (our default form of Ablation-CAM), and rectifiers out of place. Signs of
+weights that do not turn round with the score's sign (our default form of Ablation-CAM), and rectifiers out of place; in
+that form also without the numbers that it adds to divisors (1e-7, 1e-6), which make a map depend on its target's scale. Signs of
 principal components are recorded: they are compared apart from the maps.
 
 What would take the library days is shortened without touching a number: what comes before a network's last layer is computed once an
@@ -28,6 +29,7 @@ METHODS = {  # ours -> the library's
     "xgradcam": pgc.XGradCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM, "eigengradcam": pgc.EigenGradCAM, "scorecam": pgc.ScoreCAM,
     "ablationcam": pgc.AblationCAM, "fullgrad": pgc.FullGrad, "randomcam": pgc.RandomCAM,
 }
+ORIGINAL = dict(METHODS)
 SMOOTHINGS = {"plain": (False, False), "aug": (True, False), "eigen": (False, True), "both": (True, True)}
 SEED = 42
 
@@ -79,9 +81,50 @@ class PlainAblation(pgc.AblationCAM):
         return weights * np.sign(scores)[:, None]
 
 
+class PlainPlusPlus(pgc.GradCAMPlusPlus):
+    """Chattopadhay et al. 2018, eq. 19, divided by the squared gradient: nothing is added to the denominator."""
+
+    def get_cam_weights(self, x, layer, targets, activations, grads):
+        alpha = np.where(grads != 0, 1 / (2 + activations.sum(axis=(2, 3), keepdims=True) * grads), 0)
+        return (np.maximum(grads, 0) * alpha).sum(axis=(2, 3))
+
+
+class PlainX(pgc.XGradCAM):
+    def get_cam_weights(self, x, layer, targets, activations, grads):
+        total = activations.sum(axis=(2, 3))
+        weights = (grads * activations).sum(axis=(2, 3))
+        there = np.abs(total) > 1e-12 * np.abs(activations).sum(axis=(2, 3))
+        return np.where(there, weights / np.where(total == 0, 1, total), 0)
+
+
+PLAIN = {"ablationcam": PlainAblation, "gradcam_plus_plus": PlainPlusPlus, "xgradcam": PlainX}
+images = sys.modules["pytorch_grad_cam.utils.image"]
+scale_as_is = images.scale_cam_image
+
+
+def scale_plain(cam, target_size=None):
+    """scale_cam_image without the 1e-7: a map whose range is rounding is zero."""
+    out = []
+    for one in cam:
+        shifted = one - one.min()
+        top = shifted.max()
+        one = shifted / top if top > 1e-13 * np.abs(one).max() else np.zeros_like(one)
+        out.append(one if target_size is None else images.cv2.resize(np.float32(one), target_size))
+    return np.float32(out)
+
+
+def choose_scale(form):
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("pytorch_grad_cam") and hasattr(module, "scale_cam_image"):
+            module.scale_cam_image = scale_plain if form == "out" else scale_as_is
+
+
 def cam(method, model, layers, x, aug, eigen, form, targets=None):
     """Maps (N, H, W), float32; and the signs, ratios and correlations of their principal components in the order in which they were made."""
-    cls = PlainAblation if method == "ablationcam" and form == "out" else METHODS[method]
+    cls = METHODS[method]
+    if form == "out" and cls is ORIGINAL[method]:
+        cls = PLAIN.get(method, cls)
+    choose_scale(form)
     signs.clear()
     projections.clear()
     np.random.seed(SEED)
@@ -301,7 +344,7 @@ def network(out, grad, name):
                 for other in COMPARE[name]:
                     dump("gradcam", "square", square, images, smoothing, form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
         for kind, x, images, smoothing in sets if layout and name != "inception_v3" else ():
-            for form in forms(x[images], smoothing, False):
+            for form in ("asis", "out"):
                 net = build(name, folder, bits, form, fresh=True).to(memory_format=torch.channels_last)
                 dump("fullgrad", kind, x, images, smoothing, form, bits, net, [], layout=layout)
 
@@ -310,16 +353,19 @@ def network(out, grad, name):
     check_behind(name, build(name, folder, 64, "out"), layer, square[:1].double())
     for bits in (64, 32):
         for kind, x, images, smoothing in sets:
-            for form in forms(x[images], smoothing, aliased):
+            usual = forms(x[images], smoothing, aliased)
+            for form in ("asis", "out"):
                 net = build(name, folder, bits, form)
                 behind = Behind(name, net, layer).eval()
                 for method in METHODS:
                     if method in ("scorecam", "ablationcam", "fullgrad") or (method == "randomcam" and form == "out"):
                         continue
+                    if form not in usual and method not in PLAIN:
+                        continue
                     if not (method in ("eigencam", "eigengradcam") and smoothing in ("eigen", "both")):
                         dump(method, kind, x, images, smoothing, form, bits, behind, [behind.tap])
                 layer_of(net, layer)._forward_hooks.clear()
-            for form in forms(x[images], smoothing, False) if name != "inception_v3" else ():  # the library's FullGrad stops there
+            for form in ("asis", "out") if name != "inception_v3" else ():  # the library's FullGrad stops there
                 dump("fullgrad", kind, x, images, smoothing, form, bits, build(name, folder, bits, form), [])
         print(name, bits, "methods of one pass done", flush=True)
         for form in ("asis", "out"):

@@ -118,7 +118,9 @@ part_exported() {
 }
 
 part_data() {
-  "$a" "$here/resize.py" --all "$work/pictures" && MEDXAI_PICTURES_DIR=$work/pictures ours parity_data
+  command -v cjpeg >/dev/null || apt install --no-install-recommends libjpeg-turbo-progs >>"$work/a.log" 2>&1
+  "$a" "$here/resize.py" --all "$work/pictures" && "$a" "$here/jpeg.py" --all "$work/jpeg" "$data" 2>"$work/jpeg.log" &&
+    MEDXAI_PICTURES_DIR=$work/pictures MEDXAI_JPEG_DIR=$work/jpeg ours parity_data
 }
 
 seven() { echo "${networks:-squeezenet1_0 mobilenet_v2 efficientnet_b0 densenet121 resnet50 inception_v3 vgg19}"; }

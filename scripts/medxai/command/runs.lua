@@ -169,6 +169,7 @@ local function show(args)
   end
   if r.test then
     print(string.format("test: accuracy %.4f, macro F1 %.4f, macro AUROC %s, %d images", r.test.accuracy, r.test.macro.f1, number(r.test.auroc_macro), r.test.n))
+    for _, remark in ipairs(r.test.remarks or {}) do print("note: " .. remark) end
   end
   print "settings"
   for _, pair in ipairs(settings(r)) do print("  " .. pair[1] .. " = " .. pair[2]) end

@@ -1,7 +1,7 @@
 -- What every dataset is once its reader has listed it: splits, items, batches, masks, loaders, and the native set of
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
 --   { path =, label = 0.., split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
--- with paths below `root`. It refuses the same patient in two splits, classes without images, and masks that are missing.
+-- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that are missing.
 -- Options that every reader takes:
 --   size_px, resize_px   the short side becomes resize_px (bilinear as Pillow does it), then the centre size_px x size_px is kept
 --   mask                 "lungs": image AND lung mask, filled between the lungs as the thesis did, in 8 bits at the file's size;
@@ -14,7 +14,10 @@
 --   augment              true: { rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }, or such a table
 --                        (also flip, a probability); drawn per (seed, epoch, image id), for training alone
 --   cache_mb             prepared pictures kept in memory (default: a quarter of the free memory, at most 4096)
---   white_16bit          the 16-bit sample that becomes white (65535; 4095 for 12-bit values stored in 16 bits)
+--   mask_resize          of mask files of another size than their image, which are errors without it: "nearest", or
+--                        "bilinear" (what is at least half inside), stretches them to the image's size
+--   white_16bit          the 16-bit sample that becomes white (65535; 4095 for 12-bit values stored in 16 bits); where
+--                        images differ by source or by file: { ["hospital A"] = 4095, ["b/7.png"] = 1023 }
 --   skip                 images to leave out besides those of skip.txt beside the data: another such file, or a list of paths
 --   limit                at most so many images a class and split, the first in order
 local check = require "medxai.check"
@@ -22,6 +25,7 @@ local host = require "medxai.host"
 
 local base = {}
 
+base.mask_resizes = { "nearest", "bilinear" }
 base.mask_modes = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
 base.split_names = { "train", "val", "test", "small_test" }
 
@@ -38,7 +42,8 @@ function base.spec(own)
     std = { "table" },
     augment = { "boolean|table", field = true, default = false },
     cache_mb = { "number", min = 0 },
-    white_16bit = { "integer", default = 65535, min = 1, max = 65535 },
+    mask_resize = { one_of = base.mask_resizes },
+    white_16bit = { "integer|table", default = 65535, min = 1, max = 65535 },
     limit = { "integer", field = true, min = 1 },
     labels = { one_of = { "true", "permuted" }, field = true, default = "true" },
     skip = { "string|table", field = true },
@@ -175,8 +180,7 @@ function Split:cropped_share(i, kind)
   local path = mask_file(self, check_place(self, i, "cropped_share"), kind)
   if not path then return 0.0, 0 end
   local scope <close> = require("medxai.core").memory.scope()
-  local mask = require("medxai.core").image.load(path):select(2, 0)
-  mask = mask:ge(math.min(128, mask:max():item())):logical_and(mask:ne(0))
+  local mask = require("medxai.core").image.load_mask(path, self.items[i].white or 65535):select(2, 0):ne(0)
   local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
   local function kept(side, offset, size, resized) -- pixel centres inside the crop: first, count
     local scale = side / resized
@@ -319,7 +323,7 @@ local function fingerprint(data, options)
     for _, item in ipairs(split.items) do
       add(item.path)
       add(item.lungs)
-      hash:update(string.format("%d %d\0", item.label or -1, item.number or -1))
+      hash:update(string.format("%d %d %d\0", item.label or -1, item.number or -1, item.white or 0))
     end
   end
   return hash:hex()
@@ -331,7 +335,7 @@ function Dataset:native()
   if self.set then return self.set end
   local options = {
     root = self.root or "", resize_px = not self.drawn and self.resize_px or 0, size_px = self.size_px, mask = self.apply_mask and self.mask or "none",
-    white16 = self.white_16bit, mean = self.mean, std = self.std, phantom = self.drawn,
+    mean = self.mean, std = self.std, phantom = self.drawn, mask_resize = self.mask_resize,
   }
   local key = fingerprint(self, options)
   options.cache_bytes = self.cache_bytes
@@ -341,6 +345,7 @@ function Dataset:native()
     for _, item in ipairs(split.items) do
       index = index + 1
       item.index = shared and index or set:add(item.path, item.lungs, item.label or -1, item.number)
+      if item.white and not shared then set:white(item.index, item.white) end
     end
   end
   self.set, sets[key] = set, set
@@ -355,7 +360,7 @@ function Dataset:preparation()
   return {
     size_px = self.size_px, resize_px = of_files and self.resize_px or nil,
     interpolation = of_files and "bilinear" or nil, white_16bit = of_files and self.white_16bit or nil, channels = 3,
-    range = { 0, 1 }, input_mode = self.mask,
+    range = { 0, 1 }, input_mode = self.mask, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize or nil,
     mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
   }
 end
@@ -422,6 +427,29 @@ local function augment_of(what, value)
   return a
 end
 
+local function is_white(v) return math.tointeger(v) and v >= 1 and v <= 65535 end
+
+-- Gives each item its white level: by its file, else its manifest's, else its source's, else the one of all.
+local function set_whites(what, white, items)
+  local by_name, used = type(white) == "table" and white or {}, {}
+  for _, name in ipairs(check.sorted_keys(by_name)) do
+    if type(name) ~= "string" or not is_white(by_name[name]) then
+      check.fail(what, "option 'white_16bit' is wrong (expected a number from 1 to 65535, or one for each source or file, "
+        .. "got %s = %s).", tostring(name), tostring(by_name[name]))
+    end
+  end
+  for _, item in ipairs(items) do
+    local file, source = by_name[item.path], by_name[item.source or "unknown"]
+    item.white = math.tointeger(file or item.white or source or type(white) == "number" and white or 65535)
+    used[item.path], used[item.source or "unknown"] = true, true
+  end
+  for _, name in ipairs(check.sorted_keys(by_name)) do
+    if not used[name] then
+      check.fail(what, "option 'white_16bit' names '%s', which is no source and no file of these data.", name)
+    end
+  end
+end
+
 -- The labels of the training images in a random order: the same for the same seed and images.
 local function permute_labels(items, seed)
   local train, labels = {}, {}
@@ -472,16 +500,21 @@ local function check_masks(data, items)
     #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.mask)
 end
 
-local function check_classes_filled(data, optional)
+-- What is not trained on cannot be learned; a split that is only looked at may lack a class, and that is noted.
+local function check_classes_filled(data)
   for _, split in ipairs(data.splits) do
-    local count = {}
+    local has, lacks = {}, {}
     for _, item in ipairs(split.items) do
-      if item.label then count[item.label] = (count[item.label] or 0) + 1 end
+      if item.label then has[item.label] = true end
     end
     for k, class in ipairs(data.classes) do
-      if not count[k - 1] and not optional then
-        check.fail("dataset", "class '%s' has no image in %s. Add some, or leave the class out of classes.", class, split.name)
-      end
+      if not has[k - 1] then lacks[#lacks + 1] = class end
+    end
+    if #lacks > 0 and split.name == "train" then
+      check.fail("dataset", "class '%s' has no image in train. Add some, or leave the class out of classes.", lacks[1])
+    elseif #lacks > 0 then
+      data.notes[#data.notes + 1] = ("%s has no image of the class%s '%s'"):format(split.name,
+        #lacks > 1 and "es" or "", table.concat(lacks, "', '"))
     end
   end
 end
@@ -500,7 +533,7 @@ function base.make(found)
     check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px, data.resize_px)
   end
   data.mask, data.apply_mask = found.input_mask or o.mask, found.input_mask == nil
-  data.mean, data.std, data.white_16bit, data.options = o.mean, o.std, o.white_16bit, o
+  data.mean, data.std, data.white_16bit, data.mask_resize, data.options = o.mean, o.std, o.white_16bit, o.mask_resize, o
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
 
@@ -520,13 +553,14 @@ function base.make(found)
       data.splits[#data.splits + 1] = data[name]
     end
   end
+  if not found.drawn then set_whites(found.name, o.white_16bit, items) end
   check_patients(items)
   if o.labels == "permuted" then permute_labels(items, host.options.seed or 42) end
   if data.apply_mask and data.mask ~= "none" then check_masks(data, items) end
-  check_classes_filled(data, found.empty_ok)
+  if not found.empty_ok then check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
-    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {},
+    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
     labels = o.labels == "permuted" and ("permuted by seed %d"):format(host.options.seed or 42) or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end

@@ -1,7 +1,8 @@
 -- The COVID-QU-Ex layout: "Lung Segmentation Data" (part = "lung") or "Infection Segmentation Data" (part = "infection"), then
 --   {Train,Val,Test}/<class>/{images,lung masks,infection masks}/*.png
 -- with classes COVID-19, Non-COVID, Normal in this order. An image and its masks share a file name; masks are matched by name
--- alone. The infection part may lack classes (its masks are COVID-19's); the lung part may not.
+-- alone. The infection part may lack classes (its masks are COVID-19's). Of the lung part only splits that are not
+-- trained on may, unless a folder of an unknown name says that one is misspelt.
 local base = require "medxai.dataset.base"
 local check = require "medxai.check"
 local listing = require "medxai.dataset.listing"
@@ -51,13 +52,13 @@ local function refuse_strays(root, folder, pictures)
 end
 
 -- The images of one class and split, appended to items; false where there is no such folder.
-local function read_class(items, root, split, label)
+local function read_class(items, root, split, label, part)
   local class = classes[label + 1]
   local own = folder_of[split] .. "/" .. class
   local folder = root .. "/" .. own .. "/images"
   if not listing.is_folder(folder) then return false, folder end
   local pictures = listing.pictures(folder)
-  if #pictures == 0 then
+  if #pictures == 0 and (split == "train" or part == "infection") then
     check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own .. "/images", listing.there(folder))
   end
   refuse_strays(root, own .. "/infection masks", pictures)
@@ -72,17 +73,16 @@ end
 
 local function read_split(items, root, split, part)
   if not listing.is_folder(root .. "/" .. folder_of[split]) then return end
-  local before = #items
+  local before, own = #items, root .. "/" .. folder_of[split]
+  local needs_all = part == "lung" and (split == "train" or #listing.without(listing.folders(own), classes) > 0)
   for label = 0, #classes - 1 do
-    local found, folder = read_class(items, root, split, label)
-    if not found and part == "lung" then
+    local found, folder = read_class(items, root, split, label, part)
+    if not found and needs_all then
       check.fail("dataset", "class '%s' is missing in %s (no folder '%s'; %s).", classes[label + 1], folder_of[split], folder,
         listing.there(root .. "/" .. folder_of[split]))
     end
   end
-  if #items == before then
-    check.fail("dataset", "%s holds none of the classes %s (%s).", folder_of[split], table.concat(classes, ", "), listing.there(root .. "/" .. folder_of[split]))
-  end
+  if #items == before then listing.no_classes(own, folder_of[split], classes) end
 end
 
 ---@param options { root: string, part?: string, mask?: string, size_px?: integer, resize_px?: integer }

@@ -4,6 +4,12 @@ local check = require "medxai.check"
 
 local csv = {}
 
+--- A text without blanks at both ends, in time that grows with its length alone.
+function csv.trim(text)
+  local first = text:find "%S"
+  return first and text:sub(first):match ".*%S" or ""
+end
+
 -- One record from `at`: its fields, where the next begins, and how many lines it took.
 local function record(text, at, name, line)
   local fields, lines = {}, 1
@@ -22,7 +28,7 @@ local function record(text, at, name, line)
       lines = lines + select(2, value:gsub("\n", ""))
     else
       local stop = text:find("[,\r\n]", at) or #text + 1
-      value = text:sub(at, stop - 1):gsub("^%s+", ""):gsub("%s+$", "")
+      value = csv.trim(text:sub(at, stop - 1))
       at = stop
     end
     fields[#fields + 1] = value
@@ -55,6 +61,11 @@ end
 ---@param name string for errors
 function csv.parse(text, name)
   text = text:gsub("^\xEF\xBB\xBF", "")
+  local zero = text:find("\0", 1, true)
+  if zero then
+    local _, before = text:sub(1, zero):gsub("\n", "")
+    check.fail("manifest", "%s:%d: there are zero bytes (is it UTF-16?). Save the table as UTF-8.", name, before + 1)
+  end
   local columns, rows, at, line = nil, {}, 1, 1
   while at <= #text do
     local fields, next_at, lines = record(text, at, name, line)

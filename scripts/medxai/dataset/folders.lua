@@ -1,6 +1,7 @@
 -- Plain class folders, <split>/<class>/*.png, and those that maskmaker wrote, Masked_<split>/<class>/*.png.
 -- Splits: Train, Val (or Valid, Validation), Test, Small_Test, in any case. Class order: `classes`; without it COVID-19, Non-COVID,
--- Normal where the folders are these three; else by name, and a note says so. A class without images in a split is an error.
+-- Normal where the folders are these three; else by name, and a note says so. A class without training images is an error;
+-- another split may lack one, unless a folder of an unknown name says that it is misspelt.
 local base = require "medxai.dataset.base"
 local check = require "medxai.check"
 local listing = require "medxai.dataset.listing"
@@ -55,22 +56,22 @@ local function find_classes(root, splits, notes)
 end
 
 local function read_split(items, root, split, folder, classes, notes)
-  local known = {}
+  local strays, before = listing.without(listing.folders(root .. "/" .. folder), classes), #items
+  local needs_all = split == "train" or #strays > 0
   for label, class in ipairs(classes) do
-    known[class] = true
     local own = folder .. "/" .. class
-    if not listing.is_folder(root .. "/" .. own) then
+    local is_there = listing.is_folder(root .. "/" .. own)
+    local pictures = is_there and listing.pictures(root .. "/" .. own) or {}
+    if not is_there and needs_all then
       check.fail("dataset", "class '%s' is missing in %s (no folder '%s'; %s).", class, folder, own, listing.there(root .. "/" .. folder))
     end
-    local pictures = listing.pictures(root .. "/" .. own)
-    if #pictures == 0 then
+    if #pictures == 0 and split == "train" then
       check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own, listing.there(root .. "/" .. own))
     end
     for _, name in ipairs(pictures) do items[#items + 1] = { path = own .. "/" .. name, label = label - 1, split = split } end
   end
-  for _, name in ipairs(listing.folders(root .. "/" .. folder)) do
-    if not known[name] then notes[#notes + 1] = ("'%s/%s' is not one of the classes and is left out"):format(folder, name) end
-  end
+  if #items == before then listing.no_classes(root .. "/" .. folder, folder, classes) end
+  for _, name in ipairs(strays) do notes[#notes + 1] = ("'%s/%s' is not one of the classes and is left out"):format(folder, name) end
 end
 
 local part_folder = { lung = "Lung Segmentation Data", infection = "Infection Segmentation Data" }

@@ -1,6 +1,7 @@
 -- What the readers share about folders: sorted listings, what is there instead of what was looked for, skip lists.
 -- It refuses to follow listing order silently: names are sorted, classes are given or said aloud.
 local check = require "medxai.check"
+local csv = require "medxai.dataset.csv"
 local file = require "medxai.file"
 
 local listing = {}
@@ -46,6 +47,16 @@ function listing.folders(path)
   return names
 end
 
+--- The names that are not among others, in their order.
+function listing.without(names, others)
+  local known, rest = {}, {}
+  for _, name in ipairs(others) do known[name] = true end
+  for _, name in ipairs(names) do
+    if not known[name] then rest[#rest + 1] = name end
+  end
+  return rest
+end
+
 --- PNG and JPEG names in a folder, sorted, and how many other files there are.
 function listing.pictures(path)
   local pictures, others = {}, 0
@@ -69,6 +80,12 @@ function listing.there(path)
   local shown = {}
   for i = 1, math.min(8, #names) do shown[i] = names[i] end
   return "there: " .. table.concat(shown, ", ") .. (#names > 8 and (" and %d more"):format(#names - 8) or "")
+end
+
+--- Raises: a split's folder holds no image of any class.
+function listing.no_classes(path, shown, classes)
+  local names = table.concat(classes, ", ")
+  check.fail("dataset", "%s holds no image of the classes %s (%s).", shown, names, listing.there(path))
 end
 
 --- A root without its trailing slashes; an error where it was not given or is no folder.
@@ -101,7 +118,7 @@ function listing.skips(folders, given)
     local text, message = file.read(path)
     if not text then check.fail("dataset", "skip list: %s.", message) end
     for line in (text or ""):gmatch "[^\r\n]+" do
-      line = line:gsub("^\xEF\xBB\xBF", ""):gsub("^%s+", ""):gsub("%s+$", ""):gsub("^%./", "")
+      line = csv.trim(line:gsub("^\xEF\xBB\xBF", "")):gsub("^%./", "")
       if line ~= "" and line:sub(1, 1) ~= "#" then skips[line] = true end
     end
   end

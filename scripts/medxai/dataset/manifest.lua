@@ -1,4 +1,5 @@
--- A table of images: a CSV with a header, columns path, label, split, and where known mask (lungs), infection, lesion, patient, source.
+-- A table of images: a CSV with a header, columns path, label, split, and where known mask (lungs), infection, lesion,
+-- patient, source, white (the 16-bit sample that becomes white).
 -- Paths are relative to the CSV's folder, or absolute. Labels are class names, or numbers from 0; `classes` fixes their order, without it
 -- names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name files that are not there are
 -- an error that lists them with their lines.
@@ -75,6 +76,16 @@ local function filled(value)
   return value ~= nil and value ~= "" and value or nil
 end
 
+local function white_of(row, name)
+  local text = filled(row.white)
+  local white = text and math.tointeger(tonumber(text))
+  if text and not (white and white >= 1 and white <= 65535) then
+    check.fail("manifest", "%s:%d: the white level '%s' is wrong (expected a number from 1 to 65535).", name, row.line,
+      text)
+  end
+  return white
+end
+
 local function read_items(rows, order, name, classes)
   local items = {}
   for i, row in ipairs(rows) do
@@ -85,7 +96,7 @@ local function read_items(rows, order, name, classes)
     end
     if row.path == "" then check.fail("manifest", "%s:%d: no path.", name, row.line) end
     items[i] = { path = row.path, label = order[row.label], split = split, lungs = filled(row.mask) or filled(row.lungs), patient = filled(row.patient),
-      source = filled(row.source), masks = { infection = filled(row.infection), lesion = filled(row.lesion) }, line = row.line }
+      source = filled(row.source), white = white_of(row, name), masks = { infection = filled(row.infection), lesion = filled(row.lesion) }, line = row.line }
   end
   return items
 end

@@ -8,7 +8,7 @@ local check = require "medxai.check"
 local classes = { "clear", "nodule", "opacity" }
 
 local spec = base.spec {
-  root = false, resize_px = false, white_16bit = false, skip = false,
+  root = false, resize_px = false, white_16bit = false, mask_resize = false, skip = false,
   n_train = { "integer", field = true, default = 600, min = 0 },
   n_val = { "integer", field = true, default = 150, min = 0 },
   n_test = { "integer", field = true, default = 150, min = 0 },

@@ -205,18 +205,114 @@ local function as_text(data, r)
   return table.concat(parts, "\n")
 end
 
--- 16-bit files that use a part of their range alone come out dark: said, with the white level that would use it.
-local function dark_notes(items, set, white)
-  local n, top = 0, 0
+-- ---- images that use a part of their range alone: each is judged by its own ----
+
+local most_cut = 0.01 -- of an image's samples above white: less is a marker, or a few bright pixels
+
+-- What is wrong with one image's range, nil where nothing is.
+local function range_fault(item, facts)
+  if facts.low == facts.high then return facts.alpha and "alpha" or "flat" end
+  if facts.bits == 16 then
+    local white = item.white or 65535
+    if facts.top * 2 < white then return "dark16" end
+    return facts.over > most_cut and "cut16" or nil
+  end
+  return facts.high < 128 and "dark" or facts.low > 127 and "bright" or nil
+end
+
+-- "3 of 40 images come out dark ('a.png', 'b.png' and 1 more)"
+local function of_all(found, n, what, one, many)
+  local names = {}
+  for i = 1, math.min(2, #found) do names[i] = "'" .. found[i].item.path .. "'" end
+  if #found > 2 then names[2] = names[2] .. (" and %d more"):format(#found - 2) end
+  return ("%d of %d %s %s (%s)"):format(#found, n, what, #found == 1 and one or many, table.concat(names, ", "))
+end
+
+-- The white level of so many bits that holds them all.
+local function fitting(top)
+  local white = 255
+  while white < top do white = white * 2 + 1 end
+  return white
+end
+
+local function highest(found, key)
+  local top = 0
+  for _, f in ipairs(found) do top = math.max(top, f.facts[key]) end
+  return top
+end
+
+local function each_or_all(found, n, white)
+  if #found == n then return ("Write white_16bit = %d"):format(white) end
+  return ("Write white_16bit by source or file, { [\"%s\"] = %d }, or a column white in a manifest")
+    :format(found[1].item.path, white)
+end
+
+local range_words = {
+  flat = function(f, n) return of_all(f, n, "images", "has one value everywhere", "have one value everywhere") end,
+  alpha = function(f, n)
+    local where = " content in the alpha channel, which is left out"
+    local one, many = "has one colour everywhere and its" .. where, "have one colour everywhere and their" .. where
+    return of_all(f, n, "images", one, many)
+  end,
+  dark = function(f, n)
+    local words = of_all(f, n, "images", "comes out dark", "come out dark")
+    return words .. (": no value above %d of 255"):format(highest(f, "high"))
+  end,
+  bright = function(f, n)
+    return of_all(f, n, "images", "comes out bright", "come out bright") .. ": no value below 128 of 255"
+  end,
+  dark16 = function(f, n)
+    local top = highest(f, "top")
+    return of_all(f, n, "16-bit images", "comes out dark", "come out dark")
+      .. (": no sample above %d of %d. %s if the values have fewer bits"):format(top, f[1].item.white or 65535, each_or_all(f, n, fitting(top)))
+  end,
+  cut16 = function(f, n)
+    local top = highest(f, "top")
+    return of_all(f, n, "16-bit images", "comes out bright", "come out bright")
+      .. (": more than 1 %% of %s samples lie above %d, up to %d, and are cut to white. %s")
+      :format(#f == 1 and "its" or "their", f[1].item.white or 65535, top, each_or_all(f, n, fitting(top)))
+  end,
+}
+
+-- Images that come out dark, bright or flat: a note of each kind.
+local function range_notes(items, set)
+  local found, notes, bits16 = {}, {}, 0
   for _, item in ipairs(items) do
     local facts = set:facts(item.index)
-    if facts.bits == 16 then n, top = n + 1, math.max(top, facts.top) end
+    local fault = not item.number and range_fault(item, facts) -- drawn ones are as they should be
+    if facts.bits == 16 then bits16 = bits16 + 1 end
+    if fault then
+      found[fault] = found[fault] or {}
+      table.insert(found[fault], { item = item, facts = facts })
+    end
   end
-  if n == 0 or top * 2 >= white then return {} end
-  local fitting = 255
-  while fitting < top do fitting = fitting * 2 + 1 end
-  return { ("%s %d of %d and %s out dark. Write white_16bit = %d if the values have fewer bits")
-    :format(counted(n, "16-bit image reaches", "16-bit images reach"), top, white, n == 1 and "comes" or "come", fitting) }
+  for _, fault in ipairs { "dark16", "cut16", "dark", "bright", "flat", "alpha" } do
+    local of = fault:find "16" and bits16 or #items
+    if found[fault] then notes[#notes + 1] = range_words[fault](found[fault], of) end
+  end
+  return notes
+end
+
+-- What is odd about files that can be read all the same: pixels are those that Pillow's Image.open gives.
+local odd = {
+  { "orientation", "image holds an EXIF orientation", "images hold an EXIF orientation",
+    "pixels are used as stored, not turned or mirrored (as Pillow's Image.open gives them). Where pictures lie on their"
+      .. " side, write them turned" },
+  { "stray_bytes", "JPEG holds bytes that belong to nothing", "JPEGs hold bytes that belong to nothing",
+    "they are left out (as Pillow does). Look whether the picture is whole" },
+}
+
+local function odd_notes(items, set)
+  local notes = {}
+  for _, kind in ipairs(odd) do
+    local n, first = 0, nil
+    for _, item in ipairs(items) do
+      if set:facts(item.index)[kind[1]] then n, first = n + 1, first or item.path end
+    end
+    local which = n > 1 and "the first is " or ""
+    if n > 0 then notes[#notes + 1] = ("%s (%s%s): %s"):format(counted(n, kind[2], kind[3]), which, first, kind[4]) end
+  end
+  return notes
 end
 
 local function patients_of(items)
@@ -246,8 +342,8 @@ function report.check(data, options)
   local exact, within = exact_duplicates(items, set)
   local near, near_count = near_duplicates(items, indices, groups, set)
   local r = { images = #items, patients = patients_of(items), counts = counts_of(data), exact = exact, exact_within = within, near = near,
-    near_count = near_count, sources = sources_of(data, items), notes = dark_notes(items, set, data.white_16bit or 65535) }
-  table.move(data.notes, 1, #data.notes, #r.notes + 1, r.notes)
+    near_count = near_count, sources = sources_of(data, items), notes = range_notes(items, set) }
+  for _, more in ipairs { odd_notes(items, set), data.notes } do table.move(more, 1, #more, #r.notes + 1, r.notes) end
   r.warnings = warnings_of(r)
   r.seconds = host.now() - started
   r.text = as_text(data, r)

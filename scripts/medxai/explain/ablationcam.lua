@@ -24,9 +24,9 @@ end
 -- Which channels are not zero everywhere, class and register tokens included.
 local function is_alive(a) return a:ne(0):flatten(1):any(1):tolist() end
 
--- Scores (C) float64 of the i-th image with each channel taken out; channels left out keep the score.
+-- What the i-th image's score gains by taking out each channel, (C) float64; 0 for channels that are not tried.
 -- a: (1, C, h, w); raw: the same as the network has it, of the grid
-local function scores_of(ctx, i, a, raw, grid, path, o, scorer)
+local function gains_of(ctx, i, a, raw, grid, path, o, scorer)
   local count = a:size(1)
   local base, whole = {}, ctx:base()
   for name, value in pairs(whole) do base[name] = context.image_of(ctx.model, name, value, i) end
@@ -34,12 +34,12 @@ local function scores_of(ctx, i, a, raw, grid, path, o, scorer)
   local alive = is_alive((grid and raw:movedim(grid.channel_dim, 1) or raw):squeeze(0))
   for c = 1, count do alive[c] = alive[c] or fills ~= nil end
   local list = channels.choose(a:squeeze(0), o.channels, alive)
-  local scores = torch.full({ count }, ctx.targets:score_of(i, ctx.logits:narrow(0, i - 1, 1):to { dtype = "float64" }):item(), { dtype = "float64" })
-  if #list == 0 then return scores end
+  local gains, own = torch.zeros({ count }, { dtype = "float64" }), ctx.logits:narrow(0, i - 1, 1):cpu()
+  if #list == 0 then return gains end
   local all = not fills and not o.channels and channels.all_zeroed(ctx.model, path, ctx.layer, a, base, scorer)
   local logits = all or channels.each_filled(ctx.layer, raw, base, scorer, list, fills, grid)
-  local found, index = ctx.targets:score_of(i, logits):to { dtype = "float64" }, torch.tensor(list, { dtype = "int64" })
-  return scores:index_copy_(0, index, all and found:index_select(0, index) or found)
+  local found, index = ctx.targets:change_of(i, logits, own), torch.tensor(list, { dtype = "int64" })
+  return gains:index_copy_(0, index, all and found:index_select(0, index) or found)
 end
 
 local options = { block = { "integer", default = 32, min = 1 } } -- compat: the reference's batch_size
@@ -48,7 +48,7 @@ for name, rule in pairs(channels.options) do options[name] = rule end
 return {
   title = "Ablation-CAM",
   paper = "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
-  version = 1,
+  version = 2,
   at = "layer",
   sign = "signed",
   needs = { base = true },
@@ -63,9 +63,10 @@ return {
     local scores = ctx.targets:score(ctx.logits):to { dtype = "float64" }:cpu():tolist()
     local weights, extras = {}, {}
     for i = 1, ctx.count do
-      local lost = scores[i] - scores_of(ctx, i, a:narrow(0, i - 1, 1), raw:narrow(0, i - 1, 1), grid, path, o, scorer)
-      weights[i] = ctx.compat and lost / scores[i] or lost
-      extras[i] = { facts = channels.facts(o, a:size(1), scorer) }
+      local lost = -gains_of(ctx, i, a:narrow(0, i - 1, 1), raw:narrow(0, i - 1, 1), grid, path, o, scorer)
+      local still = not ctx.compat and ctx:unmoved(i, { 0, table.unpack(lost:tolist()) }, o.precision)
+      weights[i] = ctx.compat and lost / scores[i] or still and lost:zero_() or lost
+      extras[i] = { facts = channels.facts(o, a:size(1), scorer), status = still == "saturated" and still or nil }
     end
     local w = torch.stack(weights, 0):to { dtype = a.dtype, device = a.device }
     return ctx:combine(w:unsqueeze(2):unsqueeze(3) * a, extras)

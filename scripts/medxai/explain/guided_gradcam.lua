@@ -8,7 +8,7 @@ local map = require "medxai.map"
 return {
   title = "guided Grad-CAM",
   paper = "Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74",
-  version = 1,
+  version = 2,
   at = "layer",
   sign = "signed",
   picture = "detail",
@@ -17,7 +17,8 @@ return {
   options = { colours = { "boolean", default = false } }, -- true: keeps the product of each colour channel beside the map (3, H, W)
   map = function(ctx, _, _, o)
     local raw, extras = gradcam.map(ctx)
-    local product = guided.gradient(ctx) * map.from_raw({ raw }, ctx.height, ctx.width):unsqueeze(1) -- (N, 3, H, W)
+    local cam = map.from_raw({ raw }, ctx.height, ctx.width, { compat = ctx.compat })
+    local product = guided.gradient(ctx) * cam:unsqueeze(1) -- (N, 3, H, W)
     extras = extras or {}
     for i = 1, ctx.count do
       extras[i] = extras[i] or {}

@@ -14,9 +14,9 @@ return {
     local raw = (ctx:gradient("x") * ctx.x):sum({ 1 })
     local black = ctx:range():expand { 1, 3, ctx.height, ctx.width }
     local baseline = ctx.scorer:logits(1, function() return black end)
-    local sums, scores, extras = raw:sum({ 1, 2 }):tolist(), ctx.targets:score(ctx.logits):tolist(), {}
+    local sums, own, extras = raw:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), ctx.logits:cpu(), {}
     for i = 1, ctx.count do
-      local difference = scores[i] - ctx.targets:score_of(i, baseline):item()
+      local difference = -ctx.targets:change_of(i, baseline, own:narrow(0, i - 1, 1)):item()
       extras[i] = { facts = { score_difference = difference, completeness_gap = sums[i] - difference } }
     end
     return raw, extras

@@ -6,10 +6,13 @@ local legendre = require "medxai.legendre"
 local removal = require "medxai.removal"
 local torch = require "medxai.torch"
 
-local function scores_of(ctx, x)
-  local logits = ctx.scorer:logits(ctx.count, function(first, count) return x:narrow(0, first, count) end)
-  local list = {}
-  for i = 1, ctx.count do list[i] = ctx.targets:score_of(i, logits:narrow(0, i - 1, 1)):item() end
+-- What each image's score has more than its baseline's.
+local function differences(ctx, base)
+  local logits = ctx.scorer:logits(ctx.count, function(first, count) return base:narrow(0, first, count) end)
+  local own, list = ctx.logits:cpu(), {}
+  for i = 1, ctx.count do
+    list[i] = -ctx.targets:change_of(i, logits:narrow(0, i - 1, 1), own:narrow(0, i - 1, 1)):item()
+  end
   return list
 end
 
@@ -25,7 +28,7 @@ return {
     steps = { "integer", default = 50, min = 1 },      -- points of the quadrature
     baseline = { "string", default = "black" },        -- "black", "white", "mean", "blur(k)": see removal.lua
   },
-  map = function(ctx, x, targets, o)
+  map = function(ctx, x, _, o)
     local lo, hi = ctx:range()
     local base = removal.parse(o.baseline):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
     local points, weights = legendre(o.steps) -- on [0, 1], weights sum to 1
@@ -47,10 +50,9 @@ return {
       for j, part in ipairs(parts) do sum:narrow(0, (first + j - 1) // o.steps, 1):add_(part) end
     end)
     local raw = ((x - base) * sum):sum({ 1 })
-    local sums, upper, lower, extras = raw:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), targets:score(ctx.logits):tolist(), scores_of(ctx, base), {}
-    for i = 1, ctx.count do
-      local difference = upper[i] - lower[i]
-      extras[i] = { facts = { score_difference = difference, completeness_gap = sums[i] - difference } }
+    local sums, difference, extras = raw:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), differences(ctx, base), {}
+    for i, d in ipairs(difference) do
+      extras[i] = { facts = { score_difference = d, completeness_gap = sums[i] - d } }
     end
     return raw, extras
   end,

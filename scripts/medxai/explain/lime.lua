@@ -55,7 +55,7 @@ end
 return {
   title = "LIME",
   paper = "Ribeiro, Singh, Guestrin 2016, doi:10.1145/2939672.2939778",
-  version = 1,
+  version = 2,
   at = "input",
   as = "softmax",
   sign = "signed",
@@ -95,7 +95,10 @@ return {
       bf16_deviation = ctx:scorer_in(o.precision):deviation() }
     local weights, h, w = torch.tensor(rows, { dtype = "float64" }), made.labels:size(0), made.labels:size(1)
     local raw = weights:select(0, 0):index_select(0, made.labels:view({ h * w })):view({ 1, h, w })
-    return raw, { { facts = facts, arrays = { weights = weights, regions = made.labels:to { dtype = "int32" } } } }
+    local still = ctx:unmoved(1, columns:select(1, 0):tolist(), o.precision)
+    if still then raw:zero_() end
+    local status = still == "saturated" and still or nil
+    return raw, { { status = status, facts = facts, arrays = { weights = weights, regions = made.labels:to { dtype = "int32" } } } }
   end,
   draw = function(page) require("medxai.lime_pictures").draw(page) end,
 }

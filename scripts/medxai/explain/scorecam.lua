@@ -1,18 +1,21 @@
 -- Score-CAM: Wang et al., CVPR workshop 2020, algorithm 1: each channel, brought to the input's grid and scaled to [0, 1], masks the
 -- image; the softmax over channels of the target's scores for the masked images weighs the channels.
--- As pytorch-grad-cam's ScoreCAM: bilinear with aligned corners, 1e-8 in the scale, raw scores (a baseline would cancel in the softmax).
+-- As pytorch-grad-cam's ScoreCAM: bilinear with aligned corners, raw scores (a baseline would cancel in the softmax).
+-- compat: 1e-8 in the scale, so that a faint channel masks more than it should.
 -- One pass a channel: `channels` takes the few that vary most (an approximation), precision = "bf16" runs them in bfloat16.
--- Channels without contrast mask all: they share one pass.
+-- Channels without contrast, but for rounding, mask all: they share one pass.
 local channels = require "medxai.channels"
+local map = require "medxai.map"
 local torch = require "medxai.torch"
 
 -- Scores (C) float64 of one image x (1, 3, H, W) under each channel of a (C, h, w); channels left out get -inf.
 local function scores_of(ctx, i, a, o, scorer)
   local x = ctx.x:narrow(0, i - 1, 1)
   if ctx.model.layout == "channels_last" then x = x:contiguous { memory_format = "channels_last" } end -- the masked images come out as it is
-  local range = (a:flatten(1):amax({ 1 }) - a:flatten(1):amin({ 1 })):tolist()
-  local alive = {}
-  for c, r in ipairs(range) do alive[c] = r ~= 0 end -- NaN counts as alive and stays NaN
+  local highest, lowest = a:flatten(1):amax({ 1 }), a:flatten(1):amin({ 1 })
+  local least = torch.maximum(highest:abs(), lowest:abs()) * (ctx.compat and 0 or map.rounding(a))
+  local alive, range = {}, (highest - lowest):tolist()
+  for c, r in ipairs(least:tolist()) do alive[c] = not (range[c] <= r) end -- NaN counts as alive and stays NaN
   local list = channels.choose(a, o.channels, alive)
   local black = #list < #range and not o.channels and 1 or 0 -- the last pass: the channels without contrast
   local logits = scorer:logits(#list + black, function(first, count)
@@ -22,7 +25,9 @@ local function scores_of(ctx, i, a, o, scorer)
       local index = torch.tensor({ table.unpack(list, first + 1, first + n) }, { dtype = "int64" }):to { device = a.device }
       local up = torch.upsample_bilinear2d(a:index_select(0, index):unsqueeze(1), { ctx.height, ctx.width }, true) -- (n, 1, H, W)
       local lo, hi = up:amin({ 2, 3 }, true), up:amax({ 2, 3 }, true)
-      parts[1] = up:sub_(lo):div_(hi - lo + 1e-8) * x
+      local scale = hi - lo
+      if ctx.compat then scale = scale + 1e-8 else scale = scale:masked_fill(scale:eq(0), 1) end
+      parts[1] = up:sub_(lo):div_(scale) * x
     end
     if n < count then parts[#parts + 1] = torch.zeros_like(x) end
     return #parts == 1 and parts[1] or torch.cat(parts, 0)
@@ -33,10 +38,19 @@ local function scores_of(ctx, i, a, o, scorer)
   return out
 end
 
+-- Where no mask moves the score all channels weigh alike, whatever the target.
+local function unmoved(ctx, i, scores, o)
+  local list = { ctx.targets:score_of(i, ctx.logits:narrow(0, i - 1, 1)):item() }
+  for _, score in ipairs(scores:tolist()) do
+    if score ~= -math.huge then list[#list + 1] = score end
+  end
+  return ctx:unmoved(i, list, o.precision)
+end
+
 return {
   title = "Score-CAM",
   paper = "Wang et al. 2020, arXiv:1910.01279",
-  version = 1,
+  version = 2,
   at = "layer",
   sign = "signed",
   smoothing = { aug_smooth = true, eigen_smooth = true },
@@ -49,8 +63,9 @@ return {
     local weights, extras = {}, {}
     for i = 1, ctx.count do
       local scores = scores_of(ctx, i, a:select(0, i - 1), o, scorer)
-      weights[i] = torch.softmax(scores, 0)
-      extras[i] = { facts = channels.facts(o, a:size(1), scorer) }
+      local still = not ctx.compat and unmoved(ctx, i, scores, o)
+      weights[i] = torch.softmax(scores, 0) * (still and 0 or 1)
+      extras[i] = { facts = channels.facts(o, a:size(1), scorer), status = still == "saturated" and still or nil }
     end
     local w = torch.stack(weights, 0):to { dtype = a.dtype, device = a.device }
     return ctx:combine(w:unsqueeze(2):unsqueeze(3) * a, extras)

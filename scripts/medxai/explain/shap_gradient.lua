@@ -62,7 +62,7 @@ end
 return {
   title = "SHAP Gradient",
   paper = "Erion et al. 2021, doi:10.1038/s42256-021-00343-w",
-  version = 1,
+  version = 2,
   at = "layer",
   sign = "signed",
   one_by_one = true,
@@ -89,7 +89,7 @@ return {
     local classes, which, t = shap.classes(logits[0]:tolist(), target, o.ranked_outputs), draws_of(ctx, n, background:size(0), o.rng)
     local bar <close> = Progress.new("SHAP Gradient", n)
     local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = background, which = which, t = t, form = form, classes = classes,
-      as = target.as, each = o.variances, bar = bar,
+      as = target.as, each = o.variances, bar = bar, watch = function(y) ctx:note_slopes(1, y) end,
       chunks = chunks.new { device = ctx.model.device, budget_bytes = ctx.budget_bytes, deterministic = ctx.deterministic, what = "shap_gradient" } }
     local map = shap.of_target(means.map, classes, target)
     local error_of_mean = ((means.map_square - means.map:square()):clamp_min(0) / n):sqrt()

@@ -40,7 +40,7 @@ end
 return {
   title = "SHAP Kernel",
   paper = "Lundberg and Lee 2017, NeurIPS 30",
-  version = 1,
+  version = 2,
   at = "input",
   sign = "signed",
   one_by_one = true,
@@ -81,7 +81,10 @@ return {
     if y:isfinite():all():item() then fitted = kernel.fit(plan, m, y:index_select(0, rows), ends, o) end
     local function paint(v) return v:narrow(-1, first, made.count):index_select(-1, made.labels:reshape(-1)):view { -1, ctx.height, ctx.width } end
     local own = shap.of_target(fitted.values, classes, target)
-    return paint(own), { { arrays = { outputs = paint(fitted.values), values = fitted.values, regions = made.labels:to { dtype = "int32" } },
+    local still = ctx:unmoved(1, shap.of_target(y:t(), classes, target):tolist(), o.precision)
+    if still then own = own:zeros_like() end
+    local status = still == "saturated" and still or nil
+    return paint(own), { { status = status, arrays = { outputs = paint(fitted.values), values = fitted.values, regions = made.labels:to { dtype = "int32" } },
       facts = { classes = shap.names(classes, ctx.model), base = ends.base, output = ends.output, evaluations = logits:size(0), subsets = #plan.masks,
         regions = { source = made.source, count = made.count, hash = made.hash }, features_kept = fitted.kept, determined = fitted.determined,
         bf16_deviation = scorer:deviation(), change_half = fitted.determined == false and "too few subsets to determine the values" -- half as many tell nothing

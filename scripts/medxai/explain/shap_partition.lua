@@ -62,7 +62,7 @@ end
 return {
   title = "SHAP Partition",
   paper = "Owen 1977, doi:10.1007/978-3-642-45494-3_7; Lundberg and Lee 2017, NeurIPS 30",
-  version = 1,
+  version = 2,
   at = "input",
   sign = "signed",
   one_by_one = true,
@@ -88,6 +88,7 @@ return {
     local two = scorer:logits(2, function(first, count) return torch.cat({ background, x }, 0):narrow(0, first, count) end)
     local classes = shap.classes(two[1]:tolist(), target, o.ranked_outputs)
     local ends = shap.outputs(two, classes, target.as)
+    local own = shap.of_target(ends:t(), classes, target):tolist() -- the target's own outputs, all of them
     local bar <close> = Progress.new("SHAP Partition", evals)
     local engine <close> = core.partition.new { size = tree.size, children = tree.children, outputs = #classes, budget = evals - 2, queue_batch = o.queue_batch,
       context = o.fixed_context or -1 }
@@ -95,11 +96,16 @@ return {
       local n = boxes:size(0)
       local logits = scorer:logits(n, function(first, count) return hide.images(x, background, tree.keep(boxes:narrow(0, first, count))) end)
       bar:add(n)
-      return shap.outputs(logits, classes, target.as)
+      local y = shap.outputs(logits, classes, target.as)
+      table.move(shap.of_target(y:t(), classes, target):tolist(), 1, n, #own + 1, own)
+      return y
     end)
     values = values or torch.full({ #classes, ctx.height, ctx.width }, 0 / 0, { dtype = "float64" })
-    local map = shap.of_target(values, classes, target)
-    return map, { { arrays = { outputs = values }, facts = { classes = shap.names(classes, ctx.model), base = ends[0]:tolist(), output = ends[1]:tolist(),
+    local map, still = shap.of_target(values, classes, target), ctx:unmoved(1, own, o.precision)
+    if still then map = map:zeros_like() end
+    local status = still == "saturated" and still or nil
+    return map, { { status = status, arrays = { outputs = values },
+      facts = { classes = shap.names(classes, ctx.model), base = ends[0]:tolist(), output = ends[1]:tolist(),
       evaluations = engine:evaluated() + 2, regions = made.count and { source = made.source, count = made.count, hash = made.hash }, bf16_deviation = scorer:deviation(),
       change_half = half and shap.change(map, shap.of_target(half, classes, target)) or 0 / 0 } } }
   end,

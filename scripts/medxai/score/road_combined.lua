@@ -3,12 +3,6 @@
 -- Higher is better; a map that knows nothing is near 0. Smooth maps have an edge: read it beside random_smooth's.
 local road = require "medxai.road"
 
-local function mean(list)
-  local sum = 0
-  for _, v in ipairs(list) do sum = sum + v end
-  return sum / #list
-end
-
 return {
   title = "ROAD combined",
   version = 1,
@@ -22,8 +16,10 @@ return {
   options = road.options,
   check = road.check,
   measure = function(_, ctx, options)
-    local scores = road.scores(ctx, options, { "least", "most" })
-    if not scores then return nil, nil, "map without contrast" end
-    return (mean(scores[1]) - mean(scores[2])) / 2
+    local rows = road.logits(ctx, options, { "least", "most" })
+    if not rows then return nil, nil, "map without contrast" end
+    local sum = 0.0
+    for i, least in ipairs(rows[1]) do sum = sum + ctx:changes_of({ least }, rows[2][i])[1] end
+    return sum / #rows[1] / 2
   end,
 }

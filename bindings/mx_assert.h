@@ -1,0 +1,15 @@
+/* mx_assert.h: what must always hold, looked at in the sanitize build (MEDXAI_CHECKED) and left out of the release build.
+ * It is for our own mistakes: what a user, a file or a full memory can bring about is an error with a message instead. */
+#ifndef MEDXAI_MX_ASSERT_H
+#define MEDXAI_MX_ASSERT_H
+
+#ifdef MEDXAI_CHECKED
+#include <stdio.h>
+#include <stdlib.h>
+#define mx_assert(holds) \
+  ((holds) ? (void)0 : (fprintf(stderr, "%s:%d: broken: %s\n", __FILE__, __LINE__, #holds), abort()))
+#else
+#define mx_assert(holds) ((void)sizeof(holds)) /* compiled, never evaluated */
+#endif
+
+#endif
