@@ -10,7 +10,7 @@ return {
   negatives = "there are none in a map",
   options = { below = { "number", default = 0, min = 0, max = 1 } }, -- values up to this count as 0
 
-  -- map: (H, W) in [0, 1]; ctx offers image, model, target, masks and batched scores (scripts/medxai/metric.lua lists all).
+  -- map: (H, W) in [0, 1]; ctx offers image, model, target, masks and batched scores (scripts/medxai/score/registry.lua lists all).
   measure = function(map, _, options)
     local v = map:flatten():to { dtype = "float64" }
     v = v:masked_fill(v:le(options.below), 0)

@@ -36,7 +36,7 @@ static int load(lua_State *L, const host_options *o) {
 /* Fields of the command line that nothing took are a mistake; only an experiment that checks options can tell. */
 static int refuse_unused_fields(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  if (lua_getfield(L, -1, "medxai.check") != LUA_TTABLE) return 0;
+  if (lua_getfield(L, -1, "medxai.base.options") != LUA_TTABLE) return 0;
   lua_getfield(L, -1, "unused_fields");
   lua_call(L, 0, 0);
   return 0;

@@ -31,7 +31,7 @@ static char *next_match(const char *text, int state) {
 
 static int push_matches(lua_State *L) { /* text */
   lua_getglobal(L, "require");
-  lua_pushliteral(L, "medxai.repl");
+  lua_pushliteral(L, "medxai.base.prompt");
   lua_call(L, 1, 1);
   lua_getfield(L, -1, "complete");
   lua_pushvalue(L, 1);
@@ -147,7 +147,7 @@ static bool read_chunk(lua_State *L, int *status) {
 
 static int show(lua_State *L) { /* values */
   lua_getglobal(L, "require");
-  lua_pushliteral(L, "medxai.repl");
+  lua_pushliteral(L, "medxai.base.prompt");
   lua_call(L, 1, 1);
   lua_getfield(L, -1, "show");
   lua_insert(L, 1);
@@ -173,7 +173,7 @@ static void evaluate(lua_State *L) { /* function on top; popped */
 
 static int open_prompt(lua_State *L) { /* globals may be made at a prompt; torch and xai are there when first named */
   lua_getglobal(L, "require");
-  lua_pushliteral(L, "medxai.repl");
+  lua_pushliteral(L, "medxai.base.prompt");
   lua_call(L, 1, 1);
   lua_getfield(L, -1, "open");
   lua_call(L, 0, 0);

@@ -65,6 +65,6 @@ void state_fill(lua_State *L) {
   set_arguments(L, &the_host.options);
   seed_random(L, the_host.options.has_seed ? the_host.options.seed : HOST_DEFAULT_SEED);
   lua_getglobal(L, "require");
-  lua_pushliteral(L, "medxai.strict");
+  lua_pushliteral(L, "medxai.base.globals");
   lua_call(L, 1, 0);
 }

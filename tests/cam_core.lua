@@ -3,14 +3,14 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local chunks = require "medxai.chunks"
-local context = require "medxai.context"
+local chunks = require "medxai.tensor.chunks"
+local context = require "medxai.explain.context"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
-local map = require "medxai.map"
-local principal = require "medxai.principal"
-local scorer = require "medxai.scorer"
+local map = require "medxai.explain.map"
+local principal = require "medxai.explain.principal_component"
+local scorer = require "medxai.perturb.scorer"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -226,8 +226,8 @@ t.test("targets are fixed on the image; in compat each view of it takes its own 
       return ctx:activation():sum({ 1 })
     end }
   end
-  package.loaded["medxai.explain.gradcam"], seen.before = watching "ours", package.loaded["medxai.explain.gradcam"]
-  local restore <close> = setmetatable({}, { __close = function() package.loaded["medxai.explain.gradcam"] = seen.before end })
+  package.loaded["medxai.explain.methods.gradcam"], seen.before = watching "ours", package.loaded["medxai.explain.methods.gradcam"]
+  local restore <close> = setmetatable({}, { __close = function() package.loaded["medxai.explain.methods.gradcam"] = seen.before end })
   local model = tiny.model()
   torch.no_grad(function() -- the class follows the brightness
     for _, p in ipairs(model:parameters()) do
@@ -260,7 +260,7 @@ t.test("extras: facts go into the record, arrays into files beside the map, a st
   local result = go(out, { methods = { "talks" }, images = 2 })
   t.equal({ result.records[1].status, result.records[2].status }, { "sign_undecided", "ok" })
   t.equal(math.type(result.records[1].facts.mean), "float")
-  local store = require("medxai.mapstore").open(out)
+  local store = require("medxai.explain.store").open(out)
   local record = store.records[result.records[1].maps .. "/0000000000000001"]
   t.equal(record.arrays.first, ("maps/%s/0000000000000001.first.npy"):format(record.maps))
   t.equal(store:array(record, "first").shape, { 8, 8 })
@@ -275,7 +275,7 @@ end)
 t.test("a method that is not defined for a network is a status with its reason, no failure", function()
   local dir = t.tmpdir()
   local place <close> = tiny.beside(dir)
-  t.write(dir .. "/never.lua", "return { title = 'never', map = function() require('medxai.map').not_defined('it has no rectifiers') end }")
+  t.write(dir .. "/never.lua", "return { title = 'never', map = function() require('medxai.explain.map').not_defined('it has no rectifiers') end }")
   local result, run = go(t.tmpdir(), { methods = { "never", "gradcam" }, images = 2, metrics = { "energy_inside" }, mask = "lesion" })
   local record = result.records[1]
   t.equal({ record.status, record.problem, #record.files }, { "not_defined", "it has no rectifiers", 0 })

@@ -6,11 +6,11 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
 local torch = require "medxai.torch"
-local batches = require "medxai.batches"
+local batches = require "medxai.explain.runner"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
-local map = require "medxai.map"
+local map = require "medxai.explain.map"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -70,7 +70,7 @@ local function run_group(key, cells)
   local dir = t.tmpdir()
   local result = explain.run(tiny.run(dir), tinycam.model(act), tiny.tensor_split(tinycam.images()), { methods = methods, layer = list, images = "all",
     compat = form == "asis" and "pytorch-grad-cam" or nil, figures = false })
-  return result, require("medxai.mapstore").open(dir)
+  return result, require("medxai.explain.store").open(dir)
 end
 
 local function compare(groups, key, change)
@@ -81,7 +81,7 @@ local function compare(groups, key, change)
     for number = 1, 2 do
       local record = result.records[(number - 1) * #groups[key] + k]
       t.equal(record.method, cell.method)
-      local method = require("medxai.explain." .. cell.method)
+      local method = require("medxai.explain.methods." .. cell.method)
       local made = signed_map(store, record, change and change(cell) or cell, number, method, key:find " asis$")
       local rows, columns = torch.arange(0, 24, 2), torch.arange(0, 34, 2)
       local off = (made:index_select(0, rows):index_select(1, columns):double() - reference:select(0, cell.row):select(0, number - 1):double()):abs():max():item()

@@ -5,10 +5,10 @@ local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local mapstore = require "medxai.mapstore"
+local mapstore = require "medxai.explain.store"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -156,7 +156,7 @@ t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next r
       return x:select(0, 0):mean({ 0 })
     end }
     local x = require("medxai.torch").rand(6, 3, 24, 34)
-    require("medxai.explain").run(tiny.run(%q), tinycam.model("relu", "float32"), tiny.tensor_split(x), { methods = methods, images = "all", figures = false, batch = 1 })
+    require("medxai.steps.explain").run(tiny.run(%q), tinycam.model("relu", "float32"), tiny.tensor_split(x), { methods = methods, images = "all", figures = false, batch = 1 })
     print(calls)]]):format(t.root, dir))
   local first = t.run { script, env = { STOP_HERE = "1" } }
   t.equal(first.code, 130, first.err)
@@ -196,7 +196,7 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   t.equal(explain.run(run, model, split, { methods = { "gradcam" }, images = 1, figures = false }).records[1].status, "ok")
   model.weights_of = nil
   model:train()
-  t.fails(function() require("medxai.tap").open(model, images(1), {}) end, "explain: the model is in train mode (expected eval mode). Use model:eval().")
+  t.fails(function() require("medxai.explain.forward_pass").open(model, images(1), {}) end, "explain: the model is in train mode (expected eval mode). Use model:eval().")
 end)
 
 t.test("a layer on which the output does not depend in evaluation is refused before anything is computed", function()
@@ -206,7 +206,7 @@ t.test("a layer on which the output does not depend in evaluation is refused bef
     "explain: the output does not depend on layer 'AuxLogits.conv0' in evaluation.")
   t.fails(function() explain.check({ methods = { "gradcam" }, layer = "kidney" }, model) end, "explain: unknown layer 'kidney'. Usual is 'Mixed_7c.branch_pool'.")
   model:eval()
-  t.fails(function() require("medxai.tap").open(model, torch.zeros(1, 3, 80, 80), { layers = { model.cam_layer } }) end,
+  t.fails(function() require("medxai.explain.forward_pass").open(model, torch.zeros(1, 3, 80, 80), { layers = { model.cam_layer } }) end,
     "explain: layer 'Mixed_7c.branch_pool' has no spatial extent (its output is (1, 192, 1, 1)). Take larger images, or an earlier layer.")
 end)
 

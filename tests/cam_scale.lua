@@ -4,13 +4,13 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
 local torch = require "medxai.torch"
-local context = require "medxai.context"
+local context = require "medxai.explain.context"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
-local mapstore = require "medxai.mapstore"
-local tap = require "medxai.tap"
-local target = require "medxai.target"
+local mapstore = require "medxai.explain.store"
+local tap = require "medxai.explain.forward_pass"
+local target = require "medxai.explain.target"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -141,7 +141,7 @@ t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, uns
   t.equal(result.summaries[1].undefined, { ["map is saturated"] = 1 })
   t.equal(result.statuses[4].honesty, nil)
   t.equal(run.warnings[1], "explain: Grad-CAM: 1 saturated of 1 maps")
-  t.equal(require("medxai.map").explain_status(word), "saturated: p is too near 0 or 1, explain the logit")
+  t.equal(require("medxai.explain.map").explain_status(word), "saturated: p is too near 0 or 1, explain the logit")
   local logits = go(network("float32", 1, 90), { methods = { "gradcam", "saliency", lime, "shap_partition" },
     target = { "predicted", as = "logit" } })
   t.equal(tiny.statuses(logits), { "ok", "ok", "ok", "ok" })
@@ -187,7 +187,7 @@ t.test("metrics of a probability near 1 count its change in 1 - p", function()
 end)
 
 t.test("a share of a small difference is a share of it; of none it is undefined", function()
-  local honesty = require "medxai.honesty"
+  local honesty = require "medxai.explain.diagnostics"
   local method = { honesty = { { fact = "gap", of = "difference", title = "gap", percent = true } } }
   local function lines(status, gap, difference)
     return honesty.lines(method, { { status = status, facts = { gap = gap, difference = difference } } })
@@ -206,11 +206,11 @@ t.test("LARS, Kernel SHAP's values and the grey picture of fine maps do not see 
   local small, small_coef = core.lars.path(gram, (xy * 0x1p-60):contiguous(), { samples = 60, lasso = true })
   t.equal(small, active)
   t.near(small_coef * 0x1p60, coef, 1e-12)
-  local kernel = require "medxai.kernel_shap"
+  local kernel = require "medxai.explain.shap_kernel_math"
   local z, k = torch.tensor({ { 1, 0 }, { 0, 1 } }, { dtype = "float64" }), torch.ones(2, { dtype = "float64" })
   local phi = kernel.values(z, k, torch.tensor({ 2e-12, 1e-12 }, { dtype = "float64" }), 3e-12, { 0, 1 })
   t.near(phi * 1e12, { 2, 1 }, 1e-9)
-  local figure = require "medxai.figure"
+  local figure = require "medxai.show.figure"
   local raw = torch.randn(9, 9)
   t.equal(figure.detail(raw * 0x1p-80).rgb, figure.detail(raw).rgb)
   t.ok(figure.detail(raw * 0x1p-80, "pytorch-grad-cam").rgb ~= figure.detail(raw, "pytorch-grad-cam").rgb)

@@ -1,6 +1,6 @@
 -- maskmaker: copies that are what mask = "lungs" does while training, to the last bit; resumed; never over the data.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local image = require("medxai.core").image
 local torch = require "medxai.torch"
 local xai = require "medxai"

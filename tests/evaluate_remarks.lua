@@ -1,8 +1,8 @@
 -- What numbers of an evaluation hide is said in words: one answer for every image, no better than the largest class, images of
 -- one class only, classes without an image. And sure answers keep the digits of their loss and their order.
 local t = require "t"
-local evaluate = require "medxai.evaluate"
-local metrics = require "medxai.metrics"
+local evaluate = require "medxai.steps.evaluate"
+local metrics = require "medxai.stats.classification"
 
 -- Remarks on predictions, each a letter: labels "aab", answers "aaa".
 local function remarks(labels, answers, classes)
@@ -95,7 +95,7 @@ t.test("where every probability is 1 in float64 the AUROC is still that of the l
   local dir = t.tmpdir()
   local r = go(dir, { 0, 500, 0 }, 1)
   local scores, is_nodule, ones = {}, {}, 0
-  for i, row in ipairs(require("medxai.files").read_csv(dir .. "/runs/one/predictions.csv")) do
+  for i, row in ipairs(require("medxai.base.files").read_csv(dir .. "/runs/one/predictions.csv")) do
     local a, b = tonumber(row.logit_clear), tonumber(row.logit_opacity)
     scores[i] = tonumber(row.logit_nodule) - math.max(a, b) - math.log(1 + math.exp(-math.abs(a - b)))
     is_nodule[i] = row.label == "nodule"

@@ -1,7 +1,7 @@
 -- TensorBoard's event files: the bytes of every kind of record (tests/reference/events.py made them), and what a run leaves.
 local t = require "t"
-local events = require "medxai.events"
-local files = require "medxai.files"
+local events = require "medxai.run.tensorboard"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 local function hex(bytes) return (bytes:gsub(".", function(c) return string.format("%02x", c:byte()) end)) end

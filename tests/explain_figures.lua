@@ -1,9 +1,9 @@
 -- The figures of an explain step: what a method draws itself, statuses, scales and texts in the SVG.
 local t = require "t"
 local tiny = require "tinyexplain"
-local explain = require "medxai.explain"
-local figure = require "medxai.figure"
-local gallery = require "medxai.gallery"
+local explain = require "medxai.steps.explain"
+local figure = require "medxai.show.figure"
+local gallery = require "medxai.show.gallery"
 local torch = require "medxai.torch"
 local host = require "medxai.host"
 
@@ -81,7 +81,7 @@ t.test("methods: a page an image, each method with its time and the scores of th
     local times = 0
     for _ in texts:gmatch " %d[%d.]* m?s " do times = times + 1 end
     t.equal(times, 4, texts)
-    for _, row in ipairs(require("medxai.files").read_csv(result.dir .. "/scores.csv")) do
+    for _, row in ipairs(require("medxai.base.files").read_csv(result.dir .. "/scores.csv")) do
       if row.image_id == ("%016x"):format(i) and row.metric:find "^road_combined" then
         local value = ("ROAD combined %+.2f"):format(tonumber(row.value)):gsub("%-", "−")
         t.ok(texts:find(value, 1, true) or texts:find(value:gsub("[+−]", ""), 1, true), value .. " is not in\n" .. texts)
@@ -207,7 +207,7 @@ t.test("a method draws its own figures of the chosen images, with its arrays", f
   local seen = {}
   rawset(_G, "seen_pages", seen) -- the method file sees the same globals
   local place <close> = tiny.beside { own_pages = [[
-    local figure = require "medxai.figure"
+    local figure = require "medxai.show.figure"
     return { title = "own pages", at = "input", map = function(ctx) return ctx:image():mean({ 1 }) end,
       draw = function(page)
         local rows = {}

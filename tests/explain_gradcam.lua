@@ -3,10 +3,10 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local map = require "medxai.map"
-local tap = require "medxai.tap"
-local target = require "medxai.target"
-local gradcam = require "medxai.explain.gradcam"
+local map = require "medxai.explain.map"
+local tap = require "medxai.explain.forward_pass"
+local target = require "medxai.explain.target"
+local gradcam = require "medxai.explain.methods.gradcam"
 
 local here = t.root .. "/tests/reference/"
 
@@ -119,11 +119,11 @@ t.test("the baselines: a centred blob, the reference's Sobel, noise keyed by the
   local items = { { id = "a" }, { id = "b" } }
   local x = tiny.images():to { dtype = "float32" }
   local ctx = { count = 2, height = 21, width = 32, items = items, seed = 7, image = function() return x end }
-  local blob = require("medxai.explain.center_blob").map(ctx)
+  local blob = require("medxai.explain.methods.center_blob").map(ctx)
   t.equal(blob.shape, { 2, 21, 32 })
   t.near(blob[{ 0, 10, 16 }]:item(), math.exp(-0.5 * (0.5 / 8) ^ 2), 1e-6)
   t.near(blob[{ 1, 10, 0 }]:item(), math.exp(-0.5 * (15.5 / 8) ^ 2), 1e-6)
-  local random = require "medxai.explain.random_smooth"
+  local random = require "medxai.explain.methods.random_smooth"
   local both = random.map(ctx)
   t.near({ both:min():item(), both:max():item() }, { 0, 1 }, 1e-6)
   ctx.items, ctx.count = { items[2] }, 1
@@ -133,13 +133,13 @@ end)
 t.test("Sobel by hand: a step edge gives min(4 * step, 255) / 2, borders mirrored", function()
   local x = torch.zeros(1, 3, 3, 4)
   x[{ { 0, 1 }, { 0, 3 }, { 0, 3 }, { 2, 4 } }]:fill_(10 / 255)
-  local s = require("medxai.explain.sobel").map { image = function() return x end }
+  local s = require("medxai.explain.methods.sobel").map { image = function() return x end }
   -- grey of (10, 10, 10) is 10; dx = 40 at the columns beside the step
   t.near(s:squeeze(0), { { 0, 20, 20, 0 }, { 0, 20, 20, 0 }, { 0, 20, 20, 0 } }, 0)
 end)
 
 t.test("energy inside and the pointing game by hand", function()
-  local energy, pointing = require "medxai.score.energy_inside", require "medxai.score.pointing_game"
+  local energy, pointing = require "medxai.score.metrics.energy_inside", require "medxai.score.metrics.pointing_game"
   local m = torch.tensor({ { 0.0, 1.0, 0.0 }, { 0.0, 3.0, 0.0 } })
   local mask = torch.tensor({ { 0, 0, 0 }, { 0, 1, 0 } }, { dtype = "uint8" })
   local value, chance = energy.measure(m, { mask = mask })

@@ -2,7 +2,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet
@@ -30,7 +30,7 @@ t.test("a method may fill one buffer again and again: each image keeps its own m
       return x:sum({ 1 }), { { facts = facts, arrays = { mean = array:fill_(facts.mean) } } }
     end }]] }
   result = go { images = 2, methods = { "same_extras" } }
-  local store = require("medxai.mapstore").open(result.dir)
+  local store = require("medxai.explain.store").open(result.dir)
   t.ok(result.records[1].facts.mean ~= result.records[2].facts.mean)
   for i = 1, 2 do t.near(store:array(result.records[i], "mean"):item(), result.records[i].facts.mean, 1e-6) end
 end)
@@ -49,7 +49,7 @@ t.test("a method and a metric may keep a tensor for the images that follow", fun
     end }]] }
   local result = go { images = 3, methods = { own = own }, metrics = { "keeps" } }
   for i = 1, 3 do t.equal({ result.records[i].status, result.records[i].problem }, { "ok" }) end
-  local rows = require("medxai.files").read_csv(result.dir .. "/scores.csv")
+  local rows = require("medxai.base.files").read_csv(result.dir .. "/scores.csv")
   for i = 1, 3 do t.near(tonumber(rows[i].value), stored(result, i, 1):sum():item() / 4, 1e-4) end
 end)
 
@@ -86,7 +86,7 @@ t.test("what a method returns beside its map is checked: a failure of that metho
   returns("k_half", "{ { arrays = { a = x:to { dtype = 'bfloat16' } }, facts = { n = 1, list = { 1, 2 } } } }")
   returns("l_mixed", "{ { facts = { 1, a = 2 } } }")
   local place <close> = tiny.beside(files)
-  local names = require("medxai.check").sorted_keys(files)
+  local names = require("medxai.base.options").sorted_keys(files)
   table.insert(names, "sobel")
   local methods = { max = function(x) return x:squeeze(0):max(0) end, text = function(x) return x:squeeze(0):select(0, 0), "brightness" end }
   for i, name in ipairs(names) do methods[i] = name end

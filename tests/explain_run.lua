@@ -3,10 +3,10 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local canon = require "medxai.canon"
-local choose = require "medxai.choose"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local choose = require "medxai.explain.images"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet
@@ -78,7 +78,7 @@ t.test("several layers are the mean of their maps", function()
   local dir = t.tmpdir()
   local both = go(dir, { methods = { "gradcam" }, images = 1, layer = { "conv1", "conv2" } }).records[1]
   t.equal(#both.files, 3)
-  local map, sum = require "medxai.map", torch.zeros(1, 32, 32)
+  local map, sum = require "medxai.explain.map", torch.zeros(1, 32, 32)
   for k, side in ipairs { 16, 8 } do
     local raw = torch.load_npy(dir .. "/" .. both.files[k + 1])
     t.equal(raw.shape, { side, side })
@@ -137,7 +137,7 @@ t.test("energy inside the lesion beside its chance level, with intervals, in sco
   t.ok(s.low <= s.mean and s.mean <= s.high)
   local rows, columns = files.read_csv(dir .. "/scores.csv")
   t.equal(#rows, 24)
-  t.equal(columns, require("medxai.metric").columns)
+  t.equal(columns, require("medxai.score.registry").columns)
   t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
   go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
   t.equal(#files.read_csv(dir .. "/scores.csv"), 24)

@@ -2,7 +2,7 @@
 -- channels_last, randomised copies.
 local t = require "t"
 local core = require "medxai.core"
-local geometry = require "medxai.geometry"
+local geometry = require "medxai.nn.geometry"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

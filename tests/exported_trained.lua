@@ -2,8 +2,8 @@
 -- to use them again; mistakes are found before training.
 local t = require "t"
 local core = require "medxai.core"
-local files = require "medxai.files"
-local prefix = require "medxai.prefix"
+local files = require "medxai.base.files"
+local prefix = require "medxai.train.feature_cache"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

@@ -2,9 +2,9 @@
 -- equations written out in Python (tests/reference/exported.py): what exported_maps.lua and parity_exported.lua share.
 local t = require "t"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
-local maps = require "medxai.map"
-local mapstore = require "medxai.mapstore"
+local explain = require "medxai.steps.explain"
+local maps = require "medxai.explain.map"
+local mapstore = require "medxai.explain.store"
 local tiny = require "tinyexplain"
 local xai = require "medxai"
 

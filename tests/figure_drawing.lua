@@ -1,9 +1,9 @@
 -- Figures: text that fits and stays text, scales of colours, charts that survive empty and broken numbers.
 local t = require "t"
 local core = require "medxai.core"
-local drawing = require "medxai.drawing"
-local figure = require "medxai.figure"
-local palette = require "medxai.palette"
+local drawing = require "medxai.show.drawing"
+local figure = require "medxai.show.figure"
+local palette = require "medxai.show.palette"
 local torch = require "medxai.torch"
 
 t.test("the colours of JET are OpenCV's at every index that its formula bends", function()

@@ -1,6 +1,6 @@
 -- What a training refuses, word for word.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 local head = [[
 local xai = require "medxai"

@@ -1,6 +1,6 @@
 -- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local xai = require "medxai"
 
 local function tiny_data() return xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32, cache_mb = 1 } end
@@ -108,7 +108,7 @@ t.test("the last batch counts by its size", function()
 end)
 
 t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key knows it", function()
-  local fit, Trainer, prefix = require "medxai.fit", require "medxai.trainer", require "medxai.prefix"
+  local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer", require "medxai.train.feature_cache"
   t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1 }).drop_last, nil)
   t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
   with_run(function(run, data, model)
@@ -219,7 +219,7 @@ end)
 t.test("the loss with class weights and smoothing is cross entropy's, as PyTorch defines it", function()
   local torch = xai.torch
   with_run(function(_, data, model)
-    local Trainer, fit = require "medxai.trainer", require "medxai.fit"
+    local Trainer, fit = require "medxai.train.trainer", require "medxai.steps.fit"
     local options = fit.check_options { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
     local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = 5, key = "k" }
     local batch = data.train:batch { 1, 2, 3, 4, 5 }

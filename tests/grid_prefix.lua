@@ -1,9 +1,9 @@
 -- The frozen part of the seven networks: where it ends, why not where it does not, and that its outputs are all that the rest reads.
 local t = require "t"
 local core = require "medxai.core"
-local prefix = require "medxai.prefix"
+local prefix = require "medxai.train.feature_cache"
 local torch = require "medxai.torch"
-local work = require "medxai.work"
+local work = require "medxai.nn.macs"
 local xai = require "medxai"
 
 local function cut_of(name, options)

@@ -1,6 +1,6 @@
 -- A grid search: what it trains and what it does not train twice, what it refuses, and that it cannot be lost.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 
 -- A tiny network whose first layer may be frozen, on tiny phantoms. GRID and FIT stand for what a test varies.

@@ -25,7 +25,7 @@ end)
 
 t.test("the experiment's own line leads where the library raised the error", function()
   local path = t.write(t.tmpdir() .. "/experiment.lua", [[
-local strict = require "medxai.strict"
+local strict = require "medxai.base.globals"
 
 strict.nearest(nil, {})
 ]])
@@ -111,7 +111,7 @@ t.test("a module that is not there is one sentence", function()
 end)
 
 t.test("a last line that is a tail call still names the experiment", function()
-  local path = t.write(t.tmpdir() .. "/tail.lua", "return require('medxai.strict').nearest(nil, {})\n")
+  local path = t.write(t.tmpdir() .. "/tail.lua", "return require('medxai.base.globals').nearest(nil, {})\n")
   local r = t.run { path }
   t.ok(r.err:find("medxai-run: " .. path .. ": ", 1, true), r.err)
 end)

@@ -31,7 +31,7 @@ t.test("-i after a file goes on with its globals", function()
 end)
 
 t.test("completion knows globals, fields, methods and what __names lists", function()
-  local repl = require "medxai.repl"
+  local repl = require "medxai.base.prompt"
   t.equal(repl.complete "string.re", { "string.rep", "string.reverse" })
   t.equal(repl.complete "pri", { "print" })
   t.equal(repl.complete "whi", { "while" })
@@ -46,7 +46,7 @@ t.test("completion knows globals, fields, methods and what __names lists", funct
 end)
 
 t.test("completion knows operators, a tensor's fields and the library's parts", function()
-  local repl, torch = require "medxai.repl", require "medxai.torch"
+  local repl, torch = require "medxai.base.prompt", require "medxai.torch"
   rawset(_G, "torch", torch)
   rawset(_G, "xai", require "medxai")
   rawset(_G, "probe", torch.zeros(2))

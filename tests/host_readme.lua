@@ -1,6 +1,6 @@
 -- The README's tour names every source file, and nothing that is not there.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 local readme = t.read(t.root .. "/README.md")
 

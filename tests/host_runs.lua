@@ -1,7 +1,7 @@
 -- medxai-run runs: lists, shows, compares; reads folders as they are, torn and dead ones too.
 local t = require "t"
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 
 local function write_run(dir, name, lr, epochs, status)
   local folder = dir .. "/runs/" .. name

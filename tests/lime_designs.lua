@@ -1,9 +1,9 @@
 -- Which regions the samples keep: draws that do not depend on how many are asked for, pairs, balance, what is run once;
 -- that all designs aim at the same weights and the paired ones with less error; numbers of stability by hand.
 local t = require "t"
-local coalitions = require "medxai.coalitions"
-local stability = require "medxai.stability"
-local surrogate = require "medxai.surrogate"
+local coalitions = require "medxai.explain.lime_design"
+local stability = require "medxai.stats.agreement"
+local surrogate = require "medxai.explain.lime_surrogate"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

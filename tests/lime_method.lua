@@ -2,16 +2,16 @@
 -- the same answers for any chunk, thread count and order; what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
-local coalitions = require "medxai.coalitions"
+local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
-local hide = require "medxai.hide"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
+local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
-local regions = require "medxai.regions"
-local removal = require "medxai.removal"
-local scorer = require "medxai.scorer"
-local surrogate = require "medxai.surrogate"
+local regions = require "medxai.perturb.regions"
+local removal = require "medxai.perturb.removal"
+local scorer = require "medxai.perturb.scorer"
+local surrogate = require "medxai.explain.lime_surrogate"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -183,7 +183,7 @@ t.test("one thread and two give the same masks and values within the bound", fun
   local scope <close> = xai.scope()
   local code = [[
     package.path = "]] .. t.root .. [[/tests/?.lua;" .. package.path
-    local tiny, explain, host = require "tinyexplain", require "medxai.explain", require "medxai.host"
+    local tiny, explain, host = require "tinyexplain", require "medxai.steps.explain", require "medxai.host"
     host.options.quiet = true
     local run = tiny.run("]] .. t.tmpdir() .. [[")
     local result = explain.run(run, tiny.model(), tiny.split(4), { methods = { lime = { samples = 80, regions = { "grid", rows = 4, columns = 5 } } }, images = 1, figures = false })

@@ -2,15 +2,15 @@
 -- never see the image they cut, paired tests, strata, what the crop cut away; run:overlap over a tiny network; bad masks.
 local t = require "t"
 local tiny = require "tinyexplain"
-local auprc = require "medxai.score.auprc"
+local auprc = require "medxai.score.metrics.auprc"
 local core = require "medxai.core"
-local cuts = require "medxai.cuts"
-local files = require "medxai.files"
-local finds = require "medxai.overlap_findings"
+local cuts = require "medxai.score.binarize"
+local files = require "medxai.base.files"
+local finds = require "medxai.score.overlap_findings"
 local host = require "medxai.host"
-local iou = require "medxai.score.iou"
-local overlap = require "medxai.overlap"
-local paired = require "medxai.paired"
+local iou = require "medxai.score.metrics.iou"
+local overlap = require "medxai.steps.overlap"
+local paired = require "medxai.stats.paired"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -280,7 +280,7 @@ t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", 
   for _, row in ipairs(files.read_csv(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
   t.ok(sets[first.tables[1].lines[1].maps] and sets[second.tables[1].lines[1].maps])
   local text = {}
-  require("medxai.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
+  require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
     { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
   text = table.concat(text)
   t.ok(text:find("<h3>Trained</h3><p>lesion masks, test split", 1, true) and text:find("<h3>Random weights</h3>", 1, true) and text:find("earlier form", 1, true))
@@ -320,7 +320,7 @@ end)
 t.test("the report shows each table with its differences, the strata and what was cut off", function()
   local result, run = go { methods = { "gradcam" } }
   local text = {}
-  require("medxai.report_overlap").put({ dir = run.dir, overlaps = { { result = result } } },
+  require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = result } } },
     { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
   text = table.concat(text)
   for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline", "over 20 %", "predicted", "1 empty mask, 1 no mask",
@@ -338,12 +338,12 @@ t.test("lung zones of an image without lung mask, or with an empty one: that map
     if i == 1 then mask[{ { 4, 28 }, { 4, 14 } }]:fill_(1) mask[{ { 4, 28 }, { 18, 28 } }]:fill_(1) end
     return mask
   end
-  local result = require("medxai.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
+  local result = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
   local told = {}
   for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
   t.equal({ told[1][1] ~= "not_defined", told[2], told[3] }, { true, { "not_defined", "the image has no lung mask" }, { "not_defined", "the lung mask is empty" } })
   split.data = { masks = {}, config = {} }
-  t.fails(function() require("medxai.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
+  t.fails(function() require("medxai.perturb.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
 end)
 
 t.test("regions from files, one missing: that map is not defined, the others are made; a path without a placeholder must be there", function()
@@ -352,7 +352,7 @@ t.test("regions from files, one missing: that map is not defined, the others are
   local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
   for _, i in ipairs { 1, 3 } do torch.save_npy(string.format("%s/image %d.npy", run.dir, i), labels) end
   local function explained(path)
-    local result, told = require("medxai.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
+    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
     for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
     return told
   end
@@ -365,7 +365,7 @@ end)
 t.test("whole lung is not defined where the data have no lung masks", function()
   local scope <close> = xai.scope()
   local run = tiny.run(t.tmpdir())
-  local result = require("medxai.explain").run(run, tiny.model(), tiny.split(2), { methods = { "whole_lung" }, images = 1, figures = false })
+  local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(2), { methods = { "whole_lung" }, images = 1, figures = false })
   t.equal({ result.records[1].status, result.records[1].problem }, { "not_defined", "the data have no lung mask" })
 end)
 

@@ -1,12 +1,12 @@
 -- LIME against lime 0.2.0.1 (tests/reference/perturb_lime.py --small): its draws for a seed, coefficients, intercepts, scores and
 -- local predictions of every feature selection from the recorded outputs, its pictures and outlines to the last bit.
 local t = require "t"
-local coalitions = require "medxai.coalitions"
+local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
-local pictures = require "medxai.lime_pictures"
-local random = require "medxai.random"
-local regions = require "medxai.regions"
-local surrogate = require "medxai.surrogate"
+local pictures = require "medxai.show.lime_figures"
+local random = require "medxai.tensor.random"
+local regions = require "medxai.perturb.regions"
+local surrogate = require "medxai.explain.lime_surrogate"
 local torch = require "medxai.torch"
 
 local here = t.root .. "/tests/reference/lime/"

@@ -2,7 +2,7 @@
 -- hand, the same labels on any number of threads, what is refused, and failing allocations.
 local t = require "t"
 local core = require "medxai.core"
-local regions = require "medxai.regions"
+local regions = require "medxai.perturb.regions"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -40,7 +40,7 @@ end)
 
 t.test("labels are the same on one thread and on two", function()
   local code = [[
-    local regions, torch = require "medxai.regions", require "medxai.torch"
+    local regions, torch = require "medxai.perturb.regions", require "medxai.torch"
     local at = torch.arange(3 * 97 * 131, { dtype = "float64" })
     local image = (torch.sin(at * at * 0.011) * 0.2 + torch.sin(at * 0.0003) * 0.3 + 0.5):view({ 3, 97, 131 })
     for _, source in ipairs { "quickshift", { "slic", n_segments = 60, compactness = 30 } } do print(regions.of(source, image).hash) end]]

@@ -137,7 +137,7 @@ t.test("an optimizer's step that would not fit changes nothing", function()
   local s <close> = memory.scope()
   local w = torch.ones(MB):requires_grad_()
   w.grad = torch.ones(MB)
-  local o = require("medxai.optim").adam({ lr = 0.1 }):build { { names = { "w" }, params = { w } } }
+  local o = require("medxai.train.optim").adam({ lr = 0.1 }):build { { names = { "w" }, params = { w } } }
   with_limit(10, function()
     t.fails_like(function() o:step() end, "^out of memory: optimizer asked for 28 MB, ")
     t.equal({ #o:state(), w:min():item() }, { 0, 1 })
@@ -147,7 +147,7 @@ t.test("an optimizer's step that would not fit changes nothing", function()
 end)
 
 t.test("2,000 training steps keep memory flat", function()
-  local optim = require "medxai.optim"
+  local optim = require "medxai.train.optim"
   local s <close> = memory.scope()
   torch.manual_seed(1)
   local w = torch.randn(16, 3, 3, 3):requires_grad_()
@@ -196,7 +196,7 @@ end
 
 local function everything()
   local s <close> = memory.scope()
-  local random, optim = require "medxai.random", require "medxai.optim"
+  local random, optim = require "medxai.tensor.random", require "medxai.train.optim"
   local x = torch.tensor({ 1.5, 2.5, -3.5 }):requires_grad_()
   local y = (x * x):sum()
   torch.autograd.grad(y, { x }, { retain_graph = true })

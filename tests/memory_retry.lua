@@ -3,7 +3,7 @@
 -- call to the last bit. Both kinds have to occur: a second try that never helps would pass otherwise.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.graph"
+local graph = require "medxai.nn.builder"
 local torch = require "medxai.torch"
 
 local memory = core.memory
@@ -110,7 +110,7 @@ end)
 for _, name in ipairs { "mobilenet_v2", "efficientnet_b0" } do
   t.long("a training step of " .. name .. " survives each failed allocation whole or raises", function()
     torch.manual_seed(1)
-    local model <close> = require("medxai.models")[name] { classes = 3 }
+    local model <close> = require("medxai.nn.models")[name] { classes = 3 }
     model:train()
     local survived, raised = sweep_training(model, torch.randn(2, 3, 64, 64), torch.tensor { 0, 2 })
     print(("      %s: %d failures were survived, %d raised"):format(name, survived, raised))

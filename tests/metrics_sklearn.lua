@@ -1,6 +1,6 @@
 -- Metrics against what scikit-learn 1.2.1 said of stored cases (tests/reference/metrics.py made them).
 local t = require "t"
-local metrics = require "medxai.metrics"
+local metrics = require "medxai.stats.classification"
 local cjson = require "cjson"
 
 local here = debug.getinfo(1, "S").source:match("^@(.*)/[^/]*$") or "tests"

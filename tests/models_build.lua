@@ -1,7 +1,7 @@
 -- The seven networks as objects: heads, what is trained, names, shapes, errors of the constructor.
 local t = require "t"
 local core = require "medxai.core"
-local models = require "medxai.models"
+local models = require "medxai.nn.models"
 local torch = require "medxai.torch"
 
 local function small(options)

@@ -1,8 +1,8 @@
 -- Copies of a model: state and its loading, clone, randomize, frozen parts, summary.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.graph"
-local models = require "medxai.models"
+local graph = require "medxai.nn.builder"
+local models = require "medxai.nn.models"
 local torch = require "medxai.torch"
 
 local function tiny(o)

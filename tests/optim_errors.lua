@@ -1,7 +1,7 @@
 -- What the optimizers and schedules refuse, word for word, and what they leave alone.
 local t = require "t"
 local torch = require "medxai.torch"
-local optim = require "medxai.optim"
+local optim = require "medxai.train.optim"
 
 local function leaf(...) return torch.tensor({ ... }):requires_grad_() end
 

@@ -2,7 +2,7 @@
 -- square roots and fused products otherwise, in Python too: there the optimizers agree to 1e-6.
 local t = require "t"
 local torch = require "medxai.torch"
-local optim = require "medxai.optim"
+local optim = require "medxai.train.optim"
 
 local STEPS = 20
 local cases = { -- the same list stands in tests/reference/optim.py

@@ -11,14 +11,14 @@
 -- one whose own error is so large that an answer of zeros would pass. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
 local tiny = require "tinyexplain"
-local batches = require "medxai.batches"
-local canon = require "medxai.canon"
+local batches = require "medxai.explain.runner"
+local canon = require "medxai.base.json"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local host = require "medxai.host"
-local map = require "medxai.map"
-local mapstore = require "medxai.mapstore"
-local store = require "medxai.store"
+local map = require "medxai.explain.map"
+local mapstore = require "medxai.explain.store"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -163,7 +163,7 @@ local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
     end
   end
   if math.max(table.unpack(cell.ratios[i])) > 0.98 then return "ill" end
-  local method = require("medxai.explain." .. cell.method)
+  local method = require("medxai.explain.methods." .. cell.method)
   local height, width = truth_map:size(0), truth_map:size(1)
   local made = map_of_components(turned(ours, truth), record, height, width, method, cell.compat)
   local their_single = map_of_components(turned(single, truth), record, height, width, method, cell.form == "asis")

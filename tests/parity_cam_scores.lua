@@ -4,13 +4,13 @@
 -- 1e-4 of the spread of the image's logits (of 1, for a probability), or 4 times the reference's own float32 error on that image;
 -- where the truth is below 1e-4 of that spread there is no evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
-local canon = require "medxai.canon"
-local contexts = require "medxai.metric_context"
-local figure = require "medxai.figure"
+local canon = require "medxai.base.json"
+local contexts = require "medxai.score.context"
+local figure = require "medxai.show.figure"
 local host = require "medxai.host"
-local metric = require "medxai.metric"
-local ranking = require "medxai.ranking"
-local store = require "medxai.store"
+local metric = require "medxai.score.registry"
+local ranking = require "medxai.perturb.pixel_order"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -119,7 +119,7 @@ end
 
 -- Sobel maps of the images as 8-bit pixels, and what guided backprop looks like.
 local function pictures(name, x)
-  local sobel = require "medxai.explain.sobel"
+  local sobel = require "medxai.explain.methods.sobel"
   equal("Sobel maps", sobel.map { count = x:size(0), image = function() return x end }, npy(dumps, name, "sobel"), 0)
   local gradient, cam = npy(dumps, name, "guided"), npy(gradcam, name, "square." .. cam_layer[name] .. ".asis.32"):select(0, 0)
   local function grey(map)

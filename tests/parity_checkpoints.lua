@@ -3,8 +3,8 @@
 -- Leaves ours/NAME.pt and .safetensors there for Python to open. Two mutants must fail.
 local t = require "t"
 local core = require "medxai.core"
-local files = require "medxai.files"
-local store = require "medxai.store"
+local files = require "medxai.base.files"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

@@ -5,7 +5,7 @@
 local t = require "t"
 local cjson = require "cjson"
 local core = require "medxai.core"
-local models = require "medxai.models"
+local models = require "medxai.nn.models"
 local torch = require "medxai.torch"
 
 local dir = os.getenv "MEDXAI_PARITY_DIR"

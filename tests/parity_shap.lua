@@ -7,15 +7,15 @@
 local t = require "t"
 local host = require "medxai.host"
 local core = require "medxai.core"
-local context = require "medxai.context"
-local check = require "medxai.check"
-local files = require "medxai.files"
-local hide = require "medxai.hide"
-local kernel = require "medxai.kernel_shap"
-local removal = require "medxai.removal"
-local scorer = require "medxai.scorer"
-local store = require "medxai.store"
-local target = require "medxai.target"
+local context = require "medxai.explain.context"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
+local hide = require "medxai.perturb.compose"
+local kernel = require "medxai.explain.shap_kernel_math"
+local removal = require "medxai.perturb.removal"
+local scorer = require "medxai.perturb.scorer"
+local store = require "medxai.nn.checkpoint"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -110,7 +110,7 @@ local function context_of(model, x, layer, seed)
 end
 
 local function explain(name, ctx, options)
-  local method = require("medxai.explain." .. name)
+  local method = require("medxai.explain.methods." .. name)
   local o = check.options(name, options, method.options)
   method.check(o)
   local raw, extras = method.map(ctx, ctx.x, ctx.targets, o)

@@ -2,7 +2,7 @@
 local t = require "t"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
-local removal = require "medxai.removal"
+local removal = require "medxai.perturb.removal"
 
 local folder = t.root .. "/tests/reference/removal/"
 

@@ -1,9 +1,9 @@
 -- The report from files alone: complete, empty, damaged; nothing fetched, nothing unescaped.
 local t = require "t"
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local report = require "medxai.report"
+local report = require "medxai.steps.report"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true

@@ -1,6 +1,6 @@
 -- NumPy's generators against NumPy: tests/reference/numpy_rng.py made the numbers.
 local t = require "t"
-local random = require "medxai.random"
+local random = require "medxai.tensor.random"
 
 local draw = {
   uniform = function(g, n) return g:uniform(n) end,

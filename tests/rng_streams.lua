@@ -1,7 +1,7 @@
 -- Keyed streams: a draw depends on its key alone.
 local t = require "t"
 local torch = require "medxai.torch"
-local random = require "medxai.random"
+local random = require "medxai.tensor.random"
 
 local function stream(changes)
   local key = { seed = 42, purpose = "lime@1", id = "0123456789abcdef", replicate = 0 }

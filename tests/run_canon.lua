@@ -1,6 +1,6 @@
 -- The canonical text: one text for the same data, and the same data back.
 local t = require "t"
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 
 t.test("keys are sorted, integers stay integers, floats take 17 digits, NaN and infinity have names", function()
   t.equal(canon.write { b = 1, a = 1.0, c = { 0.1, 0 / 0, 1 / 0, -1 / 0 }, d = canon.list {}, e = {}, f = false, g = 2 ^ 53 },

@@ -1,9 +1,9 @@
 -- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's own methods
 -- and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
 local t = require "t"
-local code = require "medxai.code"
+local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -213,7 +213,7 @@ t.test("an own method may draw from anywhere: with another seed its maps are oth
   local function sets(seed)
     local run = tiny.run(dir)
     run.seed = seed
-    local result = require("medxai.explain").run(run, tiny.model(), tiny.split(1), { images = 1, figures = false,
+    local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(1), { images = 1, figures = false,
       methods = { "drawn", "random_smooth", "sobel", mine = function(x) return x:select(0, 0):select(0, 0) * math.random() end } })
     local list = {}
     for i, s in ipairs(result.statuses) do list[i] = s.maps end
@@ -242,7 +242,7 @@ t.test("a metric's and a method's options that are tables part their ids and lab
   t.write(dir .. "/scaled.lua", "return { title = 'scaled', options = { by = { 'table' }, how = { 'table' } }, map = function(_, x, _, o) return x:select(1, 0):mul(o.by[1] or o.by.k) end }")
   local restore <close> = tiny.beside(dir)
   local function go_with(weights)
-    local result = require("medxai.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
+    local result = require("medxai.steps.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
       methods = { { "scaled", by = { 2 }, how = { { 1 } } }, { "scaled", by = { k = 3 }, how = { { 1 } } } } })
     t.equal({ result.statuses[1].label, result.statuses[2].label }, { "scaled, by 2", 'scaled, by {"k":3}' })
     return result.summaries[1].metric:gsub(" source=%x+", "") .. " " .. result.summaries[1].mean
@@ -293,7 +293,7 @@ t.test("rows that a torn header still names are kept", function()
   make_data(dir)
   local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "confidence_drop" }, figures = false })]]
   local first, path = go(dir, explain), dir .. "/out/scores.csv"
-  local columns = table.concat(require("medxai.metric").columns, ",")
+  local columns = table.concat(require("medxai.score.registry").columns, ",")
   t.write(path, (t.read(path):gsub("confidence,[^\n]*", "confi", 1)))
   local again = go(dir, explain)
   t.equal({ again.skipped, differing(first, again), #files.read_csv(path), files.lines(path)[1] }, { 1, {}, 2, columns })

@@ -1,6 +1,6 @@
 -- Option tables, near names, fields of the command line: every message word for word.
 local t = require "t"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 local spec = { lr = { "number", required = true, above = 0, max = 10 }, momentum = { "number", default = 0.0 },
   nesterov = { "boolean", default = false }, weight_decay = { "number", min = 0 },
@@ -62,7 +62,7 @@ t.test("near names come nearest first and none when nothing is near", function()
 end)
 
 local program = [[
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local got = check.options("fit", { epochs = 8, names = { "a" } }, { epochs = { "integer", field = true }, names = { "table", field = true },
   deep = { "boolean", default = false, field = true }, root = { "string", field = "data", default = "here" },
   mode = { one_of = { "a", "b" }, default = "a", field = true }, size = { "integer", default = 1 } })

@@ -2,7 +2,7 @@
 -- find them: what an experiment needs is run before it, once. Of those that only explain a trained run,
 -- squeezenet1_0_explain is run whole; the others start from weights drawn by a seed and explain one small image, to be done in time.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local xai = require "medxai"
 
 local always = { "config.json", "environment.json", "report.html", "status", "times.csv" }

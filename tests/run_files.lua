@@ -1,6 +1,6 @@
 -- Whole files, logs with a torn end, CSV, a full disk.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 t.test("a file is written whole, its folder made", function()
   local path = t.tmpdir() .. "/a/b/c.txt"
@@ -40,8 +40,8 @@ t.test("two containers that write the same files lose nothing, and a reader meet
     if not os.execute(space .. " true 2>/dev/null") then t.skip "no process spaces of one's own here" end
   end
   local code = [[
-    local store, image, torch = require "medxai.store", require("medxai.core").image, require "medxai.torch"
-    local files = require "medxai.files"
+    local store, image, torch = require "medxai.nn.checkpoint", require("medxai.core").image, require "medxai.torch"
+    local files = require "medxai.base.files"
     local x, picture = torch.full({ 300, 300 }, tonumber(arg[1])), torch.zeros(300, 300, { dtype = "uint8" })
     for _ = 1, 25 do
       store.save_checkpoint("w.pt", { x = x })
@@ -83,7 +83,7 @@ end)
 t.test("a full disk is an error that says so, and the file before stays whole", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/full.lua", string.format([[
-    local files = require "medxai.files"
+    local files = require "medxai.base.files"
     files.write(%q, "before")
     files.write(%q, string.rep("x", 1 << 20))
   ]], dir .. "/f", dir .. "/f"))
@@ -95,7 +95,7 @@ t.test("a full disk is an error that says so, and the file before stays whole", 
 end)
 
 t.test("of changed images it is said that they changed, not which hash they have", function()
-  local Step, dir = require "medxai.step", t.tmpdir()
+  local Step, dir = require "medxai.run.step", t.tmpdir()
   local step = Step.open(dir, "fit", { lr = 0.1, train = { n = 3, manifest_sha256 = "aa" } })
   step:begin()
   local changed = Step.open(dir, "fit", { lr = 0.2, train = { n = 3, manifest_sha256 = "bb" } })

@@ -1,6 +1,6 @@
 -- The check before training: mistakes of later steps are found before training starts, and nothing else of it can be noticed.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 local head = [[
 local xai = require "medxai"
@@ -80,7 +80,7 @@ t.test("lines after the training that write to the model, files, globals and gen
   local undisturbed = outcome ""
   local got, dir, r = outcome [[
 leftover = 1
-package.loaded["medxai.check"].options = nil
+package.loaded["medxai.base.options"].options = nil
 torch.no_grad(function() for _, p in ipairs(model:parameters()) do p.tensor:mul_(0.5) end end)
 model:set_trainable { features = false }
 ]]

@@ -1,6 +1,6 @@
 -- Interrupted anywhere, a training goes on and ends with the bits of one that was never interrupted.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 local experiment = [[
 -- A tiny network on tiny phantoms.

@@ -3,14 +3,14 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
-local canon = require "medxai.canon"
-local contexts = require "medxai.metric_context"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
-local graph = require "medxai.graph"
+local canon = require "medxai.base.json"
+local contexts = require "medxai.score.context"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
+local graph = require "medxai.nn.builder"
 local host = require "medxai.host"
-local metric = require "medxai.metric"
-local ranking = require "medxai.ranking"
+local metric = require "medxai.score.registry"
+local ranking = require "medxai.perturb.pixel_order"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -337,7 +337,7 @@ t.test("maps of a logit and of a probability are scored in different numbers: no
   local charts, page = {}, {}
   for _, f in ipairs(result.figures) do charts[f.kind] = (charts[f.kind] or 0) + 1 end
   t.equal(charts, { score = 5, scores = 1 })
-  require("medxai.report_explain").put({ dir = dir, explanations = { { result = result } } }, { put = function(_, ...) page[#page + 1] = string.format(...) end, figure = function() end,
+  require("medxai.show.report_explain").put({ dir = dir, explanations = { { result = result } } }, { put = function(_, ...) page[#page + 1] = string.format(...) end, figure = function() end,
     interval = function() return "" end })
   page = table.concat(page)
   t.ok(page:find("confidence change<br><span class=\"note\">logit, ", 1, true) and page:find("confidence change<br><span class=\"note\">probability, ", 1, true), page)
@@ -475,8 +475,8 @@ end)
 
 t.test("Sobel below a percentile keeps exactly that share of each image; with compat what lies strictly below", function()
   local ctx = { count = 2, seed = 42, items = { { id = "a" }, { id = "b" } }, image = function() return tiny.split(2):batch({ 1, 2 }).x end }
-  local edges = require "medxai.explain.sobel".map(ctx)
-  local below = require "medxai.explain.sobel_below"
+  local edges = require "medxai.explain.methods.sobel".map(ctx)
+  local below = require "medxai.explain.methods.sobel_below"
   for _, p in ipairs { 25, 50, 75, 90 } do
     local masks = below.map(ctx, nil, nil, { percentile = p })
     t.equal(masks:sum({ 1, 2 }):tolist(), { math.ceil(1023 * p / 100), math.ceil(1023 * p / 100) })

@@ -1,10 +1,10 @@
 -- A researcher's own metrics: what they may do with what they are given, what they may return, and what is said where that fails.
 local t = require "t"
 local tiny = require "tinyexplain"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local metric = require "medxai.metric"
+local metric = require "medxai.score.registry"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -25,7 +25,7 @@ t.test("what metrics share is lent to an own one: whatever it does with it, the 
   local codes = {
     "ctx:order():fill_(0)", "ctx:order():copy_(ctx:order():flip({ 0 }))", "local lo, hi = ctx:range() lo:fill_(0.7) hi:fill_(0.7)", "ctx.subject:input():fill_(0)",
     "ctx.subject:mask('lesion'):fill_(1)", "ctx.subject:original()[1] = 7", "ctx:image():fill_(0)", "ctx.map:zero_()", "ctx:once('multiplied', function() return { { 1, 2, 3 } } end)",
-    "ctx:removed(require('medxai.removal').parse('noisy_linear(0.01)'), { { name = 'most 25', keep = map:lt(-1) } })", "ctx.model:train()" }
+    "ctx:removed(require('medxai.perturb.removal').parse('noisy_linear(0.01)'), { { name = 'most 25', keep = map:lt(-1) } })", "ctx.model:train()" }
   for i, code in ipairs(codes) do texts["own" .. i] = "return { needs = { mask = true }, measure = function(map, ctx) " .. code .. " return 1 end }" end
   local place <close> = tiny.beside(texts)
   local function others(first)

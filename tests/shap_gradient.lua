@@ -5,7 +5,7 @@ local tiny = require "tinyexplain"
 local shapdump = require "tinyshap"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
-local method = require "medxai.explain.shap_gradient"
+local method = require "medxai.explain.methods.shap_gradient"
 
 local distance = shapdump.distance
 
@@ -136,7 +136,7 @@ t.test("a network that gives NaN makes the map NaN", function()
   local model = tiny.model("float64")
   model:state()[1].tensor:detach():fill_(0 / 0)
   local x = tiny.images():narrow(0, 0, 1)
-  local target = require "medxai.target"
+  local target = require "medxai.explain.target"
   local raw = of(x, "x", { samples = 4 }, { model = model, targets = target.fix(target.parse(1, tiny.classes), torch.zeros(1, 3), { {} }, tiny.classes) })
   t.ok(raw:isnan():all():item())
 end)

@@ -4,9 +4,9 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local shapdump = require "tinyshap"
 local core = require "medxai.core"
-local kernel = require "medxai.kernel_shap"
+local kernel = require "medxai.explain.shap_kernel_math"
 local torch = require "medxai.torch"
-local method = require "medxai.explain.shap_kernel"
+local method = require "medxai.explain.methods.shap_kernel"
 
 local distance = shapdump.distance
 
@@ -184,7 +184,7 @@ t.test("more samples than there are subsets: all 14 are evaluated once, and the 
   t.equal(#rows, 16)
   local facts = extras[1].facts
   t.equal({ facts.evaluations, facts.subsets, facts.regions.count, facts.determined, facts.change_half }, { 16, 14, 4, true, 0.0 })
-  local hide, labels = require "medxai.hide", extras[1].arrays.regions:to { dtype = "int64" }
+  local hide, labels = require "medxai.perturb.compose", extras[1].arrays.regions:to { dtype = "int64" }
   local truth = shapley(4, function(z) return torch.no_grad(model, hide.images(x, torch.ones_like(x), hide.regions(labels, z:gt(0.5)))):select(1, 2) end)
   t.near(raw:view { 21, 32 }:unique():tolist(), torch.tensor(truth, { dtype = "float64" }):sort():tolist(), 1e-9)
   t.near(raw[{ 0, 0, 0 }]:item(), truth[1], 1e-9)
@@ -201,7 +201,7 @@ end)
 t.test("compat = 'thesis': 20 features, pixels 0 .. 255 with 255 for what is hidden, the image on its side", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model, seen = image(), tiny.model("float64"), {}
-  local inner = require("medxai.scorer").new(model)
+  local inner = require("medxai.perturb.scorer").new(model)
   local scorer = { deviation = function() end, logits = function(_, n, make)
     seen = make(0, 2):tolist()
     return inner:logits(n, make)
@@ -222,7 +222,7 @@ t.test("an output that is not a number makes the map NaN; of one region only the
   local raw, extras = shapdump.map(method, shapdump.context(image(), { scorer = scorer }), { regions = quarters })
   t.ok(raw:isnan():all():item() and extras[1].facts.change_half == nil)
   local ok, why = pcall(shapdump.map, method, shapdump.context(image(), {}), { regions = { "grid", rows = 1, columns = 1 } })
-  t.equal({ ok, require("medxai.map").why_not_defined(why) }, { false, "grid(columns=1, rows=1) gives one region only" })
+  t.equal({ ok, require("medxai.explain.map").why_not_defined(why) }, { false, "grid(columns=1, rows=1) gives one region only" })
 end)
 
 t.test("every allocation of the lasso's path may fail", function()

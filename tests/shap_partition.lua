@@ -4,9 +4,9 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local shapdump = require "tinyshap"
 local core = require "medxai.core"
-local hide = require "medxai.hide"
+local hide = require "medxai.perturb.compose"
 local torch = require "medxai.torch"
-local method = require "medxai.explain.shap_partition"
+local method = require "medxai.explain.methods.shap_partition"
 
 local distance = shapdump.distance
 
@@ -122,7 +122,7 @@ t.test("a tree of regions: shap's values, and Owen's by recursion to the last bi
 end)
 
 t.test("without a tree, regions are halved by their centres; the result holds each once", function()
-  local shap = require "medxai.shap"
+  local shap = require "medxai.explain.shap"
   local labels = torch.tensor({ { 0, 0, 1, 1 }, { 2, 2, 3, 4 } }, { dtype = "int64" })
   local flat = shap.tree({ labels = labels, count = 5 })
   t.equal(core.partition.leaf_order(flat, 5), { 0, 2, 3, 1, 4 })
@@ -229,7 +229,7 @@ t.test("every allocation of a partition may fail", function()
 end)
 
 t.test("bad input: budgets below 3, sizes and trees that make no sense", function()
-  local check = require "medxai.check"
+  local check = require "medxai.base.options"
   t.fails(function() check.options("shap_partition", { evals = 2 }, method.options) end, "shap_partition: option 'evals' is too small (expected at least 3, got 2).")
   t.fails(function() check.options("shap_partition", { fixed_context = 2 }, method.options) end, "shap_partition: option 'fixed_context' is too large (expected at most 1, got 2).")
   t.fails(function() method.check { hide = "black", tree = { 0, 1 } } end, "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")

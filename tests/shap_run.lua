@@ -4,9 +4,9 @@ local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
-local explain = require "medxai.explain"
-local files = require "medxai.files"
-local honesty = require "medxai.honesty"
+local explain = require "medxai.steps.explain"
+local files = require "medxai.base.files"
+local honesty = require "medxai.explain.diagnostics"
 local host = require "medxai.host"
 
 local was_quiet = host.options.quiet
@@ -129,7 +129,7 @@ t.test("a class of a long name keeps its output beside it on the figure", functi
   for k, class in ipairs(result.records[1].facts.classes) do
     if class == long[1] then output = result.records[1].facts.output[k] end
   end
-  t.ok(svg:find(">" .. require("medxai.drawing").fixed(output, 2) .. "<", 1, true))
+  t.ok(svg:find(">" .. require("medxai.show.drawing").fixed(output, 2) .. "<", 1, true))
 end)
 
 t.test("a network without finite outputs gives maps of status nan; drawing goes on", function()
@@ -171,7 +171,7 @@ t.test("--smoke takes a fiftieth of the samples", function()
     package.path = "%s/tests/?.lua;" .. package.path
     local tiny = require "tinyexplain"
     local run = tiny.run(...)
-    local result = require("medxai.explain").run(run, tiny.model(), tiny.split(2), { methods = { { "shap_partition", evals = 500 },
+    local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(2), { methods = { { "shap_partition", evals = 500 },
       { "shap_kernel", samples = 5000, regions = { "grid", rows = 3, columns = 3 } }, { "shap_gradient", samples = 500, background = "split" } },
       images = 1, layer = "relu1", figures = false })
     for _, record in ipairs(result.records) do print(record.method, record.facts.evaluations or record.facts.samples) end

@@ -1,6 +1,6 @@
 -- Files of weights: what torch and torchvision wrote is read as they would, damage is an error, nothing in a file runs.
 local t = require "t"
-local store = require "medxai.store"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 
 local folder = t.root .. "/tests/reference/checkpoints/"
@@ -383,7 +383,7 @@ t.test("a full disk is one error; the old file stays and no temporary one does",
   local path = t.write(dir .. "/w.pt", "old")
   local script = t.write(dir .. "/save.lua", ([[
     local torch = require "medxai.torch"
-    require("medxai.store").save(%q, { { name = "w", tensor = torch.zeros(1000000) } })]]):format(path))
+    require("medxai.nn.checkpoint").save(%q, { { name = "w", tensor = torch.zeros(1000000) } })]]):format(path))
   local sh = ("ulimit -f 100; exec %s %s"):format(t.quote(require("medxai.host").exe), t.quote(script))
   local r = t.run { "-c", sh, exe = "/bin/sh" }
   t.equal(r.code, 1)

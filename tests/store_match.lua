@@ -1,6 +1,6 @@
 -- Matching a file's names and shapes to a model's, and what the messages say.
 local t = require "t"
-local store = require "medxai.store"
+local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 
 local folder = t.root .. "/tests/reference/checkpoints/"

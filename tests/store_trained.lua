@@ -3,7 +3,7 @@
 -- that the run wrote of its validation images, to the last bit; a model or data of another setting are refused, naming
 -- both values.
 local t = require "t"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 local image = require "medxai.core".image
 local torch = require "medxai.torch"
 
@@ -303,7 +303,7 @@ t.test("model.json says what it takes to build the model and to read the data ag
     .. "{ optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })")
   t.equal(r.code, 0, r.err)
   local said = files.read_data(dir .. "/runs/first/model.json")
-  local canon = require "medxai.canon"
+  local canon = require "medxai.base.json"
   t.equal(canon.write(said.data), canon.write { reader = "manifest", options = { csv = "data", classes = { "opacity",
     "clear", "nodule" }, mask = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 }, augment = true, labels = "true" } })

@@ -4,12 +4,12 @@ local t = require "t"
 -- A program that builds a small network and applies weights to it; prints what came of it.
 local program = [[
 local xai = require "medxai"
-local weights = require "medxai.weights"
+local weights = require "medxai.nn.weights"
 local torch = require "medxai.torch"
 local state = { { name = "features.0.weight", tensor = torch.zeros(2, 2) }, { name = "classifier.weight", tensor = torch.zeros(3, 2) } }
 local model = { name = "squeezenet1_0", head_name = "classifier", classes = { "a", "b", "c" }, config = { hidden = 8, head = "thesis" }, state = function() return state end }
 local found, why = weights.find(%q, model.name, { on_missing = %q })
-local of_run, model_file = found and found.described, require "medxai.model_file"
+local of_run, model_file = found and found.described, require "medxai.nn.model_file"
 if of_run then model_file.belongs(model, found.run, of_run, model_file.check_model(model, found.run, of_run)) end
 local report = found and weights.load(model, found)
 print(report and report.matched or why, state[1].tensor:tolist()[1][1], state[2].tensor:tolist()[1][1])
@@ -31,7 +31,7 @@ local function file_of(path, classes, aux)
   local list = { { name = "features.0.weight", tensor = torch.ones(2, 2) }, { name = "classifier.weight",
     tensor = torch.ones(classes or 3, 2) } }
   if aux then list[3] = { name = "AuxLogits.fc.weight", tensor = torch.ones(aux, 2) } end
-  require("medxai.store").save(path, list)
+  require("medxai.nn.checkpoint").save(path, list)
 end
 
 t.test("a file is loaded, and told about in one line", function()
@@ -80,7 +80,7 @@ t.test("which of several sets in a file was taken is told, and may be said", fun
   local dir, torch = t.tmpdir(), require "medxai.torch"
   local function weights(value) return { ["features.0.weight"] = torch.full({ 2, 2 }, value),
     ["classifier.weight"] = torch.full({ 3, 2 }, value) } end
-  require("medxai.store").save_checkpoint(dir .. "/c.pt", { model = weights(1.0), model_ema = weights(2.0) })
+  require("medxai.nn.checkpoint").save_checkpoint(dir .. "/c.pt", { model = weights(1.0), model_ema = weights(2.0) })
   local r = apply("c.pt", { dir = dir })
   t.equal(r.out, "2\t1.0\t1.0\n", r.err)
   t.equal(r.err, "weights: file 'c.pt': 2 matched, 0 missing, 0 extra, 0 of another shape\n"
@@ -139,7 +139,7 @@ t.test("a run's weights are found by its name, and must agree", function()
   file_of(dir .. "/runs/first/weights.pt")
   local function describe(o)
     o = o or {}
-    require("medxai.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.model", network = o.network
+    require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.nn.model", network = o.network
       or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
       hidden = o.hidden or 8, head = "thesis", size_px = 224, input_mode = "lungs" })
     return apply("first", { dir = dir, mask = o.mask or "" })

@@ -84,7 +84,7 @@ local function views()
 end
 
 t.test("lists, bytes, items, texts and files hold what a conjugate or negative view shows", function()
-  local store, dir = require "medxai.store", t.tmpdir()
+  local store, dir = require "medxai.nn.checkpoint", t.tmpdir()
   for i, case in ipairs(views()) do
     local x, want = case[1], case[2]
     local plain = torch.tensor(want, { dtype = x.dtype })

@@ -2,11 +2,11 @@
 -- tiny network of tinyexplain.lua without a run around it.
 local t = require "t"
 local tiny = require "tinyexplain"
-local context = require "medxai.context"
-local check = require "medxai.check"
-local scorer = require "medxai.scorer"
-local store = require "medxai.store"
-local target = require "medxai.target"
+local context = require "medxai.explain.context"
+local check = require "medxai.base.options"
+local scorer = require "medxai.perturb.scorer"
+local store = require "medxai.nn.checkpoint"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
 local own = {}

@@ -1,6 +1,6 @@
 -- The library's front door: `local xai = require "medxai"`. Its parts are opened when they are first named, so a file
 -- that only parses a table never opens libtorch. It refuses unknown names, offering the nearest.
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 
 ---@class medxai
 ---@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
@@ -18,32 +18,32 @@ local xai = {}
 
 -- name -> { module, fields of it ... }
 local parts = {
-  run        = { "medxai.run", "new" },
-  dataset    = { "medxai.dataset" },
-  models     = { "medxai.models" },
-  model      = { "medxai.model" },
-  optim      = { "medxai.optim" },
-  random     = { "medxai.random" },
-  graph      = { "medxai.graph" },
-  metrics    = { "medxai.metrics" },
-  files      = { "medxai.files" },
-  canon      = { "medxai.canon" },
-  check      = { "medxai.check" },
-  explain    = { "medxai.explain" },
-  target     = { "medxai.target" },
-  map        = { "medxai.map" },
-  metric     = { "medxai.metric" },
-  regions    = { "medxai.regions" },
-  figure     = { "medxai.figure" },
-  store      = { "medxai.store" },
-  weights    = { "medxai.weights" },
+  run        = { "medxai.run.run", "new" },
+  dataset    = { "medxai.data.readers" },
+  models     = { "medxai.nn.models" },
+  model      = { "medxai.nn.model" },
+  optim      = { "medxai.train.optim" },
+  random     = { "medxai.tensor.random" },
+  graph      = { "medxai.nn.builder" },
+  metrics    = { "medxai.stats.classification" },
+  files      = { "medxai.base.files" },
+  canon      = { "medxai.base.json" },
+  check      = { "medxai.base.options" },
+  explain    = { "medxai.steps.explain" },
+  target     = { "medxai.explain.target" },
+  map        = { "medxai.explain.map" },
+  metric     = { "medxai.score.registry" },
+  regions    = { "medxai.perturb.regions" },
+  figure     = { "medxai.show.figure" },
+  store      = { "medxai.nn.checkpoint" },
+  weights    = { "medxai.nn.weights" },
   torch      = { "medxai.torch" },
-  maskmaker  = { "medxai.maskmaker" },
+  maskmaker  = { "medxai.steps.maskmaker" },
   tensor     = { "medxai.torch", "tensor" },
-  save       = { "medxai.store", "save_any" },
-  load       = { "medxai.store", "load" },
-  save_checkpoint = { "medxai.store", "save_checkpoint" },
-  load_checkpoint = { "medxai.store", "load_checkpoint" },
+  save       = { "medxai.nn.checkpoint", "save_any" },
+  load       = { "medxai.nn.checkpoint", "load" },
+  save_checkpoint = { "medxai.nn.checkpoint", "save_checkpoint" },
+  load_checkpoint = { "medxai.nn.checkpoint", "load_checkpoint" },
   scope      = { "medxai.core", "memory", "scope" },
   memory     = { "medxai.core", "memory" },
 }

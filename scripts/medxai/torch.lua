@@ -2,7 +2,7 @@
 -- torch.<op>(...) and t:<op>(...) are looked up in libtorch when first used; what is written here adds, it wraps nothing.
 -- It refuses operators that are not documented or crash on bad arguments: those are torch.raw.<op>, which promises nothing.
 local core = require "medxai.core"
-local check = require "medxai.check"
+local check = require "medxai.base.options"
 local native = core.tensor
 local methods = native.methods
 
@@ -34,7 +34,7 @@ local methods = native.methods
 local torch = { none = native.none, pi = math.pi, e = math.exp(1), inf = math.huge, nan = 0 / 0 }
 
 local denied = {}
-for _, name in ipairs(require "medxai.denied_ops") do denied[name] = true end
+for _, name in ipairs(require "medxai.tensor.denied_ops") do denied[name] = true end
 native.deny(denied)
 
 -- ---- making and storing ----
@@ -61,9 +61,9 @@ torch.is_tensor = native.is_tensor
 torch.from_string = native.from_string -- (bytes, dtype, shape)
 
 -- npy.lua is opened at the first use: it reads and writes files.
-function torch.load_npy(path) return require("medxai.npy").load(path) end
+function torch.load_npy(path) return require("medxai.tensor.npy").load(path) end
 
-function torch.save_npy(path, t) return require("medxai.npy").save(path, t) end
+function torch.save_npy(path, t) return require("medxai.tensor.npy").save(path, t) end
 
 -- ---- conversion ----
 

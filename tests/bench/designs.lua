@@ -3,20 +3,20 @@
 -- (1 at 1,000), so that all aim at the same weights; error is |weights - truth| / |truth|. The truth's own error is shown beside it.
 -- The network is a MobileNet V2 at 96 px, trained here for a few epochs. What is done for an image is kept in build/lime_designs:
 -- an interrupted study goes on. It judges nothing: the goals are printed beside the numbers.
-local canon = require "medxai.canon"
+local canon = require "medxai.base.json"
 local core = require "medxai.core"
-local check = require "medxai.check"
-local coalitions = require "medxai.coalitions"
-local context = require "medxai.context"
-local files = require "medxai.files"
+local check = require "medxai.base.options"
+local coalitions = require "medxai.explain.lime_design"
+local context = require "medxai.explain.context"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
-local lime = require "medxai.explain.lime"
-local regions = require "medxai.regions"
-local removal = require "medxai.removal"
-local samples = require "medxai.lime_samples"
-local scorer = require "medxai.scorer"
-local surrogate = require "medxai.surrogate"
-local target = require "medxai.target"
+local lime = require "medxai.explain.methods.lime"
+local regions = require "medxai.perturb.regions"
+local removal = require "medxai.perturb.removal"
+local samples = require "medxai.explain.lime_samples"
+local scorer = require "medxai.perturb.scorer"
+local surrogate = require "medxai.explain.lime_surrogate"
+local target = require "medxai.explain.target"
 local xai = require "medxai"
 
 local images = math.tointeger(tonumber((...) or 20))
@@ -128,7 +128,7 @@ local function report(records)
 end
 
 local function draw(records)
-  local figure, series = require "medxai.figure", {}
+  local figure, series = require "medxai.show.figure", {}
   for _, design in ipairs(coalitions.designs) do
     local y = {}
     for i in ipairs(counts) do y[i] = mean(column(records, design, i)) end
@@ -144,12 +144,12 @@ local data = data_set()
 local model = trained_model(data)
 local log, done = folder .. "/errors.jsonl", {}
 local key = canon.hash({ version = 2, regions = regions.parse(quickshift).text,
-  weights = require("medxai.run").weights_sha256(model), counts = canon.list(counts), truth_samples = truth_samples, repeats = repeats })
+  weights = require("medxai.run.run").weights_sha256(model), counts = canon.list(counts), truth_samples = truth_samples, repeats = repeats })
 for _, r in ipairs(files.exists(log) and files.records(log) or {}) do
   if r.key == key then done[r.image] = r end
 end
 local records = {}
-for _, number in ipairs(require("medxai.choose").images(data.test, images)) do
+for _, number in ipairs(require("medxai.explain.images").images(data.test, images)) do
   local id = data.test:item(number).id
   if not done[id] then
     local began = host.now()

@@ -4,7 +4,7 @@ local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local xai = require "medxai"
@@ -50,7 +50,7 @@ function answers.load(name)
   x = torch.rand(8, 3, size, size)
   split = tiny.tensor_split(x, model.classes)
   torch.no_grad(model, x)
-  require("medxai.run").weights_sha256(model)
+  require("medxai.run.run").weights_sha256(model)
   return measure.memory_mark()
 end
 

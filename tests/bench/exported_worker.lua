@@ -2,7 +2,7 @@
 local host = require "medxai.host"
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
 local xai = require "medxai"
@@ -26,7 +26,7 @@ function answers.open(folder, name, layout)
   torch.no_grad(function() return model(image) end)
   local seconds = host.now() - start
   split = tiny.tensor_split(x, model.classes)
-  require("medxai.run").weights_sha256(model)
+  require("medxai.run.run").weights_sha256(model)
   return seconds
 end
 

@@ -6,7 +6,7 @@ local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"
-local explain = require "medxai.explain"
+local explain = require "medxai.steps.explain"
 local tiny = require "tinyexplain"
 local xai = require "medxai"
 

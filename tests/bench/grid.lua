@@ -3,8 +3,8 @@
 -- must be the peer's to the last bit on the same libtorch), fast (fixed layout, cached frozen parts), and by successive halving.
 -- It judges nothing: goals are printed beside the numbers (2.5x in float32, depth 0 50x, 10x by halving, within 20 % of the bound).
 local host = require "medxai.host"
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 local bench = dofile(host.script_dir .. "/side.lua")
 
 local networks, per_class = {}, 8
@@ -52,7 +52,7 @@ end
 
 local function identical(a, b)
   local same, all = 0, 0
-  for _, key in ipairs(require("medxai.check").sorted_keys(a)) do
+  for _, key in ipairs(require("medxai.base.options").sorted_keys(a)) do
     for epoch, loss in ipairs(a[key].loss) do
       all = all + 1
       same = same + (b[key] and b[key].loss[epoch] == loss and 1 or 0)
@@ -69,7 +69,7 @@ end
 
 -- The winner of one set of cells judged by another's scores.
 local function compare_winners(peer, mine, n_val)
-  local keys, a, b = require("medxai.check").sorted_keys(peer), {}, {}
+  local keys, a, b = require("medxai.base.options").sorted_keys(peer), {}, {}
   local winner, top = nil, -1
   for i, key in ipairs(keys) do
     a[i], b[i] = best_of(peer[key]), mine[key] and best_of(mine[key]) or 0
@@ -80,7 +80,7 @@ local function compare_winners(peer, mine, n_val)
   local se = math.sqrt(best * (1 - best) / n_val)
   local regret = best - best_of(peer[winner])
   print(("  our winner %s: the peer gives it %.4f, its own best is %.4f (standard error %.4f): regret %.4f, %s; rank correlation %.2f"):format(winner, best_of(peer[winner]), best, se,
-    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", require("medxai.stability").rank_correlation(a, b) or 0 / 0))
+    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", require("medxai.stats.agreement").rank_correlation(a, b) or 0 / 0))
 end
 
 -- ---- one network ------------------------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 -- Our side of the grid bench: grid_work.lua prepare DIR NETWORK DATA PER_CLASS writes images, labels and orders for the peer and
 -- measures the training speed; run DIR NETWORK DATA PER_CLASS DEPTH VARIANT searches one depth. The last line is plain data.
-local canon = require "medxai.canon"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
-local work = require "medxai.work"
+local work = require "medxai.nn.macs"
 local xai = require "medxai"
 
 local what, dir, network, root, per_class, depth, variant = ...
@@ -71,7 +71,7 @@ local function count(data, cells)
   local alone, shared, cached, seen, cut_done = 0, 0, 0, {}, {}
   for _, cell in ipairs(cells) do
     local model = build(data, cell.values, "auto")
-    local cut = require("medxai.prefix").cut(model)
+    local cut = require("medxai.train.feature_cache").cut(model)
     local step, after = work.training_step(model), work.training_step(model, cut and cut.names)
     local forward = work.forward(model)
     local prefix = cut and work.up_to(model, cut.names) or 0

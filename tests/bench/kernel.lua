@@ -4,12 +4,12 @@
 -- a count. The network is a MobileNet V2 at 96 px, trained here for a few epochs (build/kernel_designs).
 -- It judges nothing.
 local core = require "medxai.core"
-local files = require "medxai.files"
-local hide = require "medxai.hide"
+local files = require "medxai.base.files"
+local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
-local kernel = require "medxai.kernel_shap"
-local regions = require "medxai.regions"
-local scorer = require "medxai.scorer"
+local kernel = require "medxai.explain.shap_kernel_math"
+local regions = require "medxai.perturb.regions"
+local scorer = require "medxai.perturb.scorer"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 

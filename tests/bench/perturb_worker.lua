@@ -2,11 +2,11 @@
 -- runs as explain.run calls it, on one X-ray, with the network that is loaded.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
-local check = require "medxai.check"
-local context = require "medxai.context"
+local check = require "medxai.base.options"
+local context = require "medxai.explain.context"
 local core = require "medxai.core"
-local scorer = require "medxai.scorer"
-local target = require "medxai.target"
+local scorer = require "medxai.perturb.scorer"
+local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -58,7 +58,7 @@ function answers.forward()
 end
 
 local function explain(name, options, layer)
-  local method = require("medxai.explain." .. name)
+  local method = require("medxai.explain.methods." .. name)
   return timed(function()
     local scope <close> = core.memory.scope() -- luacheck: ignore
     local logits = score:logits(1, function() return x end)

@@ -3,8 +3,8 @@ local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"
 local core = require "medxai.core"
-local contexts = require "medxai.metric_context"
-local metric = require "medxai.metric"
+local contexts = require "medxai.score.context"
+local metric = require "medxai.score.registry"
 local xai = require "medxai"
 
 local model, x, map

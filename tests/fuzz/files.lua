@@ -194,7 +194,7 @@ local function read_image(bytes, path)
 end
 
 local function read_weights(_, path)
-  local store = require "medxai.store"
+  local store = require "medxai.nn.checkpoint"
   local ok, message = pcall(function()
     for _, entry in ipairs(store.load(path).tensors) do
       tostring(entry.name)
@@ -212,7 +212,7 @@ local function read_weights(_, path)
 end
 
 local function make_json()
-  local canon = require "medxai.canon"
+  local canon = require "medxai.base.json"
   local model = { name = "vgg19", classes = { "a", "b" }, mean = { 0.485, 0.456, 0.406 }, hidden = 256, dropout = 0.5,
     weights = canon.list(), nested = { { { x = 1 / 0, y = 0 / 0 } } }, text = "\"\\\n\u{e9}\u{1f600}", yes = true }
   return { canon.write(model), canon.write(model, "  "), '{"epoch":1,"loss":0.5}\n{"epoch":2,"loss":NaN}\n', "[]", "{}",
@@ -263,7 +263,7 @@ local function damaged_png(...)
 end
 
 local function read_csv(_, path)
-  local ok, message = pcall(require("medxai.files").read_csv, path)
+  local ok, message = pcall(require("medxai.base.files").read_csv, path)
   local data = require("medxai").dataset.manifest { csv = path, size_px = 16 }
   for _, split in ipairs(data.splits) do
     tostring(split)
@@ -275,8 +275,8 @@ end
 local function read_npy(_, path) look_at(torch.load_npy(path)) end
 
 local function read_json(bytes, path)
-  local canon = require "medxai.canon"
-  pcall(require("medxai.files").records, path)
+  local canon = require "medxai.base.json"
+  pcall(require("medxai.base.files").records, path)
   local text = canon.write(canon.read(bytes, path))
   if canon.write(canon.read(text)) ~= text then return "what was read is written otherwise" end
 end

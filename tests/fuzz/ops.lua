@@ -284,7 +284,7 @@ end
 
 local function write_names(path, only, all)
   local denied, names = {}, {}
-  for _, name in ipairs(all and {} or require "medxai.denied_ops") do denied[name] = true end
+  for _, name in ipairs(all and {} or require "medxai.tensor.denied_ops") do denied[name] = true end
   denied.from_file = true -- its argument names a file, which it makes
   local list <close> = assert(io.open(path, "w"))
   for _, name in ipairs(core.tensor.op_names()) do

@@ -5,7 +5,7 @@ local host = require "medxai.host"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 local xai = require "medxai"
-local files = require "medxai.files"
+local files = require "medxai.base.files"
 
 local out, root, steps = ...
 steps = math.tointeger(steps)

@@ -2,9 +2,9 @@
 -- Reads plain files only; libtorch is opened for the page of `compare` alone, whose curves are drawn.
 -- It refuses to change anything in a run's folder.
 local argparse = require "argparse"
-local canon = require "medxai.canon"
-local check = require "medxai.check"
-local files = require "medxai.files"
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ end
 local function list(args)
   local runs = all_runs(args.folder)
   if #runs == 0 then return print(string.format("no runs in '%s'", args.folder)) end
-  local duration, rows = require("medxai.progress").duration, {}
+  local duration, rows = require("medxai.base.progress").duration, {}
   for i, r in ipairs(runs) do
     rows[i] = { r.name, r.state, r.network, r.progress or "", number(r.val), r.test and number(r.test.accuracy) or "", r.test and number(r.test.macro.f1) or "",
       r.seconds > 0 and duration(r.seconds) or "" }
@@ -158,7 +158,7 @@ end
 
 local function show(args)
   local r = one_run(args.folder, args.run)
-  local duration = require("medxai.progress").duration
+  local duration = require("medxai.base.progress").duration
   print(r.name .. ": " .. r.state .. (r.progress and ", " .. r.progress or "") .. (r.seconds > 0 and ", " .. duration(r.seconds) or ""))
   local message = r.status_text and r.status_text:match "\nmessage (.*)"
   if message then print(message) end
@@ -212,11 +212,11 @@ local function curves(runs)
     end
     if #series > 0 then charts[#charts + 1] = { title = what[2], series = series, x_label = "epoch", y_label = what[3], x_integer = true, y_range = what[4] } end
   end
-  return #charts > 0 and require("medxai.figure").lines { charts = charts, width_pt = 518, height_pt = 190 } or nil
+  return #charts > 0 and require("medxai.show.figure").lines { charts = charts, width_pt = 518, height_pt = 190 } or nil
 end
 
 local function page_of(runs, header, rows)
-  local html = require "medxai.html"
+  local html = require "medxai.show.html"
   local function cells(texts)
     local out = {}
     for i, row in ipairs(texts) do
@@ -241,7 +241,7 @@ end
 local function compare(args)
   local runs, rows = {}, {}
   for i, name in ipairs(args.run) do runs[i] = one_run(args.folder, name) end
-  local duration = require("medxai.progress").duration
+  local duration = require("medxai.base.progress").duration
   for i, r in ipairs(runs) do
     rows[i] = { r.name, r.state, r.network, number(r.val), r.test and number(r.test.accuracy) or "", r.test and number(r.test.macro.f1) or "",
       r.test and number(r.test.auroc_macro) or "", duration(r.seconds) }

@@ -1,0 +1,320 @@
+-- Files as this library writes them: whole or not at all, synced, with the folder made when missing; lines appended to
+-- a log; logs read back with a torn last line skipped. What the system refuses is an error that names the path and the
+-- reason; what was on the disk before stays as it was. It refuses to know what is in a file.
+local check = require "medxai.base.options"
+local file = require "medxai.file"
+local host = require "medxai.host"
+
+local files = {}
+
+local advice = {
+  ENOSPC = "Make room on that disk and run again; what was written before is whole.",
+  EDQUOT = "Make room on that disk and run again; what was written before is whole.",
+  EFBIG = "Raise the file size limit (ulimit -f) and run again; what was written before is whole.",
+  EACCES = "Give --out a folder that you may write.",
+  EROFS = "Give --out a folder that you may write.",
+}
+
+-- Raises what the system said, with what to do about it.
+local function refuse(message, code)
+  check.fail("files", "%s.%s", message, advice[code] and " " .. advice[code] or "")
+end
+
+local function must(result, message, code)
+  if result == nil then refuse(message, code) end
+  return result
+end
+
+--- The folder part of a path, or nil.
+function files.folder(path)
+  return path:match("^(.+)/[^/]*$")
+end
+
+--- Joins path parts with one slash.
+function files.join(...)
+  return (table.concat({ ... }, "/"):gsub("//+", "/"))
+end
+
+--- Makes a folder and its parents.
+function files.mkdir(path)
+  must(file.mkdir(path))
+end
+
+--- Writes a whole file: a temporary name, synced, renamed. The folder is made when missing.
+---@param path string
+---@param bytes string
+function files.write(path, bytes)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  must(file.write(path, bytes))
+end
+
+--- Appends one line and hands it to the system; `synced` also waits for the disk.
+---@param path string
+---@param line string without its newline
+---@param synced? boolean
+function files.append_line(path, line, synced)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  local done, message, code = file.append(path, line .. "\n", synced or false)
+  if done == nil then refuse(message, code) end
+end
+
+--- Appends bytes to a file.
+function files.append(path, bytes)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  local done, message, code = file.append(path, bytes, false)
+  if done == nil then refuse(message, code) end
+end
+
+--- A file's bytes, or nil where there is none.
+---@return string|nil
+function files.read(path)
+  local bytes, message, code = file.read(path)
+  if bytes == nil and code ~= "ENOENT" and code ~= "ENOTDIR" then refuse(message, code) end
+  return bytes
+end
+
+--- The complete lines of a file (none where it is absent). A last line without newline was torn by a crash: it is left out.
+---@return string[] lines
+---@return integer bytes how many bytes those lines take
+function files.lines(path)
+  local bytes, lines, at = files.read(path) or "", {}, 1
+  while true do
+    local stop = bytes:find("\n", at, true)
+    if not stop then return lines, at - 1 end
+    lines[#lines + 1] = bytes:sub(at, stop - 1)
+    at = stop + 1
+  end
+end
+
+--- Cuts off a last line that a crash has torn, so that the next one is not glued to it.
+function files.repair_lines(path)
+  local bytes = files.size(path)
+  if not bytes then return end
+  local _, whole = files.lines(path)
+  if bytes > whole then must(file.truncate(path, whole)) end
+end
+
+function files.exists(path)
+  return file.stat(path) ~= nil
+end
+
+function files.is_folder(path)
+  local stat = file.stat(path)
+  return stat ~= nil and stat.kind == "folder"
+end
+
+--- A file's size in bytes, or nil where there is none.
+function files.size(path)
+  local stat = file.stat(path)
+  return stat and stat.bytes
+end
+
+--- Names in a folder, sorted; empty where there is none.
+function files.list(path)
+  return file.list(path) or {}
+end
+
+--- Removes a file if it is there.
+function files.remove(path)
+  if files.exists(path) then must(file.remove(path)) end
+end
+
+--- Removes a folder with all it holds, if it is there.
+function files.remove_all(path)
+  if files.is_folder(path) then
+    for _, name in ipairs(files.list(path)) do
+      if name ~= "." and name ~= ".." then files.remove_all(path .. "/" .. name) end
+    end
+  end
+  files.remove(path)
+end
+
+--- Removes what processes that were killed in the middle of a whole write have left in a folder: of this machine and
+--- container those that are gone, of others what is a week old.
+function files.tidy(path) must(file.tidy(path)) end
+
+--- Takes the lock of a path, or returns nil where another process holds it. Closing it (or leaving its scope) gives it back.
+function files.lock(path)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  local lock, message, code = file.lock(path)
+  if lock == nil and code ~= "EAGAIN" and code ~= "EACCES" then refuse(message, code) end
+  return lock
+end
+
+--- Waits; a signal ends it early.
+function files.sleep(seconds)
+  os.execute("sleep " .. seconds)
+  if host.interrupted() then error("interrupted", 0) end
+end
+
+--- Takes a lock, waiting as long as another process holds it.
+function files.wait_lock(path)
+  local lock = files.lock(path)
+  while not lock do
+    files.sleep(0.2)
+    lock = files.lock(path)
+  end
+  return lock
+end
+
+--- Gives a file another name, in the place of what has that name.
+function files.rename(from, to) must(file.rename(from, to)) end
+
+--- Opens a new file for writing; files.put writes to it.
+function files.create(path)
+  local f, message = io.open(path, "wb")
+  if not f then check.fail("files", "cannot write %s.", message) end
+  return f
+end
+
+--- Writes bytes to a file that files.create opened.
+function files.put(f, path, bytes)
+  local done, message = f:write(bytes)
+  if done then done, message = f:flush() end
+  if not done then check.fail("files", "cannot write '%s' (%s). %s", path, message, advice.ENOSPC) end
+end
+
+-- ---- canonical data on disk --------------------------------------------------------------------------------------
+
+--- Writes a plain value as canonical text, one value a line.
+function files.write_data(path, value)
+  files.write(path, require("medxai.base.json").write(value, "  ") .. "\n")
+end
+
+--- Reads what write_data wrote; nil where there is no file. A damaged file is an error that names it.
+function files.read_data(path)
+  local text = files.read(path)
+  if not text then return nil end
+  return require("medxai.base.json").read(text, path)
+end
+
+--- Every whole record of a file of JSON lines. Torn or empty last lines are skipped; a bad line inside is an error.
+---@return table[]
+function files.records(path)
+  local canon = require "medxai.base.json"
+  local records = {}
+  for number, line in ipairs((files.lines(path))) do
+    if line:find("%S") then records[#records + 1] = canon.read(line, path .. ":" .. number) end
+  end
+  return records
+end
+
+-- ---- CSV ----------------------------------------------------------------------------------------------------------
+
+-- The shortest text that reads back as the same number: 0.05, not 0.050000000000000003.
+local function short_number(value)
+  if math.type(value) == "float" then
+    for _, format in ipairs { "%.15g", "%.16g" } do
+      local text = string.format(format, value)
+      if tonumber(text) == value then return text:find "[%.eE]" and text or text .. ".0" end
+    end
+  end
+  return require("medxai.base.json").number(value)
+end
+
+--- One CSV field: quoted where it holds a comma, a quote or a line end; numbers exact and short; nil empty.
+function files.csv_field(value)
+  if value == nil then return "" end
+  if type(value) == "number" then return short_number(value) end
+  local text = tostring(value)
+  if text:find('[,"\r\n]') then return '"' .. text:gsub('"', '""') .. '"' end
+  return text
+end
+
+--- One CSV line of the row's fields in the order of `columns`.
+function files.csv_line(columns, row)
+  local fields = {}
+  for i, column in ipairs(columns) do fields[i] = files.csv_field(row[column]) end
+  return table.concat(fields, ",")
+end
+
+--- Writes rows as CSV with a header, whole or not at all.
+---@param path string
+---@param columns string[]
+---@param rows table[]
+function files.write_csv(path, columns, rows)
+  local lines = { files.csv_line(columns, setmetatable({}, { __index = function(_, k) return k end })) }
+  for i, row in ipairs(rows) do lines[i + 1] = files.csv_line(columns, row) end
+  files.write(path, table.concat(lines, "\n") .. "\n")
+end
+
+-- Splits CSV text into records of fields; quoted fields may hold commas, quotes and line ends.
+local function csv_records(text, path)
+  local records, record, at = {}, {}, 1
+  while at <= #text do
+    local field
+    if text:sub(at, at) == '"' then
+      local parts = {}
+      at = at + 1
+      while true do
+        local stop = text:find('"', at, true) or check.fail("files", "'%s' has a quoted field without end.", path)
+        parts[#parts + 1] = text:sub(at, stop - 1)
+        at = stop + 1
+        if text:sub(at, at) ~= '"' then break end
+        parts[#parts + 1] = '"'
+        at = at + 1
+      end
+      field = table.concat(parts)
+    else
+      field = text:match("^[^,\r\n]*", at)
+      at = at + #field
+    end
+    record[#record + 1] = field
+    local ending = text:match("^\r?\n", at)
+    if ending or at > #text then
+      records[#records + 1] = record
+      record = {}
+      at = at + #(ending or "")
+    elseif text:sub(at, at) == "," then
+      at = at + 1
+      if at > #text then record[#record + 1] = "" end
+    else
+      check.fail("files", "'%s' is not CSV (text after a closing quote).", path)
+    end
+  end
+  return records
+end
+
+--- Reads a CSV with a header: rows as tables of strings, and the columns. nil where there is no file.
+---@return table[]|nil rows
+---@return string[]|nil columns
+function files.read_csv(path)
+  local text = files.read(path)
+  if not text then return nil end
+  local records = csv_records(text:gsub("^\239\187\191", ""), path)
+  local columns, rows = records[1] or {}, {}
+  for i = 2, #records do
+    local row = {}
+    for j, column in ipairs(columns) do row[column] = records[i][j] end
+    rows[i - 1] = row
+  end
+  return rows, columns
+end
+
+--- SHA-256 of bytes, 64 hex digits.
+---@param bytes string
+---@return string
+function files.sha256(bytes)
+  return require("medxai.core").image.sha256(bytes)
+end
+
+local digests = {} -- path, size and time of change -> digest
+
+--- SHA-256 of a file, 64 hex digits; remembered while the file is the same.
+---@param path string
+---@return string
+function files.sha256_file(path)
+  local stat = file.stat(path)
+  local key = stat and path .. "\0" .. stat.bytes .. "\0" .. stat.mtime
+  if key and digests[key] then return digests[key] end
+  local digest, why = require("medxai.core").image.sha256_file(path)
+  if not digest then check.fail("files", "%s.", why) end
+  if key then digests[key] = digest end
+  return digest
+end
+
+return files

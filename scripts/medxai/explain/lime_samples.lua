@@ -1,0 +1,124 @@
+-- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the coefficients
+-- are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With stop_error samples are
+-- run in blocks until the estimated error of the coefficients is below it.
+-- It refuses to know what is explained: probabilities or logits of all classes come out.
+local check = require "medxai.base.options"
+local coalitions = require "medxai.explain.lime_design"
+local core = require "medxai.core"
+local hide = require "medxai.perturb.compose"
+local host = require "medxai.host"
+local Progress = require "medxai.base.progress"
+local stability = require "medxai.stats.agreement"
+local surrogate = require "medxai.explain.lime_surrogate"
+local torch = require "medxai.torch"
+
+local samples = {}
+
+local block, fewest, resamples = 100, 200, 20
+
+-- What the network says of rows first .. first + count - 1, (count, classes) float64. p: x, background, labels, on (n, K) bool.
+local function answers(scorer, p, first, count, as, bar)
+  local logits = scorer:logits(count, function(at, n)
+    bar:add(n)
+    return hide.images(p.x, p.background, hide.regions(p.labels, p.on:narrow(0, first + at, n)))
+  end):to { dtype = "float64" }
+  return as == "logit" and logits or torch.softmax(logits, 1)
+end
+
+-- ---- how sure ---------------------------------------------------------------------------------------------------------
+
+-- The target's coefficients from units of samples drawn with replacement; the first unit, which holds row 0, stays.
+local function resample(ctx, o, run, units, size, r)
+  local scope <close> = core.memory.scope()
+  local rows = units * size
+  local z, y = run.z:narrow(0, 0, rows), samples.column(run.y, ctx.targets[1]):narrow(0, 0, rows)
+  local drawn = ctx:stream("lime.resample@1", 1, r):integers(units - 1, units - 1)
+  local times = torch.cat({ torch.ones(1, { dtype = "float64" }), torch.bincount(drawn, { minlength = units - 1 }):to { dtype = "float64" } }, 0)
+  times = times:unsqueeze(1):expand({ units, size }):reshape({ rows })
+  return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width) * times, o.alpha):squeeze(1):tolist()
+end
+
+--- How alike the target's coefficients would be for other draws, estimated by resampling (whole pairs where samples come in pairs).
+---@param run table z, y
+---@return table see stability.of
+function samples.resampled(ctx, o, run)
+  local size = o.design == "plain" and 1 or 2
+  local units, list = run.z:size(0) // size, {}
+  if units < 4 then return {} end
+  for r = 1, resamples do
+    list[r] = resample(ctx, o, run, units, size, r)
+    if host.interrupted() then error("interrupted", 0) end
+  end
+  return stability.of(list)
+end
+
+-- ---- the samples --------------------------------------------------------------------------------------------------------
+
+-- numpy's generator after lime's first draw, and that draw, which lime hands to quickshift.
+function samples.numpy_generator(seed)
+  local generator = core.rng.numpy_random_state(seed)
+  return generator, generator:randint(0, 1000, 1):item()
+end
+
+local function draw(ctx, o, count, replicate)
+  local n = check.smoke_count(o.samples, 8)
+  if o.rng == "numpy" then return coalitions.draw_numpy((samples.numpy_generator(ctx.seed + replicate)), n, count) end
+  return coalitions.draw(o.design, n, count, { seed = ctx.seed, purpose = "lime@1", id = ctx.items[1].id, replicate = replicate })
+end
+
+--- The explained number of each sample as a column (n, 1): of a class, or the difference of two.
+function samples.column(y, t)
+  local column = y:narrow(1, t.index, 1)
+  return t.against_index and column - y:narrow(1, t.against_index, 1) or column
+end
+
+--- Draws and runs the samples of an image.
+---@param ctx table of the method, one image
+---@param o table lime's options
+---@param regions table labels, count
+---@param background any (1, 3, H, W): what hidden regions show
+---@param replicate integer 0 for the map, others for other draws
+---@return table run { z = float64 (n, K) on the CPU, row 0 all ones; y = float64 (n, classes); samples = n; evaluated = passes; stopped = true where it ended early }
+function samples.run(ctx, o, regions, background, replicate)
+  local masks, t = draw(ctx, o, regions.count, replicate), ctx.targets[1]
+  local distinct, number, seen = coalitions.distinct(masks)
+  local scorer, device = ctx:scorer_in(o.precision), ctx.x.device
+  local p = { x = ctx.x, background = background, labels = regions.labels:to { device = device }, on = distinct:to { device = device, dtype = "bool" } }
+  local bar <close> = Progress.new("LIME " .. tostring(ctx.items[1].name or ctx.items[1].id), distinct:size(0))
+  local n, total, done, parts, stopped = 0, masks:size(0), 0, {}, nil
+  while n < total and not stopped do
+    local upto = o.stop_error and math.min(total, math.max(fewest, n + block)) or total
+    if seen[upto] > done then
+      parts[#parts + 1] = answers(scorer, p, done, seen[upto] - done, t.as, bar)
+      done = seen[upto]
+    end
+    n = upto
+    if o.stop_error and n < total then
+      local scope <close> = core.memory.scope()
+      local z, y = masks:narrow(0, 0, n):to { dtype = "float64" }, torch.cat(parts, 0):index_select(0, number:narrow(0, 0, n))
+      local s = samples.resampled(ctx, o, { z = z, y = y })
+      stopped = s.spread ~= nil and s.spread <= o.stop_error or nil
+    end
+  end
+  local y = (#parts == 1 and parts[1] or torch.cat(parts, 0)):index_select(0, number:narrow(0, 0, n))
+  return { z = masks:narrow(0, 0, n):to { dtype = "float64" }, y = y, samples = n, evaluated = done, stopped = stopped }
+end
+
+local function coefficients(ctx, o, run)
+  return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width), o.alpha):squeeze(1):tolist()
+end
+
+--- How alike the target's coefficients are for other draws: of o.seeds runs, or estimated by resampling the one.
+---@return table see stability.of
+---@return string how
+function samples.stability(ctx, o, regions, background, first)
+  if o.seeds == 1 then return samples.resampled(ctx, o, first), "resampling" end
+  local list = { coefficients(ctx, o, first) }
+  for r = 1, o.seeds - 1 do
+    local scope <close> = core.memory.scope()
+    list[r + 1] = coefficients(ctx, o, samples.run(ctx, o, regions, background, r))
+  end
+  return stability.of(list), o.seeds .. " seeds"
+end
+
+return samples

@@ -1,0 +1,59 @@
+-- Integrated gradients: Sundararajan et al., ICML 2017, eq. 1: (x - b) times the gradient averaged along the straight line from a
+-- baseline b to the image, by Gauss-Legendre quadrature, summed over the colour channels, signed. Its sum is the change of the target
+-- from b to x up to the quadrature's error: the completeness gap, stored with each map and printed.
+-- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
+local legendre = require "medxai.stats.quadrature"
+local removal = require "medxai.perturb.removal"
+local torch = require "medxai.torch"
+
+-- What each image's score has more than its baseline's.
+local function differences(ctx, base)
+  local logits = ctx.scorer:logits(ctx.count, function(first, count) return base:narrow(0, first, count) end)
+  local own, list = ctx.logits:cpu(), {}
+  for i = 1, ctx.count do
+    list[i] = -ctx.targets:change_of(i, logits:narrow(0, i - 1, 1), own:narrow(0, i - 1, 1)):item()
+  end
+  return list
+end
+
+return {
+  title = "integrated gradients",
+  paper = "Sundararajan et al. 2017, arXiv:1703.01365",
+  version = 1,
+  at = "input",
+  sign = "signed",
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
+  smoothing = { aug_smooth = true },
+  options = {
+    steps = { "integer", default = 50, min = 1 },      -- points of the quadrature
+    baseline = { "string", default = "black" },        -- "black", "white", "mean", "blur(k)": see removal.lua
+  },
+  map = function(ctx, x, _, o)
+    local lo, hi = ctx:range()
+    local base = removal.parse(o.baseline):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
+    local points, weights = legendre(o.steps) -- on [0, 1], weights sum to 1
+    local sum = torch.zeros_like(x)
+    -- input k is image k // steps at point k % steps
+    local function at(first, count)
+      local list = {}
+      for k = first, first + count - 1 do
+        local i, p = k // o.steps, points[k % o.steps + 1]
+        list[#list + 1] = base:narrow(0, i, 1) + (x:narrow(0, i, 1) - base:narrow(0, i, 1)) * p
+      end
+      return torch.cat(list, 0)
+    end
+    ctx:gradients(ctx.count * o.steps, { kind = "input", x = at, image = function(k) return k // o.steps + 1 end }, function(first, count, gradients)
+      local parts = {}
+      for k = first, first + count - 1 do
+        parts[#parts + 1] = gradients.x:narrow(0, k - first, 1) * weights[k % o.steps + 1]
+      end
+      for j, part in ipairs(parts) do sum:narrow(0, (first + j - 1) // o.steps, 1):add_(part) end
+    end)
+    local raw = ((x - base) * sum):sum({ 1 })
+    local sums, difference, extras = raw:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), differences(ctx, base), {}
+    for i, d in ipairs(difference) do
+      extras[i] = { facts = { score_difference = d, completeness_gap = sums[i] - d } }
+    end
+    return raw, extras
+  end,
+}

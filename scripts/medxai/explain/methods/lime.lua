@@ -1,0 +1,104 @@
+-- LIME for images: Ribeiro, Singh, Guestrin, KDD 2016, eq. 1, as lime 0.2.0.1 computes it: regions are hidden at random, and
+-- a ridge regression of the class probability on which ones are kept, weighted by nearness to the whole image, gives each
+-- region its weight. raw: the target's weight of each pixel's region.
+--   samples, regions (regions.lua), hide: what hidden regions show (removal.lua), top_labels: classes explained besides the target
+--   num_features, feature_selection, kernel_width, alpha: of the regression
+--   rng = "numpy": lime's own draws for the run's seed, its first one included; quickshift_seed = "drawn" hands that one to
+--   quickshift, as with scikit-image below 0.21 ("own": quickshift stays at 42, as with newer ones)
+-- By choice, and said in the record: design = "paired" or "balanced" (coalitions.lua), the same error with fewer passes;
+-- stop_error = 0.1 stops when the estimated error of all weights is a tenth of their length; seeds = 3 repeats everything with
+-- other draws to measure how alike the answers are (seeds = 1 estimates that by resampling). The map is that of the first draws.
+local canon = require "medxai.base.json"
+local coalitions = require "medxai.explain.lime_design"
+local check = require "medxai.base.options"
+local map = require "medxai.explain.map"
+local regions = require "medxai.perturb.regions"
+local removal = require "medxai.perturb.removal"
+local samples = require "medxai.explain.lime_samples"
+local surrogate = require "medxai.explain.lime_surrogate"
+local torch = require "medxai.torch"
+
+-- Class numbers by what the whole image gets, descending.
+local function top_classes(y, most)
+  local order, first = {}, y:select(0, 0):tolist()
+  for k in ipairs(first) do order[k] = k - 1 end
+  table.sort(order, function(a, b) return first[a + 1] > first[b + 1] or first[a + 1] == first[b + 1] and a > b end)
+  return { table.unpack(order, 1, math.min(most, #order)) }
+end
+
+local function regions_of(ctx, o)
+  local item, _, drawn = ctx.items[1], samples.numpy_generator(ctx.seed)
+  local made = regions.of(o.regions, ctx:image():select(0, 0), { item = item, split = ctx.split, number = item.number, least = 1,
+    seed = o.rng == "numpy" and o.quickshift_seed == "drawn" and drawn or nil })
+  if made.count < 2 then map.not_defined(made.source .. " gives one region only") end
+  return made
+end
+
+-- One list of K weights; features that the fit left out have none.
+local function weights_row(explained, count)
+  local row = {}
+  for k = 1, count do row[k] = 0.0 end
+  for _, f in ipairs(explained.weights) do row[f.feature + 1] = f.weight end
+  return row
+end
+
+-- The target, then the classes with the largest answers: what is explained, and the columns of numbers.
+local function explained_columns(ctx, y, o)
+  local t, columns, labels = ctx.targets[1], {}, canon.list {}
+  columns[1], labels[1] = samples.column(y, t), { class = t.class, against = t.against }
+  for i, k in ipairs(top_classes(y, o.top_labels)) do
+    columns[i + 1], labels[i + 1] = y:narrow(1, k, 1), { class = ctx.model.classes[k + 1] }
+  end
+  return torch.cat(columns, 1), labels
+end
+
+return {
+  title = "LIME",
+  paper = "Ribeiro, Singh, Guestrin 2016, doi:10.1145/2939672.2939778",
+  version = 2,
+  at = "input",
+  as = "softmax",
+  sign = "signed",
+  one_by_one = true,
+  rng = "lime@1",
+  honesty = { { fact = "rank_correlation", title = "rank r between draws" }, { fact = "overlap", title = "top 5 shared", percent = true },
+    { fact = "spread", title = "error of the weights", percent = true },
+    { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" } },
+  options = {
+    samples = { "integer", field = true, default = 1000, min = 2 }, regions = { "string|table|function", default = "quickshift" },
+    hide = { "string", default = "segment_mean" }, top_labels = { "integer", default = 3, min = 1 },
+    num_features = { "integer", default = 100000, min = 1 }, kernel_width = { "number", default = 0.25, above = 0 },
+    feature_selection = { one_of = surrogate.selections, default = "auto" }, alpha = { "number", default = 1, above = 0 },
+    design = { one_of = coalitions.designs, default = "plain" }, stop_error = { "number", above = 0 },
+    seeds = { "integer", default = 1, min = 1, max = 100 }, rng = { one_of = { "keyed", "numpy" }, default = "keyed" },
+    quickshift_seed = { one_of = { "own", "drawn" }, default = "own" },
+    precision = { one_of = { "float32", "bf16" }, default = "float32" },
+  },
+  check = function(o)
+    o.regions, o.hide = regions.parse(o.regions), removal.parse(o.hide).id
+    if o.hide:find("noisy_linear", 1, true) then check.fail("lime", "hide = '%s' has no background. Choose another removal.", o.hide) end
+    if o.rng == "numpy" and o.design ~= "plain" then check.fail("lime", "rng = 'numpy' draws as lime does: design is 'plain' (got '%s').", o.design) end
+  end,
+  map = function(ctx, x, _, o)
+    local made, lo, hi = regions_of(ctx, o), ctx:range()
+    local background = removal.parse(o.hide):background(x, { labels = made.labels, range = { lo, hi } })
+    local run = samples.run(ctx, o, made, background, 0)
+    local columns, labels = explained_columns(ctx, run.y, o)
+    local rows = {}
+    for i, one in ipairs(surrogate.explain(run.z, columns, o)) do
+      rows[i] = weights_row(one, made.count)
+      labels[i].prediction, labels[i].intercept, labels[i].score, labels[i].local_prediction = columns[{ 0, i - 1 }]:item(), one.intercept, one.score, one.local_prediction
+    end
+    local steady, how = samples.stability(ctx, o, made, background, run)
+    local facts = { regions = { source = made.source, count = made.count, hash = made.hash }, samples = run.samples, evaluated = run.evaluated, stopped = run.stopped,
+      labels = labels, rank_correlation = steady.rank_correlation, overlap = steady.overlap, spread = steady.spread, stability_by = how,
+      bf16_deviation = ctx:scorer_in(o.precision):deviation() }
+    local weights, h, w = torch.tensor(rows, { dtype = "float64" }), made.labels:size(0), made.labels:size(1)
+    local raw = weights:select(0, 0):index_select(0, made.labels:view({ h * w })):view({ 1, h, w })
+    local still = ctx:unmoved(1, columns:select(1, 0):tolist(), o.precision)
+    if still then raw:zero_() end
+    local status = still == "saturated" and still or nil
+    return raw, { { status = status, facts = facts, arrays = { weights = weights, regions = made.labels:to { dtype = "int32" } } } }
+  end,
+  draw = function(page) require("medxai.show.lime_figures").draw(page) end,
+}

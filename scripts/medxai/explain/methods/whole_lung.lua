@@ -1,0 +1,22 @@
+-- Baseline: the lung mask itself, the same for every model. What a map must beat before it says more than "in the lungs".
+-- Not defined for data without lung masks.
+local map = require "medxai.explain.map"
+
+return {
+  title = "whole lung",
+  version = 1,
+  at = "input",
+  sign = "nonnegative",
+  baseline = true,
+  one_by_one = true,
+  masks = function() return { "lungs" } end,
+  map = function(ctx)
+    local split, item = ctx.split, ctx.items[1]
+    local has = split and split.data and split.data.masks
+    local known = false
+    for _, name in ipairs(has or {}) do known = known or name == "lungs" end
+    local mask = known and split:mask(item.number, "lungs")
+    if not mask then map.not_defined(known and "the image has no lung mask" or "the data have no lung mask") end
+    return mask:to { dtype = "float32" }:unsqueeze(0)
+  end,
+}

@@ -1,0 +1,147 @@
+-- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of checked
+-- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
+-- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or
+-- completes them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page) (gallery.lua),
+-- honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without it: any of them),
+-- picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
+-- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
+-- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
+-- It refuses unknown names and options, and a method file that does not say what it should, before anything is computed.
+local check = require "medxai.base.options"
+local code = require "medxai.base.fingerprint"
+local files = require "medxai.base.files"
+local host = require "medxai.host"
+local plugin = require "medxai.base.plugin"
+
+local method = {}
+
+-- What every entry takes besides the method's own options; smoothing where the method declares it.
+local shared = {
+  layer = { "string|table" },
+  target = { "string|integer|table" },
+  compat = { one_of = { "pytorch-grad-cam" } },
+  budget_mb = { "number", above = 0 },
+}
+local smoothings = { "aug_smooth", "eigen_smooth" }
+
+local function from_function(name, f, source)
+  return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source, options = {}, smoothing = {}, needs = {}, one_by_one = true,
+    masks = function() return {} end, map = function(ctx, x, target) return f(x, ctx.model, target) end }
+end
+
+local kinds = { title = "string", paper = "string", sign = "string", picture = "string", rng = "string", as = "string", options = "table", needs = "table",
+  smoothing = "table", honesty = "table", check = "function", approximate = "function", masks = "function" }
+
+-- A method file's table, checked.
+local function from_table(name, t, source)
+  local subject = string.format("method '%s'", name)
+  check.kinds("explain", subject, t, kinds)
+  check.spec("explain", subject, t.options or {})
+  if type(t.map) ~= "function" then check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name) end
+  if t.at ~= nil and t.at ~= "layer" and t.at ~= "input" then check.fail("explain", "method '%s': at is 'layer' or 'input' (got '%s').", name, tostring(t.at)) end
+  if t.draw ~= nil and type(t.draw) ~= "function" then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
+  local needs = t.needs or {}
+  return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
+    options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
+    cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check,
+    approximate = t.approximate, masks = t.masks }
+end
+
+local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end
+
+-- The library's name for what somebody wrote: letter case, hyphens and "++" do not matter.
+local function library_name(name)
+  for _, known in ipairs(plugin.names("explain/methods")) do
+    if bare(known) == bare(name) then return known end
+  end
+  return name
+end
+
+-- A function's name is the researcher's own, and its maps' folder is called after it.
+local function check_folder_name(name)
+  if name ~= "" and #name <= 100 and not name:find "^%." and not name:find "[%c/\\]" then return end
+  check.fail("explain", "a method's name is that of its maps' folder (expected 1 to 100 letters, digits, '_', '-' or '.', the first no '.', got '%s').", name)
+end
+
+-- The library's method is not taken for a researcher's file that is called as people write it too.
+local function check_own_file(written, name)
+  local path = written .. ".lua"
+  if written == name or written:find "/" or not files.exists((host.script_dir or ".") .. "/" .. path) then return end
+  check.fail("explain", "'%s' is the library's %s, but '%s' lies beside the experiment too. Write %s, or give your file another name.", written, name, path, name)
+end
+
+local function build(name, value)
+  if type(value) == "function" then
+    check_folder_name(name)
+    return from_function(name, value, code.of_function(value))
+  end
+  local written = name
+  name = library_name(written)
+  check_own_file(written, name)
+  if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain/methods")) end
+  local found, source = plugin.find("explain", "explain/methods", "method", name)
+  if type(found) == "function" then return from_function(name, found, source) end
+  if type(found) ~= "table" then check.fail("explain", "'%s.lua' returns a %s (expected a function(x, model, target) or a method table).", name, type(found)) end
+  return from_table(name, found, source)
+end
+
+-- One entry: the method, its own options, and layer, target, compat, memory budget and smoothing where they differ from the call's.
+local function entry(name, value)
+  local m = build(name, value)
+  local spec, common = {}, {}
+  for key, rule in pairs(shared) do spec[key], common[key] = rule, true end
+  for _, key in ipairs(smoothings) do
+    if m.smoothing[key] then spec[key], common[key] = { "boolean" }, true end
+  end
+  for key, rule in pairs(m.options) do spec[key], common[key] = rule, nil end
+  local options = check.options(m.name, type(value) == "table" and value or {}, spec)
+  local e = { method = m, options = options }
+  for key in pairs(common) do e[key], options[key] = options[key], nil end
+  if m.check then m.check(options) end
+  if m.at == "input" and e.layer then check.fail("explain", "method '%s' works on the input and takes no layer.", m.name) end
+  return e
+end
+
+--- Fills in what an entry leaves to the call: compat, aug_smooth and eigen_smooth (where the method can be smoothed).
+---@param e table
+---@param asked table the call's options
+function method.complete(e, asked)
+  e.compat = e.compat or asked.compat
+  for _, key in ipairs(smoothings) do
+    if e[key] == nil then e[key] = (e.method.smoothing[key] and asked[key]) or false end
+  end
+end
+
+local function without_name(t)
+  local rest = {}
+  for k, v in pairs(t) do
+    if k ~= 1 then rest[k] = v end
+  end
+  return rest
+end
+
+--- The entries of a `methods` table, in its order (the list part, then names sorted).
+---@param methods table
+---@return table[] entries { method, options, layer, target, compat, aug_smooth, eigen_smooth }
+function method.entries(methods)
+  local entries = {}
+  for _, key in ipairs(check.sorted_keys(methods)) do
+    local value = methods[key]
+    if type(key) == "string" then
+      if value ~= true and type(value) ~= "table" and type(value) ~= "function" then
+        check.fail("explain", "method '%s' takes a table of options or a function (got %s).", key, type(value))
+      end
+      entries[#entries + 1] = entry(key, value)
+    elseif type(value) == "string" then
+      entries[#entries + 1] = entry(value, nil)
+    elseif type(value) == "table" and type(value[1]) == "string" then
+      entries[#entries + 1] = entry(value[1], without_name(value))
+    else
+      check.fail("explain", "methods holds names, { name, option = value } or name = function (got %s at %s).", type(value), tostring(key))
+    end
+  end
+  if #entries == 0 then check.fail("explain", "no methods (expected methods = { \"gradcam\", ... }).") end
+  return entries
+end
+
+return method

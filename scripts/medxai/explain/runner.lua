@@ -1,0 +1,424 @@
+-- Makes the maps of an explain step in batches: one forward for all methods and layers, one backward a target, and where maps are
+-- smoothed over augmentations the same once more for the five other views of the images, all under a memory budget with halving on
+-- out of memory. Each map is written as soon as it is made; finished ones are not made again.
+-- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local chunks = require "medxai.tensor.chunks"
+local context = require "medxai.explain.context"
+local core = require "medxai.core"
+local host = require "medxai.host"
+local map = require "medxai.explain.map"
+local Progress = require "medxai.base.progress"
+local returned = require "medxai.explain.validate"
+local scorer = require "medxai.perturb.scorer"
+local tap = require "medxai.explain.forward_pass"
+local target = require "medxai.explain.target"
+local torch = require "medxai.torch"
+
+local batches = {}
+
+-- The views of pytorch-grad-cam's aug_smooth, in its order: the factor multiplies the network's input as it is.
+batches.views = {}
+for _, flip in ipairs { false, true } do
+  for _, factor in ipairs { 0.9, 1, 1.1 } do
+    table.insert(batches.views, { number = #batches.views + 1, flip = flip, factor = factor, identity = not flip and factor == 1,
+      name = string.format("%s x %.1f", flip and "flipped" or "as it is", factor) })
+  end
+end
+local identity = batches.views[2]
+
+local function augmented(x, view)
+  if view.flip then x = x:flip({ 3 }) end
+  return view.factor == 1 and x or x * view.factor
+end
+
+-- ---- calling methods ----------------------------------------------------------------------------------------------
+
+-- A problem whose place is no line of code: what a method returned.
+local Wrong = {}
+Wrong.__tostring = function(self) return self.why end
+
+-- One result an image of what a method returned: { raw (1, h, w), extra }; raises where the shape is wrong.
+local function checked(ctx, raw, extras)
+  local shaped, why = map.check_shape(raw, ctx.count, ctx.height, ctx.width)
+  if shaped and ctx.own then
+    shaped = shaped:clone() -- a researcher's method may fill the same buffer for its next image
+    extras, why = returned.extras(extras, ctx.count)
+  end
+  if why then error(setmetatable({ why = why }, Wrong), 0) end
+  local list = {}
+  for i = 1, ctx.count do list[i] = { raw = shaped:narrow(0, i - 1, 1), extra = extras and extras[i] } end
+  return list
+end
+
+-- What a researcher's own method makes is freed by the collector, not with its images: it may keep a tensor for the next ones.
+local function own_map(e, ctx) return core.memory.unscoped(e.method.map, ctx, ctx.x, ctx.targets, e.options) end
+
+-- Every layer of an entry: results[i] = { raws, extras } in the order of the layers.
+local function call(e, ctx)
+  local still = {} -- how many layers of an image say that nothing moves its target
+  local map_of = ctx.own and own_map or function() return e.method.map(ctx, ctx.x, ctx.targets, e.options) end
+  local results = {}
+  for i = 1, ctx.count do results[i] = { raws = {}, extras = {} } end
+  for k, layer in ipairs(e.layers or { false }) do
+    ctx.layer = layer or nil
+    if ctx.own then ctx.x = ctx.given:clone() end -- it may work in place: each layer and each attempt starts from the images as they are
+    for i, one in ipairs(checked(ctx, map_of(e, ctx))) do
+      results[i].raws[k], results[i].extras[k] = one.raw, one.extra
+      if one.extra and one.extra.status == "saturated" then still[i] = (still[i] or 0) + 1 end
+    end
+  end
+  for i, result in ipairs(results) do result.saturated = ctx:saturated(i) or still[i] == #result.raws end
+  return results
+end
+
+-- The results for all images of the context; what a researcher's own method does wrong is a result of the images that it concerns.
+local function attempt(e, ctx)
+  if e.method.one_by_one and ctx.count > 1 then
+    local results = {}
+    for i = 1, ctx.count do results[i] = attempt(e, ctx:single(i))[1] end
+    return results
+  end
+  local version = e.method.own and ctx.model:version()
+  local ok, results = xpcall(call, check.located, e, ctx)
+  if e.method.own and ctx.model:is_training() then ctx.model:eval() end -- the next method finds it as this one did
+  if host.interrupted() then error("interrupted", 0) end
+  if version then returned.same_weights("method", e.method.name, ctx.model, version) end
+  if ok then return results end
+  local why = map.why_not_defined(results)
+  if not why and (not e.method.own or chunks.is_out_of_memory(results)) then error(getmetatable(results) == Wrong and e.method.name .. ": " .. results.why or results, 0) end
+  local failed = {}
+  if e.method.own and ctx.count > 1 then -- each image has its own fate
+    for i = 1, ctx.count do failed[i] = attempt(e, ctx:single(i))[1] end
+  else
+    for i = 1, ctx.count do failed[i] = { not_defined = why, problem = why or check.words_of(results) } end
+  end
+  return failed
+end
+
+-- ---- what is written ------------------------------------------------------------------------------------------------
+
+-- All that several calls said of one image: a fact is a list where there were several calls (views, and in each the layers), one
+-- array keeps its name, others get the number of their call.
+local function merged(calls)
+  local facts, arrays, status = {}, {}, nil
+  for k, extra in ipairs(calls) do
+    if extra.status ~= "saturated" then status = status or extra.status end -- that one all calls must say (join_views)
+    for name, value in pairs(extra.facts or {}) do
+      if #calls == 1 then facts[name] = value
+      else
+        facts[name] = facts[name] or canon.list {}
+        table.insert(facts[name], value)
+      end
+    end
+    for name, value in pairs(extra.arrays or {}) do arrays[#calls == 1 and name or name .. k] = value:detach():cpu():contiguous() end
+  end
+  return next(facts) and facts, arrays, status
+end
+
+local function view_list(views)
+  local list = canon.list {}
+  for i, view in ipairs(views) do list[i] = { flip = view.flip, factor = view.factor } end
+  return list
+end
+
+-- What is to be said of a map.
+local function status_of(result, judged)
+  if result.not_defined then return "not_defined" end
+  if result.problem then return "failed" end
+  if judged.status ~= "nan" and result.saturated then return "saturated" end
+  return judged.status == "ok" and result.status or judged.status
+end
+
+local function record_of(e, job, item, t, result, judged)
+  local grids = canon.list {}
+  for k, raw in ipairs(result.raws or {}) do grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] } end
+  local place = job.split.geometry and job.split:geometry(item.number) or nil
+  local status = status_of(result, judged)
+  return {
+    maps = e.set, method = e.method.name, title = e.method.title, image_id = item.id, path = item.path, patient = item.patient or "unknown",
+    source = item.source or "unknown", split = job.split.name, label = item.label and job.model.classes[item.label + 1] or nil,
+    target = { kind = t.kind, as = t.as, class = t.class, index = t.index, against = t.against, logit = t.logit, probability = t.probability,
+      predicted = job.model.classes[t.predicted + 1], confidence = t.confidence },
+    layers = canon.list(e.layers or {}), geometry = map.geometry({ job.height, job.width }, grids, place), sign = e.method.sign, units = t.as,
+    views = e.aug_smooth and view_list(batches.views) or nil, status = status, problem = result.problem, facts = result.facts or nil,
+    raw = judged and { lowest = judged.lo, highest = judged.hi, positive_share = judged.positive_share } or nil,
+    hashes = { weights = job.weights, image = item.sha256 or item.id }, settings = e.settings,
+    rng = e.method.rng and string.format("seed=%d purpose=%s id=%s", job.run.seed, e.method.rng, item.id) or nil,
+    seconds = result.seconds, forwards = result.forwards, backwards = result.backwards, partials = result.partials,
+  }
+end
+
+local function count_failure(job, e, item, problem)
+  local key = e.label .. "\0" .. problem
+  local found = job.failures[key]
+  if not found then
+    found = { label = e.label, path = tostring(item.path), problem = problem, count = 0 }
+    job.failures[key] = found
+    job.failures[#job.failures + 1] = found
+  end
+  found.count = found.count + 1
+end
+
+-- One image's map of one entry, from the results of all views.
+local function write(e, job, item, t, result)
+  if job.store:find(e.set, item.id) then return end
+  local made, judged, raws
+  if not result.problem then
+    local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
+      precision = job.model.dtype }
+    made = map.from_raw(result.raws, job.height, job.width, how)
+    judged = map.judge(result.raws, made, how)[1]
+    result.facts, result.arrays, result.status = merged(result.extras)
+    made, raws = made:squeeze(0):cpu():contiguous(), {}
+    local status = status_of(result, judged) -- rounding noise would be ranked and scored
+    if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
+    for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
+  elseif not result.not_defined then
+    count_failure(job, e, item, result.problem)
+  end
+  job.store:add(record_of(e, job, item, t, result, judged), made, raws, result.arrays)
+end
+
+-- ---- what a method works with under its memory budget ---------------------------------------------------------------
+
+-- Scorers by precision, made when first asked for, and what chunks of other work have learnt.
+local Scorers = {}
+Scorers.__index = Scorers
+
+function Scorers:of(precision)
+  if not self[precision] then
+    self[precision] = scorer.new(self.job.model, { budget_mb = self.budget_bytes / (1 << 20), deterministic = self.job.deterministic, precision = precision })
+    self.list[#self.list + 1] = self[precision]
+  end
+  return self[precision]
+end
+
+function Scorers:count(what)
+  local n = 0
+  for _, s in ipairs(self.list) do n = n + s[what] end
+  return n
+end
+
+-- Those of a budget; methods with the same share them.
+local function scorers_of(job, budget_bytes)
+  job.by_budget = job.by_budget or {}
+  job.by_budget[budget_bytes] = job.by_budget[budget_bytes] or setmetatable({ job = job, budget_bytes = budget_bytes, list = {}, chunks = {} }, Scorers)
+  return job.by_budget[budget_bytes]
+end
+
+-- ---- passes -----------------------------------------------------------------------------------------------------------
+
+-- The views of the images as one context; targets, items: of the images alone.
+local function open_pass(job, x, views, targets_of, items)
+  local list, all_items, all_views = {}, {}, {}
+  for _, view in ipairs(views) do
+    list[#list + 1] = augmented(x, view)
+    for _, item in ipairs(items) do all_items[#all_items + 1], all_views[#all_views + 1] = item, view end
+  end
+  local all = #list == 1 and list[1] or torch.cat(list, 0)
+  local pass = tap.open(job.model, all, { layers = job.layers, gradients = job.gradients, base = job.bases, aliased = job.aliased,
+    size = job.deterministic and chunks.fixed or nil })
+  return { pass = pass, x = all, items = all_items, views = all_views, targets = targets_of(pass, all_items, #views) }
+end
+
+-- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras }.
+local function run_entry(e, job, opened, results)
+  local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
+  local scores = scorers_of(job, budget_bytes)
+  local own = e.method.own -- a researcher's code may work in place: it gets copies of what other methods read
+  local ctx = context.new { pass = pass, x = opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
+    split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
+    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
+    chunk_states = scores.chunks }
+  local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
+  local found = attempt(e, ctx)
+  if opened.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
+  -- what the map costs alone: passes that it shares with other methods are counted in full
+  local seconds = host.now() - began - (pass.spent - spent)
+  if ctx.used.forward then seconds = seconds + pass.forward_seconds end
+  if ctx.used.gradient then seconds = seconds + pass.backward_seconds[ctx.targets] end
+  local n, own_passes, own_forwards = #results, ctx.used.passes or 0, ctx.used.forwards or 0
+  for i, one in ipairs(found) do
+    local r = results[(i - 1) % n + 1]
+    r.problem, r.not_defined = r.problem or one.problem, r.not_defined or one.not_defined
+    r.seconds = r.seconds + seconds / #found
+    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (own_passes + own_forwards + scores:count "forwards" - forwards) // #found
+    r.backwards = r.backwards + (ctx.used.gradient and 1 or 0) + own_passes // #found
+    r.partials = r.partials + (scores:count "partials" - partials) // #found
+    r.calls[opened.views[i]] = one
+  end
+  job.seconds[e.set] = (job.seconds[e.set] or 0) + seconds
+end
+
+-- The calls of an image in the order of the views: one raw a layer, (1, h, w) or (1, V, h, w), and all extras.
+local function join_views(e, r)
+  if r.problem then return end
+  local views, per_layer = e.aug_smooth and batches.views or { identity }, {}
+  r.raws, r.extras, r.saturated = {}, {}, true
+  for _, view in ipairs(views) do
+    local one = r.calls[view]
+    r.saturated = r.saturated and one.saturated -- where one view has something to say, the map has
+    for k, raw in ipairs(one.raws) do
+      per_layer[k] = per_layer[k] or {}
+      table.insert(per_layer[k], raw)
+      if one.extras[k] then table.insert(r.extras, one.extras[k]) end
+    end
+  end
+  for k, list in ipairs(per_layer) do r.raws[k] = #list == 1 and list[1] or torch.stack(list, 1) end
+end
+
+-- The five other views in as few passes as the budget allows, as even as possible.
+local function view_groups(job, n)
+  local others = {}
+  for _, view in ipairs(batches.views) do
+    if not view.identity then others[#others + 1] = view end
+  end
+  local at_once = job.deterministic and 1 or math.max(1, math.min(#others, job.fitting // n))
+  local groups, passes = {}, math.ceil(#others / at_once)
+  for k = 1, passes do groups[k] = table.move(others, (k - 1) * #others // passes + 1, k * #others // passes, 1, {}) end
+  return groups
+end
+
+-- Targets of each entry for a pass over several views of the images: those of the unaugmented images; in compat "predicted" is
+-- taken anew from each view.
+local function view_targets(job, entries, fixed)
+  return function(pass, items, views)
+    local by_text, out = {}, {}
+    for _, e in ipairs(entries) do
+      local key = e.description.text .. (e.compat or "")
+      if not by_text[key] then
+        local anew = e.compat and e.description.kind == "predicted"
+        local list = {}
+        for i = 1, #fixed[e] * views do list[i] = fixed[e][(i - 1) % #fixed[e] + 1] end
+        by_text[key] = anew and target.fix(e.description, pass.logits, items, job.model.classes) or target.batch(list)
+      end
+      out[e] = by_text[key]
+    end
+    return out
+  end
+end
+
+local function first_targets(job, entries)
+  return function(pass, items)
+    local by_text, out = {}, {}
+    for _, e in ipairs(entries) do
+      local key = e.description.text
+      by_text[key] = by_text[key] or target.fix(e.description, pass.logits, items, job.model.classes)
+      out[e] = by_text[key]
+    end
+    return out
+  end
+end
+
+-- How many images one pass holds, by what the first one took.
+local function measure(job, f)
+  if job.fitting then return f() end
+  local opened
+  local bytes = chunks.peak(job.model.device or "cpu", function()
+    opened = f()
+    for _, e in ipairs(job.entries) do
+      if opened.targets[e] and e.method.needs.gradient then opened.pass:gradient(job.gradients[1], opened.targets[e]) end
+    end
+  end)
+  job.fitting = math.max(1, math.min(chunks.largest(job.model.device or "cpu"), math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))))
+  return opened
+end
+
+-- Loads, runs and explains the samples numbers[first..last].
+local function run_batch(job, numbers)
+  local scope <close> = require("medxai.core").memory.scope()
+  local x = job.split:batch(numbers).x
+  local shape = x.shape
+  job.height, job.width = shape[3], shape[4]
+  x = x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
+  local items, open, augmenting, results = {}, {}, {}, {}
+  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
+  for _, e in ipairs(job.entries) do
+    local missing = false
+    for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
+    if missing then
+      open[#open + 1] = e
+      if e.aug_smooth then augmenting[#augmenting + 1] = e end
+      results[e] = {}
+      for i = 1, #items do results[e][i] = { calls = {}, seconds = 0.0, forwards = 0, backwards = 0, partials = 0 } end
+    end
+  end
+  local fixed
+  local function pass_over(views, entries, targets_of)
+    local inner <close> = require("medxai.core").memory.scope()
+    local opened = measure(job, function() return open_pass(job, x, views, targets_of, items) end)
+    fixed = fixed or opened.targets
+    for _, e in ipairs(entries) do
+      run_entry(e, job, opened, results[e])
+      inner:keep(results[e])
+    end
+  end
+  pass_over({ identity }, open, first_targets(job, open))
+  for _, views in ipairs(#augmenting > 0 and view_groups(job, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  for _, e in ipairs(open) do
+    for i, item in ipairs(items) do
+      join_views(e, results[e][i])
+      write(e, job, item, fixed[e][i], results[e][i])
+    end
+  end
+end
+
+-- ---- all batches ------------------------------------------------------------------------------------------------
+
+-- Halves the batch on out of memory, down to one image.
+local function run_halving(job, numbers)
+  local ok, problem = pcall(run_batch, job, numbers)
+  if ok then return end
+  if host.interrupted() then error("interrupted", 0) end
+  if not chunks.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
+  if job.deterministic then
+    check.fail("explain", "%d images at once do not fit into memory, and deterministic = true fixes that number. Leave it out. (%s)", chunks.fixed, problem)
+  end
+  require("medxai.core").memory.collect()
+  local half = #numbers // 2
+  job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
+  job.chunk, job.fitting = half, math.min(job.fitting or half, half)
+  run_halving(job, { table.unpack(numbers, 1, half) })
+  run_halving(job, { table.unpack(numbers, half + 1) })
+end
+
+local function describe(job)
+  local names = {}
+  for i, e in ipairs(job.entries) do names[i] = e.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "") end
+  return table.concat(names, ", ")
+end
+
+--- Makes the maps that are not there yet. The first image is done alone and tells time and memory; where the number of
+--- images at once is fixed, the first batch.
+function batches.run(job, chosen)
+  local todo = {}
+  for _, number in ipairs(chosen) do
+    local id, open = job.split:item(number).id, false
+    for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
+    if open then todo[#todo + 1] = number end
+  end
+  job.scorers = scorers_of(job, job.budget_bytes)
+  local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
+  if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
+  if #todo == 0 then return job.say("%s", what) end
+  local fixed = job.batch or (job.deterministic and chunks.fixed) or nil
+  local began, first = host.now(), fixed and math.min(fixed, #todo) or 1
+  run_halving(job, { table.unpack(todo, 1, first) })
+  local seconds = host.now() - began
+  if #todo == first then return job.say("%s; took %s", what, Progress.duration(seconds)) end
+  job.say("%s; about %s", what, Progress.duration(seconds / first * #todo))
+  job.chunk = fixed or job.chunk or job.fitting
+  local bar <close> = Progress.new("explain " .. job.split.name, #todo - first)
+  local at = first + 1
+  while at <= #todo do
+    local last = math.min(at + job.chunk - 1, #todo)
+    run_halving(job, { table.unpack(todo, at, last) })
+    bar:add(last - at + 1)
+    if job.run.heartbeat then job.run:heartbeat(string.format("explain %d/%d", last, #todo)) end
+    at = last + 1
+  end
+end
+
+return batches

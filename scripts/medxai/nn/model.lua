@@ -1,0 +1,1090 @@
+-- A model: a graph of named nodes with its own tensors. Built by xai.models.<network> and xai.graph.network.
+--   model(x) -> logits (and auxiliary logits of inception_v3 in train mode); honours train/eval and grad mode.
+--   model:forward{ x=, outputs={names}, override={[name]=tensor}, base={[name]=tensor}, grad_from={names} } -> name -> tensor
+-- Names are torchvision's node names, each block's name for its output, "x" and "output". It refuses names that do not
+-- exist, inputs of another dtype or shape, and to load weights that do not fit.
+-- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that a
+-- search over many models holds one of them at a time.
+local check = require "medxai.base.options"
+local host = require "medxai.host"
+local model_file = require "medxai.nn.model_file"
+local core = require "medxai.core"
+local graph = require "medxai.nn.builder"
+local torch = require "medxai.torch"
+
+local model = {}
+
+---@class medxai.Model
+---@field name string network
+---@field classes string[] class k of the logits is classes[k + 1]
+---@field num_classes integer
+---@field config table what determines the network, for hashing
+---@field size_px integer side of the images it is made for
+---@field resize_px integer short side before the crop
+---@field cam_layer string where Grad-CAM looks
+---@field compare_layers string[] four layers, deep to shallow
+---@field head_name string
+---@field device string
+---@field dtype string
+---@field layout string "nchw" or "channels_last"
+local Model = {}
+Model.__name = "medxai.model"
+
+local layouts = { nchw = 1, channels_last = 2 }
+
+-- Runs f with the tensors made meanwhile freed afterwards, and without autograd.
+local function quietly(f, ...)
+  local scope <close> = core.memory.scope()
+  return torch.no_grad(f, ...)
+end
+
+-- ---- initial weights ----------------------------------------------------------------------------------------------------
+-- torchvision's initialisers, written with the same arithmetic, so that the same generator gives the same bits.
+
+local draw = {}
+
+local function kaiming_bound(fan, a) return math.sqrt(3.0) * (math.sqrt(2.0 / (1 + a ^ 2)) / math.sqrt(fan)) end
+
+function draw.kaiming_uniform(m)
+  local bound = kaiming_bound(m.fan_in, 0)
+  m.w:uniform_(-bound, bound)
+end
+
+function draw.kaiming_normal(m, fan) m.w:normal_(0, math.sqrt(2.0) / math.sqrt(m[fan])) end
+function draw.normal(m, std) m.w:normal_(0, std) end
+function draw.uniform(m, bound) m.w:uniform_(-bound, bound) end
+function draw.zero_bias(m) if m.b then m.b:zero_() end end
+
+-- Normal, cut off at -2 and 2, by the inverse of its distribution function, as torch.nn.init.trunc_normal_ does.
+function draw.truncated_normal(m, std)
+  local function cdf(x) return (1.0 + torch.erf(torch.tensor(x / math.sqrt(2.0), { dtype = "float64" })):item()) / 2.0 end
+  local low, high = cdf(-2 / std), cdf(2 / std)
+  m.w:uniform_(2 * low - 1, 2 * high - 1):erfinv_():mul_(std * math.sqrt(2.0)):add_(0.0):clamp_({ min = -2, max = 2 })
+end
+
+-- What nn.Conv2d and nn.Linear do when they are made.
+local function draw_default(m)
+  local bound = kaiming_bound(m.fan_in, math.sqrt(5))
+  m.w:uniform_(-bound, bound)
+  if m.b then
+    bound = 1 / math.sqrt(m.fan_in)
+    m.b:uniform_(-bound, bound)
+  end
+end
+
+local is_drawn = { conv2d = true, linear = true }
+
+-- The order in which torchvision makes the layers: as written, but for those that name an earlier place.
+local function construction_order(modules)
+  local order = {}
+  for _, m in ipairs(modules) do
+    local at = #order + 1
+    if m.drawn_before then
+      for i, other in ipairs(order) do
+        if other.name == m.drawn_before then at = i end
+      end
+    end
+    table.insert(order, at, m)
+  end
+  return order
+end
+
+local function allocate(slot)
+  if slot.dtype == "int64" then return torch.zeros(slot.shape, { dtype = "int64" }) end
+  return torch.zeros(slot.shape, { dtype = "float32" })
+end
+
+local function fill_constants(m)
+  if m.kind == "batch_norm2d" then
+    m.w:fill_(1)
+    m.tensors.running_var:fill_(1)
+  elseif m.kind == "parameter" and m.init then
+    m.init(m.w)
+  end
+end
+
+-- Fills every parameter of a new state. late(m): layers that replace torchvision's own afterwards.
+local function initialise(self, network, late)
+  local tensors, def = {}, self._def
+  for i, slot in ipairs(def.slots) do tensors[i] = allocate(slot) end
+  local layers = {}
+  for i, m in ipairs(def.modules) do
+    local layer = setmetatable({ tensors = {} }, { __index = m })
+    if m.ghost then
+      layer.w = torch.empty(m.shape, { dtype = "float32" })
+      layer.b = m.has_bias and torch.empty({ m.out }, { dtype = "float32" }) or nil
+    else
+      layer.w = m.weight and tensors[m.weight.slot]
+      layer.b = m.bias and tensors[m.bias.slot]
+      if m.running_var then layer.tensors.running_var = tensors[m.running_var.slot] end
+    end
+    layers[i] = layer
+  end
+  for _, m in ipairs(construction_order(layers)) do
+    if is_drawn[m.kind] and not late(m) then draw_default(m) else fill_constants(m) end
+  end
+  if network.initialise then
+    for _, m in ipairs(layers) do
+      if is_drawn[m.kind] and not late(m) then network.initialise(draw, m, self._options) end
+    end
+  end
+  local new = {}
+  for _, m in ipairs(layers) do
+    if is_drawn[m.kind] and late(m) then new[#new + 1] = m end
+  end
+  local order = {}
+  for i, name in ipairs(network.head_order or {}) do order[name] = i end
+  table.sort(new, function(a, b)
+    local i, j = order[a.name] or (a.node and a.node.id or 0), order[b.name] or (b.node and b.node.id or 0)
+    return i < j
+  end)
+  for _, m in ipairs(new) do draw_default(m) end
+  for i, t in ipairs(tensors) do self._state:set(i, t) end
+end
+
+-- ---- construction -------------------------------------------------------------------------------------------------------
+
+local function class_list(what, classes)
+  if type(classes) == "number" then
+    local n = math.tointeger(classes)
+    if not n or n < 1 then check.fail(what, "option 'classes' is wrong (expected a list of names or a whole number from 1, got %s).", classes) end
+    local list = {}
+    for i = 1, n do list[i] = tostring(i - 1) end
+    return list
+  end
+  if #classes < 1 then check.fail(what, "option 'classes' is an empty list. Give the names of the classes, or their number.") end
+  local list, seen = {}, {}
+  for i, name in ipairs(classes) do
+    if type(name) ~= "string" then check.fail(what, "class %d is a %s (expected a name).", i, type(name)) end
+    if seen[name] then check.fail(what, "class '%s' is named twice.", name) end
+    seen[name], list[i] = true, name
+  end
+  return list
+end
+
+-- "features.4..7" -> features.4, features.5, features.6, features.7
+local function expand_parts(parts)
+  if type(parts) == "table" then return parts end
+  local stem, first, last = parts:match("^(.*)%.(%d+)%.%.(%d+)$")
+  local list = {}
+  for i = tonumber(first), tonumber(last) do list[#list + 1] = stem .. "." .. i end
+  return list
+end
+
+local function is_under(name, parts)
+  for _, part in ipairs(parts) do
+    if name == part or name:sub(1, #part + 1) == part .. "." then return true end
+  end
+  return false
+end
+
+-- The finished graph as the model reads it; shared by clones.
+local function define(g, output, aux)
+  local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
+    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id,
+    shapes = g.shapes, batches = g.batches, in_place = g.in_place, picks = g.picks, counts = g.counts,
+    attentions = g.attentions }
+  g.ids.output = g.ids.output or output.id
+  return def
+end
+
+local function new_model(def, options, network)
+  return setmetatable({
+    name = def.name, classes = options.class_list, num_classes = #options.class_list, head_name = network.head_name or (network.head_parts or {})[1],
+    size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer, compare_layers = network.compare_layers,
+    config = options.config, device = "cpu", dtype = "float32", layout = "nchw",
+    _def = def, _options = options, _network = network, _training = true, _parts = {},
+    _main = { def.output }, _both = def.aux and { def.output, def.aux } or { def.output },
+  }, Model)
+end
+
+-- Batch norms, dropout and stochastic depth outside self._open stay in eval mode; self._open nil: none do.
+local function keep_frozen_in_eval(self)
+  if not self._open then return end
+  for id, kind in pairs(self._def.kinds) do
+    if kind == "mode" then self._state:set_eval(id, not is_under(self._def.nodes[id], self._open)) end
+  end
+end
+
+-- The parts that train_depth opens: the head and what lies behind it, or the head and those named; nil where all is open.
+local function open_parts_of(o, network)
+  if o.train_depth == "all" then return nil end
+  local open = {}
+  for _, part in ipairs(network.head_parts or {}) do open[#open + 1] = part end
+  if type(o.train_depth) == "table" then
+    table.move(o.train_depth, 1, #o.train_depth, #open + 1, open)
+  elseif o.train_depth > 0 then
+    for _, part in ipairs(expand_parts(network.depths[o.train_depth])) do open[#open + 1] = part end
+  end
+  return open
+end
+
+-- Opens and freezes single parameters of a part; whether there are any.
+local function set_part(self, part, trainable)
+  local known = false
+  for i, slot in ipairs(self._def.slots) do
+    if slot.kind == "parameter" and is_under(slot.name, { part }) then
+      self._state:set_requires_grad(i, trainable)
+      known = true
+    end
+  end
+  return known
+end
+
+-- Freezes what train_depth leaves frozen; then what was opened or frozen part by part.
+local function freeze(self)
+  local open = open_parts_of(self._options, self._network)
+  for i, slot in ipairs(self._def.slots) do
+    if slot.kind == "parameter" then self._state:set_requires_grad(i, not open or is_under(slot.name, open)) end
+  end
+  for _, one in ipairs(self._parts) do set_part(self, one.part, one.trainable) end
+  keep_frozen_in_eval(self)
+end
+
+local function auto_layout(network, device)
+  local table_ = network.channels_last or {}
+  return table_[device:match("^%a+")] and "channels_last" or "nchw"
+end
+
+-- Finds the initial weights, as o.found. Where ImageNet's file is absent and the experiment allows it, training starts
+-- from random weights, all of them trained.
+local function find_weights(what, o)
+  local found, why = require("medxai.nn.weights").find(o.weights, what, { on_missing = o.on_missing })
+  o.found = found
+  if not why then return end
+  check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
+    why, o.train_depth)
+  o.train_depth, o.weights = "all", "random"
+end
+
+-- Options that are left out are those of the run that the weights come from, or else the usual ones.
+local function fill_options(what, o, network)
+  local found, device = o.found, (o.device or host.options.device or "cpu")
+  local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32", transform_input = false,
+    layout = auto_layout(network, device) }
+  o.force = model_file.force(what, o.force)
+  local text = found and found.described and model_file.take(o, found.run, found.described, usual)
+  if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
+  if o.classes == nil then
+    check.fail(what, "option 'classes' is missing (expected table or integer). Add classes = ... to it.")
+  end
+  o.head, o.dtype, o.layout = o.head or usual.head, o.dtype or usual.dtype, o.layout or "auto"
+  o.class_list = class_list(what, o.classes)
+  o.num_classes = #o.class_list
+end
+
+-- Inception's transform_input where neither the experiment nor a run says it: torchvision's weights were made with it.
+local function transform_of(what, o)
+  if o.weights == "imagenet" then return true end
+  local path = o.found and o.found.kind == "file" and o.found.path
+  if not path then return false end
+  if require("medxai.nn.weights").is_imagenet(path, what) then return true end
+  check.warn(what, "'%s' does not say whether transform_input was on, false is taken: say which, for the answers "
+    .. "differ.", path)
+  return false
+end
+
+local function layout_of(network, o)
+  local device = o.device or host.options.device or "cpu"
+  return o.layout == "auto" and auto_layout(network, device) or o.layout, device
+end
+
+-- Draws with a generator that begins at the model's seed, and leaves torch's own as it was.
+local function with_generator(seed, f)
+  if not seed then return f() end
+  local before = torch.get_rng_state()
+  torch.manual_seed(seed)
+  local ok, problem = pcall(f)
+  torch.set_rng_state(before)
+  before:close()
+  if not ok then error(problem, 0) end
+end
+
+-- Makes the tensors: drawn as torchvision draws them, then moved, then loaded from where the weights come.
+local function build(self)
+  local target = { device = self.device, dtype = self.dtype, layout = self.layout }
+  local o = self._options
+  rawset(self, "_state", self._def.native:state(#self._def.slots))
+  self.device, self.dtype, self.layout = "cpu", "float32", "nchw"
+  local ok, problem = pcall(core.memory.unscoped, function()
+    with_generator(o.seed, function() quietly(self._network.make or initialise, self, self._network, o.late) end)
+    self:to(target)
+    freeze(self)
+    if o.found and o.found.kind ~= "exported" then require("medxai.nn.weights").load(self, o.found) end
+  end)
+  if ok then return self._state end
+  self._state:close()
+  self._state = nil
+  self.device, self.dtype, self.layout = target.device, target.dtype, target.layout
+  error(problem, 0)
+end
+
+-- Methods, and the tensors when they are first asked for.
+function Model:__index(key)
+  local value = Model[key]
+  if value == nil and key == "_state" then
+    if self._closed then check.fail(self.name, "the model is closed. Make a new one.") end
+    return build(self)
+  end
+  return value
+end
+
+-- What a constructor knows before there are tensors. Without a seed the weights are drawn at once, from torch's generator as it
+-- is now; with one that generator begins at the seed, as if they had been.
+local function finish(self, o)
+  o.seed = o.seed or host.options.seed
+  self.layout, self.device = layout_of(self._network, o)
+  self.dtype, self.force = o.dtype, o.force
+  if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
+  local of_run = o.found and o.found.described
+  if of_run then
+    self.start_run = { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
+    model_file.belongs(self, o.found.run, of_run, model_file.check_model(self, o.found.run, of_run, o.force))
+  end
+  if o.seed then torch.manual_seed(o.seed) else build(self) end
+  return self
+end
+
+-- The configuration with parts that were opened or frozen one by one: what a training's key has to know.
+local function config_with(config, parts)
+  local new, trainable = {}, {}
+  for k, v in pairs(config) do new[k] = v end
+  for k, v in pairs(config.trainable or {}) do trainable[k] = v end
+  for k, v in pairs(parts) do trainable[k] = v end
+  new.trainable = trainable
+  return new
+end
+
+local common = {
+  classes = { "table|integer" },
+  weights = { "string|table", field = true }, force = { "table" },
+  on_missing = { one_of = { "error", "scratch" }, default = "error" },
+  layout = { one_of = { "auto", "nchw", "channels_last" } },
+  dtype = { one_of = { "float32", "float64" }, field = true },
+  device = { "string" }, seed = { "integer" },
+}
+
+-- Options of before, and what says it now.
+local renamed = {
+  other_size = "force = { 'size_px', 'resize_px' }",
+  weights_from_other_data = "force, with the settings that differ: force = { 'mask' }",
+}
+
+local function checked(what, options, spec)
+  for _, old in ipairs(check.sorted_keys(renamed)) do
+    if type(options) == "table" and options[old] ~= nil then
+      check.fail(what, "option '%s' is now %s.", old, renamed[old])
+    end
+  end
+  return check.options(what, options, spec)
+end
+
+local function with(spec, more)
+  local all = {}
+  for k, v in pairs(spec) do all[k] = v end
+  for k, v in pairs(more or {}) do all[k] = v end
+  return all
+end
+
+local torchvision_spec = with(common, {
+  head = { one_of = { "thesis", "torchvision" }, field = true },
+  hidden = { "integer", field = true, min = 1 },
+  train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all" },
+  frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
+  dropout = { "number", field = true, min = 0, max = 1 },
+})
+
+local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
+
+--- One of the seven networks. Options:
+---   classes      names in the order of the logits, or their number (required, but where the weights are a run's)
+---   head         "thesis" (default): fc1 -> relu -> dropout -> fc2 with `hidden` units (squeezenet: its convolution); "torchvision": the network's own
+---   hidden       256 or 512, the thesis' for this network
+---   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; a run: its name, or a path into
+---                its folder. { file = PATH or run = NAME, set = NAME, strict = false }: set is which of several in the
+---                file ("model_ema"), strict = false loads what fits and leaves the rest as drawn.
+---                A run's settings come with its weights: head, hidden, transform_input, dtype, layout and classes
+---                where they are left out; given otherwise here, or in the data, they are an error that names both
+---   force        settings in which model or data differ from that run on purpose: { "size_px", "mask" }; told, and
+---                in the report
+---   on_missing   "error" (default), or "scratch": without the ImageNet file start from random weights, and say so
+---   train_depth  0 (head alone) to 3: how many parts behind it are trained; "all" (default)
+---   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not
+---   dropout      of the head (default: 0.5, or torchvision's own)
+---   layout       "auto" (default: the faster one, a fixed choice per network and device), "nchw", "channels_last"
+---   dtype, device, seed; stochastic_depth (efficientnet_b0), transform_input (inception_v3)
+---@param network table a file of models/
+---@param options table
+---@return medxai.Model
+function model.new(network, options)
+  local spec = with(torchvision_spec, network.options)
+  if not network.hidden then spec.hidden = nil end
+  local o = checked(network.name, options, spec)
+  find_weights(network.name, o)
+  fill_options(network.name, o, network)
+  o.hidden = o.head == "thesis" and (o.hidden or network.hidden) or nil
+  o.own_dropout = o.dropout or 0.5
+  o.dropout = o.dropout or (type(network.dropout) == "table" and network.dropout[o.head] or network.dropout)
+  if network.options and network.options.transform_input and o.transform_input == nil then
+    o.transform_input = transform_of(network.name, o)
+  end
+  o.config = { network = network.name, classes = o.class_list }
+  for _, key in ipairs(hashed) do o.config[key] = o[key] end
+  if network.name ~= "inception_v3" then o.config.own_dropout = nil end
+  local g, x = graph.builder(network.name)
+  local def = define(g, network.build(g, x, o))
+  function o.late(m) return o.head == "thesis" and not m.ghost and is_under(m.name, network.head_parts) end
+  return finish(new_model(def, o, network), o)
+end
+
+--- What the constructors of other modules share (exported.lua): checks the options that every model has and those of
+--- `spec`, finds the weights, fills in what a run says.
+---@return table options
+function model.checked(what, options, spec)
+  local all = with(common, spec)
+  return checked(what, options, all)
+end
+
+--- Fills in checked options: network.make(self) makes the tensors.
+function model.fill(what, o, network) fill_options(what, o, network) end
+
+--- The model of a described graph. o: checked and filled options, with config and late; network: name, size_px, make ...
+---@return medxai.Model
+function model.assemble(o, network, g, output)
+  return finish(new_model(define(g, output), o, network), o)
+end
+
+--- What nn.Linear and nn.Conv2d do when they are made: m.w and m.b, with m.fan_in.
+model.draw_default = draw_default
+
+--- A network of one's own (see medxai.nn.builder). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
+--- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
+---@return medxai.Model
+function model.own(options)
+  local o = checked("network", options, with(common, {
+    name = { "string", required = true }, build = { "function", required = true },
+    size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string" },
+    compare_layers = { "table" }, head_parts = { "table" },
+  }))
+  o.train_depth, o.frozen = "all", "train"
+  find_weights(o.name, o)
+  fill_options(o.name, o, {})
+  local g, x = graph.builder(o.name)
+  local output, aux = o.build(g, x)
+  if type(output) ~= "table" or not output.id then check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output)) end
+  o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights, build = g:signature() }
+  function o.late() return false end
+  local network = { name = o.name, size_px = o.size_px, resize_px = o.resize_px or o.size_px, cam_layer = o.cam_layer,
+    compare_layers = o.compare_layers, head_parts = o.head_parts }
+  local self = new_model(define(g, output, aux), o, network)
+  self.graph_signature = g:forward_signature()
+  if o.cam_layer then self:_id(o.cam_layer) end
+  return finish(self, o)
+end
+
+-- ---- names ------------------------------------------------------------------------------------------------------------
+
+local nonlinear = {}
+for op in ("relu hardtanh silu sigmoid gelu elu selu celu leaky_relu prelu hardswish hardsigmoid mish softplus tanh relu6"):gmatch("%S+") do nonlinear[op] = true end
+
+-- Every name in execution order, a block's after its last node.
+local function all_names(def)
+  if def.names then return def.names end
+  local ends = {}
+  for _, block in ipairs(def.block_ends) do
+    ends[block.id] = ends[block.id] or {}
+    table.insert(ends[block.id], block.name)
+  end
+  local names = {}
+  for id, name in ipairs(def.nodes) do
+    names[#names + 1] = name
+    for _, block in ipairs(ends[id] or {}) do names[#names + 1] = block end
+  end
+  def.names = names
+  return names
+end
+
+function Model:_id(name)
+  local id = self._def.ids[name]
+  if not id then check.known(self.name, "node", name, all_names(self._def)) end
+  return id
+end
+
+--- All names that outputs, override and grad_from may hold, in execution order.
+---@return string[]
+function Model:node_names() return table.move(all_names(self._def), 1, #all_names(self._def), 1, {}) end
+
+---@param name string
+---@return boolean
+function Model:has_node(name) return self._def.ids[name] ~= nil end
+
+--- The names most like this one, by edit distance.
+---@param name string
+---@param count? integer default 3
+---@return string[]
+function Model:nearest_nodes(name, count) return check.nearest(name, all_names(self._def), count or 3) end
+
+--- What a node is: { name =, op = "conv2d", inputs = { names } }. A block's name gives its last node.
+---@param name string
+function Model:node(name)
+  local def = self._def
+  local full, op, ids = def.native:node(self:_id(name))
+  local inputs = {}
+  for i, id in ipairs(ids) do inputs[i] = def.nodes[id] end
+  return { name = full, op = op, inputs = inputs }
+end
+
+--- The nodes that read this value: list of { name =, op = } ("hardtanh" is ReLU6).
+---@param name string
+function Model:readers(name)
+  local id, list = self:_id(name), {}
+  for reader, reader_name in ipairs(self._def.nodes) do
+    local _, op, ids = self._def.native:node(reader)
+    for _, input in ipairs(ids) do
+      if input == id then
+        list[#list + 1] = { name = reader_name, op = op }
+        break
+      end
+    end
+  end
+  return list
+end
+
+--- The nodes on which the output depends in evaluation: name -> true.
+---@return table<string, boolean>
+function Model:used_nodes()
+  local def, used = self._def, {}
+  used[def.output] = true
+  for id = def.output, 1, -1 do
+    if used[id] then
+      for _, input in ipairs((select(3, def.native:node(id)))) do used[input] = true end
+    end
+  end
+  local names = {}
+  for id in pairs(used) do names[def.nodes[id]] = true end
+  return names
+end
+
+--- The nonlinearities of the network: list of { name =, op =, module = true where torchvision has a torch.nn module for it
+--- and false where its forward calls a function }.
+function Model:nonlinearities()
+  local list = {}
+  for id, name in ipairs(self._def.nodes) do
+    local _, op = self._def.native:node(id)
+    if nonlinear[op] then list[#list + 1] = { name = name, op = op, module = not self._def.functional[id] } end
+  end
+  return list
+end
+
+--- Whether the images have a part in a value; what they have none in is computed anew where it is needed.
+local function holds_images(def, id) return not def.batches or not def.batches[id] or def.batches[id].dim >= 0 end
+
+--- The part of some images of a batch in a value: `count` of them from the 0-based `first` on.
+---@param name string
+---@param value medxai.Tensor
+---@param first integer
+---@param count integer
+function Model:images(name, value, first, count)
+  local batch = self._def.batches and self._def.batches[self:_id(name)] or { dim = 0, per_image = 1 }
+  if batch.per_image ~= 1 then
+    check.fail(self.name, "the value '%s' holds %d parts of each image along one dimension, so that images cannot be told apart. "
+      .. "Choose the output of a whole block.", name, batch.per_image)
+  end
+  return batch.dim < 0 and value or value:narrow(batch.dim, first, count)
+end
+
+--- Names of the values that a run with these overrides reads from `base`.
+---@param request table { override = { names }, outputs = { names } (default "output") }
+---@return string[]
+function Model:boundary(request)
+  local o = check.options(self.name .. ": boundary", request, { override = { "table", required = true }, outputs = { "table" } })
+  local def, reached, needed, list = self._def, {}, {}, {}
+  local over = {}
+  for _, name in ipairs(o.override) do over[self:_id(name)] = true end
+  for _, name in ipairs(o.outputs or { "output" }) do needed[self:_id(name)] = true end
+  local inputs = {}
+  for id in ipairs(def.nodes) do
+    local _, _, ids = def.native:node(id)
+    inputs[id], reached[id] = ids, over[id]
+    for _, input in ipairs(ids) do reached[id] = reached[id] or reached[input] end
+  end
+  for id = #def.nodes, 1, -1 do
+    if needed[id] and not over[id] then
+      if not reached[id] and holds_images(def, id) then
+        table.insert(list, 1, def.nodes[id])
+      else
+        for _, input in ipairs(inputs[id]) do needed[input] = true end
+      end
+    end
+  end
+  return list
+end
+
+-- ---- running ------------------------------------------------------------------------------------------------------------
+
+local function shape_text(t) return table.concat(t.shape, "x") end
+
+-- x as this model takes it: right rank, channels and dtype, on the model's device.
+local function input(self, x)
+  if type(x) ~= "userdata" then check.fail(self.name, "the input is a %s (expected a tensor N,3,H,W).", type(x)) end
+  if x.device ~= self.device then x = x:to(self.device) end
+  if self._network.options or self._network.depths then
+    local shape = x.shape
+    if #shape ~= 4 or shape[2] ~= 3 then
+      check.fail(self.name, "the input has shape %s (expected N,3,H,W).%s", shape_text(x), #shape == 3 and shape[1] == 3 and " Use x:unsqueeze(0)." or "")
+    end
+    local least = self._training and self._network.min_train_px or self._network.min_px
+    if least and (shape[3] < least or shape[4] < least) then
+      check.fail(self.name, "the input is %dx%d pixels (expected at least %dx%d%s).", shape[3], shape[4], least, least,
+        least == self._network.min_px and "" or " in train mode, for the auxiliary branch")
+    end
+  end
+  if self._network.check_input then self._network.check_input(self, x) end
+  if x.dtype ~= self.dtype then
+    check.fail(self.name, "the input is %s, the network %s. Use x:to('%s').", x.dtype, self.dtype, self.dtype)
+  end
+  return x
+end
+
+local function tell_clamped(self)
+  check.warn(self.name, "libtorch %s has no bfloat16 gradient of ReLU6 on CPU: clamp(0, 6) runs instead, whose gradient at exactly 0 and 6 is 1, not 0.",
+    core.tensor.torch_version())
+end
+
+--- Logits (N, classes); in train mode of a network with an auxiliary branch also its logits.
+function Model:__call(x)
+  local out, clamped = self._state:run {
+    x = input(self, x), outputs = self._training and self._both or self._main, training = self._training, layout = layouts[self.layout],
+  }
+  if clamped then tell_clamped(self) end
+  return out[1], out[2]
+end
+
+local function flatten_named(self, named, what)
+  local ids, tensors = {}, {}
+  for _, name in ipairs(check.sorted_keys(named or {})) do
+    if type(named[name]) ~= "userdata" then
+      check.fail(self.name .. ": forward", "%s['%s'] is a %s (expected a tensor).", what, tostring(name), type(named[name]))
+    end
+    ids[#ids + 1], tensors[#tensors + 1] = self:_id(name), named[name]
+  end
+  return ids, tensors
+end
+
+local function ids_of(self, names)
+  local ids = {}
+  for i, name in ipairs(names or {}) do ids[i] = self:_id(name) end
+  return ids
+end
+
+local forward_spec = {
+  x = { "tensor" }, outputs = { "table" }, override = { "table" }, base = { "table" }, grad_from = { "table" },
+  guided = { "boolean|table" }, fold = { "boolean" }, each = { "function" },
+}
+
+--- A pass with named outputs.
+---   x         the input; may be missing where base and override give all that is read
+---   outputs   names (default { "output" }); their activations are kept, all others freed after their last use
+---   override  name -> tensor put in the place of that value; only what descends from one is computed again
+---   base      name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's batch
+---   grad_from names where gradients begin: no grad before them; they come back as leaves (or as part of the recorded
+---             graph, where they descend from another one), for torch.autograd.grad
+---   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers (see Model:nonlinearities)
+---   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from; with grad_from
+---             they fold where asked for, and the folded parameters get no gradients)
+---   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open during
+---             the call only: clone what is to be kept
+---@param request table
+---@return table<string, table> tensors by name: outputs and grad_from
+function Model:forward(request)
+  local r = check.options(self.name .. ": forward", request, forward_spec)
+  local names = r.outputs or { "output" }
+  local result, outputs = {}, ids_of(self, names)
+  local override, override_tensors = flatten_named(self, r.override, "override")
+  local base, base_tensors = flatten_named(self, r.base, "base")
+  local leaves = ids_of(self, r.grad_from)
+  local wanted = table.move(outputs, 1, #outputs, 1, {})
+  table.move(leaves, 1, #leaves, #wanted + 1, wanted)
+  local nodes = self._def.nodes
+  local rectifiers = type(r.guided) == "table" and ids_of(self, r.guided) or nil
+  local guided = rectifiers and #rectifiers > 0 or r.guided == true -- an empty list: none
+  local tensors, clamped = self._state:run {
+    x = r.x and input(self, r.x), outputs = wanted, override = override, override_tensors = override_tensors, base = base, base_tensors = base_tensors,
+    leaves = leaves, training = self._training, guided = guided, rectifiers = rectifiers, fold = r.fold, layout = layouts[self.layout],
+    each = r.each and function(id, t) return r.each(nodes[id], t) end,
+  }
+  if clamped then tell_clamped(self) end
+  for i, name in ipairs(names) do result[name] = tensors[i] or nil end
+  for i, name in ipairs(r.grad_from or {}) do result[name] = result[name] or tensors[#names + i] or nil end
+  return result
+end
+
+--- The name of the first node whose output holds a NaN or infinity for this input, or nil.
+---@return string|nil
+function Model:find_nonfinite(x)
+  local found
+  quietly(function()
+    self:forward { x = x, fold = false, each = function(name, t)
+      local scope <close> = core.memory.scope()
+      if not t:isfinite():all():item() then found = name end
+      return found ~= nil
+    end }
+  end)
+  return found
+end
+
+-- ---- modes, parameters ----------------------------------------------------------------------------------------------------
+
+function Model:train()
+  if rawget(self, "_state") then self._state:drop_folded() end
+  self._training = true
+  return self
+end
+
+function Model:eval()
+  self._training = false
+  return self
+end
+
+---@return boolean
+function Model:is_training() return self._training end
+
+local function listed(self, kind)
+  local list = {}
+  for i, slot in ipairs(self._def.slots) do
+    if (not kind or slot.kind == kind and not slot.tied) and slot.kind ~= "constant" then
+      local entry = { name = slot.name, tensor = self._state:get(i) }
+      if kind == "parameter" then entry.trainable = self._state:requires_grad(i) end
+      list[#list + 1] = entry
+    end
+  end
+  return list
+end
+
+--- List of { name =, tensor =, trainable = } in torchvision's order.
+function Model:parameters() return listed(self, "parameter") end
+--- List of { name =, tensor = }: running statistics and counters of batch norms.
+function Model:buffers() return listed(self, "buffer") end
+--- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor = }.
+function Model:state() return listed(self) end
+
+--- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
+--- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such.
+function Model:modules()
+  local list = {}
+  for _, m in ipairs(self._def.modules) do
+    if not m.ghost then
+      local entry = { name = m.name, kind = m.kind, eps = m.eps }
+      for _, key in ipairs { "weight", "bias", "running_mean", "running_var" } do
+        if m[key] then entry[key] = self._state:get(m[key].slot) end
+      end
+      list[#list + 1] = entry
+    end
+  end
+  return list
+end
+
+--- Forgets all gradients.
+function Model:zero_grad() self._state:zero_grad() end
+
+--- The names of what model(x) gives in the present mode: the logits, and in training those of an auxiliary branch.
+---@return string[]
+function Model:output_names()
+  local names = {}
+  for i, id in ipairs(self._training and self._both or self._main) do names[i] = self._def.nodes[id] end
+  return names
+end
+
+--- Whether a node (batch norm, dropout, stochastic depth) stays in evaluation while the model trains: frozen = "eval".
+---@param name string
+---@return boolean
+function Model:stays_in_eval(name) return self._open ~= nil and not is_under(name, self._open) end
+
+--- A number that changes when a parameter or buffer is replaced or written to.
+---@return integer
+function Model:version() return self._state:version() end
+
+--- Frees all tensors now; the model cannot be used afterwards.
+function Model:close()
+  if rawget(self, "_state") then self._state:close() end
+  self._state, self._closed = nil, true
+end
+Model.__close = Model.close
+
+--- Frees all tensors now; when they are next needed they are made again as they were at the start.
+function Model:reset()
+  if rawget(self, "_state") then self._state:close() end
+  self._state, self._hashed = nil, nil
+  return self
+end
+
+--- Where the weights come from at the start, as plain data: { kind = "random", seed } or { kind = "ImageNet"|"file"|"run", sha256 }.
+function Model:start()
+  local found = self._options.found
+  if not found then return { kind = "random", seed = self._options.seed } end
+  return { kind = found.kind, sha256 = require("medxai.base.files").sha256_file(found.path) }
+end
+
+--- Freezes or opens single parts: parts = { ["features.28"] = true, classifier = false } by block or parameter name.
+---@param parts table<string, boolean>
+function Model:set_trainable(parts)
+  local slots = self._def.slots
+  for _, part in ipairs(check.sorted_keys(parts)) do
+    local known = false
+    for _, slot in ipairs(slots) do known = known or slot.kind == "parameter" and is_under(slot.name, { part }) end
+    if not known then check.known(self.name, "part", part, all_names(self._def)) end
+    self._parts[#self._parts + 1] = { part = part, trainable = parts[part] }
+    if rawget(self, "_state") then set_part(self, part, parts[part]) end
+  end
+  self.config = config_with(self.config, parts)
+end
+
+-- Several names of one tensor go on being that.
+local function tie(def, state)
+  for i, slot in ipairs(def.slots) do
+    if slot.tied then state:set(i, state:get(slot.tied)) end
+  end
+end
+
+-- ---- moving, loading, copying -------------------------------------------------------------------------------------------
+
+--- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout = "nchw"|"channels_last" }. The tensor objects stay the
+--- same, what they hold is new: build the optimizer afterwards.
+function Model:to(where)
+  local o = check.options(self.name .. ": to", where, {
+    device = { "string" }, dtype = { one_of = { "float32", "float64", "bfloat16" } }, layout = { one_of = { "nchw", "channels_last" } },
+  })
+  local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
+  quietly(function()
+    for i, slot in ipairs(self._def.slots) do
+      local t, trained = self._state:get(i), self._state:requires_grad(i)
+      local new = t:detach()
+      if device ~= self.device then new = new:to(device) end
+      if slot.dtype == "float32" and dtype ~= new.dtype then new = new:to(dtype) end
+      if #slot.shape == 4 then
+        new = new:contiguous { memory_format = layout == "channels_last" and "channels_last" or "contiguous_format" }
+      end
+      self._state:set(i, new)
+      if trained then self._state:set_requires_grad(i, true) end
+    end
+    tie(self._def, self._state)
+  end)
+  self.device, self.dtype, self.layout = device, dtype, layout
+  return self
+end
+
+local function same_shape(a, b)
+  if #a ~= #b then return false end
+  for i = 1, #a do if a[i] ~= b[i] then return false end end
+  return true
+end
+
+local function by_name(list)
+  local map = {}
+  if list[1] == nil then
+    for name, t in pairs(list) do map[name] = t end
+  else
+    for _, entry in ipairs(list) do map[entry.name] = entry.tensor end
+  end
+  return map
+end
+
+local function first_few(names)
+  local text = table.concat(names, ", ", 1, math.min(3, #names))
+  return #names > 3 and text .. " and " .. (#names - 3) .. " more" or text
+end
+
+local function complain(self, what, report)
+  local facts = {}
+  for _, kind in ipairs { "missing", "extra", "shape_differs" } do
+    local names = report[kind]
+    if #names > 0 then facts[#facts + 1] = string.format("%d %s (%s)", #names, (kind:gsub("_", " ")), first_few(names)) end
+  end
+  check.fail(what, "does not fit %s: %s. Nothing was loaded; strict = false loads what fits.", self.name, table.concat(facts, ", "))
+end
+
+--- Copies tensors into the model by name; dtypes and devices are converted.
+---@param source table list of { name =, tensor = } or name -> tensor
+---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
+---@return table report { matched =, missing =, extra =, shape_differs = } lists of names
+function Model:load_state(source, options)
+  local o = check.options(self.name .. ": load_state", options, { strict = { "boolean", default = true }, what = { "string" } })
+  local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
+  for i, slot in ipairs(self._def.slots) do
+    local t = map[slot.name]
+    local wanted = slot.kind ~= "constant" and (t or not slot.tied) -- constants are the network's; tied ones have another name
+    if wanted and not t then
+      -- files of torch before 0.4 have no counters; torch starts them at 0 as well
+      local list = slot.name:find("num_batches_tracked$") and report.matched or report.missing
+      list[#list + 1] = slot.name
+    elseif wanted and not same_shape(t.shape, slot.shape) then
+      report.shape_differs[#report.shape_differs + 1] = string.format("%s is %s, the model's %s", slot.name, shape_text(t), table.concat(slot.shape, "x"))
+    elseif wanted then
+      report.matched[#report.matched + 1] = slot.name
+      fits[i] = t
+    end
+  end
+  for _, name in ipairs(check.sorted_keys(map)) do
+    if not self._def.slots[name] then report.extra[#report.extra + 1] = name end
+  end
+  local bad = #report.missing + #report.extra + #report.shape_differs
+  if o.strict and bad > 0 then complain(self, o.what or "load_state", report) end
+  quietly(function()
+    for i in ipairs(self._def.slots) do
+      if fits[i] then self._state:get(i):copy_(fits[i]) end
+    end
+  end)
+  return report
+end
+
+--- A copy with its own tensors; the graph is shared.
+---@return medxai.Model
+function Model:clone()
+  local copy = new_model(self._def, self._options, self._network)
+  local state = self._state
+  copy._state = self._def.native:state(#self._def.slots)
+  for key, value in pairs(self) do
+    if type(key) == "string" and key:sub(1, 1) ~= "_" then copy[key] = value end
+  end
+  copy._training = self._training
+  quietly(function()
+    for i in ipairs(self._def.slots) do
+      copy._state:set(i, state:get(i):detach():clone())
+      copy._state:set_requires_grad(i, state:requires_grad(i))
+    end
+    tie(self._def, copy._state)
+  end)
+  copy._open, copy._parts = self._open, table.move(self._parts, 1, #self._parts, 1, {})
+  keep_frozen_in_eval(copy)
+  return copy
+end
+
+-- Weights of one layer, by a rule of our own: normal with standard deviation sqrt(2 / fan_in), bias 0, batch norms as new.
+local function draw_again(self, m, seed)
+  local function tensor(slot) return self._state:get(slot.slot) end
+  if m.kind == "batch_norm2d" then
+    tensor(m.weight):fill_(1)
+    tensor(m.bias):zero_()
+    tensor(m.running_mean):zero_()
+    tensor(m.running_var):fill_(1)
+    tensor(m.counter):zero_()
+    return
+  end
+  local w = tensor(m.weight)
+  local stream = core.rng.stream { seed = seed, purpose = "randomize@1", id = m.name }
+  local std = math.sqrt(2 / (m.fan_in or w:numel()))
+  w:copy_(stream:normal(w:numel()):mul_(std):view(w.shape))
+  if m.bias then tensor(m.bias):zero_() end
+end
+
+--- A copy whose weights are random from the output back to a part, that part included (cascading), or in one part alone.
+--- Layers are taken in the reverse of forward order. Each layer's numbers depend on the seed and its name alone, so a longer
+--- cascade keeps those of a shorter one.
+---@param options table { to = NAME [, from = "output"] } or { only = NAME }, seed = 0
+---@return medxai.Model
+function Model:randomize(options)
+  local o = check.options(self.name .. ": randomize", options, {
+    from = { "string" }, to = { "string" }, only = { "string" }, seed = { "integer", default = host.options.seed or 0 },
+  })
+  if (o.only == nil) == (o.to == nil) then check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.") end
+  local first = self:_id(o.only or o.to)
+  local from = self:_id(o.from or "output")
+  local part = o.only or o.to
+  for id = #self._def.nodes, 1, -1 do -- a block begins at its first node
+    if is_under(self._def.nodes[id], { part }) then first = math.min(first, id) end
+  end
+  local copy = self:clone()
+  quietly(function()
+    for _, m in ipairs(self._def.modules) do
+      local id = m.node and m.node.id
+      if id and (o.only and is_under(m.name, { part }) or not o.only and id >= first and id <= from) then draw_again(copy, m, o.seed) end
+    end
+  end)
+  return copy
+end
+
+-- ---- summary ------------------------------------------------------------------------------------------------------------
+
+local function grouped(n)
+  local text = tostring(n)
+  repeat
+    local changed
+    text, changed = text:gsub("^(%d+)(%d%d%d)", "%1,%2")
+  until changed == 0
+  return text
+end
+
+-- Output shapes for one image of the network's size: id -> "3x224x224". The model is not touched.
+local function probe(self)
+  if not self.size_px then return {} end
+  local shapes = {}
+  local training = self._training
+  self._training = false
+  local ok, problem = pcall(quietly, function()
+    local x = torch.zeros({ 1, self._network.channels or 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
+    self:forward { x = x, outputs = self._def.aux and { "output", self._def.nodes[self._def.aux] } or nil, fold = false, each = function(name, t)
+      local shape = t.shape
+      shapes[name] = table.concat(shape, "x", 2)
+    end }
+  end)
+  self._training = training
+  if not ok and host.interrupted() then error(problem, 0) end
+  return shapes
+end
+
+local function count_parameters(self, part)
+  local all, trained = 0, 0
+  for i, slot in ipairs(self._def.slots) do
+    if slot.kind == "parameter" and not slot.tied and (not part or is_under(slot.name, { part })) then
+      local n = 1
+      for _, size in ipairs(slot.shape) do n = n * size end
+      all = all + n
+      if self._state:requires_grad(i) then trained = trained + n end
+    end
+  end
+  return all, trained
+end
+
+local function mark(all, trained)
+  if all == 0 then return "" end
+  return trained == all and "trained" or trained == 0 and "frozen" or grouped(trained) .. " trained"
+end
+
+--- The network as a tree: names, operators, output shapes for one image, parameters, what is trained.
+---@param options? table { depth = 2: how many levels of names are told apart }
+---@return string
+function Model:summary(options)
+  local o = check.options(self.name .. ": summary", options, { depth = { "integer", default = 2, min = 1 } })
+  local shapes, def = probe(self), self._def
+  local last = {} -- part -> its last node
+  local order = {}
+  for id, name in ipairs(def.nodes) do
+    local part, depth = "", 0
+    for word in name:gmatch("[^.]+") do
+      depth = depth + 1
+      if depth > o.depth then break end
+      part = depth == 1 and word or part .. "." .. word
+      if not last[part] then order[#order + 1] = { part = part, depth = depth, word = word } end
+      last[part] = def.ids[part] or id
+    end
+  end
+  local all, trained = count_parameters(self)
+  local size = self.size_px and string.format("images of %dx%d, ", self.size_px, self.size_px) or ""
+  local lines = { string.format("%s: %d classes, %s%s, %s; %s parameters, %s trained", self.name, self.num_classes, size, self.dtype, self.layout, grouped(all), grouped(trained)) }
+  for _, row in ipairs(order) do
+    local id = last[row.part]
+    local n, t = count_parameters(self, row.part)
+    local _, op = def.native:node(id)
+    local is_leaf = def.nodes[id] == row.part
+    lines[#lines + 1] = string.format("%s%-" .. (34 - 2 * row.depth) .. "s %-20s %-14s %12s  %s", ("  "):rep(row.depth), row.word, is_leaf and op or "",
+      shapes[def.nodes[id]] or "", n > 0 and grouped(n) or "", mark(n, t)):gsub("%s+$", "")
+  end
+  return table.concat(lines, "\n")
+end
+
+function Model:__tostring() return self:summary() end
+
+--- True for what this module makes.
+function model.is(value) return getmetatable(value) == Model end
+
+return model

@@ -1,0 +1,539 @@
+-- A run: a folder of plain files and the steps that fill it. `run:fit`, `run:evaluate`, `run:explain` and `run:report` are
+-- steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
+-- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
+-- into a folder that holds something else.
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local files = require "medxai.base.files"
+local host = require "medxai.host"
+local Step = require "medxai.run.step"
+
+---@class medxai.Run
+---@field name string
+---@field dir string the run's folder
+---@field seed integer
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: table): table see fit.lua
+---@field grid fun(self: medxai.Run, options: table): medxai.Search see grid.lua
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: table): table see evaluate.lua
+---@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
+---@field report fun(self: medxai.Run, options?: table): string see report.lua
+local Run = {}
+Run.__index = Run
+
+local command_seed = (host.options or {}).seed -- before any run writes its own there
+local runs = {} -- name -> run of this process
+local heartbeat_seconds = 10.0
+
+local spec = {
+  name = { "string", required = true },
+  seed = { "integer", default = 42, min = 0 },
+  seeds = { "table", field = true },
+  out = { "string" },
+}
+
+-- What a run writes; the only things that --overwrite removes.
+local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
+  "model.json", "network.pt2", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache" }
+
+local function folder_of(options)
+  local dir = host.options.out or options.out
+  if dir then
+    for _, other in pairs(runs) do
+      if other.dir == dir and other.name ~= options.name then
+        check.fail("run", "'%s' and '%s' would share the folder '%s'. Run this experiment without --out.", other.name, options.name, dir)
+      end
+    end
+    return dir
+  end
+  return "runs/" .. options.name .. (check.smoke() and "-smoke" or "")
+end
+
+local function close_all()
+  for _, name in ipairs(check.sorted_keys(runs)) do runs[name]:close("finished") end
+end
+
+-- The seed and folder of a run: with seeds = { 1, 2 } the experiment runs once for each, below the folder.
+local function seed_and_folder(options)
+  local dir = folder_of(options)
+  if not options.seeds then return command_seed or options.seed, dir end
+  if command_seed then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
+  local seeds = require "medxai.run.seeds"
+  local seed = seeds.run(dir, options.seeds, close_all)
+  return seed, seeds.folder(dir, seed)
+end
+
+--- The options of a run, checked.
+function Run.check(options)
+  options = check.options("run", options, spec)
+  if type(options.name) == "string" and not options.name:find("^[%w_][%w_%.%-]*$") then
+    check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
+  end
+  return options
+end
+
+--- Begins a run (xai.run). Nothing is written before its first step.
+---@param options { name: string, seed?: integer, seeds?: integer[], out?: string }
+---@return medxai.Run
+function Run.new(options)
+  options = Run.check(options)
+  if runs[options.name] then
+    check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
+  end
+  local seed, dir = seed_and_folder(options)
+  local run = setmetatable({ name = options.name, seed = seed, dir = dir, begun = false,
+    config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
+  runs[options.name] = run
+  host.options.seed = run.seed -- models and explainers take their seed from there
+  math.randomseed(run.seed)
+  return run
+end
+
+-- ---- the folder -------------------------------------------------------------------------------------------------------
+
+local function is_run(dir)
+  return files.exists(files.join(dir, "config.json")) or files.is_folder(files.join(dir, "steps"))
+    or files.exists(files.join(dir, "status")) or files.is_folder(files.join(dir, "families"))
+end
+
+local function refuse_foreign(dir)
+  if not files.exists(dir) then return end
+  if not files.is_folder(dir) then check.fail("run", "'%s' is a file (expected a folder). Give another --out.", dir) end
+  local names = files.list(dir)
+  if is_run(dir) then return end -- after the list: another process may be just about to begin the run
+  for _, name in ipairs(names) do
+    if name ~= "." and name ~= ".." and name ~= ".lock" then
+      check.fail("run", "'%s' holds other files (%s) and no run. Give another --out.", dir, name)
+    end
+  end
+end
+
+local function remove_run(dir)
+  for _, name in ipairs(files.list(dir)) do
+    if name:find("^predictions.*%.csv$") or name:find("^manifest%-%d+%.csv$") or name:find("^data_check%-%d+%.json$") then files.remove(files.join(dir, name)) end
+  end
+  for _, name in ipairs(own_folders) do files.remove_all(files.join(dir, name)) end
+  for _, name in ipairs(own_files) do files.remove(files.join(dir, name)) end
+end
+
+-- The leading comment of the experiment file: the question that it asks.
+local function question_of(script)
+  local text = script and script ~= "-" and files.read(script)
+  local lines = {}
+  for line in (text or ""):gmatch("([^\n]*)\n?") do
+    local comment = line:match("^%-%-+%s?(.*)$")
+    if not comment and not (line:find("^#!") and #lines == 0) then break end
+    if comment then lines[#lines + 1] = comment end
+  end
+  return table.concat(lines, " ")
+end
+
+-- A word as a shell takes it.
+local function shell_word(value)
+  local word = tostring(value)
+  return word:find "^[%w_@%%+=:,./%-]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
+-- What to type to run the experiment again.
+local function command_line()
+  local words = { "medxai-run" }
+  for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
+    local value = host.options[name]
+    if name == "seed" then value = command_seed end -- the option is the run's by now
+    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. shell_word(value) end
+  end
+  words[#words + 1] = shell_word(host.script)
+  for _, name in ipairs(check.sorted_keys(host.fields or {})) do
+    words[#words + 1] = "--" .. name .. " " .. shell_word(host.fields[name])
+  end
+  return table.concat(words, " ")
+end
+
+-- HEAD of the git folder that holds `path`, read without git; nil where there is none.
+local function git_head(path)
+  while path and path ~= "" do
+    local head = files.read(files.join(path, ".git", "HEAD"))
+    if head then
+      local ref = head:match("^ref: (%S+)")
+      return ref and (files.read(files.join(path, ".git", ref)) or ref):match("%S+") or head:match("%S+")
+    end
+    path = files.folder(path)
+  end
+end
+
+local function first_line(path, pattern)
+  local f = io.open(path)
+  local text = f and f:read("a") or ""
+  if f then f:close() end
+  return text:match(pattern)
+end
+
+local function libtorch_version()
+  return require("medxai.core").tensor.torch_version()
+end
+
+function Run:write_environment()
+  local path = files.join(self.dir, "environment.json")
+  local now = {
+    program = host.version, lua = _VERSION, libtorch = libtorch_version(), device = host.options.device, threads = host.options.threads,
+    cores = host.cores, processor = first_line("/proc/cpuinfo", "model name%s*:%s*([^\n]+)") or "unknown",
+    system = first_line("/proc/version", "([^\n]+)") or "unknown",
+    machine = first_line("/proc/sys/kernel/hostname", "(%S+)") or "unknown",
+    command = command_line(), git = git_head(host.scripts_dir) or "unknown", experiment = host.script or "none",
+    experiment_sha256 = host.script and host.script ~= "-" and files.sha256(files.read(host.script) or "") or "none",
+  }
+  local before = files.read_data(path)
+  for _, name in ipairs { "threads", "processor", "libtorch", "device" } do
+    if before and before[name] ~= nil and before[name] ~= now[name] then
+      check.warn("run", "%s was %s when '%s' was begun and is %s now: its last bits may differ.", name, tostring(before[name]), self.dir,
+        tostring(now[name]))
+    end
+  end
+  files.write_data(path, now)
+end
+
+-- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
+function Run:wait_to_join()
+  for _ = 1, 25 do
+    if files.is_folder(files.join(self.dir, "families")) then return true end
+    files.sleep(0.2)
+    self.lock = files.lock(files.join(self.dir, ".lock"))
+    if self.lock then return false end
+  end
+  return false
+end
+
+--- Opens a step, waiting until the process that this one joined has begun it, or has ended.
+function Run:joined_step(name, fields)
+  local step = self:step(name, fields)
+  while self.joined and not step.stored do
+    files.sleep(0.2)
+    local lock = files.lock(files.join(self.dir, ".lock"))
+    if lock then
+      self.lock, self.joined = lock, false
+      self:begin()
+    end
+    step = self:step(name, fields)
+  end
+  return step
+end
+
+--- After work that several processes share: the one that began it goes on alone, the others wait for it.
+function Run:take_over()
+  if not self.joined then return end
+  self.lock = files.lock(files.join(self.dir, ".lock"))
+  if not self.lock then
+    if not host.options.quiet then io.stderr:write(string.format("'%s': the search is done; waiting for the process that began it\n", self.dir)) end
+    self.lock = files.wait_lock(files.join(self.dir, ".lock"))
+  end
+  self.joined = false
+  self:begin()
+end
+
+--- Takes the folder: lock, foreign content, --overwrite and --resume. A finished run is left as it is until begin().
+---@param how? { join: boolean } join: where another process works on the folder's grid search, this one helps
+function Run:prepare(how)
+  if self.lock or self.joined then return end
+  refuse_foreign(self.dir)
+  if host.options.resume and not is_run(self.dir) then
+    check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
+  end
+  self.lock = files.lock(files.join(self.dir, ".lock"))
+  if not self.lock and how and how.join and not host.options.overwrite then self.joined = self:wait_to_join() end
+  if not self.lock and not self.joined then
+    check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
+  end
+  if self.lock then files.tidy(self.dir) end
+  if host.options.overwrite then remove_run(self.dir) end
+  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
+    question = question_of(host.script) }
+  host.at_exit(function(state, message) self:close(state, message) end)
+end
+
+-- From here on the run is being worked on: environment, status.
+function Run:begin()
+  if self.begun or self.joined then return end
+  self.begun = true
+  self:status("running")
+  self:write_environment()
+end
+
+--- Leaves the folder: the last status, the lock given back. Called by the host when the program ends.
+---@param state? string "finished" (default), "failed", "interrupted", "terminated"
+---@param message? string
+function Run:close(state, message)
+  local words = { done = "finished", terminated = "interrupted" }
+  local ok, problem = true, nil
+  if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
+  if self.begun then self:last_words(words[state] or state or "finished") end
+  if self.lock then self.lock:close() end
+  self.begun, self.lock, runs[self.name] = false, nil, nil
+  if not ok then error(problem, 0) end
+end
+
+-- What the user reads last.
+function Run:last_words(state)
+  if state == "interrupted" then
+    io.stderr:write(string.format("stopped in %s: the same command goes on from there\n", self.doing))
+  elseif state == "finished" and not host.options.quiet then
+    local report = files.join(self.dir, "report.html")
+    if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
+    if files.exists(report) then print("report: " .. report) end
+  end
+end
+
+--- Writes the status file: one word, then what is being done, the heartbeat and the process.
+---@param word string
+---@param message? string
+function Run:status(word, message)
+  self.beat = host.now()
+  if self.joined then return end -- the process that began the search tells it
+  local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"), "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"),
+    "process " .. tostring(require("medxai.file").pid()) }
+  if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
+  files.write(files.join(self.dir, "status"), table.concat(lines, "\n") .. "\n")
+end
+
+--- Says that the run is alive, at most every ten seconds.
+---@param doing? string "fit epoch 3/8"
+function Run:heartbeat(doing)
+  self.doing = doing or self.doing
+  if host.now() - self.beat >= heartbeat_seconds then self:status("running") end
+end
+
+-- ---- what steps need ----------------------------------------------------------------------------------------------------
+
+--- Opens a step of this run; seed, device and versions become part of its key.
+---@param name string "fit", "evaluate-test", "explain-gradcam"
+---@param fields table plain data that determine its numbers
+---@return medxai.Step
+function Run:step(name, fields)
+  self:prepare()
+  local all = { seed = self.seed, numerics = Step.numerics, libtorch = libtorch_version(), smoke = check.smoke(),
+    device = (host.options.device or "cpu"):match("^%a+") }
+  for k, v in pairs(fields) do all[k] = v end
+  self.doing = name
+  local step = Step.open(self.dir, name, all)
+  step.run = self
+  return step
+end
+
+--- Says that a step is not done again.
+function Run:skipped(name)
+  if not host.options.quiet then
+    io.stderr:write(string.format("%s: finished before with the same settings (%s/steps/%s.json): not done again\n", name, self.dir, name))
+  end
+end
+
+--- Notes, in words, where a model or its data differ on purpose from the run of the model's weights; config.json and
+--- the report tell it.
+---@param list string[]
+function Run:note_differences(list)
+  local all, seen = canon.list { table.unpack(self.differences or {}) }, {}
+  for _, text in ipairs(all) do seen[text] = true end
+  for _, text in ipairs(list) do
+    if not seen[text] then all[#all + 1] = text end
+  end
+  self.differences = #all > 0 and all or nil
+end
+
+--- Puts a step's resolved settings into config.json.
+function Run:configure(name, fields)
+  self:begin()
+  self.config[name], self.config.differs_from_weights = fields, self.differences
+  if not self.joined then files.write_data(files.join(self.dir, "config.json"), self.config) end
+end
+
+local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", "wait_share", "peak_mb" }
+
+--- The run's TensorBoard events; opened with the number of epochs that earlier files rightly hold.
+---@param last? integer
+---@return medxai.Events
+function Run:events(last)
+  if not self.event_file then
+    self.event_file = require("medxai.run.tensorboard").open(files.join(self.dir, "events"), last)
+    self.event_file:text(0, "config", "```\n" .. canon.write(self.config, "  ") .. "\n```")
+  end
+  return self.event_file
+end
+
+-- The figures of a finished explain step as TensorBoard's pictures.
+local function log_figures(run, result)
+  for _, f in ipairs(type(result) == "table" and result.figures or {}) do
+    for _, path in ipairs(f.paths or {}) do
+      if path:find "%.png$" then run:events():picture(0, "explain/" .. (f.title or f.name), files.join(run.dir, path)) end
+    end
+  end
+end
+
+--- Appends a line to times.csv.
+---@param step string
+---@param name string what was timed: "whole", "epoch", a method
+---@param seconds number
+---@param more? table epoch, images_per_second, wait_share, peak_mb
+function Run:time(step, name, seconds, more)
+  local path = files.join(self.dir, "times.csv")
+  if not files.exists(path) then files.append_line(path, table.concat(time_columns, ",")) end
+  local row = { step = step, name = name, seconds = seconds }
+  for k, v in pairs(more or {}) do row[k] = v end
+  files.append_line(path, files.csv_line(time_columns, row))
+end
+
+--- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept for
+--- reuse goes back.
+function Run:clock(step)
+  local began = host.now()
+  self.busy = false
+  return setmetatable({}, { __close = function(_, problem)
+    require("medxai.core").memory.empty_cache()
+    if problem == nil and self.busy then self:time(step, "whole", host.now() - began) end
+  end })
+end
+
+--- A warning, told at once and again at the end.
+function Run:warn(text)
+  check.warn(self.name, "%s", text)
+end
+
+local metric_columns = { "step", "split", "epoch", "class", "metric", "value" }
+
+--- Replaces what an earlier time of the same step left in metrics.jsonl and metrics.csv.
+---@param name string the step
+---@param rows table[] for metrics.csv
+---@param record table for metrics.jsonl
+function Run:log_metrics(name, rows, record)
+  local log = files.join(self.dir, "metrics.jsonl")
+  local lines = {}
+  for _, other in ipairs(files.records(log)) do
+    if other.step ~= name then lines[#lines + 1] = canon.write(other) .. "\n" end
+  end
+  lines[#lines + 1] = canon.write(record) .. "\n"
+  files.write(log, table.concat(lines))
+  self:write_metrics_csv(name, rows)
+end
+
+--- Writes a step's rows into metrics.csv in the place of earlier ones.
+function Run:write_metrics_csv(name, rows)
+  local path, all, is_there = files.join(self.dir, "metrics.csv"), {}, false
+  local function put()
+    if not is_there then table.move(rows, 1, #rows, #all + 1, all) end
+    is_there = true
+  end
+  for _, row in ipairs(files.read_csv(path) or {}) do
+    if row.step == name then put() else all[#all + 1] = row end
+  end
+  put()
+  files.write_csv(path, metric_columns, all)
+end
+
+-- ---- what determines numbers ----------------------------------------------------------------------------------------------
+
+-- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order; kept while nothing is written to them.
+local function weights_sha256(model)
+  local version = model:version()
+  if model._hashed and model._hashed.version == version then return model._hashed.hex end
+  local scope <close> = require("medxai").scope()
+  local hash = require("medxai.core").image.sha256_stream()
+  for _, entry in ipairs(model:state()) do
+    local tensor = entry.tensor:detach():cpu():contiguous()
+    hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
+    tensor:close()
+  end
+  model._hashed = { version = version, hex = hash:hex() }
+  return model._hashed.hex
+end
+
+--- A model as plain data: its configuration and the hash of its weights as they are now.
+function Run:describe_model(model)
+  return { config = model.config, layout = model.layout, weights_sha256 = weights_sha256(model) }
+end
+
+Run.weights_sha256 = weights_sha256
+
+-- SHA-256 over id, label and patient of every image of a split, in order.
+local function manifest_sha256(split)
+  local rows = {}
+  for i = 1, split.n do
+    local item = split:item(i)
+    rows[i] = { item.id, item.label or -1, item.patient }
+  end
+  return canon.hash(canon.list(rows))
+end
+
+--- A split as plain data: how its images are prepared and the hashes of what it holds. Masks that are applied have one of their own:
+--- the images are the same without them (a chain of models asks for that).
+function Run:describe_split(split)
+  self:check_data(split.data)
+  local config = {}
+  for k, v in pairs(split.data.config) do
+    if k ~= "counts" then config[k] = v end -- of the other splits: no matter here
+  end
+  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config, manifest_sha256 = manifest_sha256(split),
+    masks_sha256 = split:input_masks_sha256() }
+end
+
+--- What is done to the images before the network sees them: "none", "lungs", ...
+function Run:input_mode(split)
+  return split.data.mask or "none"
+end
+
+--- The check before training, told once for each data set.
+function Run:check_data(data)
+  if data.checked then return end
+  local found = data:check()
+  self.checked = self.checked or {}
+  if self.checked[data:native()] then return end -- another data set of the same pictures
+  self.checked[data:native()] = true
+  if not host.options.quiet then io.stderr:write(found.text, "\n") end
+end
+
+local manifest_columns = { "image_id", "path", "sha256", "label", "split", "patient", "source" }
+
+--- Writes manifest.csv and data_check.json; of a second data set manifest-2.csv and so on.
+function Run:write_manifest(data)
+  for _, other in ipairs(self.data) do
+    if other == data then return end
+  end
+  self.data[#self.data + 1] = data
+  local suffix = #self.data > 1 and "-" .. #self.data or ""
+  files.write_data(files.join(self.dir, "data_check" .. suffix .. ".json"), data:check())
+  local rows = {}
+  for i, item in ipairs(data:manifest()) do
+    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split, patient = item.patient,
+      source = item.source }
+  end
+  files.write_csv(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
+end
+
+-- ---- the steps --------------------------------------------------------------------------------------------------------------
+
+-- What run:<name> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
+-- argument that is `unknown` is left out (medxai.run.preflight). begins: it is told in the status file from the start; logs: TensorBoard
+-- gets its figures.
+Run.steps = {
+  fit = { "medxai.steps.fit", "run" },
+  grid = { "medxai.steps.search", "run" },
+  evaluate = { "medxai.steps.evaluate", "run" },
+  cross_evaluate = { "medxai.steps.cross_evaluate", "run" },
+  explain = { "medxai.steps.explain", "run", begins = true, logs = true },
+  overlap = { "medxai.steps.overlap", "run", begins = true },
+  report = { "medxai.steps.report", "write", begins = true },
+}
+
+for verb, step in pairs(Run.steps) do
+  Run[verb] = function(self, ...)
+    local f = require(step[1])[step[2]]
+    if not step.begins then return f(self, ...) end
+    self:prepare()
+    self:begin()
+    self:heartbeat(verb)
+    local clock <close> = self:clock(verb)
+    local result = f(self, ...)
+    if step.logs and self.busy then log_figures(self, result) end
+    return result
+  end
+end
+
+return Run

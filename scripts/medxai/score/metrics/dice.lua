@@ -1,0 +1,20 @@
+-- Dice coefficient (twice the intersection over the sum of both) of the map, cut at percentiles (95: the top 5 % of the pixels) and by Otsu, with a mask.
+-- Chance is what a mask of the same size placed at random gets, to first order. Undefined on an empty mask and a map that is the
+-- same everywhere. A threshold that is tuned needs other images: run:overlap has it.
+local cuts = require "medxai.score.binarize"
+
+return {
+  title = "Dice",
+  version = 1,
+  direction = "higher",
+  range = { 0, 1 },
+  axis = "Dice coefficient with the mask",
+  unit = "share",
+  needs = { mask = true },
+  negatives = "cut to 0",
+  options = { at = { "table", default = cuts.usual } },
+  many = "at",
+  check = function(options, name) cuts.check(name, options.at) end,
+  values = cuts.names,
+  measure = cuts.measure "dice",
+}

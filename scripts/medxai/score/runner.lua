@@ -1,0 +1,274 @@
+-- Judges the maps of an explain step: every metric on every map into long rows, scores.csv, and a table to read.
+-- One image's tensors are alive at a time, read back from the files, so that a resumed step judges the same numbers; rows
+-- are written image by image, and those of a metric that runs the network are not computed twice.
+-- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
+local check = require "medxai.base.options"
+local contexts = require "medxai.score.context"
+local core = require "medxai.core"
+local files = require "medxai.base.files"
+local host = require "medxai.host"
+local metric = require "medxai.score.registry"
+local Progress = require "medxai.base.progress"
+local returned = require "medxai.explain.validate"
+
+local judge = {}
+
+local failed = "failed" -- why a value is undefined where a researcher's own metric raised: it is measured again the next time
+
+-- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
+local function masks_of(job, number, m)
+  local words = {}
+  for _, name in ipairs(job.split.mask_sha256 and { m.mask or false, m.within or false } or {}) do
+    if name then words[#words + 1] = (job.split:mask_sha256(number, name) or "none"):sub(1, 16) end
+  end
+  return #words > 0 and table.concat(words, " ") or nil
+end
+
+local function row_of(e, job, record, m, k, result, masks)
+  return { image_id = record.image_id, path = record.path, patient = record.patient, source = record.source, model = job.model.name, seed = job.run.seed,
+    method = e.method.name, maps = e.set, layer = table.concat(e.layers or {}, " "), target = e.description.text, metric = m.ids[k], value = result.value,
+    chance = result.chance, unit = metric.unit(m, e.description.as), status = record.status, undefined = result.why, label = record.label,
+    predicted = record.target.predicted, correct = record.label and tostring(record.label == record.target.predicted) or nil,
+    confidence = record.target.confidence, mask_sha256 = masks }
+end
+
+-- ---- rows of earlier runs ---------------------------------------------------------------------------------------
+
+local function key_of(row) return tostring(row.maps) .. "\0" .. tostring(row.image_id) .. "\0" .. tostring(row.metric) end
+
+-- Whether a row says what it is of: under a torn header, or without one, none does.
+local function is_readable(row)
+  for _, column in ipairs { "maps", "image_id", "metric", "value", "status" } do
+    if (row[column] or "") == "" then return false end
+  end
+  return true
+end
+
+-- What scores.csv holds already, by key. A last line torn by a crash is cut; under another header (of another version, torn, none)
+-- the file is made anew of the rows that can be read by name, so that lines can be added. Values were written with all their digits.
+local function read_known(dir)
+  local path, known, kept = dir .. "/scores.csv", {}, {}
+  files.repair_lines(path)
+  local rows, columns = files.read_csv(path)
+  for _, row in ipairs(rows or {}) do
+    if is_readable(row) then
+      kept[#kept + 1], known[key_of(row)] = row, row
+    end
+  end
+  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then files.write_csv(path, metric.columns, kept) end
+  return known
+end
+
+--- Whether a metric failed on any map of a finished step.
+function judge.any_failed(summaries)
+  for _, s in ipairs(summaries) do
+    if s.undefined[failed] then return true end
+  end
+  return false
+end
+
+--- Whether scores.csv still holds a row of every map and metric.
+function judge.has_rows(job, chosen)
+  local known = #job.metric_entries > 0 and read_known(job.run.dir)
+  for _, m in ipairs(job.metric_entries) do
+    for _, id in ipairs(m.ids) do
+      for _, e in ipairs(job.entries) do
+        for _, number in ipairs(chosen) do
+          if not known[key_of { maps = e.set, image_id = job.split:item(number).id, metric = id }] then return false end
+        end
+      end
+    end
+  end
+  return true
+end
+
+local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
+
+-- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there and none failed.
+local function known_results(known, m, e, record, seed, masks)
+  local out = {}
+  for k, id in ipairs(m.ids) do
+    local row = known[key_of { maps = e.set, image_id = record.image_id, metric = id }]
+    if not row or row.undefined == failed or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value)
+      or (row.mask_sha256 or "") ~= (masks or "") then return nil end
+    out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0, why = row.undefined ~= "" and row.undefined or nil }
+  end
+  return out
+end
+
+-- ---- one map ----------------------------------------------------------------------------------------------------
+
+-- An error in own code gets its line; what metric.measure says of the value that it returned has none.
+local function in_own_code(problem) return check.located(problem, metric.measure) end
+
+-- A researcher's own metric that raises is told once and counted as undefined; interrupts and memory are no failures.
+local function measured(job, m, map, ctx)
+  if not m.own then return metric.measure(m, map, ctx) end
+  local model = job.model
+  local version = model:version()
+  local ok, results = xpcall(core.memory.unscoped, in_own_code, metric.measure, m, map, ctx) -- it may keep a tensor for the next map
+  if model:is_training() then model:eval() end -- the next metric finds it as this one did
+  if host.interrupted() then error("interrupted", 0) end
+  returned.same_weights("metric", m.name, model, version)
+  if ok then return results end
+  if require("medxai.tensor.chunks").is_out_of_memory(results) then error(results, 0) end
+  if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), check.words_of(results))) end
+  m.told = true
+  local out = {}
+  for k in ipairs(m.ids) do out[k] = { value = 0 / 0, chance = 0 / 0, why = failed } end
+  return out
+end
+
+-- All metrics of one map, added to rows.
+local function judge_map(job, subject, e, rows, known)
+  local record = job.store.records[e.set .. "/" .. subject.item.id]
+  local map, kept = nil, {}
+  local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
+  for _, m in ipairs(job.metric_entries) do
+    local masks = masks_of(job, subject.number, m)
+    local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed, masks) or nil
+    if not results then
+      map = map or job.store:map(record)
+      local began = host.now()
+      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn))
+      job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
+    end
+    for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result, masks) end
+  end
+  if drawn then job.exhibits[subject.number][e.set] = drawn end
+end
+
+-- ---- all maps ---------------------------------------------------------------------------------------------------
+
+local function append_rows(dir, rows)
+  local path = dir .. "/scores.csv"
+  if not files.exists(path) then files.append_line(path, table.concat(metric.columns, ",")) end
+  for _, row in ipairs(rows) do files.append_line(path, files.csv_line(metric.columns, row)) end
+end
+
+local function needs_model(job)
+  for _, m in ipairs(job.metric_entries) do
+    if m.definition.needs and m.definition.needs.model then return true end
+  end
+  return false
+end
+
+-- Rows by metric, then image, then method: as they are read.
+local function in_order(job, rows)
+  local rank = {}
+  for _, m in ipairs(job.metric_entries) do
+    for _, id in ipairs(m.ids) do rank[#rank + 1], rank[id] = id, #rank + 1 end
+  end
+  local by_metric, out = {}, {}
+  for i in ipairs(rank) do by_metric[i] = {} end
+  for _, row in ipairs(rows) do table.insert(by_metric[rank[row.metric]], row) end
+  for _, list in ipairs(by_metric) do table.move(list, 1, #list, #out + 1, out) end
+  return out
+end
+
+--- Raises where a metric's mask is one that none of the images has.
+function judge.check_masks(job, chosen)
+  for _, m in ipairs(job.metric_entries) do
+    for _, name in ipairs { m.mask or false, m.within or false } do
+      local found = false
+      for _, number in ipairs(name and chosen or {}) do
+        local scope <close> = require("medxai.core").memory.scope()
+        found = found or job.split.mask and job.split:mask(number, name) ~= nil
+        if found then break end
+      end
+      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #chosen, name, m.name) end
+    end
+  end
+end
+
+--- Every metric of every map. job.exhibits = { [number] = {} } says of which images pictures and curves are to be kept.
+---@return table[] rows
+function judge.maps(job, chosen)
+  if #job.metric_entries == 0 then return {} end
+  job.metric_seconds = {}
+  local rows, known = {}, read_known(job.run.dir)
+  local slow = needs_model(job)
+  local bar <close> = slow and Progress.new("judge " .. job.split.name, #chosen) or nil
+  for done, number in ipairs(chosen) do
+    local scope <close> = require("medxai.core").memory.scope()
+    local subject <close>, first = contexts.subject(job, number), #rows + 1
+    for _, e in ipairs(job.entries) do
+      judge_map(job, subject, e, rows, known)
+      if host.interrupted() then error("interrupted", 0) end
+    end
+    if slow then
+      append_rows(job.run.dir, { table.unpack(rows, first) })
+      bar:add(1)
+      if job.run.heartbeat then job.run:heartbeat(string.format("judge %d/%d", done, #chosen)) end
+    end
+  end
+  return in_order(job, rows)
+end
+
+--- scores.csv (and overlap.csv) holds the rows of every such step of the run; those of the same map and metric are replaced.
+function judge.write_scores(path, columns, rows)
+  if #rows == 0 then return end
+  local fresh, all = {}, {}
+  for _, row in ipairs(rows) do fresh[key_of(row)] = true end
+  for _, row in ipairs(files.read_csv(path) or {}) do
+    if not fresh[key_of(row)] then all[#all + 1] = row end
+  end
+  for _, row in ipairs(rows) do all[#all + 1] = row end
+  files.write_csv(path, columns, all)
+end
+
+local function shown(v) return v == v and string.format("%.3f", v) or "undefined" end
+
+local function between(low, high, form)
+  return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
+end
+
+--- A first column as wide as the longest of the labels: a function that pads a text to it.
+---@param labels string[]
+---@return fun(text: string): string
+function judge.column(labels)
+  local function length(text) return utf8.len(text) or #text end
+  local width = 24
+  for _, label in ipairs(labels) do width = math.max(width, length(label)) end
+  return function(text) return "  " .. text .. (" "):rep(width - length(text) + 1) end
+end
+
+local with_chance = "%s%9s  %-16s %9s  %-23s %s\n"
+local without = "%s%9s  %-16s %s\n"
+
+-- The heading of one metric's lines in one unit; returns whether any method has a chance level.
+local function print_heading(job, s, summaries, named)
+  local m, chance = job.by_metric[s.metric], false
+  for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
+  io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+    math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
+  if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
+  else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end
+  return chance
+end
+
+local function print_line(s, chance, named)
+  local lost = s.of - s.n
+  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+  if chance then
+    local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
+    io.stdout:write(string.format(with_chance, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
+  else
+    io.stdout:write(string.format(without, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), images))
+  end
+end
+
+--- The summaries as tables on standard output.
+function judge.print(job, summaries)
+  if host.options.quiet then return end
+  for _, group in ipairs(metric.comparable(summaries)) do
+    local labels = {}
+    for i, s in ipairs(group) do labels[i] = s.label end
+    local named = judge.column(labels)
+    local chance = print_heading(job, group[1], group, named)
+    for _, s in ipairs(group) do print_line(s, chance, named) end
+  end
+  if #summaries > 0 then io.stdout:write("\n") end
+end
+
+return judge

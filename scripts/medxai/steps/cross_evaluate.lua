@@ -1,0 +1,70 @@
+-- run:cross_evaluate: several models, each judged on several kinds of input, also on inputs that it was not trained for: a
+-- model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the report hold the table.
+-- It refuses names that are missing.
+local check = require "medxai.base.options"
+local evaluate = require "medxai.steps.evaluate"
+local files = require "medxai.base.files"
+
+local cross = {}
+
+local spec = {
+  models = { "table", required = true }, -- name -> model
+  splits = { "table", required = true }, -- name -> split
+  batch = { "integer", default = 32, min = 1 },
+  resamples = { "integer", default = 1000, min = 10 },
+}
+
+local function checked(options)
+  local o = check.options("cross_evaluate", options, spec)
+  for _, key in ipairs { "models", "splits" } do
+    local names = check.sorted_keys(o[key])
+    if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end
+    for _, name in ipairs(names) do
+      if type(name) ~= "string" then check.fail("cross_evaluate", "%s have names (expected %s = { name = ... }, got [%s]).", key, key, tostring(name)) end
+    end
+  end
+  return o
+end
+
+--- Checks a call of run:cross_evaluate without making it (medxai.run.preflight).
+function cross.check_call(_, _, options) checked(options) end
+
+local function shown(result)
+  local low, high = table.unpack(result.intervals.accuracy or { 0 / 0, 0 / 0 })
+  return string.format("%.4f", result.accuracy) .. (low == low and string.format(" [%.4f, %.4f]", low, high) or "")
+end
+
+local function print_cross(models, splits, results)
+  print(string.format("\naccuracy of each model (rows) on each kind of input, %d %% intervals", 95))
+  print(string.format("  %-16s %s", "", table.concat(splits, string.rep(" ", 20))))
+  for _, m in ipairs(models) do
+    local cells = {}
+    for i, s in ipairs(splits) do cells[i] = string.format("%-" .. math.max(26, #s + 20) .. "s", shown(results[m][s])) end
+    print(string.format("  %-16s %s", m, table.concat(cells)))
+  end
+end
+
+--- run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = x.test, masked = y.test } }: every model on every
+--- split, also on inputs that it was not trained for. Each is a step of its own; cross.csv and the report hold the table.
+---@param run medxai.Run
+---@param options table
+---@return table<string, table<string, table>> results[model][split] as of run:evaluate
+function cross.run(run, options)
+  local o = checked(options)
+  local models, splits, results, rows = check.sorted_keys(o.models), check.sorted_keys(o.splits), {}, {}
+  for _, m in ipairs(models) do
+    results[m] = {}
+    for _, s in ipairs(splits) do
+      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch, resamples = o.resamples }, true)
+      local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
+      results[m][s] = result
+      rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1], accuracy_high = interval[2],
+        balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro, loss = result.loss }
+    end
+  end
+  files.write_csv(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
+  print_cross(models, splits, results)
+  return results
+end
+
+return cross

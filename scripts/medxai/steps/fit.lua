@@ -1,0 +1,362 @@
+-- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy, restores and
+-- saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits as one
+-- that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at once.
+-- It refuses data whose classes are not the model's, and a finished run of another configuration.
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local evaluate = require "medxai.steps.evaluate"
+local files = require "medxai.base.files"
+local host = require "medxai.host"
+local model_file = require "medxai.nn.model_file"
+local preflight = require "medxai.run.preflight"
+local Progress = require "medxai.base.progress"
+local Trainer = require "medxai.train.trainer"
+
+local fit = {}
+
+fit.spec = {
+  optim = { "table", required = true },
+  epochs = { "integer", field = true, required = true, min = 1 },
+  batch = { "integer", field = true, default = 32, min = 1 },
+  step = { "table" },                            -- StepLR { size =, gamma = }
+  schedule = { "table" },                        -- any other: xai.optim.cosine_annealing_lr { ... }
+  step_per = { one_of = { "epoch", "phase" }, default = "epoch" }, -- "phase": after training and again after validation
+  aux_weight = { "number", default = 0.4, min = 0 },            -- of Inception's auxiliary loss
+  early_stopping = { "table" },                  -- { patience = epochs without a better validation accuracy }
+  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy" }, -- of the validation split
+  weight = { "table|string" },                   -- of the classes in the loss: a list, or "balanced" (n / (classes * count))
+  label_smoothing = { "number", field = true, default = 0, min = 0, max = 1 },
+  clip_grad_norm = { "number", field = true, above = 0 },                     -- the largest norm of all gradients together
+  precision = { one_of = { "float32", "bf16" }, field = true, default = "float32" }, -- bf16: products in bfloat16, weights in float32
+  sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
+  drop_last = { "boolean", default = false },                   -- leaves out an epoch's last batch where it is not full
+  deterministic = { "boolean", field = true, default = false },
+}
+
+local step_spec = {
+  size = { "integer", required = true, min = 1, field = "step_size" },
+  gamma = { "number", field = true, default = 0.1, above = 0 },
+}
+
+local stopping_spec = { patience = { "integer", required = true, min = 1 } }
+
+-- ---- options --------------------------------------------------------------------------------------------------------
+
+local function check_schedule(options)
+  if options.step and options.schedule then
+    check.fail("fit", "options 'step' and 'schedule' exclude each other. Leave one out.")
+  end
+  if options.step then
+    local step = check.options("fit: step", options.step, step_spec)
+    return require("medxai.train.optim").step_lr { step_size = step.size, gamma = step.gamma }
+  end
+  return options.schedule
+end
+
+local function check_weight(weight)
+  if type(weight) == "string" and weight ~= "balanced" then
+    check.fail("fit", "option 'weight' is wrong (expected a number for each class, or 'balanced', got '%s').", weight)
+  end
+  local list = type(weight) == "table" and weight or {}
+  for i = 1, #list do
+    local w = list[i]
+    if not check.is_finite(w) or w < 0 then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
+  end
+end
+
+local function warn_slow_bf16()
+  local device = host.options.device or "cpu"
+  local flags = device == "cpu" and files.read("/proc/cpuinfo") or ""
+  if device == "cpu" and not flags:find "avx512_bf16" and not flags:find "amx_bf16" and not flags:find "bf16" then
+    check.warn("fit", "precision = 'bf16': this processor has no bfloat16 arithmetic, so it will be slower than float32.")
+  end
+end
+
+--- The options of a training, checked and complete; a grid search checks those of its cells here, too.
+function fit.check_options(options)
+  options = check.options("fit", options, fit.spec)
+  if type(options.optim.build) ~= "function" then
+    check.fail("fit", "option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
+  end
+  options.schedule = check_schedule(options)
+  if options.schedule and type(options.schedule.build) ~= "function" then
+    check.fail("fit", "option 'schedule' is no schedule (expected xai.optim.cosine_annealing_lr { ... } or another of xai.optim).")
+  end
+  if options.early_stopping then options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec) end
+  check_weight(options.weight)
+  if options.precision == "bf16" then warn_slow_bf16() end
+  if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
+  return options
+end
+
+-- Of one class a network learns nothing but to answer it, with a loss of 0.
+local function check_two_classes(data)
+  local first
+  for i = 1, data.train.n do
+    local label = data.train:label(i)
+    if first and label ~= first then return end
+    first = first or label
+  end
+  check.fail("fit", "every training image of '%s' is of the class '%s' (expected at least two classes). Add images of "
+    .. "another class.", data.name, tostring(data.classes[(first or 0) + 1]))
+end
+
+--- Raises unless the data can train the model.
+function fit.check_data(model, data, options)
+  if type(model) ~= "table" and type(model) ~= "userdata" or type(model.parameters) ~= "function" then
+    check.fail("fit", "the first argument is no model (expected xai.models.vgg19 { ... }, got %s).", type(model))
+  end
+  if type(data) == "table" and data.n and data.item then
+    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got a split). Give the whole data set.")
+  end
+  if type(data) ~= "table" or not data.classes then
+    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).", type(data))
+  end
+  evaluate.check_classes("fit", model, data.classes)
+  for _, name in ipairs { "train", "val" } do
+    if not data[name] or data[name].n == 0 then
+      check.fail("fit", "'%s' has no %s images. Training needs a train and a val split.", data.name or "the data", name)
+    end
+  end
+  check_two_classes(data)
+  if type(options.weight) == "table" and #options.weight ~= #data.classes then
+    check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes, table.concat(data.classes, ", "))
+  end
+end
+
+--- The options of a training as plain data: what determines its numbers beside model and data.
+function fit.describe_options(options)
+  local optim, schedule = options.optim, options.schedule
+  return { optim = { kind = optim.kind, options = optim.options }, schedule = schedule and { kind = schedule.kind, options = schedule.options } or nil,
+    epochs = options.epochs, batch = options.batch, step_per = options.step_per, aux_weight = options.aux_weight,
+    early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by, weight = options.weight,
+    label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm, precision = options.precision, sampler = options.sampler,
+    drop_last = options.drop_last or nil }
+end
+
+-- The state after an epoch does not depend on how many are to come: what a checkpoint must belong to.
+local function trajectory_key(fields)
+  local rest = {}
+  for name, value in pairs(fields) do
+    if name ~= "epochs" then rest[name] = value end
+  end
+  return canon.hash(rest)
+end
+
+-- Plain data that determine the numbers of a training.
+local function describe(run, model, data, options)
+  local fields = fit.describe_options(options)
+  fields.model, fields.train, fields.val = run:describe_model(model), run:describe_split(data.train), run:describe_split(data.val)
+  return fields
+end
+
+-- ---- log --------------------------------------------------------------------------------------------------------------------
+
+local function metric_rows(records)
+  local rows = {}
+  local function add(record, split, metric, value)
+    rows[#rows + 1] = { step = "fit", split = split, epoch = record.epoch, class = "", metric = metric, value = value }
+  end
+  for _, record in ipairs(records) do
+    add(record, "train", "loss", record.train_loss)
+    add(record, "train", "accuracy", record.train_accuracy)
+    add(record, "val", "loss", record.val_loss)
+    add(record, "val", "accuracy", record.val_accuracy)
+    add(record, "val", "balanced_accuracy", record.val_balanced_accuracy)
+    add(record, "val", "macro_f1", record.val_macro_f1)
+    add(record, "", "lr", record.lr)
+  end
+  return rows
+end
+
+-- metrics.jsonl and metrics.csv are what the training's history says, so that what is trained again is not told twice;
+-- what other steps have told stays.
+local function write_log(run, history)
+  local path, lines = files.join(run.dir, "metrics.jsonl"), {}
+  for i, record in ipairs(history) do lines[i] = canon.write(record) .. "\n" end
+  for _, record in ipairs(files.records(path)) do
+    if record.step ~= "fit" then lines[#lines + 1] = canon.write(record) .. "\n" end
+  end
+  files.write(path, table.concat(lines))
+  run:write_metrics_csv("fit", metric_rows(history))
+end
+
+local function append_log(run, history)
+  files.append_line(files.join(run.dir, "metrics.jsonl"), canon.write(history[#history]), true)
+  run:write_metrics_csv("fit", metric_rows(history))
+end
+
+-- ---- the step -------------------------------------------------------------------------------------------------------------
+
+-- How many epochs the step on disk was to have, where it differs from this one in that alone.
+local function other_epochs(step)
+  local list = canon.diff(step.stored.fields, step.fields)
+  return #list == 1 and list[1].field == "epochs" and list[1].a or nil
+end
+
+-- Raises, before anything is written, unless the run can go on to this step's epochs.
+local function check_more(run, step)
+  local done, epochs = 0, step.fields.epochs
+  for _, record in ipairs(files.records(files.join(run.dir, "metrics.jsonl"))) do
+    if record.step == "fit" then done = math.max(done, record.epoch) end
+  end
+  if done > epochs then
+    check.fail("fit", "'%s' has been trained for %d epochs already (here: %d). Give --out DIR for a new run.", run.dir,
+      done, epochs)
+  end
+  if not files.exists(files.join(run.dir, "checkpoint.pt")) then
+    check.fail("fit", "'%s' has no checkpoint to go on from to %d epochs. Give --out DIR for a new run, or --overwrite to "
+      .. "begin this one again.", run.dir, epochs)
+  end
+end
+
+-- Decides between skipping, going on, beginning and refusing. Returns "done", "resume", "begin", or "more": to other
+-- epochs.
+local function decide(run, step)
+  if step.done then return "done" end
+  if step.stored == nil then return "begin" end
+  if step.stored.key == step.key then return "resume" end -- begun, or finished and its files are gone
+  local differences, epochs = step:differences(), other_epochs(step)
+  if epochs and host.options.resume then
+    check_more(run, step)
+    return "more"
+  end
+  if epochs and step.fields.epochs > epochs then
+    check.fail("fit", "'%s' holds a run of %d epochs (here: %d). Give --resume to train the others too, --out DIR for a "
+      .. "new run, or --overwrite to begin this one again.", run.dir, epochs, step.fields.epochs)
+  end
+  local is_unseeded = ((step.fields.model.config or {}).weights or "random") == "random" and differences:find "^model%.weights_sha256 is [^,]*$"
+  check.fail("fit", "'%s' holds a run of another configuration: %s. Give --out DIR for a new run, or --overwrite to begin this one again.%s", run.dir, differences,
+    is_unseeded and " (Random weights are the same each time where xai.run, which sets the seed, comes before the model.)" or "")
+end
+
+--- From now on the model's weights are the run's: data that it is shown later must be prepared as the run's were.
+function fit.belongs_to(run, model)
+  local described = model_file.read(run.dir)
+  if described then model_file.belongs(model, run.name, described) end
+end
+
+local function load_finished(run, model)
+  fit.belongs_to(run, model)
+  local scope <close> = require("medxai").scope()
+  local path = files.join(run.dir, "weights.pt")
+  model:load_state(require("medxai").load(path).tensors, { what = path })
+  model:eval()
+end
+
+-- Where the start weights came from, and whether they were chosen on the same validation images: then this run's validation
+-- score has been selected before.
+local function chain_of(model, val)
+  local start = model.start_run
+  if not start then return nil end
+  return { run = start.run, weights_sha256 = start.weights_sha256, same_validation = start.val_manifest_sha256 == val }
+end
+
+-- What model.json says of the weights beside it.
+local function described(run, model, data, facts)
+  local best, out = facts.best, model_file.describe(model, data)
+  out.weights_sha256, out.start_weights, out.start_sha256 = facts.sha256, model.config.weights or "random", facts.start
+  out.run, out.seed, out.best_epoch = run.name, facts.seed, best.epoch
+  out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
+  out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
+  return out
+end
+
+--- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their hash.
+---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the weights before
+function fit.write_model(run, model, data, facts)
+  require("medxai").save(files.join(run.dir, "weights.pt"), model)
+  if model.write_network then model:write_network(files.join(run.dir, "network.pt2")) end
+  facts.sha256, facts.val = run.weights_sha256(model), run:describe_split(data.val).manifest_sha256
+  files.write_data(files.join(run.dir, "model.json"), described(run, model, data, facts))
+  fit.belongs_to(run, model)
+  evaluate.write_predictions(run, data.val, facts.answers)
+  return facts.sha256
+end
+
+--- The files that write_model writes of a model itself.
+function fit.model_files(model)
+  return model.write_network and { "weights.pt", "model.json", "network.pt2" } or { "weights.pt", "model.json" }
+end
+
+-- Best weights back into the model, and on disk.
+local function finish(run, trainer, step)
+  write_log(run, trainer.history)
+  local answers, best = trainer:take_best_weights(), trainer.best
+  local sha = fit.write_model(run, trainer.model, trainer.data, { best = best, best_by = trainer.options.best_by, seed = run.seed,
+    start = step.fields.model.weights_sha256, answers = answers })
+  local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss, weights_sha256 = sha }
+  step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
+  return result -- the last checkpoint stays: more epochs go on from it
+end
+
+--- Deterministic operators until the returned value is closed.
+function fit.deterministic(on)
+  local device = require("medxai.core").device
+  if on then device.set_deterministic(true) end
+  return setmetatable({}, { __close = function() if on then device.set_deterministic(false) end end })
+end
+
+-- Takes up the checkpoint, or begins.
+local function take_up(run, trainer, step, how, checkpoint)
+  local epochs = trainer.options.epochs
+  -- the step's whole key: a checkpoint of an earlier version of the program
+  if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)) then
+    if how == "more" then check.fail("fit", "the checkpoint in '%s' is another training's.", run.dir) end
+    return trainer.torch.manual_seed(run.seed)
+  end
+  if trainer:finished() and trainer.epoch < epochs then
+    Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
+      trainer.epoch)
+  else
+    Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, epochs, run.dir)
+  end
+end
+
+local function train(run, trainer, step, how)
+  local mode <close> = fit.deterministic(trainer.options.deterministic)
+  local checkpoint = files.join(run.dir, "checkpoint.pt")
+  take_up(run, trainer, step, how, checkpoint)
+  step:begin()
+  write_log(run, trainer.history)
+  run:events(trainer.epoch)
+  while not trainer:finished() do
+    local record, cost = trainer:run_epoch()
+    run:events():epoch(record)
+    append_log(run, trainer.history)
+    run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
+      peak_mb = cost.peak_mb })
+    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+    Progress.say("%s", trainer:line(record, cost))
+  end
+  return finish(run, trainer, step)
+end
+
+--- Checks a call of run:fit without making it (medxai.run.preflight).
+function fit.check_call(unknown, _, model, data, options)
+  options = fit.check_options(options)
+  if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
+end
+
+--- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss, weights_sha256 }.
+function fit.run(run, model, data, options)
+  options = fit.check_options(options)
+  fit.check_data(model, data, options)
+  model_file.check_data(run, model, data)
+  preflight.check()
+  local step = run:step("fit", describe(run, model, data, options))
+  local how = decide(run, step)
+  run:configure("fit", step.fields)
+  if how == "done" then
+    run:skipped("fit")
+    load_finished(run, model)
+    return step.result
+  end
+  run:write_manifest(data)
+  local clock <close> = run:clock("fit")
+  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, key = trajectory_key(step.fields),
+    alive = function(doing) run:heartbeat(doing) end }
+  return train(run, trainer, step, how)
+end
+
+return fit

@@ -1,0 +1,444 @@
+-- One training: epochs over a data set by cross entropy, the best validation weights kept, its whole state written to a
+-- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
+-- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where it began.
+-- It refuses to know runs and folders: who drives it says where checkpoints lie and what is told.
+local canon = require "medxai.base.json"
+local check = require "medxai.base.options"
+local evaluate = require "medxai.steps.evaluate"
+local host = require "medxai.host"
+local Progress = require "medxai.base.progress"
+
+---@class medxai.Trainer
+---@field epoch integer epochs done
+---@field history table[] one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy, val_macro_f1, best
+---@field best table|nil { epoch, value, accuracy, loss, weights = copies of what training changes }
+local Trainer = {}
+Trainer.__index = Trainer
+
+-- Which validation number says "best", and whether more of it is better.
+Trainer.measures = { accuracy = true, balanced_accuracy = true, macro_f1 = true, loss = false }
+
+-- ---- what training changes ------------------------------------------------------------------------------------------------
+
+local function trainable_group(model)
+  local group = { names = {}, params = {} }
+  for _, p in ipairs(model:parameters()) do
+    if p.trainable then
+      group.names[#group.names + 1] = p.name
+      group.params[#group.params + 1] = p.tensor
+    end
+  end
+  if #group.params == 0 then check.fail("fit", "the model has nothing to train (every parameter is frozen).") end
+  return group
+end
+
+-- Trained parameters and all buffers, in the model's order: { name, tensor }. Frozen parameters stay as they began.
+local function changing(model)
+  local frozen, list = {}, {}
+  for _, p in ipairs(model:parameters()) do frozen[p.name] = not p.trainable end
+  for _, entry in ipairs(model:state()) do
+    if not frozen[entry.name] then list[#list + 1] = entry end
+  end
+  return list
+end
+
+-- Copies owned by nobody's scope.
+local function copy_state(model)
+  local copies = {}
+  for i, entry in ipairs(changing(model)) do copies[i] = { name = entry.name, tensor = entry.tensor:detach():clone() } end
+  return copies
+end
+
+local function close_state(list)
+  for _, entry in ipairs(list or {}) do entry.tensor:close() end
+end
+
+local function by_name(list)
+  local map = {}
+  for _, entry in ipairs(list) do map[entry.name] = entry.tensor end
+  return map
+end
+
+
+--- Copies tensors by name into what training changes: all of it, nothing else.
+function Trainer.load_changing(model, source, what)
+  local torch = require "medxai.torch"
+  local given = 0
+  for _ in pairs(source) do given = given + 1 end
+  local list = changing(model)
+  for _, entry in ipairs(list) do
+    local t = source[entry.name]
+    if not t or table.concat(t.shape, "x") ~= table.concat(entry.tensor.shape, "x") then
+      check.fail("fit", "%s has no '%s' of shape (%s): it was written by another model. Remove it to begin again.", what, entry.name,
+        table.concat(entry.tensor.shape, ", "))
+    end
+  end
+  if given ~= #list then check.fail("fit", "%s holds %d tensors (expected %d): it was written by another model. Remove it to begin again.", what, given, #list) end
+  torch.no_grad(function()
+    for _, entry in ipairs(list) do entry.tensor:copy_(source[entry.name]) end
+  end)
+end
+
+-- ---- construction ---------------------------------------------------------------------------------------------------------
+
+local function balanced_weights(split, classes)
+  local count, weights = {}, {}
+  for i = 1, split.n do
+    local label = split:label(i)
+    count[label] = (count[label] or 0) + 1
+  end
+  for c = 1, classes do weights[c] = split.n / (classes * (count[c - 1] or 1)) end
+  return weights
+end
+
+-- Cross entropy's own options: { weight = tensor, label_smoothing = }, nil where there are none.
+local function loss_options(self)
+  local o = self.options
+  local weight = o.weight == "balanced" and balanced_weights(self.data.train, self.model.num_classes) or o.weight
+  local options = { label_smoothing = o.label_smoothing > 0 and o.label_smoothing + 0.0 or nil }
+  if weight then options.weight = self.torch.tensor(weight, { dtype = self.model.dtype }):to { device = self.model.device } end
+  return next(options) and options or nil
+end
+
+-- The first batch norm that sees one value a channel of a single image, where it takes the variance over a batch.
+local function lonely_norm(model, size)
+  local scope <close> = require("medxai").scope()
+  local torch, norms, found = require "medxai.torch", {}, nil
+  for _, m in ipairs(model._def.modules) do
+    if m.kind == "batch_norm2d" and not model:stays_in_eval(m.name) then norms[model._def.nodes[m.node.id]] = m end
+  end
+  if not next(norms) then return nil end
+  local training, aux = model:is_training(), model._def.aux
+  model:eval()
+  torch.no_grad(function()
+    model:forward { x = torch.zeros({ 1, 3, size, size }, { dtype = model.dtype, device = model.device }), fold = false,
+      outputs = aux and { "output", model._def.nodes[aux] } or nil, each = function(name, value)
+        local m = norms[name]
+        if m and value:numel() == m.out then found = found or m.name end
+      end }
+  end)
+  if training then model:train() end
+  return found
+end
+
+-- A batch of one image is told before training where a batch norm cannot take its variance, and so is no batch at all.
+local function check_batches(self)
+  local n, batch, drop = self.data.train.n, self.options.batch, self.options.drop_last
+  if drop and n < batch then
+    check.fail("fit", "drop_last = true leaves no batch (%d training images, batch = %d). Write a smaller batch.", n,
+      batch)
+  end
+  local is_last = n % batch == 1 and not drop
+  if batch > 1 and not is_last then return end
+  local name = lonely_norm(self.model, self.data.size_px)
+  if not name then return end
+  local why = ("batch norm '%s' sees one value a channel of it, and a variance needs two"):format(name)
+  if batch == 1 then check.fail("fit", "every batch holds one image: %s. Write a larger batch.", why) end
+  check.fail("fit", "the last batch of an epoch holds one image (%d = %d x %d + 1): %s. Write drop_last = true, or "
+    .. "another batch.", n, n // batch, batch, why)
+end
+
+--- A training that has not begun.
+---@param what { model: table, data: table, options: table, seed: integer, key: string, alive: fun(doing?: string), prefix?: table, frame?: table }
+--- options: as fit.lua has checked them; key: what a checkpoint must belong to; alive: called often; prefix: cached outputs of
+--- the frozen part (prefix.lua); frame: the progress of the search around it
+---@return medxai.Trainer
+function Trainer.new(what)
+  local self = setmetatable({ model = what.model, data = what.data, options = what.options, seed = what.seed, key = what.key,
+    alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
+    lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
+  check_batches(self)
+  local group = trainable_group(self.model)
+  self.params = group.params
+  self.optimizer = self.options.optim:build { group }
+  self.schedule = self.options.schedule and self.options.schedule:build(self.lr) or nil
+  if self.schedule then self:set_lr() end -- a warm-up starts lower
+  self.loss_options = loss_options(self)
+  return self
+end
+
+--- Frees what the training holds; the model stays. Safe twice.
+function Trainer:close()
+  if self.best then close_state(self.best.weights) end
+  if self.loss_options and self.loss_options.weight then self.loss_options.weight:close() end
+  self.best, self.loss_options = nil, nil
+end
+Trainer.__close = Trainer.close
+
+function Trainer:set_lr()
+  self.lr = self.schedule:lr()
+  self.optimizer:set_lr(self.lr)
+end
+
+-- ---- one epoch ------------------------------------------------------------------------------------------------------------
+
+-- Logits of a batch, and those of an auxiliary branch.
+function Trainer:logits(batch)
+  if batch.values then return self.prefix:logits(self.model, batch.values) end
+  return self.model(batch.x)
+end
+
+-- Forward and loss of one batch: loss (0-d tensor), logits (N, C).
+function Trainer:loss(batch, y)
+  local cross_entropy = self.torch.cross_entropy
+  local function forward()
+    local logits, aux = self:logits(batch)
+    local loss = self.loss_options and cross_entropy(logits, y, self.loss_options) or cross_entropy(logits, y)
+    if aux then
+      local side = self.loss_options and cross_entropy(aux, y, self.loss_options) or cross_entropy(aux, y)
+      loss = loss + side * self.options.aux_weight
+    end
+    return loss, logits
+  end
+  if self.options.precision == "float32" then return forward() end
+  return self.torch.autocast({ device = (self.model.device:match "^%a+"), dtype = "bfloat16" }, forward)
+end
+
+-- Scales all gradients so that their common norm is at most `most` (torch.nn.utils.clip_grad_norm_).
+local function clip_gradients(self, most)
+  local torch, norms, grads = self.torch, {}, {}
+  for _, p in ipairs(self.params) do
+    local grad = p.grad
+    if grad then
+      grads[#grads + 1] = grad
+      norms[#norms + 1] = grad:norm()
+    end
+  end
+  if #grads == 0 then return end
+  local factor = most / (torch.stack(norms):norm():item() + 1e-6)
+  if factor < 1 then
+    for _, grad in ipairs(grads) do grad:mul_(factor) end
+  end
+end
+
+-- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and backward: one
+-- that is not finite must not reach the weights. Nothing else is read from the device; the hits are summed there.
+function Trainer:train_batch(source, hits)
+  local scope <close> = require("medxai").scope()
+  local batch = source:next()
+  if not batch then return nil end
+  self.batch_number = self.batch_number + 1
+  local generator = self.torch.get_rng_state()
+  local y = batch.y:to { device = self.model.device }
+  local loss, logits = self:loss(batch, y)
+  local value = loss:item()
+  if not check.is_finite(value) then
+    self.diverged = true
+    require("medxai.train.diagnose").loss(self, batch, value, generator)
+  end
+  self.optimizer:zero_grad()
+  loss:backward()
+  self.torch.no_grad(function()
+    if self.options.clip_grad_norm then clip_gradients(self, self.options.clip_grad_norm) end
+    hits:add_(logits:argmax(1):eq(y):sum())
+  end)
+  self.optimizer:step()
+  return value, y:size(0)
+end
+
+-- The order in which an epoch takes the images: a permutation, or draws with equal odds for each class.
+local function epoch_order(self, epoch)
+  local train = self.data.train
+  if self.options.sampler == "shuffle" then return train:order(self.seed, epoch) end
+  local by_class, labels = {}, {}
+  for i = 1, train.n do
+    local label = train:label(i)
+    if not by_class[label] then
+      by_class[label] = {}
+      labels[#labels + 1] = label
+    end
+    table.insert(by_class[label], i)
+  end
+  table.sort(labels)
+  local scope <close> = require("medxai").scope()
+  local stream = require("medxai.tensor.random").stream { seed = self.seed, purpose = "weighted_sampler@1", replicate = epoch }
+  local draws, order = stream:uniform(2 * train.n):tolist(), {}
+  for k = 1, train.n do
+    local class = by_class[labels[1 + math.floor(draws[2 * k - 1] * #labels)]]
+    order[k] = class[1 + math.floor(draws[2 * k] * #class)]
+  end
+  return order
+end
+
+-- Where an epoch's batches come from: the loader, or the cached outputs of the frozen part.
+function Trainer:source(epoch)
+  local order = epoch_order(self, epoch)
+  local o = self.options
+  if self.prefix then
+    return self.prefix:source(self.data.train, { batch = o.batch, order = order, drop_last = o.drop_last })
+  end
+  return self.data.train:loader { batch = o.batch, order = order, seed = self.seed, epoch = epoch, augment = true,
+    drop_last = o.drop_last, channels_last = self.model.layout == "channels_last" }
+end
+
+local function peak_bytes()
+  local memory = require("medxai").memory()
+  return math.max(memory.peak_bytes, memory.cuda_peak_bytes or 0)
+end
+
+-- One pass over the training images: mean loss, accuracy, and what it cost.
+function Trainer:train_epoch()
+  local n, options = self.data.train.n, self.options
+  if options.drop_last then n = n // options.batch * options.batch end
+  self.model:train()
+  local hits <close> = self.torch.zeros({ 1 }, { dtype = "int64", device = self.model.device })
+  local name = string.format("epoch %d/%d", self.epoch, options.epochs)
+  local bar <close> = Progress.new(name, n, { done = (self.epoch - 1) * n, total = options.epochs * n,
+    extra = self.val_seconds * (options.epochs - self.epoch + 1) })
+  local source <close> = self:source(self.epoch)
+  local began, seen, sum = host.now(), 0, 0.0
+  self.batch_number, self.batches = 0, source.batches
+  for value, count in function() return self:train_batch(source, hits) end do
+    sum, seen = sum + value * count, seen + count
+    self.alive("fit " .. name)
+    bar:add(count, function()
+      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, hits:item() / seen,
+        100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
+    end)
+  end
+  local seconds = host.now() - began
+  return { loss = sum / seen, accuracy = hits:item() / seen, seconds = seconds, images_per_second = seen / seconds,
+    wait_share = source.wait_seconds / seconds }
+end
+
+function Trainer:step_schedule(metric)
+  if not self.schedule then return end
+  self.schedule:step(metric)
+  self:set_lr()
+end
+
+local function better(self, value)
+  if not self.best then return true end
+  if Trainer.measures[self.options.best_by] then return value > self.best.value end
+  return value < self.best.value
+end
+
+function Trainer:keep_best(val)
+  local value = val[self.options.best_by]
+  if not better(self, value) then
+    self.since_best = self.since_best + 1
+    return false
+  end
+  if self.best then close_state(self.best.weights) end
+  self.best = { epoch = self.epoch, value = value, accuracy = val.accuracy, loss = val.loss, weights = copy_state(self.model), answers = val }
+  self.since_best = 0
+  return true
+end
+
+--- The answers on the validation split, with balanced accuracy and macro F1.
+function Trainer:validate()
+  local val = evaluate.predict(self.model, self.data.val, { batch = self.options.batch, name = "validation", prefix = self.prefix,
+    trainer = self, alive = function() self.alive() end })
+  local metrics = require "medxai.stats.classification"
+  local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
+  val.balanced_accuracy, val.macro_f1 = judged.balanced_accuracy, judged.macro.f1
+  return val
+end
+
+--- Trains one more epoch. Returns its record, and what it cost (seconds, images_per_second, wait_share, peak_mb).
+function Trainer:run_epoch()
+  self.epoch = self.epoch + 1
+  local lr = self.lr
+  local train = self:train_epoch()
+  if self.options.step_per == "phase" then self:step_schedule() end
+  local val = self:validate()
+  self.val_seconds = val.seconds
+  self:step_schedule(val.loss)
+  local is_best = self:keep_best(val)
+  local record = { step = "fit", epoch = self.epoch, lr = lr, train_loss = train.loss, train_accuracy = train.accuracy, val_loss = val.loss,
+    val_accuracy = val.accuracy, val_balanced_accuracy = val.balanced_accuracy, val_macro_f1 = val.macro_f1, best = is_best }
+  self.history[#self.history + 1] = record
+  return record, { seconds = train.seconds + val.seconds, images_per_second = train.images_per_second, wait_share = train.wait_share,
+    peak_mb = peak_bytes() / (1 << 20) }
+end
+
+--- The line that tells an epoch.
+function Trainer:line(record, cost)
+  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s  lr %g  %.1f images/s  waited %.0f %%  peak %s  %s",
+    record.epoch, self.options.epochs, record.train_loss, record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or "",
+    record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)), Progress.duration(cost.seconds))
+end
+
+--- True after the last epoch, or where early stopping has waited long enough.
+function Trainer:finished()
+  local patience = self.options.early_stopping and self.options.early_stopping.patience
+  return self.epoch >= self.options.epochs or (patience ~= nil and self.since_best >= patience)
+end
+
+-- ---- checkpoints ----------------------------------------------------------------------------------------------------------
+
+local function optimizer_entries(optimizer)
+  local entries = canon.list()
+  for i, entry in ipairs(optimizer:state()) do entries[i] = { param = entry.param, entry = entry.entry, tensor = entry.tensor } end
+  return entries
+end
+
+-- The states of torch's generators: what dropout and stochastic depth draw next.
+local function generators(self)
+  local device = self.model.device
+  return { cpu = self.torch.get_rng_state(), device = device ~= "cpu" and self.torch.get_rng_state(device) or nil }
+end
+
+--- Writes the whole state to a file, whole or not at all.
+---@param path string
+---@param key? string in the place of the trainer's own
+function Trainer:save(path, key)
+  local scope <close> = require("medxai").scope()
+  local best = self.best
+  require("medxai").save_checkpoint(path, {
+    format = "medxai.checkpoint", version = 2, key = key or self.key, epoch = self.epoch, model = by_name(changing(self.model)),
+    optimizer = optimizer_entries(self.optimizer), lr = self.lr, schedule = self.schedule and self.schedule:state() or nil,
+    best = { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss, weights = by_name(best.weights) },
+    since_best = self.since_best, generators = generators(self), history = canon.list(self.history),
+  })
+end
+
+-- Copies the best weights of a checkpoint out of its scope.
+local function take_best(self, saved, scope)
+  if self.best then close_state(self.best.weights) end
+  local weights = {}
+  for i, entry in ipairs(changing(self.model)) do
+    weights[i] = { name = entry.name, tensor = saved.weights[entry.name]:detach():clone() }
+    scope:keep(weights[i].tensor)
+  end
+  self.best = { epoch = saved.epoch, value = saved.value, accuracy = saved.accuracy, loss = saved.loss, weights = weights }
+end
+
+--- Goes on from a checkpoint. False, and nothing changed: there is none, or it belongs to another key.
+---@param path string
+---@param key? string in the place of the trainer's own
+---@param fresh_schedule? boolean the schedule is this trainer's own, stepped as often as the checkpoint has epochs
+function Trainer:restore(path, key, fresh_schedule)
+  if not require("medxai.base.files").exists(path) then return false end
+  local scope <close> = require("medxai").scope()
+  local saved = require("medxai").load_checkpoint(path)
+  if saved.key ~= (key or self.key) or saved.version ~= 2 then return false end
+  Trainer.load_changing(self.model, saved.model, "'" .. path .. "'")
+  self.optimizer:load_state(saved.optimizer)
+  self.epoch, self.since_best, self.history = saved.epoch, saved.since_best, saved.history
+  if fresh_schedule then
+    for _, record in ipairs(self.history) do
+      if self.options.step_per == "phase" then self:step_schedule() end
+      self:step_schedule(record.val_loss)
+    end
+  else
+    self.lr = saved.lr
+    if self.schedule then self.schedule:load_state(saved.schedule) end
+  end
+  self.optimizer:set_lr(self.lr)
+  take_best(self, saved.best, scope)
+  self.torch.set_rng_state(saved.generators.cpu)
+  if saved.generators.device then self.torch.set_rng_state(saved.generators.device, self.model.device) end
+  return true
+end
+
+--- The best epoch's weights back into the model, which is in evaluation afterwards. Returns its validation answers.
+function Trainer:take_best_weights()
+  Trainer.load_changing(self.model, by_name(self.best.weights), "the best epoch")
+  self.model:eval()
+  -- after a resumption the best epoch's answers may be gone: the same weights give the same ones again
+  self.best.answers = self.best.answers or self:validate()
+  return self.best.answers
+end
+
+return Trainer
