@@ -15,8 +15,10 @@ static const luaL_Reg modules[] = {
   { "loader", luaopen_core_loader },
   { "partition", luaopen_core_partition },
   { "phantom", luaopen_core_phantom },
+  { "resample", luaopen_core_resample },
   { "segment", luaopen_core_segment },
   { "pt2", luaopen_core_pt2 },
+  { "ssim", luaopen_core_ssim },
   { "store",  luaopen_core_store },
   { "graph", luaopen_core_graph },
   { NULL, NULL }

@@ -138,7 +138,9 @@ int luaopen_core_loader(lua_State *L);
 int luaopen_core_lars(lua_State *L);
 int luaopen_core_partition(lua_State *L);
 int luaopen_core_phantom(lua_State *L);
+int luaopen_core_resample(lua_State *L);
 int luaopen_core_figure(lua_State *L);
 int luaopen_core_segment(lua_State *L);
+int luaopen_core_ssim(lua_State *L);
 
 #endif

@@ -65,6 +65,7 @@ t.test("from an inner layer: the same logits from its values, and other ones whe
 end)
 
 t.test("bf16 tells its largest deviation from float32 on the first images", function()
+  t.needs_bfloat16()
   local model, x = tiny.model(), images(20)
   local s = scorer.new(model, { precision = "bf16" })
   local make = function(first, count) return x:narrow(0, first, count) end

@@ -67,7 +67,7 @@ t.test("Gauss-Legendre points and weights are exact for polynomials up to degree
 end)
 
 t.test("the completeness gap: 0 for a linear network, smaller with more steps, stored with the score difference", function()
-  local linear = require("medxai.nn.builder").network { name = "linear", classes = tinycam.classes, size_px = 34, cam_layer = "c",
+  local linear = require("medxai.nn.graph").network { name = "linear", classes = tinycam.classes, size_px = 34, cam_layer = "c",
     build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("p", g:conv2d("c", x, { 3, 2, 3 }), 1)), { 2, 3 }) end }
   linear:to({ dtype = "float64" }):eval()
   local result = go(linear, { methods = { "integrated_gradients", "input_x_gradient" } })
@@ -148,11 +148,11 @@ end)
 
 t.test("Ablation-CAM's shortcut through pooling and a linear layer, or a 1 x 1 convolution, equals running all that follows", function()
   local nets = { features = tinycam.model("relu") }
-  nets.conv = require("medxai.nn.builder").network { name = "squeeze", classes = { "a", "b", "c" }, size_px = 34, cam_layer = "c1", seed = 1, build = function(g, x)
+  nets.conv = require("medxai.nn.graph").network { name = "squeeze", classes = { "a", "b", "c" }, size_px = 34, cam_layer = "c1", seed = 1, build = function(g, x)
     x = g:relu("r1", g:conv2d("c1", x, { 3, 7, 3, stride = 2 }))
     return g:flatten(nil, g:adaptive_avg_pool2d("p", g:relu("r2", g:conv2d("c2", g:dropout("d", x, 0.5), { 7, 3, 1 })), 1))
   end }
-  nets.grid = require("medxai.nn.builder").network { name = "flat", classes = { "a", "b" }, size_px = 34, cam_layer = "c1", seed = 1, build = function(g, x)
+  nets.grid = require("medxai.nn.graph").network { name = "flat", classes = { "a", "b" }, size_px = 34, cam_layer = "c1", seed = 1, build = function(g, x)
     x = g:batch_norm2d("n", g:conv2d("c1", x, { 3, 7, 3, stride = 2, padding = 1 }), 7)
     x = g:flatten(nil, g:adaptive_avg_pool2d("p", g:max_pool2d("m", g:relu("r", x), { 2 }), { 3, 2 }))
     return g:linear("fc2", g:relu("r2", g:linear("fc1", x, { 42, 5 })), { 5, 2 })
@@ -232,6 +232,7 @@ t.test("Score-CAM: channels without contrast share one pass and one score; fewer
 end)
 
 t.test("bf16 says so in the record, with its largest deviation, for the methods that perturb", function()
+  t.needs_bfloat16()
   local model = tinycam.model("relu", "float32")
   local result = go(model, { methods = { { "scorecam", precision = "bf16" }, { "ablationcam", precision = "bf16" } }, images = { 1 } }, tinycam.images():float())
   for _, record in ipairs(result.records) do
@@ -322,7 +323,7 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
   for _, line in ipairs(require("medxai.base.files").lines(dir .. "/run/maps/index.jsonl")) do t.ok(line:find('"status":"ok"', 1, true), line) end
   -- a network that looks at the right half alone: brightness there is its score
   local place <close> = tiny.beside(dir)
-  local model = require("medxai.nn.builder").network { name = "half", classes = tinycam.classes, size_px = 34, build = function(g, x)
+  local model = require("medxai.nn.graph").network { name = "half", classes = tinycam.classes, size_px = 34, build = function(g, x)
     local half = g:op("half", "slice.Tensor", { x, 3, 17, 34 })
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", half, 1)), { 3, 3 })
   end }

@@ -81,7 +81,7 @@ t.test("methods: a page an image, each method with its time and the scores of th
     local times = 0
     for _ in texts:gmatch " %d[%d.]* m?s " do times = times + 1 end
     t.equal(times, 4, texts)
-    for _, row in ipairs(require("medxai.base.files").read_csv(result.dir .. "/scores.csv")) do
+    for _, row in ipairs(require("medxai.base.csv").read(result.dir .. "/scores.csv")) do
       if row.image_id == ("%016x"):format(i) and row.metric:find "^road_combined" then
         local value = ("ROAD combined %+.2f"):format(tonumber(row.value)):gsub("%-", "−")
         t.ok(texts:find(value, 1, true) or texts:find(value:gsub("[+−]", ""), 1, true), value .. " is not in\n" .. texts)
@@ -183,7 +183,7 @@ t.test("table and charts: every method and metric with its interval, chance and 
   local svg = svg_of(result, "scores")
   local _, texts = texts_of(svg)
   for _, part in ipairs { "Grad-CAM", "centre blob", "energy inside", "mask lesion", "chance 0.062", "as softmax", "probability, higher", "percentile 50",
-    "Means over 6 images with 95 % bootstrap intervals over images", "4 of 6 images" } do
+    "Means over 6 images with 95 % studentised bootstrap intervals over images (image-level, patients unknown); none: fewer than 10 images.", "4 of 6 images" } do
     t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
   end
   check_inside(svg)

@@ -49,7 +49,7 @@ t.test("a method and a metric may keep a tensor for the images that follow", fun
     end }]] }
   local result = go { images = 3, methods = { own = own }, metrics = { "keeps" } }
   for i = 1, 3 do t.equal({ result.records[i].status, result.records[i].problem }, { "ok" }) end
-  local rows = require("medxai.base.files").read_csv(result.dir .. "/scores.csv")
+  local rows = require("medxai.base.csv").read(result.dir .. "/scores.csv")
   for i = 1, 3 do t.near(tonumber(rows[i].value), stored(result, i, 1):sum():item() / 4, 1e-4) end
 end)
 

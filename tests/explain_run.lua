@@ -6,6 +6,7 @@ local torch = require "medxai.torch"
 local canon = require "medxai.base.json"
 local choose = require "medxai.explain.images"
 local explain = require "medxai.steps.explain"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -127,20 +128,42 @@ t.test("images with the same pixels count as one, the first, and that is said", 
   t.equal({ choose.images(split, { 3, 5 }) }, { { 3, 5 } })
 end)
 
-t.test("energy inside the lesion beside its chance level, with intervals, in scores.csv; images without mask are undefined", function()
+t.test("energy inside the lesion beside its chance level in scores.csv; images without mask are undefined; four have no interval", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "center_blob" }, images = "all", metrics = { "energy_inside", "pointing_game" }, mask = "lesion" })
   t.equal(#result.summaries, 4)
   local s = result.summaries[1]
   t.equal({ s.metric, s.method, s.n, s.of, s.undefined["no mask"] }, { "energy_inside@1 mask=lesion", "gradcam", 4, 6, 2 })
   t.near(s.chance, 64 / 1024, 1e-9)
-  t.ok(s.low <= s.mean and s.mean <= s.high)
-  local rows, columns = files.read_csv(dir .. "/scores.csv")
+  t.ok(s.low ~= s.low and s.above_low ~= s.above_low and s.mean == s.mean)
+  t.equal({ s.why, s.units, s.note }, { "fewer than 10 images", 4, "image-level, patients unknown" })
+  local rows, columns = csv.read(dir .. "/scores.csv")
   t.equal(#rows, 24)
   t.equal(columns, require("medxai.score.registry").columns)
   t.equal({ rows[1].method, rows[1].undefined, rows[1].value }, { "gradcam", "no mask", "NaN" })
   go(dir, { methods = { "gradcam" }, images = "all", metrics = { "energy_inside" }, mask = "lesion" })
-  t.equal(#files.read_csv(dir .. "/scores.csv"), 24)
+  t.equal(#csv.read(dir .. "/scores.csv"), 24)
+end)
+
+t.test("a summary's interval: studentised over patients, Wilson's of hits; what has none says why", function()
+  local rows = {}
+  for _, m in ipairs { { "energy", "share" }, { "pointing", "hit" } } do
+    for i = 1, 24 do
+      rows[#rows + 1] = { metric = m[1], maps = "a", unit = m[2], patient = "p" .. (i + 1) // 2, chance = 0.1,
+        value = m[2] == "hit" and (i % 6 == 0 and 0 or 1) or 0.3 + 0.1 * math.sin(i) }
+    end
+  end
+  local energy, pointing = table.unpack(require("medxai.score.registry").summarise(rows, 42))
+  t.equal({ energy.interval, energy.resampled, energy.units, energy.note }, { "studentised bootstrap", "patients", 12 })
+  t.ok(energy.low < energy.mean and energy.mean < energy.high and energy.above_low > 0.1)
+  t.near(energy.above, energy.mean - 0.1, 1e-12)
+  t.near(energy.above_low, energy.low - 0.1, 1e-12, "the same resamples")
+  t.equal({ pointing.interval, pointing.mean, pointing.resampled }, { "Wilson", 20 / 24, "patients" })
+  t.ok(pointing.low > 0.6 and pointing.high < 0.95)
+  for i = 25, 48 do rows[i].value = 0.5 end -- a metric of one's own that calls a half a hit
+  t.equal({ require("medxai.score.registry").summarise(rows, 42)[2].interval, require("medxai.score.registry").summarise(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
+  for i = 1, 24 do rows[i].patient = i == 3 and "unknown" or rows[i].patient end
+  t.equal({ require("medxai.score.registry").summarise(rows, 42)[1].resampled, require("medxai.score.registry").summarise(rows, 42)[1].units }, { "images", 24 })
 end)
 
 t.test("a mask that none of the images has is said before any map is made", function()

@@ -112,11 +112,11 @@ t.test("a run of an exported network holds its network: it is used again without
   local dir = t.tmpdir()
   t.write(dir .. "/net.pt2", t.read(folder .. "tokens.pt2"))
   local r = go(dir, "first", 'local model = xai.models.exported { file = "net.pt2", classes = data.classes, train_depth = { "blocks.2" } }\n' .. fit
-    .. 'print(run:evaluate(model, data.test, { resamples = 10 }).loss)')
+    .. 'print(run:evaluate(model, data.test).loss)')
   t.equal(r.code, 0, r.err)
   os.remove(dir .. "/net.pt2")
   local again = go(dir, "second", 'local model = xai.models.exported { weights = "first" }\n'
-    .. 'print(run:evaluate(model, data.test, { resamples = 10 }).loss)\nprint(model.name, model.head_name, #model.classes)\n'
+    .. 'print(run:evaluate(model, data.test).loss)\nprint(model.name, model.head_name, #model.classes)\n'
     .. 'run:explain(model, data.test, { methods = { "gradcam", "legrad" }, images = 1 })')
   t.equal(again.code, 0, again.err)
   local loss = r.out:match "([%d%.e%-]+)\n$"
@@ -127,6 +127,8 @@ t.test("a run of an exported network holds its network: it is used again without
   t.ok(files.exists(dir .. "/runs/first/network.pt2"))
   local text = t.read(dir .. "/runs/first/network.pt2")
   t.ok(not text:find("/home/", 1, true) and not text:find("site-packages", 1, true))
+  local third = go(dir, "trained", 'local model, other = xai.trained "first"\nprint(run:evaluate(model, other.test).loss)')
+  t.ok(third.out:find(loss .. "\n", 1, true), third.out .. third.err)
   local other = go(dir, "third", 'local model = xai.models.exported { weights = "first", classes = { "a", "b", "c" } }\n'
     .. "run:evaluate(model, data.test)")
   t.ok(other.err:find("weights: the run 'first' has classes clear, nodule, opacity (here: a, b, c).", 1, true), other.err)

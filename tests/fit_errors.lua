@@ -137,3 +137,16 @@ t.test("class weights of another number, negative or misspelt are refused", func
   refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, weight = "balance" })\n',
     "fit: option 'weight' is wrong (expected a number for each class, or 'balanced', got 'balance').")
 end)
+
+t.test("precision = \"bf16\" is refused in words where no convolution runs in bfloat16", function()
+  local script = t.write(t.tmpdir() .. "/e.lua", [[
+local xai = require "medxai"
+local run = xai.run { name = "half", seed = 1 }
+local data = xai.dataset.phantom { n_train = 6, n_val = 3, n_test = 3, size_px = 64 }
+local model = xai.models.squeezenet1_0 { classes = data.classes }
+run:fit(model, data, { optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3, precision = "bf16" })
+]])
+  local r = t.run { "--quiet", script, cwd = t.tmpdir(), env = { DNNL_MAX_CPU_ISA = "AVX2" } }
+  if r.code == 0 then t.skip "this libtorch computes bfloat16 without AVX-512" end
+  t.ok(r.err:find("e.lua:5: fit: precision = 'bf16' cannot be used here: no convolution in bfloat16 (", 1, true), r.err)
+end)

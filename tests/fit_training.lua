@@ -1,5 +1,7 @@
 -- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
 local t = require "t"
+local training = require "medxai.train.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local xai = require "medxai"
 
@@ -81,7 +83,7 @@ t.test("the weights of the best epoch are in the model and in weights.pt", funct
       if not best or record.val_accuracy > best.val_accuracy then best = record end
     end
     t.equal(result.best_epoch, best.epoch)
-    local evaluated = run:evaluate(model, data.val, { batch = 32, resamples = 10 })
+    local evaluated = run:evaluate(model, data.val, { batch = 32 })
     t.near(evaluated.accuracy, best.val_accuracy, 0)
     t.near(evaluated.loss, best.val_loss, 1e-6)
     local scope <close> = xai.scope()
@@ -109,8 +111,8 @@ end)
 
 t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key knows it", function()
   local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer", require "medxai.train.feature_cache"
-  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1 }).drop_last, nil)
-  t.equal(fit.describe_options(fit.check_options { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
+  t.equal(training.describe(training.check { optim = slow, epochs = 1 }).drop_last, nil)
+  t.equal(training.describe(training.check { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
   with_run(function(run, data, model)
     run:fit(model, data, { optim = slow, epochs = 1, batch = 5, drop_last = true })
     local scope <close> = xai.scope()
@@ -119,7 +121,7 @@ t.test("drop_last leaves the last batch out, from images and from cached outputs
     local loss = torch.no_grad(function() return torch.cross_entropy(model(batch.x), batch.y):item() end)
     t.near(epochs(run)[1].train_loss, loss, 1e-6)
     t.fails(function() Trainer.new { model = model, data = data, seed = 1, key = "",
-      options = fit.check_options { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
+      options = training.check { optim = slow, epochs = 1, batch = 16, drop_last = true } } end,
       "fit: drop_last = true leaves no batch (12 training images, batch = 16). Write a smaller batch.")
   end)
   with_run(function(run, data, model)
@@ -137,8 +139,8 @@ end)
 t.test("predictions.csv holds the validation and test answers at full precision", function()
   with_run(function(run, data, model)
     run:fit(model, data, { optim = sgd, epochs = 1, batch = 6 })
-    run:evaluate(model, data.test, { resamples = 10 })
-    local rows, columns = files.read_csv(run.dir .. "/predictions.csv")
+    run:evaluate(model, data.test)
+    local rows, columns = csv.read(run.dir .. "/predictions.csv")
     t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear", "logit_nodule", "logit_opacity",
       "prob_clear", "prob_nodule", "prob_opacity", "input_mode" })
     t.equal(#rows, data.val.n + data.test.n)
@@ -150,17 +152,17 @@ end)
 
 t.test("every evaluation of the test split is counted", function()
   with_run(function(run, data, model)
-    t.equal(run:evaluate(model, data.test, { resamples = 10 }).evaluations, 1)
-    t.equal(run:evaluate(model, data.test, { resamples = 10 }).evaluations, 1) -- not done again
-    t.equal(run:evaluate(model, data.test, { resamples = 11 }).evaluations, 2)
-    t.equal(run:evaluate(model, data.test, { resamples = 10, name = "again" }).evaluations, 3)
-    t.equal(run:evaluate(model, data.val, { resamples = 10 }).evaluations, nil)
+    t.equal(run:evaluate(model, data.test).evaluations, 1)
+    t.equal(run:evaluate(model, data.test).evaluations, 1) -- not done again
+    t.equal(run:evaluate(model, data.test, { level = 0.9 }).evaluations, 2)
+    t.equal(run:evaluate(model, data.test, { name = "again" }).evaluations, 3)
+    t.equal(run:evaluate(model, data.val).evaluations, nil)
   end)
 end)
 
 t.test("a second process cannot use the folder of a run at work", function()
   with_run(function(run, data, model)
-    run:evaluate(model, data.val, { resamples = 10 })
+    run:evaluate(model, data.val)
     local script = t.write(t.tmpdir() .. "/second.lua", 'local run = require("medxai").run { name = "second" }\nrun:prepare()\n')
     local r = t.run { "--out", run.dir, script }
     t.equal(r.code, 1)
@@ -168,22 +170,32 @@ t.test("a second process cannot use the folder of a run at work", function()
   end)
 end)
 
-t.test("intervals resample patients where they are known, images otherwise and say so", function()
-  local values = { 1, 1, 1, 0, 0, 0, 1, 0 }
-  local by_image = xai.metrics.mean_interval(values, { resamples = 200 })
-  t.equal(by_image.resampled, "images")
-  t.equal(by_image.note, "image-level, patients unknown")
-  t.equal(by_image.mean, 0.5)
-  t.ok(by_image.low < 0.5 and by_image.high > 0.5)
-  local patients = { "a", "a", "a", "b", "b", "b", "c", "d" } -- alike within
-  local by_patient = xai.metrics.mean_interval(values, { resamples = 200, patients = patients })
-  t.equal(by_patient.resampled, "patients")
-  t.ok(by_patient.high - by_patient.low > by_image.high - by_image.low, "patients that agree with themselves give a wider interval")
-  local few = xai.metrics.mean_interval({ 1, 0, 1 }, { resamples = 200 }) -- it would be the range, whatever the values
-  t.equal(few.mean, 2 / 3)
-  t.ok(few.low ~= few.low and few.high ~= few.high)
-  t.equal(few.note, "image-level, patients unknown; too few for an interval")
-  t.equal(xai.metrics.mean_interval(values, { resamples = 200 }), by_image) -- the same draws
+t.test("an evaluation says what its intervals are, on the terminal and in its result; of fewer than ten images none, and why", function()
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/run.lua", [[
+local xai = require "medxai"
+local run = xai.run { name = "intervals" }
+local data = xai.dataset.phantom { n_train = 6, n_val = 6, n_test = 12, size_px = 32 }
+local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "random" }
+local few = run:evaluate(model, data.val)
+local result = run:evaluate(model, data.test)
+local i = result.intervals
+print("kinds", i.kind.accuracy, i.kind.macro_f1, i.kind.auroc_macro, i.level, i.units, i.resampled)
+local low, high = require("medxai.stats.units").wilson(result.accuracy, 12)
+print("wilson", math.abs(low - i.accuracy[1]) < 1e-12 and math.abs(high - i.accuracy[2]) < 1e-12)
+run:cross_evaluate { models = { one = model }, splits = { whole = data.test } }
+for _, row in ipairs(require("medxai.base.csv").read(run.dir .. "/cross.csv")) do print("cross", row.interval) end
+print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.intervals.accuracy[1] ~= few.intervals.accuracy[1])
+]])
+  local r = t.run { "--out", dir .. "/out", "--threads", "1", script }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.out:find("kinds\tWilson\tdelta-method\tdelta-method\t0.95\t12\timages", 1, true), r.out)
+  t.ok(r.out:find("wilson\ttrue", 1, true), r.out)
+  t.ok(r.out:find("few\tfewer than 10 images\tfewer than 10 images\ttrue", 1, true), r.out)
+  t.ok(r.out:find("cross\tWilson over images", 1, true), r.out)
+  t.ok(r.out:find("on each kind of input, 95 % Wilson intervals over images (image-level, patients unknown)", 1, true), r.out)
+  t.ok(r.out:find "accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ %(image%-level, patients unknown%), loss", r.out)
+  t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 
 -- How far the trained weights of two runs of the same start lie apart.
@@ -220,7 +232,7 @@ t.test("the loss with class weights and smoothing is cross entropy's, as PyTorch
   local torch = xai.torch
   with_run(function(_, data, model)
     local Trainer, fit = require "medxai.train.trainer", require "medxai.steps.fit"
-    local options = fit.check_options { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
+    local options = training.check { optim = slow, epochs = 1, batch = 12, weight = { 1, 2, 4 }, label_smoothing = 0.2 }
     local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = 5, key = "k" }
     local batch = data.train:batch { 1, 2, 3, 4, 5 }
     local loss = trainer:loss(batch, batch.y):item()
@@ -252,6 +264,7 @@ t.test("gradients are clipped to their common norm: one step moves the weights n
 end)
 
 t.test("precision = \"bf16\" trains in bfloat16 products with float32 weights, near float32", function()
+  t.needs_bfloat16()
   local d = far(trained(), trained { precision = "bf16" })
   t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
 end)
@@ -273,19 +286,36 @@ t.test("an experiment of several seeds runs once for each, from its own initial 
   local script = t.write(dir .. "/seeds.lua", [[
 local xai = require "medxai"
 local run = xai.run { name = "sd", seeds = { 1, 2, 3 } }
-local data = xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32 }
+local data = xai.dataset.phantom { n_train = 48, n_val = 6, n_test = 60, size_px = 32, marker = 1 }
 local model = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32,
-  build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 4)), { 48, 3 }) end }
-run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 1, batch = 6 })
-run:evaluate(model, data.test, { resamples = 20 })
+  build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 8)), { 192, 3 }) end }
+run:fit(model, data, { optim = xai.optim.adam { lr = 0.01 }, epochs = 12, batch = 6 })
+run:evaluate(model, data.test)
+run:evaluate(model, data.val)
 ]])
   local r = t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script }
   t.equal(r.code, 0, r.err)
-  local rows, sums = files.read_csv(dir .. "/out/seeds.csv"), {}
+  t.ok(r.out:find "evaluate%-val over 3 seeds\n.-accuracy for other seeds: no interval: fewer than 10 images\n", r.out)
+  local table_ = {}
+  for seed = 1, 3 do
+    local i = 0
+    for _, row in ipairs(csv.read(dir .. "/out/seed-" .. seed .. "/predictions.csv")) do
+      if row.split == "test" then
+        i = i + 1
+        table_[i] = table_[i] or {}
+        table_[i][seed] = row.label == row.predicted and 1 or 0
+      end
+    end
+  end
+  local c = require("medxai.stats.components").of(table_)
+  local said = c.why and "no interval: " .. c.why or string.format("%.4f, 95 %% interval %.4f to %.4f over images and seeds (t with %.1f degrees of freedom)",
+    c.mean, math.max(0, c.low), math.min(1, c.high), c.df)
+  t.ok(r.out:find("accuracy for other seeds: " .. said, 1, true), said .. "\n" .. r.out)
+  local rows, sums = csv.read(dir .. "/out/seeds.csv"), {}
   for seed = 1, 3 do sums[files.read_data(dir .. "/out/seed-" .. seed .. "/model.json").weights_sha256] = true end
   local different = 0
   for _ in pairs(sums) do different = different + 1 end
-  t.equal({ different, #rows }, { 3, 15 })
+  t.equal({ different, #rows }, { 3, 30 })
   t.ok(r.out:find("evaluate-test over 3 seeds\n  accuracy           mean ", 1, true), r.out)
   r = t.run { "--threads", "1", "--quiet", "--seed", "9", "--out", dir .. "/out", script }
   t.equal(r.err, "medxai-run: " .. script .. ":2: run: --seed and seeds exclude each other. Leave one out.\n")

@@ -2,7 +2,7 @@
 -- functions as nodes, modes, errors.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.nn.builder"
+local graph = require "medxai.nn.graph"
 local torch = require "medxai.torch"
 
 -- conv - norm - relu, a residual block, a branch that is concatenated, pool, head

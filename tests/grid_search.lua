@@ -1,5 +1,6 @@
 -- A grid search: what it trains and what it does not train twice, what it refuses, and that it cannot be lost.
 local t = require "t"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -30,7 +31,7 @@ local search = run:grid {
   train = function(cell)
     return network(cell.width), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, step = { size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs, batch = 8 }
   end }
-run:evaluate(search.model, data.test, { resamples = 20 })
+run:evaluate(search.model, data.test)
 ]]
 
 local function go(dir, body, options, fields)
@@ -39,7 +40,7 @@ local function go(dir, body, options, fields)
     t.quote(script), fields or ""), timeout = 300 }
 end
 
-local function table_of(dir) return (files.read_csv(dir .. "/run/grid.csv")) end
+local function table_of(dir) return (csv.read(dir .. "/run/grid.csv")) end
 
 local function by(rows, values)
   for _, row in ipairs(rows) do
@@ -52,7 +53,7 @@ end
 -- Trained epochs in all: lines of times.csv.
 local function epochs_trained(dir)
   local n = 0
-  for _, row in ipairs((files.read_csv(dir .. "/run/times.csv"))) do
+  for _, row in ipairs((csv.read(dir .. "/run/times.csv"))) do
     if row.step == "grid" and row.name ~= "whole" then n = n + 1 end
   end
   return n
@@ -338,7 +339,7 @@ end)
 
 t.test("the command line narrows a field, and the experiment goes on with its own values afterwards", function()
   local dir = t.tmpdir()
-  local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test, { resamples = 20 })\nprint(search.cell.lr)\n", nil, "--lr 0.3,0.4")
+  local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test)\nprint(search.cell.lr)\n", nil, "--lr 0.3,0.4")
   t.equal(r.code, 0, r.err)
   t.equal(#table_of(dir), 2)
   t.ok(r.out:find "0%.[34]\n", r.out)

@@ -25,16 +25,16 @@ end)
 
 t.test("the experiment's own line leads where the library raised the error", function()
   local path = t.write(t.tmpdir() .. "/experiment.lua", [[
-local strict = require "medxai.base.globals"
+local suggest = require "medxai.base.suggest"
 
-strict.nearest(nil, {})
+suggest.quoted(nil, "or")
 ]])
   local r = t.run { path }
   t.ok(r.err:find("^medxai%-run: " .. path:gsub("%p", "%%%0") .. ":3: "), r.err)
-  t.ok(not r.err:find("strict.lua", 1, true), r.err)
+  t.ok(not r.err:find("suggest.lua", 1, true), r.err)
   t.equal(r.code, 1)
   r = t.run { "--trace", path }
-  t.ok(r.err:find("strict.lua:%d+: in "), r.err)
+  t.ok(r.err:find("suggest.lua:%d+: in "), r.err)
 end)
 
 t.test("a long path is not shortened", function()
@@ -111,7 +111,7 @@ t.test("a module that is not there is one sentence", function()
 end)
 
 t.test("a last line that is a tail call still names the experiment", function()
-  local path = t.write(t.tmpdir() .. "/tail.lua", "return require('medxai.base.globals').nearest(nil, {})\n")
+  local path = t.write(t.tmpdir() .. "/tail.lua", "return require('medxai.base.suggest').quoted(nil, 'or')\n")
   local r = t.run { path }
   t.ok(r.err:find("medxai-run: " .. path .. ": ", 1, true), r.err)
 end)

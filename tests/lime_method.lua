@@ -201,6 +201,7 @@ t.test("one thread and two give the same masks and values within the bound", fun
 end)
 
 t.test("bfloat16 reports how far its logits are from float32", function()
+  t.needs_bfloat16()
   local records = go { samples = 40, precision = "bf16" }
   local off = records[1].facts.bf16_deviation
   t.ok(off > 0 and off < 0.2, tostring(off))

@@ -5,12 +5,12 @@ local tiny = require "tinyexplain"
 local auprc = require "medxai.score.metrics.auprc"
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local finds = require "medxai.score.overlap_findings"
 local host = require "medxai.host"
 local iou = require "medxai.score.metrics.iou"
 local overlap = require "medxai.steps.overlap"
-local paired = require "medxai.stats.paired"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
@@ -63,35 +63,6 @@ t.test("the curve over thresholds holds the overlap at each, and the best one is
   t.near({ c.dice[12], c.chance_iou[12] }, { 0.8, 1.5 / 3.5 }, 1e-12)
   t.equal(cuts.best { c.iou }, 12)
   t.equal(cuts.best {}, nil)
-end)
-
--- ---- comparisons ----------------------------------------------------------------------------------------------------------
-
-t.test("a paired difference has the mean, an interval that holds it, and a p-value by signs; patients are units", function()
-  local a, b, patients = {}, {}, {}
-  for i = 1, 20 do a[i], b[i], patients[i] = 0.5 + 0.01 * i, 0.45 + 0.01 * i, "p" .. (i + 1) // 2 end
-  local units <close> = paired.over(patients, 42)
-  local d = units:difference(a, b)
-  t.near({ d.mean, d.low, d.high }, { 0.05, 0.05, 0.05 }, 1e-12)
-  t.equal({ d.n, units.resampled, units.note }, { 20, "patients" })
-  local m = units:mean(a)
-  t.ok(m.low < m.mean and m.mean < m.high and m.low > 0.53 and m.high < 0.68)
-  t.ok(d.p > 0.0005 and d.p < 0.006, "10 equal units: 2 of 1,024 sign patterns, got " .. d.p)
-  b[3] = 0 / 0
-  t.equal(units:difference(a, b).n, 19)
-  local images <close> = paired.over({ "unknown", "unknown", "unknown", "unknown" }, 42)
-  t.equal({ images.resampled, images.note }, { "images", "image-level, patients unknown" })
-  local same = images:difference({ 1, 2, 3, 4 }, { 2, 1, 4, 3 })
-  t.near({ same.mean, same.p }, { 0, 1 }, 1e-12)
-  local one = images:mean { 1, 0 / 0, 0 / 0, 0 / 0 }
-  t.ok(one.mean == 1 and one.n == 1 and one.low ~= one.low, "one image says nothing of others")
-end)
-
-t.test("Holm's correction by hand", function()
-  t.near(paired.holm { 0.01, 0.04, 0.03, 0.005 }, { 0.03, 0.06, 0.06, 0.02 }, 1e-12)
-  local out = paired.holm { 0.9, 0 / 0, 0.02 }
-  t.near({ out[1], out[3] }, { 0.9, 0.04 }, 1e-12)
-  t.ok(out[2] ~= out[2])
 end)
 
 local function findings(n, patients)
@@ -174,7 +145,7 @@ end
 
 t.test("methods and baselines are rows of one table; every image, method and metric is a line of overlap.csv", function()
   local result, run = go { methods = { "gradcam" } }
-  local rows = files.read_csv(run.dir .. "/overlap.csv")
+  local rows = csv.read(run.dir .. "/overlap.csv")
   t.equal(#rows, 9 * 3 * (3 + 3 + 3 + 2)) -- auprc, energy, pointing; IoU and Dice at 3 cuts; both tuned
   local auprc_table = table_of(result, "^auprc")
   t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "centre blob" })
@@ -210,6 +181,19 @@ t.test("a perfect map has IoU, Dice and AUPRC 1 and beats the baselines", functi
     t.near(line.all.mean, 1, 1e-9, pattern)
     t.ok(line.difference.mean > 0)
   end
+end)
+
+t.test("intervals of overlap: studentised, Wilson's of hits; of fewer than ten findings none, and the tables say so", function()
+  local tables = require "medxai.score.overlap_tables"
+  local many, few = go({ methods = { "gradcam" } }, 14), go({ methods = { "gradcam" } }, 9)
+  local area, pointing = table_of(many, "^auprc").lines[1], table_of(many, "^pointing_game").lines[1]
+  t.equal({ area.all.interval, area.all.units, pointing.all.interval }, { "studentised bootstrap", 11, "Wilson" })
+  t.ok(area.all.low < area.all.mean and area.all.mean < area.all.high and pointing.all.low == pointing.all.low)
+  t.ok(tables.difference_text(area):find "^[+-]0%.%d%d%d %[[+-]0%.%d+, [+-]0%.%d+%], p", tables.difference_text(area))
+  t.equal(many.units, "95 % studentised bootstrap intervals over images (image-level, patients unknown), of hits Wilson's; none: fewer than 10 images")
+  local line = table_of(few, "^auprc").lines[1]
+  t.ok(line.all.low ~= line.all.low and line.difference.p == line.difference.p)
+  t.ok(tables.difference_text(line):find("(no interval: fewer than 10 images)", 1, true), tables.difference_text(line))
 end)
 
 t.test("it draws contours, both grids and the sizes", function()
@@ -277,7 +261,7 @@ t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", 
   local second = overlap.run(run, model:randomize { to = "conv1" }, split_of(9), asked)
   t.equal({ first.title, second.title, #run.overlapped }, { "Trained", "Random weights", 2 })
   local sets = {}
-  for _, row in ipairs(files.read_csv(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
+  for _, row in ipairs(csv.read(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
   t.ok(sets[first.tables[1].lines[1].maps] and sets[second.tables[1].lines[1].maps])
   local text = {}
   require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
@@ -352,7 +336,8 @@ t.test("regions from files, one missing: that map is not defined, the others are
   local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
   for _, i in ipairs { 1, 3 } do torch.save_npy(string.format("%s/image %d.npy", run.dir, i), labels) end
   local function explained(path)
-    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = { "file", path = path } } }, images = "all", figures = false }), {}
+    local methods = { { "lime", samples = 20, regions = { "file", path = path } } }
+    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = methods, images = "all", figures = false }), {}
     for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
     return told
   end

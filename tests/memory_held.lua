@@ -2,7 +2,7 @@
 -- may close anything. The call holds what it was given until it ends, so its result is right; memory comes back after it.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.nn.builder"
+local graph = require "medxai.nn.graph"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
 

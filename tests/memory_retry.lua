@@ -3,7 +3,7 @@
 -- call to the last bit. Both kinds have to occur: a second try that never helps would pass otherwise.
 local t = require "t"
 local core = require "medxai.core"
-local graph = require "medxai.nn.builder"
+local graph = require "medxai.nn.graph"
 local torch = require "medxai.torch"
 
 local memory = core.memory

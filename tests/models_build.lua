@@ -81,6 +81,7 @@ t.test("models live outside scopes", function()
 end)
 
 t.test("all seven take a training step in bfloat16", function()
+  t.needs_bfloat16()
   for _, name in ipairs(models.names) do
     local scope <close> = core.memory.scope()
     local model <close> = models[name] { classes = 3, seed = 1 }
@@ -113,4 +114,23 @@ t.test("a head may be the thesis' or torchvision's", function()
   end
   t.equal(names { classes = 5 }, { "fc.fc1.weight 512x2048", "fc.fc1.bias 512", "fc.fc2.weight 5x512", "fc.fc2.bias 5" })
   t.equal(names { classes = 5, head = "torchvision" }, { "fc.weight 5x2048", "fc.bias 5" })
+end)
+
+t.test("a network of one's own is told apart by all that its functions hold on to", function()
+  local function graph_of(scale, factors, weights)
+    local function scaled(x) return x * scale() end
+    local model <close> = require("medxai.nn.graph").network { name = "tiny", classes = { "a", "b" }, size_px = 8, seed = 1,
+      build = function(g, x)
+        x = g:func("scaled", function(v) return scaled(v) * factors[1].by * weights end, { x })
+        return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 1)), { 3, 2 })
+      end }
+    return model.graph_signature
+  end
+  local function by(n) return function() return n end end
+  local two, three = torch.tensor { 2.0 }, torch.tensor { 3.0 }
+  local first = graph_of(by(2), { { by = 1 } }, two)
+  t.equal(graph_of(by(2), { { by = 1 } }, torch.tensor { 2.0 }), first)
+  t.ok(graph_of(by(3), { { by = 1 } }, two) ~= first, "a function within a function")
+  t.ok(graph_of(by(2), { { by = 2 } }, two) ~= first, "a number in a list")
+  t.ok(graph_of(by(2), { { by = 1 } }, three) ~= first, "a tensor")
 end)

@@ -4,6 +4,7 @@
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
+local match = require "medxai.nn.match"
 local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 local xai = require "medxai"
@@ -34,7 +35,7 @@ for _, name in ipairs(networks) do
       if files.exists(path) then
         local model = ending == ".pt" and first or build()
         local loaded = store.load(path)
-        local report = store.load_into(model:state(), loaded.tensors, { from = path })
+        local report = match.load_into(model:state(), loaded.tensors, { from = path })
         t.equal(report.matched, #model:state(), path)
         t.ok(same(first:state(), model:state()), ending .. " holds other numbers than .pt")
         for _, entry in ipairs(loaded.tensors) do entry.tensor:close() end

@@ -3,6 +3,7 @@
 local t = require "t"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local tiny = require "tinyexplain"
@@ -48,7 +49,7 @@ local function go(dir, more, ...)
   local r = t.run { cwd = dir, "--threads", "1", "--out", dir .. "/out", "tiny.lua", ... }
   if r.code ~= 0 then error(r.err .. r.out, 2) end
   r.values, r.skipped = {}, select(2, r.err:gsub("not done again", ""))
-  for _, row in ipairs(files.read_csv(dir .. "/out/scores.csv") or {}) do r.values[row.metric .. " " .. row.image_id .. " " .. row.method] = row.value end
+  for _, row in ipairs(csv.read(dir .. "/out/scores.csv") or {}) do r.values[row.metric .. " " .. row.image_id .. " " .. row.method] = row.value end
   return r
 end
 
@@ -74,7 +75,7 @@ t.test("masks by which maps are judged: another file, another score", function()
   core.image.save(dir .. "/3_lungs.png", lungs(18))
   local lung = go(dir, explain)
   t.equal({ lung.skipped, differing(lesion, lung) }, { 0, { "confidence_change@1 within=lungs sobel" } })
-  local rows = files.read_csv(dir .. "/out/scores.csv")
+  local rows = csv.read(dir .. "/out/scores.csv")
   t.equal(#rows, 12)
   for _, row in ipairs(rows) do t.equal(#row.mask_sha256, row.metric:find "drop" and 0 or 16, row.metric) end
   t.equal(files.lines(dir .. "/out/maps/index.jsonl")[5], nil) -- no map was made again
@@ -106,7 +107,7 @@ end)
 t.test("masks through which the network sees the images: maps and evaluation are those of the new ones", function()
   local dir = t.tmpdir()
   make_data(dir)
-  local steps = [[run:evaluate(model, data.test, { resamples = 20 })
+  local steps = [[run:evaluate(model, data.test)
     run:explain(model, data.test, { methods = { "sobel" }, images = 2, figures = false })]]
   go(dir, steps, "--mask", "lungs_raw")
   local before = t.read(dir .. "/out/predictions.csv")
@@ -190,7 +191,7 @@ t.test("an own file is also the modules beside it that it requires, at once or w
     methods = { "my_m", mine = function(x) return h.f(x:select(0, 0):select(0, 0)) end, sobel = {} } })]]
   local function after()
     local r, ids = go(dir, explain), {}
-    for _, row in ipairs(files.read_csv(dir .. "/out/scores.csv")) do ids[row.metric] = true end
+    for _, row in ipairs(csv.read(dir .. "/out/scores.csv")) do ids[row.metric] = true end
     local n = 0
     for _ in pairs(ids) do n = n + 1 end
     return { #files.list(dir .. "/out/maps") - 1, n, r.skipped }
@@ -249,7 +250,7 @@ t.test("a metric's and a method's options that are tables part their ids and lab
   end
   t.equal({ go_with { red = 1 }, go_with { red = 2 }, go_with { { 1 }, { 2 } }, go_with { { 1 }, { 2 } } },
     { 'weighed@0 weights={"red":1} 1.0', 'weighed@0 weights={"red":2} 2.0', "weighed@0 weights=[[1],[2]] 2.0", "weighed@0 weights=[[1],[2]] 2.0" })
-  t.equal(#files.read_csv(dir .. "/scores.csv"), 6)
+  t.equal(#csv.read(dir .. "/scores.csv"), 6)
 end)
 
 t.test("an own metric that failed is measured again, in a finished step and from scores.csv", function()
@@ -259,7 +260,7 @@ t.test("an own metric that failed is measured again, in a finished step and from
   local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "shaky" }, figures = false })]]
   local function states()
     local r, list = go(dir, explain), {}
-    for i, row in ipairs(files.read_csv(dir .. "/out/scores.csv")) do list[i] = row.undefined end
+    for i, row in ipairs(csv.read(dir .. "/out/scores.csv")) do list[i] = row.undefined end
     return { r.skipped, table.unpack(list) }
   end
   t.write(dir .. "/broken", "")
@@ -296,7 +297,7 @@ t.test("rows that a torn header still names are kept", function()
   local columns = table.concat(require("medxai.score.registry").columns, ",")
   t.write(path, (t.read(path):gsub("confidence,[^\n]*", "confi", 1)))
   local again = go(dir, explain)
-  t.equal({ again.skipped, differing(first, again), #files.read_csv(path), files.lines(path)[1] }, { 1, {}, 2, columns })
+  t.equal({ again.skipped, differing(first, again), #csv.read(path), files.lines(path)[1] }, { 1, {}, 2, columns })
 end)
 
 host.options.quiet = was_quiet

@@ -1,6 +1,7 @@
 -- Option tables, near names, fields of the command line: every message word for word.
 local t = require "t"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 
 local spec = { lr = { "number", required = true, above = 0, max = 10 }, momentum = { "number", default = 0.0 },
   nesterov = { "boolean", default = false }, weight_decay = { "number", min = 0 },
@@ -55,8 +56,8 @@ t.test("what is no option table is refused", function()
 end)
 
 t.test("near names come nearest first and none when nothing is near", function()
-  t.equal(check.nearest("features.35", { "features.36", "features.3", "classifier" }, 3), { "features.3", "features.36" })
-  t.equal(check.nearest("xyz", { "gradcam", "lime" }), {})
+  t.equal(suggest.nearest("features.35", { "features.36", "features.3", "classifier" }, 3), { "features.3", "features.36" })
+  t.equal(suggest.nearest("xyz", { "gradcam", "lime" }), {})
   t.fails(function() check.known("explain", "method", "grad_cam", { "gradcam", "lime" }) end,
     "explain: unknown method 'grad_cam'. Did you mean 'gradcam'?")
 end)

@@ -1,5 +1,6 @@
 -- Whole files, logs with a torn end, CSV, a full disk.
 local t = require "t"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 
 t.test("a file is written whole, its folder made", function()
@@ -72,11 +73,11 @@ end)
 
 t.test("CSV comes back as it was written, commas, quotes and line ends included", function()
   local path = t.tmpdir() .. "/t.csv"
-  files.write_csv(path, { "path", "note", "n" }, { { path = 'a,"b"', note = "two\nlines", n = 0.1 }, { path = "x", n = 3 } })
-  local rows, columns = files.read_csv(path)
+  csv.write(path, { "path", "note", "n" }, { { path = 'a,"b"', note = " two\nlines ", n = 0.1 }, { path = " x", n = 3 } })
+  local rows, columns = csv.read(path)
   t.equal(columns, { "path", "note", "n" })
-  t.equal(rows[1], { path = 'a,"b"', note = "two\nlines", n = "0.1" })
-  t.equal(rows[2], { path = "x", note = "", n = "3" })
+  t.equal(rows[1], { path = 'a,"b"', note = " two\nlines ", n = "0.1" })
+  t.equal(rows[2], { path = " x", note = "", n = "3" })
   t.equal(#rows, 2)
 end)
 

@@ -54,11 +54,11 @@ end)
 
 t.test("results that are not known yet may be used in any way", function()
   local r = go("", [[
-local result = run:evaluate(model, data.test, { resamples = 10 })
+local result = run:evaluate(model, data.test)
 print(("accuracy %.3f"):format(result.accuracy), result.per_class[1].recall + 1 > 0, #result.classes)
 for _, class in ipairs(result.per_class) do io.write(class.class, " ") end
 if result.accuracy > 2 then error("never") end
-run:evaluate(model, data.val, { resamples = 10 })
+run:evaluate(model, data.val)
 ]])
   t.equal(r.code, 0, r.err)
 end)
@@ -132,7 +132,7 @@ t.test("a mistake in a function that only the experiment calls, or behind an err
 end)
 
 t.test("an option that depends on a result is left out, the others are checked", function()
-  local r = go("", "local e = run:evaluate(model, data.test, { resamples = 10 })\n" ..
+  local r = go("", "local e = run:evaluate(model, data.test)\n" ..
     "run:explain(model, data.test, { methods = { 'sobel' }, images = e.n, title = ('%.1f'):format(e.accuracy), figures = false })\n")
   t.equal(r.code, 0, r.err)
   refused("local e = run:evaluate(model, data.test)\nrun:explain(model, data.test, { methods = { 'sobel' }, images = e.n, colours = e.x, scael = 1 })\n", 11,

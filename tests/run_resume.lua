@@ -17,7 +17,7 @@ local model = xai.graph.network { name = "tiny", classes = data.classes, size_px
     return g:linear("fc", x, { 128, 3 })
   end }
 run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 }, step = { size = 2, gamma = 0.5 }, epochs = 10, batch = 4 })
-run:evaluate(model, data.test, { resamples = 50 })
+run:evaluate(model, data.test)
 ]]
 
 local compared = { "config.json", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json", "manifest.csv" }

@@ -6,8 +6,9 @@ local torch = require "medxai.torch"
 local canon = require "medxai.base.json"
 local contexts = require "medxai.score.context"
 local explain = require "medxai.steps.explain"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
-local graph = require "medxai.nn.builder"
+local graph = require "medxai.nn.graph"
 local host = require "medxai.host"
 local metric = require "medxai.score.registry"
 local ranking = require "medxai.perturb.pixel_order"
@@ -315,7 +316,7 @@ t.test("long rows for any metric: unit by target, one id a value, undefined ones
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "sobel" }, images = "all", target = { "predicted", as = "softmax" },
     metrics = { { "road_most_relevant_first", percentiles = { 50, 75 } }, { "road_combined", as = "logit" }, { "deletion", steps = 2, removals = { "black", "blur(5)" } } } })
-  local rows, seen = files.read_csv(dir .. "/scores.csv"), {}
+  local rows, seen = csv.read(dir .. "/scores.csv"), {}
   t.equal(#rows, 3 * 2 * 5)
   for _, row in ipairs(rows) do seen[row.metric] = row.unit end
   t.equal(seen, { ["road_most_relevant_first@1 imputer=noisy_linear(0.01) percentile=50"] = "probability",
@@ -348,7 +349,7 @@ t.test("scores do not depend on batch or order of images", function()
     local dir, list = t.tmpdir(), {}
     options.methods, options.metrics = { "gradcam" }, { "road_combined", { "insertion", steps = 5 }, "confidence_change" }
     go(dir, options, 5)
-    for _, row in ipairs(files.read_csv(dir .. "/scores.csv")) do list[row.image_id .. row.metric] = tonumber(row.value) end
+    for _, row in ipairs(csv.read(dir .. "/scores.csv")) do list[row.image_id .. row.metric] = tonumber(row.value) end
     return list
   end
   local a, b = scores { images = { 1, 2, 3, 4, 5 }, batch = 5 }, scores { images = { 5, 3, 1, 2, 4 }, batch = 1 }
@@ -380,7 +381,7 @@ t.test("a researcher's own metric is one file; what it computed is kept for the 
   t.write(dir .. "/scores.csv", t.read(dir .. "/scores.csv"):sub(1, -20)) -- killed while the last line was written
   local again = go(dir, { methods = { "gradcam" }, images = "all", metrics = { { "mean_inside", above = 0.9 } } }, 4)
   t.equal({ again.summaries[1].n, calls }, { 4, 5 }) -- two known, the torn one and the new one computed
-  t.equal(#files.read_csv(dir .. "/scores.csv"), 4)
+  t.equal(#csv.read(dir .. "/scores.csv"), 4)
   rawset(_G, "count_call", nil)
 end)
 
@@ -400,7 +401,7 @@ t.test("an interrupt while judging keeps the images that were done", function()
   end })
   local dir = t.tmpdir()
   t.fails(function() go(dir, { methods = { "gradcam" }, images = 3, metrics = { "stops_here" } }) end, "interrupted")
-  t.equal(#files.read_csv(dir .. "/scores.csv"), 2)
+  t.equal(#csv.read(dir .. "/scores.csv"), 2)
   host.interrupted = before
   local result = go(dir, { methods = { "gradcam" }, images = 3, metrics = { "stops_here" } })
   t.equal({ result.summaries[1].n, seen }, { 3, 4 }) -- the third alone was still to do

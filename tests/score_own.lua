@@ -2,6 +2,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local explain = require "medxai.steps.explain"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local metric = require "medxai.score.registry"
@@ -50,7 +51,7 @@ t.test("nil in a list of values is undefined, infinity too, and a reason is a te
     named = "return { values = function() return { 'a', 'b' } end, measure = function() return { a = 1, b = 2 } end }" }
   local result, run = go { methods = { plain = plain }, images = 1, metrics = { "first_nil", "endless", "endless_chance", "reason", "number", "named" } }
   local told, rows = table.concat(run.warnings, "\n"), {}
-  for i, row in ipairs(files.read_csv(result.dir .. "/scores.csv")) do rows[i] = row.value .. " " .. row.chance .. " " .. row.undefined end
+  for i, row in ipairs(csv.read(result.dir .. "/scores.csv")) do rows[i] = row.value .. " " .. row.chance .. " " .. row.undefined end
   t.equal(rows, { "NaN NaN no a here", "2 0.5 ", "NaN NaN infinite", "NaN NaN failed", "NaN NaN failed", "NaN NaN failed", "NaN NaN failed", "NaN NaN failed" })
   t.ok(told:find("metric 'endless_chance' returned -inf as its level of chance (expected a finite number or nil)", 1, true), told)
   t.ok(told:find("metric 'reason' returned a table as its reason (expected a text)", 1, true), told)

@@ -222,7 +222,7 @@ t.test("an output that is not a number makes the map NaN; of one region only the
   local raw, extras = shapdump.map(method, shapdump.context(image(), { scorer = scorer }), { regions = quarters })
   t.ok(raw:isnan():all():item() and extras[1].facts.change_half == nil)
   local ok, why = pcall(shapdump.map, method, shapdump.context(image(), {}), { regions = { "grid", rows = 1, columns = 1 } })
-  t.equal({ ok, require("medxai.explain.map").why_not_defined(why) }, { false, "grid(columns=1, rows=1) gives one region only" })
+  t.equal({ ok, require("medxai.base.not_defined").reason(why) }, { false, "grid(columns=1, rows=1) gives one region only" })
 end)
 
 t.test("every allocation of the lasso's path may fail", function()

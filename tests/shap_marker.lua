@@ -11,7 +11,7 @@ host.options.quiet = true
 
 -- Predicts 1 where the lesion's square of the tiny split is bright, else 0: the mean of the brightest pixels decides.
 local function square_model()
-  local graph = require "medxai.nn.builder"
+  local graph = require "medxai.nn.graph"
   local model = graph.network {
     name = "square", classes = tiny.classes, size_px = 32, cam_layer = "pool8",
     build = function(g, x)

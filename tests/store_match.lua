@@ -1,5 +1,6 @@
 -- Matching a file's names and shapes to a model's, and what the messages say.
 local t = require "t"
+local match = require "medxai.nn.match"
 local store = require "medxai.nn.checkpoint"
 local torch = require "medxai.torch"
 
@@ -22,21 +23,21 @@ end
 
 t.test("a file fits by name, and is converted to the model's type", function()
   local model = densenet()
-  local report = store.load_into(model, store.load(folder .. "densenet.pt").tensors)
-  t.equal(store.counts(report), "43 matched, 0 missing, 0 extra, 0 of another shape")
+  local report = match.load_into(model, store.load(folder .. "densenet.pt").tensors)
+  t.equal(match.counts(report), "43 matched, 0 missing, 0 extra, 0 of another shape")
   local want = store.load(folder .. "densenet.pt").tensors
   for i, entry in ipairs(model) do t.equal(entry.tensor:tolist(), want[i].tensor:tolist(), entry.name) end
 end)
 
 t.test("prefixes are taken off, and named", function()
-  local report = store.load_into(densenet(), store.load(folder .. "densenet_torch2.pt").tensors)
-  t.equal(store.counts(report), "43 matched, 0 missing, 0 extra, 0 of another shape")
+  local report = match.load_into(densenet(), store.load(folder .. "densenet_torch2.pt").tensors)
+  t.equal(match.counts(report), "43 matched, 0 missing, 0 extra, 0 of another shape")
   t.equal(report.renamed, { "without the prefix 'model.module.'" })
-  report = store.load_into(densenet(), store.load(folder .. "training.pt").tensors)
+  report = match.load_into(densenet(), store.load(folder .. "training.pt").tensors)
   t.equal(report.renamed, { "without the prefix 'module.'" })
   local own = store.load(folder .. "densenet.pt").tensors
   for _, entry in ipairs(own) do entry.name = "model." .. entry.name end
-  report = store.load_into(densenet(), own)
+  report = match.load_into(densenet(), own)
   t.equal(report.renamed, { "without the prefix 'model.'" })
 end)
 
@@ -50,7 +51,7 @@ end
 -- Loads `file` into a fresh DenseNet, and says whether it then holds what densenet.pt holds.
 local function loads(file, options)
   local model = densenet()
-  local report = store.load_into(model, file, options)
+  local report = match.load_into(model, file, options)
   for i, want in ipairs(store.load(folder .. "densenet.pt").tensors) do
     t.ok(model[i].tensor:equal(want.tensor), want.name .. " is another")
   end
@@ -88,7 +89,7 @@ t.test("what was wrapped around the model is left out and listed, what would be 
   t.equal({ report.renamed, report.left_out }, { { "without the prefix 'backbone.'" }, {} })
   report = loads(with(renamed(function(name) return "module." .. name end), "n_averaged", "criterion.weight",
     "head.bias"))
-  t.equal(store.describe(report, densenet()),
+  t.equal(match.describe(report, densenet()),
     { "left out, not of the network: n_averaged, criterion.weight, head.bias" })
   report = loads(with(renamed(function(name) return name end), "criterion.weight", "loss_fn.pos_weight", "n_averaged",
     "features.conv0.total_ops"))
@@ -123,7 +124,7 @@ t.test("of several sets of weights the raw one is taken, and the others are name
   local same = function(name) return name end
   local raw, mean = renamed(same), renamed(same)
   local function taken(loaded, name)
-    local tensors, which, others = store.choose(loaded, densenet(), name)
+    local tensors, which, others = match.choose(loaded, densenet(), name)
     return tensors, which, table.concat(others, ", ")
   end
   local tensors, which, others = taken(checkpoint({ state_dict = raw, state_dict_ema = mean }, { "state_dict_ema",
@@ -151,14 +152,14 @@ t.test("several sets in one dict are told apart by their prefixes", function()
   end
   both[#both + 1] = { name = "initted", tensor = torch.ones(1) }
   local loaded = checkpoint({ [""] = both }, { "" })
-  local tensors, which, others = store.choose(loaded, densenet())
+  local tensors, which, others = match.choose(loaded, densenet())
   t.equal({ which, others }, { "online_model", { "ema_model" } })
   local report = loads(tensors)
   t.equal({ report.matched, #report.extra, report.left_out }, { 43, 0, { "initted" } })
-  tensors, which = store.choose(loaded, densenet(), "ema_model")
+  tensors, which = match.choose(loaded, densenet(), "ema_model")
   t.equal(which, "ema_model")
   local model = densenet()
-  report = store.load_into(model, tensors)
+  report = match.load_into(model, tensors)
   t.equal({ report.matched, report.left_out, report.renamed }, { 43, { "initted" },
     { "without the prefix 'ema_model.'" } })
   t.ok(model[1].tensor:equal(store.load(folder .. "densenet.pt").tensors[1].tensor:mul(2)))
@@ -169,7 +170,7 @@ t.test("an optimizer's averages under the parameters' names are no set of weight
   local dict = {}
   for _, entry in ipairs(renamed(function(name) return name end)) do dict[entry.name] = entry.tensor end
   store.save_checkpoint(dir .. "/c.pt", { net_weights = dict, optimizer = { exp_avg = dict }, epoch = 2 })
-  local tensors, which, others = store.choose(store.read(dir .. "/c.pt"), densenet())
+  local tensors, which, others = match.choose(store.read(dir .. "/c.pt"), densenet())
   t.equal({ #tensors, which, others }, { 43, "net_weights", {} })
   t.equal(#store.load(dir .. "/c.pt").tensors, 43) -- the one set there is, whatever its name
 end)
@@ -177,12 +178,12 @@ end)
 t.test("whole numbers in the place of weights are refused: a quantised file's scales lie elsewhere", function()
   local own = store.load(folder .. "densenet.pt").tensors
   own[1].tensor = own[1].tensor:mul(100):to("int8")
-  t.fails(function() store.load_into(densenet(), own, { from = "q.pt" }) end,
+  t.fails(function() match.load_into(densenet(), own, { from = "q.pt" }) end,
     ("weights: 'q.pt' holds %s as int8 (expected floating numbers). Nothing was loaded."):format(own[1].name))
 end)
 
 t.test("DenseNet's old names are understood, and absent batch counters are no fault", function()
-  local report = store.load_into(densenet(), store.load(folder .. "densenet_old_names.pth").tensors)
+  local report = match.load_into(densenet(), store.load(folder .. "densenet_old_names.pth").tensors)
   t.equal(#report.missing + #report.extra + #report.shape_differs, 0)
   t.equal(report.renamed, { "DenseNet's old names" })
 end)
@@ -191,12 +192,12 @@ t.test("another number of classes is named, and nothing is loaded", function()
   local model = state { { "features.0.weight", { 2 } }, { "fc1.weight", { 512, 4 } }, { "fc2.weight", { 3, 512 } }, { "fc2.bias", { 3 } } }
   local file = { { name = "features.0.weight", tensor = torch.ones(2) }, { name = "fc1.weight", tensor = torch.ones(512, 4) },
     { name = "fc2.weight", tensor = torch.ones(4, 512) }, { name = "fc2.bias", tensor = torch.ones(4) } }
-  t.fails(function() store.load_into(model, file, { from = "w.pt" }) end,
+  t.fails(function() match.load_into(model, file, { from = "w.pt" }) end,
     "weights: 'w.pt' does not fit the model (2 matched, 0 missing, 0 extra, 2 of another shape). Nothing was loaded.\n" ..
     "  fc2.weight is 4x512 in the file, 3x512 here: the file was trained with 4 classes\n  fc2.bias is 4 in the file, 3 here")
   t.equal(model[1].tensor:tolist(), { 0.0, 0.0 })
   local warnings = require("medxai.host").warnings()
-  store.load_into(model, file, { strict = false, from = "w.pt" })
+  match.load_into(model, file, { strict = false, from = "w.pt" })
   t.equal(warnings[#warnings], "weights: 'w.pt' fits in part (2 matched, 0 missing, 0 extra, 2 of another shape); "
     .. "what does not fit stays as it was drawn.")
   t.equal(model[1].tensor:tolist(), { 1.0, 1.0 })
@@ -209,20 +210,20 @@ t.test("missing and extra names are listed, not all of them", function()
     model[i] = { name = "a." .. i, tensor = torch.zeros(1) }
     file[i] = { name = (i < 3 and "a." or "b.") .. i, tensor = torch.ones(1) }
   end
-  t.fails(function() store.load_into(model, file, { from = "w.pt" }) end,
+  t.fails(function() match.load_into(model, file, { from = "w.pt" }) end,
     "weights: 'w.pt' does not fit the model (2 matched, 8 missing, 8 extra, 0 of another shape). Nothing was loaded.\n" ..
     "  missing in the file: a.3, a.4, a.5, a.6, a.7, a.8 and 2 more\n  only in the file: b.3, b.4, b.5, b.6, b.7, b.8 and 2 more")
 end)
 
 t.test("a file that shares no name is never loaded", function()
-  t.fails_like(function() store.load_into(densenet(), { { name = "x", tensor = torch.ones(1) } }, { strict = false }) end, "0 matched")
+  t.fails_like(function() match.load_into(densenet(), { { name = "x", tensor = torch.ones(1) } }, { strict = false }) end, "0 matched")
 end)
 
 t.test("values that are not finite are told of when they are loaded", function()
   local warnings = require("medxai.host").warnings()
   local before = #warnings
   local file = { { name = "a", tensor = torch.ones(2) }, { name = "b", tensor = torch.full({ 3 }, 0 / 0):to { dtype = "float16" } } }
-  store.load_into({ { name = "a", tensor = torch.zeros(2) }, { name = "b", tensor = torch.zeros(3) } }, file, { from = "w.pt" })
+  match.load_into({ { name = "a", tensor = torch.zeros(2) }, { name = "b", tensor = torch.zeros(3) } }, file, { from = "w.pt" })
   t.equal(#warnings, before + 1)
   t.equal(warnings[#warnings], "weights: 'w.pt' holds values that are not finite in 1 of its tensors, first in b: whatever the model answers is not a number.")
 end)

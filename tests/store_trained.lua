@@ -3,6 +3,7 @@
 -- that the run wrote of its validation images, to the last bit; a model or data of another setting are refused, naming
 -- both values.
 local t = require "t"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local image = require "medxai.core".image
 local torch = require "medxai.torch"
@@ -75,7 +76,7 @@ end
 
 -- The logits of the validation images as predictions.csv has them, a text.
 local function logits(dir, name)
-  local rows, columns = files.read_csv(("%s/runs/%s/predictions.csv"):format(dir, name))
+  local rows, columns = csv.read(("%s/runs/%s/predictions.csv"):format(dir, name))
   local lines = {}
   for _, row in ipairs(t.ok(rows, name .. " has no predictions.csv")) do
     local cells = { row.path }
@@ -97,7 +98,7 @@ local function train_and_use(dir, model, used, data, names)
   for name, spec in pairs(names or { by_name = "first", by_path = "runs/first/weights.pt",
     by_folder = "runs/first" }) do
     r = go(dir, name, data .. "run:evaluate(" .. used:gsub("SPEC", ("%q"):format(spec))
-      .. ", data.val, { batch = 3, resamples = 20 })")
+      .. ", data.val, { batch = 3 })")
     t.equal(r.code, 0, r.err)
     t.equal(logits(dir, name), logits(dir, "first"), name)
   end
@@ -250,7 +251,7 @@ t.test("a difference that force names is taken, told, and in config.json and the
   t.equal(r.code, 0, r.err)
   local text = [[
 local model = xai.models.squeezenet1_0 { weights = "first", layout = "nchw", force = { "size_px", "layout", "mask" } }
-run:evaluate(model, read { size_px = 40, mask = "none" }.val, { resamples = 20 })
+run:evaluate(model, read { size_px = 40, mask = "none" }.val)
 run:report()]]
   for _ = 1, 2 do -- the second time every step is done already
     r = go(dir, "second", text)
@@ -307,7 +308,7 @@ t.test("model.json says what it takes to build the model and to read the data ag
   t.equal(canon.write(said.data), canon.write { reader = "manifest", options = { csv = "data", classes = { "opacity",
     "clear", "nodule" }, mask = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 }, augment = true, labels = "true" } })
-  for key, value in pairs { network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
+  for key, value in pairs { format = "medxai.model", network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
     device = "cpu", size_px = 48, resize_px = 53,
     white_16bit = 4095,
     interpolation = "bilinear", channels = 3, range = { 0, 1 }, mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 },
@@ -337,4 +338,94 @@ t.test("the check before training compares data with the weights' run, but for w
   t.ok(not files.exists(dir .. "/runs/third/weights.pt"), "it was found after the training")
   r = go(dir, "fourth", later)
   t.equal(r.code, 0, r.err)
+end)
+
+-- ---- xai.trained
+-- ------------------------------------------------------------------------------------------------------------
+
+t.test("xai.trained gives a run's model and data as they were, whatever their settings", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local r = go(dir, "first", [[
+local data = read { labels = "permuted" }
+run:fit(xai.models.mobilenet_v2 { classes = data.classes, hidden = 9, layout = "nchw", seed = 3 }, data,
+  { optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })]])
+  t.equal(r.code, 0, r.err)
+  local examine = t.write(dir .. "/examine.lua", [[
+local xai = require "medxai"
+local run = xai.run { name = "examine", of = "first" }
+local model, data = xai.trained(run.of)
+print(model.name, model.config.hidden, data.name, data.mask, data.config.labels)
+run:evaluate(model, data.val, { batch = 3 })]])
+  os.execute(("mkdir %s/elsewhere && cp -r %s/runs/first %s/elsewhere/seed-2"):format(dir, dir, dir))
+  for of, name in pairs { first = "first_examine", ["elsewhere/seed-2/"] = "elsewhere-seed-2_examine" } do
+    r = t.run { examine, "--of", of, cwd = dir, timeout = 200 }
+    t.equal(r.code, 0, r.err)
+    t.ok(r.out:find "mobilenet_v2\t9\tmanifest\tlungs_raw\tnil\n", r.out)
+    t.equal(logits(dir, name), logits(dir, "first"), name)
+  end
+end)
+
+t.test("options of xai.trained replace the data's, and what the network would see otherwise has to be forced", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local r = go(dir, "first", "run:fit(xai.models.squeezenet1_0 { classes = read().classes }, read(), { optim = "
+    .. "xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })")
+  t.equal(r.code, 0, r.err)
+  os.rename(dir .. "/data", dir .. "/moved")
+  local function used(options) return ("local model, data = xai.trained('first', %s) run:evaluate(model, data.val, "
+    .. "{ batch = 3 })"):format(options) end
+  refusals(dir, {
+    { "gone", used "nil", "manifest: cannot read 'data': No such file or directory." },
+    { "other mask", used "{ data = { csv = 'moved', mask = 'none' } }", "weights: the run 'first' has mask lungs_raw "
+      .. "(here: none). " .. hint "mask" },
+    { "another word", used "{ root = 'moved' }", "trained: unknown option 'root'. Known: data, force, run, sizes." },
+    { "no such run", used "{}" :gsub("first", "frist"), "weights: there is no run 'frist' (looked for "
+      .. "runs/frist/weights.pt). Run the experiment of that name first, or give a path to a file." },
+    { "no run", "xai.trained 'imagenet'", "trained: 'imagenet' is no run. Use xai.models.NAME { classes = ..., weights "
+      .. "= 'imagenet' }." },
+    { "nothing", "xai.trained()", "trained: option 'run' is missing (expected string). Add run = ... to it." },
+  })
+  r = go(dir, "second", used "{ data = { csv = 'moved', mask = 'none', limit = 1 }, force = { 'mask' } }")
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("weights: mask is none here, and lungs_raw in the run 'first': force allows it.", 1, true), r.err)
+  r = t.run { "-e", "require('medxai').trained('first', { data = { csv = 'moved' } })", "--mask", "lungs", cwd = dir }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("--mask: mask = lungs in manifest (instead of lungs_raw)", 1, true), r.err)
+end)
+
+t.test("the thesis' sizes are those of its whole images on MobileNet V2", function()
+  local dir = t.tmpdir()
+  local root = require("medxai.file").realpath(t.shared()) .. "/covid-cxr"
+  for _, mask in ipairs { "none", "lungs" } do
+    local folder = ("%s/runs/%s"):format(dir, mask)
+    files.mkdir(folder)
+    t.write(folder .. "/weights.pt", "")
+    files.write_data(folder .. "/model.json", { format = "medxai.model", network = "mobilenet_v2", classes = { "COVID-19",
+      "Non-COVID", "Normal" }, size_px = 225, input_mode = mask, data = { reader = "covid_qu_ex", options = { root = root,
+      mask = mask, size_px = 225, resize_px = 256 } } })
+    for sizes, size in pairs { trained = 225, thesis = mask == "none" and 224 or 225 } do
+      local r = t.run { "-e", ("local x = require 'medxai' x.run { name = 'new' } local m, d = x.trained('%s') print(d.size_px, d.resize_px, m.force.size_px)")
+        :format(mask), "--sizes", sizes, cwd = dir }
+      t.equal(r.out, ("%d\t256\t%s\n"):format(size, tostring(size == 224 or nil)), r.err)
+    end
+  end
+end)
+
+t.test("a network of one's own cannot be built from its run, and an old model.json does not say its data", function()
+  local dir = t.tmpdir()
+  local function says(described)
+    files.mkdir(dir .. "/runs/old")
+    t.write(dir .. "/runs/old/weights.pt", "")
+    described.format = "medxai.model"
+    files.write_data(dir .. "/runs/old/model.json", described)
+    local r = t.run { "-e", "require('medxai').trained 'old'", cwd = dir }
+    t.equal(r.code, 1)
+    return r.err
+  end
+  t.ok(says { network = "tiny" }:find("trained: the run 'old' has a network of its own, 'tiny' (expected squeezenet1_0, "
+    .. "mobilenet_v2, efficientnet_b0, densenet121, resnet50, inception_v3, vgg19). Build it as its experiment does, with "
+    .. "weights = 'old'.", 1, true))
+  t.ok(says { network = "vgg19" }:find("trained: the run 'old' does not say which data it was trained on. Read them with "
+    .. "xai.dataset.NAME, and use xai.models.vgg19 { weights = 'old' }.", 1, true))
 end)

@@ -139,7 +139,7 @@ t.test("a run's weights are found by its name, and must agree", function()
   file_of(dir .. "/runs/first/weights.pt")
   local function describe(o)
     o = o or {}
-    require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.nn.model", network = o.network
+    require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.model", network = o.network
       or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
       hidden = o.hidden or 8, head = "thesis", size_px = 224, input_mode = "lungs" })
     return apply("first", { dir = dir, mask = o.mask or "" })
@@ -181,8 +181,8 @@ local function fit(model) return model, data, { optim = xai.optim.sgd { lr = 0.0
 %s]]):format(name, size, model, rest))
     return t.run { "--quiet", script, cwd = dir, timeout = 120 }
   end
-  local evaluated, searched = "run:evaluate(network(), data.test, { resamples = 20 })",
-    "local s = run:grid { train_depth = { 0 }, train = function(cell) return fit(network(cell.train_depth)) end } run:evaluate(s.model, data.test, { resamples = 20 })"
+  local evaluated, searched = "run:evaluate(network(), data.test)",
+    "local s = run:grid { train_depth = { 0 }, train = function(cell) return fit(network(cell.train_depth)) end } run:evaluate(s.model, data.test)"
   local r = go("first", 48, "weights = 'random'", "run:fit(fit(network()))")
   t.equal(r.code, 0, r.err)
   local refused = go("second", 64, "weights = 'first'", evaluated)

@@ -199,6 +199,12 @@ function t.test(sentence, f, opts)
   io.stdout:flush()
 end
 
+--- Skips the test where no convolution runs in bfloat16 (oneDNN held to an older instruction set).
+function t.needs_bfloat16()
+  local why = require("medxai.tensor.bfloat16").why_not()
+  if why then t.skip("no bfloat16: " .. why) end
+end
+
 --- A test of minutes: it runs, and counts, only where MEDXAI_TEST_LONG is 1 (./bootstrap test --long).
 function t.long(sentence, f, opts)
   if os.getenv "MEDXAI_TEST_LONG" == "1" then t.test(sentence, f, opts) end

@@ -17,7 +17,7 @@ end
 
 --- act: "relu" or "silu"; dtype "float64" by default.
 function tinycam.model(act, dtype)
-  local model = require("medxai.nn.builder").network {
+  local model = require("medxai.nn.graph").network {
     name = "toy", classes = tinycam.classes, size_px = 34, cam_layer = "features.6",
     build = function(g, x)
       x = g:block("features", function()

@@ -10,7 +10,7 @@ tiny.classes = { "clear", "nodule", "opacity" }
 
 --- conv1 - relu1 - conv2 - relu2 - pool - fc; parameter k is 0.5 sin(i (0.7 + 0.3 k) + k).
 function tiny.model(dtype)
-  local graph = require "medxai.nn.builder"
+  local graph = require "medxai.nn.graph"
   local model = graph.network {
     name = "tiny", classes = tiny.classes, size_px = 32, cam_layer = "conv2",
     build = function(g, x)

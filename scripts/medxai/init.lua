@@ -5,6 +5,7 @@ local check = require "medxai.base.options"
 ---@class medxai
 ---@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
 ---@field dataset table readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
+---@field trained fun(run: string, options?: table): medxai.Model, medxai.Dataset model and data of an earlier run
 ---@field models table<string, fun(options: table): table> the seven networks
 ---@field optim table optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
@@ -21,10 +22,11 @@ local parts = {
   run        = { "medxai.run.run", "new" },
   dataset    = { "medxai.data.readers" },
   models     = { "medxai.nn.models" },
+  trained    = { "medxai.nn.trained" },
   model      = { "medxai.nn.model" },
   optim      = { "medxai.train.optim" },
   random     = { "medxai.tensor.random" },
-  graph      = { "medxai.nn.builder" },
+  graph      = { "medxai.nn.graph" },
   metrics    = { "medxai.stats.classification" },
   files      = { "medxai.base.files" },
   canon      = { "medxai.base.json" },
@@ -53,6 +55,7 @@ return setmetatable(xai, {
     local part = parts[name]
     if not part then check.known("medxai", "name", name, check.sorted_keys(parts)) end
     local value = require(part[1])
+    if name == "run" then value.register(require "medxai.verbs") end
     for i = 2, #part do value = value[part[i]] end
     rawset(self, name, value)
     return value

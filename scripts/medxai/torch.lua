@@ -3,6 +3,7 @@
 -- It refuses operators that are not documented or crash on bad arguments: those are torch.raw.<op>, which promises nothing.
 local core = require "medxai.core"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local native = core.tensor
 local methods = native.methods
 
@@ -269,7 +270,7 @@ local function documented_names()
 end
 
 local function unknown(what, name)
-  check.fail(what, "no operator '%s' in libtorch %s.%s", tostring(name), native.torch_version(), check.hint(tostring(name), documented_names()))
+  check.fail(what, "no operator '%s' in libtorch %s.%s", tostring(name), native.torch_version(), suggest.hint(tostring(name), documented_names()))
 end
 torch._unknown = unknown
 

@@ -144,7 +144,7 @@ local data = data_set()
 local model = trained_model(data)
 local log, done = folder .. "/errors.jsonl", {}
 local key = canon.hash({ version = 2, regions = regions.parse(quickshift).text,
-  weights = require("medxai.run.run").weights_sha256(model), counts = canon.list(counts), truth_samples = truth_samples, repeats = repeats })
+  weights = model:sha256(), counts = canon.list(counts), truth_samples = truth_samples, repeats = repeats })
 for _, r in ipairs(files.exists(log) and files.records(log) or {}) do
   if r.key == key then done[r.image] = r end
 end

@@ -434,7 +434,7 @@ for name in ([[
   figure.base64 figure.blend figure.colour figure.png figure.text_width]]):gmatch "%S+" do exempt[name] = true end
 
 local classes = {
-  generator = "medxai.generator", optimizer = "medxai.optimizer", scope = "medxai.scope", graph = "medxai.nn.builder",
+  generator = "medxai.generator", optimizer = "medxai.optimizer", scope = "medxai.scope", graph = "medxai.graph",
   state = "medxai.graph_state", sha256 = "medxai.sha256", partition = "medxai.partition", set = "medxai.image_set",
   scan = "medxai.scan", loader = "medxai.loader", stream = "medxai.stream", numpy = "medxai.numpy.RandomState",
   canvas = "medxai.canvas",

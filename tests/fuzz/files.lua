@@ -263,7 +263,7 @@ local function damaged_png(...)
 end
 
 local function read_csv(_, path)
-  local ok, message = pcall(require("medxai.base.files").read_csv, path)
+  local ok, message = pcall(require("medxai.base.csv").read, path)
   local data = require("medxai").dataset.manifest { csv = path, size_px = 16 }
   for _, split in ipairs(data.splits) do
     tostring(split)

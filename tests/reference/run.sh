@@ -1,6 +1,6 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data exported cam perturb training tensorboard (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data exported cam perturb training tensorboard statistics (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
 # MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
@@ -198,15 +198,28 @@ part_tensorboard() {
   "$program" --quiet --threads 1 --out "$folder/run" "$here/events.lua" >/dev/null && "$b" "$here/events.py" check "$folder/run"
 }
 
+# The statistics of the comparison on twenty cases of each kind; an environment of its own, without torch.
+part_statistics() {
+  s=$work/s/bin/python
+  packages='numpy pandas scipy scikit-learn statsmodels pingouin scikit-image'
+  if ! (cd / && "$s" -c 'import pingouin, statsmodels, skimage, sklearn, rocauc_comparison') >/dev/null 2>&1; then
+    say "environment s: $packages and rocauc-comparison in build/reference/s"
+    # shellcheck disable=SC2086
+    { /usr/bin/python3 -m venv "$work/s" && "$work/s/bin/pip" install -q $packages &&
+      "$work/s/bin/pip" install -q --no-deps rocauc-comparison==0.1.1; } >"$work/s.log" 2>&1 || { tail -n 5 "$work/s.log" >&2; return 1; }
+  fi
+  "$s" "$here/stats_peers.py" "$work/stats_peers.json" 20 && MEDXAI_STATS_PEERS=$work/stats_peers.json ours stats_reference
+}
+
 # ---- the run ----
 
 parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|exported|cam|perturb|training|tensorboard) parts="$parts $1" ;;
+    networks|checkpoints|data|exported|cam|perturb|training|tensorboard|statistics) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data exported cam perturb training tensorboard; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data exported cam perturb training tensorboard statistics; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -214,11 +227,13 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data exported cam perturb training tensorboard"
+[ -n "$parts" ] || parts="networks checkpoints data exported cam perturb training tensorboard statistics"
 
-setup_a || { say "environment a cannot be made"; exit 1; }
-setup_b || b=
-choose_peer
+if [ "$parts" != " statistics" ]; then
+  setup_a || { say "environment a cannot be made"; exit 1; }
+  setup_b || b=
+  choose_peer
+fi
 passed=0
 failed=
 : >"$work/cells"

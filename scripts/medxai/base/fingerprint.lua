@@ -92,13 +92,14 @@ local write -- (state, value): appends the value's text to state
 
 local function put(state, ...) table.move({ ... }, 1, select("#", ...), #state + 1, state) end
 
--- What an object of the library says of itself; a model by its weights too.
+-- What an object of the library says of itself; a model by its weights too, until it is closed.
 local function write_object(state, object)
   for _, key in ipairs { "name", "kind", "id", "text", "n", "seed", "dtype", "options", "config", "data" } do
     put(state, key)
     write(state, rawget(object, key))
   end
-  if rawget(object, "_state") then put(state, require("medxai.run.run").weights_sha256(object)) end
+  local hash = debug.getmetatable(object).sha256
+  if hash and not rawget(object, "_closed") then put(state, hash(object)) end
 end
 
 local function write_table(state, t)

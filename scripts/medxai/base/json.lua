@@ -242,7 +242,7 @@ end
 ---@param value any
 ---@return string
 function canon.hash(value)
-  return require("medxai.base.files").sha256(canon.write(value))
+  return require("medxai.core").image.sha256(canon.write(value))
 end
 
 --- What differs between two plain tables: a sorted list of { field = "fit.epochs", a = 8, b = 9 }.

@@ -3,6 +3,7 @@
 -- A field given on the command line (--epochs 2) replaces an option whose spec says that it is a field, and that is told.
 -- It refuses to guess: an unknown key is an error that offers the nearest name, never a silent default.
 local host = require "medxai.host"
+local suggest = require "medxai.base.suggest"
 
 local check = {}
 
@@ -83,76 +84,6 @@ function check.sorted_keys(t)
   return keys
 end
 
--- Edit distance with neighbours swapped counted once (optimal string alignment).
-local function distance(a, b)
-  local before, last = {}, {}
-  for j = 0, #b do last[j] = j end
-  for i = 1, #a do
-    local row = { [0] = i }
-    for j = 1, #b do
-      local cost = a:byte(i) == b:byte(j) and 0 or 1
-      local d = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + cost)
-      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
-        d = math.min(d, before[j - 2] + 1)
-      end
-      row[j] = d
-    end
-    before, last = last, row
-  end
-  return last[#b]
-end
-
-local function initials(name)
-  return (name:gsub("(%a)%a*[_%-%. ]*", "%1"))
-end
-
--- How far `got` is from `name`; nil where nobody would take one for the other.
-local function farness(got, name)
-  if got == name then return 0 end
-  local g, n = got:lower(), name:lower()
-  if g == n or g:gsub("[_%-]", "") == n:gsub("[_%-]", "") then return 0.1 end
-  local d = distance(g, n)
-  if d <= math.max(1, math.min(#g, #n) // 3) and d < #g then return d end
-  if #g > 1 and #n > 1 and (initials(g) == n or initials(n) == g) then return 0.5 end
-  if #g >= 3 and #n >= 3 and (g:find(n, 1, true) or n:find(g, 1, true)) then return 3 + math.abs(#g - #n) / 100 end
-  return nil
-end
-
---- The names nearest to `got`, nearest first; empty where none is near.
----@param got string
----@param names string[]
----@param count? integer at most so many (default 1)
----@return string[]
-function check.nearest(got, names, count)
-  local found = {}
-  for _, name in ipairs(names) do
-    local d = farness(tostring(got), tostring(name))
-    if d then found[#found + 1] = { d = d, name = tostring(name) } end
-  end
-  table.sort(found, function(a, b) return a.d < b.d or (a.d == b.d and a.name < b.name) end)
-  local list = {}
-  for i = 1, math.min(count or 1, #found) do list[i] = found[i].name end
-  return list
-end
-
-local function quoted(names, join)
-  local list = {}
-  for i, name in ipairs(names) do list[i] = type(name) == "string" and "'" .. name .. "'" or tostring(name) end
-  if #list < 2 then return list[1] or "" end
-  return table.concat(list, ", ", 1, #list - 1) .. " " .. join .. " " .. list[#list]
-end
-
---- " Did you mean 'a' or 'b'?" or, where nothing is near, " Known: ..." (all of a short list).
----@param got string
----@param names string[]
----@param count? integer
-function check.hint(got, names, count)
-  local near = check.nearest(got, names, count)
-  if #near > 0 then return " Did you mean " .. quoted(near, "or") .. "?" end
-  if #names == 0 or #names > 24 then return "" end
-  return " Known: " .. table.concat(names, ", ") .. "."
-end
-
 --- Raises unless `got` is one of `names`: "what: unknown layer 'x'. Did you mean 'y'?"
 ---@param what string
 ---@param kind string "layer", "method", "class"
@@ -162,7 +93,7 @@ function check.known(what, kind, got, names)
   for _, name in ipairs(names) do
     if name == got then return got end
   end
-  mistake(what, "unknown %s '%s'.%s", kind, tostring(got), check.hint(tostring(got), names, 3))
+  mistake(what, "unknown %s '%s'.%s", kind, tostring(got), suggest.hint(tostring(got), names, 3))
 end
 
 local function describe(value)
@@ -192,7 +123,7 @@ local function convert(rule, value)
     for _, allowed in ipairs(rule.one_of) do
       if allowed == value then return allowed end -- 2 for 2.0
     end
-    if not rule[1] then return nil, quoted(rule.one_of, "or") end
+    if not rule[1] then return nil, suggest.quoted(rule.one_of, "or") end
   end
   for kind in rule[1]:gmatch("[%w_]+") do
     local test = accepts[kind] or error("check: a spec names the type '" .. kind .. "'")
@@ -202,7 +133,7 @@ local function convert(rule, value)
     end
   end
   local words = {}
-  if rule.one_of then words[1] = quoted(rule.one_of, "or") end
+  if rule.one_of then words[1] = suggest.quoted(rule.one_of, "or") end
   words[#words + 1] = rule[1]:gsub("|", " or ")
   return nil, table.concat(words, " or ")
 end
@@ -240,11 +171,7 @@ end
 local function check_one(what, key, rule, value)
   local result, expected = convert(rule, value)
   if result == nil then
-    local hint = ""
-    if rule.one_of and type(value) == "string" then
-      local near = check.nearest(value, rule.one_of)
-      hint = near[1] and (" Did you mean '" .. near[1] .. "'?") or ""
-    end
+    local hint = rule.one_of and type(value) == "string" and suggest.near(value, rule.one_of) or ""
     mistake(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
   end
   if type(result) == "number" then
@@ -306,7 +233,7 @@ function check.options(what, options, spec)
       if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got [%s]).", tostring(key)) end
       local names = {}
       for _, name in ipairs(check.sorted_keys(spec)) do names[#names + 1] = tostring(name) end
-      mistake(what, "unknown option '%s'.%s", key, check.hint(key, names))
+      mistake(what, "unknown option '%s'.%s", key, suggest.hint(key, names))
     end
   end
   local result = {}
@@ -317,7 +244,7 @@ function check.options(what, options, spec)
     if value == nil then value = rule.default end
     if value == nil and rule.required then
       mistake(what, "option '%s' is missing (expected %s). Add %s = ... to it.", key,
-        rule.one_of and quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), key)
+        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), key)
     end
     if value ~= nil then result[key] = check_one(what, key, rule, value) end
   end
@@ -366,10 +293,8 @@ end
 function check.unused_fields()
   for _, name in ipairs(check.sorted_keys(host.fields or {})) do
     if not consumed[name] then
-      local names = check.sorted_keys(known)
-      local near = check.nearest(name, names)
-      local message = "unknown field --" .. name .. "."
-      if near[1] then message = message .. " Did you mean --" .. near[1] .. "?" end
+      local near = suggest.nearest(name, check.sorted_keys(known))[1]
+      local message = "unknown field --" .. name .. "." .. (near and " Did you mean --" .. near .. "?" or "")
       check.last, check.mistake = message, message
       error(message, 0)
     end

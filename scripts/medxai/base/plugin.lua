@@ -2,6 +2,7 @@
 -- the option table. The researcher's comes first only where the library has none of that name.
 -- It refuses unknown names (offering near ones) and files that do not return what they should.
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local code = require "medxai.base.fingerprint"
 local host = require "medxai.host"
 
@@ -49,7 +50,7 @@ function plugin.find(what, kind, word, name)
   if not name:find("^[%w_][%w_%-%.]*$") then check.fail(what, "a %s has a plain name (got '%s').", word, name) end
   local path, text = beside_experiment(name)
   if not path then
-    local hint = check.hint(name, names, 3)
+    local hint = suggest.hint(name, names, 3)
     check.fail(what, "unknown %s '%s'.%s%s", word, name, hint, hint:find("Did you") and "" or string.format(" Or write it as '%s.lua' beside the experiment.", name))
   end
   return load_own(what, path, text), code.of_file(text)

@@ -4,6 +4,8 @@
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
+local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------------------
@@ -29,7 +31,7 @@ end
 
 local function seconds_of(dir)
   local total = 0.0
-  local ok, rows = pcall(files.read_csv, files.join(dir, "times.csv"))
+  local ok, rows = pcall(csv.read, files.join(dir, "times.csv"))
   for _, row in ipairs(ok and rows or {}) do
     if row.name == "whole" then total = total + (tonumber(row.seconds) or 0) end
   end
@@ -91,7 +93,7 @@ local function one_run(folder, name)
   end
   local names = {}
   for i, facts in ipairs(all_runs(folder)) do names[i] = facts.name end
-  check.fail("runs", "there is no run '%s' (looked in '%s').%s", name, folder, check.hint(name, names, 3))
+  check.fail("runs", "there is no run '%s' (looked in '%s').%s", name, folder, suggest.hint(name, names, 3))
 end
 
 -- ---- text -------------------------------------------------------------------------------------------------------------------------

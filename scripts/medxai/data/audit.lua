@@ -1,7 +1,7 @@
 -- What is checked before training: counts, images that cannot be read (all of them, together), the same picture in two splits
 -- (exactly, or nearly), and whether a class can be told by its source. Every image is decoded once, by several threads; what fits in the
 -- cache is kept, so that training need not decode it again. It refuses to go on with unreadable images; the rest are warnings.
-local base = require "medxai.data.dataset"
+local listing = require "medxai.data.listing"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
 
@@ -41,7 +41,7 @@ local function all_items(data)
   local set = data:native()
   for _, split in ipairs(data.splits) do
     for _, item in ipairs(split.items) do
-      items[#items + 1], indices[#indices + 1], groups[#groups + 1] = item, item.index, group_number[base.group(item.split)]
+      items[#items + 1], indices[#indices + 1], groups[#groups + 1] = item, item.index, group_number[listing.group(item.split)]
     end
   end
   return items, indices, groups, set
@@ -79,7 +79,7 @@ local function exact_duplicates(items, set)
     local id = set:facts(item.index).id
     local other = first[id]
     if other then
-      local list = base.group(other.split) ~= base.group(item.split) and across or within
+      local list = listing.group(other.split) ~= listing.group(item.split) and across or within
       list[#list + 1] = { a = other.path, split_a = other.split, b = item.path, split_b = item.split, id = id,
         same_class = other.label == item.label }
     else

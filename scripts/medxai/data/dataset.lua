@@ -22,6 +22,7 @@
 --   limit                at most so many images a class and split, the first in order
 local check = require "medxai.base.options"
 local host = require "medxai.host"
+local listing = require "medxai.data.listing"
 
 local base = {}
 
@@ -53,9 +54,6 @@ function base.spec(own)
   end
   return spec
 end
-
---- Small_Test is a part of Test: the same image or patient in both is no leak.
-function base.group(split) return split == "small_test" and "test" or split end
 
 -- ---- splits ----
 
@@ -480,7 +478,7 @@ local function check_patients(items)
     local p = item.patient
     if p and p ~= "unknown" then
       local other = first[p]
-      if other and base.group(other.split) ~= base.group(item.split) then
+      if other and listing.group(other.split) ~= listing.group(item.split) then
         check.fail("dataset", "patient '%s' is in two splits ('%s' in %s, '%s' in %s). Move all images of a patient into one.",
           p, other.path, other.split, item.path, item.split)
       end

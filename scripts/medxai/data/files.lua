@@ -3,6 +3,7 @@
 -- Without labels y is -1 and nothing that needs the truth can be asked.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local listing = require "medxai.data.listing"
 
 local spec = base.spec {
@@ -34,7 +35,7 @@ local function label_of(value, classes)
   for k, class in ipairs(classes) do
     if class == value then return k - 1 end
   end
-  check.fail("files", "unknown class '%s'.%s", tostring(value), #classes == 0 and " Write classes = { ... }." or check.hint(tostring(value), classes))
+  check.fail("files", "unknown class '%s'.%s", tostring(value), #classes == 0 and " Write classes = { ... }." or suggest.hint(tostring(value), classes))
 end
 
 local function each(value, i, n, what)

@@ -3,6 +3,7 @@
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
+local suggest = require "medxai.base.suggest"
 
 local listing = {}
 
@@ -77,9 +78,7 @@ function listing.there(path)
   end
   local names = listing.names(path)
   if #names == 0 then return "there: nothing" end
-  local shown = {}
-  for i = 1, math.min(8, #names) do shown[i] = names[i] end
-  return "there: " .. table.concat(shown, ", ") .. (#names > 8 and (" and %d more"):format(#names - 8) or "")
+  return "there: " .. suggest.some(names, 8)
 end
 
 --- Raises: a split's folder holds no image of any class.
@@ -154,5 +153,8 @@ function listing.check_classes(what, classes)
   if #classes == 0 then check.fail(what, "classes is empty (expected names in label order).") end
   return classes
 end
+
+--- Small_Test is a part of Test: the same image or patient in both is no leak.
+function listing.group(split) return split == "small_test" and "test" or split end
 
 return listing

@@ -5,6 +5,7 @@
 -- an error that lists them with their lines.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
 local listing = require "medxai.data.listing"
@@ -92,7 +93,7 @@ local function read_items(rows, order, name, classes)
     local split = split_of[row.split:lower()]
     if not split then check.fail("manifest", "%s:%d: unknown split '%s' (expected train, val or test).", name, row.line, row.split) end
     if not order[row.label] then
-      check.fail("manifest", "%s:%d: unknown class '%s'.%s", name, row.line, row.label, check.hint(row.label, classes))
+      check.fail("manifest", "%s:%d: unknown class '%s'.%s", name, row.line, row.label, suggest.hint(row.label, classes))
     end
     if row.path == "" then check.fail("manifest", "%s:%d: no path.", name, row.line) end
     items[i] = { path = row.path, label = order[row.label], split = split, lungs = filled(row.mask) or filled(row.lungs), patient = filled(row.patient),
@@ -129,7 +130,7 @@ return function(options)
   local path, text = find_csv(o.csv)
   local root, name, notes = path:match "^(.*)/[^/]*$" or ".", path:match "[^/]+$", {}
   if root == "" then root = "/" end
-  local rows, columns = csv.parse(text, name)
+  local rows, columns = csv.parse(text, name, "manifest")
   need_columns(columns, name)
   if #rows == 0 then check.fail("manifest", "%s has no rows.", name) end
   local classes, order = read_classes(rows, name, o.classes and listing.check_classes("manifest", o.classes), notes)

@@ -6,8 +6,7 @@ local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local geometry = require "medxai.nn.geometry"
-local map = require "medxai.explain.map"
-local tap = require "medxai.explain.forward_pass"
+local not_defined = require "medxai.base.not_defined"
 local torch = require "medxai.torch"
 
 local attention = {}
@@ -35,11 +34,11 @@ end
 local function check_site(site)
   local shape = site.shape
   if site.rank ~= 4 or shape[1] ~= -1 then
-    map.not_defined(("'%s' attends within windows, or mixes images and heads, and not from every token to every other"):format(site.name))
+    not_defined.raise(("'%s' attends within windows, or mixes images and heads, and not from every token to every other"):format(site.name))
   elseif shape[3] ~= shape[4] then
-    map.not_defined(("'%s' attends from %d tokens to %d, and not from every token to every other"):format(site.name, shape[3], shape[4]))
+    not_defined.raise(("'%s' attends from %d tokens to %d, and not from every token to every other"):format(site.name, shape[3], shape[4]))
   elseif site.fused and not site.fused.plain then
-    map.not_defined(("'%s' is causal or groups its heads"):format(site.name))
+    not_defined.raise(("'%s' is causal or groups its heads"):format(site.name))
   end
   return site
 end
@@ -49,23 +48,23 @@ end
 ---@return medxai.Attention
 function attention.of(model)
   local def = model._def
-  if not def.shapes then map.not_defined "attention is explained in networks that PyTorch exported" end
+  if not def.shapes then not_defined.raise "attention is explained in networks that PyTorch exported" end
   if def.attention then return def.attention end
   local used, sites = model:used_nodes(), {}
   for id = 1, def.output do
     local site = site_of(model, id, used)
     if site then sites[#sites + 1] = check_site(site) end
   end
-  if #sites == 0 then map.not_defined "the network has no attention" end
+  if #sites == 0 then not_defined.raise "the network has no attention" end
   local tokens, found = sites[1].shape[3], nil
   for _, bridge in ipairs(geometry.bridges(model)) do
     local grid = bridge.grid
     if grid.kind ~= "nchw" and grid.height * grid.width + grid.others == tokens then found = bridge end
   end
   for _, site in ipairs(sites) do
-    if site.shape[3] ~= tokens then map.not_defined(("its attentions have %d and %d tokens"):format(tokens, site.shape[3])) end
+    if site.shape[3] ~= tokens then not_defined.raise(("its attentions have %d and %d tokens"):format(tokens, site.shape[3])) end
   end
-  if not found then map.not_defined(("its %d tokens are no grid of places"):format(tokens)) end
+  if not found then not_defined.raise(("its %d tokens are no grid of places"):format(tokens)) end
   def.attention = { sites = sites, grid = found.grid, tokens = tokens, last = found.id,
     token = geometry.token_read(model, found.id, found.grid) }
   return def.attention
@@ -121,7 +120,7 @@ function attention.each(ctx, kind, with_gradients, use)
     local scope <close> = core.memory.scope()
     local numbers = {}
     for k = 1, count do numbers[k] = first + k end
-    local targets, x = ctx.targets:select(numbers), tap.padded(ctx.x:narrow(0, first, count), ctx.deterministic and chunks.fixed or nil)
+    local targets, x = ctx.targets:select(numbers), chunks.padded(ctx.x:narrow(0, first, count), ctx.deterministic and chunks.fixed or nil)
     local values, gradients
     local function forward() return model:forward { x = x, outputs = outputs, grad_from = with_gradients and leaves or nil, fold = true } end
     if with_gradients then

@@ -14,7 +14,6 @@ local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local map = require "medxai.explain.map"
 local principal = require "medxai.explain.principal_component"
-local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
@@ -181,7 +180,7 @@ function Context:gradients(n, o, use)
     local scope <close> = core.memory.scope()
     local numbers = {}
     for k = 1, count do numbers[k] = o.image(first + k - 1) end
-    local targets, x = self.targets:select(numbers), tap.padded(o.x(first, count), size)
+    local targets, x = self.targets:select(numbers), chunks.padded(o.x(first, count), size)
     local inputs, logits = {}, nil
     local list = torch.enable_grad(function()
       local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided, fold = o.fold ~= false and not o.guided }

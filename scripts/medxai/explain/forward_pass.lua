@@ -5,6 +5,8 @@
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
 -- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
+local chunks = require "medxai.tensor.chunks"
 local geometry = require "medxai.nn.geometry"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
@@ -17,7 +19,7 @@ Pass.__index = Pass
 function tap.check_layers(model, layers)
   for _, layer in ipairs(layers) do
     if not model:has_node(layer) then
-      local hint = check.hint(tostring(layer), model:node_names(), 3)
+      local hint = suggest.hint(tostring(layer), model:node_names(), 3)
       check.fail("explain", "unknown layer '%s'.%s", tostring(layer), hint == "" and model.cam_layer and " Usual is '" .. model.cam_layer .. "'." or hint)
     end
   end
@@ -69,13 +71,6 @@ function tap.aliased(model, layer)
   return layer
 end
 
---- The batch as it runs: padded with its last image to a fixed size (nil: as it is), so that the same operators run on the same shapes.
-function tap.padded(x, size)
-  local n = x:size(0)
-  if not size or n >= size then return x end
-  return torch.cat({ x, x:narrow(0, n - 1, 1):expand { size - n, x:size(1), x:size(2), x:size(3) } }, 0)
-end
-
 -- Adds names to a list that holds each once.
 local function adder(list)
   local seen = {}
@@ -113,7 +108,7 @@ function tap.open(model, x, wants)
   end
   for _, layer in ipairs(pass.gradient_layers) do pass.gradient_at[layer] = true end
   local leaves = #pass.gradient_layers > 0 and pass.gradient_layers or nil
-  local full = tap.padded(x, wants.size)
+  local full = chunks.padded(x, wants.size)
   local function forward() return model:forward { x = full, outputs = outputs, grad_from = leaves, fold = true } end
   local began = host.now()
   pass.values = leaves and torch.enable_grad(forward) or torch.no_grad(forward)

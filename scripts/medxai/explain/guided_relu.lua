@@ -1,6 +1,6 @@
 -- The gradient at the input with guided rectifiers, for guided_backprop and guided_gradcam.
 -- It refuses networks with nonlinearities that do not rectify, unless compat asks for what the reference does there.
-local map = require "medxai.explain.map"
+local not_defined = require "medxai.base.not_defined"
 local torch = require "medxai.torch"
 
 local guided = {}
@@ -15,7 +15,7 @@ local function choose(model, compat)
     if compat then
       if node.op == "relu" and node.module then modules[#modules + 1] = node.name end
     elseif not rectifier[node.op] and not gate[node.op] then
-      map.not_defined(string.format("guided backprop is defined for rectifiers, and '%s' is %s", node.name, node.op))
+      not_defined.raise(string.format("guided backprop is defined for rectifiers, and '%s' is %s", node.name, node.op))
     end
   end
   return compat and modules or true

@@ -145,17 +145,8 @@ local explanations = {
 --- Statuses of maps that hold nothing but rounding, or no numbers.
 map.empty = { nan = true, flat = true, saturated = true }
 
-local not_defined = {}
-not_defined.__index = not_defined
-not_defined.__tostring = function(self) return "not defined: " .. self.why end
-
---- Raised in a method's map(): the method means nothing for this network (or image). The map's status is then "not_defined", with
---- the reason, and nothing has failed.
----@param why string
-function map.not_defined(why) error(setmetatable({ why = why }, not_defined), 0) end
-
---- The reason, where an error is one that map.not_defined raised; else nil.
-function map.why_not_defined(problem) return getmetatable(problem) == not_defined and problem.why or nil end
+--- For a method's map(): raises that the method means nothing for this network or image (base/not_defined.lua).
+map.not_defined = require("medxai.base.not_defined").raise
 
 --- A sentence for figures and tables, nil for "ok".
 function map.explain_status(status)

@@ -39,7 +39,7 @@ local function from_table(name, t, source)
   check.spec("explain", subject, t.options or {})
   if type(t.map) ~= "function" then check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name) end
   if t.at ~= nil and t.at ~= "layer" and t.at ~= "input" then check.fail("explain", "method '%s': at is 'layer' or 'input' (got '%s').", name, tostring(t.at)) end
-  if t.draw ~= nil and type(t.draw) ~= "function" then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
+  if t.draw ~= nil and type(t.draw) ~= "function" and source then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
   local needs = t.needs or {}
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
     options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},

@@ -2,6 +2,7 @@
 -- smoothed over augmentations the same once more for the five other views of the images, all under a memory budget with halving on
 -- out of memory. Each map is written as soon as it is made; finished ones are not made again.
 -- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
+local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
@@ -86,7 +87,7 @@ local function attempt(e, ctx)
   if host.interrupted() then error("interrupted", 0) end
   if version then returned.same_weights("method", e.method.name, ctx.model, version) end
   if ok then return results end
-  local why = map.why_not_defined(results)
+  local why = not_defined.reason(results)
   if not why and (not e.method.own or chunks.is_out_of_memory(results)) then error(getmetatable(results) == Wrong and e.method.name .. ": " .. results.why or results, 0) end
   local failed = {}
   if e.method.own and ctx.count > 1 then -- each image has its own fate

@@ -1,8 +1,8 @@
 -- What the three SHAP methods share: which outputs of the network are explained (the image's top classes, and what its target
 -- needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
 -- It refuses to explain more outputs than the network has.
+local not_defined = require "medxai.base.not_defined"
 local check = require "medxai.base.options"
-local map = require "medxai.explain.map"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"
@@ -91,7 +91,7 @@ end
 function shap.regions(ctx, source)
   local item = ctx.items[1]
   local made = regions.of(source, ctx:image():select(0, 0), { item = item, split = ctx.split, number = item.number, least = 1 })
-  if made.count < 2 then map.not_defined(made.source .. " gives one region only") end
+  if made.count < 2 then not_defined.raise(made.source .. " gives one region only") end
   return made
 end
 

@@ -5,6 +5,7 @@
 -- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
 -- It refuses a class that the model does not have, and "true" for an image without a label.
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local torch = require "medxai.torch"
 
 local target = {}
@@ -31,8 +32,8 @@ local function class_index(word, classes)
     if index >= 0 and index < #classes then return index end
     check.fail("explain", "target class %d is out of range (the model has classes 0 to %d: %s).", index, #classes - 1, table.concat(classes, ", "))
   end
-  check.fail("explain", "unknown target '%s'. Write predicted, true, contrast(a, b) or a class: %s.%s", tostring(word), table.concat(classes, ", "),
-    check.nearest(tostring(word), classes)[1] and (" Did you mean '" .. check.nearest(tostring(word), classes)[1] .. "'?") or "")
+  check.fail("explain", "unknown target '%s'. Write predicted, true, contrast(a, b) or a class: %s.%s", tostring(word),
+    table.concat(classes, ", "), suggest.near(tostring(word), classes))
 end
 
 local function trim(s) return (s:gsub("^%s+", ""):gsub("%s+$", "")) end

@@ -10,8 +10,8 @@
 --     end }
 -- A name is local to the block it stands in; nil takes the operator's name ("relu", then "relu_1"). Nodes run in the order
 -- in which they are written and are written out of place. It refuses two layers of one name, and to guess sizes.
-local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local fingerprint = require "medxai.base.fingerprint"
 local native = require "medxai.core".graph
 
 local graph = {}
@@ -61,21 +61,9 @@ local function slots_of(args, slots)
   return slots
 end
 
--- A function's code, and the plain values that it holds on to.
-local function function_text(f)
-  local parts = { string.dump(f, true) }
-  for i = 1, math.huge do
-    local name, value = debug.getupvalue(f, i)
-    if not name then break end
-    local plain, text = pcall(canon.write, value)
-    parts[#parts + 1] = plain and text or type(value) == "function" and string.dump(value, true) or "?"
-  end
-  return table.concat(parts, "\0")
-end
-
 -- What a node computes, as text: the operator and its arguments.
 local function argument_text(arg)
-  if type(arg) == "function" then return function_text(arg) end
+  if type(arg) == "function" then return fingerprint.of_function(arg) end
   if type(arg) ~= "table" then return tostring(arg) end
   if arg.id then return "value " .. arg.id end
   if arg.slot then return "slot " .. arg.slot end
@@ -97,7 +85,7 @@ end
 function Builder:signature()
   local parts = table.move(self.texts, 1, #self.texts, 1, {})
   for _, slot in ipairs(self.slots) do parts[#parts + 1] = slot.name .. " " .. table.concat(slot.shape, "x") end
-  for _, m in ipairs(self.modules) do parts[#parts + 1] = m.init and function_text(m.init) or "" end
+  for _, m in ipairs(self.modules) do parts[#parts + 1] = m.init and fingerprint.of_function(m.init) or "" end
   return require("medxai.base.files").sha256(table.concat(parts, "\n")):sub(1, 16)
 end
 
@@ -343,16 +331,6 @@ function Builder:thesis_head(name, x, inp, hidden, classes, p)
     local h = self:relu("relu", self:linear("fc1", x, { inp, hidden }))
     return self:linear("fc2", self:dropout("dropout", h, p), { hidden, classes })
   end)
-end
-
--- ---- a network of one's own -----------------------------------------------------------------------------------------------
-
---- A model of your own network; the options are those of xai.models, and build.
---- Layers begin as torch.nn's do; all are trained.
----@param options table { name=, classes=, build = function(g, x) -> logits [, aux logits], size_px =, cam_layer =, seed = ... }
----@return medxai.Model
-function graph.network(options)
-  return require("medxai.nn.model").own(options)
 end
 
 return graph

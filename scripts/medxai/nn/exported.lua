@@ -201,9 +201,8 @@ local spec = {
 -- The file that describes the network: the one that is named, or a run's.
 local function find_file(o)
   if o.file then return o.file end
-  local folder = o.found and o.found.described and (files.is_folder(o.found.path) and o.found.path or files.folder(o.found.path))
-  local path = folder and files.join(folder, "network.pt2")
-  if path and files.exists(path) then return path end
+  local path = o.found and o.found.described and exported_file.of_run(o.found.path)
+  if path then return path end
   if o.found and o.found.described then
     check.fail("exported", "the run '%s' holds no exported network (its network is %s). Use xai.models.%s.", o.found.run,
       tostring(o.found.described.network), tostring(o.found.described.network))
@@ -326,6 +325,7 @@ function exported.new(options)
   if o.size_px and o.size_px ~= size_px then
     fail(program, "takes images of %d pixels (size_px = %d). Export it for that size.", size_px, o.size_px)
   end
+  o.output = o.output or described and described.config.output
   local output = guarded(choose_output, program, o.output)
   local head = guarded(settle_head, program, output, o)
   local g, x = graph.builder(o.name)

@@ -5,6 +5,7 @@
 -- several inputs, and sizes that depend on anything but the batch.
 local archive = require "medxai.archive"
 local check = require "medxai.base.options"
+local files = require "medxai.base.files"
 
 local exported_file = {}
 
@@ -415,6 +416,14 @@ function exported_file.read(path)
   end
   if not ok then error(problem, 0) end
   return program
+end
+
+--- The network that a run wrote beside its weights; nil where it has none.
+---@param weights string path of its weights.pt
+---@return string|nil path
+function exported_file.of_run(weights)
+  local path = files.join(files.folder(weights) or ".", "network.pt2")
+  return files.exists(path) and path or nil
 end
 
 --- Writes the network without its weights, as an archive of the same form: what describes it, and its constants.

@@ -5,7 +5,9 @@
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
 -- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that a
 -- search over many models holds one of them at a time.
+local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local suggest = require "medxai.base.suggest"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local core = require "medxai.core"
@@ -23,6 +25,9 @@ local model = {}
 ---@field resize_px integer short side before the crop
 ---@field cam_layer string where Grad-CAM looks
 ---@field compare_layers string[] four layers, deep to shallow
+---@field shap_layer string what the CAM layer reads: where the thesis took gradient SHAP
+---@field shap_gradient_samples integer the thesis' samples for gradient SHAP with this network
+---@field shap_kernel_samples integer the same for kernel SHAP
 ---@field head_name string
 ---@field device string
 ---@field dtype string
@@ -192,6 +197,8 @@ local function new_model(def, options, network)
   return setmetatable({
     name = def.name, classes = options.class_list, num_classes = #options.class_list, head_name = network.head_name or (network.head_parts or {})[1],
     size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer, compare_layers = network.compare_layers,
+    shap_layer = network.shap_layer, shap_gradient_samples = network.shap_gradient_samples,
+    shap_kernel_samples = network.shap_kernel_samples,
     config = options.config, device = "cpu", dtype = "float32", layout = "nchw",
     _def = def, _options = options, _network = network, _training = true, _parts = {},
     _main = { def.output }, _both = def.aux and { def.output, def.aux } or { def.output },
@@ -522,7 +529,7 @@ function Model:has_node(name) return self._def.ids[name] ~= nil end
 ---@param name string
 ---@param count? integer default 3
 ---@return string[]
-function Model:nearest_nodes(name, count) return check.nearest(name, all_names(self._def), count or 3) end
+function Model:nearest_nodes(name, count) return suggest.nearest(name, all_names(self._def), count or 3) end
 
 --- What a node is: { name =, op = "conv2d", inputs = { names } }. A block's name gives its last node.
 ---@param name string
@@ -753,7 +760,7 @@ local function listed(self, kind)
   local list = {}
   for i, slot in ipairs(self._def.slots) do
     if (not kind or slot.kind == kind and not slot.tied) and slot.kind ~= "constant" then
-      local entry = { name = slot.name, tensor = self._state:get(i) }
+      local entry = { name = slot.name, tensor = self._state:get(i), tied = slot.tied and true or nil }
       if kind == "parameter" then entry.trainable = self._state:requires_grad(i) end
       list[#list + 1] = entry
     end
@@ -765,7 +772,8 @@ end
 function Model:parameters() return listed(self, "parameter") end
 --- List of { name =, tensor = }: running statistics and counters of batch norms.
 function Model:buffers() return listed(self, "buffer") end
---- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor = }.
+--- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor =, tied = }; tied: a further
+--- name of a tensor that stands in the list already, or later.
 function Model:state() return listed(self) end
 
 --- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
@@ -803,6 +811,22 @@ function Model:stays_in_eval(name) return self._open ~= nil and not is_under(nam
 --- A number that changes when a parameter or buffer is replaced or written to.
 ---@return integer
 function Model:version() return self._state:version() end
+
+--- SHA-256 over the names, types, shapes and bytes of parameters and buffers, in order; kept while nothing is written to them.
+---@return string 64 hex digits
+function Model:sha256()
+  local version = self:version()
+  if self._hashed and self._hashed.version == version then return self._hashed.hex end
+  local scope <close> = core.memory.scope()
+  local hash = core.image.sha256_stream()
+  for _, entry in ipairs(self:state()) do
+    local tensor = entry.tensor:detach():cpu():contiguous()
+    hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
+    tensor:close()
+  end
+  self._hashed = { version = version, hex = hash:hex() }
+  return self._hashed.hex
+end
 
 --- Frees all tensors now; the model cannot be used afterwards.
 function Model:close()
@@ -873,68 +897,15 @@ function Model:to(where)
   return self
 end
 
-local function same_shape(a, b)
-  if #a ~= #b then return false end
-  for i = 1, #a do if a[i] ~= b[i] then return false end end
-  return true
-end
-
-local function by_name(list)
-  local map = {}
-  if list[1] == nil then
-    for name, t in pairs(list) do map[name] = t end
-  else
-    for _, entry in ipairs(list) do map[entry.name] = entry.tensor end
-  end
-  return map
-end
-
-local function first_few(names)
-  local text = table.concat(names, ", ", 1, math.min(3, #names))
-  return #names > 3 and text .. " and " .. (#names - 3) .. " more" or text
-end
-
-local function complain(self, what, report)
-  local facts = {}
-  for _, kind in ipairs { "missing", "extra", "shape_differs" } do
-    local names = report[kind]
-    if #names > 0 then facts[#facts + 1] = string.format("%d %s (%s)", #names, (kind:gsub("_", " ")), first_few(names)) end
-  end
-  check.fail(what, "does not fit %s: %s. Nothing was loaded; strict = false loads what fits.", self.name, table.concat(facts, ", "))
-end
-
---- Copies tensors into the model by name; dtypes and devices are converted.
----@param source table list of { name =, tensor = } or name -> tensor
+--- Copies tensors into the model by name (medxai.nn.match); dtypes and devices are converted.
+---@param source medxai.Named[]|table<string, userdata> list of { name =, tensor = } or name -> tensor
 ---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
----@return table report { matched =, missing =, extra =, shape_differs = } lists of names
+---@return medxai.Match report
 function Model:load_state(source, options)
   local o = check.options(self.name .. ": load_state", options, { strict = { "boolean", default = true }, what = { "string" } })
-  local map, report, fits = by_name(source), { matched = {}, missing = {}, extra = {}, shape_differs = {} }, {}
-  for i, slot in ipairs(self._def.slots) do
-    local t = map[slot.name]
-    local wanted = slot.kind ~= "constant" and (t or not slot.tied) -- constants are the network's; tied ones have another name
-    if wanted and not t then
-      -- files of torch before 0.4 have no counters; torch starts them at 0 as well
-      local list = slot.name:find("num_batches_tracked$") and report.matched or report.missing
-      list[#list + 1] = slot.name
-    elseif wanted and not same_shape(t.shape, slot.shape) then
-      report.shape_differs[#report.shape_differs + 1] = string.format("%s is %s, the model's %s", slot.name, shape_text(t), table.concat(slot.shape, "x"))
-    elseif wanted then
-      report.matched[#report.matched + 1] = slot.name
-      fits[i] = t
-    end
-  end
-  for _, name in ipairs(check.sorted_keys(map)) do
-    if not self._def.slots[name] then report.extra[#report.extra + 1] = name end
-  end
-  local bad = #report.missing + #report.extra + #report.shape_differs
-  if o.strict and bad > 0 then complain(self, o.what or "load_state", report) end
-  quietly(function()
-    for i in ipairs(self._def.slots) do
-      if fits[i] then self._state:get(i):copy_(fits[i]) end
-    end
-  end)
-  return report
+  local match = require "medxai.nn.match"
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  return match.load_into(self:state(), match.named(source), { what = self.name, from = o.what, strict = o.strict })
 end
 
 --- A copy with its own tensors; the graph is shared.

@@ -56,7 +56,7 @@ end
 ---@param data medxai.Dataset
 ---@return table
 function model_file.describe(model, data)
-  local out = { format = "medxai.nn.model", device = kind_of(model.device), config = model.config,
+  local out = { format = "medxai.model", device = kind_of(model.device), config = model.config,
     train_depth = model.config.train_depth, data = data:description() }
   for _, setting in ipairs(of_model) do out[setting[1]] = of_this_model(model, setting[1]) end
   for key, value in pairs(data:preparation()) do out[key] = value end
@@ -70,9 +70,9 @@ end
 function model_file.read(folder)
   local path = files.join(folder, "model.json")
   local text = files.read(path)
-  if not text or not text:find("medxai.nn.model", 1, true) then return nil end -- other programs name files so, too
+  if not text or not text:find("medxai.model", 1, true) then return nil end -- other programs name files so, too
   local described = canon.read(text, path)
-  if type(described) ~= "table" or described.format ~= "medxai.nn.model" then return nil end
+  if type(described) ~= "table" or described.format ~= "medxai.model" then return nil end
   described.mean, described.std = described.mean or { 0, 0, 0 }, described.std or { 1, 1, 1 } -- early files lack them
   return described
 end

@@ -4,6 +4,7 @@
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local match = require "medxai.nn.match"
 local model_file = require "medxai.nn.model_file"
 local store = require "medxai.nn.checkpoint"
 
@@ -209,21 +210,21 @@ local function tell_auxiliary(report)
     .. "evaluation", other == 0 and "not" or "of another shape")
 end
 
--- options: kind ("file"), set and strict of the weights, optional as store.load_into has it
+-- options: kind ("file"), set and strict of the weights, optional as match.load_into has it
 local function load_file(model, path, options)
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local loaded = store.read(path)
   local state = model:state()
-  local tensors, taken, others = store.choose(loaded, state, options.set)
-  local report = store.load_into(state, tensors, { from = path, strict = options.strict, optional = options.optional })
+  local tensors, taken, others = match.choose(loaded, state, options.set)
+  local report = match.load_into(state, tensors, { from = path, strict = options.strict, optional = options.optional })
   report.path, report.format, report.set = path, loaded.format, taken
-  say("weights: %s '%s': %s%s", options.kind, path, store.counts(report),
+  say("weights: %s '%s': %s%s", options.kind, path, match.counts(report),
     #report.renamed > 0 and " (names " .. table.concat(report.renamed, ", ") .. ")" or "")
   if #others > 0 then
     say("  it holds several sets of weights: '%s' is taken, not '%s'. To choose: weights = { file = '%s', set = '%s' }",
       taken, table.concat(others, "', '"), path, others[1])
   end
-  for _, line in ipairs(store.describe(report, state)) do say("  %s", line) end
+  for _, line in ipairs(match.describe(report, state)) do say("  %s", line) end
   tell_auxiliary(report)
   return report
 end
@@ -299,7 +300,7 @@ end
 local function check_hash(model, found)
   local described = found.described
   if not described.weights_sha256 or not found.strict or described.dtype ~= model.dtype then return end
-  local hash = require("medxai.run.run").weights_sha256(model)
+  local hash = model:sha256()
   if hash == described.weights_sha256 then return end
   check.fail("weights", "'%s' does not hold the weights that '%s' beside it describes (SHA-256 %s..., not %s...). "
     .. "Train that run again, or move the file elsewhere.", found.path,

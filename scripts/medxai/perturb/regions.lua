@@ -7,11 +7,11 @@
 --   function(image (3, H, W), item) -> (H, W) integers
 -- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong shapes,
 -- and labels that are not whole numbers.
+local not_defined = require "medxai.base.not_defined"
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
-local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
 local regions = {}
@@ -168,7 +168,7 @@ local function is_one_of_many(given) return (given.least or 2) < 2 end
 function make.lung_zones(_, image, given)
   if not given.split or not given.number or not has_lungs(given.split) then check.fail("regions", "lung_zones needs a data set with lung masks.") end
   local mask = given.split:mask(given.number, "lungs")
-  if is_one_of_many(given) and not (mask and mask:ne(0):any():item()) then map.not_defined(mask and "the lung mask is empty" or "the image has no lung mask") end
+  if is_one_of_many(given) and not (mask and mask:ne(0):any():item()) then not_defined.raise(mask and "the lung mask is empty" or "the image has no lung mask") end
   if not mask then check.fail("regions", "'%s' has no lung mask (lung_zones needs one).", tostring(given.item and given.item.path)) end
   local mh, mw, h, w = mask:size(0), mask:size(1), image:size(1), image:size(2)
   if mh ~= h or mw ~= w then check.fail("regions", "the lung mask does not fit the image (expected (%d, %d), got (%d, %d)).", h, w, mh, mw) end
@@ -178,7 +178,7 @@ end
 function make.file(source, _, given)
   local item = given.item or {}
   local path = source.options.path:gsub("{(%w+)}", { id = item.id, name = item.name and item.name:gsub("%.%w+$", "") })
-  if is_one_of_many(given) and path ~= source.options.path and not files.exists(path) then map.not_defined("there is no file of regions '" .. path .. "'") end
+  if is_one_of_many(given) and path ~= source.options.path and not files.exists(path) then not_defined.raise("there is no file of regions '" .. path .. "'") end
   if path:find("%.npy$") then return torch.load_npy(path) end
   local picture = core.image.load(path)
   if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in colour (expected grey: the labels).", path) end

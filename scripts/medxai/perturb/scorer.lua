@@ -7,7 +7,6 @@
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local memory = require("medxai.core").memory
-local tap = require "medxai.explain.forward_pass"
 local torch = require "medxai.torch"
 
 local scorer = {}
@@ -45,6 +44,7 @@ end
 -- The bfloat16 copy, made at the first use.
 local function lowered(self)
   if self.options.precision ~= "bf16" then return self.model end
+  if not self.half then require("medxai.tensor.bfloat16").require("scorer", self.model.device) end
   if not self.half then self.half = memory.unscoped(function() return self.model:clone():to { dtype = "bfloat16" } end) end
   return self.half
 end
@@ -75,7 +75,7 @@ local function run(self, key, n, make, layer, base)
     chunks.each(state, n, function(first, count)
       local inner <close> = memory.scope()
       local x = make(first, count)
-      local full = self.options.deterministic and tap.padded(x, chunks.fixed) or x
+      local full = self.options.deterministic and chunks.padded(x, chunks.fixed) or x
       local out = evaluate(model, full, layer, base):narrow(0, 0, count):to { dtype = self.model.dtype }:cpu()
       compare(self, out, x, layer, base)
       parts[#parts + 1] = { first = first, out = inner:keep(out) }

@@ -12,7 +12,7 @@ local done = false
 function preflight.check()
   if done or not host.script or not require("medxai.file").stat(host.script) then return end
   done = true
-  local mistake, why = host.separate(host.scripts_dir .. "/medxai/run/preflight_state.lua", host.script)
+  local mistake, why = host.separate(host.scripts_dir .. "/medxai/preflight_state.lua", host.script)
   if why and host.options.trace then io.stderr:write("the check before training ended early: ", why, "\n") end
   if mistake then error(mistake, 0) end
 end

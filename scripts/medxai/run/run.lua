@@ -4,6 +4,7 @@
 -- into a folder that holds something else.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local Step = require "medxai.run.step"
@@ -11,6 +12,7 @@ local Step = require "medxai.run.step"
 ---@class medxai.Run
 ---@field name string
 ---@field dir string the run's folder
+---@field of string|nil the trained run that this one examines
 ---@field seed integer
 ---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: table): table see fit.lua
 ---@field grid fun(self: medxai.Run, options: table): medxai.Search see grid.lua
@@ -31,6 +33,7 @@ local spec = {
   seed = { "integer", default = 42, min = 0 },
   seeds = { "table", field = true },
   out = { "string" },
+  of = { "string", field = true },
 }
 
 -- What a run writes; the only things that --overwrite removes.
@@ -65,9 +68,20 @@ local function seed_and_folder(options)
   return seed, seeds.folder(dir, seed)
 end
 
---- The options of a run, checked.
+-- What a run of another run is called: "explain" of "vgg19" or "runs/vgg19" is "vgg19_explain".
+local function name_of(name, of)
+  local parent, last = ("/" .. of:gsub("/+$", ""):gsub("/[^/]+%.pt$", "")):match "([^/]*)/([^/]+)$"
+  if not last then check.fail("run", "option 'of' is no run (expected its name or folder, got '%s').", of) end
+  if last:find "^seed%-%d+$" and parent ~= "" then last = parent .. "-" .. last end
+  return last .. "_" .. name
+end
+
+--- The options of a run, checked; with `of` the name is that run's with this one's behind it.
 function Run.check(options)
   options = check.options("run", options, spec)
+  if type(options.of) == "string" and type(options.name) == "string" then
+    options.name = name_of(options.name, options.of)
+  end
   if type(options.name) == "string" and not options.name:find("^[%w_][%w_%.%-]*$") then
     check.fail("run", "'%s' is no name for a folder (expected letters, digits, '_', '-', '.').", options.name)
   end
@@ -75,7 +89,9 @@ function Run.check(options)
 end
 
 --- Begins a run (xai.run). Nothing is written before its first step.
----@param options { name: string, seed?: integer, seeds?: integer[], out?: string }
+--- of: the trained run that this one examines, by name or folder (--of RUN): `explain` of `vgg19` is runs/vgg19_explain, and
+--- run.of is what xai.trained takes.
+---@param options { name: string, seed?: integer, seeds?: integer[], out?: string, of?: string }
 ---@return medxai.Run
 function Run.new(options)
   options = Run.check(options)
@@ -83,7 +99,7 @@ function Run.new(options)
     check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
   end
   local seed, dir = seed_and_folder(options)
-  local run = setmetatable({ name = options.name, seed = seed, dir = dir, begun = false,
+  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, begun = false,
     config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   runs[options.name] = run
   host.options.seed = run.seed -- models and explainers take their seed from there
@@ -378,7 +394,7 @@ function Run:time(step, name, seconds, more)
   if not files.exists(path) then files.append_line(path, table.concat(time_columns, ",")) end
   local row = { step = step, name = name, seconds = seconds }
   for k, v in pairs(more or {}) do row[k] = v end
-  files.append_line(path, files.csv_line(time_columns, row))
+  files.append_line(path, csv.line(time_columns, row))
 end
 
 --- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept for
@@ -421,36 +437,19 @@ function Run:write_metrics_csv(name, rows)
     if not is_there then table.move(rows, 1, #rows, #all + 1, all) end
     is_there = true
   end
-  for _, row in ipairs(files.read_csv(path) or {}) do
+  for _, row in ipairs(csv.read(path) or {}) do
     if row.step == name then put() else all[#all + 1] = row end
   end
   put()
-  files.write_csv(path, metric_columns, all)
+  csv.write(path, metric_columns, all)
 end
 
 -- ---- what determines numbers ----------------------------------------------------------------------------------------------
 
--- SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers, in order; kept while nothing is written to them.
-local function weights_sha256(model)
-  local version = model:version()
-  if model._hashed and model._hashed.version == version then return model._hashed.hex end
-  local scope <close> = require("medxai").scope()
-  local hash = require("medxai.core").image.sha256_stream()
-  for _, entry in ipairs(model:state()) do
-    local tensor = entry.tensor:detach():cpu():contiguous()
-    hash:update(canon.write { entry.name, tensor.dtype, canon.list(tensor.shape) }):update(tensor)
-    tensor:close()
-  end
-  model._hashed = { version = version, hex = hash:hex() }
-  return model._hashed.hex
-end
-
 --- A model as plain data: its configuration and the hash of its weights as they are now.
 function Run:describe_model(model)
-  return { config = model.config, layout = model.layout, weights_sha256 = weights_sha256(model) }
+  return { config = model.config, layout = model.layout, weights_sha256 = model:sha256() }
 end
-
-Run.weights_sha256 = weights_sha256
 
 -- SHA-256 over id, label and patient of every image of a split, in order.
 local function manifest_sha256(split)
@@ -504,35 +503,25 @@ function Run:write_manifest(data)
     rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split, patient = item.patient,
       source = item.source }
   end
-  files.write_csv(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
+  csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end
 
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
--- What run:<name> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
--- argument that is `unknown` is left out (medxai.run.preflight). begins: it is told in the status file from the start; logs: TensorBoard
--- gets its figures.
-Run.steps = {
-  fit = { "medxai.steps.fit", "run" },
-  grid = { "medxai.steps.search", "run" },
-  evaluate = { "medxai.steps.evaluate", "run" },
-  cross_evaluate = { "medxai.steps.cross_evaluate", "run" },
-  explain = { "medxai.steps.explain", "run", begins = true, logs = true },
-  overlap = { "medxai.steps.overlap", "run", begins = true },
-  report = { "medxai.steps.report", "write", begins = true },
-}
-
-for verb, step in pairs(Run.steps) do
-  Run[verb] = function(self, ...)
-    local f = require(step[1])[step[2]]
-    if not step.begins then return f(self, ...) end
-    self:prepare()
-    self:begin()
-    self:heartbeat(verb)
-    local clock <close> = self:clock(verb)
-    local result = f(self, ...)
-    if step.logs and self.busy then log_figures(self, result) end
-    return result
+--- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
+function Run.register(verbs)
+  for verb, step in pairs(verbs) do
+    Run[verb] = function(self, ...)
+      local f = require(step[1])[step[2]]
+      if not step.begins then return f(self, ...) end
+      self:prepare()
+      self:begin()
+      self:heartbeat(verb)
+      local clock <close> = self:clock(verb)
+      local result = f(self, ...)
+      if step.logs and self.busy then log_figures(self, result) end
+      return result
+    end
   end
 end
 

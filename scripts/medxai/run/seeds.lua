@@ -1,10 +1,14 @@
 -- xai.run { name =, seeds = { 1, 2, 3 } }: the whole experiment once for each seed, into <folder>/seed-1, seed-2 ..., and what the
--- seeds have in common at the end: mean, deviation and range of every test metric, on the terminal and in seeds.csv.
+-- seeds have in common at the end: mean, deviation and range of every test metric, on the terminal and in seeds.csv; and from three
+-- seeds on an interval of the accuracy that other seeds and other patients would have.
 -- The experiment's file is run again from its top for every seed but the last, which goes on where the run was begun.
 -- It refuses code from standard input, which cannot be read twice.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
+local components = require "medxai.stats.components"
 local host = require "medxai.host"
+local units = require "medxai.stats.units"
 
 local seeds = { current = nil }
 
@@ -64,6 +68,46 @@ local function statistics(values, n)
   return { mean = mean, deviation = count > 1 and math.sqrt(square / (count - 1)) or 0 / 0, low = low, high = high, n = count }
 end
 
+-- Of each image that a step of one seed judged: its id, whether it was right, its patient.
+local function judged_by(folder, step)
+  local data, ids, hits, patients = files.read_data(files.join(folder, "steps", step .. ".json")), {}, {}, {}
+  local path = data.files and data.files[1] and data.files[1].path
+  for _, row in ipairs(path and csv.read(files.join(folder, path)) or {}) do
+    if row.split == data.result.split then
+      ids[#ids + 1], hits[#hits + 1], patients[#patients + 1] = row.image_id, row.label == row.predicted and 1 or 0, row.patient
+    end
+  end
+  return ids, hits, patients
+end
+
+-- Patients (images, where not every one is known) by seeds: the share of right answers. nil where the seeds judged different images.
+local function hits_by_seed(dir, list, step)
+  local rows, over, first = {}, nil, nil
+  for s, seed in ipairs(list) do
+    local ids, hits, patients = judged_by(seeds.folder(dir, seed), step)
+    local key = table.concat(ids, "\0")
+    if s == 1 then first, over = key, units.over(#ids, patients) end
+    if #ids == 0 or key ~= first then return nil end
+    local sum, count = over:sums(hits)
+    for u = 1, #sum do
+      rows[u] = rows[u] or {}
+      rows[u][s] = sum[u] / count[u]
+    end
+  end
+  return rows, over
+end
+
+-- "accuracy for other seeds 0.91, 95 % interval 0.85 to 0.97 ...": what holds for the recipe and not for these weights alone.
+local function recipe_text(dir, list, step)
+  local rows, over = hits_by_seed(dir, list, step)
+  local why = not rows and "the seeds judged different images" or #rows < units.least and string.format("fewer than %d %s", units.least, over.resampled)
+  local r = rows and components.of(rows)
+  why = why or r.why
+  if why then return "no interval: " .. why end
+  return string.format("%.4f, 95 %% interval %.4f to %.4f over %s and seeds (t with %.1f degrees of freedom)", r.mean, math.max(0, r.low), math.min(1, r.high),
+    over.resampled, r.df)
+end
+
 local function summarise(dir, list)
   local found, steps = gather(dir, list)
   local rows = {}
@@ -76,8 +120,9 @@ local function summarise(dir, list)
         rows[#rows + 1] = { seed = seed, step = step, metric = measure, value = found[step][measure][i] }
       end
     end
+    print("  accuracy for other seeds: " .. recipe_text(dir, list, step))
   end
-  if #rows > 0 then files.write_csv(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
+  if #rows > 0 then csv.write(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
 end
 
 -- ---- running ------------------------------------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ local function evaluate_removed(ctx, removal, list)
   for i, row in ipairs(logit_rows(ctx, #list, function(first, count) return images:narrow(0, first, count) end)) do list[i].kept.logits = row end
   if not ctx.drawn then return end
   local pixels = explained.pixels(images, ctx.subject.job.split):to { device = "cpu", dtype = "float32" }
-  for i, ask in ipairs(list) do ask.kept.pixels = require("medxai.show.figure").pixels(pixels:select(0, i - 1)) end
+  for i, ask in ipairs(list) do ask.kept.pixels = require("medxai.tensor.pixels")(pixels:select(0, i - 1)) end
 end
 
 --- Logits with parts of the image removed. What any metric of this map asked for before is not evaluated again.

@@ -3,7 +3,7 @@
 -- It refuses to choose a threshold on the image that it judges.
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
-local metrics = require "medxai.stats.classification"
+local is_known = require("medxai.stats.units").is_known
 local torch = require "medxai.torch"
 
 local finds = {}
@@ -94,7 +94,7 @@ function finds.any(curves)
   return false
 end
 
-local function patient_of(item) return metrics.is_known(item.patient) and item.patient or nil end
+local function patient_of(item) return is_known(item.patient) and item.patient or nil end
 
 --- Takes images that are judged themselves, or are of a patient who is, out of those to tune on. Returns how many had a finding.
 function finds.leave_out(tune_findings, tune_curves, findings)

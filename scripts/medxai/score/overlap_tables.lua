@@ -3,10 +3,11 @@
 -- It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
-local files = require "medxai.base.files"
+local csv = require "medxai.base.csv"
 local host = require "medxai.host"
-local paired = require "medxai.stats.paired"
+local multiple = require "medxai.stats.multiple"
 local tiny = require("medxai.score.overlap_findings").tiny
+local units = require "medxai.stats.units"
 
 local tables = {}
 
@@ -15,9 +16,9 @@ local tables = {}
 tables.columns = { "image_id", "path", "patient", "method", "maps", "metric", "value", "chance", "undefined", "size_share", "size", "cropped_share",
   "outside_lungs_share", "correct", "threshold" }
 
-local function row_of(f, entry, record, metric, value, chance, why)
+local function row_of(f, entry, record, metric, value, chance, why, hit)
   return { image_id = f.item.id, path = f.item.path, patient = f.item.patient or "unknown", method = entry.label, maps = entry.set, metric = metric, value = value, chance = chance,
-    undefined = why, size_share = f.share, size = f.size, cropped_share = f.cropped, outside_lungs_share = f.outside,
+    hit = hit, undefined = why, size_share = f.share, size = f.size, cropped_share = f.cropped, outside_lungs_share = f.outside,
     correct = record.label and tostring(record.label == record.target.predicted) or nil, baseline = entry.baseline }
 end
 
@@ -26,7 +27,7 @@ local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) 
 --- What run:explain wrote for these maps and metrics.
 function tables.scored(run, base, findings, entries, ids)
   local by_key = {}
-  for _, row in ipairs(files.read_csv(run.dir .. "/scores.csv") or {}) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
+  for _, row in ipairs(csv.read(run.dir .. "/scores.csv") or {}) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
   local rows = {}
   for _, id in ipairs(ids) do
     for i, f in ipairs(findings) do
@@ -34,7 +35,7 @@ function tables.scored(run, base, findings, entries, ids)
         local found = by_key[entry.set .. "\0" .. f.item.id .. "\0" .. id]
         if found then
           local why = found.undefined ~= "" and (f.why or found.undefined) or nil
-          rows[#rows + 1] = row_of(f, entry, base.records[(i - 1) * #entries + k], id, number_in(found.value), number_in(found.chance), why)
+          rows[#rows + 1] = row_of(f, entry, base.records[(i - 1) * #entries + k], id, number_in(found.value), number_in(found.chance), why, found.unit == "hit")
         end
       end
     end
@@ -90,9 +91,9 @@ local function mean_of(list)
   return n > 0 and sum / n or 0 / 0
 end
 
-local function cell(rows, wanted, units)
+local function cell(rows, wanted, over)
   local values, chances = values_of(rows, wanted), {}
-  local s = units:mean(values)
+  local s = over:mean(values, { hits = rows[1].hit })
   for i, v in ipairs(values) do chances[i] = v == v and rows[i].chance or 0 / 0 end
   s.chance = mean_of(chances)
   return s
@@ -141,22 +142,22 @@ local function best_baseline(lines, by_entry, direction)
 end
 
 -- One metric: a line an entry with its mean, strata, and difference to the best baseline.
-local function metric_table(id, by_entry, entries, units, strata, direction)
+local function metric_table(id, by_entry, entries, over, strata, direction)
   local lines = {}
   for k, entry in ipairs(entries) do
     local rows = by_entry[entry.set]
-    local line = { method = entry.label, maps = entry.set, baseline = entry.baseline, all = cell(rows, large_enough, units), strata = canon.list {} }
-    for i, s in ipairs(strata) do line.strata[i] = cell(rows, s.wanted, units) end
+    local line = { method = entry.label, maps = entry.set, baseline = entry.baseline, all = cell(rows, large_enough, over), strata = canon.list {} }
+    for i, s in ipairs(strata) do line.strata[i] = cell(rows, s.wanted, over) end
     lines[k] = line
   end
   local best, tests, ps = best_baseline(lines, by_entry, direction), {}, {}
   for k, line in ipairs(lines) do
     if best and not line.baseline then
-      line.difference = units:difference(values_of(by_entry[line.maps], large_enough), values_of(by_entry[best.maps], large_enough), id .. line.maps)
+      line.difference = over:difference(values_of(by_entry[line.maps], large_enough), values_of(by_entry[best.maps], large_enough), id .. line.maps)
       tests[#tests + 1], ps[#ps + 1] = k, line.difference.p
     end
   end
-  for i, p in ipairs(paired.holm(ps)) do lines[tests[i]].difference.p_holm = p end
+  for i, p in ipairs(multiple.holm(ps)) do lines[tests[i]].difference.p_holm = p end
   return { metric = id, best = best and best.method, lines = canon.list(lines) }
 end
 
@@ -175,15 +176,22 @@ function tables.of(rows, entries, o, seed, titles, directions)
   end
   local names, list, patients = canon.list {}, canon.list {}, {}
   for i, row in ipairs(order[1] and by_metric[order[1]][entries[1].set] or {}) do patients[i] = row.patient end
-  local units <close> = paired.over(patients, seed)
+  local over = units.over(#patients, patients, { seed = seed })
   local strata, sizes = strata_of(rows, o)
   for i, s in ipairs(strata) do names[i] = s.name end
   for i, id in ipairs(order) do
-    list[i] = metric_table(id, by_metric[id], entries, units, strata, directions[id])
+    list[i] = metric_table(id, by_metric[id], entries, over, strata, directions[id])
     list[i].title, list[i].sizes, list[i].direction = titles[id], sizes, directions[id]
     if host.interrupted() then error("interrupted", 0) end
   end
-  return list, names, units.note and units.resampled .. " (" .. units.note .. ")" or units.resampled
+  local cells = {}
+  for _, one in ipairs(list) do
+    for _, line in ipairs(one.lines) do
+      cells[#cells + 1] = line.all
+      table.move(line.strata, 1, #line.strata, #cells + 1, cells)
+    end
+  end
+  return list, names, units.words(cells)
 end
 
 --- What was cut off: means over findings, and how many images had what kind of finding.
@@ -219,7 +227,7 @@ end
 function tables.difference_text(line)
   local d = line.difference
   if not d or d.n == 0 then return "" end
-  local text = fixed(d.mean, true) .. (d.low == d.low and " " .. between(d, true) .. ", " .. p_text(d.p_holm) or " (too few for an interval)")
+  local text = fixed(d.mean, true) .. (d.low == d.low and " " .. between(d, true) .. ", " .. p_text(d.p_holm) or " (no interval: " .. (d.why or "undefined") .. ")")
   return d.n == line.all.n and text or string.format("%s, n = %d", text, d.n)
 end
 
@@ -233,7 +241,7 @@ function tables.sentences(result)
     list[2] = string.format("The crop cut %.3g %% of a finding away on average (%d image%s touched)", 100 * f.cropped_mean, f.cropped_images, f.cropped_images == 1 and "" or "s")
     list[2] = list[2] .. (f.outside_lungs_mean == f.outside_lungs_mean and string.format("; %.3g %% of the rest lies outside the lung mask.", 100 * f.outside_lungs_mean) or ".")
   end
-  list[#list + 1] = string.format("Intervals are 95 %% bootstrap over %s.", result.units)
+  list[#list + 1] = string.format("Brackets: %s.", result.units)
   list[#list + 1] = string.format("IoU and Dice without a fixed cut: thresholds %s. Means leave findings under 0.1 %% of the crop out.", result.thresholds)
   return list
 end

@@ -1,7 +1,8 @@
 -- Judgements of a map: one file a metric in score/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
 --   direction          "higher" or "lower" is better; range = { lo, hi } or nil
---   unit               "share", "hit" ...; "score" is that of the target: logit or probability
+--   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0, the
+--                      interval is Wilson's
 --   axis               what a chart says under it; signed = true: a difference, written with its sign
 --   needs              { mask = true } for those that compare with a mask
 --   negatives          what it does with negative values of a map, in words
@@ -27,9 +28,9 @@
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
-local metrics = require "medxai.stats.classification"
 local plugin = require "medxai.base.plugin"
 local torch = require "medxai.torch"
+local units = require "medxai.stats.units"
 
 local metric = {}
 
@@ -221,35 +222,35 @@ function metric.measure(m, map, ctx)
   return out
 end
 
-local function patients_of(rows)
+-- The units of rows, an image each; those of the last call where the patients are the same, whose draws are then made once.
+local function units_of(rows, seed, last)
   local list = {}
   for i, row in ipairs(rows) do list[i] = row.patient or "unknown" end
-  return list
+  local key = table.concat(list, "\0")
+  if last.key ~= key then last.key, last.over = key, units.over(#rows, list, { seed = seed }) end
+  return last.over
 end
 
 -- Mean, interval and counts of one method under one metric.
-local function summary_of(rows, seed)
+local function summary_of(rows, over)
   local values, excess, chances = {}, {}, {}
   for i, row in ipairs(rows) do
     values[i], chances[i] = row.value, row.chance
     excess[i] = row.value - row.chance
   end
-  local options = { patients = patients_of(rows), seed = seed, id = rows[1].metric .. " " .. rows[1].maps }
-  local mean = metrics.mean_interval(values, options)
-  local over = metrics.mean_interval(excess, options)
+  local mean = over:mean(values, { hits = rows[1].unit == "hit" })
+  local above = over:mean(excess)
   local chance, counted = 0.0, 0
   for i, v in ipairs(chances) do
     if v == v and values[i] == values[i] then chance, counted = chance + v, counted + 1 end
-  end
-  if mean.n < 2 then -- one image says nothing of others
-    mean.low, mean.high, over.low, over.high = 0 / 0, 0 / 0, 0 / 0, 0 / 0
   end
   local reasons = {}
   for _, row in ipairs(rows) do
     if row.undefined then reasons[row.undefined] = (reasons[row.undefined] or 0) + 1 end
   end
   return { mean = mean.mean, low = mean.low, high = mean.high, n = mean.n, of = #rows, chance = counted > 0 and chance / counted or 0 / 0,
-    above = over.mean, above_low = over.low, above_high = over.high, resampled = mean.resampled, level = mean.level, note = mean.note, undefined = reasons }
+    above = above.mean, above_low = above.low, above_high = above.high, units = mean.units, resampled = mean.resampled, level = mean.level,
+    interval = mean.interval, why = mean.why, note = mean.note, undefined = reasons }
 end
 
 --- Summaries that may stand in one column: of one metric and in one unit. Maps of a probability (LIME's) and of a logit are scored in
@@ -283,9 +284,9 @@ function metric.summarise(rows, seed)
     end
     table.insert(groups[key], row)
   end
-  local out = {}
+  local out, last = {}, {}
   for i, key in ipairs(order) do
-    local s = summary_of(groups[key], seed)
+    local s = summary_of(groups[key], units_of(groups[key], seed, last))
     local first = groups[key][1]
     s.metric, s.method, s.maps, s.layer, s.target, s.unit = first.metric, first.method, first.maps, first.layer, first.target, first.unit
     out[i] = s

@@ -37,7 +37,7 @@ local function exhibit(ctx, fill, which, options, scores, original)
   if not ctx.drawn then return end
   local order, x, y = {}, { 0 }, { original }
   for i in ipairs(options.percentiles) do order[i] = i end
-  ctx:show { kind = "picture", row = word[which] .. " first", name = "0 %", pixels = require("medxai.show.figure").pixels(ctx:image():select(0, 0):to { device = "cpu", dtype = "float32" }), at = 0 }
+  ctx:show { kind = "picture", row = word[which] .. " first", name = "0 %", pixels = require("medxai.tensor.pixels")(ctx:image():select(0, 0):to { device = "cpu", dtype = "float32" }), at = 0 }
   table.sort(order, function(a, b) return options.percentiles[a] > options.percentiles[b] end)
   for _, i in ipairs(order) do
     local removed = 100 - options.percentiles[i]

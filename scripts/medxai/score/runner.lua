@@ -3,6 +3,7 @@
 -- are written image by image, and those of a metric that runs the network are not computed twice.
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -10,6 +11,7 @@ local host = require "medxai.host"
 local metric = require "medxai.score.registry"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
+local units = require "medxai.stats.units"
 
 local judge = {}
 
@@ -49,13 +51,13 @@ end
 local function read_known(dir)
   local path, known, kept = dir .. "/scores.csv", {}, {}
   files.repair_lines(path)
-  local rows, columns = files.read_csv(path)
+  local rows, columns = csv.read(path)
   for _, row in ipairs(rows or {}) do
     if is_readable(row) then
       kept[#kept + 1], known[key_of(row)] = row, row
     end
   end
-  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then files.write_csv(path, metric.columns, kept) end
+  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then csv.write(path, metric.columns, kept) end
   return known
 end
 
@@ -143,7 +145,7 @@ end
 local function append_rows(dir, rows)
   local path = dir .. "/scores.csv"
   if not files.exists(path) then files.append_line(path, table.concat(metric.columns, ",")) end
-  for _, row in ipairs(rows) do files.append_line(path, files.csv_line(metric.columns, row)) end
+  for _, row in ipairs(rows) do files.append_line(path, csv.line(metric.columns, row)) end
 end
 
 local function needs_model(job)
@@ -210,11 +212,11 @@ function judge.write_scores(path, columns, rows)
   if #rows == 0 then return end
   local fresh, all = {}, {}
   for _, row in ipairs(rows) do fresh[key_of(row)] = true end
-  for _, row in ipairs(files.read_csv(path) or {}) do
+  for _, row in ipairs(csv.read(path) or {}) do
     if not fresh[key_of(row)] then all[#all + 1] = row end
   end
   for _, row in ipairs(rows) do all[#all + 1] = row end
-  files.write_csv(path, columns, all)
+  csv.write(path, columns, all)
 end
 
 local function shown(v) return v == v and string.format("%.3f", v) or "undefined" end
@@ -240,8 +242,8 @@ local without = "%s%9s  %-16s %s\n"
 local function print_heading(job, s, summaries, named)
   local m, chance = job.by_metric[s.metric], false
   for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
-  io.stdout:write(string.format("\n%s: %s, %s is better; %d %% intervals over %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
-    math.floor(100 * s.level + 0.5), s.note and s.resampled .. " (" .. s.note .. ")" or s.resampled))
+  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+    units.words { level = s.level, interval = s.interval, resampled = s.resampled, note = s.note }))
   if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
   else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end
   return chance
@@ -249,7 +251,7 @@ end
 
 local function print_line(s, chance, named)
   local lost = s.of - s.n
-  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "") .. (s.why and s.n > 0 and "; no interval: " .. s.why or "")
   if chance then
     local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
     io.stdout:write(string.format(with_chance, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))

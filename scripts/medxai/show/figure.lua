@@ -19,14 +19,8 @@ local SMALL, TEXT, HEAD, LEADING = drawing.SMALL, drawing.TEXT, drawing.HEAD, dr
 local function float_bytes(t) return t:detach():to { device = "cpu", dtype = "float32" }:contiguous():data_string() end
 
 -- Planes (3, H, W) to bytes H x W x 3.
-local function rgb_bytes(t) return t:detach():to { device = "cpu" }:clamp(0, 1):mul(255):round():to { dtype = "uint8" }:permute({ 1, 2, 0 }):contiguous():data_string() end
-
 --- An image tensor (3, H, W) in [0, 1] as pixels: { rgb =, columns =, rows = }.
-function figure.pixels(image)
-  local shape = image.shape
-  if #shape ~= 3 or shape[1] ~= 3 then check.fail("figure", "an image is (3, H, W), not (%s).", table.concat(shape, ", ")) end
-  return { rgb = rgb_bytes(image), columns = shape[3], rows = shape[2] }
-end
+figure.pixels = require "medxai.tensor.pixels"
 
 --- A map (H, W) through a scale of colours.
 ---@param map any tensor (H, W)

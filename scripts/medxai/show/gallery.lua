@@ -82,7 +82,9 @@ local function method_figures(job, numbers, asked, keep)
     if e.method.draw then
       local scope <close> = require("medxai.core").memory.scope()
       local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colours = asked.colours, keep = keep }, Page)
-      local ok, problem = pcall(e.method.draw, page)
+      local draw = e.method.draw -- of the library's own: the name of a file of this room
+      if type(draw) == "string" then draw = require("medxai.show." .. draw).draw end
+      local ok, problem = pcall(draw, page)
       if host.interrupted() then error("interrupted", 0) end
       if not ok and not e.method.own then error(problem, 0) end
       if not ok then job.run:warn(string.format("explain: %s could not draw its figures: %s", e.label, tostring(problem))) end

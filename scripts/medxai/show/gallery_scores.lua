@@ -4,6 +4,7 @@
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
 local metric = require "medxai.score.registry"
+local units = require "medxai.stats.units"
 
 local scores = {}
 
@@ -38,10 +39,11 @@ local function cell(job, s)
   return lines
 end
 
-local function interval_sentence(s)
+local function interval_sentence(group)
+  local s = group[1]
   local lost = s.of - s.n
-  return string.format("Means with %d %% bootstrap intervals over %s%s (n = %d%s).", math.floor(100 * s.level + 0.5), s.resampled, s.note and ", " .. s.note or "", s.n,
-    lost > 0 and string.format("; %d undefined", lost) or "")
+  return string.format("Means with %s; n = %d%s.", units.words(group), s.n,
+    lost > 0 and string.format(", %d undefined", lost) or "")
 end
 
 -- Methods in the order in which they appear: { maps, label }.
@@ -86,10 +88,10 @@ function scores.table(job, summaries, _, save)
   for first = 1, #groups, down and #groups or table_columns do
     local some = { table.unpack(groups, first, down and #groups or math.min(first + table_columns - 1, #groups)) }
     local columns, rows = arranged(job, some, methods, down)
-    local s = some[1][1]
+    local s, all = some[1][1], {}
+    for _, group in ipairs(some) do table.move(group, 1, #group, #all + 1, all) end
     save(figure.table { columns = columns, rows = rows, title = "Scores", caption = {
-      string.format("%s, %s split. Means over %d images with %d %% bootstrap intervals over %s%s.", job.model.name, job.split.name, s.of, math.floor(100 * s.level + 0.5),
-        s.resampled, s.note and " (" .. s.note .. ")" or "") } }, "scores", "Scores of methods")
+      string.format("%s, %s split. Means over %d images with %s.", job.model.name, job.split.name, s.of, units.words(all)) } }, "scores", "Scores of methods")
   end
 end
 
@@ -103,7 +105,7 @@ local function dots(job, group)
   local definition = job.by_metric[first.metric].definition
   return figure.dots { rows = rows, title = definition.title or first.metric, x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
     definition.axis and definition.unit == "score" and " (" .. first.unit .. ")" or ""), caption = {
-      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(first) } }
+      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(group) } }
 end
 
 -- A metric with a value at each percentile: lines over the share removed.

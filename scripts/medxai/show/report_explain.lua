@@ -6,6 +6,7 @@ local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
 local metric = require "medxai.score.registry"
+local units = require "medxai.stats.units"
 
 local explained = {}
 
@@ -108,8 +109,8 @@ local function put_detail(page, pen, group)
     for k, at in ipairs(shown) do out[i][k] = row[at] end
   end
   pen.put(page, "<h4>%s</h4>%s", text(string.format("%s (%s)", first.title or first.metric, first.metric)), (html.table(columns, out)))
-  pen.put(page, '<p class="note">%s%s is better. %d %% bootstrap intervals over %s%s.%s</p>', first.unit and text(first.unit) .. "; " or "", first.direction == "lower" and "lower" or "higher",
-    math.floor(100 * (first.level or 0.95) + 0.5), text(first.resampled or "images"), first.note and " (" .. text(first.note) .. ")" or "",
+  pen.put(page, '<p class="note">%s%s is better. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "", first.direction == "lower" and "lower" or "higher",
+    text(units.words(group)),
     chance and " Chance is the value of a map that knows nothing." or "")
 end
 

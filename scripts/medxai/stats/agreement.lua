@@ -1,42 +1,14 @@
 -- How alike several answers for the same image are, when only the draws of a sampled method differ: the rank correlation
 -- of its coefficients, the overlap of its strongest few, and the spread of the coefficients themselves.
 -- It refuses a number where there is none to tell: of one answer, of coefficients that are all equal, of the strongest five among five.
+local similarity = require "medxai.stats.similarity"
+
 local stability = {}
 
 stability.strongest = 5 -- how many regions a reader looks at
 
--- Ranks 1..n by value, equal values sharing the mean of theirs.
-local function ranks(values)
-  local order, out = {}, {}
-  for i in ipairs(values) do order[i] = i end
-  table.sort(order, function(a, b) return values[a] < values[b] or values[a] == values[b] and a < b end)
-  local i = 1
-  while i <= #order do
-    local j = i
-    while j < #order and values[order[j + 1]] == values[order[i]] do j = j + 1 end
-    for k = i, j do out[order[k]] = (i + j) / 2 end
-    i = j + 1
-  end
-  return out
-end
-
 --- Spearman's rank correlation; nil where either list is constant or holds NaN.
----@param a number[]
----@param b number[]
----@return number|nil
-function stability.rank_correlation(a, b)
-  for i in ipairs(a) do
-    if a[i] ~= a[i] or b[i] ~= b[i] then return nil end
-  end
-  local ra, rb, n = ranks(a), ranks(b), #a
-  local mean, sa, sb, sab = (n + 1) / 2, 0.0, 0.0, 0.0
-  for i = 1, n do
-    local da, db = ra[i] - mean, rb[i] - mean
-    sa, sb, sab = sa + da * da, sb + db * db, sab + da * db
-  end
-  if sa == 0 or sb == 0 then return nil end
-  return sab / math.sqrt(sa * sb)
-end
+stability.rank_correlation = similarity.spearman
 
 local function strongest(values, k)
   local order, set = {}, {}

@@ -1,8 +1,11 @@
 -- Arithmetic metrics over a whole split: confusion matrix, accuracy, precision, recall and F1 per class and averaged,
--- one-vs-rest AUROC, bootstrap intervals. The numbers are scikit-learn's (labels = all classes, zero_division = 0).
+-- one-vs-rest AUROC, intervals over patients. The numbers are scikit-learn's (labels = all classes, zero_division = 0).
 -- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or of
 -- the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
 local check = require "medxai.base.options"
+local delong = require "medxai.stats.delong"
+local logits_of = require "medxai.stats.logits"
+local units = require "medxai.stats.units"
 
 ---@class medxai.Metrics
 local metrics = {}
@@ -17,9 +20,8 @@ end
 ---@param labels integer[] 0-based
 ---@param predicted integer[] 0-based
 ---@param classes integer how many
----@param weights? number[] how often each sample counts
 ---@return number[][] matrix [true + 1][predicted + 1]
-function metrics.confusion(labels, predicted, classes, weights)
+function metrics.confusion(labels, predicted, classes)
   if #labels ~= #predicted then
     check.fail("metrics", "labels and predictions differ in length (%d and %d).", #labels, #predicted)
   end
@@ -33,7 +35,7 @@ function metrics.confusion(labels, predicted, classes, weights)
     if not row or not row[predicted[i] + 1] then
       check.fail("metrics", "sample %d has label %s and prediction %s (expected 0 to %d).", i, label, predicted[i], classes - 1)
     end
-    row[predicted[i] + 1] = row[predicted[i] + 1] + (weights and weights[i] or 1)
+    row[predicted[i] + 1] = row[predicted[i] + 1] + 1
   end
   return matrix
 end
@@ -73,65 +75,26 @@ function metrics.from_confusion(matrix)
   }
 end
 
--- Sample numbers in ascending order of score. NaN scores have no order: nil.
-local function ranking(scores)
-  local order = {}
-  for i, score in ipairs(scores) do
-    if score ~= score then return nil end
-    order[i] = i
-  end
-  table.sort(order, function(a, b) return scores[a] < scores[b] end)
-  return order
-end
-
--- Mann-Whitney over a ready ranking; tied scores count half. O(n).
-local function auroc_of(order, scores, is_positive, weights)
-  local positives, negatives, area, i = 0.0, 0.0, 0.0, 1
-  while i <= #order do
-    local score, tied_positive, tied_negative = scores[order[i]], 0.0, 0.0
-    while i <= #order and scores[order[i]] == score do
-      local sample = order[i]
-      local w = weights and weights[sample] or 1
-      if is_positive[sample] then tied_positive = tied_positive + w else tied_negative = tied_negative + w end
-      i = i + 1
-    end
-    area = area + tied_positive * (negatives + tied_negative / 2)
-    positives, negatives = positives + tied_positive, negatives + tied_negative
-  end
-  if positives == 0 or negatives == 0 then return nan end
-  return area / (positives * negatives)
-end
-
 --- Area under the ROC curve of one class against the rest. NaN where either side is empty or a score is NaN.
 ---@param scores number[] higher means more positive
 ---@param is_positive boolean[]
----@param weights? number[]
 ---@return number
-function metrics.auroc(scores, is_positive, weights)
+function metrics.auroc(scores, is_positive)
   if #scores ~= #is_positive then
     check.fail("metrics", "scores and labels differ in length (%d and %d).", #scores, #is_positive)
   end
-  local order = ranking(scores)
-  return order and auroc_of(order, scores, is_positive, weights) or nan
+  for _, score in ipairs(scores) do
+    if score ~= score then return nan end -- it has no order
+  end
+  return delong.placements(scores, is_positive).auc
 end
 
--- Per class: scores, which samples are positive, and the ranking: made once, used by every resample.
-local function one_vs_rest(labels, probabilities, k)
+local function auroc_all(labels, probabilities, k)
   local list = {}
   for c = 1, k do
     local scores, is_positive = {}, {}
-    for i, row in ipairs(probabilities) do
-      scores[i], is_positive[i] = row[c], labels[i] == c - 1
-    end
-    list[c] = { scores = scores, is_positive = is_positive, order = ranking(scores) }
-  end
-  return list
-end
-
-local function auroc_all(views, weights)
-  local list = {}
-  for c, view in ipairs(views) do
-    list[c] = view.order and auroc_of(view.order, view.scores, view.is_positive, weights) or nan
+    for i, row in ipairs(probabilities) do scores[i], is_positive[i] = row[c], labels[i] == c - 1 end
+    list[c] = metrics.auroc(scores, is_positive)
   end
   return list
 end
@@ -144,21 +107,6 @@ local function auroc_means(list, per_class, total)
     weighted = weighted + value * ratio(per_class[c].support, total)
   end
   return macro, weighted
-end
-
---- The class with the largest value of each row, 0-based; the first of equals.
----@param rows number[][]
----@return integer[]
-function metrics.argmax(rows)
-  local list = {}
-  for i, row in ipairs(rows) do
-    local best = 1
-    for c = 2, #row do
-      if row[c] > row[best] or row[best] ~= row[best] and row[c] == row[c] then best = c end
-    end
-    list[i] = best - 1
-  end
-  return list
 end
 
 --- Everything about a classifier's answers on a split.
@@ -174,9 +122,9 @@ function metrics.classification(labels, probabilities, classes)
   for i, row in ipairs(probabilities) do
     if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
   end
-  local matrix = metrics.confusion(labels, metrics.argmax(probabilities), k)
+  local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
-  local aurocs = auroc_all(one_vs_rest(labels, probabilities, k))
+  local aurocs = auroc_all(labels, probabilities, k)
   for c, class in ipairs(result.per_class) do
     class.class, class.auroc = classes[c], aurocs[c]
   end
@@ -187,116 +135,56 @@ end
 
 -- ---- intervals ----------------------------------------------------------------------------------------------------
 
---- Whether a patient is known: readers write "unknown" where nobody said.
-function metrics.is_known(patient) return patient ~= nil and patient ~= "unknown" and patient ~= "" end
+local averages = {}
 
--- Sample -> unit number, how many units, and what they are. Patients are the units only where every one is known.
-local function units_of(n, patients)
-  local unit, seen, count = {}, {}, 0
-  for i = 1, n do
-    local patient = patients and patients[i]
-    if not metrics.is_known(patient) then
-      for j = 1, n do unit[j] = j end
-      return unit, n, "images"
-    end
-    if not seen[patient] then
-      count = count + 1
-      seen[patient] = count
-    end
-    unit[i] = seen[patient]
+-- Macro F1 and its derivative by the totals: hits, support and predictions of each class, one after the other.
+function averages.macro_f1(t)
+  local k, value, gradient = #t // 3, 0.0, {}
+  for c = 1, k do
+    local hits, size = t[c], t[k + c] + t[2 * k + c]
+    value = value + ratio(2 * hits, size) / k
+    gradient[c] = ratio(2, size) / k
+    gradient[k + c] = -ratio(2 * hits, size * size) / k
+    gradient[2 * k + c] = gradient[k + c]
   end
-  return unit, count, "patients"
+  return value, gradient
 end
 
---- Linear interpolation between order statistics, as numpy.percentile; q in [0, 1]. NaN for an empty list.
----@param values number[] sorted ascending
----@param q number
-function metrics.quantile(values, q)
-  if #values == 0 then return nan end
-  local at = (#values - 1) * q
-  local low = math.floor(at)
-  local a, b = values[low + 1], values[math.min(low + 2, #values)]
-  return a + (b - a) * (at - low)
+-- Balanced accuracy, over the classes that are there.
+function averages.balanced_accuracy(t)
+  local k, present, value, gradient = #t // 3, 0, 0.0, {}
+  for c = 1, k do present = present + (t[k + c] > 0 and 1 or 0) end
+  for c = 1, k do
+    value = value + ratio(t[c], t[k + c]) / present
+    gradient[c], gradient[k + c], gradient[2 * k + c] = ratio(1, t[k + c]) / present, -ratio(t[c], t[k + c] ^ 2) / present, 0.0
+  end
+  return value, gradient
+end
+
+--- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
+---@param name "macro_f1"|"balanced_accuracy"
+---@param over medxai.Units
+---@param labels integer[] 0-based
+---@param predicted integer[] 0-based
+---@param classes integer how many
+---@return medxai.Statistic
+function metrics.average(name, over, labels, predicted, classes)
+  local columns = {}
+  for d = 1, 3 * classes do
+    columns[d] = {}
+    for i = 1, #labels do columns[d][i] = 0 end
+  end
+  for i, label in ipairs(labels) do
+    if label == predicted[i] then columns[label + 1][i] = 1 end
+    columns[classes + label + 1][i], columns[2 * classes + predicted[i] + 1][i] = 1, 1
+  end
+  return over:totals(columns, averages[name])
 end
 
 local interval_spec = {
   patients = { "table" },
-  resamples = { "integer", default = 1000, min = 10 },
   level = { "number", default = 0.95, above = 0, max = 1 },
-  seed = { "integer", default = 42 },
-  purpose = { "string", default = "bootstrap@1" },
-  id = { "string", default = "" },
 }
-
-metrics.least_units = 4 -- of three, one resample in nine is the same one thrice: beyond the tails of 95 %
-
-local function units_of_one(n)
-  local weights = {}
-  for i = 1, n do weights[i] = 1 end
-  return weights
-end
-
---- Percentile bootstrap of any statistics. Resamples patients where all are known, images otherwise (and says so).
---- Draws are keyed by (seed, purpose, id, resample), so an interval does not depend on what was drawn before it.
---- Of fewer than four it would be their range, whatever they are: NaN.
----@param n integer samples
----@param statistics fun(weights: number[]): table<string, number> given how often each sample counts
----@param options? table patients, resamples, level, seed, purpose, id
----@return table intervals { <name> = { low, high }, level, resampled = "patients" | "images", resamples, note? }
-function metrics.bootstrap(n, statistics, options)
-  options = check.options("bootstrap", options, interval_spec)
-  local unit, units, kind = units_of(n, options.patients)
-  local rng = require("medxai.core").rng
-  local values, too_few = {}, units < metrics.least_units
-  if too_few and n > 0 then
-    for name in pairs(statistics(units_of_one(n))) do values[name] = {} end
-  end
-  for replicate = 1, too_few and 0 or options.resamples do
-    local stream = rng.stream { seed = options.seed, purpose = options.purpose, id = options.id, replicate = replicate }
-    local count = {}
-    for u = 1, units do count[u] = 0 end
-    local draws = stream:integers(units, units)
-    for _, u in ipairs(draws:tolist()) do count[u + 1] = count[u + 1] + 1 end
-    draws:close()
-    local weights = {}
-    for i = 1, n do weights[i] = count[unit[i]] end
-    for name, value in pairs(statistics(weights)) do
-      values[name] = values[name] or {}
-      if value == value then table.insert(values[name], value) end -- a resample without a class has no AUROC
-    end
-  end
-  local result = { level = options.level, resampled = kind, resamples = options.resamples, units = units }
-  if kind == "images" then result.note = "image-level, patients unknown" end
-  if too_few then result.note = (result.note and result.note .. "; " or "") .. "too few for an interval" end
-  for name, list in pairs(values) do
-    table.sort(list)
-    local tail = (1 - options.level) / 2
-    result[name] = too_few and { nan, nan } or { metrics.quantile(list, tail), metrics.quantile(list, 1 - tail) }
-  end
-  return result
-end
-
---- Bootstrap interval of a weighted mean of values (NaN values are left out of it).
----@param values number[]
----@param options? table as for bootstrap
----@return table { mean, low, high, n, resampled, note? }
-function metrics.mean_interval(values, options)
-  local function mean(weights)
-    local sum, total = 0.0, 0
-    for i, value in ipairs(values) do
-      if value == value then
-        local w = weights and weights[i] or 1
-        sum, total = sum + w * value, total + w
-      end
-    end
-    return total > 0 and sum / total or nan, total
-  end
-  local intervals = metrics.bootstrap(#values, function(weights) return { mean = (mean(weights)) } end, options)
-  local center, n = mean()
-  local bounds = n >= metrics.least_units and intervals.mean or { nan, nan }
-  return { mean = center, low = bounds[1], high = bounds[2], n = n, resampled = intervals.resampled, note = intervals.note,
-    level = intervals.level }
-end
 
 -- The class (from 1) that most samples have, the first of equals.
 local function largest_class(per_class)
@@ -307,23 +195,30 @@ local function largest_class(per_class)
   return largest
 end
 
---- Intervals of accuracy, macro F1 and macro AUROC of a classification, and of how much its accuracy exceeds that of
---- answering the largest class for every image.
----@param labels integer[]
----@param probabilities number[][] any scores that rank
----@param options? table as for bootstrap
+--- Intervals of accuracy (Wilson's), macro F1 and macro AUROC (the delta method's on the scale of log odds) of a classification, and
+--- of how much its accuracy exceeds that of answering the largest class for every image (studentised bootstrap),
+--- over patients where every one is known, else over images. What has none is NaN, and why says so.
+---@param labels integer[] 0-based
+---@param probabilities number[][] [sample][class]
+---@param options? table patients (of each sample), level = 0.95
+---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
 function metrics.classification_intervals(labels, probabilities, options)
-  local k = probabilities[1] and #probabilities[1] or 0
-  local largest
-  local predicted = metrics.argmax(probabilities)
-  local views = one_vs_rest(labels, probabilities, k)
-  return metrics.bootstrap(#labels, function(weights)
-    local result = metrics.from_confusion(metrics.confusion(labels, predicted, k, weights))
-    largest = largest or largest_class(metrics.from_confusion(metrics.confusion(labels, predicted, k)).per_class)
-    return { accuracy = result.accuracy, macro_f1 = result.macro.f1,
-      above_largest = result.accuracy - ratio(result.per_class[largest].support, result.n),
-      auroc_macro = (auroc_means(auroc_all(views, weights), result.per_class, result.n)) }
-  end, options)
+  local o = check.options("classification_intervals", options, interval_spec)
+  local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
+  for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
+  local over = units.over(#labels, o.patients, { level = o.level })
+  local largest, above = largest_class(metrics.from_confusion(metrics.confusion(labels, predicted, k)).per_class), {}
+  for i, label in ipairs(labels) do above[i] = hits[i] - (label == largest - 1 and 1 or 0) end
+  local found = {
+    accuracy = over:hit_rate(hits), above_largest = over:mean(above),
+    macro_f1 = over:share(metrics.average("macro_f1", over, labels, predicted, k)),
+    auroc_macro = delong.macro_area(delong.macro(labels, probabilities), over, o.level),
+  }
+  local result = { level = o.level, resampled = over.resampled, units = over.count, note = over.note, kind = {}, why = {} }
+  for name, r in pairs(found) do
+    result[name], result.kind[name], result.why[name] = { r.low, r.high }, r.interval, r.why
+  end
+  return result
 end
 
 -- ---- what is to be said in words ------------------------------------------------------------------------------------
@@ -357,7 +252,7 @@ local function not_above_largest(result)
   local is_known = interval[1] == interval[1]
   if is_known and interval[1] > 0 or not is_known and result.accuracy > share then return nil end
   local how_sure = is_known and string.format("%g %% interval %+.4f to %+.4f", 100 * result.intervals.level, interval[1],
-    interval[2]) or "too few images for an interval"
+    interval[2]) or "no interval: " .. tostring(result.intervals and result.intervals.why.above_largest or "too few images")
   return string.format("accuracy %.4f is not shown to be better than that of answering '%s' for every image, %.4f "
     .. "(difference %+.4f, %s)", result.accuracy, largest.class, share, result.accuracy - share, how_sure)
 end

@@ -2,8 +2,10 @@
 -- model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the report hold the table.
 -- It refuses names that are missing.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
+local units = require "medxai.stats.units"
 
 local cross = {}
 
@@ -11,7 +13,6 @@ local spec = {
   models = { "table", required = true }, -- name -> model
   splits = { "table", required = true }, -- name -> split
   batch = { "integer", default = 32, min = 1 },
-  resamples = { "integer", default = 1000, min = 10 },
 }
 
 local function checked(options)
@@ -30,12 +31,14 @@ end
 function cross.check_call(_, _, options) checked(options) end
 
 local function shown(result)
-  local low, high = table.unpack(result.intervals.accuracy or { 0 / 0, 0 / 0 })
+  local low, high = table.unpack(result.intervals.accuracy)
   return string.format("%.4f", result.accuracy) .. (low == low and string.format(" [%.4f, %.4f]", low, high) or "")
 end
 
 local function print_cross(models, splits, results)
-  print(string.format("\naccuracy of each model (rows) on each kind of input, %d %% intervals", 95))
+  local all = results[models[1]][splits[1]].intervals
+  print(string.format("\naccuracy of each model (rows) on each kind of input, %s",
+    units.words { level = all.level, interval = all.kind.accuracy, resampled = all.resampled, note = all.note }))
   print(string.format("  %-16s %s", "", table.concat(splits, string.rep(" ", 20))))
   for _, m in ipairs(models) do
     local cells = {}
@@ -55,14 +58,15 @@ function cross.run(run, options)
   for _, m in ipairs(models) do
     results[m] = {}
     for _, s in ipairs(splits) do
-      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch, resamples = o.resamples }, true)
-      local interval = result.intervals.accuracy or { 0 / 0, 0 / 0 }
+      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch }, true)
+      local interval, kind = result.intervals.accuracy, result.intervals.kind.accuracy
       results[m][s] = result
       rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1], accuracy_high = interval[2],
+        interval = kind .. " over " .. result.intervals.resampled,
         balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro, loss = result.loss }
     end
   end
-  files.write_csv(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
+  csv.write(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
   print_cross(models, splits, results)
   return results
 end

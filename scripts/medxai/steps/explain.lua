@@ -201,7 +201,7 @@ local function check_split(run, split, model)
     check.fail("explain", "takes a split of the data, for instance data.test (got %s).", split == nil and "nil" or type(split))
   end
   if not split.item or not split.n then check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).") end
-  if split.classes and #split.classes > 0 then require("medxai.steps.evaluate").check_classes("explain", model, split.classes) end
+  if split.classes and #split.classes > 0 then require("medxai.nn.predict").check_classes("explain", model, split.classes) end
   if split.data then require("medxai.nn.model_file").check_data(run, model, split.data) end
 end
 
@@ -283,7 +283,7 @@ end
 local function new_job(run, model, split, asked)
   local job = { run = run, model = model, split = split, entries = asked.entries, metric_entries = asked.metric_entries, by_metric = {}, layers = {},
     gradients = {}, bases = {}, compat = asked.compat, batch = asked.batch, deterministic = asked.deterministic, budget_bytes = asked.budget_mb * (1 << 20),
-    failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = require("medxai.run.run").weights_sha256(model) }
+    failures = {}, seconds = {}, say = say, store = mapstore.open(run.dir), weights = model:sha256() }
   for _, m in ipairs(asked.metric_entries) do
     for _, id in ipairs(m.ids) do job.by_metric[id] = m end
   end

@@ -8,86 +8,13 @@ local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
+local predict = require "medxai.nn.predict"
 local preflight = require "medxai.run.preflight"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.train.trainer"
+local training = require "medxai.train.options"
 
 local fit = {}
-
-fit.spec = {
-  optim = { "table", required = true },
-  epochs = { "integer", field = true, required = true, min = 1 },
-  batch = { "integer", field = true, default = 32, min = 1 },
-  step = { "table" },                            -- StepLR { size =, gamma = }
-  schedule = { "table" },                        -- any other: xai.optim.cosine_annealing_lr { ... }
-  step_per = { one_of = { "epoch", "phase" }, default = "epoch" }, -- "phase": after training and again after validation
-  aux_weight = { "number", default = 0.4, min = 0 },            -- of Inception's auxiliary loss
-  early_stopping = { "table" },                  -- { patience = epochs without a better validation accuracy }
-  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy" }, -- of the validation split
-  weight = { "table|string" },                   -- of the classes in the loss: a list, or "balanced" (n / (classes * count))
-  label_smoothing = { "number", field = true, default = 0, min = 0, max = 1 },
-  clip_grad_norm = { "number", field = true, above = 0 },                     -- the largest norm of all gradients together
-  precision = { one_of = { "float32", "bf16" }, field = true, default = "float32" }, -- bf16: products in bfloat16, weights in float32
-  sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
-  drop_last = { "boolean", default = false },                   -- leaves out an epoch's last batch where it is not full
-  deterministic = { "boolean", field = true, default = false },
-}
-
-local step_spec = {
-  size = { "integer", required = true, min = 1, field = "step_size" },
-  gamma = { "number", field = true, default = 0.1, above = 0 },
-}
-
-local stopping_spec = { patience = { "integer", required = true, min = 1 } }
-
--- ---- options --------------------------------------------------------------------------------------------------------
-
-local function check_schedule(options)
-  if options.step and options.schedule then
-    check.fail("fit", "options 'step' and 'schedule' exclude each other. Leave one out.")
-  end
-  if options.step then
-    local step = check.options("fit: step", options.step, step_spec)
-    return require("medxai.train.optim").step_lr { step_size = step.size, gamma = step.gamma }
-  end
-  return options.schedule
-end
-
-local function check_weight(weight)
-  if type(weight) == "string" and weight ~= "balanced" then
-    check.fail("fit", "option 'weight' is wrong (expected a number for each class, or 'balanced', got '%s').", weight)
-  end
-  local list = type(weight) == "table" and weight or {}
-  for i = 1, #list do
-    local w = list[i]
-    if not check.is_finite(w) or w < 0 then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
-  end
-end
-
-local function warn_slow_bf16()
-  local device = host.options.device or "cpu"
-  local flags = device == "cpu" and files.read("/proc/cpuinfo") or ""
-  if device == "cpu" and not flags:find "avx512_bf16" and not flags:find "amx_bf16" and not flags:find "bf16" then
-    check.warn("fit", "precision = 'bf16': this processor has no bfloat16 arithmetic, so it will be slower than float32.")
-  end
-end
-
---- The options of a training, checked and complete; a grid search checks those of its cells here, too.
-function fit.check_options(options)
-  options = check.options("fit", options, fit.spec)
-  if type(options.optim.build) ~= "function" then
-    check.fail("fit", "option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
-  end
-  options.schedule = check_schedule(options)
-  if options.schedule and type(options.schedule.build) ~= "function" then
-    check.fail("fit", "option 'schedule' is no schedule (expected xai.optim.cosine_annealing_lr { ... } or another of xai.optim).")
-  end
-  if options.early_stopping then options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec) end
-  check_weight(options.weight)
-  if options.precision == "bf16" then warn_slow_bf16() end
-  if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
-  return options
-end
 
 -- Of one class a network learns nothing but to answer it, with a loss of 0.
 local function check_two_classes(data)
@@ -112,7 +39,7 @@ function fit.check_data(model, data, options)
   if type(data) ~= "table" or not data.classes then
     check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).", type(data))
   end
-  evaluate.check_classes("fit", model, data.classes)
+  predict.check_classes("fit", model, data.classes)
   for _, name in ipairs { "train", "val" } do
     if not data[name] or data[name].n == 0 then
       check.fail("fit", "'%s' has no %s images. Training needs a train and a val split.", data.name or "the data", name)
@@ -122,16 +49,6 @@ function fit.check_data(model, data, options)
   if type(options.weight) == "table" and #options.weight ~= #data.classes then
     check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes, table.concat(data.classes, ", "))
   end
-end
-
---- The options of a training as plain data: what determines its numbers beside model and data.
-function fit.describe_options(options)
-  local optim, schedule = options.optim, options.schedule
-  return { optim = { kind = optim.kind, options = optim.options }, schedule = schedule and { kind = schedule.kind, options = schedule.options } or nil,
-    epochs = options.epochs, batch = options.batch, step_per = options.step_per, aux_weight = options.aux_weight,
-    early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by, weight = options.weight,
-    label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm, precision = options.precision, sampler = options.sampler,
-    drop_last = options.drop_last or nil }
 end
 
 -- The state after an epoch does not depend on how many are to come: what a checkpoint must belong to.
@@ -145,7 +62,7 @@ end
 
 -- Plain data that determine the numbers of a training.
 local function describe(run, model, data, options)
-  local fields = fit.describe_options(options)
+  local fields = training.describe(options)
   fields.model, fields.train, fields.val = run:describe_model(model), run:describe_split(data.train), run:describe_split(data.val)
   return fields
 end
@@ -238,9 +155,9 @@ end
 
 local function load_finished(run, model)
   fit.belongs_to(run, model)
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local path = files.join(run.dir, "weights.pt")
-  model:load_state(require("medxai").load(path).tensors, { what = path })
+  model:load_state(require("medxai.nn.checkpoint").load(path).tensors, { what = path })
   model:eval()
 end
 
@@ -265,9 +182,9 @@ end
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their hash.
 ---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the weights before
 function fit.write_model(run, model, data, facts)
-  require("medxai").save(files.join(run.dir, "weights.pt"), model)
+  require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
   if model.write_network then model:write_network(files.join(run.dir, "network.pt2")) end
-  facts.sha256, facts.val = run.weights_sha256(model), run:describe_split(data.val).manifest_sha256
+  facts.sha256, facts.val = model:sha256(), run:describe_split(data.val).manifest_sha256
   files.write_data(files.join(run.dir, "model.json"), described(run, model, data, facts))
   fit.belongs_to(run, model)
   evaluate.write_predictions(run, data.val, facts.answers)
@@ -290,13 +207,6 @@ local function finish(run, trainer, step)
   return result -- the last checkpoint stays: more epochs go on from it
 end
 
---- Deterministic operators until the returned value is closed.
-function fit.deterministic(on)
-  local device = require("medxai.core").device
-  if on then device.set_deterministic(true) end
-  return setmetatable({}, { __close = function() if on then device.set_deterministic(false) end end })
-end
-
 -- Takes up the checkpoint, or begins.
 local function take_up(run, trainer, step, how, checkpoint)
   local epochs = trainer.options.epochs
@@ -314,7 +224,7 @@ local function take_up(run, trainer, step, how, checkpoint)
 end
 
 local function train(run, trainer, step, how)
-  local mode <close> = fit.deterministic(trainer.options.deterministic)
+  local mode <close> = training.deterministic(trainer.options.deterministic)
   local checkpoint = files.join(run.dir, "checkpoint.pt")
   take_up(run, trainer, step, how, checkpoint)
   step:begin()
@@ -334,13 +244,13 @@ end
 
 --- Checks a call of run:fit without making it (medxai.run.preflight).
 function fit.check_call(unknown, _, model, data, options)
-  options = fit.check_options(options)
+  options = training.check(options)
   if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
 end
 
 --- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss, weights_sha256 }.
 function fit.run(run, model, data, options)
-  options = fit.check_options(options)
+  options = training.check(options)
   fit.check_data(model, data, options)
   model_file.check_data(run, model, data)
   preflight.check()

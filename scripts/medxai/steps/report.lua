@@ -3,9 +3,11 @@
 -- Every section appears only where its step has been done; nothing is fetched from anywhere when the page is opened.
 -- It refuses to compute results: a number that is not in the folder is not in the report.
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
 local host = require "medxai.host"
+local units = require "medxai.stats.units"
 
 local report = {}
 
@@ -179,8 +181,11 @@ local function put_head(page)
     put(page, "</div>")
     put_remarks(page, r)
     if i.level then
-      put(page, '<p class="note">Brackets: %d %% bootstrap intervals over %s%s.</p>', math.floor(100 * i.level + 0.5), text(i.resampled or "images"),
-        i.note and " (" .. text(i.note) .. ")" or "")
+      local list = {}
+      for k, name in ipairs { "macro_f1", "accuracy", "auroc_macro" } do
+        list[k] = { level = i.level, resampled = i.resampled, note = i.note, interval = i.kind and i.kind[name], why = i.why and i.why[name] }
+      end
+      put(page, '<p class="note">Brackets: %s.</p>', text(units.words(list)))
     end
   end
   if page.notes then put(page, "<p>%s</p>", text(page.notes)) end
@@ -351,7 +356,7 @@ local function put_search(page)
 end
 
 local function put_cross(page)
-  local ok, rows = pcall(files.read_csv, page.dir .. "/cross.csv")
+  local ok, rows = pcall(csv.read, page.dir .. "/cross.csv")
   if not ok or not rows or #rows == 0 then return end
   heading(page, "Models and inputs crossed")
   local out = {}
@@ -361,6 +366,7 @@ local function put_cross(page)
   end
   put(page, "%s", (html.table({ { "model" }, { "input" }, { "accuracy", numeric = true }, { "interval", numeric = true }, { "macro F1", numeric = true },
     { "macro AUROC", numeric = true }, { "images", numeric = true } }, out)))
+  if (rows[1].interval or "") ~= "" then put(page, '<p class="note">Brackets: 95 %% intervals, %s.</p>', text(rows[1].interval)) end
 end
 
 local function per_class_table(r)
@@ -433,7 +439,7 @@ local function put_settings(page)
 end
 
 local function put_times(page)
-  local ok, rows = pcall(files.read_csv, page.dir .. "/times.csv")
+  local ok, rows = pcall(csv.read, page.dir .. "/times.csv")
   if not ok or not rows or #rows == 0 then return end
   local sums, order = {}, {}
   for _, row in ipairs(rows) do

@@ -13,6 +13,7 @@ local host = require "medxai.host"
 local preflight = require "medxai.run.preflight"
 local Step = require "medxai.run.step"
 local Trainer = require "medxai.train.trainer"
+local training = require "medxai.train.options"
 
 local grid = {}
 
@@ -155,7 +156,7 @@ local function picked(list, own, run)
   local n = own.search.kind == "random" and own.search.n or #list
   if check.smoke() and #list > 2 then return { list[1], list[#list] } end
   if n >= #list then return list end
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local order = require("medxai.tensor.random").stream { seed = run.seed, purpose = "grid_random@1" }:permutation(#list):tolist()
   local places, out = { table.unpack(order, 1, n) }, {}
   table.sort(places)
@@ -184,7 +185,7 @@ end
 -- Everything that determines a cell's numbers, as plain data.
 local function describe(run, cell)
   local model, data = cell.model, cell.data
-  local fields = fit.describe_options(cell.options)
+  local fields = training.describe(cell.options)
   fields.model = { config = model.config, layout = model.layout, dtype = model.dtype, start = model:start() }
   fields.train, fields.val = run:describe_split(data.train), run:describe_split(data.val)
   fields.seed, fields.numerics, fields.smoke = cell.seed, Step.numerics, check.smoke()
@@ -208,7 +209,7 @@ local function describe_cell(run, cell, axes, own, used)
   local copy = {}
   for k, v in pairs(options) do copy[k] = v end
   copy.best_by = copy.best_by or own.select
-  cell.options = fit.check_options(copy)
+  cell.options = training.check(copy)
   fit.check_data(model, data, cell.options)
   require("medxai.nn.model_file").check_data(run, model, data)
   cell.model, cell.data, cell.config = model, data, model.config
@@ -283,9 +284,9 @@ end
 -- The winner's model with its best weights, from the run's weights.pt.
 local function finished_model(run, cell)
   local model = cell.model:reset()
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local path = files.join(run.dir, "weights.pt")
-  model:load_state(require("medxai").load(path).tensors, { what = path })
+  model:load_state(require("medxai.nn.checkpoint").load(path).tensors, { what = path })
   fit.belongs_to(run, model)
   return model:eval()
 end

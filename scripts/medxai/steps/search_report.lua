@@ -4,11 +4,12 @@
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.steps.evaluate"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
 local metrics = require "medxai.stats.classification"
 local Trainer = require "medxai.train.trainer"
+local units = require "medxai.stats.units"
 local work = require "medxai.train.search"
 
 local grid_report = {}
@@ -52,25 +53,21 @@ local function write_csv(run, axes, rows)
     for _, name in ipairs(row_columns) do flat[i][name] = row[name] end
     for _, name in ipairs(axes) do flat[i][name] = row.values[name] end
   end
-  files.write_csv(files.join(run.dir, "grid.csv"), columns, flat)
+  csv.write(files.join(run.dir, "grid.csv"), columns, flat)
 end
 
 -- ---- the winner ----------------------------------------------------------------------------------------------------------------
 
 -- The standard error of a score over the validation images.
-local function standard_error(measure, value, answers, seed)
+local function standard_error(measure, value, answers)
   local n = #answers.labels
   if measure == "accuracy" then return math.sqrt(value * (1 - value) / n) end
   local values = {}
   if measure == "loss" then
-    for i, row in ipairs(answers.logits) do values[i] = evaluate.cross_entropy(row, answers.labels[i]) end
+    for i, row in ipairs(answers.logits) do values[i] = require("medxai.stats.logits").cross_entropy(row, answers.labels[i]) end
   else
-    local classes = #answers.probabilities[1]
-    local interval = metrics.bootstrap(n, function(weights)
-      local judged = metrics.from_confusion(metrics.confusion(answers.labels, answers.predicted, classes, weights))
-      return { value = measure == "macro_f1" and judged.macro.f1 or judged.balanced_accuracy }
-    end, { seed = seed, purpose = "grid_error@1", level = 0.6827 })
-    return interval.value and (interval.value[2] - interval.value[1]) / 2 or 0.0
+    local se = metrics.average(measure, units.over(n), answers.labels, answers.predicted, #answers.probabilities[1]).se
+    return se == se and se or 0.0
   end
   local mean, square = 0.0, 0.0
   for _, v in ipairs(values) do mean = mean + v / n end
@@ -97,15 +94,15 @@ end
 local function write_winner(run, one)
   local cell, result = one.cell, one.result
   local model = cell.model:reset()
-  local start = run.weights_sha256(model)
-  local scope <close> = require("medxai").scope()
+  local start = model:sha256()
+  local scope <close> = require("medxai.core").memory.scope()
   local path = files.join(cell.dir, "best.pt")
   if not files.exists(path) then check.fail("grid", "the weights of the best cell are gone ('%s'). Remove '%s' to train it again.", path, cell.dir) end
-  local saved = require("medxai").load_checkpoint(path)
+  local saved = require("medxai.nn.checkpoint").load_checkpoint(path)
   Trainer.load_changing(model, saved.tensors, "'" .. path .. "'")
   model:eval()
-  if run.weights_sha256(model) ~= result.weights_sha256 then check.fail("grid", "'%s' is not what the cell was trained to. Remove '%s' to train it again.", path, cell.dir) end
-  local answers = require("medxai.steps.evaluate").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
+  if model:sha256() ~= result.weights_sha256 then check.fail("grid", "'%s' is not what the cell was trained to. Remove '%s' to train it again.", path, cell.dir) end
+  local answers = require("medxai.nn.predict").predict(model, cell.data.val, { batch = cell.options.batch, name = "validation" })
   fit.write_model(run, model, cell.data, { best = { epoch = result.best_epoch, value = result.value, accuracy = result.val_accuracy, loss = result.val_loss },
     best_by = cell.options.best_by, seed = cell.seed, start = start, answers = answers })
   model:reset()
@@ -132,7 +129,7 @@ function grid_report.finish(run, cells, own, fields)
   if best.result.status ~= "finished" then no_winner(list) end
   local measure = best.cell.options.best_by
   local answers = write_winner(run, best)
-  local error_ = standard_error(measure, best.result.value, answers, run.seed)
+  local error_ = standard_error(measure, best.result.value, answers)
   local cheapest, rows = cheapest_of(list, best.result, error_), rows_of(list)
   write_csv(run, axes, rows)
   local counts = {}

@@ -91,4 +91,11 @@ function chunks.each(state, n, f)
   end
 end
 
+--- The batch as it runs: padded with its last image to a fixed size (nil: as it is), so that the same operators run on the same shapes.
+function chunks.padded(x, size)
+  local n = x:size(0)
+  if not size or n >= size then return x end
+  return require("medxai.torch").cat({ x, x:narrow(0, n - 1, 1):expand { size - n, x:size(1), x:size(2), x:size(3) } }, 0)
+end
+
 return chunks

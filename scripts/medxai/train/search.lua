@@ -5,12 +5,13 @@
 -- It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
-local fit = require "medxai.steps.fit"
 local host = require "medxai.host"
 local prefix = require "medxai.train.feature_cache"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.train.trainer"
+local training = require "medxai.train.options"
 local work = require "medxai.nn.macs"
 
 local grid_work = {}
@@ -181,16 +182,16 @@ end
 function Work:finish_cell(cell, trainer)
   local answers, best = trainer:take_best_weights(), trainer.best
   cell.family.dirty = true
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local tensors = {}
   for _, entry in ipairs(best.weights) do tensors[entry.name] = entry.tensor end
-  require("medxai").save_checkpoint(files.join(cell.dir, "best.pt"), { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
+  require("medxai.nn.checkpoint").save_checkpoint(files.join(cell.dir, "best.pt"), { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
   local result = cost_of(cell, trainer.model)
   result.status, result.epochs_run, result.best_epoch, result.value = "finished", trainer.epoch, best.epoch, best.value
   result.val_accuracy, result.val_loss = best.accuracy, best.loss
   result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy or trainer.history[best.epoch].val_balanced_accuracy,
     answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
-  result.weights_sha256, result.cache = self.run.weights_sha256(trainer.model), cell.family.how
+  result.weights_sha256, result.cache = trainer.model:sha256(), cell.family.how
   self:record(cell, result)
 end
 
@@ -393,7 +394,7 @@ end
 local function measured(run, cells)
   local by_id, seconds = {}, {}
   for _, cell in ipairs(cells) do by_id[cell.id] = cell end
-  for _, row in ipairs(files.read_csv(files.join(run.dir, "times.csv")) or {}) do
+  for _, row in ipairs(csv.read(files.join(run.dir, "times.csv")) or {}) do
     local cell = row.step == "grid" and by_id[row.name]
     if cell and tonumber(row.seconds) then
       local own = seconds[class_of(cell)] or { sum = 0.0, n = 0 }
@@ -415,7 +416,7 @@ end
 
 -- Works on a family whose claim is held.
 function Work:run_family(family, target_of)
-  local mode <close> = fit.deterministic(family.first.options.deterministic)
+  local mode <close> = training.deterministic(family.first.options.deterministic)
   for _, cell in ipairs(family.cells) do
     while not self:reached(cell, target_of(cell)) do self:attempt(cell, target_of(cell)) end
   end

@@ -4,8 +4,8 @@
 -- It refuses to know runs and folders: who drives it says where checkpoints lie and what is told.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.steps.evaluate"
 local host = require "medxai.host"
+local match = require "medxai.nn.match"
 local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
@@ -61,22 +61,18 @@ end
 
 
 --- Copies tensors by name into what training changes: all of it, nothing else.
+---@param model medxai.Model
+---@param source medxai.Named[]|table<string, userdata>
+---@param what string where they come from, for errors
 function Trainer.load_changing(model, source, what)
-  local torch = require "medxai.torch"
-  local given = 0
-  for _ in pairs(source) do given = given + 1 end
-  local list = changing(model)
-  for _, entry in ipairs(list) do
-    local t = source[entry.name]
-    if not t or table.concat(t.shape, "x") ~= table.concat(entry.tensor.shape, "x") then
-      check.fail("fit", "%s has no '%s' of shape (%s): it was written by another model. Remove it to begin again.", what, entry.name,
-        table.concat(entry.tensor.shape, ", "))
-    end
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local state = changing(model)
+  local list = match.named(source)
+  local fitting, report = match.fit(state, list)
+  if report.matched < #state or #list > #state then
+    check.fail("fit", "%s was written by another model (%s). Remove it to begin again.", what, match.counts(report))
   end
-  if given ~= #list then check.fail("fit", "%s holds %d tensors (expected %d): it was written by another model. Remove it to begin again.", what, given, #list) end
-  torch.no_grad(function()
-    for _, entry in ipairs(list) do entry.tensor:copy_(source[entry.name]) end
-  end)
+  match.copy(state, fitting)
 end
 
 -- ---- construction ---------------------------------------------------------------------------------------------------------
@@ -102,7 +98,7 @@ end
 
 -- The first batch norm that sees one value a channel of a single image, where it takes the variance over a batch.
 local function lonely_norm(model, size)
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local torch, norms, found = require "medxai.torch", {}, nil
   for _, m in ipairs(model._def.modules) do
     if m.kind == "batch_norm2d" and not model:stays_in_eval(m.name) then norms[model._def.nodes[m.node.id]] = m end
@@ -148,6 +144,7 @@ function Trainer.new(what)
     alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
   check_batches(self)
+  if self.options.precision == "bf16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }
@@ -214,7 +211,7 @@ end
 -- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and backward: one
 -- that is not finite must not reach the weights. Nothing else is read from the device; the hits are summed there.
 function Trainer:train_batch(source, hits)
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local batch = source:next()
   if not batch then return nil end
   self.batch_number = self.batch_number + 1
@@ -250,7 +247,7 @@ local function epoch_order(self, epoch)
     table.insert(by_class[label], i)
   end
   table.sort(labels)
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local stream = require("medxai.tensor.random").stream { seed = self.seed, purpose = "weighted_sampler@1", replicate = epoch }
   local draws, order = stream:uniform(2 * train.n):tolist(), {}
   for k = 1, train.n do
@@ -272,7 +269,7 @@ function Trainer:source(epoch)
 end
 
 local function peak_bytes()
-  local memory = require("medxai").memory()
+  local memory = require("medxai.core").memory()
   return math.max(memory.peak_bytes, memory.cuda_peak_bytes or 0)
 end
 
@@ -327,8 +324,11 @@ end
 
 --- The answers on the validation split, with balanced accuracy and macro F1.
 function Trainer:validate()
-  local val = evaluate.predict(self.model, self.data.val, { batch = self.options.batch, name = "validation", prefix = self.prefix,
-    trainer = self, alive = function() self.alive() end })
+  local val = require("medxai.nn.predict").predict(self.model, self.data.val, { batch = self.options.batch, name = "validation", prefix = self.prefix,
+    when = (" after epoch %d"):format(self.epoch), refuse = function(text)
+      self.diverged = true
+      check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
+    end, alive = function() self.alive() end })
   local metrics = require "medxai.stats.classification"
   local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
   val.balanced_accuracy, val.macro_f1 = judged.balanced_accuracy, judged.macro.f1
@@ -383,9 +383,9 @@ end
 ---@param path string
 ---@param key? string in the place of the trainer's own
 function Trainer:save(path, key)
-  local scope <close> = require("medxai").scope()
+  local scope <close> = require("medxai.core").memory.scope()
   local best = self.best
-  require("medxai").save_checkpoint(path, {
+  require("medxai.nn.checkpoint").save_checkpoint(path, {
     format = "medxai.checkpoint", version = 2, key = key or self.key, epoch = self.epoch, model = by_name(changing(self.model)),
     optimizer = optimizer_entries(self.optimizer), lr = self.lr, schedule = self.schedule and self.schedule:state() or nil,
     best = { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss, weights = by_name(best.weights) },
@@ -410,8 +410,8 @@ end
 ---@param fresh_schedule? boolean the schedule is this trainer's own, stepped as often as the checkpoint has epochs
 function Trainer:restore(path, key, fresh_schedule)
   if not require("medxai.base.files").exists(path) then return false end
-  local scope <close> = require("medxai").scope()
-  local saved = require("medxai").load_checkpoint(path)
+  local scope <close> = require("medxai.core").memory.scope()
+  local saved = require("medxai.nn.checkpoint").load_checkpoint(path)
   if saved.key ~= (key or self.key) or saved.version ~= 2 then return false end
   Trainer.load_changing(self.model, saved.model, "'" .. path .. "'")
   self.optimizer:load_state(saved.optimizer)
@@ -434,7 +434,7 @@ end
 
 --- The best epoch's weights back into the model, which is in evaluation afterwards. Returns its validation answers.
 function Trainer:take_best_weights()
-  Trainer.load_changing(self.model, by_name(self.best.weights), "the best epoch")
+  Trainer.load_changing(self.model, self.best.weights, "the best epoch")
   self.model:eval()
   -- after a resumption the best epoch's answers may be gone: the same weights give the same ones again
   self.best.answers = self.best.answers or self:validate()

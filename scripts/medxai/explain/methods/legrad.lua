@@ -5,7 +5,6 @@
 local attention = require "medxai.explain.attention"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
-local tap = require "medxai.explain.forward_pass"
 local torch = require "medxai.torch"
 
 -- (n, T): the mean of the layers' positive gradients. x: the images, padded; targets: of the first of them
@@ -44,7 +43,7 @@ return {
       local scope <close> = core.memory.scope()
       local numbers = {}
       for k = 1, count do numbers[k] = first + k end
-      local x = tap.padded(ctx.x:narrow(0, first, count), ctx.deterministic and chunks.fixed or nil)
+      local x = chunks.padded(ctx.x:narrow(0, first, count), ctx.deterministic and chunks.fixed or nil)
       local made = torch.enable_grad(relevance, ctx, found, layers, x, ctx.targets:select(numbers), count)
       ctx.used.passes = (ctx.used.passes or 0) + count * #found.sites
       parts[#parts + 1] = { first = first, made = scope:keep(made) }

@@ -8,10 +8,10 @@
 -- By choice, and said in the record: design = "paired" or "balanced" (coalitions.lua), the same error with fewer passes;
 -- stop_error = 0.1 stops when the estimated error of all weights is a tenth of their length; seeds = 3 repeats everything with
 -- other draws to measure how alike the answers are (seeds = 1 estimates that by resampling). The map is that of the first draws.
+local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local coalitions = require "medxai.explain.lime_design"
 local check = require "medxai.base.options"
-local map = require "medxai.explain.map"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
 local samples = require "medxai.explain.lime_samples"
@@ -30,7 +30,7 @@ local function regions_of(ctx, o)
   local item, _, drawn = ctx.items[1], samples.numpy_generator(ctx.seed)
   local made = regions.of(o.regions, ctx:image():select(0, 0), { item = item, split = ctx.split, number = item.number, least = 1,
     seed = o.rng == "numpy" and o.quickshift_seed == "drawn" and drawn or nil })
-  if made.count < 2 then map.not_defined(made.source .. " gives one region only") end
+  if made.count < 2 then not_defined.raise(made.source .. " gives one region only") end
   return made
 end
 
@@ -100,5 +100,5 @@ return {
     local status = still == "saturated" and still or nil
     return raw, { { status = status, facts = facts, arrays = { weights = weights, regions = made.labels:to { dtype = "int32" } } } }
   end,
-  draw = function(page) require("medxai.show.lime_figures").draw(page) end,
+  draw = "lime_figures",
 }

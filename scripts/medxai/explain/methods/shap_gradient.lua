@@ -104,5 +104,5 @@ return {
     end
     return map, { { facts = facts, arrays = arrays } }
   end,
-  draw = function(page) require("medxai.show.shap_figures").draw(page) end,
+  draw = "shap_figures",
 }

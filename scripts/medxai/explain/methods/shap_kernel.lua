@@ -90,5 +90,5 @@ return {
         bf16_deviation = scorer:deviation(), change_half = fitted.determined == false and "too few subsets to determine the values" -- half as many tell nothing
           or fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) or fitted.few and "too few random subsets to leave half out" or nil } } }
   end,
-  draw = function(page) require("medxai.show.shap_figures").draw(page) end,
+  draw = "shap_figures",
 }

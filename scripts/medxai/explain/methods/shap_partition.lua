@@ -109,5 +109,5 @@ return {
       evaluations = engine:evaluated() + 2, regions = made.count and { source = made.source, count = made.count, hash = made.hash }, bf16_deviation = scorer:deviation(),
       change_half = half and shap.change(map, shap.of_target(half, classes, target)) or 0 / 0 } } }
   end,
-  draw = function(page) require("medxai.show.shap_figures").draw(page) end,
+  draw = "shap_figures",
 }

@@ -1,6 +1,6 @@
 -- Baseline: the lung mask itself, the same for every model. What a map must beat before it says more than "in the lungs".
 -- Not defined for data without lung masks.
-local map = require "medxai.explain.map"
+local not_defined = require "medxai.base.not_defined"
 
 return {
   title = "whole lung",
@@ -16,7 +16,7 @@ return {
     local known = false
     for _, name in ipairs(has or {}) do known = known or name == "lungs" end
     local mask = known and split:mask(item.number, "lungs")
-    if not mask then map.not_defined(known and "the image has no lung mask" or "the data have no lung mask") end
+    if not mask then not_defined.raise(known and "the image has no lung mask" or "the data have no lung mask") end
     return mask:to { dtype = "float32" }:unsqueeze(0)
   end,
 }

@@ -45,6 +45,7 @@ return {
   },
   cam_layer = "features.norm5",
   compare_layers = { "features.norm5", "features.denseblock3.denselayer24", "features.denseblock2.denselayer12", "features.denseblock1.denselayer6" },
+  shap_layer = "features.denseblock4", shap_gradient_samples = 1000, shap_kernel_samples = 50,
   channels_last = { cpu = true, cuda = true },
 
   build = function(g, x, o)

@@ -57,6 +57,7 @@ return {
   head_parts = { "classifier" },
   depths = { "features.7..8", "features.6..8", "features.4..8" },
   cam_layer = "features.8", compare_layers = { "features.8", "features.7", "features.6", "features.4" },
+  shap_layer = "features.7", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
   options = { stochastic_depth = { "number", default = 0.2, min = 0, max = 1 } },
 

@@ -105,6 +105,7 @@ return {
   depths = { seventh, join(seventh, sixth), join(seventh, sixth, { "Mixed_5b", "Mixed_5c", "Mixed_5d" }) },
   cam_layer = "Mixed_7c.branch_pool",
   compare_layers = { "Mixed_7c.branch_pool", "Mixed_6e.branch_pool", "Mixed_5d.branch_pool", "Conv2d_4a_3x3" },
+  shap_layer = "Mixed_7c.avg_pool2d", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
   options = { transform_input = { "boolean" } },
 

@@ -21,6 +21,7 @@ return {
   head_parts = { "fc" },
   depths = { { "layer4" }, { "layer4", "layer3" }, { "layer4", "layer3", "layer2" } },
   cam_layer = "layer4.2", compare_layers = { "layer4.2", "layer3.5", "layer2.3", "layer1.2" },
+  shap_layer = "layer4.1", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
 
   build = function(g, x, o)

@@ -26,6 +26,7 @@ return {
   head_parts = { "classifier" },
   depths = { "features.9..12", "features.7..12", "features.4..12" },
   cam_layer = "features.12", compare_layers = { "features.12", "features.9", "features.7", "features.4" },
+  shap_layer = "features.11", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
 
   build = function(g, x, o)

@@ -7,7 +7,7 @@ return {
   version = 1,
   direction = "higher",
   range = { 0, 1 },
-  unit = "share",
+  unit = "hit",
   axis = "share of images whose score rises under image x map",
   needs = { model = true },
   negatives = "cut to 0",

@@ -19,7 +19,7 @@ return {
   version = 2, -- 1 took out what is marked outside of within too
   direction = "higher",
   range = { 0, 1 },
-  unit = "share of images",
+  unit = "hit",
   axis = "share of images whose prediction changes without the marked pixels",
   needs = { model = true },
   negatives = "not marked",

@@ -225,8 +225,9 @@ local function open_runs()
     local o = Run.check(options)
     if is_open(o) then return unknown end
     if runs[o.name] then return runs[o.name] end
-    local run = { name = o.name, seed = o.seeds and o.seeds[1] or o.seed, dir = "runs/" .. o.name, input_mode = Run.input_mode }
-    for verb, module in next, Run.steps do
+    local run = { name = o.name, seed = o.seeds and o.seeds[1] or o.seed, dir = "runs/" .. o.name, of = o.of,
+      input_mode = Run.input_mode }
+    for verb, module in next, require "medxai.verbs" do
       run[verb] = function(self, ...)
         checked(require(module[1]).check_call, unknown, self, ...)
         return unknown

@@ -1,0 +1,116 @@
+-- A model's answers over a split, without autograd: logits, probabilities, mean cross entropy, accuracy.
+-- It refuses classes that are not the model's, and answers that are not finite.
+local check = require "medxai.base.options"
+local host = require "medxai.host"
+local logits = require "medxai.stats.logits"
+local Progress = require "medxai.base.progress"
+
+local predict = {}
+
+--- Raises unless the split's classes are the model's, in its order.
+---@param what string
+function predict.check_classes(what, model, classes)
+  if model.num_classes ~= #classes then
+    check.fail(what, "the model has %d classes, the data %d (%s). Build the model with classes = data.classes.",
+      model.num_classes, #classes, table.concat(classes, ", "))
+  end
+  for c, name in ipairs(model.classes or {}) do
+    if name ~= classes[c] then
+      check.fail(what, "class %d is '%s' in the model and '%s' in the data (expected %s).", c - 1, name, classes[c],
+        table.concat(model.classes, ", "))
+    end
+  end
+end
+
+--- "nan", "infinite" or "minus infinite".
+function predict.in_words(value) return value ~= value and "nan" or value > 0 and "infinite" or "minus infinite" end
+
+local function finite(tensor)
+  local ok = tensor:detach():isfinite():all():item()
+  return ok == true or ok == 1
+end
+
+-- The first parameter or buffer that is not finite, or nil.
+local function first_bad_weight(model)
+  for _, entry in ipairs(model:state()) do
+    if not finite(entry.tensor) then return entry.name end
+  end
+end
+
+--- Where numbers that are not finite began, in words: the images, a node of the network, or the loss; and a parameter that is not.
+---@param model medxai.Model in evaluation
+---@param x table the batch
+function predict.where_not_finite(model, x)
+  if not finite(x) then return "The images of this batch are not finite themselves" end
+  local node = require("medxai.torch").no_grad(function() return model:find_nonfinite(x) end)
+  local weight = first_bad_weight(model)
+  local text = node and ("It began in '" .. node .. "'") or "Every node is finite: it began in the loss"
+  if weight then text = text .. " (the weights '" .. weight .. "' are not finite any more)" end
+  return text
+end
+
+-- An answer with a logit that is not finite: argmax would make a class of it. place: the image's number in the split.
+local function refuse(model, split, place, value, options)
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local text = ("the network's answer for '%s' is %s%s. %s."):format(split:item(place).path, predict.in_words(value), options.when or "",
+    predict.where_not_finite(model, split:batch({ place }).x))
+  if options.refuse then options.refuse(text) end
+  check.fail("evaluate", "%s", text)
+end
+
+-- The first logit of a row that is not finite, or nil.
+local function not_finite(row)
+  for _, z in ipairs(row) do
+    if not check.is_finite(z) then return z end
+  end
+end
+
+-- Takes the loader's next batch through the model; returns how many images it had, nil at the end.
+local function one_batch(model, split, loader, answers, options)
+  local torch = require "medxai.torch"
+  local scope <close> = require("medxai.core").memory.scope()
+  local batch = loader:next()
+  if not batch then return nil end
+  local out = torch.no_grad(function() return (batch.values and options.prefix:logits(model, batch.values) or model(batch.x)) end)
+  local rows, labels = out:tolist(), batch.y:tolist()
+  for i, row in ipairs(rows) do
+    local bad = not_finite(row)
+    if bad then refuse(model, split, batch.index[i], bad, options) end
+    local n = #answers.labels + 1
+    answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, logits.softmax(row)
+    answers.loss = answers.loss + logits.cross_entropy(row, labels[i])
+  end
+  return #rows
+end
+
+--- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
+---@param model table
+---@param split table
+---@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, when?: string, refuse?: fun(text: string) } prefix:
+---  cached outputs of the frozen part (train/feature_cache.lua); when: " after epoch 3"; refuse: called instead of raising "evaluate: text"
+---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
+function predict.predict(model, split, options)
+  local training = model:is_training()
+  model:eval()
+  local restore <close> = setmetatable({}, { __close = function() if training then model:train() end end })
+  local answers = { labels = {}, logits = {}, probabilities = {}, loss = 0.0 }
+  local began = host.now()
+  local bar <close> = Progress.new(options.name or ("evaluate " .. split.name), split.n)
+  local loader <close> = options.prefix and options.prefix:source(split, { batch = options.batch })
+    or split:loader { batch = options.batch, channels_last = model.layout == "channels_last" }
+  for n in function() return one_batch(model, split, loader, answers, options) end do
+    if options.alive then options.alive() end
+    bar:add(n)
+  end
+  local n, correct = #answers.labels, 0
+  answers.predicted = logits.argmax(answers.logits)
+  for i, label in ipairs(answers.labels) do
+    if answers.predicted[i] == label then correct = correct + 1 end
+  end
+  answers.loss = n > 0 and answers.loss / n or 0 / 0
+  answers.accuracy = n > 0 and correct / n or 0 / 0
+  answers.seconds, answers.wait_seconds = host.now() - began, loader.wait_seconds
+  return answers
+end
+
+return predict
