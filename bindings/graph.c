@@ -335,6 +335,9 @@ void graph_set_batch(graph *g, int id, int dim, int64_t per_image) {
 }
 
 int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *args, int nargs, int counter) {
+  if (tx_op_writes(op)) /* values are kept, and read again by later runs: the executor alone decides what works in place */
+    return fail(TX_ERROR, "graph: '%s' is the operator '%s%s%s', which writes to its argument (expected one that gives a new value).", name,
+                tx_op_name(op), *tx_op_overload(op) ? "." : "", tx_op_overload(op)), -1;
   node *n = next_node(g, name, OP);
   bool ok = n && fill_node(n, args, nargs);
   if (ok) {

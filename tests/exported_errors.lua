@@ -51,6 +51,7 @@ t.test("networks that are no networks of one batch of images are refused by what
   refused(path "bad_operator", "uses the operator 'mylib.twice', which is not one of PyTorch's ATen operators. Export a network without it.")
   refused(path "bad_train", "changes its tensor '1.num_batches_tracked' while it runs, as networks do in train mode. Export it after net.eval().")
   refused(path "bad_random", "draws random numbers ('torch.ops.aten.rand.default'), as networks do in train mode. Export it after net.eval().")
+  refused(path "bad_out", "writes the result of 'add' into a given tensor (out =). Write the network without that.")
   refused(path "bad_softmax", "ends in a softmax (expected logits: losses and explanations are of these). Export it without.")
 end)
 
@@ -179,6 +180,16 @@ t.test("archives of torch 2.8, and weights in channels_last, give PyTorch's answ
     local model <close> = xai.models.exported { file = path(name), seed = 1 }:eval()
     t.near(model(torch.ones(1, 3, 16, 16)), want, 1e-6)
   end
+end)
+
+t.test("a network in float64 keeps its digits in a model of that type", function()
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local want = xai.load_checkpoint(folder .. "double.pt").logits
+  local whole <close> = xai.models.exported { file = path "double", dtype = "float64", seed = 1 }:eval()
+  local short <close> = xai.models.exported { file = path "double", seed = 1 }:eval()
+  t.ok((whole(torch.ones({ 2, 3, 16, 16 }, { dtype = "float64" })) - want):abs():max():item() < 1e-13)
+  t.equal(short.dtype, "float32")
+  t.near(short(torch.ones(2, 3, 16, 16)), want:float(), 1e-5)
 end)
 
 t.test("two names of one tensor stay one, through a training, a copy and a move", function()

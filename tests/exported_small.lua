@@ -5,7 +5,7 @@ local torch = require "medxai.torch"
 local xai = require "medxai"
 
 local folder = t.root .. "/tests/reference/exported/"
-local all = { "convnet", "vit", "swin", "tokens", "odd" }
+local all = { "convnet", "vit", "swin", "tokens", "odd", "writes" }
 
 local function open(name, options)
   local o = { file = folder .. name .. ".pt2", seed = 1 }

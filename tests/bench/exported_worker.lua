@@ -26,7 +26,7 @@ function answers.open(folder, name, layout)
   torch.no_grad(function() return model(image) end)
   local seconds = host.now() - start
   split = tiny.tensor_split(x, model.classes)
-  require("medxai.run.run").weights_sha256(model)
+  model:sha256()
   return seconds
 end
 

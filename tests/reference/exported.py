@@ -129,12 +129,39 @@ class Odd(nn.Module):
         return self.fc(F.pad(g, (0, 0)))
 
 
+class Writes(nn.Module):
+    """In-place operators whose other form has another name; types of results that are told."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.conv(x)                                        # (N, 4, 4, 4)
+        low, high = x > -0.3, x < 0.4
+        same = low
+        low &= high
+        low |= x > 0.6
+        low ^= x > 0.8                                          # "same" is changed as well
+        y = x.abs() + 1
+        y **= 2
+        y.pow_(x.detach().sigmoid())
+        y = y * 1                                               # pow_ keeps what it gave for its gradient
+        y.transpose_(2, 3)
+        y[y > 2] = 0.5
+        steps = torch.arange(4)
+        steps <<= 1                                             # a constant that is written to
+        counts = low.cumsum(1, dtype=torch.float32) + (high.sum((2, 3), keepdim=True, dtype=x.dtype) // 2)
+        z = y * same + x * counts * steps.view(1, 4, 1, 1).to(x.dtype)
+        return self.fc(torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1))
+
+
 def small():
     vit = torchvision.models.VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16,
                                                num_classes=3)
     swin = torchvision.models.SwinTransformer(patch_size=[2, 2], embed_dim=8, depths=[2], num_heads=[2], window_size=[4, 4],
                                               num_classes=3)
-    return {"convnet": (Convnet(), 16), "vit": (vit, 16), "swin": (swin, 32), "tokens": (Tokens(), 16), "odd": (Odd(), 16)}
+    return {"convnet": (Convnet(), 16), "vit": (vit, 16), "swin": (swin, 32), "tokens": (Tokens(), 16), "odd": (Odd(), 16), "writes": (Writes(), 16)}
 
 
 # ---- the large ones ----
@@ -339,6 +366,22 @@ class Alias(nn.Module):
         return self.fc(x.mean((2, 3)) + y.mean(2))
 
 
+class Double(nn.Module):
+    """Weights and constants in float64, with digits that float32 has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 3)
+        self.to(torch.float64)
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, dtype=torch.float64)
+        self.register_buffer("table", torch.rand(4, 1, 1, dtype=torch.float64), persistent=False)
+
+    def forward(self, x):
+        steps = torch.arange(4, dtype=torch.float64) / 3
+        return self.fc((self.conv(x) * (self.table.sqrt() + steps.view(4, 1, 1))).mean((2, 3)))
+
+
 class Tied(nn.Module):
     """Two layers with one weight."""
 
@@ -402,6 +445,10 @@ def others(out):
     net = Plain().to(memory_format=torch.channels_last)
     export(net, path("channels_last"))
     torch.save({"logits": net(torch.ones(1, 3, 16, 16)).detach()}, path("channels_last")[:-1])
+    net, x64 = Double(), torch.ones(2, 3, 16, 16, dtype=torch.float64)
+    export(net, path("double"), (x64,))
+    torch.save({"logits": net(x64).detach()}, path("double")[:-1])
+    export(Plain(lambda x, y: x + torch.add(x.detach(), 1, out=torch.empty_like(x.detach()))), path("bad_out"))
     torch.jit.save(torch.jit.trace(Plain().eval(), x), path("bad_torchscript"))
     with zipfile.ZipFile(path("bad_old"), "w") as z:  # as torch 2.7 wrote it
         for name in ("version", "serialized_exported_program.json", "serialized_state_dict.pt"):

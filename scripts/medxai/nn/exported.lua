@@ -121,7 +121,7 @@ local function of_inner_file(path, inner)
   return tree
 end
 
--- list of { place, name } -> list of tensors in the model's types.
+-- list of { place, name } -> list of tensors in the file's types.
 local function read_places(path, list)
   local places, at, tensors, inner = {}, {}, {}, {}
   for i, entry in ipairs(list) do
@@ -134,10 +134,7 @@ local function read_places(path, list)
     end
   end
   for k, t in ipairs(core().pt2.tensors(path, "exported", places)) do tensors[at[k]] = t end
-  for i, t in ipairs(tensors) do
-    t = t:is_floating_point() and t:to "float32" or t
-    tensors[i] = t:contiguous()
-  end
+  for i, t in ipairs(tensors) do tensors[i] = t:contiguous() end
   return tensors
 end
 

@@ -215,24 +215,29 @@ local function plain_argument(self, arg)
   return arg.value
 end
 
+-- What an operator that is told a floating-point type ("sum in float32") does in a network, whose numbers have the model's
+-- type: it is not told, and whole numbers become the model's type first.
+local function leave_out_type(self, node, args)
+  local v = args.self
+  if not is_float[args.dtype] or not is_value(v) or v.where == "constant" then return end
+  args.dtype = nil
+  if not is_float[v.dtype] then args.self = self:part(node)("type_as", { self = v, other = self.image }, v.shape, "float32") end
+end
+
 --- The node's operator as it is, out of place. instead: values by the names of arguments.
 function B:emit_plain(node, a, instead)
   local args, none = {}, true
   for name, arg in pairs(a) do
-    if instead and instead[name] then args[name] = instead[name]
-    elseif arg.kind == "dtype" and is_float[arg.value] and not self.makes_constants[node.op] then args[name] = nil
-    else args[name] = plain_argument(self, arg) end
+    args[name] = instead and instead[name] or plain_argument(self, arg)
     none = none and arg.kind ~= "tensor" and arg.kind ~= "tensors"
   end
+  leave_out_type(self, node, args)
   local overload = node.overload
   if type(args.other) == "number" then overload = overload:gsub("^Tensor", "Scalar") end -- x * 2
   local name = overload == "" and node.op or node.op .. "." .. overload
   if none then return self:emit_constant(node, name, args, self:shape(node.outs[1])) end
   return self:emit(node, name, args, self:shape(node.outs[1]))
 end
-
--- Operators that make a tensor of nothing: what type they name is theirs.
-B.makes_constants = { arange = true, linspace = true, scalar_tensor = true, eye = true, tril_indices = true, full = true }
 
 --- An operator that follows the model's mode.
 function B:emit_mode(node, operator, args, o, shape)
@@ -422,8 +427,9 @@ end
 local function walk_node(self, node, used)
   ops.check(self, node)
   local a, op = named(node), node.op
-  local in_place = op:find "[^_]_$" and a.self
-  node.op = in_place and op:sub(1, -2) or op
+  local other_op, overload = ops.out_of_place(op, node.overload)
+  local in_place = other_op and a.self
+  if in_place then node.op, node.overload = other_op, overload end
   local rule = ops.rules[node.op]
   local out = rule and rule(self, node, a) or self:emit_plain(node, a)
   if out[1] then

@@ -21,6 +21,19 @@ end
 ops.draws = set_of [[bernoulli rand randn randint randperm rand_like randn_like randint_like normal uniform exponential geometric
   log_normal cauchy random multinomial poisson rrelu native_dropout]]
 
+-- In-place operators whose out-of-place form has another overload.
+local overloads = { ["pow_.Scalar"] = "Tensor_Scalar", ["pow_.Tensor"] = "Tensor_Tensor", ["float_power_.Scalar"] = "Tensor_Scalar",
+  ["float_power_.Tensor"] = "Tensor_Tensor", ["floor_divide_.Tensor"] = "", ["ldexp_."] = "Tensor", ["transpose_."] = "int" }
+
+--- The out-of-place form of an in-place operator: name and overload; nil where the operator is none. add_ -> add, __iand__ -> __and__
+function ops.out_of_place(op, overload)
+  local name = op:match "^(.*[^_])_$"
+  local of_bits = op:match "^__i(%l+)__$" -- &=, |=, ^=, <<=, >>=
+  if of_bits then return "__" .. of_bits .. "__", overload end
+  if not name then return nil end
+  return name, overloads[op .. "." .. overload] or overload
+end
+
 --- Operators that look at memory, not at numbers.
 ops.of_memory = set_of "as_strided set resize resize_as unsafe_chunk unsafe_split unfold_copy"
 
@@ -226,10 +239,11 @@ rules.full, rules.new_full, rules.full_like = filled, filled, filled
 
 -- ---- types ------------------------------------------------------------------------------------------------------------------
 
--- Casts between floating-point types are left out: the model has one such type, the one it is asked for.
+-- Casts between floating-point types are left out: the model has one such type, the one it is asked for. Constants are
+-- computed in the file's types.
 local function cast(b, node, a)
   local v, to = b:value(a.self.value), b:dtype(node.outs[1])
-  if v.dtype == to or is_float[v.dtype] and is_float[to] then
+  if v.dtype == to or is_float[v.dtype] and is_float[to] and v.where ~= "constant" then
     local out = values.new { name = node.outs[1], shape = v.shape, dtype = v.dtype, where = v.where, id = v.id, slot = v.slot,
       place = v.place }
     return values.perhaps_of(out, v)
@@ -372,6 +386,9 @@ function ops.check(b, node)
   local bare = op:gsub("_$", "")
   if ops.draws[bare] then
     b:fail("draws random numbers ('%s'), as networks do in train mode. Export it after net.eval().", node.target)
+  end
+  if node.overload:find "out$" then
+    b:fail("writes the result of '%s' into a given tensor (out =). Write the network without that.", op)
   end
   if ops.of_memory[bare] then
     b:fail("uses the operator '%s', which depends on how PyTorch lays out memory. Export a network without it.", op)
