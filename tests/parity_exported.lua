@@ -4,7 +4,7 @@
 -- methods beside their equations: to 1e-5 of the largest number (OpenCV, with which pytorch-grad-cam resizes, takes places in
 -- float32). That other layers' maps fail is tested in exported_maps.
 -- float64: logits, the images' gradients and those of all parameters to 1e-9; float32 in NCHW: to the last bit where the
--- program's libtorch is the one that computed them.
+-- program's libtorch is the one that computed them, with as many threads: sums are split among these.
 local t = require "t"
 local core = require "medxai.core"
 local exportedmaps = require "exportedmaps"
@@ -60,12 +60,13 @@ local function one_network(path)
   local name = path:match "([^/]+)%.pt2$"
   local want = xai.load_checkpoint(path:gsub("2$", ""))
   local line = ("%-36s"):format(name)
+  local comparable = same_libtorch and (want.threads or host.options.threads) == host.options.threads
   for _, dtype in ipairs { "float64", "float32" } do
     local model <close> = xai.models.exported { file = path, dtype = dtype, layout = "nchw", seed = 1 }:eval()
     local rows = run(model, want.x, want[dtype])
     for _, what in ipairs { "logits", "images", "parameters" } do
       local ok = rows[what] <= 1e-9
-      if dtype == "float32" then ok = rows[what .. "_bits"] if not same_libtorch then ok = nil end end
+      if dtype == "float32" then ok = rows[what .. "_bits"] if not comparable then ok = nil end end
       if what == "parameters" and rows.missing > 0 then ok = false end
       line = line .. (" %9.2g %-6s"):format(rows[what], count(ok))
       if ok == false then line = line .. ("(%s, %d missing)"):format(rows.where or "", rows.missing) end

@@ -468,7 +468,7 @@ def write(out, name, net, size, channels, small_one):
     program = torch.export.export(net, (torch.zeros(2, channels, size, size),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path + ".pt2")
     x = torch.rand(3 if small_one else 2, channels, size, size) * 2 - 1
-    want = {"x": x}
+    want = {"x": x, "threads": torch.get_num_threads()}
     if small_one:
         strip(path + ".pt2")
     else:
