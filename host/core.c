@@ -1,5 +1,5 @@
-/* Opens medxai_core.so, and with it libtorch, on the first require "medxai.core": what needs no tensor starts in
- * milliseconds. Opened once, never closed (libtorch does not survive it). It refuses to fall back to another file. */
+/* core.c: opens medxai_core.so, and with it libtorch, on the first require "medxai.core", so that whatever needs no
+ * tensor starts in milliseconds. It is opened once and never closed, which libtorch does not support. */
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,8 @@ const char *core_error_full(void) { return full_text ? full_text() : NULL; }
 
 typedef void attach_function(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
 
-/* The environment reaches OpenMP and BLAS; a libtorch with its own thread pool is told here. The core's table is on top. */
+/* OpenMP and BLAS read the number of threads from the environment; this sets it for a libtorch with a thread pool of
+ * its own. The core's table is on top. */
 static void set_threads(lua_State *L) {
   if (lua_getfield(L, -1, "device") == LUA_TTABLE) {
     lua_getfield(L, -1, "set_threads");
@@ -31,7 +32,9 @@ int core_open(lua_State *L) {
   threads_set_environment(the_host.threads);
   void *core = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
   if (!core) {
-    lua_pushfstring(L, "host: cannot open the native core (%s). Build again with the libtorch that is installed (./bootstrap build).", dlerror());
+    lua_pushfstring(
+      L, "host: cannot open the native core (%s). Build again with the libtorch that is installed (./bootstrap build).",
+      dlerror());
     return lua_error(L);
   }
   attach_function *attach = (attach_function *)dlsym(core, "medxai_core_attach");

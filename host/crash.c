@@ -1,7 +1,7 @@
-/* SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL: one report with the operator and the experiment's line, then the process
- * dies of the signal, so that shells and core dumps see the truth. Only calls that are safe in a handler: write, signal,
- * raise, prctl, and lua_getstack/lua_getinfo("Sl"), which walk existing frames, copy into the caller's lua_Debug and
- * allocate nothing. The stack is our own, so that running out of the C stack is reported too. */
+/* crash.c: on SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL prints a report with the operator and the experiment's line;
+ * then the process dies of the signal, which shells and core dumps need. Only calls that are safe in a handler: write,
+ * signal, raise, prctl, and lua_getstack/lua_getinfo("Sl"), which walk existing frames, copy into the caller's
+ * lua_Debug and allocate nothing. The handler has its own stack, so that a C stack overflow is reported too. */
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -43,7 +43,7 @@ static bool put_line(lua_State *L) {
   return false;
 }
 
-/* One of those that read images: the line and the operator of the main thread have nothing to do with it. */
+/* Whether this is an image worker: then the line and the operator of the main thread are not the cause. */
 static bool in_worker(void) {
   char name[16] = "";
   return prctl(PR_GET_NAME, name) == 0 && strcmp(name, WORKER_NAME) == 0;
@@ -52,7 +52,7 @@ static bool in_worker(void) {
 static void on_crash(int sig) {
   signal(sig, SIG_DFL);
   if (!reporting) {
-    reporting = 1; /* a second fault in here dies without a word */
+    reporting = 1; /* a second crash in here ends without a report */
     const char *op = core_running_op;
     bool worker = in_worker();
     put("medxai-run: ");
@@ -65,7 +65,7 @@ static void on_crash(int sig) {
     else put(" outside any operator");
     put(". Files written so far are whole.\n");
   }
-  raise(sig); /* pending until the handler returns; a fault would strike again there in any case */
+  raise(sig); /* pending until the handler returns */
 }
 
 void crash_install(void) {

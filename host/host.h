@@ -1,5 +1,5 @@
-/* host.h: what the host's files share. The host is the program: it reads the command line, runs one Lua file, reports
- * its errors and signals. It knows Lua and libedit; libtorch it only opens, never calls. */
+/* host.h: what the host's files share. The host is the program: it reads the command line, runs one Lua file, and
+ * handles its errors and signals. It uses Lua and libedit; it opens libtorch, but does not call it. */
 #ifndef MEDXAI_HOST_H
 #define MEDXAI_HOST_H
 
@@ -29,7 +29,7 @@ typedef struct host_options {
   char **args; /* what is left for the experiment, in order */
   int nargs;
 } host_options;
-bool options_read(host_options *o, int argc, char **argv); /* false: told on stderr what is wrong */
+bool options_read(host_options *o, int argc, char **argv); /* false: an error was printed to stderr */
 void options_free(host_options *o);
 void options_help(void);
 
@@ -39,7 +39,7 @@ typedef struct host_paths {
   char *scripts; /* the folder that holds medxai/; NULL when not found */
   char *core;    /* medxai_core.so */
 } host_paths;
-bool paths_find(host_paths *p); /* false: told on stderr */
+bool paths_find(host_paths *p); /* false: an error was printed */
 void paths_free(host_paths *p);
 void paths_install(lua_State *L, const host_paths *p, const char *script_dir); /* package.path */
 char *path_folder(const char *path); /* "." where it names none; caller frees */
@@ -49,7 +49,7 @@ int threads_available(const char *root); /* physical cores this process may use;
 void threads_set_environment(int n);     /* for OpenMP, OpenBLAS and MKL: before libtorch is opened */
 
 /* ---- core.c ---- */
-int core_open(lua_State *L);                   /* require "medxai.core" opens libtorch, then and not before */
+int core_open(lua_State *L);                   /* opens libtorch; called by require "medxai.core" */
 const char *core_error_full(void);             /* libtorch's whole last error, or NULL */
 extern const char *volatile core_running_op;   /* set by the core while an operator runs */
 
@@ -70,12 +70,12 @@ extern volatile sig_atomic_t signals_caught; /* the first of SIGINT, SIGTERM, SI
 void signals_install(lua_State *L);
 const char *signals_name(int sig);
 void signals_clear(void);                    /* the REPL goes on after an interrupt */
-void signals_finish(void);                   /* the stop has done its work: functions given to at_exit run freely */
-void signals_leave(void);                    /* the Lua state is about to be closed: no handler touches it any more */
+void signals_finish(void);                   /* ends the stop, so that functions given to at_exit can run */
+void signals_leave(void);                    /* before the Lua state is closed: handlers no longer touch it */
 int signals_stopped_by(void);                /* 0: none */
-void signals_guard_library(lua_State *L);    /* pcall, xpcall and coroutines that cannot swallow an interrupt */
-lua_State *signals_enter(lua_State *L);      /* L is the one that runs from here on; returns the one before */
-lua_State *signals_running(void);            /* the coroutine that runs; NULL: none to stop */
+void signals_guard_library(lua_State *L);    /* replaces pcall, xpcall and coroutines: they let an interrupt pass */
+lua_State *signals_enter(lua_State *L);      /* L runs from here on; returns the previous one */
+lua_State *signals_running(void);            /* the running coroutine; NULL: none */
 
 /* ---- crash.c ---- */
 void crash_install(void);

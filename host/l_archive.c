@@ -1,5 +1,5 @@
-/* l_archive.c: the module `medxai.archive`: the zip archives of torch.save and torch.export.save, opened without libtorch,
- * so that a network can be described before there are tensors.
+/* l_archive.c: the module `medxai.archive`: the zip archives of torch.save and torch.export.save, opened without
+ * libtorch, so that a network can be described before there are tensors.
  *   open(path) -> archive, or nil and why ("is cut short ..."); archive:names(), archive:size(name) (nil: absent),
  *   archive:read(name) -> bytes, or nil and why; archive:close()
  *   write(path, folder, { { name, bytes } ... }) -> true, or nil and why: such an archive, written whole or not at all
@@ -160,7 +160,8 @@ static void new_type(lua_State *L, const char *name, lua_CFunction gc, const lua
 
 int luaopen_medxai_archive(lua_State *L) {
   static const luaL_Reg methods[] = {
-    { "names", archive_names }, { "size", archive_size }, { "read", archive_read }, { "close", archive_close }, { NULL, NULL }
+    { "names", archive_names }, { "size", archive_size },   { "read", archive_read },
+    { "close", archive_close }, { NULL, NULL },
   };
   static const luaL_Reg functions[] = { { "open", archive_open }, { "write", archive_write }, { NULL, NULL } };
   new_type(L, ARCHIVE, archive_close, methods);

@@ -1,7 +1,7 @@
-/* l_file.c: the module `medxai.file`, what plain Lua cannot do to files: whole or not at all, synced, exclusive, locked.
- * Linked into the host and free of libtorch, so that run folders can be listed and claimed in milliseconds.
- * Whatever the system refuses comes back as nil, "verb 'path': reason", "ENOSPC": the caller decides whether that is an
- * error. Only wrong arguments raise. It refuses to follow a policy: names, formats and retries are Lua's. */
+/* l_file.c: medxai.file: what Lua's io library lacks: files written whole or not at all, sync, exclusive creation,
+ * locks. Linked into the host, without libtorch, so that run folders can be listed and claimed in milliseconds.
+ * A failure of the system is returned as nil, "verb 'path': reason", "ENOSPC", and the caller decides whether it is an
+ * error. Wrong arguments raise. Names, formats and retries are the business of scripts/medxai/base/files.lua. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,13 +14,12 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <time.h>
 #include <unistd.h>
 #include "whole_file.h"
 
 #define HOLD "medxai.file.lock"
 
-/* Holds what must not leak when Lua raises; also what file.lock returns. */
+/* A userdata that owns a file descriptor and memory, so that a Lua error leaks nothing; file.lock returns one. */
 typedef struct hold { int fd; void *mem; } hold;
 
 static hold *push_hold(lua_State *L) {
@@ -41,11 +40,12 @@ static int hold_close(lua_State *L) {
 }
 
 static const struct { int code; const char *name; } errno_names[] = {
-  { EACCES, "EACCES" }, { EAGAIN, "EAGAIN" }, { EBUSY, "EBUSY" }, { EDQUOT, "EDQUOT" }, { EEXIST, "EEXIST" },
-  { EFBIG, "EFBIG" }, { EINVAL, "EINVAL" }, { EIO, "EIO" }, { EISDIR, "EISDIR" }, { ELOOP, "ELOOP" },
-  { EMFILE, "EMFILE" }, { ENAMETOOLONG, "ENAMETOOLONG" }, { ENFILE, "ENFILE" }, { EINTR, "EINTR" }, { ENOENT, "ENOENT" },
-  { ENOMEM, "ENOMEM" }, { ENOSPC, "ENOSPC" }, { ENOTDIR, "ENOTDIR" }, { ENOTEMPTY, "ENOTEMPTY" }, { EPERM, "EPERM" },
-  { EROFS, "EROFS" }, { ESTALE, "ESTALE" }, { EXDEV, "EXDEV" },
+  { EACCES, "EACCES" }, { EAGAIN, "EAGAIN" },   { EBUSY, "EBUSY" },         { EDQUOT, "EDQUOT" },
+  { EEXIST, "EEXIST" }, { EFBIG, "EFBIG" },     { EINVAL, "EINVAL" },       { EIO, "EIO" },
+  { EISDIR, "EISDIR" }, { ELOOP, "ELOOP" },     { EMFILE, "EMFILE" },       { ENAMETOOLONG, "ENAMETOOLONG" },
+  { ENFILE, "ENFILE" }, { EINTR, "EINTR" },     { ENOENT, "ENOENT" },       { ENOMEM, "ENOMEM" },
+  { ENOSPC, "ENOSPC" }, { ENOTDIR, "ENOTDIR" }, { ENOTEMPTY, "ENOTEMPTY" }, { EPERM, "EPERM" },
+  { EROFS, "EROFS" },   { ESTALE, "ESTALE" },   { EXDEV, "EXDEV" },
 };
 
 static int failed(lua_State *L, const char *verb, const char *path, int code) {
@@ -59,7 +59,7 @@ static int failed(lua_State *L, const char *verb, const char *path, int code) {
   return 3;
 }
 
-/* Paths with a zero byte would be cut short silently by the system. */
+/* A path with a zero byte is an error: the system would cut it short silently. */
 static const char *check_path(lua_State *L, int arg) {
   size_t n;
   const char *path = luaL_checklstring(L, arg, &n);
@@ -97,13 +97,13 @@ static int file_create(lua_State *L) {
   return done(L, whole_file_create(path, bytes, n), "cannot create", path);
 }
 
-/* file.tidy(folder): removes what dead writers have left there. */
+/* file.tidy(folder): removes temporary files of dead processes. */
 static int file_tidy(lua_State *L) {
   const char *path = check_path(L, 1);
   return done(L, whole_file_tidy(path), "cannot list", path);
 }
 
-/* file.append(path, bytes [, synced]): one write at the end; what a full disk cut off is taken back. */
+/* file.append(path, bytes [, synced]): one write at the end; a write that a full disk cuts off is undone. */
 static int file_append(lua_State *L) {
   const char *path = check_path(L, 1);
   size_t n;
@@ -171,7 +171,7 @@ static int file_remove(lua_State *L) {
   return done(L, remove(path) == 0 ? 0 : errno, "cannot remove", path);
 }
 
-/* file.mkdir(path): the folder and those above it, each synced when made; fine where it is there already. */
+/* file.mkdir(path): creates the folder and its parents and syncs them; succeeds if it exists. */
 static int file_mkdir(lua_State *L) {
   const char *path = check_path(L, 1);
   char part[4096];
@@ -194,7 +194,7 @@ static int file_mkdir(lua_State *L) {
   return done(L, 0, "", path);
 }
 
-/* file.mkdtemp(prefix): a new folder of a name that starts so. */
+/* file.mkdtemp(prefix): a new folder whose name starts with prefix. */
 static int file_mkdtemp(lua_State *L) {
   const char *prefix = check_path(L, 1);
   char path[4096];
@@ -263,7 +263,7 @@ static int file_realpath(lua_State *L) {
   return 1;
 }
 
-/* file.free_bytes(path): room left for us on its file system. */
+/* file.free_bytes(path): free space on its file system, as available to this user. */
 static int file_free_bytes(lua_State *L) {
   const char *path = check_path(L, 1);
   struct statvfs s;
@@ -272,8 +272,8 @@ static int file_free_bytes(lua_State *L) {
   return 1;
 }
 
-/* file.lock(path [, wait]): an exclusive lock held until :close(), its collection or the end of the process, however that
- * comes; nil, text, "EAGAIN" while another process has it. The file is made when missing and never removed. */
+/* file.lock(path [, wait]): an exclusive lock, held until :close(), its collection or the end of the process, even by a
+ * crash; nil, text, "EAGAIN" while another process has it. The file is created if missing and never removed. */
 static int file_lock(lua_State *L) {
   const char *path = check_path(L, 1);
   bool wait = lua_toboolean(L, 2);
@@ -281,18 +281,10 @@ static int file_lock(lua_State *L) {
   h->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (h->fd < 0) return failed(L, "cannot lock", path, errno);
   if (flock(h->fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB) == 0) return 1;
-  int code = errno; /* EINTR too: a waiting caller looks for Ctrl-C and asks again */
+  int code = errno; /* EINTR too: the caller checks for Ctrl-C and tries again */
   close(h->fd);
   h->fd = -1;
   return failed(L, "cannot lock", path, code);
-}
-
-/* file.monotonic(): seconds that never go back. */
-static int file_monotonic(lua_State *L) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  lua_pushnumber(L, (lua_Number)t.tv_sec + 1e-9 * (lua_Number)t.tv_nsec);
-  return 1;
 }
 
 /* file.pid() */
@@ -309,7 +301,6 @@ static const luaL_Reg functions[] = {
   { "lock",       file_lock },
   { "mkdir",      file_mkdir },
   { "mkdtemp",    file_mkdtemp },
-  { "monotonic",  file_monotonic },
   { "pid",        file_pid },
   { "read",       file_read },
   { "realpath",   file_realpath },
@@ -320,14 +311,14 @@ static const luaL_Reg functions[] = {
   { "tidy",       file_tidy },
   { "truncate",   file_truncate },
   { "write",      file_write },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 static const luaL_Reg hold_methods[] = {
   { "close",   hold_close },
   { "__close", hold_close },
   { "__gc",    hold_close },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 int luaopen_medxai_file(lua_State *L) {

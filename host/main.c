@@ -1,5 +1,5 @@
-/* medxai-run: runs one Lua file. Reads the command line, makes a Lua state with the library's path and its safeguards,
- * runs the experiment, reports how it ended. It refuses to know what an experiment is: that is scripts/medxai's. */
+/* main.c: medxai-run: reads the command line, makes a Lua state with the library's path, runs one Lua file (the
+ * experiment), reports how it ended. What an experiment can do is in scripts/medxai. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,14 +11,17 @@
 
 host the_host;
 
-/* Pushes the chunk, or returns the exit code that tells why not. */
+/* Pushes the loaded chunk, or reports the error and returns an exit code. */
 static int load(lua_State *L, const host_options *o) {
   int status;
   if (o->code) status = luaL_loadbuffer(L, o->code, strlen(o->code), "=(command line)");
   else if (strcmp(o->file, "-") == 0) status = luaL_loadfile(L, NULL);
   else {
     struct stat s;
-    const char *why = stat(o->file, &s) != 0 ? strerror(errno) : S_ISDIR(s.st_mode) ? "it is a folder" : access(o->file, R_OK) != 0 ? strerror(errno) : NULL;
+    const char *why = stat(o->file, &s) != 0       ? strerror(errno)
+                      : S_ISDIR(s.st_mode)         ? "it is a folder"
+                      : access(o->file, R_OK) != 0 ? strerror(errno)
+                                                   : NULL;
     if (why) {
       fprintf(stderr, "medxai-run: cannot read '%s' (%s). Name a Lua file.\n", o->file, why);
       return EXIT_USAGE;
@@ -26,14 +29,14 @@ static int load(lua_State *L, const host_options *o) {
     status = luaL_loadfilex(L, o->file, "t");
     const char *said = status == LUA_ERRSYNTAX ? lua_tostring(L, -1) : NULL;
     if (said && strstr(said, "attempt to load a binary chunk")) { /* Lua's own words leave out the file */
-      fprintf(stderr, "medxai-run: '%s' is no text (it begins like compiled Lua). Name a Lua file.\n", o->file);
+      fprintf(stderr, "medxai-run: '%s' is not text (it begins like compiled Lua). Name a Lua file.\n", o->file);
       return EXIT_USAGE;
     }
   }
   return status == LUA_OK ? EXIT_DONE : report_failure(L, status);
 }
 
-/* Fields of the command line that nothing took are a mistake; only an experiment that checks options can tell. */
+/* A field of the command line that no option took is an error, if the experiment checks options at all. */
 static int refuse_unused_fields(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, "medxai.base.options") != LUA_TTABLE) return 0;
@@ -89,7 +92,8 @@ static void choose_threads(void) { /* --threads, else OMP_NUM_THREADS, else ever
   the_host.threads = wanted > 0 ? wanted : the_host.cores;
 }
 
-/* The caller may have closed 0, 1 or 2: the first file opened would take its place, and what is printed would go into it. */
+/* The caller may have closed 0, 1 or 2. The first file opened would get that number, and printed text would go into
+ * it. */
 static void hold_standard_files(void) {
   int fd;
   do fd = open("/dev/null", O_RDWR); while (fd >= 0 && fd <= STDERR_FILENO);
@@ -101,7 +105,10 @@ int main(int argc, char **argv) {
   hold_standard_files();
   if (!options_read(o, argc, argv)) return EXIT_USAGE;
   if (o->help) { options_help(); return EXIT_DONE; }
-  if (o->version) { puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")"); return EXIT_DONE; }
+  if (o->version) {
+    puts("medxai-run " HOST_VERSION " (" LUA_RELEASE ", built with libtorch " MEDXAI_TORCH_VERSION ")");
+    return EXIT_DONE;
+  }
   if (!o->file && !o->code && !o->interactive) return no_file();
   if (!paths_find(&the_host.paths)) return EXIT_USAGE;
   if (o->command) use_command(o);

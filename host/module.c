@@ -1,11 +1,11 @@
-/* require "medxai.host": what the Lua library may know of the program and ask of it. Warnings and the functions to run
- * at the end live here too. It refuses to hold policy: what a run does with an option is the library's business. */
+/* module.c: require "medxai.host": the library's access to the program: options, fields, warnings, functions to run at
+ * the end. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+#include "clock.h"
 #include "host.h"
 
 static const char at_exit_key = 0, warnings_key = 0; /* addresses: two lists in the registry */
@@ -23,14 +23,8 @@ static int host_interrupted(lua_State *L) {
   return 1;
 }
 
-static double monotonic(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int host_now(lua_State *L) {
-  lua_pushnumber(L, monotonic());
+  lua_pushnumber(L, clock_seconds());
   return 1;
 }
 
@@ -67,7 +61,7 @@ static const luaL_Reg functions[] = {
   { "separate",    separate_run },
   { "warn",        host_warn },
   { "warnings",    host_warnings },
-  { NULL, NULL }
+  { NULL, NULL },
 };
 
 static void set_string(lua_State *L, const char *name, const char *value) {
@@ -126,8 +120,8 @@ static const char *how_it_ended(int code) {
   return sig == SIGTERM ? "terminated" : sig ? "interrupted" : "failed";
 }
 
-/* The last one given runs first. Each gets how the script ended ("finished", "failed", "interrupted", "terminated") and
- * its message. One that fails is reported and does not keep the next from running. */
+/* Runs the at_exit functions, the last one first. Each is called with how the script ended ("finished", "failed",
+ * "interrupted", "terminated") and the error message. An error in one is reported, and the next one runs. */
 static int run_at_exit(lua_State *L, int code) {
   const char *ended = how_it_ended(code);
   luaL_checkstack(L, 8, NULL);
@@ -138,7 +132,7 @@ static int run_at_exit(lua_State *L, int code) {
     lua_pushcfunction(L, report_handler);
     lua_rawgeti(L, list, i);
     lua_pushnil(L);
-    lua_rawseti(L, list, i); /* taken off first: each runs once, also when one ends the program */
+    lua_rawseti(L, list, i); /* removed first, so that each runs once, even if it ends the program */
     lua_pushstring(L, ended);
     lua_pushvalue(L, list - 1);
     int status = lua_pcall(L, 2, 0, list + 1);
@@ -170,8 +164,8 @@ static int finish(lua_State *L) { /* code -> code */
   return 1;
 }
 
-/* What was printed and could not be written (a full disk behind > FILE) must not pass for done; a reader that has gone
- * may. */
+/* Output that could not be written (a full disk behind > FILE) is a failure; a reader that has gone (a closed pipe) is
+ * not. */
 static int finish_output(int code) {
   errno = 0;
   bool lost = fflush(stdout) != 0 || ferror(stdout);
@@ -193,7 +187,8 @@ int module_finish(lua_State *L, int code) {
   return code;
 }
 
-/* Lua's own warnings (warn(...), an error in a finalizer) come in pieces; "@on" and the like are for lua's program. */
+/* Lua's own warnings (warn(...), an error in a finalizer) come in pieces. "@on" and "@off" concern the program lua
+ * alone. */
 void module_lua_warning(void *state, const char *piece, int more) {
   static char text[1024];
   static size_t used;

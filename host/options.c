@@ -1,5 +1,6 @@
-/* The command line: options before FILE by getopt_long; after FILE the same long options, and every other --name is a
- * field of the experiment. It refuses to interpret fields: their values stay text until a checked option takes them. */
+/* options.c: the command line: options before FILE by getopt_long; after FILE the same long options, and every other
+ * --name is a field of the experiment. The values of fields are text; the option that takes one converts and checks
+ * it. */
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -9,7 +10,20 @@
 #include <sys/stat.h>
 #include "host.h"
 
-enum { O_THREADS = 256, O_DEVICE, O_OUT, O_SEED, O_TRACE, O_SMOKE, O_RESUME, O_OVERWRITE, O_QUIET, O_VERBOSE, O_HELP, O_VERSION };
+enum {
+  O_THREADS = 256,
+  O_DEVICE,
+  O_OUT,
+  O_SEED,
+  O_TRACE,
+  O_SMOKE,
+  O_RESUME,
+  O_OVERWRITE,
+  O_QUIET,
+  O_VERBOSE,
+  O_HELP,
+  O_VERSION
+};
 
 static const struct option known[] = {
   { "threads",   required_argument, NULL, O_THREADS },
@@ -28,21 +42,24 @@ static const struct option known[] = {
 };
 
 void options_help(void) {
-  puts("usage: medxai-run [options] FILE [--field value ...]\n"
-       "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
-       "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 --data DIR).\n"
-       "\n"
-       "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
-       "  -               run standard input\n"
-       "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
-       "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
-       "  --smoke         the whole experiment in seconds, on a handful of images\n"
-       "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
-       "  --quiet         no progress                         --verbose       more of it\n"
-       "  --trace         with an error, the library's lines and libtorch's own text\n"
-       "  --help  --version\n"
-       "\n"
-       "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
+  puts(
+    "usage: medxai-run [options] FILE [--field value ...]\n"
+    "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
+    "       medxai-run help [NAME]    what an experiment can name, and the options of one: help fit, help gradcam\n"
+    "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
+    "--data DIR).\n"
+    "\n"
+    "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
+    "  -               run standard input\n"
+    "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
+    "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
+    "  --smoke         the whole experiment in seconds, on a handful of images\n"
+    "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
+    "  --quiet         no progress                         --verbose       more of it\n"
+    "  --trace         with an error, the library's lines and libtorch's own text\n"
+    "  --help  --version\n"
+    "\n"
+    "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
 }
 
 static bool wrong(const char *format, const char *value) {
@@ -71,7 +88,8 @@ static bool apply(host_options *o, int option, const char *value) {
   long long n = 0;
   switch (option) {
     case O_THREADS:
-      if (!whole_number(value, 1, 1024, &n)) return wrong("--threads: '%s' is not a number of threads (1 to 1024).", value);
+      if (!whole_number(value, 1, 1024, &n))
+        return wrong("--threads: '%s' is not a number of threads (1 to 1024).", value);
       o->threads = (int)n;
       return true;
     case O_SEED:
@@ -104,7 +122,7 @@ static const struct option *find(const char *name, size_t length) {
   return NULL;
 }
 
-/* Whether the word after --name is its value: another --option is not, a negative number is. */
+/* Whether the word after --name is its value: another --option is not, but a negative number is. */
 static bool is_value(const char *word) { return word && strncmp(word, "--", 2) != 0; }
 
 static bool add_field(host_options *o, char *name, char *equals, char *next, int *i) {
@@ -137,17 +155,17 @@ static bool read_rest(host_options *o, int argc, char **argv, int i, bool words_
   return true;
 }
 
-/* The option that getopt stopped at, as it was written: "-x" or "--name". */
+/* The option at which getopt stopped, as the user wrote it: "-x" or "--name". */
 static const char *stopped_at(char **argv) {
   static char letter[3] = "-?";
   letter[1] = (char)optopt;
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* "runs" is a command unless a file of that name is there (a folder of that name usually is). */
+/* "runs" and "help" are commands, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  return strcmp(word, "runs") == 0 && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+  return (strcmp(word, "runs") == 0 || strcmp(word, "help") == 0) && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
 }
 
 bool options_read(host_options *o, int argc, char **argv) {

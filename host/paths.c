@@ -1,5 +1,5 @@
-/* Finds the program's own files: the Lua library and the native core, from where the executable lies, so that an
- * installed copy works from any folder. It refuses to guess: a folder counts only when it holds medxai/. */
+/* paths.c: finds the Lua library and the native core, relative to the executable, so that an installed copy works from
+ * any folder. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -36,7 +36,7 @@ static char *scripts_in(const char *folder, const char *name) {
   return NULL;
 }
 
-/* A build folder is told by CMake's own file; the tree it was made from may lie elsewhere. */
+/* A build folder is recognized by CMake's cache; its source tree may be elsewhere. */
 static char *scripts_of_build(const char *exe_dir) {
   char *cache = existing(exe_dir, "CMakeCache.txt");
   if (!cache) return NULL;
@@ -57,7 +57,9 @@ bool paths_find(host_paths *p) {
   if (chosen && *chosen) {
     p->scripts = scripts_in(chosen, ".");
     if (!p->scripts) {
-      fprintf(stderr, "medxai-run: host: MEDXAI_SCRIPTS is '%s', which holds no folder medxai. Name the folder that does.\n", chosen);
+      fprintf(stderr,
+              "medxai-run: host: MEDXAI_SCRIPTS is '%s', which holds no folder medxai. Name the folder that does.\n",
+              chosen);
       return false;
     }
   }
@@ -78,7 +80,7 @@ void paths_free(host_paths *p) {
   memset(p, 0, sizeof *p);
 }
 
-/* The library first, so that a folder named medxai beside an experiment does not hide it; then the experiment's folder. */
+/* The library first, so that a folder medxai beside an experiment does not hide it; then the experiment's folder. */
 void paths_install(lua_State *L, const host_paths *p, const char *script_dir) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "path");

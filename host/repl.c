@@ -1,6 +1,6 @@
-/* The prompt (-i): a line is an expression whose values are shown, or statements; one that is not finished goes on. On a
- * terminal libedit gives history and completion; from a pipe plain lines are read. Ctrl-C drops the line or stops what
- * runs. It refuses to open libtorch: that happens when a line first needs it. */
+/* repl.c: the prompt (-i): a line is an expression whose values are printed, or statements; an unfinished line
+ * continues on the next. On a terminal libedit gives history and completion; from a pipe plain lines are read. Ctrl-C
+ * drops the line or stops the running code. libtorch is opened by the first line that needs it. */
 #include <editline/readline.h>
 #include <errno.h>
 #include <locale.h>
@@ -12,7 +12,7 @@
 
 enum { HISTORY_LINES = 1000 };
 
-static lua_State *completing; /* libedit's callbacks carry no state of ours */
+static lua_State *completing; /* libedit's callbacks have no argument for it */
 static bool on_terminal;
 
 /* ---- completion: medxai.repl's complete(text) -> list of whole words ---- */
@@ -47,13 +47,13 @@ static char **complete(const char *text, int start, int end) {
   lua_pushstring(completing, text);
   char **matches = NULL;
   if (lua_pcall(completing, 1, 1, 0) == LUA_OK) matches = rl_completion_matches(text, next_match);
-  lua_settop(completing, top); /* a failed look-up is no news at a prompt */
+  lua_settop(completing, top); /* a failed look-up only means no completions */
   return matches;
 }
 
 /* ---- reading ---- */
 
-/* One character of UTF-8 from the terminal; EOF when a signal came, so that readline gives up the line. */
+/* One UTF-8 character from the terminal; EOF on a signal, so that readline drops the line. */
 static int read_character(FILE *f) {
   unsigned char c;
   ssize_t n;
@@ -125,7 +125,7 @@ static int compile(lua_State *L, const char *text) {
   return as_statements;
 }
 
-/* Reads until the text is a whole chunk; pushes its function. False: no more input, or *code tells of a failure. */
+/* Reads lines until they form a whole chunk; pushes its function. False: end of input, or *code is a failure's. */
 static bool read_chunk(lua_State *L, int *status) {
   char *line = read_line("> ");
   if (!line) return false;
@@ -133,7 +133,7 @@ static bool read_chunk(lua_State *L, int *status) {
   free(line);
   while ((*status = compile(L, lua_tostring(L, -1)), is_incomplete(L, *status))) {
     line = read_line(">> ");
-    if (!line) break; /* then the message stands: the input ends too early, or Ctrl-C dropped it */
+    if (!line) break; /* keep the message: the input ended too early, or Ctrl-C dropped it */
     lua_pop(L, 1);
     lua_pushfstring(L, "%s\n%s", lua_tostring(L, -1), line);
     lua_remove(L, -2);
@@ -187,7 +187,8 @@ int repl_run(lua_State *L) {
   start_terminal(L);
   char *path = on_terminal ? history_path() : NULL;
   if (path) { stifle_history(HISTORY_LINES); read_history(path); }
-  if (on_terminal) printf("medxai-run %s, %s. torch and xai are loaded when named; Ctrl-D leaves.\n", HOST_VERSION, LUA_RELEASE);
+  if (on_terminal)
+    printf("medxai-run %s, %s. torch and xai are loaded when named; Ctrl-D leaves.\n", HOST_VERSION, LUA_RELEASE);
   for (;;) {
     bool read = read_chunk(L, &status);
     if (signals_caught) { /* Ctrl-C at the prompt, or SIGTERM */

@@ -1,6 +1,6 @@
-/* Runs one file of the library in a Lua state of its own, which shares nothing with the state of the experiment: no table,
- * no function, no generator. It refuses to run for ever: after so many instructions, or when its memory is used up, it is
- * stopped. Only texts go in and out. */
+/* separate.c: runs one file of the library in a Lua state of its own, which shares no table, function or random
+ * generator with the experiment's state. It is stopped after a number of instructions, or when it has used up its
+ * memory. Only strings go in and out. */
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ typedef struct separate {
   long long instructions, most_instructions;
 } separate;
 
-static const char stop_key = 0; /* its address is the value that stops the file; nothing may catch it */
+static const char stop_key = 0; /* its address is the error value that stops the file; pcall does not catch it */
 
 static void *counted(void *ud, void *block, size_t before, size_t after) {
   separate *s = ud;
@@ -52,7 +52,7 @@ static int run_file(lua_State *S) {
   return 2;
 }
 
-/* Copies of the two results: the state that holds them is closed before they are handed on. */
+/* Copies the two results, since their state is closed before they are returned. */
 static void run_in(lua_State *S, const char *file, const char *const *texts, char *results[2]) {
   lua_State *before = signals_enter(S);
   lua_pushcfunction(S, run_file);

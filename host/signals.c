@@ -1,8 +1,8 @@
-/* SIGINT and SIGTERM (and SIGPIPE, when the reader of our output has gone): the first sets a flag and stops Lua code at
- * its next instruction, libtorch at its next operator; a second SIGINT or SIGTERM kills at once. No pcall and no coroutine
- * of the experiment can swallow the stop, no __close keeps it for long. Lua knows no hooks in a finalizer (__gc), and
- * in the closers of a coroutine that was stopped within a C function such as table.sort: there the first signal waits.
- * It refuses to do work in a handler: flag, lua_sethook, nothing else. */
+/* signals.c: SIGINT and SIGTERM (and SIGPIPE, when the reader of our output has gone). The first signal sets a flag and
+ * stops Lua code at its next instruction and libtorch at its next operator; a second SIGINT or SIGTERM kills the
+ * process. pcall and coroutines of the experiment do not catch the stop, and __close handlers delay it only for a short
+ * time. Lua runs no hooks in a finalizer (__gc), nor in the closers of a coroutine that was stopped within a C function
+ * such as table.sort: there the first signal has to wait. A handler only sets the flag and calls lua_sethook. */
 #include <pthread.h>
 #include <string.h>
 #include <termios.h>
@@ -10,8 +10,8 @@
 #include "host.h"
 
 volatile sig_atomic_t signals_caught;
-static volatile sig_atomic_t stopped_by; /* what signals_caught was when the program began to wind up */
-static lua_State *volatile running; /* the coroutine whose instructions run now: the hook belongs to one */
+static volatile sig_atomic_t stopped_by; /* the value of signals_caught when the program began to end */
+static lua_State *volatile running; /* the running coroutine: each has its own hook */
 static pthread_t main_thread;
 static struct termios terminal; /* as it was at the start */
 static bool has_terminal;
@@ -43,7 +43,7 @@ const char *signals_name(int sig) {
 
 static void stop_hook(lua_State *L, lua_Debug *ar);
 
-/* What runs in L, closers first of all, is stopped again after a while. */
+/* Stops what runs in L after the error (closers, for example) again after a while. */
 static void give_grace(lua_State *L) { lua_sethook(L, stop_hook, LUA_MASKCOUNT, GRACE_INSTRUCTIONS); }
 
 static int interrupted(lua_State *L) {
@@ -52,8 +52,8 @@ static int interrupted(lua_State *L) {
   return lua_error(L);
 }
 
-/* A coroutine is left by a yield where that can be: after an error out of a hook, Lua would run its closers without
- * hooks, and one without end could not be stopped. */
+/* A coroutine is left by a yield where possible: after an error raised in a hook, Lua would run its closers without
+ * hooks, and an endless one could not be stopped. */
 static void stop_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
   if (!signals_caught) lua_sethook(L, NULL, 0, 0); /* cleared meanwhile */
@@ -68,7 +68,8 @@ static void die_of(int sig) {
 }
 
 static void on_stop(int sig) {
-  if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; } /* Lua belongs to one thread */
+  /* Lua belongs to one thread */
+  if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; }
   if (signals_caught || stopped_by || !running) {
     if (sig != SIGPIPE) die_of(sig);
     return;
@@ -96,7 +97,7 @@ void signals_clear(void) {
   if (running) lua_sethook(running, NULL, 0, 0);
 }
 
-/* From here on the program winds up: what it still runs may finish, and another signal kills. */
+/* From here on the program ends: what it still runs may finish, and another signal kills it. */
 void signals_finish(void) {
   stopped_by = signals_caught;
   signals_clear();
@@ -127,8 +128,8 @@ static int guarded_pcall(lua_State *L) {
   return finish_call(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 2, finish_call), 2);
 }
 
-/* The experiment's handler, but not for an interrupt: raised in a hook, it would run with hooks off and could not be
- * stopped itself. */
+/* Calls the experiment's message handler, except for an interrupt: that is raised in a hook, so the handler would run
+ * without hooks and could not be stopped. */
 static int guarded_handler(lua_State *L) { /* upvalue 1: the handler */
   if (signals_caught) { lua_pushliteral(L, "interrupted"); return 1; }
   lua_settop(L, 1);
@@ -152,12 +153,12 @@ static int guarded_xpcall(lua_State *L) { /* f, handler, ... */
 
 /* ---- coroutines: the hook follows the one that runs, and a stop leaves it for its caller ---- */
 
-/* The signal may have come when `running` named another one: then the hook is missing here. */
+/* The signal may have come while `running` was another coroutine: then the hook is missing here. */
 static void ensure_hook(lua_State *L) {
   if (signals_caught && lua_gethook(L) != stop_hook) give_grace(L);
 }
 
-/* Calls the function below n arguments on top while co is the one that runs. */
+/* Calls the function below n arguments on the stack, with co as the running coroutine. */
 static int call_in(lua_State *L, lua_State *co, int n) {
   lua_State *before = running;
   running = co;
@@ -168,7 +169,7 @@ static int call_in(lua_State *L, lua_State *co, int n) {
   return status;
 }
 
-/* Leaves a coroutine for good after a stop: its closers run. */
+/* Closes a coroutine after a stop: its closers run. */
 static int leave(lua_State *L, lua_State *co) {
   lua_State *before = running;
   running = co;

@@ -1,6 +1,6 @@
-/* What an experiment finds when it starts: Lua's libraries with the host's safeguards in place of a few of their functions,
- * the search path, the preloaded modules, its arguments, a seeded math.random, strict globals.
- * It refuses to open anything that is not needed: preloaded modules open when they are required. */
+/* state.c: the Lua state in which an experiment starts: Lua's libraries, some of their functions replaced by the
+ * host's, the search path, preloaded modules (opened when required), arguments, a seeded math.random, strict
+ * globals. */
 #include <lualib.h>
 #include <stdlib.h>
 #include "host.h"
@@ -16,9 +16,10 @@ static void seed_random(lua_State *L, long long seed) { /* the library seeds aga
   lua_pop(L, 1);
 }
 
-/* os.exit ends the program as its last line would: what at_exit asked for is done first. */
+/* os.exit ends the program as the end of the script does: functions given to at_exit run first. */
 static int exit_now(lua_State *L) {
-  int code = lua_isboolean(L, 1) ? (lua_toboolean(L, 1) ? EXIT_DONE : EXIT_FAILED) : (int)luaL_optinteger(L, 1, EXIT_DONE);
+  int code =
+    lua_isboolean(L, 1) ? (lua_toboolean(L, 1) ? EXIT_DONE : EXIT_FAILED) : (int)luaL_optinteger(L, 1, EXIT_DONE);
   exit(module_finish(L, code));
 }
 

@@ -1,6 +1,6 @@
-/* How many threads to use: the physical cores that this process may run on (affinity; two hardware threads of one core
- * count once), no more than the CPU quota of its control group (v2 or v1, its own and every group above it).
- * It refuses to be clever about load: what is allowed is what is used. */
+/* threads.c: how many threads to use: the physical cores that this process may run on (affinity; two hardware threads
+ * of one core count once), but no more than the CPU quota of its control group (v2 or v1, its own and every group above
+ * it). The load of the machine is not considered. */
 #include <limits.h>
 #include <sched.h>
 #include <stdio.h>
@@ -93,7 +93,8 @@ static double group_quota(const char *root) {
     if (strcmp(group, "/") == 0) group = "";
     bool v2 = *controllers == '\0';
     if (!v2 && !has_word(controllers, "cpu")) continue;
-    if (snprintf(mount, sizeof mount, "%s/sys/fs/cgroup%s%s", root, v2 ? "" : "/", controllers) >= (int)sizeof mount) continue;
+    if (snprintf(mount, sizeof mount, "%s/sys/fs/cgroup%s%s", root, v2 ? "" : "/", controllers) >= (int)sizeof mount)
+      continue;
     double q = smallest_quota(mount, group, v2);
     if (q > 0 && (least == 0 || q < least)) least = q;
   }
@@ -104,7 +105,8 @@ static double group_quota(const char *root) {
 int threads_available(const char *root) {
   int cores = allowed_cores(root);
   double quota = group_quota(root);
-  if (quota > 0 && quota < cores) cores = quota < 1 ? 1 : (int)quota; /* whole cores: a part of one only throttles the rest */
+  /* rounded down: more threads would only be throttled */
+  if (quota > 0 && quota < cores) cores = quota < 1 ? 1 : (int)quota;
   return cores;
 }
 
@@ -113,10 +115,11 @@ void threads_set_environment(int n) {
   char text[16];
   snprintf(text, sizeof text, "%d", n);
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) setenv(names[i], text, 1);
-  /* How long a thread that waits spins before it sleeps, unless the user chose. Sleeping at once costs two wake-ups an operator
-   * (MobileNet, one image: 18 ms instead of 12.5); GNU's usual 300,000 rounds cost seconds on a busy machine, where the one that
-   * is waited for wants the core (a training step: 3.6 to 8.2 s instead of 0.4 to 1.1). 1,000 rounds, some ten microseconds, give
-   * nearly the first gain, and beside two other processes were as quick as none. OpenBLAS counts 2^16 cycles instead of 2^26. */
+  /* How long a waiting thread spins before it sleeps, unless the user chose. Sleeping at once costs two wake-ups per
+   * operator (MobileNet, one image: 18 ms instead of 12.5). GNU's default of 300,000 rounds costs seconds on a busy
+   * machine, where the thread that is waited for needs the core (a training step: 3.6 to 8.2 s instead of 0.4 to 1.1).
+   * 1,000 rounds, about ten microseconds, keep nearly all of the gain, and beside two other processes were as fast as
+   * no spinning. For OpenBLAS: 2^16 cycles instead of 2^26. */
   if (getenv("OMP_WAIT_POLICY")) return;
   setenv("OMP_WAIT_POLICY", "passive", 0);
   setenv("GOMP_SPINCOUNT", "1000", 0);

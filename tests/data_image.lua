@@ -110,7 +110,7 @@ t.test("a picture that claims to be huge is refused before it is unpacked", func
     "image.decode: 30000 x 30000 is larger than the 64 megapixels this reads.")
   t.fails_like(function() image.decode(png(head(2000000000, 2), "IDAT\x78\x9c", "IEND")) end, "^image.decode: the PNG is not one this reads: ")
   t.fails_like(function() image.decode(png(head(0, 5), "IDAT\x78\x9c", "IEND")) end, "^image.decode: the PNG is not one this reads: ")
-  t.fails(function() image.decode(png(head(5, 5), "IEND")) end, "image.decode: the PNG holds no picture.")
+  t.fails(function() image.decode(png(head(5, 5), "IEND")) end, "image.decode: the PNG holds no image.")
   t.fails_like(function() image.decode(png(head(5, 5), "IDAT\x78\x9c\3\0\0\0\0\1", "IEND")) end, "^image.decode: the PNG is corrupt: ")
 end)
 
@@ -131,15 +131,15 @@ t.test("16-bit samples are scaled by their range, or by the white level that is 
   local whole, twelve = image.load(here .. "deep.png"), image.load(here .. "deep.png", 4095)
   t.ok(whole:max():item() > 200)
   t.equal(twelve:max():item(), 255)
-  t.fails(function() image.load(here .. "deep.png", 0) end, "image.load: the 16-bit white level is wrong (expected 1 to 65535, got 0).")
+  t.fails(function() image.load(here .. "deep.png", 0) end, "image.load: the 16-bit white level: expected 1 to 65535, got 0")
 end)
 
 t.test("resize, fit and digest refuse what is no picture", function()
-  t.fails(function() image.resize(torch.zeros(4, 4), 2, 2) end, "image.resize: wrong type (expected a uint8 picture, got float32).")
+  t.fails(function() image.resize(torch.zeros(4, 4), 2, 2) end, "image.resize: wrong type (expected a uint8 image, got float32).")
   t.fails(function() image.resize(torch.zeros(4, 4, 2, { dtype = "uint8" }), 2, 2) end,
     "image.resize: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got 3 dimensions with other channels last).")
-  t.fails(function() image.resize(made(4, 4, 1), 0, 2) end, "image.resize: the width is wrong (expected 1 to 32768, got 0).")
-  t.fails(function() image.fit(made(4, 4, 1), 4, 5) end, "image.fit: the crop is larger than the picture (expected at most 4, got 5).")
+  t.fails(function() image.resize(made(4, 4, 1), 0, 2) end, "image.resize: the width: expected 1 to 32768, got 0")
+  t.fails(function() image.fit(made(4, 4, 1), 4, 5) end, "image.fit: the crop is larger than the image (expected at most 4, got 5).")
   t.fails_like(function() image.resize(made(4, 6, 1):transpose(0, 1), 2, 2) end, "must be contiguous")
   t.fails_like(function() image.digest(7) end, "expected a tensor")
 end)

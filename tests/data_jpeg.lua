@@ -83,11 +83,11 @@ t.test("coded data that cannot be followed are refused where libjpeg would fill 
   local first, second = restarts:find("\xff\xd0", at, true), restarts:find("\xff\xd1", at, true)
   refused(restarts:sub(1, second) .. "\xd5" .. restarts:sub(second + 2), "corrupt: found marker 0xd5 instead of RST1")
   refused(restarts:sub(1, first - 1) .. ("\1"):rep(40) .. restarts:sub(first),
-    "corrupt: bytes before a restart marker that belong to nothing")
+    "corrupt: extra bytes before a restart marker")
   local separate = named "2x2_separate" -- a scan for each colour: the last one taken out
   local last
   for found in separate:gmatch "()\xff\xda" do last = found end
-  refused(separate:sub(1, last - 1) .. "\xff\xd9", "truncated: a colour has no data")
+  refused(separate:sub(1, last - 1) .. "\xff\xd9", "truncated: a color component has no data")
 end)
 
 t.test("what Pillow refuses too is refused by name: other precisions, numbers of colours, processes", function()

@@ -153,7 +153,7 @@ t.test("a summary's interval: studentised over patients, Wilson's of hits; what 
         value = m[2] == "hit" and (i % 6 == 0 and 0 or 1) or 0.3 + 0.1 * math.sin(i) }
     end
   end
-  local energy, pointing = table.unpack(require("medxai.score.registry").summarise(rows, 42))
+  local energy, pointing = table.unpack(require("medxai.score.summary").summarize(rows, 42))
   t.equal({ energy.interval, energy.resampled, energy.units, energy.note }, { "studentised bootstrap", "patients", 12 })
   t.ok(energy.low < energy.mean and energy.mean < energy.high and energy.above_low > 0.1)
   t.near(energy.above, energy.mean - 0.1, 1e-12)
@@ -161,9 +161,9 @@ t.test("a summary's interval: studentised over patients, Wilson's of hits; what 
   t.equal({ pointing.interval, pointing.mean, pointing.resampled }, { "Wilson", 20 / 24, "patients" })
   t.ok(pointing.low > 0.6 and pointing.high < 0.95)
   for i = 25, 48 do rows[i].value = 0.5 end -- a metric of one's own that calls a half a hit
-  t.equal({ require("medxai.score.registry").summarise(rows, 42)[2].interval, require("medxai.score.registry").summarise(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
+  t.equal({ require("medxai.score.summary").summarize(rows, 42)[2].interval, require("medxai.score.summary").summarize(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
   for i = 1, 24 do rows[i].patient = i == 3 and "unknown" or rows[i].patient end
-  t.equal({ require("medxai.score.registry").summarise(rows, 42)[1].resampled, require("medxai.score.registry").summarise(rows, 42)[1].units }, { "images", 24 })
+  t.equal({ require("medxai.score.summary").summarize(rows, 42)[1].resampled, require("medxai.score.summary").summarize(rows, 42)[1].units }, { "images", 24 })
 end)
 
 t.test("a mask that none of the images has is said before any map is made", function()
@@ -224,7 +224,7 @@ t.test("a flat map is zero, not noise: no metric ranks it", function()
   local dir = t.tmpdir()
   local function noise(x) return x:mean({ 1 }):squeeze(0) * 1e-6 + 1 end
   local result = go(dir, { images = { 2 }, methods = { noise = noise }, mask = "lesion",
-    metrics = { "energy_inside", { "deletion", steps = 2, removals = { "black" } }, "confidence_increase" } })
+    metrics = { "energy_inside", { "deletion", steps = 2, removal = { "black" } }, "confidence_increase" } })
   t.equal(tiny.statuses(result), { "flat" })
   t.equal(torch.load_npy(dir .. "/" .. result.records[1].files[1]):abs():max():item(), 0.0)
   for _, s in ipairs(result.summaries) do t.equal(s.n, 0, s.metric) end
@@ -240,7 +240,7 @@ t.test("a constant image is flat for Sobel, and NaN weights are told as nan", fu
   end
   local broken = explain.run(run, model, tiny.split(3), { methods = { "gradcam" }, images = 2, figures = false })
   t.equal(tiny.statuses(broken), { "nan", "nan" })
-  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 nan of 2 maps"))
+  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 of 2 maps hold values that are not numbers %(nan%)"))
 end)
 
 t.test("out of memory halves the batch, says so, and changes nothing", function()
@@ -321,7 +321,7 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
   t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam' or 'xgradcam'?")
   t.fails_like(check { methods = { "zebra" } }, "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
   t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
-  t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")
+  t.fails(check {}, "explain: option 'methods' is missing (expected string or table: names, { name, option = value }, or name = function(x, model, target): a method each). Add methods = ... to it.")
   t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")
   t.fails(check { methods = { "gradcam" }, layer = "fc" },
     "explain: layer 'fc' has no spatial extent (it comes after 'flat'). Choose one with a grid, for instance 'conv2'.")
@@ -355,3 +355,25 @@ t.test("a method file beside the experiment is found, and a broken one is named"
 end)
 
 host.options.quiet = was_quiet
+
+t.test("rows of a finished step, read from scores.csv, are those that were computed, number for number; nil where one is gone", function()
+  local run, model, split = tiny.run(t.tmpdir()), tiny.model(), tiny.split(3)
+  local judge = require "medxai.score.runner"
+  local options = { methods = { "saliency", "gradcam" }, images = "all", figures = false, mask = "lesion",
+    metrics = { "deletion", "energy_inside", { "confidence_drop", as = "softmax" } } }
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local result = explain.run(run, model, split, options)
+  local job = require("medxai.explain.job").new(run, model, split, explain.check(options, model, split), { 1, 2, 3 })
+  local kept = judge.kept_rows(job)
+  t.equal(#kept, #result.rows)
+  t.ok(#kept >= 3 * 3 * 2)
+  for i, row in ipairs(result.rows) do
+    for _, key in ipairs { "maps", "image_id", "metric", "unit", "undefined" } do t.equal(kept[i][key], row[key], key) end
+    for _, key in ipairs { "value", "chance" } do
+      t.ok(kept[i][key] == row[key] or kept[i][key] ~= kept[i][key] and row[key] ~= row[key], key)
+    end
+  end
+  local text = files.read(run.dir .. "/scores.csv")
+  files.write(run.dir .. "/scores.csv", (text:gsub("[^\n]+\n$", "")))
+  t.equal(judge.kept_rows(job), nil)
+end)

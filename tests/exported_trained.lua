@@ -121,7 +121,7 @@ t.test("a run of an exported network holds its network: it is used again without
   t.equal(again.code, 0, again.err)
   local loss = r.out:match "([%d%.e%-]+)\n$"
   t.ok(again.out:find(loss .. "\nnet\thead\t3\n", 1, true), again.out)
-  local described = xai.canon.read(t.read(dir .. "/runs/first/model.json"))
+  local described = require("medxai.base.json").read(t.read(dir .. "/runs/first/model.json"))
   t.equal(described.network, "net")
   t.equal(described.train_depth[1], "blocks.2")
   t.ok(files.exists(dir .. "/runs/first/network.pt2"))
@@ -160,5 +160,5 @@ t.test("the experiment exported.lua explains a transformer as well", function()
     t.equal(record.problem, nil)
     done[record.method] = true
   end
-  t.equal(#xai.check.sorted_keys(done), 10)
+  t.equal(#require("medxai.base.options").sorted_keys(done), 10)
 end)

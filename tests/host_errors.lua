@@ -63,7 +63,7 @@ end)
 t.test("a compiled chunk is refused", function()
   local path = t.write(t.tmpdir() .. "/chunk.lua", string.dump(function() end))
   local r = t.run { path }
-  t.equal(r.err, "medxai-run: '" .. path .. "' is no text (it begins like compiled Lua). Name a Lua file.\n")
+  t.equal(r.err, "medxai-run: '" .. path .. "' is not text (it begins like compiled Lua). Name a Lua file.\n")
   t.equal(r.code, 2)
 end)
 

@@ -41,13 +41,13 @@ end
 t.test("the report prints every class, undefined where there is no AUROC", function()
   local result = metrics.classification({ 0, 0, 1 }, { { 0.9, 0.1, 0 }, { 0.2, 0.8, 0 }, { 0.1, 0.9, 0 } }, { "a", "b", "c" })
   local text = metrics.report(result)
-  t.equal(text:match("\n(c [^\n]*)"), "c                0.0000    0.0000    0.0000 undefined        0")
-  t.equal(text:match("accuracy[^\n]*"), "accuracy                             0.6667                  3")
+  t.equal(text:match("\n(c [^\n]*)"), "c                0.0000  0.0000  0.0000  undefined        0")
+  t.equal(text:match("accuracy[^\n]*"), "accuracy                         0.6667                   3")
 end)
 
 t.test("metrics refuse rows that do not fit", function()
   t.fails(function() metrics.classification({ 0 }, { { 1, 0 } }, { "a", "b", "c" }) end,
-    "metrics: sample 1 has 2 probabilities (expected 3, one a class).")
+    "metrics: sample 1 has 2 probabilities (expected 3, one per class).")
   t.fails(function() metrics.classification({ 3 }, { { 1, 0, 0 } }, { "a", "b", "c" }) end,
     "metrics: sample 1 has label 3 and prediction 0 (expected 0 to 2).")
   t.fails(function() metrics.classification({ 0, 1 }, { { 1, 0 } }, { "a", "b" }) end,

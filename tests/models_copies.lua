@@ -126,17 +126,17 @@ t.test("a summary shows the tree, shapes, parameters and what is trained", funct
   model:set_trainable { first = false }
   t.equal(tostring(model), [[
 tiny: 2 classes, images of 8x8, float32, nchw; 278 parameters, 158 trained
-  x                                input                3x8x8
-  first                                                 4x8x8                   120  frozen
-    conv                           conv2d               4x8x8                   112  frozen
-    norm                           batch_norm           4x8x8                     8  frozen
-    relu                           relu                 4x8x8
-  second                                                4x8x8                   148  trained
-    conv                           conv2d               4x8x8                   148  trained
-    relu                           relu                 4x8x8
-  pool                             adaptive_avg_pool2d  4x1x1
-  flatten                          flatten              4
-  fc                               linear               2                        10  trained]])
+  x        input                3x8x8
+  first                         4x8x8  120  frozen
+    conv   conv2d               4x8x8  112  frozen
+    norm   batch_norm           4x8x8    8  frozen
+    relu   relu                 4x8x8
+  second                        4x8x8  148  trained
+    conv   conv2d               4x8x8  148  trained
+    relu   relu                 4x8x8
+  pool     adaptive_avg_pool2d  4x1x1
+  flatten  flatten              4
+  fc       linear               2       10  trained]])
   t.fails(function() model:set_trainable { frst = true } end, "tiny: unknown part 'frst'. Did you mean 'first'?")
 end)
 

@@ -8,6 +8,7 @@ local canon = require "medxai.base.json"
 local contexts = require "medxai.score.context"
 local figure = require "medxai.show.figure"
 local host = require "medxai.host"
+local measure = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local ranking = require "medxai.perturb.pixel_order"
 local store = require "medxai.nn.checkpoint"
@@ -33,24 +34,25 @@ local function ours(model, x, map, class, compat)
   local split = { n = 1, name = "test" }
   function split.item() return { id = "00000000000000aa", path = "image" } end
   function split.batch() return { x = x } end
-  local job = { model = model, split = split, run = { seed = 42 }, compat = compat, budget_bytes = 1 << 30, deterministic = false }
+  local job = { model = model, split = split, run = { seed = 42 }, compat = compat,
+    scorer = require("medxai.perturb.scorer").new(model) }
   local subject <close> = contexts.subject(job, 1)
   local kept, out = {}, {}
   local function ask(value)
     local m = metric.entries({ value }, nil, compat)[1]
     local record = { status = "ok", image_id = "00000000000000aa", maps = "map", target = { kind = "class", as = "logit", class = classes[class + 1], index = class } }
     local list = {}
-    for i, r in ipairs(metric.measure(m, map, contexts.new(subject, map, record, m, kept))) do list[i] = r.value end
+    for i, r in ipairs(measure(m, map, contexts.new(subject, map, record, m, kept))) do list[i] = r.value end
     return list
   end
   for _, as in ipairs { "logit", "softmax" } do
     for _, name in ipairs { "confidence_change", "confidence_drop", "confidence_increase" } do out[as .. " " .. name] = ask({ name, as = as })[1] end
     for _, which in ipairs { "most", "least" } do
-      local list = ask { "road_" .. which .. "_relevant_first", percentiles = percentiles, imputer = "noisy_linear(0)", as = as }
+      local list = ask { "road_" .. which .. "_relevant_first", percentiles = percentiles, removal = "noisy_linear(0)", as = as }
       for i, p in ipairs(percentiles) do out[("%s %s %d"):format(as, which, p)] = list[i] end
     end
     for _, list in ipairs { { 25, 50, 75 }, { 20, 40, 60, 80 } } do
-      out[("%s combined %s"):format(as, table.concat(list, ","))] = ask({ "road_combined", percentiles = list, imputer = "noisy_linear(0)", as = as })[1]
+      out[("%s combined %s"):format(as, table.concat(list, ","))] = ask({ "road_combined", percentiles = list, removal = "noisy_linear(0)", as = as })[1]
     end
   end
   local logits = subject:original()

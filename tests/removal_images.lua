@@ -147,7 +147,7 @@ t.test("the native imputer refuses what does not fit, and runs out of memory wit
   t.fails(function() fill(x:to { dtype = "float32" }, keep) end, "impute: x is wrong (expected float64 of 4 dimensions, got float32 of 4).")
   t.fails(function() fill(x, keep:to { dtype = "uint8" }) end, "impute: keep is wrong (expected bool of 3 dimensions, got uint8 of 3).")
   t.fails(function() fill(x, torch.zeros(1, 8, 9, { dtype = "bool" })) end, "impute: keep does not fit x (expected (1, 8, 8), got (1, 8, 9)).")
-  t.fails(function() fill(x:transpose(2, 3), keep) end, "impute: x must be contiguous and on the CPU.")
+  t.fails(function() fill(x:transpose(2, 3), keep) end, "impute: x: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
   t.fails(function() fill(3, keep) end, "expected a tensor, got number")
   core.memory.c_fail_after(0, 1000)
   local ok, why = pcall(fill, x, keep)

@@ -195,7 +195,7 @@ t.test("the native part refuses what it cannot draw or read", function()
   local box = resample.new { units = 2, seed = 1, purpose = "a@1", resamples = 5 }
   t.equal(#box, 5)
   t.fails(function() box:ratio({ 1 }, { 1, 1 }) end, "resample: sum: expected 2 numbers, got 1")
-  t.fails(function() box:ratio({ 1, nan }, { 1, 1 }) end, "resample: sum: value 2 is no finite number")
+  t.fails(function() box:ratio({ 1, nan }, { 1, 1 }) end, "resample: sum: value 2 is not a finite number")
   local x = resample.matrix({ 1, 2, 3, 4, 5, 6 }, 3)
   t.fails(function() resample.matrix({ 1, 2, 3 }, 2) end, "resample: a matrix of width 2 cannot hold 3 numbers")
   t.fails(function() box:totals(x, 6) end, "resample: there is no resample 6 (expected 1 to 5)")

@@ -103,6 +103,18 @@ t.test("lists, bytes, items, texts and files hold what a conjugate or negative v
   end
 end)
 
+t.test("data of another dtype or with gaps is refused in the same words everywhere", function()
+  local gram, xy = torch.eye(4, { dtype = "float64" }), torch.ones(4, { dtype = "float64" })
+  local options = { samples = 4 }
+  t.fails(function() core.lars.path(gram:float(), xy, options) end, "lars: gram: wrong dtype (expected float64, got float32).")
+  t.fails(function() core.lars.path(gram, torch.ones(8, { dtype = "float64" })[{ { 0, 8, 2 } }], options) end,
+    "lars: xy: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
+  t.fails(function() core.lars.path(torch.eye(3, { dtype = "float64" }), xy, options) end,
+    "lars: gram: expected 16 numbers, got 9")
+  local p = core.partition.new { size = { 2, 2, 1 }, outputs = 2, budget = 4, queue_batch = 1, context = -1 }
+  t.fails(function() p:start(torch.ones(2), torch.ones(2)) end, "partition: start: wrong dtype (expected float64, got float32).")
+end)
+
 t.test("the plain C reads what a negative view shows", function()
   local noise = torch.randn(3, 8, 8, { dtype = "float64" })
   t.equal(core.segment.lab(torch.raw._neg_view(noise:neg())):tolist(), core.segment.lab(noise):tolist())
@@ -112,5 +124,5 @@ t.test("the plain C reads what a negative view shows", function()
   t.equal(coef:tolist(), want:tolist())
   local keep = torch.ones({ 1, 8, 8 }, { dtype = "bool" }) -- written to in place: refused
   t.fails(function() core.impute.fill_(torch.raw._neg_view(torch.zeros(1, 1, 8, 8, { dtype = "float64" })), keep) end,
-    "impute: x must be contiguous and on the CPU.")
+    "impute: x: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
 end)

@@ -3,51 +3,58 @@
 local check = require "medxai.base.options"
 
 ---@class medxai
----@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
----@field dataset table readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
----@field trained fun(run: string, options?: table): medxai.Model, medxai.Dataset model and data of an earlier run
----@field models table<string, fun(options: table): table> the seven networks
----@field optim table optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
+---@field run fun(options: medxai.RunOptions): medxai.Run a run folder and its steps: fit, evaluate, explain, report
+---@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
+---@field trained fun(run: string, options?: medxai.TrainedOptions): medxai.Model, medxai.Dataset model and data of an earlier run
+---@field models medxai.Models the seven networks
+---@field optim medxai.Optim optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
 ---@field metrics medxai.Metrics arithmetic metrics over labels and probabilities
----@field scope fun(): table frees every tensor made in this coroutine while it is open
----@field memory fun(): table bytes and tensors that are alive
----@field maskmaker fun(options: table): table writes lung-masked copies of a data set
+---@field maskmaker fun(options: medxai.MaskmakerOptions): table writes lung-masked copies of a data set
 ---@field save fun(path: string, value: table) writes a model or plain nested data as .pt or .safetensors
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
+---@field save_checkpoint fun(path: string, value: table) writes nested tables of tensors, numbers, texts and booleans as .pt
+---@field load_checkpoint fun(path: string): any reads them, or what torch.save wrote of plain data
+---@field torch table the operators of libtorch
+---@field tensor fun(data: any, options?: table): medxai.Tensor a tensor of numbers
+---@field random table keyed random numbers
+---@field scope fun(): table frees every tensor made in this coroutine while it is open
+---@field memory fun(): table bytes and tensors that are alive
+---@field removal table for methods and metrics of your own: takes pixels out of images
+---@field regions table the same: cuts images into regions
+---@field scorer table the same: scores of many changed images, in chunks that fit into memory
+---@field target table the same: what a map explains, as a score
+---@field map table the same: enlarging, averaging and judging maps
+---@field figure table the same: pictures and charts
+---@field smoke_count fun(n: integer, least?: integer): integer the same: a number of samples, under --smoke a fiftieth
 local xai = {}
 
 -- name -> { module, fields of it ... }
 local parts = {
-  run        = { "medxai.run.run", "new" },
-  dataset    = { "medxai.data.readers" },
-  models     = { "medxai.nn.models" },
-  trained    = { "medxai.nn.trained" },
-  model      = { "medxai.nn.model" },
-  optim      = { "medxai.train.optim" },
-  random     = { "medxai.tensor.random" },
-  graph      = { "medxai.nn.graph" },
-  metrics    = { "medxai.stats.classification" },
-  files      = { "medxai.base.files" },
-  canon      = { "medxai.base.json" },
-  check      = { "medxai.base.options" },
-  explain    = { "medxai.steps.explain" },
-  target     = { "medxai.explain.target" },
-  map        = { "medxai.explain.map" },
-  metric     = { "medxai.score.registry" },
-  regions    = { "medxai.perturb.regions" },
-  figure     = { "medxai.show.figure" },
-  store      = { "medxai.nn.checkpoint" },
-  weights    = { "medxai.nn.weights" },
-  torch      = { "medxai.torch" },
-  maskmaker  = { "medxai.steps.maskmaker" },
-  tensor     = { "medxai.torch", "tensor" },
-  save       = { "medxai.nn.checkpoint", "save_any" },
-  load       = { "medxai.nn.checkpoint", "load" },
+  run             = { "medxai.run.run", "new" },
+  dataset         = { "medxai.data.readers" },
+  trained         = { "medxai.nn.trained", "open" },
+  models          = { "medxai.nn.models" },
+  optim           = { "medxai.train.optim" },
+  graph           = { "medxai.nn.graph" },
+  metrics         = { "medxai.stats.classification" },
+  maskmaker       = { "medxai.steps.maskmaker", "run" },
+  save            = { "medxai.nn.checkpoint", "save_any" },
+  load            = { "medxai.nn.checkpoint", "load" },
   save_checkpoint = { "medxai.nn.checkpoint", "save_checkpoint" },
   load_checkpoint = { "medxai.nn.checkpoint", "load_checkpoint" },
-  scope      = { "medxai.core", "memory", "scope" },
-  memory     = { "medxai.core", "memory" },
+  torch           = { "medxai.torch" },
+  tensor          = { "medxai.torch", "tensor" },
+  random          = { "medxai.tensor.random" },
+  scope           = { "medxai.core", "memory", "scope" },
+  memory          = { "medxai.core", "memory" },
+  removal         = { "medxai.perturb.removal" },
+  regions         = { "medxai.perturb.regions" },
+  scorer          = { "medxai.perturb.scorer" },
+  target          = { "medxai.explain.target" },
+  map             = { "medxai.explain.map" },
+  figure          = { "medxai.show.figure" },
+  smoke_count     = { "medxai.base.options", "smoke_count" },
 }
 
 return setmetatable(xai, {

@@ -114,7 +114,7 @@ end
 local native -- anything of the native core: it may be named and kept, to call it ends the check
 native = setmetatable({}, { __index = function() return native end, __newindex = nothing, __call = ends, __close = nothing })
 
--- A network's nodes, as bindings/l_graph.c keeps them, without what computes.
+-- A network's nodes, as bindings/lua/l_graph.c keeps them, without what computes.
 local Graph = {}
 Graph.__index = Graph
 
@@ -167,7 +167,7 @@ local function replace_core()
     return setmetatable({ manual_seed = nothing }, { __index = native })
   end
   local file = require "medxai.file"
-  keep(file, { list = true, monotonic = true, pid = true, realpath = true, stat = true, read = true })
+  keep(file, { list = true, pid = true, realpath = true, stat = true, read = true })
   file.read = reads_only(file.read)
 end
 
@@ -183,7 +183,7 @@ local function open_options()
     local given, rules, open = {}, {}, {}
     for key, rule in next, spec do rules[key] = rule end
     for key, value in pairs(options) do
-      if spec[key] and is_open(value) then
+      if spec[key] and (spec[key][1] or spec[key].one_of) and is_open(value) then
         open[key], rules[key] = value, { spec[key][1], one_of = spec[key].one_of, field = spec[key].field }
       else
         given[key] = value
@@ -226,15 +226,16 @@ local function open_runs()
     if is_open(o) then return unknown end
     if runs[o.name] then return runs[o.name] end
     local run = { name = o.name, seed = o.seeds and o.seeds[1] or o.seed, dir = "runs/" .. o.name, of = o.of,
-      input_mode = Run.input_mode }
+      input = Run.input }
     for verb, module in next, require "medxai.verbs" do
       run[verb] = function(self, ...)
+        checked(Run.check_colon, self, verb, self == run)
         checked(require(module[1]).check_call, unknown, self, ...)
         return unknown
       end
     end
     runs[o.name] = setmetatable(run, { __index = function() return unknown end })
-    host.options.seed = run.seed
+    require("medxai.run.current_seed").set(run.seed)
     return run
   end
 end

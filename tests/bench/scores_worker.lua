@@ -4,6 +4,7 @@ local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"
 local core = require "medxai.core"
 local contexts = require "medxai.score.context"
+local measure_map = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local xai = require "medxai"
 
@@ -13,7 +14,7 @@ local sets = {
   confidence = { { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" }, { "confidence_increase", as = "softmax" } },
   morf = { { "road_most_relevant_first", percentiles = { 25, 50, 75 } } },
   combined = { { "road_combined", percentiles = { 20, 40, 60, 80 } } },
-  deletion = { { "deletion", removals = { "black" } } },
+  deletion = { { "deletion", removal = "black" } },
 }
 
 -- Seconds of all metrics of a set for one image and map, from nothing: no score is known beforehand.
@@ -23,9 +24,9 @@ local function judge(name)
   local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end, batch = function() return { x = x } end }
   local start = host.now()
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 }, budget_bytes = 1 << 30, deterministic = false }, 1)
+  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 }, scorer = require("medxai.perturb.scorer").new(model) }, 1)
   local kept = {}
-  for _, m in ipairs(entries) do metric.measure(m, map, contexts.new(subject, map, record, m, kept)) end
+  for _, m in ipairs(entries) do measure_map(m, map, contexts.new(subject, map, record, m, kept)) end
   return host.now() - start
 end
 

@@ -1,5 +1,5 @@
-/* The linear imputer against a dense solve, over masks of every kind; steps stay few on large images; threads and failed
- * allocations change nothing. */
+/* The linear imputer against a dense solve, over masks of every kind; steps stay few on large images; threads and
+ * failed allocations change nothing. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,9 @@
 
 enum { KINDS = 10, MOST = 40 * 40 };
 
-static double formula(int i, int j, int k) { return 0.5 + 0.3 * sin(0.31 * i + k) * cos(0.17 * j) + 0.1 * sin(1.7 * i * j + k); }
+static double formula(int i, int j, int k) {
+  return 0.5 + 0.3 * sin(0.31 * i + k) * cos(0.17 * j) + 0.1 * sin(1.7 * i * j + k);
+}
 
 static uint8_t kept(int kind, int rows, int columns, int i, int j) {
   const double r = hypot(i - 0.4 * rows, j - 0.6 * columns), side = fmin(rows, columns);

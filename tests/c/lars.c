@@ -1,5 +1,5 @@
-/* lars.c: orthogonal columns in closed form, the laws of the lasso's path on correlated ones, columns that repeat, and every
- * allocation failing once. */
+/* lars.c: orthogonal columns in closed form, the laws of the lasso's path on correlated ones, columns that repeat, and
+ * every allocation failing once. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +42,8 @@ static void check_orthogonal(void) {
   lars_path path;
   int status = lars_run(&path, g, b, 3, 1, true, 100, 0);
   expect(status == LARS_OK && path.steps == 3, "steps", path.steps);
-  expect(path.nactive == 3 && path.active[0] == 1 && path.active[1] == 0 && path.active[2] == 2, "order of entry", path.active[0]);
+  expect(path.nactive == 3 && path.active[0] == 1 && path.active[1] == 0 && path.active[2] == 2, "order of entry",
+         path.active[0]);
   for (int s = 0; s <= path.steps; s++)
     for (int j = 0; j < 3; j++) {
       const double soft = fmax(fabs(b[j]) - path.alpha[s], 0) * (b[j] < 0 ? -1 : 1) / 2;
@@ -51,14 +52,16 @@ static void check_orthogonal(void) {
   lars_free(&path);
   status = lars_run(&path, g, b, 3, 1, true, 100, 2);
   expect(status == LARS_OK, "alpha_min", status);
-  expect(fabs(path.alpha[path.steps] - 2) < 1e-12 && fabs(path.coef[path.steps * 3] - 0.5) < 1e-12, "interpolated at alpha_min", path.coef[path.steps * 3]);
+  expect(fabs(path.alpha[path.steps] - 2) < 1e-12 && fabs(path.coef[path.steps * 3] - 0.5) < 1e-12,
+         "interpolated at alpha_min", path.coef[path.steps * 3]);
   lars_free(&path);
   status = lars_run(&path, g, b, 3, 1, false, 1, 0);
   expect(status == LARS_OK && path.nactive == 1 && path.steps == 1, "one step", path.nactive);
   lars_free(&path);
 }
 
-/* At each point: correlations of columns that are in are alpha with the coefficient's sign, of the others at most alpha. */
+/* At each point: correlations of columns that are in are alpha with the coefficient's sign, of the others at most
+ * alpha. */
 static void check_laws(double mixing) {
   make(mixing, 0);
   lars_path path;
@@ -70,7 +73,8 @@ static void check_laws(double mixing) {
       for (int k = 0; k < P; k++) c -= gram[j * P + k] * coef[k];
       c /= N;
       expect(fabs(c) <= path.alpha[s] + 1e-9, "a correlation above alpha", c);
-      if (coef[j] != 0 && s > 0) expect(fabs(fabs(c) - path.alpha[s]) < 1e-9 && c * coef[j] > -1e-12, "correlation of a column that is in", c);
+      if (coef[j] != 0 && s > 0)
+        expect(fabs(fabs(c) - path.alpha[s]) < 1e-9 && c * coef[j] > -1e-12, "correlation of a column that is in", c);
     }
   expect(path.alpha[path.steps] < 1e-6, "the path ends at least squares", path.alpha[path.steps]);
   lars_free(&path);

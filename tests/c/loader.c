@@ -1,5 +1,5 @@
-/* The loader and a set in plain C, many threads at once: equal whatever the number of threads, stopped at any time, nothing left
- * behind. Meant to be run under the thread and address sanitizers too. */
+/* The loader and a set in plain C, many threads at once: equal whatever the number of threads, stopped at any time,
+ * nothing left behind. Meant to be run under the thread and address sanitizers too. */
 #include <stdio.h>
 #include <string.h>
 #include "alloc.h"
@@ -32,7 +32,8 @@ static void drain(imageset *s, int threads, int depth, int most, char hex[65]) {
   sha256 h;
   uint8_t digest[32];
   sha256_init(&h);
-  for (int state, k = 0; l && k < most && (state = loader_next(l, 0.01, &b, why)) != LOADER_END; k += state == LOADER_READY) {
+  for (int state, k = 0; l && k < most && (state = loader_next(l, 0.01, &b, why)) != LOADER_END;
+       k += state == LOADER_READY) {
     if (state == LOADER_FAILED)
       break;
     for (int64_t i = 0; state == LOADER_READY && i < b.n; i++)

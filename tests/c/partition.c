@@ -1,5 +1,5 @@
-/* partition.c: the halving of boxes, additive functions got back exactly, interactions shared alike, budgets, trees, and every
- * allocation failing once. */
+/* partition.c: the halving of boxes, additive functions got back exactly, interactions shared alike, budgets, trees,
+ * and every allocation failing once. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +39,9 @@ static double f(const partition_box *boxes, int most, int pairs) {
 
 /* Runs to the budget. Returns the status; values has room for 2 * CELLS. */
 static int run(int64_t budget, int batch, int context, int pairs, double *values, int64_t *evaluated) {
-  partition_options o = { .size = { ROWS, COLUMNS, COLOURS }, .outputs = 2, .budget = budget, .queue_batch = batch, .context = context };
+  partition_options o = {
+    .size = { ROWS, COLUMNS, COLOURS }, .outputs = 2, .budget = budget, .queue_batch = batch, .context = context
+  };
   const partition_box all = { { 0, 0, 0 }, { ROWS, COLUMNS, COLOURS } }, none = { { 0 }, { 0 } };
   partition *p = partition_new(&o);
   if (!p) return PARTITION_NOMEM;
@@ -78,7 +80,8 @@ static void check_values(void) {
   run(1000000, 7, -1, 1, values, &evaluated); /* both contexts share an interaction alike between its two cells */
   expect(fabs(values[0] - weight_of(0, 0, 0) - 2) < 1e-12, "half of the interaction", values[0]);
   expect(fabs(values[CELLS - 1] - weight_of(1, 4, 2) - 2) < 1e-12, "the other half", values[CELLS - 1]);
-  for (int64_t budget = 0; budget < 40; budget++) { /* whatever the budget, the sums are right, and no more is asked than one over it */
+  /* whatever the budget, the sums are right, and no more is asked than one over it */
+  for (int64_t budget = 0; budget < 40; budget++) {
     double sum = 0;
     run(budget, 6, -1, 1, values, &evaluated);
     for (int i = 0; i < CELLS; i++) sum += values[i];
@@ -89,7 +92,9 @@ static void check_values(void) {
 }
 
 static void check_halving(void) { /* 5 rows: the lower part is the left child with rows 3, 4, the upper the right one */
-  partition_options o = { .size = { ROWS, COLUMNS, COLOURS }, .outputs = 1, .budget = 2, .queue_batch = 32, .context = -1 };
+  partition_options o = {
+    .size = { ROWS, COLUMNS, COLOURS }, .outputs = 1, .budget = 2, .queue_batch = 32, .context = -1
+  };
   partition *p = partition_new(&o);
   const double zero = 0, one = 1;
   const partition_box *boxes;
@@ -104,11 +109,14 @@ static void check_halving(void) { /* 5 rows: the lower part is the left child wi
 }
 
 static void check_trees(void) {
-  static const int32_t good[3][2] = { { -1, 1 }, { 2, -2 }, { -4, -3 } }, back[3][2] = { { 1, -1 }, { 0, -2 }, { -3, -4 } },
-                       twice[3][2] = { { 1, 2 }, { -1, -2 }, { -2, -4 } }, lost[3][2] = { { -1, -2 }, { -3, -4 }, { -1, -1 } };
+  static const int32_t good[3][2] = { { -1, 1 }, { 2, -2 }, { -4, -3 } },
+                       back[3][2] = { { 1, -1 }, { 0, -2 }, { -3, -4 } },
+                       twice[3][2] = { { 1, 2 }, { -1, -2 }, { -2, -4 } },
+                       lost[3][2] = { { -1, -2 }, { -3, -4 }, { -1, -1 } };
   int32_t order[4];
   const int status = partition_leaf_order(good, 4, order);
-  expect(status == PARTITION_OK && order[0] == 0 && order[1] == 3 && order[2] == 2 && order[3] == 1, "leaves in order", order[1]);
+  expect(status == PARTITION_OK && order[0] == 0 && order[1] == 3 && order[2] == 2 && order[3] == 1, "leaves in order",
+         order[1]);
   expect(partition_leaf_order(back, 4, order) == -1, "a node below itself", 0);
   expect(partition_leaf_order(twice, 4, order) == -1, "a leaf that comes twice", 0);
   expect(partition_leaf_order(lost, 4, order) == -1, "leaves that are lost", 0);

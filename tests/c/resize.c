@@ -29,7 +29,8 @@ static int fit(image *out, const image *im, int short_side, int size, int neares
   int w = im->w, h = im->h;
   image_short_side(&w, &h, short_side);
   int status = nearest ? image_resize_nearest(&sized, im, w, h) : image_resize(&sized, im, w, h);
-  status = status ? status : image_crop(out, &sized, image_crop_offset(w, size), image_crop_offset(h, size), size, size);
+  status =
+    status ? status : image_crop(out, &sized, image_crop_offset(w, size), image_crop_offset(h, size), size, size);
   image_free(&sized);
   return status;
 }
@@ -38,7 +39,8 @@ int main(void) {
   int wrong = 0, n = (int)(sizeof expected / sizeof expected[0]);
   image im = { 0 };
   for (int i = 0; i < n; i++) {
-    int w = expected[i].w, h = expected[i].h, c = expected[i].c, a = expected[i].a, b = expected[i].b, how = expected[i].how, status;
+    int w = expected[i].w, h = expected[i].h, c = expected[i].c, a = expected[i].a, b = expected[i].b,
+        how = expected[i].how, status;
     image out = { 0 };
     uint8_t digest[32];
     char hex[65];

@@ -1,4 +1,5 @@
-/* Written by tests/reference/resize.py from Pillow: picture w x h x c, target (or short side and crop), how, SHA-256. */
+/* Written by tests/reference/resize.py from Pillow: image w x h x c, target (or short side and crop), how,
+ * SHA-256. */
 { 1024, 1024, 1, 224, 224, BILINEAR, "24bb292d87844166d7ab4c7cda172dc8f5533c7f79a84786412a409cf88b6824" },
 { 1024, 1024, 1, 224, 224, NEAREST, "1e1e800621128b905ac12aa2f9e4934c5bb0321ca548bc107b0006f52508d493" },
 { 1024, 1024, 1, 255, 255, BILINEAR, "b68916c0004d966be7cdb1541edaed850b7b03457f570c076d44915be84ea21a" },

@@ -1,5 +1,5 @@
-/* Quickshift and SLIC against the label maps that scikit-image 0.19.3 and 0.26 make of the same pictures (SHA-256 of all
- * labels), on one and two threads; boundaries by hand; each allocation made to fail once. */
+/* Quickshift and SLIC against the label maps that scikit-image 0.19.3 and 0.26 make of the same pictures (SHA-256 of
+ * all labels), on one and two threads; boundaries by hand; each allocation made to fail once. */
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -26,11 +26,13 @@ static void expect(int ok, const char *what, int i) {
   failures++;
 }
 
-static int64_t value(int kind, int64_t x, int64_t y, int64_t k, int64_t w, int64_t h) { /* perturb_segments.py's formula */
+/* perturb_segments.py's formula */
+static int64_t value(int kind, int64_t x, int64_t y, int64_t k, int64_t w, int64_t h) {
   switch (kind) {
   case CONSTANT: return 94;
   case SMOOTH: return (x * x / 37 + y * 3 + (x * 7919 + y * 104729) % 13) % 256 / 2 + 60;
-  case COLOURED: return (x * (3 + 2 * k) + y * (7 - k) + x * y / (5 + k) + 40 * (x * 2 > w) + 90 * (y * 2 > h) + 31 * k) % 256;
+  case COLOURED:
+    return (x * (3 + 2 * k) + y * (7 - k) + x * y / (5 + k) + 40 * (x * 2 > w) + 90 * (y * 2 > h) + 31 * k) % 256;
   default: return ((x / 9 + y / 7) % 3 == k) * 150 + 40;
   }
 }
@@ -92,7 +94,16 @@ static void check_boundaries(void) {
     0, 1, 1, 1, 2, 0,
     0, 1, 1, 1, 2, 0,
     0, 0, 0, 0, 0, 0 };
-  static const char plain[] = "011100" "100110" "100111" "100111" "011110", wrapped[] = "011100" "110110" "110111" "110111" "011110";
+  static const char plain[] = "011100"
+                              "100110"
+                              "100111"
+                              "100111"
+                              "011110",
+                    wrapped[] = "011100"
+                                "110110"
+                                "110111"
+                                "110111"
+                                "011110";
   uint8_t marked[30];
   for (int quirk = 0; quirk < 2; quirk++) {
     segment_boundaries(marked, map, 5, 6, 0, quirk);

@@ -1,4 +1,5 @@
-/* SHA-256 against FIPS 180-4's examples, in one piece and in pieces of every length, across both forms of the block function. */
+/* SHA-256 against FIPS 180-4's examples, in one piece and in pieces of every length, across both forms of the block
+ * function. */
 #include <stdio.h>
 #include <string.h>
 #include "sha256.h"

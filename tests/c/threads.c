@@ -1,4 +1,5 @@
-/* host/threads.c against made-up /proc and /sys trees: hyper-threads count once, quotas of both control group versions. */
+/* host/threads.c against made-up /proc and /sys trees: hyper-threads count once, quotas of both control group
+ * versions. */
 #include "../../host/threads.c"
 
 #include <stdio.h>

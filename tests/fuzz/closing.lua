@@ -410,6 +410,15 @@ case("rng.numpy_random_state rng.numpy_default_rng numpy.choice numpy.integers n
   local drawn = { a:choice(3, 4, { 0.2, 0.3, 0.5 }), b:integers(0, 9, 3), a:randint(0, 9, 3) }
   return drawn, b:normal(2), a:permutation(4), b:uniform(2)
 end)
+case("resample.new resample.matrix resample.signs resample.studentised bootstrap.ratio bootstrap.totals bootstrap.spread ssim", none,
+function()
+  local r = core.resample.new { seed = 1, purpose = "test@1", id = "a", units = 3, resamples = 4 }
+  local x, map = core.resample.matrix({ 1, 2, 3, 4, 5, 6 }, 2), {}
+  for i = 1, 144 do map[i] = i % 7 / 7 end
+  local found = { #r, r:ratio({ 1, 2, 3 }, { 1, 1, 1 }), r:totals(x, 2), r:spread(x, 2, { 0.5, 1 }) }
+  found[#found + 1] = core.resample.studentised(1, 0, { 1, 2 }, { 1, 1 })
+  return found, core.resample.signs({ 1, -2, 3 }, 2), core.ssim(map, map, 12, 12)
+end)
 case("figure.canvas canvas.rect canvas.line canvas.polygon canvas.circle canvas.text canvas.image canvas.finish \z
   canvas.close", function()
   return { c = core.figure.canvas("png", 40, 30, 72) }
@@ -437,7 +446,7 @@ local classes = {
   generator = "medxai.generator", optimizer = "medxai.optimizer", scope = "medxai.scope", graph = "medxai.graph",
   state = "medxai.graph_state", sha256 = "medxai.sha256", partition = "medxai.partition", set = "medxai.image_set",
   scan = "medxai.scan", loader = "medxai.loader", stream = "medxai.stream", numpy = "medxai.numpy.RandomState",
-  canvas = "medxai.canvas",
+  canvas = "medxai.canvas", bootstrap = "medxai.resample",
 }
 
 local function missing(tensor_methods)
@@ -447,7 +456,9 @@ local function missing(tensor_methods)
       if type(f) == "function" and not name:find "^__" then all[prefix .. "." .. name] = true end
     end
   end
-  for module, functions in next, core do note(module, functions) end
+  for module, functions in next, core do
+    if type(functions) == "function" then all[module] = true else note(module, functions) end
+  end
   for prefix, class in next, classes do note(prefix, debug.getregistry()[class].__index) end
   for _, name in ipairs(tensor_methods) do all["tensor." .. name] = true end
   for name in next, all do

@@ -66,7 +66,7 @@ def header():
                 rows.append((w, h, c, r, s, "FIT", digest(np.asarray(fit(im, r, s)))))
                 rows.append((w, h, c, r, s, "FIT_NEAREST", digest(np.asarray(fit(im, r, s, Image.NEAREST)))))
     with open(os.path.join(HERE, "../c/resize_expected.h"), "w") as f:
-        f.write("/* Written by tests/reference/resize.py from Pillow: picture w x h x c, target (or short side and crop), how, SHA-256. */\n")
+        f.write("/* Written by tests/reference/resize.py from Pillow: image w x h x c, target (or short side and crop), how,\n * SHA-256. */\n")
         for row in rows:
             f.write('{ %d, %d, %d, %d, %d, %s, "%s" },\n' % row)
 

@@ -5,8 +5,11 @@ local argparse = require "argparse"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
+local is_run = require("medxai.run.folder").is_run
+local flat = require("medxai.base.settings").flat
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
+local text_table = require "medxai.base.text_table"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------------------
 
@@ -69,8 +72,6 @@ local function facts_of(name, dir)
   return facts
 end
 
-local function is_run(dir) return files.exists(files.join(dir, "status")) or files.exists(files.join(dir, "config.json")) end
-
 -- Runs below a folder, those of several seeds one level deeper.
 local function all_runs(folder)
   local list = {}
@@ -100,22 +101,6 @@ end
 
 local function number(v) return v and v == v and string.format("%.4f", v) or "" end
 
-local function print_table(header, rows, numeric)
-  local widths = {}
-  for i, word in ipairs(header) do
-    widths[i] = utf8.len(word) or #word
-    for _, row in ipairs(rows) do widths[i] = math.max(widths[i], utf8.len(row[i]) or #row[i]) end
-  end
-  for _, row in ipairs { header, table.unpack(rows) } do
-    local out = {}
-    for i, word in ipairs(row) do
-      local pad = (" "):rep(widths[i] - (utf8.len(word) or #word))
-      out[i] = numeric[i] and pad .. word or word .. pad
-    end
-    print((table.concat(out, "  "):gsub("%s+$", "")))
-  end
-end
-
 local function list(args)
   local runs = all_runs(args.folder)
   if #runs == 0 then return print(string.format("no runs in '%s'", args.folder)) end
@@ -124,7 +109,8 @@ local function list(args)
     rows[i] = { r.name, r.state, r.network, r.progress or "", number(r.val), r.test and number(r.test.accuracy) or "", r.test and number(r.test.macro.f1) or "",
       r.seconds > 0 and duration(r.seconds) or "" }
   end
-  print_table({ "run", "state", "network", "training", "val accuracy", "test accuracy", "macro F1", "time" }, rows, { [5] = true, [6] = true, [7] = true, [8] = true })
+  table.insert(rows, 1, { "run", "state", "network", "training", "val accuracy", "test accuracy", "macro F1", "time" })
+  print(text_table(rows, { right = { [5] = true, [6] = true, [7] = true, [8] = true }, indent = "" }))
 end
 
 local function plain(v)
@@ -133,14 +119,9 @@ local function plain(v)
   return (canon.write(v):gsub("%d+%.%d+", function(n) return string.format("%.6g", n) end))
 end
 
--- Nested settings as { "fit.optim.options.lr", "0.01" }.
-local function flatten(t, prefix, out)
-  for _, key in ipairs(check.sorted_keys(t)) do
-    local v, name = t[key], prefix == "" and tostring(key) or prefix .. "." .. tostring(key)
-    if type(v) == "table" and next(v) ~= nil and #v == 0 then flatten(v, name, out)
-    else out[#out + 1] = { name, plain(v) } end
-  end
-  return out
+-- The text of a setting that has no named members.
+local function text_of(v)
+  if type(v) ~= "table" or next(v) == nil or #v > 0 then return plain(v) end
 end
 
 local untold = { "sha256$", "%.classes$", "^training%.val%.config", "^training%.seed$", "^training%.smoke$", "%.name$", "^training%.device$", "%.numerics$" }
@@ -150,7 +131,7 @@ local function settings(r)
   local config = r.config
   local told = { seed = config.seed, smoke = config.smoke or nil, training = config.fit or config.grid and config.grid.first, fields = config.grid and config.grid.axes }
   local out = {}
-  for _, pair in ipairs(flatten(told, "", {})) do
+  for _, pair in ipairs(flat(told, text_of)) do
     local tell = #pair[2] <= 120
     for _, pattern in ipairs(untold) do tell = tell and not pair[1]:find(pattern) end
     if tell then out[#out + 1] = pair end
@@ -249,7 +230,8 @@ local function compare(args)
       r.test and number(r.test.auroc_macro) or "", duration(r.seconds) }
   end
   local header = { "run", "state", "network", "val accuracy", "test accuracy", "macro F1", "macro AUROC", "time" }
-  print_table(header, rows, { [4] = true, [5] = true, [6] = true, [7] = true, [8] = true })
+  print(text_table({ header, table.unpack(rows) },
+    { right = { [4] = true, [5] = true, [6] = true, [7] = true, [8] = true }, indent = "" }))
   local differ = differences(runs)
   if #differ > 0 then print "\nsettings that differ" end
   for _, row in ipairs(differ) do print("  " .. row[1] .. ": " .. table.concat(row, " | ", 2)) end
@@ -263,7 +245,7 @@ local parser = argparse("medxai-run runs", "Lists, shows and compares runs.")
 parser:option("--folder", "Where the runs lie.", "runs")
 parser:command_target "command"
 parser:require_command(false)
-parser:command("list", "One line a run (the default).")
+parser:command("list", "One line per run (the default).")
 local show_command = parser:command("show", "One run: state, epochs, scores, settings.")
 show_command:argument("run", "Its name, or a folder.")
 local compare_command = parser:command("compare", "Several runs: scores, curves, differing settings, in one page.")

@@ -4,6 +4,7 @@
 local listing = require "medxai.data.listing"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
+local text_table = require "medxai.base.text_table"
 
 local report = {}
 
@@ -127,21 +128,11 @@ end
 
 -- ---- as text ----
 
-local function text_table(head, rows)
-  local widths, lines = {}, {}
-  table.insert(rows, 1, head)
-  for _, row in ipairs(rows) do
-    for k, cell in ipairs(row) do widths[k] = math.max(widths[k] or 0, utf8.len(cell) or #cell) end
-  end
-  for i, row in ipairs(rows) do
-    local cells = {}
-    for k, cell in ipairs(row) do
-      local pad = (" "):rep(widths[k] - (utf8.len(cell) or #cell))
-      cells[k] = k == 1 and cell .. pad or pad .. cell
-    end
-    lines[i] = "  " .. table.concat(cells, "  ")
-  end
-  return table.concat(lines, "\n")
+-- Columns but the first to the right.
+local function numbers_table(head, rows)
+  local right = {}
+  for i = 2, #head do right[i] = true end
+  return text_table({ head, table.unpack(rows) }, { right = right })
 end
 
 local function counts_text(data, r)
@@ -154,7 +145,7 @@ local function counts_text(data, r)
     row[#row + 1] = tostring(split.n)
     rows[i] = row
   end
-  return text_table(head, rows)
+  return numbers_table(head, rows)
 end
 
 local function counted(n, one, many) return n .. " " .. (n == 1 and one or many) end
@@ -195,7 +186,7 @@ local function sources_text(data, s)
     for _, class in ipairs(data.classes) do row[#row + 1] = tostring(s.counts[source][class] or 0) end
     rows[i] = row
   end
-  return text_table(head, rows) .. ("\n  mutual information of class and source: %.3f of %.3f bits"):format(s.mutual_information_bits, s.class_entropy_bits)
+  return numbers_table(head, rows) .. ("\n  mutual information of class and source: %.3f of %.3f bits"):format(s.mutual_information_bits, s.class_entropy_bits)
 end
 
 local function as_text(data, r)
@@ -251,7 +242,7 @@ local range_words = {
   flat = function(f, n) return of_all(f, n, "images", "has one value everywhere", "have one value everywhere") end,
   alpha = function(f, n)
     local where = " content in the alpha channel, which is left out"
-    local one, many = "has one colour everywhere and its" .. where, "have one colour everywhere and their" .. where
+    local one, many = "has one color everywhere and its" .. where, "have one color everywhere and their" .. where
     return of_all(f, n, "images", one, many)
   end,
   dark = function(f, n)
@@ -323,21 +314,35 @@ local function patients_of(items)
   return n
 end
 
---- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
---- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
+--- The images that cannot be used as they are prepared (a mask that is not a mask of lungs, a file that is damaged), each
+--- with why. Everything is decoded once.
 ---@param data medxai.Dataset
----@param options? { threads?: integer }
-function report.check(data, options)
-  local o = check.options("data:check", options, { threads = { "integer", min = 1, max = 256 } })
-  if data.checked then return data.checked end
-  local started = host.now()
-  local items, indices, groups, set = all_items(data)
-  scan(data, indices, o.threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
+---@param threads? integer
+---@return { path: string, why: string }[] in the order of the data
+function report.refused(data, threads)
+  if data.checked then return {} end
+  local items, indices, _, set = all_items(data)
+  scan(data, indices, threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
   local wrong = {}
   for _, item in ipairs(items) do
     local why = set:error(item.index)
     if why then wrong[#wrong + 1] = { path = item.path, why = why } end
   end
+  return wrong
+end
+
+report.spec = { threads = { "integer", min = 1, max = 256, doc = "that decode; default: the program's" } }
+
+--- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
+--- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
+---@param data medxai.Dataset
+---@param options? { threads?: integer }
+function report.check(data, options)
+  local o = check.options("data:check", options, report.spec)
+  if data.checked then return data.checked end
+  local started = host.now()
+  local items, indices, groups, set = all_items(data)
+  local wrong = report.refused(data, o.threads)
   if #wrong > 0 then raise_unreadable(wrong, #items) end
   local exact, within = exact_duplicates(items, set)
   local near, near_count = near_duplicates(items, indices, groups, set)

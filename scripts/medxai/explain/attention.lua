@@ -108,7 +108,7 @@ end
 
 --- Runs the images chunk by chunk: use(first, count, weights, gradients, scope) gets of every site, in order, the weights
 --- (count, heads, T, T) and, where asked for, the gradients of the targets' scores at them.
----@param ctx medxai.Context
+---@param ctx table
 ---@param kind string names the work
 ---@param with_gradients boolean
 ---@param use function it changes nothing until it can no longer fail

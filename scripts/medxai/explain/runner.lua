@@ -12,7 +12,6 @@ local host = require "medxai.host"
 local map = require "medxai.explain.map"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
-local scorer = require "medxai.perturb.scorer"
 local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
@@ -74,7 +73,7 @@ local function call(e, ctx)
   return results
 end
 
--- The results for all images of the context; what a researcher's own method does wrong is a result of the images that it concerns.
+-- The results for all images of the context; an exception in a user method is recorded as a failure of the affected images.
 local function attempt(e, ctx)
   if e.method.one_by_one and ctx.count > 1 then
     local results = {}
@@ -132,7 +131,7 @@ local function status_of(result, judged)
   return judged.status == "ok" and result.status or judged.status
 end
 
-local function record_of(e, job, item, t, result, judged)
+local function record_of(e, job, size, item, t, result, judged)
   local grids = canon.list {}
   for k, raw in ipairs(result.raws or {}) do grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] } end
   local place = job.split.geometry and job.split:geometry(item.number) or nil
@@ -142,7 +141,7 @@ local function record_of(e, job, item, t, result, judged)
     source = item.source or "unknown", split = job.split.name, label = item.label and job.model.classes[item.label + 1] or nil,
     target = { kind = t.kind, as = t.as, class = t.class, index = t.index, against = t.against, logit = t.logit, probability = t.probability,
       predicted = job.model.classes[t.predicted + 1], confidence = t.confidence },
-    layers = canon.list(e.layers or {}), geometry = map.geometry({ job.height, job.width }, grids, place), sign = e.method.sign, units = t.as,
+    layers = canon.list(e.layers or {}), geometry = map.geometry(size, grids, place), sign = e.method.sign, units = t.as,
     views = e.aug_smooth and view_list(batches.views) or nil, status = status, problem = result.problem, facts = result.facts or nil,
     raw = judged and { lowest = judged.lo, highest = judged.hi, positive_share = judged.positive_share } or nil,
     hashes = { weights = job.weights, image = item.sha256 or item.id }, settings = e.settings,
@@ -151,62 +150,32 @@ local function record_of(e, job, item, t, result, judged)
   }
 end
 
-local function count_failure(job, e, item, problem)
-  local key = e.label .. "\0" .. problem
-  local found = job.failures[key]
-  if not found then
-    found = { label = e.label, path = tostring(item.path), problem = problem, count = 0 }
-    job.failures[key] = found
-    job.failures[#job.failures + 1] = found
-  end
-  found.count = found.count + 1
+-- The map of one image (1, H, W), what is judged of it, and its status, from the results of all views; no map where
+-- there is none. size: height and width of the input.
+local function finished(e, job, size, result)
+  if result.problem then return nil, nil, status_of(result) end
+  local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
+    precision = job.model.dtype }
+  local made = map.from_raw(result.raws, size[1], size[2], how)
+  local judged = map.judge(result.raws, made, how)[1]
+  result.facts, result.arrays, result.status = merged(result.extras)
+  local status = status_of(result, judged) -- rounding noise would be ranked and scored
+  if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
+  return made, judged, status
 end
 
--- One image's map of one entry, from the results of all views.
-local function write(e, job, item, t, result)
+-- One image's map of one entry, written.
+local function write(e, job, size, item, t, result)
   if job.store:find(e.set, item.id) then return end
-  local made, judged, raws
-  if not result.problem then
-    local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
-      precision = job.model.dtype }
-    made = map.from_raw(result.raws, job.height, job.width, how)
-    judged = map.judge(result.raws, made, how)[1]
-    result.facts, result.arrays, result.status = merged(result.extras)
-    made, raws = made:squeeze(0):cpu():contiguous(), {}
-    local status = status_of(result, judged) -- rounding noise would be ranked and scored
-    if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
+  local made, judged = finished(e, job, size, result)
+  local raws = made and {}
+  if made then
+    made = made:squeeze(0):cpu():contiguous()
     for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
   elseif not result.not_defined then
-    count_failure(job, e, item, result.problem)
+    job:count_failure(e, item.path, result.problem)
   end
-  job.store:add(record_of(e, job, item, t, result, judged), made, raws, result.arrays)
-end
-
--- ---- what a method works with under its memory budget ---------------------------------------------------------------
-
--- Scorers by precision, made when first asked for, and what chunks of other work have learnt.
-local Scorers = {}
-Scorers.__index = Scorers
-
-function Scorers:of(precision)
-  if not self[precision] then
-    self[precision] = scorer.new(self.job.model, { budget_mb = self.budget_bytes / (1 << 20), deterministic = self.job.deterministic, precision = precision })
-    self.list[#self.list + 1] = self[precision]
-  end
-  return self[precision]
-end
-
-function Scorers:count(what)
-  local n = 0
-  for _, s in ipairs(self.list) do n = n + s[what] end
-  return n
-end
-
--- Those of a budget; methods with the same share them.
-local function scorers_of(job, budget_bytes)
-  job.by_budget = job.by_budget or {}
-  job.by_budget[budget_bytes] = job.by_budget[budget_bytes] or setmetatable({ job = job, budget_bytes = budget_bytes, list = {}, chunks = {} }, Scorers)
-  return job.by_budget[budget_bytes]
+  job.store:add(record_of(e, job, size, item, t, result, judged), made, raws, result.arrays)
 end
 
 -- ---- passes -----------------------------------------------------------------------------------------------------------
@@ -227,15 +196,15 @@ end
 -- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras }.
 local function run_entry(e, job, opened, results)
   local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
-  local scores = scorers_of(job, budget_bytes)
+  local scores, shape = job.scorers(budget_bytes), opened.x.shape
   local own = e.method.own -- a researcher's code may work in place: it gets copies of what other methods read
   local ctx = context.new { pass = pass, x = opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
-    split = job.split, height = job.height, width = job.width, seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
+    split = job.split, height = shape[3], width = shape[4], seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
     aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
     chunk_states = scores.chunks }
   local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
   local found = attempt(e, ctx)
-  if opened.x.device ~= "cpu" then require("medxai.core").device.synchronize() end
+  if opened.x.device ~= "cpu" then core.device.synchronize() end
   -- what the map costs alone: passes that it shares with other methods are counted in full
   local seconds = host.now() - began - (pass.spent - spent)
   if ctx.used.forward then seconds = seconds + pass.forward_seconds end
@@ -271,12 +240,12 @@ local function join_views(e, r)
 end
 
 -- The five other views in as few passes as the budget allows, as even as possible.
-local function view_groups(job, n)
+local function view_groups(work, n)
   local others = {}
   for _, view in ipairs(batches.views) do
     if not view.identity then others[#others + 1] = view end
   end
-  local at_once = job.deterministic and 1 or math.max(1, math.min(#others, job.fitting // n))
+  local at_once = work.job.deterministic and 1 or math.max(1, math.min(#others, work.fitting // n))
   local groups, passes = {}, math.ceil(#others / at_once)
   for k = 1, passes do groups[k] = table.move(others, (k - 1) * #others // passes + 1, k * #others // passes, 1, {}) end
   return groups
@@ -314,75 +283,86 @@ local function first_targets(job, entries)
 end
 
 -- How many images one pass holds, by what the first one took.
-local function measure(job, f)
-  if job.fitting then return f() end
-  local opened
+local function measure(work, f)
+  if work.fitting then return f() end
+  local job, opened = work.job, nil
   local bytes = chunks.peak(job.model.device or "cpu", function()
     opened = f()
     for _, e in ipairs(job.entries) do
       if opened.targets[e] and e.method.needs.gradient then opened.pass:gradient(job.gradients[1], opened.targets[e]) end
     end
   end)
-  job.fitting = math.max(1, math.min(chunks.largest(job.model.device or "cpu"), math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))))
+  local most = math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))
+  work.fitting = math.max(1, math.min(chunks.largest(job.model.device or "cpu"), most))
   return opened
 end
 
--- Loads, runs and explains the samples numbers[first..last].
-local function run_batch(job, numbers)
-  local scope <close> = require("medxai.core").memory.scope()
-  local x = job.split:batch(numbers).x
-  local shape = x.shape
-  job.height, job.width = shape[3], shape[4]
-  x = x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
-  local items, open, augmenting, results = {}, {}, {}, {}
-  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
-  for _, e in ipairs(job.entries) do
-    local missing = false
-    for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
-    if missing then
-      open[#open + 1] = e
-      if e.aug_smooth then augmenting[#augmenting + 1] = e end
-      results[e] = {}
-      for i = 1, #items do results[e][i] = { calls = {}, seconds = 0.0, forwards = 0, backwards = 0, partials = 0 } end
-    end
+-- The results of entries for images x (N, 3, H, W) on the model's device: results[e][i], and each entry's targets.
+local function results_of(work, x, items, entries, targets_of)
+  local job, augmenting, results, fixed = work.job, {}, {}, nil
+  for _, e in ipairs(entries) do
+    if e.aug_smooth then augmenting[#augmenting + 1] = e end
+    results[e] = {}
+    for i = 1, #items do results[e][i] = { calls = {}, seconds = 0.0, forwards = 0, backwards = 0, partials = 0 } end
   end
-  local fixed
-  local function pass_over(views, entries, targets_of)
-    local inner <close> = require("medxai.core").memory.scope()
-    local opened = measure(job, function() return open_pass(job, x, views, targets_of, items) end)
+  local function pass_over(views, list, of)
+    local inner <close> = core.memory.scope()
+    local opened = measure(work, function() return open_pass(job, x, views, of, items) end)
     fixed = fixed or opened.targets
-    for _, e in ipairs(entries) do
+    for _, e in ipairs(list) do
       run_entry(e, job, opened, results[e])
       inner:keep(results[e])
     end
   end
-  pass_over({ identity }, open, first_targets(job, open))
-  for _, views in ipairs(#augmenting > 0 and view_groups(job, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  pass_over({ identity }, entries, targets_of)
+  for _, views in ipairs(#augmenting > 0 and view_groups(work, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  for _, e in ipairs(entries) do
+    for i = 1, #items do join_views(e, results[e][i]) end
+  end
+  return results, fixed
+end
+
+local function on_device(job, x)
+  return x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
+end
+
+-- Loads, runs and explains the samples numbers[first..last].
+local function run_batch(work, numbers)
+  local scope <close> = core.memory.scope()
+  local job = work.job
+  local x, items, open = job.split:batch(numbers).x, {}, {}
+  local size = { x.shape[3], x.shape[4] }
+  x = on_device(job, x)
+  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
+  for _, e in ipairs(job.entries) do
+    local missing = false
+    for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
+    if missing then open[#open + 1] = e end
+  end
+  local results, fixed = results_of(work, x, items, open, first_targets(job, open))
   for _, e in ipairs(open) do
-    for i, item in ipairs(items) do
-      join_views(e, results[e][i])
-      write(e, job, item, fixed[e][i], results[e][i])
-    end
+    for i, item in ipairs(items) do write(e, job, size, item, fixed[e][i], results[e][i]) end
   end
 end
+
 
 -- ---- all batches ------------------------------------------------------------------------------------------------
 
 -- Halves the batch on out of memory, down to one image.
-local function run_halving(job, numbers)
-  local ok, problem = pcall(run_batch, job, numbers)
+local function run_halving(work, numbers)
+  local ok, problem = pcall(run_batch, work, numbers)
   if ok then return end
   if host.interrupted() then error("interrupted", 0) end
   if not chunks.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
-  if job.deterministic then
+  if work.job.deterministic then
     check.fail("explain", "%d images at once do not fit into memory, and deterministic = true fixes that number. Leave it out. (%s)", chunks.fixed, problem)
   end
-  require("medxai.core").memory.collect()
+  core.memory.collect()
   local half = #numbers // 2
-  job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
-  job.chunk, job.fitting = half, math.min(job.fitting or half, half)
-  run_halving(job, { table.unpack(numbers, 1, half) })
-  run_halving(job, { table.unpack(numbers, half + 1) })
+  work.job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
+  work.chunk, work.fitting = half, math.min(work.fitting or half, half)
+  run_halving(work, { table.unpack(numbers, 1, half) })
+  run_halving(work, { table.unpack(numbers, half + 1) })
 end
 
 local function describe(job)
@@ -391,31 +371,71 @@ local function describe(job)
   return table.concat(names, ", ")
 end
 
+--- Maps of images in memory. Nothing is written; a map that cannot be made has a status that says so.
+---@param job medxai.ExplainJob of explain/job.lua's loose
+---@param x any (N, 3, H, W), the network's input
+---@param items table[] of each image: number, id, label ...; random methods draw by the id
+---@param targets? medxai.Target[] of each image: what is explained, whatever the network now predicts; nil: as the
+---  entries say
+---@return table<table, table[]> maps[entry][i] = { map = (H, W) float32 on the CPU or nil, raws = list of (h, w),
+---  status, problem, seconds, forwards, backwards, partials, target, logits = K numbers }
+function batches.maps_of(job, x, items, targets)
+  local out, size = {}, { x.shape[3], x.shape[4] }
+  for _, e in ipairs(job.entries) do out[e] = {} end
+  chunks.each(job.images, #items, function(first, count)
+    local scope <close> = core.memory.scope()
+    local some = table.move(items, first + 1, first + count, 1, {})
+    local given = targets and target.batch(table.move(targets, first + 1, first + count, 1, {}))
+    local rows
+    local results, fixed = results_of({ job = job }, on_device(job, x:narrow(0, first, count)), some, job.entries, function(pass, all)
+      rows = rows or pass.logits:to { device = "cpu", dtype = "float64" }:tolist()
+      if not given then return first_targets(job, job.entries)(pass, all) end
+      local same = {}
+      for _, e in ipairs(job.entries) do same[e] = given end
+      return same
+    end)
+    for _, e in ipairs(job.entries) do
+      for i, r in ipairs(results[e]) do
+        local made, _, status = finished(e, job, size, r)
+        local one = { status = status, problem = r.problem, seconds = r.seconds, forwards = r.forwards, backwards = r.backwards,
+          partials = r.partials, target = fixed[e][i], logits = rows[i], raws = {} }
+        if made then
+          one.map = scope:keep(made:squeeze(0):cpu():contiguous())
+          for k, raw in ipairs(r.raws) do one.raws[k] = scope:keep(raw:squeeze(0):cpu():contiguous()) end
+        end
+        out[e][first + i] = one
+      end
+    end
+  end)
+  return out
+end
+
 --- Makes the maps that are not there yet. The first image is done alone and tells time and memory; where the number of
 --- images at once is fixed, the first batch.
-function batches.run(job, chosen)
-  local todo = {}
+---@param job medxai.ExplainJob
+function batches.run(job)
+  local todo, chosen = {}, job.chosen
   for _, number in ipairs(chosen) do
     local id, open = job.split:item(number).id, false
     for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
     if open then todo[#todo + 1] = number end
   end
-  job.scorers = scorers_of(job, job.budget_bytes)
   local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
   if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
-  if #todo == 0 then return job.say("%s", what) end
+  if #todo == 0 then return job:say("%s", what) end
   local fixed = job.batch or (job.deterministic and chunks.fixed) or nil
   local began, first = host.now(), fixed and math.min(fixed, #todo) or 1
-  run_halving(job, { table.unpack(todo, 1, first) })
+  local work = { job = job } -- fitting: images that one pass holds; chunk: images of a batch, where they were too many
+  run_halving(work, { table.unpack(todo, 1, first) })
   local seconds = host.now() - began
-  if #todo == first then return job.say("%s; took %s", what, Progress.duration(seconds)) end
-  job.say("%s; about %s", what, Progress.duration(seconds / first * #todo))
-  job.chunk = fixed or job.chunk or job.fitting
+  if #todo == first then return job:say("%s; took %s", what, Progress.duration(seconds)) end
+  job:say("%s; about %s", what, Progress.duration(seconds / first * #todo))
   local bar <close> = Progress.new("explain " .. job.split.name, #todo - first)
   local at = first + 1
+  work.chunk = fixed or work.chunk or work.fitting
   while at <= #todo do
-    local last = math.min(at + job.chunk - 1, #todo)
-    run_halving(job, { table.unpack(todo, at, last) })
+    local last = math.min(at + work.chunk - 1, #todo)
+    run_halving(work, { table.unpack(todo, at, last) })
     bar:add(last - at + 1)
     if job.run.heartbeat then job.run:heartbeat(string.format("explain %d/%d", last, #todo)) end
     at = last + 1

@@ -4,11 +4,17 @@
 -- A probability near 1 keeps the digits of 1 - p: it is made of its log-odds, the class' logit less the log-sum-exp of
 -- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
 -- It refuses a class that the model does not have, and "true" for an image without a label.
+local argmax = require("medxai.stats.logits").argmax
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local torch = require "medxai.torch"
 
 local target = {}
+
+target.spec = {
+  as = { one_of = { "logit", "softmax" }, doc = "the score: logit, or probability; default: the method's own (logit)" },
+  what = { "string|integer", default = "predicted", doc = "\"predicted\", \"true\", a class, or \"contrast(a, b)\"" },
+}
 
 ---@class medxai.Target one image's target
 ---@field kind string "predicted" | "true" | "class" | "contrast"
@@ -62,12 +68,11 @@ end
 function target.parse(spec, classes, usual)
   local as = usual or "logit"
   if type(spec) == "table" then
-    local options = check.options("target", { as = spec.as, what = spec[1] },
-      { as = { one_of = { "logit", "softmax" }, default = as }, what = { "string|integer", default = "predicted" } })
+    local options = check.options("target", { as = spec.as, what = spec[1] }, target.spec)
     for _, key in ipairs(check.sorted_keys(spec)) do
       if key ~= 1 and key ~= "as" then check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key)) end
     end
-    spec, as = options.what, options.as
+    spec, as = options.what, options.as or as
   end
   if spec == nil then spec = "predicted" end
   if type(spec) ~= "string" and not math.tointeger(spec) then
@@ -88,15 +93,6 @@ function target.parse(spec, classes, usual)
   return { kind = "class", as = as, index = index, text = classes[index + 1] .. " (" .. as .. ")" }
 end
 
--- The position of the first largest value (1-based); NaN never wins.
-local function argmax(row)
-  local best = 1
-  for k = 2, #row do
-    if row[k] > row[best] or row[best] ~= row[best] then best = k end
-  end
-  return best
-end
-
 local Targets = {}
 Targets.__index = Targets
 
@@ -109,10 +105,11 @@ Targets.__index = Targets
 function target.fix(description, logits, items, classes)
   local rows = logits:detach():to { device = "cpu", dtype = "float64" }
   local values, shares = rows:tolist(), torch.softmax(rows, 1):tolist()
+  local top_of = argmax(values)
   local fixed = {}
   for i, row in ipairs(values) do
     local t = { kind = description.kind, as = description.as, index = description.index, against_index = description.against_index }
-    local top = argmax(row)
+    local top = top_of[i] + 1
     if t.kind == "predicted" then t.index = top - 1 end
     if t.kind == "true" then
       t.index = items[i].label

@@ -242,7 +242,7 @@ function Builder:linear(name, x, o)
   return m.node
 end
 
---- Layers that torchvision builds, initialises and the thesis then replaces: only their random numbers are needed.
+--- Layers that torchvision builds, initializes and the thesis then replaces: only their random numbers are needed.
 function Builder:ghost_linear(name, inp, out) declare_linear(self, name, { inp, out, ghost = true }) end
 function Builder:ghost_conv2d(name, inp, out, kernel) declare_conv(self, name, { inp, out, kernel, ghost = true }) end
 

@@ -1,5 +1,4 @@
--- Networks that PyTorch exports: any network that torch.export.save writes, as a model like the seven:
---   local model = xai.models.exported { file = "resnet18.pt2", classes = data.classes }
+-- Any network that PyTorch exports (torch.export.save writes it), as a model like the seven.
 -- Its tensors keep their names, so weights.pt goes back into the Python module with load_state_dict(strict=True). For other
 -- classes the last linear layer is made anew. docs/exported.md shows how a network is exported.
 -- It refuses what would be guessed: which of several outputs are the logits, which layer is the head.
@@ -9,6 +8,7 @@ local exported_graph = require "medxai.nn.exported_graph"
 local files = require "medxai.base.files"
 local geometry = require "medxai.nn.geometry"
 local graph = require "medxai.nn.builder"
+local initialize = require "medxai.nn.initialize"
 local model = require "medxai.nn.model"
 
 local exported = {}
@@ -165,7 +165,7 @@ local function draw_head(self, head)
   local layer = { w = torch().empty(w.shape, { dtype = "float32" }), fan_in = 1 }
   for i = 2, #w.shape do layer.fan_in = layer.fan_in * w.shape[i] end
   if head.bias then layer.b = torch().empty(slots[head.bias.fqn].shape, { dtype = "float32" }) end
-  model.draw_default(layer)
+  initialize.usual(layer)
   self._state:set(w.slot, layer.w)
   if layer.b then self._state:set(slots[head.bias.fqn].slot, layer.b) end
 end
@@ -188,12 +188,24 @@ end
 
 -- ---- the constructor --------------------------------------------------------------------------------------------------------
 
-local spec = {
-  file = { "string", field = true }, name = { "string" }, head = { "string" }, output = { "integer", min = 1 },
-  cam_layer = { "string" }, size_px = { "integer", min = 1 },
-  train_depth = { "integer|string|table", field = true, default = "all" },
-  frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
+exported.spec = model.spec_with {
+  file = { "string", field = true, doc = "what torch.export.save wrote; may be left out where weights name a run" },
+  name = { "string", doc = "of the network, in records and figures; default: the file's" },
+  classes = { "table|integer", lua = "string[]|integer",
+    doc = "names in the order of the logits, or their number; default: the network's; for others the head is made anew" },
+  weights = { "string|table", field = true, fields = require("medxai.nn.weights").spec,
+    doc = "a run, or a file of weights with the module's own names; default: the file's own" },
+  head = { "string", doc = "name of the last linear layer, checked; default: it is found" },
+  output = { "integer", min = 1, doc = "which of several outputs are the logits, by its number" },
+  cam_layer = { "string", doc = "name of the node where Grad-CAM looks; default: the last grid before pooling or the head" },
+  size_px = { "integer", min = 1, unit = "px", doc = "side of the images, checked; default: the file's" },
+  train_depth = { "integer|string|table", lua = "0|\"all\"|string[]", field = true, default = "all",
+    doc = "what is trained: 0 the head alone, a list of blocks those beside the head, all everything" },
+  frozen = { one_of = { "train", "eval" }, field = true, default = "train",
+    doc = "batch norms of the frozen part; train: they go on as in training" },
+  pretrained = { instead = "Leave it out: the weights are the file's." },
 }
+exported.spec.on_missing = nil -- it is about ImageNet's weights, which these networks do not take
 
 -- The file that describes the network: the one that is named, or a run's.
 local function find_file(o)
@@ -292,27 +304,17 @@ local function settle_head(program, output, o)
   model.fill("exported", o, { make = true })
   if o.num_classes == shape[2] then return head end
   if not head then
-    fail(program, "gives %d numbers (expected %d, one a class), and has no last linear layer to make anew.", shape[2], o.num_classes)
+    fail(program, "gives %d numbers (expected %d, one per class), and has no last linear layer to make anew.", shape[2], o.num_classes)
   end
   replace_head(program, head, o.num_classes)
   return head
 end
 
---- A network that torch.export.save wrote. Options, besides those of every model (classes, layout, dtype, device, seed, force):
----   file         the .pt2; may be left out where weights name a run of an exported network
----   classes      names in the order of the logits, or their number. Where there are others than the network has, its last linear
----                layer is made anew and drawn as torch.nn draws it
----   head         the name of that layer: told, or checked (it is found)
----   weights      nil: the file's; a run, or a file of weights with the module's own names
----   train_depth  "all" (default), 0 (the head alone), or a list of blocks that are trained beside the head: { "layer4" }
----   frozen       "train" (default) or "eval": of batch norms in the frozen part
----   output       which of several outputs are the logits, by its number
----   cam_layer    where Grad-CAM looks; by default the last grid before pooling or the head
----   name         of the network, in reports (default: the file's)
----@param options table
+--- A network that torch.export.save wrote; its options are exported.spec. A new head is drawn as torch.nn draws it.
+---@param options medxai.ExportedOptions
 ---@return medxai.Model
 function exported.new(options)
-  local o = model.checked("exported", options, spec)
+  local o = check.options("exported", options, exported.spec)
   find_weights(o)
   o.file = find_file(o)
   local program = exported_file.read(o.file)

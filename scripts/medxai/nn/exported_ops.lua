@@ -150,7 +150,7 @@ end
 
 -- ---- several results ----------------------------------------------------------------------------------------------------
 
--- chunk, split ... become narrow, one a result.
+-- chunk, split ... become narrow, one per result.
 local function split(b, node, a)
   local parent, dim, at, list = b:value(a.self.value), a.dim and a.dim.value or 0, 0, {}
   for i, name in ipairs(node.outs) do

@@ -7,11 +7,14 @@
 -- search over many models holds one of them at a time.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local suggest = require "medxai.base.suggest"
+local current_seed = require "medxai.run.current_seed"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local core = require "medxai.core"
 local graph = require "medxai.nn.builder"
+local initialize = require "medxai.nn.initialize"
+local summary = require "medxai.nn.summary"
+local topology = require "medxai.nn.topology"
 local torch = require "medxai.torch"
 
 local model = {}
@@ -34,6 +37,9 @@ local model = {}
 ---@field layout string "nchw" or "channels_last"
 local Model = {}
 Model.__name = "medxai.model"
+for name, method in pairs(topology.methods) do Model[name] = method end
+
+local is_under = topology.is_under
 
 local layouts = { nchw = 1, channels_last = 2 }
 
@@ -41,110 +47,6 @@ local layouts = { nchw = 1, channels_last = 2 }
 local function quietly(f, ...)
   local scope <close> = core.memory.scope()
   return torch.no_grad(f, ...)
-end
-
--- ---- initial weights ----------------------------------------------------------------------------------------------------
--- torchvision's initialisers, written with the same arithmetic, so that the same generator gives the same bits.
-
-local draw = {}
-
-local function kaiming_bound(fan, a) return math.sqrt(3.0) * (math.sqrt(2.0 / (1 + a ^ 2)) / math.sqrt(fan)) end
-
-function draw.kaiming_uniform(m)
-  local bound = kaiming_bound(m.fan_in, 0)
-  m.w:uniform_(-bound, bound)
-end
-
-function draw.kaiming_normal(m, fan) m.w:normal_(0, math.sqrt(2.0) / math.sqrt(m[fan])) end
-function draw.normal(m, std) m.w:normal_(0, std) end
-function draw.uniform(m, bound) m.w:uniform_(-bound, bound) end
-function draw.zero_bias(m) if m.b then m.b:zero_() end end
-
--- Normal, cut off at -2 and 2, by the inverse of its distribution function, as torch.nn.init.trunc_normal_ does.
-function draw.truncated_normal(m, std)
-  local function cdf(x) return (1.0 + torch.erf(torch.tensor(x / math.sqrt(2.0), { dtype = "float64" })):item()) / 2.0 end
-  local low, high = cdf(-2 / std), cdf(2 / std)
-  m.w:uniform_(2 * low - 1, 2 * high - 1):erfinv_():mul_(std * math.sqrt(2.0)):add_(0.0):clamp_({ min = -2, max = 2 })
-end
-
--- What nn.Conv2d and nn.Linear do when they are made.
-local function draw_default(m)
-  local bound = kaiming_bound(m.fan_in, math.sqrt(5))
-  m.w:uniform_(-bound, bound)
-  if m.b then
-    bound = 1 / math.sqrt(m.fan_in)
-    m.b:uniform_(-bound, bound)
-  end
-end
-
-local is_drawn = { conv2d = true, linear = true }
-
--- The order in which torchvision makes the layers: as written, but for those that name an earlier place.
-local function construction_order(modules)
-  local order = {}
-  for _, m in ipairs(modules) do
-    local at = #order + 1
-    if m.drawn_before then
-      for i, other in ipairs(order) do
-        if other.name == m.drawn_before then at = i end
-      end
-    end
-    table.insert(order, at, m)
-  end
-  return order
-end
-
-local function allocate(slot)
-  if slot.dtype == "int64" then return torch.zeros(slot.shape, { dtype = "int64" }) end
-  return torch.zeros(slot.shape, { dtype = "float32" })
-end
-
-local function fill_constants(m)
-  if m.kind == "batch_norm2d" then
-    m.w:fill_(1)
-    m.tensors.running_var:fill_(1)
-  elseif m.kind == "parameter" and m.init then
-    m.init(m.w)
-  end
-end
-
--- Fills every parameter of a new state. late(m): layers that replace torchvision's own afterwards.
-local function initialise(self, network, late)
-  local tensors, def = {}, self._def
-  for i, slot in ipairs(def.slots) do tensors[i] = allocate(slot) end
-  local layers = {}
-  for i, m in ipairs(def.modules) do
-    local layer = setmetatable({ tensors = {} }, { __index = m })
-    if m.ghost then
-      layer.w = torch.empty(m.shape, { dtype = "float32" })
-      layer.b = m.has_bias and torch.empty({ m.out }, { dtype = "float32" }) or nil
-    else
-      layer.w = m.weight and tensors[m.weight.slot]
-      layer.b = m.bias and tensors[m.bias.slot]
-      if m.running_var then layer.tensors.running_var = tensors[m.running_var.slot] end
-    end
-    layers[i] = layer
-  end
-  for _, m in ipairs(construction_order(layers)) do
-    if is_drawn[m.kind] and not late(m) then draw_default(m) else fill_constants(m) end
-  end
-  if network.initialise then
-    for _, m in ipairs(layers) do
-      if is_drawn[m.kind] and not late(m) then network.initialise(draw, m, self._options) end
-    end
-  end
-  local new = {}
-  for _, m in ipairs(layers) do
-    if is_drawn[m.kind] and late(m) then new[#new + 1] = m end
-  end
-  local order = {}
-  for i, name in ipairs(network.head_order or {}) do order[name] = i end
-  table.sort(new, function(a, b)
-    local i, j = order[a.name] or (a.node and a.node.id or 0), order[b.name] or (b.node and b.node.id or 0)
-    return i < j
-  end)
-  for _, m in ipairs(new) do draw_default(m) end
-  for i, t in ipairs(tensors) do self._state:set(i, t) end
 end
 
 -- ---- construction -------------------------------------------------------------------------------------------------------
@@ -174,13 +76,6 @@ local function expand_parts(parts)
   local list = {}
   for i = tonumber(first), tonumber(last) do list[#list + 1] = stem .. "." .. i end
   return list
-end
-
-local function is_under(name, parts)
-  for _, part in ipairs(parts) do
-    if name == part or name:sub(1, #part + 1) == part .. "." then return true end
-  end
-  return false
 end
 
 -- The finished graph as the model reads it; shared by clones.
@@ -314,7 +209,7 @@ local function build(self)
   rawset(self, "_state", self._def.native:state(#self._def.slots))
   self.device, self.dtype, self.layout = "cpu", "float32", "nchw"
   local ok, problem = pcall(core.memory.unscoped, function()
-    with_generator(o.seed, function() quietly(self._network.make or initialise, self, self._network, o.late) end)
+    with_generator(o.seed, function() quietly(self._network.make or initialize.fill, self, self._network, o.late) end)
     self:to(target)
     freeze(self)
     if o.found and o.found.kind ~= "exported" then require("medxai.nn.weights").load(self, o.found) end
@@ -339,7 +234,7 @@ end
 -- What a constructor knows before there are tensors. Without a seed the weights are drawn at once, from torch's generator as it
 -- is now; with one that generator begins at the seed, as if they had been.
 local function finish(self, o)
-  o.seed = o.seed or host.options.seed
+  o.seed = o.seed or current_seed.get()
   self.layout, self.device = layout_of(self._network, o)
   self.dtype, self.force = o.dtype, o.force
   if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
@@ -363,28 +258,23 @@ local function config_with(config, parts)
 end
 
 local common = {
-  classes = { "table|integer" },
-  weights = { "string|table", field = true }, force = { "table" },
-  on_missing = { one_of = { "error", "scratch" }, default = "error" },
-  layout = { one_of = { "auto", "nchw", "channels_last" } },
-  dtype = { one_of = { "float32", "float64" }, field = true },
-  device = { "string" }, seed = { "integer" },
+  classes = { "table|integer", lua = "string[]|integer",
+    doc = "names in the order of the logits, or their number; required, but where the weights are a run's" },
+  weights = { "string|table", field = true, fields = require("medxai.nn.weights").spec,
+    doc = "\"random\" (default), \"imagenet\", a file, or a run by its name or folder, whose settings come with it" },
+  force = { "table", of = "string",
+    doc = "settings in which model or data differ on purpose from the run of the weights: { \"size_px\" }" },
+  on_missing = { one_of = { "error", "scratch" }, default = "error",
+    doc = "where ImageNet's file cannot be had; scratch: begin with random weights, and say so" },
+  layout = { one_of = { "auto", "nchw", "channels_last" },
+    doc = "of activations in memory; auto (default): the faster one, fixed per network and device" },
+  dtype = { one_of = { "float32", "float64" }, field = true, doc = "of weights and activations; default float32" },
+  device = { "string", doc = "cpu, cuda or cuda:N; default: what --device says" },
+  seed = { "integer", doc = "of the weights that are drawn; default: the run's" },
+  pretrained = { instead = "Write weights = \"imagenet\"." },
+  other_size = { now = "force = { 'size_px', 'resize_px' }" },
+  weights_from_other_data = { now = "force, with the settings that differ: force = { 'input' }" },
 }
-
--- Options of before, and what says it now.
-local renamed = {
-  other_size = "force = { 'size_px', 'resize_px' }",
-  weights_from_other_data = "force, with the settings that differ: force = { 'mask' }",
-}
-
-local function checked(what, options, spec)
-  for _, old in ipairs(check.sorted_keys(renamed)) do
-    if type(options) == "table" and options[old] ~= nil then
-      check.fail(what, "option '%s' is now %s.", old, renamed[old])
-    end
-  end
-  return check.options(what, options, spec)
-end
 
 local function with(spec, more)
   local all = {}
@@ -394,39 +284,45 @@ local function with(spec, more)
 end
 
 local torchvision_spec = with(common, {
-  head = { one_of = { "thesis", "torchvision" }, field = true },
-  hidden = { "integer", field = true, min = 1 },
-  train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all" },
-  frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
-  dropout = { "number", field = true, min = 0, max = 1 },
+  head = { one_of = { "thesis", "torchvision" }, field = true,
+    doc = "thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own" },
+  hidden = { "integer", field = true, min = 1, doc = "units of the thesis' head; default: the thesis' for this network" },
+  train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all",
+    doc = "what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything" },
+  frozen = { one_of = { "train", "eval" }, field = true, default = "train",
+    doc = "batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did)" },
+  dropout = { "number", field = true, min = 0, max = 1, doc = "of the head; default: 0.5, or torchvision's own" },
 })
+
+-- The options of one of the seven networks.
+local function spec_of(network)
+  local spec = with(torchvision_spec, network.options)
+  if not network.hidden then spec.hidden = nil end
+  return spec
+end
+
+local own_spec = with(common, {
+  name = { "string", required = true, doc = "of the network, in records and figures" },
+  build = { "function", required = true, lua = "fun(g: medxai.Builder, x: medxai.Value): medxai.Value, medxai.Value?",
+    doc = "(g, x) -> the logits' value; g adds operators, see xai.graph" },
+  size_px = { "integer", min = 1, unit = "px", doc = "side of the images it is made for" },
+  resize_px = { "integer", min = 1, unit = "px", doc = "short side before the crop; default size_px" },
+  cam_layer = { "string", doc = "name of the node where Grad-CAM looks" },
+  compare_layers = { "table", of = "string", doc = "names of nodes, deep to shallow, for each_layer" },
+  head_parts = { "table", of = "string", doc = "names of parts that stay trained when the rest is frozen" },
+})
+
+-- For the reference (medxai.reference): the options of a network by its name.
+function model.spec(network) return network and spec_of(network) or own_spec end
 
 local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
 
---- One of the seven networks. Options:
----   classes      names in the order of the logits, or their number (required, but where the weights are a run's)
----   head         "thesis" (default): fc1 -> relu -> dropout -> fc2 with `hidden` units (squeezenet: its convolution); "torchvision": the network's own
----   hidden       256 or 512, the thesis' for this network
----   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; a run: its name, or a path into
----                its folder. { file = PATH or run = NAME, set = NAME, strict = false }: set is which of several in the
----                file ("model_ema"), strict = false loads what fits and leaves the rest as drawn.
----                A run's settings come with its weights: head, hidden, transform_input, dtype, layout and classes
----                where they are left out; given otherwise here, or in the data, they are an error that names both
----   force        settings in which model or data differ from that run on purpose: { "size_px", "mask" }; told, and
----                in the report
----   on_missing   "error" (default), or "scratch": without the ImageNet file start from random weights, and say so
----   train_depth  0 (head alone) to 3: how many parts behind it are trained; "all" (default)
----   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not
----   dropout      of the head (default: 0.5, or torchvision's own)
----   layout       "auto" (default: the faster one, a fixed choice per network and device), "nchw", "channels_last"
----   dtype, device, seed; stochastic_depth (efficientnet_b0), transform_input (inception_v3)
+--- One of the seven networks; its options are spec_of(network).
 ---@param network table a file of models/
 ---@param options table
 ---@return medxai.Model
 function model.new(network, options)
-  local spec = with(torchvision_spec, network.options)
-  if not network.hidden then spec.hidden = nil end
-  local o = checked(network.name, options, spec)
+  local o = check.options(network.name, options, spec_of(network))
   find_weights(network.name, o)
   fill_options(network.name, o, network)
   o.hidden = o.head == "thesis" and (o.hidden or network.hidden) or nil
@@ -444,13 +340,10 @@ function model.new(network, options)
   return finish(new_model(def, o, network), o)
 end
 
---- What the constructors of other modules share (exported.lua): checks the options that every model has and those of
---- `spec`, finds the weights, fills in what a run says.
----@return table options
-function model.checked(what, options, spec)
-  local all = with(common, spec)
-  return checked(what, options, all)
-end
+--- The options that every model has and those of `more`, for constructors of other modules (exported.lua).
+---@param more table<string, table>
+---@return table<string, table> spec
+function model.spec_with(more) return with(common, more) end
 
 --- Fills in checked options: network.make(self) makes the tensors.
 function model.fill(what, o, network) fill_options(what, o, network) end
@@ -461,18 +354,10 @@ function model.assemble(o, network, g, output)
   return finish(new_model(define(g, output), o, network), o)
 end
 
---- What nn.Linear and nn.Conv2d do when they are made: m.w and m.b, with m.fan_in.
-model.draw_default = draw_default
-
---- A network of one's own (see medxai.nn.builder). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
---- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
+--- A network of one's own (see medxai.nn.builder); its options are own_spec.
 ---@return medxai.Model
 function model.own(options)
-  local o = checked("network", options, with(common, {
-    name = { "string", required = true }, build = { "function", required = true },
-    size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string" },
-    compare_layers = { "table" }, head_parts = { "table" },
-  }))
+  local o = check.options("network", options, own_spec)
   o.train_depth, o.frozen = "all", "train"
   find_weights(o.name, o)
   fill_options(o.name, o, {})
@@ -487,144 +372,6 @@ function model.own(options)
   self.graph_signature = g:forward_signature()
   if o.cam_layer then self:_id(o.cam_layer) end
   return finish(self, o)
-end
-
--- ---- names ------------------------------------------------------------------------------------------------------------
-
-local nonlinear = {}
-for op in ("relu hardtanh silu sigmoid gelu elu selu celu leaky_relu prelu hardswish hardsigmoid mish softplus tanh relu6"):gmatch("%S+") do nonlinear[op] = true end
-
--- Every name in execution order, a block's after its last node.
-local function all_names(def)
-  if def.names then return def.names end
-  local ends = {}
-  for _, block in ipairs(def.block_ends) do
-    ends[block.id] = ends[block.id] or {}
-    table.insert(ends[block.id], block.name)
-  end
-  local names = {}
-  for id, name in ipairs(def.nodes) do
-    names[#names + 1] = name
-    for _, block in ipairs(ends[id] or {}) do names[#names + 1] = block end
-  end
-  def.names = names
-  return names
-end
-
-function Model:_id(name)
-  local id = self._def.ids[name]
-  if not id then check.known(self.name, "node", name, all_names(self._def)) end
-  return id
-end
-
---- All names that outputs, override and grad_from may hold, in execution order.
----@return string[]
-function Model:node_names() return table.move(all_names(self._def), 1, #all_names(self._def), 1, {}) end
-
----@param name string
----@return boolean
-function Model:has_node(name) return self._def.ids[name] ~= nil end
-
---- The names most like this one, by edit distance.
----@param name string
----@param count? integer default 3
----@return string[]
-function Model:nearest_nodes(name, count) return suggest.nearest(name, all_names(self._def), count or 3) end
-
---- What a node is: { name =, op = "conv2d", inputs = { names } }. A block's name gives its last node.
----@param name string
-function Model:node(name)
-  local def = self._def
-  local full, op, ids = def.native:node(self:_id(name))
-  local inputs = {}
-  for i, id in ipairs(ids) do inputs[i] = def.nodes[id] end
-  return { name = full, op = op, inputs = inputs }
-end
-
---- The nodes that read this value: list of { name =, op = } ("hardtanh" is ReLU6).
----@param name string
-function Model:readers(name)
-  local id, list = self:_id(name), {}
-  for reader, reader_name in ipairs(self._def.nodes) do
-    local _, op, ids = self._def.native:node(reader)
-    for _, input in ipairs(ids) do
-      if input == id then
-        list[#list + 1] = { name = reader_name, op = op }
-        break
-      end
-    end
-  end
-  return list
-end
-
---- The nodes on which the output depends in evaluation: name -> true.
----@return table<string, boolean>
-function Model:used_nodes()
-  local def, used = self._def, {}
-  used[def.output] = true
-  for id = def.output, 1, -1 do
-    if used[id] then
-      for _, input in ipairs((select(3, def.native:node(id)))) do used[input] = true end
-    end
-  end
-  local names = {}
-  for id in pairs(used) do names[def.nodes[id]] = true end
-  return names
-end
-
---- The nonlinearities of the network: list of { name =, op =, module = true where torchvision has a torch.nn module for it
---- and false where its forward calls a function }.
-function Model:nonlinearities()
-  local list = {}
-  for id, name in ipairs(self._def.nodes) do
-    local _, op = self._def.native:node(id)
-    if nonlinear[op] then list[#list + 1] = { name = name, op = op, module = not self._def.functional[id] } end
-  end
-  return list
-end
-
---- Whether the images have a part in a value; what they have none in is computed anew where it is needed.
-local function holds_images(def, id) return not def.batches or not def.batches[id] or def.batches[id].dim >= 0 end
-
---- The part of some images of a batch in a value: `count` of them from the 0-based `first` on.
----@param name string
----@param value medxai.Tensor
----@param first integer
----@param count integer
-function Model:images(name, value, first, count)
-  local batch = self._def.batches and self._def.batches[self:_id(name)] or { dim = 0, per_image = 1 }
-  if batch.per_image ~= 1 then
-    check.fail(self.name, "the value '%s' holds %d parts of each image along one dimension, so that images cannot be told apart. "
-      .. "Choose the output of a whole block.", name, batch.per_image)
-  end
-  return batch.dim < 0 and value or value:narrow(batch.dim, first, count)
-end
-
---- Names of the values that a run with these overrides reads from `base`.
----@param request table { override = { names }, outputs = { names } (default "output") }
----@return string[]
-function Model:boundary(request)
-  local o = check.options(self.name .. ": boundary", request, { override = { "table", required = true }, outputs = { "table" } })
-  local def, reached, needed, list = self._def, {}, {}, {}
-  local over = {}
-  for _, name in ipairs(o.override) do over[self:_id(name)] = true end
-  for _, name in ipairs(o.outputs or { "output" }) do needed[self:_id(name)] = true end
-  local inputs = {}
-  for id in ipairs(def.nodes) do
-    local _, _, ids = def.native:node(id)
-    inputs[id], reached[id] = ids, over[id]
-    for _, input in ipairs(ids) do reached[id] = reached[id] or reached[input] end
-  end
-  for id = #def.nodes, 1, -1 do
-    if needed[id] and not over[id] then
-      if not reached[id] and holds_images(def, id) then
-        table.insert(list, 1, def.nodes[id])
-      else
-        for _, input in ipairs(inputs[id]) do needed[input] = true end
-      end
-    end
-  end
-  return list
 end
 
 -- ---- running ------------------------------------------------------------------------------------------------------------
@@ -685,9 +432,20 @@ local function ids_of(self, names)
 end
 
 local forward_spec = {
-  x = { "tensor" }, outputs = { "table" }, override = { "table" }, base = { "table" }, grad_from = { "table" },
-  guided = { "boolean|table" }, fold = { "boolean" }, each = { "function" },
+  x = { "tensor", doc = "the input (N, 3, H, W); may be missing where base and override give all that is read" },
+  outputs = { "table", of = "string", doc = "names whose values are kept and returned; default { \"output\" }" },
+  override = { "table", lua = "table<string, medxai.Tensor>",
+    doc = "name -> tensor in the place of that value; only what descends from one is computed again" },
+  base = { "table", lua = "table<string, medxai.Tensor>",
+    doc = "name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's" },
+  grad_from = { "table", of = "string", doc = "names where gradients begin; they come back as leaves" },
+  guided = { "boolean|table", lua = "boolean|string[]",
+    doc = "rectifiers pass positive gradients only: true (all), or names of rectifiers" },
+  fold = { "boolean", doc = "fold batch norms into convolutions; default: in eval mode without gradients" },
+  each = { "function", lua = "fun(name: string, value: medxai.Tensor): boolean|nil",
+    doc = "called after every node in order; true stops the run there" },
 }
+model.forward_spec = forward_spec
 
 --- A pass with named outputs.
 ---   x         the input; may be missing where base and override give all that is read
@@ -856,7 +614,7 @@ function Model:set_trainable(parts)
   for _, part in ipairs(check.sorted_keys(parts)) do
     local known = false
     for _, slot in ipairs(slots) do known = known or slot.kind == "parameter" and is_under(slot.name, { part }) end
-    if not known then check.known(self.name, "part", part, all_names(self._def)) end
+    if not known then check.known(self.name, "part", part, topology.names(self._def)) end
     self._parts[#self._parts + 1] = { part = part, trainable = parts[part] }
     if rawget(self, "_state") then set_part(self, part, parts[part]) end
   end
@@ -872,12 +630,16 @@ end
 
 -- ---- moving, loading, copying -------------------------------------------------------------------------------------------
 
+model.to_spec = {
+  device = { "string", doc = "cpu, cuda or cuda:N" },
+  dtype = { one_of = { "float32", "float64", "bfloat16" }, doc = "bfloat16: for forward passes" },
+  layout = { one_of = { "nchw", "channels_last" }, doc = "of activations in memory" },
+}
+
 --- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout = "nchw"|"channels_last" }. The tensor objects stay the
 --- same, what they hold is new: build the optimizer afterwards.
 function Model:to(where)
-  local o = check.options(self.name .. ": to", where, {
-    device = { "string" }, dtype = { one_of = { "float32", "float64", "bfloat16" } }, layout = { one_of = { "nchw", "channels_last" } },
-  })
+  local o = check.options(self.name .. ": to", where, model.to_spec)
   local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
   quietly(function()
     for i, slot in ipairs(self._def.slots) do
@@ -897,12 +659,17 @@ function Model:to(where)
   return self
 end
 
+model.load_state_spec = {
+  strict = { "boolean", default = true, doc = "raise, and load nothing, unless all tensors fit" },
+  what = { "string", doc = "where they come from, for errors" },
+}
+
 --- Copies tensors into the model by name (medxai.nn.match); dtypes and devices are converted.
 ---@param source medxai.Named[]|table<string, userdata> list of { name =, tensor = } or name -> tensor
 ---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
 ---@return medxai.Match report
 function Model:load_state(source, options)
-  local o = check.options(self.name .. ": load_state", options, { strict = { "boolean", default = true }, what = { "string" } })
+  local o = check.options(self.name .. ": load_state", options, model.load_state_spec)
   local match = require "medxai.nn.match"
   local scope <close> = core.memory.scope() -- luacheck: ignore
   return match.load_into(self:state(), match.named(source), { what = self.name, from = o.what, strict = o.strict })
@@ -930,22 +697,26 @@ function Model:clone()
   return copy
 end
 
--- Weights of one layer, by a rule of our own: normal with standard deviation sqrt(2 / fan_in), bias 0, batch norms as new.
-local function draw_again(self, m, seed)
-  local function tensor(slot) return self._state:get(slot.slot) end
-  if m.kind == "batch_norm2d" then
-    tensor(m.weight):fill_(1)
-    tensor(m.bias):zero_()
-    tensor(m.running_mean):zero_()
-    tensor(m.running_var):fill_(1)
-    tensor(m.counter):zero_()
-    return
+model.randomize_spec = {
+  from = { "string", doc = "where the cascade begins; default \"output\"" },
+  to = { "string", doc = "name of the part where it ends, that part included" },
+  only = { "string", doc = "name of the one part that is drawn again, instead of a cascade" },
+  seed = { "integer", doc = "of the weights; default: the run's" },
+}
+
+--- The layers with weights (convolutions, linear ones) in forward order: for cascades of random weights.
+---@return { name: string, last: string }[] last: the node before the next such layer, with this one's norm and rectifier
+function Model:weighted_layers()
+  local list, nodes = {}, self._def.nodes
+  for _, m in ipairs(self._def.modules) do
+    if m.node and m.fan_in and self._def.ids[m.name] then list[#list + 1] = { name = m.name, id = m.node.id } end
   end
-  local w = tensor(m.weight)
-  local stream = core.rng.stream { seed = seed, purpose = "randomize@1", id = m.name }
-  local std = math.sqrt(2 / (m.fan_in or w:numel()))
-  w:copy_(stream:normal(w:numel()):mul_(std):view(w.shape))
-  if m.bias then tensor(m.bias):zero_() end
+  table.sort(list, function(a, b) return a.id < b.id end)
+  local out = {}
+  for i, layer in ipairs(list) do
+    out[i] = { name = layer.name, last = nodes[list[i + 1] and list[i + 1].id - 1 or #nodes] }
+  end
+  return out
 end
 
 --- A copy whose weights are random from the output back to a part, that part included (cascading), or in one part alone.
@@ -954,9 +725,8 @@ end
 ---@param options table { to = NAME [, from = "output"] } or { only = NAME }, seed = 0
 ---@return medxai.Model
 function Model:randomize(options)
-  local o = check.options(self.name .. ": randomize", options, {
-    from = { "string" }, to = { "string" }, only = { "string" }, seed = { "integer", default = host.options.seed or 0 },
-  })
+  local o = check.options(self.name .. ": randomize", options, model.randomize_spec)
+  o.seed = o.seed or current_seed.get() or 0
   if (o.only == nil) == (o.to == nil) then check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.") end
   local first = self:_id(o.only or o.to)
   local from = self:_id(o.from or "output")
@@ -968,89 +738,22 @@ function Model:randomize(options)
   quietly(function()
     for _, m in ipairs(self._def.modules) do
       local id = m.node and m.node.id
-      if id and (o.only and is_under(m.name, { part }) or not o.only and id >= first and id <= from) then draw_again(copy, m, o.seed) end
+      if id and (o.only and is_under(m.name, { part }) or not o.only and id >= first and id <= from) then
+        initialize.again(m, function(slot) return copy._state:get(slot.slot) end, o.seed)
+      end
     end
   end)
   return copy
 end
 
--- ---- summary ------------------------------------------------------------------------------------------------------------
-
-local function grouped(n)
-  local text = tostring(n)
-  repeat
-    local changed
-    text, changed = text:gsub("^(%d+)(%d%d%d)", "%1,%2")
-  until changed == 0
-  return text
-end
-
--- Output shapes for one image of the network's size: id -> "3x224x224". The model is not touched.
-local function probe(self)
-  if not self.size_px then return {} end
-  local shapes = {}
-  local training = self._training
-  self._training = false
-  local ok, problem = pcall(quietly, function()
-    local x = torch.zeros({ 1, self._network.channels or 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
-    self:forward { x = x, outputs = self._def.aux and { "output", self._def.nodes[self._def.aux] } or nil, fold = false, each = function(name, t)
-      local shape = t.shape
-      shapes[name] = table.concat(shape, "x", 2)
-    end }
-  end)
-  self._training = training
-  if not ok and host.interrupted() then error(problem, 0) end
-  return shapes
-end
-
-local function count_parameters(self, part)
-  local all, trained = 0, 0
-  for i, slot in ipairs(self._def.slots) do
-    if slot.kind == "parameter" and not slot.tied and (not part or is_under(slot.name, { part })) then
-      local n = 1
-      for _, size in ipairs(slot.shape) do n = n * size end
-      all = all + n
-      if self._state:requires_grad(i) then trained = trained + n end
-    end
-  end
-  return all, trained
-end
-
-local function mark(all, trained)
-  if all == 0 then return "" end
-  return trained == all and "trained" or trained == 0 and "frozen" or grouped(trained) .. " trained"
-end
+model.summary_spec = { depth = { "integer", default = 2, min = 1, doc = "how many levels of names are told apart" } }
 
 --- The network as a tree: names, operators, output shapes for one image, parameters, what is trained.
 ---@param options? table { depth = 2: how many levels of names are told apart }
 ---@return string
 function Model:summary(options)
-  local o = check.options(self.name .. ": summary", options, { depth = { "integer", default = 2, min = 1 } })
-  local shapes, def = probe(self), self._def
-  local last = {} -- part -> its last node
-  local order = {}
-  for id, name in ipairs(def.nodes) do
-    local part, depth = "", 0
-    for word in name:gmatch("[^.]+") do
-      depth = depth + 1
-      if depth > o.depth then break end
-      part = depth == 1 and word or part .. "." .. word
-      if not last[part] then order[#order + 1] = { part = part, depth = depth, word = word } end
-      last[part] = def.ids[part] or id
-    end
-  end
-  local all, trained = count_parameters(self)
-  local size = self.size_px and string.format("images of %dx%d, ", self.size_px, self.size_px) or ""
-  local lines = { string.format("%s: %d classes, %s%s, %s; %s parameters, %s trained", self.name, self.num_classes, size, self.dtype, self.layout, grouped(all), grouped(trained)) }
-  for _, row in ipairs(order) do
-    local id = last[row.part]
-    local n, t = count_parameters(self, row.part)
-    local _, op = def.native:node(id)
-    local is_leaf = def.nodes[id] == row.part
-    lines[#lines + 1] = string.format("%s%-" .. (34 - 2 * row.depth) .. "s %-20s %-14s %12s  %s", ("  "):rep(row.depth), row.word, is_leaf and op or "",
-      shapes[def.nodes[id]] or "", n > 0 and grouped(n) or "", mark(n, t)):gsub("%s+$", "")
-  end
-  return table.concat(lines, "\n")
+  local o = check.options(self.name .. ": summary", options, model.summary_spec)
+  return summary.text(self, o.depth)
 end
 
 function Model:__tostring() return self:summary() end

@@ -5,7 +5,10 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
+local current_seed = require "medxai.run.current_seed"
+local environment = require "medxai.run.environment"
 local files = require "medxai.base.files"
+local folder = require "medxai.run.folder"
 local host = require "medxai.host"
 local Step = require "medxai.run.step"
 
@@ -14,32 +17,26 @@ local Step = require "medxai.run.step"
 ---@field dir string the run's folder
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
----@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: table): table see fit.lua
----@field grid fun(self: medxai.Run, options: table): medxai.Search see grid.lua
----@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: table): table see evaluate.lua
----@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
----@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
----@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
----@field report fun(self: medxai.Run, options?: table): string see report.lua
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
+---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see grid.lua
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
+---@field cross_evaluate fun(self: medxai.Run, options: medxai.CrossEvaluateOptions): table see cross_evaluate.lua
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table see explain.lua
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table see overlap.lua
+---@field report fun(self: medxai.Run, options?: medxai.ReportOptions): string see report.lua
 local Run = {}
 Run.__index = Run
 
-local command_seed = (host.options or {}).seed -- before any run writes its own there
 local runs = {} -- name -> run of this process
 local heartbeat_seconds = 10.0
 
-local spec = {
-  name = { "string", required = true },
-  seed = { "integer", default = 42, min = 0 },
-  seeds = { "table", field = true },
-  out = { "string" },
-  of = { "string", field = true },
+Run.spec = {
+  name = { "string", required = true, doc = "of the folder runs/<name>" },
+  seed = { "integer", default = 42, min = 0, doc = "of everything random; --seed" },
+  seeds = { "table", field = true, of = "integer", doc = "runs the whole experiment once per seed and sums up" },
+  out = { "string", doc = "another folder than runs/<name>; --out" },
+  of = { "string", field = true, doc = "the trained run that this one examines, by its name or folder" },
 }
-
--- What a run writes; the only things that --overwrite removes.
-local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl", "metrics.csv", "weights.pt",
-  "model.json", "network.pt2", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
-local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache" }
 
 local function folder_of(options)
   local dir = host.options.out or options.out
@@ -61,8 +58,9 @@ end
 -- The seed and folder of a run: with seeds = { 1, 2 } the experiment runs once for each, below the folder.
 local function seed_and_folder(options)
   local dir = folder_of(options)
-  if not options.seeds then return command_seed or options.seed, dir end
-  if command_seed then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
+  local given = (host.options or {}).seed
+  if not options.seeds then return given or options.seed, dir end
+  if given then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
   local seeds = require "medxai.run.seeds"
   local seed = seeds.run(dir, options.seeds, close_all)
   return seed, seeds.folder(dir, seed)
@@ -78,7 +76,7 @@ end
 
 --- The options of a run, checked; with `of` the name is that run's with this one's behind it.
 function Run.check(options)
-  options = check.options("run", options, spec)
+  options = check.options("run", options, Run.spec)
   if type(options.of) == "string" and type(options.name) == "string" then
     options.name = name_of(options.name, options.of)
   end
@@ -96,124 +94,23 @@ end
 function Run.new(options)
   options = Run.check(options)
   if runs[options.name] then
-    check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
+    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.", options.name)
   end
   local seed, dir = seed_and_folder(options)
   local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, begun = false,
     config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   runs[options.name] = run
-  host.options.seed = run.seed -- models and explainers take their seed from there
+  current_seed.set(run.seed)
   math.randomseed(run.seed)
   return run
 end
 
 -- ---- the folder -------------------------------------------------------------------------------------------------------
 
-local function is_run(dir)
-  return files.exists(files.join(dir, "config.json")) or files.is_folder(files.join(dir, "steps"))
-    or files.exists(files.join(dir, "status")) or files.is_folder(files.join(dir, "families"))
-end
-
-local function refuse_foreign(dir)
-  if not files.exists(dir) then return end
-  if not files.is_folder(dir) then check.fail("run", "'%s' is a file (expected a folder). Give another --out.", dir) end
-  local names = files.list(dir)
-  if is_run(dir) then return end -- after the list: another process may be just about to begin the run
-  for _, name in ipairs(names) do
-    if name ~= "." and name ~= ".." and name ~= ".lock" then
-      check.fail("run", "'%s' holds other files (%s) and no run. Give another --out.", dir, name)
-    end
-  end
-end
-
-local function remove_run(dir)
-  for _, name in ipairs(files.list(dir)) do
-    if name:find("^predictions.*%.csv$") or name:find("^manifest%-%d+%.csv$") or name:find("^data_check%-%d+%.json$") then files.remove(files.join(dir, name)) end
-  end
-  for _, name in ipairs(own_folders) do files.remove_all(files.join(dir, name)) end
-  for _, name in ipairs(own_files) do files.remove(files.join(dir, name)) end
-end
-
--- The leading comment of the experiment file: the question that it asks.
-local function question_of(script)
-  local text = script and script ~= "-" and files.read(script)
-  local lines = {}
-  for line in (text or ""):gmatch("([^\n]*)\n?") do
-    local comment = line:match("^%-%-+%s?(.*)$")
-    if not comment and not (line:find("^#!") and #lines == 0) then break end
-    if comment then lines[#lines + 1] = comment end
-  end
-  return table.concat(lines, " ")
-end
-
--- A word as a shell takes it.
-local function shell_word(value)
-  local word = tostring(value)
-  return word:find "^[%w_@%%+=:,./%-]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
-end
-
--- What to type to run the experiment again.
-local function command_line()
-  local words = { "medxai-run" }
-  for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
-    local value = host.options[name]
-    if name == "seed" then value = command_seed end -- the option is the run's by now
-    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. shell_word(value) end
-  end
-  words[#words + 1] = shell_word(host.script)
-  for _, name in ipairs(check.sorted_keys(host.fields or {})) do
-    words[#words + 1] = "--" .. name .. " " .. shell_word(host.fields[name])
-  end
-  return table.concat(words, " ")
-end
-
--- HEAD of the git folder that holds `path`, read without git; nil where there is none.
-local function git_head(path)
-  while path and path ~= "" do
-    local head = files.read(files.join(path, ".git", "HEAD"))
-    if head then
-      local ref = head:match("^ref: (%S+)")
-      return ref and (files.read(files.join(path, ".git", ref)) or ref):match("%S+") or head:match("%S+")
-    end
-    path = files.folder(path)
-  end
-end
-
-local function first_line(path, pattern)
-  local f = io.open(path)
-  local text = f and f:read("a") or ""
-  if f then f:close() end
-  return text:match(pattern)
-end
-
-local function libtorch_version()
-  return require("medxai.core").tensor.torch_version()
-end
-
-function Run:write_environment()
-  local path = files.join(self.dir, "environment.json")
-  local now = {
-    program = host.version, lua = _VERSION, libtorch = libtorch_version(), device = host.options.device, threads = host.options.threads,
-    cores = host.cores, processor = first_line("/proc/cpuinfo", "model name%s*:%s*([^\n]+)") or "unknown",
-    system = first_line("/proc/version", "([^\n]+)") or "unknown",
-    machine = first_line("/proc/sys/kernel/hostname", "(%S+)") or "unknown",
-    command = command_line(), git = git_head(host.scripts_dir) or "unknown", experiment = host.script or "none",
-    experiment_sha256 = host.script and host.script ~= "-" and files.sha256(files.read(host.script) or "") or "none",
-  }
-  local before = files.read_data(path)
-  for _, name in ipairs { "threads", "processor", "libtorch", "device" } do
-    if before and before[name] ~= nil and before[name] ~= now[name] then
-      check.warn("run", "%s was %s when '%s' was begun and is %s now: its last bits may differ.", name, tostring(before[name]), self.dir,
-        tostring(now[name]))
-    end
-  end
-  files.write_data(path, now)
-end
-
 -- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
 function Run:wait_to_join()
   for _ = 1, 25 do
-    if files.is_folder(files.join(self.dir, "families")) then return true end
+    if files.is_folder(files.join(self.dir, "families")) or files.is_folder(files.join(self.dir, "study")) then return true end
     files.sleep(0.2)
     self.lock = files.lock(files.join(self.dir, ".lock"))
     if self.lock then return false end
@@ -252,8 +149,8 @@ end
 ---@param how? { join: boolean } join: where another process works on the folder's grid search, this one helps
 function Run:prepare(how)
   if self.lock or self.joined then return end
-  refuse_foreign(self.dir)
-  if host.options.resume and not is_run(self.dir) then
+  folder.refuse_foreign(self.dir)
+  if host.options.resume and not folder.is_run(self.dir) then
     check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
   end
   self.lock = files.lock(files.join(self.dir, ".lock"))
@@ -262,9 +159,9 @@ function Run:prepare(how)
     check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
   end
   if self.lock then files.tidy(self.dir) end
-  if host.options.overwrite then remove_run(self.dir) end
+  if host.options.overwrite then folder.clear(self.dir) end
   self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
-    question = question_of(host.script) }
+    question = environment.question(host.script) }
   host.at_exit(function(state, message) self:close(state, message) end)
 end
 
@@ -273,7 +170,7 @@ function Run:begin()
   if self.begun or self.joined then return end
   self.begun = true
   self:status("running")
-  self:write_environment()
+  environment.write(self.dir)
 end
 
 --- Leaves the folder: the last status, the lock given back. Called by the host when the program ends.
@@ -292,7 +189,7 @@ end
 -- What the user reads last.
 function Run:last_words(state)
   if state == "interrupted" then
-    io.stderr:write(string.format("stopped in %s: the same command goes on from there\n", self.doing))
+    io.stderr:write(string.format("interrupted during %s; rerun the same command to resume\n", self.doing))
   elseif state == "finished" and not host.options.quiet then
     local report = files.join(self.dir, "report.html")
     if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
@@ -327,7 +224,7 @@ end
 ---@return medxai.Step
 function Run:step(name, fields)
   self:prepare()
-  local all = { seed = self.seed, numerics = Step.numerics, libtorch = libtorch_version(), smoke = check.smoke(),
+  local all = { seed = self.seed, numerics = Step.numerics, libtorch = environment.libtorch(), smoke = check.smoke(),
     device = (host.options.device or "cpu"):match("^%a+") }
   for k, v in pairs(fields) do all[k] = v end
   self.doing = name
@@ -473,9 +370,9 @@ function Run:describe_split(split)
     masks_sha256 = split:input_masks_sha256() }
 end
 
---- What is done to the images before the network sees them: "none", "lungs", ...
-function Run:input_mode(split)
-  return split.data.mask or "none"
+--- What the network sees of the images: "whole", "lungs" ...
+function Run:input(split)
+  return split.data.input or "whole"
 end
 
 --- The check before training, told once for each data set.
@@ -509,9 +406,17 @@ end
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
 --- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
+--- Raises where run.fit(...) stands for run:fit(...).
+function Run.check_colon(self, verb, right)
+  if right then return end
+  check.fail(verb, "run.%s(...) leaves out the run (got %s in its place). Use run:%s(...), with a colon.", verb,
+    self == nil and "nothing" or "a " .. type(self), verb)
+end
+
 function Run.register(verbs)
   for verb, step in pairs(verbs) do
     Run[verb] = function(self, ...)
+      Run.check_colon(self, verb, getmetatable(self) == Run)
       local f = require(step[1])[step[2]]
       if not step.begins then return f(self, ...) end
       self:prepare()

@@ -3,6 +3,7 @@
 -- It refuses to choose a threshold on the image that it judges.
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
+local has_mask = require("medxai.data.split").has_mask
 local is_known = require("medxai.stats.units").is_known
 local torch = require "medxai.torch"
 
@@ -61,9 +62,7 @@ function finds.of(split, number, o)
     return f
   end
   f.size = size_name(f.share, o.sizes, o.size_names)
-  local known = false
-  for _, name in ipairs(split.data and split.data.masks or {}) do known = known or name == "lungs" end
-  local lungs = known and split:mask(number, "lungs")
+  local lungs = has_mask(split, "lungs") and split:mask(number, "lungs")
   if lungs then f.outside = mask:logical_and(lungs:eq(0)):sum():item() / mask:sum():item() end
   return f
 end

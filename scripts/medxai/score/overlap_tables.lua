@@ -1,11 +1,11 @@
--- The numbers of run:overlap: a row an image, method and metric; for each metric means with intervals by method, by size of the
+-- The numbers of run:overlap: a row per image, method and metric; for each metric means with intervals by method, by size of the
 -- finding and by correctness, and paired differences to the best baseline; all of it as text for the terminal.
 -- It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
-local csv = require "medxai.base.csv"
 local host = require "medxai.host"
 local multiple = require "medxai.stats.multiple"
+local text_table = require "medxai.base.text_table"
 local tiny = require("medxai.score.overlap_findings").tiny
 local units = require "medxai.stats.units"
 
@@ -22,20 +22,20 @@ local function row_of(f, entry, record, metric, value, chance, why, hit)
     correct = record.label and tostring(record.label == record.target.predicted) or nil, baseline = entry.baseline }
 end
 
-local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) or 0 / 0 end
-
---- What run:explain wrote for these maps and metrics.
-function tables.scored(run, base, findings, entries, ids)
+--- The scores that run:explain gave these maps, with what is known of their findings.
+---@param base table run:explain's result
+function tables.scored(base, findings, entries, ids)
   local by_key = {}
-  for _, row in ipairs(csv.read(run.dir .. "/scores.csv") or {}) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
+  for _, row in ipairs(base.rows) do by_key[row.maps .. "\0" .. row.image_id .. "\0" .. row.metric] = row end
   local rows = {}
   for _, id in ipairs(ids) do
     for i, f in ipairs(findings) do
       for k, entry in ipairs(entries) do
         local found = by_key[entry.set .. "\0" .. f.item.id .. "\0" .. id]
         if found then
-          local why = found.undefined ~= "" and (f.why or found.undefined) or nil
-          rows[#rows + 1] = row_of(f, entry, base.records[(i - 1) * #entries + k], id, number_in(found.value), number_in(found.chance), why, found.unit == "hit")
+          local why = found.undefined and (f.why or found.undefined)
+          local record = base.records[(i - 1) * #entries + k]
+          rows[#rows + 1] = row_of(f, entry, record, id, found.value, found.chance, why, found.unit == "hit")
         end
       end
     end
@@ -256,17 +256,15 @@ function tables.print(result)
   local out = io.stdout
   out:write(string.format("\n%soverlap with %s\n", result.title and result.title .. ": " or "", tables.subject(result)))
   for _, sentence in ipairs(tables.sentences(result)) do out:write("  ", sentence, "\n") end
-  local labels = {}
-  for i, line in ipairs(result.tables[1] and result.tables[1].lines or {}) do labels[i] = line.method end
-  local named = require("medxai.score.runner").column(labels)
   for _, t in ipairs(result.tables) do
     out:write(string.format("\n%s (%s)%s\n", t.title, t.metric, t.best and "; best baseline: " .. t.best or ""))
-    out:write(named "method", string.format("%-25s %-9s %-5s %s\n", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or ""))
-    for _, line in ipairs(t.lines) do
+    local rows = { { "method", "mean", "chance", "n", t.best and "minus the best baseline (Holm over methods)" or "" } }
+    for i, line in ipairs(t.lines) do
       local a = line.all
-      out:write((named(line.method) .. string.format("%-25s %-9s %-5d %s", fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "", a.n,
-        tables.difference_text(line)):gsub("%s+$", "")), "\n")
+      rows[i + 1] = { line.method, fixed(a.mean) .. " " .. between(a), a.chance == a.chance and fixed(a.chance) or "",
+        tostring(a.n), tables.difference_text(line) }
     end
+    out:write(text_table(rows), "\n")
   end
   out:write("\n")
 end

@@ -8,17 +8,20 @@ local contexts = require "medxai.score.context"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local comparable = require("medxai.score.summary").comparable
+local measure = require "medxai.score.measure"
 local metric = require "medxai.score.registry"
 local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
+local text_table = require "medxai.base.text_table"
 local units = require "medxai.stats.units"
 
 local judge = {}
 
 local failed = "failed" -- why a value is undefined where a researcher's own metric raised: it is measured again the next time
 
--- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
-local function masks_of(job, number, m)
+--- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
+function judge.masks_of(job, number, m)
   local words = {}
   for _, name in ipairs(job.split.mask_sha256 and { m.mask or false, m.within or false } or {}) do
     if name then words[#words + 1] = (job.split:mask_sha256(number, name) or "none"):sub(1, 16) end
@@ -69,22 +72,36 @@ function judge.any_failed(summaries)
   return false
 end
 
---- Whether scores.csv still holds a row of every map and metric.
-function judge.has_rows(job, chosen)
-  local known = #job.metric_entries > 0 and read_known(job.run.dir)
+local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
+
+-- A row of scores.csv with its numbers as numbers, as judge.maps gives it.
+local function row_in(row)
+  local out = {}
+  for key, text in pairs(row) do
+    if text ~= "" then out[key] = text end
+  end
+  out.value, out.chance = number_in(row.value) or 0 / 0, number_in(row.chance or "") or 0 / 0
+  return out
+end
+
+--- The rows of a finished step, from scores.csv; nil where one of a map and metric is not there any more.
+---@param job medxai.ExplainJob
+---@return table[]|nil rows
+function judge.kept_rows(job)
+  local known, rows = #job.metric_entries > 0 and read_known(job.run.dir), {}
   for _, m in ipairs(job.metric_entries) do
     for _, id in ipairs(m.ids) do
-      for _, e in ipairs(job.entries) do
-        for _, number in ipairs(chosen) do
-          if not known[key_of { maps = e.set, image_id = job.split:item(number).id, metric = id }] then return false end
+      for _, number in ipairs(job.chosen) do
+        for _, e in ipairs(job.entries) do
+          local row = known[key_of { maps = e.set, image_id = job.split:item(number).id, metric = id }]
+          if not row then return nil end
+          rows[#rows + 1] = row_in(row)
         end
       end
     end
   end
-  return true
+  return rows
 end
-
-local function number_in(text) return text == "NaN" and 0 / 0 or tonumber(text) end
 
 -- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there and none failed.
 local function known_results(known, m, e, record, seed, masks)
@@ -100,15 +117,15 @@ end
 
 -- ---- one map ----------------------------------------------------------------------------------------------------
 
--- An error in own code gets its line; what metric.measure says of the value that it returned has none.
-local function in_own_code(problem) return check.located(problem, metric.measure) end
+-- An error in own code gets its line; what measure says of the value that it returned has none.
+local function in_own_code(problem) return check.located(problem, measure) end
 
 -- A researcher's own metric that raises is told once and counted as undefined; interrupts and memory are no failures.
 local function measured(job, m, map, ctx)
-  if not m.own then return metric.measure(m, map, ctx) end
+  if not m.own then return measure(m, map, ctx) end
   local model = job.model
   local version = model:version()
-  local ok, results = xpcall(core.memory.unscoped, in_own_code, metric.measure, m, map, ctx) -- it may keep a tensor for the next map
+  local ok, results = xpcall(core.memory.unscoped, in_own_code, measure, m, map, ctx) -- it may keep a tensor for the next map
   if model:is_training() then model:eval() end -- the next metric finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
   returned.same_weights("metric", m.name, model, version)
@@ -123,21 +140,40 @@ end
 
 -- All metrics of one map, added to rows.
 local function judge_map(job, subject, e, rows, known)
-  local record = job.store.records[e.set .. "/" .. subject.item.id]
+  local record = job:record(e, subject.number)
   local map, kept = nil, {}
   local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
   for _, m in ipairs(job.metric_entries) do
-    local masks = masks_of(job, subject.number, m)
+    local masks = judge.masks_of(job, subject.number, m)
     local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed, masks) or nil
     if not results then
       map = map or job.store:map(record)
       local began = host.now()
-      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn))
+      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn, e))
       job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
     end
     for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result, masks) end
   end
   if drawn then job.exhibits[subject.number][e.set] = drawn end
+end
+
+--- The values of one map under all metrics of a job, for steps that keep their rows themselves. The map may be another
+--- image's: record then says its status, and the target of this image.
+---@param job table metric_entries, model, split, run, store with raws(record)
+---@param subject table of score/context.lua
+---@param map any tensor (H, W) or nil
+---@param record table { target, status, image_id, raws }
+---@param entry? table the method, where it may be asked for maps of changed images
+---@return table[][] one list of { value, chance, why } per metric entry, one per value of it
+function judge.values(job, subject, map, record, entry)
+  local kept, out = {}, {}
+  for i, m in ipairs(job.metric_entries) do
+    local scope <close> = core.memory.scope() -- luacheck: ignore
+    local began = host.now()
+    out[i] = measured(job, m, map, contexts.new(subject, map, record, m, kept, nil, entry))
+    job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
+  end
+  return out
 end
 
 -- ---- all maps ---------------------------------------------------------------------------------------------------
@@ -169,30 +205,31 @@ local function in_order(job, rows)
 end
 
 --- Raises where a metric's mask is one that none of the images has.
-function judge.check_masks(job, chosen)
+---@param job medxai.ExplainJob
+function judge.check_masks(job)
   for _, m in ipairs(job.metric_entries) do
     for _, name in ipairs { m.mask or false, m.within or false } do
       local found = false
-      for _, number in ipairs(name and chosen or {}) do
-        local scope <close> = require("medxai.core").memory.scope()
+      for _, number in ipairs(name and job.chosen or {}) do
+        local scope <close> = core.memory.scope()
         found = found or job.split.mask and job.split:mask(number, name) ~= nil
         if found then break end
       end
-      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #chosen, name, m.name) end
+      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #job.chosen, name, m.name) end
     end
   end
 end
 
---- Every metric of every map. job.exhibits = { [number] = {} } says of which images pictures and curves are to be kept.
+--- Every metric of every map.
+---@param job medxai.ExplainJob
 ---@return table[] rows
-function judge.maps(job, chosen)
+function judge.maps(job)
   if #job.metric_entries == 0 then return {} end
-  job.metric_seconds = {}
-  local rows, known = {}, read_known(job.run.dir)
+  local rows, known, chosen = {}, read_known(job.run.dir), job.chosen
   local slow = needs_model(job)
   local bar <close> = slow and Progress.new("judge " .. job.split.name, #chosen) or nil
   for done, number in ipairs(chosen) do
-    local scope <close> = require("medxai.core").memory.scope()
+    local scope <close> = core.memory.scope()
     local subject <close>, first = contexts.subject(job, number), #rows + 1
     for _, e in ipairs(job.entries) do
       judge_map(job, subject, e, rows, known)
@@ -225,51 +262,33 @@ local function between(low, high, form)
   return low == low and string.format("[" .. form .. ", " .. form .. "]", low, high) or ""
 end
 
---- A first column as wide as the longest of the labels: a function that pads a text to it.
----@param labels string[]
----@return fun(text: string): string
-function judge.column(labels)
-  local function length(text) return utf8.len(text) or #text end
-  local width = 24
-  for _, label in ipairs(labels) do width = math.max(width, length(label)) end
-  return function(text) return "  " .. text .. (" "):rep(width - length(text) + 1) end
-end
-
-local with_chance = "%s%9s  %-16s %9s  %-23s %s\n"
-local without = "%s%9s  %-16s %s\n"
-
--- The heading of one metric's lines in one unit; returns whether any method has a chance level.
-local function print_heading(job, s, summaries, named)
-  local m, chance = job.by_metric[s.metric], false
-  for _, other in ipairs(summaries) do chance = chance or other.chance == other.chance end
-  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value", m.definition.direction or "higher",
+-- One metric's lines in one unit: a method a line, with its chance level where any method has one.
+local function print_group(job, group)
+  local s, chance, rows = group[1], false, {}
+  for _, other in ipairs(group) do chance = chance or other.chance == other.chance end
+  io.stdout:write(string.format("\n%s: %s, %s; %s\n", s.metric, s.unit or "value",
+    job.by_metric[s.metric].definition.direction or "higher",
     units.words { level = s.level, interval = s.interval, resampled = s.resampled, note = s.note }))
-  if chance then io.stdout:write(string.format(with_chance, named "method", "mean", "interval", "chance", "above chance", "images"))
-  else io.stdout:write(string.format(without, named "method", "mean", "interval", "images")) end
-  return chance
-end
-
-local function print_line(s, chance, named)
-  local lost = s.of - s.n
-  local images = s.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "") .. (s.why and s.n > 0 and "; no interval: " .. s.why or "")
-  if chance then
-    local above = s.above == s.above and string.format("%+.3f ", s.above) .. between(s.above_low, s.above_high, "%+.3f") or ""
-    io.stdout:write(string.format(with_chance, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), shown(s.chance), above, images))
-  else
-    io.stdout:write(string.format(without, named(s.label), shown(s.mean), between(s.low, s.high, "%.3f"), images))
+  rows[1] = chance and { "method", "mean", "interval", "chance", "above chance", "images" }
+    or { "method", "mean", "interval", "images" }
+  for i, one in ipairs(group) do
+    local lost = one.of - one.n
+    local row = { one.label, shown(one.mean), between(one.low, one.high, "%.3f") }
+    if chance then
+      row[4], row[5] = shown(one.chance), one.above == one.above
+        and string.format("%+.3f ", one.above) .. between(one.above_low, one.above_high, "%+.3f") or ""
+    end
+    row[#row + 1] = one.n .. (lost > 0 and string.format(" (%d undefined)", lost) or "")
+      .. (one.why and one.n > 0 and "; no interval: " .. one.why or "")
+    rows[i + 1] = row
   end
+  io.stdout:write(text_table(rows, { right = { [2] = true, [4] = chance } }), "\n")
 end
 
 --- The summaries as tables on standard output.
 function judge.print(job, summaries)
   if host.options.quiet then return end
-  for _, group in ipairs(metric.comparable(summaries)) do
-    local labels = {}
-    for i, s in ipairs(group) do labels[i] = s.label end
-    local named = judge.column(labels)
-    local chance = print_heading(job, group[1], group, named)
-    for _, s in ipairs(group) do print_line(s, chance, named) end
-  end
+  for _, group in ipairs(comparable(summaries)) do print_group(job, group) end
   if #summaries > 0 then io.stdout:write("\n") end
 end
 

@@ -15,15 +15,13 @@ local WRONG = 0xc62828
 -- ---- pieces -----------------------------------------------------------------------------------------------------
 
 --- The image as the network sees it, (3, H, W) brought into [0, 1] for looking at.
-function maps.image(job, number)
-  local batch = job.split:batch { number }
-  local x = require("medxai.explain.context").pixels(batch.x, job.split):select(0, 0):to { dtype = "float32" }
+function maps.image(split, number)
+  local batch = split:batch { number }
+  local x = require("medxai.explain.context").pixels(batch.x, split):select(0, 0):to { dtype = "float32" }
   local lo, hi = x:min():item(), x:max():item()
   if lo >= 0 and hi <= 1 then return x end
   return hi > lo and (x - lo) / (hi - lo) or x:zeros_like()
 end
-
-local function record_of(job, e, number) return job.store.records[e.set .. "/" .. job.split:item(number).id] end
 
 -- How a method's maps are drawn: "overlay"; "detail": fine signed maps as pictures of their own; "masked": the image under a mask.
 local function style(e) return e.method.picture or "overlay" end
@@ -42,7 +40,7 @@ function maps.shared_maxima(job, numbers)
     maxima[e.set] = 0
     for _, number in ipairs(numbers) do
       local scope <close> = require("medxai.core").memory.scope()
-      local record = record_of(job, e, number)
+      local record = job:record(e, number)
       if record.status == "ok" then maxima[e.set] = math.max(maxima[e.set], drawn_map(job, e, record, { [e.set] = 1 }):max():item()) end
     end
   end
@@ -62,7 +60,7 @@ local function pixels_of(job, e, record, image, asked)
   if not made or map.empty[record.status] then return figure.pixels(image) end
   if style(e) == "masked" then return figure.pixels(image * made) end
   if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views), e.compat) end
-  return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colours, 0, 1)
+  return asked.colors == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colors, 0, 1)
 end
 
 local function duration(seconds) return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds) or string.format(seconds < 99.5 and "%.2g s" or "%.0f s", seconds) end
@@ -84,8 +82,10 @@ local function remarks(e, record)
 end
 
 local function panel(job, e, number, image, mask, asked, lines)
-  local record = record_of(job, e, number)
-  local p = { title = lines, status = map.explain_status(record.status), pixels = pixels_of(job, e, record, image, asked) }
+  local record = job:record(e, number)
+  local status = map.explain_status(record.status)
+  if e.mark then status = (status and status .. "; " or "") .. e.mark end
+  local p = { title = lines, status = status, pixels = pixels_of(job, e, record, image, asked) }
   for _, line in ipairs(score_lines(asked, record)) do lines[#lines + 1] = line end
   for _, line in ipairs(remarks(e, record)) do lines[#lines + 1] = line end
   if mask then p.pixels = figure.outline(p.pixels, mask) end
@@ -96,7 +96,7 @@ end
 local function about(job, number, e)
   local item = job.split:item(number)
   local label = item.label and job.model.classes[item.label + 1] or nil
-  local t = record_of(job, e, number).target
+  local t = job:record(e, number).target
   return { name = tostring(item.name or item.path or item.id):match("[^/]+$"), label = label, predicted = t.predicted, confidence = t.confidence,
     wrong = label ~= nil and t.predicted ~= label }
 end
@@ -137,7 +137,7 @@ local function scale_sentences(entries, asked)
   if titles_of(entries, "overlay") then
     texts[1] = (asked.scale == "own" and "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
       or "Shared scale: the maps of a method run from 0 to their largest value over these images.")
-      .. (asked.colours == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
+      .. (asked.colors == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
   end
   if detail then texts[#texts + 1] = detail .. ": signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against." end
   if masked then texts[#texts + 1] = masked .. ": the image multiplied by the mask." end
@@ -157,7 +157,7 @@ local function caption(job, entries, drawn, all, asked)
 end
 
 local function bars_of(entries, asked)
-  return titles_of(entries, "overlay") and { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum", tint = asked.colours ~= "jet" } } or {}
+  return titles_of(entries, "overlay") and { { colors = asked.colors, lo = 0, hi = 1, label = "share of maximum", tint = asked.colors ~= "jet" } } or {}
 end
 
 -- The labels over columns. Where all are of one method (its layers, say), what they have in common is the second result.
@@ -175,16 +175,16 @@ end
 
 local function image_row(job, entries, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
-  local image, mask, it = maps.image(job, number), mask_of(job, number, asked), about(job, number, entries[1])
+  local image, mask, it = maps.image(job.split, number), mask_of(job, number, asked), about(job, number, entries[1])
   local row = { label = it.label, panels = { { pixels = figure.pixels(image), warn = it.wrong,
     title = { it.name, string.format("predicted %s, %.2f%s", it.predicted, it.confidence, it.wrong and " (wrong)" or "") } } } }
   for _, e in ipairs(entries) do
-    row.panels[#row.panels + 1] = panel(job, e, number, image, mask, asked, { target.label(record_of(job, e, number).target) })
+    row.panels[#row.panels + 1] = panel(job, e, number, image, mask, asked, { target.label(job:record(e, number).target) })
   end
   return row
 end
 
---- A row an image: the image, then each method. Pages of rows and columns that fit a journal's page.
+--- A row per image: the image, then each method. Pages of rows and columns that fit a journal's page.
 function maps.rows(job, numbers, asked, save)
   for part = 1, math.ceil(#job.entries / most_columns) do
     local entries = { table.unpack(job.entries, even_part(part, #job.entries, most_columns)) }
@@ -207,7 +207,7 @@ end
 local function grid_panel(job, e, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
   local it = about(job, number, e)
-  local p = panel(job, e, number, maps.image(job, number), mask_of(job, number, asked), asked, { string.format("%s %.2f", it.predicted, it.confidence) })
+  local p = panel(job, e, number, maps.image(job.split, number), mask_of(job, number, asked), asked, { string.format("%s %.2f", it.predicted, it.confidence) })
   if it.wrong then
     p.warn, p.frame = true, WRONG
     table.insert(p.title, 2, "true: " .. it.label)
@@ -239,15 +239,15 @@ end
 
 local function methods_page(job, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
-  local image, mask, it, rows = maps.image(job, number), mask_of(job, number, asked), about(job, number, job.entries[1]), {}
+  local image, mask, it, rows = maps.image(job.split, number), mask_of(job, number, asked), about(job, number, job.entries[1]), {}
   for i, e in ipairs(job.entries) do
     if (i - 1) % page_columns == 0 then rows[#rows + 1] = { panels = {} } end
-    local record = record_of(job, e, number)
+    local record = job:record(e, number)
     local p = panel(job, e, number, image, mask, asked, { duration(record.seconds or 0) })
     p.heading = e.label
     table.insert(rows[#rows].panels, p)
   end
-  local t = record_of(job, job.entries[1], number).target
+  local t = job:record(job.entries[1], number).target
   local title = string.format("%s: %s", it.name, target.label(t))
   local texts = caption(job, job.entries, 1, 1, asked)
   table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map alone with its passes, as a share of its batch.", it.label or "unknown", it.predicted, it.confidence,
@@ -255,7 +255,7 @@ local function methods_page(job, number, asked)
   return figure.panels { rows = rows, title = title, bars = bars_of(job.entries, asked), caption = texts, width_pt = 300, most_pt = 132 }, it.name
 end
 
---- One page an image: every method's map of it, three in a row, with its time and the scores of this image and target.
+--- One page per image: every method's map of it, three in a row, with its time and the scores of this image and target.
 function maps.methods(job, numbers, asked, save)
   for _, number in ipairs(numbers) do
     local d, name = methods_page(job, number, asked)

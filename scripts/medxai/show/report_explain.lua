@@ -5,6 +5,7 @@ local check = require "medxai.base.options"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
+local comparable = require("medxai.score.summary").comparable
 local metric = require "medxai.score.registry"
 local units = require "medxai.stats.units"
 
@@ -49,11 +50,8 @@ end
 
 -- "ROAD combined" and in small what its id adds: settings that are not the usual ones, unit and direction.
 local function metric_words(first)
-  local settings = {}
-  for word in first.metric:gsub("^%S+%s?", ""):gmatch("%S+") do
-    if word ~= "imputer=noisy_linear(0.01)" and word ~= "steps=100" then settings[#settings + 1] = (word:gsub("=", " ", 1)) end
-  end
-  settings[#settings + 1] = string.format("%s, %s is better", first.unit or "value", first.direction or "higher")
+  local settings = metric.settings(first.metric)
+  settings[#settings + 1] = string.format("%s, %s", first.unit or "value", metric.better(first.direction))
   return first.title or first.metric, table.concat(settings, ", ")
 end
 
@@ -109,13 +107,13 @@ local function put_detail(page, pen, group)
     for k, at in ipairs(shown) do out[i][k] = row[at] end
   end
   pen.put(page, "<h4>%s</h4>%s", text(string.format("%s (%s)", first.title or first.metric, first.metric)), (html.table(columns, out)))
-  pen.put(page, '<p class="note">%s%s is better. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "", first.direction == "lower" and "lower" or "higher",
+  pen.put(page, '<p class="note">%s%s. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "", metric.better(first.direction),
     text(units.words(group)),
     chance and " Chance is the value of a map that knows nothing." or "")
 end
 
 local function put_scores(page, pen, summaries)
-  local groups = metric.comparable(summaries)
+  local groups = comparable(summaries)
   if #groups == 0 then return end
   if #groups > 1 then
     put_overview(page, pen, groups)

@@ -5,6 +5,7 @@
 local check = require "medxai.base.options"
 local delong = require "medxai.stats.delong"
 local logits_of = require "medxai.stats.logits"
+local text_table = require "medxai.base.text_table"
 local units = require "medxai.stats.units"
 
 ---@class medxai.Metrics
@@ -120,7 +121,7 @@ function metrics.classification(labels, probabilities, classes)
     check.fail("metrics", "labels and probabilities differ in length (%d and %d).", #labels, #probabilities)
   end
   for i, row in ipairs(probabilities) do
-    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
+    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one per class).", i, #row, k) end
   end
   local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
@@ -161,14 +162,15 @@ function averages.balanced_accuracy(t)
   return value, gradient
 end
 
---- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
----@param name "macro_f1"|"balanced_accuracy"
----@param over medxai.Units
+metrics.averages = averages -- name -> function of totals, for medxai.stats.units' totals
+
+--- What macro F1 and balanced accuracy are functions of: of each class hits, support and predictions, one after the
+--- other; a list of columns, each one per image.
 ---@param labels integer[] 0-based
 ---@param predicted integer[] 0-based
 ---@param classes integer how many
----@return medxai.Statistic
-function metrics.average(name, over, labels, predicted, classes)
+---@return number[][]
+function metrics.average_columns(labels, predicted, classes)
   local columns = {}
   for d = 1, 3 * classes do
     columns[d] = {}
@@ -178,12 +180,23 @@ function metrics.average(name, over, labels, predicted, classes)
     if label == predicted[i] then columns[label + 1][i] = 1 end
     columns[classes + label + 1][i], columns[2 * classes + predicted[i] + 1][i] = 1, 1
   end
-  return over:totals(columns, averages[name])
+  return columns
 end
 
-local interval_spec = {
-  patients = { "table" },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+--- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
+---@param name "macro_f1"|"balanced_accuracy"
+---@param over medxai.Units
+---@param labels integer[] 0-based
+---@param predicted integer[] 0-based
+---@param classes integer how many
+---@return medxai.Statistic
+function metrics.average(name, over, labels, predicted, classes)
+  return over:totals(metrics.average_columns(labels, predicted, classes), averages[name])
+end
+
+metrics.interval_spec = {
+  patients = { "table", of = "string", doc = "of each sample; \"unknown\" anywhere: images are the units" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
 
 -- The class (from 1) that most samples have, the first of equals.
@@ -203,7 +216,7 @@ end
 ---@param options? table patients (of each sample), level = 0.95
 ---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
 function metrics.classification_intervals(labels, probabilities, options)
-  local o = check.options("classification_intervals", options, interval_spec)
+  local o = check.options("classification_intervals", options, metrics.interval_spec)
   local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
   for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
   local over = units.over(#labels, o.patients, { level = o.level })
@@ -289,33 +302,30 @@ local function cell(value)
   return string.format("%.4f", value)
 end
 
-local function rule_line(name, row, width)
-  return string.format("%-" .. width .. "s  %9s %9s %9s %9s %8s", name, cell(row.precision), cell(row.recall), cell(row.f1),
-    cell(row.auroc), row.support and string.format("%d", row.support) or "")
+local function report_row(name, row)
+  return { name, cell(row.precision), cell(row.recall), cell(row.f1), cell(row.auroc), row.support and tostring(row.support) or "" }
 end
 
 --- The classification report as text: one line a class, then accuracy and the averages, then the confusion matrix.
 ---@param result table from metrics.classification
 ---@return string
 function metrics.report(result)
-  local width = 12
-  for _, name in ipairs(result.classes) do width = math.max(width, utf8.len(name) or #name) end
-  local lines = { string.format("%-" .. width .. "s  %9s %9s %9s %9s %8s", "", "precision", "recall", "f1", "auroc", "support") }
-  for _, class in ipairs(result.per_class) do lines[#lines + 1] = rule_line(class.class, class, width) end
-  lines[#lines + 1] = ""
-  lines[#lines + 1] = rule_line("accuracy", { f1 = result.accuracy, support = result.n }, width)
-  lines[#lines + 1] = rule_line("macro avg", { precision = result.macro.precision, recall = result.macro.recall,
-    f1 = result.macro.f1, auroc = result.auroc_macro, support = result.n }, width)
-  lines[#lines + 1] = rule_line("weighted avg", { precision = result.weighted.precision, recall = result.weighted.recall,
-    f1 = result.weighted.f1, auroc = result.auroc_weighted, support = result.n }, width)
-  lines[#lines + 1] = ""
-  lines[#lines + 1] = "confusion (rows: true, columns: predicted)"
-  for c, row in ipairs(result.confusion) do
-    local cells = {}
-    for j, count in ipairs(row) do cells[j] = string.format("%7d", count) end
-    lines[#lines + 1] = string.format("%-" .. width .. "s  %s", result.classes[c], table.concat(cells, " "))
+  local rows = { { "", "precision", "recall", "f1", "auroc", "support" } }
+  for _, class in ipairs(result.per_class) do rows[#rows + 1] = report_row(class.class, class) end
+  rows[#rows + 1] = {}
+  rows[#rows + 1] = report_row("accuracy", { f1 = result.accuracy, support = result.n })
+  rows[#rows + 1] = report_row("macro avg", { precision = result.macro.precision, recall = result.macro.recall,
+    f1 = result.macro.f1, auroc = result.auroc_macro, support = result.n })
+  rows[#rows + 1] = report_row("weighted avg", { precision = result.weighted.precision, recall = result.weighted.recall,
+    f1 = result.weighted.f1, auroc = result.auroc_weighted, support = result.n })
+  local confusion, right = {}, {}
+  for c, counts in ipairs(result.confusion) do
+    local row = { result.classes[c] }
+    for k, count in ipairs(counts) do row[k + 1], right[k + 1] = tostring(count), true end
+    confusion[c] = row
   end
-  return table.concat(lines, "\n")
+  return text_table(rows, { right = { [2] = true, [3] = true, [4] = true, [5] = true, [6] = true }, indent = "" })
+    .. "\n\nconfusion (rows: true, columns: predicted)\n" .. text_table(confusion, { right = right, indent = "" })
 end
 
 return metrics

@@ -5,18 +5,19 @@ local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
+local text_table = require "medxai.base.text_table"
 local units = require "medxai.stats.units"
 
 local cross = {}
 
-local spec = {
-  models = { "table", required = true }, -- name -> model
-  splits = { "table", required = true }, -- name -> split
-  batch = { "integer", default = 32, min = 1 },
+cross.spec = {
+  models = { "table", required = true, lua = "table<string, medxai.Model>", doc = "{ name = model }" },
+  splits = { "table", required = true, lua = "table<string, medxai.Split>", doc = "{ name = split }" },
+  batch = evaluate.spec.batch,
 }
 
 local function checked(options)
-  local o = check.options("cross_evaluate", options, spec)
+  local o = check.options("cross_evaluate", options, cross.spec)
   for _, key in ipairs { "models", "splits" } do
     local names = check.sorted_keys(o[key])
     if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end
@@ -39,12 +40,12 @@ local function print_cross(models, splits, results)
   local all = results[models[1]][splits[1]].intervals
   print(string.format("\naccuracy of each model (rows) on each kind of input, %s",
     units.words { level = all.level, interval = all.kind.accuracy, resampled = all.resampled, note = all.note }))
-  print(string.format("  %-16s %s", "", table.concat(splits, string.rep(" ", 20))))
-  for _, m in ipairs(models) do
-    local cells = {}
-    for i, s in ipairs(splits) do cells[i] = string.format("%-" .. math.max(26, #s + 20) .. "s", shown(results[m][s])) end
-    print(string.format("  %-16s %s", m, table.concat(cells)))
+  local rows = { { "", table.unpack(splits) } }
+  for i, m in ipairs(models) do
+    rows[i + 1] = { m }
+    for k, s in ipairs(splits) do rows[i + 1][k + 1] = shown(results[m][s]) end
   end
+  print(text_table(rows))
 end
 
 --- run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = x.test, masked = y.test } }: every model on every

@@ -2,73 +2,29 @@
 -- Every evaluation of a test split is counted in the run and printed, since a test set wears out by being looked at.
 -- It refuses a split whose classes are not the model's, and a network whose answers are not finite.
 local check = require "medxai.base.options"
-local csv = require "medxai.base.csv"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local logits_of = require "medxai.stats.logits"
 local metrics = require "medxai.stats.classification"
 local predict = require "medxai.nn.predict"
+local predictions = require "medxai.steps.predictions"
 
 local evaluate = {}
 
 evaluate.spec = {
-  batch = { "integer", default = 32, min = 1 },
-  name = { "string" },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
+  name = { "string", doc = "of the step and its predictions file; default: the split's" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
-
--- ---- predictions.csv ----------------------------------------------------------------------------------------------
-
-local function prediction_columns(classes)
-  local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
-  for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
-  for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
-  columns[#columns + 1] = "input_mode"
-  return columns
-end
-
-local function prediction_rows(split, classes, answers, input_mode)
-  local rows = {}
-  for i = 1, split.n do
-    local item = split:item(i)
-    local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
-      split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
-      input_mode = input_mode }
-    for c, name in ipairs(classes) do
-      row["logit_" .. name] = answers.logits[i][c]
-      row["prob_" .. name] = answers.probabilities[i][c]
-    end
-    rows[i] = row
-  end
-  return rows
-end
-
---- Writes a split's predictions into the run's table, in the place of earlier ones of the same split.
----@param run table
----@param split table
----@param answers table from predict
----@param file? string default predictions.csv
-function evaluate.write_predictions(run, split, answers, file)
-  local path = files.join(run.dir, file or "predictions.csv")
-  local columns = prediction_columns(split.classes)
-  local kept = {}
-  local earlier, earlier_columns = csv.read(path)
-  if earlier and table.concat(earlier_columns, "\0") == table.concat(columns, "\0") then
-    for _, row in ipairs(earlier) do
-      if row.split ~= split.name then kept[#kept + 1] = row end
-    end
-  end
-  local rows = prediction_rows(split, split.classes, answers, run:input_mode(split))
-  local first, second = kept, rows
-  if split.name == "val" then first, second = rows, kept end -- validation before test
-  table.move(second, 1, #second, #first + 1, first)
-  csv.write(path, columns, first)
-end
 
 -- ---- the step -------------------------------------------------------------------------------------------------------
 
--- How often the test split has been looked at in this run, this time included.
-local function count_evaluation(run, split, step)
+--- Notes that a split has been looked at; how often in this run, this time included.
+---@param run medxai.Run
+---@param split medxai.Split
+---@param step medxai.Step
+---@return integer
+function evaluate.count(run, split, step)
   local path = files.join(run.dir, "evaluations.jsonl")
   local count = 1
   for _, record in ipairs(files.records(path)) do
@@ -172,12 +128,12 @@ function evaluate.run(run, model, split, options, any_input)
   step:begin()
   local answers = predict.predict(model, split, { batch = options.batch, name = name, alive = function() run:heartbeat(name) end })
   local result = judge(split, answers, options)
-  local predictions = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
-  evaluate.write_predictions(run, split, answers, predictions)
-  if split.name == "test" then result.evaluations = count_evaluation(run, split, step) end
+  local file = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
+  predictions.write(run, split, answers, file)
+  if split.name == "test" then result.evaluations = evaluate.count(run, split, step) end
   run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
     macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })
-  step:finish(result, nil, { predictions })
+  step:finish(result, nil, { file })
   tell_remarks(run, result, name)
   print_result(result, split.name, result.evaluations)
   return result

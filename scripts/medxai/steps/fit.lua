@@ -4,11 +4,11 @@
 -- It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
-local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local predict = require "medxai.nn.predict"
+local predictions = require "medxai.steps.predictions"
 local preflight = require "medxai.run.preflight"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.train.trainer"
@@ -187,7 +187,7 @@ function fit.write_model(run, model, data, facts)
   facts.sha256, facts.val = model:sha256(), run:describe_split(data.val).manifest_sha256
   files.write_data(files.join(run.dir, "model.json"), described(run, model, data, facts))
   fit.belongs_to(run, model)
-  evaluate.write_predictions(run, data.val, facts.answers)
+  predictions.write(run, data.val, facts.answers)
   return facts.sha256
 end
 

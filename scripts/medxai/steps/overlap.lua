@@ -1,4 +1,4 @@
--- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, centre blob, random
+-- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, center blob, random
 -- smooth map, whole lung) as ordinary rows: threshold-free scores first, then IoU and Dice at fixed and at tuned thresholds; by
 -- size of the finding and by correctness; each method's paired difference to the best baseline, Holm's correction over methods.
 -- Thresholds are tuned on another split, or cross-fitted over patients: never on the image that is judged.
@@ -8,41 +8,51 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local explain = require "medxai.steps.explain"
 local finds = require "medxai.score.overlap_findings"
+local named = require "medxai.base.named"
 local tables = require "medxai.score.overlap_tables"
 
 local overlap = {}
 
 local usual_metrics = { "auprc", "energy_inside", "pointing_game", "iou", "dice" }
 
-local spec = {
-  methods = { "table", required = true },
-  mask = { "string", default = "infection" },
-  baselines = { "table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" } },
-  metrics = { "table", default = usual_metrics },
-  tune = { "table" },
-  folds = { "integer", default = 5, min = 2, max = 100 },
-  sizes = { "table", default = { 0.05, 0.2 } },
-  figures = { "boolean", default = true },
+overlap.own_spec = {
+  methods = explain.spec.methods,
+  mask = { "string", default = "infection", doc = "the data's mask with which maps are compared" },
+  baselines = { "string|table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" }, lua = "medxai.Methods",
+    doc = "methods that know nothing of the network, to be beaten" },
+  metrics = { "string|table", default = usual_metrics, lua = "medxai.Metrics.List", doc = "metrics that need a mask" },
+  tune = { "table", lua = "medxai.Split",
+    doc = "a split on which thresholds are tuned (data.val); default: cross-fitted over folds" },
+  folds = { "integer", default = 5, min = 2, max = 100, doc = "of patients, where thresholds are cross-fitted" },
+  sizes = { "table", of = "number", default = { 0.05, 0.2 },
+    doc = "edges of the strata of size, shares of the crop; under 0.001 is always a stratum of its own" },
+  figures = { "boolean", default = true, doc = "false draws nothing" },
 }
+
+--- All options of run:overlap: its own, and run:explain's but for images.
+overlap.spec = {}
+for key, rule in pairs(explain.spec) do overlap.spec[key] = rule end
+for key, rule in pairs(overlap.own_spec) do overlap.spec[key] = rule end
+overlap.spec.images = nil
 
 -- Other options are run:explain's.
 local function split_options(options)
   local own, rest = {}, {}
   for key, value in pairs(options or {}) do
-    if spec[key] then own[key] = value else rest[key] = value end
+    if overlap.own_spec[key] then own[key] = value else rest[key] = value end
   end
-  return check.options("overlap", own, spec), rest
+  return check.options("overlap", own, overlap.own_spec), rest
 end
 
 -- The methods asked for, then the baselines that are not among them.
 local function with_baselines(o)
-  local methods, named = {}, {}
-  for key, value in pairs(o.methods) do
-    methods[key] = value
-    named[type(key) == "string" and key or type(value) == "table" and value[1] or value] = true
+  local methods, asked = {}, {}
+  for _, m in ipairs(named.members(o.methods)) do
+    methods[m.key] = m.given
+    if m.name then asked[m.name] = true end
   end
   for _, name in ipairs(o.baselines) do
-    if not named[name] then methods[#methods + 1] = name end
+    if not asked[name] then methods[#methods + 1] = name end
   end
   return methods
 end
@@ -57,6 +67,7 @@ end
 --- Checks the options; raises what is wrong with them.
 ---@return table own
 ---@return table rest for run:explain
+---@return table asked run:explain's options for the images that are judged, checked
 function overlap.check(options, model, split)
   local own, rest = split_options(options)
   for i, size in ipairs(own.sizes) do
@@ -64,8 +75,7 @@ function overlap.check(options, model, split)
       check.fail("overlap", "sizes are rising shares of the crop between %g and 1 (got %s at %d).", finds.tiny, tostring(size), i)
     end
   end
-  explain.check(explain_options(own, rest), model, split)
-  return own, rest
+  return own, rest, explain.check(explain_options(own, rest), model, split)
 end
 
 --- Checks a call of run:overlap without making it (medxai.run.preflight).
@@ -75,9 +85,9 @@ end
 
 -- ---- the step -----------------------------------------------------------------------------------------------------------
 
-local function entries_of(base, asked)
+local function entries_of(base)
   local list = {}
-  for i, s in ipairs(base.statuses) do list[i] = { set = s.maps, label = s.label, baseline = asked.entries[i].method.baseline or nil } end
+  for i, e in ipairs(base.entries) do list[i] = { set = e.set, label = e.label, baseline = e.method.baseline or nil } end
   return list
 end
 
@@ -107,28 +117,21 @@ local function metric_ids(asked, how)
   return ids, titles, directions
 end
 
---- run:overlap(model, split, options): explains all images by the methods and the baselines and compares with the data's mask.
----   title      of this part of the report; default the mask
----   methods, layer, target ...  as run:explain's; images = "all"
----   mask       "infection" (default) or another of the data's masks
----   baselines  methods that must be beaten: { "sobel", "center_blob", "random_smooth", "whole_lung" }
----   tune       a split on which thresholds are tuned (data.val); without it they are cross-fitted over `folds` (5) of patients
----   sizes      edges of the strata of size, shares of the crop: { 0.05, 0.2 }; under 0.001 is always one of its own
----   metrics    metrics that need a mask, default auprc, energy_inside, pointing_game, iou and dice at percentiles 50, 95 and Otsu
----   figures    false draws nothing
---- Leaves overlap.csv (a row an image, method and metric, of all overlaps of the run), tables in the report, figures.
+--- run:overlap(model, split, options): explains all images by the methods and the baselines and
+--- compares with the data's mask. Options: overlap.spec.
+--- Leaves overlap.csv (a row per image, method and metric, of all overlaps of the run), tables in the report, figures.
 ---@param run table
 ---@param model table
 ---@param split table
 ---@param options table
 ---@return table result { tables, facts, thresholds, figures, name }
 function overlap.run(run, model, split, options)
-  local o, rest = overlap.check(options, model, split)
+  explain.check_split(run, split, model)
+  local o, rest, asked = overlap.check(options, model, split)
   o.size_names = finds.size_names(o.sizes)
-  local asked = explain.check(explain_options(o, rest), model, split)
-  local base = explain.run(run, model, split, explain_options(o, rest))
+  local base = explain.run_checked(run, model, split, asked)
   local tune_base = o.tune and explain.run(run, model, o.tune, explain_options(o, rest, { metrics = {}, figures = false }))
-  local entries = entries_of(base, asked)
+  local entries = entries_of(base)
   local fields = { title = rest.title, base = base.name, mask = o.mask, tune = tune_base and tune_base.name or "none", folds = o.folds, sizes = canon.list(o.sizes) }
   local name = "overlap-" .. canon.hash(fields):sub(1, 8)
   run.overlapped = run.overlapped or {} -- the order in which the report tells them
@@ -151,7 +154,7 @@ function overlap.run(run, model, split, options)
   end
   local threshold_of, how = finds.thresholds(findings, curves, tune_curves, o, run.seed)
   local ids, titles, directions = metric_ids(asked, how)
-  local rows = tables.scored(run, base, findings, entries, ids)
+  local rows = tables.scored(base, findings, entries, ids)
   local tuned = tables.tuned(base, findings, entries, curves, threshold_of, how)
   table.move(tuned, 1, #tuned, #rows + 1, rows)
   require("medxai.score.runner").write_scores(run.dir .. "/overlap.csv", tables.columns, rows)

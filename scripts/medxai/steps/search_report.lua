@@ -1,4 +1,4 @@
--- What a grid search leaves: the winner's weights and model.json in the run's folder, grid.csv with a row a cell, the table on
+-- What a grid search leaves: the winner's weights and model.json in the run's folder, grid.csv with a row per cell, the table on
 -- the terminal, figures of all cells, and the sections of the report. The winner was chosen by its validation score, so that
 -- score is marked as selected; the cheapest cell within one standard error of it is named beside it.
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
@@ -8,6 +8,7 @@ local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
 local metrics = require "medxai.stats.classification"
+local text_table = require "medxai.base.text_table"
 local Trainer = require "medxai.train.trainer"
 local units = require "medxai.stats.units"
 local work = require "medxai.train.search"
@@ -201,18 +202,9 @@ function grid_report.sentences(result)
 end
 
 local function print_table(header, rows)
-  local widths = {}
-  for i, word in ipairs(header) do
-    widths[i] = #word
-    for _, row in ipairs(rows) do widths[i] = math.max(widths[i], #row[i]) end
-  end
-  local function line(row)
-    local out = {}
-    for i, word in ipairs(row) do out[i] = (i == #row and "%s" or string.format("%%%ds", widths[i])):format(word) end
-    print("  " .. table.concat(out, "  "))
-  end
-  line(header)
-  for _, row in ipairs(rows) do line(row) end
+  local right = {}
+  for i = 1, #header - 1 do right[i] = true end
+  print(text_table({ header, table.unpack(rows) }, { right = right }))
 end
 
 --- Prints table and sentences.

@@ -6,6 +6,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
+local memory = require "medxai.base.memory"
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 local torch = require "medxai.torch"
@@ -17,7 +18,7 @@ local least_share = 0.02 -- of the forward pass: less is not worth its memory
 
 -- ---- the cut ----------------------------------------------------------------------------------------------------------------
 
--- Why a node may not be computed once, or nil. `fixed` says it of the nodes before it.
+-- Reason the node is not cacheable, or nil. `fixed` says it of the nodes before it.
 local function obstacle(model, def, id, fixed)
   for _, slot in ipairs(def.reads[id] or {}) do
     if def.slots[slot].kind == "parameter" and model._state:requires_grad(slot) then return "trained" end
@@ -72,7 +73,7 @@ end
 local Prefix = {}
 Prefix.__index = Prefix
 
--- One split's share of it: a matrix with a row an image. Training in bf16 reads what bf16 gives, validation float32.
+-- One split's share of it: a matrix with a row per image. Training in bfloat16 reads what bfloat16 gives, validation float32.
 local Part = {}
 Part.__index = Part
 
@@ -114,12 +115,6 @@ local function measure(part)
     part.dtype = (part.dtype == nil or part.dtype == values[name].dtype) and values[name].dtype or "float32" -- holds bfloat16 exactly
   end
   part.bytes = part.split.n * part.numbers * ({ float64 = 8, float32 = 4, bfloat16 = 2 })[part.dtype]
-end
-
-local function available_memory()
-  local text = files.read("/proc/meminfo") or ""
-  local kib = text:match "MemAvailable:%s+(%d+)"
-  return kib and tonumber(kib) * 1024 or 2 << 30
 end
 
 -- A value as it is stored: (N, C, h, w) as rows of channels last.
@@ -219,7 +214,7 @@ local function new_cache(model, data, cut, key, precision)
 end
 
 local function fill(self, data, options)
-  local in_memory = self.bytes <= math.min(options.cache_mb * (1 << 20), available_memory() / 2)
+  local in_memory = self.bytes <= math.min(options.cache_mb * (1 << 20), (memory.available() or 2 << 30) / 2)
   for _, name in ipairs { "train", "val" } do
     local part = self.parts[data[name]]
     if in_memory then make_in_memory(part, options.batch)

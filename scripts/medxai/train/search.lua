@@ -6,6 +6,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
+local trajectory = require "medxai.train.families"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local prefix = require "medxai.train.feature_cache"
@@ -17,75 +18,6 @@ local work = require "medxai.nn.macs"
 local grid_work = {}
 
 local poll_seconds = 0.5
-
--- ---- trajectories -----------------------------------------------------------------------------------------------------------
-
--- What all cells of a family share: everything but the schedule and the number of epochs.
-local function family_key(cell)
-  local fields = {}
-  for k, v in pairs(cell.fields) do
-    if k ~= "schedule" and k ~= "epochs" then fields[k] = v end
-  end
-  return canon.hash(fields)
-end
-
--- The learning rate of every epoch, or the schedule's description where it depends on what is measured.
-local function rates_of(cell)
-  local o, rates = cell.options, {}
-  local base = o.optim.options.lr
-  local schedule = o.schedule and o.schedule.kind ~= "reduce_lr_on_plateau" and o.schedule:build(base) or nil
-  for epoch = 1, o.epochs do
-    if schedule then
-      rates[epoch] = schedule:lr()
-      if o.step_per == "phase" then schedule:step() end
-      schedule:step()
-    else
-      rates[epoch] = o.schedule and canon.write(cell.fields.schedule) or base
-    end
-  end
-  return rates
-end
-
--- hash after epoch e, for every e.
-local function trajectories_of(family, rates)
-  local list, so_far = {}, family
-  for epoch, rate in ipairs(rates) do
-    so_far = canon.hash { so_far, rate }
-    list[epoch] = so_far:sub(1, 24)
-  end
-  return list
-end
-
--- How many epochs two cells of a family have in common.
-local function common(a, b)
-  local n = 0
-  while n < #a.states and a.states[n + 1] == b.states[n + 1] do n = n + 1 end
-  return n
-end
-
--- Families in the order in which they are worked on: those with the same frozen part follow one another.
-local function make_families(run, cells)
-  local by_key, families = {}, {}
-  for _, cell in ipairs(cells) do
-    local key = family_key(cell)
-    cell.states = trajectories_of(key, rates_of(cell))
-    cell.dir = files.join(run.dir, "cells", cell.id)
-    local family = by_key[key]
-    if not family then
-      family = { key = key, id = key:sub(1, 16), cells = {}, first = cell }
-      family.dir = files.join(run.dir, "families", family.id)
-      by_key[key], families[#families + 1] = family, family
-    end
-    family.cells[#family.cells + 1] = cell
-    cell.family = family
-  end
-  table.sort(families, function(a, b)
-    local da, db = tostring(a.first.config.train_depth), tostring(b.first.config.train_depth)
-    if da ~= db then return da < db end
-    return a.first.number < b.first.number
-  end)
-  return families
-end
 
 -- ---- what is on disk ----------------------------------------------------------------------------------------------------------
 
@@ -144,7 +76,7 @@ end
 local function drop_state(cell, epoch)
   if epoch < 1 then return end
   for _, other in ipairs(cell.family.cells) do
-    if other ~= cell and common(cell, other) == epoch then
+    if other ~= cell and trajectory.common(cell, other) == epoch then
       local result = grid_work.result(other)
       if not result or result.status == "failed" then return end
     end
@@ -172,7 +104,7 @@ end
 local function cost_of(cell, model)
   local shared = 0
   for _, other in ipairs(cell.family.cells) do
-    if other.number < cell.number then shared = math.max(shared, common(cell, other)) end
+    if other.number < cell.number then shared = math.max(shared, trajectory.common(cell, other)) end
   end
   local cut, why = prefix.cut(model)
   return { multiply_adds = work.training_step(model) * cell.data.train.n * cell.options.epochs, shared_epochs = shared,
@@ -202,7 +134,7 @@ function Work:record(cell, result)
   if result.status == "finished" then self:drop_worse_weights() end
 end
 
--- grid.jsonl has one line a cell, also where a process died between the two files: what of these cells' results it lacks.
+-- grid.jsonl has one line per cell, also where a process died between the two files: what of these cells' results it lacks.
 function Work:log_once(cells)
   local lock <close> = files.wait_lock(files.join(self.run.dir, "grid.lock")) -- luacheck: ignore (held, not read)
   local path, told = files.join(self.run.dir, "grid.jsonl"), {}
@@ -272,7 +204,7 @@ end
 function Work:same_end(cell)
   for _, other in ipairs(cell.family.cells) do
     local result = other ~= cell and grid_work.result(other)
-    if result and result.status == "diverged" and common(cell, other) >= result.epoch then
+    if result and result.status == "diverged" and trajectory.common(cell, other) >= result.epoch then
       self:record(cell, { status = "diverged", epoch = result.epoch, problem = result.problem })
       return true
     end
@@ -530,7 +462,7 @@ end
 ---@param own table the grid's options
 function grid_work.all(run, cells, own)
   local self = setmetatable({ run = run, cells = cells, own = own, attempts = {}, seconds = measured(run, cells) }, Work)
-  local families = make_families(run, cells)
+  local families = trajectory.of(run, cells)
   local freed <close> = setmetatable({}, { __close = function() prefix.release() end }) -- luacheck: ignore
   if own.search.kind == "halving" then halving(self, families)
   else self:round(families, function(cell) return cell.options.epochs end) end

@@ -2,7 +2,6 @@
 -- them the identity for the residual connection (A = 0.5 W + 0.5 I, each row divided by its sum), multiplied from the first layer
 -- to the last; the row of the class token at the places (where the head reads all tokens, the mean of all rows).
 -- It asks for no class and uses no gradient: it shows what the network attends to, not why the target was chosen.
--- fusion: how heads are fused: "mean" (the paper), "max" or "min".
 local attention = require "medxai.explain.attention"
 
 local function fuse(weights, how)
@@ -17,7 +16,9 @@ return {
   at = "input",
   sign = "nonnegative",
   smoothing = { aug_smooth = true },
-  options = { fusion = { one_of = { "mean", "max", "min" }, default = "mean" } },
+  options = {
+    fusion = { one_of = { "mean", "max", "min" }, default = "mean", doc = "of the heads' weights; mean: the paper" },
+  },
   map = function(ctx, _, _, o)
     local found = attention.of(ctx.model)
     return attention.maps(ctx, "attention_rollout", false, function(weights)

@@ -1,5 +1,6 @@
 -- Baseline: the lung mask itself, the same for every model. What a map must beat before it says more than "in the lungs".
 -- Not defined for data without lung masks.
+local has_mask = require("medxai.data.split").has_mask
 local not_defined = require "medxai.base.not_defined"
 
 return {
@@ -12,9 +13,7 @@ return {
   masks = function() return { "lungs" } end,
   map = function(ctx)
     local split, item = ctx.split, ctx.items[1]
-    local has = split and split.data and split.data.masks
-    local known = false
-    for _, name in ipairs(has or {}) do known = known or name == "lungs" end
+    local known = has_mask(split, "lungs")
     local mask = known and split:mask(item.number, "lungs")
     if not mask then not_defined.raise(known and "the image has no lung mask" or "the data have no lung mask") end
     return mask:to { dtype = "float32" }:unsqueeze(0)

@@ -56,7 +56,7 @@ return {
     return g:thesis_head("classifier", x, 1024, o.hidden, o.num_classes, o.dropout)
   end,
 
-  initialise = function(draw, m)
+  initialize = function(draw, m)
     if m.kind == "conv2d" then draw.kaiming_normal(m, "fan_in") else draw.zero_bias(m) end
   end,
 }

@@ -59,7 +59,8 @@ return {
   cam_layer = "features.8", compare_layers = { "features.8", "features.7", "features.6", "features.4" },
   shap_layer = "features.7", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
-  options = { stochastic_depth = { "number", default = 0.2, min = 0, max = 1 } },
+  options = { stochastic_depth = { "number", default = 0.2, min = 0, max = 1,
+    doc = "probability with which the last block is left out in training; earlier ones less" } },
 
   build = function(g, x, o)
     x = g:block("features", features, g, x, o.stochastic_depth)
@@ -71,7 +72,7 @@ return {
     return g:thesis_head("classifier", x, 1280, o.hidden, o.num_classes, o.dropout)
   end,
 
-  initialise = function(draw, m)
+  initialize = function(draw, m)
     if m.kind == "conv2d" then draw.kaiming_normal(m, "fan_out") else draw.uniform(m, 1 / math.sqrt(m.out)) end
     draw.zero_bias(m)
   end,

@@ -42,7 +42,7 @@ return {
   depths = { "features.14..18", "features.10..18", "features.6..18" },
   cam_layer = "features.18", compare_layers = { "features.18", "features.14", "features.10", "features.6" },
   shap_layer = "features.17", shap_gradient_samples = 2000, shap_kernel_samples = 70,
-  thesis_sizes = { none = { size_px = 224 } }, -- trained on 225 px; whole images were explained on 224
+  thesis_sizes = { whole = { size_px = 224 } }, -- trained on 225 px; whole images were explained on 224
   channels_last = { cpu = true, cuda = true },
 
   build = function(g, x, o)
@@ -55,7 +55,7 @@ return {
     return g:thesis_head("classifier", x, 1280, o.hidden, o.num_classes, o.dropout)
   end,
 
-  initialise = function(draw, m)
+  initialize = function(draw, m)
     if m.kind == "conv2d" then draw.kaiming_normal(m, "fan_out") else draw.normal(m, 0.01) end
     draw.zero_bias(m)
   end,

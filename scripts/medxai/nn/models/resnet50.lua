@@ -43,7 +43,7 @@ return {
     return g:thesis_head("fc", x, 2048, o.hidden, o.num_classes, o.dropout)
   end,
 
-  initialise = function(draw, m)
+  initialize = function(draw, m)
     if m.kind == "conv2d" then draw.kaiming_normal(m, "fan_out") end
   end,
 }

@@ -40,7 +40,7 @@ return {
     return g:flatten(nil, x)
   end,
 
-  initialise = function(draw, m)
+  initialize = function(draw, m)
     if m.name == "classifier.1" then draw.normal(m, 0.01) else draw.kaiming_uniform(m) end
     draw.zero_bias(m)
   end,

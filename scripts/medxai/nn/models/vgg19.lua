@@ -41,7 +41,7 @@ return {
   end,
 
   -- torchvision leaves this out when it is going to load weights
-  initialise = function(draw, m, o)
+  initialize = function(draw, m, o)
     if o.weights == "imagenet" then return end
     if m.kind == "conv2d" then draw.kaiming_normal(m, "fan_out") else draw.normal(m, 0.01) end
     draw.zero_bias(m)

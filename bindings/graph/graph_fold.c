@@ -1,0 +1,91 @@
+/* graph_fold.c: folds a batch norm in eval mode into the convolution before it, which then has other weights:
+ *   w' = w * gamma / sqrt(var + eps),  b' = beta + (b - mean) * gamma / sqrt(var + eps)
+ * They are computed in float64, kept with the state, and computed again when a tensor that they depend on has
+ * changed. */
+#include "graph_priv.h"
+
+/* Changes whenever one of the tensors read by folding is replaced or written to. */
+static uint64_t fold_stamp(const graph_state *s, const node *conv, const node *norm) {
+  uint64_t h = graph_mix(1, s->sets);
+  for (int i = 0; i < conv->nslots; i++) h = graph_mix(h, tx_tensor_version(s->slots[conv->slots[i]]));
+  for (int i = 0; i < norm->nslots; i++) h = graph_mix(h, tx_tensor_version(s->slots[norm->slots[i]]));
+  return h | 1;
+}
+
+static int as_double(tx_tensor **out, tx_tensor *t) { return tx_tensor_to(out, t, NULL, "float64", false, false); }
+
+/* scale = gamma / sqrt(var + eps), in float64: (C) */
+static int fold_scale(tx_tensor **out, tx_tensor *gamma, tx_tensor *var, double eps) {
+  tx_tensor *t = NULL, *u = NULL, *g = NULL;
+  int status = as_double(&t, var);
+  if (status == TX_OK) status = graph_replace(&t, graph_call2(&u, "add", "Scalar", t, double_value(eps)), &u);
+  if (status == TX_OK) status = graph_replace(&t, graph_call1(&u, "sqrt", "", t), &u);
+  if (status == TX_OK) status = as_double(&g, gamma);
+  if (status == TX_OK) status = graph_call2(out, "div", "Tensor", g, tensor_value(t));
+  tx_tensor_free(t);
+  tx_tensor_free(g);
+  return status;
+}
+
+/* w * scale along the output channels: (O, I, kh, kw), rounded once to w's dtype */
+static int fold_weight(tx_tensor **out, tx_tensor *w, tx_tensor *scale) {
+  tx_tensor *t = NULL, *u = NULL, *view = NULL;
+  int64_t shape[TX_MAX_DIMS] = { -1, 1, 1, 1 };
+  int status = as_double(&t, w);
+  if (status == TX_OK)
+    status = graph_call2(&view, "reshape", "", scale, (tx_value){ .kind = TX_INTS, .n = 4, .is = shape });
+  if (status == TX_OK) status = graph_replace(&t, graph_call2(&u, "mul", "Tensor", t, tensor_value(view)), &u);
+  if (status == TX_OK) status = tx_tensor_to(out, t, NULL, tx_tensor_dtype(w), false, false);
+  tx_tensor_free(t);
+  tx_tensor_free(view);
+  return status;
+}
+
+/* beta + (bias - mean) * scale: (O); bias may be NULL */
+static int fold_bias(tx_tensor **out, tx_tensor *bias, tx_tensor *beta, tx_tensor *mean, tx_tensor *scale) {
+  tx_tensor *t = NULL, *u = NULL, *b = NULL;
+  int status = as_double(&t, mean);
+  if (status == TX_OK) status = graph_replace(&t, graph_call1(&u, "neg", "", t), &u);
+  if (status == TX_OK && bias) status = graph_replace(&t, graph_call2(&u, "add", "Tensor", t, tensor_value(bias)), &u);
+  if (status == TX_OK) status = graph_replace(&t, graph_call2(&u, "mul", "Tensor", t, tensor_value(scale)), &u);
+  if (status == TX_OK) status = as_double(&b, beta);
+  if (status == TX_OK) status = graph_replace(&t, graph_call2(&u, "add", "Tensor", t, tensor_value(b)), &u);
+  if (status == TX_OK) status = tx_tensor_to(out, t, NULL, tx_tensor_dtype(mean), false, false);
+  tx_tensor_free(t);
+  tx_tensor_free(b);
+  return status;
+}
+
+static tx_tensor *slot_arg(const graph_state *s, const node *n, int arg) {
+  for (int i = 0; i < n->nbinds; i++)
+    if (n->binds[i].arg == arg && n->binds[i].kind == GRAPH_SLOT) return s->slots[n->binds[i].first];
+  return NULL;
+}
+
+static bool has_slots(const graph_state *s, const node *n) {
+  for (int i = 0; i < n->nslots; i++)
+    if (!s->slots[n->slots[i]]) return false;
+  return true;
+}
+
+int graph_fold(graph_state *s, int norm_id, int conv_id) {
+  const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
+  folded *f = &s->folded[norm_id];
+  if (!has_slots(s, conv) || !has_slots(s, norm)) return graph_fail(TX_ERROR, "batch_norm: a parameter has no tensor");
+  uint64_t stamp = fold_stamp(s, conv, norm);
+  if (f->stamp == stamp) return TX_OK;
+  tx_tensor *scale = NULL, *w = NULL, *b = NULL;
+  int status = fold_scale(&scale, slot_arg(s, norm, 1), slot_arg(s, norm, 4), norm->args[7].d);
+  if (status == TX_OK) status = fold_weight(&w, slot_arg(s, conv, 1), scale);
+  if (status == TX_OK) status = fold_bias(&b, slot_arg(s, conv, 2), slot_arg(s, norm, 2), slot_arg(s, norm, 3), scale);
+  tx_tensor_free(scale);
+  if (status != TX_OK) {
+    tx_tensor_free(w);
+    tx_tensor_free(b);
+    return status;
+  }
+  tx_tensor_free(f->w);
+  tx_tensor_free(f->b);
+  *f = (folded){ w, b, stamp };
+  return TX_OK;
+}

@@ -1,0 +1,47 @@
+/* l_device.c: core.device: number of threads, CUDA devices, deterministic algorithms. */
+#include "xl.h"
+
+/*- device.set_threads(n): for ATen, OpenMP and BLAS. */
+static int device_set_threads(lua_State *L) {
+  const int64_t n = xl_torange(L, 1, 1, 4096, "device.set_threads");
+  xl_check(L, tx_set_threads((int)n), "device.set_threads");
+  return 0;
+}
+
+static int device_threads(lua_State *L) {
+  lua_pushinteger(L, tx_get_threads());
+  return 1;
+}
+
+/*- device.cuda_count(): 0 without CUDA. */
+static int device_cuda_count(lua_State *L) {
+  lua_pushinteger(L, tx_cuda_count());
+  return 1;
+}
+
+/*- device.synchronize(): waits until CUDA has finished all work; does nothing without CUDA. */
+static int device_synchronize(lua_State *L) {
+  xl_check(L, tx_cuda_synchronize(), "device.synchronize");
+  return 0;
+}
+
+/*- device.set_deterministic(on): operators without a deterministic implementation then raise an error. */
+static int device_set_deterministic(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TBOOLEAN);
+  xl_check(L, tx_set_deterministic(lua_toboolean(L, 1)), "device.set_deterministic");
+  return 0;
+}
+
+static const luaL_Reg functions[] = {
+  { "cuda_count", device_cuda_count },
+  { "set_deterministic", device_set_deterministic },
+  { "set_threads", device_set_threads },
+  { "synchronize", device_synchronize },
+  { "threads", device_threads },
+  { NULL, NULL },
+};
+
+int luaopen_core_device(lua_State *L) {
+  xl_newlib(L, functions);
+  return 1;
+}

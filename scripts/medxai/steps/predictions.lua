@@ -1,0 +1,69 @@
+-- predictions.csv: a row per image with label, logits and probabilities.
+local csv = require "medxai.base.csv"
+local files = require "medxai.base.files"
+
+local predictions = {}
+
+local function prediction_columns(classes)
+  local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
+  for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
+  for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
+  columns[#columns + 1] = "input"
+  return columns
+end
+
+local function prediction_rows(split, classes, answers, input)
+  local rows = {}
+  for i = 1, split.n do
+    local item = split:item(i)
+    local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
+      split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
+      input = input }
+    for c, name in ipairs(classes) do
+      row["logit_" .. name] = answers.logits[i][c]
+      row["prob_" .. name] = answers.probabilities[i][c]
+    end
+    rows[i] = row
+  end
+  return rows
+end
+
+--- Writes a split's predictions into the run's table, in the place of earlier ones of the same split.
+---@param run table
+---@param split table
+---@param answers table from predict
+---@param file? string default predictions.csv
+function predictions.write(run, split, answers, file)
+  local path = files.join(run.dir, file or "predictions.csv")
+  local columns = prediction_columns(split.classes)
+  local kept = {}
+  local earlier, earlier_columns = csv.read(path)
+  if earlier and table.concat(earlier_columns, "\0") == table.concat(columns, "\0") then
+    for _, row in ipairs(earlier) do
+      if row.split ~= split.name then kept[#kept + 1] = row end
+    end
+  end
+  local rows = prediction_rows(split, split.classes, answers, run:input(split))
+  local first, second = kept, rows
+  if split.name == "val" then first, second = rows, kept end -- validation before test
+  table.move(second, 1, #second, #first + 1, first)
+  csv.write(path, columns, first)
+end
+
+--- A split's answers as predictions.write wrote them: path -> { label = 0 .., logits, patient }.
+---@param run medxai.Run
+---@param file string
+---@param split medxai.Split
+---@return table<string, table>
+function predictions.read(run, file, split)
+  local place, out = {}, {}
+  for c, name in ipairs(split.classes) do place[name] = c - 1 end
+  for _, row in ipairs(csv.read(files.join(run.dir, file)) or {}) do
+    local logits = {}
+    for c, name in ipairs(split.classes) do logits[c] = tonumber(row["logit_" .. name]) end
+    if row.split == split.name then out[row.path] = { label = place[row.label], logits = logits, patient = row.patient } end
+  end
+  return out
+end
+
+return predictions
