@@ -6,6 +6,7 @@
 #include "host.h"
 
 int luaopen_medxai_file(lua_State *L); /* l_file.c */
+int luaopen_medxai_archive(lua_State *L); /* l_archive.c */
 
 static void seed_random(lua_State *L, long long seed) { /* the library seeds again when the experiment names its seed */
   lua_getglobal(L, "math");
@@ -61,6 +62,7 @@ void state_fill(lua_State *L) {
   paths_install(L, &the_host.paths, the_host.script_dir);
   preload(L, "medxai.host", module_open);
   preload(L, "medxai.file", luaopen_medxai_file);
+  preload(L, "medxai.archive", luaopen_medxai_archive);
   set_arguments(L, &the_host.options);
   seed_random(L, the_host.options.has_seed ? the_host.options.seed : HOST_DEFAULT_SEED);
   lua_getglobal(L, "require");

@@ -28,6 +28,18 @@ t.test("a slot or a node that does not exist is refused where it is named", func
   t.equal(g:count(), 1)
 end)
 
+t.test("an operator that writes to its argument is no node: what later runs read again would be changed", function()
+  local g, x = new()
+  local function refused(operator, args)
+    t.fails(function() g:op("a", operator, args) end,
+      ("graph: 'a' is the operator '%s', which writes to its argument (expected one that gives a new value)."):format(operator))
+  end
+  refused("add_.Scalar", { x, 1 })
+  refused("__iand__.Tensor", { x, x })
+  t.fails_like(function() g:op("a", "relu_", { x }) end, "'relu_', which writes to its argument")
+  t.equal(g:count(), 1)
+end)
+
 t.test("a state has room for every slot and counter that the nodes read", function()
   local g, x = new()
   g:op("a", "add.Tensor", { x, slot(3) })

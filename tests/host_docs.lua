@@ -15,7 +15,7 @@ local data = xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px 
 local model = xai.models.squeezenet1_0 { classes = data.classes }
 ]]
 
--- What the guides read: class folders, a table, the COVID-QU-Ex layout.
+-- What the guides read: class folders, a table, the COVID-QU-Ex layout, an exported network.
 local function make_data(dir)
   local image = t.shared() .. "/covid-cxr"
   files.mkdir(dir .. "/mine")
@@ -23,6 +23,7 @@ local function make_data(dir)
   t.ok(os.execute(("ln -s %s %s/data/COVID-QU-Ex"):format(t.quote(require("medxai.file").realpath(image)), t.quote(dir))))
   local covid = require("medxai").dataset.covid_qu_ex { root = image, limit = 1 }
   local png = covid.root .. "/" .. covid.train:item(1).path
+  t.ok(os.execute(("cp %s %s/resnet18.pt2"):format(t.quote(t.root .. "/tests/reference/exported/convnet.pt2"), t.quote(dir))))
   local rows = { "path,label,split" }
   for i, name in ipairs { "a.png", "b.png", "c.png", "d.png" } do
     t.ok(os.execute(("cp %s %s/mine/%s"):format(t.quote(png), t.quote(dir), name)))

@@ -34,6 +34,10 @@ local function needed(name)
   return list
 end
 
+-- What an experiment is given besides its data: a small exported network.
+local small_network = { exported = { "--file", root .. "/tests/reference/exported/convnet.pt2", "--size_px", "16",
+  "--resize_px", "16" } }
+
 -- Runs one experiment in a folder.
 local function go(cwd, name, ...)
   local words = { "--smoke", "--quiet", root .. "/experiments/" .. name .. ".lua", ... }
@@ -45,7 +49,7 @@ end
 
 local function run_once(name)
   if done[name] then return done[name] end
-  local more = examines[name] and { "--of", "squeezenet1_0" } or {}
+  local more = examines[name] and { "--of", "squeezenet1_0" } or small_network[name] or {}
   for _, other in ipairs(examines[name] and { "squeezenet1_0" } or needed(name)) do
     t.equal(run_once(other).code, 0, other .. " is needed first: " .. done[other].err)
   end
@@ -124,8 +128,8 @@ end)
 
 -- One of each kind, with the fastest network that has it.
 local ordinary = { quickstart = true, squeezenet1_0 = true, squeezenet1_0_masked = true, squeezenet1_0_gridsearch = true,
-  mobilenet_v2_gridsearch_warm = true, efficientnet_b0_warm = true, explain = true, extras = true, infection_iou = true,
-  maskedtest = true, maskmaker = true, shortcut = true, shortcut_uninformative = true, sobel = true, technics = true }
+  mobilenet_v2_gridsearch_warm = true, efficientnet_b0_warm = true, explain = true, exported = true, extras = true,
+  infection_iou = true, maskedtest = true, maskmaker = true, shortcut = true, shortcut_uninformative = true, sobel = true, technics = true }
 
 for _, file in ipairs(files.list(root .. "/experiments")) do
   local name = file:match "^(.*)%.lua$"

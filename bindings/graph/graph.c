@@ -116,6 +116,7 @@ static node *next_node(graph *g, const char *name, kind kind) {
   memset(n, 0, sizeof *n);
   n->kind = kind;
   n->counter = -1;
+  n->per_image = 1;
   n->name = mx_strdup(name);
   return n->name ? n : (graph_out_of_memory(), NULL);
 }
@@ -170,7 +171,7 @@ static bool fill_node(node *n, const graph_arg *args, int nargs) {
       continue;
     }
     bind *b = &n->binds[n->nbinds++];
-    *b = (bind){ i, a->kind, n->ninputs, a->n };
+    *b = (bind){ i, a->kind, n->ninputs, a->n + __builtin_popcountll(a->none), a->none };
     if (a->kind == GRAPH_VALUE) n->inputs[n->ninputs++] = a->id;
     if (a->kind == GRAPH_VALUES)
       for (int k = 0; k < a->n; k++) n->inputs[n->ninputs++] = a->ids[k];
@@ -186,6 +187,16 @@ static const struct { const char *name; int traits; } known_ops[] = {
   { "add", FRESH | INPLACE | BINARY }, { "mul", FRESH | INPLACE | BINARY },
   { "cat", FRESH }, { "max_pool2d", FRESH }, { "avg_pool2d", FRESH }, { "adaptive_avg_pool2d", FRESH },
   { "flatten", VIEW }, { "dropout", DROPOUT | VIEW },
+  { "hardswish", FRESH | INPLACE }, { "hardsigmoid", FRESH | INPLACE }, { "gelu", FRESH | INPLACE },
+  { "leaky_relu", FRESH | INPLACE }, { "elu", FRESH | INPLACE }, { "mish", FRESH | INPLACE },
+  { "tanh", FRESH | INPLACE },
+  { "sub", FRESH | INPLACE | BINARY }, { "div", FRESH | INPLACE | BINARY },
+  { "layer_norm", FRESH }, { "group_norm", FRESH }, { "softmax", FRESH }, { "matmul", FRESH }, { "bmm", FRESH },
+  { "mean", FRESH }, { "index", FRESH }, { "stack", FRESH }, { "clone", FRESH }, { "roll", FRESH },
+  { "scaled_dot_product_attention", FRESH },
+  { "reshape", VIEW }, { "view", VIEW }, { "permute", VIEW }, { "transpose", VIEW }, { "contiguous", VIEW },
+  { "select", VIEW }, { "slice", VIEW }, { "narrow", VIEW }, { "unsqueeze", VIEW }, { "squeeze", VIEW },
+  { "detach", VIEW },
 };
 
 static void learn_traits(node *n) {
@@ -222,7 +233,18 @@ static void learn_traits(node *n) {
   if (n->traits & NORM && n->args[5].kind == TX_BOOL && n->args[5].b) n->traits &= ~NORM; /* always in training */
 }
 
+void graph_set_batch(graph *g, int id, int dim, int64_t per_image) {
+  g->nodes[id].batch_dim = dim;
+  g->nodes[id].per_image = per_image;
+}
+
 int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *args, int nargs, int counter) {
+  if (tx_op_writes(op)) /* values are kept, and read again by later runs: the executor alone works in place */
+    return graph_fail(TX_ERROR,
+                      "graph: '%s' is the operator '%s%s%s', which writes to its argument (expected one that gives a "
+                      "new value).",
+                      name, tx_op_name(op), *tx_op_overload(op) ? "." : "", tx_op_overload(op)),
+           -1;
   node *n = next_node(g, name, OP);
   bool ok = n && fill_node(n, args, nargs);
   if (ok) {

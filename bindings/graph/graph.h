@@ -18,6 +18,7 @@ typedef struct graph_arg {
   int id;          /* GRAPH_VALUE, GRAPH_SLOT */
   int n;           /* GRAPH_VALUES */
   const int *ids;
+  uint64_t none;   /* GRAPH_VALUES: bit k: entry k of the list is None, and ids has no id for it */
   tx_value value;  /* GRAPH_CONST: no tensors; copied */
 } graph_arg;
 
@@ -35,6 +36,9 @@ int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *a
 int graph_add_drop_path(graph *g, const char *name, int id, double p); /* stochastic depth, by rows */
 int graph_add_function(graph *g, const char *name, const int *ids, int n); /* the caller computes it */
 int graph_inputs(const graph *g, int id, const int **ids);
+/* Where the images of a batch stand in a value: along dimension dim, per_image entries each; dim -1: it holds none.
+ * Usual, and so where this is not called: dimension 0, one each. Before the first run. */
+void graph_set_batch(graph *g, int id, int dim, int64_t per_image);
 
 /* ---- state -------------------------------------------------------------------------------------------------- */
 /* Retains g; slots empty. NULL: graph_error() says why (nodes read more slots than nslots, memory is out). */

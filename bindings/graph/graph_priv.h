@@ -25,6 +25,7 @@ typedef struct bind { /* an argument that is filled in when the node runs */
   int arg;
   graph_arg_kind kind;
   int first, n; /* GRAPH_VALUES: in inputs; GRAPH_VALUE: first in inputs; GRAPH_SLOT: first is the slot */
+  uint64_t none; /* GRAPH_VALUES: which of the list's entries are None; n counts them, too */
 } bind;
 
 typedef struct node {
@@ -38,6 +39,8 @@ typedef struct node {
   int *slots; int nslots;
   int counter;               /* num_batches_tracked, or -1 */
   double p;                  /* dropout, drop path */
+  int batch_dim;             /* where its value holds the images, see graph_set_batch */
+  int64_t per_image;
 } node;
 
 typedef enum how { RUN, IN_PLACE, GUIDED, PASS, FOLDED } how;

@@ -12,6 +12,15 @@ static int64_t size0(const tx_tensor *t) {
   return sizes[0];
 }
 
+/* How many images a value of node n holds; -1: none in particular. */
+static int64_t images_in(const node *n, const tx_tensor *t) {
+  int64_t sizes[TX_MAX_DIMS];
+  if (n->batch_dim < 0) return -1;
+  if (tx_tensor_dim(t) <= n->batch_dim) return 0;
+  tx_tensor_sizes(t, sizes);
+  return sizes[n->batch_dim] / n->per_image;
+}
+
 static int take_given(graph_run *run, const graph_request *r) {
   for (int i = 0; i < r->nbase; i++) {
     tx_tensor **v = &run->values[r->base[i]];
@@ -21,8 +30,8 @@ static int take_given(graph_run *run, const graph_request *r) {
     tx_tensor **v = &run->values[r->overrides[i]];
     tx_tensor_free(*v);
     *v = tx_tensor_ref(r->override_tensors[i]);
-    int64_t n = size0(*v);
-    if (run->batch > 1 && n != run->batch && n != 1)
+    int64_t n = images_in(&run->g->nodes[r->overrides[i]], *v);
+    if (run->batch > 1 && n >= 0 && n != run->batch && n != 1)
       return graph_fail(TX_ERROR, "override: '%s' has batch %lld, another one %lld. Give all the same, or 1.",
                         run->g->nodes[r->overrides[i]].name, (long long)n, (long long)run->batch);
     if (n > run->batch) run->batch = n;
@@ -56,7 +65,7 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   size_t count = (size_t)s->g->count;
   run->values = mx_calloc(count, sizeof *run->values);
   run->args = mx_calloc((size_t)s->g->max_args + 1, sizeof *run->args);
-  run->lists = mx_calloc(count, sizeof *run->lists);
+  run->lists = mx_calloc(count + 64, sizeof *run->lists); /* a list may hold Nones, too */
   run->temps = mx_calloc(count, sizeof *run->temps);
   int status = run->values && run->args && run->lists && run->temps ? TX_OK : graph_out_of_memory();
   if (status == TX_OK) status = graph_find_plan(&run->plan, s, r);
@@ -106,19 +115,24 @@ void graph_run_give(graph_run *run, tx_tensor *t) {
 static int read_value(tx_tensor **out, graph_run *run, int v, int id) {
   mx_assert(id >= 0 && id < run->g->count && run->values[id]);
   tx_tensor *t = run->values[id];
+  const node *n = &run->g->nodes[id];
   *out = t;
   if (!run->batch || !run->plan->reached[v]) return TX_OK;
-  int64_t sizes[TX_MAX_DIMS];
+  int64_t sizes[TX_MAX_DIMS], images = images_in(n, t);
   int dim = tx_tensor_dim(t);
-  if (dim == 0) return TX_OK;
-  tx_tensor_sizes(t, sizes);
-  if (sizes[0] == run->batch) return TX_OK;
-  if (sizes[0] != 1)
+  if (images < 0 || dim <= n->batch_dim || images == run->batch) return TX_OK;
+  if (images != 1)
     return graph_fail(TX_ERROR,
                       "override: '%s' has batch %lld, the override %lld. Give a base run of one image, or of as many "
                       "as the override.",
-                      run->g->nodes[id].name, (long long)sizes[0], (long long)run->batch);
-  sizes[0] = run->batch;
+                      n->name, (long long)images, (long long)run->batch);
+  if (n->per_image != 1)
+    return graph_fail(TX_ERROR,
+                      "override: '%s' holds %lld parts of an image along one dimension, and is not repeated for %lld "
+                      "images. Override the output of a whole block instead.",
+                      n->name, (long long)n->per_image, (long long)run->batch);
+  tx_tensor_sizes(t, sizes);
+  sizes[n->batch_dim] = run->batch;
   int status = graph_call2(out, "expand", "", t, (tx_value){ .kind = TX_INTS, .n = dim, .is = sizes });
   if (status == TX_OK) run->temps[run->ntemps++] = *out;
   return status;
@@ -148,8 +162,10 @@ static int fill_args(graph_run *run, int v, const node *n, const tx_tensor *w, c
         break;
       case GRAPH_VALUES:
         *a = (tx_value){ .kind = TX_TENSORS, .n = bd->n, .ts = run->lists };
-        for (int k = 0; k < bd->n && status == TX_OK; k++)
-          status = read_value(&run->lists[k], run, v, n->inputs[bd->first + k]);
+        for (int k = 0, next = bd->first; k < bd->n && status == TX_OK; k++) {
+          if (bd->none >> k & 1) run->lists[k] = NULL;
+          else status = read_value(&run->lists[k], run, v, n->inputs[next++]);
+        }
         break;
       case GRAPH_SLOT: *a = tensor_value(run->s->slots[bd->first]); break;
       case GRAPH_TRAINING: *a = (tx_value){ .kind = TX_BOOL, .b = run->plan->training[v] }; break;

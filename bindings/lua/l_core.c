@@ -17,6 +17,7 @@ static const luaL_Reg modules[] = {
   { "phantom", luaopen_core_phantom },
   { "resample", luaopen_core_resample },
   { "segment", luaopen_core_segment },
+  { "pt2", luaopen_core_pt2 },
   { "ssim", luaopen_core_ssim },
   { "store",  luaopen_core_store },
   { "graph", luaopen_core_graph },

@@ -156,6 +156,7 @@ static bool to_constant(lua_State *L, int idx, const tx_arg *arg, tx_value *v) {
       *v = (tx_value){ .kind = TX_DOUBLE, .d = lua_tonumber(L, idx) };
       return true;
     case TX_SCALAR:
+      if (type == LUA_TBOOLEAN) return *v = (tx_value){ .kind = TX_BOOL, .b = lua_toboolean(L, idx) }, true;
       if (type != LUA_TNUMBER) return false;
       if (lua_isinteger(L, idx)) *v = (tx_value){ .kind = TX_INT, .i = lua_tointeger(L, idx) };
       else *v = (tx_value){ .kind = TX_DOUBLE, .d = lua_tonumber(L, idx) };
@@ -173,6 +174,24 @@ static bool to_constant(lua_State *L, int idx, const tx_arg *arg, tx_value *v) {
   }
 }
 
+/* A list of values in which false stands for None. False: not to be had. Pushes what owns the ids. */
+static bool to_values(lua_State *L, int idx, const graph *g, graph_arg *out) {
+  int total = (int)lua_rawlen(L, idx);
+  if (total > 64) return out->kind = GRAPH_VALUES, out->ids = to_ids(L, idx, g, &out->n), true;
+  lua_createtable(L, total, 0);
+  for (int i = 0, n = 0; i < total; i++) {
+    if (lua_rawgeti(L, idx, i + 1) == LUA_TBOOLEAN) {
+      out->none |= (uint64_t)1 << i;
+      lua_pop(L, 1);
+    } else {
+      lua_rawseti(L, -2, ++n);
+    }
+  }
+  out->kind = GRAPH_VALUES;
+  out->ids = to_ids(L, -1, g, &out->n);
+  return out->n > 0;
+}
+
 /* One argument of a node: a value {id=}, a parameter {slot=}, the mode {training=}, a list of values, or a constant. */
 static bool to_arg(lua_State *L, int idx, const graph *g, const tx_arg *arg, graph_arg *out) {
   *out = (graph_arg){ .kind = GRAPH_CONST };
@@ -182,11 +201,7 @@ static bool to_arg(lua_State *L, int idx, const graph *g, const tx_arg *arg, gra
     if (has_field(L, idx, "slot"))
       return *out = (graph_arg){ .kind = GRAPH_SLOT, .id = reference(L, idx, "slot", g) }, arg->kind == TX_TENSOR;
     if (has_field(L, idx, "training")) return out->kind = GRAPH_TRAINING, arg->kind == TX_BOOL;
-    if (arg->kind == TX_TENSORS || arg->kind == TX_OPT_TENSORS) {
-      out->kind = GRAPH_VALUES;
-      out->ids = to_ids(L, idx, g, &out->n);
-      return out->n > 0;
-    }
+    if (arg->kind == TX_TENSORS || arg->kind == TX_OPT_TENSORS) return to_values(L, idx, g, out);
   }
   return to_constant(L, idx, arg, &out->value);
 }
@@ -292,6 +307,16 @@ static int graph_lua_node(lua_State *L) {
     lua_rawseti(L, -2, i + 1);
   }
   return 3;
+}
+
+/* graph:batch(id, dim, per_image): where the value holds the images of a batch; dim 0-based, -1: it holds none */
+static int graph_lua_batch(lua_State *L) {
+  graph *g = to_graph(L, 1);
+  int id = check_id(L, 2, g);
+  lua_Integer dim = luaL_checkinteger(L, 3), per_image = luaL_checkinteger(L, 4);
+  if (dim < -1 || dim >= TX_MAX_DIMS || per_image < 1) xl_error(L, "graph: batch takes a dimension and a count");
+  graph_set_batch(g, id, (int)dim, per_image);
+  return 0;
 }
 
 static int graph_lua_count(lua_State *L) { return lua_pushinteger(L, graph_count(to_graph(L, 1))), 1; }
@@ -611,7 +636,8 @@ static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lu
 int luaopen_core_graph(lua_State *L) {
   static const luaL_Reg graph_methods[] = {
     { "input", graph_lua_input }, { "op", graph_lua_op },       { "drop_path", graph_lua_drop_path },
-    { "func", graph_lua_func },   { "node", graph_lua_node },   { "count", graph_lua_count },
+    { "func", graph_lua_func },   { "node", graph_lua_node },   { "batch", graph_lua_batch },
+    { "count", graph_lua_count },
     { "plans", graph_lua_plans }, { "state", graph_lua_state }, { NULL, NULL },
   };
   static const luaL_Reg state_methods[] = { { "get", state_get },

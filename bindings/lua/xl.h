@@ -143,6 +143,7 @@ int luaopen_core_memory(lua_State *L);
 int luaopen_core_device(lua_State *L);
 int luaopen_core_rng(lua_State *L);
 int luaopen_core_graph(lua_State *L);
+int luaopen_core_pt2(lua_State *L);
 int luaopen_core_store(lua_State *L);
 int luaopen_core_image(lua_State *L);
 int luaopen_core_impute(lua_State *L);

@@ -219,6 +219,12 @@ int64_t zip_find(const zip_reader *z, const char *name, size_t len) {
 }
 
 int64_t zip_size(const zip_reader *z, int64_t i) { return (int64_t)z->records[i].size; }
+int64_t zip_count(const zip_reader *z) { return (int64_t)z->n; }
+
+const char *zip_name(const zip_reader *z, int64_t i, size_t *len) {
+  *len = z->records[i].len;
+  return z->records[i].name;
+}
 
 bool zip_has_folder(const zip_reader *z, const char *folder) {
   size_t len = strlen(folder);

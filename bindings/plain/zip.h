@@ -19,6 +19,8 @@ void zip_close(zip_reader *z); /* NULL allowed */
 /* Records are named without the archive's own folder: "data.pkl", "data/0". -1: none of that name. */
 int64_t zip_find(const zip_reader *z, const char *name, size_t len);
 int64_t zip_size(const zip_reader *z, int64_t record);
+int64_t zip_count(const zip_reader *z);
+const char *zip_name(const zip_reader *z, int64_t record, size_t *len); /* not ended by 0; valid until zip_close */
 bool zip_has_folder(const zip_reader *z, const char *folder); /* "code/" */
 bool zip_read(void *buf, zip_reader *z, int64_t record, char *error, size_t room); /* zip_size bytes, CRC checked */
 

@@ -119,8 +119,11 @@ local Graph = {}
 Graph.__index = Graph
 
 local function ids_in(args, list)
-  for i = 1, #args do
-    local arg = args[i]
+  local keys = {}
+  for key in next, args do keys[#keys + 1] = key end
+  table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+  for _, key in ipairs(keys) do
+    local arg = args[key]
     if type(arg) == "table" and arg.id then list[#list + 1] = arg.id
     elseif type(arg) == "table" and not arg.slot then ids_in(arg, list) end
   end
@@ -136,6 +139,7 @@ function Graph:input(name) return add(self, name, "input", {}) end
 function Graph:op(name, operator, args) return add(self, name, operator:match "^[^.]+", ids_in(args, {})) end
 function Graph:func(name, _, inputs) return add(self, name, "function", ids_in(inputs, {})) end
 function Graph:drop_path(name, id) return add(self, name, "drop_path", { id }) end
+Graph.batch = nothing
 function Graph:node(id) return table.unpack(self.nodes[id]) end
 Graph.state = ends
 

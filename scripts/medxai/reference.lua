@@ -192,6 +192,9 @@ local function networks()
       options = model.spec(require("medxai.nn.models." .. name)),
       usage = ("xai.models.%s { classes = data.classes, weights = \"imagenet\" }"):format(name) }
   end
+  list[#list + 1] = { name = "exported", doc = leading_comment(path_of("nn", "exported")),
+    options = require("medxai.nn.exported").spec,
+    usage = "xai.models.exported { file = \"net.pt2\", classes = data.classes }" }
   return list
 end
 

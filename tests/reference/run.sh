@@ -1,6 +1,6 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data cam perturb training tensorboard statistics compare (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data exported cam perturb training tensorboard statistics compare (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
 # MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
@@ -88,6 +88,32 @@ part_checkpoints() {
     [ -z "${b:-}" ] || "$b" "$here/networks_files.py" open "$work/checkpoints" || code=1
   done
   rm -rf "$work/checkpoints"
+  return $code
+}
+
+# Sixteen exported networks of four families: what environment b's torch computes with them; and weights of a trained one
+# back in Python. To the last bit where the program's libtorch is that torch's.
+part_exported() {
+  [ -n "${b:-}" ] || { say "no environment b: exported is left out"; return 0; }
+  imports "$b" 'from vision import torchvision; import timm, torchxrayvision, monai' || {
+    say "timm, TorchXRayVision and MONAI in environment b"
+    "$b" -m pip install -q --no-deps timm==1.0.31 torchxrayvision==1.5.7 monai==1.6.1 >>"$work/b.log" 2>&1
+    "$b" -m pip install -q huggingface_hub pyyaml requests tqdm pandas imageio scikit-image >>"$work/b.log" 2>&1
+  }
+  list=${networks:-tv_resnet18 tv_mobilenet_v3_small tv_convnext_tiny tv_swin_t tv_vit timm_vit_tiny_patch16_224 \
+    timm_swin_tiny_patch4_window7_224 timm_convnextv2_atto timm_efficientnet_b0 timm_eva02_tiny_patch14_224 timm_levit_128s \
+    timm_resnet26 xrv_densenet monai_densenet121 monai_vit monai_efficientnet}
+  for name in $list; do
+    [ -e "$work/exported/$name.pt" ] || "$b" "$here/exported.py" "$work/exported" "$name" 2>"$work/exported.log" || { tail -n 5 "$work/exported.log" >&2; return 1; }
+  done
+  theirs=$("$b" -c 'import torch; print(torch.__version__.split("+")[0])')
+  bits=0
+  [ "$("$program" -e 'print(require("medxai.core").tensor.torch_version())')" != "$theirs" ] || bits=1
+  code=0
+  MEDXAI_EXPORTED_DIR=$work/exported MEDXAI_EXPORTED_BITS=$bits ours parity_exported || code=1
+  rm -rf "$work/exported-run"
+  "$program" --quiet --threads 1 --out "$work/exported-run" "$here/exported_train.lua" "$here/exported/convnet.pt2" >/dev/null &&
+    "$b" "$here/exported.py" open "$work/exported-run" convnet || code=1
   return $code
 }
 
@@ -208,9 +234,9 @@ parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|cam|perturb|training|tensorboard|statistics|compare) parts="$parts $1" ;;
+    networks|checkpoints|data|exported|cam|perturb|training|tensorboard|statistics|compare) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data cam perturb training tensorboard statistics compare; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data exported cam perturb training tensorboard statistics compare; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -218,7 +244,7 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data cam perturb training tensorboard statistics compare"
+[ -n "$parts" ] || parts="networks checkpoints data exported cam perturb training tensorboard statistics compare"
 
 case $parts in
   " statistics" | " compare" | " statistics compare" | " compare statistics") own=1 ;; # they have environments of their own

@@ -70,8 +70,9 @@ end
 
 --- How far the channels of a layer stay apart: { last = the last node where they do, and where a splittable linear operator reads it
 --- linear = its node, weight = (O, I, ...) }.
-function channels.path(model, layer)
+function channels.path(model, layer, grid)
   local at = model:node(layer).name
+  if grid and grid.kind ~= "nchw" then return { last = at } end
   while true do
     local readers = model:readers(at)
     if #readers ~= 1 then return { last = at } end
@@ -121,11 +122,13 @@ function channels.all_zeroed(model, path, layer, a, base, scorer)
 end
 
 --- Logits of one image for each channel of the list set to values[c] (default 0) in turn, by running all that follows the layer.
-function channels.each_filled(layer, a, base, scorer, list, values)
-  local shape = a.shape
+--- a: (1, ...) as the network has it; grid: where its channels stand (geometry.lua; nil: (1, C, h, w))
+function channels.each_filled(layer, a, base, scorer, list, values, grid)
+  local sizes, dim = a.shape, grid and grid.channel_dim or 1
   return scorer:from_layer(layer, base, #list, function(first, count)
-    local x = a:expand({ count, shape[2], shape[3], shape[4] }):clone()
-    for k = 0, count - 1 do x:select(0, k):select(0, list[first + k + 1]):fill_(values and values[first + k + 1] or 0) end
+    sizes[1] = count
+    local x = a:expand(sizes):clone()
+    for k = 0, count - 1 do x:select(0, k):select(dim - 1, list[first + k + 1]):fill_(values and values[first + k + 1] or 0) end
     return x
   end)
 end

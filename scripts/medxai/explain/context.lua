@@ -41,15 +41,21 @@ function context.new(fields)
   return setmetatable(fields, Context)
 end
 
+--- The i-th image's part of a value of a batch.
+function context.image_of(model, name, value, i)
+  return model.images and model:images(name, value, i - 1, 1) or value:narrow(0, i - 1, 1)
+end
+
 -- A pass as one of its images sees it.
 local function single_pass(pass, i)
   local function narrowed(name)
     return function(_, ...) return pass[name](pass, ...):narrow(0, i - 1, 1) end
   end
   return { logits = pass.logits:narrow(0, i - 1, 1), activation = narrowed "activation", gradient = narrowed "gradient",
+    raw_activation = narrowed "raw_activation", grid = function(_, layer) return pass:grid(layer) end,
     base = function(_, layer)
       local values = {}
-      for name, value in pairs(pass:base(layer)) do values[name] = value:narrow(0, i - 1, 1) end
+      for name, value in pairs(pass:base(layer)) do values[name] = context.image_of(pass.model, name, value, i) end
       return values
     end }
 end
@@ -100,6 +106,13 @@ function Context:activation(layer)
   return activation
 end
 
+--- The activation as the network has it, and its grid (geometry.lua; nil: it is (N, C, h, w)): for partial runs from it.
+function Context:raw_activation(layer)
+  layer = layer or self.layer
+  self.used.forward = true
+  return lent(self, self.pass:raw_activation(layer, self.aliased)), self.pass:grid(layer)
+end
+
 function Context:gradient(layer)
   layer = layer or self.layer or check.fail("explain", "the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
   local gradient = lent(self, self.pass:gradient(layer, self.shared_targets or self.targets))
@@ -116,8 +129,8 @@ function Context:base(layer)
   return values
 end
 
---- A list of three numbers, one per channel, beside x.
-local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, 3, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
+--- A list of numbers, one per channel, beside x.
+local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, #v, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
 
 local function mean_std(split)
   local config = split and split.data and split.data.config or {}
@@ -137,8 +150,9 @@ function Context:image() return context.pixels(self.x, self.split) end
 --- Black and white in the network's input range: two tensors (1, 3, 1, 1) like x.
 function context.range(x, split)
   local mean, std = mean_std(split)
-  local lo, hi = { 0, 0, 0 }, { 1, 1, 1 }
-  for c = 1, 3 do
+  local lo, hi = {}, {}
+  for c = 1, x:size(1) do
+    lo[c], hi[c] = 0, 1
     if mean then lo[c], hi[c] = -mean[c] / std[c], (1 - mean[c]) / std[c] end
   end
   return column({ x = x }, lo), column({ x = x }, hi)

@@ -1,11 +1,13 @@
 -- One forward pass of a batch with the values at some layers kept, and on demand the gradient of a target at the same
 -- values: both of one named tensor, before any later ReLU. All layers share the forward; each target costs one backward,
 -- which goes no deeper than the deepest layer asked for. No hooks. Batch norms are folded.
+-- Whatever a value's layout is (geometry.lua), methods get it as (N, C, h, w).
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
 -- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local chunks = require "medxai.tensor.chunks"
+local geometry = require "medxai.nn.geometry"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
 
@@ -24,6 +26,7 @@ function tap.check_layers(model, layers)
 end
 
 local function check_grid(model, layer, shape)
+  if model._def and model._def.shapes then return end -- geometry.of has looked at it
   if #shape == 4 and shape[3] * shape[4] > 1 then return end
   local advice = layer == model.cam_layer and "Take larger images, or an earlier layer" or string.format("Choose one with a grid, for instance '%s'", tostring(model.cam_layer))
   check.fail("explain", "layer '%s' has no spatial extent (its output is (%s)). %s.", layer, table.concat(shape, ", "), advice)
@@ -43,6 +46,7 @@ local flattens, reshapes = { flatten = true }, { view = true, reshape = true, un
 
 --- Raises where a layer comes after a flatten, which leaves no grid to draw a map on.
 function tap.check_before_flatten(model, layer)
+  if model._def.shapes then return geometry.of(model, layer) and nil end
   local seen, open, flat = {}, { layer }, nil
   for _, name in ipairs(open) do -- it grows meanwhile
     local node = model:node(name)
@@ -60,7 +64,9 @@ end
 --- The node whose value overwrites the layer's where rectifiers work in place, as in torchvision on a CPU; or the layer itself.
 function tap.aliased(model, layer)
   for _, reader in ipairs(model:readers(layer)) do
-    if in_place[reader.op] then return reader.name end
+    local known = model._def and model._def.in_place -- of an exported network
+    if known and known[model:_id(reader.name)] and model:node(reader.name).inputs[1] == model:node(layer).name
+      or not known and in_place[reader.op] then return reader.name end
   end
   return layer
 end
@@ -85,12 +91,14 @@ end
 function tap.open(model, x, wants)
   wants = wants or {}
   if model:is_training() then check.fail("explain", "the model is in train mode (expected eval mode). Use model:eval().") end
-  local pass = setmetatable({ model = model, count = x:size(0), layers = wants.layers or {}, gradient_layers = wants.gradients or {}, read_at = {}, bases = {}, gradients = {}, gradient_at = {},
+  local pass = setmetatable({ model = model, count = x:size(0), layers = wants.layers or {},
+    gradient_layers = wants.gradients or {}, read_at = {}, grids = {}, bases = {}, gradients = {}, gradient_at = {},
     backwards = 0, backward_seconds = {}, spent = 0 }, Pass)
   local outputs = { "output" }
   local add = adder(outputs)
   for _, layer in ipairs(wants.layers or {}) do
     pass.read_at[layer] = wants.aliased and tap.aliased(model, layer) or layer
+    if model._def and model._def.shapes then pass.grids[layer] = geometry.of(model, layer) end
     add(layer)
     add(pass.read_at[layer])
   end
@@ -113,10 +121,24 @@ end
 
 local function names_of(layers) return #layers == 0 and "none" or table.concat(layers, ", ") end
 
-function Pass:value(name) return self.values[name]:detach():narrow(0, 0, self.count) end
+-- The values of the first `count` images, without those that pad the batch.
+local function of_images(pass, name, value)
+  local images = pass.model.images -- a stand-in for a model may lack it
+  return images and images(pass.model, name, value, 0, pass.count) or value:narrow(0, 0, pass.count)
+end
+
+function Pass:value(name) return of_images(self, name, self.values[name]:detach()) end
+
+local function as_map(pass, layer, value) return pass.grids[layer] and pass.grids[layer]:to_map(value) or value end
+
+--- The grid of a layer: where it is not (N, C, h, w); nil where it is.
+function Pass:grid(layer) return self.grids[layer] end
 
 --- (N, C, h, w), detached; aliased: after a rectifier in place.
-function Pass:activation(layer, aliased)
+function Pass:activation(layer, aliased) return as_map(self, layer, self:raw_activation(layer, aliased)) end
+
+--- The activation as the network has it: (N, T, C), for instance.
+function Pass:raw_activation(layer, aliased)
   if not self.read_at[layer] then
     check.fail("explain", "the activation of layer '%s' was not kept (kept: %s). Name it as the method's layer.", layer, names_of(self.layers))
   end
@@ -161,7 +183,17 @@ function Pass:gradient(layer, targets)
   end
   local g = found[layer]
   if g == torch.none or g == nil then check.fail("explain", "the output does not depend on layer '%s' in evaluation.", layer) end
-  return g:narrow(0, 0, self.count)
+  return as_map(self, layer, of_images(self, layer, g))
+end
+
+--- The gradient as the network has it, at any value that gradients were asked for.
+function Pass:raw_gradient(layer, targets)
+  local grid = self.grids[layer]
+  self.grids[layer] = nil
+  local ok, g = pcall(self.gradient, self, layer, targets)
+  self.grids[layer] = grid
+  if not ok then error(g, 0) end
+  return g
 end
 
 return tap

@@ -209,12 +209,12 @@ local function run_entry(e, job, opened, results)
   local seconds = host.now() - began - (pass.spent - spent)
   if ctx.used.forward then seconds = seconds + pass.forward_seconds end
   if ctx.used.gradient then seconds = seconds + pass.backward_seconds[ctx.targets] end
-  local n, own_passes = #results, ctx.used.passes or 0
+  local n, own_passes, own_forwards = #results, ctx.used.passes or 0, ctx.used.forwards or 0
   for i, one in ipairs(found) do
     local r = results[(i - 1) % n + 1]
     r.problem, r.not_defined = r.problem or one.problem, r.not_defined or one.not_defined
     r.seconds = r.seconds + seconds / #found
-    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (own_passes + scores:count "forwards" - forwards) // #found
+    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (own_passes + own_forwards + scores:count "forwards" - forwards) // #found
     r.backwards = r.backwards + (ctx.used.gradient and 1 or 0) + own_passes // #found
     r.partials = r.partials + (scores:count "partials" - partials) // #found
     r.calls[opened.views[i]] = one

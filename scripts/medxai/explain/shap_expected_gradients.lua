@@ -3,6 +3,7 @@
 -- It refuses to draw: which background and which t a sample takes is the caller's.
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
+local geometry = require "medxai.nn.geometry"
 local target = require "medxai.explain.target"
 local torch = require "medxai.torch"
 
@@ -29,6 +30,7 @@ local function chunk_sums(r, samples, factor_at)
   for k, class in ipairs(r.classes) do
     local g = torch.autograd.grad(target.output(y, class, r.as):sum(), { leaf }, { retain_graph = k < #r.classes })[1]
     local product = (g * factor):to { dtype = "float64" }
+    if r.grid then product = r.grid:to_map(product) end
     local map = product:sum({ 1 })
     out[k] = { map = map:sum({ 0 }), map_square = map:square():sum({ 0 }) }
     if r.each then out[k].each, out[k].each_square = product:sum({ 0 }), product:square():sum({ 0 }) end
@@ -61,6 +63,7 @@ function expected.means(r)
   r.which = r.which:to { device = x.device }
   local t = r.t:view { n, 1, 1, 1 }
   local share, rest = t:to { device = x.device, dtype = x.dtype }, (1 - t):to { device = x.device, dtype = x.dtype }
+  if r.layer ~= "x" then r.grid = geometry.grid(r.model, r.layer, {}) end
   local factor, totals = factor_of(r), {}
   local function run(from, upto)
     chunks.each(r.chunks, upto - from, function(at, count)

@@ -24,6 +24,7 @@ local Builder = {}
 Builder.__index = Builder
 
 local TRAINING = { training = true } -- filled in with the node's mode when it runs
+graph.TRAINING = TRAINING
 
 --- A builder with its input already there.
 ---@param name string of the network
@@ -95,6 +96,15 @@ function Builder:forward_signature()
   return require("medxai.base.files").sha256(table.concat(self.evaluated, "\n")):sub(1, 16)
 end
 
+--- A further name for a value: a block's, for what it gives.
+---@param full string
+---@param value medxai.Value
+function Builder:name_value(full, value)
+  if self.ids[full] then check.fail(self.name, "two blocks or layers are named '%s'. Name one differently.", full) end
+  self.ids[full] = value.id
+  self.block_ends[#self.block_ends + 1] = { name = full, id = value.id }
+end
+
 --- A named block: the names inside get "name." in front, and its own name stands for the value that f returns.
 ---@param name string
 ---@param f fun(...): medxai.Value
@@ -108,9 +118,7 @@ function Builder:block(name, f, ...)
   if type(value) ~= "table" or not value.id then
     check.fail(self.name, "block '%s' gives %s (expected the value that its last layer gave). Return it.", full, type(value))
   end
-  if self.ids[full] then check.fail(self.name, "two blocks or layers are named '%s'. Name one differently.", full) end
-  self.ids[full] = value.id
-  self.block_ends[#self.block_ends + 1] = { name = full, id = value.id }
+  self:name_value(full, value)
   return value
 end
 
@@ -145,6 +153,15 @@ local function sizes(g, layer, options, count)
     end
   end
 end
+
+--- A tensor of the model by its full name, without a rule of how it begins (exported_graph.lua loads it from a file).
+---@param kind "parameter"|"buffer"|"constant" constant: of the network, not of the weights
+---@return table slot an argument of g:op, with .name and .shape
+function Builder:declare(name, shape, kind, dtype) return add_slot(self, name, shape, kind, dtype) end
+
+--- A layer over declared tensors, for what asks a model for its layers (Model:modules).
+---@param m table { node = its value, weight =, bias = slots ... }
+function Builder:layer(kind, name, m) return add_module(self, kind, name, m) end
 
 --- A parameter of your own, for g:op. init(tensor) fills it (default: zeros).
 ---@param name string
@@ -198,10 +215,8 @@ function Builder:batch_norm2d(name, x, channels, o)
   m.counter = slot("num_batches_tracked", "buffer", {}, "int64")
   local args = { x, { slot = m.weight.slot }, { slot = m.bias.slot }, { slot = m.running_mean.slot }, { slot = m.running_var.slot },
     TRAINING, o.momentum or 0.1, m.eps, true }
-  local full = full_name(self, name, "batch_norm")
-  local evaluated = { "batch_norm", args[1], args[2], args[3], args[4], args[5], m.eps }
-  local id = self.native:op(full, "batch_norm", args, m.counter.slot)
-  m.node = add_node(self, full, id, "mode", { "batch_norm", args }, evaluated)
+  m.node = self:mode_op(name, "batch_norm", args, { counter = m.counter.slot,
+    evaluated = { "batch_norm", args[1], args[2], args[3], args[4], args[5], m.eps } })
   return m.node
 end
 
@@ -242,6 +257,16 @@ function Builder:ghost_conv2d(name, inp, out, kernel) declare_conv(self, name, {
 function Builder:op(name, operator, args)
   local full = full_name(self, name, operator:match("^[^.]+"))
   return add_node(self, full, self.native:op(full, operator, args), nil, { operator, args })
+end
+
+--- An operator that trains and evaluates differently: args hold graph.TRAINING where it takes the mode.
+---@param o table counter: slot of a batch norm's num_batches_tracked; chance: with which it draws; evaluated: what it
+---  computes in evaluation, for hashing
+function Builder:mode_op(name, operator, args, o)
+  local full = full_name(self, name, operator:match("^[^.]+"))
+  local value = add_node(self, full, self.native:op(full, operator, args, o.counter), "mode", { operator, args }, o.evaluated)
+  self.chances[value.id] = o.chance
+  return value
 end
 
 --- A Lua function of tensors as a node, for prototypes; autograd works through it, as it calls eager operators.
@@ -288,11 +313,7 @@ function Builder:adaptive_avg_pool2d(name, x, size) return self:op(name, "adapti
 
 --- Zeroes each number with probability p while training, with torch's default generator; p = 0 draws nothing.
 function Builder:dropout(name, x, p)
-  local full, args = full_name(self, name, "dropout"), { x, p + 0.0, TRAINING }
-  local id = self.native:op(full, "dropout", args)
-  local value = add_node(self, full, id, "mode", { "dropout", args }, { "dropout", x })
-  self.chances[value.id] = p
-  return value
+  return self:mode_op(name, "dropout", { x, p + 0.0, TRAINING }, { chance = p, evaluated = { "dropout", x } })
 end
 
 --- Zeroes whole samples with probability p while training (torchvision's stochastic depth by rows).

@@ -138,4 +138,7 @@ function initialize.again(m, tensor, seed)
   if m.bias then tensor(m.bias):zero_() end
 end
 
+--- What nn.Linear and nn.Conv2d do when they are made: fills m.w and m.b, with m.fan_in.
+initialize.usual = draw_default
+
 return initialize

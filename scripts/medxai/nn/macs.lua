@@ -20,7 +20,7 @@ local function count(model)
   model:eval()
   local aux = def.aux and { "output", def.nodes[def.aux] } or nil
   torch.no_grad(function()
-    model:forward { x = torch.zeros({ 1, 3, size, size }, { dtype = model.dtype, device = model.device }), outputs = aux, fold = false, each = function(name, t)
+    model:forward { x = torch.zeros({ 1, model._network.channels or 3, size, size }, { dtype = model.dtype, device = model.device }), outputs = aux, fold = false, each = function(name, t)
       local m = at[def.ids[name]]
       if m then list[def.ids[name]] = m.fan_in * t:numel() end
     end }

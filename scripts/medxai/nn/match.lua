@@ -149,8 +149,9 @@ function match.fit(state, tensors)
   for _, entry in ipairs(state) do
     local got = found[entry.name]
     if not got then
+      -- a tied tensor comes under its other name;
       -- files from before PyTorch 0.4.1 have no such counters, and no result depends on them
-      if not entry.name:find "num_batches_tracked$" then report.missing[#report.missing + 1] = entry.name end
+      if not entry.tied and not entry.name:find "num_batches_tracked$" then report.missing[#report.missing + 1] = entry.name end
     elseif same_shape(got.shape, entry.tensor.shape) then
       fitting[entry.name] = got
       report.matched = report.matched + 1

@@ -82,7 +82,9 @@ end
 -- The finished graph as the model reads it; shared by clones.
 local function define(g, output, aux)
   local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
-    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id }
+    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id,
+    shapes = g.shapes, batches = g.batches, in_place = g.in_place, picks = g.picks, counts = g.counts,
+    attentions = g.attentions }
   g.ids.output = g.ids.output or output.id
   return def
 end
@@ -107,12 +109,14 @@ local function keep_frozen_in_eval(self)
   end
 end
 
--- The parts that train_depth opens: the head and what lies behind it; nil where all is open.
+-- The parts that train_depth opens: the head and what lies behind it, or the head and those named; nil where all is open.
 local function open_parts_of(o, network)
   if o.train_depth == "all" then return nil end
   local open = {}
   for _, part in ipairs(network.head_parts or {}) do open[#open + 1] = part end
-  if o.train_depth > 0 then
+  if type(o.train_depth) == "table" then
+    table.move(o.train_depth, 1, #o.train_depth, #open + 1, open)
+  elseif o.train_depth > 0 then
     for _, part in ipairs(expand_parts(network.depths[o.train_depth])) do open[#open + 1] = part end
   end
   return open
@@ -159,8 +163,9 @@ end
 -- Options that are left out are those of the run that the weights come from, or else the usual ones.
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
-  local usual = { head = "thesis", hidden = network.hidden, dtype = "float32", transform_input = false,
-    layout = auto_layout(network, device), engine = "auto" }
+  -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder alone
+  local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32",
+    transform_input = false, layout = auto_layout(network, device), engine = network.make and "reference" or "auto" }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
   if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
@@ -207,10 +212,10 @@ local function build(self)
   rawset(self, "_state", self._def.native:state(#self._def.slots))
   self.device, self.dtype, self.layout = "cpu", "float32", "nchw"
   local ok, problem = pcall(core.memory.unscoped, function()
-    with_generator(o.seed, function() quietly(initialize.fill, self, self._network, o.late) end)
+    with_generator(o.seed, function() quietly(self._network.make or initialize.fill, self, self._network, o.late) end)
     self:to(target)
     freeze(self)
-    if o.found then require("medxai.nn.weights").load(self, o.found) end
+    if o.found and o.found.kind ~= "exported" then require("medxai.nn.weights").load(self, o.found) end
   end)
   if ok then return self._state end
   self._state:close()
@@ -341,6 +346,20 @@ function model.new(network, options)
   return finish(new_model(def, o, network), o)
 end
 
+--- The options that every model has and those of `more`, for constructors of other modules (exported.lua).
+---@param more table<string, table>
+---@return table<string, table> spec
+function model.spec_with(more) return with(common, more) end
+
+--- Fills in checked options: network.make(self) makes the tensors.
+function model.fill(what, o, network) fill_options(what, o, network) end
+
+--- The model of a described graph. o: checked and filled options, with config and late; network: name, size_px, make ...
+---@return medxai.Model
+function model.assemble(o, network, g, output)
+  return finish(new_model(define(g, output), o, network), o)
+end
+
 --- A network of one's own (see medxai.nn.builder); its options are own_spec.
 ---@return medxai.Model
 function model.own(options)
@@ -380,6 +399,7 @@ local function input(self, x)
         least == self._network.min_px and "" or " in train mode, for the auxiliary branch")
     end
   end
+  if self._network.check_input then self._network.check_input(self, x) end
   if x.dtype ~= self.dtype then
     check.fail(self.name, "the input is %s, the network %s. Use x:to('%s').", x.dtype, self.dtype, self.dtype)
   end
@@ -514,8 +534,8 @@ function Model:is_training() return self._training end
 local function listed(self, kind)
   local list = {}
   for i, slot in ipairs(self._def.slots) do
-    if not kind or slot.kind == kind then
-      local entry = { name = slot.name, tensor = self._state:get(i) }
+    if (not kind or slot.kind == kind and not slot.tied) and slot.kind ~= "constant" then
+      local entry = { name = slot.name, tensor = self._state:get(i), tied = slot.tied and true or nil }
       if kind == "parameter" then entry.trainable = self._state:requires_grad(i) end
       list[#list + 1] = entry
     end
@@ -527,7 +547,8 @@ end
 function Model:parameters() return listed(self, "parameter") end
 --- List of { name =, tensor = }: running statistics and counters of batch norms.
 function Model:buffers() return listed(self, "buffer") end
---- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor = }.
+--- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor =, tied = }; tied: a further
+--- name of a tensor that stands in the list already, or later.
 function Model:state() return listed(self) end
 
 --- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
@@ -617,6 +638,13 @@ function Model:set_trainable(parts)
   self.config = config_with(self.config, parts)
 end
 
+-- Several names of one tensor go on being that.
+local function tie(def, state)
+  for i, slot in ipairs(def.slots) do
+    if slot.tied then state:set(i, state:get(slot.tied)) end
+  end
+end
+
 -- ---- moving, loading, copying -------------------------------------------------------------------------------------------
 
 model.to_spec = {
@@ -642,6 +670,7 @@ function Model:to(where)
       self._state:set(i, new)
       if trained then self._state:set_requires_grad(i, true) end
     end
+    tie(self._def, self._state)
   end)
   self.device, self.dtype, self.layout = device, dtype, layout
   return self
@@ -678,6 +707,7 @@ function Model:clone()
       copy._state:set(i, state:get(i):detach():clone())
       copy._state:set_requires_grad(i, state:requires_grad(i))
     end
+    tie(self._def, copy._state)
   end)
   copy._open, copy._parts = self._open, table.move(self._parts, 1, #self._parts, 1, {})
   keep_frozen_in_eval(copy)

@@ -1,4 +1,5 @@
--- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }.
+-- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }; and any that
+-- PyTorch exports: xai.models.exported { file = "net.pt2" }.
 -- torchvision's parameter names, initial weights and forward order; see medxai.nn.model for the options.
 local check = require "medxai.base.options"
 
@@ -7,7 +8,11 @@ local names = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121
 return setmetatable({}, {
   __index = function(self, name)
     if name == "names" then return names end
-    check.known("models", "network", name, names)
+    if name == "exported" then
+      rawset(self, name, require("medxai.nn.exported").new)
+      return self[name]
+    end
+    check.known("models", "network", name, { "exported", table.unpack(names) })
     local network = require("medxai.nn.models." .. name)
     local function build(options) return require("medxai.nn.model").new(network, options) end
     rawset(self, name, build)

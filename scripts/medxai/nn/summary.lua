@@ -24,7 +24,7 @@ local function probe(self)
   self._training = false
   local ok, problem = pcall(torch.no_grad, function()
     local scope <close> = core.memory.scope()
-    local x = torch.zeros({ 1, 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
+    local x = torch.zeros({ 1, self._network.channels or 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
     self:forward { x = x, outputs = self._def.aux and { "output", self._def.nodes[self._def.aux] } or nil, fold = false, each = function(name, t)
       local shape = t.shape
       shapes[name] = table.concat(shape, "x", 2)
@@ -38,7 +38,7 @@ end
 local function count_parameters(self, part)
   local all, trained = 0, 0
   for i, slot in ipairs(self._def.slots) do
-    if slot.kind == "parameter" and (not part or topology.is_under(slot.name, { part })) then
+    if slot.kind == "parameter" and not slot.tied and (not part or topology.is_under(slot.name, { part })) then
       local n = 1
       for _, size in ipairs(slot.shape) do n = n * size end
       all = all + n

@@ -104,6 +104,23 @@ function methods:nonlinearities()
   return list
 end
 
+-- Whether the images have a part in a value; what they have none in is computed anew where it is needed.
+local function holds_images(def, id) return not def.batches or not def.batches[id] or def.batches[id].dim >= 0 end
+
+--- The part of some images of a batch in a value: `count` of them from the 0-based `first` on.
+---@param name string
+---@param value medxai.Tensor
+---@param first integer
+---@param count integer
+function methods:images(name, value, first, count)
+  local batch = self._def.batches and self._def.batches[self:_id(name)] or { dim = 0, per_image = 1 }
+  if batch.per_image ~= 1 then
+    check.fail(self.name, "the value '%s' holds %d parts of each image along one dimension, so that images cannot be told apart. "
+      .. "Choose the output of a whole block.", name, batch.per_image)
+  end
+  return batch.dim < 0 and value or value:narrow(batch.dim, first, count)
+end
+
 topology.boundary_spec = {
   override = { "table", required = true, of = "string", doc = "names of the values that are replaced" },
   outputs = { "table", of = "string", doc = "names; default \"output\"" },
@@ -126,7 +143,7 @@ function methods:boundary(request)
   end
   for id = #def.nodes, 1, -1 do
     if needed[id] and not over[id] then
-      if not reached[id] then
+      if not reached[id] and holds_images(def, id) then
         table.insert(list, 1, def.nodes[id])
       else
         for _, input in ipairs(inputs[id]) do needed[input] = true end

@@ -1,7 +1,9 @@
 -- Model and data of an earlier run, as its model.json says: xai.trained "vgg19". What changes a number is the run's:
 -- network, head, hidden units, transform_input, layout, weights; reader, folder, sizes, mask, mean and std, white level.
--- It refuses runs that do not say how they were trained, and networks that an experiment built itself.
+-- A network that PyTorch exported is the run's own file of it. It refuses runs that do not say how they were trained, and
+-- networks that an experiment built itself.
 local check = require "medxai.base.options"
+local exported_file = require "medxai.nn.exported_file"
 local host = require "medxai.host"
 local models = require "medxai.nn.models"
 local readers = require "medxai.data.readers"
@@ -17,52 +19,58 @@ local spec = {
 
 local function fail(run, fmt, ...) check.fail("trained", "the run '%s' " .. fmt, run, ...) end
 
--- The model.json of a run, complete enough to build on.
+-- What builds the network of a run: the constructor of one of the seven, or that of exported ones for the run's own file.
+local function constructor(run, described, weights_path)
+  if exported_file.of_run(weights_path) then return models.exported end
+  for _, name in ipairs(models.names) do
+    if name == described.network then return models[name] end
+  end
+  fail(run, "has a network of its own, '%s' (expected %s). Build it as its experiment does, with weights = '%s'.",
+    tostring(described.network), table.concat(models.names, ", "), run)
+end
+
+-- The model.json of a run, complete enough to build on, and the constructor of its network.
 local function describe(run)
   if run == "imagenet" or run == "random" then
     check.fail("trained", "'%s' is no run. Use xai.models.NAME { classes = ..., weights = '%s' }.", run, run)
   end
-  local described = weights.find(run, "trained").described
+  local found = weights.find(run, "trained")
+  local described = found.described
   if not described then
     fail(run, "has no model.json: how it was trained is not known. Use xai.models.NAME { classes = ..., weights = '%s' } "
       .. "with the settings of its training.", run)
   end
-  local known = false
-  for _, name in ipairs(models.names) do known = known or name == described.network end
-  if not known then
-    fail(run, "has a network of its own, '%s' (expected %s). Build it as its experiment does, with weights = '%s'.",
-      tostring(described.network), table.concat(models.names, ", "), run)
-  end
+  local build = constructor(run, described, found.path)
   if type(described.data) ~= "table" or type(described.data.options) ~= "table" then
     fail(run, "does not say which data it was trained on. Read them with xai.dataset.NAME, and use "
       .. "xai.models.%s { weights = '%s' }.", described.network, run)
   end
-  return described
+  return described, build
 end
 
 -- What the thesis changed about the images between training and explaining: { size_px = 224 } or nothing.
-local function thesis_sizes(described)
-  local network = require("medxai.nn.models." .. described.network)
+local function thesis_sizes(described, build)
+  local network = build ~= models.exported and require("medxai.nn.models." .. described.network) or {}
   return (network.thesis_sizes or {})[described.input] or {}
 end
 
 -- The options of the run's reader with others in their place. Labels are the true ones: permuted ones serve a training.
-local function data_options(described, o)
+local function data_options(described, build, o)
   local options = {}
   for key, value in pairs(described.data.options) do options[key] = value end
   options.labels = nil
   if o.sizes == "thesis" then
-    for key, value in pairs(thesis_sizes(described)) do options[key] = value end
+    for key, value in pairs(thesis_sizes(described, build)) do options[key] = value end
   end
   for key, value in pairs(o.data or {}) do options[key] = value end
   return options
 end
 
 -- The settings in which model and data may differ from the run: those that the experiment names, and the thesis' sizes.
-local function forced(described, o)
+local function forced(described, build, o)
   local list = table.move(o.force or {}, 1, #(o.force or {}), 1, {})
   if o.sizes == "thesis" then
-    for _, key in ipairs(check.sorted_keys(thesis_sizes(described))) do list[#list + 1] = key end
+    for _, key in ipairs(check.sorted_keys(thesis_sizes(described, build))) do list[#list + 1] = key end
   end
   return #list > 0 and list or nil
 end
@@ -90,9 +98,9 @@ local function open(run, options)
   local all = { run = run }
   for key, value in pairs(options or {}) do all[key] = value end
   local o = check.options("trained", all, spec)
-  local described = describe(o.run)
-  local data = readers[described.data.reader](data_options(described, o))
-  local model = models[described.network] { weights = o.run, force = forced(described, o) }
+  local described, build = describe(o.run)
+  local data = readers[described.data.reader](data_options(described, build, o))
+  local model = build { weights = o.run, force = forced(described, build, o) }
   if not host.options.quiet then
     io.stderr:write(("trained: %s and %s as in the run '%s'\n"):format(model.name, tostring(data), o.run))
   end

@@ -51,6 +51,9 @@ explain.spec = {
 -- ---- what is asked for ----------------------------------------------------------------------------------------
 
 local function layer_list(what, value, model)
+  if value == nil and model._def and model._def.shapes and not model.cam_layer then
+    check.fail("explain", "the network '%s' has no grid of places that all it computes goes through. Name a layer: layer = NAME.", model.name)
+  end
   if value == nil then return { model.cam_layer } end
   local list = type(value) == "table" and value or { value }
   if #list == 0 then check.fail("explain", "%s is an empty list (expected names of layers).", what) end
@@ -72,13 +75,25 @@ local function chosen_layers(model, entries)
   return list
 end
 
+-- Tells once where an exported network is looked at, and why there.
+local function tell_layer(job, model)
+  for _, e in ipairs(job.entries) do
+    for _, layer in ipairs(e.layers or {}) do
+      if layer == model.cam_layer and model.cam_reason then
+        return job:say("explain: layer '%s': %s", layer, model.cam_reason)
+      end
+    end
+  end
+end
+
 --- Layers other than the network's own are tried on an empty image, so that a wrong one is known before the first map.
 function explain.try_layers(model, entries)
   local layers = chosen_layers(model, entries)
   if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
   local mode <close> = explain.eval_mode(model)
-  tap.open(model, torch.zeros(1, 3, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
+  local channels = model._network and model._network.channels or 3
+  tap.open(model, torch.zeros(1, channels, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
 end
 
 -- Every entry at a layer once for each of the layers.
@@ -295,6 +310,7 @@ function explain.run_checked(run, model, split, asked)
   local mode <close> = explain.eval_mode(model)
   local job = jobs.new(run, model, split, asked, chosen)
   mark_entries(job, asked)
+  tell_layer(job, model)
   local fields = step_fields(job, asked)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
   fields.gate = require("medxai.score.gate").hash(run.dir) -- its marks stand in tables and pictures

@@ -183,11 +183,17 @@ end
 ---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the weights before
 function fit.write_model(run, model, data, facts)
   require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
+  if model.write_network then model:write_network(files.join(run.dir, "network.pt2")) end
   facts.sha256, facts.val = model:sha256(), run:describe_split(data.val).manifest_sha256
   files.write_data(files.join(run.dir, "model.json"), described(run, model, data, facts))
   fit.belongs_to(run, model)
   predictions.write(run, data.val, facts.answers)
   return facts.sha256
+end
+
+--- The files that write_model writes of a model itself.
+function fit.model_files(model)
+  return model.write_network and { "weights.pt", "model.json", "network.pt2" } or { "weights.pt", "model.json" }
 end
 
 -- Best weights back into the model, and on disk.
@@ -197,7 +203,7 @@ local function finish(run, trainer, step)
   local sha = fit.write_model(run, trainer.model, trainer.data, { best = best, best_by = trainer.options.best_by, seed = run.seed,
     start = step.fields.model.weights_sha256, answers = answers })
   local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss, weights_sha256 = sha }
-  step:finish(result, { "weights.pt", "model.json" }, { "predictions.csv", "metrics.jsonl" })
+  step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
   return result -- the last checkpoint stays: more epochs go on from it
 end
 

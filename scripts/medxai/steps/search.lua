@@ -357,7 +357,8 @@ function grid.run(run, options)
   step = run:step("grid", step.fields)
   if not step.done then
     local result = require("medxai.steps.search_report").finish(run, cells, own, step.fields)
-    step:finish(result, { "weights.pt", "model.json", "grid.csv" }, { "predictions.csv", "grid.jsonl" })
+    local files_of_model = fit.model_files(cells[1].model)
+    step:finish(result, { "grid.csv", table.unpack(files_of_model) }, { "predictions.csv", "grid.jsonl" })
   end
   require("medxai.steps.search_report").print(step.result)
   return search_of(run, cells, step.result)

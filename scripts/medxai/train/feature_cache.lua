@@ -48,8 +48,8 @@ function prefix.cut(model)
       for _, slot in ipairs(def.reads[id] or {}) do slots[slot] = true end
     else
       if problem ~= "trained" and problem ~= "after" then why = why or ("'" .. def.nodes[id] .. "': " .. problem) end
-      for _, input in ipairs(inputs) do
-        if fixed[input] then crossing[input] = true end
+      for _, input in ipairs(inputs) do -- what no image has a part in is computed anew, and is no row of a cache
+        if fixed[input] and not (def.batches and def.batches[input].dim < 0) then crossing[input] = true end
       end
     end
   end
@@ -57,6 +57,10 @@ function prefix.cut(model)
     if fixed[id] then return nil, "nothing is trained" end
   end
   if crossing[1] then return nil, why or "the first layer is trained" end
+  for id in pairs(crossing) do
+    local batch = def.batches and def.batches[id]
+    if batch and (batch.dim ~= 0 or batch.per_image ~= 1) then return nil, "'" .. def.nodes[id] .. "': it is not of one image a row" end
+  end
   local cut = { names = {}, slots = check.sorted_keys(slots) }
   for _, id in ipairs(check.sorted_keys(crossing)) do cut.names[#cut.names + 1] = def.nodes[id] end
   if #cut.slots == 0 then return nil, why or "nothing is frozen" end

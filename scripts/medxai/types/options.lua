@@ -398,6 +398,24 @@
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
 
+---@class medxai.ExportedOptions
+---@field cam_layer? string name of the node where Grad-CAM looks; default: the last grid before pooling or the head
+---@field classes? string[]|integer names in the order of the logits, or their number; default: the network's; for others the head is made anew
+---@field device? string cpu, cuda or cuda:N; default: what --device says
+---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field file? string what torch.export.save wrote; may be left out where weights name a run (--file)
+---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
+---@field frozen? "train"|"eval" batch norms of the frozen part; train: they go on as in training (default "train", --frozen)
+---@field head? string name of the last linear layer, checked; default: it is found
+---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
+---@field name? string of the network, in records and figures; default: the file's
+---@field output? integer which of several outputs are the logits, by its number
+---@field seed? integer of the weights that are drawn; default: the run's
+---@field size_px? integer side of the images, checked; default: the file's (in px)
+---@field train_depth? 0|"all"|string[] what is trained: 0 the head alone, a list of blocks those beside the head, all everything (default "all", --train_depth)
+---@field weights? string|medxai.WeightsOptions a run, or a file of weights with the module's own names; default: the file's own (--weights)
+
 ---@class medxai.AdamOptions
 ---@field amsgrad? boolean keep the largest running mean of squares (Reddi et al. 2018) (default false)
 ---@field betas? number[] decay rates of the running means of the gradient and of its square (default { 0.9, 0.999 })
@@ -466,6 +484,14 @@
 ---@field precision? "float32"|"bfloat16" of the forward passes; bfloat16 tells its deviation (default "float32")
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.AttentionRolloutMethodOptions
+---@field [1] "attention_rollout"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field fusion? "mean"|"max"|"min" of the heads' weights; mean: the paper (default "mean")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.CenterBlobMethodOptions
 ---@field [1] "center_blob"
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
@@ -503,6 +529,13 @@
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.GenericAttentionMethodOptions
+---@field [1] "generic_attention"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.GradcamMethodOptions
 ---@field [1] "gradcam"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
@@ -528,6 +561,13 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.GradientAttentionRolloutMethodOptions
+---@field [1] "gradient_attention_rollout"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.GuidedBackpropMethodOptions
@@ -580,6 +620,13 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.LegradMethodOptions
+---@field [1] "legrad"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.LimeMethodOptions
@@ -1048,6 +1095,7 @@
 ---@field resnet50 fun(options?: medxai.Resnet50Options): medxai.Model
 ---@field inception_v3 fun(options?: medxai.InceptionV3Options): medxai.Model
 ---@field vgg19 fun(options?: medxai.Vgg19Options): medxai.Model
+---@field exported fun(options?: medxai.ExportedOptions): medxai.Model
 ---@field names string[]
 
 ---@class medxai.Optim
@@ -1061,9 +1109,9 @@
 ---@field step_lr fun(options: medxai.StepLrOptions): medxai.ScheduleSpec
 ---@field warmup fun(options: medxai.WarmupOptions): medxai.ScheduleSpec
 
----@alias medxai.MethodName "ablationcam"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"weights_noise"|"whole_lung"|"xgradcam"|string
+---@alias medxai.MethodName "ablationcam"|"attention_rollout"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"generic_attention"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"gradient_attention_rollout"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"legrad"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"weights_noise"|"whole_lung"|"xgradcam"|string
 
----@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
+---@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.AttentionRolloutMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GenericAttentionMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GradientAttentionRolloutMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LegradMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
 
 ---@alias medxai.Methods medxai.MethodName|(medxai.MethodName|medxai.MethodEntry)[]|table<string, table|function>
 
