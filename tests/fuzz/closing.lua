@@ -291,7 +291,7 @@ case("state.get state.set state.set_eval state.drop_folded state.set_requires_gr
 -- files
 case("pt2.tensors", function() return { a = torch.ones(2, 3) } end, function(v)
   core.store.write_pt(dir .. "/y.pt", "save", { "dict", "a", v.a })
-  return core.pt2.tensors(dir .. "/y.pt", "exported", { { record = "archive/data/0", dtype = "float32", sizes = { 3, 2 }, strides = { 1, 3 } } })
+  return core.pt2.tensors(dir .. "/y.pt", "exported", { { record = "data/0", dtype = "float32", sizes = { 3, 2 }, strides = { 1, 3 } } })
 end)
 case("store.write_pt store.write_safetensors store.read", function()
   return { a = torch.ones(2, 3), b = torch.ones({ 4 }, { dtype = "int64" }):t() }
