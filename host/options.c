@@ -53,12 +53,13 @@ void options_help(void) {
     "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
     "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
     "  --smoke         the whole experiment in seconds, on a handful of images\n"
-    "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
+    "  --resume        go on, also to more epochs          --overwrite     start a run over\n"
     "  --quiet         no progress                         --verbose       more of it\n"
     "  --trace         with an error, the library's lines and libtorch's own text\n"
     "  --help  --version\n"
     "\n"
-    "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
+    "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.\n"
+    "SIGUSR1 or SIGUSR2: the training step ends, a checkpoint is written; under SLURM the job is queued again.");
 }
 
 static bool wrong(const char *format, const char *value) {

@@ -179,6 +179,25 @@ t.test("several processes work one folder, some of them killed: no cell is lost,
   same_search(dir)
 end)
 
+-- Each process sees another machine's name of the boot, so that no lock of one counts for another.
+t.test("processes of several machines work one folder, one of them killed: the same table, weights, and one line for each cell", function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then t.skip "no file systems of one's own here" end
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  for i = 1, 3 do t.write(dir .. "/boot" .. i, "machine" .. i .. "\n") end
+  local command = string.format("exec %s --threads 1 --quiet --out %s %s --takeover_s 3", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
+    for i in 1 2 3; do unshare -m sh -c "mount --bind boot$i %s; %s" >log$i 2>&1 & pids="$pids $!"; done
+    set -- $pids
+    until cat run/cells/*/metrics.jsonl >seen 2>/dev/null; do sleep 0.01; done
+    kill -9 $1; wait $2; a=$?; wait $3; b=$?; echo $a $b]], t.quote(dir), boot, command), timeout = 300 }
+  local logs = ""
+  for i = 1, 3 do logs = logs .. (files.read(dir .. "/log" .. i) or "") end
+  t.equal(r.out, "0 0\n", logs)
+  same_search(dir)
+end)
+
 t.test("a cached frozen part changes no bit, in memory or in a file, and it is said what was cached", function()
   for _, options in ipairs { "--cache false", "--cache_mb 0" } do
     local dir = t.tmpdir()

@@ -186,14 +186,14 @@ t.test("a model made before the run that sets the seed is another one each time:
   t.ok(r.err:find("(Random weights are the same each time where xai.run, which sets the seed, comes before the model.)", 1, true), r.err)
 end)
 
-t.test("--overwrite begins again, --resume wants a run to be there", function()
+t.test("--overwrite begins again; --resume begins a run where there is none, and says so", function()
   local base = whole()
   local r = go(base .. "/again", script, "--overwrite", "--epochs 1")
   t.equal(r.code, 0, r.err)
   t.equal(#files.records(base .. "/again/metrics.jsonl"), 2)
-  r = go(base .. "/nothing", script, "--resume")
-  t.equal(r.code, 1)
-  t.ok(r.err:find("run: --resume finds no run in '" .. base .. "/nothing'. Leave --resume out to begin one.", 1, true), r.err)
+  r = go(base .. "/nothing", script, "--resume", "--epochs 1")
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("run: there is no run in '" .. base .. "/nothing' to resume: a new one begins", 1, true), r.err)
 end)
 
 t.test("the command that runs it again has the seed that was given, and its words are a shell's", function()

@@ -145,9 +145,19 @@ function files.lock(path)
   return lock
 end
 
+--- Writes a file, whole, where there is none of that name. Of several processes exactly one succeeds.
+---@return boolean whether this one did
+function files.first(path, bytes)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  local done, message, code = file.first(path, bytes)
+  if done == nil and code ~= "EEXIST" then refuse(message, code) end
+  return done == true
+end
+
 --- Waits; a signal ends it early.
 function files.sleep(seconds)
-  os.execute("sleep " .. seconds)
+  host.sleep(seconds)
   if host.interrupted() then error("interrupted", 0) end
 end
 

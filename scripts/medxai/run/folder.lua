@@ -7,9 +7,9 @@ local folder = {}
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl",
   "metrics.csv", "weights.pt", "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv",
-  "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock" }
+  "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
-local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "done", "logs" }
 
 --- Whether a folder holds a run that was begun.
 ---@param dir string
@@ -26,7 +26,7 @@ function folder.refuse_foreign(dir)
   local names = files.list(dir)
   if folder.is_run(dir) then return end -- after the list: another process may be just about to begin the run
   for _, name in ipairs(names) do
-    if name ~= "." and name ~= ".." and name ~= ".lock" then
+    if name ~= "." and name ~= ".." and name ~= "claims" then
       check.fail("run", "'%s' holds other files (%s) and no run. Give another --out.", dir, name)
     end
   end
