@@ -153,6 +153,23 @@ t.test("killed at random points, the search ends with the same table and weights
   same_search(dir)
 end)
 
+t.test("killed within epochs or asked to stop by SIGUSR1, the search goes on from there to the same table and weights", function()
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  local command = string.format("%s --threads 1 --quiet --out %s %s --checkpoint_minutes 0", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
+    for signal in KILL USR1 KILL USR1 KILL USR1; do
+      before=$(ls run/families/*/*.part.pt 2>/dev/null | tail -n 1)
+      %s >>log 2>&1 & pid=$!
+      while kill -0 $pid 2>/dev/null && [ "$(ls run/families/*/*.part.pt 2>/dev/null | tail -n 1)" = "$before" ]; do sleep 0.01; done
+      kill -$signal $pid 2>/dev/null; wait $pid; echo $?
+    done]], t.quote(dir), command), timeout = 300 }
+  t.ok(r.out:find "137\n" and r.out:find "138\n", r.out .. (files.read(dir .. "/log") or ""))
+  r = go(dir)
+  t.equal(r.code, 0, r.err)
+  same_search(dir)
+end)
+
 t.test("a cell whose process died between its result and the search's log is in the log all the same", function()
   local dir = t.tmpdir()
   os.execute("cp -r " .. t.quote(searched() .. "/run") .. " " .. t.quote(dir .. "/run"))

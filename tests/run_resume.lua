@@ -105,6 +105,54 @@ t.test("Ctrl-C leaves status interrupted, and the run goes on", function()
   same_run(base .. "/whole", base .. "/interrupted")
 end)
 
+t.test("killed within an epoch, a training goes on from its last batch, to the same bytes", function()
+  local base = whole()
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[
+    for i in 1 2 3 4 5 6 7 8; do
+      rm -f %s/part/seen; %s --threads 1 --out %s/part %s --checkpoint_minutes 0 >>%s/part.log 2>&1 & pid=$!
+      while kill -0 $pid 2>/dev/null && [ ! -e %s/part/checkpoint.pt ]; do sleep 0.01; done
+      sleep 0.$i; kill -9 $pid; wait $pid
+    done]], t.quote(base), t.quote(require("medxai.host").exe), t.quote(base), t.quote(script), t.quote(base), t.quote(base)) }
+  r = go(base .. "/part", script, nil, "--checkpoint_minutes 0")
+  t.equal(r.code, 0, r.err)
+  local log = files.read(base .. "/part.log")
+  t.ok(log:find("going on from epoch %d+ of 10 and %d+ images of the next"), log)
+  same_run(base .. "/whole", base .. "/part")
+end)
+
+t.test("SIGUSR1 ends a training after the step, with a checkpoint; it goes on from there to the same bytes", function()
+  local base = whole()
+  for i, signal in ipairs { "USR1", "USR2" } do
+    local folder = base .. "/asked" .. i
+    local r = stop(folder, script, signal, 3, 0.01)
+    t.equal(r.code, signal == "USR1" and 138 or 140, r.err)
+    t.equal(status(folder), "interrupted")
+    r = t.run { "--threads", "1", "--out", folder, script }
+    t.equal(r.code, 0, r.err)
+    t.ok((r.out .. r.err):find("going on from epoch %d+ of 10"), r.err)
+    same_run(base .. "/whole", folder)
+  end
+end)
+
+t.test("a job of SLURM that is asked to stop is queued again, one that ends by itself is not", function()
+  local base = whole()
+  files.mkdir(base .. "/bin")
+  t.write(base .. "/bin/scontrol", "#!/bin/sh\necho \"$@\" >>" .. base .. "/queued\n")
+  os.execute("chmod +x " .. t.quote(base .. "/bin/scontrol"))
+  local environment = ("env PATH=%s:$PATH SLURM_JOB_ID=12 SLURM_ARRAY_JOB_ID=10 SLURM_ARRAY_TASK_ID=3 "):format(t.quote(base .. "/bin"))
+  local function with(more, code)
+    return t.run { exe = "/bin/sh", "-c", environment .. more .. t.quote(require("medxai.host").exe) .. " -e " .. t.quote(code) }
+  end
+  local code = "local run = require 'medxai'.run { name = 'x', out = arg[1] } run:prepare() " .. "os.execute 'kill -%s $PPID' while true do end"
+  code = code:gsub("arg%[1%]", function() return ("%q"):format(base .. "/queued-run") end)
+  t.equal(with("", code:format "TERM").code, 143)
+  t.equal(with("SLURM_PROCID=1 ", code:format "USR1").code, 138)
+  t.equal(files.read(base .. "/queued"), nil)
+  local r = with("", code:format "USR1")
+  t.equal({ r.code, files.read(base .. "/queued") }, { 138, "requeue 10_3\n" })
+  t.ok(r.err:find("SLURM: job 10_3 is queued again\n", 1, true), r.err)
+end)
+
 t.test("another configuration in the folder of a finished run is refused, naming what differs", function()
   local base = whole()
   local r = go(base .. "/whole", script, nil, "--lr 0.01")

@@ -65,8 +65,8 @@ local function facts_of(name, dir)
   facts.test = test and test.status == "finished" and test.result or nil
   if grid then
     local done, all = 0, grid.fields.cells or {}
-    for _, name in ipairs(files.list(files.join(dir, "done"))) do
-      if name:find "^%x+%.json$" then done = done + 1 end
+    for _, entry in ipairs(files.list(files.join(dir, "done"))) do
+      if entry:find "^%x+%.json$" then done = done + 1 end
     end
     facts.progress = string.format("%d/%d cells", math.min(done, #all), #all)
   elseif fit and fit.fields then

@@ -24,6 +24,7 @@ options_of.spec = {
   sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
   drop_last = { "boolean", default = false },                   -- leaves out an epoch's last batch where it is not full
   deterministic = { "boolean", field = true, default = false },
+  checkpoint_minutes = { "number", field = true, default = 10, min = 0 }, -- a checkpoint within an epoch; 0: after each batch
 }
 
 local step_spec = {

@@ -55,6 +55,9 @@ end
 
 local function checkpoint_path(family, state) return files.join(family.dir, state .. ".pt") end
 
+-- The state within the epoch that ends with `state`.
+local function part_path(family, state) return files.join(family.dir, state .. ".part.pt") end
+
 -- The last epoch up to `most` whose state is on disk, 0 where there is none.
 local function last_state(cell, most)
   for epoch = math.min(most, #cell.states), 1, -1 do
@@ -233,26 +236,36 @@ function Work:drop_worse_weights(cell)
   self.best = cell
 end
 
+function Work:new_trainer(cell, from_start)
+  local trainer = Trainer.new { model = self:model_for(cell, from_start), data = cell.data, options = cell.options, seed = cell.seed, key = cell.key,
+    prefix = cell.family.prefix, alive = function() self:alive(cell) end, save_part = function(trainer)
+      local state = cell.states[trainer.epoch]
+      if self.held:is_mine() then trainer:save(part_path(cell.family, state), state) end
+    end }
+  cell.family.dirty = true
+  return trainer
+end
+
 -- Takes up the latest state that the cell shares with what was trained, or begins.
 function Work:open_trainer(cell, target)
   local start = last_state(cell, target)
-  local model = self:model_for(cell, start == 0)
-  local trainer = Trainer.new { model = model, data = cell.data, options = cell.options, seed = cell.seed, key = cell.key,
-    prefix = cell.family.prefix, alive = function() self:alive(cell) end }
-  cell.family.dirty = true
-  while start > 0 do
-    local path = checkpoint_path(cell.family, cell.states[start])
-    local ok, problem = pcall(trainer.restore, trainer, path, cell.states[start], true)
-    if ok and problem then return trainer end
+  local trainer = self:new_trainer(cell, start == 0)
+  local function take_up(path, state)
+    local ok, problem = pcall(trainer.restore, trainer, path, state, true)
+    if ok and problem then return true end
     if host.interrupted() then error("interrupted", 0) end
     check.warn("grid", "the checkpoint '%s' cannot be used (%s): trained again from an earlier one.", path, ok and "it is another training's" or tostring(problem))
     files.remove(path)
+  end
+  local next_state = start < target and cell.states[start + 1]
+  local part = next_state and part_path(cell.family, next_state)
+  if part and files.exists(part) and take_up(part, next_state) then return trainer end
+  while start > 0 do
+    if take_up(checkpoint_path(cell.family, cell.states[start]), cell.states[start]) then return trainer end
     start = last_state(cell, start - 1)
   end
   trainer:close()
-  trainer = Trainer.new { model = self:model_for(cell, true), data = cell.data, options = cell.options, seed = cell.seed, key = cell.key,
-    prefix = cell.family.prefix, alive = function() self:alive(cell) end }
-  cell.family.dirty = true
+  trainer = self:new_trainer(cell, true)
   trainer.torch.manual_seed(cell.seed)
   return trainer
 end
@@ -281,17 +294,20 @@ function Work:advance(cell, target)
   if #trainer.history > 0 then write_history(cell, trainer.history) end
   local log = require("medxai.run.tensorboard").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
   for epoch = math.min(told, trainer.epoch) + 1, trainer.epoch do log:epoch(trainer.history[epoch]) end
+  local signals <close> = Trainer.hold_signals() -- luacheck: ignore (held, not read)
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()
     if not self:still_mine(cell) then return end
     if not (check.smoke() and trainer:finished()) then
       trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
     end
+    files.remove(part_path(cell.family, cell.states[trainer.epoch]))
     self:drop_state(cell, trainer.epoch - 1)
     log:epoch(record) -- before the history: what was told here and not there is dropped and told again
     write_history(cell, trainer.history)
     bar:add(1)
     self:epoch_done(cell, record, cost, trainer)
+    Trainer.let_signals()
   end
   if trainer:finished() then
     self:finish_cell(cell, trainer)
