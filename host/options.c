@@ -45,6 +45,7 @@ void options_help(void) {
   puts(
     "usage: medxai-run [options] FILE [--field value ...]\n"
     "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
+    "       medxai-run slurm [options] FILE [--field value ...]        submits it; see medxai-run slurm --help\n"
     "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
     "--data DIR).\n"
     "\n"
@@ -162,10 +163,10 @@ static const char *stopped_at(char **argv) {
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* "runs" is a command, unless a file of that name exists (a folder of that name does not count). */
+/* "runs" and "slurm" are commands, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  return strcmp(word, "runs") == 0 && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+  return (strcmp(word, "runs") == 0 || strcmp(word, "slurm") == 0) && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
 }
 
 bool options_read(host_options *o, int argc, char **argv) {
