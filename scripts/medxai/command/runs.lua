@@ -24,11 +24,12 @@ end
 local function state_of(dir, workers)
   local text = files.read(files.join(dir, "status"))
   if not text then return "not begun" end
-  local word = text:match "^(%S+)" or "unknown"
-  if word ~= "running" then return word, text end
-  local states = {}
+  local word, states = text:match "^(%S+)" or "unknown", {}
   for _, worker in ipairs(workers) do states[worker.state] = true end
-  return states.alive and word or states.silent and "silent" or "died", text
+  if word == "finished" then return word, text end
+  if states.alive then return "running", text:gsub("\nmessage .*", "") end -- another process than that which was stopped
+  if word ~= "running" then return word, text end
+  return states.silent and "silent" or "died", text
 end
 
 local function seconds_of(dir)
@@ -173,7 +174,7 @@ local function show(args)
   print(r.name .. ": " .. r.state .. (r.progress and ", " .. r.progress or "") .. (r.seconds > 0 and ", " .. duration(r.seconds) or ""))
   local message = r.status_text and r.status_text:match "\nmessage (.*)"
   if message then print(message) end
-  if r.config.question then print(r.config.question) end
+  if r.config.question and r.config.question ~= "" then print(r.config.question) end
   print_workers(r)
   for _, record in ipairs(r.epochs) do
     print(string.format("  epoch %2d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s", record.epoch, record.train_loss, record.train_accuracy, record.val_loss,
