@@ -1,10 +1,22 @@
 -- Prepares the library's sources for LDoc: medxai-run docs/prepare.lua FROM TO. The sources carry the language server's
--- annotations (---@param name type text); LDoc wants "@param name text" and a module line. Writes copies, one a file.
--- It refuses to understand Lua: it reads comments, line by line.
+-- annotations (---@param name type text); LDoc wants "@param name text" and a module line. Writes copies of the modules that
+-- experiments, methods and metrics use, and of no others. It reads comments, line by line, and knows no Lua.
 
 local from, to = ...
 local file = require "medxai.file"
 assert(from and to, "usage: medxai-run docs/prepare.lua FROM TO")
+
+-- What an experiment, a method or a metric of one's own uses.
+local public = { "torch", "data.readers", "data.dataset", "data.split", "data.audit", "nn.models", "nn.model", "nn.graph", "nn.builder", "nn.trained",
+  "nn.weights", "nn.checkpoint", "train.optim", "run.run", "steps.fit", "steps.search", "steps.evaluate", "steps.cross_evaluate",
+  "steps.explain", "steps.overlap", "steps.report", "steps.maskmaker", "explain.context", "explain.target", "explain.map",
+  "score.registry", "score.context", "perturb.removal", "perturb.regions", "perturb.scorer", "stats.classification", "stats.units",
+  "show.figure", "tensor.random" }
+local is_public = { ["medxai"] = true }
+for _, name in ipairs(public) do is_public["medxai." .. name] = true end
+
+-- LDoc puts comments into HTML as they are.
+local function escaped(text) return (text:gsub("&", "&amp;"):gsub("<", "&lt;"):gsub(">", "&gt;")) end
 
 -- A type may hold spaces inside brackets: "fun(a: integer, b?: string): table". Returns type, rest of the line.
 local function split_type(text)
@@ -42,7 +54,7 @@ local function prepare(text, module)
   for line in text:gmatch "([^\n]*)\n?" do
     local tag, rest = line:match "^%s*%-%-%-@(%a+)%s*(.*)$"
     if in_head and line:find "^%-%- " then
-      out[#out + 1] = (#out == 0 and "--- " or "-- ") .. line:sub(4)
+      out[#out + 1] = (#out == 0 and "--- " or "-- ") .. escaped(line:sub(4))
     elseif in_head and not line:find "^%-%-" then
       in_head = false
       out[#out + 1] = (#out == 0 and "--- " .. module .. "\n" or "") .. "-- @module " .. module
@@ -52,10 +64,10 @@ local function prepare(text, module)
       if doc then
         if not in_comment then out[#out + 1] = "---" end
         in_comment = true
-        out[#out + 1] = doc
+        out[#out + 1] = escaped(doc)
       end
     elseif line:find "^%s*%-%-%-" then
-      out[#out + 1] = (in_comment and "-- " or "--- ") .. line:match "^%s*%-%-%-%s?(.*)$"
+      out[#out + 1] = (in_comment and "-- " or "--- ") .. escaped(line:match "^%s*%-%-%-%s?(.*)$")
       in_comment = true
     else
       in_comment = false
@@ -73,7 +85,7 @@ local function walk(folder, target, module)
       if name ~= "types" then walk(path, target .. "/" .. name, module .. "." .. name) end
     elseif name:find "%.lua$" then
       local this = name == "init.lua" and module or module .. "." .. name:gsub("%.lua$", "")
-      assert(file.write(target .. "/" .. name, prepare(assert(file.read(path)), this)))
+      if is_public[this] then assert(file.write(target .. "/" .. name, prepare(assert(file.read(path)), this))) end
     end
   end
 end

@@ -18,7 +18,7 @@ local model = xai.models.efficientnet_b0 {
 -- Training: cross entropy; the weights with the best validation accuracy are kept.
 run:fit(model, data, {
   optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 },
-  step = { size = 3, gamma = 0.1 },
+  schedule = xai.optim.step_lr { step_size = 3, gamma = 0.1 },
   epochs = 15,
 })
 

@@ -24,7 +24,7 @@ local search = run:grid {
     }
     return model, data, {
       optim = xai.optim.sgd { lr = cell.lr, momentum = cell.momentum },
-      step = { size = cell.step_size, gamma = cell.gamma },
+      schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = cell.gamma },
       epochs = cell.epochs,
     }
   end,

@@ -18,13 +18,13 @@ local search = run:grid {
     local model = xai.models.efficientnet_b0 {
       classes = data.classes,
       weights = "efficientnet_b0_masked",
-      force = { "mask" }, -- that run saw masked images
+      force = { "input" }, -- that run saw masked images
       hidden = 512,
       train_depth = cell.train_depth,
     }
     return model, data, {
       optim = xai.optim.sgd { lr = cell.lr, momentum = cell.momentum },
-      step = { size = cell.step_size, gamma = cell.gamma },
+      schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = cell.gamma },
       epochs = cell.epochs,
     }
   end,

@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "efficientnet_b0_masked", seed = 42 }
 
 -- Data: the COVID-QU-Ex layout, the lungs and what lies between them; another folder by --data DIR.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs" }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs" }
 
 -- Model: torchvision's network with ImageNet weights and a new head; depth 3 of the network is trained.
 local model = xai.models.efficientnet_b0 {
@@ -18,7 +18,7 @@ local model = xai.models.efficientnet_b0 {
 -- Training: cross entropy; the weights with the best validation accuracy are kept.
 run:fit(model, data, {
   optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 },
-  step = { size = 3, gamma = 0.1 },
+  schedule = xai.optim.step_lr { step_size = 3, gamma = 0.1 },
   epochs = 15,
 })
 

@@ -6,7 +6,7 @@ local run = xai.run { name = "maskedtest", seed = 42 }
 
 -- Data: the same test images whole and lung-masked; another folder by --data DIR.
 local whole = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", resize_px = 255 }
-local masked = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", resize_px = 255, mask = "lungs" }
+local masked = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", resize_px = 255, input = "lungs" }
 
 -- Models: of the runs vgg19 and vgg19_masked.
 local plain_model = xai.models.vgg19 { classes = whole.classes, weights = "vgg19", hidden = 256 }

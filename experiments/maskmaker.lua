@@ -1,5 +1,5 @@
 -- Lung-masked copies of the data, as the thesis made them: the lungs and what lies between them, everything else black.
--- Training on them and training with mask = "lungs" on the data themselves are the same, to the last bit.
+-- Training on them and training with input = "lungs" on the data themselves are the same, to the last bit.
 local xai = require "medxai"
 
 xai.maskmaker {

@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "mobilenet_v2_gridsearch_warm", seed = 42 }
 
 -- Data: the COVID-QU-Ex layout, the lungs and what lies between them; another folder by --data DIR.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs", size_px = 225, resize_px = 256 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs", size_px = 225, resize_px = 256 }
 
 -- Search: 16 cells.
 local search = run:grid {
@@ -22,7 +22,7 @@ local search = run:grid {
     }
     return model, data, {
       optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 },
-      step = { size = cell.step_size, gamma = cell.gamma },
+      schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = cell.gamma },
       epochs = cell.epochs,
     }
   end,

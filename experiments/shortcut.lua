@@ -8,7 +8,10 @@ local xai = require "medxai"
 local run = xai.run { name = "shortcut", seed = 42 }
 
 -- Data: the letter is all there is to learn.
-local data = xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 48, size_px = 128, contrast = 0, marker = { rate = { 0, 1, 1 } } }
+local function phantoms(input)
+  return xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 48, size_px = 128, contrast = 0, marker = { rate = { 0, 1, 1 } }, input = input }
+end
+local data = phantoms "whole"
 
 -- Model: MobileNet V2 from scratch, with torchvision's own head, every layer trained.
 local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
@@ -29,13 +32,14 @@ for i = 1, data.test.n do
 end
 local pictures = data.test:subset(lettered)
 
--- Is the letter used? The share of images whose prediction changes without it; chance: the same pixels taken out on the other side.
-run:explain(model, pictures, {
-  title = "Is the letter used?",
-  methods = { { "data_mask", mask = "marker" } },
+-- Is the letter used? What hiding it takes from the answers beyond hiding as much elsewhere, and what few numbers tell of each input.
+run:audit {
+  inputs = { "whole", "lungs_raw", "outside", "border", "shape" },
+  seeds = {}, -- nothing more is trained
+  train = function(cell) return model, phantoms(cell.input) end,
+  audited = model,
   images = "all",
-  metrics = { "prediction_changed" },
-})
+}
 
 -- Is it found? Every method, beside edges, a blob in the middle and a random smooth map; paired over the pictures.
 local asked = {

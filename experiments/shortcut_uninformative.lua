@@ -6,7 +6,10 @@ local xai = require "medxai"
 local run = xai.run { name = "shortcut_uninformative", seed = 42 }
 
 -- Data: quickstart's phantoms with a letter in every picture, drawn without regard to the class.
-local data = xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 33, size_px = 128, marker = { rate = 1, tells = false } }
+local function phantoms(input)
+  return xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 33, size_px = 128, marker = { rate = 1, tells = false }, input = input }
+end
+local data = phantoms "whole"
 
 -- Model and training as in shortcut.lua
 local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
@@ -19,12 +22,13 @@ run:fit(model, data, {
 run:evaluate(model, data.test)
 
 -- Is the letter used? It should not be.
-run:explain(model, data.test, {
-  title = "Is the letter used?",
-  methods = { { "data_mask", mask = "marker" } },
+run:audit {
+  inputs = { "whole", "lungs_raw", "outside", "border", "shape" },
+  seeds = {}, -- nothing more is trained
+  train = function(cell) return model, phantoms(cell.input) end,
+  audited = model,
   images = "all",
-  metrics = { "prediction_changed" },
-})
+}
 
 -- How much of the letter do maps hold that have no reason to?
 run:overlap(model, data.test, {

@@ -4,7 +4,7 @@ local xai = require "medxai"
 local run = xai.run { name = "sobel", seed = 42 }
 
 -- Data and model: as the run inception_v3_masked was trained; its weights.
-local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", mask = "lungs", size_px = 299, resize_px = 299 }
+local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", input = "lungs", size_px = 299, resize_px = 299 }
 local model = xai.models.inception_v3 { classes = data.classes, weights = "inception_v3_masked" }
 
 -- Each map multiplies the image: Grad-CAM, the edges, and masks that keep what lies below a percentile of each image's edges.

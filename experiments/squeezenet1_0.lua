@@ -17,7 +17,7 @@ local model = xai.models.squeezenet1_0 {
 -- Training: cross entropy; the weights with the best validation accuracy are kept.
 run:fit(model, data, {
   optim = xai.optim.sgd { lr = 0.001, momentum = 0.9 },
-  step = { size = 8, gamma = 0.1 },
+  schedule = xai.optim.step_lr { step_size = 8, gamma = 0.1 },
   epochs = 8,
 })
 

@@ -1,6 +1,6 @@
 /* heart.h: a file that says that this process lives, for others that share its folder from any machine. A thread raises
  * a counter in it: who sees the counter stand still for long enough by a clock of their own may take the process for
- * dead. Nobody compares clocks. The file is locked as well (flock), so that on this machine the kernel knows at once. */
+ * dead. Nobody compares clocks. The file is locked as well (flock): on this machine the kernel knows at once. */
 #ifndef MEDXAI_HEART_H
 #define MEDXAI_HEART_H
 

@@ -46,6 +46,7 @@ void options_help(void) {
     "usage: medxai-run [options] FILE [--field value ...]\n"
     "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
     "       medxai-run slurm [options] FILE [--field value ...]        submits it; see medxai-run slurm --help\n"
+    "       medxai-run help [NAME]    what an experiment can name, and the options of one: help fit, help gradcam\n"
     "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
     "--data DIR).\n"
     "\n"
@@ -163,10 +164,11 @@ static const char *stopped_at(char **argv) {
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* "runs" and "slurm" are commands, unless a file of that name exists (a folder of that name does not count). */
+/* These are commands, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  return (strcmp(word, "runs") == 0 || strcmp(word, "slurm") == 0) && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+  bool known_word = strcmp(word, "runs") == 0 || strcmp(word, "slurm") == 0 || strcmp(word, "help") == 0;
+  return known_word && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
 }
 
 bool options_read(host_options *o, int argc, char **argv) {

@@ -124,6 +124,28 @@ static void explain_overflow(lua_State *L) { /* Lua says only "stack overflow" *
   lua_replace(L, 1);
 }
 
+/* Mistakes whose words say little: the end of Lua's message, and what to do. */
+static const struct { const char *end, *lead; } leads[] = {
+  { "(local 'self')", ". Was a method called with a dot? Write object:name(...), with a colon." },
+  { "near '!'", ". Lua writes a ~= b for unequal, and not a." },
+  { "near '!='", ". Lua writes a ~= b for unequal." },
+  { "syntax error near '+'", ". Lua has no +=. Write a = a + 1." },
+  { "syntax error near '-'", ". Lua has no -=. Write a = a - 1." },
+};
+
+/* Of the text at an absolute index, which is replaced. */
+static void lead_on(lua_State *L, int at) {
+  size_t n, m;
+  const char *message = lua_tolstring(L, at, &n);
+  for (size_t i = 0; i < sizeof leads / sizeof *leads; i++) {
+    m = strlen(leads[i].end);
+    if (n < m || strcmp(message + n - m, leads[i].end) != 0) continue;
+    lua_pushfstring(L, "%s%s", message, leads[i].lead);
+    lua_replace(L, at);
+    return;
+  }
+}
+
 int report_handler(lua_State *L) {
   if (signals_caught) {
     lua_pushliteral(L, "interrupted");
@@ -132,6 +154,7 @@ int report_handler(lua_State *L) {
   make_text(L);
   shorten_require(L);
   explain_overflow(L);
+  lead_on(L, 1);
   push_placed(L, lua_tostring(L, 1));
   if (the_host.options.trace) {
     luaL_traceback(L, L, lua_tostring(L, -1), 1);
@@ -153,6 +176,7 @@ void report_free(void) {
 int report_failure(lua_State *L, int status) {
   int sig = signals_caught;
   char text[512]; /* Lua may have no memory left for a message */
+  if (status == LUA_ERRSYNTAX && lua_type(L, -1) == LUA_TSTRING) lead_on(L, lua_gettop(L));
   const char *message = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error: no text";
   if (sig) {
     snprintf(text, sizeof text, "interrupted (%s)", signals_name(sig));

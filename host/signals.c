@@ -1,10 +1,10 @@
 /* signals.c: SIGINT, SIGTERM and SIGHUP (and SIGPIPE, when the reader of our output has gone). The first signal sets a
- * flag and stops Lua code at its next instruction and libtorch at its next operator; a second SIGINT or SIGTERM kills the
- * process. pcall and coroutines of the experiment do not catch the stop, and __close handlers delay it only for a short
+ * flag and stops Lua code at its next instruction and libtorch at its next operator; a second one kills the process.
+ * pcall and coroutines of the experiment do not catch the stop, and __close handlers delay it only for a short
  * time. Lua runs no hooks in a finalizer (__gc), nor in the closers of a coroutine that was stopped within a C function
  * such as table.sort: there the first signal has to wait. A handler only sets the flag and calls lua_sethook.
- * SIGUSR1 and SIGUSR2 stop the program, too, but not in the middle of a training step (signals_hold): the training first
- * writes a checkpoint. */
+ * SIGUSR1 and SIGUSR2 stop the program, too, but not in the middle of a training step (signals_hold): first the
+ * training writes a checkpoint. */
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>

@@ -64,10 +64,10 @@ t.test("from an inner layer: the same logits from its values, and other ones whe
   t.ok(distance(s:from_layer("conv2", {}, 5, function(first, count) return without:narrow(0, first, count) end), base.output) > 1e-3)
 end)
 
-t.test("bf16 tells its largest deviation from float32 on the first images", function()
+t.test("bfloat16 tells its largest deviation from float32 on the first images", function()
   t.needs_bfloat16()
   local model, x = tiny.model(), images(20)
-  local s = scorer.new(model, { precision = "bf16" })
+  local s = scorer.new(model, { precision = "bfloat16" })
   local make = function(first, count) return x:narrow(0, first, count) end
   local got, exact = s:logits(20, make), torch.no_grad(model, x)
   t.near(s:deviation(), distance(got:narrow(0, 0, 8), exact:narrow(0, 0, 8)), 1e-5)
@@ -136,7 +136,7 @@ t.test("a scorer refuses a model in train mode and options that it does not know
   local model = tiny.model()
   model:train()
   t.fails(function() scorer.new(model):logits(1, function() return images(1) end) end, "scorer: the model is in train mode (expected eval mode). Use model:eval().")
-  t.fails(function() scorer.new(model, { precision = "half" }) end, "scorer: option 'precision' is wrong (expected 'float32' or 'bf16', got string 'half').")
+  t.fails(function() scorer.new(model, { precision = "half" }) end, "scorer: option 'precision' is wrong (expected 'float32' or 'bfloat16', got string 'half').")
 end)
 
 -- ---- principal components ------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ t.test("a method that is not defined for a network is a status with its reason, 
   local record = result.records[1]
   t.equal({ record.status, record.problem, #record.files }, { "not_defined", "it has no rectifiers", 0 })
   t.equal({ result.summaries[1].n, result.summaries[1].undefined["map is not defined"] }, { 0, 2 })
-  t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 not defined of 2 maps"), table.concat(run.warnings, "\n"))
+  t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 of 2 maps are not defined %(not_defined%)"), table.concat(run.warnings, "\n"))
 end)
 
 t.test("one image that a researcher's method file cannot do fails alone", function()

@@ -137,10 +137,10 @@ end)
 
 t.test("guided Grad-CAM is the product of the two, and the colours are kept where asked for", function()
   local model = tinycam.model("relu")
-  local result, store = go(model, { methods = { "gradcam", { "guided_backprop", colours = true }, { "guided_gradcam", colours = true } }, layer = "features.3" })
-  local cam, both = store:map(result.records[1]), store:array(result.records[3], "colours")
+  local result, store = go(model, { methods = { "gradcam", { "guided_backprop", colors = true }, { "guided_gradcam", colors = true } }, layer = "features.3" })
+  local cam, both = store:map(result.records[1]), store:array(result.records[3], "colors")
   t.equal(both.shape, { 3, 24, 34 })
-  t.ok(distance(both, store:array(result.records[2], "colours") * cam:double()) < 1e-7)
+  t.ok(distance(both, store:array(result.records[2], "colors") * cam:double()) < 1e-7)
   t.ok(distance(both:sum({ 0 }), raw_of(result, store, 3)) < 1e-12)
 end)
 
@@ -231,13 +231,13 @@ t.test("Score-CAM: channels without contrast share one pass and one score; fewer
   t.ok(distance((torch.softmax(scores, 0):view({ 1, 8, 1, 1 }) * a):sum({ 1 }):squeeze(0), raw_of(result, store, 1)) < 1e-6)
 end)
 
-t.test("bf16 says so in the record, with its largest deviation, for the methods that perturb", function()
+t.test("bfloat16 says so in the record, with its largest deviation, for the methods that perturb", function()
   t.needs_bfloat16()
   local model = tinycam.model("relu", "float32")
-  local result = go(model, { methods = { { "scorecam", precision = "bf16" }, { "ablationcam", precision = "bf16" } }, images = { 1 } }, tinycam.images():float())
+  local result = go(model, { methods = { { "scorecam", precision = "bfloat16" }, { "ablationcam", precision = "bfloat16" } }, images = { 1 } }, tinycam.images():float())
   for _, record in ipairs(result.records) do
-    t.equal({ record.status, record.facts.precision }, { "ok", "bf16" })
-    t.ok(record.facts.bf16_deviation > 0 and record.facts.bf16_deviation < 0.1)
+    t.equal({ record.status, record.facts.precision }, { "ok", "bfloat16" })
+    t.ok(record.facts.bfloat16_deviation > 0 and record.facts.bfloat16_deviation < 0.1)
   end
 end)
 

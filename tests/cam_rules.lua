@@ -181,14 +181,14 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
   t.fails(check { methods = { "gradcam+" } }, "explain: unknown method 'gradcam+'. Did you mean 'gradcam' or 'xgradcam'?")
   t.fails(check { methods = { "ig" } }, "explain: unknown method 'ig'. Did you mean 'integrated_gradients'?")
   t.fails(check { methods = { scorecam = { precision = "bf32" } } },
-    "scorecam: option 'precision' is wrong (expected 'float32' or 'bf16', got string 'bf32').")
+    "scorecam: option 'precision' is wrong (expected 'float32' or 'bfloat16', got string 'bf32').")
   t.fails(check { methods = { scorecam = { channels = 0 } } }, "scorecam: option 'channels' is too small (expected at least 1, got 0).")
   t.fails(check { methods = { eigencam = { eigen_smooth = true } } }, "eigencam: unknown option 'eigen_smooth'. Known: aug_smooth, budget_mb, compat, layer, target.")
   t.fails(check { methods = { smoothgrad = { sigma = -1 } } }, "smoothgrad: option 'sigma' is too small (expected at least 0, got -1).")
   local split, run = tiny.tensor_split(images(2)), tiny.run(t.tmpdir())
   split.data = { size_px = 32, config = {}, masks = {}, preparation = function() return { size_px = 32,
-    input_mode = "none" } end }
-  model.weights_of = { run = "before", described = { size_px = 34, input_mode = "none" }, force = {}, differs = {} }
+    input = "whole" } end }
+  model.weights_of = { run = "before", described = { size_px = 34, input = "whole" }, force = {}, differs = {} }
   t.fails(function() explain.run(run, model, split, { methods = { "gradcam" } }) end,
     "weights: the run 'before' has size_px 34 (here: 32). Use the same, or other weights; where the difference is "
       .. "meant, write force = { 'size_px' } in the model's options.")

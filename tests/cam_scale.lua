@@ -140,7 +140,7 @@ t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, uns
   for k = 1, 5 do t.equal(maps:map(result.records[k]):abs():max():item(), 0.0, result.records[k].method) end
   t.equal(result.summaries[1].undefined, { ["map is saturated"] = 1 })
   t.equal(result.statuses[4].honesty, nil)
-  t.equal(run.warnings[1], "explain: Grad-CAM: 1 saturated of 1 maps")
+  t.equal(run.warnings[1], "explain: Grad-CAM: 1 of 1 maps are saturated, p is too near 0 or 1 (saturated)")
   t.equal(require("medxai.explain.map").explain_status(word), "saturated: p is too near 0 or 1, explain the logit")
   local logits = go(network("float32", 1, 90), { methods = { "gradcam", "saliency", lime, "shap_partition" },
     target = { "predicted", as = "logit" } })

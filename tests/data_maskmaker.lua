@@ -1,4 +1,4 @@
--- maskmaker: copies that are what mask = "lungs" does while training, to the last bit; resumed; never over the data.
+-- maskmaker: copies that are what input = "lungs" does while training, to the last bit; resumed; never over the data.
 local t = require "t"
 local files = require "medxai.base.files"
 local image = require("medxai.core").image
@@ -13,7 +13,7 @@ local function lung_mask(half)
   return mask
 end
 
--- A set in the COVID-QU-Ex layout, two images a class and split, an infection part of one class.
+-- A set in the COVID-QU-Ex layout, two images per class and split, an infection part of one class.
 local function make_set(dir, bad)
   local k = 0
   local function put(part, split, class, name)
@@ -49,9 +49,9 @@ t.test("both parts are written, read back they are the masked images, and traini
   t.equal(r.code, 0, r.err)
   t.ok(r.out:find("maskmaker: 19 written, 0 there already", 1, true), r.out)
   local scope <close> = require("medxai.core").memory.scope()
-  local fly = xai.dataset.covid_qu_ex { root = dir, mask = "lungs", size_px = 32, resize_px = 40 }
+  local fly = xai.dataset.covid_qu_ex { root = dir, input = "lungs", size_px = 32, resize_px = 40 }
   local copies = xai.dataset.masked_folders { root = dir .. ".masked", size_px = 32, resize_px = 40 }
-  t.equal(copies.mask, "lungs")
+  t.equal(copies.input, "lungs")
   for _, split in ipairs { "train", "val", "test" } do
     t.equal(fly[split].n, copies[split].n)
     for i = 1, fly[split].n do t.equal(image.digest(fly[split]:pixels(i)), image.digest(copies[split]:pixels(i)), split .. " " .. i) end
@@ -60,7 +60,7 @@ t.test("both parts are written, read back they are the masked images, and traini
   t.ok(files.exists(dir .. ".masked/Infection Segmentation Data/Masked_Test/COVID-19/x1.png"))
   t.ok(files.exists(dir .. ".masked/contact_sheet.svg"))
   local sums = {}
-  for i, reader in ipairs { ("covid_qu_ex { root = %q, mask = 'lungs',"):format(dir), ("masked_folders { root = %q,"):format(dir .. ".masked") } do
+  for i, reader in ipairs { ("covid_qu_ex { root = %q, input = 'lungs',"):format(dir), ("masked_folders { root = %q,"):format(dir .. ".masked") } do
     local script = t.write(dir .. "/w/fit.lua", ([[
 local xai = require "medxai"
 local run = xai.run { name = "m%d", seed = 3 }
@@ -94,7 +94,7 @@ end, { leaks = true }) -- the pictures made here live until they are collected
 t.test("copies of another mode say so to their reader", function()
   local dir = make_set(t.tmpdir())
   t.equal(make(("root = %q, out = %q, mode = 'lungs_hull'"):format(dir, dir .. ".hull")).code, 0)
-  t.equal(xai.dataset.masked_folders { root = dir .. ".hull", size_px = 32 }.mask, "lungs_hull")
+  t.equal(xai.dataset.masked_folders { root = dir .. ".hull", size_px = 32 }.input, "lungs_hull")
   os.execute("rm -rf " .. t.quote(dir .. ".hull"))
 end)
 
@@ -125,7 +125,7 @@ t.test("masks of another size are left out, or stretched as mask_resize says, as
   r = make(("root = %q, out = %q, mask_resize = 'bilinear'"):format(dir, base .. "/masked"))
   t.equal(r.code, 0, r.err)
   local scope <close> = require("medxai.core").memory.scope()
-  local fly = xai.dataset.covid_qu_ex { root = dir, mask = "lungs", size_px = 32, resize_px = 40, mask_resize = "bilinear" }
+  local fly = xai.dataset.covid_qu_ex { root = dir, input = "lungs", size_px = 32, resize_px = 40, mask_resize = "bilinear" }
   local copies = xai.dataset.masked_folders { root = base .. "/masked", size_px = 32, resize_px = 40 }
   for i = 1, fly.val.n do t.equal(image.digest(fly.val:pixels(i)), image.digest(copies.val:pixels(i))) end
   r = make(("root = %q, out = %q, mask_resize = 'nearest'"):format(dir, base .. "/masked"))

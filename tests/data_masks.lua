@@ -97,12 +97,12 @@ local function make_set(dir, h, w, edit)
   return dir
 end
 
-t.test("mask = 'lungs' masks in 8 bits at the file's size, before the resize", function()
+t.test("input = 'lungs' masks in 8 bits at the file's size, before the resize", function()
   local dir = make_set(t.tmpdir(), 80, 64)
   local own = dir .. "/Lung Segmentation Data/Train/Normal"
   local x, mask = image.load(own .. "/images/a.png"), image.load(own .. "/lung masks/a.png")
   for _, mode in ipairs { "none", "lungs", "lungs_raw", "outside" } do
-    local data = xai.dataset.covid_qu_ex { root = dir, mask = mode, resize_px = 40, size_px = 32 }
+    local data = xai.dataset.covid_qu_ex { root = dir, input = mode == "none" and "whole" or mode, resize_px = 40, size_px = 32 }
     local by_hand = image.fit(image.mask(x, mask, mode), 40, 32)
     t.equal(image.digest(data.train:pixels(3)), image.digest(by_hand), mode)
     local batch = data.train:batch { 3 }
@@ -126,7 +126,7 @@ t.test("masks that do not fit are errors that name the file", function()
     if path == "Val/Normal" then mask = image.resize(mask, 20, 20, "nearest") end
     return x, mask
   end)
-  local data = xai.dataset.covid_qu_ex { root = small, mask = "lungs", size_px = 32 }
+  local data = xai.dataset.covid_qu_ex { root = small, input = "lungs", size_px = 32 }
   local message = "dataset: the lung mask 'Val/Normal/lung masks/a.png' does not fit its image 'Val/Normal/images/a.png' (expected 40 x 40, got 20 x 20). "
     .. "Repair it, write mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt."
   t.fails(function() data.val:batch { 3 } end, message)
@@ -143,15 +143,15 @@ t.test("masks that do not fit are errors that name the file", function()
     .. "Repair it, or list its image 'Test/Normal/images/a.png' in skip.txt.")
 
   local missing = make_set(t.tmpdir(), 40, 40, function(path, x, mask) return x, path ~= "Train/COVID-19" and mask or nil end)
-  t.fails(function() xai.dataset.covid_qu_ex { root = missing, mask = "lungs" } end,
-    "dataset: no lung mask for 'Train/COVID-19/images/a.png' (looked for 'Train/COVID-19/lung masks/a.png'; mask = 'lungs' needs one). Add it, or list the image in skip.txt.")
+  t.fails(function() xai.dataset.covid_qu_ex { root = missing, input = "lungs" } end,
+    "dataset: no lung mask for 'Train/COVID-19/images/a.png' (looked for 'Train/COVID-19/lung masks/a.png'; input = 'lungs' needs one). Add it, or list the image in skip.txt.")
   t.equal(xai.dataset.covid_qu_ex { root = missing, size_px = 32 }.train:mask(1, "lungs"), nil)
 
   local half = make_set(t.tmpdir(), 40, 40, function(path, x, mask)
     if path == "Test/Non-COVID" then mask = mask:clone(); mask[{ { 0, 40 }, { 0, 20 } }] = 0 end
     return x, mask
   end)
-  t.fails(function() xai.dataset.covid_qu_ex { root = half, mask = "lungs", size_px = 32 }:check() end,
+  t.fails(function() xai.dataset.covid_qu_ex { root = half, input = "lungs", size_px = 32 }:check() end,
     "dataset: the lung mask 'Test/Non-COVID/lung masks/a.png' cannot be used (it shows no lung in its left half). "
     .. "Repair it, or list its image 'Test/Non-COVID/images/a.png' in skip.txt.")
 end)
@@ -171,7 +171,7 @@ t.test("mask_resize stretches masks of another size, as Pillow would, for the ne
   end
   for _, how in ipairs { "nearest", "bilinear" } do
     for _, mode in ipairs { "lungs", "outside" } do
-      local data = xai.dataset.covid_qu_ex { root = dir, mask = mode, size_px = 32, resize_px = 36, mask_resize = how }
+      local data = xai.dataset.covid_qu_ex { root = dir, input = mode, size_px = 32, resize_px = 36, mask_resize = how }
       t.equal(image.digest(data.val:pixels(3)), image.digest(image.fit(image.mask(big, stretched(how), mode), 36, 32)), how)
       t.ok(data.val:mask(3, "lungs"):eq(image.fit(stretched(how), 36, 32, "nearest"):ne(0):to "uint8"):all():item())
       t.equal(data.config.mask_resize, how)
@@ -189,7 +189,7 @@ t.test("a mask that marks the whole picture, or has its content in the alpha cha
   local function with(bytes)
     local dir = make_set(t.tmpdir(), 20, 24)
     t.write(dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png", bytes)
-    return xai.dataset.covid_qu_ex { root = dir, size_px = 16, mask = "lungs" }, dir
+    return xai.dataset.covid_qu_ex { root = dir, size_px = 16, input = "lungs" }, dir
   end
   local function inside(x, y) return x > 3 and x < 20 and y > 3 end
   local whole = "it marks the whole image"
@@ -308,5 +308,37 @@ t.test("permuted labels: the same images and counts, another order, keyed by the
   t.equal(name, "permuted by seed 5")
   local differ = false
   for i, label in ipairs(a) do differ = differ or label ~= b[i] end
+  t.ok(differ, "two seeds give the same order")
+end)
+
+t.test("permuted_all: the labels of all splits in one order, keyed by the seed; a class's images change splits' counts alone", function()
+  local host = require "medxai.host"
+  local seed = host.options.seed
+  local restore <close> = setmetatable({}, { __close = function() host.options.seed = seed end }) -- luacheck: ignore
+  host.options.seed = 5
+  local function all(which)
+    local data = xai.dataset.phantom { n_train = 60, n_val = 30, n_test = 30, size_px = 32, labels = which }
+    local list = {}
+    for _, split in ipairs(data.splits) do
+      for _, label in ipairs(split:labels():tolist()) do list[#list + 1] = label end
+    end
+    return list, data
+  end
+  local plain, a = all "true", nil
+  a = all "permuted_all"
+  local _, data = all "permuted_all"
+  t.equal(data.config.labels, "of all splits permuted by seed 5")
+  local moved, count = { 0, 0, 0 }, { 0, 0, 0 }
+  for i, label in ipairs(a) do
+    local split = i <= 60 and 1 or i <= 90 and 2 or 3
+    moved[split] = moved[split] + (label ~= plain[i] and 1 or 0)
+    count[label + 1] = count[label + 1] + 1
+  end
+  t.equal(count, { 40, 40, 40 }) -- jointly
+  t.ok(moved[1] > 25 and moved[2] > 10 and moved[3] > 10, table.concat(moved, " ")) -- about two thirds of each
+  t.equal(all "permuted_all", a)
+  host.options.seed = 6
+  local differ = false
+  for i, label in ipairs(all "permuted_all") do differ = differ or label ~= a[i] end
   t.ok(differ, "two seeds give the same order")
 end)

@@ -159,7 +159,7 @@ end)
 t.test("unknown and wrong options are errors", function()
   local dir = covid_tree { "a.png" }
   t.fails(function() xai.dataset.covid_qu_ex { rot = dir } end, "covid_qu_ex: unknown option 'rot'. Did you mean 'root'?")
-  t.fails(function() open_covid(dir, { mask = "lung" }) end, "covid_qu_ex: option 'mask' is wrong (expected 'none', 'lungs', 'lungs_raw', 'lungs_hull', "
+  t.fails(function() open_covid(dir, { input = "lung" }) end, "covid_qu_ex: option 'input' is wrong (expected 'whole', 'lungs', 'lungs_raw', 'lungs_hull', "
     .. "'outside', 'box', 'border' or 'shape', got string 'lung'). Did you mean 'lungs'?")
   t.fails(function() open_covid(dir, { size_px = 32 }) end, "covid_qu_ex: option 'resize_px' is too small (expected at least size_px, 32, got 16).")
   t.fails(function() open_covid(dir, { mean = { 0, 0, 0 } }) end, "covid_qu_ex: option 'std' is missing: mean and std go together.")
@@ -184,8 +184,8 @@ t.test("folders: classes as given, or sorted with a note, or the thesis' three i
   t.fails(function() xai.dataset.folders { root = dir, classes = { "sick", "well" } } end,
     "dataset: class 'well' is missing in Train (no folder 'Train/well'; there: healthy, sick).")
   t.fails(function() xai.dataset.folders { root = dir, classes = { "sick", "sick" } } end, "folders: classes names 'sick' twice.")
-  t.fails(function() xai.dataset.folders { root = dir, mask = "lungs" } end,
-    "folders: mask = 'lungs' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.")
+  t.fails(function() xai.dataset.folders { root = dir, input = "lungs" } end,
+    "folders: input = 'lungs' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.")
   local three = tree(t.tmpdir(), "", "", { "Normal", "COVID-19", "Non-COVID" }, { "1.png" })
   t.equal(xai.dataset.folders { root = three }.classes, covid)
 end)
@@ -263,7 +263,7 @@ t.test("a single file or a list of files is a dataset", function()
   t.equal({ two.test:labels():tolist(), two.test:item(2).name, two.test:item(2).class }, { { 1, 0 }, "b.png", "sick" })
   t.fails(function() xai.dataset.files(dir) end, ("files: '%s' is a folder. Use xai.dataset.folders { root = '%s' }, or name its files."):format(dir, dir))
   t.fails(function() xai.dataset.files(dir .. "/c.png") end, ("files: '%s/c.png' does not exist (there: a.png, b.png)."):format(dir))
-  t.fails(function() xai.dataset.files {} end, "files: option 'paths' is missing (expected string or table). Add paths = ... to it.")
+  t.fails(function() xai.dataset.files {} end, "files: option 'paths' is missing (expected string or table: one image file, or a list). Add paths = ... to it.")
   t.fails(function() xai.dataset.files { a, label = "well", classes = { "Well" } } end, "files: unknown class 'well'. Did you mean 'Well'?")
 end)
 
@@ -273,7 +273,7 @@ t.test("limit keeps the first of each class and split", function()
     "Test/Non-COVID/images/b.png", "Test/Normal/images/a.png", "Test/Normal/images/b.png" })
 end)
 
-t.test("--smoke keeps four images a class and split, and --data gives the folder", function()
+t.test("--smoke keeps four images per class and split, and --data gives the folder", function()
   local dir = covid_tree { "a.png", "b.png", "c.png", "d.png", "e.png", "f.png" }
   local script = t.write(t.tmpdir() .. "/e.lua", 'local xai = require "medxai"\nprint(xai.dataset.covid_qu_ex { size_px = 16 })')
   local r = t.run { "--smoke", script, "--data", dir }
@@ -288,7 +288,7 @@ end)
 
 t.test("the real set in the COVID-QU-Ex layout", function()
   local root = t.shared() .. "/covid-cxr"
-  local data = xai.dataset.covid_qu_ex { root = root, mask = "lungs", resize_px = 255, skip = { "Train/Normal/images/Normal (113).png" } }
+  local data = xai.dataset.covid_qu_ex { root = root, input = "lungs", resize_px = 255, skip = { "Train/Normal/images/Normal (113).png" } }
   t.equal({ data.train.n, data.val.n, data.test.n }, { 402, 58, 85 })
   local report = data:check()
   t.equal({ #report.exact, report.near_count, report.counts.train }, { 0, 0, { ["COVID-19"] = 43, ["Non-COVID"] = 180, Normal = 179, total = 402 } })

@@ -111,7 +111,7 @@ t.test("images that are dark, bright, of one value, or with their content in the
   local usual = of(function(x, y, c) return c == 3 and 10 * y or 17 * x end, 6)
   t.equal(notes_of { dark, bright, flat, flat, alpha, usual }, { "1 of 6 images comes out dark ('1.png'): no value above 90 of 255",
     "1 of 6 images comes out bright ('2.png'): no value below 128 of 255", "2 of 6 images have one value everywhere ('3.png', '4.png')",
-    "1 of 6 images has one colour everywhere and its content in the alpha channel, which is left out ('5.png')" })
+    "1 of 6 images has one color everywhere and its content in the alpha channel, which is left out ('5.png')" })
 end)
 
 t.test("white levels by source, in a manifest, and names that nothing has", function()

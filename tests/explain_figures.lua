@@ -47,7 +47,7 @@ local function check_inside(svg)
   for x, y, w, h in svg:gmatch '<image x="([%d.%-]+)" y="([%d.%-]+)" width="([%d.]+)" height="([%d.]+)"' do inside(tonumber(x), tonumber(y), x + w, y + h, "a picture") end
 end
 
-t.test("rows: the image with its prediction, a column a method; wrong ones are red; nothing leaves the page", function()
+t.test("rows: the image with its prediction, a column per method; wrong ones are red; nothing leaves the page", function()
   local result = go(t.tmpdir(), { methods = { "gradcam", "sobel" }, images = 3, figures = { "rows" } })
   local svg = svg_of(result, "maps")
   local _, texts = texts_of(svg)
@@ -59,7 +59,7 @@ t.test("rows: the image with its prediction, a column a method; wrong ones are r
   check_inside(svg)
 end)
 
-t.test("grid: one panel an image under its prediction, wrong ones framed with the true class", function()
+t.test("grid: one panel per image under its prediction, wrong ones framed with the true class", function()
   local result = go(t.tmpdir(), { methods = { "gradcam" }, images = "all", figures = { "grid" } }, 19)
   local svg = svg_of(result, "grid")
   local list, texts = texts_of(svg)
@@ -71,7 +71,7 @@ t.test("grid: one panel an image under its prediction, wrong ones framed with th
   check_inside(svg)
 end)
 
-t.test("methods: a page an image, each method with its time and the scores of the image and class that is drawn", function()
+t.test("methods: a page per image, each method with its time and the scores of the image and class that is drawn", function()
   local result = go(t.tmpdir(), { methods = { "gradcam", "sobel", "center_blob", "random_smooth" }, images = 2, target = "opacity", figures = { "methods" },
     metrics = { { "road_combined", percentiles = { 50 } }, "confidence_change", { "road_most_relevant_first", percentiles = { 25, 50 } } } })
   t.equal(#result.figures, 2)
@@ -87,7 +87,7 @@ t.test("methods: a page an image, each method with its time and the scores of th
         t.ok(texts:find(value, 1, true) or texts:find(value:gsub("[+−]", ""), 1, true), value .. " is not in\n" .. texts)
       end
     end
-    for _, part in ipairs { ("image %d.png: opacity, p = 0."):format(i), "Grad-CAM", "centre blob", "road_combined@1 imputer=noisy_linear(0.01) percentiles=50: logit, higher is" } do
+    for _, part in ipairs { ("image %d.png: opacity, p = 0."):format(i), "Grad-CAM", "center blob", "road_combined@1 percentiles=50 removal=noisy_linear(0.01): logit, higher is" } do
       t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
     end
     check_inside(svg)
@@ -137,7 +137,7 @@ t.test("a map that is not ok says so on its panel, in every kind of figure", fun
   end
 end)
 
-t.test("scales and colours are said: own or shared, JET's brightness, a signed picture's grey", function()
+t.test("scales and colors are said: own or shared, JET's brightness, a signed picture's gray", function()
   local place <close> = tiny.beside { fine_lines = 'return { title = "fine lines", sign = "signed", picture = "detail", map = function(ctx) return ctx:image():mean({ 1 }) - 0.25 end }' }
   local function texts(options)
     options.images, options.figures = 1, { "rows" }
@@ -145,7 +145,7 @@ t.test("scales and colours are said: own or shared, JET's brightness, a signed p
     return joined
   end
   t.ok(texts { methods = { "gradcam" }, scale = "shared" }:find("Shared scale: the maps of a method run from 0 to their largest value over these images.", 1, true))
-  t.ok(texts { methods = { "gradcam" }, colours = "jet" }:find("Overlay: half image, half JET, stretched to full brightness.", 1, true))
+  t.ok(texts { methods = { "gradcam" }, colors = "jet" }:find("Overlay: half image, half JET, stretched to full brightness.", 1, true))
   local detail = texts { methods = { "fine_lines" } }
   t.ok(detail:find("fine lines: signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against.", 1, true), detail)
   t.ok(not detail:find("Own scale", 1, true) and not detail:find("share of maximum", 1, true), "a scale that the picture does not have")
@@ -156,9 +156,9 @@ t.test("a signed picture is pytorch-grad-cam's deprocess_image", function()
   local p = figure.detail(v)
   -- numpy: uint8(clip((v - mean) / (std + 1e-5) * 0.1 + 0.5, 0, 1) * 255)
   t.equal({ p.columns, p.rows }, { 3, 2 })
-  local grey = {}
-  for i = 1, 6 do grey[i] = p.rgb:byte(3 * i - 2) end
-  t.equal(grey, { 124, 127, 128, 129, 171, 83 })
+  local gray = {}
+  for i = 1, 6 do gray[i] = p.rgb:byte(3 * i - 2) end
+  t.equal(gray, { 124, 127, 128, 129, 171, 83 })
 end)
 
 t.test("removal: curves and imputed pictures of the first three images, the pictures under their shares", function()
@@ -182,7 +182,7 @@ t.test("table and charts: every method and metric with its interval, chance and 
     metrics = { "energy_inside", { "road_combined", as = "softmax" }, { "road_most_relevant_first", percentiles = { 25, 50, 75 } }, { "deletion", steps = 2 } } })
   local svg = svg_of(result, "scores")
   local _, texts = texts_of(svg)
-  for _, part in ipairs { "Grad-CAM", "centre blob", "energy inside", "mask lesion", "chance 0.062", "as softmax", "probability, higher", "percentile 50",
+  for _, part in ipairs { "Grad-CAM", "center blob", "energy inside", "mask lesion", "chance 0.062", "as softmax", "probability, higher", "percentile 50",
     "Means over 6 images with 95 % studentised bootstrap intervals over images (image-level, patients unknown); none: fewer than 10 images.", "4 of 6 images" } do
     t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
   end
@@ -216,7 +216,7 @@ t.test("a method draws its own figures of the chosen images, with its arrays", f
           seen_pages[i] = { image.shape, map.shape, page:record(number).status, page:item(number).name, page:array(number, "none") == nil }
           rows[i] = { label = page:record(number).label, panels = { { pixels = figure.overlay(image, map, "diverging", -1, 1), title = "drawn by itself" } } }
         end
-        page:save("extra", figure.panels { rows = rows, bars = { { colours = "diverging", lo = -1, hi = 1, label = "signed" } } }, "An own figure")
+        page:save("extra", figure.panels { rows = rows, bars = { { colors = "diverging", lo = -1, hi = 1, label = "signed" } } }, "An own figure")
       end }]] }
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "own_pages" }, images = 2 })

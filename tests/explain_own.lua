@@ -149,7 +149,7 @@ t.test("activations and gradients that nobody asked for are told apart from thos
   t.equal(problem "b_other", "explain: no gradient was asked for at layer 'conv1' (asked for: conv2). Name it as the method's layer.")
   t.equal(problem "c_activation", "explain: the activation of layer 'conv1' was not kept (kept: conv2). Name it as the method's layer.")
   t.equal(problem "d_input", "explain: no gradient was asked for at the input (expected needs = { gradient = true } in the method, without a layer).")
-  t.equal(problem "e_nowhere", "explain: the activation of which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  t.equal(problem "e_nowhere", "explain: ctx:activation() needs a layer: declare at = \"layer\" or pass a name.")
   t.equal(problem "f_nothing", "explain: the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
   t.equal(problem "g_base", "explain: what a partial run from layer 'conv2' reads was not kept (expected needs = { base = true } in the method).")
   local guess = problem "h_guess"

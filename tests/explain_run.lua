@@ -224,7 +224,7 @@ t.test("a flat map is zero, not noise: no metric ranks it", function()
   local dir = t.tmpdir()
   local function noise(x) return x:mean({ 1 }):squeeze(0) * 1e-6 + 1 end
   local result = go(dir, { images = { 2 }, methods = { noise = noise }, mask = "lesion",
-    metrics = { "energy_inside", { "deletion", steps = 2, removals = { "black" } }, "confidence_increase" } })
+    metrics = { "energy_inside", { "deletion", steps = 2, removal = { "black" } }, "confidence_increase" } })
   t.equal(tiny.statuses(result), { "flat" })
   t.equal(torch.load_npy(dir .. "/" .. result.records[1].files[1]):abs():max():item(), 0.0)
   for _, s in ipairs(result.summaries) do t.equal(s.n, 0, s.metric) end
@@ -240,7 +240,7 @@ t.test("a constant image is flat for Sobel, and NaN weights are told as nan", fu
   end
   local broken = explain.run(run, model, tiny.split(3), { methods = { "gradcam" }, images = 2, figures = false })
   t.equal(tiny.statuses(broken), { "nan", "nan" })
-  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 nan of 2 maps"))
+  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 of 2 maps hold values that are not numbers %(nan%)"))
 end)
 
 t.test("out of memory halves the batch, says so, and changes nothing", function()
@@ -321,7 +321,7 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
   t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam' or 'xgradcam'?")
   t.fails_like(check { methods = { "zebra" } }, "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
   t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
-  t.fails(check {}, "explain: option 'methods' is missing (expected table). Add methods = ... to it.")
+  t.fails(check {}, "explain: option 'methods' is missing (expected string or table: names, { name, option = value }, or name = function(x, model, target): a method each). Add methods = ... to it.")
   t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")
   t.fails(check { methods = { "gradcam" }, layer = "fc" },
     "explain: layer 'fc' has no spatial extent (it comes after 'flat'). Choose one with a grid, for instance 'conv2'.")

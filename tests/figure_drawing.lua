@@ -1,4 +1,4 @@
--- Figures: text that fits and stays text, scales of colours, charts that survive empty and broken numbers.
+-- Figures: text that fits and stays text, scales of colors, charts that survive empty and broken numbers.
 local t = require "t"
 local core = require "medxai.core"
 local drawing = require "medxai.show.drawing"
@@ -6,7 +6,7 @@ local figure = require "medxai.show.figure"
 local palette = require "medxai.show.palette"
 local torch = require "medxai.torch"
 
-t.test("the colours of JET are OpenCV's at every index that its formula bends", function()
+t.test("the colors of JET are OpenCV's at every index that its formula bends", function()
   local jet = palette.get "jet"
   local function at(i) return { jet:byte(3 * i + 1, 3 * i + 3) } end
   for i, rgb in pairs { [0] = { 0, 0, 128 }, [31] = { 0, 0, 252 }, [32] = { 0, 0, 255 }, [33] = { 0, 4, 255 }, [95] = { 0, 252, 255 }, [96] = { 2, 255, 254 },
@@ -16,9 +16,9 @@ t.test("the colours of JET are OpenCV's at every index that its formula bends", 
   end
 end)
 
-t.test("a tint leaves the grey image where the map is 0 or not a number, and covers 60 % of it from half of the scale on", function()
+t.test("a tint leaves the gray image where the map is 0 or not a number, and covers 60 % of it from half of the scale on", function()
   local image = torch.full({ 3, 1, 4 }, 0.5)
-  image[{ 0, 0, 0 }] = 1 -- red: only its grey counts
+  image[{ 0, 0, 0 }] = 1 -- red: only its gray counts
   local p = figure.tint(image, torch.tensor({ { 0.0, 0 / 0, 0.5, 1.0 } }), "inferno", 0, 1)
   local function pixel(i) return { p.rgb:byte(3 * i + 1, 3 * i + 3) } end
   t.equal(pixel(0), { 166, 166, 166 }) -- 0.299 + 0.701 / 2
@@ -41,7 +41,7 @@ t.test("viridis and inferno grow lighter from end to end, the diverging scale is
     t.ok(light("diverging", i) > light("diverging", i - 8), i)
     t.ok(light("diverging", 255 - i) > light("diverging", 263 - i), i)
   end
-  t.fails(function() palette.get "rainbow" end, "figure: unknown colours 'rainbow'. Choose one of inferno, viridis, jet, diverging, diverging_r, grey, blues.")
+  t.fails(function() palette.get "rainbow" end, "figure: unknown colors 'rainbow'. Choose one of inferno, viridis, jet, diverging, diverging_r, gray, blues.")
 end)
 
 t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are shown as ?", function()
@@ -155,7 +155,7 @@ local function draw_everything()
   canvas:finish()
   local pdf <close> = core.figure.canvas("pdf", 20, 20)
   pdf:finish()
-  return core.figure.base64(core.figure.png(core.figure.colour(string.pack("<f", 0.5), palette.get "grey", 0, 1), 1, 1))
+  return core.figure.base64(core.figure.png(core.figure.colour(string.pack("<f", 0.5), palette.get "gray", 0, 1), 1, 1))
 end
 
 t.test("each allocation of the drawing surface may fail, Lua's and ours", function()

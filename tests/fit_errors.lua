@@ -40,12 +40,15 @@ t.test("a model whose classes are in another order is refused", function()
 end)
 
 t.test("options that do not fit are refused", function()
-  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table). Add optim = ... to it.")
+  refused('run:fit(network(data.classes), data, { epochs = 1 })\n', "fit: option 'optim' is missing (expected table: the optimizer, "
+    .. "for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 }). Add optim = ... to it.")
   refused('run:fit(network(data.classes), data, { optim = { lr = 1 }, epochs = 1 })\n',
     "fit: option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
   refused('run:fit(network(data.classes), data, { optim = sgd, epoch = 1 })\n', "fit: unknown option 'epoch'. Did you mean 'epochs'?")
-  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, step = { gama = 0.1, size = 2 } })\n',
-    "fit: step: unknown option 'gama'. Did you mean 'gamma'?")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, schedule = xai.optim.step_lr { gama = 0.1, step_size = 2 } })\n',
+    "step_lr: unknown option 'gama'. Did you mean 'gamma'?")
+  refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 1, step = { size = 2 } })\n',
+    "fit: option 'step' is now schedule = xai.optim.step_lr { step_size = ..., gamma = ... }.")
   refused('run:fit(network(data.classes), data, { optim = sgd, epochs = 0 })\n', "fit: option 'epochs' is too small (expected at least 1, got 0).")
 end)
 
@@ -86,7 +89,7 @@ data = xai.dataset.phantom { n_train = 13, n_val = 3, n_test = 3, size_px = 32 }
 ]]
 
 t.test("a batch of one image that a batch norm cannot take is told before training; drop_last and wide ones are trained", function()
-  local why = "batch norm 'narrow' sees one value a channel of it, and a variance needs two"
+  local why = "batch norm 'narrow' sees one value per channel of it, and a variance needs two"
   refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 4 })\n',
     "fit: the last batch of an epoch holds one image (13 = 3 x 4 + 1): " .. why .. ". Write drop_last = true, or another batch.")
   refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 1, drop_last = true })\n',
@@ -138,15 +141,15 @@ t.test("class weights of another number, negative or misspelt are refused", func
     "fit: option 'weight' is wrong (expected a number for each class, or 'balanced', got 'balance').")
 end)
 
-t.test("precision = \"bf16\" is refused in words where no convolution runs in bfloat16", function()
+t.test("precision = \"bfloat16\" is refused in words where no convolution runs in bfloat16", function()
   local script = t.write(t.tmpdir() .. "/e.lua", [[
 local xai = require "medxai"
 local run = xai.run { name = "half", seed = 1 }
 local data = xai.dataset.phantom { n_train = 6, n_val = 3, n_test = 3, size_px = 64 }
 local model = xai.models.squeezenet1_0 { classes = data.classes }
-run:fit(model, data, { optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3, precision = "bf16" })
+run:fit(model, data, { optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3, precision = "bfloat16" })
 ]])
   local r = t.run { "--quiet", script, cwd = t.tmpdir(), env = { DNNL_MAX_CPU_ISA = "AVX2" } }
   if r.code == 0 then t.skip "this libtorch computes bfloat16 without AVX-512" end
-  t.ok(r.err:find("e.lua:5: fit: precision = 'bf16' cannot be used here: no convolution in bfloat16 (", 1, true), r.err)
+  t.ok(r.err:find("e.lua:5: fit: precision = 'bfloat16' cannot be used here: no convolution in bfloat16 (", 1, true), r.err)
 end)

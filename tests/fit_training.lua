@@ -52,16 +52,16 @@ end
 local sgd = xai.optim.sgd { lr = 1.0, momentum = 0.0 }
 local slow = xai.optim.sgd { lr = 0.0 }
 
-t.test("StepLR steps once an epoch by default", function()
+t.test("StepLR steps once per epoch by default", function()
   with_run(function(run, data, model)
-    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, step = { size = 2, gamma = 0.5 }, epochs = 5, batch = 6 })
+    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, schedule = xai.optim.step_lr { step_size = 2, gamma = 0.5 }, epochs = 5, batch = 6 })
     t.near(rates(run), { 0.8, 0.8, 0.4, 0.4, 0.2 }, 1e-12)
   end)
 end)
 
 t.test("step_per = \"phase\" steps twice an epoch, as the thesis did", function()
   with_run(function(run, data, model)
-    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, step = { size = 3, gamma = 0.5 }, epochs = 5, batch = 6, step_per = "phase" })
+    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, schedule = xai.optim.step_lr { step_size = 3, gamma = 0.5 }, epochs = 5, batch = 6, step_per = "phase" })
     t.near(rates(run), { 0.8, 0.8, 0.4, 0.2, 0.2 }, 1e-12)
   end)
 end)
@@ -142,7 +142,7 @@ t.test("predictions.csv holds the validation and test answers at full precision"
     run:evaluate(model, data.test)
     local rows, columns = csv.read(run.dir .. "/predictions.csv")
     t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear", "logit_nodule", "logit_opacity",
-      "prob_clear", "prob_nodule", "prob_opacity", "input_mode" })
+      "prob_clear", "prob_nodule", "prob_opacity", "input" })
     t.equal(#rows, data.val.n + data.test.n)
     t.equal({ rows[1].split, rows[#rows].split }, { "val", "test" })
     t.equal(rows[1].image_id, data.val:item(1).id)
@@ -264,9 +264,9 @@ t.test("gradients are clipped to their common norm: one step moves the weights n
   end)
 end)
 
-t.test("precision = \"bf16\" trains in bfloat16 products with float32 weights, near float32", function()
+t.test("precision = \"bfloat16\" trains in bfloat16 products with float32 weights, near float32", function()
   t.needs_bfloat16()
-  local d = far(trained(), trained { precision = "bf16" })
+  local d = far(trained(), trained { precision = "bfloat16" })
   t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
 end)
 

@@ -29,7 +29,8 @@ local whole = [[
 local search = run:grid {
   lr = { 0.05, 0.2 }, step_size = { 2, 3 }, width = { 4 }, epochs = { 3, 5 },
   train = function(cell)
-    return network(cell.width), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, step = { size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs, batch = 8 }
+    return network(cell.width), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 },
+      schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs, batch = 8 }
   end }
 run:evaluate(search.model, data.test)
 ]]
@@ -112,7 +113,7 @@ t.test("a cell is the training that run:fit does alone, to the last bit, whateve
   for _, values in ipairs { { lr = "0.2", step_size = "2", epochs = "5" }, { lr = "0.05", step_size = "3", epochs = "3" } } do
     local dir = t.tmpdir()
     local r = go(dir, string.format([[
-      run:fit(network(4), data, { optim = xai.optim.sgd { lr = %s, momentum = 0.9 }, step = { size = %s, gamma = 0.1 }, epochs = %s, batch = 8 })
+      run:fit(network(4), data, { optim = xai.optim.sgd { lr = %s, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = %s, gamma = 0.1 }, epochs = %s, batch = 8 })
     ]], values.lr, values.step_size, values.epochs))
     t.equal(r.code, 0, r.err)
     t.equal(files.read_data(dir .. "/run/steps/fit.json").result.weights_sha256, by(rows, values).weights_sha256)
@@ -253,7 +254,7 @@ t.test("fields that nothing uses, empty lists and wrong values are refused", fun
   refused(grid_of "lr = { 0.1, 0.1 }", "grid: field 'lr' has the value 0.1 twice.")
   refused(grid_of "lr = { 0.1 }, search = { 'randm', n = 3 }", "grid: unknown search 'randm'. Did you mean 'random'?")
   refused(grid_of "lr = { 0.1 }, on_fail = 'go'", "grid: option 'on_fail' is wrong (expected 'continue' or 'stop', got string 'go').")
-  refused("run:grid { lr = { 0.1 } }\n", "grid: option 'train' is missing (expected function). Add train = ... to it.")
+  refused("run:grid { lr = { 0.1 } }\n", "grid: option 'train' is missing (expected function: (cell) -> model, data, options of run:fit; called once per cell). Add train = ... to it.")
   refused(grid_of("lr = { 0.1 }", "network(4), data"), "grid: train returns a nil third (expected model, data, options: the options of run:fit).")
   refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.rate }, epochs = 1 }"), "grid: unknown field 'rate'.")
   refused(grid_of("lr = { 0.1 }, epochs = function(cell) return cell.epochs end", "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = cell.epochs }"),
@@ -346,9 +347,9 @@ t.test("successive halving goes on with the better third and halts the rest", fu
   t.equal(epochs_trained(dir), epochs)
 end)
 
-t.test("seed is a field: cells of different seeds begin differently, and lower loss may select", function()
+t.test("seed is a field: cells of different seeds begin differently, and best_by may be the lower loss", function()
   local dir = t.tmpdir()
-  local r = go(dir, grid_of "lr = { 0.1 }, seed = { 1, 2 }, select = 'loss'")
+  local r = go(dir, grid_of "lr = { 0.1 }, seed = { 1, 2 }, best_by = 'loss'")
   t.equal(r.code, 0, r.err)
   local rows = table_of(dir)
   t.ok(rows[1].weights_sha256 ~= rows[2].weights_sha256)

@@ -38,7 +38,7 @@ local function apart(a, b) return (a - b):abs():max():item() / a:abs():max():ite
 local function by_hand(masks, o)
   local model, x = tiny.model(), tiny.split(4):batch({ 1 }).x
   local made = regions.of(o.regions or grid, x:select(0, 0))
-  local background = removal.parse(o.hide or "segment_mean"):background(x, { labels = made.labels, range = { torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1) } })
+  local background = removal.parse(o.removal or "segment_mean"):background(x, { labels = made.labels, range = { torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1) } })
   local rows = {}
   for i = 0, masks:size(0) - 1 do
     local image = background:clone()
@@ -109,12 +109,12 @@ t.test("the first 50 of 100 samples are the 50: a shorter run is a part of a lon
   t.ok(apart(by_hand(short, {}):squeeze(1), array(run, records[1], "weights"):select(0, 0)) < 1e-5)
 end)
 
-t.test("hidden regions show what hide says", function()
+t.test("hidden regions show what removal says", function()
   local scope <close> = xai.scope()
   for _, shown in ipairs { "black", "white", "mean", "blur(9)" } do
     local masks = coalitions.draw("plain", 60, 20, { seed = 42, purpose = "lime@1", id = "0000000000000001", replicate = 0 })
-    local records, run = go { samples = 60, hide = shown }
-    t.ok(apart(by_hand(masks, { hide = shown }):squeeze(1), array(run, records[1], "weights"):select(0, 0)) < 1e-5, shown)
+    local records, run = go { samples = 60, removal = shown }
+    t.ok(apart(by_hand(masks, { removal = shown }):squeeze(1), array(run, records[1], "weights"):select(0, 0)) < 1e-5, shown)
   end
 end)
 
@@ -140,17 +140,17 @@ t.test("stop_error ends when the weights have settled, and the map is that of th
 end)
 
 t.test("stability is estimated by resampling as it is between real seeds", function()
-  local estimated, seeds = go { samples = 300 }, go { samples = 300, seeds = 6 }
+  local estimated, seeds = go { samples = 300 }, go { samples = 300, repeats = 6 }
   local a, b = estimated[1].facts, seeds[1].facts
-  t.equal({ seeds[1].facts.stability_by, seeds[1].forwards }, { "6 seeds", 6 * 300 })
+  t.equal({ seeds[1].facts.stability_by, seeds[1].forwards }, { "6 repeats", 6 * 300 })
   t.near(a.rank_correlation, b.rank_correlation, 0.15)
   t.near(a.spread / b.spread, 1, 0.5)
 end)
 
-t.test("seeds only measure: the map is that of the first draws", function()
+t.test("repeats only measure: the map is that of the first draws", function()
   local scope <close> = xai.scope()
   local a, ra = go { samples = 60 }
-  local b, rb = go { samples = 60, seeds = 2 }
+  local b, rb = go { samples = 60, repeats = 2 }
   t.equal(array(ra, a[1]):tolist(), array(rb, b[1]):tolist())
 end)
 
@@ -202,10 +202,10 @@ end)
 
 t.test("bfloat16 reports how far its logits are from float32", function()
   t.needs_bfloat16()
-  local records = go { samples = 40, precision = "bf16" }
-  local off = records[1].facts.bf16_deviation
+  local records = go { samples = 40, precision = "bfloat16" }
+  local off = records[1].facts.bfloat16_deviation
   t.ok(off > 0 and off < 0.2, tostring(off))
-  t.equal(go({ samples = 40 })[1].facts.bf16_deviation, nil)
+  t.equal(go({ samples = 40 })[1].facts.bfloat16_deviation, nil)
 end)
 
 t.test("under --smoke a fiftieth of the samples is run", function()
@@ -246,7 +246,7 @@ t.test("what has no sense is refused before anything is run", function()
   local function with(o) return function() go(o) end end
   t.fails(with { sample = 5 }, "lime: unknown option 'sample'. Did you mean 'samples'?")
   t.fails(with { samples = 1 }, "lime: option 'samples' is too small (expected at least 2, got 1).")
-  t.fails(with { hide = "noisy_linear(0)" }, "lime: hide = 'noisy_linear(0)' has no background. Choose another removal.")
+  t.fails(with { removal = "noisy_linear(0)" }, "lime: removal = 'noisy_linear(0)' has no background: it fills pixels from those that are kept (expected black, white, mean, segment_mean or blur).")
   t.fails(with { rng = "numpy", design = "paired" }, "lime: rng = 'numpy' draws as lime does: design is 'plain' (got 'paired').")
   t.fails(with { regions = "quikshift" }, "regions: unknown source 'quikshift'. Did you mean 'quickshift'?")
   t.fails(with { feature_selection = "lasso" }, "lime: option 'feature_selection' is wrong (expected 'auto', 'highest_weights', 'forward_selection', " ..

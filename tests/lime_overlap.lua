@@ -47,13 +47,13 @@ t.test("IoU, Dice and their chance by hand", function()
     t.equal(percentile, 50)
     return bool { { 1, 0 }, { 1, 0 } }
   end }
-  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx, { at = { 50, "otsu" } })
+  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx, { percentiles = { 50, "otsu" } })
   t.near(values, { 1 / 3, 1 }, 1e-12)
   t.near(chances, { 1 / 3, 1 / 3 }, 1e-12)
-  t.equal(iou.values { at = { 50, 97.5, "otsu" } }, { "percentile 50", "percentile 97.5", "otsu" })
-  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { at = { 50 } }) }, { nil, nil, "map without contrast" })
-  t.fails(function() iou.check({ at = { 0 } }, "iou") end, "iou: a cut is a percentile between 0 and 100, or 'otsu' (got 0).")
-  t.fails(function() iou.check({ at = {} }, "iou") end, "iou: at is a list of percentiles and 'otsu' (expected at = { 50, 95, \"otsu\" }).")
+  t.equal(iou.values { percentiles = { 50, 97.5, "otsu" } }, { "percentile 50", "percentile 97.5", "otsu" })
+  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { percentiles = { 50 } }) }, { nil, nil, "map without contrast" })
+  t.fails(function() iou.check({ percentiles = { 0 } }, "iou") end, "iou: percentiles holds numbers between 0 and 100, and 'otsu' (got 0).")
+  t.fails(function() iou.check({ percentiles = {} }, "iou") end, "iou: percentiles is an empty list (expected { 50, 95, \"otsu\" } or the like).")
 end)
 
 t.test("the curve over thresholds holds the overlap at each, and the best one is the lowest of equals", function()
@@ -148,7 +148,7 @@ t.test("methods and baselines are rows of one table; every image, method and met
   local rows = csv.read(run.dir .. "/overlap.csv")
   t.equal(#rows, 9 * 3 * (3 + 3 + 3 + 2)) -- auprc, energy, pointing; IoU and Dice at 3 cuts; both tuned
   local auprc_table = table_of(result, "^auprc")
-  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "centre blob" })
+  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "center blob" })
   t.equal(auprc_table.lines[1].all.n, 6, "one without, one empty, one tiny are outside the mean")
   t.equal(result.facts.undefined, { ["no mask"] = 1, ["empty mask"] = 1 })
   t.equal(result.facts.sizes[1], { name = "under 0.1 %", images = 1 })
@@ -309,7 +309,7 @@ t.test("the report shows each table with its differences, the strata and what wa
   text = table.concat(text)
   for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline", "over 20 %", "predicted", "1 empty mask, 1 no mask",
     "IoU, tuned threshold", "image-level, patients unknown" } do
-    t.ok(text:find(words, 1, true) or words == "minus Sobel" and text:find("minus centre blob", 1, true), words)
+    t.ok(text:find(words, 1, true) or words == "minus Sobel" and text:find("minus center blob", 1, true), words)
   end
 end)
 

@@ -47,7 +47,7 @@ end)
 
 t.test("metrics refuse rows that do not fit", function()
   t.fails(function() metrics.classification({ 0 }, { { 1, 0 } }, { "a", "b", "c" }) end,
-    "metrics: sample 1 has 2 probabilities (expected 3, one a class).")
+    "metrics: sample 1 has 2 probabilities (expected 3, one per class).")
   t.fails(function() metrics.classification({ 3 }, { { 1, 0, 0 } }, { "a", "b", "c" }) end,
     "metrics: sample 1 has label 3 and prediction 0 (expected 0 to 2).")
   t.fails(function() metrics.classification({ 0, 1 }, { { 1, 0 } }, { "a", "b" }) end,

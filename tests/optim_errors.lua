@@ -7,7 +7,7 @@ local function leaf(...) return torch.tensor({ ... }):requires_grad_() end
 
 t.test("options are checked when they are written", function()
   t.fails(function() optim.sgd { learning_rate = 0.1 } end, "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
-  t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number). Add lr = ... to it.")
+  t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number: learning rate). Add lr = ... to it.")
   t.fails_like(function() optim.sgd { lr = -1 } end, "^sgd: option 'lr' is too small %(expected at least 0, got %-1")
   t.fails_like(function() optim.adam { lr = "0.1x" } end, "^adam: option 'lr' is wrong %(expected ")
   t.fails(function() optim.sgd { lr = 0.1, nesterov = true } end,
@@ -16,7 +16,7 @@ t.test("options are checked when they are written", function()
     "adam: option 'betas' is wrong (expected two numbers from 0 to below 1, got { 0.9, 1 }).")
   t.fails(function() optim.adam { betas = { 0.9 } } end,
     "adam: option 'betas' is wrong (expected two numbers from 0 to below 1, got { 0.9 }).")
-  t.fails(function() optim.warmup { epochs = 3, after = 7 } end, "warmup: option 'after' is wrong (expected table, got number 7).")
+  t.fails(function() optim.warmup { epochs = 3, after = 7 } end, "warmup: option 'after' is wrong (expected table: the schedule that follows, for instance xai.optim.step_lr { ... }, got number 7).")
   t.fails(function() optim.multistep_lr { milestones = { 0 } } end, "multistep_lr: milestone 1 is wrong (expected an epoch of 1 or more, got 0).")
   t.fails(function() optim.reduce_lr_on_plateau { mode = "mox" } end,
     "reduce_lr_on_plateau: option 'mode' is wrong (expected 'min' or 'max', got string 'mox'). Did you mean 'max'?")

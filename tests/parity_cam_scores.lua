@@ -48,11 +48,11 @@ local function ours(model, x, map, class, compat)
   for _, as in ipairs { "logit", "softmax" } do
     for _, name in ipairs { "confidence_change", "confidence_drop", "confidence_increase" } do out[as .. " " .. name] = ask({ name, as = as })[1] end
     for _, which in ipairs { "most", "least" } do
-      local list = ask { "road_" .. which .. "_relevant_first", percentiles = percentiles, imputer = "noisy_linear(0)", as = as }
+      local list = ask { "road_" .. which .. "_relevant_first", percentiles = percentiles, removal = "noisy_linear(0)", as = as }
       for i, p in ipairs(percentiles) do out[("%s %s %d"):format(as, which, p)] = list[i] end
     end
     for _, list in ipairs { { 25, 50, 75 }, { 20, 40, 60, 80 } } do
-      out[("%s combined %s"):format(as, table.concat(list, ","))] = ask({ "road_combined", percentiles = list, imputer = "noisy_linear(0)", as = as })[1]
+      out[("%s combined %s"):format(as, table.concat(list, ","))] = ask({ "road_combined", percentiles = list, removal = "noisy_linear(0)", as = as })[1]
     end
   end
   local logits = subject:original()

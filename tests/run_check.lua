@@ -52,7 +52,7 @@ end)
 
 t.test("what is no option table is refused", function()
   t.fails(options(3), "sgd: takes one table of options (expected sgd { name = value }, got number 3).")
-  t.fails(options { 0.1 }, "sgd: options have names (expected name = value, got [1]).")
+  t.fails(options { 0.1 }, "sgd: options have names (expected name = value, got number 0.1 without one).")
 end)
 
 t.test("near names come nearest first and none when nothing is near", function()

@@ -135,7 +135,7 @@ t.test("an option that depends on a result is left out, the others are checked",
   local r = go("", "local e = run:evaluate(model, data.test)\n" ..
     "run:explain(model, data.test, { methods = { 'sobel' }, images = e.n, title = ('%.1f'):format(e.accuracy), figures = false })\n")
   t.equal(r.code, 0, r.err)
-  refused("local e = run:evaluate(model, data.test)\nrun:explain(model, data.test, { methods = { 'sobel' }, images = e.n, colours = e.x, scael = 1 })\n", 11,
+  refused("local e = run:evaluate(model, data.test)\nrun:explain(model, data.test, { methods = { 'sobel' }, images = e.n, colors = e.x, scael = 1 })\n", 11,
     "explain: unknown option 'scael'. Did you mean 'scale'?")
 end)
 

@@ -16,7 +16,7 @@ local model = xai.graph.network { name = "tiny", classes = data.classes, size_px
     x = g:dropout("drop", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 4)), 0.5)
     return g:linear("fc", x, { 128, 3 })
   end }
-run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 }, step = { size = 2, gamma = 0.5 }, epochs = 10, batch = 4 })
+run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = 2, gamma = 0.5 }, epochs = 10, batch = 4 })
 run:evaluate(model, data.test)
 ]]
 
@@ -99,7 +99,7 @@ t.test("Ctrl-C leaves status interrupted, and the run goes on", function()
   local r = stop(base .. "/interrupted", script, "INT", 2, 0)
   t.equal(r.code, 130, r.err)
   t.equal(status(base .. "/interrupted"), "interrupted")
-  t.ok(r.err:find("stopped in fit epoch %d+/10: the same command goes on from there"), r.err)
+  t.ok(r.err:find("interrupted during fit epoch %d+/10; rerun the same command to resume"), r.err)
   r = go(base .. "/interrupted", script)
   t.equal(r.code, 0, r.err)
   same_run(base .. "/whole", base .. "/interrupted")

@@ -97,10 +97,10 @@ t.test("multiplication fades to the network's black; compat multiplies the input
     (raw * map):mean():item() - raw:mean():item(), 1e-5)
 end)
 
-t.test("deletion and insertion by hand: a value a removal, the curve from image to background", function()
+t.test("deletion and insertion by hand: a value per removal, the curve from image to background", function()
   local x, map = staircase()
   local model = mean_model()
-  local function areas(name, removals, steps) return values { model = model, x = x, map = map, metric = { name, removals = removals, steps = steps } } end
+  local function areas(name, removals, steps) return values { model = model, x = x, map = map, metric = { name, removal = removals, steps = steps } } end
   -- four steps of four pixels: 136, 136 - 58, ... taken out from the largest
   local left = { 136, 136 - 58, 136 - 100, 136 - 126, 0 }
   local area = (left[1] / 2 + left[2] + left[3] + left[4] + left[5] / 2) / 4 / 16
@@ -120,7 +120,7 @@ t.test("ROAD by hand: what is removed is interpolated, percentiles remove exactl
   local map = torch.zeros(6, 6)
   map[{ { 0, 6 }, 0 }]:fill_(1)
   local model = mean_model()
-  local function road(name, percentiles) return values { model = model, x = x, map = map, metric = { name, percentiles = percentiles, imputer = "noisy_linear(0)" } } end
+  local function road(name, percentiles) return values { model = model, x = x, map = map, metric = { name, percentiles = percentiles, removal = "noisy_linear(0)" } } end
   local p = 100 * (1 - 6 / 36) -- the six brightest pixels
   t.near(road("road_most_relevant_first", { p }), { -6 * 0.75 / 36 }, 1e-6)
   t.near(road("road_most_relevant_first", { 100, p, 0 }), { 0, -6 * 0.75 / 36, -(6 + 30 * 0.25) / 36 }, 1e-6)
@@ -178,10 +178,10 @@ local function against_reference(as, image, compat, wrong_class)
   end
   for _, name in ipairs { "confidence_change", "confidence_drop", "confidence_increase" } do out[name] = ask(name)[1] end
   for _, which in ipairs { "most", "least" } do
-    for i, v in ipairs(ask { "road_" .. which .. "_relevant_first", percentiles = percentiles, imputer = "noisy_linear(0)" }) do out[which .. " " .. percentiles[i]] = v end
+    for i, v in ipairs(ask { "road_" .. which .. "_relevant_first", percentiles = percentiles, removal = "noisy_linear(0)" }) do out[which .. " " .. percentiles[i]] = v end
   end
   for _, list in ipairs { { 25, 50, 75 }, { 20, 40, 60, 80 } } do
-    out["combined " .. table.concat(list, ",")] = ask { "road_combined", percentiles = list, imputer = "noisy_linear(0)" }[1]
+    out["combined " .. table.concat(list, ",")] = ask { "road_combined", percentiles = list, removal = "noisy_linear(0)" }[1]
   end
   return out
 end
@@ -244,7 +244,7 @@ t.test("within: only pixels of the mask are ranked, removed, multiplied and coun
   for k = 1, 8 do change = change + (k * (k - 1) / 15 - k) / 16 end
   t.near(one { "confidence_change", within = "lungs" }, change, 1e-5)
   local left = { 136, 136 - 15, 136 - 26, 136 - 33, 136 - 36 }
-  t.near(one { "deletion", removals = { "black" }, steps = 4, within = "lungs" }, (left[1] / 2 + left[2] + left[3] + left[4] + left[5] / 2) / 4 / 16, 1e-5)
+  t.near(one { "deletion", removal = { "black" }, steps = 4, within = "lungs" }, (left[1] / 2 + left[2] + left[3] + left[4] + left[5] / 2) / 4 / 16, 1e-5)
   t.near(one { "road_most_relevant_first", percentiles = { 100 }, within = "lungs" }, 0, 1e-9)
   local inside = torch.zeros(4, 4, { dtype = "uint8" })
   inside[{ 1, 3 }] = 1
@@ -298,7 +298,7 @@ t.test("prediction changed within a mask takes out what is marked there, and not
   upper[{ { 1, 2 } }]:fill_(1)
   lower[{ { 2, 4 } }]:fill_(1)
   local function one(within)
-    return values { model = model, x = x, map = marked, metric = { "prediction_changed", hide = "black", within = within }, masks = { upper = upper, lower = lower } }
+    return values { model = model, x = x, map = marked, metric = { "prediction_changed", removal = "black", within = within }, masks = { upper = upper, lower = lower } }
   end
   t.equal({ one()[1], one("upper")[1] }, { 1, 0 }) -- the row that decides lies outside
   local list, whys = one "lower"
@@ -316,13 +316,13 @@ end
 t.test("long rows for any metric: unit by target, one id a value, undefined ones counted", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "sobel" }, images = "all", target = { "predicted", as = "softmax" },
-    metrics = { { "road_most_relevant_first", percentiles = { 50, 75 } }, { "road_combined", as = "logit" }, { "deletion", steps = 2, removals = { "black", "blur(5)" } } } })
+    metrics = { { "road_most_relevant_first", percentiles = { 50, 75 } }, { "road_combined", as = "logit" }, { "deletion", steps = 2, removal = { "black", "blur(5)" } } } })
   local rows, seen = csv.read(dir .. "/scores.csv"), {}
   t.equal(#rows, 3 * 2 * 5)
   for _, row in ipairs(rows) do seen[row.metric] = row.unit end
-  t.equal(seen, { ["road_most_relevant_first@1 imputer=noisy_linear(0.01) percentile=50"] = "probability",
-    ["road_most_relevant_first@1 imputer=noisy_linear(0.01) percentile=75"] = "probability",
-    ["road_combined@1 imputer=noisy_linear(0.01) percentiles=25,50,75 as=logit"] = "logit",
+  t.equal(seen, { ["road_most_relevant_first@1 removal=noisy_linear(0.01) percentile=50"] = "probability",
+    ["road_most_relevant_first@1 removal=noisy_linear(0.01) percentile=75"] = "probability",
+    ["road_combined@1 percentiles=25,50,75 removal=noisy_linear(0.01) as=logit"] = "logit",
     ["deletion@1 steps=2 removal=black"] = "probability", ["deletion@1 steps=2 removal=blur(5,5)"] = "probability" })
   t.equal({ rows[1].image_id, rows[1].method, rows[2].method, rows[1].target, rows[1].status, rows[1].seed }, { "0000000000000001", "gradcam", "sobel", "predicted (softmax)", "ok", "42" })
   t.equal(#result.summaries, 10)
@@ -331,7 +331,7 @@ end)
 t.test("maps of a logit and of a probability are scored in different numbers: no table, chart or line mixes them", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", { "layercam", target = { "predicted", as = "softmax" } }, "sobel" }, images = 2, figures = { "charts", "table" },
-    metrics = { "confidence_change", { "road_most_relevant_first", percentiles = { 50, 75 } }, { "deletion", steps = 2, removals = { "black" }, as = "softmax" } } })
+    metrics = { "confidence_change", { "road_most_relevant_first", percentiles = { 50, 75 } }, { "deletion", steps = 2, removal = { "black" }, as = "softmax" } } })
   local told = {}
   for i, group in ipairs(require("medxai.score.summary").comparable(result.summaries)) do told[i] = { group[1].title, group[1].unit, #group } end
   t.equal(told, { { "confidence change", "logit", 2 }, { "confidence change", "probability", 1 }, { "ROAD, most relevant first", "logit", 2 }, { "ROAD, most relevant first", "probability", 1 },
@@ -443,7 +443,8 @@ t.test("an own metric that fails leaves undefined values and a warning; the rest
   t.ok(told:find("metric 'tensor_value' returned a tensor, whose number is tensor:item%(%) %(expected a number%)"), told)
   t.fails(function() metric.entries { "half_version" } end, "explain: metric 'half_version': version is a whole number (got 1.5).")
   t.fails(function() metric.entries { "no_measure" } end, "explain: metric 'no_measure' has no measure (expected a table with measure = function(map, ctx)).")
-  t.fails(function() metric.entries { "up" } end, "explain: metric 'up': direction is 'higher' or 'lower' (got 'up').")
+  t.fails(function() metric.entries { "up" } end,
+    "explain: metric 'up': direction is 'higher', 'lower' or 'none' (got 'up').")
 end)
 
 t.test("an own metric that works in place changes nothing for the others", function()
@@ -462,12 +463,12 @@ t.test("wrong settings are refused before anything is computed", function()
   refused({ { "road_combined", percentiles = { 25, 101 } } }, "road_combined: a percentile is a number from 0 to 100 (got 101).")
   refused({ { "road_combined", percentiles = {} } }, "road_combined: percentiles is an empty list (expected numbers from 0 to 100).")
   refused({ { "road_most_relevant_first", percentiles = { 25, 25 } } }, "road_most_relevant_first: percentile 25 is listed twice.")
-  refused({ { "road_combined", imputer = "noisy" } }, "removal: unknown removal 'noisy' (expected black, white, mean, segment_mean, blur(k), blur(kx, ky) or noisy_linear(sigma)).")
-  refused({ { "deletion", removals = { "noisy_linear" } } }, "deletion: 'noisy_linear(0.01)' is no background (expected black, white, mean or blur).")
-  refused({ { "deletion", removals = { "blur(3)", "blur(3,3)" } } }, "deletion: removal 'blur(3,3)' is listed twice.")
-  refused({ { "road_combined", imputer = "segment_mean" } }, "road_combined: 'segment_mean' needs regions, which a metric has not (expected black, white, mean, blur or noisy_linear).")
-  refused({ { "prediction_changed", hide = "segment_mean" } }, "prediction_changed: 'segment_mean' needs regions, which a metric has not (expected black, white, mean, blur or noisy_linear).")
-  refused({ { "insertion", removals = {} } }, "insertion: removals is an empty list (expected { \"black\", \"blur(31)\" } or the like).")
+  refused({ { "road_combined", removal = "noisy" } }, "removal: unknown removal 'noisy' (expected black, white, mean, segment_mean, blur(k), blur(kx, ky) or noisy_linear(sigma)).")
+  refused({ { "deletion", removal = { "noisy_linear" } } }, "deletion: 'noisy_linear(0.01)' is no background (expected black, white, mean or blur).")
+  refused({ { "deletion", removal = { "blur(3)", "blur(3,3)" } } }, "deletion: removal 'blur(3,3)' is listed twice.")
+  refused({ { "road_combined", removal = "segment_mean" } }, "road_combined: 'segment_mean' needs regions, which there are none here (expected black, white, mean, blur or noisy_linear).")
+  refused({ { "prediction_changed", removal = "segment_mean" } }, "prediction_changed: 'segment_mean' needs regions, which there are none here (expected black, white, mean, blur or noisy_linear).")
+  refused({ { "insertion", removal = {} } }, "insertion: removal is an empty list (expected { \"black\", \"blur(31)\" } or the like).")
   refused({ { "insertion", steps = 0 } }, "insertion: option 'steps' is too small (expected at least 1, got 0).")
   refused({ { "confidence_change", as = "odds" } }, "confidence_change: option 'as' is wrong (expected 'logit' or 'softmax', got string 'odds').")
   refused({ "deletion", "deletion" }, "explain: metric 'deletion@1 steps=100 removal=black' is asked for twice with the same settings.")

@@ -19,7 +19,7 @@ end
 
 local function plain(x) return x:select(0, 0):select(0, 0) end
 
-local deletion, confidence = { "deletion", steps = 10, removals = { "black" } }, "confidence_drop"
+local deletion, confidence = { "deletion", steps = 10, removal = { "black" } }, "confidence_drop"
 
 t.test("what metrics share is lent to an own one: whatever it does with it, the others give the same values", function()
   local texts = { harmless = "return { version = 1, measure = function() return 1 end }" }
@@ -31,7 +31,7 @@ t.test("what metrics share is lent to an own one: whatever it does with it, the 
   local place <close> = tiny.beside(texts)
   local function others(first)
     local result, run = go { methods = { plain = plain }, images = { 2 }, mask = "lesion", deterministic = true, -- else an original asked for early is scored in another chunk
-      metrics = { first, deletion, confidence, { "road_most_relevant_first", percentiles = { 25 } }, "energy_inside", { "prediction_changed", hide = "black" } } }
+      metrics = { first, deletion, confidence, { "road_most_relevant_first", percentiles = { 25 } }, "energy_inside", { "prediction_changed", removal = "black" } } }
     t.equal(#run.warnings, 0, run.warnings[1])
     local list = {}
     for i = 2, #result.summaries do list[i - 1] = result.summaries[i].mean end

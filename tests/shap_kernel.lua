@@ -160,8 +160,8 @@ t.test("l1_reg that means nothing is refused", function()
     t.fails(function() kernel.parse_selection(word) end,
       ("shap_kernel: option 'l1_reg' is wrong (expected 'num_features(k)', 'auto', 'aic', 'bic', 'none' or a number, got '%s')."):format(word))
   end
-  t.fails(function() method.check { hide = "white", l1_reg = "aic", samples = "many" } end, "shap_kernel: samples is a number or 'auto' (got 'many').")
-  t.fails(function() method.check { hide = "white", l1_reg = "aic", rng = "numpy", design = "balanced" } end,
+  t.fails(function() method.check { removal = "white", l1_reg = "aic", samples = "many" } end, "shap_kernel: samples is a number or 'auto' (got 'many').")
+  t.fails(function() method.check { removal = "white", l1_reg = "aic", rng = "numpy", design = "balanced" } end,
     "shap_kernel: rng = 'numpy' draws as shap does: design is 'shap' (got 'balanced').")
 end)
 

@@ -37,30 +37,30 @@ end
 local image = function() return tiny.images():narrow(0, 0, 1) end
 
 t.test("values equal shap's with a blur, both contexts, three ranked outputs", function()
-  local off, _, evaluated = same_as_shap("blur", image(), { hide = "blur(6,5)", evals = 300, queue_batch = 10 })
+  local off, _, evaluated = same_as_shap("blur", image(), { removal = "blur(6,5)", evals = 300, queue_batch = 10 })
   t.ok(off < 1e-10, tostring(off))
   t.equal(evaluated, 300)
 end)
 
 t.test("one context, hidden or shown: values and the order of evaluations equal shap's", function()
   for _, case in ipairs { { "context0", 0, 10 }, { "context1", 1, 32 } } do
-    local off, order = same_as_shap(case[1], image(), { hide = "blur(6,5)", evals = 200, fixed_context = case[2], queue_batch = case[3], ranked_outputs = 2 })
+    local off, order = same_as_shap(case[1], image(), { removal = "blur(6,5)", evals = 200, fixed_context = case[2], queue_batch = case[3], ranked_outputs = 2 })
     t.ok(off < 1e-10 and order < 1e-10, ("%s: %g, order %g"):format(case[1], off, order))
   end
 end)
 
 t.test("odd budgets and batches overshoot by one evaluation, as shap's; the least budget splits once", function()
-  local off, order, evaluated = same_as_shap("odd", image(), { hide = "black", evals = 101, queue_batch = 7, ranked_outputs = 1 }, { range = constant(0.3) })
+  local off, order, evaluated = same_as_shap("odd", image(), { removal = "black", evals = 101, queue_batch = 7, ranked_outputs = 1 }, { range = constant(0.3) })
   t.ok(off < 1e-10 and order < 1e-10, ("%g, order %g"):format(off, order))
   t.equal(evaluated, 102)
-  off, order, evaluated = same_as_shap("least", image(), { hide = "black", evals = 3 }, { range = constant(0) })
+  off, order, evaluated = same_as_shap("least", image(), { removal = "black", evals = 3 }, { range = constant(0) })
   t.ok(off < 1e-10 and order < 1e-10)
   t.equal(evaluated, 4)
 end)
 
 t.test("down to single colours of single pixels: rows first, then columns, then channels", function()
   local x = image():narrow(2, 3, 5):narrow(3, 5, 4):contiguous()
-  local off, _, evaluated = same_as_shap("pixels", x, { hide = "white", evals = 1500, queue_batch = 10 }, { range = constant(0.5) })
+  local off, _, evaluated = same_as_shap("pixels", x, { removal = "white", evals = 1500, queue_batch = 10 }, { range = constant(0.5) })
   t.ok(off < 1e-10, tostring(off))
   t.equal(evaluated, 1500)
 end)
@@ -90,7 +90,7 @@ t.test("a tree of regions: shap's values, and Owen's by recursion to the last bi
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local labels, f = six_regions()
   local tree = { { { 0, 3 }, 4 }, { { 1, 2 }, 5 } }
-  local _, extras = shapdump.map(method, shapdump.context(image(), { range = constant(0.25) }), { hide = "white", evals = 1000, regions = function() return labels end, tree = tree })
+  local _, extras = shapdump.map(method, shapdump.context(image(), { range = constant(0.25) }), { removal = "white", evals = 1000, regions = function() return labels end, tree = tree })
   local function sums(plane)
     local list = {}
     for r = 0, 5 do list[r + 1] = plane:masked_select(labels:eq(r)):sum():item() end
@@ -138,7 +138,7 @@ t.test("the map is the target's: a class that is not ranked, and a contrast as t
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = image(), tiny.model("float64")
   local function of(target)
-    local raw, extras = shapdump.map(method, shapdump.context(x, { model = model, target = target }), { evals = 40, ranked_outputs = 1, hide = "mean" })
+    local raw, extras = shapdump.map(method, shapdump.context(x, { model = model, target = target }), { evals = 40, ranked_outputs = 1, removal = "mean" })
     return raw, extras[1]
   end
   local rank = torch.no_grad(model, x)[0]:argsort(0, true):tolist()
@@ -155,8 +155,8 @@ t.test("each image is hidden by its own blur: several together equal each alone 
   local x, model = tiny.images(), tiny.model("float64")
   local both = shapdump.context(x, { model = model })
   for i = 1, 2 do
-    local one = shapdump.map(method, shapdump.context(x:narrow(0, i - 1, 1), { model = model }), { evals = 60, hide = "blur(9,9)" })
-    t.ok(distance(one, shapdump.map(method, both:single(i), { evals = 60, hide = "blur(9,9)" })) == 0)
+    local one = shapdump.map(method, shapdump.context(x:narrow(0, i - 1, 1), { model = model }), { evals = 60, removal = "blur(9,9)" })
+    t.ok(distance(one, shapdump.map(method, both:single(i), { evals = 60, removal = "blur(9,9)" })) == 0)
   end
 end)
 
@@ -232,9 +232,10 @@ t.test("bad input: budgets below 3, sizes and trees that make no sense", functio
   local check = require "medxai.base.options"
   t.fails(function() check.options("shap_partition", { evals = 2 }, method.options) end, "shap_partition: option 'evals' is too small (expected at least 3, got 2).")
   t.fails(function() check.options("shap_partition", { fixed_context = 2 }, method.options) end, "shap_partition: option 'fixed_context' is too large (expected at most 1, got 2).")
-  t.fails(function() method.check { hide = "black", tree = { 0, 1 } } end, "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")
-  t.fails(function() method.check { hide = "noisy_linear" } end, "shap_partition: hide = 'noisy_linear(0.01)' has no background. Choose another removal.")
-  t.fails(function() method.check { hide = "segment_mean" } end, "shap_partition: hide = 'segment_mean' needs regions.")
+  t.fails(function() method.check { removal = "black", tree = { 0, 1 } } end, "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")
+  t.fails(function() method.check { removal = "noisy_linear" } end, "shap_partition: removal = 'noisy_linear(0.01)' has no background: "
+    .. "it fills pixels from those that are kept (expected black, white, mean, segment_mean or blur).")
+  t.fails(function() method.check { removal = "segment_mean" } end, "shap_partition: removal = 'segment_mean' needs regions.")
   t.fails(function() check.options("shap_partition", { queue_batch = 0 }, method.options) end, "shap_partition: option 'queue_batch' is too small (expected at least 1, got 0).")
   local function make(o)
     return function() core.partition.new { size = o.size or { 2, 2, 3 }, outputs = 1, budget = 1, queue_batch = 1, context = -1, children = o.children } end

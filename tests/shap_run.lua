@@ -16,7 +16,7 @@ local function distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype 
 
 local grid = { "grid", rows = 3, columns = 3 }
 local function methods()
-  return { { "shap_partition", evals = 120, hide = "blur(9,9)" }, { "shap_kernel", samples = 70, regions = grid }, { "shap_gradient", samples = 40, background = "split", background_count = 4 } }
+  return { { "shap_partition", evals = 120, removal = "blur(9,9)" }, { "shap_kernel", samples = 70, regions = grid }, { "shap_gradient", samples = 40, background = "split", background_count = 4 } }
 end
 
 local function go(dir, options, split, model)

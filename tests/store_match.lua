@@ -100,7 +100,7 @@ t.test("what was wrapped around the model is left out and listed, what would be 
     "43 matched, 0 missing, 1 extra")
 end)
 
-t.test("a normalisation beside the network is warned of with its numbers", function()
+t.test("a normalization beside the network is warned of with its numbers", function()
   local warnings = require("medxai.host").warnings()
   local before = #warnings
   local list = renamed(function(name) return "1." .. name end)
@@ -109,7 +109,7 @@ t.test("a normalisation beside the network is warned of with its numbers", funct
   loads(list, { from = "n.pt" })
   t.equal(#warnings, before + 1)
   t.equal(warnings[#warnings], "weights: 'n.pt' holds mean = { 0.485, 0.456, 0.406 }, std = { 0.229, 0.224, 0.225 } "
-    .. "beside the network: if it normalised its input by them, "
+    .. "beside the network: if it normalized its input by them, "
     .. "give them to the data.")
 end)
 

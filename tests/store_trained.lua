@@ -60,7 +60,7 @@ local head = [[
 local xai = require "medxai"
 local run = xai.run { name = NAME, seed = 5 }
 local function read(more)
-  local o = { csv = "data", classes = { "opacity", "clear", "nodule" }, mask = "lungs_raw", size_px = 48,
+  local o = { csv = "data", classes = { "opacity", "clear", "nodule" }, input = "lungs_raw", size_px = 48,
     resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 } }
   for k, v in pairs(more or {}) do o[k] = v end
@@ -136,7 +136,7 @@ t.test("a run's data settings are asked of whatever data its weights are used wi
   refusals(dir, {
     { "size_px", evaluated "size_px = 40", says("size_px", "48", "40") },
     { "resize_px", evaluated "resize_px = 54", says("resize_px", "53", "54") },
-    { "mask", evaluated "mask = 'none'", says("mask", "lungs_raw", "none") },
+    { "input", evaluated "input = 'whole'", says("input", "lungs_raw", "whole") },
     { "white_16bit", evaluated "white_16bit = 65535", says("white_16bit", "4095", "65535") },
     { "mean", evaluated "mean = { 0.25, 0.5, 0.25 }", says("mean", "0.25, 0.5, 0.125", "0.25, 0.5, 0.25") },
     { "std", evaluated "std = { 0.3, 0.2, 0.7000000000000001 }", says("std", "0.3, 0.2, 0.7",
@@ -198,7 +198,7 @@ t.test("a run's model settings are taken where they are left out, told, and refu
     { "an old word", built "other_size = true", "mobilenet_v2: option 'other_size' is now force = { 'size_px', "
       .. "'resize_px' }." },
     { "another old word", built "weights_from_other_data = true",
-      "mobilenet_v2: option 'weights_from_other_data' is now force, with the settings that differ: force = { 'mask' }." },
+      "mobilenet_v2: option 'weights_from_other_data' is now force, with the settings that differ: force = { 'input' }." },
     { "a setting that there is not", built "force = { 'size' }", "mobilenet_v2: force: unknown setting 'size'. Did "
       .. "you mean 'size_px', 'resize_px' or 'mask_resize'?" },
     { "training alone", built "dropout = 0.5, train_depth = 0, frozen = 'eval'", "taken" },
@@ -250,15 +250,15 @@ t.test("a difference that force names is taken, told, and in config.json and the
     .. "xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })")
   t.equal(r.code, 0, r.err)
   local text = [[
-local model = xai.models.squeezenet1_0 { weights = "first", layout = "nchw", force = { "size_px", "layout", "mask" } }
-run:evaluate(model, read { size_px = 40, mask = "none" }.val)
+local model = xai.models.squeezenet1_0 { weights = "first", layout = "nchw", force = { "size_px", "layout", "input" } }
+run:evaluate(model, read { size_px = 40, input = "whole" }.val)
 run:report()]]
   for _ = 1, 2 do -- the second time every step is done already
     r = go(dir, "second", text)
     t.equal(r.code, 0, r.err)
     local before, here = "the run 'first'", {}
-    for i, words in ipairs { { "layout", "channels_last", "nchw" }, { "size_px", "48", "40" }, { "mask", "lungs_raw",
-      "none" } } do
+    for i, words in ipairs { { "layout", "channels_last", "nchw" }, { "size_px", "48", "40" }, { "input", "lungs_raw",
+      "whole" } } do
       here[i] = ("%s: %s had %s, here it is %s"):format(words[1], before, words[2], words[3])
       t.ok(r.err:find(("weights: %s is %s here, and %s in %s: force allows it."):format(words[1], words[3], words[2],
         before), 1, true), r.err)
@@ -271,9 +271,9 @@ run:report()]]
       or page:find("size_px: the run 'first' had 48, here it is 40", 1, true))
   end
   r = go(dir, "third", 'run:evaluate(xai.models.squeezenet1_0 { weights = "first", force = { "size_px" } }, '
-    .. 'read { size_px = 40, mask = "none" }.val)')
+    .. 'read { size_px = 40, input = "whole" }.val)')
   t.equal(r.code, 1)
-  t.ok(r.err:find("has mask lungs_raw (here: none)", 1, true), r.err)
+  t.ok(r.err:find("has input lungs_raw (here: whole)", 1, true), r.err)
 end)
 
 t.test("a file in a run's folder that is not its weights is refused, and a run without model.json is told of",
@@ -306,13 +306,13 @@ t.test("model.json says what it takes to build the model and to read the data ag
   local said = files.read_data(dir .. "/runs/first/model.json")
   local canon = require "medxai.base.json"
   t.equal(canon.write(said.data), canon.write { reader = "manifest", options = { csv = "data", classes = { "opacity",
-    "clear", "nodule" }, mask = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
+    "clear", "nodule" }, input = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 }, augment = true, labels = "true" } })
   for key, value in pairs { format = "medxai.model", network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
     device = "cpu", size_px = 48, resize_px = 53,
     white_16bit = 4095,
     interpolation = "bilinear", channels = 3, range = { 0, 1 }, mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 },
-      input_mode = "lungs_raw", train_depth = 1,
+      input = "lungs_raw", train_depth = 1,
     classes = { "opacity", "clear", "nodule" }, run = "first", seed = 5 } do
     t.equal(canon.write(said[key]), canon.write(value), key)
   end
@@ -355,7 +355,7 @@ run:fit(xai.models.mobilenet_v2 { classes = data.classes, hidden = 9, layout = "
 local xai = require "medxai"
 local run = xai.run { name = "examine", of = "first" }
 local model, data = xai.trained(run.of)
-print(model.name, model.config.hidden, data.name, data.mask, data.config.labels)
+print(model.name, model.config.hidden, data.name, data.input, data.config.labels)
 run:evaluate(model, data.val, { batch = 3 })]])
   os.execute(("mkdir %s/elsewhere && cp -r %s/runs/first %s/elsewhere/seed-2"):format(dir, dir, dir))
   for of, name in pairs { first = "first_examine", ["elsewhere/seed-2/"] = "elsewhere-seed-2_examine" } do
@@ -377,21 +377,22 @@ t.test("options of xai.trained replace the data's, and what the network would se
     .. "{ batch = 3 })"):format(options) end
   refusals(dir, {
     { "gone", used "nil", "manifest: cannot read 'data': No such file or directory." },
-    { "other mask", used "{ data = { csv = 'moved', mask = 'none' } }", "weights: the run 'first' has mask lungs_raw "
-      .. "(here: none). " .. hint "mask" },
+    { "other input", used "{ data = { csv = 'moved', input = 'whole' } }", "weights: the run 'first' has input lungs_raw "
+      .. "(here: whole). " .. hint "input" },
     { "another word", used "{ root = 'moved' }", "trained: unknown option 'root'. Known: data, force, run, sizes." },
     { "no such run", used "{}" :gsub("first", "frist"), "weights: there is no run 'frist' (looked for "
       .. "runs/frist/weights.pt). Run the experiment of that name first, or give a path to a file." },
     { "no run", "xai.trained 'imagenet'", "trained: 'imagenet' is no run. Use xai.models.NAME { classes = ..., weights "
       .. "= 'imagenet' }." },
-    { "nothing", "xai.trained()", "trained: option 'run' is missing (expected string). Add run = ... to it." },
+    { "nothing", "xai.trained()", "trained: no run is named (expected its name, as in xai.trained(\"vgg19\"); for xai.trained(run.of): "
+      .. "--of vgg19 behind the experiment, or xai.run { of = \"vgg19\" })." },
   })
-  r = go(dir, "second", used "{ data = { csv = 'moved', mask = 'none', limit = 1 }, force = { 'mask' } }")
+  r = go(dir, "second", used "{ data = { csv = 'moved', input = 'whole', limit = 1 }, force = { 'input' } }")
   t.equal(r.code, 0, r.err)
-  t.ok(r.err:find("weights: mask is none here, and lungs_raw in the run 'first': force allows it.", 1, true), r.err)
-  r = t.run { "-e", "require('medxai').trained('first', { data = { csv = 'moved' } })", "--mask", "lungs", cwd = dir }
+  t.ok(r.err:find("weights: input is whole here, and lungs_raw in the run 'first': force allows it.", 1, true), r.err)
+  r = t.run { "-e", "require('medxai').trained('first', { data = { csv = 'moved' } })", "--input", "lungs", cwd = dir }
   t.equal(r.code, 0, r.err)
-  t.ok(r.err:find("--mask: mask = lungs in manifest (instead of lungs_raw)", 1, true), r.err)
+  t.ok(r.err:find("--input: input = lungs in manifest (instead of lungs_raw)", 1, true), r.err)
 end)
 
 t.test("the thesis' sizes are those of its whole images on MobileNet V2", function()

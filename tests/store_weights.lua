@@ -13,7 +13,7 @@ local of_run, model_file = found and found.described, require "medxai.nn.model_f
 if of_run then model_file.belongs(model, found.run, of_run, model_file.check_model(model, found.run, of_run)) end
 local report = found and weights.load(model, found)
 print(report and report.matched or why, state[1].tensor:tolist()[1][1], state[2].tensor:tolist()[1][1])
-local data, run = { preparation = function() return { size_px = 224, input_mode = %q } end },
+local data, run = { preparation = function() return { size_px = 224, input = %q } end },
   { note_differences = function() end }
 if %q ~= "" then model_file.check_data(run, model, data) end
 ]]
@@ -21,7 +21,7 @@ if %q ~= "" then model_file.check_data(run, model, data) end
 local function apply(spec, options)
   options = options or {}
   local dir = options.dir or t.tmpdir()
-  local script = t.write(dir .. "/experiment.lua", program:format(spec, options.on_missing or "error", options.mask or "", options.mask or ""))
+  local script = t.write(dir .. "/experiment.lua", program:format(spec, options.on_missing or "error", options.input or "", options.input or ""))
   return t.run { script, cwd = dir, timeout = 60, env = { HOME = dir .. "/home", TORCH_HOME = options.torch_home or "", XDG_CACHE_HOME = options.cache or "",
     MEDXAI_WEIGHTS_URL = options.url or "file:///nowhere" } }
 end
@@ -141,8 +141,8 @@ t.test("a run's weights are found by its name, and must agree", function()
     o = o or {}
     require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.model", network = o.network
       or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
-      hidden = o.hidden or 8, head = "thesis", size_px = 224, input_mode = "lungs" })
-    return apply("first", { dir = dir, mask = o.mask or "" })
+      hidden = o.hidden or 8, head = "thesis", size_px = 224, input = "lungs" })
+    return apply("first", { dir = dir, input = o.input or "" })
   end
   local r = describe()
   t.equal(r.out, "2\t1.0\t1.0\n", r.err)
@@ -156,9 +156,9 @@ t.test("a run's weights are found by its name, and must agree", function()
   fails({ hidden = 16 }, "weights: the run 'first' has hidden 16 (here: 8). Use the same, or other weights", "hidden")
   fails({ network = "vgg19" }, "weights: the run 'first' has the network vgg19 (here: squeezenet1_0). Use the same, "
     .. "or other weights")
-  fails({ mask = "none" }, "weights: the run 'first' has mask lungs (here: none). Use the same, or other weights",
-    "mask")
-  t.equal(describe({ mask = "lungs" }).code, 0)
+  fails({ input = "whole" }, "weights: the run 'first' has input lungs (here: whole). Use the same, or other weights",
+    "input")
+  t.equal(describe({ input = "lungs" }).code, 0)
 end)
 
 t.test("an absent run names the experiment to run first", function()

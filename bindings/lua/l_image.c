@@ -113,12 +113,15 @@ static int image_lua_save(lua_State *L) {
   return 0;
 }
 
-/* encode(image) -> the bytes of a PNG */
+/* encode(image [, quality]) -> the bytes of a PNG; with a quality from 1 to 100 those of a JPEG */
 static int image_lua_encode(lua_State *L) {
   image im = check_picture(L, 1, "image.encode");
+  const int64_t quality = lua_isnoneornil(L, 2) ? 0 : xl_toint(L, 2, "image.encode: the quality");
+  if (quality < 0 || quality > 100 || (quality == 0 && !lua_isnoneornil(L, 2)))
+    xl_error(L, "image.encode: the quality is wrong (expected 1 to 100, got %lld).", (long long)quality);
   uint8_t *bytes;
   size_t n;
-  if (image_encode_png(&bytes, &n, &im))
+  if (quality ? image_encode_jpeg(&bytes, &n, &im, (int)quality) : image_encode_png(&bytes, &n, &im))
     xl_error(L, "image.encode: out of memory.");
   xl_hold(L, bytes, mx_free);
   lua_pushlstring(L, (const char *)bytes, n);

@@ -41,6 +41,7 @@ int image_read_file(uint8_t **bytes, size_t *n, const char *path, char *why); /*
 int image_load(image *out, const char *path, int white16, char *why);
 int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, char *why); /* header only */
 int image_encode_png(uint8_t **bytes, size_t *n, const image *im); /* mx_free frees */
+int image_encode_jpeg(uint8_t **bytes, size_t *n, const image *im, int quality); /* 1 to 100; mx_free frees */
 
 /* ---- geometry ---- */
 /* Pillow's Image.resize(BILINEAR) of 8-bit pixels (antialiased, reducing_gap none), to the last bit. */

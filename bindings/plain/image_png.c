@@ -300,3 +300,15 @@ int image_encode_png(uint8_t **bytes, size_t *n, const image *im) {
   *n = s.n;
   return IMAGE_OK;
 }
+
+int image_encode_jpeg(uint8_t **bytes, size_t *n, const image *im, int quality) {
+  sink s = { 0 };
+  int written = stbi_write_jpg_to_func(sink_write, &s, im->w, im->h, im->c, im->px, quality);
+  if (!written || s.failed) {
+    mx_free(s.p);
+    return IMAGE_NOMEM;
+  }
+  *bytes = s.p;
+  *n = s.n;
+  return IMAGE_OK;
+}

@@ -3,14 +3,14 @@
 local check = require "medxai.base.options"
 
 ---@class medxai
----@field run fun(options: table): medxai.Run a run folder and its steps: fit, evaluate, explain, report
----@field dataset table readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
----@field trained fun(run: string, options?: table): medxai.Model, medxai.Dataset model and data of an earlier run
----@field models table<string, fun(options: table): table> the seven networks
----@field optim table optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
+---@field run fun(options: medxai.RunOptions): medxai.Run a run folder and its steps: fit, evaluate, explain, report
+---@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
+---@field trained fun(run: string, options?: medxai.TrainedOptions): medxai.Model, medxai.Dataset model and data of an earlier run
+---@field models medxai.Models the seven networks
+---@field optim medxai.Optim optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
 ---@field metrics medxai.Metrics arithmetic metrics over labels and probabilities
----@field maskmaker fun(options: table): table writes lung-masked copies of a data set
+---@field maskmaker fun(options: medxai.MaskmakerOptions): table writes lung-masked copies of a data set
 ---@field save fun(path: string, value: table) writes a model or plain nested data as .pt or .safetensors
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
 ---@field save_checkpoint fun(path: string, value: table) writes nested tables of tensors, numbers, texts and booleans as .pt
@@ -33,12 +33,12 @@ local xai = {}
 local parts = {
   run             = { "medxai.run.run", "new" },
   dataset         = { "medxai.data.readers" },
-  trained         = { "medxai.nn.trained" },
+  trained         = { "medxai.nn.trained", "open" },
   models          = { "medxai.nn.models" },
   optim           = { "medxai.train.optim" },
   graph           = { "medxai.nn.graph" },
   metrics         = { "medxai.stats.classification" },
-  maskmaker       = { "medxai.steps.maskmaker" },
+  maskmaker       = { "medxai.steps.maskmaker", "run" },
   save            = { "medxai.nn.checkpoint", "save_any" },
   load            = { "medxai.nn.checkpoint", "load" },
   save_checkpoint = { "medxai.nn.checkpoint", "save_checkpoint" },

@@ -179,7 +179,7 @@ local function open_options()
     local given, rules, open = {}, {}, {}
     for key, rule in next, spec do rules[key] = rule end
     for key, value in pairs(options) do
-      if spec[key] and is_open(value) then
+      if spec[key] and (spec[key][1] or spec[key].one_of) and is_open(value) then
         open[key], rules[key] = value, { spec[key][1], one_of = spec[key].one_of, field = spec[key].field }
       else
         given[key] = value
@@ -222,9 +222,10 @@ local function open_runs()
     if is_open(o) then return unknown end
     if runs[o.name] then return runs[o.name] end
     local run = { name = o.name, seed = o.seeds and o.seeds[1] or o.seed, dir = "runs/" .. o.name, of = o.of,
-      input_mode = Run.input_mode }
+      input = Run.input }
     for verb, module in next, require "medxai.verbs" do
       run[verb] = function(self, ...)
+        checked(Run.check_colon, self, verb, self == run)
         checked(require(module[1]).check_call, unknown, self, ...)
         return unknown
       end

@@ -34,6 +34,35 @@ local methods = native.methods
 ---@field [string] any every operator of libtorch
 local torch = { none = native.none, pi = math.pi, e = math.exp(1), inf = math.huge, nan = 0 / 0 }
 
+local dtype_option = { "string", lua = "medxai.dtype", doc = "of the elements" }
+local device_option = { "string", doc = "cpu, cuda or cuda:N" }
+
+local specs = {
+  tensor = {
+    dtype = dtype_option, device = device_option,
+    requires_grad = { "boolean", doc = "record operators for autograd" },
+  },
+  to = {
+    dtype = dtype_option, device = device_option,
+    memory_format = { "string", doc = "contiguous_format, channels_last or preserve_format" },
+    copy = { "boolean", doc = "a copy even where nothing changes" },
+    non_blocking = { "boolean", doc = "taken for PyTorch's sake; copies are waited for" },
+  },
+  interpolate = {
+    size = { "any", lua = "integer|integer[]", doc = "of the result: one, or one per spatial dimension" },
+    scale_factor = { "any", lua = "number|number[]", doc = "in place of size" },
+    mode = { "string", default = "nearest", doc = "nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area" },
+    align_corners = { "boolean", doc = "the corners' centers stay where they are" },
+    antialias = { "boolean", default = false, doc = "for bilinear and bicubic" },
+    recompute_scale_factor = { "boolean", default = false, doc = "from the sizes, as PyTorch" },
+  },
+  unique = {
+    dim = { "integer", doc = "along which slices are compared; default: elements" },
+    return_inverse = { "boolean", default = false, doc = "also the place of each element among the values" },
+    return_counts = { "boolean", default = false, doc = "also how often each value occurs" },
+  },
+}
+
 local denied = {}
 for _, name in ipairs(require "medxai.tensor.denied_ops") do denied[name] = true end
 native.deny(denied)
@@ -45,9 +74,7 @@ native.deny(denied)
 ---@param options? {dtype?: medxai.dtype, device?: string, requires_grad?: boolean}
 ---@return medxai.Tensor
 function torch.tensor(value, options)
-  options = check.options("tensor", options or {}, {
-    dtype = { "string" }, device = { "string" }, requires_grad = { "boolean" },
-  })
+  options = check.options("tensor", options or {}, specs.tensor)
   local t
   if native.is_tensor(value) then
     t = native.to(value:detach(), options.device, options.dtype, nil, true)
@@ -77,7 +104,7 @@ local function sort_word(into, word)
       return
     end
   end
-  check.fail("to", "'%s' is neither a dtype, a device nor a memory format", word)
+  check.fail("to", "'%s' is neither a dtype, a device (cpu, cuda, cuda:N) nor a memory format", word)
 end
 
 ---The tensor in another dtype, on another device or in another memory format; itself where nothing changes.
@@ -95,10 +122,7 @@ function methods.to(t, ...)
       into.copy = select(i + 1, ...) or false -- PyTorch's (non_blocking, copy)
       break
     elseif type(a) == "table" then
-      local named = check.options("to", a, {
-        dtype = { "string" }, device = { "string" }, memory_format = { "string" },
-        copy = { "boolean" }, non_blocking = { "boolean" },
-      })
+      local named = check.options("to", a, specs.to)
       for key, value in pairs(named) do into[key] = value end
     elseif a ~= nil then
       check.fail("to", "argument %d (expected a dtype, device, tensor or table of names, got %s)", i, type(a))
@@ -189,10 +213,7 @@ end
 ---@return medxai.Tensor
 function torch.interpolate(x, options)
   if not native.is_tensor(x) then check.fail("interpolate", "argument 1 (expected a tensor, got %s)", type(x)) end
-  local o = check.options("interpolate", options or {}, {
-    size = { "any" }, scale_factor = { "any" }, mode = { "string", default = "nearest" }, align_corners = { "boolean" },
-    antialias = { "boolean", default = false }, recompute_scale_factor = { "boolean", default = false },
-  })
+  local o = check.options("interpolate", options or {}, specs.interpolate)
   local n = x:dim() - 2
   if o.mode == "area" then
     local size, factors = size_and_factors(x, o, n)
@@ -220,9 +241,7 @@ end
 ---@param x medxai.Tensor
 ---@param options? {dim?: integer, return_inverse?: boolean, return_counts?: boolean}
 function torch.unique(x, options)
-  local o = check.options("unique", options or {}, {
-    dim = { "integer" }, return_inverse = { "boolean", default = false }, return_counts = { "boolean", default = false },
-  })
+  local o = check.options("unique", options or {}, specs.unique)
   local values, inverse, counts
   if o.dim then
     values, inverse, counts = native.op("unique_dim")(x, o.dim, true, o.return_inverse, o.return_counts)
@@ -288,7 +307,7 @@ local function operators(what, raw)
   end
 end
 
----Operators without the promise: with bad arguments they can crash the program.
+---Unchecked operators: bad arguments may crash the process.
 torch.raw = setmetatable({}, { __index = operators("torch.raw", true) })
 torch.op_names, torch.op_schemas = native.op_names, native.op_schemas
 
@@ -312,4 +331,5 @@ end
 
 return setmetatable(torch, {
   __index = operators("torch", false), __name = "medxai.torch", __names = function() return all_names(torch) end,
+  __described = function() return { functions = specs } end, -- for the reference (medxai.reference)
 })

@@ -8,5 +8,10 @@ return {
   cross_evaluate = { "medxai.steps.cross_evaluate", "run" },
   explain = { "medxai.steps.explain", "run", begins = true, logs = true },
   overlap = { "medxai.steps.overlap", "run", begins = true },
+  compare = { "medxai.steps.compare", "run" },
+  study = { "medxai.steps.study", "run" },
+  sanity = { "medxai.steps.sanity", "run" },
+  networks = { "medxai.steps.networks", "run" },
+  audit = { "medxai.steps.audit", "run" },
   report = { "medxai.steps.report", "write", begins = true },
 }

@@ -86,14 +86,14 @@ local function score_cam(network, children)
     theirs = peer:ask("method", "scorecam", 1, 0, 0)
   end
   local peak = peer and peer:ask "peak" - base
-  for _, precision in ipairs { "float32", "bf16" } do
+  for _, precision in ipairs { "float32", "bfloat16" } do
     ours:ask "mark"
     local before = ours:ask("forward", precision)
     local mark = ours:ask "mark"
     local spent = ours:ask("method", "scorecam", 1, 0, 0, precision)
     local mb, n = ours:ask "peak" - mark, ours:ask "passes"
     local fastest = math.min(before, ours:ask("forward", precision))
-    show(network, "Score-CAM, 1 image" .. (precision == "bf16" and ", bf16" or ""), { spent, theirs }, { mb, peak }, "Score-CAM " .. precision)
+    show(network, "Score-CAM, 1 image" .. (precision == "bfloat16" and ", bf16" or ""), { spent, theirs }, { mb, peak }, "Score-CAM " .. precision)
     print(("    %d passes, fastest forward %.4f s an image: %.2f times passes x forward (goal: 1.05)"):format(n, fastest, spent / (n * fastest)))
   end
 end
@@ -133,7 +133,7 @@ local function one_network(network, children)
 end
 
 local goals = { { "gradcam", "3.5" }, { "gradcam, smoothed", "6" }, { "Ablation-CAM", "100, vgg19 300" }, { "fullgrad", "5" }, { "Score-CAM float32", "resnet50 1.2, vgg19 1.1, mobilenet_v2 2" },
-  { "Score-CAM bf16", "2" }, { "methods page with ROAD", "100" } }
+  { "Score-CAM bfloat16", "2" }, { "methods page with ROAD", "100" } }
 
 choose { ... }
 io.stdout:setvbuf "line"

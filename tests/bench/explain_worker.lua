@@ -78,7 +78,7 @@ end
 
 -- seconds of one image in our fastest forward: the best batch, after one to warm up
 function answers.forward(precision)
-  local m = precision == "bf16" and model:clone():to { dtype = "bfloat16" } or model
+  local m = precision == "bfloat16" and model:clone():to { dtype = "bfloat16" } or model
   local best = math.huge
   for _, batch in ipairs { 8, 16, 32, 64 } do
     local scope <close> = core.memory.scope()

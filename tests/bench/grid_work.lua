@@ -97,8 +97,8 @@ local function search()
     lr = axis.lr, step_size = axis.step_size, train_depth = { depth }, hidden = axis.hidden, epochs = { axis.epochs[depth + 1] },
     cache = variant ~= "exact", search = variant == "halving" and { "halving", factor = 3, min_epochs = 1 } or "all",
     train = function(cell)
-      return build(data, cell, layout), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, step = { size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs,
-        batch = batch, precision = variant == "bf16" and "bf16" or "float32" }
+      return build(data, cell, layout), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs,
+        batch = batch, precision = variant == "bf16" and "bfloat16" or "float32" }
     end }
   local seconds = host.now() - began
   local cells = {}

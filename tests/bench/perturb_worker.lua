@@ -72,7 +72,7 @@ local function explain(name, options, layer)
 end
 
 function answers.lime(n) return explain("lime", { samples = math.tointeger(n) }) end
-function answers.lime_bf16(n) return explain("lime", { samples = math.tointeger(n), precision = "bf16" }) end
+function answers.lime_bf16(n) return explain("lime", { samples = math.tointeger(n), precision = "bfloat16" }) end
 function answers.lime_balanced(n) return explain("lime", { samples = math.tointeger(n) * 8 // 10, design = "balanced" }) end
 
 -- Seconds for n pictures, each segmented anew.
@@ -87,7 +87,7 @@ function answers.quickshift(n) return segmented(n, function(p) return (core.segm
 function answers.slic(n) return segmented(n, function(p) return (core.segment.slic(p, 10, 10, 0, 10, true, 0.5, 3)) end) end
 
 function answers.partition(n) return explain("shap_partition", { evals = math.tointeger(n) }) end
-function answers.partition_bf16(n) return explain("shap_partition", { evals = math.tointeger(n), precision = "bf16" }) end
+function answers.partition_bf16(n) return explain("shap_partition", { evals = math.tointeger(n), precision = "bfloat16" }) end
 function answers.kernel(n) return explain("shap_kernel", { samples = math.tointeger(n) }) end
 function answers.gradient(n) return explain("shap_gradient", { samples = math.tointeger(n), background = background, form = "activation" }, cam_input) end
 function answers.gradient_input(n) return explain("shap_gradient", { samples = math.tointeger(n), background = background }, "x") end

@@ -14,7 +14,7 @@ local sets = {
   confidence = { { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" }, { "confidence_increase", as = "softmax" } },
   morf = { { "road_most_relevant_first", percentiles = { 25, 50, 75 } } },
   combined = { { "road_combined", percentiles = { 20, 40, 60, 80 } } },
-  deletion = { { "deletion", removals = { "black" } } },
+  deletion = { { "deletion", removal = "black" } },
 }
 
 -- Seconds of all metrics of a set for one image and map, from nothing: no score is known beforehand.

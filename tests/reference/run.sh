@@ -1,6 +1,6 @@
 #!/bin/sh
 # ./bootstrap parity [PART ...] [-- NETWORK ...]: compares the program with PyTorch on this machine and prints tables.
-# Parts: networks checkpoints data cam perturb training tensorboard statistics (default: all). Makes the Python side where it is absent: environment a
+# Parts: networks checkpoints data cam perturb training tensorboard statistics compare (default: all). Makes the Python side where it is absent: environment a
 # is Debian's torch 1.13.1 with pytorch-grad-cam in a venv; b is PyPI's torch 2.13.0 (left out where it cannot be had).
 # MEDXAI_REF_A and MEDXAI_REF_B name Pythons to use instead. Status 1 when a cell fails; the last line counts cells.
 set -u
@@ -185,15 +185,32 @@ part_statistics() {
   "$s" "$here/stats_peers.py" "$work/stats_peers.json" 20 && MEDXAI_STATS_PEERS=$work/stats_peers.json ours stats_reference
 }
 
+# The metrics of run:compare against Quantus 0.6.0 and captum, on a tiny network; in an environment of its own.
+setup_c() {
+  c=${MEDXAI_REF_C:-$work/c/bin/python}
+  (cd / && "$c" -c 'import quantus, captum') >/dev/null 2>&1 && return 0
+  [ -z "${MEDXAI_REF_C:-}" ] || { say "$c lacks quantus or captum"; return 1; }
+  say "environment c: torch 2.13.0, Quantus 0.6.0 and captum 0.9.0 in build/reference/c"
+  { /usr/bin/python3 -m venv "$work/c" &&
+    { "$work/c/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "$work/c/bin/pip" install -q torch==2.13.0; } &&
+    "$work/c/bin/pip" install -q numpy pandas scipy scikit-image scikit-learn matplotlib tqdm cachetools opencv-python-headless cloudpickle narwhals &&
+    "$work/c/bin/pip" install -q --no-deps quantus==0.6.0 captum==0.9.0; } >"$work/c.log" 2>&1 || { tail -n 5 "$work/c.log" >&2; return 1; }
+}
+
+part_compare() {
+  setup_c && "$program" --quiet --threads "$threads" "$here/compare_make.lua" "$work/compare" &&
+    "$c" "$here/compare.py" "$work/compare" 2>"$work/compare.log" && MEDXAI_COMPARE_DIR=$work/compare ours parity_compare
+}
+
 # ---- the run ----
 
 parts=
 networks=
 while [ $# -gt 0 ]; do
   case $1 in
-    networks|checkpoints|data|cam|perturb|training|tensorboard|statistics) parts="$parts $1" ;;
+    networks|checkpoints|data|cam|perturb|training|tensorboard|statistics|compare) parts="$parts $1" ;;
     --) shift; networks=$*; break ;;
-    *) say "unknown part '$1' (networks checkpoints data cam perturb training tensorboard statistics; networks after --)"; exit 2 ;;
+    *) say "unknown part '$1' (networks checkpoints data cam perturb training tensorboard statistics compare; networks after --)"; exit 2 ;;
   esac
   shift
 done
@@ -201,9 +218,13 @@ if [ -n "$networks" ]; then
   MEDXAI_PARITY_NETWORKS=$networks
   export MEDXAI_PARITY_NETWORKS
 fi
-[ -n "$parts" ] || parts="networks checkpoints data cam perturb training tensorboard statistics"
+[ -n "$parts" ] || parts="networks checkpoints data cam perturb training tensorboard statistics compare"
 
-if [ "$parts" != " statistics" ]; then
+case $parts in
+  " statistics" | " compare" | " statistics compare" | " compare statistics") own=1 ;; # they have environments of their own
+  *) own= ;;
+esac
+if [ -z "$own" ]; then
   setup_a || { say "environment a cannot be made"; exit 1; }
   setup_b || b=
   choose_peer

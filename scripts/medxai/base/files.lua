@@ -1,6 +1,6 @@
 -- Files as this library writes them: whole or not at all, synced, with the folder made when missing; lines appended to
 -- a log; logs read back with a torn last line skipped. What the system refuses is an error that names the path and the
--- reason; what was on the disk before stays as it was. It refuses to know what is in a file.
+-- reason; what was on the disk before stays as it was.
 local check = require "medxai.base.options"
 local file = require "medxai.file"
 local host = require "medxai.host"
@@ -190,7 +190,7 @@ end
 
 -- ---- canonical data on disk --------------------------------------------------------------------------------------
 
---- Writes a plain value as canonical text, one value a line.
+--- Writes a plain value as canonical text, one value per line.
 function files.write_data(path, value)
   files.write(path, require("medxai.base.json").write(value, "  ") .. "\n")
 end

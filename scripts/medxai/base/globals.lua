@@ -22,7 +22,19 @@ local function names_in_sight(level)
   return names
 end
 
-local function hint(name, level) return suggest.near(name, names_in_sight(level + 1)) end
+-- What people write who come from Python, and what Lua writes.
+local in_lua = {
+  True = "true", False = "false", None = "nil", null = "nil", len = "#list", range = "for i = 1, n do ... end", str = "tostring",
+  int = "math.tointeger or x // 1", float = "tonumber", isinstance = "type(x)", dict = "{}", list = "{}", enumerate = "ipairs(list)",
+  zip = "for i = 1, #a do ... end", open = "io.open", abs = "math.abs", max = "math.max", min = "math.min", sum = "a loop, or tensor:sum()",
+  exit = "os.exit", format = "string.format", np = "torch = require \"medxai.torch\"", torch = "local torch = require \"medxai.torch\"",
+  xai = "local xai = require \"medxai\"", self = "a function with a colon, object:name()",
+}
+
+local function hint(name, level)
+  if in_lua[name] then return " Lua writes " .. in_lua[name] .. "." end
+  return suggest.near(name, names_in_sight(level + 1))
+end
 
 setmetatable(_G, {
   __index = function(_, name)

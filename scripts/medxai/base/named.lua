@@ -1,4 +1,4 @@
--- Lists of named things with their options, as methods and metrics are given:
+-- Lists of named things with their options, as methods and metrics are given; a single name is a list of one:
 --   { "gradcam", { "lime", samples = 500 }, saliency = { option = value }, mine = function ... end }
 local check = require "medxai.base.options"
 
@@ -10,10 +10,11 @@ local named = {}
 ---   keyed  given as name = value
 ---   key    its place in the list, or its name
 ---   given  the member as it was written
----@param list table
+---@param list table|string
 ---@return { name: string|nil, value: any, keyed: boolean, key: any, given: any }[]
 function named.members(list)
   local out = {}
+  if type(list) == "string" then list = { list } end
   for i, key in ipairs(check.sorted_keys(list)) do
     local given = list[key]
     local member = { key = key, given = given, keyed = type(key) == "string" }

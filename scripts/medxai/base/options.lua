@@ -172,7 +172,9 @@ local function check_one(what, key, rule, value)
   local result, expected = convert(rule, value)
   if result == nil then
     local hint = rule.one_of and type(value) == "string" and suggest.near(value, rule.one_of) or ""
-    mistake(what, "option '%s' is wrong (expected %s, got %s).%s", key, expected, describe(value), hint)
+    local kind = rule[1] or ""
+    local meaning = rule.doc and (kind == "table" or kind == "function") and ": " .. rule.doc or ""
+    mistake(what, "option '%s' is wrong (expected %s%s, got %s).%s", key, expected, meaning, describe(value), hint)
   end
   if type(result) == "number" then
     if not check.is_finite(result) then mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
@@ -200,10 +202,13 @@ local function tell_replaced(what, name, key, old, new)
   io.stderr:write(text, "\n")
 end
 
+-- The name under which the command line may give an option, or nil.
+local function field_of(key, rule) return rule.field and (rule.field == true and key or rule.field) or nil end
+
 -- Notes which fields this spec offers; returns the command line's value for key, or nil.
 local function from_command_line(what, key, rule, own)
-  if not rule.field then return nil end
-  local name = rule.field == true and key or rule.field
+  local name = field_of(key, rule)
+  if not name then return nil end
   known[name] = true
   local text = (host.fields or {})[name]
   if text == nil or claimed[name] then return nil end
@@ -215,10 +220,52 @@ local function from_command_line(what, key, rule, own)
   return value
 end
 
---- Checks a table of options against a spec and returns a new table with defaults filled in.
---- spec = { lr = { "number", default = 0.1, min = 0, max = 1, required = true }, head = { one_of = { "a", "b" } } }
---- Types: number integer string boolean table function tensor any, or several: "number|string". `above = 0` is a
---- bound that is itself excluded. `field = true`: the command line may replace it (--lr 0.1); `field = "data"`: by that name.
+-- Options of before are refused with what says it now, options that belong elsewhere with where.
+local function refuse_renamed(what, options, spec)
+  for _, key in ipairs(check.sorted_keys(spec)) do
+    local rule = spec[key]
+    if rule.instead and options[key] ~= nil then mistake(what, "there is no option '%s'. %s", key, rule.instead) end
+    if rule.now and options[key] ~= nil then
+      mistake(what, "option '%s' is now %s.", key, rule.now:find "^[%w_]+$" and "'" .. rule.now .. "'" or rule.now)
+    end
+    local name = rule.now and field_of(key, rule)
+    if name and (host.fields or {})[name] ~= nil and not claimed[name] then
+      mistake(what, "--%s is now --%s.", name, rule.now)
+    end
+  end
+end
+
+-- The names of a spec's options, sorted, without those of before.
+local function names_of(spec)
+  local names = {}
+  for _, name in ipairs(check.sorted_keys(spec)) do
+    if not (spec[name].now or spec[name].instead) then names[#names + 1] = tostring(name) end
+  end
+  return names
+end
+
+local function refuse_unknown(what, options, spec)
+  for _, key in ipairs(check.sorted_keys(options)) do
+    if spec[key] == nil then
+      if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got %s without one).", describe(options[key])) end
+      mistake(what, "unknown option '%s'.%s", key, suggest.hint(key, names_of(spec)))
+    end
+  end
+end
+
+--- Checks a table of options against a spec and returns a new table with defaults filled in. A spec is the one source of
+--- what is said of an option: `medxai-run help`, docs/reference and the editor's types come from it (medxai.reference).
+---   spec = { lr = { "number", default = 0.1, min = 0, max = 1, required = true, doc = "learning rate" },
+---            head = { one_of = { "a", "b" }, doc = "..." } }
+--- Types: number integer string boolean table function tensor any, or several: "number|string".
+---   above = 0        a bound that is itself excluded
+---   field = true     the command line may replace it (--lr 0.1); field = "data": by that name
+---   doc, unit        one line of meaning; "px", "MB", "images" ...
+---   of = "number"    of a table: what its list holds; fields = spec: the options in it
+---   lua              the editor's type, where these do not say it
+---   values = { a = "..." }   the meaning of one_of's values
+---   now = "removal"  an option of before: an error says what it is called now
+---   instead = "Write ..."  what people look for here and does not exist: an error says what to write
 ---@param what string named in errors
 ---@param options table|nil
 ---@param spec table<string, table>
@@ -228,23 +275,17 @@ function check.options(what, options, spec)
   if type(options) ~= "table" then
     mistake(what, "takes one table of options (expected %s { name = value }, got %s).", what, describe(options))
   end
-  for _, key in ipairs(check.sorted_keys(options)) do
-    if spec[key] == nil then
-      if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got [%s]).", tostring(key)) end
-      local names = {}
-      for _, name in ipairs(check.sorted_keys(spec)) do names[#names + 1] = tostring(name) end
-      mistake(what, "unknown option '%s'.%s", key, suggest.hint(key, names))
-    end
-  end
+  refuse_renamed(what, options, spec)
+  refuse_unknown(what, options, spec)
   local result = {}
-  for _, key in ipairs(check.sorted_keys(spec)) do
+  for _, key in ipairs(names_of(spec)) do
     local rule = spec[key]
     local value = from_command_line(what, key, rule, options[key])
     if value == nil then value = options[key] end
     if value == nil then value = rule.default end
     if value == nil and rule.required then
-      mistake(what, "option '%s' is missing (expected %s). Add %s = ... to it.", key,
-        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), key)
+      mistake(what, "option '%s' is missing (expected %s%s). Add %s = ... to it.", key,
+        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), rule.doc and ": " .. rule.doc or "", key)
     end
     if value ~= nil then result[key] = check_one(what, key, rule, value) end
   end
@@ -267,9 +308,10 @@ function check.spec(what, subject, spec)
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
     if type(key) ~= "string" then check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject, tostring(key)) end
-    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" then
+    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now and not rule.instead then
       check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = { ... } }, got %s).", subject, key, key, describe(rule))
     end
+    check.kinds(what, subject .. ": option '" .. key .. "'", rule, { doc = "string", unit = "string", now = "string", instead = "string" })
     for kind in (rule[1] or ""):gmatch("[%w_]+") do
       if not accepts[kind] then
         check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind, (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))

@@ -1,6 +1,6 @@
 -- Progress on standard error: on a terminal one line for each level of nested work (search, cell, epoch), drawn anew at most
 -- five times a second, elsewhere plain lines, one every half minute at most; nothing under --quiet. It reads the accuracy,
--- which lies on the device, only when it draws. It refuses to know what is trained.
+-- which lies on the device, only when it draws.
 local host = require "medxai.host"
 
 ---@class medxai.Progress

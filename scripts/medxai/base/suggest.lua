@@ -2,7 +2,7 @@
 -- It refuses to offer what nobody would take for the other: of names that are not near there is no suggestion.
 local suggest = {}
 
--- Edit distance with neighbours swapped counted once (optimal string alignment).
+-- Edit distance with neighbors swapped counted once (optimal string alignment).
 local function distance(a, b)
   local before, last = {}, {}
   for j = 0, #b do last[j] = j end

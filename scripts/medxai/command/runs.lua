@@ -275,7 +275,7 @@ local parser = argparse("medxai-run runs", "Lists, shows and compares runs.")
 parser:option("--folder", "Where the runs lie.", "runs")
 parser:command_target "command"
 parser:require_command(false)
-parser:command("list", "One line a run (the default).")
+parser:command("list", "One line per run (the default).")
 local show_command = parser:command("show", "One run: state, epochs, scores, settings.")
 show_command:argument("run", "Its name, or a folder.")
 local compare_command = parser:command("compare", "Several runs: scores, curves, differing settings, in one page.")

@@ -242,7 +242,7 @@ local range_words = {
   flat = function(f, n) return of_all(f, n, "images", "has one value everywhere", "have one value everywhere") end,
   alpha = function(f, n)
     local where = " content in the alpha channel, which is left out"
-    local one, many = "has one colour everywhere and its" .. where, "have one colour everywhere and their" .. where
+    local one, many = "has one color everywhere and its" .. where, "have one color everywhere and their" .. where
     return of_all(f, n, "images", one, many)
   end,
   dark = function(f, n)
@@ -314,21 +314,35 @@ local function patients_of(items)
   return n
 end
 
---- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
---- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
+--- The images that cannot be used as they are prepared (a mask that is not a mask of lungs, a file that is damaged), each
+--- with why. Everything is decoded once.
 ---@param data medxai.Dataset
----@param options? { threads?: integer }
-function report.check(data, options)
-  local o = check.options("data:check", options, { threads = { "integer", min = 1, max = 256 } })
-  if data.checked then return data.checked end
-  local started = host.now()
-  local items, indices, groups, set = all_items(data)
-  scan(data, indices, o.threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
+---@param threads? integer
+---@return { path: string, why: string }[] in the order of the data
+function report.refused(data, threads)
+  if data.checked then return {} end
+  local items, indices, _, set = all_items(data)
+  scan(data, indices, threads or math.max(1, math.min(16, host.options and host.options.threads or host.cores or 2)))
   local wrong = {}
   for _, item in ipairs(items) do
     local why = set:error(item.index)
     if why then wrong[#wrong + 1] = { path = item.path, why = why } end
   end
+  return wrong
+end
+
+report.spec = { threads = { "integer", min = 1, max = 256, doc = "that decode; default: the program's" } }
+
+--- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
+--- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
+---@param data medxai.Dataset
+---@param options? { threads?: integer }
+function report.check(data, options)
+  local o = check.options("data:check", options, report.spec)
+  if data.checked then return data.checked end
+  local started = host.now()
+  local items, indices, groups, set = all_items(data)
+  local wrong = report.refused(data, o.threads)
   if #wrong > 0 then raise_unreadable(wrong, #items) end
   local exact, within = exact_duplicates(items, set)
   local near, near_count = near_duplicates(items, indices, groups, set)

@@ -11,7 +11,8 @@ local listing = require "medxai.data.listing"
 local classes, folder_of, part_folder = folders.classes, folders.split, folders.part
 
 local spec = base.spec {
-  part = { one_of = { "lung", "infection" }, field = true, default = "lung" },
+  part = { one_of = { "lung", "infection" }, field = true, default = "lung",
+    doc = "Lung Segmentation Data, or Infection Segmentation Data with its radiologists' masks" },
 }
 
 local function has_split(folder)
@@ -84,9 +85,7 @@ local function read_split(items, root, split, part)
   if #items == before then listing.no_classes(own, folder_of[split], classes) end
 end
 
----@param options { root: string, part?: string, mask?: string, size_px?: integer, resize_px?: integer }
----@return medxai.Dataset
-return function(options)
+local function read(options)
   local o = check.options("covid_qu_ex", options, spec)
   local given = listing.root("covid_qu_ex", o.root)
   local root = find_base(given, o.part)
@@ -99,3 +98,9 @@ return function(options)
   return base.make { name = "covid_qu_ex", root = root, classes = { table.unpack(classes) }, items = items, masks = { "lungs", "infection" },
     options = o, notes = notes, empty_ok = o.part == "infection", config = { part = o.part } }
 end
+
+return {
+  doc = "The COVID-QU-Ex layout: {Lung,Infection} Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks}/*.png.",
+  options = spec,
+  read = read,
+}

@@ -2,24 +2,7 @@
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
 --   { path =, label = 0.., split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
 -- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that are missing.
--- Options that every reader takes:
---   size_px, resize_px   the short side becomes resize_px (bilinear as Pillow does it), then the centre size_px x size_px is kept
---   mask                 "lungs": image AND lung mask, filled between the lungs as the thesis did, in 8 bits at the file's size;
---                        "lungs_raw": the mask as it is; "lungs_hull": the convex hull of both lungs; "outside": the lungs removed;
---                        "box": the rectangle around the lungs; "border": what lies outside it; "shape": the mask itself, white on
---                        black (a model of masked lungs must beat one of their outline)
---   labels               "permuted": the training images' labels in a random order, keyed by the run's seed: a network that explains
---                        as well after learning nothing explains nothing
---   mean, std            three numbers each; without them pixels stay in [0, 1]
---   augment              true: { rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }, or such a table
---                        (also flip, a probability); drawn per (seed, epoch, image id), for training alone
---   cache_mb             prepared pictures kept in memory (default: a quarter of the free memory, at most 4096)
---   mask_resize          of mask files of another size than their image, which are errors without it: "nearest", or
---                        "bilinear" (what is at least half inside), stretches them to the image's size
---   white_16bit          the 16-bit sample that becomes white (65535; 4095 for 12-bit values stored in 16 bits); where
---                        images differ by source or by file: { ["hospital A"] = 4095, ["b/7.png"] = 1023 }
---   skip                 images to leave out besides those of skip.txt beside the data: another such file, or a list of paths
---   limit                at most so many images a class and split, the first in order
+-- The options that every reader takes are those of base.spec below.
 local check = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local lists = require "medxai.data.items"
@@ -29,27 +12,63 @@ local splits = require "medxai.data.split"
 local base = {}
 
 base.mask_resizes = { "nearest", "bilinear" }
-base.mask_modes = { "none", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
+base.inputs = { "whole", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
 base.split_names = { "train", "val", "test", "small_test" }
 
 local augment_default = { flip = 0, rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }
 
+local augment_spec = {
+  flip = { "number", default = 0, min = 0, max = 1, doc = "probability of a mirrored image" },
+  rotate_deg = { "number", default = 0, min = 0, max = 180, unit = "degrees", doc = "largest rotation, either way" },
+  shift = { "number", default = 0, min = 0, max = 1, doc = "largest shift, a share of the side" },
+  scale = { "number", default = 0, min = 0, max = 1, doc = "largest change of size, below 1" },
+  brightness = { "number", default = 0, min = 0, max = 1, doc = "largest change of the brightness" },
+  contrast = { "number", default = 0, min = 0, max = 1, doc = "largest change of the contrast" },
+}
+
+local input_meanings = {
+  whole = "the whole image",
+  lungs = "the lungs and what lies between them, the rest black (the thesis' masking)",
+  lungs_raw = "what the lung mask marks",
+  lungs_hull = "the convex hull of both lungs",
+  outside = "everything but the lungs",
+  box = "the rectangle around the lungs",
+  border = "what lies outside of that rectangle",
+  shape = "the mask itself, white on black: a model of masked lungs must beat one of their outline",
+}
+
 --- The options that all readers share, with a reader's own added.
 function base.spec(own)
   local spec = {
-    root = { "string", field = "data" },
-    size_px = { "integer", field = true, default = 224, min = 16, max = 4096 },
-    resize_px = { "integer", field = true, min = 16, max = 8192 },
-    mask = { one_of = base.mask_modes, field = true, default = "none" },
-    mean = { "table" },
-    std = { "table" },
-    augment = { "boolean|table", field = true, default = false },
-    cache_mb = { "number", min = 0 },
-    mask_resize = { one_of = base.mask_resizes },
-    white_16bit = { "integer|table", default = 65535, min = 1, max = 65535 },
-    limit = { "integer", field = true, min = 1 },
-    labels = { one_of = { "true", "permuted" }, field = true, default = "true" },
-    skip = { "string|table", field = true },
+    root = { "string", field = "data", doc = "the data's folder" },
+    size_px = { "integer", field = true, default = 224, min = 16, max = 4096, unit = "px",
+      doc = "side of the square in the center that the network sees" },
+    resize_px = { "integer", field = true, min = 16, max = 8192, unit = "px",
+      doc = "length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224" },
+    input = { one_of = base.inputs, field = true, default = "whole", values = input_meanings,
+      doc = "what the network sees of an image; all but whole need a lung mask" },
+    mask = { now = "input", field = true },
+    path = { instead = "Write root = \"FOLDER\"." },
+    transform = { instead = "size_px, resize_px, mean, std and augment say how images are prepared." },
+    batch = { instead = "run:fit, run:evaluate and split:loader take it." },
+    batch_size = { instead = "run:fit, run:evaluate and split:loader take it, as batch." },
+    mean = { "table", of = "number", doc = "of red, green and blue, subtracted; default: pixels stay in [0, 1]" },
+    std = { "table", of = "number", doc = "of red, green and blue, divided by; goes with mean" },
+    augment = { "boolean|table", field = true, default = false, fields = augment_spec,
+      doc = "random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, "
+        .. "scale = 0.05, brightness = 0.1, contrast = 0.1" },
+    cache_mb = { "number", min = 0, unit = "MB",
+      doc = "memory for prepared images; default: a quarter of the free memory, at most 4096" },
+    mask_resize = { one_of = base.mask_resizes,
+      doc = "stretches masks of another size than their image; without it they are an error" },
+    white_16bit = { "integer|table", default = 65535, min = 1, max = 65535, lua = "integer|table<string, integer>",
+      doc = "the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file" },
+    limit = { "integer", field = true, min = 1, unit = "images", doc = "at most so many per class and split" },
+    labels = { one_of = { "true", "permuted", "permuted_all" }, field = true, default = "true",
+      doc = "permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of "
+        .. "the training images alone, which is no null" },
+    skip = { "string|table", field = true, lua = "string|string[]",
+      doc = "images to leave out besides those of skip.txt beside the data: another such file, or paths" },
   }
   for key, rule in pairs(own or {}) do
     if rule == false then spec[key] = nil else spec[key] = rule end
@@ -121,7 +140,7 @@ function Dataset:preparation()
   return {
     size_px = self.size_px, resize_px = of_files and self.resize_px or nil,
     interpolation = of_files and "bilinear" or nil, white_16bit = of_files and self.white_16bit or nil, channels = 3,
-    range = { 0, 1 }, input_mode = self.mask, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize or nil,
+    range = { 0, 1 }, input = self.input, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize or nil,
     mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
   }
 end
@@ -140,7 +159,7 @@ end
 --- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for training.
 function Dataset:check(options) return require("medxai.data.audit").check(self, options) end
 
---- One row an image: { id, path, sha256, label, class, split, patient, source }.
+--- One row per image: { id, path, sha256, label, class, split, patient, source }.
 function Dataset:manifest()
   local rows = {}
   for _, split in ipairs(self.splits) do
@@ -172,11 +191,6 @@ local function check_scaling(what, options)
   end
 end
 
-local augment_spec = {}
-for key in pairs(augment_default) do
-  augment_spec[key] = { "number", default = 0, min = 0, max = key == "rotate_deg" and 180 or 1 }
-end
-
 local function augment_of(what, value)
   if value == false then return nil end
   if value == true then return augment_default end
@@ -198,7 +212,8 @@ function base.make(found)
   if data.resize_px < data.size_px then
     check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px, data.resize_px)
   end
-  data.mask, data.apply_mask = found.input_mask or o.mask, found.input_mask == nil
+  data.input, data.apply_mask = found.input or o.input, found.input == nil
+  data.mask = data.input == "whole" and "none" or data.input -- bindings/imageset.c's word, and that of keys
   data.mean, data.std, data.white_16bit, data.mask_resize, data.options = o.mean, o.std, o.white_16bit, o.mask_resize, o
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
@@ -221,13 +236,13 @@ function base.make(found)
   end
   if not found.drawn then lists.set_whites(found.name, o.white_16bit, items) end
   lists.check_patients(items)
-  if o.labels == "permuted" then lists.permute_labels(items, current_seed.get() or 42) end
+  if o.labels ~= "true" then lists.permute_labels(items, current_seed.get() or 42, o.labels) end
   if data.apply_mask and data.mask ~= "none" then lists.check_masks(data, items) end
   if not found.empty_ok then lists.check_classes_filled(data) end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
     mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
-    labels = o.labels == "permuted" and ("permuted by seed %d"):format(current_seed.get() or 42) or nil }
+    labels = lists.labels_text(o.labels, current_seed.get() or 42) }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

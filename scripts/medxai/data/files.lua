@@ -1,5 +1,5 @@
 -- A single file or a list of files as a dataset: files "a.png", files { "a.png", "b.png" }, or
--- files { paths = { ... }, label = "Normal" or one a file, classes = { ... }, lungs = one a file }. They are its test split.
+-- files { paths = { ... }, label = "Normal" or one per file, classes = { ... }, lungs = one per file }. They are its test split.
 -- Without labels y is -1 and nothing that needs the truth can be asked.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
@@ -8,10 +8,11 @@ local listing = require "medxai.data.listing"
 
 local spec = base.spec {
   root = false, skip = false,
-  paths = { "string|table", required = true, field = "data" },
-  label = { "string|integer|table" },
-  classes = { "table" },
-  lungs = { "string|table" },
+  paths = { "string|table", required = true, field = "data", lua = "string|string[]", doc = "one image file, or a list" },
+  label = { "string|integer|table", lua = "string|integer|(string|integer)[]",
+    doc = "class by name or number from 0: one, or one per file" },
+  classes = { "table", of = "string", doc = "names in the order of labels" },
+  lungs = { "string|table", lua = "string|string[]", doc = "lung mask file: one, or one per file" },
 }
 
 -- files "a.png" and files { "a.png", size_px = 128 } become files { paths = ... }.
@@ -44,9 +45,7 @@ local function each(value, i, n, what)
   return value[i]
 end
 
----@param options string|table
----@return medxai.Dataset
-return function(options)
+local function read(options)
   local o = check.options("files", named(options), spec)
   local paths = type(o.paths) == "string" and { o.paths } or o.paths
   local classes = o.classes and listing.check_classes("files", o.classes) or {}
@@ -60,3 +59,9 @@ return function(options)
   end
   return base.make { name = "files", classes = classes, items = items, masks = { "lungs" }, options = o, empty_ok = true }
 end
+
+return {
+  doc = "One image file or a list of them, as a test split: files \"a.png\", files { \"a.png\", \"b.png\" }.",
+  options = spec,
+  read = read,
+}

@@ -81,12 +81,20 @@ local function masked_root(root, part)
   return listing.is_folder(below) and below or root, described and described.mode or "lungs"
 end
 
+local classes_option = { "table", of = "string",
+  doc = "names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name" }
+
+local specs = {
+  folders = base.spec { classes = classes_option },
+  masked_folders = base.spec { classes = classes_option, input = false, mask = false,
+    root = { "string", field = "data", doc = "the folder that maskmaker wrote, or the one of Masked_Train" },
+    part = { one_of = { "lung", "infection" }, field = true, default = "lung", doc = "of the data that maskmaker copied" } },
+}
+
 local function read(what, options, prefix, masked)
-  local own = { classes = { "table" } }
-  if masked then own.mask, own.part = false, { one_of = { "lung", "infection" }, field = true, default = "lung" } end
-  local o = check.options(what, options, base.spec(own))
-  local root, items, notes, input_mask = listing.root(what, o.root), {}, {}, nil
-  if masked then root, input_mask = masked_root(root, o.part) end
+  local o = check.options(what, options, specs[what])
+  local root, items, notes, input = listing.root(what, o.root), {}, {}, nil
+  if masked then root, input = masked_root(root, o.part) end
   local splits = find_splits(root, prefix)
   if not splits then
     local shown = prefix == "" and "" or "Masked_"
@@ -99,20 +107,22 @@ local function read(what, options, prefix, masked)
   end
   local kept, skip_notes = listing.without_skipped(items, listing.skips({ root }, o.skip), function(item) return { item.path } end)
   table.move(skip_notes, 1, #skip_notes, #notes + 1, notes)
-  if not masked and o.mask ~= "none" then
-    check.fail(what, "mask = '%s' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.", o.mask)
+  if not masked and o.input ~= "whole" then
+    check.fail(what, "input = '%s' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.", o.input)
   end
-  return base.make { name = what, root = root, classes = classes, items = kept, options = o, notes = notes, input_mask = input_mask,
+  return base.make { name = what, root = root, classes = classes, items = kept, options = o, notes = notes, input = input,
     empty_ok = o.part == "infection" }
 end
 
 return {
-  ---@param options { root: string, classes?: string[] }
-  ---@return medxai.Dataset
-  folders = function(options) return read("folders", options, "") end,
-  --- The masking was done when they were written: their input mode is maskmaker's ("lungs" unless it says otherwise).
-  --- root: what maskmaker wrote, or the folder of Masked_Train.
-  ---@param options { root: string, part?: "lung"|"infection", classes?: string[] }
-  ---@return medxai.Dataset
-  masked_folders = function(options) return read("masked_folders", options, "masked_", true) end,
+  folders = {
+    doc = "Class folders: <split>/<class>/*.png (or JPEG), splits Train, Val and Test in any spelling.",
+    options = specs.folders,
+    read = function(options) return read("folders", options, "") end,
+  },
+  masked_folders = {
+    doc = "What xai.maskmaker wrote: Masked_<Split>/<class>/*.png. The masking was done then; its input is maskmaker's mode.",
+    options = specs.masked_folders,
+    read = function(options) return read("masked_folders", options, "masked_", true) end,
+  },
 }

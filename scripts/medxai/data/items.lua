@@ -28,17 +28,31 @@ function lists.set_whites(what, white, items)
   end
 end
 
---- The labels of the training images in a random order: the same for the same seed and images.
-function lists.permute_labels(items, seed)
-  local train, labels = {}, {}
+--- Gives labels a random order, the same for the same seed and images: those of the training images ("permuted"), or those
+--- of all splits jointly ("permuted_all").
+---@param items table[]
+---@param seed integer
+---@param which "permuted"|"permuted_all"
+function lists.permute_labels(items, seed, which)
+  local taken, labels = {}, {}
   for _, item in ipairs(items) do
-    if item.split == "train" and item.label then
-      train[#train + 1], labels[#labels + 1] = item, item.label
+    if item.label and (item.split == "train" or which == "permuted_all") then
+      taken[#taken + 1], labels[#labels + 1] = item, item.label
     end
   end
-  local order = require("medxai.core").rng.stream { seed = seed, purpose = "permuted_labels@1" }:permutation(#train)
-  for i, k in ipairs(order:tolist()) do train[i].label = labels[k + 1] end
+  local order = require("medxai.core").rng.stream { seed = seed, purpose = which == "permuted" and "permuted_labels@1"
+    or "permuted_labels_all@1" }:permutation(#taken)
+  for i, k in ipairs(order:tolist()) do taken[i].label = labels[k + 1] end
   order:close()
+end
+
+--- What the configuration says of permuted labels; nil of the true ones.
+---@param which "true"|"permuted"|"permuted_all"
+---@param seed integer
+---@return string|nil
+function lists.labels_text(which, seed)
+  if which == "true" then return nil end
+  return (which == "permuted" and "permuted by seed %d" or "of all splits permuted by seed %d"):format(seed)
 end
 
 --- The first `limit` of each class and split.
@@ -76,8 +90,8 @@ function lists.check_masks(data, items)
   end
   if #missing == 0 or data.drawn then return end
   local first = missing[1]
-  check.fail("dataset", "no lung mask for '%s'%s (%smask = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
-    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.mask)
+  check.fail("dataset", "no lung mask for '%s'%s (%sinput = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
+    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.input)
 end
 
 --- What is not trained on cannot be learned; a split that is only looked at may lack a class, and that is noted.

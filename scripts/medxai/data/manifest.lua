@@ -12,8 +12,8 @@ local listing = require "medxai.data.listing"
 
 local spec = base.spec {
   root = false,
-  csv = { "string", required = true, field = "data" },
-  classes = { "table" },
+  csv = { "string", required = true, field = "data", doc = "the table, or a folder that holds manifest.csv" },
+  classes = { "table", of = "string", doc = "names in the order of labels; default: by name" },
 }
 
 local split_of = { train = "train", training = "train", val = "val", valid = "val", validation = "val", test = "test", testing = "test", small_test = "small_test" }
@@ -123,9 +123,7 @@ local function check_files(items, root, name)
     root, first, shown, #missing > 20 and ("\n  and %d more"):format(#missing - 20) or "")
 end
 
----@param options { csv: string, classes?: string[], mask?: string }
----@return medxai.Dataset
-return function(options)
+local function read(options)
   local o = check.options("manifest", options, spec)
   local path, text = find_csv(o.csv)
   local root, name, notes = path:match "^(.*)/[^/]*$" or ".", path:match "[^/]+$", {}
@@ -140,3 +138,10 @@ return function(options)
   check_files(kept, root, name)
   return base.make { name = "manifest", root = root, classes = classes, items = kept, masks = { "lungs", "infection", "lesion" }, options = o, notes = notes }
 end
+
+return {
+  doc = "A table of images, a CSV with a header: path, label, split, and where known mask (of the lungs), infection, lesion, "
+    .. "patient, source, white. Paths are relative to the CSV's folder.",
+  options = spec,
+  read = read,
+}

@@ -1,12 +1,6 @@
--- Datasets: readers that turn folders, tables or a drawing program into splits of labelled pictures.
---   covid_qu_ex { root =, part = "lung" | "infection", mask = "lungs" }   the COVID-QU-Ex layout
---   folders { root =, classes = { ... } }         <split>/<class>/*.png
---   masked_folders { root = }                     Masked_<split>/<class>/*.png, as maskmaker writes them
---   manifest { csv = }                            a table: path, label, split, and mask, patient, source where known
---   files { "a.png", "b.png" }                    a single file or a list of files
---   phantom { n_train =, size_px =, marker = }    drawn chest X-rays, masks known exactly
--- Every reader takes size_px, resize_px, mask, mean, std, augment, cache_mb, limit (dataset/base.lua says what they mean).
--- Listing needs no libtorch; the first picture opens it. Readers refuse what is not there; nothing is guessed from file order.
+-- The readers of data sets: folders, tables and a drawing program become splits of labeled images. Each reader is a file that
+-- returns { doc, options, read }; the options that all share are dataset.lua's.
+-- Listing needs no libtorch; the first image opens it. Readers refuse what is not there; nothing is guessed from file order.
 local check = require "medxai.base.options"
 
 ---@class medxai.Dataset
@@ -18,7 +12,8 @@ local check = require "medxai.base.options"
 ---@field splits medxai.Split[] those that there are, in that order
 ---@field config table what determines the pictures, plain values, for hashing
 ---@field size_px integer
----@field mask string "none", "lungs", "lungs_raw", "outside"
+---@field input string what the network sees: "whole", "lungs", "outside" ...
+---@field masks string[] the masks that there are: "lungs", "infection", "lesion", "marker"
 ---@field root string|nil
 
 local readers = {
@@ -30,21 +25,27 @@ local readers = {
   phantom = { "medxai.data.phantom" },
 }
 
----@class medxai.Datasets
----@field covid_qu_ex fun(options: table): medxai.Dataset
----@field folders fun(options: table): medxai.Dataset
----@field masked_folders fun(options: table): medxai.Dataset
----@field manifest fun(options: table): medxai.Dataset
----@field files fun(options: table|string): medxai.Dataset
----@field phantom fun(options: table|nil): medxai.Dataset
+local function reader_of(name)
+  local part = readers[name]
+  if not part then check.known("dataset", "reader", name, check.sorted_keys(readers)) end
+  local reader = require(part[1])
+  return part[2] and reader[part[2]] or reader
+end
+
+-- For the reference (medxai.reference): name -> { doc, options }.
+local function described()
+  local list = {}
+  for name in pairs(readers) do list[name] = reader_of(name) end
+  return { readers = list }
+end
+
 return setmetatable({}, {
+  __call = function() check.fail("dataset", "is no function. Write xai.dataset.folders { root = ... }.") end,
   __names = function() return check.sorted_keys(readers) end, -- for completion at the prompt
+  __described = described,
   __index = function(self, name)
-    local reader = readers[name]
-    if not reader then check.known("dataset", "reader", name, check.sorted_keys(readers)) end
-    local value = require(reader[1])
-    if reader[2] then value = value[reader[2]] end
-    rawset(self, name, value)
-    return value
+    local read = reader_of(name).read
+    rawset(self, name, read)
+    return read
   end,
 })

@@ -12,7 +12,6 @@ local splits = {}
 ---@field classes string[]
 ---@field data medxai.Dataset
 local Split = {}
-Split.__index = Split
 
 --- Whether the data of a split have masks of a name; nil for a split without data.
 ---@param split medxai.Split
@@ -33,6 +32,20 @@ end
 ---@return medxai.Split
 function splits.new(data, name, items)
   return setmetatable({ name = name, n = #items, classes = data.classes, data = data, items = items }, Split)
+end
+
+-- #data.test; data.test[1] is not an image.
+function Split:__len() return self.n end
+
+function Split.__index(_, key)
+  if math.type(key) then
+    check.fail("split", "is no list. Write data.test:item(%s) or data.test:batch({ %s }).x; images count from 1.", key, key)
+  end
+  return Split[key]
+end
+
+function Split.__call()
+  check.fail("split", "is no iterator. Write: for batch in data.train:loader { batch = 32 } do ... end.")
 end
 
 function Split:__tostring() return ("%s %s: %d images"):format(self.data.name, self.name, self.n) end
@@ -84,7 +97,7 @@ end
 ---@param places integer[]
 ---@param options? { channels_last: boolean }
 function Split:batch(places, options)
-  options = check.options("batch", options, { channels_last = { "boolean", default = false } })
+  options = check.options("batch", options, splits.batch_spec)
   local x, y = self.data:native():batch(native_indices(self, places, "batch"), options.channels_last)
   return to_batch(x, y, places, options.channels_last)
 end
@@ -226,18 +239,19 @@ function loader_methods:close() self.native:close() end
 Loader.__close = loader_methods.close
 Loader.__gc = loader_methods.close
 
-local loader_spec = {
-  batch = { "integer", default = 32, min = 1 },
-  shuffle = { "boolean", default = false },
-  seed = { "integer" },
-  epoch = { "integer", default = 0 },
-  augment = { "boolean", default = false },
-  threads = { "integer", min = 1, max = 256 },
-  depth = { "integer", default = 3, min = 1, max = 1024 },
-  drop_last = { "boolean", default = false },
-  channels_last = { "boolean", default = false },
-  order = { "table" },
+splits.loader_spec = {
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per batch" },
+  shuffle = { "boolean", default = false, doc = "in the order of (seed, epoch)" },
+  seed = { "integer", doc = "of the order and the augmentation; default: the run's" },
+  epoch = { "integer", default = 0, doc = "of the order and the augmentation" },
+  augment = { "boolean", default = false, doc = "the data's augmentation, drawn per seed, epoch and image" },
+  threads = { "integer", min = 1, max = 256, doc = "that make batches ahead; results do not depend on them" },
+  depth = { "integer", default = 3, min = 1, max = 1024, doc = "batches made ahead" },
+  drop_last = { "boolean", default = false, doc = "leave out the last batch where it is not full" },
+  channels_last = { "boolean", default = false, doc = "layout of the batches in memory" },
+  order = { "table", of = "integer", doc = "image numbers, in place of shuffle" },
 }
+splits.batch_spec = { channels_last = splits.loader_spec.channels_last }
 
 local function default_threads()
   local given = host.options and host.options.threads
@@ -250,7 +264,10 @@ end
 ---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
 ---@return medxai.Loader
 function Split:loader(options)
-  local o = check.options("loader", options, loader_spec)
+  if getmetatable(self) ~= Split then
+    check.fail("loader", "split.loader(...) leaves out the split. Use split:loader { ... }, with a colon.")
+  end
+  local o = check.options("loader", options, splits.loader_spec)
   local seed = o.seed or current_seed.get() or 42
   local places = o.order
   if not places and o.shuffle then places = self:order(seed, o.epoch) end

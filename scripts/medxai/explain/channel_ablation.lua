@@ -5,10 +5,11 @@ local torch = require "medxai.torch"
 
 local channels = {}
 
---- Options of a method that evaluates the network once a channel.
+--- Options of a method that evaluates the network once per channel.
 channels.options = {
-  channels = { "integer", min = 1 },                                        -- only so many, those that vary most: an approximation
-  precision = { one_of = { "float32", "bf16" }, default = "float32" },      -- of the passes; bf16 tells its deviation
+  channels = { "integer", min = 1, doc = "only so many, those that vary most: an approximation; default: all" },
+  precision = { one_of = { "float32", "bfloat16" }, default = "float32",
+    doc = "of the forward passes; bfloat16 tells its deviation" },
 }
 
 --- Under --smoke a few channels do.
@@ -16,16 +17,16 @@ function channels.check(o)
   if check.smoke() then o.channels = o.channels or 8 end
 end
 
-channels.honesty = { { fact = "bf16_deviation", title = "largest difference of a bf16 logit" } }
+channels.honesty = { { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit" } }
 
 --- "32 channels (approximation)", nil where all of them count.
 function channels.approximate(o) return o.channels and string.format(o.channels == 1 and "%d channel (approximation)" or "%d channels (approximation)", o.channels) or nil end
 
---- What a record says of an approximation and of bf16.
+--- What a record says of an approximation and of bfloat16.
 function channels.facts(o, count, scorer)
   local facts = {}
   if o.channels and o.channels < count then facts.approximation = string.format("the %d of %d channels with the largest variance", o.channels, count) end
-  if o.precision == "bf16" then facts.precision, facts.bf16_deviation = "bf16", scorer:deviation() end
+  if o.precision == "bfloat16" then facts.precision, facts.bfloat16_deviation = "bfloat16", scorer:deviation() end
   return facts
 end
 

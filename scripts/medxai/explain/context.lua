@@ -3,7 +3,7 @@
 --   ctx.x (N, 3, H, W) in the network's input range   ctx:image() the same as pixels in [0, 1]   ctx:range() its black and white
 --   ctx.model, ctx.layer   ctx:activation(layer?), ctx:gradient(layer?)  (N, C, h, w) of one named tensor; ctx:gradient("x") the input's
 --   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its extras
---   ctx.targets            list, one an image, :score(logits) -> (N)   ctx.logits (N, K)
+--   ctx.targets            list, one per image, :score(logits) -> (N)   ctx.logits (N, K)
 --   ctx.items[i]           id, path, label ...   ctx:stream(purpose, i, replicate?) random numbers keyed by the image
 --   ctx:gradients(n, o, use) gradients at inputs of the method's own making
 --   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial run reads
@@ -33,7 +33,7 @@ function Context.__index(self, key)
   return Context[key]
 end
 
---- A context; fields: pass, x, targets, items, views (one an image), model, split, height, width, seed, compat, eigen, aliased, job.
+--- A context; fields: pass, x, targets, items, views (one per image), model, split, height, width, seed, compat, eigen, aliased, job.
 function context.new(fields)
   fields.count = fields.x:size(0)
   fields.given = fields.x -- what x is copied from for a researcher's own method (batches.lua)
@@ -90,11 +90,11 @@ function Context:saturated(i) return self.slopes[i] ~= nil and self.slopes[i] < 
 ---@param precision? string of the passes, where they were not the network's
 function Context:unmoved(i, scores, precision)
   local row = self.pass.logits:narrow(0, i - 1, 1):to { device = "cpu", dtype = "float64" }:squeeze(0):tolist()
-  return target.unmoved(self.targets[i], row, scores, precision == "bf16" and "bfloat16" or self.model.dtype)
+  return target.unmoved(self.targets[i], row, scores, precision == "bfloat16" and precision or self.model.dtype)
 end
 
 function Context:activation(layer)
-  layer = layer or self.layer or check.fail("explain", "the activation of which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  layer = layer or self.layer or check.fail("explain", "ctx:activation() needs a layer: declare at = \"layer\" or pass a name.")
   local activation = lent(self, self.pass:activation(layer, self.aliased))
   self.used.forward = true
   return activation
@@ -116,7 +116,7 @@ function Context:base(layer)
   return values
 end
 
---- A list of three numbers, one a channel, beside x.
+--- A list of three numbers, one per channel, beside x.
 local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, 3, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
 
 local function mean_std(split)
@@ -209,7 +209,7 @@ end
 --- (N, C, h, w) -> raw (N, h, w), extras: see principal.lua.
 function Context:principal(features) return principal.project(features, self.compat) end
 
---- Forward passes in another precision, "bf16": half the time where the processor has it, at about 3 digits (scorer.lua).
+--- Forward passes in another precision, "bfloat16": half the time where the processor has it, at about 3 digits (scorer.lua).
 function Context:scorer_in(precision)
   return precision == "float32" and self.scorer or self.scorers:of(precision)
 end

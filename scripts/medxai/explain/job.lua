@@ -3,6 +3,7 @@
 -- (show/gallery.lua) read it.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
+local chunks = require "medxai.tensor.chunks"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -49,6 +50,7 @@ local store = require "medxai.explain.store"
 ---@field failures table[] maps that could not be made: { label, path, problem, count }, the same problem once
 ---@field seconds table<string, number> what making the maps of a set took
 ---@field metric_seconds table<string, number> what a metric took, by the id of its entry
+---@field images table|nil of a loose job: how many images one pass takes (tensor/chunks.lua)
 local Job = {}
 Job.__index = Job
 
@@ -92,8 +94,11 @@ local function masks_of(e, split, input)
   return next(found) and found or nil
 end
 
--- What determines the maps of one entry, and the folder name made of it.
-local function name_set(self, e, input_masks)
+--- What determines the maps of one entry (e.settings), and the folder name made of it (e.set).
+---@param self table model, split, weights, run
+---@param e medxai.ExplainEntry
+---@param input_masks? string
+function job.name_set(self, e, input_masks)
   local m, split = e.method, self.split
   e.settings = { method = m.name, version = m.version, map = map.version, source = m.source and files.sha256(m.source) or "medxai",
     options = code.plain(e.options), layers = canon.list(e.layers or {}), target = e.description.text,
@@ -177,12 +182,29 @@ function job.new(run, model, split, asked, chosen)
   local input_masks = split.input_masks_sha256 and split:input_masks_sha256() or nil
   local seen = {}
   for _, e in ipairs(asked.entries) do
-    name_set(self, e, input_masks)
+    job.name_set(self, e, input_masks)
     if seen[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
     seen[e.set] = true
   end
   label_entries(asked.entries)
   for _, e in ipairs(asked.entries) do self.labels[e.set] = e.label end
+  return self
+end
+
+--- A job whose maps are asked for with runner.maps_of: of a changed image or of another network, kept nowhere.
+---@param o table model (in evaluation), split, entries (complete: description, layers), run = { seed }, budget_bytes,
+---  deterministic
+---@return medxai.ExplainJob
+function job.loose(o)
+  local self = setmetatable({ run = o.run, model = o.model, split = o.split, chosen = {}, entries = o.entries,
+    metric_entries = {}, by_metric = {}, labels = {}, budget_bytes = o.budget_bytes or 1 << 30,
+    deterministic = o.deterministic or false, layers = {}, gradients = {}, bases = {}, aliased = false, failures = {},
+    seconds = {}, metric_seconds = {}, _failed = {} }, Job)
+  for _, e in ipairs(self.entries) do e.set = e.set or e.method.name end
+  gather_layers(self)
+  self.scorers = scorers.by_budget(o.model, self.deterministic)
+  self.scorer = self.scorers(self.budget_bytes):of "float32"
+  self.images = chunks.new { device = o.model.device, budget_bytes = self.budget_bytes, deterministic = o.deterministic }
   return self
 end
 

@@ -1,7 +1,6 @@
 -- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the coefficients
 -- are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With stop_error samples are
 -- run in blocks until the estimated error of the coefficients is below it.
--- It refuses to know what is explained: probabilities or logits of all classes come out.
 local check = require "medxai.base.options"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
@@ -108,17 +107,17 @@ local function coefficients(ctx, o, run)
   return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width), o.alpha):squeeze(1):tolist()
 end
 
---- How alike the target's coefficients are for other draws: of o.seeds runs, or estimated by resampling the one.
+--- How alike the target's coefficients are for other draws: of o.repeats runs, or estimated by resampling the one.
 ---@return table see stability.of
 ---@return string how
 function samples.stability(ctx, o, regions, background, first)
-  if o.seeds == 1 then return samples.resampled(ctx, o, first), "resampling" end
+  if o.repeats == 1 then return samples.resampled(ctx, o, first), "resampling" end
   local list = { coefficients(ctx, o, first) }
-  for r = 1, o.seeds - 1 do
+  for r = 1, o.repeats - 1 do
     local scope <close> = core.memory.scope()
     list[r + 1] = coefficients(ctx, o, samples.run(ctx, o, regions, background, r))
   end
-  return stability.of(list), o.seeds .. " seeds"
+  return stability.of(list), o.repeats .. " repeats"
 end
 
 return samples

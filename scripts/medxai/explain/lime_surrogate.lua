@@ -1,6 +1,6 @@
 -- The linear model that stands for the network near one image (Ribeiro et al. 2016): rows of kept regions, the network's
 -- probabilities, weights by nearness, ridge regression with an intercept; which features it may use, how well it fits.
--- In float64, as scikit-learn's Ridge computes it. It refuses to know where rows and probabilities come from.
+-- In float64, as scikit-learn's Ridge computes it.
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 

@@ -1,5 +1,5 @@
 -- From raw values on a layer's grid to a map on the input's grid, by pytorch-grad-cam's convention, and its status.
--- relu, min-max, bilinear resize (half-pixel centres), mean over layers, min-max again; per image, never over a batch.
+-- relu, min-max, bilinear resize (half-pixel centers), mean over layers, min-max again; per image, never over a batch.
 -- Under augmentation that for each view, then the mean of the views.
 -- No number here has a scale of its own: a target a million times smaller gives the same map. What varies by no more
 -- than the rounding of its largest value is flat. With compat as pytorch-grad-cam, which adds 1e-7 to the range.
@@ -36,14 +36,14 @@ function map.minmax(m, how)
   return ((m - lo) / range):masked_fill(flat, 0)
 end
 
---- (N, h, w) -> (N, H, W), bilinear with half-pixel centres.
+--- (N, h, w) -> (N, H, W), bilinear with half-pixel centers.
 function map.resize(m, height, width)
   local shape = m.shape
   if shape[2] == height and shape[3] == width then return m end
   return torch.upsample_bilinear2d(m:unsqueeze(1), { height, width }, false):squeeze(1)
 end
 
--- One image's views, or a batch: raws (N, h, w), one a layer.
+-- One image's views, or a batch: raws (N, h, w), one per layer.
 local function without_views(raws, height, width, how)
   local sum
   for _, raw in ipairs(raws) do
@@ -142,6 +142,16 @@ local explanations = {
   failed = "failed",
 }
 
+--- What a warning says of the maps of a status: "3 of 3 maps ...".
+map.in_words = {
+  flat = "have the same value everywhere",
+  nan = "hold values that are not numbers",
+  all_negative = "have no positive value",
+  saturated = "are saturated, p is too near 0 or 1",
+  sign_undecided = "have no sign of their own",
+  not_defined = "are not defined",
+}
+
 --- Statuses of maps that hold nothing but rounding, or no numbers.
 map.empty = { nan = true, flat = true, saturated = true }
 
@@ -170,7 +180,7 @@ function map.check_shape(raw, count, height, width)
 end
 
 --- Where input pixels lie in the file, and layer cells in the input: both as { scale, offset } per axis so that
---- file = offset + scale * input (pixel centres at .5).
+--- file = offset + scale * input (pixel centers at .5).
 ---@param input integer[] { H, W }
 ---@param grids integer[][] one { h, w } a layer
 ---@param place? table { file = {W, H}, resized = {W, H}, crop = {left, top, width, height} } from the reader

@@ -1,5 +1,5 @@
 -- The first principal component of an activation's channels, as EigenCAM and eigen smoothing use it: pixels are rows, channels
--- columns, each column centred; the projection of the pixels on the first right singular vector.
+-- columns, each column centered; the projection of the pixels on the first right singular vector.
 -- By the smaller of the two Gram matrices, in float64: exact, and tens of times cheaper than a full SVD. A principal component has
 -- no sign of its own: here it is the one that correlates with the unsmoothed map, so it depends on neither LAPACK nor device.
 -- It refuses to hide that: a correlation under 0.1 is "sign_undecided", and the ratio of the first two singular values is kept.
@@ -11,7 +11,7 @@ local principal = {}
 
 principal.undecided = 0.1
 
--- X: (hw, C) float64, centred. -> projection (hw), ratio s2 / s1 (nil where all is constant)
+-- X: (hw, C) float64, centered. -> projection (hw), ratio s2 / s1 (nil where all is constant)
 local function by_gram(X)
   local shape = X.shape
   local wide = shape[1] <= shape[2]
@@ -23,7 +23,7 @@ local function by_gram(X)
   return wide and v * math.sqrt(first) or X:mv(v), math.sqrt(math.max(second, 0.0) / first)
 end
 
--- X: (hw, C) centred in the features' own dtype, as NumPy does it.
+-- X: (hw, C) centered in the features' own dtype, as NumPy does it.
 local function by_lapack(X)
   local _, s, vh = torch.linalg_svd(X:to { dtype = "float64" }, false)
   local values = s:tolist()
@@ -54,7 +54,7 @@ local function one(features, compat)
   local r = correlation(exact, plain)
   if not compat then
     local down = r < 0
-    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end -- no sign in it: the larger side up
+    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end -- uncorrelated: oriented so that the larger extreme is positive
     if down then projection, r = -projection, -r end
   end
   local status = not compat and math.abs(r) < principal.undecided and "sign_undecided" or nil

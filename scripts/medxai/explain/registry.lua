@@ -1,12 +1,14 @@
--- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of checked
--- entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative" | "magnitude",
--- needs = { gradient, base }, smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or
--- completes them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page) (gallery.lua),
--- honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without it: any of them),
--- picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is drawn,
--- map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give just a function(x,
--- model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus, Grad-CAM is gradcam.
--- It refuses unknown names and options, and a method file that does not say what it should, before anything is computed.
+-- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of
+-- checked entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative"
+-- | "magnitude", derivative = true where the raw map is one of the target by the input, needs = { gradient, base },
+-- smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or completes
+-- them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page)
+-- (gallery.lua), honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without
+-- it: any of them), picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is
+-- drawn, map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give
+-- just a function(x, model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus,
+-- Grad-CAM is gradcam. It refuses unknown names and options, and a method file that does not say what it should, before
+-- anything is computed.
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
@@ -18,12 +20,17 @@ local method = {}
 
 -- What every entry takes besides the method's own options; smoothing where the method declares it.
 local shared = {
-  layer = { "string|table" },
-  target = { "string|integer|table" },
-  compat = { one_of = { "pytorch-grad-cam" } },
-  budget_mb = { "number", above = 0 },
+  layer = { "string|table", lua = "string|string[]",
+    doc = "a node's name, or a list (the mean of their maps); default: the call's layer" },
+  target = { "string|integer|table", lua = "medxai.Target.Spec", doc = "what is explained; default: the call's target" },
+  compat = { one_of = { "pytorch-grad-cam" }, doc = "what that library computes where it differs from the paper" },
+  budget_mb = { "number", above = 0, unit = "MB", doc = "memory for chunks; default: the call's" },
 }
 local smoothings = { "aug_smooth", "eigen_smooth" }
+local smoothing_docs = {
+  aug_smooth = "the mean map of six views (flips, input x 0.9, 1, 1.1)",
+  eigen_smooth = "the first principal component of the channels instead of their sum",
+}
 
 local function from_function(name, f, source)
   return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source, options = {}, smoothing = {}, needs = {}, one_by_one = true,
@@ -31,7 +38,8 @@ local function from_function(name, f, source)
 end
 
 local kinds = { title = "string", paper = "string", sign = "string", picture = "string", rng = "string", as = "string", options = "table", needs = "table",
-  smoothing = "table", honesty = "table", check = "function", approximate = "function", masks = "function" }
+  smoothing = "table", honesty = "table", derivative = "boolean", check = "function", approximate = "function",
+    masks = "function" }
 
 -- A method file's table, checked.
 local function from_table(name, t, source)
@@ -45,7 +53,7 @@ local function from_table(name, t, source)
   return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
     options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
     cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check,
-    approximate = t.approximate, masks = t.masks }
+    approximate = t.approximate, masks = t.masks, derivative = t.derivative }
 end
 
 local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end
@@ -86,15 +94,27 @@ local function build(name, value)
   return from_table(name, found, source)
 end
 
+--- The options of a method in a list of methods: its own, and those that it shares with all.
+---@param m table the method
+---@return table spec
+---@return table<string, boolean> common the names of those that are not its own
+function method.spec(m)
+  local spec, common = {}, {}
+  for key, rule in pairs(shared) do
+    if key ~= "layer" or m.at ~= "input" then spec[key], common[key] = rule, true end
+  end
+  for _, key in ipairs(smoothings) do
+    if (m.smoothing or {})[key] then spec[key], common[key] = { "boolean", doc = smoothing_docs[key] }, true end
+  end
+  for key, rule in pairs(m.options or {}) do spec[key], common[key] = rule, nil end
+  return spec, common
+end
+
 -- One entry: the method, its own options, and layer, target, compat, memory budget and smoothing where they differ from the call's.
 local function entry(name, value)
   local m = build(name, value)
-  local spec, common = {}, {}
-  for key, rule in pairs(shared) do spec[key], common[key] = rule, true end
-  for _, key in ipairs(smoothings) do
-    if m.smoothing[key] then spec[key], common[key] = { "boolean" }, true end
-  end
-  for key, rule in pairs(m.options) do spec[key], common[key] = rule, nil end
+  local spec, common = method.spec(m)
+  if m.at == "input" then spec.layer, common.layer = shared.layer, true end -- for an error of its own
   local options = check.options(m.name, type(value) == "table" and value or {}, spec)
   local e = { method = m, options = options }
   for key in pairs(common) do e[key], options[key] = options[key], nil end
@@ -123,7 +143,10 @@ function method.entries(methods)
       check.fail("explain", "methods holds names, { name, option = value } or name = function (got %s at %s).",
         type(m.given), tostring(m.key))
     elseif m.keyed and m.value ~= true and type(m.value) ~= "table" and type(m.value) ~= "function" then
-      check.fail("explain", "method '%s' takes a table of options or a function (got %s).", m.name, type(m.value))
+      local first = type(methods) == "table" and methods[1]
+      check.fail("explain", "method '%s' takes a table of options or a function (got %s).%s", m.name, type(m.value),
+        type(first) == "string" and (" An option of %s stands within its own braces: methods = { { \"%s\", %s = %s } }."):format(
+          first, first, m.name, tostring(m.value)) or "")
     end
     entries[i] = entry(m.name, m.value)
   end

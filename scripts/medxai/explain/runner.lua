@@ -73,7 +73,7 @@ local function call(e, ctx)
   return results
 end
 
--- The results for all images of the context; what a researcher's own method does wrong is a result of the images that it concerns.
+-- The results for all images of the context; an exception in a user method is recorded as a failure of the affected images.
 local function attempt(e, ctx)
   if e.method.one_by_one and ctx.count > 1 then
     local results = {}
@@ -150,19 +150,27 @@ local function record_of(e, job, size, item, t, result, judged)
   }
 end
 
--- One image's map of one entry, from the results of all views. size: height and width of the input.
+-- The map of one image (1, H, W), what is judged of it, and its status, from the results of all views; no map where
+-- there is none. size: height and width of the input.
+local function finished(e, job, size, result)
+  if result.problem then return nil, nil, status_of(result) end
+  local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
+    precision = job.model.dtype }
+  local made = map.from_raw(result.raws, size[1], size[2], how)
+  local judged = map.judge(result.raws, made, how)[1]
+  result.facts, result.arrays, result.status = merged(result.extras)
+  local status = status_of(result, judged) -- rounding noise would be ranked and scored
+  if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
+  return made, judged, status
+end
+
+-- One image's map of one entry, written.
 local function write(e, job, size, item, t, result)
   if job.store:find(e.set, item.id) then return end
-  local made, judged, raws
-  if not result.problem then
-    local how = { views = batches.views, cut = e.method.cut, once = e.method.once, compat = e.compat,
-      precision = job.model.dtype }
-    made = map.from_raw(result.raws, size[1], size[2], how)
-    judged = map.judge(result.raws, made, how)[1]
-    result.facts, result.arrays, result.status = merged(result.extras)
-    made, raws = made:squeeze(0):cpu():contiguous(), {}
-    local status = status_of(result, judged) -- rounding noise would be ranked and scored
-    if (status == "flat" or status == "saturated") and not e.compat then made:zero_() end
+  local made, judged = finished(e, job, size, result)
+  local raws = made and {}
+  if made then
+    made = made:squeeze(0):cpu():contiguous()
     for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
   elseif not result.not_defined then
     job:count_failure(e, item.path, result.problem)
@@ -289,44 +297,54 @@ local function measure(work, f)
   return opened
 end
 
--- Loads, runs and explains the samples numbers[first..last].
-local function run_batch(work, numbers)
-  local scope <close> = core.memory.scope()
-  local job = work.job
-  local x = job.split:batch(numbers).x
-  local size = { x.shape[3], x.shape[4] }
-  x = x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
-  local items, open, augmenting, results = {}, {}, {}, {}
-  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
-  for _, e in ipairs(job.entries) do
-    local missing = false
-    for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
-    if missing then
-      open[#open + 1] = e
-      if e.aug_smooth then augmenting[#augmenting + 1] = e end
-      results[e] = {}
-      for i = 1, #items do results[e][i] = { calls = {}, seconds = 0.0, forwards = 0, backwards = 0, partials = 0 } end
-    end
+-- The results of entries for images x (N, 3, H, W) on the model's device: results[e][i], and each entry's targets.
+local function results_of(work, x, items, entries, targets_of)
+  local job, augmenting, results, fixed = work.job, {}, {}, nil
+  for _, e in ipairs(entries) do
+    if e.aug_smooth then augmenting[#augmenting + 1] = e end
+    results[e] = {}
+    for i = 1, #items do results[e][i] = { calls = {}, seconds = 0.0, forwards = 0, backwards = 0, partials = 0 } end
   end
-  local fixed
-  local function pass_over(views, entries, targets_of)
+  local function pass_over(views, list, of)
     local inner <close> = core.memory.scope()
-    local opened = measure(work, function() return open_pass(job, x, views, targets_of, items) end)
+    local opened = measure(work, function() return open_pass(job, x, views, of, items) end)
     fixed = fixed or opened.targets
-    for _, e in ipairs(entries) do
+    for _, e in ipairs(list) do
       run_entry(e, job, opened, results[e])
       inner:keep(results[e])
     end
   end
-  pass_over({ identity }, open, first_targets(job, open))
+  pass_over({ identity }, entries, targets_of)
   for _, views in ipairs(#augmenting > 0 and view_groups(work, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  for _, e in ipairs(entries) do
+    for i = 1, #items do join_views(e, results[e][i]) end
+  end
+  return results, fixed
+end
+
+local function on_device(job, x)
+  return x:to { device = job.model.device or "cpu", dtype = job.model.dtype or "float32" }
+end
+
+-- Loads, runs and explains the samples numbers[first..last].
+local function run_batch(work, numbers)
+  local scope <close> = core.memory.scope()
+  local job = work.job
+  local x, items, open = job.split:batch(numbers).x, {}, {}
+  local size = { x.shape[3], x.shape[4] }
+  x = on_device(job, x)
+  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
+  for _, e in ipairs(job.entries) do
+    local missing = false
+    for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
+    if missing then open[#open + 1] = e end
+  end
+  local results, fixed = results_of(work, x, items, open, first_targets(job, open))
   for _, e in ipairs(open) do
-    for i, item in ipairs(items) do
-      join_views(e, results[e][i])
-      write(e, job, size, item, fixed[e][i], results[e][i])
-    end
+    for i, item in ipairs(items) do write(e, job, size, item, fixed[e][i], results[e][i]) end
   end
 end
+
 
 -- ---- all batches ------------------------------------------------------------------------------------------------
 
@@ -351,6 +369,45 @@ local function describe(job)
   local names = {}
   for i, e in ipairs(job.entries) do names[i] = e.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "") end
   return table.concat(names, ", ")
+end
+
+--- Maps of images in memory. Nothing is written; a map that cannot be made has a status that says so.
+---@param job medxai.ExplainJob of explain/job.lua's loose
+---@param x any (N, 3, H, W), the network's input
+---@param items table[] of each image: number, id, label ...; random methods draw by the id
+---@param targets? medxai.Target[] of each image: what is explained, whatever the network now predicts; nil: as the
+---  entries say
+---@return table<table, table[]> maps[entry][i] = { map = (H, W) float32 on the CPU or nil, raws = list of (h, w),
+---  status, problem, seconds, forwards, backwards, partials, target, logits = K numbers }
+function batches.maps_of(job, x, items, targets)
+  local out, size = {}, { x.shape[3], x.shape[4] }
+  for _, e in ipairs(job.entries) do out[e] = {} end
+  chunks.each(job.images, #items, function(first, count)
+    local scope <close> = core.memory.scope()
+    local some = table.move(items, first + 1, first + count, 1, {})
+    local given = targets and target.batch(table.move(targets, first + 1, first + count, 1, {}))
+    local rows
+    local results, fixed = results_of({ job = job }, on_device(job, x:narrow(0, first, count)), some, job.entries, function(pass, all)
+      rows = rows or pass.logits:to { device = "cpu", dtype = "float64" }:tolist()
+      if not given then return first_targets(job, job.entries)(pass, all) end
+      local same = {}
+      for _, e in ipairs(job.entries) do same[e] = given end
+      return same
+    end)
+    for _, e in ipairs(job.entries) do
+      for i, r in ipairs(results[e]) do
+        local made, _, status = finished(e, job, size, r)
+        local one = { status = status, problem = r.problem, seconds = r.seconds, forwards = r.forwards, backwards = r.backwards,
+          partials = r.partials, target = fixed[e][i], logits = rows[i], raws = {} }
+        if made then
+          one.map = scope:keep(made:squeeze(0):cpu():contiguous())
+          for k, raw in ipairs(r.raws) do one.raws[k] = scope:keep(raw:squeeze(0):cpu():contiguous()) end
+        end
+        out[e][first + i] = one
+      end
+    end
+  end)
+  return out
 end
 
 --- Makes the maps that are not there yet. The first image is done alone and tells time and memory; where the number of

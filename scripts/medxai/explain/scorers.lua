@@ -25,7 +25,7 @@ function scorers.by_budget(model, deterministic)
 end
 
 --- That of a precision, made when it is first asked for.
----@param precision "float32"|"bf16"
+---@param precision "float32"|"bfloat16"
 function Scorers:of(precision)
   if not self._made[precision] then
     self._made[precision] = self._make(precision)

@@ -77,14 +77,13 @@ end
 
 -- ---- what the methods ask for alike -----------------------------------------------------------------------------------
 
-shap.bf16_honesty = { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" }
+shap.bfloat16_honesty = { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" }
 
---- Checks and reads a method's regions and hide before anything is computed.
+--- Checks and reads a method's regions and removal before anything is computed.
 function shap.check(what, o)
   if o.regions then o.regions = regions.parse(o.regions) end
-  o.hide = removal.parse(o.hide).id
-  if o.hide:find("noisy_linear", 1, true) then check.fail(what, "hide = '%s' has no background. Choose another removal.", o.hide) end
-  if o.hide == "segment_mean" and not o.regions then check.fail(what, "hide = 'segment_mean' needs regions.") end
+  o.removal = removal.of_background(what, o.removal).id
+  if o.removal == "segment_mean" and not o.regions then check.fail(what, "removal = 'segment_mean' needs regions.") end
 end
 
 --- The regions of the context's only image; of fewer than two there is nothing to tell: the map is not defined.
@@ -98,20 +97,20 @@ end
 --- What hidden pixels of the context's only image show, (1, 3, H, W).
 function shap.background(ctx, o, labels)
   local lo, hi = ctx:range()
-  return removal.parse(o.hide):background(ctx.x, { range = { lo, hi }, labels = labels })
+  return removal.parse(o.removal):background(ctx.x, { range = { lo, hi }, labels = labels })
 end
 
 -- ---- a hierarchy of regions -----------------------------------------------------------------------------------------
 
--- Each region's centre: lists of rows and columns, from 1.
-local function centres(made)
+-- Each region's center: lists of rows and columns, from 1.
+local function centers(made)
   local shape, flat = made.labels.shape, made.labels:reshape(-1)
   local sizes = torch.bincount(flat, torch.none, made.count):to { dtype = "float64" }
   local function mean(at) return (torch.bincount(flat, at:reshape(-1):to { dtype = "float64" }, made.count) / sizes):tolist() end
   return mean(torch.arange(0, shape[1]):view { -1, 1 }:expand(shape)), mean(torch.arange(0, shape[2]):view { 1, -1 }:expand(shape))
 end
 
--- The regions in two halves along the longer side of the box around their centres, and so on: nested pairs of numbers from 0.
+-- The regions in two halves along the longer side of the box around their centers, and so on: nested pairs of numbers from 0.
 local function halved(list, rows, columns)
   if #list == 1 then return list[1] end
   local function span(at)
@@ -148,14 +147,14 @@ end
 
 --- The tree over the regions of an image.
 ---@param made table of regions.of: labels, count
----@param given? table nested pairs of the regions' numbers; nil: halved by their centres
+---@param given? table nested pairs of the regions' numbers; nil: halved by their centers
 ---@return integer[] children for core.partition
 function shap.tree(made, given)
   local tree = given
   if not tree then
     local list = {}
     for r = 0, made.count - 1 do list[r + 1] = r end
-    tree = halved(list, centres(made))
+    tree = halved(list, centers(made))
   end
   local flat = flatten(tree)
   local ok = pcall(require("medxai.core").partition.leaf_order, flat, made.count)

@@ -251,18 +251,18 @@ end
 
 -- Columns that the lasso keeps at the point of its path that AIC or BIC chooses (Zou, Hastie, Tibshirani 2007), in order of index.
 local scalings = {
-  deviation = function(x) -- shap since 0.42: by the deviation, not centred
+  deviation = function(x) -- shap since 0.42: by the deviation, not centered
     local d = x:std({ 0 }, { correction = 0, keepdim = true })
     return x / torch.where(d:eq(0), d:ones_like(), d)
   end,
   none = function(x) return x end, -- shap 0.41 with scikit-learn 1.2 or later
-  unit = function(x) -- shap 0.41 with scikit-learn before 1.2: centred columns to length 1
+  unit = function(x) -- shap 0.41 with scikit-learn before 1.2: centered columns to length 1
     local n = (x - x:mean({ 0 }, true)):square():sum({ 0 }, true):sqrt()
     return x / torch.where(n:eq(0), n:ones_like(), n)
   end,
 }
 
-local function centred(x, y, scaling)
+local function centered(x, y, scaling)
   x = scalings[scaling](x)
   return (x - x:mean({ 0 }, true)):contiguous(), (y - y:mean({ 0 }, true)):contiguous()
 end
@@ -282,7 +282,7 @@ local function least_squares_rest(x, y)
 end
 
 local function by_criterion(x, y, criterion, scaling)
-  x, y = centred(x, y, scaling)
+  x, y = centered(x, y, scaling)
   local n, p = x:size(0), x:size(1)
   if n <= p + 1 then check.fail("shap_kernel", "%s needs more subsets than features (got %d for %d). Raise samples or use num_features(k).", criterion, n // 2, p) end
   local coef = lasso_path(x, y, 0)
@@ -333,7 +333,7 @@ function kernel.select(z, k, y, delta, selection, scaling, share)
   if kind == "lar" then
     return (core.lars.path(torch.mm(x:t(), x):contiguous(), torch.mv(x:t(), target), { samples = x:size(0), max_steps = selection.value }))
   elseif kind == "lasso" then
-    x, target = centred(x, target, "none")
+    x, target = centered(x, target, "none")
     local coef = lasso_path(x, target, selection.value)
     return nonzero(coef:select(0, coef:size(0) - 1))
   end

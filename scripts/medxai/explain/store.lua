@@ -85,7 +85,7 @@ function Store:map(record)
   return torch.load_npy(self.dir .. "/" .. record.files[1])
 end
 
---- The raw maps of a record, one a layer: (h, w), or (views, h, w) under augmentation.
+--- The raw maps of a record, one per layer: (h, w), or (views, h, w) under augmentation.
 function Store:raws(record)
   local out = {}
   for _, name in ipairs(record.files) do

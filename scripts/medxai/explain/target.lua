@@ -11,6 +11,11 @@ local torch = require "medxai.torch"
 
 local target = {}
 
+target.spec = {
+  as = { one_of = { "logit", "softmax" }, doc = "the score: logit, or probability; default: the method's own (logit)" },
+  what = { "string|integer", default = "predicted", doc = "\"predicted\", \"true\", a class, or \"contrast(a, b)\"" },
+}
+
 ---@class medxai.Target one image's target
 ---@field kind string "predicted" | "true" | "class" | "contrast"
 ---@field as string "logit" | "softmax"
@@ -63,12 +68,11 @@ end
 function target.parse(spec, classes, usual)
   local as = usual or "logit"
   if type(spec) == "table" then
-    local options = check.options("target", { as = spec.as, what = spec[1] },
-      { as = { one_of = { "logit", "softmax" }, default = as }, what = { "string|integer", default = "predicted" } })
+    local options = check.options("target", { as = spec.as, what = spec[1] }, target.spec)
     for _, key in ipairs(check.sorted_keys(spec)) do
       if key ~= 1 and key ~= "as" then check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key)) end
     end
-    spec, as = options.what, options.as
+    spec, as = options.what, options.as or as
   end
   if spec == nil then spec = "predicted" end
   if type(spec) ~= "string" and not math.tointeger(spec) then

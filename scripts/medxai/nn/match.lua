@@ -326,8 +326,8 @@ local function warn_not_finite(state, fitting, options)
     options.from and "'" .. options.from .. "'" or "the state", bad, first)
 end
 
--- Numbers in threes called mean and std, outside the network: it may have normalised its input by them.
-local function warn_normalisation(report, tensors, options)
+-- Numbers in threes called mean and std, outside the network: it may have normalized its input by them.
+local function warn_normalization(report, tensors, options)
   local left, words = {}, {}
   for _, name in ipairs(report.left_out) do left[name] = true end
   for _, entry in ipairs(tensors) do
@@ -338,7 +338,7 @@ local function warn_normalisation(report, tensors, options)
     end
   end
   if #words == 0 then return end
-  check.warn(options.what or "weights", "%s holds %s beside the network: if it normalised its input by them, give them "
+  check.warn(options.what or "weights", "%s holds %s beside the network: if it normalized its input by them, give them "
     .. "to the data.", options.from and "'" .. options.from .. "'" or "the state", table.concat(words, ", "))
 end
 
@@ -377,7 +377,7 @@ function match.load_into(state, tensors, options)
     check.warn(options.what or "weights", "%s fits in part (%s); what does not fit stays as it was drawn.",
       options.from and "'" .. options.from .. "'" or "the state", match.counts(report))
   end
-  warn_normalisation(report, tensors, options)
+  warn_normalization(report, tensors, options)
   match.copy(state, fitting)
   warn_not_finite(state, fitting, options)
   return report

@@ -254,28 +254,23 @@ local function config_with(config, parts)
 end
 
 local common = {
-  classes = { "table|integer" },
-  weights = { "string|table", field = true }, force = { "table" },
-  on_missing = { one_of = { "error", "scratch" }, default = "error" },
-  layout = { one_of = { "auto", "nchw", "channels_last" } },
-  dtype = { one_of = { "float32", "float64" }, field = true },
-  device = { "string" }, seed = { "integer" },
+  classes = { "table|integer", lua = "string[]|integer",
+    doc = "names in the order of the logits, or their number; required, but where the weights are a run's" },
+  weights = { "string|table", field = true, fields = require("medxai.nn.weights").spec,
+    doc = "\"random\" (default), \"imagenet\", a file, or a run by its name or folder, whose settings come with it" },
+  force = { "table", of = "string",
+    doc = "settings in which model or data differ on purpose from the run of the weights: { \"size_px\" }" },
+  on_missing = { one_of = { "error", "scratch" }, default = "error",
+    doc = "where ImageNet's file cannot be had; scratch: begin with random weights, and say so" },
+  layout = { one_of = { "auto", "nchw", "channels_last" },
+    doc = "of activations in memory; auto (default): the faster one, fixed per network and device" },
+  dtype = { one_of = { "float32", "float64" }, field = true, doc = "of weights and activations; default float32" },
+  device = { "string", doc = "cpu, cuda or cuda:N; default: what --device says" },
+  seed = { "integer", doc = "of the weights that are drawn; default: the run's" },
+  pretrained = { instead = "Write weights = \"imagenet\"." },
+  other_size = { now = "force = { 'size_px', 'resize_px' }" },
+  weights_from_other_data = { now = "force, with the settings that differ: force = { 'input' }" },
 }
-
--- Options of before, and what says it now.
-local renamed = {
-  other_size = "force = { 'size_px', 'resize_px' }",
-  weights_from_other_data = "force, with the settings that differ: force = { 'mask' }",
-}
-
-local function checked(what, options, spec)
-  for _, old in ipairs(check.sorted_keys(renamed)) do
-    if type(options) == "table" and options[old] ~= nil then
-      check.fail(what, "option '%s' is now %s.", old, renamed[old])
-    end
-  end
-  return check.options(what, options, spec)
-end
 
 local function with(spec, more)
   local all = {}
@@ -285,39 +280,45 @@ local function with(spec, more)
 end
 
 local torchvision_spec = with(common, {
-  head = { one_of = { "thesis", "torchvision" }, field = true },
-  hidden = { "integer", field = true, min = 1 },
-  train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all" },
-  frozen = { one_of = { "train", "eval" }, field = true, default = "train" },
-  dropout = { "number", field = true, min = 0, max = 1 },
+  head = { one_of = { "thesis", "torchvision" }, field = true,
+    doc = "thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own" },
+  hidden = { "integer", field = true, min = 1, doc = "units of the thesis' head; default: the thesis' for this network" },
+  train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all",
+    doc = "what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything" },
+  frozen = { one_of = { "train", "eval" }, field = true, default = "train",
+    doc = "batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did)" },
+  dropout = { "number", field = true, min = 0, max = 1, doc = "of the head; default: 0.5, or torchvision's own" },
 })
+
+-- The options of one of the seven networks.
+local function spec_of(network)
+  local spec = with(torchvision_spec, network.options)
+  if not network.hidden then spec.hidden = nil end
+  return spec
+end
+
+local own_spec = with(common, {
+  name = { "string", required = true, doc = "of the network, in records and figures" },
+  build = { "function", required = true, lua = "fun(g: medxai.Builder, x: medxai.Value): medxai.Value, medxai.Value?",
+    doc = "(g, x) -> the logits' value; g adds operators, see xai.graph" },
+  size_px = { "integer", min = 1, unit = "px", doc = "side of the images it is made for" },
+  resize_px = { "integer", min = 1, unit = "px", doc = "short side before the crop; default size_px" },
+  cam_layer = { "string", doc = "name of the node where Grad-CAM looks" },
+  compare_layers = { "table", of = "string", doc = "names of nodes, deep to shallow, for each_layer" },
+  head_parts = { "table", of = "string", doc = "names of parts that stay trained when the rest is frozen" },
+})
+
+-- For the reference (medxai.reference): the options of a network by its name.
+function model.spec(network) return network and spec_of(network) or own_spec end
 
 local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
 
---- One of the seven networks. Options:
----   classes      names in the order of the logits, or their number (required, but where the weights are a run's)
----   head         "thesis" (default): fc1 -> relu -> dropout -> fc2 with `hidden` units (squeezenet: its convolution); "torchvision": the network's own
----   hidden       256 or 512, the thesis' for this network
----   weights      nil or "random": torchvision's initial weights; "imagenet"; a file; a run: its name, or a path into
----                its folder. { file = PATH or run = NAME, set = NAME, strict = false }: set is which of several in the
----                file ("model_ema"), strict = false loads what fits and leaves the rest as drawn.
----                A run's settings come with its weights: head, hidden, transform_input, dtype, layout and classes
----                where they are left out; given otherwise here, or in the data, they are an error that names both
----   force        settings in which model or data differ from that run on purpose: { "size_px", "mask" }; told, and
----                in the report
----   on_missing   "error" (default), or "scratch": without the ImageNet file start from random weights, and say so
----   train_depth  0 (head alone) to 3: how many parts behind it are trained; "all" (default)
----   frozen       "train" (default): batch norms and stochastic depth of the frozen part go on as in training; "eval": they do not
----   dropout      of the head (default: 0.5, or torchvision's own)
----   layout       "auto" (default: the faster one, a fixed choice per network and device), "nchw", "channels_last"
----   dtype, device, seed; stochastic_depth (efficientnet_b0), transform_input (inception_v3)
+--- One of the seven networks; its options are spec_of(network).
 ---@param network table a file of models/
 ---@param options table
 ---@return medxai.Model
 function model.new(network, options)
-  local spec = with(torchvision_spec, network.options)
-  if not network.hidden then spec.hidden = nil end
-  local o = checked(network.name, options, spec)
+  local o = check.options(network.name, options, spec_of(network))
   find_weights(network.name, o)
   fill_options(network.name, o, network)
   o.hidden = o.head == "thesis" and (o.hidden or network.hidden) or nil
@@ -335,15 +336,10 @@ function model.new(network, options)
   return finish(new_model(def, o, network), o)
 end
 
---- A network of one's own (see medxai.nn.builder). Options: name, classes, build, size_px, resize_px, cam_layer, compare_layers,
---- head_parts (names that stay trained), and weights, layout ("auto" is "nchw"), dtype, device, seed.
+--- A network of one's own (see medxai.nn.builder); its options are own_spec.
 ---@return medxai.Model
 function model.own(options)
-  local o = checked("network", options, with(common, {
-    name = { "string", required = true }, build = { "function", required = true },
-    size_px = { "integer", min = 1 }, resize_px = { "integer", min = 1 }, cam_layer = { "string" },
-    compare_layers = { "table" }, head_parts = { "table" },
-  }))
+  local o = check.options("network", options, own_spec)
   o.train_depth, o.frozen = "all", "train"
   find_weights(o.name, o)
   fill_options(o.name, o, {})
@@ -417,9 +413,20 @@ local function ids_of(self, names)
 end
 
 local forward_spec = {
-  x = { "tensor" }, outputs = { "table" }, override = { "table" }, base = { "table" }, grad_from = { "table" },
-  guided = { "boolean|table" }, fold = { "boolean" }, each = { "function" },
+  x = { "tensor", doc = "the input (N, 3, H, W); may be missing where base and override give all that is read" },
+  outputs = { "table", of = "string", doc = "names whose values are kept and returned; default { \"output\" }" },
+  override = { "table", lua = "table<string, medxai.Tensor>",
+    doc = "name -> tensor in the place of that value; only what descends from one is computed again" },
+  base = { "table", lua = "table<string, medxai.Tensor>",
+    doc = "name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's" },
+  grad_from = { "table", of = "string", doc = "names where gradients begin; they come back as leaves" },
+  guided = { "boolean|table", lua = "boolean|string[]",
+    doc = "rectifiers pass positive gradients only: true (all), or names of rectifiers" },
+  fold = { "boolean", doc = "fold batch norms into convolutions; default: in eval mode without gradients" },
+  each = { "function", lua = "fun(name: string, value: medxai.Tensor): boolean|nil",
+    doc = "called after every node in order; true stops the run there" },
 }
+model.forward_spec = forward_spec
 
 --- A pass with named outputs.
 ---   x         the input; may be missing where base and override give all that is read
@@ -596,12 +603,16 @@ end
 
 -- ---- moving, loading, copying -------------------------------------------------------------------------------------------
 
+model.to_spec = {
+  device = { "string", doc = "cpu, cuda or cuda:N" },
+  dtype = { one_of = { "float32", "float64", "bfloat16" }, doc = "bfloat16: for forward passes" },
+  layout = { one_of = { "nchw", "channels_last" }, doc = "of activations in memory" },
+}
+
 --- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout = "nchw"|"channels_last" }. The tensor objects stay the
 --- same, what they hold is new: build the optimizer afterwards.
 function Model:to(where)
-  local o = check.options(self.name .. ": to", where, {
-    device = { "string" }, dtype = { one_of = { "float32", "float64", "bfloat16" } }, layout = { one_of = { "nchw", "channels_last" } },
-  })
+  local o = check.options(self.name .. ": to", where, model.to_spec)
   local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
   quietly(function()
     for i, slot in ipairs(self._def.slots) do
@@ -620,12 +631,17 @@ function Model:to(where)
   return self
 end
 
+model.load_state_spec = {
+  strict = { "boolean", default = true, doc = "raise, and load nothing, unless all tensors fit" },
+  what = { "string", doc = "where they come from, for errors" },
+}
+
 --- Copies tensors into the model by name (medxai.nn.match); dtypes and devices are converted.
 ---@param source medxai.Named[]|table<string, userdata> list of { name =, tensor = } or name -> tensor
 ---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
 ---@return medxai.Match report
 function Model:load_state(source, options)
-  local o = check.options(self.name .. ": load_state", options, { strict = { "boolean", default = true }, what = { "string" } })
+  local o = check.options(self.name .. ": load_state", options, model.load_state_spec)
   local match = require "medxai.nn.match"
   local scope <close> = core.memory.scope() -- luacheck: ignore
   return match.load_into(self:state(), match.named(source), { what = self.name, from = o.what, strict = o.strict })
@@ -652,15 +668,36 @@ function Model:clone()
   return copy
 end
 
+model.randomize_spec = {
+  from = { "string", doc = "where the cascade begins; default \"output\"" },
+  to = { "string", doc = "name of the part where it ends, that part included" },
+  only = { "string", doc = "name of the one part that is drawn again, instead of a cascade" },
+  seed = { "integer", doc = "of the weights; default: the run's" },
+}
+
+--- The layers with weights (convolutions, linear ones) in forward order: for cascades of random weights.
+---@return { name: string, last: string }[] last: the node before the next such layer, with this one's norm and rectifier
+function Model:weighted_layers()
+  local list, nodes = {}, self._def.nodes
+  for _, m in ipairs(self._def.modules) do
+    if m.node and m.fan_in and self._def.ids[m.name] then list[#list + 1] = { name = m.name, id = m.node.id } end
+  end
+  table.sort(list, function(a, b) return a.id < b.id end)
+  local out = {}
+  for i, layer in ipairs(list) do
+    out[i] = { name = layer.name, last = nodes[list[i + 1] and list[i + 1].id - 1 or #nodes] }
+  end
+  return out
+end
+
 --- A copy whose weights are random from the output back to a part, that part included (cascading), or in one part alone.
 --- Layers are taken in the reverse of forward order. Each layer's numbers depend on the seed and its name alone, so a longer
 --- cascade keeps those of a shorter one.
 ---@param options table { to = NAME [, from = "output"] } or { only = NAME }, seed = 0
 ---@return medxai.Model
 function Model:randomize(options)
-  local o = check.options(self.name .. ": randomize", options, {
-    from = { "string" }, to = { "string" }, only = { "string" }, seed = { "integer", default = current_seed.get() or 0 },
-  })
+  local o = check.options(self.name .. ": randomize", options, model.randomize_spec)
+  o.seed = o.seed or current_seed.get() or 0
   if (o.only == nil) == (o.to == nil) then check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.") end
   local first = self:_id(o.only or o.to)
   local from = self:_id(o.from or "output")
@@ -680,11 +717,13 @@ function Model:randomize(options)
   return copy
 end
 
+model.summary_spec = { depth = { "integer", default = 2, min = 1, doc = "how many levels of names are told apart" } }
+
 --- The network as a tree: names, operators, output shapes for one image, parameters, what is trained.
 ---@param options? table { depth = 2: how many levels of names are told apart }
 ---@return string
 function Model:summary(options)
-  local o = check.options(self.name .. ": summary", options, { depth = { "integer", default = 2, min = 1 } })
+  local o = check.options(self.name .. ": summary", options, model.summary_spec)
   return summary.text(self, o.depth)
 end
 

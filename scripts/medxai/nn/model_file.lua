@@ -15,17 +15,14 @@ local model_file = {}
 ---@field force table<string, boolean> settings that may differ
 ---@field differs string[] those of the model that do, in words
 
--- The settings, in the order in which they are told; `named`: what the option is called where it is not the key;
--- graph: of a network of one's own, a hash of what it computes.
+-- The settings, in the order in which they are told; graph: of a network of one's own, a hash of what it computes.
 local of_model = { { "network" }, { "classes" }, { "head" }, { "hidden" }, { "transform_input" }, { "graph" },
   { "dtype" }, { "layout" } }
 local of_data = { { "size_px" }, { "resize_px" }, { "interpolation" }, { "channels" }, { "range" }, { "mean" },
-  { "std" }, { "white_16bit" }, { "input_mode", named = "mask" }, { "mask_resize" } }
+  { "std" }, { "white_16bit" }, { "input" }, { "mask_resize" } }
 
 -- Options of a model that are the run's where the experiment leaves them out.
 local restored = { "head", "hidden", "transform_input", "dtype" }
-
-local function name_of(setting) return setting.named or setting[1] end
 
 --- The names that `force` may hold: all settings but the network itself.
 ---@return string[]
@@ -33,7 +30,7 @@ function model_file.settings()
   local names = {}
   for _, list in ipairs { of_model, of_data } do
     for _, setting in ipairs(list) do
-      if setting[1] ~= "network" then names[#names + 1] = name_of(setting) end
+      if setting[1] ~= "network" then names[#names + 1] = setting[1] end
     end
   end
   return names
@@ -64,6 +61,14 @@ function model_file.describe(model, data)
   return out
 end
 
+-- Earlier model.json files called the input "mask" or "input_mode", and the whole image "none".
+local function with_input(described)
+  local function word(mask) return mask == "none" and "whole" or mask end
+  described.input, described.input_mode = described.input or word(described.input_mode), nil
+  local options = type(described.data) == "table" and described.data.options
+  if type(options) == "table" and options.mask then options.input, options.mask = word(options.mask), nil end
+end
+
 --- What the model.json in a folder says; nil where there is none.
 ---@param folder string
 ---@return table|nil
@@ -74,6 +79,7 @@ function model_file.read(folder)
   local described = canon.read(text, path)
   if type(described) ~= "table" or described.format ~= "medxai.model" then return nil end
   described.mean, described.std = described.mean or { 0, 0, 0 }, described.std or { 1, 1, 1 } -- early files lack them
+  with_input(described)
   return described
 end
 
@@ -121,7 +127,7 @@ end
 -- Compares one setting: nil where both agree or one is not known; a sentence where force allows the difference.
 local function compare(run, setting, theirs, ours, force)
   if theirs == nil or ours == nil or same(theirs, ours) then return nil end
-  local name, there, here = name_of(setting), shown(theirs), shown(ours)
+  local name, there, here = setting[1], shown(theirs), shown(ours)
   if name == "network" then
     check.fail("weights", "the run '%s' has the network %s (here: %s). Use the same, or other weights.", run, there,
       here)
@@ -160,7 +166,7 @@ function model_file.check_data(run, model, data, options)
   if not of then return end
   local preparation, list = data:preparation(), table.move(of.differs, 1, #of.differs, 1, {})
   for _, setting in ipairs(of_data) do
-    if not (setting[1] == "input_mode" and options and options.any_mask) then
+    if not (setting[1] == "input" and options and options.any_mask) then
       list[#list + 1] = compare(of.run, setting, of.described[setting[1]], preparation[setting[1]], of.force)
     end
   end
@@ -176,7 +182,10 @@ end
 function model_file.force(what, list)
   local set = {}
   local known = model_file.settings()
-  for _, name in ipairs(list or {}) do set[check.known(what .. ": force", "setting", name, known)] = true end
+  for _, name in ipairs(list or {}) do
+    if name == "mask" then check.fail(what .. ": force", "the setting 'mask' is now 'input'.") end
+    set[check.known(what .. ": force", "setting", name, known)] = true
+  end
   return set
 end
 

@@ -2,14 +2,6 @@
 -- torchvision's parameter names, initial weights and forward order; see medxai.nn.model for the options.
 local check = require "medxai.base.options"
 
----@class medxai.Models
----@field squeezenet1_0 fun(options: table): medxai.Model
----@field mobilenet_v2 fun(options: table): medxai.Model
----@field efficientnet_b0 fun(options: table): medxai.Model
----@field densenet121 fun(options: table): medxai.Model
----@field resnet50 fun(options: table): medxai.Model
----@field inception_v3 fun(options: table): medxai.Model
----@field vgg19 fun(options: table): medxai.Model
 local names = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
 
 return setmetatable({}, {
@@ -21,6 +13,7 @@ return setmetatable({}, {
     rawset(self, name, build)
     return build
   end,
+  __call = function() check.fail("models", "is no function. Write xai.models.vgg19 { classes = ... }.") end,
   __names = function() return names end, -- for completion at the prompt
   __pairs = function(self)
     local i = 0

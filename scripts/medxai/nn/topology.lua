@@ -104,11 +104,16 @@ function methods:nonlinearities()
   return list
 end
 
+topology.boundary_spec = {
+  override = { "table", required = true, of = "string", doc = "names of the values that are replaced" },
+  outputs = { "table", of = "string", doc = "names; default \"output\"" },
+}
+
 --- Names of the values that a run with these overrides reads from `base`.
 ---@param request table { override = { names }, outputs = { names } (default "output") }
 ---@return string[]
 function methods:boundary(request)
-  local o = check.options(self.name .. ": boundary", request, { override = { "table", required = true }, outputs = { "table" } })
+  local o = check.options(self.name .. ": boundary", request, topology.boundary_spec)
   local def, reached, needed, list = self._def, {}, {}, {}
   local over = {}
   for _, name in ipairs(o.override) do over[self:_id(name)] = true end

@@ -8,10 +8,11 @@ local readers = require "medxai.data.readers"
 local weights = require "medxai.nn.weights"
 
 local spec = {
-  run = { "string", required = true },
-  data = { "table" },
-  force = { "table" },
-  sizes = { one_of = { "trained", "thesis" }, field = true, default = "trained" },
+  run = { "string", required = true, doc = "its name, as in runs/<name>, or a path into its folder" },
+  data = { "table", doc = "options of the run's reader in place of the run's own: { root = \"elsewhere\" }" },
+  force = { "table", of = "string", doc = "settings that differ on purpose: { \"size_px\" }; told, and in the report" },
+  sizes = { one_of = { "trained", "thesis" }, field = true, default = "trained",
+    doc = "thesis: where the thesis explained images of another size than it trained on, that size" },
 }
 
 local function fail(run, fmt, ...) check.fail("trained", "the run '%s' " .. fmt, run, ...) end
@@ -42,7 +43,7 @@ end
 -- What the thesis changed about the images between training and explaining: { size_px = 224 } or nothing.
 local function thesis_sizes(described)
   local network = require("medxai.nn.models." .. described.network)
-  return (network.thesis_sizes or {})[described.input_mode] or {}
+  return (network.thesis_sizes or {})[described.input] or {}
 end
 
 -- The options of the run's reader with others in their place. Labels are the true ones: permuted ones serve a training.
@@ -78,9 +79,13 @@ end
 ---@param options? { data?: table, force?: string[], sizes?: "trained"|"thesis" }
 ---@return medxai.Model
 ---@return medxai.Dataset
-return function(run, options)
+local function open(run, options)
   if type(options) == "table" and options.run ~= nil then
     check.fail("trained", "option 'run' is given twice. Write xai.trained(\"%s\").", tostring(run))
+  end
+  if run == nil then
+    check.fail("trained", "no run is named (expected its name, as in xai.trained(\"vgg19\"); for xai.trained(run.of): "
+      .. "--of vgg19 behind the experiment, or xai.run { of = \"vgg19\" }).")
   end
   local all = { run = run }
   for key, value in pairs(options or {}) do all[key] = value end
@@ -93,3 +98,5 @@ return function(run, options)
   end
   return model, data
 end
+
+return { spec = spec, open = open }

@@ -182,6 +182,10 @@ local function run_folder(name)
     end
   end
   local experiment = experiment_of(name)
+  local word = name:lower()
+  if word == "imagenet" or word == "pretrained" or word == "default" or word:find "^imagenet1k" then
+    check.fail("weights", "there is no run '%s'. torchvision's weights are weights = \"imagenet\".", name)
+  end
   check.fail("weights", "there is no run '%s' (looked for runs/%s/weights.pt). %s", name, name,
     experiment and ("Run %s first."):format(experiment) or "Run the experiment of that name first, or give a path to a file.")
 end
@@ -230,15 +234,17 @@ local function load_file(model, path, options)
   return report
 end
 
-local spec_of_table = {
-  file = { "string" }, run = { "string" }, set = { "string" },
-  strict = { "boolean", default = true },
+weights.spec = {
+  file = { "string", doc = "a .pt, .pth or .safetensors file" },
+  run = { "string", doc = "an earlier run, by its name or folder, instead of a file" },
+  set = { "string", doc = "which of several sets of weights in the file, for instance \"model_ema\"" },
+  strict = { "boolean", default = true, doc = "false: load what fits and leave the rest as drawn" },
 }
 
 -- What an experiment gives as weights, as a table: { file = PATH or run = NAME, set, strict }.
 local function complete(spec)
   if type(spec) ~= "table" then return { word = spec, strict = true } end
-  local o = check.options("weights", spec, spec_of_table)
+  local o = check.options("weights", spec, weights.spec)
   if (o.file == nil) == (o.run == nil) then check.fail("weights", "give either file = PATH or run = NAME.") end
   o.word = o.file or o.run
   return o

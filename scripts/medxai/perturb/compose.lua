@@ -1,6 +1,5 @@
 -- Perturbed images made on the device: one image shown where a mask says so and its background elsewhere. Masks come as boxes
 -- (SHAP Partition) or as regions that are on or off (LIME, SHAP Kernel); no image is copied a sample and no mask leaves its device.
--- It refuses nothing: shapes are the callers' matter.
 local torch = require "medxai.torch"
 
 local hide = {}

@@ -48,7 +48,7 @@ function ranking.without(order, percentile, which, height, width)
   return all_but(order:narrow(0, which == "most" and 0 or n - k, k), height, width)
 end
 
---- The value at a percentile, interpolated linearly between neighbours (numpy.percentile), rounded to float32.
+--- The value at a percentile, interpolated linearly between neighbors (numpy.percentile), rounded to float32.
 ---@param values any tensor of any shape
 ---@param percentile number 0 to 100
 function ranking.percentile(values, percentile)

@@ -17,19 +17,36 @@ local torch = require "medxai.torch"
 
 local regions = {}
 
+local sigma_option = { "number", default = 0, min = 0, max = 1000, unit = "px", doc = "of a Gaussian blur before" }
+
 local specs = {
   quickshift = {
-    kernel_size = { "number", default = 4, min = 1, max = 100 }, max_dist = { "number", default = 200, min = 0 },
-    ratio = { "number", default = 0.2, min = 0 }, sigma = { "number", default = 0, min = 0, max = 1000 },
-    seed = { "integer", min = 0 },
+    kernel_size = { "number", default = 4, min = 1, max = 100, unit = "px", doc = "width of the density's kernel" },
+    max_dist = { "number", default = 200, min = 0, doc = "where the tree of neighbors is cut" },
+    ratio = { "number", default = 0.2, min = 0, doc = "of color to place" },
+    sigma = sigma_option,
+    seed = { "integer", min = 0, doc = "of the noise that breaks ties; default 42" },
   },
   slic = {
-    n_segments = { "integer", default = 10, min = 1, max = 1000000 }, compactness = { "number", default = 10, above = 0 },
-    sigma = { "number", default = 0, min = 0, max = 1000 }, iterations = { "integer", default = 10, min = 1, max = 10000 },
+    n_segments = { "integer", default = 10, min = 1, max = 1000000, doc = "regions, about" },
+    compactness = { "number", default = 10, above = 0, doc = "of place to color" },
+    sigma = sigma_option,
+    iterations = { "integer", default = 10, min = 1, max = 10000, doc = "of k-means" },
   },
-  grid = { rows = { "integer", default = 8, min = 1 }, columns = { "integer", default = 8, min = 1 } },
+  grid = {
+    rows = { "integer", default = 8, min = 1, doc = "of rectangles" },
+    columns = { "integer", default = 8, min = 1, doc = "of rectangles" },
+  },
   lung_zones = {},
-  file = { path = { "string", required = true } },
+  file = { path = { "string", required = true,
+    doc = ".npy or PNG of labels on the input's grid; {id} and {name} (without ending) are the image's" } },
+}
+local docs = {
+  quickshift = "Superpixels by quickshift, as scikit-image (LIME's).",
+  slic = "Superpixels by SLIC, as scikit-image (kernel SHAP's).",
+  grid = "Rectangles of equal size.",
+  lung_zones = "Upper, middle and lower third of each lung, and what lies outside; from the lung mask.",
+  file = "Regions from a file of labels.",
 }
 local names = { "file", "grid", "lung_zones", "quickshift", "slic" }
 
@@ -175,7 +192,7 @@ function make.file(source, _, given)
   if is_one_of_many(given) and path ~= source.options.path and not files.exists(path) then not_defined.raise("there is no file of regions '" .. path .. "'") end
   if path:find("%.npy$") then return torch.load_npy(path) end
   local picture = core.image.load(path)
-  if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in colour (expected grey: the labels).", path) end
+  if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in color (expected gray: the labels).", path) end
   return picture:squeeze(2)
 end
 
@@ -235,13 +252,18 @@ end
 
 -- ---- boundaries ------------------------------------------------------------------------------------------------------------
 
+regions.boundaries_spec = {
+  background = { "integer", default = 0, doc = "the label that is no region" },
+  compat = { one_of = { "scikit-image" }, doc = "as it is with int64 labels" },
+}
+
 --- Where scikit-image's find_boundaries(mode = "outer") is true. compat = "scikit-image": as it is with int64 labels, where
 --- the sides of a region (not its top and bottom) get a second line.
 ---@param labels any tensor (H, W) of whole numbers
 ---@param options? { background: integer, compat: string }
 ---@return any tensor (H, W) bool
 function regions.boundaries(labels, options)
-  local o = check.options("boundaries", options, { background = { "integer", default = 0 }, compat = { one_of = { "scikit-image" } } })
+  local o = check.options("boundaries", options, regions.boundaries_spec)
   return core.segment.boundaries(labels:to { device = "cpu", dtype = "int64" }:contiguous(), o.background, o.compat ~= nil):ne(0)
 end
 
@@ -252,4 +274,11 @@ function regions.mark_boundaries(image, labels, options)
   return torch.where(line, yellow, image:to { device = "cpu" })
 end
 
-return regions
+-- For the reference (medxai.reference): name -> { doc, options }.
+local function described()
+  local list = {}
+  for kind, options in pairs(specs) do list[kind] = { doc = docs[kind], options = options } end
+  return { regions = list }
+end
+
+return setmetatable(regions, { __described = described })

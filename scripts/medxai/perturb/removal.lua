@@ -1,9 +1,4 @@
 -- Takes information out of images, in the network's input range: one object for ROAD, deletion and insertion, LIME and SHAP.
---   black, white        the network's values for black and white
---   mean                each image's mean, channel by channel
---   segment_mean        each region's mean, channel by channel (LIME's way)
---   blur(k), blur(kx, ky)  OpenCV's box blur: kx pixels wide, ky high, anchored at k // 2, the border mirrored without its edge
---   noisy_linear(sigma) removed pixels from their kept neighbours by a linear system, plus normal noise (ROAD's imputer)
 -- It refuses to guess the network's range, and a background for noisy_linear, which has none.
 local check = require "medxai.base.options"
 local core = require "medxai.core"
@@ -18,6 +13,17 @@ local removal = {}
 ---@field needs_noise boolean noisy_linear with a sigma above 0
 local Removal = {}
 Removal.__index = Removal
+
+local docs = {
+  black = "The network's value for black.",
+  white = "The network's value for white.",
+  mean = "Each image's mean, channel by channel.",
+  segment_mean = "Each region's mean, channel by channel (LIME's way).",
+  ["blur(k)"] = "OpenCV's box blur, k pixels wide and high (anchored at k // 2, the border mirrored without its edge).",
+  ["blur(kx, ky)"] = "OpenCV's box blur, kx pixels wide and ky high.",
+  ["noisy_linear(sigma)"] = "Removed pixels from their kept neighbors by a linear system, plus normal noise (ROAD's imputer); "
+    .. "sigma is 0.01 where left out.",
+}
 
 local forms = "black, white, mean, segment_mean, blur(k), blur(kx, ky) or noisy_linear(sigma)"
 local default_sigma = 0.01 -- the reference's
@@ -66,13 +72,26 @@ function removal.parse(text)
   return self
 end
 
---- The same for a metric, which has no regions to take means of.
+--- The same where whole images with everything removed are needed: noisy_linear has none.
+---@param what string named in errors
+---@param text string
+---@return medxai.Removal
+function removal.of_background(what, text)
+  local self = removal.parse(text)
+  if self.kind == "noisy_linear" then
+    check.fail(what, "removal = '%s' has no background: it fills pixels from those that are kept (expected black, white, "
+      .. "mean, segment_mean or blur).", self.id)
+  end
+  return self
+end
+
+--- The same where there are no regions to take means of.
 ---@param what string named in errors
 ---@param text string
 ---@return medxai.Removal
 function removal.without_regions(what, text)
   local self = removal.parse(text)
-  if self.needs_labels then check.fail(what, "'%s' needs regions, which a metric has not (expected black, white, mean, blur or noisy_linear).", self.id) end
+  if self.needs_labels then check.fail(what, "'%s' needs regions, which there are none here (expected black, white, mean, blur or noisy_linear).", self.id) end
   return self
 end
 
@@ -182,4 +201,11 @@ function Removal:apply(x, keep, options)
   return torch.where(keep:to { device = x.device }:unsqueeze(1), x, self:background(x, options))
 end
 
-return removal
+-- For the reference (medxai.reference): form -> { doc }.
+local function described()
+  local list = {}
+  for form, doc in pairs(docs) do list[form] = { doc = doc } end
+  return { removals = list }
+end
+
+return setmetatable(removal, { __described = described })

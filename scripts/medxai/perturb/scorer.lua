@@ -1,6 +1,6 @@
 -- Forward passes by the thousand for the methods and metrics that perturb: logits of n images, or of n values of an inner
 -- layer, made chunk by chunk under a memory budget, without gradients, batch norms folded, in the model's layout.
---   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bf16", chunk = nil })
+--   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bfloat16", chunk = nil })
 --   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU; make(first, count) -> (count, 3, H, W) on the model's device
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
@@ -14,21 +14,25 @@ local scorer = {}
 local Scorer = {}
 Scorer.__index = Scorer
 
-local checked_images = 8 -- bf16: so many are evaluated in float32 as well
+local checked_images = 8 -- bfloat16: so many are evaluated in float32 as well
 
-local spec = {
-  budget_mb = { "number", default = 1024, above = 0 }, deterministic = { "boolean", default = false },
-  precision = { one_of = { "float32", "bf16" }, default = "float32" }, chunk = { "integer", min = 1 },
+scorer.spec = {
+  budget_mb = { "number", default = 1024, above = 0, unit = "MB", doc = "memory for one chunk" },
+  deterministic = { "boolean", default = false,
+    doc = "chunks of 8, the last one padded: a score depends on nothing but its image" },
+  precision = { one_of = { "float32", "bfloat16" }, default = "float32",
+    doc = "bfloat16: about 3 digits, and deviation() tells the price" },
+  chunk = { "integer", min = 1, unit = "images", doc = "per pass; default: what fits into budget_mb" },
 }
 
 --- A scorer of a model in eval mode. Options: budget_mb, memory for one chunk; deterministic: chunks of 8, the last one padded,
---- so that a score depends on nothing but its image; precision: "bf16" evaluates in bfloat16 (about 3 digits) where deviation()
+--- so that a score depends on nothing but its image; precision: "bfloat16" evaluates in bfloat16 (about 3 digits) where deviation()
 --- tells the price; chunk: a fixed number at once.
 ---@param model medxai.Model
 ---@param options? table
 ---@return table scorer with forwards and partials: images evaluated so far by whole passes and from inner layers
 function scorer.new(model, options)
-  local o = check.options("scorer", options, spec)
+  local o = check.options("scorer", options, scorer.spec)
   return setmetatable({ model = model, options = o, forwards = 0, partials = 0, kinds = {} }, Scorer)
 end
 
@@ -43,7 +47,7 @@ end
 
 -- The bfloat16 copy, made at the first use.
 local function lowered(self)
-  if self.options.precision ~= "bf16" then return self.model end
+  if self.options.precision ~= "bfloat16" then return self.model end
   if not self.half then require("medxai.tensor.bfloat16").require("scorer", self.model.device) end
   if not self.half then self.half = memory.unscoped(function() return self.model:clone():to { dtype = "bfloat16" } end) end
   return self.half
@@ -59,7 +63,7 @@ end
 
 -- The first images once more in float32.
 local function compare(self, out, x, layer, base)
-  if self.options.precision ~= "bf16" or self.compared == checked_images then return end
+  if self.options.precision ~= "bfloat16" or self.compared == checked_images then return end
   local n = math.min(checked_images - (self.compared or 0), x:size(0))
   local exact = evaluate(self.model, x:narrow(0, 0, n), layer, base):to { dtype = "float32" }:cpu()
   self.compared = (self.compared or 0) + n
@@ -108,7 +112,7 @@ function Scorer:from_layer(layer, base, n, make)
   return logits
 end
 
---- With precision = "bf16": the largest |difference| of a logit to float32 on the first images, else nil.
+--- With precision = "bfloat16": the largest |difference| of a logit to float32 on the first images, else nil.
 function Scorer:deviation() return self.off end
 
 return scorer

@@ -19,26 +19,27 @@ local Step = require "medxai.run.step"
 ---@field dir string the run's folder
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
----@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: table): table see fit.lua
----@field grid fun(self: medxai.Run, options: table): medxai.Search see grid.lua
----@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: table): table see evaluate.lua
----@field cross_evaluate fun(self: medxai.Run, options: table): table see cross_evaluate.lua
----@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see explain.lua
----@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: table): table see overlap.lua
----@field report fun(self: medxai.Run, options?: table): string see report.lua
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
+---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see grid.lua
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
+---@field cross_evaluate fun(self: medxai.Run, options: medxai.CrossEvaluateOptions): table see cross_evaluate.lua
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table see explain.lua
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table see overlap.lua
+---@field report fun(self: medxai.Run, options?: medxai.ReportOptions): string see report.lua
 local Run = {}
 Run.__index = Run
 
 local runs = {} -- name -> run of this process
 local heartbeat_seconds = 10.0
 
-local spec = {
-  name = { "string", required = true },
-  seed = { "integer", default = 42, min = 0 },
-  seeds = { "table", field = true },
-  out = { "string" },
-  of = { "string", field = true },
-  takeover_s = { "number", field = true, default = lease.takeover_s, min = 1 },
+Run.spec = {
+  name = { "string", required = true, doc = "of the folder runs/<name>" },
+  seed = { "integer", default = 42, min = 0, doc = "of everything random; --seed" },
+  seeds = { "table", field = true, of = "integer", doc = "runs the whole experiment once per seed and sums up" },
+  out = { "string", doc = "another folder than runs/<name>; --out" },
+  of = { "string", field = true, doc = "the trained run that this one examines, by its name or folder" },
+  takeover_s = { "number", field = true, default = lease.takeover_s, min = 1, unit = "s",
+    doc = "where machines share the folder: a process that was not heard of for so long has died" },
 }
 
 local function folder_of(options)
@@ -79,7 +80,7 @@ end
 
 --- The options of a run, checked; with `of` the name is that run's with this one's behind it.
 function Run.check(options)
-  options = check.options("run", options, spec)
+  options = check.options("run", options, Run.spec)
   if type(options.of) == "string" and type(options.name) == "string" then
     options.name = name_of(options.name, options.of)
   end
@@ -98,7 +99,7 @@ end
 function Run.new(options)
   options = Run.check(options)
   if runs[options.name] then
-    check.fail("run", "'%s' is begun twice. Use the first one, or give another name.", options.name)
+    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.", options.name)
   end
   local seed, dir = seed_and_folder(options)
   local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, takeover_s = options.takeover_s, begun = false,
@@ -133,7 +134,7 @@ end
 -- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
 function Run:wait_to_join()
   for _ = 1, 25 do
-    if files.is_folder(files.join(self.dir, "families")) then return true end
+    if files.is_folder(files.join(self.dir, "families")) or files.is_folder(files.join(self.dir, "study")) then return true end
     files.sleep(0.2)
     self:take_folder()
     if self.lock then return false end
@@ -221,7 +222,7 @@ end
 -- What the user reads last.
 function Run:last_words(state)
   if state == "interrupted" then
-    io.stderr:write(string.format("stopped in %s: the same command goes on from there\n", self.doing))
+    io.stderr:write(string.format("interrupted during %s; rerun the same command to resume\n", self.doing))
   elseif state == "finished" and not host.options.quiet then
     local report = files.join(self.dir, "report.html")
     if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
@@ -444,9 +445,9 @@ function Run:describe_split(split)
     masks_sha256 = split:input_masks_sha256() }
 end
 
---- What is done to the images before the network sees them: "none", "lungs", ...
-function Run:input_mode(split)
-  return split.data.mask or "none"
+--- What the network sees of the images: "whole", "lungs" ...
+function Run:input(split)
+  return split.data.input or "whole"
 end
 
 --- The check before training, told once for each data set.
@@ -480,9 +481,17 @@ end
 -- ---- the steps --------------------------------------------------------------------------------------------------------------
 
 --- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
+--- Raises where run.fit(...) stands for run:fit(...).
+function Run.check_colon(self, verb, right)
+  if right then return end
+  check.fail(verb, "run.%s(...) leaves out the run (got %s in its place). Use run:%s(...), with a colon.", verb,
+    self == nil and "nothing" or "a " .. type(self), verb)
+end
+
 function Run.register(verbs)
   for verb, step in pairs(verbs) do
     Run[verb] = function(self, ...)
+      Run.check_colon(self, verb, getmetatable(self) == Run)
       local f = require(step[1])[step[2]]
       if not step.begins then return f(self, ...) end
       self:prepare()

@@ -108,7 +108,7 @@ local function recipe_text(dir, list, step)
     over.resampled, r.df)
 end
 
-local function summarise(dir, list)
+local function summarize(dir, list)
   local found, steps = gather(dir, list)
   local rows = {}
   for _, step in ipairs(steps) do
@@ -156,7 +156,7 @@ function seeds.run(dir, list, close_runs)
   seeds.current = list[#list]
   if not host.options.quiet then io.stderr:write(string.format("seed %d (%d of %d)\n", seeds.current, #list, #list)) end
   host.at_exit(function(state)
-    if state == "finished" then summarise(dir, list) end
+    if state == "finished" then summarize(dir, list) end
   end)
   return seeds.current
 end

@@ -15,7 +15,7 @@ local files = require "medxai.base.files"
 local Step = {}
 Step.__index = Step
 
--- Raised by hand when the same inputs are meant to give other numbers than before: part of every key.
+-- Bump when a code change alters results; invalidates cached steps.
 Step.numerics = 1
 
 local function all_there(dir, list)

@@ -6,16 +6,19 @@ local torch = require "medxai.torch"
 
 local cuts = {}
 
-cuts.usual = { 50, 95, "otsu" }
+cuts.options = {
+  percentiles = { "table", default = { 50, 95, "otsu" }, lua = "(number|\"otsu\")[]",
+    doc = "of the map, above which pixels are inside (95: the top 5 %); \"otsu\": Otsu's threshold" },
+  at = { now = "percentiles" },
+}
 
---- Checks a list of cuts: percentiles (0 to 100) and "otsu".
----@param what string
----@param list table
-function cuts.check(what, list)
-  if type(list) ~= "table" or #list == 0 then check.fail(what, "at is a list of percentiles and 'otsu' (expected at = { 50, 95, \"otsu\" }).") end
+--- Checks the options of a metric of this family: a list of percentiles (0 to 100) and "otsu".
+function cuts.check(options, what)
+  local list = options.percentiles
+  if #list == 0 then check.fail(what, "percentiles is an empty list (expected { 50, 95, \"otsu\" } or the like).") end
   for _, at in ipairs(list) do
     if at ~= "otsu" and not (type(at) == "number" and at > 0 and at < 100) then
-      check.fail(what, "a cut is a percentile between 0 and 100, or 'otsu' (got %s).", tostring(at))
+      check.fail(what, "percentiles holds numbers between 0 and 100, and 'otsu' (got %s).", tostring(at))
     end
   end
 end
@@ -23,7 +26,7 @@ end
 --- "percentile 95" or "otsu": what a cut is called.
 function cuts.name(at) return at == "otsu" and "otsu" or string.format("percentile %g", at) end
 
---- Otsu's threshold of a map as 8-bit grey, floor(255 v): the level with the largest variance between the two sides, the first of
+--- Otsu's threshold of a map as 8-bit gray, floor(255 v): the level with the largest variance between the two sides, the first of
 --- equals; what lies above it is inside. nil where all pixels have one level, or a value is not finite.
 ---@param map any tensor (H, W) in [0, 1]
 ---@return integer|nil level 0 .. 254
@@ -86,7 +89,7 @@ function cuts.measure(key)
     local mask = ctx.within and ctx.mask:logical_and(ctx.within) or ctx.mask
     if not mask:any():item() then return nil, nil, "empty mask" end
     local values, chances, pixels = {}, {}, ctx.within and ctx.within:sum():item()
-    for i, at in ipairs(options.at) do
+    for i, at in ipairs(options.percentiles) do
       local inside = cuts.inside(map, at, function(percentile) return ctx:keep(percentile, "most") end, ctx.within)
       if not inside then return nil, nil, "map without contrast" end
       local o = cuts.overlap(inside, mask, pixels)
@@ -99,7 +102,7 @@ end
 --- The names of a metric file's values.
 function cuts.names(options)
   local list = {}
-  for i, at in ipairs(options.at) do list[i] = cuts.name(at) end
+  for i, at in ipairs(options.percentiles) do list[i] = cuts.name(at) end
   return list
 end
 

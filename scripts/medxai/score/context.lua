@@ -103,12 +103,14 @@ end
 ---@param m table entry of metric.entries
 ---@param kept table
 ---@param drawn? table where pictures and curves are wanted: they are added to it
-function contexts.new(subject, map, record, m, kept, drawn)
+---@param entry? table the method that made the map, where it can be asked again
+function contexts.new(subject, map, record, m, kept, drawn, entry)
   local job = subject.job
   local function lent(tensor) return tensor and m.own and tensor:clone() or tensor end -- a researcher's code may work in place
   local mask, within = lent(m.mask and subject:mask(m.mask)), lent(m.within and subject:mask(m.within))
   local ctx = { own = m.own, subject = m.own and lent_subject(subject) or subject, map = lent(map), record = record, status = record.status, model = job.model, item = subject.item,
-    mask = mask, within = within, within_name = m.within, compat = job.compat, kept = kept, drawn = drawn }
+    mask = mask, within = within, within_name = m.within, compat = job.compat, kept = kept, drawn = drawn,
+      entry = entry }
   if record.target then
     ctx.target = target_of(record, job.model.classes, m.as)
     ctx.unit = ctx.target.as == "softmax" and "probability" or "logit"
@@ -188,6 +190,33 @@ function Context:original() return score_rows(self, { self.subject:original() })
 function Context:changes_of(rows, from)
   local base = torch.tensor({ from or self.subject:original() }, { dtype = "float64" })
   return target.batch({ self.target }):change_of(1, torch.tensor(rows, { dtype = "float64" }), base):tolist()
+end
+
+--- The raw map on the input's grid, with its sign: (H, W) float64; nil where the method has several (layers, views) or
+--- a coarser one.
+function Context:raw()
+  local store = self.subject.job.store
+  local raws = store and store:raws(self.record) or {}
+  local shape = raws[1] and raws[1].shape or {}
+  if #raws ~= 1 or #shape ~= 2 or shape[1] ~= self.height or shape[2] ~= self.width then return nil end
+  return raws[1]:to { dtype = "float64" }
+end
+
+--- Maps of changed images by the method that made this one, the target fixed: list of { map = (H, W) or nil, status,
+--- logits }; nil where the method is not at hand.
+---@param images any (n, 3, H, W) in the network's input range
+---@return table[]|nil
+function Context:maps_of(images)
+  local entry, job = self.entry, self.subject.job
+  if not entry then return nil end
+  job.again = job.again or {}
+  local runner = require "medxai.explain.runner"
+  job.again[entry] = job.again[entry] or require("medxai.explain.job").loose { model = self.model, split = job.split, entries = { entry },
+    run = job.run, budget_bytes = job.budget_bytes, deterministic = job.deterministic }
+  local item = setmetatable({ number = self.subject.number }, { __index = self.item })
+  local items, targets = {}, {}
+  for i = 1, images:size(0) do items[i], targets[i] = item, target_of(self.record, self.model.classes) end
+  return runner.maps_of(job.again[entry], images, items, targets)[entry]
 end
 
 --- Pixel numbers from the most to the least relevant, ties at random; nil where the map is the same everywhere.

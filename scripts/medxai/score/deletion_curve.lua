@@ -1,6 +1,6 @@
 -- What deletion and insertion share (Petsiuk et al., RISE, BMVC 2018): the target's score along 100 steps from one image to
 -- another, each changing the next share of pixels, most relevant first; the area under that curve by the trapezoid rule.
--- black and a blur are both reported: each favours maps of its own kind.
+-- black and a blur are both reported: each favors maps of its own kind.
 local check = require "medxai.base.options"
 local ranking = require "medxai.perturb.pixel_order"
 local removal = require "medxai.perturb.removal"
@@ -9,28 +9,31 @@ local torch = require "medxai.torch"
 local curve = {}
 
 curve.options = {
-  steps = { "integer", default = 100, min = 1 },
-  removals = { "table", default = { "black", "blur(31)" } },
+  steps = { "integer", default = 100, min = 1, doc = "equal shares of the pixels, one after the other" },
+  removal = { "string|table", default = { "black", "blur(31)" }, lua = "medxai.RemovalName|medxai.RemovalName[]",
+    doc = "what removed pixels show: one, or a list that gives one value each; see help removals" },
+  removals = { now = "removal" },
 }
 
 --- Checks the options of a metric of this family.
 function curve.check(options, name)
   local ids, seen = {}, {}
-  if #options.removals == 0 then check.fail(name, "removals is an empty list (expected { \"black\", \"blur(31)\" } or the like).") end
-  for i, text in ipairs(options.removals) do
+  local list = type(options.removal) == "table" and options.removal or { options.removal }
+  if #list == 0 then check.fail(name, "removal is an empty list (expected { \"black\", \"blur(31)\" } or the like).") end
+  for i, text in ipairs(list) do
     local r = removal.parse(text)
     if r.kind == "noisy_linear" or r.kind == "segment_mean" then check.fail(name, "'%s' is no background (expected black, white, mean or blur).", r.id) end
     if seen[r.id] then check.fail(name, "removal '%s' is listed twice.", r.id) end
     ids[i], seen[r.id] = r.id, true
   end
-  options.removals = ids
+  options.removal = ids
   options.steps = check.smoke_count(options.steps)
 end
 
---- The names of one value a removal.
+--- The names of one value per removal.
 function curve.names(options)
   local names = {}
-  for i, id in ipairs(options.removals) do names[i] = "removal=" .. id end
+  for i, id in ipairs(options.removal) do names[i] = "removal=" .. id end
   return names
 end
 
@@ -56,14 +59,14 @@ local function walk(ctx, rank, n, count, from, to)
   end)
 end
 
---- The areas under the curves, one a removal.
+--- The areas under the curves, one per removal.
 ---@param which "deletion"|"insertion"
 function curve.measure(which, ctx, options)
   local order = ctx:order()
   if not order then return nil, nil, "map without contrast" end
   local rank = ranks(order, ctx.height, ctx.width):to { device = ctx.x.device }
   local n, areas = order:numel(), {}
-  for i, id in ipairs(options.removals) do
+  for i, id in ipairs(options.removal) do
     local scope <close> = require("medxai.core").memory.scope()
     local lo, hi = ctx:range()
     local background = removal.parse(id):background(ctx.x, { range = { lo, hi } })

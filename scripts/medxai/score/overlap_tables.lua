@@ -1,4 +1,4 @@
--- The numbers of run:overlap: a row an image, method and metric; for each metric means with intervals by method, by size of the
+-- The numbers of run:overlap: a row per image, method and metric; for each metric means with intervals by method, by size of the
 -- finding and by correctness, and paired differences to the best baseline; all of it as text for the terminal.
 -- It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"

@@ -1,6 +1,6 @@
--- Judgements of a map: one file a metric in score/, or beside the experiment, in the same form:
+-- Judgements of a map: one file per metric in score/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
---   direction          "higher" or "lower" is better; range = { lo, hi } or nil
+--   direction          "higher" or "lower" is better; "none": it describes and ranks no methods; range = { lo, hi } or nil
 --   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0, the
 --                      interval is Wilson's
 --   axis               what a chart says under it; signed = true: a difference, written with its sign
@@ -37,9 +37,18 @@ metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "me
 
 -- What every metric takes besides its own options.
 local shared = {
-  within = { "string" },
-  as = { one_of = { "logit", "softmax" } },
+  within = { "string", doc = "name of a mask: pixels outside of it are neither ranked nor counted" },
+  as = { one_of = { "logit", "softmax" }, doc = "the score that is judged; default: the target's own" },
 }
+
+--- The options of a metric in a list of metrics: its own, and those that it shares with all.
+---@param definition table
+function metric.spec(definition)
+  local spec = {}
+  for key, rule in pairs(definition.options or {}) do spec[key] = rule end
+  for key, rule in pairs(shared) do spec[key] = rule end
+  return spec
+end
 
 local kinds = { title = "string", unit = "string", axis = "string", negatives = "string", many = "string", options = "table", needs = "table", range = "table",
   check = "function", values = "function" }
@@ -51,8 +60,8 @@ local function definition_of(name)
   end
   check.kinds("explain", string.format("metric '%s'", name), d, kinds)
   check.spec("explain", string.format("metric '%s'", name), d.options or {})
-  if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" then
-    check.fail("explain", "metric '%s': direction is 'higher' or 'lower' (got '%s').", name, tostring(d.direction))
+  if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" and d.direction ~= "none" then
+    check.fail("explain", "metric '%s': direction is 'higher', 'lower' or 'none' (got '%s').", name, tostring(d.direction))
   end
   if d.version ~= nil and math.type(d.version) ~= "integer" then
     check.fail("explain", "metric '%s': version is a whole number (got %s).", name, tostring(d.version))
@@ -86,10 +95,7 @@ end
 
 local function entry(name, value, mask, compat)
   local d, source = definition_of(name)
-  local spec = {}
-  for k, rule in pairs(d.options or {}) do spec[k] = rule end
-  for k, rule in pairs(shared) do spec[k] = rule end
-  local options = check.options(name, type(value) == "table" and value or {}, spec)
+  local options = check.options(name, type(value) == "table" and value or {}, metric.spec(d))
   local more = {}
   local function add(key, v) if v then more[#more + 1] = key .. "=" .. v end end
   local needs_mask = d.needs and d.needs.mask
@@ -124,7 +130,7 @@ end
 ---@param list table
 ---@param mask string|nil name of the mask for those that need one
 ---@param compat string|nil
----@return table[] of { name, id, ids (one a value), names, definition, options, mask, within, as }
+---@return table[] of { name, id, ids (one per value), names, definition, options, mask, within, as }
 function metric.entries(list, mask, compat)
   local entries, seen = {}, {}
   for _, member in ipairs(named.members(list)) do
@@ -139,7 +145,7 @@ function metric.entries(list, mask, compat)
   return entries
 end
 
-local usual = { ["imputer=noisy_linear(0.01)"] = true, ["steps=100"] = true }
+local usual = { ["removal=noisy_linear(0.01)"] = true, ["steps=100"] = true }
 
 --- The settings in a metric's id that are not the usual ones: { "percentile 25", ... }.
 ---@param id string
@@ -156,6 +162,12 @@ end
 function metric.unit(m, as)
   if m.definition.unit ~= "score" then return m.definition.unit end
   return (m.as or as) == "softmax" and "probability" or "logit"
+end
+
+--- "higher is better" for headings.
+---@param direction string|nil of a metric
+function metric.better(direction)
+  return direction == "none" and "it describes, neither way is better" or (direction or "higher") .. " is better"
 end
 
 return metric

@@ -7,8 +7,11 @@ local removal = require "medxai.perturb.removal"
 local road = {}
 
 road.options = {
-  percentiles = { "table", default = { 25, 50, 75 } },
-  imputer = { "string", default = "noisy_linear(0.01)" },
+  percentiles = { "table", of = "number", default = { 25, 50, 75 }, unit = "%",
+    doc = "of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed" },
+  removal = { "string", default = "noisy_linear(0.01)", lua = "medxai.RemovalName",
+    doc = "what removed pixels show; default the paper's imputer; see help removals" },
+  imputer = { now = "removal" },
 }
 
 --- Checks the options of a metric of this family.
@@ -20,7 +23,7 @@ function road.check(options, name)
     if seen[p] then check.fail(name, "percentile %s is listed twice.", tostring(p)) end
     seen[p] = true
   end
-  options.imputer = removal.without_regions(name, options.imputer).id
+  options.removal = removal.without_regions(name, options.removal).id
 end
 
 --- The names of one value a percentile.
@@ -53,11 +56,11 @@ function road.name_of(which, percentile) return string.format("%s %g", which, pe
 --- The logits with the pixels at each end ("most", "least") removed: a list of lists of rows, one a percentile; nil
 --- where the map ranks nothing.
 ---@param ctx table
----@param options table percentiles, imputer
+---@param options table percentiles, removal
 ---@param ends string[]
 ---@return number[][][]|nil
 function road.logits(ctx, options, ends)
-  local fill, asks = removal.parse(options.imputer), {}
+  local fill, asks = removal.parse(options.removal), {}
   for _, which in ipairs(ends) do
     for _, p in ipairs(options.percentiles) do
       local keep = ctx:keep(p, which)

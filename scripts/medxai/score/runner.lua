@@ -20,8 +20,8 @@ local judge = {}
 
 local failed = "failed" -- why a value is undefined where a researcher's own metric raised: it is measured again the next time
 
--- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
-local function masks_of(job, number, m)
+--- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
+function judge.masks_of(job, number, m)
   local words = {}
   for _, name in ipairs(job.split.mask_sha256 and { m.mask or false, m.within or false } or {}) do
     if name then words[#words + 1] = (job.split:mask_sha256(number, name) or "none"):sub(1, 16) end
@@ -144,17 +144,36 @@ local function judge_map(job, subject, e, rows, known)
   local map, kept = nil, {}
   local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
   for _, m in ipairs(job.metric_entries) do
-    local masks = masks_of(job, subject.number, m)
+    local masks = judge.masks_of(job, subject.number, m)
     local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed, masks) or nil
     if not results then
       map = map or job.store:map(record)
       local began = host.now()
-      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn))
+      results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn, e))
       job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
     end
     for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result, masks) end
   end
   if drawn then job.exhibits[subject.number][e.set] = drawn end
+end
+
+--- The values of one map under all metrics of a job, for steps that keep their rows themselves. The map may be another
+--- image's: record then says its status, and the target of this image.
+---@param job table metric_entries, model, split, run, store with raws(record)
+---@param subject table of score/context.lua
+---@param map any tensor (H, W) or nil
+---@param record table { target, status, image_id, raws }
+---@param entry? table the method, where it may be asked for maps of changed images
+---@return table[][] one list of { value, chance, why } per metric entry, one per value of it
+function judge.values(job, subject, map, record, entry)
+  local kept, out = {}, {}
+  for i, m in ipairs(job.metric_entries) do
+    local scope <close> = core.memory.scope() -- luacheck: ignore
+    local began = host.now()
+    out[i] = measured(job, m, map, contexts.new(subject, map, record, m, kept, nil, entry))
+    job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
+  end
+  return out
 end
 
 -- ---- all maps ---------------------------------------------------------------------------------------------------
@@ -247,7 +266,7 @@ end
 local function print_group(job, group)
   local s, chance, rows = group[1], false, {}
   for _, other in ipairs(group) do chance = chance or other.chance == other.chance end
-  io.stdout:write(string.format("\n%s: %s, %s is better; %s\n", s.metric, s.unit or "value",
+  io.stdout:write(string.format("\n%s: %s, %s; %s\n", s.metric, s.unit or "value",
     job.by_metric[s.metric].definition.direction or "higher",
     units.words { level = s.level, interval = s.interval, resampled = s.resampled, note = s.note }))
   rows[1] = chance and { "method", "mean", "interval", "chance", "above chance", "images" }

@@ -10,13 +10,13 @@ local chart = {}
 local INK, SOFT, GRID = drawing.INK, drawing.SOFT, drawing.GRID
 local SMALL, TEXT, HEAD, LEADING = drawing.SMALL, drawing.TEXT, drawing.HEAD, drawing.LEADING
 local MARGIN = 3
--- Okabe and Ito's colours: distinct with every common colour blindness
-local series_colours = { 0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000 }
+-- Okabe and Ito's colors: distinct with every common color blindness
+local series_colors = { 0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000 }
 
-local function colour_of(series, i) return series.colour or series_colours[(i - 1) % #series_colours + 1] end
+local function color_of(series, i) return series.color or series_colors[(i - 1) % #series_colors + 1] end
 
---- The colour of the i-th series, for figures that draw several charts of the same things.
-function chart.series_colour(i) return series_colours[(i - 1) % #series_colours + 1] end
+--- The color of the i-th series, for figures that draw several charts of the same things.
+function chart.series_color(i) return series_colors[(i - 1) % #series_colors + 1] end
 
 local is_finite = check.is_finite
 
@@ -86,7 +86,7 @@ local function legend(d, x, y, width, series)
       at = x
       y = y + TEXT * LEADING + 1
     end
-    d:line({ at, y + TEXT * 0.6, at + 12, y + TEXT * 0.6 }, 1.2, colour_of(s, i), s.dash)
+    d:line({ at, y + TEXT * 0.6, at + 12, y + TEXT * 0.6 }, 1.2, color_of(s, i), s.dash)
     d:text(at + 15, y + TEXT * 0.9, label, { size = TEXT })
     at = at + w
     ::continue::
@@ -122,11 +122,11 @@ local function draw_axes(d, f, spec)
   for i, v in ipairs(values) do
     local tx, half = f.to_x(v), drawing.text_width(texts[i], SMALL) / 2
     d:line({ tx, foot, tx, foot + 2 }, 0.5, INK)
-    d:text(math.min(tx, f.right - half), foot + 3 + SMALL, texts[i], { size = SMALL, align = "centre" })
+    d:text(math.min(tx, f.right - half), foot + 3 + SMALL, texts[i], { size = SMALL, align = "center" })
   end
   d:line({ f.left, f.top, f.left, foot, f.left + f.width, foot }, 0.6, INK)
-  d:text(f.left + f.width / 2, f.bottom - 1.5, drawing.fit(spec.x_label or "", f.width, TEXT), { size = TEXT, align = "centre" })
-  d:text(f.x + TEXT, f.top + f.height / 2, drawing.fit(spec.y_label or "", f.height, TEXT), { size = TEXT, align = "centre", turned = true })
+  d:text(f.left + f.width / 2, f.bottom - 1.5, drawing.fit(spec.x_label or "", f.width, TEXT), { size = TEXT, align = "center" })
+  d:text(f.x + TEXT, f.top + f.height / 2, drawing.fit(spec.y_label or "", f.height, TEXT), { size = TEXT, align = "center", turned = true })
 end
 
 -- A dashed upright line with its label on the side that has room.
@@ -137,14 +137,14 @@ local function draw_mark(d, f, mark)
   local text = mark.label or ""
   local leftwards = tx + 3 + drawing.text_width(text, SMALL) > f.left + f.width
   d:text(leftwards and tx - 3 or tx + 3, mark.low and f.top + f.height - 3 or f.top + SMALL, text,
-    { size = SMALL, colour = SOFT, align = leftwards and "right" or "left" })
+    { size = SMALL, color = SOFT, align = leftwards and "right" or "left" })
 end
 
 -- NaN breaks the line; points are marked while they are few.
-local function draw_series(d, f, s, colour)
+local function draw_series(d, f, s, color)
   local run = {}
   local function flush()
-    if #run >= 4 then d:line(run, 1.2, colour, s.dash) end
+    if #run >= 4 then d:line(run, 1.2, color, s.dash) end
     run = {}
   end
   for k, v in ipairs(s.y) do
@@ -152,7 +152,7 @@ local function draw_series(d, f, s, colour)
       local px, py = f.to_x(s.x[k]), f.to_y(math.max(f.y_lo, math.min(f.y_hi, v)))
       run[#run + 1] = px
       run[#run + 1] = py
-      if #s.y <= 40 then d:circle(px, py, 1.3, colour) end
+      if #s.y <= 40 then d:circle(px, py, 1.3, color) end
     else
       flush()
     end
@@ -168,10 +168,10 @@ local function plot(d, x, y, w, h, spec)
   local f = frame_of(spec, x, y, w, h, top)
   draw_axes(d, f, spec)
   draw_mark(d, f, spec.mark)
-  for i, s in ipairs(spec.series) do draw_series(d, f, s, colour_of(s, i)) end
+  for i, s in ipairs(spec.series) do draw_series(d, f, s, color_of(s, i)) end
 end
 
---- Line charts side by side, four a row at most. charts: list of { title, series = list of { label (absent: not in the legend), x = numbers, y = numbers, dash, colour },
+--- Line charts side by side, four a row at most. charts: list of { title, series = list of { label (absent: not in the legend), x = numbers, y = numbers, dash, color },
 --- x_label, y_label, y_range, x_integer, mark = { x, label, low = label at the foot } }; width_pt, height_pt (of a row).
 function chart.lines(spec)
   local n = #spec.charts
@@ -217,14 +217,14 @@ local function draw_cell(d, x, y, side, count, total)
   local share = total > 0 and count / total or 0
   d:rect(x, y, side, side, palette.at("blues", share))
   local ink = share > 0.5 and 0xffffff or INK
-  d:text(x + side / 2, y + side / 2 - 0.5, string.format("%d", count), { size = size, bold = true, align = "centre", colour = ink })
+  d:text(x + side / 2, y + side / 2 - 0.5, string.format("%d", count), { size = size, bold = true, align = "center", color = ink })
   if total == 0 then return end
-  d:text(x + side / 2, y + side / 2 + size * 1.05, string.format("%.0f %%", 100 * share), { size = size * 0.82, align = "centre", colour = ink })
+  d:text(x + side / 2, y + side / 2 + size * 1.05, string.format("%.0f %%", 100 * share), { size = size * 0.82, align = "center", color = ink })
 end
 
 -- The class names over the columns; returns the y below.
 local function draw_column_names(d, classes, left, y, side)
-  d:text(left + #classes * side / 2, y + TEXT, "predicted", { size = TEXT, align = "centre", colour = SOFT })
+  d:text(left + #classes * side / 2, y + TEXT, "predicted", { size = TEXT, align = "center", color = SOFT })
   y = y + TEXT * LEADING + 2
   local wrapped, most = {}, 0
   for k, name in ipairs(classes) do
@@ -248,7 +248,7 @@ function chart.confusion(spec)
   local d, y = drawing.new(width), MARGIN
   if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 4 end
   y = draw_column_names(d, classes, left, y, side)
-  d:text(MARGIN + TEXT, y + n * side / 2, "true", { size = TEXT, turned = true, align = "centre", colour = SOFT })
+  d:text(MARGIN + TEXT, y + n * side / 2, "true", { size = TEXT, turned = true, align = "center", color = SOFT })
   for i = 1, n do
     local total = 0
     for k = 1, n do total = total + spec.counts[i][k] end
@@ -284,18 +284,18 @@ local function dots_range(spec)
 end
 
 local function draw_dot(d, row, y, to_x, room)
-  local colour = row.colour or series_colours[1]
+  local color = row.color or series_colors[1]
   if is_finite(row.chance) then d:line({ to_x(row.chance), y - 4.5, to_x(row.chance), y + 4.5 }, 1.6, 0x8a8a8a) end
   if is_finite(row.value) then
-    if is_finite(row.lo) and is_finite(row.hi) then d:line({ to_x(row.lo), y, to_x(row.hi), y }, 1.1, colour) end
-    d:circle(to_x(row.value), y, 2.3, colour)
+    if is_finite(row.lo) and is_finite(row.hi) then d:line({ to_x(row.lo), y, to_x(row.hi), y }, 1.1, color) end
+    d:circle(to_x(row.value), y, 2.3, color)
   else
-    d:text(room.left + 4, y + SMALL * 0.36, drawing.fit(row.note or "undefined", room.width - 4, SMALL), { size = SMALL, colour = SOFT })
+    d:text(room.left + 4, y + SMALL * 0.36, drawing.fit(row.note or "undefined", room.width - 4, SMALL), { size = SMALL, color = SOFT })
   end
 end
 
---- Values with intervals, one line each. rows: list of { label, value, lo, hi, chance, colour, note }; x_label, x_range,
---- title, caption, width_pt. A chance level is a grey tick; a row without a value says its note.
+--- Values with intervals, one line each. rows: list of { label, value, lo, hi, chance, color, note }; x_label, x_range,
+--- title, caption, width_pt. A chance level is a gray tick; a row without a value says its note.
 function chart.dots(spec)
   local width, line_h, labels, widest = spec.width_pt or drawing.COLUMN, 14, {}, 0
   for i, row in ipairs(spec.rows) do
@@ -313,7 +313,7 @@ function chart.dots(spec)
   for i, v in ipairs(values) do
     local half = drawing.text_width(texts[i], SMALL) / 2
     d:line({ to_x(v), y, to_x(v), bottom }, 0.4, GRID)
-    d:text(math.min(to_x(v), width - MARGIN - half), bottom + 3 + SMALL, texts[i], { size = SMALL, align = "centre" })
+    d:text(math.min(to_x(v), width - MARGIN - half), bottom + 3 + SMALL, texts[i], { size = SMALL, align = "center" })
   end
   for i, row in ipairs(spec.rows) do
     local cy = y + (i - 0.5) * line_h
@@ -322,9 +322,9 @@ function chart.dots(spec)
   end
   d:line({ room.left, bottom, room.left + room.width, bottom }, 0.6, INK)
   y = d:block(room.left + room.width / 2, bottom + 4 + SMALL * LEADING, drawing.wrap(spec.x_label or "", room.width, TEXT, false, 2), TEXT, {}) + 3
-  local sentences = { has_chance and "Grey tick: chance level." or nil }
+  local sentences = { has_chance and "Gray tick: chance level." or nil }
   for _, s in ipairs(spec.caption or {}) do sentences[#sentences + 1] = s end
-  for _, s in ipairs(sentences) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT }) end
+  for _, s in ipairs(sentences) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT }) end
   d.height = y + MARGIN
   return d
 end
@@ -356,7 +356,7 @@ local function table_head(d, spec, left, each, y, width)
   end
   for k, lines in ipairs(wrapped) do
     local top = y + (most - #lines) * SMALL * LEADING
-    for i, line in ipairs(lines) do d:text(left + k * each, top + (i - 1) * SMALL * LEADING + SMALL, line[1], { size = SMALL, align = "right", colour = line[2] }) end
+    for i, line in ipairs(lines) do d:text(left + k * each, top + (i - 1) * SMALL * LEADING + SMALL, line[1], { size = SMALL, align = "right", color = line[2] }) end
   end
   y = y + most * SMALL * LEADING + 2
   d:line({ MARGIN, y, width - MARGIN, y }, 0.6, INK)
@@ -375,14 +375,14 @@ function chart.table(spec)
     local tall = #label_lines(row) - 1
     for i, line in ipairs(label_lines(row)) do
       local size = i == 1 and TEXT or SMALL - 0.5
-      d:text(MARGIN, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, first, size), { size = size, colour = i == 1 and INK or SOFT })
+      d:text(MARGIN, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, first, size), { size = size, color = i == 1 and INK or SOFT })
     end
     for k = 1, #spec.columns do
       local cell = row.cells[k] or {}
       tall = math.max(tall, #cell - 1)
       for i, line in ipairs(cell) do
         local size = i == 1 and TEXT or SMALL - 0.5
-        d:text(left + k * each, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, each - 3, size), { size = size, align = "right", colour = i == 1 and INK or SOFT })
+        d:text(left + k * each, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, each - 3, size), { size = size, align = "right", color = i == 1 and INK or SOFT })
       end
     end
     y = y + TEXT * LEADING + tall * SMALL * LEADING + 1.5
@@ -390,7 +390,7 @@ function chart.table(spec)
     y = y + 1.5
   end
   y = y + 2
-  for _, s in ipairs(spec.caption or {}) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT }) end
+  for _, s in ipairs(spec.caption or {}) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT }) end
   d.height = y + MARGIN
   return d
 end

@@ -33,32 +33,32 @@ local function mark(self, name, ...)
   self.marks[#self.marks + 1] = table.pack(name, ...)
 end
 
-function drawing:rect(x, y, w, h, colour, alpha) mark(self, "rect", x, y, w, h, colour, alpha or 1) end
-function drawing:line(points, width, colour, dash, alpha) mark(self, "line", points, width, colour, dash or 0, alpha or 1) end
-function drawing:polygon(points, colour, alpha) mark(self, "polygon", points, colour, alpha or 1) end
-function drawing:circle(x, y, radius, colour) mark(self, "circle", x, y, radius, colour) end
+function drawing:rect(x, y, w, h, color, alpha) mark(self, "rect", x, y, w, h, color, alpha or 1) end
+function drawing:line(points, width, color, dash, alpha) mark(self, "line", points, width, color, dash or 0, alpha or 1) end
+function drawing:polygon(points, color, alpha) mark(self, "polygon", points, color, alpha or 1) end
+function drawing:circle(x, y, radius, color) mark(self, "circle", x, y, radius, color) end
 function drawing:image(x, y, w, h, rgb, columns, rows, blocky) mark(self, "image", x, y, w, h, rgb, columns, rows, blocky or false) end
 
-function drawing:frame(x, y, w, h, width, colour)
-  self:line({ x, y, x + w, y, x + w, y + h, x, y + h, x, y }, width, colour)
+function drawing:frame(x, y, w, h, width, color)
+  self:line({ x, y, x + w, y, x + w, y + h, x, y + h, x, y }, width, color)
 end
 
---- One line of text on the baseline y. style: size, colour, bold, align ("left", "centre", "right" of x), turned (upwards;
+--- One line of text on the baseline y. style: size, color, bold, align ("left", "center", "right" of x), turned (upwards;
 --- then x is the baseline and align works along y).
 function drawing:text(x, y, text, style)
   text = clean(text)
   if text == "" then return end
   local size = style.size or 7
   local width = native.text_width(text, size, style.bold)
-  local shift = style.align == "centre" and width / 2 or style.align == "right" and width or 0
+  local shift = style.align == "center" and width / 2 or style.align == "right" and width or 0
   if style.turned then y = y + shift else x = x - shift end
-  mark(self, "text", x, y, text, size, style.colour or drawing.INK, style.bold or false, style.turned or false, width)
+  mark(self, "text", x, y, text, size, style.color or drawing.INK, style.bold or false, style.turned or false, width)
 end
 
---- Lines of text under each other; y is the top of the first, style.align is "centre" unless given. Returns the y below.
+--- Lines of text under each other; y is the top of the first, style.align is "center" unless given. Returns the y below.
 function drawing:block(x, y, lines, size, style)
   for _, line in ipairs(lines) do
-    self:text(x, y + size, line, { size = size, align = style.align or "centre", bold = style.bold, colour = style.colour })
+    self:text(x, y + size, line, { size = size, align = style.align or "center", bold = style.bold, color = style.color })
     y = y + size * drawing.LEADING
   end
   return y
@@ -185,27 +185,27 @@ local function opacity(name, alpha) return alpha < 1 and string.format(' %s-opac
 
 local svg_marks = {}
 
-function svg_marks.rect(x, y, w, h, colour, alpha)
-  return string.format('<rect x="%s" y="%s" width="%s" height="%s" fill="#%06x"%s/>', num(x), num(y), num(w), num(h), colour, opacity("fill", alpha))
+function svg_marks.rect(x, y, w, h, color, alpha)
+  return string.format('<rect x="%s" y="%s" width="%s" height="%s" fill="#%06x"%s/>', num(x), num(y), num(w), num(h), color, opacity("fill", alpha))
 end
 
-function svg_marks.line(points, width, colour, dash, alpha)
-  return string.format('<polyline points="%s" fill="none" stroke="#%06x" stroke-width="%s" stroke-linejoin="round"%s%s/>', point_list(points), colour,
+function svg_marks.line(points, width, color, dash, alpha)
+  return string.format('<polyline points="%s" fill="none" stroke="#%06x" stroke-width="%s" stroke-linejoin="round"%s%s/>', point_list(points), color,
     num(width), dash > 0 and string.format(' stroke-dasharray="%s"', num(dash)) or "", opacity("stroke", alpha))
 end
 
-function svg_marks.polygon(points, colour, alpha)
-  return string.format('<polygon points="%s" fill="#%06x"%s/>', point_list(points), colour, opacity("fill", alpha))
+function svg_marks.polygon(points, color, alpha)
+  return string.format('<polygon points="%s" fill="#%06x"%s/>', point_list(points), color, opacity("fill", alpha))
 end
 
-function svg_marks.circle(x, y, radius, colour)
-  return string.format('<circle cx="%s" cy="%s" r="%s" fill="#%06x"/>', num(x), num(y), num(radius), colour)
+function svg_marks.circle(x, y, radius, color)
+  return string.format('<circle cx="%s" cy="%s" r="%s" fill="#%06x"/>', num(x), num(y), num(radius), color)
 end
 
 -- textLength keeps the measured width where the reader lacks the font.
-function svg_marks.text(x, y, text, size, colour, bold, turned, width)
+function svg_marks.text(x, y, text, size, color, bold, turned, width)
   return string.format('<text x="%s" y="%s" font-size="%s" fill="#%06x" textLength="%s" lengthAdjust="spacingAndGlyphs"%s%s>%s</text>', num(x), num(y),
-    num(size), colour, num(width), bold and ' font-weight="bold"' or "",
+    num(size), color, num(width), bold and ' font-weight="bold"' or "",
     turned and string.format(' transform="rotate(-90 %s %s)"', num(x), num(y)) or "", escape(text))
 end
 

@@ -1,4 +1,4 @@
--- The figures: panels of images and maps with their colour bars, line charts, confusion matrices, intervals.
+-- The figures: panels of images and maps with their color bars, line charts, confusion matrices, intervals.
 -- Each function takes a table and returns a drawing (drawing.lua), laid out for a journal's column (252 pt) or page
 -- (518 pt); figure.save writes it as PNG, SVG and PDF.
 -- It refuses to compute what it draws, and to leave out that a map failed or how it was scaled.
@@ -22,39 +22,39 @@ local function float_bytes(t) return t:detach():to { device = "cpu", dtype = "fl
 --- An image tensor (3, H, W) in [0, 1] as pixels: { rgb =, columns =, rows = }.
 figure.pixels = require "medxai.tensor.pixels"
 
---- A map (H, W) through a scale of colours.
+--- A map (H, W) through a scale of colors.
 ---@param map any tensor (H, W)
----@param colours string palette name
+---@param colors string palette name
 ---@param lo number
 ---@param hi number
-function figure.heat(map, colours, lo, hi)
+function figure.heat(map, colors, lo, hi)
   local shape = map.shape
-  return { rgb = core.figure.colour(float_bytes(map), palette.get(colours), lo, hi), columns = shape[2], rows = shape[1] }
+  return { rgb = core.figure.colour(float_bytes(map), palette.get(colors), lo, hi), columns = shape[2], rows = shape[1] }
 end
 
--- (H, W): luma of Rec. 601, the grey that every picture library means.
+-- (H, W): luma of Rec. 601, the gray that every picture library means.
 local function luma(image)
   image = image:to { device = "cpu", dtype = "float32" }
   return image:select(0, 0):mul(0.299) + image:select(0, 1):mul(0.587) + image:select(0, 2):mul(0.114)
 end
 
---- A map over the grey values of its image, half and half.
-function figure.overlay(image, map, colours, lo, hi)
-  local heat = figure.heat(map, colours, lo, hi)
-  local base = core.figure.colour(float_bytes(luma(image)), palette.get("grey"), 0, 1)
+--- A map over the gray values of its image, half and half.
+function figure.overlay(image, map, colors, lo, hi)
+  local heat = figure.heat(map, colors, lo, hi)
+  local base = core.figure.colour(float_bytes(luma(image)), palette.get("gray"), 0, 1)
   return { rgb = core.figure.blend(base, heat.rgb, 0.5), columns = heat.columns, rows = heat.rows }
 end
 
 local most_opaque, opaque_at = 0.6, 0.5 -- of a tint: reached at half of the scale
 
---- A map over the grey values of its image, the more opaque the higher its value, up to 60 % at half of the scale: where the map
+--- A map over the gray values of its image, the more opaque the higher its value, up to 60 % at half of the scale: where the map
 --- is low, or not a number, the image stays.
-function figure.tint(image, map, colours, lo, hi)
-  local heat = figure.heat(map, colours, lo, hi)
-  local colour = torch.from_string(heat.rgb, "uint8", { heat.rows, heat.columns, 3 }):to { dtype = "float32" }:div(255):permute({ 2, 0, 1 })
+function figure.tint(image, map, colors, lo, hi)
+  local heat = figure.heat(map, colors, lo, hi)
+  local color = torch.from_string(heat.rgb, "uint8", { heat.rows, heat.columns, 3 }):to { dtype = "float32" }:div(255):permute({ 2, 0, 1 })
   local share = (map:to { device = "cpu", dtype = "float32" } - lo):div((hi - lo) * opaque_at):nan_to_num(0):clamp(0, 1):mul(most_opaque)
-  local grey = luma(image)
-  return figure.pixels(torch.lerp(grey:unsqueeze(0):expand_as(colour), colour, share:unsqueeze(0):expand_as(colour)))
+  local gray = luma(image)
+  return figure.pixels(torch.lerp(gray:unsqueeze(0):expand_as(color), color, share:unsqueeze(0):expand_as(color)))
 end
 
 --- JET exactly as pytorch-grad-cam's show_cam_on_image with use_rgb (0.5 of each, then divided by the largest value).
@@ -68,28 +68,28 @@ function figure.overlay_reference(image, map)
 end
 
 --- A signed map without its image, as pytorch-grad-cam's deprocess_image shows gradients: brought to mean 0.5 and deviation
---- 0.1 over the map, cut to [0, 1]. What is near grey is near the map's mean.
+--- 0.1 over the map, cut to [0, 1]. What is near gray is near the map's mean.
 ---@param raw any tensor (H, W)
----@param compat? string adds 1e-5 to the deviation as that function does, which greys faint gradients
+---@param compat? string adds 1e-5 to the deviation as that function does, which grays faint gradients
 function figure.detail(raw, compat)
   local v = raw:to { device = "cpu", dtype = "float64" } -- the square of a faint one is no float32
   local deviation = v:std(false):item()
   local spread = (v - v:mean()) / (compat and deviation + 1e-5 or deviation > 0 and deviation or 1)
-  return figure.heat(spread * 0.1 + 0.5, "grey", 0, 1)
+  return figure.heat(spread * 0.1 + 0.5, "gray", 0, 1)
 end
 
---- The pixels with a mask's inner border drawn in a colour.
+--- The pixels with a mask's inner border drawn in a color.
 ---@param pixels table { rgb, columns, rows }
 ---@param mask any tensor (H, W), non-zero inside
----@param colour? integer 0xRRGGBB, default white
-function figure.outline(pixels, mask, colour)
+---@param color? integer 0xRRGGBB, default white
+function figure.outline(pixels, mask, color)
   local rows, columns = pixels.rows, pixels.columns
   local inside = mask:to { device = "cpu" }:ne(0):to { dtype = "float32" }:view({ 1, 1, rows, columns })
   local eroded = torch.max_pool2d(inside:neg(), { 3, 3 }, { 1, 1 }, { 1, 1 }):neg()
   local border = (inside - eroded):gt(0.5):view({ rows, columns, 1 })
   local rgb = torch.from_string(pixels.rgb, "uint8", { rows, columns, 3 })
-  colour = colour or 0xffffff
-  local line = torch.tensor({ colour >> 16, colour >> 8 & 255, colour & 255 }, { dtype = "uint8" }):view({ 1, 1, 3 })
+  color = color or 0xffffff
+  local line = torch.tensor({ color >> 16, color >> 8 & 255, color & 255 }, { dtype = "uint8" }):view({ 1, 1, 3 })
   return { rgb = torch.where(border, line, rgb):contiguous():data_string(), columns = columns, rows = rows }
 end
 
@@ -102,7 +102,7 @@ local function status_band(d, x, y, w, h, text)
   local lines = drawing.wrap(text, w - 6, SMALL, true, 3)
   local band = #lines * SMALL * LEADING + 4
   d:rect(x, y + h - band, w, band, 0xffffff, 0.88)
-  d:block(x + w / 2, y + h - band + 2, lines, SMALL, { bold = true, colour = WARN })
+  d:block(x + w / 2, y + h - band + 2, lines, SMALL, { bold = true, color = WARN })
 end
 
 -- Wraps all titles of one row to the panel's width; the tallest sets the room.
@@ -120,14 +120,14 @@ local function title_lines(panels, w)
   return all, most
 end
 
--- A vertical colour bar with three values and its label on the right. Returns the width it took.
-local function colour_bar(d, x, y, h, bar)
+-- A vertical color bar with three values and its label on the right. Returns the width it took.
+local function color_bar(d, x, y, h, bar)
   local w, steps = 7, 128
   local pixels = {}
   for i = steps - 1, 0, -1 do
     local k = math.floor(255 * i / (steps - 1))
-    local r, g, b = palette.get(bar.colours):byte(3 * k + 1, 3 * k + 3)
-    local opaque = bar.tint and most_opaque * math.min(1, i / (steps - 1) / opaque_at) or 1 -- of a tint: as it looks over mid grey
+    local r, g, b = palette.get(bar.colors):byte(3 * k + 1, 3 * k + 3)
+    local opaque = bar.tint and most_opaque * math.min(1, i / (steps - 1) / opaque_at) or 1 -- of a tint: as it looks over mid gray
     for _, v in ipairs { r, g, b } do pixels[#pixels + 1] = string.char(math.floor(v * opaque + 128 * (1 - opaque) + 0.5)) end
   end
   d:image(x, y, w, h, table.concat(pixels), 1, steps)
@@ -143,7 +143,7 @@ local function colour_bar(d, x, y, h, bar)
   end
   local label_x = x + w + 3.5 + widest + 2 + SMALL
   if bar.label then
-    d:text(label_x, y + h / 2, drawing.fit(bar.label, h, SMALL), { size = SMALL, turned = true, align = "centre", colour = SOFT })
+    d:text(label_x, y + h / 2, drawing.fit(bar.label, h, SMALL), { size = SMALL, turned = true, align = "center", color = SOFT })
   end
   return label_x + 2 - x
 end
@@ -186,8 +186,8 @@ end
 local function put_panel(d, p, lines, x, top, side)
   local h = side * p.pixels.rows / p.pixels.columns
   for i, line in ipairs(lines) do
-    d:text(x + side / 2, top - 1.5 - (#lines - i + 1) * SMALL * LEADING + SMALL, line[1], { size = line.bold and TEXT or SMALL, bold = line.bold, align = "centre",
-      colour = p.warn and WARN or INK })
+    d:text(x + side / 2, top - 1.5 - (#lines - i + 1) * SMALL * LEADING + SMALL, line[1], { size = line.bold and TEXT or SMALL, bold = line.bold, align = "center",
+      color = p.warn and WARN or INK })
   end
   d:image(x, top, side, h, p.pixels.rgb, p.pixels.columns, p.pixels.rows)
   if p.frame then d:frame(x, top, side, h, 1.6, p.frame) end
@@ -202,27 +202,27 @@ local function put_row(d, row, at, y)
   local top = y + most * SMALL * LEADING + (most > 0 and 1.5 or 0)
   if row.label then
     for i, line in ipairs(drawing.wrap(row.label, height, SMALL, true, 2)) do
-      d:text(MARGIN + i * SMALL * LEADING, top + height / 2, line, { size = SMALL, bold = true, turned = true, align = "centre" })
+      d:text(MARGIN + i * SMALL * LEADING, top + height / 2, line, { size = SMALL, bold = true, turned = true, align = "center" })
     end
   end
   for c, p in ipairs(row.panels) do put_panel(d, p, titles[c], at.left + (c - 1) * (at.side + GAP), top, at.side) end
   return top, height
 end
 
--- The colour bars beside the rows, from `top` on; as tall as the first row, or taller where it is small and others follow.
+-- The color bars beside the rows, from `top` on; as tall as the first row, or taller where it is small and others follow.
 -- Returns the right edge of the figure.
 local function put_bars(d, bars, at, top, first, all)
   local x = at.left + at.columns * (at.side + GAP)
   if #bars == 0 then return x - GAP + MARGIN end
   local h = (math.max(first, math.min(all, 110)) - (#bars - 1) * 8) / #bars
-  for i, bar in ipairs(bars) do colour_bar(d, x, top + (i - 1) * (h + 8), h, bar) end
+  for i, bar in ipairs(bars) do color_bar(d, x, top + (i - 1) * (h + 8), h, bar) end
   return x + bar_width(bars) + MARGIN
 end
 
 --- Rows of pictures.
 --- rows: list of { label = text on the left, panels = list of { pixels = {rgb, columns, rows}, title = text or list of
---- lines, heading = bold text over it, status = text where the map is not ok, warn = true marks the title red, frame = colour } }; headings: list of texts over the
---- columns; bars: list of { colours, lo, hi, label, tint = true for figure.tint }; caption: list of sentences under the figure; width_pt; most_pt: side
+--- lines, heading = bold text over it, status = text where the map is not ok, warn = true marks the title red, frame = color } }; headings: list of texts over the
+--- columns; bars: list of { colors, lo, hi, label, tint = true for figure.tint }; caption: list of sentences under the figure; width_pt; most_pt: side
 --- of a panel at most; title.
 function figure.panels(spec)
   local at = panel_layout(spec)
@@ -238,7 +238,7 @@ function figure.panels(spec)
   end
   d.width = math.min(at.width, put_bars(d, spec.bars or {}, at, first_top, first_height, y - GAP - first_top))
   for _, sentence in ipairs(spec.caption or {}) do
-    y = d:block(MARGIN, y, drawing.wrap(sentence, d.width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT })
+    y = d:block(MARGIN, y, drawing.wrap(sentence, d.width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT })
   end
   d.height = y + MARGIN
   return d

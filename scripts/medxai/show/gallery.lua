@@ -1,6 +1,7 @@
 -- The figures of an explain step, by kind: "rows", "grid" and "methods" of the maps (gallery_maps.lua), "table", "charts" and
 -- "removal" of their scores (gallery_scores.lua), and what a method draws itself. Each is saved as PNG, SVG and PDF.
 -- It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them all.
+local album = require "medxai.show.album"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local figure = require "medxai.show.figure"
@@ -15,6 +16,7 @@ local gallery = {}
 local most_images, most_exhibits = 12, 3
 local usual = { "rows", "own", "table", "charts", "removal" }
 local kinds = { "rows", "grid", "methods", "own", "table", "charts", "removal" }
+gallery.all_kinds = kinds
 
 --- The kinds of figures asked for: true gives the usual ones, false none, a list those.
 ---@param asked boolean|string|table
@@ -44,7 +46,7 @@ end
 ---@field entry table method, label, options, layers, set
 ---@field numbers integer[] the images to draw, at most 12
 ---@field classes string[]
----@field colours string the experiment's choice of colours
+---@field colors string the experiment's choice of colors
 local Page = {}
 Page.__index = Page
 
@@ -81,7 +83,7 @@ local function method_figures(job, numbers, asked, keep)
   for _, e in ipairs(job.entries) do
     if e.method.draw then
       local scope <close> = require("medxai.core").memory.scope()
-      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colours = asked.colours, keep = keep }, Page)
+      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colors = asked.colors, keep = keep }, Page)
       local draw = e.method.draw -- of the library's own: the name of a file of this room
       if type(draw) == "string" then draw = require("medxai.show." .. draw).draw end
       local ok, problem = pcall(draw, page)
@@ -129,7 +131,8 @@ end
 local function metric_sentences(job)
   local words, list = {}, {}
   for _, m in ipairs(job.metric_entries) do
-    if not m.names and #words < 2 then words[#words + 1] = string.format("%s: %s, %s is better", m.id, units(job, m), m.definition.direction or "higher") end
+    if not m.names and #words < 2 then words[#words + 1] = string.format("%s: %s, %s", m.id, units(job, m),
+      metric.better(m.definition.direction)) end
   end
   if #words > 0 then list[1] = table.concat(words, "; ") .. "." end
   return list
@@ -148,16 +151,26 @@ local function saver(job, asked, out)
   end
 end
 
---- Draws and saves. asked: name, colours, scale, kinds, rows (of the scores).
+-- What the page's viewer shows of the chosen images.
+local function viewed(job, chosen)
+  local list = {}
+  for i, number in ipairs(chosen) do
+    list[i] = { id = job.split:item(number).id, pixels = function() return maps.image(job.split, number) end }
+  end
+  return list
+end
+
+--- Draws and saves. asked: name, colors, scale, kinds, rows (of the scores).
 ---@param job medxai.ExplainJob
 ---@return table list of { name, kind, title, svg, paths }
 function gallery.draw(job, summaries, asked)
   local chosen = job.chosen
   local out, numbers = canon.list {}, { table.unpack(chosen, 1, most_images) }
   local save = saver(job, asked, out)
+  if #asked.kinds > 0 then album.save_pictures(job.run.dir, viewed(job, chosen)) end
   local mask
   for _, m in ipairs(job.metric_entries) do mask = mask or m.mask end
-  local a = { colours = asked.colours, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
+  local a = { colors = asked.colors, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
     metric_sentences = metric_sentences(job) }
   for _, kind in ipairs(asked.kinds) do
     if host.interrupted() then error("interrupted", 0) end

@@ -60,7 +60,7 @@ local function pixels_of(job, e, record, image, asked)
   if not made or map.empty[record.status] then return figure.pixels(image) end
   if style(e) == "masked" then return figure.pixels(image * made) end
   if style(e) == "detail" then return figure.detail(unaugmented(job.store:raws(record)[1], record.views), e.compat) end
-  return asked.colours == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colours, 0, 1)
+  return asked.colors == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colors, 0, 1)
 end
 
 local function duration(seconds) return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds) or string.format(seconds < 99.5 and "%.2g s" or "%.0f s", seconds) end
@@ -83,7 +83,9 @@ end
 
 local function panel(job, e, number, image, mask, asked, lines)
   local record = job:record(e, number)
-  local p = { title = lines, status = map.explain_status(record.status), pixels = pixels_of(job, e, record, image, asked) }
+  local status = map.explain_status(record.status)
+  if e.mark then status = (status and status .. "; " or "") .. e.mark end
+  local p = { title = lines, status = status, pixels = pixels_of(job, e, record, image, asked) }
   for _, line in ipairs(score_lines(asked, record)) do lines[#lines + 1] = line end
   for _, line in ipairs(remarks(e, record)) do lines[#lines + 1] = line end
   if mask then p.pixels = figure.outline(p.pixels, mask) end
@@ -135,7 +137,7 @@ local function scale_sentences(entries, asked)
   if titles_of(entries, "overlay") then
     texts[1] = (asked.scale == "own" and "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
       or "Shared scale: the maps of a method run from 0 to their largest value over these images.")
-      .. (asked.colours == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
+      .. (asked.colors == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
   end
   if detail then texts[#texts + 1] = detail .. ": signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against." end
   if masked then texts[#texts + 1] = masked .. ": the image multiplied by the mask." end
@@ -155,7 +157,7 @@ local function caption(job, entries, drawn, all, asked)
 end
 
 local function bars_of(entries, asked)
-  return titles_of(entries, "overlay") and { { colours = asked.colours, lo = 0, hi = 1, label = "share of maximum", tint = asked.colours ~= "jet" } } or {}
+  return titles_of(entries, "overlay") and { { colors = asked.colors, lo = 0, hi = 1, label = "share of maximum", tint = asked.colors ~= "jet" } } or {}
 end
 
 -- The labels over columns. Where all are of one method (its layers, say), what they have in common is the second result.
@@ -182,7 +184,7 @@ local function image_row(job, entries, number, asked)
   return row
 end
 
---- A row an image: the image, then each method. Pages of rows and columns that fit a journal's page.
+--- A row per image: the image, then each method. Pages of rows and columns that fit a journal's page.
 function maps.rows(job, numbers, asked, save)
   for part = 1, math.ceil(#job.entries / most_columns) do
     local entries = { table.unpack(job.entries, even_part(part, #job.entries, most_columns)) }
@@ -253,7 +255,7 @@ local function methods_page(job, number, asked)
   return figure.panels { rows = rows, title = title, bars = bars_of(job.entries, asked), caption = texts, width_pt = 300, most_pt = 132 }, it.name
 end
 
---- One page an image: every method's map of it, three in a row, with its time and the scores of this image and target.
+--- One page per image: every method's map of it, three in a row, with its time and the scores of this image and target.
 function maps.methods(job, numbers, asked, save)
   for _, number in ipairs(numbers) do
     local d, name = methods_page(job, number, asked)

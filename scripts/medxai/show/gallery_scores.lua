@@ -23,7 +23,7 @@ end
 -- "ROAD, most relevant first", "percentile=25": the title, and what its id adds to the name.
 local function column_title(job, s)
   local m = job.by_metric[s.metric]
-  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s is better", s.unit or "value", m.definition.direction or "higher") }
+  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s", s.unit or "value", metric.better(m.definition.direction)) }
 end
 
 local function cell(job, s)
@@ -102,14 +102,24 @@ local function dots(job, group)
   local definition = job.by_metric[first.metric].definition
   return figure.dots { rows = rows, title = definition.title or first.metric, x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
     definition.axis and definition.unit == "score" and " (" .. first.unit .. ")" or ""), caption = {
-      string.format("%s; %s is better.", first.metric, definition.direction or "higher"), interval_sentence(group) } }
+      string.format("%s; %s.", first.metric, metric.better(definition.direction)), interval_sentence(group) } }
+end
+
+-- The share of a value's name: "... percentile=90", as ROAD's; nil where it has none.
+local function percentile_of(group) return tonumber(group[1].metric:match("percentile=([%d.]+)")) end
+
+local function all_at_percentiles(groups)
+  for _, group in ipairs(groups) do
+    if not percentile_of(group) then return false end
+  end
+  return #groups > 1
 end
 
 -- A metric with a value at each percentile: lines over the share removed.
 local function percentile_lines(m, groups)
   local series, of = {}, {}
   for _, group in ipairs(groups) do
-    local percentile = tonumber(group[1].metric:match("percentile=([%d.]+)"))
+    local percentile = percentile_of(group)
     for _, s in ipairs(group) do
       if not of[s.maps] then
         of[s.maps] = { label = s.label, x = {}, y = {} }
@@ -127,11 +137,11 @@ local function percentile_lines(m, groups)
     for i, k in ipairs(order) do x[i], y[i] = s.x[k], s.y[k] end
     s.x, s.y = x, y
   end
-  return figure.lines { charts = { { title = string.format("%s (%s is better)", m.definition.title, m.definition.direction), series = series, x_label = "pixels removed (%)",
+  return figure.lines { charts = { { title = string.format("%s (%s)", m.definition.title, metric.better(m.definition.direction)), series = series, x_label = "pixels removed (%)",
     y_label = string.format("mean change (%s)", groups[1][1].unit) } } }
 end
 
--- { m = entry, groups in one unit: one a value of the metric } in the order of the metrics.
+-- { m = entry, groups in one unit: one per value of the metric } in the order of the metrics.
 local function by_entry(job, summaries)
   local list, of = {}, {}
   for _, group in ipairs(comparable(summaries)) do
@@ -150,7 +160,7 @@ end
 function scores.charts(job, summaries, _, save)
   for _, groups in ipairs(by_entry(job, summaries)) do
     local m = groups.m
-    if #groups > 1 and m.definition.many == "percentiles" then
+    if all_at_percentiles(groups) then
       save(percentile_lines(m, groups), "score", m.definition.title)
     else
       for _, group in ipairs(groups) do save(dots(job, group), "score", m.definition.title or group[1].metric) end
@@ -171,7 +181,7 @@ local function merge(series, x, y)
   for i, v in ipairs(series.x) do series.y[i] = at[v] end
 end
 
--- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colours.
+-- The curves of one image, one chart a family of metrics (those that share what is removed): methods in colors.
 local function curve_charts(entries, exhibits)
   local charts, of = {}, {}
   for i, e in ipairs(entries) do
@@ -186,7 +196,7 @@ local function curve_charts(entries, exhibits)
         if chart.named[label] then
           merge(chart.named[label], x.x, x.y)
         else
-          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, colour = figure.series_colour(#entries > 1 and i or #chart.series + 1) }
+          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, color = figure.series_color(#entries > 1 and i or #chart.series + 1) }
           table.insert(chart.series, chart.named[label])
         end
       end
@@ -207,7 +217,7 @@ local function pictured(entries, exhibits)
   return #methods > 0 and methods or all
 end
 
--- A row a method and order of removal, its pictures by share.
+-- A row per method and order of removal, its pictures by share.
 local function picture_rows(entries, exhibits)
   local rows, wanted = {}, pictured(entries, exhibits)
   for _, e in ipairs(wanted) do
@@ -241,7 +251,7 @@ local function exhibit_figure(job, entries, number, exhibits)
   if #parts == 0 and #rows == 0 then return nil end
   if #rows > 0 then
     parts[#parts + 1] = figure.panels { title = #entries > 1 and whose or nil, rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
-      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbours; under it the change of the score." } }
+      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbors; under it the change of the score." } }
   end
   local name = tostring(job.split:item(number).path):match("[^/]+$")
   local record = job:record(entries[1], number)

@@ -1,5 +1,4 @@
 -- Little pieces of HTML: text made safe, tables, lists of facts. Plain strings in, plain strings out.
--- It refuses to know what a report says.
 local drawing = require "medxai.show.drawing"
 
 local html = {}

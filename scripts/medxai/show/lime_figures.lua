@@ -1,7 +1,7 @@
 -- The pictures of LIME's explanations. image_and_mask is lime's get_image_and_mask; draw makes the thesis' five for each image
 -- in one figure: the top class's 5 features that speak for it; then for each class 5 that speak for it, 5 of either sign, 10 with
 -- the rest hidden, and all weights as a diverging map, symmetric about 0.
--- It refuses to colour what has no weight: features that the regression left out stay as they are.
+-- It refuses to color what has no weight: features that the regression left out stay as they are.
 local check = require "medxai.base.options"
 local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
@@ -11,12 +11,14 @@ local torch = require "medxai.torch"
 
 local pictures = {}
 
-local colours = "diverging_r" -- red speaks against a class, as in lime's pictures beside it
+local colors = "diverging_r" -- red speaks against a class, as in lime's pictures beside it
 
-local spec = {
-  positive_only = { "boolean", default = true }, negative_only = { "boolean", default = false },
-  hide_rest = { "boolean", default = false }, num_features = { "integer", default = 5, min = 1 },
-  min_weight = { "number", default = 0, min = 0 },
+pictures.spec = {
+  positive_only = { "boolean", default = true, doc = "regions that speak for the class alone" },
+  negative_only = { "boolean", default = false, doc = "regions that speak against it alone" },
+  hide_rest = { "boolean", default = false, doc = "black where no chosen region lies" },
+  num_features = { "integer", default = 5, min = 1, doc = "regions at most" },
+  min_weight = { "number", default = 0, min = 0, doc = "least size of a region's weight" },
 }
 
 -- Features by |weight| descending: list of { label, weight }.
@@ -52,7 +54,7 @@ end
 ---@return any picture (3, H, W): the image, or black where the rest is hidden; with either sign for red, green: against, for
 ---@return any mask int64 (H, W): 1 and -1 on the chosen features, else 0
 function pictures.image_and_mask(image, labels, weights, options)
-  local o = check.options("image_and_mask", options, spec)
+  local o = check.options("image_and_mask", options, pictures.spec)
   if o.positive_only and o.negative_only then check.fail("image_and_mask", "positive_only and negative_only exclude each other.") end
   labels = labels:to { dtype = "int64" }
   local picture, mask = o.hide_rest and torch.zeros_like(image) or image:clone(), torch.zeros_like(labels)
@@ -99,7 +101,7 @@ local function overview(page, number, image, labels, rows, facts, scale)
     panel("image", figure.pixels(image), { (tostring(item.name or item.id)), string.format("predicted %s, %.2f", record.target.predicted, record.target.confidence) }),
     panel("regions", figure.pixels(regions.mark_boundaries(image, labels, { background = -1 })), { facts.regions.count .. " regions", (facts.regions.source:gsub("%(.*", "")) }),
     panel("top class: 5 for it", marked(image, labels, rows[2]), { class_title(facts.labels[2]), string.format("fit R² %.2f", facts.labels[2].score) }),
-    panel("target", figure.heat(weight_map(labels, rows[1]), colours, -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
+    panel("target", figure.heat(weight_map(labels, rows[1]), colors, -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
   } }
 end
 
@@ -110,7 +112,7 @@ local function class_row(image, labels, weights, label, scale, first, status)
     panel("5 for the class", marked(image, labels, weights)),
     panel("5 of either sign", marked(image, labels, weights, { positive_only = false })),
     panel("10, rest hidden", marked(image, labels, weights, { positive_only = false, num_features = 10, hide_rest = true })),
-    panel("all weights", figure.heat(weight_map(labels, weights), colours, -scale, scale)),
+    panel("all weights", figure.heat(weight_map(labels, weights), colors, -scale, scale)),
   } }
 end
 
@@ -119,9 +121,9 @@ local function grouped(n) return (tostring(n):reverse():gsub("(%d%d%d)", "%1,"):
 local function caption(record)
   local o, facts = record.settings.options, record.facts
   local texts = { string.format("LIME: %s samples, %s passes%s; hidden regions show %s; design %s. Weights: change of the class's %s by a region that is kept.",
-    grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.hide:gsub("_", " "), o.design,
+    grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.removal:gsub("_", " "), o.design,
     record.target.as == "logit" and "logit" or "probability"),
-    "Yellow: outlines; green or blue: speaks for the class, red: against it. One colour scale for all weights of this image.",
+    "Yellow: outlines; green or blue: speaks for the class, red: against it. One color scale for all weights of this image.",
     string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 strongest in common; error: standard error of all weights over their length.", facts.stability_by) }
   return texts
 end
@@ -138,7 +140,7 @@ function pictures.draw(page)
       local scale, status = largest(rows), map.empty[record.status] and map.explain_status(record.status) or nil
       local list = { overview(page, number, image, labels, rows, facts, scale) }
       for i = 2, #rows do list[i] = class_row(image, labels, rows[i], facts.labels[i], scale, i == 2, status) end
-      local d = figure.panels { rows = list, most_pt = 110, bars = { { colours = colours, lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
+      local d = figure.panels { rows = list, most_pt = 110, bars = { { colors = colors, lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
       page:save("features-" .. record.image_id, d, string.format("LIME, %s", tostring(page:item(number).name or record.image_id)))
     end
   end

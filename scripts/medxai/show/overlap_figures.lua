@@ -98,7 +98,7 @@ local function draw_contours(job, save)
     rows[#rows + 1] = row
   end
   if #rows == 0 then return end
-  save("contours", figure.panels { rows = rows, headings = headings, most_pt = 110, bars = { { colours = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } }, caption = {
+  save("contours", figure.panels { rows = rows, headings = headings, most_pt = 110, bars = { { colors = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } }, caption = {
     string.format("White: %s mask. Magenta: the map cut by Otsu's threshold, with the IoU of both.", job.mask), "Each map runs from 0 to its own maximum." } },
     "Overlap: both contours")
 end
@@ -140,7 +140,7 @@ local function draw_within(job, one, save)
   end
   if #rows == 0 then return end
   save("within", figure.panels { rows = rows, headings = { "image", one.entry.label, job.mask .. " mask", "map within the mask" }, width_pt = 400, most_pt = 92,
-    bars = { { colours = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } } }, one.entry.label .. " within the " .. job.mask .. " mask")
+    bars = { { colors = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } } }, one.entry.label .. " within the " .. job.mask .. " mask")
 end
 
 -- ---- by size --------------------------------------------------------------------------------------------------------------

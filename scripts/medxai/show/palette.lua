@@ -1,15 +1,14 @@
--- Colour scales: 768 bytes each, 256 RGB colours from the low to the high end.
+-- Color scales: 768 bytes each, 256 RGB colors from the low to the high end.
 -- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually even;
 -- jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from red to blue.
--- It refuses to know what is drawn with them.
 local check = require "medxai.base.options"
 
 local palette = {}
 
-local function to_bytes(colour_at)
+local function to_bytes(color_at)
   local out = {}
   for i = 0, 255 do
-    local rgb = colour_at(i)
+    local rgb = color_at(i)
     for c = 1, 3 do rgb[c] = math.max(0, math.min(255, math.floor(rgb[c] + 0.5))) end
     out[#out + 1] = string.char(rgb[1], rgb[2], rgb[3])
   end
@@ -94,7 +93,7 @@ end
 local makers = {
   diverging = diverging,
   diverging_r = function(i) return diverging(255 - i) end,
-  grey = function(i) return { i, i, i } end,
+  gray = function(i) return { i, i, i } end,
   inferno = inferno,
   jet = jet,
   viridis = viridis,
@@ -102,7 +101,7 @@ local makers = {
   blues = function(i) return lab_to_srgb(98 - 68 * i / 255, 4 * i / 255, -45 * i / 255) end,
 }
 
-palette.names = { "inferno", "viridis", "jet", "diverging", "diverging_r", "grey", "blues" }
+palette.names = { "inferno", "viridis", "jet", "diverging", "diverging_r", "gray", "blues" }
 
 local made = {}
 
@@ -111,16 +110,16 @@ local made = {}
 ---@return string bytes 768 bytes
 function palette.get(name)
   if not makers[name] then
-    check.fail("figure", "unknown colours '%s'. Choose one of %s.", tostring(name), table.concat(palette.names, ", "))
+    check.fail("figure", "unknown colors '%s'. Choose one of %s.", tostring(name), table.concat(palette.names, ", "))
   end
   made[name] = made[name] or to_bytes(makers[name])
   return made[name]
 end
 
---- The colour at a position of a scale.
+--- The color at a position of a scale.
 ---@param name string
 ---@param at number 0 to 1
----@return integer colour 0xRRGGBB
+---@return integer color 0xRRGGBB
 function palette.at(name, at)
   local i = math.floor(255 * math.max(0, math.min(1, at)))
   local r, g, b = palette.get(name):byte(3 * i + 1, 3 * i + 3)

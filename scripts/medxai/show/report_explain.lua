@@ -51,7 +51,7 @@ end
 -- "ROAD combined" and in small what its id adds: settings that are not the usual ones, unit and direction.
 local function metric_words(first)
   local settings = metric.settings(first.metric)
-  settings[#settings + 1] = string.format("%s, %s is better", first.unit or "value", first.direction or "higher")
+  settings[#settings + 1] = string.format("%s, %s", first.unit or "value", metric.better(first.direction))
   return first.title or first.metric, table.concat(settings, ", ")
 end
 
@@ -107,7 +107,7 @@ local function put_detail(page, pen, group)
     for k, at in ipairs(shown) do out[i][k] = row[at] end
   end
   pen.put(page, "<h4>%s</h4>%s", text(string.format("%s (%s)", first.title or first.metric, first.metric)), (html.table(columns, out)))
-  pen.put(page, '<p class="note">%s%s is better. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "", first.direction == "lower" and "lower" or "higher",
+  pen.put(page, '<p class="note">%s%s. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "", metric.better(first.direction),
     text(units.words(group)),
     chance and " Chance is the value of a map that knows nothing." or "")
 end

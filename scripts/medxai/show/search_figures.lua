@@ -1,5 +1,5 @@
--- The figures of a grid search: parallel coordinates (one line a cell through its values to its score) and learning curves,
--- a panel for each value of one field, colours by another. It refuses to draw a field that has one value; a search of one cell
+-- The figures of a grid search: parallel coordinates (one line per cell through its values to its score) and learning curves,
+-- a panel for each value of one field, colors by another. It refuses to draw a field that has one value; a search of one cell
 -- has its learning curve alone.
 local canon = require "medxai.base.json"
 local drawing = require "medxai.show.drawing"
@@ -96,15 +96,15 @@ local function parallel(result)
   end
   draw_axis(d, box.x(#axes + 1), box, names[result.select], { { 0, string.format("%.3f", lo) }, { 1, string.format("%.3f", hi) } }, 84)
   local y = box.bottom + 8
-  local words = string.format("One line a cell (%d), a little apart where they share a value. Darker is better; red: the selected cell, %.3f, the best of the search and "
+  local words = string.format("One line per cell (%d), a little apart where they share a value. Darker is better; red: the selected cell, %.3f, the best of the search and "
     .. "therefore optimistic.%s", #result.cells, result.best.value, result.counts.halted and " Dashed: halted early." or "")
-  d:block(MARGIN, y, drawing.wrap(words, width - 2 * MARGIN, SMALL), SMALL, { align = "left", colour = SOFT })
+  d:block(MARGIN, y, drawing.wrap(words, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT })
   return d
 end
 
 -- ---- learning curves ------------------------------------------------------------------------------------------------------------
 
--- The field that makes the panels (train_depth where it varies) and the one that makes the colours (lr where it varies); nil where none varies.
+-- The field that makes the panels (train_depth where it varies) and the one that makes the colors (lr where it varies); nil where none varies.
 local function panel_fields(result)
   local axes, by = varied(result), {}
   for _, axis in ipairs(axes) do by[axis.name] = axis end
@@ -114,11 +114,11 @@ local function panel_fields(result)
   end
   if not first then return nil end
   local panels = by.train_depth or first
-  local colours = by.lr ~= panels and by.lr or nil
+  local colors = by.lr ~= panels and by.lr or nil
   for _, axis in ipairs(axes) do
-    if not colours and axis ~= panels then colours = axis end
+    if not colors and axis ~= panels then colors = axis end
   end
-  return panels, colours
+  return panels, colors
 end
 
 local hues = { 0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000 }
@@ -129,17 +129,17 @@ local function curve(history)
   return x, y
 end
 
-local function one_panel(result, curves, panels, value, colours)
+local function one_panel(result, curves, panels, value, colors)
   local series, seen = {}, {}
   for _, row in ipairs(result.cells) do
     if (not panels or row.values[panels.name] == value) and #(curves[row.cell] or {}) > 0 then
       local k = 1
-      for i, v in ipairs(colours and colours.values or {}) do
-        if v == row.values[colours.name] then k = i end
+      for i, v in ipairs(colors and colors.values or {}) do
+        if v == row.values[colors.name] then k = i end
       end
-      local label = colours and colours.name:gsub("_", " ") .. " " .. short(colours.values[k]) or nil
+      local label = colors and colors.name:gsub("_", " ") .. " " .. short(colors.values[k]) or nil
       local x, y = curve(curves[row.cell])
-      series[#series + 1] = { label = not seen[k] and label or nil, x = x, y = y, colour = hues[(k - 1) % #hues + 1], order = k }
+      series[#series + 1] = { label = not seen[k] and label or nil, x = x, y = y, color = hues[(k - 1) % #hues + 1], order = k }
       seen[k] = true
     end
   end
@@ -153,9 +153,9 @@ end
 
 -- Small multiples.
 local function learning(result, curves)
-  local panels, colours = panel_fields(result)
+  local panels, colors = panel_fields(result)
   local charts = {}
-  for _, value in ipairs(panels and panels.values or { true }) do charts[#charts + 1] = one_panel(result, curves, panels, value, colours) end
+  for _, value in ipairs(panels and panels.values or { true }) do charts[#charts + 1] = one_panel(result, curves, panels, value, colors) end
   return require("medxai.show.chart").lines { charts = charts, width_pt = #charts == 1 and drawing.COLUMN or drawing.PAGE, height_pt = 170 }
 end
 

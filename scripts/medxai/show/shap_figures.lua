@@ -1,4 +1,4 @@
--- The figure of the SHAP methods, shap's image plot: a row an image, beside it the values of each explained class in falling order of
+-- The figure of the SHAP methods, shap's image plot: a row per image, beside it the values of each explained class in falling order of
 -- output, blue and red over the pale image, all over one diverging scale with its bar; what the map says of itself under its name.
 -- It refuses a scale of each panel's own: classes and images could not be compared.
 local drawing = require "medxai.show.drawing"
@@ -10,7 +10,7 @@ local torch = require "medxai.torch"
 local shap_figure = {}
 
 local rows_a_page, most_pt = 6, 86 -- six rows fill a journal's page
-local underlay = 0.15 -- shap's strength of the grey image under the values
+local underlay = 0.15 -- shap's strength of the gray image under the values
 
 local function outputs_of(page, number)
   local record = page:record(number)
@@ -37,15 +37,15 @@ local function scale_of(page)
   return math.ceil(limit / unit - 1e-9) * unit
 end
 
--- Values (h, w) in blue and red, multiplied onto the pale grey image: where they are 0 the image shows.
+-- Values (h, w) in blue and red, multiplied onto the pale gray image: where they are 0 the image shows.
 local function value_pixels(image, values, limit)
   local height, width = image:size(1), image:size(2)
   if values:size(0) ~= height or values:size(1) ~= width then
     values = torch.upsample_nearest2d(values:view { 1, 1, values:size(0), values:size(1) }, { height, width }):view { height, width }
   end
   local heat = figure.heat(values, "diverging", -limit, limit)
-  local grey = image:select(0, 0) * 0.2989 + image:select(0, 1) * 0.587 + image:select(0, 2) * 0.114
-  local base = (1 - underlay * (1 - grey:clamp(0, 1))):unsqueeze(2)
+  local gray = image:select(0, 0) * 0.2989 + image:select(0, 1) * 0.587 + image:select(0, 2) * 0.114
+  local base = (1 - underlay * (1 - gray:clamp(0, 1))):unsqueeze(2)
   local rgb = torch.from_string(heat.rgb, "uint8", { height, width, 3 }):to { dtype = "float32" } * base
   return { rgb = rgb:round():to { dtype = "uint8" }:contiguous():data_string(), columns = width, rows = height }
 end
@@ -72,16 +72,16 @@ end
 -- The bar in numbers that can be read: 3.1 with "× 10⁻⁵" in its label.
 local function bar_of(limit)
   local power = math.floor(math.log(limit, 10))
-  if power >= -2 and power <= 3 then return { colours = "diverging", lo = -limit, hi = limit, label = "SHAP value" } end
+  if power >= -2 and power <= 3 then return { colors = "diverging", lo = -limit, hi = limit, label = "SHAP value" } end
   local shown = limit / 10 ^ power
-  return { colours = "diverging", lo = -shown, hi = shown, label = "SHAP value (× 10" .. drawing.superscript(power) .. ")" }
+  return { colors = "diverging", lo = -shown, hi = shown, label = "SHAP value (× 10" .. drawing.superscript(power) .. ")" }
 end
 
 local function caption(page)
   local o = page.entry.options
   local list = { string.format("%s. Each image's classes by falling output, named with it. Red speaks for the class, blue against it.", page.entry.label),
     "One scale for all panels: the 99.9th percentile of |value| over these images and classes." }
-  if o.hide then list[3] = "Hidden pixels show: " .. o.hide .. "." end
+  if o.removal then list[3] = "Hidden pixels show: " .. o.removal .. "." end
   return list
 end
 

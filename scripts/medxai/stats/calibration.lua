@@ -104,8 +104,8 @@ local function shared_hits(confidences, hits, order)
 end
 
 local ece_spec = {
-  groups = { "integer", default = calibration.groups, min = 1 },
-  by = { one_of = { "mass", "width" }, default = "mass" },
+  groups = { "integer", default = calibration.groups, min = 1, doc = "of images by confidence" },
+  by = { one_of = { "mass", "width" }, default = "mass", doc = "groups of equal size, or of equal width" },
 }
 
 -- Group of each image, and how hits are to be read.
@@ -201,9 +201,9 @@ end
 
 local chance_spec = {
   groups = ece_spec.groups, by = ece_spec.by,
-  draws = { "integer", default = calibration.draws, min = 1 },
-  seed = { "integer", default = 42 },
-  id = { "string", default = "" },
+  draws = { "integer", default = calibration.draws, min = 1, doc = "of labels from the probabilities" },
+  seed = { "integer", default = 42, doc = "of the draws" },
+  id = { "string", default = "", doc = "of the draws, part of their key" },
 }
 
 -- A function that draws the true class of every image from its own probabilities: uniform numbers -> 0-based classes.

@@ -121,7 +121,7 @@ function metrics.classification(labels, probabilities, classes)
     check.fail("metrics", "labels and probabilities differ in length (%d and %d).", #labels, #probabilities)
   end
   for i, row in ipairs(probabilities) do
-    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one a class).", i, #row, k) end
+    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one per class).", i, #row, k) end
   end
   local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
@@ -162,14 +162,15 @@ function averages.balanced_accuracy(t)
   return value, gradient
 end
 
---- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
----@param name "macro_f1"|"balanced_accuracy"
----@param over medxai.Units
+metrics.averages = averages -- name -> function of totals, for medxai.stats.units' totals
+
+--- What macro F1 and balanced accuracy are functions of: of each class hits, support and predictions, one after the
+--- other; a list of columns, each one per image.
 ---@param labels integer[] 0-based
 ---@param predicted integer[] 0-based
 ---@param classes integer how many
----@return medxai.Statistic
-function metrics.average(name, over, labels, predicted, classes)
+---@return number[][]
+function metrics.average_columns(labels, predicted, classes)
   local columns = {}
   for d = 1, 3 * classes do
     columns[d] = {}
@@ -179,12 +180,23 @@ function metrics.average(name, over, labels, predicted, classes)
     if label == predicted[i] then columns[label + 1][i] = 1 end
     columns[classes + label + 1][i], columns[2 * classes + predicted[i] + 1][i] = 1, 1
   end
-  return over:totals(columns, averages[name])
+  return columns
 end
 
-local interval_spec = {
-  patients = { "table" },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+--- Macro F1 or balanced accuracy as a statistic over units: for its standard error and its intervals.
+---@param name "macro_f1"|"balanced_accuracy"
+---@param over medxai.Units
+---@param labels integer[] 0-based
+---@param predicted integer[] 0-based
+---@param classes integer how many
+---@return medxai.Statistic
+function metrics.average(name, over, labels, predicted, classes)
+  return over:totals(metrics.average_columns(labels, predicted, classes), averages[name])
+end
+
+metrics.interval_spec = {
+  patients = { "table", of = "string", doc = "of each sample; \"unknown\" anywhere: images are the units" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
 
 -- The class (from 1) that most samples have, the first of equals.
@@ -204,7 +216,7 @@ end
 ---@param options? table patients (of each sample), level = 0.95
 ---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
 function metrics.classification_intervals(labels, probabilities, options)
-  local o = check.options("classification_intervals", options, interval_spec)
+  local o = check.options("classification_intervals", options, metrics.interval_spec)
   local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
   for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
   local over = units.over(#labels, o.patients, { level = o.level })

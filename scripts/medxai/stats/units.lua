@@ -57,11 +57,11 @@ Units.__index = Units
 --- Whether a patient is known: readers write "unknown" where nobody said.
 function units.is_known(patient) return patient ~= nil and patient ~= "unknown" and patient ~= "" end
 
-local over_spec = {
-  seed = { "integer", default = 42 },
-  level = { "number", default = 0.95, above = 0, max = 1 },
-  resamples = { "integer", default = units.resamples, min = 1 },
-  id = { "string", default = "" },
+units.spec = {
+  seed = { "integer", default = 42, doc = "of the draws" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
+  resamples = { "integer", default = units.resamples, min = 1, doc = "of the bootstrap" },
+  id = { "string", default = "", doc = "of the draws, part of their key" },
 }
 
 --- The units of n values. Draws are keyed by (seed, "units@1", id), so an interval does not depend on what else was
@@ -71,7 +71,7 @@ local over_spec = {
 ---@param options? table seed = 42, level = 0.95, resamples = 1999, id = ""
 ---@return medxai.Units
 function units.over(n, patients, options)
-  local self = setmetatable(check.options("units", options, over_spec), Units)
+  local self = setmetatable(check.options("units", options, units.spec), Units)
   local known, seen = patients ~= nil and n > 0, {}
   for i = 1, n do known = known and units.is_known(patients[i]) end
   self.n, self.unit, self.count, self.boxes, self.kept = n, {}, 0, {}, 0

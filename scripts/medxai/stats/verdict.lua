@@ -18,12 +18,12 @@ verdict.alpha = 0.05
 ---@field equivalent boolean|nil of a difference: whether it lies within the margin, also where it is better or worse
 
 local spec = {
-  direction = { one_of = { "higher", "lower", "none" }, default = "higher" },
-  margin = { "number", above = 0 },
-  narrow = { "table" }, -- { low, high }: the 90 % interval, for equivalence
-  threshold = { "number" },
-  pass = { one_of = { "below", "above" } },
-  alpha = { "number", default = verdict.alpha, above = 0, max = 1 },
+  direction = { one_of = { "higher", "lower", "none" }, default = "higher", doc = "which is better" },
+  margin = { "number", above = 0, doc = "differences within it are equivalent" },
+  narrow = { "table", doc = "{ low, high }: the 90 % interval, for equivalence" },
+  threshold = { "number", doc = "of a bound" },
+  pass = { one_of = { "below", "above" }, doc = "which side of the threshold passes" },
+  alpha = { "number", default = verdict.alpha, above = 0, max = 1, doc = "level of the tests" },
 }
 
 -- Two one-sided tests at 5 % are a 90 % interval within the margin (Schuirmann 1987).

@@ -10,14 +10,14 @@ local units = require "medxai.stats.units"
 
 local cross = {}
 
-local spec = {
-  models = { "table", required = true }, -- name -> model
-  splits = { "table", required = true }, -- name -> split
-  batch = { "integer", default = 32, min = 1 },
+cross.spec = {
+  models = { "table", required = true, lua = "table<string, medxai.Model>", doc = "{ name = model }" },
+  splits = { "table", required = true, lua = "table<string, medxai.Split>", doc = "{ name = split }" },
+  batch = evaluate.spec.batch,
 }
 
 local function checked(options)
-  local o = check.options("cross_evaluate", options, spec)
+  local o = check.options("cross_evaluate", options, cross.spec)
   for _, key in ipairs { "models", "splits" } do
     local names = check.sorted_keys(o[key])
     if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end

@@ -12,15 +12,19 @@ local predictions = require "medxai.steps.predictions"
 local evaluate = {}
 
 evaluate.spec = {
-  batch = { "integer", default = 32, min = 1 },
-  name = { "string" },
-  level = { "number", default = 0.95, above = 0, max = 1 },
+  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
+  name = { "string", doc = "of the step and its predictions file; default: the split's" },
+  level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
 
 -- ---- the step -------------------------------------------------------------------------------------------------------
 
--- How often the test split has been looked at in this run, this time included.
-local function count_evaluation(run, split, step)
+--- Notes that a split has been looked at; how often in this run, this time included.
+---@param run medxai.Run
+---@param split medxai.Split
+---@param step medxai.Step
+---@return integer
+function evaluate.count(run, split, step)
   local path = files.join(run.dir, "evaluations.jsonl")
   local count = 1
   for _, record in ipairs(files.records(path)) do
@@ -126,7 +130,7 @@ function evaluate.run(run, model, split, options, any_input)
   local result = judge(split, answers, options)
   local file = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
   predictions.write(run, split, answers, file)
-  if split.name == "test" then result.evaluations = count_evaluation(run, split, step) end
+  if split.name == "test" then result.evaluations = evaluate.count(run, split, step) end
   run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
     macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })
   step:finish(result, nil, { file })

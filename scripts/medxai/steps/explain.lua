@@ -18,23 +18,34 @@ local torch = require "medxai.torch"
 
 local explain = {}
 
-local spec = {
-  methods = { "table", required = true },
-  title = { "string" },
-  layer = { "string|table", field = true },
-  each_layer = { "table" },
-  target = { "string|integer|table", field = true, default = "predicted" },
-  images = { "integer|string|table", field = true, default = "one_per_class" },
-  metrics = { "table" },
-  mask = { "string" },
-  compat = { one_of = { "pytorch-grad-cam" } },
-  aug_smooth = { "boolean", field = true, default = false }, eigen_smooth = { "boolean", field = true, default = false },
-  budget_mb = { "number", field = true, default = 1024, above = 0 },
-  batch = { "integer", min = 1 },
-  deterministic = { "boolean", field = true, default = false },
-  colours = { one_of = palette.names, field = true, default = "inferno" },
-  scale = { one_of = { "own", "shared" }, default = "own" },
-  figures = { "boolean|string|table", field = true, default = true },
+explain.spec = {
+  methods = { "string|table", required = true, lua = "medxai.Methods",
+    doc = "names, { name, option = value }, or name = function(x, model, target): a method each" },
+  title = { "string", doc = "of this part of the report; default: the methods" },
+  layer = { "string|table", field = true, lua = "string|string[]",
+    doc = "a node's name, or a list (the mean of their maps); default: the network's CAM layer" },
+  each_layer = { "table", of = "string", doc = "nodes: a map of each, side by side (model.compare_layers)" },
+  target = { "string|integer|table", field = true, default = "predicted", lua = "medxai.Target.Spec",
+    doc = "what is explained: \"predicted\", \"true\", a class, \"contrast(a, b)\"; { that, as = \"softmax\" }" },
+  images = { "integer|string|table", field = true, default = "one_per_class", lua = "integer|string|(integer|string)[]",
+    doc = "\"one_per_class\", \"all\", a number (the classes in turn), or a list of numbers, paths, names or image ids" },
+  metrics = { "string|table", lua = "medxai.Metrics.List", doc = "that judge the maps: names, or { name, option = value }" },
+  mask = { "string", doc = "the data's mask with which metrics of overlap compare: lungs, infection, lesion ..." },
+  compat = { one_of = { "pytorch-grad-cam" },
+    doc = "what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how" },
+  aug_smooth = { "boolean", field = true, default = false,
+    doc = "the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed" },
+  eigen_smooth = { "boolean", field = true, default = false,
+    doc = "the first principal component of the channels instead of their sum, where a method has channels" },
+  budget_mb = { "number", field = true, default = 1024, above = 0, unit = "MB", doc = "memory for a batch and for chunks" },
+  batch = { "integer", min = 1, unit = "images", doc = "per pass; default: what fits into budget_mb" },
+  deterministic = { "boolean", field = true, default = false,
+    doc = "8 images per pass whatever the memory: the same bits however many images are explained" },
+  colors = { one_of = palette.names, field = true, default = "inferno", doc = "color scale of maps in figures" },
+  colours = { now = "colors", field = true },
+  scale = { one_of = { "own", "shared" }, default = "own", doc = "of figures: each map its own maximum, or one for all" },
+  figures = { "boolean|string|table", field = true, default = true, lua = "boolean|medxai.FigureKind|medxai.FigureKind[]",
+    doc = "rows, grid, methods, own, table, charts, removal; default: all but grid and methods" },
 }
 
 -- ---- what is asked for ----------------------------------------------------------------------------------------
@@ -61,8 +72,8 @@ local function chosen_layers(model, entries)
   return list
 end
 
--- They are tried on an empty image, so that a wrong one is known before the first map.
-local function try_layers(model, entries)
+--- Layers other than the network's own are tried on an empty image, so that a wrong one is known before the first map.
+function explain.try_layers(model, entries)
   local layers = chosen_layers(model, entries)
   if #layers == 0 or not model.size_px then return end
   local scope <close> = require("medxai.core").memory.scope()
@@ -96,7 +107,7 @@ end
 ---@param split? table nil while the data are not known: masks are left for later
 ---@return table asked checked options with entries and metrics
 function explain.check(options, model, split)
-  local asked = check.options("explain", options, spec)
+  local asked = check.options("explain", options, explain.spec)
   if asked.layer ~= nil and asked.each_layer ~= nil then check.fail("explain", "layer (one map of all) and each_layer (one map of each) exclude each other.") end
   asked.entries = at_each(method.entries(asked.methods), asked.each_layer)
   asked.figure_kinds = gallery.kinds(asked.figures)
@@ -133,6 +144,17 @@ end
 
 -- ---- what the maps say ------------------------------------------------------------------------------------------
 
+-- Every setting of every method, defaults filled in, by the names of their folders: for config.json and the report.
+local function resolved(entries)
+  local list = {}
+  for _, e in ipairs(entries) do
+    local s = e.settings
+    list[e.set] = { version = s.version, options = s.options, layers = s.layers, target = s.target, compat = s.compat,
+      aug_smooth = s.aug_smooth, eigen_smooth = s.eigen_smooth }
+  end
+  return list
+end
+
 -- How many maps of each entry had which status, and what they say of themselves.
 local function count_statuses(job)
   local counts, chosen = canon.list {}, job.chosen
@@ -148,9 +170,11 @@ local function count_statuses(job)
       honesty = #lines > 0 and canon.list(lines) or nil }
     local bad = {}
     for _, status in ipairs(check.sorted_keys(c)) do
-      if status ~= "ok" and status ~= "failed" then bad[#bad + 1] = string.format("%d %s", c[status], (status:gsub("_", " "))) end
+      if status ~= "ok" and status ~= "failed" then
+        bad[#bad + 1] = string.format("%d of %d maps %s (%s)", c[status], #chosen, require("medxai.explain.map").in_words[status] or "are " .. status, status)
+      end
     end
-    if #bad > 0 then job.run:warn(string.format("explain: %s: %s of %d maps", e.label, table.concat(bad, ", "), #chosen)) end
+    if #bad > 0 then job.run:warn(string.format("explain: %s: %s", e.label, table.concat(bad, ", "))) end
   end
   return counts
 end
@@ -159,6 +183,9 @@ end
 
 --- Raises unless split is one of data that this model can see.
 function explain.check_split(run, split, model)
+  if type(model) == "table" and model.item and model.n then
+    check.fail("explain", "the first argument is a split (expected run:explain(model, data.test, { ... })).")
+  end
   if type(split) ~= "table" and type(split) ~= "userdata" then
     check.fail("explain", "takes a split of the data, for instance data.test (got %s).", split == nil and "nil" or type(split))
   end
@@ -171,6 +198,17 @@ end
 function explain.check_call(unknown, run, model, split, options)
   if model ~= unknown and split ~= unknown then explain.check_split(run, split, model) end
   explain.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
+end
+
+-- The gate's mark (run:sanity) on entries whose maps failed it: in their labels, on their overlays.
+local function mark_entries(job, asked)
+  local gate = require "medxai.score.gate"
+  local found = gate.of(job.run.dir)
+  for _, e in ipairs(asked.entries) do
+    e.mark = found:mark(e.method.name, job.weights, gate.settings(e, e.layer or asked.layer))
+    if e.mark then e.label = e.label .. " (" .. e.mark .. ")" end
+    job.labels[e.set] = e.label
+  end
 end
 
 -- The contents of the chosen images' mask files by which maps are judged and with which they are drawn; nil where there are none.
@@ -187,7 +225,7 @@ local function step_fields(job, asked)
   for i, number in ipairs(job.chosen) do ids[i] = job.split:item(number).id end
   for i, e in ipairs(job.entries) do sets[i] = e.set end
   for i, m in ipairs(job.metric_entries) do ms[i] = m.id end
-  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms, masks = judging_masks(job, asked), colours = asked.colours, scale = asked.scale,
+  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms, masks = judging_masks(job, asked), colors = asked.colors, scale = asked.scale,
     figures = canon.list(table.move(asked.figure_kinds, 1, #asked.figure_kinds, 1, {})) }
 end
 
@@ -230,34 +268,12 @@ local function conclude(job, asked, name)
   end
   judge.print(job, summaries)
   local statuses = count_statuses(job)
-  local figures = gallery.draw(job, summaries, { name = name, colours = asked.colours, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
+  local figures = gallery.draw(job, summaries, { name = name, colors = asked.colors, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
   return { title = asked.title, split = job.split.name, images = #job.chosen, summaries = canon.list(summaries),
     statuses = statuses, figures = figures, compat = asked.compat }, rows
 end
 
---- run:explain(model, split, options). Options:
----   methods        { "gradcam", sobel = { option = value }, { "gradcam", layer = "features.28" }, mine = function(x, model, target) ... end }:
----                  names of scripts/medxai/explain, of a file beside the experiment, or functions; layer and target may differ in each
----   title          of this part of the report; default the methods
----   layer          a node's name, or a list (the mean of their maps); default the network's CAM layer
----   each_layer     a list of nodes: a map of each, side by side (model.compare_layers)
----   target         "predicted", "true", a class by name or 0-based index, "contrast(a, b)"; { that, as = "softmax" } for probabilities
----   images         "one_per_class" (default), "all", a number (the classes in turn), a list of numbers, paths, names or image ids
----   metrics        names of scripts/medxai/score or of a file beside the experiment, with their options: { "road_combined",
----                  { "deletion", as = "softmax" }, pointing_game = { margin_px = 15 } }; every one takes within = a mask's name
----   mask           the data's mask that metrics of overlap compare with
----   aug_smooth     true: the mean of the maps of six views (as it is and flipped, input x 0.9, 1, 1.1), where a method can be smoothed
----   eigen_smooth   true: the first principal component of the channels instead of their sum, where a method has channels
----   compat         "pytorch-grad-cam": what that library (1.5.7, on a CPU) computes where it differs: the activation after a rectifier
----                  in place, a new predicted class in each view, LAPACK's sign of a principal component, and what each method's file says
----                  compat, aug_smooth, eigen_smooth, budget_mb may also be given to a single method: { "gradcam", aug_smooth = true }
----   budget_mb      memory for a batch and for each method's chunks (1024); batch fixes the number of images
----   deterministic  true: 8 images a pass, whatever the memory: the same bits however many images are explained
----   figures        a list of "rows" (an image a row, a method a column), "grid" (an image a panel, wrong predictions framed), "methods"
----                  (a page an image: each method with its time and scores), "own" (what methods draw themselves), "table" and "charts"
----                  of the scores, "removal" (what perturbing metrics saw: curves and imputed pictures, of the first 3 images);
----                  default all but grid and methods; false draws nothing
----   colours        "inferno", "viridis", "jet" ...; scale: "own" (each map its maximum) or "shared"
+--- run:explain(model, split, options): maps of chosen images by chosen methods, judged and drawn. Options: explain.spec.
 ---@param run table
 ---@param model table
 ---@param split table
@@ -273,18 +289,21 @@ end
 ---@param asked table
 ---@return table result
 function explain.run_checked(run, model, split, asked)
-  try_layers(model, asked.entries)
+  explain.try_layers(model, asked.entries)
   local chosen, notice = require("medxai.explain.images").images(split, asked.images)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)
   local job = jobs.new(run, model, split, asked, chosen)
+  mark_entries(job, asked)
   local fields = step_fields(job, asked)
   local name = "explain-" .. canon.hash(fields):sub(1, 8)
+  fields.gate = require("medxai.score.gate").hash(run.dir) -- its marks stand in tables and pictures
   local step = run:step(name, fields)
   run.explained = run.explained or {} -- the order in which the report tells them
   table.insert(run.explained, name)
-  run:configure(name, { methods = fields.maps, target = asked.entries[1].description.text, layers = canon.list(job.layers), split = split.name, images = #chosen,
-    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colours = asked.colours, scale = asked.scale,
+  run:configure(name, { title = asked.title, methods = resolved(job.entries), target = asked.entries[1].description.text, layers = canon.list(job.layers),
+    split = split.name, images = #chosen, figures = fields.figures,
+    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colors = asked.colors, scale = asked.scale,
     model = { config = model.config, weights_sha256 = job.weights }, data = split.data and { name = split.data.name, config = split.data.config } or nil })
   local kept = step.done and not any_failed(step.result) and judge.kept_rows(job)
   if kept then

@@ -1,5 +1,5 @@
 -- xai.maskmaker { root =, out =, mode = "lungs" }: writes lung-masked copies of a COVID-QU-Ex data set, lung part and infection
--- part, as <part>/Masked_<Split>/<class>/<name>.png, which xai.dataset.masked_folders reads. What mask = "lungs" does while
+-- part, as <part>/Masked_<Split>/<class>/<name>.png, which xai.dataset.masked_folders reads. What input = "lungs" does while
 -- training is the same, to the last bit. Progress, resumed where it stopped, a contact sheet to look at.
 -- It refuses to write into the data that it reads, or over copies of another mode; images whose mask cannot be used are left
 -- out and listed together at the end.
@@ -13,12 +13,14 @@ local Progress = require "medxai.base.progress"
 
 local modes = { "lungs", "lungs_raw", "lungs_hull" }
 
+local shared = require("medxai.data.dataset").spec()
+
 local spec = {
-  root = { "string", required = true, field = "data" },
-  out = { "string", required = true, field = "masked" },
-  skip = { "string|table", field = true }, -- images to leave out, as the readers take it
-  mask_resize = { one_of = require("medxai.data.dataset").mask_resizes }, -- of masks of another size than their image
-  mode = { one_of = modes, field = true, default = "lungs" }, -- lungs: the thesis' fill between the lungs; lungs_raw: the mask as it is; lungs_hull: the hull of both
+  root = { "string", required = true, field = "data", doc = "the folder of COVID-QU-Ex" },
+  out = { "string", required = true, field = "masked", doc = "the folder to write" },
+  skip = shared.skip,
+  mask_resize = shared.mask_resize,
+  mode = { one_of = modes, field = true, default = "lungs", values = shared.input.values, doc = "what is kept of an image" },
 }
 
 -- ---- where to -------------------------------------------------------------------------------------------------------------------
@@ -138,9 +140,9 @@ local function tell_unusable(o, unusable, count)
 end
 
 --- Writes the masked copies.
----@param options { root: string, out: string, mode?: "lungs"|"lungs_raw"|"lungs_hull" }
+---@param options medxai.MaskmakerOptions
 ---@return table { written = integer, kept = integer (from an earlier call), out = string }
-return function(options)
+local function run(options)
   local o = check.options("maskmaker", options, spec)
   check_out(o)
   local items = list_items(o)
@@ -170,3 +172,5 @@ return function(options)
   print(string.format("maskmaker: %d written, %d there already, in '%s' (mode %s; see contact_sheet.png)", written, #items - written, o.out, o.mode))
   return { written = written, kept = #items - written, out = o.out }
 end
+
+return { spec = spec, run = run }

@@ -1,4 +1,4 @@
--- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, centre blob, random
+-- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, center blob, random
 -- smooth map, whole lung) as ordinary rows: threshold-free scores first, then IoU and Dice at fixed and at tuned thresholds; by
 -- size of the finding and by correctness; each method's paired difference to the best baseline, Holm's correction over methods.
 -- Thresholds are tuned on another split, or cross-fitted over patients: never on the image that is judged.
@@ -15,24 +15,33 @@ local overlap = {}
 
 local usual_metrics = { "auprc", "energy_inside", "pointing_game", "iou", "dice" }
 
-local spec = {
-  methods = { "table", required = true },
-  mask = { "string", default = "infection" },
-  baselines = { "table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" } },
-  metrics = { "table", default = usual_metrics },
-  tune = { "table" },
-  folds = { "integer", default = 5, min = 2, max = 100 },
-  sizes = { "table", default = { 0.05, 0.2 } },
-  figures = { "boolean", default = true },
+overlap.own_spec = {
+  methods = explain.spec.methods,
+  mask = { "string", default = "infection", doc = "the data's mask with which maps are compared" },
+  baselines = { "string|table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" }, lua = "medxai.Methods",
+    doc = "methods that know nothing of the network, to be beaten" },
+  metrics = { "string|table", default = usual_metrics, lua = "medxai.Metrics.List", doc = "metrics that need a mask" },
+  tune = { "table", lua = "medxai.Split",
+    doc = "a split on which thresholds are tuned (data.val); default: cross-fitted over folds" },
+  folds = { "integer", default = 5, min = 2, max = 100, doc = "of patients, where thresholds are cross-fitted" },
+  sizes = { "table", of = "number", default = { 0.05, 0.2 },
+    doc = "edges of the strata of size, shares of the crop; under 0.001 is always a stratum of its own" },
+  figures = { "boolean", default = true, doc = "false draws nothing" },
 }
+
+--- All options of run:overlap: its own, and run:explain's but for images.
+overlap.spec = {}
+for key, rule in pairs(explain.spec) do overlap.spec[key] = rule end
+for key, rule in pairs(overlap.own_spec) do overlap.spec[key] = rule end
+overlap.spec.images = nil
 
 -- Other options are run:explain's.
 local function split_options(options)
   local own, rest = {}, {}
   for key, value in pairs(options or {}) do
-    if spec[key] then own[key] = value else rest[key] = value end
+    if overlap.own_spec[key] then own[key] = value else rest[key] = value end
   end
-  return check.options("overlap", own, spec), rest
+  return check.options("overlap", own, overlap.own_spec), rest
 end
 
 -- The methods asked for, then the baselines that are not among them.
@@ -108,16 +117,9 @@ local function metric_ids(asked, how)
   return ids, titles, directions
 end
 
---- run:overlap(model, split, options): explains all images by the methods and the baselines and compares with the data's mask.
----   title      of this part of the report; default the mask
----   methods, layer, target ...  as run:explain's; images = "all"
----   mask       "infection" (default) or another of the data's masks
----   baselines  methods that must be beaten: { "sobel", "center_blob", "random_smooth", "whole_lung" }
----   tune       a split on which thresholds are tuned (data.val); without it they are cross-fitted over `folds` (5) of patients
----   sizes      edges of the strata of size, shares of the crop: { 0.05, 0.2 }; under 0.001 is always one of its own
----   metrics    metrics that need a mask, default auprc, energy_inside, pointing_game, iou and dice at percentiles 50, 95 and Otsu
----   figures    false draws nothing
---- Leaves overlap.csv (a row an image, method and metric, of all overlaps of the run), tables in the report, figures.
+--- run:overlap(model, split, options): explains all images by the methods and the baselines and
+--- compares with the data's mask. Options: overlap.spec.
+--- Leaves overlap.csv (a row per image, method and metric, of all overlaps of the run), tables in the report, figures.
 ---@param run table
 ---@param model table
 ---@param split table

@@ -8,17 +8,17 @@ local function prediction_columns(classes)
   local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
   for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
   for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
-  columns[#columns + 1] = "input_mode"
+  columns[#columns + 1] = "input"
   return columns
 end
 
-local function prediction_rows(split, classes, answers, input_mode)
+local function prediction_rows(split, classes, answers, input)
   local rows = {}
   for i = 1, split.n do
     local item = split:item(i)
     local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
       split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
-      input_mode = input_mode }
+      input = input }
     for c, name in ipairs(classes) do
       row["logit_" .. name] = answers.logits[i][c]
       row["prob_" .. name] = answers.probabilities[i][c]
@@ -43,11 +43,27 @@ function predictions.write(run, split, answers, file)
       if row.split ~= split.name then kept[#kept + 1] = row end
     end
   end
-  local rows = prediction_rows(split, split.classes, answers, run:input_mode(split))
+  local rows = prediction_rows(split, split.classes, answers, run:input(split))
   local first, second = kept, rows
   if split.name == "val" then first, second = rows, kept end -- validation before test
   table.move(second, 1, #second, #first + 1, first)
   csv.write(path, columns, first)
+end
+
+--- A split's answers as predictions.write wrote them: path -> { label = 0 .., logits, patient }.
+---@param run medxai.Run
+---@param file string
+---@param split medxai.Split
+---@return table<string, table>
+function predictions.read(run, file, split)
+  local place, out = {}, {}
+  for c, name in ipairs(split.classes) do place[name] = c - 1 end
+  for _, row in ipairs(csv.read(files.join(run.dir, file)) or {}) do
+    local logits = {}
+    for c, name in ipairs(split.classes) do logits[c] = tonumber(row["logit_" .. name]) end
+    if row.split == split.name then out[row.path] = { label = place[row.label], logits = logits, patient = row.patient } end
+  end
+  return out
 end
 
 return predictions

@@ -12,14 +12,15 @@ local units = require "medxai.stats.units"
 
 local report = {}
 
-local spec = {
-  title = { "string" },
-  question = { "string" },
-  notes = { "string" },
+report.spec = {
+  title = { "string", doc = "of the page; default: the run's name" },
+  question = { "string", doc = "default: the experiment file's leading comment" },
+  notes = { "string", doc = "a paragraph under the head" },
+  viewer = { "integer", default = 60, min = 0, unit = "images", doc = "in the page's viewer, the first of those explained; 0 for none" },
 }
 
 --- Checks a call of run:report without making it (medxai.run.preflight).
-function report.check_call(_, _, options) check.options("report", options, spec) end
+function report.check_call(_, _, options) check.options("report", options, report.spec) end
 
 local text, value, number = html.text, html.value, html.number
 
@@ -74,12 +75,17 @@ local function open_page(run, options)
   page.environment = read_data(page, "environment.json")
   page.question = options.question or page.config.question
   page.title = options.title or page.config.title or run.name
-  page.notes = options.notes
+  page.notes, page.viewer = options.notes, options.viewer
   page.fit = steps_of(page, "fit")
   page.searches = steps_of(page, "grid")
   page.evaluations = steps_of(page, "evaluate")
   page.explanations = in_experiment_order(steps_of(page, "explain%-"), run.explained)
   page.overlaps = in_experiment_order(steps_of(page, "overlap%-"), run.overlapped)
+  page.judged = steps_of(page, "networks")
+  for _, prefix in ipairs { "sanity", "compare", "audit" } do
+    local found = steps_of(page, prefix)
+    table.move(found, 1, #found, #page.judged + 1, page.judged)
+  end
   page.data_check = read_data(page, "data_check.json")
   local ok, epochs = pcall(files.records, page.dir .. "/metrics.jsonl")
   page.epochs = {}
@@ -404,12 +410,28 @@ local function put_explanations(page)
   if #page.explanations == 0 then return end
   heading(page, "Explanations")
   require("medxai.show.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
+  if page.viewer == 0 then return end
+  local album, left_out = require("medxai.show.album").of_run(page.dir, page.explanations, { most = page.viewer, network = network_name(page) })
+  if #album.images == 0 then return end
+  put(page, "<h3>Every map over its image</h3>")
+  put(page, "%s", require("medxai.show.viewer").html(album))
+  if left_out > 0 then put(page, '<p class="note">The first %d images; %d more are in maps/.</p>', #album.images, left_out) end
 end
 
 local function put_overlaps(page)
   if #page.overlaps == 0 then return end
   heading(page, "Overlap with masks")
   require("medxai.show.report_overlap").put(page, { put = put, figure = svg_figure })
+end
+
+-- Networks compared, the audit: sentences and plain tables. Their single evaluations are steps without sentences.
+local function put_judged(page)
+  for _, step in ipairs(page.judged) do
+    if step.result.sentences then
+      heading(page, step.result.title)
+      require("medxai.show.report_judged").put(page, put, step.result)
+    end
+  end
 end
 
 local function put_settings(page)
@@ -465,7 +487,7 @@ end
 
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 3, order = require("medxai.base.json").list {} }
+  local inputs = { options = options, version = 4, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
   local names = { "config.json", "data_check.json", "metrics.jsonl" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do
@@ -480,10 +502,10 @@ end
 
 --- run:report(options).
 ---@param run table with dir, name, seed
----@param options? table title, question, notes
+---@param options? table title, question, notes, viewer (images that the page's viewer shows, 60; 0 for none)
 ---@return string path of report.html
 function report.write(run, options)
-  options = check.options("report", options, spec)
+  options = check.options("report", options, report.spec)
   local page = open_page(run, options)
   local path = run.dir .. "/report.html"
   local step = run:step("report", inputs_of(page, options))
@@ -493,7 +515,7 @@ function report.write(run, options)
   end
   local body = {}
   for _, section in ipairs { put_head, put_data, put_differences, put_search, put_training, put_cross, put_evaluations,
-    put_explanations, put_overlaps, put_settings, put_times, put_reproduce } do
+    put_explanations, put_overlaps, put_judged, put_settings, put_times, put_reproduce } do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")

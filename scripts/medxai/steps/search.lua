@@ -18,24 +18,34 @@ local training = require "medxai.train.options"
 
 local grid = {}
 
--- What a grid takes besides its fields.
-local spec = {
-  train = { "function", required = true },                              -- (cell) -> model, data, options of run:fit
-  select = { one_of = check.sorted_keys(Trainer.measures) },            -- of the validation split; ties: the lower loss, then the earlier cell
-  search = { "string|table", default = "all" },          -- "all", { "random", n = 10 }, { "halving", factor = 3, min_epochs = 1 }
-  on_fail = { one_of = { "continue", "stop" }, field = true, default = "continue" },
-  retries = { "integer", field = true, default = 0, min = 0 },
-  cache = { "boolean", field = true, default = true },                                -- compute a frozen part that is deterministic once an image
-  cache_mb = { "number", field = true, default = 4096, min = 0 },                     -- of memory; beyond it a file
-  cache_file_mb = { "number", default = 16384, min = 0 },
-  keep_weights = { one_of = { "best", "all" }, default = "best" },      -- all: cells/<id>/best.pt of every cell
-}
-
-local search_specs = {
+--- How a search goes through the cells: { "random", n = 10 }.
+grid.search_specs = {
   all = {},
-  random = { n = { "integer", required = true, min = 1 } },
-  halving = { factor = { "integer", default = 3, min = 2 }, min_epochs = { "integer", default = 1, min = 1 } },
+  random = { n = { "integer", required = true, min = 1, doc = "cells, drawn by the run's seed" } },
+  halving = {
+    factor = { "integer", default = 3, min = 2, doc = "one in so many cells goes on, for so many times the epochs" },
+    min_epochs = { "integer", default = 1, min = 1, unit = "epochs", doc = "of the first round" },
+  },
 }
+local search_specs = grid.search_specs
+
+-- What a grid takes besides its fields.
+grid.spec = {
+  train = { "function", required = true, lua = "fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions",
+    doc = "(cell) -> model, data, options of run:fit; called once per cell" },
+  best_by = { one_of = check.sorted_keys(Trainer.measures),
+    doc = "the score on the validation split that chooses weights and winner (default accuracy); ties: the lower loss" },
+  select = { now = "best_by" },
+  search = { "string|table", default = "all", lua = "\"all\"|medxai.SearchKind",
+    doc = "\"all\" cells, { \"random\", n = 10 }, or successive halving { \"halving\", factor = 3, min_epochs = 1 }" },
+  on_fail = { one_of = { "continue", "stop" }, field = true, default = "continue", doc = "what a failed trial does to the search" },
+  retries = { "integer", field = true, default = 0, min = 0, doc = "of a failed trial" },
+  cache = { "boolean", field = true, default = true, doc = "cache outputs of a deterministic frozen backbone per image" },
+  cache_mb = { "number", field = true, default = 4096, min = 0, unit = "MB", doc = "memory for them; beyond it a file" },
+  cache_file_mb = { "number", default = 16384, min = 0, unit = "MB", doc = "size of that file at most" },
+  keep_weights = { one_of = { "best", "all" }, default = "best", doc = "all: cells/<id>/best.pt of every cell" },
+}
+local spec = grid.spec
 
 -- ---- fields -----------------------------------------------------------------------------------------------------------------
 
@@ -205,7 +215,7 @@ local function describe_cell(run, cell, axes, own, used)
   check_returned(model, options)
   local copy = {}
   for k, v in pairs(options) do copy[k] = v end
-  copy.best_by = copy.best_by or own.select
+  copy.best_by = copy.best_by or own.best_by
   cell.options = training.check(copy)
   fit.check_data(model, data, cell.options)
   require("medxai.nn.model_file").check_data(run, model, data)
@@ -242,7 +252,7 @@ local function all_cells(run, axes, own)
   refuse_unused(axes, used)
   for _, cell in ipairs(cells) do
     if cell.options.best_by ~= cells[1].options.best_by then
-      check.fail("grid", "cells differ in best_by (%s and %s): their scores cannot be compared. Use select.", cells[1].options.best_by, cell.options.best_by)
+      check.fail("grid", "cells differ in best_by (%s and %s): their scores cannot be compared. Give best_by to the grid instead.", cells[1].options.best_by, cell.options.best_by)
     end
   end
   return cells
@@ -293,12 +303,22 @@ end
 ---@field cell table the winner's fields
 ---@field result table { value, best_epoch, val_accuracy, ... } of the winner: selected on the validation split, so optimistic
 ---@field cheapest table the fields of the cheapest cell within one standard error of the winner
----@field cells table[] one row a cell, best first: its fields, status and scores
+---@field cells table[] one row per cell, best first: its fields, status and scores
 
 local function search_of(run, cells, result)
   local by_id = {}
   for _, cell in ipairs(cells) do by_id[cell.id] = cell end
   return { model = finished_model(run, by_id[result.winner]), cell = result.cell, result = result.best, cheapest = result.cheapest, cells = result.cells }
+end
+
+--- The trainings of some fields, described and not begun, for a step that trains them all (medxai.train.search).
+---@param run medxai.Run
+---@param options table as run:grid's
+---@return medxai.Cell[]
+---@return table own the options that are no fields, checked
+function grid.cells(run, options)
+  local axes, own = split_options(options)
+  return all_cells(run, axes, own), own
 end
 
 --- Checks a call of run:grid without making it (medxai.run.preflight): every cell is described.

@@ -1,4 +1,4 @@
--- What a grid search leaves: the winner's weights and model.json in the run's folder, grid.csv with a row a cell, the table on
+-- What a grid search leaves: the winner's weights and model.json in the run's folder, grid.csv with a row per cell, the table on
 -- the terminal, figures of all cells, and the sections of the report. The winner was chosen by its validation score, so that
 -- score is marked as selected; the cheapest cell within one standard error of it is named beside it.
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.

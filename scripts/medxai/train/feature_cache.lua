@@ -18,7 +18,7 @@ local least_share = 0.02 -- of the forward pass: less is not worth its memory
 
 -- ---- the cut ----------------------------------------------------------------------------------------------------------------
 
--- Why a node may not be computed once, or nil. `fixed` says it of the nodes before it.
+-- Reason the node is not cacheable, or nil. `fixed` says it of the nodes before it.
 local function obstacle(model, def, id, fixed)
   for _, slot in ipairs(def.reads[id] or {}) do
     if def.slots[slot].kind == "parameter" and model._state:requires_grad(slot) then return "trained" end
@@ -69,7 +69,7 @@ end
 local Prefix = {}
 Prefix.__index = Prefix
 
--- One split's share of it: a matrix with a row an image. Training in bf16 reads what bf16 gives, validation float32.
+-- One split's share of it: a matrix with a row per image. Training in bfloat16 reads what bfloat16 gives, validation float32.
 local Part = {}
 Part.__index = Part
 

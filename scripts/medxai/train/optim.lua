@@ -11,25 +11,57 @@ local optim = {}
 
 -- ---- optimizers ----
 
+local lr_doc = "learning rate"
+local weight_decay_doc = "L2 penalty on the weights; adamw: decoupled from the gradient"
+
+local function lr_option(default)
+  return { "number", field = true, default = default, required = default == nil, min = 0, doc = lr_doc }
+end
+
+local function weight_decay_option(default)
+  return { "number", field = true, default = default, min = 0, doc = weight_decay_doc }
+end
+
+local momentum_option = { "number", field = true, default = 0.0, min = 0, doc = "share of the last step that is kept" }
+local eps_option = { "number", default = 1e-8, min = 0, doc = "added to the denominator" }
+
+local function adam_options(weight_decay)
+  return {
+    lr = lr_option(1e-3),
+    betas = { "table", of = "number", default = { 0.9, 0.999 },
+      doc = "decay rates of the running means of the gradient and of its square" },
+    eps = eps_option,
+    weight_decay = weight_decay_option(weight_decay),
+    amsgrad = { "boolean", default = false, doc = "keep the largest running mean of squares (Reddi et al. 2018)" },
+  }
+end
+
 local kinds = {
   sgd = {
-    lr = { "number", field = true, required = true, min = 0 }, momentum = { "number", field = true, default = 0.0, min = 0 },
-    dampening = { "number", default = 0.0 }, weight_decay = { "number", field = true, default = 0.0, min = 0 },
-    nesterov = { "boolean", default = false },
+    lr = lr_option(),
+    momentum = momentum_option,
+    dampening = { "number", default = 0.0, doc = "share of the gradient that does not enter the momentum" },
+    weight_decay = weight_decay_option(0.0),
+    nesterov = { "boolean", default = false, doc = "Nesterov momentum" },
   },
-  adam = {
-    lr = { "number", field = true, default = 1e-3, min = 0 }, betas = { "table", default = { 0.9, 0.999 } }, eps = { "number", default = 1e-8, min = 0 },
-    weight_decay = { "number", field = true, default = 0.0, min = 0 }, amsgrad = { "boolean", default = false },
-  },
+  adam = adam_options(0.0),
+  adamw = adam_options(1e-2),
   rmsprop = {
-    lr = { "number", field = true, default = 1e-2, min = 0 }, alpha = { "number", default = 0.99, min = 0 }, eps = { "number", default = 1e-8, min = 0 },
-    weight_decay = { "number", field = true, default = 0.0, min = 0 }, momentum = { "number", field = true, default = 0.0, min = 0 },
-    centered = { "boolean", default = false },
+    lr = lr_option(1e-2),
+    alpha = { "number", default = 0.99, min = 0, doc = "decay rate of the running mean of squares" },
+    eps = eps_option,
+    weight_decay = weight_decay_option(0.0),
+    momentum = momentum_option,
+    centered = { "boolean", default = false, doc = "divide by the running standard deviation" },
   },
 }
-kinds.adamw = {}
-for name, rule in pairs(kinds.adam) do kinds.adamw[name] = rule end
-kinds.adamw.weight_decay = { "number", field = true, default = 1e-2, min = 0 }
+
+local optimizer_docs = {
+  sgd = "Stochastic gradient descent, as torch.optim.SGD.",
+  adam = "Adam (Kingma and Ba 2015), as torch.optim.Adam.",
+  adamw = "Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW.",
+  rmsprop = "RMSprop, as torch.optim.RMSprop.",
+}
 
 -- What a saved state must hold for each parameter that has one.
 local function state_entries(kind, o)
@@ -173,25 +205,15 @@ function Spec:build(groups)
 end
 
 local function describe(kind)
-  return function(options)
+  return function(options, more)
+    if more ~= nil then check.fail(kind, "takes its options alone: run:fit gives it the parameters (expected %s { lr = 0.01 }).", kind) end
     options = check.options(kind, options, kinds[kind])
     check_together(kind, options)
     return setmetatable({ kind = kind, options = options }, Spec)
   end
 end
 
---- Stochastic gradient descent: lr, momentum = 0, dampening = 0, weight_decay = 0, nesterov = false.
----@type fun(options: { lr: number, momentum?: number, dampening?: number, weight_decay?: number, nesterov?: boolean }): medxai.OptimizerSpec
-optim.sgd = describe "sgd"
---- Adam (Kingma and Ba 2015): lr = 1e-3, betas = { 0.9, 0.999 }, eps = 1e-8, weight_decay = 0, amsgrad = false.
----@type fun(options?: { lr?: number, betas?: number[], eps?: number, weight_decay?: number, amsgrad?: boolean }): medxai.OptimizerSpec
-optim.adam = describe "adam"
---- Adam with decoupled weight decay (Loshchilov and Hutter 2019): as adam, weight_decay = 0.01.
----@type fun(options?: { lr?: number, betas?: number[], eps?: number, weight_decay?: number, amsgrad?: boolean }): medxai.OptimizerSpec
-optim.adamw = describe "adamw"
---- RMSprop: lr = 0.01, alpha = 0.99, eps = 1e-8, weight_decay = 0, momentum = 0, centered = false.
----@type fun(options?: { lr?: number, alpha?: number, eps?: number, weight_decay?: number, momentum?: number, centered?: boolean }): medxai.OptimizerSpec
-optim.rmsprop = describe "rmsprop"
+for kind in pairs(kinds) do optim[kind] = describe(kind) end
 
 -- ---- schedules ----
 -- A schedule counts its steps; rule.next gives the rate after one more. Where PyTorch goes on from the last rate instead of a closed
@@ -199,8 +221,14 @@ optim.rmsprop = describe "rmsprop"
 
 local rules = {}
 
+local gamma_option = { "number", field = true, default = 0.1, doc = "factor of the learning rate" }
+
 rules.step_lr = {
-  spec = { step_size = { "integer", field = true, required = true, min = 1 }, gamma = { "number", field = true, default = 0.1 } },
+  doc = "The learning rate times gamma every step_size epochs, as torch.optim.lr_scheduler.StepLR.",
+  spec = {
+    step_size = { "integer", field = true, required = true, min = 1, unit = "epochs", doc = "between two decays" },
+    gamma = gamma_option,
+  },
   next = function(s, o) return s.count % o.step_size == 0 and s.lr * o.gamma or s.lr end,
 }
 
@@ -211,7 +239,11 @@ local function times_listed(list, n)
 end
 
 rules.multistep_lr = {
-  spec = { milestones = { "table", required = true }, gamma = { "number", field = true, default = 0.1 } },
+  doc = "The learning rate times gamma at each milestone, as MultiStepLR.",
+  spec = {
+    milestones = { "table", of = "integer", required = true, unit = "epochs", doc = "after which the rate falls" },
+    gamma = gamma_option,
+  },
   check = function(o)
     for i, v in ipairs(o.milestones) do
       if math.type(v) ~= "integer" or v < 1 then
@@ -226,7 +258,12 @@ rules.multistep_lr = {
 }
 
 rules.cosine_annealing_lr = {
-  spec = { t_max = { "integer", required = true, min = 1 }, eta_min = { "number", default = 0.0, min = 0 } },
+  doc = "Down to eta_min along half a cosine of t_max epochs (Loshchilov and Hutter 2017, without restarts), as "
+    .. "CosineAnnealingLR.",
+  spec = {
+    t_max = { "integer", required = true, min = 1, unit = "epochs", doc = "length of half a cosine" },
+    eta_min = { "number", default = 0.0, min = 0, doc = "the lowest learning rate" },
+  },
   next = function(s, o)
     local pi, n, t = math.pi, s.count, o.t_max
     if (n - 1 - t) % (2 * t) == 0 then
@@ -248,11 +285,17 @@ local function is_better(o, value, best)
 end
 
 rules.reduce_lr_on_plateau = {
+  doc = "The learning rate times factor when the validation loss has not improved for more than `patience` epochs, as "
+    .. "ReduceLROnPlateau.",
   spec = {
-    mode = { default = "min", one_of = { "min", "max" } }, factor = { "number", default = 0.1, min = 0 },
-    patience = { "integer", default = 10, min = 0 }, threshold = { "number", default = 1e-4 },
-    threshold_mode = { default = "rel", one_of = { "rel", "abs" } }, cooldown = { "integer", default = 0, min = 0 },
-    min_lr = { "number", default = 0.0, min = 0 }, eps = { "number", default = 1e-8, min = 0 },
+    mode = { default = "min", one_of = { "min", "max" }, doc = "whether a lower or a higher value is better" },
+    factor = { "number", default = 0.1, min = 0, doc = "factor of the learning rate, below 1" },
+    patience = { "integer", default = 10, min = 0, unit = "epochs", doc = "without improvement before it falls" },
+    threshold = { "number", default = 1e-4, doc = "the least change that counts as an improvement" },
+    threshold_mode = { default = "rel", one_of = { "rel", "abs" }, doc = "threshold as a share of the best, or absolute" },
+    cooldown = { "integer", default = 0, min = 0, unit = "epochs", doc = "to wait after a decay" },
+    min_lr = { "number", default = 0.0, min = 0, doc = "the lowest learning rate" },
+    eps = { "number", default = 1e-8, min = 0, doc = "smaller decays are left out" },
   },
   check = function(o)
     if o.factor >= 1 then check.fail("reduce_lr_on_plateau", "option 'factor' is too large (expected below 1, got %s).", o.factor) end
@@ -273,9 +316,11 @@ rules.reduce_lr_on_plateau = {
 }
 
 rules.warmup = {
+  doc = "From start_factor of the learning rate up to it in `epochs` epochs (LinearLR), then the schedule `after`.",
   spec = {
-    epochs = { "integer", required = true, min = 1 }, start_factor = { "number", default = 1 / 3, above = 0, max = 1 },
-    after = { "table" },
+    epochs = { "integer", required = true, min = 1, unit = "epochs", doc = "of the rise" },
+    start_factor = { "number", default = 1 / 3, above = 0, max = 1, doc = "of the learning rate, in the first epoch" },
+    after = { "table", lua = "medxai.ScheduleSpec", doc = "the schedule that follows, for instance xai.optim.step_lr { ... }" },
   },
   check = function(o)
     if o.after and type(o.after.build) ~= "function" then
@@ -371,20 +416,20 @@ local function describe_schedule(kind)
   end
 end
 
---- lr times gamma every step_size steps.
----@type fun(options: { step_size: integer, gamma?: number }): medxai.ScheduleSpec
-optim.step_lr = describe_schedule "step_lr"
---- lr times gamma at each milestone.
----@type fun(options: { milestones: integer[], gamma?: number }): medxai.ScheduleSpec
-optim.multistep_lr = describe_schedule "multistep_lr"
---- Down to eta_min along half a cosine of t_max steps (Loshchilov and Hutter 2017, without restarts).
----@type fun(options: { t_max: integer, eta_min?: number }): medxai.ScheduleSpec
-optim.cosine_annealing_lr = describe_schedule "cosine_annealing_lr"
---- lr times factor when the watched number has not improved for more than `patience` steps.
----@type fun(options?: { mode?: string, factor?: number, patience?: integer, threshold?: number, threshold_mode?: string, cooldown?: integer, min_lr?: number, eps?: number }): medxai.ScheduleSpec
-optim.reduce_lr_on_plateau = describe_schedule "reduce_lr_on_plateau"
---- From start_factor (1/3) of lr up to lr in `epochs` steps, then the schedule `after`, if any.
----@type fun(options: { epochs: integer, start_factor?: number, after?: medxai.ScheduleSpec }): medxai.ScheduleSpec
-optim.warmup = describe_schedule "warmup"
+for kind in pairs(rules) do optim[kind] = describe_schedule(kind) end
 
-return optim
+-- For the reference (medxai.reference): name -> { doc, options }.
+local function described()
+  local optimizers, schedules = {}, {}
+  for kind, options in pairs(kinds) do optimizers[kind] = { doc = optimizer_docs[kind], options = options } end
+  for kind, rule in pairs(rules) do schedules[kind] = { doc = rule.doc, options = rule.spec } end
+  return { optimizers = optimizers, schedules = schedules }
+end
+
+local all_names = check.sorted_keys(optim)
+
+return setmetatable(optim, {
+  __described = described,
+  __names = function() return all_names end, -- for completion at the prompt
+  __index = function(_, name) check.known("optim", "optimizer or schedule", name, all_names) end,
+})

@@ -3,47 +3,51 @@
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local suggest = require "medxai.base.suggest"
 local Trainer = require "medxai.train.trainer"
 
 local options_of = {}
 
+local stopping_spec = {
+  patience = { "integer", required = true, min = 1, unit = "epochs", doc = "without a better validation score" },
+}
+
 options_of.spec = {
-  optim = { "table", required = true },
-  epochs = { "integer", field = true, required = true, min = 1 },
-  batch = { "integer", field = true, default = 32, min = 1 },
-  step = { "table" },                            -- StepLR { size =, gamma = }
-  schedule = { "table" },                        -- any other: xai.optim.cosine_annealing_lr { ... }
-  step_per = { one_of = { "epoch", "phase" }, default = "epoch" }, -- "phase": after training and again after validation
-  aux_weight = { "number", default = 0.4, min = 0 },            -- of Inception's auxiliary loss
-  early_stopping = { "table" },                  -- { patience = epochs without a better validation accuracy }
-  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy" }, -- of the validation split
-  weight = { "table|string" },                   -- of the classes in the loss: a list, or "balanced" (n / (classes * count))
-  label_smoothing = { "number", field = true, default = 0, min = 0, max = 1 },
-  clip_grad_norm = { "number", field = true, above = 0 },                     -- the largest norm of all gradients together
-  precision = { one_of = { "float32", "bf16" }, field = true, default = "float32" }, -- bf16: products in bfloat16, weights in float32
-  sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle" }, -- weighted: every class as often, drawn with replacement
-  drop_last = { "boolean", default = false },                   -- leaves out an epoch's last batch where it is not full
-  deterministic = { "boolean", field = true, default = false },
-  checkpoint_minutes = { "number", field = true, default = 10, min = 0 }, -- a checkpoint within an epoch; 0: after each batch
+  optim = { "table", required = true, lua = "medxai.OptimizerSpec",
+    doc = "the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 }" },
+  epochs = { "integer", field = true, required = true, min = 1, doc = "passes over the training images" },
+  batch = { "integer", field = true, default = 32, min = 1, unit = "images", doc = "per step of the optimizer" },
+  schedule = { "table", lua = "medxai.ScheduleSpec",
+    doc = "of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant" },
+  lr = { instead = "The optimizer has it: optim = xai.optim.sgd { lr = 0.01 }." },
+  momentum = { instead = "The optimizer has it: optim = xai.optim.sgd { lr = 0.01, momentum = 0.9 }." },
+  weight_decay = { instead = "The optimizer has it: optim = xai.optim.adamw { weight_decay = 0.01 }." },
+  patience = { instead = "Write early_stopping = { patience = 3 }." },
+  device = { instead = "Give it to the program: --device cuda." },
+  num_workers = { instead = "Give it to the program: --threads N." },
+  criterion = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
+  loss = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
+  step = { now = "schedule = xai.optim.step_lr { step_size = ..., gamma = ... }" },
+  step_per = { one_of = { "epoch", "phase" }, default = "epoch",
+    doc = "when the schedule steps; phase: after training and again after validation, as the thesis did" },
+  aux_weight = { "number", default = 0.4, min = 0, doc = "of inception_v3's auxiliary loss" },
+  early_stopping = { "table", fields = stopping_spec, doc = "end when the validation score (best_by) stops improving" },
+  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy",
+    doc = "the score on the validation split by which weights are kept" },
+  weight = { "table|string", lua = "number[]|\"balanced\"",
+    doc = "of each class in the loss: a list, or \"balanced\" (images / (classes x images of the class))" },
+  label_smoothing = { "number", field = true, default = 0, min = 0, max = 1,
+    doc = "share of the target that is spread over all classes, as CrossEntropyLoss" },
+  clip_grad_norm = { "number", field = true, above = 0, doc = "the largest norm of all gradients together" },
+  precision = { one_of = { "float32", "bfloat16" }, field = true, default = "float32",
+    doc = "bfloat16: products in bfloat16, weights in float32 (autocast)" },
+  sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle",
+    doc = "weighted: every class equally often, drawn with replacement" },
+  drop_last = { "boolean", default = false, doc = "leave out the last batch of an epoch where it is not full" },
+  deterministic = { "boolean", field = true, default = false, doc = "deterministic operators only (matters on CUDA)" },
+  checkpoint_minutes = { "number", field = true, default = 10, min = 0,
+    doc = "between two checkpoints within an epoch; 0: one after each batch" },
 }
-
-local step_spec = {
-  size = { "integer", required = true, min = 1, field = "step_size" },
-  gamma = { "number", field = true, default = 0.1, above = 0 },
-}
-
-local stopping_spec = { patience = { "integer", required = true, min = 1 } }
-
-local function check_schedule(options)
-  if options.step and options.schedule then
-    check.fail("fit", "options 'step' and 'schedule' exclude each other. Leave one out.")
-  end
-  if options.step then
-    local step = check.options("fit: step", options.step, step_spec)
-    return require("medxai.train.optim").step_lr { step_size = step.size, gamma = step.gamma }
-  end
-  return options.schedule
-end
 
 local function check_weight(weight)
   if type(weight) == "string" and weight ~= "balanced" then
@@ -56,27 +60,48 @@ local function check_weight(weight)
   end
 end
 
-local function warn_slow_bf16()
+local function warn_slow_bfloat16()
   local device = host.options.device or "cpu"
   local flags = device == "cpu" and files.read("/proc/cpuinfo") or ""
   if device == "cpu" and not flags:find "avx512_bf16" and not flags:find "amx_bf16" and not flags:find "bf16" then
-    check.warn("fit", "precision = 'bf16': this processor has no bfloat16 arithmetic, so it will be slower than float32.")
+    check.warn("fit", "precision = 'bfloat16': this processor has no bfloat16 arithmetic, so it will be slower than float32.")
   end
 end
 
 --- The options of a training, checked and complete; a grid search checks those of its cells here, too.
+-- optim = "adam" and optim = xai.optim.adam, without its options.
+local function check_built(key, value)
+  if type(value) ~= "string" and type(value) ~= "function" then return end
+  local optim = require "medxai.train.optim"
+  local names = {}
+  for _, name in ipairs(check.sorted_keys(optim)) do
+    if value == optim[name] then
+      check.fail("fit", "option '%s' is the function xai.optim.%s. Call it: %s = xai.optim.%s { ... }.", key, name, key, name)
+    end
+    local ok = name:find "_lr$" or name == "warmup" or name == "reduce_lr_on_plateau"
+    if (key == "schedule") == (ok ~= nil and ok ~= false) then names[#names + 1] = name end
+  end
+  if type(value) ~= "string" then return end
+  local near = suggest.nearest(value, names)[1]
+  check.fail("fit", "option '%s' is the text '%s'. Write %s = xai.optim.%s { ... }%s.", key, value, key, near or names[1],
+    near and "" or ", or another of " .. table.concat(names, ", "))
+end
+
 function options_of.check(options)
+  if type(options) == "table" then
+    check_built("optim", options.optim)
+    check_built("schedule", options.schedule)
+  end
   options = check.options("fit", options, options_of.spec)
   if type(options.optim.build) ~= "function" then
     check.fail("fit", "option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
   end
-  options.schedule = check_schedule(options)
   if options.schedule and type(options.schedule.build) ~= "function" then
     check.fail("fit", "option 'schedule' is no schedule (expected xai.optim.cosine_annealing_lr { ... } or another of xai.optim).")
   end
   if options.early_stopping then options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec) end
   check_weight(options.weight)
-  if options.precision == "bf16" then warn_slow_bf16() end
+  if options.precision == "bfloat16" then warn_slow_bfloat16() end
   if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
   return options
 end

@@ -1,7 +1,6 @@
 -- One training: epochs over a data set by cross entropy, the best validation weights kept, its whole state written to a
 -- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where it began.
--- It refuses to know runs and folders: who drives it says where checkpoints lie and what is told.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
@@ -97,7 +96,7 @@ local function loss_options(self)
   return next(options) and options or nil
 end
 
--- The first batch norm that sees one value a channel of a single image, where it takes the variance over a batch.
+-- The first batch norm that sees one value per channel of a single image, where it takes the variance over a batch.
 local function lonely_norm(model, size)
   local scope <close> = require("medxai.core").memory.scope()
   local torch, norms, found = require "medxai.torch", {}, nil
@@ -129,7 +128,7 @@ local function check_batches(self)
   if batch > 1 and not is_last then return end
   local name = lonely_norm(self.model, self.data.size_px)
   if not name then return end
-  local why = ("batch norm '%s' sees one value a channel of it, and a variance needs two"):format(name)
+  local why = ("batch norm '%s' sees one value per channel of it, and a variance needs two"):format(name)
   if batch == 1 then check.fail("fit", "every batch holds one image: %s. Write a larger batch.", why) end
   check.fail("fit", "the last batch of an epoch holds one image (%d = %d x %d + 1): %s. Write drop_last = true, or "
     .. "another batch.", n, n // batch, batch, why)
@@ -146,7 +145,7 @@ function Trainer.new(what)
     save_part = what.save_part or function() end, saved_at = host.now(), prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
   check_batches(self)
-  if self.options.precision == "bf16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
+  if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }

@@ -39,7 +39,9 @@ local function gains_of(ctx, i, a, path, o, scorer)
   return gains:index_copy_(0, index, all and found:index_select(0, index) or found)
 end
 
-local options = { block = { "integer", default = 32, min = 1 } } -- compat: the reference's batch_size
+local options = {
+  block = { "integer", default = 32, min = 1, doc = "with compat: pytorch-grad-cam's batch_size, which changes its map" },
+}
 for name, rule in pairs(channels.options) do options[name] = rule end
 
 return {

@@ -12,7 +12,7 @@ return {
   baseline = true,
   one_by_one = true,
   picture = "masked",
-  options = { mask = { "string", required = true } },
+  options = { mask = { "string", required = true, doc = "name of one of the data's masks" } },
   masks = function(options) return { options.mask } end,
   map = function(ctx, _, _, options)
     check.known("data_mask", "mask", options.mask, ctx.split.data and ctx.split.data.masks or {})

@@ -14,7 +14,10 @@ return {
   picture = "detail",
   needs = { gradient = true },
   smoothing = { aug_smooth = true, eigen_smooth = true },
-  options = { colours = { "boolean", default = false } }, -- true: keeps the product of each colour channel beside the map (3, H, W)
+  options = {
+    colors = { "boolean", default = false, doc = "keep the product of each color channel beside the map (3, H, W)" },
+    colours = { now = "colors" },
+  },
   map = function(ctx, _, _, o)
     local raw, extras = gradcam.map(ctx)
     local cam = map.from_raw({ raw }, ctx.height, ctx.width, { compat = ctx.compat })
@@ -22,7 +25,7 @@ return {
     extras = extras or {}
     for i = 1, ctx.count do
       extras[i] = extras[i] or {}
-      if o.colours then extras[i].arrays = { colours = product:select(0, i - 1) } end
+      if o.colors then extras[i].arrays = { colors = product:select(0, i - 1) } end
     end
     return product:sum({ 1 }), extras
   end,

@@ -1,4 +1,4 @@
--- Input times gradient: Shrikumar et al. 2016, arXiv:1605.01713: x dy/dx, summed over the colour channels, signed. A linear estimate of
+-- Input times gradient: Shrikumar et al. 2016, arXiv:1605.01713: x dy/dx, summed over the color channels, signed. A linear estimate of
 -- what each pixel adds to the target; how far the sum misses the target's change from black to the image is its completeness gap.
 -- captum's InputXGradient.
 return {

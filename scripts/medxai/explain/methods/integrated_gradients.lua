@@ -1,5 +1,5 @@
 -- Integrated gradients: Sundararajan et al., ICML 2017, eq. 1: (x - b) times the gradient averaged along the straight line from a
--- baseline b to the image, by Gauss-Legendre quadrature, summed over the colour channels, signed. Its sum is the change of the target
+-- baseline b to the image, by Gauss-Legendre quadrature, summed over the color channels, signed. Its sum is the change of the target
 -- from b to x up to the quadrature's error: the completeness gap, stored with each map and printed.
 -- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
 local legendre = require "medxai.stats.quadrature"
@@ -25,12 +25,17 @@ return {
   honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
   smoothing = { aug_smooth = true },
   options = {
-    steps = { "integer", default = 50, min = 1 },      -- points of the quadrature
-    baseline = { "string", default = "black" },        -- "black", "white", "mean", "blur(k)": see removal.lua
+    steps = { "integer", default = 50, min = 1, doc = "points of the quadrature (captum's n_steps)" },
+    removal = { "string", default = "black", lua = "medxai.RemovalName",
+      doc = "the image at the other end of the line, the paper's baseline; see help removals" },
+    baseline = { now = "removal" },
   },
+  check = function(o)
+    removal.of_background("integrated_gradients", removal.without_regions("integrated_gradients", o.removal))
+  end,
   map = function(ctx, x, _, o)
     local lo, hi = ctx:range()
-    local base = removal.parse(o.baseline):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
+    local base = removal.parse(o.removal):background(x, { range = { lo, hi } }):to { dtype = x.dtype }
     local points, weights = legendre(o.steps) -- on [0, 1], weights sum to 1
     local sum = torch.zeros_like(x)
     -- input k is image k // steps at point k % steps

@@ -1,13 +1,7 @@
 -- LIME for images: Ribeiro, Singh, Guestrin, KDD 2016, eq. 1, as lime 0.2.0.1 computes it: regions are hidden at random, and
 -- a ridge regression of the class probability on which ones are kept, weighted by nearness to the whole image, gives each
 -- region its weight. raw: the target's weight of each pixel's region.
---   samples, regions (regions.lua), hide: what hidden regions show (removal.lua), top_labels: classes explained besides the target
---   num_features, feature_selection, kernel_width, alpha: of the regression
---   rng = "numpy": lime's own draws for the run's seed, its first one included; quickshift_seed = "drawn" hands that one to
---   quickshift, as with scikit-image below 0.21 ("own": quickshift stays at 42, as with newer ones)
--- By choice, and said in the record: design = "paired" or "balanced" (coalitions.lua), the same error with fewer passes;
--- stop_error = 0.1 stops when the estimated error of all weights is a tenth of their length; seeds = 3 repeats everything with
--- other draws to measure how alike the answers are (seeds = 1 estimates that by resampling). The map is that of the first draws.
+-- Choices beyond lime's (design, stop_error, repeats) are said in the record. With repeats the map is that of the first draws.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local coalitions = require "medxai.explain.lime_design"
@@ -63,25 +57,38 @@ return {
   rng = "lime@1",
   honesty = { { fact = "rank_correlation", title = "rank r between draws" }, { fact = "overlap", title = "top 5 shared", percent = true },
     { fact = "spread", title = "error of the weights", percent = true },
-    { fact = "bf16_deviation", title = "largest difference of a bf16 logit", short = "bf16 off by" } },
+    { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" } },
   options = {
-    samples = { "integer", field = true, default = 1000, min = 2 }, regions = { "string|table|function", default = "quickshift" },
-    hide = { "string", default = "segment_mean" }, top_labels = { "integer", default = 3, min = 1 },
-    num_features = { "integer", default = 100000, min = 1 }, kernel_width = { "number", default = 0.25, above = 0 },
-    feature_selection = { one_of = surrogate.selections, default = "auto" }, alpha = { "number", default = 1, above = 0 },
-    design = { one_of = coalitions.designs, default = "plain" }, stop_error = { "number", above = 0 },
-    seeds = { "integer", default = 1, min = 1, max = 100 }, rng = { one_of = { "keyed", "numpy" }, default = "keyed" },
-    quickshift_seed = { one_of = { "own", "drawn" }, default = "own" },
-    precision = { one_of = { "float32", "bf16" }, default = "float32" },
+    samples = { "integer", field = true, default = 1000, min = 2, doc = "images with regions hidden at random" },
+    regions = { "string|table|function", default = "quickshift", lua = "medxai.Regions",
+      doc = "the regions that are hidden and shown; see help regions" },
+    removal = { "string", default = "segment_mean", lua = "medxai.RemovalName",
+      doc = "what hidden regions show; see help removals" },
+    hide = { now = "removal" },
+    top_labels = { "integer", default = 3, min = 1, doc = "classes explained besides the target" },
+    num_features = { "integer", default = 100000, min = 1, doc = "regions that the regression may use at most" },
+    feature_selection = { one_of = surrogate.selections, default = "auto", doc = "how it chooses them, as lime" },
+    kernel_width = { "number", default = 0.25, above = 0, doc = "of the weight by nearness to the whole image" },
+    alpha = { "number", default = 1, above = 0, doc = "ridge penalty of the regression" },
+    design = { one_of = coalitions.designs, default = "plain",
+      doc = "how regions are drawn; paired and balanced have the same error with fewer samples" },
+    stop_error = { "number", above = 0,
+      doc = "stop when the estimated error of all weights is this share of their length; 0.1 is a tenth" },
+    repeats = { "integer", default = 1, min = 1, max = 100,
+      doc = "repeat with other draws to measure how alike the answers are; 1 estimates that by resampling" },
+    seeds = { now = "repeats" },
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed", doc = "numpy: lime's own draws for the run's seed" },
+    quickshift_seed = { one_of = { "own", "drawn" }, default = "own",
+      doc = "drawn: quickshift takes lime's first draw, as with scikit-image below 0.21" },
+    precision = { one_of = { "float32", "bfloat16" }, default = "float32", doc = "of the forward passes" },
   },
   check = function(o)
-    o.regions, o.hide = regions.parse(o.regions), removal.parse(o.hide).id
-    if o.hide:find("noisy_linear", 1, true) then check.fail("lime", "hide = '%s' has no background. Choose another removal.", o.hide) end
+    o.regions, o.removal = regions.parse(o.regions), removal.of_background("lime", o.removal).id
     if o.rng == "numpy" and o.design ~= "plain" then check.fail("lime", "rng = 'numpy' draws as lime does: design is 'plain' (got '%s').", o.design) end
   end,
   map = function(ctx, x, _, o)
     local made, lo, hi = regions_of(ctx, o), ctx:range()
-    local background = removal.parse(o.hide):background(x, { labels = made.labels, range = { lo, hi } })
+    local background = removal.parse(o.removal):background(x, { labels = made.labels, range = { lo, hi } })
     local run = samples.run(ctx, o, made, background, 0)
     local columns, labels = explained_columns(ctx, run.y, o)
     local rows = {}
@@ -92,7 +99,7 @@ return {
     local steady, how = samples.stability(ctx, o, made, background, run)
     local facts = { regions = { source = made.source, count = made.count, hash = made.hash }, samples = run.samples, evaluated = run.evaluated, stopped = run.stopped,
       labels = labels, rank_correlation = steady.rank_correlation, overlap = steady.overlap, spread = steady.spread, stability_by = how,
-      bf16_deviation = ctx:scorer_in(o.precision):deviation() }
+      bfloat16_deviation = ctx:scorer_in(o.precision):deviation() }
     local weights, h, w = torch.tensor(rows, { dtype = "float64" }), made.labels:size(0), made.labels:size(1)
     local raw = weights:select(0, 0):index_select(0, made.labels:view({ h * w })):view({ 1, h, w })
     local still = ctx:unmoved(1, columns:select(1, 0):tolist(), o.precision)

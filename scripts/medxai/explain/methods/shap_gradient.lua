@@ -71,14 +71,16 @@ return {
     { fact = "standard_error", title = "standard error over samples", short = "std. error", percent = true },
     { fact = "change_half", title = "moved since half of the samples", short = "since half", percent = true } },
   options = {
-    samples = { "integer", default = 200, min = 2 },
-    -- "train": images of the training split; "split": the first of the explained one, as in the thesis; or a tensor (N, 3, H, W)
-    background = { "string|tensor", default = "train" },
-    background_count = { "integer", default = 32, min = 1 },
-    form = { one_of = { "difference", "activation" }, default = "difference" }, -- at a layer
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed" }, -- "numpy": shap's draws for one image with rseed the run's seed
-    variances = { "boolean", default = false },                 -- keep every channel's value and shap's variance as arrays
-    ranked_outputs = { "integer", default = 3, min = 1 },       -- how many of the largest outputs are explained beside the target
+    samples = { "integer", default = 200, min = 2, doc = "gradients per image (shap's nsamples)" },
+    background = { "string|tensor", default = "train", lua = "\"train\"|\"split\"|medxai.Tensor",
+      doc = "images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)" },
+    background_count = { "integer", default = 32, min = 1, unit = "images", doc = "in the background" },
+    form = { one_of = { "difference", "activation" }, default = "difference",
+      doc = "at a layer, times the gradient: its value less the background's, or its value (shap's and the thesis')" },
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed",
+      doc = "numpy: shap's draws for one image with rseed = the run's seed" },
+    variances = { "boolean", default = false, doc = "keep every channel's value and shap's variance as arrays" },
+    ranked_outputs = { "integer", default = 3, min = 1, doc = "the largest outputs, explained besides the target" },
   },
   check = function(o)
     if type(o.background) == "string" then check.known("shap_gradient", "background", o.background, { "train", "split" }) end

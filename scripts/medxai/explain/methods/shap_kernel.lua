@@ -45,18 +45,25 @@ return {
   sign = "signed",
   one_by_one = true,
   rng = "shap_kernel@1",
-  honesty = { { fact = "change_half", title = "moved without half of the random subsets", short = "without half", percent = true }, shap.bf16_honesty },
+  honesty = { { fact = "change_half", title = "moved without half of the random subsets", short = "without half", percent = true }, shap.bfloat16_honesty },
   options = {
-    samples = { "integer|string", default = 70, min = 1 },              -- subsets, never more than there are; "auto": shap's 2 x regions + 2048
-    regions = { "string|table|function", default = { "slic", n_segments = 10 } },
-    hide = { "string", default = "white" },                             -- what hidden regions show (removal.lua)
-    l1_reg = { "string|number", default = "num_features(10)" },         -- features kept: also "auto" (shap before 0.47), "aic", "bic", "none", a lasso's alpha
-    scaling = { one_of = { "deviation", "none", "unit" }, default = "deviation" }, -- of aic, bic, auto; shap 0.41: "none", with scikit-learn before 1.2 "unit"
-    design = { one_of = { "shap", "balanced" }, default = "shap" },     -- "balanced": antithetic pairs, sizes alike, features in turn: fewer passes
-    rng = { one_of = { "keyed", "numpy" }, default = "keyed" },         -- "numpy": numpy.random.seed(the run's seed) before each image
-    compat = { one_of = { "thesis" } },
-    ranked_outputs = { "integer", default = 3, min = 1 },               -- how many of the largest outputs are explained beside the target
-    precision = { one_of = { "float32", "bf16" }, default = "float32" },
+    samples = { "integer|string", default = 70, min = 1, lua = "integer|\"auto\"",
+      doc = "subsets of regions, never more than there are; \"auto\": shap's 2 x regions + 2048 (its nsamples)" },
+    regions = { "string|table|function", default = { "slic", n_segments = 10 }, lua = "medxai.Regions",
+      doc = "the regions that are hidden and shown; see help regions" },
+    removal = { "string", default = "white", lua = "medxai.RemovalName", doc = "what hidden regions show; see help removals" },
+    hide = { now = "removal" },
+    l1_reg = { "string|number", default = "num_features(10)",
+      doc = "which regions are kept: num_features(k), auto (shap before 0.47), aic, bic, none, or a lasso's alpha" },
+    scaling = { one_of = { "deviation", "none", "unit" }, default = "deviation",
+      doc = "for aic, bic and auto; shap 0.41: none, with scikit-learn before 1.2: unit" },
+    design = { one_of = { "shap", "balanced" }, default = "shap",
+      doc = "balanced: antithetic pairs, the same error with fewer passes" },
+    rng = { one_of = { "keyed", "numpy" }, default = "keyed",
+      doc = "numpy: numpy.random.seed(the run's seed) before each image" },
+    compat = { one_of = { "thesis" }, doc = "thesis: 20 features, pixels 0 to 255, the image on its side, as the thesis had it" },
+    ranked_outputs = { "integer", default = 3, min = 1, doc = "the largest outputs, explained besides the target" },
+    precision = { one_of = { "float32", "bfloat16" }, default = "float32", doc = "of the forward passes" },
   },
   check = function(o)
     shap.check("shap_kernel", o)
@@ -87,7 +94,7 @@ return {
     return paint(own), { { status = status, arrays = { outputs = paint(fitted.values), values = fitted.values, regions = made.labels:to { dtype = "int32" } },
       facts = { classes = shap.names(classes, ctx.model), base = ends.base, output = ends.output, evaluations = logits:size(0), subsets = #plan.masks,
         regions = { source = made.source, count = made.count, hash = made.hash }, features_kept = fitted.kept, determined = fitted.determined,
-        bf16_deviation = scorer:deviation(), change_half = fitted.determined == false and "too few subsets to determine the values" -- half as many tell nothing
+        bfloat16_deviation = scorer:deviation(), change_half = fitted.determined == false and "too few subsets to determine the values" -- half as many tell nothing
           or fitted.half and shap.change(own, shap.of_target(fitted.half, classes, target)) or fitted.few and "too few random subsets to leave half out" or nil } } }
   end,
   draw = "shap_figures",

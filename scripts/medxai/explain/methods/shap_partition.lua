@@ -66,16 +66,22 @@ return {
   at = "input",
   sign = "signed",
   one_by_one = true,
-  honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half", percent = true }, shap.bf16_honesty },
+  honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half", percent = true }, shap.bfloat16_honesty },
   options = {
-    evals = { "integer", field = true, default = 1000, min = 3 },         -- evaluations of the network an image, the two ends included
-    hide = { "string", default = "blur(128,128)" },         -- what hidden pixels show (removal.lua)
-    fixed_context = { "integer", min = 0, max = 1 },        -- nil: a box's outside shown and hidden, half each; 0: hidden; 1: shown
-    queue_batch = { "integer", default = 32, min = 1 },     -- evaluations between two looks at the queue: another number changes the values
-    ranked_outputs = { "integer", default = 3, min = 1 },   -- how many of the largest outputs are explained beside the target
-    regions = { "string|table|function" },                  -- leaves are these regions (regions.lua), not pixels
-    tree = { "table" },                                     -- over them: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; nil: halved by place
-    precision = { one_of = { "float32", "bf16" }, default = "float32" },
+    evals = { "integer", field = true, default = 1000, min = 3,
+      doc = "evaluations of the network per image, the two ends included (shap's max_evals)" },
+    removal = { "string", default = "blur(128,128)", lua = "medxai.RemovalName",
+      doc = "what hidden pixels show; see help removals" },
+    hide = { now = "removal" },
+    fixed_context = { "integer", min = 0, max = 1,
+      doc = "what lies outside of a box: 0 hidden, 1 shown; default: half each" },
+    queue_batch = { "integer", default = 32, min = 1,
+      doc = "evaluations between two looks at the queue; another number changes the values" },
+    ranked_outputs = { "integer", default = 3, min = 1, doc = "the largest outputs, explained besides the target" },
+    regions = { "string|table|function", lua = "medxai.Regions",
+      doc = "the leaves of the hierarchy in place of pixels; see help regions" },
+    tree = { "table", doc = "over regions: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; default: halved by place" },
+    precision = { one_of = { "float32", "bfloat16" }, default = "float32", doc = "of the forward passes" },
   },
   check = function(o)
     shap.check("shap_partition", o)
@@ -106,7 +112,7 @@ return {
     local status = still == "saturated" and still or nil
     return map, { { status = status, arrays = { outputs = values },
       facts = { classes = shap.names(classes, ctx.model), base = ends[0]:tolist(), output = ends[1]:tolist(),
-      evaluations = engine:evaluated() + 2, regions = made.count and { source = made.source, count = made.count, hash = made.hash }, bf16_deviation = scorer:deviation(),
+      evaluations = engine:evaluated() + 2, regions = made.count and { source = made.source, count = made.count, hash = made.hash }, bfloat16_deviation = scorer:deviation(),
       change_half = half and shap.change(map, shap.of_target(half, classes, target)) or 0 / 0 } } }
   end,
   draw = "shap_figures",

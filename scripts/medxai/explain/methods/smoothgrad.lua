@@ -1,4 +1,4 @@
--- SmoothGrad: Smilkov et al. 2017, arXiv:1706.03825: the mean gradient over noisy copies of the image, summed over the colour
+-- SmoothGrad: Smilkov et al. 2017, arXiv:1706.03825: the mean gradient over noisy copies of the image, summed over the color
 -- channels, signed. The noise is normal with sigma a share of the network's input range (the paper takes the image's own range),
 -- keyed by the image and the number of the copy: the first 25 of 100 copies are the 25.
 -- captum's NoiseTunnel(Saliency(abs = False), "smoothgrad") with the same noise.
@@ -10,11 +10,12 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
+  derivative = true,
   rng = "smoothgrad@1",
   smoothing = { aug_smooth = true },
   options = {
-    samples = { "integer", default = 25, min = 1 }, -- noisy copies
-    sigma = { "number", default = 0.15, min = 0 },  -- of the noise, as a share of the range from black to white
+    samples = { "integer", default = 25, min = 1, doc = "noisy copies of the image (captum's nt_samples)" },
+    sigma = { "number", default = 0.15, min = 0, doc = "of the noise, a share of the range from black to white" },
   },
   map = function(ctx, x, _, o)
     local lo, hi = ctx:range()

@@ -1,5 +1,5 @@
 -- Baseline: the image's own edges, the Sobel map of pytorch-grad-cam's users, of the network's input as 8-bit pixels:
--- grey by Rec. 601 in fixed point, 3x3 Sobel each way with the border mirrored, min(|dx|, 255) and min(|dy|, 255) averaged.
+-- gray by Rec. 601 in fixed point, 3x3 Sobel each way with the border mirrored, min(|dx|, 255) and min(|dy|, 255) averaged.
 -- It knows nothing of the network: a method that looks like it has found edges, not reasons.
 local torch = require "medxai.torch"
 
@@ -12,9 +12,9 @@ return {
   map = function(ctx)
     local u = ctx:image():to { device = "cpu", dtype = "float32" }:clamp(0, 1):mul(255):round() -- (N, 3, H, W), 0 .. 255
     local fixed = u:select(1, 0) * 9798 + u:select(1, 1) * 19235 + u:select(1, 2) * 3735 + 16384
-    local grey = fixed:to { dtype = "float64" }:div(32768):floor():unsqueeze(1)
+    local gray = fixed:to { dtype = "float64" }:div(32768):floor():unsqueeze(1)
     local kx = torch.tensor({ { { { -1, 0, 1 }, { -2, 0, 2 }, { -1, 0, 1 } } } }, { dtype = "float64" })
-    local padded = torch.reflection_pad2d(grey, { 1, 1, 1, 1 })
+    local padded = torch.reflection_pad2d(gray, { 1, 1, 1, 1 })
     local dx = torch.conv2d(padded, kx):abs():clamp_max(255)
     local dy = torch.conv2d(padded, kx:transpose(2, 3):contiguous()):abs():clamp_max(255)
     return ((dx + dy) / 2):round():squeeze(1):to { dtype = "float32" } -- round: half to even

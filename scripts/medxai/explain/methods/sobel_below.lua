@@ -22,7 +22,9 @@ return {
   baseline = true,
   picture = "masked",
   rng = "ties@1",
-  options = { percentile = { "number", default = 75, min = 0, max = 100 } },
+  options = {
+    percentile = { "number", default = 75, min = 0, max = 100, doc = "pixels whose edges lie below it are kept" },
+  },
   map = function(ctx, x, target, options)
     local edges, masks = sobel.map(ctx, x, target, {}), {}
     for i = 1, ctx.count do masks[i] = mask_of(edges:select(0, i - 1), options.percentile, ctx, ctx.items[i]):to { dtype = "float32" } end

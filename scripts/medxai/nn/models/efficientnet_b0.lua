@@ -59,7 +59,8 @@ return {
   cam_layer = "features.8", compare_layers = { "features.8", "features.7", "features.6", "features.4" },
   shap_layer = "features.7", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
-  options = { stochastic_depth = { "number", default = 0.2, min = 0, max = 1 } },
+  options = { stochastic_depth = { "number", default = 0.2, min = 0, max = 1,
+    doc = "probability with which the last block is left out in training; earlier ones less" } },
 
   build = function(g, x, o)
     x = g:block("features", features, g, x, o.stochastic_depth)

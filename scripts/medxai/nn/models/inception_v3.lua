@@ -107,7 +107,8 @@ return {
   compare_layers = { "Mixed_7c.branch_pool", "Mixed_6e.branch_pool", "Mixed_5d.branch_pool", "Conv2d_4a_3x3" },
   shap_layer = "Mixed_7c.avg_pool2d", shap_gradient_samples = 2000, shap_kernel_samples = 70,
   channels_last = { cpu = true, cuda = true },
-  options = { transform_input = { "boolean" } },
+  options = { transform_input = { "boolean",
+    doc = "torchvision's change of scale for ImageNet's weights; default: true with those weights" } },
 
   build = function(g, x, o)
     if o.transform_input then x = transform(g, x) end

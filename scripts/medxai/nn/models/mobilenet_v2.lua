@@ -42,7 +42,7 @@ return {
   depths = { "features.14..18", "features.10..18", "features.6..18" },
   cam_layer = "features.18", compare_layers = { "features.18", "features.14", "features.10", "features.6" },
   shap_layer = "features.17", shap_gradient_samples = 2000, shap_kernel_samples = 70,
-  thesis_sizes = { none = { size_px = 224 } }, -- trained on 225 px; whole images were explained on 224
+  thesis_sizes = { whole = { size_px = 224 } }, -- trained on 225 px; whole images were explained on 224
   channels_last = { cpu = true, cuda = true },
 
   build = function(g, x, o)

@@ -1,6 +1,6 @@
 -- Deletion: the mean score of the target while pixels are taken out, most relevant first, in 100 steps (Petsiuk et al., BMVC
 -- 2018). A faithful map makes it fall at once: lower is better. For every removal one value; the paper uses the probability
--- and grey for taken out: { "deletion", as = "softmax", removals = { "mean" } }.
+-- and gray for taken out: { "deletion", as = "softmax", removal = "mean" }.
 local curve = require "medxai.score.deletion_curve"
 
 return {
@@ -12,7 +12,7 @@ return {
   needs = { model = true },
   negatives = "ranked below zero values",
   options = curve.options,
-  many = "removals",
+  many = "removal",
   check = curve.check,
   values = curve.names,
   measure = function(_, ctx, options) return curve.measure("deletion", ctx, options) end,

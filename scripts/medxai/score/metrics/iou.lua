@@ -12,9 +12,9 @@ return {
   unit = "share",
   needs = { mask = true },
   negatives = "cut to 0",
-  options = { at = { "table", default = cuts.usual } },
-  many = "at",
-  check = function(options, name) cuts.check(name, options.at) end,
+  options = cuts.options,
+  many = "percentiles",
+  check = cuts.check,
   values = cuts.names,
   measure = cuts.measure "iou",
 }

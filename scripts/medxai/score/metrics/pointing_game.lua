@@ -1,5 +1,5 @@
 -- Pointing game: 1 where the map's maximum lies in the mask widened by a margin, else 0 (Zhang et al. 2016; margin 15 px as
--- there). The maximum is the centre of its plateau. Chance is the widened mask's share of the area.
+-- there). The maximum is the center of its plateau. Chance is the widened mask's share of the area.
 -- Undefined on an empty mask and on a map that is the same everywhere.
 local torch = require "medxai.torch"
 
@@ -12,7 +12,7 @@ return {
   unit = "hit",
   needs = { mask = true },
   negatives = "ignored",
-  options = { margin_px = { "integer", default = 15, min = 0 } },
+  options = { margin_px = { "integer", default = 15, min = 0, unit = "px", doc = "by which the mask is widened" } },
   measure = function(map, ctx, options)
     local mask = ctx.mask:to { dtype = "float32" }:ne(0):to { dtype = "float32" }
     if mask:sum():item() == 0 then return nil, nil, "empty mask" end

@@ -23,13 +23,17 @@ return {
   axis = "share of images whose prediction changes without the marked pixels",
   needs = { model = true },
   negatives = "not marked",
-  options = { hide = { "string", default = "noisy_linear(0.01)" } },
-  check = function(options, name) options.hide = removal.without_regions(name, options.hide).id end,
+  options = {
+    removal = { "string", default = "noisy_linear(0.01)", lua = "medxai.RemovalName",
+      doc = "what removed pixels show; see help removals" },
+    hide = { now = "removal" },
+  },
+  check = function(options, name) options.removal = removal.without_regions(name, options.removal).id end,
   measure = function(map, ctx, options)
     local marked = map:gt(0)
     if ctx.within then marked = marked:logical_and(ctx.within) end
     if not marked:any():item() then return nil, nil, "nothing is marked" end
-    local rows = ctx:removed_logits(removal.parse(options.hide), {
+    local rows = ctx:removed_logits(removal.parse(options.removal), {
       { name = "marked", keep = marked:logical_not() }, { name = "marked, turned", keep = marked:flip({ 0, 1 }):logical_not() } })
     local before, after, turned = predicted(ctx.subject:original()), predicted(rows[1]), predicted(rows[2])
     if not before or not after then return nil, nil, "not a number" end

@@ -1,0 +1,146 @@
+-- What run:compare found, for the terminal and the report's page: sentences and plain tables in the form of
+-- report_judged.lua. The primary metric is shown per model, the others by their verdicts; all numbers are in tables/.
+-- It refuses to show a ranking that the comparison did not give.
+local canon = require "medxai.base.json"
+local tables = require "medxai.score.study_tables"
+
+local words = {}
+
+local function number(v, form) return v and v == v and (form or "%.3f"):format(v) or "" end
+
+local function range(low, high, form)
+  return low and low == low and ("[" .. form .. ", " .. form .. "]"):format(low, high) or ""
+end
+
+local function rank(row)
+  if not row.rank_low then return "" end
+  return row.rank_low == row.rank_high and tostring(row.rank_low) or row.rank_low .. "-" .. row.rank_high
+end
+
+-- "better" than all baselines, or not; a blank for the baselines themselves.
+local function plain_word(word) return word or "" end
+
+local function images(row)
+  local lost = (row.undefined or 0) + (row.failed or 0)
+  return row.n .. (lost > 0 and (" (%d undefined, %d failed)"):format(row.undefined, row.failed) or "")
+end
+
+local columns = { "method", "mean", "interval", "swap", "gain over swap", "interval of the gain", "above swap",
+  "beats baselines", "rank", "first",
+  "power", "gate", "images" }
+
+local function table_of(out, run, o)
+  local list = canon.list {}
+  for _, row in ipairs(out.methods) do
+    if row.run == run and row.metric == o.primary then
+      list[#list + 1] = canon.list { row.method, number(row.mean), range(row.low, row.high, "%.3f"), number(row.swap),
+        number(row.gain, "%+.3f"),
+        range(row.gain_low, row.gain_high, "%+.3f"), plain_word(row.above_swap), plain_word(row.beats_baselines),
+          rank(row),
+        number(row.p_best, "%.2f"), number(row.power, "%.2f"), plain_word(row.gate), images(row) }
+    end
+  end
+  return { title = ("%s, %s (primary, %s is better)"):format(run, tables.short(o.primary, out.data),
+    out.data.directions[o.primary]),
+    columns = canon.list(table.move(columns, 1, #columns, 1, {})), rows = list,
+    note = run == out.data.runs[#out.data.runs]
+      and "swap: another patient's map of the same class, judged on this image, the method's own chance level; "
+      .. "power: how often a map beats it, 0.5 where they are not told apart; rank: from Holm-adjusted paired tests, "
+      .. "ranges that overlap are undecided; first: share of resamples in which it is. A gain is over the images "
+      .. "where both are defined." or nil }
+end
+
+local function friedman_of(out, run, o)
+  local f = tables.friedman(out.data, run, o.primary)
+  return f
+    and ("%s: Friedman over %d blocks: chi2 %.3f, p %.4g; Iman and Davenport's F %.3f, p %.4g; "
+      .. "Kendall's W %.3f."):format(run, f.n, f.chi2,
+    f.p, f.f, f.p_f, f.w)
+end
+
+-- Which methods may be first, or that nobody can say.
+local function ranking_sentence(out, run, o)
+  if out.data.over.count < 10 then
+    return ("%s: %d %s are too few for a ranking."):format(run, out.data.over.count, out.data.over.resampled)
+  end
+  if out.tells[run][o.primary] == false then
+    return ("%s: %s cannot tell a map from another patient's map here, so its ranking is not shown."):format(run,
+      tables.short(o.primary, out.data))
+  end
+  local first = {}
+  for _, r in ipairs(out.ranges[run][o.primary] or {}) do
+    if r.low == 1 then first[#first + 1] = r.name end
+  end
+  return ("%s: by %s, %s first: %s."):format(run, tables.short(o.primary, out.data), #first == 1 and "one method is"
+    or #first .. " methods may be",
+    table.concat(first, ", "))
+end
+
+local function other_metrics(out, run, o)
+  local silent = {}
+  for _, metric in ipairs(out.data.metrics) do
+    if metric ~= o.primary and out.tells[run][metric] == false then silent[#silent + 1] = tables.short(metric,
+      out.data) end
+  end
+  return #silent > 0 and ("%s: nor can these tell a map from another patient's (exploratory): %s."):format(run,
+    table.concat(silent, ", ")) or nil
+end
+
+local function stability_table(out)
+  local list = canon.list {}
+  for _, row in ipairs(out.stability) do
+    list[#list + 1] = canon.list { row.kind, row.run or "", row.metric and tables.short(row.metric, out.data) or "",
+      row.a and tables.short(row.a, out.data) or "",
+      row.b and tables.short(row.b, out.data) or "", row.statistic, number(row.value, "%.2f"),
+        range(row.low, row.high, "%.2f"), row.verdict or "" }
+  end
+  return { title = "Does the ranking depend on the metric, the network, the seed, the setting?", rows = list,
+    columns = canon.list { "over", "model", "metric", "first", "second", "statistic", "value", "interval", "verdict" } }
+end
+
+-- Pairs of which at least one is no baseline. Long: the page alone has it.
+local function agreement_table(rows, baselines)
+  local list = canon.list {}
+  local function is_baseline(name) return baselines[name:match ": (.*)$":gsub(", draw %d+$", "")] end
+  for _, row in ipairs(rows) do
+    if row.measure == "spearman" and row.view == "shown" and not (is_baseline(row.a) and is_baseline(row.b)) then
+      list[#list + 1] = canon.list { row.kind, row.a, row.b, number(row.same, "%.2f"), number(row.strangers, "%.2f"),
+        number(row.agreement, "%.2f"),
+        range(row.low, row.high, "%.2f"), row.reason or "" }
+    end
+  end
+  return { title = "Agreement of maps beyond that of different patients", rows = list, page_only = true,
+    note = "Spearman's correlation of shown maps in the frame that all "
+    .. "models share; agreement = (same - strangers) / (1 - strangers).",
+    columns = canon.list { "of", "first", "second", "same image", "strangers", "agreement", "interval", "reason" } }
+end
+
+--- Sentences and tables of a comparison.
+---@param out table of compare.tabulate
+---@param agreement table[] rows of tables/agreement.csv
+---@param o table primary, partial, friedman, failed
+---@return string[] sentences
+---@return table[] tables
+function words.of(out, agreement, o)
+  local sentences, list = canon.list {}, canon.list {}
+  if o.partial then sentences[1] = "PARTIAL: of " .. o.partial .. "." end
+  if o.failed > 0 then
+    sentences[#sentences + 1] = ("%d cells failed; their texts are in study/cells.jsonl."):format(o.failed)
+  end
+  for _, run in ipairs(out.data.runs) do
+    list[#list + 1] = table_of(out, run, o)
+    for _, sentence in ipairs { ranking_sentence(out, run, o), other_metrics(out, run, o) or false, o.friedman
+      and friedman_of(out, run, o) or false } do
+      if sentence then sentences[#sentences + 1] = sentence end
+    end
+  end
+  for _, v in ipairs(out.verdicts) do
+    if v.check == "stability" and v.verdict == "depends" then sentences[#sentences + 1] = v.subject .. ": " .. v.reason
+      .. "." end
+  end
+  if #out.stability > 0 then list[#list + 1] = stability_table(out) end
+  if #agreement > 0 then list[#list + 1] = agreement_table(agreement, out.data.baselines) end
+  return sentences, list
+end
+
+return words

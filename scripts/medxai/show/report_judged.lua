@@ -1,0 +1,60 @@
+-- What a step that judges networks found, for the terminal and for the report's page: sentences, then plain tables. A
+-- result is { title, sentences = { text }, tables = { { title, columns = { names }, rows = { lists of texts }, note } }
+-- }. It refuses to compute: what it shows was made by the step.
+local html = require "medxai.show.html"
+
+local judged = {}
+
+local function width_of(text) return utf8.len(text) or #text end
+
+local function lines_of(t)
+  local widths, lines = {}, {}
+  local all = { t.columns, table.unpack(t.rows) }
+  for _, row in ipairs(all) do
+    for c, cell in ipairs(row) do widths[c] = math.max(widths[c] or 0, width_of(cell)) end
+  end
+  for i, row in ipairs(all) do
+    local cells = {}
+    for c, cell in ipairs(row) do cells[c] = cell .. (" "):rep(c < #row and widths[c] - width_of(cell) or 0) end
+    lines[i] = "  " .. table.concat(cells, "  ")
+  end
+  return table.concat(lines, "\n")
+end
+
+local function print_table(t)
+  if t.title then print("\n" .. t.title) end
+  print(lines_of(t))
+  if t.note then print("  " .. t.note) end
+end
+
+--- Prints a result's sentences and tables, but for tables that are too long for a terminal (page_only).
+---@param result table
+function judged.print(result)
+  for _, t in ipairs(result.tables) do
+    if not t.page_only then print_table(t) end
+  end
+  for _, sentence in ipairs(result.sentences) do print(sentence) end
+end
+
+--- Puts a result into the page. put: function(page, format, ...).
+---@param page table
+---@param put fun(page: table, format: string, ...: any)
+---@param result table
+function judged.put(page, put, result)
+  for _, sentence in ipairs(result.sentences) do put(page, "<p>%s</p>", html.text(sentence)) end
+  for _, t in ipairs(result.tables) do
+    local columns, rows = {}, {}
+    for c, name in ipairs(t.columns) do
+      columns[c] = { name, numeric = c > 1 and name ~= "verdict" and name ~= "reason" }
+    end
+    for i, row in ipairs(t.rows) do
+      rows[i] = {}
+      for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
+    end
+    if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
+    put(page, "%s", (html.table(columns, rows)))
+    if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end
+  end
+end
+
+return judged
