@@ -216,6 +216,24 @@ t.test("processes of several machines work one folder, one of them killed: the s
   same_search(dir)
 end)
 
+t.test("the process that began a search is stopped, another machine ends the search, the first wakes up: the same table, nothing twice", function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then t.skip "no file systems of one's own here" end
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  t.write(dir .. "/boot", "another machine\n")
+  local command = string.format("%s --threads 1 --quiet --out %s %s --takeover_s 2", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
+    %s >one 2>&1 & pid=$!
+    until cat run/cells/*/metrics.jsonl >seen 2>/dev/null; do sleep 0.01; done
+    kill -STOP $pid
+    unshare -m sh -c "mount --bind boot %s; exec %s" >two 2>&1; two=$?
+    kill -CONT $pid; wait $pid; echo $two $?]], t.quote(dir), command, boot, command), timeout = 300 }
+  t.equal(r.out, "0 0\n", files.read(dir .. "/one") .. files.read(dir .. "/two"))
+  t.ok(files.read(dir .. "/one"):find("was taken over by another process, because this one stood still", 1, true), files.read(dir .. "/one"))
+  same_search(dir)
+end)
+
 t.test("a cached frozen part changes no bit, in memory or in a file, and it is said what was cached", function()
   for _, options in ipairs { "--cache false", "--cache_mb 0" } do
     local dir = t.tmpdir()

@@ -134,6 +134,31 @@ t.test("SIGUSR1 ends a training after the step, with a checkpoint; it goes on fr
   end
 end)
 
+-- The second process is on another machine, as far as it can tell: only the counter says that the first one stands still.
+-- It may have been stopped in the middle of writing a checkpoint: that one it ends, and a resume gives the same bits.
+t.test("a training that was stopped for long, and taken over from another machine, says so when it wakes up and writes no more", function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then t.skip "no file systems of one's own here" end
+  local base = whole()
+  local folder = base .. "/stopped"
+  t.write(base .. "/boot", "another machine\n")
+  local command = string.format("%s --threads 1 --quiet --out %s %s --takeover_s 2", t.quote(require("medxai.host").exe), t.quote(folder), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[
+    %s >%s.one 2>&1 & pid=$!
+    until [ "$(cat %s/metrics.jsonl 2>/dev/null | wc -l)" -ge 3 ]; do sleep 0.01; done
+    kill -STOP $pid
+    unshare -m sh -c "mount --bind %s/boot %s; exec %s" >%s.two 2>&1; two=$?
+    sha256sum %s/* 2>/dev/null | grep -v checkpoint >%s.before
+    kill -CONT $pid; wait $pid; one=$?
+    sha256sum %s/* 2>/dev/null | grep -v checkpoint >%s.after; diff %s.before %s.after; echo $two $one]],
+    command, folder, folder, base, boot, command, folder, folder, folder, folder, folder, folder, folder) }
+  local said = files.read(folder .. ".one") .. files.read(folder .. ".two")
+  t.equal(r.out, "0 1\n", r.err .. said)
+  t.ok(said:find("was last in use by process %d+ on [^\n]*: waiting up to 2 s to see whether that still works"), said)
+  t.ok(said:find("was taken over by another process, because this one stood still for long. It goes on there.", 1, true), said)
+  same_run(base .. "/whole", folder)
+end)
+
 t.test("a job of SLURM that is asked to stop is queued again, one that ends by itself is not", function()
   local base = whole()
   files.mkdir(base .. "/bin")

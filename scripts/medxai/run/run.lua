@@ -158,8 +158,15 @@ function Run:joined_step(name, fields)
   return step
 end
 
+--- Raises where another process has taken the folder over, because this one stood still for long: nothing more is written.
+function Run:check_owner()
+  if not self.lock or self.lock:is_mine() then return end
+  check.fail("run", "'%s' was taken over by another process, because this one stood still for long. It goes on there.", self.dir)
+end
+
 --- After work that several processes share: the one that began it goes on alone, the others wait for it.
 function Run:take_over()
+  if self.lock and not self.lock:is_mine() then self.lock, self.joined, self.begun = nil, true, false end
   if not self.joined then return end
   self:take_folder()
   if not self.lock then
@@ -235,7 +242,7 @@ end
 ---@param message? string
 function Run:status(word, message)
   self.beat = host.now()
-  if self.joined then return end -- the process that began the search tells it
+  if self.joined or self.lock and not self.lock:is_mine() then return end -- the process that has the folder tells it
   local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"), "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"),
     "process " .. tostring(require("medxai.file").pid()) }
   if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
@@ -244,9 +251,12 @@ end
 
 --- Says that the run is alive, at most every ten seconds.
 ---@param doing? string "fit epoch 3/8"
-function Run:heartbeat(doing)
+---@param shared? boolean the work has claims of its own: it goes on where another process has taken the folder over
+function Run:heartbeat(doing, shared)
   self.doing = doing or self.doing
-  if host.now() - self.beat >= heartbeat_seconds then self:status("running") end
+  if host.now() - self.beat < heartbeat_seconds then return end
+  if not shared then self:check_owner() end
+  self:status("running")
 end
 
 -- ---- what steps need ----------------------------------------------------------------------------------------------------
@@ -257,6 +267,7 @@ end
 ---@return medxai.Step
 function Run:step(name, fields)
   self:prepare()
+  self:check_owner()
   local all = { seed = self.seed, numerics = Step.numerics, libtorch = environment.libtorch(), smoke = check.smoke(),
     device = (host.options.device or "cpu"):match("^%a+") }
   for k, v in pairs(fields) do all[k] = v end

@@ -228,6 +228,7 @@ local function train(run, trainer, step, how)
   local held <close> = Trainer.hold_signals() -- luacheck: ignore (held, not read)
   while not trainer:finished() do
     local record, cost = trainer:run_epoch()
+    run:check_owner()
     run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
@@ -262,7 +263,10 @@ function fit.run(run, model, data, options)
   run:write_manifest(data)
   local clock <close> = run:clock("fit")
   local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, key = trajectory_key(step.fields),
-    alive = function(doing) run:heartbeat(doing) end, save_part = function(self) self:save(files.join(run.dir, "checkpoint.pt")) end }
+    alive = function(doing) run:heartbeat(doing) end, save_part = function(self)
+      run:check_owner()
+      self:save(files.join(run.dir, "checkpoint.pt"))
+    end }
   return train(run, trainer, step, how)
 end
 

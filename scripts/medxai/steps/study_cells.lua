@@ -478,7 +478,7 @@ function Work:done(cell)
 end
 
 function Work:alive(cell, more)
-  self.study.run:heartbeat(string.format("compare cell %d/%d%s", cell.number, self.count, more))
+  self.study.run:heartbeat(string.format("compare cell %d/%d%s", cell.number, self.count, more), true)
 end
 
 -- A failure is the cell's own: its text stays with it and in the tables, and the study goes on.
@@ -523,7 +523,7 @@ function Work:round(list)
       if host.interrupted() then error("interrupted", 0) end
     end
     if open and not worked then
-      self.study.run:heartbeat "compare: waiting for another process"
+      self.study.run:heartbeat("compare: waiting for another process", true)
       pause = pause or leases:pauses(longest_pause_s)
       pause()
     else

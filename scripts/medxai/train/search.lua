@@ -350,7 +350,7 @@ end
 -- ---- progress -----------------------------------------------------------------------------------------------------------------
 
 function Work:alive(cell)
-  self.run:heartbeat(string.format("grid cell %d/%d", cell.number, #self.cells))
+  self.run:heartbeat(string.format("grid cell %d/%d", cell.number, #self.cells), true)
 end
 
 local function class_of(cell) return tostring(cell.config.train_depth) .. " " .. tostring(cell.config.hidden) end
@@ -501,7 +501,7 @@ function Work:round(families, target_of)
     if not open then break end
     pause = not worked and pause or self.run.leases:pauses(longest_pause_s)
     if not worked then
-      self.run:heartbeat("grid: waiting for another process")
+      self.run:heartbeat("grid: waiting for another process", true)
       pause()
     end
   end
