@@ -100,6 +100,7 @@ end
 
 local function append_log(run, history)
   files.append_line(files.join(run.dir, "metrics.jsonl"), canon.write(history[#history]), true)
+  run:check_owner()
   run:write_metrics_csv("fit", metric_rows(history))
 end
 
@@ -233,6 +234,7 @@ local function train(run, trainer, step, how)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
       peak_mb = cost.peak_mb })
+    run:check_owner()
     if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
     Trainer.let_signals()
     Progress.say("%s", trainer:line(record, cost))
