@@ -180,6 +180,23 @@ t.test("two containers with the same process ids exclude each other, and see eac
   eventually(function() return mine:take "cell" end, "the claim of a dead container was not free")
 end)
 
+t.test("a full disk is an error that says so, and no half file stays; a claim that cannot be given back ends with its process", function()
+  local dir = t.tmpdir()
+  local code = [[require "medxai.run.lease".open(arg[1])]]
+  local r = t.run { exe = "/bin/sh", "-c", ("(ulimit -f 0; exec %s -e %s %s) 2>&1 | cat"):format(exe, t.quote(code), t.quote(dir)) }
+  t.ok(r.out:find "files: cannot create '.*/claims/workers/.*': File too large%. Raise the file size limit", r.out)
+  t.equal(files.list(dir .. "/claims/workers"), {})
+  local tight = [[
+    local leases = require "medxai.run.lease".open(arg[1])
+    local held = leases:take "cell"
+    local name = "/claims/cell.2"
+    assert(os.execute("mkdir " .. arg[1] .. name)) -- in the way, as a full disk is
+    os.remove(arg[1] .. "/claims/cell.1")
+    held:close()
+    print "ended"]]
+  t.equal(t.run { "-e", tight, dir }.out, "ended\n")
+end)
+
 t.test("of several that write a result the first one counts, and it is whole", function()
   local dir = t.tmpdir()
   t.equal({ files.first(dir .. "/a/r", "one"), files.first(dir .. "/a/r", "two"), files.read(dir .. "/a/r") }, { true, false, "one" })

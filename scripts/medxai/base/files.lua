@@ -15,10 +15,11 @@ local advice = {
   EROFS = "Give --out a folder that you may write.",
 }
 
--- Raises what the system said, with what to do about it.
-local function refuse(message, code)
+--- Raises what the system said, with what to do about it.
+function files.refuse(message, code)
   check.fail("files", "%s.%s", message, advice[code] and " " .. advice[code] or "")
 end
+local refuse = files.refuse
 
 local function must(result, message, code)
   if result == nil then refuse(message, code) end

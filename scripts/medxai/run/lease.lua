@@ -87,11 +87,12 @@ local function newest(self, name)
   return generation
 end
 
--- Makes a claim; false where another process was faster. What it supersedes is removed.
+-- Makes a claim; false where another process was faster. What it supersedes is removed. One that gives back may fail on a
+-- full disk: then the end of the process frees it.
 local function make(self, name, generation, content)
   local path = path_of(self, name, generation)
   local made, message, code = file.create(path, canon.write(content) .. "\n")
-  if made == nil and code ~= "EEXIST" then check.fail("claims", "%s.", message) end
+  if made == nil and code ~= "EEXIST" and not content.free then files.refuse(message, code) end
   if made == nil then return false end
   local lower = list(self)[name] or {}
   if self.known[name] > generation then -- what was looked at had been superseded long ago
@@ -186,9 +187,9 @@ function lease.open(folder, options)
   local self = setmetatable({ folder = files.join(folder, "claims"), takeover_s = takeover_s, me = me, worker = me.worker,
     known = {}, owners = {}, seen = {}, verdicts = {} }, Leases)
   files.mkdir(self.folder .. "/workers")
-  local heart, message = file.heart(self.folder .. "/workers/" .. me.worker, canon.write(me) .. "\n", me.beat_s)
-  if not heart then check.fail("claims", "%s.", message) end
-  self.heart, me.locked = heart, message == true
+  local heart, locked, code = file.heart(self.folder .. "/workers/" .. me.worker, canon.write(me) .. "\n", me.beat_s)
+  if not heart then files.refuse(locked, code) end
+  self.heart, me.locked = heart, locked
   list(self)
   return self
 end
