@@ -1,5 +1,5 @@
--- The audit of a network: where parts and their placebos lie, what is left without them, what hiding them takes; and what the
--- findings say together.
+-- The audit of a network: where parts and their placebos lie, what is left without them, what hiding them takes; and
+-- what the findings say together.
 local t = require "t"
 local combine = require "medxai.steps.audit_verdict"
 local maps = require "medxai.steps.audit_maps"
@@ -85,7 +85,8 @@ local function made(n, left, marker_drop, mean_drop)
     local answers = { ["none none 0"] = logits(2, d(1)) }
     for w, way in ipairs { "blur", "mean" } do
       answers["lungs " .. way .. " 0"] = logits(2 * left, d(1) + 0.3 * d(1 + w))
-      answers["markers " .. way .. " 0"] = logits(2 - (way == "mean" and mean_drop or marker_drop), d(1) + 0.2 * d(3 + w))
+      answers["markers " .. way .. " 0"] = logits(2 - (way == "mean" and mean_drop or marker_drop),
+        d(1) + 0.2 * d(3 + w))
       for k = 1, 4 do
         answers[("lungs %s %d"):format(way, k)] = logits(1.9, d(1))
         answers[("markers %s %d"):format(way, k)] = logits(2, d(1) + 0.1 * d(5 + w))
@@ -96,7 +97,8 @@ local function made(n, left, marker_drop, mean_drop)
   return images
 end
 
-t.test("what is left without the lungs is found above a half, not found below, undecided between or of few patients", function()
+t.test("what is left without the lungs is found above a half, not found below, undecided between or of few patients",
+  function()
   local function verdict_of(n, left) return parts.retained(made(n, left, 0), { "a", "b" }, 42)[1] end
   local kept = verdict_of(120, 0.95)
   t.equal(kept.verdict.verdict, "found")
@@ -158,7 +160,8 @@ t.test("the audit's verdict: a shortcut needs both, that it can be told and that
   t.equal(of { probe = told, sources = confounded }, "confounded")
   t.equal(of { probe = not_told, sources = confounded }, "confounded")
   t.equal(of { probe = told, retained = { row("a", nil, "found") }, sources = confounded }, "shortcut found")
-  t.ok(combine.of { probe = told, retained = { row("a", nil, "found") }, sources = confounded }.reason:find "confounded")
+  t.ok(combine.of { probe = told, retained = { row("a", nil, "found") },
+    sources = confounded }.reason:find "confounded")
   t.equal(combine.of { probe = not_told, sources = { row("a", nil, "found") } }.verdict, "undecided")
 end)
 
@@ -169,7 +172,8 @@ local function labels(list)
   return { classes = { "a", "b" }, splits = { { items = items, n = #items, classes = { "a", "b" } } } }
 end
 
-t.test("a class with one source is confounded, and the share of the class that the source tells stands beside it", function()
+t.test("a class with one source is confounded, and the share of the class that the source tells stands beside it",
+  function()
   local data = labels { { 0, "A" }, { 0, "A" }, { 1, "B" }, { 1, "B" } }
   local found = sources.table_of(nil, data)
   t.near(found.share, 1, 1e-12)
@@ -184,13 +188,16 @@ t.test("a class with one source is confounded, and the share of the class that t
   -- one source in all: nothing to judge
   found = sources.table_of(nil, labels { { 0, "A" }, { 1, "A" } })
   t.equal(found.single, {})
-  t.equal(sources.rows(nil, data.splits[1], { seed = 42 }, found)[1].verdict, { verdict = "not_applicable", reason = "one source: 'A'" })
+  t.equal(sources.rows(nil, data.splits[1], { seed = 42 }, found)[1].verdict,
+    { verdict = "not_applicable", reason = "one source: 'A'" })
 end)
 
-t.test("a network whose features tell the source within a class is found to know it, one source exchanged is not", function()
+t.test("a network whose features tell the source within a class is found to know it, one source exchanged is not",
+  function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local data = xai.dataset.phantom { n_train = 9, n_val = 0, n_test = 90, size_px = 32 }
-  local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0", build = function(g, x)
+  local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0", seed = 1,
+    build = function(g, x)
     x = g:relu("1", g:conv2d("0", x, { 3, 8, 5, padding = 2 }))
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 2)), { 32, 3 })
   end }
@@ -207,7 +214,7 @@ t.test("a network whose features tell the source within a class is found to know
   local known = rows(function(i) return bright[i] > sorted[45] and "A" or "B" end)
   for _, r in ipairs(known) do
     t.equal(r.verdict.verdict, "found", r.class)
-    t.ok(r.auc > 0.8 and r.n == 30 and r.units == 30)
+    t.ok(r.auc > 0.8 and r.n == 30 and r.units == 30, ("%.17g of %d and %d"):format(r.auc, r.n, r.units))
   end
   local order = stream "sources":permutation(90):tolist()
   local unknown = rows(function(i) return order[i] < 45 and "A" or "B" end) -- nothing in the pictures
@@ -218,9 +225,11 @@ end)
 
 t.test("sources given class by class: unknown classes, missing ones and one name for all are errors", function()
   local classes = { "a", "b" }
-  t.fails(function() sources.check({ a = "A", b = "A" }, classes) end, "audit: sources: every class comes from 'A': with one source there is "
+  t.fails(function() sources.check({ a = "A", b = "A" }, classes) end,
+    "audit: sources: every class comes from 'A': with one source there is "
     .. "nothing to audit. Leave sources out, or name those that differ.")
-  t.fails(function() sources.check({ a = "A" }, classes) end, "audit: sources: the class 'b' has none (expected a source of every class).")
+  t.fails(function() sources.check({ a = "A" }, classes) end,
+    "audit: sources: the class 'b' has none (expected a source of every class).")
   t.fails_like(function() sources.check({ a = "A", c = "B" }, classes) end, "unknown class 'c'")
   t.fails_like(function() sources.check({ a = "A", b = 2 }, classes) end, "'b' is a number")
   sources.check(nil, classes)

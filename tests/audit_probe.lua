@@ -41,7 +41,8 @@ t.test("logistic regressions with a ridge stand where their gradients are 0, one
   t.near(probe.fit(x, y:narrow(1, 1, 1), 0.5), w:narrow(1, 1, 1), 1e-9)
 end)
 
-t.test("the multinomial regression stands where its gradient is 0, also of classes that are told without error", function()
+t.test("the multinomial regression stands where its gradient is 0, also of classes that are told without error",
+  function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local n = 60
   local x = torch.cat({ normal(n * 3, "x"):view({ n, 3 }), torch.ones(n, 1, { dtype = "float64" }) }, 1)
@@ -53,7 +54,8 @@ t.test("the multinomial regression stands where its gradient is 0, also of class
   t.ok(gradient:abs():max():item() < 1e-4, gradient:abs():max():item())
 end)
 
-t.test("power is the specification's: 41 images of a class clear it with 0.8, 59 in a family of three; 15 do not", function()
+t.test("power is the specification's: 41 images of a class clear it with 0.8, 59 in a family of three; 15 do not",
+  function()
   t.near(power.of_area(0.5, 0.638, 41, 82), 0.8, 0.03)
   t.near(power.of_area(0.5, 0.638, 59, 118, 3), 0.8, 0.03)
   t.near(power.of_area(0.5, 0.638, 15, 70), 0.51, 0.03)
@@ -61,7 +63,8 @@ t.test("power is the specification's: 41 images of a class clear it with 0.8, 59
 end)
 
 t.test("power is how often the test of an area decides, simulated", function()
-  -- Scores of two normal distributions; 200 samples: a standard error of 0.035. Hanley and McNeil's formula is of another model.
+  -- Scores of two normal distributions; 200 samples: a standard error of 0.035. Hanley and McNeil's formula is of
+  -- another model.
   for _, case in ipairs { { 0.5, 41, 82 }, { 0.85, 20, 40 } } do
     local scope <close> = xai.scope() -- luacheck: ignore
     local area, m, n, decided = case[1], case[2], case[3], 0
@@ -86,12 +89,16 @@ local function told(data_of, names)
   for _, input in ipairs(names) do
     local data = data_of(input)
     local found, by_path = inputs.probe(data), {}
-    for i = 1, data.test.n do by_path[data.test.items[i].path] = { label = found.labels[i], logits = found.logits[i] } end
+    for i = 1, data.test.n do
+      by_path[data.test.items[i].path] = { label = found.labels[i], logits = found.logits[i] }
+    end
     answers[input], splits[input] = { by_path }, data.test
   end
   local over = inputs.units({ seed = 42 }, splits[names[1]])
   local out = {}
-  for _, row in ipairs((inputs.told(names, splits, answers, over, 0.638))) do out[row.input .. " " .. row.class] = row end
+  for _, row in ipairs((inputs.told(names, splits, answers, over, 0.638))) do
+    out[row.input .. " " .. row.class] = row
+  end
   return out
 end
 
@@ -108,7 +115,8 @@ end)
 
 t.test("a letter that tells the class is found outside the lungs and in the border, and not in the lungs", function()
   local rows = told(function(input)
-    return xai.dataset.phantom { n_train = 600, n_val = 3, n_test = 150, size_px = 32, contrast = 0, marker = { rate = { 0, 1, 1 } },
+    return xai.dataset.phantom { n_train = 600, n_val = 3, n_test = 150, size_px = 32, contrast = 0,
+      marker = { rate = { 0, 1, 1 } },
       input = input }
   end, { "whole", "lungs_raw", "outside", "border", "shape" })
   t.equal(rows["outside nodule"].verdict.verdict, "found")
@@ -119,9 +127,11 @@ t.test("a letter that tells the class is found outside the lungs and in the bord
   end
 end)
 
-t.test("the shared X-rays: COVID-19 is told by outside, border and outline, the others by outside and border", function()
+t.test("the shared X-rays: COVID-19 is told by outside, border and outline, the others by outside and border",
+  function()
   local folder = t.shared()
-  local rows = told(function(input) return require "permutedprobe".data(folder, input) end, { "whole", "outside", "border", "shape" })
+  local rows = told(function(input) return require "permutedprobe".data(folder, input) end,
+    { "whole", "outside", "border", "shape" })
   for _, class in ipairs { "COVID-19", "Non-COVID", "Normal" } do
     t.equal(rows["outside " .. class].verdict.verdict, "found", class)
     t.equal(rows["border " .. class].verdict.verdict, "found", class)
@@ -130,11 +140,14 @@ t.test("the shared X-rays: COVID-19 is told by outside, border and outline, the 
   t.equal(rows["shape Non-COVID"].verdict.verdict, "undecided")
   t.equal(rows["shape Normal"].verdict.verdict, "undecided")
   -- The specification's areas lie in the intervals (its Non-COVID by the outline, .71, does not: [.42, .66] here).
-  for name, area in pairs { ["whole COVID-19"] = .93, ["whole Non-COVID"] = .88, ["whole Normal"] = .86, ["outside COVID-19"] = .94,
-    ["outside Non-COVID"] = .87, ["outside Normal"] = .82, ["border COVID-19"] = .94, ["border Non-COVID"] = .80, ["border Normal"] = .83,
+  for name, area in pairs { ["whole COVID-19"] = .93, ["whole Non-COVID"] = .88, ["whole Normal"] = .86,
+    ["outside COVID-19"] = .94,
+    ["outside Non-COVID"] = .87, ["outside Normal"] = .82, ["border COVID-19"] = .94, ["border Non-COVID"] = .80,
+      ["border Normal"] = .83,
     ["shape COVID-19"] = .94, ["shape Normal"] = .68 } do
     local r = rows[name].area
-    t.ok(r.low <= area and area <= r.high, ("%s: %.2f [%.2f, %.2f], not %.2f"):format(name, r.mean, r.low, r.high, area))
+    t.ok(r.low <= area and area <= r.high, ("%s: %.2f [%.2f, %.2f], not %.2f"):format(name, r.mean, r.low, r.high,
+      area))
   end
 end)
 
@@ -147,7 +160,8 @@ end)
 t.long("of 200 permutations of all labels about 5 in 100 are found at 0.5, fewer at 0.638", function()
   for _, input in ipairs { "border", "outside" } do
     local found = require "permutedprobe".count(t.shared(), input, 200)
-    print(("%s: %.3f at 0.5, %.3f at 0.638, any class %.3f"):format(input, found.first_half / 200, found.first / 200, found.any / 200))
+    print(("%s: %.3f at 0.5, %.3f at 0.638, any class %.3f"):format(input, found.first_half / 200, found.first / 200,
+      found.any / 200))
     -- 0.05 within three standard errors of 0.0154; the specification measured .06 and .085
     t.ok(found.first_half / 200 <= 0.05 + 3 * 0.0154 and found.first <= found.first_half)
   end

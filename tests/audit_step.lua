@@ -1,5 +1,5 @@
--- run:audit as an experiment runs it: a letter that tells the class is found, the run is resumed with the same bytes, and what it
--- refuses.
+-- run:audit as an experiment runs it: a letter that tells the class is found, the run is resumed with the same bytes,
+-- and what it refuses.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -9,7 +9,8 @@ local experiment = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
 local function phantoms(input)
-  return xai.dataset.phantom { n_train = 240, n_val = 30, n_test = 60, size_px = 48, contrast = 0, marker = { rate = { 0, 1, 1 } }, input = input }
+  return xai.dataset.phantom { n_train = 240, n_val = 30, n_test = 60, size_px = 48, contrast = 0,
+    marker = { rate = { 0, 1, 1 } }, input = input }
 end
 local function train(cell)
   local data = phantoms(cell.input)
@@ -35,20 +36,25 @@ local function go(options, dir, body)
   return t.run { "--quiet", "--threads", "1", "audit.lua", cwd = cwd, timeout = 300 }, cwd
 end
 
-local compared = { "verdicts.csv", "tables/audit.csv", "tables/pairs.csv", "audit/parts.csv", "audit/whole-seed-1.csv", "config.json" }
+local compared = { "verdicts.csv", "tables/audit.csv", "tables/pairs.csv", "audit/parts.csv", "audit/whole-seed-1.csv",
+  "config.json" }
 
 local function bytes_of(dir)
   local list = {}
-  for _, name in ipairs(compared) do list[name] = t.ok(files.read(dir .. "/runs/tiny/" .. name), name .. " is missing") end
+  for _, name in ipairs(compared) do
+    list[name] = t.ok(files.read(dir .. "/runs/tiny/" .. name), name .. " is missing")
+  end
   return list
 end
 
 t.test("a letter that tells the class is found; killed at any place the audit goes on to the same bytes", function()
-  local options = "inputs = { 'whole', 'lungs_raw', 'border', 'shape' }, seeds = { 1 }, methods = { 'gradcam' }, placebo = 2"
+  local options = "inputs = { 'whole', 'lungs_raw', 'border', 'shape' }, seeds = { 1 }, methods = { 'gradcam' }, "
+    .. "placebo = 2"
   local r, dir = go(options)
   t.equal(r.code, 0, r.err)
   local rows = csv.read(dir .. "/runs/tiny/verdicts.csv")
-  t.equal({ rows[1].subject, rows[1].check, rows[1].verdict }, { "training of whole images, seed 1", "audit", "shortcut found" })
+  t.equal({ rows[1].subject, rows[1].check, rows[1].verdict }, { "training of whole images, seed 1", "audit",
+    "shortcut found" })
   t.ok(rows[1].reason:find("hiding the markers", 1, true), rows[1].reason)
   local checks = {}
   for _, row in ipairs(rows) do checks[row.subject .. ": " .. row.check] = row end
@@ -66,11 +72,10 @@ t.test("a letter that tells the class is found; killed at any place the audit go
   local before = bytes_of(dir)
   -- What a kill may have left: steps without results, one training without its end.
   local steps = dir .. "/runs/tiny/steps"
-  for _, name in ipairs { "audit", "audit-parts", "audit-border-seed-1", "audit-probe-shape" } do files.remove(steps .. "/" .. name .. ".json") end
-  local cell = files.list(dir .. "/runs/tiny/cells")
-  local some
-  for _, name in ipairs(cell) do some = files.exists(dir .. "/runs/tiny/cells/" .. name .. "/result.json") and name or some end
-  files.remove(dir .. "/runs/tiny/cells/" .. some .. "/result.json")
+  for _, name in ipairs { "audit", "audit-parts", "audit-border-seed-1", "audit-probe-shape" } do
+    files.remove(steps .. "/" .. name .. ".json")
+  end
+  files.remove(dir .. "/runs/tiny/done/" .. t.ok(files.list(dir .. "/runs/tiny/done")[1]))
   files.remove(dir .. "/runs/tiny/audit/parts.csv")
   r = go(options, dir)
   t.equal(r.code, 0, r.err)
@@ -83,7 +88,8 @@ t.test("without seeds nothing is trained and the cheap probe speaks; a given mod
   t.ok(not files.exists(dir .. "/runs/tiny/cells"), "something was trained")
   t.ok(r.out:find("Parts were not replaced: no network", 1, true), r.out)
   t.ok(not files.exists(dir .. "/runs/tiny/audit/parts.csv"))
-  r = go("inputs = { 'whole', 'border' }, seeds = {}, audited = train({ input = 'whole' }), regions = { 'markers' }, images = 12", dir)
+  r = go("inputs = { 'whole', 'border' }, seeds = {}, audited = train({ input = 'whole' }), regions = { 'markers' }, "
+    .. "images = 12", dir)
   t.equal(r.code, 0, r.err)
   t.equal(#(csv.read(dir .. "/runs/tiny/audit/parts.csv")) > 12, true)
 end)
@@ -102,8 +108,10 @@ local function refused(list)
 end
 
 t.test("bad input is refused before anything is trained", function()
-  t.equal(refused { "inputs = { 'outside' }", "inputs = { 'whole', 'lungs' }", "inputs = { 'whole', 'otside' }", "seeds = { 1, 1 }",
-    "seeds = { 1.5 }", "margin = 0.4", "audited = {}", "seeds = {}, sources = { clear = 'A', nodule = 'A', opacity = 'A' }",
+  t.equal(refused { "inputs = { 'outside' }", "inputs = { 'whole', 'lungs' }", "inputs = { 'whole', 'otside' }",
+    "seeds = { 1, 1 }",
+    "seeds = { 1.5 }", "margin = 0.4", "audited = {}",
+      "seeds = {}, sources = { clear = 'A', nodule = 'A', opacity = 'A' }",
     "seeds = {}, train = function() return nil, phantoms 'whole' end", "regions = {}", "images = 'few'" }, {
     "audit: inputs lack 'whole', the image as it is, with which the others are compared. Add it.",
     "audit: inputs hold none without lungs (expected at least one of outside, border, shape).",
@@ -112,7 +120,8 @@ t.test("bad input is refused before anything is trained", function()
     "audit: seeds holds 1.5 at 1 (expected whole numbers from 0).",
     "audit: option 'margin' is too small (expected more than 0.5, got 0.4).",
     "audit: audited is a table and no model (expected a run's name, or a model).",
-    "audit: sources: every class comes from 'A': with one source there is nothing to audit. Leave sources out, or name those that differ.",
+    "audit: sources: every class comes from 'A': with one source there is nothing to audit. Leave sources out, or "
+      .. "name those that differ.",
     "audit: the data of the input 'lungs_raw' have input = 'whole' (expected input = cell.input in train).",
     "audit: regions is an empty list (expected some of markers, border, lungs).",
     "audit: images is a number or 'all' (got 'few').",
@@ -120,7 +129,8 @@ t.test("bad input is refused before anything is trained", function()
   local r = go "seeds = {}, audited = 'nobody'"
   t.ok(r.code == 1 and r.err:find("nobody", 1, true), r.err)
   r = go("seeds = {}", nil, (experiment:gsub("n_test = 60", "n_test = 0")))
-  t.ok(r.code == 1 and r.err:find("audit: the data of the input 'whole' have no test split (expected train, val and test).", 1, true), r.err)
+  t.ok(r.code == 1 and r.err:find("audit: the data of the input 'whole' have no test split (expected train, val and "
+    .. "test).", 1, true), r.err)
 end)
 
 -- Real files: a mask that shows one lung, and one that is not there.
@@ -133,18 +143,21 @@ run:audit { inputs = { "whole", "outside", "shape" }, seeds = {},
   end }
 ]]
 
-t.test("an image whose mask an input refuses is left out of all inputs, and told; a missing mask is an error", function()
+t.test("an image whose mask an input refuses is left out of all inputs, and told; a missing mask is an error",
+  function()
   local shared, root = t.shared(), t.tmpdir() .. "/data"
   os.execute(("mkdir %s && cp -r %s %s/"):format(root, t.quote(shared .. "/covid-cxr/Lung Segmentation Data"), root))
   local folder = root .. "/Lung Segmentation Data/Train/Normal/lung masks"
   local names = files.list(folder)
   local first
   for _, name in ipairs(names) do first = first or name:find "%.png$" and name end
-  t.write(folder .. "/" .. first, t.read(shared .. "/covid-cxr/Lung Segmentation Data/Train/Normal/lung masks/Normal (113).png"))
+  t.write(folder .. "/" .. first, t.read(shared
+    .. "/covid-cxr/Lung Segmentation Data/Train/Normal/lung masks/Normal (113).png"))
   local body = real:gsub("ROOT", ("%q"):format(root))
   local r, dir = go("", nil, body)
   t.equal(r.code, 0, r.err)
-  t.ok(r.err:find("audit: 1 image is left out of all inputs, since an input refuses it: 'Train/Normal/images/" .. first .. "'", 1, true), r.err)
+  t.ok(r.err:find("audit: 1 image is left out of all inputs, since an input refuses it: 'Train/Normal/images/" .. first
+    .. "'", 1, true), r.err)
   t.ok(r.out:find("Images left out of all inputs, since an input refuses them: 1.", 1, true), r.out)
   local check = files.read_data(dir .. "/runs/tiny/data_check.json")
   t.equal(check.counts.train.Normal, 6, "another image has come in its place")

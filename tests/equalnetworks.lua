@@ -1,5 +1,5 @@
--- Helper of networks_endpoints.lua: how often equal networks are told apart, by endpoint. One network's answers to 85 images
--- (15, 35, 35), and three copies with noise of their own; a claim is any pair that is better or worse.
+-- Helper of networks_endpoints.lua: how often equal networks are told apart, by endpoint. One network's answers to 85
+-- images (15, 35, 35), and three copies with noise of their own; a claim is any pair that is better or worse.
 local endpoints = require "medxai.stats.endpoints"
 local networks = require "medxai.steps.networks"
 local random = require "medxai.tensor.random"
@@ -23,7 +23,9 @@ local function simulated(number)
     copies[k] = {}
     for i, label in ipairs(labels) do
       copies[k][i] = {}
-      for c = 1, 3 do copies[k][i][c] = shared[3 * i - 3 + c] + 0.5 * own[3 * i - 3 + c] + (label == c - 1 and 1.2 or 0) end
+      for c = 1, 3 do
+        copies[k][i][c] = shared[3 * i - 3 + c] + 0.5 * own[3 * i - 3 + c] + (label == c - 1 and 1.2 or 0)
+      end
     end
   end
   return labels, copies
@@ -33,12 +35,14 @@ return function(n)
   local claims, models = {}, {}
   for _, name in ipairs(endpoints.names(classes)) do claims[name] = 0 end
   for k = 1, 3 do
-    models[k] = { network = "made", name = "copy " .. k, run_name = "copy" .. k, train_seed = 1, input = "whole", weights_sha256 = "x" }
+    models[k] = { network = "made", name = "copy " .. k, run_name = "copy" .. k, train_seed = 1, input = "whole",
+      weights_sha256 = "x" }
   end
   for number = 1, n do
     local labels, copies = simulated(number)
     local list = networks.compare({ models = models, classes = classes, seed = number },
-      { n = #labels, labels = labels, patients = {}, logits = copies }, { primary = "auroc_macro", margin = 0.02, level = 0.95 })
+      { n = #labels, labels = labels, patients = {}, logits = copies }, { primary = "auroc_macro", margin = 0.02,
+        level = 0.95 })
     local told = {}
     for _, p in ipairs(list) do
       if p.verdict.verdict == "better" or p.verdict.verdict == "worse" then told[p.endpoint] = true end

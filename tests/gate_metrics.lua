@@ -43,7 +43,7 @@ local function context(o)
   if o.raw then job.store = { raws = function() return { o.raw } end } end
   local record = { status = o.status or "ok", target = { kind = "class", as = o.as or "logit", class = "red",
     index = 0 },
-    image_id = split.item().id, maps = "made" }
+    image_id = split.item().id, maps = "made", derivative = o.of_record }
   local subject = o.subject or contexts.subject(job, 1)
   local m = metric.entries({ o.metric }, o.mask)[1]
   local entry = o.derivative and { method = { derivative = true } } or nil
@@ -138,6 +138,8 @@ t.test("infidelity of a derivative counts the change of each pixel, from raw val
   o.derivative = true
   t.near(value(o), 0, 1e-12)
   t.ok(shown > 0.01, shown)
+  o.derivative, o.of_record = nil, true -- another patient's map, whose method is not at hand: judged in the same way
+  t.near(value(o), 0, 1e-12)
 end)
 
 t.test("infidelity by hand: the scale that fits best, over the squared drops", function()

@@ -1,5 +1,5 @@
--- What networks are compared by: values, paired differences and what each image adds, of one training and of several; and that
--- equal networks are not told apart more often than promised.
+-- What networks are compared by: values, paired differences and what each image adds, of one training and of several;
+-- and that equal networks are not told apart more often than promised.
 local t = require "t"
 local calibration = require "medxai.stats.calibration"
 local classification = require "medxai.stats.classification"
@@ -44,9 +44,11 @@ t.test("areas and their differences are those of the probabilities, over images 
   local p = { delong.macro(labels, calibration.softmax(a, 1)), delong.macro(labels, calibration.softmax(b, 1)) }
   for _, over in ipairs { units.over(60), units.over(60, patients) } do
     local x, y = endpoints.judged(labels, { a }), endpoints.judged(labels, { b })
-    local r, known = endpoints.of("auroc_macro", classes):difference(over, x, y), delong.macro_difference(p[1], p[2], over)
+    local r, known = endpoints.of("auroc_macro", classes):difference(over, x, y),
+      delong.macro_difference(p[1], p[2], over)
     t.near({ r.a, r.b, r.se, r.p }, { known.a, known.b, known.se, known.p }, 1e-12)
-    r, known = endpoints.of("auroc b", classes):difference(over, x, y), delong.difference(p[1].per_class[2], p[2].per_class[2], over)
+    r, known = endpoints.of("auroc b", classes):difference(over, x, y), delong.difference(p[1].per_class[2],
+      p[2].per_class[2], over)
     t.near({ r.a, r.b, r.se, r.p }, { known.a, known.b, known.se, known.p }, 1e-12)
   end
 end)
@@ -67,7 +69,8 @@ t.test("accuracy of two single trainings is McNemar's, of several seeds random s
   t.ok(r.p < 0.01 and r.low > 0)
 end)
 
-t.test("macro F1 and balanced accuracy: values, differences, the mean over seeds, and equal answers are identical", function()
+t.test("macro F1 and balanced accuracy: values, differences, the mean over seeds, and equal answers are identical",
+  function()
   local labels = labels_of { 15, 25, 20 }
   local a, b, c = answers(labels, 2, 1, "a"), answers(labels, 1, 1, "b"), answers(labels, 1, 1, "c")
   local over = units.over(60)
@@ -123,7 +126,8 @@ end)
 local function models(names)
   local list = {}
   for k, name in ipairs(names) do
-    list[k] = { network = "made", name = name, run_name = name:match "^%S+", train_seed = k, input = "whole", weights_sha256 = "x" }
+    list[k] = { network = "made", name = name, run_name = name:match "^%S+", train_seed = k, input = "whole",
+      weights_sha256 = "x" }
   end
   return list
 end
@@ -169,7 +173,8 @@ t.test("several seeds of a run are one recipe: three tell of other seeds, two do
   local function judge(names)
     local logits = {}
     for k, name in ipairs(names) do logits[k] = answers(labels, name:find "^a" and 2 or 0.2, 1, name) end
-    return networks.judge({ models = models(names), classes = classes, seed = 42 }, images_of(labels, logits), nil, options)
+    return networks.judge({ models = models(names), classes = classes, seed = 42 }, images_of(labels, logits), nil,
+      options)
   end
   local function recipe_pair(list)
     for _, p in ipairs(list) do
@@ -194,17 +199,20 @@ t.test("fewer than 10 patients: values, but no interval and no verdict", functio
   local labels, patients = labels_of { 10, 10, 10 }, {}
   for i = 1, 30 do patients[i] = "p" .. i % 9 end
   local study = { models = models { "good", "bad" }, classes = classes, seed = 42 }
-  local rows, list = networks.judge(study, images_of(labels, { answers(labels, 3, 1, "a"), answers(labels, 0, 1, "b") }, patients), nil, options)
+  local rows, list = networks.judge(study, images_of(labels, { answers(labels, 3, 1, "a"), answers(labels, 0, 1, "b") },
+    patients), nil, options)
   for _, row in ipairs(rows) do
     if row.score == "auroc_macro" then
       t.ok(row.low ~= row.low and row.value == row.value)
       t.equal(row.status, "fewer than 10 patients")
     end
   end
-  for _, p in ipairs(list) do t.equal(p.verdict, { verdict = "undecided", reason = "fewer than 10 patients" }, p.endpoint) end
+  for _, p in ipairs(list) do
+    t.equal(p.verdict, { verdict = "undecided", reason = "fewer than 10 patients" }, p.endpoint)
+  end
 end)
 
-t.test("calibration stands beside its chance level, a temperature comes from the tuning images, sets keep their promise", function()
+t.test("calibration has its chance level, a temperature is of the tuning images, sets keep their promise", function()
   local labels = labels_of { 100, 100, 100 }
   local sure = {}
   for i, row in ipairs(answers(labels, 1, 1, "a")) do sure[i] = { 3 * row[1], 3 * row[2], 3 * row[3] } end

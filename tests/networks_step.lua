@@ -1,4 +1,5 @@
--- run:networks as an experiment runs it: what it leaves, that it is resumed, that it gives the same bytes, and what it refuses.
+-- run:networks as an experiment runs it: what it leaves, that it is resumed, that it gives the same bytes, and what it
+-- refuses.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -10,7 +11,8 @@ local xai = require "medxai"
 local function fit(name, seed, out)
   local run = xai.run { name = name, seed = seed, out = out }
   local data = xai.dataset.phantom { n_train = 24, n_val = 6, n_test = 6, size_px = 32, contrast = 3 }
-  local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "random", head = "torchvision", dropout = 0 }
+  local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "random", head = "torchvision",
+    dropout = 0 }
   run:fit(model, data, { optim = xai.optim.sgd { lr = 0.0001 }, epochs = 1, batch = 12 })
 end
 for seed = 1, 3 do fit("a" .. seed, seed, "runs/a/seed-" .. seed) end
@@ -48,15 +50,19 @@ local function go(options, dir, script)
   return t.run { "--quiet", "compare.lua", cwd = cwd, timeout = 300 }, cwd
 end
 
-local compared = { "tables/networks.csv", "tables/pairs.csv", "verdicts.csv", "study/networks/b-on-test.csv", "config.json" }
+local compared = { "tables/networks.csv", "tables/pairs.csv", "verdicts.csv", "study/networks/b-on-test.csv",
+  "config.json" }
 
 local function bytes_of(dir)
   local list = {}
-  for _, name in ipairs(compared) do list[name] = t.ok(files.read(dir .. "/runs/compare/" .. name), name .. " is missing") end
+  for _, name in ipairs(compared) do
+    list[name] = t.ok(files.read(dir .. "/runs/compare/" .. name), name .. " is missing")
+  end
   return list
 end
 
-t.test("networks are compared: tables, verdicts, sentences, a section of the page; again nothing is done twice", function()
+t.test("networks are compared: tables, verdicts, sentences, a section of the page; again nothing is done twice",
+  function()
   local r, dir = go()
   t.equal(r.code, 0, r.err)
   local verdicts = csv.read(dir .. "/runs/compare/verdicts.csv")
@@ -70,7 +76,8 @@ t.test("networks are compared: tables, verdicts, sentences, a section of the pag
   t.equal(scores["a seed 2 2 auroc_macro"].role, "primary")
   t.equal(scores["b 4 accuracy"].role, "exploratory")
   t.equal(scores["b 4 accuracy"].n, "45")
-  t.ok(scores["b 4 ece"].chance ~= "" and scores["a recipe auroc_macro"] and scores["a mean macro_f1"] and scores["b 4 set_coverage"])
+  t.ok(scores["b 4 ece"].chance ~= "" and scores["a recipe auroc_macro"] and scores["a mean macro_f1"]
+    and scores["b 4 set_coverage"])
   local page = t.read(dir .. "/runs/compare/report.html")
   t.ok(page:find("Networks compared", 1, true) and page:find("Primary endpoint: auroc_macro", 1, true))
   t.ok(r.out:find "These weights: a ", r.out)
@@ -82,8 +89,12 @@ t.test("networks are compared: tables, verdicts, sentences, a section of the pag
   t.equal(#files.records(dir .. "/runs/compare/evaluations.jsonl"), looks)
 
   -- Interrupted after two models and before the tables: what is there is kept, the rest made, the bytes are the same.
-  for _, name in ipairs { "networks", "networks-b-on-test" } do files.remove(dir .. "/runs/compare/steps/" .. name .. ".json") end
-  for _, name in ipairs { "tables/networks.csv", "verdicts.csv", "study/networks/b-on-test.csv" } do files.remove(dir .. "/runs/compare/" .. name) end
+  for _, name in ipairs { "networks", "networks-b-on-test" } do
+    files.remove(dir .. "/runs/compare/steps/" .. name .. ".json")
+  end
+  for _, name in ipairs { "tables/networks.csv", "verdicts.csv", "study/networks/b-on-test.csv" } do
+    files.remove(dir .. "/runs/compare/" .. name)
+  end
   r = t.run { "--quiet", "compare.lua", cwd = dir, timeout = 300 }
   t.equal(r.code, 0, r.err)
   t.equal(bytes_of(dir), before)

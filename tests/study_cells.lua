@@ -8,13 +8,14 @@ local tiny = require "tinystudy"
 
 local text = [[
 local study = run:study { models = { "one", "two" }, data = data.test, tune = data.val, images = 18 }
-run:compare(study, { methods = { "gradcam", "saliency" }, metrics = { "energy_inside", "confidence_drop", "effective_area" },
+run:compare(study, { methods = { "gradcam", "saliency" },
+  metrics = { "energy_inside", "confidence_drop", "effective_area" },
   mask = "lungs", primary = "energy_inside", baselines = { "sobel", "random_smooth" } })
 ]]
 
 -- All that a study leaves but for times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
-  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv" }
+  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv", "study/viewer.html" }
 
 local function bytes_of(name)
   local dir, out = tiny.dir() .. "/runs/" .. name, {}
@@ -36,6 +37,22 @@ local function whole()
   return reference
 end
 
+t.test("the viewer of a study holds every map of every network and method, with what each network says", function()
+  local page = whole()["study/viewer.html"]
+  local data = require("cjson").decode(page:match '<script type="application/json" id="viewer%-data">(.-)</script>')
+  t.equal({ #data.images, data.networks, data.methods }, { 18, { "one", "two seed 1", "two seed 2" },
+    { "gradcam", "saliency", "sobel", "random_smooth" } })
+  for n = 1, 3 do
+    for m = 1, 4 do
+      for i = 1, 18 do
+        local fact = data.sheets[n][m].facts[i]
+        t.ok(fact.rows == 64 or fact.note, ("map of image %d, network %d, method %d"):format(i, n, m))
+        t.ok(fact.text:find "^predicted %S+$", fact.text)
+      end
+    end
+  end
+end)
+
 local function same_bytes(name)
   local base, other = whole(), bytes_of(name)
   for path, bytes in pairs(base) do
@@ -48,8 +65,10 @@ end
 local function killed(name, cells, delay)
   return t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(ls runs/%s/study/cells/*.json 2>/dev/null | wc -l)" -lt %d ]; do sleep 0.02; done
-    sleep %.3f; kill -9 $pid 2>/dev/null; wait $pid]]):format(t.quote(host.exe), tiny.experiment(name, text), name, cells, delay) }
+    while kill -0 $pid 2>/dev/null &&
+      [ "$(ls runs/%s/study/cells/*.json 2>/dev/null | wc -l)" -lt %d ]; do sleep 0.02; done
+    sleep %.3f; kill -9 $pid 2>/dev/null; wait $pid]]):format(
+    t.quote(host.exe), tiny.experiment(name, text), name, cells, delay) }
 end
 
 local function kill_and_finish(name, kills, most)
@@ -103,7 +122,8 @@ t.test("two processes on one study share its cells and leave the same bytes", fu
   same_bytes "both"
 end)
 
-t.test("--array-index: each process does its part, whoever ends the last cell writes the tables; partial tables are stamped", function()
+t.test("--array-index: each process does its part, whoever ends the last cell writes the tables; partial tables are "
+  .. "stamped", function()
   whole()
   local r = t.run { "--threads", "1", tiny.experiment("array", text), cwd = tiny.dir(), "--array-index", "1/2",
     timeout = 600 }
@@ -126,7 +146,8 @@ end)
 t.test("a method that fails leaves rows that say so, is counted, and is tried again", function()
   local broken = [[
 local study = run:study { models = { "one" }, data = data.test, images = 12 }
-run:compare(study, { methods = { "gradcam", odd = function(x) if io.open("mended") then return x:mean { 1 }:squeeze(0) end error "broken" end },
+run:compare(study, { methods = { "gradcam", odd = function(x)
+  if io.open("mended") then return x:mean { 1 }:squeeze(0) end error "broken" end },
   metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
 ]]
   local r = tiny.go("broken", broken)
@@ -152,7 +173,8 @@ t.test("a study that is asked to end ends with 143 and goes on to the same bytes
   whole()
   local r = t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(ls runs/ended/study/cells/*.json 2>/dev/null | wc -l)" -lt 2 ]; do sleep 0.02; done
+    while kill -0 $pid 2>/dev/null &&
+      [ "$(ls runs/ended/study/cells/*.json 2>/dev/null | wc -l)" -lt 2 ]; do sleep 0.02; done
     kill -TERM $pid; wait $pid]]):format(t.quote(host.exe), tiny.experiment("ended", text)) }
   t.equal(r.code, 143, r.err)
   r = tiny.go("ended", text)
@@ -171,7 +193,9 @@ t.test("images without the metric's mask are undefined and counted, for the map 
   local r = tiny.go("some", [[
 local some = xai.dataset.manifest { csv = "data/some.csv", size_px = 48, resize_px = 48 }
 local study = run:study { models = { "one" }, data = some.test, images = 12 }
-run:compare(study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+run:compare(study, { methods = { "gradcam" },
+  metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {} })
 ]])
   t.equal(r.code, 0, r.err)
   local undefined, values = 0, 0
@@ -184,17 +208,22 @@ run:compare(study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mas
   t.equal({ tonumber(row.n), tonumber(row.undefined) }, { values / 2, undefined / 2 })
 end)
 
-t.test("a method of many passes keeps each map as it is made: killed in a cell, it goes on from there to the same bytes", function()
+t.test("a method of many passes keeps each map as it is made: killed in a cell, it goes on from there to the same "
+  .. "bytes", function()
   local slow = [[
 local study = run:study { models = { "one" }, data = data.test, images = 3 }
-run:compare(study, { methods = { { "lime", samples = 200 } }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {} })
+run:compare(study, { methods = { { "lime", samples = 200 } },
+  metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {} })
 ]]
   t.equal(tiny.go("slow", slow).code, 0)
   local base = bytes_of "slow"
   local r = t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(cat runs/slower/study/cells/*.part/maps/index.jsonl 2>/dev/null | wc -l)" -lt 1 ]; do sleep 0.01; done
-    kill -9 $pid 2>/dev/null; wait $pid; cat runs/slower/study/cells/*.part/maps/index.jsonl | wc -l]]):format(t.quote(host.exe),
+    while kill -0 $pid 2>/dev/null &&
+      [ "$(cat runs/slower/study/cells/*.part/maps/index.jsonl 2>/dev/null | wc -l)" -lt 1 ]; do sleep 0.01; done
+    kill -9 $pid 2>/dev/null; wait $pid
+    cat runs/slower/study/cells/*.part/maps/index.jsonl | wc -l]]):format(t.quote(host.exe),
     tiny.experiment("slower", slow)) }
   t.ok((tonumber(r.out) or 0) >= 1, "no map was kept: " .. r.out .. r.err)
   r = tiny.go("slower", slow)
@@ -208,13 +237,16 @@ t.test("methods that draw are repeated with explainer_seeds, others are not; a b
   function()
   local text_of = [[
 local study = run:study { models = { "one" }, data = data.test, images = 18, explainer_seeds = 2, budget_hours = HOURS }
-run:compare(study, { methods = { "gradcam", "random_smooth" }, metrics = { "energy_inside" }, mask = "lungs", primary = "energy_inside", baselines = {},
+run:compare(study, { methods = { "gradcam", "random_smooth" },
+  metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = {},
   noise = true })
 ]]
   local dir = tiny.dir() .. "/runs/budget"
   local r = tiny.go("budget", (text_of:gsub("HOURS", "1e-9")))
   t.equal(r.code, 1)
-  t.ok(r.err:find("compare: budget_hours = 1e%-09 does not hold even one block of 16 images %(about %d+ s%)%. Give more, or fewer methods or models%."), r.err)
+  t.ok(r.err:find("compare: budget_hours = 1e%-09 does not hold even one block of 16 images %(about %d+ s%)%. Give "
+    .. "more, or fewer methods or models%."), r.err)
   files.write_data(dir .. "/study/budget.json", { hours = 1, of = 18, images = 16 })
   r = tiny.go("budget", (text_of:gsub("HOURS", "1")))
   t.equal(r.code, 0, r.err)

@@ -63,7 +63,8 @@ local function made(n, change)
     for k = 1, 64 * 64 do
       local y, x = (k - 1) // 64, (k - 1) % 64
       row[k] = i == n and 0.5
-        or math.exp(-((y - 20 - 3 * i) ^ 2 + (x - 30 + change * i) ^ 2) / 150) + 0.05 * math.sin(k * (0.37 + 0.01 * change))
+        or math.exp(-((y - 20 - 3 * i) ^ 2 + (x - 30 + change * i) ^ 2) / 150)
+          + 0.05 * math.sin(k * (0.37 + 0.01 * change))
     end
     for k = 1, 512 do row[4096 + k] = i == n and 0 or math.floor(10 * math.sin(k * (0.11 + 0.02 * i * change))) end
     list[i] = row
@@ -147,7 +148,8 @@ t.test("a map is lent by another patient of the same class, in the block where t
   t.equal(cells.blocks({ image("a", "p", 0), image("b", "p", 0) }, 2, 1)[1].donors, { {}, {} })
 end)
 
-t.test("agreement is what is left when strangers' likeness is taken off; two networks of one method, with the rows it is made of", function()
+t.test("agreement is what is left when strangers' likeness is taken off; two networks of one method, with the rows "
+  .. "it is made of", function()
   local images, dir = {}, t.tmpdir()
   for i = 1, 12 do images[i] = image("i" .. i, "p" .. i, i % 2) end
   local function maps(shift)
@@ -156,7 +158,8 @@ t.test("agreement is what is left when strangers' likeness is taken off; two net
       local row = {}
       for k = 1, 64 * 64 do
         local y, x = (k - 1) // 64, (k - 1) % 64
-        row[k] = math.exp(-((y - 5 * i) ^ 2 + (x - 20 - 2 * i) ^ 2) / 300) + 0.3 * math.exp(-((y - 32) ^ 2 + (x - 32) ^ 2) / 200) + shift * math.sin(k * 1.7)
+        row[k] = math.exp(-((y - 5 * i) ^ 2 + (x - 20 - 2 * i) ^ 2) / 300)
+          + 0.3 * math.exp(-((y - 32) ^ 2 + (x - 32) ^ 2) / 200) + shift * math.sin(k * 1.7)
       end
       for k = 4097, 4608 do row[k] = math.sin(k * i) end
       list[i] = row

@@ -6,7 +6,8 @@ local tiny = require "tinystudy"
 
 -- Prints what each call of a list says, one line each.
 local function say(name, calls)
-  local text = { "local function try(f) local ok, problem = pcall(f) print(ok and 'no error' or (tostring(problem):gsub('\\n', ' '))) end\n" }
+  local text = { "local function try(f) local ok, problem = pcall(f) print(ok and 'no error' or "
+    .. "(tostring(problem):gsub('\\n', ' '))) end\n" }
   for _, call in ipairs(calls) do text[#text + 1] = "try(function() " .. call .. " end)\n" end
   local r = tiny.go(name, table.concat(text))
   t.equal(r.code, 0, r.err)
@@ -22,7 +23,8 @@ for _, n in ipairs { 6, 18 } do
   local words = {}
   for i, image in ipairs(study.images) do
     words[i] = image.path .. " " .. image.patient .. " " .. image.class
-    assert(data.test:item(image.index).id == image.id and study.models[1].split:item(study.models[1].places[i]).id == image.id)
+    assert(data.test:item(image.index).id == image.id)
+    assert(study.models[1].split:item(study.models[1].places[i]).id == image.id)
   end
   print(table.concat(words, ","))
 end
@@ -49,13 +51,15 @@ t.test("all seeds of a run are models, or those asked for; weights are opened wh
 local study = run:study { models = { "one", "two" }, data = data.test, images = 6 }
 for _, m in ipairs(study.models) do io.write(m.name, " ", m.train_seed, " ", m.run, ", ") end
 local model, own = study.models[3]:open()
-print(model.name, model:is_training(), own.test.n, model:sha256() == study.models[3].weights_sha256, study.models[1].model == nil)
+print(model.name, model:is_training(), own.test.n,
+  model:sha256() == study.models[3].weights_sha256, study.models[1].model == nil)
 study:close()
 print(#run:study { models = { "two" }, seeds = { 2 }, data = data.test, images = 6 }.models)
 ]])
   t.equal(r.code, 0, r.err)
   t.equal(r.out,
-    "one 7 runs/one, two seed 1 1 runs/two/seed-1, two seed 2 2 runs/two/seed-2, squeezenet1_0\tfalse\t36\ttrue\ttrue\n1\n")
+    "one 7 runs/one, two seed 1 1 runs/two/seed-1, two seed 2 2 runs/two/seed-2, "
+      .. "squeezenet1_0\tfalse\t36\ttrue\ttrue\n1\n")
 end)
 
 t.test("what a study refuses is told in one line", function()
@@ -72,25 +76,30 @@ t.test("what a study refuses is told in one line", function()
     "run:study { models = { 'one', 'one' }, data = data.test }",
     "run:study { models = { 'two' }, seeds = { 1, 5 }, data = data.test }",
     "run:study { models = { 'one' }, data = data.test, tune = data.test, images = 6 }",
-    "run:study { models = { 'one' }, data = xai.dataset.manifest { csv = 'data', classes = { 'nodule', 'clear', 'opacity' }, size_px = 48, resize_px = 48 }.test }",
+    "run:study { models = { 'one' }, data = xai.dataset.manifest { csv = 'data', classes = { 'nodule', 'clear', "
+      .. "'opacity' }, size_px = 48, resize_px = 48 }.test }",
     "run:study { models = { 'one' }, data = data.test, images = 'some' }",
     "run:study { models = { 'one' }, data = data.test, controls = { 'swop' } }",
     "run:study { models = { 'one' }, data = data, split = 'exam' }",
     "run:study { models = { 'one' }, data = data.test, target = 'cleer' }",
   })
   t.equal(lines, {
-    "study: there is no finished run 'none' (looked for runs/none/weights.pt and runs/none/seed-*/weights.pt). Train it first.",
+    "study: there is no finished run 'none' (looked for runs/none/weights.pt and runs/none/seed-*/weights.pt). Train "
+      .. "it first.",
     "study: models is an empty list (expected names of finished runs: { \"mobilenet_v2\", \"resnet50\" }).",
     "study: the model 'one' is in models twice.",
-    "study: the run 'two' has no training with seed 5 (found 2 of other seeds). Train it, or leave the seed out of seeds.",
+    "study: the run 'two' has no training with seed 5 (found 2 of other seeds). Train it, or leave the seed out of "
+      .. "seeds.",
     lines[5],
-    "study: the model 'one' tells clear, nodule, opacity apart, the data nodule, clear, opacity. A study is about models of the same classes in the same order.",
+    "study: the model 'one' tells clear, nodule, opacity apart, the data nodule, clear, opacity. A study is about "
+      .. "models of the same classes in the same order.",
     "study: images is a number or 'all' (got 'some').",
     "study: unknown control 'swop'. Did you mean 'swap'?",
     "study: takes a split of the data: data = data.test (got no split 'exam').",
     lines[10],
   })
-  t.ok(lines[5]:find("^study: the tune split test holds '%d+.png', which is judged. What is tuned on an image says nothing about it: give another split.$"), lines[5])
+  t.ok(lines[5]:find("^study: the tune split test holds '%d+.png', which is judged. What is tuned on an image says "
+    .. "nothing about it: give another split.$"), lines[5])
   t.ok(lines[10]:find("unknown target 'cleer'", 1, true), lines[10])
 end)
 
@@ -138,13 +147,17 @@ t.test("what a comparison refuses is told before anything is computed", function
   local lines = say("asked", {
     with "primary = 'road_combined'",
     with "primary = 'energy_inside', settings = { deletion = { { steps = 3 } } }",
-    head .. "run:compare(study, { methods = { 'gradcam' }, metrics = { 'effective_area' }, primary = 'effective_area' })",
-    head .. "run:compare(study, { methods = { 'gradcam', 'gradcam' }, metrics = { 'energy_inside' }, mask = 'lungs', primary = 'energy_inside' })",
+    head .. "run:compare(study, { methods = { 'gradcam' }, metrics = { 'effective_area' }, primary = "
+      .. "'effective_area' })",
+    head .. "run:compare(study, { methods = { 'gradcam', 'gradcam' }, metrics = { 'energy_inside' }, mask = 'lungs', "
+      .. "primary = 'energy_inside' })",
     head .. "run:compare(study, { methods = { 'gradcam' }, metrics = { 'energy_inside' }, primary = 'energy_inside' })",
-    head .. "run:compare(study, { methods = { 'gradcan' }, metrics = { 'energy_inside' }, mask = 'lungs', primary = 'energy_inside' })",
+    head .. "run:compare(study, { methods = { 'gradcan' }, metrics = { 'energy_inside' }, mask = 'lungs', primary = "
+      .. "'energy_inside' })",
     with "primary = 'energy_inside', array_index = '3'",
     "run:compare({}, {})",
-    head .. "run:compare(study, { methods = { 'gradcam' }, metrics = { 'energy_inside' }, mask = 'lung', primary = 'energy_inside' })",
+    head .. "run:compare(study, { methods = { 'gradcam' }, metrics = { 'energy_inside' }, mask = 'lung', primary = "
+      .. "'energy_inside' })",
   })
   t.equal(lines, {
     "compare: primary is 'road_combined', which is not among the metrics (energy_inside).",

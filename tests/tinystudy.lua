@@ -14,7 +14,8 @@ local train = [[
 local xai = require "medxai"
 local run = xai.run { name = "NAME", seed = 7, seeds = SEEDS }
 local data = xai.dataset.manifest { csv = "data", size_px = 48, resize_px = 48 }
-local model = xai.models.squeezenet1_0 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
+local model = xai.models.squeezenet1_0 { classes = data.classes, head = "torchvision", weights = "random",
+  train_depth = "all" }
 run:fit(model, data, { optim = xai.optim.sgd { lr = 0.001 }, epochs = 1, batch = 6 })
 ]]
 

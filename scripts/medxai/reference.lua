@@ -71,6 +71,10 @@ local function steps()
       options = of("compare").spec, doc = "Which explanation: every method on every model beside its own chance level." },
     { name = "audit", usage = "run:audit { train = function(cell) ... end }", options = of("audit").spec,
       doc = "Whether a class is told without the lungs, by a cheap probe, by trainings, by hiding parts, by sources." },
+    { name = "packet", usage = "run:packet(study, { methods = { \"gradcam\", \"sobel\" } })", options = of("packet").spec,
+      doc = "Cases for readers who do not know which map is which method's, in packet/, and the key beside it." },
+    { name = "readers", usage = "run:readers { answers = \"answers/*.csv\" }", options = of("readers").spec,
+      doc = "What readers answered: ratings, differences of methods, agreement. Opinions of maps, not whether maps help." },
     { name = "report", usage = "run:report()", options = of("report").spec, doc = "Writes report.html." },
   }
 end

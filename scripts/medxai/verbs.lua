@@ -10,6 +10,8 @@ return {
   overlap = { "medxai.steps.overlap", "run", begins = true },
   compare = { "medxai.steps.compare", "run" },
   study = { "medxai.steps.study", "run" },
+  packet = { "medxai.steps.packet", "run" },
+  readers = { "medxai.steps.readers", "run" },
   sanity = { "medxai.steps.sanity", "run" },
   networks = { "medxai.steps.networks", "run" },
   audit = { "medxai.steps.audit", "run" },

@@ -7,10 +7,10 @@ local folder = {}
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl",
   "metrics.csv", "weights.pt", "model.json", "report.html", "status", "times.csv", "evaluations.jsonl", "checkpoint.pt", "scores.csv",
-  "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "verdicts.csv" }
+  "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "verdicts.csv", "packet_key.csv" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables", "perturbed",
-  "audit", "done", "logs" }
+  "audit", "pictures", "done", "logs" }
 
 --- Whether a folder holds a run that was begun.
 ---@param dir string

@@ -15,7 +15,7 @@ tables.similarity_columns = { "image_id", "patient", "class", "kind", "a", "b", 
 tables.gate_columns = { "model", "network", "train_seed", "method", "label", "settings", "state", "check", "verdict",
   "estimate",
   "low", "high", "threshold", "reason", "ssim_estimate", "ssim_low", "ssim_high", "n", "units", "profile", "signed",
-  "magnitude", "controls" }
+  "magnitude", "controls", "maps" }
 
 -- ---- similarities --------------------------------------------------------------------------------------------------
 
@@ -94,6 +94,14 @@ local function controls_text(came)
   return table.concat(words, "; ")
 end
 
+-- "46 ok, 2 flat": what became of the trained network's maps.
+local function statuses_text(counts)
+  local words = {}
+  for _, status in ipairs(check.sorted_keys(counts)) do words[#words + 1] = string.format("%d %s", counts[status],
+    status) end
+  return table.concat(words, ", ")
+end
+
 local function persistence_text(r) return r and r.mean == r.mean and string.format("%.17g", r.mean) or nil end
 
 local function gate_rows(result)
@@ -112,6 +120,7 @@ local function gate_rows(result)
           threshold = r.threshold, reason = v.reason or r.why, ssim_estimate = s.mean, ssim_low = s.low,
             ssim_high = s.high, n = r.n,
           units = r.units, profile = #profile > 0 and table.concat(profile, " ") or nil, controls = controls,
+          maps = statuses_text(line.statuses),
           signed = name == "weights" and persistence_text(line.views.signed) or nil,
           magnitude = name == "weights" and persistence_text(line.views.magnitude) or nil }
       end
@@ -210,6 +219,7 @@ local function course_of(m)
   for _, line in ipairs(m.methods) do
     local row = { line.label }
     for k = 1, most do row[k + 1] = #line.profile == most and fixed(line.profile[k]) or "" end
+    if #line.profile == 2 and most > 2 then row[2], row[most + 1] = fixed(line.profile[1]), fixed(line.profile[2]) end
     row[#row + 1] = fixed(line.checks.weights.estimate.mean)
     row[#row + 1] = fixed(line.views.signed.mean)
     row[#row + 1] = fixed(line.views.magnitude.mean)

@@ -21,18 +21,23 @@ local words = require "medxai.steps.audit_words"
 local audit = {}
 
 audit.spec = {
-  inputs = { "table", default = { "whole", "lungs_raw", "outside", "border", "shape" }, of = "string",
+  inputs = { "table", of = "string", default = { "whole", "lungs_raw", "outside", "border", "shape" },
     doc = "what is trained on, each a value of the data's option input" },
-  seeds = { "table", default = { 1, 2, 3 }, of = "integer", doc = "trainings per input; {}: the probe alone, nothing is trained" },
-  train = { "function", required = true, lua = "fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions",
-    doc = "(cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input" },
-  audited = { "string|table", lua = "string|string[]", doc = "runs whose use of the parts is tested; default: the trainings on whole images" },
-  sources = { "table", lua = "table<string, string>", doc = "source of each class, where the reader does not know it" },
-  methods = { "string|table", default = {}, lua = "medxai.Methods", doc = "whose maps' share inside the lungs is told" },
-  regions = { "table", default = parts.names, of = "string", doc = "parts that are hidden beside placebos" },
-  placebo = { "integer", default = 4, min = 1, max = 32, doc = "patches of the same shape elsewhere, per part and image" },
-  margin = { "number", default = 0.638, above = 0.5, max = 0.999, doc = "AUROC from which a class counts as told (a half standard deviation)" },
-  images = { "integer|string", field = true, default = 240, min = 1, unit = "images", doc = "of the test split for hiding and maps; or \"all\"" },
+  seeds = { "table", of = "integer", default = { 1, 2, 3 },
+    doc = "trainings of each input; {} trains nothing, and the cheap probe alone speaks" },
+  train = { "function", required = true,
+    doc = "(cell) -> model, data, options of run:fit; reads its data with input = cell.input" },
+  audited = { "string|table", lua = "string|medxai.Model",
+    doc = "whose use of parts is judged: a trained run, or a model; default: the first training of whole images" },
+  sources = { "table", doc = "class -> source; default: the reader's column" },
+  methods = { "table", default = {}, lua = "medxai.Methods",
+    doc = "whose maps are judged by their share in the lungs" },
+  regions = { "table", of = "string", default = parts.names, doc = "parts that are hidden: markers, border, lungs" },
+  placebo = { "integer", default = 4, min = 1, max = 32, doc = "places of the same shape, hidden for comparison" },
+  margin = { "number", default = 0.638, above = 0.5, max = 0.999,
+    doc = "the AUROC above which a class counts as told; 0.638 is half a standard deviation" },
+  images = { "integer|string", field = true, default = 240, min = 1,
+    doc = "how many of the audited network's test images have their parts replaced, or all" },
 }
 
 local function check_names(name, list, known)

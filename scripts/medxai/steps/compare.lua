@@ -11,6 +11,7 @@ local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
+local frame = require "medxai.score.frame"
 local gate = require "medxai.score.gate"
 local host = require "medxai.host"
 local likeness = require "medxai.score.study_similarity"
@@ -183,7 +184,12 @@ function compare.check(options, study)
 end
 
 --- Checks a call of run:compare without making it (medxai.run.preflight).
-function compare.check_call(unknown, _, study, options) compare.check(options, study ~= unknown and study or nil) end
+function compare.check_call(unknown, _, study, options)
+  for _, key in ipairs { "methods", "metrics", "primary", "settings", "baselines" } do
+    if rawequal(options, unknown) or type(options) == "table" and rawequal(options[key], unknown) then return end
+  end
+  compare.check(options, study ~= unknown and study or nil)
+end
 
 -- ---- cells ---------------------------------------------------------------------------------------------------------
 
@@ -366,6 +372,16 @@ local function gate_of(study, asked)
   return marks, states
 end
 
+-- What each network answered: name of the model -> image -> class.
+local function predicted_of(list)
+  local out = {}
+  for i = 1, list.n do
+    local of = out[list.run[i]] or {}
+    out[list.run[i]], of[list.image_id[i]] = of, list.predicted[i] ~= "" and list.predicted[i] or of[list.image_id[i]]
+  end
+  return out
+end
+
 local function conclude(study, asked, list, partial)
   local run = study.run
   local done = usable(study, list)
@@ -384,6 +400,8 @@ local function conclude(study, asked, list, partial)
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
+  require("medxai.show.study_album").write(study, { cells = done, marks = marks, fine = frame.side * cells.fine,
+    maps = function(cell) return cells.maps(study, cell) end, predicted = predicted_of(list_of) })
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
   local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }
@@ -445,7 +463,7 @@ local function finish(study, asked, list, partial)
   for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
     if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
   end
-  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl" })
+  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl", "study/viewer.html" })
   if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
 end

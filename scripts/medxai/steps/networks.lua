@@ -24,9 +24,12 @@ local networks = {}
 local nan = 0 / 0
 
 networks.spec = {
-  primary = { "string", default = "auroc_macro", doc = "the endpoint that decides; the others are exploratory" },
-  margin = { "number", above = 0, doc = "differences within it are equivalent; default: equivalence is not judged" },
-  alpha = { "number", default = 0.1, above = 0, max = 0.5, doc = "share of images whose class a conformal set may miss" },
+  primary = { "string", default = "auroc_macro",
+    doc = "the endpoint that the comparison is about: auroc_macro, auroc CLASS, accuracy, balanced_accuracy, macro_f1, "
+      .. "nll, brier; all others are exploratory" },
+  margin = { "number", above = 0,
+    doc = "differences of the primary endpoint within it (90 % interval) are equivalent; default: none is" },
+  alpha = { "number", default = 0.1, above = 0, max = 0.5, doc = "share of images that conformal sets may miss" },
   level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
   batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
 }

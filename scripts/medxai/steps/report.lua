@@ -410,7 +410,7 @@ local function put_explanations(page)
   if #page.explanations == 0 then return end
   heading(page, "Explanations")
   require("medxai.show.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
-  if page.viewer == 0 then return end
+  if page.viewer == 0 or files.exists(page.dir .. "/study/viewer.html") then return end -- a page has one viewer
   local album, left_out = require("medxai.show.album").of_run(page.dir, page.explanations, { most = page.viewer, network = network_name(page) })
   if #album.images == 0 then return end
   put(page, "<h3>Every map over its image</h3>")
@@ -430,6 +430,8 @@ local function put_judged(page)
     if step.result.sentences then
       heading(page, step.result.title)
       require("medxai.show.report_judged").put(page, put, step.result)
+      local viewer = step.name:find "^compare%-" and files.read(page.dir .. "/study/viewer.html")
+      if viewer then put(page, "<h3>Every map over its image</h3>\n%s", viewer) end
     end
   end
 end
@@ -489,7 +491,7 @@ end
 local function inputs_of(page, options)
   local inputs = { options = options, version = 4, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
-  local names = { "config.json", "data_check.json", "metrics.jsonl" }
+  local names = { "config.json", "data_check.json", "metrics.jsonl", "study/viewer.html" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do
     if name ~= "report.json" then names[#names + 1] = "steps/" .. name end
   end

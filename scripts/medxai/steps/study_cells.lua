@@ -31,7 +31,7 @@ cells.block = 16
 cells.fine = 4 -- the shown map is kept at so many times the frame's side, for SSIM and pictures
 
 local longest_pause_s = 30.0
-local most_open = 4 -- models whose weights are in memory at a time
+local most_bytes = 2 << 30 -- of models whose weights are in memory at a time
 
 ---@class medxai.StudyCell
 ---@field id string what decides its numbers, as a hash
@@ -200,16 +200,29 @@ Work.__index = Work
 
 local function path_of(study, cell, ending) return files.join(study.dir, "cells", cell.id .. ending) end
 
--- The model with its weights; the one used longest ago is closed where too many are open.
+local function bytes_of(model)
+  local sum = 0
+  for _, entry in ipairs(model:state()) do
+    local n = entry.tensor.dtype == "float64" and 8 or 4
+    for _, side in ipairs(entry.tensor.shape) do n = n * side end
+    sum = sum + n
+  end
+  return sum
+end
+
+-- The model with its weights; those used longest ago are closed where all together are too large.
 function Work:open(m)
   local model = m:open()
+  self.bytes[m] = self.bytes[m] or bytes_of(model)
   for i, other in ipairs(self.opened) do
     if other == m then table.remove(self.opened, i) end
   end
   self.opened[#self.opened + 1] = m
-  if #self.opened > most_open then
+  local sum = 0
+  for _, other in ipairs(self.opened) do sum = sum + self.bytes[other] end
+  while sum > most_bytes and #self.opened > 1 do
     local oldest = table.remove(self.opened, 1)
-    self.scorers[oldest] = nil
+    self.scorers[oldest], sum = nil, sum - self.bytes[oldest]
     oldest:close()
   end
   return model
@@ -372,7 +385,7 @@ local function judged(self, cell, job, items, maps)
     for k, m in ipairs(job.metric_entries) do masks[k] = judge.masks_of(job, subject.number, m) or false end
     local function values(one, entry)
       local record = { target = own.target, status = one.status, image_id = study.images[i].id, raws = one.raws,
-        path = study.images[i].path }
+        path = study.images[i].path, derivative = job.entry.method.derivative }
       return judge.values(job, subject, one.map, record, entry)
     end
     local base = image_row(self, cell, i, own, job.entry)
@@ -541,7 +554,7 @@ end
 ---@return table work run(list, on_cell), close()
 function cells.work(study, asked, list)
   files.mkdir(files.join(study.dir, "cells"))
-  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, scorers = {}, again = {},
+  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {}, again = {},
     budget_bytes = 1 << 30,
     swaps = #study.controls > 0 and study.swaps or 0 }, Work)
   for _, cell in ipairs(list) do

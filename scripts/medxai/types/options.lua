@@ -107,11 +107,11 @@
 ---@field tune? medxai.Split a split for temperature and thresholds (data.val), without any judged image
 
 ---@class medxai.NetworksOptions
----@field alpha? number share of images whose class a conformal set may miss (default 0.1)
+---@field alpha? number share of images that conformal sets may miss (default 0.1)
 ---@field batch? integer per pass (default 32 images)
 ---@field level? number of the intervals (default 0.95)
----@field margin? number differences within it are equivalent; default: equivalence is not judged
----@field primary? string the endpoint that decides; the others are exploratory (default "auroc_macro")
+---@field margin? number differences of the primary endpoint within it (90 % interval) are equivalent; default: none is
+---@field primary? string the endpoint that the comparison is about: auroc_macro, auroc CLASS, accuracy, balanced_accuracy, macro_f1, nll, brier; all others are exploratory (default "auroc_macro")
 
 ---@class medxai.SanityOptions
 ---@field methods medxai.Methods as run:explain's; the four controls join them (required)
@@ -143,16 +143,28 @@
 ---@field within? string a mask's name: metrics neither rank nor count pixels outside it
 
 ---@class medxai.AuditOptions
----@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input (required)
----@field audited? string|string[] runs whose use of the parts is tested; default: the trainings on whole images
----@field images? integer|string of the test split for hiding and maps; or "all" (default 240 images, --images)
+---@field train function (cell) -> model, data, options of run:fit; reads its data with input = cell.input (required)
+---@field audited? string|medxai.Model whose use of parts is judged: a trained run, or a model; default: the first training of whole images
+---@field images? integer|string how many of the audited network's test images have their parts replaced, or all (default 240, --images)
 ---@field inputs? string[] what is trained on, each a value of the data's option input (default { "whole", "lungs_raw", "outside", "border", "shape" })
----@field margin? number AUROC from which a class counts as told (a half standard deviation) (default 0.638)
----@field methods? medxai.Methods whose maps' share inside the lungs is told (default {  })
----@field placebo? integer patches of the same shape elsewhere, per part and image (default 4)
----@field regions? string[] parts that are hidden beside placebos (default { "markers", "border", "lungs" })
----@field seeds? integer[] trainings per input; {}: the probe alone, nothing is trained (default { 1, 2, 3 })
----@field sources? table<string, string> source of each class, where the reader does not know it
+---@field margin? number the AUROC above which a class counts as told; 0.638 is half a standard deviation (default 0.638)
+---@field methods? medxai.Methods whose maps are judged by their share in the lungs (default {  })
+---@field placebo? integer places of the same shape, hidden for comparison (default 4)
+---@field regions? string[] parts that are hidden: markers, border, lungs (default { "markers", "border", "lungs" })
+---@field seeds? integer[] trainings of each input; {} trains nothing, and the cheap probe alone speaks (default { 1, 2, 3 })
+---@field sources? table class -> source; default: the reader's column
+
+---@class medxai.PacketOptions
+---@field methods medxai.Methods as run:explain's; baselines (sobel, center_blob, random_smooth) are decoys (required)
+---@field images? integer the study's first of which every method has a map (default 24 cases, --images)
+---@field layer? string|string[] as run:explain's
+---@field model? string whose maps, by its name in the study; needed where the study has several
+---@field readers? integer folders: each reader gets one of them (default 3, --readers)
+---@field repeats? number share of cases that come a second time (default 0.1)
+
+---@class medxai.ReadersOptions
+---@field answers string|string[] files as the packet's page saves them, or its answers.csv filled in: a pattern ("answers/*.csv") or a list (required)
+---@field key? string packet_key.csv; default: the run's own
 
 ---@class medxai.ReportOptions
 ---@field notes? string a paragraph under the head

@@ -10,7 +10,8 @@ local perturbed = require "medxai.score.perturbed"
 
 -- What the map says of each pixel that is replaced: (H, W).
 local function by_pixel(map, ctx, p, options)
-  local raw = ctx.entry and ctx.entry.method.derivative and ctx:raw()
+  local derivative = ctx.record.derivative or ctx.entry and ctx.entry.method.derivative -- of another patient's map too
+  local raw = derivative and ctx:raw()
   if not raw then return map end
   local change = (ctx.x - perturbed.background(ctx, p, options)):to { device = "cpu", dtype = "float64" }
   return raw * change:mean({ 1 }):squeeze(0)
