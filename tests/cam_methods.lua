@@ -12,6 +12,7 @@ local legendre = require "medxai.stats.quadrature"
 local map = require "medxai.explain.map"
 local mapstore = require "medxai.explain.store"
 local scorer = require "medxai.perturb.scorer"
+require "medxai.tensor.random" -- before recorded_noise puts its own function in the place of core.rng.stream, which this keeps
 
 local was_quiet = host.options.quiet
 host.options.quiet = true

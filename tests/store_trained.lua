@@ -190,6 +190,7 @@ t.test("a run's model settings are taken where they are left out, told, and refu
     { "head", built "head = 'torchvision'", says("head", "thesis", "torchvision") },
     { "layout", built "layout = 'channels_last'", says("layout", "nchw", "channels_last") },
     { "dtype", built "dtype = 'float64'", says("dtype", "float32", "float64") },
+    { "engine", built "engine = 'reference'", says("engine", "auto", "reference") },
     { "classes", built "classes = { 'clear', 'nodule', 'opacity' }", says("classes", "opacity, clear, nodule",
       "clear, nodule, opacity") },
     { "number of classes", built "classes = 4", says("classes", "opacity, clear, nodule", "0, 1, 2, 3") },
@@ -203,6 +204,14 @@ t.test("a run's model settings are taken where they are left out, told, and refu
       .. "you mean 'size_px', 'resize_px' or 'mask_resize'?" },
     { "training alone", built "dropout = 0.5, train_depth = 0, frozen = 'eval'", "taken" },
   })
+end)
+
+t.test("a run's engine is taken with its weights", function()
+  local dir = t.tmpdir()
+  make_data(dir)
+  local r = train_and_use(dir, "xai.models.squeezenet1_0 { classes = data.classes, engine = 'reference' }",
+    "xai.models.squeezenet1_0 { weights = SPEC }")
+  t.ok(r.err:find "weights: as the run '[%w/.]+' was trained: engine = reference\n", r.err)
 end)
 
 t.test("Inception's transform_input comes with the weights of its run", function()

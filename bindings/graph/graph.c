@@ -219,6 +219,7 @@ static void learn_traits(node *n) {
     n->traits &= ~CONV;
   if (n->traits & NORM && !(n->nargs >= 8 && n->nslots == 4 && n->ninputs == 1 && n->args[7].kind == TX_DOUBLE))
     n->traits &= ~NORM;
+  if (n->traits & NORM && n->args[5].kind == TX_BOOL && n->args[5].b) n->traits &= ~NORM; /* always in training */
 }
 
 int graph_add_op(graph *g, const char *name, const tx_op *op, const graph_arg *args, int nargs, int counter) {
@@ -260,8 +261,11 @@ void graph_state_drop_folded(graph_state *s) {
   for (int i = 0; i < s->nfolded; i++) {
     tx_tensor_free(s->folded[i].w);
     tx_tensor_free(s->folded[i].b);
-    s->folded[i] = (folded){ 0 };
+    s->folded[i].w = s->folded[i].b = NULL;
+    s->folded[i].stamp = 0;
   }
+  infer_free(s->infer);
+  s->infer = NULL;
 }
 
 void graph_state_free(graph_state *s) {

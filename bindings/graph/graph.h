@@ -60,6 +60,7 @@ typedef struct graph_request {
   const int *rectifiers; int nrectifiers; /* guided: these alone; none: all of them */
   bool training, grad;              /* grad: the caller's grad mode */
   bool fold, guided, single;        /* single: graph_step stops after every node; fold with leaves: behind them too */
+  bool infer;                       /* steps that record nothing may go to the inference plan (infer.h) */
   int layout;                       /* of x: 0 as it is, 1 contiguous, 2 channels_last */
 } graph_request;
 
@@ -80,6 +81,10 @@ void graph_run_give(graph_run *run, tx_tensor *t);        /* takes another refer
 bool graph_run_clamped(const graph_run *run);             /* a ReLU6 ran as clamp(0, 6): see run_op */
 /* What went wrong, "conv2d: ..." without the node's name; thread-local, as tx_error() is. */
 const char *graph_error(void);
+
+/* What the inference plan left to the node by node pass though convolutions follow, and why; "": nothing. */
+const char *graph_run_note(const graph_run *run);
+int graph_run_planned(const graph_run *run); /* steps that the inference plan has computed */
 
 /* ---- for tests ---------------------------------------------------------------------------------------------- */
 int graph_plans(const graph *g);      /* compiled and cached */

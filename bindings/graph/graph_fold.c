@@ -5,10 +5,11 @@
 #include "graph_priv.h"
 
 /* Changes whenever one of the tensors read by folding is replaced or written to. */
-static uint64_t fold_stamp(const graph_state *s, const node *conv, const node *norm) {
+uint64_t graph_fold_stamp(const graph_state *s, const node *conv, const node *norm) {
   uint64_t h = graph_mix(1, s->sets);
-  for (int i = 0; i < conv->nslots; i++) h = graph_mix(h, tx_tensor_version(s->slots[conv->slots[i]]));
-  for (int i = 0; i < norm->nslots; i++) h = graph_mix(h, tx_tensor_version(s->slots[norm->slots[i]]));
+  for (int i = 0; conv && i < conv->nslots; i++) h = graph_mix(h, tx_tensor_version(s->slots[conv->slots[i]]));
+  for (int i = 0; norm && i < norm->nslots; i++) h = graph_mix(h, tx_tensor_version(s->slots[norm->slots[i]]));
+  if (norm) h = graph_mix(h, s->folded[norm - s->g->nodes].updates);
   return h | 1;
 }
 
@@ -56,36 +57,49 @@ static int fold_bias(tx_tensor **out, tx_tensor *bias, tx_tensor *beta, tx_tenso
   return status;
 }
 
-static tx_tensor *slot_arg(const graph_state *s, const node *n, int arg) {
+tx_tensor *graph_slot_arg(const graph_state *s, const node *n, int arg) {
   for (int i = 0; i < n->nbinds; i++)
     if (n->binds[i].arg == arg && n->binds[i].kind == GRAPH_SLOT) return s->slots[n->binds[i].first];
   return NULL;
 }
 
-static bool has_slots(const graph_state *s, const node *n) {
+bool graph_has_slots(const graph_state *s, const node *n) {
   for (int i = 0; i < n->nslots; i++)
     if (!s->slots[n->slots[i]]) return false;
   return true;
 }
 
-int graph_fold(graph_state *s, int norm_id, int conv_id) {
-  const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
-  folded *f = &s->folded[norm_id];
-  if (!has_slots(s, conv) || !has_slots(s, norm)) return graph_fail(TX_ERROR, "batch_norm: a parameter has no tensor");
-  uint64_t stamp = fold_stamp(s, conv, norm);
-  if (f->stamp == stamp) return TX_OK;
-  tx_tensor *scale = NULL, *w = NULL, *b = NULL;
-  int status = fold_scale(&scale, slot_arg(s, norm, 1), slot_arg(s, norm, 4), norm->args[7].d);
-  if (status == TX_OK) status = fold_weight(&w, slot_arg(s, conv, 1), scale);
-  if (status == TX_OK) status = fold_bias(&b, slot_arg(s, conv, 2), slot_arg(s, norm, 2), slot_arg(s, norm, 3), scale);
+int graph_folded_weights(tx_tensor **out_w, tx_tensor **out_b, const graph_state *s, const node *norm,
+                         const node *conv) {
+  tx_tensor *scale = NULL, *w = NULL, *b = NULL, *bias = graph_slot_arg(s, conv, 2);
+  int status = fold_scale(&scale, graph_slot_arg(s, norm, 1), graph_slot_arg(s, norm, 4), norm->args[7].d);
+  if (status == TX_OK) status = fold_weight(&w, graph_slot_arg(s, conv, 1), scale);
+  if (status == TX_OK) status = fold_bias(&b, bias, graph_slot_arg(s, norm, 2), graph_slot_arg(s, norm, 3), scale);
   tx_tensor_free(scale);
   if (status != TX_OK) {
     tx_tensor_free(w);
     tx_tensor_free(b);
     return status;
   }
+  *out_w = w;
+  *out_b = b;
+  return TX_OK;
+}
+
+int graph_fold(graph_state *s, int norm_id, int conv_id) {
+  const node *conv = &s->g->nodes[conv_id], *norm = &s->g->nodes[norm_id];
+  folded *f = &s->folded[norm_id];
+  if (!graph_has_slots(s, conv) || !graph_has_slots(s, norm))
+    return graph_fail(TX_ERROR, "batch_norm: a parameter has no tensor");
+  uint64_t stamp = graph_fold_stamp(s, conv, norm);
+  if (f->stamp == stamp) return TX_OK;
+  tx_tensor *w = NULL, *b = NULL;
+  int status = graph_folded_weights(&w, &b, s, norm, conv);
+  if (status != TX_OK) return status;
   tx_tensor_free(f->w);
   tx_tensor_free(f->b);
-  *f = (folded){ w, b, stamp };
+  f->w = w;
+  f->b = b;
+  f->stamp = stamp;
   return TX_OK;
 }

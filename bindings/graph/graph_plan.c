@@ -298,6 +298,7 @@ int graph_find_plan(plan **out, graph_state *s, const graph_request *r) {
     if (status != TX_OK) return mx_free(key), status;
     p->key = key;
     p->nkey = n;
+    p->number = g->compiled++;
     if (g->nplans < MAX_PLANS) g->nplans++;
     else graph_plan_release(g->plans[MAX_PLANS - 1]);
     at = g->nplans - 1;

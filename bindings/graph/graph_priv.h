@@ -3,6 +3,7 @@
 #define MEDXAI_GRAPH_PRIV_H
 
 #include "graph.h"
+#include "infer.h"
 
 typedef enum kind { INPUT, OP, DROP_PATH, FUNCTION } kind;
 
@@ -50,6 +51,7 @@ typedef struct step {
 
 typedef struct plan {
   unsigned char *key; size_t nkey;
+  uint64_t number;       /* counts a graph's plans: no two have the same */
   int refs;              /* the cache's, and one per run */
   step *steps; int nsteps;
   int *frees;
@@ -63,15 +65,21 @@ struct graph {
   node *nodes; int count, room;
   int max_args, nslots; /* nslots: one more than the largest slot that a node reads */
   plan *plans[MAX_PLANS]; int nplans;
+  uint64_t compiled;    /* plans, those that made room included */
 };
 
-typedef struct folded { tx_tensor *w, *b; uint64_t stamp; } folded; /* of one batch norm */
+typedef struct folded { /* of one batch norm */
+  tx_tensor *w, *b;
+  uint64_t stamp;
+  uint64_t updates; /* how often it has changed its running statistics: libtorch does not count these as versions */
+} folded;
 struct graph_state {
   int refs; /* the owner's, and one per run */
   graph *g;
   tx_tensor **slots; int nslots;
   unsigned char *eval;            /* per node */
   folded *folded; int nfolded;    /* per node */
+  infer *infer;                   /* programs and packed weights, NULL: none yet */
   uint64_t sets;                  /* counts graph_state_set */
 };
 
@@ -87,7 +95,9 @@ struct graph_run {
   int pc, node, code;
   int64_t batch;      /* of the overrides; 0: there are none */
   int layout;
-  bool single, given, clamped;
+  bool single, given, clamped, infer;
+  int planned;        /* steps that the inference plan has computed */
+  char note[128];     /* why it left steps */
 };
 
 /* ---- graph.c ------------------------------------------------------------------------------------------------ */
@@ -102,6 +112,15 @@ void graph_plan_release(plan *p);                                        /* acce
 
 /* ---- graph_fold.c ------------------------------------------------------------------------------------------- */
 int graph_fold(graph_state *s, int norm, int conv); /* s->folded[norm] holds the weights of both nodes in one */
+/* The weight and bias of both nodes in one, new. */
+int graph_folded_weights(tx_tensor **w, tx_tensor **b, const graph_state *s, const node *norm, const node *conv);
+/* Changes whenever a tensor of these nodes is replaced or written to; each may be NULL. Never 0. */
+uint64_t graph_fold_stamp(const graph_state *s, const node *conv, const node *norm);
+bool graph_has_slots(const graph_state *s, const node *n);                /* has each of its slots a tensor? */
+tx_tensor *graph_slot_arg(const graph_state *s, const node *n, int arg); /* borrowed; NULL: no tensor stands there */
+
+/* ---- graph_run.c -------------------------------------------------------------------------------------------- */
+int graph_make_leaf(tx_tensor **t); /* detaches t and makes it a leaf that requires grad */
 
 /* ---- graph_call.c ------------------------------------------------------------------------------------------- */
 static inline tx_value tensor_value(tx_tensor *t) { return (tx_value){ .kind = t ? TX_TENSOR : TX_NONE, .t = t }; }

@@ -52,6 +52,7 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   run->node = -1;
   run->layout = r->layout;
   run->single = r->single;
+  run->infer = r->infer && !r->single;
   size_t count = (size_t)s->g->count;
   run->values = mx_calloc(count, sizeof *run->values);
   run->args = mx_calloc((size_t)s->g->max_args + 1, sizeof *run->args);
@@ -123,11 +124,15 @@ static int read_value(tx_tensor **out, graph_run *run, int v, int id) {
   return status;
 }
 
-int graph_run_input(tx_tensor **out, graph_run *run, int i) {
-  int status = read_value(out, run, run->node, run->g->nodes[run->node].inputs[i]);
+int graph_run_value_for(tx_tensor **out, graph_run *run, int v, int id) {
+  int status = read_value(out, run, v, id);
   if (status == TX_OK) *out = tx_tensor_ref(*out);
   free_temps(run);
   return status;
+}
+
+int graph_run_input(tx_tensor **out, graph_run *run, int i) {
+  return graph_run_value_for(out, run, run->node, run->g->nodes[run->node].inputs[i]);
 }
 
 static int fill_args(graph_run *run, int v, const node *n, const tx_tensor *w, const tx_tensor *b) {
@@ -313,8 +318,7 @@ static int run_input(tx_tensor **out, graph_run *run) {
                      (tx_value){ .kind = TX_STRING, .s = channels_last ? "channels_last" : "contiguous_format" });
 }
 
-/* Detaches t and makes it a leaf that requires grad. */
-static int make_leaf(tx_tensor **t) {
+int graph_make_leaf(tx_tensor **t) {
   tx_tensor *d = NULL;
   int status = graph_replace(t, graph_call1(&d, "detach", "", *t), &d);
   if (status == TX_OK) status = tx_tensor_set_requires_grad(*t, true);
@@ -334,10 +338,11 @@ static int run_step(graph_run *run, const step *st) {
   else if (n->kind == DROP_PATH) status = run_drop_path(&t, run, st);
   else status = run_op(&t, run, st);
   free_temps(run);
+  if (n->traits & NORM && run->plan->training[st->node]) run->s->folded[st->node].updates++;
   if (status != TX_OK) return tx_tensor_free(t), status;
   tx_tensor_free(run->values[st->node]);
   run->values[st->node] = t; /* set before what may still fail: a second try then does not compute it again */
-  if (st->leaf) status = make_leaf(&run->values[st->node]);
+  if (st->leaf) status = graph_make_leaf(&run->values[st->node]);
   return status == TX_OK ? count_batch(run, st) : status;
 }
 
@@ -347,6 +352,16 @@ static void free_after(graph_run *run, const step *st) {
     tx_tensor_free(*v);
     *v = NULL;
   }
+}
+
+/* Gives steps to the inference plan; *done: how many it has computed. */
+static int run_planned(int *done, graph_run *run) {
+  *done = 0;
+  if (!run->infer || run->given) return TX_OK;
+  int status = infer_steps(done, run, run->note, sizeof run->note);
+  for (int i = 0; i < *done; i++) free_after(run, &run->plan->steps[run->pc + i]);
+  run->planned += *done;
+  return status == TX_OK ? TX_OK : graph_fail(status, "%s", infer_error());
 }
 
 graph_status graph_step(graph_run *run) {
@@ -362,14 +377,16 @@ graph_status graph_step(graph_run *run) {
       break;
     }
     if (st->grad != now) tx_grad_mode(now = st->grad);
-    run->code = tx_interrupted() ? graph_fail(TX_INTERRUPTED, "interrupted") : run_step(run, st);
+    int planned = 0;
+    run->code = tx_interrupted() ? graph_fail(TX_INTERRUPTED, "interrupted") : run_planned(&planned, run);
+    if (run->code == TX_OK && !planned) run->code = run_step(run, st);
     if (run->code != TX_OK) {
       result = GRAPH_FAILED;
       break;
     }
     run->given = false;
-    free_after(run, st);
-    run->pc++;
+    if (!planned) free_after(run, st);
+    run->pc += planned ? planned : 1;
     if (run->single) {
       result = GRAPH_RAN;
       break;

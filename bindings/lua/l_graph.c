@@ -532,9 +532,10 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
 }
 
 /* state:run{ x=, outputs={ids}, override={ids}, override_tensors=, base={ids}, base_tensors=, leaves={ids}, training=,
- *   fold= (nil: in eval mode without grad), guided=, rectifiers={ids}, layout=0|1|2,
- *   each=function(id, tensor) -> stop }
- *   -> list of tensors, one per output, false where `each` stopped before it; whether a ReLU6 ran as clamp(0, 6) */
+ *   fold= (nil: in eval mode without grad), infer= (may the inference plan take steps), guided=, rectifiers={ids},
+ *   layout=0|1|2, each=function(id, tensor) -> stop }
+ *   -> list of tensors, one per output, false where `each` stopped before it; whether a ReLU6 ran as clamp(0, 6); what
+ *   the inference plan left to the node by node pass, and why; how many steps it computed */
 static int state_run(lua_State *L) {
   lua_settop(L, 2);
   graph_state *s = to_state(L, 1);
@@ -556,6 +557,7 @@ static int state_run(lua_State *L) {
   r.rectifiers = ids_field(L, "rectifiers", g, &r.nrectifiers);
   bool fold_usually = !r.training && !r.grad && !r.nleaves;
   r.fold = lua_getfield(L, 2, "fold") == LUA_TNIL ? fold_usually : lua_toboolean(L, -1);
+  r.infer = bool_field(L, "infer");
   lua_getfield(L, 2, "x");
   int x_at = lua_gettop(L);
   r.override_tensors = tensors_field(L, "override_tensors", r.noverrides);
@@ -585,10 +587,12 @@ static int state_run(lua_State *L) {
     lua_rawseti(L, -2, i + 1);
   }
   lua_pushboolean(L, graph_run_clamped(box->run));
+  lua_pushstring(L, graph_run_note(box->run));
+  lua_pushinteger(L, graph_run_planned(box->run));
   graph_run_free(box->run);
   box->run = NULL;
   xl_budget_check(L);
-  return 2;
+  return 4;
 }
 
 static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc, lua_CFunction close) {

@@ -19,8 +19,11 @@ local batch = 8
 
 local function data_set() return xai.dataset.covid_qu_ex { root = root, limit = per_class, resize_px = network == "vgg19" and 255 or 256 } end
 
-local function build(data, cell, layout)
-  return xai.models[network] { classes = data.classes, hidden = network == "vgg19" and cell.hidden or nil, train_depth = cell.train_depth, layout = layout }
+-- "exact": as libtorch computes it, node by node, in the peer's layout
+local function build(data, cell)
+  local exact = variant == "exact"
+  return xai.models[network] { classes = data.classes, hidden = network == "vgg19" and cell.hidden or nil, train_depth = cell.train_depth,
+    layout = exact and "nchw" or "auto", engine = exact and "reference" or "auto" }
 end
 
 local function write_json(path, value) files.write(path, canon.write(value)) end
@@ -91,13 +94,12 @@ local function search()
   local run = xai.run { name = "grid", seed = 42, out = files.join(dir, network .. "-" .. variant .. "-" .. depth) }
   data.train:item(1)
   data:check()
-  local layout = variant == "exact" and "nchw" or "auto"
   local began = host.now()
   local result = run:grid {
     lr = axis.lr, step_size = axis.step_size, train_depth = { depth }, hidden = axis.hidden, epochs = { axis.epochs[depth + 1] },
     cache = variant ~= "exact", search = variant == "halving" and { "halving", factor = 3, min_epochs = 1 } or "all",
     train = function(cell)
-      return build(data, cell, layout), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs,
+      return build(data, cell), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs,
         batch = batch, precision = variant == "bf16" and "bfloat16" or "float32" }
     end }
   local seconds = host.now() - began

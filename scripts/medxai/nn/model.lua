@@ -35,6 +35,7 @@ local model = {}
 ---@field device string
 ---@field dtype string
 ---@field layout string "nchw" or "channels_last"
+---@field engine string "auto" or "reference": its option engine
 local Model = {}
 Model.__name = "medxai.model"
 for name, method in pairs(topology.methods) do Model[name] = method end
@@ -159,7 +160,7 @@ end
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
   local usual = { head = "thesis", hidden = network.hidden, dtype = "float32", transform_input = false,
-    layout = auto_layout(network, device) }
+    layout = auto_layout(network, device), engine = "auto" }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
   if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
@@ -167,6 +168,7 @@ local function fill_options(what, o, network)
     check.fail(what, "option 'classes' is missing (expected table or integer). Add classes = ... to it.")
   end
   o.head, o.dtype, o.layout = o.head or usual.head, o.dtype or usual.dtype, o.layout or "auto"
+  o.engine = o.engine or usual.engine
   o.class_list = class_list(what, o.classes)
   o.num_classes = #o.class_list
 end
@@ -232,7 +234,8 @@ end
 local function finish(self, o)
   o.seed = o.seed or current_seed.get()
   self.layout, self.device = layout_of(self._network, o)
-  self.dtype, self.force = o.dtype, o.force
+  self.dtype, self.engine, self.force = o.dtype, o.engine, o.force
+  if o.engine ~= "auto" then self.config.engine = o.engine end
   if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
   local of_run = o.found and o.found.described
   if of_run then
@@ -264,6 +267,8 @@ local common = {
     doc = "where ImageNet's file cannot be had; scratch: begin with random weights, and say so" },
   layout = { one_of = { "auto", "nchw", "channels_last" },
     doc = "of activations in memory; auto (default): the faster one, fixed per network and device" },
+  engine = { one_of = { "auto", "reference" },
+    doc = "auto (default): passes without gradients go through the inference plan where it can; reference: never" },
   dtype = { one_of = { "float32", "float64" }, field = true, doc = "of weights and activations; default float32" },
   device = { "string", doc = "cpu, cuda or cuda:N; default: what --device says" },
   seed = { "integer", doc = "of the weights that are drawn; default: the run's" },
@@ -386,12 +391,21 @@ local function tell_clamped(self)
     core.tensor.torch_version())
 end
 
+-- With --trace: what the inference plan left to the node by node pass, once.
+local function tell_left(self, note)
+  if not host.options.trace or note == "" or self._left == note then return end
+  self._left = note
+  io.stderr:write(self.name, ": runs node by node: ", note, "\n")
+end
+
 --- Logits (N, classes); in train mode of a network with an auxiliary branch also its logits.
 function Model:__call(x)
-  local out, clamped = self._state:run {
+  local out, clamped, note = self._state:run {
     x = input(self, x), outputs = self._training and self._both or self._main, training = self._training, layout = layouts[self.layout],
+    infer = self.engine ~= "reference",
   }
   if clamped then tell_clamped(self) end
+  tell_left(self, note)
   return out[1], out[2]
 end
 
@@ -437,7 +451,7 @@ model.forward_spec = forward_spec
 ---             graph, where they descend from another one), for torch.autograd.grad
 ---   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers (see Model:nonlinearities)
 ---   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from; with grad_from
----             they fold where asked for, and the folded parameters get no gradients)
+---             they fold where asked for, and the folded parameters get no gradients); false: nor is the inference plan used
 ---   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open during
 ---             the call only: clone what is to be kept
 ---@param request table
@@ -454,12 +468,14 @@ function Model:forward(request)
   local nodes = self._def.nodes
   local rectifiers = type(r.guided) == "table" and ids_of(self, r.guided) or nil
   local guided = rectifiers and #rectifiers > 0 or r.guided == true -- an empty list: none
-  local tensors, clamped = self._state:run {
+  local tensors, clamped, note = self._state:run {
     x = r.x and input(self, r.x), outputs = wanted, override = override, override_tensors = override_tensors, base = base, base_tensors = base_tensors,
     leaves = leaves, training = self._training, guided = guided, rectifiers = rectifiers, fold = r.fold, layout = layouts[self.layout],
+    infer = self.engine ~= "reference" and r.fold ~= false,
     each = r.each and function(id, t) return r.each(nodes[id], t) end,
   }
   if clamped then tell_clamped(self) end
+  tell_left(self, note)
   for i, name in ipairs(names) do result[name] = tensors[i] or nil end
   for i, name in ipairs(r.grad_from or {}) do result[name] = result[name] or tensors[#names + i] or nil end
   return result

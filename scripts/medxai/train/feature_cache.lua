@@ -85,13 +85,13 @@ local function key_of(model, cut, data, run, precision)
   local splits = {}
   for _, name in ipairs { "train", "val" } do splits[name] = run:describe_split(data[name]) end
   return canon.hash { weights = stream:hex(), cut = canon.list(cut.names), network = model.name, layout = model.layout, dtype = model.dtype, splits = splits,
-    libtorch = core.tensor.torch_version(), device = model.device:match "^%a+", precision = precision, form = 2 }
+    engine = model.engine, libtorch = core.tensor.torch_version(), device = model.device:match "^%a+", precision = precision, form = 3 }
 end
 
 -- The values at the cut, without autograd.
 local function outputs_of(part, x)
   local function forward()
-    return torch.no_grad(function() return part.model:forward { x = x, outputs = part.cut.names, fold = false } end)
+    return torch.no_grad(function() return part.model:forward { x = x, outputs = part.cut.names } end)
   end
   if part.precision == "float32" then return forward() end
   return torch.autocast({ device = (part.model.device:match "^%a+"), dtype = "bfloat16" }, forward)

@@ -292,6 +292,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -306,6 +307,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -321,6 +323,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -337,6 +340,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -352,6 +356,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -367,6 +372,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -383,6 +389,7 @@
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
@@ -904,6 +911,7 @@
 ---@field compare_layers? string[] names of nodes, deep to shallow, for each_layer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
+---@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field head_parts? string[] names of parts that stay trained when the rest is frozen
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
