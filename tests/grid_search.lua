@@ -160,9 +160,9 @@ t.test("killed within epochs or asked to stop by SIGUSR1, the search goes on fro
   local command = string.format("%s --threads 1 --quiet --out %s %s --checkpoint_minutes 0", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
   local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
     for signal in KILL USR1 KILL USR1 KILL USR1; do
-      before=$(ls run/families/*/*.part.pt 2>/dev/null | tail -n 1)
+      before=$(ls -i run/families/*/*.part.pt 2>/dev/null)
       %s >>log 2>&1 & pid=$!
-      while kill -0 $pid 2>/dev/null && [ "$(ls run/families/*/*.part.pt 2>/dev/null | tail -n 1)" = "$before" ]; do sleep 0.01; done
+      while kill -0 $pid 2>/dev/null && [ "$(ls -i run/families/*/*.part.pt 2>/dev/null)" = "$before" ]; do sleep 0.01; done
       kill -$signal $pid 2>/dev/null; wait $pid; echo $?
     done]], t.quote(dir), command), timeout = 300 }
   t.ok(r.out:find "137\n" and r.out:find "138\n", r.out .. (files.read(dir .. "/log") or ""))
