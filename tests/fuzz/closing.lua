@@ -255,9 +255,10 @@ local function network()
   s:set(2, torch.randn(3))
   return { g = g, s = s, x = torch.randn(2, 3), ids = { x, y, f, d, r }, w = torch.randn(3, 3) }
 end
-case("graph.new graph.input graph.op graph.func graph.drop_path graph.state graph.node graph.count graph.plans", none,
-function()
+case("graph.new graph.input graph.op graph.func graph.drop_path graph.state graph.node graph.batch graph.count graph.plans",
+none, function()
   local v = network()
+  v.g:batch(2, 0, 1)
   return v.ids, v.g:node(2), v.g:count(), v.g:plans()
 end)
 case("state.run", network, function(v) return v.s:run { x = v.x, outputs = { 2, 5 }, training = true } end)
@@ -288,6 +289,10 @@ case("state.get state.set state.set_eval state.drop_folded state.set_requires_gr
   end)
 
 -- files
+case("pt2.tensors", function() return { a = torch.ones(2, 3) } end, function(v)
+  core.store.write_pt(dir .. "/y.pt", "save", { "dict", "a", v.a })
+  return core.pt2.tensors(dir .. "/y.pt", "exported", { { record = "data/0", dtype = "float32", sizes = { 3, 2 }, strides = { 1, 3 } } })
+end)
 case("store.write_pt store.write_safetensors store.read", function()
   return { a = torch.ones(2, 3), b = torch.ones({ 4 }, { dtype = "int64" }):t() }
 end, function(v)
