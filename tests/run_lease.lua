@@ -162,6 +162,22 @@ t.test("who looked at a generation that was superseded long ago does not own", f
   t.equal({ held:is_mine(), files.list(dir .. "/claims") }, { true, { "cell.3", "nothing.1", "workers" } })
 end)
 
+t.test("claims on work that is over are removed, others stay; what was cleared can be claimed again at once, by anybody", function()
+  local dir = t.tmpdir()
+  local a <close> = lease.open(dir)
+  a:take "tables":close()
+  a:take "cell":close()
+  local b <close> = lease.open(dir) -- knows both
+  t.ok(b:take "cell"):close()
+  a:clear(function(name) return name == "cell" end)
+  t.equal(files.list(dir .. "/claims"), { "tables.2", "workers" })
+  local held = t.ok(b:take "cell", "waits for a claim that is not there")
+  t.equal({ held.generation, (a:take "cell"), held:is_mine() }, { 1, nil, true })
+  held:close()
+  t.equal(t.ok(a:take "tables").generation, 3)
+  t.equal(t.ok(a:take "cell").generation, 3)
+end)
+
 t.test("two containers with the same process ids exclude each other, and see each other's death", function()
   local space = "unshare -p -f --mount-proc"
   if not os.execute(space .. " true 2>/dev/null") then t.skip "no process spaces of one's own here" end

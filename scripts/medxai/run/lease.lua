@@ -79,10 +79,21 @@ local function list(self)
   return lower
 end
 
--- The highest generation of a name, 0 where nobody has claimed it yet.
+-- What was remembered of a name whose claims were removed.
+local function forget(self, name)
+  for generation = 1, self.known[name] or 0 do self.owners[path_of(self, name, generation)] = nil end
+  self.known[name] = nil
+end
+
+-- The highest generation of a name, 0 where nobody has claimed it yet, or where it was cleared: the folder tells, not memory.
 local function newest(self, name)
   local generation = self.known[name] or 0
   while files.exists(path_of(self, name, generation + 1)) do generation = generation + 1 end
+  if generation > 0 and not files.exists(path_of(self, name, generation)) then
+    forget(self, name)
+    list(self)
+    generation = self.known[name] or 0
+  end
   self.known[name] = generation
   return generation
 end
@@ -309,11 +320,15 @@ function Leases:tidy()
   end
 end
 
---- Removes the claims on work that is all done, but for those of one name. Who still holds one has lost it.
----@param kept string
-function Leases:clear(kept)
+--- Removes the claims on work that is all done. Who still holds one has lost it. Names of anything else stay: their
+--- generations go on rising.
+---@param is_over fun(name: string): any whether a name is that of such work
+function Leases:clear(is_over)
   for name, generations in pairs(list(self)) do
-    for _, generation in ipairs(name ~= kept and generations or {}) do file.remove(path_of(self, name, generation)) end
+    if is_over(name) then
+      for _, generation in ipairs(generations) do file.remove(path_of(self, name, generation)) end
+      forget(self, name)
+    end
   end
 end
 

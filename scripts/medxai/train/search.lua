@@ -198,9 +198,9 @@ end
 ---@param run medxai.Run
 ---@param cells medxai.Cell[]
 function grid_work.merge_logs(run, cells)
-  local lines, numbers = {}, {}
+  local lines, numbers, families = {}, {}, {}
   for _, cell in ipairs(cells) do
-    numbers[cell.id] = cell.number
+    numbers[cell.id], families[cell.family.id] = cell.number, true
     local list = failures_of(cell)
     list[#list + 1] = files.exists(result_path(cell)) and grid_work.result(cell) or nil
     for _, result in ipairs(list) do
@@ -213,7 +213,7 @@ function grid_work.merge_logs(run, cells)
     local number = row.step == "grid" and numbers[row.name]
     return number and number * 1e6 + (tonumber(row.epoch) or 0) or 0
   end)
-  run.leases:clear "run"
+  run.leases:clear(function(name) return families[name] or name:find "^cache%-" end)
   run.leases:tidy()
 end
 
