@@ -249,7 +249,8 @@ t.test("more epochs: interrupted they go on, without a checkpoint they are refus
   local r = t.run { exe = "/bin/sh", "-c", string.format([[
     %s --threads 1 --quiet --resume --out %s %s & pid=$!
     while kill -0 $pid 2>/dev/null && [ "$(grep -c '"step":"fit"' %s/metrics.jsonl)" -lt 5 ]; do sleep 0.02; done
-    kill -KILL $pid 2>/dev/null; wait $pid]], t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
+    kill -KILL $pid 2>/dev/null; wait $pid]],
+    t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
   t.ok(r.code == 137 or r.code == 0, r.err)
   t.equal(go(more, script).code, 0)
   same_run(base .. "/whole", more)
