@@ -4,7 +4,7 @@
 -- Whatever a value's layout is (geometry.lua), methods get it as (N, C, h, w).
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
 -- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local suggest = require "medxai.base.suggest"
 local chunks = require "medxai.tensor.chunks"
 local geometry = require "medxai.nn.geometry"

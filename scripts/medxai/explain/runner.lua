@@ -4,7 +4,7 @@
 -- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local context = require "medxai.explain.context"
 local core = require "medxai.core"

@@ -1,7 +1,7 @@
 -- What a researcher's own code leaves behind: what a method returns beside its map, and the model's weights.
 -- It refuses in words, before anything is written: one method's mistake is that method's failure and no broken file or run.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local torch = require "medxai.torch"
 
 local returned = {}

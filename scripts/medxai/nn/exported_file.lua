@@ -4,7 +4,7 @@
 -- argument such a size is { times = 12 }. Nothing in the file is run, and no tensor is read here. It refuses other files by what they are, archives of torch before 2.8, a network with
 -- several inputs, and sizes that depend on anything but the batch.
 local archive = require "medxai.archive"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 
 local exported_file = {}

@@ -3,7 +3,7 @@
 -- It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them all.
 local album = require "medxai.show.album"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local figure = require "medxai.show.figure"
 local host = require "medxai.host"
 local maps = require "medxai.show.gallery_maps"

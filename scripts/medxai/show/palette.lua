@@ -1,7 +1,7 @@
 -- Color scales: 768 bytes each, 256 RGB colors from the low to the high end.
 -- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually even;
 -- jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from red to blue.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local palette = {}
 
