@@ -9,7 +9,9 @@ t.test("every name of the front door opens and has its line for editors, and eve
     t.ok(xai[name] ~= nil, name)
     offered[#offered + 1] = name
   end
-  for name in files.read(t.root .. "/scripts/medxai/init.lua"):gmatch "%-%-%-@field ([%w_]+)" do described[#described + 1] = name end
+  for name in files.read(t.root .. "/scripts/medxai/init.lua"):gmatch "%-%-%-@field ([%w_]+)" do
+    described[#described + 1] = name
+  end
   table.sort(described)
   t.equal(offered, described)
 end)
@@ -24,5 +26,6 @@ end)
 t.test("methods and metrics of your own find what takes pixels out and what scores changed images", function()
   t.equal(xai.removal, require "medxai.perturb.removal")
   t.equal(xai.scorer, require "medxai.perturb.scorer")
-  t.fails_like(function() return xai.smoke_count end, "^medxai: there is no 'smoke_count' any more%. Give the option smoke = ")
+  t.fails_like(function() return xai.smoke_count end,
+    "^medxai: there is no 'smoke_count' any more%. Give the option smoke = ")
 end)

@@ -19,7 +19,8 @@ function check.fail(what, fmt, ...)
   error(message, 0)
 end
 
---- Raises the same for an option or a name that is wrong whatever the data are (medxai.run.preflight tells it before training).
+--- Raises the same for an option or a name that is wrong whatever the data are (medxai.run.preflight tells it before
+--- training).
 ---@param what string
 ---@param fmt string
 function check.mistake(what, fmt, ...)
@@ -37,10 +38,12 @@ function check.is_finite(v) return type(v) == "number" and v == v and v ~= math.
 function check.words_of(problem)
   local meta = getmetatable(problem)
   if type(problem) == "string" or type(meta) == "table" and meta.__tostring then return tostring(problem) end
-  return string.format("raised %s instead of a text (expected error(\"...\"))", problem == nil and "nil" or "a " .. type(problem))
+  return string.format("raised %s instead of a text (expected error(\"...\"))",
+    problem == nil and "nil" or "a " .. type(problem))
 end
 
---- An error's text with the researcher's own line in front, where it has none yet: a handler for xpcall around their code.
+--- An error's text with the researcher's own line in front, where it has none yet: a handler for xpcall around their
+--- code.
 ---@param problem any
 ---@param entered? function the library's function that calls their code: what it raises itself is told without a line
 function check.located(problem, entered)
@@ -108,7 +111,9 @@ end
 ---@param kinds table<string, string>
 function check.kinds(what, subject, t, kinds)
   for _, key in ipairs(check.sorted_keys(kinds)) do
-    if t[key] ~= nil and type(t[key]) ~= kinds[key] then check.fail(what, "%s: %s is a %s (expected a %s).", subject, key, type(t[key]), kinds[key]) end
+    if t[key] ~= nil and type(t[key]) ~= kinds[key] then
+      check.fail(what, "%s: %s is a %s (expected a %s).", subject, key, type(t[key]), kinds[key])
+    end
   end
 end
 

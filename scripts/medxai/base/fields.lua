@@ -75,7 +75,8 @@ function fields.parse(rule, text)
   return text
 end
 
---- Raises if the command line gave a field that nothing has taken so far. The host calls it when the experiment has ended.
+--- Raises if the command line gave a field that nothing has taken so far. The host calls it when the experiment has
+--- ended.
 function fields.refuse_unused()
   for _, name in ipairs(check.sorted_keys(given())) do
     if not taken[name] then

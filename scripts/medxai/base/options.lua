@@ -1,6 +1,6 @@
 -- Option tables: checks what a user writes as options against a spec, and gives the complete options. Two things on the
--- command line replace an option: a field (--epochs 2), where its spec says that it is one, and --smoke, as its spec says.
--- An unknown key is an error that offers the nearest name, never a silent default.
+-- command line replace an option: a field (--epochs 2), where its spec says that it is one, and --smoke, as its spec
+-- says. An unknown key is an error that offers the nearest name, never a silent default.
 local check = require "medxai.base.check"
 local fields = require "medxai.base.fields"
 local host = require "medxai.host"
@@ -51,10 +51,14 @@ local function check_one(what, key, rule, value)
     local hint = rule.one_of and type(value) == "string" and suggest.near(value, rule.one_of) or ""
     local kind = rule[1] or ""
     local meaning = rule.doc and (kind == "table" or kind == "function") and ": " .. rule.doc or ""
-    check.mistake(what, "option '%s' is wrong (expected %s%s, got %s).%s", key, expected, meaning, check.describe(value), hint)
+    check.mistake(what, "option '%s' is wrong (expected %s%s, got %s).%s", key, expected, meaning,
+      check.describe(value), hint)
   end
   if type(result) == "number" then
-    if not check.is_finite(result) then check.mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
+    if not check.is_finite(result) then
+      check.mistake(what, "option '%s' is not a finite number (got %s).", key,
+        result ~= result and "nan" or tostring(result))
+    end
     if rule.min and result < rule.min then
       check.mistake(what, "option '%s' is too small (expected at least %s, got %s).", key, rule.min, result)
     end
@@ -108,9 +112,12 @@ end
 local function refuse_renamed(what, options, spec)
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
-    if rule.instead and options[key] ~= nil then check.mistake(what, "there is no option '%s'. %s", key, rule.instead) end
+    if rule.instead and options[key] ~= nil then
+      check.mistake(what, "there is no option '%s'. %s", key, rule.instead)
+    end
     if rule.now and options[key] ~= nil then
-      check.mistake(what, "option '%s' is now %s.", key, rule.now:find "^[%w_]+$" and "'" .. rule.now .. "'" or rule.now)
+      check.mistake(what, "option '%s' is now %s.", key, rule.now:find "^[%w_]+$" and "'" .. rule.now .. "'"
+        or rule.now)
     end
     local name = rule.now and field_of(key, rule)
     if name and fields.is_given(name) then
@@ -131,14 +138,18 @@ end
 local function refuse_unknown(what, options, spec)
   for _, key in ipairs(check.sorted_keys(options)) do
     if spec[key] == nil then
-      if type(key) ~= "string" then check.mistake(what, "options have names (expected name = value, got %s without one).", check.describe(options[key])) end
+      if type(key) ~= "string" then
+        check.mistake(what, "options have names (expected name = value, got %s without one).",
+          check.describe(options[key]))
+      end
       check.mistake(what, "unknown option '%s'.%s", key, suggest.hint(key, names_of(spec)))
     end
   end
 end
 
---- Checks a table of options against a spec and returns a new table with defaults filled in. A spec is the one source of
---- what is said of an option: `medxai-run help`, docs/reference and the editor's types come from it (medxai.reference).
+--- Checks a table of options against a spec and returns a new table with defaults filled in. A spec is the one source
+--- of what is said of an option: `medxai-run help`, docs/reference and the editor's types come from it
+--- (medxai.reference).
 ---   spec = { lr = { "number", default = 0.1, min = 0, max = 1, required = true, doc = "learning rate" },
 ---            head = { one_of = { "a", "b" }, doc = "..." } }
 --- Types: number integer string boolean table function tensor any, or several: "number|string".
@@ -159,7 +170,8 @@ end
 function Options.check(what, options, spec)
   if options == nil then options = {} end
   if type(options) ~= "table" then
-    check.mistake(what, "takes one table of options (expected %s { name = value }, got %s).", what, check.describe(options))
+    check.mistake(what, "takes one table of options (expected %s { name = value }, got %s).", what,
+      check.describe(options))
   end
   refuse_renamed(what, options, spec)
   refuse_unknown(what, options, spec)
@@ -171,7 +183,8 @@ function Options.check(what, options, spec)
     if value == nil then value = rule.default end
     if value == nil and rule.required then
       check.mistake(what, "option '%s' is missing (expected %s%s). Add %s = ... to it.", key,
-        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), rule.doc and ": " .. rule.doc or "", key)
+        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "),
+        rule.doc and ": " .. rule.doc or "", key)
     end
     if value ~= nil then value = check_one(what, key, rule, value) end
     result[key] = under_smoke(rule, value)
@@ -182,7 +195,8 @@ end
 local function check_smoke(what, subject, key, small)
   local function count(v) return math.type(v) == "integer" and v > 0 end
   if type(small) == "table" and not (count(small.divide_by) and count(small.least)) then
-    check.fail(what, "%s: option '%s': smoke is wrong (expected { divide_by = 50, least = 2 } or a value).", subject, key)
+    check.fail(what, "%s: option '%s': smoke is wrong (expected { divide_by = 50, least = 2 } or a value).",
+      subject, key)
   end
 end
 
@@ -190,15 +204,22 @@ end
 function Options.check_spec(what, subject, spec)
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
-    if type(key) ~= "string" then check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject, tostring(key)) end
-    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now and not rule.instead then
-      check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = { ... } }, got %s).", subject, key, key, check.describe(rule))
+    if type(key) ~= "string" then
+      check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject,
+        tostring(key))
+    end
+    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now
+        and not rule.instead then
+      check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = "
+        .. "{ ... } }, got %s).", subject, key, key, check.describe(rule))
     end
     check_smoke(what, subject, key, rule.smoke)
-    check.kinds(what, subject .. ": option '" .. key .. "'", rule, { doc = "string", unit = "string", now = "string", instead = "string" })
+    check.kinds(what, subject .. ": option '" .. key .. "'", rule,
+      { doc = "string", unit = "string", now = "string", instead = "string" })
     for kind in (rule[1] or ""):gmatch("[%w_]+") do
       if not accepts[kind] then
-        check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind, (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))
+        check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind,
+          (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))
       end
     end
   end

@@ -11,8 +11,8 @@ local own_files = { "config.json", "environment.json", "manifest.csv", "data_che
   "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock", "verdicts.csv",
   "packet_key.csv" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
-local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables", "perturbed",
-  "audit", "pictures" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
+  "perturbed", "audit", "pictures" }
 
 --- The folders in which the run of a name may lie, the first one first: under --smoke that of its smoke run.
 ---@param name string

@@ -1,6 +1,7 @@
 -- Color scales: 768 bytes each, 256 RGB colors from the low to the high end.
--- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually even;
--- jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from red to blue.
+-- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually
+-- even; jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from
+-- red to blue.
 local check = require "medxai.base.check"
 
 local palette = {}
@@ -15,11 +16,15 @@ local function to_bytes(color_at)
   return table.concat(out)
 end
 
--- Sixth-degree fit of viridis (van der Walt and Smith 2015), fit by M. Zucker, public domain; within 1.2 % of the table.
+-- Sixth-degree fit of viridis (van der Walt and Smith 2015), fit by M. Zucker, public domain; within 1.2 % of the
+-- table.
 local viridis_fit = {
-  { 0.2777273272234177, 0.1050930431085774, -0.3308618287255563, -4.634230498983486, 6.228269936347081, 4.776384997670288, -5.435455855934631 },
-  { 0.005407344544966578, 1.404613529898575, 0.214847559468213, -5.799100973351585, 14.17993336680509, -13.74514537774601, 4.645852612178535 },
-  { 0.3340998053353061, 1.384590162594685, 0.09509516302823659, -19.33244095627987, 56.69055260068105, -65.35303263337234, 26.3124352495832 },
+  { 0.2777273272234177, 0.1050930431085774, -0.3308618287255563, -4.634230498983486, 6.228269936347081,
+    4.776384997670288, -5.435455855934631 },
+  { 0.005407344544966578, 1.404613529898575, 0.214847559468213, -5.799100973351585, 14.17993336680509,
+    -13.74514537774601, 4.645852612178535 },
+  { 0.3340998053353061, 1.384590162594685, 0.09509516302823659, -19.33244095627987, 56.69055260068105,
+    -65.35303263337234, 26.3124352495832 },
 }
 
 local function viridis(i)
@@ -62,7 +67,15 @@ local function jet(i)
   elseif i >= 160 and i <= 223 then r = 255 elseif i >= 224 then r = 252 - 4 * (i - 224) end
   if i >= 33 and i <= 95 then g = 4 * (i - 32) elseif i >= 96 and i <= 159 then g = 255
   elseif i >= 160 and i <= 222 then g = 252 - 4 * (i - 160) end
-  if i <= 31 then b = 128 + 4 * i elseif i <= 95 then b = 255 elseif i <= 158 then b = 254 - 4 * (i - 96) elseif i == 159 then b = 1 end
+  if i <= 31 then
+    b = 128 + 4 * i
+  elseif i <= 95 then
+    b = 255
+  elseif i <= 158 then
+    b = 254 - 4 * (i - 96)
+  elseif i == 159 then
+    b = 1
+  end
   return { r, g, b }
 end
 
