@@ -3,7 +3,7 @@
 -- output difference. Subsets, weights and selections are those of shap 0.51; `scaling` gives what older versions did.
 -- It knows no images. It refuses to invert what the subsets do not determine: such values are the least-norm solution,
 -- and said to be.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 

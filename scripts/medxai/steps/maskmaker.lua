@@ -4,7 +4,8 @@
 -- at. It refuses to write into the data that it reads, or over copies of another mode; images whose mask cannot be used
 -- are left out and listed together at the end.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local file = require "medxai.file"
 local files = require "medxai.base.files"
 local folders = require "medxai.data.covid_qu_ex_folders"
@@ -149,12 +150,11 @@ end
 ---@param options medxai.MaskmakerOptions
 ---@return table { written = integer, kept = integer (from an earlier call), out = string }
 local function run(options)
-  local o = check.options("maskmaker", options, spec)
+  local o = Options.check("maskmaker", options, spec)
   check_out(o)
   local items = list_items(o)
   open_out(o)
-  local lock <close> = files.lock(files.join(o.out, ".lock")) -- luacheck: ignore
-    or check.fail("maskmaker", "'%s' is in use by another process.", o.out)
+  local lock <close> = files.lock(files.join(o.out, ".lock")) or check.fail("maskmaker", "'%s' is in use by another process.", o.out) -- luacheck: ignore
   local log, done = files.join(o.out, "maskmaker.jsonl"), {}
   files.repair_lines(log)
   for _, record in ipairs(files.records(log)) do done[record.path] = record.sources end

@@ -4,7 +4,7 @@
 -- in those are the same training so far. A dead process leaves whole files and a lock that the system has given back.
 -- It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local trajectory = require "medxai.train.families"
 local files = require "medxai.base.files"
@@ -232,7 +232,7 @@ function Work:advance(cell, target)
   for epoch = math.min(told, trainer.epoch) + 1, trainer.epoch do log:epoch(trainer.history[epoch]) end
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()
-    if not (check.smoke() and trainer:finished()) then
+    if not (self.run.smoke and trainer:finished()) then
       trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
     end
     drop_state(cell, trainer.epoch - 1)
