@@ -77,7 +77,8 @@ local function close_library()
   local sink = setmetatable({}, { __index = function() return function(self) return self end end })
   local open, lines = io.open, io.lines
   keep(io, { type = true })
-  io.open, io.lines, io.write, io.stdout, io.stderr = reads_only(open), reads_only(lines), nothing, sink, sink -- luacheck: ignore
+  io.open, io.lines, io.write = reads_only(open), reads_only(lines), nothing -- luacheck: ignore
+  io.stdout, io.stderr = sink, sink -- luacheck: ignore
   keep(os, { clock = true, date = true, difftime = true, getenv = true, time = true })
   keep(debug, { getinfo = true, getlocal = true, getmetatable = true, getupvalue = true, traceback = true,
     upvalueid = true })

@@ -51,8 +51,8 @@ local function words(text)
 end
 
 -- Operators between the head and the output that keep each class apart.
-local passed = words [[dropout dropout_ flatten squeeze contiguous clone alias detach relu relu_ adaptive_avg_pool2d mean
-  lift_fresh_copy to]]
+local passed = words [[dropout dropout_ flatten squeeze contiguous clone alias detach relu relu_ adaptive_avg_pool2d
+  mean lift_fresh_copy to]]
 local probabilities = words "softmax _softmax log_softmax _log_softmax sigmoid sigmoid_"
 
 local function find_arg(node, ...)

@@ -154,7 +154,8 @@ local function run(options)
   check_out(o)
   local items = list_items(o)
   open_out(o)
-  local lock <close> = files.lock(files.join(o.out, ".lock")) or check.fail("maskmaker", "'%s' is in use by another process.", o.out) -- luacheck: ignore
+  local lock <close> = files.lock(files.join(o.out, ".lock")) -- luacheck: ignore
+    or check.fail("maskmaker", "'%s' is in use by another process.", o.out)
   local log, done = files.join(o.out, "maskmaker.jsonl"), {}
   files.repair_lines(log)
   for _, record in ipairs(files.records(log)) do done[record.path] = record.sources end
