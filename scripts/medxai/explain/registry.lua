@@ -16,8 +16,8 @@
 --   picture             "overlay", "detail" (fine signed lines) or "masked" (the image under the map)
 --   draw                a module of room show that draws figures of its own; an own method: function(page)
 -- A researcher may give just a function(x, model, target) -> (H, W). A name is taken as people write it: gradcam++ is
--- gradcam_plus_plus, Grad-CAM is gradcam. Unknown names and options, and a method file that does not say what it should,
--- are errors before anything is computed.
+-- gradcam_plus_plus, Grad-CAM is gradcam. Unknown names and options, and a method file that does not say what it
+-- should, are errors before anything is computed.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
