@@ -1,10 +1,9 @@
 -- CAM metrics, Sobel maps and masks, and the pictures of guided backprop against pytorch-grad-cam 1.5.7, with
--- MEDXAI_CAM_SCORES_DIR
--- = what tests/reference/cam_scores.py wrote and MEDXAI_GRADCAM_DIR = what gradcam.py did (skipped without them). Truth
--- is the network in float64 on the reference's images (noise 0). A cell is one number: it passes when ours (float32) is
--- off by at most 1e-4 of the spread of the image's logits (of 1, for a probability), or 4 times the reference's own
--- float32 error on that image; where the truth is below 1e-4 of that spread there is no evidence. Fails where a cell
--- fails or a mutant passes; the last line counts the cells.
+-- MEDXAI_CAM_SCORES_DIR = what tests/reference/cam_scores.py wrote and MEDXAI_GRADCAM_DIR = what gradcam.py did
+-- (skipped without them). Truth is the network in float64 on the reference's images (noise 0). A cell is one number: it
+-- passes when ours (float32) is off by at most 1e-4 of the spread of the image's logits (of 1, for a probability), or 4
+-- times the reference's own float32 error on that image; where the truth is below 1e-4 of that spread there is no
+-- evidence. Fails where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
 local canon = require "medxai.base.json"
 local contexts = require "medxai.score.context"

@@ -1,7 +1,6 @@
 -- Experiments of experiments/, end to end under --smoke, in one folder, so that those that start from another's weights
 -- find them: what an experiment needs is run before it, once. The ordinary tests run one of each kind, with the fastest
--- network;
--- --long runs all of them, and explain.lua and extras.lua on a small training of every network.
+-- network; --long runs all of them, and explain.lua and extras.lua on a small training of every network.
 local t = require "t"
 local files = require "medxai.base.files"
 local xai = require "medxai"

@@ -191,9 +191,8 @@ t.test("what is left of an area in another: the whole leaves 1, a constant 0; th
     of)).why, "fewer than 10 patients")
 end)
 
--- Over samples of m positives and twice as many negatives with a true area: how often the 95 % interval holds it,
--- and how often it is
--- found above and below the threshold.
+-- Over samples of m positives and twice as many negatives with a true area: how often the 95 % interval holds it, and
+-- how often it is found above and below the threshold.
 local function areas(samples, m, area, seed)
   local held, found, not_found, shift = 0, 0, 0, distributions.normal_quantile(area) * math.sqrt(2)
   for s = 1, samples do

@@ -1,6 +1,5 @@
 -- Numbers about maps: similarity, persistence, complexity, faithfulness, readers: the golden values of
--- shared/spec/comparison.md, section 13,
--- and cases by hand.
+-- shared/spec/comparison.md, section 13, and cases by hand.
 local t = require "t"
 local complexity = require "medxai.stats.complexity"
 local faithfulness = require "medxai.stats.faithfulness"
@@ -166,8 +165,7 @@ t.test("persistence over patients and draws: interval, undefined maps, one map f
 end)
 
 -- Share of studies of n patients whose interval lies wholly below and wholly above the true persistence. Stages fall
--- evenly from
--- `first` to the strangers' 0.2; draws have a deviation of 0.1 by the weights, images of 0.15.
+-- evenly from `first` to the strangers' 0.2; draws have a deviation of 0.1 by the weights, images of 0.15.
 local function misses(studies, n, first, seed)
   local core, below, above = require "medxai.core", 0, 0
   local truth = {}

@@ -1,7 +1,6 @@
 -- The statistics against what SciPy, scikit-learn, statsmodels, pingouin, scikit-image and the code of DeLong's fast
--- algorithm
--- say (tests/reference/stats_peers.py): the stored cases, or those of the file MEDXAI_STATS_PEERS (./bootstrap
--- parity statistics).
+-- algorithm say (tests/reference/stats_peers.py): the stored cases, or those of the file MEDXAI_STATS_PEERS
+-- (./bootstrap parity statistics).
 local t = require "t"
 local accuracy = require "medxai.stats.accuracy"
 local calibration = require "medxai.stats.calibration"

@@ -1,15 +1,13 @@
 -- The weights of a run are used with the settings of its training, or not at all: used by name and by path they give
--- the logits
--- that the run wrote of its validation images, to the last bit; a model or data of another setting are refused, naming
--- both values.
+-- the logits that the run wrote of its validation images, to the last bit; a model or data of another setting are
+-- refused, naming both values.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local image = require "medxai.core".image
 local torch = require "medxai.torch"
 
--- ---- data: nine pictures of 12 bits in 16, with masks
--- ---------------------------------------------------------------------
+-- ---- data: nine pictures of 12 bits in 16, with masks --------------------------------------------------------------
 
 local function chunk(body)
   local c = 0xffffffff
@@ -53,8 +51,7 @@ local function make_data(dir)
   t.write(dir .. "/data/manifest.csv", table.concat(lines, "\n") .. "\n")
 end
 
--- ---- experiments
--- ------------------------------------------------------------------------------------------------------------
+-- ---- experiments ---------------------------------------------------------------------------------------------------
 
 local head = [[
 local xai = require "medxai"
@@ -352,8 +349,7 @@ t.test("the check before training compares data with the weights' run, but for w
   t.equal(r.code, 0, r.err)
 end)
 
--- ---- xai.trained
--- ------------------------------------------------------------------------------------------------------------
+-- ---- xai.trained ---------------------------------------------------------------------------------------------------
 
 t.test("xai.trained gives a run's model and data as they were, whatever their settings", function()
   local dir = t.tmpdir()

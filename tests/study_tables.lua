@@ -252,8 +252,7 @@ end)
 
 t.long("of 200 studies in which no map tells anything, at most 7 in 100 claim that one does", function()
   -- each map's score on each image is a draw: own and swapped maps are alike. Expected at most 5 %; 0.07 is one and a
-  -- half
-  -- standard errors (0.015) above, and these draws are always the same
+  -- half standard errors (0.015) above, and these draws are always the same
   local patients, claims = patients_of(24), 0
   math.randomseed(4)
   for _ = 1, 200 do

@@ -2,8 +2,7 @@
 -- a busy machine slows all alike. Medians, their ratio (above 1: ours is faster), peak memory above the loaded model,
 -- and the share of the machine's matrix-product roof that is reached. Peers: Debian's torch, and torch 2 where there is
 -- one. It judges nothing and fails nothing: goals are printed beside the numbers. A network's name measures that one
--- alone.
--- ./bootstrap bench NAME ... with a file tests/bench/NAME.lua runs that bench.
+-- alone. ./bootstrap bench NAME ... with a file tests/bench/NAME.lua runs that bench.
 local host = require "medxai.host"
 
 local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",

@@ -2,8 +2,7 @@
 --   medxai-run tests/fuzz/ops.lua [--cases N] [--fuzz_seed N] [--only PATTERN] [--all yes] [--list FILE]
 -- A child process (this file again, told so by its environment) calls operator after operator and notes each call
 -- before it is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time
--- are bounded.
--- --all yes tries the denied ones too; --list writes the names that died, one per line, with the signal.
+-- are bounded. --all yes tries the denied ones too; --list writes the names that died, one per line, with the signal.
 -- --fail yes: instead, each allocation of a call that goes well fails once. The call must raise, or leave results,
 -- arguments and random generator equal to the undisturbed call's to the last bit; the first that does not ends the run.
 -- tests/tensor_fuzz.lua calls a few cases of each.

@@ -266,8 +266,8 @@ local function default_threads()
 end
 
 --- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers
---- instead.
---- augment: the dataset's augmentation, drawn per (seed, epoch, image). The results do not depend on `threads`.
+--- instead. augment: the dataset's augmentation, drawn per (seed, epoch, image). The results do not depend on
+--- `threads`.
 ---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
 ---@return medxai.Loader
 function Split:loader(options)

@@ -1,18 +1,23 @@
 -- What a method's map(ctx, x, targets, options) sees. It returns raw (N, h, w) and, where it has more to say, extras: a
 -- list over the images of { status =, facts = plain data for the record, arrays = name -> tensor kept beside the map }.
---   ctx.x (N, 3, H, W) in the network's input range   ctx:image() the same as pixels in [0, 1]   ctx:range() its black
---   and white
---   ctx.model, ctx.layer   ctx:activation(layer?), ctx:gradient(layer?)  (N, C, h, w) of one named tensor;
---   ctx:gradient("x") the input's
---   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its
---   extras
---   ctx.targets            list, one per image, :score(logits) -> (N)   ctx.logits (N, K)
---   ctx.items[i]           id, path, label ...   ctx:stream(purpose, i, replicate?) random numbers keyed by the image
---   ctx:gradients(n, o, use) gradients at inputs of the method's own making
---   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial
---   run reads ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
--- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute
--- what nobody asks.
+--   ctx.x (N, 3, H, W)      the images in the network's input range; ctx:image(): the same as pixels in [0, 1]
+--   ctx:range()             the network's values for black and white
+--   ctx.model, ctx.layer    the network, in evaluation, and the name of the layer that is explained
+--   ctx:activation(layer?)  (N, C, h, w), of one named tensor
+--   ctx:gradient(layer?)    the same: the targets' gradient by it; ctx:gradient("x") is the input's
+--   ctx:combine(product)    channels to a map: their sum, or with eigen_smooth their first principal component
+--   ctx.targets             list, one per image; targets:score_of(i, logits (n, K)) -> (n)
+--   ctx.logits (N, K)       of the images as they are
+--   ctx.items[i]            id, path, label ...
+--   ctx:stream(purpose, i, replicate?)  random numbers keyed by the image
+--   ctx:gradients(n, o, use)            gradients at inputs of the method's own making
+--   ctx.scorer, ctx:scorer_in(precision)
+--                           scorer:logits(n, make): forward passes by the thousand (perturb/scorer.lua)
+--   ctx:unmoved(i, scores)  the status of an image whose scores no perturbation moved, else nil
+--   ctx:base(layer)         what a partial run from a layer reads
+--   ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
+-- Under augmentation a batch holds views of images: x, targets and items are those of the views. Nothing is computed
+-- that nobody asks for.
 local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"

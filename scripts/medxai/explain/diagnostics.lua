@@ -1,6 +1,5 @@
 -- Per-map reliability diagnostics: numbers that its method leaves in record.facts and declares in its `honesty`, a list
--- of
--- { fact = "change_half", title = "moved since half of its evaluations", percent = true }; of = "score_difference"
+-- of { fact = "change_half", title = "moved since half of its evaluations", percent = true }; of = "score_difference"
 -- makes it the share of the size of that other fact, short = "since half" is what figures say. They are printed after
 -- the maps, stored with the step and written on figures. A fact may be a text: "not applicable". It refuses to leave
 -- out maps without the number: those that have it are counted. A flat or saturated map has none: how far noise moved

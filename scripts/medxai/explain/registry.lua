@@ -1,14 +1,23 @@
 -- The methods of an explanation: `methods = { "gradcam", lime = { samples = 1000 }, my_map = f }` becomes a list of
--- checked entries. A method is a table { title, paper, version, at = "layer" | "input", sign = "signed" | "nonnegative"
--- | "magnitude", derivative = true where the raw map is one of the target by the input, needs = { gradient, base },
--- smoothing = { aug_smooth = true, eigen_smooth = true }, options, check = function(options) that refuses or completes
--- them, rng, as = "softmax" where it explains probabilities, one_by_one: an image a call, draw = function(page)
--- (gallery.lua), honesty (honesty.lua), masks = function(options) -> the data's masks that it reads (an own one without
--- it: any of them), picture = "overlay" | "detail" (fine signed lines) | "masked" (the image under the map): how it is
--- drawn, map = function(ctx, x, targets, options) -> raw (N, h, w) [, extras] } (context.lua); a researcher may give
--- just a function(x, model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus,
--- Grad-CAM is gradcam. It refuses unknown names and options, and a method file that does not say what it should, before
--- anything is computed.
+-- checked entries. A method is a file in explain/methods/, or beside the experiment, that returns a table:
+--   title, paper, version   its numbers are kept under its version
+--   at                  "layer" or "input": what it explains
+--   sign                "signed", "nonnegative" or "magnitude"
+--   map                 function(ctx, x, targets, options) -> raw (N, h, w) [, extras]; see context.lua
+--   options             name -> rule (base/options.lua); check = function(options) may refuse and complete them
+--   needs               { gradient = true, base = true }: what the forward pass keeps
+--   one_by_one          true: map is called with one image at a time
+--   smoothing           { aug_smooth = true, eigen_smooth = true }: which of these it supports
+--   derivative          true where the raw map is a derivative of the target by the input
+--   rng                 "name@1": the purpose of its random numbers, where it draws any
+--   as                  "softmax" where it explains probabilities
+--   honesty             facts of a record that its map is to be read with (diagnostics.lua)
+--   masks               function(options) -> names of the data's masks that it reads (an own method without it: any)
+--   picture             "overlay", "detail" (fine signed lines) or "masked" (the image under the map)
+--   draw                a module of room show that draws figures of its own; an own method: function(page)
+-- A researcher may give just a function(x, model, target) -> (H, W). A name is taken as people write it: gradcam++ is
+-- gradcam_plus_plus, Grad-CAM is gradcam. Unknown names and options, and a method file that does not say what it
+-- should, are errors before anything is computed.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"

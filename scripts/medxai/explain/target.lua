@@ -1,9 +1,9 @@
 -- What is explained: one number per image made of the network's output. A target is written by name ("predicted",
 -- "true", a class, "contrast(a, b)"), fixed once per image on the unaugmented input, and from then on the same for all
--- layers, methods, augmentations and metrics of that map.
--- A probability near 1 keeps the digits of 1 - p: it is made of its log-odds, the class' logit less the log-sum-exp of
--- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
--- It refuses a class that the model does not have, and "true" for an image without a label.
+-- layers, methods, augmentations and metrics of that map. A probability near 1 keeps the digits of 1 - p: it is made of
+-- its log-odds, the class' logit less the log-sum-exp of the others, in float64. Its gradients and its changes then
+-- keep theirs too, where softmax in float32 has none left. It refuses a class that the model does not have, and "true"
+-- for an image without a label.
 local argmax = require("medxai.stats.logits").argmax
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"

@@ -1,7 +1,7 @@
 -- A model: a graph of named nodes with its own tensors. Built by xai.models.<network> and xai.graph.network.
 --   model(x) -> logits (and auxiliary logits of inception_v3 in train mode); honours train/eval and grad mode.
---   model:forward{ x=, outputs={names}, override={[name]=tensor}, base={[name]=tensor}, grad_from={names} } -> name ->
---   tensor
+--   model:forward { x =, outputs = { names }, override = { [name] = tensor }, base = { [name] = tensor },
+--     grad_from = { names } } -> name -> tensor
 -- Names are torchvision's node names, each block's name for its output, "x" and "output". It refuses names that do not
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
 -- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that
@@ -485,18 +485,16 @@ model.forward_spec = forward_spec
 ---   outputs   names (default { "output" }); their activations are kept, all others freed after their last use
 ---   override  name -> tensor put in the place of that value; only what descends from one is computed again
 ---   base      name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's
----   batch grad_from names where gradients begin: no grad before them; they come back as leaves (or as part of the
----   recorded
+---             batch
+---   grad_from names where gradients begin: no grad before them; they come back as leaves (or as part of the recorded
 ---             graph, where they descend from another one), for torch.autograd.grad
----   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers (see
----   Model:nonlinearities)
+---   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers
+---             (Model:nonlinearities)
 ---   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from; with
----   grad_from
----             they fold where asked for, and the folded parameters get no gradients); false: nor is the inference plan
----             used
+---             grad_from they fold where asked for, and the folded parameters get no gradients); false: nor is the
+---             inference plan used
 ---   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open
----   during
----             the call only: clone what is to be kept
+---             during the call only: clone what is to be kept
 ---@param request table
 ---@return table<string, table> tensors by name: outputs and grad_from
 function Model:forward(request)

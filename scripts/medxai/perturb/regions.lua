@@ -1,13 +1,12 @@
 -- Regions of an image: a label map with its hash, the same for all models, methods and seeds of that image. Sources:
---   "quickshift"   { "quickshift", kernel_size = 4, max_dist = 200, ratio = 0.2, sigma = 0, seed = 42 }      LIME's
---   superpixels
---   "slic"         { "slic", n_segments = 10, compactness = 10, sigma = 0, iterations = 10 }                  kernel
---   SHAP's
+--   "quickshift"   LIME's: { "quickshift", kernel_size = 4, max_dist = 200, ratio = 0.2, sigma = 0, seed = 42 }
+--   "slic"         Kernel SHAP's: { "slic", n_segments = 10, compactness = 10, sigma = 0, iterations = 10 }
 --   "grid"         { "grid", rows = 8, columns = 8 }
 --   "lung_zones"   right and left lung (the patient's), upper, middle and lower third of each, and what lies outside;
---   from the lung mask
---   { "file", path = "regions/{name}.npy" }   .npy or PNG on the input's grid; {id} and {name} (without ending) are the
---   image's function(image (3, H, W), item) -> (H, W) integers
+--                  from the lung mask
+--   a file         { "file", path = "regions/{name}.npy" }: .npy or PNG on the input's grid; {id} and {name} (without
+--                  ending) are the image's
+--   a function     (image (3, H, W), item) -> (H, W) integers
 -- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong
 -- shapes, and labels that are not whole numbers.
 local not_defined = require "medxai.base.not_defined"

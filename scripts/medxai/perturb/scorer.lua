@@ -1,9 +1,8 @@
 -- Forward passes by the thousand for the methods and metrics that perturb: logits of n images, or of n values of an
 -- inner layer, made chunk by chunk under a memory budget, without gradients, batch norms folded, in the model's layout.
---   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bfloat16", chunk =
---   nil })
---   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU; make(first, count) ->
---   (count, 3, H, W) on the model's device
+--   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bfloat16" })
+--   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU;
+--                                        -- make(first, count) -> (count, 3, H, W) on the model's device
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
 local check = require "medxai.base.check"

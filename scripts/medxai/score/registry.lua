@@ -1,33 +1,31 @@
--- Judgements of a map: one file per metric in score/, or beside the experiment, in the same form:
+-- Judgements of a map: one file per metric in score/metrics/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
---   direction          "higher" or "lower" is better; "none": it describes and ranks no methods; range = { lo, hi } or
---   nil
---   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0,
---   the
---                      interval is Wilson's
+--   direction          "higher" or "lower" is better; "none": it describes and ranks no methods
+--   range              { lo, hi } or nil
+--   unit               "share", "hit" ...; "score" is that of the target, logit or probability; for hits, each 1 or 0,
+--                      the interval is Wilson's
 --   axis               what a chart says under it; signed = true: a difference, written with its sign
 --   needs              { mask = true } for those that compare with a mask
 --   negatives          what it does with negative values of a map, in words
 --   options            like a method's; check = function(options, name) may refuse and complete them
 --   values             function(options) -> names, for a metric that gives several numbers; many: the option that they
---   replace in the id
+--                      replace in the id
 --   measure            function(map, ctx, options) -> value [, chance [, why]]; nil is undefined, and why says it in a
---   few words.
---                      With values: lists of them in the same order (NaN, or nil but at the end: undefined)
+--                      few words. With values: lists of them in the same order (NaN, or nil but at the end: undefined)
 -- map is (H, W) float32 in [0, 1] on the CPU. ctx is of one map:
 --   ctx.x, ctx:image()      (1, 3, H, W): the network's input on its device; the same as pixels in [0, 1]
 --   ctx.target, ctx.model   what the map explains (class, index, logit, probability ...), and of which model
 --   ctx:original()          the target's score of the image as it is
---   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first
---   from 0
---   ctx:keep(percentile, "most" | "least")  bool (H, W): a percentile of the pixels, without the most or the least
---   relevant ones
+--   ctx:scores(n, make)     scores of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W),
+--                           first from 0
+--   ctx:keep(percentile, "most" | "least")
+--                           bool (H, W): all pixels but the 100 - percentile % most or least relevant ones
 --   ctx:changes_of(rows)    scores of rows of logits less the original's; they keep their digits where p is near 1
---   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated
---   twice
---   ctx:removed_logits(removal, asks)  the same as rows of logits; ctx.subject:original() those of the image as it is
---   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same
---   everywhere
+--   ctx:removed(removal, { { name =, keep = } ... })
+--                           scores with what lies outside keep taken out; none is evaluated twice
+--   ctx:removed_logits(removal, asks)
+--                           the same as rows of logits; ctx.subject:original() is the row of the image as it is
+--   ctx:order()             pixel numbers, the most relevant first, ties at random; nil for a map of one value
 --   ctx:range()             the network's values for black and white
 --   ctx:stream("what@1")    keyed random numbers of this image
 --   ctx.mask, ctx.within    bool (H, W) or nil: the mask asked for, and the one that restricts the metric

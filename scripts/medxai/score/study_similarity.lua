@@ -1,10 +1,7 @@
 -- How alike the maps of a study are, in the frame that all models share: of methods on one model, of networks and
--- training
--- seeds under one method, of explainer seeds; each beside the likeness of maps of different patients. Agreement is
--- what is
--- left of the one when the other is taken off. Writes study/similarity.csv; the numbers are those of
--- stats/similarity.lua,
--- of all images at once. It refuses a number for a constant map: the field is empty.
+-- training seeds under one method, of explainer seeds; each beside the likeness of maps of different patients.
+-- Agreement is what is left of the one when the other is taken off. Writes study/similarity.csv; the numbers are those
+-- of stats/similarity.lua, of all images at once. It refuses a number for a constant map: the field is empty.
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local csv = require "medxai.base.csv"
@@ -120,8 +117,7 @@ likeness.compare = compare
 -- ---- strangers -----------------------------------------------------------------------------------------------------
 
 --- Of each image up to five others of other patients: the next ones of its class in the study's order, in a circle; of
---- any
---- class where its class has no other patient.
+--- any class where its class has no other patient.
 ---@param images table[] { id, patient, label }
 ---@return integer[][] [k][i], from 0: the k-th stranger of image i, -1 where there are fewer
 function likeness.strangers_of(images)
@@ -227,8 +223,7 @@ end
 --- Writes study/similarity.csv and gives the rows of tables/agreement.csv.
 ---@param o table path; images (list of { id, patient, class, label }); groups: list of { kind = "method" | "network" |
 ---  "train_seed" | "explainer_seed", sets = list of { name, ... } whose maps are compared with one another };
----  maps_of(set):
----  tensor; seed; partial
+---  maps_of(set) -> tensor; seed; partial
 ---@return table[] rows
 function likeness.write(o)
   local patients = {}

@@ -1,10 +1,7 @@
 -- The tables of a comparison, made from the rows of study/scores.csv alone: each method's mean, its own chance level
--- and
--- what it gains over that, ranges of ranks, pairs, whether a metric can tell a map from another patient's at all, and
--- how
--- far rankings depend on metric, network, seed and setting. Blocks are patients of one model.
--- It refuses a ranking by a metric that tells nothing, one score of several metrics, and verdicts of fewer than ten
--- patients.
+-- and what it gains over that, ranges of ranks, pairs, whether a metric can tell a map from another patient's at all,
+-- and how far rankings depend on metric, network, seed and setting. Blocks are patients of one model. It refuses a
+-- ranking by a metric that tells nothing, one score of several metrics, and verdicts of fewer than ten patients.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local multiple = require "medxai.stats.multiple"
@@ -494,8 +491,7 @@ local function model_groups(data, run_names)
 end
 
 --- How far rankings depend on metric, network, seed and setting: Kendall's W of all, tau-b of pairs, and whether the
---- methods
---- that may be first are the same.
+--- methods that may be first are the same.
 ---@param data table of gather
 ---@param out table of tables.of
 ---@param options table primary, setting_of = { [metric id] = the id that it varies }, run_names = { [model] = run },

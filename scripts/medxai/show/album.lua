@@ -1,6 +1,6 @@
 -- What the viewer shows of a run's explain steps: small pictures that the steps leave in pictures/, one per image as
--- the network sees it, and the maps of maps/.
--- It refuses to show a map without its picture: images of runs made before there were pictures are left out.
+-- the network sees it, and the maps of maps/. It refuses to show a map without its picture: images of runs made before
+-- there were pictures are left out.
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local map = require "medxai.explain.map"

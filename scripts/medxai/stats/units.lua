@@ -1,6 +1,6 @@
--- Means, hit rates, shares and paired differences of values that come in units: the images of one
--- patient are no independent draws, so patients are the units where every patient is known, images otherwise (and the
--- result says so). Intervals are studentised bootstrap intervals, hit rates have Wilson's, differences a p-value by
+-- Means, hit rates, shares and paired differences of values that come in units: the images of one patient are no
+-- independent draws, so patients are the units where every patient is known, images otherwise (and the result says so).
+-- Intervals are studentised bootstrap intervals, hit rates have Wilson's, differences a p-value by
 -- random signs. It refuses an interval of fewer than ten units, of values that are all equal, and where too many
 -- resamples have no spread.
 --

@@ -1,9 +1,8 @@
 -- run:compare: which explanation, and can the metric that says so be trusted? Methods and baselines on every model of a
 -- study, judged by several metrics beside each method's own chance level (another patient's map), with intervals over
 -- patients, ranges of ranks, agreement beyond that of strangers, and how far the ranking depends on metric, network,
--- seed
--- and setting. Cells first (study_cells.lua), statistics only of complete studies, or stamped partial.
--- It refuses a primary metric that is not among the metrics: what is decided by is named before anything is computed.
+-- seed and setting. Cells first (study_cells.lua), statistics only of complete studies, or stamped partial. It refuses
+-- a primary metric that is not among the metrics: what is decided by is named before anything is computed.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.study_cells"
 local check = require "medxai.base.check"
@@ -499,10 +498,8 @@ end
 ---   partial    true (--partial true): tables of the cells that are done, stamped partial
 ---   array_index  "I/N" (--array-index I/N): this process does every N-th cell; several work on one run folder
 --- Leaves study/scores.csv, similarity.csv, images.csv, cells.jsonl; tables/methods.csv, strata.csv, pairs.csv,
---- agreement.csv,
---- stability.csv, costs.csv; verdicts.csv. Times are in cells.jsonl and costs.csv alone: all else is the same to the
---- byte
---- however often the study was interrupted, and by however many processes it was made.
+--- agreement.csv, stability.csv, costs.csv; verdicts.csv. Times are in cells.jsonl and costs.csv alone: all else is the
+--- same to the byte however often the study was interrupted, and by however many processes it was made.
 ---@param run medxai.Run
 ---@param study medxai.Study of run:study
 ---@param options table

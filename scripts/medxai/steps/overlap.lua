@@ -127,9 +127,9 @@ local function metric_ids(asked, how)
   return ids, titles, directions
 end
 
---- run:overlap(model, split, options): explains all images by the methods and the baselines and
---- compares with the data's mask. Options: overlap.spec.
---- Leaves overlap.csv (a row per image, method and metric, of all overlaps of the run), tables in the report, figures.
+--- run:overlap(model, split, options): explains all images by the methods and the baselines and compares with the
+--- data's mask. Options: overlap.spec. Leaves overlap.csv (a row per image, method and metric, of all overlaps of the
+--- run), tables in the report, figures.
 ---@param run table
 ---@param model table
 ---@param split table

@@ -336,14 +336,14 @@ end
 ---   permuted    { network = run }: a run of that network with labels = "permuted_all", for the check `labels`
 ---   images      48, the first of the study's
 ---   stages      6: the head, then cuts nearest to equal shares of the layers with weights
----   draws       5 draws of random weights a stage, twice as many of the head; methods of more than 200 passes per map:
----               the first and the last stage, once
+---   draws       5 draws of random weights per stage, twice as many of the head; methods of more than 200 passes per
+---               map: the first and the last stage, once
 ---   thresholds  { image = 0.9, persistence = 0.25, learned = 0.1, labels = 0.5, ["repeat"] = 0.9, retrain = 0.5,
 ---               architecture = 0.5, localise = 0 }
 ---   mask        a mask of the data, for the check `localise`
 ---   alone       true: also each stage with random weights in its own layers only, once; told, not judged
 ---   layer, title, budget_mb
---- Leaves verdicts.csv, tables/gate.csv, study/similarity_gate.csv and the marks that later steps read
+--- Writes verdicts.csv, tables/gate.csv, study/similarity_gate.csv and the marks that later steps read
 --- (score/gate.lua).
 ---@param run medxai.Run
 ---@param study medxai.Study

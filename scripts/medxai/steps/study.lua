@@ -1,10 +1,8 @@
 -- run:study: the models, images and questions that a comparison is about, resolved once and shared by run:networks,
 -- run:sanity, run:compare: the same images for all models, balanced over classes, one per patient, chosen by key, so
--- that
--- the first 60 of 240 are the 60. Every model reads the data by its own model.json (crop, size, mask).
--- It refuses models of different classes, models that share no image, a tune split that holds judged images, and a
--- model
--- whose weights are not those with which the study was begun.
+-- that the first 60 of 240 are the 60. Every model reads the data by its own model.json (crop, size, mask). It refuses
+-- models of different classes, models that share no image, a tune split that holds judged images, and a model whose
+-- weights are not those with which the study was begun.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -198,9 +196,6 @@ local function check_classes(models, classes)
 end
 
 -- ---- data ----------------------------------------------------------------------------------------------------------
--- -- ---- data
--- -------------------------------------------------------------------------------------------------------------
-
 local prepared_by = { "size_px", "resize_px", "mask", "mean", "std", "white_16bit", "mask_resize" }
 
 -- The study's data, read as a model's training prepared them. Its training's augmentation and permuted labels are not
@@ -437,13 +432,13 @@ local function check_unchanged(self)
   self.run.worked = true
 end
 
---- run:study { ... }: the models and images of a comparison, for run:networks, run:sanity, run:compare. Nothing is
---- computed.
+--- run:study { ... }: the models and images of a comparison, for run:networks, run:sanity, run:compare. It computes
+--- nothing.
 ---   models     names of finished runs; of a run with several seeds all of them are models
 ---   data       the judged split, data.test; or a data set with split = "test"
 ---   tune       a split for temperature and thresholds (data.val), without any judged image
----   images     how many, 60: balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60;
----              or "all"
+---   images     how many (60): balanced over classes, one per patient, chosen by key, so that the first 60 of 240 are
+---              those 60; or "all"
 ---   seeds      of runs with several trainings: these seeds alone
 ---   target     "true" (default): maps of networks that name different classes are not comparable
 ---   controls   { "swap" } (default): the map of another patient of the same class, judged on this image; {} for none

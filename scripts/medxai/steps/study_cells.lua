@@ -2,9 +2,8 @@
 -- maps, judges each under every metric, judges the map of another patient of the same class on the same image (the
 -- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
 -- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its
--- state last. Cheap cells of all models come first, block by block: a study that
--- is
--- interrupted is a small complete one. It refuses to drop a failure: a failed cell leaves rows that say so.
+-- state last. Cheap cells of all models come first, block by block: a study that is interrupted is a small complete
+-- one. It refuses to drop a failure: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local code = require "medxai.base.fingerprint"
@@ -45,8 +44,7 @@ local most_bytes = 2 << 30 -- of models whose weights are in memory at a time
 local function is_other(a, b) return a.id ~= b.id and not (units.is_known(a.patient) and a.patient == b.patient) end
 
 -- Whose maps are judged on image i: the next ones of its class in the block, in a circle, each of another patient;
--- where
--- the block has none, the first of the study.
+-- where the block has none, the first of the study.
 local function donors_of(images, i, block, swaps)
   local list, taken = {}, {}
   local function try(k)
@@ -156,9 +154,8 @@ local function masks_of(metric_entries)
   return check.sorted_keys(names)
 end
 
---- All cells of a comparison, in the order in which they are worked on: cheap methods first, then block by block,
---- model by
---- model.
+--- All cells of a comparison, in the order in which they are worked on: cheap methods first, then block by block, model
+--- by model.
 ---@param study medxai.Study
 ---@param asked table entries, metric_entries, images (how many)
 ---@return medxai.StudyCell[]
@@ -546,8 +543,7 @@ function Work:round(list)
 end
 
 --- Prepares this process' work on cells. asked.of(entry, study model, model) gives the checked call of run:explain for
---- one
---- entry on one model.
+--- one entry on one model.
 ---@param study medxai.Study
 ---@param asked table entries, metric_entries, of
 ---@param list medxai.StudyCell[] of cells.plan

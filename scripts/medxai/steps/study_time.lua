@@ -1,8 +1,7 @@
 -- What a comparison will take, told before it begins and compared afterwards: first from counted passes and each
--- network's
--- measured speed, then, once the first block of the fastest network is done, from that block. With budget_hours fewer
--- images are taken where it would take longer: always the first of the list, never fewer methods, and it is said.
--- It refuses a budget that not even one block fits into.
+-- network's measured speed, then, once the first block of the fastest network is done, from that block. With
+-- budget_hours fewer images are taken where it would take longer: always the first of the list, never fewer methods,
+-- and it is said. It refuses a budget that not even one block fits into.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local cells = require "medxai.steps.study_cells"

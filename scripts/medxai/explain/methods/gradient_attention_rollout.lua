@@ -1,9 +1,8 @@
 -- Gradient attention rollout: Gildenblat's vit-explain (2020): attention rollout in which a head's weights are
 -- multiplied with the target's gradient at them, averaged over heads, and negative products left out: (mean(W dW))+ ,
 -- half of it the identity, each row divided by its sum, multiplied over layers. Unlike attention rollout it is of a
--- class.
--- The original divides columns, not rows, by the rows' sums (a / a.sum(-1) without keepdim): here the rows are, as in
--- rollout.
+-- class. The original divides columns, not rows, by the rows' sums (a / a.sum(-1) without keepdim): here the rows are,
+-- as in rollout.
 local attention = require "medxai.explain.attention"
 
 return {

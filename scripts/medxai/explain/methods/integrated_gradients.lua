@@ -1,8 +1,7 @@
 -- Integrated gradients: Sundararajan et al., ICML 2017, eq. 1: (x - b) times the gradient averaged along the straight
 -- line from a baseline b to the image, by Gauss-Legendre quadrature, summed over the color channels, signed. Its sum is
 -- the change of the target from b to x up to the quadrature's error: the completeness gap, stored with each map and
--- printed.
--- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
+-- printed. captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
 local legendre = require "medxai.stats.quadrature"
 local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"

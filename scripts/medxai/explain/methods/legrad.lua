@@ -1,8 +1,7 @@
 -- LeGrad: Bousselham et al., 2024, eq. 5 to 8: what each layer's tokens would answer if they were the last ones, and
 -- that answer's gradient at the layer's own attention weights: the mean over heads and over the tokens that attend of
 -- (dW)+, averaged over layers, at the places. A layer's tokens go through what follows the last layer: norm, pooling,
--- head.
--- It costs one backward pass per layer, each through that layer and the head alone.
+-- head. It costs one backward pass per layer, each through that layer and the head alone.
 local attention = require "medxai.explain.attention"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
