@@ -186,8 +186,8 @@ function plot.y_axis(d, box, o)
   end
   d:line({ box.left, box.top, box.left, box.top + box.height }, 0.6, INK)
   if o.label then
-    d:text(box.left - plot.y_room(o, box.height) + SMALL, box.top + box.height / 2, drawing.fit(o.label, box.height, SMALL),
-      { size = SMALL, align = "center", turned = true })
+    d:text(box.left - plot.y_room(o, box.height) + SMALL, box.top + box.height / 2,
+      drawing.fit(o.label, box.height, SMALL), { size = SMALL, align = "center", turned = true })
   end
   return to_y
 end

@@ -126,8 +126,8 @@ function figures.cascade(rows)
   for k, panel in ipairs(panels) do
     local column = (k - 1) % columns
     if column == 0 and k > 1 then y = below + 6 end
-    local box = { left = MARGIN + label + column * (each + gap), top = y, width = each, height = panel_height, room = room,
-      lo = lo,
+    local box = { left = MARGIN + label + column * (each + gap), top = y, width = each, height = panel_height,
+      room = room, lo = lo,
       y_label = column == 0 and "rank correlation" or nil,
       x_label = k > #panels - columns and "share of layers that are random" or nil }
     below = math.max(below, put_panel(d, box, panel.rows))

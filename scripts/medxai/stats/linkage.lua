@@ -29,7 +29,8 @@ end
 --- Joins the two nearest groups until one is left, or nothing is known of what is left. The distance of two groups is
 --- the mean of the distances of their members, of those that are known.
 ---@param distance number[][] symmetric; [i][j] is nil or NaN where it is unknown
----@return table[] merges in the order in which they are made: { a, b, height, members }; a and b are leaves (an integer)
+---@return table[] merges in the order in which they are made: { a, b, height, members }; a and b are leaves (an
+---   integer)
 ---  or earlier merges (a table of this list)
 ---@return integer[] order the leaves from left to right, so that no two branches of the tree cross
 function linkage.average(distance)
