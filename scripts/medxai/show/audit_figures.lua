@@ -121,6 +121,7 @@ end
 function figures.draw(run, tau)
   local rows = plot.rows(run, "tables/audit.csv", { "witness", "input", "class", "verdict", "reason" })
   local d = figures.areas(rows, tau)
+  plot.clear(run, "audit-inputs")
   if not d then return canon.list {} end
   local drawn = {}
   for i, row in ipairs(rows) do

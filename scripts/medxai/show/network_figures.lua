@@ -402,7 +402,6 @@ end
 
 local reliability_columns = { "network", "run", "train_seed", "group", "n", "confidence", "accuracy", "chance_low",
   "chance_high" }
-figures.reliability_columns = reliability_columns
 
 -- ---- the step's figures ---------------------------------------------------------------------------------------------
 
@@ -411,11 +410,15 @@ local texts = { "network", "run", "train_seed", "input", "weights_sha256", "scor
 
 --- Draws what run:networks left in its tables.
 ---@param run medxai.Run
----@param o table primary, margin
+---@param o table primary, margin, firsts[model] = true where the reliability of a model is drawn (of all if absent)
 ---@return table[] figures { name, title, svg, paths }
 function figures.draw(run, o)
   local data = { rows = plot.rows(run, "tables/networks.csv", texts), pairs = plot.rows(run, "tables/pairs.csv", texts),
-    bins = plot.rows(run, "tables/reliability.csv", texts), primary = o.primary, margin = o.margin }
+    bins = {}, primary = o.primary, margin = o.margin }
+  for _, bin in ipairs(plot.rows(run, "tables/reliability.csv", texts)) do
+    if not o.firsts or o.firsts[bin.run] then table.insert(data.bins, bin) end
+  end
+  plot.clear(run, "networks-")
   local list = canon.list {}
   local function put(name, title, d, columns, rows)
     if d then list[#list + 1] = plot.save(run, name, { title = title, drawing = d, columns = columns, rows = rows }) end

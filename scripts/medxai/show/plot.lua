@@ -20,6 +20,8 @@ local MARGIN = plot.MARGIN
 
 plot.color = chart.series_color
 
+local PICTURE = 1150 -- pixels, the widest that a picture is in the page
+
 local is_finite = check.is_finite
 plot.is_finite = is_finite
 
@@ -310,22 +312,52 @@ function plot.save(run, name, o)
     paths = canon.list { base .. ".svg", base .. ".pdf", base .. ".png", base .. ".csv" } }
 end
 
---- The paths of all files of some figures.
+--- Removes the files of figures that a step drew before: those whose names begin with a text.
+function plot.clear(run, prefix)
+  local dir = files.join(run.dir, "figures")
+  for _, name in ipairs(files.is_folder(dir) and files.list(dir) or {}) do
+    if name:sub(1, #prefix) == prefix then files.remove(files.join(dir, name)) end
+  end
+end
+
+--- The paths of all files of some figures, after those of `list`.
+---@param figures table[]
+---@param list? string[]
 ---@return string[]
-function plot.paths(figures)
-  local list = {}
+function plot.paths(figures, list)
+  list = list or {}
   for _, f in ipairs(figures) do table.move(f.paths, 1, #f.paths, #list + 1, list) end
   return list
 end
 
---- Puts a step's figures into the report's page.
----@param page table
----@param result table of the step: figures
----@param show fun(page: table, svg: string, caption: string)
-function plot.put(page, result, show)
-  for _, f in ipairs(result.figures or {}) do
+-- Charts go into the page as SVG; pictures, which are large, as JPEG.
+local function page_html(page, f)
+  local html = require "medxai.show.html"
+  if not f.picture then
     local svg = files.read(files.join(page.dir, f.svg))
-    if svg then show(page, svg, require("medxai.show.html").text(f.title)) end
+    return svg and html.figure(svg, html.text(f.title))
+  end
+  local path = files.join(page.dir, (f.svg:gsub("%.svg$", ".png")))
+  if not files.exists(path) then return nil end
+  local core = require "medxai.core"
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local picture = core.image.load(path)
+  local width = math.min(PICTURE, picture:size(1))
+  local height = math.floor(picture:size(0) * width / picture:size(1) + 0.5)
+  local jpeg = core.image.encode(core.image.resize(picture, width, height), 80)
+  local image = ('<img alt="%s" width="%d" height="%d" src="data:image/jpeg;base64,%s">'):format(html.text(f.title),
+    math.floor(width * 0.75), math.floor(height * 0.75), core.figure.base64(jpeg))
+  return html.figure(image, html.text(f.title))
+end
+
+--- Puts a step's figures into the report's page. put: function(page, format, ...).
+---@param page table
+---@param put fun(page: table, format: string, ...: any)
+---@param result table of the step: figures
+function plot.put(page, put, result)
+  for _, f in ipairs(result.figures or {}) do
+    local ready = page_html(page, f)
+    if ready then put(page, "%s", ready) end
   end
 end
 

@@ -4,15 +4,12 @@
 local canon = require "medxai.base.json"
 local drawing = require "medxai.show.drawing"
 local plot = require "medxai.show.plot"
+local tables = require "medxai.score.gate_tables"
 
 local figures = {}
 
 local SMALL, LEADING = drawing.SMALL, drawing.LEADING
 local SOFT, WARN, MARGIN = drawing.SOFT, drawing.WARN, plot.MARGIN
-
-figures.columns = { "model", "network", "train_seed", "method", "label", "settings", "control", "state", "failed",
-  "stage", "alone", "layers", "of", "similarity", "draw_low", "draw_high", "draws", "stranger", "stranger_low",
-  "stranger_high", "n", "units" }
 
 local panel_height = 62 -- of a course, points
 
@@ -154,12 +151,13 @@ function figures.draw(run)
   local rows = plot.rows(run, "tables/gate_stages.csv", { "model", "network", "train_seed", "method", "label",
     "settings", "control", "state", "failed", "alone" })
   local list = canon.list {}
+  plot.clear(run, "sanity-cascade-")
   for _, group in ipairs(firsts_of(plot.grouped(rows, "model"))) do
     local d = figures.cascade(group.rows)
     if d then
       list[#list + 1] = plot.save(run, "sanity-cascade-" .. plot.file_name(tostring(group.name)),
-        { title = "Random weights from the head to the input: " .. group.name, drawing = d, columns = figures.columns,
-          rows = group.rows })
+        { title = "Random weights from the head to the input: " .. group.name, drawing = d,
+          columns = tables.stage_columns, rows = group.rows })
     end
   end
   return list

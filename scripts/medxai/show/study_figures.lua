@@ -29,6 +29,7 @@ function study_figures.draw(run, o)
     tau = read "metrics_tau", primary = o.primary, models = o.models, baselines = o.baselines,
     directions = o.directions, short = o.short, silent = silent_of(o), partial = o.partial }
   local list, only = canon.list {}, {}
+  plot.clear(run, "compare-")
   local function put(name, title, d, columns, rows)
     if not d then return end
     list[#list + 1] = plot.save(run, "compare-" .. plot.file_name(name), { title = title, drawing = d,
