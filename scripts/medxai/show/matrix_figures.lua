@@ -113,6 +113,7 @@ end
 
 -- Figures of so many matrices as fill a page: { drawing, y = below the matrices, shown = the matrices' titles }.
 local function put_all(list, key_label)
+  if #list == 0 then return {} end
   local at, out = layout_of(list), {}
   for first = 1, #list, at.per_figure do
     local d, y, below, shown = drawing.new(at.width), MARGIN, MARGIN, {}

@@ -356,6 +356,7 @@ local function put_reliability(d, box, name, bins, rows)
   local tempered = fact(rows, name, "ece_tempered", "value")
   local said = { ("ECE %s, by chance %s"):format(number(fact(rows, name, "ece", "value")),
     number(fact(rows, name, "ece", "chance"))), tempered and "after temperature " .. number(tempered) or " " }
+  for i, text in ipairs(said) do said[i] = drawing.fit(text, box.width, SMALL) end
   d:block(box.left, y + TEXT + 3, said, SMALL, { align = "left", color = SOFT })
   local inner = { left = box.left, top = y + TEXT + 3.2 * SMALL * LEADING, width = box.width, height = box.width }
   local axis = { lo = box.lo, hi = 1, label = box.x_label }

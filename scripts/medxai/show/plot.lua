@@ -161,7 +161,7 @@ function plot.x_axis(d, box, o)
     if not o.plain then d:line({ x, box.top, x, foot }, 0.4, GRID) end
     d:line({ x, foot, x, foot + 2 }, 0.5, INK)
     if x - half > last + 2 then
-      d:text(x, foot + 3 + SMALL, texts[i], { size = SMALL, align = "center" })
+      d:text(math.min(x, d.width - 1 - half), foot + 3 + SMALL, texts[i], { size = SMALL, align = "center" })
       last = x + half
     end
   end
