@@ -81,7 +81,8 @@ t.test("with one to seven networks and one to thirty methods no text is cut or l
     local count = 0
     for name, d in pairs(drawings) do
       check_texts(d, ("%s of %d networks and %d methods"):format(name, size[1], size[2]))
-      t.ok(d.width <= drawing.PAGE and d.height > 20, name)
+      t.ok(d.width <= drawing.PAGE and d.height > 20 and d.height <= 760, ("%s: %.0f x %.0f pt is no page"):format(name,
+        d.width, d.height))
       count = count + 1
     end
     t.ok(count >= 2 * size[1] + 5, ("%d figures"):format(count))
@@ -143,6 +144,11 @@ t.test("the table beside a figure says what the step's table says: gains, ranks,
   end
   t.equal(same("/figures/audit-inputs.csv", "/tables/audit.csv", { "input", "class", "auroc", "low", "verdict" }), 20)
   t.equal(same("/figures/sanity-cascade-net1.csv", "/tables/gate_stages.csv", { "label", "stage", "similarity" }), 18)
+end)
+
+t.test("two models whose names differ in signs alone have figures of their own", function()
+  t.equal(plot.file_name("gains-a b", {}), "gains-a-b")
+  t.equal(plot.file_name("gains-a:b", { { name = "gains-a-b" }, { name = "gains-a-b-2" } }), "gains-a-b-3")
 end)
 
 -- ---- gains ----------------------------------------------------------------------------------------------------------
@@ -218,8 +224,9 @@ t.test("ranks: bars are the rows' ranges; a metric that cannot tell says so; gro
   end
   local c = context(methods, { pairs = { pair("a", "b", "undecided"), pair("a", "c", "better"),
     pair("b", "c", "better") }, silent = function(_, metric) return metric == "down" and "cannot tell" or nil end })
-  local d, rows = compare.ranks(c, "net")
-  t.equal(#rows, 6)
+  local parts = compare.ranks(c, "net")
+  t.equal({ #parts, #parts[1].rows }, { 1, 6 })
+  local d = parts[1].drawing
   local wide, groups = {}, 0
   for _, m in ipairs(d.marks) do
     if m[1] == "rect" then wide[#wide + 1] = m[4] end
@@ -229,7 +236,7 @@ t.test("ranks: bars are the rows' ranges; a metric that cannot tell says so; gro
   t.ok(wide[1] > 20 and wide[1] == wide[2] and wide[3] == 4, "two ranks, two ranks, one")
   t.equal(groups, 2, "one group, of a and b")
   t.ok(all_texts(d):find("cannot tell", 1, true))
-  t.equal(compare.ranks(context { gain("up", "a", 1) }, "net"), nil, "one method is not ranked")
+  t.equal(#compare.ranks(context { gain("up", "a", 1) }, "net"), 0, "one method is not ranked")
 end)
 
 t.test("cost: marked is what nothing beats in seconds and gain; baselines and failed methods beat nothing", function()

@@ -238,7 +238,7 @@ local function put_groups(d, groups, x, y_of, most)
   end
 end
 
-local most_groups = 6
+local most_groups, rank_line = 6, 9.5
 
 -- One metric's ranges of ranks. Returns the y below.
 local function put_ranks(d, c, model, metric, box)
@@ -277,38 +277,47 @@ local function put_ranks(d, c, model, metric, box)
   return below, #groups > most_groups
 end
 
---- The ranges of ranks of one model's methods by every metric that ranks, and the groups that are not told apart.
----@param c table as of figures.gains; pairs (rows of tables/pairs.csv), silent(model, metric) = why there is no ranking
----@param model string
----@return table|nil drawing nil where there is nothing to rank
----@return table[] rows
-function figures.ranks(c, model)
-  local rows, drawn = of_model(c, model), {}
-  local metrics = ranking_metrics(c, rows)
-  if #metrics == 0 or #ranked(c, rows, metrics[1]) < 2 then return nil, drawn end
+-- The panels of some metrics as one figure, and their rows.
+local function ranks_of(c, model, rows, metrics)
   local columns, gap = math.min(#metrics, 2), 16
-  local d = drawing.new(columns == 1 and drawing.COLUMN or drawing.PAGE)
+  local d, drawn = drawing.new(columns == 1 and drawing.COLUMN or drawing.PAGE), {}
   local each = (d.width - 2 * MARGIN - (columns - 1) * gap) / columns
-  local y, below, cut = MARGIN, MARGIN, false
+  local y, below, cut, n, units = MARGIN, MARGIN, false, 0, 0
   for k, metric in ipairs(metrics) do
     local column = (k - 1) % columns
     if column == 0 and k > 1 then y = below + 8 end
-    local box = { left = MARGIN + column * (each + gap), top = y, width = each, rows = rows, line = 9.5 }
+    local box = { left = MARGIN + column * (each + gap), top = y, width = each, rows = rows, line = rank_line }
     local foot, more = put_ranks(d, c, model, metric, box)
     below, cut = math.max(below, foot), cut or more
     for _, row in ipairs(ranked(c, rows, metric)) do
       drawn[#drawn + 1] = { run = model, metric = metric, method = row.method, mean = row.mean, rank_low = row.rank_low,
         rank_high = row.rank_high, p_best = row.p_best, gate = row.gate, n = row.n, units = row.units }
+      n, units = math.max(n, row.n or 0), math.max(units, row.units or 0)
     end
   end
-  local n, units = 0, 0
-  for _, row in ipairs(rows) do n, units = math.max(n, row.n or 0), math.max(units, row.units or 0) end
   d.height = plot.caption(d, below, { ("Bars: ranges of ranks from paired tests at level 0.05 after Holm, best mean "
     .. "first, %s; where nothing is told apart a bar covers all ranks."):format(plot.images(n, units)),
     ("Gray bars with points join methods of which no two are told apart%s; hatched, below a rule: the gate failed.")
     :format(cut and (" (the first %d groups)"):format(most_groups) or ""),
     c.partial and "PARTIAL: of " .. c.partial .. "." })
-  return d, drawn
+  return { drawing = d, rows = drawn }
+end
+
+--- The ranges of ranks of one model's methods by every metric that ranks, and the groups that are not told apart; so
+--- many metrics per figure as fill a page.
+---@param c table as of figures.gains; pairs (rows of tables/pairs.csv), silent(model, metric) = why there is no ranking
+---@param model string
+---@return { drawing: table, rows: table[] }[] figures none where there is nothing to rank
+function figures.ranks(c, model)
+  local rows = of_model(c, model)
+  local metrics, list = ranking_metrics(c, rows), {}
+  local count = #metrics > 0 and #ranked(c, rows, metrics[1]) or 0
+  if count < 2 then return list end
+  local per = 2 * math.max(1, math.floor(640 / (count * rank_line + 45)))
+  for first = 1, #metrics, per do
+    list[#list + 1] = ranks_of(c, model, rows, table.move(metrics, first, math.min(#metrics, first + per - 1), 1, {}))
+  end
+  return list
 end
 
 figures.rank_columns = { "run", "metric", "method", "mean", "rank_low", "rank_high", "p_best", "gate", "n", "units" }

@@ -294,8 +294,19 @@ end
 
 -- ---- files ----------------------------------------------------------------------------------------------------------
 
---- A name that a file can have: letters, digits, "-" and "_".
-function plot.file_name(text) return (text:gsub("[^%w_%-]+", "-"):gsub("^%-+", ""):gsub("%-+$", "")) end
+--- A name that a file can have, of letters, digits, "-" and "_", and that none of the figures has yet.
+---@param text string
+---@param figures table[]
+function plot.file_name(text, figures)
+  local name, number, taken = text:gsub("[^%w_%-]+", "-"):gsub("^%-+", ""):gsub("%-+$", ""), 1, {}
+  for _, f in ipairs(figures) do taken[f.name] = true end
+  local own = name
+  while taken[own] do
+    number = number + 1
+    own = ("%s-%d"):format(name, number)
+  end
+  return own
+end
 
 --- Writes figures/<name>.svg, .pdf, .png and .csv; returns what the report shows of it.
 ---@param run medxai.Run

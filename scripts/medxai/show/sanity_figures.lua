@@ -155,7 +155,7 @@ function figures.draw(run)
   for _, group in ipairs(firsts_of(plot.grouped(rows, "model"))) do
     local d = figures.cascade(group.rows)
     if d then
-      list[#list + 1] = plot.save(run, "sanity-cascade-" .. plot.file_name(tostring(group.name)),
+      list[#list + 1] = plot.save(run, plot.file_name("sanity-cascade-" .. group.name, list),
         { title = "Random weights from the head to the input: " .. group.name, drawing = d,
           columns = tables.stage_columns, rows = group.rows })
     end

@@ -32,18 +32,9 @@ function study_figures.draw(run, o)
   plot.clear(run, "compare-")
   local function put(name, title, d, columns, rows)
     if not d then return end
-    list[#list + 1] = plot.save(run, "compare-" .. plot.file_name(name), { title = title, drawing = d,
+    list[#list + 1] = plot.save(run, plot.file_name("compare-" .. name, list), { title = title, drawing = d,
       columns = columns, rows = rows })
   end
-  for _, model in ipairs(o.firsts) do
-    only[model] = true
-    local d, rows = compare.gains(c, model)
-    put("gains-" .. model, "Gain over another patient's map: " .. model, d, compare.gain_columns, rows)
-    d, rows = compare.ranks(c, model)
-    put("ranks-" .. model, "Ranges of ranks: " .. model, d, compare.rank_columns, rows)
-  end
-  local d, rows = compare.costs(c, o.firsts)
-  put("cost", "Seconds and gain", d, compare.cost_columns, rows)
   local function put_parts(name, title, parts, columns)
     for k, part in ipairs(parts) do
       local more = #parts > 1
@@ -51,6 +42,14 @@ function study_figures.draw(run, o)
         columns, part.rows)
     end
   end
+  for _, model in ipairs(o.firsts) do
+    only[model] = true
+    local d, rows = compare.gains(c, model)
+    put("gains-" .. model, "Gain over another patient's map: " .. model, d, compare.gain_columns, rows)
+    put_parts("ranks-" .. model, "Ranges of ranks: " .. model, compare.ranks(c, model), compare.rank_columns)
+  end
+  local d, rows = compare.costs(c, o.firsts)
+  put("cost", "Seconds and gain", d, compare.cost_columns, rows)
   put_parts("agreement-methods", "Agreement between methods", matrices.agreement(c, "method", only),
     matrices.agreement_columns)
   put_parts("agreement-networks", "Agreement between networks", matrices.agreement(c, "network"),
