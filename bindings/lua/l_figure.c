@@ -111,6 +111,8 @@ static int figure_canvas(lua_State *L) {
                  ? cairo_pdf_surface_create_for_stream(collect, &c->out, width, height)
                  : cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)ceil(width * scale), (int)ceil(height * scale));
   check_cairo(L, cairo_surface_status(c->surface));
+  /* Without a date of its own a drawing gives the same bytes whenever it is made. */
+  if (c->is_pdf) cairo_pdf_surface_set_metadata(c->surface, CAIRO_PDF_METADATA_CREATE_DATE, "1970-01-01T00:00:00Z");
   c->cr = cairo_create(c->surface);
   check_cairo(L, cairo_status(c->cr));
   if (!c->is_pdf) cairo_scale(c->cr, scale, scale);

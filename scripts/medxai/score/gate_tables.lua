@@ -12,6 +12,9 @@ local tables = {}
 
 tables.similarity_columns = { "image_id", "patient", "class", "kind", "a", "b", "stage", "draw", "view", "measure",
   "value" }
+tables.stage_columns = { "model", "network", "train_seed", "method", "label", "settings", "control", "state", "failed",
+  "stage", "alone", "layers", "of", "similarity", "draw_low", "draw_high", "draws", "stranger", "stranger_low",
+  "stranger_high", "n", "units" }
 tables.gate_columns = { "model", "network", "train_seed", "method", "label", "settings", "state", "check", "verdict",
   "estimate",
   "low", "high", "threshold", "reason", "ssim_estimate", "ssim_low", "ssim_high", "n", "units", "profile", "signed",
@@ -129,7 +132,27 @@ local function gate_rows(result)
   return rows
 end
 
---- Writes tables/gate.csv, verdicts.csv and the similarities.
+-- A row per model, method and stage; `stranger` is the likeness of different patients' maps, of the check image.
+local function stage_rows(result)
+  local rows = {}
+  for _, m in ipairs(result.models) do
+    for _, line in ipairs(m.methods) do
+      local b = line.checks.image.estimate
+      for _, s in ipairs(line.course) do
+        local several = s.draws > 1
+        rows[#rows + 1] = { model = m.model, network = m.network, train_seed = m.train_seed, method = line.method,
+          label = line.label, settings = line.settings, control = line.baseline and "yes" or nil, state = line.state,
+          failed = #line.failed > 0 and table.concat(line.failed, ", ") or nil, stage = s.stage,
+          alone = s.alone and "yes" or nil, layers = s.layers, of = s.of, similarity = s.similarity,
+          draw_low = several and s.low or nil, draw_high = several and s.high or nil, draws = s.draws,
+          stranger = b.mean, stranger_low = b.low, stranger_high = b.high, n = b.n, units = b.units }
+      end
+    end
+  end
+  return rows
+end
+
+--- Writes tables/gate.csv, tables/gate_stages.csv, verdicts.csv and the similarities.
 ---@param run medxai.Run
 ---@param result table
 ---@param rows medxai.GateRows
@@ -137,6 +160,7 @@ function tables.write(run, result, rows)
   rows:close()
   local lines, verdicts = gate_rows(result), {}
   shared.write(run, "tables/gate.csv", tables.gate_columns, lines)
+  shared.write(run, "tables/gate_stages.csv", tables.stage_columns, stage_rows(result))
   for i, row in ipairs(lines) do
     verdicts[i] = { subject = row.label .. " on " .. row.model, check = row.check, verdict = row.verdict,
       estimate = row.estimate, low = row.low,

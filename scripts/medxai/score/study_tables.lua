@@ -21,6 +21,8 @@ tables.strata = { "stratum", "run", "network", "seed", "metric", "method", "n", 
 tables.stability = { "kind", "metric", "run", "a", "b", "statistic", "value", "low", "high", "winners_a", "winners_b",
   "verdict", "n", "units", "interval", "partial" }
 
+tables.tau = { "run", "a", "b", "tau_b", "methods", "n" }
+
 tables.low_tau = 0.6 -- rankings less alike than this depend on what differs between them
 
 local nan = 0 / 0
@@ -510,6 +512,32 @@ function tables.stability_of(data, out, options)
   end
   over_settings(data, t, names, out)
   return t.rows
+end
+
+--- How alike each two metrics rank the methods of each model: Kendall's tau-b of the methods' means, without intervals;
+--- of metrics that rank and can tell maps apart.
+---@param data table of gather
+---@param out table of tables.of
+---@param setting_of? table<string, string>
+---@return table[] rows
+function tables.metrics_tau(data, out, setting_of)
+  local rows, names = canon.list {}, ranked_names(data)
+  if #names < 2 then return rows end
+  for _, run in ipairs(data.runs) do
+    local list = {}
+    for _, metric in ipairs(data.metrics) do
+      local v = is_ranking(data, metric) and not (setting_of or {})[metric] and out.tells[run][metric] ~= false
+        and values_of(data, run, metric, names)
+      if v then list[#list + 1] = { metric = metric, v = v } end
+    end
+    for i, a in ipairs(list) do
+      for j = i + 1, #list do
+        rows[#rows + 1] = { run = run, a = a.metric, b = list[j].metric, methods = #names, n = #data.images,
+          tau_b = rankings.tau_value(data.over, a.v, list[j].v) }
+      end
+    end
+  end
+  return rows
 end
 
 --- Verdict rows of the stability of the primary ranking.

@@ -52,6 +52,8 @@ local function ticks(lo, hi, n, integer)
   return values, texts
 end
 
+chart.ticks = ticks
+
 -- Smallest and largest finite number of all series; 0 and 1 where there is none.
 local function span(series, key)
   local lo, hi

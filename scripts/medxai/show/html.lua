@@ -52,6 +52,16 @@ function html.facts(pairs_list)
   return table.concat(out)
 end
 
+--- A figure of a page: an SVG text, or an image, with a caption of ready HTML. Figures are drawn for print; on a screen
+--- they are shown larger, narrow ones so that two stand side by side.
+function html.figure(svg, caption)
+  svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h)
+    local scale = tonumber(w) < 320 and 1.1 or 1.2
+    return string.format('width="%.1fpt" height="%.1fpt"', scale * w, scale * h)
+  end, 1)
+  return string.format("<figure>%s%s</figure>", svg, caption and "<figcaption>" .. caption .. "</figcaption>" or "")
+end
+
 html.style = [[
 :root { color-scheme: light; }
 * { box-sizing: border-box; }

@@ -55,6 +55,7 @@ function judged.put(page, put, result)
     put(page, "%s", (html.table(columns, rows)))
     if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end
   end
+  require("medxai.show.plot").put(page, put, result)
 end
 
 return judged

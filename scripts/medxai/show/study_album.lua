@@ -1,11 +1,8 @@
 -- What the viewer shows of a comparison: the maps of every network and method in the part of the image that all
 -- networks see. study/viewer.html holds it, ready for the report's page.
-local core = require "medxai.core"
-local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
 local maps = require "medxai.show.gallery_maps"
 local torch = require "medxai.torch"
-local viewer = require "medxai.show.viewer"
 
 local album = {}
 
@@ -81,7 +78,8 @@ function album.of(study, o)
       numbers[#numbers + 1] = i
       local text = "label " .. image.class .. (image.patient ~= "unknown"
         and ", patient " .. tostring(image.patient) or "")
-      images[#images + 1] = { id = tostring(image.path):match "[^/\\]+$" or image.id, text = text }
+      images[#images + 1] = { id = tostring(image.path):match "[^/\\]+$" or image.id, text = text,
+        class = image.class }
     end
   end
   for n, m in ipairs(study.models) do networks[n] = m.name end
@@ -107,14 +105,6 @@ function album.of(study, o)
       info.raw = raw_range(shown, values:narrow(0, fine * fine, side * side):view { side, side })
       return shown, info
     end }
-end
-
---- Writes study/viewer.html.
----@param study medxai.Study
----@param o table as of album.of
-function album.write(study, o)
-  local scope <close> = core.memory.scope() -- luacheck: ignore
-  files.write(files.join(study.dir, "viewer.html"), viewer.html(album.of(study, o)))
 end
 
 return album

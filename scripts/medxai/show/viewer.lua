@@ -8,7 +8,7 @@ local core = require "medxai.core"
 local palette = require "medxai.show.palette"
 local torch = require "medxai.torch"
 
-local viewer = {}
+local viewer = { budget = 4500000 } -- bytes that it may take where a page does not say less
 
 local LEVELS = 63              -- of a map's tiles, from 0
 local QUALITY = 82             -- of the JPEG pictures
@@ -110,7 +110,7 @@ end
 ---@return string
 function viewer.html(album, options)
   if #album.images == 0 or #album.networks == 0 or #album.methods == 0 then return "" end
-  local budget, script = options and options.budget or 4500000, require "medxai.show.viewer_script"
+  local budget, script = options and options.budget or viewer.budget, require "medxai.show.viewer_script"
   local data
   for k = first_size(album, budget), #sizes do
     data = at_size(album, sizes[k])

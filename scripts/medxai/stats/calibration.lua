@@ -154,6 +154,43 @@ function calibration.ece(confidences, hits, options)
   return error_of(group, hits, confidences, o.groups), list
 end
 
+-- The 2.5 % and 97.5 % quantiles of the share of hits among images that are hit each with its own probability: those of
+-- the sum of independent Bernoulli numbers, exactly.
+local function hit_band(probabilities)
+  local n, chance = #probabilities, { [0] = 1.0 }
+  for i, p in ipairs(probabilities) do
+    chance[i] = 0.0
+    for k = i, 1, -1 do chance[k] = chance[k] * (1 - p) + chance[k - 1] * p end
+    chance[0] = chance[0] * (1 - p)
+  end
+  local sum, low, high = 0.0, nil, nil
+  for k = 0, n do
+    sum = sum + chance[k]
+    low, high = low or sum >= 0.025 and k or nil, high or sum >= 0.975 and k or nil
+  end
+  return (low or n) / n, (high or n) / n
+end
+
+--- A reliability diagram: groups of equal size by confidence, each with its hit rate and with the band that holds 95 %
+--- of the hit rates of a calibrated network with the same confidences (Broecker and Smith 2007; here exact, no draws).
+--- Where images of equal confidence lie in several groups they share their hits, and the band is a little too wide.
+---@param confidences number[] 0 to 1, one per image
+---@param hits number[] 1 or 0
+---@param options? table as calibration.ece
+---@return table[] groups { n, confidence, accuracy, low, high } by ascending confidence
+function calibration.reliability(confidences, hits, options)
+  local o = check.options("calibration.reliability", options, ece_spec)
+  local _, bins = calibration.ece(confidences, hits, options)
+  local members, order = {}, {}
+  for i, g in ipairs(#confidences > 0 and (grouping(confidences, o)) or {}) do
+    members[g] = members[g] or {}
+    table.insert(members[g], confidences[i])
+  end
+  for _, g in ipairs(check.sorted_keys(members)) do order[#order + 1] = members[g] end
+  for k, bin in ipairs(bins) do bin.low, bin.high = hit_band(order[k]) end
+  return bins
+end
+
 local function top_class(row)
   local best = 1
   for c = 2, #row do

@@ -246,6 +246,17 @@ function rankings.tau_b(over, first, second)
   return interval_of({ mean = tau_of(totals_of(columns)) }, over, over:resample(columns, tau_of))
 end
 
+--- Kendall's tau-b alone, without an interval.
+---@param over medxai.Units
+---@param first table as of rankings.tau_b
+---@param second table
+---@return number tau_b NaN where it is undefined
+function rankings.tau_value(over, first, second)
+  local columns, read = joined(over, { first, second })
+  local scores = read(totals_of(columns))
+  return scores and similarity.tau_b(scores[1], scores[2]) or nan
+end
+
 -- ---- Friedman -------------------------------------------------------------------------------------------------------
 
 --- Friedman's test (1937) with Iman and Davenport's F (1980), corrected for ties, and Kendall's W. Rank 1 is the best.

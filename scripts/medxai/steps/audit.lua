@@ -14,6 +14,7 @@ local host = require "medxai.host"
 local inputs = require "medxai.steps.audit_inputs"
 local maps = require "medxai.steps.audit_maps"
 local parts = require "medxai.steps.audit_parts"
+local plot = require "medxai.show.plot"
 local sources = require "medxai.steps.audit_sources"
 local tables = require "medxai.run.tables"
 local verdict = require "medxai.stats.verdict"
@@ -284,7 +285,9 @@ local function conclude(run, o, all)
     { sources = o.sources, seed = run.seed }, found.counts)
   found.verdict = combine.of(found)
   write_tables(run, found, o)
-  return words.result(found)
+  local result = words.result(found)
+  result.figures = require("medxai.show.audit_figures").draw(run, o.margin)
+  return result
 end
 
 --- run:audit { ... }. Options:
@@ -339,7 +342,8 @@ function audit.run(run, options)
     local clock <close> = run:clock("audit")
     run:write_manifest(all.data.whole)
     step:begin()
-    step:finish(conclude(run, o, all), { "tables/audit.csv" }, { "verdicts.csv", "tables/pairs.csv" })
+    local result = conclude(run, o, all)
+    step:finish(result, { "tables/audit.csv" }, plot.paths(result.figures, { "verdicts.csv", "tables/pairs.csv" }))
   end
   if network and network.own then network.model:reset() end -- its tensors are freed
   print("\nAudit")

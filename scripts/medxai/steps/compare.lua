@@ -16,6 +16,7 @@ local gate = require "medxai.score.gate"
 local host = require "medxai.host"
 local likeness = require "medxai.score.study_similarity"
 local metric = require "medxai.score.registry"
+local plot = require "medxai.show.plot"
 local rows = require "medxai.score.study_rows"
 local shared = require "medxai.run.tables"
 local tables = require "medxai.score.study_tables"
@@ -351,6 +352,7 @@ function compare.tabulate(run, list, o)
   write_table(run, "tables/methods.csv", tables.methods, out.methods)
   write_table(run, "tables/stability.csv", tables.stability, out.stability)
   write_table(run, "tables/strata.csv", tables.strata, tables.strata_rows(list, o))
+  write_table(run, "tables/metrics_tau.csv", tables.tau, tables.metrics_tau(data, out, o.setting_of))
   shared.put(run, "tables/pairs.csv", shared.pairs, "compare", out.pairs)
   shared.put(run, "verdicts.csv", shared.verdicts, "compare", out.verdicts)
   out.data = data
@@ -382,6 +384,29 @@ local function predicted_of(list)
   return out
 end
 
+-- The figures; then the viewer, in the room that they leave in the page. Nothing of it may depend on measured times.
+local function draw(study, o)
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local viewer = require "medxai.show.viewer"
+  local models, firsts, seen, data = {}, {}, {}, o.out.data
+  for k, m in ipairs(study.models) do
+    models[k] = m.name
+    if not seen[m.run_name] then firsts[#firsts + 1] = m.name end
+    seen[m.run_name] = true
+  end
+  local album = require("medxai.show.study_album").of(study, o.album)
+  local figures = require("medxai.show.study_figures").draw(study.run, { primary = o.primary, models = models,
+    firsts = firsts, baselines = o.baselines, directions = data.directions, tells = o.out.tells, partial = o.partial,
+    short = function(name) return tables.short(name, data) end, album = album })
+  local room = viewer.budget
+  for _, f in ipairs(figures) do
+    local is_timed = f.name == "compare-cost"
+    room = room - (f.picture and 300000 or is_timed and 90000 or files.size(files.join(study.run.dir, f.svg)) or 0)
+  end
+  files.write(files.join(study.dir, "viewer.html"), viewer.html(album, { budget = math.max(viewer.budget // 2, room) }))
+  return figures
+end
+
 local function conclude(study, asked, list, partial)
   local run = study.run
   local done = usable(study, list)
@@ -400,8 +425,9 @@ local function conclude(study, asked, list, partial)
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
-  require("medxai.show.study_album").write(study, { cells = done, marks = marks, fine = frame.side * cells.fine,
-    maps = function(cell) return cells.maps(study, cell) end, predicted = predicted_of(list_of) })
+  local figures = draw(study, { out = out, primary = asked.primary_id, baselines = base, partial = partial,
+    album = { cells = done, marks = marks, fine = frame.side * cells.fine,
+      maps = function(cell) return cells.maps(study, cell) end, predicted = predicted_of(list_of) } })
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
   local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }
@@ -409,7 +435,7 @@ local function conclude(study, asked, list, partial)
   return { title = asked.title or "Explanations compared", sentences = sentences, tables = shown, images = #images,
     models = #study.models, methods = #asked.entries, cells = #done, failed = failed, partial = partial,
     primary = asked.primary_id, units = out.data.over.count, resampled = out.data.over.resampled,
-    note = out.data.over.note }
+    note = out.data.over.note, figures = figures }
 end
 
 -- ---- the step ------------------------------------------------------------------------------------------------------
@@ -425,7 +451,7 @@ end
 
 local table_files = { "tables/methods.csv", "tables/strata.csv", "tables/stability.csv", "tables/agreement.csv",
   "study/scores.csv",
-  "study/similarity.csv" }
+  "study/similarity.csv", "tables/metrics_tau.csv" }
 
 local function not_complete(study, asked, list)
   local done = count_done(study, list)
@@ -463,8 +489,8 @@ local function finish(study, asked, list, partial)
   for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
     if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
   end
-  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl",
-    "study/viewer.html" })
+  step:finish(result, table_files, plot.paths(result.figures, { "tables/pairs.csv", "verdicts.csv", "study/images.csv",
+    "study/cells.jsonl", "study/viewer.html" }))
   if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
 end
@@ -498,8 +524,9 @@ end
 ---   partial    true (--partial true): tables of the cells that are done, stamped partial
 ---   array_index  "I/N" (--array-index I/N): this process does every N-th cell; several work on one run folder
 --- Leaves study/scores.csv, similarity.csv, images.csv, cells.jsonl; tables/methods.csv, strata.csv, pairs.csv,
---- agreement.csv, stability.csv, costs.csv; verdicts.csv. Times are in cells.jsonl and costs.csv alone: all else is the
---- same to the byte however often the study was interrupted, and by however many processes it was made.
+--- agreement.csv, stability.csv, metrics_tau.csv, costs.csv; verdicts.csv; figures/compare-*. Times are in
+--- cells.jsonl, costs.csv and the figure of costs alone: all else is the same to the byte however often the study was
+--- interrupted, and by however many processes it was made.
 ---@param run medxai.Run
 ---@param study medxai.Study of run:study
 ---@param options table

@@ -14,6 +14,7 @@ local endpoints = require "medxai.stats.endpoints"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
 local multiple = require "medxai.stats.multiple"
+local plot = require "medxai.show.plot"
 local predict = require "medxai.nn.predict"
 local predictions = require "medxai.steps.predictions"
 local tables = require "medxai.run.tables"
@@ -427,15 +428,31 @@ function networks.judge(study, images, tuned, o, alive)
   return rows, networks.compare(study, images, o, alive), over
 end
 
+-- Writes tables/reliability.csv of all models; the names of those that are the first training of their recipe.
+local function write_reliability(run, study, images)
+  local rows, firsts, seen = {}, {}, {}
+  for k, m in ipairs(study.models) do
+    local more = calibrated.reliability({ network = m.network, name = m.name, seed = m.train_seed }, images, k)
+    table.move(more, 1, #more, #rows + 1, rows)
+    local recipe = m.run_name or m.name
+    firsts[m.name], seen[recipe] = not seen[recipe] or nil, true
+  end
+  tables.write(run, "tables/reliability.csv", calibrated.reliability_columns, rows)
+  return firsts
+end
+
 local function conclude(run, study, o)
   local images = judged_images(run, study, study.split, o)
   local tuned = study.tune and judged_images(run, study, study.tune, o) or nil
   local rows, list, over = networks.judge(study, images, tuned, o, function() run:heartbeat "networks" end)
   tables.write(run, "tables/networks.csv", networks.columns, rows)
+  local firsts = write_reliability(run, study, images)
   tables.put(run, "tables/pairs.csv", tables.pairs, "networks", pair_rows(list))
   tables.put(run, "verdicts.csv", tables.verdicts, "networks", verdict_rows(list, o))
   return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)),
-    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count }
+    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count,
+    figures = require("medxai.show.network_figures").draw(run, { primary = o.primary, margin = o.margin,
+      firsts = firsts }) }
 end
 
 --- run:networks(study, { ... }). Options:
@@ -446,7 +463,8 @@ end
 ---   level    of intervals, 0.95;  batch  32
 --- Several seeds of a run are one recipe: pairs compare the means over its seeds, for these weights, and from three
 --- seeds on for other seeds. Temperature and sets are fitted on the study's `tune`; without it there are none. Leaves
---- tables/networks.csv (a row per model and score), tables/pairs.csv, verdicts.csv, study/networks/*.csv (answers).
+--- tables/networks.csv (a row per model and score), tables/reliability.csv, tables/pairs.csv, verdicts.csv,
+--- study/networks/*.csv (answers), figures/networks-* (SVG, PDF, PNG, and their numbers as CSV).
 ---@param run medxai.Run
 ---@param study medxai.Study
 ---@param options? table
@@ -463,7 +481,9 @@ function networks.run(run, study, options)
   else
     local clock <close> = run:clock("networks")
     step:begin()
-    step:finish(conclude(run, study, o), { "tables/networks.csv" }, { "tables/pairs.csv", "verdicts.csv" })
+    local result = conclude(run, study, o)
+    step:finish(result, { "tables/networks.csv", "tables/reliability.csv" },
+      plot.paths(result.figures, { "tables/pairs.csv", "verdicts.csv" }))
   end
   print_result(step.result)
   return step.result

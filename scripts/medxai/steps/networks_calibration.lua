@@ -10,6 +10,24 @@ local calibrated = {}
 
 local nan = 0 / 0
 
+calibrated.reliability_columns = { "network", "run", "train_seed", "group", "n", "confidence", "accuracy", "chance_low",
+  "chance_high" }
+
+--- The rows of tables/reliability.csv of one model.
+---@param of table network, name, seed
+---@param images table as of calibrated.rows
+---@param k integer the model's number
+---@return table[]
+function calibrated.reliability(of, images, k)
+  local rows = {}
+  local confidences, hits = calibration.top(images.labels, calibration.softmax(images.logits[k], 1))
+  for g, bin in ipairs(calibration.reliability(confidences, hits)) do
+    rows[g] = { network = of.network, run = of.name, train_seed = of.seed, group = g, n = bin.n,
+      confidence = bin.confidence, accuracy = bin.accuracy, chance_low = bin.low, chance_high = bin.high }
+  end
+  return rows
+end
+
 -- Adds a row; of: network, name, seed, input, weights_sha256.
 local function adder(rows, of, n, over)
   return function(score, value, more)

@@ -109,15 +109,7 @@ local function put(page, ...) page.out[#page.out + 1] = string.format(...) end
 
 local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
 
--- Figures are drawn for print; on a screen they are shown larger, narrow ones so that two stand side by side. caption:
--- ready HTML.
-local function svg_figure(page, svg, caption)
-  svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h)
-    local scale = tonumber(w) < 320 and 1.1 or 1.2
-    return string.format('width="%.1fpt" height="%.1fpt"', scale * w, scale * h)
-  end, 1)
-  put(page, "<figure>%s%s</figure>", svg, caption and "<figcaption>" .. caption .. "</figcaption>" or "")
-end
+local function svg_figure(page, svg, caption) put(page, "%s", html.figure(svg, caption)) end
 
 -- The text of a setting: lists of plain values in one line; nil for a table of others.
 local function setting_text(v)

@@ -17,6 +17,7 @@ local host = require "medxai.host"
 local jobs = require "medxai.explain.job"
 local judged = require "medxai.show.report_judged"
 local judging = require "medxai.steps.sanity_verdicts"
+local plot = require "medxai.show.plot"
 local Progress = require "medxai.base.progress"
 local tables = require "medxai.score.gate_tables"
 
@@ -327,6 +328,7 @@ local function conclude(job)
     thresholds = job.o.thresholds, target = tostring(job.study.target) }
   tables.write(job.run, result, rows)
   tables.show(result)
+  result.figures = require("medxai.show.sanity_figures").draw(job.run)
   gate.save(job.run.dir, tables.marks(result))
   return result
 end
@@ -343,8 +345,8 @@ end
 ---   mask        a mask of the data, for the check `localise`
 ---   alone       true: also each stage with random weights in its own layers only, once; told, not judged
 ---   layer, title, budget_mb
---- Writes verdicts.csv, tables/gate.csv, study/similarity_gate.csv and the marks that later steps read
---- (score/gate.lua).
+--- Leaves verdicts.csv, tables/gate.csv, tables/gate_stages.csv, study/similarity_gate.csv, figures/sanity-cascade-*
+--- and the marks that later steps read (score/gate.lua).
 ---@param run medxai.Run
 ---@param study medxai.Study
 ---@param options table
@@ -374,7 +376,8 @@ function sanity.run(run, study, options)
   if not step.done then
     local result = conclude(job)
     if not host.options.quiet then judged.print(result) end
-    step:finish(result, {}, { "verdicts.csv", "tables/gate.csv", "study/similarity_gate.csv", "study/gate.json" })
+    step:finish(result, {}, plot.paths(result.figures, { "verdicts.csv", "tables/gate.csv", "tables/gate_stages.csv",
+      "study/similarity_gate.csv", "study/gate.json" }))
   end
   return step.result
 end

@@ -175,6 +175,35 @@ local function other_views(job, p, e, over)
   return out
 end
 
+-- The course of a cascade for the figures: each stage's likeness to the trained map, the mean over draws of the means
+-- over images, with the lowest and the highest draw; and the stages whose own layers alone were random.
+local function course_of(p, e)
+  local list, by = canon.list {}, {}
+  for _, cell in ipairs(p.cascade) do
+    for at, place in ipairs(cell.places) do
+      if place == e then
+        local key = cell.number .. (cell.alone and " alone" or "")
+        if not by[key] then
+          by[key] = { stage = cell.number, alone = cell.alone and true or nil, layers = cell.stage.layers,
+            of = cell.stage.of, means = {} }
+          list[#list + 1] = by[key]
+        end
+        local values = {}
+        for i, row in ipairs(cell.values[at]) do values[i] = row[1] end
+        table.insert(by[key].means, mean_of(values))
+      end
+    end
+  end
+  for _, s in ipairs(list) do
+    s.similarity, s.draws = mean_of(s.means), #s.means
+    for _, v in ipairs(s.means) do
+      if v == v then s.low, s.high = math.min(s.low or v, v), math.max(s.high or v, v) end
+    end
+    s.means = nil
+  end
+  return list
+end
+
 --- The verdicts of one network: { model, network, methods = { { label, checks, state, failed, profile } }, controls }.
 ---@param job table of run:sanity
 ---@param p table the network, related and read
@@ -193,7 +222,7 @@ function judging.of(job, p, rows)
     by_method[entry.method.name] = by_method[entry.method.name] or verdicts
     result.methods[e] = { method = entry.method.name, label = entry.label,
       settings = gate.settings(entry, entry.layer or job.o.layer), baseline = entry.method.baseline, checks = verdicts,
-      views = other_views(job, p, e, over), statuses = p.trained:facts().statuses[e],
+      views = other_views(job, p, e, over), statuses = p.trained:facts().statuses[e], course = course_of(p, e),
       profile = canon.list(verdicts.weights.estimate.profile or {}) }
   end
   local all = {}
