@@ -12,7 +12,8 @@ run:audit {
 
   -- Data, model and training as in mobilenet_v2.lua; another folder by --data DIR.
   train = function(cell)
-    local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256, input = cell.input }
+    local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256,
+      input = cell.input }
     local model = xai.models.mobilenet_v2 {
       classes = data.classes,
       weights = "imagenet",
@@ -20,8 +21,8 @@ run:audit {
       hidden = 512,
       train_depth = 2,
     }
-    return model, data, { optim = xai.optim.sgd { lr = 0.01, momentum = 0.9 }, step = { size = 7, gamma = 0.1 },
-      epochs = 8 }
+    return model, data, { optim = xai.optim.sgd { lr = 0.01, momentum = 0.9 },
+      schedule = xai.optim.step_lr { step_size = 7, gamma = 0.1 }, epochs = 8 }
   end,
 
   -- Where the images come from. In COVID-QU-Ex COVID-19 comes from other hospitals: then class and source are one.
