@@ -1,5 +1,5 @@
--- The first screen of a comparison's page: five sentences made from verdicts, each form by hand; and the page as a whole
--- from a made run folder.
+-- The first screen of a comparison's page: five sentences made from verdicts, each form by hand; and the page as a
+-- whole from a made run folder.
 local t = require "t"
 local words = require "medxai.show.conclusion_words"
 
@@ -27,7 +27,8 @@ t.test("a network that is better than each other one is told with its number, in
   local c = words.network(networks(two_better))
   t.equal({ c.state, c.verdict, c.estimate, c.low, c.high, c.chance }, { "found", "one is better", 0.9, 0.85, 0.94,
     0.5 })
-  t.equal(c.sentence, "a is better than each of the 2 other networks by macro AUROC: 0.900 [0.850, 0.940] (chance 0.5); "
+  t.equal(c.sentence, "a is better than each of the 2 other networks by macro AUROC: 0.900 [0.850, 0.940] "
+    .. "(chance 0.5); "
     .. "the difference to b is +0.100 [+0.040, +0.160]. One training of each: nothing is said of other trainings.")
   t.equal(c.row, { family = "networks auroc_macro, these weights", subject = "a - b", check = "auroc_macro" })
 end)
@@ -54,12 +55,14 @@ t.test("networks that are equivalent are so within the margin, and one pair left
     pair("b", "c", "identical", 0, 0, 0) }
   local c = words.network(networks(alike, { margin = 0.02 }))
   t.equal({ c.state, c.verdict }, { "not_found", "equivalent" })
-  t.equal(c.sentence, "No network is better by macro AUROC: all 3 are equivalent within 0.02; the best number is that of "
+  t.equal(c.sentence, "No network is better by macro AUROC: all 3 are equivalent within 0.02; the best number is "
+    .. "that of "
     .. "a, 0.900 [0.850, 0.940] (chance 0.5).")
   alike[3].decision = "undecided"
   c = words.network(networks(alike, { margin = 0.02 }))
   t.equal(c.state, "undecided")
-  t.equal(c.sentence, "Undecided: no network is shown to be the best by macro AUROC. a, b and c may be; the best number "
+  t.equal(c.sentence, "Undecided: no network is shown to be the best by macro AUROC. a, b and c may be; the "
+    .. "best number "
     .. "is that of a, 0.900 [0.850, 0.940] (chance 0.5). 2 of 3 pairs are decided.")
 end)
 
@@ -78,9 +81,11 @@ t.test("one network, no step and too few images have their own forms", function(
   t.equal(words.network {}.state, "not_run")
   local one = networks {}
   one.networks.scores.b, one.networks.scores.c = nil, nil
-  t.equal(words.network(one).sentence, "One network was judged and none compared: a has macro AUROC 0.900 [0.850, 0.940] "
+  t.equal(words.network(one).sentence, "One network was judged and none compared: a has macro AUROC 0.900 "
+    .. "[0.850, 0.940] "
     .. "(chance 0.5).")
-  local c = words.network(networks({ pair("a", "b", "undecided", 0.1, nan, nan) }, { few = "6 patients are too few for a "
+  local c = words.network(networks({ pair("a", "b", "undecided", 0.1, nan, nan) },
+    { few = "6 patients are too few for a "
     .. "verdict" }))
   t.equal(c.state, "undecided")
   t.ok(c.sentence:find("6 patients are too few for a verdict.", 1, true), c.sentence)
@@ -127,7 +132,8 @@ t.test("first without support, several first and a failed gate are undecided, ea
   t.ok(c.sentence:find("^Undecided: by road combined"), c.sentence)
   t.ok(c.sentence:find("layercam is first, but not shown to be above each baseline on n1; 2 methods may be first "
     .. "(layercam and gradcam) on n2.", 1, true), c.sentence)
-  c = words.explanation(compare({ row("n1", "saliency", 1, 0.3, { gate = "gate failed: weights" }) }, { runs = { "n1" } }))
+  c = words.explanation(compare({ row("n1", "saliency", 1, 0.3, { gate = "gate failed: weights" }) },
+    { runs = { "n1" } }))
   t.equal(c.state, "undecided")
   t.ok(c.sentence:find("saliency is first, but has the mark 'gate failed: weights' on n1", 1, true), c.sentence)
 end)
@@ -162,7 +168,8 @@ end
 
 t.test("the gate speaks of the explanations that rank first, and of all where none does", function()
   local first = compare({ row("n1", "layercam", 1, 0.3) }, { runs = { "n1" } })
-  local lines = { line("n1", "layercam", "passed", 0.05), line("n1", "saliency", "failed", 0.6, { failed = { "weights" } }),
+  local lines = { line("n1", "layercam", "passed", 0.05),
+    line("n1", "saliency", "failed", 0.6, { failed = { "weights" } }),
     line("n1", "sobel", "failed", 1, { baseline = true }) }
   local c = words.gate(with_gate(lines, first))
   t.equal({ c.state, c.verdict, c.estimate }, { "found", "passed", 0.05 })
@@ -181,7 +188,8 @@ t.test("a first explanation that fails is not to be trusted; one that was not ju
   local first = compare({ row("n1", "layercam", 1, 0.3) }, { runs = { "n1" } })
   local c = words.gate(with_gate({ line("n1", "layercam", "failed", 0.5, { failed = { "image" } }) }, first))
   t.equal({ c.state, c.verdict }, { "not_found", "failed" })
-  t.ok(c.sentence:find("^No: by the gate, of the explanations that rank first, layercam on n1 %(image%) failed"), c.sentence)
+  t.ok(c.sentence:find("^No: by the gate, of the explanations that rank first, layercam on n1 %(image%) failed"),
+    c.sentence)
   t.ok(not c.sentence:find("To pass", 1, true))
   c = words.gate(with_gate({ line("n1", "saliency", "passed", 0.1) }, first))
   t.ok(c.sentence:find("one that ranks first was not judged; saliency on n1 passed", 1, true), c.sentence)
@@ -190,8 +198,8 @@ t.test("a first explanation that fails is not to be trusted; one that was not ju
   first = compare { row("n1", "layercam", 1, 0.3), row("n2", "layercam", 1, 0.2) }
   c = words.gate(with_gate({ line("n1", "layercam", "passed", 0.1) }, first))
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("one that ranks first was not judged; of the explanations that rank first, layercam on n1 passed",
-    1, true), c.sentence)
+  t.ok(c.sentence:find("one that ranks first was not judged; of the explanations that rank first, layercam on "
+    .. "n1 passed", 1, true), c.sentence)
 end)
 
 t.test("controls that came out wrong, too few patients and a gate that was not run are told", function()
@@ -229,13 +237,15 @@ t.test("the audit's sentence is its verdict, with what is told best without the 
   t.equal(c.row, { family = "audit", subject = "n1", check = "audit" })
   c = words.audit(audit("confounded", "COVID-19: every image is from 'A'", areas))
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("Of n1: class and source are confounded: COVID-19: every image is from 'A'.", 1, true), c.sentence)
+  t.ok(c.sentence:find("Of n1: class and source are confounded: COVID-19: every image is from 'A'.", 1, true),
+    c.sentence)
 end)
 
 t.test("nothing found is told with its power and never as 'no shortcut'; no audit is told", function()
   local c = words.audit(audit("none of these found", nil, { area("trainings", "outside", 0.52, "not_found") }))
   t.equal(c.state, "not_found")
-  t.equal(c.sentence, "Of n1: none of the shortcuts that were looked for was found. What is told best without the lungs "
+  t.equal(c.sentence, "Of n1: none of the shortcuts that were looked for was found. What is told best without "
+    .. "the lungs "
     .. "is COVID-19, from the input 'outside' by the trainings: AUROC 0.52 [0.42, 0.57] (chance 0.5; told from 0.638 "
     .. "on). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability 0.97.")
   t.ok(not c.sentence:lower():find("no shortcut", 1, true))
@@ -250,8 +260,10 @@ t.test("how sure: images, patients, trainings, undecided verdicts and what so ma
     models = { { run_name = "a" }, { run_name = "a" }, { run_name = "b" } }, decided = 3, undecided = 9, tests = 14 }
   local c = words.sure { sure = sure }
   t.equal({ c.state, c.verdict }, { "undecided", "9 of 12 undecided" })
-  t.equal(c.sentence, "Explanations on 88 images of 88 patients, networks on 300 images of 200 patients, 2 networks with "
-    .. "1 to 2 trainings; 9 of 12 primary verdicts are undecided; with 88 patients a paired difference of 0.30 standard "
+  t.equal(c.sentence, "Explanations on 88 images of 88 patients, networks on 300 images of 200 patients, 2 "
+    .. "networks with "
+    .. "1 to 2 trainings; 9 of 12 primary verdicts are undecided; with 88 patients a paired difference of 0.30 "
+    .. "standard "
     .. "deviations is found four times in five, one of 0.40 in a family of 14.")
   sure.units, sure.undecided = 9, 0
   c = words.sure { sure = sure }

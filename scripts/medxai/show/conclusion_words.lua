@@ -396,8 +396,8 @@ function words.gate(facts)
   local controls = g.few and " " .. g.few .. "." or #g.wrong > 0 and (" Controls that did not come out as they must: "
     .. "%s; nothing is decided there."):format(list_text(g.wrong)) or ""
   local text = (leading and "of the explanations that rank first, " or "") .. gate_text(count, named, #lines)
-  if missing > 0 then text = ("%s that %s first %s not judged; %s"):format(missing == 1 and "one" or missing, missing == 1 and "ranks" or "rank",
-      missing == 1 and "was" or "were", text) end
+  if missing > 0 then text = ("%s that %s first %s not judged; %s"):format(missing == 1 and "one" or missing,
+      missing == 1 and "ranks" or "rank", missing == 1 and "was" or "were", text) end
   local passed = count.passed > 0 and " To pass is to depend on weights and image, not to be right." or ""
   local out = { question = question, state = state, verdict = gated[state], section = "gate", chance = 0,
     sentence = begun(heads[state]:gsub("None", "No"), ("by the gate, %s.%s%s%s"):format(text, number, controls,

@@ -34,7 +34,8 @@ local function read_networks(dir, step)
   local r = step.result
   local primary = step.fields.primary
   local n = { primary = primary, margin = tonumber(step.fields.margin),
-    direction = (primary == "nll" or primary == "brier") and "lower" or "higher", chance = r.chance, scores = {}, pairs = {}, units = r.units, images = r.n, resampled = r.resampled, note = r.note }
+    direction = (primary == "nll" or primary == "brier") and "lower" or "higher", chance = r.chance, scores = {},
+    pairs = {}, units = r.units, images = r.n, resampled = r.resampled, note = r.note }
   for _, row in ipairs(rows_of(dir, "tables/networks.csv", { "value", "low", "high" })) do
     if row.score == n.primary and row.train_seed ~= "recipe" then
       n.scores[row.run] = { estimate = row.value, low = row.low, high = row.high }

@@ -24,15 +24,20 @@ function html.value(v)
   return html.text(v)
 end
 
---- A table. columns: list of { title, numeric = true }; rows: lists of ready HTML, with id =, warn =, mark =; class: extra CSS class.
+--- A table. columns: list of { title, numeric = true }; rows: lists of ready HTML, with id =, warn =, mark =; class:
+--- extra CSS class.
 function html.table(columns, rows, class)
   local out = { string.format('<div class="scroll"><table class="%s"><thead><tr>', class or "") }
-  for _, c in ipairs(columns) do out[#out + 1] = string.format('<th%s scope="col">%s</th>', c.numeric and ' class="n"' or "", html.text(c[1])) end
+  for _, c in ipairs(columns) do
+    out[#out + 1] = string.format('<th%s scope="col">%s</th>', c.numeric and ' class="n"' or "", html.text(c[1]))
+  end
   out[#out + 1] = "</tr></thead><tbody>"
   for _, row in ipairs(rows) do
     local kind = row.warn and ' class="warn"' or row.mark and ' class="mark"' or ""
     out[#out + 1] = ("<tr%s%s>"):format(row.id and (' id="%s"'):format(row.id) or "", kind)
-    for k, c in ipairs(columns) do out[#out + 1] = string.format("<td%s>%s</td>", c.numeric and ' class="n"' or "", row[k] or "") end
+    for k, c in ipairs(columns) do
+      out[#out + 1] = string.format("<td%s>%s</td>", c.numeric and ' class="n"' or "", row[k] or "")
+    end
     out[#out + 1] = "</tr>"
   end
   out[#out + 1] = "</tbody></table></div>"
@@ -42,7 +47,9 @@ end
 --- Two columns of names and values.
 function html.facts(pairs_list)
   local out = { '<table class="facts"><tbody>' }
-  for _, p in ipairs(pairs_list) do out[#out + 1] = string.format('<tr><th scope="row">%s</th><td>%s</td></tr>', html.text(p[1]), p[2]) end
+  for _, p in ipairs(pairs_list) do
+    out[#out + 1] = string.format('<tr><th scope="row">%s</th><td>%s</td></tr>', html.text(p[1]), p[2])
+  end
   out[#out + 1] = "</tbody></table>"
   return table.concat(out)
 end

@@ -408,8 +408,8 @@ local function conclude(study, asked, list, partial)
   local sentences, shown = require("medxai.show.report_compare").of(out, agreement, o)
   return { title = asked.title or "Explanations compared", sentences = sentences, tables = shown, images = #images,
     models = #study.models, methods = #asked.entries, cells = #done, failed = failed, partial = partial,
-    primary = asked.primary_id, direction = out.data.directions[asked.primary_id], units = out.data.over.count, resampled = out.data.over.resampled,
-    note = out.data.over.note }
+    primary = asked.primary_id, direction = out.data.directions[asked.primary_id], units = out.data.over.count,
+    resampled = out.data.over.resampled, note = out.data.over.note }
 end
 
 -- ---- the step ------------------------------------------------------------------------------------------------------
@@ -463,7 +463,8 @@ local function finish(study, asked, list, partial)
   for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
     if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
   end
-  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl", "study/viewer.html" })
+  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl",
+    "study/viewer.html" })
   if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
 end

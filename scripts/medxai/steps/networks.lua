@@ -182,8 +182,8 @@ end
 -- The difference of two recipes for other images and other seeds: seeds are paired in their order, so both need as
 -- many.
 local function recipe_difference(endpoint, over, a, b)
-  local r = { mean = nan, low = nan, high = nan, p = nan, n = over.n, units = over.count, resampled = over.resampled, note = over.note,
-    test = "t over " .. over.resampled .. " and seeds", narrow = { low = nan, high = nan } }
+  local r = { mean = nan, low = nan, high = nan, p = nan, n = over.n, units = over.count, resampled = over.resampled,
+    note = over.note, test = "t over " .. over.resampled .. " and seeds", narrow = { low = nan, high = nan } }
   local seeds = math.min(#a.seeds, #b.seeds)
   if seeds < 3 then
     r.why = ("fewer than 3 seeds: %d and %d"):format(#a.seeds, #b.seeds)
@@ -435,8 +435,8 @@ local function conclude(run, study, o)
   tables.put(run, "tables/pairs.csv", tables.pairs, "networks", pair_rows(list))
   tables.put(run, "verdicts.csv", tables.verdicts, "networks", verdict_rows(list, o))
   return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)),
-    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count, resampled = over.resampled, note = over.note,
-    direction = endpoints.of(o.primary, study.classes).direction,
+    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count, resampled = over.resampled,
+    note = over.note, direction = endpoints.of(o.primary, study.classes).direction,
     chance = endpoints.chance(o.primary, images.labels, study.classes) }
 end
 
