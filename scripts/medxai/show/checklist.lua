@@ -68,7 +68,7 @@ function known.disjoint(run)
   return joined(unique(run.checks, function(c)
     if not c.check then return nil end
     local exact, near = #(c.check.exact or {}), c.check.near_count or 0
-    return ("%s; %d pairs of the same image and %d of nearly the same image in two splits"):format(
+    return ("%s; pairs of the same image in two splits: %d, of nearly the same: %d"):format(
       (c.check.patients or 0) > 0 and "by patient" or "by image, patients unknown", exact, near)
   end))
 end
@@ -170,7 +170,9 @@ function known.class_balance(run)
 end
 
 function known.participants(run)
-  return joined { run.judged, (known.partitions(run)) }
+  local list = { run.judged }
+  list[#list + 1] = known.partitions(run)
+  return joined(list)
 end
 
 local function section(id, text) return ('<a href="#%s">%s</a>'):format(id, html.text(text)) end

@@ -111,7 +111,7 @@ end
 
 -- ---- how sure -------------------------------------------------------------------------------------------------------
 
-local open_words = { undecided = true, cannot_tell = true, depends = true }
+local open_words = { undecided = true, confounded = true }
 
 -- What a row of verdicts.csv is a part of: "networks", "explanations", "gate", "audit"; nil where it decides nothing
 -- that the page begins with.

@@ -159,11 +159,12 @@ end
 local function duplicates_text(c)
   local exact, near = #(c.exact or {}), c.near_count or #(c.near or {})
   local within = #(c.exact_within or {})
-  local list = { exact == 0 and "no image stands in two splits" or ("%d images stand in two splits"):format(exact),
+  local list = { exact == 0 and "no image stands in two splits"
+      or exact == 1 and "1 image stands in two splits" or ("%d images stand in two splits"):format(exact),
     near == 0 and "none nearly" or ("%d nearly"):format(near),
     (c.patients or 0) > 0 and ("%d patients, none in two splits"):format(c.patients)
       or "patients are unknown, so images of one may stand in two splits" }
-  if within > 0 then list[#list + 1] = ("%d images stand twice in one split"):format(within) end
+  if within > 0 then list[#list + 1] = ("images that stand twice in one split: %d"):format(within) end
   return table.concat(list, "; ")
 end
 
