@@ -262,7 +262,7 @@ t.test("how sure: images, patients, trainings, undecided verdicts and what so ma
   t.equal({ c.state, c.verdict }, { "undecided", "9 of 12 undecided" })
   t.equal(c.sentence, "Explanations on 88 images of 88 patients, networks on 300 images of 200 patients, 2 "
     .. "networks with "
-    .. "1 to 2 trainings; 9 of 12 primary verdicts are undecided; with 88 patients a paired difference of 0.30 "
+    .. "1 to 2 trainings each; 9 of 12 primary verdicts are undecided; with 88 patients a paired difference of 0.30 "
     .. "standard "
     .. "deviations is found four times in five, one of 0.40 in a family of 14.")
   sure.units, sure.undecided = 9, 0

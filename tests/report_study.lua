@@ -60,7 +60,8 @@ end
 local function put_compare(dir)
   put_step(dir, "compare-0123abcd", { baselines = { sobel = true } }, { title = "Explanations compared",
     primary = "road_combined@1", direction = "higher", units = 60, images = 60, resampled = "patients", failed = 1,
-    sentences = { "layercam first" }, tables = { table_of "a, road_combined", table_of("Agreement of maps", "agreement"),
+    sentences = { "layercam first" }, tables = { table_of "a, road_combined",
+      table_of("Agreement of maps", "agreement"),
       table_of("Does the ranking depend?", "stability") } })
   local rows = {}
   for i, run in ipairs { "a", "b" } do
@@ -76,7 +77,8 @@ local function put_compare(dir)
 end
 
 local function put_study(dir)
-  files.write_data(dir .. "/config.json", { name = "demo", seed = 7, question = "Which one?", command = "medxai-run x" })
+  files.write_data(dir .. "/config.json", { name = "demo", seed = 7, question = "Which one?",
+    command = "medxai-run x" })
   csv.write(dir .. "/verdicts.csv", shared.verdicts, verdicts)
   put_networks(dir)
   put_step(dir, "sanity-0123abcd", {}, { title = "The gate", images = 48, thresholds = { persistence = 0.25 },
@@ -92,11 +94,13 @@ local function put_study(dir)
   local check = { counts = { train = { ["COVID-19"] = 4, Normal = 5, total = 9 } }, images = 9, patients = 0,
     exact = canon.list { { a = "x", b = "y" } }, near_count = 2, warnings = canon.list { "odd <thing>" } }
   files.write_data(dir .. "/study/models.json", { version = 1, classes = { "COVID-19", "Normal" }, models = {
-    { name = "a", run_name = "a", network = "resnet50", train_seed = 1, input = "whole", weights_sha256 = ("ab"):rep(32),
+    { name = "a", run_name = "a", network = "resnet50", train_seed = 1, input = "whole",
+      weights_sha256 = ("ab"):rep(32),
       start = "imagenet", size_px = 224, mean = { 0, 0, 0 }, std = { 1, 1, 1 }, selected = { by = "accuracy",
       split = "val" }, best_epoch = 3, training = { epochs = 8, batch = 16, optim = { kind = "sgd",
       options = { lr = 0.01 } } } },
-    { name = "b", run_name = "b", network = "vgg19", train_seed = 1, input = "whole", weights_sha256 = ("cd"):rep(32) } },
+    { name = "b", run_name = "b", network = "vgg19", train_seed = 1, input = "whole",
+      weights_sha256 = ("cd"):rep(32) } },
     checks = { { models = { "a", "b" }, check = check } } })
 end
 
@@ -187,10 +191,10 @@ end)
 
 t.test("any one of the steps alone makes a page, whatever the others would have left", function()
   for k, name in ipairs { "networks", "sanity%-0123abcd", "compare%-0123abcd", "audit" } do
-    local page, dir = page_of(function(dir)
-      put_study(dir)
-      for _, file in ipairs(files.list(dir .. "/steps")) do
-        if not file:find("^" .. name .. "%.json$") then files.remove(dir .. "/steps/" .. file) end
+    local page, dir = page_of(function(folder)
+      put_study(folder)
+      for _, file in ipairs(files.list(folder .. "/steps")) do
+        if not file:find("^" .. name .. "%.json$") then files.remove(folder .. "/steps/" .. file) end
       end
     end)
     local run = 0
@@ -236,5 +240,6 @@ t.test("an item that the run does not answer is to be filled in by the authors; 
     "primary: networks by macro AUROC, explanations by road combined, the audit by AUROC without the lungs" } do
     t.ok(page:find(part, 1, true), "missing: " .. part)
   end
-  t.ok(page:find("<td>5</td><td>Prospective or retrospective</td><td><i>to be filled in by the authors</i></td>", 1, true))
+  t.ok(page:find("<td>5</td><td>Prospective or retrospective</td><td><i>to be filled in by the authors</i></td>", 1,
+    true))
 end)

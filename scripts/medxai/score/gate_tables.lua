@@ -7,6 +7,7 @@ local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local shared = require "medxai.run.tables"
+local units = require "medxai.stats.units"
 
 local tables = {}
 
@@ -183,8 +184,22 @@ function tables.judged(result)
   return list
 end
 
+-- The most patients (images, where those are unknown) that a check of a model was judged by.
+local function units_of(m)
+  local most = 0
+  for _, line in ipairs(m.methods) do
+    for _, v in pairs(line.checks) do most = math.max(most, v.estimate and v.estimate.units or 0) end
+  end
+  return most
+end
+
 --- What the controls of a model say, in a sentence.
 function tables.controls_sentence(m)
+  local judged_by = units_of(m)
+  if judged_by < units.least then
+    return string.format("%d patients or images are too few (%d are needed): nothing here is decided, nor can the "
+      .. "controls come out.", judged_by, units.least)
+  end
   local wrong, n = {}, 0
   for _, name in ipairs(check.sorted_keys(m.controls)) do
     n = n + 1

@@ -471,7 +471,7 @@ local function trainings_text(models)
   local least, most = math.huge, 0
   for _, name in ipairs(recipes) do least, most = math.min(least, seeds[name]), math.max(most, seeds[name]) end
   if #recipes == 0 then return "" end
-  return (", %s with %s"):format(count_text(#recipes, "network", "networks"), least == most
+  return (", %s with %s each"):format(count_text(#recipes, "network", "networks"), least == most
     and count_text(least, "training", "trainings") or ("%d to %d trainings"):format(least, most))
 end
 

@@ -83,14 +83,14 @@ local function read_gate(step)
       g.lines[#g.lines + 1] = { model = m.model, method = line.method, label = line.label,
         baseline = line.baseline or nil, state = line.state, failed = line.failed or {}, estimate = e.mean,
         low = e.low, high = e.high }
-      g.units = math.max(g.units, e.units or 0)
+      if (e.units or 0) > g.units then g.units, g.resampled = e.units, e.resampled end
     end
     for name, came in pairs(m.controls or {}) do
       if not came then g.wrong[#g.wrong + 1] = name .. " on " .. m.model end
     end
   end
   if g.units < units.least then -- all is undecided, the controls as well
-    g.wrong, g.few = {}, ("%d patients are too few for a verdict"):format(g.units)
+    g.wrong, g.few = {}, ("%d %s are too few for a verdict"):format(g.units, g.resampled or "images")
   end
   table.sort(g.wrong)
   return g
@@ -163,7 +163,7 @@ local function judged_on(facts)
     end
   end
   if #list == 0 and facts.gate then
-    list[1] = { what = "gate", images = facts.gate.images, units = facts.gate.units, resampled = "patients" }
+    list[1] = { what = "gate", images = facts.gate.images, units = facts.gate.units, resampled = facts.gate.resampled or "images" }
   end
   return list
 end

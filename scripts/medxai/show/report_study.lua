@@ -185,8 +185,7 @@ function study.put_data(page, pen)
     pen.put(page, "<p>%s: %s.</p>", text(words.list_text(c.models, 8)), text(c.check and duplicates_text(c.check)
       or "the run left no data_check.json; nothing is known of its data"))
     if c.check and c.check.counts then
-      local splits = check.sorted_keys(c.check.counts)
-      pen.put(page, "%s", pen.counts("split", splits, c.check.counts, described.classes))
+      pen.put(page, "%s", pen.counts("split", pen.splits(c.check.counts), c.check.counts, described.classes))
     end
     for _, warning in ipairs(c.check and c.check.warnings or {}) do
       pen.put(page, '<p class="remark">%s</p>', text(warning))
@@ -199,21 +198,28 @@ end
 
 -- ---- the steps ------------------------------------------------------------------------------------------------------
 
--- The verdicts of a part, each a row that a sentence can link to; folded where they are many and none is linked.
+local verdict_columns = { { "subject" }, { "check" }, { "verdict" }, { "estimate", numeric = true },
+  { "interval", numeric = true }, { "threshold", numeric = true }, { "p, Holm", numeric = true },
+  { "images", numeric = true }, { "units", numeric = true }, { "reason" } }
+
+-- The verdicts of a part, each a row that a sentence can link to: those that one does link to, then the others, folded
+-- where they are many.
 local function put_verdicts(page, pen, part)
-  local list, rows, linked = page.shown and page.shown[part] or {}, {}, false
-  for i, v in ipairs(list) do
+  local linked, others = {}, {}
+  for _, v in ipairs(page.shown and page.shown[part] or {}) do
     local anchor = conclusions.anchor(v)
-    linked = linked or page.linked[anchor]
-    rows[i] = { id = anchor, mark = page.linked[anchor], text(v.subject), text((v.check:gsub("_", " "))),
+    local list = page.linked[anchor] and linked or others
+    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text((v.check:gsub("_", " "))),
       text((v.verdict:gsub("_", " "))), number(v.estimate, "%.3f"), interval(v, "%.3f"), number(v.threshold, "%g"),
       number(v.p_holm, "%.3g"), number(v.n, "%d"), number(v.units, "%d"), text(v.reason or "") }
   end
-  if #rows == 0 then return end
-  pen.put(page, "<details%s><summary>%d verdict%s</summary>%s</details>", (#rows <= 12 or linked) and " open" or "",
-    #rows, #rows == 1 and "" or "s", (html.table({ { "subject" }, { "check" }, { "verdict" },
-    { "estimate", numeric = true }, { "interval", numeric = true }, { "threshold", numeric = true },
-    { "p, Holm", numeric = true }, { "images", numeric = true }, { "units", numeric = true }, { "reason" } }, rows)))
+  if #linked > 0 then
+    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", (html.table(verdict_columns, linked)))
+  end
+  if #others == 0 then return end
+  local more = #linked > 0 and "more " or ""
+  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open" or "", #others,
+    more, #others == 1 and "" or "s", (html.table(verdict_columns, others)))
 end
 
 -- A result without the tables of other parts of the page.

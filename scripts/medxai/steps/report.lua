@@ -462,7 +462,7 @@ local function put_overlaps(page)
 end
 
 -- What the page of a comparison is put with (show/report_study.lua).
-local pen = { put = put, figure = svg_figure, counts = counts_table }
+local pen = { put = put, figure = svg_figure, counts = counts_table, splits = split_names }
 
 local function put_first(page) study.put_first(page, pen) end
 local function put_endpoints(page) study.put_endpoints(page, pen) end
