@@ -231,23 +231,23 @@ t.test("the audit's sentence is its verdict, with what is told best without the 
     area("trainings", "outside", 0.94, "found"), area("trainings", "shape", 0.6, "undecided") }
   local c = words.audit(audit("shortcut found", "hiding the markers changes the network's answers", areas))
   t.equal({ c.state, c.verdict, c.estimate, c.chance }, { "found", "shortcut found", 0.94, 0.5 })
-  t.equal(c.sentence, "Of n1: shortcut found: hiding the markers changes the network's answers. What is told best "
+  t.equal(c.sentence, "A shortcut was found: hiding the markers changes the network's answers. What is told best "
     .. "without the lungs is COVID-19, from the input 'outside' by the trainings: AUROC 0.94 [0.84, 0.99] (chance 0.5; "
-    .. "told from 0.638 on).")
+    .. "told from 0.638 on). Audited: n1.")
   t.equal(c.row, { family = "audit", subject = "n1", check = "audit" })
   c = words.audit(audit("confounded", "COVID-19: every image is from 'A'", areas))
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("Of n1: class and source are confounded: COVID-19: every image is from 'A'.", 1, true),
+  t.ok(c.sentence:find("Class and source are confounded: COVID-19: every image is from 'A'.", 1, true),
     c.sentence)
 end)
 
 t.test("nothing found is told with its power and never as 'no shortcut'; no audit is told", function()
   local c = words.audit(audit("none of these found", nil, { area("trainings", "outside", 0.52, "not_found") }))
   t.equal(c.state, "not_found")
-  t.equal(c.sentence, "Of n1: none of the shortcuts that were looked for was found. What is told best without "
+  t.equal(c.sentence, "None of the shortcuts that were looked for was found. What is told best without "
     .. "the lungs "
     .. "is COVID-19, from the input 'outside' by the trainings: AUROC 0.52 [0.42, 0.57] (chance 0.5; told from 0.638 "
-    .. "on). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability 0.97.")
+    .. "on). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability 0.97. Audited: n1.")
   t.ok(not c.sentence:lower():find("no shortcut", 1, true))
   t.equal(words.audit(audit("undecided", "whether x is told")).state, "undecided")
   t.equal(words.audit {}.sentence,
@@ -269,4 +269,10 @@ t.test("how sure: images, patients, trainings, undecided verdicts and what so ma
   c = words.sure { sure = sure }
   t.equal(c.state, "found")
   t.ok(c.sentence:find("9 patients allow no interval and no verdict (10 are needed).", 1, true), c.sentence)
+  -- an audit alone has the power of its own tests
+  local facts = audit("undecided", "x", { area("trainings", "outside", 0.7, "undecided") })
+  sure.units, sure.on = 85, { { what = "audit", images = 85, units = 85, resampled = "images" } }
+  facts.sure = sure
+  t.ok(words.sure(facts).sentence:find("; with 15 patients of COVID-19, a class told with AUROC 0.85 is found with "
+    .. "probability 0.97.", 1, true), words.sure(facts).sentence)
 end)

@@ -177,14 +177,14 @@ t.test("what the data check found, sources by class and failures are told, nothi
 end)
 
 t.test("a step that was not run says so in its place; a run without such steps has no first screen", function()
-  local page, dir = page_of(function(dir)
-    csv.write(dir .. "/verdicts.csv", shared.verdicts, { verdicts[1] })
-    put_networks(dir)
+  local page, dir = page_of(function(folder)
+    csv.write(folder .. "/verdicts.csv", shared.verdicts, { verdicts[1] })
+    put_networks(folder)
   end)
   local kept = files.read_data(dir .. "/conclusions.json").conclusions
   t.equal({ kept[1].state, kept[2].state, kept[3].state, kept[4].state }, { "found", "not_run", "not_run", "not_run" })
   t.ok(page:find('<p class="remark">The sanity gate was not run', 1, true))
-  page, dir = page_of(function(dir) files.write_data(dir .. "/config.json", { name = "demo" }) end)
+  page, dir = page_of(function(folder) files.write_data(folder .. "/config.json", { name = "demo" }) end)
   t.ok(not page:find('class="conclusions"', 1, true) and not page:find("Checklists", 1, true))
   t.ok(not files.exists(dir .. "/conclusions.json"))
 end)

@@ -446,15 +446,15 @@ function words.audit(facts)
   local number = best and (" What is told best without the lungs is %s, from the input '%s' by the %s: AUROC %s "
     .. "(chance 0.5; told from %g on)."):format(best.class, best.input, best.witness,
     estimate_text({ estimate = best.auroc, low = best.low, high = best.high }, "%.2f"), a.margin) or ""
-  local subject = a.network and a.network ~= "data" and ("Of %s: "):format(a.network) or "Of the data: "
+  local audited = a.network and a.network ~= "data" and (" Audited: %s."):format(a.network) or ""
   local reason = (a.reason or "") ~= "" and ": " .. a.reason or ""
   local state = audit_states[a.verdict] or "undecided"
   local texts = { ["none of these found"] = "none of the shortcuts that were looked for was found",
-    confounded = "class and source are confounded" }
-  local text = texts[a.verdict] or a.verdict
+    confounded = "class and source are confounded", ["shortcut found"] = "a shortcut was found" }
   local power_of = state == "not_found" and best and power_text(best) or ""
   local out = { question = question, state = state, section = "audit", verdict = a.verdict,
-    chance = best and 0.5 or nil, sentence = ("%s%s%s.%s%s"):format(subject, text, reason, number, power_of),
+    chance = best and 0.5 or nil,
+    sentence = begun("", texts[a.verdict] or a.verdict) .. reason .. "." .. number .. power_of .. audited,
     row = { family = "audit", subject = a.network or "data", check = "audit" } }
   if best then out.estimate, out.low, out.high = best.auroc, best.low, best.high end
   return out
@@ -485,9 +485,13 @@ local function counts_of(part)
 end
 
 -- What so many units can tell.
-local function power_of(s)
+local function power_of(s, facts)
   if s.units < units.least then
     return ("%d %s allow no interval and no verdict (%d are needed)"):format(s.units, s.resampled, units.least)
+  end
+  if s.on[1] and s.on[1].what == "audit" then
+    local best = told_best(facts.audit.areas)
+    return best and power_text(best):gsub("^ With", "with"):gsub("%.$", "") or "its power is not known"
   end
   local family = s.tests > 1 and (", one of %.2f in a family of %d"):format(power.least_shift(s.units, s.tests),
     s.tests) or ""
@@ -508,7 +512,7 @@ function words.sure(facts)
   if total == 0 then out.state, out.verdict = "not_run", "nothing judged" end
   out.sentence = ("%s%s; %s; %s."):format(table.concat(on, ", "):gsub("^%l", string.upper), trainings_text(s.models),
     total == 0 and "nothing was judged" or ("%d of %s undecided"):format(s.undecided,
-    count_text(total, "primary verdict is", "primary verdicts are")), power_of(s))
+    count_text(total, "primary verdict is", "primary verdicts are")), power_of(s, facts))
   return out
 end
 

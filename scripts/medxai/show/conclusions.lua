@@ -163,7 +163,8 @@ local function judged_on(facts)
     end
   end
   if #list == 0 and facts.gate then
-    list[1] = { what = "gate", images = facts.gate.images, units = facts.gate.units, resampled = facts.gate.resampled or "images" }
+    local g = facts.gate
+    list[1] = { what = "gate", images = g.images, units = g.units, resampled = g.resampled or "images" }
   end
   return list
 end
