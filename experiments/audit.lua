@@ -21,8 +21,8 @@ run:audit {
       hidden = 512,
       train_depth = 2,
     }
-    return model, data, { optim = xai.optim.sgd { lr = 0.01, momentum = 0.9 }, step = { size = 7, gamma = 0.1 },
-      epochs = 8 }
+    return model, data, { optim = xai.optim.sgd { lr = 0.01, momentum = 0.9 },
+      schedule = xai.optim.step_lr { step_size = 7, gamma = 0.1 }, epochs = 8 }
   end,
 
   -- Where the images come from. In COVID-QU-Ex COVID-19 comes from other hospitals: then class and source are one.

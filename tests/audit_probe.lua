@@ -62,6 +62,14 @@ t.test("power is the specification's: 41 images of a class clear it with 0.8, 59
   t.ok(power.of_area(0.5, 0.638, 0, 70) ~= power.of_area(0.5, 0.638, 0, 70), "an empty side has no power")
 end)
 
+t.test("a paired difference needs as many patients as the specification says, alone and in a family of 14", function()
+  for _, known in ipairs { { 88, 1, 0.3 }, { 157, 14, 0.3 }, { 32, 1, 0.5 }, { 57, 14, 0.5 } } do
+    local n, tests, shift = table.unpack(known)
+    t.ok(power.least_shift(n, tests) <= shift and power.least_shift(n - 1, tests) > shift, ("%d, %d"):format(n, tests))
+  end
+  t.ok(power.least_shift(0) ~= power.least_shift(0), "nobody tells nothing")
+end)
+
 t.test("power is how often the test of an area decides, simulated", function()
   -- Scores of two normal distributions; 200 samples: a standard error of 0.035. Hanley and McNeil's formula is of
   -- another model.

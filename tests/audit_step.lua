@@ -3,6 +3,7 @@
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
+local host = require "medxai.host"
 
 -- A tiny network on tiny phantoms, whose class a letter tells. OPTIONS stands for what a test varies.
 local experiment = [[
@@ -165,4 +166,23 @@ t.test("an image whose mask an input refuses is left out of all inputs, and told
   r = go("", nil, body)
   t.equal(r.code, 1)
   t.ok(r.err:find("no lung mask for 'Train/Normal/images/" .. first .. "'", 1, true), r.err)
+end)
+
+t.test("two processes on one audit share its trainings and leave the bytes of one", function()
+  local options = "inputs = { 'whole', 'border' }, seeds = { 1 }, regions = { 'markers' }, placebo = 2, "
+    .. "images = 24"
+  local r, one = go(options)
+  t.equal(r.code, 0, r.err)
+  local two = t.tmpdir()
+  t.write(two .. "/audit.lua", (experiment:gsub("OPTIONS", function() return options end)))
+  r = t.run { exe = "/bin/sh", cwd = two, timeout = 600, "-c", ([[
+    %s --threads 1 --quiet audit.lua >first.out & a=$!
+    while kill -0 $a 2>/dev/null && [ ! -d runs/tiny/families ]; do sleep 0.02; done
+    %s --threads 1 --quiet audit.lua >second.out & b=$!
+    wait $a; one=$?; wait $b; two=$?
+    echo $one $two]]):format(t.quote(host.exe), t.quote(host.exe)) }
+  t.equal(r.out, "0 0\n", r.err)
+  t.equal(bytes_of(two), bytes_of(one))
+  t.equal(t.read(two .. "/second.out"), t.read(two .. "/first.out"), "both say what was found")
+  t.equal(#files.records(two .. "/runs/tiny/evaluations.jsonl"), 2, "each training is judged once")
 end)

@@ -237,3 +237,19 @@ t.test("calibration has its chance level, a temperature is of the tuning images,
   local alone = networks.judge(study, images_of(labels, { sure }), nil, options)
   for _, row in ipairs(alone) do t.ok(not row.score:find "temper" and not row.score:find "set_", row.score) end
 end)
+
+t.test("the chance level of an endpoint is that of a network that knows nothing of the image", function()
+  local labels = { 0, 0, 0, 1, 1, 2 }
+  t.equal(endpoints.chance("auroc_macro", labels, classes), 0.5)
+  t.equal(endpoints.chance("auroc b", labels, classes), 0.5)
+  t.equal(endpoints.chance("accuracy", labels, classes), 0.5, "always 'a'")
+  t.near(endpoints.chance("balanced_accuracy", labels, classes), 1 / 3, 1e-15)
+  t.equal(endpoints.chance("macro_f1", labels, classes), nil)
+  -- equal probabilities of all classes: the endpoints' own values
+  local logits = {}
+  for i = 1, #labels do logits[i] = { 0, 0, 0 } end
+  for _, name in ipairs { "nll", "brier" } do
+    local own = endpoints.of(name, classes):value(units.over(#labels), endpoints.judged(labels, { logits }))
+    t.near(endpoints.chance(name, labels, classes), own.mean, 1e-12, name)
+  end
+end)

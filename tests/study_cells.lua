@@ -99,6 +99,35 @@ run:report()
   same_bytes "whole"
 end)
 
+t.test("readers see the map that run:compare judged, at the network's own resolution", function()
+  local r = tiny.go("seen", [[
+local study = run:study { models = { "one" }, data = data.test, images = 6 }
+run:compare(study, { methods = { "gradcam", "saliency" }, metrics = { "energy_inside" }, mask = "lungs",
+  primary = "energy_inside", baselines = { "random_smooth" } })
+local packet, frame = require "medxai.steps.packet", require "medxai.score.frame"
+local m, files = study.models[1], require "medxai.base.files"
+local job = packet.job(study, m, { methods = { "gradcam", "saliency", "random_smooth" } })
+local kept = {}
+for _, cell in ipairs(files.records(study.dir .. "/cells.jsonl")) do
+  kept[cell.method] = xai.torch.load_npy(study.dir .. "/cells/" .. cell.id .. ".npy")
+end
+local apart, height = 0, 0
+for i = 1, 6 do
+  local case = packet.case(study, m, job, i)
+  for k, method in ipairs { "gradcam", "saliency", "random_smooth" } do
+    local map = case.maps[k]
+    local into = frame.into(m.split:geometry(m.places[i]), study:shared_rectangle(i), map:size(0), map:size(1), 64)
+    local own = into(map):flatten():to { dtype = "float32" }
+    local judged = kept[method]:select(0, i - 1)[{ { 0, 64 * 64 } }]
+    apart, height = math.max(apart, (own - judged):abs():max():item()), map:size(0)
+  end
+end
+print(apart < 1e-5 or apart, height)
+]])
+  t.equal(r.code, 0, r.err)
+  t.equal(r.out:match "[^\n]*\n$", "true\t48\n", r.out)
+end)
+
 t.test("killed at three points, a study ends with the bytes of one that was not", function()
   whole()
   kill_and_finish("killed", 3, 20)

@@ -62,6 +62,24 @@ print(#run:study { models = { "two" }, seeds = { 2 }, data = data.test, images =
       .. "squeezenet1_0\tfalse\t36\ttrue\ttrue\n1\n")
 end)
 
+t.test("how the models were trained, and what was found in their data before, is kept for the page", function()
+  local r = tiny.go("known", "run:study { models = { 'one', 'two' }, data = data.test, images = 6 }\n")
+  t.equal(r.code, 0, r.err)
+  local known = files.read_data(tiny.dir() .. "/runs/known/study/models.json")
+  t.equal({ #known.models, table.concat(known.classes, " ") }, { 3, "clear nodule opacity" })
+  local m = known.models[3]
+  t.equal({ m.name, m.run_name, m.network, m.train_seed, m.start, m.size_px, m.training.epochs, m.training.optim.kind },
+    { "two seed 2", "two", "squeezenet1_0", 2, "random", 48, 1, "sgd" })
+  t.equal(m.weights_sha256, files.read_data(tiny.dir() .. "/runs/two/seed-2/model.json").weights_sha256)
+  local names, images = {}, nil
+  for _, c in ipairs(known.checks) do
+    table.move(c.models, 1, #c.models, #names + 1, names)
+    images = c.check.images
+  end
+  table.sort(names)
+  t.equal({ names, images }, { { "one", "two seed 1", "two seed 2" }, 48 })
+end)
+
 t.test("what a study refuses is told in one line", function()
   t.write(tiny.dir() .. "/other.csv", "path,label,split\n" .. (function()
     local lines = {}

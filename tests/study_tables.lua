@@ -117,7 +117,9 @@ t.test("images of one patient are one unit: as many patients as there are decide
   end }
   local row = row_of(out, "net", "up@1", "a")
   t.equal({ row.n, row.units, row.low, row.above_swap }, { 40, 8, nil, "undecided" })
+  t.equal({ row.rank_low, out.tells.net["up@1"] }, {}, "so few say neither that the metric tells nor that it does not")
   for _, v in ipairs(out.verdicts) do
+    t.ok(v.check ~= "metric", v.reason)
     if v.check == "above_swap" then t.equal({ v.verdict, v.reason }, { "undecided", "fewer than 10 patients" }) end
   end
 end)

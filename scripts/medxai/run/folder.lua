@@ -9,7 +9,7 @@ local folder = {}
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl",
   "metrics.csv", "weights.pt", "model.json", "network.pt2", "report.html", "status", "times.csv", "evaluations.jsonl",
   "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "verdicts.csv",
-  "packet_key.csv" }
+  "packet_key.csv", "conclusions.json" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
   "perturbed", "audit", "pictures", "done", "logs" }

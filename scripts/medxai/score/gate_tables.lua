@@ -7,6 +7,7 @@ local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local shared = require "medxai.run.tables"
+local units = require "medxai.stats.units"
 
 local tables = {}
 
@@ -207,8 +208,22 @@ function tables.judged(result)
   return list
 end
 
+-- The most patients (images, where those are unknown) that a check of a model was judged by.
+local function units_of(m)
+  local most = 0
+  for _, line in ipairs(m.methods) do
+    for _, v in pairs(line.checks) do most = math.max(most, v.estimate and v.estimate.units or 0) end
+  end
+  return most
+end
+
 --- What the controls of a model say, in a sentence.
 function tables.controls_sentence(m)
+  local judged_by = units_of(m)
+  if judged_by < units.least then
+    return string.format("%d patients or images are too few (%d are needed): nothing here is decided, nor can the "
+      .. "controls come out.", judged_by, units.least)
+  end
   local wrong, n = {}, 0
   for _, name in ipairs(check.sorted_keys(m.controls)) do
     n = n + 1
@@ -257,18 +272,21 @@ local function course_of(m)
 end
 
 local function sentences_of(result)
-  local failed, n = {}, 0
+  local failed, n, count = {}, 0, { passed = 0, failed = 0, undecided = 0 }
   for _, m in ipairs(result.models) do
     for _, line in ipairs(m.methods) do
-      n = n + (line.baseline and 0 or 1)
+      if not line.baseline then n, count[line.state] = n + 1, count[line.state] + 1 end
       if not line.baseline and line.state == "failed" then
         failed[#failed + 1] = string.format("%s on %s (%s)", line.label, m.model, table.concat(line.failed, ", "))
       end
     end
   end
-  if #failed == 0 then return { string.format("None of %d methods and networks failed the gate.", n) } end
-  return { string.format("%d of %d methods and networks failed the gate: %s. They are marked from here on.", #failed, n,
-    table.concat(failed, "; ")) }
+  local list = { string.format("Of %d methods and networks %d passed the gate, %d failed, %d %s undecided.", n,
+    count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are") }
+  if #failed > 0 then
+    list[2] = string.format("Failed: %s. They are marked from here on.", table.concat(failed, "; "))
+  end
+  return list
 end
 
 --- Adds what is shown of a result, on the terminal and on the page: title, sentences, tables.

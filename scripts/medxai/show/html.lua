@@ -24,7 +24,8 @@ function html.value(v)
   return html.text(v)
 end
 
---- A table. columns: list of { title, numeric = true }; rows: lists of ready HTML; class: extra CSS class.
+--- A table. columns: list of { title, numeric = true }; rows: lists of ready HTML, with id =, warn =, mark =; class:
+--- extra CSS class.
 function html.table(columns, rows, class)
   local out = { string.format('<div class="scroll"><table class="%s"><thead><tr>', class or "") }
   for _, c in ipairs(columns) do
@@ -32,7 +33,8 @@ function html.table(columns, rows, class)
   end
   out[#out + 1] = "</tr></thead><tbody>"
   for _, row in ipairs(rows) do
-    out[#out + 1] = row.warn and '<tr class="warn">' or "<tr>"
+    local kind = row.warn and ' class="warn"' or row.mark and ' class="mark"' or ""
+    out[#out + 1] = ("<tr%s%s>"):format(row.id and (' id="%s"'):format(row.id) or "", kind)
     for k, c in ipairs(columns) do
       out[#out + 1] = string.format("<td%s>%s</td>", c.numeric and ' class="n"' or "", row[k] or "")
     end
@@ -92,12 +94,16 @@ td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .warnings { border-left: 4px solid #9a1b1b; background: #fbf3f3; padding: .5rem .9rem; margin: 1rem 0; }
 .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
 .remark, tr.warn td { color: #9a1b1b; }
+.conclusions { list-style: none; margin: 1.1rem 0; padding: 0; border-top: 2px solid #1a1a1a; border-bottom: 2px solid #1a1a1a; max-width: 52rem; }
+.conclusions li { padding: .55rem 0; border-bottom: 1px solid #e4e4e4; } .conclusions li:last-child { border-bottom: 0; }
+.conclusions a { white-space: nowrap; margin: 0 .35rem; font-weight: 600; } .conclusions span { display: block; }
+.conclusions .not_run span { color: #555; }
+tr.mark td { background: #f4f1e6; } tr:target td { background: #fdf0b5; }
 figcaption a { margin-left: .35rem; }
 figure { margin: 1rem 0 1.4rem; }
 figure svg { display: block; max-width: 100%; height: auto; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 1.4rem; align-items: flex-start; }
-pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto;
-  font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
+pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
 code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: .92em; }
 details summary { cursor: pointer; color: #333; }
 @media print {

@@ -95,6 +95,7 @@ local function stability_table(out)
         range(row.low, row.high, "%.2f"), row.verdict or "" }
   end
   return { title = "Does the ranking depend on the metric, the network, the seed, the setting?", rows = list,
+    part = "stability",
     columns = canon.list { "over", "model", "metric", "first", "second", "statistic", "value", "interval", "verdict" } }
 end
 
@@ -110,6 +111,7 @@ local function agreement_table(rows, baselines)
     end
   end
   return { title = "Agreement of maps beyond that of different patients", rows = list, page_only = true,
+    part = "agreement",
     note = "Spearman's correlation of shown maps in the frame that all "
     .. "models share; agreement = (same - strangers) / (1 - strangers).",
     columns = canon.list { "of", "first", "second", "same image", "strangers", "agreement", "interval", "reason" } }

@@ -273,6 +273,26 @@ function endpoints.of(name, classes)
   return setmetatable({ name = name }, Average)
 end
 
+--- What a network scores that knows nothing of an image: an area of 0.5; the share of the largest class; one over the
+--- number of classes; log-likelihood and Brier score of equal probabilities. nil for F1, which has no such number.
+---@param name string one of endpoints.names
+---@param labels integer[] 0-based, of the judged images
+---@param classes string[]
+---@return number|nil
+function endpoints.chance(name, labels, classes)
+  if name:find "^auroc" then return 0.5 end
+  if name == "balanced_accuracy" then return 1 / #classes end
+  if name == "nll" then return math.log(#classes) end
+  if name == "brier" then return 1 - 1 / #classes end
+  if name ~= "accuracy" then return nil end
+  local counts, most = {}, 0
+  for _, label in ipairs(labels) do
+    counts[label] = (counts[label] or 0) + 1
+    most = math.max(most, counts[label])
+  end
+  return #labels > 0 and most / #labels or nil
+end
+
 -- ---- weights or recipe ----------------------------------------------------------------------------------------------
 
 --- A table of units and training seeds whose means over the units are the seeds' values: value + U/n times the sum of

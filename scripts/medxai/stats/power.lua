@@ -1,5 +1,5 @@
 -- What a sample can tell: how likely the audit's one-sided tests of an area under the ROC curve find a class that is
--- told, or clear one that is not. It refuses samples without both sides.
+-- told, or clear one that is not; and how large a paired difference has to be. It refuses samples without both sides.
 local distributions = require "medxai.stats.distributions"
 
 local power = {}
@@ -31,6 +31,20 @@ function power.of_area(area, threshold, positives, negatives, tests, alpha)
   local se = power.standard_error(area, positives, negatives) / (area * (1 - area))
   local z = math.abs(logit(area) - logit(threshold)) / se
   return distributions.normal_upper(distributions.normal_quantile(1 - (alpha or 0.05) / (tests or 1)) - z)
+end
+
+--- The paired difference, in standard deviations of its values, that a two-sided test finds with a probability, at
+--- alpha / tests (Holm's first step): (z of 1 - alpha / (2 tests) + z of the probability) / sqrt(units), by the normal
+--- distribution.
+---@param units integer patients
+---@param tests? integer default 1
+---@param probability? number default 0.8
+---@param alpha? number default 0.05
+---@return number NaN without units
+function power.least_shift(units, tests, probability, alpha)
+  if units < 1 then return 0 / 0 end
+  local z = distributions.normal_quantile(1 - (alpha or 0.05) / (2 * (tests or 1)))
+  return (z + distributions.normal_quantile(probability or 0.8)) / math.sqrt(units)
 end
 
 return power

@@ -72,7 +72,8 @@ end
 ---   bound: r = { low, high, units }; options threshold and pass.
 ---@param question "difference"|"threshold"|"bound"
 ---@param r table the estimate; { nothing = "reason" } where there is nothing to judge
----@param options? { direction?: string, margin?: number, narrow?: table, threshold?: number, pass?: string, alpha?: number }
+---@param options? { direction?: string, margin?: number, narrow?: table, threshold?: number, pass?: string, alpha?:
+---   number }
 ---@return medxai.Verdict
 function verdict.of(question, r, options)
   local o = Options.check("verdict", options, spec)

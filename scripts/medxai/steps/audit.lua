@@ -10,6 +10,7 @@ local combine = require "medxai.steps.audit_verdict"
 local current_seed = require "medxai.run.current_seed"
 local data_module = require "medxai.data.dataset"
 local delong = require "medxai.stats.delong"
+local files = require "medxai.base.files"
 local host = require "medxai.host"
 local inputs = require "medxai.steps.audit_inputs"
 local maps = require "medxai.steps.audit_maps"
@@ -239,7 +240,7 @@ local function step_fields(run, o, data, cells, network)
   local fields = { inputs = canon.list(o.inputs), seeds = canon.list(o.seeds), margin = o.margin,
     regions = canon.list(o.regions), placebo = o.placebo,
     images = o.images, sources = o.sources or "the reader's", cells = canon.list {}, data = {},
-      version = 1 }
+      version = 2 }
   for i, cell in ipairs(cells or {}) do fields.cells[i] = { key = cell.key, judged = cell.judged ~= nil } end
   for _, input in ipairs(o.inputs) do fields.data[input] = run:describe_split(data[input].test) end
   if network then
@@ -257,6 +258,14 @@ local function reader(run, o)
     local _, data = current_seed.during(seed, o.train, { input = input, seed = seed })
     return data
   end
+end
+
+-- The cheap probes, told before any training.
+local function tell_probes(run, o, all)
+  local seconds
+  all.probes, seconds = inputs.probes(run, o.inputs, all.data)
+  say(words.probe(inputs.told(o.inputs, all.splits, all.probes, inputs.units(run, all.splits.whole), o.margin),
+    seconds))
 end
 
 -- Trains all inputs, each without the images that any of them refuses.
@@ -304,31 +313,34 @@ end
 ---   margin   the AUROC above which a class counts as told, 0.638 = Phi(0.5 / sqrt 2): half a standard deviation
 ---   images   how many of the audited network's test images have their parts replaced, 240, or "all"
 --- Images that an input refuses (a mask without a left lung) are left out of all inputs. Trainings are cells: what is
---- finished is not done again. Leaves verdicts.csv, tables/audit.csv, tables/pairs.csv, audit/ (answers), cells/
---- (weights).
+--- finished is not done again. A second process on the same run folder (another terminal, another machine on the same
+--- disk) shares the trainings; the rest is done by the one that began. Leaves verdicts.csv, tables/audit.csv,
+--- tables/pairs.csv, audit/ (answers), cells/ (weights).
 ---@param run medxai.Run
 ---@param options table
 ---@return table result { title, verdict, reason, sentences, tables }
 function audit.run(run, options)
   local o = audit.check(options)
   require("medxai.run.preflight").check()
-  run:prepare()
+  run:prepare { join = true }
   run:begin()
+  files.mkdir(files.join(run.dir, "families")) -- by which another process sees that there are trainings to share
   if type(o.audited) == "string" then audited_of(o) end -- a run that is not there is an error now, not after trainings
   local all = {}
   all.data, all.left_out = inputs.read(o.inputs, reader(run, o))
   sources.check(o.sources, all.data.whole.classes)
   tell_left_out(run, all.left_out)
   all.splits = inputs.splits(o.inputs, all.data)
-  local seconds
-  all.probes, seconds = inputs.probes(run, o.inputs, all.data)
-  say(words.probe(inputs.told(o.inputs, all.splits, all.probes, inputs.units(run, all.splits.whole), o.margin),
-    seconds))
+  if not run.joined then tell_probes(run, o, all) end
   if #o.seeds > 0 then
     say(("audit: %d trainings (%d inputs x %d seeds); the first ones tell how long they take"):format(
       #o.inputs * #o.seeds, #o.inputs, #o.seeds))
-    all.answers, all.cells = train_all(run, o, all.left_out)
+    all.cells = train_all(run, o, all.left_out)
   end
+  local joined = run.joined
+  run:take_over() -- the process that began the audit has ended, or this is the one
+  if joined then tell_probes(run, o, all) end
+  if all.cells then all.answers = inputs.judge(run, all.cells) end
   all.network = audited_of(o, all.data, all.cells)
   local network = all.network
   if network and #o.methods > 0 and not parts.obstacle(network.split) then

@@ -190,17 +190,23 @@ local function judge_cell(run, cell)
   return predictions.read(run, file, cell.data.test), step.result
 end
 
---- Trains every input with every seed (what is finished is not done again) and judges each on its test split.
+--- Trains every input with every seed; what is finished is not done again, and several processes share the trainings.
 ---@param run medxai.Run
 ---@param options table { input = names, seed = list, train = function }: as run:grid's
----@return table<string, table[]> answers input -> answers by path, one per seed that was trained
----@return medxai.Cell[] cells with .judged = { train_accuracy, accuracy }
+---@return medxai.Cell[]
 function inputs.train(run, options)
   local search, work = require "medxai.steps.search", require "medxai.train.search"
-  files.mkdir(files.join(run.dir, "families"))
   local cells, own = search.cells(run, options)
   work.all(run, cells, own)
-  if not run.joined then work.merge_logs(run, cells) end
+  return cells
+end
+
+--- Judges each training on its test split; done by the one process that holds the run.
+---@param run medxai.Run
+---@param cells medxai.Cell[] get .judged = { train_accuracy, accuracy }
+---@return table<string, table[]> answers input -> answers by path, one per seed that was trained
+function inputs.judge(run, cells)
+  require("medxai.train.search").merge_logs(run, cells)
   local out = {}
   for _, cell in ipairs(cells) do
     local answers, judged = judge_cell(run, cell)
@@ -208,7 +214,7 @@ function inputs.train(run, options)
     out[cell.values.input] = out[cell.values.input] or {}
     if answers then table.insert(out[cell.values.input], answers) end
   end
-  return out, cells
+  return out
 end
 
 -- ---- areas and verdicts ---------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ function words.result(found)
   list[#list + 1] = sources_table(found)
   if found.maps then list[#list + 1] = maps_table(found) end
   return { title = "Does the network need the lungs?", verdict = found.verdict.verdict, reason = found.verdict.reason,
-    sentences = sentences_of(found), tables = list }
+    sentences = sentences_of(found), tables = list, resampled = found.over.resampled, note = found.over.note }
 end
 
 return words

@@ -434,8 +434,8 @@ local function conclude(study, asked, list, partial)
   local sentences, shown = require("medxai.show.report_compare").of(out, agreement, o)
   return { title = asked.title or "Explanations compared", sentences = sentences, tables = shown, images = #images,
     models = #study.models, methods = #asked.entries, cells = #done, failed = failed, partial = partial,
-    primary = asked.primary_id, units = out.data.over.count, resampled = out.data.over.resampled,
-    note = out.data.over.note, figures = figures }
+    primary = asked.primary_id, direction = out.data.directions[asked.primary_id], units = out.data.over.count,
+    resampled = out.data.over.resampled, note = out.data.over.note, figures = figures }
 end
 
 -- ---- the step ------------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ local function step_fields(asked, list)
   for _, e in ipairs(asked.entries) do base[e.label] = e.baseline end
   return { title = asked.title, cells = canon.hash(ids), primary = asked.primary_id, baselines = base,
     setting_of = asked.setting_of,
-    friedman = asked.friedman, version = 1, images = asked.images }
+    friedman = asked.friedman, version = 2, images = asked.images }
 end
 
 local table_files = { "tables/methods.csv", "tables/strata.csv", "tables/stability.csv", "tables/agreement.csv",

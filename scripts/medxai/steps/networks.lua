@@ -185,7 +185,7 @@ end
 -- many.
 local function recipe_difference(endpoint, over, a, b)
   local r = { mean = nan, low = nan, high = nan, p = nan, n = over.n, units = over.count, resampled = over.resampled,
-    test = "t over " .. over.resampled .. " and seeds", narrow = { low = nan, high = nan } }
+    note = over.note, test = "t over " .. over.resampled .. " and seeds", narrow = { low = nan, high = nan } }
   local seeds = math.min(#a.seeds, #b.seeds)
   if seeds < 3 then
     r.why = ("fewer than 3 seeds: %d and %d"):format(#a.seeds, #b.seeds)
@@ -379,7 +379,8 @@ local function step_fields(run, study, o)
   for k, m in ipairs(study.models) do models[k] = { name = m.name, weights_sha256 = m.weights_sha256 } end
   return { models = models, data = run:describe_split(study.split), tune = study.tune
     and run:describe_split(study.tune) or "none",
-    primary = o.primary, margin = o.margin or "none", alpha = o.alpha, level = o.level, batch = o.batch }
+    primary = o.primary, margin = o.margin or "none", alpha = o.alpha, level = o.level, batch = o.batch,
+    version = 2 }
 end
 
 -- Units over the judged images, and the recipes.
@@ -450,7 +451,9 @@ local function conclude(run, study, o)
   tables.put(run, "tables/pairs.csv", tables.pairs, "networks", pair_rows(list))
   tables.put(run, "verdicts.csv", tables.verdicts, "networks", verdict_rows(list, o))
   return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)),
-    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count,
+    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count, resampled = over.resampled,
+    note = over.note, direction = endpoints.of(o.primary, study.classes).direction,
+    chance = endpoints.chance(o.primary, images.labels, study.classes),
     figures = require("medxai.show.network_figures").draw(run, { primary = o.primary, margin = o.margin,
       firsts = firsts }) }
 end
@@ -468,7 +471,7 @@ end
 ---@param run medxai.Run
 ---@param study medxai.Study
 ---@param options? table
----@return table result { title, sentences, tables = { { columns, rows } }, n, units }
+---@return table result { title, sentences, tables = { { columns, rows } }, n, units, direction, chance }
 function networks.run(run, study, options)
   local o = networks.check(study, options)
   if study.tune then check_tune(study) end

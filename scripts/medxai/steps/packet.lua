@@ -3,6 +3,9 @@
 -- of each map, and answers.csv to fill in. Trivial baselines are decoys among the methods, and one case in ten comes
 -- twice. The key (which letter is which method) lies outside, in packet_key.csv; its SHA-256 lies inside, so that it
 -- cannot change after the answers are known. It refuses file names and metadata that name a method.
+-- Readers see each map at the network's own resolution over the image as the network sees it. It is made anew for them:
+-- what run:compare keeps are 64 x 64 cells of the rectangle that all networks show, enough to compare maps, too coarse
+-- to be looked at. Method, settings, target and seed are the same, so the map is the one that run:compare judged.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -72,8 +75,14 @@ end
 
 -- ---- maps -----------------------------------------------------------------------------------------------------------
 
--- An image's picture and its map by each method; nil and why where one of them has none.
-local function maps_of(job, m, study, i)
+--- An image's picture and its map by each method; nil and why where one of them has none.
+---@param study medxai.Study
+---@param m medxai.StudyModel
+---@param job medxai.ExplainJob of packet.job
+---@param i integer number in study.images
+---@return table|nil case { picture, maps, finding }
+---@return string|nil why
+function packet.case(study, m, job, i)
   local number = m.places[i]
   local item = setmetatable({ number = number }, { __index = m.split:item(number) })
   local x = m.split:batch({ number }).x
@@ -86,19 +95,28 @@ local function maps_of(job, m, study, i)
   return { picture = gallery_maps.image(m.split, number), maps = list, finding = class or study.images[i].class }
 end
 
--- The first n images of the study of which every method has a map.
-local function cases_of(study, m, o)
+--- What makes the maps that readers see: packet.case(study, m, job, i) gives those of the study's image i.
+---@param study medxai.Study
+---@param m medxai.StudyModel
+---@param o table methods, layer
+---@return medxai.ExplainJob
+function packet.job(study, m, o)
   local model = m:open()
-  local mode <close> = explain.eval_mode(model) -- luacheck: ignore
   local asked = explain.check({ methods = o.methods, target = study.target, layer = o.layer, deterministic = true },
     model, m.split)
-  local job = jobs.loose { model = model, split = m.split, entries = asked.entries, run = { seed = study.seed },
+  return jobs.loose { model = model, split = m.split, entries = asked.entries, run = { seed = study.seed },
     deterministic = true }
+end
+
+-- The first n images of the study of which every method has a map.
+local function cases_of(study, m, o)
+  local mode <close> = explain.eval_mode(m:open()) -- luacheck: ignore
+  local job = packet.job(study, m, o)
   local list, left_out = {}, canon.list {}
   for i = 1, #study.images do
     if #list == o.images then break end
     local scope <close> = core.memory.scope() -- luacheck: ignore
-    local case, why = maps_of(job, m, study, i)
+    local case, why = packet.case(study, m, job, i)
     if case then
       list[#list + 1] = { image = study.images[i], finding = case.finding, pictures = page.pictures(case) }
     else
@@ -110,7 +128,7 @@ local function cases_of(study, m, o)
     check.fail("packet", "only %d of the study's %d images have a map by every method (asked for %d).%s", #list,
       #study.images, o.images, left_out[1] and " The first without: " .. left_out[1] .. "." or "")
   end
-  return list, left_out, asked.entries
+  return list, left_out, job.entries
 end
 
 -- ---- who sees what --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ local files = require "medxai.base.files"
 local flat = require("medxai.base.settings").flat
 local html = require "medxai.show.html"
 local host = require "medxai.host"
+local study = require "medxai.show.report_study"
 local units = require "medxai.stats.units"
 
 local report = {}
@@ -453,17 +454,15 @@ local function put_overlaps(page)
   require("medxai.show.report_overlap").put(page, { put = put, figure = svg_figure })
 end
 
--- Networks compared, the audit: sentences and plain tables. Their single evaluations are steps without sentences.
-local function put_judged(page)
-  for _, step in ipairs(page.judged) do
-    if step.result.sentences then
-      heading(page, step.result.title)
-      require("medxai.show.report_judged").put(page, put, step.result)
-      local viewer = step.name:find "^compare%-" and files.read(page.dir .. "/study/viewer.html")
-      if viewer then put(page, "<h3>Every map over its image</h3>\n%s", viewer) end
-    end
-  end
-end
+-- What the page of a comparison is put with (show/report_study.lua).
+local pen = { put = put, figure = svg_figure, counts = counts_table, splits = split_names }
+
+local function put_first(page) study.put_first(page, pen) end
+local function put_endpoints(page) study.put_endpoints(page, pen) end
+local function put_models(page) study.put_data(page, pen) end
+local function put_steps(page) study.put_steps(page, pen) end
+local function put_costs(page) study.put_costs(page, pen) end
+local function put_limits(page) study.put_limits(page, pen) end
 
 local function put_settings(page)
   local config = {}
@@ -509,6 +508,12 @@ local function put_times(page)
     { "seconds", numeric = true } }, out))
 end
 
+local function put_checklist(page)
+  if not page.facts then return end
+  heading(page, "Checklists")
+  put(page, "%s", study.checklist(page))
+end
+
 local function put_reproduce(page)
   heading(page, "How to run it again")
   local command = page.config.command or page.environment and page.environment.command
@@ -522,9 +527,10 @@ end
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result
 -- changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 4, order = require("medxai.base.json").list {} }
+  local inputs = { options = options, version = 5, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
-  local names = { "config.json", "data_check.json", "metrics.jsonl", "study/viewer.html" }
+  local names = { "config.json", "data_check.json", "metrics.jsonl", "study/viewer.html", "study/models.json",
+    "study/images.csv", "verdicts.csv" }
   for _, name in ipairs(files.list(page.dir .. "/steps")) do
     if name ~= "report.json" then names[#names + 1] = "steps/" .. name end
   end
@@ -543,26 +549,30 @@ function report.write(run, options)
   options = Options.check("report", options, report.spec)
   local page = open_page(run, options)
   local path = run.dir .. "/report.html"
+  study.open(page)
   local step = run:step("report", inputs_of(page, options))
   if step.done then
     run:skipped("report")
+    study.print(page)
     return path
   end
   local body = {}
-  for _, section in ipairs { put_head, put_data, put_differences, put_search, put_training, put_cross, put_evaluations,
-    put_explanations, put_overlaps, put_judged, put_settings, put_times, put_reproduce } do
+  for _, section in ipairs { put_head, put_first, put_endpoints, put_data, put_models, put_differences, put_search,
+    put_training, put_cross, put_evaluations, put_explanations, put_overlaps, put_steps, put_costs, put_limits,
+    put_settings, put_times, put_reproduce, put_checklist } do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")
   end
   page.out = {}
-  put_warnings(page) -- last, since reading may have added some; shown under the head
-  table.insert(body, 2, table.concat(page.out, "\n"))
+  put_warnings(page) -- last, since reading may have added some; shown under the head and the first sentences
+  table.insert(body, 3, table.concat(page.out, "\n"))
   files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
     .. 'name="viewport" content="width=device-width, initial-scale=1">'
     .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style)
     .. table.concat(body, "\n") .. "\n</body></html>\n")
-  step:finish({ path = "report.html" }, { "report.html" })
+  step:finish({ path = "report.html" }, study.write(page, { "report.html" }))
+  study.print(page)
   return path
 end
 

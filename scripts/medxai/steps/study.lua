@@ -477,6 +477,7 @@ function study.run(run, options)
   tell_counts(run, self.images, self.classes)
   run:begin()
   check_unchanged(self)
+  require("medxai.steps.study_models").write(self)
   if not is_written(self) then self:write_images() end
   return self
 end
