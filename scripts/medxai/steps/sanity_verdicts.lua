@@ -192,7 +192,8 @@ function judging.of(job, p, rows)
     end
     local verdicts = gate.judge(over, s[1], s[2], job.o.thresholds)
     by_method[entry.method.name] = by_method[entry.method.name] or verdicts
-    result.methods[e] = { method = entry.method.name, label = entry.label, settings = gate.settings(entry, entry.layer or layer_of(job.o.layer, p.m.network)),
+    result.methods[e] = { method = entry.method.name, label = entry.label,
+      settings = gate.settings(entry, entry.layer or layer_of(job.o.layer, p.m.network)),
       baseline = entry.method.baseline, checks = verdicts, views = other_views(job, p, e, over),
       statuses = p.trained:facts().statuses[e],
       profile = canon.list(verdicts.weights.estimate.profile or {}) }
