@@ -147,12 +147,12 @@ t.test("the shared X-rays: COVID-19 is told by outside, border and outline, the 
   t.equal(rows["shape COVID-19"].verdict.verdict, "found")
   t.equal(rows["shape Non-COVID"].verdict.verdict, "undecided")
   t.equal(rows["shape Normal"].verdict.verdict, "undecided")
-  -- The specification's areas lie in the intervals (its Non-COVID by the outline, .71, does not: [.42, .66] here).
+  -- The specification's areas lie in the intervals.
   for name, area in pairs { ["whole COVID-19"] = .93, ["whole Non-COVID"] = .88, ["whole Normal"] = .86,
     ["outside COVID-19"] = .94,
     ["outside Non-COVID"] = .87, ["outside Normal"] = .82, ["border COVID-19"] = .94, ["border Non-COVID"] = .80,
       ["border Normal"] = .83,
-    ["shape COVID-19"] = .94, ["shape Normal"] = .68 } do
+    ["shape COVID-19"] = .94, ["shape Non-COVID"] = .71, ["shape Normal"] = .68 } do
     local r = rows[name].area
     t.ok(r.low <= area and area <= r.high, ("%s: %.2f [%.2f, %.2f], not %.2f"):format(name, r.mean, r.low, r.high,
       area))

@@ -207,9 +207,8 @@ print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.interva
   t.ok(r.out:find("cross\tWilson over images", 1, true), r.out)
   t.ok(r.out:find("on each kind of input, 95 % Wilson intervals over images (image-level, patients unknown)", 1,
     true), r.out)
-  t.ok(
-    r.out:find("accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ "
-      .. "%(image%-level, patients unknown%), loss"), r.out)
+  t.ok(r.out:find("accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ "
+    .. "%(image%-level, patients unknown%), loss"), r.out)
   t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 
@@ -295,6 +294,57 @@ t.test("best_by another number keeps that epoch", function()
     t.equal(result.best_epoch, best.epoch)
     t.equal(files.read_data(run.dir .. "/model.json").selected.by, "loss")
   end)
+end)
+
+t.test("keep = \"last\" keeps the last epoch's weights, also where training goes on; another keep is "
+  .. "another run", function()
+  with_run(function(run, data, model)
+    local asked = { optim = xai.optim.sgd { lr = 0.3 }, epochs = 6, batch = 3, keep = "last" }
+    local result = run:fit(model, data, asked)
+    local list = epochs(run)
+    local best = 1
+    for i, record in ipairs(list) do
+      if record.val_accuracy > list[best].val_accuracy then best = i end
+    end
+    t.ok(best < 6 and list[best].val_loss ~= list[6].val_loss,
+      "this training is best at its end: nothing is told apart")
+    t.equal(result.best_epoch, best)
+    t.near(result.val_loss, list[6].val_loss, 1e-6)
+    local evaluated = run:evaluate(model, data.val, { batch = 32 })
+    t.near(evaluated.loss, list[6].val_loss, 1e-6)
+    local described = files.read_data(run.dir .. "/model.json")
+    t.equal(described.weights_sha256, model:sha256())
+    t.equal(described.last_epoch, 6)
+    t.equal(described.best_epoch, best)
+    t.equal(described.selected, nil) -- nothing was selected on the validation split
+    t.equal(training.describe(training.check(asked)).keep, "last")
+    asked.keep = nil
+    t.equal(training.describe(training.check(asked)).keep, nil)
+    t.fails_like(function() run:fit(model, data, asked) end, "keep")
+  end)
+end)
+
+t.test("an interrupted training with keep = \"last\" ends with the same bits", function()
+  local sums = {}
+  for turn, stop in ipairs { false, true } do
+    with_run(function(run, data, model)
+      local asked = { optim = xai.optim.adam { lr = 0.05 }, epochs = 3, batch = 5, keep = "last" }
+      if stop then
+        local Trainer = require "medxai.train.trainer"
+        local own = Trainer.run_epoch
+        Trainer.run_epoch = function(self) -- luacheck: ignore
+          if self.epoch == 2 then error("stopped", 0) end
+          return own(self)
+        end
+        t.fails_like(function() run:fit(model, data, asked) end, "stopped")
+        Trainer.run_epoch = own -- luacheck: ignore
+        t.equal(#epochs(run), 2)
+      end
+      local again <close> = tiny_model(data.classes)
+      sums[turn] = run:fit(again, data, asked).weights_sha256
+    end)
+  end
+  t.equal(sums[2], sums[1])
 end)
 
 t.test("an experiment of several seeds runs once for each, from its own initial weights, and sums up", function()

@@ -70,6 +70,22 @@ t.test("the controls come out as stated: Sobel and noise of the image fail weigh
   end
 end)
 
+t.test("a layer per network gives the maps, and the marks, of that layer; a network that the study has not "
+  .. "is refused", function()
+  local function gradcam(layer)
+    local o = { n = 10, options = { layer = layer, draws = 1, stages = 2 } }
+    local line = line_of(judged(t.tmpdir(), o), "gradcam")
+    return { settings = line.settings, mean = line.checks.image.estimate.mean }
+  end
+  local named, plain, own = gradcam { tiny = "conv1" }, gradcam "conv1", gradcam()
+  t.equal(named.settings, plain.settings)
+  t.equal(named.mean, plain.mean) -- how alike the maps of two patients are
+  t.ok(named.settings ~= own.settings)
+  t.ok(math.abs(named.mean - own.mean) > 1e-6, named.mean)
+  t.fails_like(function() gradcam { tinny = "conv1" } end,
+    "sanity: unknown network in layer 'tinny'%. Did you mean 'tiny'%?")
+end)
+
 t.test("a control that does not come out as it must undoes every verdict of that network", function()
   local function verdicts(words)
     local out = {}
@@ -358,9 +374,8 @@ t.test("answers that are not finite under random weights raise a warning that na
   end
   local _, run = judged(t.tmpdir(), { n = 10, models = { { name = "one", network = "tiny", seed = 1, make = make } } })
   local told = table.concat(run.warnings, "\n")
-  t.ok(
-    told:find("sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images "
-      .. "are not finite numbers"), told)
+  t.ok(told:find("sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images "
+    .. "are not finite numbers"), told)
 end)
 
 t.long("of 20 networks with random weights no method passes the gate: what a twin shares, a random network "

@@ -173,6 +173,7 @@ t.test("what a comparison refuses is told before anything is computed", function
     head .. "run:compare(study, { methods = { 'gradcan' }, metrics = { 'energy_inside' }, mask = 'lungs', primary = "
       .. "'energy_inside' })",
     with "primary = 'energy_inside', array_index = '3'",
+    with "primary = 'energy_inside', layer = { squeezenet = 'features.9' }",
     "run:compare({}, {})",
     head .. "run:compare(study, { methods = { 'gradcam' }, metrics = { 'energy_inside' }, mask = 'lung', primary = "
       .. "'energy_inside' })",
@@ -185,6 +186,7 @@ t.test("what a comparison refuses is told before anything is computed", function
     "explain: metric 'energy_inside' needs a mask (expected mask = \"lesion\" or the like beside metrics).",
     "explain: unknown method 'gradcan'. Did you mean 'gradcam' or 'xgradcam'?",
     "compare: array_index is I/N, for instance 2/4 (got '3').",
+    "compare: unknown network in layer 'squeezenet'. Did you mean 'squeezenet1_0'?",
     "compare: takes a study: run:compare(run:study { ... }, { methods = ..., metrics = ..., primary = ... }).",
     "compare: unknown mask 'lung'. Did you mean 'lungs'?",
   })

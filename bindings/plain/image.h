@@ -62,7 +62,7 @@ typedef enum image_mask {
   IMAGE_MASK_OUTSIDE,   /* image AND NOT mask as it is: lungs removed */
   IMAGE_MASK_BOX,       /* the bounding box of both lungs: no outline */
   IMAGE_MASK_BORDER,    /* what lies outside the bounding box: markers, collars, arms */
-  IMAGE_MASK_SHAPE,     /* the mask of `lungs` itself, white on black: its outline and nothing else */
+  IMAGE_MASK_SHAPE,     /* the mask as it is, white on black: the outline of lungs_raw and nothing else */
   IMAGE_MASK_COUNT
 } image_mask;
 extern const char *const image_mask_names[IMAGE_MASK_COUNT]; /* "none", "lungs", "lungs_raw", "lungs_hull", ... */

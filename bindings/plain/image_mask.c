@@ -182,7 +182,7 @@ static int shape_mask(image *mask, image_mask mode, char *why) {
   if (!memchr(mask->px, 255, (size_t)mask->w * mask->h))
     return image_fail(why, "it shows no lung");
   switch (mode) {
-    case IMAGE_MASK_LUNGS: case IMAGE_MASK_SHAPE: return image_lung_fill(mask, why);
+    case IMAGE_MASK_LUNGS: return image_lung_fill(mask, why);
     case IMAGE_MASK_LUNGS_HULL:
       if (fill_hull(mask))
         return snprintf(why, IMAGE_WHY, "out of memory"), IMAGE_NOMEM;

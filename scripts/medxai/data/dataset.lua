@@ -35,7 +35,7 @@ local input_meanings = {
   outside = "everything but the lungs",
   box = "the rectangle around the lungs",
   border = "what lies outside of that rectangle",
-  shape = "the mask itself, white on black: a model of masked lungs must beat one of their outline",
+  shape = "the mask itself, white on black: a model of lungs_raw must beat one of their outline",
 }
 
 --- The options that all readers share, with a reader's own added.
@@ -255,7 +255,8 @@ function base.make(found)
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px,
     mask = data.mask, mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit,
     limit = o.limit, counts = {}, mask_resize = o.mask_resize,
-    labels = lists.labels_text(o.labels, current_seed.get() or 42) }
+    labels = lists.labels_text(o.labels, current_seed.get() or 42),
+    outline = data.input == "shape" and "of the mask" or nil } -- before, of the fill between the lungs
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

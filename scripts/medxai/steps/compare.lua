@@ -35,7 +35,8 @@ compare.spec = {
   baselines = { "table", default = { "sobel", "center_blob", "random_smooth" }, lua = "medxai.Methods",
     doc = "methods that know nothing of the network, to be beaten, each of them" },
   settings = { "table", default = {}, doc = "metric -> list of other settings: does the ranking depend on them?" },
-  layer = { "string|table", doc = "a node, a list of nodes, or network -> node; default: each network's own" },
+  layer = { "string|table", lua = "string|string[]|table<string, string|string[]>",
+    doc = "a node, a list of nodes, or network -> node; default: each network's own" },
   within = { "string", doc = "a mask's name: metrics neither rank nor count pixels outside it" },
   as = { one_of = { "logit", "softmax" }, default = "logit", doc = "the score that metrics judge, for all methods" },
   friedman = { "boolean", field = true, default = false, doc = "Friedman's test beside the primary metric" },
@@ -174,6 +175,7 @@ function compare.check(options, study)
   for i, base in pairs(varies) do
     for k, id in ipairs(o.metric_entries[i].ids) do o.setting_of[id] = o.metric_entries[base].ids[k] end
   end
+  if study then cells.check_layers("compare", o.layer, study) end
   local masks = study and study.split.data and study.split.data.masks
   if masks and o.mask then check.known("compare", "mask", o.mask, masks) end
   function o.of(e, m, model)

@@ -1,7 +1,8 @@
--- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy, restores
--- and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits
--- as one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
--- once. It refuses data whose classes are not the model's, and a finished run of another configuration.
+-- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy (or of the
+-- last epoch), restores and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and
+-- ends with the same bits as one that was never interrupted, and with --resume a finished one goes on to more epochs,
+-- as if it had had them at once. It refuses data whose classes are not the model's, and a finished run of another
+-- configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"
@@ -183,16 +184,22 @@ end
 local function described(run, model, data, facts)
   local best, out = facts.best, model_file.describe(model, data)
   out.weights_sha256, out.start_weights, out.start_sha256 = facts.sha256, model.config.weights or "random", facts.start
-  out.run, out.seed, out.best_epoch = run.name, facts.seed, best.epoch
+  out.run, out.seed, out.best_epoch = run.name, facts.seed, facts.best_epoch or best.epoch
   out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
-  out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
+  if facts.keep == "last" then
+    out.last_epoch = best.epoch -- nothing was selected
+  else
+    out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
+  end
   return out
 end
 
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their
 --- hash.
----@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the
----   weights before
+---@param facts { best: table, best_epoch: integer?, best_by: string, keep: string?, seed: integer, start: string,
+---   answers: table }
+---  best: the epoch whose weights they are; best_epoch: the best one, where that is another; start: hash of the weights
+---  before
 function fit.write_model(run, model, data, facts)
   require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
   if model.write_network then model:write_network(files.join(run.dir, "network.pt2")) end
@@ -208,15 +215,16 @@ function fit.model_files(model)
   return model.write_network and { "weights.pt", "model.json", "network.pt2" } or { "weights.pt", "model.json" }
 end
 
--- Best weights back into the model, and on disk.
+-- The weights to keep into the model, and on disk.
 local function finish(run, trainer, step)
   write_log(run, trainer.history)
-  local answers, best = trainer:take_best_weights(), trainer.best
-  local sha = fit.write_model(run, trainer.model, trainer.data,
-    { best = best, best_by = trainer.options.best_by, seed = run.seed,
+  local answers, kept = trainer:take_kept_weights()
+  local best_epoch = trainer.best.epoch
+  local sha = fit.write_model(run, trainer.model, trainer.data, { best = kept, best_epoch = best_epoch,
+    best_by = trainer.options.best_by, keep = trainer.options.keep, seed = run.seed,
     start = step.fields.model.weights_sha256, answers = answers })
-  local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss,
-    weights_sha256 = sha }
+  local result = { epochs = trainer.epoch, best_epoch = best_epoch, val_accuracy = kept.accuracy,
+    val_loss = kept.loss, weights_sha256 = sha }
   step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
   return result -- the last checkpoint stays: more epochs go on from it
 end
@@ -267,8 +275,8 @@ function fit.check_call(unknown, _, model, data, options)
   if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
 end
 
---- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss,
---- weights_sha256 }.
+--- run:fit. Trains, restores and saves the best weights, or keeps the last epoch's (keep = "last"); returns { epochs,
+--- best_epoch, val_accuracy, val_loss, weights_sha256 }, the values of the weights that are kept.
 function fit.run(run, model, data, options)
   options = training.check(options)
   fit.check_data(model, data, options)

@@ -18,10 +18,13 @@ local jobs = require "medxai.explain.job"
 local judged = require "medxai.show.report_judged"
 local judging = require "medxai.steps.sanity_verdicts"
 local plot = require "medxai.show.plot"
+local study_cells = require "medxai.steps.study_cells"
 local Progress = require "medxai.base.progress"
 local tables = require "medxai.score.gate_tables"
 
 local sanity = {}
+
+local layer_of, check_layers = study_cells.layer_of, study_cells.check_layers
 
 local strangers_each = 5
 local heavy_passes = 200 -- methods of more forward passes per map: two stages, one draw
@@ -39,7 +42,8 @@ sanity.spec = {
     doc = "of the checks, by name: { persistence = 0.25 }" },
   mask = { "string", doc = "the data's mask for the check localise" },
   alone = { "boolean", default = true, smoke = false, doc = "each stage randomized alone as well, as a figure" },
-  layer = { "string|table", lua = "string|string[]", doc = "as run:explain's" },
+  layer = { "string|table", lua = "string|string[]|table<string, string|string[]>",
+    doc = "a node, a list of nodes, or network -> node, as run:compare's; default: each network's own" },
   budget_mb = { "number", default = 1024, above = 0, unit = "MB", doc = "memory for a batch and for chunks" },
   title = { "string", doc = "of this part of the report" },
 }
@@ -74,7 +78,8 @@ end
 function sanity.check(options, study)
   local o = Options.check("sanity", options, sanity.spec)
   o.thresholds = Options.check("sanity: thresholds", o.thresholds, threshold_spec())
-  explain.check { methods = with_controls(o.methods), layer = o.layer }
+  explain.check { methods = with_controls(o.methods), layer = layer_of(o.layer, nil) }
+  if study then check_layers("sanity", o.layer, study) end
   for _, network in ipairs(check.sorted_keys(o.permuted)) do
     if type(network) ~= "string" or type(o.permuted[network]) ~= "string" then
       check.fail("sanity",
@@ -98,8 +103,8 @@ end
 -- A model's network loaded, its entries with layers and the settings that name their maps.
 local function prepare(job, m)
   local model = m:open()
-  local asked = explain.check({ methods = with_controls(job.o.methods), layer = job.o.layer, target = job.study.target,
-    budget_mb = job.o.budget_mb }, model, m.split)
+  local asked = explain.check({ methods = with_controls(job.o.methods), layer = layer_of(job.o.layer, m.network),
+    target = job.study.target, budget_mb = job.o.budget_mb }, model, m.split)
   local masks = m.split.input_masks_sha256 and m.split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
     jobs.name_set({ model = model, split = m.split, weights = model:sha256(), run = { seed = job.study.seed } },

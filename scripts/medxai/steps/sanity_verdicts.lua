@@ -7,6 +7,7 @@ local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local persistence = require "medxai.stats.persistence"
+local layer_of = require("medxai.steps.study_cells").layer_of
 local torch = require "medxai.torch"
 local units = require "medxai.stats.units"
 
@@ -221,8 +222,9 @@ function judging.of(job, p, rows)
     local verdicts = gate.judge(over, s[1], s[2], job.o.thresholds)
     by_method[entry.method.name] = by_method[entry.method.name] or verdicts
     result.methods[e] = { method = entry.method.name, label = entry.label,
-      settings = gate.settings(entry, entry.layer or job.o.layer), baseline = entry.method.baseline, checks = verdicts,
-      views = other_views(job, p, e, over), statuses = p.trained:facts().statuses[e], course = course_of(p, e),
+      settings = gate.settings(entry, entry.layer or layer_of(job.o.layer, p.m.network)),
+      baseline = entry.method.baseline, checks = verdicts, views = other_views(job, p, e, over),
+      statuses = p.trained:facts().statuses[e], course = course_of(p, e),
       profile = canon.list(verdicts.weights.estimate.profile or {}) }
   end
   local all = {}

@@ -229,6 +229,10 @@ local function describe_cell(run, cell, axes, own, used)
   for k, v in pairs(options) do copy[k] = v end
   copy.best_by = copy.best_by or own.best_by
   cell.options = training.check(copy)
+  if cell.options.keep ~= "best" then
+    check.fail("grid", "option 'keep' of a training is '%s': cells are compared by their best epochs. Leave it out, or "
+      .. "train with run:fit.", cell.options.keep)
+  end
   fit.check_data(model, data, cell.options)
   require("medxai.nn.model_file").check_data(run, model, data)
   cell.model, cell.data, cell.config = model, data, model.config

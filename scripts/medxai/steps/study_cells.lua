@@ -90,6 +90,17 @@ function cells.layer_of(layer, network)
   return network and layer[network] or nil
 end
 
+--- Raises where the layer option names a network that no model of the study is.
+---@param step string that was asked, for the error
+---@param layer string|table|nil
+---@param study medxai.Study
+function cells.check_layers(step, layer, study)
+  if type(layer) ~= "table" or layer[1] ~= nil then return end
+  local known = {}
+  for i, m in ipairs(study.models) do known[i] = m.network end
+  for _, network in ipairs(check.sorted_keys(layer)) do check.known(step, "network in layer", network, known) end
+end
+
 -- ---- identity ------------------------------------------------------------------------------------------------------
 
 local function library_code(folder, name)

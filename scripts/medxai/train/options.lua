@@ -36,6 +36,8 @@ options_of.spec = {
   early_stopping = { "table", fields = stopping_spec, doc = "end when the validation score (best_by) stops improving" },
   best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy",
     doc = "the score on the validation split by which weights are kept" },
+  keep = { one_of = { "best", "last" }, field = true, default = "best",
+    doc = "the weights of the best epoch on the validation split (best_by), or of the last epoch" },
   weight = { "table|string", lua = "number[]|\"balanced\"",
     doc = "of each class in the loss: a list, or \"balanced\" (images / (classes x images of the class))" },
   label_smoothing = { "number", field = true, default = 0, min = 0, max = 1,
@@ -122,7 +124,8 @@ function options_of.describe(options)
     epochs = options.epochs, batch = options.batch, step_per = options.step_per, aux_weight = options.aux_weight,
     early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by,
     weight = options.weight, label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm,
-    precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil }
+    precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil,
+    keep = options.keep ~= "best" and options.keep or nil }
 end
 
 --- Deterministic operators until the returned value is closed.

@@ -498,6 +498,17 @@ function Trainer:restore(path, key, fresh_schedule)
   return true
 end
 
+--- The weights to keep (option keep) into the model, which is in evaluation afterwards.
+---@return table answers on the validation split
+---@return table kept { epoch, value, accuracy, loss } of that epoch
+function Trainer:take_kept_weights()
+  if self.options.keep ~= "last" then return self:take_best_weights(), self.best end
+  self.model:eval()
+  local answers = self:validate()
+  return answers, { epoch = self.epoch, value = answers[self.options.best_by], accuracy = answers.accuracy,
+    loss = answers.loss }
+end
+
 --- The best epoch's weights back into the model, which is in evaluation afterwards. Returns its validation answers.
 function Trainer:take_best_weights()
   Trainer.load_changing(self.model, self.best.weights, "the best epoch")
