@@ -291,12 +291,13 @@ end)
 local function made_album()
   local function map(_, n, m)
     local info = { text = "predicted " .. (n == 1 and "Normal" or "COVID-19"), raw = { 0, n == 1 and 4 or 2 } }
+    if m == 3 then return torch.zeros { 8, 8 }, info end
     if m == 2 and n == 2 then return nil, { note = "gate failed: weights; no map" } end
     if m == 2 then info.raw = nil end
-    return torch.ones { 8, 8 }, info
+    return torch.arange(64, { dtype = "float32" }):div(63):view { 8, 8 }, info
   end
   return { images = { { id = "a.png", text = "label Normal", class = "Normal" } }, networks = { "one", "two" },
-    methods = { "first", "second" }, map = map,
+    methods = { "first", "second", "third" }, map = map,
     picture = function() return torch.zeros({ 40, 60, 3 }, { dtype = "uint8" }) end }
 end
 
@@ -316,15 +317,15 @@ t.test("a montage shows every map of an image: on the shared scale the weaker ma
   local list = montage.of(made_album(), 1)
   t.equal({ #list, list[1].name, list[2].name }, { 2, "montage-own", "montage-shared" })
   local own, shared = centers(list[1].drawing), centers(list[2].drawing)
-  t.equal(#own, 6, "the image and two maps, for two networks")
+  t.equal(#own, 8, "the image and three maps, for two networks")
   t.equal(own[3], own[4])
-  t.equal(shared[3], own[3], "the strongest map is full on both scales")
+  t.equal(shared[3], own[3], "the strongest map is the same on both scales")
   t.ok(shared[4] < shared[3], "half as strong")
   local texts = all_texts(list[2].drawing)
-  for _, text in ipairs { "gate failed", "no shared scale", "predicted COVID-19" } do
+  for _, text in ipairs { "gate failed", "no shared scale", "predicted COVID-19", "flat map" } do
     t.ok(texts:gsub("%s+", " "):find(text, 1, true), text)
   end
-  t.equal(#list[1].rows, 4)
+  t.equal(#list[1].rows, 6)
   t.equal({ list[2].rows[2].raw_maximum, list[2].rows[2].scale_maximum, list[2].rows[4].note }, { 2, 4,
     "gate failed: weights; no map" })
   for _, one in ipairs(list) do check_texts(one.drawing, one.name) end
@@ -342,4 +343,57 @@ t.test("the page shows charts as SVG and a montage as a picture, each with its t
   t.equal(#out, 3)
   t.ok(out[1]:find('src="data:image/jpeg;base64,', 1, true) and out[1]:find("own scale", 1, true))
   t.ok(out[3]:find("<svg", 1, true) and out[3]:find("<figcaption>A &amp; B</figcaption>", 1, true))
+end)
+
+-- ---- what the steps compute for figures -----------------------------------------------------------------------------
+
+t.test("the chance band of a reliability diagram is the binomial's where confidences are equal, and exact where not",
+  function()
+  local calibration = require "medxai.stats.calibration"
+  local function band(confidences)
+    local hits = {}
+    for i = 1, #confidences do hits[i] = 1 end
+    local bins = calibration.reliability(confidences, hits, { groups = 1 })
+    t.equal({ #bins, bins[1].n, bins[1].accuracy }, { 1, #confidences, 1 })
+    return { bins[1].low, bins[1].high }
+  end
+  local function equal(n, p)
+    local list = {}
+    for i = 1, n do list[i] = p end
+    return list
+  end
+  t.near(band(equal(20, 0.5)), { 6 / 20, 14 / 20 }, 1e-12, "qbinom(c(.025, .975), 20, .5) of R")
+  t.near(band(equal(10, 0.9)), { 7 / 10, 1 }, 1e-12, "qbinom(c(.025, .975), 10, .9)")
+  t.near(band { 1, 1, 0.5 }, { 2 / 3, 1 }, 1e-12, "two are certain")
+  t.near(band { 0, 0, 0 }, { 0, 0 }, 1e-12)
+  t.equal(#calibration.reliability({}, {}), 0)
+  local bins = calibration.reliability({ 0.9, 0.2, 0.8, 0.3 }, { 1, 0, 1, 1 }, { groups = 2 })
+  t.near({ bins[1].confidence, bins[1].accuracy, bins[2].confidence, bins[2].accuracy }, { 0.25, 0.5, 0.85, 1 }, 1e-12)
+end)
+
+t.test("tau-b of two metrics is that of the ranking with intervals; settings and metrics that cannot tell are left out",
+  function()
+  local rankings, tables = require "medxai.stats.rankings", require "medxai.score.study_tables"
+  local units = require "medxai.stats.units"
+  local images, patients, groups = {}, {}, {}
+  for i = 1, 12 do images[i], patients[i] = "i" .. i, "p" .. i end
+  local over = units.over(12, patients, { seed = 1, id = "compare" })
+  local metrics, methods = { "a", "b", "blind", "a2" }, { "x", "y", "z", "base" }
+  for m, metric in ipairs(metrics) do
+    for k, method in ipairs(methods) do
+      local values = {}
+      for i = 1, 12 do values[i] = (k * (m == 2 and 5 or 3)) % 7 + 0.01 * i end
+      groups[metric .. method] = { value = values }
+    end
+  end
+  local data = { runs = { "net" }, metrics = metrics, methods = methods, images = images, over = over,
+    baselines = { base = true }, directions = { a = "higher", b = "lower", blind = "higher", a2 = "higher" },
+    of = function(_, metric, method) return groups[metric .. method] end }
+  local rows = tables.metrics_tau(data, { tells = { net = { blind = false } } }, { a2 = "a" })
+  t.equal({ #rows, rows[1].a, rows[1].b, rows[1].methods, rows[1].n }, { 1, "a", "b", 3, 12 })
+  local function of(metric, direction)
+    return { values = { groups[metric .. "x"].value, groups[metric .. "y"].value, groups[metric .. "z"].value },
+      direction = direction }
+  end
+  t.near(rows[1].tau_b, rankings.tau_b(over, of("a", "higher"), of("b", "lower")).mean, 1e-15)
 end)

@@ -307,12 +307,13 @@ end
 --- many metrics per figure as fill a page.
 ---@param c table as of figures.gains; pairs (rows of tables/pairs.csv), silent(model, metric) = why there is no ranking
 ---@param model string
----@return { drawing: table, rows: table[] }[] figures none where there is nothing to rank
+---@return { drawing: table, rows: table[] }[] figures none where no metric ranks
 function figures.ranks(c, model)
   local rows = of_model(c, model)
   local metrics, list = ranking_metrics(c, rows), {}
-  local count = #metrics > 0 and #ranked(c, rows, metrics[1]) or 0
-  if count < 2 then return list end
+  local count, any = #metrics > 0 and #ranked(c, rows, metrics[1]) or 0, false
+  for _, row in ipairs(rows) do any = any or row.rank_low ~= nil end
+  if count < 2 or not any then return list end
   local per = 2 * math.max(1, math.floor(640 / (count * rank_line + 45)))
   for first = 1, #metrics, per do
     list[#list + 1] = ranks_of(c, model, rows, table.move(metrics, first, math.min(#metrics, first + per - 1), 1, {}))
@@ -385,8 +386,8 @@ local function put_point(d, p, to_x, to_y)
   local x, y = to_x(p.seconds), to_y(p.gain)
   local color = p.best and plot.BLUE or plot.GRAY
   if p.low and p.high then plot.upright(d, x, to_y(p.low), to_y(p.high), color, p.best and 0.9 or 0.6) end
-  if p.failed then plot.cross(d, x, y, plot.GRAY)
-  elseif p.baseline then plot.square(d, x, y, plot.GRAY)
+  if p.baseline then plot.square(d, x, y, plot.GRAY)
+  elseif p.failed then plot.cross(d, x, y, plot.GRAY)
   else plot.dot(d, x, y, { color = color, hollow = not p.best }) end
   return { x = x, y = y, number = p.number, best = p.best }
 end

@@ -185,8 +185,9 @@ end
 local function agreement_groups(c, kind)
   local groups, by, drawn = {}, {}, {}
   for _, row in ipairs(c.agreement) do
-    if row.kind == kind and row.measure == "spearman" and row.view == "shown" then
-      local model_a, method_a = parts_of(c, row.a)
+    local model_a, method_a = parts_of(c, row.a)
+    local trivial = kind == "network" and c.baselines[method_a] -- which knows nothing of a network
+    if row.kind == kind and row.measure == "spearman" and row.view == "shown" and not trivial then
       local model_b, method_b = parts_of(c, row.b)
       local key = kind == "method" and model_a or method_a
       if not by[key] then

@@ -36,6 +36,9 @@ local function facts_of(album, k)
     for n = 1, #album.networks do
       local map, info = album.map(k, n, m)
       info = info or {}
+      if map and not (map:max():item() > map:min():item()) then
+        info.note = (info.note and info.note .. "; " or "") .. "flat map"
+      end
       facts[m][n] = { map = map, prediction = info.text, note = info.note,
         raw = map and info.raw and info.raw[2] or nil }
       facts[m].most = math.max(facts[m].most, facts[m][n].raw or 0)
@@ -109,7 +112,7 @@ end
 local function caption_of(job)
   local scale = job.shared and "Shared scale: the maps of a method run from 0 to their largest value over the networks."
     or "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
-  return { ("One image (n = 1, the first of the study, chosen by nobody): %s%s; it carries no interval and no chance "
+  return { ("One image (n = 1), the first of the study's keyed order: %s%s; it carries no interval and no chance "
     .. "level."):format(job.name, job.text and ", " .. job.text or ""), scale
     .. " The more opaque the higher, up to 60 % from half of the scale on." }
 end

@@ -321,24 +321,14 @@ end
 
 -- ---- reliability ----------------------------------------------------------------------------------------------------
 
--- The step line that bounds the band over its groups, from the first group's confidence to the last's.
-local function band_points(bins, key, to_x, to_y)
-  local points = {}
-  for _, bin in ipairs(bins) do
-    points[#points + 1] = to_x(bin.confidence)
-    points[#points + 1] = to_y(bin[key])
-  end
-  return points
-end
-
+-- A gray bar per group: where a calibrated network's hit rate would lie.
 local function put_band(d, bins, to_x, to_y)
-  local points, high = band_points(bins, "chance_low", to_x, to_y), band_points(bins, "chance_high", to_x, to_y)
-  for i = #high - 1, 1, -2 do
-    points[#points + 1] = high[i]
-    points[#points + 1] = high[i + 1]
+  for _, bin in ipairs(bins) do
+    if bin.chance_low and bin.chance_high then
+      local low, high = to_y(bin.chance_low), to_y(bin.chance_high)
+      d:rect(to_x(bin.confidence) - 2, high, 4, math.max(0.4, low - high), plot.PALE)
+    end
   end
-  if #bins > 1 then return d:polygon(points, plot.PALE) end
-  d:line({ points[1], points[2], points[3], points[4] }, 4, plot.PALE)
 end
 
 local function fact(rows, run, score, key)
@@ -359,11 +349,11 @@ local function put_reliability(d, box, name, bins, rows)
   for i, text in ipairs(said) do said[i] = drawing.fit(text, box.width, SMALL) end
   d:block(box.left, y + TEXT + 3, said, SMALL, { align = "left", color = SOFT })
   local inner = { left = box.left, top = y + TEXT + 3.2 * SMALL * LEADING, width = box.width, height = box.width }
-  local axis = { lo = box.lo, hi = 1, label = box.x_label }
+  local axis = { lo = box.lo, hi = box.hi, label = box.x_label }
   local to_x, bottom = plot.x_axis(d, inner, axis)
   local to_y = plot.y_axis(d, inner, { lo = 0, hi = 1, label = box.y_label })
   put_band(d, bins, to_x, to_y)
-  d:line({ to_x(box.lo), to_y(box.lo), to_x(1), to_y(1) }, 0.6, SOFT, 2)
+  d:line({ to_x(box.lo), to_y(box.lo), to_x(box.hi), to_y(box.hi) }, 0.6, SOFT, 2)
   local points = {}
   for _, bin in ipairs(bins) do
     points[#points + 1], points[#points + 2] = to_x(bin.confidence), to_y(bin.accuracy)
@@ -384,19 +374,19 @@ function figures.reliability(data)
   local d = drawing.new(columns == 1 and drawing.COLUMN or drawing.PAGE)
   local room, gap = plot.y_room({ lo = 0, hi = 1, label = "x" }, 110), 12
   local each = math.min(150, (d.width - 2 * MARGIN - room - 6 - (columns - 1) * (gap + room - 9)) / columns)
-  local lo, n, tall, y = 1, 0, 0, MARGIN
-  for _, bin in ipairs(data.bins) do lo = math.min(lo, bin.confidence) end
-  lo = math.max(0, math.floor(lo * 10) / 10)
+  local all, n, tall, y = {}, 0, 0, MARGIN
+  for i, bin in ipairs(data.bins) do all[i] = bin.confidence end
+  local lo, hi = plot.range(all, { 0, 1 })
   for _, bin in ipairs(groups[1].rows) do n = n + bin.n end
   for k, group in ipairs(groups) do
     local column = (k - 1) % columns
     if column == 0 and k > 1 then y, tall = y + tall + 8, 0 end
-    local box = { left = MARGIN + room + column * (each + gap + room - 9), top = y, width = each, lo = lo,
+    local box = { left = MARGIN + room + column * (each + gap + room - 9), top = y, width = each, lo = lo, hi = hi,
       x_label = "confidence in the top class", y_label = column == 0 and "share that is right" or nil }
     tall = math.max(tall, put_reliability(d, box, group.name, group.rows, data.rows) - y)
   end
   d.height = plot.caption(d, y + tall, { ("%s in groups of equal size by confidence, at most %d per group; gray: the "
-    .. "chance band, in which 95 %% of a calibrated network's hit rates lie, group by group; dashed: calibrated.")
+    .. "chance band, in which 95 %% of a calibrated network's hit rates of that group lie; dashed: calibrated.")
     :format(plot.count(n, "image"), groups[1].rows[1].n) })
   return d
 end

@@ -57,7 +57,7 @@ local function put_panel(d, box, rows)
   local first = rows[1]
   local y = box.top + SMALL
   d:text(box.left, y, drawing.fit(first.label or first.method, box.width, SMALL, true), { size = SMALL, bold = true })
-  local said = first.control and "control" or first.state or "not judged"
+  local said = first.control and (first.failed and "control, failed" or "control") or first.state or "not judged"
   if first.failed then said = said .. ": " .. first.failed end
   y = y + SMALL * LEADING
   d:text(box.left, y, drawing.fit(said, box.width, SMALL), { size = SMALL,
@@ -133,18 +133,18 @@ function figures.cascade(rows)
   return d
 end
 
--- Of each network the first training: the others' courses stand in the table.
+-- Of each run the first training ("vgg19 seed 1" of "vgg19"): the others' courses stand in the table.
 local function firsts_of(groups)
   local list, seen = {}, {}
   for _, group in ipairs(groups) do
-    local network = group.rows[1].network or group.name
-    if not seen[network] then list[#list + 1] = group end
-    seen[network] = true
+    local run = group.name:gsub(" seed %d+$", "")
+    if not seen[run] then list[#list + 1] = group end
+    seen[run] = true
   end
   return list
 end
 
---- Draws what run:sanity left in tables/gate_stages.csv: a figure per network, of its first training.
+--- Draws what run:sanity left in tables/gate_stages.csv: a figure per run, of its first training.
 ---@param run medxai.Run
 ---@return table[] figures { name, title, svg, paths }
 function figures.draw(run)

@@ -1,5 +1,6 @@
 -- What the viewer shows of a comparison: the maps of every network and method in the part of the image that all
 -- networks see. study/viewer.html holds it, ready for the report's page.
+local core = require "medxai.core"
 local frame = require "medxai.score.frame"
 local maps = require "medxai.show.gallery_maps"
 local torch = require "medxai.torch"
@@ -69,7 +70,7 @@ end
 ---@param o table cells = finished cells; maps = fun(cell): tensor (n, 64 x 64 + 2 x 256), as steps/study_cells.lua
 ---   keeps
 ---  them; predicted[network][image id] = class; fine = side of the shown map; marks[network][method] = text
----@return medxai.Album
+---@return medxai.Album with close(), which frees the maps that it holds
 function album.of(study, o)
   local methods, cells, row = index_of(study, o.cells)
   local images, numbers, networks, kept = {}, {}, {}, { cell = nil, maps = nil }
@@ -83,11 +84,19 @@ function album.of(study, o)
     end
   end
   for n, m in ipairs(study.models) do networks[n] = m.name end
+  -- The maps of one cell at a time. They outlive the scopes of those who ask: one cell may be asked for in several.
   local function maps_of(cell)
-    if kept.cell ~= cell then kept.cell, kept.maps = cell, o.maps(cell) end
+    if kept.cell ~= cell then
+      if kept.maps then kept.maps:close() end
+      kept.cell, kept.maps = cell, core.memory.unscoped(function() return o.maps(cell) end)
+    end
     return kept.maps
   end
   return { images = images, networks = networks, methods = methods,
+    close = function()
+      if kept.maps then kept.maps:close() end
+      kept.cell, kept.maps = nil, nil
+    end,
     picture = function(k) return picture_of(study, numbers[k]) end,
     map = function(k, n, m)
       local i = numbers[k]

@@ -406,6 +406,7 @@ local function draw(study, o)
     room = room - (f.picture and 300000 or is_timed and 90000 or files.size(files.join(study.run.dir, f.svg)) or 0)
   end
   files.write(files.join(study.dir, "viewer.html"), viewer.html(album, { budget = math.max(viewer.budget // 2, room) }))
+  album.close()
   return figures
 end
 

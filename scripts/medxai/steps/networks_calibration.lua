@@ -13,7 +13,7 @@ local nan = 0 / 0
 calibrated.reliability_columns = { "network", "run", "train_seed", "group", "n", "confidence", "accuracy", "chance_low",
   "chance_high" }
 
---- The rows of tables/reliability.csv of one model.
+--- The rows of tables/reliability.csv of one model: 15 groups, fewer where they would hold fewer than ten images.
 ---@param of table network, name, seed
 ---@param images table as of calibrated.rows
 ---@param k integer the model's number
@@ -21,7 +21,8 @@ calibrated.reliability_columns = { "network", "run", "train_seed", "group", "n",
 function calibrated.reliability(of, images, k)
   local rows = {}
   local confidences, hits = calibration.top(images.labels, calibration.softmax(images.logits[k], 1))
-  for g, bin in ipairs(calibration.reliability(confidences, hits)) do
+  local groups = math.max(3, math.min(calibration.groups, images.n // 10))
+  for g, bin in ipairs(calibration.reliability(confidences, hits, { groups = groups })) do
     rows[g] = { network = of.network, run = of.name, train_seed = of.seed, group = g, n = bin.n,
       confidence = bin.confidence, accuracy = bin.accuracy, chance_low = bin.low, chance_high = bin.high }
   end
