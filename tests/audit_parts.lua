@@ -234,3 +234,23 @@ t.test("sources given class by class: unknown classes, missing ones and one name
   t.fails_like(function() sources.check({ a = "A", b = 2 }, classes) end, "'b' is a number")
   sources.check(nil, classes)
 end)
+
+t.test("what the gate said of a method on these weights stands beside where its maps lie", function()
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local dir, gate = t.tmpdir(), require "medxai.score.gate"
+  local split = require("medxai.data.readers").phantom { size_px = 32, n_train = 0, n_val = 0, n_test = 6 }.test
+  local base = { chosen = { 1, 2, 3 }, records = {}, statuses = {
+    { method = "gradcam", label = "Grad-CAM", maps = "gradcam-1" },
+    { method = "saliency", label = "saliency", maps = "saliency-1" } } }
+  local function words(weights)
+    local list = {}
+    for i, row in ipairs(maps.rows({ dir = dir, seed = 1 }, split, base, weights)) do list[i] = row.gate end
+    return list
+  end
+  t.equal(words "w1", { "not judged", "not judged" })
+  gate.save(dir, { { model = "a", network = "tiny", weights_sha256 = "w1", method = "gradcam", settings = "s",
+    state = "failed", failed = { "weights" } }, { model = "a", network = "tiny", weights_sha256 = "w1",
+    method = "saliency", settings = "s", state = "passed", failed = {} } })
+  t.equal(words "w1", { "failed", "passed" })
+  t.equal(words "w2", { "not judged", "not judged" }, "other weights were not judged")
+end)

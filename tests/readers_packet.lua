@@ -172,6 +172,10 @@ t.test("answers that cannot be right are refused with file and line", function()
     ("readers: %s:2: case '%s', map 'A' is answered twice."):format(path, key[1].case))
   t.fails(function() readers.run(run, { answers = run.dir .. "/no/*.csv" }) end,
     ("readers: no file fits '%s/no/*.csv'."):format(run.dir))
+  local _, _, other = made(4, { readers = 2, repeats = 0 })
+  local foreign = answer(run, other, 1)
+  t.fails(function() readers.run(run, { answers = foreign }) end,
+    ("readers: %s:2: the packet has no case '%s' with a map 'A'."):format(foreign, other[1].case))
   files.write(run.dir .. "/packet_key.csv", files.read(run.dir .. "/packet_key.csv") .. "\n")
   t.fails_like(function() readers.run(run, { answers = path }) end,
     "is not the key of the packet: its SHA%-256 differs from packet/KEY.sha256")

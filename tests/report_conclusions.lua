@@ -191,6 +191,7 @@ t.test("a first explanation that fails is not to be trusted; one that was not ju
   t.ok(c.sentence:find("^No: by the gate, of the explanations that rank first, layercam on n1 %(image%) failed"),
     c.sentence)
   t.ok(not c.sentence:find("To pass", 1, true))
+  t.equal(c.row, { family = "sanity n1 image", subject = "layercam on n1", check = "image" }, "the check that failed")
   c = words.gate(with_gate({ line("n1", "saliency", "passed", 0.1) }, first))
   t.ok(c.sentence:find("one that ranks first was not judged; saliency on n1 passed", 1, true), c.sentence)
   t.equal(c.state, "undecided", "the gate of another method says nothing of the first")

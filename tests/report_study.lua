@@ -165,8 +165,7 @@ t.test("verdicts that are exploratory and those of controls are not counted", fu
   local _, dir = page_of(put_study)
   local sure = files.read_data(dir .. "/conclusions.json").conclusions[5]
   t.ok(sure.sentence:find("2 of 5 primary verdicts are undecided", 1, true), sure.sentence)
-  -- networks 1, gate 1, explanations 2 of the primary metric (one undecided), audit 1 (confounded, which decides
-  -- nothing)
+  -- networks 1, gate 1, explanations 2 of the primary metric (one undecided), audit 1: confounded decides nothing
 end)
 
 t.test("what the data check found, sources by class and failures are told, nothing unescaped", function()

@@ -129,7 +129,22 @@ t.test("tune may not hold another image of a judged patient", function()
   t.ok(lines[1]:find("patient 'p0' is in two splits", 1, true), lines[1]) -- the reader refuses it before
 end)
 
-t.test("models without a common image are refused, and fewer than ten patients are told", function()
+t.test("models without a common image are refused; images that some model lacks are left out", function()
+  -- a reader that looks elsewhere when it is asked again: for the models
+  local elsewhere = "local readers = require 'medxai.data.readers' local read = readers.manifest readers.manifest = "
+    .. "function(...) local d = read(...) for i, item in ipairs(d.test.items) do if %s then item.path = 'other/' .. "
+    .. "item.path end end "
+    .. "return d end "
+  local lines = say("lost", {
+    elsewhere:format "true" .. "run:study { models = { 'one' }, data = data.test, images = 6 }",
+    elsewhere:format "i <= 30" .. "print(#run:study { models = { 'one' }, data = data.test, images = 36 }.images)",
+  })
+  t.equal(lines[1], "study: no image of the test split is common to all models' data (36 are missing somewhere). Their "
+    .. "readers look into other folders or leave other images out.")
+  t.equal(lines[2], "6", "six patients are in the last six images")
+end)
+
+t.test("fewer than ten patients are told", function()
   files.write(tiny.dir() .. "/data/few.csv", (files.read(tiny.dir()
     .. "/data/manifest.csv"):gsub("[^\n]*,test,p[^012],[^\n]*\n", "")
     :gsub("[^\n]*,test,p%d%d,[^\n]*\n", "")))

@@ -125,6 +125,17 @@ t.test("images of one patient are one unit: as many patients as there are decide
   end
 end)
 
+t.test("a metric that is undefined for nearly all maps is not said to tell nothing", function()
+  local out = tabulate { methods = { "a", "b" }, patients = patients_of(40), metrics = { up },
+    f = function(_, method, _, i, control)
+    if i > 9 then return nan end
+    return noise(method, i, control)
+  end }
+  t.equal(out.tells.net["up@1"], nil)
+  for _, v in ipairs(out.verdicts) do t.ok(v.check ~= "metric", v.reason) end
+  t.equal(row_of(out, "net", "up@1", "a").undefined, 31)
+end)
+
 t.test("a method beats the baselines when it beats each of them", function()
   local shift = { strong = 3, middle = 1.5, base1 = 0, base2 = 2 }
   local out = tabulate { methods = { "strong", "middle", "base1", "base2" }, baselines = { base1 = true, base2 = true },

@@ -5,11 +5,12 @@ local host = require "medxai.host"
 
 local folder = {}
 
--- What a run writes; the only things that --overwrite removes.
+-- What a run writes; the only things that --overwrite removes. A packet for readers and its key stay: answers to it may
+-- be out.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl",
   "metrics.csv", "weights.pt", "model.json", "network.pt2", "report.html", "status", "times.csv", "evaluations.jsonl",
   "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "verdicts.csv",
-  "packet_key.csv", "conclusions.json" }
+  "conclusions.json" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
   "perturbed", "audit", "pictures", "done", "logs" }

@@ -177,12 +177,12 @@ local function summaries(data, run, metric)
 end
 
 -- Whether any method's maps are told from another patient's: its power's interval, widened for the number of methods
--- (Bonferroni), lies above 0.5. nil where there was no such control, or too few patients for an interval.
+-- (Bonferroni), lies above 0.5. nil where there was no such control, or too few patients with a value for an interval.
 local function can_tell(data, list, metric, marks)
   if data.over.count < units.least then return nil end
   local asked = {}
   for _, s in ipairs(list) do
-    if s.power and not s.baseline then asked[#asked + 1] = s end
+    if s.power and not s.baseline and s.power.units >= units.least then asked[#asked + 1] = s end
   end
   for _, s in ipairs(asked) do
     if s.power.low > 0.5 and not marks[s.method] then

@@ -366,7 +366,18 @@ local function weakest(lines)
   for _, line in ipairs(lines) do
     if is_number(line.estimate) and (not worst or line.estimate > worst.estimate) then worst = line end
   end
-  return worst or lines[1]
+  return worst
+end
+
+-- The verdict that a sentence on these lines stands on: one that failed, else the weakest of the others.
+local function gate_row(lines, worst)
+  local of, name = worst, "weights"
+  for k = #lines, 1, -1 do
+    if lines[k].state == "failed" and lines[k].failed[1] then of, name = lines[k], lines[k].failed[1] end
+  end
+  if not of then return nil end
+  return { family = ("sanity %s %s"):format(of.model, name), subject = ("%s on %s"):format(of.label, of.model),
+    check = name }
 end
 
 local gated = { found = "passed", not_found = "failed", undecided = "undecided" }
@@ -402,11 +413,8 @@ function words.gate(facts)
   local out = { question = question, state = state, verdict = gated[state], section = "gate", chance = 0,
     sentence = begun(heads[state]:gsub("None", "No"), ("by the gate, %s.%s%s%s"):format(text, number, controls,
       passed)) }
-  if worst then
-    out.estimate, out.low, out.high = worst.estimate, worst.low, worst.high
-    out.row = { family = ("sanity %s weights"):format(worst.model), subject = ("%s on %s"):format(worst.label,
-      worst.model), check = "weights" }
-  end
+  if worst then out.estimate, out.low, out.high = worst.estimate, worst.low, worst.high end
+  out.row = gate_row(lines, worst)
   return out
 end
 

@@ -52,7 +52,7 @@ function judged.put(page, put, result)
       for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
     end
     if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
-    put(page, "%s", (html.table(columns, rows)))
+    put(page, "%s", (html.table(columns, rows, "judged")))
     if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end
   end
   require("medxai.show.plot").put(page, put, result)

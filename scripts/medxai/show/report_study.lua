@@ -214,12 +214,12 @@ local function put_verdicts(page, pen, part)
       number(v.p_holm, "%.3g"), number(v.n, "%d"), number(v.units, "%d"), text(v.reason or "") }
   end
   if #linked > 0 then
-    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", (html.table(verdict_columns, linked)))
+    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", (html.table(verdict_columns, linked, "judged")))
   end
   if #others == 0 then return end
   local more = #linked > 0 and "more " or ""
   pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open" or "", #others,
-    more, #others == 1 and "" or "s", (html.table(verdict_columns, others)))
+    more, #others == 1 and "" or "s", (html.table(verdict_columns, others, "judged")))
 end
 
 -- A result without the tables of other parts of the page.

@@ -11,6 +11,7 @@ local current_seed = require "medxai.run.current_seed"
 local data_module = require "medxai.data.dataset"
 local delong = require "medxai.stats.delong"
 local files = require "medxai.base.files"
+local gate = require "medxai.score.gate"
 local host = require "medxai.host"
 local inputs = require "medxai.steps.audit_inputs"
 local maps = require "medxai.steps.audit_maps"
@@ -138,7 +139,7 @@ local function judge_network(run, o, found, network)
     found.retained, found.occlusion = parts.retained(images, network.split.classes, run.seed),
       parts.occlusion(images, own)
     found.spots, found.images = spots, #images
-    if network.maps then found.maps = maps.rows(run, network.split, network.maps) end
+    if network.maps then found.maps = maps.rows(run, network.split, network.maps, network.model:sha256()) end
   end
   found.no_parts, found.network = why, network and network.name
 end
@@ -245,6 +246,7 @@ local function step_fields(run, o, data, cells, network)
   for _, input in ipairs(o.inputs) do fields.data[input] = run:describe_split(data[input].test) end
   if network then
     fields.maps = network.maps and network.maps.name
+    fields.gate = network.maps and gate.hash(run.dir) -- its word stands beside the maps
     fields.network = { name = network.name, model = run:describe_model(network.model),
       data = run:describe_split(network.split) }
   end

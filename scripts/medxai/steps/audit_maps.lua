@@ -1,12 +1,11 @@
 -- The audit's look at maps: the share of a map's energy in the lungs beside the lungs' share of the area, and beside
 -- the same method's map of another patient of the same class. It refuses to compare a map with one of the same patient.
-local files = require "medxai.base.files"
+local gate = require "medxai.score.gate"
 local mapstore = require "medxai.explain.store"
 local multiple = require "medxai.stats.multiple"
 local random = require "medxai.tensor.random"
 local units = require "medxai.stats.units"
 local verdict = require "medxai.stats.verdict"
-local csv = require "medxai.base.csv"
 
 local maps = {}
 
@@ -38,18 +37,6 @@ function maps.swaps(items, seed)
     end
   end
   return list
-end
-
--- Whether the gate (run:sanity) of this run judged the method: "fail" where any of its checks failed.
-local function gate_of(run, label)
-  local result
-  for _, row in ipairs(csv.read(files.join(run.dir, "verdicts.csv")) or {}) do
-    local is_gate = (row.family or ""):find "^sanity" or (row.family or ""):find "^gate"
-    if is_gate and row.subject:sub(-#label - 1) == " " .. label then
-      result = (row.verdict == "fail" or result == "fail") and "fail" or "pass"
-    end
-  end
-  return result or "not judged"
 end
 
 -- Shares of one method: in the image's own lungs, the area's, and of another patient's map.
@@ -84,11 +71,13 @@ end
 ---@param run medxai.Run
 ---@param split medxai.Split
 ---@param base table from maps.explain
+---@param weights string SHA-256 of the network's weights: what the gate (run:sanity) of this run says of them
 ---@return table[] rows { method, share, area, swap, gain, p_holm, gate, verdict }
-function maps.rows(run, split, base)
+function maps.rows(run, split, base, weights)
   local chosen = base.chosen
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local items, masks, patients, store = {}, {}, {}, mapstore.open(run.dir)
+  local judged = gate.of(run.dir)
   for k, i in ipairs(chosen) do
     items[k], masks[k] = split:item(i), split:mask(i, "lungs"):ne(0):to { dtype = "float64" }
     patients[k] = items[k].patient
@@ -100,7 +89,7 @@ function maps.rows(run, split, base)
     for k = 1, #items do records[k] = base.records[(k - 1) * count + m] or false end
     local own, area, swapped = shares(store, records, masks, swaps)
     local row = { method = status.label, share = over:mean(own), area = over:mean(area), swap = over:mean(swapped),
-      gate = gate_of(run, status.label) }
+      gate = judged:state(status.method, weights) or "not judged" }
     row.gain = over:difference(own, swapped, "audit_maps " .. status.maps)
     rows[m], ps[m] = row, row.gain.p
   end

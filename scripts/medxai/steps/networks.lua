@@ -306,7 +306,10 @@ end
 
 -- ---- words ----------------------------------------------------------------------------------------------------------
 
-local function number(v) return v == v and v ~= nil and ("%.3f"):format(v) or "-" end
+local function number(v)
+  if v == nil or v ~= v then return "-" end
+  return (math.abs(v) >= 1e4 and "%.3g" or "%.3f"):format(v) -- a temperature of answers that know nothing has no bound
+end
 
 local function with_interval(row)
   if row.low ~= row.low then return number(row.value) end

@@ -139,17 +139,18 @@ local function shuffled(n, seed, id)
   return order
 end
 
--- The cases of a reader in his order: { case = its name, of = number of the image, repeat_of = name of its first time
--- }.
+-- The cases of a reader in the reader's order: { case = its name, of = number of the image, repeat_of = name of its
+-- first time }.
 local function order_of(reader, n, o, seed)
   local list, first = {}, {}
   for place, of in ipairs(shuffled(n, seed, "order of reader " .. reader)) do
-    list[place] = { case = ("%d-%03d"):format(reader, place), of = of }
+    list[place] = { case = ("%d-%03d-%s"):format(reader, place, o.code), of = of }
     first[of] = list[place].case
   end
   local again = shuffled(n, seed, "repeats of reader " .. reader)
   for k = 1, math.ceil(o.repeats * n - 1e-9) do
-    list[#list + 1] = { case = ("%d-%03d"):format(reader, #list + 1), of = again[k], repeat_of = first[again[k]] }
+    list[#list + 1] = { case = ("%d-%03d-%s"):format(reader, #list + 1, o.code), of = again[k],
+      repeat_of = first[again[k]] }
   end
   return list
 end
@@ -222,9 +223,11 @@ function packet.run(run, study, options)
       source = e.method.source and files.sha256(e.method.source),
       options = require("medxai.base.fingerprint").plain(e.options) }
   end
-  local step = run:step("packet", { methods = described, images = o.images, readers = o.readers, repeats = o.repeats,
+  local fields = { methods = described, images = o.images, readers = o.readers, repeats = o.repeats,
     model = m.weights_sha256, of = ids, target = study.target, layer = o.layer and canon.hash { o.layer },
-    seed = study.seed, version = 1 })
+    seed = study.seed, version = 2 }
+  o.code = canon.hash(fields):sub(1, 6) -- of this packet's cases: answers to another packet fit none of them
+  local step = run:step("packet", fields)
   if step.done then
     run:skipped "packet"
     return step.result

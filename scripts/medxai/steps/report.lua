@@ -524,6 +524,15 @@ local function put_reproduce(page)
     .. "PDF).</p>")
 end
 
+-- The parts of a page in their order. In that of a study single explanations come after the gate.
+local sections = {
+  plain = { put_head, put_data, put_differences, put_search, put_training, put_cross, put_evaluations,
+    put_explanations, put_overlaps, put_settings, put_times, put_reproduce },
+  study = { put_head, put_first, put_endpoints, put_data, put_models, put_differences, put_search, put_training,
+    put_cross, put_evaluations, put_steps, put_explanations, put_overlaps, put_costs, put_limits, put_settings,
+    put_times, put_reproduce, put_checklist },
+}
+
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result
 -- changing.
 local function inputs_of(page, options)
@@ -557,16 +566,14 @@ function report.write(run, options)
     return path
   end
   local body = {}
-  for _, section in ipairs { put_head, put_first, put_endpoints, put_data, put_models, put_differences, put_search,
-    put_training, put_cross, put_evaluations, put_explanations, put_overlaps, put_steps, put_costs, put_limits,
-    put_settings, put_times, put_reproduce, put_checklist } do
+  for _, section in ipairs(page.facts and sections.study or sections.plain) do
     page.out = {}
     section(page)
     body[#body + 1] = table.concat(page.out, "\n")
   end
   page.out = {}
   put_warnings(page) -- last, since reading may have added some; shown under the head and the first sentences
-  table.insert(body, 3, table.concat(page.out, "\n"))
+  table.insert(body, page.facts and 3 or 2, table.concat(page.out, "\n"))
   files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
     .. 'name="viewport" content="width=device-width, initial-scale=1">'
     .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style)
