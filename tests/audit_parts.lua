@@ -20,7 +20,7 @@ local function box(top, left, height, width)
   return mask
 end
 
-t.test("placebo patches have the patch's shape, lie in the zone and off the patch, each elsewhere", function()
+t.test("placebo patches have the part's shape, lie in its zone, off the part, each at another place", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local patch, zone = box(2, 3, 3, 2), box(0, 0, 20, 8)
   local list, seen = placebo.shifted(patch, zone, 4, stream "a"), {}
@@ -39,7 +39,7 @@ t.test("placebo patches have the patch's shape, lie in the zone and off the patc
   t.equal(#placebo.shifted(box(0, 0, 0, 0), zone, 4, stream "c"), 0, "an empty patch")
 end)
 
-t.test("large parts are moved over the image with the least overlap that the draws offer", function()
+t.test("large parts are moved over the image to where the draws overlap least", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local part = box(5, 5, 8, 8)
   local list, overlap = placebo.rolled(part, 4, stream "d")
@@ -50,7 +50,7 @@ t.test("large parts are moved over the image with the least overlap that the dra
   t.ok(much >= 2 / 3 - 1e-9 and much < 0.72, "300 of 400 pixels overlap by 200 at least: " .. much)
 end)
 
-t.test("letters of phantoms are proposed as markers, and hardly anything else is", function()
+t.test("letters in phantoms are proposed as markers, with few false proposals", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local data = xai.dataset.phantom { n_train = 0, n_val = 0, n_test = 12, size_px = 96,
     marker = { rate = { 0, 1, 1 } } }
@@ -97,8 +97,7 @@ local function made(n, left, marker_drop, mean_drop)
   return images
 end
 
-t.test("what is left without the lungs is found above a half, not found below, undecided between or of few patients",
-  function()
+t.test("without the lungs, a class is found above 0.5, not found below, else undecided", function()
   local function verdict_of(n, left) return parts.retained(made(n, left, 0), { "a", "b" }, 42)[1] end
   local kept = verdict_of(120, 0.95)
   t.equal(kept.verdict.verdict, "found")
@@ -110,7 +109,7 @@ t.test("what is left without the lungs is found above a half, not found below, u
   t.equal(verdict_of(8, 0.95).verdict, { verdict = "undecided", reason = "fewer than 10 patients" })
 end)
 
-t.test("hiding a marker is found where it takes more than placebos do, not where it takes as much", function()
+t.test("hiding a marker counts as used where the score drops more than for placebos", function()
   local o = { regions = { "markers", "border" }, placebo = 4, seed = 42 }
   local rows = parts.occlusion(made(80, 1, 1.5), o)
   t.equal(rows[1].verdict.verdict, "found")
@@ -120,12 +119,12 @@ t.test("hiding a marker is found where it takes more than placebos do, not where
   t.equal(rows[1].verdict.verdict, "not_found")
 end)
 
-t.test("two removals that disagree decide nothing", function()
+t.test("two removals that disagree give no verdict", function()
   t.equal(parts.occlusion(made(80, 1, 1.5, 0), { regions = { "markers" }, placebo = 4, seed = 42 })[1].verdict,
     { verdict = "undecided", reason = "removals disagree" })
 end)
 
-t.test("a map is compared with one of the same class and of another patient, keyed by the image", function()
+t.test("each map is compared with one of another patient of the same class, keyed by the image", function()
   local items = {}
   for i = 1, 40 do items[i] = { id = "image " .. i, label = i % 2, patient = "p" .. i // 8 } end
   items[41] = { id = "alone", label = 2, patient = "p9" }
@@ -142,7 +141,7 @@ end)
 
 local function row(class, input, word) return { class = class, input = input, verdict = { verdict = word } } end
 
-t.test("the audit's verdict: a shortcut needs both, that it can be told and that it is used", function()
+t.test("the verdict \"shortcut\" needs both: a class can be told outside the lungs, and the network uses it", function()
   local told, not_told = { row("a", "outside", "found") }, { row("a", "outside", "not_found") }
   local function of(f) return combine.of(f).verdict end
   local marker = { { part = "markers", verdict = { verdict = "found" } } }
@@ -172,8 +171,7 @@ local function labels(list)
   return { classes = { "a", "b" }, splits = { { items = items, n = #items, classes = { "a", "b" } } } }
 end
 
-t.test("a class with one source is confounded, and the share of the class that the source tells stands beside it",
-  function()
+t.test("a class from one source is confounded; the information that the source gives is reported", function()
   local data = labels { { 0, "A" }, { 0, "A" }, { 1, "B" }, { 1, "B" } }
   local found = sources.table_of(nil, data)
   t.near(found.share, 1, 1e-12)
@@ -192,8 +190,7 @@ t.test("a class with one source is confounded, and the share of the class that t
     { verdict = "not_applicable", reason = "one source: 'A'" })
 end)
 
-t.test("a network whose features tell the source within a class is found to know it, one source exchanged is not",
-  function()
+t.test("a network whose features predict the source within a class is found; shuffled sources are not", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local data = xai.dataset.phantom { n_train = 9, n_val = 0, n_test = 90, size_px = 32 }
   local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0",
@@ -223,7 +220,7 @@ t.test("a network whose features tell the source within a class is found to know
   t.equal(few[1].verdict, { verdict = "undecided", reason = "fewer than 5 patients of a source" })
 end)
 
-t.test("sources given class by class: unknown classes, missing ones and one name for all are errors", function()
+t.test("sources per class: unknown classes, missing ones and one name for all are errors", function()
   local classes = { "a", "b" }
   t.fails(function() sources.check({ a = "A", b = "A" }, classes) end,
     "audit: sources: every class comes from 'A': with one source there is "

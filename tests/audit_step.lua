@@ -47,7 +47,7 @@ local function bytes_of(dir)
   return list
 end
 
-t.test("a letter that tells the class is found; killed at any place the audit goes on to the same bytes", function()
+t.test("a letter that gives the class away is found; an audit killed anywhere resumes to the same bytes", function()
   local options = "inputs = { 'whole', 'lungs_raw', 'border', 'shape' }, seeds = { 1 }, methods = { 'gradcam' }, "
     .. "placebo = 2"
   local r, dir = go(options)
@@ -87,7 +87,7 @@ t.test("a letter that tells the class is found; killed at any place the audit go
   t.equal(bytes_of(dir), before)
 end)
 
-t.test("without seeds nothing is trained and the cheap probe speaks; a given model has its parts judged", function()
+t.test("without seeds only the probe runs and nothing is trained; a given model has its parts judged", function()
   local r, dir = go("inputs = { 'whole', 'border' }, seeds = {}")
   t.equal(r.code, 0, r.err)
   t.ok(not files.exists(dir .. "/runs/tiny/cells"), "something was trained")
@@ -148,8 +148,7 @@ run:audit { inputs = { "whole", "outside", "shape" }, seeds = {},
   end }
 ]]
 
-t.test("an image whose mask an input refuses is left out of all inputs, and told; a missing mask is an error",
-  function()
+t.test("images whose mask an input refuses are left out of all inputs; a missing mask is an error", function()
   local shared, root = t.shared(), t.tmpdir() .. "/data"
   os.execute(("mkdir %s && cp -r %s %s/"):format(root, t.quote(shared .. "/covid-cxr/Lung Segmentation Data"), root))
   local folder = root .. "/Lung Segmentation Data/Train/Normal/lung masks"

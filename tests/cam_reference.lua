@@ -103,7 +103,7 @@ for _, key in ipairs(order) do
   end)
 end
 
-t.test("mutants fail: a sign turned, and the other form", function()
+t.test("mutants fail: wrong sign, wrong form", function()
   local worst = compare(groups, "relu features.3 out", function(cell)
     local signs = {}
     for i, s in ipairs(cell.signs) do signs[i] = -s end

@@ -74,7 +74,7 @@ for _, smoothing in ipairs { {}, { aug_smooth = true, eigen_smooth = true } } do
   end
 end
 
-t.test("a method may have a memory budget of its own", function()
+t.test("a method may have its own memory budget", function()
   local result, _, run = go { n = 1,
     options = { methods = { "scorecam", { "scorecam", budget_mb = 0.05, layer = "features.6" } } } }
   t.equal({ result.records[1].status, result.records[2].status, #run.warnings }, { "ok", "ok", 0 })
@@ -91,7 +91,7 @@ t.test("channels_last changes nothing for any method, smoothed", function()
   t.ok(worst < exact.bound, string.format("%s differs by %.2g", where, worst))
 end)
 
-t.test("NaN weights: every map that needs the network is told as nan, none is ok", function()
+t.test("NaN weights: every map that needs the network has status nan", function()
   local model = tinycam.model("relu", "float32")
   torch.no_grad(function()
     for _, p in ipairs(model:parameters()) do
@@ -118,7 +118,7 @@ t.test("a constant image gives finite maps with a status for every method", func
   t.equal(result.records[19].status, "flat") -- sobel
 end)
 
-t.test("out of memory halves the batch in the middle of all methods and changes nothing", function()
+t.test("out of memory halves the batch midway and changes no map", function()
   local x = images(9)
   local whole = { go { x = x } }
   collectgarbage()
@@ -135,7 +135,7 @@ t.test("out of memory halves the batch in the middle of all methods and changes 
   t.ok(worst < 2e-5, string.format("%s differs by %.2g", where, worst))
 end)
 
-t.test("memory is flat over images: live tensors and bytes after 4 images are those after 20", function()
+t.test("memory is flat: live tensors and bytes are the same after 4 and after 20 images", function()
   local model, x = tinycam.model("relu", "float32"), images(20)
   local split, seen = tiny.tensor_split(x), {}
   local batch = split.batch
@@ -153,7 +153,7 @@ t.test("memory is flat over images: live tensors and bytes after 4 images are th
   t.equal({ seen[1].tensors, seen[1].bytes }, { seen[2].tensors, seen[2].bytes })
 end)
 
-t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next run", function()
+t.test("Ctrl-C midway: finished maps stay, the next run makes the rest", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/stopped.lua", ([[
     package.path = %q .. "/tests/?.lua;" .. package.path
@@ -179,7 +179,7 @@ t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next r
   t.ok(second.out:find("\n4\n$"), second.out)
 end)
 
-t.test("what is refused, word for word: layers, classes, sizes, modes, options", function()
+t.test("bad layers, classes, sizes, modes and options: each error word for word", function()
   local model = tinycam.model("relu", "float32")
   local function check(options)
     options.methods = options.methods or { "gradcam" }
@@ -223,7 +223,7 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
     "explain: the model is in train mode (expected eval mode). Use model:eval().")
 end)
 
-t.test("a layer on which the output does not depend in evaluation is refused before anything is computed", function()
+t.test("a layer that the output does not depend on is refused before anything is computed", function()
   local scope <close> = core.memory.scope()
   local model <close> = require("medxai").models.inception_v3 { classes = 3, head = "torchvision" }
   t.fails(function() explain.check({ methods = { "gradcam" }, layer = "AuxLogits.conv0" }, model) end,
@@ -238,7 +238,7 @@ t.test("a layer on which the output does not depend in evaluation is refused bef
     .. "images, or an earlier layer.")
 end)
 
-t.test("names as people write them", function()
+t.test("layer and method names as people write them", function()
   local model = tinycam.model("relu", "float32")
   for given, name in pairs { ["gradcam++"] = "gradcam_plus_plus", GradCAMPlusPlus = "gradcam_plus_plus",
       ["Grad-CAM"] = "gradcam", ScoreCAM = "scorecam",

@@ -48,7 +48,7 @@ local function targets_of(pass, spec)
   return target.fix(target.parse(spec, tinycam.classes), pass.logits, { {} }, tinycam.classes)
 end
 
-t.test("a target 2^60 times smaller gives the same maps", function()
+t.test("a target scaled by 2^-60 gives the same maps", function()
   local methods = { "gradcam", "hirescam", "gradcam_elementwise", "xgradcam", "layercam", "eigengradcam", "ablationcam",
     "fullgrad", "saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop",
     "guided_gradcam", { "gradcam", eigen_smooth = true }, { "gradcam", aug_smooth = true },
@@ -66,7 +66,7 @@ t.test("a target 2^60 times smaller gives the same maps", function()
   end
 end)
 
-t.test("Grad-CAM++ of faint gradients: every positive one counts half, eq. 19's limit", function()
+t.test("Grad-CAM++ of tiny gradients: every positive one has weight one half, the limit of eq. 19", function()
   local model = network("float64", 1e-9)
   local result, maps = go(model, { methods = { "gradcam_plus_plus" } })
   local pass = opened(model)
@@ -75,7 +75,7 @@ t.test("Grad-CAM++ of faint gradients: every positive one counts half, eq. 19's 
   t.ok(((maps:raws(result.records[1])[1] - by_hand):abs():max() / by_hand:abs():max()):item() < 1e-6)
 end)
 
-t.test("channels that cancel leave zero, not the rounding of their sum; compat leaves it", function()
+t.test("channels that cancel give exactly zero, not their rounding error; compat keeps it", function()
   local a = torch.randn(1, 3, 5, 5)
   local product = torch.cat({ a, a * -1 * (1 + 0x1p-23) }, 1)
   local function largest(fields, p)
@@ -105,8 +105,7 @@ local function truth(model, top)
   return (sum:mean({ 2, 3 }, true) * pass:activation("features.3")):sum({ 1 }):squeeze(0)
 end
 
-t.test("a probability within 1e-9, 1e-18, 1e-26 of 1: the raw map in float32 is that of float64, no "
-  .. "map is flat", function()
+t.test("probabilities within 1e-9 to 1e-26 of 1: raw float32 maps equal those of float64", function()
   for _, surer in ipairs { 20, 40, 60 } do
     local exact, top = network("float64", 1, surer)
     local expected = truth(exact, top)
@@ -120,7 +119,7 @@ t.test("a probability within 1e-9, 1e-18, 1e-26 of 1: the raw map in float32 is 
   end
 end)
 
-t.test("a contrast of probabilities and a class of almost none keep their digits too", function()
+t.test("contrasts of probabilities and classes of nearly zero probability keep their digits", function()
   local row = torch.tensor({ { 40.0, 0.0, 1.0 } }, { requires_grad = true })
   local items = { {} }
   local function gradient(spec)
@@ -134,8 +133,7 @@ t.test("a contrast of probabilities and a class of almost none keep their digits
   for k, v in ipairs { q * (2 + e), -2 * q, -q * e } do t.near(gradient("contrast(clear, nodule)")[k] / v, 1, 1e-6) end
 end)
 
-t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, unscored, counted, "
-  .. "without honesty", function()
+t.test("maps of probabilities too near 1 for float32 gradients are saturated: empty, not scored, counted", function()
   local lime = { "lime", samples = 60, regions = grid }
   local result, maps, run = go(network("float32", 1, 90), { target = { "predicted", as = "softmax" },
     methods = { "gradcam", "saliency", lime, "shap_partition", "scorecam", "ablationcam", "center_blob" },
@@ -155,7 +153,7 @@ t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, uns
   t.equal(compat.records[1].status, "flat") -- in that library's 1e-7 it drowns
 end)
 
-t.test("integrated gradients of a certain image are not saturated where their way begins in doubt", function()
+t.test("integrated gradients of a certain prediction are not saturated where the path starts uncertain", function()
   local model = network "float32"
   local function fc2(what)
     for _, p in ipairs(model:parameters()) do
@@ -173,7 +171,7 @@ t.test("integrated gradients of a certain image are not saturated where their wa
   t.equal(tiny.statuses(result), { "saturated", "ok" })
 end)
 
-t.test("metrics of a probability near 1 count its change in 1 - p", function()
+t.test("metrics of a probability near 1 keep the change's digits", function()
   local exact, top = network("float64", 1, 50)
   local result, maps = go(exact, { methods = { "center_blob" }, target = { "predicted", as = "softmax" },
     metrics = { "confidence_change", "confidence_increase", "road_combined" } })
@@ -191,7 +189,7 @@ t.test("metrics of a probability near 1 count its change in 1 - p", function()
   t.ok(result.summaries[3].mean ~= 0)
 end)
 
-t.test("a share of a small difference is a share of it; of none it is undefined", function()
+t.test("shares of a small difference are computed; of a zero difference they are undefined", function()
   local honesty = require "medxai.explain.diagnostics"
   local method = { honesty = { { fact = "gap", of = "difference", title = "gap", percent = true } } }
   local function lines(status, gap, difference)
@@ -202,7 +200,7 @@ t.test("a share of a small difference is a share of it; of none it is undefined"
   t.equal(lines("saturated", 1, 2), {})
 end)
 
-t.test("LARS, Kernel SHAP's values and the grey picture of fine maps do not see the scale", function()
+t.test("LARS, Kernel SHAP's values and gray pictures do not depend on the scale", function()
   local scope <close> = core.memory.scope()
   local x = torch.sin(torch.arange(60 * 6, { dtype = "float64" }) * 1.3):view({ 60, 6 })
   local y = torch.mv(x, torch.tensor({ 3.0, 0, -2, 0, 0.5, 0.01 }, { dtype = "float64" }))

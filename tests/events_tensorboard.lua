@@ -24,7 +24,7 @@ local golden = {
     "1c00000000000000c8c1951d09000000000000f03f108580808080202a0a0a080a017815caf249f17d506e24" },
 }
 
-t.test("records are TensorBoard's to the byte", function()
+t.test("event files equal TensorBoard's byte for byte", function()
   for i, case in ipairs(golden) do t.equal(hex(events.record(case[1])), case[2], "record " .. i) end
 end)
 
@@ -58,7 +58,7 @@ run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 5, batch = 
 run:explain(model, data.test, { methods = { "gradcam" }, images = 2 })
 ]]
 
-t.test("a run tells every epoch once, its settings and its pictures; after a resumption nothing overlaps", function()
+t.test("a run writes each epoch once, its settings and pictures; after resuming nothing overlaps", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/tiny.lua", experiment)
   local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),

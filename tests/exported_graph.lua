@@ -48,7 +48,7 @@ t.test("the default layer is the last grid before pooling or the head, or what t
   })
 end)
 
-t.test("grids are found from shapes; what is none is refused, naming its shape", function()
+t.test("grids are found from shapes; a layer without a grid is refused with its shape", function()
   local vit <close> = open "tokens"
   local grid = geometry.of(vit, "blocks.0")
   t.equal({ grid.kind, grid.height, grid.width, grid.first, grid.others }, { "tokens", 4, 4, 3, 3 })
@@ -66,7 +66,7 @@ t.test("grids are found from shapes; what is none is refused, naming its shape",
     .. "with a grid, for instance 'layer2.2'.")
 end)
 
-t.test("places are taken from tokens in their order", function()
+t.test("places are read from tokens in their order", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local vit <close> = open "tokens"
   local v = torch.arange(2 * 19 * 8, { dtype = "float64" }):view { 2, 19, 8 }
@@ -77,7 +77,7 @@ end)
 
 -- A run from every value, given for three images beside a base run of one: what the whole run gives, or an error that
 -- says why not.
-t.test("partial runs from every value give what the whole run gives, or say that they cannot", function()
+t.test("a partial run from any value equals the whole run, or says why it cannot", function()
   for _, name in ipairs { "convnet", "vit", "tokens", "swin", "odd", "writes" } do
     local scope <close> = core.memory.scope() -- luacheck: ignore
     local model <close> = open(name)
@@ -113,7 +113,7 @@ t.test("partial runs from every value give what the whole run gives, or say that
   end
 end)
 
-t.test("batch norms fold and layouts change without another answer", function()
+t.test("folded batch norms and other memory layouts give the same answers", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   for _, name in ipairs { "convnet", "swin", "tokens", "odd" } do
     local model <close> = open(name)
@@ -127,7 +127,7 @@ t.test("batch norms fold and layouts change without another answer", function()
   end
 end)
 
-t.test("weights are drawn again from the output back to a part, and in one part alone", function()
+t.test("weights are randomized from the output back to a part, or in one part alone", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local model <close> = open "tokens"
   local function changed(options)

@@ -51,8 +51,7 @@ end
 
 -- ---- controls ------------------------------------------------------------------------------------------------------
 
-t.test("the controls come out as stated: Sobel and noise of the image fail weights, the blob image, noise of the "
-  .. "weights retrain", function()
+t.test("the controls come out as expected: Sobel and noise fail `weights`, the blob fails `image`", function()
   local result = of_two()
   for model = 1, 2 do
     local function said(method, name) return line_of(result, method, model).checks[name].verdict end
@@ -70,7 +69,7 @@ t.test("the controls come out as stated: Sobel and noise of the image fail weigh
   end
 end)
 
-t.test("a control that does not come out as it must undoes every verdict of that network", function()
+t.test("a control that comes out wrong voids every verdict of that network", function()
   local function verdicts(words)
     local out = {}
     for _, name in ipairs(gate.checks) do out[name] = { verdict = words[name] or "not_applicable",
@@ -88,7 +87,7 @@ t.test("a control that does not come out as it must undoes every verdict of that
   t.equal(gate.state(all.gradcam), "undecided")
 end)
 
-t.test("fewer than ten patients give no verdict, and say so", function()
+t.test("fewer than ten patients give no verdict, with the reason", function()
   local result = judged(t.tmpdir(), { n = 8 })
   for _, line in ipairs(result.models[1].methods) do
     t.equal({ line.checks.weights.verdict, line.checks.weights.reason, line.state }, { "undecided",
@@ -98,8 +97,7 @@ end)
 
 -- ---- the numbers ---------------------------------------------------------------------------------------------------
 
-t.test("persistence of a whole run is that of its similarities, golden formula; the cascade leaves no weight of "
-  .. "its stage", function()
+t.test("persistence of a run equals the formula on its similarities; the last stage keeps no trained weight", function()
   local dir = t.tmpdir()
   local result = judged(dir, { n = 12 })
   local sums, n, b, nb = {}, {}, 0, 0
@@ -127,7 +125,7 @@ t.test("persistence of a whole run is that of its similarities, golden formula; 
   t.equal(#found.profile, 3)
 end)
 
-t.test("stages are the head and cuts nearest to equal shares of the weighted layers; equal cuts stand once", function()
+t.test("stages are the head, then cuts nearest to equal shares of the layers; equal cuts appear once", function()
   local layers = {}
   for i = 1, 20 do layers[i] = { name = "layer" .. i, last = "last" .. i } end
   local list = gate.stages(layers, 6)
@@ -143,7 +141,7 @@ t.test("stages are the head and cuts nearest to equal shares of the weighted lay
   net:close()
 end)
 
-t.test("strangers are other patients, of the class where there are any, the same for the same seed", function()
+t.test("strangers are other patients, of the same class where there are any, keyed by the seed", function()
   local images = {}
   for i = 1, 12 do images[i] = { id = "i" .. i, patient = "p" .. (i + 1) // 2, label = i % 3 } end
   images[13] = { id = "i13", patient = "p13", label = 9 } -- alone in its class
@@ -164,7 +162,7 @@ t.test("strangers are other patients, of the class where there are any, the same
   t.equal(gate.strangers(unknown, 42, 5)[1], { 2 }) -- the same pixels are no stranger
 end)
 
-t.test("the target is the trained network's, whatever a random one predicts", function()
+t.test("maps of randomized networks explain the trained network's target", function()
   -- maps of "predicted" under random weights: if the target were chosen anew, the own method would see other classes
   local asked = {}
   local function own(_, model, target)
@@ -182,8 +180,7 @@ t.test("the target is the trained network's, whatever a random one predicts", fu
   t.equal(changed, 10 * 4) -- two of the head, one of two other stages
 end)
 
-t.test("a draw's weights depend on its number and the layer's name: equal shapes differ, longer cascades keep "
-  .. "shorter ones", function()
+t.test("a draw's weights depend on its number and the layer's name", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local graph = require "medxai.nn.graph"
   local model = graph.network { name = "equal", classes = tiny.classes, size_px = 16, build = function(g, x)
@@ -254,7 +251,7 @@ t.test("each check by hand: estimate, threshold, pass and fail", function()
   t.equal(check_of("localise", { gains = { swap = flat(30, 0.2), sobel = flat(30, 0.0) } }), "undecided")
 end)
 
-t.test("what there is nothing to judge of is not applicable, with the reason", function()
+t.test("checks without data are not applicable, with the reason", function()
   local over = units.over(30)
   local function why(name, change)
     local s = case(change)
@@ -279,7 +276,7 @@ t.test("what there is nothing to judge of is not applicable, with the reason", f
     "undecided: 73 % of the maps under random weights are undefined")
 end)
 
-t.test("SSIM that contradicts makes a verdict undecided", function()
+t.test("SSIM that contradicts Spearman makes a verdict undecided", function()
   local over = units.over(30)
   local v = gate.judge(over, case(), case { stages = { { flat(30, 0.95) }, { flat(30, 0.9) } } }, gate.thresholds)
   t.equal({ v.weights.verdict, v.weights.reason, v.image.verdict }, { "undecided", "measures disagree", "pass" })
@@ -295,7 +292,7 @@ local function texts(dir)
   return out
 end
 
-t.test("killed anywhere, the tables come out byte-equal; cells that are there are not made again", function()
+t.test("killed anywhere, tables come out byte-equal; finished cells are not repeated", function()
   local whole, broken = t.tmpdir(), t.tmpdir()
   local _, run = judged(whole, { n = 10 })
   local beats, expected = run.beats, texts(whole)
@@ -329,7 +326,7 @@ t.test("verdicts.csv keeps the rows of other steps", function()
   t.equal({ #rows, audit }, { 1 + 5 * #gate.checks, 1 })
 end)
 
-t.test("maps that are not numbers under random weights are counted and told, never silent", function()
+t.test("maps with NaN under random weights are counted and reported", function()
   local place = {}
   local function broken(x, model)
     place[#place + 1] = true
@@ -342,7 +339,7 @@ t.test("maps that are not numbers under random weights are counted and told, nev
   t.ok(v.reason:find "100 %% of the maps under random weights are undefined" or v.reason == "undefined", v.reason)
 end)
 
-t.test("answers that are not finite under random weights raise a warning that names stage and draw", function()
+t.test("logits that are not finite under random weights raise a warning with stage and draw", function()
   local function make()
     local net = tiny.network(1)
     local plain = net.randomize
@@ -435,8 +432,7 @@ end)
 
 -- ---- marks ---------------------------------------------------------------------------------------------------------
 
-t.test("marks name what failed, by model, network, weights and the settings of an entry; nothing is marked before",
-  function()
+t.test("marks name what failed by model, network, weights and settings; before the gate nothing is marked", function()
   local dir = t.tmpdir()
   t.equal(gate.of(dir):mark("sobel", "tiny"), nil)
   t.equal(gate.hash(dir), nil)
@@ -455,8 +451,7 @@ t.test("marks name what failed, by model, network, weights and the settings of a
   t.equal(marks:mark("sobel", "a", gate.settings(entry)), nil)
 end)
 
-t.test("methods that failed carry the mark in later explanations of those weights: labels, and a band on their "
-  .. "overlays", function()
+t.test("methods that failed are marked in later explanations of those weights", function()
   local dir = marked()
   local explain = require "medxai.steps.explain"
   local scope <close> = core.memory.scope() -- luacheck: ignore
@@ -483,8 +478,7 @@ t.test("methods that failed carry the mark in later explanations of those weight
   t.equal(labels(tiny.network(5)), { "Sobel", "Grad-CAM" }) -- other weights were not judged
 end)
 
-t.test("the page has sentences and tables of the gate: methods first, controls last, the course of the cascade",
-  function()
+t.test("the report has the gate's sentences and tables: methods first, controls last", function()
   local result = of_two()
   t.equal(#result.sentences, 1)
   t.ok(result.sentences[1]:find "of 2 methods and networks failed the gate" or result.sentences[1]:find "^None of 2",

@@ -67,7 +67,7 @@ end
 local sizes = { squeezenet1_0 = 64, mobilenet_v2 = 64, efficientnet_b0 = 64, densenet121 = 64, resnet50 = 64,
   inception_v3 = 107, vgg19 = 64 }
 
-test("the seven networks give the logits of the node by node pass, and all that has convolutions is planned", function()
+test("the seven networks' logits equal the node-by-node pass, and every convolution is planned", function()
   for _, name in ipairs { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
       "vgg19" } do
     local scope <close> = memory.scope() -- luacheck: ignore
@@ -191,8 +191,7 @@ for _, case in ipairs(layers) do
   end)
 end
 
-test("what oneDNN lacks, and a Lua function, run by themselves; the rest is planned, and the run says what "
-  .. "was left", function()
+test("operators that oneDNN lacks, and Lua functions, run by themselves; the rest is planned", function()
   local model <close> = tiny(function(g, x)
     x = conv(g, g:relu(nil, conv(g, x, { 16, 16, 3, padding = 1 })), { 16, 16, 1 })
     x = g:func("own", function(v) return v:tanh() end, { x })
@@ -239,8 +238,7 @@ local function random_network(seed)
   end }
 end
 
-test("sixty random networks: whatever is kept, put in or begun at, the values are those of the node by "
-  .. "node pass", function()
+test("sixty random networks: kept, overridden and base values equal those node by node", function()
   for seed = 1, 60 do
     local scope <close> = memory.scope() -- luacheck: ignore
     local model <close> = random_network(seed):eval()
@@ -294,7 +292,7 @@ local function stages()
   end)
 end
 
-test("weights that are written to, replaced, loaded or trained are seen by the next pass", function()
+test("weights that are written to, replaced, loaded or trained take effect in the next pass", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -326,8 +324,7 @@ test("weights that are written to, replaced, loaded or trained are seen by the n
   near(pass(model:eval(), x), reference(model, model, x), "made again", 2e-6)
 end)
 
-test("running statistics that a pass in training has moved are seen, though libtorch counts no "
-  .. "version of them", function()
+test("running statistics moved by a training pass take effect in the next pass", function()
   local model <close> = stages()
   local x = torch.randn(4, 3, 12, 12)
   settle(model, x)
@@ -341,7 +338,7 @@ test("running statistics that a pass in training has moved are seen, though libt
   near(reference(model, model, x), unfolded, "node by node", 2e-6)
 end)
 
-test("a norm that is always in training computes its batch's statistics", function()
+test("a batch norm that stays in train mode uses its batch's statistics", function()
   local model <close> = tiny(function(g, x)
     local args = { x }
     for i, name in ipairs { "w", "b", "m", "v" } do args[i + 1] = g:parameter(name, { 16 }) end
@@ -365,8 +362,7 @@ test("a norm that is always in training computes its batch's statistics", functi
   near(reference(model, model, x), want, "node by node", 1e-5)
 end)
 
-test("tensors put in place of a model's that have another size or dtype are read as they are, or refused as "
-  .. "node by node", function()
+test("replaced tensors of another size or dtype are read as they are, or refused", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -414,7 +410,7 @@ test("float64 models run node by node", function()
   t.equal(steps, 0)
 end)
 
-test("bfloat16 models are planned where the processor computes in it", function()
+test("bfloat16 models are planned where the processor computes in bfloat16", function()
   t.needs_bfloat16()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
@@ -428,7 +424,7 @@ end)
 
 -- ---- batches, sizes, threads ----------------------------------------------------------------------------------------
 
-test("every size of batch and image, and every way in which the images lie", function()
+test("batches and images of every size, in every memory layout", function()
   local model <close> = stages()
   settle(model, torch.randn(4, 3, 12, 12))
   for _, shape in ipairs { { 1, 3, 12, 12 }, { 5, 3, 12, 12 }, { 2, 3, 17, 9 }, { 2, 3, 4, 4 }, { 1, 3, 3, 3 },
@@ -446,7 +442,7 @@ test("every size of batch and image, and every way in which the images lie", fun
   t.fails_like(function() pass(model, torch.randn(2, 4, 12, 12)) end, "conv2d")
 end)
 
-test("an image's logits have the same bits in every batch and with every number of threads", function()
+test("an image's logits have the same bits in every batch and for every number of threads", function()
   local before = device.threads()
   local restore <close> = setmetatable({}, { __close = function() device.set_threads(before) end }) -- luacheck: ignore
   for _, name in ipairs { "mobilenet_v2", "densenet121", "inception_v3" } do
@@ -473,7 +469,7 @@ end)
 
 -- ---- numbers that overflow ------------------------------------------------------------------------------------------
 
-test("a NaN or infinity in image or weights, and sums that overflow inside, come out as node by node", function()
+test("NaN, infinity and overflow come out as node by node", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -515,7 +511,7 @@ end)
 
 -- ---- frozen parts, settings -----------------------------------------------------------------------------------------
 
-test("the frozen part of a training step is planned where it computes as in evaluation", function()
+test("the frozen part of a training step is planned where it is in evaluation mode", function()
   local model <close> = xai.models.resnet50 { classes = 3, seed = 7, train_depth = 1, frozen = "eval", dropout = 0 }
   local x = torch.randn(2, 3, 64, 64)
   settle(model, x)
@@ -534,7 +530,7 @@ test("the frozen part of a training step is planned where it computes as in eval
   near(grad, step(), "gradient of the first trained layer", 1e-3) -- batch statistics of two images amplify
 end)
 
-test("engine = 'reference' gives the bits of the pass before, and is told apart in the configuration", function()
+test("engine = 'reference' gives the earlier bits and is part of the configuration", function()
   local model <close> = xai.models.squeezenet1_0 { classes = 3, seed = 8, engine = "reference" }
   t.equal(model.config.engine, "reference")
   local x = torch.randn(1, 3, 64, 64)
@@ -544,7 +540,7 @@ test("engine = 'reference' gives the bits of the pass before, and is told apart 
   t.equal({ auto.config.engine, auto.engine, model:clone().engine }, { nil, "auto", "reference" })
 end)
 
-t.test("--trace tells what runs node by node, and why, once a model; without it nothing is told", function()
+t.test("--trace reports once per model what runs node by node, and why", function()
   local path = t.write(t.tmpdir() .. "/own.lua", [[
 local xai = require "medxai"
 local torch = require "medxai.torch"

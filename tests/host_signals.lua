@@ -40,7 +40,7 @@ for name, loop in pairs(loops) do
   end)
 end
 
-t.test("SIGTERM is told apart", function()
+t.test("SIGTERM is reported as such", function()
   local r = interrupted("require 'medxai.host'.at_exit(print) " .. ready .. "while true do end", "TERM")
   t.equal(r.err, "medxai-run: interrupted (SIGTERM)\n")
   t.equal(r.out, "ready\nterminated\tinterrupted (SIGTERM)\n")
@@ -85,7 +85,7 @@ t.test("the first SIGINT stops a finalizer that runs when all is done", function
   t.equal(r.code, 130)
 end)
 
-t.test("closers run on the way out of coroutines, too", function()
+t.test("closers run on the way out of coroutines as well", function()
   local closer = "setmetatable({}, { __close = function() for _ = 1, 1e5 do end print(%q) end })"
   for _, how in ipairs { "coroutine.wrap(f)()", "coroutine.resume(coroutine.create(f))" } do
     local f = "local function f() local x <close> = " .. closer:format "inner" .. " while true do end end "
@@ -134,7 +134,7 @@ t.test("at the prompt SIGINT stops the line, not the program", function()
   t.equal(t.read(dir .. "/out"), "ready\nmedxai-run: interrupted (SIGINT)\n2\ncode 0\n")
 end)
 
-t.test("a reader that goes away ends the program in order", function()
+t.test("a closed output pipe ends the program in order", function()
   local dir = t.tmpdir()
   local code = "require 'medxai.host'.at_exit(function(how) io.stderr:write(how, '\\n') end) while true do print "
     .. "'line' io.stdout:flush() end"
@@ -171,7 +171,7 @@ while true do a:matmul(a) end
   t.equal(r.code, 139)
 end)
 
-t.test("a crash in a thread that reads images is reported as that", function()
+t.test("a crash in a thread that reads images is reported as such", function()
   local dir = t.tmpdir()
   local path = t.write(dir .. "/crash.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 4000, size_px = 512, cache_mb = 0 }
@@ -195,7 +195,7 @@ t.test("a crash in a thread that reads images is reported as that", function()
   t.ok(r.err:find(said, 1, true), r.err)
 end)
 
-t.test("running out of the C stack is reported from another stack", function()
+t.test("a C stack overflow is reported from another stack", function()
   local dir = t.tmpdir()
   if os.getenv "ASAN_OPTIONS" then t.skip "the sanitizer reports it itself" end
   local program = "local function f(s) return (s:gsub('.', f)) end f 'x'"

@@ -15,7 +15,7 @@ end
 
 local function same(a, b) return a:eq(b):all():item() end
 
-t.test("the first 100 of 1,000 rows are the 100, in every design; row 0 keeps everything", function()
+t.test("the first 100 of 1,000 rows are the same 100 in every design; row 0 keeps everything", function()
   for _, design in ipairs(coalitions.designs) do
     local long, short = draw(design, 1000, 21), draw(design, 100, 21)
     t.ok(same(long:narrow(0, 0, 100), short), design)
@@ -25,7 +25,7 @@ t.test("the first 100 of 1,000 rows are the 100, in every design; row 0 keeps ev
   end
 end)
 
-t.test("rows depend on the image, the seed and the replicate, and on nothing else", function()
+t.test("rows depend only on the image, the seed and the replicate", function()
   for _, design in ipairs(coalitions.designs) do
     local one = draw(design, 200, 30)
     t.ok(same(one, draw(design, 200, 30)))
@@ -35,7 +35,7 @@ t.test("rows depend on the image, the seed and the replicate, and on nothing els
   end
 end)
 
-t.test("each row is fair coins in every design", function()
+t.test("in every design each entry is a fair coin", function()
   for _, design in ipairs(coalitions.designs) do
     local rows = draw(design, 4000, 12):narrow(0, 2, 3998):double()
     t.near(rows:mean():item(), 0.5, 0.02, design)
@@ -59,7 +59,7 @@ t.test("within a balanced block regions are uncorrelated and each is kept in exa
   end
 end)
 
-t.test("what is drawn twice is run once, in order of first appearance", function()
+t.test("duplicate rows are evaluated once, in order of first appearance", function()
   local rows = torch.tensor({ { 1, 1 }, { 0, 1 }, { 1, 1 }, { 0, 0 }, { 0, 1 } }, { dtype = "uint8" })
   local distinct, number, seen = coalitions.distinct(rows)
   t.equal(distinct:tolist(), { { 1, 1 }, { 0, 1 }, { 0, 0 } })

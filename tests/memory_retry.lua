@@ -100,7 +100,7 @@ local function tiny()
   return graph.network { name = "tiny", classes = 3, size_px = 8, build = build }
 end
 
-t.test("a training step with norms, dropout and stochastic depth survives whole or raises", function()
+t.test("out of memory in a training step: it completes unchanged or raises", function()
   local model <close> = tiny()
   model:train()
   local survived, raised = sweep_training(model, torch.randn(3, 3, 8, 8), torch.tensor { 0, 1, 2 })
@@ -118,7 +118,7 @@ for _, name in ipairs { "mobilenet_v2", "efficientnet_b0" } do
   end)
 end
 
-t.test("a pass in eval mode, in place, folded or guided, survives whole or raises", function()
+t.test("out of memory in an eval pass, in place, folded or guided: it completes or raises", function()
   local model <close> = tiny()
   torch.no_grad(function() model(torch.randn(3, 3, 8, 8)) end)
   model:eval()
@@ -231,7 +231,7 @@ for _, kind in ipairs {
   end)
 end
 
-t.test("an operator that may have written, and a backward pass, say so", function()
+t.test("an operator that may have written, and a backward pass, report it instead of retrying", function()
   local x = torch.zeros(3)
   memory.fail_after(0, 1)
   local ok, message = pcall(function() return x:add_(torch.ones({ 3 }, { dtype = "int64" })) end)
