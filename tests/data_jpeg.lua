@@ -1,4 +1,4 @@
--- JPEG as Pillow decodes it: every sampling, coding and colour, to the last bit; what is refused; what is noted.
+-- JPEG as Pillow decodes it: every sampling, coding and color, to the last bit; what is refused; what is noted.
 local t = require "t"
 local xai = require "medxai"
 local core = require "medxai.core"

@@ -54,7 +54,7 @@ t.test("batches equal split:batch for any number of threads and any queue depth"
   local list = {}
   for i = 1, 11 do
     local x = torch.from_string(string.rep(string.char(i * 9, 255 - i, i), 40 * 30), "uint8", { 40, 30, 3 })
-    if i % 2 == 0 then x = x:select(2, 0):contiguous() end -- grey among colour
+    if i % 2 == 0 then x = x:select(2, 0):contiguous() end -- gray among color
     list[i] = dir .. "/" .. i .. ".png"
     image.save(list[i], x)
   end

@@ -222,7 +222,7 @@ t.test("a mask that covers the whole picture, or has its content in the alpha ch
     local path = dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png"
     t.fails(function() image.load_mask(path) end, ("image.load_mask: cannot read '%s' (%s)."):format(path, case[1]))
   end
-  -- colour that says something counts, whatever lies in the alpha channel
+  -- color that says something counts, whatever lies in the alpha channel
   local data = with(png.bytes(24, 20, 4, 8, function(x, y, c) return c == 0 and inside(x, y) and 255 or x end))
   t.equal(data.test:mask(3, "lungs"):max():item(), 1)
 end)
@@ -244,7 +244,7 @@ t.test("mean and std, channels_last and labels arrive in the batch as torchvisio
   t.equal(a.x[0][0]:equal(a.x[0][2]), true)
 end)
 
--- The pixels whose centres lie in the convex hull of the lung's, by trying every half-plane through two of them.
+-- The pixels whose centers lie in the convex hull of the lung's, by trying every half-plane through two of them.
 local function hull_by_force(m, h, w)
   local points, out = {}, empty(h, w)
   for y = 0, h - 1 do

@@ -144,7 +144,7 @@ t.test("Sobel by hand: a step edge gives min(4 * step, 255) / 2, borders mirrore
   local x = torch.zeros(1, 3, 3, 4)
   x[{ { 0, 1 }, { 0, 3 }, { 0, 3 }, { 2, 4 } }]:fill_(10 / 255)
   local s = require("medxai.explain.methods.sobel").map { image = function() return x end }
-  -- grey of (10, 10, 10) is 10; dx = 40 at the columns beside the step
+  -- gray of (10, 10, 10) is 10; dx = 40 at the columns beside the step
   t.near(s:squeeze(0), { { 0, 20, 20, 0 }, { 0, 20, 20, 0 }, { 0, 20, 20, 0 } }, 0)
 end)
 

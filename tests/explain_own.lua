@@ -187,7 +187,7 @@ t.test("a function's name becomes a folder inside the run", function()
   t.equal(tiny.statuses(go { images = 1, methods = { ["mein Verfahren 2.0 ä"] = own } }), { "ok" })
 end)
 
-t.test("an own method file with a library method's other spelling is reported", function()
+t.test("an own file whose name is another spelling of a library method is refused", function()
   local place <close> = tiny.beside { grad_cam = "return function(x) return x:squeeze(0):select(0, 0) end",
     sobel = "return 3" }
   t.fails(function() go { images = 1, methods = { "grad_cam" } } end,

@@ -1,5 +1,5 @@
 -- The graph of an exported network: names, grids, partial runs from every value, the batch in any dimension, folding,
--- channels_last, randomised copies.
+-- channels_last, randomized copies.
 local t = require "t"
 local core = require "medxai.core"
 local geometry = require "medxai.nn.geometry"

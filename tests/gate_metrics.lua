@@ -131,7 +131,7 @@ end)
 
 t.test("infidelity of a derivative uses each pixel's change and signed raw values", function()
   local o = linear()
-  o.x[{ 0, 1 }], o.x[{ 0, 2 }] = o.x[{ 0, 0 }], o.x[{ 0, 0 }] -- grey: one change for all channels
+  o.x[{ 0, 1 }], o.x[{ 0, 2 }] = o.x[{ 0, 0 }], o.x[{ 0, 0 }] -- gray: one change for all channels
   o.metric, o.raw = { "infidelity", removal = "black" }, o.weights * 3
   o.map = o.weights:clamp_min(0) -- what is shown
   local shown = value(o)
@@ -329,7 +329,7 @@ t.test("relevance rank accuracy equals the reference value and stays in [0, 1]",
   local empty, flat, both = torch.zeros(3, 3), torch.ones(3, 3), torch.tensor({ { 1, 1, 1 }, { 0, 0, 0 }, { 0, 0, 0 } },
     { dtype = "float32" })
   t.near({ (pointing(map, empty)), (pointing(flat, mask)) }, { nan, nan }, 0) -- hits for Quantus
-  t.equal(pointing(both, mask), 1) -- the centre of the plateau
+  t.equal(pointing(both, mask), 1) -- the center of the plateau
   -- not any tied pixel
   t.equal(pointing(both, torch.tensor({ { 1, 0, 0 }, { 0, 0, 0 }, { 0, 0, 0 } }, { dtype = "uint8" })), 0)
 end)

@@ -134,7 +134,7 @@ t.test("hidden regions show what removal says", function()
   end
 end)
 
-t.test("paired and balanced designs take half the samples and record it", function()
+t.test("paired and balanced designs agree with the plain one; the settings name the design", function()
   local found = {}
   for _, design in ipairs { "plain", "paired", "balanced" } do
     local records, run = go { samples = 400, design = design, regions = { "grid", rows = 3, columns = 3 } }

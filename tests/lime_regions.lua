@@ -6,7 +6,7 @@ local regions = require "medxai.perturb.regions"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
-local function picture(h, w) -- coloured, no two pixels alike
+local function picture(h, w) -- colored, no two pixels alike
   local at = torch.arange(3 * h * w, { dtype = "float64" })
   return (torch.sin(at * at * 0.011) * 0.5 + 0.5):view({ 3, h, w })
 end
@@ -26,7 +26,7 @@ t.test("quickshift and SLIC of twelve real X-rays equal those of scikit-image 0.
   t.equal(seen, 24)
 end)
 
-t.test("a window wider than the picture gives the labels of the largest useful one", function()
+t.test("a window wider than the picture gives the same labels as an uncut one", function()
   local list = {}
   for i = 0, 3599 do list[i + 1] = ((i * i * 7 + i // 40 * 3) % 256) / 255 end
   local x = torch.tensor(list, { dtype = "float64" }):view(3, 30, 40)

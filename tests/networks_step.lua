@@ -61,8 +61,7 @@ local function bytes_of(dir)
   return list
 end
 
-t.test("networks are compared: tables, verdicts, sentences, a section of the page; again nothing is done twice",
-  function()
+t.test("networks are compared: tables, verdicts, a section of the report; a second call repeats nothing", function()
   local r, dir = go()
   t.equal(r.code, 0, r.err)
   local verdicts = csv.read(dir .. "/runs/compare/verdicts.csv")
