@@ -1,5 +1,5 @@
--- The audit of a network: where parts and their placebos lie, what is left without them, what hiding them takes; and
--- what the findings say together.
+-- The audit of a network: places of parts and placebos, accuracy without them, the effect of hiding them, and the
+-- verdict from all findings.
 local t = require "t"
 local combine = require "medxai.steps.audit_verdict"
 local maps = require "medxai.steps.audit_maps"
@@ -70,7 +70,7 @@ t.test("letters in phantoms are proposed as markers, with few false proposals", 
   t.equal(markers.find(torch.ones(16, 16, { dtype = "float64" }), torch.ones(16, 16, { dtype = "bool" })), nil)
 end)
 
--- Made answers of n images of two classes: whole images tell the class; without the lungs a share of it is left.
+-- Made logits of n images in two classes: whole images give the class away; without the lungs a share of that is left.
 local function made(n, left, marker_drop, mean_drop)
   local scope <close> = xai.scope() -- luacheck: ignore
   local draws, images = random.stream { seed = 1, purpose = "test_parts@1", id = "x" }:normal(8 * n):tolist(), {}
@@ -164,7 +164,7 @@ t.test("the verdict \"shortcut\" needs both: a class can be told outside the lun
   t.equal(combine.of { probe = not_told, sources = { row("a", nil, "found") } }.verdict, "undecided")
 end)
 
--- A data set of nothing but labels and sources.
+-- A data set of labels and sources only.
 local function labels(list)
   local items = {}
   for i, one in ipairs(list) do items[i] = { label = one[1], source = one[2], patient = "unknown" } end
@@ -179,11 +179,11 @@ t.test("a class from one source is confounded; the information that the source g
   local rows = sources.rows(nil, data.splits[1], { seed = 42 }, found)
   t.equal(rows[1].verdict.verdict, "confounded")
   t.ok(rows[1].verdict.reason:find "100 %%")
-  -- two sources in each class, in equal shares: nothing is told
+  -- two sources in each class, in equal shares: they predict nothing
   found = sources.table_of(nil, labels { { 0, "A" }, { 0, "B" }, { 1, "A" }, { 1, "B" } })
   t.near(found.share, 0, 1e-12)
   t.equal(found.single, {})
-  -- one source in all: nothing to judge
+  -- one source only: the check is not applicable
   found = sources.table_of(nil, labels { { 0, "A" }, { 1, "A" } })
   t.equal(found.single, {})
   t.equal(sources.rows(nil, data.splits[1], { seed = 42 }, found)[1].verdict,

@@ -1,4 +1,4 @@
--- The audit's cheap probe, its power, its verdicts on inputs and on sources.
+-- The audit's linear probe, its power, and its verdicts on inputs and sources.
 local t = require "t"
 local delong = require "medxai.stats.delong"
 local distributions = require "medxai.stats.distributions"
@@ -61,7 +61,7 @@ t.test("power matches the specification: 41 images per class suffice alone, 59 i
 end)
 
 t.test("the power of the test of an AUROC matches a simulation", function()
-  -- Scores of two normal distributions; 200 samples: a standard error of 0.035. Hanley and McNeil's formula is of
+  -- Scores of two normal distributions, 200 samples: a standard error of 0.035. Hanley and McNeil's formula assumes
   -- another model.
   for _, case in ipairs { { 0.5, 41, 82 }, { 0.85, 20, 40 } } do
     local scope <close> = xai.scope() -- luacheck: ignore
@@ -81,7 +81,7 @@ t.test("the power of the test of an AUROC matches a simulation", function()
   end
 end)
 
--- Units over the test images, and the rows of the probe of some inputs.
+-- Units over the test images, and the probe's rows for some inputs.
 local function told(data_of, names)
   local answers, splits = {}, {}
   for _, input in ipairs(names) do
@@ -136,7 +136,7 @@ t.test("the shared X-rays: the probe tells COVID-19 by outside, border and outli
   t.equal(rows["shape COVID-19"].verdict.verdict, "found")
   t.equal(rows["shape Non-COVID"].verdict.verdict, "undecided")
   t.equal(rows["shape Normal"].verdict.verdict, "undecided")
-  -- The specification's areas lie in the intervals (its Non-COVID by the outline, .71, does not: [.42, .66] here).
+  -- The specification's areas lie in the intervals, except its Non-COVID by the outline: .71, here [.42, .66].
   for name, area in pairs { ["whole COVID-19"] = .93, ["whole Non-COVID"] = .88, ["whole Normal"] = .86,
     ["outside COVID-19"] = .94,
     ["outside Non-COVID"] = .87, ["outside Normal"] = .82, ["border COVID-19"] = .94, ["border Non-COVID"] = .80,
@@ -184,7 +184,7 @@ t.test("source probe: p = 1/201 where features predict the source, larger where 
 end)
 
 t.test("images of a patient share a fold, and one source when sources are shuffled", function()
-  -- 12 patients with 5 images each that are all alike: an image-wise fold would tell every one of them.
+  -- 12 patients with 5 identical images each: with folds over images the probe would recognize every patient.
   local scope <close> = xai.scope() -- luacheck: ignore
   local names, groups, rows = {}, {}, {}
   local own = normal(12 * 6, "patients"):view({ 12, 6 }):tolist()

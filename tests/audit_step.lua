@@ -1,10 +1,10 @@
--- run:audit as an experiment runs it: a letter that tells the class is found, the run is resumed with the same bytes,
+-- run:audit as an experiment runs it: a letter that gives the class away is found, the run resumes to the same bytes,
 -- and what it refuses.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 
--- A tiny network on tiny phantoms, whose class a letter tells. OPTIONS stands for what a test varies.
+-- A tiny network on tiny phantoms with a letter per class. OPTIONS stands for what a test varies.
 local experiment = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
@@ -70,7 +70,7 @@ t.test("a letter that gives the class away is found; an audit killed anywhere re
   t.ok(page:find("Verdict: shortcut found", 1, true) and page:find("Told by the cheap probe", 1, true))
   t.ok(not r.out:find "no shortcut" and not page:find "no shortcut", "an audit does not say that there is none")
   local before = bytes_of(dir)
-  -- What a kill may have left: steps without results, one training without its end.
+  -- What a kill may leave: steps without results, one unfinished training.
   local steps = dir .. "/runs/tiny/steps"
   for _, name in ipairs { "audit", "audit-parts", "audit-border-seed-1", "audit-probe-shape" } do
     files.remove(steps .. "/" .. name .. ".json")
@@ -99,7 +99,7 @@ t.test("without seeds only the probe runs and nothing is trained; a given model 
   t.equal(#(csv.read(dir .. "/runs/tiny/audit/parts.csv")) > 12, true)
 end)
 
--- What calls with these options say, all in one run of the program.
+-- The errors of calls with these options, all from one child process.
 local function refused(list)
   local lines = {}
   for i, options in ipairs(list) do
@@ -138,7 +138,7 @@ t.test("bad input is refused before anything is trained", function()
     .. "test).", 1, true), r.err)
 end)
 
--- Real files: a mask that shows one lung, and one that is not there.
+-- Real files: a mask that shows one lung, and one that is missing.
 local real = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }

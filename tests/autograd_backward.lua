@@ -107,7 +107,7 @@ t.test("guided ReLU lets a gradient through where input and gradient are positiv
   t.equal(torch.autograd.grad(torch.guided_relu(x), x, { grad_outputs = g })[1]:tolist(), { 1, 0, 0, 0, 5 })
   t.equal(torch.guided_relu(x, 6):tolist(), { 1, 0, 2, 0, 6 })
   t.equal(torch.autograd.grad(torch.guided_relu(x, 6), x, { grad_outputs = g })[1]:tolist(), { 1, 0, 0, 0, 0 })
-  -- twice: the outer one sees what the inner one let through
+  -- twice: after the inner autocast the outer one is in force
   local y = torch.guided_relu(torch.guided_relu(x) * -1 + 3)
   t.equal(torch.autograd.grad(y, x, { grad_outputs = torch.ones(5) })[1]:tolist(), { 0, 0, 0, 0, 0 })
 end)

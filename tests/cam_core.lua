@@ -1,5 +1,5 @@
--- What methods stand on: scorer, chunks, the context (views, extras, keyed streams), principal components with their
--- sign, augmentation, statuses, and what is kept beside a map.
+-- What methods use: scorer, chunks, the context (views, extras, keyed streams), principal components and their sign,
+-- augmentation, statuses, and what is stored with a map.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -91,7 +91,8 @@ t.test("chunks: a first small one, then what the budget holds; halves on out of 
   sizes, failing = {}, false
   chunks.each(chunks.new { budget_bytes = 1 << 30, chunk = 6 }, 20, function(_, count) sizes[#sizes + 1] = count end)
   t.equal(sizes, { 6, 6, 6, 2 })
-  -- what the first chunk makes besides, once, does not shrink the later ones; budget and what is worth it both count
+  -- memory that the first chunk allocates once does not shrink later chunks; budget and least worthwhile size both
+  -- count
   for _, o in ipairs { { budget_bytes = 40 << 20 }, { budget_bytes = 1 << 30, worth_bytes = 40 << 20 } } do
     sizes = {}
     local first = true
@@ -181,7 +182,7 @@ t.test("a component that hardly correlates with the unsmoothed map gets status s
   local raw, extras = principal.project(torch.stack({ f, -f }, 0))
   t.ok(distance(raw:select(0, 0), -raw:select(0, 1)) < 1e-9)
   t.equal({ extras[1].status, extras[2].status }, {})
-  -- the last channel such that the sum over channels is small and all but orthogonal to the component
+  -- the last channel makes the sum over channels small and nearly orthogonal to the component
   local odd, p = f:clone(), raw:select(0, 0) - raw:select(0, 0):mean()
   local other = torch.cos(torch.arange(12, { dtype = "float64" }) * 5):view({ 3, 4 })
   other = other - p * ((other * p):sum():item() / (p * p):sum():item())

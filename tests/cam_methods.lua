@@ -1,6 +1,5 @@
--- What each method says for itself: attributions against captum 0.9 in float64 (tests/reference/attributions.py toy),
--- and by hand what no reference shows: shortcuts, fills, dead channels, approximations, guided rectifiers, quadrature,
--- keyed noise.
+-- Method by method: attributions against captum 0.9 in float64 (tests/reference/attributions.py toy), and by hand what
+-- no reference covers: shortcuts, fills, zero channels, approximations, guided rectifiers, quadrature, keyed noise.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -13,7 +12,7 @@ local legendre = require "medxai.stats.quadrature"
 local map = require "medxai.explain.map"
 local mapstore = require "medxai.explain.store"
 local scorer = require "medxai.perturb.scorer"
--- before recorded_noise puts its own function in the place of core.rng.stream, which this keeps
+-- kept before recorded_noise replaces core.rng.stream
 require "medxai.tensor.random"
 
 local was_quiet = host.options.quiet
@@ -22,7 +21,7 @@ host.options.quiet = true
 local function distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype = "float64" }):abs():max():item() end
 local function relative(a, b) return ((a - b):norm() / b:norm()):item() end
 
--- Runs; gives the records by title and the store.
+-- Runs methods; returns the records by title, and the store.
 local function go(model, options, images)
   local scope <close> = core.memory.scope()
   local dir, run = t.tmpdir(), nil
@@ -36,7 +35,7 @@ local function raw_of(result, store, k) return store:raws(result.records[k])[1] 
 
 -- ---- attributions ---------------------------------------------------------------------------------------------------
 
--- The noise of attributions.py in the place of the keyed one: copy k of a (3, 24, 34) image.
+-- Replaces the keyed noise by that of attributions.py: copy k of a (3, 24, 34) image.
 local function recorded_noise()
   local size = 3 * 24 * 34
   local k = torch.arange(25 * size, { dtype = "float64" })
@@ -362,7 +361,7 @@ t.test("experiments/my_method.lua (RISE) runs under --smoke and finds what the n
   for _, line in ipairs(require("medxai.base.files").lines(dir .. "/run/maps/index.jsonl")) do
     t.ok(line:find('"status":"ok"', 1, true), line)
   end
-  -- a network that looks at the right half alone: brightness there is its score
+  -- a network that sees only the right half: its brightness is the score
   local place <close> = tiny.beside(dir)
   local model = require("medxai.nn.graph").network { name = "half", classes = tinycam.classes, size_px = 34,
     build = function(g, x)

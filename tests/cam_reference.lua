@@ -1,7 +1,7 @@
--- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, against its maps in float64 on small networks with
--- ReLU and SiLU (tests/reference/cam.py toy): as it is against compat, with out-of-place rectifiers and nothing added
--- to divisors against our default. Signs of principal components are the reference's, image by image and view by view;
--- that ours follow their own rule is tested in cam_core.
+-- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, in float64 on small networks with ReLU and SiLU
+-- (tests/reference/cam.py toy): the unmodified reference against compat, and the reference with out-of-place rectifiers
+-- and without epsilons in divisors against our default. Principal components take the reference's signs, per image and
+-- view; our own rule for signs is tested in cam_core.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"

@@ -1,5 +1,5 @@
--- What holds for every method: a batch is its images, chunks change nothing, NaN and constant images have a status,
--- memory stays flat, out of memory halves, an interrupt stops at once and keeps what is done; and what is refused.
+-- Rules of every method: a batch equals its images, chunks change nothing, NaN and constant images have a status,
+-- memory is flat, out of memory halves the batch, an interrupt keeps finished maps; and what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -48,11 +48,11 @@ local function compare(a, b)
   return worst, where
 end
 
--- Another number of images in a pass may take another kernel and round otherwise. Gradients through a ReLU jump where a
--- value crosses 0, and in float32 one of the thousands of values may do so by rounding alone, on one processor and not
--- on another. In float64 roundings are 1e-16 of the values and none does; so there the bound is that of sums in another
--- order. In float32 the network is smooth: its sums of at most 72 products round by some 1e-6, and 2e-5 is the
--- library's promise.
+-- Another number of images in a pass may use another kernel, which rounds differently. Gradients through a ReLU jump
+-- where a value crosses 0; in float32 rounding alone may move one of thousands of values across, depending on the
+-- processor. In float64 rounding is 1e-16 of the values, so the bound there is that of sums in another order. The
+-- float32 network is smooth: its sums of at most 72 products round by some 1e-6, and 2e-5 is the bound that the library
+-- states.
 local exact = { name = "float64, ReLU", act = "relu", dtype = "float64", bound = 1e-9 }
 local single = { name = "float32, SiLU", act = "silu", dtype = "float32", bound = 2e-5 }
 
@@ -101,7 +101,7 @@ t.test("NaN weights: every map that needs the network has status nan", function(
   local result = go { model = model, n = 1 }
   for _, record in ipairs(result.records) do
     local baseline = record.method == "sobel" or record.method == "center_blob" or record.method == "random_smooth"
-    -- the layer lies before the broken weights
+    -- the layer is before the broken weights
     local no_class = record.method == "eigencam" or record.method == "randomcam"
     t.ok(record.status == "nan" or baseline and record.status == "ok" or no_class,
       record.method .. " " .. record.status)

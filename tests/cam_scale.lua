@@ -1,6 +1,5 @@
--- No number of an explanation has a scale of its own: a target made smaller gives the same map, a probability near 1
--- the map of its float64 truth; where it is so near that nothing can be told from it, the map is "saturated" in every
--- place.
+-- Explanations do not depend on the target's scale: a smaller target gives the same map, and a probability near 1 the
+-- map of float64; where it is too near to 1 for that, the map has status "saturated" everywhere.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -16,7 +15,7 @@ local target = require "medxai.explain.target"
 local was_quiet = host.options.quiet
 host.options.quiet = true
 
--- The small network with its outputs times a number; surer: added to the predicted class' logit of the first image.
+-- The small network with scaled outputs; surer is added to the first image's predicted logit.
 local function network(dtype, factor, surer)
   local model = tinycam.model("relu", "float64")
   local top = torch.no_grad(model, tinycam.images()):argmax(1)[0]:item()
@@ -60,7 +59,7 @@ t.test("a target scaled by 2^-60 gives the same maps", function()
   local small, small_maps = go(network("float32", 0x1p-60), { methods = methods })
   for k, record in ipairs(usual.records) do
     t.equal({ record.status, small.records[k].status }, { "ok", "ok" }, record.method)
-    -- a power of two: the same to the last bit, but for eigenvectors
+    -- a power of two: the same bits, except for eigenvectors
     local off = (maps:map(record) - small_maps:map(small.records[k])):abs():max():item()
     t.ok(off <= 1e-5, string.format("%s differs by %.2g", record.method, off))
   end
@@ -87,8 +86,8 @@ t.test("channels that cancel give exactly zero, not their rounding error; compat
   t.ok(largest({}, torch.cat({ product, a * 1e-4 }, 1)) > 0)
 end)
 
--- The gradient of a probability by hand, in float64: the other classes' probabilities weigh the gradients of the
--- differences to their logits.
+-- The gradient of a probability by hand, in float64: gradients of the differences to the other logits, weighted by
+-- their probabilities.
 local function truth(model, top)
   local pass = opened(model)
   local row, sum = pass.logits:tolist()[1], nil
@@ -114,7 +113,7 @@ t.test("probabilities within 1e-9 to 1e-26 of 1: raw float32 maps equal those of
       { methods = methods, target = { "predicted", as = "softmax" } })
     for _, record in ipairs(result.records) do t.equal(record.status, "ok", record.method .. " at " .. surer) end
     local raw = maps:raws(result.records[1])[1]:double()
-    -- a logit of up to 60 is known to 4e-6 in float32, and so is the logarithm of 1 - p
+    -- float32 holds a logit of up to 60 to 4e-6, and so the logarithm of 1 - p
     t.ok(((raw - expected):abs():max() / expected:abs():max()):item() < 2e-5, "at " .. surer)
   end
 end)

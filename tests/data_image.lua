@@ -1,4 +1,4 @@
--- Pictures: every kind of PNG and JPEG as Pillow reads it, what is refused and why, PNG writing, ids and hashes.
+-- Pictures: PNG and JPEG of every kind as Pillow reads them, what is refused and why, writing PNG, ids and hashes.
 local t = require "t"
 local torch = require "medxai.torch"
 local image, memory = require("medxai.core").image, require("medxai.core").memory
@@ -91,7 +91,7 @@ t.test("files that are no pictures are refused with what they are", function()
     { 1, ("medxai-run: (command line):1: image.load: cannot read '%s/pipe.png' (not a file).\n"):format(dir) })
 end)
 
--- A PNG of these chunks, checksums right.
+-- A PNG of these chunks, with correct checksums.
 local function crc32(s)
   local c = 0xffffffff
   for i = 1, #s do

@@ -12,7 +12,7 @@ local function phantom(more)
   return xai.dataset.phantom(o)
 end
 
--- Everything a loader delivers: places and a digest of the pixels.
+-- Everything that a loader delivers: image numbers and a digest of the pixels.
 local function drain(split, options)
   local loader <close> = split:loader(options)
   local places, hash, sizes = {}, image.sha256_stream(), {}
@@ -259,8 +259,7 @@ t.test("a loader and a scan keep the set alive that they read", function()
 end)
 
 t.test("an interrupt ends waiting for threads as well as their work", function()
-  -- 20,000 images of 2048 pixels are an hour of drawing: a wait that is not ended runs into the test's own limit of two
-  -- minutes
+  -- 20,000 images of 2,048 pixels take an hour: a wait that does not end reaches the test's limit of two minutes
   local script = t.write(t.tmpdir() .. "/e.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 20000, size_px = 2048, cache_mb = 0 }
     os.execute("(sleep 0.7; kill -INT " .. require("medxai.file").pid() .. ") &")

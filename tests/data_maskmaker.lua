@@ -1,4 +1,4 @@
--- maskmaker: copies that are what input = "lungs" does while training, to the last bit; resumed; never over the data.
+-- maskmaker: copies equal input = "lungs" in training, to the last bit; it resumes, and never writes over the data.
 local t = require "t"
 local files = require "medxai.base.files"
 local image = require("medxai.core").image

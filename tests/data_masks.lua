@@ -139,7 +139,7 @@ t.test("masks that do not fit are errors that name the file", function()
   t.fails(function() data:check() end, message)
   t.fails(function() data.val:mask(3, "lungs") end, message)
 
-  -- 0 and 1 in 16 bits would be an empty mask in 8
+  -- as 16 bits, values 0 and 1 would be an empty mask in 8 bits
   local deep = make_set(t.tmpdir(), 20, 24)
   local hex = "89504e470d0a1a0a0000000d4948445200000018000000141000000000e24e7e1c000000184944415478da636018d1"
     .. "80110e098b8e6a18511a862e0000cba2006f1354506a0000000049454e44ae426082"
@@ -222,7 +222,7 @@ t.test("a mask that covers the whole picture, or has its content in the alpha ch
     local path = dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png"
     t.fails(function() image.load_mask(path) end, ("image.load_mask: cannot read '%s' (%s)."):format(path, case[1]))
   end
-  -- color that says something counts, whatever lies in the alpha channel
+  -- colors that carry content count, whatever is in the alpha channel
   local data = with(png.bytes(24, 20, 4, 8, function(x, y, c) return c == 0 and inside(x, y) and 255 or x end))
   t.equal(data.test:mask(3, "lungs"):max():item(), 1)
 end)

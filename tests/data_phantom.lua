@@ -1,5 +1,4 @@
--- Phantoms: drawn from (seed, number) alone, classes that are there to see and masks that are true, markers at their
--- rates.
+-- Phantoms: drawn from (seed, number) alone, visible classes, correct masks, markers at their rates.
 local t = require "t"
 local xai = require "medxai"
 local core = require "medxai.core"

@@ -8,7 +8,7 @@ local covid = { "COVID-19", "Non-COVID", "Normal" }
 
 local function sh(...) assert(os.execute(string.format(...))) end
 
--- A PNG of 20 x 24 that differs by number.
+-- A PNG of 20 x 24 pixels that differs by number.
 local png_of = {}
 local function png(number)
   if not png_of[number] then

@@ -66,7 +66,7 @@ t.test("Small_Test is part of Test: its copies are no leak", function()
   t.equal({ #r.exact, #r.exact_within, r.near_count, r.warnings }, { 0, 6, 0, {} })
 end)
 
--- Files of a data set of images, made by sample(x, y, channel) of the kind that png.lua writes: notes of its check.
+-- Image files made by sample(x, y, channel), of a kind that png.lua writes: the notes of their check.
 local function notes_of(list, options)
   local dir, paths = t.tmpdir(), {}
   for i, one in ipairs(list) do

@@ -1,10 +1,10 @@
--- What numbers of an evaluation hide is said in words: one answer for every image, no better than the largest class,
--- images of one class only, classes without an image. And sure answers keep the digits of their loss and their order.
+-- Remarks that an evaluation makes: one answer for every image, no better than the largest class, images of one class
+-- only, classes without an image. Certain predictions keep the digits of their loss and their order.
 local t = require "t"
 local evaluate = require "medxai.steps.evaluate"
 local metrics = require "medxai.stats.classification"
 
--- Remarks on predictions, each a letter: labels "aab", answers "aaa".
+-- Remarks on predictions, one letter per image: labels "aab", predictions "aaa".
 local function remarks(labels, answers, classes)
   local y, scores = {}, {}
   for i = 1, #labels do

@@ -1,5 +1,5 @@
--- TensorBoard's event files: the bytes of every kind of record (tests/reference/events.py made them), and what a run
--- leaves.
+-- TensorBoard's event files: the bytes of every kind of record (from tests/reference/events.py), and the files of a
+-- run.
 local t = require "t"
 local events = require "medxai.run.tensorboard"
 local files = require "medxai.base.files"
@@ -28,7 +28,7 @@ t.test("event files equal TensorBoard's byte for byte", function()
   for i, case in ipairs(golden) do t.equal(hex(events.record(case[1])), case[2], "record " .. i) end
 end)
 
--- Steps of the scalar `tag` in the files of a folder, in their order; "start n" for a start mark.
+-- Steps of the scalar `tag` in a folder's files, in order; "start n" for a start mark.
 local function steps(folder, tag)
   local list = {}
   for _, name in ipairs(files.list(folder)) do

@@ -33,7 +33,7 @@ local function texts_of(svg)
   return list, table.concat(list, " ") -- lines that were wrapped are whole again
 end
 
--- Raises unless every text and picture lies inside the drawing: nothing is clipped.
+-- Raises unless every text and picture lies inside the drawing.
 local function check_inside(svg)
   local width, height = svg:match('viewBox="0 0 ([%d.]+) ([%d.]+)"')
   width, height = tonumber(width), tonumber(height)
@@ -116,7 +116,7 @@ t.test("each_layer: a map of each layer side by side, under its layer", function
   local one = go(t.tmpdir(), { methods = { "gradcam" }, each_layer = { "conv2", "conv1" }, images = 1,
     figures = { "rows" } })
   local list = texts_of((svg_of(one, "maps")))
-  -- what they share stands over all
+  -- shared settings stand above all
   t.equal({ list[1], list[2], list[3], list[4] }, { "Grad-CAM", "image", "conv2", "conv1" })
   local result = go(t.tmpdir(), { methods = { "gradcam", "sobel" }, each_layer = { "conv2", "conv1" }, images = 1,
     figures = { "rows" } })

@@ -1,5 +1,4 @@
--- A researcher's own methods: what they may do with what they are given, what they may return, and what is said where
--- that fails.
+-- Own methods: what they may do with their input, what they may return, and the errors where that fails.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -16,7 +15,7 @@ local function go(options, n, model)
   return explain.run(run, model or tiny.model(), tiny.split(n or 6), options), run
 end
 
--- The k-th record's file: 1 the map, 2 ... its raw maps.
+-- The k-th file of a record: 1 is the map, 2 and on its raw maps.
 local function stored(result, k, file) return torch.load_npy(result.dir .. "/" .. result.records[k].files[file]) end
 
 t.test("a method may reuse one buffer: each image keeps its own map, facts and arrays", function()
@@ -193,7 +192,7 @@ t.test("an own file whose name is another spelling of a library method is refuse
   t.fails(function() go { images = 1, methods = { "grad_cam" } } end,
     "explain: 'grad_cam' is the library's gradcam, but 'grad_cam.lua' lies beside the experiment too. Write "
     .. "gradcam, or give your file another name.")
-  -- an experiment may be called as a method is
+  -- an experiment may have the name of a method
   t.equal(tiny.statuses(go { images = 1, methods = { "gradcam", "sobel" } }), { "ok", "ok" })
 end)
 

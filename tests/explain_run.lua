@@ -1,5 +1,5 @@
--- explain.run over a tiny network and a split that needs no files: files, resuming, batches, judging, a researcher's
--- own methods, and what is refused.
+-- run:explain on a tiny network and a split without files: output files, resuming, batches, judging, own methods, and
+-- what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"

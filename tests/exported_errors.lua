@@ -1,4 +1,4 @@
--- Exported files that are refused, each with what to do; and files of other forms that are read.
+-- Exported files that are refused, each with what to do; and other forms of files that are read.
 local t = require "t"
 local archive = require "medxai.archive"
 local core = require "medxai.core"
@@ -137,7 +137,7 @@ t.test("reading a value that may share memory with one changed in place is refus
     .. "changes in place: only PyTorch's memory layout tells. Write the network without that in-place operator.")
 end)
 
--- What a description becomes when a word of it is another: numbers, null, another word of it, another operator.
+-- Replacements of a word in a description: numbers, null, another of its words, another operator.
 local function changed_somewhere(json, words, random)
   local function word() return words[random(#words)] end
   local at, by = word(), word()

@@ -31,7 +31,7 @@ t.test("nodes are named as torchvision's feature extraction names them, blocks b
   t.equal(relus[#relus - 1], "layer2.2.se.sigmoid (a function)")
 end)
 
--- What Grad-CAM looks at, and why.
+-- Which layer Grad-CAM uses, and why.
 t.test("the default layer is the last grid before pooling or the head, or what the last attention "
   .. "is made of", function()
   local found = {}
@@ -75,8 +75,8 @@ t.test("places are read from tokens in their order", function()
   t.equal(map[{ 1, 5, 2, 3 }]:item(), v[{ 1, 3 + 2 * 4 + 3, 5 }]:item())
 end)
 
--- A run from every value, given for three images beside a base run of one: what the whole run gives, or an error that
--- says why not.
+-- A run from every value, for three images beside a base run of one: equal to the whole run, or an error that says why
+-- not.
 t.test("a partial run from any value equals the whole run, or says why it cannot", function()
   for _, name in ipairs { "convnet", "vit", "tokens", "swin", "odd", "writes" } do
     local scope <close> = core.memory.scope() -- luacheck: ignore
@@ -98,7 +98,7 @@ t.test("a partial run from any value equals the whole run, or says why it cannot
         if ok then
           local images = got.output:size(0) -- what no image has a part in is the base run's
           t.ok((got.output - values.output:narrow(0, 0, images)):abs():max():item() < 1e-12, at)
-          -- a view that is made again, and not needed
+          -- a view that is recomputed and not needed
           local unread = boundary[1] and model:_id(boundary[1]) == model._def.output
           t.ok(images == 3 or images == 1 and (unread or model._def.batches[model:_id(at)].dim < 0), at)
           exact = exact + 1

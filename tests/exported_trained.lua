@@ -1,5 +1,5 @@
--- Exported networks that are trained: what is open, what is drawn, heads for other classes; the run holds all that it
--- takes to use them again; mistakes are found before training.
+-- Training exported networks: what is trained, what is drawn, heads for other classes; the run keeps what is needed to
+-- use them again; mistakes are found before training.
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"

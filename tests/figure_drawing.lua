@@ -1,4 +1,4 @@
--- Figures: text that fits and stays text, scales of colors, charts that survive empty and broken numbers.
+-- Figures: text that fits and stays text, color scales, charts with empty and NaN data.
 local t = require "t"
 local core = require "medxai.core"
 local drawing = require "medxai.show.drawing"
@@ -142,7 +142,7 @@ t.test("base64 for every length modulo 3", function()
     core.figure.base64 "\0\255\254\253" }, { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })
 end)
 
--- Lets the n-th allocation fail for n = 0, 1, 2 ... until f gets through; nothing may be left over but the error.
+-- Fails the n-th allocation for n = 0, 1, 2 ... until f succeeds; nothing may leak.
 local function sweep(fail_after, f)
   f() -- what is made once for the life of the process
   for n = 0, 2000 do

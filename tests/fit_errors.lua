@@ -1,4 +1,4 @@
--- What a training refuses, word for word.
+-- What run:fit refuses, word for word.
 local t = require "t"
 local files = require "medxai.base.files"
 

@@ -1,4 +1,4 @@
--- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
+-- run:fit: learning rates, early stopping, frozen parts, the best weights, and what the folder holds.
 local t = require "t"
 local training = require "medxai.train.options"
 local csv = require "medxai.base.csv"
@@ -210,7 +210,7 @@ print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.interva
   t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 
--- How far the trained weights of two runs of the same start lie apart.
+-- The largest difference between the trained weights of two runs.
 local function far(a, b)
   local scope <close> = require("medxai.core").memory.scope()
   local x, y, most = xai.load(a .. "/weights.pt").tensors, xai.load(b .. "/weights.pt").tensors, 0

@@ -1,5 +1,5 @@
--- The metrics of run:compare through whole calls on tiny networks: golden values of shared/spec/comparison.md, section
--- 13, what references get wrong (section 14), undefined cases, perturbations that are shared, and batches.
+-- The metrics of run:compare through whole calls on tiny networks: reference values of shared/spec/comparison.md,
+-- section 13, mistakes of other libraries (section 14), undefined cases, shared perturbations, and batches.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -82,7 +82,7 @@ t.test("faithfulness estimate of the whole metric equals the reference value", f
   golden(value(o), 0.986283169794)
 end)
 
--- Runs f with these sets in the place of the drawn ones.
+-- Runs f with these sets instead of the drawn ones.
 local function with_sets(sets, f)
   local drawn = perturbed.sets
   local restore <close> = setmetatable({}, { __close = function() perturbed.sets = drawn end }) -- luacheck: ignore

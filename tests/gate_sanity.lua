@@ -1,5 +1,5 @@
--- run:sanity on tiny networks: the controls come out as they must, what depends on weights passes and what does not
--- fails, targets stay those of the trained network, strangers are other patients, kills cost nothing, and the marks.
+-- run:sanity on tiny networks: controls come out as expected, maps that depend on weights pass and others fail, targets
+-- stay those of the trained network, strangers are other patients, kills lose nothing, and marks.
 local t = require "t"
 local tiny = require "tinygate"
 local core = require "medxai.core"
@@ -163,7 +163,7 @@ t.test("strangers are other patients, of the same class where there are any, key
 end)
 
 t.test("maps of randomized networks explain the trained network's target", function()
-  -- maps of "predicted" under random weights: if the target were chosen anew, the own method would see other classes
+  -- maps of "predicted" under random weights: with a newly chosen target the own method would see other classes
   local asked = {}
   local function own(_, model, target)
     asked[#asked + 1] = { model:sha256(), target.index, target.predicted }
@@ -233,11 +233,11 @@ t.test("each check by hand: estimate, threshold, pass and fail", function()
   same("image", nil, "pass", 0.3)
   same("image", { stranger = flat(30, 0.95) }, "fail", 0.95)
   same("weights", nil, "pass", (0.05 / 2 / 0.7))
-  -- the last stage alone acquits
+  -- by the last stage alone the method would pass
   same("weights", { stages = { { flat(30, 1) }, { flat(30, 0.8) }, { flat(30, -0.4) } } }, "fail",
     (1 + 0.5 / 0.7 + 0) / 3)
   same("learned", nil, "pass", 0.7 - 0.325)
-  -- a random network's map is as alike as a twin's
+  -- a random network's map is as similar as that of a second training
   same("learned", { stages = { { flat(30, 0) }, { flat(30, 0.68) } } }, "fail", 0.02)
   same("labels", nil, "pass", 0.05 / 0.4)
   same("labels", { permuted = flat(30, 0.65) }, "fail", 0.35 / 0.4)
@@ -308,7 +308,7 @@ t.test("killed anywhere, tables come out byte-equal; finished cells are not repe
   t.equal(texts(broken), expected)
   t.ok(again <= beats + 3, again .. " blocks for " .. beats)
   t.ok(not files.exists(broken .. "/study/similarity_gate.csv.part"))
-  -- a step whose files are lost: cells alone bring them back
+  -- a step whose files are lost: the cells are enough to restore them
   for _, name in ipairs(kept) do files.remove(broken .. "/" .. name) end
   files.remove_all(broken .. "/steps")
   local _, last = judged(broken, { n = 10 })
@@ -401,9 +401,9 @@ run:sanity(study, { methods = { "gradcam", "guided_backprop", "saliency" }, imag
 ]]
 
 -- Measured for shared/spec/comparison.md, section 8 (MobileNet V2, phantoms, 24 to 40 images): persistence of guided
--- backprop .74 with a last stage below the strangers, of saliency .42, of Grad-CAM .00, of Sobel 1. The shape is
--- asserted, with room for another training: guided backprop fails and would be acquitted by its last stage, Grad-CAM
--- keeps least.
+-- backprop .74 with a last stage below the strangers, of saliency .42, of Grad-CAM .00, of Sobel 1. The test asserts
+-- this pattern with a margin for other trainings: guided backprop fails, and would pass by its last stage alone;
+-- Grad-CAM has the lowest persistence.
 t.long("on a trained network the course of guided backprop, saliency, Grad-CAM and Sobel has the shape that was "
   .. "measured", function()
   local dir = t.tmpdir()

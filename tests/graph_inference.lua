@@ -1,6 +1,5 @@
--- The inference plan beside the node by node pass: the seven networks, every kind of layer, networks drawn at random
--- with values kept, put in and begun at; weights that change; batches and threads; numbers that overflow; memory that
--- fails.
+-- The inference plan against the node-by-node pass: the seven networks, every kind of layer, random networks with kept,
+-- overridden and base values; changing weights; batches and threads; overflow; failing allocations.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -22,10 +21,10 @@ local function near(a, b, what, most)
   t.ok(far <= (most or bound), ("%s: off by %.2g of the scale"):format(what or "values", far))
 end
 
--- A convolution whose name is of no interest.
+-- A convolution with a generated name.
 local function conv(g, x, o) return g:conv2d("conv" .. #g.nodes, x, o) end
 
--- A pass as model(x) runs it: logits, what was left, how many steps the plan computed.
+-- A pass as model(x) runs it: the logits, and how many steps the plan computed.
 local function pass(model, x)
   return torch.no_grad(function()
     local out, _, left, steps = model._state:run { x = x, outputs = model._main, training = model:is_training(),
@@ -57,7 +56,7 @@ local function reference(model, f, ...)
   return (torch.no_grad(f or model, ...))
 end
 
--- Running statistics as after training, so that activations keep their size.
+-- Running statistics as after training, so that activations keep their magnitude.
 local function settle(model, x)
   model:train()
   torch.no_grad(function() for _ = 1, 3 do model(x) end end)
@@ -82,7 +81,7 @@ test("the seven networks' logits equal the node-by-node pass, and every convolut
     for _, node in ipairs(model:node_names()) do
       if model:node(node).op == "conv2d" then convolutions = convolutions + 1 end
     end
-    -- less the auxiliary branch
+    -- without the auxiliary branch
     t.ok(steps > convolutions - 2, ("%s: %d steps of %d convolutions"):format(name, steps, convolutions))
     t.ok(left == "" or name == "inception_v3", name .. " left " .. left)
     t.ok(torch.equal((pass(model, x)), got), name .. " gives other bits the second time")
@@ -178,7 +177,7 @@ for _, case in ipairs(layers) do
       local got, left, steps = pass(model, x)
       near(got, reference(model, model, x), case[1], 2e-6)
       t.ok(steps > 5 and left == "", ("%d steps, left: %s"):format(steps, left))
-      -- every value, each by itself and all together
+      -- every value, one by one and all together
       local names = model:node_names()
       local want = reference(model, function() return model:forward { x = x, outputs = names } end)
       local all = torch.no_grad(function() return model:forward { x = x, outputs = names } end)
@@ -206,7 +205,8 @@ end)
 
 -- ---- networks drawn at random ---------------------------------------------------------------------------------------
 
--- A network of some twenty nodes on 16 x 16 pixels; values are read again and again, catted, summed, multiplied.
+-- A network of about twenty nodes on 16 x 16 pixels, with values that are used several times, concatenated, summed and
+-- multiplied.
 local function random_network(seed)
   local state = seed
   local function draw(n)
@@ -448,7 +448,7 @@ test("an image's logits have the same bits in every batch and for every number o
   for _, name in ipairs { "mobilenet_v2", "densenet121", "inception_v3" } do
     local model <close> = xai.models[name] { classes = 3, seed = 6 }
     model:eval()
-    -- the head's product is BLAS'
+    -- the head's product is computed by BLAS
     local body = ({ mobilenet_v2 = "features", densenet121 = "features", inception_v3 = "Mixed_7c" })[name]
     local x = torch.randn(8, 3, sizes[name], sizes[name])
     local want
@@ -494,7 +494,7 @@ test("NaN, infinity and overflow come out as node by node", function()
   agrees "weights of 1e30"
   torch.no_grad(function() w:copy_(old) end)
   t.equal(select(2, pass(model, x)), "", "planned again")
-  -- finite weights that are large: 1e25 in three layers overflows inside, and a ReLU would hide it
+  -- large finite weights: 1e25 in three layers overflows inside, and a ReLU would hide it
   local deep <close> = tiny(function(g, y)
     for i = 1, 3 do y = g:relu(nil, g:conv2d("deep" .. i, y, { 16, 16, 1 })) end
     return y, 16

@@ -1,5 +1,5 @@
 -- What a native graph refuses: slots, counters and nodes that do not exist, nodes added too late, parameters without
--- tensors. Each of these once read or wrote memory that was not its own.
+-- tensors. Each was once an invalid memory access.
 local t = require "t"
 local graph = require("medxai.core").graph
 local torch = require "medxai.torch"

@@ -1,5 +1,5 @@
--- The executor on a small network: the same numbers as eager code, taps, overrides, leaves, folding, in-place forms,
--- functions as nodes, modes, errors.
+-- The executor on a small network: the numbers of eager code, kept values, overrides, leaves, folding, in-place forms,
+-- function nodes, modes, errors.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -145,7 +145,7 @@ t.test("override and base recompute only what depends on the override", function
       local one = model:forward { x = x, override = { ["branches.a"] = five:narrow(0, i, 1) }, fold = false }
       t.near(got.output:narrow(0, i, 1), one.output, 1e-6)
     end
-    -- what the base lacks is computed from x
+    -- values that the base lacks are computed from x
     t.near(model:forward { x = x, override = { ["branches.a"] = five }, fold = false }.output, got.output, 1e-6)
     t.fails(function() model:forward { override = { ["branches.a"] = five } } end,
       "graph: the input is read but was not given. Give x, or the values in base that are read.")
@@ -172,7 +172,7 @@ t.test("folded batch norms give the same values and follow changes of the weight
     p(model)["residual.conv.weight"]:add_(0.1)
     local a, b = both()
     t.near(a, b, 1e-12)
-    -- a tap on the convolution keeps it as it is
+    -- a convolution whose value is kept is not folded
     local got = model:forward { x = x, outputs = { "stem.conv", "output" }, fold = true }
     same(got["stem.conv"], torch.conv2d(x, p(model)["stem.conv.weight"], nil, { 1, 1 }, { 1, 1 }), "tap")
   end)

@@ -1,5 +1,5 @@
--- The frozen part of the seven networks: where it ends, why not where it does not, and that its outputs are all that
--- the rest reads.
+-- The frozen part of the seven networks: where it ends, why it cannot be cached where it cannot, and that its outputs
+-- are all that the rest reads.
 local t = require "t"
 local core = require "medxai.core"
 local prefix = require "medxai.train.feature_cache"
@@ -35,7 +35,7 @@ t.test("Inception's auxiliary branch is part of what is cached", function()
   t.ok(cut:find("Mixed_6e", 1, true) and cut:find("AuxLogits", 1, true), cut)
 end)
 
--- Everything behind the cut, from the cut's values alone, is what the whole network gives.
+-- The rest of the network on the cached values gives the whole network's logits.
 t.test("cached values suffice for the logits of both modes", function()
   for _, case in ipairs { { "squeezenet1_0", 1 }, { "mobilenet_v2", 2 }, { "efficientnet_b0", 1 }, { "densenet121", 1 },
       { "resnet50", 1 } } do

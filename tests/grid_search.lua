@@ -1,4 +1,4 @@
--- A grid search: what it trains and what it does not train twice, what it refuses, and that it cannot be lost.
+-- Grid search: what is trained, what is trained only once, what is refused, and that no result is lost.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -51,7 +51,7 @@ local function by(rows, values)
   end
 end
 
--- Trained epochs in all: lines of times.csv.
+-- Number of trained epochs: lines of times.csv.
 local function epochs_trained(dir)
   local n = 0
   for _, row in ipairs((csv.read(dir .. "/run/times.csv"))) do
@@ -200,7 +200,7 @@ t.test("a cached frozen part changes no bit, in memory or in a file, and the tab
   t.equal(table_of(searched())[1].frozen_part, "features.2")
 end)
 
--- Runs a body and gives its error.
+-- Runs a body and returns its error.
 local function refused(body, message, dir)
   dir = dir or t.tmpdir()
   local r = go(dir, body)

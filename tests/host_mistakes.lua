@@ -1,4 +1,4 @@
--- What people write who come from Python or have skimmed the README: each mistake's error says what to write instead.
+-- Mistakes of people who come from Python or have skimmed the README: each error says what to write instead.
 local t = require "t"
 
 local head = [[

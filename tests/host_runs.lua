@@ -1,4 +1,4 @@
--- medxai-run runs: lists, shows, compares; reads folders as they are, torn and dead ones too.
+-- medxai-run runs: lists, shows and compares run folders, also damaged and unfinished ones.
 local t = require "t"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"

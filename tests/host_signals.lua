@@ -55,7 +55,7 @@ t.test("closers run on the way out", function()
   t.equal(r.code, 130)
 end)
 
--- E: a value whose __close never ends.
+-- E: a value whose __close never returns.
 local endless = "local E = setmetatable({}, { __close = function() while true do end end }) "
 local closers = {
   ["left by the signal"] = "local x <close> = E while true do end",
@@ -94,7 +94,7 @@ t.test("closers run on the way out of coroutines as well", function()
   end
 end)
 
--- Each would run for hours: the signal reaches it in the middle.
+-- Each would run for hours; the signal comes in the middle.
 for name, call in pairs {
   quickshift = "segment.quickshift(x, 100, 1000, 0.5, 0, 42)",
   SLIC = "segment.slic(x, 20, 10, 0, 100000, true, 0.5, 3)",

@@ -1,4 +1,4 @@
--- Starting: what needs no tensor does not open libtorch, and is there in milliseconds.
+-- Start-up: without tensors libtorch is not loaded, and the program starts in milliseconds.
 local t = require "t"
 local host = require "medxai.host"
 

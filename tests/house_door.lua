@@ -1,4 +1,4 @@
--- What `require "medxai"` offers: all of it opens, all of it is described, and nothing else is there.
+-- What `require "medxai"` offers: every name opens, is described, and there are no others.
 local t = require "t"
 local files = require "medxai.base.files"
 local xai = require "medxai"

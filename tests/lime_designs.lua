@@ -1,5 +1,5 @@
--- Which regions the samples keep: draws that do not depend on how many are asked for, pairs, balance, what is run once;
--- that all designs aim at the same weights and the paired ones with less error; numbers of stability by hand.
+-- Which regions the samples keep: draws independent of their number, pairs, balance, duplicates; all designs estimate
+-- the same weights, the paired ones with less error; measures of stability by hand.
 local t = require "t"
 local coalitions = require "medxai.explain.lime_design"
 local stability = require "medxai.stats.agreement"
@@ -68,7 +68,7 @@ t.test("duplicate rows are evaluated once, in order of first appearance", functi
   t.ok(coalitions.distinct(draw("plain", 1000, 5)):size(0) <= 32)
 end)
 
--- A made answer of 15 regions with effects of one, two and three together.
+-- A made model of 15 regions with main effects and interactions of two and three.
 local function answer(z)
   local s = z * 2 - 1
   local a, b, c = s:narrow(1, 0, 5), s:narrow(1, 5, 5), s:narrow(1, 10, 5)

@@ -37,7 +37,7 @@ end
 
 local function apart(a, b) return (a - b):abs():max():item() / a:abs():max():item() end
 
--- What LIME must find, written out: samples one by one, no batches, no de-duplication.
+-- LIME written out: sample by sample, without batches or removal of duplicates.
 local function by_hand(masks, o)
   local model, x = tiny.model(), tiny.split(4):batch({ 1 }).x
   local made = regions.of(o.regions or grid, x:select(0, 0))

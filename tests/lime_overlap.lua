@@ -1,6 +1,5 @@
--- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and cuts by hand or as scikit-learn and OpenCV compute them,
--- thresholds that never see the image they cut, paired tests, strata, what the crop cut away; run:overlap over a tiny
--- network; bad masks.
+-- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and percentiles by hand or as scikit-learn and OpenCV, thresholds
+-- from other images, paired tests, strata, crops; run:overlap on a tiny network; bad masks.
 local t = require "t"
 local tiny = require "tinyexplain"
 local auprc = require "medxai.score.metrics.auprc"
@@ -84,7 +83,7 @@ local function findings(n, patients)
   return list
 end
 
--- A curve that is best at one threshold.
+-- A curve with one best threshold.
 local function peak(at)
   local curve = { iou = {}, dice = {} }
   for k = 1, cuts.levels do curve.iou[k] = k == at and 1.0 or 0.0 end
@@ -253,7 +252,7 @@ t.test("thresholds may be tuned on another split that has findings and no judged
   local result = go { methods = { "gradcam" }, tune = other_split(6, 100) }
   t.equal(result.thresholds, "tuned on val")
   t.ok(table_of(result, "^iou@1 threshold=tuned on val$"))
-  -- its 4, 5 and 6
+  -- its images 4, 5 and 6
   t.equal(go({ methods = { "gradcam" }, tune = other_split(8, 3) }).thresholds,
     "tuned on val without 3 images that are judged")
   t.fails(function() go { methods = { "gradcam" }, tune = split_of(2) } end,
@@ -310,7 +309,7 @@ t.test("the best baseline is chosen where all are defined, also for metrics wher
   for _, line in ipairs(one.lines) do
     if line.method == one.best then t.equal(line.all.mean, least) end
   end
-  -- whole lung, defined on two images of nine, is no measure for the others
+  -- whole_lung is defined on two images of nine, so it is no baseline for the others
   local function lungs(_, i, name)
     return name == "lungs" and i >= 8 and torch.ones(32, 32, { dtype = "uint8" })
       or name == "lesion" and split_of(9).mask(split, i, name) or nil

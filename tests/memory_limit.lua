@@ -5,7 +5,7 @@ local memory = require("medxai.core").memory
 
 local MB = 2 ^ 20
 
--- Runs f with a limit `mb` above what is live now; both are put back.
+-- Runs f with a limit of `mb` above what is live now; both are restored.
 local function with_limit(mb, f)
   local before = memory().limit_bytes / MB
   local limit = memory().live_bytes / MB + mb
@@ -176,8 +176,8 @@ t.test("2,000 training steps keep memory flat", function()
   t.ok(last < first)
 end)
 
--- Every allocation of f fails once, and on, until f gets through; each failure is an error in the house form, and
--- nothing is lost.
+-- Fails every allocation of f, one per try, until f succeeds; each failure is an error in the usual form, and nothing
+-- leaks.
 local function sweep(fail_after, f)
   for n = 0, 500 do
     memory.collect()

@@ -64,7 +64,7 @@ end)
 
 -- ---- intervals ------------------------------------------------------------------------------------------------------
 
--- Answers of a network over three classes, a patient of one to three images each; every so many are wrong.
+-- Predictions of a network for three classes, one to three images per patient; every so many are wrong.
 local function answers(n)
   local labels, probabilities, patients = {}, {}, {}
   for i = 1, n do

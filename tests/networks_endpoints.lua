@@ -1,5 +1,5 @@
--- What networks are compared by: values, paired differences and what each image adds, of one training and of several;
--- and that equal networks are not told apart more often than promised.
+-- Endpoints that compare networks: values, paired differences and each image's contribution, for one training and for
+-- several; equal networks are not told apart more often than stated.
 local t = require "t"
 local calibration = require "medxai.stats.calibration"
 local classification = require "medxai.stats.classification"
@@ -11,7 +11,7 @@ local units = require "medxai.stats.units"
 
 local classes = { "a", "b", "c" }
 
--- Answers of a network: the truth's logit raised by `signal`, normal noise beside; keyed.
+-- Logits of a network: the true class raised by `signal`, plus keyed normal noise.
 local function answers(labels, signal, noise, id)
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local draws, rows = random.stream { seed = 7, purpose = "test_networks@1", id = id }:normal(3 * #labels):tolist(), {}
@@ -118,7 +118,7 @@ t.test("counting an image twice changes a value by its contribution", function()
     local more_labels, more_rows = table.move(labels, 1, 150, 1, {}), table.move(rows, 1, 150, 1, {})
     more_labels[151], more_rows[151] = labels[1], rows[1]
     local after = e:influence(endpoints.judged(more_labels, { more_rows }), 1)
-    -- first order in 1/150: the rest is of the order of its square
+    -- first order in 1/150: the remainder is of second order
     t.near(150 * (after - value), phi[1], 0.05 + 0.03 * math.abs(phi[1]), name)
   end
 end)

@@ -1,5 +1,5 @@
--- The packet for readers: nothing in it names a method, letters are balanced, the key is outside; and what is made of
--- answers.
+-- The packet for readers: no file names a method, letters are balanced, the key is outside; and how answers are
+-- analyzed.
 local t = require "t"
 local core = require "medxai.core"
 local csv = require "medxai.base.csv"
@@ -97,7 +97,7 @@ t.test("letters are balanced over readers; a repeated case has exchanged letters
   t.equal(repeats, 3 * 3 * 3)
 end)
 
--- Answers as if a reader saw: hirescam 4 or 5, gradcam one less, sobel 1 or 2; misleading is 6 less that.
+-- Made ratings: hirescam 4 or 5, gradcam one less, sobel 1 or 2; misleading is 6 minus that.
 local function answer(run, key, reader, change)
   local rows = {}
   for i, row in ipairs(key) do

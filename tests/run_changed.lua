@@ -1,5 +1,5 @@
--- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's
--- own methods and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
+-- Changed inputs of an experiment are noticed: mask files, the code of own methods and metrics with everything that
+-- they use, their options, the seed. What has not changed is not repeated.
 local t = require "t"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
@@ -125,8 +125,7 @@ t.test("changed input masks give new maps and a new evaluation", function()
   t.equal(#step.fields.data.masks_sha256, 64)
 end)
 
--- Runs an own function with these lines before it; how many sets of maps there are then, and how many steps were not
--- done again.
+-- Runs an own function after these lines: the number of sets of maps, and of steps that were not repeated.
 local function own(dir, before, body)
   local r = go(dir, before .. "\nrun:explain(model, data.test, { images = 1, figures = false, methods = { mine = "
     .. "function(x, m) " .. body .. " end } })")

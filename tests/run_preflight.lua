@@ -1,5 +1,5 @@
--- The check before training: mistakes of later steps are found before training starts, and nothing else of it can be
--- noticed.
+-- The check before training: mistakes in later steps are found before training starts, and the check has no other
+-- effect.
 local t = require "t"
 local files = require "medxai.base.files"
 
@@ -23,7 +23,7 @@ local function go(before, after, ...)
   return t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script, ... }, dir
 end
 
--- The mistake stands in line `line` of the file and no epoch was trained.
+-- The mistake is reported for line `line` of the file, and no epoch was trained.
 local function refused(after, line, message, ...)
   local r, dir = go("", after, ...)
   t.equal(r.code, 1)
@@ -66,7 +66,7 @@ run:evaluate(model, data.val)
   t.equal(r.code, 0, r.err)
 end)
 
--- What a run leaves that a later line could have changed: its weights, its answers, and what is drawn next.
+-- The results of a run that a later line could have changed: weights, predictions, and the next random draws.
 local draws = "local torch = require 'medxai.torch'\nprint(math.random(1 << 40), torch.rand(3), "
   .. "#model:parameters(), leftover)\n"
 

@@ -31,7 +31,7 @@ local function mean_model()
   return model:eval()
 end
 
--- The context of one metric on one map; options: x (1, 3, H, W), map (H, W), m (entry), target, masks, config.
+-- The context of one metric for one map; options: x (1, 3, H, W), map (H, W), m (entry), target, masks, config.
 local function context(o)
   local calls = { n = 0 }
   local scorer = { logits = function(_, n, make)
@@ -401,7 +401,7 @@ t.test("scores do not depend on batch or order of images", function()
   local a, b = scores { images = { 1, 2, 3, 4, 5 }, batch = 5 }, scores { images = { 5, 3, 1, 2, 4 }, batch = 1 }
   local n = 0
   for key, v in pairs(a) do
-    -- a batch's rounding swaps neighbors in a ranking of pixels
+    -- rounding in a batch swaps neighbors in a ranking of pixels
     t.near(b[key], v, key:find "confidence_change" and 1e-5 or 1e-3, key)
     n = n + 1
   end

@@ -1,5 +1,4 @@
--- A researcher's own metrics: what they may do with what they are given, what they may return, and what is said where
--- that fails.
+-- Own metrics: what they may do with their input, what they may return, and the errors where that fails.
 local t = require "t"
 local tiny = require "tinyexplain"
 local explain = require "medxai.steps.explain"
@@ -36,7 +35,7 @@ t.test("an own metric cannot change what metrics share", function()
   end
   local place <close> = tiny.beside(texts)
   local function others(first)
-    -- else an original asked for early is scored in another chunk
+    -- else an early call of original() is computed in another chunk
     local result, run = go { methods = { plain = plain }, images = { 2 }, mask = "lesion", deterministic = true,
       metrics = { first, deletion, confidence, { "road_most_relevant_first", percentiles = { 25 } }, "energy_inside",
         { "prediction_changed", removal = "black" } } }

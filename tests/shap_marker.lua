@@ -1,4 +1,4 @@
--- Taking out what a mask marks: the data's mask as a map, and whether the prediction changes without it.
+-- Removing what a mask marks: the data's mask as a map, and whether the prediction changes without it.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"

@@ -10,8 +10,7 @@ local method = require "medxai.explain.methods.shap_partition"
 
 local distance = shapdump.distance
 
--- A removal by a constant, which the house's removals do not have, through the tree's own door: a split whose range is
--- that constant.
+-- Removal by a constant, which the library does not have: the split's range is that constant.
 local function constant(value)
   return function() local v = torch.full({ 1, 1, 1, 1 }, value, { dtype = "float64" }) return v, v end
 end
@@ -52,8 +51,8 @@ t.test("one context, hidden or shown: values and the order of evaluations equal 
 end)
 
 t.test("odd budgets and batches overshoot by one evaluation, as shap's; the least budget splits once", function()
-  -- The order is not compared: two groups here differ by less than the rounding of their outputs, and which one is
-  -- split first hangs on the processor.
+  -- The order is not compared: two groups differ by less than the rounding of their outputs, so the processor decides
+  -- which is split first.
   local off, _, evaluated = same_as_shap("odd", image(), { removal = "black", evals = 101, queue_batch = 7,
     ranked_outputs = 1 }, { range = constant(0.3) })
   t.ok(off < 1e-10, tostring(off))

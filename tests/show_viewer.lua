@@ -105,7 +105,7 @@ local function chromium()
   end
 end
 
--- Steps through the page's own controls and keys, and writes what it met into the page.
+-- Uses the page's own controls and keys, and writes what it finds into the page.
 local clicks = [==[
 <script>
 (function () {

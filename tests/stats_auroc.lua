@@ -1,6 +1,5 @@
--- Areas under ROC curves and accuracies of networks on the same images: the golden values of
--- shared/spec/comparison.md, section 13;
--- several images per patient, several classes, seeds; what cannot be told; false positives under equal networks.
+-- Areas under ROC curves and accuracies of networks on the same images: reference values of shared/spec/comparison.md,
+-- section 13; several images per patient, several classes, seeds; undefined cases; false positives for equal networks.
 local t = require "t"
 local accuracy = require "medxai.stats.accuracy"
 local core = require "medxai.core"
@@ -257,7 +256,7 @@ end)
 
 -- ---- equal networks -------------------------------------------------------------------------------------------------
 
--- Share of studies in which two networks that differ by noise alone are told apart.
+-- Share of studies in which two networks that differ only by noise are told apart.
 local function false_positives(studies, positives, negatives, seed)
   local found = 0
   for s = 1, studies do

@@ -1,4 +1,4 @@
--- Calibration and conformal sets: the golden values of shared/spec/comparison.md, section 13, and what there is not.
+-- Calibration and conformal sets: reference values of shared/spec/comparison.md, section 13, and undefined cases.
 local t = require "t"
 local calibration = require "medxai.stats.calibration"
 local conformal = require "medxai.stats.conformal"

@@ -1,4 +1,4 @@
--- Numbers about maps: similarity, persistence, complexity, faithfulness, readers: the golden values of
+-- Numbers about maps (similarity, persistence, complexity, faithfulness, readers): reference values of
 -- shared/spec/comparison.md, section 13, and cases by hand.
 local t = require "t"
 local complexity = require "medxai.stats.complexity"
@@ -144,7 +144,7 @@ t.test("persistence over patients and draws: interval, undefined maps, one map f
   stages[1][2][7], stages[2][1][9] = nan, nan
   t.near(persistence.of(over, stages, stranger).mean, r.mean, 0.005)
   t.equal(persistence.of(over, stages, stranger), persistence.of(units.over(48), stages, stranger)) -- the same draws
-  -- draws that differ widen the interval, which patients alone would not show
+  -- draws that differ widen the interval; an interval over patients alone would not show it
   local apart = cascade({ 0.5, 0.5, 0.5 }, 48, 0.001)
   for k = 1, 3 do
     for d = 1, 5 do
@@ -199,7 +199,7 @@ t.long("persistence near its threshold over 300 studies of 48 patients", functio
   local below, above, truth = misses(300, 48, 0.6, 2)
   print(string.format("      true %.3f: interval below in %.3f, above in %.3f (nominal 0.05 each)", truth, below,
     above))
-  -- more above than below: max(0, .) of the last stage, which lies at the strangers' level, lies above it
+  -- more above than below: max(0, .) of the last stage, at the strangers' level, is biased upward
   t.ok(below <= 0.10 and above <= 0.16, below .. " " .. above)
 end)
 

@@ -1,4 +1,4 @@
--- Seeds, resplits, rankings, verdicts: the golden values of shared/spec/comparison.md, section 13, and cases by hand.
+-- Seeds, resplits, rankings, verdicts: reference values of shared/spec/comparison.md, section 13, and cases by hand.
 local t = require "t"
 local components = require "medxai.stats.components"
 local core = require "medxai.core"
@@ -32,7 +32,7 @@ t.test("fewer than three seeds, no spread or gaps: no interval, with the reason"
   t.equal(two.why, "fewer than 3 seeds")
   t.ok(two.low ~= two.low and two.mean == two.mean)
   t.equal(components.of({ { 1, 1, 1 }, { 1, 1, 1 } }).why, "no spread")
-  -- every seed answers one class for all: as many right each, other ones
+  -- every seed predicts one class for all images: equal accuracy, on different images
   t.equal(components.of({ { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } }).why, "the variance cannot be told from the error")
   t.equal(components.of({ { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 }, { 1, 0, 0 }, { 0, 1, 1 } }).why,
     "the variance cannot be told from the error")
@@ -94,7 +94,7 @@ t.test("six blocks: Holm over six pairs rejects none, since the least p is 2 of 
   for _, p in ipairs(multiple.holm(ps)) do t.ok(p > 0.05) end
 end)
 
--- The golden pairs: adjusted p, the first is the better one.
+-- The reference pairs: adjusted p; the first is the better one.
 local function golden_pairs()
   local list = {}
   for a, b, p in ("AB .004 AC .001 AD .001 BC .21 BD .03 CD .40"):gmatch "(%u)(%u) (%S+)" do
@@ -112,7 +112,7 @@ t.test("rank ranges equal the reference values; groups are made from the pairs",
   t.equal(rankings.cliques({ "A", "B", "C", "D" }, golden_pairs()), { { "B", "C" }, { "C", "D" } })
   t.equal(rankings.cliques({ "A", "B", "C" }, {}), { { "A", "B", "C" } })
   t.equal(rankings.cliques({ "A", "B" }, { { a = "A", b = "B", verdict = "worse" } }), {})
-  -- A and C differ, both are like B, which lies outside them in rank: two bars that no run of neighbors makes
+  -- A and C differ, both equal B, which has another rank: two bars that no run of neighbors gives
   t.equal(rankings.cliques({ "A", "C", "B" }, { { a = "A", b = "C", verdict = "better" } }), { { "A", "B" }, { "C",
     "B" } })
   t.equal(rankings.ranges({ "A", "B" }, { { a = "A", b = "B", verdict = "worse" } }), { { name = "A", low = 2,

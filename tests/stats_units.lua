@@ -1,5 +1,5 @@
--- Means, differences and hit rates over units: the golden values of shared/spec/comparison.md, section 13 (made twice,
--- by separate code), what has no interval and why, the coverage of the intervals.
+-- Means, differences and hit rates over units: reference values of shared/spec/comparison.md, section 13 (computed
+-- twice, by separate code), cases without an interval, coverage of the intervals.
 local t = require "t"
 local core = require "medxai.core"
 local multiple = require "medxai.stats.multiple"

@@ -233,7 +233,7 @@ t.test("a pickle that repeats values keeps them shared and small", function()
   } do
     local mb, count = cost_of(pickle, dir)
     t.equal(count, 51, name)
-    -- opening the core takes a few, 2^50 values all there are
+    -- opening the core takes a few MB; expanding everything would give 2^50 values
     t.ok(mb < 50, ("%s: %d bytes took %d MB"):format(name, #pickle, mb))
   end
 end)

@@ -54,7 +54,7 @@ t.test("a file of another number of classes is an error with the experiment's li
     .. "  classifier.weight is 4x2 in the file, 3x2 here: the file was trained with 4 classes\n")
 end)
 
--- The program of above with weights that are a table, and the state of a small Inception where `inception`.
+-- The program above with weights given as a table, and the state of a small Inception where `inception`.
 local function apply_table(dir, spec, inception)
   local text = program:format("", "error", "", ""):gsub('"", model.name', spec .. ", model.name")
   if inception then text = text:gsub("local model = { name = \"squeezenet1_0\"", [[

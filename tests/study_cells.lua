@@ -1,5 +1,5 @@
--- The cells of a comparison: killed anywhere, and by several processes, the same bytes; failures are rows and are
--- counted.
+-- The cells of a comparison: the same bytes when killed anywhere, and from several processes; failures have rows and
+-- are counted.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -13,7 +13,7 @@ run:compare(study, { methods = { "gradcam", "saliency" },
   mask = "lungs", primary = "energy_inside", baselines = { "sobel", "random_smooth" } })
 ]]
 
--- All that a study leaves but for times and hosts.
+-- The files of a study, without times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
   "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv", "study/viewer.html" }
 
@@ -28,7 +28,7 @@ end
 
 local reference
 
--- What the uninterrupted study wrote; the same text under another run name gives the same bytes.
+-- The uninterrupted study's files; another run name gives the same bytes.
 local function whole()
   if reference then return reference end
   local r = tiny.go("whole", text)

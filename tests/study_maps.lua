@@ -1,4 +1,4 @@
--- Where maps of several networks meet, how alike they are, and whose map is lent to whom.
+-- The frame shared by maps of several networks, their similarity, and which patient's map is compared with which.
 local t = require "t"
 local cells = require "medxai.steps.study_cells"
 local csv = require "medxai.base.csv"
@@ -123,7 +123,7 @@ t.test("strangers are other patients, of the same class where there are any, nev
     return table.concat(out, " ")
   end
   t.equal({ of(1), of(2), of(3) }, { "c", "c", "a b" })
-  -- where nobody knows the patients, other images are other patients
+  -- where no patient is known, every other image counts as another patient
   t.equal({ of(4), of(5), of(6) }, { "e f", "f d", "d e" })
   t.equal(of(7), "a b c d e") -- no other patient of its class
 end)

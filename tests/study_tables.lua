@@ -129,7 +129,7 @@ t.test("\"beats the baselines\" means each of them", function()
     metrics = { up }, f = function(_, method, _, i, control) return (control == "none" and shift[method] + 1
       or 0) + noise(method, i, control) end }
   t.equal(row_of(out, "net", "up@1", "strong").beats_baselines, "better")
-  -- above one, below the other: no single answer
+  -- above one, below the other: no single verdict
   t.equal(row_of(out, "net", "up@1", "middle").beats_baselines, "undecided")
   t.equal(row_of(out, "net", "up@1", "base1").beats_baselines, nil)
   t.equal(#out.pairs, 1) -- baselines are not ranked
@@ -251,8 +251,8 @@ t.test("methods that failed the gate are marked and do not count for a metric", 
 end)
 
 t.long("of 200 studies in which no map tells anything, at most 7 in 100 claim that one does", function()
-  -- each map's score on each image is a draw: own and swapped maps are alike. Expected at most 5 %; 0.07 is one and a
-  -- half standard errors (0.015) above, and these draws are always the same
+  -- each map's score on each image is random: own and exchanged maps are equal. Expected at most 5 %; 0.07 is one and a
+  -- half standard errors (0.015) above, and the draws are fixed
   local patients, claims = patients_of(24), 0
   math.randomseed(4)
   for _ = 1, 200 do
