@@ -1,6 +1,6 @@
 -- Does a small network that learned to tell three kinds of phantom chest X-ray apart look at the lesion?
 -- The phantom's lesions are known exactly, so the answer is a number: the share of each map's energy inside the lesion,
--- beside the lesion's share of the area (chance), a blob in the centre, and an edge detector.
+-- beside the lesion's share of the area (chance), a blob in the center, and an edge detector.
 local xai = require "medxai"
 
 local run = xai.run { name = "quickstart", seed = 42 }

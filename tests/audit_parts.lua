@@ -1,5 +1,5 @@
--- The audit of a network: where parts and their placebos lie, what is left without them, what hiding them takes; and
--- what the findings say together.
+-- The audit of a network: places of parts and placebos, accuracy without them, the effect of hiding them, and the
+-- verdict from all findings.
 local t = require "t"
 local combine = require "medxai.steps.audit_verdict"
 local maps = require "medxai.steps.audit_maps"
@@ -20,7 +20,7 @@ local function box(top, left, height, width)
   return mask
 end
 
-t.test("placebo patches have the patch's shape, lie in the zone and off the patch, each elsewhere", function()
+t.test("placebo patches have the part's shape, lie in its zone, off the part, each at another place", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local patch, zone = box(2, 3, 3, 2), box(0, 0, 20, 8)
   local list, seen = placebo.shifted(patch, zone, 4, stream "a"), {}
@@ -39,7 +39,7 @@ t.test("placebo patches have the patch's shape, lie in the zone and off the patc
   t.equal(#placebo.shifted(box(0, 0, 0, 0), zone, 4, stream "c"), 0, "an empty patch")
 end)
 
-t.test("large parts are moved over the image with the least overlap that the draws offer", function()
+t.test("large parts are moved over the image to where the draws overlap least", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local part = box(5, 5, 8, 8)
   local list, overlap = placebo.rolled(part, 4, stream "d")
@@ -50,7 +50,7 @@ t.test("large parts are moved over the image with the least overlap that the dra
   t.ok(much >= 2 / 3 - 1e-9 and much < 0.72, "300 of 400 pixels overlap by 200 at least: " .. much)
 end)
 
-t.test("letters of phantoms are proposed as markers, and hardly anything else is", function()
+t.test("letters in phantoms are proposed as markers, with few false proposals", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local data = xai.dataset.phantom { n_train = 0, n_val = 0, n_test = 12, size_px = 96,
     marker = { rate = { 0, 1, 1 } } }
@@ -70,7 +70,7 @@ t.test("letters of phantoms are proposed as markers, and hardly anything else is
   t.equal(markers.find(torch.ones(16, 16, { dtype = "float64" }), torch.ones(16, 16, { dtype = "bool" })), nil)
 end)
 
--- Made answers of n images of two classes: whole images tell the class; without the lungs a share of it is left.
+-- Made logits of n images in two classes: whole images give the class away; without the lungs a share of that is left.
 local function made(n, left, marker_drop, mean_drop)
   local scope <close> = xai.scope() -- luacheck: ignore
   local draws, images = random.stream { seed = 1, purpose = "test_parts@1", id = "x" }:normal(8 * n):tolist(), {}
@@ -97,8 +97,7 @@ local function made(n, left, marker_drop, mean_drop)
   return images
 end
 
-t.test("what is left without the lungs is found above a half, not found below, undecided between or of few patients",
-  function()
+t.test("without the lungs, a class is found above 0.5, not found below, else undecided", function()
   local function verdict_of(n, left) return parts.retained(made(n, left, 0), { "a", "b" }, 42)[1] end
   local kept = verdict_of(120, 0.95)
   t.equal(kept.verdict.verdict, "found")
@@ -110,7 +109,7 @@ t.test("what is left without the lungs is found above a half, not found below, u
   t.equal(verdict_of(8, 0.95).verdict, { verdict = "undecided", reason = "fewer than 10 patients" })
 end)
 
-t.test("hiding a marker is found where it takes more than placebos do, not where it takes as much", function()
+t.test("hiding a marker counts as used where the score drops more than for placebos", function()
   local o = { regions = { "markers", "border" }, placebo = 4, seed = 42 }
   local rows = parts.occlusion(made(80, 1, 1.5), o)
   t.equal(rows[1].verdict.verdict, "found")
@@ -120,12 +119,12 @@ t.test("hiding a marker is found where it takes more than placebos do, not where
   t.equal(rows[1].verdict.verdict, "not_found")
 end)
 
-t.test("two removals that disagree decide nothing", function()
+t.test("two removals that disagree give no verdict", function()
   t.equal(parts.occlusion(made(80, 1, 1.5, 0), { regions = { "markers" }, placebo = 4, seed = 42 })[1].verdict,
     { verdict = "undecided", reason = "removals disagree" })
 end)
 
-t.test("a map is compared with one of the same class and of another patient, keyed by the image", function()
+t.test("each map is compared with one of another patient of the same class, keyed by the image", function()
   local items = {}
   for i = 1, 40 do items[i] = { id = "image " .. i, label = i % 2, patient = "p" .. i // 8 } end
   items[41] = { id = "alone", label = 2, patient = "p9" }
@@ -142,7 +141,7 @@ end)
 
 local function row(class, input, word) return { class = class, input = input, verdict = { verdict = word } } end
 
-t.test("the audit's verdict: a shortcut needs both, that it can be told and that it is used", function()
+t.test("the verdict \"shortcut\" needs both: a class can be told outside the lungs, and the network uses it", function()
   local told, not_told = { row("a", "outside", "found") }, { row("a", "outside", "not_found") }
   local function of(f) return combine.of(f).verdict end
   local marker = { { part = "markers", verdict = { verdict = "found" } } }
@@ -165,15 +164,14 @@ t.test("the audit's verdict: a shortcut needs both, that it can be told and that
   t.equal(combine.of { probe = not_told, sources = { row("a", nil, "found") } }.verdict, "undecided")
 end)
 
--- A data set of nothing but labels and sources.
+-- A data set of labels and sources only.
 local function labels(list)
   local items = {}
   for i, one in ipairs(list) do items[i] = { label = one[1], source = one[2], patient = "unknown" } end
   return { classes = { "a", "b" }, splits = { { items = items, n = #items, classes = { "a", "b" } } } }
 end
 
-t.test("a class with one source is confounded, and the share of the class that the source tells stands beside it",
-  function()
+t.test("a class from one source is confounded; the information that the source gives is reported", function()
   local data = labels { { 0, "A" }, { 0, "A" }, { 1, "B" }, { 1, "B" } }
   local found = sources.table_of(nil, data)
   t.near(found.share, 1, 1e-12)
@@ -181,19 +179,18 @@ t.test("a class with one source is confounded, and the share of the class that t
   local rows = sources.rows(nil, data.splits[1], { seed = 42 }, found)
   t.equal(rows[1].verdict.verdict, "confounded")
   t.ok(rows[1].verdict.reason:find "100 %%")
-  -- two sources in each class, in equal shares: nothing is told
+  -- two sources in each class, in equal shares: they predict nothing
   found = sources.table_of(nil, labels { { 0, "A" }, { 0, "B" }, { 1, "A" }, { 1, "B" } })
   t.near(found.share, 0, 1e-12)
   t.equal(found.single, {})
-  -- one source in all: nothing to judge
+  -- one source only: the check is not applicable
   found = sources.table_of(nil, labels { { 0, "A" }, { 1, "A" } })
   t.equal(found.single, {})
   t.equal(sources.rows(nil, data.splits[1], { seed = 42 }, found)[1].verdict,
     { verdict = "not_applicable", reason = "one source: 'A'" })
 end)
 
-t.test("a network whose features tell the source within a class is found to know it, one source exchanged is not",
-  function()
+t.test("a network whose features predict the source within a class is found; shuffled sources are not", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local data = xai.dataset.phantom { n_train = 9, n_val = 0, n_test = 90, size_px = 32 }
   local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0",
@@ -223,7 +220,7 @@ t.test("a network whose features tell the source within a class is found to know
   t.equal(few[1].verdict, { verdict = "undecided", reason = "fewer than 5 patients of a source" })
 end)
 
-t.test("sources given class by class: unknown classes, missing ones and one name for all are errors", function()
+t.test("sources per class: unknown classes, missing ones and one name for all are errors", function()
   local classes = { "a", "b" }
   t.fails(function() sources.check({ a = "A", b = "A" }, classes) end,
     "audit: sources: every class comes from 'A': with one source there is "
@@ -244,7 +241,7 @@ t.test("what the gate said of a method on these weights stands beside where its 
     { method = "saliency", label = "saliency", maps = "saliency-1" } } }
   local function words(weights)
     local list = {}
-    for i, row in ipairs(maps.rows({ dir = dir, seed = 1 }, split, base, weights)) do list[i] = row.gate end
+    for i, one in ipairs(maps.rows({ dir = dir, seed = 1 }, split, base, weights)) do list[i] = one.gate end
     return list
   end
   t.equal(words "w1", { "not judged", "not judged" })

@@ -1,4 +1,4 @@
--- The audit's cheap probe, its power, its verdicts on inputs and on sources.
+-- The audit's linear probe, its power, and its verdicts on inputs and sources.
 local t = require "t"
 local delong = require "medxai.stats.delong"
 local distributions = require "medxai.stats.distributions"
@@ -15,7 +15,7 @@ local function normal(n, id)
   return scope:keep(random.stream { seed = 3, purpose = "test_probe@1", id = id }:normal(n))
 end
 
-t.test("principal components: of 3 columns of rank 2 two are kept, and give the rows back", function()
+t.test("principal components: 3 columns of rank 2 give two components, which reproduce the rows", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   for _, n in ipairs { 3, 40 } do -- fewer rows than columns, and more
     local two = normal(2 * n, "rows"):view({ n, 2 })
@@ -29,7 +29,7 @@ t.test("principal components: of 3 columns of rank 2 two are kept, and give the 
   t.equal(probe.components(torch.ones(5, 4, { dtype = "float64" })).count, 0)
 end)
 
-t.test("logistic regressions with a ridge stand where their gradients are 0, one set of labels or many", function()
+t.test("ridge logistic regression: gradients are 0 at the solution, for one or many label columns", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local n = 50
   local x = torch.cat({ normal(n * 4, "x"):view({ n, 4 }), torch.ones(n, 1, { dtype = "float64" }) }, 1)
@@ -41,8 +41,7 @@ t.test("logistic regressions with a ridge stand where their gradients are 0, one
   t.near(probe.fit(x, y:narrow(1, 1, 1), 0.5), w:narrow(1, 1, 1), 1e-9)
 end)
 
-t.test("the multinomial regression stands where its gradient is 0, also of classes that are told without error",
-  function()
+t.test("multinomial regression: the gradient is 0 at the solution, also for separable classes", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local n = 60
   local x = torch.cat({ normal(n * 3, "x"):view({ n, 3 }), torch.ones(n, 1, { dtype = "float64" }) }, 1)
@@ -54,8 +53,7 @@ t.test("the multinomial regression stands where its gradient is 0, also of class
   t.ok(gradient:abs():max():item() < 1e-4, gradient:abs():max():item())
 end)
 
-t.test("power is the specification's: 41 images of a class clear it with 0.8, 59 in a family of three; 15 do not",
-  function()
+t.test("power matches the specification: 41 images per class suffice alone, 59 in a family of three", function()
   t.near(power.of_area(0.5, 0.638, 41, 82), 0.8, 0.03)
   t.near(power.of_area(0.5, 0.638, 59, 118, 3), 0.8, 0.03)
   t.near(power.of_area(0.5, 0.638, 15, 70), 0.51, 0.03)
@@ -91,7 +89,7 @@ t.test("power is how often the test of an area decides, simulated", function()
   end
 end)
 
--- Units over the test images, and the rows of the probe of some inputs.
+-- Units over the test images, and the probe's rows for some inputs.
 local function told(data_of, names)
   local answers, splits = {}, {}
   for _, input in ipairs(names) do
@@ -110,7 +108,7 @@ local function told(data_of, names)
   return out
 end
 
-t.test("phantoms without a letter: outside and border are not found, and few images do not clear them", function()
+t.test("phantoms without a letter: outside and border are not found, and few images clear nothing", function()
   local rows = told(function(input)
     return xai.dataset.phantom { n_train = 300, n_val = 3, n_test = 120, size_px = 32, input = input }
   end, { "whole", "outside", "border" })
@@ -121,7 +119,7 @@ t.test("phantoms without a letter: outside and border are not found, and few ima
   t.ok(rows["outside clear"].power.positives == 40 and rows["outside clear"].power.negatives == 80)
 end)
 
-t.test("a letter that tells the class is found outside the lungs and in the border, and not in the lungs", function()
+t.test("a letter that gives the class away is found outside the lungs and in the border only", function()
   local rows = told(function(input)
     return xai.dataset.phantom { n_train = 600, n_val = 3, n_test = 150, size_px = 32, contrast = 0,
       marker = { rate = { 0, 1, 1 } },
@@ -135,8 +133,7 @@ t.test("a letter that tells the class is found outside the lungs and in the bord
   end
 end)
 
-t.test("the shared X-rays: COVID-19 is told by outside, border and outline, the others by outside and border",
-  function()
+t.test("the shared X-rays: the probe tells COVID-19 by outside, border and outline, others by two of them", function()
   local folder = t.shared()
   local rows = told(function(input) return require "permutedprobe".data(folder, input) end,
     { "whole", "outside", "border", "shape" })
@@ -159,7 +156,7 @@ t.test("the shared X-rays: COVID-19 is told by outside, border and outline, the 
   end
 end)
 
-t.test("labels permuted over all splits jointly are seldom found", function()
+t.test("jointly permuted labels are seldom found", function()
   -- 20 permutations here, 200 with --long. A fixed seed; at 5 % five or more of 20 have probability 0.003.
   local found = require "permutedprobe".count(t.shared(), "border", 20)
   t.ok(found.first_half <= 4 and found.first <= 3 and found.any <= 4)
@@ -175,7 +172,7 @@ t.long("of 200 permutations of all labels about 5 in 100 are found at 0.5, fewer
   end
 end)
 
-t.test("the source probe: sources that features tell have p = 1/201, exchanged ones have not", function()
+t.test("source probe: p = 1/201 where features predict the source, larger where sources are shuffled", function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local n, names, groups = 60, {}, {}
   local shift = {}
@@ -194,8 +191,8 @@ t.test("the source probe: sources that features tell have p = 1/201, exchanged o
   t.equal(probe.sources(told_rows, names, groups, "A", key), r)
 end)
 
-t.test("images of a patient are in one fold, and keep one source when sources are exchanged", function()
-  -- 12 patients with 5 images each that are all alike: an image-wise fold would tell every one of them.
+t.test("images of a patient share a fold, and one source when sources are shuffled", function()
+  -- 12 patients with 5 identical images each: with folds over images the probe would recognize every patient.
   local scope <close> = xai.scope() -- luacheck: ignore
   local names, groups, rows = {}, {}, {}
   local own = normal(12 * 6, "patients"):view({ 12, 6 }):tolist()

@@ -1,11 +1,11 @@
--- run:audit as an experiment runs it: a letter that tells the class is found, the run is resumed with the same bytes,
+-- run:audit as an experiment runs it: a letter that gives the class away is found, the run resumes to the same bytes,
 -- and what it refuses.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
--- A tiny network on tiny phantoms, whose class a letter tells. OPTIONS stands for what a test varies.
+-- A tiny network on tiny phantoms with a letter per class. OPTIONS stands for what a test varies.
 local experiment = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
@@ -48,7 +48,7 @@ local function bytes_of(dir)
   return list
 end
 
-t.test("a letter that tells the class is found; killed at any place the audit goes on to the same bytes", function()
+t.test("a letter that gives the class away is found; an audit killed anywhere resumes to the same bytes", function()
   local options = "inputs = { 'whole', 'lungs_raw', 'border', 'shape' }, seeds = { 1 }, methods = { 'gradcam' }, "
     .. "placebo = 2"
   local r, dir = go(options)
@@ -71,7 +71,7 @@ t.test("a letter that tells the class is found; killed at any place the audit go
   t.ok(page:find("Verdict: shortcut found", 1, true) and page:find("Told by the cheap probe", 1, true))
   t.ok(not r.out:find "no shortcut" and not page:find "no shortcut", "an audit does not say that there is none")
   local before = bytes_of(dir)
-  -- What a kill may have left: steps without results, one training without its end.
+  -- What a kill may leave: steps without results, one unfinished training.
   local steps = dir .. "/runs/tiny/steps"
   for _, name in ipairs { "audit", "audit-parts", "audit-border-seed-1", "audit-probe-shape" } do
     files.remove(steps .. "/" .. name .. ".json")
@@ -83,7 +83,7 @@ t.test("a letter that tells the class is found; killed at any place the audit go
   t.equal(bytes_of(dir), before)
 end)
 
-t.test("without seeds nothing is trained and the cheap probe speaks; a given model has its parts judged", function()
+t.test("without seeds only the probe runs and nothing is trained; a given model has its parts judged", function()
   local r, dir = go("inputs = { 'whole', 'border' }, seeds = {}")
   t.equal(r.code, 0, r.err)
   t.ok(not files.exists(dir .. "/runs/tiny/cells"), "something was trained")
@@ -95,7 +95,7 @@ t.test("without seeds nothing is trained and the cheap probe speaks; a given mod
   t.equal(#(csv.read(dir .. "/runs/tiny/audit/parts.csv")) > 12, true)
 end)
 
--- What calls with these options say, all in one run of the program.
+-- The errors of calls with these options, all from one child process.
 local function refused(list)
   local lines = {}
   for i, options in ipairs(list) do
@@ -134,7 +134,7 @@ t.test("bad input is refused before anything is trained", function()
     .. "test).", 1, true), r.err)
 end)
 
--- Real files: a mask that shows one lung, and one that is not there.
+-- Real files: a mask that shows one lung, and one that is missing.
 local real = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
@@ -144,8 +144,7 @@ run:audit { inputs = { "whole", "outside", "shape" }, seeds = {},
   end }
 ]]
 
-t.test("an image whose mask an input refuses is left out of all inputs, and told; a missing mask is an error",
-  function()
+t.test("images whose mask an input refuses are left out of all inputs; a missing mask is an error", function()
   local shared, root = t.shared(), t.tmpdir() .. "/data"
   os.execute(("mkdir %s && cp -r %s %s/"):format(root, t.quote(shared .. "/covid-cxr/Lung Segmentation Data"), root))
   local folder = root .. "/Lung Segmentation Data/Train/Normal/lung masks"

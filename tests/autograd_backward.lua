@@ -26,7 +26,7 @@ t.test("backward takes the gradient of an output that is not one number", functi
   t.fails_like(function() (x * 2):backward(torch.ones(3)) end, "^backward: .*[sS]hape")
 end)
 
-t.test("backward refuses what leads nowhere", function()
+t.test("backward refuses outputs that need no gradient", function()
   t.fails(function() torch.ones(1):backward() end,
     "backward: output 1 does not require grad: it was made under no_grad or from tensors that do not.")
   local x = leaf(1.0)
@@ -57,7 +57,7 @@ t.test("grad gives the gradients of several outputs for several inputs and leave
     "grad: 2 gradients for 1 outputs. Give one each (torch.none for 1).")
 end)
 
-t.test("a gradient's gradient", function()
+t.test("second derivatives", function()
   local x = leaf(2.0, -1.0)
   local g = torch.autograd.grad(x:pow(3):sum(), x, { create_graph = true })[1]
   t.equal(g:tolist(), { 12, 3 })
@@ -87,7 +87,7 @@ t.test("a graph that is kept holds nothing more after fifty passes", function()
   t.equal(memory.live().bytes, before)
 end)
 
-t.test("grad modes nest and are put back, on error too", function()
+t.test("grad modes nest and are restored, also after an error", function()
   local x = leaf(1.0)
   t.equal(torch.is_grad_enabled(), true)
   local inside, again, sum = torch.no_grad(function(n)
@@ -107,12 +107,12 @@ t.test("guided ReLU lets a gradient through where input and gradient are positiv
   t.equal(torch.autograd.grad(torch.guided_relu(x), x, { grad_outputs = g })[1]:tolist(), { 1, 0, 0, 0, 5 })
   t.equal(torch.guided_relu(x, 6):tolist(), { 1, 0, 2, 0, 6 })
   t.equal(torch.autograd.grad(torch.guided_relu(x, 6), x, { grad_outputs = g })[1]:tolist(), { 1, 0, 0, 0, 0 })
-  -- twice: the outer one sees what the inner one let through
+  -- twice: after the inner autocast the outer one is in force
   local y = torch.guided_relu(torch.guided_relu(x) * -1 + 3)
   t.equal(torch.autograd.grad(y, x, { grad_outputs = torch.ones(5) })[1]:tolist(), { 0, 0, 0, 0, 0 })
 end)
 
-t.test("autocast runs products in the type asked for and is put back, nested and on error", function()
+t.test("autocast computes products in the given dtype and is restored, nested and after an error", function()
   local a = torch.ones(2, 2)
   local function product() return torch.mm(a, a).dtype end
   t.equal(torch.autocast({ dtype = "bfloat16" }, product), "bfloat16")
@@ -144,7 +144,7 @@ t.test("autocast's cached copies of parameters end with it", function()
   t.equal(memory.live().bytes, before)
 end)
 
-t.test("torch's generators: seeds, states, one of one's own", function()
+t.test("torch's generators: seeds, states, generators of one's own", function()
   torch.manual_seed(5)
   local state = torch.get_rng_state()
   local a = torch.rand(4):tolist()

@@ -1,4 +1,4 @@
--- A long backward pass stops soon after the signal.
+-- Ctrl-C stops a long backward pass soon.
 local t = require "t"
 
 local function now()

@@ -1,5 +1,5 @@
--- What methods stand on: scorer, chunks, the context (views, extras, keyed streams), principal components with their
--- sign, augmentation, statuses, and what is kept beside a map.
+-- What methods use: scorer, chunks, the context (views, extras, keyed streams), principal components and their sign,
+-- augmentation, statuses, and what is stored with a map.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -45,7 +45,7 @@ t.test("a scorer's logits are the model's, whatever the chunk, and it counts its
   end
 end)
 
-t.test("deterministic: an image's score does not depend on how many others there are, to the last bit", function()
+t.test("deterministic: an image's score has the same bits however many other images there are", function()
   local model, x = tiny.model(), images(11)
   local s = scorer.new(model, { deterministic = true })
   local all = s:logits(11, function(first, count) return x:narrow(0, first, count) end)
@@ -55,7 +55,7 @@ t.test("deterministic: an image's score does not depend on how many others there
   end
 end)
 
-t.test("from an inner layer: the same logits from its values, and other ones where a channel is taken out", function()
+t.test("a scorer from an inner layer gives the model's logits, and others where a channel is removed", function()
   local model, x = tiny.model(), images(5)
   local base = torch.no_grad(function() return model:forward { x = x, outputs = { "conv2", "output" } } end)
   local s = scorer.new(model)
@@ -68,7 +68,7 @@ t.test("from an inner layer: the same logits from its values, and other ones whe
     base.output) > 1e-3)
 end)
 
-t.test("bfloat16 tells its largest deviation from float32 on the first images", function()
+t.test("bfloat16 reports its largest deviation from float32 on the first images", function()
   t.needs_bfloat16()
   local model, x = tiny.model(), images(20)
   local s = scorer.new(model, { precision = "bfloat16" })
@@ -91,7 +91,8 @@ t.test("chunks: a first small one, then what the budget holds; halves on out of 
   sizes, failing = {}, false
   chunks.each(chunks.new { budget_bytes = 1 << 30, chunk = 6 }, 20, function(_, count) sizes[#sizes + 1] = count end)
   t.equal(sizes, { 6, 6, 6, 2 })
-  -- what the first chunk makes besides, once, does not shrink the later ones; budget and what is worth it both count
+  -- memory that the first chunk allocates once does not shrink later chunks; budget and least worthwhile size both
+  -- count
   for _, o in ipairs { { budget_bytes = 40 << 20 }, { budget_bytes = 1 << 30, worth_bytes = 40 << 20 } } do
     sizes = {}
     local first = true
@@ -159,8 +160,7 @@ local function patterns(lean)
   return torch.stack(channels, 0), a
 end
 
-t.test("the first principal component is the SVD's, whichever side is the shorter, with the sign of the sum over "
-  .. "channels", function()
+t.test("the first principal component is the SVD's, in either orientation, with the sign of the sum", function()
   for _, shape in ipairs { { 5, 3, 4 }, { 30, 3, 4 }, { 12, 3, 4 } } do
     local n = shape[1] * 12
     local features = (torch.sin(torch.arange(n, { dtype = "float64" }) ^ 1.3) + 0.3
@@ -177,13 +177,12 @@ t.test("the first principal component is the SVD's, whichever side is the shorte
   end
 end)
 
-t.test("a component that hardly correlates with the unsmoothed map is sign_undecided, with its facts; a turned "
-  .. "product turns the map", function()
+t.test("a component that hardly correlates with the unsmoothed map gets status sign_undecided", function()
   local f = patterns(0.8)
   local raw, extras = principal.project(torch.stack({ f, -f }, 0))
   t.ok(distance(raw:select(0, 0), -raw:select(0, 1)) < 1e-9)
   t.equal({ extras[1].status, extras[2].status }, {})
-  -- the last channel such that the sum over channels is small and all but orthogonal to the component
+  -- the last channel makes the sum over channels small and nearly orthogonal to the component
   local odd, p = f:clone(), raw:select(0, 0) - raw:select(0, 0):mean()
   local other = torch.cos(torch.arange(12, { dtype = "float64" }) * 5):view({ 3, 4 })
   other = other - p * ((other * p):sum():item() / (p * p):sum():item())
@@ -193,8 +192,7 @@ t.test("a component that hardly correlates with the unsmoothed map is sign_undec
   t.ok(extras[1].facts.sign_correlation < 0.1)
 end)
 
-t.test("NaN makes that image's component NaN, constants give zero; compat counts NaN as 0 and keeps "
-  .. "LAPACK's sign", function()
+t.test("NaN gives that image a NaN component, constants give 0; compat counts NaN as 0", function()
   local f = patterns(0.8)
   local broken = f:clone()
   broken:view({ -1 }):narrow(0, 7, 1):fill_(0 / 0)
@@ -212,8 +210,7 @@ end)
 
 -- ---- views, extras --------------------------------------------------------------------------------------------------
 
-t.test("a smoothed map is the mean over six views of the same target, each turned back; plain maps come from the "
-  .. "same passes", function()
+t.test("a smoothed map is the mean over six views of the same target, each transformed back", function()
   local dir, model = t.tmpdir(), tiny.model()
   local both = go(dir, { methods = { "gradcam", { "gradcam", aug_smooth = true } }, images = 2, target = "nodule" },
     6, model)
@@ -235,7 +232,7 @@ t.test("a smoothed map is the mean over six views of the same target, each turne
   t.ok(distance(raws:select(0, 1), torch.load_npy(dir .. "/" .. plain.files[2])) < 1e-6)
 end)
 
-t.test("targets are fixed on the image; in compat each view of it takes its own argmax", function()
+t.test("targets are fixed per image; with compat each view takes its own argmax", function()
   local seen = {}
   local function watching(key)
     return { title = key, at = "layer", needs = { gradient = true }, smoothing = { aug_smooth = true },
@@ -265,8 +262,7 @@ t.test("targets are fixed on the image; in compat each view of it takes its own 
   t.ok(seen.ours:find "0" and seen.ours:find "1", "no view changed the argmax: " .. seen.ours)
 end)
 
-t.test("extras: facts go into the record, arrays into files beside the map, a status onto it; several calls "
-  .. "make lists", function()
+t.test("extras: facts go into the record, arrays into files beside the map, a status replaces the map's", function()
   local dir = t.tmpdir()
   local place <close> = tiny.beside(dir)
   t.write(dir .. "/talks.lua", [[return { title = "talks", at = "layer", smoothing = { aug_smooth = true }, map = function(ctx)
@@ -295,7 +291,7 @@ t.test("extras: facts go into the record, arrays into files beside the map, a st
   t.equal(many.facts.seed[3], result.records[1].facts.seed)
 end)
 
-t.test("a method that is not defined for a network is a status with its reason, no failure", function()
+t.test("a method that is not defined for a network gives a status with its reason, not a failure", function()
   local dir = t.tmpdir()
   local place <close> = tiny.beside(dir)
   t.write(dir .. "/never.lua", "return { title = 'never', map = function() "
@@ -309,7 +305,7 @@ t.test("a method that is not defined for a network is a status with its reason, 
     table.concat(run.warnings, "\n"))
 end)
 
-t.test("one image that a researcher's method file cannot do fails alone", function()
+t.test("one image on which a researcher's method raises fails alone", function()
   local dir = t.tmpdir()
   local place <close> = tiny.beside(dir)
   t.write(dir .. "/picky.lua", [[return { at = "layer", needs = { gradient = true }, map = function(ctx)
@@ -323,7 +319,7 @@ t.test("one image that a researcher's method file cannot do fails alone", functi
   t.ok(result.records[3].problem:find("picky.lua:2: not this one$"), result.records[3].problem)
 end)
 
-t.test("a context's image and range undo mean and std", function()
+t.test("ctx:image() and ctx:range() undo mean and std", function()
   local split = { data = { config = { mean = { 0.5, 0.4, 0.3 }, std = { 0.25, 0.5, 1.0 } } } }
   local pixels = images(1)
   local mean, std = torch.tensor({ 0.5, 0.4, 0.3 }):view({ 1, 3, 1, 1 }),
@@ -347,7 +343,7 @@ t.test("deterministic: the same bits however many images are explained, plain an
   t.equal(t.read(a .. "/" .. record.files[2]), t.read(b .. "/" .. one.records[1].files[2]))
 end)
 
-t.test("names as people write them, and near misses with what was meant", function()
+t.test("method names as people write them; misspelt ones are offered the nearest", function()
   local model = tiny.model()
   t.equal(explain.check({ methods = { "Grad-CAM" } }, model).entries[1].method.name, "gradcam")
   t.fails(function() explain.check({ methods = { sobel = { aug_smooth = true } } }, model) end,

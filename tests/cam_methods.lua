@@ -1,6 +1,5 @@
--- What each method says for itself: attributions against captum 0.9 in float64 (tests/reference/attributions.py toy),
--- and by hand what no reference shows: shortcuts, fills, dead channels, approximations, guided rectifiers, quadrature,
--- keyed noise.
+-- Method by method: attributions against captum 0.9 in float64 (tests/reference/attributions.py toy), and by hand what
+-- no reference covers: shortcuts, fills, zero channels, approximations, guided rectifiers, quadrature, keyed noise.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -13,7 +12,7 @@ local legendre = require "medxai.stats.quadrature"
 local map = require "medxai.explain.map"
 local mapstore = require "medxai.explain.store"
 local scorer = require "medxai.perturb.scorer"
--- before recorded_noise puts its own function in the place of core.rng.stream, which this keeps
+-- kept before recorded_noise replaces core.rng.stream
 require "medxai.tensor.random"
 
 local was_quiet = host.options.quiet
@@ -22,7 +21,7 @@ host.options.quiet = true
 local function distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype = "float64" }):abs():max():item() end
 local function relative(a, b) return ((a - b):norm() / b:norm()):item() end
 
--- Runs; gives the records by title and the store.
+-- Runs methods; returns the records by title, and the store.
 local function go(model, options, images)
   local scope <close> = core.memory.scope()
   local dir, run = t.tmpdir(), nil
@@ -36,7 +35,7 @@ local function raw_of(result, store, k) return store:raws(result.records[k])[1] 
 
 -- ---- attributions ---------------------------------------------------------------------------------------------------
 
--- The noise of attributions.py in the place of the keyed one: copy k of a (3, 24, 34) image.
+-- Replaces the keyed noise by that of attributions.py: copy k of a (3, 24, 34) image.
 local function recorded_noise()
   local size = 3 * 24 * 34
   local k = torch.arange(25 * size, { dtype = "float64" })
@@ -72,8 +71,7 @@ t.test("Gauss-Legendre points and weights are exact for polynomials up to degree
   end
 end)
 
-t.test("the completeness gap: 0 for a linear network, smaller with more steps, stored with the score "
-  .. "difference", function()
+t.test("completeness gap: 0 for a linear network, smaller with more steps, stored with the score", function()
   local linear = require("medxai.nn.graph").network { name = "linear", classes = tinycam.classes, size_px = 34,
     cam_layer = "c", build = function(g, x)
       return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("p", g:conv2d("c", x, { 3, 2, 3 }), 1)), { 2, 3 })
@@ -97,7 +95,7 @@ t.test("the step stores each method's completeness gap as a share of the score d
     .. "over 2 maps$"), result.statuses[1].honesty[1])
 end)
 
-t.test("SmoothGrad: the first copies of more are the copies; the noise is the image's, not the batch's", function()
+t.test("SmoothGrad: fewer samples are the first of more; the noise is keyed by the image, not the batch", function()
   local model = tinycam.model("relu")
   local result, store = go(model,
     { methods = { { "smoothgrad", samples = 3 }, { "smoothgrad", samples = 1 }, { "smoothgrad", samples = 2 } } })
@@ -117,7 +115,7 @@ t.test("SmoothGrad: the first copies of more are the copies; the noise is the im
   t.ok(distance(sum, two) < 1e-9)
 end)
 
-t.test("guided backprop: not defined with SiLU; compat guides torch.nn.ReLU modules alone", function()
+t.test("guided backprop: not defined with SiLU; compat guides only torch.nn.ReLU modules", function()
   local silu = tinycam.model("silu")
   local result = go(silu, { methods = { "guided_backprop", "guided_gradcam" } })
   for _, record in ipairs(result.records) do t.equal(record.status, "not_defined") end
@@ -136,8 +134,7 @@ t.test("guided backprop: not defined with SiLU; compat guides torch.nn.ReLU modu
   t.ok(distance(a, torch.autograd.grad(same.output:sum(), { same.x })[1]) == 0, "an empty list guides none")
 end)
 
-t.test("which ReLUs are modules in torchvision: all of VGG's and SqueezeNet's and ResNet's, DenseNet's but the "
-  .. "last, none of Inception's", function()
+t.test("ReLUs that are modules in torchvision, for each network", function()
   local expected = { squeezenet1_0 = { 26, 0 }, vgg19 = { 18, 0 }, resnet50 = { 49, 0 }, densenet121 = { 120, 1 },
     inception_v3 = { 0, 96 }, mobilenet_v2 = { 0, 0 }, efficientnet_b0 = { 0, 0 } }
   for _, name in ipairs { "squeezenet1_0", "vgg19", "resnet50", "densenet121", "inception_v3", "mobilenet_v2",
@@ -154,7 +151,7 @@ t.test("which ReLUs are modules in torchvision: all of VGG's and SqueezeNet's an
   end
 end)
 
-t.test("guided Grad-CAM is the product of the two, and the colours are kept where asked for", function()
+t.test("guided Grad-CAM is the product of both maps; colors are kept where asked for", function()
   local model = tinycam.model("relu")
   local result, store = go(model,
     { methods = { "gradcam", { "guided_backprop", colors = true }, { "guided_gradcam", colors = true } },
@@ -167,8 +164,7 @@ end)
 
 -- ---- ablation -------------------------------------------------------------------------------------------------------
 
-t.test("Ablation-CAM's shortcut through pooling and a linear layer, or a 1 x 1 convolution, equals running all "
-  .. "that follows", function()
+t.test("Ablation-CAM's shortcut for linear heads equals running all channels", function()
   local nets = { features = tinycam.model("relu") }
   nets.conv = require("medxai.nn.graph").network { name = "squeeze", classes = { "a", "b", "c" }, size_px = 34,
     cam_layer = "c1", seed = 1, build = function(g, x)
@@ -200,7 +196,7 @@ t.test("Ablation-CAM's shortcut through pooling and a linear layer, or a 1 x 1 c
   t.equal(channels.path(tinycam.model("relu"), "features.3").last, "features.4")
 end)
 
-t.test("channels that are zero everywhere are not run, and lose nothing; the block matters in compat alone", function()
+t.test("channels that are zero everywhere are skipped; the block size matters only with compat", function()
   local model = tinycam.model("relu")
   torch.no_grad(function() -- channel 3 of the layer is dead
     for _, p in ipairs(model:parameters()) do
@@ -221,7 +217,7 @@ t.test("channels that are zero everywhere are not run, and lose nothing; the blo
   t.ok(distance(maps[1], maps[2]) == 0 and distance(maps[3], maps[4]) > 1e-3)
 end)
 
-t.test("Ablation-CAM by hand: what the target loses without the channel", function()
+t.test("Ablation-CAM by hand: a channel's weight is the score lost without it", function()
   local model = tinycam.model("silu")
   local result, store = go(model, { methods = { "ablationcam" }, layer = "features.3", target = "nodule",
     images = { 1 } })
@@ -240,8 +236,7 @@ end)
 
 -- ---- Score-CAM ------------------------------------------------------------------------------------------------------
 
-t.test("Score-CAM: channels without contrast share one pass and one score; fewer channels are labelled an "
-  .. "approximation", function()
+t.test("Score-CAM: channels without contrast share one pass; fewer channels are labeled an approximation", function()
   local model = tinycam.model("relu")
   torch.no_grad(function()
     for _, p in ipairs(model:parameters()) do
@@ -265,7 +260,7 @@ t.test("Score-CAM: channels without contrast share one pass and one score; fewer
     raw_of(result, store, 1)) < 1e-6)
 end)
 
-t.test("bfloat16 says so in the record, with its largest deviation, for the methods that perturb", function()
+t.test("perturbing methods record bfloat16 and its largest deviation", function()
   t.needs_bfloat16()
   local model = tinycam.model("relu", "float32")
   local result = go(model,
@@ -279,7 +274,7 @@ end)
 
 -- ---- FullGrad, random CAM, Eigen-CAM --------------------------------------------------------------------------------
 
-t.test("FullGrad's parts add up to the score, on Inception too, whose auxiliary branch is left out", function()
+t.test("FullGrad's parts add up to the score; Inception's auxiliary branch is left out", function()
   local scope <close> = core.memory.scope()
   local model <close> = require("medxai").models.inception_v3 { classes = tinycam.classes, head = "torchvision",
     dtype = "float64", seed = 3 }
@@ -308,8 +303,7 @@ t.test("FullGrad's parts add up to the score, on Inception too, whose auxiliary 
   t.equal({ result.records[1].status, result.records[1].sign }, { "ok", "nonnegative" })
 end)
 
-t.test("random CAM's weights are the image's own: uniform in [-1, 1), the same in any batch; other ones in "
-  .. "each view", function()
+t.test("random CAM: weights are uniform in [-1, 1), keyed by the image, the same in any batch", function()
   local model = tinycam.model("relu")
   local both, store = go(model, { methods = { "randomcam" }, layer = "features.3" })
   local a = torch.no_grad(function()
@@ -321,7 +315,7 @@ t.test("random CAM's weights are the image's own: uniform in [-1, 1), the same i
   end
 end)
 
-t.test("Eigen-CAM needs no backward pass, and a methods page of gradient methods one", function()
+t.test("Eigen-CAM needs no backward pass; several gradient methods share one", function()
   local backward, calls = torch.autograd.grad, 0
   torch.autograd.grad = function(...)
     calls = calls + 1
@@ -344,7 +338,7 @@ t.test("Eigen-CAM needs no backward pass, and a methods page of gradient methods
   t.equal({ calls, forwards }, { 3, 4 }) -- the image, and its five other views as one batch
 end)
 
-t.test("the backward pass goes no deeper than the deepest layer asked for", function()
+t.test("the backward pass stops at the deepest layer asked for", function()
   local model = tinycam.model("relu")
   local pass = require("medxai.explain.forward_pass").open(model, tinycam.images(),
     { gradients = { "features.5", "features.3" } })
@@ -352,8 +346,7 @@ t.test("the backward pass goes no deeper than the deepest layer asked for", func
   t.equal(pass.values["features.3"].requires_grad, true)
 end)
 
-t.test("experiments/my_method.lua, the example of an own method (RISE), runs in --smoke and finds what the network "
-  .. "looks at", function()
+t.test("experiments/my_method.lua (RISE) runs under --smoke and finds what the network looks at", function()
   local dir = t.tmpdir()
   t.write(dir .. "/my_method.lua", t.read(t.root .. "/experiments/my_method.lua"))
   t.ok(select(2, t.read(dir .. "/my_method.lua"):gsub("\n", "")) < 50) -- short enough to be read at once
@@ -368,7 +361,7 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
   for _, line in ipairs(require("medxai.base.files").lines(dir .. "/run/maps/index.jsonl")) do
     t.ok(line:find('"status":"ok"', 1, true), line)
   end
-  -- a network that looks at the right half alone: brightness there is its score
+  -- a network that sees only the right half: its brightness is the score
   local place <close> = tiny.beside(dir)
   local model = require("medxai.nn.graph").network { name = "half", classes = tinycam.classes, size_px = 34,
     build = function(g, x)
@@ -387,8 +380,7 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
   t.equal(single.records[1].raw, result.records[2].raw)
 end)
 
-t.test("a map of a method with a fixed sign has it: what is nonnegative or a magnitude has no negative "
-  .. "raw value", function()
+t.test("maps declared nonnegative or magnitudes have no negative value", function()
   local model = tinycam.model("silu")
   local names = { "gradcam_elementwise", "fullgrad", "saliency", "sobel", "center_blob", "random_smooth" }
   local result, store = go(model, { methods = names, layer = "features.3", images = { 1 } })

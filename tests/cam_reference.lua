@@ -1,7 +1,7 @@
--- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, against its maps in float64 on small networks with
--- ReLU and SiLU (tests/reference/cam.py toy): as it is against compat, with out-of-place rectifiers and nothing added
--- to divisors against our default. Signs of principal components are the reference's, image by image and view by view;
--- that ours follow their own rule is tested in cam_core.
+-- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, in float64 on small networks with ReLU and SiLU
+-- (tests/reference/cam.py toy): the unmodified reference against compat, and the reference with out-of-place rectifiers
+-- and without epsilons in divisors against our default. Principal components take the reference's signs, per image and
+-- view; our own rule for signs is tested in cam_core.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -103,7 +103,7 @@ for _, key in ipairs(order) do
   end)
 end
 
-t.test("mutants fail: a sign turned, and the other form", function()
+t.test("mutants fail: wrong sign, wrong form", function()
   local worst = compare(groups, "relu features.3 out", function(cell)
     local signs = {}
     for i, s in ipairs(cell.signs) do signs[i] = -s end

@@ -1,5 +1,5 @@
--- What holds for every method: a batch is its images, chunks change nothing, NaN and constant images have a status,
--- memory stays flat, out of memory halves, an interrupt stops at once and keeps what is done; and what is refused.
+-- Rules of every method: a batch equals its images, chunks change nothing, NaN and constant images have a status,
+-- memory is flat, out of memory halves the batch, an interrupt keeps finished maps; and what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -48,11 +48,11 @@ local function compare(a, b)
   return worst, where
 end
 
--- Another number of images in a pass may take another kernel and round otherwise. Gradients through a ReLU jump where a
--- value crosses 0, and in float32 one of the thousands of values may do so by rounding alone, on one processor and not
--- on another. In float64 roundings are 1e-16 of the values and none does; so there the bound is that of sums in another
--- order. In float32 the network is smooth: its sums of at most 72 products round by some 1e-6, and 2e-5 is the
--- library's promise.
+-- Another number of images in a pass may use another kernel, which rounds differently. Gradients through a ReLU jump
+-- where a value crosses 0; in float32 rounding alone may move one of thousands of values across, depending on the
+-- processor. In float64 rounding is 1e-16 of the values, so the bound there is that of sums in another order. The
+-- float32 network is smooth: its sums of at most 72 products round by some 1e-6, and 2e-5 is the bound that the library
+-- states.
 local exact = { name = "float64, ReLU", act = "relu", dtype = "float64", bound = 1e-9 }
 local single = { name = "float32, SiLU", act = "silu", dtype = "float32", bound = 2e-5 }
 
@@ -74,7 +74,7 @@ for _, smoothing in ipairs { {}, { aug_smooth = true, eigen_smooth = true } } do
   end
 end
 
-t.test("a method may have a memory budget of its own", function()
+t.test("a method may have its own memory budget", function()
   local result, _, run = go { n = 1,
     options = { methods = { "scorecam", { "scorecam", budget_mb = 0.05, layer = "features.6" } } } }
   t.equal({ result.records[1].status, result.records[2].status, #run.warnings }, { "ok", "ok", 0 })
@@ -91,7 +91,7 @@ t.test("channels_last changes nothing for any method, smoothed", function()
   t.ok(worst < exact.bound, string.format("%s differs by %.2g", where, worst))
 end)
 
-t.test("NaN weights: every map that needs the network is told as nan, none is ok", function()
+t.test("NaN weights: every map that needs the network has status nan", function()
   local model = tinycam.model("relu", "float32")
   torch.no_grad(function()
     for _, p in ipairs(model:parameters()) do
@@ -101,7 +101,7 @@ t.test("NaN weights: every map that needs the network is told as nan, none is ok
   local result = go { model = model, n = 1 }
   for _, record in ipairs(result.records) do
     local baseline = record.method == "sobel" or record.method == "center_blob" or record.method == "random_smooth"
-    -- the layer lies before the broken weights
+    -- the layer is before the broken weights
     local no_class = record.method == "eigencam" or record.method == "randomcam"
     t.ok(record.status == "nan" or baseline and record.status == "ok" or no_class,
       record.method .. " " .. record.status)
@@ -118,7 +118,7 @@ t.test("a constant image gives finite maps with a status for every method", func
   t.equal(result.records[19].status, "flat") -- sobel
 end)
 
-t.test("out of memory halves the batch in the middle of all methods and changes nothing", function()
+t.test("out of memory halves the batch midway and changes no map", function()
   local x = images(9)
   local whole = { go { x = x } }
   collectgarbage()
@@ -135,7 +135,7 @@ t.test("out of memory halves the batch in the middle of all methods and changes 
   t.ok(worst < 2e-5, string.format("%s differs by %.2g", where, worst))
 end)
 
-t.test("memory is flat over images: live tensors and bytes after 4 images are those after 20", function()
+t.test("memory is flat: live tensors and bytes are the same after 4 and after 20 images", function()
   local model, x = tinycam.model("relu", "float32"), images(20)
   local split, seen = tiny.tensor_split(x), {}
   local batch = split.batch
@@ -153,7 +153,7 @@ t.test("memory is flat over images: live tensors and bytes after 4 images are th
   t.equal({ seen[1].tensors, seen[1].bytes }, { seen[2].tensors, seen[2].bytes })
 end)
 
-t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next run", function()
+t.test("Ctrl-C midway: finished maps stay, the next run makes the rest", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/stopped.lua", ([[
     package.path = %q .. "/tests/?.lua;" .. package.path
@@ -179,7 +179,7 @@ t.test("Ctrl-C in the middle: what is done stays, the rest is made by the next r
   t.ok(second.out:find("\n4\n$"), second.out)
 end)
 
-t.test("what is refused, word for word: layers, classes, sizes, modes, options", function()
+t.test("bad layers, classes, sizes, modes and options: each error word for word", function()
   local model = tinycam.model("relu", "float32")
   local function check(options)
     options.methods = options.methods or { "gradcam" }
@@ -223,7 +223,7 @@ t.test("what is refused, word for word: layers, classes, sizes, modes, options",
     "explain: the model is in train mode (expected eval mode). Use model:eval().")
 end)
 
-t.test("a layer on which the output does not depend in evaluation is refused before anything is computed", function()
+t.test("a layer that the output does not depend on is refused before anything is computed", function()
   local scope <close> = core.memory.scope()
   local model <close> = require("medxai").models.inception_v3 { classes = 3, head = "torchvision" }
   t.fails(function() explain.check({ methods = { "gradcam" }, layer = "AuxLogits.conv0" }, model) end,
@@ -238,7 +238,7 @@ t.test("a layer on which the output does not depend in evaluation is refused bef
     .. "images, or an earlier layer.")
 end)
 
-t.test("names as people write them", function()
+t.test("layer and method names as people write them", function()
   local model = tinycam.model("relu", "float32")
   for given, name in pairs { ["gradcam++"] = "gradcam_plus_plus", GradCAMPlusPlus = "gradcam_plus_plus",
       ["Grad-CAM"] = "gradcam", ScoreCAM = "scorecam",

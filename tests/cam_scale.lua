@@ -1,6 +1,5 @@
--- No number of an explanation has a scale of its own: a target made smaller gives the same map, a probability near 1
--- the map of its float64 truth; where it is so near that nothing can be told from it, the map is "saturated" in every
--- place.
+-- Explanations do not depend on the target's scale: a smaller target gives the same map, and a probability near 1 the
+-- map of float64; where it is too near to 1 for that, the map has status "saturated" everywhere.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -16,7 +15,7 @@ local target = require "medxai.explain.target"
 local was_quiet = host.options.quiet
 host.options.quiet = true
 
--- The small network with its outputs times a number; surer: added to the predicted class' logit of the first image.
+-- The small network with scaled outputs; surer is added to the first image's predicted logit.
 local function network(dtype, factor, surer)
   local model = tinycam.model("relu", "float64")
   local top = torch.no_grad(model, tinycam.images()):argmax(1)[0]:item()
@@ -48,7 +47,7 @@ local function targets_of(pass, spec)
   return target.fix(target.parse(spec, tinycam.classes), pass.logits, { {} }, tinycam.classes)
 end
 
-t.test("a target 2^60 times smaller gives the same maps", function()
+t.test("a target scaled by 2^-60 gives the same maps", function()
   local methods = { "gradcam", "hirescam", "gradcam_elementwise", "xgradcam", "layercam", "eigengradcam", "ablationcam",
     "fullgrad", "saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop",
     "guided_gradcam", { "gradcam", eigen_smooth = true }, { "gradcam", aug_smooth = true },
@@ -60,13 +59,13 @@ t.test("a target 2^60 times smaller gives the same maps", function()
   local small, small_maps = go(network("float32", 0x1p-60), { methods = methods })
   for k, record in ipairs(usual.records) do
     t.equal({ record.status, small.records[k].status }, { "ok", "ok" }, record.method)
-    -- a power of two: the same to the last bit, but for eigenvectors
+    -- a power of two: the same bits, except for eigenvectors
     local off = (maps:map(record) - small_maps:map(small.records[k])):abs():max():item()
     t.ok(off <= 1e-5, string.format("%s differs by %.2g", record.method, off))
   end
 end)
 
-t.test("Grad-CAM++ of faint gradients: every positive one counts half, eq. 19's limit", function()
+t.test("Grad-CAM++ of tiny gradients: every positive one has weight one half, the limit of eq. 19", function()
   local model = network("float64", 1e-9)
   local result, maps = go(model, { methods = { "gradcam_plus_plus" } })
   local pass = opened(model)
@@ -75,7 +74,7 @@ t.test("Grad-CAM++ of faint gradients: every positive one counts half, eq. 19's 
   t.ok(((maps:raws(result.records[1])[1] - by_hand):abs():max() / by_hand:abs():max()):item() < 1e-6)
 end)
 
-t.test("channels that cancel leave zero, not the rounding of their sum; compat leaves it", function()
+t.test("channels that cancel give exactly zero, not their rounding error; compat keeps it", function()
   local a = torch.randn(1, 3, 5, 5)
   local product = torch.cat({ a, a * -1 * (1 + 0x1p-23) }, 1)
   local function largest(fields, p)
@@ -87,8 +86,8 @@ t.test("channels that cancel leave zero, not the rounding of their sum; compat l
   t.ok(largest({}, torch.cat({ product, a * 1e-4 }, 1)) > 0)
 end)
 
--- The gradient of a probability by hand, in float64: the other classes' probabilities weigh the gradients of the
--- differences to their logits.
+-- The gradient of a probability by hand, in float64: gradients of the differences to the other logits, weighted by
+-- their probabilities.
 local function truth(model, top)
   local pass = opened(model)
   local row, sum = pass.logits:tolist()[1], nil
@@ -105,8 +104,7 @@ local function truth(model, top)
   return (sum:mean({ 2, 3 }, true) * pass:activation("features.3")):sum({ 1 }):squeeze(0)
 end
 
-t.test("a probability within 1e-9, 1e-18, 1e-26 of 1: the raw map in float32 is that of float64, no "
-  .. "map is flat", function()
+t.test("probabilities within 1e-9 to 1e-26 of 1: raw float32 maps equal those of float64", function()
   for _, surer in ipairs { 20, 40, 60 } do
     local exact, top = network("float64", 1, surer)
     local expected = truth(exact, top)
@@ -115,12 +113,12 @@ t.test("a probability within 1e-9, 1e-18, 1e-26 of 1: the raw map in float32 is 
       { methods = methods, target = { "predicted", as = "softmax" } })
     for _, record in ipairs(result.records) do t.equal(record.status, "ok", record.method .. " at " .. surer) end
     local raw = maps:raws(result.records[1])[1]:double()
-    -- a logit of up to 60 is known to 4e-6 in float32, and so is the logarithm of 1 - p
+    -- float32 holds a logit of up to 60 to 4e-6, and so the logarithm of 1 - p
     t.ok(((raw - expected):abs():max() / expected:abs():max()):item() < 2e-5, "at " .. surer)
   end
 end)
 
-t.test("a contrast of probabilities and a class of almost none keep their digits too", function()
+t.test("contrasts of probabilities and classes of nearly zero probability keep their digits", function()
   local row = torch.tensor({ { 40.0, 0.0, 1.0 } }, { requires_grad = true })
   local items = { {} }
   local function gradient(spec)
@@ -134,8 +132,7 @@ t.test("a contrast of probabilities and a class of almost none keep their digits
   for k, v in ipairs { q * (2 + e), -2 * q, -q * e } do t.near(gradient("contrast(clear, nodule)")[k] / v, 1, 1e-6) end
 end)
 
-t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, unscored, counted, "
-  .. "without honesty", function()
+t.test("maps of probabilities too near 1 for float32 gradients are saturated: empty, not scored, counted", function()
   local lime = { "lime", samples = 60, regions = grid }
   local result, maps, run = go(network("float32", 1, 90), { target = { "predicted", as = "softmax" },
     methods = { "gradcam", "saliency", lime, "shap_partition", "scorecam", "ablationcam", "center_blob" },
@@ -155,7 +152,7 @@ t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, uns
   t.equal(compat.records[1].status, "flat") -- in that library's 1e-7 it drowns
 end)
 
-t.test("integrated gradients of a certain image are not saturated where their way begins in doubt", function()
+t.test("integrated gradients of a certain prediction are not saturated where the path starts uncertain", function()
   local model = network "float32"
   local function fc2(what)
     for _, p in ipairs(model:parameters()) do
@@ -173,7 +170,7 @@ t.test("integrated gradients of a certain image are not saturated where their wa
   t.equal(tiny.statuses(result), { "saturated", "ok" })
 end)
 
-t.test("metrics of a probability near 1 count its change in 1 - p", function()
+t.test("metrics of a probability near 1 keep the change's digits", function()
   local exact, top = network("float64", 1, 50)
   local result, maps = go(exact, { methods = { "center_blob" }, target = { "predicted", as = "softmax" },
     metrics = { "confidence_change", "confidence_increase", "road_combined" } })
@@ -191,7 +188,7 @@ t.test("metrics of a probability near 1 count its change in 1 - p", function()
   t.ok(result.summaries[3].mean ~= 0)
 end)
 
-t.test("a share of a small difference is a share of it; of none it is undefined", function()
+t.test("shares of a small difference are computed; of a zero difference they are undefined", function()
   local honesty = require "medxai.explain.diagnostics"
   local method = { honesty = { { fact = "gap", of = "difference", title = "gap", percent = true } } }
   local function lines(status, gap, difference)
@@ -202,7 +199,7 @@ t.test("a share of a small difference is a share of it; of none it is undefined"
   t.equal(lines("saturated", 1, 2), {})
 end)
 
-t.test("LARS, Kernel SHAP's values and the grey picture of fine maps do not see the scale", function()
+t.test("LARS, Kernel SHAP's values and gray pictures do not depend on the scale", function()
   local scope <close> = core.memory.scope()
   local x = torch.sin(torch.arange(60 * 6, { dtype = "float64" }) * 1.3):view({ 60, 6 })
   local y = torch.mv(x, torch.tensor({ 3.0, 0, -2, 0, 0.5, 0.01 }, { dtype = "float64" }))

@@ -1,4 +1,4 @@
--- Pictures: every kind of PNG and JPEG as Pillow reads it, what is refused and why, PNG writing, ids and hashes.
+-- Pictures: PNG and JPEG of every kind as Pillow reads them, what is refused and why, writing PNG, ids and hashes.
 local t = require "t"
 local torch = require "medxai.torch"
 local image, memory = require("medxai.core").image, require("medxai.core").memory
@@ -19,14 +19,14 @@ local function largest_difference(a, b)
   return a:to("int64"):sub(b:to("int64")):abs():max():item()
 end
 
-t.test("PNG and JPEG of every kind decode as Pillow decodes them", function()
+t.test("PNG and JPEG files of every kind decode as in Pillow", function()
   for _, case in ipairs(expected) do
     local got = image.load(here .. case.name)
     t.equal(image.digest(got), case.digest, case.name)
   end
 end)
 
-t.test("what is written as PNG is read back, and info tells it without decoding", function()
+t.test("a written PNG reads back the same; info reads its header without decoding", function()
   local dir = t.tmpdir()
   for _, c in ipairs { 1, 3 } do
     local x = made(13, 29, c)
@@ -70,14 +70,14 @@ t.test("a PNG with one wrong bit is refused", function()
   end
 end)
 
-t.test("a colour that a palette lacks is black, not what lay in memory", function()
+t.test("a color that the palette lacks is black, not uninitialized memory", function()
   local hex = "89504e470d0a1a0a0000000d4948445200000002000000010803000000c3fc8fb800000003504c5445090807fe1619fe0000"
     .. "000b49444154789c6360600500000800067a51d1920000000049454e44ae426082"
   local bytes = hex:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)
   t.equal(image.decode(bytes):tolist(), { { { 9, 8, 7 }, { 0, 0, 0 } } })
 end)
 
-t.test("what is no picture is said to be none", function()
+t.test("files that are no pictures are refused with what they are", function()
   local dir = t.tmpdir()
   t.fails(function() image.decode "" end, "image.decode: the file is empty.")
   t.fails(function() image.decode "hello, this is text" end, "image.decode: not a PNG or JPEG.")
@@ -91,7 +91,7 @@ t.test("what is no picture is said to be none", function()
     { 1, ("medxai-run: (command line):1: image.load: cannot read '%s/pipe.png' (not a file).\n"):format(dir) })
 end)
 
--- A PNG of these chunks, checksums right.
+-- A PNG of these chunks, with correct checksums.
 local function crc32(s)
   local c = 0xffffffff
   for i = 1, #s do
@@ -143,7 +143,7 @@ t.test("16-bit samples are scaled by their range, or by the white level that is 
     "image.load: the 16-bit white level: expected 1 to 65535, got 0")
 end)
 
-t.test("resize, fit and digest refuse what is no picture", function()
+t.test("resize, fit and digest refuse tensors that are no pictures", function()
   t.fails(function() image.resize(torch.zeros(4, 4), 2, 2) end,
     "image.resize: wrong type (expected a uint8 image, got float32).")
   t.fails(function() image.resize(torch.zeros(4, 4, 2, { dtype = "uint8" }), 2, 2) end,
@@ -155,7 +155,7 @@ t.test("resize, fit and digest refuse what is no picture", function()
   t.fails_like(function() image.digest(7) end, "expected a tensor")
 end)
 
-t.test("a grey picture resizes as each channel of its colour copy does", function()
+t.test("a gray picture resizes as each channel of its color copy does", function()
   local grey = made(40, 23, 1)
   local colour = grey:expand(40, 23, 3):contiguous()
   local a, b = image.resize(grey, 17, 31), image.resize(colour, 17, 31)
@@ -163,12 +163,12 @@ t.test("a grey picture resizes as each channel of its colour copy does", functio
   t.equal(image.resize(grey:squeeze(2), 17, 31).shape, { 31, 17 })
 end)
 
-t.test("the id holds size and channels, not the pixels alone", function()
+t.test("the image id depends on size and channels as well as on pixels", function()
   local a, b, c = made(2, 6, 1), made(6, 2, 1), made(2, 2, 3)
   t.ok(image.digest(a) ~= image.digest(b) and image.digest(a) ~= image.digest(c) and image.digest(b) ~= image.digest(c))
 end)
 
-t.test("hashes: a stream of strings and tensors equals the whole", function()
+t.test("hashing a stream of strings and tensors equals hashing it at once", function()
   local bytes = ("abc"):rep(50)
   local s = image.sha256_stream():update(bytes:sub(1, 70)):update(torch.from_string(bytes:sub(71), "uint8", { 80 }))
   t.equal(s:hex(), image.sha256(bytes))

@@ -1,4 +1,4 @@
--- JPEG as Pillow decodes it: every sampling, coding and colour, to the last bit; what is refused; what is noted.
+-- JPEG as Pillow decodes it: every sampling, coding and color, to the last bit; what is refused; what is noted.
 local t = require "t"
 local xai = require "medxai"
 local core = require "medxai.core"
@@ -26,7 +26,7 @@ local function data_start(bytes)
   return at + 2 + string.unpack(">I2", bytes, at + 2)
 end
 
-t.test("every kind of JPEG gives the pixels of Pillow", function()
+t.test("JPEGs of every kind decode to Pillow's pixels", function()
   for _, case in ipairs(expected) do
     t.equal(image.digest(image.decode(bytes_of(case))), case.digest, case.name)
   end
@@ -40,7 +40,7 @@ t.test("the header alone tells size and channels", function()
   end
 end)
 
-t.test("bytes after a scan and an EXIF orientation are noted, nothing else is", function()
+t.test("trailing bytes and an EXIF orientation are noted, nothing else is", function()
   local dir = t.tmpdir()
   local set = core.loader.set { root = dir, size_px = 16, resize_px = 16 }
   for i, case in ipairs(expected) do
@@ -51,7 +51,7 @@ t.test("bytes after a scan and an EXIF orientation are noted, nothing else is", 
   end
 end)
 
-t.test("the check before training says which images hold such things, once a kind", function()
+t.test("the check before training lists such images once per kind", function()
   local dir = t.tmpdir()
   local paths = {}
   for i, name in ipairs { "orientation_6", "zeros_before_end", "orientation_8_big_endian" } do
@@ -74,7 +74,7 @@ t.test("a JPEG cut anywhere is refused, whatever its coding", function()
   end
 end)
 
-t.test("coded data that cannot be followed are refused where libjpeg would fill up with grey", function()
+t.test("corrupt coded data are refused where libjpeg would fill in gray", function()
   local bytes = named "2x2"
   local at = data_start(bytes)
   refused(bytes:sub(1, at + 50) .. bytes:sub(-2), "corrupt: premature end of data segment")
@@ -90,7 +90,7 @@ t.test("coded data that cannot be followed are refused where libjpeg would fill 
   refused(separate:sub(1, last - 1) .. "\xff\xd9", "truncated: a color component has no data")
 end)
 
-t.test("what Pillow refuses too is refused by name: other precisions, numbers of colours, processes", function()
+t.test("what Pillow refuses is refused by name: precisions, numbers of colors, processes", function()
   local bytes = named "2x2"
   local frame = bytes:find("\xff\xc0", 1, true)
   local function with(at, ...)
@@ -118,14 +118,14 @@ t.test("a JPEG that claims to be huge is refused before it is unpacked", functio
   end
 end)
 
-t.test("a file of thousands of scans does not keep the reader busy", function()
+t.test("a file of thousands of scans is refused quickly", function()
   local bytes = named "1x1_arithmetic_progressive"
   local scan = "\xff\xda\0\8\1\1\0\1\1\0" -- one coefficient, without data: arithmetic coding reads zeros
   image.decode(bytes:sub(1, -3) .. scan:rep(100) .. bytes:sub(-2))
   refused(bytes:sub(1, -3) .. scan:rep(5000) .. bytes:sub(-2), "corrupt: more than 500 scans")
 end)
 
-t.test("a file of hundreds of thousands of segments does not keep the reader busy", function()
+t.test("a file of hundreds of thousands of segments is refused quickly", function()
   local bytes, started = named "2x2", os.clock()
   local x = image.decode(bytes:sub(1, 2) .. ("\xff\xe1\0\8Exif\0\0"):rep(300000) .. bytes:sub(3))
   t.equal(image.digest(x), image.digest(image.decode(bytes)))

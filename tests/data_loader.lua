@@ -12,7 +12,7 @@ local function phantom(more)
   return xai.dataset.phantom(o)
 end
 
--- Everything a loader delivers: places and a digest of the pixels.
+-- Everything that a loader delivers: image numbers and a digest of the pixels.
 local function drain(split, options)
   local loader <close> = split:loader(options)
   local places, hash, sizes = {}, image.sha256_stream(), {}
@@ -49,12 +49,12 @@ t.test("a shuffled epoch is a permutation keyed by (seed, epoch), and is split:o
   t.equal(drain(train, { order = { 3, 3, 1 } }), { 3, 3, 1 })
 end)
 
-t.test("what is delivered equals split:batch, whatever the number of threads and the depth of the queue", function()
+t.test("batches equal split:batch for any number of threads and any queue depth", function()
   local dir = t.tmpdir()
   local list = {}
   for i = 1, 11 do
     local x = torch.from_string(string.rep(string.char(i * 9, 255 - i, i), 40 * 30), "uint8", { 40, 30, 3 })
-    if i % 2 == 0 then x = x:select(2, 0):contiguous() end -- grey among colour
+    if i % 2 == 0 then x = x:select(2, 0):contiguous() end -- gray among color
     list[i] = dir .. "/" .. i .. ".png"
     image.save(list[i], x)
   end
@@ -104,7 +104,7 @@ t.test("augmentation depends on (seed, epoch, image) alone, and is off unless as
   t.equal(plain[1], image.sha256_stream():update(data.train:batch({ 1 }).x):hex())
 end)
 
-t.test("augmentation that changes nothing changes nothing, and a sure flip is a mirror", function()
+t.test("augmentation of zero strength changes nothing; a flip of probability 1 mirrors", function()
   local data = phantom { augment = { flip = 1 } }
   local flipped <close> = data.train:loader { order = { 4 }, augment = true }
   t.equal(flipped:next().x:equal(data.train:batch({ 4 }).x:flip { 3 }), true)
@@ -113,7 +113,7 @@ t.test("augmentation that changes nothing changes nothing, and a sure flip is a 
   t.equal(loader:next().x:equal(same.train:batch({ 4 }).x), true)
 end)
 
-t.test("batches before a broken image are delivered, then it is named, with any number of threads", function()
+t.test("batches before a broken image are delivered, then the image is named", function()
   local dir, list = t.tmpdir(), {}
   for i = 1, 10 do
     list[i] = ("%s/%02d.png"):format(dir, i)
@@ -155,7 +155,7 @@ t.test("a loader that is left early or closed stops its threads", function()
     "loader: option 'threads' is too small (expected at least 1, got 0).")
 end)
 
-t.test("waiting is measured", function()
+t.test("the loader measures how long it waits", function()
   local loader <close> = phantom { size_px = 200, cache_mb = 0 }.train:loader { batch = 21, threads = 1 }
   t.equal(loader.batches, 1)
   loader:next()
@@ -163,7 +163,7 @@ t.test("waiting is measured", function()
   t.equal(loader:next(), nil)
 end)
 
-t.test("memory is flat over epochs, and the cache keeps to its budget", function()
+t.test("memory is flat over epochs; the cache keeps to its budget", function()
   local data = phantom { size_px = 32, cache_mb = 10 / 1024, augment = true } -- ten pictures of 32 x 32
   local blocks
   for epoch = 1, 30 do
@@ -206,7 +206,7 @@ t.test("every failing allocation of a set and a loader is an error, and nothing 
   end
 end)
 
-t.test("a set whose sizes do not fit is refused: a picture of another size would be read beyond its end", function()
+t.test("a set whose sizes do not fit is refused, so that nothing is read beyond its end", function()
   local function set(o) return core.loader.set(o) end
   local small = "dataset: resize_px is too small (expected at least size_px, 64, got %d)."
   t.fails(function() set { size_px = 64 } end, small:format(0))
@@ -221,7 +221,7 @@ t.test("a set whose sizes do not fit is refused: a picture of another size would
     "dataset: label 4294967296 is wrong (expected 0 to 2147483647).")
 end)
 
-t.test("a set that a loader or a scan is using takes no images", function()
+t.test("a set in use by a loader or a scan takes no images", function()
   for _, use in ipairs { function(s) return s:loader { order = { 1 } } end, function(s) return s:scan({ 1 }, 2) end } do
     local set = core.loader.set { size_px = 16, phantom = { size_px = 16 } }
     set:add("drawn", nil, 0)
@@ -233,7 +233,7 @@ t.test("a set that a loader or a scan is using takes no images", function()
   end
 end)
 
-t.test("a batch that found no memory is given by the next call: none is skipped", function()
+t.test("a batch that ran out of memory is delivered by the next call, none is skipped", function()
   local set <close> = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0, phantom = { size_px = 16 } }
   for i = 0, 5 do set:add("phantom", nil, i % 3, i) end
   local native <close> = set:loader { order = { 1, 2, 3, 4, 5, 6 }, batch = 2, threads = 1 }
@@ -247,7 +247,7 @@ t.test("a batch that found no memory is given by the next call: none is skipped"
   t.equal({ firsts, (native:next()) }, { { 1, 3, 5 } })
 end)
 
-t.test("a loader and a scan outlive the set that they read", function()
+t.test("a loader and a scan keep the set alive that they read", function()
   local set = core.loader.set { size_px = 16, resize_px = 16, cache_bytes = 0, phantom = { size_px = 16 } }
   for i = 0, 5 do set:add("phantom", nil, i % 3, i) end
   local native <close> = set:loader { order = { 1, 2, 3, 4, 5, 6 }, batch = 2, threads = 2 }
@@ -258,9 +258,8 @@ t.test("a loader and a scan outlive the set that they read", function()
   while not scan:wait(1) do end
 end)
 
-t.test("an interrupt ends a wait for the threads, not only the work that they have", function()
-  -- 20,000 images of 2048 pixels are an hour of drawing: a wait that is not ended runs into the test's own limit of two
-  -- minutes
+t.test("an interrupt ends waiting for threads as well as their work", function()
+  -- 20,000 images of 2,048 pixels take an hour: a wait that does not end reaches the test's limit of two minutes
   local script = t.write(t.tmpdir() .. "/e.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 20000, size_px = 2048, cache_mb = 0 }
     os.execute("(sleep 0.7; kill -INT " .. require("medxai.file").pid() .. ") &")

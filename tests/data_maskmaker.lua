@@ -1,4 +1,4 @@
--- maskmaker: copies that are what input = "lungs" does while training, to the last bit; resumed; never over the data.
+-- maskmaker: copies equal input = "lungs" in training, to the last bit; it resumes, and never writes over the data.
 local t = require "t"
 local files = require "medxai.base.files"
 local image = require("medxai.core").image
@@ -40,8 +40,7 @@ local function make(options, dir)
   return t.run { script, cwd = dir }, script
 end
 
-t.test("both parts are written, read back they are the masked images, and training on them gives the "
-  .. "same weights", function()
+t.test("both parts are written, equal the masked images when read back, and train to the same weights", function()
   local dir = make_set(t.tmpdir())
   local r = make("root = 'data', out = 'copies'", nil)
   t.equal(r.code, 1) -- not from here
@@ -95,14 +94,14 @@ t.test("a second call makes only what is missing or has changed", function()
   os.execute("rm -rf " .. t.quote(dir .. ".masked"))
 end, { leaks = true }) -- the pictures made here live until they are collected
 
-t.test("copies of another mode say so to their reader", function()
+t.test("copies of another mode are told apart by their reader", function()
   local dir = make_set(t.tmpdir())
   t.equal(make(("root = %q, out = %q, mode = 'lungs_hull'"):format(dir, dir .. ".hull")).code, 0)
   t.equal(xai.dataset.masked_folders { root = dir .. ".hull", size_px = 32 }.input, "lungs_hull")
   os.execute("rm -rf " .. t.quote(dir .. ".hull"))
 end)
 
-t.test("images whose mask cannot be used are left out and listed; skip leaves them out without a word", function()
+t.test("images whose mask cannot be used are left out and listed; skipped ones without a note", function()
   local dir = make_set(t.tmpdir(), "Val/Normal")
   local options = ("root = %q, out = %q"):format(dir, dir .. ".masked")
   local r, script = make(options)
@@ -139,7 +138,7 @@ t.test("masks of another size are left out, or stretched as mask_resize says, as
     true), r.err)
 end)
 
-t.test("it writes neither into its input, nor around it, nor over other files", function()
+t.test("maskmaker refuses to write into its input, above it, or over other files", function()
   local dir = make_set(t.tmpdir() .. "/data")
   for _, out in ipairs { dir, dir .. "/masked", dir:match "^(.*)/" } do
     local r = make(("root = %q, out = %q"):format(dir, out))

@@ -54,7 +54,7 @@ local function thesis_fill(m)
   end
 end
 
-t.test("the fill between the lungs is the thesis' on masks of 256 x 256", function()
+t.test("the fill between the lungs is the thesis', on masks of 256 x 256", function()
   for k, shape in ipairs { { 80, 120, 40, 90, 180, 125, 38, 85 }, { 60, 70, 30, 69, 200, 200, 54, 56 },
       { 120, 128, 119, 10, 250, 100, 30, 101 },
     { 70, 255, 30, 30, 190, 20, 30, 30 } } do
@@ -101,7 +101,7 @@ local function make_set(dir, h, w, edit)
   return dir
 end
 
-t.test("input = 'lungs' masks in 8 bits at the file's size, before the resize", function()
+t.test("input = 'lungs' masks 8-bit pixels at the file's size, before resizing", function()
   local dir = make_set(t.tmpdir(), 80, 64)
   local own = dir .. "/Lung Segmentation Data/Train/Normal"
   local x, mask = image.load(own .. "/images/a.png"), image.load(own .. "/lung masks/a.png")
@@ -115,7 +115,7 @@ t.test("input = 'lungs' masks in 8 bits at the file's size, before the resize", 
   end
 end)
 
-t.test("a judging mask is the file's, by nearest, cropped as the image is", function()
+t.test("a mask for judging is the file's, resized by nearest neighbor, cropped as the image is", function()
   local dir = make_set(t.tmpdir(), 80, 64)
   local data = xai.dataset.covid_qu_ex { root = dir, resize_px = 40, size_px = 32 }
   local mask = image.load(dir .. "/Lung Segmentation Data/Train/Normal/lung masks/a.png")
@@ -139,7 +139,7 @@ t.test("masks that do not fit are errors that name the file", function()
   t.fails(function() data:check() end, message)
   t.fails(function() data.val:mask(3, "lungs") end, message)
 
-  -- 0 and 1 in 16 bits would be an empty mask in 8
+  -- as 16 bits, values 0 and 1 would be an empty mask in 8 bits
   local deep = make_set(t.tmpdir(), 20, 24)
   local hex = "89504e470d0a1a0a0000000d4948445200000018000000141000000000e24e7e1c000000184944415478da636018d1"
     .. "80110e098b8e6a18511a862e0000cba2006f1354506a0000000049454e44ae426082"
@@ -199,7 +199,7 @@ t.test("mask_resize stretches masks of another size, as Pillow would, for the ne
     "covid_qu_ex: option 'mask_resize' is wrong (expected 'nearest' or 'bilinear', got string 'cubic').")
 end)
 
-t.test("a mask that marks the whole picture, or has its content in the alpha channel, is no mask", function()
+t.test("a mask that covers the whole picture, or has its content in the alpha channel, is refused", function()
   local function with(bytes)
     local dir = make_set(t.tmpdir(), 20, 24)
     t.write(dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png", bytes)
@@ -222,12 +222,12 @@ t.test("a mask that marks the whole picture, or has its content in the alpha cha
     local path = dir .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png"
     t.fails(function() image.load_mask(path) end, ("image.load_mask: cannot read '%s' (%s)."):format(path, case[1]))
   end
-  -- colour that says something counts, whatever lies in the alpha channel
+  -- colors that carry content count, whatever is in the alpha channel
   local data = with(png.bytes(24, 20, 4, 8, function(x, y, c) return c == 0 and inside(x, y) and 255 or x end))
   t.equal(data.test:mask(3, "lungs"):max():item(), 1)
 end)
 
-t.test("mean and std, channels_last and labels reach the batch as torchvision would make it", function()
+t.test("mean and std, channels_last and labels arrive in the batch as torchvision makes them", function()
   local dir = make_set(t.tmpdir(), 40, 44)
   local plain = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32 }
   local scaled = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32, mean = { 0.485, 0.456, 0.406 },
@@ -244,7 +244,7 @@ t.test("mean and std, channels_last and labels reach the batch as torchvision wo
   t.equal(a.x[0][0]:equal(a.x[0][2]), true)
 end)
 
--- The pixels whose centres lie in the convex hull of the lung's, by trying every half-plane through two of them.
+-- The pixels whose centers lie in the convex hull of the lung's, by trying every half-plane through two of them.
 local function hull_by_force(m, h, w)
   local points, out = {}, empty(h, w)
   for y = 0, h - 1 do
@@ -277,7 +277,7 @@ local function hull_by_force(m, h, w)
   return out
 end
 
-t.test("the hull of the lungs is the convex hull of their pixels' centres", function()
+t.test("the hull of the lungs is the convex hull of their pixels' centers", function()
   for k, list in ipairs { { { 4, 6, 2, 4 }, { 15, 8, 3, 5 } }, { { 3, 3, 2, 2 } },
       { { 2, 10, 1, 1 }, { 17, 2, 1, 2 }, { 10, 14, 2, 1 } } } do
     local m = empty(18, 22)
@@ -288,8 +288,7 @@ t.test("the hull of the lungs is the convex hull of their pixels' centres", func
   end
 end)
 
-t.test("box and border cut along the rectangle of the lungs, outside and shape along the lungs; together they are "
-  .. "the picture", function()
+t.test("inputs box, border, outside and shape follow the lungs and their rectangle", function()
   local m = empty(20, 24)
   ellipse(m, 6, 9, 3, 6)
   ellipse(m, 17, 10, 3, 5)
@@ -309,8 +308,7 @@ t.test("box and border cut along the rectangle of the lungs, outside and shape a
   end
 end)
 
-t.test("permuted labels: the same images and counts, another order, keyed by the seed; other splits "
-  .. "keep theirs", function()
+t.test("permuted labels: same images and counts, another order keyed by the seed, training images only", function()
   local function labels(options)
     local data = xai.dataset.phantom { n_train = 60, n_val = 12, n_test = 12, size_px = 32, labels = options }
     return data.train:labels():tolist(), data.val:labels():tolist(), data.config.labels
@@ -333,8 +331,7 @@ t.test("permuted labels: the same images and counts, another order, keyed by the
   t.ok(differ, "two seeds give the same order")
 end)
 
-t.test("permuted_all: the labels of all splits in one order, keyed by the seed; a class's images change splits' "
-  .. "counts alone", function()
+t.test("permuted_all: the labels of all splits in one order keyed by the seed", function()
   local host = require "medxai.host"
   local seed = host.options.seed
   local restore <close> = setmetatable({}, { __close = function() host.options.seed = seed end }) -- luacheck: ignore

@@ -1,5 +1,4 @@
--- Phantoms: drawn from (seed, number) alone, classes that are there to see and masks that are true, markers at their
--- rates.
+-- Phantoms: drawn from (seed, number) alone, visible classes, correct masks, markers at their rates.
 local t = require "t"
 local xai = require "medxai"
 local core = require "medxai.core"
@@ -11,7 +10,7 @@ local function phantom(more)
   return xai.dataset.phantom(o)
 end
 
-t.test("a picture depends on seed and number alone", function()
+t.test("a picture depends only on seed and number", function()
   local a = digest(draw({ size_px = 64, seed = 1 }, 5).image)
   t.equal(digest(draw({ size_px = 64, seed = 1 }, 5).image), a)
   t.ok(digest(draw({ size_px = 64, seed = 2 }, 5).image) ~= a
@@ -22,7 +21,7 @@ t.test("a picture depends on seed and number alone", function()
   t.ok(data.train:item(1).id ~= data.train:item(4).id)
 end)
 
-t.test("classes are as many, splits are apart, masks are where the dataset says", function()
+t.test("classes are balanced, splits disjoint, masks where the data set says", function()
   local data = phantom()
   t.equal({ data.classes, data.masks }, { { "clear", "nodule", "opacity" }, { "lungs", "lesion" } })
   local r = data:check()
@@ -42,7 +41,7 @@ t.test("classes are as many, splits are apart, masks are where the dataset says"
   t.fails(function() data.train:mask(1, "marker") end, "dataset: unknown mask 'marker'. Known: lungs, lesion.")
 end)
 
-t.test("a lesion is brighter than the lung about it, and overall brightness does not tell the class", function()
+t.test("a lesion is brighter than the lung around it; mean brightness does not give the class", function()
   local data = phantom { n_train = 90 }
   local means = { {}, {}, {} }
   local contrast = 0
@@ -71,7 +70,7 @@ t.test("a lesion is brighter than the lung about it, and overall brightness does
   end
 end)
 
-t.test("a marker comes at its rate in every class, in any corner, and its mask is its box", function()
+t.test("a marker appears at its rate in every class, in any corner, and its mask is its box", function()
   local data = phantom { n_train = 150, marker = 0.6 }
   t.equal(data.masks, { "lungs", "lesion", "marker" })
   local count, corners = { 0, 0, 0 }, {}

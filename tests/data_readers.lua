@@ -8,7 +8,7 @@ local covid = { "COVID-19", "Non-COVID", "Normal" }
 
 local function sh(...) assert(os.execute(string.format(...))) end
 
--- A PNG of 20 x 24 that differs by number.
+-- A PNG of 20 x 24 pixels that differs by number.
 local png_of = {}
 local function png(number)
   if not png_of[number] then
@@ -68,7 +68,7 @@ t.test("covid_qu_ex: classes in the fixed order, names sorted, items described",
   t.equal(data.small_test, nil)
 end)
 
-t.test("covid_qu_ex: unpacked twice, or given the part itself, it is the same data", function()
+t.test("covid_qu_ex: an archive unpacked twice, or the part's own folder, gives the same data", function()
   local dir = covid_tree()
   local twice = t.tmpdir()
   sh("mkdir '%s/Lung Segmentation Data' && cp -r '%s/Lung Segmentation Data' '%s/Lung Segmentation Data/'", twice,
@@ -106,8 +106,7 @@ t.test("a missing or empty class of the training split is an error", function()
       .. "there: COVID-19, Non-COVID)."):format(dir))
 end)
 
-t.test("another split may lack a class: a note says so, labels stay; a misspelt one, or none at all, is "
-  .. "an error", function()
+t.test("a split other than training may lack a class: a note says so; misspelt and empty ones are errors", function()
   local dir = covid_tree()
   sh("rm '%s'/*/Test/COVID-19/images/*.png && rm -r '%s'/*/Val/Non-COVID", dir, dir)
   local data = open_covid(dir)
@@ -130,8 +129,7 @@ t.test("another split may lack a class: a note says so, labels stay; a misspelt 
     "dataset: Test holds no image of the classes healthy, sick, well (there: well).")
 end)
 
-t.test("corrupt, empty and foreign files are named, one alone and several together; skip.txt leaves "
-  .. "them out", function()
+t.test("corrupt, empty and foreign files are named together; skip.txt leaves them out", function()
   local dir = covid_tree()
   local own = dir .. "/Lung Segmentation Data/Train/COVID-19/images/"
   t.write(own .. "covid_19.png", "not an image")
@@ -196,7 +194,7 @@ t.test("unknown and wrong options are errors", function()
   t.fails(function() data.val:loader { bach = 3 } end, "loader: unknown option 'bach'. Did you mean 'batch'?")
 end)
 
-t.test("folders: classes as given, or sorted with a note, or the thesis' three in their order", function()
+t.test("folders: classes as given, else sorted with a note, or the thesis' three in their order", function()
   local dir = tree(t.tmpdir(), "", "", { "sick", "healthy" }, { "1.png", "10.png", "2.png" })
   local data = xai.dataset.folders { root = dir, size_px = 16, resize_px = 16 }
   t.equal(data.classes, { "healthy", "sick" })
@@ -217,7 +215,7 @@ t.test("folders: classes as given, or sorted with a note, or the thesis' three i
   t.equal(xai.dataset.folders { root = three }.classes, covid)
 end)
 
-t.test("masked_folders: Masked_<split>, and the input mode is lungs without masking again", function()
+t.test("masked_folders reads Masked_<split>: input is lungs, without masking again", function()
   local dir = tree(t.tmpdir(), "Masked_", "", covid, { "1.png" })
   sh("mkdir -p '%s/Masked_Small_Test' && cp -r '%s'/Masked_Test/* '%s/Masked_Small_Test'", dir, dir, dir)
   local data = xai.dataset.masked_folders { root = dir, size_px = 16, resize_px = 20 }
@@ -333,7 +331,7 @@ t.test("listing needs no libtorch", function()
   t.equal(t.run { script }.out, "3\tnil\n")
 end)
 
-t.test("the real set in the COVID-QU-Ex layout", function()
+t.test("the shared X-rays in the COVID-QU-Ex layout", function()
   local root = t.shared() .. "/covid-cxr"
   local data = xai.dataset.covid_qu_ex { root = root, input = "lungs", resize_px = 255,
     skip = { "Train/Normal/images/Normal (113).png" } }

@@ -24,14 +24,14 @@ local function make(extra)
   return xai.dataset.folders { root = dir, classes = { "a", "b" }, size_px = 32, resize_px = 32 }
 end
 
-t.test("different chests are no duplicates", function()
+t.test("different chests are not duplicates", function()
   local r = make():check()
   t.equal({ r.images, #r.exact, #r.exact_within, r.near_count, r.warnings }, { 18, 0, 0, 0, {} })
   t.equal(r.text, "folders: 18 images, 0 patients known\n         a  b  total\n  train  3  3      6\n  val    3  "
     .. "3      6\n  test   3  3      6")
 end)
 
-t.test("the same pixels in two splits are found whatever the file is called, also under two classes", function()
+t.test("identical pixels in two splits are found under any file name, also under two classes", function()
   local r = make(function(dir, p)
     image.save(dir .. "/Test/a/zz.png", p.Traina1)
     image.save(dir .. "/Val/b/yy.png", p.Traina2)
@@ -43,7 +43,7 @@ t.test("the same pixels in two splits are found whatever the file is called, als
     .. "Train/a/1.png = Test/a/zz.png", "1 picture stands under two classes" })
 end)
 
-t.test("a copy that was resized, brightened, cropped a little or made noisy is found as nearly the same", function()
+t.test("resized, brightened, cropped and noisy copies are found as near duplicates", function()
   local r = make(function(dir, p)
     image.save(dir .. "/Test/a/resized.png", image.resize(p.Traina1, 70, 70))
     image.save(dir .. "/Test/a/bright.png", p.Traina2:to("float32"):mul(0.8):add(20):clamp(0, 255):to("uint8"))
@@ -54,19 +54,19 @@ t.test("a copy that was resized, brightened, cropped a little or made noisy is f
   t.equal({ #r.exact, r.near_count }, { 0, 4 })
 end)
 
-t.test("asked again it is the same report, and training finds the pictures in memory", function()
+t.test("a second check gives the same report, and training uses the cached pictures", function()
   local data = make()
   local r = data:check()
   t.ok(data:check() == r)
   t.equal(data:native():cached(), 18 * (32 * 32 + 1))
 end)
 
-t.test("Small_Test is a part of Test: its copies are no leak", function()
+t.test("Small_Test is part of Test: its copies are no leak", function()
   local r = make(function(dir) assert(os.execute(("cp -r '%s/Test' '%s/Small_Test'"):format(dir, dir))) end):check()
   t.equal({ #r.exact, #r.exact_within, r.near_count, r.warnings }, { 0, 6, 0, {} })
 end)
 
--- Files of a data set of images, made by sample(x, y, channel) of the kind that png.lua writes: notes of its check.
+-- Image files made by sample(x, y, channel), of a kind that png.lua writes: the notes of their check.
 local function notes_of(list, options)
   local dir, paths = t.tmpdir(), {}
   for i, one in ipairs(list) do
@@ -86,14 +86,14 @@ local function up_to(top, bits, kind)
   end }
 end
 
-t.test("16-bit files that use a part of their range are noted with the white level that fits", function()
+t.test("16-bit files that use part of their range are noted with a fitting white level", function()
   t.equal(notes_of { up_to(4000) }, { "1 of 1 16-bit images comes out dark ('1.png'): no sample above 4000 of 65535. "
     .. "Write white_16bit = 4095 if the values have fewer bits" })
   t.equal(notes_of({ up_to(4000) }, function() return { white_16bit = 4095 } end), {})
   t.equal(notes_of { up_to(65535) }, {})
 end)
 
-t.test("each image is judged by its own range: one full one hides no dark ones, nor does an alpha channel", function()
+t.test("each image is judged by its own range, not by that of the others or of an alpha channel", function()
   local list = { up_to(4000), up_to(65535), up_to(900), up_to(3000, 16, 4), up_to(40000) }
   local dark = "3 of 5 16-bit images come out dark ('1.png', '3.png' and 1 more): no sample above 4000 of 65535. Write "
     .. "white_16bit by source or file, { [\"1.png\"] = 4095 }, or a column white in a manifest if the values have "
@@ -125,7 +125,7 @@ t.test("images that are dark, bright, of one value, or with their content in the
     "1 of 6 images has one color everywhere and its content in the alpha channel, which is left out ('5.png')" })
 end)
 
-t.test("white levels by source, in a manifest, and names that nothing has", function()
+t.test("white levels per source in a manifest; names of sources that do not occur are errors", function()
   local dir = t.tmpdir()
   local twelve = png.bytes(16, 16, 0, 16, up_to(4000).sample)
   for i = 1, 4 do t.write(("%s/%d.png"):format(dir, i), twelve:sub(1, -1)) end

@@ -1,5 +1,5 @@
--- Helper of networks_endpoints.lua: how often equal networks are told apart, by endpoint. One network's answers to 85
--- images (15, 35, 35), and three copies with noise of their own; a claim is any pair that is better or worse.
+-- Helper of networks_endpoints.lua: how often equal networks are told apart, per endpoint. One network's logits for 85
+-- images (15, 35, 35), and three copies with independent noise; a claim is any pair that is better or worse.
 local endpoints = require "medxai.stats.endpoints"
 local networks = require "medxai.steps.networks"
 local random = require "medxai.tensor.random"

@@ -1,10 +1,10 @@
--- What numbers of an evaluation hide is said in words: one answer for every image, no better than the largest class,
--- images of one class only, classes without an image. And sure answers keep the digits of their loss and their order.
+-- Remarks that an evaluation makes: one answer for every image, no better than the largest class, images of one class
+-- only, classes without an image. Certain predictions keep the digits of their loss and their order.
 local t = require "t"
 local evaluate = require "medxai.steps.evaluate"
 local metrics = require "medxai.stats.classification"
 
--- Remarks on predictions, each a letter: labels "aab", answers "aaa".
+-- Remarks on predictions, one letter per image: labels "aab", predictions "aaa".
 local function remarks(labels, answers, classes)
   local y, scores = {}, {}
   for i = 1, #labels do
@@ -18,12 +18,11 @@ end
 
 local two = { "healthy", "sick" }
 
-t.test("one answer for every image is said", function()
+t.test("a network that gives every image the same answer is reported", function()
   t.equal(remarks(("ab"):rep(5), ("a"):rep(10), two), { "the model answers 'healthy' for every one of the 10 images" })
 end)
 
-t.test("an accuracy whose difference to the largest class may be chance is said with the interval; a better "
-  .. "one is not", function()
+t.test("an accuracy that may equal the largest class's share is reported with its interval", function()
   local list, result = remarks(("aaab"):rep(10), ("aaba"):rep(2) .. ("aaab"):rep(8), two)
   local i = result.intervals.above_largest
   t.ok(i[1] <= 0.15 and i[2] >= 0.15 and i[2] > i[1])
@@ -41,8 +40,7 @@ t.test("an accuracy whose difference to the largest class may be chance is said 
   t.equal(remarks("ab", "ab", two), {})
 end)
 
-t.test("images of one class only, and classes without an image, are said; the mean over the classes that are "
-  .. "there too", function()
+t.test("one class only, and classes without an image, are reported", function()
   t.equal(remarks("aaaa", "aaab", two),
     { "every image is of the class 'healthy': accuracy does not tell whether the model knows it from others" })
   local list = remarks(("ac"):rep(20), ("ac"):rep(20), { "x", "y", "z", "v" })
@@ -51,8 +49,7 @@ t.test("images of one class only, and classes without an image, are said; the me
   t.equal(remarks("", "", two), {})
 end)
 
-t.test("sure answers keep the digits of their loss, and AUROC their order where probabilities have all "
-  .. "become 1", function()
+t.test("certain predictions keep the digits of loss and AUROC", function()
   t.near(require("medxai.stats.logits").cross_entropy({ 40, 0, 0 }, 0) / (2 * math.exp(-40)), 1, 1e-12)
   t.near(require("medxai.stats.logits").cross_entropy({ 40, 0, 0 }, 1), 40 + 2 * math.exp(-40), 1e-12)
   t.near(require("medxai.stats.logits").cross_entropy({ 1, 2, 4 }, 1),
@@ -81,7 +78,7 @@ local function go(dir, sure, scale)
   return t.run { t.write(dir .. "/one.lua", text), cwd = dir }
 end
 
-t.test("evaluate, the report's first lines and runs show say it", function()
+t.test("evaluate, the report's first lines and runs show report these remarks", function()
   local dir = t.tmpdir()
   local said = "the model answers 'nodule' for every one of the 12 images"
   local r = go(dir, { 0, 1000, 0 }, 1)
@@ -101,7 +98,7 @@ t.test("evaluate, the report's first lines and runs show say it", function()
   t.ok(shown.out:find("images\nnote: " .. said, 1, true), shown.out)
 end)
 
-t.test("where every probability is 1 in float64 the AUROC is still that of the logits", function()
+t.test("where every float64 probability is 1 the AUROC is that of the logits", function()
   local dir = t.tmpdir()
   local r = go(dir, { 0, 500, 0 }, 1)
   local scores, is_nodule, ones = {}, {}, 0

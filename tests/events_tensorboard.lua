@@ -1,5 +1,5 @@
--- TensorBoard's event files: the bytes of every kind of record (tests/reference/events.py made them), and what a run
--- leaves.
+-- TensorBoard's event files: the bytes of every kind of record (from tests/reference/events.py), and the files of a
+-- run.
 local t = require "t"
 local events = require "medxai.run.tensorboard"
 local files = require "medxai.base.files"
@@ -24,11 +24,11 @@ local golden = {
     "1c00000000000000c8c1951d09000000000000f03f108580808080202a0a0a080a017815caf249f17d506e24" },
 }
 
-t.test("records are TensorBoard's to the byte", function()
+t.test("event files equal TensorBoard's byte for byte", function()
   for i, case in ipairs(golden) do t.equal(hex(events.record(case[1])), case[2], "record " .. i) end
 end)
 
--- Steps of the scalar `tag` in the files of a folder, in their order; "start n" for a start mark.
+-- Steps of the scalar `tag` in a folder's files, in order; "start n" for a start mark.
 local function steps(folder, tag)
   local list = {}
   for _, name in ipairs(files.list(folder)) do
@@ -58,7 +58,7 @@ run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 5, batch = 
 run:explain(model, data.test, { methods = { "gradcam" }, images = 2 })
 ]]
 
-t.test("a run tells every epoch once, its settings and its pictures; after a resumption nothing overlaps", function()
+t.test("a run writes each epoch once, its settings and pictures; after resuming nothing overlaps", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/tiny.lua", experiment)
   local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),

@@ -33,7 +33,7 @@ local function texts_of(svg)
   return list, table.concat(list, " ") -- lines that were wrapped are whole again
 end
 
--- Raises unless every text and picture lies inside the drawing: nothing is clipped.
+-- Raises unless every text and picture lies inside the drawing.
 local function check_inside(svg)
   local width, height = svg:match('viewBox="0 0 ([%d.]+) ([%d.]+)"')
   width, height = tonumber(width), tonumber(height)
@@ -116,7 +116,7 @@ t.test("each_layer: a map of each layer side by side, under its layer", function
   local one = go(t.tmpdir(), { methods = { "gradcam" }, each_layer = { "conv2", "conv1" }, images = 1,
     figures = { "rows" } })
   local list = texts_of((svg_of(one, "maps")))
-  -- what they share stands over all
+  -- shared settings stand above all
   t.equal({ list[1], list[2], list[3], list[4] }, { "Grad-CAM", "image", "conv2", "conv1" })
   local result = go(t.tmpdir(), { methods = { "gradcam", "sobel" }, each_layer = { "conv2", "conv1" }, images = 1,
     figures = { "rows" } })
@@ -143,7 +143,7 @@ t.test("options that tell methods apart stand in their labels", function()
     and texts:find("confidence change", 1, true), texts)
 end)
 
-t.test("a map that is not ok says so on its panel, in every kind of figure", function()
+t.test("a map that is not ok is labeled as such in every kind of figure", function()
   local place <close> = tiny.beside { none_here = 'return { title = "none here", map = function(ctx) return '
     .. 'require("medxai.torch").zeros(ctx.count, ctx.height, ctx.width) - 1 end }',
     odd_one = 'return { title = "odd one", map = function(ctx) return require("medxai.torch").full({ ctx.count, '
@@ -169,7 +169,7 @@ t.test("a map that is not ok says so on its panel, in every kind of figure", fun
   end
 end)
 
-t.test("scales and colors are said: own or shared, JET's brightness, a signed picture's gray", function()
+t.test("captions state scales and colors", function()
   local place <close> = tiny.beside { fine_lines = 'return { title = "fine lines", sign = "signed", picture = '
     .. '"detail", map = function(ctx) return ctx:image():mean({ 1 }) - 0.25 end }' }
   local function texts(options)
@@ -188,7 +188,7 @@ t.test("scales and colors are said: own or shared, JET's brightness, a signed pi
     "a scale that the picture does not have")
 end)
 
-t.test("a signed picture is pytorch-grad-cam's deprocess_image", function()
+t.test("a signed picture equals pytorch-grad-cam's deprocess_image", function()
   local v = torch.tensor({ { -3.0, 0.0, 1.0 }, { 2.0, 40.0, -40.0 } }, { dtype = "float32" })
   local p = figure.detail(v)
   -- numpy: uint8(clip((v - mean) / (std + 1e-5) * 0.1 + 0.5, 0, 1) * 255)
@@ -243,7 +243,7 @@ t.test("table and charts: every method and metric with its interval, chance and 
   t.equal(charts, 5) -- energy, combined, one with lines over the percentiles, deletion by two removals
 end)
 
-t.test("unknown kinds of figures are refused, false draws none, a command line's word is one", function()
+t.test("unknown kinds of figures are refused, false draws none, a word of the command line is one kind", function()
   t.fails(function() explain.check({ methods = { "gradcam" }, figures = { "grids" } }) end,
     "explain: unknown figure 'grids'. Did you mean 'grid'?")
   t.equal(#go(t.tmpdir(), { methods = { "gradcam" }, images = 1, figures = false }).figures, 0)
@@ -276,7 +276,7 @@ t.test("a method draws its own figures of the chosen images, with its arrays", f
   t.ok(t.read(dir .. "/" .. result.figures[2].svg):find(">drawn by itself</text>", 1, true))
 end)
 
-t.test("a drawing that fails is told and costs nothing else", function()
+t.test("a drawing that fails is reported and stops nothing else", function()
   local place <close> = tiny.beside {
     broken_pages = 'return { title = "broken pages", at = "input", map = function(ctx) return ctx:image():mean({ 1 '
     .. '}) end, draw = function() error("no ink") end }', wrong_pages = 'return { map = function() end, draw = 3 }' }

@@ -30,23 +30,22 @@ end
 
 local function distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype = "float64" }):abs():max():item() end
 
-t.test("Grad-CAM equals pytorch-grad-cam with rectifiers out of place", function()
+t.test("Grad-CAM equals pytorch-grad-cam with out-of-place rectifiers", function()
   t.ok(distance(tiny_maps(nil), torch.load_npy(here .. "gradcam_tiny_out.npy")) < 1e-5)
 end)
 
-t.test("compat = pytorch-grad-cam equals the reference as it is, with its activation after the rectifier "
-  .. "in place", function()
+t.test("compat = pytorch-grad-cam equals the unmodified reference, with in-place rectifiers", function()
   t.ok(distance(tiny_maps("pytorch-grad-cam"), torch.load_npy(here .. "gradcam_tiny_asis.npy")) < 1e-5)
 end)
 
-t.test("the mutants fail: channels of the gradient turned round, class shifted by one, forms swapped", function()
+t.test("mutants fail: reversed gradient channels, class off by one, forms exchanged", function()
   local truth = torch.load_npy(here .. "gradcam_tiny_out.npy")
   t.ok(distance(tiny_maps(nil, { gradient = function(g) return g:flip({ 1 }) end }), truth) > 1e-2)
   t.ok(distance(tiny_maps(nil, { class = 2 }), truth) > 1e-2)
   t.ok(distance(tiny_maps("pytorch-grad-cam"), truth) > 1e-2)
 end)
 
-t.test("one forward and one backward serve two layers, nested ones too", function()
+t.test("one forward and one backward pass serve two layers, also nested ones", function()
   local model = tiny.model("float64")
   local x = tiny.images()
   local pass = tap.open(model, x, { gradients = { "conv2", "conv1" } })
@@ -59,7 +58,7 @@ t.test("one forward and one backward serve two layers, nested ones too", functio
   t.ok(distance(alone:gradient("conv2", targets), g2) < 1e-12)
 end)
 
-t.test("a map is min-maxed before it is resized, bilinearly with half-pixel centres, and again after", function()
+t.test("a map is min-max scaled, resized bilinearly with half-pixel centers, and scaled again", function()
   local raw = torch.tensor({ { { -1.0, 0.0 }, { 1.0, 3.0 } } })
   local m = map.from_raw({ raw }, 4, 4)
   local small = { { 0, 0 }, { 1 / 3, 1 } }
@@ -76,7 +75,7 @@ t.test("a map is min-maxed before it is resized, bilinearly with half-pixel cent
   t.near(m:squeeze(0), expected, 1e-6)
 end)
 
-t.test("statuses: ok, flat, all negative, not a number; what is flat is so by its own scale", function()
+t.test("statuses ok, flat, all_negative, nan; flatness is relative to the map's own scale", function()
   local raw = torch.tensor({ { { 0.0, 1.0 } }, { { 2.0, 2.0 } }, { { -2.0, -1.0 } }, { { 0 / 0, 1.0 } },
     { { 1e-30, 0.0 } }, { { math.huge, 1.0 } }, { { 5e6, 5e6 + 4 } }, { { 5e-9, 5.01e-9 } }, { { 0.0, 0.0 } } })
   local function judged(how)
@@ -126,7 +125,7 @@ t.test("targets that do not exist are refused by name", function()
     "explain: target 'true' needs a label, but 'a.png' has none.")
 end)
 
-t.test("the baselines: a centred blob, the reference's Sobel, noise keyed by the image", function()
+t.test("baselines: a centered blob, the reference's Sobel, noise keyed by the image", function()
   local items = { { id = "a" }, { id = "b" } }
   local x = tiny.images():to { dtype = "float32" }
   local ctx = { count = 2, height = 21, width = 32, items = items, seed = 7, image = function() return x end }
@@ -145,7 +144,7 @@ t.test("Sobel by hand: a step edge gives min(4 * step, 255) / 2, borders mirrore
   local x = torch.zeros(1, 3, 3, 4)
   x[{ { 0, 1 }, { 0, 3 }, { 0, 3 }, { 2, 4 } }]:fill_(10 / 255)
   local s = require("medxai.explain.methods.sobel").map { image = function() return x end }
-  -- grey of (10, 10, 10) is 10; dx = 40 at the columns beside the step
+  -- gray of (10, 10, 10) is 10; dx = 40 at the columns beside the step
   t.near(s:squeeze(0), { { 0, 20, 20, 0 }, { 0, 20, 20, 0 }, { 0, 20, 20, 0 } }, 0)
 end)
 

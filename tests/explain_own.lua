@@ -1,5 +1,4 @@
--- A researcher's own methods: what they may do with what they are given, what they may return, and what is said where
--- that fails.
+-- Own methods: what they may do with their input, what they may return, and the errors where that fails.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -16,10 +15,10 @@ local function go(options, n, model)
   return explain.run(run, model or tiny.model(), tiny.split(n or 6), options), run
 end
 
--- The k-th record's file: 1 the map, 2 ... its raw maps.
+-- The k-th file of a record: 1 is the map, 2 and on its raw maps.
 local function stored(result, k, file) return torch.load_npy(result.dir .. "/" .. result.records[k].files[file]) end
 
-t.test("a method may fill one buffer again and again: each image keeps its own map, facts and arrays", function()
+t.test("a method may reuse one buffer: each image keeps its own map, facts and arrays", function()
   local buffer = torch.zeros(32, 32)
   local function own(x) return x:mean({ 1 }):squeeze(0) end
   local result = go { images = 4, methods = { again = function(x) return buffer:copy_(own(x)) end, plain = own } }
@@ -36,7 +35,7 @@ t.test("a method may fill one buffer again and again: each image keeps its own m
   for i = 1, 2 do t.near(store:array(result.records[i], "mean"):item(), result.records[i].facts.mean, 1e-6) end
 end)
 
-t.test("a method and a metric may keep a tensor for the images that follow", function()
+t.test("a method and a metric may keep a tensor for later images", function()
   local kept
   local function own(x)
     kept = kept or torch.ones(32, 32) * 0.5
@@ -54,8 +53,7 @@ t.test("a method and a metric may keep a tensor for the images that follow", fun
   for i = 1, 3 do t.near(tonumber(rows[i].value), stored(result, i, 1):sum():item() / 4, 1e-4) end
 end)
 
-t.test("every attempt and every layer gets the images as they are, though an earlier one changed them "
-  .. "in place", function()
+t.test("every attempt and layer gets unmodified images, even if an earlier one changed them", function()
   local place <close> = tiny.beside {
     halves = [[return { map = function(ctx, x)
       x:mul_(0.5)
@@ -73,8 +71,7 @@ t.test("every attempt and every layer gets the images as they are, though an ear
   t.ok(stored(result, 1, 2):equal(stored(result, 1, 3)))
 end)
 
-t.test("what a method returns beside its map is checked: a failure of that method, told in words, and the "
-  .. "rest goes on", function()
+t.test("what a method returns beside its map is checked; mistakes are that method's failure", function()
   local files = {}
   local function returns(name, extras)
     files[name] = "return { map = function(ctx, x) return x:sum({ 1 }), " .. extras .. " end }"
@@ -121,8 +118,7 @@ t.test("what a method returns beside its map is checked: a failure of that metho
   t.equal(told, expected)
 end)
 
-t.test("a method or metric that writes to the model's weights stops the step: nothing later would be of "
-  .. "that model", function()
+t.test("a method or metric that writes to the model's weights stops the step", function()
   local function own(x) return x:select(0, 0):select(0, 0) end
   local function halve(model)
     torch.no_grad(function() model:parameters()[1].tensor:mul_(0.5) end)
@@ -147,7 +143,7 @@ t.test("a method or metric that writes to the model's weights stops the step: no
     .. "one model). Let it work on model:clone().")
 end)
 
-t.test("activations and gradients that nobody asked for are told apart from those that do not exist", function()
+t.test("errors tell activations that were not requested from layers that do not exist", function()
   local place <close> = tiny.beside {
     a_gradient = "return { at = 'layer', map = function(ctx) return ctx:gradient():sum({ 1 }) end }",
     b_other = "return { at = 'layer', needs = { gradient = true }, map = function(ctx) return "
@@ -180,7 +176,7 @@ t.test("activations and gradients that nobody asked for are told apart from thos
   t.equal({ guess.status, guess.forwards, guess.backwards }, { "ok", 1, 0 })
 end)
 
-t.test("a function's name becomes a folder's: it stays inside the run", function()
+t.test("a function's name becomes a folder inside the run", function()
   local function own(x) return x:select(0, 0):select(0, 0) end
   for _, name in ipairs { "../../x", "a/b", "", ".", ".hidden", "two\nlines", ("x"):rep(101) } do
     t.fails(function() go { images = 1, methods = { [name] = own } } end,
@@ -190,13 +186,13 @@ t.test("a function's name becomes a folder's: it stays inside the run", function
   t.equal(tiny.statuses(go { images = 1, methods = { ["mein Verfahren 2.0 ä"] = own } }), { "ok" })
 end)
 
-t.test("a method file whose name people also write for one of the library's is not passed over in silence", function()
+t.test("an own file whose name is another spelling of a library method is refused", function()
   local place <close> = tiny.beside { grad_cam = "return function(x) return x:squeeze(0):select(0, 0) end",
     sobel = "return 3" }
   t.fails(function() go { images = 1, methods = { "grad_cam" } } end,
     "explain: 'grad_cam' is the library's gradcam, but 'grad_cam.lua' lies beside the experiment too. Write "
     .. "gradcam, or give your file another name.")
-  -- an experiment may be called as a method is
+  -- an experiment may have the name of a method
   t.equal(tiny.statuses(go { images = 1, methods = { "gradcam", "sobel" } }), { "ok", "ok" })
 end)
 

@@ -1,5 +1,5 @@
--- explain.run over a tiny network and a split that needs no files: files, resuming, batches, judging, a researcher's
--- own methods, and what is refused.
+-- run:explain on a tiny network and a split without files: output files, resuming, batches, judging, own methods, and
+-- what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -21,7 +21,7 @@ local function go(dir, options, change, n)
   return result, run
 end
 
-t.test("maps, raw maps and one line each are written, with what made them", function()
+t.test("maps, raw maps and one record each are written, with what they were made of", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam" }, images = 2 })
   t.equal(#result.records, 2)
@@ -42,7 +42,7 @@ t.test("maps, raw maps and one line each are written, with what made them", func
     { "0000000000000001.npy", "0000000000000001.raw.npy", "0000000000000002.npy", "0000000000000002.raw.npy" })
 end)
 
-t.test("a second run makes nothing again; more images are added; a torn last line is cut", function()
+t.test("a second run makes nothing again; more images are added; a torn last line is removed", function()
   local dir = t.tmpdir()
   go(dir, { methods = { "gradcam" }, images = 2 })
   local before = t.read(dir .. "/maps/index.jsonl")
@@ -67,7 +67,7 @@ t.test("a batch of six equals six singles", function()
   end
 end)
 
-t.test("settings, target, layer and weights each give another folder", function()
+t.test("settings, target, layer and weights each give a folder of their own", function()
   local dir, seen = t.tmpdir(), {}
   for _, options in ipairs { {}, { layer = "conv1" }, { target = "opacity" }, { layer = { "conv2", "conv1" } },
       { compat = "pytorch-grad-cam" } } do
@@ -92,7 +92,7 @@ t.test("several layers are the mean of their maps", function()
   t.ok((map.minmax(sum / 2):squeeze(0) - torch.load_npy(dir .. "/" .. both.files[1])):abs():max():item() < 1e-6)
 end)
 
-t.test("one_per_class, numbers by turns of the classes, lists by number and name", function()
+t.test("images: one_per_class, a number (classes in turn), lists of numbers and names", function()
   local split = tiny.split(9)
   t.equal(choose.images(split, "one_per_class"), { 1, 2, 3 })
   t.equal(choose.images(split, 4), { 1, 2, 3, 4 })
@@ -111,7 +111,7 @@ t.test("one_per_class, numbers by turns of the classes, lists by number and name
     "explain: no image 'nobody.png' in the test split (expected a number, a path, a file name or an image id).")
 end)
 
-t.test("images with the same pixels count as one, the first, and that is said", function()
+t.test("images with the same pixels count as one, the first, with a warning", function()
   local dir, split = t.tmpdir(), tiny.split(6)
   local item = split.item
   function split:item(i)
@@ -136,8 +136,7 @@ t.test("images with the same pixels count as one, the first, and that is said", 
   t.equal({ choose.images(split, { 3, 5 }) }, { { 3, 5 } })
 end)
 
-t.test("energy inside the lesion beside its chance level in scores.csv; images without mask are undefined; four "
-  .. "have no interval", function()
+t.test("energy inside the lesion and its chance level in scores.csv; images without mask are undefined", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "center_blob" }, images = "all",
     metrics = { "energy_inside", "pointing_game" }, mask = "lesion" })
@@ -156,7 +155,7 @@ t.test("energy inside the lesion beside its chance level in scores.csv; images w
   t.equal(#csv.read(dir .. "/scores.csv"), 24)
 end)
 
-t.test("a summary's interval: studentised over patients, Wilson's of hits; what has none says why", function()
+t.test("a summary's interval: studentized over patients, Wilson's for hits, else the reason for none", function()
   local rows = {}
   for _, m in ipairs { { "energy", "share" }, { "pointing", "hit" } } do
     for i = 1, 24 do
@@ -179,7 +178,7 @@ t.test("a summary's interval: studentised over patients, Wilson's of hits; what 
     require("medxai.score.summary").summarize(rows, 42)[1].units }, { "images", 24 })
 end)
 
-t.test("a mask that none of the images has is said before any map is made", function()
+t.test("a mask that no image has is an error before any map is made", function()
   local dir = t.tmpdir()
   t.fails(function()
     go(dir, { methods = { "gradcam" }, images = { 1, 4 }, metrics = { "energy_inside" }, mask = "lesion" })
@@ -188,7 +187,7 @@ t.test("a mask that none of the images has is said before any map is made", func
   t.ok(not files.exists(dir .. "/maps/index.jsonl"))
 end)
 
-t.test("a researcher's own function, wrong shapes and errors: a status with the text, and the rest goes on", function()
+t.test("a researcher's function that raises or returns a wrong shape fails alone", function()
   local dir = t.tmpdir()
   local calls = 0
   local result, run = go(dir, { images = 2, methods = {
@@ -215,8 +214,7 @@ t.test("a researcher's own function, wrong shapes and errors: a status with the 
   t.equal(calls, 4) -- failed maps are tried again
 end)
 
-t.test("a researcher's code may work in place, in half precision and in train mode: what other methods read stays "
-  .. "as it was", function()
+t.test("own code may work in place, in half precision and in train mode without affecting other methods", function()
   local function own(x) return x:mean({ 1 }):squeeze(0) end
   local function beside_it(first)
     local result = go(t.tmpdir(), { images = 2, methods = { a_first = first, b_plain = own, "gradcam" },
@@ -242,7 +240,7 @@ t.test("a researcher's code may work in place, in half precision and in train mo
   t.equal(result.records[3].problem, 'raised nil instead of a text (expected error("..."))')
 end)
 
-t.test("a flat map is zero, not noise: no metric ranks it", function()
+t.test("a flat map is all zero, not noise; no metric ranks it", function()
   local dir = t.tmpdir()
   local function noise(x) return x:mean({ 1 }):squeeze(0) * 1e-6 + 1 end
   local result = go(dir, { images = { 2 }, methods = { noise = noise }, mask = "lesion",
@@ -252,7 +250,7 @@ t.test("a flat map is zero, not noise: no metric ranks it", function()
   for _, s in ipairs(result.summaries) do t.equal(s.n, 0, s.metric) end
 end)
 
-t.test("a constant image is flat for Sobel, and NaN weights are told as nan", function()
+t.test("Sobel of a constant image is flat; maps of NaN weights are nan", function()
   local dir = t.tmpdir()
   local flat = go(dir, { methods = { "sobel" }, images = 1 }, function(x) return x:fill_(0.5) end)
   t.equal(tiny.statuses(flat), { "flat" })
@@ -266,7 +264,7 @@ t.test("a constant image is flat for Sobel, and NaN weights are told as nan", fu
     .. "numbers %(nan%)"))
 end)
 
-t.test("out of memory halves the batch, says so, and changes nothing", function()
+t.test("out of memory halves the batch, warns, and changes no map", function()
   local a, b = t.tmpdir(), t.tmpdir()
   local whole = go(a, { methods = { "gradcam" }, images = "all" }, nil, 7)
   local split = tiny.split(7)
@@ -286,7 +284,7 @@ t.test("out of memory halves the batch, says so, and changes nothing", function(
   end
 end)
 
-t.test("an interrupt inside a researcher's method is not taken for a failure", function()
+t.test("an interrupt inside a researcher's method does not count as its failure", function()
   local dir, before = t.tmpdir(), host.interrupted
   local restore <close> = setmetatable({}, { __close = function() host.interrupted = before end })
   local run, model = tiny.run(dir), tiny.model()
@@ -318,7 +316,7 @@ t.test("a finished step is not done again, but failed maps are tried again", fun
   t.equal({ #skipped, calls }, { 1, 2 })
 end)
 
-t.test("the model comes back in the mode in which it was", function()
+t.test("the model returns to the mode in which it was", function()
   local dir, model = t.tmpdir(), tiny.model()
   model:train()
   explain.run(tiny.run(dir), model, tiny.split(3), { methods = { "gradcam" }, images = 1, figures = false })
@@ -389,8 +387,7 @@ end)
 
 host.options.quiet = was_quiet
 
-t.test("rows of a finished step, read from scores.csv, are those that were computed, number for number; nil where "
-  .. "one is gone", function()
+t.test("rows read back from scores.csv equal those computed", function()
   local run, model, split = tiny.run(t.tmpdir()), tiny.model(), tiny.split(3)
   local judge = require "medxai.score.runner"
   local options = { methods = { "saliency", "gradcam" }, images = "all", figures = false, mask = "lesion",

@@ -1,4 +1,4 @@
--- Exported files that are refused, each with what to do; and files of other forms that are read.
+-- Exported files that are refused, each with what to do; and other forms of files that are read.
 local t = require "t"
 local archive = require "medxai.archive"
 local core = require "medxai.core"
@@ -44,7 +44,7 @@ end
 
 local export = "Export it with dynamic_shapes = ({0: torch.export.Dim(\"batch\")},) and the size of your images."
 
-t.test("networks that are no networks of one batch of images are refused by what they are", function()
+t.test("exported programs that are no image classifiers are refused with what they are", function()
   refused(path "bad_inputs", "takes 2 inputs (x, y; expected one, a batch of images). Export a module whose forward "
     .. "takes the images alone.")
   refused(path "bad_height", "takes images of any height (expected a fixed one). " .. export)
@@ -60,7 +60,7 @@ t.test("networks that are no networks of one batch of images are refused by what
     .. "without.")
 end)
 
-t.test("other files are told by what they hold", function()
+t.test("other kinds of files are refused with what they hold", function()
   local docs = "Export the network in Python with torch.export.save (docs/exported.md)."
   refused("/nowhere/net.pt2", "cannot be read (No such file or directory).")
   refused(folder .. "vit.pt", "is a file of weights, which does not say how the network computes. " .. docs)
@@ -77,7 +77,7 @@ t.test("other files are told by what they hold", function()
   refused(two, "holds 2 networks (model, other). Save the one that is meant alone.")
 end)
 
-t.test("an archive that is cut short anywhere is refused, and never read in part", function()
+t.test("a truncated archive is refused, never read in part", function()
   local whole, file = t.read(path "convnet"), t.tmpdir() .. "/cut.pt2"
   for percent = 0, 98, 2 do
     t.write(file, whole:sub(1, #whole * percent // 100))
@@ -86,7 +86,7 @@ t.test("an archive that is cut short anywhere is refused, and never read in part
   end
 end)
 
-t.test("a record that is absent, too short or changed is told by the tensor's name", function()
+t.test("an absent, short or changed record is named by its tensor", function()
   local absent = changed(path "convnet", function(name, bytes)
     return name ~= "data/weights/weight_0" and bytes or nil
   end)
@@ -106,8 +106,7 @@ t.test("a record that is absent, too short or changed is told by the tensor's na
     "exported: '" .. bad .. "' is damaged (record data/weights/weight_0 has the wrong checksum)")
 end)
 
-t.test("a description that is too large or too deep is refused before it is parsed, and nonsense by "
-  .. "where it is", function()
+t.test("a description that is too large or too deep is refused before it is parsed", function()
   local large = packed("large", { { "models/model.json", ("["):rep(100 << 20) } })
   refused(large, "describes its network in 100 MB (expected at most 64).")
   local deep = with_json(path "tied", function() return ("["):rep(100000) end)
@@ -132,13 +131,13 @@ t.test("an operator that no libtorch has is named, with the version that wrote t
     .. "[%d.]+ does not have like that; torch 2.13.0%+cpu, which wrote the file, has it. Build with another libtorch")
 end)
 
-t.test("reading what may share memory with what an in-place operator changed is refused", function()
+t.test("reading a value that may share memory with one changed in place is refused", function()
   t.fails(function() xai.models.exported { file = path "bad_alias", seed = 1 } end,
     "exported: 'conv2d' may share the memory of 'reshape', which 'mul_' "
     .. "changes in place: only PyTorch's memory layout tells. Write the network without that in-place operator.")
 end)
 
--- What a description becomes when a word of it is another: numbers, null, another word of it, another operator.
+-- Replacements of a word in a description: numbers, null, another of its words, another operator.
 local function changed_somewhere(json, words, random)
   local function word() return words[random(#words)] end
   local at, by = word(), word()
@@ -147,7 +146,7 @@ local function changed_somewhere(json, words, random)
   return json:sub(1, at[1] - 1) .. others[random(#others)] .. json:sub(at[2] + 1)
 end
 
-t.test("a description with any word changed gives a network or an error in words, never a crash", function()
+t.test("a description with any word changed gives a network or an error, never a crash", function()
   local file, state = t.tmpdir() .. "/changed.pt2", 12345
   local function random(n)
     state = (state * 1103515245 + 12345) % 2147483648
@@ -210,7 +209,7 @@ t.test("archives of torch 2.8, and weights in channels_last, give PyTorch's answ
   end
 end)
 
-t.test("a network in float64 keeps its digits in a model of that type", function()
+t.test("a float64 network keeps its digits in a float64 model", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local want = xai.load_checkpoint(folder .. "double.pt").logits
   local whole <close> = xai.models.exported { file = path "double", dtype = "float64", seed = 1 }:eval()
@@ -220,7 +219,7 @@ t.test("a network in float64 keeps its digits in a model of that type", function
   t.near(short(torch.ones(2, 3, 16, 16)), want:float(), 1e-5)
 end)
 
-t.test("two names of one tensor stay one, through a training, a copy and a move", function()
+t.test("a tensor with two names stays shared through training, copying and moving", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local model <close> = xai.models.exported { file = path "tied", seed = 1 }
   local function both(m)

@@ -1,5 +1,5 @@
 -- The graph of an exported network: names, grids, partial runs from every value, the batch in any dimension, folding,
--- channels_last, randomised copies.
+-- channels_last, randomized copies.
 local t = require "t"
 local core = require "medxai.core"
 local geometry = require "medxai.nn.geometry"
@@ -31,7 +31,7 @@ t.test("nodes are named as torchvision's feature extraction names them, blocks b
   t.equal(relus[#relus - 1], "layer2.2.se.sigmoid (a function)")
 end)
 
--- What Grad-CAM looks at, and why.
+-- Which layer Grad-CAM uses, and why.
 t.test("the default layer is the last grid before pooling or the head, or what the last attention "
   .. "is made of", function()
   local found = {}
@@ -48,7 +48,7 @@ t.test("the default layer is the last grid before pooling or the head, or what t
   })
 end)
 
-t.test("grids are found from shapes; what is none is refused, naming its shape", function()
+t.test("grids are found from shapes; a layer without a grid is refused with its shape", function()
   local vit <close> = open "tokens"
   local grid = geometry.of(vit, "blocks.0")
   t.equal({ grid.kind, grid.height, grid.width, grid.first, grid.others }, { "tokens", 4, 4, 3, 3 })
@@ -66,7 +66,7 @@ t.test("grids are found from shapes; what is none is refused, naming its shape",
     .. "with a grid, for instance 'layer2.2'.")
 end)
 
-t.test("places are taken from tokens in their order", function()
+t.test("places are read from tokens in their order", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local vit <close> = open "tokens"
   local v = torch.arange(2 * 19 * 8, { dtype = "float64" }):view { 2, 19, 8 }
@@ -75,9 +75,9 @@ t.test("places are taken from tokens in their order", function()
   t.equal(map[{ 1, 5, 2, 3 }]:item(), v[{ 1, 3 + 2 * 4 + 3, 5 }]:item())
 end)
 
--- A run from every value, given for three images beside a base run of one: what the whole run gives, or an error that
--- says why not.
-t.test("partial runs from every value give what the whole run gives, or say that they cannot", function()
+-- A run from every value, for three images beside a base run of one: equal to the whole run, or an error that says why
+-- not.
+t.test("a partial run from any value equals the whole run, or says why it cannot", function()
   for _, name in ipairs { "convnet", "vit", "tokens", "swin", "odd", "writes" } do
     local scope <close> = core.memory.scope() -- luacheck: ignore
     local model <close> = open(name)
@@ -98,7 +98,7 @@ t.test("partial runs from every value give what the whole run gives, or say that
         if ok then
           local images = got.output:size(0) -- what no image has a part in is the base run's
           t.ok((got.output - values.output:narrow(0, 0, images)):abs():max():item() < 1e-12, at)
-          -- a view that is made again, and not needed
+          -- a view that is recomputed and not needed
           local unread = boundary[1] and model:_id(boundary[1]) == model._def.output
           t.ok(images == 3 or images == 1 and (unread or model._def.batches[model:_id(at)].dim < 0), at)
           exact = exact + 1
@@ -113,7 +113,7 @@ t.test("partial runs from every value give what the whole run gives, or say that
   end
 end)
 
-t.test("batch norms fold and layouts change without another answer", function()
+t.test("folded batch norms and other memory layouts give the same answers", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   for _, name in ipairs { "convnet", "swin", "tokens", "odd" } do
     local model <close> = open(name)
@@ -127,7 +127,7 @@ t.test("batch norms fold and layouts change without another answer", function()
   end
 end)
 
-t.test("weights are drawn again from the output back to a part, and in one part alone", function()
+t.test("weights are randomized from the output back to a part, or in one part alone", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local model <close> = open "tokens"
   local function changed(options)

@@ -19,7 +19,7 @@ for _, name in ipairs { "convnet", "vit", "tokens", "swin" } do
   end)
 end
 
-t.test("mutant: maps at another layer are told apart", function()
+t.test("mutant: maps at another layer differ", function()
   local want = xai.load_checkpoint(folder .. "tokens.pt")
   local found = exportedmaps.distances(folder .. "tokens.pt2", want, "blocks.0")
   for _, method in ipairs { "gradcam", "layercam", "eigencam", "ablationcam" } do t.ok(found[method] > 1e-2, method) end

@@ -1,5 +1,4 @@
--- Networks that torch.export wrote beside what PyTorch computes with them: small ones, made by
--- tests/reference/exported.py.
+-- Small networks written by torch.export against PyTorch's results (tests/reference/exported.py).
 local t = require "t"
 local core = require "medxai.core"
 local torch = require "medxai.torch"

@@ -1,5 +1,5 @@
--- Exported networks that are trained: what is open, what is drawn, heads for other classes; the run holds all that it
--- takes to use them again; mistakes are found before training.
+-- Training exported networks: what is trained, what is drawn, heads for other classes; the run keeps what is needed to
+-- use them again; mistakes are found before training.
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -23,7 +23,7 @@ local function trainable(model)
   return names
 end
 
-t.test("the head is made anew for other classes, and drawn from the seed; the rest is the file's", function()
+t.test("the head is replaced for other classes and drawn from the seed; other weights are the file's", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local same <close> = open "vit"
   local other <close> = open("vit", { classes = { "a", "b", "c", "d" } })
@@ -42,7 +42,7 @@ t.test("the head is made anew for other classes, and drawn from the seed; the re
   t.equal(other.head_name, "heads.head")
 end)
 
-t.test("train_depth opens the head alone, or named blocks beside it", function()
+t.test("train_depth trains the head alone, or named blocks as well", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local head <close> = open("vit", { train_depth = 0 })
   local block <close> = open("convnet", { train_depth = { "layer2.2" } })
@@ -78,7 +78,7 @@ t.test("batch norms and dropout follow train and eval mode; a frozen part may st
   t.equal(counts["layer2.2.bn1.num_batches_tracked"], 10)
 end)
 
-t.test("a frozen part that is computed once gives the same logits to the last bit", function()
+t.test("a cached frozen part gives the same logits bit for bit", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local cuts = { vit = { "encoder.layers.encoder_layer_1" }, swin = { "features.1.1" }, tokens = { "blocks.2" },
     convnet = { "layer2" } }
@@ -110,8 +110,7 @@ end
 
 local fit = 'run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 1, batch = 6 })\n'
 
-t.test("a run of an exported network holds its network: it is used again without the file, and its layers are "
-  .. "checked before", function()
+t.test("a run keeps its exported network: it is reused without the file", function()
   local dir = t.tmpdir()
   t.write(dir .. "/net.pt2", t.read(folder .. "tokens.pt2"))
   local r = go(dir, "first", 'local model = xai.models.exported { file = "net.pt2", classes = data.classes, '
@@ -141,7 +140,7 @@ t.test("a run of an exported network holds its network: it is used again without
     other.err)
 end)
 
-t.test("a layer that a later step misspells is found before training, without libtorch", function()
+t.test("a misspelt layer of a later step is found before training, without libtorch", function()
   local dir = t.tmpdir()
   t.write(dir .. "/net.pt2", t.read(folder .. "tokens.pt2"))
   local r = go(dir, "wrong", 'local model = xai.models.exported { file = "net.pt2", classes = data.classes }\n' .. fit

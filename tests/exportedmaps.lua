@@ -12,8 +12,7 @@ local xai = require "medxai"
 local exportedmaps = {}
 
 local target = 1
--- As pytorch-grad-cam has them: activations after a rectifier in place (TorchXRayVision's), ablated channels filled as
--- there.
+-- As in pytorch-grad-cam: activations after an in-place rectifier (TorchXRayVision), ablated channels filled as there.
 local compat = { gradcam = true, layercam = true, eigencam = true, ablationcam = true }
 local raw = { integrated_gradients = true, attention_rollout = true, gradient_attention_rollout = true,
   generic_attention = true, legrad = true }
@@ -30,7 +29,7 @@ local function distance(made, wanted)
   return (made:double() - wanted:double()):abs():max():item() / wanted:abs():max():item()
 end
 
--- A principal component has no sign of its own: the reference's is LAPACK's, which another LAPACK gives otherwise.
+-- A principal component's sign is arbitrary: the reference's comes from LAPACK, and another LAPACK may give the other.
 local function either_sign(store, record, wanted)
   local raw_map, shape = store:raws(record)[1], wanted.shape
   local worst

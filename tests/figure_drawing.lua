@@ -1,4 +1,4 @@
--- Figures: text that fits and stays text, scales of colors, charts that survive empty and broken numbers.
+-- Figures: text that fits and stays text, color scales, charts with empty and NaN data.
 local t = require "t"
 local core = require "medxai.core"
 local drawing = require "medxai.show.drawing"
@@ -6,7 +6,7 @@ local figure = require "medxai.show.figure"
 local palette = require "medxai.show.palette"
 local torch = require "medxai.torch"
 
-t.test("the colors of JET are OpenCV's at every index that its formula bends", function()
+t.test("JET's colors equal OpenCV's at every index", function()
   local jet = palette.get "jet"
   local function at(i) return { jet:byte(3 * i + 1, 3 * i + 3) } end
   for i, rgb in pairs { [0] = { 0, 0, 128 }, [31] = { 0, 0, 252 }, [32] = { 0, 0, 255 }, [33] = { 0, 4, 255 },
@@ -17,8 +17,7 @@ t.test("the colors of JET are OpenCV's at every index that its formula bends", f
   end
 end)
 
-t.test("a tint leaves the gray image where the map is 0 or not a number, and covers 60 % of it from half of the "
-  .. "scale on", function()
+t.test("an overlay leaves the gray image where the map is 0 or NaN, and covers at most 60 %", function()
   local image = torch.full({ 3, 1, 4 }, 0.5)
   image[{ 0, 0, 0 }] = 1 -- red: only its gray counts
   local p = figure.tint(image, torch.tensor({ { 0.0, 0 / 0, 0.5, 1.0 } }), "inferno", 0, 1)
@@ -31,7 +30,7 @@ t.test("a tint leaves the gray image where the map is 0 or not a number, and cov
   end
 end)
 
-t.test("viridis and inferno grow lighter from end to end, the diverging scale is lightest in the middle", function()
+t.test("viridis and inferno get lighter from end to end, diverging is lightest in the middle", function()
   local function light(name, i)
     local r, g, b = palette.get(name):byte(3 * i + 1, 3 * i + 3)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
@@ -49,7 +48,7 @@ t.test("viridis and inferno grow lighter from end to end, the diverging scale is
     "figure: unknown colors 'rainbow'. Choose one of inferno, viridis, jet, diverging, diverging_r, gray, blues.")
 end)
 
-t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are shown as ?", function()
+t.test("text is wrapped and shortened to fit; bytes that are not UTF-8 become ?", function()
   local lines = drawing.wrap("a class with a rather long name and averyveryverylongwordindeed", 60, 7)
   for _, line in ipairs(lines) do t.ok(core.figure.text_width(line, 7) <= 60, line) end
   t.ok(core.figure.text_width(drawing.fit("a class with a rather long name", 60, 7), 7) <= 60)
@@ -58,7 +57,7 @@ t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are sh
   t.equal(#drawing.wrap("one two three four five six seven", 30, 7, false, 2), 2)
 end)
 
-t.test("the overlay with JET is show_cam_on_image's: half and half, divided by the largest value", function()
+t.test("the overlay with JET equals show_cam_on_image", function()
   local image = torch.tensor({ { { 1.0, 0.0 } }, { { 0.5, 0.0 } }, { { 0.25, 0.0 } } }) -- (3, 1, 2)
   local pixels = figure.overlay_reference(image, torch.tensor({ { 0.5, 0.0 } }))
   -- index 127: R 126, G 255, B 130; index 0: B 128. Half of each, over the largest value, (0.5 + 1) / 2 of green.
@@ -108,7 +107,7 @@ t.test("arguments that cannot be drawn are errors", function()
   t.fails_like(function() canvas:rect(0, 0, 1, 1, 0) end, "canvas is finished")
 end)
 
-t.test("NaN and infinite numbers are refused, and what is drawn and measured after it is right", function()
+t.test("NaN and infinite coordinates are refused, and later drawing is unaffected", function()
   local width, nan = core.figure.text_width("text", 7), 0 / 0
   for _, bad in ipairs { nan, 1 / 0, -1 / 0, 0, -1, 1e300 } do
     t.fails_like(function() core.figure.text_width("text", bad) end, "a size must be within 0.01 to 14400 pt")
@@ -138,12 +137,12 @@ t.test("NaN and infinite numbers are refused, and what is drawn and measured aft
   end
 end)
 
-t.test("base64 of every remainder", function()
+t.test("base64 for every length modulo 3", function()
   t.equal({ core.figure.base64 "", core.figure.base64 "f", core.figure.base64 "fo", core.figure.base64 "foo",
     core.figure.base64 "\0\255\254\253" }, { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })
 end)
 
--- Lets the n-th allocation fail for n = 0, 1, 2 ... until f gets through; nothing may be left over but the error.
+-- Fails the n-th allocation for n = 0, 1, 2 ... until f succeeds; nothing may leak.
 local function sweep(fail_after, f)
   f() -- what is made once for the life of the process
   for n = 0, 2000 do

@@ -1,5 +1,4 @@
--- A short run of the fuzzer of files: damaged files are refused with a text or read, and do no harm otherwise. The long
--- run is tests/fuzz/files.lua.
+-- A short run of the file fuzzer: damaged files are refused or read without harm. The long run is tests/fuzz/files.lua.
 local t = require "t"
 local host = require "medxai.host"
 

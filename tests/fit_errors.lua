@@ -1,4 +1,4 @@
--- What a training refuses, word for word.
+-- What run:fit refuses, word for word.
 local t = require "t"
 local files = require "medxai.base.files"
 
@@ -56,7 +56,7 @@ t.test("options that do not fit are refused", function()
     "fit: option 'epochs' is too small (expected at least 1, got 0).")
 end)
 
-t.test("what is no model, no data or no split is refused", function()
+t.test("arguments that are no model, data set or split are refused", function()
   refused('run:fit(data, data, { optim = sgd, epochs = 1 })\n',
     "fit: the first argument is no model (expected xai.models.vgg19 { ... }, got table).")
   refused('run:fit(network(data.classes), data.train, { optim = sgd, epochs = 1 })\n',
@@ -95,8 +95,7 @@ end
 data = xai.dataset.phantom { n_train = 13, n_val = 3, n_test = 3, size_px = 32 }
 ]]
 
-t.test("a batch of one image that a batch norm cannot take is told before training; drop_last and wide ones "
-  .. "are trained", function()
+t.test("a one-image batch that a batch norm cannot take is reported before training", function()
   local why = "batch norm 'narrow' sees one value per channel of it, and a variance needs two"
   refused(normed .. 'run:fit(normed(true), data, { optim = sgd, epochs = 1, batch = 4 })\n',
     "fit: the last batch of an epoch holds one image (13 = 3 x 4 + 1): " .. why
@@ -121,8 +120,7 @@ t.test("a loss that is not finite stops the training and names the batch, the la
   t.ok(not files.exists(out .. "/weights.pt"))
 end)
 
-t.test("validation answers that are not finite stop the training: argmax would make a class, and an "
-  .. "accuracy, of them", function()
+t.test("validation logits that are not finite stop the training", function()
   local out = refused('run:fit(network(data.classes), data, { optim = xai.optim.sgd { lr = 1e38 }, epochs = 1, '
     .. 'batch = 12 })\n', "fit: the network's answer for 'phantom-42-")
   local status = files.read(out .. "/status")
@@ -130,13 +128,13 @@ t.test("validation answers that are not finite stop the training: argmax would m
   t.ok(not files.exists(out .. "/weights.pt"))
 end)
 
-t.test("answers on the test split that are not finite are refused", function()
+t.test("test logits that are not finite are refused", function()
   refused('local model = network(data.classes)\nrequire("medxai.torch").no_grad(function() '
     .. 'model:state()[1].tensor:fill_(0 / 0) end)\nrun:evaluate(model, data.test)\n',
     "evaluate: the network's answer for 'phantom-42-")
 end)
 
-t.test("a name that is no folder is refused, and a list of seeds with a hole", function()
+t.test("run names that are no folder names are refused, and lists of seeds with a nil", function()
   local r = t.run { "-e", 'require("medxai").run { name = "a", seeds = { 1, nil, 2 } }' }
   t.equal({ r.code, r.err },
     { 1, "medxai-run: (command line):1: run: seeds holds nil at 2 (expected whole numbers from 0).\n" })
@@ -158,7 +156,7 @@ t.test("class weights of another number, negative or misspelt are refused", func
     "fit: option 'weight' is wrong (expected a number for each class, or 'balanced', got 'balance').")
 end)
 
-t.test("precision = \"bfloat16\" is refused in words where no convolution runs in bfloat16", function()
+t.test("precision = \"bfloat16\" is refused where no convolution runs in bfloat16", function()
   local script = t.write(t.tmpdir() .. "/e.lua", [[
 local xai = require "medxai"
 local run = xai.run { name = "half", seed = 1 }

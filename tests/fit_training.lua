@@ -1,4 +1,4 @@
--- What a training does: learning rates, early stopping, frozen parts, the best weights, what the folder says.
+-- run:fit: learning rates, early stopping, frozen parts, the best weights, and what the folder holds.
 local t = require "t"
 local training = require "medxai.train.options"
 local csv = require "medxai.base.csv"
@@ -63,7 +63,7 @@ t.test("StepLR steps once per epoch by default", function()
   end)
 end)
 
-t.test("step_per = \"phase\" steps twice an epoch, as the thesis did", function()
+t.test("step_per = \"phase\" steps twice per epoch, as the thesis did", function()
   with_run(function(run, data, model)
     run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 },
       schedule = xai.optim.step_lr { step_size = 3, gamma = 0.5 }, epochs = 5, batch = 6, step_per = "phase" })
@@ -71,7 +71,7 @@ t.test("step_per = \"phase\" steps twice an epoch, as the thesis did", function(
   end)
 end)
 
-t.test("early stopping ends a training that does not get better", function()
+t.test("early stopping ends a training that does not improve", function()
   with_run(function(run, data, model)
     local result = run:fit(model, data, { optim = slow, epochs = 50, batch = 6, early_stopping = { patience = 3 } })
     t.equal(result.epochs, 4)
@@ -80,7 +80,7 @@ t.test("early stopping ends a training that does not get better", function()
   end)
 end)
 
-t.test("the weights of the best epoch are in the model and in weights.pt", function()
+t.test("the model and weights.pt have the weights of the best epoch", function()
   with_run(function(run, data, model)
     local result = run:fit(model, data, { optim = xai.optim.sgd { lr = 0.3 }, epochs = 6, batch = 3 })
     local best
@@ -100,7 +100,7 @@ t.test("the weights of the best epoch are in the model and in weights.pt", funct
   end)
 end)
 
-t.test("the last batch counts by its size", function()
+t.test("the last batch counts by its size in the mean loss", function()
   with_run(function(run, data, model)
     run:fit(model, data, { optim = slow, epochs = 1, batch = 5 }) -- 5, 5 and 2 images; lr 0: the same model throughout
     local record = epochs(run)[1]
@@ -114,8 +114,7 @@ t.test("the last batch counts by its size", function()
   end)
 end)
 
-t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key "
-  .. "knows it", function()
+t.test("drop_last leaves the last batch out; where it is off the step's key does not change", function()
   local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer",
     require "medxai.train.feature_cache"
   t.equal(training.describe(training.check { optim = slow, epochs = 1 }).drop_last, nil)
@@ -144,7 +143,7 @@ t.test("drop_last leaves the last batch out, from images and from cached outputs
   end)
 end)
 
-t.test("predictions.csv holds the validation and test answers at full precision", function()
+t.test("predictions.csv holds validation and test logits at full precision", function()
   with_run(function(run, data, model)
     run:fit(model, data, { optim = sgd, epochs = 1, batch = 6 })
     run:evaluate(model, data.test)
@@ -168,7 +167,7 @@ t.test("every evaluation of the test split is counted", function()
   end)
 end)
 
-t.test("a second process cannot use the folder of a run at work", function()
+t.test("a second process is refused in the folder of a run at work", function()
   with_run(function(run, data, model)
     run:evaluate(model, data.val)
     local script = t.write(t.tmpdir() .. "/second.lua",
@@ -181,8 +180,7 @@ t.test("a second process cannot use the folder of a run at work", function()
   end)
 end)
 
-t.test("an evaluation says what its intervals are, on the terminal and in its result; of fewer than ten images "
-  .. "none, and why", function()
+t.test("an evaluation names its kind of interval; below ten images there is none", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/run.lua", [[
 local xai = require "medxai"
@@ -212,7 +210,7 @@ print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.interva
   t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 
--- How far the trained weights of two runs of the same start lie apart.
+-- The largest difference between the trained weights of two runs.
 local function far(a, b)
   local scope <close> = require("medxai.core").memory.scope()
   local x, y, most = xai.load(a .. "/weights.pt").tensors, xai.load(b .. "/weights.pt").tensors, 0
@@ -263,7 +261,7 @@ t.test("the loss with class weights and smoothing is cross entropy's, as PyTorch
   end)
 end, { leaks = true }) -- the loss' graph lives until the collector takes it
 
-t.test("gradients are clipped to their common norm: one step moves the weights no further", function()
+t.test("gradients are clipped to a common norm", function()
   local before
   with_run(function(run, data, model)
     before = {}
@@ -278,13 +276,13 @@ t.test("gradients are clipped to their common norm: one step moves the weights n
   end)
 end)
 
-t.test("precision = \"bfloat16\" trains in bfloat16 products with float32 weights, near float32", function()
+t.test("precision = \"bfloat16\" trains with bfloat16 products and float32 weights, close to float32", function()
   t.needs_bfloat16()
   local d = far(trained(), trained { precision = "bfloat16" })
   t.ok(d > 0 and d < 0.2, "weights differ by " .. d)
 end)
 
-t.test("best_by another number keeps that epoch", function()
+t.test("best_by keeps the epoch that is best by another measure", function()
   with_run(function(run, data, model)
     local result = run:fit(model, data, { optim = xai.optim.sgd { lr = 0.3 }, epochs = 5, batch = 3, best_by = "loss" })
     local best
@@ -347,7 +345,7 @@ t.test("an interrupted training with keep = \"last\" ends with the same bits", f
   t.equal(sums[2], sums[1])
 end)
 
-t.test("an experiment of several seeds runs once for each, from its own initial weights, and sums up", function()
+t.test("an experiment with several seeds runs once per seed, from its own initial weights", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/seeds.lua", [[
 local xai = require "medxai"

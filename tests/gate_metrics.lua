@@ -1,5 +1,5 @@
--- The metrics of run:compare through whole calls on tiny networks: golden values of shared/spec/comparison.md, section
--- 13, what references get wrong (section 14), undefined cases, perturbations that are shared, and batches.
+-- The metrics of run:compare through whole calls on tiny networks: reference values of shared/spec/comparison.md,
+-- section 13, mistakes of other libraries (section 14), undefined cases, shared perturbations, and batches.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -70,8 +70,7 @@ local function golden(got, want, what) t.near(got, want, 1e-9 * math.abs(want), 
 
 local cells5 = { "grid", rows = 1, columns = 5 }
 
-t.test("faithfulness estimate is the golden one through the whole metric: single regions of a linear network",
-  function()
+t.test("faithfulness estimate of the whole metric equals the reference value", function()
   local w = { 0.2, 0.1, 0.01, -0.03, 0.12 }
   local function logit(red)
     local sum = 0.0
@@ -83,7 +82,7 @@ t.test("faithfulness estimate is the golden one through the whole metric: single
   golden(value(o), 0.986283169794)
 end)
 
--- Runs f with these sets in the place of the drawn ones.
+-- Runs f with these sets instead of the drawn ones.
 local function with_sets(sets, f)
   local drawn = perturbed.sets
   local restore <close> = setmetatable({}, { __close = function() perturbed.sets = drawn end }) -- luacheck: ignore
@@ -91,7 +90,7 @@ local function with_sets(sets, f)
   return f()
 end
 
-t.test("faithfulness correlation is the golden one through the whole metric", function()
+t.test("faithfulness correlation of the whole metric equals the reference value", function()
   local drops = { ["01"] = 0.30, ["23"] = 0.02, ["04"] = 0.42, ["13"] = -0.05, ["34"] = 0.08, ["02"] = 0.25 }
   local function logit(red)
     local gone = ""
@@ -130,9 +129,9 @@ t.test("infidelity: 0 for exact maps at any scale (Quantus scores gradient x 100
   t.equal(value(inverted), 1)
 end)
 
-t.test("infidelity of a derivative counts the change of each pixel, from raw values with their sign", function()
+t.test("infidelity of a derivative uses each pixel's change and signed raw values", function()
   local o = linear()
-  o.x[{ 0, 1 }], o.x[{ 0, 2 }] = o.x[{ 0, 0 }], o.x[{ 0, 0 }] -- grey: one change for all channels
+  o.x[{ 0, 1 }], o.x[{ 0, 2 }] = o.x[{ 0, 0 }], o.x[{ 0, 0 }] -- gray: one change for all channels
   o.metric, o.raw = { "infidelity", removal = "black" }, o.weights * 3
   o.map = o.weights:clamp_min(0) -- what is shown
   local shown = value(o)
@@ -143,7 +142,7 @@ t.test("infidelity of a derivative counts the change of each pixel, from raw val
   t.near(value(o), 0, 1e-12)
 end)
 
-t.test("infidelity by hand: the scale that fits best, over the squared drops", function()
+t.test("infidelity by hand: squared error at the best scale over the squared drops", function()
   local o, u, d = linear(), {}, {}
   o.map = o.map:abs()
   o.metric = { "infidelity", regions = { "grid", rows = 4, columns = 4 }, removal = "mean", sets = 40 }
@@ -171,7 +170,7 @@ t.test("infidelity by hand: the scale that fits best, over the squared drops", f
   t.near(value(o), miss / dd, 1e-9)
 end)
 
-t.test("sets are drawn by the image, a fifth of the regions rounded up; the first 20 of 200 are the 20", function()
+t.test("sets are keyed by the image, a fifth of the regions; the first 20 of 200 are the same 20", function()
   local sets = perturbed.sets(42, "a", 64, { sets = 200, share = 0.2 })
   t.equal({ #sets, #sets[1] }, { 200, 13 })
   for _, set in ipairs(sets) do
@@ -184,8 +183,7 @@ t.test("sets are drawn by the image, a fifth of the regions rounded up; the firs
   t.equal(#perturbed.sets(42, "a", 3, { sets = 2, share = 0.2 })[1], 1)
 end)
 
-t.test("an image is perturbed once, whatever the number of maps and metrics: 264 passes and the "
-  .. "image itself", function()
+t.test("an image is perturbed once for all maps and metrics", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local o = linear()
   o.x = torch.rand(1, 3, 16, 16, { dtype = "float64" })
@@ -203,7 +201,7 @@ t.test("an image is perturbed once, whatever the number of maps and metrics: 264
   t.equal(counted.n, 265)
 end)
 
-t.test("within a mask nothing outside is taken out or counted", function()
+t.test("with `within`, nothing outside the mask is removed or counted", function()
   local o = linear()
   local inside = torch.zeros(8, 8, { dtype = "uint8" })
   inside[{ { 0, 4 } }]:fill_(1)
@@ -222,7 +220,7 @@ t.test("within a mask nothing outside is taken out or counted", function()
   t.near(value(o), 1, 1e-9)
 end)
 
-t.test("what has no answer is undefined, with its reason", function()
+t.test("undefined values have a reason", function()
   local o = linear()
   local function why(name, change)
     local all = setmetatable(change or {}, { __index = o })
@@ -257,8 +255,7 @@ end)
 
 -- ---- complexity and localisation -----------------------------------------------------------------------------------
 
-t.test("Gini, entropy and effective area are of 16 x 16 cells: golden on blocks, the same at 48 and at 224 px",
-  function()
+t.test("Gini, entropy and effective area are computed on 16 x 16 cells, at any image size", function()
   local function of(name, map)
     return value { x = torch.zeros(1, 3, map:size(0), map:size(1)), map = map, metric = name,
       logit = function() return 0 end }
@@ -289,7 +286,7 @@ t.test("Gini, entropy and effective area are of 16 x 16 cells: golden on blocks,
   t.equal(map:eq(before):all():item(), true) -- Quantus may change the caller's array
 end)
 
-t.test("the frame: area-averaged cells, whole and of the part that two crops share", function()
+t.test("the frame: area-averaged cells of the part that two crops share", function()
   local map = torch.arange(0, 6, { dtype = "float64" }):view({ 2, 3 })
   t.near(frame.cells(map, 1), { 2.5 }, 1e-12)
   t.near(frame.cells(map, 2), { (0 + 0.5 * 1) / 1.5, (0.5 * 1 + 2) / 1.5, (3 + 0.5 * 4) / 1.5,
@@ -313,7 +310,7 @@ t.test("the frame: area-averaged cells, whole and of the part that two crops sha
     "study: the models' crops of an image have nothing in common.")
 end)
 
-t.test("relevance rank accuracy is the golden one; signed sums never leave [0, 1]", function()
+t.test("relevance rank accuracy equals the reference value and stays in [0, 1]", function()
   local map = torch.tensor({ { 0.1, 0.9, 0.3 }, { 0.8, 0.2, 0.7 }, { 0.05, 0.6, -0.4 } }, { dtype = "float64" })
   local mask = torch.tensor({ { 0, 1, 0 }, { 1, 0, 0 }, { 0, 0, 1 } }, { dtype = "uint8" })
   local function of(name) return value { x = torch.zeros(1, 3, 3, 3), map = map, metric = name, mask = "lesion",
@@ -332,7 +329,7 @@ t.test("relevance rank accuracy is the golden one; signed sums never leave [0, 1
   local empty, flat, both = torch.zeros(3, 3), torch.ones(3, 3), torch.tensor({ { 1, 1, 1 }, { 0, 0, 0 }, { 0, 0, 0 } },
     { dtype = "float32" })
   t.near({ (pointing(map, empty)), (pointing(flat, mask)) }, { nan, nan }, 0) -- hits for Quantus
-  t.equal(pointing(both, mask), 1) -- the centre of the plateau
+  t.equal(pointing(both, mask), 1) -- the center of the plateau
   -- not any tied pixel
   t.equal(pointing(both, torch.tensor({ { 1, 0, 0 }, { 0, 0, 0 }, { 0, 0, 0 } }, { dtype = "uint8" })), 0)
 end)
@@ -355,8 +352,7 @@ local function scores(dir)
   return list, n
 end
 
-t.test("sensitivity by hand for an own method: the same noise for all channels, clamped, over the map's norm",
-  function()
+t.test("sensitivity by hand for an own method: same noise in all channels, clamped, over the map's norm", function()
   local dir, n = t.tmpdir(), 4
   local function square(x) return (x * x):mean({ 1 }) end
   go(dir, { methods = { own = function(x) return square(x) end }, images = 1, target = 0,
@@ -383,8 +379,7 @@ t.test("sensitivity by hand for an own method: the same noise for all channels, 
   t.ok(most > 0.001 and tonumber(got[id .. "max_sensitivity@1 draws=4 radius=0.05 predictions_changed"]) <= 1)
 end)
 
-t.test("a map that is the same for all images is perfectly stable; one of zeros has no sensitivity (captum: 0)",
-  function()
+t.test("a map that is the same for all images is perfectly stable; a zero map has no sensitivity", function()
   local dir = t.tmpdir()
   go(dir, { methods = { "center_blob", zero = function(x) return x:select(1, 0) * 0 end }, images = 1,
     metrics = { { "max_sensitivity", draws = 2 } } }, 1)
@@ -400,7 +395,7 @@ end)
 local nine = { "faithfulness_correlation", "faithfulness_estimate", "infidelity", { "max_sensitivity", draws = 3 },
   { "local_lipschitz", draws = 3 }, "gini", "entropy", "effective_area", "relevance_rank_accuracy" }
 
-t.test("all nine of a batch of N equal N singles to the bit, and no metric is silent about an image", function()
+t.test("all nine metrics: a batch equals single images bit for bit, and every image has a row", function()
   local all, dir = t.tmpdir(), t.tmpdir()
   local o = { methods = { "gradcam", "saliency" }, images = "all", mask = "lesion", metrics = nine,
     deterministic = true }
@@ -421,8 +416,7 @@ t.test("all nine of a batch of N equal N singles to the bit, and no metric is si
   t.equal(compared, 2 * 2 * 10)
 end)
 
-t.test("another step of the run, and the next start, take the perturbations from the run folder: byte-equal scores",
-  function()
+t.test("another step and the next start reuse the stored perturbations: byte-equal scores", function()
   local dir, evaluated = t.tmpdir(), 0
   local new = scorer.new
   local restore <close> = setmetatable({}, { __close = function() scorer.new = new end }) -- luacheck: ignore
@@ -454,8 +448,7 @@ t.test("another step of the run, and the next start, take the perturbations from
   t.equal(evaluated, 3 * 464)
 end)
 
-t.test("a faithful map is above chance, an inverted one below, a random one at it: on a network that sees one corner",
-  function()
+t.test("a faithful map scores above chance, an inverted one below, a random one at chance", function()
   local o = { x = torch.rand(1, 3, 16, 16, { dtype = "float64" }) }
   o.logit = function(red)
     local sum = 0.0

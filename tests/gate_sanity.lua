@@ -1,5 +1,5 @@
--- run:sanity on tiny networks: the controls come out as they must, what depends on weights passes and what does not
--- fails, targets stay those of the trained network, strangers are other patients, kills cost nothing, and the marks.
+-- run:sanity on tiny networks: controls come out as expected, maps that depend on weights pass and others fail, targets
+-- stay those of the trained network, strangers are other patients, kills lose nothing, and marks.
 local t = require "t"
 local tiny = require "tinygate"
 local core = require "medxai.core"
@@ -51,8 +51,7 @@ end
 
 -- ---- controls ------------------------------------------------------------------------------------------------------
 
-t.test("the controls come out as stated: Sobel and noise of the image fail weights, the blob image, noise of the "
-  .. "weights retrain", function()
+t.test("the controls come out as expected: Sobel and noise fail `weights`, the blob fails `image`", function()
   local result = of_two()
   for model = 1, 2 do
     local function said(method, name) return line_of(result, method, model).checks[name].verdict end
@@ -86,7 +85,7 @@ t.test("a layer per network gives the maps, and the marks, of that layer; a netw
     "sanity: unknown network in layer 'tinny'%. Did you mean 'tiny'%?")
 end)
 
-t.test("a control that does not come out as it must undoes every verdict of that network", function()
+t.test("a control that comes out wrong voids every verdict of that network", function()
   local function verdicts(words)
     local out = {}
     for _, name in ipairs(gate.checks) do out[name] = { verdict = words[name] or "not_applicable",
@@ -104,7 +103,7 @@ t.test("a control that does not come out as it must undoes every verdict of that
   t.equal(gate.state(all.gradcam), "undecided")
 end)
 
-t.test("fewer than ten patients give no verdict, and say so", function()
+t.test("fewer than ten patients give no verdict, with the reason", function()
   local result = judged(t.tmpdir(), { n = 8 })
   for _, line in ipairs(result.models[1].methods) do
     t.equal({ line.checks.weights.verdict, line.checks.weights.reason, line.state }, { "undecided",
@@ -114,8 +113,7 @@ end)
 
 -- ---- the numbers ---------------------------------------------------------------------------------------------------
 
-t.test("persistence of a whole run is that of its similarities, golden formula; the cascade leaves no weight of "
-  .. "its stage", function()
+t.test("persistence of a run equals the formula on its similarities; the last stage keeps no trained weight", function()
   local dir = t.tmpdir()
   local result = judged(dir, { n = 12 })
   local sums, n, b, nb = {}, {}, 0, 0
@@ -143,7 +141,7 @@ t.test("persistence of a whole run is that of its similarities, golden formula; 
   t.equal(#found.profile, 3)
 end)
 
-t.test("stages are the head and cuts nearest to equal shares of the weighted layers; equal cuts stand once", function()
+t.test("stages are the head, then cuts nearest to equal shares of the layers; equal cuts appear once", function()
   local layers = {}
   for i = 1, 20 do layers[i] = { name = "layer" .. i, last = "last" .. i } end
   local list = gate.stages(layers, 6)
@@ -159,7 +157,7 @@ t.test("stages are the head and cuts nearest to equal shares of the weighted lay
   net:close()
 end)
 
-t.test("strangers are other patients, of the class where there are any, the same for the same seed", function()
+t.test("strangers are other patients, of the same class where there are any, keyed by the seed", function()
   local images = {}
   for i = 1, 12 do images[i] = { id = "i" .. i, patient = "p" .. (i + 1) // 2, label = i % 3 } end
   images[13] = { id = "i13", patient = "p13", label = 9 } -- alone in its class
@@ -180,8 +178,8 @@ t.test("strangers are other patients, of the class where there are any, the same
   t.equal(gate.strangers(unknown, 42, 5)[1], { 2 }) -- the same pixels are no stranger
 end)
 
-t.test("the target is the trained network's, whatever a random one predicts", function()
-  -- maps of "predicted" under random weights: if the target were chosen anew, the own method would see other classes
+t.test("maps of randomized networks explain the trained network's target", function()
+  -- maps of "predicted" under random weights: with a newly chosen target the own method would see other classes
   local asked = {}
   local function own(_, model, target)
     asked[#asked + 1] = { model:sha256(), target.index, target.predicted }
@@ -198,8 +196,7 @@ t.test("the target is the trained network's, whatever a random one predicts", fu
   t.equal(changed, 10 * 4) -- two of the head, one of two other stages
 end)
 
-t.test("a draw's weights depend on its number and the layer's name: equal shapes differ, longer cascades keep "
-  .. "shorter ones", function()
+t.test("a draw's weights depend on its number and the layer's name", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local graph = require "medxai.nn.graph"
   local model = graph.network { name = "equal", classes = tiny.classes, size_px = 16, build = function(g, x)
@@ -252,11 +249,11 @@ t.test("each check by hand: estimate, threshold, pass and fail", function()
   same("image", nil, "pass", 0.3)
   same("image", { stranger = flat(30, 0.95) }, "fail", 0.95)
   same("weights", nil, "pass", (0.05 / 2 / 0.7))
-  -- the last stage alone acquits
+  -- by the last stage alone the method would pass
   same("weights", { stages = { { flat(30, 1) }, { flat(30, 0.8) }, { flat(30, -0.4) } } }, "fail",
     (1 + 0.5 / 0.7 + 0) / 3)
   same("learned", nil, "pass", 0.7 - 0.325)
-  -- a random network's map is as alike as a twin's
+  -- a random network's map is as similar as that of a second training
   same("learned", { stages = { { flat(30, 0) }, { flat(30, 0.68) } } }, "fail", 0.02)
   same("labels", nil, "pass", 0.05 / 0.4)
   same("labels", { permuted = flat(30, 0.65) }, "fail", 0.35 / 0.4)
@@ -270,7 +267,7 @@ t.test("each check by hand: estimate, threshold, pass and fail", function()
   t.equal(check_of("localise", { gains = { swap = flat(30, 0.2), sobel = flat(30, 0.0) } }), "undecided")
 end)
 
-t.test("what there is nothing to judge of is not applicable, with the reason", function()
+t.test("checks without data are not applicable, with the reason", function()
   local over = units.over(30)
   local function why(name, change)
     local s = case(change)
@@ -295,7 +292,7 @@ t.test("what there is nothing to judge of is not applicable, with the reason", f
     "undecided: 73 % of the maps under random weights are undefined")
 end)
 
-t.test("SSIM that contradicts makes a verdict undecided", function()
+t.test("SSIM that contradicts Spearman makes a verdict undecided", function()
   local over = units.over(30)
   local v = gate.judge(over, case(), case { stages = { { flat(30, 0.95) }, { flat(30, 0.9) } } }, gate.thresholds)
   t.equal({ v.weights.verdict, v.weights.reason, v.image.verdict }, { "undecided", "measures disagree", "pass" })
@@ -311,7 +308,7 @@ local function texts(dir)
   return out
 end
 
-t.test("killed anywhere, the tables come out byte-equal; cells that are there are not made again", function()
+t.test("killed anywhere, tables come out byte-equal; finished cells are not repeated", function()
   local whole, broken = t.tmpdir(), t.tmpdir()
   local _, run = judged(whole, { n = 10 })
   local beats, expected = run.beats, texts(whole)
@@ -327,7 +324,7 @@ t.test("killed anywhere, the tables come out byte-equal; cells that are there ar
   t.equal(texts(broken), expected)
   t.ok(again <= beats + 3, again .. " blocks for " .. beats)
   t.ok(not files.exists(broken .. "/study/similarity_gate.csv.part"))
-  -- a step whose files are lost: cells alone bring them back
+  -- a step whose files are lost: the cells are enough to restore them
   for _, name in ipairs(kept) do files.remove(broken .. "/" .. name) end
   files.remove_all(broken .. "/steps")
   local _, last = judged(broken, { n = 10 })
@@ -345,7 +342,7 @@ t.test("verdicts.csv keeps the rows of other steps", function()
   t.equal({ #rows, audit }, { 1 + 5 * #gate.checks, 1 })
 end)
 
-t.test("maps that are not numbers under random weights are counted and told, never silent", function()
+t.test("maps with NaN under random weights are counted and reported", function()
   local place = {}
   local function broken(x, model)
     place[#place + 1] = true
@@ -358,7 +355,7 @@ t.test("maps that are not numbers under random weights are counted and told, nev
   t.ok(v.reason:find "100 %% of the maps under random weights are undefined" or v.reason == "undefined", v.reason)
 end)
 
-t.test("answers that are not finite under random weights raise a warning that names stage and draw", function()
+t.test("logits that are not finite under random weights raise a warning with stage and draw", function()
   local function make()
     local net = tiny.network(1)
     local plain = net.randomize
@@ -419,9 +416,9 @@ run:sanity(study, { methods = { "gradcam", "guided_backprop", "saliency" }, imag
 ]]
 
 -- Measured for shared/spec/comparison.md, section 8 (MobileNet V2, phantoms, 24 to 40 images): persistence of guided
--- backprop .74 with a last stage below the strangers, of saliency .42, of Grad-CAM .00, of Sobel 1. The shape is
--- asserted, with room for another training: guided backprop fails and would be acquitted by its last stage, Grad-CAM
--- keeps least.
+-- backprop .74 with a last stage below the strangers, of saliency .42, of Grad-CAM .00, of Sobel 1. The test asserts
+-- this pattern with a margin for other trainings: guided backprop fails, and would pass by its last stage alone;
+-- Grad-CAM has the lowest persistence.
 t.long("on a trained network the course of guided backprop, saliency, Grad-CAM and Sobel has the shape that was "
   .. "measured", function()
   local dir = t.tmpdir()
@@ -450,8 +447,7 @@ end)
 
 -- ---- marks ---------------------------------------------------------------------------------------------------------
 
-t.test("marks name what failed, by model, network, weights and the settings of an entry; nothing is marked before",
-  function()
+t.test("marks name what failed by model, network, weights and settings; before the gate nothing is marked", function()
   local dir = t.tmpdir()
   t.equal(gate.of(dir):mark("sobel", "tiny"), nil)
   t.equal(gate.hash(dir), nil)
@@ -470,8 +466,7 @@ t.test("marks name what failed, by model, network, weights and the settings of a
   t.equal(marks:mark("sobel", "a", gate.settings(entry)), nil)
 end)
 
-t.test("methods that failed carry the mark in later explanations of those weights: labels, and a band on their "
-  .. "overlays", function()
+t.test("methods that failed are marked in later explanations of those weights", function()
   local dir = marked()
   local explain = require "medxai.steps.explain"
   local scope <close> = core.memory.scope() -- luacheck: ignore
@@ -498,8 +493,7 @@ t.test("methods that failed carry the mark in later explanations of those weight
   t.equal(labels(tiny.network(5)), { "Sobel", "Grad-CAM" }) -- other weights were not judged
 end)
 
-t.test("the page has sentences and tables of the gate: methods first, controls last, the course of the cascade",
-  function()
+t.test("the report has the gate's sentences and tables: methods first, controls last", function()
   local result = of_two()
   local count = { passed = 0, failed = 0, undecided = 0 }
   for _, m in ipairs(result.models) do

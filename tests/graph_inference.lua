@@ -1,6 +1,5 @@
--- The inference plan beside the node by node pass: the seven networks, every kind of layer, networks drawn at random
--- with values kept, put in and begun at; weights that change; batches and threads; numbers that overflow; memory that
--- fails.
+-- The inference plan against the node-by-node pass: the seven networks, every kind of layer, random networks with kept,
+-- overridden and base values; changing weights; batches and threads; overflow; failing allocations.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -22,10 +21,10 @@ local function near(a, b, what, most)
   t.ok(far <= (most or bound), ("%s: off by %.2g of the scale"):format(what or "values", far))
 end
 
--- A convolution whose name is of no interest.
+-- A convolution with a generated name.
 local function conv(g, x, o) return g:conv2d("conv" .. #g.nodes, x, o) end
 
--- A pass as model(x) runs it: logits, what was left, how many steps the plan computed.
+-- A pass as model(x) runs it: the logits, and how many steps the plan computed.
 local function pass(model, x)
   return torch.no_grad(function()
     local out, _, left, steps = model._state:run { x = x, outputs = model._main, training = model:is_training(),
@@ -57,7 +56,7 @@ local function reference(model, f, ...)
   return (torch.no_grad(f or model, ...))
 end
 
--- Running statistics as after training, so that activations keep their size.
+-- Running statistics as after training, so that activations keep their magnitude.
 local function settle(model, x)
   model:train()
   torch.no_grad(function() for _ = 1, 3 do model(x) end end)
@@ -67,7 +66,7 @@ end
 local sizes = { squeezenet1_0 = 64, mobilenet_v2 = 64, efficientnet_b0 = 64, densenet121 = 64, resnet50 = 64,
   inception_v3 = 107, vgg19 = 64 }
 
-test("the seven networks give the logits of the node by node pass, and all that has convolutions is planned", function()
+test("the seven networks' logits equal the node-by-node pass, and every convolution is planned", function()
   for _, name in ipairs { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
       "vgg19" } do
     local scope <close> = memory.scope() -- luacheck: ignore
@@ -82,7 +81,7 @@ test("the seven networks give the logits of the node by node pass, and all that 
     for _, node in ipairs(model:node_names()) do
       if model:node(node).op == "conv2d" then convolutions = convolutions + 1 end
     end
-    -- less the auxiliary branch
+    -- without the auxiliary branch
     t.ok(steps > convolutions - 2, ("%s: %d steps of %d convolutions"):format(name, steps, convolutions))
     t.ok(left == "" or name == "inception_v3", name .. " left " .. left)
     t.ok(torch.equal((pass(model, x)), got), name .. " gives other bits the second time")
@@ -178,7 +177,7 @@ for _, case in ipairs(layers) do
       local got, left, steps = pass(model, x)
       near(got, reference(model, model, x), case[1], 2e-6)
       t.ok(steps > 5 and left == "", ("%d steps, left: %s"):format(steps, left))
-      -- every value, each by itself and all together
+      -- every value, one by one and all together
       local names = model:node_names()
       local want = reference(model, function() return model:forward { x = x, outputs = names } end)
       local all = torch.no_grad(function() return model:forward { x = x, outputs = names } end)
@@ -191,8 +190,7 @@ for _, case in ipairs(layers) do
   end)
 end
 
-test("what oneDNN lacks, and a Lua function, run by themselves; the rest is planned, and the run says what "
-  .. "was left", function()
+test("operators that oneDNN lacks, and Lua functions, run by themselves; the rest is planned", function()
   local model <close> = tiny(function(g, x)
     x = conv(g, g:relu(nil, conv(g, x, { 16, 16, 3, padding = 1 })), { 16, 16, 1 })
     x = g:func("own", function(v) return v:tanh() end, { x })
@@ -207,7 +205,8 @@ end)
 
 -- ---- networks drawn at random ---------------------------------------------------------------------------------------
 
--- A network of some twenty nodes on 16 x 16 pixels; values are read again and again, catted, summed, multiplied.
+-- A network of about twenty nodes on 16 x 16 pixels, with values that are used several times, concatenated, summed and
+-- multiplied.
 local function random_network(seed)
   local state = seed
   local function draw(n)
@@ -239,8 +238,7 @@ local function random_network(seed)
   end }
 end
 
-test("sixty random networks: whatever is kept, put in or begun at, the values are those of the node by "
-  .. "node pass", function()
+test("sixty random networks: kept, overridden and base values equal those node by node", function()
   for seed = 1, 60 do
     local scope <close> = memory.scope() -- luacheck: ignore
     local model <close> = random_network(seed):eval()
@@ -294,7 +292,7 @@ local function stages()
   end)
 end
 
-test("weights that are written to, replaced, loaded or trained are seen by the next pass", function()
+test("weights that are written to, replaced, loaded or trained take effect in the next pass", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -326,8 +324,7 @@ test("weights that are written to, replaced, loaded or trained are seen by the n
   near(pass(model:eval(), x), reference(model, model, x), "made again", 2e-6)
 end)
 
-test("running statistics that a pass in training has moved are seen, though libtorch counts no "
-  .. "version of them", function()
+test("running statistics moved by a training pass take effect in the next pass", function()
   local model <close> = stages()
   local x = torch.randn(4, 3, 12, 12)
   settle(model, x)
@@ -341,7 +338,7 @@ test("running statistics that a pass in training has moved are seen, though libt
   near(reference(model, model, x), unfolded, "node by node", 2e-6)
 end)
 
-test("a norm that is always in training computes its batch's statistics", function()
+test("a batch norm that stays in train mode uses its batch's statistics", function()
   local model <close> = tiny(function(g, x)
     local args = { x }
     for i, name in ipairs { "w", "b", "m", "v" } do args[i + 1] = g:parameter(name, { 16 }) end
@@ -365,8 +362,7 @@ test("a norm that is always in training computes its batch's statistics", functi
   near(reference(model, model, x), want, "node by node", 1e-5)
 end)
 
-test("tensors put in place of a model's that have another size or dtype are read as they are, or refused as "
-  .. "node by node", function()
+test("replaced tensors of another size or dtype are read as they are, or refused", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -414,7 +410,7 @@ test("float64 models run node by node", function()
   t.equal(steps, 0)
 end)
 
-test("bfloat16 models are planned where the processor computes in it", function()
+test("bfloat16 models are planned where the processor computes in bfloat16", function()
   t.needs_bfloat16()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
@@ -428,7 +424,7 @@ end)
 
 -- ---- batches, sizes, threads ----------------------------------------------------------------------------------------
 
-test("every size of batch and image, and every way in which the images lie", function()
+test("batches and images of every size, in every memory layout", function()
   local model <close> = stages()
   settle(model, torch.randn(4, 3, 12, 12))
   for _, shape in ipairs { { 1, 3, 12, 12 }, { 5, 3, 12, 12 }, { 2, 3, 17, 9 }, { 2, 3, 4, 4 }, { 1, 3, 3, 3 },
@@ -446,13 +442,13 @@ test("every size of batch and image, and every way in which the images lie", fun
   t.fails_like(function() pass(model, torch.randn(2, 4, 12, 12)) end, "conv2d")
 end)
 
-test("an image's logits have the same bits in every batch and with every number of threads", function()
+test("an image's logits have the same bits in every batch and for every number of threads", function()
   local before = device.threads()
   local restore <close> = setmetatable({}, { __close = function() device.set_threads(before) end }) -- luacheck: ignore
   for _, name in ipairs { "mobilenet_v2", "densenet121", "inception_v3" } do
     local model <close> = xai.models[name] { classes = 3, seed = 6 }
     model:eval()
-    -- the head's product is BLAS'
+    -- the head's product is computed by BLAS
     local body = ({ mobilenet_v2 = "features", densenet121 = "features", inception_v3 = "Mixed_7c" })[name]
     local x = torch.randn(8, 3, sizes[name], sizes[name])
     local want
@@ -473,7 +469,7 @@ end)
 
 -- ---- numbers that overflow ------------------------------------------------------------------------------------------
 
-test("a NaN or infinity in image or weights, and sums that overflow inside, come out as node by node", function()
+test("NaN, infinity and overflow come out as node by node", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -498,7 +494,7 @@ test("a NaN or infinity in image or weights, and sums that overflow inside, come
   agrees "weights of 1e30"
   torch.no_grad(function() w:copy_(old) end)
   t.equal(select(2, pass(model, x)), "", "planned again")
-  -- finite weights that are large: 1e25 in three layers overflows inside, and a ReLU would hide it
+  -- large finite weights: 1e25 in three layers overflows inside, and a ReLU would hide it
   local deep <close> = tiny(function(g, y)
     for i = 1, 3 do y = g:relu(nil, g:conv2d("deep" .. i, y, { 16, 16, 1 })) end
     return y, 16
@@ -515,7 +511,7 @@ end)
 
 -- ---- frozen parts, settings -----------------------------------------------------------------------------------------
 
-test("the frozen part of a training step is planned where it computes as in evaluation", function()
+test("the frozen part of a training step is planned where it is in evaluation mode", function()
   local model <close> = xai.models.resnet50 { classes = 3, seed = 7, train_depth = 1, frozen = "eval", dropout = 0 }
   local x = torch.randn(2, 3, 64, 64)
   settle(model, x)
@@ -534,7 +530,7 @@ test("the frozen part of a training step is planned where it computes as in eval
   near(grad, step(), "gradient of the first trained layer", 1e-3) -- batch statistics of two images amplify
 end)
 
-test("engine = 'reference' gives the bits of the pass before, and is told apart in the configuration", function()
+test("engine = 'reference' gives the earlier bits and is part of the configuration", function()
   local model <close> = xai.models.squeezenet1_0 { classes = 3, seed = 8, engine = "reference" }
   t.equal(model.config.engine, "reference")
   local x = torch.randn(1, 3, 64, 64)
@@ -544,7 +540,7 @@ test("engine = 'reference' gives the bits of the pass before, and is told apart 
   t.equal({ auto.config.engine, auto.engine, model:clone().engine }, { nil, "auto", "reference" })
 end)
 
-t.test("--trace tells what runs node by node, and why, once a model; without it nothing is told", function()
+t.test("--trace reports once per model what runs node by node, and why", function()
   local path = t.write(t.tmpdir() .. "/own.lua", [[
 local xai = require "medxai"
 local torch = require "medxai.torch"

@@ -1,5 +1,5 @@
 -- What a native graph refuses: slots, counters and nodes that do not exist, nodes added too late, parameters without
--- tensors. Each of these once read or wrote memory that was not its own.
+-- tensors. Each was once an invalid memory access.
 local t = require "t"
 local graph = require("medxai.core").graph
 local torch = require "medxai.torch"
@@ -28,7 +28,7 @@ t.test("a slot or a node that does not exist is refused where it is named", func
   t.equal(g:count(), 1)
 end)
 
-t.test("an operator that writes to its argument is no node: what later runs read again would be changed", function()
+t.test("an operator that writes to its argument is refused as a node", function()
   local g, x = new()
   local function refused(operator, args)
     t.fails(function() g:op("a", operator, args) end,
@@ -51,7 +51,7 @@ t.test("a state has room for every slot and counter that the nodes read", functi
   g:state(99)
 end)
 
-t.test("no node is added to a graph that a model uses, by a function node neither", function()
+t.test("a graph in use by a model takes no node, not even from a function node", function()
   local g, x = new()
   local function grows(v)
     for i = 1, 1000 do g:op("late" .. i, "relu", { x }) end
@@ -66,7 +66,7 @@ t.test("no node is added to a graph that a model uses, by a function node neithe
   t.equal(g:count(), 2)
 end)
 
-t.test("the input is the first node, and no other", function()
+t.test("the input is the first node, and the only input", function()
   local g = graph.new "net"
   local why = "cannot be added (the first node is the input, and no other)"
   t.fails(function() g:op("a", "relu", { slot(1) }) end, "graph: 'a' " .. why)

@@ -1,5 +1,5 @@
--- The executor on a small network: the same numbers as eager code, taps, overrides, leaves, folding, in-place forms,
--- functions as nodes, modes, errors.
+-- The executor on a small network: the numbers of eager code, kept values, overrides, leaves, folding, in-place forms,
+-- function nodes, modes, errors.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -62,7 +62,7 @@ local function trained(o) -- with running statistics that are not those of a new
   return model:eval()
 end
 
-t.test("a graph gives the bits of eager code, with and without autograd", function()
+t.test("a graph's results equal eager code bit for bit, with and without autograd", function()
   local model <close> = trained()
   local x = torch.randn(2, 3, 8, 8)
   local want = eager(p(model), x)
@@ -70,7 +70,7 @@ t.test("a graph gives the bits of eager code, with and without autograd", functi
   same(no_grad(function() return model:forward { x = x, fold = false }.output end), want, "in place")
 end)
 
-t.test("in-place forms never touch the input, a tap or an override", function()
+t.test("in-place forms never change the input, a kept value or an override", function()
   local model <close> = trained()
   local x = torch.randn(2, 3, 8, 8)
   local names = { "x", "stem.conv", "stem.norm", "stem.relu", "residual.norm", "residual.relu", "residual.add",
@@ -89,7 +89,7 @@ t.test("in-place forms never touch the input, a tap or an override", function()
   end)
 end)
 
-t.test("gradients are those of eager code", function()
+t.test("gradients equal those of eager code", function()
   local model <close> = trained { dtype = "float64" }
   local x = torch.randn({ 2, 3, 8, 8 }, { dtype = "float64" })
   model(x):sum():backward()
@@ -112,7 +112,7 @@ t.test("train mode updates the norms' statistics and counts batches, eval mode d
   t.equal(w["stem.norm.num_batches_tracked"]:item(), 1)
 end)
 
-t.test("grad_from gives leaves; the prefix records nothing", function()
+t.test("grad_from gives leaves; the part before it records no graph", function()
   local model <close> = trained()
   local x = torch.randn(2, 3, 8, 8)
   local got = model:forward { x = x, grad_from = { "residual", "branches" } }
@@ -129,7 +129,7 @@ t.test("grad_from gives leaves; the prefix records nothing", function()
   end)
 end)
 
-t.test("override and base compute only what descends from the override", function()
+t.test("override and base recompute only what depends on the override", function()
   local model <close> = trained()
   local x = torch.randn(1, 3, 8, 8)
   no_grad(function()
@@ -145,7 +145,7 @@ t.test("override and base compute only what descends from the override", functio
       local one = model:forward { x = x, override = { ["branches.a"] = five:narrow(0, i, 1) }, fold = false }
       t.near(got.output:narrow(0, i, 1), one.output, 1e-6)
     end
-    -- what the base lacks is computed from x
+    -- values that the base lacks are computed from x
     t.near(model:forward { x = x, override = { ["branches.a"] = five }, fold = false }.output, got.output, 1e-6)
     t.fails(function() model:forward { override = { ["branches.a"] = five } } end,
       "graph: the input is read but was not given. Give x, or the values in base that are read.")
@@ -161,7 +161,7 @@ t.test("override and base compute only what descends from the override", functio
   end)
 end)
 
-t.test("folded batch norms agree, and follow the weights", function()
+t.test("folded batch norms give the same values and follow changes of the weights", function()
   local model <close> = trained { dtype = "float64" }
   local x = torch.randn({ 2, 3, 8, 8 }, { dtype = "float64" })
   no_grad(function()
@@ -172,7 +172,7 @@ t.test("folded batch norms agree, and follow the weights", function()
     p(model)["residual.conv.weight"]:add_(0.1)
     local a, b = both()
     t.near(a, b, 1e-12)
-    -- a tap on the convolution keeps it as it is
+    -- a convolution whose value is kept is not folded
     local got = model:forward { x = x, outputs = { "stem.conv", "output" }, fold = true }
     same(got["stem.conv"], torch.conv2d(x, p(model)["stem.conv.weight"], nil, { 1, 1 }, { 1, 1 }), "tap")
   end)
@@ -187,7 +187,7 @@ t.test("guided rectifiers pass positive gradients only", function()
   t.near(g[1], want, 0)
 end)
 
-t.test("a Lua function is a node: values, gradients, errors", function()
+t.test("a Lua function can be a node: values, gradients, errors", function()
   local calls = 0
   local function double(x)
     calls = calls + 1
@@ -282,7 +282,7 @@ t.test("one value per channel in train mode is an error", function()
     .. "or model:eval().\n  in one > norm")
 end)
 
-t.test("shapes that do not fit are told in the user's terms, with the node", function()
+t.test("shapes that do not fit are reported with the node, in the user's terms", function()
   local model <close> = graph.network { name = "wide", classes = 2, build = function(g, x)
     return g:block("classifier", function() return g:linear("fc1", g:flatten(nil, x), { 10, 2 }) end)
   end }
@@ -304,7 +304,7 @@ t.test("builders refuse what cannot be built", function()
     "n: block 'b' gives nil (expected the value that its last layer gave). Return it.")
 end)
 
-t.test("a NaN is traced to the node where it begins", function()
+t.test("a NaN is traced to the node that first produced it", function()
   local model <close> = trained()
   local x = torch.randn(2, 3, 8, 8)
   t.equal(model:find_nonfinite(x), nil)
@@ -312,7 +312,7 @@ t.test("a NaN is traced to the node where it begins", function()
   t.equal(model:find_nonfinite(x), "residual.norm")
 end)
 
-t.test("of an operator with several results a node has the first; the others are freed", function()
+t.test("a node of an operator with several results is the first one; the others are freed", function()
   local model <close> = graph.network { name = "several", classes = 3, size_px = 8, build = function(g, x)
     local top = g:op("top", "adaptive_max_pool2d", { x, { 1, 1 } }) -- values and indices
     local spread = g:op("spread", "var_mean.dim", { top, { 2, 3 }, unbiased = false })

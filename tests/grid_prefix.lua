@@ -1,5 +1,5 @@
--- The frozen part of the seven networks: where it ends, why not where it does not, and that its outputs are all that
--- the rest reads.
+-- The frozen part of the seven networks: where it ends, why it cannot be cached where it cannot, and that its outputs
+-- are all that the rest reads.
 local t = require "t"
 local core = require "medxai.core"
 local prefix = require "medxai.train.feature_cache"
@@ -15,13 +15,13 @@ local function cut_of(name, options)
   return cut and table.concat(cut.names, " "), why
 end
 
-t.test("networks without batch norm are cut where the first trained layer reads", function()
+t.test("networks without batch norm are cut before the first trained layer", function()
   t.equal(cut_of("squeezenet1_0", { train_depth = 0 }), "features.12.cat")
   t.equal(cut_of("squeezenet1_0", { train_depth = 2 }), "features.6")
   t.equal({ cut_of("squeezenet1_0", { train_depth = "all" }) }, { nil, "the first layer is trained" })
 end)
 
-t.test("a frozen part whose batch norms update is not computed once, and says so; in eval mode it is", function()
+t.test("a frozen part whose batch norms update is not cached, with the reason; in eval mode it is", function()
   local _, why = cut_of("resnet50", { train_depth = 1 })
   t.equal(why, "'bn1': its batch norms update their statistics (frozen = 'train')")
   t.equal(cut_of("resnet50", { train_depth = 1, frozen = "eval" }), "layer3.5.relu_2")
@@ -30,13 +30,13 @@ t.test("a frozen part whose batch norms update is not computed once, and says so
     "features.transition3.pool features.denseblock4.denselayer1.cat")
 end)
 
-t.test("Inception's auxiliary branch crosses the cut too", function()
+t.test("Inception's auxiliary branch is part of what is cached", function()
   local cut = cut_of("inception_v3", { train_depth = 1, frozen = "eval" })
   t.ok(cut:find("Mixed_6e", 1, true) and cut:find("AuxLogits", 1, true), cut)
 end)
 
--- Everything behind the cut, from the cut's values alone, is what the whole network gives.
-t.test("what crosses the cut is enough: logits in both modes", function()
+-- The rest of the network on the cached values gives the whole network's logits.
+t.test("cached values suffice for the logits of both modes", function()
   for _, case in ipairs { { "squeezenet1_0", 1 }, { "mobilenet_v2", 2 }, { "efficientnet_b0", 1 }, { "densenet121", 1 },
       { "resnet50", 1 } } do
     local scope <close> = core.memory.scope()
@@ -58,7 +58,7 @@ t.test("what crosses the cut is enough: logits in both modes", function()
   end
 end)
 
-t.test("multiply-adds: SqueezeNet's are those of the literature, and a cached part costs nothing", function()
+t.test("multiply-adds: SqueezeNet's equal the literature's, and a cached part costs nothing", function()
   local model = xai.models.squeezenet1_0 { classes = 1000, head = "torchvision", train_depth = 0 }
   t.near(work.forward(model) / 1e9, 0.819, 0.01) -- SqueezeNet 1.0 at 224 px
   local cut = prefix.cut(model)

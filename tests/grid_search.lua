@@ -1,4 +1,4 @@
--- A grid search: what it trains and what it does not train twice, what it refuses, and that it cannot be lost.
+-- Grid search: what is trained, what is trained only once, what is refused, and that no result is lost.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -51,7 +51,7 @@ local function by(rows, values)
   end
 end
 
--- Trained epochs in all: lines of times.csv.
+-- Number of trained epochs: lines of times.csv.
 local function epochs_trained(dir)
   local n = 0
   for _, row in ipairs((csv.read(dir .. "/run/times.csv"))) do
@@ -92,8 +92,7 @@ local function same_search(dir)
   t.equal(count, 8, "finished cells in grid.jsonl")
 end
 
-t.test("every combination is trained, the best one's weights are kept, trajectories that coincide are "
-  .. "run once", function()
+t.test("every combination is trained, the best weights are kept, shared beginnings are trained once", function()
   local dir = searched()
   local rows = table_of(dir)
   t.equal(#rows, 8)
@@ -109,7 +108,7 @@ t.test("every combination is trained, the best one's weights are kept, trajector
   t.equal(files.read_data(dir .. "/run/model.json").selected.value, tonumber(rows[1].value))
 end)
 
-t.test("a cell is the training that run:fit does alone, to the last bit, whatever it shared", function()
+t.test("a cell equals run:fit alone bit for bit, whatever it shared", function()
   local rows = table_of(searched())
   for _, values in ipairs { { lr = "0.2", step_size = "2", epochs = "5" },
       { lr = "0.05", step_size = "3", epochs = "3" } } do
@@ -122,7 +121,7 @@ t.test("a cell is the training that run:fit does alone, to the last bit, whateve
   end
 end)
 
-t.test("a second call does nothing again", function()
+t.test("a second call repeats nothing", function()
   local dir = searched()
   local before = epochs_trained(dir)
   local r = go(dir)
@@ -142,7 +141,7 @@ local function killed(dir, command, more, moment)
     sleep %.3f; kill -9 $pid 2>/dev/null; wait $pid]], t.quote(dir), more, command, moment), timeout = 300 }
 end
 
-t.test("killed at random points, the search ends with the same table and weights", function()
+t.test("a search killed at random points ends with the same table and weights", function()
   local dir = t.tmpdir()
   local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),
     t.quote(t.write(dir .. "/search.lua", experiment .. whole)))
@@ -177,7 +176,7 @@ t.test("killed within epochs or asked to stop by SIGUSR1, the search goes on fro
   same_search(dir)
 end)
 
-t.test("a cell whose process died between its result and the search's log is in the log all the same", function()
+t.test("a cell whose process died between result and log is still logged", function()
   local dir = t.tmpdir()
   os.execute("cp -r " .. t.quote(searched() .. "/run") .. " " .. t.quote(dir .. "/run"))
   os.remove(dir .. "/run/steps/grid.json")
@@ -188,7 +187,7 @@ t.test("a cell whose process died between its result and the search's log is in 
   same_search(dir)
 end)
 
-t.test("several processes work one folder, some of them killed: no cell is lost, each is recorded once", function()
+t.test("several processes share one folder, some are killed: each cell is recorded once", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)
   local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),
@@ -251,7 +250,7 @@ t.test("the process that began a search is stopped, another machine ends the sea
   same_search(dir)
 end)
 
-t.test("a cached frozen part changes no bit, in memory or in a file, and it is said what was cached", function()
+t.test("a cached frozen part changes no bit, in memory or in a file, and the table says what was cached", function()
   for _, options in ipairs { "--cache false", "--cache_mb 0" } do
     local dir = t.tmpdir()
     local r = go(dir, nil, nil, options)
@@ -266,7 +265,7 @@ t.test("a cached frozen part changes no bit, in memory or in a file, and it is s
   t.equal(table_of(searched())[1].frozen_part, "features.2")
 end)
 
--- Runs a body and gives its error.
+-- Runs a body and returns its error.
 local function refused(body, message, dir)
   dir = dir or t.tmpdir()
   local r = go(dir, body)
@@ -280,7 +279,7 @@ local function grid_of(fields, train)
     "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 1, batch = 8 }") .. " end }\n"
 end
 
-t.test("fields that nothing uses, empty lists and wrong values are refused", function()
+t.test("unused fields, empty lists and wrong values are refused", function()
   refused(grid_of "lr = { 0.1 }, momentun = { 0.9 }",
     "grid: field 'momentun' changes nothing: train does not read cell.momentun. Use it there, or leave it out.")
   refused(grid_of "lr = {}", "grid: field 'lr' is an empty list (expected the values to try).")
@@ -308,7 +307,7 @@ t.test("fields that nothing uses, empty lists and wrong values are refused", fun
     "grid: field 'epochs' depends on itself.")
 end)
 
-t.test("another search in the same folder is refused, naming what differs", function()
+t.test("another search in the same folder is refused, naming the difference", function()
   local dir = t.tmpdir()
   local r = go(dir, grid_of "lr = { 0.1 }")
   t.equal(r.code, 0, r.err)
@@ -318,7 +317,7 @@ t.test("another search in the same folder is refused, naming what differs", func
     "grid: option 'train' is missing")
 end)
 
-t.test("a cell's folder with foreign content is not touched", function()
+t.test("foreign files in a cell's folder are left alone", function()
   local dir = t.tmpdir()
   local r = go(dir, grid_of "lr = { 0.1, 0.2 }")
   t.equal(r.code, 0, r.err)
@@ -334,7 +333,7 @@ t.test("a cell's folder with foreign content is not touched", function()
   t.equal(files.read(cell .. "/thesis.txt"), "mine")
 end)
 
-t.test("a cell that diverges keeps its text; the others go on, or the search stops as it is told", function()
+t.test("a cell that diverges keeps its error message; the search goes on or stops as told", function()
   local fields = "lr = { 1e30, 0.1 }"
   local dir = t.tmpdir()
   local r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, "
@@ -356,7 +355,7 @@ t.test("a cell that diverges keeps its text; the others go on, or the search sto
   t.ok(r.err:find("fit: the loss is", 1, true), r.err)
 end)
 
-t.test("where every cell fails the search says so with the first one's words", function()
+t.test("a search in which every cell fails reports the first error", function()
   local r = go(t.tmpdir(), grid_of("lr = { 1e30 }",
     "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, batch = 8 }"))
   t.equal(r.code, 1)
@@ -364,7 +363,7 @@ t.test("where every cell fails the search says so with the first one's words", f
     true), r.err)
 end)
 
-t.test("a checkpoint that is damaged is trained again, not believed", function()
+t.test("a damaged checkpoint is trained again", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)
   t.run { exe = "/bin/sh", "-c", string.format([[%s --threads 1 --quiet --out %s %s & pid=$!
@@ -404,7 +403,7 @@ t.test("successive halving goes on with the better third and halts the rest", fu
   t.equal(epochs_trained(dir), epochs)
 end)
 
-t.test("seed is a field: cells of different seeds begin differently, and best_by may be the lower loss", function()
+t.test("seed can be a field: cells of different seeds start differently", function()
   local dir = t.tmpdir()
   local r = go(dir, grid_of "lr = { 0.1 }, seed = { 1, 2 }, best_by = 'loss'")
   t.equal(r.code, 0, r.err)
@@ -431,7 +430,7 @@ print("calls", calls)
   t.ok(r.out:find("calls\t3\n", 1, true), r.out)
 end)
 
-t.test("the command line narrows a field, and the experiment goes on with its own values afterwards", function()
+t.test("a field of the command line narrows the search; other code keeps its own values", function()
   local dir = t.tmpdir()
   local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test)\nprint(search.cell.lr)\n",
     nil, "--lr 0.3,0.4")

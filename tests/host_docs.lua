@@ -1,4 +1,4 @@
--- The guides hold what they say: every ```lua block runs, every command is one, every link leads somewhere.
+-- The guides are correct: every ```lua block runs, every command exists, every link leads to a file.
 local t = require "t"
 local files = require "medxai.base.files"
 
@@ -40,7 +40,7 @@ local function make_data(dir)
   end
 end
 
--- A page's experiment: its blocks one after the other, each in a block of its own; blocks with file=NAME become files.
+-- A page's experiment: its blocks one after the other, each in its own scope; blocks with file=NAME become files.
 local function experiment_of(text, dir)
   local parts, count = { head }, 0
   for info, block in text:gmatch "\n```lua([^\n]*)\n(.-)\n```" do

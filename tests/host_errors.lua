@@ -13,17 +13,17 @@ t.test("a misspelt global is an error that names the nearest name", function()
   fails("local x = qqqqqq", "(command line):1: global 'qqqqqq' is not defined.")
 end)
 
-t.test("writing a global is an error that shows how a local is written", function()
+t.test("setting a global is an error that shows how to declare a local", function()
   fails("count = 1", "(command line):1: global 'count' is not defined. Write 'local count = ...'.")
   fails("local count = 1; cuont = 2", "(command line):1: global 'cuont' is not defined. Did you mean 'count'?")
 end)
 
-t.test("a name that an enclosing function holds is offered too", function()
+t.test("misspelt names are compared with the enclosing functions' locals, too", function()
   fails("local model = 1; local function f() local x = model; return modle end f()",
         "(command line):1: global 'modle' is not defined. Did you mean 'model'?")
 end)
 
-t.test("the experiment's own line leads where the library raised the error", function()
+t.test("an error of the library starts with the experiment's own line", function()
   local path = t.write(t.tmpdir() .. "/experiment.lua", [[
 local suggest = require "medxai.base.suggest"
 
@@ -67,7 +67,7 @@ t.test("a compiled chunk is refused", function()
   t.equal(r.code, 2)
 end)
 
-t.test("an error value that is not text is told what to be", function()
+t.test("an error value that is not text is reported with what to raise instead", function()
   fails("error({})", "(command line):1: error: the error value is a table (expected a text). Write error(\"what "
     .. "went wrong\").")
   fails("error()", "(command line):1: error: the error value is nil (expected a text). Write error(\"what went "
@@ -78,20 +78,20 @@ t.test("an error value that is not text is told what to be", function()
   fails("error(12)", "(command line):1: 12")
 end)
 
-t.test("text that only looks like a place is kept whole", function()
+t.test("text that only looks like a position is kept whole", function()
   fails("error('12:30: too late', 0)", "(command line):1: 12:30: too late")
   fails("error('store: cannot read a.lua:3: gone', 0)", "(command line):1: store: cannot read a.lua:3: gone")
 end)
 
-t.test("per cent signs in a message are only text", function()
+t.test("per cent signs in a message are printed as they are", function()
   fails("error('100%s %d%n', 0)", "(command line):1: 100%s %d%n")
 end)
 
-t.test("an error in a coroutine keeps its place", function()
+t.test("an error in a coroutine keeps its line", function()
   fails("coroutine.wrap(function() error 'inside' end)()", "(command line):1: inside")
 end)
 
-t.test("endless recursion says so", function()
+t.test("endless recursion is reported as such", function()
   fails("local function f() return 1 + f() end f()",
         "(command line):1: stack overflow: a function calls itself without end. Give it a condition that stops it.")
 end)
@@ -108,13 +108,13 @@ t.test("out of memory in Lua itself is an error, not a crash", function()
   t.equal(code, 1)
 end)
 
-t.test("a module that is not there is one sentence", function()
+t.test("a module that is not found is one sentence", function()
   local r = t.run { "-e", "require 'medxai.modles'" }
   t.ok(r.err:find("^medxai%-run: %(command line%):1: require: there is no module 'medxai.modles' %(looked in %. and "
     .. "[^\n]+%)%. Check its name%.\n$"), r.err)
 end)
 
-t.test("a last line that is a tail call still names the experiment", function()
+t.test("the experiment's line is named even where its last statement is a tail call", function()
   local path = t.write(t.tmpdir() .. "/tail.lua", "return require('medxai.base.suggest').quoted(nil, 'or')\n")
   local r = t.run { path }
   t.ok(r.err:find("medxai-run: " .. path .. ": ", 1, true), r.err)
@@ -133,7 +133,7 @@ t.test("an error in a finalizer is a warning", function()
   t.equal(r.err, "medxai-run: warning: error in __gc ((command line):1: late)\n")
 end)
 
-t.test("at_exit functions run last first and hear how it ended", function()
+t.test("at_exit functions run in reverse order and get the outcome", function()
   local program = [[
     local host = require "medxai.host"
     host.at_exit(function(state, message) print("first", state, message) end)

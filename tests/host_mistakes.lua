@@ -1,4 +1,4 @@
--- What people write who come from Python or have skimmed the README: each mistake's error says what to write instead.
+-- Mistakes of people who come from Python or have skimmed the README: each error says what to write instead.
 local t = require "t"
 
 local head = [[
@@ -61,7 +61,7 @@ t.test("an option that belongs elsewhere says where", function()
     .. "braces: methods = { { \"lime\", samples = 500 } }.")
 end)
 
-t.test("an option of before says what it is called now", function()
+t.test("a renamed option is refused with its new name", function()
   says("xai.dataset.phantom { mask = 'lungs' }", "phantom: option 'mask' is now 'input'.")
   says("run:fit(model, data, { optim = sgd, epochs = 1, step = { size = 2 } })",
     "fit: option 'step' is now schedule = xai.optim.step_lr { step_size = ..., gamma = ... }.")
@@ -78,7 +78,7 @@ t.test("an option of before says what it is called now", function()
   says("run:grid { lr = { 1 }, select = 'loss', train = function() end }", "grid: option 'select' is now 'best_by'.")
 end)
 
-t.test("arguments in the wrong place are named", function()
+t.test("arguments in the wrong order are named", function()
   says("run:fit(model, data.train, { optim = sgd, epochs = 1 })", "fit: the second argument is no data set (expected "
     .. "xai.dataset.covid_qu_ex { ... }, got a split). Give the whole data set.")
   says("run:explain(data.test, model, { methods = 'gradcam' })",
@@ -92,14 +92,14 @@ t.test("arguments in the wrong place are named", function()
     "split: is no iterator. Write: for batch in data.train:loader { batch = 32 } do ... end.")
 end)
 
-t.test("Python's words and signs lead to Lua's", function()
+t.test("Python's keywords and operators are answered with Lua's", function()
   alone_says("local a = True", "global 'True' is not defined. Lua writes true.")
   alone_says("print(len({}))", "global 'len' is not defined. Lua writes #list.")
   alone_says("if 1 != 2 then end", "'then' expected near '!'. Lua writes a ~= b for unequal, and not a.")
   alone_says("local a = 1\na += 1", "syntax error near '+'. Lua has no +=. Write a = a + 1.")
 end)
 
-t.test("one method and one metric need no braces, and #split counts its images", function()
+t.test("one method and one metric need no braces, and #split is its number of images", function()
   local script = t.write(t.tmpdir() .. "/e.lua", head .. [[
 assert(#data.test == 3)
 local result = run:explain(model, data.test, { methods = "sobel", metrics = "energy_inside", mask = "lungs", images = 1, figures = false })

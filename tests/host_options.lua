@@ -16,7 +16,7 @@ for _, name in ipairs(names) do print(name, host.fields[name]) end
 print(host.options.seed, host.options.threads, host.options.device, host.options.out, host.options.smoke, ...)
 ]]
 
-t.test("fields follow the file, options come before or after it", function()
+t.test("fields follow the file; options come before or after it", function()
   local path = t.write(t.tmpdir() .. "/show.lua", show)
   local r = t.run { "--seed", "7", path, "--epochs", "2", "--lr=-1e-3", "--smoke", "--threads=3", "--deep", "--size-px",
     "128", "word" }
@@ -31,11 +31,11 @@ t.test("fields follow -e CODE too, and a field may be negative or empty", functi
   t.ok(r.out:find("cuda:1\tthere\tfalse\n", 1, true), r.out)
 end)
 
-t.test("after -- everything is a word", function()
+t.test("after -- everything is an argument", function()
   t.ok(t.run { "-e", show, "--", "--seed", "x" }.out:find("\tfalse\t--seed\tx\n", 1, true))
 end)
 
-t.test("wrong usage is told in one line, exit status 2", function()
+t.test("wrong usage is one line and exit status 2", function()
   wrong({}, "no FILE named.")
   wrong({ "-x" }, "unknown option '-x' (fields of an experiment follow its FILE).")
   wrong({ "--epochs", "2", "x.lua" }, "unknown option '--epochs' (fields of an experiment follow its FILE).")
@@ -54,12 +54,12 @@ t.test("wrong usage is told in one line, exit status 2", function()
   wrong({ "-e", "", "-e", "" }, "-e is given twice.")
 end)
 
-t.test("a script comes from standard input with -", function()
+t.test("- reads the script from standard input", function()
   local r = t.run { "-", "word", stdin = "local word = ... print(word, arg[0], require 'medxai.host'.script)" }
   t.equal(r.out, "word\tstdin\tstdin\n")
 end)
 
-t.test("--help and --version answer on standard output", function()
+t.test("--help and --version print to standard output", function()
   local r = t.run { "--help" }
   t.equal(r.code, 0)
   t.ok(r.out:find("usage: medxai-run [options] FILE", 1, true), r.out)
@@ -67,7 +67,7 @@ t.test("--help and --version answer on standard output", function()
   t.ok(r.out:find("^medxai%-run %d+%.%d+%.%d+ %(Lua 5%.4%.%d+, built with libtorch %d+%.%d+%.%d+%)\n$"), r.out)
 end)
 
-t.test("math.random repeats, and follows --seed", function()
+t.test("math.random repeats from run to run and follows --seed", function()
   local program = "io.write(math.random(1 << 40))"
   local first = t.run { "-e", program }.out
   t.equal(t.run { "-e", program }.out, first)
@@ -75,14 +75,14 @@ t.test("math.random repeats, and follows --seed", function()
   t.ok(t.run { "--seed", "43", "-e", program }.out ~= first)
 end)
 
-t.test("modules beside the experiment are found, from any folder", function()
+t.test("modules beside the experiment are found from any working folder", function()
   local dir = t.tmpdir()
   t.write(dir .. "/mine.lua", "return 'mine'")
   t.write(dir .. "/experiment.lua", "print((require 'mine'))")
   t.equal(t.run { dir .. "/experiment.lua", cwd = "/" }.out, "mine\n")
 end)
 
-t.test("MEDXAI_SCRIPTS that holds no library is refused", function()
+t.test("MEDXAI_SCRIPTS without a library is refused", function()
   local r = t.run { "-e", "", env = { MEDXAI_SCRIPTS = "/usr" } }
   t.equal(r.err, "medxai-run: host: MEDXAI_SCRIPTS is '/usr', which holds no folder medxai. Name the folder "
     .. "that does.\n")

@@ -4,21 +4,21 @@ local host = require "medxai.host"
 
 local function lines(text) return t.run { "-i", stdin = text } end
 
-t.test("expressions are shown, statements run, globals stay", function()
+t.test("expressions are printed, statements run, globals stay", function()
   local r = lines "x = 3\nx + 1, 'a'\n{ 1, 2, name = 'n' }\n= 1\nlocal y = 1\n"
   t.equal(r.out, "4\ta\n{1, 2, name = \"n\"}\n")
   t.equal(r.err, "medxai-run: stdin:1: unexpected symbol near '='\n")
   t.equal(r.code, 0)
 end)
 
-t.test("a line that is not finished goes on", function()
+t.test("an unfinished line is continued", function()
   t.equal(lines("for i = 1, 2 do\nprint(i)\nend\n").out, "1\n2\n")
   t.equal(lines("1 +\n2\n").out, "3\n")
   local r = lines "for i = 1, 2 do\n"
   t.equal(r.err, "medxai-run: stdin:1: 'end' expected near <eof>\n")
 end)
 
-t.test("an error does not end it", function()
+t.test("an error does not end the prompt", function()
   local r = lines "modle\nerror {}\n7\n"
   t.equal(r.err, "medxai-run: stdin:1: global 'modle' is not defined.\n" ..
     "medxai-run: stdin:1: error: the error value is a table (expected a text). Write error(\"what went wrong\").\n")

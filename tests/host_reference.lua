@@ -26,7 +26,7 @@ end
 
 local sources = lua_files(t.root .. "/scripts/medxai", {})
 
-t.test("every option has its line of meaning", function()
+t.test("every option has a doc line", function()
   local bare, count = {}, 0
   each_option(function(name, rule)
     count = count + 1
@@ -39,7 +39,7 @@ t.test("every option has its line of meaning", function()
   t.ok(count > 500, "only " .. count .. " options were seen")
 end)
 
-t.test("no spec is hidden from help: wherever the library describes an option, a line stands with it", function()
+t.test("every option spec of the library has a doc line", function()
   local kinds = { number = true, integer = true, string = true, boolean = true, table = true, ["function"] = true,
     tensor = true, any = true }
   local bare, count = {}, 0
@@ -60,7 +60,7 @@ t.test("no spec is hidden from help: wherever the library describes an option, a
   t.ok(count > 200, "only " .. count .. " were seen")
 end)
 
-t.test("a default is what its option takes", function()
+t.test("every default is a value that its option accepts", function()
   each_option(function(name, rule)
     if rule.default ~= nil then Options.check("test", { key = rule.default }, { key = rule }) end
     t.ok(not (rule.required and rule.default ~= nil), name .. " is required and has a default")
@@ -103,7 +103,7 @@ local function help(...)
   return t.run { "help", table.unpack(words) }
 end
 
-t.test("help lists what can be named, and tells an option's type, default, unit and field", function()
+t.test("help lists all names and shows an option's type, default, unit and field", function()
   local all = help()
   t.equal(all.code, 0, all.err)
   for _, name in ipairs { "gradcam", "covid_qu_ex", "vgg19", "step_lr", "fit", "iou", "slic", "noisy_linear" } do
@@ -118,7 +118,7 @@ t.test("help lists what can be named, and tells an option's type, default, unit 
   t.ok(help("methods").out:find "shap_kernel")
 end)
 
-t.test("help of an unknown name offers near ones", function()
+t.test("help suggests names near an unknown one", function()
   local r = help "gradcm"
   t.equal(r.code, 2)
   t.equal(r.err, "medxai-run: help: nothing is called 'gradcm'. Did you mean 'gradcam' or 'xgradcam'? See "

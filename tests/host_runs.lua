@@ -1,4 +1,4 @@
--- medxai-run runs: lists, shows, compares; reads folders as they are, torn and dead ones too.
+-- medxai-run runs: lists, shows and compares run folders, also damaged and unfinished ones.
 local t = require "t"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
@@ -30,7 +30,7 @@ local function made()
   return dir
 end
 
-t.test("runs are listed with state, scores and how far they are; one that nobody works on has died", function()
+t.test("runs are listed with state, scores and progress; one without a process has died", function()
   local r = t.run { "runs", cwd = made() }
   t.equal(r.code, 0, r.err)
   t.equal(r.out, "run     state     network  training    val accuracy  test accuracy  macro F1  time\n"
@@ -90,7 +90,7 @@ t.test("runs are compared in one page: scores, curves, and only the settings tha
   t.ok(page:find("<svg", 1, true) and page:find("training.optim.options.lr", 1, true) and not page:find("http://[^w]"))
 end)
 
-t.test("wrong words are wrong usage; a run that is not there is named with its like", function()
+t.test("wrong words are usage errors; a run that is not there gets suggestions", function()
   local dir = made()
   local r = t.run { "runs", "shw", cwd = dir }
   t.equal({ r.code, r.err },

@@ -40,7 +40,7 @@ for name, loop in pairs(loops) do
   end)
 end
 
-t.test("SIGTERM is told apart", function()
+t.test("SIGTERM is reported as such", function()
   local r = interrupted("require 'medxai.host'.at_exit(print) " .. ready .. "while true do end", "TERM")
   t.equal(r.err, "medxai-run: interrupted (SIGTERM)\n")
   t.equal(r.out, "ready\nterminated\tinterrupted (SIGTERM)\n")
@@ -97,7 +97,7 @@ t.test("closers run on the way out", function()
   t.equal(r.code, 130)
 end)
 
--- E: a value whose __close never ends.
+-- E: a value whose __close never returns.
 local endless = "local E = setmetatable({}, { __close = function() while true do end end }) "
 local closers = {
   ["left by the signal"] = "local x <close> = E while true do end",
@@ -127,7 +127,7 @@ t.test("the first SIGINT stops a finalizer that runs when all is done", function
   t.equal(r.code, 130)
 end)
 
-t.test("closers run on the way out of coroutines, too", function()
+t.test("closers run on the way out of coroutines as well", function()
   local closer = "setmetatable({}, { __close = function() for _ = 1, 1e5 do end print(%q) end })"
   for _, how in ipairs { "coroutine.wrap(f)()", "coroutine.resume(coroutine.create(f))" } do
     local f = "local function f() local x <close> = " .. closer:format "inner" .. " while true do end end "
@@ -136,7 +136,7 @@ t.test("closers run on the way out of coroutines, too", function()
   end
 end)
 
--- Each would run for hours: the signal reaches it in the middle.
+-- Each would run for hours; the signal comes in the middle.
 for name, call in pairs {
   quickshift = "segment.quickshift(x, 100, 1000, 0.5, 0, 42)",
   SLIC = "segment.slic(x, 20, 10, 0, 100000, true, 0.5, 3)",
@@ -176,7 +176,7 @@ t.test("at the prompt SIGINT stops the line, not the program", function()
   t.equal(t.read(dir .. "/out"), "ready\nmedxai-run: interrupted (SIGINT)\n2\ncode 0\n")
 end)
 
-t.test("a reader that goes away ends the program in order", function()
+t.test("a closed output pipe ends the program in order", function()
   local dir = t.tmpdir()
   local code = "require 'medxai.host'.at_exit(function(how) io.stderr:write(how, '\\n') end) while true do print "
     .. "'line' io.stdout:flush() end"
@@ -213,7 +213,7 @@ while true do a:matmul(a) end
   t.equal(r.code, 139)
 end)
 
-t.test("a crash in a thread that reads images is reported as that", function()
+t.test("a crash in a thread that reads images is reported as such", function()
   local dir = t.tmpdir()
   local path = t.write(dir .. "/crash.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 4000, size_px = 512, cache_mb = 0 }
@@ -237,7 +237,7 @@ t.test("a crash in a thread that reads images is reported as that", function()
   t.ok(r.err:find(said, 1, true), r.err)
 end)
 
-t.test("running out of the C stack is reported from another stack", function()
+t.test("a C stack overflow is reported from another stack", function()
   local dir = t.tmpdir()
   if os.getenv "ASAN_OPTIONS" then t.skip "the sanitizer reports it itself" end
   local program = "local function f(s) return (s:gsub('.', f)) end f 'x'"

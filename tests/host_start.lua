@@ -1,4 +1,4 @@
--- Starting: what needs no tensor does not open libtorch, and is there in milliseconds.
+-- Start-up: without tensors libtorch is not loaded, and the program starts in milliseconds.
 local t = require "t"
 local host = require "medxai.host"
 
@@ -8,18 +8,18 @@ local print_torch = [[
   print(found)
 ]]
 
-t.test("a script without tensors does not open libtorch", function()
+t.test("a script without tensors does not load libtorch", function()
   t.equal(t.run { "-e", print_torch }.out, "false\n")
   t.equal(t.run { "-i", stdin = "do" .. print_torch .. "end\n" }.out, "false\n")
 end)
 
-t.test("medxai.core opens libtorch", function()
+t.test("medxai.core loads libtorch", function()
   local r = t.run { "--threads", "1", "-e", "require 'medxai.core'" .. print_torch }
   t.equal(r.err, "")
   t.equal(r.out, "true\n")
 end)
 
-t.test("the thread count is in the environment before libtorch opens", function()
+t.test("the number of threads is in the environment before libtorch loads", function()
   local r = t.run { "--threads", "1", "-e", [[
     require "medxai.core"
     local pipe = io.popen 'env | grep NUM_THREADS | sort'
@@ -28,7 +28,7 @@ t.test("the thread count is in the environment before libtorch opens", function(
   t.equal(r.out, "MKL_NUM_THREADS=1\nOMP_NUM_THREADS=1\nOPENBLAS_NUM_THREADS=1\n")
 end)
 
-t.test("waiting threads spin for a short time, unless OMP_WAIT_POLICY says how", function()
+t.test("idle threads spin only briefly, unless OMP_WAIT_POLICY is set", function()
   local function waits(chosen) -- this process has set them for its children
     local pipe = io.popen("env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT -u OPENBLAS_THREAD_TIMEOUT " .. chosen .. " " .. t.quote(host.exe) .. " -e " .. t.quote [[
       require "medxai.core"
@@ -43,7 +43,7 @@ t.test("waiting threads spin for a short time, unless OMP_WAIT_POLICY says how",
   t.equal(waits "OMP_WAIT_POLICY=active", "active nil nil ")
 end)
 
-t.test("help, version, a syntax error and the prompt come within 50 ms", function()
+t.test("help, version, a syntax error and the prompt answer within 50 ms", function()
   if os.getenv "ASAN_OPTIONS" then t.skip "sanitizers start slowly" end
   for _, args in ipairs { { "--help" }, { "--version" }, { "-e", "x = = 1" }, { "-i" } } do
     local least = math.huge
@@ -57,7 +57,7 @@ t.test("help, version, a syntax error and the prompt come within 50 ms", functio
   end
 end)
 
-t.test("cores are those that the process may use", function()
+t.test("cores counts those that the process may use", function()
   local pipe = io.popen("taskset -c 0 " .. t.quote(host.exe) .. " -e 'io.write(require \"medxai.host\".cores)' 2>&1")
   local out = pipe:read "a"
   if not pipe:close() then t.skip "no taskset, or cpu 0 is not ours" end
@@ -65,7 +65,7 @@ t.test("cores are those that the process may use", function()
   t.ok(host.cores >= 1)
 end)
 
-t.test("what is printed where the caller has closed standard output goes into no file", function()
+t.test("output to a closed standard output does not land in another file", function()
   local path = t.tmpdir() .. "/f"
   local code = ("local f <close> = io.open(%q, 'w') print 'printed' io.stdout:flush() io.stderr:write 'told' "
     .. "f:write 'mine'"):format(path)
@@ -73,7 +73,7 @@ t.test("what is printed where the caller has closed standard output goes into no
   t.equal(t.read(path), "mine")
 end)
 
-t.test("a standard output that cannot be written is a failure", function()
+t.test("a standard output that cannot be written is an error", function()
   local err = t.tmpdir() .. "/err"
   local said = "medxai-run: standard output could not be written (is the disk full?). What was printed is cut short.\n"
   for _, ends in ipairs { "", "os.exit()", "os.exit(0)", "os.exit(true, true)", "io.stdout:flush() os.exit(0)" } do

@@ -25,7 +25,7 @@ local function is_one_of_many(path)
   return path:find "methods/" or path:find "metrics/" or path:find "^nn/models/" or path:find "^types/"
 end
 
-t.test("every source of host/, bindings/ and scripts/medxai/ stands in the tour", function()
+t.test("the tour in docs/sources.md lists every source of host/, bindings/ and scripts/medxai/", function()
   local missing = {}
   for _, path in ipairs(all) do
     local name = path:match "[^/]+$"
@@ -38,7 +38,7 @@ t.test("every source of host/, bindings/ and scripts/medxai/ stands in the tour"
   t.equal(table.concat(missing, " "), "")
 end)
 
-t.test("files that the tour names are there", function()
+t.test("the tour lists only files that exist", function()
   local there, gone = { ["medxai_core.so"] = true }, {}
   for _, path in ipairs(all) do there[path], there[path:match "[^/]+$"] = true, true end
   for name in tour:gmatch "`([%w_/]+%.[%a]+)`" do
@@ -51,7 +51,7 @@ t.test("files that the tour names are there", function()
   t.equal(table.concat(gone, " "), "")
 end)
 
-t.test("methods, metrics and experiments are named", function()
+t.test("the guides name all methods, metrics and experiments", function()
   local missing = {}
   for _, folder in ipairs { "scripts/medxai/explain/methods", "scripts/medxai/score/metrics" } do
     for _, name in ipairs(files.list(t.root .. "/" .. folder)) do

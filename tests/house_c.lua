@@ -54,7 +54,7 @@ t.test("no function of the C and C++ sources is longer than 60 lines", function(
   assert(count > 800, "only " .. count .. " functions were found")
 end)
 
-t.test("each folder of bindings/ includes only what it may", function()
+t.test("each folder of bindings/ includes only the headers that it may", function()
   local may = { ["bindings/plain"] = "plain", ["bindings/graph"] = "graph wall plain", ["bindings/wall"] = "wall plain",
     ["bindings/lua"] = "lua graph wall plain", host = "plain host" }
   local place = {} -- header -> folder

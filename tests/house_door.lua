@@ -1,9 +1,9 @@
--- What `require "medxai"` offers: all of it opens, all of it is described, and nothing else is there.
+-- What `require "medxai"` offers: every name opens, is described, and there are no others.
 local t = require "t"
 local files = require "medxai.base.files"
 local xai = require "medxai"
 
-t.test("every name of the front door opens and has its line for editors, and every line its name", function()
+t.test("every name of the front door opens and has a line for editors, and the reverse", function()
   local offered, described = {}, {}
   for _, name in ipairs(getmetatable(xai).__names()) do
     t.ok(xai[name] ~= nil, name)
@@ -16,14 +16,14 @@ t.test("every name of the front door opens and has its line for editors, and eve
   t.equal(offered, described)
 end)
 
-t.test("parts that are private are not offered, and the library is not changed from outside", function()
+t.test("private parts are not offered, and the library cannot be changed from outside", function()
   for _, name in ipairs { "check", "canon", "files", "store", "metric", "explain", "weights", "model" } do
     t.fails_like(function() return xai[name] end, "^medxai: unknown name '" .. name .. "'%.")
   end
   t.fails_like(function() xai.check = {} end, "the library is not changed from outside")
 end)
 
-t.test("methods and metrics of your own find what takes pixels out and what scores changed images", function()
+t.test("own methods and metrics get removals and scorers from the front door", function()
   t.equal(xai.removal, require "medxai.perturb.removal")
   t.equal(xai.scorer, require "medxai.perturb.scorer")
   t.fails_like(function() return xai.smoke_count end,

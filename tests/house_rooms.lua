@@ -61,7 +61,7 @@ t.test("a room requires itself and rooms before it", function()
   t.equal(table.concat(wrong, "\n"), "")
 end)
 
-t.test("what is required is there", function()
+t.test("every required module exists", function()
   local gone = {}
   for _, name in ipairs(names) do
     for _, other in ipairs(required(texts[name])) do
@@ -71,7 +71,7 @@ t.test("what is required is there", function()
   t.equal(table.concat(gone, "\n"), "")
 end)
 
-t.test("no module requires itself through others, lazily or at once", function()
+t.test("no module requires itself through others, lazily or at load time", function()
   local state, circles = {}, {}
   local function visit(name, path)
     if state[name] == "done" or not texts[name] then return end
@@ -100,7 +100,7 @@ t.test("only option tables and the run room read --smoke: everything else gets i
 end)
 
 -- A misspelt function on a path that is seldom taken, such as that of an error, is otherwise found by the user.
-t.test("what the library and the tests call of a module of room base is there", function()
+t.test("every function that is called of a module of room base exists", function()
   local missing, all = {}, modules(t.root .. "/tests", "tests.", {})
   for name, text in pairs(texts) do all[name] = text end
   for name, text in pairs(all) do

@@ -1,5 +1,5 @@
--- Which regions the samples keep: draws that do not depend on how many are asked for, pairs, balance, what is run once;
--- that all designs aim at the same weights and the paired ones with less error; numbers of stability by hand.
+-- Which regions the samples keep: draws independent of their number, pairs, balance, duplicates; all designs estimate
+-- the same weights, the paired ones with less error; measures of stability by hand.
 local t = require "t"
 local coalitions = require "medxai.explain.lime_design"
 local stability = require "medxai.stats.agreement"
@@ -15,7 +15,7 @@ end
 
 local function same(a, b) return a:eq(b):all():item() end
 
-t.test("the first 100 of 1,000 rows are the 100, in every design; row 0 keeps everything", function()
+t.test("the first 100 of 1,000 rows are the same 100 in every design; row 0 keeps everything", function()
   for _, design in ipairs(coalitions.designs) do
     local long, short = draw(design, 1000, 21), draw(design, 100, 21)
     t.ok(same(long:narrow(0, 0, 100), short), design)
@@ -25,7 +25,7 @@ t.test("the first 100 of 1,000 rows are the 100, in every design; row 0 keeps ev
   end
 end)
 
-t.test("rows depend on the image, the seed and the replicate, and on nothing else", function()
+t.test("rows depend only on the image, the seed and the replicate", function()
   for _, design in ipairs(coalitions.designs) do
     local one = draw(design, 200, 30)
     t.ok(same(one, draw(design, 200, 30)))
@@ -35,7 +35,7 @@ t.test("rows depend on the image, the seed and the replicate, and on nothing els
   end
 end)
 
-t.test("each row is fair coins in every design", function()
+t.test("in every design each entry is a fair coin", function()
   for _, design in ipairs(coalitions.designs) do
     local rows = draw(design, 4000, 12):narrow(0, 2, 3998):double()
     t.near(rows:mean():item(), 0.5, 0.02, design)
@@ -59,7 +59,7 @@ t.test("within a balanced block regions are uncorrelated and each is kept in exa
   end
 end)
 
-t.test("what is drawn twice is run once, in order of first appearance", function()
+t.test("duplicate rows are evaluated once, in order of first appearance", function()
   local rows = torch.tensor({ { 1, 1 }, { 0, 1 }, { 1, 1 }, { 0, 0 }, { 0, 1 } }, { dtype = "uint8" })
   local distinct, number, seen = coalitions.distinct(rows)
   t.equal(distinct:tolist(), { { 1, 1 }, { 0, 1 }, { 0, 0 } })
@@ -68,7 +68,7 @@ t.test("what is drawn twice is run once, in order of first appearance", function
   t.ok(coalitions.distinct(draw("plain", 1000, 5)):size(0) <= 32)
 end)
 
--- A made answer of 15 regions with effects of one, two and three together.
+-- A made model of 15 regions with main effects and interactions of two and three.
 local function answer(z)
   local s = z * 2 - 1
   local a, b, c = s:narrow(1, 0, 5), s:narrow(1, 5, 5), s:narrow(1, 10, 5)

@@ -37,7 +37,7 @@ end
 
 local function apart(a, b) return (a - b):abs():max():item() / a:abs():max():item() end
 
--- What LIME must find, written out: samples one by one, no batches, no de-duplication.
+-- LIME written out: sample by sample, without batches or removal of duplicates.
 local function by_hand(masks, o)
   local model, x = tiny.model(), tiny.split(4):batch({ 1 }).x
   local made = regions.of(o.regions or grid, x:select(0, 0))
@@ -90,7 +90,7 @@ t.test("rng = 'numpy' takes lime's samples for the seed", function()
   t.ok(apart(truth:squeeze(1), array(run, records[1], "weights"):select(0, 0)) < 1e-5)
 end)
 
-t.test("quickshift_seed = 'drawn' hands lime's first draw to quickshift", function()
+t.test("quickshift_seed = 'drawn' gives lime's first draw to quickshift", function()
   local drawn = core.rng.numpy_random_state(42):randint(0, 1000, 1):item()
   local x = tiny.split(4):batch({ 1 }).x:select(0, 0)
   local quick = { "quickshift", kernel_size = 1, max_dist = 3, ratio = 0.1 }
@@ -102,12 +102,12 @@ t.test("quickshift_seed = 'drawn' hands lime's first draw to quickshift", functi
   end
 end)
 
-t.test("more samples than there are masks: each mask is run once", function()
+t.test("more samples than distinct masks: each mask is evaluated once", function()
   local records = go { samples = 1000, regions = { "grid", rows = 2, columns = 2 } }
   t.equal({ records[1].facts.samples, records[1].facts.evaluated, records[1].forwards }, { 1000, 16, 16 })
 end)
 
-t.test("one region only is not defined, and says why; the other images go on", function()
+t.test("an image of one region has no map, with the reason; other images go on", function()
   local records = go({ samples = 20, regions = function(image, item)
     return image:select(0, 0):ge(item.id:find "1$" and 2 or 0.5):to("int64")
   end })
@@ -115,7 +115,7 @@ t.test("one region only is not defined, and says why; the other images go on", f
   t.ok(records[1].problem:find "^function %x+ gives one region only$", records[1].problem)
 end)
 
-t.test("the first 50 of 100 samples are the 50: a shorter run is a part of a longer one", function()
+t.test("the first 50 of 100 samples are the same 50", function()
   local scope <close> = xai.scope()
   local short = coalitions.draw("plain", 50, 20,
     { seed = 42, purpose = "lime@1", id = "0000000000000001", replicate = 0 })
@@ -134,7 +134,7 @@ t.test("hidden regions show what removal says", function()
   end
 end)
 
-t.test("paired and balanced designs run in half the time what plain would, and say so in the settings", function()
+t.test("paired and balanced designs agree with the plain one; the settings name the design", function()
   local found = {}
   for _, design in ipairs { "plain", "paired", "balanced" } do
     local records, run = go { samples = 400, design = design, regions = { "grid", rows = 3, columns = 3 } }
@@ -144,7 +144,7 @@ t.test("paired and balanced designs run in half the time what plain would, and s
   t.ok(apart(found.plain, found.paired) < 0.2 and apart(found.plain, found.balanced) < 0.2)
 end)
 
-t.test("stop_error ends when the weights have settled, and the map is that of the samples so far", function()
+t.test("stop_error stops when the weights are stable; the map is that of the samples so far", function()
   local scope <close> = xai.scope()
   local records, run = go { samples = 3000, stop_error = 0.25 }
   local f = records[1].facts
@@ -156,7 +156,7 @@ t.test("stop_error ends when the weights have settled, and the map is that of th
   t.equal(go { samples = 300, stop_error = 1e-6 }[1].facts.stopped, nil)
 end)
 
-t.test("stability is estimated by resampling as it is between real seeds", function()
+t.test("stability estimated by resampling matches that between real seeds", function()
   local estimated, seeds = go { samples = 300 }, go { samples = 300, repeats = 6 }
   local a, b = estimated[1].facts, seeds[1].facts
   t.equal({ seeds[1].facts.stability_by, seeds[1].forwards }, { "6 repeats", 6 * 300 })
@@ -164,14 +164,14 @@ t.test("stability is estimated by resampling as it is between real seeds", funct
   t.near(a.spread / b.spread, 1, 0.5)
 end)
 
-t.test("repeats only measure: the map is that of the first draws", function()
+t.test("repeats only measure stability: the map is that of the first draw", function()
   local scope <close> = xai.scope()
   local a, ra = go { samples = 60 }
   local b, rb = go { samples = 60, repeats = 2 }
   t.equal(array(ra, a[1]):tolist(), array(rb, b[1]):tolist())
 end)
 
-t.test("logits and contrasts are explained when they are the target", function()
+t.test("logits and contrasts can be explained", function()
   local scope <close> = xai.scope()
   local records, run = go({ samples = 200 }, { target = { "contrast(opacity, clear)", as = "logit" } })
   t.equal({ records[1].target.as, records[1].facts.labels[1].class, records[1].facts.labels[1].against },
@@ -181,7 +181,7 @@ t.test("logits and contrasts are explained when they are the target", function()
   t.ok(apart(array(rb, both[1]) - array(ro, other[1]), array(run, records[1])) < 1e-6)
 end)
 
-t.test("chunks of 8 and of 64, images in reverse, one at a time: the same masks, values within the bound", function()
+t.test("chunk size and order of images change no mask, and values only within the bound", function()
   local scope <close> = xai.scope()
   local model, x = tiny.model(), tiny.split(4):batch({ 1 }).x
   local masks = coalitions.draw("plain", 100, 20, { seed = 1, purpose = "lime@1", id = "a", replicate = 0 })
@@ -200,7 +200,7 @@ t.test("chunks of 8 and of 64, images in reverse, one at a time: the same masks,
   for id, raw in pairs(forth) do t.ok(apart(raw, back[id]) < 2e-5, id) end
 end)
 
-t.test("one thread and two give the same masks and values within the bound", function()
+t.test("one and two threads give the same masks, and values within the bound", function()
   local scope <close> = xai.scope()
   local code = [[
     package.path = "]] .. t.root .. [[/tests/?.lua;" .. package.path
@@ -229,7 +229,7 @@ t.test("bfloat16 reports how far its logits are from float32", function()
   t.equal(go({ samples = 40 })[1].facts.bfloat16_deviation, nil)
 end)
 
-t.test("under --smoke a fiftieth of the samples is run", function()
+t.test("--smoke takes a fiftieth of the samples", function()
   host.options.smoke = true
   local ok, records = pcall(go, { samples = 1000 })
   host.options.smoke = false
@@ -237,7 +237,7 @@ t.test("under --smoke a fiftieth of the samples is run", function()
   t.equal(records[1].facts.samples, 20)
 end)
 
-t.test("it draws a figure an image, and the map's row says how stable it is", function()
+t.test("it draws one figure per image; the map's row says how stable it is", function()
   local _, run = go({ samples = 60 }, { figures = { "own", "rows" } })
   local names = table.concat(files.list(run.dir .. "/figures"), " ")
   t.ok(names:find "lime%-%x+%-features%-0000000000000001%.svg" and names:find "features%-0000000000000002%.png", names)
@@ -251,7 +251,7 @@ t.test("it draws a figure an image, and the map's row says how stable it is", fu
   end
 end)
 
-t.test("a broken network gives status nan, a constant one status flat", function()
+t.test("a network of NaN weights gives status nan, a constant one status flat", function()
   local function with(fill)
     local scope <close> = xai.scope()
     local run, model = tiny.run(t.tmpdir()), tiny.model()
@@ -265,7 +265,7 @@ t.test("a broken network gives status nan, a constant one status flat", function
   t.equal({ flat.status, flat.facts.rank_correlation }, { "flat", nil })
 end)
 
-t.test("what has no sense is refused before anything is run", function()
+t.test("options without a meaning are refused before anything is evaluated", function()
   local function with(o) return function() go(o) end end
   t.fails(with { sample = 5 }, "lime: unknown option 'sample'. Did you mean 'samples'?")
   t.fails(with { samples = 1 }, "lime: option 'samples' is too small (expected at least 2, got 1).")

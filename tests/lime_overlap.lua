@@ -1,6 +1,5 @@
--- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and cuts by hand or as scikit-learn and OpenCV compute them,
--- thresholds that never see the image they cut, paired tests, strata, what the crop cut away; run:overlap over a tiny
--- network; bad masks.
+-- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and percentiles by hand or as scikit-learn and OpenCV, thresholds
+-- from other images, paired tests, strata, crops; run:overlap on a tiny network; bad masks.
 local t = require "t"
 local tiny = require "tinyexplain"
 local auprc = require "medxai.score.metrics.auprc"
@@ -21,7 +20,7 @@ local function bool(rows) return torch.tensor(rows):ne(0) end
 
 -- ---- metrics --------------------------------------------------------------------------------------------------------
 
-t.test("AUPRC is scikit-learn's average precision, equal values counted as one threshold", function()
+t.test("AUPRC equals scikit-learn's average precision, ties counted as one threshold", function()
   local m, s, y = {}, {}, {}
   for n = 0, 59 do
     m[n + 1], s[n + 1], y[n + 1] = n * 7 % 11 / 10, math.sin(n * 1.3) * 0.5 + 0.5, n * n % 7 < 3 and 1 or 0
@@ -36,7 +35,7 @@ t.test("AUPRC is scikit-learn's average precision, equal values counted as one t
   t.near((auprc.measure(torch.ones(2, 3), { mask = bool { { 1, 0, 0 }, { 0, 0, 1 } } })), 1 / 3, 1e-12)
 end)
 
-t.test("Otsu's level is OpenCV's; the percentile takes exactly its share", function()
+t.test("Otsu's threshold equals OpenCV's; a percentile takes exactly its share", function()
   local m, s = {}, {}
   for n = 0, 59 do m[n + 1], s[n + 1] = n * 7 % 11 / 10, math.sin(n * 1.3) * 0.5 + 0.5 end
   t.equal(cuts.otsu_level(torch.tensor(s, { dtype = "float64" }):view({ 6, 10 })), 127)
@@ -46,7 +45,7 @@ t.test("Otsu's level is OpenCV's; the percentile takes exactly its share", funct
   t.equal(cuts.inside(map, "otsu"):tolist(), { { false, false }, { true, true } })
 end)
 
-t.test("IoU, Dice and their chance by hand", function()
+t.test("IoU, Dice and their chance levels by hand", function()
   local o = cuts.overlap(bool { { 1, 1, 0, 0 } }, bool { { 0, 1, 1, 0 } })
   t.near({ o.iou, o.dice, o.chance_iou, o.chance_dice }, { 1 / 3, 1 / 2, 1 / 3, 1 / 2 }, 1e-12)
   local ctx = { mask = bool { { 0, 0 }, { 1, 1 } }, keep = function(_, percentile)
@@ -66,7 +65,7 @@ t.test("IoU, Dice and their chance by hand", function()
     "iou: percentiles is an empty list (expected { 50, 95, \"otsu\" } or the like).")
 end)
 
-t.test("the curve over thresholds holds the overlap at each, and the best one is the lowest of equals", function()
+t.test("the curve holds the overlap at each threshold; of equal ones the lowest is best", function()
   local map, mask = torch.tensor({ { 0.1, 0.5, 0.503, 1.0 } }), bool { { 0, 0, 1, 1 } }
   local c = cuts.curves(map, mask)
   t.near({ c.iou[1], c.iou[11], c.iou[12], c.iou[51], c.iou[52], c.iou[100] },
@@ -84,14 +83,14 @@ local function findings(n, patients)
   return list
 end
 
--- A curve that is best at one threshold.
+-- A curve with one best threshold.
 local function peak(at)
   local curve = { iou = {}, dice = {} }
   for k = 1, cuts.levels do curve.iou[k] = k == at and 1.0 or 0.0 end
   return curve
 end
 
-t.test("a cross-fitted threshold never sees the image that it cuts, nor another of its patient", function()
+t.test("a cross-fitted threshold never uses the image it is applied to, nor others of its patient", function()
   local patients, curves = {}, {}
   for i = 1, 20 do
     patients[i] = "p" .. (i + 1) // 2
@@ -106,7 +105,7 @@ t.test("a cross-fitted threshold never sees the image that it cuts, nor another 
   t.ok(others >= 15, "where it is not judged, the third patient counts")
 end)
 
-t.test("with a split to tune on the threshold is that split's; folds do not depend on the order of images", function()
+t.test("thresholds of a tuning split; folds do not depend on the order of images", function()
   local of, how = finds.thresholds(findings(3), { { map = peak(5) }, {}, {} }, { { map = peak(30) } },
     { folds = 5, tune = { name = "val" } }, 42)
   t.equal({ of(1, "map", "iou"), of(2, "map", "iou"), how }, { 30, 30, "tuned on val" })
@@ -122,7 +121,7 @@ t.test("with a split to tune on the threshold is that split's; folds do not depe
   t.equal(images, "cross-fitted over 5 folds of images, patients unknown")
 end)
 
-t.test("sizes are named by their edges, findings under 0.1 % apart", function()
+t.test("sizes are named by their bounds; findings under 0.1 % are apart", function()
   t.equal(finds.size_names { 0.05, 0.2 }, { "under 0.1 %", "0.1 to 5 %", "5 to 20 %", "over 20 %" })
 end)
 
@@ -174,7 +173,7 @@ t.test("methods and baselines are rows of one table; every image, method and met
   t.ok(auprc_table.lines[1].difference.p_holm >= auprc_table.lines[1].difference.p)
 end)
 
-t.test("strata hold the images of their size and of right and wrong predictions", function()
+t.test("strata: images by size of finding, and by right and wrong predictions", function()
   local result = go { methods = { "gradcam" } }
   local n = {}
   for s, cell in ipairs(table_of(result, "^auprc").lines[1].strata) do n[result.strata[s]] = cell.n end
@@ -226,7 +225,7 @@ t.test("it draws contours, both grids and the sizes", function()
   t.ok(t.read(run.dir .. "/" .. result.figures[3].svg):find("% of the crop", 1, true))
 end)
 
-t.test("what cannot be judged is refused", function()
+t.test("data that cannot be judged are refused", function()
   t.fails(function() go { methods = { "gradcam" }, mask = "infection", masks = 1 } end,
     "explain: unknown option 'masks'. Did you mean 'mask'?")
   t.fails(function() go { methods = { "gradcam" }, sizes = { 0.3, 0.2 } } end,
@@ -249,11 +248,11 @@ local function other_split(n, first)
   return split
 end
 
-t.test("thresholds may be tuned on another split, which must have findings that are not judged", function()
+t.test("thresholds may be tuned on another split that has findings and no judged image", function()
   local result = go { methods = { "gradcam" }, tune = other_split(6, 100) }
   t.equal(result.thresholds, "tuned on val")
   t.ok(table_of(result, "^iou@1 threshold=tuned on val$"))
-  -- its 4, 5 and 6
+  -- its images 4, 5 and 6
   t.equal(go({ methods = { "gradcam" }, tune = other_split(8, 3) }).thresholds,
     "tuned on val without 3 images that are judged")
   t.fails(function() go { methods = { "gradcam" }, tune = split_of(2) } end,
@@ -264,7 +263,7 @@ t.test("thresholds may be tuned on another split, which must have findings that 
     .. "tune out: they are cross-fitted then.")
 end)
 
-t.test("folds hold a patient's images together, also where some patients are unknown", function()
+t.test("all images of a patient are in one fold, also where some patients are unknown", function()
   local list, curves = {}, {}
   for i = 1, 12 do
     list[i] = { item = { id = "id" .. i, patient = i <= 2 and "p3" or i == 3 and "" or "unknown" } }
@@ -277,7 +276,7 @@ t.test("folds hold a patient's images together, also where some patients are unk
   t.equal(how, "cross-fitted over 5 folds of patients where they are known, images elsewhere")
 end)
 
-t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", function()
+t.test("two overlaps in one run: titles tell them apart, overlap.csv holds both", function()
   local scope <close> = xai.scope()
   local run, model = tiny.run(t.tmpdir()), tiny.model()
   local asked = { methods = { "gradcam" }, mask = "lesion", baselines = { "sobel" }, metrics = { "energy_inside" },
@@ -298,7 +297,7 @@ t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", 
     and text:find("<h3>Random weights</h3>", 1, true) and text:find("earlier form", 1, true))
 end)
 
-t.test("the best baseline is judged where all are defined, and a metric may say that lower is better", function()
+t.test("the best baseline is chosen where all are defined, also for metrics where lower is better", function()
   local scope <close> = xai.scope()
   local split = split_of(9)
   local result = go({ methods = { "gradcam" }, baselines = { "sobel", "center_blob", "random_smooth" },
@@ -310,7 +309,7 @@ t.test("the best baseline is judged where all are defined, and a metric may say 
   for _, line in ipairs(one.lines) do
     if line.method == one.best then t.equal(line.all.mean, least) end
   end
-  -- whole lung, defined on two images of nine, is no measure for the others
+  -- whole_lung is defined on two images of nine, so it is no baseline for the others
   local function lungs(_, i, name)
     return name == "lungs" and i >= 8 and torch.ones(32, 32, { dtype = "uint8" })
       or name == "lesion" and split_of(9).mask(split, i, name) or nil
@@ -321,7 +320,7 @@ t.test("the best baseline is judged where all are defined, and a metric may say 
   t.equal(result.tables[1].best, "Sobel")
 end)
 
-t.test("a map of a researcher's that is not a number costs its own scores and no figure", function()
+t.test("an own map of NaN loses only its own scores and figures", function()
   local function some(x)
     local map = x:squeeze(0):mean({ 0 })
     if (x:sum():item() * 1000) // 1 % 2 == 0 then map[0][0] = 0 / 0 end
@@ -348,8 +347,7 @@ t.test("the report shows each table with its differences, the strata and what wa
   end
 end)
 
-t.test("lung zones of an image without lung mask, or with an empty one: that map is not defined, the others "
-  .. "are made", function()
+t.test("lung zones of an image without lung mask: that map is not defined, the others are made", function()
   local scope <close> = xai.scope()
   local run, split = tiny.run(t.tmpdir()), tiny.split(3)
   function split.mask(_, i)
@@ -370,8 +368,7 @@ t.test("lung zones of an image without lung mask, or with an empty one: that map
   end, "regions: lung_zones needs a data set with lung masks.")
 end)
 
-t.test("regions from files, one missing: that map is not defined, the others are made; a path without a placeholder "
-  .. "must be there", function()
+t.test("regions from files: a missing file leaves one map undefined; a path needs a placeholder", function()
   local scope <close> = xai.scope()
   local run, split = tiny.run(t.tmpdir()), tiny.split(3)
   local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
@@ -409,7 +406,7 @@ local function data_set(dir, names, masks)
   return function() return xai.dataset.covid_qu_ex { root = dir, part = "infection", size_px = 20, resize_px = 40 } end
 end
 
-t.test("a mask without an image is told: masks are matched by file name", function()
+t.test("masks without an image are reported: masks are matched by file name", function()
   local mask = torch.zeros(40, 40, { dtype = "uint8" })
   t.fails(data_set(t.tmpdir(), { "a.png" }, { ["b.png"] = mask }),
     "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' (masks and images are matched by file "
@@ -419,7 +416,7 @@ t.test("a mask without an image is told: masks are matched by file name", functi
     .. "by file name). Rename or remove it.")
 end)
 
-t.test("the share of a finding that the crop leaves out is counted in the file's pixels", function()
+t.test("the share of a finding outside the crop is counted in the file's pixels", function()
   local function with(rows, columns, value)
     local mask = torch.zeros(40, 40, { dtype = "uint8" })
     mask[{ rows, columns }]:fill_(value or 255)
@@ -439,7 +436,7 @@ t.test("the share of a finding that the crop leaves out is counted in the file's
   t.equal(finds.of(data.test, 3, o).size, "5 to 20 %")
 end)
 
-t.test("a finding that resizing loses is not called empty", function()
+t.test("a finding that resizing removes is not called empty", function()
   local dir, mask = t.tmpdir(), torch.zeros(80, 80, { dtype = "uint8" })
   mask[{ { 40, 41 }, { 40, 41 } }]:fill_(255) -- nearest: of rows 40 and 41 the resized picture takes one
   local data = data_set(dir, { "a.png", "b.png" }, { ["a.png"] = mask, ["b.png"] = mask:roll({ 1, 1 }, { 0, 1 }) })

@@ -29,7 +29,7 @@ t.test("numpy's draws give lime's samples, its first draw left out", function()
   end
 end)
 
-t.test("the labels explained are those with the largest answers, in lime's order", function()
+t.test("the explained labels are those with the largest outputs, in lime's order", function()
   for _, case in ipairs(cases) do
     local first, labels = load("outputs", case.seed):select(0, 0):tolist(), {}
     for i, l in ipairs(case.labels) do labels[i] = first[l.label + 1] end
@@ -55,7 +55,7 @@ for _, case in ipairs(cases) do
   end)
 end
 
-t.test("a mutant, the class shifted by one, has other weights", function()
+t.test("mutant: the next class has other weights", function()
   local case = cases[1]
   local made = surrogate.explain(load("masks", case.seed):double(),
     columns(load("outputs", case.seed), { case.labels[2] }),
@@ -65,7 +65,7 @@ end)
 
 local function digest(tensor) return core.image.sha256(tensor:contiguous():data_string()) end
 
-t.test("get_image_and_mask and mark_boundaries give lime's pictures to the last bit", function()
+t.test("get_image_and_mask and mark_boundaries equal lime's pictures bit for bit", function()
   local image, seen = load "image", 0
   for _, case in ipairs(cases) do
     local labels, weights, l = load("segments", case.seed), {}, case.labels[2]

@@ -6,7 +6,7 @@ local regions = require "medxai.perturb.regions"
 local torch = require "medxai.torch"
 local xai = require "medxai"
 
-local function picture(h, w) -- coloured, no two pixels alike
+local function picture(h, w) -- colored, no two pixels alike
   local at = torch.arange(3 * h * w, { dtype = "float64" })
   return (torch.sin(at * at * 0.011) * 0.5 + 0.5):view({ 3, h, w })
 end
@@ -26,7 +26,7 @@ t.test("quickshift and SLIC of twelve real X-rays equal those of scikit-image 0.
   t.equal(seen, 24)
 end)
 
-t.test("a window wider than the picture gives the labels of one that ends with it", function()
+t.test("a window wider than the picture gives the same labels as an uncut one", function()
   local list = {}
   for i = 0, 3599 do list[i + 1] = ((i * i * 7 + i // 40 * 3) % 256) / 255 end
   local x = torch.tensor(list, { dtype = "float64" }):view(3, 30, 40)
@@ -38,7 +38,7 @@ t.test("a window wider than the picture gives the labels of one that ends with i
   end
 end)
 
-t.test("labels are the same on one thread and on two", function()
+t.test("one and two threads give the same labels", function()
   local code = [[
     local regions, torch = require "medxai.perturb.regions", require "medxai.torch"
     local at = torch.arange(3 * 97 * 131, { dtype = "float64" })
@@ -51,14 +51,14 @@ t.test("labels are the same on one thread and on two", function()
   t.equal(one.out, two.out)
 end)
 
-t.test("a grid of 2 x 3 has its cells in reading order, as even as they come", function()
+t.test("a grid's cells are in reading order and as even as possible", function()
   local made = regions.of({ "grid", rows = 2, columns = 3 }, picture(4, 7))
   t.equal(made.labels:tolist(), { { 0, 0, 0, 1, 1, 2, 2 }, { 0, 0, 0, 1, 1, 2, 2 }, { 3, 3, 3, 4, 4, 5, 5 },
     { 3, 3, 3, 4, 4, 5, 5 } })
   t.equal({ made.count, made.source }, { 6, "grid(columns=3, rows=2)" })
 end)
 
-t.test("lung zones: thirds of each lung by its own height, the patient's right on the image's left", function()
+t.test("lung zones: thirds of each lung's height; the patient's right is the image's left", function()
   local mask = torch.zeros(8, 9, { dtype = "uint8" })
   mask[{ { 1, 7 }, { 1, 4 } }]:fill_(1) -- six rows: two a zone
   mask[{ { 2, 5 }, { 5, 8 } }]:fill_(1) -- three rows: one a zone
@@ -79,7 +79,7 @@ t.test("lung zones of a data set come from its masks and keep their names", func
   t.equal(made.labels:eq(0):eq(data.test:mask(1, "lungs"):eq(0)):all():item(), true)
 end)
 
-t.test("a file and a function give any whole numbers, which are renumbered in ascending order", function()
+t.test("files and functions may give any integers, which are renumbered in ascending order", function()
   local dir = t.tmpdir()
   local labels = torch.tensor({ { 7, 7, -2 }, { 300, 7, -2 } }, { dtype = "int64" })
   torch.save_npy(dir .. "/b0.npy", labels)
@@ -95,7 +95,7 @@ t.test("a file and a function give any whole numbers, which are renumbered in as
   t.equal(regions.of({ "file", path = dir .. "/grey.png" }, image).labels:tolist(), { { 0, 0, 1 }, { 0, 2, 1 } })
 end)
 
-t.test("the hash depends on labels and shape alone", function()
+t.test("the hash depends only on labels and shape", function()
   local flat = function(h, w)
     return regions.of(function() return torch.arange(6):view({ h, w }) end, picture(h, w)).hash
   end
@@ -103,7 +103,7 @@ t.test("the hash depends on labels and shape alone", function()
   t.equal(regions.of({ "grid", rows = 2, columns = 3 }, picture(2, 3)).hash, flat(2, 3))
 end)
 
-t.test("boundaries: the plain rule, and scikit-image's with int64 labels", function()
+t.test("boundaries by the plain rule, and as scikit-image with int64 labels", function()
   local map = torch.tensor({ { 0, 0, 0, 0 }, { 0, 1, 1, 0 }, { 0, 1, 1, 0 }, { 0, 0, 0, 0 } })
   local ring = { { false, true, true, false }, { true, false, false, true }, { true, false, false, true },
     { false, true, true, false } }
@@ -115,7 +115,7 @@ t.test("boundaries: the plain rule, and scikit-image's with int64 labels", funct
   t.equal(marked:sum({ 1, 2 }):tolist(), { 8, 8, 0 })
 end)
 
-t.test("what has no sense is refused with its reason", function()
+t.test("wrong regions are refused with the reason", function()
   local image = picture(6, 5)
   local function of(source, given) return function() regions.of(source, image, given) end end
   local function gives(labels) return of(function() return labels end) end

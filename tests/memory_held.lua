@@ -1,6 +1,5 @@
--- What is closed while a call works with it: Lua code runs inside calls (finalizers, __close, __index, callbacks) and
--- may close anything. The call holds what it was given until it ends, so its result is right; memory comes back after
--- it.
+-- Tensors closed during a call: Lua code that runs inside calls (finalizers, __close, __index, callbacks) may close
+-- anything. The call keeps its arguments alive until it ends, so its result is right; memory is freed after it.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -29,7 +28,7 @@ t.test("a function that is called may close its caller's arguments and scope", f
   end
 end)
 
-t.test("options that close a tensor when they are read: it is closed, and that is all", function()
+t.test("options may close a tensor while they are read", function()
   local gram, xy = torch.eye(2, { dtype = "float64" }), torch.tensor({ 3, -1 }, { dtype = "float64" })
   local options = setmetatable({}, { __index = function() gram:close() end })
   t.fails_like(function() core.lars.path(gram, xy, options) end, "^tensor is closed")
@@ -71,7 +70,7 @@ t.test("a function node may close the input, its argument and the model that run
     "function: gives userdata %(expected an open tensor%)")
 end)
 
-t.test("what a call held is free when it has returned, and when it has raised, before the next one is made", function()
+t.test("what a call held is freed when it returns or raises", function()
   local big, small = torch.ones(1000, 1000), torch.ones(3)
   local sum = big:sum()
   local live = memory().live_bytes
@@ -85,7 +84,7 @@ t.test("what a call held is free when it has returned, and when it has raised, b
   t.equal(live - memory().live_bytes, 4000000)
 end)
 
-t.test("a coroutine that failed inside a call, and is never resumed, keeps nothing", function()
+t.test("a coroutine that failed inside a call and is never resumed keeps nothing alive", function()
   local before = memory.live()
   for _ = 1, 20 do
     local x = torch.ones(100)

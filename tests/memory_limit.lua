@@ -5,7 +5,7 @@ local memory = require("medxai.core").memory
 
 local MB = 2 ^ 20
 
--- Runs f with a limit `mb` above what is live now; both are put back.
+-- Runs f with a limit of `mb` above what is live now; both are restored.
 local function with_limit(mb, f)
   local before = memory().limit_bytes / MB
   local limit = memory().live_bytes / MB + mb
@@ -14,7 +14,7 @@ local function with_limit(mb, f)
   return f(limit)
 end
 
-t.test("bytes and tensors are counted to the last one", function()
+t.test("bytes and tensors are counted exactly", function()
   local s <close> = memory.scope()
   local before = memory()
   local a = torch.empty(1000, 1000)
@@ -34,7 +34,7 @@ t.test("bytes and tensors are counted to the last one", function()
   t.ok(tostring(memory()):find "^live [%d.,]+ MB, peak [%d.,]+ MB, kept for reuse [%d.,]+ MB, limit [%d.,]+ MB")
 end)
 
-t.test("a freed block serves a tensor that fills four fifths of it, and comes back whole", function()
+t.test("a freed block serves a tensor of four fifths of its size and is returned whole", function()
   memory.empty_cache()
   local s <close> = memory.scope()
   torch.empty(3000000, { dtype = "uint8" }):close()
@@ -67,7 +67,7 @@ t.test("a freed block serves the next tensor of its size, and is aligned", funct
   t.equal(memory().cached_bytes, 0)
 end)
 
-t.test("what is kept stays below its cap, the oldest goes first", function()
+t.test("kept blocks stay below their cap; the oldest are freed first", function()
   local cap = memory().cache_limit_bytes / MB
   local restore <close> = setmetatable({}, { __close = function() memory.set_cache(cap) end })
   memory.empty_cache()
@@ -82,7 +82,7 @@ t.test("what is kept stays below its cap, the oldest goes first", function()
   t.equal(memory().cached_bytes, 0)
 end)
 
-t.test("a request beyond the limit is an error that says what was asked, live and allowed", function()
+t.test("a request beyond the limit is an error with the bytes asked, live and allowed", function()
   with_limit(64, function()
     local s <close> = memory.scope()
     local message = t.fails_like(function() return torch.empty(100 * MB, { dtype = "uint8" }) end,
@@ -92,13 +92,13 @@ t.test("a request beyond the limit is an error that says what was asked, live an
   end)
 end)
 
-t.test("a request that no machine could serve is an error, not a signal", function()
+t.test("a request that no machine could serve is an error, not a crash", function()
   t.fails_like(function() return torch.empty(2 ^ 50, { dtype = "uint8" }) end,
     "^out of memory: empty asked for 1,073,741,824 MB, ")
   t.fails_like(function() return torch.zeros(2 ^ 62, 4) end, "")
 end)
 
-t.test("out of memory collects what nobody holds and tries again", function()
+t.test("out of memory collects garbage and retries", function()
   with_limit(64, function()
     collectgarbage "stop" -- the garbage stays until the retry
     local restore <close> = setmetatable({}, { __close = function() collectgarbage "restart" end })
@@ -109,7 +109,7 @@ t.test("out of memory collects what nobody holds and tries again", function()
   end)
 end)
 
-t.test("kept blocks give way to a request of another size", function()
+t.test("kept blocks are freed for a request of another size", function()
   memory.empty_cache()
   with_limit(64, function()
     local s <close> = memory.scope()
@@ -120,7 +120,7 @@ t.test("kept blocks give way to a request of another size", function()
   end)
 end)
 
-t.test("tensors that nobody holds do not pile up", function()
+t.test("unreferenced tensors do not pile up", function()
   do -- what was live before must not allow more garbage afterwards
     local held = {}
     for i = 1, 300 do held[i] = torch.empty(MB) end
@@ -135,7 +135,7 @@ t.test("tensors that nobody holds do not pile up", function()
   t.ok(memory().peak_bytes - before < 400 * MB, "peak " .. (memory().peak_bytes - before) / MB .. " MB")
 end)
 
-t.test("an optimizer's step that would not fit changes nothing", function()
+t.test("an optimizer's step that runs out of memory changes nothing", function()
   local s <close> = memory.scope()
   local w = torch.ones(MB):requires_grad_()
   w.grad = torch.ones(MB)
@@ -176,8 +176,8 @@ t.test("2,000 training steps keep memory flat", function()
   t.ok(last < first)
 end)
 
--- Every allocation of f fails once, and on, until f gets through; each failure is an error in the house form, and
--- nothing is lost.
+-- Fails every allocation of f, one per try, until f succeeds; each failure is an error in the usual form, and nothing
+-- leaks.
 local function sweep(fail_after, f)
   for n = 0, 500 do
     memory.collect()

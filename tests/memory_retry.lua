@@ -1,6 +1,6 @@
--- One allocation fails, at every place of a training step and of an operator in turn: either an error says so, or what
--- comes out and what is left (gradients, running statistics, batch counters, random generator) equals the undisturbed
--- call to the last bit. Both kinds have to occur: a second try that never helps would pass otherwise.
+-- One allocation fails, at every place of a training step and of an operator in turn: either an error is raised, or
+-- results and state (gradients, running statistics, batch counters, random generator) equal the undisturbed call to the
+-- last bit. Both outcomes must occur, else a retry that never helps would pass.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -8,7 +8,7 @@ local torch = require "medxai.torch"
 
 local memory = core.memory
 
--- The tensors' shapes, types and bytes as one text. nil stands for itself.
+-- The tensors' shapes, types and bytes as one text; nil is allowed.
 local function print_of(tensors)
   local hash = core.image.sha256_stream()
   for i = 1, tensors.n do
@@ -54,7 +54,7 @@ local function sweep(trial)
   return survived, raised
 end
 
--- The buffers as they are now; the function that it gives puts them back, clears the gradients and seeds the generator.
+-- Saves the buffers; the function returned restores them, clears the gradients and seeds the generator.
 local function rewinder(model)
   local kept = {}
   for i, entry in ipairs(model:buffers()) do kept[i] = entry.tensor:clone() end
@@ -85,7 +85,8 @@ local function sweep_training(model, x, y)
   end)
 end
 
--- All that draws or counts while it trains: two norms, dropout, stochastic depth; and squeeze and excitation as in B0.
+-- Everything that draws or counts in training: two norms, dropout, stochastic depth; and squeeze and excitation as in
+-- EfficientNet B0.
 local function build(g, x)
   x = g:relu6("act", g:batch_norm2d("norm", g:conv2d("conv", x, { 3, 4, 3, padding = 1, bias = false }), 4))
   local y = g:batch_norm2d("norm2", g:conv2d("conv2", g:silu("act2", x), { 4, 4, 3, padding = 1 }), 4)
@@ -100,7 +101,7 @@ local function tiny()
   return graph.network { name = "tiny", classes = 3, size_px = 8, build = build }
 end
 
-t.test("a training step with norms, dropout and stochastic depth survives whole or raises", function()
+t.test("out of memory in a training step: it completes unchanged or raises", function()
   local model <close> = tiny()
   model:train()
   local survived, raised = sweep_training(model, torch.randn(3, 3, 8, 8), torch.tensor { 0, 1, 2 })
@@ -118,7 +119,7 @@ for _, name in ipairs { "mobilenet_v2", "efficientnet_b0" } do
   end)
 end
 
-t.test("a pass in eval mode, in place, folded or guided, survives whole or raises", function()
+t.test("out of memory in an eval pass, in place, folded or guided: it completes or raises", function()
   local model <close> = tiny()
   torch.no_grad(function() model(torch.randn(3, 3, 8, 8)) end)
   model:eval()
@@ -231,7 +232,7 @@ for _, kind in ipairs {
   end)
 end
 
-t.test("an operator that may have written, and a backward pass, say so", function()
+t.test("an operator that may have written, and a backward pass, report it instead of retrying", function()
   local x = torch.zeros(3)
   memory.fail_after(0, 1)
   local ok, message = pcall(function() return x:add_(torch.ones({ 3 }, { dtype = "int64" })) end)

@@ -5,7 +5,7 @@ local memory = require("medxai.core").memory
 
 local closed = "tensor is closed (by close(), or with the scope in which it was made: scope:keep(t) lets it live on)."
 
-t.test("a scope closes what was made in it, and using it then is an error", function()
+t.test("a scope closes tensors made in it; using them later is an error", function()
   local inside
   do
     local s <close> = memory.scope()
@@ -17,7 +17,7 @@ t.test("a scope closes what was made in it, and using it then is an error", func
   t.fails(function() return torch.add(torch.ones(2), inside) end, closed)
 end)
 
-t.test("keep moves tensors, also those in tables, to the scope around", function()
+t.test("keep moves tensors, also those in tables, to the enclosing scope", function()
   local outer <close> = memory.scope()
   local a, b, c, d
   do
@@ -55,7 +55,7 @@ t.test("an outer scope keeps what an open inner one made", function()
   t.equal(a:item(), 1)
 end)
 
-t.test("a scope closes its tensors when its block fails, at any depth", function()
+t.test("a scope closes its tensors when its block raises, at any depth", function()
   local a, b
   local ok, message = pcall(function()
     local s <close> = memory.scope()
@@ -85,7 +85,7 @@ t.test("closing twice, or the outer scope first, is safe", function()
   t.fails(function() inner:keep(b) end, "scope: keep: the scope is closed. Keep tensors before it ends.")
 end)
 
-t.test("a scope that was forgotten open gives its tensors to the scope around", function()
+t.test("a scope left open by mistake gives its tensors to the enclosing scope", function()
   local a
   do
     local s = memory.scope()
@@ -97,7 +97,7 @@ t.test("a scope that was forgotten open gives its tensors to the scope around", 
   a:close()
 end)
 
-t.test("unscoped makes tensors that outlive the step", function()
+t.test("unscoped makes tensors that outlive all scopes", function()
   local cache
   do
     local s <close> = memory.scope()
@@ -114,7 +114,7 @@ t.test("unscoped makes tensors that outlive the step", function()
   t.fails(function() return lost.shape end, closed)
 end)
 
-t.test("a coroutine's scope is left in order", function()
+t.test("a coroutine's scopes close in order", function()
   local a
   local co = coroutine.wrap(function()
     local s <close> = memory.scope()
@@ -210,7 +210,7 @@ t.test("three coroutines that hold scopes at once, closed in another order than 
   t.equal({ open_of(1), open_of(2), open_of(3) }, { 0, 0, 0 })
 end)
 
-t.test("a coroutine that failed, or was forgotten, takes its scopes with it", function()
+t.test("a coroutine that failed or was dropped closes its scopes", function()
   local before = memory().boxes
   for _ = 1, 50 do
     local co = coroutine.create(function()
@@ -241,7 +241,7 @@ t.test("a scope may be closed by another coroutine than its own", function()
   t.equal(co():item(), 1)
 end)
 
-t.test("what keep and the limits do not take is told", function()
+t.test("wrong arguments of keep and the limits are errors", function()
   local s <close> = memory.scope()
   t.fails(function() s:keep(3) end, "scope: keep: expected tensors, got number. Call it as scope:keep(t, ...).")
   t.fails(function() memory.set_limit("much") end, "memory.set_limit: expected a size in MB (0 or more), got much")

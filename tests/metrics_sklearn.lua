@@ -55,7 +55,7 @@ t.test("metrics refuse rows that do not fit", function()
     "metrics: labels and probabilities differ in length (2 and 1).")
 end)
 
-t.test("an empty split has no AUROC and no accuracy to boast of", function()
+t.test("an empty split has neither AUROC nor accuracy", function()
   local result = metrics.classification({}, {}, { "a", "b" })
   t.equal(result.n, 0)
   t.equal(result.accuracy, 0.0)
@@ -64,7 +64,7 @@ end)
 
 -- ---- intervals ------------------------------------------------------------------------------------------------------
 
--- Answers of a network over three classes, a patient of one to three images each; every so many are wrong.
+-- Predictions of a network for three classes, one to three images per patient; every so many are wrong.
 local function answers(n)
   local labels, probabilities, patients = {}, {}, {}
   for i = 1, n do
@@ -78,8 +78,7 @@ local function answers(n)
   return labels, probabilities, patients
 end
 
-t.test("the standard error of macro F1 and balanced accuracy is the jackknife's over patients; the value is the "
-  .. "metric's", function()
+t.test("macro F1 and balanced accuracy have jackknife standard errors over patients", function()
   local labels, probabilities, patients = answers(120)
   local predicted, over = require("medxai.stats.logits").argmax(probabilities), units.over(120, patients)
   for _, name in ipairs { "macro_f1", "balanced_accuracy" } do
@@ -100,8 +99,7 @@ t.test("the standard error of macro F1 and balanced accuracy is the jackknife's 
   end
 end)
 
-t.test("intervals of a classification: patients where every one is known; each holds its value, "
-  .. "within 0 and 1", function()
+t.test("classification intervals are over patients where all are known", function()
   local labels, probabilities, patients = answers(120)
   local result = metrics.classification(labels, probabilities, { "a", "b", "c" })
   local by_image = metrics.classification_intervals(labels, probabilities)
@@ -122,8 +120,7 @@ t.test("intervals of a classification: patients where every one is known; each h
   t.equal(metrics.classification_intervals(labels, probabilities, { patients = alike }).units, 11)
 end)
 
-t.test("a class with one image, or none, gives the AUROC no interval, and the reason; all answers right "
-  .. "give bounds", function()
+t.test("a class with one image or none gives AUROC no interval, with the reason", function()
   local labels, probabilities = answers(60)
   for i = 1, 60 do labels[i] = i == 1 and 2 or i % 2 end
   local all = metrics.classification_intervals(labels, probabilities)

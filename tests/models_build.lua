@@ -17,7 +17,7 @@ local function trained_names(model)
   return list
 end
 
-t.test("a network trains one step: gradients where it is trained, none where it is frozen", function()
+t.test("a network trains one step: trained parts have gradients, frozen ones none", function()
   local model <close> = small { train_depth = 1, seed = 3 }
   local x = torch.rand(2, 3, 64, 64)
   local loss = torch.cross_entropy(model(x), torch.tensor { 0, 2 })
@@ -29,7 +29,7 @@ t.test("a network trains one step: gradients where it is trained, none where it 
   for _, p in ipairs(model:parameters()) do t.equal(p.tensor.grad, nil, p.name) end
 end)
 
-t.test("train_depth opens the head and the parts behind it", function()
+t.test("train_depth trains the head and the parts before it", function()
   local model <close> = small { train_depth = 0 }
   t.equal(trained_names(model), { "classifier.1.weight", "classifier.1.bias" })
   local deeper <close> = small { train_depth = 1 }
@@ -37,7 +37,7 @@ t.test("train_depth opens the head and the parts behind it", function()
   t.equal(first, "features.9.squeeze.weight")
 end)
 
-t.test("constructors name a wrong option", function()
+t.test("a wrong option of a constructor is named", function()
   t.fails(function() models.vgg19 { classes = 3, hiden = 5 } end,
     "vgg19: unknown option 'hiden'. Did you mean 'hidden'?")
   t.fails(function() models.squeezenet1_0 {} end,
@@ -54,7 +54,7 @@ t.test("constructors name a wrong option", function()
   t.fails(function() return models.vgg18 end, "models: unknown network 'vgg18'. Did you mean 'vgg19'?")
 end)
 
-t.test("an input of another shape or dtype is named", function()
+t.test("an input of another shape or dtype is refused with both", function()
   local model <close> = small {}
   t.fails(function() model(torch.rand(3, 64, 64)) end,
     "squeezenet1_0: the input has shape 3x64x64 (expected N,3,H,W). Use x:unsqueeze(0).")
@@ -65,20 +65,20 @@ t.test("an input of another shape or dtype is named", function()
   t.fails(function() model "x" end, "squeezenet1_0: the input is a string (expected a tensor N,3,H,W).")
 end)
 
-t.test("an error names the node it happened in", function()
+t.test("an error names the node in which it happened", function()
   local model <close> = small {}
   local message = t.fails_like(function() model(torch.rand(1, 3, 8, 8)) end, "^max_pool2d: ")
   t.ok(message:find("\n  in squeezenet1_0 > features > 2$") or message:find("\n  in squeezenet1_0 > features > %d+$"),
     message)
 end)
 
-t.test("a closed model says so", function()
+t.test("using a closed model is an error", function()
   local model = small {}
   model:close()
   t.fails(function() model(torch.rand(1, 3, 64, 64)) end, "squeezenet1_0: the model is closed. Make a new one.")
 end)
 
-t.test("models live outside scopes", function()
+t.test("models outlive scopes", function()
   local model
   do
     local scope <close> = core.memory.scope()
@@ -88,7 +88,7 @@ t.test("models live outside scopes", function()
   model:close()
 end)
 
-t.test("all seven take a training step in bfloat16", function()
+t.test("all seven networks take a training step in bfloat16", function()
   t.needs_bfloat16()
   for _, name in ipairs(models.names) do
     local scope <close> = core.memory.scope()
@@ -106,7 +106,7 @@ t.test("all seven take a training step in bfloat16", function()
   end
 end)
 
-t.test("inception_v3 says how large its images must be", function()
+t.test("inception_v3 states the least size of its images", function()
   local model <close> = models.inception_v3 { classes = 3 }
   t.fails(function() model(torch.rand(2, 3, 224, 299)) end,
     "inception_v3: the input is 224x299 pixels (expected at least 299x299 in train mode, for the auxiliary branch).")
@@ -114,7 +114,7 @@ t.test("inception_v3 says how large its images must be", function()
     "inception_v3: the input is 74x299 pixels (expected at least 75x75).")
 end)
 
-t.test("a head may be the thesis' or torchvision's", function()
+t.test("heads: the thesis' or torchvision's", function()
   local function names(o)
     local model <close> = models.resnet50(o)
     local list = {}
@@ -128,7 +128,7 @@ t.test("a head may be the thesis' or torchvision's", function()
   t.equal(names { classes = 5, head = "torchvision" }, { "fc.weight 5x2048", "fc.bias 5" })
 end)
 
-t.test("a network of one's own is told apart by all that its functions hold on to", function()
+t.test("networks of one's own are identified by everything that their functions use", function()
   local function graph_of(scale, factors, weights)
     local function scaled(x) return x * scale() end
     local model <close> = require("medxai.nn.graph").network { name = "tiny", classes = { "a", "b" }, size_px = 8,

@@ -41,7 +41,7 @@ t.test("a state goes into another model of the same shape", function()
   t.ok(b:version() ~= version, "the version tells")
 end)
 
-t.test("dtypes are converted, gradients stay switched on", function()
+t.test("loading converts dtypes and keeps requires_grad", function()
   local a <close> = tiny { seed = 1 }
   local b <close> = tiny { seed = 2 }
   local list = copies(a)
@@ -53,7 +53,7 @@ t.test("dtypes are converted, gradients stay switched on", function()
   t.equal(b:parameters()[1].tensor.requires_grad, true)
 end)
 
-t.test("a state that does not fit loads nothing and says what is wrong", function()
+t.test("a state that does not fit loads nothing and is reported", function()
   local a <close> = tiny { seed = 1 }
   local b <close> = tiny { seed = 2 }
   local list = copies(a)
@@ -71,7 +71,7 @@ t.test("a state that does not fit loads nothing and says what is wrong", functio
   t.ok(equal(a, b, "fc.weight"))
 end)
 
-t.test("a clone shares the graph and nothing else", function()
+t.test("a clone shares the graph and no tensors", function()
   local a <close> = tiny()
   local b <close> = a:clone()
   t.ok(a._def == b._def)
@@ -81,7 +81,7 @@ t.test("a clone shares the graph and nothing else", function()
   t.equal(b:parameters()[1].trainable, true)
 end)
 
-t.test("randomize cascades from the output, or changes one part", function()
+t.test("randomize goes from the output back to a part, or changes one part", function()
   local a <close> = tiny()
   local one <close> = a:randomize { only = "second", seed = 3 }
   local top <close> = a:randomize { to = "fc", seed = 3 }
@@ -100,7 +100,7 @@ t.test("randomize cascades from the output, or changes one part", function()
   t.fails(function() a:randomize { to = "scond" } end, "tiny: unknown node 'scond'. Did you mean 'second'?")
 end)
 
-t.test("a frozen part goes on in train mode, or stays in eval mode", function()
+t.test("a frozen part stays in train mode, or in eval mode where asked for", function()
   local x = torch.rand(2, 3, 64, 64)
   local function after_one_batch(frozen)
     local model <close> = models.mobilenet_v2 { classes = 2, train_depth = 1, frozen = frozen, seed = 1, hidden = 8 }
@@ -119,13 +119,13 @@ t.test("a frozen part goes on in train mode, or stays in eval mode", function()
   t.equal(after_one_batch "eval", { 0, 2 })
 end)
 
-t.test("the frozen prefix records no graph", function()
+t.test("the frozen part records no autograd graph", function()
   local model <close> = models.mobilenet_v2 { classes = 2, train_depth = 1, seed = 1, hidden = 8 }
   local got = model:forward { x = torch.rand(2, 3, 64, 64), outputs = { "features.13", "features.14", "output" } }
   t.equal({ got["features.13"].requires_grad, got["features.14"].requires_grad }, { false, true })
 end)
 
-t.test("moving keeps the tensor objects", function()
+t.test("moving a model keeps its tensor objects", function()
   local model <close> = tiny()
   local w = model:parameters()[1].tensor
   model:to { dtype = "float64", layout = "channels_last" }
@@ -151,7 +151,7 @@ tiny: 2 classes, images of 8x8, float32, nchw; 278 parameters, 158 trained
   t.fails(function() model:set_trainable { frst = true } end, "tiny: unknown part 'frst'. Did you mean 'first'?")
 end)
 
-t.test("modules come in registration order with their tensors", function()
+t.test("modules are listed in registration order with their tensors", function()
   local model <close> = tiny()
   local kinds = {}
   for i, m in ipairs(model:modules()) do kinds[i] = m.name .. " " .. m.kind end
@@ -182,7 +182,7 @@ local function sweep(kind, fail_after, run, before_each)
   error(kind .. ": never went through")
 end
 
-t.test("any allocation of a pass may fail: an error, no leak, and it works afterwards", function()
+t.test("any allocation in a pass may fail: an error, no leak, and the model still works", function()
   local model = tiny():eval()
   local x = torch.rand(2, 3, 8, 8)
   local function run()

@@ -1,5 +1,5 @@
--- What networks are compared by: values, paired differences and what each image adds, of one training and of several;
--- and that equal networks are not told apart more often than promised.
+-- Endpoints that compare networks: values, paired differences and each image's contribution, for one training and for
+-- several; equal networks are not told apart more often than stated.
 local t = require "t"
 local calibration = require "medxai.stats.calibration"
 local classification = require "medxai.stats.classification"
@@ -11,7 +11,7 @@ local units = require "medxai.stats.units"
 
 local classes = { "a", "b", "c" }
 
--- Answers of a network: the truth's logit raised by `signal`, normal noise beside; keyed.
+-- Logits of a network: the true class raised by `signal`, plus keyed normal noise.
 local function answers(labels, signal, noise, id)
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local draws, rows = random.stream { seed = 7, purpose = "test_networks@1", id = id }:normal(3 * #labels):tolist(), {}
@@ -37,7 +37,7 @@ local function with_noise(rows, noise, id)
   return out
 end
 
-t.test("areas and their differences are those of the probabilities, over images and over patients", function()
+t.test("AUROCs and their differences, over images and over patients, equal those of the probabilities", function()
   local labels, patients = labels_of { 15, 25, 20 }, {}
   for i = 1, 60 do patients[i] = "p" .. i // 2 end
   local a, b = answers(labels, 1, 1, "a"), answers(labels, 0.5, 1, "b")
@@ -53,7 +53,7 @@ t.test("areas and their differences are those of the probabilities, over images 
   end
 end)
 
-t.test("accuracy of two single trainings is McNemar's, of several seeds random signs of the means", function()
+t.test("accuracy of two trainings is compared by McNemar's test, of several seeds by random signs", function()
   local labels = labels_of { 20, 20, 20 }
   local a, b, c = answers(labels, 2, 1, "a"), answers(labels, 0.5, 1, "b"), answers(labels, 0.5, 1, "c")
   local e, over = endpoints.of("accuracy", classes), units.over(60)
@@ -89,7 +89,7 @@ t.test("macro F1 and balanced accuracy: values, differences, the mean over seeds
   end
 end)
 
-t.test("what the images add sums to 0, and a table of units and seeds has the seeds' values as means", function()
+t.test("contributions of images sum to 0; means over seeds equal the values", function()
   local labels, patients = labels_of { 15, 25, 20 }, {}
   for i = 1, 60 do patients[i] = "p" .. i // 2 end
   local judged = endpoints.judged(labels, { answers(labels, 1, 1, "a"), answers(labels, 1, 1, "b") })
@@ -109,7 +109,7 @@ t.test("what the images add sums to 0, and a table of units and seeds has the se
   end
 end)
 
-t.test("an image that is counted twice changes a value by what it adds", function()
+t.test("counting an image twice changes a value by its contribution", function()
   local labels = labels_of { 40, 50, 60 }
   local rows = answers(labels, 1, 1, "a")
   for _, name in ipairs(endpoints.names(classes)) do
@@ -118,7 +118,7 @@ t.test("an image that is counted twice changes a value by what it adds", functio
     local more_labels, more_rows = table.move(labels, 1, 150, 1, {}), table.move(rows, 1, 150, 1, {})
     more_labels[151], more_rows[151] = labels[1], rows[1]
     local after = e:influence(endpoints.judged(more_labels, { more_rows }), 1)
-    -- first order in 1/150: the rest is of the order of its square
+    -- first order in 1/150: the remainder is of second order
     t.near(150 * (after - value), phi[1], 0.05 + 0.03 * math.abs(phi[1]), name)
   end
 end)
@@ -138,7 +138,7 @@ local function images_of(labels, logits, patients)
   return { n = #labels, labels = labels, patients = patients or {}, logits = logits }
 end
 
-t.test("equal networks, one with two copies of noise, are not told apart more often than promised", function()
+t.test("equal networks are told apart no more often than the level allows", function()
   -- 12 nulls here, 200 with --long; each of three networks, Holm over their pairs, every endpoint a family of its own.
   -- The seed is fixed: the number is the same on every machine. 4 or more of 12 have probability 0.002 at 5 %.
   for name, count in pairs(require "equalnetworks"(12)) do t.ok(count <= 3, name .. ": " .. count .. " of 12") end
@@ -168,7 +168,7 @@ t.test("a better network is found, and equivalence needs a margin", function()
   t.equal(found, { ["good bad"] = "better", ["good twin"] = "equivalent", ["bad twin"] = "worse" })
 end)
 
-t.test("several seeds of a run are one recipe: three tell of other seeds, two do not, and say why", function()
+t.test("intervals over seeds need three of them; two give none, with the reason", function()
   local labels = labels_of { 40, 40, 40 }
   local function judge(names)
     local logits = {}
@@ -195,7 +195,7 @@ t.test("several seeds of a run are one recipe: three tell of other seeds, two do
   t.equal(recipe_pair(list), nil)
 end)
 
-t.test("fewer than 10 patients: values, but no interval and no verdict", function()
+t.test("fewer than 10 patients: values without interval or verdict", function()
   local labels, patients = labels_of { 10, 10, 10 }, {}
   for i = 1, 30 do patients[i] = "p" .. i % 9 end
   local study = { models = models { "good", "bad" }, classes = classes, seed = 42 }
@@ -212,7 +212,8 @@ t.test("fewer than 10 patients: values, but no interval and no verdict", functio
   end
 end)
 
-t.test("calibration has its chance level, a temperature is of the tuning images, sets keep their promise", function()
+t.test("calibration has a chance level; the temperature is fitted on tuning images; sets have their coverage",
+  function()
   local labels = labels_of { 100, 100, 100 }
   local sure = {}
   for i, row in ipairs(answers(labels, 1, 1, "a")) do sure[i] = { 3 * row[1], 3 * row[2], 3 * row[3] } end

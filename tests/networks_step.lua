@@ -1,5 +1,4 @@
--- run:networks as an experiment runs it: what it leaves, that it is resumed, that it gives the same bytes, and what it
--- refuses.
+-- run:networks as an experiment runs it: its files, resuming, equal bytes, and what it refuses.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -61,8 +60,7 @@ local function bytes_of(dir)
   return list
 end
 
-t.test("networks are compared: tables, verdicts, sentences, a section of the page; again nothing is done twice",
-  function()
+t.test("networks are compared: tables, verdicts, a section of the report; a second call repeats nothing", function()
   local r, dir = go()
   t.equal(r.code, 0, r.err)
   local verdicts = csv.read(dir .. "/runs/compare/verdicts.csv")
@@ -88,7 +86,7 @@ t.test("networks are compared: tables, verdicts, sentences, a section of the pag
   t.equal(bytes_of(dir), before)
   t.equal(#files.records(dir .. "/runs/compare/evaluations.jsonl"), looks)
 
-  -- Interrupted after two models and before the tables: what is there is kept, the rest made, the bytes are the same.
+  -- Interrupted after two models and before the tables: finished parts are kept, the bytes are the same.
   for _, name in ipairs { "networks", "networks-b-on-test" } do
     files.remove(dir .. "/runs/compare/steps/" .. name .. ".json")
   end
@@ -100,7 +98,7 @@ t.test("networks are compared: tables, verdicts, sentences, a section of the pag
   t.equal(bytes_of(dir), before)
   t.equal(#files.records(dir .. "/runs/compare/evaluations.jsonl"), looks + 1, "one model on one split again")
 
-  -- A run of the study that is trained again meanwhile.
+  -- A run of the study that was trained again meanwhile.
   t.write(dir .. "/again.lua", train:gsub('fit%("b", 4', 'fit("b", 5'):gsub("for seed[^\n]*\n", ""))
   t.equal(t.run({ "--quiet", "--overwrite", "again.lua", cwd = dir, timeout = 300 }).code, 0)
   r = t.run { "--quiet", "compare.lua", cwd = dir, timeout = 300 }

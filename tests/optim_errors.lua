@@ -5,7 +5,7 @@ local optim = require "medxai.train.optim"
 
 local function leaf(...) return torch.tensor({ ... }):requires_grad_() end
 
-t.test("options are checked when they are written", function()
+t.test("options are checked when an optimizer is described", function()
   t.fails(function() optim.sgd { learning_rate = 0.1 } end, "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
   t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number: learning rate). Add lr = "
     .. "... to it.")
@@ -30,7 +30,7 @@ t.test("options are checked when they are written", function()
     "^step_lr: unknown option 'size'%. Did you mean 'step_size'%?")
 end)
 
-t.test("groups are checked when they are built", function()
+t.test("parameter groups are checked when an optimizer is built", function()
   local spec = optim.sgd { lr = 0.1 }
   t.fails(function() spec:build {} end, "sgd: nothing to train: build takes a list of groups { names = { ... }, "
     .. "params = { ... } }.")
@@ -49,7 +49,7 @@ t.test("groups are checked when they are built", function()
   end, "^optimizer: parameter 'b' is in another group already")
 end)
 
-t.test("a step without any gradient is an error, one without some skips those", function()
+t.test("a step without any gradient is an error; parameters without one are skipped", function()
   local a, b = leaf(1.0), leaf(1.0)
   local o = optim.sgd({ lr = 0.5, weight_decay = 0.1 }):build { { names = { "a", "b" }, params = { a, b } } }
   t.fails(function() o:step() end, "optimizer: no parameter has a gradient. Call backward on the loss before step")
@@ -61,7 +61,7 @@ t.test("a step without any gradient is an error, one without some skips those", 
   t.equal(a.grad, nil)
 end)
 
-t.test("a step counts in the tensor's version, so that caches notice", function()
+t.test("a step increases the tensors' version, so that caches see it", function()
   local a = leaf(1.0)
   local y = (a * a):sum()
   local o = optim.sgd({ lr = 0.5 }):build { { names = { "a" }, params = { a } } }
@@ -70,7 +70,7 @@ t.test("a step counts in the tensor's version, so that caches notice", function(
   t.fails_like(function() y:backward() end, "modified by an inplace operation")
 end)
 
-t.test("learning rates by group, counted from 1", function()
+t.test("learning rates per group, numbered from 1", function()
   local a, b = leaf(1.0), leaf(1.0)
   local o = optim.sgd({ lr = 0.5 }):build { { names = { "a" }, params = { a } },
     { names = { "b" }, params = { b }, lr = 0.25 } }
@@ -84,7 +84,7 @@ t.test("learning rates by group, counted from 1", function()
   t.fails(function() o:set_lr(-1) end, "optimizer: set_lr: expected a learning rate of 0 or more, got -1")
 end)
 
-t.test("a saved state must fit, else the old one stays", function()
+t.test("a saved state that does not fit is refused and the old one stays", function()
   local a = leaf(1.0, 2.0)
   local o = optim.adam({ lr = 0.1 }):build { { names = { "a" }, params = { a } } }
   a.grad = torch.ones(2)
@@ -103,7 +103,7 @@ t.test("a saved state must fit, else the old one stays", function()
     "^optimizer: exp_avg of 'a' has shape %[3%], the parameter %[2%]")
 end)
 
-t.test("a plateau schedule asks for its number", function()
+t.test("a plateau schedule requires its metric", function()
   local s = optim.reduce_lr_on_plateau({ patience = 0 }):build(0.1)
   t.fails(function() s:step() end, "reduce_lr_on_plateau: step needs the watched number (expected a number, got "
     .. "nothing).")
@@ -113,7 +113,7 @@ t.test("a plateau schedule asks for its number", function()
   t.fails(function() s:load_state { 1 } end, "reduce_lr_on_plateau: saved state is not one of this schedule.")
 end)
 
-t.test("a state that found no memory leaves none behind, and the next step works", function()
+t.test("a state that ran out of memory leaves nothing behind, and the next step works", function()
   local memory = require("medxai.core").memory
   local w = torch.ones(4):requires_grad_()
   w.grad = torch.ones(4)

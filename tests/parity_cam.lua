@@ -418,7 +418,7 @@ local function class_table(model, name, inputs)
   end
 end
 
--- The coloured, non-square picture through our own reader is bit for bit what Pillow and torchvision made of it.
+-- The colored, non-square picture through our own reader is bit for bit what Pillow and torchvision made of it.
 local function reader_table(model, name, inputs)
   local scope <close> = core.memory.scope()
   local side = model.size_px

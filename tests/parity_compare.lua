@@ -13,7 +13,7 @@ local allowed = { faithfulness_correlation = 1e-5, faithfulness_estimate = 1e-5,
   max_sensitivity = 1e-4, gini = 1e-5,
   entropy = 1e-5, relevance_rank_accuracy = 1e-12, energy_inside = 1e-6, pointing_game = 0 }
 
-t.test("the comparison's metrics are those of Quantus and captum where these are right", function()
+t.test("the comparison's metrics equal Quantus' and captum's where these are right", function()
   if not dir then t.skip "MEDXAI_COMPARE_DIR is not set" end
   local ours, passed, failed, worst = {}, 0, {}, {}
   for _, row in ipairs(csv.read(dir .. "/scores.csv")) do

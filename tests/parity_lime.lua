@@ -1,4 +1,4 @@
--- LIME against lime 0.2.0.1 on networks trained a little, three real X-rays and the made coloured image, with
+-- LIME against lime 0.2.0.1 on networks trained a little, three real X-rays and the made colored image, with
 -- MEDXAI_LIME_DIRS = folders that perturb_lime.py wrote (separated by spaces; skipped without it;
 -- MEDXAI_PARITY_NETWORKS = "resnet50,vgg19" chooses). For each image: regions equal, samples equal, coefficients of all
 -- labels from lime's own outputs (<= 1e-6 of the largest) and end to end through our network (<= 1e-3 of the largest).

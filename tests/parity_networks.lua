@@ -1,4 +1,4 @@
--- The seven networks beside torchvision's, on formula-made weights and one coloured, non-square input.
+-- The seven networks against torchvision, with weights by formula and one colored, non-square input.
 -- In the test suite: three networks in float64 against the small files in tests/reference/networks. With
 -- MEDXAI_PARITY_DIR (what tests/reference/networks.py wrote on this machine): all seven, also float32 to the last bit,
 -- training steps and initial weights, printed as a table; the test fails where a cell does.

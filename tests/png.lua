@@ -15,7 +15,7 @@ local channels = { [0] = 1, [2] = 3, [4] = 2, [6] = 4 }
 --- The bytes of a PNG (at most 65535 bytes of samples).
 ---@param width integer
 ---@param height integer
----@param kind integer 0 grey, 2 colour, 4 grey and alpha, 6 colour and alpha
+---@param kind integer 0 gray, 2 color, 4 gray and alpha, 6 color and alpha
 ---@param bits integer 8 or 16
 ---@param sample fun(x: integer, y: integer, channel: integer): integer all from 0
 function png.bytes(width, height, kind, bits, sample)

@@ -1,5 +1,5 @@
--- The packet for readers: nothing in it names a method, letters are balanced, the key is outside; and what is made of
--- answers.
+-- The packet for readers: no file names a method, letters are balanced, the key is outside; and how answers are
+-- analyzed.
 local t = require "t"
 local core = require "medxai.core"
 local csv = require "medxai.base.csv"
@@ -46,7 +46,7 @@ local function made(n, options)
   return run, packet.run(run, study_of(n + 2), o), csv.read(run.dir .. "/packet_key.csv")
 end
 
-t.test("a packet holds pictures without a method's name; the key lies outside and its hash inside", function()
+t.test("a packet's pictures do not name the method; the key is outside, its hash inside", function()
   local run, result, key = made(6, { readers = 2 })
   t.equal({ result.cases, result.readers, result.methods, #key }, { 6, 2, 3, 2 * 3 * 7 })
   t.equal(files.read(run.dir .. "/packet/KEY.sha256"):match "^%x+",
@@ -74,7 +74,7 @@ t.test("a packet holds pictures without a method's name; the key lies outside an
   end
 end)
 
-t.test("each method is each letter equally often over readers; a case that comes again has turned letters", function()
+t.test("letters are balanced over readers; a repeated case has exchanged letters", function()
   local _, _, key = made(6, { readers = 3, repeats = 0.5 })
   local count, of_case = {}, {}
   for _, row in ipairs(key) do
@@ -97,7 +97,7 @@ t.test("each method is each letter equally often over readers; a case that comes
   t.equal(repeats, 3 * 3 * 3)
 end)
 
--- Answers as if a reader saw: hirescam 4 or 5, gradcam one less, sobel 1 or 2; misleading is 6 less that.
+-- Made ratings: hirescam 4 or 5, gradcam one less, sobel 1 or 2; misleading is 6 minus that.
 local function answer(run, key, reader, change)
   local rows = {}
   for i, row in ipairs(key) do
@@ -121,8 +121,7 @@ local function find(rows, question, kind, a, b)
   end
 end
 
-t.test("ratings by method, differences by patient with Holm's correction, decoys, kappa and ICC come "
-  .. "out as made", function()
+t.test("ratings per method, paired differences with Holm's correction, decoys, kappa and ICC", function()
   local run, _, key = made(12, { readers = 3, repeats = 0.25 })
   for reader = 1, 3 do answer(run, key, reader) end
   local result = readers.run(run, { answers = run.dir .. "/answers/*.csv" })
@@ -144,7 +143,7 @@ t.test("ratings by method, differences by patient with Holm's correction, decoys
   t.ok(files.exists(run.dir .. "/tables/readers.csv"))
 end)
 
-t.test("a method that is rated above every decoy is told so; one reader gives no interval for other readers", function()
+t.test("a method rated above every decoy is reported; one reader gives no interval over readers", function()
   local run, _, key = made(12, { readers = 1, repeats = 0 })
   answer(run, key, 1, function(row, k)
     if k.method == "gradcam" then row.marks_the_finding = 3 + tonumber(k.image_id, 16) % 3 end
@@ -156,7 +155,7 @@ t.test("a method that is rated above every decoy is told so; one reader gives no
     "fewer than 3 readers")
 end)
 
-t.test("answers that cannot be right are refused with file and line", function()
+t.test("impossible answers are refused with file and line", function()
   local run, _, key = made(4, { readers = 1, repeats = 0 })
   local function refused(change, message)
     local path = answer(run, key, 1, change)
@@ -181,7 +180,7 @@ t.test("answers that cannot be right are refused with file and line", function()
     "is not the key of the packet: its SHA%-256 differs from packet/KEY.sha256")
 end)
 
-t.test("a packet that holds answers is not made anew over them; wrong requests are refused", function()
+t.test("a packet with answers is not overwritten; wrong requests are refused", function()
   local run, _, key = made(4, { readers = 1, repeats = 0 })
   local path = run.dir .. "/packet/reader-1/answers.csv"
   csv.write(path, packet.columns, { { case = key[1].case, map = "A", marks_the_finding = 2 } })

@@ -13,7 +13,7 @@ local function stream(id) return core.rng.stream { seed = 42, purpose = "noisy_l
 
 local function furthest(a, b) return (a - b):abs():max():item() end
 
-t.test("a removal is read with its numbers, and its id says them", function()
+t.test("a removal is parsed with its numbers, which its id repeats", function()
   for text, id in pairs { black = "black", [" mean "] = "mean", ["blur(31)"] = "blur(31,31)",
       ["blur( 128, 64 )"] = "blur(128,64)", noisy_linear = "noisy_linear(0.01)",
     ["noisy_linear(0)"] = "noisy_linear(0)", segment_mean = "segment_mean" } do
@@ -35,7 +35,7 @@ t.test("a removal is read with its numbers, and its id says them", function()
   t.fails(function() removal.parse "noisy_linear(0/0)" end, "removal: unknown removal 'noisy_linear(0/0)'" .. forms)
 end)
 
-t.test("the blur is OpenCV's: even sizes, kernels wider than the image, width before height", function()
+t.test("the blur equals OpenCV's: even sizes, kernels wider than the image, width before height", function()
   local x = npy "x":unsqueeze(0)
   for _, size in ipairs { { 5, 5 }, { 4, 3 }, { 1, 6 }, { 60, 7 }, { 9, 90 } } do
     local made = removal.parse(("blur(%d,%d)"):format(size[1], size[2])):background(x)
@@ -43,7 +43,7 @@ t.test("the blur is OpenCV's: even sizes, kernels wider than the image, width be
   end
 end)
 
-t.test("noisy_linear without noise is pytorch-grad-cam's imputer, nothing kept included", function()
+t.test("noisy_linear without noise equals pytorch-grad-cam's imputer, also with nothing kept", function()
   local x, keep, expected = npy "x", npy "keep":ne(0), npy "imputed"
   local n = keep:size(0)
   local made = removal.parse "noisy_linear(0)":apply(x:unsqueeze(0):expand({ n, 3, 19, 26 }), keep)
@@ -85,7 +85,7 @@ local function dense(plane, keep)
   return torch.tensor(v, { dtype = "float64" }):view({ rows, columns })
 end
 
-t.test("the imputer equals a dense solve to 1e-8, for coloured and grey images", function()
+t.test("the imputer equals a dense solve to 1e-8, for color and gray images", function()
   local rows, columns = 15, 22
   local at = torch.arange(3 * rows * columns, { dtype = "float64" })
   local colour = torch.sin(at * at * 0.37):view({ 3, rows, columns })
@@ -102,7 +102,7 @@ t.test("the imputer equals a dense solve to 1e-8, for coloured and grey images",
   end
 end)
 
-t.test("the noise is keyed by image and pixel: masks, batches and order do not change it", function()
+t.test("noise is keyed by image and pixel: masks, batches and order do not change it", function()
   local x = npy "x":unsqueeze(0)
   local r = removal.parse "noisy_linear(0.05)"
   local keep = npy "keep":ne(0)
@@ -154,7 +154,7 @@ t.test("black, white, mean and segment_mean, in a network's range with mean and 
     "removal: keep does not fit the images (expected bool (N, H, W) for images (2, 3, 2, 4), got bool (1, 2, 4)).")
 end)
 
-t.test("the native imputer refuses what does not fit, and runs out of memory without harm", function()
+t.test("the native imputer refuses what does not fit, and running out of memory changes nothing", function()
   local fill = core.impute.fill_
   local x, keep = torch.rand(1, 3, 8, 8, { dtype = "float64" }), torch.zeros(1, 8, 8, { dtype = "bool" })
   keep[{ 0, 2, 2 }] = true

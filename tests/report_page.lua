@@ -32,7 +32,7 @@ local function write_run(dir)
     near = canon.list {}, near_count = 0, warnings = { "odd <things>" } })
 end
 
-t.test("a page of everything: question, settings, results with intervals, curve, how to run it again", function()
+t.test("a report with question, settings, results, intervals, curve, and how to run it again", function()
   local dir = t.tmpdir()
   write_run(dir)
   local path = report.write(run_of(dir, "demo"))
@@ -44,7 +44,7 @@ t.test("a page of everything: question, settings, results with intervals, curve,
   end
 end)
 
-t.test("the page asks nothing of the network", function()
+t.test("a report loads nothing from the internet", function()
   local dir = t.tmpdir()
   write_run(dir)
   local page = t.read(report.write(run_of(dir, "demo")))
@@ -52,7 +52,7 @@ t.test("the page asks nothing of the network", function()
   t.ok(not page:find("<script", 1, true) and not page:find("@import", 1, true) and not page:find("<link", 1, true))
 end)
 
-t.test("an empty folder gives a page, and a damaged file a warning on it", function()
+t.test("an empty folder gives a report; a damaged file becomes a warning", function()
   local dir = t.tmpdir()
   t.ok(t.read(report.write(run_of(dir, "empty"))):find("<h1>empty</h1>", 1, true))
   files.write(dir .. "/config.json", "{ broken")

@@ -36,7 +36,7 @@ for _, key in ipairs(order) do
   end)
 end
 
-t.test("numpy's generators refuse what numpy refuses", function()
+t.test("numpy's generators refuse the arguments that numpy refuses", function()
   t.fails(function() random.numpy_random_state(2 ^ 32) end,
     "numpy_random_state: seed: expected at most 4294967295, got 4294967296")
   t.fails(function() random.numpy_random_state(-1) end, "numpy_random_state: seed: expected 0 or more, got -1")

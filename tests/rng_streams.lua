@@ -9,7 +9,7 @@ local function stream(changes)
   return random.stream(key)
 end
 
-t.test("the first 100 of 1000 draws are the 100, and at(i) is draw i", function()
+t.test("the first 100 of 1,000 draws are the same 100, and at(i) is draw i", function()
   local s = stream()
   for _, kind in ipairs { "uniform", "normal", "bits" } do
     local long, short = s[kind](s, 1000), s[kind](s, 100)
@@ -31,14 +31,14 @@ t.test("every part of the key changes every draw", function()
     stream({ purpose = "a", id = "bc" }):uniform(8)):sum():item(), 0)
 end)
 
-t.test("a stream's numbers never change between versions", function()
+t.test("a stream's numbers are the same in all versions", function()
   local s = random.stream { seed = 1, purpose = "test@1", id = "x", replicate = 2 }
   t.equal(s:uniform(3):tolist(), { 0x1.e47c27489d5b8p-3, 0x1.7417443db313cp-3, 0x1.f9ed082b627p-9 })
   t.equal(s:integers(5, 100):tolist(), { 23, 18, 0, 74, 28 })
   t.equal(s:permutation(6):tolist(), { 4, 3, 5, 2, 1, 0 })
 end)
 
-t.test("moments of 200,000 draws are those of the distribution", function()
+t.test("moments of 200,000 draws match the distribution", function()
   local n, s = 200000, stream()
   local u, z = s:uniform(n), s:normal(n)
   t.near(u:mean():item(), 0.5, 4 / math.sqrt(12 * n))
@@ -54,7 +54,7 @@ t.test("moments of 200,000 draws are those of the distribution", function()
   t.ok((counts - n / 7):abs():max():item() < 5 * math.sqrt(n / 7))
 end)
 
-t.test("integers stay below a bound that no power of two is, and a permutation holds each number once", function()
+t.test("integers below any bound; a permutation holds each number once", function()
   local s = stream()
   local v = s:integers(1000, 3 * 2 ^ 61)
   t.ok(v:min():item() >= 0 and v:max():item() < 3 * 2 ^ 61)
@@ -65,7 +65,7 @@ t.test("integers stay below a bound that no power of two is, and a permutation h
   t.equal(s:permutation(0):tolist(), {})
 end)
 
-t.test("wrong keys and counts are told", function()
+t.test("wrong keys and counts are errors", function()
   t.fails(function() random.stream { seed = 1 } end, "stream: purpose: expected a string, got nil")
   t.fails(function() random.stream { seed = 1, purpose = "a@1", model = "vgg19" } end,
     "stream: unknown option 'model' (seed, purpose, id, replicate)")

@@ -2,20 +2,20 @@
 local t = require "t"
 local canon = require "medxai.base.json"
 
-t.test("keys are sorted, integers stay integers, floats take 17 digits, NaN and infinity have names", function()
+t.test("canonical JSON: sorted keys, integers, floats of 17 digits, names for NaN and infinity", function()
   t.equal(canon.write { b = 1, a = 1.0, c = { 0.1, 0 / 0, 1 / 0, -1 / 0 }, d = canon.list {}, e = {}, f = false,
     g = 2 ^ 53 },
     '{"a":1.0,"b":1,"c":[0.10000000000000001,NaN,Infinity,-Infinity],"d":[],"e":{},"f":false,"g":9007199254740992.0}')
 end)
 
-t.test("the text does not depend on how a table was filled", function()
+t.test("the text does not depend on the order in which a table was filled", function()
   local a, b = {}, {}
   for i = 1, 200 do a["k" .. i] = i end
   for i = 200, 1, -1 do b["k" .. i] = i end
   t.equal(canon.write(a), canon.write(b))
 end)
 
-t.test("what was written comes back the same, to the last bit", function()
+t.test("what was written reads back the same, to the last bit", function()
   local value = { list = { 1, 2.5, "x" }, text = "a\"b\\c\n\1\127é", n = math.mininteger, tiny = 5e-324, third = 1 / 3,
     no = false, empty = canon.list {}, map = {}, minus_zero = -0.0 }
   local text = canon.write(value)
@@ -26,7 +26,7 @@ t.test("what was written comes back the same, to the last bit", function()
   t.equal(canon.read '"\\u00e9\\ud83d\\ude00"', "é😀")
 end)
 
-t.test("what has no one text is refused, with its place", function()
+t.test("values without a unique serialization are refused with their place", function()
   t.fails(function() canon.write { a = { 1, x = 2 } } end,
     "canon: a table is neither a list nor a map (at value.a, key 1).")
   t.fails(function() canon.write { a = print } end, "canon: a function has no text (at value.a).")
@@ -39,7 +39,7 @@ t.test("what has no one text is refused, with its place", function()
   end, "canon: the data contain themselves (at value.self).")
 end)
 
-t.test("damaged text is an error with its place", function()
+t.test("damaged text is an error with its position", function()
   t.fails(function() canon.read('{"a":1,}', "config.json") end, "config.json: expected a key at line 1, byte 8.")
   t.fails(function() canon.read("[1,\n2", "x") end, "x: expected ',' or ']' at line 2, byte 6.")
   t.fails(function() canon.read('{"a":truth}', "x") end, "x: unknown word 'truth' at line 1, byte 11.")

@@ -1,5 +1,5 @@
--- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's
--- own methods and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
+-- Changed inputs of an experiment are noticed: mask files, the code of own methods and metrics with everything that
+-- they use, their options, the seed. What has not changed is not repeated.
 local t = require "t"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
@@ -66,7 +66,7 @@ local function differing(a, b)
   return keys
 end
 
-t.test("masks by which maps are judged: another file, another score", function()
+t.test("a changed mask file changes the scores that use it", function()
   local dir = t.tmpdir()
   make_data(dir)
   local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = "all", mask = "lesion", figures = false,
@@ -85,7 +85,7 @@ t.test("masks by which maps are judged: another file, another score", function()
   t.equal(files.lines(dir .. "/out/maps/index.jsonl")[5], nil) -- no map was made again
 end)
 
-t.test("masks of which maps are made: the lung baseline, a data mask, lung zones and regions in files", function()
+t.test("changed masks, regions and lung zones change the maps made of them", function()
   local dir = t.tmpdir()
   make_data(dir)
   files.mkdir(dir .. "/own")
@@ -108,7 +108,7 @@ t.test("masks of which maps are made: the lung baseline, a data mask, lung zones
   t.equal(sets(go(dir, explain)), 9)
 end)
 
-t.test("masks through which the network sees the images: maps and evaluation are those of the new ones", function()
+t.test("changed input masks give new maps and a new evaluation", function()
   local dir = t.tmpdir()
   make_data(dir)
   local steps = [[run:evaluate(model, data.test)
@@ -125,8 +125,7 @@ t.test("masks through which the network sees the images: maps and evaluation are
   t.equal(#step.fields.data.masks_sha256, 64)
 end)
 
--- Runs an own function with these lines before it; how many sets of maps there are then, and how many steps were not
--- done again.
+-- Runs an own function after these lines: the number of sets of maps, and of steps that were not repeated.
 local function own(dir, before, body)
   local r = go(dir, before .. "\nrun:explain(model, data.test, { images = 1, figures = false, methods = { mine = "
     .. "function(x, m) " .. body .. " end } })")
@@ -134,7 +133,7 @@ local function own(dir, before, body)
   return { #files.list(dir .. "/out/maps") - 1, r.skipped }
 end
 
-t.test("an own function is what it leans on: numbers, tables, tensors and functions outside it", function()
+t.test("an own function is identified by its numbers, tables, tensors and functions", function()
   local form = [[
     local torch = require "medxai.torch"
     local GAIN, rules, floor = %s, { at = { %s }, [1] = true }, math.%s
@@ -160,7 +159,7 @@ t.test("an own function is what it leans on: numbers, tables, tensors and functi
     string.dump(load "return function(x) return x end" (), true))
 end)
 
-t.test("an own function whose helper changes is done again", function()
+t.test("an own function whose helper changed runs again", function()
   local dir = t.tmpdir()
   make_data(dir)
   local helper = "local GAIN, helper = %s, function(x) return x:select(0, 0):select(0, 0):%s() end"
@@ -170,8 +169,7 @@ t.test("an own function whose helper changes is done again", function()
   t.equal(own(dir, helper:format(2, "neg"), "return helper(x) * GAIN"), { 3, 0 })
 end)
 
-t.test("an own function that holds on to the run, the data and the model is not done again; other weights are "
-  .. "another method", function()
+t.test("an own function that refers to run, data and model is not run again; other weights are", function()
   local dir = t.tmpdir()
   make_data(dir)
   local more = "local torch = require 'medxai.torch' local started = run:heartbeat('beginning')"
@@ -188,7 +186,7 @@ t.test("an own function that holds on to the run, the data and the model is not 
   t.equal({ own(dir, other, body), own(dir, other .. doubled, body) }, { { 2, 0 }, { 3, 0 } })
 end)
 
-t.test("an own file is also the modules beside it that it requires, at once or when it runs", function()
+t.test("an own file is identified together with the modules beside it that it requires", function()
   local dir = t.tmpdir()
   make_data(dir)
   files.mkdir(dir .. "/more")
@@ -220,7 +218,7 @@ t.test("an own file is also the modules beside it that it requires, at once or w
   t.equal(after(), { 7, 3, 1 })
 end)
 
-t.test("an own method may draw from anywhere: with another seed its maps are others", function()
+t.test("an own method may use any generator: another seed gives other maps", function()
   local dir = t.tmpdir()
   t.write(dir .. "/drawn.lua", "return { map = function(ctx, x) local torch = require 'medxai.torch' return "
     .. "torch.full({ 1, 32, 32 }, math.random()):add(x:select(1, 0)) end }")
@@ -255,7 +253,7 @@ t.test("options that are tables have one text: of the same value the same in eve
   t.equal(text "{ [2] = 1 }", '{"2":1}')
 end)
 
-t.test("a metric's and a method's options that are tables part their ids and labels by what is in them", function()
+t.test("options that are tables give different ids and labels to methods and metrics", function()
   local dir = t.tmpdir()
   t.write(dir .. "/weighed.lua", "return { options = { weights = { 'table', default = {} } }, measure = function(_, "
     .. "_, o) return o.weights.red or #o.weights end }")
@@ -275,7 +273,7 @@ t.test("a metric's and a method's options that are tables part their ids and lab
   t.equal(#csv.read(dir .. "/scores.csv"), 6)
 end)
 
-t.test("an own metric that failed is measured again, in a finished step and from scores.csv", function()
+t.test("an own metric that failed is measured again", function()
   local dir = t.tmpdir()
   make_data(dir)
   t.write(dir .. "/shaky.lua", "return { needs = { model = true }, measure = function(map) if "
@@ -295,7 +293,7 @@ t.test("an own metric that failed is measured again, in a finished step and from
   t.equal(states(), { 1, "", "" })
 end)
 
-t.test("scores.csv that was deleted, emptied or torn is made again, each step's rows", function()
+t.test("a scores.csv that was deleted, emptied or torn is written again", function()
   local dir = t.tmpdir()
   make_data(dir)
   local explain = [[for _, metric in ipairs { "confidence_drop", "confidence_change" } do

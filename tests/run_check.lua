@@ -11,7 +11,7 @@ local spec = { lr = { "number", required = true, above = 0, max = 10 }, momentum
 
 local function options(given) return function() return Options.check("sgd", given, spec) end end
 
-t.test("an option table gets its defaults and keeps what was given", function()
+t.test("an option table gets defaults and keeps the given values", function()
   local got = options { lr = 0.1, epochs = 3.0 }()
   t.equal(got, { lr = 0.1, momentum = 0.0, nesterov = false, epochs = 3 })
 end)
@@ -22,7 +22,7 @@ t.test("the caller's table is not changed", function()
   t.equal(given, { lr = 0.1 })
 end)
 
-t.test("an unknown option names the near one", function()
+t.test("an unknown option is reported with the nearest name", function()
   t.fails(options { learning_rate = 0.1 }, "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
   t.fails(options { lr = 1, momentun = 0.9 }, "sgd: unknown option 'momentun'. Did you mean 'momentum'?")
   t.fails(options { lr = 1, wd = 0.9 }, "sgd: unknown option 'wd'. Did you mean 'weight_decay'?")
@@ -31,7 +31,7 @@ t.test("an unknown option names the near one", function()
     "sgd: unknown option 'colour'. Known: epochs, head, lr, momentum, nesterov, train_depth, weight_decay.")
 end)
 
-t.test("a missing, mistyped or out-of-range option says what was expected", function()
+t.test("a missing, mistyped or out-of-range option is reported with what was expected", function()
   t.fails(options {}, "sgd: option 'lr' is missing (expected number). Add lr = ... to it.")
   t.fails(options { lr = "0.1" }, "sgd: option 'lr' is wrong (expected number, got string '0.1').")
   t.fails(options { lr = 0 }, "sgd: option 'lr' is too small (expected more than 0, got 0).")
@@ -44,7 +44,7 @@ t.test("a missing, mistyped or out-of-range option says what was expected", func
   t.fails(options { lr = 1, nesterov = 1 }, "sgd: option 'nesterov' is wrong (expected boolean, got number 1).")
 end)
 
-t.test("a choice lists its words and offers the near one", function()
+t.test("a wrong choice is reported with all choices and the nearest one", function()
   t.fails(options { lr = 1, head = "thesys" },
     "sgd: option 'head' is wrong (expected 'thesis' or 'torchvision', got string 'thesys'). Did you mean 'thesis'?")
   t.equal(options { lr = 1, train_depth = "all" }().train_depth, "all")
@@ -53,12 +53,12 @@ t.test("a choice lists its words and offers the near one", function()
     "sgd: option 'train_depth' is wrong (expected 'all' or integer, got string 'some').")
 end)
 
-t.test("what is no option table is refused", function()
+t.test("values that are no option table are refused", function()
   t.fails(options(3), "sgd: takes one table of options (expected sgd { name = value }, got number 3).")
   t.fails(options { 0.1 }, "sgd: options have names (expected name = value, got number 0.1 without one).")
 end)
 
-t.test("near names come nearest first and none when nothing is near", function()
+t.test("suggestions: nearest first, none where nothing is near", function()
   t.equal(suggest.nearest("features.35", { "features.36", "features.3", "classifier" }, 3),
     { "features.3", "features.36" })
   t.equal(suggest.nearest("xyz", { "gradcam", "lime" }), {})
@@ -100,14 +100,14 @@ t.test("a field of the wrong type names the field", function()
   t.ok(r.err:find("fit: --mode: option 'mode' is wrong (expected 'a' or 'b', got string 'c').", 1, true), r.err)
 end)
 
-t.test("a field that no option takes is an error that offers the near one", function()
+t.test("a field that no option takes is an error with the nearest name", function()
   local path = t.write(t.tmpdir() .. "/e.lua", program)
   local r = t.run { path, "--epocs", "2" }
   t.equal(r.code, 1)
   t.ok(r.err:find("unknown field --epocs. Did you mean --epochs?", 1, true), r.err)
 end)
 
-t.test("a field reaches no option that did not ask for it, whatever its name", function()
+t.test("a field changes no option whose spec does not take fields", function()
   local r = t.run { t.write(t.tmpdir() .. "/e.lua", program), "--size", "2" }
   t.equal(r.code, 1)
   t.ok(r.err:find("unknown field --size.", 1, true), r.err)

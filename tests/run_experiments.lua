@@ -19,10 +19,10 @@ local function source(name) return t.read(root .. "/experiments/" .. name .. ".l
 
 local covid = require("medxai.file").realpath(t.shared()) .. "/covid-cxr"
 
--- What examines another run, named by --of.
+-- Experiments that examine another run, named by --of.
 local examines = { explain = true, extras = true }
 
--- The experiments whose weights one starts from.
+-- Experiments that start from another's weights.
 local function needed(name)
   local list = {}
   for other in source(name):gmatch 'weights = "([%w_]+)"' do
@@ -34,7 +34,7 @@ local function needed(name)
   return list
 end
 
--- What an experiment is given besides its data: a small exported network.
+-- Further fields of an experiment: a small exported network.
 local small_network = { exported = { "--file", root .. "/tests/reference/exported/convnet.pt2", "--size_px", "16",
   "--resize_px", "16" } }
 
@@ -99,7 +99,7 @@ local function preparations(name)
   return list
 end
 
--- The settings in which one preparation is not the other's, but for those that the experiment forces.
+-- The settings in which two preparations differ, except those that the experiment forces.
 local function differing(a, b, text)
   local names = {}
   for _, key in ipairs { "size_px", "resize_px", "mean", "std", "white_16bit", "input" } do
@@ -129,7 +129,7 @@ t.test("every experiment shows a run's weights images as that run was trained on
   t.ok(compared > 5, "only " .. compared .. " were compared")
 end)
 
--- One of each kind, with the fastest network that has it.
+-- One experiment of each kind, with the fastest network that has it.
 local ordinary = { quickstart = true, squeezenet1_0 = true, squeezenet1_0_masked = true,
   squeezenet1_0_gridsearch = true, mobilenet_v2_gridsearch_warm = true, efficientnet_b0_warm = true, explain = true,
   exported = true, extras = true, infection_iou = true, maskedtest = true, maskmaker = true, shortcut = true,
@@ -150,7 +150,7 @@ for _, file in ipairs(files.list(root .. "/experiments")) do
   end
 end
 
--- Images of 96 px leave the last layers a grid (Inception trains on 299 alone); one is explained.
+-- Images of 96 px leave the last layers a grid (Inception takes only 299); one image is explained.
 local function examine(name, start)
   local cwd, size = t.tmpdir(), start:find "inception" and "299" or "96"
   local r = go(cwd, start, "--size_px", size, "--resize_px", size)

@@ -3,14 +3,14 @@ local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 
-t.test("a file is written whole, its folder made", function()
+t.test("a file is written whole, with its folder", function()
   local path = t.tmpdir() .. "/a/b/c.txt"
   files.write(path, "one")
   files.write(path, "two")
   t.equal(files.read(path), "two")
 end)
 
-t.test("what processes killed in the middle of a write have left is in nobody's way, and tidied up", function()
+t.test("temporary files of killed processes do no harm and are removed", function()
   local dir = t.tmpdir()
   local code = [[
     local file = require "medxai.file"
@@ -33,7 +33,7 @@ t.test("what processes killed in the middle of a write have left is in nobody's 
 end)
 
 -- Both programs are process number 1, each in a container of its own, as far as they can tell.
-t.test("two containers that write the same files lose nothing, and a reader meets whole files only", function()
+t.test("two containers that write the same files lose nothing; readers see whole files only", function()
   local dir = t.tmpdir()
   local space = "unshare --pid --fork"
   if not os.execute(space .. " true 2>/dev/null") then
@@ -59,7 +59,7 @@ t.test("two containers that write the same files lose nothing, and a reader meet
   t.equal({ r.code, r.err, files.list(dir) }, { 0, "", { "p.png", "t.txt", "w.pt" } })
 end)
 
-t.test("a log whose last line was torn gives the whole lines before it", function()
+t.test("a log with a torn last line gives the whole lines before it", function()
   local path = t.tmpdir() .. "/log.jsonl"
   files.append_line(path, '{"epoch":1}')
   files.append_line(path, '{"epoch":2}')
@@ -71,7 +71,7 @@ t.test("a log whose last line was torn gives the whole lines before it", functio
   t.equal(records[2].epoch, 2)
 end)
 
-t.test("CSV comes back as it was written, commas, quotes and line ends included", function()
+t.test("CSV reads back as written, with commas, quotes and line ends", function()
   local path = t.tmpdir() .. "/t.csv"
   csv.write(path, { "path", "note", "n" },
     { { path = 'a,"b"', note = " two\nlines ", n = 0.1 }, { path = " x", n = 3 } })
@@ -82,7 +82,7 @@ t.test("CSV comes back as it was written, commas, quotes and line ends included"
   t.equal(#rows, 2)
 end)
 
-t.test("a full disk is an error that says so, and the file before stays whole", function()
+t.test("a full disk is an error; the old file stays whole", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/full.lua", string.format([[
     local files = require "medxai.base.files"
@@ -98,7 +98,7 @@ t.test("a full disk is an error that says so, and the file before stays whole", 
   t.equal(t.read(dir .. "/f"), "before")
 end)
 
-t.test("of changed images it is said that they changed, not which hash they have", function()
+t.test("changed images are reported without their hashes", function()
   local Step, dir = require "medxai.run.step", t.tmpdir()
   local step = Step.open(dir, "fit", { lr = 0.1, train = { n = 3, manifest_sha256 = "aa" } })
   step:begin()

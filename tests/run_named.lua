@@ -14,7 +14,7 @@ t.test("members come in the order of the list, then by name, each with its name 
     { "none", "none", false, 7 }, { "alpha", mine, true, "alpha" }, { "zeta", { a = 1 }, true, "zeta" } })
 end)
 
-t.test("nested settings are told one by one, a table with a text of its own as one", function()
+t.test("nested settings are told one by one; a table with a text of its own as one", function()
   local function text_of(v) return type(v) ~= "table" and tostring(v) or #v > 0 and table.concat(v, " ") or nil end
   t.equal(settings.flat({ fit = { optim = { lr = 0.5 }, list = { 1, 2 } }, seed = 3, none = {} }, text_of),
     { { "fit.list", "1 2" }, { "fit.optim.lr", "0.5" }, { "seed", "3" } })

@@ -1,5 +1,5 @@
--- The check before training: mistakes of later steps are found before training starts, and nothing else of it can be
--- noticed.
+-- The check before training: mistakes in later steps are found before training starts, and the check has no other
+-- effect.
 local t = require "t"
 local files = require "medxai.base.files"
 
@@ -23,7 +23,7 @@ local function go(before, after, ...)
   return t.run { "--threads", "1", "--quiet", "--out", dir .. "/out", script, ... }, dir
 end
 
--- The mistake stands in line `line` of the file and no epoch was trained.
+-- The mistake is reported for line `line` of the file, and no epoch was trained.
 local function refused(after, line, message, ...)
   local r, dir = go("", after, ...)
   t.equal(r.code, 1)
@@ -55,7 +55,7 @@ t.test("a misspelt field of the command line is found before training", function
   refused("run:evaluate(model, data.test)\n", nil, "unknown field --bach. Did you mean --batch?", "--bach", "4")
 end)
 
-t.test("results that are not known yet may be used in any way", function()
+t.test("results that are not yet known may be used in any way", function()
   local r = go("", [[
 local result = run:evaluate(model, data.test)
 print(("accuracy %.3f"):format(result.accuracy), result.per_class[1].recall + 1 > 0, #result.classes)
@@ -66,7 +66,7 @@ run:evaluate(model, data.val)
   t.equal(r.code, 0, r.err)
 end)
 
--- What a run leaves that a later line could have changed: its weights, its answers, and what is drawn next.
+-- The results of a run that a later line could have changed: weights, predictions, and the next random draws.
 local draws = "local torch = require 'medxai.torch'\nprint(math.random(1 << 40), torch.rand(3), "
   .. "#model:parameters(), leftover)\n"
 
@@ -83,8 +83,7 @@ local function outcome(after, stdin)
     said = r.out:match "[^\n]*\n" }, dir, r
 end
 
-t.test("lines after the training that write to the model, files, globals and generators reach nothing "
-  .. "before it", function()
+t.test("the check before training does not affect models, files, globals or generators", function()
   local undisturbed = outcome ""
   local got, dir, r = outcome [[
 leftover = 1
@@ -107,7 +106,7 @@ print("end")
   t.equal(got, undisturbed)
 end)
 
-t.test("printing, drawing, writing, removing and reading a pipe happen once", function()
+t.test("printing, drawing, writing, removing and reading a pipe happen only once", function()
   local _, dir, r = outcome([[
 local f = io.open("DIR/count", "a")
 f:write("x")
@@ -121,7 +120,7 @@ os.rename("DIR/count", "DIR/counted")
   t.equal(count, 1)
 end)
 
-t.test("an endless loop, one in a coroutine and a runaway table after the training do not hold it up", function()
+t.test("endless loops and runaway tables after the training do not delay it", function()
   for _, after in ipairs {
     "while not run.worked do pcall(error) end\n",
     "coroutine.wrap(function() while not run.worked do end end)()\n",
@@ -133,14 +132,13 @@ t.test("an endless loop, one in a coroutine and a runaway table after the traini
   end
 end)
 
-t.test("a mistake in a function that only the experiment calls, or behind an error that it catches, is none of "
-  .. "the check's", function()
+t.test("mistakes in the experiment's own functions, and caught errors, are ignored", function()
   local r = go("", "pcall(run.explain, run, model, data.test, { methods = { 'gradcamm' } })\nprint 'on'\n")
   t.equal(r.code, 0, r.err)
   t.equal(r.out, "on\n")
 end)
 
-t.test("an option that depends on a result is left out, the others are checked", function()
+t.test("an option that depends on a result is not checked, the others are", function()
   local r = go("", "local e = run:evaluate(model, data.test)\n" ..
     "run:explain(model, data.test, { methods = { 'sobel' }, images = e.n, title = ('%.1f'):format(e.accuracy), "
     .. "figures = false })\n")

@@ -69,7 +69,7 @@ t.test("the same seed gives the same bytes in two processes", function()
   same_run(base .. "/whole", base .. "/again")
 end)
 
-t.test("a finished run is not done again", function()
+t.test("a finished run repeats nothing", function()
   local base = whole()
   local before = files.read(base .. "/whole/times.csv")
   local r = t.run { "--threads", "1", "--out", base .. "/whole", script }
@@ -95,7 +95,7 @@ t.test("killed at random points, the run ends with the same bytes", function()
   same_run(base .. "/whole", base .. "/killed")
 end)
 
-t.test("Ctrl-C leaves status interrupted, and the run goes on", function()
+t.test("Ctrl-C leaves status interrupted, and the run resumes", function()
   local base = whole()
   local r = stop(base .. "/interrupted", script, "INT", 2, 0)
   t.equal(r.code, 130, r.err)
@@ -204,7 +204,7 @@ t.test("a job of SLURM that is asked to stop is queued again, one that ends by i
   t.ok(r.err:find("SLURM: job 10_3 is queued again\n", 1, true), r.err)
 end)
 
-t.test("another configuration in the folder of a finished run is refused, naming what differs", function()
+t.test("another configuration in the folder of a finished run is refused, naming the difference", function()
   local base = whole()
   local r = go(base .. "/whole", script, nil, "--lr 0.01")
   t.equal(r.code, 1)
@@ -214,8 +214,7 @@ t.test("another configuration in the folder of a finished run is refused, naming
   same_run(base .. "/whole", base .. "/again")
 end)
 
-t.test("a finished run goes on to more epochs with --resume, and ends with the bytes of one that had "
-  .. "them at once", function()
+t.test("--resume continues a finished run to more epochs, with the bytes of one run in one go", function()
   local base = whole()
   local more = base .. "/more"
   t.equal(go(more, script, nil, "--epochs 4").code, 0)
@@ -272,7 +271,7 @@ t.test("more epochs: interrupted they go on, without a checkpoint they are refus
     { true, epochs })
 end)
 
-t.test("a finished run whose weights were removed makes them again from its last checkpoint", function()
+t.test("a finished run without its weights makes them again from its last checkpoint", function()
   local base = whole()
   local copy = base .. "/removed"
   assert(os.execute(("cp -r '%s/whole' '%s'"):format(base, copy)))
@@ -298,7 +297,7 @@ t.test("a model made before the run that sets the seed is another one each time:
     1, true), r.err)
 end)
 
-t.test("--overwrite begins again; --resume begins a run where there is none, and says so", function()
+t.test("--overwrite starts again; --resume needs an existing run", function()
   local base = whole()
   local r = go(base .. "/again", script, "--overwrite", "--epochs 1")
   t.equal(r.code, 0, r.err)
@@ -308,7 +307,7 @@ t.test("--overwrite begins again; --resume begins a run where there is none, and
   t.ok(r.err:find("run: there is no run in '" .. base .. "/nothing' to resume: a new one begins", 1, true), r.err)
 end)
 
-t.test("the command that runs it again has the seed that was given, and its words are a shell's", function()
+t.test("the stored command has the given seed and is quoted for a shell", function()
   local base = whole()
   local r = go(base .. "/it's new", script, "--seed 3", "--epochs 1")
   t.equal(r.code, 0, r.err)
@@ -319,7 +318,7 @@ t.test("the command that runs it again has the seed that was given, and its word
     ("medxai-run --device cpu --out %s/whole --threads 1 %s"):format(base, script))
 end)
 
-t.test("a folder that holds something else is left alone", function()
+t.test("a folder that holds other files is left alone", function()
   local base = whole()
   files.write(base .. "/foreign/thesis.txt", "x")
   local r = go(base .. "/foreign", script, "--overwrite")
@@ -329,7 +328,7 @@ t.test("a folder that holds something else is left alone", function()
   t.equal(files.list(base .. "/foreign"), { "thesis.txt" })
 end)
 
-t.test("a full disk while saving stops the run; with room it goes on to the same bytes", function()
+t.test("a full disk while saving stops the run; with space it resumes to the same bytes", function()
   local base = whole()
   local r = t.run { exe = "/bin/sh", "-c", string.format("ulimit -f 8; exec %s --threads 1 --quiet --out %s %s",
     t.quote(require("medxai.host").exe), t.quote(base .. "/full"), t.quote(script)) }

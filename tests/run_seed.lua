@@ -1,4 +1,4 @@
--- The seed that is taken where none is given.
+-- The seed that models take where none is given.
 local t = require "t"
 local current_seed = require "medxai.run.current_seed"
 

@@ -31,7 +31,7 @@ local function mean_model()
   return model:eval()
 end
 
--- The context of one metric on one map; options: x (1, 3, H, W), map (H, W), m (entry), target, masks, config.
+-- The context of one metric for one map; options: x (1, 3, H, W), map (H, W), m (entry), target, masks, config.
 local function context(o)
   local calls = { n = 0 }
   local scorer = { logits = function(_, n, make)
@@ -86,7 +86,7 @@ t.test("confidence change, drop and increase by hand, as logit and as probabilit
   t.near(one("confidence_change", "softmax"), softmax(after) - softmax(before), 1e-6)
 end)
 
-t.test("multiplication fades to the network's black; compat multiplies the input as the reference does", function()
+t.test("multiplication fades to the network's black; compat multiplies the input like the reference", function()
   local _, map = staircase()
   local pixels = torch.rand(1, 3, 4, 4)
   local config = { mean = { 0.5, 0.4, 0.3 }, std = { 0.25, 0.2, 0.1 } }
@@ -112,7 +112,7 @@ t.test("deletion and insertion by hand: a value per removal, the curve from imag
   local area = (left[1] / 2 + left[2] + left[3] + left[4] + left[5] / 2) / 4 / 16
   local mirrored = ((136 - left[1]) / 2 + (136 - left[2]) + (136 - left[3]) + (136 - left[4]) + (136 - left[5]) / 2)
     / 4 / 16
-  local mean = 8.5 -- a grey image keeps the mean at both ends
+  local mean = 8.5 -- a gray image keeps the mean at both ends
   local grey = { 0, 58 - 4 * mean, 100 - 8 * mean, 126 - 12 * mean, 0 }
   local lost = (grey[2] + grey[3] + grey[4]) / 4 / 16
   t.near(areas("deletion", { "black", "mean" }, 4), { area, mean - lost }, 1e-5)
@@ -139,7 +139,7 @@ t.test("ROAD by hand: what is removed is interpolated, percentiles remove exactl
   t.near(both, (road("road_least_relevant_first", { p })[1] - road("road_most_relevant_first", { p })[1]) / 2, 1e-6)
 end)
 
-t.test("metrics of one map share their passes: ROAD combined takes 2 P, and nothing more after its parts", function()
+t.test("metrics of one map share passes: ROAD combined takes 2 P, and none after its parts", function()
   local scope <close> = require("medxai.core").memory.scope()
   local x, map = staircase()
   local model, kept = mean_model(), {}
@@ -219,7 +219,7 @@ t.test("all metrics equal pytorch-grad-cam's with compat, as logit and probabili
   end
 end)
 
-t.test("without ties the default is the reference's too; a plateau is cut at its share instead of whole", function()
+t.test("without ties default and reference agree; a plateau is cut at its share, not removed whole", function()
   local reference = canon.read(t.read(t.root .. "/tests/reference/cam_metrics.json"), "cam_metrics.json").logit
   local smooth, flat = against_reference("logit", 1), against_reference("logit", 2)
   for name, both in pairs(reference) do t.near(smooth[name], both[1], 1e-6, name) end
@@ -282,7 +282,7 @@ end)
 
 -- ---- undefined, own files, refusals ---------------------------------------------------------------------------------
 
-t.test("what has no answer is undefined, with its reason", function()
+t.test("undefined values have their reason", function()
   local x, map = staircase()
   local model = mean_model()
   local function why(m, o)
@@ -307,7 +307,7 @@ t.test("what has no answer is undefined, with its reason", function()
     -8.5, 1e-6)
 end)
 
-t.test("a score that is not a number is undefined for metrics that count images too", function()
+t.test("a NaN score is undefined, also for metrics that count images", function()
   local x, map = staircase()
   local model, nan = mean_model(), 0 / 0
   model:load_state { { name = "fc.weight",
@@ -347,7 +347,7 @@ local function go(dir, options, n)
   return explain.run(run, tiny.model(), tiny.split(n or 3), options), run
 end
 
-t.test("long rows for any metric: unit by target, one id a value, undefined ones counted", function()
+t.test("rows of any metric: unit by target, one id per value, undefined ones counted", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", "sobel" }, images = "all", target = { "predicted", as = "softmax" },
     metrics = { { "road_most_relevant_first", percentiles = { 50, 75 } }, { "road_combined", as = "logit" },
@@ -364,8 +364,7 @@ t.test("long rows for any metric: unit by target, one id a value, undefined ones
   t.equal(#result.summaries, 10)
 end)
 
-t.test("maps of a logit and of a probability are scored in different numbers: no table, chart or line "
-  .. "mixes them", function()
+t.test("maps of logits and of probabilities are never put into one table, chart or line", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = { "gradcam", { "layercam", target = { "predicted", as = "softmax" } }, "sobel" },
     images = 2, figures = { "charts", "table" },
@@ -402,14 +401,14 @@ t.test("scores do not depend on batch or order of images", function()
   local a, b = scores { images = { 1, 2, 3, 4, 5 }, batch = 5 }, scores { images = { 5, 3, 1, 2, 4 }, batch = 1 }
   local n = 0
   for key, v in pairs(a) do
-    -- a batch's rounding swaps neighbours in a ranking of pixels
+    -- rounding in a batch swaps neighbors in a ranking of pixels
     t.near(b[key], v, key:find "confidence_change" and 1e-5 or 1e-3, key)
     n = n + 1
   end
   t.equal(n, 20)
 end)
 
-t.test("a researcher's own metric is one file; what it computed is kept for the next start", function()
+t.test("an own metric is one file; its values are kept for the next start", function()
   local calls = 0
   rawset(_G, "count_call", function() calls = calls + 1 end)
   local place <close> = tiny.beside { mean_inside = [[
@@ -434,7 +433,7 @@ t.test("a researcher's own metric is one file; what it computed is kept for the 
   rawset(_G, "count_call", nil)
 end)
 
-t.test("an interrupt while judging keeps the images that were done", function()
+t.test("an interrupt while judging keeps the finished images", function()
   local seen, before = 0, host.interrupted
   rawset(_G, "on_call", function()
     seen = seen + 1
@@ -470,7 +469,7 @@ t.test("experiments/my_metric.lua, the example of an own metric: the Gini index 
   t.equal({ result.summaries[1].n, result.summaries[1].unit }, { 2, "Gini index" })
 end)
 
-t.test("an own metric that fails leaves undefined values and a warning; the rest goes on", function()
+t.test("an own metric that fails gives undefined values and a warning; the others go on", function()
   local place <close> = tiny.beside {
     raises_here = 'return { title = "x", measure = function() error("no luck") end }',
     wrong_number = 'return { values = function() return { "a", "b" } end, measure = function() return { 1 } end }',
@@ -503,7 +502,7 @@ t.test("an own metric that fails leaves undefined values and a warning; the rest
     "explain: metric 'up': direction is 'higher', 'lower' or 'none' (got 'up').")
 end)
 
-t.test("an own metric that works in place changes nothing for the others", function()
+t.test("an own metric that works in place does not affect the others", function()
   local place <close> = tiny.beside { in_place = 'return { needs = { mask = true }, measure = function(map, ctx) '
     .. 'map:zero_() ctx.x:zero_() ctx.mask:zero_() return 1 end }' }
   local function means_beside(first)

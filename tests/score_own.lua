@@ -1,5 +1,4 @@
--- A researcher's own metrics: what they may do with what they are given, what they may return, and what is said where
--- that fails.
+-- Own metrics: what they may do with their input, what they may return, and the errors where that fails.
 local t = require "t"
 local tiny = require "tinyexplain"
 local explain = require "medxai.steps.explain"
@@ -22,7 +21,7 @@ local function plain(x) return x:select(0, 0):select(0, 0) end
 
 local deletion, confidence = { "deletion", steps = 10, removal = { "black" } }, "confidence_drop"
 
-t.test("what metrics share is lent to an own one: whatever it does with it, the others give the same values", function()
+t.test("an own metric cannot change what metrics share", function()
   local texts = { harmless = "return { version = 1, measure = function() return 1 end }" }
   local codes = {
     "ctx:order():fill_(0)", "ctx:order():copy_(ctx:order():flip({ 0 }))",
@@ -36,7 +35,7 @@ t.test("what metrics share is lent to an own one: whatever it does with it, the 
   end
   local place <close> = tiny.beside(texts)
   local function others(first)
-    -- else an original asked for early is scored in another chunk
+    -- else an early call of original() is computed in another chunk
     local result, run = go { methods = { plain = plain }, images = { 2 }, mask = "lesion", deterministic = true,
       metrics = { first, deletion, confidence, { "road_most_relevant_first", percentiles = { 25 } }, "energy_inside",
         { "prediction_changed", removal = "black" } } }
@@ -49,7 +48,7 @@ t.test("what metrics share is lent to an own one: whatever it does with it, the 
   for i, code in ipairs(codes) do t.near(others("own" .. i), expected, 0, code) end
 end)
 
-t.test("nil in a list of values is undefined, infinity too, and a reason is a text", function()
+t.test("in a list of values nil and infinity are undefined; a reason is a text", function()
   local place <close> = tiny.beside {
     first_nil = "return { values = function() return { 'a', 'b' } end, measure = function() return { nil, 2 }, { "
     .. "nil, 0.5 }, 'no a here' end }", endless = "return { measure = function() return math.huge end }",
@@ -72,14 +71,14 @@ t.test("nil in a list of values is undefined, infinity too, and a reason is a te
   t.ok(told:find("metric 'named' returned 0 values (expected 2 numbers, as its values() says)", 1, true), told)
 end)
 
-t.test("an error of the tensor library in an own metric has its line", function()
+t.test("a tensor error in an own metric has its line", function()
   local place <close> = tiny.beside { nosuch = "return {\n  measure = function(map)\n    return map:nosuch()\n  end }" }
   local _, run = go { methods = { plain = plain }, images = 1, metrics = { "nosuch" } }
   t.ok(run.warnings[1]:find("failed, first on 'folder/image 1.png': [^\n]*nosuch%.lua:3: tensor: no operator 'nosuch'"),
     run.warnings[1])
 end)
 
-t.test("metrics may be asked for by name = options, as methods are; holes in the list hide nothing", function()
+t.test("metrics may be given as name = options, like methods; nil in the list hides nothing", function()
   local function ids(list)
     local out = {}
     for i, m in ipairs(metric.entries(list)) do out[i] = m.id end

@@ -45,7 +45,7 @@ for _, case in ipairs { { "input", "x", "difference" }, { "layer", "relu1", "act
   end)
 end
 
-t.test("the mutants fail: the other form, another seed, the class turned", function()
+t.test("mutants fail: other form, other seed, next class", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local truth = shapdump.dump "gradient.layer0.".values
   local function off(options, seed, turned)
@@ -60,8 +60,8 @@ t.test("the mutants fail: the other form, another seed, the class turned", funct
   t.ok(off({ form = "activation" }, 7, true) > 1e-2)
 end)
 
-t.test("at the input the gap to completeness is told, and shrinks with samples; at a layer it does "
-  .. "not apply", function()
+t.test("at the input the completeness gap is reported and shrinks with samples; at a layer it is not applicable",
+  function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = tiny.images():narrow(0, 0, 1), tiny.model("float64")
   local map, extras = of(x, "x", { samples = 4000 }, { model = model })
@@ -82,7 +82,7 @@ t.test("at the input the gap to completeness is told, and shrinks with samples; 
   end
 end)
 
-t.test("where the network is linear from the layer on, the layer's difference form is complete", function()
+t.test("where the network is linear from the layer on, the difference form is complete", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = tiny.images():narrow(0, 1, 1), tiny.model("float64")
   local one = background():narrow(0, 0, 1)
@@ -107,7 +107,7 @@ t.test("softmax outputs and contrasts", function()
   t.ok(distance(contrast[0], more[1].arrays.outputs[place.clear] - more[1].arrays.outputs[place.opacity]) < 1e-15)
 end)
 
-t.test("neither the chunk nor the company of an image changes its map; seeds and images draw apart", function()
+t.test("chunks and other images change no map; seeds and images draw independently", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = tiny.images(), tiny.model("float64")
   local whole = shapdump.context(x, { model = model, layer = "relu1" })
@@ -124,7 +124,7 @@ t.test("neither the chunk nor the company of an image changes its map; seeds and
   t.ok(distance(both[1], of(second, "relu1", { samples = 41 }, { model = model })[0]) > 1e-5)
 end)
 
-t.test("the first samples of a longer run are those of a shorter one", function()
+t.test("fewer samples are the first of more", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = tiny.images():narrow(0, 0, 1), tiny.model("float64")
   local short, long = of(x, "relu1", { samples = 30 }, { model = model }),

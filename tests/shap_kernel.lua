@@ -54,7 +54,7 @@ for _, case in ipairs(cases) do
   end)
 end
 
-t.test("the mutants fail: weights all alike, features moved by one, the wrong era", function()
+t.test("mutants fail: equal weights, features off by one, rules of another version", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local dump, m = shapdump.dump "kernel.era_unit.", 20
   local plan = kernel.plan(m, 70, kernel.numpy_draws(42))
@@ -95,7 +95,7 @@ local function shapley(m, f)
   return values
 end
 
-t.test("with all subsets the values are Shapley's, in either design, for odd and even numbers of features", function()
+t.test("with all subsets the values are Shapley's, in both designs", function()
   for _, m in ipairs { 2, 3, 6, 7 } do
     local scope <close> = core.memory.scope() -- luacheck: ignore
     local truth = shapley(m, function(z) return of_mask(z, 1):select(1, 0) end)
@@ -110,8 +110,7 @@ t.test("with all subsets the values are Shapley's, in either design, for odd and
   end
 end)
 
-t.test("the balanced design: pairs, no subset twice, sizes alike, features in turn, the kernel's weight on "
-  .. "every size", function()
+t.test("the balanced design: pairs, no subset twice, equal sizes, the kernel's weight on each size", function()
   local m, samples = 12, 300
   local plan = kernel.plan(m, samples, kernel.keyed_draws(3, "test@1", "b"), "balanced")
   local seen, per_size, per_feature, weight = {}, {}, {}, 0
@@ -135,7 +134,7 @@ t.test("the balanced design: pairs, no subset twice, sizes alike, features in tu
   t.equal(#kernel.plan(30, 1000, kernel.keyed_draws(3, "test@1", "b"), "balanced").masks, 1000)
 end)
 
-t.test("with the same passes the balanced design is nearer to Shapley's values", function()
+t.test("with equal passes the balanced design is closer to Shapley's values", function()
   local m, total = 10, { shap = 0, balanced = 0 }
   local truth = torch.tensor(shapley(m, function(z) return of_mask(z, 1):select(1, 0) end), { dtype = "float64" })
   for design in pairs(total) do
@@ -150,8 +149,7 @@ t.test("with the same passes the balanced design is nearer to Shapley's values",
   t.ok(total.balanced < 0.8 * total.shap, ("%g and %g"):format(total.balanced, total.shap))
 end)
 
-t.test("fewer subsets than features: the least-norm values, said to be undetermined; they still sum to the "
-  .. "difference", function()
+t.test("fewer subsets than features: least-norm values, reported as undetermined", function()
   local plan = kernel.plan(40, 20, kernel.keyed_draws(1, "test@1", "d"))
   local both = ends(40, 1)
   local fitted = kernel.fit(plan, 40, of_mask(kernel.matrix(plan, 40):to { dtype = "float64" }, 1), both,
@@ -166,7 +164,7 @@ t.test("fewer subsets than features: the least-norm values, said to be undetermi
     "shap_kernel: aic needs more subsets than features (got 12 for 40). Raise samples or use num_features(k).")
 end)
 
-t.test("the keyed draws belong to seed and image; the numpy ones to the seed", function()
+t.test("keyed draws depend on seed and image, numpy's on the seed", function()
   local function first(draws) return kernel.plan(20, 70, draws).masks end
   t.equal(first(kernel.keyed_draws(1, "shap_kernel@1", "a")), first(kernel.keyed_draws(1, "shap_kernel@1", "a")))
   t.ok(first(kernel.keyed_draws(1, "shap_kernel@1", "a"))[1] ~= first(kernel.keyed_draws(1, "shap_kernel@1", "b"))[1])
@@ -174,7 +172,7 @@ t.test("the keyed draws belong to seed and image; the numpy ones to the seed", f
   t.equal(first(kernel.numpy_draws(5)), first(kernel.numpy_draws(5)))
 end)
 
-t.test("l1_reg that means nothing is refused", function()
+t.test("an unknown l1_reg is refused", function()
   for _, word in ipairs { "num_features(0)", "AIC", "num_features(a)" } do
     t.fails(function() kernel.parse_selection(word) end,
       ("shap_kernel: option 'l1_reg' is wrong (expected 'num_features(k)', 'auto', 'aic', 'bic', 'none' or a "
@@ -191,7 +189,7 @@ end)
 local function image() return tiny.images():narrow(0, 0, 1) end
 local quarters = { "grid", rows = 2, columns = 2 }
 
-t.test("too few subsets to determine the values are told of, not that nothing moved", function()
+t.test("too few subsets to determine the values are reported", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local _, extras = shapdump.map(method, shapdump.context(image(),
     { model = tiny.model("float64"), target = "opacity" }), { samples = 2, regions = quarters, l1_reg = "none" })
@@ -199,7 +197,7 @@ t.test("too few subsets to determine the values are told of, not that nothing mo
     { false, "too few subsets to determine the values" })
 end)
 
-t.test("more samples than there are subsets: all 14 are evaluated once, and the map paints Shapley's values", function()
+t.test("more samples than subsets: all 14 are evaluated once, and the map is Shapley's values", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = image(), tiny.model("float64")
   local scorer, rows = shapdump.noting(model)
@@ -218,7 +216,7 @@ t.test("more samples than there are subsets: all 14 are evaluated once, and the 
   t.near(raw[{ 0, 20, 0 }]:item(), truth[3], 1e-9)
 end)
 
-t.test("equal subsets are evaluated once: 20 features of the thesis draw complements twice", function()
+t.test("equal subsets are evaluated once", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local scorer, rows = shapdump.noting(tiny.model("float64"))
   local _, extras = shapdump.map(method, shapdump.context(image(), { scorer = scorer }),
@@ -244,7 +242,7 @@ t.test("compat = 'thesis': 20 features, pixels 0 .. 255 with 255 for what is hid
     "shap_kernel: compat = 'thesis' has room for 19 regions (got 20).")
 end)
 
-t.test("an output that is not a number makes the map NaN; of one region only the map is not defined", function()
+t.test("NaN logits make the map NaN; an image of one region has no map", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local scorer = { deviation = function() end, logits = function(_, n)
     return torch.full({ n, 3 }, 0 / 0, { dtype = "float64" })

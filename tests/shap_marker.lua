@@ -1,4 +1,4 @@
--- Taking out what a mask marks: the data's mask as a map, and whether the prediction changes without it.
+-- Removing what a mask marks: the data's mask as a map, and whether the prediction changes without it.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -39,8 +39,7 @@ local function go(options, model)
   return explain.run(run, model or square_model(), split(), options), run.dir
 end
 
-t.test("the prediction changes without the pixels that it hangs on, and not without as many elsewhere; images "
-  .. "without them are undefined", function()
+t.test("predictions change without the marker's pixels, and not without as many elsewhere", function()
   local result = go { methods = { { "data_mask", mask = "lesion" } },
     metrics = { { "prediction_changed", removal = "black" } } }
   local statuses = {}
@@ -50,7 +49,7 @@ t.test("the prediction changes without the pixels that it hangs on, and not with
   t.equal({ s.metric, s.mean, s.chance, s.n, s.of }, { "prediction_changed@2 removal=black", 1, 0, 4, 6 })
 end)
 
-t.test("a mask that the data do not have is refused by name", function()
+t.test("a mask that the data lack is refused by name", function()
   t.fails(function() go { methods = { { "data_mask", mask = "lesio" } } } end,
     "data_mask: unknown mask 'lesio'. Did you mean 'lesion'?")
   t.fails(function() go { methods = { "data_mask" } } end,

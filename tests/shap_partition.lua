@@ -10,8 +10,7 @@ local method = require "medxai.explain.methods.shap_partition"
 
 local distance = shapdump.distance
 
--- A removal by a constant, which the house's removals do not have, through the tree's own door: a split whose range is
--- that constant.
+-- Removal by a constant, which the library does not have: the split's range is that constant.
 local function constant(value)
   return function() local v = torch.full({ 1, 1, 1, 1 }, value, { dtype = "float64" }) return v, v end
 end
@@ -52,8 +51,8 @@ t.test("one context, hidden or shown: values and the order of evaluations equal 
 end)
 
 t.test("odd budgets and batches overshoot by one evaluation, as shap's; the least budget splits once", function()
-  -- The order is not compared: two groups here differ by less than the rounding of their outputs, and which one is
-  -- split first hangs on the processor.
+  -- The order is not compared: two groups differ by less than the rounding of their outputs, so the processor decides
+  -- which is split first.
   local off, _, evaluated = same_as_shap("odd", image(), { removal = "black", evals = 101, queue_batch = 7,
     ranked_outputs = 1 }, { range = constant(0.3) })
   t.ok(off < 1e-10, tostring(off))
@@ -64,7 +63,7 @@ t.test("odd budgets and batches overshoot by one evaluation, as shap's; the leas
   t.equal(evaluated, 4)
 end)
 
-t.test("down to single colours of single pixels: rows first, then columns, then channels", function()
+t.test("down to single colors of single pixels: rows first, then columns, then channels", function()
   local x = image():narrow(2, 3, 5):narrow(3, 5, 4):contiguous()
   local off, _, evaluated = same_as_shap("pixels", x, { removal = "white", evals = 1500, queue_batch = 10 },
     { range = constant(0.5) })
@@ -93,7 +92,7 @@ local function by_class(extra, region_of)
   return out
 end
 
-t.test("a tree of regions: shap's values, and Owen's by recursion to the last bit but rounding", function()
+t.test("a tree of regions: shap's values, and Owen's values by recursion", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local labels, f = six_regions()
   local tree = { { { 0, 3 }, 4 }, { { 1, 2 }, 5 } }
@@ -129,7 +128,7 @@ t.test("a tree of regions: shap's values, and Owen's by recursion to the last bi
   t.near(got, owen, 1e-12)
 end)
 
-t.test("without a tree, regions are halved by their centres; the result holds each once", function()
+t.test("without a tree, regions are halved by their centers; each appears once", function()
   local shap = require "medxai.explain.shap"
   local labels = torch.tensor({ { 0, 0, 1, 1 }, { 2, 2, 3, 4 } }, { dtype = "int64" })
   local flat = shap.tree({ labels = labels, count = 5 })
@@ -142,8 +141,7 @@ t.test("without a tree, regions are halved by their centres; the result holds ea
     "shap_partition: a tree is made of pairs and numbers of regions (expected { a, b }, got a list of 3).")
 end)
 
-t.test("the map is the target's: a class that is not ranked, and a contrast as the difference of "
-  .. "its classes", function()
+t.test("the map is the target's, also of a class that is not ranked and of a contrast", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = image(), tiny.model("float64")
   local function of(target)
@@ -172,8 +170,7 @@ t.test("each image is hidden by its own blur: several together equal each alone 
   end
 end)
 
-t.test("what moved since half of the evaluations is told of small budgets too, which are spent in a few "
-  .. "large asks", function()
+t.test("the change since half of the evaluations is reported for small budgets too", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local model = tiny.model("float64")
   local function of(evals)
@@ -185,7 +182,7 @@ t.test("what moved since half of the evaluations is told of small budgets too, w
   t.ok(facts.change_half > 0.01, tostring(facts.change_half))
 end)
 
-t.test("an output that is not a number ends the image's evaluations; its map is NaN", function()
+t.test("a NaN logit ends the image's evaluations, and its map is NaN", function()
   local model = tiny.model("float64")
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local scorer, rows = shapdump.noting(model)
@@ -202,7 +199,7 @@ t.test("an output that is not a number ends the image's evaluations; its map is 
   t.ok(extras[1].facts.change_half ~= extras[1].facts.change_half)
 end)
 
-t.test("boxes become masks: whole ones of one plane, colours of single pixels of three", function()
+t.test("boxes become masks: of one plane for all channels, or of three", function()
   local boxes = torch.tensor({ { { 0, 1, 0, 2, 3, 3 }, { 2, 0, 0, 3, 1, 3 } },
     { { 0, 0, 0, 1, 4, 3 }, { 0, 0, 0, 0, 0, 0 } } }, { dtype = "int32" })
   local keep = hide.boxes(boxes, 3, 3, 4, "cpu")

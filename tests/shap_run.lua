@@ -43,7 +43,7 @@ local function compare(a, b, bound)
   end
 end
 
-t.test("records hold what was evaluated, the classes, and the numbers that tell how far to believe the map", function()
+t.test("records hold evaluations, classes and how far the map can be believed", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = methods(), images = 2, layer = "relu1" })
   local partition, kernel, gradient = result.records[1], result.records[2], result.records[3]
@@ -66,8 +66,7 @@ t.test("records hold what was evaluated, the classes, and the numbers that tell 
     kernel.facts.output[1] - kernel.facts.base[1], 1e-9)
 end)
 
-t.test("a batch of four equals four singles; so do chunks of 8 and of what fits, one and two threads, and images "
-  .. "in reverse", function()
+t.test("a batch of four equals four single images, for any chunk size, threads and order", function()
   local function of(options, change)
     local dir = t.tmpdir()
     options.methods, options.images, options.layer = methods(), options.images or "all", "relu1"
@@ -88,8 +87,7 @@ t.test("a batch of four equals four singles; so do chunks of 8 and of what fits,
   compare(whole, of({ batch = 4 }, 2), 2e-5)
 end)
 
-t.test("honesty is printed with median and range, stored with the step, and a word stands where the number does "
-  .. "not apply", function()
+t.test("reliability facts are printed with median and range, and stored with the step", function()
   local method = { honesty = { { fact = "gap", title = "gap", percent = true }, { fact = "n", title = "n" } } }
   t.equal(honesty.lines(method, { { facts = { gap = 0.5, n = 3 } } }), { "gap: 50 %", "n: 3" })
   t.equal(honesty.lines(method, { { facts = { gap = 0.5 } }, { facts = { gap = 0.1 } }, { facts = { gap = 0.2 } },
@@ -121,7 +119,7 @@ t.test("honesty is printed with median and range, stored with the step, and a wo
     and result.statuses[1].honesty[2]:find("^standard error over samples: median"))
 end)
 
-t.test("each method draws all explained classes of each image over one diverging scale", function()
+t.test("each method draws all explained classes of an image on one diverging scale", function()
   local dir = t.tmpdir()
   local result = go(dir, { methods = methods(), images = 3, layer = "relu1", figures = true })
   local drawn = 0
@@ -137,7 +135,7 @@ t.test("each method draws all explained classes of each image over one diverging
   t.equal(drawn, 3)
 end)
 
-t.test("a class of a long name keeps its output beside it on the figure", function()
+t.test("a long class name stays beside its output on the figure", function()
   local dir, model, split, long = t.tmpdir(), tiny.model(), tiny.split(1),
     { "pneumonia of unknown origin with large effusion", "nodule", "opacity" }
   model.classes, split.classes = long, long
@@ -150,7 +148,7 @@ t.test("a class of a long name keeps its output beside it on the figure", functi
   t.ok(svg:find(">" .. require("medxai.show.drawing").fixed(output, 2) .. "<", 1, true))
 end)
 
-t.test("a network without finite outputs gives maps of status nan; drawing goes on", function()
+t.test("a network of NaN weights gives maps of status nan; drawing goes on", function()
   local dir, model = t.tmpdir(), tiny.model()
   model:state()[1].tensor:detach():fill_(0 / 0)
   local result, run = go(dir, { methods = methods(), images = 1, layer = "relu1", target = "nodule", figures = true },
@@ -170,7 +168,7 @@ t.test("an image of one region has no Kernel SHAP: its map is not defined, the o
   t.equal(statuses, { "ok", "not_defined", "ok" })
 end)
 
-t.test("settings make the folder: a tensor as background, regions as tables and functions", function()
+t.test("tensors, tables and functions as settings each give a folder of their own", function()
   local dir, seen = t.tmpdir(), {}
   for k, entry in ipairs {
     { "shap_gradient", samples = 4, background = torch.zeros(2, 3, 32, 32) },

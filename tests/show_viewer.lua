@@ -33,7 +33,7 @@ local function data_of(page)
   return require("cjson").decode(text), text
 end
 
-t.test("a page's viewer holds its pictures, and its maps as 64 levels that come back within half a level", function()
+t.test("the viewer's 64 levels are within half a level of the maps", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local made = album(3, 2, 3, 64)
   local data, text = data_of(viewer.html(made))
@@ -53,7 +53,7 @@ t.test("a page's viewer holds its pictures, and its maps as 64 levels that come 
   t.equal(viewer.html { images = {}, networks = {}, methods = {} }, "")
 end)
 
-t.test("maps get coarser until the viewer is under its limit; what cannot fit is said", function()
+t.test("maps get coarser until the viewer is below its limit; what does not fit is reported", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local made = album(20, 2, 3, 64)
   local page = viewer.html(made, { budget = 60000 })
@@ -63,8 +63,7 @@ t.test("maps get coarser until the viewer is under its limit; what cannot fit is
     "report: the viewer of 20 images, 2 networks and 3 methods does not fit in 1000 bytes. Show fewer images.")
 end)
 
-t.test("a run's page shows every map of its explain steps over its image; the pictures stay in the "
-  .. "run folder", function()
+t.test("the report's viewer shows every map of the explain steps over its image", function()
   local tiny = require "tinyexplain"
   local dir = t.tmpdir()
   local scope <close> = core.memory.scope() -- luacheck: ignore
@@ -87,7 +86,7 @@ t.test("a run's page shows every map of its explain steps over its image; the pi
   t.ok(#data_of(viewer.html(album_of)).images == 2)
 end)
 
-t.test("a JPEG of a picture is near to it; a quality out of range is refused", function()
+t.test("a JPEG is close to its picture; a quality out of range is refused", function()
   local picture = album(1, 1, 1, 64).picture(1)
   local back = core.image.decode(core.image.encode(picture, 90))
   t.ok((back:select(2, 0):to { dtype = "float32" } - picture:to { dtype = "float32" }):abs():max():item() <= 8)
@@ -106,7 +105,7 @@ local function chromium()
   end
 end
 
--- Steps through the page's own controls and keys, and writes what it met into the page.
+-- Uses the page's own controls and keys, and writes what it finds into the page.
 local clicks = [==[
 <script>
 (function () {

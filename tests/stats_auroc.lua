@@ -1,6 +1,5 @@
--- Areas under ROC curves and accuracies of networks on the same images: the golden values of
--- shared/spec/comparison.md, section 13;
--- several images per patient, several classes, seeds; what cannot be told; false positives under equal networks.
+-- Areas under ROC curves and accuracies of networks on the same images: reference values of shared/spec/comparison.md,
+-- section 13; several images per patient, several classes, seeds; undefined cases; false positives for equal networks.
 local t = require "t"
 local accuracy = require "medxai.stats.accuracy"
 local core = require "medxai.core"
@@ -22,7 +21,7 @@ local a = { 0.9, 0.8, 0.7, 0.55, 0.4, 0.6, 0.5, 0.4, 0.3, 0.3, 0.2, 0.1 }
 local b = { 0.8, 0.45, 0.75, 0.3, 0.6, 0.7, 0.35, 0.5, 0.2, 0.45, 0.1, 0.15 }
 local of = named { 1, 1, 2, 3, 3, 1, 2, 4, 4, 5, 6, 6 }
 
-t.test("DeLong's test gives the golden areas, variance, z and p", function()
+t.test("DeLong's test equals the reference areas, variance, z and p", function()
   local r = delong.difference(delong.placements(a, is_positive), delong.placements(b, is_positive), units.over(12))
   golden(r.a, 9 / 10)
   golden(r.b, 11 / 14)
@@ -35,7 +34,7 @@ t.test("DeLong's test gives the golden areas, variance, z and p", function()
     1e-12)
 end)
 
-t.test("several images per patient: Obuchowski's variance is the golden one; one: DeLong's to the last bit", function()
+t.test("several images per patient: Obuchowski's variance; one per patient: DeLong's exactly", function()
   local pa, pb = delong.placements(a, is_positive), delong.placements(b, is_positive)
   local r = delong.difference(pa, pb, units.over(12, of))
   golden(r.se, 0.0793880174173)
@@ -48,8 +47,7 @@ t.test("several images per patient: Obuchowski's variance is the golden one; one
     units.over(12)).p, "DeLong" })
 end)
 
-t.test("two networks that rank alike are identical: p = 1; one that splits perfectly and a constant have no spread",
-  function()
+t.test("two networks with equal ranks have p = 1; perfect and constant scores have no spread", function()
   local twice = {}
   for i, s in ipairs(a) do twice[i] = 2 * s + 1 end
   local r = delong.difference(delong.placements(a, is_positive), delong.placements(twice, is_positive), units.over(12))
@@ -62,7 +60,7 @@ t.test("two networks that rank alike are identical: p = 1; one that splits perfe
   t.ok(d.p ~= d.p and d.low ~= d.low)
 end)
 
-t.test("the mean over seeds has the mean of placements", function()
+t.test("the mean over seeds has the mean of the placements", function()
   local pa, pb = delong.placements(a, is_positive), delong.placements(b, is_positive)
   local mean = delong.mean { pa, pb }
   t.near(mean.auc, (pa.auc + pb.auc) / 2, 1e-15)
@@ -73,7 +71,7 @@ t.test("the mean over seeds has the mean of placements", function()
     delong.standard_error(pb, units.over(12))))
 end)
 
-t.test("scores that are no numbers, lengths that differ and sides that are empty", function()
+t.test("NaN scores, different lengths and empty classes are handled", function()
   t.fails(function() delong.placements({ 1, 0 / 0 }, { true, false }) end,
     "delong: score 2 is not a number. Leave the image out of both networks.")
   t.fails(function() delong.placements({ 1 }, { true, false }) end,
@@ -99,7 +97,7 @@ local second = { { 0.6, 0.3, 0.1 }, { 0.4, 0.4, 0.2 }, { 0.45, 0.3, 0.25 }, { 0.
   { 0.2, 0.2, 0.6 }, { 0.35, 0.3, 0.35 }, { 0.15, 0.25, 0.6 }, { 0.3, 0.45, 0.25 } }
 local macro_patients = named { 1, 1, 2, 3, 3, 4, 5, 6, 6, 7 }
 
-t.test("the mean over classes and its difference's standard error are golden, over images and over patients", function()
+t.test("the mean over classes and its difference's standard error equal the reference values", function()
   local ma, mb = delong.macro(labels, first), delong.macro(labels, second)
   golden(ma.auc, 0.954365079365)
   golden(mb.auc, 0.970238095238)
@@ -158,8 +156,7 @@ t.test("one-sided p-values of an area against a threshold: by hand, mirrored, bo
   t.ok(none.p_above ~= none.p_above and none.why == "a class has no image, or all of them")
 end)
 
-t.test("what is left of an area in another: the whole leaves 1, a constant 0; the standard error is the jackknife's",
-  function()
+t.test("share of an area explained by another: itself 1, a constant 0; jackknife standard error", function()
   local z = core.rng.stream { seed = 3, purpose = "left@1" }:normal(60 * 3)
   local list, truth, whole, weak, flat = z:tolist(), {}, {}, {}, {}
   z:close()
@@ -211,7 +208,7 @@ local function areas(samples, m, area, seed)
   return held / samples, found / samples, not_found / samples
 end
 
-t.test("an area's interval holds it, and its one-sided tests keep their size, with 15 positives", function()
+t.test("intervals of an area cover it and one-sided tests keep their level, with 15 positives", function()
   local held, found, not_found = areas(400, 15, 0.638, 1)
   t.ok(held >= 0.92 and held <= 0.99, held) -- 0.95 within three standard errors of 0.011
   t.ok(found <= 0.083 and not_found <= 0.083, found .. " " .. not_found)
@@ -232,7 +229,7 @@ end)
 
 -- ---- accuracy -------------------------------------------------------------------------------------------------------
 
-t.test("McNemar's exact p and mid-p are the golden ones; nothing discordant is p = 1", function()
+t.test("McNemar's exact p and mid-p equal the reference values; no discordant pair is p = 1", function()
   local exact, mid = accuracy.mcnemar(3, 11)
   golden(exact, 0.057373046875)
   golden(mid, 0.03515625)
@@ -242,8 +239,7 @@ t.test("McNemar's exact p and mid-p are the golden ones; nothing discordant is p
   t.near({ accuracy.mcnemar(0, 5) }, { 2 / 32, 1 / 32 }, 1e-15)
 end)
 
-t.test("a difference of accuracies: McNemar with one image per patient, signs of patients' sums with several",
-  function()
+t.test("differences of accuracies: McNemar for one image per patient, random signs for several", function()
   local x, y, patients = {}, {}, {}
   for i = 1, 40 do x[i], y[i], patients[i] = i <= 35 and 1 or 0, (i <= 24 or i > 37) and 1 or 0, "p" .. (i + 1) // 2 end
   local r = accuracy.difference(units.over(40), x, y)
@@ -260,7 +256,7 @@ end)
 
 -- ---- equal networks -------------------------------------------------------------------------------------------------
 
--- Share of studies in which two networks that differ by noise alone are told apart.
+-- Share of studies in which two networks that differ only by noise are told apart.
 local function false_positives(studies, positives, negatives, seed)
   local found = 0
   for s = 1, studies do

@@ -1,4 +1,4 @@
--- Calibration and conformal sets: the golden values of shared/spec/comparison.md, section 13, and what there is not.
+-- Calibration and conformal sets: reference values of shared/spec/comparison.md, section 13, and undefined cases.
 local t = require "t"
 local calibration = require "medxai.stats.calibration"
 local conformal = require "medxai.stats.conformal"
@@ -16,7 +16,7 @@ for i, row in ipairs(probabilities) do
   for c, p in ipairs(row) do logits[i][c] = math.log(p) end
 end
 
-t.test("calibration errors are the golden ones: equal widths (lo, hi], equal masses, class by class", function()
+t.test("calibration errors equal the reference values: equal widths, equal masses, per class", function()
   local confidences, hits = calibration.top(labels, probabilities)
   golden(calibration.ece(confidences, hits, { groups = 5, by = "width" }), 0.1475)
   golden(calibration.ece(confidences, hits, { groups = 4 }), 0.095)
@@ -24,7 +24,7 @@ t.test("calibration errors are the golden ones: equal widths (lo, hi], equal mas
   for c, want in ipairs { 0.09, 0.235, 0.105 } do golden(classwise[c], want, "class " .. c) end
 end)
 
-t.test("a confidence on a group's bound belongs to the lower group, 0 to the first", function()
+t.test("a confidence on a bin's bound belongs to the lower bin, 0 to the first", function()
   local error, bins = calibration.ece({ 0, 0.2, 0.4, 0.6, 0.8, 1 }, { 0, 0, 0, 1, 1, 1 }, { groups = 5, by = "width" })
   t.equal({ #bins, bins[1].n, bins[2].n, bins[5].n }, { 5, 2, 1, 1 })
   t.near(error, (0.2 + 0.4 + 0.4 + 0.2 + 0) / 6, 1e-12)
@@ -35,7 +35,7 @@ t.test("a confidence on a group's bound belongs to the lower group, 0 to the fir
   end
 end)
 
-t.test("equal confidences: the error does not depend on the order of the images", function()
+t.test("with ties the error does not depend on the order of the images", function()
   local c, h = { 0.5, 0.5, 0.5, 0.5, 0.9, 0.9 }, { 1, 1, 0, 0, 1, 0 }
   local error = calibration.ece(c, h, { groups = 3 })
   t.near(error, calibration.ece({ 0.9, 0.5, 0.5, 0.9, 0.5, 0.5 }, { 0, 0, 1, 1, 1, 0 }, { groups = 3 }), 1e-15)
@@ -44,7 +44,7 @@ t.test("equal confidences: the error does not depend on the order of the images"
   t.ok(none ~= none, "of no image it is NaN")
 end)
 
-t.test("Brier score, negative log-likelihood and Murphy's parts are the golden ones", function()
+t.test("Brier score, negative log-likelihood and Murphy's parts equal the reference values", function()
   golden(calibration.brier(labels, probabilities), 0.432)
   golden(calibration.nll(labels, probabilities), 0.725764098843)
   local m = calibration.murphy({ 0.2, 0.2, 0.2, 0.2, 0.5, 0.5, 0.8, 0.8, 0.8, 0.8 }, { 0, 0, 1, 0, 1, 0, 1, 1, 0, 1 })
@@ -55,7 +55,7 @@ t.test("Brier score, negative log-likelihood and Murphy's parts are the golden o
   t.equal(calibration.nll({ 1 }, { { 1, 0 } }), math.huge)
 end)
 
-t.test("temperature, slope and intercepts are the golden ones", function()
+t.test("temperature, slope and intercepts equal the reference values", function()
   local temperature = calibration.temperature(labels, logits)
   t.near(temperature, 0.653391783, 1e-6)
   golden(calibration.nll(labels, calibration.softmax(logits, temperature)), 0.694075052, "at the minimum it is flat")
@@ -63,7 +63,7 @@ t.test("temperature, slope and intercepts are the golden ones", function()
   t.near({ s.slope, s.intercept, s.intercept_at_1 }, { 1.91661932, 0.76691380, 0.228116554 }, 1e-6)
 end)
 
-t.test("temperature and slope that do not exist are told, not made up", function()
+t.test("a temperature or slope that does not exist is reported", function()
   local right = { { 2, 0 }, { 0, 1 }, { 3, 1 } }
   t.equal({ calibration.temperature({ 0, 1, 0 }, right) }, { nil, "every image has the right class on top" })
   t.equal({ calibration.temperature({ 1, 0, 1 }, right) }, { nil, "the logits say no more than chance" })
@@ -94,7 +94,7 @@ local function calibrated(n, seed)
   return truth, rows
 end
 
-t.test("the error's chance level is a calibrated network's error, falls with more images, repeats", function()
+t.test("the error's chance level is that of a calibrated network and falls with more images", function()
   local sum, levels = 0.0, {}
   for s = 1, 40 do
     local truth, rows = calibrated(150, s)
@@ -128,7 +128,7 @@ t.test("the threshold is golden: the k-th smallest, k = ceil((m + 1)(1 - alpha))
     "conformal: alpha is a share of images (expected between 0 and 1, got 1).")
 end)
 
-t.test("sets, plain and per class: coverage, size, empty ones; too few tuning images give all classes", function()
+t.test("sets, plain and per class: coverage, size, empty ones; few tuning images give all classes", function()
   local fitted = conformal.fit(labels, probabilities, 0.3)
   t.equal(fitted.all.k, 7) -- ceil(9 x 0.7)
   local sets = conformal.sets(probabilities, fitted)
@@ -142,7 +142,7 @@ t.test("sets, plain and per class: coverage, size, empty ones; too few tuning im
   t.equal({ conformal.judge({ 0 }, { {} }).empty, conformal.judge({ 0 }, { {} }).coverage }, { 1, 0 })
 end)
 
-t.test("sets hold the true class of new images at least as often as promised", function()
+t.test("sets contain the true class of new images at least as often as stated", function()
   local covered = 0.0
   for s = 1, 40 do
     local truth, rows = calibrated(120, 100 + s)

@@ -1,4 +1,4 @@
--- Numbers about maps: similarity, persistence, complexity, faithfulness, readers: the golden values of
+-- Numbers about maps (similarity, persistence, complexity, faithfulness, readers): reference values of
 -- shared/spec/comparison.md, section 13, and cases by hand.
 local t = require "t"
 local complexity = require "medxai.stats.complexity"
@@ -14,7 +14,7 @@ local function golden(got, want, what) t.near(got, want, 1e-9 * math.abs(want), 
 
 -- ---- similarity -----------------------------------------------------------------------------------------------------
 
-t.test("Spearman with mid-ranks and tau-b are the golden ones; constant maps and NaN have none", function()
+t.test("Spearman and tau-b equal the reference values; constant maps and NaN have none", function()
   local a, b = { 0, 0, 1, 2, 3, 3, 5, 4, 0 }, { 0, 1, 1, 2, 2, 4, 6, 3, 0 }
   golden(similarity.spearman(a, b), 0.935379585202)
   golden(similarity.tau_b(a, b), 0.861640436855)
@@ -36,7 +36,7 @@ local function square(size, f)
   return map
 end
 
-t.test("SSIM is the golden one; two squares that do not touch are alike to it and not to Spearman", function()
+t.test("SSIM equals the reference value; disjoint squares are similar by SSIM and not by Spearman", function()
   local a = square(16, function(i, j) return (3 * i + 5 * j) % 16 / 15 end)
   local b = square(16, function(i, j) return (5 * i + 3 * j + 1) % 16 / 15 end)
   golden(similarity.ssim(a, b, 16, 16), 0.0567825213323)
@@ -55,7 +55,7 @@ t.test("SSIM is the golden one; two squares that do not touch are alike to it an
     "similarity: ssim: 1 numbers are no map of 1 x 1 (expected height x width, sides of 11 or more).")
 end)
 
-t.test("overlap of the strongest tenth: itself 1, apart 0, random about 0.053; cells that tie are shared", function()
+t.test("overlap of the top tenth: itself 1, disjoint 0, random about 0.053; ties are shared", function()
   local a, b, c = {}, {}, {}
   for i = 1, 100 do a[i], b[i], c[i] = i, 101 - i, i % 10 == 0 and 1 or 0 end
   t.equal({ similarity.top_overlap(a, a), similarity.top_overlap(a, b), similarity.top_overlap(c, c) }, { 1, 0, 1 })
@@ -69,7 +69,7 @@ t.test("overlap of the strongest tenth: itself 1, apart 0, random about 0.053; c
   t.equal({ similarity.top_overlap({ 1, 1 }, { 1, 2 }), similarity.top_overlap({ 1, nan }, { 1, 2 }) }, {})
 end)
 
-t.test("agreement beyond strangers, with an interval over patients; 0 where strangers agree as much", function()
+t.test("agreement beyond strangers has an interval; it is 0 where strangers agree as much", function()
   local same, strangers, of = {}, {}, {}
   for i = 1, 40 do
     same[i], strangers[i], of[i] = 0.6 + 0.1 * math.sin(i), 0.2 + 0.1 * math.cos(2 * i), "p" .. (i + 1) // 2
@@ -115,7 +115,7 @@ end)
 
 -- ---- persistence ----------------------------------------------------------------------------------------------------
 
-t.test("persistence is the golden one: stages below the strangers do not make up for others", function()
+t.test("persistence equals the reference value; stages below the strangers do not compensate", function()
   golden(persistence.value({ 0.9, 0.5, 0.1 }, 0.2), 0.416666666667)
 end)
 
@@ -144,7 +144,7 @@ t.test("persistence over patients and draws: interval, undefined maps, one map f
   stages[1][2][7], stages[2][1][9] = nan, nan
   t.near(persistence.of(over, stages, stranger).mean, r.mean, 0.005)
   t.equal(persistence.of(over, stages, stranger), persistence.of(units.over(48), stages, stranger)) -- the same draws
-  -- draws that differ widen the interval, which patients alone would not show
+  -- draws that differ widen the interval; an interval over patients alone would not show it
   local apart = cascade({ 0.5, 0.5, 0.5 }, 48, 0.001)
   for k = 1, 3 do
     for d = 1, 5 do
@@ -199,11 +199,11 @@ t.long("persistence near its threshold over 300 studies of 48 patients", functio
   local below, above, truth = misses(300, 48, 0.6, 2)
   print(string.format("      true %.3f: interval below in %.3f, above in %.3f (nominal 0.05 each)", truth, below,
     above))
-  -- more above than below: max(0, .) of the last stage, which lies at the strangers' level, lies above it
+  -- more above than below: max(0, .) of the last stage, at the strangers' level, is biased upward
   t.ok(below <= 0.10 and above <= 0.16, below .. " " .. above)
 end)
 
-t.test("labels: (p - b) / (t - b), with an interval; nothing where twins agree hardly more than strangers", function()
+t.test("check `labels`: (p - b) / (t - b) with an interval; none where twins agree like strangers", function()
   local over, p, twin, b = units.over(40), {}, {}, {}
   for i = 1, 40 do p[i], twin[i], b[i] = 0.4 + 0.1 * math.sin(i), 0.6 + 0.1 * math.cos(i),
     0.2 + 0.05 * math.sin(2 * i) end
@@ -223,7 +223,7 @@ end)
 
 -- ---- complexity -----------------------------------------------------------------------------------------------------
 
-t.test("Gini, entropy and effective area are the golden ones; points, even maps and maps without energy", function()
+t.test("Gini, entropy and effective area equal the reference values, also for extreme maps", function()
   local map = { 0, 1, 2, 3, 4, 10 }
   golden(complexity.gini(map), 1 / 2)
   golden(complexity.entropy(map), 0.744002929172)
@@ -238,7 +238,7 @@ end)
 
 -- ---- faithfulness ---------------------------------------------------------------------------------------------------
 
-t.test("faithfulness correlation and estimate are the golden ones; constant maps and scores have none", function()
+t.test("faithfulness correlation and estimate equal the reference values; constants have none", function()
   local attribution = { 3, 1, 0, -1, 2 }
   local sets = { { 1, 2 }, { 3, 4 }, { 1, 5 }, { 2, 4 }, { 4, 5 }, { 1, 3 } }
   t.equal(faithfulness.sums(attribution, sets), { 4, -1, 5, 0, 1, 3 })
@@ -268,7 +268,7 @@ t.test("infidelity is the golden one; the exact gradient at any scale is 0, an i
   t.equal({ faithfulness.infidelity({ 0, 0 }, { 1, 2 }), faithfulness.infidelity({ 1, 2 }, { 0, 0 }) }, {})
 end)
 
-t.test("sensitivity and Lipschitz are the golden ones; a map that is 0 everywhere has none", function()
+t.test("sensitivity and Lipschitz equal the reference values; a zero map has none", function()
   local x, steps, maps, distances = { 1, 2 }, { { 0.1, 0 }, { 0, -0.1 }, { 0.1, 0.1 }, { -0.05, 0.1 } }, {}, {}
   for i, d in ipairs(steps) do
     maps[i], distances[i] = { (x[1] + d[1]) ^ 2, (x[2] + d[2]) ^ 2 }, math.sqrt(d[1] ^ 2 + d[2] ^ 2)
@@ -282,7 +282,7 @@ t.test("sensitivity and Lipschitz are the golden ones; a map that is 0 everywher
     "faithfulness: sensitivity: map 1 has 2 cells (expected 1).")
 end)
 
-t.test("relevance rank accuracy is the golden one; ties share the last places; an empty mask has none", function()
+t.test("relevance rank accuracy equals the reference value; ties share places; an empty mask has none", function()
   local map = { 0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.05, 0.6, -0.4 }
   local mask = { 0, 1, 0, 1, 0, 0, 0, 0, 1 }
   golden(faithfulness.rank_accuracy(map, mask), 2 / 3)
@@ -292,7 +292,7 @@ t.test("relevance rank accuracy is the golden one; ties share the last places; a
   t.equal({ faithfulness.rank_accuracy({ 1, 2 }, { 0, 0 }), faithfulness.rank_accuracy({ nan, 2 }, { 1, 0 }) }, {})
 end)
 
-t.test("energy inside and average precision of the same map are the golden ones", function()
+t.test("energy inside and average precision equal the reference values", function()
   local torch = require "medxai.torch"
   local scope <close> = require("medxai.core").memory.scope()
   local map = torch.tensor({ { 0.1, 0.9, 0.3 }, { 0.8, 0.2, 0.7 }, { 0.05, 0.6, -0.4 } }, { dtype = "float64" })
@@ -303,7 +303,7 @@ end)
 
 -- ---- readers --------------------------------------------------------------------------------------------------------
 
-t.test("weighted kappa and ICC(2,1) are the golden ones; ratings that are all equal have none", function()
+t.test("weighted kappa and ICC(2,1) equal the reference values; equal ratings have none", function()
   local a, b, rows = { 1, 2, 3, 4, 5, 3, 2, 4, 5, 1 }, { 1, 3, 3, 4, 4, 2, 2, 5, 5, 2 }, {}
   for i = 1, 10 do rows[i] = { a[i], b[i] } end
   golden(readers.kappa(a, b), 0.864864864865)

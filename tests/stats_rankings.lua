@@ -1,4 +1,4 @@
--- Seeds, resplits, rankings, verdicts: the golden values of shared/spec/comparison.md, section 13, and cases by hand.
+-- Seeds, resplits, rankings, verdicts: reference values of shared/spec/comparison.md, section 13, and cases by hand.
 local t = require "t"
 local components = require "medxai.stats.components"
 local core = require "medxai.core"
@@ -27,12 +27,12 @@ t.test("images and seeds: mean squares, variance of the mean, degrees of freedom
   t.near(r.high - r.mean, r.half, 1e-15)
 end)
 
-t.test("fewer than three seeds, no spread, gaps: a reason and no interval", function()
+t.test("fewer than three seeds, no spread or gaps: no interval, with the reason", function()
   local two = components.of { { 0.5, 0.6 }, { 0.7, 0.6 }, { 0.3, 0.4 } }
   t.equal(two.why, "fewer than 3 seeds")
   t.ok(two.low ~= two.low and two.mean == two.mean)
   t.equal(components.of({ { 1, 1, 1 }, { 1, 1, 1 } }).why, "no spread")
-  -- every seed answers one class for all: as many right each, other ones
+  -- every seed predicts one class for all images: equal accuracy, on different images
   t.equal(components.of({ { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } }).why, "the variance cannot be told from the error")
   t.equal(components.of({ { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 }, { 1, 0, 0 }, { 0, 1, 1 } }).why,
     "the variance cannot be told from the error")
@@ -45,8 +45,7 @@ t.test("fewer than three seeds, no spread, gaps: a reason and no interval", func
     "components: row 1, seed 3 has no value. Leave the image out of all seeds.")
 end)
 
-t.test("resplits: Nadeau and Bengio's t and p are the golden ones; without their correction p would be 0.00277",
-  function()
+t.test("Nadeau and Bengio's corrected t and p equal the reference values", function()
   local d = { 0.02, 0.03, -0.01, 0.04, 0.015, 0.02, 0.005, 0.03, 0.01, 0.025 }
   local r = components.resplits(d, 1 / 4)
   golden(r.t, 2.17961532415)
@@ -81,7 +80,7 @@ t.test("Friedman's test, Iman and Davenport's F, Kendall's W and the critical di
     "rankings: block 1 has an undefined value. Leave the block out.")
 end)
 
-t.test("the same six blocks: Holm over the six pairs rejects none, the least p is 2 of 64", function()
+t.test("six blocks: Holm over six pairs rejects none, since the least p is 2 of 64", function()
   local ps, least = {}, 1
   for i = 1, 4 do
     for j = i + 1, 4 do
@@ -95,7 +94,7 @@ t.test("the same six blocks: Holm over the six pairs rejects none, the least p i
   for _, p in ipairs(multiple.holm(ps)) do t.ok(p > 0.05) end
 end)
 
--- The golden pairs: adjusted p, the first is the better one.
+-- The reference pairs: adjusted p; the first is the better one.
 local function golden_pairs()
   local list = {}
   for a, b, p in ("AB .004 AC .001 AD .001 BC .21 BD .03 CD .40"):gmatch "(%u)(%u) (%S+)" do
@@ -105,7 +104,7 @@ local function golden_pairs()
   return list
 end
 
-t.test("rank ranges are the golden ones; cliques are made from the pairs", function()
+t.test("rank ranges equal the reference values; groups are made from the pairs", function()
   local ranges = rankings.ranges({ "A", "B", "C", "D" }, golden_pairs())
   local text = {}
   for i, r in ipairs(ranges) do text[i] = string.format("%s %d-%d", r.name, r.low, r.high) end
@@ -113,7 +112,7 @@ t.test("rank ranges are the golden ones; cliques are made from the pairs", funct
   t.equal(rankings.cliques({ "A", "B", "C", "D" }, golden_pairs()), { { "B", "C" }, { "C", "D" } })
   t.equal(rankings.cliques({ "A", "B", "C" }, {}), { { "A", "B", "C" } })
   t.equal(rankings.cliques({ "A", "B" }, { { a = "A", b = "B", verdict = "worse" } }), {})
-  -- A and C differ, both are like B, which lies outside them in rank: two bars that no run of neighbors makes
+  -- A and C differ, both equal B, which has another rank: two bars that no run of neighbors gives
   t.equal(rankings.cliques({ "A", "C", "B" }, { { a = "A", b = "C", verdict = "better" } }), { { "A", "B" }, { "C",
     "B" } })
   t.equal(rankings.ranges({ "A", "B" }, { { a = "A", b = "B", verdict = "worse" } }), { { name = "A", low = 2,
@@ -133,8 +132,7 @@ local function three(n, seed)
   return out
 end
 
-t.test("how often a method is first: sums to 1, follows the direction, ties are shared, undefined images leave all",
-  function()
+t.test("shares of first places sum to 1, follow the direction and split ties", function()
   local over, values = units.over(60), three(60, 1)
   local best, n = rankings.best(over, values, "higher")
   t.near(best[1] + best[2] + best[3], 1, 1e-12)
@@ -172,7 +170,7 @@ t.test("two criteria's rankings: tau-b and W of the means, with intervals over p
   t.ok(few.low ~= few.low)
 end)
 
-t.test("what a metric can tell: a win counts 1, a tie a half, undefined not", function()
+t.test("discrimination of a metric: a win counts 1, a tie one half, undefined is left out", function()
   local wins = rankings.wins({ 1, 2, 3, nan, 5 }, { 0, 2, 4, 1, nan }, "higher")
   t.equal({ wins[1], wins[2], wins[3] }, { 1, 0.5, 0 })
   t.ok(wins[4] ~= wins[4] and wins[5] ~= wins[5])
@@ -184,7 +182,7 @@ end)
 
 local function word(question, r, options) return verdict.of(question, r, options).verdict end
 
-t.test("better needs both: Holm's p and an interval without 0; the direction tells better from worse", function()
+t.test("\"better\" needs Holm's p and an interval without 0; the direction decides which is better", function()
   local r = { mean = 0.1, low = 0.02, high = 0.2, p = 0.03, units = 30 }
   t.equal({ word("difference", r), word("difference", r, { direction = "lower" }), word("difference", r,
     { direction = "none" }) }, { "better", "worse", "different" })
@@ -195,7 +193,7 @@ t.test("better needs both: Holm's p and an interval without 0; the direction tel
   t.equal(word("difference", { nothing = "no such layer" }), "not_applicable")
 end)
 
-t.test("equivalent: the 90 % interval within the margin; a difference that is found and small is both", function()
+t.test("\"equivalent\": the 90 % interval within the margin; a small difference can be found as well", function()
   local narrow = { low = -0.01, high = 0.015 }
   local r = { mean = 0.002, low = -0.012, high = 0.018, p = 0.7, units = 30 }
   t.equal({ word("difference", r, { margin = 0.02, narrow = narrow }), word("difference", r, { margin = 0.014,
@@ -221,7 +219,7 @@ t.test("found, not found, undecided by one-sided p-values; pass and fail by an i
     "verdict: unknown question 'diference'. Did you mean 'difference'?")
 end)
 
-t.test("no verdict of fewer than ten units, or without an interval, and the reason", function()
+t.test("no verdict with fewer than ten units or without an interval, with the reason", function()
   local r = { mean = 0.1, low = 0.02, high = 0.2, p = 0.001, units = 9, resampled = "patients" }
   t.equal(verdict.of("difference", r), { verdict = "undecided", reason = "fewer than 10 patients" })
   t.equal(verdict.of("bound", { low = nan, high = nan, units = 40, why = "no spread" }, { threshold = 1,
@@ -229,7 +227,7 @@ t.test("no verdict of fewer than ten units, or without an interval, and the reas
   t.equal(verdict.of("threshold", { p_above = nan, p_below = nan, units = 40 }).reason, "no p-value")
 end)
 
-t.test("measures that contradict, and controls that fail, make it undecided", function()
+t.test("contradicting measures and failed controls make a verdict undecided", function()
   t.equal(verdict.of_both({ verdict = "pass" }, { verdict = "fail" }), { verdict = "undecided",
     reason = "measures disagree" })
   t.equal(verdict.of_both({ verdict = "pass" }, { verdict = "undecided" }).verdict, "pass")

@@ -75,7 +75,7 @@ function kinds.calibration(c)
   near(s.intercept, c.intercept, 1e-7, "intercept")
   near(s.intercept_at_1, c.intercept_at_1, 1e-7, "intercept at slope 1")
   local temperature = calibration.temperature(c.y, c.logits)
-  -- a minimum is flat: a search knows it to the root of the precision
+  -- a minimum is flat: a search finds it only to the square root of the precision
   near(temperature, c.temperature, 1e-5, "temperature")
   near(calibration.nll(c.y, calibration.softmax(c.logits, temperature)), c.nll_at_best, 1e-10,
     "log loss at the temperature")

@@ -1,5 +1,5 @@
--- Means, differences and hit rates over units: the golden values of shared/spec/comparison.md, section 13 (made twice,
--- by separate code), what has no interval and why, the coverage of the intervals.
+-- Means, differences and hit rates over units: reference values of shared/spec/comparison.md, section 13 (computed
+-- twice, by separate code), cases without an interval, coverage of the intervals.
 local t = require "t"
 local core = require "medxai.core"
 local multiple = require "medxai.stats.multiple"
@@ -44,7 +44,7 @@ t.test("a mean over patients, its standard error and its studentised interval ov
   t.near({ r.low, r.high }, { 0.147163877, 0.654957862 }, 1e-9)
 end)
 
-t.test("a function of totals has the value, the standard error and the interval of the mean that it is", function()
+t.test("a function of totals has the value, standard error and interval of the equivalent mean", function()
   local ones = {}
   for i = 1, 8 do ones[i] = 1 end
   local over = units.over(8, patients)
@@ -55,7 +55,7 @@ t.test("a function of totals has the value, the standard error and the interval 
   t.near({ r.low, r.high }, { 0.147163877, 0.654957862 }, 1e-9)
 end)
 
-t.test("the percentile interval over all resamples is the golden one", function()
+t.test("the percentile interval over all resamples equals the reference value", function()
   local box = core.resample.new { units = 5, drawn = every_resample(5) }
   local over = units.over(8, patients)
   local sum, count = over:sums(values)
@@ -73,8 +73,7 @@ t.test("of 1,999 resamples the 50th and the 1,950th bound 95 %", function()
   t.equal({ units.quantile({ 7 }, 0.01), units.quantile({ 7 }, 0.99) }, { 7, 7 })
 end)
 
-t.test("p by signs: 6 of 64 patterns; of many units the same within the error of random signs; no value, no p",
-  function()
+t.test("sign tests: exact for 6 units (64 patterns), random signs for many; no value, no p", function()
   local p, test = units.signs { 0.12, 0.05, -0.03, 0.20, 0.08, 0.01 }
   t.equal({ p, test }, { 6 / 64, "all signs" })
   t.equal(units.signs { 0, 0, 0 }, 1)
@@ -104,7 +103,7 @@ t.test("p by signs: 6 of 64 patterns; of many units the same within the error of
   t.equal(units.signs(list), 1 / 10000)
 end)
 
-t.test("Holm's p-values are the golden ones: each at least the one before it; what has none counts for none", function()
+t.test("Holm's p-values equal the reference values, in order; missing ones do not count", function()
   t.near(multiple.holm { 0.01, 0.04, 0.03, 0.005, 0.2 }, { 0.04, 0.09, 0.09, 0.025, 0.2 }, 1e-12)
   local out = multiple.holm { 0.9, nan, 0.02 }
   t.near({ out[1], out[3] }, { 0.9, 0.04 }, 1e-12)
@@ -135,7 +134,7 @@ end)
 
 -- ---- what there is not ----------------------------------------------------------------------------------------------
 
-t.test("fewer than ten units give no interval, and the reason; ten give one", function()
+t.test("ten units give an interval, fewer give the reason", function()
   local list = {}
   for i = 1, 10 do list[i] = i * i end
   local ten = units.over(10):mean(list)
@@ -155,7 +154,7 @@ t.test("fewer than ten units give no interval, and the reason; ten give one", fu
   t.ok(none.mean ~= none.mean and none.n == 0 and none.why == "fewer than 10 images")
 end)
 
-t.test("values that are all equal, also but for rounding, and rare ones give no interval", function()
+t.test("equal and nearly equal values, and rare ones, give no interval", function()
   local list = {}
   for i = 1, 12 do list[i] = 0.1 + 0.2 end
   t.equal(units.over(12):mean(list).why, "no spread")
@@ -227,7 +226,7 @@ t.test("a paired difference: the interval holds it, p by signs of patients, imag
   t.equal({ same.status, same.mean, same.low, same.high, same.p }, { "identical", 0, 0, 0, 1 })
 end)
 
-t.test("the same draws whatever was asked before, others under another seed", function()
+t.test("draws do not depend on earlier calls; another seed gives others", function()
   local a = {}
   for i = 1, 30 do a[i] = (i * 7919) % 31 end
   local first = units.over(30):mean(a)
@@ -239,7 +238,7 @@ t.test("the same draws whatever was asked before, others under another seed", fu
   t.ok(units.over(30, nil, { seed = 43 }):mean(a).low ~= first.low)
 end)
 
-t.test("one-sided p-values: small below, small above, about a half each at the estimate", function()
+t.test("one-sided p-values: small below, small above, about one half at the estimate", function()
   local a = {}
   for i = 1, 40 do a[i] = 0.6 + 0.05 * ((i * 31) % 17 - 8) / 8 end
   local over = units.over(40)

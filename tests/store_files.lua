@@ -38,7 +38,7 @@ t.test("odd strides, offsets, shared storages and every type are read from zip, 
   compare("odd.safetensors", "odd")
 end)
 
-t.test("the order of a state dict is kept", function()
+t.test("a state dict keeps its order", function()
   local list = store.load(folder .. "densenet.pt").tensors
   for i, want in ipairs(expected.densenet) do t.equal(list[i].name, want.name) end
 end)
@@ -48,13 +48,13 @@ t.test("a channels_last tensor keeps its layout", function()
   t.equal({ x:stride(0), x:stride(1), x:stride(2), x:stride(3) }, { 12, 1, 6, 3 })
 end)
 
-t.test("tensors of one storage share it", function()
+t.test("tensors of one storage stay shared", function()
   local list = by_name(store.load(folder .. "odd.pt").tensors)
   list.whole:fill_(3)
   t.equal(list.part:tolist(), { { 3.0, 3.0, 3.0 }, { 3.0, 3.0, 3.0 } })
 end)
 
-t.test("a state dict nested in a training checkpoint is found, in half precision under a prefix", function()
+t.test("a state dict inside a training checkpoint is found, also in half precision under a prefix", function()
   compare("training.pt", "densenet", { prefix = "module.", dtype = "float16", tolerance = 1e-3 })
   local meta = store.load(folder .. "training.pt").meta
   t.equal(meta.epoch, 3)
@@ -78,13 +78,13 @@ t.test("a pickle that calls os.system is refused by name and does not run", func
   t.equal(io.open "/tmp/medxai_was_here", nil)
 end)
 
-t.test("a whole pickled model is refused by the name of its class", function()
+t.test("a whole pickled model is refused with its class", function()
   t.fails(function() store.load(folder .. "whole_model.pt") end,
     ("weights: '%swhole_model.pt' asks to run torchvision.models.densenet.DenseNet; refused. In Python save "
       .. "model.state_dict() alone"):format(folder))
 end)
 
-t.test("plain objects beside a state dict are skipped and named, nothing of them is run", function()
+t.test("plain objects beside a state dict are skipped and named; nothing of them runs", function()
   for _, file in ipairs { "neighbours.pt", "neighbours_legacy.pth" } do
     local loaded = store.load(folder .. file)
     t.equal(#loaded.tensors, 2)
@@ -100,7 +100,7 @@ t.test("plain objects beside a state dict are skipped and named, nothing of them
   end
 end)
 
-t.test("what is skipped is told in one note", function()
+t.test("one note names everything skipped", function()
   local script = t.write(t.tmpdir() .. "/x.lua", ("require('medxai').load(%q)"):format(folder .. "neighbours.pt"))
   local r = t.run { script }
   t.ok(r.err:find("^weights: '[^']*neighbours%.pt': not read, since only tensors and plain values are: args "
@@ -108,7 +108,7 @@ t.test("what is skipped is told in one note", function()
   t.equal(t.run { "--quiet", script }.err, "")
 end)
 
-t.test("code among plain objects is still refused, and does not run", function()
+t.test("code among plain objects is refused and does not run", function()
   os.remove "/tmp/medxai_was_here"
   t.fails(function() store.load(folder .. "neighbours_evil.pt") end,
     ("weights: '%sneighbours_evil.pt' asks to run posix.system; refused. In Python save "
@@ -166,7 +166,7 @@ t.test("sizes, strides and offsets that leave the storage are errors", function(
   end
 end)
 
-t.test("a program of torch.jit.save is said to be one", function()
+t.test("a program of torch.jit.save is recognized", function()
   local path = zip_with("\x80\2N.", t.tmpdir())
   local bytes = t.read(path):gsub("a/data/0", "a/code/x")
   -- the second entry of the directory: compressed
@@ -177,7 +177,7 @@ t.test("a program of torch.jit.save is said to be one", function()
       .. "that file)"):format(path))
 end)
 
-t.test("values without end and wrong opcodes are errors", function()
+t.test("unterminated values and wrong opcodes are errors", function()
   local dir = t.tmpdir()
   local function refused(pickle, pattern) t.fails_like(function() store.load(zip_with(pickle, dir)) end, pattern) end
   refused("\x80\2]q\0h\0a.", "without end")                             -- a list that holds itself
@@ -216,7 +216,7 @@ local function cost_of(pickle, dir)
   return t.ok(tonumber(mb), r.err), tonumber(count)
 end
 
-t.test("a small pickle that mentions the same values many times stays small, and what it shares is shared", function()
+t.test("a pickle that repeats values keeps them shared and small", function()
   local dir = t.tmpdir()
   local function doubled(empty, make) -- each level holds the one before twice
     local pickle = "\x80\2" .. empty .. "q\0"
@@ -233,12 +233,12 @@ t.test("a small pickle that mentions the same values many times stays small, and
   } do
     local mb, count = cost_of(pickle, dir)
     t.equal(count, 51, name)
-    -- opening the core takes a few, 2^50 values all there are
+    -- opening the core takes a few MB; expanding everything would give 2^50 values
     t.ok(mb < 50, ("%s: %d bytes took %d MB"):format(name, #pickle, mb))
   end
 end)
 
-t.test("a long text that a pickle mentions many times is one text", function()
+t.test("a long text that a pickle repeats is kept once", function()
   -- (text, [text, text, ...])
   local pickle = "\x80\2" .. text(("x"):rep(1 << 20)) .. "q\0](" .. ("h\0"):rep(2000) .. "e\x86."
   local mb, count = cost_of(pickle, t.tmpdir())
@@ -246,7 +246,7 @@ t.test("a long text that a pickle mentions many times is one text", function()
   t.ok(mb < 200, ("2,000 mentions of 1 MB took %d MB"):format(mb)) -- 2 GB where each is a copy
 end)
 
-t.test("a pickle that copies its values again and again is refused before it fills the memory", function()
+t.test("a pickle that doubles its values is refused before it fills the memory", function()
   -- a list of 20,000 pairs, and 20,000 times an OrderedDict of it: 6 GB from 0.7 MB
   local list = "](" .. ("K\1K\2\x86"):rep(20000) .. "eq\0"
   local copies = "](" .. ("ccollections\nOrderedDict\nh\0\x85R"):rep(20000) .. "e"
@@ -268,7 +268,7 @@ t.test("a checkpoint cut at every 1 % of its length is an error", function()
   end
 end)
 
-t.test("changed bytes are an error or are read, and in zip files never go unseen in a tensor", function()
+t.test("changed bytes are an error or are read; in zip files no changed tensor is accepted", function()
   local dir = t.tmpdir()
   math.randomseed(7)
   for _, file in ipairs { "densenet.pt", "odd_legacy.pth", "odd.safetensors", "odd.pt", "neighbours_legacy.pth" } do
@@ -280,7 +280,7 @@ t.test("changed bytes are an error or are read, and in zip files never go unseen
         bytes = bytes:sub(1, at - 1) .. string.char(math.random(0, 255)) .. bytes:sub(at + 1)
       end
       local path = t.write(dir .. "/changed", bytes)
-      local ok, message = pcall(function() -- neighbours by the native reader: it tells no note 150 times
+      local ok, message = pcall(function() -- neighbors by the native reader: it tells no note 150 times
         if file:find "neighbours" then require("medxai.core").store.read(path, "weights") else store.load(path) end
       end)
       t.ok(ok or message:find "^weights: '.*/changed' ", message)
@@ -323,7 +323,7 @@ t.test("the header of a .safetensors file is read strictly", function()
   t.fails_like(function() store.load(t.write(dir .. "/y", string.pack("<I8", 1 << 62) .. "{}")) end, "cut short")
 end)
 
-t.test("files of other kinds are named", function()
+t.test("other kinds of files are named", function()
   local dir = t.tmpdir()
   local function says(bytes, ending)
     t.fails(function() store.load(t.write(dir .. "/f", bytes)) end, "weights: '" .. dir .. "/f' " .. ending)
@@ -385,7 +385,7 @@ t.test("a nested checkpoint comes back as it was", function()
   t.ok(nan ~= nan)
 end)
 
-t.test("what cannot be saved is named, and nothing is written", function()
+t.test("values that cannot be saved are named, and nothing is written", function()
   local dir = t.tmpdir()
   local function refused(value, message)
     t.fails(function() store.save_checkpoint(dir .. "/x.pt", value) end, message)
@@ -402,7 +402,7 @@ t.test("what cannot be saved is named, and nothing is written", function()
   t.equal(io.open(dir .. "/x.pt"), nil)
 end)
 
-t.test("a full disk is one error; the old file stays and no temporary one does", function()
+t.test("a full disk is one error; the old file stays, no temporary one does", function()
   local dir = t.tmpdir()
   local path = t.write(dir .. "/w.pt", "old")
   local script = t.write(dir .. "/save.lua", ([[

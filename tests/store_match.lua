@@ -21,7 +21,7 @@ local function densenet()
   return list
 end
 
-t.test("a file fits by name, and is converted to the model's type", function()
+t.test("a file is matched by name and converted to the model's dtype", function()
   local model = densenet()
   local report = match.load_into(model, store.load(folder .. "densenet.pt").tensors)
   t.equal(match.counts(report), "43 matched, 0 missing, 0 extra, 0 of another shape")
@@ -29,7 +29,7 @@ t.test("a file fits by name, and is converted to the model's type", function()
   for i, entry in ipairs(model) do t.equal(entry.tensor:tolist(), want[i].tensor:tolist(), entry.name) end
 end)
 
-t.test("prefixes are taken off, and named", function()
+t.test("prefixes are removed and reported", function()
   local report = match.load_into(densenet(), store.load(folder .. "densenet_torch2.pt").tensors)
   t.equal(match.counts(report), "43 matched, 0 missing, 0 extra, 0 of another shape")
   t.equal(report.renamed, { "without the prefix 'model.module.'" })
@@ -58,7 +58,7 @@ local function loads(file, options)
   return report
 end
 
-t.test("any prefix under which the names are the model's is taken off", function()
+t.test("any common prefix is removed", function()
   for _, prefix in ipairs { "cnn.", "base_model.", "1.", "model.module._orig_mod.", "a.b.c.d.", "module.module.",
     "features_extractor.backbone." } do
     local report = loads(renamed(function(name) return prefix .. name end))
@@ -67,7 +67,7 @@ t.test("any prefix under which the names are the model's is taken off", function
   end
 end)
 
-t.test("wrappers inside the names are taken out: DataParallel around the features, torch.compile", function()
+t.test("wrappers inside names are removed: DataParallel around the features, torch.compile", function()
   local report = loads(renamed(function(name) return (name:gsub("^features%.", "features.module.")) end))
   t.equal(report.renamed, { "without 'module.' inside them" })
   report = loads(renamed(function(name) return "net." .. name:gsub("^features%.(%w+)%.",
@@ -76,7 +76,7 @@ t.test("wrappers inside the names are taken out: DataParallel around the feature
     "without '_orig_mod.' inside them" })
 end)
 
-t.test("what was wrapped around the model is left out and listed, what would be a part of it is not", function()
+t.test("parts of a wrapper around the model are left out and listed", function()
   local function with(list, ...)
     for _, name in ipairs { ... } do list[#list + 1] = { name = name, tensor = torch.ones(3) } end
     return list
@@ -100,7 +100,7 @@ t.test("what was wrapped around the model is left out and listed, what would be 
     "43 matched, 0 missing, 1 extra")
 end)
 
-t.test("a normalization beside the network is warned of with its numbers", function()
+t.test("a normalization layer beside the network is reported with its numbers", function()
   local warnings = require("medxai.host").warnings()
   local before = #warnings
   local list = renamed(function(name) return "1." .. name end)
@@ -120,7 +120,7 @@ local function checkpoint(sets, order)
   return loaded
 end
 
-t.test("of several sets of weights the raw one is taken, and the others are named", function()
+t.test("of several sets of weights the raw one is loaded, and the others are named", function()
   local same = function(name) return name end
   local raw, mean = renamed(same), renamed(same)
   local function taken(loaded, name)
@@ -145,7 +145,7 @@ t.test("of several sets of weights the raw one is taken, and the others are name
       .. "= 'g1' }.")
 end)
 
-t.test("several sets in one dict are told apart by their prefixes", function()
+t.test("several sets in one dict are found by their prefixes", function()
   local both = renamed(function(name) return "online_model." .. name end)
   for _, entry in ipairs(renamed(function(name) return "ema_model." .. name end)) do
     both[#both + 1] = { name = entry.name, tensor = entry.tensor:mul(2) }
@@ -165,7 +165,7 @@ t.test("several sets in one dict are told apart by their prefixes", function()
   t.ok(model[1].tensor:equal(store.load(folder .. "densenet.pt").tensors[1].tensor:mul(2)))
 end)
 
-t.test("an optimizer's averages under the parameters' names are no set of weights", function()
+t.test("an optimizer's averages under parameter names are no set of weights", function()
   local dir = t.tmpdir()
   local dict = {}
   for _, entry in ipairs(renamed(function(name) return name end)) do dict[entry.name] = entry.tensor end
@@ -175,20 +175,20 @@ t.test("an optimizer's averages under the parameters' names are no set of weight
   t.equal(#store.load(dir .. "/c.pt").tensors, 43) -- the one set there is, whatever its name
 end)
 
-t.test("whole numbers in the place of weights are refused: a quantised file's scales lie elsewhere", function()
+t.test("integer weights are refused: a quantized file's scales are elsewhere", function()
   local own = store.load(folder .. "densenet.pt").tensors
   own[1].tensor = own[1].tensor:mul(100):to("int8")
   t.fails(function() match.load_into(densenet(), own, { from = "q.pt" }) end,
     ("weights: 'q.pt' holds %s as int8 (expected floating numbers). Nothing was loaded."):format(own[1].name))
 end)
 
-t.test("DenseNet's old names are understood, and absent batch counters are no fault", function()
+t.test("DenseNet's old names are converted; missing batch counters are allowed", function()
   local report = match.load_into(densenet(), store.load(folder .. "densenet_old_names.pth").tensors)
   t.equal(#report.missing + #report.extra + #report.shape_differs, 0)
   t.equal(report.renamed, { "DenseNet's old names" })
 end)
 
-t.test("another number of classes is named, and nothing is loaded", function()
+t.test("another number of classes is reported, and nothing is loaded", function()
   local model = state { { "features.0.weight", { 2 } }, { "fc1.weight", { 512, 4 } }, { "fc2.weight", { 3, 512 } },
     { "fc2.bias", { 3 } } }
   local file = { { name = "features.0.weight", tensor = torch.ones(2) },
@@ -207,7 +207,7 @@ t.test("another number of classes is named, and nothing is loaded", function()
   t.equal(model[4].tensor:tolist(), { 0.0, 0.0, 0.0 })
 end)
 
-t.test("missing and extra names are listed, not all of them", function()
+t.test("missing and extra names are listed, at most a few", function()
   local model, file = {}, {}
   for i = 1, 10 do
     model[i] = { name = "a." .. i, tensor = torch.zeros(1) }
@@ -225,7 +225,7 @@ t.test("a file that shares no name is never loaded", function()
   end, "0 matched")
 end)
 
-t.test("values that are not finite are told of when they are loaded", function()
+t.test("values that are not finite are reported when they are loaded", function()
   local warnings = require("medxai.host").warnings()
   local before = #warnings
   local file = { { name = "a", tensor = torch.ones(2) },

@@ -18,7 +18,7 @@ local function chunk(body)
   return string.pack(">I4", #body - 4) .. body .. string.pack(">I4", ~c & 0xffffffff)
 end
 
--- A grey PNG of 16 bits whose samples are f(row, column).
+-- A gray PNG of 16 bits whose samples are f(row, column).
 local function write_deep(path, w, h, f)
   local rows = {}
   for y = 1, h do
@@ -250,7 +250,7 @@ t.test("a network of one's own must compute what it computed in its run; what is
   refused("another epsilon", "eps = 0.001")
 end)
 
-t.test("a difference that force names is taken, told, and in config.json and the report", function()
+t.test("a difference allowed by force is reported on the terminal, in config.json and the report", function()
   local dir = t.tmpdir()
   make_data(dir)
   local r = go(dir, "first", "run:fit(xai.models.squeezenet1_0 { classes = read().classes }, read(), { optim = "

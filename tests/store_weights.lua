@@ -36,7 +36,7 @@ local function file_of(path, classes, aux)
   require("medxai.nn.checkpoint").save(path, list)
 end
 
-t.test("a file is loaded, and told about in one line", function()
+t.test("loading a file is reported in one line", function()
   local dir = t.tmpdir()
   file_of(dir .. "/w.pt")
   local r = apply("w.pt", { dir = dir })
@@ -54,7 +54,7 @@ t.test("a file of another number of classes is an error with the experiment's li
     .. "  classifier.weight is 4x2 in the file, 3x2 here: the file was trained with 4 classes\n")
 end)
 
--- The program of above with weights that are a table, and the state of a small Inception where `inception`.
+-- The program above with weights given as a table, and the state of a small Inception where `inception`.
 local function apply_table(dir, spec, inception)
   local text = program:format("", "error", "", ""):gsub('"", model.name', spec .. ", model.name")
   if inception then text = text:gsub("local model = { name = \"squeezenet1_0\"", [[
@@ -63,7 +63,7 @@ local model = { name = "inception_v3"]]) end
   return t.run { t.write(dir .. "/experiment.lua", text), cwd = dir, timeout = 60 }
 end
 
-t.test("strict = false loads what fits of a file, and warns of the rest", function()
+t.test("strict = false loads what fits and warns of the rest", function()
   local dir = t.tmpdir()
   file_of(dir .. "/w.pt", 4)
   local r = apply_table(dir, '{ file = "w.pt", strict = false }')
@@ -78,7 +78,7 @@ t.test("strict = false loads what fits of a file, and warns of the rest", functi
   t.ok(r.err:find("weights: unknown option 'srict'. Did you mean 'strict'?", 1, true), r.err)
 end)
 
-t.test("which of several sets in a file was taken is told, and may be said", function()
+t.test("which of several sets was loaded is reported, and can be chosen", function()
   local dir, torch = t.tmpdir(), require "medxai.torch"
   local function weights(value) return { ["features.0.weight"] = torch.full({ 2, 2 }, value),
     ["classifier.weight"] = torch.full({ 3, 2 }, value) } end
@@ -92,7 +92,7 @@ t.test("which of several sets in a file was taken is told, and may be said", fun
   t.equal(r.out, "2\t2.0\t2.0\n", r.err)
 end)
 
-t.test("an Inception without its auxiliary branch, or with another's, is loaded and told of", function()
+t.test("an Inception file without auxiliary branch, or with another's, is loaded with a note", function()
   local dir = t.tmpdir()
   file_of(dir .. "/w.pt")
   local r = apply_table(dir, '"w.pt"', true)
@@ -107,7 +107,7 @@ t.test("an Inception without its auxiliary branch, or with another's, is loaded 
   t.ok(r.err:find("the auxiliary branch (AuxLogits) is of another shape in the file", 1, true), r.err)
 end)
 
-t.test("without a network the error says which file to put where", function()
+t.test("without internet the error says which file to put where", function()
   local dir = t.tmpdir()
   local r = apply("imagenet", { dir = dir })
   t.equal(r.code, 1)
@@ -166,7 +166,7 @@ t.test("a run's weights are found by its name, and must agree", function()
   t.equal(describe({ input = "lungs" }).code, 0)
 end)
 
-t.test("an absent run names the experiment to run first", function()
+t.test("for an absent run the error names the experiment to run first", function()
   local dir = t.tmpdir()
   t.write(dir .. "/vgg19_masked.lua", "")
   local r = apply("vgg19_masked", { dir = dir })

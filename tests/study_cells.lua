@@ -1,5 +1,5 @@
--- The cells of a comparison: killed anywhere, and by several processes, the same bytes; failures are rows and are
--- counted.
+-- The cells of a comparison: the same bytes when killed anywhere, and from several processes; failures have rows and
+-- are counted.
 local t = require "t"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -13,7 +13,7 @@ run:compare(study, { methods = { "gradcam", "saliency" },
   mask = "lungs", primary = "energy_inside", baselines = { "sobel", "random_smooth" } })
 ]]
 
--- All that a study leaves but for times and hosts.
+-- The files of a study, without times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
   "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv", "study/viewer.html" }
 
@@ -28,7 +28,7 @@ end
 
 local reference
 
--- What the uninterrupted study wrote; the same text under another run name gives the same bytes.
+-- The uninterrupted study's files; another run name gives the same bytes.
 local function whole()
   if reference then return reference end
   local r = tiny.go("whole", text)
@@ -37,7 +37,7 @@ local function whole()
   return reference
 end
 
-t.test("the viewer of a study holds every map of every network and method, with what each network says", function()
+t.test("a study's viewer holds every map of every network and method, with the predictions", function()
   local page = whole()["study/viewer.html"]
   local data = require("cjson").decode(page:match '<script type="application/json" id="viewer%-data">(.-)</script>')
   t.equal({ #data.images, data.networks, data.methods }, { 18, { "one", "two seed 1", "two seed 2" },
@@ -83,7 +83,7 @@ local function kill_and_finish(name, kills, most)
   same_bytes(name)
 end
 
-t.test("a finished study is not done again, and stays as it is to the byte; a run has one comparison", function()
+t.test("a finished study repeats nothing and does not change; a run has one comparison", function()
   whole()
   local r = t.run { "--threads", "1", tiny.experiment("whole", text .. [[
 print(pcall(run.compare, run, study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs",
@@ -128,7 +128,7 @@ print(apart < 1e-5 or apart, height)
   t.equal(r.out:match "[^\n]*\n$", "true\t48\n", r.out)
 end)
 
-t.test("killed at three points, a study ends with the bytes of one that was not", function()
+t.test("a study killed at three points ends with the same bytes", function()
   whole()
   kill_and_finish("killed", 3, 20)
 end)
@@ -172,7 +172,7 @@ t.test("--array-index: each process does its part, whoever ends the last cell wr
   same_bytes "array"
 end)
 
-t.test("a method that fails leaves rows that say so, is counted, and is tried again", function()
+t.test("a method that fails has rows that say so, is counted, and is tried again", function()
   local broken = [[
 local study = run:study { models = { "one" }, data = data.test, images = 12 }
 run:compare(study, { methods = { "gradcam", odd = function(x)
@@ -198,7 +198,7 @@ run:compare(study, { methods = { "gradcam", odd = function(x)
   for _, row in ipairs(csv.read(dir .. "/tables/methods.csv")) do t.equal(row.failed, "0") end
 end)
 
-t.test("a study that is asked to end ends with 143 and goes on to the same bytes", function()
+t.test("SIGTERM ends a study with 143, and it resumes to the same bytes", function()
   whole()
   local r = t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 600, "-c", ([[
     %s --threads 1 --quiet %s & pid=$!

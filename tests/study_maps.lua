@@ -1,4 +1,4 @@
--- Where maps of several networks meet, how alike they are, and whose map is lent to whom.
+-- The frame shared by maps of several networks, their similarity, and which patient's map is compared with which.
 local t = require "t"
 local cells = require "medxai.steps.study_cells"
 local csv = require "medxai.base.csv"
@@ -11,7 +11,7 @@ local torch = require "medxai.torch"
 local wide = { file = { 20, 10 }, resized = { 10, 5 }, crop = { 2, 0, 6, 5 } }
 local whole = { file = { 20, 10 }, resized = { 20, 10 }, crop = { 0, 0, 20, 10 } }
 
-t.test("the shared rectangle is what all crops show, in pixels of the file", function()
+t.test("the shared rectangle is what all crops show, in the file's pixels", function()
   t.equal(frame.crop(wide), { left = 4.0, top = 0.0, right = 16.0, bottom = 10.0 })
   local r = frame.shared { wide, whole, { file = { 20, 10 }, resized = { 40, 20 }, crop = { 10, 4, 20, 12 } } }
   t.equal({ r.left, r.top, r.right, r.bottom }, { 5.0, 2.0, 15.0, 8.0 })
@@ -110,7 +110,7 @@ end)
 
 local function image(id, patient, label) return { id = id, patient = patient, label = label, class = "c" .. label } end
 
-t.test("strangers are of other patients, of the same class where there are any, and never the image itself", function()
+t.test("strangers are other patients, of the same class where there are any, never the image itself", function()
   local images = { image("a", "p1", 0), image("b", "p1", 0), image("c", "p2", 0), image("d", "p3", 1),
     image("e", "unknown", 1), image("f", "unknown", 1),
     image("g", "p4", 2) }
@@ -123,12 +123,12 @@ t.test("strangers are of other patients, of the same class where there are any, 
     return table.concat(out, " ")
   end
   t.equal({ of(1), of(2), of(3) }, { "c", "c", "a b" })
-  -- where nobody knows the patients, other images are other patients
+  -- where no patient is known, every other image counts as another patient
   t.equal({ of(4), of(5), of(6) }, { "e f", "f d", "d e" })
   t.equal(of(7), "a b c d e") -- no other patient of its class
 end)
 
-t.test("a map is lent by another patient of the same class, in the block where there is one", function()
+t.test("a map is compared with one of another patient of the same class, within the block if possible", function()
   local images = {}
   for i = 1, 20 do images[i] = image("i" .. i, "p" .. i, i % 3) end
   images[4].patient = images[1].patient -- the next one of its class is the same patient

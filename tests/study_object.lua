@@ -16,7 +16,7 @@ local function say(name, calls)
   return lines
 end
 
-t.test("the images are balanced, one per patient, and the first 6 of 18 are the 6", function()
+t.test("images are balanced, one per patient; the first 6 of 18 are the same 6", function()
   local r = tiny.go("chosen", [[
 for _, n in ipairs { 6, 18 } do
   local study = run:study { models = { "one" }, data = data.test, images = n }
@@ -46,7 +46,7 @@ print(#all.images, #all.models, all.models[1].network, all.models[1].train_seed,
   t.equal({ #rows, rows[1].crop_share, rows[1].stratum }, { 30, "1.0", "" })
 end)
 
-t.test("all seeds of a run are models, or those asked for; weights are opened when they are asked for", function()
+t.test("all seeds of a run are models, or those asked for; weights are loaded on demand", function()
   local r = tiny.go("seeds", [[
 local study = run:study { models = { "one", "two" }, data = data.test, images = 6 }
 for _, m in ipairs(study.models) do io.write(m.name, " ", m.train_seed, " ", m.run, ", ") end
@@ -80,7 +80,7 @@ t.test("how the models were trained, and what was found in their data before, is
   t.equal({ names, images }, { { "one", "two seed 1", "two seed 2" }, 48 })
 end)
 
-t.test("what a study refuses is told in one line", function()
+t.test("each refusal of a study is one line", function()
   t.write(tiny.dir() .. "/other.csv", "path,label,split\n" .. (function()
     local lines = {}
     for i,
@@ -121,7 +121,7 @@ t.test("what a study refuses is told in one line", function()
   t.ok(lines[10]:find("unknown target 'cleer'", 1, true), lines[10])
 end)
 
-t.test("tune may not hold another image of a judged patient", function()
+t.test("tune may not contain another image of a judged patient", function()
   local text = files.read(tiny.dir() .. "/data/manifest.csv")
   files.write(tiny.dir() .. "/data/leak.csv", (text:gsub(",val,v0,", ",val,p0,")))
   local lines = say("leak",
@@ -144,7 +144,7 @@ t.test("models without a common image are refused; images that some model lacks 
   t.equal(lines[2], "6", "six patients are in the last six images")
 end)
 
-t.test("fewer than ten patients are told", function()
+t.test("models without a common image are refused; fewer than ten patients are reported", function()
   files.write(tiny.dir() .. "/data/few.csv", (files.read(tiny.dir()
     .. "/data/manifest.csv"):gsub("[^\n]*,test,p[^012],[^\n]*\n", "")
     :gsub("[^\n]*,test,p%d%d,[^\n]*\n", "")))
@@ -158,7 +158,7 @@ print(#study.images)
   t.ok(r.err:find("few: study: 3 patients are fewer than 10: there are no intervals and no verdicts", 1, true), r.err)
 end)
 
-t.test("a study whose model was trained again meanwhile is refused", function()
+t.test("a study is refused when a model was trained again meanwhile", function()
   local dir = tiny.dir()
   local text = [[
 local study = run:study { models = { "one" }, data = data.test, images = 6 }
@@ -173,7 +173,7 @@ local study = run:study { models = { "one" }, data = data.test, images = 6 }
   t.ok(r.err:find("..., not 0000", 1, true) or r.err:find("now, not 0000", 1, true), r.err)
 end)
 
-t.test("what a comparison refuses is told before anything is computed", function()
+t.test("mistakes in a comparison are found before anything is computed", function()
   local call = "run:compare(study, { methods = { 'gradcam' }, metrics = { 'energy_inside' }, mask = 'lungs', %s })"
   local head = "local study = run:study { models = { 'one' }, data = data.test, images = 6 } "
   local function with(more) return head .. call:format(more) end

@@ -84,7 +84,7 @@ t.test("a method's gain is its value less its own swap, with the paired interval
   t.equal({ row.above_swap, row_of(out, "net", "up@1", "poor").above_swap }, { "better", "undecided" })
 end)
 
-t.test("where lower is better, a gain below 0 is the better one and power counts lower values", function()
+t.test("where lower is better, gains below 0 are better", function()
   local out = tabulate { methods = { "good", "poor" }, patients = patients_of(20), metrics = { down },
     f = function(_, method, _, i, control)
     return (control == "none" and method == "good" and -1 or 0) + 0.5 * noise(method, i, control)
@@ -95,7 +95,7 @@ t.test("where lower is better, a gain below 0 is the better one and power counts
   t.equal({ row.rank_low, row.rank_high, row.p_best }, { 1, 1, 1.0 })
 end)
 
-t.test("a metric that tells no method's map from another patient's ranks nothing, and the verdict says why", function()
+t.test("a metric that cannot tell a map from another patient's ranks nothing, with the reason", function()
   local out = tabulate { methods = { "a", "b" }, patients = patients_of(60), metrics = { up },
     f = function(_, method, _, i, control)
     return (method == "a" and 2 or 0) + noise(method, i, control)
@@ -109,7 +109,7 @@ t.test("a metric that tells no method's map from another patient's ranks nothing
   t.equal(first.reason, "cannot tell a map from another patient's map here: no method's power is above 0.5")
 end)
 
-t.test("images of one patient are one unit: as many patients as there are decide, not images", function()
+t.test("images of one patient are one unit", function()
   local patients = {}
   for i = 1, 40 do patients[i] = "p" .. (i - 1) // 5 end -- 8 patients
   local out = tabulate { methods = { "a", "b" }, patients = patients, metrics = { up },
@@ -136,21 +136,21 @@ t.test("a metric that is undefined for nearly all maps is not said to tell nothi
   t.equal(row_of(out, "net", "up@1", "a").undefined, 31)
 end)
 
-t.test("a method beats the baselines when it beats each of them", function()
+t.test("\"beats the baselines\" means each of them", function()
   local shift = { strong = 3, middle = 1.5, base1 = 0, base2 = 2 }
   local out = tabulate { methods = { "strong", "middle", "base1", "base2" }, baselines = { base1 = true, base2 = true },
     patients = patients_of(24),
     metrics = { up }, f = function(_, method, _, i, control) return (control == "none" and shift[method] + 1
       or 0) + noise(method, i, control) end }
   t.equal(row_of(out, "net", "up@1", "strong").beats_baselines, "better")
-  -- above one, below the other: no single answer
+  -- above one, below the other: no single verdict
   t.equal(row_of(out, "net", "up@1", "middle").beats_baselines, "undecided")
   t.equal(row_of(out, "net", "up@1", "base1").beats_baselines, nil)
   t.equal(#out.pairs, 1) -- baselines are not ranked
   t.equal({ row_of(out, "net", "up@1", "strong").rank_high, row_of(out, "net", "up@1", "middle").rank_low }, { 1, 2 })
 end)
 
-t.test("undefined and failed maps are counted apart and never averaged", function()
+t.test("undefined and failed maps are counted separately and never averaged", function()
   local out = tabulate { methods = { "a", "b" }, patients = patients_of(20), metrics = { up },
     f = function(_, method, _, i, control)
     if method == "a" and i <= 3 then return nan end
@@ -206,7 +206,7 @@ t.test("other settings of a metric and other seeds of a network are compared wit
   t.equal(kinds, { ["seeds W"] = 1, ["seeds tau_b"] = 1, ["settings tau_b"] = 2 })
 end)
 
-t.test("Friedman's test of a comparison has its golden value, blocks being patients", function()
+t.test("Friedman's test of a comparison equals the reference value, with patients as blocks", function()
   local golden = { { .62, .55, .50, .31 }, { .70, .66, .58, .40 }, { .45, .49, .40, .38 }, { .81, .70, .72, .55 },
     { .52, .52, .47, .30 },
     { .66, .60, .61, .42 } }
@@ -222,7 +222,7 @@ t.test("Friedman's test of a comparison has its golden value, blocks being patie
   t.near({ f.chi2, f.f, f.w, f.n }, { 14.6949152542, 22.2307692308, .816384180791, 6 }, 1e-9)
 end)
 
-t.test("tables say that they are partial, row by row; texts with quotes and line ends come back", function()
+t.test("tables of an unfinished study say partial in every row", function()
   local out = tabulate { methods = { "a", "b" }, patients = patients_of(12), metrics = { up }, partial = "3 of 9 cells",
     f = function(_, method, _, i, control)
     return i == 1 and nan or noise(method, i, control)
@@ -232,7 +232,7 @@ t.test("tables say that they are partial, row by row; texts with quotes and line
   t.equal({ list.undefined[1], list.source[1], list.n }, { 'no "mask" here', "a, b", 48 })
 end)
 
-t.test("noise is the standard deviation of one score under other draws of its metric", function()
+t.test("noise is the standard deviation of a score over other draws of its metric", function()
   local out = tabulate { methods = { "a" }, patients = patients_of(12), metrics = { up },
     controls = { "none", "swap", "noise" },
     f = function(_, _, _, i, control) return i + (control == "noise" and (i % 2 == 0 and 3 or -4) or 0) end }
@@ -242,7 +242,7 @@ t.test("noise is the standard deviation of one score under other draws of its me
     "up@1", "a").noise, nil)
 end)
 
-t.test("strata are by what all networks answer: all right, all wrong, or some", function()
+t.test("strata by the networks' predictions: all right, all wrong, some", function()
   local out = tabulate { runs = { "net1", "net2" }, methods = { "a" }, patients = patients_of(12),
     metrics = { up, down },
     wrong = function(run, i) return i <= 4 or run == "net2" and i <= 7 end, f = function(_, _, _, i) return i end }
@@ -255,7 +255,7 @@ t.test("strata are by what all networks answer: all right, all wrong, or some", 
       ["all_right net2"] = { "5", "10.0", "up@1" } })
 end)
 
-t.test("methods that the gate marked carry the mark, and do not vouch for a metric", function()
+t.test("methods that failed the gate are marked and do not count for a metric", function()
   local out = tabulate { methods = { "a", "b" }, patients = patients_of(16), metrics = { up },
     marks = { net = { a = "weights" } },
     f = function(_, method, _, i, control) return (control == "none" and method == "a" and 2 or 0) + noise(method, i,
@@ -265,8 +265,8 @@ t.test("methods that the gate marked carry the mark, and do not vouch for a metr
 end)
 
 t.long("of 200 studies in which no map tells anything, at most 7 in 100 claim that one does", function()
-  -- each map's score on each image is a draw: own and swapped maps are alike. Expected at most 5 %; 0.07 is one and a
-  -- half standard errors (0.015) above, and these draws are always the same
+  -- each map's score on each image is random: own and exchanged maps are equal. Expected at most 5 %; 0.07 is one and a
+  -- half standard errors (0.015) above, and the draws are fixed
   local patients, claims = patients_of(24), 0
   math.randomseed(4)
   for _ = 1, 200 do

@@ -1,5 +1,4 @@
--- The price of an operator's call from Lua. The bound is loose, for busy machines; tests/bench has the comparison with
--- Python.
+-- Time of an operator call from Lua. The bound is loose, for busy machines; tests/bench compares with Python.
 local t = require "t"
 local torch = require "medxai.torch"
 

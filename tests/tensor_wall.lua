@@ -1,5 +1,5 @@
--- What passes the wall between Lua and libtorch: at most 64 dimensions, values and not the memory of a view that shows
--- them conjugated or negated, layouts other than the dense one, lists of any length.
+-- What may pass between Lua and libtorch: at most 64 dimensions, the values of conjugate and negative views, layouts
+-- that are not dense, lists of any length.
 local t = require "t"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
@@ -71,7 +71,7 @@ t.test("tensors of other layouts answer every question and say what they are", f
   end
 end)
 
--- Views whose memory holds other numbers than they show: { view, the numbers }
+-- Views whose memory differs from the values that they show: { view, the values }
 local function views()
   local z = torch.complex(torch.tensor { 1.5, -2 }, torch.tensor { 0.5, 4 })
   return {

@@ -1,4 +1,4 @@
--- What the tests of run:sanity share: a study of tiny networks on phantoms, and as much of a run as the step asks for.
+-- What the tests of run:sanity share: a study of tiny networks on phantoms, and the part of a run that the step uses.
 local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
 local graph = require "medxai.nn.graph"

@@ -36,7 +36,7 @@ local function picture(i, class)
   return scope:keep(x:to { dtype = "uint8" })
 end
 
--- The "lungs" of a picture lie around its square, so that no other picture's map fits as well.
+-- The "lungs" of a picture lie around its square, so that no other picture's map fits equally well.
 local function make_mask(path, i, class)
   local mask <close> = torch.zeros({ 64, 64, 1 }, { dtype = "uint8" })
   mask[{ { 16, 38 }, { left_of(i, class) - 2, left_of(i, class) + 14 } }]:fill_(255)

@@ -190,7 +190,7 @@ static int resample_spread(lua_State *L) {
   return 1;
 }
 
-/* ---- studentised, signs ----------------------------------------------------------------------------------------- */
+/* ---- studentized, signs ----------------------------------------------------------------------------------------- */
 
 static int ascending(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;

@@ -11,7 +11,7 @@
 
 /* One grid. Arrays have a border of zeros (stride = columns + 2), so that neighbors need no bounds check.
  * e, s, se, sw: coupling (the negated coefficient) with that neighbor; the west and north ones are stored there.
- * Where there is no unknown (kept) centre and couplings are 0. */
+ * Where there is no unknown (kept) center and couplings are 0. */
 typedef struct level {
   int rows, columns, stride;
   double *centre, *inverse;     /* diagonal, and 1 / diagonal (0 where there is no unknown) */
@@ -227,7 +227,7 @@ static void relax_row(const level *l, int i, int first, const double *lines) {
     x[j] = inverse[j] * (b[j] + lines[j] + e[j] * x[j + 1] + e[j - 1] * x[j - 1]);
 }
 
-/* Gauss-Seidel in four colours, and in the reverse order: together they are symmetric. */
+/* Gauss-Seidel in four colors, and in the reverse order: together they are symmetric. */
 static void relax(const level *l, bool reverse) {
   for (int half = 0; half < 2; half++)
     for (int i = half ^ reverse; i < l->rows; i += 2) {

@@ -1,4 +1,4 @@
--- ./bootstrap bench scores [network ...]: CAM metrics of one grey image beside pytorch-grad-cam, interleaved: three
+-- ./bootstrap bench scores [network ...]: CAM metrics of one gray image beside pytorch-grad-cam, interleaved: three
 -- confidence metrics, ROAD most relevant first at 3 percentiles, ROAD combined at 4, deletion in 100 steps. Medians,
 -- ratios, peak memory above the loaded model. Part of ./bootstrap bench explain. It judges nothing: goals are printed
 -- beside the numbers.

@@ -167,7 +167,7 @@ function Split:cropped_share(i, kind)
   local scope <close> = require("medxai.core").memory.scope()
   local mask = require("medxai.core").image.load_mask(path, self.items[i].white or 65535):select(2, 0):ne(0)
   local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
-  local function kept(side, offset, size, resized) -- pixel centres inside the crop: first, count
+  local function kept(side, offset, size, resized) -- pixel centers inside the crop: first, count
     local scale = side / resized
     local first, last = math.ceil(offset * scale - 0.5), math.ceil((offset + size) * scale - 0.5) - 1
     first, last = math.max(first, 0), math.min(last, side - 1)

@@ -2,7 +2,7 @@
 -- CAM that knows nothing. What random_smooth and weights_noise share.
 local torch = require "medxai.torch"
 
--- 1-D kernel out to 4 sigma, normalised.
+-- 1-D kernel out to 4 sigma, normalized.
 local function kernel(sigma)
   local r = math.ceil(4 * sigma)
   local at = torch.arange(-r, r + 1, { dtype = "float64" })

@@ -1,4 +1,4 @@
--- Initial weights: torchvision's initialisers, written with the same arithmetic, so that the same generator gives the
+-- Initial weights: torchvision's initializers, written with the same arithmetic, so that the same generator gives the
 -- same bits; and the drawing anew of single layers.
 local core = require "medxai.core"
 local torch = require "medxai.torch"

@@ -312,7 +312,7 @@ function match.counts(report)
     #report.extra, #report.shape_differs)
 end
 
--- Integers or complex numbers in the place of weights are a quantised or another network's: copied they would be wrong
+-- Integers or complex numbers in the place of weights are a quantized or another network's: copied they would be wrong
 -- ones.
 local function check_types(state, fitting, options)
   for _, entry in ipairs(state) do

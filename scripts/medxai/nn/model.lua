@@ -1,5 +1,5 @@
 -- A model: a graph of named nodes with its own tensors. Built by xai.models.<network> and xai.graph.network.
---   model(x) -> logits (and auxiliary logits of inception_v3 in train mode); honours train/eval and grad mode.
+--   model(x) -> logits (and auxiliary logits of inception_v3 in train mode); honors train/eval and grad mode.
 --   model:forward { x =, outputs = { names }, override = { [name] = tensor }, base = { [name] = tensor },
 --     grad_from = { names } } -> name -> tensor
 -- Names are torchvision's node names, each block's name for its output, "x" and "output". It refuses names that do not

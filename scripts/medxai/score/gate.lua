@@ -1,5 +1,5 @@
 -- The gate: whether a method's maps depend on what they claim to explain. Eight checks per method and network, from
--- similarities of maps (Adebayo 2018's randomised weights judged by their whole course, Arun 2021's repeatability and
+-- similarities of maps (Adebayo 2018's randomized weights judged by their whole course, Arun 2021's repeatability and
 -- reproducibility), each pass, fail or undecided; controls whose verdicts are known, so that the gate checks itself;
 -- and the marks that later tables, rankings and pictures carry. It refuses to judge by one stage or one draw, or
 -- against nothing: what maps of other patients share is taken off.

@@ -31,7 +31,7 @@ local fine = 4 * frame.side
 
 local function constant(x) return x:amax { 1 }:eq(x:amin { 1 }):logical_or(x:isnan():any(1)) end
 
--- (n, C) -> mid-ranks of each row, centred, of length 1; NaN rows of constant maps.
+-- (n, C) -> mid-ranks of each row, centered, of length 1; NaN rows of constant maps.
 local function standard_ranks(x)
   local below = x:unsqueeze(1):lt(x:unsqueeze(2)):sum { 2 }:to { dtype = "float64" }
   local equal = x:unsqueeze(1):eq(x:unsqueeze(2)):sum { 2 }:to { dtype = "float64" }

@@ -1,5 +1,5 @@
 -- The viewer of a page: maps over their images, from the page's file alone. Images are small JPEG pictures; the maps of
--- one network and method are one grey PNG of tiles, 64 levels each; the script of viewer_script.lua draws them.
+-- one network and method are one gray PNG of tiles, 64 levels each; the script of viewer_script.lua draws them.
 -- It refuses a page above its limit: maps get coarser and pictures smaller until they fit, and the page says how fine
 -- they are.
 local canon = require "medxai.base.json"

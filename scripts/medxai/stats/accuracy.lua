@@ -19,7 +19,7 @@ function accuracy.mcnemar(first, second)
   return math.min(1, 2 * lower), lower + below
 end
 
---- The first network's accuracy minus the second's: the studentised bootstrap interval, and McNemar's exact p with
+--- The first network's accuracy minus the second's: the studentized bootstrap interval, and McNemar's exact p with
 --- its mid-p where each patient has one image, else p by random signs of the patients' sums.
 ---@param over medxai.Units
 ---@param a number[] 1 for right, 0 for wrong, one per image

@@ -216,7 +216,7 @@ end
 
 --- Intervals of accuracy (Wilson's), macro F1 and macro AUROC (the delta method's on the scale of log odds) of a
 --- classification, and of how much its accuracy exceeds that of answering the largest class for every image
---- (studentised bootstrap), over patients where every one is known, else over images. What has none is NaN, and why
+--- (studentized bootstrap), over patients where every one is known, else over images. What has none is NaN, and why
 --- says so.
 ---@param labels integer[] 0-based
 ---@param probabilities number[][] [sample][class]

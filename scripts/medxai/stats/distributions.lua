@@ -1,5 +1,5 @@
 -- Tail probabilities and quantiles of the distributions that the tests of medxai.stats need: normal, Student's t, F,
--- chi-squared, the studentised range. Plain Lua in float64, relative error below 1e-11
+-- chi-squared, the studentized range. Plain Lua in float64, relative error below 1e-11
 -- (tests/stats_distributions.lua). It refuses nothing: NaN in gives NaN out.
 local distributions = {}
 
@@ -165,7 +165,7 @@ function distributions.sign_lower(k, n)
   return distributions.beta(0.5, n - k, k + 1)
 end
 
--- ---- the studentised range ------------------------------------------------------------------------------------------
+-- ---- the studentized range ------------------------------------------------------------------------------------------
 
 -- P(range of k standard normal variables <= q) = k integral of phi(z) (Phi(z) - Phi(z - q))^(k - 1); the trapezoid
 -- rule converges faster than any power of its step on such an integrand.
@@ -179,7 +179,7 @@ local function range_lower(q, k)
   return k * step * sum / math.sqrt(2 * math.pi)
 end
 
---- The q with P(range of k independent standard normal variables <= q) = level: the studentised range with infinite
+--- The q with P(range of k independent standard normal variables <= q) = level: the studentized range with infinite
 --- degrees of freedom.
 ---@param level number for instance 0.95
 ---@param k integer at least 2

@@ -214,7 +214,7 @@ local function same_answers(a, b)
   return true
 end
 
--- The paired studentised bootstrap: p is twice the smaller one-sided p.
+-- The paired studentized bootstrap: p is twice the smaller one-sided p.
 function Average:difference(over, a, b)
   check_pair(a, b)
   local columns, terms, f = {}, {}, classification.averages[self.name]

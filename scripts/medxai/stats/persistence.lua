@@ -1,4 +1,4 @@
--- How much of a map survives when weights are randomised, stage by stage (Adebayo 2018's cascade, judged by its whole
+-- How much of a map survives when weights are randomized, stage by stage (Adebayo 2018's cascade, judged by its whole
 -- course and against what maps of different patients share), and how much two networks' maps agree beyond that. It
 -- refuses a number where maps of different patients already agree above 0.9: nothing is left to lose.
 local check = require "medxai.base.check"
@@ -12,7 +12,7 @@ local nan = 0 / 0
 
 --- Mean over stages of max(0, (s_k - b) / (1 - b)): 0 where every stage falls to the level of strangers, 1 where
 --- nothing changes. Stages below that level do not make up for others.
----@param stages number[] mean similarity to the trained map after each randomised stage
+---@param stages number[] mean similarity to the trained map after each randomized stage
 ---@param stranger number similarity of trained maps of different patients, below 1
 ---@return number
 function persistence.value(stages, stranger)
@@ -71,7 +71,7 @@ end
 
 --- Persistence with its percentile interval over patients and, within each stage, over draws of random weights.
 ---@param over medxai.Units
----@param stages number[][][] [stage][draw][image]: similarity of the map under randomised weights to the trained one;
+---@param stages number[][][] [stage][draw][image]: similarity of the map under randomized weights to the trained one;
 ---  NaN where undefined
 ---@param stranger number[] of each image: similarity to trained maps of other patients
 ---@return table { mean, low, high, profile = (s_k - b) / (1 - b) of each stage, stranger, n, units, level, interval,

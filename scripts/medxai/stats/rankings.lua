@@ -289,7 +289,7 @@ function rankings.friedman(blocks, direction)
     df2 = df2, p_f = f == math.huge and 0.0 or distributions.f_upper(f, df1, df2), w = w, n = n, k = k }
 end
 
---- Nemenyi's critical difference of mean ranks (1963; Demsar 2006): the quantile of the studentised range over sqrt
+--- Nemenyi's critical difference of mean ranks (1963; Demsar 2006): the quantile of the studentized range over sqrt
 --- 2, times sqrt(k (k + 1) / (6 n)).
 ---@param k integer methods
 ---@param n integer blocks

@@ -1,6 +1,6 @@
 -- Means, hit rates, shares and paired differences of values that come in units: the images of one patient are no
 -- independent draws, so patients are the units where every patient is known, images otherwise (and the result says so).
--- Intervals are studentised bootstrap intervals, hit rates have Wilson's, differences a p-value by
+-- Intervals are studentized bootstrap intervals, hit rates have Wilson's, differences a p-value by
 -- random signs. It refuses an interval of fewer than ten units, of values that are all equal, and where too many
 -- resamples have no spread.
 --
@@ -272,7 +272,7 @@ local function set_bounds(r, t, dropped, range)
   return r
 end
 
---- The studentised bootstrap interval of a statistic: resamples of units give t* = (theta* - theta) / se*, and the
+--- The studentized bootstrap interval of a statistic: resamples of units give t* = (theta* - theta) / se*, and the
 --- interval is [theta - t*_(1 - a/2) se, theta - t*_(a/2) se] (Efron 1982; Davison and Hinkley 1997, 5.2.1).
 ---@param s medxai.Statistic from ratio or totals
 ---@param options? { level: number?, range: number[]? } range: the values that the statistic can have; bounds stay
@@ -287,7 +287,7 @@ function Units:interval(s, options)
   return set_bounds(r, t, dropped, options.range)
 end
 
---- The studentised bootstrap interval from resamples that the caller gives.
+--- The studentized bootstrap interval from resamples that the caller gives.
 ---@param s medxai.Statistic
 ---@param drawn integer[] units, from 1, one resample after the other
 ---@return medxai.Interval
@@ -305,7 +305,7 @@ local function all_hits(values)
   return true
 end
 
---- Mean of the values that are numbers and its studentised bootstrap interval.
+--- Mean of the values that are numbers and its studentized bootstrap interval.
 ---@param values number[] one per image, NaN where undefined
 ---@param options? { level: number?, range: number[]?, hits: boolean? } hits: where all values are 1 and 0, hit_rate
 ---@return medxai.Interval
@@ -472,7 +472,7 @@ function units.signs(sums, key)
   return (1 + found) / (1 + all), "random signs"
 end
 
---- a minus b, image by image: mean, studentised bootstrap interval, and p by signs of the units' sums. Images where
+--- a minus b, image by image: mean, studentized bootstrap interval, and p by signs of the units' sums. Images where
 --- either is undefined are left out.
 ---@param a number[]
 ---@param b number[] of the same images

@@ -1,6 +1,6 @@
 -- Operators that torch.<op> refuses and torch.raw.<op> reaches.
 -- First those on which libtorch 1.13.1 ended the process: tests/fuzz/ops.lua --all yes --list FILE lists them.
--- Then insides that PyTorch does not document: kernels of one backend, quantised and compressed-sparse plumbing.
+-- Then insides that PyTorch does not document: kernels of one backend, quantized and compressed-sparse plumbing.
 return {
   -- ended the process
   "align_as", "align_tensors", "align_to", "batch_norm_update_stats", "choose_qparams_optimized", "ctc_loss",

@@ -1,5 +1,5 @@
 -- Control: a smooth random map keyed by the image and by the network's weights. It knows nothing of the image's
--- content, and every change of a weight gives another map: it must pass the check by randomised weights (run:sanity)
+-- content, and every change of a weight gives another map: it must pass the check by randomized weights (run:sanity)
 -- and fail to come out alike from a second training. A check that does not say so is broken.
 local core = require "medxai.core"
 local smooth_noise = require "medxai.explain.smooth_noise"
