@@ -54,7 +54,7 @@ return {
     percent = true }, shap.bfloat16_honesty },
   options = {
     samples = { "integer|string", default = 70, min = 1, lua = "integer|\"auto\"",
-      smoke = { divide_by = 50, least = 20 }, doc = "subsets of regions, never more than there are; \"auto\": "
+      smoke = { divide_by = 50, least = 40 }, doc = "subsets of regions, never more than there are; \"auto\": "
       .. "shap's 2 x regions + 2048 (its nsamples)" },
     regions = { "string|table|function", default = { "slic", n_segments = 10 }, lua = "medxai.Regions",
       doc = "the regions that are hidden and shown; see help regions" },
