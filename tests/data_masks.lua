@@ -79,7 +79,7 @@ t.test("a mask without lung in one half is an error", function()
     "image.lung_fill: the mask cannot be used (its largest value is 51 (expected 0 and 255, or 0 and 1)).")
 end)
 
--- A set in the COVID-QU-Ex layout, one image a class and split; edit(path, picture, mask) may change what is written.
+-- A set in the COVID-QU-Ex layout, one image per class and split; edit(path, picture, mask) may change what is written.
 local function make_set(dir, h, w, edit)
   local m = empty(h, w)
   ellipse(m, w * 0.3, h * 0.5, w * 0.15, h * 0.3)

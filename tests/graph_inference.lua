@@ -24,7 +24,7 @@ end
 -- A convolution with a generated name.
 local function conv(g, x, o) return g:conv2d("conv" .. #g.nodes, x, o) end
 
--- A pass as model(x) runs it: the logits, and how many steps the plan computed.
+-- A pass as model(x) runs it: the logits, what the plan leaves out, and how many steps it computed.
 local function pass(model, x)
   return torch.no_grad(function()
     local out, _, left, steps = model._state:run { x = x, outputs = model._main, training = model:is_training(),

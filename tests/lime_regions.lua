@@ -30,7 +30,7 @@ t.test("a window wider than the picture gives the same labels as an uncut one", 
   local list = {}
   for i = 0, 3599 do list[i + 1] = ((i * i * 7 + i // 40 * 3) % 256) / 255 end
   local x = torch.tensor(list, { dtype = "float64" }):view(3, 30, 40)
-  -- kernel size -> labels, the start of their hash, as an uncut window of 6,001 pixels a side gave them
+  -- kernel size -> labels, the start of their hash, as an uncut window of 6,001 pixels per side gave them
   local expected = { [14] = "3 affdb0b5536ab077", [200] = "3 99866e147e968137", [1000] = "3 99866e147e968137" }
   for size, known in pairs(expected) do
     local labels, count = core.segment.quickshift(x, size, 20, 0.5, 0, 42)

@@ -10,7 +10,7 @@ local units = require "medxai.stats.units"
 
 local permuted = {}
 
---- Data of an input of the shared X-rays, the whole image in 64 pixels a side.
+--- Data of an input of the shared X-rays, the whole image at 64 x 64 pixels.
 function permuted.data(folder, input)
   return require("medxai").dataset.covid_qu_ex { root = folder .. "/covid-cxr", input = input, size_px = 64,
     resize_px = 64,

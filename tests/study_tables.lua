@@ -212,7 +212,7 @@ t.test("Friedman's test of a comparison equals the reference value, with patient
     { .66, .60, .61, .42 } }
   local place = { a = 1, b = 2, c = 3, d = 4 }
   local patients, more = {}, {}
-  -- two images a patient around its value
+  -- two images per patient around its value
   for i = 1, 12 do patients[i], more[i] = "p" .. (i + 1) // 2, i % 2 == 0 and 0.05 or -0.05 end
   local out = tabulate { methods = { "a", "b", "c", "d" }, patients = patients, metrics = { up },
     f = function(_, method, _, i, control)

@@ -236,7 +236,7 @@ static cairo_surface_t *rgb_surface(lua_State *L, int arg, int *w, int *h) {
   const char *rgb = luaL_checklstring(L, arg, &n);
   lua_Integer lw = luaL_checkinteger(L, arg + 1), lh = luaL_checkinteger(L, arg + 2);
   luaL_argcheck(L, lw > 0 && lw <= 32767 && lh > 0 && lh <= 32767, arg + 1, "sides must be within 1 to 32767");
-  luaL_argcheck(L, n == (size_t)lw * (size_t)lh * 3, arg, "needs 3 bytes a pixel");
+  luaL_argcheck(L, n == (size_t)lw * (size_t)lh * 3, arg, "needs 3 bytes per pixel");
   *w = (int)lw;
   *h = (int)lh;
   cairo_surface_t *s = cairo_image_surface_create(CAIRO_FORMAT_RGB24, *w, *h);

@@ -17,7 +17,7 @@ static void *planes(lua_State *L, int idx, const char *what, const char *dtype, 
   if (dim == 3 && size[0] != 3)
     xl_error(L, "%s: wrong shape (expected 3 channels first, got %lld).", what, (long long)size[0]);
   if (*h < 1 || *w < 1 || *h > 32768 || *w > 32768)
-    xl_error(L, "%s: wrong size (expected 1 to 32768 a side, got %lld x %lld).", what, (long long)*h, (long long)*w);
+    xl_error(L, "%s: wrong size (expected 1 to 32768 per side, got %lld x %lld).", what, (long long)*h, (long long)*w);
   return xl_todata(L, t, dtype, what);
 }
 

@@ -1,5 +1,5 @@
--- Everything that takes options, described by the specs that check them: what `medxai-run help`, docs/reference and the
--- editor's types tell. A method or metric is told by its file's leading comment.
+-- Everything that takes options, described by the specs that check them: the source of `medxai-run help`,
+-- docs/reference and the editor's types. A method or metric is described by its file's leading comment.
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"

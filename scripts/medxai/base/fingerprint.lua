@@ -1,8 +1,7 @@
--- What identifies a researcher's code: a file's text or a function's compiled form, and what it leans on: the values
--- that a function holds on to (other functions with theirs, tables, tensors, a model's weights), and the modules beside
--- the experiment that it requires. Code without any of these is its own text alone. It refuses to look into the
--- library: its modules count by name, its objects by what they say of themselves, so that a clock or a cache in one of
--- them makes no result look old.
+-- What identifies a researcher's code: a file's text or a function's compiled form, the values that a function uses
+-- (other functions with theirs, tables, tensors, a model's weights), and the modules beside the experiment that it
+-- requires. Modules of the library count by name and its objects by their own description, so that a clock or a cache
+-- in one of them does not make a result look outdated.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"

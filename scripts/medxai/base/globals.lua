@@ -1,5 +1,5 @@
--- Misspelt globals are errors: reading or writing a global that is not there fails and names the nearest thing in
--- sight. It refuses to make exceptions for functions: write `local function`.
+-- Misspelt globals are errors: reading or writing a global that does not exist fails and suggests the nearest name.
+-- Functions are no exception: write `local function`.
 local suggest = require "medxai.base.suggest"
 
 -- Globals, and the local variables that the code at `level` can see.

@@ -1,5 +1,5 @@
--- What the prompt (medxai-run -i) needs of Lua: completion, showing values, globals that may be made.
--- It refuses to load libtorch for a completion of anything but torch's and xai's own names.
+-- What the prompt (medxai-run -i) needs of Lua: completion, showing values, new globals. Completion loads libtorch only
+-- for names of torch and xai.
 
 local repl = {}
 

@@ -1,5 +1,5 @@
--- Names in errors: those that somebody may have meant by a misspelt one, nearest first, and lists of names in words.
--- It refuses to offer what nobody would take for the other: of names that are not near there is no suggestion.
+-- Suggestions in errors: the names nearest to a misspelt one, and lists of names in words. Names that are not near are
+-- not suggested.
 local suggest = {}
 
 -- Edit distance with neighbors swapped counted once (optimal string alignment).

@@ -163,7 +163,7 @@ function Dataset:description()
   return { reader = self.name, options = options }
 end
 
---- The pre-training report (dataset/report.lua): counts, unreadable images, duplicates across splits, class x source.
+--- The pre-training report (audit.lua): counts, unreadable images, duplicates across splits, class x source.
 --- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for
 --- training.
 function Dataset:check(options) return require("medxai.data.audit").check(self, options) end

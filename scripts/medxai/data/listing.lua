@@ -1,5 +1,5 @@
 -- What the readers share about folders: sorted listings, what is there instead of what was looked for, skip lists.
--- It refuses to follow listing order silently: names are sorted, classes are given or said aloud.
+-- Names are always sorted, since the order of a listing is arbitrary.
 local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"

@@ -46,7 +46,7 @@ end
 --- aliased, job.
 function context.new(fields)
   fields.count = fields.x:size(0)
-  fields.given = fields.x -- what x is copied from for a researcher's own method (batches.lua)
+  fields.given = fields.x -- what x is copied from for a researcher's own method (runner.lua)
   fields.used, fields.slopes = {}, {}
   return setmetatable(fields, Context)
 end
@@ -244,7 +244,7 @@ function Context:combine(product, extras)
   return raw, both(more, extras)
 end
 
---- (N, C, h, w) -> raw (N, h, w), extras: see principal.lua.
+--- (N, C, h, w) -> raw (N, h, w), extras: see principal_component.lua.
 function Context:principal(features) return principal.project(features, self.compat) end
 
 --- Forward passes in another precision, "bfloat16": half the time where the processor has it, at about 3 digits

@@ -1,8 +1,8 @@
--- Makes the maps of an explain step in batches: one forward for all methods and layers, one backward a target, and
--- where maps are smoothed over augmentations the same once more for the five other views of the images, all under a
--- memory budget with halving on out of memory. Each map is written as soon as it is made; finished ones are not made
--- again. It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are
--- not failures.
+-- Makes the maps of an explain step in batches: one forward pass for all methods and layers, one backward pass per
+-- target; where maps are smoothed over augmentations the same for five other views of the images. All of it keeps to a
+-- memory budget, and out of memory halves the batch. Each map is written as soon as it is made; finished ones are not
+-- made again. In a researcher's own method a failure concerns its image alone; interrupts and out of memory are not its
+-- failures.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"

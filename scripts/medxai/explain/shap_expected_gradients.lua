@@ -1,6 +1,6 @@
 -- The sampling behind SHAP Gradient: means over samples t x + (1 - t) b of gradient times factor, for several outputs
--- at once. One forward a chunk, one backward an output, which goes no deeper than the layer; sums in float64.
--- It refuses to draw: which background and which t a sample takes is the caller's.
+-- at once. One forward pass per chunk and one backward pass per output, which goes no deeper than the layer; sums in
+-- float64. The caller draws the backgrounds and t.
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local geometry = require "medxai.nn.geometry"

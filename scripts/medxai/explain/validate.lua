@@ -1,6 +1,5 @@
--- What a researcher's own code leaves behind: what a method returns beside its map, and the model's weights.
--- It refuses in words, before anything is written: one method's mistake is that method's failure and no broken file or
--- run.
+-- Checks what a researcher's own code returns beside its map, and that it left the model's weights unchanged. A mistake
+-- is that method's failure, reported in words before anything is written.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local torch = require "medxai.torch"

@@ -1,6 +1,6 @@
 -- How much a network computes: multiply-adds of its convolutions and linear layers for one image, node by node, from
--- the shapes that one image has in it. What a training costs is told from these, not from the clock, so that it is the
--- same everywhere. It refuses to count what costs little: norms, rectifiers, pooling.
+-- the shapes that one image has in it. The cost of a training is computed from these and not from the clock, so that it
+-- is the same everywhere. Norms, rectifiers and pooling cost little and are not counted.
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 

@@ -1,4 +1,4 @@
--- The names of a model's values and how they hang together: methods of medxai.Model that read its graph and no tensor.
+-- The names of a model's values and their connections: methods of medxai.Model that read its graph and no tensor.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"

@@ -1,6 +1,6 @@
--- Perturbed images made on the device: one image shown where a mask says so and its background elsewhere. Masks come as
--- boxes (SHAP Partition) or as regions that are on or off (LIME, SHAP Kernel); no image is copied a sample and no mask
--- leaves its device.
+-- Perturbed images made on the device: an image where a mask is 1 and its background elsewhere. Masks are given as
+-- boxes (SHAP Partition) or as regions that are on or off (LIME, SHAP Kernel); the image is not copied per sample and
+-- no mask leaves its device.
 local torch = require "medxai.torch"
 
 local hide = {}

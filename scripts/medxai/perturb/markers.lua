@@ -1,6 +1,6 @@
--- Where a lead letter or another marker may be, of images without a mask of markers: bright, compact spots outside the
--- lungs' rectangle, brighter than what surrounds them. They are proposals to be looked at, no truth. It refuses spots
--- as large as anatomy and as small as noise.
+-- Proposals for lead letters and other markers in images without a mask of markers: bright, compact spots outside the
+-- lungs' rectangle, brighter than their surroundings, neither as large as anatomy nor as small as noise. They are to be
+-- looked at before they are believed.
 local torch = require "medxai.torch"
 
 local markers = {}

@@ -1,6 +1,6 @@
--- Places to hide instead of a part of an image: the same shape elsewhere, so that what hiding the part does is compared
--- with what hiding as many pixels does anyway. It refuses to leave the zone that it is given; where the shape fits
--- nowhere else, there are fewer places, or none.
+-- Placebos: places to hide instead of a part of an image, of the same shape elsewhere, so that the effect of hiding the
+-- part is compared with that of hiding as many pixels. They stay in the given zone; where the shape fits nowhere else,
+-- there are fewer or none.
 local torch = require "medxai.torch"
 
 local placebo = {}

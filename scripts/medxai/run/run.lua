@@ -22,7 +22,7 @@ local Step = require "medxai.run.step"
 ---@field seed integer
 ---@field smoke boolean the short run of the experiment on a handful of images (--smoke)
 ---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
----@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see grid.lua
+---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see steps/search.lua
 ---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
 ---@field cross_evaluate fun(self: medxai.Run, options: medxai.CrossEvaluateOptions): table see cross_evaluate.lua
 ---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table see explain.lua

@@ -1,6 +1,6 @@
--- A step of a run (fit, evaluate, one explain method, report): a file steps/<name>.json with the fields that determine
+-- A step of a run (fit, evaluate, one explain call, report): a file steps/<name>.json with the fields that determine
 -- its numbers, their hash (the key), and the result once finished. The same key finds the result again; another key
--- means that the step has to be redone. It refuses to decide whether redoing is allowed: run.lua does.
+-- means that the step has to be done again, which run.lua may refuse.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 

@@ -1,7 +1,7 @@
 -- TensorBoard event files: scalars, pictures and text of a run, in TFRecord framing (length, masked CRC32C, payload,
--- masked CRC32C), protobuf messages written by hand. After a resumption a new file begins with a start mark at the next
--- step, so that what TensorBoard had read beyond it is dropped and curves do not overlap.
--- It refuses to be the truth: metrics.jsonl is, and a run without this folder has lost nothing.
+-- masked CRC32C), with protobuf messages written here. After resuming, a new file begins with a start mark at the next
+-- step, so that TensorBoard drops what it had read beyond it and curves do not overlap. metrics.jsonl is the record of
+-- a run; these files only show it.
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 

@@ -1,7 +1,7 @@
 -- What a metric sees of one map: the image, the model, the map's fixed target, and helpers that evaluate changed images
 -- in batches. What has been computed once for an image (its own score, the order of equal pixels) or for a map (its
--- ranking, the score with a part removed) is kept, so that metrics of one map share their passes. Listed in metric.lua.
--- It refuses to choose the target anew: every metric of a map judges the number that the map explains.
+-- ranking, the score with a part removed) is kept, so that metrics of one map share their passes. Listed in
+-- registry.lua. It refuses to choose the target anew: every metric of a map judges the number that the map explains.
 local core = require "medxai.core"
 local explained = require "medxai.explain.context"
 local ranking = require "medxai.perturb.pixel_order"

@@ -1,6 +1,6 @@
--- Where maps of different networks meet: file coordinates, the rectangle that all crops show, averaged over the area of
--- each cell. A map of a 7 x 7 layer says no more than 16 x 16 cells; 225, 224 and 299 px crops are never compared pixel
--- by pixel. It refuses crops that have nothing in common.
+-- The frame in which maps of different networks are compared: file coordinates, in the rectangle that all crops show,
+-- averaged over the area of each cell. A map of a 7 x 7 layer holds no more than 16 x 16 cells; crops of 225, 224 and
+-- 299 px are never compared pixel by pixel. Crops without a common part are refused.
 local check = require "medxai.base.check"
 local torch = require "medxai.torch"
 

@@ -1,6 +1,6 @@
--- What run:sanity leaves to read: study/similarity_gate.csv (a row per pair of maps), tables/gate.csv and verdicts.csv
--- (a row per model, method and check), a table on standard output, and the rows that marks are read from. It refuses to
--- show a verdict without its estimate, or an estimate without what undid it.
+-- The tables of run:sanity: study/similarity_gate.csv (one row per pair of maps), tables/gate.csv and verdicts.csv (one
+-- row per model, method and check), a table on standard output, and the rows from which marks are read. A verdict
+-- always stands with its estimate, and with the control that voided it where one did.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"

@@ -1,6 +1,5 @@
--- The findings of run:overlap, image by image: how large, what the crop and the lung mask cut off; and the thresholds
--- that cut a map beside them, tuned on another split or cross-fitted over patients.
--- It refuses to choose a threshold on the image that it judges.
+-- The findings of run:overlap, image by image: their size, what the crop and the lung mask cut off; and the thresholds
+-- for maps, tuned on another split or cross-fitted over patients, never on the image that is judged.
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
 local has_mask = require("medxai.data.split").has_mask
@@ -141,7 +140,7 @@ local function tuned_on(o)
 end
 
 --- The threshold for an image by set and measure, chosen on others: a function(i, set, "iou" | "dice") -> place
---- (cuts.lua), and how.
+--- (binarize.lua), and how.
 ---@param findings table[]
 ---@param curves table[] of the same images
 ---@param tune_curves table[]|nil of another split's images

@@ -1,6 +1,6 @@
--- The numbers of run:overlap: a row per image, method and metric; for each metric means with intervals by method, by
--- size of the finding and by correctness, and paired differences to the best baseline; all of it as text for the
--- terminal. It refuses to mix findings under 0.1 % of the crop into any other mean.
+-- The numbers of run:overlap: one row per image, method and metric; for each metric means with intervals by method, by
+-- size of the finding and by correctness, and paired differences to the best baseline; and their text for the terminal.
+-- Findings under 0.1 % of the crop are kept out of all other means.
 local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
 local host = require "medxai.host"

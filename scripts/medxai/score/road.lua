@@ -30,7 +30,7 @@ function road.check(options, name)
   options.removal = removal.without_regions(name, options.removal).id
 end
 
---- The names of one value a percentile.
+--- The names of the values, one per percentile.
 function road.names(options)
   local names = {}
   for i, p in ipairs(options.percentiles) do names[i] = string.format("percentile=%g", p) end
@@ -61,7 +61,7 @@ end
 
 function road.name_of(which, percentile) return string.format("%s %g", which, percentile) end
 
---- The logits with the pixels at each end ("most", "least") removed: a list of lists of rows, one a percentile; nil
+--- The logits with the pixels at each end ("most", "least") removed: a list of lists of rows, one per percentile; nil
 --- where the map ranks nothing.
 ---@param ctx table
 ---@param options table percentiles, removal

@@ -1,5 +1,4 @@
--- Means of scores over images, with intervals, by method and metric.
--- It refuses to average what is undefined: such maps are counted, not guessed.
+-- Means of scores over images, with intervals, by method and metric. Undefined values are counted and not averaged.
 local units = require "medxai.stats.units"
 
 local summary = {}

@@ -1,7 +1,7 @@
--- The figures: panels of images and maps with their color bars, line charts, confusion matrices, intervals.
--- Each function takes a table and returns a drawing (drawing.lua), laid out for a journal's column (252 pt) or page
--- (518 pt); figure.save writes it as PNG, SVG and PDF. It refuses to compute what it draws, and to leave out that a map
--- failed or how it was scaled.
+-- The figures: panels of images and maps with their color bars, line charts, confusion matrices, intervals. Each
+-- function takes a table and returns a drawing (drawing.lua), laid out for a journal's column (252 pt) or page (518
+-- pt); figure.save writes it as PNG, SVG and PDF. Figures compute nothing; they always show which maps failed and how
+-- maps were scaled.
 local chart = require "medxai.show.chart"
 local check = require "medxai.base.check"
 local core = require "medxai.core"

@@ -1,6 +1,6 @@
--- The figures of maps: rows (an image, then each method's overlay), a grid (one small overlay an image, wrong
--- predictions framed), and a page of methods for one image, each with its time and scores.
--- A map that is not "ok" says so on its panel; every caption says how maps were scaled.
+-- The figures of maps: rows (an image, then each method's overlay), a grid (one small overlay per image, wrong
+-- predictions framed), and a page of methods for one image, each with its time and scores. A map that is not "ok" is
+-- labeled as such on its panel; every caption says how maps were scaled.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
@@ -235,7 +235,7 @@ local function grid_panel(job, e, number, asked)
   return p
 end
 
---- One figure a method: a small overlay of each image under its prediction; wrong ones have a red frame and the true
+--- One figure per method: a small overlay of each image under its prediction; wrong ones have a red frame and the true
 --- class.
 function maps.grid(job, _, asked, save)
   local numbers = { table.unpack(asked.chosen, 1, grid_most) }

@@ -1,6 +1,6 @@
 -- The figures of scores: a table of methods and metrics, a chart of each metric with intervals and chance level, and
--- what a perturbing metric saw: its curves, with the imputed pictures under them.
--- It refuses to draw an average of nothing: undefined values are said in words.
+-- what a perturbing metric evaluated: its curves, with the imputed pictures under them. Undefined values are named in
+-- words.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
 local comparable = require("medxai.score.summary").comparable
@@ -272,7 +272,7 @@ local function exhibit_figure(job, entries, number, exhibits)
   return figure.stack(parts), name
 end
 
---- One figure an image (of those whose exhibits were kept): curves, and the imputed pictures.
+--- One figure per image (of those whose exhibits were kept): curves, and the imputed pictures.
 function scores.removal(job, _, asked, save)
   for _, number in ipairs(asked.chosen) do
     local exhibits = job.exhibits and job.exhibits[number]

@@ -146,7 +146,7 @@ local function caption(record)
   return texts
 end
 
---- Draws a figure an image.
+--- Draws one figure per image.
 ---@param page medxai.Page
 function pictures.draw(page)
   for _, number in ipairs(page.numbers) do

@@ -1,6 +1,6 @@
--- The explanations of a report: a section an explain step, with what became of its maps, a table of methods and
--- metrics, and its figures with links to their files. It refuses to hide maps that are not ok: they are listed open,
--- complete sets may be folded away.
+-- The explanations of a report: one section per explain step, with the statuses of its maps, a table of methods and
+-- metrics, and its figures with links to their files. Maps that are not ok are listed openly; complete sets may be
+-- folded away.
 local check = require "medxai.base.check"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"

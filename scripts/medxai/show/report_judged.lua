@@ -1,6 +1,6 @@
--- What a step that judges networks found, for the terminal and for the report's page: sentences, then plain tables. A
--- result is { title, sentences = { text }, tables = { { title, columns = { names }, rows = { lists of texts }, note } }
--- }. It refuses to compute: what it shows was made by the step.
+-- The results of a step that judges networks, for the terminal and for the report: sentences, then plain tables. The
+-- step computes them; a result is
+--   { title, sentences = { text }, tables = { { title, columns = { names }, rows = { lists of texts }, note } } }
 local html = require "medxai.show.html"
 
 local judged = {}

@@ -1,5 +1,5 @@
 -- Two networks' accuracies on the same images: McNemar's exact test, its mid-p, and the paired difference with its
--- interval. It refuses answers that are neither right nor wrong.
+-- interval.
 local check = require "medxai.base.check"
 local distributions = require "medxai.stats.distributions"
 

@@ -1,7 +1,6 @@
--- How alike several answers for the same image are, when only the draws of a sampled method differ: the rank
--- correlation of its coefficients, the overlap of its strongest few, and the spread of the coefficients themselves.
--- It refuses a number where there is none to tell: of one answer, of coefficients that are all equal, of the strongest
--- five among five.
+-- Similarity of several explanations of one image that differ only by the draws of a sampled method: the rank
+-- correlation of the coefficients, the overlap of the strongest few, and the spread of the coefficients. nil where
+-- these are undefined: one explanation, equal coefficients, the strongest five among five.
 local similarity = require "medxai.stats.similarity"
 
 local stability = {}

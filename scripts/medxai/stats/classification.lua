@@ -318,7 +318,7 @@ local function report_row(name, row)
     row.support and tostring(row.support) or "" }
 end
 
---- The classification report as text: one line a class, then accuracy and the averages, then the confusion matrix.
+--- The classification report as text: one line per class, then accuracy and the averages, then the confusion matrix.
 ---@param result table from metrics.classification
 ---@return string
 function metrics.report(result)

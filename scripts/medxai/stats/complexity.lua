@@ -1,6 +1,6 @@
--- How concentrated a map is: Gini coefficient, entropy, area that holds half. Of the positive part of a flat map;
--- none of them ranks methods: a point is perfectly concentrated and may be anywhere. It refuses a map without
--- positive energy: nil.
+-- Concentration of a map: Gini coefficient, entropy, area that holds half of it. Of the positive part of a flat list;
+-- none of them ranks methods, since a point is perfectly concentrated and may be anywhere. nil for a map without
+-- positive values.
 local complexity = {}
 
 -- The positive parts, ascending, and their sum; nil where there is none or a value is NaN.

@@ -1,6 +1,6 @@
 -- Tail probabilities and quantiles of the distributions that the tests of medxai.stats need: normal, Student's t, F,
 -- chi-squared, the studentized range. Plain Lua in float64, relative error below 1e-11
--- (tests/stats_distributions.lua). It refuses nothing: NaN in gives NaN out.
+-- (tests/stats_reference.lua). It refuses nothing: NaN in gives NaN out.
 local distributions = {}
 
 local nan = 0 / 0

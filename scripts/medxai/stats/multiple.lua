@@ -1,5 +1,5 @@
 -- Several comparisons at once: Holm's adjusted p-values over a family, and one statement about several comparisons
--- together. It refuses to count what has no p-value: NaN stays NaN and makes the family no larger.
+-- together. A comparison without p-value stays NaN and does not enlarge the family.
 local multiple = {}
 
 local nan = 0 / 0

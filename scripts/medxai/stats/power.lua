@@ -1,5 +1,5 @@
--- What a sample can tell: how likely the audit's one-sided tests of an area under the ROC curve find a class that is
--- told, or clear one that is not; and how large a paired difference has to be. It refuses samples without both sides.
+-- Power: how likely the audit's one-sided tests of an area under the ROC curve find a class that can be told, or clear
+-- one that cannot; and how large a paired difference has to be. Samples with one class only are refused.
 local distributions = require "medxai.stats.distributions"
 
 local power = {}

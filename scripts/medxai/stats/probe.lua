@@ -1,6 +1,6 @@
--- What a simple reader can tell: logistic regressions with a ridge over principal components, of classes from
--- thumbnails and of sources from a network's features. What few numbers tell, a network can learn as well. It refuses
--- to judge rows that a fit has seen.
+-- The audit's linear probe: ridge logistic regressions on principal components, of classes from thumbnails and of
+-- sources from a network's features. What a linear probe of few numbers can tell, a network can learn as well. Rows
+-- that a fit has seen are never judged.
 local torch = require "medxai.torch"
 
 local probe = {}

@@ -1,5 +1,5 @@
--- How far readers agree: quadratic weighted kappa of two, intraclass correlation of several.
--- It refuses a number where nobody's ratings differ: nil.
+-- Agreement of readers: quadratic weighted kappa of two, intraclass correlation of several. nil where all ratings are
+-- equal.
 local check = require "medxai.base.check"
 
 local readers = {}

@@ -1,6 +1,6 @@
 -- run:grid: trains every combination of some fields (or a random part, or by successive halving) and keeps the one with
 -- the best validation score. A cell is a folder named by the hash of what determines its numbers; what is finished is
--- never done again, several processes may share the work (grid_work.lua), cells that begin alike are trained once as
+-- never done again, several processes may share the work (train/search.lua), cells that begin alike are trained once as
 -- far as they agree.
 --   local search = run:grid {
 --     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 }, epochs = function(cell) return cell.train_depth > 1 and 15 or

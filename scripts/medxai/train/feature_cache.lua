@@ -61,7 +61,7 @@ function prefix.cut(model)
   for id in pairs(crossing) do
     local batch = def.batches and def.batches[id]
     if batch and (batch.dim ~= 0 or batch.per_image ~= 1) then
-      return nil, "'" .. def.nodes[id] .. "': it is not of one image a row"
+      return nil, "'" .. def.nodes[id] .. "': it does not have one image per row"
     end
   end
   local cut = { names = {}, slots = check.sorted_keys(slots) }

@@ -143,8 +143,8 @@ end
 ---@param what { model: table, data: table, options: table, seed: integer, key: string, alive: fun(doing?: string),
 ---   prefix?: table, frame?: table }
 --- options: as fit.lua has checked them; key: what a checkpoint must belong to; alive: called often; prefix: cached
---- outputs of the frozen part (prefix.lua); frame: the progress of the search around it; save_part: writes a checkpoint
---- within an epoch
+--- outputs of the frozen part (feature_cache.lua); frame: the progress of the search around it; save_part: writes a
+--- checkpoint within an epoch
 ---@return medxai.Trainer
 function Trainer.new(what)
   local self = setmetatable({ model = what.model, data = what.data, options = what.options, seed = what.seed,

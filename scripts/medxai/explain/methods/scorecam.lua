@@ -2,7 +2,7 @@
 -- 1], masks the image; the softmax over channels of the target's scores for the masked images weighs the channels.
 -- As pytorch-grad-cam's ScoreCAM: bilinear with aligned corners, raw scores (a baseline would cancel in the softmax).
 -- compat: 1e-8 in the scale, so that a faint channel masks more than it should.
--- One pass a channel: `channels` takes the few that vary most (an approximation), precision = "bfloat16" runs them in
+-- One pass per channel: `channels` takes the few that vary most (an approximation), precision = "bfloat16" runs them in
 -- bfloat16. Channels without contrast, but for rounding, mask all: they share one pass.
 local channels = require "medxai.explain.channel_ablation"
 local map = require "medxai.explain.map"

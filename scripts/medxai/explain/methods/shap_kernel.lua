@@ -1,6 +1,6 @@
 -- Kernel SHAP over superpixels: Shapley values of an image's regions by weighted least squares over random subsets that
--- are shown (Lundberg and Lee 2017, theorem 2; kernel_shap.lua). The map paints each region with its value; the values
--- of an output sum to output - base by construction, so what the samples leave open is told by how far they move
+-- are shown (Lundberg and Lee 2017, theorem 2; shap_kernel_math.lua). The map paints each region with its value; the
+-- values of an output sum to output - base by construction, so what the samples leave open is told by how far they move
 -- without half of the random subsets. Subsets, weights and selection as shap 0.51's KernelExplainer; rng = "numpy"
 -- draws its very numbers for each image. compat = "thesis": 20 features whatever the regions, pixels 0 .. 255 and 255
 -- for hidden ones where the network expects its range, and the image on its side. It refuses an image of one region.
@@ -54,7 +54,7 @@ return {
     percent = true }, shap.bfloat16_honesty },
   options = {
     samples = { "integer|string", default = 70, min = 1, lua = "integer|\"auto\"",
-      smoke = { divide_by = 50, least = 20 }, doc = "subsets of regions, never more than there are; \"auto\": "
+      smoke = { divide_by = 50, least = 40 }, doc = "subsets of regions, never more than there are; \"auto\": "
       .. "shap's 2 x regions + 2048 (its nsamples)" },
     regions = { "string|table|function", default = { "slic", n_segments = 10 }, lua = "medxai.Regions",
       doc = "the regions that are hidden and shown; see help regions" },
