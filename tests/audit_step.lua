@@ -36,8 +36,8 @@ local function go(options, dir, body)
   return t.run { "--quiet", "--threads", "1", "audit.lua", cwd = cwd, timeout = 300 }, cwd
 end
 
-local compared = { "verdicts.csv", "tables/audit.csv", "figures/audit-inputs.svg", "tables/pairs.csv", "audit/parts.csv", "audit/whole-seed-1.csv",
-  "config.json" }
+local compared = { "verdicts.csv", "tables/audit.csv", "figures/audit-inputs.svg", "tables/pairs.csv",
+  "audit/parts.csv", "audit/whole-seed-1.csv", "config.json" }
 
 local function bytes_of(dir)
   local list = {}
