@@ -37,8 +37,8 @@ local function go(options, dir, body)
   return t.run { "--quiet", "--threads", "1", "audit.lua", cwd = cwd, timeout = 300 }, cwd
 end
 
-local compared = { "verdicts.csv", "tables/audit.csv", "tables/pairs.csv", "audit/parts.csv", "audit/whole-seed-1.csv",
-  "config.json" }
+local compared = { "verdicts.csv", "tables/audit.csv", "figures/audit-inputs.svg", "tables/pairs.csv",
+  "audit/parts.csv", "audit/whole-seed-1.csv", "config.json" }
 
 local function bytes_of(dir)
   local list = {}
@@ -69,6 +69,8 @@ t.test("a letter that gives the class away is found; an audit killed anywhere re
   t.ok(tonumber(areas[7].power_clear) > 0 and areas[7].positives == "20" and areas[7].input == "border")
   local page = t.read(dir .. "/runs/tiny/report.html")
   t.ok(page:find("Verdict: shortcut found", 1, true) and page:find("Told by the cheap probe", 1, true))
+  t.ok(page:find("<figcaption>What each input tells of the class</figcaption>", 1, true))
+  t.equal(#csv.read(dir .. "/runs/tiny/figures/audit-inputs.csv"), #areas)
   t.ok(not r.out:find "no shortcut" and not page:find "no shortcut", "an audit does not say that there is none")
   local before = bytes_of(dir)
   -- What a kill may leave: steps without results, one unfinished training.

@@ -75,7 +75,7 @@ end
 
 t.test("with one to seven networks and one to thirty methods no text is cut or lies on another, however long the names",
   function()
-  for _, size in ipairs { { 1, 1 }, { 2, 4 }, { 3, 10 }, { 7, 4 }, { 2, 30 } } do
+  for _, size in ipairs { { 1, 1 }, { 2, 4 }, { 3, 10 }, { 7, 4 }, { 12, 2 }, { 2, 30 } } do
     local dir = t.tmpdir()
     local drawings = drawn_in(dir, tiny.write(dir, size[1], size[2]))
     local count = 0

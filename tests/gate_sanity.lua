@@ -139,6 +139,20 @@ t.test("persistence of a run equals the formula on its similarities; the last st
   t.equal({ stages, nb }, { 3, 8 })
   t.near(found.checks.weights.estimate.mean, p / stages, 1e-9)
   t.equal(#found.profile, 3)
+  local course = {} -- the same numbers once more, for the figure
+  for _, row in ipairs(csv.read(dir .. "/tables/gate_stages.csv")) do
+    if row.model == "one" and row.method == "gradcam" and row.alone == "" then course[#course + 1] = row end
+  end
+  t.equal(#course, 3)
+  for k, row in ipairs(course) do
+    local s = tonumber(row.similarity)
+    t.near((s - b) / (1 - b), found.profile[k], 1e-9)
+    t.equal({ tonumber(row.stranger), row.draws }, { b, k == 1 and "4" or "2" })
+    t.ok(tonumber(row.draw_low) <= s and s <= tonumber(row.draw_high))
+  end
+  for _, kind in ipairs { "svg", "pdf", "png", "csv" } do
+    t.ok(files.exists(dir .. "/figures/sanity-cascade-one." .. kind), kind)
+  end
 end)
 
 t.test("stages are the head, then cuts nearest to equal shares of the layers; equal cuts appear once", function()
@@ -300,7 +314,8 @@ end)
 
 -- ---- files, resuming -----------------------------------------------------------------------------------------------
 
-local kept = { "verdicts.csv", "tables/gate.csv", "study/similarity_gate.csv", "study/gate.json" }
+local kept = { "verdicts.csv", "tables/gate.csv", "tables/gate_stages.csv", "study/similarity_gate.csv",
+  "study/gate.json", "figures/sanity-cascade-one.svg" }
 
 local function texts(dir)
   local out = {}

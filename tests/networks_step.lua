@@ -50,7 +50,8 @@ local function go(options, dir, script)
 end
 
 local compared = { "tables/networks.csv", "tables/pairs.csv", "verdicts.csv", "study/networks/b-on-test.csv",
-  "config.json" }
+  "config.json", "tables/reliability.csv", "figures/networks-primary.svg", "figures/networks-endpoints.pdf",
+  "figures/networks-reliability.png", "figures/networks-primary.csv" }
 
 local function bytes_of(dir)
   local list = {}
@@ -78,6 +79,13 @@ t.test("networks are compared: tables, verdicts, a section of the report; a seco
     and scores["b 4 set_coverage"])
   local page = t.read(dir .. "/runs/compare/report.html")
   t.ok(page:find("Networks compared", 1, true) and page:find("Primary endpoint: auroc_macro", 1, true))
+  t.ok(page:find("<figcaption>Networks by macro AUROC</figcaption>", 1, true) and page:find("a − b", 1, true))
+  local bins = {}
+  for _, row in ipairs((csv.read(dir .. "/runs/compare/tables/reliability.csv"))) do
+    bins[row.run] = (bins[row.run] or 0) + tonumber(row.n)
+    t.ok(tonumber(row.chance_low) <= tonumber(row.chance_high))
+  end
+  t.equal(bins, { ["a seed 1"] = 45, ["a seed 2"] = 45, ["a seed 3"] = 45, b = 45 })
   t.ok(r.out:find "These weights: a ", r.out)
   local before, looks = bytes_of(dir), #files.records(dir .. "/runs/compare/evaluations.jsonl")
   t.equal(looks, 8, "four models on two splits")

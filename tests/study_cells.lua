@@ -15,7 +15,9 @@ run:compare(study, { methods = { "gradcam", "saliency" },
 
 -- The files of a study, without times and hosts.
 local compared = { "verdicts.csv", "study/images.csv", "study/scores.csv", "study/similarity.csv", "tables/methods.csv",
-  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv", "study/viewer.html" }
+  "tables/pairs.csv", "tables/agreement.csv", "tables/stability.csv", "tables/strata.csv", "study/viewer.html",
+  "tables/metrics_tau.csv", "figures/compare-gains-one.svg", "figures/compare-agreement-methods.pdf",
+  "figures/compare-montage-own.png" }
 
 local function bytes_of(name)
   local dir, out = tiny.dir() .. "/runs/" .. name, {}

@@ -30,7 +30,9 @@ local function put_bar(d, x, width, row, to_y, color)
     plot.upright(d, x + width / 2, to_y(row.low), to_y(row.high), INK, 0.7)
     top = math.min(top, to_y(row.high))
   end
-  if row.verdict == "found" then
+  if width < SMALL then -- too many classes for words
+    if row.verdict == "found" then d:circle(x + width / 2, top - 3, 1.3, WARN) end
+  elseif row.verdict == "found" then
     d:text(x + width / 2 + SMALL * 0.36, top - 3, marks.found, { size = SMALL, turned = true, color = WARN,
       bold = true })
   elseif marks[row.verdict] then
@@ -81,7 +83,8 @@ local function caption_of(rows, tau)
   return { ("AUROC of each class against the rest, %s%s, bars from the chance level 0.5; upright: 95 %% DeLong "
     .. "intervals; red line: %.3f, above which a class counts as told."):format(plot.images(n, units, "test image"),
     trainings, tau),
-    "Over inputs without lungs: whether the class is told (found; –: not found; ?: undecided), after Holm's test." }
+    "Over inputs without lungs: whether the class is told (found, or a red point; –: not found; ?: undecided), after "
+    .. "Holm's test." }
 end
 
 local witness_titles = { ["cheap probe"] = "Cheap probe (60 numbers of a thumbnail)", trainings = "Trainings" }

@@ -124,7 +124,7 @@ local function page_of(job, first, last)
   local d = drawing.new(columns <= 2 and drawing.COLUMN or drawing.PAGE)
   local left = MARGIN + math.min(80, (plot.fitted(album.methods, 80))) + 4
   local at = { left = left, height = 0 }
-  at.side = math.min(84, (d.width - left - MARGIN - (columns - 1) * GAP) / columns)
+  at.side = math.min(84, (d.width - left - MARGIN - (columns - 1) * GAP) / columns, 640 / (last - first + 2) - 10)
   local y = plot.headings(d, album.networks, left - GAP / 2, at.side + GAP, MARGIN, 2)
   y = put_image_row(d, job, at, y)
   for m = first, last do y = put_map_row(d, job, m, at, y) end

@@ -221,6 +221,14 @@ local function put_pairs(d, box, lines, margin, score)
   return y
 end
 
+-- The pairs that fill a page, and the caption's word where there are more.
+local most_pairs = 55
+local function cut_pairs(pairs_)
+  if #pairs_ <= most_pairs then return pairs_ end
+  return table.move(pairs_, 1, most_pairs, 1, {}), ("The first %d of %d pairs; all are in the table."):format(most_pairs,
+    #pairs_)
+end
+
 local function forest_caption(data, lines, pairs_)
   local chance = is_area(data.primary) and "chance level 0.5" or "no fixed chance level"
   local list = { ("%s; %s."):format(about(data.rows, { data.primary }), chance) }
@@ -237,7 +245,8 @@ end
 ---@return table drawing
 ---@return table[] rows what is drawn
 function figures.forest(data)
-  local lines, pairs_ = lines_of(data.rows, data.primary), pair_lines(data.pairs, data.primary)
+  local lines, all = lines_of(data.rows, data.primary), pair_lines(data.pairs, data.primary)
+  local pairs_, more = cut_pairs(all)
   local width = #pairs_ > 0 and drawing.PAGE or drawing.COLUMN
   local d = drawing.new(width)
   local half = #pairs_ > 0 and 0.45 * width or width
@@ -255,7 +264,9 @@ function figures.forest(data)
     right.width = right.right - right.left - 44
     y = math.max(y, put_pairs(d, right, pairs_, data.margin, data.primary))
   end
-  d.height = plot.caption(d, y, forest_caption(data, lines, pairs_))
+  local caption = forest_caption(data, lines, all)
+  caption[#caption + 1] = more
+  d.height = plot.caption(d, y, caption)
   local drawn = {}
   for _, row in ipairs(data.rows) do
     if row.score == data.primary then
