@@ -206,6 +206,19 @@ t.test("any one of the steps alone makes a page, whatever the others would have 
   end
 end)
 
+t.test("columns of numbers stand to the right, words to the left; a long table beside the answer is folded", function()
+  local out, rows = {}, {}
+  for i = 1, 20 do rows[i] = { "m" .. i, "0." .. i, "[-0.1, +0.2]", i % 2 == 0 and "" or "-", "gate failed: image" } end
+  local function put(_, form, ...) out[#out + 1] = form:format(...) end
+  local t_ = { title = "x", columns = { "method", "mean", "interval", "none", "gate" }, rows = rows, page_only = true }
+  require("medxai.show.report_judged").put({}, put, { sentences = {}, tables = { t_ } })
+  local text = table.concat(out)
+  t.ok(text:find("<details><summary>20 rows</summary>", 1, true))
+  for name, class in pairs { method = "", mean = ' class="n"', interval = ' class="n"', none = "", gate = "" } do
+    t.ok(text:find(("<th%s scope=\"col\">%s</th>"):format(class, name), 1, true), name)
+  end
+end)
+
 -- ---- checklists -----------------------------------------------------------------------------------------------------
 
 t.test("the checklists have the guidelines' items: CLAIM 1 to 44, TRIPOD+AI 1 to 27 with their parts", function()

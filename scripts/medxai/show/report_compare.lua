@@ -25,26 +25,31 @@ local function images(row)
   return row.n .. (lost > 0 and (" (%d undefined, %d failed)"):format(row.undefined, row.failed) or "")
 end
 
-local columns = { "method", "mean", "interval", "swap", "gain over swap", "interval of the gain", "above swap",
-  "beats baselines", "rank", "first",
-  "power", "gate", "images" }
+local columns = { "method", "mean", "swap", "gain over swap", "above swap", "beats baselines", "rank", "first", "power",
+  "gate", "images" }
+
+-- A number with its interval.
+local function between(v, low, high, form)
+  local text, interval = number(v, form), range(low, high, form)
+  return interval == "" and text or text .. " " .. interval
+end
 
 local function table_of(out, run, o)
   local list = canon.list {}
   for _, row in ipairs(out.methods) do
     if row.run == run and row.metric == o.primary then
-      list[#list + 1] = canon.list { row.method, number(row.mean), range(row.low, row.high, "%.3f"), number(row.swap),
-        number(row.gain, "%+.3f"),
-        range(row.gain_low, row.gain_high, "%+.3f"), plain_word(row.above_swap), plain_word(row.beats_baselines),
-          rank(row),
-        number(row.p_best, "%.2f"), number(row.power, "%.2f"), plain_word(row.gate), images(row) }
+      list[#list + 1] = canon.list { row.method, between(row.mean, row.low, row.high, "%.3f"), number(row.swap),
+        between(row.gain, row.gain_low, row.gain_high, "%+.3f"), plain_word(row.above_swap),
+        plain_word(row.beats_baselines), rank(row), number(row.p_best, "%.2f"), number(row.power, "%.2f"),
+        (plain_word(row.gate):gsub("^gate ", "")), images(row) }
     end
   end
   return { title = ("%s, %s (primary, %s is better)"):format(run, tables.short(o.primary, out.data),
     out.data.directions[o.primary]),
     columns = canon.list(table.move(columns, 1, #columns, 1, {})), rows = list,
     note = run == out.data.runs[#out.data.runs]
-      and "swap: another patient's map of the same class, judged on this image, the method's own chance level; "
+      and "In brackets: 95 % intervals; swap: another patient's map of the same class, judged on this image, the "
+      .. "method's own chance level; "
       .. "power: how often a map beats it, 0.5 where they are not told apart; rank: from Holm-adjusted paired tests, "
       .. "ranges that overlap are undecided; first: share of resamples in which it is. A gain is over the images "
       .. "where both are defined." or nil }

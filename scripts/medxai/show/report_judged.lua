@@ -36,25 +36,45 @@ function judged.print(result)
   for _, sentence in ipairs(result.sentences) do print(sentence) end
 end
 
+-- Whether a column holds numbers, with their intervals and words behind them; such columns stand to the right.
+local function is_numeric(t, c)
+  local any = false
+  for _, row in ipairs(t.rows) do
+    local cell = row[c] or ""
+    if cell ~= "" and cell ~= "-" then
+      if not cell:find "^[+-]?%.?%d" and not cell:find "^%[" and cell ~= "undefined" then return false end
+      any = true
+    end
+  end
+  return any
+end
+
+local longest = 14 -- rows; a table that the terminal does not show is folded from here on
+
+-- One table; a long one that is no part of the answer is folded.
+local function put_table(page, put, t)
+  local columns, rows = {}, {}
+  for c, name in ipairs(t.columns) do columns[c] = { name, numeric = is_numeric(t, c) } end
+  for i, row in ipairs(t.rows) do
+    rows[i] = {}
+    for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
+  end
+  if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
+  local body = html.table(columns, rows, "judged")
+  if t.page_only and #rows > longest then
+    body = ("<details><summary>%d rows</summary>%s</details>"):format(#rows, body)
+  end
+  put(page, "%s", body)
+  if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end
+end
+
 --- Puts a result into the page. put: function(page, format, ...).
 ---@param page table
 ---@param put fun(page: table, format: string, ...: any)
 ---@param result table
 function judged.put(page, put, result)
   for _, sentence in ipairs(result.sentences) do put(page, "<p>%s</p>", html.text(sentence)) end
-  for _, t in ipairs(result.tables) do
-    local columns, rows = {}, {}
-    for c, name in ipairs(t.columns) do
-      columns[c] = { name, numeric = c > 1 and name ~= "verdict" and name ~= "reason" }
-    end
-    for i, row in ipairs(t.rows) do
-      rows[i] = {}
-      for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
-    end
-    if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
-    put(page, "%s", (html.table(columns, rows, "judged")))
-    if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end
-  end
+  for _, t in ipairs(result.tables) do put_table(page, put, t) end
   require("medxai.show.plot").put(page, put, result)
 end
 

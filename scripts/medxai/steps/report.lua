@@ -464,6 +464,15 @@ local function put_steps(page) study.put_steps(page, pen) end
 local function put_costs(page) study.put_costs(page, pen) end
 local function put_limits(page) study.put_limits(page, pen) end
 
+-- Settings of a step; those of a study are many, so they are folded there.
+local function put_facts(page, key, facts)
+  if page.facts then
+    put(page, "<details><summary>%s: %d settings</summary>%s</details>", text(key), #facts, html.facts(facts))
+  else
+    put(page, "<h3>%s</h3>%s", text(key), html.facts(facts))
+  end
+end
+
 local function put_settings(page)
   local config = {}
   for k, v in pairs(page.config) do
@@ -472,7 +481,7 @@ local function put_settings(page)
   if next(config) then
     heading(page, "Settings")
     for _, key in ipairs(check.sorted_keys(config)) do
-      if type(config[key]) == "table" then put(page, "<h3>%s</h3>%s", text(key), html.facts(flatten(config[key]))) end
+      if type(config[key]) == "table" then put_facts(page, key, flatten(config[key])) end
     end
     local plain = {}
     for _, key in ipairs(check.sorted_keys(config)) do
