@@ -19,8 +19,9 @@ function environment.question(script)
   return table.concat(lines, " ")
 end
 
--- A word as a shell takes it.
-local function shell_word(value)
+--- A word as a shell takes it.
+---@return string
+function environment.shell_word(value)
   local word = tostring(value)
   return word:find "^[%w_@%%+=:,./%-]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
 end
@@ -30,11 +31,13 @@ local function command_line()
   local words = { "medxai-run" }
   for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
     local value = host.options[name]
-    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. shell_word(value) end
+    if value then
+      words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. environment.shell_word(value)
+    end
   end
-  words[#words + 1] = shell_word(host.script)
+  words[#words + 1] = environment.shell_word(host.script)
   for _, name in ipairs(check.sorted_keys(host.fields or {})) do
-    words[#words + 1] = "--" .. name .. " " .. shell_word(host.fields[name])
+    words[#words + 1] = "--" .. name .. " " .. environment.shell_word(host.fields[name])
   end
   return table.concat(words, " ")
 end

@@ -41,7 +41,7 @@ end
 ---@param step string the first word of these rows' families: "networks", "audit"
 ---@param rows table[]
 function tables.put(run, name, columns, step, rows)
-  local lock <close> = files.wait_lock(files.join(run.dir, "tables", ".lock")) -- luacheck: ignore (held, not read)
+  local held <close> = run.leases:wait "tables" -- luacheck: ignore (held, not read)
   local all, is_there = {}, false
   local function put()
     if not is_there then table.move(rows, 1, #rows, #all + 1, all) end

@@ -196,10 +196,11 @@ end
 ---@return table<string, table[]> answers input -> answers by path, one per seed that was trained
 ---@return medxai.Cell[] cells with .judged = { train_accuracy, accuracy }
 function inputs.train(run, options)
-  local search = require "medxai.steps.search"
+  local search, work = require "medxai.steps.search", require "medxai.train.search"
   files.mkdir(files.join(run.dir, "families"))
   local cells, own = search.cells(run, options)
-  require("medxai.train.search").all(run, cells, own)
+  work.all(run, cells, own)
+  if not run.joined then work.merge_logs(run, cells) end
   local out = {}
   for _, cell in ipairs(cells) do
     local answers, judged = judge_cell(run, cell)

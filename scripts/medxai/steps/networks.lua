@@ -455,8 +455,7 @@ function networks.run(run, study, options)
   local o = networks.check(study, options)
   if study.tune then check_tune(study) end
   run:begin()
-  local path = files.join(run.dir, "study", "networks.lock")
-  local lock <close> = files.wait_lock(path) -- luacheck: ignore (held, not read)
+  local lock <close> = run.leases:wait "networks" -- luacheck: ignore (held, not read)
   local step = run:step("networks", step_fields(run, study, o))
   run:configure("networks", step.fields)
   if step.done then

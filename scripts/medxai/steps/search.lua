@@ -373,6 +373,7 @@ function grid.run(run, options)
   run:take_over() -- the process that began the search has ended, or this is the one
   step = run:step("grid", step.fields)
   if not step.done then
+    require("medxai.train.search").merge_logs(run, cells)
     local result = require("medxai.steps.search_report").finish(run, cells, own, step.fields)
     local files_of_model = fit.model_files(cells[1].model)
     step:finish(result, { "grid.csv", table.unpack(files_of_model) }, { "predictions.csv", "grid.jsonl" })

@@ -205,7 +205,7 @@ function time.second(study, asked, list, prediction)
   local known = pilot_states(study, list)
   local function seconds_of(cell) return measured(study, asked, cell, prediction.counts, known) end
   if study.budget_hours then
-    local lock <close> = files.wait_lock(budget_path(study) .. ".lock") -- luacheck: ignore (held, not read)
+    local lock <close> = study.run.leases:wait "budget" -- luacheck: ignore (held, not read)
     local stored = files.read_data(budget_path(study))
     if not stored or stored.hours ~= study.budget_hours or stored.of ~= #study.images then
       stored = { hours = study.budget_hours, of = #study.images, images = cut_to(study, list, seconds_of) }

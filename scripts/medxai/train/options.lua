@@ -47,6 +47,8 @@ options_of.spec = {
     doc = "weighted: every class equally often, drawn with replacement" },
   drop_last = { "boolean", default = false, doc = "leave out the last batch of an epoch where it is not full" },
   deterministic = { "boolean", field = true, default = false, doc = "deterministic operators only (matters on CUDA)" },
+  checkpoint_minutes = { "number", field = true, default = 10, min = 0,
+    doc = "between two checkpoints within an epoch; 0: one after each batch" },
 }
 
 local function check_weight(weight)

@@ -7,6 +7,7 @@
 ---@field out? string another folder than runs/<name>; --out
 ---@field seed? integer of everything random; --seed (default 42)
 ---@field seeds? integer[] runs the whole experiment once per seed and sums up (--seeds)
+---@field takeover_s? number where machines share the folder: a process that was not heard of for so long has died (default 120 s, --takeover_s)
 
 ---@class medxai.EarlyStoppingOptions
 ---@field patience integer without a better validation score (required, in epochs)
@@ -17,6 +18,7 @@
 ---@field aux_weight? number of inception_v3's auxiliary loss (default 0.4)
 ---@field batch? integer per step of the optimizer (default 32 images, --batch, at most 4 with --smoke)
 ---@field best_by? "accuracy"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split by which weights are kept (default "accuracy", --best_by)
+---@field checkpoint_minutes? number between two checkpoints within an epoch; 0: one after each batch (default 10, --checkpoint_minutes)
 ---@field clip_grad_norm? number the largest norm of all gradients together (--clip_grad_norm)
 ---@field deterministic? boolean deterministic operators only (matters on CUDA) (default false, --deterministic)
 ---@field drop_last? boolean leave out the last batch of an epoch where it is not full (default false)
