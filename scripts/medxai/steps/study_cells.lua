@@ -3,7 +3,7 @@
 -- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
 -- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its
 -- state last. Cheap cells of all models come first, block by block: a study that is interrupted is a small complete
--- one. It refuses to drop a failure: a failed cell leaves rows that say so.
+-- one. A failure is never dropped: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local code = require "medxai.base.fingerprint"
