@@ -3,7 +3,7 @@
 -- It refuses to draw what is not a number: that is left out, and counted where the figure says how many there are.
 local canon = require "medxai.base.json"
 local chart = require "medxai.show.chart"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"

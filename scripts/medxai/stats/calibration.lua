@@ -179,7 +179,7 @@ end
 ---@param options? table as calibration.ece
 ---@return table[] groups { n, confidence, accuracy, low, high } by ascending confidence
 function calibration.reliability(confidences, hits, options)
-  local o = check.options("calibration.reliability", options, ece_spec)
+  local o = Options.check("calibration.reliability", options, ece_spec)
   local _, bins = calibration.ece(confidences, hits, options)
   local members, order = {}, {}
   for i, g in ipairs(#confidences > 0 and (grouping(confidences, o)) or {}) do
