@@ -112,29 +112,41 @@ end
 local function caption_of(job)
   local scale = job.shared and "Shared scale: the maps of a method run from 0 to their largest value over the networks."
     or "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
+  local left_out = job.left_out and "Without a shared scale, and not shown: " .. job.left_out .. "."
   return { ("One image (n = 1), the first of the study's keyed order: %s%s; it carries no interval and no chance "
     .. "level."):format(job.name, job.text and ", " .. job.text or ""), scale
-    .. " The more opaque the higher, up to 60 % from half of the scale on." }
+    .. " The more opaque the higher, up to 60 % from half of the scale on.", left_out }
 end
 
--- One figure: methods first..last.
-local function page_of(job, first, last)
+-- The methods of a figure: on a shared scale those with such a scale on two networks or more; the names of the others.
+local function methods_of(job)
+  local list, others = {}, {}
+  for m, name in ipairs(job.album.methods) do
+    local scaled = 0
+    for n = 1, #job.album.networks do scaled = scaled + (job.facts[m][n].raw and 1 or 0) end
+    if not job.shared or scaled > 1 then list[#list + 1] = m else others[#others + 1] = name end
+  end
+  return list, #others > 0 and table.concat(others, ", ") or nil
+end
+
+-- One figure of some methods, by their numbers.
+local function page_of(job, methods)
   local album = job.album
   local columns = #album.networks
   local d = drawing.new(columns <= 2 and drawing.COLUMN or drawing.PAGE)
   local left = MARGIN + math.min(80, (plot.fitted(album.methods, 80))) + 4
   local at = { left = left, height = 0 }
-  at.side = math.min(84, (d.width - left - MARGIN - (columns - 1) * GAP) / columns, 640 / (last - first + 2) - 10)
+  at.side = math.min(84, (d.width - left - MARGIN - (columns - 1) * GAP) / columns, 640 / (#methods + 1) - 10)
   local y = plot.headings(d, album.networks, left - GAP / 2, at.side + GAP, MARGIN, 2)
   y = put_image_row(d, job, at, y)
-  for m = first, last do y = put_map_row(d, job, m, at, y) end
+  for _, m in ipairs(methods) do y = put_map_row(d, job, m, at, y) end
   d.height = plot.caption(d, y - 3, caption_of(job))
   return d
 end
 
-local function rows_of(job, first, last)
+local function rows_of(job, methods)
   local rows = {}
-  for m = first, last do
+  for _, m in ipairs(methods) do
     for n, network in ipairs(job.album.networks) do
       local f = job.facts[m][n]
       rows[#rows + 1] = { image = job.name, class = job.class, network = network, method = job.album.methods[m],
@@ -155,15 +167,16 @@ function montage.of(album, k)
   local image, list = album.images[k], {}
   local job = { album = album, image = small_picture(album, k), facts = facts_of(album, k), name = image.id,
     text = image.text, class = image.class }
-  local pages = math.ceil(#album.methods / most_rows)
   for _, scale in ipairs(#album.networks > 1 and { "own", "shared" } or { "own" }) do
     job.shared = scale == "shared"
+    local methods, left_out = methods_of(job)
+    job.left_out = left_out
+    local pages = math.ceil(#methods / most_rows)
     for p = 1, pages do
-      local first, last = (p - 1) * #album.methods // pages + 1, p * #album.methods // pages
+      local some = table.move(methods, (p - 1) * #methods // pages + 1, p * #methods // pages, 1, {})
       local part = pages > 1 and "-" .. p or ""
-      list[#list + 1] = { name = "montage-" .. scale .. part, drawing = page_of(job, first, last),
-        title = ("Maps of one image, %s scale%s"):format(scale, pages > 1 and (", %d of %d"):format(p, pages) or ""),
-        rows = rows_of(job, first, last) }
+      list[#list + 1] = { name = "montage-" .. scale .. part, drawing = page_of(job, some), rows = rows_of(job, some),
+        title = ("Maps of one image, %s scale%s"):format(scale, pages > 1 and (", %d of %d"):format(p, pages) or "") }
     end
   end
   return list

@@ -225,9 +225,8 @@ end
 local most_pairs = 55
 local function cut_pairs(pairs_)
   if #pairs_ <= most_pairs then return pairs_ end
-  return table.move(pairs_, 1, most_pairs, 1, {}),
-    ("The first %d of %d pairs; all are in the table."):format(most_pairs,
-    #pairs_)
+  local words = ("The first %d of %d pairs; all are in the table."):format(most_pairs, #pairs_)
+  return table.move(pairs_, 1, most_pairs, 1, {}), words
 end
 
 local function forest_caption(data, lines, pairs_)
