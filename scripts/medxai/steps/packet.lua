@@ -138,8 +138,8 @@ local function shuffled(n, seed, id)
   return order
 end
 
--- The cases of a reader in the reader's order: { case = its name, of = number of the image, repeat_of = name of its first
--- time }.
+-- The cases of a reader in the reader's order: { case = its name, of = number of the image, repeat_of = name of its
+-- first time }.
 local function order_of(reader, n, o, seed)
   local list, first = {}, {}
   for place, of in ipairs(shuffled(n, seed, "order of reader " .. reader)) do
