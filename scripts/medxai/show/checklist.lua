@@ -2,7 +2,7 @@
 -- (Checklist for Artificial Intelligence in Medical Imaging, 2024 update: Tejani et al., Radiology: Artificial
 -- Intelligence 2024;6(4):e240300) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378).
 -- It refuses to invent: an item that the run's files do not answer is to be filled in by the authors.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local html = require "medxai.show.html"
 local words = require "medxai.show.conclusion_words"
 

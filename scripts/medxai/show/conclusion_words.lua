@@ -3,7 +3,7 @@
 -- than its verdict: it has a form for found, not found, undecided and not run, with the number, its interval and the
 -- level of chance.
 -- It refuses to decide anything: verdicts come from stats/verdict.lua, by way of the steps' tables.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local power = require "medxai.stats.power"
 local units = require "medxai.stats.units"
 

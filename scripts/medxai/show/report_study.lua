@@ -4,7 +4,7 @@
 -- It refuses to show explanations before the gate, and a sentence without the row that it was made from.
 local conclusions = require "medxai.show.conclusions"
 local csv = require "medxai.base.csv"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
 local judged = require "medxai.show.report_judged"

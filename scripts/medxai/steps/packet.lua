@@ -7,7 +7,8 @@
 -- what run:compare keeps are 64 x 64 cells of the rectangle that all networks show, enough to compare maps, too coarse
 -- to be looked at. Method, settings, target and seed are the same, so the map is the one that run:compare judged.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
@@ -36,7 +37,7 @@ packet.spec = {
 }
 
 local function checked(options)
-  local o = check.options("packet", options, packet.spec)
+  local o = Options.check("packet", options, packet.spec)
   o.entries = explain.check({ methods = o.methods }).entries
   local seen = {}
   for _, e in ipairs(o.entries) do
