@@ -237,8 +237,8 @@ function conclusions.lines(list)
   return out
 end
 
---- The first screen of the page; what was not run stands last. rows: anchors of the verdicts' rows that the page has; a sentence without one links to
---- its part of the page.
+--- The first screen of the page; what was not run stands last. rows: anchors of the verdicts' rows that the page has; a
+--- sentence without one links to its part of the page.
 ---@param list medxai.Conclusion[]
 ---@param rows table<string, boolean>
 ---@return string
