@@ -112,7 +112,7 @@ t.test("a method that alone is first everywhere, above swap and baselines, is fo
     row("n2", "layercam", 1, 0.1) })
   t.equal({ c.state, c.estimate, c.chance }, { "found", 0.1, 0 })
   t.equal(c.sentence, "By road combined (higher is better) layercam alone is first, above another patient's map and "
-    .. "above each baseline on all 2 networks. The least gain over another patient's map is that of layercam on n2: "
+    .. "above each baseline on all 2 models. The least gain over another patient's map is that of layercam on n2: "
     .. "+0.100 [+0.050, +0.150] (chance 0).")
   t.equal(c.row, { family = "compare n2 road_combined@1", subject = "layercam on n2", check = "above_swap" })
 end)
@@ -142,11 +142,11 @@ t.test("a metric that tells nothing ranks nothing; partial studies and too few i
   local c = words.explanation(compare({}, { silent = { n1 = true, n2 = true } }))
   t.equal({ c.state, c.verdict }, { "not_found", "none is told" })
   t.equal(c.sentence, "None: by road combined (higher is better) it is not shown to tell any method's map from another "
-    .. "patient's on all 2 networks.")
+    .. "patient's on all 2 models.")
   c = words.explanation(compare({}, { partial = "4 of 24 cells", few = "6 patients are too few for a ranking" }))
   t.equal(c.state, "undecided")
   t.equal(c.sentence, "PARTIAL, 4 of 24 cells. Undecided: by road combined (higher is better) nothing is ranked on all "
-    .. "2 networks. 6 patients are too few for a ranking.")
+    .. "2 models. 6 patients are too few for a ranking.")
   t.equal(words.explanation {}.sentence, "The explanations were not compared: run:compare was not run.")
 end)
 

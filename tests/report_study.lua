@@ -203,6 +203,9 @@ t.test("any one of the steps alone makes a page, whatever the others would have 
     end
     t.equal(run, ({ 1, 3, 2, 4 })[k], name)
     t.ok(page:find(">Checklists<", 1, true), name)
+    local order = {}
+    for state in page:gmatch '<li class="([%w_]+)"><b>' do order[#order + 1] = state end
+    t.ok(order[1] ~= "not_run" and order[3] == "not_run" and order[5] == "not_run", "what was not run stands last")
   end
 end)
 

@@ -87,6 +87,7 @@ end
 
 t.test("a finished study repeats nothing and does not change; a run has one comparison", function()
   whole()
+  local config = files.read(tiny.dir() .. "/runs/whole/config.json")
   local r = t.run { "--threads", "1", tiny.experiment("whole", text .. [[
 print(pcall(run.compare, run, study, { methods = { "gradcam" }, metrics = { "energy_inside" }, mask = "lungs",
   primary = "energy_inside", baselines = {} }))
@@ -99,6 +100,7 @@ run:report()
   t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1,
     true), "the page lacks it")
   same_bytes "whole"
+  t.equal(files.read(tiny.dir() .. "/runs/whole/config.json"), config, "its settings stay in config.json")
 end)
 
 t.test("readers see the map that run:compare judged, at the network's own resolution", function()

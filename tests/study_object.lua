@@ -132,9 +132,8 @@ end)
 t.test("models without a common image are refused; images that some model lacks are left out", function()
   -- a reader that looks elsewhere when it is asked again: for the models
   local elsewhere = "local readers = require 'medxai.data.readers' local read = readers.manifest readers.manifest = "
-    .. "function(...) local d = read(...) for i, item in ipairs(d.test.items) do if %s then item.path = 'other/' .. "
-    .. "item.path end end "
-    .. "return d end "
+    .. "function(...) local d = read(...) for i, item in ipairs(d.test.items) do "
+    .. "if %s then item.path = 'other/' .. item.path end end return d end "
   local lines = say("lost", {
     elsewhere:format "true" .. "run:study { models = { 'one' }, data = data.test, images = 6 }",
     elsewhere:format "i <= 30" .. "print(#run:study { models = { 'one' }, data = data.test, images = 36 }.images)",

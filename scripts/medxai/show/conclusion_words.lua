@@ -266,7 +266,7 @@ local function clauses_of(models, total)
   end
   local out = {}
   for i, text in ipairs(order) do
-    local on = #of[text] == total and total > 1 and ("all %d networks"):format(total) or list_text(of[text])
+    local on = #of[text] == total and total > 1 and ("all %d models"):format(total) or list_text(of[text])
     out[i] = ("%s on %s"):format(text, on)
   end
   return table.concat(out, "; ")

@@ -237,18 +237,22 @@ function conclusions.lines(list)
   return out
 end
 
---- The first screen of the page. rows: anchors of the verdicts' rows that the page has; a sentence without one links to
---- its part of the page.
+--- The first screen of the page; what was not run stands last. rows: anchors of the verdicts' rows that the page has; a
+--- sentence without one links to its part of the page.
 ---@param list medxai.Conclusion[]
 ---@param rows table<string, boolean>
 ---@return string
 function conclusions.html(list, rows)
   local out = { '<ol class="conclusions">' }
-  for i, c in ipairs(list) do
-    local anchor = c.row and conclusions.anchor(c.row)
-    anchor = anchor and rows[anchor] and anchor or c.section
-    out[i + 1] = ('<li class="%s"><b>%s</b> <a href="#%s">%s</a> <span>%s</span></li>'):format(c.state,
-      html.text(c.question), anchor, html.text(c.verdict), html.text(c.sentence))
+  for _, last in ipairs { false, true } do
+    for _, c in ipairs(list) do
+      if (c.state == "not_run") == last then
+        local anchor = c.row and conclusions.anchor(c.row)
+        anchor = anchor and rows[anchor] and anchor or c.section
+        out[#out + 1] = ('<li class="%s"><b>%s</b> <a href="#%s">%s</a> <span>%s</span></li>'):format(c.state,
+          html.text(c.question), anchor, html.text(c.verdict), html.text(c.sentence))
+      end
+    end
   end
   out[#out + 1] = "</ol>"
   return table.concat(out, "\n")

@@ -469,6 +469,15 @@ local function not_complete(study, asked, list)
   return text
 end
 
+-- What config.json says of the comparison, whether it is done again or not.
+local function configure(run, name, study, asked)
+  local ids, labels = canon.list {}, canon.list {}
+  for i, m in ipairs(asked.metric_entries) do ids[i] = m.id end
+  for i, e in ipairs(asked.entries) do labels[i] = e.label .. (e.baseline and " (baseline)" or "") end
+  run:configure(name, { primary = asked.primary_id, metrics = ids, methods = labels, models = #study.models,
+    images = asked.images, mask = asked.mask, within = asked.within, as = asked.as })
+end
+
 -- The statistics, by the one process that holds the run.
 local function finish(study, asked, list, partial)
   local run = study.run
@@ -477,16 +486,12 @@ local function finish(study, asked, list, partial)
   local name = "compare-" .. canon.hash(fields):sub(1, 8)
   fields.partial, fields.gate = partial, gate.hash(run.dir) -- its marks stand in the tables
   local step = run:step(name, fields)
+  configure(run, name, study, asked)
   local _, failed = count_done(study, list)
   if step.done and step.result.failed == failed then
     run:skipped(name)
     return step.result
   end
-  run:configure(name, { primary = asked.primary_id, metrics = (function()
-    local ids = canon.list {}
-    for i, m in ipairs(asked.metric_entries) do ids[i] = m.id end
-    return ids
-  end)(), models = #study.models, images = asked.images, mask = asked.mask, within = asked.within, as = asked.as })
   step:begin()
   local result = conclude(study, asked, list, partial)
   for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
