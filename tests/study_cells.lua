@@ -111,7 +111,7 @@ t.long("killed at thirty random points, a study ends with the same bytes", funct
 end)
 
 t.test("a process takes all cells of a network and block, and leaves those that another one has", function()
-  local cells = require "medxai.steps.study_cells"
+  local cells, lease = require "medxai.steps.study_cells", require "medxai.run.lease"
   local list = {}
   for b = 1, 2 do
     for j = 1, 2 do
@@ -121,14 +121,17 @@ t.test("a process takes all cells of a network and block, and leaves those that 
   local groups, ids = cells.groups(list), {}
   for g, group in ipairs(groups) do ids[g] = group[1].id .. " " .. #group end
   t.equal(ids, { "111 3", "121 3", "211 3", "221 3" })
-  local study = { dir = t.tmpdir(), controls = {}, run = { heartbeat = function() end } }
+  local dir = t.tmpdir()
+  local leases <close> = lease.open(dir)
+  local others <close> = lease.open(dir)
+  local study = { dir = dir, controls = {}, run = { heartbeat = function() end, leases = leases } }
   local work = cells.work(study, {}, {})
   local made = {}
   function work.done(_, cell) return cell.is_made end
   function work.attempt(_, cell) cell.is_made, made[#made + 1] = true, cell.id end
   work.bar = { add = function() end }
   do
-    local held <close> = files.lock(study.dir .. "/cells/121.group.lock") -- luacheck: ignore (held, not read)
+    local held <close> = others:take "study-121-group" -- luacheck: ignore (held, not read)
     -- the second group is another process': it comes last, cell by cell
     work:round(list)
   end
