@@ -143,6 +143,34 @@ t.long("killed at thirty random points, a study ends with the same bytes", funct
   for round = 1, 5 do kill_and_finish("killed" .. round, 6, 24) end
 end)
 
+t.test("a process takes all cells of a network and block, and leaves those that another one has", function()
+  local cells, lease = require "medxai.steps.study_cells", require "medxai.run.lease"
+  local list = {}
+  for b = 1, 2 do
+    for j = 1, 2 do
+      for k = 1, 3 do list[#list + 1] = { id = ("%d%d%d"):format(b, j, k), order = { 0, b, j, k, 1 } } end
+    end
+  end
+  local groups, ids = cells.groups(list), {}
+  for g, group in ipairs(groups) do ids[g] = group[1].id .. " " .. #group end
+  t.equal(ids, { "111 3", "121 3", "211 3", "221 3" })
+  local dir = t.tmpdir()
+  local leases <close> = lease.open(dir)
+  local others <close> = lease.open(dir)
+  local study = { dir = dir, controls = {}, run = { heartbeat = function() end, leases = leases } }
+  local work = cells.work(study, {}, {})
+  local made = {}
+  function work.done(_, cell) return cell.is_made end
+  function work.attempt(_, cell) cell.is_made, made[#made + 1] = true, cell.id end
+  work.bar = { add = function() end }
+  do
+    local held <close> = others:take "study-121-group" -- luacheck: ignore (held, not read)
+    -- the second group is another process': it comes last, cell by cell
+    work:round(list)
+  end
+  t.equal(table.concat(made, " "), "111 112 113 211 212 213 221 222 223 121 122 123")
+end)
+
 t.test("two processes on one study share its cells and leave the same bytes", function()
   whole()
   local r = t.run { exe = "/bin/sh", cwd = tiny.dir(), timeout = 900, "-c", ([[

@@ -524,28 +524,67 @@ function Work:attempt(cell)
   if self.on_cell then self.on_cell(cell) end
 end
 
--- Works on every cell of the list that is not done, with other processes that share the folder.
+--- Cells in their order of work, those of one network and block together: they share the scores of the perturbed
+--- images, which a process computes once.
+---@param list medxai.StudyCell[]
+---@return medxai.StudyCell[][]
+function cells.groups(list)
+  local groups, last = {}, nil
+  for _, cell in ipairs(list) do
+    local o = cell.order
+    local key = table.concat({ o[1], o[2], o[3] }, " ")
+    if key ~= last then groups[#groups + 1], last = {}, key end
+    table.insert(groups[#groups], cell)
+  end
+  return groups
+end
+
+-- Makes the cell unless it is done or another process works on it. Returns whether it is done now, and by this one.
+function Work:try(cell)
+  if host.interrupted() then error("interrupted", 0) end
+  if self:done(cell) then return true, false end
+  local lock <close> = self.study.run.leases:take("study-" .. cell.id)
+  if not lock then return false, false end
+  if self:done(cell) then return true, false end -- another process has ended it meanwhile
+  self:attempt(cell)
+  self.bar:add(1)
+  return true, true
+end
+
+-- A group as a whole, unless another process has it. Returns whether all of it is done, and whether any was made here.
+function Work:take(group)
+  local all, made = true, false
+  for _, cell in ipairs(group) do all = all and self:done(cell) end
+  if all then return true, false end
+  local lock <close> = self.study.run.leases:take("study-" .. group[1].id .. "-group")
+  if not lock then return false, false end
+  all = true
+  for _, cell in ipairs(group) do
+    local done, own = self:try(cell)
+    all, made = all and done, made or own
+  end
+  return all, made
+end
+
+-- Works on every cell of the list that is not done, with other processes that share the folder: each takes whole
+-- groups, and helps with those of others when none is free.
 function Work:round(list)
-  local open, leases, pause = true, self.study.run.leases, nil
+  local groups, open, pause = cells.groups(list), true, nil
   while open do
     local worked = false
     open = false
-    for _, cell in ipairs(list) do
-      if not self:done(cell) then
-        local held <close> = leases:take("study-" .. cell.id)
-        if not held then
-          open = true
-        elseif not self:done(cell) then -- another process may have ended it meanwhile
-          self:attempt(cell)
-          self.bar:add(1)
-          worked = true
-        end
-      end
-      if host.interrupted() then error("interrupted", 0) end
+    for _, group in ipairs(groups) do
+      local all, made = self:take(group)
+      open, worked = open or not all, worked or made
+    end
+    for _, cell in ipairs(open and not worked and list or {}) do
+      local _, made = self:try(cell)
+      worked = made
+      if made then break end
     end
     if open and not worked then
       self.study.run:heartbeat("compare: waiting for another process", true)
-      pause = pause or leases:pauses(longest_pause_s)
+      pause = pause or self.study.run.leases:pauses(longest_pause_s)
       pause()
     else
       pause = nil
