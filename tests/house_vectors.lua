@@ -1,5 +1,5 @@
--- Loops of the C sources that must be vectorized (bindings/plain/vector.h): compiled anew for each vector width, and GCC's
--- report read.
+-- Loops of the C sources that must be vectorized (bindings/plain/vector.h): compiled anew for each vector width, and
+-- GCC's report read.
 local t = require "t"
 local host = require "medxai.host"
 local files = require "medxai.base.files"
@@ -59,7 +59,8 @@ t.test("every loop marked as vectorized is so with the baseline's vectors, with 
       for _, width in ipairs(widths) do
         local found = vectorized(command, width[2])
         for _, line in ipairs(lines) do
-          if not found[line] then scalar[#scalar + 1] = ("%s:%d with %s"):format(path:match "[^/]+$", line, width[1]) end
+          local place = ("%s:%d with %s"):format(path:match "[^/]+$", line, width[1])
+          if not found[line] then scalar[#scalar + 1] = place end
         end
       end
     end

@@ -6,6 +6,7 @@ local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
+local process = require "medxai.explain.lime_process"
 local Progress = require "medxai.base.progress"
 local stability = require "medxai.stats.agreement"
 local surrogate = require "medxai.explain.lime_surrogate"
@@ -109,15 +110,44 @@ function samples.run(ctx, o, regions, background, replicate)
   return { z = masks:narrow(0, 0, n):to { dtype = "float64" }, y = y, samples = n, evaluated = done, stopped = stopped }
 end
 
+--- What the regression is fitted to: the samples or, with estimator = "process", the rows that the process answers for.
+---@param y any float64 (n, L): the columns that are explained
+---@return any z, any y, number alpha, number[]|nil scores of the process, a column each
+function samples.fitted_to(ctx, o, z, y)
+  if o.estimator ~= "process" then return z, y, o.alpha end
+  local rows = process.rows(z:size(1), { seed = ctx.seed, purpose = "lime.process@1", id = ctx.items[1].id })
+  local answered, alpha, scores = process.stand_in(z, y, o, rows)
+  return rows, answered, alpha, scores
+end
+
 local function coefficients(ctx, o, run)
-  return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width),
-    o.alpha):squeeze(1):tolist()
+  local z, y, alpha = samples.fitted_to(ctx, o, run.z, samples.column(run.y, ctx.targets[1]))
+  return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width), alpha):squeeze(1):tolist()
+end
+
+-- The process' coefficients of every first and every second pair of samples: their difference is twice the error that
+-- all of them leave, so two answers that lie so far apart about the mean stand for two draws of all.
+local function halves(ctx, o, run)
+  local n, at, answers_of = run.z:size(0), torch.arange(run.z:size(0), { dtype = "int64" }), {}
+  if n < 8 then return {} end
+  for half = 0, 1 do
+    local scope <close> = core.memory.scope()
+    local rows = at[at:div(2, { rounding_mode = "floor" }):remainder(2):eq(half)]
+    answers_of[half + 1] = coefficients(ctx, o, { z = run.z:index_select(0, rows), y = run.y:index_select(0, rows) })
+  end
+  local a, b, one, other = answers_of[1], answers_of[2], {}, {}
+  for i in ipairs(a) do
+    local mean, apart = (a[i] + b[i]) / 2, (a[i] - b[i]) / math.sqrt(8)
+    one[i], other[i] = mean + apart, mean - apart
+  end
+  return stability.of { one, other }
 end
 
 --- How alike the target's coefficients are for other draws: of o.repeats runs, or estimated by resampling the one.
 ---@return table see stability.of
 ---@return string how
 function samples.stability(ctx, o, regions, background, first)
+  if o.repeats == 1 and o.estimator == "process" then return halves(ctx, o, first), "two halves" end
   if o.repeats == 1 then return samples.resampled(ctx, o, first), "resampling" end
   local list = { coefficients(ctx, o, first) }
   for r = 1, o.repeats - 1 do
