@@ -59,8 +59,9 @@ t.test("every loop marked as vectorized is so with the baseline's vectors, with 
       for _, width in ipairs(widths) do
         local found = vectorized(command, width[2])
         for _, line in ipairs(lines) do
-          local place = ("%s:%d with %s"):format(path:match "[^/]+$", line, width[1])
-          if not found[line] then scalar[#scalar + 1] = place end
+          if not found[line] then
+            scalar[#scalar + 1] = ("%s:%d with %s"):format(path:match "[^/]+$", line, width[1])
+          end
         end
       end
     end

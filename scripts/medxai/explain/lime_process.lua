@@ -49,9 +49,10 @@ local function fit_link(z, y, w, alpha, link)
     for _, scale in ipairs(scales) do
       local lengths = share:pow(power) * scale
       local dual, left_out = solve(z, residual, lengths)
-      local missed = (w * (y - link.from(values - left_out)):pow(2)):sum():item()
+      left_out = y - link.from(values - left_out)
+      local missed = (w * left_out:pow(2)):sum():item()
       if not best or missed < best.missed then
-        best = { z = z, dual = dual, lengths = lengths, mean = mean, link = link, missed = missed }
+        best = { z = z, dual = dual, lengths = lengths, mean = mean, link = link, left_out = left_out, missed = missed }
       end
     end
   end
@@ -63,8 +64,8 @@ end
 ---@param y any float64 (n)
 ---@param w any float64 (n): weights of the samples when link, scale and power are chosen
 ---@param alpha number ridge penalty of the ordinary regression
----@return table|nil fitted for process.answers; score: the weighted share of y that it tells of samples left out, 1 at
----   most; nil where y is the same everywhere or not finite
+---@return table|nil fitted for process.answers; left_out: error of each sample where it is left out (n); score: the
+---   weighted share of y that it tells so, 1 at most; nil where y is the same everywhere or not finite
 function process.fit(z, y, w, alpha)
   local range = y:max():item() - y:min():item()
   if not (range > 0 and range < math.huge) then return nil end
@@ -109,19 +110,18 @@ end
 ---@param y any float64 (n, L)
 ---@param o table kernel_width, alpha
 ---@param rows any float64 (m, K)
----@return any answers float64 (m, L)
----@return number alpha
----@return number[] scores of the columns; NaN where a column is the same everywhere (its answers are its mean)
+---@return table { z = rows, y = their answers (m, L), alpha, fits = a fit or false for each column }. A column that
+---   is the same everywhere has its mean as answers, one that is not finite NaN
 function process.stand_in(z, y, o, rows)
-  local w, columns, scores = surrogate.weights(z, o.kernel_width), {}, {}
+  local w, columns, fits = surrogate.weights(z, o.kernel_width), {}, {}
   for k = 0, y:size(1) - 1 do
     local column = y:select(1, k)
     local fitted = process.fit(z, column, w, o.alpha)
     columns[k + 1] = fitted and process.answers(fitted, rows)
       or torch.full({ rows:size(0) }, column:mean():item(), { dtype = "float64" })
-    scores[k + 1] = fitted and fitted.score or 0 / 0
+    fits[k + 1] = fitted or false
   end
-  return torch.stack(columns, 1), o.alpha * rows:size(0) / z:size(0), scores
+  return { z = rows, y = torch.stack(columns, 1), alpha = o.alpha * rows:size(0) / z:size(0), fits = fits }
 end
 
 return process

@@ -1,7 +1,6 @@
 -- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the
 -- coefficients are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With
 -- stop_error samples are run in blocks until the estimated error of the coefficients is below it.
-local check = require "medxai.base.options"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
@@ -29,10 +28,10 @@ end
 -- ---- how sure -------------------------------------------------------------------------------------------------------
 
 -- The target's coefficients from units of samples drawn with replacement; the first unit, which holds row 0, stays.
-local function resample(ctx, o, run, units, size, r)
+local function resample(ctx, o, all, column, units, size, r)
   local scope <close> = core.memory.scope()
   local rows = units * size
-  local z, y = run.z:narrow(0, 0, rows), samples.column(run.y, ctx.targets[1]):narrow(0, 0, rows)
+  local z, y = all:narrow(0, 0, rows), column:narrow(0, 0, rows)
   local drawn = ctx:stream("lime.resample@1", 1, r):integers(units - 1, units - 1)
   local times = torch.cat({ torch.ones(1, { dtype = "float64" }),
     torch.bincount(drawn, { minlength = units - 1 }):to { dtype = "float64" } }, 0)
@@ -40,19 +39,22 @@ local function resample(ctx, o, run, units, size, r)
   return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width) * times, o.alpha):squeeze(1):tolist()
 end
 
---- How alike the target's coefficients would be for other draws, estimated by resampling (whole pairs where samples
---- come in pairs).
+-- Lists of coefficients of y (n, 1) for other draws, of whole pairs where samples come in pairs; none for too few.
+local function redrawn(ctx, o, z, y)
+  local size = o.design == "plain" and 1 or 2
+  local units, list = z:size(0) // size, {}
+  for r = 1, units < 4 and 0 or resamples do
+    list[r] = resample(ctx, o, z, y, units, size, r)
+    if host.interrupted() then error("interrupted", 0) end
+  end
+  return list
+end
+
+--- How alike the target's coefficients would be for other draws, estimated by resampling.
 ---@param run table z, y
 ---@return table see stability.of
 function samples.resampled(ctx, o, run)
-  local size = o.design == "plain" and 1 or 2
-  local units, list = run.z:size(0) // size, {}
-  if units < 4 then return {} end
-  for r = 1, resamples do
-    list[r] = resample(ctx, o, run, units, size, r)
-    if host.interrupted() then error("interrupted", 0) end
-  end
-  return stability.of(list)
+  return stability.of(redrawn(ctx, o, run.z, samples.column(run.y, ctx.targets[1])))
 end
 
 -- ---- the samples ----------------------------------------------------------------------------------------------------
@@ -64,7 +66,7 @@ function samples.numpy_generator(seed)
 end
 
 local function draw(ctx, o, count, replicate)
-  local n = check.smoke_count(o.samples, 8)
+  local n = o.samples
   if o.rng == "numpy" then return coalitions.draw_numpy((samples.numpy_generator(ctx.seed + replicate)), n, count) end
   return coalitions.draw(o.design, n, count,
     { seed = ctx.seed, purpose = "lime@1", id = ctx.items[1].id, replicate = replicate })
@@ -110,44 +112,40 @@ function samples.run(ctx, o, regions, background, replicate)
   return { z = masks:narrow(0, 0, n):to { dtype = "float64" }, y = y, samples = n, evaluated = done, stopped = stopped }
 end
 
---- What the regression is fitted to: the samples or, with estimator = "process", the rows that the process answers for.
+--- What estimator = "process" fits the regression to: the rows that the process answers for.
 ---@param y any float64 (n, L): the columns that are explained
----@return any z, any y, number alpha, number[]|nil scores of the process, a column each
-function samples.fitted_to(ctx, o, z, y)
-  if o.estimator ~= "process" then return z, y, o.alpha end
+---@return table see process.stand_in
+function samples.answered(ctx, o, z, y)
   local rows = process.rows(z:size(1), { seed = ctx.seed, purpose = "lime.process@1", id = ctx.items[1].id })
-  local answered, alpha, scores = process.stand_in(z, y, o, rows)
-  return rows, answered, alpha, scores
+  return process.stand_in(z, y, o, rows)
 end
 
 local function coefficients(ctx, o, run)
-  local z, y, alpha = samples.fitted_to(ctx, o, run.z, samples.column(run.y, ctx.targets[1]))
+  local z, y, alpha = run.z, samples.column(run.y, ctx.targets[1]), o.alpha
+  if o.estimator == "process" then
+    local made = run.answered or samples.answered(ctx, o, z, y)
+    z, y, alpha = made.z, made.y:narrow(1, 0, 1), made.alpha
+  end
   return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width), alpha):squeeze(1):tolist()
 end
 
--- The process' coefficients of every first and every second pair of samples: their difference is twice the error that
--- all of them leave, so two answers that lie so far apart about the mean stand for two draws of all.
-local function halves(ctx, o, run)
-  local n, at, answers_of = run.z:size(0), torch.arange(run.z:size(0), { dtype = "int64" }), {}
-  if n < 8 then return {} end
-  for half = 0, 1 do
-    local scope <close> = core.memory.scope()
-    local rows = at[at:div(2, { rounding_mode = "floor" }):remainder(2):eq(half)]
-    answers_of[half + 1] = coefficients(ctx, o, { z = run.z:index_select(0, rows), y = run.y:index_select(0, rows) })
+-- The ordinary regression of the process' errors for samples that are left out is what would take its bias away: how
+-- far other draws move it is how far the weights are open.
+local function resampled_errors(ctx, o, run)
+  local fitted = run.answered.fits[1]
+  if not fitted then return {} end
+  local base, list = coefficients(ctx, o, run), redrawn(ctx, o, run.z, fitted.left_out:unsqueeze(1))
+  for _, one in ipairs(list) do
+    for k, v in ipairs(base) do one[k] = one[k] + v end
   end
-  local a, b, one, other = answers_of[1], answers_of[2], {}, {}
-  for i in ipairs(a) do
-    local mean, apart = (a[i] + b[i]) / 2, (a[i] - b[i]) / math.sqrt(8)
-    one[i], other[i] = mean + apart, mean - apart
-  end
-  return stability.of { one, other }
+  return stability.of(list)
 end
 
 --- How alike the target's coefficients are for other draws: of o.repeats runs, or estimated by resampling the one.
 ---@return table see stability.of
 ---@return string how
 function samples.stability(ctx, o, regions, background, first)
-  if o.repeats == 1 and o.estimator == "process" then return halves(ctx, o, first), "two halves" end
+  if o.repeats == 1 and o.estimator == "process" then return resampled_errors(ctx, o, first), "resampling" end
   if o.repeats == 1 then return samples.resampled(ctx, o, first), "resampling" end
   local list = { coefficients(ctx, o, first) }
   for r = 1, o.repeats - 1 do

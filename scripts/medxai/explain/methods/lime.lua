@@ -6,7 +6,7 @@
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local coalitions = require "medxai.explain.lime_design"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local process = require "medxai.explain.lime_process"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
@@ -73,7 +73,8 @@ return {
     { fact = "process_score", title = "left-out answers that the process tells", percent = true },
     { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" } },
   options = {
-    samples = { "integer", field = true, default = 1000, min = 2, doc = "images with regions hidden at random" },
+    samples = { "integer", field = true, default = 1000, min = 2, smoke = { divide_by = 50, least = 8 },
+      doc = "images with regions hidden at random" },
     regions = { "string|table|function", default = "quickshift", lua = "medxai.Regions",
       doc = "the regions that are hidden and shown; see help regions" },
     removal = { "string", default = "segment_mean", lua = "medxai.RemovalName",
@@ -117,11 +118,11 @@ return {
     local background = removal.parse(o.removal):background(x, { labels = made.labels, range = { lo, hi } })
     local run = samples.run(ctx, o, made, background, 0)
     local columns, labels = explained_columns(ctx, run.y, o)
-    local z, y, alpha, scores = samples.fitted_to(ctx, o, run.z, columns)
-    local rows = {}
-    for i, one in ipairs(surrogate.explain(z, y, setmetatable({ alpha = alpha }, { __index = o }))) do
+    if o.estimator then run.answered = samples.answered(ctx, o, run.z, columns) end
+    local rows, of = {}, run.answered or { z = run.z, y = columns, alpha = o.alpha }
+    for i, one in ipairs(surrogate.explain(of.z, of.y, setmetatable({ alpha = of.alpha }, { __index = o }))) do
       rows[i] = weights_row(one, made.count)
-      if scores then one.score = score_on(run, columns:select(1, i - 1), rows[i], one.intercept, o) end
+      if o.estimator then one.score = score_on(run, columns:select(1, i - 1), rows[i], one.intercept, o) end
       labels[i].prediction, labels[i].intercept, labels[i].score, labels[i].local_prediction =
         columns[{ 0, i - 1 }]:item(), one.intercept, one.score, one.local_prediction
     end
@@ -129,7 +130,7 @@ return {
     local facts = { regions = { source = made.source, count = made.count, hash = made.hash }, samples = run.samples,
       evaluated = run.evaluated, stopped = run.stopped, labels = labels, rank_correlation = steady.rank_correlation,
       overlap = steady.overlap, spread = steady.spread, stability_by = how,
-      process_score = scores and scores[1] == scores[1] and scores[1] or nil,
+      process_score = run.answered and run.answered.fits[1] and run.answered.fits[1].score or nil,
       bfloat16_deviation = ctx:scorer_in(o.precision):deviation() }
     local weights, h, w = torch.tensor(rows, { dtype = "float64" }), made.labels:size(0), made.labels:size(1)
     local raw = weights:select(0, 0):index_select(0, made.labels:view({ h * w })):view({ 1, h, w })
