@@ -12,16 +12,6 @@ local page = {}
 local SIDE = 512
 local COLORS = "inferno"
 
---- The network's input as a picture (3, SIDE, SIDE or less) in [0, 1].
----@param x any (1, 3, H, W)
----@param split medxai.Split
-function page.picture(x, split)
-  local image = require("medxai.explain.context").pixels(x, split):select(0, 0):to { dtype = "float32" }
-  local low, high = image:min():item(), image:max():item()
-  if low < 0 or high > 1 then image = high > low and (image - low) / (high - low) or image:zeros_like() end
-  return image
-end
-
 local function enlarged(t) -- (C, H, W) or (H, W) to a longest side of SIDE
   local planes = t:dim() == 3 and t or t:unsqueeze(0)
   local h, w = planes:size(1), planes:size(2)

@@ -1,9 +1,9 @@
 -- What the viewer shows of a comparison: the maps of every network and method in the part of the image that all networks see.
 -- study/viewer.html holds it, ready for the report's page.
-local context = require "medxai.explain.context"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
+local maps = require "medxai.show.gallery_maps"
 local torch = require "medxai.torch"
 local viewer = require "medxai.show.viewer"
 
@@ -21,9 +21,7 @@ local function picture_of(study, i)
   if not contains(frame.crop(split:geometry(number)), rectangle) then
     split, number = study.models[1].split, study.models[1].places[i]
   end
-  local x = context.pixels(split:batch({ number }).x, split):select(0, 0):to { dtype = "float32" }
-  local low, high = x:min():item(), x:max():item()
-  if low < 0 or high > 1 then x = high > low and (x - low) / (high - low) or x:zeros_like() end
+  local x = maps.image(split, number)
   local crop, height, width = frame.crop(split:geometry(number)), x:size(1), x:size(2)
   local function part(from, to, start, stop, size)
     local scale = size / (stop - start)

@@ -9,6 +9,7 @@ local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
+local gallery_maps = require "medxai.show.gallery_maps"
 local jobs = require "medxai.explain.job"
 local page = require "medxai.show.packet_page"
 local random = require "medxai.tensor.random"
@@ -76,7 +77,7 @@ local function maps_of(job, m, study, i)
     if one.status ~= "ok" then return nil, e.method.name .. ": " .. one.status end
     list[k], class = one.map, one.target.class
   end
-  return { picture = page.picture(x, m.split), maps = list, finding = class or study.images[i].class }
+  return { picture = gallery_maps.image(m.split, number), maps = list, finding = class or study.images[i].class }
 end
 
 -- The first n images of the study of which every method has a map.
