@@ -7,10 +7,16 @@ local function write_run(dir, name, lr, epochs, status)
   local folder = dir .. "/runs/" .. name
   files.write_data(folder .. "/config.json", { name = name, seed = 7, question = "Why?",
     fit = { epochs = 3, optim = { kind = "sgd", options = { lr = lr } }, model = { config = { network = "vgg19" } } } })
-  files.write_data(folder .. "/steps/fit.json", { status = "finished", key = "k", fields = { epochs = 3, model = { config = { network = "vgg19" } } }, result = { val_accuracy = 0.75 } })
-  files.write_data(folder .. "/steps/evaluate-test.json", { status = "finished", key = "k", fields = {}, result = { accuracy = 0.5, n = 8, auroc_macro = 0.6, macro = { f1 = 0.25 } } })
+  files.write_data(folder .. "/steps/fit.json",
+    { status = "finished", key = "k", fields = { epochs = 3, model = { config = { network = "vgg19" } } },
+      result = { val_accuracy = 0.75 } })
+  files.write_data(folder .. "/steps/evaluate-test.json",
+    { status = "finished", key = "k", fields = {},
+      result = { accuracy = 0.5, n = 8, auroc_macro = 0.6, macro = { f1 = 0.25 } } })
   for e = 1, epochs do
-    files.append_line(folder .. "/metrics.jsonl", canon.write { step = "fit", epoch = e, train_loss = 1.0, train_accuracy = 0.5, val_loss = 1.0, val_accuracy = 0.25 * e, best = true })
+    files.append_line(folder .. "/metrics.jsonl",
+      canon.write { step = "fit", epoch = e, train_loss = 1.0, train_accuracy = 0.5, val_loss = 1.0,
+        val_accuracy = 0.25 * e, best = true })
   end
   files.write(folder .. "/status", status .. "\nstep fit\n")
   files.write(folder .. "/claims/run.1", '{"boot":"another","machine":"node1","pid":7,"worker":"node1-7-00"}\n')
@@ -35,7 +41,9 @@ end)
 t.test("one run is shown with its epochs and settings", function()
   local r = t.run { "runs", "show", "second", cwd = made() }
   t.equal(r.code, 0, r.err)
-  for _, part in ipairs { "second: died, 2/3 epochs\nWhy?\n", "epoch  2  train loss 1.0000 accuracy 0.5000  val loss 1.0000 accuracy 0.5000 (best)", "training.optim.options.lr = 0.2" } do
+  for _, part in ipairs { "second: died, 2/3 epochs\nWhy?\n",
+      "epoch  2  train loss 1.0000 accuracy 0.5000  val loss 1.0000 accuracy 0.5000 (best)",
+      "training.optim.options.lr = 0.2" } do
     t.ok(r.out:find(part, 1, true), part .. " is missing in " .. r.out)
   end
 end)
@@ -47,20 +55,24 @@ local function write_worker(folder, name, facts, claims)
   for _, claim in ipairs(claims) do files.write(folder .. "/claims/" .. claim, text .. "\n") end
 end
 
-t.test("the processes that share a run are told: which work, which have died, which were not heard of for long, what they hold", function()
+t.test("the processes that share a run are told: which work, which have died, which were not heard of for long, "
+  .. "what they hold", function()
   local dir = made()
   local folder, boot = dir .. "/runs/second", files.read("/proc/sys/kernel/random/boot_id"):match "%S+"
-  write_worker(folder, "here-1-aa", { worker = "here-1-aa", machine = "here", pid = 1, boot = boot, locked = true }, { "00aa.1", "00ab.4" })
+  write_worker(folder, "here-1-aa", { worker = "here-1-aa", machine = "here", pid = 1, boot = boot, locked = true },
+    { "00aa.1", "00ab.4" })
   write_worker(folder, "node1-7-00", { worker = "node1-7-00", machine = "node1", pid = 7, boot = "another",
     slurm = { job = "31", array_job = "30", array_task = "2", restarts = 1, rank = "0" } }, { "run.2" })
-  write_worker(folder, "node2-8-00", { worker = "node2-8-00", machine = "node2", pid = 8, boot = "a third" }, { "00ac.1" })
+  write_worker(folder, "node2-8-00", { worker = "node2-8-00", machine = "node2", pid = 8, boot = "a third" },
+    { "00ac.1" })
   os.execute("touch -d '10 minutes ago' " .. t.quote(folder .. "/claims/workers/node2-8-00"))
   local r = t.run { "runs", "show", "second", cwd = dir }
   t.equal(r.code, 0, r.err)
   t.ok(r.out:find("second: running, 2/3 epochs", 1, true), r.out)
   t.ok(r.out:find("  process 1 on here: died, heard of %d+ s ago, holds 2 families of cells\n"), r.out)
   t.ok(r.out:find("process 7 on node1, SLURM job 30_2 (start 2): works, heard of ", 1, true), r.out)
-  t.ok(r.out:find("  process 8 on node2: not heard of: it has died, or its machine cannot be reached, heard of %d%d%d s ago, holds a family of cells\n"), r.out)
+  t.ok(r.out:find("  process 8 on node2: not heard of: it has died, or its machine cannot be reached, heard of "
+    .. "%d%d%d s ago, holds a family of cells\n"), r.out)
   files.write(folder .. "/status", "interrupted\nstep grid\nmessage interrupted (SIGUSR1)\n")
   t.ok(t.run({ "runs", "show", "second", cwd = dir }).out:find("second: running, 2/3 epochs\nWhy?", 1, true))
   files.write(folder .. "/status", "running\nstep grid\n")
@@ -81,9 +93,11 @@ end)
 t.test("wrong words are wrong usage; a run that is not there is named with its like", function()
   local dir = made()
   local r = t.run { "runs", "shw", cwd = dir }
-  t.equal({ r.code, r.err }, { 2, "medxai-run: runs: unknown command 'shw'. Did you mean 'show'? See medxai-run runs --help.\n" })
+  t.equal({ r.code, r.err },
+    { 2, "medxai-run: runs: unknown command 'shw'. Did you mean 'show'? See medxai-run runs --help.\n" })
   r = t.run { "runs", "show", "frist", cwd = dir }
-  t.equal({ r.code, r.err }, { 1, "medxai-run: runs: there is no run 'frist' (looked in 'runs'). Did you mean 'first'?\n" })
+  t.equal({ r.code, r.err },
+    { 1, "medxai-run: runs: there is no run 'frist' (looked in 'runs'). Did you mean 'first'?\n" })
   r = t.run { "runs", cwd = t.tmpdir() }
   t.equal({ r.code, r.out }, { 0, "no runs in 'runs'\n" })
 end)

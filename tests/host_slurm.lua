@@ -20,7 +20,8 @@ end
 
 t.test("the script is one that a person can read, and the shell and SLURM take", function()
   local dir = folder()
-  local r = slurm(dir, "my search.lua", "--array", "10", "--time", "4:00:00", "--partition=long", "--lr", "0.1,0.2", "--data", "it's here", "--print")
+  local r = slurm(dir, "my search.lua", "--array", "10", "--time", "4:00:00", "--partition=long", "--lr", "0.1,0.2",
+    "--data", "it's here", "--print")
   t.equal(r.code, 0, r.err)
   t.equal(r.out, ([[
 #!/bin/bash
@@ -65,7 +66,8 @@ t.test("it is submitted, and what sbatch says is told", function()
   t.equal(files.read(dir .. "/submitted"), files.read(dir .. "/slurm/my_search.sh"))
   dir = folder "echo 'sbatch: error: invalid partition specified: gold' >&2; exit 1"
   r = slurm(dir, "my search.lua", "--partition", "gold")
-  t.equal({ r.code, r.err }, { 1, "medxai-run: slurm: sbatch refused 'slurm/my_search.sh': sbatch: error: invalid partition specified: gold\n" })
+  t.equal({ r.code, r.err },
+    { 1, "medxai-run: slurm: sbatch refused 'slurm/my_search.sh': sbatch: error: invalid partition specified: gold\n" })
 end)
 
 t.test("wrong words are wrong usage", function()

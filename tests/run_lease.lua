@@ -81,7 +81,8 @@ t.test("the same where what the dead process left was tidied up", function()
   t.ok(mine:take "cell")
 end)
 
-t.test("on another machine the counter tells: as long as it moves the owner lives, when it stands still its claim is free", function()
+t.test("on another machine the counter tells: as long as it moves the owner lives, when it stands still its "
+  .. "claim is free", function()
   local dir = t.tmpdir()
   local pid, pipe <close> = start(dir, 1.2, "leases.me.boot = 'another machine'")
   local mine <close> = lease.open(dir, { takeover_s = 1.2 })
@@ -97,7 +98,8 @@ t.test("on another machine the counter tells: as long as it moves the owner live
   t.ok(host.now() - began > 0.5, "taken before the counter stood still for long")
 end)
 
-t.test("no clock is read: an owner whose files are from tomorrow, or from last year, lives as long as it beats", function()
+t.test("no clock is read: an owner whose files are from tomorrow, or from last year, lives as long as "
+  .. "it beats", function()
   for _, date in ipairs { "tomorrow", "last year" } do
     local dir = t.tmpdir()
     local pid, pipe <close> = start(dir, 1.2, "leases.me.boot = 'another machine'")
@@ -162,7 +164,8 @@ t.test("who looked at a generation that was superseded long ago does not own", f
   t.equal({ held:is_mine(), files.list(dir .. "/claims") }, { true, { "cell.3", "nothing.1", "workers" } })
 end)
 
-t.test("claims on work that is over are removed, others stay; what was cleared can be claimed again at once, by anybody", function()
+t.test("claims on work that is over are removed, others stay; what was cleared can be claimed again at once, "
+  .. "by anybody", function()
   local dir = t.tmpdir()
   local a <close> = lease.open(dir)
   a:take "tables":close()
@@ -196,10 +199,12 @@ t.test("two containers with the same process ids exclude each other, and see eac
   eventually(function() return mine:take "cell" end, "the claim of a dead container was not free")
 end)
 
-t.test("a full disk is an error that says so, and no half file stays; a claim that cannot be given back ends with its process", function()
+t.test("a full disk is an error that says so, and no half file stays; a claim that cannot be given back ends with "
+  .. "its process", function()
   local dir = t.tmpdir()
   local code = [[require "medxai.run.lease".open(arg[1])]]
-  local r = t.run { exe = "/bin/sh", "-c", ("(ulimit -f 0; exec %s -e %s %s) 2>&1 | cat"):format(exe, t.quote(code), t.quote(dir)) }
+  local r = t.run { exe = "/bin/sh", "-c",
+    ("(ulimit -f 0; exec %s -e %s %s) 2>&1 | cat"):format(exe, t.quote(code), t.quote(dir)) }
   t.ok(r.out:find "files: cannot create '.*/claims/workers/.*': File too large%. Raise the file size limit", r.out)
   t.equal(files.list(dir .. "/claims/workers"), {})
   local tight = [[
@@ -215,13 +220,16 @@ end)
 
 t.test("of several that write a result the first one counts, and it is whole", function()
   local dir = t.tmpdir()
-  t.equal({ files.first(dir .. "/a/r", "one"), files.first(dir .. "/a/r", "two"), files.read(dir .. "/a/r") }, { true, false, "one" })
+  t.equal({ files.first(dir .. "/a/r", "one"), files.first(dir .. "/a/r", "two"), files.read(dir .. "/a/r") },
+    { true, false, "one" })
   t.equal(files.list(dir .. "/a"), { "r" })
   local code = [[local files, n = require "medxai.base.files", 0
     for i = 1, 200 do n = n + (files.first(arg[1] .. "/" .. i, arg[2]:rep(5000)) and 1 or 0) end
     print(n)]]
   local words = {}
-  for i = 1, 4 do words[i] = ("%s -e %s %s %d >%s/out%d &"):format(exe, t.quote(code), t.quote(dir .. "/many"), i, t.quote(dir), i) end
+  for i = 1, 4 do
+    words[i] = ("%s -e %s %s %d >%s/out%d &"):format(exe, t.quote(code), t.quote(dir .. "/many"), i, t.quote(dir), i)
+  end
   t.run { exe = "/bin/sh", "-c", table.concat(words, " ") .. " wait" }
   local sum = 0
   for i = 1, 4 do sum = sum + tonumber(t.read(dir .. "/out" .. i)) end
@@ -232,9 +240,10 @@ t.test("of several that write a result the first one counts, and it is whole", f
   end
 end)
 
--- ---- many workers -------------------------------------------------------------------------------------------------------
+-- ---- many workers ---------------------------------------------------------------------------------------------------
 
--- A worker: arg = folder, cells, seconds of work, takeover_s, its number, workers, "machines" where each is one of its own.
+-- A worker: arg = folder, cells, seconds of work, takeover_s, its number, workers, "machines" where each is one of its
+-- own.
 local worker = [[
   local lease, files, host = require "medxai.run.lease", require "medxai.base.files", require "medxai.host"
   local dir, n, work, takeover_s, index, workers = arg[1], tonumber(arg[2]), tonumber(arg[3]), tonumber(arg[4]), tonumber(arg[5]), tonumber(arg[6])
@@ -271,8 +280,9 @@ local function simulate(options)
   local dir = t.tmpdir()
   local script, lines = t.write(dir .. "/worker.lua", worker), { "#!/bin/bash", "cd " .. t.quote(dir), "mkdir done" }
   for k = 0, options.workers - 1 do
-    lines[#lines + 1] = ("%s %s . %d %s %s %d %d %s >out%d 2>&1 & pids[%d]=$!"):format(exe, t.quote(script), options.cells,
-      options.seconds, options.takeover_s, k, options.workers, options.machines and "machines" or "", k, k)
+    lines[#lines + 1] = ("%s %s . %d %s %s %d %d %s >out%d 2>&1 & pids[%d]=$!"):format(exe, t.quote(script),
+      options.cells, options.seconds, options.takeover_s, k, options.workers,
+      options.machines and "machines" or "", k, k)
   end
   lines[#lines + 1] = "start=$(date +%s%N)"
   for k = 1, options.kills do -- after a share of the results, whatever the machine's speed
@@ -280,19 +290,22 @@ local function simulate(options)
       k * options.cells // (options.kills + 2), (k * 7919) % options.workers)
   end
   lines[#lines + 1] = "bad=0; for p in ${pids[@]}; do wait $p || bad=$((bad+1)); done"
-  lines[#lines + 1] = "echo $bad $(ls done | wc -l) $(cat trained-* | wc -l) $(cat twice-* 2>/dev/null | wc -l) $(( ($(date +%s%N) - start) / 1000000 ))"
+  lines[#lines + 1] = "echo $bad $(ls done | wc -l) $(cat trained-* | wc -l) $(cat twice-* 2>/dev/null | wc -l) $(( "
+    .. "($(date +%s%N) - start) / 1000000 ))"
   t.write(dir .. "/go.sh", table.concat(lines, "\n") .. "\n")
   local r = t.run { exe = "/bin/bash", dir .. "/go.sh", timeout = 900 }
   local bad, done, trained, twice, ms = r.out:match "(%d+) (%d+) (%d+) (%d+) (%d+)\n$"
   t.ok(bad, r.out .. r.err)
   for k = 0, options.workers - 1 do t.equal(t.read(dir .. "/out" .. k), "", "worker " .. k) end
   for i = 1, options.cells do t.equal(files.read(dir .. "/done/" .. i), "result " .. i) end
-  local out = { killed = tonumber(bad), done = tonumber(done), trained = tonumber(trained), twice = tonumber(twice), seconds = tonumber(ms) / 1000 }
+  local out = { killed = tonumber(bad), done = tonumber(done), trained = tonumber(trained), twice = tonumber(twice),
+    seconds = tonumber(ms) / 1000 }
   if t.verbose then print("simulation", out.killed, out.done, out.trained, out.twice, out.seconds) end
   return out
 end
 
-t.test("workers of one machine, some of them killed: no cell is lost, none is done twice but those of the killed", function()
+t.test("workers of one machine, some of them killed: no cell is lost, none is done twice but those of "
+  .. "the killed", function()
   local r = simulate { workers = 6, cells = 24, seconds = 0.1, kills = 3, takeover_s = 1000 }
   t.equal({ r.done, r.twice }, { 24, 0 })
   t.ok(r.trained <= 24 + r.killed and r.killed <= 3, r.trained)
@@ -304,7 +317,8 @@ t.test("workers of as many machines, some of them killed: the same", function()
   t.ok(r.trained <= 16 + r.killed + r.twice and r.killed <= 2, r.trained)
 end)
 
-t.long("64 workers, 200 cells, 12 of them killed: none lost, none recorded twice, trained again at most as often as killed", function()
+t.long("64 workers, 200 cells, 12 of them killed: none lost, none recorded twice, trained again at most as often "
+  .. "as killed", function()
   local r = simulate { workers = 64, cells = 200, seconds = 1, kills = 12, takeover_s = 1000 }
   t.equal({ r.done, r.twice }, { 200, 0 })
   t.ok(r.trained <= 200 + r.killed and r.killed <= 12, r.trained)

@@ -20,7 +20,8 @@ run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 }, sche
 run:evaluate(model, data.test)
 ]]
 
-local compared = { "config.json", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json", "manifest.csv" }
+local compared = { "config.json", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json",
+  "manifest.csv" }
 
 local function same_run(a, b)
   for _, name in ipairs(compared) do
@@ -142,10 +143,14 @@ t.test("SIGUSR1 ends a training after the step, with a checkpoint; it goes on fr
   end
 end)
 
--- The second process is on another machine, as far as it can tell: only the counter says that the first one stands still.
-t.test("a training that was stopped for long, and taken over from another machine, says so when it wakes up and writes no more", function()
+-- The second process is on another machine, as far as it can tell: only the counter says that the first one stands
+-- still.
+t.test("a training that was stopped for long, and taken over from another machine, says so when it wakes up and "
+  .. "writes no more", function()
   local boot = "/proc/sys/kernel/random/boot_id"
-  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then t.skip "no file systems of one's own here" end
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then
+    t.skip "no file systems of one's own here"
+  end
   local base = whole()
   local folder = base .. "/stopped"
   t.write(base .. "/boot", "another machine\n")
@@ -158,7 +163,8 @@ function Trainer.train_batch(...)
   return train_batch(...)
 end
 dofile(%q)]]):format(script))
-  local command = string.format("%s --threads 1 --quiet --out %s %s --takeover_s 2", t.quote(require("medxai.host").exe), t.quote(folder), t.quote(script))
+  local command = string.format("%s --threads 1 --quiet --out %s %s --takeover_s 2",
+    t.quote(require("medxai.host").exe), t.quote(folder), t.quote(script))
   local r = t.run { exe = "/bin/sh", "-c", string.format([[
     %s >%s.one 2>&1 & pid=$!
     until grep -qs "State:.T" /proc/$pid/status; do sleep 0.01; done
@@ -166,11 +172,13 @@ dofile(%q)]]):format(script))
     sha256sum %s/* >%s.before 2>/dev/null
     kill -CONT $pid; wait $pid; one=$?
     sha256sum %s/* >%s.after 2>/dev/null; diff %s.before %s.after; echo $two $one]],
-    (command:gsub(t.quote(script):gsub("%p", "%%%0"), (t.quote(sleeper):gsub("%%", "%%%%")))), folder, base, boot, command, folder, folder, folder, folder, folder, folder, folder) }
+    (command:gsub(t.quote(script):gsub("%p", "%%%0"), (t.quote(sleeper):gsub("%%", "%%%%")))), folder, base, boot,
+    command, folder, folder, folder, folder, folder, folder, folder) }
   local said = files.read(folder .. ".one") .. files.read(folder .. ".two")
   t.equal(r.out, "0 1\n", r.err .. said)
   t.ok(said:find("was last in use by process %d+ on [^\n]*: waiting up to 2 s to see whether that still works"), said)
-  t.ok(said:find("was taken over by another process, because this one stood still for long. It goes on there.", 1, true), said)
+  t.ok(said:find("was taken over by another process, because this one stood still for long. It goes on there.", 1,
+    true), said)
   same_run(base .. "/whole", folder)
 end)
 
@@ -179,11 +187,14 @@ t.test("a job of SLURM that is asked to stop is queued again, one that ends by i
   files.mkdir(base .. "/bin")
   t.write(base .. "/bin/scontrol", "#!/bin/sh\necho \"$@\" >>" .. base .. "/queued\n")
   os.execute("chmod +x " .. t.quote(base .. "/bin/scontrol"))
-  local environment = ("env PATH=%s:$PATH SLURM_JOB_ID=12 SLURM_ARRAY_JOB_ID=10 SLURM_ARRAY_TASK_ID=3 "):format(t.quote(base .. "/bin"))
+  local environment = ("env PATH=%s:$PATH SLURM_JOB_ID=12 SLURM_ARRAY_JOB_ID=10 SLURM_ARRAY_TASK_ID=3 "):format(
+    t.quote(base .. "/bin"))
   local function with(more, code)
-    return t.run { exe = "/bin/sh", "-c", environment .. more .. t.quote(require("medxai.host").exe) .. " -e " .. t.quote(code) }
+    return t.run { exe = "/bin/sh", "-c", environment .. more .. t.quote(require("medxai.host").exe) .. " -e "
+      .. t.quote(code) }
   end
-  local code = "local run = require 'medxai'.run { name = 'x', out = arg[1] } run:prepare() " .. "os.execute 'kill -%s $PPID' while true do end"
+  local code = "local run = require 'medxai'.run { name = 'x', out = arg[1] } run:prepare() "
+    .. "os.execute 'kill -%s $PPID' while true do end"
   code = code:gsub("arg%[1%]", function() return ("%q"):format(base .. "/queued-run") end)
   t.equal(with("", code:format "TERM").code, 143)
   t.equal(with("SLURM_PROCID=1 ", code:format "USR1").code, 138)
@@ -203,7 +214,8 @@ t.test("another configuration in the folder of a finished run is refused, naming
   same_run(base .. "/whole", base .. "/again")
 end)
 
-t.test("a finished run goes on to more epochs with --resume, and ends with the bytes of one that had them at once", function()
+t.test("a finished run goes on to more epochs with --resume, and ends with the bytes of one that had "
+  .. "them at once", function()
   local base = whole()
   local more = base .. "/more"
   t.equal(go(more, script, nil, "--epochs 4").code, 0)
@@ -214,41 +226,50 @@ t.test("a finished run goes on to more epochs with --resume, and ends with the b
     t.ok(r.err:find(words, 1, true), r.err)
     t.equal({ status(more), files.read(more .. "/config.json") == config }, { "finished", true })
   end
-  refused(nil, "", "fit: '" .. more .. "' holds a run of 4 epochs (here: 10). Give --resume to train the others too, --out DIR for a "
+  refused(nil, "", "fit: '" .. more .. "' holds a run of 4 epochs (here: 10). Give --resume to train the others "
+    .. "too, --out DIR for a "
     .. "new run, or --overwrite to begin this one again.")
-  refused("--resume", "--epochs 3", "fit: '" .. more .. "' has been trained for 4 epochs already (here: 3). Give --out DIR for a new run.")
-  refused("--resume", "--lr 0.01", "holds a run of another configuration: epochs is 4 there and 10 here, optim.options.lr is 0.05 there and")
-  refused("--resume", "--gamma 0.4", "holds a run of another configuration: epochs is 4 there and 10 here, schedule.options.gamma is")
+  refused("--resume", "--epochs 3", "fit: '" .. more .. "' has been trained for 4 epochs already (here: 3). Give "
+    .. "--out DIR for a new run.")
+  refused("--resume", "--lr 0.01", "holds a run of another configuration: epochs is 4 there and 10 here, "
+    .. "optim.options.lr is 0.05 there and")
+  refused("--resume", "--gamma 0.4", "holds a run of another configuration: epochs is 4 there and 10 here, "
+    .. "schedule.options.gamma is")
   local r = go(more, script, "--resume")
   t.equal(r.code, 0, r.err)
   same_run(base .. "/whole", more)
   t.equal(files.records(more .. "/evaluations.jsonl")[2].split, "test")
 end)
 
-t.test("more epochs: interrupted they go on, without a checkpoint they are refused, after early stopping nothing is added", function()
+t.test("more epochs: interrupted they go on, without a checkpoint they are refused, after early stopping nothing "
+  .. "is added", function()
   local base = whole()
   local more = base .. "/more2"
   t.equal(go(more, script, nil, "--epochs 3").code, 0)
   local r = t.run { exe = "/bin/sh", "-c", string.format([[
     %s --threads 1 --quiet --resume --out %s %s & pid=$!
     while kill -0 $pid 2>/dev/null && [ "$(grep -c '"step":"fit"' %s/metrics.jsonl)" -lt 5 ]; do sleep 0.02; done
-    kill -KILL $pid 2>/dev/null; wait $pid]], t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
+    kill -KILL $pid 2>/dev/null; wait $pid]],
+    t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
   t.ok(r.code == 137 or r.code == 0, r.err)
   t.equal(go(more, script).code, 0)
   same_run(base .. "/whole", more)
   files.remove(more .. "/checkpoint.pt")
   r = go(more, script, "--resume", "--epochs 12")
-  t.ok(r.err:find("fit: '" .. more .. "' has no checkpoint to go on from to 12 epochs. Give --out DIR for a new run, or --overwrite", 1, true),
-    r.err)
-  local early = t.write(base .. "/early.lua", (experiment:gsub("batch = 4 }", "batch = 4, early_stopping = { patience = 1 } }"):gsub("lr = 0.05", "lr = 0")))
+  t.ok(r.err:find("fit: '" .. more .. "' has no checkpoint to go on from to 12 epochs. Give --out DIR for a new "
+    .. "run, or --overwrite", 1, true), r.err)
+  local early = t.write(base .. "/early.lua",
+    (experiment:gsub("batch = 4 }", "batch = 4, early_stopping = { patience = 1 } }"):gsub("lr = 0.05", "lr = 0")))
   local stopped = base .. "/early"
   t.equal(go(stopped, early, nil, "--epochs 4").code, 0)
   local weights, epochs = files.read(stopped .. "/weights.pt"), #files.records(stopped .. "/metrics.jsonl")
   r = t.run { "--threads", "1", "--resume", "--out", stopped, early }
   t.equal(r.code, 0, r.err)
-  t.ok(r.err:find("early stopping ended the training in '" .. stopped .. "' after epoch 2: more epochs change nothing", 1, true)
+  t.ok(r.err:find("early stopping ended the training in '" .. stopped .. "' after epoch 2: more epochs change nothing",
+    1, true)
     or r.out:find("early stopping ended", 1, true), r.err)
-  t.equal({ files.read(stopped .. "/weights.pt") == weights, #files.records(stopped .. "/metrics.jsonl") }, { true, epochs })
+  t.equal({ files.read(stopped .. "/weights.pt") == weights, #files.records(stopped .. "/metrics.jsonl") },
+    { true, epochs })
 end)
 
 t.test("a finished run whose weights were removed makes them again from its last checkpoint", function()
@@ -262,16 +283,19 @@ t.test("a finished run whose weights were removed makes them again from its last
   same_run(base .. "/whole", copy)
 end)
 
-t.test("a model made before the run that sets the seed is another one each time: the refusal says what to do", function()
+t.test("a model made before the run that sets the seed is another one each time: the refusal says "
+  .. "what to do", function()
   local base = whole()
   local run_line = experiment:match "local run[^\n]*\n"
-  local late = experiment:gsub("local run[^\n]*\n", ""):gsub(", seed = 7,", ","):gsub("run:fit", function() return run_line .. "run:fit" end, 1)
+  local late = experiment:gsub("local run[^\n]*\n", ""):gsub(", seed = 7,",
+    ","):gsub("run:fit", function() return run_line .. "run:fit" end, 1)
   local path = t.write(base .. "/late.lua", late)
   t.equal(go(base .. "/late", path).code, 0)
   local r = go(base .. "/late", path)
   t.equal(r.code, 1)
   t.ok(r.err:find("holds a run of another configuration: model%.weights_sha256 is"), r.err)
-  t.ok(r.err:find("(Random weights are the same each time where xai.run, which sets the seed, comes before the model.)", 1, true), r.err)
+  t.ok(r.err:find("(Random weights are the same each time where xai.run, which sets the seed, comes before the model.)",
+    1, true), r.err)
 end)
 
 t.test("--overwrite begins again; --resume begins a run where there is none, and says so", function()
@@ -289,8 +313,10 @@ t.test("the command that runs it again has the seed that was given, and its word
   local r = go(base .. "/it's new", script, "--seed 3", "--epochs 1")
   t.equal(r.code, 0, r.err)
   local command = files.read_data(base .. "/it's new/environment.json").command
-  t.equal(command, ("medxai-run --device cpu --out '%s/it'\\''s new' --seed 3 --threads 1 %s --epochs 1"):format(base, script))
-  t.equal(files.read_data(base .. "/whole/environment.json").command, ("medxai-run --device cpu --out %s/whole --threads 1 %s"):format(base, script))
+  t.equal(command, ("medxai-run --device cpu --out '%s/it'\\''s new' --seed 3 --threads 1 %s --epochs 1"):format(base,
+    script))
+  t.equal(files.read_data(base .. "/whole/environment.json").command,
+    ("medxai-run --device cpu --out %s/whole --threads 1 %s"):format(base, script))
 end)
 
 t.test("a folder that holds something else is left alone", function()
@@ -298,7 +324,8 @@ t.test("a folder that holds something else is left alone", function()
   files.write(base .. "/foreign/thesis.txt", "x")
   local r = go(base .. "/foreign", script, "--overwrite")
   t.equal(r.code, 1)
-  t.ok(r.err:find("run: '" .. base .. "/foreign' holds other files (thesis.txt) and no run. Give another --out.", 1, true), r.err)
+  t.ok(r.err:find("run: '" .. base .. "/foreign' holds other files (thesis.txt) and no run. Give another --out.", 1,
+    true), r.err)
   t.equal(files.list(base .. "/foreign"), { "thesis.txt" })
 end)
 

@@ -1,7 +1,8 @@
--- What run:<verb> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
--- argument that is `unknown` is left out (run/preflight.lua). begins: it is told in the status file from the start; logs:
--- TensorBoard gets its figures; shares: further processes that run the same experiment help with it; joins: so they do, and the
--- step sees to that itself. Before any other step they wait until the process that began the run has ended.
+-- What run:<verb> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without
+-- making it; an argument that is `unknown` is left out (run/preflight.lua). begins: it is told in the status file from
+-- the start; logs: TensorBoard gets its figures; shares: further processes that run the same experiment help with it;
+-- joins: so they do, and the step sees to that itself. Before any other step they wait until the process that began the
+-- run has ended.
 return {
   fit = { "medxai.steps.fit", "run" },
   grid = { "medxai.steps.search", "run", joins = true },

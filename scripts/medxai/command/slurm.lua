@@ -1,6 +1,6 @@
--- medxai-run slurm [options] FILE [--field value ...]: writes a batch script for SLURM that a person can read and change,
--- and submits it. An array's tasks work together on one search (run:grid); a task that is asked to stop before its time is
--- over writes a checkpoint and is queued again, and each start goes on from where the last one stopped.
+-- medxai-run slurm [options] FILE [--field value ...]: writes a batch script for SLURM that a person can read and
+-- change, and submits it. An array's tasks work together on one search (run:grid); a task that is asked to stop before
+-- its time is over writes a checkpoint and is queued again, and each start goes on from where the last one stopped.
 -- It refuses what only SLURM can know: whether a partition exists, whether the time is allowed.
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
@@ -23,14 +23,15 @@ Submits an experiment to SLURM. What follows FILE is the experiment's, as for me
 The options of this command stand before or behind FILE; behind -- everything is the experiment's.
 ]]
 
-local takes_value = { array = true, time = true, partition = true, account = true, cpus = true, mem = true, gpus = true, name = true }
+local takes_value = { array = true, time = true, partition = true, account = true, cpus = true, mem = true, gpus = true,
+  name = true }
 
 local function wrong(...)
   io.stderr:write("medxai-run: slurm: ", string.format(...), " See medxai-run slurm --help.\n")
   os.exit(2)
 end
 
--- ---- the command line ---------------------------------------------------------------------------------------------------
+-- ---- the command line -----------------------------------------------------------------------------------------------
 
 -- Options of this command, the file, and the words that are the experiment's.
 local function read_words(words)
@@ -59,11 +60,14 @@ end
 
 local function whole(own, name, least)
   local n = own[name] and math.tointeger(tonumber(own[name]))
-  if own[name] and (not n or n < least) then wrong("--%s: '%s' is not a whole number from %d.", name, own[name], least) end
+  if own[name] and (not n or n < least) then
+    wrong("--%s: '%s' is not a whole number from %d.", name, own[name], least)
+  end
   return n
 end
 
--- Seconds of a time as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+-- Seconds of a time as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds,
+-- days-hours[:minutes[:seconds]].
 local function seconds_of(text)
   local days, rest = text:match "^(%d+)%-(.+)$"
   local parts = {}
@@ -92,16 +96,18 @@ local function check_words(own, file)
     if whole(own, "array", 1) then o.array = "1-" .. o.array end
   end
   o.time = own.time
-  o.seconds = own.time and (seconds_of(own.time) or wrong("--time: '%s' is no time (minutes, 4:00:00, 1-12).", own.time))
+  o.seconds = own.time and (seconds_of(own.time)
+    or wrong("--time: '%s' is no time (minutes, 4:00:00, 1-12).", own.time))
   if o.seconds == 0 then wrong("--time: '%s' is no time at all.", own.time) end
   o.partition = word_for(own, "partition", "^[%w_.,%-]+$", "name of a partition")
   o.account = word_for(own, "account", "^[%w_.%-]+$", "name of an account")
   o.mem = word_for(own, "mem", "^%d+[KMGTkmgt]?$", "size of memory (16G)") or "16G"
-  o.name = word_for(own, "name", "^[%w_.%-]+$", "name of a job") or file:match "([^/]+)$":gsub("%.lua$", ""):gsub("[^%w_.%-]", "_")
+  o.name = word_for(own, "name", "^[%w_.%-]+$", "name of a job")
+    or file:match "([^/]+)$":gsub("%.lua$", ""):gsub("[^%w_.%-]", "_")
   return o
 end
 
--- ---- the script -----------------------------------------------------------------------------------------------------------
+-- ---- the script -----------------------------------------------------------------------------------------------------
 
 -- How long before the end of its time a task is told: five minutes, or a quarter of a short time.
 local function warning_s(o) return math.max(10, math.min(300, (o.seconds or 1200) // 4)) end
@@ -131,15 +137,16 @@ local function script_of(o, file, rest, words)
   if o.gpus then set("--gres=gpu:%d", o.gpus) end
   set("--output=slurm/%s", o.array and "%x-%A_%a.out" or "%x-%j.out")
   set "--open-mode=append"
-  lines[#lines + 1] = string.format("# %d s before its time is over the task writes a checkpoint and is queued again;", warning_s(o))
+  lines[#lines + 1] = string.format("# %d s before its time is over the task writes a checkpoint and is queued again;",
+    warning_s(o))
   lines[#lines + 1] = "# after preemption, or where its node fails, SLURM queues it again."
   set("--signal=B:USR1@%d", warning_s(o))
   set "--requeue"
   lines[#lines + 1] = ""
   lines[#lines + 1] = "cd " .. shell_word(absolute(".")) .. " || exit 1"
   lines[#lines + 1] = "# exec: the signal reaches the program; --resume: each start goes on where the last one stopped"
-  lines[#lines + 1] = string.format("exec %s --resume --threads %d %s%s%s", shell_word(host.exe), o.cpus, shell_word(file),
-    o.gpus and " --device cuda" or "", #rest > 0 and " " .. shell_words(rest) or "")
+  lines[#lines + 1] = string.format("exec %s --resume --threads %d %s%s%s", shell_word(host.exe), o.cpus,
+    shell_word(file), o.gpus and " --device cuda" or "", #rest > 0 and " " .. shell_words(rest) or "")
   return table.concat(lines, "\n") .. "\n"
 end
 

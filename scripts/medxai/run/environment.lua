@@ -31,7 +31,9 @@ local function command_line()
   local words = { "medxai-run" }
   for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
     local value = host.options[name]
-    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. environment.shell_word(value) end
+    if value then
+      words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. environment.shell_word(value)
+    end
   end
   words[#words + 1] = environment.shell_word(host.script)
   for _, name in ipairs(check.sorted_keys(host.fields or {})) do

@@ -1,9 +1,9 @@
 -- Claims on work that several processes share through a folder, on one machine or on many. A claim is the file
--- claims/<name>.<generation>, made by one process alone; the highest generation owns. A process that works has a file in
--- claims/workers/ whose first line a thread raises (heart.h). A claim is free when its owner gave it back, when the kernel
--- of this machine says that the owner is gone, when SLURM has started the owner's job again as this process, or when the
--- owner's counter stood still for 120 s by the watcher's own clock. Clocks of two machines are never compared, and no lock
--- of a network file system is believed.
+-- claims/<name>.<generation>, made by one process alone; the highest generation owns. A process that works has a file
+-- in claims/workers/ whose first line a thread raises (heart.h). A claim is free when its owner gave it back, when the
+-- kernel of this machine says that the owner is gone, when SLURM has started the owner's job again as this process, or
+-- when the owner's counter stood still for 120 s by the watcher's own clock. Clocks of two machines are never compared,
+-- and no lock of a network file system is believed.
 -- It refuses to promise that nobody else works on what is claimed: a process that was only stopped may wake up. It asks
 -- is_mine() before it writes, and results are written by files.first, so that the first one counts.
 local canon = require "medxai.base.json"
@@ -26,7 +26,7 @@ Leases.__index = Leases
 local Held = {}
 Held.__index = Held
 
--- ---- who this is ------------------------------------------------------------------------------------------------------
+-- ---- who this is ----------------------------------------------------------------------------------------------------
 
 local function first_word(path)
   local f = io.open(path)
@@ -43,7 +43,8 @@ local function random_hex()
   return (bytes:gsub(".", function(c) return string.format("%02x", c:byte()) end))
 end
 
--- The job of SLURM that this process is part of, and how often it was started again. A step of an array has both numbers.
+-- The job of SLURM that this process is part of, and how often it was started again. A step of an array has both
+-- numbers.
 local function slurm_job()
   local job = os.getenv "SLURM_JOB_ID"
   if not job then return nil end
@@ -59,7 +60,7 @@ local function owner_of_this(beat_s)
     boot = first_word "/proc/sys/kernel/random/boot_id" or "unknown " .. name }
 end
 
--- ---- claims on disk -----------------------------------------------------------------------------------------------------
+-- ---- claims on disk -------------------------------------------------------------------------------------------------
 
 local function path_of(self, name, generation) return self.folder .. "/" .. name .. "." .. generation end
 
@@ -85,7 +86,8 @@ local function forget(self, name)
   self.known[name] = nil
 end
 
--- The highest generation of a name, 0 where nobody has claimed it yet, or where it was cleared: the folder tells, not memory.
+-- The highest generation of a name, 0 where nobody has claimed it yet, or where it was cleared: the folder tells, not
+-- memory.
 local function newest(self, name)
   local generation = self.known[name] or 0
   while files.exists(path_of(self, name, generation + 1)) do generation = generation + 1 end
@@ -98,8 +100,8 @@ local function newest(self, name)
   return generation
 end
 
--- Makes a claim; false where another process was faster. What it supersedes is removed. One that gives back may fail on a
--- full disk: then the end of the process frees it.
+-- Makes a claim; false where another process was faster. What it supersedes is removed. One that gives back may fail on
+-- a full disk: then the end of the process frees it.
 local function make(self, name, generation, content)
   local path = path_of(self, name, generation)
   local made, message, code = file.create(path, canon.write(content) .. "\n")
@@ -126,7 +128,7 @@ local function owner_of(self, name, generation)
   return owner
 end
 
--- ---- who lives ----------------------------------------------------------------------------------------------------------
+-- ---- who lives ------------------------------------------------------------------------------------------------------
 
 -- True where `text` has been seen under this key, unchanged, for `seconds` of this process' own clock.
 local function stands_still(self, key, text, seconds)
@@ -144,8 +146,8 @@ local function was_requeued(owner, me)
   return a and b and a.job == b.job and a.rank == b.rank and a.restarts < b.restarts
 end
 
--- "dead" or "alive" where the kernel knows: an owner of this boot of this machine, whatever its container. A file that is
--- gone was removed by its process at the end, or by who found that process dead.
+-- "dead" or "alive" where the kernel knows: an owner of this boot of this machine, whatever its container. A file that
+-- is gone was removed by its process at the end, or by who found that process dead.
 local function kernel_says(self, owner, path)
   if owner.boot ~= self.me.boot or not owner.locked then return nil end
   if not files.exists(path) then return "dead" end
@@ -165,7 +167,8 @@ local function state_of(self, owner)
   local said = kernel_says(self, owner, path)
   if said == "dead" then return "dead" end
   local counter = (files.read(path) or "gone"):match "^[^\n]*"
-  if stands_still(self, owner.worker, counter, math.max(self.takeover_s, 3 * (owner.beat_s or 0))) then return "dead" end
+  if stands_still(self, owner.worker, counter,
+      math.max(self.takeover_s, 3 * (owner.beat_s or 0))) then return "dead" end
   return (said == "alive" or self.seen[owner.worker].moved) and "alive" or "unknown"
 end
 
@@ -186,7 +189,7 @@ local function claim_state(self, name, generation)
   return stands_still(self, "claim " .. name .. "." .. generation, "torn", self.takeover_s) and "dead" or "unknown"
 end
 
--- ---- what others call ---------------------------------------------------------------------------------------------------
+-- ---- what others call -----------------------------------------------------------------------------------------------
 
 --- Opens the claims of a folder; this process is a worker there until close().
 ---@param folder string claims/ is made in it
@@ -195,8 +198,8 @@ end
 function lease.open(folder, options)
   local takeover_s = options and options.takeover_s or lease.takeover_s
   local me = owner_of_this(math.min(longest_beat_s, takeover_s / 12))
-  local self = setmetatable({ folder = files.join(folder, "claims"), takeover_s = takeover_s, me = me, worker = me.worker,
-    known = {}, owners = {}, seen = {}, verdicts = {} }, Leases)
+  local self = setmetatable({ folder = files.join(folder, "claims"), takeover_s = takeover_s, me = me,
+    worker = me.worker, known = {}, owners = {}, seen = {}, verdicts = {} }, Leases)
   files.mkdir(self.folder .. "/workers")
   local heart, locked, code = file.heart(self.folder .. "/workers/" .. me.worker, canon.write(me) .. "\n", me.beat_s)
   if not heart then files.refuse(locked, code) end
@@ -233,8 +236,8 @@ function Leases:wait(name, most_s)
   end
 end
 
---- A function that waits, each time about twice as long as the time before, up to `most_s` seconds. Two processes do not
---- wait equally long, and math.random stays as it was.
+--- A function that waits, each time about twice as long as the time before, up to `most_s` seconds. Two processes do
+--- not wait equally long, and math.random stays as it was.
 function Leases:pauses(most_s)
   local state = tonumber(self.worker:sub(-8), 16) or 1
   local next_s = 0.1
@@ -245,7 +248,8 @@ function Leases:pauses(most_s)
   end
 end
 
---- Stops the heart. Claims that are still held are free at once for processes of this machine, for others after a while.
+--- Stops the heart. Claims that are still held are free at once for processes of this machine, for others after a
+--- while.
 function Leases:close() self.heart:close() end
 Leases.__close = Leases.close
 
@@ -261,11 +265,13 @@ end
 function Held:close()
   if self.is_closed then return end
   self.is_closed = true
-  if self:is_mine() then make(self.leases, self.name, self.generation + 1, { free = true, worker = self.leases.worker }) end
+  if self:is_mine() then
+    make(self.leases, self.name, self.generation + 1, { free = true, worker = self.leases.worker })
+  end
 end
 Held.__close = Held.close
 
--- ---- for people ---------------------------------------------------------------------------------------------------------
+-- ---- for people -----------------------------------------------------------------------------------------------------
 
 --- How a message names an owner: "process 12 on node3".
 function lease.words(owner)

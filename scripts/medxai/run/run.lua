@@ -1,5 +1,5 @@
--- A run: a folder of plain files and the steps that fill it. `run:fit`, `run:evaluate`, `run:explain` and `run:report` are
--- steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
+-- A run: a folder of plain files and the steps that fill it. `run:fit`, `run:evaluate`, `run:explain` and `run:report`
+-- are steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
 -- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
 -- into a folder that holds something else.
 local canon = require "medxai.base.json"
@@ -47,7 +47,8 @@ local function folder_of(options)
   if dir then
     for _, other in pairs(runs) do
       if other.dir == dir and other.name ~= options.name then
-        check.fail("run", "'%s' and '%s' would share the folder '%s'. Run this experiment without --out.", other.name, options.name, dir)
+        check.fail("run", "'%s' and '%s' would share the folder '%s'. Run this experiment without --out.", other.name,
+          options.name, dir)
       end
     end
     return dir
@@ -91,26 +92,28 @@ function Run.check(options)
 end
 
 --- Begins a run (xai.run). Nothing is written before its first step.
---- of: the trained run that this one examines, by name or folder (--of RUN): `explain` of `vgg19` is runs/vgg19_explain, and
---- run.of is what xai.trained takes.
---- takeover_s: where several machines share the folder, a process that has not been heard of for so many seconds (120) has died.
+--- of: the trained run that this one examines, by name or folder (--of RUN): `explain` of `vgg19` is
+--- runs/vgg19_explain, and run.of is what xai.trained takes.
+--- takeover_s: where several machines share the folder, a process that has not been heard of for so many seconds (120)
+--- has died.
 ---@param options { name: string, seed?: integer, seeds?: integer[], out?: string, of?: string, takeover_s?: number }
 ---@return medxai.Run
 function Run.new(options)
   options = Run.check(options)
   if runs[options.name] then
-    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.", options.name)
+    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.",
+      options.name)
   end
   local seed, dir = seed_and_folder(options)
-  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, takeover_s = options.takeover_s, begun = false,
-    config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
+  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of,
+    takeover_s = options.takeover_s, begun = false, config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   runs[options.name] = run
   current_seed.set(run.seed)
   math.randomseed(run.seed)
   return run
 end
 
--- ---- the folder -------------------------------------------------------------------------------------------------------
+-- ---- the folder -----------------------------------------------------------------------------------------------------
 
 -- What the process is that has the folder: { known = true } where it lives for certain.
 function Run:take_folder()
@@ -122,7 +125,8 @@ end
 -- Another process has the folder, and nobody knows whether it lives: watches it until that is known.
 function Run:watch(other)
   if other.known then return other end
-  io.stderr:write(string.format("'%s' was last in use by %s: waiting up to %.0f s to see whether that still works\n", self.dir, other.words, self.takeover_s))
+  io.stderr:write(string.format("'%s' was last in use by %s: waiting up to %.0f s to see whether that still works\n",
+    self.dir, other.words, self.takeover_s))
   local pause = self.leases:pauses(2.0)
   repeat
     pause()
@@ -165,8 +169,8 @@ local function join_again(self)
   if self.lock and not self.lock:is_mine() then self.lock, self.joined, self.begun = nil, true, false end
 end
 
---- After a share in a step's work: at once where this process has the folder; else when the one that has it has finished the
---- step, or when that has ended and this one has the folder.
+--- After a share in a step's work: at once where this process has the folder; else when the one that has it has
+--- finished the step, or when that has ended and this one has the folder.
 ---@param step medxai.Step
 ---@return medxai.Step the step as it is then
 function Run:wait_for(step)
@@ -186,10 +190,12 @@ function Run:wait_for(step)
   return step
 end
 
---- Raises where another process has taken the folder over, because this one stood still for long: nothing more is written.
+--- Raises where another process has taken the folder over, because this one stood still for long: nothing more is
+--- written.
 function Run:check_owner()
   if not self.lock or self.lock:is_mine() then return end
-  check.fail("run", "'%s' was taken over by another process, because this one stood still for long. It goes on there.", self.dir)
+  check.fail("run", "'%s' was taken over by another process, because this one stood still for long. It goes on there.",
+    self.dir)
 end
 
 --- After work that several processes share: the one that began it goes on alone, the others wait for it.
@@ -198,7 +204,9 @@ function Run:take_over()
   if not self.joined then return end
   self:take_folder()
   if not self.lock then
-    if not host.options.quiet then io.stderr:write(string.format("'%s': what is shared is done; waiting for the process that began it\n", self.dir)) end
+    if not host.options.quiet then
+      io.stderr:write(string.format("'%s': what is shared is done; waiting for the process that began it\n", self.dir))
+    end
     self.lock = self.leases:wait "run"
   end
   self.joined = false
@@ -226,8 +234,8 @@ function Run:prepare(how)
     self.leases:tidy()
   end
   if host.options.overwrite then folder.clear(self.dir) end
-  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
-    question = environment.question(host.script) }
+  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics,
+    program = host.version, question = environment.question(host.script) }
   host.at_exit(slurm.queue_again) -- runs after what follows
   host.at_exit(function(state, message) self:close(state, message) end)
 end
@@ -263,7 +271,9 @@ function Run:last_words(state)
     io.stderr:write(string.format("interrupted during %s; rerun the same command to resume\n", self.doing))
   elseif state == "finished" and not host.options.quiet then
     local report = files.join(self.dir, "report.html")
-    if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
+    if not self.worked then
+      print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir))
+    end
     if files.exists(report) then print("report: " .. report) end
   end
 end
@@ -274,8 +284,8 @@ end
 function Run:status(word, message)
   self.beat = host.now()
   if self.joined or self.lock and not self.lock:is_mine() then return end -- the process that has the folder tells it
-  local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"), "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"),
-    "process " .. tostring(require("medxai.file").pid()) }
+  local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"),
+    "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"), "process " .. tostring(require("medxai.file").pid()) }
   if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
   files.write(files.join(self.dir, "status"), table.concat(lines, "\n") .. "\n")
 end
@@ -290,7 +300,7 @@ function Run:heartbeat(doing, shared)
   self:status("running")
 end
 
--- ---- what steps need ----------------------------------------------------------------------------------------------------
+-- ---- what steps need ------------------------------------------------------------------------------------------------
 
 --- Opens a step of this run; seed, device and versions become part of its key.
 ---@param name string "fit", "evaluate-test", "explain-gradcam"
@@ -311,7 +321,8 @@ end
 --- Says that a step is not done again.
 function Run:skipped(name)
   if not host.options.quiet then
-    io.stderr:write(string.format("%s: finished before with the same settings (%s/steps/%s.json): not done again\n", name, self.dir, name))
+    io.stderr:write(string.format("%s: finished before with the same settings (%s/steps/%s.json): not done again\n",
+      name, self.dir, name))
   end
 end
 
@@ -351,7 +362,9 @@ end
 local function log_figures(run, result)
   for _, f in ipairs(type(result) == "table" and result.figures or {}) do
     for _, path in ipairs(f.paths or {}) do
-      if path:find "%.png$" then run:events():picture(0, "explain/" .. (f.title or f.name), files.join(run.dir, path)) end
+      if path:find "%.png$" then
+        run:events():picture(0, "explain/" .. (f.title or f.name), files.join(run.dir, path))
+      end
     end
   end
 end
@@ -413,8 +426,8 @@ function Run:time(step, name, seconds, more)
   append_time(files.join(self.dir, "times.csv"), step, name, seconds, more)
 end
 
---- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept for
---- reuse goes back.
+--- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept
+--- for reuse goes back.
 function Run:clock(step)
   local began = host.now()
   self.busy = false
@@ -460,7 +473,7 @@ function Run:write_metrics_csv(name, rows)
   csv.write(path, metric_columns, all)
 end
 
--- ---- what determines numbers ----------------------------------------------------------------------------------------------
+-- ---- what determines numbers ----------------------------------------------------------------------------------------
 
 --- A model as plain data: its configuration and the hash of its weights as they are now.
 function Run:describe_model(model)
@@ -477,16 +490,16 @@ local function manifest_sha256(split)
   return canon.hash(canon.list(rows))
 end
 
---- A split as plain data: how its images are prepared and the hashes of what it holds. Masks that are applied have one of their own:
---- the images are the same without them (a chain of models asks for that).
+--- A split as plain data: how its images are prepared and the hashes of what it holds. Masks that are applied have one
+--- of their own: the images are the same without them (a chain of models asks for that).
 function Run:describe_split(split)
   self:check_data(split.data)
   local config = {}
   for k, v in pairs(split.data.config) do
     if k ~= "counts" then config[k] = v end -- of the other splits: no matter here
   end
-  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config, manifest_sha256 = manifest_sha256(split),
-    masks_sha256 = split:input_masks_sha256() }
+  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config,
+    manifest_sha256 = manifest_sha256(split), masks_sha256 = split:input_masks_sha256() }
 end
 
 --- What the network sees of the images: "whole", "lungs" ...
@@ -516,16 +529,16 @@ function Run:write_manifest(data)
   files.write_data(files.join(self.dir, "data_check" .. suffix .. ".json"), data:check())
   local rows = {}
   for i, item in ipairs(data:manifest()) do
-    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split, patient = item.patient,
-      source = item.source }
+    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split,
+      patient = item.patient, source = item.source }
   end
   csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end
 
--- ---- the steps --------------------------------------------------------------------------------------------------------------
+-- ---- the steps ------------------------------------------------------------------------------------------------------
 
---- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs =, shares =, joins = } (medxai.verbs).
---- Raises where run.fit(...) stands for run:fit(...).
+--- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs =, shares =, joins = }
+--- (medxai.verbs). Raises where run.fit(...) stands for run:fit(...).
 function Run.check_colon(self, verb, right)
   if right then return end
   check.fail(verb, "run.%s(...) leaves out the run (got %s in its place). Use run:%s(...), with a colon.", verb,

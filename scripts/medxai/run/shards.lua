@@ -1,7 +1,7 @@
--- The shards of a step: its images in groups of eight, which processes that share the run's folder divide among themselves.
--- A shard is claimed by one process (run/lease.lua). When it is done, shards/<step>/<number>.json says what it cost, written
--- once: the first one counts. What was made (maps, rows) stands in files that only its process writes, and is put
--- together by the process that has the run's folder.
+-- The shards of a step: its images in groups of eight, which processes that share the run's folder divide among
+-- themselves. A shard is claimed by one process (run/lease.lua). When it is done, shards/<step>/<number>.json says what
+-- it cost, written once: the first one counts. What was made (maps, rows) stands in files that only its process writes,
+-- and is put together by the process that has the run's folder.
 -- It refuses to know what the work is, and to keep anything of a step that is finished.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
@@ -109,7 +109,8 @@ end
 
 --- Works until every shard is done, by this process or another.
 ---@param most fun(): integer how many shards that follow one another this process takes at once
----@param work fun(first: integer, last: integer, claim: { is_second: boolean, is_mine: fun(): boolean }): table makes what
+---@param work fun(first: integer, last: integer, claim: { is_second: boolean, is_mine: fun(): boolean }): table makes
+---   what
 ---  belongs to these images; is_second: another process has begun some of it; is_mine: nobody has taken the work over.
 ---  What it returns is kept as the cost.
 function Shards:work(most, work)

@@ -11,8 +11,8 @@ local function job_name()
   return os.getenv "SLURM_JOB_ID"
 end
 
---- Queues this process' job again where SIGUSR1 or SIGUSR2 ended it (#SBATCH --signal=B:USR1@SECONDS sends one before the
---- time is over). Of several processes of a job the first one does it. Given to host.at_exit.
+--- Queues this process' job again where SIGUSR1 or SIGUSR2 ended it (#SBATCH --signal=B:USR1@SECONDS sends one before
+--- the time is over). Of several processes of a job the first one does it. Given to host.at_exit.
 function slurm.queue_again()
   local signal, job = host.stopped_by(), job_name()
   if signal ~= "SIGUSR1" and signal ~= "SIGUSR2" then return end

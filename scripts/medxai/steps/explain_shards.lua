@@ -1,7 +1,7 @@
--- The maps of an explain step, and their values under the metrics that run the network, made by all processes that share the
--- run's folder, eight images at a time (run/shards.lua). Each writes an index of maps (explain/store.lua) and rows of its own.
--- The process that has the folder puts them together in the order of images and methods; what needs all of it (tables,
--- intervals, figures) it makes alone. One process that works alone goes the same way.
+-- The maps of an explain step, and their values under the metrics that run the network, made by all processes that
+-- share the run's folder, eight images at a time (run/shards.lua). Each writes an index of maps (explain/store.lua) and
+-- rows of its own. The process that has the folder puts them together in the order of images and methods; what needs
+-- all of it (tables, intervals, figures) it makes alone. One process that works alone goes the same way.
 -- It refuses to compute again what any process has finished.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
@@ -55,7 +55,8 @@ local function make(self, first, last, claim)
   job.seconds, job.metric_seconds, self.maps.is_mine = {}, {}, claim.is_mine
   runner.make(self.maps, numbers, function(n)
     tell(self, n, host.now() - began)
-    job.run:heartbeat(string.format("explain %d/%d", math.min(self.shared.seen * shards.images + n, #job.chosen), #job.chosen), true)
+    job.run:heartbeat(string.format("explain %d/%d", math.min(self.shared.seen * shards.images + n, #job.chosen),
+      #job.chosen), true)
   end)
   if claim.is_mine() then
     judge.some(job, numbers, self.known, function(rows)
@@ -73,7 +74,9 @@ function Share:work()
   local job = self.job
   if job.run.joined and job.run:step(self.name, self.fields).done then return self.shared:forget() end
   self.words = runner.words(job)
-  if self.todo < #job.chosen then self.words = self.words .. string.format(", %d of them made before", #job.chosen - self.todo) end
+  if self.todo < #job.chosen then
+    self.words = self.words .. string.format(", %d of them made before", #job.chosen - self.todo)
+  end
   if self.todo == 0 then
     job:say("%s", self.words)
     if not judge.runs_network(job) then return end

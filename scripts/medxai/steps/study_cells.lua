@@ -1,8 +1,8 @@
 -- The cells of a comparison: one model, one method with its settings, one block of 16 images. A cell makes the block's
 -- maps, judges each under every metric, judges the map of another patient of the same class on the same image (the
 -- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
--- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its state
--- last. Cheap cells of all models come first, block by block: a study that
+-- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its
+-- state last. Cheap cells of all models come first, block by block: a study that
 -- is
 -- interrupted is a small complete one. It refuses to drop a failure: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
@@ -554,8 +554,8 @@ end
 ---@return table work run(list, on_cell), close()
 function cells.work(study, asked, list)
   files.mkdir(files.join(study.dir, "cells"))
-  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {}, again = {},
-    budget_bytes = 1 << 30,
+  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {},
+    again = {}, budget_bytes = 1 << 30,
     swaps = #study.controls > 0 and study.swaps or 0 }, Work)
   for _, cell in ipairs(list) do
     local state = cells.state(study, cell)

@@ -1,10 +1,10 @@
--- The work of a grid search: families of cells that share a trajectory, claimed by one process each (run/lease.lua), their
--- epochs trained once as far as the cells agree, checkpoints named by what they are the state of, failures kept with their
--- text. A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells that agree in
--- those are the same training so far. A dead process leaves whole files and a claim that others take over.
--- A cell's result is the file done/<cell>.json, written once: the first one counts. The folder is listed, each file in it
--- read at most once by a process. Every other file has one writer at a time; grid.jsonl and times.csv are made at the end.
--- It refuses cell folders with foreign content.
+-- The work of a grid search: families of cells that share a trajectory, claimed by one process each (run/lease.lua),
+-- their epochs trained once as far as the cells agree, checkpoints named by what they are the state of, failures kept
+-- with their text. A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells
+-- that agree in those are the same training so far. A dead process leaves whole files and a claim that others take
+-- over. A cell's result is the file done/<cell>.json, written once: the first one counts. The folder is listed, each
+-- file in it read at most once by a process. Every other file has one writer at a time; grid.jsonl and times.csv are
+-- made at the end. It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local trajectory = require "medxai.train.families"
@@ -20,7 +20,7 @@ local grid_work = {}
 
 local longest_pause_s = 30.0
 
--- ---- what is on disk ----------------------------------------------------------------------------------------------------------
+-- ---- what is on disk ------------------------------------------------------------------------------------------------
 
 ---@class medxai.GridWork one process' share in a search
 local Work = {}
@@ -39,8 +39,8 @@ local function failures_of(cell)
   return list
 end
 
---- A cell's result: { status = "finished" | "diverged" | "failed" | "halted", history = its epochs, ... }, nil while it is
---- under way. Of several failures the last one.
+--- A cell's result: { status = "finished" | "diverged" | "failed" | "halted", history = its epochs, ... }, nil while it
+--- is under way. Of several failures the last one.
 function grid_work.result(cell)
   cell.result = cell.result or files.read_data(result_path(cell))
   if cell.result then return cell.result end
@@ -66,8 +66,8 @@ local function last_state(cell, most)
   return 0
 end
 
--- Lists what is done: which cells have a result, and how often each has failed. Those that were not known as done before are
--- returned.
+-- Lists what is done: which cells have a result, and how often each has failed. Those that were not known as done
+-- before are returned.
 function Work:look()
   local new = {}
   for _, name in ipairs(files.list(files.join(self.run.dir, "done"))) do
@@ -122,7 +122,7 @@ function Work:drop_state(cell, epoch)
   files.remove(checkpoint_path(cell.family, cell.states[epoch]))
 end
 
--- ---- one cell -----------------------------------------------------------------------------------------------------------------
+-- ---- one cell -------------------------------------------------------------------------------------------------------
 
 -- The model that a family trains one cell after the other with, as at the start where that is asked for.
 function Work:model_for(cell, from_start)
@@ -132,7 +132,8 @@ function Work:model_for(cell, from_start)
   family.dirty = false
   family.prefix, family.how = nil, "cache = false"
   if self.own.cache then
-    family.prefix, family.how = prefix.open(family.model, cell.data, self.run, { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb, leases = self.run.leases,
+    family.prefix, family.how = prefix.open(family.model, cell.data, self.run,
+      { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb, leases = self.run.leases,
       folder = files.join(self.run.dir, "cache"), batch = cell.options.batch, precision = cell.options.precision })
   end
   return family.model
@@ -155,12 +156,13 @@ function Work:finish_cell(cell, trainer)
   local scope <close> = require("medxai.core").memory.scope()
   local tensors = {}
   for _, entry in ipairs(best.weights) do tensors[entry.name] = entry.tensor end
-  require("medxai.nn.checkpoint").save_checkpoint(files.join(cell.dir, "best.pt"), { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
+  require("medxai.nn.checkpoint").save_checkpoint(files.join(cell.dir, "best.pt"),
+    { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
   local result = cost_of(cell, trainer.model)
   result.status, result.epochs_run, result.best_epoch, result.value = "finished", trainer.epoch, best.epoch, best.value
   result.val_accuracy, result.val_loss = best.accuracy, best.loss
-  result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy or trainer.history[best.epoch].val_balanced_accuracy,
-    answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
+  result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy
+    or trainer.history[best.epoch].val_balanced_accuracy, answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
   result.weights_sha256, result.cache, result.history = trainer.model:sha256(), cell.family.how, trainer.history
   self:record(cell, result)
 end
@@ -173,8 +175,8 @@ local function bits_of(result)
   return canon.write(copy)
 end
 
--- Writes a cell's result. A claim that was taken over while its process slept may end in two: the first one counts, and the
--- second must be the same.
+-- Writes a cell's result. A claim that was taken over while its process slept may end in two: the first one counts, and
+-- the second must be the same.
 function Work:record(cell, result)
   if result.status == "failed" then
     local n = self.failures[cell.id] or 0
@@ -187,7 +189,8 @@ function Work:record(cell, result)
   self.done[cell.id] = true
   cell.result = files.read_data(result_path(cell))
   if not is_first and bits_of(cell.result) ~= bits_of(result) then
-    check.warn("grid", "cell %d (%s) was trained twice, and the results differ: '%s' counts.", cell.number, grid_work.text(cell.values), result_path(cell))
+    check.warn("grid", "cell %d (%s) was trained twice, and the results differ: '%s' counts.", cell.number,
+      grid_work.text(cell.values), result_path(cell))
   end
   self:count_epochs(cell, #cell.states)
   if result.status == "finished" then self:drop_worse_weights(cell) end
@@ -204,8 +207,8 @@ function grid_work.merge_logs(run, cells)
     local list = failures_of(cell)
     list[#list + 1] = files.exists(result_path(cell)) and grid_work.result(cell) or nil
     for _, result in ipairs(list) do
-      lines[#lines + 1] = canon.write { cell = cell.id, values = cell.values, status = result.status, value = result.value, val_loss = result.val_loss,
-        problem = result.problem } .. "\n"
+      lines[#lines + 1] = canon.write { cell = cell.id, values = cell.values, status = result.status,
+        value = result.value, val_loss = result.val_loss, problem = result.problem } .. "\n"
     end
   end
   files.write(files.join(run.dir, "grid.jsonl"), table.concat(lines))
@@ -231,14 +234,16 @@ end
 function Work:drop_worse_weights(cell)
   if self.own.keep_weights == "all" then return end
   local best = self.best
-  if best and not grid_work.beats(cell.result, cell, best.result, best, cell.options.best_by) then best, cell = cell, best end
+  if best and not grid_work.beats(cell.result, cell, best.result, best, cell.options.best_by) then best, cell = cell,
+      best end
   if best then files.remove(files.join(best.dir, "best.pt")) end
   self.best = cell
 end
 
 function Work:new_trainer(cell, from_start)
-  local trainer = Trainer.new { model = self:model_for(cell, from_start), data = cell.data, options = cell.options, seed = cell.seed, key = cell.key,
-    prefix = cell.family.prefix, alive = function() self:alive(cell) end, save_part = function(trainer)
+  local trainer = Trainer.new { model = self:model_for(cell, from_start), data = cell.data, options = cell.options,
+    seed = cell.seed, key = cell.key, prefix = cell.family.prefix, alive = function() self:alive(cell) end,
+    save_part = function(trainer)
       local state = cell.states[trainer.epoch]
       if self.held:is_mine() then trainer:save(part_path(cell.family, state), state) end
     end }
@@ -254,7 +259,8 @@ function Work:open_trainer(cell, target)
     local ok, problem = pcall(trainer.restore, trainer, path, state, true)
     if ok and problem then return true end
     if host.interrupted() then error("interrupted", 0) end
-    check.warn("grid", "the checkpoint '%s' cannot be used (%s): trained again from an earlier one.", path, ok and "it is another training's" or tostring(problem))
+    check.warn("grid", "the checkpoint '%s' cannot be used (%s): trained again from an earlier one.", path,
+      ok and "it is another training's" or tostring(problem))
     files.remove(path)
   end
   local next_state = start < target and cell.states[start + 1]
@@ -287,7 +293,8 @@ function Work:advance(cell, target)
   if self:same_end(cell) then return end
   local trainer <close> = self:open_trainer(cell, target)
   self.trainer = trainer
-  local bar <close> = Progress.new(string.format("cell %d/%d (%s)", cell.number, #self.cells, grid_work.text(cell.values)), target)
+  local bar <close> = Progress.new(string.format("cell %d/%d (%s)", cell.number, #self.cells,
+    grid_work.text(cell.values)), target)
   bar.count = trainer.epoch
   bar:add(0)
   local told = #grid_work.history(cell) -- epochs that an earlier start of this cell has told
@@ -318,12 +325,14 @@ end
 -- Another process has taken the family over because this one stood still for long: nothing more is written into it.
 function Work:still_mine(cell)
   if self.held:is_mine() then return true end
-  check.warn("grid", "cell %d (%s) was taken over by another process, because this one stood still.", cell.number, grid_work.text(cell.values))
+  check.warn("grid", "cell %d (%s) was taken over by another process, because this one stood still.", cell.number,
+    grid_work.text(cell.values))
   self.is_lost = true
   return false
 end
 
--- A failure is the cell's own: its text stays in its folder and in the table, and the search goes on or stops as it is told.
+-- A failure is the cell's own: its text stays in its folder and in the table, and the search goes on or stops as it is
+-- told.
 function Work:attempt(cell, target)
   self.trainer = nil
   local ok, problem = pcall(self.advance, self, cell, target)
@@ -334,8 +343,10 @@ function Work:attempt(cell, target)
   cell.family.model = nil
   if not self:still_mine(cell) then return end -- what failed is that others have gone on, and have tidied up
   files.write(files.join(cell.dir, "failure.txt"), tostring(problem) .. "\n")
-  self:record(cell, { status = diverged and "diverged" or "failed", epoch = diverged and self.trainer.epoch or nil, problem = tostring(problem) })
-  check.warn("grid", "cell %d (%s) %s: %s", cell.number, grid_work.text(cell.values), diverged and "diverged" or "failed", tostring(problem))
+  self:record(cell, { status = diverged and "diverged" or "failed", epoch = diverged and self.trainer.epoch or nil,
+    problem = tostring(problem) })
+  check.warn("grid", "cell %d (%s) %s: %s", cell.number, grid_work.text(cell.values),
+    diverged and "diverged" or "failed", tostring(problem))
   if self.own.on_fail == "stop" then error(problem, 0) end
 end
 
@@ -343,12 +354,13 @@ end
 function grid_work.text(values)
   local words = {}
   for _, name in ipairs(check.sorted_keys(values)) do
-    words[#words + 1] = name .. " = " .. (type(values[name]) == "number" and string.format("%.6g", values[name]) or tostring(values[name]))
+    words[#words + 1] = name .. " = " .. (type(values[name]) == "number" and string.format("%.6g", values[name])
+      or tostring(values[name]))
   end
   return table.concat(words, ", ")
 end
 
--- ---- progress -----------------------------------------------------------------------------------------------------------------
+-- ---- progress -------------------------------------------------------------------------------------------------------
 
 function Work:alive(cell)
   self.run:heartbeat(string.format("grid cell %d/%d", cell.number, #self.cells), true)
@@ -396,7 +408,8 @@ function Work:epochs_of_round(target_of)
   return total, ready
 end
 
--- Seconds that the rest of the search takes, from the epochs measured so far: its own kind's mean, else the mean of all.
+-- Seconds that the rest of the search takes, from the epochs measured so far: its own kind's mean, else the mean of
+-- all.
 function Work:left()
   local sum, count, total = 0.0, 0, 0.0
   for _, class in ipairs(check.sorted_keys(self.seconds)) do
@@ -416,10 +429,13 @@ function Work:epoch_done(cell, record, cost, trainer)
   own.sum, own.n = own.sum + cost.seconds, own.n + 1
   self.seconds[class] = own
   self:count_epochs(cell, record.epoch)
-  self.run:own_time("grid", cell.id, cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share, peak_mb = cost.peak_mb })
+  self.run:own_time("grid", cell.id, cost.seconds,
+    { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
+      peak_mb = cost.peak_mb })
   local left = self:left()
   self.bar:add(0, function() return "left " .. Progress.duration(left) end)
-  Progress.say("cell %d/%d (%s)  %s  search left %s", cell.number, #self.cells, grid_work.text(cell.values), trainer:line(record, cost), Progress.duration(left))
+  Progress.say("cell %d/%d (%s)  %s  search left %s", cell.number, #self.cells, grid_work.text(cell.values),
+    trainer:line(record, cost), Progress.duration(left))
 end
 
 -- Seconds of the epochs that earlier starts of this search have measured.
@@ -437,7 +453,7 @@ local function measured(run, cells)
   return seconds
 end
 
--- ---- families -----------------------------------------------------------------------------------------------------------------
+-- ---- families -------------------------------------------------------------------------------------------------------
 
 function Work:family_done(family, target_of)
   for _, cell in ipairs(family.cells) do
@@ -475,8 +491,8 @@ function Work:try(family, target_of)
   return self.is_lost and "taken" or "worked"
 end
 
--- Where in the list of families this process begins: the one that began the search at its start, so that families with the
--- same frozen part follow one another; others elsewhere, so that hardly any two meet.
+-- Where in the list of families this process begins: the one that began the search at its start, so that families with
+-- the same frozen part follow one another; others elsewhere, so that hardly any two meet.
 local function place_of(run, n)
   if not run.joined then return 0 end
   local task, count = tonumber(os.getenv "SLURM_ARRAY_TASK_ID"), tonumber(os.getenv "SLURM_ARRAY_TASK_COUNT")
@@ -509,14 +525,15 @@ function Work:round(families, target_of)
   self.bar = nil
 end
 
--- ---- successive halving ---------------------------------------------------------------------------------------------------------
+-- ---- successive halving ---------------------------------------------------------------------------------------------
 
 -- The best value within the first `epochs` of a cell, with the loss of that epoch.
 local function score_at(cell, epochs)
   local measure, best = cell.options.best_by, nil
   for _, record in ipairs(grid_work.history(cell)) do
     local one = { value = record["val_" .. measure], val_loss = record.val_loss }
-    if record.epoch <= epochs and (not best or grid_work.beats(one, cell, best, cell, measure) and one.value ~= best.value) then best = one end
+    if record.epoch <= epochs and (not best or grid_work.beats(one, cell, best, cell, measure)
+        and one.value ~= best.value) then best = one end
   end
   return best
 end
@@ -547,15 +564,20 @@ local function halving(self, families)
       for _, cell in ipairs(alive) do
         local result = grid_work.result(cell)
         local score = score_at(cell, epochs)
-        if score and not (result and (result.status == "diverged" or result.status == "failed")) then scored[#scored + 1] = { cell = cell, score = score } end
+        if score and not (result and (result.status == "diverged" or result.status == "failed")) then
+          scored[#scored + 1] = { cell = cell, score = score }
+        end
       end
-      table.sort(scored, function(a, b) return grid_work.beats(a.score, a.cell, b.score, b.cell, a.cell.options.best_by) end)
+      table.sort(scored, function(a, b)
+        return grid_work.beats(a.score, a.cell, b.score, b.cell, a.cell.options.best_by)
+      end)
       local keep = math.max(1, math.ceil(#alive / search.factor))
       alive = {}
       for i, one in ipairs(scored) do
         if i <= keep then alive[#alive + 1] = one.cell
         elseif not grid_work.result(one.cell) then
-          self:record(one.cell, { status = "halted", epochs_run = math.min(epochs, one.cell.options.epochs), value = one.score.value, val_loss = one.score.val_loss })
+          self:record(one.cell, { status = "halted", epochs_run = math.min(epochs, one.cell.options.epochs),
+            value = one.score.value, val_loss = one.score.val_loss })
         end
       end
     end
@@ -575,7 +597,8 @@ function Work:begin()
     end
     local result = self.done[cell.id] and grid_work.result(cell)
     self:count_epochs(cell, result and #cell.states or #grid_work.history(cell))
-    if result and result.status == "finished" and (not self.best or grid_work.beats(result, cell, self.best.result, self.best, cell.options.best_by)) then
+    if result and result.status == "finished" and (not self.best
+        or grid_work.beats(result, cell, self.best.result, self.best, cell.options.best_by)) then
       self.best = cell
     end
   end
@@ -587,7 +610,8 @@ end
 ---@param own table the grid's options
 function grid_work.all(run, cells, own)
   local families = trajectory.of(run, cells)
-  local self = setmetatable({ run = run, cells = cells, own = own, seconds = measured(run, cells), by_id = {}, done = {}, failures = {}, failed_before = {} }, Work)
+  local self = setmetatable({ run = run, cells = cells, own = own, seconds = measured(run, cells), by_id = {},
+    done = {}, failures = {}, failed_before = {} }, Work)
   self:begin()
   local freed <close> = setmetatable({}, { __close = function() prefix.release() end }) -- luacheck: ignore
   if own.search.kind == "halving" then halving(self, families)
