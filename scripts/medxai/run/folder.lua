@@ -11,7 +11,7 @@ local own_files = { "config.json", "environment.json", "manifest.csv", "data_che
   "packet_key.csv" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
-  "perturbed", "audit", "pictures", "done", "logs" }
+  "perturbed", "audit", "pictures", "done", "logs", "shards" }
 
 --- Whether a folder holds a run that was begun.
 ---@param dir string

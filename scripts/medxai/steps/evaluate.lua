@@ -124,6 +124,7 @@ function evaluate.run(run, model, split, options, any_input)
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split),
     batch = options.batch, level = options.level })
   run:configure(name, step.fields)
+  step = run:wait_for(step)
   if step.done then
     run:skipped(name)
     tell_remarks(run, step.result, name)
