@@ -6,7 +6,7 @@
 return {
   fit = { "medxai.steps.fit", "run" },
   grid = { "medxai.steps.search", "run", joins = true },
-  evaluate = { "medxai.steps.evaluate", "run", shares = true },
+  evaluate = { "medxai.steps.evaluate", "run_alone", shares = true },
   cross_evaluate = { "medxai.steps.cross_evaluate", "run" },
   explain = { "medxai.steps.explain", "run", begins = true, logs = true, shares = true },
   overlap = { "medxai.steps.overlap", "run", begins = true, shares = true },

@@ -154,11 +154,13 @@ end
 
 -- What a process has claimed, in words.
 local function held_of(worker)
-  local words, n = {}, 0
+  local words, families, shards = {}, 0, 0
   for _, name in ipairs(worker.holds) do
-    if name == "run" then words[#words + 1] = "the run" elseif name:find "^%x+$" then n = n + 1 end
+    if name == "run" then words[#words + 1] = "the run" elseif name:find "^%x+$" then families = families + 1
+    elseif name:find "^shard%-" then shards = shards + 1 end
   end
-  if n > 0 then words[#words + 1] = n == 1 and "a family of cells" or n .. " families of cells" end
+  if families > 0 then words[#words + 1] = families == 1 and "a family of cells" or families .. " families of cells" end
+  if shards > 0 then words[#words + 1] = string.format("images of a step (%d shard%s)", shards, shards == 1 and "" or "s") end
   return #words > 0 and table.concat(words, ", ") or "nothing"
 end
 

@@ -23,10 +23,16 @@ local function line_at(path, at)
   return f:read "l"
 end
 
+-- Where a record stands. An index of another process' may have been put into index.jsonl since it was read.
+local function place_of(store, key)
+  if store.paths[key] and not files.exists(store.paths[key]) then store:look() end
+  return store.paths[key] or store.index, store.places[key]
+end
+
 -- store.records["set/image id"]: read from its index when it is asked for.
 local function lazy_records(store)
   return setmetatable({}, { __index = function(_, key)
-    local at, path = store.places[key], store.paths[key] or store.index
+    local path, at = place_of(store, key)
     return at and canon.read(line_at(path, at), path) or nil
   end })
 end

@@ -10,7 +10,7 @@ local shards = {}
 
 shards.images = 8
 
-local longest_pause_s = 10.0
+local longest_pause_s = 2.0
 
 ---@class medxai.Shards a step's images, divided
 ---@field run medxai.Run
