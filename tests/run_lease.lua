@@ -21,9 +21,8 @@ end
 
 -- Starts it; returns its process id.
 local function start(dir, takeover_s, before, after, wrapped)
-  local pipe = io.popen(("%s %s -e %s %s %s 2>&1 & echo"):format(wrapped or "", exe, t.quote(holder(before, after)),
+  local pipe = io.popen(("%s %s -e %s %s %s 2>&1 &"):format(wrapped or "", exe, t.quote(holder(before, after)),
     t.quote(dir), takeover_s))
-  pipe:read "l"
   local pid = pipe:read "l"
   return t.ok(tonumber(pid), "the holder did not start: " .. tostring(pid)), pipe
 end
