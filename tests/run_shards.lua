@@ -64,9 +64,9 @@ local function equal(a, b)
 end
 
 -- A shell line that runs the experiment in dir, in the background; its output is in dir/log.<name>.
-local function start(dir, name)
-  return ("(cd %s && exec %s --threads 1 shared.lua) >%s/log.%s 2>&1 & %s=$!"):format(t.quote(dir), t.quote(host.exe),
-    t.quote(dir), name, name)
+local function start(dir, name, options)
+  return ("%s --threads 1 shared.lua %s >%s/log.%s 2>&1 & %s=$!"):format(t.quote(host.exe), options or "", t.quote(dir),
+    name, name)
 end
 
 -- Lets the maps begin once so many processes have claimed a shard each.
@@ -116,5 +116,22 @@ t.test("the process that began a step is killed: another ends it, with the same 
     start(dir, "b"), go_with(2), "until ls runs/shared/shards/explain-*/*.json >/dev/null 2>&1; do sleep 0.01; done",
     "kill -9 $a; wait $b; echo $?" })
   t.equal(r.out, "0\n", log(dir, "a") .. log(dir, "b"))
+  equal(one, bytes_of(run))
+end)
+
+t.test("the process that began a step is stopped, another machine takes its place, the first wakes up: the same bytes",
+  function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then
+    t.skip "no file systems of one's own here"
+  end
+  local one = expected()
+  local dir = t.tmpdir()
+  t.write(dir .. "/boot", "another machine\n")
+  local r, run = shell(dir, { start(dir, "a", "--takeover_s 2"), go_with(1),
+    "until ls runs/shared/shards/explain-*/*.json >/dev/null 2>&1; do sleep 0.01; done; kill -STOP $a",
+    ("unshare -m sh -c 'mount --bind boot %s; exec %s --threads 1 shared.lua --takeover_s 2' >log.b 2>&1; x=$?"):format(
+    boot, host.exe), "kill -CONT $a; wait $a; echo $x $?" })
+  t.equal(r.out, "0 0\n", log(dir, "a") .. log(dir, "b"))
   equal(one, bytes_of(run))
 end)

@@ -160,7 +160,7 @@ local function held_of(worker)
     elseif name:find "^shard%-" then shards = shards + 1 end
   end
   if families > 0 then words[#words + 1] = families == 1 and "a family of cells" or families .. " families of cells" end
-  if shards > 0 then words[#words + 1] = string.format("images of a step (%d shard%s)", shards, shards == 1 and "" or "s") end
+  if shards > 0 then words[#words + 1] = shards == 1 and "a shard of images" or shards .. " shards of images" end
   return #words > 0 and table.concat(words, ", ") or "nothing"
 end
 

@@ -4,6 +4,7 @@
 -- and is put together by the process that has the run's folder.
 -- It refuses to know what the work is, and to keep anything of a step that is finished.
 local canon = require "medxai.base.json"
+local file = require "medxai.file"
 local files = require "medxai.base.files"
 
 local shards = {}
@@ -56,6 +57,9 @@ function Shards:look()
   return self.seen >= self.count
 end
 
+-- Whether the step was finished by others, who have cleared it, while this process stood still.
+local function is_over(self) return not files.is_folder(self.dir) end
+
 -- Claims shard k and those behind it, at most so many, as far as they are neither done nor another process'.
 local function claim(self, group, k, most)
   group.first = k
@@ -63,7 +67,7 @@ local function claim(self, group, k, most)
     local held = self.run.leases:take(claim_of(self, k))
     if not held then return end
     group[#group + 1] = held
-    if files.exists(path_of(self, k)) then -- its last owner has ended it
+    if files.exists(path_of(self, k)) or is_over(self) then -- its last owner has ended it
       group[#group]:close()
       group[#group] = nil
       return
@@ -77,7 +81,7 @@ end
 local function record(self, group, cost)
   for i, held in ipairs(group) do
     local k = group.first + i - 1
-    if held:is_mine() then
+    if held:is_mine() and not is_over(self) then
       files.first(path_of(self, k), canon.write(i == 1 and cost or {}) .. "\n")
       if not self.done[k] then self.done[k], self.seen = true, self.seen + 1 end
     end
@@ -115,7 +119,7 @@ end
 ---  What it returns is kept as the cost.
 function Shards:work(most, work)
   local place, pause = place_of(self), nil
-  while not self:look() do
+  while not self:look() and not is_over(self) do
     local worked = false
     for i = 0, self.count - 1 do
       local k = (place + i) % self.count + 1
@@ -161,12 +165,16 @@ function Shards:records(what)
   return all
 end
 
---- Removes the folder that open() has made, where the step had been finished before.
-function Shards:forget() files.remove_all(self.dir) end
+--- Takes back what open() has made where the step had been finished by then: an empty folder.
+function Shards:forget() file.remove(self.dir) end
 
---- Removes all of it, once the step is finished: for the process that has the folder.
+--- Removes all of it, once the step is finished: for the process that has the run's folder. The step's folder goes at
+--- once: that is how others know.
 function Shards:clear()
-  self:forget()
+  local gone = self.dir .. ".over"
+  files.remove_all(gone)
+  files.rename(self.dir, gone)
+  files.remove_all(gone)
   local prefix = "shard-" .. self.name .. "-"
   self.run.leases:clear(function(name) return name:sub(1, #prefix) == prefix end)
 end

@@ -60,7 +60,7 @@ local function make(self, first, last, claim)
   end)
   if claim.is_mine() then
     judge.some(job, numbers, self.known, function(rows)
-      for _, row in ipairs(rows) do files.append_line(path, canon.write(row)) end
+      for _, row in ipairs(claim.is_mine() and rows or {}) do files.append_line(path, canon.write(row)) end
       job.run:heartbeat("judge", true)
     end)
   end
