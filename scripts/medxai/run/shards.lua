@@ -168,15 +168,17 @@ end
 --- Takes back what open() has made where the step had been finished by then: an empty folder.
 function Shards:forget() file.remove(self.dir) end
 
---- Removes all of it, once the step is finished: for the process that has the run's folder. The step's folder goes at
---- once: that is how others know.
-function Shards:clear()
-  local gone = self.dir .. ".over"
-  files.remove_all(gone)
-  files.rename(self.dir, gone)
-  files.remove_all(gone)
-  local prefix = "shard-" .. self.name .. "-"
-  self.run.leases:clear(function(name) return name:sub(1, #prefix) == prefix end)
+--- Removes all that belongs to a step's shards, once it is finished: for the process that has the run's folder. The
+--- step's folder goes at once: that is how others know.
+---@param run medxai.Run
+---@param name string the step's
+function shards.clear(run, name)
+  local dir, prefix = files.join(run.dir, "shards", name), "shard-" .. name .. "-"
+  files.remove_all(dir .. ".over")
+  if not files.is_folder(dir) then return end
+  files.rename(dir, dir .. ".over")
+  files.remove_all(dir .. ".over")
+  run.leases:clear(function(claim_name) return claim_name:sub(1, #prefix) == prefix end)
 end
 
 return shards

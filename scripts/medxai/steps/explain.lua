@@ -348,6 +348,7 @@ function explain.run_checked(run, model, split, asked)
     data = split.data and { name = split.data.name, config = split.data.config } or nil })
   local kept = step.done and (run.joined or not any_failed(step.result)) and judge.kept_rows(job)
   if kept then
+    shared.clear(run, name) -- what a process that died just after the step's end has left
     run:skipped(name)
     return outcome(job, name, step.result, kept)
   end
@@ -370,7 +371,7 @@ function explain.run_checked(run, model, split, asked)
   end
   local result, rows = conclude(job, asked, name, known)
   step:finish(result, step_files(job, result.figures))
-  share:clear()
+  shared.clear(run, name)
   return outcome(job, name, result, rows)
 end
 

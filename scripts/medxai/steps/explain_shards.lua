@@ -127,7 +127,11 @@ function Share:gather()
   return judge.known(job, self.shared:records "rows")
 end
 
---- Removes what belonged to the sharing, once the step is finished.
-function Share:clear() self.shared:clear() end
+--- Removes what belonged to the sharing, once the step is finished: for the process that has the folder.
+---@param run medxai.Run
+---@param name string the step's
+function explain_shards.clear(run, name)
+  if not run.joined then shards.clear(run, name) end
+end
 
 return explain_shards
