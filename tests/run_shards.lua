@@ -135,3 +135,40 @@ t.test("the process that began a step is stopped, another machine takes its plac
   t.equal(r.out, "0 0\n", log(dir, "a") .. log(dir, "b"))
   equal(one, bytes_of(run))
 end)
+
+-- ---- the index of maps ----------------------------------------------------------------------------------------------
+
+local function keys_of(path)
+  local list = {}
+  for i, record in ipairs(files.records(path)) do
+    list[i] = record.maps .. "/" .. record.image_id .. " " .. record.status
+  end
+  return list
+end
+
+t.test("lines that processes wrote apart come together in the order asked for, once each; a failed map gives way",
+  function()
+  local mapstore, torch = require "medxai.explain.store", require "medxai.torch"
+  local scope <close> = require("medxai.core").memory.scope()
+  local dir, map = t.tmpdir(), torch.zeros(2, 2)
+  local function add(store, id, status)
+    store:add({ maps = "m", image_id = id, status = status }, status == "ok" and map or nil, {})
+  end
+  add(mapstore.open(dir), "1", "failed")
+  local a, b = mapstore.open(dir, "a"), mapstore.open(dir, "b")
+  add(b, "3", "ok")
+  add(b, "9", "ok") -- of another step
+  add(a, "2", "ok")
+  add(a, "1", "ok")
+  t.equal({ a:find("m", "3"), (a.records["m/1"] or {}).status }, { nil, "ok" })
+  local whole = t.read(dir .. "/maps/index-b.jsonl")
+  t.write(dir .. "/maps/index-b.jsonl", whole .. '{"torn')
+  local index = dir .. "/maps/index.jsonl"
+  a:merge { "m/1", "m/2", "m/3", "m/4" }
+  t.equal(keys_of(index), { "m/1 failed", "m/1 ok", "m/2 ok", "m/3 ok", "m/9 ok" })
+  t.equal(files.list(dir .. "/maps"), { "index.jsonl", "m" })
+  t.equal({ a:find("m", "1").image_id, a:find("m", "3").image_id, b:find("m", "9").image_id }, { "1", "3", "9" })
+  t.write(dir .. "/maps/index-b.jsonl", whole) -- as if it had been killed before it removed this
+  mapstore.open(dir, "c"):merge {}
+  t.equal(#keys_of(index), 5)
+end)
