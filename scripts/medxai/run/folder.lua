@@ -19,6 +19,7 @@ local own_folders = { "steps", "maps", "figures", "events", "cells", "families",
 function folder.is_run(dir)
   return files.exists(files.join(dir, "config.json")) or files.is_folder(files.join(dir, "steps"))
     or files.exists(files.join(dir, "status")) or files.is_folder(files.join(dir, "families"))
+    or files.is_folder(files.join(dir, "shards"))
 end
 
 --- Raises where something else than a run lies there.

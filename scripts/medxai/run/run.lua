@@ -232,6 +232,8 @@ function Run:prepare(how)
   if self.lock then
     files.tidy(self.dir)
     self.leases:tidy()
+  elseif not host.options.quiet then
+    io.stderr:write(string.format("'%s' is in use by %s: this process helps it\n", self.dir, other.words))
   end
   if host.options.overwrite then folder.clear(self.dir) end
   self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics,

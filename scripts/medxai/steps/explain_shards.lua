@@ -123,6 +123,7 @@ function Share:gather()
     for _, e in ipairs(job.entries) do keys[#keys + 1] = e.set .. "/" .. job.split:item(number).id end
   end
   job.store:merge(keys)
+  for _, e in ipairs(job.entries) do files.tidy(files.join(job.run.dir, "maps", e.set)) end -- of those that were killed
   count_failures(job)
   return judge.known(job, self.shared:records "rows")
 end
