@@ -69,10 +69,10 @@ local function start(dir, name, options)
     name, name)
 end
 
--- Lets the maps begin once so many processes have claimed a shard each.
-local function go_with(n)
+-- Lets the maps begin once so many processes have claimed a shard each, after another command.
+local function go_with(n, command)
   return ("until [ $(ls runs/shared/claims 2>/dev/null | grep -c ^shard-) -ge %d ]; do sleep 0.01; done\n"
-    .. "touch go"):format(n)
+    .. "%s\ntouch go"):format(n, command or "")
 end
 
 local function shell(dir, lines)
@@ -98,7 +98,8 @@ end
 t.test("three processes divide the images of a step, and leave the bytes of one", function()
   local one = expected()
   local dir = t.tmpdir()
-  local r, run = shell(dir, { start(dir, "a"), start(dir, "b"), start(dir, "c"), go_with(3),
+  local r, run = shell(dir, { start(dir, "a"), start(dir, "b"), start(dir, "c"),
+    go_with(3, t.quote(host.exe) .. " runs show shared >log.show"),
     -- as long as the first step lasts: how many processes have made maps
     "n=0; while kill -0 $a 2>/dev/null && [ $n -lt 3 ]; do n=$(ls runs/shared/maps 2>/dev/null | grep -c '^index-')",
     "sleep 0.01; done",
@@ -113,6 +114,8 @@ t.test("three processes divide the images of a step, and leave the bytes of one"
     helpers = helpers + (helps and 1 or 0)
   end
   t.equal(helpers, 2)
+  t.ok(log(dir, "show"):find "^shared: running, explain%-%x+ 0/44 images", log(dir, "show"))
+  t.ok(log(dir, "show"):find("works, heard of %d+ s ago, holds the run, a shard of images\n"), log(dir, "show"))
 end)
 
 t.test("the process that began a step is killed: another ends it, with the same bytes", function()

@@ -119,6 +119,7 @@ end
 ---  What it returns is kept as the cost.
 function Shards:work(most, work)
   local place, pause = place_of(self), nil
+  file.first(files.join(self.dir, "images"), self.images .. "\n") -- for shards.progress; makes no folder
   while not self:look() and not is_over(self) do
     local worked = false
     for i = 0, self.count - 1 do
@@ -131,6 +132,22 @@ function Shards:work(most, work)
       pause()
     end
   end
+end
+
+--- How far the steps of a run are that processes share: { name, done, images }, for people.
+---@param dir string the run's folder
+---@return table[]
+function shards.progress(dir)
+  local list = {}
+  for _, name in ipairs(files.list(files.join(dir, "shards"))) do
+    local images = tonumber(files.read(files.join(dir, "shards", name, "images")) or "")
+    local done = 0
+    for _, entry in ipairs(images and files.list(files.join(dir, "shards", name)) or {}) do
+      if entry:find "^%d+%.json$" then done = done + 1 end
+    end
+    if images then list[#list + 1] = { name = name, done = math.min(done * shards.images, images), images = images } end
+  end
+  return list
 end
 
 --- The sums of what the shards cost, name by name: { seconds = { gradcam = 1.5 } }.
