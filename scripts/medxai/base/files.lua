@@ -1,7 +1,7 @@
 -- Files as this library writes them: whole or not at all, synced, with the folder made when missing; lines appended to
 -- a log; logs read back with a torn last line skipped. What the system refuses is an error that names the path and the
 -- reason; what was on the disk before stays as it was.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local file = require "medxai.file"
 local host = require "medxai.host"
 

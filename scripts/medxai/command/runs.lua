@@ -3,7 +3,7 @@
 -- It refuses to change anything in a run's folder.
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local is_run = require("medxai.run.folder").is_run
 local flat = require("medxai.base.settings").flat

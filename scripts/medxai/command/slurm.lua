@@ -2,7 +2,7 @@
 -- change, and submits it. An array's tasks work together on one search (run:grid); a task that is asked to stop before
 -- its time is over writes a checkpoint and is queued again, and each start goes on from where the last one stopped.
 -- It refuses what only SLURM can know: whether a partition exists, whether the time is allowed.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local shell_word = require("medxai.run.environment").shell_word

@@ -5,7 +5,7 @@
 -- share a step write their lines into maps/index-<worker>.jsonl until one of them puts all into index.jsonl. Records
 -- stay in the files: of ten thousand maps only their places there are held in memory.
 -- It refuses to overwrite a finished map.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local torch = require "medxai.torch"

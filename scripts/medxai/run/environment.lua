@@ -1,5 +1,5 @@
 -- What a run says of where and how it was made: the program, the machine, the command, the experiment and its question.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -41,6 +41,9 @@ local function command_line()
   end
   return table.concat(words, " ")
 end
+
+--- Whether files that are not here may be downloaded: not under --smoke, which is to take seconds.
+function environment.may_download() return not host.options.smoke end
 
 -- HEAD of the git folder that holds `path`, read without git; nil where there is none.
 local function git_head(path)

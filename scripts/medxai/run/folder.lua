@@ -1,6 +1,7 @@
 -- A run's folder: what lies in one, and what --overwrite may remove. It refuses a folder that holds something else.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
+local host = require "medxai.host"
 
 local folder = {}
 
@@ -12,6 +13,14 @@ local own_files = { "config.json", "environment.json", "manifest.csv", "data_che
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
   "perturbed", "audit", "pictures", "done", "logs", "shards" }
+
+--- The folders in which the run of a name may lie, the first one first: under --smoke that of its smoke run.
+---@param name string
+---@return string[]
+function folder.named(name)
+  local dir = files.join("runs", name)
+  return host.options.smoke and { dir .. "-smoke", dir } or { dir }
+end
 
 --- Whether a folder holds a run that was begun.
 ---@param dir string

@@ -7,7 +7,7 @@
 -- It refuses to promise that nobody else works on what is claimed: a process that was only stopped may wake up. It asks
 -- is_mine() before it writes, and results are written by files.first, so that the first one counts.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local file = require "medxai.file"
 local files = require "medxai.base.files"
 local host = require "medxai.host"

@@ -3,7 +3,8 @@
 -- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
 -- into a folder that holds something else.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local current_seed = require "medxai.run.current_seed"
 local environment = require "medxai.run.environment"
@@ -19,6 +20,7 @@ local Step = require "medxai.run.step"
 ---@field dir string the run's folder
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
+---@field smoke boolean the short run of the experiment on a handful of images (--smoke)
 ---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
 ---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see grid.lua
 ---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
@@ -42,6 +44,9 @@ Run.spec = {
     doc = "where machines share the folder: a process that was not heard of for so long has died" },
 }
 
+-- Whether this is the short run of an experiment on a handful of images (--smoke).
+local function is_smoke() return host.options.smoke and true or false end
+
 local function folder_of(options)
   local dir = host.options.out or options.out
   if dir then
@@ -53,7 +58,7 @@ local function folder_of(options)
     end
     return dir
   end
-  return "runs/" .. options.name .. (check.smoke() and "-smoke" or "")
+  return "runs/" .. options.name .. (is_smoke() and "-smoke" or "")
 end
 
 local function close_all()
@@ -81,7 +86,7 @@ end
 
 --- The options of a run, checked; with `of` the name is that run's with this one's behind it.
 function Run.check(options)
-  options = check.options("run", options, Run.spec)
+  options = Options.check("run", options, Run.spec)
   if type(options.of) == "string" and type(options.name) == "string" then
     options.name = name_of(options.name, options.of)
   end
@@ -105,7 +110,7 @@ function Run.new(options)
       options.name)
   end
   local seed, dir = seed_and_folder(options)
-  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of,
+  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, smoke = is_smoke(),
     takeover_s = options.takeover_s, begun = false, config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   runs[options.name] = run
   current_seed.set(run.seed)
@@ -236,7 +241,7 @@ function Run:prepare(how)
     io.stderr:write(string.format("'%s' is in use by %s: this process helps it\n", self.dir, other.words))
   end
   if host.options.overwrite then folder.clear(self.dir) end
-  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics,
+  self.config = { name = self.name, seed = self.seed, smoke = self.smoke, numerics = Step.numerics,
     program = host.version, question = environment.question(host.script) }
   host.at_exit(slurm.queue_again) -- runs after what follows
   host.at_exit(function(state, message) self:close(state, message) end)
@@ -311,7 +316,7 @@ end
 function Run:step(name, fields)
   self:prepare()
   self:check_owner()
-  local all = { seed = self.seed, numerics = Step.numerics, libtorch = environment.libtorch(), smoke = check.smoke(),
+  local all = { seed = self.seed, numerics = Step.numerics, libtorch = environment.libtorch(), smoke = self.smoke,
     device = (host.options.device or "cpu"):match("^%a+") }
   for k, v in pairs(fields) do all[k] = v end
   self.doing = name

@@ -1,7 +1,7 @@
 -- Tables that several steps of a run write to: verdicts.csv, tables/pairs.csv. Each step's rows have its name as the
 -- first word of their family, and stand in the place of those that it wrote before, so that a step that is done again,
 -- or a run that was killed, leaves the same bytes. It refuses columns that a table does not have.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 

@@ -4,7 +4,7 @@
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined
 -- value.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"

@@ -1,7 +1,7 @@
 -- A drawing: a list of marks in points (1/72 inch), y downwards, that becomes PNG, PDF or SVG without a difference.
 -- Text is measured before it is placed, so that nothing overlaps or is cut; in PDF and SVG it stays text.
 -- It refuses to know what is drawn: figure.lua does.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local native = core.figure
 

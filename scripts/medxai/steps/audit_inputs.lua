@@ -2,7 +2,7 @@
 -- lungs alone, all but the lungs, the border, the lungs' outline), each judged on the same test images; before any
 -- training the same by a cheap probe of 60 components of a thumbnail. Images that an input refuses are left out of all
 -- inputs. It refuses inputs whose test images are not the same.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local delong = require "medxai.stats.delong"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"

@@ -3,7 +3,7 @@
 -- as one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
 -- once. It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
@@ -254,7 +254,7 @@ local function train(run, trainer, step, how)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
       wait_share = cost.wait_share, peak_mb = cost.peak_mb })
     run:check_owner()
-    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+    if not (run.smoke and trainer:finished()) then trainer:save(checkpoint) end
     Trainer.let_signals()
     Progress.say("%s", trainer:line(record, cost))
   end

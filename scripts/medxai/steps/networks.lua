@@ -6,7 +6,8 @@
 -- judged images.
 local calibrated = require "medxai.steps.networks_calibration"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local components = require "medxai.stats.components"
 local distributions = require "medxai.stats.distributions"
 local endpoints = require "medxai.stats.endpoints"
@@ -44,14 +45,14 @@ function networks.check(study, options)
     check.fail("networks", "the first argument is no study (expected run:networks(study, { ... }) with study = "
       .. "run:study { ... }).")
   end
-  local o = check.options("networks", options, networks.spec)
+  local o = Options.check("networks", options, networks.spec)
   endpoints.of(o.primary, study.classes)
   return o
 end
 
 --- Checks a call of run:networks without making it (medxai.run.preflight).
 function networks.check_call(unknown, _, study, options)
-  local o = check.options("networks", options, networks.spec)
+  local o = Options.check("networks", options, networks.spec)
   if study ~= unknown and o.primary ~= unknown then networks.check(study, options) end
 end
 

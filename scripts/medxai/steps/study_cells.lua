@@ -6,7 +6,7 @@
 -- is
 -- interrupted is a small complete one. It refuses to drop a failure: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local code = require "medxai.base.fingerprint"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"

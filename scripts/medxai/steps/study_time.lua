@@ -4,7 +4,7 @@
 -- images are taken where it would take longer: always the first of the list, never fewer methods, and it is said.
 -- It refuses a budget that not even one block fits into.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local cells = require "medxai.steps.study_cells"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"

@@ -3,7 +3,7 @@
 -- hash. The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says
 -- why, where the frozen part is not deterministic: batch norms that update, dropout, augmentation.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local memory = require "medxai.base.memory"

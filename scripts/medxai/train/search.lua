@@ -6,7 +6,7 @@
 -- file in it read at most once by a process. Every other file has one writer at a time; grid.jsonl and times.csv are
 -- made at the end. It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local trajectory = require "medxai.train.families"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -305,7 +305,7 @@ function Work:advance(cell, target)
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()
     if not self:still_mine(cell) then return end
-    if not (check.smoke() and trainer:finished()) then
+    if not (self.run.smoke and trainer:finished()) then
       trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
     end
     files.remove(part_path(cell.family, cell.states[trainer.epoch]))

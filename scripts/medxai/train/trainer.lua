@@ -3,7 +3,7 @@
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
 local Progress = require "medxai.base.progress"
