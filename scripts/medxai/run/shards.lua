@@ -77,14 +77,13 @@ local function claim(self, group, k, most)
   end
 end
 
--- What was done under claims that are held still.
+-- What was done under claims that are held still, all of them.
 local function record(self, group, cost)
-  for i, held in ipairs(group) do
+  self.run.worked = true
+  for i = 1, #group do
     local k = group.first + i - 1
-    if held:is_mine() and not is_over(self) then
-      files.first(path_of(self, k), canon.write(i == 1 and cost or {}) .. "\n")
-      if not self.done[k] then self.done[k], self.seen = true, self.seen + 1 end
-    end
+    files.first(path_of(self, k), canon.write(i == 1 and cost or {}) .. "\n")
+    if not self.done[k] then self.done[k], self.seen = true, self.seen + 1 end
   end
 end
 
@@ -92,16 +91,16 @@ local function try(self, k, most, work)
   local group <close> = setmetatable({}, Group)
   claim(self, group, k, most)
   if #group == 0 then return false end
+  local function is_mine()
+    for _, held in ipairs(group) do
+      if not held:is_mine() then return false end
+    end
+    return true
+  end
   local first = (k - 1) * shards.images + 1
-  local cost = work(first, math.min(self.images, first - 1 + #group * shards.images), {
-    is_second = group.is_second or false,
-    is_mine = function()
-      for _, held in ipairs(group) do
-        if not held:is_mine() then return false end
-      end
-      return true
-    end })
-  record(self, group, cost)
+  local cost = work(first, math.min(self.images, first - 1 + #group * shards.images),
+    { is_second = group.is_second or false, is_mine = is_mine })
+  if is_mine() and not is_over(self) then record(self, group, cost) end
   return true
 end
 
@@ -114,9 +113,8 @@ end
 --- Works until every shard is done, by this process or another.
 ---@param most fun(): integer how many shards that follow one another this process takes at once
 ---@param work fun(first: integer, last: integer, claim: { is_second: boolean, is_mine: fun(): boolean }): table makes
----   what
----  belongs to these images; is_second: another process has begun some of it; is_mine: nobody has taken the work over.
----  What it returns is kept as the cost.
+---  what belongs to these images; is_second: another process has begun some of it; is_mine: nobody has taken the work
+---  over. What it returns is kept as the cost.
 function Shards:work(most, work)
   local place, pause = place_of(self), nil
   file.first(files.join(self.dir, "images"), self.images .. "\n") -- for shards.progress; makes no folder
