@@ -172,11 +172,12 @@ t.test("Ctrl-C midway: finished maps stay, the next run makes the rest", functio
     print(calls)]]):format(t.root, dir))
   local first = t.run { script, env = { STOP_HERE = "1" } }
   t.equal(first.code, 130, first.err)
-  local lines = files.lines(dir .. "/maps/index.jsonl")
+  local lines = files.lines(dir .. "/maps/index-tiny.jsonl")
   t.ok(#lines >= 6 and #lines < 18, #lines .. " maps")
   local second = t.run { script }
   t.equal({ second.code, #files.lines(dir .. "/maps/index.jsonl") }, { 0, 18 }, second.err)
   t.ok(second.out:find("\n4\n$"), second.out)
+  t.ok(not files.exists(dir .. "/maps/index-tiny.jsonl"))
 end)
 
 t.test("bad layers, classes, sizes, modes and options: each error word for word", function()

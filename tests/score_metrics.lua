@@ -450,10 +450,12 @@ t.test("an interrupt while judging keeps the finished images", function()
   end })
   local dir = t.tmpdir()
   t.fails(function() go(dir, { methods = { "gradcam" }, images = 3, metrics = { "stops_here" } }) end, "interrupted")
-  t.equal(#csv.read(dir .. "/scores.csv"), 2)
+  local folder = dir .. "/shards/" .. files.list(dir .. "/shards")[1]
+  t.equal(#files.records(folder .. "/rows-tiny.jsonl"), 2)
   host.interrupted = before
   local result = go(dir, { methods = { "gradcam" }, images = 3, metrics = { "stops_here" } })
   t.equal({ result.summaries[1].n, seen }, { 3, 4 }) -- the third alone was still to do
+  t.equal({ #csv.read(dir .. "/scores.csv"), files.exists(folder) }, { 3, false })
 end)
 
 t.test("experiments/my_metric.lua, the example of an own metric: the Gini index by hand, and in a run", function()

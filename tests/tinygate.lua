@@ -78,12 +78,15 @@ function tiny.study(run, n, models, o)
 end
 
 -- A claim that nobody else wants.
-local function nothing() return setmetatable({}, { __close = function() end }) end
+local function nothing()
+  local function close() end
+  return setmetatable({ generation = 1, close = close, is_mine = function() return true end }, { __close = close })
+end
 
 --- As much of a run as run:sanity asks for, in a folder.
 function tiny.run(dir)
   local run = { dir = dir, name = "tiny", seed = 42, warnings = {}, beats = 0,
-    leases = { take = nothing, wait = nothing } }
+    leases = { worker = "tiny", take = nothing, wait = nothing, clear = function() end } }
   function run:step(name, fields)
     local path = dir .. "/steps/" .. name .. ".json"
     local stored = files.read_data(path)
@@ -96,6 +99,7 @@ function tiny.run(dir)
     return step
   end
   run.joined_step = run.step
+  function run.wait_for(_, step) return step end
   function run:warn(text) self.warnings[#self.warnings + 1] = text end
   function run:heartbeat()
     self.beats = self.beats + 1

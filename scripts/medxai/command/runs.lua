@@ -10,6 +10,7 @@ local flat = require("medxai.base.settings").flat
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 local lease = require "medxai.run.lease"
+local shards = require "medxai.run.shards"
 local text_table = require "medxai.base.text_table"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------
@@ -77,6 +78,10 @@ local function facts_of(name, dir)
     facts.progress = string.format("%d/%d cells", math.min(done, #all), #all)
   elseif fit and fit.fields then
     facts.progress = string.format("%d/%d epochs", #facts.epochs, fit.fields.epochs)
+  end
+  for _, step in ipairs(shards.progress(dir)) do
+    facts.progress = string.format("%s%s %d/%d images", facts.progress and facts.progress .. ", " or "", step.name,
+      step.done, step.images)
   end
   return facts
 end
@@ -154,11 +159,13 @@ end
 
 -- What a process has claimed, in words.
 local function held_of(worker)
-  local words, n = {}, 0
+  local words, families, images = {}, 0, 0
   for _, name in ipairs(worker.holds) do
-    if name == "run" then words[#words + 1] = "the run" elseif name:find "^%x+$" then n = n + 1 end
+    if name == "run" then words[#words + 1] = "the run" elseif name:find "^%x+$" then families = families + 1
+    elseif name:find "^shard%-" then images = images + 1 end
   end
-  if n > 0 then words[#words + 1] = n == 1 and "a family of cells" or n .. " families of cells" end
+  if families > 0 then words[#words + 1] = families == 1 and "a family of cells" or families .. " families of cells" end
+  if images > 0 then words[#words + 1] = images == 1 and "a shard of images" or images .. " shards of images" end
   return #words > 0 and table.concat(words, ", ") or "nothing"
 end
 

@@ -11,7 +11,6 @@ local context = require "medxai.explain.context"
 local core = require "medxai.core"
 local host = require "medxai.host"
 local map = require "medxai.explain.map"
-local Progress = require "medxai.base.progress"
 local returned = require "medxai.explain.validate"
 local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
@@ -185,8 +184,6 @@ local function write(e, job, size, item, t, result)
   if made then
     made = made:squeeze(0):cpu():contiguous()
     for k, raw in ipairs(result.raws) do raws[k] = raw:squeeze(0):cpu():contiguous() end
-  elseif not result.not_defined then
-    job:count_failure(e, item.path, result.problem)
   end
   job.store:add(record_of(e, job, size, item, t, result, judged), made, raws, result.arrays)
 end
@@ -362,6 +359,7 @@ local function run_batch(work, numbers)
     if missing then open[#open + 1] = e end
   end
   local results, fixed = results_of(work, x, items, open, first_targets(job, open))
+  if work.is_mine and not work.is_mine() then return end -- another process has taken these images over, and writes them
   for _, e in ipairs(open) do
     for i, item in ipairs(items) do write(e, job, size, item, fixed[e][i], results[e][i]) end
   end
@@ -437,34 +435,47 @@ function batches.maps_of(job, x, items, targets)
   return out
 end
 
---- Makes the maps that are not there yet. The first image is done alone and tells time and memory; where the number of
---- images at once is fixed, the first batch.
+--- Those of the images of which a map is not there yet.
 ---@param job medxai.ExplainJob
-function batches.run(job)
-  local todo, chosen = {}, job.chosen
-  for _, number in ipairs(chosen) do
+---@param numbers integer[]
+---@return integer[]
+function batches.missing(job, numbers)
+  local todo = {}
+  for _, number in ipairs(numbers) do
     local id, open = job.split:item(number).id, false
     for _, e in ipairs(job.entries) do open = open or not job.store:find(e.set, id) end
     if open then todo[#todo + 1] = number end
   end
-  local what = string.format("explain: %s for %d of %d %s images", describe(job), #chosen, job.split.n, job.split.name)
-  if #todo < #chosen then what = what .. string.format(", %d of them made before", #chosen - #todo) end
-  if #todo == 0 then return job:say("%s", what) end
-  local fixed = job.batch or (job.deterministic and chunks.fixed) or nil
-  local began, first = host.now(), fixed and math.min(fixed, #todo) or 1
-  local work = { job = job } -- fitting: images that one pass holds; chunk: images of a batch, where they were too many
-  run_halving(work, { table.unpack(todo, 1, first) })
-  local seconds = host.now() - began
-  if #todo == first then return job:say("%s; took %s", what, Progress.duration(seconds)) end
-  job:say("%s; about %s", what, Progress.duration(seconds / first * #todo))
-  local bar <close> = Progress.new("explain " .. job.split.name, #todo - first)
-  local at = first + 1
-  work.chunk = fixed or work.chunk or work.fitting
+  return todo
+end
+
+--- "explain: Grad-CAM for 3 of 96 test images"
+---@param job medxai.ExplainJob
+function batches.words(job)
+  return string.format("explain: %s for %d of %d %s images", describe(job), #job.chosen, job.split.n, job.split.name)
+end
+
+--- The making of a job's maps, call by call of batches.make.
+---@param job medxai.ExplainJob
+---@return table work fitting: images that one pass holds; chunk: images of a batch, where they were too many
+function batches.open(job)
+  return { job = job, fixed = job.batch or (job.deterministic and chunks.fixed) or nil }
+end
+
+--- How many images are worth doing together.
+function batches.at_once(work) return work.fixed or work.chunk or work.fitting or 1 end
+
+--- Makes the maps of these images that are not there yet. The first image of all is done alone and tells time and
+--- memory; where the number of images at once is fixed, the first batch.
+---@param work table of batches.open; is_mine(), where it is given, says whether anything may be written
+---@param numbers integer[]
+---@param on_batch fun(images: integer)
+function batches.make(work, numbers, on_batch)
+  local todo, at = batches.missing(work.job, numbers), 1
   while at <= #todo do
-    local last = math.min(at + work.chunk - 1, #todo)
+    local last = math.min(at + batches.at_once(work) - 1, #todo)
     run_halving(work, { table.unpack(todo, at, last) })
-    bar:add(last - at + 1)
-    if job.run.heartbeat then job.run:heartbeat(string.format("explain %d/%d", last, #todo)) end
+    on_batch(last - at + 1)
     at = last + 1
   end
 end

@@ -1,8 +1,9 @@
 -- The maps of a run on disk: maps/<method>-<8 hex>/<image id>.npy (on the input's grid), .raw.npy or .raw<k>.npy
 -- (signed, on each layer's grid; under augmentation (views, h, w)), <image id>.<name>.npy for what else a method keeps,
 -- and one line each in maps/index.jsonl with everything that made the map.
--- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned. Records stay in
--- the file: of ten thousand maps only their places in it are held in memory.
+-- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned. Processes that
+-- share a step write their lines into maps/index-<worker>.jsonl until one of them puts all into index.jsonl. Records
+-- stay in the files: of ten thousand maps only their places there are held in memory.
 -- It refuses to overwrite a finished map.
 local check = require "medxai.base.check"
 local canon = require "medxai.base.json"
@@ -14,29 +15,87 @@ Store.__index = Store
 
 local mapstore = {}
 
--- store.records["set/image id"]: read from the index when it is asked for.
+local function key_of(record) return record.maps .. "/" .. record.image_id end
+
+local function line_at(path, at)
+  local f <close> = assert(io.open(path, "rb"))
+  f:seek("set", at)
+  return f:read "l"
+end
+
+-- Where a record stands. An index of another process' may have been put into index.jsonl since it was read.
+local function place_of(store, key)
+  if store.paths[key] and not files.exists(store.paths[key]) then store:look() end
+  return store.paths[key] or store.index, store.places[key]
+end
+
+-- store.records["set/image id"]: read from its index when it is asked for.
 local function lazy_records(store)
   return setmetatable({}, { __index = function(_, key)
-    local at = store.places[key]
-    if not at then return nil end
-    local f <close> = assert(io.open(store.index, "rb"))
-    f:seek("set", at)
-    return canon.read(f:read "l", store.index)
+    local path, at = place_of(store, key)
+    return at and canon.read(line_at(path, at), path) or nil
   end })
 end
 
---- Opens the maps of a run folder; a torn last line of the index is left out.
----@param dir string
-function mapstore.open(dir)
-  local store = setmetatable({ dir = dir, index = dir .. "/maps/index.jsonl", places = {}, bytes = 0 }, Store)
-  files.repair_lines(store.index)
-  for number, line in ipairs((files.lines(store.index))) do
-    local record = canon.read(line, store.index .. ":" .. number)
-    store.places[record.maps .. "/" .. record.image_id] = store.bytes
-    store.bytes = store.bytes + #line + 1
+-- Notes where the records of an index stand. A map that index.jsonl has is not another's: there it was put already.
+local function note(store, path)
+  local is_main, at = path == store.index, 0
+  for number, line in ipairs((files.lines(path))) do
+    local record = canon.read(line, path .. ":" .. number)
+    local key = key_of(record)
+    if is_main or not store.places[key] or store.paths[key] or store.failed[key] then
+      store.places[key], store.paths[key] = at, not is_main and path or nil
+      store.failed[key] = record.status == "failed" or nil
+    end
+    at = at + #line + 1
   end
+end
+
+-- The indexes that index.jsonl does not hold yet.
+local function own_indexes(store)
+  local list = {}
+  for _, name in ipairs(files.list(store.dir .. "/maps")) do
+    if name:find "^index%-.+%.jsonl$" then list[#list + 1] = store.dir .. "/maps/" .. name end
+  end
+  return list
+end
+
+--- Opens the maps of a run folder; a torn last line of an index is left out.
+---@param dir string
+---@param worker? string this process' name where it shares the folder: what it adds stands in an index of its own
+function mapstore.open(dir, worker)
+  local store = setmetatable({ dir = dir, index = dir .. "/maps/index.jsonl", worker = worker }, Store)
+  store.own = worker and dir .. "/maps/index-" .. worker .. ".jsonl" or store.index
   store.records = lazy_records(store)
+  store:look()
   return store
+end
+
+--- Reads the indexes again: other processes may have added to them.
+function Store:look()
+  self.places, self.paths, self.failed = {}, {}, {}
+  note(self, self.index)
+  for _, path in ipairs(own_indexes(self)) do note(self, path) end
+end
+
+--- Puts all processes' lines into index.jsonl: for the one that has the run's folder, once nobody adds any more.
+---@param keys string[] "set/image id" in the order in which they come; what else there is follows
+function Store:merge(keys)
+  local indexes = own_indexes(self)
+  if #indexes == 0 then return end
+  for _, path in ipairs(indexes) do note(self, path) end
+  files.repair_lines(self.index)
+  local lines, at = {}, files.size(self.index) or 0
+  local function move(key)
+    if not self.paths[key] then return end
+    lines[#lines + 1] = line_at(self.paths[key], self.places[key])
+    self.places[key], self.paths[key], at = at, nil, at + #lines[#lines] + 1
+  end
+  local others = check.sorted_keys(self.paths)
+  for _, key in ipairs(keys) do move(key) end
+  for _, key in ipairs(others) do move(key) end
+  if #lines > 0 then files.append(self.index, table.concat(lines, "\n") .. "\n") end
+  for _, path in ipairs(indexes) do files.remove(path) end
 end
 
 --- The finished record of an image in a set, nil where it has to be made (a failed one is made again).
@@ -47,6 +106,13 @@ function Store:find(set, image_id)
     if not files.exists(self.dir .. "/" .. name) then return nil end
   end
   return record
+end
+
+-- Where the next line of this process comes: at first a torn one is cut off. Others may have moved what stood there.
+local function own_bytes(self)
+  if not self.is_repaired then files.repair_lines(self.own) end
+  self.is_repaired = true
+  return files.size(self.own) or 0
 end
 
 --- Adds one map. record needs maps (the set) and image_id; map and raws may be nil (failed, not defined).
@@ -76,10 +142,10 @@ function Store:add(record, map, raws, arrays)
     put(record.image_id .. "." .. name .. ".npy", arrays[name])
     record.arrays[name] = record.files[#record.files]
   end
-  local line = canon.write(record)
-  files.append_line(self.index, line)
-  self.places[record.maps .. "/" .. record.image_id] = self.bytes
-  self.bytes = self.bytes + #line + 1
+  local key, at = key_of(record), own_bytes(self)
+  files.append_line(self.own, canon.write(record))
+  self.places[key], self.paths[key] = at, self.worker and self.own or nil
+  self.failed[key] = record.status == "failed" or nil
   return record
 end
 

@@ -13,7 +13,7 @@ local own_files = { "config.json", "environment.json", "manifest.csv", "data_che
   "conclusions.json" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
-  "perturbed", "audit", "pictures", "done", "logs" }
+  "perturbed", "audit", "pictures", "done", "logs", "shards" }
 
 --- The folders in which the run of a name may lie, the first one first: under --smoke that of its smoke run.
 ---@param name string
@@ -29,6 +29,7 @@ end
 function folder.is_run(dir)
   return files.exists(files.join(dir, "config.json")) or files.is_folder(files.join(dir, "steps"))
     or files.exists(files.join(dir, "status")) or files.is_folder(files.join(dir, "families"))
+    or files.is_folder(files.join(dir, "shards"))
 end
 
 --- Raises where something else than a run lies there.

@@ -140,11 +140,12 @@ function Run:watch(other)
   return other
 end
 
--- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
+-- Whether another process works here on what can be shared. It may be just about to begin it.
 function Run:wait_to_join()
   for _ = 1, 25 do
-    if files.is_folder(files.join(self.dir, "families"))
-        or files.is_folder(files.join(self.dir, "study")) then return true end
+    for _, name in ipairs { "families", "study", "shards" } do
+      if files.is_folder(files.join(self.dir, name)) then return true end
+    end
     files.sleep(0.2)
     self:take_folder()
     if self.lock then return false end
@@ -168,6 +169,32 @@ function Run:joined_step(name, fields)
   return step
 end
 
+-- Where another process has taken the folder over, because this one stood still, this one only helps.
+local function join_again(self)
+  if self.lock and not self.lock:is_mine() then self.lock, self.joined, self.begun = nil, true, false end
+end
+
+--- After a share in a step's work: at once where this process has the folder; else when the one that has it has
+--- finished the step, or when that has ended and this one has the folder.
+---@param step medxai.Step
+---@return medxai.Step the step as it is then
+function Run:wait_for(step)
+  join_again(self)
+  local pause = self.leases:pauses(2.0)
+  while self.joined do
+    step = self:step(step.name, step.fields)
+    if step.done then break end
+    self:take_folder()
+    if self.lock then
+      self.joined = false
+      self:begin()
+      return self:step(step.name, step.fields)
+    end
+    pause()
+  end
+  return step
+end
+
 --- Raises where another process has taken the folder over, because this one stood still for long: nothing more is
 --- written.
 function Run:check_owner()
@@ -178,12 +205,12 @@ end
 
 --- After work that several processes share: the one that began it goes on alone, the others wait for it.
 function Run:take_over()
-  if self.lock and not self.lock:is_mine() then self.lock, self.joined, self.begun = nil, true, false end
+  join_again(self)
   if not self.joined then return end
   self:take_folder()
   if not self.lock then
     if not host.options.quiet then
-      io.stderr:write(string.format("'%s': the search is done; waiting for the process that began it\n", self.dir))
+      io.stderr:write(string.format("'%s': what is shared is done; waiting for the process that began it\n", self.dir))
     end
     self.lock = self.leases:wait "run"
   end
@@ -192,7 +219,7 @@ function Run:take_over()
 end
 
 --- Takes the folder: lock, foreign content, --overwrite and --resume. A finished run is left as it is until begin().
----@param how? { join: boolean } join: where another process works on the folder's grid search, this one helps
+---@param how? { join: boolean } join: where another process works here on what can be shared, this one helps
 function Run:prepare(how)
   if self.lock or self.joined then return end
   folder.refuse_foreign(self.dir)
@@ -210,6 +237,8 @@ function Run:prepare(how)
   if self.lock then
     files.tidy(self.dir)
     self.leases:tidy()
+  elseif not host.options.quiet then
+    io.stderr:write(string.format("'%s' is in use by %s: this process helps it\n", self.dir, other.words))
   end
   if host.options.overwrite then folder.clear(self.dir) end
   self.config = { name = self.name, seed = self.seed, smoke = self.smoke, numerics = Step.numerics,
@@ -234,7 +263,10 @@ function Run:close(state, message)
   local ok, problem = true, nil
   if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
   if self.begun then self:last_words(words[state] or state or "finished") end
-  if self.lock then self.lock:close() end
+  if self.lock then
+    require("medxai.file").remove(files.join(self.dir, "shards")) -- stays where a step is not finished
+    self.lock:close()
+  end
   if self.leases then self.leases:close() end
   self.begun, self.lock, self.leases, runs[self.name] = false, nil, nil, nil
   if not ok then error(problem, 0) end
@@ -512,8 +544,8 @@ end
 
 -- ---- the steps ------------------------------------------------------------------------------------------------------
 
---- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
---- Raises where run.fit(...) stands for run:fit(...).
+--- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs =, shares =, joins = }
+--- (medxai.verbs). Raises where run.fit(...) stands for run:fit(...).
 function Run.check_colon(self, verb, right)
   if right then return end
   check.fail(verb, "run.%s(...) leaves out the run (got %s in its place). Use run:%s(...), with a colon.", verb,
@@ -525,6 +557,11 @@ function Run.register(verbs)
     Run[verb] = function(self, ...)
       Run.check_colon(self, verb, getmetatable(self) == Run)
       local f = require(step[1])[step[2]]
+      if self.joined and not step.shares and not step.joins then self:take_over() end
+      if step.shares then
+        self:prepare { join = true }
+        if self.lock then files.mkdir(files.join(self.dir, "shards")) end
+      end
       if not step.begins then return f(self, ...) end
       self:prepare()
       self:begin()

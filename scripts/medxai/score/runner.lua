@@ -3,6 +3,7 @@
 -- rows are written image by image, and those of a metric that runs the network are not computed twice.
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined
 -- value.
+local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local contexts = require "medxai.score.context"
@@ -119,8 +120,8 @@ local function known_results(known, m, e, record, seed, masks)
   local out = {}
   for k, id in ipairs(m.ids) do
     local row = known[key_of { maps = e.set, image_id = record.image_id, metric = id }]
-    if not row or row.undefined == failed or row.status ~= record.status or row.seed ~= tostring(seed)
-        or not number_in(row.value)
+    if not row or row.undefined == failed and not row.is_new or row.status ~= record.status
+        or row.seed ~= tostring(seed) or not number_in(row.value)
       or (row.mask_sha256 or "") ~= (masks or "") then return nil end
     out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0,
       why = row.undefined ~= "" and row.undefined or nil }
@@ -155,15 +156,19 @@ local function measured(job, m, map, ctx)
   return out
 end
 
--- All metrics of one map, added to rows.
-local function judge_map(job, subject, e, rows, known)
+-- Whether a metric runs the network: such values are not computed twice.
+local function is_slow(m)
+  return m.definition.needs ~= nil and m.definition.needs.model ~= nil and m.definition.needs.model ~= false
+end
+
+-- One map by these metrics, added to rows.
+local function judge_map(job, metrics, subject, e, rows, known)
   local record = job:record(e, subject.number)
   local map, kept = nil, {}
   local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
-  for _, m in ipairs(job.metric_entries) do
+  for _, m in ipairs(metrics) do
     local masks = judge.masks_of(job, subject.number, m)
-    local results = not drawn and m.definition.needs and m.definition.needs.model
-      and known_results(known, m, e, record, job.run.seed, masks) or nil
+    local results = not drawn and is_slow(m) and known_results(known, m, e, record, job.run.seed, masks) or nil
     if not results then
       map = map or job.store:map(record)
       local began = host.now()
@@ -196,17 +201,12 @@ end
 
 -- ---- all maps ---------------------------------------------------------------------------------------------------
 
-local function append_rows(dir, rows)
-  local path = dir .. "/scores.csv"
-  if not files.exists(path) then files.append_line(path, table.concat(metric.columns, ",")) end
-  for _, row in ipairs(rows) do files.append_line(path, csv.line(metric.columns, row)) end
-end
-
-local function needs_model(job)
+local function slow_metrics(job)
+  local list = {}
   for _, m in ipairs(job.metric_entries) do
-    if m.definition.needs and m.definition.needs.model then return true end
+    if is_slow(m) then list[#list + 1] = m end
   end
-  return false
+  return list
 end
 
 -- Rows by metric, then image, then method: as they are read.
@@ -240,26 +240,65 @@ function judge.check_masks(job)
   end
 end
 
+--- Whether any of a job's metrics runs the network.
+---@param job medxai.ExplainJob
+function judge.runs_network(job) return #slow_metrics(job) > 0 end
+
+-- One image's maps by these metrics.
+local function judge_image(job, metrics, number, known)
+  local rows = {}
+  local scope <close> = core.memory.scope()
+  local subject <close> = contexts.subject(job, number)
+  for _, e in ipairs(job.entries) do
+    judge_map(job, metrics, subject, e, rows, known)
+    if host.interrupted() then error("interrupted", 0) end
+  end
+  return rows
+end
+
+-- A row as scores.csv would give it back.
+local function row_out(row)
+  local out = { is_new = true }
+  for key, value in pairs(row) do out[key] = type(value) == "number" and canon.number(value) or tostring(value) end
+  return out
+end
+
+--- What is known of a job's values: the rows of scores.csv and those that processes have written since the step began.
+---@param job medxai.ExplainJob
+---@param new table[] rows of judge.some
+---@return table
+function judge.known(job, new)
+  local known = #job.metric_entries > 0 and read_known(job.run.dir) or {}
+  for _, row in ipairs(new) do known[key_of(row)] = row_out(row) end
+  return known
+end
+
+--- The values of some images' maps under the metrics that run the network, for judge.maps to take up: but those of
+--- which figures are drawn, since curves and pictures are not kept.
+---@param job medxai.ExplainJob
+---@param numbers integer[]
+---@param known table of judge.known
+---@param on_image fun(rows: table[]) takes an image's rows, plain data
+function judge.some(job, numbers, known, on_image)
+  local metrics = slow_metrics(job)
+  for _, number in ipairs(#metrics > 0 and numbers or {}) do
+    if not (job.exhibits and job.exhibits[number]) then on_image(judge_image(job, metrics, number, known)) end
+  end
+end
+
 --- Every metric of every map.
 ---@param job medxai.ExplainJob
+---@param known table of judge.known
 ---@return table[] rows
-function judge.maps(job)
+function judge.maps(job, known)
   if #job.metric_entries == 0 then return {} end
-  local rows, known, chosen = {}, read_known(job.run.dir), job.chosen
-  local slow = needs_model(job)
-  local bar <close> = slow and Progress.new("judge " .. job.split.name, #chosen) or nil
+  local rows, chosen = {}, job.chosen
+  local bar <close> = Progress.new("judge " .. job.split.name, #chosen)
   for done, number in ipairs(chosen) do
-    local scope <close> = core.memory.scope()
-    local subject <close>, first = contexts.subject(job, number), #rows + 1
-    for _, e in ipairs(job.entries) do
-      judge_map(job, subject, e, rows, known)
-      if host.interrupted() then error("interrupted", 0) end
-    end
-    if slow then
-      append_rows(job.run.dir, { table.unpack(rows, first) })
-      bar:add(1)
-      if job.run.heartbeat then job.run:heartbeat(string.format("judge %d/%d", done, #chosen)) end
-    end
+    local some = judge_image(job, job.metric_entries, number, known)
+    table.move(some, 1, #some, #rows + 1, rows)
+    bar:add(1)
+    if job.run.heartbeat then job.run:heartbeat(string.format("judge %d/%d", done, #chosen)) end
   end
   return in_order(job, rows)
 end

@@ -64,7 +64,8 @@ function cross.run(run, options)
   for _, m in ipairs(models) do
     results[m] = {}
     for _, s in ipairs(splits) do
-      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch }, true)
+      local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch },
+        { any_input = true })
       local interval, kind = result.intervals.accuracy, result.intervals.kind.accuracy
       results[m][s] = result
       rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1],

@@ -114,16 +114,19 @@ function evaluate.check_call(unknown, _, model, split, options)
 end
 
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
----@param any_input? boolean the model may have been trained on another kind of input (run:cross_evaluate)
-function evaluate.run(run, model, split, options, any_input)
+---@param how? { any_input?: boolean, waits?: boolean } any_input: the model may have been trained on another kind of input
+---  (run:cross_evaluate); waits: where others share the folder, the one that has it evaluates
+function evaluate.run(run, model, split, options, how)
+  how = how or {}
   options = Options.check("evaluate", options, evaluate.spec)
   check_split(split)
   predict.check_classes("evaluate", model, split.classes)
-  require("medxai.nn.model_file").check_data(run, model, split.data, { any_mask = any_input })
+  require("medxai.nn.model_file").check_data(run, model, split.data, { any_mask = how.any_input })
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split),
     batch = options.batch, level = options.level })
   run:configure(name, step.fields)
+  if how.waits then step = run:wait_for(step) end
   if step.done then
     run:skipped(name)
     tell_remarks(run, step.result, name)
@@ -146,6 +149,11 @@ function evaluate.run(run, model, split, options, any_input)
   tell_remarks(run, result, name)
   print_result(result, split.name, result.evaluations)
   return result
+end
+
+--- What run:evaluate calls.
+function evaluate.run_alone(run, model, split, options)
+  return evaluate.run(run, model, split, options, { waits = true })
 end
 
 return evaluate

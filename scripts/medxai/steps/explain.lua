@@ -12,6 +12,7 @@ local judge = require "medxai.score.runner"
 local method = require "medxai.explain.registry"
 local metric = require "medxai.score.registry"
 local palette = require "medxai.show.palette"
+local shared = require "medxai.steps.explain_shards"
 local summary = require "medxai.score.summary"
 local tap = require "medxai.explain.forward_pass"
 local target = require "medxai.explain.target"
@@ -291,9 +292,8 @@ end
 local function step_words(asked, name) return asked.title and "explain: " .. asked.title or name end
 
 -- Scores, statuses and figures of the maps that are there now: the step's result.
-local function conclude(job, asked, name)
-  job.exhibits = gallery.wanted(job.chosen, asked.figure_kinds)
-  local rows = judge.maps(job)
+local function conclude(job, asked, name, known)
+  local rows = judge.maps(job, known)
   judge.write_scores(job.run.dir .. "/scores.csv", metric.columns, rows)
   for _, m in ipairs(job.metric_entries) do
     if job.metric_seconds[m.id] then job.run:time(step_words(asked, name), m.id, job.metric_seconds[m.id]) end
@@ -347,13 +347,22 @@ function explain.run_checked(run, model, split, asked)
     metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colors = asked.colors,
     scale = asked.scale, model = { config = model.config, weights_sha256 = job.weights },
     data = split.data and { name = split.data.name, config = split.data.config } or nil })
-  local kept = step.done and not any_failed(step.result) and judge.kept_rows(job)
+  local kept = step.done and (run.joined or not any_failed(step.result)) and judge.kept_rows(job)
   if kept then
+    shared.clear(run, name) -- what a process that died just after the step's end has left
     run:skipped(name)
     return outcome(job, name, step.result, kept)
   end
   judge.check_masks(job)
-  require("medxai.explain.runner").run(job)
+  job.exhibits = gallery.wanted(job.chosen, asked.figure_kinds)
+  local share <const> = shared.open(job, name, fields)
+  share:work()
+  step = run:wait_for(step)
+  if run.joined then
+    job.store:look()
+    return outcome(job, name, step.result, judge.kept_rows(job))
+  end
+  local known = share:gather()
   for _, f in ipairs(job.failures) do
     run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count,
       f.count == 1 and "" or "s", f.path, f.problem))
@@ -361,8 +370,9 @@ function explain.run_checked(run, model, split, asked)
   for _, e in ipairs(job.entries) do
     if job.seconds[e.set] then run:time(step_words(asked, name), e.label, job.seconds[e.set]) end
   end
-  local result, rows = conclude(job, asked, name)
+  local result, rows = conclude(job, asked, name, known)
   step:finish(result, step_files(job, result.figures))
+  shared.clear(run, name)
   return outcome(job, name, result, rows)
 end
 

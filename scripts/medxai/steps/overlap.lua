@@ -148,7 +148,7 @@ function overlap.run(run, model, split, options)
   local name = "overlap-" .. canon.hash(fields):sub(1, 8)
   run.overlapped = run.overlapped or {} -- the order in which the report tells them
   table.insert(run.overlapped, name)
-  local step = run:step(name, fields)
+  local step = run:wait_for(run:step(name, fields))
   if step.done then
     run:skipped(name)
     return step.result
