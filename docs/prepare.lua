@@ -1,17 +1,18 @@
 -- Prepares the library's sources for LDoc: medxai-run docs/prepare.lua FROM TO. The sources carry the language server's
--- annotations (---@param name type text); LDoc wants "@param name text" and a module line. Writes copies of the modules that
--- experiments, methods and metrics use, and of no others. It reads comments, line by line, and knows no Lua.
+-- annotations (---@param name type text); LDoc wants "@param name text" and a module line. Writes copies of the modules
+-- that experiments, methods and metrics use, and of no others. It reads comments, line by line, and knows no Lua.
 
 local from, to = ...
 local file = require "medxai.file"
 assert(from and to, "usage: medxai-run docs/prepare.lua FROM TO")
 
 -- What an experiment, a method or a metric of one's own uses.
-local public = { "torch", "data.readers", "data.dataset", "data.split", "data.audit", "nn.models", "nn.model", "nn.graph", "nn.builder", "nn.trained",
-  "nn.weights", "nn.checkpoint", "train.optim", "run.run", "steps.fit", "steps.search", "steps.evaluate", "steps.cross_evaluate",
-  "steps.explain", "steps.overlap", "steps.report", "steps.maskmaker", "explain.context", "explain.target", "explain.map",
-  "score.registry", "score.context", "perturb.removal", "perturb.regions", "perturb.scorer", "stats.classification", "stats.units",
-  "show.figure", "tensor.random" }
+local public = { "torch", "data.readers", "data.dataset", "data.split", "data.audit", "nn.models", "nn.model",
+  "nn.graph", "nn.builder", "nn.trained", "nn.weights", "nn.checkpoint", "train.optim", "run.run", "steps.fit",
+  "steps.search", "steps.evaluate", "steps.cross_evaluate", "steps.explain", "steps.overlap", "steps.report",
+  "steps.maskmaker", "explain.context", "explain.target", "explain.map",
+  "score.registry", "score.context", "perturb.removal", "perturb.regions", "perturb.scorer", "stats.classification",
+  "stats.units", "show.figure", "tensor.random" }
 local is_public = { ["medxai"] = true }
 for _, name in ipairs(public) do is_public["medxai." .. name] = true end
 
@@ -25,7 +26,8 @@ local function split_type(text)
     local c = text:sub(i, i)
     if c:find "[%(%[{<]" then depth = depth + 1
     elseif c:find "[%)%]}>]" then depth = depth - 1
-    elseif c == " " and depth == 0 and not text:sub(1, i - 1):find "[:|,]$" and not text:sub(i + 1):find "^|" then break end
+    elseif c == " " and depth == 0 and not text:sub(1, i - 1):find "[:|,]$"
+        and not text:sub(i + 1):find "^|" then break end
     i = i + 1
   end
   return text:sub(1, i - 1), (text:sub(i + 1):gsub("^[#@]%s*", ""))
@@ -46,7 +48,10 @@ local function converted(tag, text)
     local kind, about = split_type(text)
     return ("-- @return (%s) %s"):format(kind, about)
   end
-  if tag == "class" then return ("-- %s\n-- @table %s"):format(text:match "^%S+%s*(.*)$" or "", (text:match "^[%w_%.]+":gsub("^medxai%.", ""))) end
+  if tag == "class" then
+    return ("-- %s\n-- @table %s"):format(text:match "^%S+%s*(.*)$" or "",
+      (text:match "^[%w_%.]+":gsub("^medxai%.", "")))
+  end
 end
 
 local function prepare(text, module)

@@ -7,8 +7,9 @@ local torch = require "medxai.torch"
 local out = assert(..., "usage: medxai-run docs/types.lua OUT")
 
 local kinds = {
-  Tensor = "medxai.Tensor", Scalar = "number", int = "integer", SymInt = "integer", float = "number", bool = "boolean", str = "string",
-  Device = "string", ScalarType = "medxai.dtype", Layout = "string", MemoryFormat = "string", Generator = "any",
+  Tensor = "medxai.Tensor", Scalar = "number", int = "integer", SymInt = "integer", float = "number", bool = "boolean",
+  str = "string", Device = "string", ScalarType = "medxai.dtype", Layout = "string", MemoryFormat = "string",
+  Generator = "any",
 }
 
 -- "Tensor(a!)?" -> "medxai.Tensor|nil"; "int[2]" -> "integer|integer[]"
@@ -21,9 +22,11 @@ local function kind_of(schema_type)
   return optional and kind .. "|nil" or kind
 end
 
-local reserved = { ["end"] = true, ["repeat"] = true, ["function"] = true, ["and"] = true, ["or"] = true, ["not"] = true, ["in"] = true, ["for"] = true }
+local reserved = { ["end"] = true, ["repeat"] = true, ["function"] = true, ["and"] = true, ["or"] = true,
+  ["not"] = true, ["in"] = true, ["for"] = true }
 
--- "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor" -> list of { name, kind, optional }, result
+-- "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor" -> list of { name, kind, optional },
+-- result
 local function parse(schema)
   local inside, result = schema:match "^[^(]*%((.*)%) %-> (.+)$"
   local args, depth, start = {}, 0, 1
@@ -34,7 +37,10 @@ local function parse(schema)
     elseif c == ")" or c == "]" then depth = depth - 1
     elseif c == "," and depth == 0 then
       local schema_type, name, default = text:sub(start, i - 1):match "^%s*(%S+)%s+([%w_]+)(.*)$"
-      if schema_type then args[#args + 1] = { name = name, kind = kind_of(schema_type), optional = default ~= "" or schema_type:find "%?$" ~= nil } end
+      if schema_type then
+        args[#args + 1] = { name = name, kind = kind_of(schema_type),
+          optional = default ~= "" or schema_type:find "%?$" ~= nil }
+      end
       start = i + 1
     end
   end
@@ -58,11 +64,13 @@ local function describe(lines, owner, name, schema)
     end
   end
   if #results > 0 then lines[#lines + 1] = "---@return " .. table.concat(results, ", ") end
-  lines[#lines + 1] = ("function %s%s%s(%s) end\n"):format(owner, is_method and ":" or ".", name, table.concat(names, ", "))
+  lines[#lines + 1] = ("function %s%s%s(%s) end\n"):format(owner, is_method and ":" or ".", name,
+    table.concat(names, ", "))
 end
 
-local lines = { "---@meta", "-- Made by docs/types.lua from the operators of libtorch " .. require "medxai.core".tensor.torch_version() .. ".", "",
-  "---@class medxai.Tensor", "local Tensor = {}", "", "---@class medxai.torch", "local torch = {}", "" }
+local lines = { "---@meta", "-- Made by docs/types.lua from the operators of libtorch "
+  .. require "medxai.core".tensor.torch_version() .. ".", "", "---@class medxai.Tensor", "local Tensor = {}", "",
+  "---@class medxai.torch", "local torch = {}", "" }
 local count = 0
 for _, name in ipairs(torch.op_names()) do
   local schema = torch.op_schemas(name)[1]

@@ -12,7 +12,8 @@ run:audit {
 
   -- Data, model and training as in mobilenet_v2.lua; another folder by --data DIR.
   train = function(cell)
-    local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256, input = cell.input }
+    local data = xai.dataset.covid_qu_ex { root = "data/COVID-QU-Ex", size_px = 225, resize_px = 256,
+      input = cell.input }
     local model = xai.models.mobilenet_v2 {
       classes = data.classes,
       weights = "imagenet",

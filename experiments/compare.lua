@@ -1,7 +1,8 @@
--- Which network, and which explanation of it? The thesis' seven networks and its methods on the same images: networks compared
--- first, then a gate that asks whether a method's maps depend on what they claim to explain, then the methods judged beside trivial
--- baselines and beside another patient's map, each method's own chance level. Train the networks first (squeezenet1_0.lua ...
--- vgg19.lua). Try --images 60, --budget_hours 2, or several processes on one folder: --array-index 1/4.
+-- Which network, and which explanation of it? The thesis' seven networks and its methods on the same images: networks
+-- compared first, then a gate that asks whether a method's maps depend on what they claim to explain, then the methods
+-- judged beside trivial baselines and beside another patient's map, each method's own chance level. Train the networks
+-- first (squeezenet1_0.lua ... vgg19.lua). Try --images 60, --budget_hours 2, or several processes on one folder:
+-- --array-index 1/4.
 local xai = require "medxai"
 
 local run = xai.run { name = "compare", seed = 42 }
@@ -20,11 +21,13 @@ local study = run:study {
 run:networks(study, { primary = "auroc_macro", margin = 0.02 })
 
 -- Explanations
-local methods = { "gradcam", "layercam", "hirescam", "eigencam", "saliency", "integrated_gradients", { "lime", samples = 1000 } }
+local methods = { "gradcam", "layercam", "hirescam", "eigencam", "saliency", "integrated_gradients",
+  { "lime", samples = 1000 } }
 run:sanity(study, { methods = methods, images = 48 })
 run:compare(study, {
   methods = methods,
-  metrics = { "road_combined", { "deletion", steps = 20 }, "faithfulness_correlation", "infidelity", "energy_inside", "effective_area" },
+  metrics = { "road_combined", { "deletion", steps = 20 }, "faithfulness_correlation", "infidelity", "energy_inside",
+    "effective_area" },
   mask = "lungs",
   primary = "road_combined",
 })

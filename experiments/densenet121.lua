@@ -1,4 +1,5 @@
--- DenseNet-121 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it look?
+-- DenseNet-121 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it
+-- look?
 local xai = require "medxai"
 
 local run = xai.run { name = "densenet121", seed = 42 }

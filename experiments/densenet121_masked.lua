@@ -1,4 +1,5 @@
--- DenseNet-121 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+-- DenseNet-121 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs
+-- alone?
 local xai = require "medxai"
 
 local run = xai.run { name = "densenet121_masked", seed = 42 }

@@ -1,4 +1,5 @@
--- EfficientNet B0 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it look?
+-- EfficientNet B0 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does
+-- it look?
 local xai = require "medxai"
 
 local run = xai.run { name = "efficientnet_b0", seed = 42 }

@@ -1,4 +1,5 @@
--- EfficientNet B0: which learning rate, momentum, step and gamma train it best? Every combination, judged on the validation split.
+-- EfficientNet B0: which learning rate, momentum, step and gamma train it best? Every combination, judged on the
+-- validation split.
 local xai = require "medxai"
 
 local run = xai.run { name = "efficientnet_b0_gridsearch", seed = 42 }

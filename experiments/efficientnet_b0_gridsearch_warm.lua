@@ -1,4 +1,5 @@
--- EfficientNet B0: which learning rate, momentum, step and gamma train it best? Every combination, judged on the validation split, starting from the masked run's weights as the thesis did.
+-- EfficientNet B0: which learning rate, momentum, step and gamma train it best? Every combination, judged on the
+-- validation split, starting from the masked run's weights as the thesis did.
 local xai = require "medxai"
 
 local run = xai.run { name = "efficientnet_b0_gridsearch_warm", seed = 42 }

@@ -1,4 +1,5 @@
--- EfficientNet B0 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+-- EfficientNet B0 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the
+-- lungs alone?
 local xai = require "medxai"
 
 local run = xai.run { name = "efficientnet_b0_masked", seed = 42 }

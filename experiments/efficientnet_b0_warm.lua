@@ -1,4 +1,5 @@
--- EfficientNet B0 on whole chest X-rays, starting from the winner of its search as the thesis did: does it end higher than from ImageNet?
+-- EfficientNet B0 on whole chest X-rays, starting from the winner of its search as the thesis did: does it end higher
+-- than from ImageNet?
 local xai = require "medxai"
 
 local run = xai.run { name = "efficientnet_b0_warm", seed = 42 }

@@ -11,7 +11,8 @@ local model, data = xai.trained(run.of)
 run:explain(model, data.test, {
   title = "Sobel",
   methods = { "sobel",
-    { "sobel_below", percentile = 25 }, { "sobel_below", percentile = 50 }, { "sobel_below", percentile = 75 }, { "sobel_below", percentile = 90 } },
+    { "sobel_below", percentile = 25 }, { "sobel_below", percentile = 50 }, { "sobel_below", percentile = 75 },
+    { "sobel_below", percentile = 90 } },
   images = 32,
   metrics = { { "confidence_change", as = "softmax" } },
 })
@@ -33,13 +34,16 @@ run:explain(model, data.test, {
   figures = { "table", "charts", "removal" },
 })
 
--- Shapley values three ways: of boxes, with ten times the evaluations; of superpixels; and along the way from other test images,
--- as the thesis took them with each network: at what the CAM layer reads, activation times gradient.
-run:explain(model, data.test, { title = "SHAP Partition", methods = { { "shap_partition", evals = 10000 } }, images = 5 })
-run:explain(model, data.test, { title = "SHAP Kernel", methods = { { "shap_kernel", samples = model.shap_kernel_samples } }, images = 6 })
+-- Shapley values three ways: of boxes, with ten times the evaluations; of superpixels; and along the way from other
+-- test images, as the thesis took them with each network: at what the CAM layer reads, activation times gradient.
+run:explain(model, data.test, { title = "SHAP Partition", methods = { { "shap_partition", evals = 10000 } },
+  images = 5 })
+run:explain(model, data.test, { title = "SHAP Kernel",
+  methods = { { "shap_kernel", samples = model.shap_kernel_samples } }, images = 6 })
 run:explain(model, data.test, {
   title = "SHAP Gradient",
-  methods = { { "shap_gradient", samples = model.shap_gradient_samples, form = "activation", background = "split", layer = model.shap_layer } },
+  methods = { { "shap_gradient", samples = model.shap_gradient_samples, form = "activation", background = "split",
+    layer = model.shap_layer } },
   images = 5,
 })
 run:report()

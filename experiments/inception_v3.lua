@@ -1,4 +1,5 @@
--- Inception V3 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it look?
+-- Inception V3 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it
+-- look?
 local xai = require "medxai"
 
 local run = xai.run { name = "inception_v3", seed = 42 }

@@ -1,4 +1,5 @@
--- Inception V3 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+-- Inception V3 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs
+-- alone?
 local xai = require "medxai"
 
 local run = xai.run { name = "inception_v3_masked", seed = 42 }

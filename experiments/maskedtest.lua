@@ -13,8 +13,11 @@ local plain_model = xai.models.vgg19 { classes = whole.classes, weights = "vgg19
 local masked_model = xai.models.vgg19 { classes = whole.classes, weights = "vgg19_masked", hidden = 256 }
 
 -- Evidence: two models, two kinds of input; where the masked model looks, and at which depth.
-run:cross_evaluate { models = { plain = plain_model, masked = masked_model }, splits = { whole = whole.test, masked = masked.test } }
+run:cross_evaluate { models = { plain = plain_model, masked = masked_model },
+  splits = { whole = whole.test, masked = masked.test } }
 local smoothed = { "gradcam", aug_smooth = true, eigen_smooth = true }
-run:explain(masked_model, masked.test, { title = "Grad-CAM and guided backprop", methods = { smoothed, "guided_backprop", "guided_gradcam" } })
-run:explain(masked_model, masked.test, { title = "Layers", methods = { smoothed }, each_layer = masked_model.compare_layers })
+run:explain(masked_model, masked.test, { title = "Grad-CAM and guided backprop",
+  methods = { smoothed, "guided_backprop", "guided_gradcam" } })
+run:explain(masked_model, masked.test, { title = "Layers", methods = { smoothed },
+  each_layer = masked_model.compare_layers })
 run:report()

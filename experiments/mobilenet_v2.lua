@@ -1,4 +1,5 @@
--- MobileNet V2 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it look?
+-- MobileNet V2 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it
+-- look?
 local xai = require "medxai"
 
 local run = xai.run { name = "mobilenet_v2", seed = 42 }

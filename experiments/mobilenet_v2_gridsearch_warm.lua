@@ -1,4 +1,5 @@
--- MobileNet V2: which learning rate, step and gamma train it best? Every combination, judged on the validation split, starting from the masked run's weights as the thesis did.
+-- MobileNet V2: which learning rate, step and gamma train it best? Every combination, judged on the validation split,
+-- starting from the masked run's weights as the thesis did.
 local xai = require "medxai"
 
 local run = xai.run { name = "mobilenet_v2_gridsearch_warm", seed = 42 }

@@ -1,4 +1,5 @@
--- MobileNet V2 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+-- MobileNet V2 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs
+-- alone?
 local xai = require "medxai"
 
 local run = xai.run { name = "mobilenet_v2_masked", seed = 42 }

@@ -9,7 +9,8 @@ local run = xai.run { name = "quickstart", seed = 42 }
 local data = xai.dataset.phantom { n_train = 1440, n_val = 96, n_test = 96, size_px = 128 }
 
 -- Model: MobileNet V2 from scratch, with torchvision's own head, every layer trained.
-local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
+local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random",
+  train_depth = "all" }
 
 -- Training
 run:fit(model, data, {
@@ -19,7 +20,8 @@ run:fit(model, data, {
   batch = 16,
 })
 
--- Evidence: accuracy on unseen phantoms; where the maps lie. At 128 px the last layer has 4 x 4 cells, features.13 has 8 x 8.
+-- Evidence: accuracy on unseen phantoms; where the maps lie. At 128 px the last layer has 4 x 4 cells, features.13 has
+-- 8 x 8.
 run:evaluate(model, data.test)
 run:explain(model, data.test, {
   methods = { "gradcam", "center_blob", "sobel" },

@@ -1,4 +1,5 @@
--- ResNet-50 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it look?
+-- ResNet-50 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it
+-- look?
 local xai = require "medxai"
 
 local run = xai.run { name = "resnet50", seed = 42 }

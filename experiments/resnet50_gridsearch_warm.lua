@@ -1,4 +1,5 @@
--- ResNet-50: which learning rate, step and depth train it best? Every combination, judged on the validation split, starting from the winner of an earlier search as the thesis did.
+-- ResNet-50: which learning rate, step and depth train it best? Every combination, judged on the validation split,
+-- starting from the winner of an earlier search as the thesis did.
 local xai = require "medxai"
 
 local run = xai.run { name = "resnet50_gridsearch_warm", seed = 42 }

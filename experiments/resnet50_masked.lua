@@ -1,4 +1,5 @@
--- ResNet-50 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+-- ResNet-50 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs
+-- alone?
 local xai = require "medxai"
 
 local run = xai.run { name = "resnet50_masked", seed = 42 }

@@ -1,4 +1,5 @@
--- ResNet-50 on whole chest X-rays, starting from the winner of its search as the thesis did: does it end higher than from ImageNet?
+-- ResNet-50 on whole chest X-rays, starting from the winner of its search as the thesis did: does it end higher than
+-- from ImageNet?
 local xai = require "medxai"
 
 local run = xai.run { name = "resnet50_warm", seed = 42 }

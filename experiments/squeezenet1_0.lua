@@ -1,4 +1,5 @@
--- SqueezeNet 1.0 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does it look?
+-- SqueezeNet 1.0 on whole chest X-rays: does it tell COVID-19, other infections and normal lungs apart, and where does
+-- it look?
 local xai = require "medxai"
 
 local run = xai.run { name = "squeezenet1_0", seed = 42 }

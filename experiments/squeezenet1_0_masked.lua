@@ -1,4 +1,5 @@
--- SqueezeNet 1.0 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the lungs alone?
+-- SqueezeNet 1.0 on lung-masked chest X-rays: can it tell COVID-19, other infections and normal lungs apart by the
+-- lungs alone?
 local xai = require "medxai"
 
 local run = xai.run { name = "squeezenet1_0_masked", seed = 42 }

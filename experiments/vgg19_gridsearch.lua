@@ -1,4 +1,5 @@
--- VGG19: which learning rate, step, depth and size of the head train it best? Every combination, judged on the validation split.
+-- VGG19: which learning rate, step, depth and size of the head train it best? Every combination, judged on the
+-- validation split.
 local xai = require "medxai"
 
 local run = xai.run { name = "vgg19_gridsearch", seed = 42 }

@@ -196,8 +196,8 @@ t.test("a network whose features tell the source within a class is found to know
   function()
   local scope <close> = xai.scope() -- luacheck: ignore
   local data = xai.dataset.phantom { n_train = 9, n_val = 0, n_test = 90, size_px = 32 }
-  local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0", seed = 1,
-    build = function(g, x)
+  local model <close> = xai.graph.network { name = "tiny", classes = data.classes, size_px = 32, cam_layer = "0",
+    seed = 1, build = function(g, x)
     x = g:relu("1", g:conv2d("0", x, { 3, 8, 5, padding = 2 }))
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 2)), { 32, 3 })
   end }

@@ -12,12 +12,14 @@ t.test("backward adds to the leaves' gradients", function()
   t.equal(x.grad:tolist(), { 2, -4, 6 })
   y:backward()
   t.equal(x.grad:tolist(), { 4, -8, 12 })
-  t.fails(function() y:backward() end, "backward: the graph was freed by an earlier pass. Give { retain_graph = true } to that one.")
+  t.fails(function() y:backward() end, "backward: the graph was freed by an earlier pass. Give { retain_graph = "
+    .. "true } to that one.")
 end)
 
 t.test("backward takes the gradient of an output that is not one number", function()
   local x = leaf(1.0, 2.0)
-  t.fails(function() (x * 2):backward() end, "backward: output 1 has shape 2, not one number. Give its gradient, or reduce it first (sum, mean).")
+  t.fails(function() (x * 2):backward() end, "backward: output 1 has shape 2, not one number. Give its gradient, or "
+    .. "reduce it first (sum, mean).")
   local y = x * 2
   y:backward(torch.tensor { 1.0, 10.0 })
   t.equal(x.grad:tolist(), { 2, 20 })
@@ -30,8 +32,10 @@ t.test("backward refuses what leads nowhere", function()
   local x = leaf(1.0)
   t.fails(function() torch.no_grad(function() return x * 2 end):backward() end,
     "backward: output 1 does not require grad: it was made under no_grad or from tensors that do not.")
-  t.fails(function() (x * 2):backward { retain = true } end, "backward: unknown option 'retain' (retain_graph, create_graph)")
-  t.fails(function() (x * 2):backward { retain_graph = 1 } end, "backward: option 'retain_graph' is true or false, got number")
+  t.fails(function() (x * 2):backward { retain = true } end,
+    "backward: unknown option 'retain' (retain_graph, create_graph)")
+  t.fails(function() (x * 2):backward { retain_graph = 1 } end,
+    "backward: option 'retain_graph' is true or false, got number")
   t.fails(function() torch.autograd.backward({}) end, "backward: expected at least one tensor, got an empty list")
   t.fails(function() torch.autograd.backward(3) end, "backward: expected a tensor or a list of tensors, got number")
 end)
@@ -39,7 +43,8 @@ end)
 t.test("grad gives the gradients of several outputs for several inputs and leaves .grad alone", function()
   local a, b, c = leaf(1.0, 2.0), leaf(3.0, 4.0), leaf(5.0)
   local u, v = (a * b):sum(), b * b
-  local g = torch.autograd.grad({ u, v }, { a, b, c }, { grad_outputs = { torch.none, torch.tensor { 1.0, 10.0 } }, allow_unused = true })
+  local g = torch.autograd.grad({ u, v }, { a, b, c },
+    { grad_outputs = { torch.none, torch.tensor { 1.0, 10.0 } }, allow_unused = true })
   t.equal(g[1]:tolist(), { 3, 4 })
   t.equal(g[2]:tolist(), { 1 + 6, 2 + 80 })
   t.equal(g[3], torch.none)
@@ -91,7 +96,8 @@ t.test("grad modes nest and are put back, on error too", function()
   t.equal({ inside, again, sum }, { false, true, 5 })
   t.fails(function() torch.no_grad(function() error("stop", 0) end) end, "stop")
   t.equal(torch.is_grad_enabled(), true)
-  t.fails(function() torch.no_grad(3) end, "no_grad: expected a function to run, got number. Call it as no_grad(function() ... end).")
+  t.fails(function() torch.no_grad(3) end, "no_grad: expected a function to run, got number. Call it as "
+    .. "no_grad(function() ... end).")
 end)
 
 t.test("guided ReLU lets a gradient through where input and gradient are positive", function()
@@ -111,13 +117,18 @@ t.test("autocast runs products in the type asked for and is put back, nested and
   local function product() return torch.mm(a, a).dtype end
   t.equal(torch.autocast({ dtype = "bfloat16" }, product), "bfloat16")
   t.equal(product(), "float32")
-  t.equal(torch.autocast({}, function() return torch.autocast({ device = "cpu", dtype = "bfloat16" }, product) .. product() end), "bfloat16bfloat16")
+  t.equal(torch.autocast({}, function()
+    return torch.autocast({ device = "cpu", dtype = "bfloat16" }, product) .. product()
+  end), "bfloat16bfloat16")
   t.fails(function() torch.autocast({ dtype = "bfloat16" }, function() error("stop", 0) end) end, "stop")
   t.equal(product(), "float32")
-  t.fails(function() torch.autocast({ dtype = "int8" }, product) end, "autocast: dtype is 'bfloat16' or 'float16', got int8")
-  t.fails(function() torch.autocast({ type = "bfloat16" }, product) end, "autocast: unknown option 'type' (device, dtype)")
+  t.fails(function() torch.autocast({ dtype = "int8" }, product) end,
+    "autocast: dtype is 'bfloat16' or 'float16', got int8")
+  t.fails(function() torch.autocast({ type = "bfloat16" }, product) end,
+    "autocast: unknown option 'type' (device, dtype)")
   t.fails(function() torch.autocast(product) end,
-    "autocast: expected options first, got function. Call it as autocast({ dtype = \"bfloat16\" }, function() ... end).")
+    "autocast: expected options first, got function. Call it as autocast({ dtype = \"bfloat16\" }, function() "
+    .. "... end).")
 end)
 
 t.test("autocast's cached copies of parameters end with it", function()
@@ -147,7 +158,8 @@ t.test("torch's generators: seeds, states, one of one's own", function()
   local b = torch.rand(4, { generator = g }):tolist()
   g:set_state(own)
   t.equal(torch.rand(4, { generator = g }):tolist(), b)
-  t.fails(function() torch.set_rng_state(torch.ones(3)) end, "set_state: expected the uint8 tensor of get_state, got float32")
+  t.fails(function() torch.set_rng_state(torch.ones(3)) end,
+    "set_state: expected the uint8 tensor of get_state, got float32")
   t.fails_like(function() torch.set_rng_state(torch.ones(3, { dtype = "uint8" })) end, "^set_state: ")
   t.fails(function() torch.Generator { sed = 1 } end, "generator: unknown option 'sed' (device = \"cpu\", seed = 0)")
 end)

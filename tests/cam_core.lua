@@ -1,5 +1,5 @@
--- What methods stand on: scorer, chunks, the context (views, extras, keyed streams), principal components with their sign,
--- augmentation, statuses, and what is kept beside a map.
+-- What methods stand on: scorer, chunks, the context (views, extras, keyed streams), principal components with their
+-- sign, augmentation, statuses, and what is kept beside a map.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -17,7 +17,9 @@ host.options.quiet = true
 
 local function distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype = "float64" }):abs():max():item() end
 
-local function images(n) return (torch.sin(torch.arange(n * 3 * 21 * 32, { dtype = "float32" }) * 0.37) * 0.5 + 0.5):view({ n, 3, 21, 32 }) end
+local function images(n)
+  return (torch.sin(torch.arange(n * 3 * 21 * 32, { dtype = "float32" }) * 0.37) * 0.5 + 0.5):view({ n, 3, 21, 32 })
+end
 
 local function go(dir, options, n, model)
   local run = tiny.run(dir)
@@ -26,7 +28,7 @@ local function go(dir, options, n, model)
   return explain.run(run, model or tiny.model(), tiny.split(n or 6), options), run
 end
 
--- ---- scorer --------------------------------------------------------------------------------------------------------------
+-- ---- scorer ---------------------------------------------------------------------------------------------------------
 
 t.test("a scorer's logits are the model's, whatever the chunk, and it counts its passes", function()
   local model, x = tiny.model(), images(11)
@@ -57,11 +59,13 @@ t.test("from an inner layer: the same logits from its values, and other ones whe
   local model, x = tiny.model(), images(5)
   local base = torch.no_grad(function() return model:forward { x = x, outputs = { "conv2", "output" } } end)
   local s = scorer.new(model)
-  t.ok(distance(s:from_layer("conv2", nil, 5, function(first, count) return base.conv2:narrow(0, first, count) end), base.output) < 1e-6)
+  t.ok(distance(s:from_layer("conv2", nil, 5, function(first, count) return base.conv2:narrow(0, first, count) end),
+    base.output) < 1e-6)
   t.equal({ s.forwards, s.partials }, { 0, 5 })
   local without = base.conv2:clone()
   without:select(1, 2):fill_(0)
-  t.ok(distance(s:from_layer("conv2", {}, 5, function(first, count) return without:narrow(0, first, count) end), base.output) > 1e-3)
+  t.ok(distance(s:from_layer("conv2", {}, 5, function(first, count) return without:narrow(0, first, count) end),
+    base.output) > 1e-3)
 end)
 
 t.test("bfloat16 tells its largest deviation from float32 on the first images", function()
@@ -75,7 +79,8 @@ t.test("bfloat16 tells its largest deviation from float32 on the first images", 
   t.equal(model.dtype, "float32")
 end)
 
-t.test("chunks: a first small one, then what the budget holds; halves on out of memory; nothing else is tried again", function()
+t.test("chunks: a first small one, then what the budget holds; halves on out of memory; nothing else is "
+  .. "tried again", function()
   local sizes, failing = {}, true
   local state = chunks.new { budget_bytes = 1 << 30 }
   chunks.each(state, 20, function(_, count)
@@ -107,7 +112,9 @@ t.test("chunks: a first small one, then what the budget holds; halves on out of 
     end)
   end, "something else")
   t.equal(calls, 1)
-  t.fails(function() chunks.each(chunks.new { budget_bytes = 1, deterministic = true }, 8, function() error("out of memory: x", 0) end) end,
+  t.fails(function()
+    chunks.each(chunks.new { budget_bytes = 1, deterministic = true }, 8, function() error("out of memory: x", 0) end)
+  end,
     "explain: 8 at once do not fit into memory and the chunk is fixed. Leave deterministic out. (out of memory: x)")
 end)
 
@@ -135,11 +142,13 @@ end)
 t.test("a scorer refuses a model in train mode and options that it does not know", function()
   local model = tiny.model()
   model:train()
-  t.fails(function() scorer.new(model):logits(1, function() return images(1) end) end, "scorer: the model is in train mode (expected eval mode). Use model:eval().")
-  t.fails(function() scorer.new(model, { precision = "half" }) end, "scorer: option 'precision' is wrong (expected 'float32' or 'bfloat16', got string 'half').")
+  t.fails(function() scorer.new(model):logits(1, function() return images(1) end) end,
+    "scorer: the model is in train mode (expected eval mode). Use model:eval().")
+  t.fails(function() scorer.new(model, { precision = "half" }) end,
+    "scorer: option 'precision' is wrong (expected 'float32' or 'bfloat16', got string 'half').")
 end)
 
--- ---- principal components ------------------------------------------------------------------------------------------------
+-- ---- principal components -------------------------------------------------------------------------------------------
 
 -- (C, h, w): two orthogonal patterns of different strength, the stronger one with the given mean over channels.
 local function patterns(lean)
@@ -150,10 +159,12 @@ local function patterns(lean)
   return torch.stack(channels, 0), a
 end
 
-t.test("the first principal component is the SVD's, whichever side is the shorter, with the sign of the sum over channels", function()
+t.test("the first principal component is the SVD's, whichever side is the shorter, with the sign of the sum over "
+  .. "channels", function()
   for _, shape in ipairs { { 5, 3, 4 }, { 30, 3, 4 }, { 12, 3, 4 } } do
     local n = shape[1] * 12
-    local features = (torch.sin(torch.arange(n, { dtype = "float64" }) ^ 1.3) + 0.3 * torch.sin(torch.arange(n, { dtype = "float64" }) % 12)):view(shape)
+    local features = (torch.sin(torch.arange(n, { dtype = "float64" }) ^ 1.3) + 0.3
+      * torch.sin(torch.arange(n, { dtype = "float64" }) % 12)):view(shape)
     local raw, extras = principal.project(features:unsqueeze(0))
     local X = features:reshape { shape[1], 12 }:t()
     X = X - X:mean({ 0 }, true)
@@ -166,7 +177,8 @@ t.test("the first principal component is the SVD's, whichever side is the shorte
   end
 end)
 
-t.test("a component that hardly correlates with the unsmoothed map is sign_undecided, with its facts; a turned product turns the map", function()
+t.test("a component that hardly correlates with the unsmoothed map is sign_undecided, with its facts; a turned "
+  .. "product turns the map", function()
   local f = patterns(0.8)
   local raw, extras = principal.project(torch.stack({ f, -f }, 0))
   t.ok(distance(raw:select(0, 0), -raw:select(0, 1)) < 1e-9)
@@ -181,7 +193,8 @@ t.test("a component that hardly correlates with the unsmoothed map is sign_undec
   t.ok(extras[1].facts.sign_correlation < 0.1)
 end)
 
-t.test("NaN makes that image's component NaN, constants give zero; compat counts NaN as 0 and keeps LAPACK's sign", function()
+t.test("NaN makes that image's component NaN, constants give zero; compat counts NaN as 0 and keeps "
+  .. "LAPACK's sign", function()
   local f = patterns(0.8)
   local broken = f:clone()
   broken:view({ -1 }):narrow(0, 7, 1):fill_(0 / 0)
@@ -193,14 +206,17 @@ t.test("NaN makes that image's component NaN, constants give zero; compat counts
   local compat, more = principal.project(torch.stack({ broken, f, -f }, 0), "pytorch-grad-cam")
   t.ok(compat:isfinite():all():item())
   t.equal(more[2].status, nil)
-  t.ok(math.abs(distance(compat:select(0, 1), raw:select(0, 1))) < 1e-9 or distance(compat:select(0, 1), -raw:select(0, 1)) < 1e-9)
+  t.ok(math.abs(distance(compat:select(0, 1), raw:select(0, 1))) < 1e-9
+    or distance(compat:select(0, 1), -raw:select(0, 1)) < 1e-9)
 end)
 
--- ---- views, extras -----------------------------------------------------------------------------------------------------------
+-- ---- views, extras --------------------------------------------------------------------------------------------------
 
-t.test("a smoothed map is the mean over six views of the same target, each turned back; plain maps come from the same passes", function()
+t.test("a smoothed map is the mean over six views of the same target, each turned back; plain maps come from the "
+  .. "same passes", function()
   local dir, model = t.tmpdir(), tiny.model()
-  local both = go(dir, { methods = { "gradcam", { "gradcam", aug_smooth = true } }, images = 2, target = "nodule" }, 6, model)
+  local both = go(dir, { methods = { "gradcam", { "gradcam", aug_smooth = true } }, images = 2, target = "nodule" },
+    6, model)
   local plain, smooth = both.records[1], both.records[2]
   t.equal({ plain.views, #smooth.views, smooth.forwards, smooth.backwards }, { nil, 6, 6, 6 })
   local raws = torch.load_npy(dir .. "/" .. smooth.files[2])
@@ -222,13 +238,16 @@ end)
 t.test("targets are fixed on the image; in compat each view of it takes its own argmax", function()
   local seen = {}
   local function watching(key)
-    return { title = key, at = "layer", needs = { gradient = true }, smoothing = { aug_smooth = true }, map = function(ctx)
+    return { title = key, at = "layer", needs = { gradient = true }, smoothing = { aug_smooth = true },
+      map = function(ctx)
       for i = 1, ctx.count do seen[key] = (seen[key] or "") .. ctx.targets[i].index end
       return ctx:activation():sum({ 1 })
     end }
   end
-  package.loaded["medxai.explain.methods.gradcam"], seen.before = watching "ours", package.loaded["medxai.explain.methods.gradcam"]
-  local restore <close> = setmetatable({}, { __close = function() package.loaded["medxai.explain.methods.gradcam"] = seen.before end })
+  package.loaded["medxai.explain.methods.gradcam"], seen.before = watching "ours",
+    package.loaded["medxai.explain.methods.gradcam"]
+  local restore <close> = setmetatable({},
+    { __close = function() package.loaded["medxai.explain.methods.gradcam"] = seen.before end })
   local model = tiny.model()
   torch.no_grad(function() -- the class follows the brightness
     for _, p in ipairs(model:parameters()) do
@@ -246,7 +265,8 @@ t.test("targets are fixed on the image; in compat each view of it takes its own 
   t.ok(seen.ours:find "0" and seen.ours:find "1", "no view changed the argmax: " .. seen.ours)
 end)
 
-t.test("extras: facts go into the record, arrays into files beside the map, a status onto it; several calls make lists", function()
+t.test("extras: facts go into the record, arrays into files beside the map, a status onto it; several calls "
+  .. "make lists", function()
   local dir = t.tmpdir()
   local place <close> = tiny.beside(dir)
   t.write(dir .. "/talks.lua", [[return { title = "talks", at = "layer", smoothing = { aug_smooth = true }, map = function(ctx)
@@ -267,21 +287,26 @@ t.test("extras: facts go into the record, arrays into files beside the map, a st
   t.equal(store:array(record, "first").shape, { 8, 8 })
   t.equal(store:array(record, "second"), nil)
   t.equal({ #store:raws(record), store:map(record).shape[1] }, { 1, 32 })
-  local many = go(t.tmpdir(), { methods = { "talks" }, images = 1, layer = { "conv2", "conv1" }, aug_smooth = true }).records[1]
+  local many = go(t.tmpdir(), { methods = { "talks" }, images = 1, layer = { "conv2", "conv1" },
+    aug_smooth = true }).records[1]
   t.equal({ #many.facts.mean, #many.facts.seed }, { 12, 12 })
-  t.ok(many.facts.seed[1] ~= many.facts.seed[3] and many.facts.seed[1] == many.facts.seed[2], "a view has its own numbers, the same at every layer")
+  t.ok(many.facts.seed[1] ~= many.facts.seed[3] and many.facts.seed[1] == many.facts.seed[2],
+    "a view has its own numbers, the same at every layer")
   t.equal(many.facts.seed[3], result.records[1].facts.seed)
 end)
 
 t.test("a method that is not defined for a network is a status with its reason, no failure", function()
   local dir = t.tmpdir()
   local place <close> = tiny.beside(dir)
-  t.write(dir .. "/never.lua", "return { title = 'never', map = function() require('medxai.explain.map').not_defined('it has no rectifiers') end }")
-  local result, run = go(t.tmpdir(), { methods = { "never", "gradcam" }, images = 2, metrics = { "energy_inside" }, mask = "lesion" })
+  t.write(dir .. "/never.lua", "return { title = 'never', map = function() "
+    .. "require('medxai.explain.map').not_defined('it has no rectifiers') end }")
+  local result, run = go(t.tmpdir(), { methods = { "never", "gradcam" }, images = 2, metrics = { "energy_inside" },
+    mask = "lesion" })
   local record = result.records[1]
   t.equal({ record.status, record.problem, #record.files }, { "not_defined", "it has no rectifiers", 0 })
   t.equal({ result.summaries[1].n, result.summaries[1].undefined["map is not defined"] }, { 0, 2 })
-  t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 of 2 maps are not defined %(not_defined%)"), table.concat(run.warnings, "\n"))
+  t.ok(table.concat(run.warnings, "\n"):find("explain: never: 2 of 2 maps are not defined %(not_defined%)"),
+    table.concat(run.warnings, "\n"))
 end)
 
 t.test("one image that a researcher's method file cannot do fails alone", function()
@@ -301,7 +326,8 @@ end)
 t.test("a context's image and range undo mean and std", function()
   local split = { data = { config = { mean = { 0.5, 0.4, 0.3 }, std = { 0.25, 0.5, 1.0 } } } }
   local pixels = images(1)
-  local mean, std = torch.tensor({ 0.5, 0.4, 0.3 }):view({ 1, 3, 1, 1 }), torch.tensor({ 0.25, 0.5, 1.0 }):view({ 1, 3, 1, 1 })
+  local mean, std = torch.tensor({ 0.5, 0.4, 0.3 }):view({ 1, 3, 1, 1 }),
+    torch.tensor({ 0.25, 0.5, 1.0 }):view({ 1, 3, 1, 1 })
   local ctx = context.new { x = (pixels - mean) / std, split = split }
   t.ok(distance(ctx:image(), pixels) < 1e-6)
   local lo, hi = ctx:range()
@@ -324,7 +350,8 @@ end)
 t.test("names as people write them, and near misses with what was meant", function()
   local model = tiny.model()
   t.equal(explain.check({ methods = { "Grad-CAM" } }, model).entries[1].method.name, "gradcam")
-  t.fails(function() explain.check({ methods = { sobel = { aug_smooth = true } } }, model) end, "sobel: unknown option 'aug_smooth'. Known: budget_mb, compat, layer, target.")
+  t.fails(function() explain.check({ methods = { sobel = { aug_smooth = true } } }, model) end,
+    "sobel: unknown option 'aug_smooth'. Known: budget_mb, compat, layer, target.")
   t.equal(explain.check({ methods = { "sobel", "gradcam" }, aug_smooth = true }, model).entries[1].aug_smooth, false)
   t.fails(function() explain.check({ methods = { gradcam = { compat = "captum" } } }, model) end,
     "gradcam: option 'compat' is wrong (expected 'pytorch-grad-cam', got string 'captum').")

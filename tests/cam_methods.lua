@@ -1,5 +1,6 @@
--- What each method says for itself: attributions against captum 0.9 in float64 (tests/reference/attributions.py toy), and by hand what no
--- reference shows: shortcuts, fills, dead channels, approximations, guided rectifiers, quadrature, keyed noise.
+-- What each method says for itself: attributions against captum 0.9 in float64 (tests/reference/attributions.py toy),
+-- and by hand what no reference shows: shortcuts, fills, dead channels, approximations, guided rectifiers, quadrature,
+-- keyed noise.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -12,7 +13,8 @@ local legendre = require "medxai.stats.quadrature"
 local map = require "medxai.explain.map"
 local mapstore = require "medxai.explain.store"
 local scorer = require "medxai.perturb.scorer"
-require "medxai.tensor.random" -- before recorded_noise puts its own function in the place of core.rng.stream, which this keeps
+-- before recorded_noise puts its own function in the place of core.rng.stream, which this keeps
+require "medxai.tensor.random"
 
 local was_quiet = host.options.quiet
 host.options.quiet = true
@@ -32,7 +34,7 @@ end
 
 local function raw_of(result, store, k) return store:raws(result.records[k])[1] end
 
--- ---- attributions ---------------------------------------------------------------------------------------------------------
+-- ---- attributions ---------------------------------------------------------------------------------------------------
 
 -- The noise of attributions.py in the place of the keyed one: copy k of a (3, 24, 34) image.
 local function recorded_noise()
@@ -40,7 +42,9 @@ local function recorded_noise()
   local k = torch.arange(25 * size, { dtype = "float64" })
   local all = 2 ^ 0.5 * torch.sin(k * 0.7 + 0.3 * torch.sin(k * 0.013)) * torch.cos(k * 1.3)
   local own = core.rng.stream
-  core.rng.stream = function(key) return { normal = function() return all:narrow(0, key.replicate * size, size) end } end
+  core.rng.stream = function(key)
+    return { normal = function() return all:narrow(0, key.replicate * size, size) end }
+  end
   return setmetatable({}, { __close = function() core.rng.stream = own end })
 end
 
@@ -50,7 +54,8 @@ for _, name in ipairs { "saliency", "input_x_gradient", "integrated_gradients", 
     local result, store = go(tinycam.model("relu"), { methods = { name } })
     local reference = torch.load_npy(t.root .. "/tests/reference/cam/" .. name .. ".npy")
     for i = 1, 2 do
-      t.ok(relative(raw_of(result, store, i), reference:select(0, i - 1)) < 1e-5, tostring(relative(raw_of(result, store, i), reference:select(0, i - 1))))
+      t.ok(relative(raw_of(result, store, i), reference:select(0, i - 1)) < 1e-5,
+        tostring(relative(raw_of(result, store, i), reference:select(0, i - 1))))
       t.ok(relative(raw_of(result, store, i):flip({ 0 }), reference:select(0, i - 1)) > 1e-2) -- a mutant
     end
   end)
@@ -67,27 +72,35 @@ t.test("Gauss-Legendre points and weights are exact for polynomials up to degree
   end
 end)
 
-t.test("the completeness gap: 0 for a linear network, smaller with more steps, stored with the score difference", function()
-  local linear = require("medxai.nn.graph").network { name = "linear", classes = tinycam.classes, size_px = 34, cam_layer = "c",
-    build = function(g, x) return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("p", g:conv2d("c", x, { 3, 2, 3 }), 1)), { 2, 3 }) end }
+t.test("the completeness gap: 0 for a linear network, smaller with more steps, stored with the score "
+  .. "difference", function()
+  local linear = require("medxai.nn.graph").network { name = "linear", classes = tinycam.classes, size_px = 34,
+    cam_layer = "c", build = function(g, x)
+      return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("p", g:conv2d("c", x, { 3, 2, 3 }), 1)), { 2, 3 })
+    end }
   linear:to({ dtype = "float64" }):eval()
   local result = go(linear, { methods = { "integrated_gradients", "input_x_gradient" } })
   for _, record in ipairs(result.records) do
     t.ok(math.abs(record.facts.completeness_gap) < 1e-6 and math.abs(record.facts.score_difference) > 1e-4)
   end
   local gaps = {}
-  for i, steps in ipairs { 2, 200 } do gaps[i] = math.abs(go(tinycam.model("relu"), { methods = { integrated_gradients = { steps = steps } } }).records[1].facts.completeness_gap) end
+  for i, steps in ipairs { 2, 200 } do
+    gaps[i] = math.abs(go(tinycam.model("relu"),
+      { methods = { integrated_gradients = { steps = steps } } }).records[1].facts.completeness_gap)
+  end
   t.ok(gaps[2] < gaps[1] / 5, gaps[1] .. " " .. gaps[2])
 end)
 
 t.test("the step stores each method's completeness gap as a share of the score difference", function()
   local result = go(tinycam.model("relu"), { methods = { "integrated_gradients" }, images = 2 })
-  t.ok(result.statuses[1].honesty[1]:find("^completeness gap: median %d[%d.]* %% %(%d[%d.]* %% to %d[%d.]* %%%) over 2 maps$"), result.statuses[1].honesty[1])
+  t.ok(result.statuses[1].honesty[1]:find("^completeness gap: median %d[%d.]* %% %(%d[%d.]* %% to %d[%d.]* %%%) "
+    .. "over 2 maps$"), result.statuses[1].honesty[1])
 end)
 
 t.test("SmoothGrad: the first copies of more are the copies; the noise is the image's, not the batch's", function()
   local model = tinycam.model("relu")
-  local result, store = go(model, { methods = { { "smoothgrad", samples = 3 }, { "smoothgrad", samples = 1 }, { "smoothgrad", samples = 2 } } })
+  local result, store = go(model,
+    { methods = { { "smoothgrad", samples = 3 }, { "smoothgrad", samples = 1 }, { "smoothgrad", samples = 2 } } })
   local single, first = go(model, { methods = { { "smoothgrad", samples = 1 } }, images = { 2 } })
   t.ok(distance(raw_of(result, store, 5), raw_of(single, first, 1)) < 1e-12)
   local one, two, three = raw_of(result, store, 2), raw_of(result, store, 3) * 2, raw_of(result, store, 1) * 3
@@ -95,9 +108,11 @@ t.test("SmoothGrad: the first copies of more are the copies; the noise is the im
   -- by hand: noise from the stream of the image and the copy
   local x, sum = tinycam.images():narrow(0, 0, 1), 0
   for k = 0, 1 do
-    local noise = core.rng.stream({ seed = 42, purpose = "smoothgrad@1", id = "0000000000000001", replicate = k }):normal(3 * 24 * 34):view({ 1, 3, 24, 34 })
+    local noise = core.rng.stream({ seed = 42, purpose = "smoothgrad@1", id = "0000000000000001",
+      replicate = k }):normal(3 * 24 * 34):view({ 1, 3, 24, 34 })
     local v = (x + 0.15 * noise):requires_grad_(true)
-    sum = sum + torch.autograd.grad(model(v):select(1, result.records[1].target.index):sum(), v)[1]:sum({ 1 }):squeeze(0)
+    sum = sum + torch.autograd.grad(model(v):select(1, result.records[1].target.index):sum(),
+      v)[1]:sum({ 1 }):squeeze(0)
   end
   t.ok(distance(sum, two) < 1e-9)
 end)
@@ -112,7 +127,8 @@ t.test("guided backprop: not defined with SiLU; compat guides torch.nn.ReLU modu
   -- by hand: only the head's ReLU is guided
   local x = tinycam.images():narrow(0, 0, 1)
   local got = silu:forward { x = x, grad_from = { "x" }, guided = { "relu" } }
-  local g = torch.autograd.grad(got.output:select(1, compat.records[1].target.index):sum(), { got.x })[1]:sum({ 1 }):squeeze(0)
+  local g = torch.autograd.grad(got.output:select(1, compat.records[1].target.index):sum(),
+    { got.x })[1]:sum({ 1 }):squeeze(0)
   t.ok(distance(g, raw_of(compat, store, 1)) < 1e-12)
   local plain = silu:forward { x = x, grad_from = { "x" }, guided = {} }
   local same = silu:forward { x = x, grad_from = { "x" } }
@@ -120,10 +136,12 @@ t.test("guided backprop: not defined with SiLU; compat guides torch.nn.ReLU modu
   t.ok(distance(a, torch.autograd.grad(same.output:sum(), { same.x })[1]) == 0, "an empty list guides none")
 end)
 
-t.test("which ReLUs are modules in torchvision: all of VGG's and SqueezeNet's and ResNet's, DenseNet's but the last, none of Inception's", function()
-  local expected = { squeezenet1_0 = { 26, 0 }, vgg19 = { 18, 0 }, resnet50 = { 49, 0 }, densenet121 = { 120, 1 }, inception_v3 = { 0, 96 }, mobilenet_v2 = { 0, 0 },
-    efficientnet_b0 = { 0, 0 } }
-  for _, name in ipairs { "squeezenet1_0", "vgg19", "resnet50", "densenet121", "inception_v3", "mobilenet_v2", "efficientnet_b0" } do
+t.test("which ReLUs are modules in torchvision: all of VGG's and SqueezeNet's and ResNet's, DenseNet's but the "
+  .. "last, none of Inception's", function()
+  local expected = { squeezenet1_0 = { 26, 0 }, vgg19 = { 18, 0 }, resnet50 = { 49, 0 }, densenet121 = { 120, 1 },
+    inception_v3 = { 0, 96 }, mobilenet_v2 = { 0, 0 }, efficientnet_b0 = { 0, 0 } }
+  for _, name in ipairs { "squeezenet1_0", "vgg19", "resnet50", "densenet121", "inception_v3", "mobilenet_v2",
+      "efficientnet_b0" } do
     local scope <close> = core.memory.scope()
     local model <close> = require("medxai").models[name] { classes = 2, head = "torchvision" }
     local modules, functions = 0, 0
@@ -138,27 +156,34 @@ end)
 
 t.test("guided Grad-CAM is the product of the two, and the colours are kept where asked for", function()
   local model = tinycam.model("relu")
-  local result, store = go(model, { methods = { "gradcam", { "guided_backprop", colors = true }, { "guided_gradcam", colors = true } }, layer = "features.3" })
+  local result, store = go(model,
+    { methods = { "gradcam", { "guided_backprop", colors = true }, { "guided_gradcam", colors = true } },
+      layer = "features.3" })
   local cam, both = store:map(result.records[1]), store:array(result.records[3], "colors")
   t.equal(both.shape, { 3, 24, 34 })
   t.ok(distance(both, store:array(result.records[2], "colors") * cam:double()) < 1e-7)
   t.ok(distance(both:sum({ 0 }), raw_of(result, store, 3)) < 1e-12)
 end)
 
--- ---- ablation ---------------------------------------------------------------------------------------------------------------
+-- ---- ablation -------------------------------------------------------------------------------------------------------
 
-t.test("Ablation-CAM's shortcut through pooling and a linear layer, or a 1 x 1 convolution, equals running all that follows", function()
+t.test("Ablation-CAM's shortcut through pooling and a linear layer, or a 1 x 1 convolution, equals running all "
+  .. "that follows", function()
   local nets = { features = tinycam.model("relu") }
-  nets.conv = require("medxai.nn.graph").network { name = "squeeze", classes = { "a", "b", "c" }, size_px = 34, cam_layer = "c1", seed = 1, build = function(g, x)
+  nets.conv = require("medxai.nn.graph").network { name = "squeeze", classes = { "a", "b", "c" }, size_px = 34,
+    cam_layer = "c1", seed = 1, build = function(g, x)
     x = g:relu("r1", g:conv2d("c1", x, { 3, 7, 3, stride = 2 }))
-    return g:flatten(nil, g:adaptive_avg_pool2d("p", g:relu("r2", g:conv2d("c2", g:dropout("d", x, 0.5), { 7, 3, 1 })), 1))
+    return g:flatten(nil, g:adaptive_avg_pool2d("p",
+      g:relu("r2", g:conv2d("c2", g:dropout("d", x, 0.5), { 7, 3, 1 })), 1))
   end }
-  nets.grid = require("medxai.nn.graph").network { name = "flat", classes = { "a", "b" }, size_px = 34, cam_layer = "c1", seed = 1, build = function(g, x)
+  nets.grid = require("medxai.nn.graph").network { name = "flat", classes = { "a", "b" }, size_px = 34,
+    cam_layer = "c1", seed = 1, build = function(g, x)
     x = g:batch_norm2d("n", g:conv2d("c1", x, { 3, 7, 3, stride = 2, padding = 1 }), 7)
     x = g:flatten(nil, g:adaptive_avg_pool2d("p", g:max_pool2d("m", g:relu("r", x), { 2 }), { 3, 2 }))
     return g:linear("fc2", g:relu("r2", g:linear("fc1", x, { 42, 5 })), { 5, 2 })
   end }
-  for _, case in ipairs { { "features", "features.6" }, { "conv", "c1" }, { "conv", "r1" }, { "grid", "c1" }, { "grid", "m" } } do
+  for _, case in ipairs { { "features", "features.6" }, { "conv", "c1" }, { "conv", "r1" }, { "grid", "c1" },
+      { "grid", "m" } } do
     local model, layer = nets[case[1]], case[2]
     model:to({ dtype = "float64" }):eval()
     local x = tinycam.images():narrow(0, 0, 1)
@@ -187,7 +212,9 @@ t.test("channels that are zero everywhere are not run, and lose nothing; the blo
   local maps = {}
   for _, compat in ipairs { "none", "pytorch-grad-cam" } do
     for _, block in ipairs { 2, 5 } do
-      local r, store = go(tinycam.model("silu"), { methods = { { "ablationcam", block = block } }, layer = "features.6", compat = compat ~= "none" and compat or nil, images = { 1 } })
+      local r, store = go(tinycam.model("silu"),
+        { methods = { { "ablationcam", block = block } }, layer = "features.6",
+          compat = compat ~= "none" and compat or nil, images = { 1 } })
       maps[#maps + 1] = store:map(r.records[1])
     end
   end
@@ -196,8 +223,11 @@ end)
 
 t.test("Ablation-CAM by hand: what the target loses without the channel", function()
   local model = tinycam.model("silu")
-  local result, store = go(model, { methods = { "ablationcam" }, layer = "features.3", target = "nodule", images = { 1 } })
-  local values = torch.no_grad(function() return model:forward { x = tinycam.images():narrow(0, 0, 1), outputs = { "features.3", "output" } } end)
+  local result, store = go(model, { methods = { "ablationcam" }, layer = "features.3", target = "nodule",
+    images = { 1 } })
+  local values = torch.no_grad(function()
+    return model:forward { x = tinycam.images():narrow(0, 0, 1), outputs = { "features.3", "output" } }
+  end)
   local a, sum = values["features.3"], 0
   for c = 0, 7 do
     local without = a:clone()
@@ -208,16 +238,18 @@ t.test("Ablation-CAM by hand: what the target loses without the channel", functi
   t.ok(distance(sum:squeeze(0), raw_of(result, store, 1)) < 1e-6)
 end)
 
--- ---- Score-CAM ----------------------------------------------------------------------------------------------------------------
+-- ---- Score-CAM ------------------------------------------------------------------------------------------------------
 
-t.test("Score-CAM: channels without contrast share one pass and one score; fewer channels are labelled an approximation", function()
+t.test("Score-CAM: channels without contrast share one pass and one score; fewer channels are labelled an "
+  .. "approximation", function()
   local model = tinycam.model("relu")
   torch.no_grad(function()
     for _, p in ipairs(model:parameters()) do
       if p.name == "features.3.bias" then p.tensor:narrow(0, 2, 2):fill_(-100) end
     end
   end)
-  local result, store = go(model, { methods = { "scorecam", { "scorecam", channels = 3 } }, layer = "features.4", images = { 1 } })
+  local result, store = go(model, { methods = { "scorecam", { "scorecam", channels = 3 } }, layer = "features.4",
+    images = { 1 } })
   t.equal({ result.records[1].forwards, result.records[2].forwards }, { 1 + 6 + 1, 1 + 3 })
   t.equal(result.statuses[2].label, "Score-CAM, 3 channels (approximation)")
   t.equal(result.records[2].facts.approximation, "the 3 of 8 channels with the largest variance")
@@ -229,35 +261,42 @@ t.test("Score-CAM: channels without contrast share one pass and one score; fewer
   local lo, hi = up:amin({ 2, 3 }, true), up:amax({ 2, 3 }, true)
   local masks = ((up - lo) / (hi - lo + 1e-8)):transpose(0, 1)
   local scores = torch.no_grad(model, x * masks):select(1, result.records[1].target.index)
-  t.ok(distance((torch.softmax(scores, 0):view({ 1, 8, 1, 1 }) * a):sum({ 1 }):squeeze(0), raw_of(result, store, 1)) < 1e-6)
+  t.ok(distance((torch.softmax(scores, 0):view({ 1, 8, 1, 1 }) * a):sum({ 1 }):squeeze(0),
+    raw_of(result, store, 1)) < 1e-6)
 end)
 
 t.test("bfloat16 says so in the record, with its largest deviation, for the methods that perturb", function()
   t.needs_bfloat16()
   local model = tinycam.model("relu", "float32")
-  local result = go(model, { methods = { { "scorecam", precision = "bfloat16" }, { "ablationcam", precision = "bfloat16" } }, images = { 1 } }, tinycam.images():float())
+  local result = go(model,
+    { methods = { { "scorecam", precision = "bfloat16" }, { "ablationcam", precision = "bfloat16" } }, images = { 1 } },
+    tinycam.images():float())
   for _, record in ipairs(result.records) do
     t.equal({ record.status, record.facts.precision }, { "ok", "bfloat16" })
     t.ok(record.facts.bfloat16_deviation > 0 and record.facts.bfloat16_deviation < 0.1)
   end
 end)
 
--- ---- FullGrad, random CAM, Eigen-CAM --------------------------------------------------------------------------------------------
+-- ---- FullGrad, random CAM, Eigen-CAM --------------------------------------------------------------------------------
 
 t.test("FullGrad's parts add up to the score, on Inception too, whose auxiliary branch is left out", function()
   local scope <close> = core.memory.scope()
-  local model <close> = require("medxai").models.inception_v3 { classes = tinycam.classes, head = "torchvision", dtype = "float64", seed = 3 }
+  local model <close> = require("medxai").models.inception_v3 { classes = tinycam.classes, head = "torchvision",
+    dtype = "float64", seed = 3 }
   model:eval()
   local x = torch.sin(torch.arange(3 * 90 * 80, { dtype = "float64" }) * 0.37):view({ 1, 3, 90, 80 })
   local used, at, biases = model:used_nodes(), { "x" }, {}
   for _, m in ipairs(model:modules()) do
-    local bias = m.kind == "batch_norm2d" and m.bias:detach() - m.running_mean * m.weight:detach() / (m.running_var + m.eps):sqrt() or m.bias
+    local bias = m.kind == "batch_norm2d" and m.bias:detach() - m.running_mean * m.weight:detach()
+      / (m.running_var + m.eps):sqrt() or m.bias
     if bias and used[m.name] then
       at[#at + 1] = m.name
       biases[m.name] = m.kind == "linear" and bias:view({ 1, -1 }) or bias:view({ 1, -1, 1, 1 })
     end
   end
-  local got = torch.enable_grad(function() return model:forward { x = x, grad_from = { "x" }, outputs = { "output", table.unpack(at, 2) }, fold = false } end)
+  local got = torch.enable_grad(function()
+    return model:forward { x = x, grad_from = { "x" }, outputs = { "output", table.unpack(at, 2) }, fold = false }
+  end)
   local inputs = {}
   for i, name in ipairs(at) do inputs[i] = got[name] end
   local g = torch.autograd.grad(got.output:select(1, 1):sum(), inputs)
@@ -269,10 +308,13 @@ t.test("FullGrad's parts add up to the score, on Inception too, whose auxiliary 
   t.equal({ result.records[1].status, result.records[1].sign }, { "ok", "nonnegative" })
 end)
 
-t.test("random CAM's weights are the image's own: uniform in [-1, 1), the same in any batch; other ones in each view", function()
+t.test("random CAM's weights are the image's own: uniform in [-1, 1), the same in any batch; other ones in "
+  .. "each view", function()
   local model = tinycam.model("relu")
   local both, store = go(model, { methods = { "randomcam" }, layer = "features.3" })
-  local a = torch.no_grad(function() return model:forward { x = tinycam.images(), outputs = { "features.3" } }["features.3"] end)
+  local a = torch.no_grad(function()
+    return model:forward { x = tinycam.images(), outputs = { "features.3" } }["features.3"]
+  end)
   for i = 1, 2 do
     local w = core.rng.stream({ seed = 42, purpose = "randomcam@1", id = ("%016x"):format(i) }):uniform(8) * 2 - 1
     t.ok(distance((w:view({ 8, 1, 1 }) * a:select(0, i - 1)):sum({ 0 }), raw_of(both, store, i)) < 1e-9)
@@ -295,8 +337,8 @@ t.test("Eigen-CAM needs no backward pass, and a methods page of gradient methods
   go(model, { methods = { "eigencam", "randomcam" }, images = { 1 } })
   t.equal({ calls, forwards }, { 0, 1 })
   forwards = 0
-  go(model, { methods = { "gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigengradcam", "gradcam_elementwise", "eigencam" }, images = { 1 },
-    layer = { "features.3", "features.6" } })
+  go(model, { methods = { "gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigengradcam",
+    "gradcam_elementwise", "eigencam" }, images = { 1 }, layer = { "features.3", "features.6" } })
   t.equal({ calls, forwards }, { 1, 1 + 1 }) -- and one that tries features.3 on an empty image
   go(model, { methods = { "gradcam", "xgradcam" }, images = { 1 }, aug_smooth = true })
   t.equal({ calls, forwards }, { 3, 4 }) -- the image, and its five other views as one batch
@@ -304,12 +346,14 @@ end)
 
 t.test("the backward pass goes no deeper than the deepest layer asked for", function()
   local model = tinycam.model("relu")
-  local pass = require("medxai.explain.forward_pass").open(model, tinycam.images(), { gradients = { "features.5", "features.3" } })
+  local pass = require("medxai.explain.forward_pass").open(model, tinycam.images(),
+    { gradients = { "features.5", "features.3" } })
   t.equal({ pass.values["features.3"].is_leaf, pass.values["features.5"].is_leaf }, { true, false })
   t.equal(pass.values["features.3"].requires_grad, true)
 end)
 
-t.test("experiments/my_method.lua, the example of an own method (RISE), runs in --smoke and finds what the network looks at", function()
+t.test("experiments/my_method.lua, the example of an own method (RISE), runs in --smoke and finds what the network "
+  .. "looks at", function()
   local dir = t.tmpdir()
   t.write(dir .. "/my_method.lua", t.read(t.root .. "/experiments/my_method.lua"))
   t.ok(select(2, t.read(dir .. "/my_method.lua"):gsub("\n", "")) < 40)
@@ -321,10 +365,13 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
     run:explain(model, data.test, { methods = { "my_method", { "my_method", cells = 4 } }, images = 2 })]])
   local r = t.run { "--smoke", "--quiet", "--out", dir .. "/run", script, timeout = 200 }
   t.equal(r.code, 0, r.err)
-  for _, line in ipairs(require("medxai.base.files").lines(dir .. "/run/maps/index.jsonl")) do t.ok(line:find('"status":"ok"', 1, true), line) end
+  for _, line in ipairs(require("medxai.base.files").lines(dir .. "/run/maps/index.jsonl")) do
+    t.ok(line:find('"status":"ok"', 1, true), line)
+  end
   -- a network that looks at the right half alone: brightness there is its score
   local place <close> = tiny.beside(dir)
-  local model = require("medxai.nn.graph").network { name = "half", classes = tinycam.classes, size_px = 34, build = function(g, x)
+  local model = require("medxai.nn.graph").network { name = "half", classes = tinycam.classes, size_px = 34,
+    build = function(g, x)
     local half = g:op("half", "slice.Tensor", { x, 3, 17, 34 })
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", half, 1)), { 3, 3 })
   end }
@@ -335,11 +382,13 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
   local result, store = go(model, { methods = { { "my_method", masks = 400 } }, target = 0 }, tinycam.images():float())
   local raw = raw_of(result, store, 1)
   t.ok(raw:narrow(1, 20, 14):mean():item() > raw:narrow(1, 0, 14):mean():item() * 1.02)
-  local single = go(model, { methods = { { "my_method", masks = 400 } }, target = 0, images = { 2 } }, tinycam.images():float())
+  local single = go(model, { methods = { { "my_method", masks = 400 } }, target = 0, images = { 2 } },
+    tinycam.images():float())
   t.equal(single.records[1].raw, result.records[2].raw)
 end)
 
-t.test("a map of a method with a fixed sign has it: what is nonnegative or a magnitude has no negative raw value", function()
+t.test("a map of a method with a fixed sign has it: what is nonnegative or a magnitude has no negative "
+  .. "raw value", function()
   local model = tinycam.model("silu")
   local names = { "gradcam_elementwise", "fullgrad", "saliency", "sobel", "center_blob", "random_smooth" }
   local result, store = go(model, { methods = names, layer = "features.3", images = { 1 } })

@@ -1,7 +1,8 @@
--- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, against its maps in float64 on small networks with ReLU and SiLU
--- (tests/reference/cam.py toy): as it is against compat, with out-of-place rectifiers and nothing added to divisors against
--- our default. Signs of principal
--- components are the reference's, image by image and view by view; that ours follow their own rule is tested in cam_core.
+-- The twelve CAMs of pytorch-grad-cam 1.5.7, plain and smoothed, against its maps in float64 on small networks with
+-- ReLU and SiLU (tests/reference/cam.py toy): as it is against compat, with out-of-place rectifiers and nothing added
+-- to divisors against our default. Signs of principal
+-- components are the reference's, image by image and view by view; that ours follow their own rule is tested in
+-- cam_core.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -34,7 +35,8 @@ local function read_cells()
 end
 
 local function entry_of(cell)
-  local aug, eigen = cell.smoothing == "aug" or cell.smoothing == "both", cell.smoothing == "eigen" or cell.smoothing == "both"
+  local aug, eigen = cell.smoothing == "aug" or cell.smoothing == "both",
+    cell.smoothing == "eigen" or cell.smoothing == "both"
   local e = { cell.method, aug_smooth = aug }
   if cell.method ~= "eigencam" and cell.method ~= "eigengradcam" then e.eigen_smooth = eigen end
   return e
@@ -68,8 +70,9 @@ local function run_group(key, cells)
   for i, cell in ipairs(cells) do methods[i] = entry_of(cell) end
   for name in layers:gmatch("[^+]+") do list[#list + 1] = name end
   local dir = t.tmpdir()
-  local result = explain.run(tiny.run(dir), tinycam.model(act), tiny.tensor_split(tinycam.images()), { methods = methods, layer = list, images = "all",
-    compat = form == "asis" and "pytorch-grad-cam" or nil, figures = false })
+  local result = explain.run(tiny.run(dir), tinycam.model(act), tiny.tensor_split(tinycam.images()),
+    { methods = methods, layer = list, images = "all", compat = form == "asis" and "pytorch-grad-cam" or nil,
+      figures = false })
   return result, require("medxai.explain.store").open(dir)
 end
 
@@ -84,7 +87,8 @@ local function compare(groups, key, change)
       local method = require("medxai.explain.methods." .. cell.method)
       local made = signed_map(store, record, change and change(cell) or cell, number, method, key:find " asis$")
       local rows, columns = torch.arange(0, 24, 2), torch.arange(0, 34, 2)
-      local off = (made:index_select(0, rows):index_select(1, columns):double() - reference:select(0, cell.row):select(0, number - 1):double()):abs():max():item()
+      local off = (made:index_select(0, rows):index_select(1, columns):double() - reference:select(0,
+        cell.row):select(0, number - 1):double()):abs():max():item()
       if not (off <= worst) then worst, where = off, cell.method .. " " .. cell.smoothing .. " image " .. number end
     end
   end

@@ -1,5 +1,6 @@
--- No number of an explanation has a scale of its own: a target made smaller gives the same map, a probability near 1 the
--- map of its float64 truth; where it is so near that nothing can be told from it, the map is "saturated" in every place.
+-- No number of an explanation has a scale of its own: a target made smaller gives the same map, a probability near 1
+-- the map of its float64 truth; where it is so near that nothing can be told from it, the map is "saturated" in every
+-- place.
 local t = require "t"
 local tiny = require "tinyexplain"
 local tinycam = require "tinycam"
@@ -49,8 +50,9 @@ end
 
 t.test("a target 2^60 times smaller gives the same maps", function()
   local methods = { "gradcam", "hirescam", "gradcam_elementwise", "xgradcam", "layercam", "eigengradcam", "ablationcam",
-    "fullgrad", "saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop", "guided_gradcam",
-    { "gradcam", eigen_smooth = true }, { "gradcam", aug_smooth = true }, { "gradcam", layer = { "features.3", "features.6" } },
+    "fullgrad", "saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop",
+    "guided_gradcam", { "gradcam", eigen_smooth = true }, { "gradcam", aug_smooth = true },
+    { "gradcam", layer = { "features.3", "features.6" } },
     { "lime", target = { "predicted", as = "logit" }, samples = 60, regions = grid },
     { "shap_kernel", samples = 60, regions = grid }, { "shap_kernel", samples = 60, regions = grid, l1_reg = "aic" },
     { "shap_partition", evals = 60 }, { "shap_gradient", samples = 20, background = torch.zeros(1, 3, 24, 34) } }
@@ -103,12 +105,14 @@ local function truth(model, top)
   return (sum:mean({ 2, 3 }, true) * pass:activation("features.3")):sum({ 1 }):squeeze(0)
 end
 
-t.test("a probability within 1e-9, 1e-18, 1e-26 of 1: the raw map in float32 is that of float64, no map is flat", function()
+t.test("a probability within 1e-9, 1e-18, 1e-26 of 1: the raw map in float32 is that of float64, no "
+  .. "map is flat", function()
   for _, surer in ipairs { 20, 40, 60 } do
     local exact, top = network("float64", 1, surer)
     local expected = truth(exact, top)
     local methods = { "gradcam", "ablationcam", "saliency", "integrated_gradients" }
-    local result, maps = go(network("float32", 1, surer), { methods = methods, target = { "predicted", as = "softmax" } })
+    local result, maps = go(network("float32", 1, surer),
+      { methods = methods, target = { "predicted", as = "softmax" } })
     for _, record in ipairs(result.records) do t.equal(record.status, "ok", record.method .. " at " .. surer) end
     local raw = maps:raws(result.records[1])[1]:double()
     -- a logit of up to 60 is known to 4e-6 in float32, and so is the logarithm of 1 - p
@@ -130,7 +134,8 @@ t.test("a contrast of probabilities and a class of almost none keep their digits
   for k, v in ipairs { q * (2 + e), -2 * q, -q * e } do t.near(gradient("contrast(clear, nodule)")[k] / v, 1, 1e-6) end
 end)
 
-t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, unscored, counted, without honesty", function()
+t.test("nearer to 1 than float32 gradients reach, maps are saturated: empty, unscored, counted, "
+  .. "without honesty", function()
   local lime = { "lime", samples = 60, regions = grid }
   local result, maps, run = go(network("float32", 1, 90), { target = { "predicted", as = "softmax" },
     methods = { "gradcam", "saliency", lime, "shap_partition", "scorecam", "ablationcam", "center_blob" },

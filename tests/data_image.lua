@@ -39,7 +39,8 @@ t.test("what is written as PNG is read back, and info tells it without decoding"
 end)
 
 t.test("a picture that cannot be written leaves no file and says why", function()
-  t.fails(function() image.save("/nowhere/a.png", made(4, 4, 1)) end, "image.save: cannot write '/nowhere/a.png': No such file or directory")
+  t.fails(function() image.save("/nowhere/a.png", made(4, 4, 1)) end,
+    "image.save: cannot write '/nowhere/a.png': No such file or directory")
 end)
 
 t.test("a PNG cut anywhere is refused", function()
@@ -81,11 +82,13 @@ t.test("what is no picture is said to be none", function()
   t.fails(function() image.decode "" end, "image.decode: the file is empty.")
   t.fails(function() image.decode "hello, this is text" end, "image.decode: not a PNG or JPEG.")
   t.fails(function() image.decode "GIF89a.............." end, "image.decode: not a PNG or JPEG.")
-  t.fails(function() image.load(dir .. "/no.png") end, "image.load: cannot read '" .. dir .. "/no.png' (No such file or directory).")
+  t.fails(function() image.load(dir .. "/no.png") end,
+    "image.load: cannot read '" .. dir .. "/no.png' (No such file or directory).")
   t.fails(function() image.load(dir) end, "image.load: cannot read '" .. dir .. "' (not a file).")
   assert(os.execute("mkfifo " .. t.quote(dir .. "/pipe.png"))) -- nobody writes into it: it must not be waited for
   local r = t.run { "-e", ("require('medxai.core').image.load(%q)"):format(dir .. "/pipe.png"), timeout = 20 }
-  t.equal({ r.code, r.err }, { 1, ("medxai-run: (command line):1: image.load: cannot read '%s/pipe.png' (not a file).\n"):format(dir) })
+  t.equal({ r.code, r.err },
+    { 1, ("medxai-run: (command line):1: image.load: cannot read '%s/pipe.png' (not a file).\n"):format(dir) })
 end)
 
 -- A PNG of these chunks, checksums right.
@@ -100,7 +103,9 @@ end
 
 local function png(...)
   local parts = { "\x89PNG\r\n\x1a\n" }
-  for _, chunk in ipairs { ... } do parts[#parts + 1] = string.pack(">I4", #chunk - 4) .. chunk .. string.pack(">I4", crc32(chunk)) end
+  for _, chunk in ipairs { ... } do
+    parts[#parts + 1] = string.pack(">I4", #chunk - 4) .. chunk .. string.pack(">I4", crc32(chunk))
+  end
   return table.concat(parts)
 end
 
@@ -108,10 +113,13 @@ t.test("a picture that claims to be huge is refused before it is unpacked", func
   local function head(w, h) return "IHDR" .. string.pack(">I4I4", w, h) .. "\8\0\0\0\0" end
   t.fails(function() image.decode(png(head(30000, 30000), "IDAT\x78\x9c", "IEND")) end,
     "image.decode: 30000 x 30000 is larger than the 64 megapixels this reads.")
-  t.fails_like(function() image.decode(png(head(2000000000, 2), "IDAT\x78\x9c", "IEND")) end, "^image.decode: the PNG is not one this reads: ")
-  t.fails_like(function() image.decode(png(head(0, 5), "IDAT\x78\x9c", "IEND")) end, "^image.decode: the PNG is not one this reads: ")
+  t.fails_like(function() image.decode(png(head(2000000000, 2), "IDAT\x78\x9c", "IEND")) end,
+    "^image.decode: the PNG is not one this reads: ")
+  t.fails_like(function() image.decode(png(head(0, 5), "IDAT\x78\x9c", "IEND")) end,
+    "^image.decode: the PNG is not one this reads: ")
   t.fails(function() image.decode(png(head(5, 5), "IEND")) end, "image.decode: the PNG holds no image.")
-  t.fails_like(function() image.decode(png(head(5, 5), "IDAT\x78\x9c\3\0\0\0\0\1", "IEND")) end, "^image.decode: the PNG is corrupt: ")
+  t.fails_like(function() image.decode(png(head(5, 5), "IDAT\x78\x9c\3\0\0\0\0\1", "IEND")) end,
+    "^image.decode: the PNG is corrupt: ")
 end)
 
 t.test("an EXIF orientation in a PNG is noted, the pixels stay as stored", function()
@@ -131,15 +139,18 @@ t.test("16-bit samples are scaled by their range, or by the white level that is 
   local whole, twelve = image.load(here .. "deep.png"), image.load(here .. "deep.png", 4095)
   t.ok(whole:max():item() > 200)
   t.equal(twelve:max():item(), 255)
-  t.fails(function() image.load(here .. "deep.png", 0) end, "image.load: the 16-bit white level: expected 1 to 65535, got 0")
+  t.fails(function() image.load(here .. "deep.png", 0) end,
+    "image.load: the 16-bit white level: expected 1 to 65535, got 0")
 end)
 
 t.test("resize, fit and digest refuse what is no picture", function()
-  t.fails(function() image.resize(torch.zeros(4, 4), 2, 2) end, "image.resize: wrong type (expected a uint8 image, got float32).")
+  t.fails(function() image.resize(torch.zeros(4, 4), 2, 2) end,
+    "image.resize: wrong type (expected a uint8 image, got float32).")
   t.fails(function() image.resize(torch.zeros(4, 4, 2, { dtype = "uint8" }), 2, 2) end,
     "image.resize: wrong shape (expected (H, W), (H, W, 1) or (H, W, 3), got 3 dimensions with other channels last).")
   t.fails(function() image.resize(made(4, 4, 1), 0, 2) end, "image.resize: the width: expected 1 to 32768, got 0")
-  t.fails(function() image.fit(made(4, 4, 1), 4, 5) end, "image.fit: the crop is larger than the image (expected at most 4, got 5).")
+  t.fails(function() image.fit(made(4, 4, 1), 4, 5) end,
+    "image.fit: the crop is larger than the image (expected at most 4, got 5).")
   t.fails_like(function() image.resize(made(4, 6, 1):transpose(0, 1), 2, 2) end, "must be contiguous")
   t.fails_like(function() image.digest(7) end, "expected a tensor")
 end)
@@ -178,10 +189,10 @@ t.test("every failing allocation of decoding and resizing is an error, and nothi
   local small, fitting, other = nearly_full(8, 8), nearly_full(20, 31), nearly_full(9, 7)
   local calls = {
     function() image.decode(bytes) end, function() image.decode(jpeg) end, function() image.resize(x, 11, 45) end,
-    function() image.resize(x, 11, 45, "nearest") end, function() image.fit(x, 18, 12) end, function() image.encode(x) end,
-    function() image.lung_fill(small) end, function() image.mask(x, fitting, "outside") end,
-    function() image.mask(x, other, "outside", "bilinear") end, function() image.mask(x, other, "outside", "nearest") end,
-    function() image.load_mask(here .. "alpha.png") end,
+    function() image.resize(x, 11, 45, "nearest") end, function() image.fit(x, 18, 12) end,
+    function() image.encode(x) end, function() image.lung_fill(small) end,
+    function() image.mask(x, fitting, "outside") end, function() image.mask(x, other, "outside", "bilinear") end,
+    function() image.mask(x, other, "outside", "nearest") end, function() image.load_mask(here .. "alpha.png") end,
   }
   for _, fail_after in ipairs { memory.c_fail_after, memory.fail_after, memory.lua_fail_after } do
     for k, call in ipairs(calls) do

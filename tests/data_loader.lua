@@ -1,5 +1,5 @@
--- The threaded loader: order, last batches, independence of threads, augmentation keyed by (seed, epoch, image), errors,
--- early ends, flat memory, failing allocations.
+-- The threaded loader: order, last batches, independence of threads, augmentation keyed by (seed, epoch, image),
+-- errors, early ends, flat memory, failing allocations.
 local t = require "t"
 local torch = require "medxai.torch"
 local xai = require "medxai"
@@ -63,7 +63,8 @@ t.test("what is delivered equals split:batch, whatever the number of threads and
     for _, threads in ipairs { 1, 2, 7 } do
       local data = xai.dataset.files { paths = list, size_px = 20, resize_px = 25, cache_mb = cache_mb, augment = true }
       local _, plain = drain(data.test, { batch = 4, threads = threads, depth = threads == 7 and 1 or 3 })
-      local _, changed = drain(data.test, { batch = 4, threads = threads, augment = true, shuffle = true, seed = 3, epoch = 2 })
+      local _, changed = drain(data.test, { batch = 4, threads = threads, augment = true, shuffle = true, seed = 3,
+        epoch = 2 })
       hashes[#hashes + 1] = plain .. changed
       if threads == 1 then
         local all = {}
@@ -83,7 +84,8 @@ t.test("what is delivered equals split:batch, whatever the number of threads and
 end)
 
 t.test("augmentation depends on (seed, epoch, image) alone, and is off unless asked for", function()
-  local data = phantom { augment = { flip = 0.5, rotate_deg = 10, shift = 0.1, scale = 0.1, brightness = 0.2, contrast = 0.2 } }
+  local data = phantom { augment = { flip = 0.5, rotate_deg = 10, shift = 0.1, scale = 0.1, brightness = 0.2,
+    contrast = 0.2 } }
   local function pictures(order, seed, epoch, augment)
     local loader <close> = data.train:loader { order = order, batch = 1, seed = seed, epoch = epoch, augment = augment }
     local list = {}
@@ -93,7 +95,8 @@ t.test("augmentation depends on (seed, epoch, image) alone, and is off unless as
     end
     return list
   end
-  local plain, a, b = pictures({ 1, 2, 3 }, 1, 1, false), pictures({ 1, 2, 3 }, 1, 1, true), pictures({ 3, 1, 2 }, 1, 1, true)
+  local plain, a, b = pictures({ 1, 2, 3 }, 1, 1, false), pictures({ 1, 2, 3 }, 1, 1, true),
+    pictures({ 3, 1, 2 }, 1, 1, true)
   t.equal(a, b)
   for i = 1, 3 do
     t.ok(a[i] ~= plain[i] and a[i] ~= pictures({ i }, 1, 2, true)[i] and a[i] ~= pictures({ i }, 2, 1, true)[i])
@@ -148,7 +151,8 @@ t.test("a loader that is left early or closed stops its threads", function()
   end
   do local unused <close> = train:loader { threads = 8 } end -- luacheck: ignore
   t.equal(threads(), before)
-  t.fails(function() train:loader { threads = 0 } end, "loader: option 'threads' is too small (expected at least 1, got 0).")
+  t.fails(function() train:loader { threads = 0 } end,
+    "loader: option 'threads' is too small (expected at least 1, got 0).")
 end)
 
 t.test("waiting is measured", function()
@@ -191,7 +195,9 @@ t.test("every failing allocation of a set and a loader is an error, and nothing 
       local ok, message = pcall(everything)
       fail_after(-1)
       collectgarbage() collectgarbage()
-      if image.live_blocks() ~= before then error(("allocation %d: %d blocks lost"):format(n, image.live_blocks() - before)) end
+      if image.live_blocks() ~= before then
+        error(("allocation %d: %d blocks lost"):format(n, image.live_blocks() - before))
+      end
       if ok then done = n break end
       message = tostring(message)
       if not message:find("memory", 1, true) then error(("allocation %d: %s"):format(n, message)) end
@@ -253,7 +259,8 @@ t.test("a loader and a scan outlive the set that they read", function()
 end)
 
 t.test("an interrupt ends a wait for the threads, not only the work that they have", function()
-  -- 20,000 images of 2048 pixels are an hour of drawing: a wait that is not ended runs into the test's own limit of two minutes
+  -- 20,000 images of 2048 pixels are an hour of drawing: a wait that is not ended runs into the test's own limit of two
+  -- minutes
   local script = t.write(t.tmpdir() .. "/e.lua", [[
     local data = require("medxai").dataset.phantom { n_train = 20000, size_px = 2048, cache_mb = 0 }
     os.execute("(sleep 0.7; kill -INT " .. require("medxai.file").pid() .. ") &")

@@ -40,7 +40,8 @@ local function make(options, dir)
   return t.run { script, cwd = dir }, script
 end
 
-t.test("both parts are written, read back they are the masked images, and training on them gives the same weights", function()
+t.test("both parts are written, read back they are the masked images, and training on them gives the "
+  .. "same weights", function()
   local dir = make_set(t.tmpdir())
   local r = make("root = 'data', out = 'copies'", nil)
   t.equal(r.code, 1) -- not from here
@@ -54,13 +55,16 @@ t.test("both parts are written, read back they are the masked images, and traini
   t.equal(copies.input, "lungs")
   for _, split in ipairs { "train", "val", "test" } do
     t.equal(fly[split].n, copies[split].n)
-    for i = 1, fly[split].n do t.equal(image.digest(fly[split]:pixels(i)), image.digest(copies[split]:pixels(i)), split .. " " .. i) end
+    for i = 1, fly[split].n do
+      t.equal(image.digest(fly[split]:pixels(i)), image.digest(copies[split]:pixels(i)), split .. " " .. i)
+    end
     t.equal(fly[split]:labels():tolist(), copies[split]:labels():tolist())
   end
   t.ok(files.exists(dir .. ".masked/Infection Segmentation Data/Masked_Test/COVID-19/x1.png"))
   t.ok(files.exists(dir .. ".masked/contact_sheet.svg"))
   local sums = {}
-  for i, reader in ipairs { ("covid_qu_ex { root = %q, input = 'lungs',"):format(dir), ("masked_folders { root = %q,"):format(dir .. ".masked") } do
+  for i, reader in ipairs { ("covid_qu_ex { root = %q, input = 'lungs',"):format(dir),
+      ("masked_folders { root = %q,"):format(dir .. ".masked") } do
     local script = t.write(dir .. "/w/fit.lua", ([[
 local xai = require "medxai"
 local run = xai.run { name = "m%d", seed = 3 }
@@ -103,7 +107,8 @@ t.test("images whose mask cannot be used are left out and listed; skip leaves th
   local options = ("root = %q, out = %q"):format(dir, dir .. ".masked")
   local r, script = make(options)
   t.equal(r.code, 1)
-  t.equal(r.err, ("medxai-run: %s:1: maskmaker: 2 of 19 images were left out, the others lie in '%s.masked'. Repair their masks, or list them in skip.txt:\n"):format(script, dir)
+  t.equal(r.err, ("medxai-run: %s:1: maskmaker: 2 of 19 images were left out, the others lie in '%s.masked'. Repair "
+    .. "their masks, or list them in skip.txt:\n"):format(script, dir)
     .. "  Val/Normal/images/x1.png: the mask cannot be used (it shows no lung in its right half).\n"
     .. "  Val/Normal/images/x2.png: the mask cannot be used (it shows no lung in its right half).\n")
   os.execute("rm -rf " .. t.quote(dir .. ".masked"))
@@ -125,11 +130,13 @@ t.test("masks of another size are left out, or stretched as mask_resize says, as
   r = make(("root = %q, out = %q, mask_resize = 'bilinear'"):format(dir, base .. "/masked"))
   t.equal(r.code, 0, r.err)
   local scope <close> = require("medxai.core").memory.scope()
-  local fly = xai.dataset.covid_qu_ex { root = dir, input = "lungs", size_px = 32, resize_px = 40, mask_resize = "bilinear" }
+  local fly = xai.dataset.covid_qu_ex { root = dir, input = "lungs", size_px = 32, resize_px = 40,
+    mask_resize = "bilinear" }
   local copies = xai.dataset.masked_folders { root = base .. "/masked", size_px = 32, resize_px = 40 }
   for i = 1, fly.val.n do t.equal(image.digest(fly.val:pixels(i)), image.digest(copies.val:pixels(i))) end
   r = make(("root = %q, out = %q, mask_resize = 'nearest'"):format(dir, base .. "/masked"))
-  t.ok(r.err:find("holds copies with mask_resize = bilinear (here: nearest). Give another out, or remove it.", 1, true), r.err)
+  t.ok(r.err:find("holds copies with mask_resize = bilinear (here: nearest). Give another out, or remove it.", 1,
+    true), r.err)
 end)
 
 t.test("it writes neither into its input, nor around it, nor over other files", function()

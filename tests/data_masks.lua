@@ -1,4 +1,5 @@
--- Masks: the thesis' fill between the lungs, input masking in 8 bits at the file's size, judging masks aligned by nearest.
+-- Masks: the thesis' fill between the lungs, input masking in 8 bits at the file's size, judging masks aligned by
+-- nearest.
 local t = require "t"
 local torch = require "medxai.torch"
 local xai = require "medxai"
@@ -54,7 +55,8 @@ local function thesis_fill(m)
 end
 
 t.test("the fill between the lungs is the thesis' on masks of 256 x 256", function()
-  for k, shape in ipairs { { 80, 120, 40, 90, 180, 125, 38, 85 }, { 60, 70, 30, 69, 200, 200, 54, 56 }, { 120, 128, 119, 10, 250, 100, 30, 101 },
+  for k, shape in ipairs { { 80, 120, 40, 90, 180, 125, 38, 85 }, { 60, 70, 30, 69, 200, 200, 54, 56 },
+      { 120, 128, 119, 10, 250, 100, 30, 101 },
     { 70, 255, 30, 30, 190, 20, 30, 30 } } do
     local m = empty(256, 256)
     ellipse(m, shape[1], shape[2], shape[3], shape[4])
@@ -67,9 +69,11 @@ end)
 
 t.test("a mask without lung in one half is an error", function()
   local m = empty(64, 64)
-  t.fails(function() image.lung_fill(tensor(m, 64, 64)) end, "image.lung_fill: the mask cannot be used (it shows no lung).")
+  t.fails(function() image.lung_fill(tensor(m, 64, 64)) end,
+    "image.lung_fill: the mask cannot be used (it shows no lung).")
   ellipse(m, 15, 30, 8, 20)
-  t.fails(function() image.lung_fill(tensor(m, 64, 64)) end, "image.lung_fill: the mask cannot be used (it shows no lung in its right half).")
+  t.fails(function() image.lung_fill(tensor(m, 64, 64)) end,
+    "image.lung_fill: the mask cannot be used (it shows no lung in its right half).")
   local grey = tensor(m, 64, 64):div(5, { rounding_mode = "floor" }):to("uint8")
   t.fails(function() image.lung_fill(grey) end,
     "image.lung_fill: the mask cannot be used (its largest value is 51 (expected 0 and 255, or 0 and 1)).")
@@ -102,7 +106,8 @@ t.test("input = 'lungs' masks in 8 bits at the file's size, before the resize", 
   local own = dir .. "/Lung Segmentation Data/Train/Normal"
   local x, mask = image.load(own .. "/images/a.png"), image.load(own .. "/lung masks/a.png")
   for _, mode in ipairs { "none", "lungs", "lungs_raw", "outside" } do
-    local data = xai.dataset.covid_qu_ex { root = dir, input = mode == "none" and "whole" or mode, resize_px = 40, size_px = 32 }
+    local data = xai.dataset.covid_qu_ex { root = dir, input = mode == "none" and "whole" or mode, resize_px = 40,
+      size_px = 32 }
     local by_hand = image.fit(image.mask(x, mask, mode), 40, 32)
     t.equal(image.digest(data.train:pixels(3)), image.digest(by_hand), mode)
     local batch = data.train:batch { 3 }
@@ -127,7 +132,8 @@ t.test("masks that do not fit are errors that name the file", function()
     return x, mask
   end)
   local data = xai.dataset.covid_qu_ex { root = small, input = "lungs", size_px = 32 }
-  local message = "dataset: the lung mask 'Val/Normal/lung masks/a.png' does not fit its image 'Val/Normal/images/a.png' (expected 40 x 40, got 20 x 20). "
+  local message = "dataset: the lung mask 'Val/Normal/lung masks/a.png' does not fit its image "
+    .. "'Val/Normal/images/a.png' (expected 40 x 40, got 20 x 20). "
     .. "Repair it, write mask_resize = 'nearest' to stretch such masks, or list the image in skip.txt."
   t.fails(function() data.val:batch { 3 } end, message)
   t.fails(function() data:check() end, message)
@@ -137,14 +143,19 @@ t.test("masks that do not fit are errors that name the file", function()
   local deep = make_set(t.tmpdir(), 20, 24)
   local hex = "89504e470d0a1a0a0000000d4948445200000018000000141000000000e24e7e1c000000184944415478da636018d1"
     .. "80110e098b8e6a18511a862e0000cba2006f1354506a0000000049454e44ae426082"
-  t.write(deep .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png", (hex:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)))
+  t.write(deep .. "/Lung Segmentation Data/Test/Normal/lung masks/a.png",
+    (hex:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)))
   t.fails(function() xai.dataset.covid_qu_ex { root = deep, size_px = 16 }.test:mask(3, "lungs") end,
-    "dataset: cannot read the lung mask 'Test/Normal/lung masks/a.png' (its largest 16-bit value is 1 (expected 0 and 65535, or 0 and 1 in 8 bits)). "
+    "dataset: cannot read the lung mask 'Test/Normal/lung masks/a.png' (its largest 16-bit value is 1 (expected 0 "
+    .. "and 65535, or 0 and 1 in 8 bits)). "
     .. "Repair it, or list its image 'Test/Normal/images/a.png' in skip.txt.")
 
-  local missing = make_set(t.tmpdir(), 40, 40, function(path, x, mask) return x, path ~= "Train/COVID-19" and mask or nil end)
+  local missing = make_set(t.tmpdir(), 40, 40, function(path, x, mask)
+    return x, path ~= "Train/COVID-19" and mask or nil
+  end)
   t.fails(function() xai.dataset.covid_qu_ex { root = missing, input = "lungs" } end,
-    "dataset: no lung mask for 'Train/COVID-19/images/a.png' (looked for 'Train/COVID-19/lung masks/a.png'; input = 'lungs' needs one). Add it, or list the image in skip.txt.")
+    "dataset: no lung mask for 'Train/COVID-19/images/a.png' (looked for 'Train/COVID-19/lung masks/a.png'; input = "
+    .. "'lungs' needs one). Add it, or list the image in skip.txt.")
   t.equal(xai.dataset.covid_qu_ex { root = missing, size_px = 32 }.train:mask(1, "lungs"), nil)
 
   local half = make_set(t.tmpdir(), 40, 40, function(path, x, mask)
@@ -156,7 +167,8 @@ t.test("masks that do not fit are errors that name the file", function()
     .. "Repair it, or list its image 'Test/Non-COVID/images/a.png' in skip.txt.")
 end)
 
-t.test("mask_resize stretches masks of another size, as Pillow would, for the network's input and for metrics", function()
+t.test("mask_resize stretches masks of another size, as Pillow would, for the network's input and "
+  .. "for metrics", function()
   local big, own = nil, nil
   local dir = make_set(t.tmpdir(), 40, 44, function(path, x, mask)
     if path == "Val/Normal" then
@@ -172,14 +184,16 @@ t.test("mask_resize stretches masks of another size, as Pillow would, for the ne
   for _, how in ipairs { "nearest", "bilinear" } do
     for _, mode in ipairs { "lungs", "outside" } do
       local data = xai.dataset.covid_qu_ex { root = dir, input = mode, size_px = 32, resize_px = 36, mask_resize = how }
-      t.equal(image.digest(data.val:pixels(3)), image.digest(image.fit(image.mask(big, stretched(how), mode), 36, 32)), how)
+      t.equal(image.digest(data.val:pixels(3)),
+        image.digest(image.fit(image.mask(big, stretched(how), mode), 36, 32)), how)
       t.ok(data.val:mask(3, "lungs"):eq(image.fit(stretched(how), 36, 32, "nearest"):ne(0):to "uint8"):all():item())
       t.equal(data.config.mask_resize, how)
     end
     local same = image.mask(big, own, "lungs", how)
     t.equal(image.digest(same), image.digest(image.mask(big, stretched(how), "lungs")))
   end
-  t.fails(function() image.mask(big, own, "lungs") end, "image.mask: the mask cannot be used (it is 23 x 31, its image 44 x 40; "
+  t.fails(function() image.mask(big, own, "lungs") end,
+    "image.mask: the mask cannot be used (it is 23 x 31, its image 44 x 40; "
     .. "mask_resize = 'nearest' would stretch it).")
   t.fails(function() xai.dataset.covid_qu_ex { root = dir, mask_resize = "cubic" } end,
     "covid_qu_ex: option 'mask_resize' is wrong (expected 'nearest' or 'bilinear', got string 'cubic').")
@@ -195,11 +209,13 @@ t.test("a mask that marks the whole picture, or has its content in the alpha cha
   local whole = "it marks the whole image"
   local alpha = "its color is the same everywhere, its content lies in the alpha channel. Save that as gray values"
   for _, case in ipairs {
-    { whole, 0, function() return 255 end }, { whole, 0, function() return 1 end }, { whole, 2, function() return 200 end },
-    { whole, 4, function() return 255 end }, { alpha, 4, function(x, y, c) return c == 0 and 255 or inside(x, y) and 255 or 0 end },
+    { whole, 0, function() return 255 end }, { whole, 0, function() return 1 end },
+    { whole, 2, function() return 200 end }, { whole, 4, function() return 255 end },
+    { alpha, 4, function(x, y, c) return c == 0 and 255 or inside(x, y) and 255 or 0 end },
     { alpha, 6, function(x, y, c) return c < 3 and 0 or inside(x, y) and 255 or 0 end } } do
     local data, dir = with(png.bytes(24, 20, case[2], 8, case[3]))
-    local message = ("dataset: cannot read the lung mask 'Test/Normal/lung masks/a.png' (%s). Repair it, or list its image "
+    local message = ("dataset: cannot read the lung mask 'Test/Normal/lung masks/a.png' (%s). Repair it, or list "
+      .. "its image "
       .. "'Test/Normal/images/a.png' in skip.txt."):format(case[1])
     t.fails(function() data:check() end, message)
     t.fails(function() data.test:mask(3, "lungs") end, message)
@@ -214,7 +230,8 @@ end)
 t.test("mean and std, channels_last and labels reach the batch as torchvision would make it", function()
   local dir = make_set(t.tmpdir(), 40, 44)
   local plain = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32 }
-  local scaled = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32, mean = { 0.485, 0.456, 0.406 }, std = { 0.229, 0.224, 0.225 } }
+  local scaled = xai.dataset.covid_qu_ex { root = dir, size_px = 32, resize_px = 32, mean = { 0.485, 0.456, 0.406 },
+    std = { 0.229, 0.224, 0.225 } }
   local a, b = plain.train:batch { 2, 1 }, scaled.train:batch({ 2, 1 }, { channels_last = true })
   t.equal(a.x.shape, { 2, 3, 32, 32 })
   t.equal(a.y:tolist(), { 1, 0 })
@@ -261,7 +278,8 @@ local function hull_by_force(m, h, w)
 end
 
 t.test("the hull of the lungs is the convex hull of their pixels' centres", function()
-  for k, list in ipairs { { { 4, 6, 2, 4 }, { 15, 8, 3, 5 } }, { { 3, 3, 2, 2 } }, { { 2, 10, 1, 1 }, { 17, 2, 1, 2 }, { 10, 14, 2, 1 } } } do
+  for k, list in ipairs { { { 4, 6, 2, 4 }, { 15, 8, 3, 5 } }, { { 3, 3, 2, 2 } },
+      { { 2, 10, 1, 1 }, { 17, 2, 1, 2 }, { 10, 14, 2, 1 } } } do
     local m = empty(18, 22)
     for _, e in ipairs(list) do ellipse(m, table.unpack(e)) end
     local white = torch.full({ 18, 22 }, 255, { dtype = "uint8" })
@@ -270,7 +288,8 @@ t.test("the hull of the lungs is the convex hull of their pixels' centres", func
   end
 end)
 
-t.test("box and border cut along the rectangle of the lungs, outside and shape along the lungs; together they are the picture", function()
+t.test("box and border cut along the rectangle of the lungs, outside and shape along the lungs; together they are "
+  .. "the picture", function()
   local m = empty(20, 24)
   ellipse(m, 6, 9, 3, 6)
   ellipse(m, 17, 10, 3, 5)
@@ -281,14 +300,17 @@ t.test("box and border cut along the rectangle of the lungs, outside and shape a
   t.equal((kept "lungs_raw" + kept "outside"):tolist(), picture:tolist())
   local inside = box:ne(0)
   t.equal(inside:sum():item(), 13 * 18) -- rows 3..15, columns 3..20
-  t.ok(inside[{ 3, 3 }]:item() and inside[{ 15, 20 }]:item() and not inside[{ 2, 10 }]:item() and not inside[{ 10, 21 }]:item())
+  t.ok(inside[{ 3, 3 }]:item() and inside[{ 15, 20 }]:item() and not inside[{ 2, 10 }]:item()
+    and not inside[{ 10, 21 }]:item())
   t.equal(kept("shape"):tolist(), image.lung_fill(mask):tolist())
   for _, mode in ipairs { "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" } do
-    t.fails(function() image.mask(picture, torch.zeros(20, 24):to("uint8"), mode) end, "image.mask: the mask cannot be used (it shows no lung).")
+    t.fails(function() image.mask(picture, torch.zeros(20, 24):to("uint8"), mode) end,
+      "image.mask: the mask cannot be used (it shows no lung).")
   end
 end)
 
-t.test("permuted labels: the same images and counts, another order, keyed by the seed; other splits keep theirs", function()
+t.test("permuted labels: the same images and counts, another order, keyed by the seed; other splits "
+  .. "keep theirs", function()
   local function labels(options)
     local data = xai.dataset.phantom { n_train = 60, n_val = 12, n_test = 12, size_px = 32, labels = options }
     return data.train:labels():tolist(), data.val:labels():tolist(), data.config.labels
@@ -311,7 +333,8 @@ t.test("permuted labels: the same images and counts, another order, keyed by the
   t.ok(differ, "two seeds give the same order")
 end)
 
-t.test("permuted_all: the labels of all splits in one order, keyed by the seed; a class's images change splits' counts alone", function()
+t.test("permuted_all: the labels of all splits in one order, keyed by the seed; a class's images change splits' "
+  .. "counts alone", function()
   local host = require "medxai.host"
   local seed = host.options.seed
   local restore <close> = setmetatable({}, { __close = function() host.options.seed = seed end }) -- luacheck: ignore

@@ -1,4 +1,5 @@
--- Phantoms: drawn from (seed, number) alone, classes that are there to see and masks that are true, markers at their rates.
+-- Phantoms: drawn from (seed, number) alone, classes that are there to see and masks that are true, markers at their
+-- rates.
 local t = require "t"
 local xai = require "medxai"
 local core = require "medxai.core"
@@ -13,7 +14,8 @@ end
 t.test("a picture depends on seed and number alone", function()
   local a = digest(draw({ size_px = 64, seed = 1 }, 5).image)
   t.equal(digest(draw({ size_px = 64, seed = 1 }, 5).image), a)
-  t.ok(digest(draw({ size_px = 64, seed = 2 }, 5).image) ~= a and digest(draw({ size_px = 64, seed = 1 }, 6).image) ~= a)
+  t.ok(digest(draw({ size_px = 64, seed = 2 }, 5).image) ~= a
+    and digest(draw({ size_px = 64, seed = 1 }, 6).image) ~= a)
   local data = phantom { seed = 1 }
   t.equal(digest(data.train:pixels(6)), a)
   t.equal(phantom { seed = 1, n_train = 3 }.val:item(3).id, data.train:item(6).id) -- number 5 in both
@@ -30,7 +32,11 @@ t.test("classes are as many, splits are apart, masks are where the dataset says"
     local lungs, lesion = data.train:mask(i, "lungs"):to("float32"), data.train:mask(i, "lesion"):to("float32")
     local share, part = lungs:mean():item(), lesion:mean():item()
     t.ok(share > 0.15 and share < 0.55, "lungs " .. share)
-    if label == 0 then t.equal(part, 0.0) else t.ok(part > 0.002 and part < 0.15, data.classes[label + 1] .. " " .. part) end
+    if label == 0 then
+      t.equal(part, 0.0)
+    else
+      t.ok(part > 0.002 and part < 0.15, data.classes[label + 1] .. " " .. part)
+    end
     t.ok(lesion:mul(1 - lungs):sum():item() <= 0.1 * math.max(1, lesion:sum():item()), "a lesion outside the lungs")
   end
   t.fails(function() data.train:mask(1, "marker") end, "dataset: unknown mask 'marker'. Known: lungs, lesion.")
@@ -88,14 +94,19 @@ t.test("a marker comes at its rate in every class, in any corner, and its mask i
 end)
 
 t.test("marker options that make no sense are errors", function()
-  t.fails(function() phantom { marker = 1.5 } end, "phantom: marker: the rate of class 'clear' is wrong (expected 0 to 1, got 1.5).")
-  t.fails(function() phantom { marker = { rates = 1 } } end, "phantom: marker: unknown option 'rates'. Did you mean 'rate'?")
-  t.fails(function() xai.dataset.phantom { n_train = 0, n_val = 0, n_test = 0 } end, "phantom: no images: n_train, n_val and n_test are all 0.")
-  t.fails(function() phantom { size_px = 8 } end, "phantom: option 'size_px' is too small (expected at least 16, got 8).")
+  t.fails(function() phantom { marker = 1.5 } end,
+    "phantom: marker: the rate of class 'clear' is wrong (expected 0 to 1, got 1.5).")
+  t.fails(function() phantom { marker = { rates = 1 } } end,
+    "phantom: marker: unknown option 'rates'. Did you mean 'rate'?")
+  t.fails(function() xai.dataset.phantom { n_train = 0, n_val = 0, n_test = 0 } end,
+    "phantom: no images: n_train, n_val and n_test are all 0.")
+  t.fails(function() phantom { size_px = 8 } end,
+    "phantom: option 'size_px' is too small (expected at least 16, got 8).")
 end)
 
 t.test("input masking works on phantoms too", function()
-  local plain, lungs, outside = phantom().train:pixels(2), phantom { input = "lungs_raw" }.train:pixels(2), phantom { input = "outside" }.train:pixels(2)
+  local plain, lungs, outside = phantom().train:pixels(2), phantom { input = "lungs_raw" }.train:pixels(2),
+    phantom { input = "outside" }.train:pixels(2)
   t.equal(lungs:add(outside):equal(plain), true)
   t.equal(phantom { input = "lungs_raw" }.train:item(2).id, phantom().train:item(2).id)
 end)

@@ -35,7 +35,9 @@ local function tree(dir, prefix, inner, classes, names)
   return dir
 end
 
-local function covid_tree(names) return tree(t.tmpdir(), "Lung Segmentation Data/", "/images", covid, names or { "b.png", "a.png", "c.png" }) end
+local function covid_tree(names)
+  return tree(t.tmpdir(), "Lung Segmentation Data/", "/images", covid, names or { "b.png", "a.png", "c.png" })
+end
 
 local function open_covid(dir, more)
   local o = { root = dir, size_px = 16, resize_px = 16 }
@@ -53,8 +55,9 @@ t.test("covid_qu_ex: classes in the fixed order, names sorted, items described",
   local data = open_covid(covid_tree())
   t.equal(data.classes, covid)
   t.equal(paths(data.val), {
-    "Val/COVID-19/images/a.png", "Val/COVID-19/images/b.png", "Val/COVID-19/images/c.png", "Val/Non-COVID/images/a.png", "Val/Non-COVID/images/b.png",
-    "Val/Non-COVID/images/c.png", "Val/Normal/images/a.png", "Val/Normal/images/b.png", "Val/Normal/images/c.png" })
+    "Val/COVID-19/images/a.png", "Val/COVID-19/images/b.png", "Val/COVID-19/images/c.png", "Val/Non-COVID/images/a.png",
+    "Val/Non-COVID/images/b.png", "Val/Non-COVID/images/c.png", "Val/Normal/images/a.png", "Val/Normal/images/b.png",
+    "Val/Normal/images/c.png" })
   t.equal(data.train:labels():tolist(), { 0, 0, 0, 1, 1, 1, 2, 2, 2 })
   local item = data.test:item(4)
   t.equal({ item.name, item.label, item.class, item.patient, item.source, item.split, #item.id, #item.sha256 },
@@ -68,7 +71,8 @@ end)
 t.test("covid_qu_ex: unpacked twice, or given the part itself, it is the same data", function()
   local dir = covid_tree()
   local twice = t.tmpdir()
-  sh("mkdir '%s/Lung Segmentation Data' && cp -r '%s/Lung Segmentation Data' '%s/Lung Segmentation Data/'", twice, dir, twice)
+  sh("mkdir '%s/Lung Segmentation Data' && cp -r '%s/Lung Segmentation Data' '%s/Lung Segmentation Data/'", twice,
+    dir, twice)
   t.equal(paths(open_covid(twice).train), paths(open_covid(dir).train))
   t.equal(paths(open_covid(dir .. "/Lung Segmentation Data/").train), paths(open_covid(dir).train))
 end)
@@ -77,24 +81,33 @@ t.test("a missing folder says what was looked for and what is there", function()
   local dir = t.tmpdir()
   sh("mkdir '%s/x-rays' '%s/notes'", dir, dir)
   t.fails(function() open_covid(dir .. "/none") end,
-    ("dataset: the folder '%s/none' does not exist ('%s' holds notes, x-rays). Write root = 'DIR', or give --data DIR on the command line."):format(dir, dir))
+    ("dataset: the folder '%s/none' does not exist ('%s' holds notes, x-rays). Write root = 'DIR', or give --data "
+      .. "DIR on the command line."):format(dir, dir))
   t.fails(function() open_covid(dir) end,
-    ("dataset: no COVID-QU-Ex data in '%s' (looked for 'Lung Segmentation Data/Train', 'Lung Segmentation Data/Val' and "
-      .. "'Lung Segmentation Data/Test'; there: notes, x-rays). Give its folder as root = 'DIR' or --data DIR."):format(dir))
-  t.fails(function() xai.dataset.covid_qu_ex {} end, "covid_qu_ex: no folder was given. Write root = 'DIR', or give --data DIR on the command line.")
+    ("dataset: no COVID-QU-Ex data in '%s' (looked for 'Lung Segmentation Data/Train', 'Lung Segmentation "
+      .. "Data/Val' and "
+      .. "'Lung Segmentation Data/Test'; there: notes, x-rays). Give its folder as root = 'DIR' or "
+      .. "--data DIR."):format(dir))
+  t.fails(function() xai.dataset.covid_qu_ex {} end,
+    "covid_qu_ex: no folder was given. Write root = 'DIR', or give --data DIR on the command line.")
   t.fails(function() xai.dataset.folders { root = dir } end,
-    ("dataset: no split folders in '%s' (looked for Train, Val and Test; there: notes, x-rays). Give the folder above them as root = 'DIR' or --data DIR."):format(dir))
+    ("dataset: no split folders in '%s' (looked for Train, Val and Test; there: notes, x-rays). Give the folder "
+      .. "above them as root = 'DIR' or --data DIR."):format(dir))
 end)
 
 t.test("a missing or empty class of the training split is an error", function()
   local dir = covid_tree()
   sh("rm '%s'/*/Train/Normal/images/*.png", dir)
-  t.fails(function() open_covid(dir) end, "dataset: class 'Normal' is empty: no PNG or JPEG in 'Train/Normal/images' (there: nothing).")
+  t.fails(function() open_covid(dir) end, "dataset: class 'Normal' is empty: no PNG or JPEG in "
+    .. "'Train/Normal/images' (there: nothing).")
   sh("rm -r '%s'/*/Train/Normal", dir)
-  t.fails(function() open_covid(dir) end, ("dataset: class 'Normal' is missing in Train (no folder '%s/Lung Segmentation Data/Train/Normal/images'; there: COVID-19, Non-COVID)."):format(dir))
+  t.fails(function() open_covid(dir) end,
+    ("dataset: class 'Normal' is missing in Train (no folder '%s/Lung Segmentation Data/Train/Normal/images'; "
+      .. "there: COVID-19, Non-COVID)."):format(dir))
 end)
 
-t.test("another split may lack a class: a note says so, labels stay; a misspelt one, or none at all, is an error", function()
+t.test("another split may lack a class: a note says so, labels stay; a misspelt one, or none at all, is "
+  .. "an error", function()
   local dir = covid_tree()
   sh("rm '%s'/*/Test/COVID-19/images/*.png && rm -r '%s'/*/Val/Non-COVID", dir, dir)
   local data = open_covid(dir)
@@ -117,7 +130,8 @@ t.test("another split may lack a class: a note says so, labels stay; a misspelt 
     "dataset: Test holds no image of the classes healthy, sick, well (there: well).")
 end)
 
-t.test("corrupt, empty and foreign files are named, one alone and several together; skip.txt leaves them out", function()
+t.test("corrupt, empty and foreign files are named, one alone and several together; skip.txt leaves "
+  .. "them out", function()
   local dir = covid_tree()
   local own = dir .. "/Lung Segmentation Data/Train/COVID-19/images/"
   t.write(own .. "covid_19.png", "not an image")
@@ -142,11 +156,13 @@ Repair them, or leave them out: write these lines to skip.txt beside the data:
   Train/COVID-19/images/a.png
   Train/COVID-19/images/b.png
   Train/COVID-19/images/covid_19.png]])
-  t.write(dir .. "/skip.txt", "# broken\r\nTrain/COVID-19/images/a.png\r\n\n  Lung Segmentation Data/Train/COVID-19/images/b.png\n./Train/COVID-19/images/covid_19.png\ngone.png\n")
+  t.write(dir .. "/skip.txt", "# broken\r\nTrain/COVID-19/images/a.png\r\n\n  Lung Segmentation "
+    .. "Data/Train/COVID-19/images/b.png\n./Train/COVID-19/images/covid_19.png\ngone.png\n")
   data = open_covid(dir)
   t.equal(data.train.n, 7)
   local report = data:check()
-  t.equal(report.warnings, { "3 images are left out, as the skip list says", "the skip list names 'gone.png', which is not in this data set" })
+  t.equal(report.warnings, { "3 images are left out, as the skip list says",
+    "the skip list names 'gone.png', which is not in this data set" })
 end)
 
 t.test("option skip takes a list of paths or another file", function()
@@ -158,14 +174,21 @@ end)
 
 t.test("unknown and wrong options are errors", function()
   local dir = covid_tree { "a.png" }
-  t.fails(function() xai.dataset.covid_qu_ex { rot = dir } end, "covid_qu_ex: unknown option 'rot'. Did you mean 'root'?")
-  t.fails(function() open_covid(dir, { input = "lung" }) end, "covid_qu_ex: option 'input' is wrong (expected 'whole', 'lungs', 'lungs_raw', 'lungs_hull', "
+  t.fails(function() xai.dataset.covid_qu_ex { rot = dir } end,
+    "covid_qu_ex: unknown option 'rot'. Did you mean 'root'?")
+  t.fails(function() open_covid(dir, { input = "lung" }) end,
+    "covid_qu_ex: option 'input' is wrong (expected 'whole', 'lungs', 'lungs_raw', 'lungs_hull', "
     .. "'outside', 'box', 'border' or 'shape', got string 'lung'). Did you mean 'lungs'?")
-  t.fails(function() open_covid(dir, { size_px = 32 }) end, "covid_qu_ex: option 'resize_px' is too small (expected at least size_px, 32, got 16).")
-  t.fails(function() open_covid(dir, { mean = { 0, 0, 0 } }) end, "covid_qu_ex: option 'std' is missing: mean and std go together.")
-  t.fails(function() open_covid(dir, { mean = { 0, 0, 0 }, std = { 1, 0, 1 } }) end, "covid_qu_ex: option 'std' is wrong (expected three positive numbers, for red, green and blue).")
-  t.fails(function() open_covid(dir, { augment = { flips = 1 } }) end, "covid_qu_ex: augment: unknown option 'flips'. Did you mean 'flip'?")
-  t.fails(function() return xai.dataset.covid_quex end, "dataset: unknown reader 'covid_quex'. Did you mean 'covid_qu_ex'?")
+  t.fails(function() open_covid(dir, { size_px = 32 }) end,
+    "covid_qu_ex: option 'resize_px' is too small (expected at least size_px, 32, got 16).")
+  t.fails(function() open_covid(dir, { mean = { 0, 0, 0 } }) end,
+    "covid_qu_ex: option 'std' is missing: mean and std go together.")
+  t.fails(function() open_covid(dir, { mean = { 0, 0, 0 }, std = { 1, 0, 1 } }) end,
+    "covid_qu_ex: option 'std' is wrong (expected three positive numbers, for red, green and blue).")
+  t.fails(function() open_covid(dir, { augment = { flips = 1 } }) end,
+    "covid_qu_ex: augment: unknown option 'flips'. Did you mean 'flip'?")
+  t.fails(function() return xai.dataset.covid_quex end,
+    "dataset: unknown reader 'covid_quex'. Did you mean 'covid_qu_ex'?")
   local data = open_covid(dir)
   t.fails(function() data.val:batch { 4 } end, "dataset: batch: there is no image 4 in val (expected 1 to 3).")
   t.fails(function() data.val:item(0) end, "dataset: item: there is no image 0 in val (expected 1 to 3).")
@@ -178,14 +201,18 @@ t.test("folders: classes as given, or sorted with a note, or the thesis' three i
   local data = xai.dataset.folders { root = dir, size_px = 16, resize_px = 16 }
   t.equal(data.classes, { "healthy", "sick" })
   t.equal(data.notes, { "classes in order of name: healthy, sick. Write classes = { ... } to fix another order" })
-  t.equal(paths(data.test), { "Test/healthy/1.png", "Test/healthy/10.png", "Test/healthy/2.png", "Test/sick/1.png", "Test/sick/10.png", "Test/sick/2.png" })
+  t.equal(paths(data.test), { "Test/healthy/1.png", "Test/healthy/10.png", "Test/healthy/2.png", "Test/sick/1.png",
+    "Test/sick/10.png", "Test/sick/2.png" })
   data = xai.dataset.folders { root = dir, classes = { "sick", "healthy" } }
-  t.equal({ data.classes, data.notes, data.train:labels():tolist() }, { { "sick", "healthy" }, {}, { 0, 0, 0, 1, 1, 1 } })
+  t.equal({ data.classes, data.notes, data.train:labels():tolist() },
+    { { "sick", "healthy" }, {}, { 0, 0, 0, 1, 1, 1 } })
   t.fails(function() xai.dataset.folders { root = dir, classes = { "sick", "well" } } end,
     "dataset: class 'well' is missing in Train (no folder 'Train/well'; there: healthy, sick).")
-  t.fails(function() xai.dataset.folders { root = dir, classes = { "sick", "sick" } } end, "folders: classes names 'sick' twice.")
+  t.fails(function() xai.dataset.folders { root = dir, classes = { "sick", "sick" } } end,
+    "folders: classes names 'sick' twice.")
   t.fails(function() xai.dataset.folders { root = dir, input = "lungs" } end,
-    "folders: input = 'lungs' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or masked_folders.")
+    "folders: input = 'lungs' needs lung masks, which class folders do not have. Use covid_qu_ex, manifest or "
+    .. "masked_folders.")
   local three = tree(t.tmpdir(), "", "", { "Normal", "COVID-19", "Non-COVID" }, { "1.png" })
   t.equal(xai.dataset.folders { root = three }.classes, covid)
 end)
@@ -199,21 +226,25 @@ t.test("masked_folders: Masked_<split>, and the input mode is lungs without mask
   t.equal(image.digest(data.train:pixels(1)), image.digest(image.fit(own, 20, 16)))
   local none = t.tmpdir()
   t.fails(function() xai.dataset.masked_folders { root = none } end,
-    ("dataset: no split folders in '%s' (looked for Masked_Train, Masked_Val and Masked_Test; there: nothing). Give the folder above them as root = 'DIR' or --data DIR."):format(none))
+    ("dataset: no split folders in '%s' (looked for Masked_Train, Masked_Val and Masked_Test; there: nothing). Give "
+      .. "the folder above them as root = 'DIR' or --data DIR."):format(none))
 end)
 
 t.test("manifest: quotes, line ends, numbers or names as labels, patients and sources", function()
   local dir = t.tmpdir()
   for i = 1, 6 do t.write(dir .. "/im, " .. i .. ".png", png(i)) end
-  local text = "\xEF\xBB\xBFPath,label,split,patient,source,mask\r\n\"im, 1.png\",sick,train,p1,A,\r\n\"im, 2.png\",well,Training,p2,B,\n" ..
-    "\"im, 3.png\",\"sick\",valid,p3,A,\n\"im, 4.png\",well,val,p4,B,\n\"im, 5.png\",sick,TEST,p5,A,\n\n\"im, 6.png\",well,test,p6,B,"
+  local text = "\xEF\xBB\xBFPath,label,split,patient,source,mask\r\n\"im, 1.png\",sick,train,p1,A,\r\n\"im, "
+    .. "2.png\",well,Training,p2,B,\n" .. "\"im, 3.png\",\"sick\",valid,p3,A,\n\"im, 4.png\",well,val,p4,B,\n\"im, "
+    .. "5.png\",sick,TEST,p5,A,\n\n\"im, 6.png\",well,test,p6,B,"
   local path = t.write(dir .. "/table.csv", text)
   local data = xai.dataset.manifest { csv = path, size_px = 16, resize_px = 16 }
-  t.equal({ data.classes, data.train.n, data.val.n, data.test.n, data.test:item(2).patient, data.test:item(2).class }, { { "sick", "well" }, 2, 2, 2, "p6", "well" })
+  t.equal({ data.classes, data.train.n, data.val.n, data.test.n, data.test:item(2).patient, data.test:item(2).class },
+    { { "sick", "well" }, 2, 2, 2, "p6", "well" })
   local report = data:check()
   t.equal({ report.patients, report.sources.names }, { 6, { "A", "B" } })
   t.near(report.sources.mutual_information_bits, 1, 1e-12)
-  t.equal(report.warnings[1], "the source tells 100 % of what there is to know about the class (1.00 of 1.00 bits): a network can use it as a shortcut")
+  t.equal(report.warnings[1], "the source tells 100 % of what there is to know about the class (1.00 of 1.00 bits): "
+    .. "a network can use it as a shortcut")
   t.equal(xai.dataset.manifest { csv = path, classes = { "well", "sick" } }.train:labels():tolist(), { 1, 0 })
   local numbered = t.write(dir .. "/n.csv", (text:gsub("sick", "1"):gsub("well", "0")))
   t.equal(xai.dataset.manifest { csv = numbered, classes = { "well", "sick" } }.train:labels():tolist(), { 1, 0 })
@@ -245,13 +276,19 @@ t.test("manifest: what is wrong in a table is told with its line", function()
   with("path,label,split\n" .. blanks .. "\n", "manifest: m.csv has no rows.")
   with("path,label,split,label\n1.png,a,train,b\n", "manifest: m.csv:1: the column 'label' is there twice. Rename one.")
   with("path,label,split\n1.png,0,train\n2.png,900000000007,train\n",
-    "manifest: m.csv: the labels are numbers up to 900000000007, but none is 1. Number the classes from 0, or write classes = { ... }.")
-  with("path,label,split\n1.png,a,train\n7.png,a,train\n", "manifest: 1 file is not there (paths are relative to 'DIR'; the first would be 'DIR/7.png'):\n  m.csv:3: '7.png'")
-  with("path,label,split\n1.png,sick,train\n", "manifest: m.csv:2: unknown class 'sick'. Did you mean 'Sick'?", { classes = { "Sick", "Well" } })
-  with("path,label,split\n1.png,a,train\n2.png,b,test\n", "dataset: class 'b' has no image in train. Add some, or leave the class out of classes.")
+    "manifest: m.csv: the labels are numbers up to 900000000007, but none is 1. Number the classes from 0, or write "
+    .. "classes = { ... }.")
+  with("path,label,split\n1.png,a,train\n7.png,a,train\n",
+    "manifest: 1 file is not there (paths are relative to 'DIR'; the first would be 'DIR/7.png'):\n  m.csv:3: '7.png'")
+  with("path,label,split\n1.png,sick,train\n", "manifest: m.csv:2: unknown class 'sick'. Did you mean 'Sick'?",
+    { classes = { "Sick", "Well" } })
+  with("path,label,split\n1.png,a,train\n2.png,b,test\n",
+    "dataset: class 'b' has no image in train. Add some, or leave the class out of classes.")
   with("path,label,split,patient\n1.png,a,train,p7\n2.png,a,test,p7\n",
-    "dataset: patient 'p7' is in two splits ('1.png' in train, '2.png' in test). Move all images of a patient into one.")
-  t.fails(function() xai.dataset.manifest { csv = dir .. "/no.csv" } end, ("manifest: cannot read '%s/no.csv': No such file or directory."):format(dir))
+    "dataset: patient 'p7' is in two splits ('1.png' in train, '2.png' in test). Move all images of a patient "
+    .. "into one.")
+  t.fails(function() xai.dataset.manifest { csv = dir .. "/no.csv" } end,
+    ("manifest: cannot read '%s/no.csv': No such file or directory."):format(dir))
 end)
 
 t.test("a single file or a list of files is a dataset", function()
@@ -259,12 +296,17 @@ t.test("a single file or a list of files is a dataset", function()
   local a, b = t.write(dir .. "/a.png", png(1)), t.write(dir .. "/b.png", png(2))
   local one = xai.dataset.files(a)
   t.equal({ one.test.n, one.test:labels():tolist(), one.test:batch({ 1 }).x.shape }, { 1, { -1 }, { 1, 3, 224, 224 } })
-  local two = xai.dataset.files { a, b, size_px = 16, resize_px = 16, label = { "well", "sick" }, classes = { "sick", "well" } }
+  local two = xai.dataset.files { a, b, size_px = 16, resize_px = 16, label = { "well", "sick" },
+    classes = { "sick", "well" } }
   t.equal({ two.test:labels():tolist(), two.test:item(2).name, two.test:item(2).class }, { { 1, 0 }, "b.png", "sick" })
-  t.fails(function() xai.dataset.files(dir) end, ("files: '%s' is a folder. Use xai.dataset.folders { root = '%s' }, or name its files."):format(dir, dir))
-  t.fails(function() xai.dataset.files(dir .. "/c.png") end, ("files: '%s/c.png' does not exist (there: a.png, b.png)."):format(dir))
-  t.fails(function() xai.dataset.files {} end, "files: option 'paths' is missing (expected string or table: one image file, or a list). Add paths = ... to it.")
-  t.fails(function() xai.dataset.files { a, label = "well", classes = { "Well" } } end, "files: unknown class 'well'. Did you mean 'Well'?")
+  t.fails(function() xai.dataset.files(dir) end,
+    ("files: '%s' is a folder. Use xai.dataset.folders { root = '%s' }, or name its files."):format(dir, dir))
+  t.fails(function() xai.dataset.files(dir .. "/c.png") end,
+    ("files: '%s/c.png' does not exist (there: a.png, b.png)."):format(dir))
+  t.fails(function() xai.dataset.files {} end,
+    "files: option 'paths' is missing (expected string or table: one image file, or a list). Add paths = ... to it.")
+  t.fails(function() xai.dataset.files { a, label = "well", classes = { "Well" } } end,
+    "files: unknown class 'well'. Did you mean 'Well'?")
 end)
 
 t.test("limit keeps the first of each class and split", function()
@@ -275,23 +317,30 @@ end)
 
 t.test("--smoke keeps four images per class and split, and --data gives the folder", function()
   local dir = covid_tree { "a.png", "b.png", "c.png", "d.png", "e.png", "f.png" }
-  local script = t.write(t.tmpdir() .. "/e.lua", 'local xai = require "medxai"\nprint(xai.dataset.covid_qu_ex { size_px = 16 })')
+  local script = t.write(t.tmpdir() .. "/e.lua",
+    'local xai = require "medxai"\nprint(xai.dataset.covid_qu_ex { size_px = 16 })')
   local r = t.run { "--smoke", script, "--data", dir }
-  t.equal({ r.code, r.out, r.err }, { 0, "covid_qu_ex: train 12, val 12, test 12; classes COVID-19, Non-COVID, Normal\n", "--data: root = " .. dir .. " in covid_qu_ex\n" })
+  t.equal({ r.code, r.out, r.err },
+    { 0, "covid_qu_ex: train 12, val 12, test 12; classes COVID-19, Non-COVID, Normal\n",
+      "--data: root = " .. dir .. " in covid_qu_ex\n" })
 end)
 
 t.test("listing needs no libtorch", function()
   local dir = covid_tree { "a.png" }
-  local script = t.write(t.tmpdir() .. "/e.lua", ('local d = require("medxai").dataset.covid_qu_ex { root = %q }\nprint(d.train.n, package.loaded["medxai.core"])'):format(dir))
+  local script = t.write(t.tmpdir() .. "/e.lua",
+    ('local d = require("medxai").dataset.covid_qu_ex { root = %q }\nprint(d.train.n, '
+      .. 'package.loaded["medxai.core"])'):format(dir))
   t.equal(t.run { script }.out, "3\tnil\n")
 end)
 
 t.test("the real set in the COVID-QU-Ex layout", function()
   local root = t.shared() .. "/covid-cxr"
-  local data = xai.dataset.covid_qu_ex { root = root, input = "lungs", resize_px = 255, skip = { "Train/Normal/images/Normal (113).png" } }
+  local data = xai.dataset.covid_qu_ex { root = root, input = "lungs", resize_px = 255,
+    skip = { "Train/Normal/images/Normal (113).png" } }
   t.equal({ data.train.n, data.val.n, data.test.n }, { 402, 58, 85 })
   local report = data:check()
-  t.equal({ #report.exact, report.near_count, report.counts.train }, { 0, 0, { ["COVID-19"] = 43, ["Non-COVID"] = 180, Normal = 179, total = 402 } })
+  t.equal({ #report.exact, report.near_count, report.counts.train },
+    { 0, 0, { ["COVID-19"] = 43, ["Non-COVID"] = 180, Normal = 179, total = 402 } })
   local infection = xai.dataset.covid_qu_ex { root = root, part = "infection", resize_px = 255 }
   t.equal({ infection.test.n, infection.train }, { 60 })
   t.equal(infection.test:mask(1, "infection").shape, { 224, 224 })

@@ -1,5 +1,5 @@
--- What numbers of an evaluation hide is said in words: one answer for every image, no better than the largest class, images of
--- one class only, classes without an image. And sure answers keep the digits of their loss and their order.
+-- What numbers of an evaluation hide is said in words: one answer for every image, no better than the largest class,
+-- images of one class only, classes without an image. And sure answers keep the digits of their loss and their order.
 local t = require "t"
 local evaluate = require "medxai.steps.evaluate"
 local metrics = require "medxai.stats.classification"
@@ -22,33 +22,41 @@ t.test("one answer for every image is said", function()
   t.equal(remarks(("ab"):rep(5), ("a"):rep(10), two), { "the model answers 'healthy' for every one of the 10 images" })
 end)
 
-t.test("an accuracy whose difference to the largest class may be chance is said with the interval; a better one is not", function()
+t.test("an accuracy whose difference to the largest class may be chance is said with the interval; a better "
+  .. "one is not", function()
   local list, result = remarks(("aaab"):rep(10), ("aaba"):rep(2) .. ("aaab"):rep(8), two)
   local i = result.intervals.above_largest
   t.ok(i[1] <= 0.15 and i[2] >= 0.15 and i[2] > i[1])
   t.near(result.accuracy, 0.9, 1e-12)
   local worse = remarks(("aaab"):rep(10), ("baab"):rep(8) .. ("aaab"):rep(2), two)
   t.equal(#worse, 1)
-  t.ok(worse[1]:find("^accuracy 0.8000 is not shown to be better than that of answering 'healthy' for every image, 0.7500 "
+  t.ok(worse[1]:find("^accuracy 0.8000 is not shown to be better than that of answering 'healthy' for every "
+    .. "image, 0.7500 "
     .. "%(difference %+0.0500, 95 %% interval %-0.%d+ to %+0.%d+%)$"), worse[1])
   t.equal(#list, i[1] > 0 and 0 or 1)
   t.equal(remarks(("ab"):rep(30), ("ab"):rep(30), two), {})
-  t.equal(remarks("ab", "ba", two), { "accuracy 0.0000 is not shown to be better than that of answering 'healthy' for every image, 0.5000 "
+  t.equal(remarks("ab", "ba", two),
+    { "accuracy 0.0000 is not shown to be better than that of answering 'healthy' for every image, 0.5000 "
     .. "(difference -0.5000, no interval: fewer than 10 images)" })
   t.equal(remarks("ab", "ab", two), {})
 end)
 
-t.test("images of one class only, and classes without an image, are said; the mean over the classes that are there too", function()
-  t.equal(remarks("aaaa", "aaab", two), { "every image is of the class 'healthy': accuracy does not tell whether the model knows it from others" })
+t.test("images of one class only, and classes without an image, are said; the mean over the classes that are "
+  .. "there too", function()
+  t.equal(remarks("aaaa", "aaab", two),
+    { "every image is of the class 'healthy': accuracy does not tell whether the model knows it from others" })
   local list = remarks(("ac"):rep(20), ("ac"):rep(20), { "x", "y", "z", "v" })
-  t.equal(list, { "no image is of the classes 'y', 'v': their F1 counts as 0 in the macro mean, which is 1.0000 over the classes that are there" })
+  t.equal(list, { "no image is of the classes 'y', 'v': their F1 counts as 0 in the macro mean, which is 1.0000 "
+    .. "over the classes that are there" })
   t.equal(remarks("", "", two), {})
 end)
 
-t.test("sure answers keep the digits of their loss, and AUROC their order where probabilities have all become 1", function()
+t.test("sure answers keep the digits of their loss, and AUROC their order where probabilities have all "
+  .. "become 1", function()
   t.near(require("medxai.stats.logits").cross_entropy({ 40, 0, 0 }, 0) / (2 * math.exp(-40)), 1, 1e-12)
   t.near(require("medxai.stats.logits").cross_entropy({ 40, 0, 0 }, 1), 40 + 2 * math.exp(-40), 1e-12)
-  t.near(require("medxai.stats.logits").cross_entropy({ 1, 2, 4 }, 1), math.log(math.exp(1) + math.exp(2) + math.exp(4)) - 2, 1e-12)
+  t.near(require("medxai.stats.logits").cross_entropy({ 1, 2, 4 }, 1),
+    math.log(math.exp(1) + math.exp(2) + math.exp(4)) - 2, 1e-12)
 end)
 
 local experiment = [[
@@ -82,9 +90,11 @@ t.test("evaluate, the report's first lines and runs show say it", function()
   t.ok(select(2, r.err:gsub(said, "")) == 2, r.err) -- at once and at the end
   local page = t.read(dir .. "/runs/one/report.html")
   local head = page:match "^(.-)<h2>"
-  t.ok(head:find("<b>Note:</b> on the test split the model answers &#39;nodule&#39; for every one of the 12 images.", 1, true)
+  t.ok(head:find("<b>Note:</b> on the test split the model answers &#39;nodule&#39; for every one of the 12 images.",
+    1, true)
     or head:find("on the test split " .. said, 1, true), head)
-  t.ok(not page:find("warnings\"><b>", 1, true) or not page:match("<div class=\"warnings\">(.-)</div>"):find("for every one", 1, true))
+  t.ok(not page:find("warnings\"><b>", 1, true)
+    or not page:match("<div class=\"warnings\">(.-)</div>"):find("for every one", 1, true))
   local again = go(dir, { 0, 1000, 0 }, 1)
   t.ok(again.out:find("note: " .. said, 1, true) and again.err:find("not done again", 1, true), again.out)
   local shown = t.run { "runs", "show", "one", cwd = dir }

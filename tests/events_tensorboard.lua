@@ -1,4 +1,5 @@
--- TensorBoard's event files: the bytes of every kind of record (tests/reference/events.py made them), and what a run leaves.
+-- TensorBoard's event files: the bytes of every kind of record (tests/reference/events.py made them), and what a run
+-- leaves.
 local t = require "t"
 local events = require "medxai.run.tensorboard"
 local files = require "medxai.base.files"
@@ -10,13 +11,17 @@ local png = "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\2\0\0\0\3\x08\2\0\0\0\x3a" ..
 
 local golden = {
   { events.version(1.5), "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c" },
-  { events.scalar(2.25, 3, "loss/train", 0.75), "200000000000000029eda95009000000000000024010032a130a110a0a6c6f73732f747261696e150000403f2c8556a8" },
+  { events.scalar(2.25, 3, "loss/train", 0.75),
+    "200000000000000029eda95009000000000000024010032a130a110a0a6c6f73732f747261696e150000403f2c8556a8" },
   { events.start(4.0, 300), "100000000000000095fbfe1809000000000000104010ac023a02080105386c1b" },
-  { events.image(1.0, 1, "maps", png), "4700000000000000bac3fb9b09000000000000f03f10012a3a0a380a046d6170732230080310021803222889504e470d0a1a0a0000000d49484452000000020000000308"
-    .. "020000003a000000000000000000002e0a36ae" },
-  { events.text(1.0, 1, "config", "lr = 0.1"), "420000000000000079f36eaa09000000000000f03f10012a350a330a13636f6e6669672f746578745f73756d6d617279421208071204120208014208"
-    .. "6c72203d20302e314a080a060a04746578742f32b477" },
-  { events.scalar(1.0, 2 ^ 40 // 1 | 5, "x", -1e30), "1c00000000000000c8c1951d09000000000000f03f108580808080202a0a0a080a017815caf249f17d506e24" },
+  { events.image(1.0, 1, "maps", png),
+    "4700000000000000bac3fb9b09000000000000f03f10012a3a0a380a046d6170732230080310021803222889504e470d0a1a"
+    .. "0a0000000d49484452000000020000000308020000003a000000000000000000002e0a36ae" },
+  { events.text(1.0, 1, "config", "lr = 0.1"),
+    "420000000000000079f36eaa09000000000000f03f10012a350a330a13636f6e6669672f746578745f73756d6d6172794212"
+    .. "080712041202080142086c72203d20302e314a080a060a04746578742f32b477" },
+  { events.scalar(1.0, 2 ^ 40 // 1 | 5, "x", -1e30),
+    "1c00000000000000c8c1951d09000000000000f03f108580808080202a0a0a080a017815caf249f17d506e24" },
 }
 
 t.test("records are TensorBoard's to the byte", function()
@@ -56,9 +61,11 @@ run:explain(model, data.test, { methods = { "gradcam" }, images = 2 })
 t.test("a run tells every epoch once, its settings and its pictures; after a resumption nothing overlaps", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/tiny.lua", experiment)
-  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
+  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),
+    t.quote(script))
   t.run { exe = "/bin/sh", "-c", string.format([[%s & pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(cat %s/run/metrics.jsonl 2>/dev/null | wc -l)" -lt 2 ]; do sleep 0.01; done; kill -9 $pid; wait $pid]], command, t.quote(dir)) }
+    while kill -0 $pid 2>/dev/null && [ "$(cat %s/run/metrics.jsonl 2>/dev/null | wc -l)" -lt 2 ]; do sleep 0.01; done
+    kill -9 $pid; wait $pid]], command, t.quote(dir)) }
   local r = t.run { exe = "/bin/sh", "-c", command }
   t.equal(r.code, 0, r.err)
   local folder, seen, last = dir .. "/run/events", {}, 0

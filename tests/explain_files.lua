@@ -1,4 +1,5 @@
--- medxai.file (host/l_file.c): whole writes, exclusive creation, appending, locks, and the system's reasons word for word.
+-- medxai.file (host/l_file.c): whole writes, exclusive creation, appending, locks, and the system's reasons word for
+-- word.
 local t = require "t"
 local file = require "medxai.file"
 
@@ -8,8 +9,10 @@ t.test("write replaces a file whole and leaves no temporary file, also when it f
   t.ok(file.write(dir .. "/a", "three"))
   t.equal(file.read(dir .. "/a"), "three")
   file.mkdir(dir .. "/folder")
-  t.equal({ file.write(dir .. "/folder", "x") }, { nil, "cannot write '" .. dir .. "/folder': Is a directory", "EISDIR" })
-  t.equal({ file.write(dir .. "/none/a", "x") }, { nil, "cannot write '" .. dir .. "/none/a': No such file or directory", "ENOENT" })
+  t.equal({ file.write(dir .. "/folder", "x") },
+    { nil, "cannot write '" .. dir .. "/folder': Is a directory", "EISDIR" })
+  t.equal({ file.write(dir .. "/none/a", "x") },
+    { nil, "cannot write '" .. dir .. "/none/a': No such file or directory", "ENOENT" })
   t.equal(file.list(dir), { "a", "folder" })
 end)
 
@@ -40,14 +43,16 @@ t.test("a write beyond the file size limit leaves the old file and says why", fu
     print(table.concat(file.list(%q), " "), #file.read(%q))]]):format(dir .. "/old", dir .. "/old", dir, dir .. "/old"))
   local host = require "medxai.host"
   local pipe <close> = io.popen("ulimit -f 8; " .. t.quote(host.exe) .. " " .. t.quote(script) .. " 2>&1")
-  t.equal(pipe:read "a", ("cannot write '%s/old': File too large\ncannot append to '%s/old': File too large\nold s.lua\t3\n"):format(dir, dir))
+  t.equal(pipe:read "a", ("cannot write '%s/old': File too large\ncannot append to '%s/old': File too large\nold "
+    .. "s.lua\t3\n"):format(dir, dir))
 end)
 
 t.test("a lock is held by one, given back by close, and by the end of its process", function()
   local dir = t.tmpdir()
   local lock = file.lock(dir .. "/lock")
   local asked, message, code = file.lock(dir .. "/lock")
-  t.equal({ asked, message, code }, { nil, "cannot lock '" .. dir .. "/lock': Resource temporarily unavailable", "EAGAIN" })
+  t.equal({ asked, message, code }, { nil, "cannot lock '" .. dir .. "/lock': Resource temporarily unavailable",
+    "EAGAIN" })
   lock:close()
   local again <close> = t.ok(file.lock(dir .. "/lock"))
   t.equal(t.run { "-e", ("local f = require 'medxai.file'; print((f.lock(%q)))"):format(dir .. "/lock") }.out, "nil\n")
@@ -60,10 +65,12 @@ t.test("folders with their parents, sorted lists, kinds, sizes", function()
   t.write(dir .. "/Z", "12345")
   t.write(dir .. "/a.txt", "")
   t.equal(file.list(dir), { "Z", "a", "a.txt" })
-  t.equal({ file.stat(dir .. "/Z").kind, file.stat(dir .. "/Z").bytes, file.stat(dir).kind, file.stat("/dev/null").kind }, { "file", 5, "folder", "other" })
+  t.equal({ file.stat(dir .. "/Z").kind, file.stat(dir .. "/Z").bytes, file.stat(dir).kind,
+    file.stat("/dev/null").kind }, { "file", 5, "folder", "other" })
   t.equal({ file.mkdir(dir .. "/Z/x") }, { nil, "cannot make folder '" .. dir .. "/Z': Not a directory", "ENOTDIR" })
   t.equal({ file.read(dir) }, { nil, "cannot read '" .. dir .. "': Is a directory", "EISDIR" })
-  t.equal({ file.list(dir .. "/none") }, { nil, "cannot list '" .. dir .. "/none': No such file or directory", "ENOENT" })
+  t.equal({ file.list(dir .. "/none") }, { nil, "cannot list '" .. dir .. "/none': No such file or directory",
+    "ENOENT" })
   local made = file.mkdtemp(dir .. "/t")
   t.equal(file.stat(made).kind, "folder")
   t.equal(file.realpath(dir .. "/a/../Z"), file.realpath(dir) .. "/Z")

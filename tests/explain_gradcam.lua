@@ -1,5 +1,5 @@
--- Grad-CAM against pytorch-grad-cam 1.5.7 in float64 (dumps made by tests/reference/gradcam.py --tiny), and the rules that
--- every map obeys.
+-- Grad-CAM against pytorch-grad-cam 1.5.7 in float64 (dumps made by tests/reference/gradcam.py --tiny), and the rules
+-- that every map obeys.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -34,7 +34,8 @@ t.test("Grad-CAM equals pytorch-grad-cam with rectifiers out of place", function
   t.ok(distance(tiny_maps(nil), torch.load_npy(here .. "gradcam_tiny_out.npy")) < 1e-5)
 end)
 
-t.test("compat = pytorch-grad-cam equals the reference as it is, with its activation after the rectifier in place", function()
+t.test("compat = pytorch-grad-cam equals the reference as it is, with its activation after the rectifier "
+  .. "in place", function()
   t.ok(distance(tiny_maps("pytorch-grad-cam"), torch.load_npy(here .. "gradcam_tiny_asis.npy")) < 1e-5)
 end)
 
@@ -85,7 +86,9 @@ t.test("statuses: ok, flat, all negative, not a number; what is flat is so by it
   end
   local statuses, maps = judged()
   t.equal(statuses, { "ok", "flat", "all_negative", "nan", "ok", "nan", "flat", "ok", "flat" })
-  for i, row in pairs { [1] = { 0, 0 }, [4] = { 1, 0 }, [6] = { 0, 0 }, [7] = { 0, 1 } } do t.equal(maps[i]:tolist(), { row }) end
+  for i, row in pairs { [1] = { 0, 0 }, [4] = { 1, 0 }, [6] = { 0, 0 }, [7] = { 0, 1 } } do
+    t.equal(maps[i]:tolist(), { row })
+  end
   local compat = judged { compat = "pytorch-grad-cam" }
   t.equal(compat, { "ok", "flat", "all_negative", "nan", "flat", "nan", "ok", "flat", "flat" })
 end)
@@ -93,7 +96,9 @@ end)
 t.test("targets: predicted, true, class by name or index, contrast, softmax", function()
   local logits = torch.tensor({ { 1.0, 3.0, 2.0 }, { 2.0, 0.0, 1.0 } })
   local items = { { label = 2 }, { label = 0 } }
-  local function scores(spec) return target.fix(target.parse(spec, tiny.classes), logits, items, tiny.classes):score(logits):tolist() end
+  local function scores(spec)
+    return target.fix(target.parse(spec, tiny.classes), logits, items, tiny.classes):score(logits):tolist()
+  end
   t.near(scores("predicted"), { 3, 2 }, 0)
   t.near(scores("true"), { 2, 2 }, 0)
   t.near(scores("nodule"), { 3, 0 }, 0)
@@ -107,11 +112,17 @@ end)
 
 t.test("targets that do not exist are refused by name", function()
   t.fails(function() target.parse("nodul", tiny.classes) end,
-    "explain: unknown target 'nodul'. Write predicted, true, contrast(a, b) or a class: clear, nodule, opacity. Did you mean 'nodule'?")
-  t.fails(function() target.parse(3, tiny.classes) end, "explain: target class 3 is out of range (the model has classes 0 to 2: clear, nodule, opacity).")
-  t.fails(function() target.parse("contrast(clear, clear)", tiny.classes) end, "explain: a contrast needs two different classes (got 'clear' twice).")
-  t.fails(function() target.parse("contrast(clear)", tiny.classes) end, "explain: a contrast has two classes (expected contrast(a, b), got 'contrast(clear)').")
-  t.fails(function() target.fix(target.parse("true", tiny.classes), torch.zeros(1, 3), { { path = "a.png" } }, tiny.classes) end,
+    "explain: unknown target 'nodul'. Write predicted, true, contrast(a, b) or a class: clear, nodule, opacity. Did "
+    .. "you mean 'nodule'?")
+  t.fails(function() target.parse(3, tiny.classes) end,
+    "explain: target class 3 is out of range (the model has classes 0 to 2: clear, nodule, opacity).")
+  t.fails(function() target.parse("contrast(clear, clear)", tiny.classes) end,
+    "explain: a contrast needs two different classes (got 'clear' twice).")
+  t.fails(function() target.parse("contrast(clear)", tiny.classes) end,
+    "explain: a contrast has two classes (expected contrast(a, b), got 'contrast(clear)').")
+  t.fails(function()
+    target.fix(target.parse("true", tiny.classes), torch.zeros(1, 3), { { path = "a.png" } }, tiny.classes)
+  end,
     "explain: target 'true' needs a label, but 'a.png' has none.")
 end)
 

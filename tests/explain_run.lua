@@ -1,5 +1,5 @@
--- explain.run over a tiny network and a split that needs no files: files, resuming, batches, judging, a researcher's own
--- methods, and what is refused.
+-- explain.run over a tiny network and a split that needs no files: files, resuming, batches, judging, a researcher's
+-- own methods, and what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
 local torch = require "medxai.torch"
@@ -28,15 +28,18 @@ t.test("maps, raw maps and one line each are written, with what made them", func
   local lines = files.lines(dir .. "/maps/index.jsonl")
   t.equal(#lines, 2)
   local record = canon.read(lines[1], "line")
-  t.equal({ record.method, record.status, record.sign, record.layers[1], record.label, record.patient }, { "gradcam", "ok", "signed", "conv2", "clear", "unknown" })
+  t.equal({ record.method, record.status, record.sign, record.layers[1], record.label, record.patient },
+    { "gradcam", "ok", "signed", "conv2", "clear", "unknown" })
   t.equal(record.geometry.layers[1], { height = 8, width = 8, cell_height_px = 4.0, cell_width_px = 4.0 })
   t.equal({ record.forwards, record.backwards }, { 1, 1 })
   t.equal(#record.hashes.weights, 64)
   t.ok(record.maps:find("^gradcam%-%x%x%x%x%x%x%x%x$"))
-  t.equal(table.concat(record.files, " "), ("maps/%s/0000000000000001.npy maps/%s/0000000000000001.raw.npy"):format(record.maps, record.maps))
+  t.equal(table.concat(record.files, " "),
+    ("maps/%s/0000000000000001.npy maps/%s/0000000000000001.raw.npy"):format(record.maps, record.maps))
   t.equal(torch.load_npy(dir .. "/" .. record.files[1]).shape, { 32, 32 })
   t.equal(torch.load_npy(dir .. "/" .. record.files[2]).shape, { 8, 8 })
-  t.equal(files.list(dir .. "/maps/" .. record.maps), { "0000000000000001.npy", "0000000000000001.raw.npy", "0000000000000002.npy", "0000000000000002.raw.npy" })
+  t.equal(files.list(dir .. "/maps/" .. record.maps),
+    { "0000000000000001.npy", "0000000000000001.raw.npy", "0000000000000002.npy", "0000000000000002.raw.npy" })
 end)
 
 t.test("a second run makes nothing again; more images are added; a torn last line is cut", function()
@@ -66,7 +69,8 @@ end)
 
 t.test("settings, target, layer and weights each give another folder", function()
   local dir, seen = t.tmpdir(), {}
-  for _, options in ipairs { {}, { layer = "conv1" }, { target = "opacity" }, { layer = { "conv2", "conv1" } }, { compat = "pytorch-grad-cam" } } do
+  for _, options in ipairs { {}, { layer = "conv1" }, { target = "opacity" }, { layer = { "conv2", "conv1" } },
+      { compat = "pytorch-grad-cam" } } do
     options.methods, options.images = { "gradcam" }, 1
     local set = go(dir, options).records[1].maps
     t.ok(not seen[set], "twice the same folder")
@@ -117,23 +121,30 @@ t.test("images with the same pixels count as one, the first, and that is said", 
     return one
   end
   local run = tiny.run(dir)
-  local result = explain.run(run, tiny.model(), split, { methods = { "gradcam" }, images = "all", target = { "predicted" }, figures = false })
+  local result = explain.run(run, tiny.model(), split,
+    { methods = { "gradcam" }, images = "all", target = { "predicted" }, figures = false })
   local paths = {}
   for i, record in ipairs(result.records) do paths[i] = record.path:match "%d" .. " " .. tostring(record.label) end
   t.equal(paths, { "1 clear", "2 nodule", "4 clear", "5 nil" })
-  t.equal(run.warnings, { "explain: 'folder/image 3.png' (opacity) has the same pixels as 'folder/image 2.png' (nodule). They count as one image, the first. "
+  t.equal(run.warnings, { "explain: 'folder/image 3.png' (opacity) has the same pixels as 'folder/image 2.png' "
+    .. "(nodule). They count as one image, the first. "
     .. "So does 1 more image of the test split." })
   t.equal(#files.lines(dir .. "/maps/index.jsonl"), 4)
-  t.equal(select(2, choose.images(split, { 5, 6 })), "explain: 'folder/image 6.png' (opacity) has the same pixels as 'folder/image 5.png' (no label). They count as one image, the first.")
+  t.equal(select(2, choose.images(split, { 5, 6 })),
+    "explain: 'folder/image 6.png' (opacity) has the same pixels as 'folder/image 5.png' (no label). They count as "
+    .. "one image, the first.")
   t.equal({ choose.images(split, { 3, 5 }) }, { { 3, 5 } })
 end)
 
-t.test("energy inside the lesion beside its chance level in scores.csv; images without mask are undefined; four have no interval", function()
+t.test("energy inside the lesion beside its chance level in scores.csv; images without mask are undefined; four "
+  .. "have no interval", function()
   local dir = t.tmpdir()
-  local result = go(dir, { methods = { "gradcam", "center_blob" }, images = "all", metrics = { "energy_inside", "pointing_game" }, mask = "lesion" })
+  local result = go(dir, { methods = { "gradcam", "center_blob" }, images = "all",
+    metrics = { "energy_inside", "pointing_game" }, mask = "lesion" })
   t.equal(#result.summaries, 4)
   local s = result.summaries[1]
-  t.equal({ s.metric, s.method, s.n, s.of, s.undefined["no mask"] }, { "energy_inside@1 mask=lesion", "gradcam", 4, 6, 2 })
+  t.equal({ s.metric, s.method, s.n, s.of, s.undefined["no mask"] },
+    { "energy_inside@1 mask=lesion", "gradcam", 4, 6, 2 })
   t.near(s.chance, 64 / 1024, 1e-9)
   t.ok(s.low ~= s.low and s.above_low ~= s.above_low and s.mean == s.mean)
   t.equal({ s.why, s.units, s.note }, { "fewer than 10 images", 4, "image-level, patients unknown" })
@@ -161,14 +172,18 @@ t.test("a summary's interval: studentised over patients, Wilson's of hits; what 
   t.equal({ pointing.interval, pointing.mean, pointing.resampled }, { "Wilson", 20 / 24, "patients" })
   t.ok(pointing.low > 0.6 and pointing.high < 0.95)
   for i = 25, 48 do rows[i].value = 0.5 end -- a metric of one's own that calls a half a hit
-  t.equal({ require("medxai.score.summary").summarize(rows, 42)[2].interval, require("medxai.score.summary").summarize(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
+  t.equal({ require("medxai.score.summary").summarize(rows, 42)[2].interval,
+    require("medxai.score.summary").summarize(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
   for i = 1, 24 do rows[i].patient = i == 3 and "unknown" or rows[i].patient end
-  t.equal({ require("medxai.score.summary").summarize(rows, 42)[1].resampled, require("medxai.score.summary").summarize(rows, 42)[1].units }, { "images", 24 })
+  t.equal({ require("medxai.score.summary").summarize(rows, 42)[1].resampled,
+    require("medxai.score.summary").summarize(rows, 42)[1].units }, { "images", 24 })
 end)
 
 t.test("a mask that none of the images has is said before any map is made", function()
   local dir = t.tmpdir()
-  t.fails(function() go(dir, { methods = { "gradcam" }, images = { 1, 4 }, metrics = { "energy_inside" }, mask = "lesion" }) end,
+  t.fails(function()
+    go(dir, { methods = { "gradcam" }, images = { 1, 4 }, metrics = { "energy_inside" }, mask = "lesion" })
+  end,
     "explain: none of the 2 images has a mask 'lesion' (metric energy_inside).")
   t.ok(not files.exists(dir .. "/maps/index.jsonl"))
 end)
@@ -187,22 +202,27 @@ t.test("a researcher's own function, wrong shapes and errors: a status with the 
     unknown = function(x) return x:nosuch() end,
     tall = function() return torch.zeros(64, 3) end,
   } })
-  t.equal(tiny.statuses(result), { "ok", "ok", "failed", "failed", "failed", "failed", "ok", "ok", "failed", "failed", "failed", "failed" })
+  t.equal(tiny.statuses(result), { "ok", "ok", "failed", "failed", "failed", "failed", "ok", "ok", "failed", "failed",
+    "failed", "failed" })
   t.equal(result.records[3].problem, "returned nothing instead of a tensor (32, 32)")
   t.equal(result.records[5].problem, "returned a tensor of shape (64, 3) instead of (32, 32)")
   t.ok(result.records[4].problem:find("boom$"))
   t.ok(result.records[6].problem:find("explain_run.lua:%d+: tensor: no operator 'nosuch'"), result.records[6].problem)
-  t.ok(table.concat(run.warnings, "\n"):find("raises failed on 2 images, first 'folder/image 1.png': [^\n]*explain_run.lua:%d+: boom"))
+  t.ok(table.concat(run.warnings, "\n"):find("raises failed on 2 images, first 'folder/image 1.png': [^\n"
+    .. "]*explain_run.lua:%d+: boom"))
   t.equal(calls, 2)
   go(dir, { images = 2, methods = { raises = function() calls = calls + 1 error("boom") end } })
   t.equal(calls, 4) -- failed maps are tried again
 end)
 
-t.test("a researcher's code may work in place, in half precision and in train mode: what other methods read stays as it was", function()
+t.test("a researcher's code may work in place, in half precision and in train mode: what other methods read stays "
+  .. "as it was", function()
   local function own(x) return x:mean({ 1 }):squeeze(0) end
   local function beside_it(first)
-    local result = go(t.tmpdir(), { images = 2, methods = { a_first = first, b_plain = own, "gradcam" }, layer = "conv2" })
-    return result, torch.stack({ torch.load_npy(result.dir .. "/" .. result.records[1].files[1]), torch.load_npy(result.dir .. "/" .. result.records[3].files[1]) }, 0)
+    local result = go(t.tmpdir(), { images = 2, methods = { a_first = first, b_plain = own, "gradcam" },
+      layer = "conv2" })
+    return result, torch.stack({ torch.load_npy(result.dir .. "/" .. result.records[1].files[1]),
+      torch.load_npy(result.dir .. "/" .. result.records[3].files[1]) }, 0)
   end
   local _, expected = beside_it(function(x) return x:select(0, 0):select(0, 0) end)
   for _, first in ipairs {
@@ -214,7 +234,9 @@ t.test("a researcher's code may work in place, in half precision and in train mo
     t.equal(tiny.statuses(result)[3], "ok")
     t.ok(maps:equal(expected))
   end
-  local result = go(t.tmpdir(), { images = 1, methods = { half = function(x) return own(x):to { dtype = "float16" } end, raises = function() error({}) end, silent = function() error() end } })
+  local result = go(t.tmpdir(),
+    { images = 1, methods = { half = function(x) return own(x):to { dtype = "float16" } end,
+      raises = function() error({}) end, silent = function() error() end } })
   t.equal(tiny.statuses(result), { "ok", "failed", "failed" })
   t.equal(result.records[2].problem, 'raised a table instead of a text (expected error("..."))')
   t.equal(result.records[3].problem, 'raised nil instead of a text (expected error("..."))')
@@ -240,7 +262,8 @@ t.test("a constant image is flat for Sobel, and NaN weights are told as nan", fu
   end
   local broken = explain.run(run, model, tiny.split(3), { methods = { "gradcam" }, images = 2, figures = false })
   t.equal(tiny.statuses(broken), { "nan", "nan" })
-  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 of 2 maps hold values that are not numbers %(nan%)"))
+  t.ok(table.concat(run.warnings, "\n"):find("explain: Grad%-CAM: 2 of 2 maps hold values that are not "
+    .. "numbers %(nan%)"))
 end)
 
 t.test("out of memory halves the batch, says so, and changes nothing", function()
@@ -304,7 +327,8 @@ end)
 
 t.test("figures are saved as PNG, SVG and PDF, the metric's chart too", function()
   local dir = t.tmpdir()
-  local result = go(dir, { methods = { "gradcam", "sobel" }, images = 3, metrics = { "energy_inside" }, mask = "lesion", figures = true, scale = "shared" })
+  local result = go(dir, { methods = { "gradcam", "sobel" }, images = 3, metrics = { "energy_inside" }, mask = "lesion",
+    figures = true, scale = "shared" })
   t.equal(#result.figures, 3) -- maps, table, chart
   for _, figure in ipairs(result.figures) do
     t.equal(t.read(dir .. "/" .. figure.paths[1]):sub(1, 8), "\137PNG\r\n\26\n")
@@ -319,20 +343,29 @@ t.test("unknown methods, layers, options, metrics and masks are refused before a
   local model = tiny.model()
   local function check(options) return function() explain.check(options, model) end end
   t.fails(check { methods = { "gradcan" } }, "explain: unknown method 'gradcan'. Did you mean 'gradcam' or 'xgradcam'?")
-  t.fails_like(check { methods = { "zebra" } }, "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
+  t.fails_like(check { methods = { "zebra" } },
+    "^explain: unknown method 'zebra'%..* Or write it as 'zebra.lua' beside the experiment%.$")
   t.fails(check { methods = {} }, "explain: no methods (expected methods = { \"gradcam\", ... }).")
-  t.fails(check {}, "explain: option 'methods' is missing (expected string or table: names, { name, option = value }, or name = function(x, model, target): a method each). Add methods = ... to it.")
-  t.fails_like(check { methods = { "gradcam" }, layer = "conv3" }, "^explain: unknown layer 'conv3'%. Did you mean 'conv")
+  t.fails(check {}, "explain: option 'methods' is missing (expected string or table: names, { name, option = value "
+    .. "}, or name = function(x, model, target): a method each). Add methods = ... to it.")
+  t.fails_like(check { methods = { "gradcam" }, layer = "conv3" },
+    "^explain: unknown layer 'conv3'%. Did you mean 'conv")
   t.fails(check { methods = { "gradcam" }, layer = "fc" },
     "explain: layer 'fc' has no spatial extent (it comes after 'flat'). Choose one with a grid, for instance 'conv2'.")
-  t.fails(check { methods = { gradcam = { samples = 3 } } }, "gradcam: unknown option 'samples'. Known: aug_smooth, budget_mb, compat, eigen_smooth, layer, target.")
-  t.fails(check { methods = { "gradcam" }, layers = "conv2" }, "explain: unknown option 'layers'. Did you mean 'layer'?")
-  t.fails(check { methods = { "gradcam" }, images = "some" }, "explain: images is a number, a list, 'all' or 'one_per_class' (got 'some').")
-  t.fails(check { methods = { "gradcam" }, target = 7 }, "explain: target class 7 is out of range (the model has classes 0 to 2: clear, nodule, opacity).")
-  t.fails(check { methods = { "gradcam" }, metrics = { "energy" }, mask = "lesion" }, "explain: unknown metric 'energy'. Did you mean 'energy_inside'?")
+  t.fails(check { methods = { gradcam = { samples = 3 } } },
+    "gradcam: unknown option 'samples'. Known: aug_smooth, budget_mb, compat, eigen_smooth, layer, target.")
+  t.fails(check { methods = { "gradcam" }, layers = "conv2" },
+    "explain: unknown option 'layers'. Did you mean 'layer'?")
+  t.fails(check { methods = { "gradcam" }, images = "some" },
+    "explain: images is a number, a list, 'all' or 'one_per_class' (got 'some').")
+  t.fails(check { methods = { "gradcam" }, target = 7 },
+    "explain: target class 7 is out of range (the model has classes 0 to 2: clear, nodule, opacity).")
+  t.fails(check { methods = { "gradcam" }, metrics = { "energy" }, mask = "lesion" },
+    "explain: unknown metric 'energy'. Did you mean 'energy_inside'?")
   t.fails(check { methods = { "gradcam" }, metrics = { "energy_inside" } },
     "explain: metric 'energy_inside' needs a mask (expected mask = \"lesion\" or the like beside metrics).")
-  t.fails(check { methods = { sobel = { layer = "conv2" } } }, "explain: method 'sobel' works on the input and takes no layer.")
+  t.fails(check { methods = { sobel = { layer = "conv2" } } },
+    "explain: method 'sobel' works on the input and takes no layer.")
   t.fails(check { methods = { my = 3 } }, "explain: method 'my' takes a table of options or a function (got number).")
   t.fails(function() explain.run(tiny.run(t.tmpdir()), model, nil, { methods = { "gradcam" } }) end,
     "explain: takes a split of the data, for instance data.test (got nil).")
@@ -356,7 +389,8 @@ end)
 
 host.options.quiet = was_quiet
 
-t.test("rows of a finished step, read from scores.csv, are those that were computed, number for number; nil where one is gone", function()
+t.test("rows of a finished step, read from scores.csv, are those that were computed, number for number; nil where "
+  .. "one is gone", function()
   local run, model, split = tiny.run(t.tmpdir()), tiny.model(), tiny.split(3)
   local judge = require "medxai.score.runner"
   local options = { methods = { "saliency", "gradcam" }, images = "all", figures = false, mask = "lesion",
@@ -368,7 +402,9 @@ t.test("rows of a finished step, read from scores.csv, are those that were compu
   t.equal(#kept, #result.rows)
   t.ok(#kept >= 3 * 3 * 2)
   for i, row in ipairs(result.rows) do
-    for _, key in ipairs { "maps", "image_id", "metric", "unit", "undefined" } do t.equal(kept[i][key], row[key], key) end
+    for _, key in ipairs { "maps", "image_id", "metric", "unit", "undefined" } do
+      t.equal(kept[i][key], row[key], key)
+    end
     for _, key in ipairs { "value", "chance" } do
       t.ok(kept[i][key] == row[key] or kept[i][key] ~= kept[i][key] and row[key] ~= row[key], key)
     end

@@ -45,14 +45,19 @@ end
 local export = "Export it with dynamic_shapes = ({0: torch.export.Dim(\"batch\")},) and the size of your images."
 
 t.test("networks that are no networks of one batch of images are refused by what they are", function()
-  refused(path "bad_inputs", "takes 2 inputs (x, y; expected one, a batch of images). Export a module whose forward takes the images alone.")
+  refused(path "bad_inputs", "takes 2 inputs (x, y; expected one, a batch of images). Export a module whose forward "
+    .. "takes the images alone.")
   refused(path "bad_height", "takes images of any height (expected a fixed one). " .. export)
   refused(path "bad_batch", "takes batches of 2 alone (expected any number of images). " .. export)
-  refused(path "bad_operator", "uses the operator 'mylib.twice', which is not one of PyTorch's ATen operators. Export a network without it.")
-  refused(path "bad_train", "changes its tensor '1.num_batches_tracked' while it runs, as networks do in train mode. Export it after net.eval().")
-  refused(path "bad_random", "draws random numbers ('torch.ops.aten.rand.default'), as networks do in train mode. Export it after net.eval().")
+  refused(path "bad_operator", "uses the operator 'mylib.twice', which is not one of PyTorch's ATen operators. "
+    .. "Export a network without it.")
+  refused(path "bad_train", "changes its tensor '1.num_batches_tracked' while it runs, as networks do in train "
+    .. "mode. Export it after net.eval().")
+  refused(path "bad_random", "draws random numbers ('torch.ops.aten.rand.default'), as networks do in train mode. "
+    .. "Export it after net.eval().")
   refused(path "bad_out", "writes the result of 'add' into a given tensor (out =). Write the network without that.")
-  refused(path "bad_softmax", "ends in a softmax (expected logits: losses and explanations are of these). Export it without.")
+  refused(path "bad_softmax", "ends in a softmax (expected logits: losses and explanations are of these). Export it "
+    .. "without.")
 end)
 
 t.test("other files are told by what they hold", function()
@@ -60,7 +65,8 @@ t.test("other files are told by what they hold", function()
   refused("/nowhere/net.pt2", "cannot be read (No such file or directory).")
   refused(folder .. "vit.pt", "is a file of weights, which does not say how the network computes. " .. docs)
   refused(path "bad_torchscript", "is a TorchScript program. " .. docs)
-  refused(path "bad_old", "was written by torch before 2.8. Load it there with torch.export.load, and save it with torch 2.8 or later.")
+  refused(path "bad_old", "was written by torch before 2.8. Load it there with torch.export.load, and save it with "
+    .. "torch 2.8 or later.")
   local aoti = packed("aoti", { { "archive_format", "pt2" }, { "data/aotinductor/model/a.so", "ELF" } })
   refused(aoti, "is an AOTInductor package, a program compiled for one kind of machine. " .. docs)
   local text = t.write(t.tmpdir() .. "/text.pt2", "no archive")
@@ -75,46 +81,60 @@ t.test("an archive that is cut short anywhere is refused, and never read in part
   local whole, file = t.read(path "convnet"), t.tmpdir() .. "/cut.pt2"
   for percent = 0, 98, 2 do
     t.write(file, whole:sub(1, #whole * percent // 100))
-    t.fails_like(function() xai.models.exported { file = file, seed = 1 } end, "^exported: '.*' is cut short or damaged")
+    t.fails_like(function() xai.models.exported { file = file, seed = 1 } end,
+      "^exported: '.*' is cut short or damaged")
   end
 end)
 
 t.test("a record that is absent, too short or changed is told by the tensor's name", function()
-  local absent = changed(path "convnet", function(name, bytes) return name ~= "data/weights/weight_0" and bytes or nil end)
+  local absent = changed(path "convnet", function(name, bytes)
+    return name ~= "data/weights/weight_0" and bytes or nil
+  end)
   refused(absent, "lacks the tensor 'stem.0.weight' (it has no record data/weights/weight_0). Export it again.")
-  local short = changed(path "convnet", function(name, bytes) return name == "data/weights/weight_0" and bytes:sub(1, 20) or bytes end)
+  local short = changed(path "convnet", function(name, bytes)
+    return name == "data/weights/weight_0" and bytes:sub(1, 20) or bytes
+  end)
   refused(short, "is damaged (the record of the tensor 'stem.0.weight' is too short). Export it again.")
   local bytes, config = t.read(path "convnet"), nil
   for _, record in ipairs(records_of(path "convnet")) do
     if record[1] == "data/weights/weight_0" then config = record[2] end
   end
   local at = bytes:find(config, 1, true) -- one bit of a weight
-  local bad = t.write(t.tmpdir() .. "/bad.pt2", bytes:sub(1, at - 1) .. string.char(bytes:byte(at) ~ 1) .. bytes:sub(at + 1))
+  local bad = t.write(t.tmpdir() .. "/bad.pt2", bytes:sub(1, at - 1) .. string.char(bytes:byte(at) ~ 1)
+    .. bytes:sub(at + 1))
   t.fails(function() xai.models.exported { file = bad, seed = 1 }:parameters() end,
     "exported: '" .. bad .. "' is damaged (record data/weights/weight_0 has the wrong checksum)")
 end)
 
-t.test("a description that is too large or too deep is refused before it is parsed, and nonsense by where it is", function()
+t.test("a description that is too large or too deep is refused before it is parsed, and nonsense by "
+  .. "where it is", function()
   local large = packed("large", { { "models/model.json", ("["):rep(100 << 20) } })
   refused(large, "describes its network in 100 MB (expected at most 64).")
   local deep = with_json(path "tied", function() return ("["):rep(100000) end)
-  refused(deep, "is damaged (models/model.json: Found too many nested data structures (101) at character 101). Export it again.")
+  refused(deep, "is damaged (models/model.json: Found too many nested data structures (101) at character 101). "
+    .. "Export it again.")
   local cut = with_json(path "tied", function(json) return json:sub(1, -2) end)
-  t.fails_like(function() xai.models.exported { file = cut, seed = 1 } end, "is damaged %(models/model.json: Expected comma or object end")
+  t.fails_like(function() xai.models.exported { file = cut, seed = 1 } end,
+    "is damaged %(models/model.json: Expected comma or object end")
   local other = with_json(path "tied", function() return '{"schema_version":{"major":9,"minor":0}}' end)
   refused(other, "has version 9 of the format (expected 8, which torch 2.8 to 2.13 write).")
   local empty = with_json(path "tied", function() return '{"schema_version":{"major":8,"minor":0}}' end)
-  t.fails_like(function() xai.models.exported { file = empty, seed = 1 } end, "does not describe a network as torch.export does")
+  t.fails_like(function() xai.models.exported { file = empty, seed = 1 } end,
+    "does not describe a network as torch.export does")
 end)
 
 t.test("an operator that no libtorch has is named, with the version that wrote the file", function()
-  local file = with_json(path "tied", function(json) return (json:gsub("aten%.relu%.default", "aten.relu_of_tomorrow.default")) end)
-  t.fails_like(function() xai.models.exported { file = file, seed = 1 } end, "uses the operator 'aten.relu_of_tomorrow.default', which libtorch "
+  local file = with_json(path "tied", function(json)
+    return (json:gsub("aten%.relu%.default", "aten.relu_of_tomorrow.default"))
+  end)
+  t.fails_like(function() xai.models.exported { file = file, seed = 1 } end,
+    "uses the operator 'aten.relu_of_tomorrow.default', which libtorch "
     .. "[%d.]+ does not have like that; torch 2.13.0%+cpu, which wrote the file, has it. Build with another libtorch")
 end)
 
 t.test("reading what may share memory with what an in-place operator changed is refused", function()
-  t.fails(function() xai.models.exported { file = path "bad_alias", seed = 1 } end, "exported: 'conv2d' may share the memory of 'reshape', which 'mul_' "
+  t.fails(function() xai.models.exported { file = path "bad_alias", seed = 1 } end,
+    "exported: 'conv2d' may share the memory of 'reshape', which 'mul_' "
     .. "changes in place: only PyTorch's memory layout tells. Write the network without that in-place operator.")
 end)
 
@@ -122,7 +142,8 @@ end)
 local function changed_somewhere(json, words, random)
   local function word() return words[random(#words)] end
   local at, by = word(), word()
-  local others = { "0", "-1", "9223372036854775807", "64", "null", "true", "[]", "{}", json:sub(by[1], by[2]), json:sub(by[1], by[2]) }
+  local others = { "0", "-1", "9223372036854775807", "64", "null", "true", "[]", "{}", json:sub(by[1], by[2]),
+    json:sub(by[1], by[2]) }
   return json:sub(1, at[1] - 1) .. others[random(#others)] .. json:sub(at[2] + 1)
 end
 
@@ -155,20 +176,27 @@ end)
 t.test("options that do not fit are refused", function()
   t.fails(function() xai.models.exported {} end,
     "exported: option 'file' is missing (expected what torch.export.save wrote, or weights = the name of a run).")
-  refused(path "two_outputs", "gives the outputs 1 (N, 3), 2 (N, 3): several could be logits. Say which are the logits, (N, classes): output = 1.")
+  refused(path "two_outputs", "gives the outputs 1 (N, 3), 2 (N, 3): several could be logits. Say which are the "
+    .. "logits, (N, classes): output = 1.")
   local function option(o, text)
     o.file, o.seed = path "vit", 1
     t.fails(function() xai.models.exported(o) end, (text:gsub("FILE", function() return "'" .. o.file .. "'" end)))
   end
-  option({ weights = "random" }, 'exported: weights = "random" is not to be had: an exported network has the weights of its file. '
+  option({ weights = "random" }, 'exported: weights = "random" is not to be had: an exported network has the '
+    .. 'weights of its file. '
     .. "Leave it out, or name a file or a run.")
-  option({ head = "fc" }, "exported: FILE has no layer 'fc' of which its output is made (its last linear layer is 'heads.head').")
-  option({ train_depth = 2 }, "exported: option 'train_depth' is wrong (expected 0, \"all\" or a list of blocks, got 2).")
+  option({ head = "fc" }, "exported: FILE has no layer 'fc' of which its output is made (its last linear layer is "
+    .. "'heads.head').")
+  option({ train_depth = 2 }, "exported: option 'train_depth' is wrong (expected 0, \"all\" or a list of "
+    .. "blocks, got 2).")
   option({ size_px = 32 }, "exported: FILE takes images of 16 pixels (size_px = 32). Export it for that size.")
-  t.fails_like(function() xai.models.exported { file = path "vit", train_depth = { "encoder.layers.encoder_layer_7" } } end,
+  t.fails_like(function()
+    xai.models.exported { file = path "vit", train_depth = { "encoder.layers.encoder_layer_7" } }
+  end,
     "unknown part 'encoder.layers.encoder_layer_7'. Did you mean")
   local model <close> = xai.models.exported { file = path "vit", seed = 1 }
-  t.fails(function() model(torch.zeros(1, 3, 32, 32)) end, "vit: the input has shape 1x3x32x32 (expected N,3,16,16, as it was exported).")
+  t.fails(function() model(torch.zeros(1, 3, 32, 32)) end,
+    "vit: the input has shape 1x3x32x32 (expected N,3,16,16, as it was exported).")
 end)
 
 -- ---- other forms ----

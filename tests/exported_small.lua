@@ -1,4 +1,5 @@
--- Networks that torch.export wrote beside what PyTorch computes with them: small ones, made by tests/reference/exported.py.
+-- Networks that torch.export wrote beside what PyTorch computes with them: small ones, made by
+-- tests/reference/exported.py.
 local t = require "t"
 local core = require "medxai.core"
 local torch = require "medxai.torch"

@@ -1,5 +1,5 @@
--- Exported networks that are trained: what is open, what is drawn, heads for other classes; the run holds all that it takes
--- to use them again; mistakes are found before training.
+-- Exported networks that are trained: what is open, what is drawn, heads for other classes; the run holds all that it
+-- takes to use them again; mistakes are found before training.
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -69,8 +69,9 @@ t.test("batch norms and dropout follow train and eval mode; a frozen part may st
     return counts, differs, torch.equal(model(x), model(x))
   end
   local counts, differs, same = statistics() -- the file's count is 8
-  t.equal(counts, { ["stem.1.num_batches_tracked"] = 10, ["layer1.0.bn1.num_batches_tracked"] = 10, ["layer1.0.bn2.num_batches_tracked"] = 10,
-    ["layer2.2.bn1.num_batches_tracked"] = 10, ["layer2.2.bn2.num_batches_tracked"] = 10 })
+  t.equal(counts, { ["stem.1.num_batches_tracked"] = 10, ["layer1.0.bn1.num_batches_tracked"] = 10,
+    ["layer1.0.bn2.num_batches_tracked"] = 10, ["layer2.2.bn1.num_batches_tracked"] = 10,
+    ["layer2.2.bn2.num_batches_tracked"] = 10 })
   t.ok(differs and same)
   counts = statistics { train_depth = { "layer2.2" }, frozen = "eval" }
   t.equal(counts["stem.1.num_batches_tracked"], 8)
@@ -79,7 +80,8 @@ end)
 
 t.test("a frozen part that is computed once gives the same logits to the last bit", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local cuts = { vit = { "encoder.layers.encoder_layer_1" }, swin = { "features.1.1" }, tokens = { "blocks.2" }, convnet = { "layer2" } }
+  local cuts = { vit = { "encoder.layers.encoder_layer_1" }, swin = { "features.1.1" }, tokens = { "blocks.2" },
+    convnet = { "layer2" } }
   for _, name in ipairs { "vit", "swin", "tokens", "convnet" } do
     local model <close> = open(name, { train_depth = cuts[name], frozen = "eval" })
     local cut = t.ok(prefix.cut(model))
@@ -108,10 +110,12 @@ end
 
 local fit = 'run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05 }, epochs = 1, batch = 6 })\n'
 
-t.test("a run of an exported network holds its network: it is used again without the file, and its layers are checked before", function()
+t.test("a run of an exported network holds its network: it is used again without the file, and its layers are "
+  .. "checked before", function()
   local dir = t.tmpdir()
   t.write(dir .. "/net.pt2", t.read(folder .. "tokens.pt2"))
-  local r = go(dir, "first", 'local model = xai.models.exported { file = "net.pt2", classes = data.classes, train_depth = { "blocks.2" } }\n' .. fit
+  local r = go(dir, "first", 'local model = xai.models.exported { file = "net.pt2", classes = data.classes, '
+    .. 'train_depth = { "blocks.2" } }\n' .. fit
     .. 'print(run:evaluate(model, data.test).loss)')
   t.equal(r.code, 0, r.err)
   os.remove(dir .. "/net.pt2")
@@ -127,11 +131,14 @@ t.test("a run of an exported network holds its network: it is used again without
   t.ok(files.exists(dir .. "/runs/first/network.pt2"))
   local text = t.read(dir .. "/runs/first/network.pt2")
   t.ok(not text:find("/home/", 1, true) and not text:find("site-packages", 1, true))
-  local third = go(dir, "trained", 'local model, other = xai.trained "first"\nprint(run:evaluate(model, other.test).loss)')
+  local third = go(dir, "trained", 'local model, other = xai.trained "first"\nprint(run:evaluate(model, '
+    .. 'other.test).loss)')
   t.ok(third.out:find(loss .. "\n", 1, true), third.out .. third.err)
-  local other = go(dir, "third", 'local model = xai.models.exported { weights = "first", classes = { "a", "b", "c" } }\n'
+  local other = go(dir, "third", 'local model = xai.models.exported { weights = "first", classes = { "a", "b", '
+    .. '"c" } }\n'
     .. "run:evaluate(model, data.test)")
-  t.ok(other.err:find("weights: the run 'first' has classes clear, nodule, opacity (here: a, b, c).", 1, true), other.err)
+  t.ok(other.err:find("weights: the run 'first' has classes clear, nodule, opacity (here: a, b, c).", 1, true),
+    other.err)
 end)
 
 t.test("a layer that a later step misspells is found before training, without libtorch", function()
@@ -145,15 +152,17 @@ t.test("a layer that a later step misspells is found before training, without li
   r = go(dir, "grid", 'local model = xai.models.exported { file = "net.pt2", classes = data.classes }\n' .. fit
     .. 'run:explain(model, data.test, { methods = { "gradcam" }, layer = "blocks.0.attn.qkv" })\n'
     .. 'run:explain(model, data.test, { methods = { "gradcam" }, layer = "head" })')
-  t.ok(r.err:find("grid.lua:7: explain: layer 'head' has no grid of places (its value is (N, 3)). Choose one that has, for instance "
+  t.ok(r.err:find("grid.lua:7: explain: layer 'head' has no grid of places (its value is (N, 3)). Choose one that "
+    .. "has, for instance "
     .. "'blocks.1'.", 1, true), r.err)
 end)
 
 t.test("the experiment exported.lua explains a transformer as well", function()
   local place = require("medxai.file").realpath(t.shared()) .. "/covid-cxr"
   local dir, root = t.tmpdir(), require("medxai.file").realpath(t.root)
-  local r = t.run { "--smoke", "--quiet", "--threads", "1", root .. "/experiments/exported.lua", "--data", place, "--size_px", "16", "--resize_px", "16",
-    "--file", root .. "/tests/reference/exported/tokens.pt2", "--figures", "false", cwd = dir, timeout = 300 }
+  local r = t.run { "--smoke", "--quiet", "--threads", "1", root .. "/experiments/exported.lua", "--data", place,
+    "--size_px", "16", "--resize_px", "16", "--file", root .. "/tests/reference/exported/tokens.pt2", "--figures",
+    "false", cwd = dir, timeout = 300 }
   t.equal(r.code, 0, r.err)
   local done = {}
   for _, record in ipairs(files.records(dir .. "/runs/exported-smoke/maps/index.jsonl")) do

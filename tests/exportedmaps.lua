@@ -1,5 +1,6 @@
--- Maps of exported networks beside those of pytorch-grad-cam (with its reshape_transform), captum and the attention methods'
--- equations written out in Python (tests/reference/exported.py): what exported_maps.lua and parity_exported.lua share.
+-- Maps of exported networks beside those of pytorch-grad-cam (with its reshape_transform), captum and the attention
+-- methods' equations written out in Python (tests/reference/exported.py): what exported_maps.lua and
+-- parity_exported.lua share.
 local t = require "t"
 local core = require "medxai.core"
 local explain = require "medxai.steps.explain"
@@ -11,9 +12,11 @@ local xai = require "medxai"
 local exportedmaps = {}
 
 local target = 1
--- As pytorch-grad-cam has them: activations after a rectifier in place (TorchXRayVision's), ablated channels filled as there.
+-- As pytorch-grad-cam has them: activations after a rectifier in place (TorchXRayVision's), ablated channels filled as
+-- there.
 local compat = { gradcam = true, layercam = true, eigencam = true, ablationcam = true }
-local raw = { integrated_gradients = true, attention_rollout = true, gradient_attention_rollout = true, generic_attention = true, legrad = true }
+local raw = { integrated_gradients = true, attention_rollout = true, gradient_attention_rollout = true,
+  generic_attention = true, legrad = true }
 
 local function sorted(map)
   local names = {}
@@ -55,14 +58,16 @@ function exportedmaps.distances(path, want, layer)
     end
     if #methods > 0 then
       local dir = t.tmpdir()
-      local result = explain.run(tiny.run(dir), model, split, { methods = methods, layer = layer or want.layer, target = target, images = "all",
+      local result = explain.run(tiny.run(dir), model, split,
+        { methods = methods, layer = layer or want.layer, target = target, images = "all",
         figures = false, compat = form == "compat" and "pytorch-grad-cam" or nil })
       local store = mapstore.open(dir)
       for i, record in ipairs(result.records) do
         t.equal(record.problem, nil)
         local wanted = want.maps[record.method]:select(0, (i - 1) // #methods)
         local made = raw[record.method] and store:raws(record)[1] or store:map(record)
-        local d = record.method == "eigencam" and either_sign(store, record, wanted) or distance(made:reshape(wanted.shape), wanted)
+        local d = record.method == "eigencam" and either_sign(store, record, wanted)
+          or distance(made:reshape(wanted.shape), wanted)
         found[record.method] = math.max(found[record.method] or 0, d)
       end
     end

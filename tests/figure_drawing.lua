@@ -9,14 +9,16 @@ local torch = require "medxai.torch"
 t.test("the colors of JET are OpenCV's at every index that its formula bends", function()
   local jet = palette.get "jet"
   local function at(i) return { jet:byte(3 * i + 1, 3 * i + 3) } end
-  for i, rgb in pairs { [0] = { 0, 0, 128 }, [31] = { 0, 0, 252 }, [32] = { 0, 0, 255 }, [33] = { 0, 4, 255 }, [95] = { 0, 252, 255 }, [96] = { 2, 255, 254 },
-    [97] = { 6, 255, 250 }, [158] = { 250, 255, 6 }, [159] = { 254, 255, 1 }, [160] = { 255, 252, 0 }, [222] = { 255, 4, 0 }, [223] = { 255, 0, 0 },
-    [224] = { 252, 0, 0 }, [255] = { 128, 0, 0 } } do
+  for i, rgb in pairs { [0] = { 0, 0, 128 }, [31] = { 0, 0, 252 }, [32] = { 0, 0, 255 }, [33] = { 0, 4, 255 },
+      [95] = { 0, 252, 255 }, [96] = { 2, 255, 254 },
+    [97] = { 6, 255, 250 }, [158] = { 250, 255, 6 }, [159] = { 254, 255, 1 }, [160] = { 255, 252, 0 },
+    [222] = { 255, 4, 0 }, [223] = { 255, 0, 0 }, [224] = { 252, 0, 0 }, [255] = { 128, 0, 0 } } do
     t.equal(at(i), rgb, "index " .. i)
   end
 end)
 
-t.test("a tint leaves the gray image where the map is 0 or not a number, and covers 60 % of it from half of the scale on", function()
+t.test("a tint leaves the gray image where the map is 0 or not a number, and covers 60 % of it from half of the "
+  .. "scale on", function()
   local image = torch.full({ 3, 1, 4 }, 0.5)
   image[{ 0, 0, 0 }] = 1 -- red: only its gray counts
   local p = figure.tint(image, torch.tensor({ { 0.0, 0 / 0, 0.5, 1.0 } }), "inferno", 0, 1)
@@ -34,14 +36,17 @@ t.test("viridis and inferno grow lighter from end to end, the diverging scale is
     local r, g, b = palette.get(name):byte(3 * i + 1, 3 * i + 3)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
   end
-  for i = 8, 255, 8 do t.ok(light("viridis", i) > light("viridis", i - 8) and light("inferno", i) > light("inferno", i - 8), i) end
+  for i = 8, 255, 8 do
+    t.ok(light("viridis", i) > light("viridis", i - 8) and light("inferno", i) > light("inferno", i - 8), i)
+  end
   t.equal({ palette.get("inferno"):byte(1, 3) }, { 0, 0, 4 })
   t.equal({ palette.get("inferno"):byte(766, 768) }, { 252, 255, 164 })
   for i = 8, 120, 8 do
     t.ok(light("diverging", i) > light("diverging", i - 8), i)
     t.ok(light("diverging", 255 - i) > light("diverging", 263 - i), i)
   end
-  t.fails(function() palette.get "rainbow" end, "figure: unknown colors 'rainbow'. Choose one of inferno, viridis, jet, diverging, diverging_r, gray, blues.")
+  t.fails(function() palette.get "rainbow" end,
+    "figure: unknown colors 'rainbow'. Choose one of inferno, viridis, jet, diverging, diverging_r, gray, blues.")
 end)
 
 t.test("text is broken and shortened to fit, and bytes that are not UTF-8 are shown as ?", function()
@@ -59,7 +64,8 @@ t.test("the overlay with JET is show_cam_on_image's: half and half, divided by t
   -- index 127: R 126, G 255, B 130; index 0: B 128. Half of each, over the largest value, (0.5 + 1) / 2 of green.
   local top = 0.75
   local function byte(v) return math.floor(255 * v / top) end
-  t.equal({ pixels.rgb:byte(1, 6) }, { byte(0.5 * (1 + 126 / 255)), byte(0.5 * (0.5 + 1)), byte(0.5 * (0.25 + 130 / 255)), 0, 0, byte(0.5 * 128 / 255) })
+  t.equal({ pixels.rgb:byte(1, 6) }, { byte(0.5 * (1 + 126 / 255)), byte(0.5 * (0.5 + 1)),
+    byte(0.5 * (0.25 + 130 / 255)), 0, 0, byte(0.5 * 128 / 255) })
 end)
 
 t.test("a drawing gives PNG, PDF and SVG of one size; quotes and angle brackets survive", function()
@@ -78,10 +84,14 @@ t.test("charts and matrices draw with no rows, one point, NaN and long names", f
   local nan = 0 / 0
   for _, d in ipairs {
     figure.learning_curve({}, nil),
-    figure.learning_curve({ { epoch = 1, train_loss = 1.0, val_loss = nan, train_accuracy = 0.5, val_accuracy = 0.5 } }, 1),
-    figure.lines { charts = { { series = { { label = "a very long name of a series that would not fit into the column", x = { 1, 2 }, y = { 1e-9, 1e9 } } } } } },
+    figure.learning_curve({ { epoch = 1, train_loss = 1.0, val_loss = nan, train_accuracy = 0.5, val_accuracy = 0.5 } },
+      1),
+    figure.lines {
+      charts = { { series = { { label = "a very long name of a series that would not fit into the column", x = { 1, 2 },
+        y = { 1e-9, 1e9 } } } } } },
     figure.confusion { classes = { "a class with a rather long name", "b" }, counts = { { 0, 0 }, { 3, 1 } } },
-    figure.dots { rows = { { label = "x" }, { label = "y", value = 0.5, lo = nan, hi = nan, chance = 0.5 } }, x_label = "v" },
+    figure.dots { rows = { { label = "x" }, { label = "y", value = 0.5, lo = nan, hi = nan, chance = 0.5 } },
+      x_label = "v" },
   } do t.ok(#d:bytes("png", { dpi = 36 }) > 100) end
   t.fails(function() figure.panels { rows = {} } end, "figure: there is no picture to draw.")
 end)
@@ -129,8 +139,8 @@ t.test("NaN and infinite numbers are refused, and what is drawn and measured aft
 end)
 
 t.test("base64 of every remainder", function()
-  t.equal({ core.figure.base64 "", core.figure.base64 "f", core.figure.base64 "fo", core.figure.base64 "foo", core.figure.base64 "\0\255\254\253" },
-    { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })
+  t.equal({ core.figure.base64 "", core.figure.base64 "f", core.figure.base64 "fo", core.figure.base64 "foo",
+    core.figure.base64 "\0\255\254\253" }, { "", "Zg==", "Zm8=", "Zm9v", "AP/+/Q==" })
 end)
 
 -- Lets the n-th allocation fail for n = 0, 1, 2 ... until f gets through; nothing may be left over but the error.

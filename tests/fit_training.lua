@@ -5,7 +5,9 @@ local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local xai = require "medxai"
 
-local function tiny_data() return xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32, cache_mb = 1 } end
+local function tiny_data()
+  return xai.dataset.phantom { n_train = 12, n_val = 6, n_test = 6, size_px = 32, cache_mb = 1 }
+end
 
 local function tiny_model(classes, more)
   local options = { name = "tiny", classes = classes, size_px = 32, cam_layer = "features", seed = 3,
@@ -25,7 +27,8 @@ local function with_run(f)
   host.options.quiet = true
   count = count + 1
   local data = tiny_data()
-  local model <close> = setmetatable({ model = tiny_model(data.classes) }, { __close = function(m) m.model:close() end })
+  local model <close> = setmetatable({ model = tiny_model(data.classes) },
+    { __close = function(m) m.model:close() end })
   local run = xai.run { name = "training" .. count, seed = 5, out = t.tmpdir() .. "/run" }
   print = function() end -- luacheck: ignore
   local ok, problem = pcall(f, run, data, model.model)
@@ -54,14 +57,16 @@ local slow = xai.optim.sgd { lr = 0.0 }
 
 t.test("StepLR steps once per epoch by default", function()
   with_run(function(run, data, model)
-    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, schedule = xai.optim.step_lr { step_size = 2, gamma = 0.5 }, epochs = 5, batch = 6 })
+    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 },
+      schedule = xai.optim.step_lr { step_size = 2, gamma = 0.5 }, epochs = 5, batch = 6 })
     t.near(rates(run), { 0.8, 0.8, 0.4, 0.4, 0.2 }, 1e-12)
   end)
 end)
 
 t.test("step_per = \"phase\" steps twice an epoch, as the thesis did", function()
   with_run(function(run, data, model)
-    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 }, schedule = xai.optim.step_lr { step_size = 3, gamma = 0.5 }, epochs = 5, batch = 6, step_per = "phase" })
+    run:fit(model, data, { optim = xai.optim.sgd { lr = 0.8 },
+      schedule = xai.optim.step_lr { step_size = 3, gamma = 0.5 }, epochs = 5, batch = 6, step_per = "phase" })
     t.near(rates(run), { 0.8, 0.8, 0.4, 0.2, 0.2 }, 1e-12)
   end)
 end)
@@ -109,8 +114,10 @@ t.test("the last batch counts by its size", function()
   end)
 end)
 
-t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key knows it", function()
-  local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer", require "medxai.train.feature_cache"
+t.test("drop_last leaves the last batch out, from images and from cached outputs; where it is not written no key "
+  .. "knows it", function()
+  local fit, Trainer, prefix = require "medxai.steps.fit", require "medxai.train.trainer",
+    require "medxai.train.feature_cache"
   t.equal(training.describe(training.check { optim = slow, epochs = 1 }).drop_last, nil)
   t.equal(training.describe(training.check { optim = slow, epochs = 1, drop_last = true }).drop_last, true)
   with_run(function(run, data, model)
@@ -127,7 +134,8 @@ t.test("drop_last leaves the last batch out, from images and from cached outputs
   with_run(function(run, data, model)
     model:set_trainable { features = false }
     local cached <close> = setmetatable({}, { __close = prefix.release })
-    local outputs = t.ok(prefix.open(model, data, run, { cache_mb = 64, cache_file_mb = 0, folder = run.dir, batch = 5, precision = "float32" }))
+    local outputs = t.ok(prefix.open(model, data, run,
+      { cache_mb = 64, cache_file_mb = 0, folder = run.dir, batch = 5, precision = "float32" }))
     local source, sizes = outputs:source(data.train, { batch = 5, drop_last = true }), {}
     t.equal(source.batches, 2)
     local scope <close> = xai.scope()
@@ -141,8 +149,8 @@ t.test("predictions.csv holds the validation and test answers at full precision"
     run:fit(model, data, { optim = sgd, epochs = 1, batch = 6 })
     run:evaluate(model, data.test)
     local rows, columns = csv.read(run.dir .. "/predictions.csv")
-    t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear", "logit_nodule", "logit_opacity",
-      "prob_clear", "prob_nodule", "prob_opacity", "input" })
+    t.equal(columns, { "image_id", "path", "patient", "source", "split", "label", "predicted", "logit_clear",
+      "logit_nodule", "logit_opacity", "prob_clear", "prob_nodule", "prob_opacity", "input" })
     t.equal(#rows, data.val.n + data.test.n)
     t.equal({ rows[1].split, rows[#rows].split }, { "val", "test" })
     t.equal(rows[1].image_id, data.val:item(1).id)
@@ -163,14 +171,17 @@ end)
 t.test("a second process cannot use the folder of a run at work", function()
   with_run(function(run, data, model)
     run:evaluate(model, data.val)
-    local script = t.write(t.tmpdir() .. "/second.lua", 'local run = require("medxai").run { name = "second" }\nrun:prepare()\n')
+    local script = t.write(t.tmpdir() .. "/second.lua",
+      'local run = require("medxai").run { name = "second" }\nrun:prepare()\n')
     local r = t.run { "--out", run.dir, script }
     t.equal(r.code, 1)
-    t.ok(r.err:find("run: '" .. run.dir .. "' is in use by another process. Wait for it, or give another --out.", 1, true), r.err)
+    t.ok(r.err:find("run: '" .. run.dir .. "' is in use by another process. Wait for it, or give another --out.", 1,
+      true), r.err)
   end)
 end)
 
-t.test("an evaluation says what its intervals are, on the terminal and in its result; of fewer than ten images none, and why", function()
+t.test("an evaluation says what its intervals are, on the terminal and in its result; of fewer than ten images "
+  .. "none, and why", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/run.lua", [[
 local xai = require "medxai"
@@ -193,8 +204,11 @@ print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.interva
   t.ok(r.out:find("wilson\ttrue", 1, true), r.out)
   t.ok(r.out:find("few\tfewer than 10 images\tfewer than 10 images\ttrue", 1, true), r.out)
   t.ok(r.out:find("cross\tWilson over images", 1, true), r.out)
-  t.ok(r.out:find("on each kind of input, 95 % Wilson intervals over images (image-level, patients unknown)", 1, true), r.out)
-  t.ok(r.out:find "accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ %(image%-level, patients unknown%), loss", r.out)
+  t.ok(r.out:find("on each kind of input, 95 % Wilson intervals over images (image-level, patients unknown)", 1,
+    true), r.out)
+  t.ok(
+    r.out:find("accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ "
+      .. "%(image%-level, patients unknown%), loss"), r.out)
   t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 
@@ -219,7 +233,8 @@ local function trained(more)
   return dir
 end
 
-t.test("class weights, label smoothing and the sampler change a training as they should, and equal weights do not", function()
+t.test("class weights, label smoothing and the sampler change a training as they should, and equal "
+  .. "weights do not", function()
   local plain = trained()
   t.near(far(plain, trained { weight = { 2, 2, 2 } }), 0, 1e-6)
   t.near(far(plain, trained { weight = "balanced" }), 0, 1e-6) -- the phantoms are balanced
@@ -308,7 +323,8 @@ run:evaluate(model, data.val)
     end
   end
   local c = require("medxai.stats.components").of(table_)
-  local said = c.why and "no interval: " .. c.why or string.format("%.4f, 95 %% interval %.4f to %.4f over images and seeds (t with %.1f degrees of freedom)",
+  local said = c.why and "no interval: " .. c.why
+    or string.format("%.4f, 95 %% interval %.4f to %.4f over images and seeds (t with %.1f degrees of freedom)",
     c.mean, math.max(0, c.low), math.min(1, c.high), c.df)
   t.ok(r.out:find("accuracy for other seeds: " .. said, 1, true), said .. "\n" .. r.out)
   local rows, sums = csv.read(dir .. "/out/seeds.csv"), {}

@@ -117,7 +117,8 @@ local function linear(scale)
   return { x = x, logit = logit, map = (weights * x[{ 0, 0 }] * (scale or 1)), weights = weights }
 end
 
-t.test("infidelity: 0 for exact maps at any scale (Quantus scores gradient x 100 at 70,939), 1 for inverted ones", function()
+t.test("infidelity: 0 for exact maps at any scale (Quantus scores gradient x 100 at 70,939), 1 for "
+  .. "inverted ones", function()
   local metric_of = { "infidelity", regions = { "grid", rows = 4, columns = 4 }, removal = "black" }
   for _, scale in ipairs { 1, 100, 1e-6 } do
     local o = linear(scale)
@@ -183,7 +184,8 @@ t.test("sets are drawn by the image, a fifth of the regions rounded up; the firs
   t.equal(#perturbed.sets(42, "a", 3, { sets = 2, share = 0.2 })[1], 1)
 end)
 
-t.test("an image is perturbed once, whatever the number of maps and metrics: 264 passes and the image itself", function()
+t.test("an image is perturbed once, whatever the number of maps and metrics: 264 passes and the "
+  .. "image itself", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local o = linear()
   o.x = torch.rand(1, 3, 16, 16, { dtype = "float64" })
@@ -247,7 +249,8 @@ t.test("what has no answer is undefined, with its reason", function()
     "map without contrast")
   t.equal(why("max_sensitivity"), "the method is not at hand")
   t.fails(function() metric.entries { { "infidelity", removal = "noisy_linear(0.01)" } } end,
-    "infidelity: 'noisy_linear(0.01)' has no background (expected removal = mean, black, white, segment_mean or blur(k)).")
+    "infidelity: 'noisy_linear(0.01)' has no background (expected removal = mean, black, white, segment_mean or "
+    .. "blur(k)).")
   t.equal(metric.entries { { "infidelity", regions = { "grid", rows = 2, columns = 3 } } }[1].id,
     "infidelity@1 regions=grid(columns=3,rows=2) removal=mean sets=200 share=0.2")
 end)
@@ -289,7 +292,8 @@ end)
 t.test("the frame: area-averaged cells, whole and of the part that two crops share", function()
   local map = torch.arange(0, 6, { dtype = "float64" }):view({ 2, 3 })
   t.near(frame.cells(map, 1), { 2.5 }, 1e-12)
-  t.near(frame.cells(map, 2), { (0 + 0.5 * 1) / 1.5, (0.5 * 1 + 2) / 1.5, (3 + 0.5 * 4) / 1.5, (0.5 * 4 + 5) / 1.5 }, 1e-12)
+  t.near(frame.cells(map, 2), { (0 + 0.5 * 1) / 1.5, (0.5 * 1 + 2) / 1.5, (3 + 0.5 * 4) / 1.5,
+    (0.5 * 4 + 5) / 1.5 }, 1e-12)
   local function place(size, left, top, scale) -- a crop of size x size of a file of 24 x 24, resized by 1 / scale
     return { file = { 24, 24 }, resized = { 24 / scale, 24 / scale }, crop = { left / scale, top / scale, size, size } }
   end

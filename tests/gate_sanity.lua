@@ -51,7 +51,8 @@ end
 
 -- ---- controls ------------------------------------------------------------------------------------------------------
 
-t.test("the controls come out as stated: Sobel and noise of the image fail weights, the blob image, noise of the weights retrain", function()
+t.test("the controls come out as stated: Sobel and noise of the image fail weights, the blob image, noise of the "
+  .. "weights retrain", function()
   local result = of_two()
   for model = 1, 2 do
     local function said(method, name) return line_of(result, method, model).checks[name].verdict end
@@ -97,7 +98,8 @@ end)
 
 -- ---- the numbers ---------------------------------------------------------------------------------------------------
 
-t.test("persistence of a whole run is that of its similarities, golden formula; the cascade leaves no weight of its stage", function()
+t.test("persistence of a whole run is that of its similarities, golden formula; the cascade leaves no weight of "
+  .. "its stage", function()
   local dir = t.tmpdir()
   local result = judged(dir, { n = 12 })
   local sums, n, b, nb = {}, {}, 0, 0
@@ -180,7 +182,8 @@ t.test("the target is the trained network's, whatever a random one predicts", fu
   t.equal(changed, 10 * 4) -- two of the head, one of two other stages
 end)
 
-t.test("a draw's weights depend on its number and the layer's name: equal shapes differ, longer cascades keep shorter ones", function()
+t.test("a draw's weights depend on its number and the layer's name: equal shapes differ, longer cascades keep "
+  .. "shorter ones", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local graph = require "medxai.nn.graph"
   local model = graph.network { name = "equal", classes = tiny.classes, size_px = 16, build = function(g, x)
@@ -317,8 +320,8 @@ end)
 
 t.test("verdicts.csv keeps the rows of other steps", function()
   local dir = t.tmpdir()
-  csv.write(dir .. "/verdicts.csv", require("medxai.run.tables").verdicts, { { subject = "x", check = "audit", verdict = "found",
-    family = "audit outside" } })
+  csv.write(dir .. "/verdicts.csv", require("medxai.run.tables").verdicts,
+    { { subject = "x", check = "audit", verdict = "found", family = "audit outside" } })
   judged(dir, { n = 10 })
   judged(dir, { n = 10, options = { draws = 1 } })
   local rows, audit = csv.read(dir .. "/verdicts.csv"), 0
@@ -355,20 +358,26 @@ t.test("answers that are not finite under random weights raise a warning that na
   end
   local _, run = judged(t.tmpdir(), { n = 10, models = { { name = "one", network = "tiny", seed = 1, make = make } } })
   local told = table.concat(run.warnings, "\n")
-  t.ok(told:find "sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images are not finite numbers", told)
+  t.ok(
+    told:find("sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images "
+      .. "are not finite numbers"), told)
 end)
 
-t.long("of 20 networks with random weights no method passes the gate: what a twin shares, a random network shares as well", function()
+t.long("of 20 networks with random weights no method passes the gate: what a twin shares, a random network "
+  .. "shares as well", function()
   local passed, judged_methods = {}, 0
   for pair = 1, 10 do
     local models = {}
     for k = 1, 2 do models[k] = { name = "net" .. k, network = "tiny", seed = 100 * pair + k } end
-    local result = judged(t.tmpdir(), { models = models, n = 20, options = { methods = { "gradcam", "saliency", "integrated_gradients" } } })
+    local result = judged(t.tmpdir(), { models = models, n = 20,
+      options = { methods = { "gradcam", "saliency", "integrated_gradients" } } })
     for _, m in ipairs(result.models) do
       for name, came in pairs(m.controls) do t.ok(came, name .. " of pair " .. pair) end
       for _, line in ipairs(m.methods) do
         judged_methods = judged_methods + (line.baseline and 0 or 1)
-        if not line.baseline and line.state == "passed" then passed[#passed + 1] = line.method .. " of pair " .. pair end
+        if not line.baseline and line.state == "passed" then
+          passed[#passed + 1] = line.method .. " of pair " .. pair
+        end
       end
     end
   end
@@ -395,9 +404,11 @@ run:sanity(study, { methods = { "gradcam", "guided_backprop", "saliency" }, imag
 ]]
 
 -- Measured for shared/spec/comparison.md, section 8 (MobileNet V2, phantoms, 24 to 40 images): persistence of guided
--- backprop .74 with a last stage below the strangers, of saliency .42, of Grad-CAM .00, of Sobel 1. The shape is asserted,
--- with room for another training: guided backprop fails and would be acquitted by its last stage, Grad-CAM keeps least.
-t.long("on a trained network the course of guided backprop, saliency, Grad-CAM and Sobel has the shape that was measured", function()
+-- backprop .74 with a last stage below the strangers, of saliency .42, of Grad-CAM .00, of Sobel 1. The shape is
+-- asserted, with room for another training: guided backprop fails and would be acquitted by its last stage, Grad-CAM
+-- keeps least.
+t.long("on a trained network the course of guided backprop, saliency, Grad-CAM and Sobel has the shape that was "
+  .. "measured", function()
   local dir = t.tmpdir()
   t.write(dir .. "/train.lua", train)
   t.write(dir .. "/ask.lua", ask)
@@ -414,7 +425,8 @@ t.long("on a trained network the course of guided backprop, saliency, Grad-CAM a
     end
   end
   t.ok(not found.gradcam.controls:find "NOT", found.gradcam.controls)
-  t.ok(found.guided_backprop.p > 0.5 and found.guided_backprop.last < 0.25, found.guided_backprop.p .. " " .. found.guided_backprop.last)
+  t.ok(found.guided_backprop.p > 0.5 and found.guided_backprop.last < 0.25,
+    found.guided_backprop.p .. " " .. found.guided_backprop.last)
   t.equal({ found.guided_backprop.verdict, found.sobel.verdict }, { "fail", "fail" })
   t.near(found.sobel.p, 1, 1e-9)
   t.ok(found.saliency.p < found.guided_backprop.p - 0.2, found.saliency.p)
@@ -443,7 +455,8 @@ t.test("marks name what failed, by model, network, weights and the settings of a
   t.equal(marks:mark("sobel", "a", gate.settings(entry)), nil)
 end)
 
-t.test("methods that failed carry the mark in later explanations of those weights: labels, and a band on their overlays", function()
+t.test("methods that failed carry the mark in later explanations of those weights: labels, and a band on their "
+  .. "overlays", function()
   local dir = marked()
   local explain = require "medxai.steps.explain"
   local scope <close> = core.memory.scope() -- luacheck: ignore

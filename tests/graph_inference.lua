@@ -1,5 +1,6 @@
--- The inference plan beside the node by node pass: the seven networks, every kind of layer, networks drawn at random with
--- values kept, put in and begun at; weights that change; batches and threads; numbers that overflow; memory that fails.
+-- The inference plan beside the node by node pass: the seven networks, every kind of layer, networks drawn at random
+-- with values kept, put in and begun at; weights that change; batches and threads; numbers that overflow; memory that
+-- fails.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"
@@ -63,10 +64,12 @@ local function settle(model, x)
   return model:eval()
 end
 
-local sizes = { squeezenet1_0 = 64, mobilenet_v2 = 64, efficientnet_b0 = 64, densenet121 = 64, resnet50 = 64, inception_v3 = 107, vgg19 = 64 }
+local sizes = { squeezenet1_0 = 64, mobilenet_v2 = 64, efficientnet_b0 = 64, densenet121 = 64, resnet50 = 64,
+  inception_v3 = 107, vgg19 = 64 }
 
 test("the seven networks give the logits of the node by node pass, and all that has convolutions is planned", function()
-  for _, name in ipairs { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" } do
+  for _, name in ipairs { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
+      "vgg19" } do
     local scope <close> = memory.scope() -- luacheck: ignore
     local model <close> = xai.models[name] { classes = 5, seed = 2, transform_input = name == "inception_v3" or nil }
     local x = torch.randn(3, 3, sizes[name], sizes[name])
@@ -76,14 +79,17 @@ test("the seven networks give the logits of the node by node pass, and all that 
     local want = reference(model, model, x)
     near(got, want, name)
     local convolutions = 0
-    for _, node in ipairs(model:node_names()) do if model:node(node).op == "conv2d" then convolutions = convolutions + 1 end end
-    t.ok(steps > convolutions - 2, ("%s: %d steps of %d convolutions"):format(name, steps, convolutions)) -- less the auxiliary branch
+    for _, node in ipairs(model:node_names()) do
+      if model:node(node).op == "conv2d" then convolutions = convolutions + 1 end
+    end
+    -- less the auxiliary branch
+    t.ok(steps > convolutions - 2, ("%s: %d steps of %d convolutions"):format(name, steps, convolutions))
     t.ok(left == "" or name == "inception_v3", name .. " left " .. left)
     t.ok(torch.equal((pass(model, x)), got), name .. " gives other bits the second time")
   end
 end)
 
--- ---- layers ---------------------------------------------------------------------------------------------------------------
+-- ---- layers ---------------------------------------------------------------------------------------------------------
 
 local function tiny(build, o)
   return graph.network { name = "tiny", classes = 3, seed = 4, layout = o and o.layout, build = function(g, x)
@@ -95,7 +101,9 @@ end
 
 local layers = {
   { "activations", function(g, x)
-    for _, op in ipairs { "relu", "silu", "sigmoid", "hardswish", "hardsigmoid" } do x = g:op(nil, op, { conv(g, x, { 16, 16, 1 }) }) end
+    for _, op in ipairs { "relu", "silu", "sigmoid", "hardswish", "hardsigmoid" } do
+      x = g:op(nil, op, { conv(g, x, { 16, 16, 1 }) })
+    end
     return g:relu6(nil, conv(g, x, { 16, 16, 3, padding = 1 })), 16
   end },
   { "activations by themselves", function(g, x)
@@ -176,13 +184,15 @@ for _, case in ipairs(layers) do
       local all = torch.no_grad(function() return model:forward { x = x, outputs = names } end)
       for _, name in ipairs(names) do
         near(all[name], want[name], name, 5e-6)
-        near(torch.no_grad(function() return model:forward { x = x, outputs = { name } } end)[name], want[name], name .. " alone", 5e-6)
+        near(torch.no_grad(function() return model:forward { x = x, outputs = { name } } end)[name], want[name],
+          name .. " alone", 5e-6)
       end
     end
   end)
 end
 
-test("what oneDNN lacks, and a Lua function, run by themselves; the rest is planned, and the run says what was left", function()
+test("what oneDNN lacks, and a Lua function, run by themselves; the rest is planned, and the run says what "
+  .. "was left", function()
   local model <close> = tiny(function(g, x)
     x = conv(g, g:relu(nil, conv(g, x, { 16, 16, 3, padding = 1 })), { 16, 16, 1 })
     x = g:func("own", function(v) return v:tanh() end, { x })
@@ -195,7 +205,7 @@ test("what oneDNN lacks, and a Lua function, run by themselves; the rest is plan
   t.ok(steps >= 6, steps)
 end)
 
--- ---- networks drawn at random ---------------------------------------------------------------------------------------------
+-- ---- networks drawn at random ---------------------------------------------------------------------------------------
 
 -- A network of some twenty nodes on 16 x 16 pixels; values are read again and again, catted, summed, multiplied.
 local function random_network(seed)
@@ -229,7 +239,8 @@ local function random_network(seed)
   end }
 end
 
-test("sixty random networks: whatever is kept, put in or begun at, the values are those of the node by node pass", function()
+test("sixty random networks: whatever is kept, put in or begun at, the values are those of the node by "
+  .. "node pass", function()
   for seed = 1, 60 do
     local scope <close> = memory.scope() -- luacheck: ignore
     local model <close> = random_network(seed):eval()
@@ -238,7 +249,9 @@ test("sixty random networks: whatever is kept, put in or begun at, the values ar
     names[#names + 1] = "output"
     local want = reference(model, function() return model:forward { x = x, outputs = names } end)
     local function check(what, got)
-      for name, value in pairs(got) do near(value, want[name], ("network %d, %s: %s"):format(seed, what, name), 1e-5) end
+      for name, value in pairs(got) do
+        near(value, want[name], ("network %d, %s: %s"):format(seed, what, name), 1e-5)
+      end
     end
     torch.no_grad(function()
       check("logits", { output = model(x) })
@@ -261,7 +274,9 @@ test("one image's base values serve a batch of overrides, as node by node", func
   local model <close> = xai.models.densenet121 { classes = 3, seed = 5 }
   settle(model, torch.randn(2, 3, 64, 64))
   local x, at = torch.randn(1, 3, 64, 64), "features.denseblock3.denselayer4.conv1"
-  local base = torch.no_grad(function() return model:forward { x = x, outputs = { at, table.unpack(model:boundary { override = { at } }) } } end)
+  local base = torch.no_grad(function()
+    return model:forward { x = x, outputs = { at, table.unpack(model:boundary { override = { at } }) } }
+  end)
   local five = base[at] * torch.rand(5, 1, 1, 1)
   local function partial() return model:forward { override = { [at] = five }, base = base }.output end
   near(torch.no_grad(partial), reference(model, partial), "from a base of one image")
@@ -269,7 +284,7 @@ test("one image's base values serve a batch of overrides, as node by node", func
   near(torch.no_grad(from_x), reference(model, from_x), "the base computed from x")
 end)
 
--- ---- weights --------------------------------------------------------------------------------------------------------------
+-- ---- weights --------------------------------------------------------------------------------------------------------
 
 local function stages()
   return tiny(function(g, x)
@@ -293,7 +308,8 @@ test("weights that are written to, replaced, loaded or trained are seen by the n
     if entry.tensor.dtype == "float32" then
       local old = (pass(model, x))
       torch.no_grad(function() entry.tensor:mul_(1.25):add_(0.05) end)
-      t.ok(not torch.equal(agrees(entry.name), old) or entry.name:find "running_mean" ~= nil, entry.name .. " is not seen")
+      t.ok(not torch.equal(agrees(entry.name), old) or entry.name:find "running_mean" ~= nil,
+        entry.name .. " is not seen")
     end
   end
   local other <close> = stages()
@@ -310,13 +326,16 @@ test("weights that are written to, replaced, loaded or trained are seen by the n
   near(pass(model:eval(), x), reference(model, model, x), "made again", 2e-6)
 end)
 
-test("running statistics that a pass in training has moved are seen, though libtorch counts no version of them", function()
+test("running statistics that a pass in training has moved are seen, though libtorch counts no "
+  .. "version of them", function()
   local model <close> = stages()
   local x = torch.randn(4, 3, 12, 12)
   settle(model, x)
   local before = (pass(model, x))
   model._state:run { x = x * 3 + 1, outputs = model._main, training = true }
-  local unfolded = torch.no_grad(function() return model:forward { x = x, outputs = { "output" }, fold = false }.output end)
+  local unfolded = torch.no_grad(function()
+    return model:forward { x = x, outputs = { "output" }, fold = false }.output
+  end)
   t.ok(off(unfolded, before) > 1e-3, "the statistics moved")
   near(pass(model, x), unfolded, "planned", 2e-6)
   near(reference(model, model, x), unfolded, "node by node", 2e-6)
@@ -326,7 +345,8 @@ test("a norm that is always in training computes its batch's statistics", functi
   local model <close> = tiny(function(g, x)
     local args = { x }
     for i, name in ipairs { "w", "b", "m", "v" } do args[i + 1] = g:parameter(name, { 16 }) end
-    return g:relu(nil, g:op("norm", "batch_norm", { args[1], args[2], args[3], args[4], args[5], true, 0.1, 1e-5, false })), 16
+    return g:relu(nil, g:op("norm", "batch_norm",
+      { args[1], args[2], args[3], args[4], args[5], true, 0.1, 1e-5, false })), 16
   end)
   torch.no_grad(function()
     for _, entry in ipairs(model:state()) do
@@ -337,14 +357,16 @@ test("a norm that is always in training computes its batch's statistics", functi
   local x = torch.randn(3, 3, 12, 12)
   model:eval()
   local first = torch.no_grad(function() return model:forward { x = x, outputs = { "first" } }.first end)
-  local mean, var = first:mean { dim = { 0, 2, 3 }, keepdim = true }, first:var { dim = { 0, 2, 3 }, unbiased = false, keepdim = true }
+  local mean, var = first:mean { dim = { 0, 2, 3 }, keepdim = true },
+    first:var { dim = { 0, 2, 3 }, unbiased = false, keepdim = true }
   local norm = (first - mean) / (var + 1e-5):sqrt() * 2 + 0.5
   local want = torch.no_grad(function() return model:forward { x = x, override = { norm = norm } }.output end)
   near(pass(model, x), want, "planned", 1e-5)
   near(reference(model, model, x), want, "node by node", 1e-5)
 end)
 
-test("tensors put in place of a model's that have another size or dtype are read as they are, or refused as node by node", function()
+test("tensors put in place of a model's that have another size or dtype are read as they are, or refused as "
+  .. "node by node", function()
   local model <close> = stages()
   local x = torch.randn(2, 3, 12, 12)
   settle(model, x)
@@ -364,7 +386,8 @@ test("tensors put in place of a model's that have another size or dtype are read
   near(pass(model, x), reference(model, model, x), "more channels", 2e-6)
   put("conv1.weight", torch.randn(16, 16, 1, 1))
   near(pass(model, x), reference(model, model, x), "a smaller kernel", 2e-6)
-  for what, other in pairs { ["too few channels"] = torch.randn(16, 8, 3, 3), ["float64"] = torch.randn(16, 16, 3, 3, { dtype = "float64" }) } do
+  for what, other in pairs { ["too few channels"] = torch.randn(16, 8, 3, 3),
+      ["float64"] = torch.randn(16, 16, 3, 3, { dtype = "float64" }) } do
     put("conv1.weight", other)
     local _, wanted = pcall(reference, model, model, x)
     local ok, message = pcall(pass, model, x)
@@ -376,7 +399,8 @@ test("tensors put in place of a model's that have another size or dtype are read
   t.fails_like(function() pass(model, x) end, "norm1")
   for name in pairs(old) do put(name) end
   local again, left, steps = pass(model, x)
-  t.ok(torch.equal(again, before), ("the first ones again: off by %.2g, %d steps, left: %s"):format(off(again, before), steps, left))
+  t.ok(torch.equal(again, before), ("the first ones again: off by %.2g, %d steps, left: %s"):format(off(again, before),
+    steps, left))
 end)
 
 test("float64 models run node by node", function()
@@ -402,12 +426,13 @@ test("bfloat16 models are planned where the processor computes in it", function(
   near(pass(model:to { dtype = "float32" }, x), exact, "and back", 0.03)
 end)
 
--- ---- batches, sizes, threads ----------------------------------------------------------------------------------------------
+-- ---- batches, sizes, threads ----------------------------------------------------------------------------------------
 
 test("every size of batch and image, and every way in which the images lie", function()
   local model <close> = stages()
   settle(model, torch.randn(4, 3, 12, 12))
-  for _, shape in ipairs { { 1, 3, 12, 12 }, { 5, 3, 12, 12 }, { 2, 3, 17, 9 }, { 2, 3, 4, 4 }, { 1, 3, 3, 3 }, { 5, 3, 12, 12 } } do
+  for _, shape in ipairs { { 1, 3, 12, 12 }, { 5, 3, 12, 12 }, { 2, 3, 17, 9 }, { 2, 3, 4, 4 }, { 1, 3, 3, 3 },
+      { 5, 3, 12, 12 } } do
     local x = torch.randn(shape)
     near(pass(model, x), reference(model, model, x), table.concat(shape, "x"), 2e-6)
   end
@@ -415,7 +440,8 @@ test("every size of batch and image, and every way in which the images lie", fun
   local want = pass(model, x)
   t.ok(torch.equal((pass(model, x:contiguous { memory_format = "channels_last" })), want), "channels last")
   t.ok(torch.equal((pass(model, x:permute { 2, 3, 0, 1 }:contiguous():permute { 2, 3, 0, 1 })), want), "not contiguous")
-  t.ok(torch.equal(pass(model, x:narrow(0, 1, 1):expand { 4, 3, 12, 12 }):narrow(0, 3, 1), want:narrow(0, 1, 1)), "one image expanded")
+  t.ok(torch.equal(pass(model, x:narrow(0, 1, 1):expand { 4, 3, 12, 12 }):narrow(0, 3, 1), want:narrow(0, 1, 1)),
+    "one image expanded")
   t.ok(torch.equal((pass(model, torch.cat({ x, x }, 3):narrow(3, 12, 12))), want), "a part of wider images")
   t.fails_like(function() pass(model, torch.randn(2, 4, 12, 12)) end, "conv2d")
 end)
@@ -426,22 +452,26 @@ test("an image's logits have the same bits in every batch and with every number 
   for _, name in ipairs { "mobilenet_v2", "densenet121", "inception_v3" } do
     local model <close> = xai.models[name] { classes = 3, seed = 6 }
     model:eval()
-    local body = ({ mobilenet_v2 = "features", densenet121 = "features", inception_v3 = "Mixed_7c" })[name] -- the head's product is BLAS'
+    -- the head's product is BLAS'
+    local body = ({ mobilenet_v2 = "features", densenet121 = "features", inception_v3 = "Mixed_7c" })[name]
     local x = torch.randn(8, 3, sizes[name], sizes[name])
     local want
     for threads = 1, 3 do
       device.set_threads(threads)
       for _, n in ipairs { 8, 3, 2, 1 } do
-        local got = torch.no_grad(function() return model:forward { x = x:narrow(0, 0, n), outputs = { body } } end)[body]
+        local got = torch.no_grad(function()
+          return model:forward { x = x:narrow(0, 0, n), outputs = { body } }
+        end)[body]
         want = want or got
-        t.ok(torch.equal(got, want:narrow(0, 0, n)), ("%s: a batch of %d with %d threads differs by %.3g"):format(name, n, threads,
+        t.ok(torch.equal(got, want:narrow(0, 0, n)),
+          ("%s: a batch of %d with %d threads differs by %.3g"):format(name, n, threads,
           off(got, want:narrow(0, 0, n))))
       end
     end
   end
 end)
 
--- ---- numbers that overflow ------------------------------------------------------------------------------------------------
+-- ---- numbers that overflow ------------------------------------------------------------------------------------------
 
 test("a NaN or infinity in image or weights, and sums that overflow inside, come out as node by node", function()
   local model <close> = stages()
@@ -474,14 +504,16 @@ test("a NaN or infinity in image or weights, and sums that overflow inside, come
     return y, 16
   end)
   torch.no_grad(function()
-    for _, entry in ipairs(deep:state()) do if entry.name:find "^deep%d.weight" then entry.tensor:fill_(-1e13):narrow(0, 0, 1):fill_(1e13) end end
+    for _, entry in ipairs(deep:state()) do
+      if entry.name:find "^deep%d.weight" then entry.tensor:fill_(-1e13):narrow(0, 0, 1):fill_(1e13) end
+    end
   end)
   local got, left = pass(deep:eval(), x)
   local want = reference(deep, deep, x)
   t.ok(torch.equal(got:isnan(), want:isnan()) and left ~= "", "sums that overflow inside")
 end)
 
--- ---- frozen parts, settings -----------------------------------------------------------------------------------------------
+-- ---- frozen parts, settings -----------------------------------------------------------------------------------------
 
 test("the frozen part of a training step is planned where it computes as in evaluation", function()
   local model <close> = xai.models.resnet50 { classes = 3, seed = 7, train_depth = 1, frozen = "eval", dropout = 0 }
@@ -530,7 +562,7 @@ torch.no_grad(function() for _ = 1, 2 do model(torch.zeros(1, 3, 4, 4)) end end)
   t.equal(t.run { path }.err, "")
 end)
 
--- ---- memory ---------------------------------------------------------------------------------------------------------------
+-- ---- memory ---------------------------------------------------------------------------------------------------------
 
 local function sweep(fail_after, f, clear)
   for n = 0, 3000 do

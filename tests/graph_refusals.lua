@@ -32,7 +32,8 @@ t.test("an operator that writes to its argument is no node: what later runs read
   local g, x = new()
   local function refused(operator, args)
     t.fails(function() g:op("a", operator, args) end,
-      ("graph: 'a' is the operator '%s', which writes to its argument (expected one that gives a new value)."):format(operator))
+      ("graph: 'a' is the operator '%s', which writes to its argument (expected one that gives a new value)."):format(
+        operator))
   end
   refused("add_.Scalar", { x, 1 })
   refused("__iand__.Tensor", { x, x })

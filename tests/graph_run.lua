@@ -25,7 +25,8 @@ end
 local function tiny(o)
   o = o or {}
   torch.manual_seed(o.seed or 1)
-  return graph.network { name = "tiny", classes = 3, size_px = 8, dtype = o.dtype, layout = o.layout, build = function(g, x) return build(g, x, o) end }
+  return graph.network { name = "tiny", classes = 3, size_px = 8, dtype = o.dtype, layout = o.layout,
+    build = function(g, x) return build(g, x, o) end }
 end
 
 local function p(model)
@@ -37,12 +38,15 @@ end
 -- The same network in eager operators, for eval mode.
 local function eager(w, x)
   local function norm(v, name)
-    return torch.batch_norm(v, w[name .. ".weight"], w[name .. ".bias"], w[name .. ".running_mean"], w[name .. ".running_var"], false, 0.1, 1e-5, true)
+    return torch.batch_norm(v, w[name .. ".weight"], w[name .. ".bias"], w[name .. ".running_mean"],
+      w[name .. ".running_var"], false, 0.1, 1e-5, true)
   end
   x = norm(torch.conv2d(x, w["stem.conv.weight"], nil, { 1, 1 }, { 1, 1 }), "stem.norm"):relu()
-  local y = norm(torch.conv2d(x, w["residual.conv.weight"], w["residual.conv.bias"], { 1, 1 }, { 1, 1 }), "residual.norm"):relu()
+  local y = norm(torch.conv2d(x, w["residual.conv.weight"], w["residual.conv.bias"], { 1, 1 }, { 1, 1 }),
+    "residual.norm"):relu()
   x = (y + x):relu()
-  x = torch.cat({ torch.conv2d(x, w["branches.a.weight"], w["branches.a.bias"]), torch.max_pool2d(x, { 3, 3 }, { 1, 1 }, { 1, 1 }) }, 1)
+  x = torch.cat({ torch.conv2d(x, w["branches.a.weight"], w["branches.a.bias"]),
+    torch.max_pool2d(x, { 3, 3 }, { 1, 1 }, { 1, 1 }) }, 1)
   x = torch.adaptive_avg_pool2d(torch.silu(x), { 1, 1 }):flatten(1)
   return torch.linear(x, w["fc.weight"], w["fc.bias"])
 end
@@ -69,7 +73,8 @@ end)
 t.test("in-place forms never touch the input, a tap or an override", function()
   local model <close> = trained()
   local x = torch.randn(2, 3, 8, 8)
-  local names = { "x", "stem.conv", "stem.norm", "stem.relu", "residual.norm", "residual.relu", "residual.add", "residual", "branches.a", "branches", "pool", "flatten", "output" }
+  local names = { "x", "stem.conv", "stem.norm", "stem.relu", "residual.norm", "residual.relu", "residual.add",
+    "residual", "branches.a", "branches", "pool", "flatten", "output" }
   no_grad(function()
     local copy = x:clone()
     local alone = {}
@@ -133,8 +138,8 @@ t.test("override and base compute only what descends from the override", functio
     local base = model:forward { x = x, outputs = { "branches.a", "branches.b", "residual", "output" }, fold = false }
     local five = torch.randn(5, 2, 8, 8)
     local visited = {}
-    local got = model:forward { override = { ["branches.a"] = five }, base = { ["branches.b"] = base["branches.b"] }, fold = false,
-      each = function(name) visited[#visited + 1] = name end }
+    local got = model:forward { override = { ["branches.a"] = five }, base = { ["branches.b"] = base["branches.b"] },
+      fold = false, each = function(name) visited[#visited + 1] = name end }
     t.equal(visited, { "branches.cat", "act", "pool", "flatten", "drop", "fc" })
     for i = 0, 4 do
       local one = model:forward { x = x, override = { ["branches.a"] = five:narrow(0, i, 1) }, fold = false }
@@ -144,9 +149,14 @@ t.test("override and base compute only what descends from the override", functio
     t.near(model:forward { x = x, override = { ["branches.a"] = five }, fold = false }.output, got.output, 1e-6)
     t.fails(function() model:forward { override = { ["branches.a"] = five } } end,
       "graph: the input is read but was not given. Give x, or the values in base that are read.")
-    t.fails(function() model:forward { override = { ["branches.a"] = five }, base = { ["branches.b"] = torch.zeros(3, 4, 8, 8) } } end,
-      "override: 'branches.b' has batch 3, the override 5. Give a base run of one image, or of as many as the override.\n  in tiny > branches > cat")
-    t.fails(function() model:forward { x = x, override = { ["branches.a"] = five, ["branches.b"] = torch.zeros(2, 4, 8, 8) } } end,
+    t.fails(function()
+      model:forward { override = { ["branches.a"] = five }, base = { ["branches.b"] = torch.zeros(3, 4, 8, 8) } }
+    end,
+      "override: 'branches.b' has batch 3, the override 5. Give a base run of one image, or of as many as the "
+      .. "override.\n  in tiny > branches > cat")
+    t.fails(function()
+      model:forward { x = x, override = { ["branches.a"] = five, ["branches.b"] = torch.zeros(2, 4, 8, 8) } }
+    end,
       "override: 'branches.b' has batch 2, another one 5. Give all the same, or 1.")
   end)
 end)
@@ -195,7 +205,9 @@ t.test("a Lua function is a node: values, gradients, errors", function()
   t.fails(function() wrong(x) end, "function: gives number (expected an open tensor)\n  in tiny > middle")
   local failing <close> = tiny { func = function() error("no idea", 0) end }
   t.fails(function() failing(x) end, "no idea\n  in tiny > middle")
-  local nested <close> = tiny { func = function(v) return model:eval():forward { override = { stem = v }, outputs = { "residual" } }.residual end }
+  local nested <close> = tiny { func = function(v)
+    return model:eval():forward { override = { stem = v }, outputs = { "residual" } }.residual
+  end }
   t.equal(nested(x).shape, { 2, 3 })
 end)
 
@@ -245,7 +257,10 @@ t.test("one plan serves all runs of one kind", function()
   local n = native:plans()
   for _ = 1, 5 do model(x) end
   t.equal(native:plans(), n)
-  for i = 1, 200 do model:forward { x = x, outputs = { model:node_names()[i % 15 + 1] }, grad_from = i % 2 == 0 and { "stem" } or nil, guided = i % 3 == 0 } end
+  for i = 1, 200 do
+    model:forward { x = x, outputs = { model:node_names()[i % 15 + 1] }, grad_from = i % 2 == 0 and { "stem" } or nil,
+      guided = i % 3 == 0 }
+  end
   t.ok(native:plans() <= 64)
 end)
 
@@ -263,24 +278,30 @@ t.test("one value per channel in train mode is an error", function()
     return g:linear("fc", g:flatten(nil, g:batch_norm2d("norm", g:adaptive_avg_pool2d(nil, x, 1), 3)), { 3, 2 })
   end }
   t.fails(function() model(torch.rand(1, 3, 4, 4)) end,
-    "batch_norm: one value per channel has no variance (batch 1 in train mode). Use a larger batch, larger images, or model:eval().\n  in one > norm")
+    "batch_norm: one value per channel has no variance (batch 1 in train mode). Use a larger batch, larger images, "
+    .. "or model:eval().\n  in one > norm")
 end)
 
 t.test("shapes that do not fit are told in the user's terms, with the node", function()
   local model <close> = graph.network { name = "wide", classes = 2, build = function(g, x)
     return g:block("classifier", function() return g:linear("fc1", g:flatten(nil, x), { 10, 2 }) end)
   end }
-  t.fails(function() model(torch.rand(2, 3, 2, 2)) end, "matmul: shapes 2x12 and 10x2 do not fit (12 is not 10)\n  in wide > classifier > fc1")
+  t.fails(function() model(torch.rand(2, 3, 2, 2)) end,
+    "matmul: shapes 2x12 and 10x2 do not fit (12 is not 10)\n  in wide > classifier > fc1")
 end)
 
 t.test("builders refuse what cannot be built", function()
   local function net(build_it) return function() graph.network { name = "n", classes = 2, build = build_it } end end
   t.fails(net(function() end), "n: build gives nil (expected the logits' value). Return it.")
   t.fails(net(function(g, x) return g:op("a", "no_such_op", { x }) end), "graph: there is no operator 'no_such_op'")
-  t.fails_like(net(function(g, x) return g:op("a", "relu", { x, 7 }) end), "^graph: no form of 'relu' takes these arguments %(aten::relu")
-  t.fails(net(function(g, x) return g:conv2d("a", x, { 3 }) end), "n: conv2d: number 2 of its table is missing (expected 3).")
-  t.fails(net(function(g, x) return g:conv2d("a", g:conv2d("a", x, { 3, 3, 1 }), { 3, 3, 1 }) end), "n: two layers are named 'a'. Name one differently.")
-  t.fails(net(function(g, x) return g:block("b", function() end), x end), "n: block 'b' gives nil (expected the value that its last layer gave). Return it.")
+  t.fails_like(net(function(g, x) return g:op("a", "relu", { x, 7 }) end),
+    "^graph: no form of 'relu' takes these arguments %(aten::relu")
+  t.fails(net(function(g, x) return g:conv2d("a", x, { 3 }) end),
+    "n: conv2d: number 2 of its table is missing (expected 3).")
+  t.fails(net(function(g, x) return g:conv2d("a", g:conv2d("a", x, { 3, 3, 1 }), { 3, 3, 1 }) end),
+    "n: two layers are named 'a'. Name one differently.")
+  t.fails(net(function(g, x) return g:block("b", function() end), x end),
+    "n: block 'b' gives nil (expected the value that its last layer gave). Return it.")
 end)
 
 t.test("a NaN is traced to the node where it begins", function()

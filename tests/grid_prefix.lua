@@ -1,4 +1,5 @@
--- The frozen part of the seven networks: where it ends, why not where it does not, and that its outputs are all that the rest reads.
+-- The frozen part of the seven networks: where it ends, why not where it does not, and that its outputs are all that
+-- the rest reads.
 local t = require "t"
 local core = require "medxai.core"
 local prefix = require "medxai.train.feature_cache"
@@ -25,7 +26,8 @@ t.test("a frozen part whose batch norms update is not computed once, and says so
   t.equal(why, "'bn1': its batch norms update their statistics (frozen = 'train')")
   t.equal(cut_of("resnet50", { train_depth = 1, frozen = "eval" }), "layer3.5.relu_2")
   t.equal(cut_of("mobilenet_v2", { train_depth = 0, frozen = "eval" }), "flatten")
-  t.equal(cut_of("densenet121", { train_depth = 1, frozen = "eval" }), "features.transition3.pool features.denseblock4.denselayer1.cat")
+  t.equal(cut_of("densenet121", { train_depth = 1, frozen = "eval" }),
+    "features.transition3.pool features.denseblock4.denselayer1.cat")
 end)
 
 t.test("Inception's auxiliary branch crosses the cut too", function()
@@ -35,7 +37,8 @@ end)
 
 -- Everything behind the cut, from the cut's values alone, is what the whole network gives.
 t.test("what crosses the cut is enough: logits in both modes", function()
-  for _, case in ipairs { { "squeezenet1_0", 1 }, { "mobilenet_v2", 2 }, { "efficientnet_b0", 1 }, { "densenet121", 1 }, { "resnet50", 1 } } do
+  for _, case in ipairs { { "squeezenet1_0", 1 }, { "mobilenet_v2", 2 }, { "efficientnet_b0", 1 }, { "densenet121", 1 },
+      { "resnet50", 1 } } do
     local scope <close> = core.memory.scope()
     local model = xai.models[case[1]] { classes = 3, train_depth = case[2], frozen = "eval", seed = 3 }
     local x, cut = torch.rand(2, 3, 96, 96), prefix.cut(model)

@@ -37,8 +37,8 @@ run:evaluate(search.model, data.test)
 
 local function go(dir, body, options, fields)
   local script = t.write(dir .. "/search.lua", experiment .. (body or whole))
-  return t.run { exe = "/bin/sh", "-c", string.format("exec %s --threads 1 --quiet --out %s %s %s %s", t.quote(host.exe), t.quote(dir .. "/run"), options or "",
-    t.quote(script), fields or ""), timeout = 300 }
+  return t.run { exe = "/bin/sh", "-c", string.format("exec %s --threads 1 --quiet --out %s %s %s %s",
+    t.quote(host.exe), t.quote(dir .. "/run"), options or "", t.quote(script), fields or ""), timeout = 300 }
 end
 
 local function table_of(dir) return (csv.read(dir .. "/run/grid.csv")) end
@@ -92,7 +92,8 @@ local function same_search(dir)
   t.equal(count, 8, "finished cells in grid.jsonl")
 end
 
-t.test("every combination is trained, the best one's weights are kept, trajectories that coincide are run once", function()
+t.test("every combination is trained, the best one's weights are kept, trajectories that coincide are "
+  .. "run once", function()
   local dir = searched()
   local rows = table_of(dir)
   t.equal(#rows, 8)
@@ -110,7 +111,8 @@ end)
 
 t.test("a cell is the training that run:fit does alone, to the last bit, whatever it shared", function()
   local rows = table_of(searched())
-  for _, values in ipairs { { lr = "0.2", step_size = "2", epochs = "5" }, { lr = "0.05", step_size = "3", epochs = "3" } } do
+  for _, values in ipairs { { lr = "0.2", step_size = "2", epochs = "5" },
+      { lr = "0.05", step_size = "3", epochs = "3" } } do
     local dir = t.tmpdir()
     local r = go(dir, string.format([[
       run:fit(network(4), data, { optim = xai.optim.sgd { lr = %s, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = %s, gamma = 0.1 }, epochs = %s, batch = 8 })
@@ -129,7 +131,8 @@ t.test("a second call does nothing again", function()
   same_search(dir)
 end)
 
--- Shell: starts command, waits until it has recorded more epochs than there were and a moment longer, kills it; its exit status.
+-- Shell: starts command, waits until it has recorded more epochs than there were and a moment longer, kills it; its
+-- exit status.
 local function killed(dir, command, more, moment)
   return t.run { exe = "/bin/sh", "-c", string.format([[
     epochs() { cat %s/run/cells/*/metrics.jsonl 2>/dev/null | wc -l; }
@@ -141,7 +144,8 @@ end
 
 t.test("killed at random points, the search ends with the same table and weights", function()
   local dir = t.tmpdir()
-  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(t.write(dir .. "/search.lua", experiment .. whole)))
+  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),
+    t.quote(t.write(dir .. "/search.lua", experiment .. whole)))
   local state, kills = 12345, 0
   for _ = 1, 60 do
     state = (state * 1103515245 + 12345) % 2147483648
@@ -168,12 +172,14 @@ end)
 t.test("several processes work one folder, some of them killed: no cell is lost, each is recorded once", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)
-  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script))
+  local command = string.format("%s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),
+    t.quote(script))
   local r = t.run { exe = "/bin/sh", "-c", string.format([[
     for i in 1 2 3 4; do %s >%s/log$i 2>&1 & pids="$pids $!"; done
     set -- $pids
     until cat %s/run/cells/*/metrics.jsonl >%s/seen 2>/dev/null; do sleep 0.01; done
-    kill -9 $1; sleep 0.1; kill -9 $3; wait $2; a=$?; wait $4; b=$?; echo $a $b]], command, t.quote(dir), t.quote(dir), t.quote(dir)), timeout = 300 }
+    kill -9 $1; sleep 0.1; kill -9 $3; wait $2; a=$?; wait $4; b=$?; echo $a $b]],
+    command, t.quote(dir), t.quote(dir), t.quote(dir)), timeout = 300 }
   local logs = ""
   for i = 1, 4 do logs = logs .. (files.read(dir .. "/log" .. i) or "") end
   t.equal(r.out, "0 0\n", logs)
@@ -188,7 +194,8 @@ t.test("a cached frozen part changes no bit, in memory or in a file, and it is s
     t.equal(files.read(dir .. "/run/weights.pt"), files.read(searched() .. "/run/weights.pt"))
     t.equal(files.read(dir .. "/run/grid.csv"), files.read(searched() .. "/run/grid.csv"))
     local cells = files.read_data(dir .. "/run/steps/grid.json").result.cells
-    t.ok(cells[1].cache:find(options == "--cache false" and "cache = false" or "features.2 of 31 images, 0 MB in a file", 1, true), cells[1].cache)
+    t.ok(cells[1].cache:find(options == "--cache false" and "cache = false"
+      or "features.2 of 31 images, 0 MB in a file", 1, true), cells[1].cache)
     t.ok(not files.exists(dir .. "/run/cache"), "the cache stays behind")
   end
   t.equal(table_of(searched())[1].frozen_part, "features.2")
@@ -212,16 +219,24 @@ t.test("fields that nothing uses, empty lists and wrong values are refused", fun
   refused(grid_of "lr = { 0.1 }, momentun = { 0.9 }",
     "grid: field 'momentun' changes nothing: train does not read cell.momentun. Use it there, or leave it out.")
   refused(grid_of "lr = {}", "grid: field 'lr' is an empty list (expected the values to try).")
-  refused(grid_of "lr = { 0.1, {} }", "grid: field 'lr': value 2 is a table (expected a number, a string or a boolean).")
-  refused(grid_of "lr = { 0.1, nil, 0.2 }", "grid: field 'lr': value 2 is a nil (expected a number, a string or a boolean).")
-  refused(grid_of "lr = { 0.1, 0 / 0 }", "grid: field 'lr': value 2 is a nan (expected a number, a string or a boolean).")
+  refused(grid_of "lr = { 0.1, {} }", "grid: field 'lr': value 2 is a table (expected a number, a string or a "
+    .. "boolean).")
+  refused(grid_of "lr = { 0.1, nil, 0.2 }", "grid: field 'lr': value 2 is a nil (expected a number, a string or a "
+    .. "boolean).")
+  refused(grid_of "lr = { 0.1, 0 / 0 }", "grid: field 'lr': value 2 is a nan (expected a number, a string or a "
+    .. "boolean).")
   refused(grid_of "lr = { 0.1, 0.1 }", "grid: field 'lr' has the value 0.1 twice.")
   refused(grid_of "lr = { 0.1 }, search = { 'randm', n = 3 }", "grid: unknown search 'randm'. Did you mean 'random'?")
-  refused(grid_of "lr = { 0.1 }, on_fail = 'go'", "grid: option 'on_fail' is wrong (expected 'continue' or 'stop', got string 'go').")
-  refused("run:grid { lr = { 0.1 } }\n", "grid: option 'train' is missing (expected function: (cell) -> model, data, options of run:fit; called once per cell). Add train = ... to it.")
-  refused(grid_of("lr = { 0.1 }", "network(4), data"), "grid: train returns a nil third (expected model, data, options: the options of run:fit).")
-  refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.rate }, epochs = 1 }"), "grid: unknown field 'rate'.")
-  refused(grid_of("lr = { 0.1 }, epochs = function(cell) return cell.epochs end", "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = cell.epochs }"),
+  refused(grid_of "lr = { 0.1 }, on_fail = 'go'",
+    "grid: option 'on_fail' is wrong (expected 'continue' or 'stop', got string 'go').")
+  refused("run:grid { lr = { 0.1 } }\n", "grid: option 'train' is missing (expected function: (cell) -> model, "
+    .. "data, options of run:fit; called once per cell). Add train = ... to it.")
+  refused(grid_of("lr = { 0.1 }", "network(4), data"),
+    "grid: train returns a nil third (expected model, data, options: the options of run:fit).")
+  refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.rate }, epochs = 1 }"),
+    "grid: unknown field 'rate'.")
+  refused(grid_of("lr = { 0.1 }, epochs = function(cell) return cell.epochs end",
+    "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = cell.epochs }"),
     "grid: field 'epochs' depends on itself.")
 end)
 
@@ -229,8 +244,10 @@ t.test("another search in the same folder is refused, naming what differs", func
   local dir = t.tmpdir()
   local r = go(dir, grid_of "lr = { 0.1 }")
   t.equal(r.code, 0, r.err)
-  refused(grid_of "lr = { 0.2 }", "holds a search of another definition: axes.lr.1 is 0.1 there and 0.2 here, first.optim.options.lr is 0.1 there and 0.2 here.", dir)
-  refused("run:fit(network(4), data, { optim = xai.optim.sgd { lr = 0.1 }, epochs = 1 })\nrun:grid { lr = { 0.1 } }\n", "grid: option 'train' is missing")
+  refused(grid_of "lr = { 0.2 }", "holds a search of another definition: axes.lr.1 is 0.1 there and 0.2 here, "
+    .. "first.optim.options.lr is 0.1 there and 0.2 here.", dir)
+  refused("run:fit(network(4), data, { optim = xai.optim.sgd { lr = 0.1 }, epochs = 1 })\nrun:grid { lr = { 0.1 } }\n",
+    "grid: option 'train' is missing")
 end)
 
 t.test("a cell's folder with foreign content is not touched", function()
@@ -244,14 +261,16 @@ t.test("a cell's folder with foreign content is not touched", function()
   files.remove(dir .. "/run/steps/grid.json")
   r = go(dir, grid_of "lr = { 0.1, 0.2 }", nil, "--on-fail stop")
   t.equal(r.code, 1)
-  t.ok(r.err:find("cells/" .. id .. "' holds other files (thesis.txt) and not this cell. Move it away.", 1, true), r.err)
+  t.ok(r.err:find("cells/" .. id .. "' holds other files (thesis.txt) and not this cell. Move it away.", 1,
+    true), r.err)
   t.equal(files.read(cell .. "/thesis.txt"), "mine")
 end)
 
 t.test("a cell that diverges keeps its text; the others go on, or the search stops as it is told", function()
   local fields = "lr = { 1e30, 0.1 }"
   local dir = t.tmpdir()
-  local r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, batch = 8 }"))
+  local r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, "
+    .. "batch = 8 }"))
   t.equal(r.code, 0, r.err)
   local row = by(table_of(dir), { lr = "1e+30" })
   t.equal(row.status, "diverged")
@@ -259,27 +278,32 @@ t.test("a cell that diverges keeps its text; the others go on, or the search sto
   t.ok(files.read(dir .. "/run/cells/" .. row.cell .. "/failure.txt"):find("the loss is", 1, true))
   t.ok(r.out:find("1 of 2 cells diverged.", 1, true), r.out)
   local before = epochs_trained(dir)
-  r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, batch = 8 }"))
+  r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, "
+    .. "batch = 8 }"))
   t.equal({ r.code, epochs_trained(dir) }, { 0, before })
   dir = t.tmpdir()
-  r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, batch = 8 }"), nil, "--on-fail stop")
+  r = go(dir, grid_of(fields, "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, "
+    .. "batch = 8 }"), nil, "--on-fail stop")
   t.equal(r.code, 1)
   t.ok(r.err:find("fit: the loss is", 1, true), r.err)
 end)
 
 t.test("where every cell fails the search says so with the first one's words", function()
-  local r = go(t.tmpdir(), grid_of("lr = { 1e30 }", "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, batch = 8 }"))
+  local r = go(t.tmpdir(), grid_of("lr = { 1e30 }",
+    "network(4, true), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 2, batch = 8 }"))
   t.equal(r.code, 1)
-  t.ok(r.err:find("grid: no cell was finished: 1 of 1 failed, the first (lr = 1e+30) with: fit: the loss is", 1, true), r.err)
+  t.ok(r.err:find("grid: no cell was finished: 1 of 1 failed, the first (lr = 1e+30) with: fit: the loss is", 1,
+    true), r.err)
 end)
 
 t.test("a checkpoint that is damaged is trained again, not believed", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)
   t.run { exe = "/bin/sh", "-c", string.format([[%s --threads 1 --quiet --out %s %s & pid=$!
-    while kill -0 $pid 2>/dev/null && ! ls %s/run/families/*/*.pt >/dev/null 2>&1; do sleep 0.02; done; kill -9 $pid; wait $pid]], t.quote(host.exe),
-    t.quote(dir .. "/run"), t.quote(script), t.quote(dir)) }
-  os.execute(string.format("for f in %s/run/families/*/*.pt; do head -c 5000 \"$f\" >\"$f.x\"; mv \"$f.x\" \"$f\"; done", t.quote(dir)))
+    while kill -0 $pid 2>/dev/null && ! ls %s/run/families/*/*.pt >/dev/null 2>&1; do sleep 0.02; done
+    kill -9 $pid; wait $pid]], t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script), t.quote(dir)) }
+  os.execute(string.format("for f in %s/run/families/*/*.pt; do head -c 5000 \"$f\" >\"$f.x\"; mv \"$f.x\" "
+    .. "\"$f\"; done", t.quote(dir)))
   local r = go(dir)
   t.equal(r.code, 0, r.err)
   t.ok(r.err:find("cannot be used", 1, true), r.err)
@@ -296,7 +320,8 @@ t.test("a random search takes n combinations, the same ones for the same seed", 
 end)
 
 t.test("successive halving goes on with the better third and halts the rest", function()
-  local body = "local search = run:grid { lr = { 0.001, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7 }, search = { 'halving', factor = 3 }, train = function(cell) "
+  local body = "local search = run:grid { lr = { 0.001, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7 }, search = { "
+    .. "'halving', factor = 3 }, train = function(cell) "
     .. "return network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 9, batch = 8 } end }\n"
   local dir = t.tmpdir()
   local r = go(dir, body)
@@ -340,7 +365,8 @@ end)
 
 t.test("the command line narrows a field, and the experiment goes on with its own values afterwards", function()
   local dir = t.tmpdir()
-  local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test)\nprint(search.cell.lr)\n", nil, "--lr 0.3,0.4")
+  local r = go(dir, grid_of "lr = { 0.1, 0.2 }" .. "run:evaluate(search.model, data.test)\nprint(search.cell.lr)\n",
+    nil, "--lr 0.3,0.4")
   t.equal(r.code, 0, r.err)
   t.equal(#table_of(dir), 2)
   t.ok(r.out:find "0%.[34]\n", r.out)
@@ -349,7 +375,9 @@ end)
 t.test("disk full in the middle of a checkpoint: the last good one still loads", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)
-  local r = t.run { exe = "/bin/sh", "-c", string.format("ulimit -f 12; exec %s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script)) }
+  local r = t.run { exe = "/bin/sh", "-c",
+    string.format("ulimit -f 12; exec %s --threads 1 --quiet --out %s %s", t.quote(host.exe), t.quote(dir .. "/run"),
+      t.quote(script)) }
   t.ok(r.code == 1, "exit " .. r.code .. ": " .. r.err)
   t.ok(r.err:find("File too large", 1, true) or r.err:find("no cell was finished", 1, true), r.err)
   r = go(dir)

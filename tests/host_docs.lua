@@ -20,10 +20,12 @@ local function make_data(dir)
   local image = t.shared() .. "/covid-cxr"
   files.mkdir(dir .. "/mine")
   files.mkdir(dir .. "/data")
-  t.ok(os.execute(("ln -s %s %s/data/COVID-QU-Ex"):format(t.quote(require("medxai.file").realpath(image)), t.quote(dir))))
+  t.ok(os.execute(("ln -s %s %s/data/COVID-QU-Ex"):format(t.quote(require("medxai.file").realpath(image)),
+    t.quote(dir))))
   local covid = require("medxai").dataset.covid_qu_ex { root = image, limit = 1 }
   local png = covid.root .. "/" .. covid.train:item(1).path
-  t.ok(os.execute(("cp %s %s/resnet18.pt2"):format(t.quote(t.root .. "/tests/reference/exported/convnet.pt2"), t.quote(dir))))
+  t.ok(os.execute(("cp %s %s/resnet18.pt2"):format(t.quote(t.root .. "/tests/reference/exported/convnet.pt2"),
+    t.quote(dir))))
   local rows = { "path,label,split" }
   for i, name in ipairs { "a.png", "b.png", "c.png", "d.png" } do
     t.ok(os.execute(("cp %s %s/mine/%s"):format(t.quote(png), t.quote(dir), name)))

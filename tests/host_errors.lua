@@ -68,8 +68,10 @@ t.test("a compiled chunk is refused", function()
 end)
 
 t.test("an error value that is not text is told what to be", function()
-  fails("error({})", "(command line):1: error: the error value is a table (expected a text). Write error(\"what went wrong\").")
-  fails("error()", "(command line):1: error: the error value is nil (expected a text). Write error(\"what went wrong\").")
+  fails("error({})", "(command line):1: error: the error value is a table (expected a text). Write error(\"what "
+    .. "went wrong\").")
+  fails("error()", "(command line):1: error: the error value is nil (expected a text). Write error(\"what went "
+    .. "wrong\").")
   fails("error(setmetatable({}, { __tostring = function() return 'worded' end }))", "(command line):1: worded")
   fails("error(setmetatable({}, { __tostring = function() error 'no' end }))",
         "(command line):1: error: the error value is a table (expected a text). Write error(\"what went wrong\").")
@@ -101,13 +103,15 @@ t.test("out of memory in Lua itself is an error, not a crash", function()
   local pipe = io.popen(command)
   local out = pipe:read "a"
   local _, _, code = pipe:close()
-  t.equal(out, "medxai-run: (command line): lua: out of memory for Lua's own tables and texts. Keep numbers in tensors.\n")
+  t.equal(out, "medxai-run: (command line): lua: out of memory for Lua's own tables and texts. Keep numbers in "
+    .. "tensors.\n")
   t.equal(code, 1)
 end)
 
 t.test("a module that is not there is one sentence", function()
   local r = t.run { "-e", "require 'medxai.modles'" }
-  t.ok(r.err:find("^medxai%-run: %(command line%):1: require: there is no module 'medxai.modles' %(looked in %. and [^\n]+%)%. Check its name%.\n$"), r.err)
+  t.ok(r.err:find("^medxai%-run: %(command line%):1: require: there is no module 'medxai.modles' %(looked in %. and "
+    .. "[^\n]+%)%. Check its name%.\n$"), r.err)
 end)
 
 t.test("a last line that is a tail call still names the experiment", function()
@@ -117,8 +121,10 @@ t.test("a last line that is a tail call still names the experiment", function()
 end)
 
 t.test("warnings are printed at once and counted at the end", function()
-  local r = t.run { "-e", "local host = require 'medxai.host'; host.warn('first'); host.warn('second'); io.stderr:write('working\\n')" }
-  t.equal(r.err, "medxai-run: warning: first\nmedxai-run: warning: second\nworking\nmedxai-run: 2 warnings:\n  first\n  second\n")
+  local r = t.run { "-e", "local host = require 'medxai.host'; host.warn('first'); host.warn('second'); "
+    .. "io.stderr:write('working\\n')" }
+  t.equal(r.err, "medxai-run: warning: first\nmedxai-run: warning: second\nworking\nmedxai-run: 2 warnings:\n  "
+    .. "first\n  second\n")
   t.equal(r.code, 0)
 end)
 

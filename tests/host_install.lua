@@ -8,7 +8,8 @@ t.test("an installed program finds its library and its core from any folder", fu
   if not cache then t.skip "this program is installed itself" end
   cache:close()
   local dir = t.tmpdir()
-  t.ok(os.execute(("cmake --install %s --prefix %s/here >/dev/null && mv %s/here %s/moved"):format(t.quote(build), dir, dir, dir)))
+  t.ok(os.execute(("cmake --install %s --prefix %s/here >/dev/null && mv %s/here %s/moved"):format(t.quote(build), dir,
+    dir, dir)))
   local program = [[
     local host = require "medxai.host"
     require "medxai.core"

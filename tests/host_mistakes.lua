@@ -24,10 +24,12 @@ local function alone_says(text, expected) t.equal(mistake(text), expected, text)
 t.test("a step called with a dot says to use a colon", function()
   says("run.fit(model, data, { optim = sgd, epochs = 1 })",
     "fit: run.fit(...) leaves out the run (got a table in its place). Use run:fit(...), with a colon.")
-  says("run.report()", "report: run.report(...) leaves out the run (got nothing in its place). Use run:report(...), with a colon.")
+  says("run.report()", "report: run.report(...) leaves out the run (got nothing in its place). Use run:report(...), "
+    .. "with a colon.")
   says("data.train.loader { batch = 2 }",
     "loader: split.loader(...) leaves out the split. Use split:loader { ... }, with a colon.")
-  says("model.eval()", "attempt to index a nil value (local 'self'). Was a method called with a dot? Write object:name(...), "
+  says("model.eval()", "attempt to index a nil value (local 'self'). Was a method called with a dot? Write "
+    .. "object:name(...), "
     .. "with a colon.")
 end)
 
@@ -54,7 +56,8 @@ t.test("an option that belongs elsewhere says where", function()
     "weights: there is no run 'ImageNet'. torchvision's weights are weights = \"imagenet\".")
   says("xai.dataset.folders { path = 'x' }", "folders: there is no option 'path'. Write root = \"FOLDER\".")
   says("run:explain(model, data.test, { methods = { 'lime', samples = 500 } })",
-    "explain: method 'samples' takes a table of options or a function (got number). An option of lime stands within its own "
+    "explain: method 'samples' takes a table of options or a function (got number). An option of lime stands within "
+    .. "its own "
     .. "braces: methods = { { \"lime\", samples = 500 } }.")
 end)
 
@@ -64,12 +67,14 @@ t.test("an option of before says what it is called now", function()
     "fit: option 'step' is now schedule = xai.optim.step_lr { step_size = ..., gamma = ... }.")
   for old, new in pairs { ["{ 'lime', hide = 'black' }"] = "lime: option 'hide' is now 'removal'.",
       ["{ 'lime', seeds = 3 }"] = "lime: option 'seeds' is now 'repeats'.",
-      ["{ 'integrated_gradients', baseline = 'white' }"] = "integrated_gradients: option 'baseline' is now 'removal'." } do
+      ["{ 'integrated_gradients', baseline = 'white' }"] = "integrated_gradients: option 'baseline' is now "
+      .. "'removal'." } do
     says("run:explain(model, data.test, { methods = { " .. old .. " } })", new)
   end
   says("run:explain(model, data.test, { methods = 'sobel', metrics = { { 'iou', at = { 50 } } }, mask = 'lungs' })",
     "iou: option 'at' is now 'percentiles'.")
-  says("run:explain(model, data.test, { methods = 'sobel', colours = 'jet' })", "explain: option 'colours' is now 'colors'.")
+  says("run:explain(model, data.test, { methods = 'sobel', colours = 'jet' })",
+    "explain: option 'colours' is now 'colors'.")
   says("run:grid { lr = { 1 }, select = 'loss', train = function() end }", "grid: option 'select' is now 'best_by'.")
 end)
 
@@ -81,7 +86,8 @@ t.test("arguments in the wrong place are named", function()
   says("xai.models('vgg19')", "models: is no function. Write xai.models.vgg19 { classes = ... }.")
   alone_says("require('medxai').run { 'mine' }",
     "run: options have names (expected name = value, got string 'mine' without one).")
-  says("print(data.test[1])", "split: is no list. Write data.test:item(1) or data.test:batch({ 1 }).x; images count from 1.")
+  says("print(data.test[1])", "split: is no list. Write data.test:item(1) or data.test:batch({ 1 }).x; images "
+    .. "count from 1.")
   says("for x in data.train do end",
     "split: is no iterator. Write: for batch in data.train:loader { batch = 32 } do ... end.")
 end)

@@ -18,7 +18,8 @@ print(host.options.seed, host.options.threads, host.options.device, host.options
 
 t.test("fields follow the file, options come before or after it", function()
   local path = t.write(t.tmpdir() .. "/show.lua", show)
-  local r = t.run { "--seed", "7", path, "--epochs", "2", "--lr=-1e-3", "--smoke", "--threads=3", "--deep", "--size-px", "128", "word" }
+  local r = t.run { "--seed", "7", path, "--epochs", "2", "--lr=-1e-3", "--smoke", "--threads=3", "--deep", "--size-px",
+    "128", "word" }
   t.equal(r.err, "")
   t.equal(r.out, "deep\ttrue\nepochs\t2\nlr\t-1e-3\nsize_px\t128\n7\t3\tcpu\tnil\ttrue\tword\n")
 end)
@@ -83,6 +84,7 @@ end)
 
 t.test("MEDXAI_SCRIPTS that holds no library is refused", function()
   local r = t.run { "-e", "", env = { MEDXAI_SCRIPTS = "/usr" } }
-  t.equal(r.err, "medxai-run: host: MEDXAI_SCRIPTS is '/usr', which holds no folder medxai. Name the folder that does.\n")
+  t.equal(r.err, "medxai-run: host: MEDXAI_SCRIPTS is '/usr', which holds no folder medxai. Name the folder "
+    .. "that does.\n")
   t.equal(r.code, 2)
 end)

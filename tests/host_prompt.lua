@@ -38,7 +38,8 @@ t.test("completion knows globals, fields, methods and what __names lists", funct
   t.equal(repl.complete "xa", { "xai" })
   t.equal(repl.complete "string.nothing.x", {})
   t.equal(repl.complete "nothing.x", {})
-  rawset(_G, "probe", setmetatable({ zeal = 1, _hidden = 2 }, { __index = { zero = print }, __names = function() return { "zebra" } end }))
+  rawset(_G, "probe", setmetatable({ zeal = 1, _hidden = 2 },
+    { __index = { zero = print }, __names = function() return { "zebra" } end }))
   t.equal(repl.complete "probe.ze", { "probe.zeal", "probe.zebra", "probe.zero" })
   t.equal(repl.complete "probe:zer", { "probe:zero" })
   t.equal(repl.complete "probe._", { "probe._hidden" })
@@ -60,10 +61,13 @@ t.test("completion knows operators, a tensor's fields and the library's parts", 
 end)
 
 t.test("on a terminal there are a prompt, completion and history", function()
-  if not os.execute "script -qec true /dev/null >/dev/null 2>&1" then t.skip "no terminal can be made (util-linux's script, /dev/pts)" end
+  if not os.execute "script -qec true /dev/null >/dev/null 2>&1" then
+    t.skip "no terminal can be made (util-linux's script, /dev/pts)"
+  end
   local dir = t.tmpdir()
   local keys = [[(sleep 0.3; printf 'string.rev\t("abc")\r'; sleep 0.3; printf '40 + 2\r'; sleep 0.3; printf '\004')]]
-  os.execute(("%s | MEDXAI_HISTORY=%s/history TERM=xterm LC_ALL=C.UTF-8 timeout 20 script -qec %s /dev/null >%s/screen"):format(
+  os.execute(("%s | MEDXAI_HISTORY=%s/history TERM=xterm LC_ALL=C.UTF-8 timeout 20 script -qec %s /dev/null "
+    .. ">%s/screen"):format(
     keys, dir, t.quote(t.quote(host.exe) .. " -i"), dir))
   local screen = t.read(dir .. "/screen")
   t.ok(screen:find("cba", 1, true), screen)

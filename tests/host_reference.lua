@@ -1,4 +1,5 @@
--- medxai-run help, docs/reference and the editor's types: all come from the specs that check options, and none is left out.
+-- medxai-run help, docs/reference and the editor's types: all come from the specs that check options, and none is left
+-- out.
 local t = require "t"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
@@ -39,8 +40,8 @@ t.test("every option has its line of meaning", function()
 end)
 
 t.test("no spec is hidden from help: wherever the library describes an option, a line stands with it", function()
-  local kinds = { number = true, integer = true, string = true, boolean = true, table = true, ["function"] = true, tensor = true,
-    any = true }
+  local kinds = { number = true, integer = true, string = true, boolean = true, table = true, ["function"] = true,
+    tensor = true, any = true }
   local bare, count = {}, 0
   for path, text in pairs(sources) do
     text = text:gsub("%-%-[^\n]*", "")
@@ -66,7 +67,8 @@ t.test("a default is what its option takes", function()
   end)
 end)
 
-t.test("docs/reference and the editor's types are those of the specs (medxai-run docs/reference.lua . renews them)", function()
+t.test("docs/reference and the editor's types are those of the specs (medxai-run docs/reference.lua . "
+  .. "renews them)", function()
   local dir = t.tmpdir()
   t.equal(t.run({ t.root .. "/docs/reference.lua", dir }).code, 0)
   for _, folder in ipairs { "docs/reference", "scripts/medxai/types" } do
@@ -118,10 +120,11 @@ end)
 t.test("help of an unknown name offers near ones", function()
   local r = help "gradcm"
   t.equal(r.code, 2)
-  t.equal(r.err, "medxai-run: help: nothing is called 'gradcm'. Did you mean 'gradcam' or 'xgradcam'? See medxai-run help.\n")
+  t.equal(r.err, "medxai-run: help: nothing is called 'gradcm'. Did you mean 'gradcam' or 'xgradcam'? See "
+    .. "medxai-run help.\n")
 end)
 
--- ---- experiments beside the types -------------------------------------------------------------------------------------
+-- ---- experiments beside the types -----------------------------------------------------------------------------------
 
 -- The names before "=" in a table's text, not those of tables within it.
 local function keys_of(text)
@@ -143,13 +146,17 @@ local function uses_of(text)
     if table_text then uses[#uses + 1] = { kinds = kinds, name = name, keys = keys_of(table_text) } end
   end
   for room, name, given in text:gmatch "xai%.(%a+)%.([%w_]+) ?(%b{})" do
-    add(({ models = { "networks" }, dataset = { "readers" }, optim = { "optimizers", "schedules" } })[room] or {}, name, given)
+    add(({ models = { "networks" }, dataset = { "readers" }, optim = { "optimizers", "schedules" } })[room] or {},
+      name, given)
   end
   for name, given in text:gmatch "run:(%l+)(%b())" do
     if name ~= "grid" then add({ "steps" }, name, given:match "(%b{})%s*%)$") end
   end
   for given in text:gmatch "xai%.run (%b{})" do add({ "steps" }, "run", given) end
-  for at, name in text:gmatch '(){ "([%w_+]+)",' do add({ "methods", "metrics", "regions" }, name:gsub("%+", "_plus", 1):gsub("%+", ""):gsub("_plus$", "_plus_plus"), text:match("^%b{}", at)) end
+  for at, name in text:gmatch '(){ "([%w_+]+)",' do
+    add({ "methods", "metrics", "regions" }, name:gsub("%+", "_plus", 1):gsub("%+", ""):gsub("_plus$", "_plus_plus"),
+      text:match("^%b{}", at))
+  end
   return uses
 end
 

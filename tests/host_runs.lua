@@ -7,10 +7,16 @@ local function write_run(dir, name, lr, epochs, status)
   local folder = dir .. "/runs/" .. name
   files.write_data(folder .. "/config.json", { name = name, seed = 7, question = "Why?",
     fit = { epochs = 3, optim = { kind = "sgd", options = { lr = lr } }, model = { config = { network = "vgg19" } } } })
-  files.write_data(folder .. "/steps/fit.json", { status = "finished", key = "k", fields = { epochs = 3, model = { config = { network = "vgg19" } } }, result = { val_accuracy = 0.75 } })
-  files.write_data(folder .. "/steps/evaluate-test.json", { status = "finished", key = "k", fields = {}, result = { accuracy = 0.5, n = 8, auroc_macro = 0.6, macro = { f1 = 0.25 } } })
+  files.write_data(folder .. "/steps/fit.json",
+    { status = "finished", key = "k", fields = { epochs = 3, model = { config = { network = "vgg19" } } },
+      result = { val_accuracy = 0.75 } })
+  files.write_data(folder .. "/steps/evaluate-test.json",
+    { status = "finished", key = "k", fields = {},
+      result = { accuracy = 0.5, n = 8, auroc_macro = 0.6, macro = { f1 = 0.25 } } })
   for e = 1, epochs do
-    files.append_line(folder .. "/metrics.jsonl", canon.write { step = "fit", epoch = e, train_loss = 1.0, train_accuracy = 0.5, val_loss = 1.0, val_accuracy = 0.25 * e, best = true })
+    files.append_line(folder .. "/metrics.jsonl",
+      canon.write { step = "fit", epoch = e, train_loss = 1.0, train_accuracy = 0.5, val_loss = 1.0,
+        val_accuracy = 0.25 * e, best = true })
   end
   files.write(folder .. "/status", status .. "\nstep fit\n")
   files.write(folder .. "/.lock", "")
@@ -35,7 +41,9 @@ end)
 t.test("one run is shown with its epochs and settings", function()
   local r = t.run { "runs", "show", "second", cwd = made() }
   t.equal(r.code, 0, r.err)
-  for _, part in ipairs { "second: died, 2/3 epochs\nWhy?\n", "epoch  2  train loss 1.0000 accuracy 0.5000  val loss 1.0000 accuracy 0.5000 (best)", "training.optim.options.lr = 0.2" } do
+  for _, part in ipairs { "second: died, 2/3 epochs\nWhy?\n",
+      "epoch  2  train loss 1.0000 accuracy 0.5000  val loss 1.0000 accuracy 0.5000 (best)",
+      "training.optim.options.lr = 0.2" } do
     t.ok(r.out:find(part, 1, true), part .. " is missing in " .. r.out)
   end
 end)
@@ -53,9 +61,11 @@ end)
 t.test("wrong words are wrong usage; a run that is not there is named with its like", function()
   local dir = made()
   local r = t.run { "runs", "shw", cwd = dir }
-  t.equal({ r.code, r.err }, { 2, "medxai-run: runs: unknown command 'shw'. Did you mean 'show'? See medxai-run runs --help.\n" })
+  t.equal({ r.code, r.err },
+    { 2, "medxai-run: runs: unknown command 'shw'. Did you mean 'show'? See medxai-run runs --help.\n" })
   r = t.run { "runs", "show", "frist", cwd = dir }
-  t.equal({ r.code, r.err }, { 1, "medxai-run: runs: there is no run 'frist' (looked in 'runs'). Did you mean 'first'?\n" })
+  t.equal({ r.code, r.err },
+    { 1, "medxai-run: runs: there is no run 'frist' (looked in 'runs'). Did you mean 'first'?\n" })
   r = t.run { "runs", cwd = t.tmpdir() }
   t.equal({ r.code, r.out }, { 0, "no runs in 'runs'\n" })
 end)

@@ -26,8 +26,9 @@ local loops = {
   ["a loop of xpcall"] = "while true do xpcall(function() while true do end end, function() while true do end end) end",
   ["a loop of coroutines"] = "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
   ["a wrapped coroutine inside pcall"] = "while true do pcall(coroutine.wrap(function() while true do end end)) end",
-  ["a coroutine that yields"] = "local co = coroutine.wrap(function() while true do coroutine.yield(1) end end) while true do co() end",
-  ["a sort"] = "local x = {} for i = 1, 1e6 do x[i] = i end while true do table.sort(x, function(a, b) return a > b end) end",
+  ["a coroutine that yields"] = "local co = coroutine.wrap(function() while true do coroutine.yield(1) end end) "
+  .. "while true do co() end", ["a sort"] = "local x = {} for i = 1, 1e6 do x[i] = i end while true do "
+  .. "table.sort(x, function(a, b) return a > b end) end",
 }
 
 for name, loop in pairs(loops) do
@@ -110,11 +111,13 @@ for name, call in pairs {
 end
 
 t.test("a second signal kills at once", function()
-  local r = interrupted("require 'medxai.host'.at_exit(function() print 'winding up' while true do end end) " .. ready .. "while true do end", "INT INT")
+  local r = interrupted("require 'medxai.host'.at_exit(function() print 'winding up' while true do end end) " .. ready
+    .. "while true do end", "INT INT")
   t.equal(r.out, "ready\nwinding up\n")
   t.equal(r.code, 130)
   t.ok(r.seconds < 2, r.seconds .. " s")
-  r = interrupted("require 'medxai.host'.at_exit(function() while true do end end) " .. ready .. "while true do end", "INT TERM")
+  r = interrupted("require 'medxai.host'.at_exit(function() while true do end end) " .. ready .. "while true do end",
+    "INT TERM")
   t.equal(r.code, 143)
 end)
 
@@ -133,8 +136,10 @@ end)
 
 t.test("a reader that goes away ends the program in order", function()
   local dir = t.tmpdir()
-  local code = "require 'medxai.host'.at_exit(function(how) io.stderr:write(how, '\\n') end) while true do print 'line' io.stdout:flush() end"
-  os.execute(("(timeout 20 %s -e %s 2>%s/err; echo $? >%s/code) | head -n 1 >/dev/null"):format(t.quote(host.exe), t.quote(code), dir, dir))
+  local code = "require 'medxai.host'.at_exit(function(how) io.stderr:write(how, '\\n') end) while true do print "
+    .. "'line' io.stdout:flush() end"
+  os.execute(("(timeout 20 %s -e %s 2>%s/err; echo $? >%s/code) | head -n 1 >/dev/null"):format(t.quote(host.exe),
+    t.quote(code), dir, dir))
   t.equal(t.read(dir .. "/err"), "medxai-run: interrupted (SIGPIPE)\ninterrupted\n")
   t.equal(t.read(dir .. "/code"), "141\n")
 end)
@@ -142,10 +147,12 @@ end)
 for _, signal in ipairs { { "SEGV", 139 }, { "FPE", 136 }, { "ABRT", 134 }, { "BUS", 135 }, { "ILL", 132 } } do
   t.test("SIG" .. signal[1] .. " names the experiment's line and stays fatal", function()
     local dir = t.tmpdir()
-    local path = t.write(dir .. "/crash.lua", "local how = ...\nos.execute('kill -' .. how .. ' $PPID')\nwhile true do end\n")
+    local path = t.write(dir .. "/crash.lua", "local how = ...\nos.execute('kill -' .. how .. ' $PPID')\nwhile true "
+      .. "do end\n")
     local r = t.run { path, signal[1] }
     t.ok(r.err:find("medxai-run: " .. path .. ":", 1, true), r.err)
-    t.ok(r.err:find(":%d: crash: SIG" .. signal[1] .. " outside any operator%. Files written so far are whole%.\n"), r.err)
+    t.ok(r.err:find(":%d: crash: SIG" .. signal[1] .. " outside any operator%. Files written so far are "
+      .. "whole%.\n"), r.err)
     t.equal(r.code, signal[2])
   end)
 end
@@ -159,7 +166,8 @@ io.popen("sleep 0.2; kill -SEGV " .. require "medxai.file".pid())
 while true do a:matmul(a) end
 ]])
   local r = t.run { "--threads", "1", path }
-  t.ok(r.err:find("medxai-run: " .. path .. ":4: crash: SIGSEGV in operator matmul. Files written so far are whole.\n", 1, true), r.err)
+  t.ok(r.err:find("medxai-run: " .. path .. ":4: crash: SIGSEGV in operator matmul. Files written so far are whole.\n",
+    1, true), r.err)
   t.equal(r.code, 139)
 end)
 
@@ -192,5 +200,6 @@ t.test("running out of the C stack is reported from another stack", function()
   if os.getenv "ASAN_OPTIONS" then t.skip "the sanitizer reports it itself" end
   local program = "local function f(s) return (s:gsub('.', f)) end f 'x'"
   os.execute(("{ (ulimit -s 100; exec %s -e %s); true; } 2>%s/err"):format(t.quote(host.exe), t.quote(program), dir))
-  t.ok(t.read(dir .. "/err"):find("medxai-run: (command line):1: crash: SIGSEGV outside any operator.", 1, true), t.read(dir .. "/err"))
+  t.ok(t.read(dir .. "/err"):find("medxai-run: (command line):1: crash: SIGSEGV outside any operator.", 1, true),
+    t.read(dir .. "/err"))
 end)

@@ -49,7 +49,8 @@ t.test("help, version, a syntax error and the prompt come within 50 ms", functio
     local least = math.huge
     for _ = 1, 5 do -- the quickest of five: the machine may be busy
       local started = host.now()
-      os.execute(t.quote(host.exe) .. " " .. args[1] .. " " .. (args[2] and t.quote(args[2]) or "") .. " </dev/null >/dev/null 2>&1")
+      os.execute(t.quote(host.exe) .. " " .. args[1] .. " " .. (args[2] and t.quote(args[2]) or "")
+        .. " </dev/null >/dev/null 2>&1")
       least = math.min(least, host.now() - started)
     end
     t.ok(least < 0.05, ("%s took %.0f ms"):format(args[1], least * 1000))
@@ -66,7 +67,8 @@ end)
 
 t.test("what is printed where the caller has closed standard output goes into no file", function()
   local path = t.tmpdir() .. "/f"
-  local code = ("local f <close> = io.open(%q, 'w') print 'printed' io.stdout:flush() io.stderr:write 'told' f:write 'mine'"):format(path)
+  local code = ("local f <close> = io.open(%q, 'w') print 'printed' io.stdout:flush() io.stderr:write 'told' "
+    .. "f:write 'mine'"):format(path)
   t.ok(os.execute(("%s -e %s >&- 2>&- </dev/null"):format(t.quote(host.exe), t.quote(code))))
   t.equal(t.read(path), "mine")
 end)

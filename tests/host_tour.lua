@@ -2,7 +2,8 @@
 local t = require "t"
 local files = require "medxai.base.files"
 
-local readme = t.read(t.root .. "/docs/sources.md") .. t.read(t.root .. "/docs/explain.md") .. t.read(t.root .. "/docs/judge.md")
+local readme = t.read(t.root .. "/docs/sources.md") .. t.read(t.root .. "/docs/explain.md")
+  .. t.read(t.root .. "/docs/judge.md")
 
 local tour = readme:match "## A tour of the sources(.-)\n## "
 

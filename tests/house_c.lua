@@ -8,7 +8,9 @@ local folders = { "host", "bindings/wall", "bindings/plain", "bindings/graph", "
 local sources = {}
 for _, folder in ipairs(folders) do
   for _, name in ipairs(files.list(t.root .. "/" .. folder)) do
-    if name:find "%.[ch]p?p?$" then sources[folder .. "/" .. name] = files.read(t.root .. "/" .. folder .. "/" .. name) end
+    if name:find "%.[ch]p?p?$" then
+      sources[folder .. "/" .. name] = files.read(t.root .. "/" .. folder .. "/" .. name)
+    end
   end
 end
 
@@ -35,7 +37,8 @@ t.test("no function of the C and C++ sources is longer than 60 lines", function(
     for line in text:gmatch "([^\n]*)\n" do
       n = n + 1
       if line:find "^[%a_].*%(" and not inside then first = n end
-      if first and line:find "{$" and line:find "^[%a_]" or first and line:find "%) ?n?o?e?x?c?e?p?t? {$" and not inside then
+      if first and line:find "{$" and line:find "^[%a_]" or first and line:find "%) ?n?o?e?x?c?e?p?t? {$"
+          and not inside then
         inside = true
       end
       if line:find "^}" then
@@ -64,13 +67,17 @@ t.test("each folder of bindings/ includes only what it may", function()
     local allowed = may[path:match "^(.*)/"]
     for name in text:gmatch '#include "([^"]+)"' do
       count = count + 1
-      if allowed and not allowed:find(place[name] or "?", 1, true) then wrong[#wrong + 1] = path .. " includes " .. name end
+      if allowed and not allowed:find(place[name] or "?", 1, true) then
+        wrong[#wrong + 1] = path .. " includes " .. name
+      end
     end
     for name in text:gmatch "#include <(l[^>]+)>" do
       local is_lua = name == "lua.h" or name == "lauxlib.h" or name == "lualib.h"
       if is_lua and path:find "^bindings/[pgw]" then wrong[#wrong + 1] = path .. " includes " .. name end
     end
-    if text:find "#include <torch/" and not path:find "^bindings/wall/" then wrong[#wrong + 1] = path .. " includes libtorch" end
+    if text:find "#include <torch/" and not path:find "^bindings/wall/" then
+      wrong[#wrong + 1] = path .. " includes libtorch"
+    end
   end
   t.equal(wrong, {})
   assert(count > 150, "only " .. count .. " includes were found")

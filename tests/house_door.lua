@@ -9,7 +9,9 @@ t.test("every name of the front door opens and has its line for editors, and eve
     t.ok(xai[name] ~= nil, name)
     offered[#offered + 1] = name
   end
-  for name in files.read(t.root .. "/scripts/medxai/init.lua"):gmatch "%-%-%-@field ([%w_]+)" do described[#described + 1] = name end
+  for name in files.read(t.root .. "/scripts/medxai/init.lua"):gmatch "%-%-%-@field ([%w_]+)" do
+    described[#described + 1] = name
+  end
   table.sort(described)
   t.equal(offered, described)
 end)

@@ -1,8 +1,10 @@
--- The rooms of scripts/medxai: a room requires itself and the rooms before it, nothing in a circle, and every file is in one.
+-- The rooms of scripts/medxai: a room requires itself and the rooms before it, nothing in a circle, and every file is
+-- in one.
 local t = require "t"
 local files = require "medxai.base.files"
 
-local rooms = { "base", "tensor", "stats", "run", "data", "nn", "train", "perturb", "explain", "score", "show", "steps" }
+local rooms = { "base", "tensor", "stats", "run", "data", "nn", "train", "perturb", "explain", "score", "show",
+  "steps" }
 local place = {}
 for i, room in ipairs(rooms) do place[room] = i end
 

@@ -72,7 +72,8 @@ end)
 local function answer(z)
   local s = z * 2 - 1
   local a, b, c = s:narrow(1, 0, 5), s:narrow(1, 5, 5), s:narrow(1, 10, 5)
-  local y = torch.linspace(-1, 1, 15, { dtype = "float64" }):mul(s):sum({ 1 }, true) + (a * b):sum({ 1 }, true) * 0.8 + (b * c):sum({ 1 }, true) * 0.5 + (a * b * c):sum({ 1 }, true) * 0.2
+  local y = torch.linspace(-1, 1, 15, { dtype = "float64" }):mul(s):sum({ 1 }, true) + (a * b):sum({ 1 },
+    true) * 0.8 + (b * c):sum({ 1 }, true) * 0.5 + (a * b * c):sum({ 1 }, true) * 0.2
   return torch.sigmoid(y * 0.4)
 end
 
@@ -88,7 +89,8 @@ local function distance(a, b)
   return math.sqrt(sum / length)
 end
 
-t.test("all designs aim at the same weights; paired and balanced ones are with 600 rows as near as plain ones with 1,000", function()
+t.test("all designs aim at the same weights; paired and balanced ones are with 600 rows as near as plain ones "
+  .. "with 1,000", function()
   local truth = weights_of("plain", 60000, 99)
   local error_of = {}
   for design, n in pairs { plain = 1000, paired = 600, balanced = 600 } do

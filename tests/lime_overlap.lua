@@ -1,5 +1,6 @@
--- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and cuts by hand or as scikit-learn and OpenCV compute them, thresholds that
--- never see the image they cut, paired tests, strata, what the crop cut away; run:overlap over a tiny network; bad masks.
+-- Overlap of maps with masks: AUPRC, IoU, Dice, Otsu and cuts by hand or as scikit-learn and OpenCV compute them,
+-- thresholds that never see the image they cut, paired tests, strata, what the crop cut away; run:overlap over a tiny
+-- network; bad masks.
 local t = require "t"
 local tiny = require "tinyexplain"
 local auprc = require "medxai.score.metrics.auprc"
@@ -18,16 +19,21 @@ host.options.quiet = true
 
 local function bool(rows) return torch.tensor(rows):ne(0) end
 
--- ---- metrics ------------------------------------------------------------------------------------------------------------
+-- ---- metrics --------------------------------------------------------------------------------------------------------
 
 t.test("AUPRC is scikit-learn's average precision, equal values counted as one threshold", function()
   local m, s, y = {}, {}, {}
-  for n = 0, 59 do m[n + 1], s[n + 1], y[n + 1] = n * 7 % 11 / 10, math.sin(n * 1.3) * 0.5 + 0.5, n * n % 7 < 3 and 1 or 0 end
+  for n = 0, 59 do
+    m[n + 1], s[n + 1], y[n + 1] = n * 7 % 11 / 10, math.sin(n * 1.3) * 0.5 + 0.5, n * n % 7 < 3 and 1 or 0
+  end
   local mask = torch.tensor(y):view({ 6, 10 }):ne(0)
-  t.near({ auprc.measure(torch.tensor(m, { dtype = "float64" }):view({ 6, 10 }), { mask = mask }) }, { 0.7491880562172571, 43 / 60 }, 1e-12)
-  t.near((auprc.measure(torch.tensor(s, { dtype = "float64" }):view({ 6, 10 }), { mask = mask })), 0.7315421432528291, 1e-12)
+  t.near({ auprc.measure(torch.tensor(m, { dtype = "float64" }):view({ 6, 10 }), { mask = mask }) },
+    { 0.7491880562172571, 43 / 60 }, 1e-12)
+  t.near((auprc.measure(torch.tensor(s, { dtype = "float64" }):view({ 6, 10 }), { mask = mask })),
+    0.7315421432528291, 1e-12)
   t.equal({ auprc.measure(torch.rand(2, 2), { mask = bool { { 0, 0 }, { 0, 0 } } }) }, { nil, nil, "empty mask" })
-  t.near((auprc.measure(torch.ones(2, 3), { mask = bool { { 1, 0, 0 }, { 0, 0, 1 } } })), 1 / 3, 1e-12) -- a map without contrast is at chance
+  -- a map without contrast is at chance
+  t.near((auprc.measure(torch.ones(2, 3), { mask = bool { { 1, 0, 0 }, { 0, 0, 1 } } })), 1 / 3, 1e-12)
 end)
 
 t.test("Otsu's level is OpenCV's; the percentile takes exactly its share", function()
@@ -47,19 +53,24 @@ t.test("IoU, Dice and their chance by hand", function()
     t.equal(percentile, 50)
     return bool { { 1, 0 }, { 1, 0 } }
   end }
-  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx, { percentiles = { 50, "otsu" } })
+  local values, chances = iou.measure(torch.tensor({ { 0.0, 0.2 }, { 0.9, 1.0 } }), ctx,
+    { percentiles = { 50, "otsu" } })
   t.near(values, { 1 / 3, 1 }, 1e-12)
   t.near(chances, { 1 / 3, 1 / 3 }, 1e-12)
   t.equal(iou.values { percentiles = { 50, 97.5, "otsu" } }, { "percentile 50", "percentile 97.5", "otsu" })
-  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { percentiles = { 50 } }) }, { nil, nil, "map without contrast" })
-  t.fails(function() iou.check({ percentiles = { 0 } }, "iou") end, "iou: percentiles holds numbers between 0 and 100, and 'otsu' (got 0).")
-  t.fails(function() iou.check({ percentiles = {} }, "iou") end, "iou: percentiles is an empty list (expected { 50, 95, \"otsu\" } or the like).")
+  t.equal({ iou.measure(torch.ones(2, 2), { mask = ctx.mask, keep = function() end }, { percentiles = { 50 } }) },
+    { nil, nil, "map without contrast" })
+  t.fails(function() iou.check({ percentiles = { 0 } }, "iou") end,
+    "iou: percentiles holds numbers between 0 and 100, and 'otsu' (got 0).")
+  t.fails(function() iou.check({ percentiles = {} }, "iou") end,
+    "iou: percentiles is an empty list (expected { 50, 95, \"otsu\" } or the like).")
 end)
 
 t.test("the curve over thresholds holds the overlap at each, and the best one is the lowest of equals", function()
   local map, mask = torch.tensor({ { 0.1, 0.5, 0.503, 1.0 } }), bool { { 0, 0, 1, 1 } }
   local c = cuts.curves(map, mask)
-  t.near({ c.iou[1], c.iou[11], c.iou[12], c.iou[51], c.iou[52], c.iou[100] }, { 0.5, 0.5, 2 / 3, 2 / 3, 0.5, 0.5 }, 1e-12)
+  t.near({ c.iou[1], c.iou[11], c.iou[12], c.iou[51], c.iou[52], c.iou[100] },
+    { 0.5, 0.5, 2 / 3, 2 / 3, 0.5, 0.5 }, 1e-12)
   t.near({ c.dice[12], c.chance_iou[12] }, { 0.8, 1.5 / 3.5 }, 1e-12)
   t.equal(cuts.best { c.iou }, 12)
   t.equal(cuts.best {}, nil)
@@ -67,7 +78,9 @@ end)
 
 local function findings(n, patients)
   local list = {}
-  for i = 1, n do list[i] = { item = { id = string.format("%02d", i), patient = patients and patients[i] or "unknown" } } end
+  for i = 1, n do
+    list[i] = { item = { id = string.format("%02d", i), patient = patients and patients[i] or "unknown" } }
+  end
   return list
 end
 
@@ -94,7 +107,8 @@ t.test("a cross-fitted threshold never sees the image that it cuts, nor another 
 end)
 
 t.test("with a split to tune on the threshold is that split's; folds do not depend on the order of images", function()
-  local of, how = finds.thresholds(findings(3), { { map = peak(5) }, {}, {} }, { { map = peak(30) } }, { folds = 5, tune = { name = "val" } }, 42)
+  local of, how = finds.thresholds(findings(3), { { map = peak(5) }, {}, {} }, { { map = peak(30) } },
+    { folds = 5, tune = { name = "val" } }, 42)
   t.equal({ of(1, "map", "iou"), of(2, "map", "iou"), how }, { 30, 30, "tuned on val" })
   local forth, back, curves, reversed = findings(11), {}, {}, {}
   for i = 1, 11 do
@@ -112,7 +126,7 @@ t.test("sizes are named by their edges, findings under 0.1 % apart", function()
   t.equal(finds.size_names { 0.05, 0.2 }, { "under 0.1 %", "0.1 to 5 %", "5 to 20 %", "over 20 %" })
 end)
 
--- ---- the step -------------------------------------------------------------------------------------------------------------
+-- ---- the step -------------------------------------------------------------------------------------------------------
 
 -- Findings of several sizes: none, empty, a few pixels, and squares.
 local function split_of(n)
@@ -143,12 +157,14 @@ local function table_of(result, pattern)
   end
 end
 
-t.test("methods and baselines are rows of one table; every image, method and metric is a line of overlap.csv", function()
+t.test("methods and baselines are rows of one table; every image, method and metric is a line of "
+  .. "overlap.csv", function()
   local result, run = go { methods = { "gradcam" } }
   local rows = csv.read(run.dir .. "/overlap.csv")
   t.equal(#rows, 9 * 3 * (3 + 3 + 3 + 2)) -- auprc, energy, pointing; IoU and Dice at 3 cuts; both tuned
   local auprc_table = table_of(result, "^auprc")
-  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline, auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "center blob" })
+  t.equal({ #auprc_table.lines, auprc_table.lines[1].method, auprc_table.lines[2].baseline,
+    auprc_table.lines[3].method }, { 3, "Grad-CAM", true, "center blob" })
   t.equal(auprc_table.lines[1].all.n, 6, "one without, one empty, one tiny are outside the mean")
   t.equal(result.facts.undefined, { ["no mask"] = 1, ["empty mask"] = 1 })
   t.equal(result.facts.sizes[1], { name = "under 0.1 %", images = 1 })
@@ -183,14 +199,16 @@ t.test("a perfect map has IoU, Dice and AUPRC 1 and beats the baselines", functi
   end
 end)
 
-t.test("intervals of overlap: studentised, Wilson's of hits; of fewer than ten findings none, and the tables say so", function()
+t.test("intervals of overlap: studentised, Wilson's of hits; of fewer than ten findings none, and the "
+  .. "tables say so", function()
   local tables = require "medxai.score.overlap_tables"
   local many, few = go({ methods = { "gradcam" } }, 14), go({ methods = { "gradcam" } }, 9)
   local area, pointing = table_of(many, "^auprc").lines[1], table_of(many, "^pointing_game").lines[1]
   t.equal({ area.all.interval, area.all.units, pointing.all.interval }, { "studentised bootstrap", 11, "Wilson" })
   t.ok(area.all.low < area.all.mean and area.all.mean < area.all.high and pointing.all.low == pointing.all.low)
   t.ok(tables.difference_text(area):find "^[+-]0%.%d%d%d %[[+-]0%.%d+, [+-]0%.%d+%], p", tables.difference_text(area))
-  t.equal(many.units, "95 % studentised bootstrap intervals over images (image-level, patients unknown), of hits Wilson's; none: fewer than 10 images")
+  t.equal(many.units, "95 % studentised bootstrap intervals over images (image-level, patients unknown), of hits "
+    .. "Wilson's; none: fewer than 10 images")
   local line = table_of(few, "^auprc").lines[1]
   t.ok(line.all.low ~= line.all.low and line.difference.p == line.difference.p)
   t.ok(tables.difference_text(line):find("(no interval: fewer than 10 images)", 1, true), tables.difference_text(line))
@@ -209,9 +227,12 @@ t.test("it draws contours, both grids and the sizes", function()
 end)
 
 t.test("what cannot be judged is refused", function()
-  t.fails(function() go { methods = { "gradcam" }, mask = "infection", masks = 1 } end, "explain: unknown option 'masks'. Did you mean 'mask'?")
-  t.fails(function() go { methods = { "gradcam" }, sizes = { 0.3, 0.2 } } end, "overlap: sizes are rising shares of the crop between 0.001 and 1 (got 0.2 at 2).")
-  t.fails(function() go({ methods = { "gradcam" } }, 1) end, "explain: none of the 1 images has a mask 'lesion' (metric auprc).")
+  t.fails(function() go { methods = { "gradcam" }, mask = "infection", masks = 1 } end,
+    "explain: unknown option 'masks'. Did you mean 'mask'?")
+  t.fails(function() go { methods = { "gradcam" }, sizes = { 0.3, 0.2 } } end,
+    "overlap: sizes are rising shares of the crop between 0.001 and 1 (got 0.2 at 2).")
+  t.fails(function() go({ methods = { "gradcam" } }, 1) end,
+    "explain: none of the 1 images has a mask 'lesion' (metric auprc).")
   t.fails_like(function() go { methods = { "gradcm" } } end, "^explain: unknown method 'gradcm'%.")
 end)
 
@@ -232,11 +253,15 @@ t.test("thresholds may be tuned on another split, which must have findings that 
   local result = go { methods = { "gradcam" }, tune = other_split(6, 100) }
   t.equal(result.thresholds, "tuned on val")
   t.ok(table_of(result, "^iou@1 threshold=tuned on val$"))
-  t.equal(go({ methods = { "gradcam" }, tune = other_split(8, 3) }).thresholds, "tuned on val without 3 images that are judged") -- its 4, 5 and 6
+  -- its 4, 5 and 6
+  t.equal(go({ methods = { "gradcam" }, tune = other_split(8, 3) }).thresholds,
+    "tuned on val without 3 images that are judged")
   t.fails(function() go { methods = { "gradcam" }, tune = split_of(2) } end,
-    "overlap: no image of test has a finding of 'lesion' to tune thresholds on. Leave tune out: they are cross-fitted then.")
+    "overlap: no image of test has a finding of 'lesion' to tune thresholds on. Leave tune out: they are "
+    .. "cross-fitted then.")
   t.fails(function() go { methods = { "gradcam" }, tune = split_of(6) } end,
-    "overlap: no image of test that is not judged itself has a finding of 'lesion' to tune thresholds on. Leave tune out: they are cross-fitted then.")
+    "overlap: no image of test that is not judged itself has a finding of 'lesion' to tune thresholds on. Leave "
+    .. "tune out: they are cross-fitted then.")
 end)
 
 t.test("folds hold a patient's images together, also where some patients are unknown", function()
@@ -255,7 +280,8 @@ end)
 t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", function()
   local scope <close> = xai.scope()
   local run, model = tiny.run(t.tmpdir()), tiny.model()
-  local asked = { methods = { "gradcam" }, mask = "lesion", baselines = { "sobel" }, metrics = { "energy_inside" }, figures = false, title = "Trained" }
+  local asked = { methods = { "gradcam" }, mask = "lesion", baselines = { "sobel" }, metrics = { "energy_inside" },
+    figures = false, title = "Trained" }
   local first = overlap.run(run, model, split_of(9), asked)
   asked.title = "Random weights"
   local second = overlap.run(run, model:randomize { to = "conv1" }, split_of(9), asked)
@@ -264,16 +290,19 @@ t.test("two overlaps of a run: titles tell them apart, overlap.csv holds both", 
   for _, row in ipairs(csv.read(run.dir .. "/overlap.csv")) do sets[row.maps] = true end
   t.ok(sets[first.tables[1].lines[1].maps] and sets[second.tables[1].lines[1].maps])
   local text = {}
-  require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = first }, { result = second, earlier = true } } },
+  require("medxai.show.report_overlap").put({ dir = run.dir,
+    overlaps = { { result = first }, { result = second, earlier = true } } },
     { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
   text = table.concat(text)
-  t.ok(text:find("<h3>Trained</h3><p>lesion masks, test split", 1, true) and text:find("<h3>Random weights</h3>", 1, true) and text:find("earlier form", 1, true))
+  t.ok(text:find("<h3>Trained</h3><p>lesion masks, test split", 1, true)
+    and text:find("<h3>Random weights</h3>", 1, true) and text:find("earlier form", 1, true))
 end)
 
 t.test("the best baseline is judged where all are defined, and a metric may say that lower is better", function()
   local scope <close> = xai.scope()
   local split = split_of(9)
-  local result = go({ methods = { "gradcam" }, baselines = { "sobel", "center_blob", "random_smooth" }, metrics = { "confidence_drop" } }, 9, split)
+  local result = go({ methods = { "gradcam" }, baselines = { "sobel", "center_blob", "random_smooth" },
+    metrics = { "confidence_drop" } }, 9, split)
   local one, least = result.tables[1], math.huge
   for _, line in ipairs(one.lines) do
     if line.baseline then least = math.min(least, line.all.mean) end
@@ -282,9 +311,13 @@ t.test("the best baseline is judged where all are defined, and a metric may say 
     if line.method == one.best then t.equal(line.all.mean, least) end
   end
   -- whole lung, defined on two images of nine, is no measure for the others
-  local function lungs(_, i, name) return name == "lungs" and i >= 8 and torch.ones(32, 32, { dtype = "uint8" }) or name == "lesion" and split_of(9).mask(split, i, name) or nil end
+  local function lungs(_, i, name)
+    return name == "lungs" and i >= 8 and torch.ones(32, 32, { dtype = "uint8" })
+      or name == "lesion" and split_of(9).mask(split, i, name) or nil
+  end
   split.mask, split.data = lungs, { masks = { "lungs", "lesion" }, config = {} }
-  result = go({ methods = { "gradcam" }, baselines = { "sobel", "whole_lung" }, metrics = { "energy_inside" } }, 9, split)
+  result = go({ methods = { "gradcam" }, baselines = { "sobel", "whole_lung" }, metrics = { "energy_inside" } },
+    9, split)
   t.equal(result.tables[1].best, "Sobel")
 end)
 
@@ -294,7 +327,8 @@ t.test("a map of a researcher's that is not a number costs its own scores and no
     if (x:sum():item() * 1000) // 1 % 2 == 0 then map[0][0] = 0 / 0 end
     return map
   end
-  local result = go({ methods = { some = some, other = function(x) return x:squeeze(0):mean({ 0 }) / 0 end }, figures = true })
+  local result = go({ methods = { some = some, other = function(x) return x:squeeze(0):mean({ 0 }) / 0 end },
+    figures = true })
   local n = {}
   for _, line in ipairs(table_of(result, "^auprc").lines) do n[line.method] = line.all.n end
   t.ok(n.other == 0 and n.some < 6 and n.Sobel == 6)
@@ -307,13 +341,15 @@ t.test("the report shows each table with its differences, the strata and what wa
   require("medxai.show.report_overlap").put({ dir = run.dir, overlaps = { { result = result } } },
     { put = function(_, format, ...) text[#text + 1] = string.format(format, ...) end, figure = function() end })
   text = table.concat(text)
-  for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline", "over 20 %", "predicted", "1 empty mask, 1 no mask",
+  for _, words in ipairs { "lesion masks, test split, target predicted (logit)", "minus Sobel", "p = ", "baseline",
+      "over 20 %", "predicted", "1 empty mask, 1 no mask",
     "IoU, tuned threshold", "image-level, patients unknown" } do
     t.ok(text:find(words, 1, true) or words == "minus Sobel" and text:find("minus center blob", 1, true), words)
   end
 end)
 
-t.test("lung zones of an image without lung mask, or with an empty one: that map is not defined, the others are made", function()
+t.test("lung zones of an image without lung mask, or with an empty one: that map is not defined, the others "
+  .. "are made", function()
   local scope <close> = xai.scope()
   local run, split = tiny.run(t.tmpdir()), tiny.split(3)
   function split.mask(_, i)
@@ -322,22 +358,28 @@ t.test("lung zones of an image without lung mask, or with an empty one: that map
     if i == 1 then mask[{ { 4, 28 }, { 4, 14 } }]:fill_(1) mask[{ { 4, 28 }, { 18, 28 } }]:fill_(1) end
     return mask
   end
-  local result = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
+  local result = require("medxai.steps.explain").run(run, tiny.model(), split,
+    { methods = { { "lime", samples = 20, regions = "lung_zones" } }, images = "all", figures = false })
   local told = {}
   for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
-  t.equal({ told[1][1] ~= "not_defined", told[2], told[3] }, { true, { "not_defined", "the image has no lung mask" }, { "not_defined", "the lung mask is empty" } })
+  t.equal({ told[1][1] ~= "not_defined", told[2], told[3] },
+    { true, { "not_defined", "the image has no lung mask" }, { "not_defined", "the lung mask is empty" } })
   split.data = { masks = {}, config = {} }
-  t.fails(function() require("medxai.perturb.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 }) end, "regions: lung_zones needs a data set with lung masks.")
+  t.fails(function()
+    require("medxai.perturb.regions").of("lung_zones", torch.zeros(3, 32, 32), { split = split, number = 1 })
+  end, "regions: lung_zones needs a data set with lung masks.")
 end)
 
-t.test("regions from files, one missing: that map is not defined, the others are made; a path without a placeholder must be there", function()
+t.test("regions from files, one missing: that map is not defined, the others are made; a path without a placeholder "
+  .. "must be there", function()
   local scope <close> = xai.scope()
   local run, split = tiny.run(t.tmpdir()), tiny.split(3)
   local labels = (torch.arange(32 * 32, { dtype = "int64" }) // 256):view({ 32, 32 })
   for _, i in ipairs { 1, 3 } do torch.save_npy(string.format("%s/image %d.npy", run.dir, i), labels) end
   local function explained(path)
     local methods = { { "lime", samples = 20, regions = { "file", path = path } } }
-    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split, { methods = methods, images = "all", figures = false }), {}
+    local result, told = require("medxai.steps.explain").run(run, tiny.model(), split,
+      { methods = methods, images = "all", figures = false }), {}
     for i, record in ipairs(result.records) do told[i] = { record.status, record.problem } end
     return told
   end
@@ -350,16 +392,19 @@ end)
 t.test("whole lung is not defined where the data have no lung masks", function()
   local scope <close> = xai.scope()
   local run = tiny.run(t.tmpdir())
-  local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(2), { methods = { "whole_lung" }, images = 1, figures = false })
+  local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(2),
+    { methods = { "whole_lung" }, images = 1, figures = false })
   t.equal({ result.records[1].status, result.records[1].problem }, { "not_defined", "the data have no lung mask" })
 end)
 
--- ---- the data ---------------------------------------------------------------------------------------------------------------
+-- ---- the data -------------------------------------------------------------------------------------------------------
 
 local function data_set(dir, names, masks)
   local folder = dir .. "/Infection Segmentation Data/Test/COVID-19"
   for _, kind in ipairs { "images", "lung masks", "infection masks" } do files.mkdir(folder .. "/" .. kind) end
-  for i, name in ipairs(names) do core.image.save(folder .. "/images/" .. name, torch.full({ 40, 40 }, 40 * i, { dtype = "uint8" })) end
+  for i, name in ipairs(names) do
+    core.image.save(folder .. "/images/" .. name, torch.full({ 40, 40 }, 40 * i, { dtype = "uint8" }))
+  end
   for name, mask in pairs(masks) do core.image.save(folder .. "/infection masks/" .. name, mask) end
   return function() return xai.dataset.covid_qu_ex { root = dir, part = "infection", size_px = 20, resize_px = 40 } end
 end
@@ -367,9 +412,11 @@ end
 t.test("a mask without an image is told: masks are matched by file name", function()
   local mask = torch.zeros(40, 40, { dtype = "uint8" })
   t.fails(data_set(t.tmpdir(), { "a.png" }, { ["b.png"] = mask }),
-    "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' (masks and images are matched by file name). Rename or remove it.")
+    "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' (masks and images are matched by file "
+    .. "name). Rename or remove it.")
   t.fails(data_set(t.tmpdir(), { "a.png" }, { ["b.png"] = mask, ["c.png"] = mask }),
-    "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' and 1 more (masks and images are matched by file name). Rename or remove it.")
+    "dataset: no image for the mask 'Test/COVID-19/infection masks/b.png' and 1 more (masks and images are matched "
+    .. "by file name). Rename or remove it.")
 end)
 
 t.test("the share of a finding that the crop leaves out is counted in the file's pixels", function()
@@ -380,7 +427,8 @@ t.test("the share of a finding that the crop leaves out is counted in the file's
   end
   local data = data_set(t.tmpdir(), { "a.png", "b.png", "c.png", "d.png", "e.png" }, {
     ["a.png"] = with({ 5, 15 }, { 10, 30 }), -- the crop holds rows and columns 10 to 29: half of it is above
-    ["b.png"] = with({ 0, 5 }, { 0, 5 }), ["c.png"] = with({ 12, 20 }, { 12, 20 }, 1), ["d.png"] = torch.zeros(40, 40, { dtype = "uint8" }) })()
+    ["b.png"] = with({ 0, 5 }, { 0, 5 }), ["c.png"] = with({ 12, 20 }, { 12, 20 }, 1),
+    ["d.png"] = torch.zeros(40, 40, { dtype = "uint8" }) })()
   local shares = {}
   for i = 1, 5 do shares[i] = data.test:cropped_share(i, "infection") end
   t.near(shares, { 0.5, 1, 0, 0, 0 }, 1e-12)
@@ -396,10 +444,14 @@ t.test("a finding that resizing loses is not called empty", function()
   mask[{ { 40, 41 }, { 40, 41 } }]:fill_(255) -- nearest: of rows 40 and 41 the resized picture takes one
   local data = data_set(dir, { "a.png", "b.png" }, { ["a.png"] = mask, ["b.png"] = mask:roll({ 1, 1 }, { 0, 1 }) })
   for _, name in ipairs { "a.png", "b.png" } do
-    core.image.save(dir .. "/Infection Segmentation Data/Test/COVID-19/images/" .. name, torch.full({ 80, 80 }, 40, { dtype = "uint8" }))
+    core.image.save(dir .. "/Infection Segmentation Data/Test/COVID-19/images/" .. name,
+      torch.full({ 80, 80 }, 40, { dtype = "uint8" }))
   end
   local test, why = data().test, {}
-  for i = 1, 2 do why[i] = finds.of(test, i, { mask = "infection", sizes = { 0.05 }, size_names = finds.size_names { 0.05 } }).why or "defined" end
+  for i = 1, 2 do
+    why[i] = finds.of(test, i, { mask = "infection", sizes = { 0.05 }, size_names = finds.size_names { 0.05 } }).why
+      or "defined"
+  end
   table.sort(why)
   t.equal(why, { "defined", "resized away" })
 end)

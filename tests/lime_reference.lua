@@ -1,5 +1,6 @@
--- LIME against lime 0.2.0.1 (tests/reference/perturb_lime.py --small): its draws for a seed, coefficients, intercepts, scores and
--- local predictions of every feature selection from the recorded outputs, its pictures and outlines to the last bit.
+-- LIME against lime 0.2.0.1 (tests/reference/perturb_lime.py --small): its draws for a seed, coefficients, intercepts,
+-- scores and local predictions of every feature selection from the recorded outputs, its pictures and outlines to the
+-- last bit.
 local t = require "t"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
@@ -38,7 +39,8 @@ t.test("the labels explained are those with the largest answers, in lime's order
 end)
 
 for _, case in ipairs(cases) do
-  t.test(("seed %d, %s, %d features: weights, intercept, score, local prediction as lime's"):format(case.seed, case.mode, case.num_features), function()
+  t.test(("seed %d, %s, %d features: weights, intercept, score, local prediction as lime's"):format(case.seed,
+    case.mode, case.num_features), function()
     local outputs = load("outputs", case.seed)
     local made = surrogate.explain(load("masks", case.seed):double(), columns(outputs, case.labels),
       { kernel_width = 0.25, num_features = case.num_features, feature_selection = case.mode, alpha = 1 })
@@ -47,14 +49,16 @@ for _, case in ipairs(cases) do
       for k, f in ipairs(made[i].weights) do features[k], weights[k] = f.feature, f.weight end
       t.equal(features, l.features)
       t.near(weights, l.weights, 1e-12 * largest)
-      t.near({ made[i].intercept, made[i].score, made[i].local_prediction }, { l.intercept, l.score, l.local_prediction }, 1e-12)
+      t.near({ made[i].intercept, made[i].score, made[i].local_prediction },
+        { l.intercept, l.score, l.local_prediction }, 1e-12)
     end
   end)
 end
 
 t.test("a mutant, the class shifted by one, has other weights", function()
   local case = cases[1]
-  local made = surrogate.explain(load("masks", case.seed):double(), columns(load("outputs", case.seed), { case.labels[2] }),
+  local made = surrogate.explain(load("masks", case.seed):double(),
+    columns(load("outputs", case.seed), { case.labels[2] }),
     { kernel_width = 0.25, num_features = 100, feature_selection = "auto", alpha = 1 })
   t.ok(math.abs(made[1].weights[1].weight - case.labels[1].weights[1]) > 1e-3 * math.abs(case.labels[1].weights[1]))
 end)
@@ -78,6 +82,8 @@ t.test("get_image_and_mask and mark_boundaries give lime's pictures to the last 
 end)
 
 t.test("image_and_mask refuses both signs at once", function()
-  t.fails(function() pictures.image_and_mask(torch.zeros(3, 2, 2), torch.zeros(2, 2), { 1 }, { negative_only = true }) end,
+  t.fails(function()
+    pictures.image_and_mask(torch.zeros(3, 2, 2), torch.zeros(2, 2), { 1 }, { negative_only = true })
+  end,
     "image_and_mask: positive_only and negative_only exclude each other.")
 end)

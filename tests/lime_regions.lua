@@ -1,5 +1,5 @@
--- Regions: label maps of real X-rays equal to scikit-image's (tests/reference/perturb_segments.py), zones of a lung mask by
--- hand, the same labels on any number of threads, what is refused, and failing allocations.
+-- Regions: label maps of real X-rays equal to scikit-image's (tests/reference/perturb_segments.py), zones of a lung
+-- mask by hand, the same labels on any number of threads, what is refused, and failing allocations.
 local t = require "t"
 local core = require "medxai.core"
 local regions = require "medxai.perturb.regions"
@@ -43,7 +43,9 @@ t.test("labels are the same on one thread and on two", function()
     local regions, torch = require "medxai.perturb.regions", require "medxai.torch"
     local at = torch.arange(3 * 97 * 131, { dtype = "float64" })
     local image = (torch.sin(at * at * 0.011) * 0.2 + torch.sin(at * 0.0003) * 0.3 + 0.5):view({ 3, 97, 131 })
-    for _, source in ipairs { "quickshift", { "slic", n_segments = 60, compactness = 30 } } do print(regions.of(source, image).hash) end]]
+    for _, source in ipairs { "quickshift", { "slic", n_segments = 60, compactness = 30 } } do
+      print(regions.of(source, image).hash)
+    end]]
   local one, two = t.run { "--threads", "1", "-e", code }, t.run { "--threads", "2", "-e", code }
   t.equal(one.code, 0, one.err)
   t.equal(one.out, two.out)
@@ -51,7 +53,8 @@ end)
 
 t.test("a grid of 2 x 3 has its cells in reading order, as even as they come", function()
   local made = regions.of({ "grid", rows = 2, columns = 3 }, picture(4, 7))
-  t.equal(made.labels:tolist(), { { 0, 0, 0, 1, 1, 2, 2 }, { 0, 0, 0, 1, 1, 2, 2 }, { 3, 3, 3, 4, 4, 5, 5 }, { 3, 3, 3, 4, 4, 5, 5 } })
+  t.equal(made.labels:tolist(), { { 0, 0, 0, 1, 1, 2, 2 }, { 0, 0, 0, 1, 1, 2, 2 }, { 3, 3, 3, 4, 4, 5, 5 },
+    { 3, 3, 3, 4, 4, 5, 5 } })
   t.equal({ made.count, made.source }, { 6, "grid(columns=3, rows=2)" })
 end)
 
@@ -69,7 +72,8 @@ end)
 t.test("lung zones of a data set come from its masks and keep their names", function()
   local data = xai.dataset.covid_qu_ex { root = t.shared() .. "/covid-cxr", size_px = 64, resize_px = 64 }
   local scope <close> = xai.scope()
-  local made = regions.of("lung_zones", data.test:batch({ 1 }).x:select(0, 0), { split = data.test, number = 1, item = data.test:item(1) })
+  local made = regions.of("lung_zones", data.test:batch({ 1 }).x:select(0, 0),
+    { split = data.test, number = 1, item = data.test:item(1) })
   t.equal(made.count, 7)
   t.equal(made.names[1], "outside the lungs")
   t.equal(made.labels:eq(0):eq(data.test:mask(1, "lungs"):eq(0)):all():item(), true)
@@ -92,16 +96,20 @@ t.test("a file and a function give any whole numbers, which are renumbered in as
 end)
 
 t.test("the hash depends on labels and shape alone", function()
-  local flat = function(h, w) return regions.of(function() return torch.arange(6):view({ h, w }) end, picture(h, w)).hash end
+  local flat = function(h, w)
+    return regions.of(function() return torch.arange(6):view({ h, w }) end, picture(h, w)).hash
+  end
   t.ok(flat(2, 3) ~= flat(3, 2))
   t.equal(regions.of({ "grid", rows = 2, columns = 3 }, picture(2, 3)).hash, flat(2, 3))
 end)
 
 t.test("boundaries: the plain rule, and scikit-image's with int64 labels", function()
   local map = torch.tensor({ { 0, 0, 0, 0 }, { 0, 1, 1, 0 }, { 0, 1, 1, 0 }, { 0, 0, 0, 0 } })
-  local ring = { { false, true, true, false }, { true, false, false, true }, { true, false, false, true }, { false, true, true, false } }
+  local ring = { { false, true, true, false }, { true, false, false, true }, { true, false, false, true },
+    { false, true, true, false } }
   t.equal(regions.boundaries(map):tolist(), ring)
-  local double = { { false, true, true, false }, { true, true, true, true }, { true, true, true, true }, { false, true, true, false } }
+  local double = { { false, true, true, false }, { true, true, true, true }, { true, true, true, true },
+    { false, true, true, false } }
   t.equal(regions.boundaries(map, { compat = "scikit-image" }):tolist(), double)
   local marked = regions.mark_boundaries(torch.zeros(3, 4, 4), map)
   t.equal(marked:sum({ 1, 2 }):tolist(), { 8, 8, 0 })
@@ -111,20 +119,26 @@ t.test("what has no sense is refused with its reason", function()
   local image = picture(6, 5)
   local function of(source, given) return function() regions.of(source, image, given) end end
   local function gives(labels) return of(function() return labels end) end
-  t.fails_like(gives(torch.zeros(6, 5)), "^regions: function %x+ gives one region only %(expected at least 2%)%. Choose a finer source, for instance { \"grid\", rows = 8, columns = 8 }%.$")
-  t.fails_like(gives(torch.zeros(5, 6)), "^regions: function %x+ gave labels of shape %(5, 6%) %(expected %(6, 5%)%)%.$")
+  t.fails_like(gives(torch.zeros(6, 5)), "^regions: function %x+ gives one region only %(expected at least 2%)%. "
+    .. "Choose a finer source, for instance { \"grid\", rows = 8, columns = 8 }%.$")
+  t.fails_like(gives(torch.zeros(5, 6)), "^regions: function %x+ gave labels of shape %(5, 6%) %(expected %(6, "
+    .. "5%)%)%.$")
   t.fails_like(gives(torch.rand(6, 5)), "^regions: function %x+ gave labels that are not whole numbers%.$")
   t.fails_like(gives(torch.full({ 6, 5 }, 0 / 0)), "gave labels that are not whole numbers%.$")
   t.fails(gives(nil), "regions: the function returned nothing (expected a tensor (H, W)).")
   t.fails(gives(3), "regions: the function returned a number (expected a tensor (H, W)).")
   t.fails(of("quickshft"), "regions: unknown source 'quickshft'. Did you mean 'quickshift'?")
   t.fails(of({ "slic", segments = 3 }), "regions: slic: unknown option 'segments'. Did you mean 'n_segments'?")
-  t.fails(of({ "quickshift", kernel_size = 0.5 }), "regions: quickshift: option 'kernel_size' is too small (expected at least 1, got 0.5).")
-  t.fails(of({ rows = 3 }), "regions: a source is a name, { name, option = value } or a function (got a table without a name).")
+  t.fails(of({ "quickshift", kernel_size = 0.5 }),
+    "regions: quickshift: option 'kernel_size' is too small (expected at least 1, got 0.5).")
+  t.fails(of({ rows = 3 }), "regions: a source is a name, { name, option = value } or a function (got a table "
+    .. "without a name).")
   t.fails(of({ "grid", rows = 9, columns = 2 }), "regions: a grid of 9 x 2 is finer than the image (6 x 5).")
   t.fails(of("lung_zones"), "regions: lung_zones needs a data set with lung masks.")
-  t.fails(of("lung_zones", { number = 1, split = { mask = function() end }, item = { path = "a.png" } }), "regions: 'a.png' has no lung mask (lung_zones needs one).")
-  t.fails(of("lung_zones", { number = 1, split = { mask = function() return torch.zeros(6, 5, { dtype = "uint8" }) end } }),
+  t.fails(of("lung_zones", { number = 1, split = { mask = function() end }, item = { path = "a.png" } }),
+    "regions: 'a.png' has no lung mask (lung_zones needs one).")
+  t.fails(of("lung_zones",
+    { number = 1, split = { mask = function() return torch.zeros(6, 5, { dtype = "uint8" }) end } }),
     "regions: the lung mask is empty (lung_zones needs lungs).")
   t.fails_like(of({ "file", path = "/nowhere/x.npy" }), "/nowhere/x%.npy")
   t.fails(function() regions.of("grid", torch.zeros(2, 6, 5)) end, "regions: takes an image (3, H, W), got (2, 6, 5).")
@@ -133,12 +147,17 @@ end)
 
 t.test("the native functions refuse other tensors and settings", function()
   local s, image = core.segment, picture(6, 5)
-  t.fails(function() s.lab(image:float()) end, "lab: wrong tensor (expected float64 of 3 dimensions, got float32 of 3).")
-  t.fails(function() s.lab(image:transpose(1, 2)) end, "lab: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
-  t.fails(function() s.quickshift(image, 0, 1, 1, 0, 1) end, "quickshift: kernel_size: expected a number from 1 to 1000, got 0")
-  t.fails(function() s.quickshift(image, 4, 1, 1, 0, 1, false, torch.zeros(5, 6, { dtype = "float64" })) end, "quickshift: noise: expected (6, 5), got (5, 6)")
+  t.fails(function() s.lab(image:float()) end,
+    "lab: wrong tensor (expected float64 of 3 dimensions, got float32 of 3).")
+  t.fails(function() s.lab(image:transpose(1, 2)) end,
+    "lab: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
+  t.fails(function() s.quickshift(image, 0, 1, 1, 0, 1) end,
+    "quickshift: kernel_size: expected a number from 1 to 1000, got 0")
+  t.fails(function() s.quickshift(image, 4, 1, 1, 0, 1, false, torch.zeros(5, 6, { dtype = "float64" })) end,
+    "quickshift: noise: expected (6, 5), got (5, 6)")
   t.fails(function() s.slic(image, 0, 1, 0, 1, true, 0.5, 3) end, "slic: n_segments: expected 1 to 2147483647, got 0")
-  t.fails(function() s.boundaries(image, 0) end, "boundaries: wrong tensor (expected int64 of 2 dimensions, got float64 of 3).")
+  t.fails(function() s.boundaries(image, 0) end,
+    "boundaries: wrong tensor (expected int64 of 2 dimensions, got float64 of 3).")
 end)
 
 t.test("every allocation of a segmentation may fail", function()

@@ -1,5 +1,6 @@
 -- What is closed while a call works with it: Lua code runs inside calls (finalizers, __close, __index, callbacks) and
--- may close anything. The call holds what it was given until it ends, so its result is right; memory comes back after it.
+-- may close anything. The call holds what it was given until it ends, so its result is right; memory comes back after
+-- it.
 local t = require "t"
 local core = require "medxai.core"
 local graph = require "medxai.nn.graph"

@@ -85,14 +85,16 @@ end)
 t.test("a request beyond the limit is an error that says what was asked, live and allowed", function()
   with_limit(64, function()
     local s <close> = memory.scope()
-    local message = t.fails_like(function() return torch.empty(100 * MB, { dtype = "uint8" }) end, "^out of memory: empty asked for 100 MB, ")
+    local message = t.fails_like(function() return torch.empty(100 * MB, { dtype = "uint8" }) end,
+      "^out of memory: empty asked for 100 MB, ")
     t.ok(message:find " MB live, limit [%d,]+ MB%. Use a smaller batch or image, or a scope around each step%.$")
     t.equal(torch.ones(2):sum():item(), 2) -- and the program goes on
   end)
 end)
 
 t.test("a request that no machine could serve is an error, not a signal", function()
-  t.fails_like(function() return torch.empty(2 ^ 50, { dtype = "uint8" }) end, "^out of memory: empty asked for 1,073,741,824 MB, ")
+  t.fails_like(function() return torch.empty(2 ^ 50, { dtype = "uint8" }) end,
+    "^out of memory: empty asked for 1,073,741,824 MB, ")
   t.fails_like(function() return torch.zeros(2 ^ 62, 4) end, "")
 end)
 
@@ -174,7 +176,8 @@ t.test("2,000 training steps keep memory flat", function()
   t.ok(last < first)
 end)
 
--- Every allocation of f fails once, and on, until f gets through; each failure is an error in the house form, and nothing is lost.
+-- Every allocation of f fails once, and on, until f gets through; each failure is an error in the house form, and
+-- nothing is lost.
 local function sweep(fail_after, f)
   for n = 0, 500 do
     memory.collect()

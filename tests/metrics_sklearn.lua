@@ -39,7 +39,8 @@ for _, case in ipairs(stored.cases) do
 end
 
 t.test("the report prints every class, undefined where there is no AUROC", function()
-  local result = metrics.classification({ 0, 0, 1 }, { { 0.9, 0.1, 0 }, { 0.2, 0.8, 0 }, { 0.1, 0.9, 0 } }, { "a", "b", "c" })
+  local result = metrics.classification({ 0, 0, 1 }, { { 0.9, 0.1, 0 }, { 0.2, 0.8, 0 }, { 0.1, 0.9, 0 } },
+    { "a", "b", "c" })
   local text = metrics.report(result)
   t.equal(text:match("\n(c [^\n]*)"), "c                0.0000  0.0000  0.0000  undefined        0")
   t.equal(text:match("accuracy[^\n]*"), "accuracy                         0.6667                   3")
@@ -61,7 +62,7 @@ t.test("an empty split has no AUROC and no accuracy to boast of", function()
   same(result.auroc_macro, nil, "auroc")
 end)
 
--- ---- intervals --------------------------------------------------------------------------------------------------------
+-- ---- intervals ------------------------------------------------------------------------------------------------------
 
 -- Answers of a network over three classes, a patient of one to three images each; every so many are wrong.
 local function answers(n)
@@ -77,7 +78,8 @@ local function answers(n)
   return labels, probabilities, patients
 end
 
-t.test("the standard error of macro F1 and balanced accuracy is the jackknife's over patients; the value is the metric's", function()
+t.test("the standard error of macro F1 and balanced accuracy is the jackknife's over patients; the value is the "
+  .. "metric's", function()
   local labels, probabilities, patients = answers(120)
   local predicted, over = require("medxai.stats.logits").argmax(probabilities), units.over(120, patients)
   for _, name in ipairs { "macro_f1", "balanced_accuracy" } do
@@ -98,7 +100,8 @@ t.test("the standard error of macro F1 and balanced accuracy is the jackknife's 
   end
 end)
 
-t.test("intervals of a classification: patients where every one is known; each holds its value, within 0 and 1", function()
+t.test("intervals of a classification: patients where every one is known; each holds its value, "
+  .. "within 0 and 1", function()
   local labels, probabilities, patients = answers(120)
   local result = metrics.classification(labels, probabilities, { "a", "b", "c" })
   local by_image = metrics.classification_intervals(labels, probabilities)
@@ -106,7 +109,8 @@ t.test("intervals of a classification: patients where every one is known; each h
   t.equal({ by_image.resampled, by_image.units, by_image.note }, { "images", 120, "image-level, patients unknown" })
   t.equal({ by_patient.resampled, by_patient.units, by_patient.note }, { "patients", 73 })
   for _, all in ipairs { by_image, by_patient } do
-    for name, value in pairs { accuracy = result.accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro } do
+    for name, value in pairs { accuracy = result.accuracy, macro_f1 = result.macro.f1,
+        auroc_macro = result.auroc_macro } do
       local low, high = table.unpack(all[name])
       t.ok(0 <= low and low < value and value < high and high <= 1, name)
     end
@@ -118,14 +122,17 @@ t.test("intervals of a classification: patients where every one is known; each h
   t.equal(metrics.classification_intervals(labels, probabilities, { patients = alike }).units, 11)
 end)
 
-t.test("a class with one image, or none, gives the AUROC no interval, and the reason; all answers right give bounds", function()
+t.test("a class with one image, or none, gives the AUROC no interval, and the reason; all answers right "
+  .. "give bounds", function()
   local labels, probabilities = answers(60)
   for i = 1, 60 do labels[i] = i == 1 and 2 or i % 2 end
   local all = metrics.classification_intervals(labels, probabilities)
-  t.ok(all.auroc_macro[1] ~= all.auroc_macro[1] and all.accuracy[1] == all.accuracy[1] and all.macro_f1[1] == all.macro_f1[1])
+  t.ok(all.auroc_macro[1] ~= all.auroc_macro[1] and all.accuracy[1] == all.accuracy[1]
+    and all.macro_f1[1] == all.macro_f1[1])
   t.equal(all.why.auroc_macro, "a side has fewer than two images")
   for i = 1, 60 do labels[i] = i % 2 end
-  t.equal(metrics.classification_intervals(labels, probabilities).why.auroc_macro, "a class has no image, or all of them")
+  t.equal(metrics.classification_intervals(labels, probabilities).why.auroc_macro,
+    "a class has no image, or all of them")
   for i = 1, 60 do
     labels[i], probabilities[i] = i % 3, { 0.1, 0.1, 0.1 }
     probabilities[i][i % 3 + 1] = 0.8
@@ -133,14 +140,17 @@ t.test("a class with one image, or none, gives the AUROC no interval, and the re
   local right = metrics.classification_intervals(labels, probabilities)
   t.near(right.auroc_macro, { 0.025 ^ (1 / 20), 1 }, 1e-12) -- 20 images of each class
   t.near(right.accuracy, { units.wilson(1, 60) }, 1e-12)
-  t.equal({ right.why.macro_f1, right.kind.macro_f1, right.kind.auroc_macro, right.kind.accuracy }, { "no spread", "delta-method", "delta-method", "Wilson" })
+  t.equal({ right.why.macro_f1, right.kind.macro_f1, right.kind.auroc_macro, right.kind.accuracy },
+    { "no spread", "delta-method", "delta-method", "Wilson" })
 end)
 
--- Shares of samples in which the interval of macro F1 holds its true value, and in which macro AUROC has one; three classes.
+-- Shares of samples in which the interval of macro F1 holds its true value, and in which macro AUROC has one; three
+-- classes.
 local function coverage(samples, n, confused, seed)
   local f1, areas = 0, 0
   for s = 1, samples do
-    local numbers = require("medxai.core").rng.stream { seed = seed, purpose = "answers@1", replicate = s }:uniform(3 * n)
+    local numbers = require("medxai.core").rng.stream { seed = seed, purpose = "answers@1",
+      replicate = s }:uniform(3 * n)
     local u, labels, probabilities = numbers:tolist(), {}, {}
     numbers:close()
     for i = 1, n do
@@ -158,7 +168,8 @@ local function coverage(samples, n, confused, seed)
   return f1 / samples, areas / samples
 end
 
-t.test("the interval of macro F1 holds it in 0.90 to 0.99 of 200 samples of 60 images, and every area has one", function()
+t.test("the interval of macro F1 holds it in 0.90 to 0.99 of 200 samples of 60 images, and every "
+  .. "area has one", function()
   local f1, areas = coverage(200, 60, 0.15, 1)
   t.ok(f1 >= 0.90 and f1 <= 0.995, f1)
   t.equal(areas, 1)

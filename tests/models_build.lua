@@ -38,21 +38,28 @@ t.test("train_depth opens the head and the parts behind it", function()
 end)
 
 t.test("constructors name a wrong option", function()
-  t.fails(function() models.vgg19 { classes = 3, hiden = 5 } end, "vgg19: unknown option 'hiden'. Did you mean 'hidden'?")
-  t.fails(function() models.squeezenet1_0 {} end, "squeezenet1_0: option 'classes' is missing (expected table or integer). Add classes = ... to it.")
+  t.fails(function() models.vgg19 { classes = 3, hiden = 5 } end,
+    "vgg19: unknown option 'hiden'. Did you mean 'hidden'?")
+  t.fails(function() models.squeezenet1_0 {} end,
+    "squeezenet1_0: option 'classes' is missing (expected table or integer). Add classes = ... to it.")
   t.fails(function() small { classes = 0 } end,
     "squeezenet1_0: option 'classes' is wrong (expected a list of names or a whole number from 1, got 0).")
-  t.fails(function() small { train_depth = 7 } end, "squeezenet1_0: option 'train_depth' is wrong (expected 0, 1, 2, 3 or 'all', got number 7).")
-  t.fails(function() small { train_depth = -1 } end, "squeezenet1_0: option 'train_depth' is wrong (expected 0, 1, 2, 3 or 'all', got number -1).")
-  t.fails(function() small { classes = {} } end, "squeezenet1_0: option 'classes' is an empty list. Give the names of the classes, or their number.")
+  t.fails(function() small { train_depth = 7 } end,
+    "squeezenet1_0: option 'train_depth' is wrong (expected 0, 1, 2, 3 or 'all', got number 7).")
+  t.fails(function() small { train_depth = -1 } end,
+    "squeezenet1_0: option 'train_depth' is wrong (expected 0, 1, 2, 3 or 'all', got number -1).")
+  t.fails(function() small { classes = {} } end,
+    "squeezenet1_0: option 'classes' is an empty list. Give the names of the classes, or their number.")
   t.fails(function() small { classes = { "a", "a" } } end, "squeezenet1_0: class 'a' is named twice.")
   t.fails(function() return models.vgg18 end, "models: unknown network 'vgg18'. Did you mean 'vgg19'?")
 end)
 
 t.test("an input of another shape or dtype is named", function()
   local model <close> = small {}
-  t.fails(function() model(torch.rand(3, 64, 64)) end, "squeezenet1_0: the input has shape 3x64x64 (expected N,3,H,W). Use x:unsqueeze(0).")
-  t.fails(function() model(torch.rand(1, 1, 64, 64)) end, "squeezenet1_0: the input has shape 1x1x64x64 (expected N,3,H,W).")
+  t.fails(function() model(torch.rand(3, 64, 64)) end,
+    "squeezenet1_0: the input has shape 3x64x64 (expected N,3,H,W). Use x:unsqueeze(0).")
+  t.fails(function() model(torch.rand(1, 1, 64, 64)) end,
+    "squeezenet1_0: the input has shape 1x1x64x64 (expected N,3,H,W).")
   t.fails(function() model(torch.rand(1, 3, 64, 64):to("float64")) end,
     "squeezenet1_0: the input is float64, the network float32. Use x:to('float32').")
   t.fails(function() model "x" end, "squeezenet1_0: the input is a string (expected a tensor N,3,H,W).")
@@ -61,7 +68,8 @@ end)
 t.test("an error names the node it happened in", function()
   local model <close> = small {}
   local message = t.fails_like(function() model(torch.rand(1, 3, 8, 8)) end, "^max_pool2d: ")
-  t.ok(message:find("\n  in squeezenet1_0 > features > 2$") or message:find("\n  in squeezenet1_0 > features > %d+$"), message)
+  t.ok(message:find("\n  in squeezenet1_0 > features > 2$") or message:find("\n  in squeezenet1_0 > features > %d+$"),
+    message)
 end)
 
 t.test("a closed model says so", function()
@@ -102,25 +110,29 @@ t.test("inception_v3 says how large its images must be", function()
   local model <close> = models.inception_v3 { classes = 3 }
   t.fails(function() model(torch.rand(2, 3, 224, 299)) end,
     "inception_v3: the input is 224x299 pixels (expected at least 299x299 in train mode, for the auxiliary branch).")
-  t.fails(function() model:eval()(torch.rand(2, 3, 74, 299)) end, "inception_v3: the input is 74x299 pixels (expected at least 75x75).")
+  t.fails(function() model:eval()(torch.rand(2, 3, 74, 299)) end,
+    "inception_v3: the input is 74x299 pixels (expected at least 75x75).")
 end)
 
 t.test("a head may be the thesis' or torchvision's", function()
   local function names(o)
     local model <close> = models.resnet50(o)
     local list = {}
-    for _, p in ipairs(model:parameters()) do if p.name:find "^fc" then list[#list + 1] = p.name .. " " .. table.concat(p.tensor.shape, "x") end end
+    for _, p in ipairs(model:parameters()) do
+      if p.name:find "^fc" then list[#list + 1] = p.name .. " " .. table.concat(p.tensor.shape, "x") end
+    end
     return list
   end
-  t.equal(names { classes = 5 }, { "fc.fc1.weight 512x2048", "fc.fc1.bias 512", "fc.fc2.weight 5x512", "fc.fc2.bias 5" })
+  t.equal(names { classes = 5 }, { "fc.fc1.weight 512x2048", "fc.fc1.bias 512", "fc.fc2.weight 5x512",
+    "fc.fc2.bias 5" })
   t.equal(names { classes = 5, head = "torchvision" }, { "fc.weight 5x2048", "fc.bias 5" })
 end)
 
 t.test("a network of one's own is told apart by all that its functions hold on to", function()
   local function graph_of(scale, factors, weights)
     local function scaled(x) return x * scale() end
-    local model <close> = require("medxai.nn.graph").network { name = "tiny", classes = { "a", "b" }, size_px = 8, seed = 1,
-      build = function(g, x)
+    local model <close> = require("medxai.nn.graph").network { name = "tiny", classes = { "a", "b" }, size_px = 8,
+      seed = 1, build = function(g, x)
         x = g:func("scaled", function(v) return scaled(v) * factors[1].by * weights end, { x })
         return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 1)), { 3, 2 })
       end }

@@ -8,7 +8,9 @@ local torch = require "medxai.torch"
 local function tiny(o)
   o = o or {}
   return graph.network { name = "tiny", classes = { "a", "b" }, size_px = 8, seed = o.seed or 1, build = function(g, x)
-    x = g:block("first", function() return g:relu(nil, g:batch_norm2d("norm", g:conv2d("conv", x, { 3, 4, 3, padding = 1 }), 4)) end)
+    x = g:block("first", function()
+      return g:relu(nil, g:batch_norm2d("norm", g:conv2d("conv", x, { 3, 4, 3, padding = 1 }), 4))
+    end)
     x = g:block("second", function() return g:relu(nil, g:conv2d("conv", x, { 4, 4, 3, padding = 1 })) end)
     return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 1)), { 4, 2 })
   end }
@@ -43,7 +45,9 @@ t.test("dtypes are converted, gradients stay switched on", function()
   local a <close> = tiny { seed = 1 }
   local b <close> = tiny { seed = 2 }
   local list = copies(a)
-  for _, entry in ipairs(list) do if entry.tensor.dtype == "float32" then entry.tensor = entry.tensor:to("float64") end end
+  for _, entry in ipairs(list) do
+    if entry.tensor.dtype == "float32" then entry.tensor = entry.tensor:to("float64") end
+  end
   b:load_state(list)
   t.ok(equal(a, b, "first.conv.weight"))
   t.equal(b:parameters()[1].tensor.requires_grad, true)
@@ -56,8 +60,10 @@ t.test("a state that does not fit loads nothing and says what is wrong", functio
   list[#list].name = "head.bias"
   list[1].tensor = torch.zeros(4, 3, 1, 1)
   t.fails(function() b:load_state(list, { what = "weights.pt" }) end,
-    "tiny: 'weights.pt' does not fit the model (9 matched, 1 missing, 1 extra, 1 of another shape). Nothing was loaded.\n"
-    .. "  first.conv.weight is 4x3x1x1 in the file, 4x3x3x3 here\n  missing in the file: fc.bias\n  only in the file: head.bias")
+    "tiny: 'weights.pt' does not fit the model (9 matched, 1 missing, 1 extra, 1 of another shape). Nothing was "
+    .. "loaded.\n"
+    .. "  first.conv.weight is 4x3x1x1 in the file, 4x3x3x3 here\n  missing in the file: fc.bias\n  only in the "
+    .. "file: head.bias")
   t.equal(equal(a, b, "fc.weight"), false)
   local report = b:load_state(list, { strict = false })
   t.equal(report.missing, { "fc.bias" })
@@ -80,9 +86,12 @@ t.test("randomize cascades from the output, or changes one part", function()
   local one <close> = a:randomize { only = "second", seed = 3 }
   local top <close> = a:randomize { to = "fc", seed = 3 }
   local deep <close> = a:randomize { to = "second", seed = 3 }
-  t.equal({ equal(a, one, "fc.weight"), equal(a, one, "second.conv.weight"), equal(a, one, "first.conv.weight") }, { true, false, true })
-  t.equal({ equal(a, top, "fc.weight"), equal(a, top, "second.conv.weight"), equal(a, top, "first.conv.weight") }, { false, true, true })
-  t.equal({ equal(a, deep, "fc.weight"), equal(a, deep, "second.conv.weight"), equal(a, deep, "first.conv.weight") }, { false, false, true })
+  t.equal({ equal(a, one, "fc.weight"), equal(a, one, "second.conv.weight"), equal(a, one, "first.conv.weight") },
+    { true, false, true })
+  t.equal({ equal(a, top, "fc.weight"), equal(a, top, "second.conv.weight"), equal(a, top, "first.conv.weight") },
+    { false, true, true })
+  t.equal({ equal(a, deep, "fc.weight"), equal(a, deep, "second.conv.weight"), equal(a, deep, "first.conv.weight") },
+    { false, false, true })
   t.ok(equal(top, deep, "fc.weight"), "a longer cascade keeps the numbers of a shorter one")
   t.ok(equal(one, deep, "second.conv.weight"))
   local other <close> = a:randomize { to = "fc", seed = 4 }
@@ -100,7 +109,9 @@ t.test("a frozen part goes on in train mode, or stays in eval mode", function()
     copy(x)
     local counts = {}
     for _, entry in ipairs(copy:buffers()) do
-      if entry.name == "features.0.1.num_batches_tracked" or entry.name == "features.18.1.num_batches_tracked" then counts[#counts + 1] = entry.tensor:item() end
+      if entry.name == "features.0.1.num_batches_tracked" or entry.name == "features.18.1.num_batches_tracked" then
+        counts[#counts + 1] = entry.tensor:item()
+      end
     end
     return counts
   end

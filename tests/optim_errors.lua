@@ -7,31 +7,42 @@ local function leaf(...) return torch.tensor({ ... }):requires_grad_() end
 
 t.test("options are checked when they are written", function()
   t.fails(function() optim.sgd { learning_rate = 0.1 } end, "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
-  t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number: learning rate). Add lr = ... to it.")
+  t.fails(function() optim.sgd {} end, "sgd: option 'lr' is missing (expected number: learning rate). Add lr = "
+    .. "... to it.")
   t.fails_like(function() optim.sgd { lr = -1 } end, "^sgd: option 'lr' is too small %(expected at least 0, got %-1")
   t.fails_like(function() optim.adam { lr = "0.1x" } end, "^adam: option 'lr' is wrong %(expected ")
   t.fails(function() optim.sgd { lr = 0.1, nesterov = true } end,
-    "sgd: nesterov needs momentum above 0 and dampening 0 (got momentum 0.0, dampening 0.0). Set momentum, or nesterov = false.")
+    "sgd: nesterov needs momentum above 0 and dampening 0 (got momentum 0.0, dampening 0.0). Set momentum, or "
+    .. "nesterov = false.")
   t.fails(function() optim.adam { betas = { 0.9, 1 } } end,
     "adam: option 'betas' is wrong (expected two numbers from 0 to below 1, got { 0.9, 1 }).")
   t.fails(function() optim.adam { betas = { 0.9 } } end,
     "adam: option 'betas' is wrong (expected two numbers from 0 to below 1, got { 0.9 }).")
-  t.fails(function() optim.warmup { epochs = 3, after = 7 } end, "warmup: option 'after' is wrong (expected table: the schedule that follows, for instance xai.optim.step_lr { ... }, got number 7).")
-  t.fails(function() optim.multistep_lr { milestones = { 0 } } end, "multistep_lr: milestone 1 is wrong (expected an epoch of 1 or more, got 0).")
+  t.fails(function() optim.warmup { epochs = 3, after = 7 } end,
+    "warmup: option 'after' is wrong (expected table: the schedule that follows, for instance xai.optim.step_lr { "
+    .. "... }, got number 7).")
+  t.fails(function() optim.multistep_lr { milestones = { 0 } } end,
+    "multistep_lr: milestone 1 is wrong (expected an epoch of 1 or more, got 0).")
   t.fails(function() optim.reduce_lr_on_plateau { mode = "mox" } end,
     "reduce_lr_on_plateau: option 'mode' is wrong (expected 'min' or 'max', got string 'mox'). Did you mean 'max'?")
   t.fails_like(function() optim.step_lr { step_size = 0 } end, "^step_lr: option 'step_size' is too small")
-  t.fails_like(function() optim.step_lr { size = 3 } end, "^step_lr: unknown option 'size'%. Did you mean 'step_size'%?")
+  t.fails_like(function() optim.step_lr { size = 3 } end,
+    "^step_lr: unknown option 'size'%. Did you mean 'step_size'%?")
 end)
 
 t.test("groups are checked when they are built", function()
   local spec = optim.sgd { lr = 0.1 }
-  t.fails(function() spec:build {} end, "sgd: nothing to train: build takes a list of groups { names = { ... }, params = { ... } }.")
+  t.fails(function() spec:build {} end, "sgd: nothing to train: build takes a list of groups { names = { ... }, "
+    .. "params = { ... } }.")
   t.fails(function() spec:build { { names = {}, params = {} } } end, "sgd: nothing to train: no group has a parameter.")
-  t.fails(function() spec:build { { names = { "w", "b" }, params = { leaf(1.0) } } } end, "sgd: group 1 has 2 names for 1 parameters.")
-  t.fails(function() spec:build { { names = { "w", "w" }, params = { leaf(1.0), leaf(1.0) } } } end, "optimizer: two parameters are named 'w'")
-  t.fails(function() spec:build { { names = { "w" }, params = { leaf(1.0) }, lrr = 1 } } end, "sgd: unknown option 'lrr'. Did you mean 'lr'?")
-  t.fails_like(function() spec:build { { names = { "y" }, params = { leaf(1.0) * 2 } } } end, "^optimizer: parameter 'y' is not a leaf")
+  t.fails(function() spec:build { { names = { "w", "b" }, params = { leaf(1.0) } } } end,
+    "sgd: group 1 has 2 names for 1 parameters.")
+  t.fails(function() spec:build { { names = { "w", "w" }, params = { leaf(1.0), leaf(1.0) } } } end,
+    "optimizer: two parameters are named 'w'")
+  t.fails(function() spec:build { { names = { "w" }, params = { leaf(1.0) }, lrr = 1 } } end,
+    "sgd: unknown option 'lrr'. Did you mean 'lr'?")
+  t.fails_like(function() spec:build { { names = { "y" }, params = { leaf(1.0) * 2 } } } end,
+    "^optimizer: parameter 'y' is not a leaf")
   t.fails_like(function()
     local w = leaf(1.0)
     spec:build { { names = { "a" }, params = { w } }, { names = { "b" }, params = { w } } }
@@ -61,7 +72,8 @@ end)
 
 t.test("learning rates by group, counted from 1", function()
   local a, b = leaf(1.0), leaf(1.0)
-  local o = optim.sgd({ lr = 0.5 }):build { { names = { "a" }, params = { a } }, { names = { "b" }, params = { b }, lr = 0.25 } }
+  local o = optim.sgd({ lr = 0.5 }):build { { names = { "a" }, params = { a } },
+    { names = { "b" }, params = { b }, lr = 0.25 } }
   t.equal({ o:lr(), o:lr(1), o:lr(2) }, { 0.5, 0.5, 0.25 })
   o:set_lr(0.1, 2)
   t.equal({ o:lr(1), o:lr(2) }, { 0.5, 0.1 })
@@ -79,17 +91,22 @@ t.test("a saved state must fit, else the old one stays", function()
   o:step()
   local state = o:state()
   t.equal({ state[1].entry, state[2].entry, state[3].entry, #state }, { "exp_avg", "exp_avg_sq", "step", 3 })
-  t.fails_like(function() o:load_state { { param = "b", entry = "step", tensor = torch.tensor(1) } } end, "^adam: unknown parameter 'b'")
-  t.fails(function() o:load_state { state[1], state[3] } end, "adam: saved state of 'a' has no 'exp_avg_sq': it was saved with other options.")
-  t.fails(function() o:load_state { { param = "a" } } end, "adam: saved state: row 1 is not { param =, entry =, tensor = }.")
+  t.fails_like(function() o:load_state { { param = "b", entry = "step", tensor = torch.tensor(1) } } end,
+    "^adam: unknown parameter 'b'")
+  t.fails(function() o:load_state { state[1], state[3] } end,
+    "adam: saved state of 'a' has no 'exp_avg_sq': it was saved with other options.")
+  t.fails(function() o:load_state { { param = "a" } } end,
+    "adam: saved state: row 1 is not { param =, entry =, tensor = }.")
   t.equal(#o:state(), 3)
   local wrong = { param = "a", entry = "exp_avg", tensor = torch.ones(3) }
-  t.fails_like(function() o:load_state { wrong, state[2], state[3] } end, "^optimizer: exp_avg of 'a' has shape %[3%], the parameter %[2%]")
+  t.fails_like(function() o:load_state { wrong, state[2], state[3] } end,
+    "^optimizer: exp_avg of 'a' has shape %[3%], the parameter %[2%]")
 end)
 
 t.test("a plateau schedule asks for its number", function()
   local s = optim.reduce_lr_on_plateau({ patience = 0 }):build(0.1)
-  t.fails(function() s:step() end, "reduce_lr_on_plateau: step needs the watched number (expected a number, got nothing).")
+  t.fails(function() s:step() end, "reduce_lr_on_plateau: step needs the watched number (expected a number, got "
+    .. "nothing).")
   s:step(1.0)
   s:step(2.0)
   t.near(s:lr(), 0.01, 1e-15)

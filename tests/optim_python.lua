@@ -1,6 +1,6 @@
--- Optimizers and schedules against Python's torch 1.13.1: tests/reference/optim.py made the numbers, on a processor with fused
--- multiply-add. Another libtorch, or a processor on which libtorch rounds products and sums apart, gives other last bits, in
--- Python too: there the optimizers agree to 1e-6.
+-- Optimizers and schedules against Python's torch 1.13.1: tests/reference/optim.py made the numbers, on a processor
+-- with fused multiply-add. Another libtorch, or a processor on which libtorch rounds products and sums apart, gives
+-- other last bits, in Python too: there the optimizers agree to 1e-6.
 local t = require "t"
 local torch = require "medxai.torch"
 local optim = require "medxai.train.optim"
@@ -37,7 +37,8 @@ end
 local function build(case, w, b)
   local spec = optim[case[1]](case[2])
   if not case[3] then return spec:build { { names = { "w", "b" }, params = { w, b } } } end
-  return spec:build { { names = { "w" }, params = { w } }, { names = { "b" }, params = { b }, lr = case[3].lr, momentum = case[3].momentum } }
+  return spec:build { { names = { "w" }, params = { w } },
+    { names = { "b" }, params = { b }, lr = case[3].lr, momentum = case[3].momentum } }
 end
 
 local function step(o, w, b, i) -- i from 0
@@ -58,7 +59,8 @@ local function expect(case_index, i, w, b)
 end
 
 for index, case in ipairs(cases) do
-  t.test(("%s (case %d) equals Python's 1.13 to the last bit for 20 steps, its state carried over at step 10"):format(case[1], index), function()
+  t.test(("%s (case %d) equals Python's 1.13 to the last bit for 20 steps, its state carried over at step 10"):format(
+    case[1], index), function()
     local w, b = leaf(dump[0], 0, 20, 5, 4), leaf(dump[0], 20, 24, 4)
     local o = build(case, w, b)
     for i = 0, STEPS - 1 do
@@ -80,8 +82,9 @@ local function schedule_of(name)
     step_lr_slow = function() return optim.step_lr { step_size = 3, gamma = 0.7 } end,
     multistep_lr = function() return optim.multistep_lr { milestones = { 4, 9, 9, 30 }, gamma = 0.3 } end,
     cosine_annealing_lr = function() return optim.cosine_annealing_lr { t_max = 13, eta_min = 1e-4 } end,
-    reduce_lr_on_plateau = function() return optim.reduce_lr_on_plateau { factor = 0.5, patience = 2, cooldown = 1, min_lr = 1e-3 } end,
-    reduce_lr_on_plateau_max = function()
+    reduce_lr_on_plateau = function()
+      return optim.reduce_lr_on_plateau { factor = 0.5, patience = 2, cooldown = 1, min_lr = 1e-3 }
+    end, reduce_lr_on_plateau_max = function()
       return optim.reduce_lr_on_plateau { mode = "max", threshold_mode = "abs", patience = 1, threshold = 0.01 }
     end,
     warmup = function() return optim.warmup { epochs = 5 } end,
@@ -89,7 +92,8 @@ local function schedule_of(name)
       return optim.warmup { epochs = 4, start_factor = 0.1, after = optim.step_lr { step_size = 5, gamma = 0.3 } }
     end,
     warmup_cosine = function()
-      return optim.warmup { epochs = 6, start_factor = 0.25, after = optim.cosine_annealing_lr { t_max = 20, eta_min = 1e-3 } }
+      return optim.warmup { epochs = 6, start_factor = 0.25,
+        after = optim.cosine_annealing_lr { t_max = 20, eta_min = 1e-3 } }
     end,
   }
   return makers[name]()

@@ -1,14 +1,16 @@
--- All CAMs, plain and smoothed, guided backprop and the attributions at the input, on the seven networks, with MEDXAI_CAM_DIR =
--- what tests/reference/cam.py and attributions.py wrote and MEDXAI_GRADCAM_DIR = what gradcam.py did (skipped without them;
--- MEDXAI_PARITY_NETWORKS = "resnet50,vgg19" chooses). Maps are those that run:explain writes. Truth is the reference in float64; a cell,
--- one map of one image, passes when ours (float32) is off by at most 1e-4 of its maximum, or 4 times the reference's own float32 error.
--- FullGrad, guided backprop and inner layers, whose gradients jump at many ReLUs: relative L2 and 99.9th percentile instead, and the
--- reference's own error is its largest on that network, NCHW or channels_last, since which image meets a kink is chance; in float64 they
--- agree to 1e-5 like the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which compat divides by,
--- there and for XGrad-CAM with the reference's largest own error on that network, since a divisor near 0 makes it large),
--- maps with the reference's signs; where two singular values are closer than 0.98 the cell is ill-conditioned. The own error of an
--- image's components is the largest over its views, which float32 meets by chance. A flat reference is no evidence, nor is
--- one whose own error is so large that an answer of zeros would pass. Fails where a cell fails or a mutant passes; the last line counts the cells.
+-- All CAMs, plain and smoothed, guided backprop and the attributions at the input, on the seven networks, with
+-- MEDXAI_CAM_DIR = what tests/reference/cam.py and attributions.py wrote and MEDXAI_GRADCAM_DIR = what gradcam.py did
+-- (skipped without them; MEDXAI_PARITY_NETWORKS = "resnet50,vgg19" chooses). Maps are those that run:explain writes.
+-- Truth is the reference in float64; a cell, one map of one image, passes when ours (float32) is off by at most 1e-4 of
+-- its maximum, or 4 times the reference's own float32 error. FullGrad, guided backprop and inner layers, whose
+-- gradients jump at many ReLUs: relative L2 and 99.9th percentile instead, and the reference's own error is its largest
+-- on that network, NCHW or channels_last, since which image meets a kink is chance; in float64 they agree to 1e-5 like
+-- the rest. Principal components are compared before the ReLU up to sign (Ablation-CAM's by default up to scale, which
+-- compat divides by, there and for XGrad-CAM with the reference's largest own error on that network, since a divisor
+-- near 0 makes it large), maps with the reference's signs; where two singular values are closer than 0.98 the cell is
+-- ill-conditioned. The own error of an image's components is the largest over its views, which float32 meets by chance.
+-- A flat reference is no evidence, nor is one whose own error is so large that an answer of zeros would pass. Fails
+-- where a cell fails or a mutant passes; the last line counts the cells.
 local t = require "t"
 local tiny = require "tinyexplain"
 local batches = require "medxai.explain.runner"
@@ -32,7 +34,7 @@ local evidence = {} -- method -> network -> true
 
 local function npy(...) return torch.load_npy(table.concat({ ... }, "/") .. ".npy") end
 
--- ---- running ours ---------------------------------------------------------------------------------------------------------
+-- ---- running ours ---------------------------------------------------------------------------------------------------
 
 -- Explains images (N, 3, H, W) by entries; gives records[entry][image] and the store.
 local function run(model, images, entries, options)
@@ -50,7 +52,7 @@ local function run(model, images, entries, options)
   return records, mapstore.open(dir)
 end
 
--- ---- judging one image --------------------------------------------------------------------------------------------------------
+-- ---- judging one image ----------------------------------------------------------------------------------------------
 
 local function largest(v) return v:abs():max():item() end
 local function percentile(v) -- 99.9th, of |v|
@@ -67,7 +69,8 @@ end
 
 local function zeros_pass(own) return 4 * own[1] >= 1 end -- the error of zeros is 1
 
--- "passed", "failed" or "none", our error and the reference's own. rough: the reference's largest errors where gradients jump, nil elsewhere.
+-- "passed", "failed" or "none", our error and the reference's own. rough: the reference's largest errors where
+-- gradients jump, nil elsewhere.
 local function verdict(ours, truth, single, rough)
   if not (largest(truth) >= 1e-3 or rough and largest(truth) > 1e-30) then return "none" end
   local off, own = errors(ours, truth, rough), rough or errors(single, truth)
@@ -81,7 +84,9 @@ end
 local Line = {}
 Line.__index = Line
 
-local function new_line(label) return setmetatable({ label = label, passed = 0, failed = 0, none = 0, ill = 0, worst = 0, own = 0 }, Line) end
+local function new_line(label)
+  return setmetatable({ label = label, passed = 0, failed = 0, none = 0, ill = 0, worst = 0, own = 0 }, Line)
+end
 
 function Line:add(word, off, own)
   self[word] = self[word] + 1
@@ -89,7 +94,8 @@ function Line:add(word, off, own)
 end
 
 function Line:print()
-  print(("  %-58s %3d passed %2d failed %2d no evidence %2d ill-conditioned  ours %.1e  reference's float32 %.1e"):format(self.label, self.passed, self.failed,
+  print(("  %-58s %3d passed %2d failed %2d no evidence %2d ill-conditioned  ours %.1e  reference's "
+    .. "float32 %.1e"):format(self.label, self.passed, self.failed,
     self.none, self.ill, self.worst, self.own))
   for _, word in ipairs { "passed", "failed", "none", "ill" } do count[word] = count[word] + self[word] end
 end
@@ -109,7 +115,7 @@ local function mutant(label, verdicts)
   end
 end
 
--- ---- principal components ---------------------------------------------------------------------------------------------------
+-- ---- principal components -------------------------------------------------------------------------------------------
 
 -- v turned as `as` is, call by call: (calls, h, w); with scale also stretched to it.
 local function turned(v, as, scale)
@@ -120,7 +126,8 @@ end
 
 local function map_of_components(v, record, height, width, method, compat)
   local raw = record.views and v:unsqueeze(0) or v
-  return map.from_raw({ raw:contiguous() }, height, width, { views = batches.views, cut = method.cut, once = method.once,
+  return map.from_raw({ raw:contiguous() }, height, width,
+    { views = batches.views, cut = method.cut, once = method.once,
     compat = compat or nil }):squeeze(0)
 end
 
@@ -132,18 +139,22 @@ end
 
 -- The reference's own errors of image i's components: the largest over those that count (all, where nothing says).
 local function own_of_components(dumped, i, scaled, counts)
-  local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
+  local truth, single = dumped.projections:select(0, i - 1):double(),
+    dumped.single_projections:select(0, i - 1):double()
   local own = scaled and { 0, 0 } or { 0 }
   for k = 1, truth:size(0) do
     local their = truth:narrow(0, k - 1, 1)
-    if not counts or counts(k, their) then own = larger(own, errors(turned(single:narrow(0, k - 1, 1), their), their, scaled)) end
+    if not counts or counts(k, their) then
+      own = larger(own, errors(turned(single:narrow(0, k - 1, 1), their), their, scaled))
+    end
   end
   return own
 end
 
 -- Projections and the map made of them with the reference's signs.
 local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
-  local truth, single = dumped.projections:select(0, i - 1):double(), dumped.single_projections:select(0, i - 1):double()
+  local truth, single = dumped.projections:select(0, i - 1):double(),
+    dumped.single_projections:select(0, i - 1):double()
   local raw = maps:raws(record)[1]
   local ours = raw:view({ -1, raw:size(-2), raw:size(-1) }):double()
   local function is_told_apart(k, their) return cell.ratios[i][k] <= 0.98 and largest(their) > 0 end
@@ -170,17 +181,23 @@ local function judge_components(lines, cell, i, record, maps, truth_map, dumped)
   return verdict(made, truth_map, their_single, cell.rough)
 end
 
--- Where the method divides by a number that may be near 0: compat Ablation-CAM by the score, XGrad-CAM by a channel's sum.
-local function divides(cell) return cell.method == "ablationcam" and cell.form == "asis" or cell.method == "xgradcam" end
+-- Where the method divides by a number that may be near 0: compat Ablation-CAM by the score, XGrad-CAM by a channel's
+-- sum.
+local function divides(cell)
+  return cell.method == "ablationcam" and cell.form == "asis" or cell.method == "xgradcam"
+end
 
--- The largest own errors of components on this network of methods that divide: the nearer to 0 one comes, the larger, whichever view that is.
+-- The largest own errors of components on this network of methods that divide: the nearer to 0 one comes, the larger,
+-- whichever view that is.
 local function find_divided(folder, cells, load)
   local largest_of = {}
   for _, cell in ipairs(cells) do
     local scope <close> = core.memory.scope()
     local dumped = divides(cell) and load(folder, cell) or {}
     local key = cell.method .. cell.form
-    for i = 1, dumped.projections and #cell.images or 0 do largest_of[key] = larger(largest_of[key] or { 0 }, own_of_components(dumped, i)) end
+    for i = 1, dumped.projections and #cell.images or 0 do
+      largest_of[key] = larger(largest_of[key] or { 0 }, own_of_components(dumped, i))
+    end
   end
   for _, cell in ipairs(cells) do
     if divides(cell) then cell.rough_components = largest_of[cell.method .. cell.form] end
@@ -218,10 +235,11 @@ local function find_rough(model, folder, cells, load)
   find_divided(folder, cells, load)
 end
 
--- ---- groups of cells --------------------------------------------------------------------------------------------------------------
+-- ---- groups of cells ------------------------------------------------------------------------------------------------
 
 local function entry_of(cell)
-  local aug, eigen = cell.smoothing == "aug" or cell.smoothing == "both", cell.smoothing == "eigen" or cell.smoothing == "both"
+  local aug, eigen = cell.smoothing == "aug" or cell.smoothing == "both",
+    cell.smoothing == "eigen" or cell.smoothing == "both"
   local e = { cell.method, aug_smooth = aug }
   if cell.method ~= "eigencam" and cell.method ~= "eigengradcam" then e.eigen_smooth = eigen end
   if cell.method ~= "fullgrad" then e.layer = canon.list(cell.layers) end
@@ -236,7 +254,8 @@ local function load(folder, cell, bits)
   local f = io.open(base .. ".64.projections.npy")
   if f then
     f:close()
-    dumped.projections, dumped.single_projections = npy(base .. ".64.projections"), npy(base .. "." .. bits .. ".projections")
+    dumped.projections, dumped.single_projections = npy(base .. ".64.projections"),
+      npy(base .. "." .. bits .. ".projections")
   end
   return dumped
 end
@@ -275,14 +294,17 @@ local function run_group(model, name, folder, images, cells, as)
   end
 end
 
--- Cells by input and images, in the order of the dump; out: the cells of the form with rectifiers out of place, and those of the
--- other where the two cannot differ.
+-- Cells by input and images, in the order of the dump; out: the cells of the form with rectifiers out of place, and
+-- those of the other where the two cannot differ.
 local function groups_of(cells, form)
   local has_out, groups, order_ = {}, {}, {}
-  local function id(cell) return table.concat({ cell.method, cell.kind, cell.smoothing, table.concat(cell.layers, "+") }, " ") end
+  local function id(cell)
+    return table.concat({ cell.method, cell.kind, cell.smoothing, table.concat(cell.layers, "+") }, " ")
+  end
   for _, cell in ipairs(cells) do has_out[id(cell)] = has_out[id(cell)] or cell.form == "out" end
   for _, cell in ipairs(cells) do
-    local wanted = form == "asis" and cell.form == "asis" or form == "out" and (cell.form == "out" or not has_out[id(cell)] and cell.method ~= "randomcam")
+    local wanted = form == "asis" and cell.form == "asis" or form == "out"
+      and (cell.form == "out" or not has_out[id(cell)] and cell.method ~= "randomcam")
     if wanted then
       local key = cell.kind .. " " .. table.concat(cell.images, ",")
       if not groups[key] then order_[#order_ + 1] = key end
@@ -293,7 +315,7 @@ local function groups_of(cells, form)
   return groups, order_
 end
 
--- ---- other tables -----------------------------------------------------------------------------------------------------------------
+-- ---- other tables ---------------------------------------------------------------------------------------------------
 
 -- Class index shifted by one: every method that knows a class must fail.
 local function class_mutants(model, name, folder, inputs, cells)
@@ -301,7 +323,8 @@ local function class_mutants(model, name, folder, inputs, cells)
   for _, kind in ipairs { "square", "small" } do
     local entries, chosen = {}, {}
     for _, cell in ipairs(cells) do
-      local usual = cell.kind == kind and cell.smoothing == "plain" and cell.form == "asis" and not no_class[cell.method] and cell.layers[1] == model.cam_layer
+      local usual = cell.kind == kind and cell.smoothing == "plain" and cell.form == "asis"
+        and not no_class[cell.method] and cell.layers[1] == model.cam_layer
       if usual then entries[#entries + 1], chosen[#chosen + 1] = entry_of(cell), cell end
     end
     local x = inputs[kind]:narrow(0, 0, 1)
@@ -310,7 +333,8 @@ local function class_mutants(model, name, folder, inputs, cells)
     for k, cell in ipairs(chosen) do
       local dumped = load(folder, cell)
       if not dumped.projections then
-        mutant(name .. " " .. cell.method .. ", another class", { (verdict(maps:map(records[k][1]), dumped.truth:select(0, 0), dumped.single:select(0, 0), cell.rough)) })
+        mutant(name .. " " .. cell.method .. ", another class",
+          { (verdict(maps:map(records[k][1]), dumped.truth:select(0, 0), dumped.single:select(0, 0), cell.rough)) })
       end
     end
   end
@@ -325,7 +349,8 @@ local function guided_table(model, name, folder, inputs)
       if form == "guided_all" and name == "efficientnet_b0" then
         for _, record in ipairs(records[1]) do t.equal(record.status, "not_defined") end
       else
-        local truth, single = npy(folder, form .. "." .. kind .. ".64"):double(), npy(folder, form .. "." .. kind .. ".32")
+        local truth, single = npy(folder, form .. "." .. kind .. ".64"):double(),
+          npy(folder, form .. "." .. kind .. ".32")
         local own = { 0, 0 }
         for i = 1, truth:size(0) do own = larger(own, errors(single:select(0, i - 1), truth:select(0, i - 1), true)) end
         local line, flipped = new_line(("guided_backprop %s %s"):format(kind, compat and "compat" or "default")), {}
@@ -346,7 +371,9 @@ local function recorded_noise(shape)
   local size = shape[2] * shape[3] * shape[4]
   local k = torch.arange(25 * size, { dtype = "float64" })
   local all, own = 2 ^ 0.5 * torch.sin(k * 0.7 + 0.3 * torch.sin(k * 0.013)) * torch.cos(k * 1.3), core.rng.stream
-  core.rng.stream = function(key) return { normal = function() return all:narrow(0, key.replicate * size, size) end } end
+  core.rng.stream = function(key)
+    return { normal = function() return all:narrow(0, key.replicate * size, size) end }
+  end
   return setmetatable({}, { __close = function() core.rng.stream = own end })
 end
 
@@ -359,7 +386,8 @@ local function captum_table(model, folder, inputs)
       f:close()
       local scope <close> = core.memory.scope()
       local truth = npy(folder, "captum." .. method)
-      local x = torch.cat({ square:narrow(0, 0, 1), square:narrow(0, square:size(0) - 1, 1) }, 0):narrow(0, 2 - truth:size(0), truth:size(0)):double()
+      local x = torch.cat({ square:narrow(0, 0, 1), square:narrow(0, square:size(0) - 1, 1) }, 0):narrow(0,
+        2 - truth:size(0), truth:size(0)):double()
       local noise <close> = recorded_noise(x.shape)
       local records, maps = run(model, x, { method })
       local line, flipped = new_line(method .. " against captum, float64"), {}
@@ -383,7 +411,9 @@ local function class_table(model, name, inputs)
     local truth, single = npy(base .. "64"), npy(base .. "32")
     local records, maps = run(model, inputs[kind], { "gradcam" }, { target = 1 })
     local line = new_line("gradcam plain " .. kind .. " default, class 1")
-    for i, record in ipairs(records[1]) do line:add(verdict(maps:map(record), truth:select(0, i - 1), single:select(0, i - 1))) end
+    for i, record in ipairs(records[1]) do
+      line:add(verdict(maps:map(record), truth:select(0, i - 1), single:select(0, i - 1)))
+    end
     line:print()
   end
 end
@@ -404,7 +434,8 @@ local function strict_table(model, folder, inputs, cells)
   local scope <close> = core.memory.scope()
   local entries, chosen = {}, {}
   for _, cell in ipairs(cells) do
-    local usual = cell.kind == "square" and cell.smoothing == "plain" and cell.form == "asis" and cell.images[#cell.images] == 3
+    local usual = cell.kind == "square" and cell.smoothing == "plain" and cell.form == "asis"
+      and cell.images[#cell.images] == 3
     if usual then entries[#entries + 1], chosen[#chosen + 1] = entry_of(cell), cell end
   end
   local records, maps = run(model, inputs.square:narrow(0, 3, 1):double(), entries, { compat = "pytorch-grad-cam" })
@@ -420,7 +451,7 @@ local function strict_table(model, folder, inputs, cells)
   line:print()
 end
 
--- ---- the seven networks -----------------------------------------------------------------------------------------------------------
+-- ---- the seven networks ---------------------------------------------------------------------------------------------
 
 local function one_network(name)
   local folder = dumps .. "/" .. name
@@ -438,7 +469,8 @@ local function one_network(name)
   local path = trained .. "/" .. name .. "/weights.pt"
   model:load_state(store.load(path).tensors, { what = path })
   model:eval()
-  local inputs = { square = npy(trained, name, "square.x"), wide = npy(trained, name, "wide.x"), small = npy(folder, "small.x") }
+  local inputs = { square = npy(trained, name, "square.x"), wide = npy(trained, name, "wide.x"),
+    small = npy(folder, "small.x") }
   reader_table(model, name, inputs)
   class_table(model, name, inputs)
   find_rough(model, folder, cells, load)
@@ -460,13 +492,15 @@ end
 
 local function print_evidence(names)
   local few = {}
-  for _, method in ipairs { "gradcam", "hirescam", "gradcam_elementwise", "gradcam_plus_plus", "xgradcam", "layercam", "eigencam", "eigengradcam", "scorecam",
+  for _, method in ipairs { "gradcam", "hirescam", "gradcam_elementwise", "gradcam_plus_plus", "xgradcam", "layercam",
+      "eigencam", "eigengradcam", "scorecam",
     "ablationcam", "fullgrad", "randomcam" } do
     local n = 0
     for _ in pairs(evidence[method] or {}) do n = n + 1 end
     if n < math.min(4, #names) then few[#few + 1] = method .. " on " .. n end
   end
-  print(#few == 0 and "every method has evidence on at least " .. math.min(4, #names) .. " networks" or "too little evidence: " .. table.concat(few, ", "))
+  print(#few == 0 and "every method has evidence on at least " .. math.min(4, #names) .. " networks"
+    or "too little evidence: " .. table.concat(few, ", "))
   return #few == 0
 end
 
@@ -480,8 +514,10 @@ t.test("class activation maps, guided backprop and attributions of the seven net
   end
   for _, name in ipairs(names) do one_network(name) end
   local enough = print_evidence(names)
-  print(("compat: LAPACK's sign is the reference's in %d of %d principal components"):format(count.signs_equal, count.signs))
-  print(("mutants: %d, of which %d passed where they must fail; %d cells ill-conditioned"):format(count.mutants, count.mutants_passed, count.ill))
+  print(("compat: LAPACK's sign is the reference's in %d of %d principal components"):format(count.signs_equal,
+    count.signs))
+  print(("mutants: %d, of which %d passed where they must fail; %d cells ill-conditioned"):format(count.mutants,
+    count.mutants_passed, count.ill))
   print(("%d cells passed, %d failed, %d without evidence"):format(count.passed, count.failed, count.none))
   t.ok(enough and count.failed == 0 and count.mutants_passed == 0 and count.mutants > 0, "the table above has failures")
 end)

@@ -1,6 +1,7 @@
--- Whole networks in every format that Python writes, with MEDXAI_CHECKPOINTS_DIR = what tests/reference/networks_files.py
--- wrote (skipped without it): each file loads completely, all formats hold the same bits, the logits are torchvision's.
--- Leaves ours/NAME.pt and .safetensors there for Python to open. Two mutants must fail.
+-- Whole networks in every format that Python writes, with MEDXAI_CHECKPOINTS_DIR = what
+-- tests/reference/networks_files.py wrote (skipped without it): each file loads completely, all formats hold the same
+-- bits, the logits are torchvision's. Leaves ours/NAME.pt and .safetensors there for Python to open. Two mutants must
+-- fail.
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -10,7 +11,8 @@ local torch = require "medxai.torch"
 local xai = require "medxai"
 
 local dir = os.getenv "MEDXAI_CHECKPOINTS_DIR"
-local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
+local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
+  "vgg19" }
 
 local function logits(model, x)
   return torch.no_grad(function() return model:forward { x = x, fold = false }.output end)
@@ -28,7 +30,10 @@ for _, name in ipairs(networks) do
     if not dir then t.skip "MEDXAI_CHECKPOINTS_DIR is not set" end
     if not files.exists(dir .. "/" .. name .. ".pt") then t.skip("no " .. name .. " there") end
     local scope <close> = core.memory.scope() -- luacheck: ignore
-    local function build() return xai.models[name] { classes = 3, head = "torchvision", layout = "nchw", transform_input = name == "inception_v3" and false or nil }:eval() end
+    local function build()
+      return xai.models[name] { classes = 3, head = "torchvision", layout = "nchw",
+        transform_input = name == "inception_v3" and false or nil }:eval()
+    end
     local first, done = build(), {}
     for _, ending in ipairs { ".pt", ".pth", ".torch2.pt", ".safetensors" } do
       local path = dir .. "/" .. name .. ending

@@ -22,7 +22,9 @@ local function mutants(path, resize, size, want)
   if resize > size then
     local wide = image.fit(x, resize, size + 1)
     found.shifted = wide[{ { 0, size }, { 0, size } }]:contiguous()
-    if difference(found.shifted, want) == 0 then found.shifted = wide[{ { 1, size + 1 }, { 1, size + 1 } }]:contiguous() end
+    if difference(found.shifted, want) == 0 then
+      found.shifted = wide[{ { 1, size + 1 }, { 1, size + 1 } }]:contiguous()
+    end
   end
   if x:size(0) > 2 * resize then found.aliased = image.fit(x, resize, size, "nearest") end
   for name, made in pairs(found) do

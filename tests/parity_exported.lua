@@ -1,10 +1,10 @@
 -- Exported networks of torchvision, timm, TorchXRayVision and MONAI beside what PyTorch computed with them
 -- (tests/reference/exported.py; ./bootstrap parity exported). MEDXAI_EXPORTED_DIR holds NAME.pt2 and NAME.pt.
--- Maps: Grad-CAM, LayerCAM, AblationCAM, EigenCAM beside pytorch-grad-cam, integrated gradients beside captum, the attention
--- methods beside their equations: to 1e-5 of the largest number (OpenCV, with which pytorch-grad-cam resizes, takes places in
--- float32). That other layers' maps fail is tested in exported_maps.
--- float64: logits, the images' gradients and those of all parameters to 1e-9; float32 in NCHW: to the last bit where the
--- program's libtorch is the one that computed them, with as many threads: sums are split among these.
+-- Maps: Grad-CAM, LayerCAM, AblationCAM, EigenCAM beside pytorch-grad-cam, integrated gradients beside captum, the
+-- attention methods beside their equations: to 1e-5 of the largest number (OpenCV, with which pytorch-grad-cam resizes,
+-- takes places in float32). That other layers' maps fail is tested in exported_maps.
+-- float64: logits, the images' gradients and those of all parameters to 1e-9; float32 in NCHW: to the last bit where
+-- the program's libtorch is the one that computed them, with as many threads: sums are split among these.
 local t = require "t"
 local core = require "medxai.core"
 local exportedmaps = require "exportedmaps"

@@ -1,8 +1,9 @@
--- LIME against lime 0.2.0.1 on networks trained a little, three real X-rays and the made coloured image, with MEDXAI_LIME_DIRS =
--- folders that perturb_lime.py wrote (separated by spaces; skipped without it; MEDXAI_PARITY_NETWORKS = "resnet50,vgg19"
--- chooses). For each image: regions equal, samples equal, coefficients of all labels from lime's own outputs (<= 1e-6 of the
--- largest) and end to end through our network (<= 1e-3 of the largest). Where lime's largest coefficient is below 1e-3 the cell is
--- without evidence. Mutants must fail; the last line counts the cells.
+-- LIME against lime 0.2.0.1 on networks trained a little, three real X-rays and the made coloured image, with
+-- MEDXAI_LIME_DIRS = folders that perturb_lime.py wrote (separated by spaces; skipped without it;
+-- MEDXAI_PARITY_NETWORKS = "resnet50,vgg19" chooses). For each image: regions equal, samples equal, coefficients of all
+-- labels from lime's own outputs (<= 1e-6 of the largest) and end to end through our network (<= 1e-3 of the largest).
+-- Where lime's largest coefficient is below 1e-3 the cell is without evidence. Mutants must fail; the last line counts
+-- the cells.
 local t = require "t"
 local host = require "medxai.host"
 local context = require "medxai.explain.context"
@@ -45,11 +46,13 @@ end
 
 -- Everything through the method itself, as run:explain calls it.
 local function end_to_end(model, x, job, seed, version)
-  local options = check.options("lime", { samples = job.samples, rng = "numpy", quickshift_seed = version:find "^0%.1" and "drawn" or "own" }, lime.options)
+  local options = check.options("lime", { samples = job.samples, rng = "numpy",
+    quickshift_seed = version:find "^0%.1" and "drawn" or "own" }, lime.options)
   lime.check(options)
   local logits = torch.no_grad(function() return model:forward { x = x }.output end)
   local s = scorer.new(model, {})
-  local ctx = context.new { x = x, items = { { id = "parity" } }, views = {}, model = model, seed = seed, height = x:size(2), width = x:size(3), scorer = s,
+  local ctx = context.new { x = x, items = { { id = "parity" } }, views = {}, model = model, seed = seed,
+    height = x:size(2), width = x:size(3), scorer = s,
     targets = target.fix(target.parse("predicted", classes, "softmax"), logits, { {} }, classes), pass = {} }
   local _, extras = lime.map(ctx, x, ctx.targets, options)
   return extras[1]
@@ -70,7 +73,8 @@ local function from_outputs(masks, outputs, job, shift)
   local columns = {}
   for i, l in ipairs(job.labels) do columns[i] = outputs:narrow(1, (l.label + (shift or 0)) % 3, 1) end
   local rows = {}
-  for i, one in ipairs(surrogate.explain(masks:double(), torch.cat(columns, 1), { kernel_width = 0.25, num_features = 100000, feature_selection = "auto", alpha = 1 })) do
+  for i, one in ipairs(surrogate.explain(masks:double(), torch.cat(columns, 1),
+      { kernel_width = 0.25, num_features = 100000, feature_selection = "auto", alpha = 1 })) do
     rows[i] = {}
     for k = 1, masks:size(1) do rows[i][k] = 0.0 end
     for _, f in ipairs(one.weights) do rows[i][f.feature + 1] = f.weight end
@@ -94,20 +98,23 @@ local function one_image(dir, model, job, version)
   local own = from_outputs(masks, outputs, job)
   local recorded = largest > 0 and off(own, truth) or own:abs():max():item()
   if largest > 0 then add(recorded <= 1e-6 and "passed" or "failed")
-  else add(recorded <= 1e-12 and "none" or "failed") end -- a saturated prediction, which no region moves: ours must say so too
+  -- a saturated prediction, which no region moves: ours must say so too
+  else add(recorded <= 1e-12 and "none" or "failed") end
   local whole = 0 / 0
   if largest < 1e-3 or not same_regions then add "none"
   else
     local extra = end_to_end(model, x, job, job.seed, version)
     whole = off(own_rows(extra, job), truth)
     add(whole <= 1e-3 and "passed" or "failed")
-    for _, mutant in ipairs { off(from_outputs(masks, outputs, job, 1), truth), off(own_rows(end_to_end(model, x:flip({ 3 }), job, job.seed, version), job), truth) } do
+    for _, mutant in ipairs { off(from_outputs(masks, outputs, job, 1), truth),
+        off(own_rows(end_to_end(model, x:flip({ 3 }), job, job.seed, version), job), truth) } do
       count.mutants = count.mutants + 1
       if mutant <= 1e-3 then count.mutants_passed = count.mutants_passed + 1 end
     end
   end
-  print(("  image %d: %d regions%s, largest coefficient %.1e; off by %.1e from recorded outputs, %s"):format(job.image, masks:size(1),
-    same_regions and "" or " (others: ties)", largest, recorded, whole == whole and ("%.1e end to end"):format(whole) or "no evidence end to end"))
+  print(("  image %d: %d regions%s, largest coefficient %.1e; off by %.1e from recorded outputs, %s"):format(job.image,
+    masks:size(1), same_regions and "" or " (others: ties)", largest, recorded,
+    whole == whole and ("%.1e end to end"):format(whole) or "no evidence end to end"))
 end
 
 local function one_network(dir, name)
@@ -140,5 +147,6 @@ t.test("LIME of the networks equals lime's", function()
   print(("mutants: %d, of which %d passed where they must fail"):format(count.mutants, count.mutants_passed))
   print(("%d cells passed, %d failed, %d without evidence"):format(count.passed, count.failed, count.none))
   t.ok(count.failed == 0 and count.mutants_passed == 0, "the table above has failures")
-  t.ok(count.mutants > 0 or only, "no cell has evidence") -- of one network alone it may be so: SqueezeNet's coefficients are tiny
+  -- of one network alone it may be so: SqueezeNet's coefficients are tiny
+  t.ok(count.mutants > 0 or only, "no cell has evidence")
 end)

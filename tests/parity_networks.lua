@@ -87,7 +87,8 @@ local function build(name, o)
   o = o or {}
   return models[name] {
     classes = 3, layout = o.layout or "nchw", dtype = o.dtype or "float32", dropout = o.dropout, seed = o.seed,
-    stochastic_depth = name == "efficientnet_b0" and o.stochastic_depth or nil, transform_input = name == "inception_v3" and o.transform_input or nil,
+    stochastic_depth = name == "efficientnet_b0" and o.stochastic_depth or nil,
+    transform_input = name == "inception_v3" and o.transform_input or nil,
   }
 end
 
@@ -97,7 +98,8 @@ local function ready(name, dtype, layout)
   return model:eval()
 end
 
--- The stages that the reference has, one run: list of { name, tensor, wanted }. fold stays off: parity is of the graph as it is.
+-- The stages that the reference has, one run: list of { name, tensor, wanted }. fold stays off: parity is of the graph
+-- as it is.
 local function stages(model, x, wanted)
   local names, list = {}, {}
   for name in pairs(wanted) do names[#names + 1] = name end
@@ -107,7 +109,9 @@ local function stages(model, x, wanted)
   return list
 end
 
-local function logits(model, x) return torch.no_grad(function() return model:forward { x = x, fold = false }.output end) end
+local function logits(model, x)
+  return torch.no_grad(function() return model:forward { x = x, fold = false }.output end)
+end
 
 local function train_step(name, dtype, dropout, x)
   local model = build(name, { dtype = dtype, dropout = dropout, stochastic_depth = dropout })
@@ -131,7 +135,7 @@ local function pairs_of(model, out, loss, aux, want)
   return first, grads, buffers
 end
 
--- ---- the table ------------------------------------------------------------------------------------------------------------
+-- ---- the table ------------------------------------------------------------------------------------------------------
 
 local rows, failures = {}, {}
 
@@ -139,15 +143,18 @@ local function cell(name, column, result, bound)
   local exact = bound == nil
   local ok
   if exact then ok = result.unequal == 0 and result.worst < math.huge else ok = result.worst <= bound end
-  local text = exact and (ok and string.format("%d equal", result.count) or string.format("%d of %d differ, first %s", result.unequal, result.count, result.first))
+  local text = exact and (ok and string.format("%d equal", result.count)
+    or string.format("%d of %d differ, first %s", result.unequal, result.count, result.first))
     or string.format("%.1e", result.worst)
-  rows[#rows + 1] = string.format("%-16s %-34s %-28s %s", name, column, text, ok and "ok" or "FAILS (" .. tostring(result.where) .. ")")
+  rows[#rows + 1] = string.format("%-16s %-34s %-28s %s", name, column, text,
+    ok and "ok" or "FAILS (" .. tostring(result.where) .. ")")
   if not ok then failures[#failures + 1] = name .. ": " .. column end
 end
 
 local function must_fail(name, column, result, bound)
   local ok = result.worst > bound
-  rows[#rows + 1] = string.format("%-16s %-34s %-28s %s", name, column, string.format("%.1e", result.worst), ok and "fails, as it must" or "PASSES, BUT MUST NOT")
+  rows[#rows + 1] = string.format("%-16s %-34s %-28s %s", name, column, string.format("%.1e", result.worst),
+    ok and "fails, as it must" or "PASSES, BUT MUST NOT")
   if not ok then failures[#failures + 1] = name .. ": " .. column end
 end
 
@@ -156,7 +163,8 @@ local function check_names(name, want, model)
   t.equal(#state, #want.state, name .. ": entries of the state")
   for i, entry in ipairs(state) do
     t.equal(entry.name, want.state[i][1], name .. ": state entry " .. i)
-    t.equal(table.concat(entry.tensor.shape, "x"), table.concat(want.state[i][2], "x"):gsub("%.0", "") .. "", entry.name)
+    t.equal(table.concat(entry.tensor.shape, "x"), table.concat(want.state[i][2], "x"):gsub("%.0", "") .. "",
+      entry.name)
   end
   for _, n in ipairs(want.nodes) do
     if not model:has_node(n) then lacking[#lacking + 1] = n end
@@ -175,10 +183,14 @@ local function check_float64(name, want, x)
   cell(name, "float64 eval: logits", compare { { "logits", out, want.logits64 } }, 1e-9)
   cell(name, "float64 eval: every stage", compare(got), 1e-9)
   must_fail(name, "mutant: class shifted by one", compare { { "logits", out:roll({ 1 }, { 1 }), want.logits64 } }, 1e-9)
-  must_fail(name, "mutant: channels swapped", compare { { "logits", logits(model, x:flip { 1 }), want.logits64 } }, 1e-9)
-  torch.no_grad(function() cell(name, "float64 eval, norms folded", compare { { "logits", model(x), want.logits64 } }, 1e-9) end)
+  must_fail(name, "mutant: channels swapped",
+    compare { { "logits", logits(model, x:flip { 1 }), want.logits64 } }, 1e-9)
+  torch.no_grad(function()
+    cell(name, "float64 eval, norms folded", compare { { "logits", model(x), want.logits64 } }, 1e-9)
+  end)
   if dir then
-    must_fail(name, "mutant: height and width swapped", compare { { "logits", logits(model, x:transpose(2, 3)), want.logits64 } }, 1e-9)
+    must_fail(name, "mutant: height and width swapped",
+      compare { { "logits", logits(model, x:transpose(2, 3)), want.logits64 } }, 1e-9)
     model:to { layout = "channels_last" }
     cell(name, "float64 eval, channels_last", compare { { "logits", logits(model, x), want.logits64 } }, 1e-9)
   end
@@ -256,7 +268,8 @@ if dir then
 else
   for _, name in ipairs { "squeezenet1_0", "mobilenet_v2", "inception_v3" } do
     t.test(name .. " gives torchvision's logits and stages in float64", function()
-      local path = debug.getinfo(1, "S").source:match("^@(.*)[^/]*$"):gsub("[^/]*$", "") .. "reference/networks/" .. name .. ".json"
+      local path = debug.getinfo(1, "S").source:match("^@(.*)[^/]*$"):gsub("[^/]*$", "") .. "reference/networks/"
+        .. name .. ".json"
       check_float64(name, read(path), picture(name))
       report(name)
     end)

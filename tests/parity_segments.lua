@@ -1,8 +1,9 @@
--- Quickshift, SLIC and boundaries against scikit-image, with MEDXAI_SEGMENTS_DIRS = folders that perturb_segments.py wrote
--- (separated by spaces; skipped without it). Two cells a label map: from the image, and from scikit-image's own Lab image.
--- From equal Lab (blurred where the setting blurs) every label must be equal. From the image the last bits of Lab and of the blur's
--- weights differ with NumPy's version and instruction set, and decide ties between links of equal length: a map that differs there alone counts as without evidence, and fails
--- where these are more than one in twenty of the X-rays. The last line counts the cells; mutants must fail.
+-- Quickshift, SLIC and boundaries against scikit-image, with MEDXAI_SEGMENTS_DIRS = folders that perturb_segments.py
+-- wrote (separated by spaces; skipped without it). Two cells a label map: from the image, and from scikit-image's own
+-- Lab image. From equal Lab (blurred where the setting blurs) every label must be equal. From the image the last bits
+-- of Lab and of the blur's weights differ with NumPy's version and instruction set, and decide ties between links of
+-- equal length: a map that differs there alone counts as without evidence, and fails where these are more than one in
+-- twenty of the X-rays. The last line counts the cells; mutants must fail.
 local t = require "t"
 local host = require "medxai.host"
 local core = require "medxai.core"
@@ -15,16 +16,21 @@ local count = { passed = 0, failed = 0, none = 0, mutants = 0, mutants_passed = 
 
 local function run(job, image, is_lab, change)
   if job.kind == "quickshift" then
-    return (segment.quickshift(image, job.kernel_size, job.max_dist, job.ratio, job.sigma, job.seed + (change and 1 or 0), is_lab))
+    return (segment.quickshift(image, job.kernel_size, job.max_dist, job.ratio, job.sigma,
+      job.seed + (change and 1 or 0), is_lab))
   end
-  return (segment.slic(image, job.n_segments, job.compactness, job.sigma, change and 1 or 10, job.connected, 0.5, 3, is_lab))
+  return (segment.slic(image, job.n_segments, job.compactness, job.sigma, change and 1 or 10, job.connected, 0.5, 3,
+    is_lab))
 end
 
 local function differing(a, b) return a:ne(b):sum():item() end
 
 local function settings(job)
-  if job.kind == "quickshift" then return ("quickshift %g %g %g sigma %g"):format(job.kernel_size, job.max_dist, job.ratio, job.sigma) end
-  return ("slic %d compactness %g sigma %g%s"):format(job.n_segments, job.compactness, job.sigma, job.connected and "" or " unconnected")
+  if job.kind == "quickshift" then
+    return ("quickshift %g %g %g sigma %g"):format(job.kernel_size, job.max_dist, job.ratio, job.sigma)
+  end
+  return ("slic %d compactness %g sigma %g%s"):format(job.n_segments, job.compactness, job.sigma,
+    job.connected and "" or " unconnected")
 end
 
 -- One label map: both cells. tied[1], tied[2]: X-rays that differ by ties, all X-rays.
@@ -33,8 +39,10 @@ local function one_map(dir, job, line, tied)
   local image = torch.load_npy(("%s/%s.npy"):format(dir, job.image))
   local off = differing(run(job, image), torch.load_npy(("%s/%s.%d.npy"):format(dir, job.image, job.k)))
   local blurred = job.sigma > 0
-  local lab = torch.load_npy(blurred and ("%s/%s.%d.blurred.npy"):format(dir, job.image, job.k) or ("%s/%s.lab.npy"):format(dir, job.image))
-  local lab_off = differing(run(setmetatable({ sigma = 0 }, { __index = job }), lab, true), torch.load_npy(("%s/%s.%d.lab.npy"):format(dir, job.image, job.k)))
+  local lab = torch.load_npy(blurred and ("%s/%s.%d.blurred.npy"):format(dir, job.image, job.k)
+    or ("%s/%s.lab.npy"):format(dir, job.image))
+  local lab_off = differing(run(setmetatable({ sigma = 0 }, { __index = job }), lab, true),
+    torch.load_npy(("%s/%s.%d.lab.npy"):format(dir, job.image, job.k)))
   local verdict = off == 0 and "passed" or lab_off == 0 and "none" or "failed"
   count[verdict] = count[verdict] + 1
   count[lab_off == 0 and "passed" or "failed"] = count[lab_off == 0 and "passed" or "failed"] + 1
@@ -53,7 +61,9 @@ local function mutant(dir, job)
   local image = torch.load_npy(("%s/%s.npy"):format(dir, job.image))
   for _, changed in ipairs { run(job, image, false, true), run(job, image:flip({ 0 }):contiguous()) } do -- blue for red
     count.mutants = count.mutants + 1
-    if differing(changed, torch.load_npy(("%s/%s.%d.npy"):format(dir, job.image, job.k))) == 0 then count.mutants_passed = count.mutants_passed + 1 end
+    if differing(changed, torch.load_npy(("%s/%s.%d.npy"):format(dir, job.image, job.k))) == 0 then
+      count.mutants_passed = count.mutants_passed + 1
+    end
   end
 end
 
@@ -88,8 +98,8 @@ local function one_version(dir)
   end
   for _, key in ipairs(order) do
     local l = lines[key]
-    print(("  %-44s %3d maps: %3d equal, %d but for ties, %d failed; from its Lab %d equal%s"):format(key, l.n, l.passed, l.none, l.failed, l.lab,
-      l.worst and "; last " .. l.worst or ""))
+    print(("  %-44s %3d maps: %3d equal, %d but for ties, %d failed; from its Lab %d equal%s"):format(key, l.n,
+      l.passed, l.none, l.failed, l.lab, l.worst and "; last " .. l.worst or ""))
   end
   print(("  ties decided %d of %d X-rays"):format(tied[1], tied[2]))
   if tied[1] * 20 > tied[2] then count.failed = count.failed + 1 end

@@ -1,9 +1,10 @@
--- The SHAP methods against shap 0.51 on real networks and images, with MEDXAI_SHAP_DIR = what shap_values.py wrote from the networks in
--- MEDXAI_LIME_DIRS (skipped without them; MEDXAI_PARITY_NETWORKS chooses). Partition and Kernel from recorded outputs (noise would
--- reorder near ties): values within 1e-6 of the largest, and every box of the hierarchy within 1e-6 of the output difference; end to
--- end within 1e-3 of the largest (Kernel: of the values in float64, or 4 times shap's own float32 error; Partition: where near ties
--- were taken in the same order, else without evidence). Gradients in float64 within 1e-6, in float32 within 1e-4 of the largest or 4
--- times shap's own float32 error. Fails where a cell fails or a mutant passes; the last line counts.
+-- The SHAP methods against shap 0.51 on real networks and images, with MEDXAI_SHAP_DIR = what shap_values.py wrote from
+-- the networks in MEDXAI_LIME_DIRS (skipped without them; MEDXAI_PARITY_NETWORKS chooses). Partition and Kernel from
+-- recorded outputs (noise would reorder near ties): values within 1e-6 of the largest, and every box of the hierarchy
+-- within 1e-6 of the output difference; end to end within 1e-3 of the largest (Kernel: of the values in float64, or 4
+-- times shap's own float32 error; Partition: where near ties were taken in the same order, else without evidence).
+-- Gradients in float64 within 1e-6, in float32 within 1e-4 of the largest or 4 times shap's own float32 error. Fails
+-- where a cell fails or a mutant passes; the last line counts.
 local t = require "t"
 local host = require "medxai.host"
 local core = require "medxai.core"
@@ -45,7 +46,7 @@ local function mutant(error_here, bound, evidence)
   if error_here <= bound then count.mutants_passed = count.mutants_passed + 1 end
 end
 
--- ---- Partition ------------------------------------------------------------------------------------------------------------
+-- ---- Partition ------------------------------------------------------------------------------------------------------
 
 local function ranked(row)
   local list = { 0, 1, 2 }
@@ -61,7 +62,8 @@ local function box_distance(a, b)
   padded[{ { 0, a:size(0) }, { 1, h + 1 }, { 1, w + 1 } }]:copy_(difference)
   local worst = 0
   local function look(y0, y1, x0, x1)
-    local sum = padded[{ { 0, a:size(0) }, y1, x1 }] - padded[{ { 0, a:size(0) }, y0, x1 }] - padded[{ { 0, a:size(0) }, y1, x0 }] + padded[{ { 0, a:size(0) }, y0, x0 }]
+    local sum = padded[{ { 0, a:size(0) }, y1, x1 }] - padded[{ { 0, a:size(0) }, y0, x1 }] - padded[{ { 0, a:size(0) },
+      y1, x0 }] + padded[{ { 0, a:size(0) }, y0, x0 }]
     worst = math.max(worst, largest(sum))
     if (y1 - y0) * (x1 - x0) <= 64 then return end
     if y1 - y0 >= x1 - x0 then
@@ -83,7 +85,8 @@ local function replay(shape, masks, outputs, ranks, evals)
   local known, lost = {}, 0
   for i, digest in ipairs(masks) do known[digest] = i - 1 end
   local index = torch.tensor(ranks, { dtype = "int64" })
-  local engine <close> = core.partition.new { size = { shape[2], shape[3], shape[1] }, outputs = 3, budget = evals - 2, queue_batch = 32, context = -1 }
+  local engine <close> = core.partition.new { size = { shape[2], shape[3], shape[1] }, outputs = 3, budget = evals - 2,
+    queue_batch = 32, context = -1 }
   local picked = outputs:index_select(1, index):contiguous()
   engine:start(picked[0]:contiguous(), picked[1]:contiguous())
   while true do
@@ -105,8 +108,10 @@ end
 local function context_of(model, x, layer, seed)
   local logits = torch.no_grad(model, x)
   local items = { { id = "parity", number = 1 } }
-  return context.new { pass = { logits = logits }, x = x, items = items, views = { { identity = true } }, targets = target.fix(target.parse("predicted", classes), logits, items, classes),
-    model = model, height = x:size(2), width = x:size(3), seed = seed or 7, budget_bytes = 1 << 28, scorer = scorer.new(model), layer = layer }
+  return context.new { pass = { logits = logits }, x = x, items = items, views = { { identity = true } },
+    targets = target.fix(target.parse("predicted", classes), logits, items, classes),
+    model = model, height = x:size(2), width = x:size(3), seed = seed or 7, budget_bytes = 1 << 28,
+    scorer = scorer.new(model), layer = layer }
 end
 
 local function explain(name, ctx, options)
@@ -119,7 +124,8 @@ end
 
 local function one_partition(model, x, i, dump, masks, evals)
   local scope <close> = xai.scope()
-  local label, truth, outputs = "partition, image " .. i, dump[("partition%d.values"):format(i)]:permute { 2, 0, 1 }, dump[("partition%d.outputs"):format(i)]
+  local label, truth, outputs = "partition, image " .. i, dump[("partition%d.values"):format(i)]:permute { 2, 0, 1 },
+    dump[("partition%d.outputs"):format(i)]
   local blurred = removal.parse("blur(128,128)"):background(x, {})
   within(label .. ", its blur", off(blurred[0], dump[("partition%d.background"):format(i)]), 2e-6, true)
   local ranks = ranked(outputs[1]:tolist())
@@ -133,11 +139,12 @@ local function one_partition(model, x, i, dump, masks, evals)
   mutant(off(replay(shape, masks, outputs, { ranks[2], ranks[3], ranks[1] }, evals), truth) / top, 1e-6, evidence)
   local whole = select(2, explain("shap_partition", context_of(model, x), { evals = evals }))
   local error_here = off(whole.arrays.outputs, truth) / top
-  if error_here <= 1e-3 then cell(label .. ", end to end", evidence and "passed" or "none", ("%.1e (allowed 1.0e-03)"):format(error_here))
+  if error_here <= 1e-3 then cell(label .. ", end to end", evidence and "passed" or "none",
+      ("%.1e (allowed 1.0e-03)"):format(error_here))
   else cell(label .. ", end to end", "none", ("%.1e: near ties were taken in another order"):format(error_here)) end
 end
 
--- ---- Kernel ----------------------------------------------------------------------------------------------------------------
+-- ---- Kernel ---------------------------------------------------------------------------------------------------------
 
 local function one_kernel(model, x, i, dump, kind, samples, l1_reg)
   local scope <close> = xai.scope()
@@ -168,10 +175,11 @@ local function one_kernel(model, x, i, dump, kind, samples, l1_reg)
     return torch.stack({ extra.arrays.values[place.a], extra.arrays.values[place.b], extra.arrays.values[place.c] }, 0)
   end
   local exact = whole "float64"
-  within(label .. ", end to end", off(whole "float32", exact) / top, math.max(1e-3, 4 * off(truth, exact) / top), evidence)
+  within(label .. ", end to end", off(whole "float32", exact) / top, math.max(1e-3, 4 * off(truth, exact) / top),
+    evidence)
 end
 
--- ---- Gradient --------------------------------------------------------------------------------------------------------------
+-- ---- Gradient -------------------------------------------------------------------------------------------------------
 
 local function one_gradient(model, x, background, name, layer, samples, seed, dump, form)
   local truth, single = dump[name .. ".values64"]:permute { 2, 0, 1 }, dump[name .. ".values32"]:permute { 2, 0, 1 }
@@ -199,7 +207,7 @@ local function one_gradient(model, x, background, name, layer, samples, seed, du
   end
 end
 
--- ---- networks ----------------------------------------------------------------------------------------------------------------
+-- ---- networks -------------------------------------------------------------------------------------------------------
 
 local function one_network(name)
   local scope <close> = xai.scope()
@@ -223,7 +231,9 @@ local function one_network(name)
     one_kernel(model, xs[i], i, dump, "aic", 40, "aic")
   end
   local background = torch.cat({ xs[1], xs[2], xs[3] }, 0)
-  for _, i in ipairs { 0, 3 } do one_gradient(model, xs[i], background, "layer" .. i, masks.layer, 12, 7 + i, dump, "activation") end
+  for _, i in ipairs { 0, 3 } do
+    one_gradient(model, xs[i], background, "layer" .. i, masks.layer, 12, 7 + i, dump, "activation")
+  end
   one_gradient(model, xs[0], background, "input0", "x", 6, 7, dump, "difference")
   if host.interrupted() then error("interrupted", 0) end
 end

@@ -1,4 +1,5 @@
--- The packet for readers: nothing in it names a method, letters are balanced, the key is outside; and what is made of answers.
+-- The packet for readers: nothing in it names a method, letters are balanced, the key is outside; and what is made of
+-- answers.
 local t = require "t"
 local core = require "medxai.core"
 local csv = require "medxai.base.csv"
@@ -11,10 +12,13 @@ local methods = { "gradcam", "hirescam", "sobel" }
 
 -- A study of one model and n images, without runs on disk.
 local function study_of(n)
-  local split, study = tiny.split(n), { seed = 42, target = "predicted", classes = tiny.classes, models = {}, images = {} }
-  local model = { name = "tiny", split = split, places = {}, weights_sha256 = "w", open = function() return tiny.model() end, close = function() end }
+  local split, study = tiny.split(n), { seed = 42, target = "predicted", classes = tiny.classes, models = {},
+    images = {} }
+  local model = { name = "tiny", split = split, places = {}, weights_sha256 = "w",
+    open = function() return tiny.model() end, close = function() end }
   for i = 1, n do
-    model.places[i], study.images[i] = i, { id = split:item(i).id, patient = "p" .. i, class = tiny.classes[(i - 1) % 3 + 1] }
+    model.places[i], study.images[i] = i, { id = split:item(i).id, patient = "p" .. i,
+      class = tiny.classes[(i - 1) % 3 + 1] }
   end
   study.models[1] = model
   return study
@@ -45,13 +49,16 @@ end
 t.test("a packet holds pictures without a method's name; the key lies outside and its hash inside", function()
   local run, result, key = made(6, { readers = 2 })
   t.equal({ result.cases, result.readers, result.methods, #key }, { 6, 2, 3, 2 * 3 * 7 })
-  t.equal(files.read(run.dir .. "/packet/KEY.sha256"):match "^%x+", files.sha256(files.read(run.dir .. "/packet_key.csv")))
+  t.equal(files.read(run.dir .. "/packet/KEY.sha256"):match "^%x+",
+    files.sha256(files.read(run.dir .. "/packet_key.csv")))
   local pictures = files.list(run.dir .. "/packet/reader-1/cases")
   t.equal(#pictures, 7 * 4)
   for _, reader in ipairs { 1, 2 } do
     for _, name in ipairs { "index.html", "answers.csv" } do
       local text = files.read(("%s/packet/reader-%d/%s"):format(run.dir, reader, name)):lower()
-      for _, word in ipairs { "gradcam", "grad-cam", "hirescam", "sobel" } do t.ok(not text:find(word, 1, true), name .. " says " .. word) end
+      for _, word in ipairs { "gradcam", "grad-cam", "hirescam", "sobel" } do
+        t.ok(not text:find(word, 1, true), name .. " says " .. word)
+      end
     end
   end
   for _, name in ipairs(pictures) do
@@ -97,7 +104,8 @@ local function answer(run, key, reader, change)
     if tonumber(row.reader) == reader then
       local number = tonumber(row.image_id, 16)
       local v = ({ hirescam = 4, gradcam = 3, sobel = 1 })[row.method] + (number + reader) % 2
-      rows[#rows + 1] = { case = row.case, map = row.map, marks_the_finding = v, would_mislead = 6 - v, seconds = 3.5, remark = "a, \"b\" " .. i }
+      rows[#rows + 1] = { case = row.case, map = row.map, marks_the_finding = v, would_mislead = 6 - v, seconds = 3.5,
+        remark = "a, \"b\" " .. i }
       if change then change(rows[#rows], row) end
     end
   end
@@ -113,7 +121,8 @@ local function find(rows, question, kind, a, b)
   end
 end
 
-t.test("ratings by method, differences by patient with Holm's correction, decoys, kappa and ICC come out as made", function()
+t.test("ratings by method, differences by patient with Holm's correction, decoys, kappa and ICC come "
+  .. "out as made", function()
   local run, _, key = made(12, { readers = 3, repeats = 0.25 })
   for reader = 1, 3 do answer(run, key, reader) end
   local result = readers.run(run, { answers = run.dir .. "/answers/*.csv" })
@@ -122,10 +131,12 @@ t.test("ratings by method, differences by patient with Holm's correction, decoys
   t.near(find(result.rows, q, "mean", "gradcam").estimate, 3.5, 1e-12)
   t.near(find(result.rows, q, "mean", "sobel").estimate, 1.5, 1e-12)
   local d = find(result.rows, q, "difference", "gradcam", "hirescam")
-  t.equal({ d.estimate, d.decision, d.units, d.n }, { -1, "undecided", 12, 36 }) -- the same for every patient: no spread
+  -- the same for every patient: no spread
+  t.equal({ d.estimate, d.decision, d.units, d.n }, { -1, "undecided", 12, 36 })
   t.equal(find(result.rows, "would_mislead", "mean", "hirescam").estimate, 1.5)
   t.near(find(result.rows, q, "weighted kappa, the same case again", "reader 1").estimate, 1, 1e-12)
-  local same, other = find(result.rows, q, "weighted kappa", "reader 1", "reader 3"), find(result.rows, q, "weighted kappa", "reader 1", "reader 2")
+  local same, other = find(result.rows, q, "weighted kappa", "reader 1", "reader 3"),
+    find(result.rows, q, "weighted kappa", "reader 1", "reader 2")
   t.near(same.estimate, 1, 1e-12)
   t.ok(other.estimate < 1 and other.estimate > 0.6, other.estimate)
   local icc = find(result.rows, q, "ICC(2,1)")
@@ -141,7 +152,8 @@ t.test("a method that is rated above every decoy is told so; one reader gives no
   local result = readers.run(run, { answers = { run.dir .. "/answers/r1.csv" } })
   local row = find(result.rows, "marks_the_finding", "against each decoy", "gradcam")
   t.equal({ row.decision, row.low > 0, row.p_holm <= 0.05 }, { "better", true, true })
-  t.equal(find(result.rows, "marks_the_finding", "difference, other readers", "gradcam", "sobel").reason, "fewer than 3 readers")
+  t.equal(find(result.rows, "marks_the_finding", "difference, other readers", "gradcam", "sobel").reason,
+    "fewer than 3 readers")
 end)
 
 t.test("answers that cannot be right are refused with file and line", function()
@@ -150,15 +162,19 @@ t.test("answers that cannot be right are refused with file and line", function()
     local path = answer(run, key, 1, change)
     t.fails(function() readers.run(run, { answers = path }) end, (message:gsub("PATH", (path:gsub("%%", "%%%%")))))
   end
-  refused(function(row) row.marks_the_finding = 6 end, "readers: PATH:2: marks_the_finding is '6' (expected a whole number from 1 to 5, or nothing).")
+  refused(function(row) row.marks_the_finding = 6 end,
+    "readers: PATH:2: marks_the_finding is '6' (expected a whole number from 1 to 5, or nothing).")
   refused(function(row) row.case = "9-001" end, "readers: PATH:2: the packet has no case '9-001' with a map 'A'.")
-  refused(function(row) row.marks_the_finding, row.would_mislead = nil, nil end, "readers: the files hold no answer (PATH).")
+  refused(function(row) row.marks_the_finding, row.would_mislead = nil, nil end,
+    "readers: the files hold no answer (PATH).")
   local path = answer(run, key, 1)
   t.fails(function() readers.run(run, { answers = { path, path } }) end,
     ("readers: %s:2: case '%s', map 'A' is answered twice."):format(path, key[1].case))
-  t.fails(function() readers.run(run, { answers = run.dir .. "/no/*.csv" }) end, ("readers: no file fits '%s/no/*.csv'."):format(run.dir))
+  t.fails(function() readers.run(run, { answers = run.dir .. "/no/*.csv" }) end,
+    ("readers: no file fits '%s/no/*.csv'."):format(run.dir))
   files.write(run.dir .. "/packet_key.csv", files.read(run.dir .. "/packet_key.csv") .. "\n")
-  t.fails_like(function() readers.run(run, { answers = path }) end, "is not the key of the packet: its SHA%-256 differs from packet/KEY.sha256")
+  t.fails_like(function() readers.run(run, { answers = path }) end,
+    "is not the key of the packet: its SHA%-256 differs from packet/KEY.sha256")
 end)
 
 t.test("a packet that holds answers is not made anew over them; wrong requests are refused", function()
@@ -168,9 +184,12 @@ t.test("a packet that holds answers is not made anew over them; wrong requests a
   t.fails(function()
     local scope <close> = core.memory.scope() -- luacheck: ignore
     packet.run(run, study_of(6), { methods = methods, images = 3 })
-  end, ("packet: '%s' holds answers to a packet of other settings. Move the folder 'packet' away first, with packet_key.csv."):format(path))
-  t.fails(function() packet.run(run, study_of(6), { methods = { "gradcam" } }) end, "packet: needs two methods or more (got 1): readers compare them.")
+  end, ("packet: '%s' holds answers to a packet of other settings. Move the folder 'packet' away first, with "
+    .. "packet_key.csv."):format(path))
+  t.fails(function() packet.run(run, study_of(6), { methods = { "gradcam" } }) end,
+    "packet: needs two methods or more (got 1): readers compare them.")
   t.fails(function() packet.run(run, study_of(6), { methods = methods, images = 7 }) end,
     "packet: only 6 of the study's 6 images have a map by every method (asked for 7).")
-  t.fails(function() packet.run(run, study_of(6), { methods = methods, model = "tinny" }) end, "packet: unknown model 'tinny'. Did you mean 'tiny'?")
+  t.fails(function() packet.run(run, study_of(6), { methods = methods, model = "tinny" }) end,
+    "packet: unknown model 'tinny'. Did you mean 'tiny'?")
 end)

@@ -1,4 +1,5 @@
--- Removal: backgrounds, OpenCV's blur, the imputer against pytorch-grad-cam and a dense solve, keyed noise, what is refused.
+-- Removal: backgrounds, OpenCV's blur, the imputer against pytorch-grad-cam and a dense solve, keyed noise, what is
+-- refused.
 local t = require "t"
 local torch = require "medxai.torch"
 local core = require "medxai.core"
@@ -13,7 +14,8 @@ local function stream(id) return core.rng.stream { seed = 42, purpose = "noisy_l
 local function furthest(a, b) return (a - b):abs():max():item() end
 
 t.test("a removal is read with its numbers, and its id says them", function()
-  for text, id in pairs { black = "black", [" mean "] = "mean", ["blur(31)"] = "blur(31,31)", ["blur( 128, 64 )"] = "blur(128,64)", noisy_linear = "noisy_linear(0.01)",
+  for text, id in pairs { black = "black", [" mean "] = "mean", ["blur(31)"] = "blur(31,31)",
+      ["blur( 128, 64 )"] = "blur(128,64)", noisy_linear = "noisy_linear(0.01)",
     ["noisy_linear(0)"] = "noisy_linear(0)", segment_mean = "segment_mean" } do
     t.equal(removal.parse(text).id, id)
   end
@@ -22,10 +24,14 @@ t.test("a removal is read with its numbers, and its id says them", function()
   t.fails(function() removal.parse "black(1)" end, "removal: unknown removal 'black(1)'" .. forms)
   t.fails(function() removal.parse "blur(31" end, "removal: unknown removal 'blur(31'" .. forms)
   t.fails(function() removal.parse "blur(a)" end, "removal: unknown removal 'blur(a)'" .. forms)
-  t.fails(function() removal.parse(3) end, "removal: a removal is a text (expected black, white, mean, segment_mean, blur(k), blur(kx, ky) or noisy_linear(sigma), got number).")
-  t.fails(function() removal.parse "blur(0)" end, "removal: a blur has whole sizes of at least 1 (expected blur(31) or blur(31, 15), got 'blur(0)').")
-  t.fails(function() removal.parse "blur" end, "removal: a blur has whole sizes of at least 1 (expected blur(31) or blur(31, 15), got 'blur').")
-  t.fails(function() removal.parse "noisy_linear(-1)" end, "removal: noisy_linear has one noise of at least 0 (expected noisy_linear(0.01), got 'noisy_linear(-1)').")
+  t.fails(function() removal.parse(3) end, "removal: a removal is a text (expected black, white, mean, "
+    .. "segment_mean, blur(k), blur(kx, ky) or noisy_linear(sigma), got number).")
+  t.fails(function() removal.parse "blur(0)" end,
+    "removal: a blur has whole sizes of at least 1 (expected blur(31) or blur(31, 15), got 'blur(0)').")
+  t.fails(function() removal.parse "blur" end,
+    "removal: a blur has whole sizes of at least 1 (expected blur(31) or blur(31, 15), got 'blur').")
+  t.fails(function() removal.parse "noisy_linear(-1)" end,
+    "removal: noisy_linear has one noise of at least 0 (expected noisy_linear(0.01), got 'noisy_linear(-1)').")
   t.fails(function() removal.parse "noisy_linear(0/0)" end, "removal: unknown removal 'noisy_linear(0/0)'" .. forms)
 end)
 
@@ -84,7 +90,8 @@ t.test("the imputer equals a dense solve to 1e-8, for coloured and grey images",
   local at = torch.arange(3 * rows * columns, { dtype = "float64" })
   local colour = torch.sin(at * at * 0.37):view({ 3, rows, columns })
   local y, x = torch.arange(rows):view({ rows, 1 }), torch.arange(columns):view({ 1, columns })
-  local masks = { ((y * 5 + x * 3 + y * x) % 4):eq(0), (y + x):lt(9), ((y - 7) * (y - 7) + (x - 11) * (x - 11)):gt(30), (y:eq(2) * x:eq(2)):ne(0), (y % 3):eq(0):expand({ rows, columns }) }
+  local masks = { ((y * 5 + x * 3 + y * x) % 4):eq(0), (y + x):lt(9), ((y - 7) * (y - 7) + (x - 11) * (x - 11)):gt(30),
+    (y:eq(2) * x:eq(2)):ne(0), (y % 3):eq(0):expand({ rows, columns }) }
   for i, keep in ipairs(masks) do
     keep = keep:contiguous()
     local made = removal.parse "noisy_linear(0)":apply(colour:unsqueeze(0), keep:unsqueeze(0)):squeeze(0)
@@ -101,21 +108,25 @@ t.test("the noise is keyed by image and pixel: masks, batches and order do not c
   local keep = npy "keep":ne(0)
   local some, fewer = keep:narrow(0, 0, 1), keep:narrow(0, 4, 1)
   local a = r:apply(x, some, { streams = { stream "a" } })
-  local again = r:apply(x:expand({ 2, 3, 19, 26 }), torch.cat({ fewer, some }, 0), { streams = { stream "b", stream "a" } })
+  local again = r:apply(x:expand({ 2, 3, 19, 26 }), torch.cat({ fewer, some }, 0),
+    { streams = { stream "b", stream "a" } })
   t.equal(furthest(again:narrow(0, 1, 1), a), 0)
   local plain = removal.parse "noisy_linear(0)"
   local noise_a = (a - plain:apply(x, some)):masked_fill(some:unsqueeze(1), 0)
-  local noise_b = (r:apply(x, fewer, { streams = { stream "a" } }) - plain:apply(x, fewer)):masked_fill(some:unsqueeze(1), 0)
+  local noise_b = (r:apply(x, fewer, { streams = { stream "a" } }) - plain:apply(x, fewer)):masked_fill(
+    some:unsqueeze(1), 0)
   t.ok(furthest(noise_a, noise_b) < 1e-6) -- paired where both masks remove
   local removed = some:logical_not():unsqueeze(1):expand({ 1, 3, 19, 26 })
   local deviation = noise_a:masked_select(removed):std():item()
   t.ok(deviation > 0.045 and deviation < 0.055, "deviation " .. deviation)
   t.equal(furthest(a:masked_select(removed:logical_not()), x:masked_select(removed:logical_not())), 0)
-  t.fails(function() r:apply(x, some) end, "removal: noisy_linear needs a keyed stream for each image (expected 1, got 0).")
+  t.fails(function() r:apply(x, some) end, "removal: noisy_linear needs a keyed stream for each image (expected "
+    .. "1, got 0).")
 end)
 
 t.test("black, white, mean and segment_mean, in a network's range with mean and deviation", function()
-  local lo, hi = torch.tensor({ -2.0, -1.5, -1.0 }):view({ 1, 3, 1, 1 }), torch.tensor({ 2.0, 2.5, 3.0 }):view({ 1, 3, 1, 1 })
+  local lo, hi = torch.tensor({ -2.0, -1.5, -1.0 }):view({ 1, 3, 1, 1 }),
+    torch.tensor({ 2.0, 2.5, 3.0 }):view({ 1, 3, 1, 1 })
   local x = torch.arange(2 * 3 * 2 * 4, { dtype = "float32" }):view({ 2, 3, 2, 4 })
   local keep = torch.zeros(2, 2, 4, { dtype = "bool" })
   keep[{ { 0, 2 }, 0 }] = true
@@ -131,11 +142,14 @@ t.test("black, white, mean and segment_mean, in a network's range with mean and 
   local two = removal.parse "segment_mean":background(x, { labels = torch.stack({ labels, labels * 0 }, 0) })
   t.near(two[{ 0, 0 }], one[{ 0, 0 }], 0)
   t.near(two[{ 1, 2 }], { { 43.5, 43.5, 43.5, 43.5 }, { 43.5, 43.5, 43.5, 43.5 } }, 1e-6)
-  t.fails(function() taken("black", {}) end, "removal: 'black' needs the network's range (expected range = { lo, hi }).")
-  t.fails(function() taken "segment_mean" end, "removal: 'segment_mean' needs the regions (expected labels = tensor (H, W)).")
+  t.fails(function() taken("black", {}) end, "removal: 'black' needs the network's range (expected range = { "
+    .. "lo, hi }).")
+  t.fails(function() taken "segment_mean" end,
+    "removal: 'segment_mean' needs the regions (expected labels = tensor (H, W)).")
   t.fails(function() removal.parse "segment_mean":background(x, { labels = torch.zeros(3, 3) }) end,
     "removal: labels do not fit the images (expected (2, 4) or (2, 2, 4), got (3, 3)).")
-  t.fails(function() removal.parse "noisy_linear":background(x) end, "removal: 'noisy_linear(0.01)' has no background: it fills pixels from those that are kept.")
+  t.fails(function() removal.parse "noisy_linear":background(x) end,
+    "removal: 'noisy_linear(0.01)' has no background: it fills pixels from those that are kept.")
   t.fails(function() removal.parse "mean":apply(x, keep:narrow(0, 0, 1)) end,
     "removal: keep does not fit the images (expected bool (N, H, W) for images (2, 3, 2, 4), got bool (1, 2, 4)).")
 end)
@@ -144,10 +158,14 @@ t.test("the native imputer refuses what does not fit, and runs out of memory wit
   local fill = core.impute.fill_
   local x, keep = torch.rand(1, 3, 8, 8, { dtype = "float64" }), torch.zeros(1, 8, 8, { dtype = "bool" })
   keep[{ 0, 2, 2 }] = true
-  t.fails(function() fill(x:to { dtype = "float32" }, keep) end, "impute: x is wrong (expected float64 of 4 dimensions, got float32 of 4).")
-  t.fails(function() fill(x, keep:to { dtype = "uint8" }) end, "impute: keep is wrong (expected bool of 3 dimensions, got uint8 of 3).")
-  t.fails(function() fill(x, torch.zeros(1, 8, 9, { dtype = "bool" })) end, "impute: keep does not fit x (expected (1, 8, 8), got (1, 8, 9)).")
-  t.fails(function() fill(x:transpose(2, 3), keep) end, "impute: x: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
+  t.fails(function() fill(x:to { dtype = "float32" }, keep) end,
+    "impute: x is wrong (expected float64 of 4 dimensions, got float32 of 4).")
+  t.fails(function() fill(x, keep:to { dtype = "uint8" }) end,
+    "impute: keep is wrong (expected bool of 3 dimensions, got uint8 of 3).")
+  t.fails(function() fill(x, torch.zeros(1, 8, 9, { dtype = "bool" })) end,
+    "impute: keep does not fit x (expected (1, 8, 8), got (1, 8, 9)).")
+  t.fails(function() fill(x:transpose(2, 3), keep) end,
+    "impute: x: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
   t.fails(function() fill(3, keep) end, "expected a tensor, got number")
   core.memory.c_fail_after(0, 1000)
   local ok, why = pcall(fill, x, keep)

@@ -21,7 +21,8 @@ for line in io.lines(t.root .. "/tests/reference/numpy_rng.txt") do
   local key, numbers = which .. " of seed " .. seed, {}
   for word in rest:gmatch "%S+" do numbers[#numbers + 1] = tonumber(word) end
   if not groups[key] then
-    groups[key] = { make = which == "RandomState" and random.numpy_random_state or random.numpy_default_rng, seed = math.tointeger(seed) }
+    groups[key] = { make = which == "RandomState" and random.numpy_random_state or random.numpy_default_rng,
+      seed = math.tointeger(seed) }
     order[#order + 1] = key
   end
   table.insert(groups[key], { what, numbers })
@@ -36,7 +37,8 @@ for _, key in ipairs(order) do
 end
 
 t.test("numpy's generators refuse what numpy refuses", function()
-  t.fails(function() random.numpy_random_state(2 ^ 32) end, "numpy_random_state: seed: expected at most 4294967295, got 4294967296")
+  t.fails(function() random.numpy_random_state(2 ^ 32) end,
+    "numpy_random_state: seed: expected at most 4294967295, got 4294967296")
   t.fails(function() random.numpy_random_state(-1) end, "numpy_random_state: seed: expected 0 or more, got -1")
   local g = random.numpy_default_rng(1)
   t.fails(function() g:integers(3, 3, 1) end, "integers: expected low < high, got 3 and 3")

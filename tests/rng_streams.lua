@@ -22,11 +22,13 @@ end)
 
 t.test("every part of the key changes every draw", function()
   local base = stream():uniform(64)
-  for _, change in ipairs { { seed = 43 }, { seed = -42 }, { purpose = "lime@2" }, { id = "0123456789abcdee" }, { id = "" }, { replicate = 1 } } do
+  for _, change in ipairs { { seed = 43 }, { seed = -42 }, { purpose = "lime@2" }, { id = "0123456789abcdee" },
+      { id = "" }, { replicate = 1 } } do
     t.equal(stream(change):uniform(64):eq(base):sum():item(), 0)
   end
   -- fields do not run into each other
-  t.equal(stream({ purpose = "ab", id = "c" }):uniform(8):eq(stream({ purpose = "a", id = "bc" }):uniform(8)):sum():item(), 0)
+  t.equal(stream({ purpose = "ab", id = "c" }):uniform(8):eq(
+    stream({ purpose = "a", id = "bc" }):uniform(8)):sum():item(), 0)
 end)
 
 t.test("a stream's numbers never change between versions", function()
@@ -45,7 +47,8 @@ t.test("moments of 200,000 draws are those of the distribution", function()
   t.near(z:mean():item(), 0, 4 / math.sqrt(n))
   t.near(z:var():item(), 1, 0.02)
   t.near(z:pow(4):mean():item(), 3, 0.1)
-  t.near(z[{ { 0, n - 1 } }]:mul(z[{ { 1, n } }]):mean():item(), 0, 4 / math.sqrt(n)) -- pairs of Box and Muller are uncorrelated
+  -- pairs of Box and Muller are uncorrelated
+  t.near(z[{ { 0, n - 1 } }]:mul(z[{ { 1, n } }]):mean():item(), 0, 4 / math.sqrt(n))
   t.near(s:bits(n):to("float64"):mean():item(), 0.5, 4 / math.sqrt(4 * n))
   local counts = torch.bincount(s:integers(n, 7), { minlength = 7 })
   t.ok((counts - n / 7):abs():max():item() < 5 * math.sqrt(n / 7))
@@ -64,9 +67,12 @@ end)
 
 t.test("wrong keys and counts are told", function()
   t.fails(function() random.stream { seed = 1 } end, "stream: purpose: expected a string, got nil")
-  t.fails(function() random.stream { seed = 1, purpose = "a@1", model = "vgg19" } end, "stream: unknown option 'model' (seed, purpose, id, replicate)")
-  t.fails(function() random.stream { seed = 1, purpose = "a@1", replicate = -1 } end, "stream: replicate: expected 0 or more, got -1")
+  t.fails(function() random.stream { seed = 1, purpose = "a@1", model = "vgg19" } end,
+    "stream: unknown option 'model' (seed, purpose, id, replicate)")
+  t.fails(function() random.stream { seed = 1, purpose = "a@1", replicate = -1 } end,
+    "stream: replicate: expected 0 or more, got -1")
   t.fails(function() stream():uniform(-1) end, "stream: uniform: expected a count of 0 or more, got -1")
   t.fails(function() stream():integers(1, 0) end, "stream: integers: below: expected 1 or more, got 0")
-  t.fails(function() stream():at(5):permutation(3) end, "stream: permutation: of a whole stream only. Use another replicate instead of at(5).")
+  t.fails(function() stream():at(5):permutation(3) end,
+    "stream: permutation: of a whole stream only. Use another replicate instead of at(5).")
 end)

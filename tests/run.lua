@@ -1,6 +1,6 @@
--- Runs the tests: medxai-run tests/run.lua [pattern]. Every tests/<room>_<topic>.lua, in order of name, and the C programs
--- in <build>/tests_c. With a pattern: only the files whose name, or the tests whose "file: sentence", match it.
--- The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed.
+-- Runs the tests: medxai-run tests/run.lua [pattern]. Every tests/<room>_<topic>.lua, in order of name, and the C
+-- programs in <build>/tests_c. With a pattern: only the files whose name, or the tests whose "file: sentence", match
+-- it. The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed.
 local host = require "medxai.host"
 local t = require "t"
 

@@ -3,7 +3,8 @@ local t = require "t"
 local canon = require "medxai.base.json"
 
 t.test("keys are sorted, integers stay integers, floats take 17 digits, NaN and infinity have names", function()
-  t.equal(canon.write { b = 1, a = 1.0, c = { 0.1, 0 / 0, 1 / 0, -1 / 0 }, d = canon.list {}, e = {}, f = false, g = 2 ^ 53 },
+  t.equal(canon.write { b = 1, a = 1.0, c = { 0.1, 0 / 0, 1 / 0, -1 / 0 }, d = canon.list {}, e = {}, f = false,
+    g = 2 ^ 53 },
     '{"a":1.0,"b":1,"c":[0.10000000000000001,NaN,Infinity,-Infinity],"d":[],"e":{},"f":false,"g":9007199254740992.0}')
 end)
 
@@ -15,8 +16,8 @@ t.test("the text does not depend on how a table was filled", function()
 end)
 
 t.test("what was written comes back the same, to the last bit", function()
-  local value = { list = { 1, 2.5, "x" }, text = "a\"b\\c\n\1\127é", n = math.mininteger, tiny = 5e-324, third = 1 / 3, no = false,
-    empty = canon.list {}, map = {}, minus_zero = -0.0 }
+  local value = { list = { 1, 2.5, "x" }, text = "a\"b\\c\n\1\127é", n = math.mininteger, tiny = 5e-324, third = 1 / 3,
+    no = false, empty = canon.list {}, map = {}, minus_zero = -0.0 }
   local text = canon.write(value)
   t.equal(canon.write(canon.read(text)), text)
   t.equal(canon.write(canon.read(canon.write(value, "  "))), text)
@@ -26,9 +27,11 @@ t.test("what was written comes back the same, to the last bit", function()
 end)
 
 t.test("what has no one text is refused, with its place", function()
-  t.fails(function() canon.write { a = { 1, x = 2 } } end, "canon: a table is neither a list nor a map (at value.a, key 1).")
+  t.fails(function() canon.write { a = { 1, x = 2 } } end,
+    "canon: a table is neither a list nor a map (at value.a, key 1).")
   t.fails(function() canon.write { a = print } end, "canon: a function has no text (at value.a).")
-  t.fails(function() canon.write { a = { [1.5] = 1 } } end, "canon: a table is neither a list nor a map (at value.a, key 1.5).")
+  t.fails(function() canon.write { a = { [1.5] = 1 } } end,
+    "canon: a table is neither a list nor a map (at value.a, key 1.5).")
   t.fails(function()
     local loop = {}
     loop.self = loop

@@ -1,5 +1,5 @@
--- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's own methods
--- and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
+-- What an experiment reads beside images and weights is noticed when it changes: mask files, the code of a researcher's
+-- own methods and metrics with all that it leans on, their options, the seed. What has not changed is not done again.
 local t = require "t"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
@@ -35,7 +35,8 @@ local function lungs(top) return square(top, 2) + square(top, 18) end
 local function make_data(dir)
   local lines, at = { "path,label,split,lungs,lesion" }, torch.arange(32 * 32, { dtype = "float64" })
   for i = 1, 4 do
-    core.image.save(dir .. ("/%d.png"):format(i), (torch.sin(at * at * (0.11 + 0.01 * i)) * 120 + 125):view({ 32, 32 }):to { dtype = "uint8" })
+    core.image.save(dir .. ("/%d.png"):format(i),
+      (torch.sin(at * at * (0.11 + 0.01 * i)) * 120 + 125):view({ 32, 32 }):to { dtype = "uint8" })
     core.image.save(dir .. ("/%d_lungs.png"):format(i), lungs(6))
     core.image.save(dir .. ("/%d_lesion.png"):format(i), square(10, i))
     lines[i + 1] = ("%d.png,%s,test,%d_lungs.png,%d_lesion.png"):format(i, i % 2 == 0 and "a" or "b", i, i)
@@ -43,13 +44,16 @@ local function make_data(dir)
   t.write(dir .. "/manifest.csv", table.concat(lines, "\n") .. "\n")
 end
 
--- Runs the experiment with more lines in its folder; its answer, with the values that scores.csv holds by metric, image and method.
+-- Runs the experiment with more lines in its folder; its answer, with the values that scores.csv holds by metric, image
+-- and method.
 local function go(dir, more, ...)
   t.write(dir .. "/tiny.lua", experiment .. more)
   local r = t.run { cwd = dir, "--threads", "1", "--out", dir .. "/out", "tiny.lua", ... }
   if r.code ~= 0 then error(r.err .. r.out, 2) end
   r.values, r.skipped = {}, select(2, r.err:gsub("not done again", ""))
-  for _, row in ipairs(csv.read(dir .. "/out/scores.csv") or {}) do r.values[row.metric .. " " .. row.image_id .. " " .. row.method] = row.value end
+  for _, row in ipairs(csv.read(dir .. "/out/scores.csv") or {}) do
+    r.values[row.metric .. " " .. row.image_id .. " " .. row.method] = row.value
+  end
   return r
 end
 
@@ -121,9 +125,11 @@ t.test("masks through which the network sees the images: maps and evaluation are
   t.equal(#step.fields.data.masks_sha256, 64)
 end)
 
--- Runs an own function with these lines before it; how many sets of maps there are then, and how many steps were not done again.
+-- Runs an own function with these lines before it; how many sets of maps there are then, and how many steps were not
+-- done again.
 local function own(dir, before, body)
-  local r = go(dir, before .. "\nrun:explain(model, data.test, { images = 1, figures = false, methods = { mine = function(x, m) " .. body .. " end } })")
+  local r = go(dir, before .. "\nrun:explain(model, data.test, { images = 1, figures = false, methods = { mine = "
+    .. "function(x, m) " .. body .. " end } })")
   t.equal(r.err:find "failed", nil, r.err)
   return { #files.list(dir .. "/out/maps") - 1, r.skipped }
 end
@@ -150,7 +156,8 @@ t.test("an own function is what it leans on: numbers, tables, tensors and functi
   end
   form = form:gsub(" %-%- a table", " -- one")
   t.equal(text(), first)
-  t.equal(code.of_function(load "return function(x) return x end" ()), string.dump(load "return function(x) return x end" (), true))
+  t.equal(code.of_function(load "return function(x) return x end" ()),
+    string.dump(load "return function(x) return x end" (), true))
 end)
 
 t.test("an own function whose helper changes is done again", function()
@@ -163,15 +170,19 @@ t.test("an own function whose helper changes is done again", function()
   t.equal(own(dir, helper:format(2, "neg"), "return helper(x) * GAIN"), { 3, 0 })
 end)
 
-t.test("an own function that holds on to the run, the data and the model is not done again; other weights are another method", function()
+t.test("an own function that holds on to the run, the data and the model is not done again; other weights are "
+  .. "another method", function()
   local dir = t.tmpdir()
   make_data(dir)
   local more = "local torch = require 'medxai.torch' local started = run:heartbeat('beginning')"
-  local body = "assert(run.name and xai.dataset and data.test.n == 4) return model:parameters()[1].tensor:sum():detach() * x:select(0, 0):select(0, 0)"
+  local body = "assert(run.name and xai.dataset and data.test.n == 4) return "
+    .. "model:parameters()[1].tensor:sum():detach() * x:select(0, 0):select(0, 0)"
   t.equal(own(dir, more, body), { 1, 0 })
   t.equal(own(dir, more, body), { 1, 1 })
-  local other = "local mine = model model = xai.graph.network { name = 'tiny', classes = data.classes, size_px = 32, cam_layer = 'conv', seed = 7, build = function(g, x) return "
-    .. "g:linear('fc', g:flatten('flat', g:adaptive_avg_pool2d('pool', g:conv2d('conv', x, { 3, 4, 3, padding = 1 }), 2)), { 16, 2 }) end } "
+  local other = "local mine = model model = xai.graph.network { name = 'tiny', classes = data.classes, size_px = "
+    .. "32, cam_layer = 'conv', seed = 7, build = function(g, x) return "
+    .. "g:linear('fc', g:flatten('flat', g:adaptive_avg_pool2d('pool', g:conv2d('conv', x, { 3, 4, 3, padding = 1 "
+    .. "}), 2)), { 16, 2 }) end } "
   body = body:gsub("model", "mine")
   local doubled = "require('medxai.torch').no_grad(function() mine:parameters()[1].tensor:mul_(2) end)"
   t.equal({ own(dir, other, body), own(dir, other .. doubled, body) }, { { 2, 0 }, { 3, 0 } })
@@ -182,11 +193,13 @@ t.test("an own file is also the modules beside it that it requires, at once or w
   make_data(dir)
   files.mkdir(dir .. "/more")
   local function helpers(a, b)
-    t.write(dir .. "/my_helper.lua", ("local deep = require 'more.deep' return { f = function(x) return deep(x):mul(%s) end }"):format(a))
+    t.write(dir .. "/my_helper.lua",
+      ("local deep = require 'more.deep' return { f = function(x) return deep(x):mul(%s) end }"):format(a))
     t.write(dir .. "/more/deep.lua", ("return function(x) return x:mul(%s) end"):format(b))
   end
   t.write(dir .. "/my_m.lua", [[return function(x) return require("my_helper").f(x:select(0, 0):select(0, 0)) end]])
-  t.write(dir .. "/my_s.lua", [[local helper = require "my_helper" return { measure = function(map) return helper.f(map):sum():item() end }]])
+  t.write(dir .. "/my_s.lua",
+    [[local helper = require "my_helper" return { measure = function(map) return helper.f(map):sum():item() end }]])
   local explain = [[local h = require "my_helper" run:explain(model, data.test, { images = 1, figures = false, metrics = { "my_s" },
     methods = { "my_m", mine = function(x) return h.f(x:select(0, 0):select(0, 0)) end, sobel = {} } })]]
   local function after()
@@ -209,13 +222,15 @@ end)
 
 t.test("an own method may draw from anywhere: with another seed its maps are others", function()
   local dir = t.tmpdir()
-  t.write(dir .. "/drawn.lua", "return { map = function(ctx, x) local torch = require 'medxai.torch' return torch.full({ 1, 32, 32 }, math.random()):add(x:select(1, 0)) end }")
+  t.write(dir .. "/drawn.lua", "return { map = function(ctx, x) local torch = require 'medxai.torch' return "
+    .. "torch.full({ 1, 32, 32 }, math.random()):add(x:select(1, 0)) end }")
   local restore <close> = tiny.beside(dir)
   local function sets(seed)
     local run = tiny.run(dir)
     run.seed = seed
     local result = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(1), { images = 1, figures = false,
-      methods = { "drawn", "random_smooth", "sobel", mine = function(x) return x:select(0, 0):select(0, 0) * math.random() end } })
+      methods = { "drawn", "random_smooth", "sobel",
+        mine = function(x) return x:select(0, 0):select(0, 0) * math.random() end } })
     local list = {}
     for i, s in ipairs(result.statuses) do list[i] = s.maps end
     return list
@@ -225,39 +240,48 @@ t.test("an own method may draw from anywhere: with another seed its maps are oth
   for k, other in ipairs { true, true, false, true } do t.equal(one[k] ~= two[k], other, one[k]) end
 end)
 
-t.test("options that are tables have one text: of the same value the same in every process, of another another", function()
+t.test("options that are tables have one text: of the same value the same in every process, of "
+  .. "another another", function()
   local function text(source) return code.setting(load("return " .. source)()) end
-  t.equal({ text "3", text "'mean'", text "true", text "{ 50, 75 }", text "{ 50, 'otsu' }", text "{}" }, { "3", "mean", "true", "50,75", "50,otsu", "" })
-  t.equal({ text "{ red = 1 }", text "{ red = 2 }", text "{ { 1, 2 }, { 3 } }", text "{ 1, 2, 3, up = 'a_b' }", text "{ 'a,b' }" },
-    { '{"red":1}', '{"red":2}', "[[1,2],[3]]", '{"1":1,"2":2,"3":3,"up":"a_b"}', '["a,b"]' })
+  t.equal({ text "3", text "'mean'", text "true", text "{ 50, 75 }", text "{ 50, 'otsu' }", text "{}" },
+    { "3", "mean", "true", "50,75", "50,otsu", "" })
+  t.equal({ text "{ red = 1 }", text "{ red = 2 }", text "{ { 1, 2 }, { 3 } }", text "{ 1, 2, 3, up = 'a_b' }",
+    text "{ 'a,b' }" }, { '{"red":1}', '{"red":2}', "[[1,2],[3]]", '{"1":1,"2":2,"3":3,"up":"a_b"}', '["a,b"]' })
   t.equal({ text("{ up = 'a b' }"):gsub("%x%x%x%x%x%x%x%x$", "") }, { '{"up":"a_b"}#', 1 })
   local long = text "{ one = 1, two = 'a long word that says much', three = { 1, 2, 3, 4, 5, 6, 7, 8 } }"
   t.equal({ long:gsub("%x%x%x%x%x%x%x%x$", "") }, { '{"one":1,"three":[1,2,3,4,5,6,7,8],"...#', 1 })
-  t.ok(text "{ 1, function(x) return x end }" == text "{ 1, function(x) return x end }" and text "{ 1, function(x) return x end }" ~= text "{ 1, function(x) return -x end }")
+  t.ok(text "{ 1, function(x) return x end }" == text "{ 1, function(x) return x end }"
+    and text "{ 1, function(x) return x end }" ~= text "{ 1, function(x) return -x end }")
   t.equal(text "{ [2] = 1 }", '{"2":1}')
 end)
 
 t.test("a metric's and a method's options that are tables part their ids and labels by what is in them", function()
   local dir = t.tmpdir()
-  t.write(dir .. "/weighed.lua", "return { options = { weights = { 'table', default = {} } }, measure = function(_, _, o) return o.weights.red or #o.weights end }")
-  t.write(dir .. "/scaled.lua", "return { title = 'scaled', options = { by = { 'table' }, how = { 'table' } }, map = function(_, x, _, o) return x:select(1, 0):mul(o.by[1] or o.by.k) end }")
+  t.write(dir .. "/weighed.lua", "return { options = { weights = { 'table', default = {} } }, measure = function(_, "
+    .. "_, o) return o.weights.red or #o.weights end }")
+  t.write(dir .. "/scaled.lua", "return { title = 'scaled', options = { by = { 'table' }, how = { 'table' } }, map "
+    .. "= function(_, x, _, o) return x:select(1, 0):mul(o.by[1] or o.by.k) end }")
   local restore <close> = tiny.beside(dir)
   local function go_with(weights)
-    local result = require("medxai.steps.explain").run(tiny.run(dir), tiny.model(), tiny.split(1), { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
+    local result = require("medxai.steps.explain").run(tiny.run(dir), tiny.model(), tiny.split(1),
+      { images = 1, figures = false, metrics = { { "weighed", weights = weights } },
       methods = { { "scaled", by = { 2 }, how = { { 1 } } }, { "scaled", by = { k = 3 }, how = { { 1 } } } } })
     t.equal({ result.statuses[1].label, result.statuses[2].label }, { "scaled, by 2", 'scaled, by {"k":3}' })
     return result.summaries[1].metric:gsub(" source=%x+", "") .. " " .. result.summaries[1].mean
   end
   t.equal({ go_with { red = 1 }, go_with { red = 2 }, go_with { { 1 }, { 2 } }, go_with { { 1 }, { 2 } } },
-    { 'weighed@0 weights={"red":1} 1.0', 'weighed@0 weights={"red":2} 2.0', "weighed@0 weights=[[1],[2]] 2.0", "weighed@0 weights=[[1],[2]] 2.0" })
+    { 'weighed@0 weights={"red":1} 1.0', 'weighed@0 weights={"red":2} 2.0', "weighed@0 weights=[[1],[2]] 2.0",
+      "weighed@0 weights=[[1],[2]] 2.0" })
   t.equal(#csv.read(dir .. "/scores.csv"), 6)
 end)
 
 t.test("an own metric that failed is measured again, in a finished step and from scores.csv", function()
   local dir = t.tmpdir()
   make_data(dir)
-  t.write(dir .. "/shaky.lua", "return { needs = { model = true }, measure = function(map) if require('medxai.file').stat 'broken' then error 'boom' end return map:mean():item() end }")
-  local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "shaky" }, figures = false })]]
+  t.write(dir .. "/shaky.lua", "return { needs = { model = true }, measure = function(map) if "
+    .. "require('medxai.file').stat 'broken' then error 'boom' end return map:mean():item() end }")
+  local explain =
+    [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "shaky" }, figures = false })]]
   local function states()
     local r, list = go(dir, explain), {}
     for i, row in ipairs(csv.read(dir .. "/out/scores.csv")) do list[i] = row.undefined end
@@ -292,7 +316,9 @@ end)
 t.test("rows that a torn header still names are kept", function()
   local dir = t.tmpdir()
   make_data(dir)
-  local explain = [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "confidence_drop" }, figures = false })]]
+  local explain =
+    [[run:explain(model, data.test, { methods = { "sobel" }, images = 2, metrics = { "confidence_drop" },
+      figures = false })]]
   local first, path = go(dir, explain), dir .. "/out/scores.csv"
   local columns = table.concat(require("medxai.score.registry").columns, ",")
   t.write(path, (t.read(path):gsub("confidence,[^\n]*", "confi", 1)))

@@ -37,7 +37,8 @@ t.test("a missing, mistyped or out-of-range option says what was expected", func
   t.fails(options { lr = 11 }, "sgd: option 'lr' is too large (expected at most 10, got 11).")
   t.fails(options { lr = 0 / 0 }, "sgd: option 'lr' is not a finite number (got nan).")
   t.fails(options { lr = math.huge }, "sgd: option 'lr' is not a finite number (got inf).")
-  t.fails(options { lr = 1, weight_decay = -1 }, "sgd: option 'weight_decay' is too small (expected at least 0, got -1).")
+  t.fails(options { lr = 1, weight_decay = -1 },
+    "sgd: option 'weight_decay' is too small (expected at least 0, got -1).")
   t.fails(options { lr = 1, epochs = 2.5 }, "sgd: option 'epochs' is wrong (expected integer, got number 2.5).")
   t.fails(options { lr = 1, nesterov = 1 }, "sgd: option 'nesterov' is wrong (expected boolean, got number 1).")
 end)
@@ -47,7 +48,8 @@ t.test("a choice lists its words and offers the near one", function()
     "sgd: option 'head' is wrong (expected 'thesis' or 'torchvision', got string 'thesys'). Did you mean 'thesis'?")
   t.equal(options { lr = 1, train_depth = "all" }().train_depth, "all")
   t.equal(options { lr = 1, train_depth = 3 }().train_depth, 3)
-  t.fails(options { lr = 1, train_depth = "some" }, "sgd: option 'train_depth' is wrong (expected 'all' or integer, got string 'some').")
+  t.fails(options { lr = 1, train_depth = "some" },
+    "sgd: option 'train_depth' is wrong (expected 'all' or integer, got string 'some').")
 end)
 
 t.test("what is no option table is refused", function()
@@ -56,7 +58,8 @@ t.test("what is no option table is refused", function()
 end)
 
 t.test("near names come nearest first and none when nothing is near", function()
-  t.equal(suggest.nearest("features.35", { "features.36", "features.3", "classifier" }, 3), { "features.3", "features.36" })
+  t.equal(suggest.nearest("features.35", { "features.36", "features.3", "classifier" }, 3),
+    { "features.3", "features.36" })
   t.equal(suggest.nearest("xyz", { "gradcam", "lime" }), {})
   t.fails(function() check.known("explain", "method", "grad_cam", { "gradcam", "lime" }) end,
     "explain: unknown method 'grad_cam'. Did you mean 'gradcam'?")
@@ -71,7 +74,8 @@ for _ = 1, 2 do check.options("fit", {}, { epochs = { "integer", field = true, d
 print(got.epochs, table.concat(got.names, "+"), got.deep, got.root, got.mode)
 ]]
 
-t.test("fields of the command line replace options that are fields, in the option's type, and each is told once", function()
+t.test("fields of the command line replace options that are fields, in the option's type, and each is "
+  .. "told once", function()
   local path = t.write(t.tmpdir() .. "/e.lua", program)
   local r = t.run { path, "--epochs", "2", "--names", "x,y", "--deep", "true", "--data", "/there", "--mode", "b" }
   t.equal(r.err, [[

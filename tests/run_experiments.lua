@@ -1,5 +1,6 @@
--- Experiments of experiments/, end to end under --smoke, in one folder, so that those that start from another's weights find
--- them: what an experiment needs is run before it, once. The ordinary tests run one of each kind, with the fastest network;
+-- Experiments of experiments/, end to end under --smoke, in one folder, so that those that start from another's weights
+-- find them: what an experiment needs is run before it, once. The ordinary tests run one of each kind, with the fastest
+-- network;
 -- --long runs all of them, and explain.lua and extras.lua on a small training of every network.
 local t = require "t"
 local files = require "medxai.base.files"
@@ -60,7 +61,8 @@ end
 -- Every map has a status and none failed; figures are there in three formats, and all in the report.
 local function check_explained(dir)
   for _, record in ipairs(files.records(dir .. "/maps/index.jsonl")) do
-    t.ok(record.status ~= "failed" and record.status ~= "nan", record.method .. ": " .. tostring(record.problem or record.status))
+    t.ok(record.status ~= "failed" and record.status ~= "nan",
+      record.method .. ": " .. tostring(record.problem or record.status))
   end
   local counts = { png = 0, svg = 0, pdf = 0 }
   for _, file in ipairs(files.is_folder(dir .. "/figures") and files.list(dir .. "/figures") or {}) do
@@ -115,7 +117,8 @@ t.test("every experiment shows a run's weights images as that run was trained on
   local compared = 0
   for _, file in ipairs(files.list(root .. "/experiments")) do
     local name = file:match "^(.*)%.lua$"
-    local is_study = name and source(name):find("run:study", 1, true) -- each of its models reads the data by its own run
+    -- each of its models reads the data by its own run
+    local is_study = name and source(name):find("run:study", 1, true)
     for _, other in ipairs(name and not is_study and needed(name) or {}) do
       local theirs, found = preparations(other)[1], {}
       for i, ours in ipairs(preparations(name)) do found[i] = differing(theirs, ours, source(name)) end
@@ -128,9 +131,10 @@ t.test("every experiment shows a run's weights images as that run was trained on
 end)
 
 -- One of each kind, with the fastest network that has it.
-local ordinary = { quickstart = true, squeezenet1_0 = true, squeezenet1_0_masked = true, squeezenet1_0_gridsearch = true,
-  mobilenet_v2_gridsearch_warm = true, efficientnet_b0_warm = true, explain = true, exported = true, extras = true,
-  infection_iou = true, maskedtest = true, maskmaker = true, shortcut = true, shortcut_uninformative = true, sobel = true, technics = true }
+local ordinary = { quickstart = true, squeezenet1_0 = true, squeezenet1_0_masked = true,
+  squeezenet1_0_gridsearch = true, mobilenet_v2_gridsearch_warm = true, efficientnet_b0_warm = true, explain = true,
+  exported = true, extras = true, infection_iou = true, maskedtest = true, maskmaker = true, shortcut = true,
+  shortcut_uninformative = true, sobel = true, technics = true }
 
 for _, file in ipairs(files.list(root .. "/experiments")) do
   local name = file:match "^(.*)%.lua$"
@@ -139,7 +143,9 @@ for _, file in ipairs(files.list(root .. "/experiments")) do
     test("experiments/" .. file .. " runs end to end in --smoke", function()
       local r = run_once(name)
       t.equal(r.code, 0, r.err)
-      if name == "maskmaker" then return t.ok(files.exists(folder .. "/masked/contact_sheet.png"), "no contact sheet") end
+      if name == "maskmaker" then
+        return t.ok(files.exists(folder .. "/masked/contact_sheet.png"), "no contact sheet")
+      end
       check_run(name, ("%s/runs/%s-smoke"):format(folder, examines[name] and "squeezenet1_0_" .. name or name))
     end)
   end

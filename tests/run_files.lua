@@ -73,7 +73,8 @@ end)
 
 t.test("CSV comes back as it was written, commas, quotes and line ends included", function()
   local path = t.tmpdir() .. "/t.csv"
-  csv.write(path, { "path", "note", "n" }, { { path = 'a,"b"', note = " two\nlines ", n = 0.1 }, { path = " x", n = 3 } })
+  csv.write(path, { "path", "note", "n" },
+    { { path = 'a,"b"', note = " two\nlines ", n = 0.1 }, { path = " x", n = 3 } })
   local rows, columns = csv.read(path)
   t.equal(columns, { "path", "note", "n" })
   t.equal(rows[1], { path = 'a,"b"', note = " two\nlines ", n = "0.1" })
@@ -88,9 +89,11 @@ t.test("a full disk is an error that says so, and the file before stays whole", 
     files.write(%q, "before")
     files.write(%q, string.rep("x", 1 << 20))
   ]], dir .. "/f", dir .. "/f"))
-  local r = t.run { exe = "/bin/sh", "-c", "ulimit -f 64; exec " .. t.quote(require("medxai.host").exe) .. " " .. t.quote(script) }
+  local r = t.run { exe = "/bin/sh", "-c", "ulimit -f 64; exec " .. t.quote(require("medxai.host").exe) .. " "
+    .. t.quote(script) }
   t.equal(r.code, 1)
-  t.ok(r.err:find("files: cannot write '" .. dir .. "/f': File too large. Raise the file size limit (ulimit -f) and run again; what was"
+  t.ok(r.err:find("files: cannot write '" .. dir .. "/f': File too large. Raise the file size limit (ulimit -f) and "
+    .. "run again; what was"
     .. " written before is whole.", 1, true), r.err)
   t.equal(t.read(dir .. "/f"), "before")
 end)
@@ -101,7 +104,8 @@ t.test("of changed images it is said that they changed, not which hash they have
   step:begin()
   local changed = Step.open(dir, "fit", { lr = 0.2, train = { n = 3, manifest_sha256 = "bb" } })
   t.ok(changed:changed())
-  t.equal(changed:differences(), "lr is 0.1 there and 0.2 here, the images of train are not the same (their list, labels or contents)")
+  t.equal(changed:differences(), "lr is 0.1 there and 0.2 here, the images of train are not the same (their list, "
+    .. "labels or contents)")
   changed = Step.open(dir, "fit", { lr = 0.1, train = { n = 3, manifest_sha256 = "aa", masks_sha256 = "cc" } })
   t.equal(changed:differences(), "the masks of train are not the same (their list or contents)")
 end)

@@ -1,4 +1,5 @@
--- The check before training: mistakes of later steps are found before training starts, and nothing else of it can be noticed.
+-- The check before training: mistakes of later steps are found before training starts, and nothing else of it can be
+-- noticed.
 local t = require "t"
 local files = require "medxai.base.files"
 
@@ -32,7 +33,8 @@ local function refused(after, line, message, ...)
 end
 
 t.test("a misspelt option of a later step stops the run before training, with its own line", function()
-  refused('run:evaluate(model, data.test, { bach = 4 })\n', 10, "evaluate: unknown option 'bach'. Did you mean 'batch'?")
+  refused('run:evaluate(model, data.test, { bach = 4 })\n', 10,
+    "evaluate: unknown option 'bach'. Did you mean 'batch'?")
 end)
 
 t.test("a misspelt method or layer of a later step stops the run before training", function()
@@ -45,7 +47,8 @@ end)
 t.test("a misspelt option of a second training, optimizer or data set is found as well", function()
   refused('run:fit(model, data, { optim = xai.optim.sgd { learning_rate = 1 }, epochs = 1 })\n', 10,
     "sgd: unknown option 'learning_rate'. Did you mean 'lr'?")
-  refused('local other = xai.dataset.phantom { n_trian = 8 }\n', 10, "phantom: unknown option 'n_trian'. Did you mean 'n_train'?")
+  refused('local other = xai.dataset.phantom { n_trian = 8 }\n', 10,
+    "phantom: unknown option 'n_trian'. Did you mean 'n_train'?")
 end)
 
 t.test("a misspelt field of the command line is found before training", function()
@@ -64,19 +67,24 @@ run:evaluate(model, data.val)
 end)
 
 -- What a run leaves that a later line could have changed: its weights, its answers, and what is drawn next.
-local draws = "local torch = require 'medxai.torch'\nprint(math.random(1 << 40), torch.rand(3), #model:parameters(), leftover)\n"
+local draws = "local torch = require 'medxai.torch'\nprint(math.random(1 << 40), torch.rand(3), "
+  .. "#model:parameters(), leftover)\n"
 
 local function outcome(after, stdin)
   local dir = t.tmpdir()
-  local script = t.write(dir .. "/plan.lua", "rawset(_G, 'leftover', rawget(_G, 'leftover') or 0)\n" .. head .. fit .. draws .. after:gsub("DIR", dir))
+  local script = t.write(dir .. "/plan.lua", "rawset(_G, 'leftover', rawget(_G, 'leftover') or 0)\n" .. head .. fit
+    .. draws .. after:gsub("DIR", dir))
   t.write(dir .. "/in", stdin or "")
-  local r = t.run { exe = "/bin/sh", "-c", string.format("exec %s --threads 1 --quiet --out %s %s < %s", t.quote(require("medxai.host").exe),
+  local r = t.run { exe = "/bin/sh", "-c",
+    string.format("exec %s --threads 1 --quiet --out %s %s < %s", t.quote(require("medxai.host").exe),
     t.quote(dir .. "/out"), t.quote(script), t.quote(dir .. "/in")) }
   t.equal(r.code, 0, r.err)
-  return { weights = files.read(dir .. "/out/weights.pt"), answers = files.read(dir .. "/out/predictions.csv"), said = r.out:match "[^\n]*\n" }, dir, r
+  return { weights = files.read(dir .. "/out/weights.pt"), answers = files.read(dir .. "/out/predictions.csv"),
+    said = r.out:match "[^\n]*\n" }, dir, r
 end
 
-t.test("lines after the training that write to the model, files, globals and generators reach nothing before it", function()
+t.test("lines after the training that write to the model, files, globals and generators reach nothing "
+  .. "before it", function()
   local undisturbed = outcome ""
   local got, dir, r = outcome [[
 leftover = 1
@@ -125,7 +133,8 @@ t.test("an endless loop, one in a coroutine and a runaway table after the traini
   end
 end)
 
-t.test("a mistake in a function that only the experiment calls, or behind an error that it catches, is none of the check's", function()
+t.test("a mistake in a function that only the experiment calls, or behind an error that it catches, is none of "
+  .. "the check's", function()
   local r = go("", "pcall(run.explain, run, model, data.test, { methods = { 'gradcamm' } })\nprint 'on'\n")
   t.equal(r.code, 0, r.err)
   t.equal(r.out, "on\n")
@@ -133,19 +142,23 @@ end)
 
 t.test("an option that depends on a result is left out, the others are checked", function()
   local r = go("", "local e = run:evaluate(model, data.test)\n" ..
-    "run:explain(model, data.test, { methods = { 'sobel' }, images = e.n, title = ('%.1f'):format(e.accuracy), figures = false })\n")
+    "run:explain(model, data.test, { methods = { 'sobel' }, images = e.n, title = ('%.1f'):format(e.accuracy), "
+    .. "figures = false })\n")
   t.equal(r.code, 0, r.err)
-  refused("local e = run:evaluate(model, data.test)\nrun:explain(model, data.test, { methods = { 'sobel' }, images = e.n, colors = e.x, scael = 1 })\n", 11,
-    "explain: unknown option 'scael'. Did you mean 'scale'?")
+  refused("local e = run:evaluate(model, data.test)\nrun:explain(model, data.test, { methods = { 'sobel' }, images "
+    .. "= e.n, colors = e.x, scael = 1 })\n", 11, "explain: unknown option 'scael'. Did you mean 'scale'?")
 end)
 
 t.test("a misspelt split, class and mask of a later step stop the run before training", function()
-  refused("run:evaluate(model, data.tset)\n", 10, "evaluate: the second argument is no split (expected data.test, got nil).")
-  refused("run:explain(model, data.test, { methods = { 'gradcam' }, target = 'nodul' })\n", 10, "explain: unknown target 'nodul'.")
-  refused("run:overlap(model, data.test, { methods = { 'gradcam' }, mask = 'lesoin' })\n", 10, "explain: unknown mask 'lesoin'. Did you mean 'lesion'?")
+  refused("run:evaluate(model, data.tset)\n", 10,
+    "evaluate: the second argument is no split (expected data.test, got nil).")
+  refused("run:explain(model, data.test, { methods = { 'gradcam' }, target = 'nodul' })\n", 10,
+    "explain: unknown target 'nodul'.")
+  refused("run:overlap(model, data.test, { methods = { 'gradcam' }, mask = 'lesoin' })\n", 10,
+    "explain: unknown mask 'lesoin'. Did you mean 'lesion'?")
 end)
 
 t.test("a mistake in a later search stops the run before training", function()
-  refused("run:grid { lr = { 0.1 }, train = function(cell) return model, data, { optim = xai.optim.sgd { lr = cell.lr }, epohcs = 1 } end }\n", 10,
-    "fit: unknown option 'epohcs'. Did you mean 'epochs'?")
+  refused("run:grid { lr = { 0.1 }, train = function(cell) return model, data, { optim = xai.optim.sgd { lr = "
+    .. "cell.lr }, epohcs = 1 } end }\n", 10, "fit: unknown option 'epohcs'. Did you mean 'epochs'?")
 end)

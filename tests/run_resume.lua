@@ -20,7 +20,8 @@ run:fit(model, data, { optim = xai.optim.sgd { lr = 0.05, momentum = 0.9 }, sche
 run:evaluate(model, data.test)
 ]]
 
-local compared = { "config.json", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json", "manifest.csv" }
+local compared = { "config.json", "metrics.jsonl", "metrics.csv", "predictions.csv", "weights.pt", "model.json",
+  "manifest.csv" }
 
 local function same_run(a, b)
   for _, name in ipairs(compared) do
@@ -115,7 +116,8 @@ t.test("another configuration in the folder of a finished run is refused, naming
   same_run(base .. "/whole", base .. "/again")
 end)
 
-t.test("a finished run goes on to more epochs with --resume, and ends with the bytes of one that had them at once", function()
+t.test("a finished run goes on to more epochs with --resume, and ends with the bytes of one that had "
+  .. "them at once", function()
   local base = whole()
   local more = base .. "/more"
   t.equal(go(more, script, nil, "--epochs 4").code, 0)
@@ -126,41 +128,50 @@ t.test("a finished run goes on to more epochs with --resume, and ends with the b
     t.ok(r.err:find(words, 1, true), r.err)
     t.equal({ status(more), files.read(more .. "/config.json") == config }, { "finished", true })
   end
-  refused(nil, "", "fit: '" .. more .. "' holds a run of 4 epochs (here: 10). Give --resume to train the others too, --out DIR for a "
+  refused(nil, "", "fit: '" .. more .. "' holds a run of 4 epochs (here: 10). Give --resume to train the others "
+    .. "too, --out DIR for a "
     .. "new run, or --overwrite to begin this one again.")
-  refused("--resume", "--epochs 3", "fit: '" .. more .. "' has been trained for 4 epochs already (here: 3). Give --out DIR for a new run.")
-  refused("--resume", "--lr 0.01", "holds a run of another configuration: epochs is 4 there and 10 here, optim.options.lr is 0.05 there and")
-  refused("--resume", "--gamma 0.4", "holds a run of another configuration: epochs is 4 there and 10 here, schedule.options.gamma is")
+  refused("--resume", "--epochs 3", "fit: '" .. more .. "' has been trained for 4 epochs already (here: 3). Give "
+    .. "--out DIR for a new run.")
+  refused("--resume", "--lr 0.01", "holds a run of another configuration: epochs is 4 there and 10 here, "
+    .. "optim.options.lr is 0.05 there and")
+  refused("--resume", "--gamma 0.4", "holds a run of another configuration: epochs is 4 there and 10 here, "
+    .. "schedule.options.gamma is")
   local r = go(more, script, "--resume")
   t.equal(r.code, 0, r.err)
   same_run(base .. "/whole", more)
   t.equal(files.records(more .. "/evaluations.jsonl")[2].split, "test")
 end)
 
-t.test("more epochs: interrupted they go on, without a checkpoint they are refused, after early stopping nothing is added", function()
+t.test("more epochs: interrupted they go on, without a checkpoint they are refused, after early stopping nothing "
+  .. "is added", function()
   local base = whole()
   local more = base .. "/more2"
   t.equal(go(more, script, nil, "--epochs 3").code, 0)
   local r = t.run { exe = "/bin/sh", "-c", string.format([[
     %s --threads 1 --quiet --resume --out %s %s & pid=$!
     while kill -0 $pid 2>/dev/null && [ "$(grep -c '"step":"fit"' %s/metrics.jsonl)" -lt 5 ]; do sleep 0.02; done
-    kill -KILL $pid 2>/dev/null; wait $pid]], t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
+    kill -KILL $pid 2>/dev/null; wait $pid]],
+    t.quote(require("medxai.host").exe), t.quote(more), t.quote(script), t.quote(more)) }
   t.ok(r.code == 137 or r.code == 0, r.err)
   t.equal(go(more, script).code, 0)
   same_run(base .. "/whole", more)
   files.remove(more .. "/checkpoint.pt")
   r = go(more, script, "--resume", "--epochs 12")
-  t.ok(r.err:find("fit: '" .. more .. "' has no checkpoint to go on from to 12 epochs. Give --out DIR for a new run, or --overwrite", 1, true),
-    r.err)
-  local early = t.write(base .. "/early.lua", (experiment:gsub("batch = 4 }", "batch = 4, early_stopping = { patience = 1 } }"):gsub("lr = 0.05", "lr = 0")))
+  t.ok(r.err:find("fit: '" .. more .. "' has no checkpoint to go on from to 12 epochs. Give --out DIR for a new "
+    .. "run, or --overwrite", 1, true), r.err)
+  local early = t.write(base .. "/early.lua",
+    (experiment:gsub("batch = 4 }", "batch = 4, early_stopping = { patience = 1 } }"):gsub("lr = 0.05", "lr = 0")))
   local stopped = base .. "/early"
   t.equal(go(stopped, early, nil, "--epochs 4").code, 0)
   local weights, epochs = files.read(stopped .. "/weights.pt"), #files.records(stopped .. "/metrics.jsonl")
   r = t.run { "--threads", "1", "--resume", "--out", stopped, early }
   t.equal(r.code, 0, r.err)
-  t.ok(r.err:find("early stopping ended the training in '" .. stopped .. "' after epoch 2: more epochs change nothing", 1, true)
+  t.ok(r.err:find("early stopping ended the training in '" .. stopped .. "' after epoch 2: more epochs change nothing",
+    1, true)
     or r.out:find("early stopping ended", 1, true), r.err)
-  t.equal({ files.read(stopped .. "/weights.pt") == weights, #files.records(stopped .. "/metrics.jsonl") }, { true, epochs })
+  t.equal({ files.read(stopped .. "/weights.pt") == weights, #files.records(stopped .. "/metrics.jsonl") },
+    { true, epochs })
 end)
 
 t.test("a finished run whose weights were removed makes them again from its last checkpoint", function()
@@ -174,16 +185,19 @@ t.test("a finished run whose weights were removed makes them again from its last
   same_run(base .. "/whole", copy)
 end)
 
-t.test("a model made before the run that sets the seed is another one each time: the refusal says what to do", function()
+t.test("a model made before the run that sets the seed is another one each time: the refusal says "
+  .. "what to do", function()
   local base = whole()
   local run_line = experiment:match "local run[^\n]*\n"
-  local late = experiment:gsub("local run[^\n]*\n", ""):gsub(", seed = 7,", ","):gsub("run:fit", function() return run_line .. "run:fit" end, 1)
+  local late = experiment:gsub("local run[^\n]*\n", ""):gsub(", seed = 7,",
+    ","):gsub("run:fit", function() return run_line .. "run:fit" end, 1)
   local path = t.write(base .. "/late.lua", late)
   t.equal(go(base .. "/late", path).code, 0)
   local r = go(base .. "/late", path)
   t.equal(r.code, 1)
   t.ok(r.err:find("holds a run of another configuration: model%.weights_sha256 is"), r.err)
-  t.ok(r.err:find("(Random weights are the same each time where xai.run, which sets the seed, comes before the model.)", 1, true), r.err)
+  t.ok(r.err:find("(Random weights are the same each time where xai.run, which sets the seed, comes before the model.)",
+    1, true), r.err)
 end)
 
 t.test("--overwrite begins again, --resume wants a run to be there", function()
@@ -193,7 +207,8 @@ t.test("--overwrite begins again, --resume wants a run to be there", function()
   t.equal(#files.records(base .. "/again/metrics.jsonl"), 2)
   r = go(base .. "/nothing", script, "--resume")
   t.equal(r.code, 1)
-  t.ok(r.err:find("run: --resume finds no run in '" .. base .. "/nothing'. Leave --resume out to begin one.", 1, true), r.err)
+  t.ok(r.err:find("run: --resume finds no run in '" .. base .. "/nothing'. Leave --resume out to begin one.", 1,
+    true), r.err)
 end)
 
 t.test("the command that runs it again has the seed that was given, and its words are a shell's", function()
@@ -201,8 +216,10 @@ t.test("the command that runs it again has the seed that was given, and its word
   local r = go(base .. "/it's new", script, "--seed 3", "--epochs 1")
   t.equal(r.code, 0, r.err)
   local command = files.read_data(base .. "/it's new/environment.json").command
-  t.equal(command, ("medxai-run --device cpu --out '%s/it'\\''s new' --seed 3 --threads 1 %s --epochs 1"):format(base, script))
-  t.equal(files.read_data(base .. "/whole/environment.json").command, ("medxai-run --device cpu --out %s/whole --threads 1 %s"):format(base, script))
+  t.equal(command, ("medxai-run --device cpu --out '%s/it'\\''s new' --seed 3 --threads 1 %s --epochs 1"):format(base,
+    script))
+  t.equal(files.read_data(base .. "/whole/environment.json").command,
+    ("medxai-run --device cpu --out %s/whole --threads 1 %s"):format(base, script))
 end)
 
 t.test("a folder that holds something else is left alone", function()
@@ -210,7 +227,8 @@ t.test("a folder that holds something else is left alone", function()
   files.write(base .. "/foreign/thesis.txt", "x")
   local r = go(base .. "/foreign", script, "--overwrite")
   t.equal(r.code, 1)
-  t.ok(r.err:find("run: '" .. base .. "/foreign' holds other files (thesis.txt) and no run. Give another --out.", 1, true), r.err)
+  t.ok(r.err:find("run: '" .. base .. "/foreign' holds other files (thesis.txt) and no run. Give another --out.", 1,
+    true), r.err)
   t.equal(files.list(base .. "/foreign"), { "thesis.txt" })
 end)
 

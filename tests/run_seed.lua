@@ -2,7 +2,8 @@
 local t = require "t"
 local current_seed = require "medxai.run.current_seed"
 
-t.test("a run's seed is taken by models made after it, another one only during a call, also where that raises", function()
+t.test("a run's seed is taken by models made after it, another one only during a call, also where "
+  .. "that raises", function()
   local xai = require "medxai"
   local host = require "medxai.host"
   local before, given = current_seed.get() or 0, host.options.seed

@@ -39,8 +39,10 @@ local function go(options, model)
   return explain.run(run, model or square_model(), split(), options), run.dir
 end
 
-t.test("the prediction changes without the pixels that it hangs on, and not without as many elsewhere; images without them are undefined", function()
-  local result = go { methods = { { "data_mask", mask = "lesion" } }, metrics = { { "prediction_changed", removal = "black" } } }
+t.test("the prediction changes without the pixels that it hangs on, and not without as many elsewhere; images "
+  .. "without them are undefined", function()
+  local result = go { methods = { { "data_mask", mask = "lesion" } },
+    metrics = { { "prediction_changed", removal = "black" } } }
   local statuses = {}
   for i, record in ipairs(result.records) do statuses[i] = record.status end
   t.equal(statuses, { "not_defined", "ok", "ok", "not_defined", "ok", "ok" })
@@ -49,8 +51,10 @@ t.test("the prediction changes without the pixels that it hangs on, and not with
 end)
 
 t.test("a mask that the data do not have is refused by name", function()
-  t.fails(function() go { methods = { { "data_mask", mask = "lesio" } } } end, "data_mask: unknown mask 'lesio'. Did you mean 'lesion'?")
-  t.fails(function() go { methods = { "data_mask" } } end, "data_mask: option 'mask' is missing (expected string: name of one of the data's masks). Add mask = ... to it.")
+  t.fails(function() go { methods = { { "data_mask", mask = "lesio" } } } end,
+    "data_mask: unknown mask 'lesio'. Did you mean 'lesion'?")
+  t.fails(function() go { methods = { "data_mask" } } end,
+    "data_mask: option 'mask' is missing (expected string: name of one of the data's masks). Add mask = ... to it.")
 end)
 
 host.options.quiet = was_quiet

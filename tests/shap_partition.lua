@@ -1,5 +1,5 @@
--- SHAP Partition against shap 0.51 (tests/reference/shap.pt, float64, the tiny network evaluated again here): values, order,
--- limited budgets, contexts, a tree of regions; exact Owen values; and what is refused.
+-- SHAP Partition against shap 0.51 (tests/reference/shap.pt, float64, the tiny network evaluated again here): values,
+-- order, limited budgets, contexts, a tree of regions; exact Owen values; and what is refused.
 local t = require "t"
 local tiny = require "tinyexplain"
 local shapdump = require "tinyshap"
@@ -10,7 +10,8 @@ local method = require "medxai.explain.methods.shap_partition"
 
 local distance = shapdump.distance
 
--- A removal by a constant, which the house's removals do not have, through the tree's own door: a split whose range is that constant.
+-- A removal by a constant, which the house's removals do not have, through the tree's own door: a split whose range is
+-- that constant.
 local function constant(value)
   return function() local v = torch.full({ 1, 1, 1, 1 }, value, { dtype = "float64" }) return v, v end
 end
@@ -44,14 +45,15 @@ end)
 
 t.test("one context, hidden or shown: values and the order of evaluations equal shap's", function()
   for _, case in ipairs { { "context0", 0, 10 }, { "context1", 1, 32 } } do
-    local off, order = same_as_shap(case[1], image(), { removal = "blur(6,5)", evals = 200, fixed_context = case[2], queue_batch = case[3], ranked_outputs = 2 })
+    local off, order = same_as_shap(case[1], image(),
+      { removal = "blur(6,5)", evals = 200, fixed_context = case[2], queue_batch = case[3], ranked_outputs = 2 })
     t.ok(off < 1e-10 and order < 1e-10, ("%s: %g, order %g"):format(case[1], off, order))
   end
 end)
 
 t.test("odd budgets and batches overshoot by one evaluation, as shap's; the least budget splits once", function()
-  -- The order is not compared: two groups here differ by less than the rounding of their outputs, and which one is split
-  -- first hangs on the processor.
+  -- The order is not compared: two groups here differ by less than the rounding of their outputs, and which one is
+  -- split first hangs on the processor.
   local off, _, evaluated = same_as_shap("odd", image(), { removal = "black", evals = 101, queue_batch = 7,
     ranked_outputs = 1 }, { range = constant(0.3) })
   t.ok(off < 1e-10, tostring(off))
@@ -64,7 +66,8 @@ end)
 
 t.test("down to single colours of single pixels: rows first, then columns, then channels", function()
   local x = image():narrow(2, 3, 5):narrow(3, 5, 4):contiguous()
-  local off, _, evaluated = same_as_shap("pixels", x, { removal = "white", evals = 1500, queue_batch = 10 }, { range = constant(0.5) })
+  local off, _, evaluated = same_as_shap("pixels", x, { removal = "white", evals = 1500, queue_batch = 10 },
+    { range = constant(0.5) })
   t.ok(off < 1e-10, tostring(off))
   t.equal(evaluated, 1500)
 end)
@@ -94,7 +97,8 @@ t.test("a tree of regions: shap's values, and Owen's by recursion to the last bi
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local labels, f = six_regions()
   local tree = { { { 0, 3 }, 4 }, { { 1, 2 }, 5 } }
-  local _, extras = shapdump.map(method, shapdump.context(image(), { range = constant(0.25) }), { removal = "white", evals = 1000, regions = function() return labels end, tree = tree })
+  local _, extras = shapdump.map(method, shapdump.context(image(), { range = constant(0.25) }),
+    { removal = "white", evals = 1000, regions = function() return labels end, tree = tree })
   local function sums(plane)
     local list = {}
     for r = 0, 5 do list[r + 1] = plane:masked_select(labels:eq(r)):sum():item() end
@@ -138,11 +142,13 @@ t.test("without a tree, regions are halved by their centres; the result holds ea
     "shap_partition: a tree is made of pairs and numbers of regions (expected { a, b }, got a list of 3).")
 end)
 
-t.test("the map is the target's: a class that is not ranked, and a contrast as the difference of its classes", function()
+t.test("the map is the target's: a class that is not ranked, and a contrast as the difference of "
+  .. "its classes", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = image(), tiny.model("float64")
   local function of(target)
-    local raw, extras = shapdump.map(method, shapdump.context(x, { model = model, target = target }), { evals = 40, ranked_outputs = 1, removal = "mean" })
+    local raw, extras = shapdump.map(method, shapdump.context(x, { model = model, target = target }),
+      { evals = 40, ranked_outputs = 1, removal = "mean" })
     return raw, extras[1]
   end
   local rank = torch.no_grad(model, x)[0]:argsort(0, true):tolist()
@@ -154,17 +160,20 @@ t.test("the map is the target's: a class that is not ranked, and a contrast as t
   t.ok(distance(map, extra.arrays.outputs[1] - extra.arrays.outputs[0]) < 1e-15)
 end)
 
-t.test("each image is hidden by its own blur: several together equal each alone (shap's masker reuses the blur before)", function()
+t.test("each image is hidden by its own blur: several together equal each alone (shap's masker reuses the "
+  .. "blur before)", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local x, model = tiny.images(), tiny.model("float64")
   local both = shapdump.context(x, { model = model })
   for i = 1, 2 do
-    local one = shapdump.map(method, shapdump.context(x:narrow(0, i - 1, 1), { model = model }), { evals = 60, removal = "blur(9,9)" })
+    local one = shapdump.map(method, shapdump.context(x:narrow(0, i - 1, 1), { model = model }),
+      { evals = 60, removal = "blur(9,9)" })
     t.ok(distance(one, shapdump.map(method, both:single(i), { evals = 60, removal = "blur(9,9)" })) == 0)
   end
 end)
 
-t.test("what moved since half of the evaluations is told of small budgets too, which are spent in a few large asks", function()
+t.test("what moved since half of the evaluations is told of small budgets too, which are spent in a few "
+  .. "large asks", function()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local model = tiny.model("float64")
   local function of(evals)
@@ -186,20 +195,24 @@ t.test("an output that is not a number ends the image's evaluations; its map is 
     if #rows > 40 then y:select(1, 1):fill_(0 / 0) end
     return y
   end
-  local raw, extras = shapdump.map(method, shapdump.context(image(), { model = model, scorer = scorer }), { evals = 300, queue_batch = 10 })
+  local raw, extras = shapdump.map(method, shapdump.context(image(), { model = model, scorer = scorer }),
+    { evals = 300, queue_batch = 10 })
   t.ok(raw:isnan():all():item())
   t.equal(#rows, 42)
   t.ok(extras[1].facts.change_half ~= extras[1].facts.change_half)
 end)
 
 t.test("boxes become masks: whole ones of one plane, colours of single pixels of three", function()
-  local boxes = torch.tensor({ { { 0, 1, 0, 2, 3, 3 }, { 2, 0, 0, 3, 1, 3 } }, { { 0, 0, 0, 1, 4, 3 }, { 0, 0, 0, 0, 0, 0 } } }, { dtype = "int32" })
+  local boxes = torch.tensor({ { { 0, 1, 0, 2, 3, 3 }, { 2, 0, 0, 3, 1, 3 } },
+    { { 0, 0, 0, 1, 4, 3 }, { 0, 0, 0, 0, 0, 0 } } }, { dtype = "int32" })
   local keep = hide.boxes(boxes, 3, 3, 4, "cpu")
   t.equal(keep.shape, { 2, 1, 3, 4 })
-  t.equal(keep:to { dtype = "int64" }:squeeze(1):tolist(), { { { 0, 1, 1, 0 }, { 0, 1, 1, 0 }, { 1, 0, 0, 0 } }, { { 1, 1, 1, 1 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } } })
+  t.equal(keep:to { dtype = "int64" }:squeeze(1):tolist(),
+    { { { 0, 1, 1, 0 }, { 0, 1, 1, 0 }, { 1, 0, 0, 0 } }, { { 1, 1, 1, 1 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } } })
   boxes = torch.tensor({ { { 1, 1, 1, 2, 2, 3 } } }, { dtype = "int32" })
   keep = hide.boxes(boxes, 3, 2, 2, "cpu")
-  t.equal(keep:to { dtype = "int64" }:tolist(), { { { { 0, 0 }, { 0, 0 } }, { { 0, 0 }, { 0, 1 } }, { { 0, 0 }, { 0, 1 } } } })
+  t.equal(keep:to { dtype = "int64" }:tolist(),
+    { { { { 0, 0 }, { 0, 0 } }, { { 0, 0 }, { 0, 1 } }, { { 0, 0 }, { 0, 1 } } } })
 end)
 
 t.test("every allocation of a partition may fail", function()
@@ -234,19 +247,31 @@ end)
 
 t.test("bad input: budgets below 3, sizes and trees that make no sense", function()
   local check = require "medxai.base.options"
-  t.fails(function() check.options("shap_partition", { evals = 2 }, method.options) end, "shap_partition: option 'evals' is too small (expected at least 3, got 2).")
-  t.fails(function() check.options("shap_partition", { fixed_context = 2 }, method.options) end, "shap_partition: option 'fixed_context' is too large (expected at most 1, got 2).")
-  t.fails(function() method.check { removal = "black", tree = { 0, 1 } } end, "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")
-  t.fails(function() method.check { removal = "noisy_linear" } end, "shap_partition: removal = 'noisy_linear(0.01)' has no background: "
+  t.fails(function() check.options("shap_partition", { evals = 2 }, method.options) end,
+    "shap_partition: option 'evals' is too small (expected at least 3, got 2).")
+  t.fails(function() check.options("shap_partition", { fixed_context = 2 }, method.options) end,
+    "shap_partition: option 'fixed_context' is too large (expected at most 1, got 2).")
+  t.fails(function() method.check { removal = "black", tree = { 0, 1 } } end,
+    "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")
+  t.fails(function() method.check { removal = "noisy_linear" } end,
+    "shap_partition: removal = 'noisy_linear(0.01)' has no background: "
     .. "it fills pixels from those that are kept (expected black, white, mean, segment_mean or blur).")
-  t.fails(function() method.check { removal = "segment_mean" } end, "shap_partition: removal = 'segment_mean' needs regions.")
-  t.fails(function() check.options("shap_partition", { queue_batch = 0 }, method.options) end, "shap_partition: option 'queue_batch' is too small (expected at least 1, got 0).")
+  t.fails(function() method.check { removal = "segment_mean" } end,
+    "shap_partition: removal = 'segment_mean' needs regions.")
+  t.fails(function() check.options("shap_partition", { queue_batch = 0 }, method.options) end,
+    "shap_partition: option 'queue_batch' is too small (expected at least 1, got 0).")
   local function make(o)
-    return function() core.partition.new { size = o.size or { 2, 2, 3 }, outputs = 1, budget = 1, queue_batch = 1, context = -1, children = o.children } end
+    return function()
+      core.partition.new { size = o.size or { 2, 2, 3 }, outputs = 1, budget = 1, queue_batch = 1, context = -1,
+        children = o.children }
+    end
   end
   t.fails(make { size = { 0, 2, 3 } }, "partition: a side is 1 to 16777216 (got 0).")
   t.fails(make { size = { 2, 2 } }, "partition: size has three sides (got 2).")
-  t.fails(make { size = { 3, 1, 1 }, children = { -1, -2 } }, "partition: a tree of 3 regions has 2 inner nodes (got 2 numbers, expected 4).")
-  t.fails(make { size = { 3, 1, 1 }, children = { 0, -1, -2, -3 } }, "partition: the children do not form a tree with each of the 3 regions once.")
-  t.fails(make { size = { 3, 1, 1 }, children = { 1, -1, -1, -3 } }, "partition: the children do not form a tree with each of the 3 regions once.")
+  t.fails(make { size = { 3, 1, 1 }, children = { -1, -2 } },
+    "partition: a tree of 3 regions has 2 inner nodes (got 2 numbers, expected 4).")
+  t.fails(make { size = { 3, 1, 1 }, children = { 0, -1, -2, -3 } },
+    "partition: the children do not form a tree with each of the 3 regions once.")
+  t.fails(make { size = { 3, 1, 1 }, children = { 1, -1, -1, -3 } },
+    "partition: the children do not form a tree with each of the 3 regions once.")
 end)

@@ -1,5 +1,5 @@
--- The viewer of a page: what it holds, that it stays under its limit, and in Chromium, where there is one, that it works from the
--- file alone: a script clicks through it and reads what was drawn.
+-- The viewer of a page: what it holds, that it stays under its limit, and in Chromium, where there is one, that it
+-- works from the file alone: a script clicks through it and reads what was drawn.
 local t = require "t"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -22,7 +22,8 @@ local function album(images, networks, methods, side)
     if i == 2 and m == 2 then return nil, { note = "flat: no contrast in this map" } end
     local x, y = (grid - side * (i % 5) / 5) / (4 + m), (grid - side * n / (networks + 1)) / 8
     local map = torch.exp(-(x * x):unsqueeze(0) - (y * y):unsqueeze(1))
-    return map / map:max(), { text = "says class 1", raw = m ~= 3 and { 0, i } or nil, rect = m == 2 and { 0.25, 0, 0.5, 1 } or nil }
+    return map / map:max(), { text = "says class 1", raw = m ~= 3 and { 0, i } or nil,
+      rect = m == 2 and { 0.25, 0, 0.5, 1 } or nil }
   end
   return a
 end
@@ -38,7 +39,8 @@ t.test("a page's viewer holds its pictures, and its maps as 64 levels that come 
   local data, text = data_of(viewer.html(made))
   t.ok(not text:find("<", 1, true), "the text of an image's name ends no script")
   t.equal({ #data.images, #data.sheets, #data.sheets[1], data.images[1].id, data.map_px }, { 3, 2, 3, "image <1>", 64 })
-  t.equal({ data.sheets[1][2].facts[2].note, data.sheets[1][2].facts[2].rows }, { "flat: no contrast in this map", nil })
+  t.equal({ data.sheets[1][2].facts[2].note, data.sheets[1][2].facts[2].rows },
+    { "flat: no contrast in this map", nil })
   local sheet = data.sheets[2][1]
   local png = sheet.png:match "^data:image/png;base64,(.+)$"
   local file = t.write(t.tmpdir() .. "/sheet.b64", png)
@@ -61,17 +63,19 @@ t.test("maps get coarser until the viewer is under its limit; what cannot fit is
     "report: the viewer of 20 images, 2 networks and 3 methods does not fit in 1000 bytes. Show fewer images.")
 end)
 
-t.test("a run's page shows every map of its explain steps over its image; the pictures stay in the run folder", function()
+t.test("a run's page shows every map of its explain steps over its image; the pictures stay in the "
+  .. "run folder", function()
   local tiny = require "tinyexplain"
   local dir = t.tmpdir()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local run = tiny.run(dir)
-  local explained = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(6), { methods = { "gradcam", "sobel" }, images = { 1, 2, 3 },
-    figures = { "rows" } })
+  local explained = require("medxai.steps.explain").run(run, tiny.model(), tiny.split(6),
+    { methods = { "gradcam", "sobel" }, images = { 1, 2, 3 }, figures = { "rows" } })
   local steps = { { fields = { images = {} }, result = { statuses = explained.statuses } } }
   for i = 1, 3 do steps[1].fields.images[i] = explained.records[2 * i].image_id end
   local album_of, left_out = require("medxai.show.album").of_run(run.dir, steps, { most = 2, network = "tiny" })
-  t.equal({ #album_of.images, left_out, album_of.methods, album_of.networks }, { 2, 1, { "Grad-CAM", "Sobel" }, { "tiny" } })
+  t.equal({ #album_of.images, left_out, album_of.methods, album_of.networks },
+    { 2, 1, { "Grad-CAM", "Sobel" }, { "tiny" } })
   t.equal(#files.list(run.dir .. "/pictures"), 3)
   local map, info = album_of.map(2, 1, 1)
   local record = explained.records[3]
@@ -87,7 +91,8 @@ t.test("a JPEG of a picture is near to it; a quality out of range is refused", f
   local picture = album(1, 1, 1, 64).picture(1)
   local back = core.image.decode(core.image.encode(picture, 90))
   t.ok((back:select(2, 0):to { dtype = "float32" } - picture:to { dtype = "float32" }):abs():max():item() <= 8)
-  t.fails(function() core.image.encode(picture, 101) end, "image.encode: the quality is wrong (expected 1 to 100, got 101).")
+  t.fails(function() core.image.encode(picture, 101) end,
+    "image.encode: the quality is wrong (expected 1 to 100, got 101).")
 end)
 
 t.long("240 images of 7 networks and 10 methods stay under 5 MB", function()
@@ -110,11 +115,14 @@ local clicks = [==[
     var labels = Array.prototype.slice.call(document.querySelectorAll(".viewer label"));
     return labels.filter(function (l) { return l.textContent.indexOf(name) === 0; })[0].querySelector("select, input");
   }
-  function set(name, value) { var e = select(name); e.value = value; e.dispatchEvent(new Event(e.tagName === "SELECT" ? "change" : "input")); }
+  function set(name, value) { var e = select(name); e.value = value;
+    e.dispatchEvent(new Event(e.tagName === "SELECT" ? "change" : "input")); }
   function key(k) { document.dispatchEvent(new KeyboardEvent("keydown", { key: k, bubbles: true })); }
   function canvases() { return Array.prototype.slice.call(document.querySelectorAll(".viewer figure canvas")); }
-  function names() { return Array.prototype.map.call(document.querySelectorAll("tbody tr"), function (r) { return r.cells[0].textContent; }).join(""); }
-  function sum(canvas) { var s = 0, d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data; for (var i = 0; i < d.length; i += 4) s += Math.abs(d[i] - d[i + 2]); return s; }
+  function names() { return Array.prototype.map.call(document.querySelectorAll("tbody tr"),
+    function (r) { return r.cells[0].textContent; }).join(""); }
+  function sum(canvas) { var s = 0, d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    for (var i = 0; i < d.length; i += 4) s += Math.abs(d[i] - d[i + 2]); return s; }
   function say(name, value) { found.push(name + "=" + value); }
   steps.push(function () {
     say("methods", canvases().length);
@@ -122,13 +130,19 @@ local clicks = [==[
     say("colored", sum(canvases()[0]) > 1000);
   });
   steps.push(function () { key("m"); });
-  steps.push(function () { say("hidden", canvases()[0].dataset.drawn + "," + (sum(canvases()[0]) < 1000)); key("m"); key("ArrowRight"); });
-  steps.push(function () { say("second", select("image").value); say("note", document.querySelectorAll(".viewer .mark").length); set("show", "networks"); });
+  steps.push(function () { say("hidden", canvases()[0].dataset.drawn + "," + (sum(canvases()[0]) < 1000)); key("m");
+    key("ArrowRight"); });
+  steps.push(function () { say("second", select("image").value);
+    say("note", document.querySelectorAll(".viewer .mark").length); set("show", "networks"); });
   steps.push(function () { say("networks", canvases().length); set("method", "2"); set("scale", "shared"); });
-  steps.push(function () { say("unscaled", document.querySelectorAll(".viewer .mark").length + "," + canvases()[0].dataset.drawn); set("method", "0"); });
-  steps.push(function () { say("shared", canvases()[0].dataset.drawn); set("show", "one"); key("n"); key("j"); set("opacity", "100"); set("colors", "viridis"); });
-  steps.push(function () { say("one", canvases().length + "," + select("network").value + "," + select("method").value); say("address", location.hash); });
-  steps.push(function () { var head = document.querySelectorAll("th.sortable")[1]; head.click(); say("up", names()); head.click(); say("down", names()); });
+  steps.push(function () { say("unscaled", document.querySelectorAll(".viewer .mark").length + ","
+    + canvases()[0].dataset.drawn); set("method", "0"); });
+  steps.push(function () { say("shared", canvases()[0].dataset.drawn); set("show", "one"); key("n"); key("j");
+    set("opacity", "100"); set("colors", "viridis"); });
+  steps.push(function () { say("one", canvases().length + "," + select("network").value + ","
+    + select("method").value); say("address", location.hash); });
+  steps.push(function () { var head = document.querySelectorAll("th.sortable")[1]; head.click(); say("up", names());
+    head.click(); say("down", names()); });
   function run() {
     var f = steps.shift();
     if (!f) { document.title = "END " + found.join("; ") + " END"; return; }
@@ -139,18 +153,24 @@ local clicks = [==[
 })();
 </script>]==]
 
-t.test("in Chromium a script clicks through the viewer of a file: images, methods, networks, scales, keys, tables", function()
+t.test("in Chromium a script clicks through the viewer of a file: images, methods, networks, scales, "
+  .. "keys, tables", function()
   local browser = chromium()
   if not browser then t.skip "no Chromium" end
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local rows = html.table({ { "name" }, { "value", numeric = true } }, { { "a", "10.5" }, { "b", "−2" }, { "c", "undefined" }, { "d", "9" } })
+  local rows = html.table({ { "name" }, { "value", numeric = true } },
+    { { "a", "10.5" }, { "b", "−2" }, { "c", "undefined" }, { "d", "9" } })
   local dir = t.tmpdir()
-  local page = t.write(dir .. "/page.html", '<!DOCTYPE html><html><head><meta charset="utf-8"><style>' .. html.style .. "</style></head><body>" .. rows
+  local page = t.write(dir .. "/page.html", '<!DOCTYPE html><html><head><meta charset="utf-8"><style>' .. html.style
+    .. "</style></head><body>" .. rows
     .. viewer.html(album(3, 2, 3, 64)) .. clicks .. "</body></html>")
-  local pipe <close> = assert(io.popen(string.format("HOME=%s timeout 120 %s --headless --no-sandbox --disable-gpu --user-data-dir=%s/profile "
+  local pipe <close> = assert(
+    io.popen(string.format("HOME=%s timeout 120 %s --headless --no-sandbox --disable-gpu --user-data-dir=%s/profile "
     .. "--virtual-time-budget=20000 --dump-dom 'file://%s' 2>/dev/null", dir, browser, dir, page)))
   local said = pipe:read("a"):match "<title>END (.-) END</title>"
-  t.equal(said, "methods=3; drawn=map,map,map; colored=true; hidden=picture,true; second=1; note=1; networks=2; unscaled=2,picture; "
-    .. "shared=map; one=1,1,1; address=#image=2&amp;network=network_2&amp;method=method%20%26%202&amp;view=one&amp;opacity=100&amp;scale=shared&amp;colors=viridis; "
+  t.equal(said, "methods=3; drawn=map,map,map; colored=true; hidden=picture,true; second=1; note=1; networks=2; "
+    .. "unscaled=2,picture; shared=map; one=1,1,1; "
+    .. "address=#image=2&amp;network=network_2&amp;method=method%20%26%202&amp;view=one&amp;opacity=100"
+    .. "&amp;scale=shared&amp;colors=viridis; "
     .. "up=bdac; down=adbc")
 end)

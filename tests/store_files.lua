@@ -71,14 +71,17 @@ end)
 t.test("a pickle that calls os.system is refused by name and does not run", function()
   os.remove "/tmp/medxai_was_here"
   for _, file in ipairs { "evil.pt", "evil_legacy.pth" } do
-    t.fails(function() store.load(folder .. file) end, ("weights: '%s' asks to run posix.system; refused. In Python save model.state_dict() alone"):format(folder .. file))
+    t.fails(function() store.load(folder .. file) end,
+      ("weights: '%s' asks to run posix.system; refused. In Python save model.state_dict() alone"):format(folder
+        .. file))
   end
   t.equal(io.open "/tmp/medxai_was_here", nil)
 end)
 
 t.test("a whole pickled model is refused by the name of its class", function()
   t.fails(function() store.load(folder .. "whole_model.pt") end,
-    ("weights: '%swhole_model.pt' asks to run torchvision.models.densenet.DenseNet; refused. In Python save model.state_dict() alone"):format(folder))
+    ("weights: '%swhole_model.pt' asks to run torchvision.models.densenet.DenseNet; refused. In Python save "
+      .. "model.state_dict() alone"):format(folder))
 end)
 
 t.test("plain objects beside a state dict are skipped and named, nothing of them is run", function()
@@ -108,7 +111,8 @@ end)
 t.test("code among plain objects is still refused, and does not run", function()
   os.remove "/tmp/medxai_was_here"
   t.fails(function() store.load(folder .. "neighbours_evil.pt") end,
-    ("weights: '%sneighbours_evil.pt' asks to run posix.system; refused. In Python save model.state_dict() alone"):format(folder))
+    ("weights: '%sneighbours_evil.pt' asks to run posix.system; refused. In Python save "
+      .. "model.state_dict() alone"):format(folder))
   t.equal(io.open "/tmp/medxai_was_here", nil)
 end)
 
@@ -120,12 +124,15 @@ local function zip_with(pickle, dir)
   for _, record in ipairs { { "a/data.pkl", pickle }, { "a/data/0", ("\0"):rep(16) } } do
     local name, data = record[1], record[2]
     local at = #body
-    body = body .. "PK\3\4" .. le(2, 20) .. le(2, 0) .. le(2, 0) .. le(4, 0) .. le(4, 0) .. le(4, #data) .. le(4, #data) .. le(2, #name) .. le(2, 0) .. name .. data
-    directory = directory .. "PK\1\2" .. le(2, 20) .. le(2, 20) .. le(2, 0) .. le(2, 0) .. le(4, 0) .. le(4, 0) .. le(4, #data) .. le(4, #data)
+    body = body .. "PK\3\4" .. le(2, 20) .. le(2, 0) .. le(2, 0) .. le(4, 0) .. le(4, 0) .. le(4, #data) .. le(4, #data)
+      .. le(2, #name) .. le(2, 0) .. name .. data
+    directory = directory .. "PK\1\2" .. le(2, 20) .. le(2, 20) .. le(2, 0) .. le(2, 0) .. le(4, 0) .. le(4, 0)
+      .. le(4, #data) .. le(4, #data)
       .. le(2, #name) .. le(2, 0) .. le(2, 0) .. le(2, 0) .. le(2, 0) .. le(4, 0) .. le(4, at) .. name
     count = count + 1
   end
-  t.write(path, body .. directory .. "PK\5\6" .. le(2, 0) .. le(2, 0) .. le(2, count) .. le(2, count) .. le(4, #directory) .. le(4, #body) .. le(2, 0))
+  t.write(path, body .. directory .. "PK\5\6" .. le(2, 0) .. le(2, 0) .. le(2, count) .. le(2, count)
+    .. le(4, #directory) .. le(4, #body) .. le(2, 0))
   return path
 end
 
@@ -136,17 +143,21 @@ local function text(s) return "X" .. string.pack("<I4", #s) .. s end
 local function tensor_pickle(o)
   local sizes, strides = "(", "("
   for i = 1, #o.sizes do sizes, strides = sizes .. int(o.sizes[i]), strides .. int(o.strides[i]) end
-  return "\x80\2}" .. text "w" .. "ctorch._utils\n_rebuild_tensor_v2\n((" .. text "storage" .. "ctorch\nFloatStorage\n" .. text "0" .. text "cpu"
-    .. int(o.numel or 4) .. "tQ" .. int(o.offset or 0) .. sizes .. "t" .. strides .. "t\x89ccollections\nOrderedDict\n)RtRs."
+  return "\x80\2}" .. text "w" .. "ctorch._utils\n_rebuild_tensor_v2\n((" .. text "storage" .. "ctorch\nFloatStorage\n"
+    .. text "0" .. text "cpu"
+    .. int(o.numel or 4) .. "tQ" .. int(o.offset or 0) .. sizes .. "t" .. strides
+    .. "t\x89ccollections\nOrderedDict\n)RtRs."
 end
 
 t.test("sizes, strides and offsets that leave the storage are errors", function()
   local dir = t.tmpdir()
-  t.equal(store.load(zip_with(tensor_pickle { sizes = { 2, 2 }, strides = { 2, 1 } }, dir)).tensors[1].tensor.shape, { 2, 2 })
+  t.equal(store.load(zip_with(tensor_pickle { sizes = { 2, 2 }, strides = { 2, 1 } }, dir)).tensors[1].tensor.shape,
+    { 2, 2 })
   for _, o in ipairs {
-    { sizes = { 5 }, strides = { 1 } }, { sizes = { 4 }, strides = { 1 }, offset = 1 }, { sizes = { 2 }, strides = { 4 } },
-    { sizes = { -1 }, strides = { 1 } }, { sizes = { 2 }, strides = { -1 } }, { sizes = { 2 }, strides = { 1 }, offset = -1 },
-    { sizes = { 2 ^ 62 // 1 | 0, 8 }, strides = { 0, 0 } }, { sizes = { math.maxinteger }, strides = { math.maxinteger } },
+    { sizes = { 5 }, strides = { 1 } }, { sizes = { 4 }, strides = { 1 }, offset = 1 },
+    { sizes = { 2 }, strides = { 4 } }, { sizes = { -1 }, strides = { 1 } }, { sizes = { 2 }, strides = { -1 } },
+    { sizes = { 2 }, strides = { 1 }, offset = -1 }, { sizes = { 2 ^ 62 // 1 | 0, 8 }, strides = { 0, 0 } },
+    { sizes = { math.maxinteger }, strides = { math.maxinteger } },
     { sizes = { 4 }, strides = { 1 }, numel = -4 }, { sizes = { 4 }, strides = { 1 }, numel = 1 << 60 },
     { sizes = { 4 }, strides = { 1 }, numel = 5 },
   } do
@@ -158,10 +169,12 @@ end)
 t.test("a program of torch.jit.save is said to be one", function()
   local path = zip_with("\x80\2N.", t.tmpdir())
   local bytes = t.read(path):gsub("a/data/0", "a/code/x")
-  local last = bytes:find("PK\1\2", bytes:find("PK\1\2", 1, true) + 1, true) -- the second entry of the directory: compressed
+  -- the second entry of the directory: compressed
+  local last = bytes:find("PK\1\2", bytes:find("PK\1\2", 1, true) + 1, true)
   t.write(path, bytes:sub(1, last + 9) .. "\8\0" .. bytes:sub(last + 12))
   t.fails(function() store.load(path) end,
-    ("weights: '%s' is a program of torch.jit.save (in Python save torch.jit.load(FILE).state_dict(), and give that file)"):format(path))
+    ("weights: '%s' is a program of torch.jit.save (in Python save torch.jit.load(FILE).state_dict(), and give "
+      .. "that file)"):format(path))
 end)
 
 t.test("values without end and wrong opcodes are errors", function()
@@ -278,7 +291,8 @@ end)
 t.test("a changed number in a zip file is found by its checksum", function()
   local whole = t.read(folder .. "densenet.pt")
   local at = whole:find("densenet/data/0", 1, true) + 1000
-  local path = t.write(t.tmpdir() .. "/x.pt", whole:sub(1, at) .. string.char(whole:byte(at + 1) ~ 1) .. whole:sub(at + 2))
+  local path = t.write(t.tmpdir() .. "/x.pt", whole:sub(1, at) .. string.char(whole:byte(at + 1) ~ 1)
+    .. whole:sub(at + 2))
   t.fails_like(function() store.load(path) end, "wrong checksum")
 end)
 
@@ -300,7 +314,8 @@ t.test("the header of a .safetensors file is read strictly", function()
   refused("{" .. a .. ",}", "\0\0\0\0", "not the JSON")
   refused("{" .. a .. "} x", "\0\0\0\0", "not the JSON")
   refused('{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}', "\0", "type F8_E4M3, which is not read")
-  refused('{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}', "\0\0\0\0", "too large")
+  refused('{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}', "\0\0\0\0",
+    "too large")
   refused('{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', "\0\0\0\0", "not the JSON")
   refused('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', "\0\0\0\0", "does not fit its bytes")
   refused('{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "\0\0\0\0", "not the JSON")
@@ -317,9 +332,11 @@ t.test("files of other kinds are named", function()
   says("<!DOCTYPE html><html>", "is a web page, not a file of weights (a failed download?)")
   says("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself (run git lfs pull)")
   says("hello", "is neither a file of torch.save nor a safetensors file")
-  says(("\0"):rep(257) .. "ustar" .. ("\0"):rep(250), "is in torch's tar format of 2016, which is not read (load it with an old PyTorch and save it again)")
+  says(("\0"):rep(257) .. "ustar" .. ("\0"):rep(250),
+    "is in torch's tar format of 2016, which is not read (load it with an old PyTorch and save it again)")
   t.fails(function() store.load(dir) end, "weights: '" .. dir .. "' is a folder (expected a file of weights)")
-  t.fails(function() store.load(dir .. "/none.pt") end, "weights: '" .. dir .. "/none.pt' cannot be read (No such file or directory)")
+  t.fails(function() store.load(dir .. "/none.pt") end,
+    "weights: '" .. dir .. "/none.pt' cannot be read (No such file or directory)")
 end)
 
 -- ---- writing ----
@@ -352,9 +369,9 @@ end)
 t.test("a nested checkpoint comes back as it was", function()
   local path = t.tmpdir() .. "/c.pt"
   local value = {
-    epoch = 3, lr = 0.1, tiny = 5e-324, huge = math.huge, whole = 8.0, big = math.maxinteger, least = math.mininteger, minus = -1, byte = 255,
-    name = "Lungenentzündung", yes = true, no = false, list = { 1, 2.5, "three", { 4 } }, map = { ["a b"] = 1, nested = { x = 1 } },
-    by_number = { [3] = "three", [10] = "ten" },
+    epoch = 3, lr = 0.1, tiny = 5e-324, huge = math.huge, whole = 8.0, big = math.maxinteger, least = math.mininteger,
+    minus = -1, byte = 255, name = "Lungenentzündung", yes = true, no = false, list = { 1, 2.5, "three", { 4 } },
+    map = { ["a b"] = 1, nested = { x = 1 } }, by_number = { [3] = "three", [10] = "ten" },
   }
   local state = torch.arange(0, 10, { dtype = "uint8" })
   value.state = state
@@ -370,14 +387,18 @@ end)
 
 t.test("what cannot be saved is named, and nothing is written", function()
   local dir = t.tmpdir()
-  local function refused(value, message) t.fails(function() store.save_checkpoint(dir .. "/x.pt", value) end, message) end
-  refused({ a = { f = print } }, "save: the value.a.f is a function (expected tensors, numbers, texts, booleans and tables of them)")
+  local function refused(value, message)
+    t.fails(function() store.save_checkpoint(dir .. "/x.pt", value) end, message)
+  end
+  refused({ a = { f = print } }, "save: the value.a.f is a function (expected tensors, numbers, texts, booleans and "
+    .. "tables of them)")
   local loop = {}
   loop.loop = loop
   refused(loop, "save: the value.loop holds itself. Save a tree.")
   refused({ [1.5] = 1 }, "save: the value has the key 1.5 (expected texts and integers)")
   refused({ a = "\xff" }, "save: a text that is not UTF-8 cannot be written (use a uint8 tensor for bytes)")
-  t.fails(function() store.save(dir .. "/x.bin", {}) end, "save: '" .. dir .. "/x.bin' ends in no known way (expected .pt, .pth or .safetensors)")
+  t.fails(function() store.save(dir .. "/x.bin", {}) end,
+    "save: '" .. dir .. "/x.bin' ends in no known way (expected .pt, .pth or .safetensors)")
   t.equal(io.open(dir .. "/x.pt"), nil)
 end)
 
@@ -390,7 +411,8 @@ t.test("a full disk is one error; the old file stays and no temporary one does",
   local sh = ("ulimit -f 100; exec %s %s"):format(t.quote(require("medxai.host").exe), t.quote(script))
   local r = t.run { "-c", sh, exe = "/bin/sh" }
   t.equal(r.code, 1)
-  t.ok(r.err:find("save: cannot write '" .. path .. "' (File too large). Free some space and run again; the file that was there is untouched.", 1, true), r.err)
+  t.ok(r.err:find("save: cannot write '" .. path .. "' (File too large). Free some space and run again; the file "
+    .. "that was there is untouched.", 1, true), r.err)
   t.equal(t.read(path), "old")
   local left = io.popen("ls " .. dir .. " | grep -c tmp")
   t.equal(left:read "n", 0)

@@ -189,12 +189,15 @@ t.test("DenseNet's old names are understood, and absent batch counters are no fa
 end)
 
 t.test("another number of classes is named, and nothing is loaded", function()
-  local model = state { { "features.0.weight", { 2 } }, { "fc1.weight", { 512, 4 } }, { "fc2.weight", { 3, 512 } }, { "fc2.bias", { 3 } } }
-  local file = { { name = "features.0.weight", tensor = torch.ones(2) }, { name = "fc1.weight", tensor = torch.ones(512, 4) },
-    { name = "fc2.weight", tensor = torch.ones(4, 512) }, { name = "fc2.bias", tensor = torch.ones(4) } }
+  local model = state { { "features.0.weight", { 2 } }, { "fc1.weight", { 512, 4 } }, { "fc2.weight", { 3, 512 } },
+    { "fc2.bias", { 3 } } }
+  local file = { { name = "features.0.weight", tensor = torch.ones(2) },
+    { name = "fc1.weight", tensor = torch.ones(512, 4) }, { name = "fc2.weight", tensor = torch.ones(4, 512) },
+    { name = "fc2.bias", tensor = torch.ones(4) } }
   t.fails(function() match.load_into(model, file, { from = "w.pt" }) end,
-    "weights: 'w.pt' does not fit the model (2 matched, 0 missing, 0 extra, 2 of another shape). Nothing was loaded.\n" ..
-    "  fc2.weight is 4x512 in the file, 3x512 here: the file was trained with 4 classes\n  fc2.bias is 4 in the file, 3 here")
+    "weights: 'w.pt' does not fit the model (2 matched, 0 missing, 0 extra, 2 of another shape). Nothing was "
+    .. "loaded.\n" .. "  fc2.weight is 4x512 in the file, 3x512 here: the file was trained with 4 classes\n  "
+    .. "fc2.bias is 4 in the file, 3 here")
   t.equal(model[1].tensor:tolist(), { 0.0, 0.0 })
   local warnings = require("medxai.host").warnings()
   match.load_into(model, file, { strict = false, from = "w.pt" })
@@ -211,19 +214,25 @@ t.test("missing and extra names are listed, not all of them", function()
     file[i] = { name = (i < 3 and "a." or "b.") .. i, tensor = torch.ones(1) }
   end
   t.fails(function() match.load_into(model, file, { from = "w.pt" }) end,
-    "weights: 'w.pt' does not fit the model (2 matched, 8 missing, 8 extra, 0 of another shape). Nothing was loaded.\n" ..
-    "  missing in the file: a.3, a.4, a.5, a.6, a.7, a.8 and 2 more\n  only in the file: b.3, b.4, b.5, b.6, b.7, b.8 and 2 more")
+    "weights: 'w.pt' does not fit the model (2 matched, 8 missing, 8 extra, 0 of another shape). Nothing was "
+    .. "loaded.\n" .. "  missing in the file: a.3, a.4, a.5, a.6, a.7, a.8 and 2 more\n  only in the file: b.3, "
+    .. "b.4, b.5, b.6, b.7, b.8 and 2 more")
 end)
 
 t.test("a file that shares no name is never loaded", function()
-  t.fails_like(function() match.load_into(densenet(), { { name = "x", tensor = torch.ones(1) } }, { strict = false }) end, "0 matched")
+  t.fails_like(function()
+    match.load_into(densenet(), { { name = "x", tensor = torch.ones(1) } }, { strict = false })
+  end, "0 matched")
 end)
 
 t.test("values that are not finite are told of when they are loaded", function()
   local warnings = require("medxai.host").warnings()
   local before = #warnings
-  local file = { { name = "a", tensor = torch.ones(2) }, { name = "b", tensor = torch.full({ 3 }, 0 / 0):to { dtype = "float16" } } }
-  match.load_into({ { name = "a", tensor = torch.zeros(2) }, { name = "b", tensor = torch.zeros(3) } }, file, { from = "w.pt" })
+  local file = { { name = "a", tensor = torch.ones(2) },
+    { name = "b", tensor = torch.full({ 3 }, 0 / 0):to { dtype = "float16" } } }
+  match.load_into({ { name = "a", tensor = torch.zeros(2) }, { name = "b", tensor = torch.zeros(3) } }, file,
+    { from = "w.pt" })
   t.equal(#warnings, before + 1)
-  t.equal(warnings[#warnings], "weights: 'w.pt' holds values that are not finite in 1 of its tensors, first in b: whatever the model answers is not a number.")
+  t.equal(warnings[#warnings], "weights: 'w.pt' holds values that are not finite in 1 of its tensors, first in b: "
+    .. "whatever the model answers is not a number.")
 end)

@@ -199,7 +199,8 @@ t.test("a run's model settings are taken where they are left out, told, and refu
     { "an old word", built "other_size = true", "mobilenet_v2: option 'other_size' is now force = { 'size_px', "
       .. "'resize_px' }." },
     { "another old word", built "weights_from_other_data = true",
-      "mobilenet_v2: option 'weights_from_other_data' is now force, with the settings that differ: force = { 'input' }." },
+      "mobilenet_v2: option 'weights_from_other_data' is now force, with the settings that differ: force = { "
+      .. "'input' }." },
     { "a setting that there is not", built "force = { 'size' }", "mobilenet_v2: force: unknown setting 'size'. Did "
       .. "you mean 'size_px', 'resize_px' or 'mask_resize'?" },
     { "training alone", built "dropout = 0.5, train_depth = 0, frozen = 'eval'", "taken" },
@@ -317,7 +318,8 @@ t.test("model.json says what it takes to build the model and to read the data ag
   t.equal(canon.write(said.data), canon.write { reader = "manifest", options = { csv = "data", classes = { "opacity",
     "clear", "nodule" }, input = "lungs_raw", size_px = 48, resize_px = 53, white_16bit = 4095,
     mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 }, augment = true, labels = "true" } })
-  for key, value in pairs { format = "medxai.model", network = "squeezenet1_0", head = "thesis", dtype = "float32", layout = "channels_last",
+  for key, value in pairs { format = "medxai.model", network = "squeezenet1_0", head = "thesis", dtype = "float32",
+      layout = "channels_last",
     device = "cpu", size_px = 48, resize_px = 53,
     white_16bit = 4095,
     interpolation = "bilinear", channels = 3, range = { 0, 1 }, mean = { 0.25, 0.5, 0.125 }, std = { 0.3, 0.2, 0.7 },
@@ -334,7 +336,8 @@ t.test("the check before training compares data with the weights' run, but for w
     .. "{ optim = xai.optim.sgd { lr = 0.01 }, epochs = 1, batch = 3 })\n"
   t.equal(go(dir, "first", fit).code, 0)
   local function explained(size)
-    return "local trained = " .. fit .. "run:explain(xai.models.squeezenet1_0 { weights = 'first' }, read { size_px = " .. size
+    return "local trained = " .. fit .. "run:explain(xai.models.squeezenet1_0 { weights = 'first' }, read { size_px = "
+      .. size
       .. " }.val, { methods = { 'sobel' }, figures = false })"
   end
   local r = go(dir, "second", explained "40")
@@ -375,7 +378,8 @@ run:evaluate(model, data.val, { batch = 3 })]])
   end
 end)
 
-t.test("options of xai.trained replace the data's, and what the network would see otherwise has to be forced", function()
+t.test("options of xai.trained replace the data's, and what the network would see otherwise has to "
+  .. "be forced", function()
   local dir = t.tmpdir()
   make_data(dir)
   local r = go(dir, "first", "run:fit(xai.models.squeezenet1_0 { classes = read().classes }, read(), { optim = "
@@ -386,14 +390,16 @@ t.test("options of xai.trained replace the data's, and what the network would se
     .. "{ batch = 3 })"):format(options) end
   refusals(dir, {
     { "gone", used "nil", "manifest: cannot read 'data': No such file or directory." },
-    { "other input", used "{ data = { csv = 'moved', input = 'whole' } }", "weights: the run 'first' has input lungs_raw "
+    { "other input", used "{ data = { csv = 'moved', input = 'whole' } }",
+      "weights: the run 'first' has input lungs_raw "
       .. "(here: whole). " .. hint "input" },
     { "another word", used "{ root = 'moved' }", "trained: unknown option 'root'. Known: data, force, run, sizes." },
     { "no such run", used "{}" :gsub("first", "frist"), "weights: there is no run 'frist' (looked for "
       .. "runs/frist/weights.pt). Run the experiment of that name first, or give a path to a file." },
     { "no run", "xai.trained 'imagenet'", "trained: 'imagenet' is no run. Use xai.models.NAME { classes = ..., weights "
       .. "= 'imagenet' }." },
-    { "nothing", "xai.trained()", "trained: no run is named (expected its name, as in xai.trained(\"vgg19\"); for xai.trained(run.of): "
+    { "nothing", "xai.trained()", "trained: no run is named (expected its name, as in xai.trained(\"vgg19\"); for "
+      .. "xai.trained(run.of): "
       .. "--of vgg19 behind the experiment, or xai.run { of = \"vgg19\" })." },
   })
   r = go(dir, "second", used "{ data = { csv = 'moved', input = 'whole', limit = 1 }, force = { 'input' } }")
@@ -411,11 +417,14 @@ t.test("the thesis' sizes are those of its whole images on MobileNet V2", functi
     local folder = ("%s/runs/%s"):format(dir, mask)
     files.mkdir(folder)
     t.write(folder .. "/weights.pt", "")
-    files.write_data(folder .. "/model.json", { format = "medxai.model", network = "mobilenet_v2", classes = { "COVID-19",
-      "Non-COVID", "Normal" }, size_px = 225, input_mode = mask, data = { reader = "covid_qu_ex", options = { root = root,
-      mask = mask, size_px = 225, resize_px = 256 } } })
+    files.write_data(folder .. "/model.json",
+      { format = "medxai.model", network = "mobilenet_v2", classes = { "COVID-19",
+      "Non-COVID", "Normal" }, size_px = 225, input_mode = mask,
+      data = { reader = "covid_qu_ex", options = { root = root, mask = mask, size_px = 225, resize_px = 256 } } })
     for sizes, size in pairs { trained = 225, thesis = mask == "none" and 224 or 225 } do
-      local r = t.run { "-e", ("local x = require 'medxai' x.run { name = 'new' } local m, d = x.trained('%s') print(d.size_px, d.resize_px, m.force.size_px)")
+      local r = t.run { "-e",
+        ("local x = require 'medxai' x.run { name = 'new' } local m, d = x.trained('%s') print(d.size_px, "
+          .. "d.resize_px, m.force.size_px)")
         :format(mask), "--sizes", sizes, cwd = dir }
       t.equal(r.out, ("%d\t256\t%s\n"):format(size, tostring(size == 224 or nil)), r.err)
     end
@@ -433,9 +442,12 @@ t.test("a network of one's own cannot be built from its run, and an old model.js
     t.equal(r.code, 1)
     return r.err
   end
-  t.ok(says { network = "tiny" }:find("trained: the run 'old' has a network of its own, 'tiny' (expected squeezenet1_0, "
-    .. "mobilenet_v2, efficientnet_b0, densenet121, resnet50, inception_v3, vgg19). Build it as its experiment does, with "
+  t.ok(says { network = "tiny" }:find("trained: the run 'old' has a network of its own, 'tiny' (expected "
+    .. "squeezenet1_0, "
+    .. "mobilenet_v2, efficientnet_b0, densenet121, resnet50, inception_v3, vgg19). Build it as its experiment "
+    .. "does, with "
     .. "weights = 'old'.", 1, true))
-  t.ok(says { network = "vgg19" }:find("trained: the run 'old' does not say which data it was trained on. Read them with "
+  t.ok(says { network = "vgg19" }:find("trained: the run 'old' does not say which data it was trained on. Read "
+    .. "them with "
     .. "xai.dataset.NAME, and use xai.models.vgg19 { weights = 'old' }.", 1, true))
 end)

@@ -21,8 +21,10 @@ if %q ~= "" then model_file.check_data(run, model, data) end
 local function apply(spec, options)
   options = options or {}
   local dir = options.dir or t.tmpdir()
-  local script = t.write(dir .. "/experiment.lua", program:format(spec, options.on_missing or "error", options.input or "", options.input or ""))
-  return t.run { script, cwd = dir, timeout = 60, env = { HOME = dir .. "/home", TORCH_HOME = options.torch_home or "", XDG_CACHE_HOME = options.cache or "",
+  local script = t.write(dir .. "/experiment.lua",
+    program:format(spec, options.on_missing or "error", options.input or "", options.input or ""))
+  return t.run { script, cwd = dir, timeout = 60,
+    env = { HOME = dir .. "/home", TORCH_HOME = options.torch_home or "", XDG_CACHE_HOME = options.cache or "",
     MEDXAI_WEIGHTS_URL = options.url or "file:///nowhere" } }
 end
 
@@ -110,7 +112,8 @@ t.test("without a network the error says which file to put where", function()
   local r = apply("imagenet", { dir = dir })
   t.equal(r.code, 1)
   t.ok(r.err:find("the ImageNet weights of squeezenet1_0 are not here and cannot be downloaded (", 1, true), r.err)
-  t.ok(r.err:find("Put https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth into '" .. dir .. "/home/.cache/torch/hub/checkpoints', or give weights = \"random\".", 1, true), r.err)
+  t.ok(r.err:find("Put https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth into '" .. dir
+    .. "/home/.cache/torch/hub/checkpoints', or give weights = \"random\".", 1, true), r.err)
   r = apply("imagenet", { on_missing = "scratch" })
   t.equal(r.code, 0)
 end)
@@ -120,7 +123,8 @@ t.test("a damaged file in the cache is named", function()
   os.execute("mkdir -p " .. t.quote(dir .. "/th/hub/checkpoints"))
   local path = t.write(dir .. "/th/hub/checkpoints/squeezenet1_0-b66bff10.pth", "not the real one")
   local r = apply("imagenet", { dir = dir, torch_home = dir .. "/th" })
-  t.ok(r.err:find("weights: '" .. path .. "' is damaged (its hash is not the one in its name). Delete it and run again.", 1, true), r.err)
+  t.ok(r.err:find("weights: '" .. path .. "' is damaged (its hash is not the one in its name). Delete it and "
+    .. "run again.", 1, true), r.err)
 end)
 
 t.test("a download with another hash is refused and removed", function()
@@ -139,7 +143,8 @@ t.test("a run's weights are found by its name, and must agree", function()
   file_of(dir .. "/runs/first/weights.pt")
   local function describe(o)
     o = o or {}
-    require("medxai.base.files").write_data(dir .. "/runs/first/model.json", { format = "medxai.model", network = o.network
+    require("medxai.base.files").write_data(dir .. "/runs/first/model.json",
+      { format = "medxai.model", network = o.network
       or "squeezenet1_0", classes = o.classes or { "a", "b", "c" },
       hidden = o.hidden or 8, head = "thesis", size_px = 224, input = "lungs" })
     return apply("first", { dir = dir, input = o.input or "" })
@@ -165,11 +170,13 @@ t.test("an absent run names the experiment to run first", function()
   local dir = t.tmpdir()
   t.write(dir .. "/vgg19_masked.lua", "")
   local r = apply("vgg19_masked", { dir = dir })
-  t.ok(r.err:find("weights: there is no run 'vgg19_masked' (looked for runs/vgg19_masked/weights.pt). Run ", 1, true), r.err)
+  t.ok(r.err:find("weights: there is no run 'vgg19_masked' (looked for runs/vgg19_masked/weights.pt). Run ", 1,
+    true), r.err)
   t.ok(r.err:find("vgg19_masked.lua first.", 1, true), r.err)
 end)
 
-t.test("images of another size than the run's are refused unless the model takes them, by evaluation and search alike", function()
+t.test("images of another size than the run's are refused unless the model takes them, by evaluation and "
+  .. "search alike", function()
   local dir = t.tmpdir()
   local function go(name, size, model, rest)
     local script = t.write(dir .. "/" .. name .. ".lua", ([[
@@ -182,7 +189,8 @@ local function fit(model) return model, data, { optim = xai.optim.sgd { lr = 0.0
     return t.run { "--quiet", script, cwd = dir, timeout = 120 }
   end
   local evaluated, searched = "run:evaluate(network(), data.test)",
-    "local s = run:grid { train_depth = { 0 }, train = function(cell) return fit(network(cell.train_depth)) end } run:evaluate(s.model, data.test)"
+    "local s = run:grid { train_depth = { 0 }, train = function(cell) return fit(network(cell.train_depth)) end } "
+    .. "run:evaluate(s.model, data.test)"
   local r = go("first", 48, "weights = 'random'", "run:fit(fit(network()))")
   t.equal(r.code, 0, r.err)
   local refused = go("second", 64, "weights = 'first'", evaluated)

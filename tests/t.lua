@@ -42,7 +42,9 @@ local function far(a, b, tol, at)
     if a == b or (a ~= a and b ~= b) or math.abs(a - b) <= tol then return nil end
     return ("got %.17g, expected %.17g (differs by %.3g, allowed %.3g)%s"):format(a, b, math.abs(a - b), tol, at)
   end
-  if type(a) ~= "table" or type(b) ~= "table" or #a ~= #b then return "got " .. show(a) .. ", expected " .. show(b) .. at end
+  if type(a) ~= "table" or type(b) ~= "table" or #a ~= #b then
+    return "got " .. show(a) .. ", expected " .. show(b) .. at
+  end
   for i = 1, #a do
     local message = far(a[i], b[i], tol, at .. " at " .. i)
     if message then return message end
@@ -70,13 +72,17 @@ end
 function t.fails(f, expected)
   local message = message_of(f)
   local bare = message:gsub("^[^\n:]+%.lua:%d+: ", "")
-  if message ~= expected and bare ~= expected then error("got the error " .. show(message) .. ", expected " .. show(expected), 2) end
+  if message ~= expected and bare ~= expected then
+    error("got the error " .. show(message) .. ", expected " .. show(expected), 2)
+  end
 end
 
 --- f() fails with a message that holds the Lua pattern.
 function t.fails_like(f, pattern)
   local message = message_of(f)
-  if not message:find(pattern) then error("got the error " .. show(message) .. ", expected one like " .. show(pattern), 2) end
+  if not message:find(pattern) then
+    error("got the error " .. show(message) .. ", expected one like " .. show(pattern), 2)
+  end
   return message
 end
 
@@ -130,7 +136,8 @@ function t.run(args)
   local words = {}
   if args.cwd then words[#words + 1] = "cd " .. quote(args.cwd) .. " &&" end
   local names = {}
-  if os.getenv "ASAN_OPTIONS" then -- leaks are looked for in this process: in a child of many threads the leak checker dies at its end
+  -- leaks are looked for in this process: in a child of many threads the leak checker dies at its end
+  if os.getenv "ASAN_OPTIONS" then
     words[#words + 1] = "ASAN_OPTIONS=" .. quote(os.getenv "ASAN_OPTIONS" .. ":detect_leaks=0")
   end
   for name in next, args.env or {} do names[#names + 1] = name end
@@ -170,7 +177,8 @@ local function leak(before, after)
   if not after then return nil end
   before = before or { tensors = 0, bytes = 0 }
   if before.tensors == after.tensors and before.bytes == after.bytes then return nil end
-  return ("leak: %d tensors, %d bytes are live, before it %d and %d"):format(after.tensors, after.bytes, before.tensors, before.bytes)
+  return ("leak: %d tensors, %d bytes are live, before it %d and %d"):format(after.tensors, after.bytes, before.tensors,
+    before.bytes)
 end
 
 local function trace(message)

@@ -26,8 +26,10 @@ t.long("every documented operator outlives bad arguments, forty each", function(
 
 t.test("arguments known to end the process on libtorch 1.13.1 are refused", function()
   local x = torch.ones({ 3, 3 }, { dtype = "int64" })
-  t.fails(function() torch.reflection_pad1d(x, {}) end, "reflection_pad1d: argument 'padding' (expected 2 integers, got 0)")
-  t.fails(function() x:sum_to_size { math.mininteger } end, "sum_to_size: argument 'size' names a tensor that no machine can hold")
+  t.fails(function() torch.reflection_pad1d(x, {}) end,
+    "reflection_pad1d: argument 'padding' (expected 2 integers, got 0)")
+  t.fails(function() x:sum_to_size { math.mininteger } end,
+    "sum_to_size: argument 'size' names a tensor that no machine can hold")
   t.fails(function() torch.nll_loss(torch.zeros(0), torch.zeros({ 0 }, { dtype = "int64" })) end,
     "nll_loss: the input has no class (a dimension of size 0)")
   for _, name in ipairs { "native_channel_shuffle", "segment_reduce", "ctc_loss" } do

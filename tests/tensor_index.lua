@@ -83,14 +83,18 @@ t.test("wrong indices are told", function()
   t.fails(function() return x[3] end, "index: 3 is out of range (dimension of size 3, indices from 0)")
   t.fails(function() return x[-4] end, "index: -4 is out of range (dimension of size 3, indices from 0)")
   t.fails(function() return x[{ 0, 0, 0 }] end, "index: too many indices for a tensor of 0 dimensions")
-  t.fails(function() return x[{ { 0, 2, -1 } }] end, "index: the step of a slice is -1 (expected 1 or more). Use t:flip.")
+  t.fails(function() return x[{ { 0, 2, -1 } }] end,
+    "index: the step of a slice is -1 (expected 1 or more). Use t:flip.")
   t.fails(function() return x[{ { 0, 1, 1, 1 } }] end, "index: a slice is {first, end} or {first, end, step}")
   t.fails(function() return x[1.5] end, "index: expected an integer, got 1.5")
-  t.fails(function() return x[true] end, "index: a boolean is not an index (expected an integer, a slice {a, b} or a tensor)")
+  t.fails(function() return x[true] end, "index: a boolean is not an index (expected an integer, a slice {a, b} or "
+    .. "a tensor)")
   t.fails(function() return x[{ a = 1 }] end, "index: an index is a list such as {1, {0, 4}}")
   t.fails(function() return x[torch.tensor { true, false }] end, "index: the mask has 2 in dimension 0, the tensor 3")
-  t.fails(function() return x[torch.tensor { 0.5 }] end, "index: a float32 tensor is not an index (expected int64 or bool)")
-  t.fails_like(function() return x[torch.tensor { 7 }] end, "^index: index 7 is out of bounds for dimension 0 with size 3")
+  t.fails(function() return x[torch.tensor { 0.5 }] end,
+    "index: a float32 tensor is not an index (expected int64 or bool)")
+  t.fails_like(function() return x[torch.tensor { 7 }] end,
+    "^index: index 7 is out of bounds for dimension 0 with size 3")
   t.fails(function() x[0] = "a" end, "index: cannot store a string in a tensor (expected a number or a tensor)")
   t.fails(function() x[0] = torch.ones(5) end, "copy_: shapes 4 and 5 do not fit (4 is not 5 in dimension 0)")
   t.fails(function() return torch.tensor(1)[0] end, "index: too many indices for a tensor of 0 dimensions")

@@ -1,5 +1,5 @@
--- Allocations that fail at the n-th, n = 0, 1, 2 ...: every binding ends in its result or in one error, and leaks nothing.
--- (The runner compares live tensors and bytes after each test.)
+-- Allocations that fail at the n-th, n = 0, 1, 2 ...: every binding ends in its result or in one error, and leaks
+-- nothing. (The runner compares live tensors and bytes after each test.)
 local t = require "t"
 local torch = require "medxai.torch"
 local core = require "medxai.core"

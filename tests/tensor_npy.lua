@@ -8,10 +8,11 @@ t.test("files that NumPy wrote: dtypes, byte orders, Fortran order, versions", f
   local rows = { { 0, 1, 2 }, { 3, 4, 5 } }
   local floats = { { 0.0, 1.0, 2.0 }, { 3.0, 4.0, 5.0 } }
   for name, want in pairs {
-    float32 = { "float32", floats }, float64_big = { "float64", floats }, int16 = { "int16", rows }, fortran = { "float32", floats },
-    uint16 = { "int32", { { 65535, 1, 2 }, { 3, 4, 5 } } }, uint32_big = { "int64", { { 4294967295, 1, 2 }, { 3, 4, 5 } } },
-    bool = { "bool", { { false, true, true }, { true, true, true } } }, scalar = { "float64", 3.5 }, empty = { "float32", {} },
-    version2 = { "float32", { 0.0, 1.0, 2.0 } },
+    float32 = { "float32", floats }, float64_big = { "float64", floats }, int16 = { "int16", rows },
+    fortran = { "float32", floats }, uint16 = { "int32", { { 65535, 1, 2 }, { 3, 4, 5 } } },
+    uint32_big = { "int64", { { 4294967295, 1, 2 }, { 3, 4, 5 } } },
+    bool = { "bool", { { false, true, true }, { true, true, true } } }, scalar = { "float64", 3.5 },
+    empty = { "float32", {} }, version2 = { "float32", { 0.0, 1.0, 2.0 } },
   } do
     local x = torch.load_npy(reference(name))
     t.equal({ x.dtype, x:tolist() }, want, name)
@@ -24,7 +25,8 @@ t.test("what is written is what NumPy writes, and reads back the same", function
   local path = t.tmpdir() .. "/x.npy"
   torch.save_npy(path, torch.arange(6):view(2, 3):float())
   t.equal(t.read(path), t.read(reference "float32"))
-  for _, dtype in ipairs { "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64", "complex128" } do
+  for _, dtype in ipairs { "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
+      "complex64", "complex128" } do
     local x = torch.arange(6):view(3, 2):to(dtype):t()
     torch.save_npy(path, x)
     local y = torch.load_npy(path)
@@ -59,7 +61,8 @@ t.test("hostile headers are errors", function()
   local function header(text, data) return "\x93NUMPY\1\0" .. string.pack("<s2", text) .. (data or "") end
   for text, message in pairs {
     ["{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9), }"] = "without a readable shape",
-    ["{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999999, 999999999999999), }"] = "promises more elements",
+    ["{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999999, "
+      .. "999999999999999), }"] = "promises more elements",
     ["{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }"] = "without a readable shape",
     ["{'descr': '<f4', 'fortran_order': False, 'shape': (3), }"] = "without a readable shape",
     ["{'descr': '<f4', 'fortran_order': Maybe, 'shape': (3,), }"] = "without fortran_order",

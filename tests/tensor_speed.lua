@@ -1,4 +1,5 @@
--- The price of an operator's call from Lua. The bound is loose, for busy machines; tests/bench has the comparison with Python.
+-- The price of an operator's call from Lua. The bound is loose, for busy machines; tests/bench has the comparison with
+-- Python.
 local t = require "t"
 local torch = require "medxai.torch"
 

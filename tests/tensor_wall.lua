@@ -106,13 +106,15 @@ end)
 t.test("data of another dtype or with gaps is refused in the same words everywhere", function()
   local gram, xy = torch.eye(4, { dtype = "float64" }), torch.ones(4, { dtype = "float64" })
   local options = { samples = 4 }
-  t.fails(function() core.lars.path(gram:float(), xy, options) end, "lars: gram: wrong dtype (expected float64, got float32).")
+  t.fails(function() core.lars.path(gram:float(), xy, options) end,
+    "lars: gram: wrong dtype (expected float64, got float32).")
   t.fails(function() core.lars.path(gram, torch.ones(8, { dtype = "float64" })[{ { 0, 8, 2 } }], options) end,
     "lars: xy: the tensor must be contiguous and on the CPU. Use t:cpu():contiguous().")
   t.fails(function() core.lars.path(torch.eye(3, { dtype = "float64" }), xy, options) end,
     "lars: gram: expected 16 numbers, got 9")
   local p = core.partition.new { size = { 2, 2, 1 }, outputs = 2, budget = 4, queue_batch = 1, context = -1 }
-  t.fails(function() p:start(torch.ones(2), torch.ones(2)) end, "partition: start: wrong dtype (expected float64, got float32).")
+  t.fails(function() p:start(torch.ones(2), torch.ones(2)) end,
+    "partition: start: wrong dtype (expected float64, got float32).")
 end)
 
 t.test("the plain C reads what a negative view shows", function()

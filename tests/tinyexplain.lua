@@ -1,5 +1,5 @@
--- What the tests of explaining share: a tiny network with weights by formula (tests/reference/gradcam.py has the same one),
--- a split that needs no files, and a run without a trainer.
+-- What the tests of explaining share: a tiny network with weights by formula (tests/reference/gradcam.py has the same
+-- one), a split that needs no files, and a run without a trainer.
 local t = require "t"
 local host = require "medxai.host"
 local torch = require "medxai.torch"
@@ -25,7 +25,8 @@ function tiny.model(dtype)
     local n, values = 1, {}
     for _, side in ipairs(entry.tensor.shape) do n = n * side end
     for i = 0, n - 1 do values[i + 1] = 0.5 * math.sin(i * (0.7 + 0.3 * (k - 1)) + (k - 1)) end
-    state[k] = { name = entry.name, tensor = torch.tensor(values, { dtype = "float64" }):view(entry.tensor.shape):to { dtype = entry.tensor.dtype } }
+    state[k] = { name = entry.name, tensor = torch.tensor(values,
+      { dtype = "float64" }):view(entry.tensor.shape):to { dtype = entry.tensor.dtype } }
   end
   model:load_state(state)
   if dtype then model:to { dtype = dtype } end
@@ -60,7 +61,8 @@ end
 
 -- What a split says of its i-th image: there is no file; the classes take turns.
 local function item(_, i)
-  return { id = string.format("%016x", i), path = string.format("folder/image %d.png", i), name = string.format("image %d.png", i), label = (i - 1) % 3,
+  return { id = string.format("%016x", i), path = string.format("folder/image %d.png", i),
+    name = string.format("image %d.png", i), label = (i - 1) % 3,
     patient = "unknown", source = "made" }
 end
 
@@ -68,7 +70,10 @@ end
 function tiny.tensor_split(images, classes)
   local split = { name = "test", n = images:size(0), classes = classes or tiny.classes, item = item }
   function split.batch(_, numbers)
-    if #numbers == split.n and numbers[1] == 1 and numbers[split.n] == split.n then return { x = images, index = numbers } end -- all, in order: no copy
+    -- all, in order: no copy
+    if #numbers == split.n and numbers[1] == 1 and numbers[split.n] == split.n then
+      return { x = images, index = numbers }
+    end
     local list = {}
     for k, i in ipairs(numbers) do list[k] = images:narrow(0, i - 1, 1) end
     return { x = torch.cat(list, 0), index = numbers }

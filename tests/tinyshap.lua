@@ -1,5 +1,5 @@
--- What the tests of SHAP share: shap 0.51's dump (tests/reference/shap.pt, made by shap_values.py) and a method's context over the
--- tiny network of tinyexplain.lua without a run around it.
+-- What the tests of SHAP share: shap 0.51's dump (tests/reference/shap.pt, made by shap_values.py) and a method's
+-- context over the tiny network of tinyexplain.lua without a run around it.
 local t = require "t"
 local tiny = require "tinyexplain"
 local context = require "medxai.explain.context"
@@ -26,9 +26,12 @@ function own.distance(a, b) return (a:to { dtype = "float64" } - b:to { dtype = 
 function own.context(x, fields)
   local model = fields.model or tiny.model("float64")
   local logits, items, views = torch.no_grad(model, x), {}, {}
-  for i = 1, x:size(0) do items[i], views[i] = { id = "image " .. i, path = i .. ".png", label = 0, number = i }, { identity = true } end
-  local made = { pass = { logits = logits }, x = x, items = items, views = views, model = model, height = x:size(2), width = x:size(3), seed = 7,
-    budget_bytes = 1 << 26, scorer = scorer.new(model), targets = target.fix(target.parse(fields.target or "predicted", tiny.classes), logits, items, tiny.classes) }
+  for i = 1, x:size(0) do
+    items[i], views[i] = { id = "image " .. i, path = i .. ".png", label = 0, number = i }, { identity = true }
+  end
+  local made = { pass = { logits = logits }, x = x, items = items, views = views, model = model, height = x:size(2),
+    width = x:size(3), seed = 7, budget_bytes = 1 << 26, scorer = scorer.new(model),
+    targets = target.fix(target.parse(fields.target or "predicted", tiny.classes), logits, items, tiny.classes) }
   for k, v in pairs(fields) do made[k] = v end
   return context.new(made)
 end

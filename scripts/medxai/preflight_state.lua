@@ -1,6 +1,6 @@
--- The Lua state in which medxai.run.preflight reads an experiment: the library as it is, but without its native core. Networks
--- are graphs without tensors, a step checks its arguments and gives a value that is not known, and whatever computes,
--- writes, waits or leaves ends the check. Returns the first mistake as a text, or nothing.
+-- The Lua state in which medxai.run.preflight reads an experiment: the library as it is, but without its native core.
+-- Networks are graphs without tensors, a step checks its arguments and gives a value that is not known, and whatever
+-- computes, writes, waits or leaves ends the check. Returns the first mistake as a text, or nothing.
 -- It refuses to judge what depends on a value that is not known, and every error that is not one of options or names.
 local stop, script = ...
 local host = require "medxai.host"
@@ -8,7 +8,7 @@ local xpcall_ = xpcall
 
 local function ends() error(stop, 0) end
 
--- ---- values that are not known -------------------------------------------------------------------------------------------
+-- ---- values that are not known --------------------------------------------------------------------------------------
 
 local unknown = setmetatable({}, { __name = "a value that is not known before the experiment runs" })
 do
@@ -39,7 +39,7 @@ local function is_open(value, seen)
   return false
 end
 
--- ---- Lua's own library ----------------------------------------------------------------------------------------------------
+-- ---- Lua's own library ----------------------------------------------------------------------------------------------
 
 local function nothing() end
 
@@ -77,9 +77,11 @@ local function close_library()
   local sink = setmetatable({}, { __index = function() return function(self) return self end end })
   local open, lines = io.open, io.lines
   keep(io, { type = true })
-  io.open, io.lines, io.write, io.stdout, io.stderr = reads_only(open), reads_only(lines), nothing, sink, sink -- luacheck: ignore
+  io.open, io.lines, io.write = reads_only(open), reads_only(lines), nothing -- luacheck: ignore
+  io.stdout, io.stderr = sink, sink -- luacheck: ignore
   keep(os, { clock = true, date = true, difftime = true, getenv = true, time = true })
-  keep(debug, { getinfo = true, getlocal = true, getmetatable = true, getupvalue = true, traceback = true, upvalueid = true })
+  keep(debug, { getinfo = true, getlocal = true, getmetatable = true, getupvalue = true, traceback = true,
+    upvalueid = true })
   print, warn = nothing, nothing -- luacheck: ignore
   local format, pairs_in_order = string.format, ipairs
   function string.format(pattern, ...) -- luacheck: ignore
@@ -109,10 +111,11 @@ local function close_modules()
   end
 end
 
--- ---- the native core ------------------------------------------------------------------------------------------------------
+-- ---- the native core ------------------------------------------------------------------------------------------------
 
 local native -- anything of the native core: it may be named and kept, to call it ends the check
-native = setmetatable({}, { __index = function() return native end, __newindex = nothing, __call = ends, __close = nothing })
+native = setmetatable({}, { __index = function() return native end, __newindex = nothing, __call = ends,
+  __close = nothing })
 
 -- A network's nodes, as bindings/lua/l_graph.c keeps them, without what computes.
 local Graph = {}
@@ -171,7 +174,7 @@ local function replace_core()
   file.read = reads_only(file.read)
 end
 
--- ---- the library -----------------------------------------------------------------------------------------------------------
+-- ---- the library ----------------------------------------------------------------------------------------------------
 
 -- Options that are not known are left out of the check; the others are checked as ever.
 local function open_options()
@@ -200,7 +203,8 @@ local function open_options()
   function check.warn() end
 end
 
--- Runs a step's check: every error that it raises itself is a mistake, not that of the experiment's own functions that it calls.
+-- Runs a step's check: every error that it raises itself is a mistake, not that of the experiment's own functions that
+-- it calls.
 local function checked(f, ...)
   local check = require "medxai.base.options"
   local own = true

@@ -44,37 +44,44 @@ local function steps()
   local search = of "search"
   return {
     { name = "run", usage = "local run = xai.run { name = \"mine\" }", options = run.spec,
-      doc = "A run: its folder runs/<name>, which holds all that its steps make. The same command goes on after a stop." },
+      doc = "A run: its folder runs/<name>, which holds all that its steps make. The same command goes on "
+      .. "after a stop." },
     { name = "fit", usage = "run:fit(model, data, { optim = xai.optim.adam { lr = 0.001 }, epochs = 5 })",
       options = require("medxai.train.options").spec,
       doc = "Trains the model on data.train; the weights with the best score on data.val are kept." },
     { name = "grid", usage = "local search = run:grid { lr = { 0.01, 0.001 }, train = function(cell) ... end }",
       options = search.spec,
-      doc = "Trains one model for every combination of the fields' values and keeps the best. Every other option is a field:\n"
+      doc = "Trains one model for every combination of the fields' values and keeps the best. Every other option is "
+      .. "a field:\n"
         .. "a list of values, one value, or a function of the cell." },
     { name = "evaluate", usage = "run:evaluate(model, data.test)", options = of("evaluate").spec,
       doc = "Predictions and scores of a split with bootstrap intervals: predictions.csv, tables in the report." },
-    { name = "cross_evaluate", usage = "run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = c } }",
-      options = of("cross_evaluate").spec, doc = "Every model on every split, with paired differences." },
+    { name = "cross_evaluate", usage = "run:cross_evaluate { models = { plain = a, masked = b }, splits = { "
+      .. "whole = c } }", options = of("cross_evaluate").spec,
+      doc = "Every model on every split, with paired differences." },
     { name = "explain", usage = "run:explain(model, data.test, { methods = { \"gradcam\" } })", options = model.spec,
       doc = "Maps of chosen images by chosen methods, judged by metrics and drawn." },
     { name = "overlap", usage = "run:overlap(model, data.test, { methods = { \"gradcam\" }, mask = \"infection\" })",
       options = of("overlap").spec,
       doc = "Maps of all images compared with the data's masks, and with baselines. Takes explain's options as well." },
-    { name = "study", usage = "local study = run:study { models = { \"a\", \"b\" }, data = data.test }", options = of("study").spec,
-      doc = "Models and images of a comparison, resolved once: for run:networks, run:sanity, run:compare." },
+    { name = "study", usage = "local study = run:study { models = { \"a\", \"b\" }, data = data.test }",
+      options = of("study").spec, doc = "Models and images of a comparison, resolved once: for run:networks, "
+      .. "run:sanity, run:compare." },
     { name = "networks", usage = "run:networks(study, { primary = \"auroc_macro\" })", options = of("networks").spec,
       doc = "Which network: areas, accuracy, calibration, conformal sets, each pair with its test." },
     { name = "sanity", usage = "run:sanity(study, { methods = { \"gradcam\" } })", options = of("sanity").spec,
       doc = "Whether maps depend on the image, the weights and what was learned; marks what does not on later pages." },
     { name = "compare", usage = "run:compare(study, { methods = ..., metrics = ..., primary = \"road_combined\" })",
-      options = of("compare").spec, doc = "Which explanation: every method on every model beside its own chance level." },
+      options = of("compare").spec, doc = "Which explanation: every method on every model beside its own "
+      .. "chance level." },
     { name = "audit", usage = "run:audit { train = function(cell) ... end }", options = of("audit").spec,
       doc = "Whether a class is told without the lungs, by a cheap probe, by trainings, by hiding parts, by sources." },
-    { name = "packet", usage = "run:packet(study, { methods = { \"gradcam\", \"sobel\" } })", options = of("packet").spec,
-      doc = "Cases for readers who do not know which map is which method's, in packet/, and the key beside it." },
+    { name = "packet", usage = "run:packet(study, { methods = { \"gradcam\", \"sobel\" } })",
+      options = of("packet").spec, doc = "Cases for readers who do not know which map is which method's, in "
+      .. "packet/, and the key beside it." },
     { name = "readers", usage = "run:readers { answers = \"answers/*.csv\" }", options = of("readers").spec,
-      doc = "What readers answered: ratings, differences of methods, agreement. Opinions of maps, not whether maps help." },
+      doc = "What readers answered: ratings, differences of methods, agreement. Opinions of maps, not whether "
+      .. "maps help." },
     { name = "report", usage = "run:report()", options = of("report").spec, doc = "Writes report.html." },
   }
 end
@@ -86,13 +93,15 @@ local function functions()
   return {
     { name = "trained", usage = "local model, data = xai.trained(\"vgg19\")", options = trained.spec,
       doc = "Model and data of a finished run, as its model.json says." },
-    { name = "maskmaker", usage = "xai.maskmaker { root = ..., out = ... }", options = require("medxai.steps.maskmaker").spec,
+    { name = "maskmaker", usage = "xai.maskmaker { root = ..., out = ... }",
+      options = require("medxai.steps.maskmaker").spec,
       doc = "Writes lung-masked copies of COVID-QU-Ex, for xai.dataset.masked_folders." },
-    { name = "weights", usage = "weights = { file = \"best.pt\", strict = false }", options = require("medxai.nn.weights").spec,
-      doc = "A network's option weights as a table." },
+    { name = "weights", usage = "weights = { file = \"best.pt\", strict = false }",
+      options = require("medxai.nn.weights").spec, doc = "A network's option weights as a table." },
     { name = "network", usage = "xai.graph.network { name = ..., classes = ..., build = function(g, x) ... end }",
       options = model.spec(), doc = "A network of one's own." },
-    { name = "target", usage = "target = { \"predicted\", as = \"softmax\" }", options = require("medxai.explain.target").spec,
+    { name = "target", usage = "target = { \"predicted\", as = \"softmax\" }",
+      options = require("medxai.explain.target").spec,
       doc = "What is explained. The first entry of the table is `what`." },
     { name = "random", usage = "search = { \"random\", n = 10 }", options = search.random,
       doc = "A grid's search: some of the cells, drawn." },
@@ -100,12 +109,14 @@ local function functions()
       doc = "A grid's search: successive halving (Jamieson and Talwalkar 2016)." },
     { name = "loader", usage = "for batch in data.train:loader { batch = 32 } do ... end", options = loader.loader_spec,
       doc = "Batches of a split, made ahead." },
-    { name = "batch", usage = "data.test:batch({ 1, 2, 3 })", options = loader.batch_spec, doc = "One batch of chosen images." },
+    { name = "batch", usage = "data.test:batch({ 1, 2, 3 })", options = loader.batch_spec,
+      doc = "One batch of chosen images." },
     { name = "check", usage = "data:check()", options = require("medxai.data.audit").spec,
       doc = "Reads every image and tells what is wrong with the data, as every training does." },
     { name = "forward", usage = "model:forward { x = x, outputs = { \"features.28\" } }", options = model.forward_spec,
       doc = "A forward pass with named values in and out." },
-    { name = "boundary", usage = "model:boundary { override = { \"features.28\" } }", options = require("medxai.nn.topology").boundary_spec,
+    { name = "boundary", usage = "model:boundary { override = { \"features.28\" } }",
+      options = require("medxai.nn.topology").boundary_spec,
       doc = "Names of the values that such a pass reads from an earlier one." },
     { name = "to", usage = "model:to { device = \"cuda\" }", options = model.to_spec, doc = "Moves a model." },
     { name = "load_state", usage = "model:load_state(state, { strict = false })", options = model.load_state_spec,
@@ -114,26 +125,28 @@ local function functions()
       doc = "A copy with random weights from the output back to a part (Adebayo et al. 2018)." },
     { name = "summary", usage = "print(model:summary { depth = 2 })", options = model.summary_spec,
       doc = "A network as text: names, operators, shapes, parameters." },
-    { name = "scorer", usage = "scorer.new(model, { budget_mb = 512 })", options = require("medxai.perturb.scorer").spec,
-      doc = "Logits of many perturbed images, in chunks." },
-    { name = "boundaries", usage = "xai.regions.boundaries(labels)", options = require("medxai.perturb.regions").boundaries_spec,
-      doc = "Outlines of regions." },
+    { name = "scorer", usage = "scorer.new(model, { budget_mb = 512 })",
+      options = require("medxai.perturb.scorer").spec, doc = "Logits of many perturbed images, in chunks." },
+    { name = "boundaries", usage = "xai.regions.boundaries(labels)",
+      options = require("medxai.perturb.regions").boundaries_spec, doc = "Outlines of regions." },
     { name = "image_and_mask", usage = "image_and_mask(image, labels, weights)",
       options = require("medxai.show.lime_figures").spec, doc = "lime's picture of the regions that matter most." },
-    { name = "classification_intervals", usage = "xai.metrics.classification_intervals(labels, probabilities, { patients = ... })",
-      options = require("medxai.stats.classification").interval_spec, doc = "Intervals of accuracy, macro F1 and macro AUROC." },
+    { name = "classification_intervals", usage = "xai.metrics.classification_intervals(labels, probabilities, { "
+      .. "patients = ... })", options = require("medxai.stats.classification").interval_spec,
+      doc = "Intervals of accuracy, macro F1 and macro AUROC." },
     { name = "units", usage = "units.over(n, patients, { level = 0.95 })", options = require("medxai.stats.units").spec,
       doc = "Patients or images over which statistics are resampled." },
     { name = "tensor", usage = "torch.tensor({ 1, 2 }, { dtype = \"float64\" })", options = torch.tensor,
       doc = "A tensor from Lua values." },
-    { name = "Tensor:to", usage = "t:to { dtype = \"float64\" }", options = torch.to, doc = "A tensor elsewhere or of another dtype." },
-    { name = "interpolate", usage = "torch.interpolate(x, { size = { 7, 7 }, mode = \"bilinear\" })", options = torch.interpolate,
-      doc = "Resizes, as torch.nn.functional.interpolate." },
+    { name = "Tensor:to", usage = "t:to { dtype = \"float64\" }", options = torch.to,
+      doc = "A tensor elsewhere or of another dtype." },
+    { name = "interpolate", usage = "torch.interpolate(x, { size = { 7, 7 }, mode = \"bilinear\" })",
+      options = torch.interpolate, doc = "Resizes, as torch.nn.functional.interpolate." },
     { name = "unique", usage = "torch.unique(t)", options = torch.unique, doc = "Distinct values, sorted." },
   }
 end
 
--- ---- what the library's parts say of themselves -----------------------------------------------------------------------
+-- ---- what the library's parts say of themselves ---------------------------------------------------------------------
 
 -- A Lua file's leading comment, without the dashes.
 local function leading_comment(path)
@@ -200,11 +213,19 @@ end
 
 local makers = {
   steps = steps, functions = functions, methods = methods, metrics = metrics, networks = networks,
-  readers = function() return described("medxai.data.readers", "readers", function(n) return "xai.dataset." .. n .. " { ... }" end) end,
-  optimizers = function() return described("medxai.train.optim", "optimizers", function(n) return "optim = xai.optim." .. n .. " { ... }" end) end,
-  schedules = function() return described("medxai.train.optim", "schedules", function(n) return "schedule = xai.optim." .. n .. " { ... }" end) end,
-  regions = function() return described("medxai.perturb.regions", "regions", function(n) return "regions = { \"" .. n .. "\" }" end) end,
-  removals = function() return described("medxai.perturb.removal", "removals", function(n) return "removal = \"" .. n .. "\"" end) end,
+  readers = function()
+    return described("medxai.data.readers", "readers", function(n) return "xai.dataset." .. n .. " { ... }" end)
+  end, optimizers = function()
+    return described("medxai.train.optim", "optimizers", function(n) return "optim = xai.optim." .. n .. " { ... }" end)
+  end, schedules = function()
+    return described("medxai.train.optim", "schedules", function(n)
+      return "schedule = xai.optim." .. n .. " { ... }"
+    end)
+  end, regions = function()
+    return described("medxai.perturb.regions", "regions", function(n) return "regions = { \"" .. n .. "\" }" end)
+  end, removals = function()
+    return described("medxai.perturb.removal", "removals", function(n) return "removal = \"" .. n .. "\"" end)
+  end,
 }
 
 local in_order = { steps = true, networks = true, functions = true }
@@ -235,9 +256,10 @@ function reference.all()
   return all
 end
 
--- ---- one option ---------------------------------------------------------------------------------------------------------
+-- ---- one option -----------------------------------------------------------------------------------------------------
 
---- A spec's options in the order in which they are told: those that must be given, then by name; without those of before.
+--- A spec's options in the order in which they are told: those that must be given, then by name; without those of
+--- before.
 ---@return string[]
 function reference.names(spec)
   local names = {}

@@ -1,6 +1,7 @@
 -- torch: libtorch's operators under PyTorch's names, and the few functions that exist only in PyTorch's Python part.
--- torch.<op>(...) and t:<op>(...) are looked up in libtorch when first used; what is written here adds, it wraps nothing.
--- It refuses operators that are not documented or crash on bad arguments: those are torch.raw.<op>, which promises nothing.
+-- torch.<op>(...) and t:<op>(...) are looked up in libtorch when first used; what is written here adds, it wraps
+-- nothing. It refuses operators that are not documented or crash on bad arguments: those are torch.raw.<op>, which
+-- promises nothing.
 local core = require "medxai.core"
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
@@ -51,7 +52,8 @@ local specs = {
   interpolate = {
     size = { "any", lua = "integer|integer[]", doc = "of the result: one, or one per spatial dimension" },
     scale_factor = { "any", lua = "number|number[]", doc = "in place of size" },
-    mode = { "string", default = "nearest", doc = "nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area" },
+    mode = { "string", default = "nearest", doc = "nearest, nearest-exact, linear, bilinear, bicubic, "
+      .. "trilinear or area" },
     align_corners = { "boolean", doc = "the corners' centers stay where they are" },
     antialias = { "boolean", default = false, doc = "for bilinear and bicubic" },
     recompute_scale_factor = { "boolean", default = false, doc = "from the sizes, as PyTorch" },
@@ -164,7 +166,8 @@ function torch.einsum(equation, ...)
   return native.op("einsum")(equation, list)
 end
 
-torch.cross_entropy = native.op("cross_entropy_loss", false, false, "cross_entropy") -- (x, target, {weight=, reduction="mean"|"sum"|"none", label_smoothing=})
+-- (x, target, {weight=, reduction="mean"|"sum"|"none", label_smoothing=})
+torch.cross_entropy = native.op("cross_entropy_loss", false, false, "cross_entropy")
 methods.cross_entropy = native.op("cross_entropy_loss", true, false, "cross_entropy")
 
 -- mode -> the operator's stem, its number of spatial dimensions, does it take align_corners
@@ -179,7 +182,9 @@ local modes = {
 
 local function per_dimension(what, value, n)
   if type(value) == "table" then
-    if #value ~= n then check.fail("interpolate", "%s has %d values (expected %d, one a spatial dimension)", what, #value, n) end
+    if #value ~= n then
+      check.fail("interpolate", "%s has %d values (expected %d, one a spatial dimension)", what, #value, n)
+    end
     return value
   end
   local list = {}
@@ -209,7 +214,8 @@ end
 
 ---Resizes the spatial dimensions of x (N, C, ...).
 ---@param x medxai.Tensor
----@param options {size?: integer|integer[], scale_factor?: number|number[], mode?: string, align_corners?: boolean, antialias?: boolean}
+---@param options {size?: integer|integer[], scale_factor?: number|number[], mode?: string, align_corners?: boolean,
+---   antialias?: boolean}
 ---@return medxai.Tensor
 function torch.interpolate(x, options)
   if not native.is_tensor(x) then check.fail("interpolate", "argument 1 (expected a tensor, got %s)", type(x)) end
@@ -217,7 +223,8 @@ function torch.interpolate(x, options)
   local n = x:dim() - 2
   if o.mode == "area" then
     local size, factors = size_and_factors(x, o, n)
-    local op = native.op(("adaptive_avg_pool%dd"):format(n)) or check.fail("interpolate", "mode 'area' needs 3 to 5 dimensions, got %d", n + 2)
+    local op = native.op(("adaptive_avg_pool%dd"):format(n))
+      or check.fail("interpolate", "mode 'area' needs 3 to 5 dimensions, got %d", n + 2)
     return op(x, size or scaled_size(x, factors))
   end
   local mode = modes[o.mode]
@@ -225,10 +232,14 @@ function torch.interpolate(x, options)
   if n < mode[2] or n > mode[3] then
     check.fail("interpolate", "mode '%s' does not go with %d dimensions (N, C and %d spatial ones)", o.mode, x:dim(), n)
   end
-  if o.align_corners ~= nil and not mode[4] then check.fail("interpolate", "mode '%s' takes no align_corners", o.mode) end
+  if o.align_corners ~= nil and not mode[4] then
+    check.fail("interpolate", "mode '%s' takes no align_corners", o.mode)
+  end
   local stem = mode[1]:format(n)
   if o.antialias then
-    if n ~= 2 or not mode[4] then check.fail("interpolate", "antialias goes with bilinear and bicubic (got %s)", o.mode) end
+    if n ~= 2 or not mode[4] then
+      check.fail("interpolate", "antialias goes with bilinear and bicubic (got %s)", o.mode)
+    end
     stem = "_" .. stem .. "_aa"
   end
   local size, factors = size_and_factors(x, o, n)
@@ -289,7 +300,8 @@ local function documented_names()
 end
 
 local function unknown(what, name)
-  check.fail(what, "no operator '%s' in libtorch %s.%s", tostring(name), native.torch_version(), suggest.hint(tostring(name), documented_names()))
+  check.fail(what, "no operator '%s' in libtorch %s.%s", tostring(name), native.torch_version(),
+    suggest.hint(tostring(name), documented_names()))
 end
 torch._unknown = unknown
 
@@ -318,7 +330,9 @@ local function all_names(own)
     if name:sub(1, 1) ~= "_" then names[#names + 1] = name end
   end
   for _, name in ipairs(native.op_names()) do
-    if name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name] and rawget(own, name) == nil then names[#names + 1] = name end
+    if name:sub(1, 1) ~= "_" and not name:find "_backward" and not denied[name] and rawget(own, name) == nil then
+      names[#names + 1] = name
+    end
   end
   table.sort(names)
   return names
@@ -326,7 +340,8 @@ end
 
 native.metatable.__names = function()
   local names = all_names(methods)
-  return table.move({ "shape", "dtype", "device", "layout", "grad", "requires_grad", "is_leaf", "grad_fn" }, 1, 8, #names + 1, names)
+  return table.move({ "shape", "dtype", "device", "layout", "grad", "requires_grad", "is_leaf", "grad_fn" }, 1, 8,
+    #names + 1, names)
 end
 
 return setmetatable(torch, {

@@ -1,6 +1,6 @@
--- What run:<verb> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without making it; an
--- argument that is `unknown` is left out (run/preflight.lua). begins: it is told in the status file from the start; logs:
--- TensorBoard gets its figures.
+-- What run:<verb> does: { module, its function }. The module's check_call(unknown, run, ...) checks a call without
+-- making it; an argument that is `unknown` is left out (run/preflight.lua). begins: it is told in the status file from
+-- the start; logs: TensorBoard gets its figures.
 return {
   fit = { "medxai.steps.fit", "run" },
   grid = { "medxai.steps.search", "run" },

@@ -1,7 +1,7 @@
--- ./bootstrap bench compare [network ...]: the metrics of ten methods' maps of one image beside Quantus 0.6.0, on the same made
--- maps, in turn: faithfulness correlation over 200 sets, infidelity over 200 perturbations, ROAD at 3 percentiles. Here the
--- perturbed images of all ten maps and both metrics are evaluated once. Quantus' ROAD stops with an IndexError on images of
--- three channels. Peer: MEDXAI_REF_C or ./bootstrap parity compare's
+-- ./bootstrap bench compare [network ...]: the metrics of ten methods' maps of one image beside Quantus 0.6.0, on the
+-- same made maps, in turn: faithfulness correlation over 200 sets, infidelity over 200 perturbations, ROAD at 3
+-- percentiles. Here the perturbed images of all ten maps and both metrics are evaluated once. Quantus' ROAD stops with
+-- an IndexError on images of three channels. Peer: MEDXAI_REF_C or ./bootstrap parity compare's
 -- environment. It judges nothing: the goal is printed beside the numbers.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
@@ -14,7 +14,8 @@ local sets = { { "faithfulness", "faithfulness correlation" }, { "infidelity", "
 io.stdout:setvbuf "line"
 local python = os.getenv "MEDXAI_REF_C" or "build/reference/c/bin/python"
 local path = "PYTHONPATH=" .. quote(here .. "/../reference")
-local known = bench.output(("%s %s -c 'import quantus; from vision import torchvision; print(quantus.__version__)'"):format(path, quote(python)))
+local known = bench.output(("%s %s -c 'import quantus; from vision import torchvision; "
+  .. "print(quantus.__version__)'"):format(path, quote(python)))
 local dir = bench.output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
 local children = { bench.start_child("ours", ("%s %s/compare_worker.lua"):format(quote(host.exe), here), dir) }
 if known and known ~= "" then
@@ -44,7 +45,8 @@ local ok, message = xpcall(function()
     for _, set in ipairs(sets) do
       local seconds = {}
       for i, c in ipairs(children) do seconds[i] = c:ask("judge", set[1]) end
-      if seconds[2] then all[2] = (all[2] or 0) + math.max(seconds[2], 0) end -- each metric evaluates its own perturbations
+      -- each metric evaluates its own perturbations
+      if seconds[2] then all[2] = (all[2] or 0) + math.max(seconds[2], 0) end
       print_line(network, set[2], seconds, widths)
     end
     all[1] = children[1]:ask("judge", "all")

@@ -1,4 +1,5 @@
--- One side of the bench of the comparison's metrics: as worker.lua, one word a line. compare_worker.py answers the same words.
+-- One side of the bench of the comparison's metrics: as worker.lua, one word a line. compare_worker.py answers the same
+-- words.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"
@@ -20,8 +21,10 @@ sets.all = { sets.faithfulness[1], sets.infidelity[1], sets.road[1] }
 -- Seconds of all metrics of a set for one image and ten maps, from nothing: no score is known beforehand.
 local function judge(name)
   local entries = metric.entries(sets[name])
-  local record = { status = "ok", image_id = "00000000000000aa", maps = "map", target = { kind = "class", as = "logit", class = "a", index = 0 } }
-  local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end, batch = function() return { x = x } end }
+  local record = { status = "ok", image_id = "00000000000000aa", maps = "map",
+    target = { kind = "class", as = "logit", class = "a", index = 0 } }
+  local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end,
+    batch = function() return { x = x } end }
   local start = host.now()
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 },
@@ -43,8 +46,10 @@ function answers.load(name)
   model = xai.models[name] { classes = { "a", "b", "c" } }
   model:eval()
   local n = model.size_px
-  local y, across = torch.arange(n, { dtype = "float32" }):view({ n, 1 }), torch.arange(n, { dtype = "float32" }):view({ 1, n })
-  local grey = (torch.sin(y * 0.11) * torch.cos(across * 0.07) * 0.3 + 0.5 + torch.sin(y * across * 0.37) * 0.1):clamp(0, 1)
+  local y, across = torch.arange(n, { dtype = "float32" }):view({ n, 1 }),
+    torch.arange(n, { dtype = "float32" }):view({ 1, n })
+  local grey = (torch.sin(y * 0.11) * torch.cos(across * 0.07) * 0.3 + 0.5 + torch.sin(y * across * 0.37)
+    * 0.1):clamp(0, 1)
   x, maps = grey:view({ 1, 1, n, n }):expand({ 1, 3, n, n }):contiguous(), {}
   for k = 1, 10 do
     maps[k] = torch.exp((y - 0.08 * k * n):pow(2):add((across - 0.6 * n):pow(2)):div(-2 * (0.25 * n) ^ 2))

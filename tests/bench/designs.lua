@@ -1,8 +1,9 @@
--- ./bootstrap bench designs [IMAGES]: LIME's error against its number of passes, by design, over 20 X-rays (or phantoms, where
--- there are none). Truth of an image is the mean of independent plain runs of 10,000 samples; alpha grows with the number of samples
--- (1 at 1,000), so that all aim at the same weights; error is |weights - truth| / |truth|. The truth's own error is shown beside it.
--- The network is a MobileNet V2 at 96 px, trained here for a few epochs. What is done for an image is kept in build/lime_designs:
--- an interrupted study goes on. It judges nothing: the goals are printed beside the numbers.
+-- ./bootstrap bench designs [IMAGES]: LIME's error against its number of passes, by design, over 20 X-rays (or
+-- phantoms, where there are none). Truth of an image is the mean of independent plain runs of 10,000 samples; alpha
+-- grows with the number of samples (1 at 1,000), so that all aim at the same weights; error is |weights - truth| /
+-- |truth|. The truth's own error is shown beside it. The network is a MobileNet V2 at 96 px, trained here for a few
+-- epochs. What is done for an image is kept in build/lime_designs: an interrupted study goes on. It judges nothing: the
+-- goals are printed beside the numbers.
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local check = require "medxai.base.options"
@@ -25,28 +26,33 @@ local quickshift = { "quickshift", kernel_size = 4 * size_px / 224 } -- as many 
 local counts = { 200, 300, 400, 500, 600, 800, 1000 }
 local folder = "build/lime_designs"
 
--- ---- the network ----------------------------------------------------------------------------------------------------------
+-- ---- the network ----------------------------------------------------------------------------------------------------
 
 local function data_set()
   local shared = (os.getenv "MEDXAI_SHARED" or host.script_dir .. "/../../../shared") .. "/data/covid-cxr"
-  if files.is_folder(shared) then return xai.dataset.covid_qu_ex { root = shared, size_px = size_px, resize_px = size_px } end
+  if files.is_folder(shared) then
+    return xai.dataset.covid_qu_ex { root = shared, size_px = size_px, resize_px = size_px }
+  end
   return xai.dataset.phantom { n_train = 480, n_val = 48, n_test = 48, size_px = size_px }
 end
 
 local function trained_model(data)
-  local run = xai.run { name = "network", seed = 42, out = folder .. "/network" } -- first: its seed makes the model's random weights
-  local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all" }
+  -- first: its seed makes the model's random weights
+  local run = xai.run { name = "network", seed = 42, out = folder .. "/network" }
+  local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random",
+    train_depth = "all" }
   run:fit(model, data, { optim = xai.optim.adam { lr = 0.001 }, epochs = epochs, batch = 16 })
   model:eval()
   return model
 end
 
--- ---- one image --------------------------------------------------------------------------------------------------------------
+-- ---- one image ------------------------------------------------------------------------------------------------------
 
 local function context_of(model, x, item)
   local s = scorer.new(model, {})
   local logits = s:logits(1, function() return x end)
-  return context.new { x = x, items = { item }, views = {}, model = model, seed = 42, height = x:size(2), width = x:size(3), scorer = s, pass = { logits = logits },
+  return context.new { x = x, items = { item }, views = {}, model = model, seed = 42, height = x:size(2),
+    width = x:size(3), scorer = s, pass = { logits = logits },
     targets = target.fix(target.parse("predicted", model.classes, "softmax"), logits, { item }, model.classes) }
 end
 
@@ -57,7 +63,8 @@ end
 
 local function relative(a, b) return ((a - b):pow(2):sum():sqrt() / b:pow(2):sum():sqrt()):item() end
 
--- Errors of every design at every count, mean over repeats, and the truth's own: its runs' deviation over the root of their number.
+-- Errors of every design at every count, mean over repeats, and the truth's own: its runs' deviation over the root of
+-- their number.
 local function study(model, split, number)
   local scope <close> = xai.scope()
   local x, item = split:batch({ number }).x, setmetatable({ number = number }, { __index = split:item(number) })
@@ -66,7 +73,8 @@ local function study(model, split, number)
   local lo, hi = ctx:range()
   local background = removal.parse("segment_mean"):background(x, { labels = made.labels, range = { lo, hi } })
   local function run(design, n, replicate)
-    return samples.run(ctx, check.options("lime", { samples = n, design = design }, lime.options), made, background, replicate)
+    return samples.run(ctx, check.options("lime", { samples = n, design = design }, lime.options), made, background,
+      replicate)
   end
   local truths, truth = {}, nil
   for r = 1, truth_runs do
@@ -90,7 +98,7 @@ local function study(model, split, number)
   return out
 end
 
--- ---- all images -------------------------------------------------------------------------------------------------------------
+-- ---- all images -----------------------------------------------------------------------------------------------------
 
 local function mean(list)
   local sum = 0.0
@@ -107,7 +115,8 @@ end
 local function report(records)
   local truth, regions_count = {}, {}
   for k, r in ipairs(records) do truth[k], regions_count[k] = r.truth_error, r.regions end
-  print(("\n%d images, %.0f regions on average; truth: %d runs of %d samples, its own error %.3f"):format(#records, mean(regions_count), truth_runs, truth_samples, mean(truth)))
+  print(("\n%d images, %.0f regions on average; truth: %d runs of %d samples, its own error %.3f"):format(#records,
+    mean(regions_count), truth_runs, truth_samples, mean(truth)))
   print("mean |weights - truth| / |truth| by number of passes")
   local line = ("  %-10s"):format ""
   for _, n in ipairs(counts) do line = line .. ("%8d"):format(n) end
@@ -122,8 +131,11 @@ local function report(records)
     local enough
     for i, n in ipairs(counts) do enough = enough or mean(column(records, design, i)) <= goal and n or nil end
     local better, at600 = 0, 5
-    for k in ipairs(records) do better = better + (records[k].errors[design][at600] <= records[k].errors.plain[#counts] and 1 or 0) end
-    print(("  %s: as near as 1,000 plain samples with %s passes; with 600 on %d of %d images (goal 600, stretch 400)"):format(design, enough or "more than 1,000", better, #records))
+    for k in ipairs(records) do
+      better = better + (records[k].errors[design][at600] <= records[k].errors.plain[#counts] and 1 or 0)
+    end
+    print(("  %s: as near as 1,000 plain samples with %s passes; with 600 on %d of %d images (goal 600, "
+      .. "stretch 400)"):format(design, enough or "more than 1,000", better, #records))
   end
 end
 
@@ -134,7 +146,8 @@ local function draw(records)
     for i in ipairs(counts) do y[i] = mean(column(records, design, i)) end
     series[#series + 1] = { label = design, x = counts, y = y }
   end
-  local d = figure.lines { charts = { { title = "LIME's error by design", series = series, x_label = "passes", y_label = "|weights - truth| / |truth|" } }, width_pt = 252 }
+  local d = figure.lines { charts = { { title = "LIME's error by design", series = series, x_label = "passes",
+    y_label = "|weights - truth| / |truth|" } }, width_pt = 252 }
   figure.save(d, folder .. "/errors", { title = "LIME's error by design" })
   print("figure: " .. folder .. "/errors.svg")
 end

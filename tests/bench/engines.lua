@@ -1,17 +1,20 @@
--- ./bootstrap bench engines [NETWORK ...] [batch=1,8] [threads=1,2] [repeats=5] [bfloat16]: a pass without gradients of the seven
--- networks, ours beside torch 2.13 (NCHW and channels last), ONNX Runtime and OpenVINO from PyPI, interleaved in one run.
--- Medians of seconds; best: the fastest peer's seconds over ours (above 1: ours is faster), the same of processor time, which
--- tells more on a busy machine; MB: the largest that a process grows by for network and passes.
+-- ./bootstrap bench engines [NETWORK ...] [batch=1,8] [threads=1,2] [repeats=5] [bfloat16]: a pass without gradients of
+-- the seven networks, ours beside torch 2.13 (NCHW and channels last), ONNX Runtime and OpenVINO from PyPI, interleaved
+-- in one run. Medians of seconds; best: the fastest peer's seconds over ours (above 1: ours is faster), the same of
+-- processor time, which tells more on a busy machine; MB: the largest that a process grows by for network and passes.
 -- The Python is MEDXAI_ENGINES, or made in build/engines with pip. It judges nothing and fails nothing.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
-local here, quote, median, row, heading, geometric = bench.here, bench.quote, bench.median, bench.row, bench.heading, bench.geometric
+local here, quote, median, row, heading, geometric = bench.here, bench.quote, bench.median, bench.row, bench.heading,
+  bench.geometric
 
-local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
+local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
+  "vgg19" }
 local batches, threads, repeats, dtype = { 1, 8 }, { 1, 2 }, 5, nil
 local engines = { "torch", "torch_channels_last", "onnxruntime", "openvino" }
 
-local packages = "torch==2.13.0 torchvision==0.28.0 onnxruntime openvino openvino-telemetry onnx onnx_ir onnxscript numpy typing_extensions sympy mpmath "
+local packages = "torch==2.13.0 torchvision==0.28.0 onnxruntime openvino openvino-telemetry onnx onnx_ir onnxscript "
+  .. "numpy typing_extensions sympy mpmath "
   .. "networkx jinja2 markupsafe fsspec filelock protobuf flatbuffers packaging ml_dtypes pillow setuptools"
 
 -- The Python that has the engines; nil, and why, where it cannot be made.
@@ -22,7 +25,8 @@ local function find_python()
   local check = quote(python) .. " -c 'import torch, onnxruntime, openvino, onnx'"
   if bench.output(check) then return python end
   io.stderr:write("bench: makes build/engines with torch, ONNX Runtime and OpenVINO from PyPI\n")
-  local made = os.execute(("(python3 -m venv build/engines && build/engines/bin/pip install -q --no-deps %s) >build/engines.log 2>&1"):format(packages))
+  local made = os.execute(("(python3 -m venv build/engines && build/engines/bin/pip install -q --no-deps %s) "
+    .. ">build/engines.log 2>&1"):format(packages))
   if made and bench.output(check) then return python end
   return nil, "the engines cannot be installed (build/engines.log)"
 end
@@ -45,7 +49,7 @@ end
 if #chosen > 0 then networks = chosen end
 if dtype then engines = { "torch_channels_last", "openvino" } end
 
--- ---- one network ------------------------------------------------------------------------------------------------------------
+-- ---- one network ----------------------------------------------------------------------------------------------------
 
 -- Seconds, processor seconds and MB of each side, in turns.
 local function measure(children, name, batch)
@@ -83,20 +87,23 @@ local function table_of(children, exporter, batch, count)
     local cells = { name }
     for i in ipairs(children) do cells[i + 1] = ("%.4f"):format(walls[i]) end
     ratios[#ratios + 1], clocks_ratios[#clocks_ratios + 1] = least(walls) / walls[1], least(clocks) / clocks[1]
-    for _, text in ipairs { ("%.2f"):format(ratios[#ratios]), ("%.2f"):format(clocks_ratios[#ratios]), ("%.0f"):format(peaks[1]),
+    for _, text in ipairs { ("%.2f"):format(ratios[#ratios]), ("%.2f"):format(clocks_ratios[#ratios]),
+        ("%.0f"):format(peaks[1]),
       ("%.0f"):format(least(peaks)) } do cells[#cells + 1] = text end
     row(cells, widths)
   end
   print(("geometric mean of best: %.2f, of processor time %.2f"):format(geometric(ratios), geometric(clocks_ratios)))
 end
 
--- ---- the run ----------------------------------------------------------------------------------------------------------------
+-- ---- the run --------------------------------------------------------------------------------------------------------
 
 local function processor()
   local f <close> = assert(io.open "/proc/cpuinfo")
   local text = f:read "a"
   local has = {}
-  for _, flag in ipairs { "avx2", "avx512f", "avx512_bf16", "amx_tile" } do if text:find("[ \t]" .. flag .. "[ \n]") then has[#has + 1] = flag end end
+  for _, flag in ipairs { "avx2", "avx512f", "avx512_bf16", "amx_tile" } do
+    if text:find("[ \t]" .. flag .. "[ \n]") then has[#has + 1] = flag end
+  end
   local limit = os.getenv "DNNL_MAX_CPU_ISA"
   return ("%s, %d cores, %s%s"):format(text:match "model name%s*: ([^\n]*)" or "?", host.cores, table.concat(has, " "),
     limit and " (ours limited to " .. limit .. ")" or "")
@@ -118,9 +125,11 @@ local ok, message = xpcall(function()
   print(processor())
   local exporter = start("exporter", ("%s %s/engines.py torch 2 %s"):format(quote(python), here, dir), dir)
   for _, count in ipairs(threads) do
-    local children = { start("ours" .. count, ("%s --threads %d %s/engines_worker.lua"):format(quote(host.exe), count, here), dir) }
+    local children = { start("ours" .. count,
+      ("%s --threads %d %s/engines_worker.lua"):format(quote(host.exe), count, here), dir) }
     for _, engine in ipairs(engines) do
-      local child = start(engine .. count, ("OMP_NUM_THREADS=%d %s %s/engines.py %s %d %s"):format(count, quote(python), here, engine, count, dir), dir)
+      local child = start(engine .. count, ("OMP_NUM_THREADS=%d %s %s/engines.py %s %d %s"):format(count, quote(python),
+        here, engine, count, dir), dir)
       local version = child:ask "hello"
       child.name = engine:gsub("_channels_last", " nhwc") .. " " .. version
       children[#children + 1] = child

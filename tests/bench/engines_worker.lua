@@ -1,4 +1,5 @@
--- Our side of `bench engines`: engines_worker.lua THREADS is given by --threads; words: load NETWORK BATCH [DTYPE], pass, drop.
+-- Our side of `bench engines`: engines_worker.lua THREADS is given by --threads; words: load NETWORK BATCH [DTYPE],
+-- pass, drop.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 local torch = require "medxai.torch"

@@ -1,16 +1,17 @@
--- ./bootstrap bench explain [NETWORK ...] [METHOD ...] [page] [scores]: each method, plain on one image and smoothed on eight, the methods
--- page with eight images (nine methods, as the thesis draws it; with ROAD combined of the image that is drawn, and of all), beside
--- pytorch-grad-cam on the newest torch at hand, interleaved; then the metrics (scores.lua). Seconds, ratios (above 1: ours is faster),
--- peak memory above the loaded model.
--- Ablation-CAM and Score-CAM are timed once on the other side, and the peer's Ablation-CAM inside a page is computed from that one image:
--- it explains images, and views of images, one after the other. It judges nothing: goals are printed beside the numbers.
+-- ./bootstrap bench explain [NETWORK ...] [METHOD ...] [page] [scores]: each method, plain on one image and smoothed on
+-- eight, the methods page with eight images (nine methods, as the thesis draws it; with ROAD combined of the image that
+-- is drawn, and of all), beside pytorch-grad-cam on the newest torch at hand, interleaved; then the metrics
+-- (scores.lua). Seconds, ratios (above 1: ours is faster), peak memory above the loaded model.
+-- Ablation-CAM and Score-CAM are timed once on the other side, and the peer's Ablation-CAM inside a page is computed
+-- from that one image: it explains images, and views of images, one after the other. It judges nothing: goals are
+-- printed beside the numbers.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
 local here, quote, row, heading = bench.here, bench.quote, bench.row, bench.heading
 
 local networks, wanted = { "mobilenet_v2", "resnet50", "vgg19" }, {}
-local cheap = { "gradcam", "hirescam", "gradcam_elementwise", "gradcam_plus_plus", "xgradcam", "layercam", "eigencam", "eigengradcam", "randomcam", "fullgrad",
-  "guided_backprop" }
+local cheap = { "gradcam", "hirescam", "gradcam_elementwise", "gradcam_plus_plus", "xgradcam", "layercam", "eigencam",
+  "eigengradcam", "randomcam", "fullgrad", "guided_backprop" }
 local ratios = {} -- what -> list
 local widths
 
@@ -28,13 +29,14 @@ local function is_wanted(word) return not next(wanted) or wanted[word] end
 local function newest_peer()
   local found
   for _, p in ipairs(bench.find_peers()) do
-    if bench.output(("PYTHONPATH=%s %s -c 'import vision, pytorch_grad_cam'"):format(quote(here .. "/../reference"), quote(p.python))) then found = p end
+    if bench.output(("PYTHONPATH=%s %s -c 'import vision, pytorch_grad_cam'"):format(quote(here .. "/../reference"),
+        quote(p.python))) then found = p end
   end
   return found
 end
 
--- Interleaved: a warm-up, then repeats; where one takes over 3 s once, over 10 s the warm-up is what counts. Median seconds and MB above
--- the mark before.
+-- Interleaved: a warm-up, then repeats; where one takes over 3 s once, over 10 s the warm-up is what counts. Median
+-- seconds and MB above the mark before.
 local function measure(children, repeats, ...)
   local lists, seconds, above, slowest = {}, {}, {}, 0
   for i, c in ipairs(children) do
@@ -93,8 +95,10 @@ local function score_cam(network, children)
     local spent = ours:ask("method", "scorecam", 1, 0, 0, precision)
     local mb, n = ours:ask "peak" - mark, ours:ask "passes"
     local fastest = math.min(before, ours:ask("forward", precision))
-    show(network, "Score-CAM, 1 image" .. (precision == "bfloat16" and ", bf16" or ""), { spent, theirs }, { mb, peak }, "Score-CAM " .. precision)
-    print(("    %d passes, fastest forward %.4f s an image: %.2f times passes x forward (goal: 1.05)"):format(n, fastest, spent / (n * fastest)))
+    show(network, "Score-CAM, 1 image" .. (precision == "bfloat16" and ", bf16" or ""), { spent, theirs }, { mb, peak },
+      "Score-CAM " .. precision)
+    print(("    %d passes, fastest forward %.4f s an image: %.2f times passes x forward (goal: 1.05)"):format(n,
+      fastest, spent / (n * fastest)))
   end
 end
 
@@ -107,7 +111,8 @@ local function page(network, children, ablated)
     for _, n in ipairs { 1, 8 } do
       local road = {}
       for i, c in ipairs(children) do road[i] = c:ask("road", n) end
-      show(network, label .. (n == 1 and ", ROAD of 1" or ", ROAD of 8"), { seconds[1] + road[1], theirs and theirs + road[2] }, nil, n == 1 and "methods page with ROAD" or nil, "~")
+      show(network, label .. (n == 1 and ", ROAD of 1" or ", ROAD of 8"),
+        { seconds[1] + road[1], theirs and theirs + road[2] }, nil, n == 1 and "methods page with ROAD" or nil, "~")
     end
   end
 end
@@ -132,7 +137,8 @@ local function one_network(network, children)
   for _, c in ipairs(children) do c:ask "drop" end
 end
 
-local goals = { { "gradcam", "3.5" }, { "gradcam, smoothed", "6" }, { "Ablation-CAM", "100, vgg19 300" }, { "fullgrad", "5" }, { "Score-CAM float32", "resnet50 1.2, vgg19 1.1, mobilenet_v2 2" },
+local goals = { { "gradcam", "3.5" }, { "gradcam, smoothed", "6" }, { "Ablation-CAM", "100, vgg19 300" },
+  { "fullgrad", "5" }, { "Score-CAM float32", "resnet50 1.2, vgg19 1.1, mobilenet_v2 2" },
   { "Score-CAM bfloat16", "2" }, { "methods page with ROAD", "100" } }
 
 choose { ... }
@@ -143,11 +149,15 @@ local dir = bench.output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
 local children = {}
 local ok, message = xpcall(function()
   children[1] = bench.start_child("ours", ("%s %s/explain_worker.lua"):format(quote(host.exe), here), dir)
-  if peer then children[2] = bench.start_child(peer.name, ("%s %s/explain_worker.py"):format(quote(peer.python), here), dir) end
+  if peer then
+    children[2] = bench.start_child(peer.name, ("%s %s/explain_worker.py"):format(quote(peer.python), here), dir)
+  end
   for _, c in ipairs(children) do c:ask "hello" end
   print(("%d cores; matrix product 2048 x 2048: %.0f GFLOP/s (ours)"):format(host.cores, children[1]:ask "gemm"))
-  print "Maps: seconds, ratio, MB above the loaded model (goal for memory: half); ~: the peer's Ablation-CAM in a page is computed from one image"
-  widths = heading { "network", "what                               ", "ours", peer and peer.name or "-", "ratio", "MB ours", "MB peer" }
+  print("Maps: seconds, ratio, MB above the loaded model (goal for memory: half); ~: the peer's Ablation-CAM in a "
+    .. "page is computed from one image")
+  widths = heading { "network", "what                               ", "ours", peer and peer.name or "-", "ratio",
+    "MB ours", "MB peer" }
   for _, network in ipairs(networks) do one_network(network, children) end
   print ""
   for _, goal in ipairs(goals) do
@@ -155,7 +165,8 @@ local ok, message = xpcall(function()
     if list then
       local each = {}
       for i, r in ipairs(list) do each[i] = ("%.1f"):format(r) end
-      print(("%-24s %s; geometric mean %.2f (goal: %s)"):format(goal[1], table.concat(each, ", "), bench.geometric(list), goal[2]))
+      print(("%-24s %s; geometric mean %.2f (goal: %s)"):format(goal[1], table.concat(each, ", "),
+        bench.geometric(list), goal[2]))
     end
   end
 end, function(m) return m end)

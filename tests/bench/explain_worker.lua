@@ -1,5 +1,5 @@
--- One side of ./bootstrap bench explain: maps by this program, as run:explain makes them, files included. Answers the words of
--- explain_worker.py with a line of numbers each.
+-- One side of ./bootstrap bench explain: maps by this program, as run:explain makes them, files included. Answers the
+-- words of explain_worker.py with a line of numbers each.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 package.path = host.script_dir .. "/../?.lua;" .. package.path
@@ -33,7 +33,9 @@ local function run(methods, n, options)
   local seconds = host.now() - start
   last = result
   for _, record in ipairs(result.records) do
-    if record.status == "nan" or record.status == "failed" then error(record.method .. ": " .. record.status .. " " .. tostring(record.problem)) end
+    if record.status == "nan" or record.status == "failed" then
+      error(record.method .. ": " .. record.status .. " " .. tostring(record.problem))
+    end
   end
   return seconds
 end
@@ -62,7 +64,8 @@ function answers.method(name, n, aug, eigen, precision)
   return run({ e }, math.tointeger(tonumber(n)), { aug_smooth = aug == "1", eigen_smooth = eigen == "1" })
 end
 
-local page = { "gradcam", "gradcam_plus_plus", "eigengradcam", "ablationcam", "hirescam", "xgradcam", "fullgrad", "eigencam", "layercam" }
+local page = { "gradcam", "gradcam_plus_plus", "eigengradcam", "ablationcam", "hirescam", "xgradcam", "fullgrad",
+  "eigencam", "layercam" }
 local smoothed = false
 function answers.page(n, aug, eigen)
   smoothed = aug == "1"

@@ -1,6 +1,7 @@
--- ./bootstrap bench exported [FOLDER] [NETWORK ...]: exported networks (those of ./bootstrap parity exported) beside PyTorch: seconds from
--- the file to the first answer beside torch.export.load; forward passes and Grad-CAM of 1 and 8 images beside the module in eager
--- PyTorch and pytorch-grad-cam, interleaved, medians; ours in NCHW and in channels_last. It judges nothing.
+-- ./bootstrap bench exported [FOLDER] [NETWORK ...]: exported networks (those of ./bootstrap parity exported) beside
+-- PyTorch: seconds from the file to the first answer beside torch.export.load; forward passes and Grad-CAM of 1 and 8
+-- images beside the module in eager PyTorch and pytorch-grad-cam, interleaved, medians; ours in NCHW and in
+-- channels_last. It judges nothing.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
 local here, quote = bench.here, bench.quote
@@ -10,17 +11,19 @@ for _, word in ipairs { ... } do
   if word:find "/" then folder = word else networks[#networks + 1] = word end
 end
 if #networks == 0 then
-  networks = { "tv_resnet18", "tv_mobilenet_v3_small", "tv_convnext_tiny", "tv_swin_t", "timm_vit_tiny_patch16_224", "timm_swin_tiny_patch4_window7_224",
-    "timm_resnet26", "xrv_densenet", "monai_densenet121" }
+  networks = { "tv_resnet18", "tv_mobilenet_v3_small", "tv_convnext_tiny", "tv_swin_t", "timm_vit_tiny_patch16_224",
+    "timm_swin_tiny_patch4_window7_224", "timm_resnet26", "xrv_densenet", "monai_densenet121" }
 end
 
 local function peer()
   local found
   for _, p in ipairs(bench.find_peers()) do
-    if bench.output(("PYTHONPATH=%s %s -c 'import vision, pytorch_grad_cam, timm, monai, torchxrayvision'"):format(quote(here .. "/../reference"),
+    if bench.output(("PYTHONPATH=%s %s -c 'import vision, pytorch_grad_cam, timm, monai, torchxrayvision'"):format(
+        quote(here .. "/../reference"),
       quote(p.python))) then found = p end
   end
-  return found or error("no Python with timm, MONAI, TorchXRayVision and pytorch-grad-cam: ./bootstrap parity exported makes one", 0)
+  return found or error("no Python with timm, MONAI, TorchXRayVision and pytorch-grad-cam: ./bootstrap parity "
+    .. "exported makes one", 0)
 end
 
 local threads, dir, theirs = tostring(host.options.threads), os.tmpname(), peer()
@@ -29,10 +32,12 @@ assert(os.execute("mkdir " .. quote(dir)))
 local ours = ("%s --quiet --threads %s %s/exported_worker.lua"):format(quote(host.exe), threads, quote(here))
 local children = {
   bench.start_child("nchw", ours, dir), bench.start_child("channels_last", ours, dir),
-  bench.start_child("peer", ("OMP_NUM_THREADS=%s %s %s/exported_worker.py %s"):format(threads, quote(theirs.python), quote(here), threads), dir),
+  bench.start_child("peer", ("OMP_NUM_THREADS=%s %s %s/exported_worker.py %s"):format(threads, quote(theirs.python),
+    quote(here), threads), dir),
 }
 print(("ours: libtorch %s; beside it %s; %s threads"):format(children[1]:ask "hello", theirs.name, threads))
-local widths = bench.heading { "seconds" .. (" "):rep(43), "ours nchw", "ours last", "theirs", "ratio nchw", "ratio last" }
+local widths = bench.heading { "seconds" .. (" "):rep(43), "ours nchw", "ours last", "theirs", "ratio nchw",
+  "ratio last" }
 local ratios = {}
 
 local function medians(repeats, ...)
@@ -47,14 +52,17 @@ local function medians(repeats, ...)
 end
 
 local function tell(what, kind, m)
-  bench.row({ what, ("%.4f"):format(m[1]), ("%.4f"):format(m[2]), ("%.4f"):format(m[3]), ("%.2f"):format(m[3] / m[1]), ("%.2f"):format(m[3] / m[2]) }, widths)
+  bench.row({ what, ("%.4f"):format(m[1]), ("%.4f"):format(m[2]), ("%.4f"):format(m[3]), ("%.2f"):format(m[3] / m[1]),
+    ("%.2f"):format(m[3] / m[2]) }, widths)
   ratios[kind] = ratios[kind] or { {}, {} }
   for i = 1, 2 do table.insert(ratios[kind][i], m[3] / m[i]) end
 end
 
 for _, name in ipairs(networks) do
   local opened = {}
-  for i, child in ipairs(children) do opened[i] = child:ask("open", folder, name, i == 2 and "channels_last" or "nchw") end
+  for i, child in ipairs(children) do
+    opened[i] = child:ask("open", folder, name, i == 2 and "channels_last" or "nchw")
+  end
   tell(name .. " open", "open", opened)
   for _, child in ipairs(children) do child:ask "eager" end
   for _, n in ipairs { 1, 8 } do
@@ -63,7 +71,8 @@ for _, name in ipairs(networks) do
   end
 end
 for _, kind in ipairs { "open", "forward", "Grad-CAM" } do
-  print(("%s: geometric mean of ratios %.2f (nchw), %.2f (channels_last)"):format(kind, bench.geometric(ratios[kind][1]), bench.geometric(ratios[kind][2])))
+  print(("%s: geometric mean of ratios %.2f (nchw), %.2f (channels_last)"):format(kind,
+    bench.geometric(ratios[kind][1]), bench.geometric(ratios[kind][2])))
 end
 for _, child in ipairs(children) do child:close() end
 os.execute("rm -rf " .. quote(dir))

@@ -1,4 +1,5 @@
--- One side of ./bootstrap bench exported: opening a .pt2, forward passes, Grad-CAM as run:explain makes it, files included.
+-- One side of ./bootstrap bench exported: opening a .pt2, forward passes, Grad-CAM as run:explain makes it, files
+-- included.
 local host = require "medxai.host"
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"
@@ -48,7 +49,8 @@ function answers.gradcam(n)
   os.remove(dir)
   n = math.tointeger(tonumber(n))
   local start = host.now()
-  explain.run(tiny.run(dir), model, split, { methods = { "gradcam" }, layer = layer, images = n == 8 and "all" or n, figures = false, batch = n })
+  explain.run(tiny.run(dir), model, split,
+    { methods = { "gradcam" }, layer = layer, images = n == 8 and "all" or n, figures = false, batch = n })
   local seconds = host.now() - start
   os.execute("rm -rf " .. dir)
   return seconds

@@ -1,7 +1,8 @@
--- ./bootstrap bench grid [NETWORK ...] [--per_class N]: the thesis' grid search (full shape, few images) by a PyTorch script written as the
--- thesis' was, a loop over cells, and by run:grid, depth by depth in turn. Ours three times: exact (NCHW, no cache: the losses
--- must be the peer's to the last bit on the same libtorch), fast (fixed layout, cached frozen parts), and by successive halving.
--- It judges nothing: goals are printed beside the numbers (2.5x in float32, depth 0 50x, 10x by halving, within 20 % of the bound).
+-- ./bootstrap bench grid [NETWORK ...] [--per_class N]: the thesis' grid search (full shape, few images) by a PyTorch
+-- script written as the thesis' was, a loop over cells, and by run:grid, depth by depth in turn. Ours three times:
+-- exact (NCHW, no cache: the losses must be the peer's to the last bit on the same libtorch), fast (fixed layout,
+-- cached frozen parts), and by successive halving. It judges nothing: goals are printed beside the numbers (2.5x in
+-- float32, depth 0 50x, 10x by halving, within 20 % of the bound).
 local host = require "medxai.host"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
@@ -38,12 +39,13 @@ local function peer_of()
 end
 
 local function theirs(peer, network, depth)
-  local line = bench.output(("OMP_NUM_THREADS=%d PYTHONPATH=%s %s %s/grid.py %s %s %s %d"):format(threads, bench.quote(bench.here .. "/../reference"), bench.quote(peer.python),
+  local line = bench.output(("OMP_NUM_THREADS=%d PYTHONPATH=%s %s %s/grid.py %s %s %s %d"):format(threads,
+    bench.quote(bench.here .. "/../reference"), bench.quote(peer.python),
     bench.here, bench.quote(dir), network, depth, threads))
   return canon.read(line:match "[^\n]+$")
 end
 
--- ---- comparing ------------------------------------------------------------------------------------------------------------------
+-- ---- comparing ------------------------------------------------------------------------------------------------------
 
 -- Cells by their values, each { losses, val } epoch by epoch.
 local function gather(into, result)
@@ -79,15 +81,18 @@ local function compare_winners(peer, mine, n_val)
   for _, v in ipairs(a) do best = math.max(best, v) end
   local se = math.sqrt(best * (1 - best) / n_val)
   local regret = best - best_of(peer[winner])
-  print(("  our winner %s: the peer gives it %.4f, its own best is %.4f (standard error %.4f): regret %.4f, %s; rank correlation %.2f"):format(winner, best_of(peer[winner]), best, se,
-    regret, regret <= se and "within one standard error" or "FURTHER than one standard error", require("medxai.stats.agreement").rank_correlation(a, b) or 0 / 0))
+  print(("  our winner %s: the peer gives it %.4f, its own best is %.4f (standard error %.4f): regret %.4f, %s; "
+    .. "rank correlation %.2f"):format(winner, best_of(peer[winner]), best, se,
+    regret, regret <= se and "within one standard error" or "FURTHER than one standard error",
+    require("medxai.stats.agreement").rank_correlation(a, b) or 0 / 0))
 end
 
--- ---- one network ------------------------------------------------------------------------------------------------------------------
+-- ---- one network ----------------------------------------------------------------------------------------------------
 
 local function one(network, peer)
   local facts = ours("prepare", dir, network, data, per_class)
-  print(("\n%s: %d cells, %d training and %d validation images, %d threads"):format(network, facts.cells, facts.n_train, facts.n_val, threads))
+  print(("\n%s: %d cells, %d training and %d validation images, %d threads"):format(network, facts.cells, facts.n_train,
+    facts.n_val, threads))
   local variants = { "exact", "fast", "bf16", "halving" }
   if not facts.has_bf16 then table.remove(variants, 3) end
   local total, cells, widths = { peer = 0.0 }, { peer = {} }, nil
@@ -122,14 +127,17 @@ local function one(network, peer)
   bench.row(row, widths)
   if peer then
     local same, all = identical(cells.peer, cells.exact)
-    print(("  exact: %d of %d epochs' training losses equal the peer's to the last bit%s"):format(same, all, same == all and ", hence the winner too" or ""))
+    print(("  exact: %d of %d epochs' training losses equal the peer's to the last bit%s"):format(same, all,
+      same == all and ", hence the winner too" or ""))
     compare_winners(cells.peer, cells.fast, facts.n_val)
   end
   local c = counts.fast
-  print(("  multiply-adds: every cell alone %.3g; trajectories shared %.3g (%.2fx less); frozen parts cached too %.3g (%.2fx less); what is left of the ratio is layout and overhead"):format(
+  print(("  multiply-adds: every cell alone %.3g; trajectories shared %.3g (%.2fx less); frozen parts cached too "
+    .. "%.3g (%.2fx less); what is left of the ratio is layout and overhead"):format(
     c.alone, c.shared, c.alone / c.shared, c.cached, c.shared / c.cached))
-  print(("  at the measured training speed, %.1f GMAC/s, the necessary work takes %.1f s; fast took %.1f s (%.0f %% more; goal: within 20 %%)"):format(facts.speed / 1e9,
-    c.cached / facts.speed, total.fast, 100 * (total.fast * facts.speed / c.cached - 1)))
+  print(("  at the measured training speed, %.1f GMAC/s, the necessary work takes %.1f s; fast took %.1f s (%.0f %% "
+    .. "more; goal: within 20 %%)"):format(facts.speed / 1e9, c.cached / facts.speed, total.fast,
+    100 * (total.fast * facts.speed / c.cached - 1)))
 end
 
 local peer = peer_of()

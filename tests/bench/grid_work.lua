@@ -1,5 +1,6 @@
--- Our side of the grid bench: grid_work.lua prepare DIR NETWORK DATA PER_CLASS writes images, labels and orders for the peer and
--- measures the training speed; run DIR NETWORK DATA PER_CLASS DEPTH VARIANT searches one depth. The last line is plain data.
+-- Our side of the grid bench: grid_work.lua prepare DIR NETWORK DATA PER_CLASS writes images, labels and orders for the
+-- peer and measures the training speed; run DIR NETWORK DATA PER_CLASS DEPTH VARIANT searches one depth. The last line
+-- is plain data.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -17,13 +18,15 @@ local axes = {
 local axis = axes[network]
 local batch = 8
 
-local function data_set() return xai.dataset.covid_qu_ex { root = root, limit = per_class, resize_px = network == "vgg19" and 255 or 256 } end
+local function data_set()
+  return xai.dataset.covid_qu_ex { root = root, limit = per_class, resize_px = network == "vgg19" and 255 or 256 }
+end
 
 -- "exact": as libtorch computes it, node by node, in the peer's layout
 local function build(data, cell)
   local exact = variant == "exact"
-  return xai.models[network] { classes = data.classes, hidden = network == "vgg19" and cell.hidden or nil, train_depth = cell.train_depth,
-    layout = exact and "nchw" or "auto", engine = exact and "reference" or "auto" }
+  return xai.models[network] { classes = data.classes, hidden = network == "vgg19" and cell.hidden or nil,
+    train_depth = cell.train_depth, layout = exact and "nchw" or "auto", engine = exact and "reference" or "auto" }
 end
 
 local function write_json(path, value) files.write(path, canon.write(value)) end
@@ -66,7 +69,8 @@ local function prepare()
   write_json(files.join(dir, network .. "_orders.json"), all)
   local flags = files.read "/proc/cpuinfo" or ""
   local cells = #axis.lr * #axis.step_size * 4 * #(axis.hidden or { 1 })
-  return { cells = cells, n_train = data.train.n, n_val = data.val.n, speed = speed(data), has_bf16 = flags:find "avx512_bf16" ~= nil or flags:find "amx_bf16" ~= nil }
+  return { cells = cells, n_train = data.train.n, n_val = data.val.n, speed = speed(data),
+    has_bf16 = flags:find "avx512_bf16" ~= nil or flags:find "amx_bf16" ~= nil }
 end
 
 -- What the search had to compute: every cell alone, trajectories shared, and frozen parts cached besides.
@@ -96,18 +100,23 @@ local function search()
   data:check()
   local began = host.now()
   local result = run:grid {
-    lr = axis.lr, step_size = axis.step_size, train_depth = { depth }, hidden = axis.hidden, epochs = { axis.epochs[depth + 1] },
-    cache = variant ~= "exact", search = variant == "halving" and { "halving", factor = 3, min_epochs = 1 } or "all",
+    lr = axis.lr, step_size = axis.step_size, train_depth = { depth }, hidden = axis.hidden,
+    epochs = { axis.epochs[depth + 1] }, cache = variant ~= "exact",
+    search = variant == "halving" and { "halving", factor = 3, min_epochs = 1 } or "all",
     train = function(cell)
-      return build(data, cell), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 }, schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs,
+      return build(data, cell), data, { optim = xai.optim.sgd { lr = cell.lr, momentum = 0.9 },
+        schedule = xai.optim.step_lr { step_size = cell.step_size, gamma = 0.1 }, epochs = cell.epochs,
         batch = batch, precision = variant == "bf16" and "bfloat16" or "float32" }
     end }
   local seconds = host.now() - began
   local cells = {}
   for _, row in ipairs(result.cells) do
     local v, loss, accuracy = row.values, canon.list {}, canon.list {}
-    for i, record in ipairs(files.records(files.join(run.dir, "cells", row.cell, "metrics.jsonl"))) do loss[i], accuracy[i] = record.train_loss, record.val_accuracy end
-    cells[string.format("depth %d lr %g step %d hidden %d", depth, v.lr, v.step_size, v.hidden or 0)] = { loss = loss, accuracy = accuracy }
+    for i, record in ipairs(files.records(files.join(run.dir, "cells", row.cell, "metrics.jsonl"))) do
+      loss[i], accuracy[i] = record.train_loss, record.val_accuracy
+    end
+    cells[string.format("depth %d lr %g step %d hidden %d", depth, v.lr, v.step_size, v.hidden or 0)] = { loss = loss,
+      accuracy = accuracy }
   end
   return { seconds = seconds, cells = cells, work = count(data, result.cells) }
 end

@@ -1,8 +1,8 @@
--- ./bootstrap bench kernel [IMAGES]: Kernel SHAP's error against its number of passes, shap's design beside the balanced one, over 20
--- X-rays (or phantoms, where there are none) cut into 3 x 4 regions. All 4,096 subsets of an image are evaluated once, so its Shapley
--- values are known exactly, and every plan's error, |values - truth| / |truth| of the predicted class' logit, is looked up: 20 draws
--- a count. The network is a MobileNet V2 at 96 px, trained here for a few epochs (build/kernel_designs).
--- It judges nothing.
+-- ./bootstrap bench kernel [IMAGES]: Kernel SHAP's error against its number of passes, shap's design beside the
+-- balanced one, over 20 X-rays (or phantoms, where there are none) cut into 3 x 4 regions. All 4,096 subsets of an
+-- image are evaluated once, so its Shapley values are known exactly, and every plan's error, |values - truth| / |truth|
+-- of the predicted class' logit, is looked up: 20 draws a count. The network is a MobileNet V2 at 96 px, trained here
+-- for a few epochs (build/kernel_designs). It judges nothing.
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local hide = require "medxai.perturb.compose"
@@ -19,12 +19,15 @@ local counts = { 50, 70, 100, 150, 200, 300, 400, 600, 800, 1000, 1600 }
 
 local function data_set()
   local shared = (os.getenv "MEDXAI_SHARED" or host.script_dir .. "/../../../shared") .. "/data/covid-cxr"
-  if files.is_folder(shared) then return xai.dataset.covid_qu_ex { root = shared, size_px = size_px, resize_px = size_px } end
+  if files.is_folder(shared) then
+    return xai.dataset.covid_qu_ex { root = shared, size_px = size_px, resize_px = size_px }
+  end
   return xai.dataset.phantom { n_train = 480, n_val = 48, n_test = 48, size_px = size_px }
 end
 
 local function trained_model(data)
-  local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random", train_depth = "all", seed = 42 }
+  local model = xai.models.mobilenet_v2 { classes = data.classes, head = "torchvision", weights = "random",
+    train_depth = "all", seed = 42 }
   local run = xai.run { name = "network", seed = 42, out = "build/kernel_designs" }
   run:fit(model, data, { optim = xai.optim.adam { lr = 0.001 }, epochs = epochs, batch = 16 })
   return model:eval()
@@ -62,7 +65,8 @@ local function values_of(plan, outputs)
   local y = {}
   for i, mask in ipairs(plan.masks) do y[i] = { outputs[place_of(mask) + 1] } end
   local ends = { base = { outputs[1] }, output = { outputs[1 << m] } }
-  return kernel.fit(plan, m, torch.tensor(y, { dtype = "float64" }), ends, { l1_reg = "none", scaling = "deviation" }).values:tolist()[1]
+  return kernel.fit(plan, m, torch.tensor(y, { dtype = "float64" }), ends,
+    { l1_reg = "none", scaling = "deviation" }).values:tolist()[1]
 end
 
 local function distance(a, b)
@@ -95,12 +99,14 @@ print(("Kernel SHAP, %d regions, %d images, %d draws: mean error by passes"):for
 print "passes      shap  balanced  as good as shap's with"
 for _, n in ipairs(counts) do
   local own, other = sums["shap" .. n] / done / draws, sums["balanced" .. n] / done / draws
-  local equal = "-" -- passes at which shap's curve, drawn straight between counts on log scales, falls to the balanced error
+  -- passes at which shap's curve, drawn straight between counts on log scales, falls to the balanced error
+  local equal = "-"
   for k = 2, #counts do
     local a, b = sums["shap" .. counts[k - 1]] / done / draws, sums["shap" .. counts[k]] / done / draws
     if a >= other and b <= other then
       local t = (math.log(a) - math.log(other)) / (math.log(a) - math.log(b))
-      equal = ("%d"):format(math.floor(math.exp(math.log(counts[k - 1]) + t * (math.log(counts[k]) - math.log(counts[k - 1]))) + 0.5))
+      equal = ("%d"):format(
+        math.floor(math.exp(math.log(counts[k - 1]) + t * (math.log(counts[k]) - math.log(counts[k - 1]))) + 0.5))
     end
   end
   print(("%6d    %.4f    %.4f  %s"):format(n, own, other, equal))

@@ -1,5 +1,5 @@
--- What our sides of the benches share: seconds, resident memory and its peak, and the loop that answers words from standard input.
--- It times inside the process, so that pipes and waiting are left out. It refuses to judge.
+-- What our sides of the benches share: seconds, resident memory and its peak, and the loop that answers words from
+-- standard input. It times inside the process, so that pipes and waiting are left out. It refuses to judge.
 local host = require "medxai.host"
 
 local measure = {}

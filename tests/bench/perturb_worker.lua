@@ -1,5 +1,5 @@
--- Our side of the bench of perturbing methods: one word a line, one number back; perturb_worker.py answers the same words. A method
--- runs as explain.run calls it, on one X-ray, with the network that is loaded.
+-- Our side of the bench of perturbing methods: one word a line, one number back; perturb_worker.py answers the same
+-- words. A method runs as explain.run calls it, on one X-ray, with the network that is loaded.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
 local check = require "medxai.base.options"
@@ -15,7 +15,8 @@ local timed = measure.timed
 local model, x, background, cam_input, score, best_batch
 
 -- What each network's CAM layer reads: shap's (model, layer) explains a layer's input.
-local layer_inputs = { mobilenet_v2 = "features.17", resnet50 = "layer4.1", vgg19 = "features.35", squeezenet1_0 = "features.11", efficientnet_b0 = "features.7",
+local layer_inputs = { mobilenet_v2 = "features.17", resnet50 = "layer4.1", vgg19 = "features.35",
+  squeezenet1_0 = "features.11", efficientnet_b0 = "features.7",
   densenet121 = "features.denseblock4" }
 
 local answers = {}
@@ -37,12 +38,13 @@ function answers.load(name)
   x = xai.dataset.files({ picture, size_px = size, resize_px = size }).test:batch({ 1 }).x
   background, cam_input = torch.rand(32, 3, size, size), layer_inputs[name]
   score = scorer.new(model)
-  score:logits(40, function(_, count) return x:expand { count, 3, size, size } end) -- the chunk is chosen, batch norms are folded
+  -- the chunk is chosen, batch norms are folded
+  score:logits(40, function(_, count) return x:expand { count, 3, size, size } end)
   return measure.memory_mark()
 end
 
--- Seconds for one image of our fastest forward pass, over the batches that could be meant, after the first time of the best of them: the
--- yardstick of methods that need whole passes.
+-- Seconds for one image of our fastest forward pass, over the batches that could be meant, after the first time of the
+-- best of them: the yardstick of methods that need whole passes.
 function answers.forward()
   local best, found = math.huge, nil
   for _, n in ipairs(best_batch and { best_batch } or { 1, 4, 8, 16 }) do
@@ -64,8 +66,9 @@ local function explain(name, options, layer)
     local logits = score:logits(1, function() return x end)
     local items, targets = { { id = "bench", number = 1 } }, nil
     targets = target.fix(target.parse("predicted", model.classes), logits, items, model.classes)
-    local ctx = context.new { pass = { logits = logits }, x = x, items = items, views = { { identity = true } }, targets = targets, model = model, height = x:size(2),
-      width = x:size(3), seed = 1, budget_bytes = 1 << 30, scorer = score, scorers = { of = function(_, precision) return scorer.new(model, { precision = precision }) end },
+    local ctx = context.new { pass = { logits = logits }, x = x, items = items, views = { { identity = true } },
+      targets = targets, model = model, height = x:size(2), width = x:size(3), seed = 1, budget_bytes = 1 << 30,
+      scorer = score, scorers = { of = function(_, precision) return scorer.new(model, { precision = precision }) end },
       layer = layer }
     method.map(ctx, x, targets, check.options(name, options, method.options))
   end)
@@ -73,7 +76,9 @@ end
 
 function answers.lime(n) return explain("lime", { samples = math.tointeger(n) }) end
 function answers.lime_bf16(n) return explain("lime", { samples = math.tointeger(n), precision = "bfloat16" }) end
-function answers.lime_balanced(n) return explain("lime", { samples = math.tointeger(n) * 8 // 10, design = "balanced" }) end
+function answers.lime_balanced(n)
+  return explain("lime", { samples = math.tointeger(n) * 8 // 10, design = "balanced" })
+end
 
 -- Seconds for n pictures, each segmented anew.
 local function segmented(n, f)
@@ -83,14 +88,25 @@ local function segmented(n, f)
   end)
 end
 
-function answers.quickshift(n) return segmented(n, function(p) return (core.segment.quickshift(p, 4, 200, 0.2, 0, 42)) end) end
-function answers.slic(n) return segmented(n, function(p) return (core.segment.slic(p, 10, 10, 0, 10, true, 0.5, 3)) end) end
+function answers.quickshift(n)
+  return segmented(n, function(p) return (core.segment.quickshift(p, 4, 200, 0.2, 0, 42)) end)
+end
+function answers.slic(n)
+  return segmented(n, function(p) return (core.segment.slic(p, 10, 10, 0, 10, true, 0.5, 3)) end)
+end
 
 function answers.partition(n) return explain("shap_partition", { evals = math.tointeger(n) }) end
-function answers.partition_bf16(n) return explain("shap_partition", { evals = math.tointeger(n), precision = "bfloat16" }) end
+function answers.partition_bf16(n)
+  return explain("shap_partition", { evals = math.tointeger(n), precision = "bfloat16" })
+end
 function answers.kernel(n) return explain("shap_kernel", { samples = math.tointeger(n) }) end
-function answers.gradient(n) return explain("shap_gradient", { samples = math.tointeger(n), background = background, form = "activation" }, cam_input) end
-function answers.gradient_input(n) return explain("shap_gradient", { samples = math.tointeger(n), background = background }, "x") end
+function answers.gradient(n)
+  return explain("shap_gradient", { samples = math.tointeger(n), background = background, form = "activation" },
+    cam_input)
+end
+function answers.gradient_input(n)
+  return explain("shap_gradient", { samples = math.tointeger(n), background = background }, "x")
+end
 
 function answers.mark() return measure.memory_mark() end
 function answers.peak() return measure.status "VmHWM" end

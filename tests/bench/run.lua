@@ -1,24 +1,30 @@
--- ./bootstrap bench [start] [op] [forward] [train]: this program beside Python, interleaved (A B C A B C ...), so that a
--- busy machine slows all alike. Medians, their ratio (above 1: ours is faster), peak memory above the loaded model, and the
--- share of the machine's matrix-product roof that is reached. Peers: Debian's torch, and torch 2 where there is one.
--- It judges nothing and fails nothing: goals are printed beside the numbers. A network's name measures that one alone.
+-- ./bootstrap bench [start] [op] [forward] [train]: this program beside Python, interleaved (A B C A B C ...), so that
+-- a busy machine slows all alike. Medians, their ratio (above 1: ours is faster), peak memory above the loaded model,
+-- and the share of the machine's matrix-product roof that is reached. Peers: Debian's torch, and torch 2 where there is
+-- one. It judges nothing and fails nothing: goals are printed beside the numbers. A network's name measures that one
+-- alone.
 -- ./bootstrap bench NAME ... with a file tests/bench/NAME.lua runs that bench.
 local host = require "medxai.host"
 
-local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
+local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
+  "vgg19" }
 local batches = { forward = 8, train = 8 }
 local repeats = { start = 3, op = 3, forward = 3, train = 3 }
 local bench = dofile(host.script_dir .. "/side.lua")
-local here, quote, output, median, row, heading, geometric = bench.here, bench.quote, bench.output, bench.median, bench.row, bench.heading, bench.geometric
+local here, quote, output, median, row, heading, geometric = bench.here, bench.quote, bench.output, bench.median,
+  bench.row, bench.heading, bench.geometric
 local start_child, find_peers = bench.start_child, bench.find_peers
 
--- ---- parts -----------------------------------------------------------------------------------------------------------------
+-- ---- parts ----------------------------------------------------------------------------------------------------------
 
 local parts = {}
 
 function parts.start(peers)
-  local commands = { { "ours", ("%s -e %s"):format(quote(host.exe), quote 'local torch = require "medxai.torch"; local _ = torch.ones(2) + 1') } }
-  for _, p in ipairs(peers) do commands[#commands + 1] = { p.name, ("%s %s/start.py"):format(quote(p.python), here) } end
+  local commands = { { "ours", ("%s -e %s"):format(quote(host.exe),
+    quote 'local torch = require "medxai.torch"; local _ = torch.ones(2) + 1') } }
+  for _, p in ipairs(peers) do
+    commands[#commands + 1] = { p.name, ("%s %s/start.py"):format(quote(p.python), here) }
+  end
   local times, imports = {}, {}
   for i, c in ipairs(commands) do
     times[i] = {}
@@ -33,7 +39,9 @@ function parts.start(peers)
   end
   print "\nStart of the program to its first operator (goal: 8 times as fast as a thesis script's imports)"
   local widths = heading { "", "seconds", "ratio" }
-  for i, c in ipairs(commands) do row({ c[1], ("%.2f"):format(median(times[i])), ("%.1f"):format(median(times[i]) / median(times[1])) }, widths) end
+  for i, c in ipairs(commands) do
+    row({ c[1], ("%.2f"):format(median(times[i])), ("%.1f"):format(median(times[i]) / median(times[1])) }, widths)
+  end
   for i = 2, #commands do print(("%s imports: %s"):format(commands[i][1], imports[i])) end
 end
 
@@ -84,7 +92,8 @@ end
 local roof = 0.0 -- GFLOP/s of the best matrix product so far
 
 local function model_part(what, children, flops_factor, goal)
-  print(("\n%s, batch %d, float32: seconds, ratio, MB above the loaded model, share of the matrix-product roof (goal: %s)"):format(
+  print(("\n%s, batch %d, float32: seconds, ratio, MB above the loaded model, share of the matrix-product roof "
+    .. "(goal: %s)"):format(
     what == "train" and "Training step (SGD, momentum)" or "Forward pass (no gradients)", batches[what], goal))
   local head = { "network" }
   for _, c in ipairs(children) do head[#head + 1] = c.name end
@@ -115,13 +124,14 @@ local function model_part(what, children, flops_factor, goal)
     for _, c in ipairs(children) do c:ask "drop" end
   end
   for i = 2, #children do print(("geometric mean against %s: %.2f"):format(children[i].name, geometric(ratios[i]))) end
-  print(#more == 0 and "peak memory is nowhere above a peer's" or "peak memory is above a peer's in: " .. table.concat(more, ", "))
+  print(#more == 0 and "peak memory is nowhere above a peer's"
+    or "peak memory is above a peer's in: " .. table.concat(more, ", "))
 end
 
 function parts.forward(_, children) model_part("forward", children, 1, "1.3 times as fast") end
 function parts.train(_, children) model_part("train", children, 3, "1.35 times as fast in the geometric mean") end
 
--- ---- the run -----------------------------------------------------------------------------------------------------------------
+-- ---- the run --------------------------------------------------------------------------------------------------------
 
 local own = (...) and (...):find "^%l+$" and not parts[...] and loadfile(here .. "/" .. (...) .. ".lua")
 if own then return own(select(2, ...)) end
@@ -145,13 +155,17 @@ end
 
 io.stdout:setvbuf "line"
 local peers = find_peers()
-if #peers == 0 then print "no Python with torch and torchvision here: ours alone (apt-get install python3-torch python3-torchvision)" end
+if #peers == 0 then
+  print "no Python with torch and torchvision here: ours alone (apt-get install python3-torch python3-torchvision)"
+end
 local dir = output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
 local children = {}
 local ok, message = xpcall(function()
   if wanted.op or wanted.forward or wanted.train then
     children[1] = start_child("ours", ("%s %s/worker.lua"):format(quote(host.exe), here), dir)
-    for _, p in ipairs(peers) do children[#children + 1] = start_child(p.name, ("%s %s/worker.py"):format(quote(p.python), here), dir) end
+    for _, p in ipairs(peers) do
+      children[#children + 1] = start_child(p.name, ("%s %s/worker.py"):format(quote(p.python), here), dir)
+    end
     for _, c in ipairs(children) do c:ask "hello" end
     print(("%d cores; matrix product 2048 x 2048: %.0f GFLOP/s (ours), %s"):format(host.cores, children[1]:ask "gemm",
       #children > 1 and ("%.0f (%s)"):format(children[2]:ask "gemm", children[2].name) or "no peer"))

@@ -11,7 +11,8 @@ local xai = require "medxai"
 local model, x, map
 
 local sets = {
-  confidence = { { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" }, { "confidence_increase", as = "softmax" } },
+  confidence = { { "confidence_change", as = "softmax" }, { "confidence_drop", as = "softmax" },
+    { "confidence_increase", as = "softmax" } },
   morf = { { "road_most_relevant_first", percentiles = { 25, 50, 75 } } },
   combined = { { "road_combined", percentiles = { 20, 40, 60, 80 } } },
   deletion = { { "deletion", removal = "black" } },
@@ -20,11 +21,14 @@ local sets = {
 -- Seconds of all metrics of a set for one image and map, from nothing: no score is known beforehand.
 local function judge(name)
   local entries = metric.entries(sets[name])
-  local record = { status = "ok", image_id = "00000000000000aa", maps = "map", target = { kind = "class", as = "logit", class = "a", index = 0 } }
-  local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end, batch = function() return { x = x } end }
+  local record = { status = "ok", image_id = "00000000000000aa", maps = "map",
+    target = { kind = "class", as = "logit", class = "a", index = 0 } }
+  local split = { n = 1, name = "test", item = function() return { id = record.image_id, path = "made" } end,
+    batch = function() return { x = x } end }
   local start = host.now()
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 }, scorer = require("medxai.perturb.scorer").new(model) }, 1)
+  local subject <close> = contexts.subject({ model = model, split = split, run = { seed = 42 },
+    scorer = require("medxai.perturb.scorer").new(model) }, 1)
   local kept = {}
   for _, m in ipairs(entries) do measure_map(m, map, contexts.new(subject, map, record, m, kept)) end
   return host.now() - start
@@ -40,8 +44,10 @@ function answers.load(name)
   model = xai.models[name] { classes = { "a", "b", "c" } }
   model:eval()
   local n = model.size_px
-  local y, across = torch.arange(n, { dtype = "float32" }):view({ n, 1 }), torch.arange(n, { dtype = "float32" }):view({ 1, n })
-  local grey = (torch.sin(y * 0.11) * torch.cos(across * 0.07) * 0.3 + 0.5 + torch.sin(y * across * 0.37) * 0.1):clamp(0, 1)
+  local y, across = torch.arange(n, { dtype = "float32" }):view({ n, 1 }),
+    torch.arange(n, { dtype = "float32" }):view({ 1, n })
+  local grey = (torch.sin(y * 0.11) * torch.cos(across * 0.07) * 0.3 + 0.5 + torch.sin(y * across * 0.37)
+    * 0.1):clamp(0, 1)
   x = grey:view({ 1, 1, n, n }):expand({ 1, 3, n, n }):contiguous()
   map = torch.exp((y - 0.4 * n):pow(2):add((across - 0.6 * n):pow(2)):div(-2 * (0.25 * n) ^ 2))
   judge "confidence"

@@ -1,5 +1,5 @@
--- What the benches share: children that are spoken to through pipes, so that ours and Python's are timed in turn in one run;
--- medians, geometric means, tables. It refuses to judge: goals are printed beside the numbers.
+-- What the benches share: children that are spoken to through pipes, so that ours and Python's are timed in turn in one
+-- run; medians, geometric means, tables. It refuses to judge: goals are printed beside the numbers.
 local host = require "medxai.host"
 
 local bench = { here = host.script_dir }
@@ -19,7 +19,7 @@ function bench.median(list)
   return n % 2 == 1 and sorted[n // 2 + 1] or (sorted[n // 2] + sorted[n // 2 + 1]) / 2
 end
 
--- ---- children ------------------------------------------------------------------------------------------------------------
+-- ---- children -------------------------------------------------------------------------------------------------------
 
 -- A child that is spoken to through a named pipe and answers on its standard output.
 local Child = {}
@@ -29,7 +29,8 @@ function bench.start_child(name, command, dir)
   local fifo = dir .. "/" .. name:gsub("%W", "_")
   assert(os.execute("mkfifo " .. bench.quote(fifo)))
   -- how threads wait is each side's own: this process sets it for itself where it opens libtorch
-  local from = io.popen("exec env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT -u OPENBLAS_THREAD_TIMEOUT " .. command .. " <" .. bench.quote(fifo) .. " 2>" .. bench.quote(fifo .. ".err"))
+  local from = io.popen("exec env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT -u OPENBLAS_THREAD_TIMEOUT " .. command .. " <"
+    .. bench.quote(fifo) .. " 2>" .. bench.quote(fifo .. ".err"))
   local to = io.open(fifo, "w")
   return setmetatable({ name = name, from = from, to = to, errors = fifo .. ".err" }, Child)
 end
@@ -55,8 +56,10 @@ end
 -- Pythons that have torch and torchvision: { name =, python = }
 function bench.find_peers()
   local list, seen = {}, {}
-  for _, python in ipairs { os.getenv "MEDXAI_REF_A" or "/usr/bin/python3", os.getenv "MEDXAI_REF_B" or "build/reference/b/bin/python", "/opt/ref/b/bin/python" } do
-    local version = bench.output(("PYTHONPATH=%s %s -c %s"):format(bench.quote(bench.here .. "/../reference"), bench.quote(python),
+  for _, python in ipairs { os.getenv "MEDXAI_REF_A" or "/usr/bin/python3",
+      os.getenv "MEDXAI_REF_B" or "build/reference/b/bin/python", "/opt/ref/b/bin/python" } do
+    local version = bench.output(("PYTHONPATH=%s %s -c %s"):format(bench.quote(bench.here .. "/../reference"),
+      bench.quote(python),
       bench.quote "import torch; from vision import torchvision; print(torch.__version__.split('+')[0])"))
     if version and version ~= "" and not seen[version] then
       seen[version] = true
@@ -66,7 +69,7 @@ function bench.find_peers()
   return list
 end
 
--- ---- tables ----------------------------------------------------------------------------------------------------------------
+-- ---- tables ---------------------------------------------------------------------------------------------------------
 
 function bench.row(cells, widths)
   local out = {}

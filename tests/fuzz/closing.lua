@@ -1,8 +1,8 @@
 -- Closes what a call works with while it is under way: for every binding of the core and for n = 0, 1, 2 ... a
 -- finalizer runs at the n-th place of the call where Lua may collect, and closes every tensor and object that was
--- passed, or the scope that they and the results lie in, until the call has no more such places; likewise where a tensor
--- allocation fails. The call must give the undisturbed result, or say that something is closed or memory is out. Ending
--- the process, or giving anything else, is the fault that this looks for.
+-- passed, or the scope that they and the results lie in, until the call has no more such places; likewise where a
+-- tensor allocation fails. The call must give the undisturbed result, or say that something is closed or memory is out.
+-- Ending the process, or giving anything else, is the fault that this looks for.
 --   medxai-run tests/fuzz/closing.lua [PATTERN]
 -- The last line names the bindings that no case calls; the exit status is 1 where there are any. tests/memory_held.lua
 -- runs it.
@@ -255,7 +255,8 @@ local function network()
   s:set(2, torch.randn(3))
   return { g = g, s = s, x = torch.randn(2, 3), ids = { x, y, f, d, r }, w = torch.randn(3, 3) }
 end
-case("graph.new graph.input graph.op graph.func graph.drop_path graph.state graph.node graph.batch graph.count graph.plans",
+case("graph.new graph.input graph.op graph.func graph.drop_path graph.state graph.node graph.batch graph.count "
+  .. "graph.plans",
 none, function()
   local v = network()
   v.g:batch(2, 0, 1)
@@ -291,7 +292,8 @@ case("state.get state.set state.set_eval state.drop_folded state.set_requires_gr
 -- files
 case("pt2.tensors", function() return { a = torch.ones(2, 3) } end, function(v)
   core.store.write_pt(dir .. "/y.pt", "save", { "dict", "a", v.a })
-  return core.pt2.tensors(dir .. "/y.pt", "exported", { { record = "data/0", dtype = "float32", sizes = { 3, 2 }, strides = { 1, 3 } } })
+  return core.pt2.tensors(dir .. "/y.pt", "exported",
+    { { record = "data/0", dtype = "float32", sizes = { 3, 2 }, strides = { 1, 3 } } })
 end)
 case("store.write_pt store.write_safetensors store.read", function()
   return { a = torch.ones(2, 3), b = torch.ones({ 4 }, { dtype = "int64" }):t() }
@@ -415,7 +417,8 @@ case("rng.numpy_random_state rng.numpy_default_rng numpy.choice numpy.integers n
   local drawn = { a:choice(3, 4, { 0.2, 0.3, 0.5 }), b:integers(0, 9, 3), a:randint(0, 9, 3) }
   return drawn, b:normal(2), a:permutation(4), b:uniform(2)
 end)
-case("resample.new resample.matrix resample.signs resample.studentised bootstrap.ratio bootstrap.totals bootstrap.spread ssim", none,
+case("resample.new resample.matrix resample.signs resample.studentised bootstrap.ratio bootstrap.totals "
+  .. "bootstrap.spread ssim", none,
 function()
   local r = core.resample.new { seed = 1, purpose = "test@1", id = "a", units = 3, resamples = 4 }
   local x, map = core.resample.matrix({ 1, 2, 3, 4, 5, 6 }, 2), {}

@@ -1,7 +1,8 @@
 -- Calls every documented operator with bad arguments and writes down which of them end the process.
 --   medxai-run tests/fuzz/ops.lua [--cases N] [--fuzz_seed N] [--only PATTERN] [--all yes] [--list FILE]
--- A child process (this file again, told so by its environment) calls operator after operator and notes each call before it
--- is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time are bounded.
+-- A child process (this file again, told so by its environment) calls operator after operator and notes each call
+-- before it is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time
+-- are bounded.
 -- --all yes tries the denied ones too; --list writes the names that died, one per line, with the signal.
 -- --fail yes: instead, each allocation of a call that goes well fails once. The call must raise, or leave results,
 -- arguments and random generator equal to the undisturbed call's to the last bit; the first that does not ends the run.
@@ -32,12 +33,15 @@ local shapes = {
   {}, { 0 }, { 1 }, { 3 }, { 7 }, { 2, 3 }, { 3, 3 }, { 0, 3 }, { 4, 0 }, { 2, 3, 4 }, { 1, 3, 8, 8 }, { 2, 4, 5, 5 },
   { 2, 0, 5, 5 }, { 1, 2, 3, 4, 5 }, { 1, 1, 1, 1, 1, 2 }, { 33, 17 },
 }
-local dtypes = { "float32", "float32", "float32", "float64", "int64", "int64", "int32", "bool", "uint8", "float16", "bfloat16", "complex64" }
-local ints = { -1, 0, 1, 2, 3, -2, 5, 4, 8, 100, -100, 2147483648, -2147483649, math.maxinteger, math.mininteger, 65536 }
+local dtypes = { "float32", "float32", "float32", "float64", "int64", "int64", "int32", "bool", "uint8", "float16",
+  "bfloat16", "complex64" }
+local ints = { -1, 0, 1, 2, 3, -2, 5, 4, 8, 100, -100, 2147483648, -2147483649, math.maxinteger, math.mininteger,
+  65536 }
 local small = { 0, 1, 2, 3, -1, 1, 2, 0, 4 }
 local floats = { 0.0, 1.0, 0.5, -1.5, 1e300, -1e300, 1 / 0, -1 / 0, 0 / 0, 1e-30, 2.0, 3.0 }
-local strings = { "", "mean", "sum", "none", "constant", "reflect", "replicate", "circular", "floor", "trunc", "tanh", "linear", "lower",
-  "upper", "ij", "xy", "fro", "nuc", "ij,jk->ik", "i...->", "left", "foo", "amax", "prod", "ortho", "max", "L", "reduced", "gelsd" }
+local strings = { "", "mean", "sum", "none", "constant", "reflect", "replicate", "circular", "floor", "trunc", "tanh",
+  "linear", "lower", "upper", "ij", "xy", "fro", "nuc", "ij,jk->ik", "i...->", "left", "foo", "amax", "prod", "ortho",
+  "max", "L", "reduced", "gelsd" }
 
 local base_shape, base_dtype, grads -- of one call: most tensors agree, so that calls get past the first checks
 
@@ -124,7 +128,9 @@ end
 -- For a look at one case: MEDXAI_FUZZ_SHOW=1 and the child's other variables.
 local function show(args, n)
   local function text(v)
-    if core.tensor.is_tensor(v) then return v.dtype .. "[" .. table.concat(v.shape, "x") .. "]" .. (v.requires_grad and "g" or "") end
+    if core.tensor.is_tensor(v) then
+      return v.dtype .. "[" .. table.concat(v.shape, "x") .. "]" .. (v.requires_grad and "g" or "")
+    end
     if type(v) ~= "table" then return tostring(v) end
     local parts = {}
     for k, e in pairs(v) do parts[#parts + 1] = (type(k) == "string" and k .. "=" or "") .. text(e) end
@@ -258,8 +264,8 @@ local function read_note(path)
   return tonumber(k), tonumber(case)
 end
 
--- Runs a child over names first..last from a case on. Returns nothing when it came through, else the signal, the operator
--- and the case that it died in.
+-- Runs a child over names first..last from a case on. Returns nothing when it came through, else the signal, the
+-- operator and the case that it died in.
 local function run_child(dir, first, last, case, cases, fuzz_seed)
   local note <close> = assert(io.open(dir .. ".note", "w"))
   note:write(("%6d %6d\n"):format(first, case))

@@ -1,5 +1,5 @@
--- medxai-run tests/reference/training.lua OUT DATA STEPS NETWORK...: trains each network from seeded weights, in NCHW and
--- in channels_last, and leaves what training.py needs to do the same: weights, batches, file names, losses (exact).
+-- medxai-run tests/reference/training.lua OUT DATA STEPS NETWORK...: trains each network from seeded weights, in NCHW
+-- and in channels_last, and leaves what training.py needs to do the same: weights, batches, file names, losses (exact).
 -- SGD(0.01, momentum 0.9), batch 8, dropout on and seeded: nothing is switched off.
 local host = require "medxai.host"
 local core = require "medxai.core"
@@ -33,7 +33,9 @@ local function batches(size, resize)
       local k = #list - 1
       torch.save_npy(files.join(folder, "x" .. k .. ".npy"), b.x)
       torch.save_npy(files.join(folder, "y" .. k .. ".npy"), b.y)
-      for _, i in ipairs(indices) do names[#names + 1] = files.join(root, "Lung Segmentation Data", data.train:item(i).path) end
+      for _, i in ipairs(indices) do
+        names[#names + 1] = files.join(root, "Lung Segmentation Data", data.train:item(i).path)
+      end
     end
   end
   write_lines(files.join(folder, "files.txt"), names)

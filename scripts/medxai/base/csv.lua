@@ -1,6 +1,6 @@
--- Comma-separated tables: quotes, doubled quotes, line ends within quotes, CRLF, a leading byte-order mark. Those of this
--- library are written with exact numbers and read back as they were written; those of a researcher are parsed: names of
--- columns in lower case, blanks around fields left out.
+-- Comma-separated tables: quotes, doubled quotes, line ends within quotes, CRLF, a leading byte-order mark. Those of
+-- this library are written with exact numbers and read back as they were written; those of a researcher are parsed:
+-- names of columns in lower case, blanks around fields left out.
 -- A researcher's table whose rows have another number of fields than its header, or whose header has a name twice, is
 -- refused, naming the line.
 local check = require "medxai.base.options"
@@ -14,7 +14,7 @@ function csv.trim(text)
   return first and text:sub(first):match ".*%S" or ""
 end
 
--- ---- reading ----------------------------------------------------------------------------------------------------------
+-- ---- reading --------------------------------------------------------------------------------------------------------
 
 -- The quoted field that begins at `at`, and where it ends; nil where its quote is never closed.
 local function quoted(text, at)
@@ -28,7 +28,8 @@ local function quoted(text, at)
   end
 end
 
--- One record from `at`: its fields, where the next begins, and how many lines it took. of: what, name, line, for errors.
+-- One record from `at`: its fields, where the next begins, and how many lines it took. of: what, name, line, for
+-- errors.
 local function record(text, at, of)
   local fields, lines = {}, 1
   while true do
@@ -107,7 +108,8 @@ function csv.parse(text, name, what)
   return rows, columns
 end
 
---- Reads a file that csv.write or csv.line wrote: rows as tables of strings, and the columns. nil where there is no file.
+--- Reads a file that csv.write or csv.line wrote: rows as tables of strings, and the columns. nil where there is no
+--- file.
 ---@param path string
 ---@return table[]|nil rows
 ---@return string[]|nil columns
@@ -125,7 +127,7 @@ function csv.read(path)
   return rows, columns
 end
 
--- ---- writing ----------------------------------------------------------------------------------------------------------
+-- ---- writing --------------------------------------------------------------------------------------------------------
 
 -- The shortest text that reads back as the same number: 0.05, not 0.050000000000000003.
 local function short_number(value)

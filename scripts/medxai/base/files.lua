@@ -76,7 +76,8 @@ function files.read(path)
   return bytes
 end
 
---- The complete lines of a file (none where it is absent). A last line without newline was torn by a crash: it is left out.
+--- The complete lines of a file (none where it is absent). A last line without newline was torn by a crash: it is left
+--- out.
 ---@return string[] lines
 ---@return integer bytes how many bytes those lines take
 function files.lines(path)
@@ -136,7 +137,8 @@ end
 --- container those that are gone, of others what is a week old.
 function files.tidy(path) must(file.tidy(path)) end
 
---- Takes the lock of a path, or returns nil where another process holds it. Closing it (or leaving its scope) gives it back.
+--- Takes the lock of a path, or returns nil where another process holds it. Closing it (or leaving its scope) gives it
+--- back.
 function files.lock(path)
   local folder = files.folder(path)
   if folder then files.mkdir(folder) end

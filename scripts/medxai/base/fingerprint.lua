@@ -1,7 +1,8 @@
--- What identifies a researcher's code: a file's text or a function's compiled form, and what it leans on: the values that a function
--- holds on to (other functions with theirs, tables, tensors, a model's weights), and the modules beside the experiment that it requires.
--- Code without any of these is its own text alone. It refuses to look into the library: its modules count by name, its objects by what
--- they say of themselves, so that a clock or a cache in one of them makes no result look old.
+-- What identifies a researcher's code: a file's text or a function's compiled form, and what it leans on: the values
+-- that a function holds on to (other functions with theirs, tables, tensors, a model's weights), and the modules beside
+-- the experiment that it requires. Code without any of these is its own text alone. It refuses to look into the
+-- library: its modules count by name, its objects by what they say of themselves, so that a clock or a cache in one of
+-- them makes no result look old.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
@@ -9,7 +10,7 @@ local host = require "medxai.host"
 
 local code = {}
 
--- ---- modules beside the experiment --------------------------------------------------------------------------------------
+-- ---- modules beside the experiment ----------------------------------------------------------------------------------
 
 local function below(path, folder) return path:sub(1, #folder + 1) == folder .. "/" end
 
@@ -37,7 +38,8 @@ local function with_modules(text, found)
   return table.concat(parts, "\0")
 end
 
---- The text that identifies a file of own code: its own, and those of the modules beside the experiment that it requires.
+--- The text that identifies a file of own code: its own, and those of the modules beside the experiment that it
+--- requires.
 ---@param text string
 ---@return string
 function code.of_file(text)
@@ -46,7 +48,7 @@ function code.of_file(text)
   return with_modules(text, found)
 end
 
--- ---- values -------------------------------------------------------------------------------------------------------------
+-- ---- values ---------------------------------------------------------------------------------------------------------
 
 local function in_library(f) return below(debug.getinfo(f, "S").source, "@" .. host.scripts_dir) end
 
@@ -64,7 +66,8 @@ end
 --- A tensor as text: dtype, shape and the hash of its values.
 function code.of_tensor(tensor)
   local scope <close> = require("medxai.core").memory.scope()
-  return files.sha256(tensor.dtype .. table.concat(tensor.shape, "x") .. tensor:detach():cpu():contiguous():data_string())
+  return files.sha256(tensor.dtype .. table.concat(tensor.shape, "x")
+    .. tensor:detach():cpu():contiguous():data_string())
 end
 
 -- The name of a function in C, whose code cannot be told: "math.floor".
@@ -107,7 +110,12 @@ local function write_table(state, t)
   if meta and is_library(meta) then return write_object(state, t) end
   for key in next, t do
     local kind = type(key)
-    if kind == "string" or kind == "number" or kind == "boolean" then keys[key] = true else put(state, "key " .. kind) end -- these have no order
+    -- these have no order
+    if kind == "string" or kind == "number" or kind == "boolean" then
+      keys[key] = true
+    else
+      put(state, "key " .. kind)
+    end
   end
   for _, key in ipairs(check.sorted_keys(keys)) do
     write(state, key)
@@ -174,10 +182,10 @@ function code.of_function(f)
   return with_modules(table.concat(state, "\0"), state.modules)
 end
 
--- ---- options ------------------------------------------------------------------------------------------------------------
+-- ---- options --------------------------------------------------------------------------------------------------------
 
---- Options as canonical data: a function is its code's hash, a tensor its values', { "slic", n_segments = 10 } a map whose positions are
---- names as well.
+--- Options as canonical data: a function is its code's hash, a tensor its values', { "slic", n_segments = 10 } a map
+--- whose positions are names as well.
 ---@param options table
 ---@return table
 function code.plain(options)
@@ -200,25 +208,28 @@ local function simple_list(t)
   local words, n = {}, 0
   for _ in pairs(t) do n = n + 1 end
   for i, item in ipairs(t) do
-    if type(item) == "table" or type(item) == "userdata" or type(item) == "function" or tostring(item):find(",", 1, true) then return nil end
+    if type(item) == "table" or type(item) == "userdata" or type(item) == "function"
+        or tostring(item):find(",", 1, true) then return nil end
     words[i] = tostring(item)
   end
   return n == #words and table.concat(words, ",") or nil
 end
 
---- A setting as ids and labels hold it: the same text for the same value in every process, and another one for another value. What is
---- long or has spaces ends in the beginning of its hash.
+--- A setting as ids and labels hold it: the same text for the same value in every process, and another one for another
+--- value. What is long or has spaces ends in the beginning of its hash.
 ---@param v any
 ---@return string
 function code.setting(v)
   local meta, kind = debug.getmetatable(v), type(v)
-  if kind ~= "table" and kind ~= "function" and kind ~= "userdata" or kind == "table" and meta and meta.__tostring then return tostring(v) end
+  if kind ~= "table" and kind ~= "function" and kind ~= "userdata"
+      or kind == "table" and meta and meta.__tostring then return tostring(v) end
   local text = kind == "table" and simple_list(v)
   if text then return text end
   if kind ~= "table" then return kind .. "#" .. code.plain({ v })[1]:sub(1, 8) end
   text = canon.write(code.plain(v))
   if #text <= longest and not text:find "%s" then return text end
-  local shown = text:gsub("%s", "_"):sub(1, longest - 12):gsub("[\xC0-\xFF][\x80-\xBF]*$", "") -- an id's words are parted by spaces
+  -- an id's words are parted by spaces
+  local shown = text:gsub("%s", "_"):sub(1, longest - 12):gsub("[\xC0-\xFF][\x80-\xBF]*$", "")
   return shown .. (#text > longest and "..." or "") .. "#" .. files.sha256(text):sub(1, 8)
 end
 

@@ -1,5 +1,5 @@
--- Misspelt globals are errors: reading or writing a global that is not there fails and names the nearest thing in sight.
--- It refuses to make exceptions for functions: write `local function`.
+-- Misspelt globals are errors: reading or writing a global that is not there fails and names the nearest thing in
+-- sight. It refuses to make exceptions for functions: write `local function`.
 local suggest = require "medxai.base.suggest"
 
 -- Globals, and the local variables that the code at `level` can see.
@@ -24,11 +24,13 @@ end
 
 -- What people write who come from Python, and what Lua writes.
 local in_lua = {
-  True = "true", False = "false", None = "nil", null = "nil", len = "#list", range = "for i = 1, n do ... end", str = "tostring",
-  int = "math.tointeger or x // 1", float = "tonumber", isinstance = "type(x)", dict = "{}", list = "{}", enumerate = "ipairs(list)",
-  zip = "for i = 1, #a do ... end", open = "io.open", abs = "math.abs", max = "math.max", min = "math.min", sum = "a loop, or tensor:sum()",
-  exit = "os.exit", format = "string.format", np = "torch = require \"medxai.torch\"", torch = "local torch = require \"medxai.torch\"",
-  xai = "local xai = require \"medxai\"", self = "a function with a colon, object:name()",
+  True = "true", False = "false", None = "nil", null = "nil", len = "#list", range = "for i = 1, n do ... end",
+  str = "tostring", int = "math.tointeger or x // 1", float = "tonumber", isinstance = "type(x)", dict = "{}",
+  list = "{}", enumerate = "ipairs(list)", zip = "for i = 1, #a do ... end", open = "io.open", abs = "math.abs",
+  max = "math.max", min = "math.min", sum = "a loop, or tensor:sum()",
+  exit = "os.exit", format = "string.format", np = "torch = require \"medxai.torch\"",
+  torch = "local torch = require \"medxai.torch\"", xai = "local xai = require \"medxai\"",
+  self = "a function with a colon, object:name()",
 }
 
 local function hint(name, level)

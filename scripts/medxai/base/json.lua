@@ -1,7 +1,8 @@
 -- The canonical text of plain Lua data: JSON with sorted keys, integers as integers, floats as %.17g, NaN and infinity
 -- by name. The same data give the same bytes on every machine, so what it writes can be hashed and compared.
--- It raises on values without a unique serialization: functions, tensors, cycles, tables that mix list and map, keys that are not strings.
--- A reader for exactly this form restores what was written (8 stays an integer, 8.0 a float); foreign JSON goes through lua-cjson.
+-- It raises on values without a unique serialization: functions, tensors, cycles, tables that mix list and map, keys
+-- that are not strings. A reader for exactly this form restores what was written (8 stays an integer, 8.0 a float);
+-- foreign JSON goes through lua-cjson.
 local check = require "medxai.base.options"
 
 local canon = {}
@@ -25,7 +26,8 @@ function canon.list(t)
   return setmetatable(t or {}, list_meta)
 end
 
-local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
+local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n", ["\r"] = "\\r",
+  ["\t"] = "\\t" }
 
 local function write_string(s)
   return '"' .. s:gsub('[%c"\\\127]', function(c) return escapes[c] or string.format("\\u%04x", c:byte()) end) .. '"'
@@ -106,7 +108,8 @@ function write_value(out, v, path, seen, indent, depth)
   end
 end
 
---- The canonical text of a value. With `indent` ("  ") one value per line, for people; the keys and numbers are the same.
+--- The canonical text of a value. With `indent` ("  ") one value per line, for people; the keys and numbers are the
+--- same.
 ---@param value any
 ---@param indent? string
 ---@return string

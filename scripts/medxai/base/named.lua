@@ -6,7 +6,8 @@ local named = {}
 
 --- The members in the order in which they count: the list part, then names sorted.
 ---   name   nil where a member has none
----   value  what was given under a name; of { "lime", samples = 500 } the options without the name; nil for a name alone
+---   value  what was given under a name; of { "lime", samples = 500 } the options without the name; nil for a name
+---   alone
 ---   keyed  given as name = value
 ---   key    its place in the list, or its name
 ---   given  the member as it was written

@@ -1,5 +1,5 @@
--- What a method or a metric raises where it means nothing for this network or image: the result is then "not defined", with the
--- reason, and nothing has failed. It refuses to be confused with an error: it is a value of its own kind.
+-- What a method or a metric raises where it means nothing for this network or image: the result is then "not defined",
+-- with the reason, and nothing has failed. It refuses to be confused with an error: it is a value of its own kind.
 local not_defined = {}
 not_defined.__index = not_defined
 not_defined.__tostring = function(self) return "not defined: " .. self.why end

@@ -1,7 +1,7 @@
 -- Checks what a user writes: option tables, names, command-line fields; raises errors in the house form
 -- "what: fact (expected, got). What to do." without a position (the host puts the experiment's line in front).
--- A field given on the command line (--epochs 2) replaces an option whose spec says that it is a field, and that is told.
--- It refuses to guess: an unknown key is an error that offers the nearest name, never a silent default.
+-- A field given on the command line (--epochs 2) replaces an option whose spec says that it is a field, and that is
+-- told. It refuses to guess: an unknown key is an error that offers the nearest name, never a silent default.
 local host = require "medxai.host"
 local Progress = require "medxai.base.progress"
 local suggest = require "medxai.base.suggest"
@@ -40,10 +40,12 @@ function check.is_finite(v) return type(v) == "number" and v == v and v ~= math.
 function check.words_of(problem)
   local meta = getmetatable(problem)
   if type(problem) == "string" or type(meta) == "table" and meta.__tostring then return tostring(problem) end
-  return string.format("raised %s instead of a text (expected error(\"...\"))", problem == nil and "nil" or "a " .. type(problem))
+  return string.format("raised %s instead of a text (expected error(\"...\"))",
+    problem == nil and "nil" or "a " .. type(problem))
 end
 
---- An error's text with the researcher's own line in front, where it has none yet: a handler for xpcall around their code.
+--- An error's text with the researcher's own line in front, where it has none yet: a handler for xpcall around their
+--- code.
 ---@param problem any
 ---@param entered? function the library's function that calls their code: what it raises itself is told without a line
 function check.located(problem, entered)
@@ -177,7 +179,9 @@ local function check_one(what, key, rule, value)
     mistake(what, "option '%s' is wrong (expected %s%s, got %s).%s", key, expected, meaning, describe(value), hint)
   end
   if type(result) == "number" then
-    if not check.is_finite(result) then mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result)) end
+    if not check.is_finite(result) then
+      mistake(what, "option '%s' is not a finite number (got %s).", key, result ~= result and "nan" or tostring(result))
+    end
     if rule.min and result < rule.min then
       mistake(what, "option '%s' is too small (expected at least %s, got %s).", key, rule.min, result)
     end
@@ -247,14 +251,17 @@ end
 local function refuse_unknown(what, options, spec)
   for _, key in ipairs(check.sorted_keys(options)) do
     if spec[key] == nil then
-      if type(key) ~= "string" then mistake(what, "options have names (expected name = value, got %s without one).", describe(options[key])) end
+      if type(key) ~= "string" then
+        mistake(what, "options have names (expected name = value, got %s without one).", describe(options[key]))
+      end
       mistake(what, "unknown option '%s'.%s", key, suggest.hint(key, names_of(spec)))
     end
   end
 end
 
---- Checks a table of options against a spec and returns a new table with defaults filled in. A spec is the one source of
---- what is said of an option: `medxai-run help`, docs/reference and the editor's types come from it (medxai.reference).
+--- Checks a table of options against a spec and returns a new table with defaults filled in. A spec is the one source
+--- of what is said of an option: `medxai-run help`, docs/reference and the editor's types come from it
+--- (medxai.reference).
 ---   spec = { lr = { "number", default = 0.1, min = 0, max = 1, required = true, doc = "learning rate" },
 ---            head = { one_of = { "a", "b" }, doc = "..." } }
 --- Types: number integer string boolean table function tensor any, or several: "number|string".
@@ -285,7 +292,8 @@ function check.options(what, options, spec)
     if value == nil then value = rule.default end
     if value == nil and rule.required then
       mistake(what, "option '%s' is missing (expected %s%s). Add %s = ... to it.", key,
-        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "), rule.doc and ": " .. rule.doc or "", key)
+        rule.one_of and suggest.quoted(rule.one_of, "or") or rule[1]:gsub("|", " or "),
+        rule.doc and ": " .. rule.doc or "", key)
     end
     if value ~= nil then result[key] = check_one(what, key, rule, value) end
   end
@@ -299,7 +307,9 @@ end
 ---@param kinds table<string, string>
 function check.kinds(what, subject, t, kinds)
   for _, key in ipairs(check.sorted_keys(kinds)) do
-    if t[key] ~= nil and type(t[key]) ~= kinds[key] then check.fail(what, "%s: %s is a %s (expected a %s).", subject, key, type(t[key]), kinds[key]) end
+    if t[key] ~= nil and type(t[key]) ~= kinds[key] then
+      check.fail(what, "%s: %s is a %s (expected a %s).", subject, key, type(t[key]), kinds[key])
+    end
   end
 end
 
@@ -307,21 +317,28 @@ end
 function check.spec(what, subject, spec)
   for _, key in ipairs(check.sorted_keys(spec)) do
     local rule = spec[key]
-    if type(key) ~= "string" then check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject, tostring(key)) end
-    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now and not rule.instead then
-      check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = { ... } }, got %s).", subject, key, key, describe(rule))
+    if type(key) ~= "string" then
+      check.fail(what, "%s: options have names (expected name = { \"number\", default = ... }, got [%s]).", subject,
+        tostring(key))
     end
-    check.kinds(what, subject .. ": option '" .. key .. "'", rule, { doc = "string", unit = "string", now = "string", instead = "string" })
+    if type(rule) ~= "table" or type(rule[1]) ~= "string" and type(rule.one_of) ~= "table" and not rule.now
+        and not rule.instead then
+      check.fail(what, "%s: option '%s' is not described (expected %s = { \"number\", default = ... } or { one_of = "
+        .. "{ ... } }, got %s).", subject, key, key, describe(rule))
+    end
+    check.kinds(what, subject .. ": option '" .. key .. "'", rule,
+      { doc = "string", unit = "string", now = "string", instead = "string" })
     for kind in (rule[1] or ""):gmatch("[%w_]+") do
       if not accepts[kind] then
-        check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind, (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))
+        check.fail(what, "%s: option '%s' has the unknown type '%s' (expected %s).", subject, key, kind,
+          (table.concat(check.sorted_keys(accepts), ", "):gsub(", (%w+)$", " or %1")))
       end
     end
   end
 end
 
---- Takes a command-line field for something else than an option table, which from now on do not see it (a search's list of
---- values); nil where it was not given.
+--- Takes a command-line field for something else than an option table, which from now on do not see it (a search's list
+--- of values); nil where it was not given.
 ---@param name string
 ---@return string|nil
 function check.field(name)

@@ -41,7 +41,8 @@ end
 ---@param word string for errors: "method", "metric"
 ---@param name string
 ---@return function|table value
----@return string|nil source nil for the library's own, else the text that makes it what it is: its file, and those beside it that it requires
+---@return string|nil source nil for the library's own, else the text that makes it what it is: its file, and those
+---   beside it that it requires
 function plugin.find(what, kind, word, name)
   local names = plugin.names(kind)
   for _, known in ipairs(names) do
@@ -51,7 +52,8 @@ function plugin.find(what, kind, word, name)
   local path, text = beside_experiment(name)
   if not path then
     local hint = suggest.hint(name, names, 3)
-    check.fail(what, "unknown %s '%s'.%s%s", word, name, hint, hint:find("Did you") and "" or string.format(" Or write it as '%s.lua' beside the experiment.", name))
+    check.fail(what, "unknown %s '%s'.%s%s", word, name, hint,
+      hint:find("Did you") and "" or string.format(" Or write it as '%s.lua' beside the experiment.", name))
   end
   return load_own(what, path, text), code.of_file(text)
 end

@@ -1,6 +1,6 @@
--- Progress on standard error: on a terminal one line for each level of nested work (search, cell, epoch), drawn anew at most
--- five times a second, elsewhere plain lines, one every half minute at most; nothing under --quiet. It reads the accuracy,
--- which lies on the device, only when it draws.
+-- Progress on standard error: on a terminal one line for each level of nested work (search, cell, epoch), drawn anew at
+-- most five times a second, elsewhere plain lines, one every half minute at most; nothing under --quiet. It reads the
+-- accuracy, which lies on the device, only when it draws.
 local host = require "medxai.host"
 
 ---@class medxai.Progress
@@ -26,7 +26,8 @@ end
 --- Begins the progress of something of `total` units (images).
 ---@param name string "epoch 2/8"
 ---@param total integer
----@param whole? { done: number, total: number, extra: number } units of the whole work and seconds beside them (validation):
+---@param whole? { done: number, total: number, extra: number } units of the whole work and seconds beside them
+---   (validation):
 --- makes the time left one for all of it
 ---@return medxai.Progress
 function Progress.new(name, total, whole)
@@ -55,7 +56,8 @@ local function draw()
   local room = (host.columns or tonumber(os.getenv("COLUMNS")) or 120) - 1
   local lines = {}
   for i, bar_ in ipairs(active) do lines[i] = bar_.text:sub(1, room) .. "\27[K" end
-  io.stderr:write(shown > 1 and string.format("\27[%dA", shown - 1) or "", "\r", table.concat(lines, "\n"), #lines < shown and "\27[J" or "")
+  io.stderr:write(shown > 1 and string.format("\27[%dA", shown - 1) or "", "\r", table.concat(lines, "\n"),
+    #lines < shown and "\27[J" or "")
   io.stderr:flush()
   shown = #lines
 end

@@ -22,8 +22,8 @@ end
 
 -- ---- completion ----
 
--- Adds the names by which v can be indexed: its own keys, those of __index tables, and what __names lists (a table whose
--- __index is a function says with __names(v) -> list which names it answers to).
+-- Adds the names by which v can be indexed: its own keys, those of __index tables, and what __names lists (a table
+-- whose __index is a function says with __names(v) -> list which names it answers to).
 local function collect(v, names, depth)
   if type(v) == "table" then
     for k in next, v do
@@ -53,8 +53,8 @@ local function value_of(path)
   return value
 end
 
-local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local",
-  "nil", "not", "or", "repeat", "return", "then", "true", "until", "while" }
+local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in",
+  "local", "nil", "not", "or", "repeat", "return", "then", "true", "until", "while" }
 
 --- The words that text ("torch.ze", "model:par", "pri") can become, sorted.
 ---@param text string
@@ -74,7 +74,9 @@ function repl.complete(text)
   local prefix, words = path and path .. separator or "", {}
   for name in next, names do
     local hidden = name:sub(1, 1) == "_" and start:sub(1, 1) ~= "_"
-    if name:sub(1, #start) == start and name:find "^[%a_][%w_]*$" and not hidden then words[#words + 1] = prefix .. name end
+    if name:sub(1, #start) == start and name:find "^[%a_][%w_]*$" and not hidden then
+      words[#words + 1] = prefix .. name
+    end
   end
   table.sort(words)
   return words
@@ -96,7 +98,8 @@ local function text_of(v, inside)
   end)
   for i = 1, math.min(#keys, most) do
     local k = keys[i]
-    local name = math.type(k) == "integer" and k == i and "" or type(k) == "string" and k .. " = " or "[" .. tostring(k) .. "] = "
+    local name = math.type(k) == "integer" and k == i and "" or type(k) == "string" and k .. " = "
+      or "[" .. tostring(k) .. "] = "
     parts[i] = name .. text_of(v[k], true)
   end
   if #keys > most then parts[#parts + 1] = ("... (%d in all)"):format(#keys) end

@@ -1,5 +1,5 @@
--- medxai-run help [NAME ...]: what can be named in an experiment, and the options of one: type, range, default, unit, meaning.
--- It refuses unknown names, offering near ones.
+-- medxai-run help [NAME ...]: what can be named in an experiment, and the options of one: type, range, default, unit,
+-- meaning. It refuses unknown names, offering near ones.
 local reference = require "medxai.reference"
 local suggest = require "medxai.base.suggest"
 
@@ -57,7 +57,9 @@ end
 local function print_kind(kind)
   print(kind[2])
   local names = {}
-  for _, e in ipairs(reference.of(kind[1])) do names[#names + 1] = e.name:find " " and ("%q"):format(e.name) or e.name end
+  for _, e in ipairs(reference.of(kind[1])) do
+    names[#names + 1] = e.name:find " " and ("%q"):format(e.name) or e.name
+  end
   print(wrapped(table.concat(names, "  "), "  "))
 end
 
@@ -92,7 +94,8 @@ end
 
 local words = { ... }
 if words[1] == "--help" or words[1] == "-h" or #words == 0 then
-  print "medxai-run help NAME tells the options of one of these (help fit, help gradcam, help covid_qu_ex), help KIND its names.\n"
+  print("medxai-run help NAME tells the options of one of these (help fit, help gradcam, help covid_qu_ex), "
+    .. "help KIND its names.\n")
   for i, kind in ipairs(reference.kinds) do
     if i > 1 then print() end
     print_kind { kind[1], ("%s (%s)"):format(kind[2], kind[1]) }

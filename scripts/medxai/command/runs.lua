@@ -1,5 +1,5 @@
--- medxai-run runs [list | show RUN | compare RUN RUN ...]: what lies in runs/: state, scores, time; one run; several side by side.
--- Reads plain files only; libtorch is opened for the page of `compare` alone, whose curves are drawn.
+-- medxai-run runs [list | show RUN | compare RUN RUN ...]: what lies in runs/: state, scores, time; one run; several
+-- side by side. Reads plain files only; libtorch is opened for the page of `compare` alone, whose curves are drawn.
 -- It refuses to change anything in a run's folder.
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
@@ -11,7 +11,7 @@ local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
 local text_table = require "medxai.base.text_table"
 
--- ---- reading a run --------------------------------------------------------------------------------------------------------------
+-- ---- reading a run --------------------------------------------------------------------------------------------------
 
 local function read(path)
   local ok, data = pcall(files.read_data, path)
@@ -52,20 +52,25 @@ end
 
 -- What a list says of a run.
 local function facts_of(name, dir)
-  local facts = { name = name, dir = dir, config = read(files.join(dir, "config.json")) or {}, seconds = seconds_of(dir), epochs = epochs_of(dir) }
+  local facts = { name = name, dir = dir, config = read(files.join(dir, "config.json")) or {},
+    seconds = seconds_of(dir), epochs = epochs_of(dir) }
   facts.state, facts.status_text = state_of(dir)
   local fit, grid = read(files.join(dir, "steps", "fit.json")), read(files.join(dir, "steps", "grid.json"))
   local fields = fit and fit.fields or grid and grid.fields and grid.fields.first or {}
-  facts.network = type(fields.model) == "table" and type(fields.model.config) == "table" and fields.model.config.network or ""
+  facts.network = type(fields.model) == "table" and type(fields.model.config) == "table"
+    and fields.model.config.network or ""
   facts.val = fit and fit.result and fit.result.val_accuracy or grid and grid.result and grid.result.best.val_accuracy
   for _, record in ipairs(facts.epochs) do
-    if not facts.val or (not fit or fit.status ~= "finished") and record.val_accuracy > facts.val then facts.val = record.val_accuracy end
+    if not facts.val or (not fit or fit.status ~= "finished") and record.val_accuracy > facts.val then
+      facts.val = record.val_accuracy
+    end
   end
   local test = read(files.join(dir, "steps", "evaluate-test.json"))
   facts.test = test and test.status == "finished" and test.result or nil
   if grid then
     local lines = pcall(files.lines, files.join(dir, "grid.jsonl")) and #files.lines(files.join(dir, "grid.jsonl")) or 0
-    facts.progress = string.format("%d/%d cells", math.min(lines, #(grid.fields.cells or {})), #(grid.fields.cells or {}))
+    facts.progress = string.format("%d/%d cells", math.min(lines, #(grid.fields.cells or {})),
+      #(grid.fields.cells or {}))
   elseif fit and fit.fields then
     facts.progress = string.format("%d/%d epochs", #facts.epochs, fit.fields.epochs)
   end
@@ -81,7 +86,9 @@ local function all_runs(folder)
       list[#list + 1] = facts_of(name, dir)
     elseif files.is_folder(dir) then
       for _, seed in ipairs(files.list(dir)) do
-        if seed:find "^seed%-" and is_run(files.join(dir, seed)) then list[#list + 1] = facts_of(name .. "/" .. seed, files.join(dir, seed)) end
+        if seed:find "^seed%-" and is_run(files.join(dir, seed)) then
+          list[#list + 1] = facts_of(name .. "/" .. seed, files.join(dir, seed))
+        end
       end
     end
   end
@@ -97,7 +104,7 @@ local function one_run(folder, name)
   check.fail("runs", "there is no run '%s' (looked in '%s').%s", name, folder, suggest.hint(name, names, 3))
 end
 
--- ---- text -------------------------------------------------------------------------------------------------------------------------
+-- ---- text -----------------------------------------------------------------------------------------------------------
 
 local function number(v) return v and v == v and string.format("%.4f", v) or "" end
 
@@ -106,8 +113,8 @@ local function list(args)
   if #runs == 0 then return print(string.format("no runs in '%s'", args.folder)) end
   local duration, rows = require("medxai.base.progress").duration, {}
   for i, r in ipairs(runs) do
-    rows[i] = { r.name, r.state, r.network, r.progress or "", number(r.val), r.test and number(r.test.accuracy) or "", r.test and number(r.test.macro.f1) or "",
-      r.seconds > 0 and duration(r.seconds) or "" }
+    rows[i] = { r.name, r.state, r.network, r.progress or "", number(r.val), r.test and number(r.test.accuracy) or "",
+      r.test and number(r.test.macro.f1) or "", r.seconds > 0 and duration(r.seconds) or "" }
   end
   table.insert(rows, 1, { "run", "state", "network", "training", "val accuracy", "test accuracy", "macro F1", "time" })
   print(text_table(rows, { right = { [5] = true, [6] = true, [7] = true, [8] = true }, indent = "" }))
@@ -124,12 +131,14 @@ local function text_of(v)
   if type(v) ~= "table" or next(v) == nil or #v > 0 then return plain(v) end
 end
 
-local untold = { "sha256$", "%.classes$", "^training%.val%.config", "^training%.seed$", "^training%.smoke$", "%.name$", "^training%.device$", "%.numerics$" }
+local untold = { "sha256$", "%.classes$", "^training%.val%.config", "^training%.seed$", "^training%.smoke$", "%.name$",
+  "^training%.device$", "%.numerics$" }
 
 -- What a run was told to do: seed, data, model and training; of a search its fields and its first cell.
 local function settings(r)
   local config = r.config
-  local told = { seed = config.seed, smoke = config.smoke or nil, training = config.fit or config.grid and config.grid.first, fields = config.grid and config.grid.axes }
+  local told = { seed = config.seed, smoke = config.smoke or nil,
+    training = config.fit or config.grid and config.grid.first, fields = config.grid and config.grid.axes }
   local out = {}
   for _, pair in ipairs(flat(told, text_of)) do
     local tell = #pair[2] <= 120
@@ -142,16 +151,18 @@ end
 local function show(args)
   local r = one_run(args.folder, args.run)
   local duration = require("medxai.base.progress").duration
-  print(r.name .. ": " .. r.state .. (r.progress and ", " .. r.progress or "") .. (r.seconds > 0 and ", " .. duration(r.seconds) or ""))
+  print(r.name .. ": " .. r.state .. (r.progress and ", " .. r.progress or "")
+    .. (r.seconds > 0 and ", " .. duration(r.seconds) or ""))
   local message = r.status_text and r.status_text:match "\nmessage (.*)"
   if message then print(message) end
   if r.config.question then print(r.config.question) end
   for _, record in ipairs(r.epochs) do
-    print(string.format("  epoch %2d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s", record.epoch, record.train_loss, record.train_accuracy, record.val_loss,
-      record.val_accuracy, record.best and " (best)" or ""))
+    print(string.format("  epoch %2d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s", record.epoch,
+      record.train_loss, record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or ""))
   end
   if r.test then
-    print(string.format("test: accuracy %.4f, macro F1 %.4f, macro AUROC %s, %d images", r.test.accuracy, r.test.macro.f1, number(r.test.auroc_macro), r.test.n))
+    print(string.format("test: accuracy %.4f, macro F1 %.4f, macro AUROC %s, %d images", r.test.accuracy,
+      r.test.macro.f1, number(r.test.auroc_macro), r.test.n))
     for _, remark in ipairs(r.test.remarks or {}) do print("note: " .. remark) end
   end
   print "settings"
@@ -159,7 +170,7 @@ local function show(args)
   if files.exists(files.join(r.dir, "report.html")) then print("report: " .. files.join(r.dir, "report.html")) end
 end
 
--- ---- comparing ----------------------------------------------------------------------------------------------------------------------
+-- ---- comparing ------------------------------------------------------------------------------------------------------
 
 -- Settings that differ: rows of { name, value in each run }.
 local function differences(runs)
@@ -186,14 +197,18 @@ end
 
 local function curves(runs)
   local charts = {}
-  for _, what in ipairs { { "val_loss", "Validation loss", "cross entropy" }, { "val_accuracy", "Validation accuracy", "accuracy", { 0, 1 } } } do
+  for _, what in ipairs { { "val_loss", "Validation loss", "cross entropy" },
+      { "val_accuracy", "Validation accuracy", "accuracy", { 0, 1 } } } do
     local series = {}
     for _, r in ipairs(runs) do
       local x, y = {}, {}
       for k, record in ipairs(r.epochs) do x[k], y[k] = record.epoch, record[what[1]] end
       if #x > 0 then series[#series + 1] = { label = r.name, x = x, y = y } end
     end
-    if #series > 0 then charts[#charts + 1] = { title = what[2], series = series, x_label = "epoch", y_label = what[3], x_integer = true, y_range = what[4] } end
+    if #series > 0 then
+      charts[#charts + 1] = { title = what[2], series = series, x_label = "epoch", y_label = what[3], x_integer = true,
+        y_range = what[4] }
+    end
   end
   return #charts > 0 and require("medxai.show.figure").lines { charts = charts, width_pt = 518, height_pt = 190 } or nil
 end
@@ -214,11 +229,13 @@ local function page_of(runs, header, rows)
   for _, r in ipairs(runs) do names[#names + 1] = { r.name } end
   local drawing, differ = curves(runs), differences(runs)
   local body = { "<h1>Runs compared</h1>", (html.table(columns, cells(rows))) }
-  if drawing then body[#body + 1] = "<h2>Learning curves</h2><figure>" .. drawing:svg("Learning curves") .. "</figure>" end
+  if drawing then
+    body[#body + 1] = "<h2>Learning curves</h2><figure>" .. drawing:svg("Learning curves") .. "</figure>"
+  end
   body[#body + 1] = "<h2>Settings that differ</h2>"
   body[#body + 1] = #differ > 0 and (html.table(names, cells(differ))) or "<p>None.</p>"
-  return string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Runs compared</title>\n<style>%s</style></head>\n<body>\n%s\n</body></html>\n',
-    html.style, table.concat(body, "\n"))
+  return string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Runs compared</title>\n'
+    .. '<style>%s</style></head>\n<body>\n%s\n</body></html>\n', html.style, table.concat(body, "\n"))
 end
 
 local function compare(args)
@@ -226,8 +243,8 @@ local function compare(args)
   for i, name in ipairs(args.run) do runs[i] = one_run(args.folder, name) end
   local duration = require("medxai.base.progress").duration
   for i, r in ipairs(runs) do
-    rows[i] = { r.name, r.state, r.network, number(r.val), r.test and number(r.test.accuracy) or "", r.test and number(r.test.macro.f1) or "",
-      r.test and number(r.test.auroc_macro) or "", duration(r.seconds) }
+    rows[i] = { r.name, r.state, r.network, number(r.val), r.test and number(r.test.accuracy) or "",
+      r.test and number(r.test.macro.f1) or "", r.test and number(r.test.auroc_macro) or "", duration(r.seconds) }
   end
   local header = { "run", "state", "network", "val accuracy", "test accuracy", "macro F1", "macro AUROC", "time" }
   print(text_table({ header, table.unpack(rows) },
@@ -239,7 +256,7 @@ local function compare(args)
   print("\npage: " .. args.out)
 end
 
--- ---- the command line ---------------------------------------------------------------------------------------------------------------
+-- ---- the command line -----------------------------------------------------------------------------------------------
 
 local parser = argparse("medxai-run runs", "Lists, shows and compares runs.")
 parser:option("--folder", "Where the runs lie.", "runs")

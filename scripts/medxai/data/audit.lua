@@ -1,6 +1,7 @@
--- What is checked before training: counts, images that cannot be read (all of them, together), the same picture in two splits
--- (exactly, or nearly), and whether a class can be told by its source. Every image is decoded once, by several threads; what fits in the
--- cache is kept, so that training need not decode it again. It refuses to go on with unreadable images; the rest are warnings.
+-- What is checked before training: counts, images that cannot be read (all of them, together), the same picture in two
+-- splits (exactly, or nearly), and whether a class can be told by its source. Every image is decoded once, by several
+-- threads; what fits in the cache is kept, so that training need not decode it again. It refuses to go on with
+-- unreadable images; the rest are warnings.
 local listing = require "medxai.data.listing"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
@@ -8,9 +9,9 @@ local text_table = require "medxai.base.text_table"
 
 local report = {}
 
--- Near duplicates: difference hashes that differ in at most so many of 64 bits, and 32 x 32 thumbnails that correlate at least so much.
--- Measured: the 546 shared X-rays hold no such pair (their largest correlation is 0.972); resized, brightened, noisy and slightly cropped
--- copies reach 0.988 and more.
+-- Near duplicates: difference hashes that differ in at most so many of 64 bits, and 32 x 32 thumbnails that correlate
+-- at least so much. Measured: the 546 shared X-rays hold no such pair (their largest correlation is 0.972); resized,
+-- brightened, noisy and slightly cropped copies reach 0.988 and more.
 local MOST_BITS, LEAST_CORRELATION = 10, 0.98
 
 local function say(text)
@@ -42,7 +43,8 @@ local function all_items(data)
   local set = data:native()
   for _, split in ipairs(data.splits) do
     for _, item in ipairs(split.items) do
-      items[#items + 1], indices[#indices + 1], groups[#groups + 1] = item, item.index, group_number[listing.group(item.split)]
+      items[#items + 1], indices[#indices + 1], groups[#groups + 1] = item, item.index,
+        group_number[listing.group(item.split)]
     end
   end
   return items, indices, groups, set
@@ -55,8 +57,8 @@ local function raise_unreadable(wrong, n)
   if #wrong > 50 then lines[51] = ("  and %d more"):format(#wrong - 50) end
   local paths = {}
   for i = 1, math.min(#wrong, 50) do paths[i] = "  " .. wrong[i].path end
-  check.fail("dataset", "%d of %d images cannot be used:\n%s\nRepair them, or leave them out: write these lines to skip.txt beside the data:\n%s",
-    #wrong, n, table.concat(lines, "\n"), table.concat(paths, "\n"))
+  check.fail("dataset", "%d of %d images cannot be used:\n%s\nRepair them, or leave them out: write these lines to "
+    .. "skip.txt beside the data:\n%s", #wrong, n, table.concat(lines, "\n"), table.concat(paths, "\n"))
 end
 
 local function counts_of(data)
@@ -95,12 +97,14 @@ local function near_duplicates(items, indices, groups, set)
   local list = {}
   for k, p in ipairs(pairs_found) do
     local a, b = items[p.a], items[p.b]
-    list[k] = { a = a.path, split_a = a.split, b = b.path, split_b = b.split, bits = p.distance, correlation = p.correlation, same_class = a.label == b.label }
+    list[k] = { a = a.path, split_a = a.split, b = b.path, split_b = b.split, bits = p.distance,
+      correlation = p.correlation, same_class = a.label == b.label }
   end
   return list, count
 end
 
--- Class x source: counts, and the mutual information in bits beside the classes' entropy (equal: the source gives the class away).
+-- Class x source: counts, and the mutual information in bits beside the classes' entropy (equal: the source gives the
+-- class away).
 local function sources_of(data, items)
   local table_of, names, n, class_n, source_n = {}, {}, 0, {}, {}
   for _, item in ipairs(items) do
@@ -123,7 +127,8 @@ local function sources_of(data, items)
       if joint > 0 then information = information + joint * math.log(joint / (p * source_n[source] / n), 2) end
     end
   end
-  return { names = names, counts = table_of, known = n, mutual_information_bits = information, class_entropy_bits = entropy }
+  return { names = names, counts = table_of, known = n, mutual_information_bits = information,
+    class_entropy_bits = entropy }
 end
 
 -- ---- as text ----
@@ -154,7 +159,8 @@ local function pairs_text(list, count, what)
   local lines = {}
   for k = 1, math.min(3, #list) do
     local p = list[k]
-    lines[k] = ("    %s = %s%s"):format(p.a, p.b, p.correlation and (" (%d bits, r %.3f)"):format(p.bits, p.correlation) or "")
+    lines[k] = ("    %s = %s%s"):format(p.a, p.b, p.correlation
+      and (" (%d bits, r %.3f)"):format(p.bits, p.correlation) or "")
   end
   if count > 3 then lines[4] = ("    and %d more"):format(count - 3) end
   return ("%s:\n%s"):format(counted(count, table.unpack(what)), table.concat(lines, "\n"))
@@ -162,16 +168,25 @@ end
 
 local function warnings_of(r)
   local w = {}
-  if #r.exact > 0 then w[#w + 1] = pairs_text(r.exact, #r.exact, { "image is in two splits (the same pixels)", "images are in two splits (the same pixels)" }) end
-  if r.near_count > 0 then w[#w + 1] = pairs_text(r.near, r.near_count, { "pair across splits is nearly the same picture", "pairs across splits are nearly the same picture" }) end
+  if #r.exact > 0 then
+    w[#w + 1] = pairs_text(r.exact, #r.exact,
+      { "image is in two splits (the same pixels)", "images are in two splits (the same pixels)" })
+  end
+  if r.near_count > 0 then
+    w[#w + 1] = pairs_text(r.near, r.near_count,
+      { "pair across splits is nearly the same picture", "pairs across splits are nearly the same picture" })
+  end
   local contradictions = 0
   for _, list in ipairs { r.exact, r.exact_within } do
     for _, p in ipairs(list) do contradictions = contradictions + (p.same_class and 0 or 1) end
   end
-  if contradictions > 0 then w[#w + 1] = counted(contradictions, "picture stands under two classes", "pictures stand under two classes") end
+  if contradictions > 0 then
+    w[#w + 1] = counted(contradictions, "picture stands under two classes", "pictures stand under two classes")
+  end
   local s = r.sources
   if s and #s.names > 1 and s.mutual_information_bits > 0.1 * s.class_entropy_bits then
-    w[#w + 1] = ("the source tells %.0f %% of what there is to know about the class (%.2f of %.2f bits): a network can use it as a shortcut")
+    w[#w + 1] = ("the source tells %.0f %% of what there is to know about the class (%.2f of %.2f bits): a network "
+      .. "can use it as a shortcut")
       :format(100 * s.mutual_information_bits / s.class_entropy_bits, s.mutual_information_bits, s.class_entropy_bits)
   end
   for _, note in ipairs(r.notes) do w[#w + 1] = note end
@@ -186,7 +201,8 @@ local function sources_text(data, s)
     for _, class in ipairs(data.classes) do row[#row + 1] = tostring(s.counts[source][class] or 0) end
     rows[i] = row
   end
-  return numbers_table(head, rows) .. ("\n  mutual information of class and source: %.3f of %.3f bits"):format(s.mutual_information_bits, s.class_entropy_bits)
+  return numbers_table(head, rows) .. ("\n  mutual information of class and source: %.3f of %.3f bits"):format(
+    s.mutual_information_bits, s.class_entropy_bits)
 end
 
 local function as_text(data, r)
@@ -255,7 +271,8 @@ local range_words = {
   dark16 = function(f, n)
     local top = highest(f, "top")
     return of_all(f, n, "16-bit images", "comes out dark", "come out dark")
-      .. (": no sample above %d of %d. %s if the values have fewer bits"):format(top, f[1].item.white or 65535, each_or_all(f, n, fitting(top)))
+      .. (": no sample above %d of %d. %s if the values have fewer bits"):format(top, f[1].item.white or 65535,
+        each_or_all(f, n, fitting(top)))
   end,
   cut16 = function(f, n)
     local top = highest(f, "top")
@@ -314,8 +331,8 @@ local function patients_of(items)
   return n
 end
 
---- The images that cannot be used as they are prepared (a mask that is not a mask of lungs, a file that is damaged), each
---- with why. Everything is decoded once.
+--- The images that cannot be used as they are prepared (a mask that is not a mask of lungs, a file that is damaged),
+--- each with why. Everything is decoded once.
 ---@param data medxai.Dataset
 ---@param threads? integer
 ---@return { path: string, why: string }[] in the order of the data
@@ -333,8 +350,9 @@ end
 
 report.spec = { threads = { "integer", min = 1, max = 256, doc = "that decode; default: the program's" } }
 
---- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits), exact_within,
---- sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again it is the same.
+--- The report as plain values: images, patients, counts[split][class], exact and near (pairs across splits),
+--- exact_within, sources, notes, warnings (lines of text), seconds, text (all of it, to be printed). Kept: asked again
+--- it is the same.
 ---@param data medxai.Dataset
 ---@param options? { threads?: integer }
 function report.check(data, options)
@@ -346,8 +364,9 @@ function report.check(data, options)
   if #wrong > 0 then raise_unreadable(wrong, #items) end
   local exact, within = exact_duplicates(items, set)
   local near, near_count = near_duplicates(items, indices, groups, set)
-  local r = { images = #items, patients = patients_of(items), counts = counts_of(data), exact = exact, exact_within = within, near = near,
-    near_count = near_count, sources = sources_of(data, items), notes = range_notes(items, set) }
+  local r = { images = #items, patients = patients_of(items), counts = counts_of(data), exact = exact,
+    exact_within = within, near = near, near_count = near_count, sources = sources_of(data, items),
+    notes = range_notes(items, set) }
   for _, more in ipairs { odd_notes(items, set), data.notes } do table.move(more, 1, #more, #r.notes + 1, r.notes) end
   r.warnings = warnings_of(r)
   r.seconds = host.now() - started

@@ -1,8 +1,9 @@
--- The COVID-QU-Ex layout: "Lung Segmentation Data" (part = "lung") or "Infection Segmentation Data" (part = "infection"), then
+-- The COVID-QU-Ex layout: "Lung Segmentation Data" (part = "lung") or "Infection Segmentation Data" (part =
+-- "infection"), then
 --   {Train,Val,Test}/<class>/{images,lung masks,infection masks}/*.png
--- with classes COVID-19, Non-COVID, Normal in this order. An image and its masks share a file name; masks are matched by name
--- alone. The infection part may lack classes (its masks are COVID-19's). Of the lung part only splits that are not
--- trained on may, unless a folder of an unknown name says that one is misspelt.
+-- with classes COVID-19, Non-COVID, Normal in this order. An image and its masks share a file name; masks are matched
+-- by name alone. The infection part may lack classes (its masks are COVID-19's). Of the lung part only splits that are
+-- not trained on may, unless a folder of an unknown name says that one is misspelt.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
 local folders = require "medxai.data.covid_qu_ex_folders"
@@ -22,15 +23,16 @@ local function has_split(folder)
   return false
 end
 
--- Where the splits lie: below the part's folder, below it twice (as the published archive unpacks), or in the root itself.
+-- Where the splits lie: below the part's folder, below it twice (as the published archive unpacks), or in the root
+-- itself.
 local function find_base(root, part)
   local folder = part_folder[part]
   local candidates = { root .. "/" .. folder, root .. "/" .. folder .. "/" .. folder, root }
   for _, candidate in ipairs(candidates) do
     if has_split(candidate) then return candidate end
   end
-  check.fail("dataset", "no COVID-QU-Ex data in '%s' (looked for '%s/Train', '%s/Val' and '%s/Test'; %s). Give its folder as root = 'DIR' or --data DIR.",
-    root, folder, folder, folder, listing.there(root))
+  check.fail("dataset", "no COVID-QU-Ex data in '%s' (looked for '%s/Train', '%s/Val' and '%s/Test'; %s). Give its "
+    .. "folder as root = 'DIR' or --data DIR.", root, folder, folder, folder, listing.there(root))
 end
 
 local function names_in(folder)
@@ -47,8 +49,8 @@ local function refuse_strays(root, folder, pictures)
     if not known[name] then strays[#strays + 1] = name end
   end
   if #strays == 0 then return end
-  check.fail("dataset", "no image for the mask '%s/%s'%s (masks and images are matched by file name). Rename or remove it.", folder, strays[1],
-    #strays > 1 and string.format(" and %d more", #strays - 1) or "")
+  check.fail("dataset", "no image for the mask '%s/%s'%s (masks and images are matched by file name). Rename or "
+    .. "remove it.", folder, strays[1], #strays > 1 and string.format(" and %d more", #strays - 1) or "")
 end
 
 -- The images of one class and split, appended to items; false where there is no such folder.
@@ -59,13 +61,16 @@ local function read_class(items, root, split, label, part)
   if not listing.is_folder(folder) then return false, folder end
   local pictures = listing.pictures(folder)
   if #pictures == 0 and (split == "train" or part == "infection") then
-    check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own .. "/images", listing.there(folder))
+    check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own .. "/images",
+      listing.there(folder))
   end
   refuse_strays(root, own .. "/infection masks", pictures)
-  local lungs, infections = names_in(root .. "/" .. own .. "/lung masks"), names_in(root .. "/" .. own .. "/infection masks")
+  local lungs, infections = names_in(root .. "/" .. own .. "/lung masks"),
+    names_in(root .. "/" .. own .. "/infection masks")
   for _, name in ipairs(pictures) do
     local mask = own .. "/lung masks/" .. name
-    items[#items + 1] = { path = own .. "/images/" .. name, label = label, split = split, lungs = lungs[name] and mask or nil, lungs_wanted = mask,
+    items[#items + 1] = { path = own .. "/images/" .. name, label = label, split = split,
+      lungs = lungs[name] and mask or nil, lungs_wanted = mask,
       masks = { infection = infections[name] and own .. "/infection masks/" .. name or nil } }
   end
   return true
@@ -78,8 +83,8 @@ local function read_split(items, root, split, part)
   for label = 0, #classes - 1 do
     local found, folder = read_class(items, root, split, label, part)
     if not found and needs_all then
-      check.fail("dataset", "class '%s' is missing in %s (no folder '%s'; %s).", classes[label + 1], folder_of[split], folder,
-        listing.there(root .. "/" .. folder_of[split]))
+      check.fail("dataset", "class '%s' is missing in %s (no folder '%s'; %s).", classes[label + 1], folder_of[split],
+        folder, listing.there(root .. "/" .. folder_of[split]))
     end
   end
   if #items == before then listing.no_classes(own, folder_of[split], classes) end
@@ -92,15 +97,17 @@ local function read(options)
   local items, notes = {}
   for _, split in ipairs(base.split_names) do read_split(items, root, split, o.part) end
   local prefix = root == given and "" or root:sub(#given + 2) .. "/"
-  items, notes = listing.without_skipped(items, listing.skips(root == given and { root } or { given, root }, o.skip), function(item)
+  items, notes = listing.without_skipped(items,
+    listing.skips(root == given and { root } or { given, root }, o.skip), function(item)
     return { item.path, prefix .. item.path }
   end)
-  return base.make { name = "covid_qu_ex", root = root, classes = { table.unpack(classes) }, items = items, masks = { "lungs", "infection" },
-    options = o, notes = notes, empty_ok = o.part == "infection", config = { part = o.part } }
+  return base.make { name = "covid_qu_ex", root = root, classes = { table.unpack(classes) }, items = items,
+    masks = { "lungs", "infection" }, options = o, notes = notes, empty_ok = o.part == "infection",
+    config = { part = o.part } }
 end
 
 return {
-  doc = "The COVID-QU-Ex layout: {Lung,Infection} Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks}/*.png.",
-  options = spec,
+  doc = "The COVID-QU-Ex layout: {Lung,Infection} Segmentation Data/{Train,Val,Test}/<class>/{images,lung "
+  .. "masks}/*.png.", options = spec,
   read = read,
 }

@@ -1,8 +1,8 @@
 -- What every dataset is once its reader has listed it: splits, items, batches, masks, loaders, and the native set of
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
 --   { path =, label = 0.., split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
--- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that are missing.
--- The options that every reader takes are those of base.spec below.
+-- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that
+-- are missing. The options that every reader takes are those of base.spec below.
 local check = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local lists = require "medxai.data.items"
@@ -55,7 +55,8 @@ function base.spec(own)
     mean = { "table", of = "number", doc = "of red, green and blue, subtracted; default: pixels stay in [0, 1]" },
     std = { "table", of = "number", doc = "of red, green and blue, divided by; goes with mean" },
     augment = { "boolean|table", field = true, default = false, fields = augment_spec,
-      doc = "random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, "
+      doc = "random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift "
+      .. "= 0.04, "
         .. "scale = 0.05, brightness = 0.1, contrast = 0.1" },
     cache_mb = { "number", min = 0, unit = "MB",
       doc = "memory for prepared images; default: a quarter of the free memory, at most 4096" },
@@ -65,7 +66,8 @@ function base.spec(own)
       doc = "the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file" },
     limit = { "integer", field = true, min = 1, unit = "images", doc = "at most so many per class and split" },
     labels = { one_of = { "true", "permuted", "permuted_all" }, field = true, default = "true",
-      doc = "permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of "
+      doc = "permuted_all: the labels of all splits in one random order, so that nothing is left to learn; "
+      .. "permuted: those of "
         .. "the training images alone, which is no null" },
     skip = { "string|table", field = true, lua = "string|string[]",
       doc = "images to leave out besides those of skip.txt beside the data: another such file, or paths" },
@@ -89,11 +91,14 @@ end
 
 function Dataset:native_module() return require("medxai.core").loader end
 
-local sets = setmetatable({}, { __mode = "v" }) -- what decides the pictures, as a hash -> native set, for as long as a data set uses it
+-- what decides the pictures, as a hash -> native set, for as long as a data set uses it
+local sets = setmetatable({}, { __mode = "v" })
 
--- Everything that decides a data set's pictures: how they are prepared, and the files with their sizes and times of change.
+-- Everything that decides a data set's pictures: how they are prepared, and the files with their sizes and times of
+-- change.
 local function fingerprint(data, options)
-  local canon, file, hash = require "medxai.base.json", require "medxai.file", require("medxai.core").image.sha256_stream()
+  local canon, file, hash = require "medxai.base.json", require "medxai.file",
+    require("medxai.core").image.sha256_stream()
   hash:update(canon.write(options))
   local function add(path)
     local stat = path and not data.drawn and file.stat(path:sub(1, 1) == "/" and path or options.root .. "/" .. path)
@@ -109,13 +114,14 @@ local function fingerprint(data, options)
   return hash:hex()
 end
 
--- The native set of all pictures, made when the first is needed. Data sets of the same pictures share one: the cells of a
--- search decode and keep them once.
+-- The native set of all pictures, made when the first is needed. Data sets of the same pictures share one: the cells of
+-- a search decode and keep them once.
 function Dataset:native()
   if self.set then return self.set end
   local options = {
-    root = self.root or "", resize_px = not self.drawn and self.resize_px or 0, size_px = self.size_px, mask = self.apply_mask and self.mask or "none",
-    mean = self.mean, std = self.std, phantom = self.drawn, mask_resize = self.mask_resize,
+    root = self.root or "", resize_px = not self.drawn and self.resize_px or 0, size_px = self.size_px,
+    mask = self.apply_mask and self.mask or "none", mean = self.mean, std = self.std, phantom = self.drawn,
+    mask_resize = self.mask_resize,
   }
   local key = fingerprint(self, options)
   options.cache_bytes = self.cache_bytes
@@ -140,8 +146,8 @@ function Dataset:preparation()
   return {
     size_px = self.size_px, resize_px = of_files and self.resize_px or nil,
     interpolation = of_files and "bilinear" or nil, white_16bit = of_files and self.white_16bit or nil, channels = 3,
-    range = { 0, 1 }, input = self.input, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize or nil,
-    mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
+    range = { 0, 1 }, input = self.input, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize
+    or nil, mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
   }
 end
 
@@ -156,7 +162,8 @@ function Dataset:description()
 end
 
 --- The pre-training report (dataset/report.lua): counts, unreadable images, duplicates across splits, class x source.
---- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for training.
+--- Raises, naming all of them, where images cannot be read. Decodes everything once; what fits in the cache is kept for
+--- training.
 function Dataset:check(options) return require("medxai.data.audit").check(self, options) end
 
 --- One row per image: { id, path, sha256, label, class, split, patient, source }.
@@ -180,7 +187,8 @@ local function check_scaling(what, options)
     if v then
       for i = 1, 3 do
         if type(v[i]) ~= "number" or (name == "std" and v[i] <= 0) then
-          check.fail(what, "option '%s' is wrong (expected three %snumbers, for red, green and blue).", name, name == "std" and "positive " or "")
+          check.fail(what, "option '%s' is wrong (expected three %snumbers, for red, green and blue).", name,
+            name == "std" and "positive " or "")
         end
       end
       if #v ~= 3 then check.fail(what, "option '%s' is wrong (expected three numbers, got %d).", name, #v) end
@@ -195,12 +203,15 @@ local function augment_of(what, value)
   if value == false then return nil end
   if value == true then return augment_default end
   local a = check.options(what .. ": augment", value, augment_spec)
-  if a.scale >= 1 then check.fail(what .. ": augment", "option 'scale' is too large (expected less than 1, got %s).", a.scale) end
+  if a.scale >= 1 then
+    check.fail(what .. ": augment", "option 'scale' is too large (expected less than 1, got %s).", a.scale)
+  end
   return a
 end
 
 --- Makes the dataset from what a reader found.
---- found = { name =, root =, classes =, items =, masks = { kinds }, options = checked options, notes =, drawn =, empty_ok =, config = own fields }
+--- found = { name =, root =, classes =, items =, masks = { kinds }, options = checked options, notes =, drawn =,
+--- empty_ok =, config = own fields }
 function base.make(found)
   local o, data = found.options, setmetatable({}, Dataset)
   local limit = o.limit
@@ -210,7 +221,8 @@ function base.make(found)
   data.size_px, data.drawn, data.notes = o.size_px, found.drawn, found.notes or {}
   data.resize_px = found.drawn and o.size_px or o.resize_px or (o.size_px * 256 + 112) // 224
   if data.resize_px < data.size_px then
-    check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px, data.resize_px)
+    check.fail(found.name, "option 'resize_px' is too small (expected at least size_px, %d, got %d).", data.size_px,
+      data.resize_px)
   end
   data.input, data.apply_mask = found.input or o.input, found.input == nil
   data.mask = data.input == "whole" and "none" or data.input -- bindings/imageset.c's word, and that of keys
@@ -240,8 +252,9 @@ function base.make(found)
   if data.apply_mask and data.mask ~= "none" then lists.check_masks(data, items) end
   if not found.empty_ok then lists.check_classes_filled(data) end
 
-  data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px, mask = data.mask,
-    mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit, limit = limit, counts = {}, mask_resize = o.mask_resize,
+  data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px,
+    mask = data.mask, mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit,
+    limit = limit, counts = {}, mask_resize = o.mask_resize,
     labels = lists.labels_text(o.labels, current_seed.get() or 42) }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end

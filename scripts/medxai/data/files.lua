@@ -1,6 +1,6 @@
 -- A single file or a list of files as a dataset: files "a.png", files { "a.png", "b.png" }, or
--- files { paths = { ... }, label = "Normal" or one per file, classes = { ... }, lungs = one per file }. They are its test split.
--- Without labels y is -1 and nothing that needs the truth can be asked.
+-- files { paths = { ... }, label = "Normal" or one per file, classes = { ... }, lungs = one per file }. They are its
+-- test split. Without labels y is -1 and nothing that needs the truth can be asked.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
@@ -8,7 +8,8 @@ local listing = require "medxai.data.listing"
 
 local spec = base.spec {
   root = false, skip = false,
-  paths = { "string|table", required = true, field = "data", lua = "string|string[]", doc = "one image file, or a list" },
+  paths = { "string|table", required = true, field = "data", lua = "string|string[]",
+    doc = "one image file, or a list" },
   label = { "string|integer|table", lua = "string|integer|(string|integer)[]",
     doc = "class by name or number from 0: one, or one per file" },
   classes = { "table", of = "string", doc = "names in the order of labels" },
@@ -30,13 +31,16 @@ local function label_of(value, classes)
   if value == nil then return nil end
   local number = math.tointeger(value)
   if number then
-    if number < 0 or (#classes > 0 and number >= #classes) then check.fail("files", "label %d is beyond the %d classes (labels are numbered from 0).", number, #classes) end
+    if number < 0 or (#classes > 0 and number >= #classes) then
+      check.fail("files", "label %d is beyond the %d classes (labels are numbered from 0).", number, #classes)
+    end
     return number
   end
   for k, class in ipairs(classes) do
     if class == value then return k - 1 end
   end
-  check.fail("files", "unknown class '%s'.%s", tostring(value), #classes == 0 and " Write classes = { ... }." or suggest.hint(tostring(value), classes))
+  check.fail("files", "unknown class '%s'.%s", tostring(value),
+    #classes == 0 and " Write classes = { ... }." or suggest.hint(tostring(value), classes))
 end
 
 local function each(value, i, n, what)
@@ -53,11 +57,17 @@ local function read(options)
   if n == 0 then check.fail("files", "the list of files is empty.") end
   for i, path in ipairs(paths) do
     if type(path) ~= "string" then check.fail("files", "path %d is a %s (expected a string).", i, type(path)) end
-    if listing.is_folder(path) then check.fail("files", "'%s' is a folder. Use xai.dataset.folders { root = '%s' }, or name its files.", path, path) end
-    if not listing.is_file(path) then check.fail("files", "'%s' does not exist (%s).", path, listing.there(path:match "^(.+)/[^/]*$" or ".")) end
-    items[i] = { path = path, split = "test", label = label_of(each(o.label, i, n, "label"), classes), lungs = each(o.lungs, i, n, "lungs") }
+    if listing.is_folder(path) then
+      check.fail("files", "'%s' is a folder. Use xai.dataset.folders { root = '%s' }, or name its files.", path, path)
+    end
+    if not listing.is_file(path) then
+      check.fail("files", "'%s' does not exist (%s).", path, listing.there(path:match "^(.+)/[^/]*$" or "."))
+    end
+    items[i] = { path = path, split = "test", label = label_of(each(o.label, i, n, "label"), classes),
+      lungs = each(o.lungs, i, n, "lungs") }
   end
-  return base.make { name = "files", classes = classes, items = items, masks = { "lungs" }, options = o, empty_ok = true }
+  return base.make { name = "files", classes = classes, items = items, masks = { "lungs" }, options = o,
+    empty_ok = true }
 end
 
 return {

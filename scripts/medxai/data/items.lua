@@ -12,7 +12,8 @@ function lists.set_whites(what, white, items)
   local by_name, used = type(white) == "table" and white or {}, {}
   for _, name in ipairs(check.sorted_keys(by_name)) do
     if type(name) ~= "string" or not is_white(by_name[name]) then
-      check.fail(what, "option 'white_16bit' is wrong (expected a number from 1 to 65535, or one for each source or file, "
+      check.fail(what, "option 'white_16bit' is wrong (expected a number from 1 to 65535, or one for each source "
+        .. "or file, "
         .. "got %s = %s).", tostring(name), tostring(by_name[name]))
     end
   end
@@ -28,8 +29,8 @@ function lists.set_whites(what, white, items)
   end
 end
 
---- Gives labels a random order, the same for the same seed and images: those of the training images ("permuted"), or those
---- of all splits jointly ("permuted_all").
+--- Gives labels a random order, the same for the same seed and images: those of the training images ("permuted"), or
+--- those of all splits jointly ("permuted_all").
 ---@param items table[]
 ---@param seed integer
 ---@param which "permuted"|"permuted_all"
@@ -74,8 +75,8 @@ function lists.check_patients(items)
     if p and p ~= "unknown" then
       local other = first[p]
       if other and listing.group(other.split) ~= listing.group(item.split) then
-        check.fail("dataset", "patient '%s' is in two splits ('%s' in %s, '%s' in %s). Move all images of a patient into one.",
-          p, other.path, other.split, item.path, item.split)
+        check.fail("dataset", "patient '%s' is in two splits ('%s' in %s, '%s' in %s). Move all images of a patient "
+          .. "into one.", p, other.path, other.split, item.path, item.split)
       end
       first[p] = other or item
     end
@@ -90,8 +91,9 @@ function lists.check_masks(data, items)
   end
   if #missing == 0 or data.drawn then return end
   local first = missing[1]
-  check.fail("dataset", "no lung mask for '%s'%s (%sinput = '%s' needs one). Add it, or list the image in skip.txt.", first.path,
-    #missing > 1 and (" and %d more"):format(#missing - 1) or "", first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.input)
+  check.fail("dataset", "no lung mask for '%s'%s (%sinput = '%s' needs one). Add it, or list the image in skip.txt.",
+    first.path, #missing > 1 and (" and %d more"):format(#missing - 1) or "",
+    first.lungs_wanted and ("looked for '" .. first.lungs_wanted .. "'; ") or "", data.input)
 end
 
 --- What is not trained on cannot be learned; a split that is only looked at may lack a class, and that is noted.

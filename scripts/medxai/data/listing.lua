@@ -96,13 +96,14 @@ function listing.root(what, root)
   if clean == "" then clean = "/" end
   if not listing.is_folder(clean) then
     local kind = listing.is_file(clean) and "is a file" or "does not exist"
-    check.fail("dataset", "the folder '%s' %s (%s). Write root = 'DIR', or give --data DIR on the command line.", clean, kind, listing.there(clean))
+    check.fail("dataset", "the folder '%s' %s (%s). Write root = 'DIR', or give --data DIR on the command line.", clean,
+      kind, listing.there(clean))
   end
   return clean
 end
 
---- The images to leave out: skip.txt beside the data (in any of the folders), a path a line as the errors print it, # begins a
---- comment; and option skip, another such list or a table of paths.
+--- The images to leave out: skip.txt beside the data (in any of the folders), a path a line as the errors print it, #
+--- begins a comment; and option skip, another such list or a table of paths.
 ---@param given string|table|nil
 ---@return table<string, boolean>
 function listing.skips(folders, given)
@@ -134,9 +135,13 @@ function listing.without_skipped(items, skips, names)
     end
     if skipped then count = count + 1 else kept[#kept + 1] = item end
   end
-  if count > 0 then notes[1] = ("%d %s left out, as the skip list says"):format(count, count == 1 and "image is" or "images are") end
+  if count > 0 then
+    notes[1] = ("%d %s left out, as the skip list says"):format(count, count == 1 and "image is" or "images are")
+  end
   for _, name in ipairs(check.sorted_keys(skips)) do
-    if not used[name] then notes[#notes + 1] = ("the skip list names '%s', which is not in this data set"):format(name) end
+    if not used[name] then
+      notes[#notes + 1] = ("the skip list names '%s', which is not in this data set"):format(name)
+    end
   end
   return kept, notes
 end
@@ -146,7 +151,9 @@ function listing.check_classes(what, classes)
   local seen = {}
   for i = 1, #classes do
     local name = classes[i]
-    if type(name) ~= "string" or name == "" then check.fail(what, "classes holds a %s (expected names).", type(name)) end
+    if type(name) ~= "string" or name == "" then
+      check.fail(what, "classes holds a %s (expected names).", type(name))
+    end
     if seen[name] then check.fail(what, "classes names '%s' twice.", name) end
     seen[name] = true
   end

@@ -1,8 +1,8 @@
 -- A table of images: a CSV with a header, columns path, label, split, and where known mask (lungs), infection, lesion,
 -- patient, source, white (the 16-bit sample that becomes white).
--- Paths are relative to the CSV's folder, or absolute. Labels are class names, or numbers from 0; `classes` fixes their order, without it
--- names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name files that are not there are
--- an error that lists them with their lines.
+-- Paths are relative to the CSV's folder, or absolute. Labels are class names, or numbers from 0; `classes` fixes their
+-- order, without it names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name
+-- files that are not there are an error that lists them with their lines.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
@@ -16,7 +16,8 @@ local spec = base.spec {
   classes = { "table", of = "string", doc = "names in the order of labels; default: by name" },
 }
 
-local split_of = { train = "train", training = "train", val = "val", valid = "val", validation = "val", test = "test", testing = "test", small_test = "small_test" }
+local split_of = { train = "train", training = "train", val = "val", valid = "val", validation = "val", test = "test",
+  testing = "test", small_test = "small_test" }
 
 local function find_csv(path)
   if listing.is_folder(path) then path = path:gsub("/+$", "") .. "/manifest.csv" end
@@ -30,7 +31,8 @@ local function need_columns(columns, name)
   for _, column in ipairs(columns) do have[column] = true end
   for _, column in ipairs { "path", "label", "split" } do
     if not have[column] then
-      check.fail("manifest", "%s has no column '%s' (its header: %s).", name, column, #columns > 0 and table.concat(columns, ", ") or "none")
+      check.fail("manifest", "%s has no column '%s' (its header: %s).", name, column,
+        #columns > 0 and table.concat(columns, ", ") or "none")
     end
   end
 end
@@ -50,7 +52,9 @@ local function read_classes(rows, table_name, given, notes)
     local most = 0
     for _, name in ipairs(names) do most = math.max(most, math.tointeger(tonumber(name))) end
     local classes = given or {}
-    if given and most >= #given then check.fail("manifest", "label %d is beyond the %d classes given (labels are numbered from 0).", most, #given) end
+    if given and most >= #given then
+      check.fail("manifest", "label %d is beyond the %d classes given (labels are numbered from 0).", most, #given)
+    end
     local taken = {}
     for _, name in ipairs(names) do
       order[name] = math.tointeger(tonumber(name))
@@ -58,7 +62,8 @@ local function read_classes(rows, table_name, given, notes)
     end
     for k = 0, given and -1 or most do
       if not taken[k] then
-        check.fail("manifest", "%s: the labels are numbers up to %d, but none is %d. Number the classes from 0, or write classes = { ... }.", table_name, most, k)
+        check.fail("manifest", "%s: the labels are numbers up to %d, but none is %d. Number the classes from 0, or "
+          .. "write classes = { ... }.", table_name, most, k)
       end
       classes[k + 1] = tostring(k)
     end
@@ -66,7 +71,8 @@ local function read_classes(rows, table_name, given, notes)
   end
   if not given then
     table.sort(names, listing.before)
-    notes[#notes + 1] = ("classes in order of name: %s. Write classes = { ... } to fix another order"):format(table.concat(names, ", "))
+    notes[#notes + 1] = ("classes in order of name: %s. Write classes = { ... } to fix another order"):format(
+      table.concat(names, ", "))
   end
   local classes = given or names
   for k, name in ipairs(classes) do order[name] = k - 1 end
@@ -91,13 +97,18 @@ local function read_items(rows, order, name, classes)
   local items = {}
   for i, row in ipairs(rows) do
     local split = split_of[row.split:lower()]
-    if not split then check.fail("manifest", "%s:%d: unknown split '%s' (expected train, val or test).", name, row.line, row.split) end
+    if not split then
+      check.fail("manifest", "%s:%d: unknown split '%s' (expected train, val or test).", name, row.line, row.split)
+    end
     if not order[row.label] then
-      check.fail("manifest", "%s:%d: unknown class '%s'.%s", name, row.line, row.label, suggest.hint(row.label, classes))
+      check.fail("manifest", "%s:%d: unknown class '%s'.%s", name, row.line, row.label,
+        suggest.hint(row.label, classes))
     end
     if row.path == "" then check.fail("manifest", "%s:%d: no path.", name, row.line) end
-    items[i] = { path = row.path, label = order[row.label], split = split, lungs = filled(row.mask) or filled(row.lungs), patient = filled(row.patient),
-      source = filled(row.source), white = white_of(row, name), masks = { infection = filled(row.infection), lesion = filled(row.lesion) }, line = row.line }
+    items[i] = { path = row.path, label = order[row.label], split = split,
+      lungs = filled(row.mask) or filled(row.lungs), patient = filled(row.patient),
+      source = filled(row.source), white = white_of(row, name),
+      masks = { infection = filled(row.infection), lesion = filled(row.lesion) }, line = row.line }
   end
   return items
 end
@@ -107,9 +118,12 @@ local function check_files(items, root, name)
   local seen, missing, first = {}, {}, nil
   for _, item in ipairs(items) do
     local plain = item.path:gsub("/%.?/+", "/"):gsub("^%./", "")
-    if seen[plain] then check.fail("manifest", "%s:%d: '%s' is already in line %d.", name, item.line, item.path, seen[plain]) end
+    if seen[plain] then
+      check.fail("manifest", "%s:%d: '%s' is already in line %d.", name, item.line, item.path, seen[plain])
+    end
     seen[plain] = item.line
-    for _, path in ipairs { item.path, item.lungs or item.path, item.masks.infection or item.path, item.masks.lesion or item.path } do
+    for _, path in ipairs { item.path, item.lungs or item.path, item.masks.infection or item.path,
+        item.masks.lesion or item.path } do
       local full = path:sub(1, 1) == "/" and path or root .. "/" .. path
       if not listing.is_file(full) and missing[#missing] ~= ("%s:%d: '%s'"):format(name, item.line, path) then
         missing[#missing + 1] = ("%s:%d: '%s'"):format(name, item.line, path)
@@ -119,8 +133,9 @@ local function check_files(items, root, name)
   end
   if #missing == 0 then return end
   local shown = table.concat(missing, "\n  ", 1, math.min(20, #missing))
-  check.fail("manifest", "%d %s not there (paths are relative to '%s'; the first would be '%s'):\n  %s%s", #missing, #missing == 1 and "file is" or "files are",
-    root, first, shown, #missing > 20 and ("\n  and %d more"):format(#missing - 20) or "")
+  check.fail("manifest", "%d %s not there (paths are relative to '%s'; the first would be '%s'):\n  %s%s", #missing,
+    #missing == 1 and "file is" or "files are", root, first, shown,
+    #missing > 20 and ("\n  and %d more"):format(#missing - 20) or "")
 end
 
 local function read(options)
@@ -133,14 +148,17 @@ local function read(options)
   if #rows == 0 then check.fail("manifest", "%s has no rows.", name) end
   local classes, order = read_classes(rows, name, o.classes and listing.check_classes("manifest", o.classes), notes)
   local items = read_items(rows, order, name, classes)
-  local kept, skip_notes = listing.without_skipped(items, listing.skips({ root }, o.skip), function(item) return { item.path } end)
+  local kept, skip_notes = listing.without_skipped(items,
+    listing.skips({ root }, o.skip), function(item) return { item.path } end)
   table.move(skip_notes, 1, #skip_notes, #notes + 1, notes)
   check_files(kept, root, name)
-  return base.make { name = "manifest", root = root, classes = classes, items = kept, masks = { "lungs", "infection", "lesion" }, options = o, notes = notes }
+  return base.make { name = "manifest", root = root, classes = classes, items = kept,
+    masks = { "lungs", "infection", "lesion" }, options = o, notes = notes }
 end
 
 return {
-  doc = "A table of images, a CSV with a header: path, label, split, and where known mask (of the lungs), infection, lesion, "
+  doc = "A table of images, a CSV with a header: path, label, split, and where known mask (of the lungs), "
+  .. "infection, lesion, "
     .. "patient, source, white. Paths are relative to the CSV's folder.",
   options = spec,
   read = read,

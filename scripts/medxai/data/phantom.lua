@@ -1,7 +1,8 @@
--- Drawn chest X-rays of three classes (clear, nodule, opacity) with lung, lesion and marker masks known exactly: what to try
--- things on where no data are, and the truth that explainers are judged against. Drawn by bindings/plain/phantom.c from (seed, number) alone.
--- marker: plants a shortcut, a lead letter in a random corner. A number is its rate in every class, so that its absence tells
--- nothing while its letter tells the class; { rate = 0.8 or one per class, tells = false } plants any letter, at rates that may differ.
+-- Drawn chest X-rays of three classes (clear, nodule, opacity) with lung, lesion and marker masks known exactly: what
+-- to try things on where no data are, and the truth that explainers are judged against. Drawn by
+-- bindings/plain/phantom.c from (seed, number) alone. marker: plants a shortcut, a lead letter in a random corner. A
+-- number is its rate in every class, so that its absence tells nothing while its letter tells the class; { rate = 0.8
+-- or one per class, tells = false } plants any letter, at rates that may differ.
 local base = require "medxai.data.dataset"
 local check = require "medxai.base.options"
 
@@ -49,19 +50,22 @@ local function read(options)
   local marker, items, number = marker_of(o.marker), {}, 0
   for _, split in ipairs { "train", "val", "test" } do
     for _ = 1, o["n_" .. split] do
-      items[#items + 1] = { path = ("phantom-%d-%d"):format(o.seed, number), label = number % 3, split = split, source = "phantom", number = number }
+      items[#items + 1] = { path = ("phantom-%d-%d"):format(o.seed, number), label = number % 3, split = split,
+        source = "phantom", number = number }
       number = number + 1
     end
   end
   if number == 0 then check.fail("phantom", "no images: n_train, n_val and n_test are all 0.") end
-  local drawn = { seed = o.seed, size_px = o.size_px, contrast = o.contrast, marker_rate = marker and marker.rate, marker_tells = marker and marker.tells }
+  local drawn = { seed = o.seed, size_px = o.size_px, contrast = o.contrast, marker_rate = marker and marker.rate,
+    marker_tells = marker and marker.tells }
   local masks = marker and { "lungs", "lesion", "marker" } or { "lungs", "lesion" }
-  return base.make { name = "phantom", classes = { table.unpack(classes) }, items = items, masks = masks, options = o, drawn = drawn, empty_ok = number < 9,
-    config = { phantom = 1, seed = o.seed, contrast = o.contrast, marker = marker } }
+  return base.make { name = "phantom", classes = { table.unpack(classes) }, items = items, masks = masks, options = o,
+    drawn = drawn, empty_ok = number < 9, config = { phantom = 1, seed = o.seed, contrast = o.contrast,
+      marker = marker } }
 end
 
 return {
-  doc = "Drawn chest X-rays of three classes (clear, nodule, opacity), with lung, lesion and marker masks known exactly.",
-  options = spec,
+  doc = "Drawn chest X-rays of three classes (clear, nodule, opacity), with lung, lesion and marker masks known "
+  .. "exactly.", options = spec,
   read = read,
 }

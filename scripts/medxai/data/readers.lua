@@ -1,6 +1,7 @@
--- The readers of data sets: folders, tables and a drawing program become splits of labeled images. Each reader is a file that
--- returns { doc, options, read }; the options that all share are dataset.lua's.
--- Listing needs no libtorch; the first image opens it. Readers refuse what is not there; nothing is guessed from file order.
+-- The readers of data sets: folders, tables and a drawing program become splits of labeled images. Each reader is a
+-- file that returns { doc, options, read }; the options that all share are dataset.lua's.
+-- Listing needs no libtorch; the first image opens it. Readers refuse what is not there; nothing is guessed from file
+-- order.
 local check = require "medxai.base.options"
 
 ---@class medxai.Dataset

@@ -39,7 +39,8 @@ function Split:__len() return self.n end
 
 function Split.__index(_, key)
   if math.type(key) then
-    check.fail("split", "is no list. Write data.test:item(%s) or data.test:batch({ %s }).x; images count from 1.", key, key)
+    check.fail("split", "is no list. Write data.test:item(%s) or data.test:batch({ %s }).x; images count from 1.",
+      key, key)
   end
   return Split[key]
 end
@@ -59,14 +60,15 @@ local function check_place(split, i, what)
 end
 
 --- What is known of image i (from 1). id and sha256 are found by decoding it.
----@return { id: string, path: string, sha256: string, label: integer|nil, class: string|nil, patient: string, source: string, name: string, split: string }
+---@return { id: string, path: string, sha256: string, label: integer|nil, class: string|nil, patient: string, source:
+---   string, name: string, split: string }
 function Split:item(i)
   local item = check_place(self, i, "item")
   local facts = self.data:native():facts(item.index)
   return {
-    id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label, class = item.label and self.classes[item.label + 1],
-    patient = item.patient, source = item.source, name = item.name, split = self.name,
-    width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
+    id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label,
+    class = item.label and self.classes[item.label + 1], patient = item.patient, source = item.source, name = item.name,
+    split = self.name, width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
   }
 end
 
@@ -82,7 +84,9 @@ end
 
 local function native_indices(split, places, what)
   local indices = {}
-  if type(places) ~= "table" then check.fail("dataset", "%s takes a list of image numbers (got %s).", what, type(places)) end
+  if type(places) ~= "table" then
+    check.fail("dataset", "%s takes a list of image numbers (got %s).", what, type(places))
+  end
   for k, i in ipairs(places) do indices[k] = check_place(split, i, what).index end
   return indices
 end
@@ -194,7 +198,9 @@ end
 --- The images with these numbers, in this order, as a split of its own.
 function Split:subset(places)
   local items = {}
-  if type(places) ~= "table" then check.fail("dataset", "subset takes a list of image numbers (got %s).", type(places)) end
+  if type(places) ~= "table" then
+    check.fail("dataset", "subset takes a list of image numbers (got %s).", type(places))
+  end
   for k, i in ipairs(places) do items[k] = check_place(self, i, "subset") end
   if #items == 0 then check.fail("dataset", "subset: the list is empty (expected image numbers of %s).", self.name) end
   return splits.new(self.data, self.name, items)
@@ -276,10 +282,12 @@ function Split:loader(options)
     for i = 1, self.n do places[i] = i end
   end
   local native = self.data:native():loader {
-    order = native_indices(self, places, "loader"), batch = o.batch, drop_last = o.drop_last, threads = o.threads or default_threads(),
-    depth = o.depth, seed = seed, epoch = o.epoch, augment = o.augment and self.data.augment or nil, channels_last = o.channels_last,
+    order = native_indices(self, places, "loader"), batch = o.batch, drop_last = o.drop_last,
+    threads = o.threads or default_threads(), depth = o.depth, seed = seed, epoch = o.epoch,
+    augment = o.augment and self.data.augment or nil, channels_last = o.channels_last,
   }
-  return setmetatable({ native = native, places = places, batches = native:batches(), channels_last = o.channels_last }, Loader)
+  return setmetatable({ native = native, places = places, batches = native:batches(), channels_last = o.channels_last },
+    Loader)
 end
 
 return splits

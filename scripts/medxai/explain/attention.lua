@@ -1,7 +1,7 @@
--- The attention weights of a transformer and their gradients, for the methods that explain by them. Where the network has
--- softmax nodes the weights are theirs; where it has the fused operator scaled_dot_product_attention they are computed from
--- its queries and keys, A = softmax(q k' scale + mask), and the gradient from that of its output, dA = dO v'.
--- It refuses networks whose attention is not over all tokens at once: within windows, or from one token to others.
+-- The attention weights of a transformer and their gradients, for the methods that explain by them. Where the network
+-- has softmax nodes the weights are theirs; where it has the fused operator scaled_dot_product_attention they are
+-- computed from its queries and keys, A = softmax(q k' scale + mask), and the gradient from that of its output, dA = dO
+-- v'. It refuses networks whose attention is not over all tokens at once: within windows, or from one token to others.
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
@@ -34,9 +34,11 @@ end
 local function check_site(site)
   local shape = site.shape
   if site.rank ~= 4 or shape[1] ~= -1 then
-    not_defined.raise(("'%s' attends within windows, or mixes images and heads, and not from every token to every other"):format(site.name))
+    not_defined.raise(("'%s' attends within windows, or mixes images and heads, and not from every token to "
+      .. "every other"):format(site.name))
   elseif shape[3] ~= shape[4] then
-    not_defined.raise(("'%s' attends from %d tokens to %d, and not from every token to every other"):format(site.name, shape[3], shape[4]))
+    not_defined.raise(("'%s' attends from %d tokens to %d, and not from every token to every other"):format(site.name,
+      shape[3], shape[4]))
   elseif site.fused and not site.fused.plain then
     not_defined.raise(("'%s' is causal or groups its heads"):format(site.name))
   end
@@ -62,7 +64,9 @@ function attention.of(model)
     if grid.kind ~= "nchw" and grid.height * grid.width + grid.others == tokens then found = bridge end
   end
   for _, site in ipairs(sites) do
-    if site.shape[3] ~= tokens then not_defined.raise(("its attentions have %d and %d tokens"):format(tokens, site.shape[3])) end
+    if site.shape[3] ~= tokens then
+      not_defined.raise(("its attentions have %d and %d tokens"):format(tokens, site.shape[3]))
+    end
   end
   if not found then not_defined.raise(("its %d tokens are no grid of places"):format(tokens)) end
   def.attention = { sites = sites, grid = found.grid, tokens = tokens, last = found.id,
@@ -106,8 +110,8 @@ local function first_of(list, count)
   return list
 end
 
---- Runs the images chunk by chunk: use(first, count, weights, gradients, scope) gets of every site, in order, the weights
---- (count, heads, T, T) and, where asked for, the gradients of the targets' scores at them.
+--- Runs the images chunk by chunk: use(first, count, weights, gradients, scope) gets of every site, in order, the
+--- weights (count, heads, T, T) and, where asked for, the gradients of the targets' scores at them.
 ---@param ctx table
 ---@param kind string names the work
 ---@param with_gradients boolean
@@ -120,9 +124,12 @@ function attention.each(ctx, kind, with_gradients, use)
     local scope <close> = core.memory.scope()
     local numbers = {}
     for k = 1, count do numbers[k] = first + k end
-    local targets, x = ctx.targets:select(numbers), chunks.padded(ctx.x:narrow(0, first, count), ctx.deterministic and chunks.fixed or nil)
+    local targets, x = ctx.targets:select(numbers),
+      chunks.padded(ctx.x:narrow(0, first, count), ctx.deterministic and chunks.fixed or nil)
     local values, gradients
-    local function forward() return model:forward { x = x, outputs = outputs, grad_from = with_gradients and leaves or nil, fold = true } end
+    local function forward()
+      return model:forward { x = x, outputs = outputs, grad_from = with_gradients and leaves or nil, fold = true }
+    end
     if with_gradients then
       torch.enable_grad(function()
         values = forward()
@@ -143,8 +150,8 @@ function attention.each(ctx, kind, with_gradients, use)
   end)
 end
 
---- (n, T, T) relevances of tokens for tokens -> (n, h, w): the row of the token that the head reads, or the mean of all rows, at the
---- places.
+--- (n, T, T) relevances of tokens for tokens -> (n, h, w): the row of the token that the head reads, or the mean of all
+--- rows, at the places.
 function attention.to_map(found, relevance)
   local grid = found.grid
   local row = found.token and relevance:select(1, found.token) or relevance:mean({ 1 })
@@ -152,7 +159,9 @@ function attention.to_map(found, relevance)
 end
 
 --- Identity matrices beside a tensor (n, T, T).
-function attention.identity(like) return torch.eye(like:size(-1), { dtype = like.dtype, device = like.device }):unsqueeze(0) end
+function attention.identity(like)
+  return torch.eye(like:size(-1), { dtype = like.dtype, device = like.device }):unsqueeze(0)
+end
 
 --- Maps (N, h, w) of all images of a context: step(weights, gradients) -> (count, h, w) of a chunk.
 function attention.maps(ctx, kind, with_gradients, step)
@@ -167,7 +176,8 @@ function attention.maps(ctx, kind, with_gradients, step)
   return #list == 1 and list[1] or torch.cat(list, 0)
 end
 
---- The value behind each attention that the next one is made of, and the last of them: names, in the order of the sites.
+--- The value behind each attention that the next one is made of, and the last of them: names, in the order of the
+--- sites.
 function attention.layers(model)
   local found, nodes = attention.of(model), model._def.nodes
   local bridges, list = geometry.bridges(model), {}
@@ -176,11 +186,15 @@ function attention.layers(model)
     local behind = {}
     for _, bridge in ipairs(bridges) do
       local next_site = found.sites[i + 1]
-      if bridge.id > site.id and (not next_site or bridge.id < next_site.id) then behind[#behind + 1] = nodes[bridge.id] end
+      if bridge.id > site.id and (not next_site or bridge.id < next_site.id) then
+        behind[#behind + 1] = nodes[bridge.id]
+      end
     end
     if i < #found.sites then between = #behind end
     list[i] = behind[i < #found.sites and #behind or between > 0 and between or #behind]
-    if not list[i] then check.fail("explain", "the value behind '%s' is not to be found among those that all goes through.", site.name) end
+    if not list[i] then
+      check.fail("explain", "the value behind '%s' is not to be found among those that all goes through.", site.name)
+    end
   end
   return list
 end

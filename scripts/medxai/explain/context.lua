@@ -1,14 +1,18 @@
--- What a method's map(ctx, x, targets, options) sees. It returns raw (N, h, w) and, where it has more to say, extras: a list over
--- the images of { status =, facts = plain data for the record, arrays = name -> tensor kept beside the map }.
---   ctx.x (N, 3, H, W) in the network's input range   ctx:image() the same as pixels in [0, 1]   ctx:range() its black and white
---   ctx.model, ctx.layer   ctx:activation(layer?), ctx:gradient(layer?)  (N, C, h, w) of one named tensor; ctx:gradient("x") the input's
---   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its extras
+-- What a method's map(ctx, x, targets, options) sees. It returns raw (N, h, w) and, where it has more to say, extras: a
+-- list over the images of { status =, facts = plain data for the record, arrays = name -> tensor kept beside the map }.
+--   ctx.x (N, 3, H, W) in the network's input range   ctx:image() the same as pixels in [0, 1]   ctx:range() its black
+--   and white
+--   ctx.model, ctx.layer   ctx:activation(layer?), ctx:gradient(layer?)  (N, C, h, w) of one named tensor;
+--   ctx:gradient("x") the input's
+--   ctx:combine(product)   channels to a map: their sum, or with eigen_smooth their first principal component and its
+--   extras
 --   ctx.targets            list, one per image, :score(logits) -> (N)   ctx.logits (N, K)
 --   ctx.items[i]           id, path, label ...   ctx:stream(purpose, i, replicate?) random numbers keyed by the image
 --   ctx:gradients(n, o, use) gradients at inputs of the method's own making
---   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial run reads
---   ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
--- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute what nobody asks.
+--   ctx.scorer, ctx:scorer_in(precision)  forward passes by the thousand (scorer.lua)   ctx:base(layer) what a partial
+--   run reads ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
+-- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute
+-- what nobody asks.
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
@@ -33,7 +37,8 @@ function Context.__index(self, key)
   return Context[key]
 end
 
---- A context; fields: pass, x, targets, items, views (one per image), model, split, height, width, seed, compat, eigen, aliased, job.
+--- A context; fields: pass, x, targets, items, views (one per image), model, split, height, width, seed, compat, eigen,
+--- aliased, job.
 function context.new(fields)
   fields.count = fields.x:size(0)
   fields.given = fields.x -- what x is copied from for a researcher's own method (batches.lua)
@@ -64,7 +69,8 @@ end
 function Context:single(i)
   local fields = {}
   for k, v in pairs(self) do fields[k] = v end
-  fields.pass, fields.x, fields.items, fields.views = single_pass(self.pass, i), self.given:narrow(0, i - 1, 1), { self.items[i] }, { self.views[i] }
+  fields.pass, fields.x, fields.items, fields.views = single_pass(self.pass, i), self.given:narrow(0, i - 1, 1),
+    { self.items[i] }, { self.views[i] }
   fields.targets, fields.shared_targets = target.batch { self.targets[i] }, self.shared_targets or self.targets
   local one = context.new(fields)
   one.used = self.used
@@ -100,13 +106,15 @@ function Context:unmoved(i, scores, precision)
 end
 
 function Context:activation(layer)
-  layer = layer or self.layer or check.fail("explain", "ctx:activation() needs a layer: declare at = \"layer\" or pass a name.")
+  layer = layer or self.layer or check.fail("explain",
+    "ctx:activation() needs a layer: declare at = \"layer\" or pass a name.")
   local activation = lent(self, self.pass:activation(layer, self.aliased))
   self.used.forward = true
   return activation
 end
 
---- The activation as the network has it, and its grid (geometry.lua; nil: it is (N, C, h, w)): for partial runs from it.
+--- The activation as the network has it, and its grid (geometry.lua; nil: it is (N, C, h, w)): for partial runs from
+--- it.
 function Context:raw_activation(layer)
   layer = layer or self.layer
   self.used.forward = true
@@ -114,7 +122,8 @@ function Context:raw_activation(layer)
 end
 
 function Context:gradient(layer)
-  layer = layer or self.layer or check.fail("explain", "the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
+  layer = layer or self.layer or check.fail("explain",
+    "the gradient at which layer? A method that works on the input writes ctx:gradient(\"x\").")
   local gradient = lent(self, self.pass:gradient(layer, self.shared_targets or self.targets))
   self.used.forward, self.used.gradient = true, true
   note_slopes(self, self.pass.logits, function(k) return k end)
@@ -122,7 +131,9 @@ function Context:gradient(layer)
 end
 
 function Context:base(layer)
-  layer = layer or self.layer or check.fail("explain", "a partial run from which layer? A method that works on the input has none (expected at = \"layer\" in the method).")
+  layer = layer or self.layer or check.fail("explain",
+    "a partial run from which layer? A method that works on the input has none (expected at = \"layer\" in the "
+    .. "method).")
   local values = self.pass:base(layer)
   self.used.forward = true
   for name, value in pairs(self.own and values or {}) do values[name] = lent(self, value) end
@@ -130,7 +141,10 @@ function Context:base(layer)
 end
 
 --- A list of numbers, one per channel, beside x.
-local function column(self, v) return torch.tensor(v, { dtype = "float64" }):view({ 1, #v, 1, 1 }):to { device = self.x.device, dtype = self.x.dtype } end
+local function column(self, v)
+  return torch.tensor(v, { dtype = "float64" }):view({ 1, #v, 1, 1 }):to { device = self.x.device,
+    dtype = self.x.dtype }
+end
 
 local function mean_std(split)
   local config = split and split.data and split.data.config or {}
@@ -163,16 +177,20 @@ function Context:range() return context.range(self.x, self.split) end
 -- The state of chunks.each for one kind of work, kept from batch to batch.
 function Context:chunks(kind)
   local states = self.chunk_states
-  states[kind] = states[kind] or chunks.new { device = self.model.device, budget_bytes = self.budget_bytes, deterministic = self.deterministic }
+  states[kind] = states[kind] or chunks.new { device = self.model.device, budget_bytes = self.budget_bytes,
+    deterministic = self.deterministic }
   return states[kind]
 end
 
---- Gradients of the targets at n inputs of the method's own making, chunk by chunk under the memory budget: use(first, count,
---- gradients, scope) gets name -> tensor at the input ("x") and at the nodes of o.at; scope:keep(t) keeps what shall outlive the chunk.
---- It may be called again for a part of a chunk that ran out of memory: let it change nothing until it can no longer fail.
+--- Gradients of the targets at n inputs of the method's own making, chunk by chunk under the memory budget: use(first,
+--- count, gradients, scope) gets name -> tensor at the input ("x") and at the nodes of o.at; scope:keep(t) keeps what
+--- shall outlive the chunk. It may be called again for a part of a chunk that ran out of memory: let it change nothing
+--- until it can no longer fail.
 ---@param n integer
----@param o table kind: names the work; x(first, count) -> (count, 3, H, W); image(k): whose target counts for input k (0-based -> 1-based);
----   at: names of nodes; guided (see Model:forward); fold (default true; never where guided: a folded norm rounds otherwise, and a ReLU on its edge turns the guided gradient)
+---@param o table kind: names the work; x(first, count) -> (count, 3, H, W); image(k): whose target counts for input k
+---   (0-based -> 1-based);
+---   at: names of nodes; guided (see Model:forward); fold (default true; never where guided: a folded norm rounds
+---   otherwise, and a ReLU on its edge turns the guided gradient)
 ---@param use function
 function Context:gradients(n, o, use)
   local outputs, size = { "output", table.unpack(o.at or {}) }, self.deterministic and chunks.fixed or nil
@@ -183,7 +201,8 @@ function Context:gradients(n, o, use)
     local targets, x = self.targets:select(numbers), chunks.padded(o.x(first, count), size)
     local inputs, logits = {}, nil
     local list = torch.enable_grad(function()
-      local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided, fold = o.fold ~= false and not o.guided }
+      local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided,
+        fold = o.fold ~= false and not o.guided }
       for i, name in ipairs(outputs) do inputs[i] = i == 1 and values.x or values[name] end
       logits = values.output:narrow(0, 0, count)
       return torch.autograd.grad(targets:score(logits):sum(), inputs)
@@ -223,7 +242,8 @@ end
 --- (N, C, h, w) -> raw (N, h, w), extras: see principal.lua.
 function Context:principal(features) return principal.project(features, self.compat) end
 
---- Forward passes in another precision, "bfloat16": half the time where the processor has it, at about 3 digits (scorer.lua).
+--- Forward passes in another precision, "bfloat16": half the time where the processor has it, at about 3 digits
+--- (scorer.lua).
 function Context:scorer_in(precision)
   return precision == "float32" and self.scorer or self.scorers:of(precision)
 end

@@ -1,9 +1,10 @@
 -- One forward pass of a batch with the values at some layers kept, and on demand the gradient of a target at the same
--- values: both of one named tensor, before any later ReLU. All layers share the forward; each target costs one backward,
--- which goes no deeper than the deepest layer asked for. No hooks. Batch norms are folded.
+-- values: both of one named tensor, before any later ReLU. All layers share the forward; each target costs one
+-- backward, which goes no deeper than the deepest layer asked for. No hooks. Batch norms are folded.
 -- Whatever a value's layout is (geometry.lua), methods get it as (N, C, h, w).
--- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in place
--- right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train mode.
+-- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in
+-- place right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train
+-- mode.
 local check = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local chunks = require "medxai.tensor.chunks"
@@ -20,7 +21,8 @@ function tap.check_layers(model, layers)
   for _, layer in ipairs(layers) do
     if not model:has_node(layer) then
       local hint = suggest.hint(tostring(layer), model:node_names(), 3)
-      check.fail("explain", "unknown layer '%s'.%s", tostring(layer), hint == "" and model.cam_layer and " Usual is '" .. model.cam_layer .. "'." or hint)
+      check.fail("explain", "unknown layer '%s'.%s", tostring(layer),
+        hint == "" and model.cam_layer and " Usual is '" .. model.cam_layer .. "'." or hint)
     end
   end
 end
@@ -28,8 +30,10 @@ end
 local function check_grid(model, layer, shape)
   if model._def and model._def.shapes then return end -- geometry.of has looked at it
   if #shape == 4 and shape[3] * shape[4] > 1 then return end
-  local advice = layer == model.cam_layer and "Take larger images, or an earlier layer" or string.format("Choose one with a grid, for instance '%s'", tostring(model.cam_layer))
-  check.fail("explain", "layer '%s' has no spatial extent (its output is (%s)). %s.", layer, table.concat(shape, ", "), advice)
+  local advice = layer == model.cam_layer and "Take larger images, or an earlier layer"
+    or string.format("Choose one with a grid, for instance '%s'", tostring(model.cam_layer))
+  check.fail("explain", "layer '%s' has no spatial extent (its output is (%s)). %s.", layer, table.concat(shape, ", "),
+    advice)
 end
 
 --- Raises where the output does not depend on a layer in evaluation (an auxiliary branch).
@@ -57,11 +61,12 @@ function tap.check_before_flatten(model, layer)
     end
   end
   if not flat then return end
-  check.fail("explain", "layer '%s' has no spatial extent (it comes after '%s'). Choose one with a grid, for instance '%s'.", layer, flat,
-    tostring(model.cam_layer))
+  check.fail("explain", "layer '%s' has no spatial extent (it comes after '%s'). Choose one with a grid, for "
+    .. "instance '%s'.", layer, flat, tostring(model.cam_layer))
 end
 
---- The node whose value overwrites the layer's where rectifiers work in place, as in torchvision on a CPU; or the layer itself.
+--- The node whose value overwrites the layer's where rectifiers work in place, as in torchvision on a CPU; or the layer
+--- itself.
 function tap.aliased(model, layer)
   for _, reader in ipairs(model:readers(layer)) do
     local known = model._def and model._def.in_place -- of an exported network
@@ -84,13 +89,16 @@ end
 --- Runs the batch.
 ---@param model table in eval mode
 ---@param x any (N, 3, H, W)
----@param wants? table layers: whose activations are kept; gradients: those, and "x", at which gradients can be asked for; aliased: keep
----   also what a rectifier in place makes of a layer; base: layers for which everything is kept that a partial run reads; size: the
----   batch is padded to that many images
+---@param wants? table layers: whose activations are kept; gradients: those, and "x", at which gradients can be asked
+---   for; aliased: keep
+---   also what a rectifier in place makes of a layer; base: layers for which everything is kept that a partial run
+---   reads; size: the batch is padded to that many images
 ---@return table pass with logits (N, K), activation(layer), gradient(layer, targets), base(layer)
 function tap.open(model, x, wants)
   wants = wants or {}
-  if model:is_training() then check.fail("explain", "the model is in train mode (expected eval mode). Use model:eval().") end
+  if model:is_training() then
+    check.fail("explain", "the model is in train mode (expected eval mode). Use model:eval().")
+  end
   local pass = setmetatable({ model = model, count = x:size(0), layers = wants.layers or {},
     gradient_layers = wants.gradients or {}, read_at = {}, grids = {}, bases = {}, gradients = {}, gradient_at = {},
     backwards = 0, backward_seconds = {}, spent = 0 }, Pass)
@@ -140,7 +148,8 @@ function Pass:activation(layer, aliased) return as_map(self, layer, self:raw_act
 --- The activation as the network has it: (N, T, C), for instance.
 function Pass:raw_activation(layer, aliased)
   if not self.read_at[layer] then
-    check.fail("explain", "the activation of layer '%s' was not kept (kept: %s). Name it as the method's layer.", layer, names_of(self.layers))
+    check.fail("explain", "the activation of layer '%s' was not kept (kept: %s). Name it as the method's layer.", layer,
+      names_of(self.layers))
   end
   return self:value(aliased and self.read_at[layer] or layer)
 end
@@ -149,7 +158,8 @@ end
 function Pass:base(layer)
   local values = {}
   if not self.bases[layer] then
-    check.fail("explain", "what a partial run from layer '%s' reads was not kept (expected needs = { base = true } in the method).", layer)
+    check.fail("explain", "what a partial run from layer '%s' reads was not kept (expected needs = { base = true } "
+      .. "in the method).", layer)
   end
   for _, name in ipairs(self.bases[layer]) do values[name] = self:value(name) end
   return values
@@ -158,10 +168,11 @@ end
 local function gradient_not_asked(pass, layer)
   local asked = #pass.gradient_layers > 0
   if layer ~= "x" and asked then
-    check.fail("explain", "no gradient was asked for at layer '%s' (asked for: %s). Name it as the method's layer.", layer, names_of(pass.gradient_layers))
+    check.fail("explain", "no gradient was asked for at layer '%s' (asked for: %s). Name it as the method's layer.",
+      layer, names_of(pass.gradient_layers))
   end
-  check.fail("explain", "no gradient was asked for at %s (expected needs = { gradient = true } in the method%s).", layer == "x" and "the input" or "layer '" .. layer .. "'",
-    layer == "x" and ", without a layer" or "")
+  check.fail("explain", "no gradient was asked for at %s (expected needs = { gradient = true } in the method%s).",
+    layer == "x" and "the input" or "layer '" .. layer .. "'", layer == "x" and ", without a layer" or "")
 end
 
 --- (N, C, h, w): gradient of the summed scores; each image's is its own, since nothing mixes images in eval mode.
@@ -182,7 +193,9 @@ function Pass:gradient(layer, targets)
     self.spent = self.spent + self.backward_seconds[targets]
   end
   local g = found[layer]
-  if g == torch.none or g == nil then check.fail("explain", "the output does not depend on layer '%s' in evaluation.", layer) end
+  if g == torch.none or g == nil then
+    check.fail("explain", "the output does not depend on layer '%s' in evaluation.", layer)
+  end
   return as_map(self, layer, of_images(self, layer, g))
 end
 

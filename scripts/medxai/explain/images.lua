@@ -1,6 +1,6 @@
 -- Which images are explained: a number (classes taken in turn), a list of numbers and names, "all", "one_per_class".
--- Maps and scores are of an image's pixels: files that hold the same ones are one image, the first of them chosen, and that is said.
--- It refuses numbers out of range and names that no image, or more than one, has.
+-- Maps and scores are of an image's pixels: files that hold the same ones are one image, the first of them chosen, and
+-- that is said. It refuses numbers out of range and names that no image, or more than one, has.
 local check = require "medxai.base.options"
 
 local choose = {}
@@ -33,20 +33,27 @@ local function listed(split, list)
       by_name = {}
       for i = 1, split.n do
         local item = split:item(i)
-        for _, key in ipairs { item.name or false, item.path or false, item.path and item.path:match("[^/]+$") or false, item.id or false } do
+        for _, key in ipairs { item.name or false, item.path or false, item.path and item.path:match("[^/]+$") or false,
+            item.id or false } do
           if key then by_name[key] = by_name[key] and by_name[key] ~= i and 0 or i end
         end
       end
     end
     local i = by_name[name]
-    if i == 0 then check.fail("explain", "more than one image of the %s split is called '%s'. Give its path or image id.", split.name, name) end
-    return i or check.fail("explain", "no image '%s' in the %s split (expected a number, a path, a file name or an image id).", name, split.name)
+    if i == 0 then
+      check.fail("explain", "more than one image of the %s split is called '%s'. Give its path or image id.",
+        split.name, name)
+    end
+    return i or check.fail("explain", "no image '%s' in the %s split (expected a number, a path, a file name or an "
+      .. "image id).", name, split.name)
   end
   local chosen, seen = {}, {}
   for _, value in ipairs(list) do
     local i = math.tointeger(value)
     if i then
-      if i < 1 or i > split.n then check.fail("explain", "image %d is out of range (the %s split has 1 to %d).", i, split.name, split.n) end
+      if i < 1 or i > split.n then
+        check.fail("explain", "image %d is out of range (the %s split has 1 to %d).", i, split.name, split.n)
+      end
     elseif type(value) == "string" then
       i = number_of(value)
     else
@@ -59,7 +66,8 @@ local function listed(split, list)
 end
 
 local function described(split, item)
-  return string.format("'%s' (%s)", tostring(item.path), item.label and (split.classes or {})[item.label + 1] or "no label")
+  return string.format("'%s' (%s)", tostring(item.path), item.label and (split.classes or {})[item.label + 1]
+    or "no label")
 end
 
 -- The first of those with the same pixels, and what is to be said of the others.
@@ -75,8 +83,10 @@ local function each_once(split, chosen)
     end
   end
   if not pair then return out end
-  return out, string.format("explain: %s has the same pixels as %s. They count as one image, the first.%s", described(split, pair[1]), described(split, pair[2]),
-    others > 1 and string.format(" So do%s %d more image%s of the %s split.", others == 2 and "es" or "", others - 1, others == 2 and "" or "s", tostring(split.name)) or "")
+  return out, string.format("explain: %s has the same pixels as %s. They count as one image, the first.%s",
+    described(split, pair[1]), described(split, pair[2]),
+    others > 1 and string.format(" So do%s %d more image%s of the %s split.", others == 2 and "es" or "", others - 1,
+      others == 2 and "" or "s", tostring(split.name)) or "")
 end
 
 --- Sample numbers (from 1) of the images asked for, each image once.

@@ -56,7 +56,7 @@ Job.__index = Job
 
 local job = {}
 
--- ---- what the shared passes have to keep -------------------------------------------------------------------------------
+-- ---- what the shared passes have to keep ----------------------------------------------------------------------------
 
 local function adder(list)
   local seen = {}
@@ -82,14 +82,15 @@ local function gather_layers(self)
   end
 end
 
--- ---- what identifies an entry's maps -----------------------------------------------------------------------------------
+-- ---- what identifies an entry's maps --------------------------------------------------------------------------------
 
 -- The contents of the mask files that an entry's maps are made of: those through which the network sees the images,
 -- and those that its method reads (a researcher's own may read any). nil where there are none.
 local function masks_of(e, split, input)
   local m = e.method
   local found = { input = input, regions = require("medxai.perturb.regions").files_sha256(e.options.regions, split) }
-  local names = split.masks_sha256 and (m.masks and m.masks(e.options) or not m.masks and m.own and split.data.masks) or {}
+  local names = split.masks_sha256 and (m.masks and m.masks(e.options)
+    or not m.masks and m.own and split.data.masks) or {}
   for _, name in ipairs(names) do found[name] = split:masks_sha256(name) end
   return next(found) and found or nil
 end
@@ -100,15 +101,16 @@ end
 ---@param input_masks? string
 function job.name_set(self, e, input_masks)
   local m, split = e.method, self.split
-  e.settings = { method = m.name, version = m.version, map = map.version, source = m.source and files.sha256(m.source) or "medxai",
-    options = code.plain(e.options), layers = canon.list(e.layers or {}), target = e.description.text,
+  e.settings = { method = m.name, version = m.version, map = map.version,
+    source = m.source and files.sha256(m.source) or "medxai", options = code.plain(e.options),
+    layers = canon.list(e.layers or {}), target = e.description.text,
     compat = e.compat or "none", aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth, model = self.model.config,
     weights = self.weights, input = split.data and split.data.config or {}, masks = masks_of(e, split, input_masks),
     seed = (m.rng or m.own) and self.run.seed or nil } -- an own one may draw from anywhere
   e.set = m.name .. "-" .. canon.hash(e.settings):sub(1, 8)
 end
 
--- ---- what an entry is called ---------------------------------------------------------------------------------------------
+-- ---- what an entry is called ----------------------------------------------------------------------------------------
 
 -- A method's title with what was done to its maps.
 local function title_of(e)
@@ -158,7 +160,7 @@ local function label_entries(entries)
   for _, e in ipairs(entries) do e.label = chosen(e) end
 end
 
--- ---- the job ---------------------------------------------------------------------------------------------------------------
+-- ---- the job --------------------------------------------------------------------------------------------------------
 
 --- A job for chosen images. Completes the entries: settings, set, title and label.
 ---@param run medxai.Run
@@ -169,10 +171,10 @@ end
 ---@return medxai.ExplainJob
 function job.new(run, model, split, asked, chosen)
   local self = setmetatable({ run = run, model = model, split = split, chosen = chosen, entries = asked.entries,
-    metric_entries = asked.metric_entries, by_metric = {}, labels = {}, weights = model:sha256(), store = store.open(run.dir),
-    batch = asked.batch, budget_bytes = asked.budget_mb * (1 << 20), deterministic = asked.deterministic,
-    compat = asked.compat, layers = {}, gradients = {}, bases = {}, aliased = false, failures = {}, seconds = {},
-    metric_seconds = {}, _failed = {} }, Job)
+    metric_entries = asked.metric_entries, by_metric = {}, labels = {}, weights = model:sha256(),
+    store = store.open(run.dir), batch = asked.batch, budget_bytes = asked.budget_mb * (1 << 20),
+    deterministic = asked.deterministic, compat = asked.compat, layers = {}, gradients = {}, bases = {},
+    aliased = false, failures = {}, seconds = {}, metric_seconds = {}, _failed = {} }, Job)
   for _, m in ipairs(asked.metric_entries) do
     for _, id in ipairs(m.ids) do self.by_metric[id] = m end
   end
@@ -183,7 +185,9 @@ function job.new(run, model, split, asked, chosen)
   local seen = {}
   for _, e in ipairs(asked.entries) do
     job.name_set(self, e, input_masks)
-    if seen[e.set] then check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name) end
+    if seen[e.set] then
+      check.fail("explain", "method '%s' is asked for twice with the same settings.", e.method.name)
+    end
     seen[e.set] = true
   end
   label_entries(asked.entries)
@@ -204,7 +208,8 @@ function job.loose(o)
   gather_layers(self)
   self.scorers = scorers.by_budget(o.model, self.deterministic)
   self.scorer = self.scorers(self.budget_bytes):of "float32"
-  self.images = chunks.new { device = o.model.device, budget_bytes = self.budget_bytes, deterministic = o.deterministic }
+  self.images = chunks.new { device = o.model.device, budget_bytes = self.budget_bytes,
+    deterministic = o.deterministic }
   return self
 end
 

@@ -37,9 +37,12 @@ local function parity(v)
   return (v ~ (v >> 1)) & 1
 end
 
--- m rows of K columns: m > K a power of two. Entry (i, j) of Sylvester's matrix is the parity of the bits that i and j share.
+-- m rows of K columns: m > K a power of two. Entry (i, j) of Sylvester's matrix is the parity of the bits that i and j
+-- share.
 local function hadamard_block(key, replicate, m, count)
-  local function stream(purpose) return core.rng.stream { seed = key.seed, purpose = key.purpose .. purpose, id = key.id, replicate = replicate } end
+  local function stream(purpose)
+    return core.rng.stream { seed = key.seed, purpose = key.purpose .. purpose, id = key.id, replicate = replicate }
+  end
   local columns, rows = stream("/columns"):permutation(m - 1):tolist(), stream("/rows"):permutation(m):tolist()
   local signs, block = stream("/signs"):bits(count):tolist(), {}
   for i = 1, m do
@@ -74,7 +77,8 @@ function coalitions.draw(design, n, count, key)
   local half = (n + 1) // 2 -- the first pair is everything and nothing
   local ones = torch.ones(1, count, { dtype = "uint8" })
   if half > 1 then
-    local rows = design == "paired" and from_bits(stream:bits((half - 1) * count), half - 1, count) or balanced_rows(key, half - 1, count)
+    local rows = design == "paired" and from_bits(stream:bits((half - 1) * count), half - 1, count)
+      or balanced_rows(key, half - 1, count)
     ones = torch.cat({ ones, rows }, 0)
   end
   return folded(ones):narrow(0, 0, n):contiguous()
@@ -101,7 +105,8 @@ function coalitions.distinct(masks)
     end
     number[i], seen[i] = known[row], #first
   end
-  return masks:index_select(0, torch.tensor(first, { dtype = "int64" })), torch.tensor(number, { dtype = "int64" }), seen
+  return masks:index_select(0, torch.tensor(first, { dtype = "int64" })),
+    torch.tensor(number, { dtype = "int64" }), seen
 end
 
 return coalitions

@@ -1,6 +1,6 @@
--- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the coefficients
--- are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With stop_error samples are
--- run in blocks until the estimated error of the coefficients is below it.
+-- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the
+-- coefficients are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With
+-- stop_error samples are run in blocks until the estimated error of the coefficients is below it.
 local check = require "medxai.base.options"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
@@ -15,7 +15,8 @@ local samples = {}
 
 local block, fewest, resamples = 100, 200, 20
 
--- What the network says of rows first .. first + count - 1, (count, classes) float64. p: x, background, labels, on (n, K) bool.
+-- What the network says of rows first .. first + count - 1, (count, classes) float64. p: x, background, labels, on (n,
+-- K) bool.
 local function answers(scorer, p, first, count, as, bar)
   local logits = scorer:logits(count, function(at, n)
     bar:add(n)
@@ -24,7 +25,7 @@ local function answers(scorer, p, first, count, as, bar)
   return as == "logit" and logits or torch.softmax(logits, 1)
 end
 
--- ---- how sure ---------------------------------------------------------------------------------------------------------
+-- ---- how sure -------------------------------------------------------------------------------------------------------
 
 -- The target's coefficients from units of samples drawn with replacement; the first unit, which holds row 0, stays.
 local function resample(ctx, o, run, units, size, r)
@@ -32,12 +33,14 @@ local function resample(ctx, o, run, units, size, r)
   local rows = units * size
   local z, y = run.z:narrow(0, 0, rows), samples.column(run.y, ctx.targets[1]):narrow(0, 0, rows)
   local drawn = ctx:stream("lime.resample@1", 1, r):integers(units - 1, units - 1)
-  local times = torch.cat({ torch.ones(1, { dtype = "float64" }), torch.bincount(drawn, { minlength = units - 1 }):to { dtype = "float64" } }, 0)
+  local times = torch.cat({ torch.ones(1, { dtype = "float64" }),
+    torch.bincount(drawn, { minlength = units - 1 }):to { dtype = "float64" } }, 0)
   times = times:unsqueeze(1):expand({ units, size }):reshape({ rows })
   return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width) * times, o.alpha):squeeze(1):tolist()
 end
 
---- How alike the target's coefficients would be for other draws, estimated by resampling (whole pairs where samples come in pairs).
+--- How alike the target's coefficients would be for other draws, estimated by resampling (whole pairs where samples
+--- come in pairs).
 ---@param run table z, y
 ---@return table see stability.of
 function samples.resampled(ctx, o, run)
@@ -51,7 +54,7 @@ function samples.resampled(ctx, o, run)
   return stability.of(list)
 end
 
--- ---- the samples --------------------------------------------------------------------------------------------------------
+-- ---- the samples ----------------------------------------------------------------------------------------------------
 
 -- numpy's generator after lime's first draw, and that draw, which lime hands to quickshift.
 function samples.numpy_generator(seed)
@@ -62,7 +65,8 @@ end
 local function draw(ctx, o, count, replicate)
   local n = check.smoke_count(o.samples, 8)
   if o.rng == "numpy" then return coalitions.draw_numpy((samples.numpy_generator(ctx.seed + replicate)), n, count) end
-  return coalitions.draw(o.design, n, count, { seed = ctx.seed, purpose = "lime@1", id = ctx.items[1].id, replicate = replicate })
+  return coalitions.draw(o.design, n, count,
+    { seed = ctx.seed, purpose = "lime@1", id = ctx.items[1].id, replicate = replicate })
 end
 
 --- The explained number of each sample as a column (n, 1): of a class, or the difference of two.
@@ -82,7 +86,8 @@ function samples.run(ctx, o, regions, background, replicate)
   local masks, t = draw(ctx, o, regions.count, replicate), ctx.targets[1]
   local distinct, number, seen = coalitions.distinct(masks)
   local scorer, device = ctx:scorer_in(o.precision), ctx.x.device
-  local p = { x = ctx.x, background = background, labels = regions.labels:to { device = device }, on = distinct:to { device = device, dtype = "bool" } }
+  local p = { x = ctx.x, background = background, labels = regions.labels:to { device = device },
+    on = distinct:to { device = device, dtype = "bool" } }
   local bar <close> = Progress.new("LIME " .. tostring(ctx.items[1].name or ctx.items[1].id), distinct:size(0))
   local n, total, done, parts, stopped = 0, masks:size(0), 0, {}, nil
   while n < total and not stopped do
@@ -94,7 +99,8 @@ function samples.run(ctx, o, regions, background, replicate)
     n = upto
     if o.stop_error and n < total then
       local scope <close> = core.memory.scope()
-      local z, y = masks:narrow(0, 0, n):to { dtype = "float64" }, torch.cat(parts, 0):index_select(0, number:narrow(0, 0, n))
+      local z, y = masks:narrow(0, 0, n):to { dtype = "float64" },
+        torch.cat(parts, 0):index_select(0, number:narrow(0, 0, n))
       local s = samples.resampled(ctx, o, { z = z, y = y })
       stopped = s.spread ~= nil and s.spread <= o.stop_error or nil
     end
@@ -104,7 +110,8 @@ function samples.run(ctx, o, regions, background, replicate)
 end
 
 local function coefficients(ctx, o, run)
-  return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width), o.alpha):squeeze(1):tolist()
+  return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width),
+    o.alpha):squeeze(1):tolist()
 end
 
 --- How alike the target's coefficients are for other draws: of o.repeats runs, or estimated by resampling the one.

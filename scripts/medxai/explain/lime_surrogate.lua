@@ -1,6 +1,6 @@
--- The linear model that stands for the network near one image (Ribeiro et al. 2016): rows of kept regions, the network's
--- probabilities, weights by nearness, ridge regression with an intercept; which features it may use, how well it fits.
--- In float64, as scikit-learn's Ridge computes it.
+-- The linear model that stands for the network near one image (Ribeiro et al. 2016): rows of kept regions, the
+-- network's probabilities, weights by nearness, ridge regression with an intercept; which features it may use, how well
+-- it fits. In float64, as scikit-learn's Ridge computes it.
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 
@@ -8,7 +8,8 @@ local surrogate = {}
 
 surrogate.selections = { "auto", "highest_weights", "forward_selection", "lasso_path", "none" }
 
---- Weights of rows by how much they keep: d = 1 - sqrt(k / K), the cosine distance to everything; w = sqrt(exp(-d^2 / width^2)).
+--- Weights of rows by how much they keep: d = 1 - sqrt(k / K), the cosine distance to everything; w = sqrt(exp(-d^2 /
+--- width^2)).
 ---@param z any float64 (n, K) of 0 and 1
 ---@param width number
 ---@return any w float64 (n)
@@ -23,7 +24,8 @@ local function moments(z, y, w)
   local zm, ym = (z * share):sum({ 0 }, true), (y * share):sum({ 0 }, true)
   local zc, yc = z - zm, y - ym
   local weighted = zc * w:unsqueeze(1)
-  return { rows = z:size(0), gram = torch.matmul(weighted:t(), zc), b = torch.matmul(weighted:t(), yc), zm = zm, ym = ym, squares = (yc * yc * w:unsqueeze(1)):sum({ 0 }) }
+  return { rows = z:size(0), gram = torch.matmul(weighted:t(), zc), b = torch.matmul(weighted:t(), yc), zm = zm,
+    ym = ym, squares = (yc * yc * w:unsqueeze(1)):sum({ 0 }) }
 end
 
 -- beta (K, L) = (G + alpha I)^-1 b
@@ -59,8 +61,8 @@ end
 
 local function first_few(list, most) return table.move(list, 1, math.min(most, #list), 1, {}) end
 
--- Greedily the feature that explains most of what is left, without regularisation: after each choice all other features are
--- made orthogonal to it (a step of Cholesky with pivots), so each gain is b_j^2 / G_jj.
+-- Greedily the feature that explains most of what is left, without regularisation: after each choice all other features
+-- are made orthogonal to it (a step of Cholesky with pivots), so each gain is b_j^2 / G_jj.
 local function forward_selection(m, label, most)
   local g, b, chosen, used, own = m.gram:tolist(), m.b:select(1, label):tolist(), {}, {}, {}
   for j = 1, #b do own[j] = g[j][j] end
@@ -87,7 +89,8 @@ end
 
 -- The last point of the lasso's path with at most that many features, in order of number.
 local function lasso_path(m, label, most)
-  local _, points = core.lars.path(m.gram:contiguous(), m.b:select(1, label):contiguous(), { samples = m.rows, lasso = true })
+  local _, points = core.lars.path(m.gram:contiguous(), m.b:select(1, label):contiguous(),
+    { samples = m.rows, lasso = true })
   local chosen = {}
   for i = points:size(0) - 1, 1, -1 do
     chosen = {}
@@ -117,7 +120,7 @@ local function select_features(m, label, most, mode)
   return first_few(by_magnitude(beta), most)
 end
 
--- ---- the fit -----------------------------------------------------------------------------------------------------------
+-- ---- the fit --------------------------------------------------------------------------------------------------------
 
 local function fit_one(m, label, features)
   local index = {}
@@ -144,7 +147,8 @@ end
 ---@param z any float64 (n, K): rows of kept regions, row 0 all ones
 ---@param y any float64 (n, L): what the network gave, a column a label
 ---@param options { kernel_width: number, num_features: integer, feature_selection: string, alpha: number }
----@return table[] list of { weights = list of { feature (0-based), weight } by |weight| descending, intercept, score (weighted R^2), local_prediction }
+---@return table[] list of { weights = list of { feature (0-based), weight } by |weight| descending, intercept, score
+---   (weighted R^2), local_prediction }
 function surrogate.explain(z, y, options)
   local m = moments(z, y, surrogate.weights(z, options.kernel_width))
   m.alpha = options.alpha

@@ -54,8 +54,8 @@ local function without_views(raws, height, width, how)
   return map.minmax((sum / #raws):relu(), how)
 end
 
---- The maps of a batch: relu, min-max, resize, mean over layers, min-max; under augmentation the mean over the views, each turned
---- back, which is not stretched again.
+--- The maps of a batch: relu, min-max, resize, mean over layers, min-max; under augmentation the mean over the views,
+--- each turned back, which is not stretched again.
 ---@param raws any[] one tensor (N, h, w) a layer, signed; or (N, V, h, w) with V views of each image
 ---@param height integer of the input
 ---@param width integer
@@ -78,7 +78,8 @@ function map.from_raw(raws, height, width, how)
   return sum / #how.views
 end
 
---- (H, W): what speaks for the target in raw units, for scales shared between images: relu, resize, mean over views, sum over layers.
+--- (H, W): what speaks for the target in raw units, for scales shared between images: relu, resize, mean over views,
+--- sum over layers.
 ---@param raws any[] one tensor (h, w) a layer, or (V, h, w)
 ---@param height integer
 ---@param width integer
@@ -165,17 +166,25 @@ end
 
 --- What a method returned, as (N, h, w), or nil and why not.
 function map.check_shape(raw, count, height, width)
-  if not torch.is_tensor(raw) then return nil, string.format("returned %s instead of a tensor (%d, %d)", raw == nil and "nothing" or "a " .. type(raw), height, width) end
+  if not torch.is_tensor(raw) then
+    return nil, string.format("returned %s instead of a tensor (%d, %d)", raw == nil and "nothing" or "a " .. type(raw),
+      height, width)
+  end
   local shape = raw.shape
   if #shape == 4 and shape[2] == 1 then raw = raw:squeeze(1) end
   if #shape == 2 and count == 1 then raw = raw:unsqueeze(0) end
   local got = raw.shape
   if #got ~= 3 or got[1] ~= count or got[2] < 1 or got[3] < 1 or got[2] > height or got[3] > width then
-    return nil, string.format("returned a tensor of shape (%s) instead of (%d, %d)%s", table.concat(shape, ", "), height, width,
-      count > 1 and string.format(" or (%d, %d, %d)", count, height, width) or "")
+    return nil, string.format("returned a tensor of shape (%s) instead of (%d, %d)%s", table.concat(shape, ", "),
+      height, width, count > 1 and string.format(" or (%d, %d, %d)", count, height, width) or "")
   end
-  if raw.dtype == "bool" or raw.dtype:find("^complex") then return nil, "returned a tensor of " .. raw.dtype .. " instead of numbers" end
-  if raw.dtype ~= "float32" and raw.dtype ~= "float64" then raw = raw:to { dtype = raw.dtype:find "int" and "float64" or "float32" } end -- what the CPU computes with
+  if raw.dtype == "bool" or raw.dtype:find("^complex") then
+    return nil, "returned a tensor of " .. raw.dtype .. " instead of numbers"
+  end
+  -- what the CPU computes with
+  if raw.dtype ~= "float32" and raw.dtype ~= "float64" then
+    raw = raw:to { dtype = raw.dtype:find "int" and "float64" or "float32" }
+  end
   return raw:detach()
 end
 
@@ -191,7 +200,8 @@ function map.geometry(input, grids, place)
   end
   if place then
     local sx, sy = place.file[1] / place.resized[1], place.file[2] / place.resized[2]
-    out.file = { width = place.file[1], height = place.file[2], scale_x = sx, scale_y = sy, offset_x = place.crop[1] * sx, offset_y = place.crop[2] * sy }
+    out.file = { width = place.file[1], height = place.file[2], scale_x = sx, scale_y = sy,
+      offset_x = place.crop[1] * sx, offset_y = place.crop[2] * sy }
   end
   return out
 end

@@ -1,9 +1,10 @@
--- The first principal component of an activation's channels, as EigenCAM and eigen smoothing use it: pixels are rows, channels
--- columns, each column centered; the projection of the pixels on the first right singular vector.
--- By the smaller of the two Gram matrices, in float64: exact, and tens of times cheaper than a full SVD. A principal component has
--- no sign of its own: here it is the one that correlates with the unsmoothed map, so it depends on neither LAPACK nor device.
--- It refuses to hide that: a correlation under 0.1 is "sign_undecided", and the ratio of the first two singular values is kept.
--- With compat the sign is LAPACK's, by the thin SVD that agrees with NumPy's (float64, hw x C), and NaN counts as 0.
+-- The first principal component of an activation's channels, as EigenCAM and eigen smoothing use it: pixels are rows,
+-- channels columns, each column centered; the projection of the pixels on the first right singular vector.
+-- By the smaller of the two Gram matrices, in float64: exact, and tens of times cheaper than a full SVD. A principal
+-- component has no sign of its own: here it is the one that correlates with the unsmoothed map, so it depends on
+-- neither LAPACK nor device. It refuses to hide that: a correlation under 0.1 is "sign_undecided", and the ratio of the
+-- first two singular values is kept. With compat the sign is LAPACK's, by the thin SVD that agrees with NumPy's
+-- (float64, hw x C), and NaN counts as 0.
 local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
 
@@ -54,11 +55,13 @@ local function one(features, compat)
   local r = correlation(exact, plain)
   if not compat then
     local down = r < 0
-    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end -- uncorrelated: oriented so that the larger extreme is positive
+    -- uncorrelated: oriented so that the larger extreme is positive
+    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end
     if down then projection, r = -projection, -r end
   end
   local status = not compat and math.abs(r) < principal.undecided and "sign_undecided" or nil
-  return projection:reshape { shape[2], shape[3] }:to { dtype = features.dtype }, { singular_ratio = ratio, sign_correlation = r }, status
+  return projection:reshape { shape[2], shape[3] }:to { dtype = features.dtype },
+    { singular_ratio = ratio, sign_correlation = r }, status
 end
 
 --- The projections of a batch.

@@ -22,7 +22,8 @@ local method = {}
 local shared = {
   layer = { "string|table", lua = "string|string[]",
     doc = "a node's name, or a list (the mean of their maps); default: the call's layer" },
-  target = { "string|integer|table", lua = "medxai.Target.Spec", doc = "what is explained; default: the call's target" },
+  target = { "string|integer|table", lua = "medxai.Target.Spec",
+    doc = "what is explained; default: the call's target" },
   compat = { one_of = { "pytorch-grad-cam" }, doc = "what that library computes where it differs from the paper" },
   budget_mb = { "number", above = 0, unit = "MB", doc = "memory for chunks; default: the call's" },
 }
@@ -33,12 +34,14 @@ local smoothing_docs = {
 }
 
 local function from_function(name, f, source)
-  return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source, options = {}, smoothing = {}, needs = {}, one_by_one = true,
-    masks = function() return {} end, map = function(ctx, x, target) return f(x, ctx.model, target) end }
+  return { name = name, title = name, version = 0, at = "input", sign = "signed", own = true, source = source,
+    options = {}, smoothing = {}, needs = {}, one_by_one = true, masks = function() return {} end,
+    map = function(ctx, x, target) return f(x, ctx.model, target) end }
 end
 
-local kinds = { title = "string", paper = "string", sign = "string", picture = "string", rng = "string", as = "string", options = "table", needs = "table",
-  smoothing = "table", honesty = "table", derivative = "boolean", check = "function", approximate = "function",
+local kinds = { title = "string", paper = "string", sign = "string", picture = "string", rng = "string", as = "string",
+  options = "table", needs = "table", smoothing = "table", honesty = "table", derivative = "boolean",
+  check = "function", approximate = "function",
     masks = "function" }
 
 -- A method file's table, checked.
@@ -46,14 +49,22 @@ local function from_table(name, t, source)
   local subject = string.format("method '%s'", name)
   check.kinds("explain", subject, t, kinds)
   check.spec("explain", subject, t.options or {})
-  if type(t.map) ~= "function" then check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name) end
-  if t.at ~= nil and t.at ~= "layer" and t.at ~= "input" then check.fail("explain", "method '%s': at is 'layer' or 'input' (got '%s').", name, tostring(t.at)) end
-  if t.draw ~= nil and type(t.draw) ~= "function" and source then check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw)) end
+  if type(t.map) ~= "function" then
+    check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name)
+  end
+  if t.at ~= nil and t.at ~= "layer" and t.at ~= "input" then
+    check.fail("explain", "method '%s': at is 'layer' or 'input' (got '%s').", name, tostring(t.at))
+  end
+  if t.draw ~= nil and type(t.draw) ~= "function" and source then
+    check.fail("explain", "method '%s': draw is a %s (expected draw = function(page)).", name, type(t.draw))
+  end
   local needs = t.needs or {}
-  return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input", sign = t.sign or "signed", own = source ~= nil, source = source,
-    options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper, smoothing = t.smoothing or {},
-    cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty, as = t.as, one_by_one = t.one_by_one, check = t.check,
-    approximate = t.approximate, masks = t.masks, derivative = t.derivative }
+  return { name = name, title = t.title or name, version = t.version or 0, at = t.at or "input",
+    sign = t.sign or "signed", own = source ~= nil, source = source,
+    options = t.options or {}, needs = needs, map = t.map, rng = t.rng, baseline = t.baseline, paper = t.paper,
+    smoothing = t.smoothing or {}, cut = t.cut, once = t.once, draw = t.draw, picture = t.picture, honesty = t.honesty,
+    as = t.as, one_by_one = t.one_by_one, check = t.check, approximate = t.approximate, masks = t.masks,
+    derivative = t.derivative }
 end
 
 local function bare(name) return (name:lower():gsub("%+", "plus"):gsub("[^%w]", "")) end
@@ -69,14 +80,16 @@ end
 -- A function's name is the researcher's own, and its maps' folder is called after it.
 local function check_folder_name(name)
   if name ~= "" and #name <= 100 and not name:find "^%." and not name:find "[%c/\\]" then return end
-  check.fail("explain", "a method's name is that of its maps' folder (expected 1 to 100 letters, digits, '_', '-' or '.', the first no '.', got '%s').", name)
+  check.fail("explain", "a method's name is that of its maps' folder (expected 1 to 100 letters, digits, '_', '-' "
+    .. "or '.', the first no '.', got '%s').", name)
 end
 
 -- The library's method is not taken for a researcher's file that is called as people write it too.
 local function check_own_file(written, name)
   local path = written .. ".lua"
   if written == name or written:find "/" or not files.exists((host.script_dir or ".") .. "/" .. path) then return end
-  check.fail("explain", "'%s' is the library's %s, but '%s' lies beside the experiment too. Write %s, or give your file another name.", written, name, path, name)
+  check.fail("explain", "'%s' is the library's %s, but '%s' lies beside the experiment too. Write %s, or give your "
+    .. "file another name.", written, name, path, name)
 end
 
 local function build(name, value)
@@ -90,7 +103,10 @@ local function build(name, value)
   if name:find("[^%w_%-%.]") then check.known("explain", "method", name, plugin.names("explain/methods")) end
   local found, source = plugin.find("explain", "explain/methods", "method", name)
   if type(found) == "function" then return from_function(name, found, source) end
-  if type(found) ~= "table" then check.fail("explain", "'%s.lua' returns a %s (expected a function(x, model, target) or a method table).", name, type(found)) end
+  if type(found) ~= "table" then
+    check.fail("explain", "'%s.lua' returns a %s (expected a function(x, model, target) or a method table).", name,
+      type(found))
+  end
   return from_table(name, found, source)
 end
 
@@ -110,7 +126,8 @@ function method.spec(m)
   return spec, common
 end
 
--- One entry: the method, its own options, and layer, target, compat, memory budget and smoothing where they differ from the call's.
+-- One entry: the method, its own options, and layer, target, compat, memory budget and smoothing where they differ from
+-- the call's.
 local function entry(name, value)
   local m = build(name, value)
   local spec, common = method.spec(m)
@@ -119,7 +136,9 @@ local function entry(name, value)
   local e = { method = m, options = options }
   for key in pairs(common) do e[key], options[key] = options[key], nil end
   if m.check then m.check(options) end
-  if m.at == "input" and e.layer then check.fail("explain", "method '%s' works on the input and takes no layer.", m.name) end
+  if m.at == "input" and e.layer then
+    check.fail("explain", "method '%s' works on the input and takes no layer.", m.name)
+  end
   return e
 end
 
@@ -145,7 +164,8 @@ function method.entries(methods)
     elseif m.keyed and m.value ~= true and type(m.value) ~= "table" and type(m.value) ~= "function" then
       local first = type(methods) == "table" and methods[1]
       check.fail("explain", "method '%s' takes a table of options or a function (got %s).%s", m.name, type(m.value),
-        type(first) == "string" and (" An option of %s stands within its own braces: methods = { { \"%s\", %s = %s } }."):format(
+        type(first) == "string" and (" An option of %s stands within its own braces: methods = { { \"%s\", %s "
+          .. "= %s } }."):format(
           first, first, m.name, tostring(m.value)) or "")
     end
     entries[i] = entry(m.name, m.value)

@@ -1,7 +1,9 @@
--- Makes the maps of an explain step in batches: one forward for all methods and layers, one backward a target, and where maps are
--- smoothed over augmentations the same once more for the five other views of the images, all under a memory budget with halving on
--- out of memory. Each map is written as soon as it is made; finished ones are not made again.
--- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not failures.
+-- Makes the maps of an explain step in batches: one forward for all methods and layers, one backward a target, and
+-- where maps are smoothed over augmentations the same once more for the five other views of the images, all under a
+-- memory budget with halving on out of memory. Each map is written as soon as it is made; finished ones are not made
+-- again.
+-- It refuses to let one image's failure in a researcher's own method stop the rest; interrupts and memory are not
+-- failures.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
@@ -22,8 +24,9 @@ local batches = {}
 batches.views = {}
 for _, flip in ipairs { false, true } do
   for _, factor in ipairs { 0.9, 1, 1.1 } do
-    table.insert(batches.views, { number = #batches.views + 1, flip = flip, factor = factor, identity = not flip and factor == 1,
-      name = string.format("%s x %.1f", flip and "flipped" or "as it is", factor) })
+    table.insert(batches.views, { number = #batches.views + 1, flip = flip, factor = factor,
+      identity = not flip and factor == 1, name = string.format("%s x %.1f", flip and "flipped" or "as it is",
+        factor) })
   end
 end
 local identity = batches.views[2]
@@ -52,7 +55,8 @@ local function checked(ctx, raw, extras)
   return list
 end
 
--- What a researcher's own method makes is freed by the collector, not with its images: it may keep a tensor for the next ones.
+-- What a researcher's own method makes is freed by the collector, not with its images: it may keep a tensor for the
+-- next ones.
 local function own_map(e, ctx) return core.memory.unscoped(e.method.map, ctx, ctx.x, ctx.targets, e.options) end
 
 -- Every layer of an entry: results[i] = { raws, extras } in the order of the layers.
@@ -63,7 +67,8 @@ local function call(e, ctx)
   for i = 1, ctx.count do results[i] = { raws = {}, extras = {} } end
   for k, layer in ipairs(e.layers or { false }) do
     ctx.layer = layer or nil
-    if ctx.own then ctx.x = ctx.given:clone() end -- it may work in place: each layer and each attempt starts from the images as they are
+    -- it may work in place: each layer and each attempt starts from the images as they are
+    if ctx.own then ctx.x = ctx.given:clone() end
     for i, one in ipairs(checked(ctx, map_of(e, ctx))) do
       results[i].raws[k], results[i].extras[k] = one.raw, one.extra
       if one.extra and one.extra.status == "saturated" then still[i] = (still[i] or 0) + 1 end
@@ -73,7 +78,8 @@ local function call(e, ctx)
   return results
 end
 
--- The results for all images of the context; an exception in a user method is recorded as a failure of the affected images.
+-- The results for all images of the context; an exception in a user method is recorded as a failure of the affected
+-- images.
 local function attempt(e, ctx)
   if e.method.one_by_one and ctx.count > 1 then
     local results = {}
@@ -87,7 +93,9 @@ local function attempt(e, ctx)
   if version then returned.same_weights("method", e.method.name, ctx.model, version) end
   if ok then return results end
   local why = not_defined.reason(results)
-  if not why and (not e.method.own or chunks.is_out_of_memory(results)) then error(getmetatable(results) == Wrong and e.method.name .. ": " .. results.why or results, 0) end
+  if not why and (not e.method.own or chunks.is_out_of_memory(results)) then
+    error(getmetatable(results) == Wrong and e.method.name .. ": " .. results.why or results, 0)
+  end
   local failed = {}
   if e.method.own and ctx.count > 1 then -- each image has its own fate
     for i = 1, ctx.count do failed[i] = attempt(e, ctx:single(i))[1] end
@@ -99,8 +107,8 @@ end
 
 -- ---- what is written ------------------------------------------------------------------------------------------------
 
--- All that several calls said of one image: a fact is a list where there were several calls (views, and in each the layers), one
--- array keeps its name, others get the number of their call.
+-- All that several calls said of one image: a fact is a list where there were several calls (views, and in each the
+-- layers), one array keeps its name, others get the number of their call.
 local function merged(calls)
   local facts, arrays, status = {}, {}, nil
   for k, extra in ipairs(calls) do
@@ -112,7 +120,9 @@ local function merged(calls)
         table.insert(facts[name], value)
       end
     end
-    for name, value in pairs(extra.arrays or {}) do arrays[#calls == 1 and name or name .. k] = value:detach():cpu():contiguous() end
+    for name, value in pairs(extra.arrays or {}) do
+      arrays[#calls == 1 and name or name .. k] = value:detach():cpu():contiguous()
+    end
   end
   return next(facts) and facts, arrays, status
 end
@@ -133,17 +143,21 @@ end
 
 local function record_of(e, job, size, item, t, result, judged)
   local grids = canon.list {}
-  for k, raw in ipairs(result.raws or {}) do grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] } end
+  for k, raw in ipairs(result.raws or {}) do
+    grids[k] = canon.list { raw.shape[#raw.shape - 1], raw.shape[#raw.shape] }
+  end
   local place = job.split.geometry and job.split:geometry(item.number) or nil
   local status = status_of(result, judged)
   return {
-    maps = e.set, method = e.method.name, title = e.method.title, image_id = item.id, path = item.path, patient = item.patient or "unknown",
-    source = item.source or "unknown", split = job.split.name, label = item.label and job.model.classes[item.label + 1] or nil,
-    target = { kind = t.kind, as = t.as, class = t.class, index = t.index, against = t.against, logit = t.logit, probability = t.probability,
-      predicted = job.model.classes[t.predicted + 1], confidence = t.confidence },
-    layers = canon.list(e.layers or {}), geometry = map.geometry(size, grids, place), sign = e.method.sign, units = t.as,
-    views = e.aug_smooth and view_list(batches.views) or nil, status = status, problem = result.problem, facts = result.facts or nil,
-    raw = judged and { lowest = judged.lo, highest = judged.hi, positive_share = judged.positive_share } or nil,
+    maps = e.set, method = e.method.name, title = e.method.title, image_id = item.id, path = item.path,
+    patient = item.patient or "unknown", source = item.source or "unknown", split = job.split.name,
+    label = item.label and job.model.classes[item.label + 1] or nil,
+    target = { kind = t.kind, as = t.as, class = t.class, index = t.index, against = t.against, logit = t.logit,
+      probability = t.probability, predicted = job.model.classes[t.predicted + 1], confidence = t.confidence },
+    layers = canon.list(e.layers or {}), geometry = map.geometry(size, grids, place), sign = e.method.sign,
+    units = t.as, views = e.aug_smooth and view_list(batches.views) or nil, status = status, problem = result.problem,
+    facts = result.facts or nil, raw = judged and { lowest = judged.lo, highest = judged.hi,
+      positive_share = judged.positive_share } or nil,
     hashes = { weights = job.weights, image = item.sha256 or item.id }, settings = e.settings,
     rng = e.method.rng and string.format("seed=%d purpose=%s id=%s", job.run.seed, e.method.rng, item.id) or nil,
     seconds = result.seconds, forwards = result.forwards, backwards = result.backwards, partials = result.partials,
@@ -178,7 +192,7 @@ local function write(e, job, size, item, t, result)
   job.store:add(record_of(e, job, size, item, t, result, judged), made, raws, result.arrays)
 end
 
--- ---- passes -----------------------------------------------------------------------------------------------------------
+-- ---- passes ---------------------------------------------------------------------------------------------------------
 
 -- The views of the images as one context; targets, items: of the images alone.
 local function open_pass(job, x, views, targets_of, items)
@@ -188,20 +202,22 @@ local function open_pass(job, x, views, targets_of, items)
     for _, item in ipairs(items) do all_items[#all_items + 1], all_views[#all_views + 1] = item, view end
   end
   local all = #list == 1 and list[1] or torch.cat(list, 0)
-  local pass = tap.open(job.model, all, { layers = job.layers, gradients = job.gradients, base = job.bases, aliased = job.aliased,
-    size = job.deterministic and chunks.fixed or nil })
+  local pass = tap.open(job.model, all, { layers = job.layers, gradients = job.gradients, base = job.bases,
+    aliased = job.aliased, size = job.deterministic and chunks.fixed or nil })
   return { pass = pass, x = all, items = all_items, views = all_views, targets = targets_of(pass, all_items, #views) }
 end
 
--- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras }.
+-- Adds an entry's results for the views of a pass to what earlier passes gave: results[i].calls[view] = { raws, extras
+-- }.
 local function run_entry(e, job, opened, results)
   local pass, budget_bytes = opened.pass, e.budget_mb and e.budget_mb * (1 << 20) or job.budget_bytes
   local scores, shape = job.scorers(budget_bytes), opened.x.shape
   local own = e.method.own -- a researcher's code may work in place: it gets copies of what other methods read
-  local ctx = context.new { pass = pass, x = opened.x, own = own, items = opened.items, views = opened.views, targets = opened.targets[e], model = job.model,
-    split = job.split, height = shape[3], width = shape[4], seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
-    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores, scorer = scores:of "float32",
-    chunk_states = scores.chunks }
+  local ctx = context.new { pass = pass, x = opened.x, own = own, items = opened.items, views = opened.views,
+    targets = opened.targets[e], model = job.model, split = job.split, height = shape[3], width = shape[4],
+    seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
+    aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores,
+    scorer = scores:of "float32", chunk_states = scores.chunks }
   local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
   local found = attempt(e, ctx)
   if opened.x.device ~= "cpu" then core.device.synchronize() end
@@ -214,7 +230,8 @@ local function run_entry(e, job, opened, results)
     local r = results[(i - 1) % n + 1]
     r.problem, r.not_defined = r.problem or one.problem, r.not_defined or one.not_defined
     r.seconds = r.seconds + seconds / #found
-    r.forwards = r.forwards + (ctx.used.forward and 1 or 0) + (own_passes + own_forwards + scores:count "forwards" - forwards) // #found
+    r.forwards = r.forwards + (ctx.used.forward and 1 or 0)
+      + (own_passes + own_forwards + scores:count "forwards" - forwards) // #found
     r.backwards = r.backwards + (ctx.used.gradient and 1 or 0) + own_passes // #found
     r.partials = r.partials + (scores:count "partials" - partials) // #found
     r.calls[opened.views[i]] = one
@@ -251,8 +268,8 @@ local function view_groups(work, n)
   return groups
 end
 
--- Targets of each entry for a pass over several views of the images: those of the unaugmented images; in compat "predicted" is
--- taken anew from each view.
+-- Targets of each entry for a pass over several views of the images: those of the unaugmented images; in compat
+-- "predicted" is taken anew from each view.
 local function view_targets(job, entries, fixed)
   return function(pass, items, views)
     local by_text, out = {}, {}
@@ -289,7 +306,9 @@ local function measure(work, f)
   local bytes = chunks.peak(job.model.device or "cpu", function()
     opened = f()
     for _, e in ipairs(job.entries) do
-      if opened.targets[e] and e.method.needs.gradient then opened.pass:gradient(job.gradients[1], opened.targets[e]) end
+      if opened.targets[e] and e.method.needs.gradient then
+        opened.pass:gradient(job.gradients[1], opened.targets[e])
+      end
     end
   end)
   local most = math.floor(job.budget_bytes * #opened.items / math.max(bytes, 1))
@@ -315,7 +334,9 @@ local function results_of(work, x, items, entries, targets_of)
     end
   end
   pass_over({ identity }, entries, targets_of)
-  for _, views in ipairs(#augmenting > 0 and view_groups(work, #items) or {}) do pass_over(views, augmenting, view_targets(job, augmenting, fixed)) end
+  for _, views in ipairs(#augmenting > 0 and view_groups(work, #items) or {}) do
+    pass_over(views, augmenting, view_targets(job, augmenting, fixed))
+  end
   for _, e in ipairs(entries) do
     for i = 1, #items do join_views(e, results[e][i]) end
   end
@@ -333,7 +354,9 @@ local function run_batch(work, numbers)
   local x, items, open = job.split:batch(numbers).x, {}, {}
   local size = { x.shape[3], x.shape[4] }
   x = on_device(job, x)
-  for i, number in ipairs(numbers) do items[i] = setmetatable({ number = number }, { __index = job.split:item(number) }) end
+  for i, number in ipairs(numbers) do
+    items[i] = setmetatable({ number = number }, { __index = job.split:item(number) })
+  end
   for _, e in ipairs(job.entries) do
     local missing = false
     for _, item in ipairs(items) do missing = missing or not job.store:find(e.set, item.id) end
@@ -355,11 +378,13 @@ local function run_halving(work, numbers)
   if host.interrupted() then error("interrupted", 0) end
   if not chunks.is_out_of_memory(problem) or #numbers == 1 then error(problem, 0) end
   if work.job.deterministic then
-    check.fail("explain", "%d images at once do not fit into memory, and deterministic = true fixes that number. Leave it out. (%s)", chunks.fixed, problem)
+    check.fail("explain", "%d images at once do not fit into memory, and deterministic = true fixes that number. "
+      .. "Leave it out. (%s)", chunks.fixed, problem)
   end
   core.memory.collect()
   local half = #numbers // 2
-  work.job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d", #numbers, half))
+  work.job.run:warn(string.format("explain: %d images at once do not fit into memory: going on with %d",
+    #numbers, half))
   work.chunk, work.fitting = half, math.min(work.fitting or half, half)
   run_halving(work, { table.unpack(numbers, 1, half) })
   run_halving(work, { table.unpack(numbers, half + 1) })
@@ -367,7 +392,9 @@ end
 
 local function describe(job)
   local names = {}
-  for i, e in ipairs(job.entries) do names[i] = e.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "") end
+  for i, e in ipairs(job.entries) do
+    names[i] = e.title .. (e.layers and #e.layers > 0 and " at " .. table.concat(e.layers, " + ") or "")
+  end
   return table.concat(names, ", ")
 end
 
@@ -387,7 +414,8 @@ function batches.maps_of(job, x, items, targets)
     local some = table.move(items, first + 1, first + count, 1, {})
     local given = targets and target.batch(table.move(targets, first + 1, first + count, 1, {}))
     local rows
-    local results, fixed = results_of({ job = job }, on_device(job, x:narrow(0, first, count)), some, job.entries, function(pass, all)
+    local results, fixed = results_of({ job = job }, on_device(job, x:narrow(0, first, count)), some,
+      job.entries, function(pass, all)
       rows = rows or pass.logits:to { device = "cpu", dtype = "float64" }:tolist()
       if not given then return first_targets(job, job.entries)(pass, all) end
       local same = {}
@@ -397,8 +425,8 @@ function batches.maps_of(job, x, items, targets)
     for _, e in ipairs(job.entries) do
       for i, r in ipairs(results[e]) do
         local made, _, status = finished(e, job, size, r)
-        local one = { status = status, problem = r.problem, seconds = r.seconds, forwards = r.forwards, backwards = r.backwards,
-          partials = r.partials, target = fixed[e][i], logits = rows[i], raws = {} }
+        local one = { status = status, problem = r.problem, seconds = r.seconds, forwards = r.forwards,
+          backwards = r.backwards, partials = r.partials, target = fixed[e][i], logits = rows[i], raws = {} }
         if made then
           one.map = scope:keep(made:squeeze(0):cpu():contiguous())
           for k, raw in ipairs(r.raws) do one.raws[k] = scope:keep(raw:squeeze(0):cpu():contiguous()) end

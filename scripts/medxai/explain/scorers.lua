@@ -18,7 +18,8 @@ function scorers.by_budget(model, deterministic)
   return function(budget_bytes)
     known[budget_bytes] = known[budget_bytes] or setmetatable({ chunks = {}, _made = {}, _list = {},
       _make = function(precision)
-        return scorer.new(model, { budget_mb = budget_bytes / (1 << 20), deterministic = deterministic, precision = precision })
+        return scorer.new(model, { budget_mb = budget_bytes / (1 << 20), deterministic = deterministic,
+          precision = precision })
       end }, Scorers)
     return known[budget_bytes]
   end

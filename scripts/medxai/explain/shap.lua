@@ -1,5 +1,5 @@
--- What the three SHAP methods share: which outputs of the network are explained (the image's top classes, and what its target
--- needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
+-- What the three SHAP methods share: which outputs of the network are explained (the image's top classes, and what its
+-- target needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
 -- It refuses to explain more outputs than the network has.
 local not_defined = require "medxai.base.not_defined"
 local check = require "medxai.base.options"
@@ -11,7 +11,8 @@ local shap = {}
 
 -- ---- outputs ------------------------------------------------------------------------------------------------------
 
---- The classes of one image that are explained: the `ranked` largest outputs in falling order, then those that the target needs.
+--- The classes of one image that are explained: the `ranked` largest outputs in falling order, then those that the
+--- target needs.
 ---@param row number[] logits of the unperturbed image
 ---@param target medxai.Target
 ---@param ranked integer
@@ -50,7 +51,8 @@ local function place(classes, class)
   end
 end
 
---- The target's own values among those of all classes explained (values are linear in the output, so a contrast is a difference).
+--- The target's own values among those of all classes explained (values are linear in the output, so a contrast is a
+--- difference).
 ---@param values any (#classes, ...)
 ---@param classes integer[]
 ---@param target medxai.Target
@@ -75,9 +77,10 @@ function shap.names(classes, model)
   return list
 end
 
--- ---- what the methods ask for alike -----------------------------------------------------------------------------------
+-- ---- what the methods ask for alike ---------------------------------------------------------------------------------
 
-shap.bfloat16_honesty = { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" }
+shap.bfloat16_honesty = { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit",
+  short = "bfloat16 off by" }
 
 --- Checks and reads a method's regions and removal before anything is computed.
 function shap.check(what, o)
@@ -89,7 +92,8 @@ end
 --- The regions of the context's only image; of fewer than two there is nothing to tell: the map is not defined.
 function shap.regions(ctx, source)
   local item = ctx.items[1]
-  local made = regions.of(source, ctx:image():select(0, 0), { item = item, split = ctx.split, number = item.number, least = 1 })
+  local made = regions.of(source, ctx:image():select(0, 0),
+    { item = item, split = ctx.split, number = item.number, least = 1 })
   if made.count < 2 then not_defined.raise(made.source .. " gives one region only") end
   return made
 end
@@ -106,11 +110,15 @@ end
 local function centers(made)
   local shape, flat = made.labels.shape, made.labels:reshape(-1)
   local sizes = torch.bincount(flat, torch.none, made.count):to { dtype = "float64" }
-  local function mean(at) return (torch.bincount(flat, at:reshape(-1):to { dtype = "float64" }, made.count) / sizes):tolist() end
-  return mean(torch.arange(0, shape[1]):view { -1, 1 }:expand(shape)), mean(torch.arange(0, shape[2]):view { 1, -1 }:expand(shape))
+  local function mean(at)
+    return (torch.bincount(flat, at:reshape(-1):to { dtype = "float64" }, made.count) / sizes):tolist()
+  end
+  return mean(torch.arange(0, shape[1]):view { -1, 1 }:expand(shape)),
+    mean(torch.arange(0, shape[2]):view { 1, -1 }:expand(shape))
 end
 
--- The regions in two halves along the longer side of the box around their centers, and so on: nested pairs of numbers from 0.
+-- The regions in two halves along the longer side of the box around their centers, and so on: nested pairs of numbers
+-- from 0.
 local function halved(list, rows, columns)
   if #list == 1 then return list[1] end
   local function span(at)
@@ -121,7 +129,8 @@ local function halved(list, rows, columns)
   local at = span(rows) >= span(columns) and rows or columns
   table.sort(list, function(a, b) return at[a + 1] < at[b + 1] or (at[a + 1] == at[b + 1] and a < b) end)
   local half = (#list + 1) // 2
-  return { halved(table.move(list, 1, half, 1, {}), rows, columns), halved(table.move(list, half + 1, #list, 1, {}), rows, columns) }
+  return { halved(table.move(list, 1, half, 1, {}), rows, columns),
+    halved(table.move(list, half + 1, #list, 1, {}), rows, columns) }
 end
 
 -- Nested pairs as core.partition's flat list: two children an inner node, parents first; a leaf r is -1 - r.
@@ -158,7 +167,10 @@ function shap.tree(made, given)
   end
   local flat = flatten(tree)
   local ok = pcall(require("medxai.core").partition.leaf_order, flat, made.count)
-  if not ok then check.fail("shap_partition", "the tree does not hold each of the %d regions once (numbers 0 to %d).", made.count, made.count - 1) end
+  if not ok then
+    check.fail("shap_partition", "the tree does not hold each of the %d regions once (numbers 0 to %d).", made.count,
+      made.count - 1)
+  end
   return flat
 end
 

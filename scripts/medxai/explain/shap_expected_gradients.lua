@@ -1,5 +1,5 @@
--- The sampling behind SHAP Gradient: means over samples t x + (1 - t) b of gradient times factor, for several outputs at once. One
--- forward a chunk, one backward an output, which goes no deeper than the layer; sums in float64.
+-- The sampling behind SHAP Gradient: means over samples t x + (1 - t) b of gradient times factor, for several outputs
+-- at once. One forward a chunk, one backward an output, which goes no deeper than the layer; sums in float64.
 -- It refuses to draw: which background and which t a sample takes is the caller's.
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
@@ -14,14 +14,16 @@ local function factor_of(r)
   if r.form == "activation" then return function(_, _, value) return value end end
   local at_x, at_b = r.x, r.background
   if r.layer ~= "x" then
-    local both = torch.no_grad(function() return r.model:forward { x = torch.cat({ r.x, r.background }, 0), outputs = { r.layer } }[r.layer] end)
+    local both = torch.no_grad(function()
+      return r.model:forward { x = torch.cat({ r.x, r.background }, 0), outputs = { r.layer } }[r.layer]
+    end)
     at_x, at_b = both:narrow(0, 0, 1), both:narrow(0, 1, r.background:size(0))
   end
   return function(first, count) return at_x - at_b:index_select(0, r.which:narrow(0, first, count)) end
 end
 
--- One chunk: for each class the sums over its samples of the map (gradient times factor, channels summed) and of its square; with
--- r.each also of every channel's own.
+-- One chunk: for each class the sums over its samples of the map (gradient times factor, channels summed) and of its
+-- square; with r.each also of every channel's own.
 local function chunk_sums(r, samples, factor_at)
   local values = r.model:forward { x = samples, outputs = { "output" }, grad_from = { r.layer }, fold = true }
   local leaf, y, out = values[r.layer], values.output, {}
@@ -54,10 +56,12 @@ local function mean(totals, name, n)
 end
 
 --- Means over n samples.
----@param r table model, layer ("x" is the input), x (1, 3, H, W), background (B, 3, H, W), which (n) int64 below B, t (n) float64, form
----  "difference" | "activation", classes (0-based), as "logit" | "softmax", each: boolean, chunks: from chunks.new, bar: Progress, watch:
----  a function that sees the logits of each chunk
----@return table means map, map_square (k, h, w), half: map over the first n // 2; with each: each, each_square (k, C, h, w); float64
+---@param r table model, layer ("x" is the input), x (1, 3, H, W), background (B, 3, H, W), which (n) int64 below B, t
+---   (n) float64, form
+---  "difference" | "activation", classes (0-based), as "logit" | "softmax", each: boolean, chunks: from chunks.new,
+---  bar: Progress, watch: a function that sees the logits of each chunk
+---@return table means map, map_square (k, h, w), half: map over the first n // 2; with each: each, each_square (k, C,
+---   h, w); float64
 function expected.means(r)
   local n, x = r.t:size(0), r.x
   r.which = r.which:to { device = x.device }
@@ -69,8 +73,11 @@ function expected.means(r)
     chunks.each(r.chunks, upto - from, function(at, count)
       local scope <close> = core.memory.scope()
       local first = at + from
-      local samples = x * share:narrow(0, first, count) + r.background:index_select(0, r.which:narrow(0, first, count)) * rest:narrow(0, first, count)
-      local sums = torch.enable_grad(function() return chunk_sums(r, samples, function(value) return factor(first, count, value) end) end)
+      local samples = x * share:narrow(0, first, count) + r.background:index_select(0,
+        r.which:narrow(0, first, count)) * rest:narrow(0, first, count)
+      local sums = torch.enable_grad(function()
+        return chunk_sums(r, samples, function(value) return factor(first, count, value) end)
+      end)
       add(totals, sums, scope) -- all done: a chunk that fails before comes again
       r.bar:add(count)
     end)

@@ -1,7 +1,8 @@
--- The arithmetic of Kernel SHAP (Lundberg and Lee 2017, NeurIPS 30, theorem 2): which subsets of M features are evaluated with
--- which weights, which features are kept, and the values by weighted least squares that sum to the output difference.
--- Subsets, weights and selections are those of shap 0.51; `scaling` gives what older versions did. It knows no images.
--- It refuses to invert what the subsets do not determine: such values are the least-norm solution, and said to be.
+-- The arithmetic of Kernel SHAP (Lundberg and Lee 2017, NeurIPS 30, theorem 2): which subsets of M features are
+-- evaluated with which weights, which features are kept, and the values by weighted least squares that sum to the
+-- output difference. Subsets, weights and selections are those of shap 0.51; `scaling` gives what older versions did.
+-- It knows no images. It refuses to invert what the subsets do not determine: such values are the least-norm solution,
+-- and said to be.
 local check = require "medxai.base.options"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
@@ -9,7 +10,8 @@ local torch = require "medxai.torch"
 local kernel = {}
 
 -- ---- draws ----------------------------------------------------------------------------------------------------------
--- Two ways to draw: sizes(n, p) -> list of n indices from 0 with probabilities p; permutation(i, M) -> list, the i-th (from 0).
+-- Two ways to draw: sizes(n, p) -> list of n indices from 0 with probabilities p; permutation(i, M) -> list, the i-th
+-- (from 0).
 
 --- The project's own: keyed by seed, purpose and image id; the same for all models and targets of an image.
 function kernel.keyed_draws(seed, purpose, id)
@@ -27,7 +29,9 @@ function kernel.keyed_draws(seed, purpose, id)
       end
       return u
     end,
-    permutation = function(i, m) return core.rng.stream { seed = seed, purpose = purpose, id = id, replicate = i + 1 }:permutation(m):tolist() end,
+    permutation = function(i, m)
+      return core.rng.stream { seed = seed, purpose = purpose, id = id, replicate = i + 1 }:permutation(m):tolist()
+    end,
   }
 end
 
@@ -40,7 +44,7 @@ function kernel.numpy_draws(seed)
   }
 end
 
--- ---- subsets ----------------------------------------------------------------------------------------------------------
+-- ---- subsets --------------------------------------------------------------------------------------------------------
 -- A subset is a string of M bytes, 1 where the feature is shown: equal subsets are equal strings.
 
 local function complement(mask) return (mask:gsub(".", function(c) return c == "\0" and "\1" or "\0" end)) end
@@ -72,7 +76,8 @@ local function each_subset(m, size, f)
   end
 end
 
--- The Shapley kernel's share of each size 1 .. ceil((M - 1) / 2), a size and its complement's together; how many are pairs.
+-- The Shapley kernel's share of each size 1 .. ceil((M - 1) / 2), a size and its complement's together; how many are
+-- pairs.
 local function size_weights(m)
   local sizes, paired, w, sum = math.ceil((m - 1) / 2), (m - 1) // 2, {}, 0.0
   for s = 1, sizes do
@@ -113,7 +118,8 @@ local function enumerate(plan, m, samples, w, paired)
   return #w
 end
 
--- shap's random draws for the sizes beyond `full`: a subset and, where it has one, its complement; a subset drawn again counts twice.
+-- shap's random draws for the sizes beyond `full`: a subset and, where it has one, its complement; a subset drawn again
+-- counts twice.
 local function sample(plan, m, samples, w, paired, full, draws)
   local p, sum = {}, 0.0
   for s = full + 1, #w do
@@ -148,8 +154,8 @@ local function sample(plan, m, samples, w, paired, full, draws)
   for i = first + 1, #plan.weights do plan.weights[i] = plan.weights[i] * (share / drawn) end
 end
 
--- How many pairs (a subset of size s and its complement) each size gets when all sizes share alike; a size that has fewer gives
--- what it leaves to the others, and what does not divide goes to the smallest.
+-- How many pairs (a subset of size s and its complement) each size gets when all sizes share alike; a size that has
+-- fewer gives what it leaves to the others, and what does not divide goes to the smallest.
 local function share_pairs(m, pairs)
   local most, given, open = {}, {}, m // 2
   for s = 1, m // 2 do
@@ -168,7 +174,8 @@ local function share_pairs(m, pairs)
   return given, most
 end
 
--- Different subsets of one size, cut one after another from random permutations, so that features are shown equally often.
+-- Different subsets of one size, cut one after another from random permutations, so that features are shown equally
+-- often.
 local function cut_subsets(m, size, count, draw, f)
   local order, at, tries, seen = nil, m, 0, {}
   while count > 0 and tries < 200 * m do
@@ -196,8 +203,8 @@ local function all_pairs(m, size, f)
   end)
 end
 
--- The balanced design: every size is a stratum with its whole share of the kernel's weight, sizes get equally many pairs (as in
--- leverage-score sampling, Musco and Witter 2025), no subset comes twice, and features take turns.
+-- The balanced design: every size is a stratum with its whole share of the kernel's weight, sizes get equally many
+-- pairs (as in leverage-score sampling, Musco and Witter 2025), no subset comes twice, and features take turns.
 local function balanced(plan, m, samples, draws)
   local w = size_weights(m)
   local given, most = share_pairs(m, samples // 2)
@@ -223,7 +230,8 @@ end
 ---@param samples integer at most so many subsets; with m <= 30 never more than 2^m - 2
 ---@param draws table keyed_draws or numpy_draws
 ---@param design? string "shap" (default) or "balanced"
----@return table plan masks (list of strings of m bytes), weights, samples (what was asked for, capped), fixed (the first ones, not
+---@return table plan masks (list of strings of m bytes), weights, samples (what was asked for, capped), fixed (the
+---   first ones, not
 ---   random), most (2^m - 2, or 2^30)
 function kernel.plan(m, samples, draws, design)
   local most = m <= 30 and (1 << m) - 2 or 1 << 30
@@ -239,9 +247,10 @@ function kernel.plan(m, samples, draws, design)
   return plan
 end
 
--- ---- which features ---------------------------------------------------------------------------------------------------
+-- ---- which features -------------------------------------------------------------------------------------------------
 
--- The data of the constrained fit without its constraint: rows seen from the empty and from the full set. z (n, M), k (n), y (n).
+-- The data of the constrained fit without its constraint: rows seen from the empty and from the full set. z (n, M), k
+-- (n), y (n).
 local function augmented(z, k, y, delta)
   local m, s = z:size(1), z:sum({ 1 })
   local up, down = (k * (m - s)):sqrt(), (k * s):sqrt()
@@ -249,7 +258,8 @@ local function augmented(z, k, y, delta)
   return x, torch.cat({ y * up, (y - delta) * down }, 0)
 end
 
--- Columns that the lasso keeps at the point of its path that AIC or BIC chooses (Zou, Hastie, Tibshirani 2007), in order of index.
+-- Columns that the lasso keeps at the point of its path that AIC or BIC chooses (Zou, Hastie, Tibshirani 2007), in
+-- order of index.
 local scalings = {
   deviation = function(x) -- shap since 0.42: by the deviation, not centered
     local d = x:std({ 0 }, { correction = 0, keepdim = true })
@@ -268,7 +278,8 @@ local function centered(x, y, scaling)
 end
 
 local function lasso_path(x, y, alpha_min)
-  local _, coef, alpha = core.lars.path(torch.mm(x:t(), x):contiguous(), torch.mv(x:t(), y), { samples = x:size(0), lasso = true, alpha_min = alpha_min })
+  local _, coef, alpha = core.lars.path(torch.mm(x:t(), x):contiguous(), torch.mv(x:t(), y),
+    { samples = x:size(0), lasso = true, alpha_min = alpha_min })
   return coef, alpha
 end
 
@@ -284,7 +295,10 @@ end
 local function by_criterion(x, y, criterion, scaling)
   x, y = centered(x, y, scaling)
   local n, p = x:size(0), x:size(1)
-  if n <= p + 1 then check.fail("shap_kernel", "%s needs more subsets than features (got %d for %d). Raise samples or use num_features(k).", criterion, n // 2, p) end
+  if n <= p + 1 then
+    check.fail("shap_kernel", "%s needs more subsets than features (got %d for %d). Raise samples or use "
+      .. "num_features(k).", criterion, n // 2, p)
+  end
   local coef = lasso_path(x, y, 0)
   local variance = least_squares_rest(x, y) / (n - p - 1)
   local rest = (y:unsqueeze(1) - torch.mm(x, coef:t())):square():sum({ 0 })
@@ -308,7 +322,8 @@ local function parse_selection(l1_reg)
   local count = math.tointeger(tonumber(l1_reg:match "^num_features%((%d+)%)$"))
   if count and count >= 1 then return { kind = "lar", value = count } end
   if l1_reg == "auto" or l1_reg == "aic" or l1_reg == "bic" then return { kind = l1_reg } end
-  check.fail("shap_kernel", "option 'l1_reg' is wrong (expected 'num_features(k)', 'auto', 'aic', 'bic', 'none' or a number, got '%s').", l1_reg)
+  check.fail("shap_kernel", "option 'l1_reg' is wrong (expected 'num_features(k)', 'auto', 'aic', 'bic', 'none' or "
+    .. "a number, got '%s').", l1_reg)
 end
 kernel.parse_selection = parse_selection
 
@@ -331,7 +346,8 @@ function kernel.select(z, k, y, delta, selection, scaling, share)
   end
   local x, target = augmented(z, k, y, delta)
   if kind == "lar" then
-    return (core.lars.path(torch.mm(x:t(), x):contiguous(), torch.mv(x:t(), target), { samples = x:size(0), max_steps = selection.value }))
+    return (core.lars.path(torch.mm(x:t(), x):contiguous(), torch.mv(x:t(), target),
+      { samples = x:size(0), max_steps = selection.value }))
   elseif kind == "lasso" then
     x, target = centered(x, target, "none")
     local coef = lasso_path(x, target, selection.value)
@@ -340,10 +356,10 @@ function kernel.select(z, k, y, delta, selection, scaling, share)
   return nonzero(by_criterion(x, target, kind, scaling))
 end
 
--- ---- values -------------------------------------------------------------------------------------------------------------
+-- ---- values ---------------------------------------------------------------------------------------------------------
 
--- Least squares by the normal equations' eigenvectors: the least-norm solution where they are singular. Returns it, and whether
--- the rows determine it.
+-- Least squares by the normal equations' eigenvectors: the least-norm solution where they are singular. Returns it, and
+-- whether the rows determine it.
 local function solve(x, k, y)
   local wx = x * k:unsqueeze(1)
   local values, vectors = torch.linalg_eigh(torch.mm(x:t(), wx))
@@ -380,8 +396,8 @@ function kernel.values(z, k, y, delta, features)
   return torch.tensor(phi, { dtype = "float64" }), determined
 end
 
---- What tells how far the random subsets leave the values open: the rows (from 0) without every second pair of random ones, and
---- weights that share the same sum among the rest. nil where no subset is random, or no pair can be left out.
+--- What tells how far the random subsets leave the values open: the rows (from 0) without every second pair of random
+--- ones, and weights that share the same sum among the rest. nil where no subset is random, or no pair can be left out.
 ---@return any rows int64, any weights float64
 function kernel.half(plan)
   if #plan.masks - plan.fixed <= 2 then return nil end
@@ -421,8 +437,10 @@ end
 ---@param y any (n, D) float64: outputs of the plan's subsets
 ---@param ends table base, output: lists of D outputs of the empty and the full set
 ---@param options table l1_reg, scaling
----@return table fitted values (D, M), kept: features of each output, determined: whether the subsets determine them, half: values
----   without every second random pair (values where nothing is random, nil where they do not suffice), few: no pair can be left out
+---@return table fitted values (D, M), kept: features of each output, determined: whether the subsets determine them,
+---   half: values
+---   without every second random pair (values where nothing is random, nil where they do not suffice), few: no pair can
+---   be left out
 function kernel.fit(plan, m, y, ends, options)
   local z, weights = kernel.matrix(plan, m):to { dtype = "float64" }, torch.tensor(plan.weights, { dtype = "float64" })
   local share = plan.samples / plan.most

@@ -1,8 +1,8 @@
--- The maps of a run on disk: maps/<method>-<8 hex>/<image id>.npy (on the input's grid), .raw.npy or .raw<k>.npy (signed, on
--- each layer's grid; under augmentation (views, h, w)), <image id>.<name>.npy for what else a method keeps, and one line each in
--- maps/index.jsonl with everything that made the map.
--- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned. Records stay in the file: of
--- ten thousand maps only their places in it are held in memory.
+-- The maps of a run on disk: maps/<method>-<8 hex>/<image id>.npy (on the input's grid), .raw.npy or .raw<k>.npy
+-- (signed, on each layer's grid; under augmentation (views, h, w)), <image id>.<name>.npy for what else a method keeps,
+-- and one line each in maps/index.jsonl with everything that made the map.
+-- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned. Records stay in
+-- the file: of ten thousand maps only their places in it are held in memory.
 -- It refuses to overwrite a finished map.
 local check = require "medxai.base.options"
 local canon = require "medxai.base.json"
@@ -55,7 +55,9 @@ end
 ---@param raws any[] tensors (h, w) or (views, h, w) on the CPU
 ---@param arrays? table<string, any> tensors on the CPU by name; record.arrays gets their files
 function Store:add(record, map, raws, arrays)
-  if self:find(record.maps, record.image_id) then check.fail("explain", "the map %s/%s is there already.", record.maps, record.image_id) end
+  if self:find(record.maps, record.image_id) then
+    check.fail("explain", "the map %s/%s is there already.", record.maps, record.image_id)
+  end
   record.files = canon.list {}
   local folder = "maps/" .. record.maps
   files.mkdir(self.dir .. "/" .. folder)
@@ -65,7 +67,9 @@ function Store:add(record, map, raws, arrays)
   end
   if map then
     put(record.image_id .. ".npy", map)
-    for k, raw in ipairs(raws) do put(record.image_id .. (#raws == 1 and ".raw.npy" or string.format(".raw%d.npy", k)), raw) end
+    for k, raw in ipairs(raws) do
+      put(record.image_id .. (#raws == 1 and ".raw.npy" or string.format(".raw%d.npy", k)), raw)
+    end
   end
   for _, name in ipairs(check.sorted_keys(arrays or {})) do
     record.arrays = record.arrays or {}

@@ -36,7 +36,8 @@ local function class_index(word, classes)
   local index = math.tointeger(tonumber(word))
   if index then
     if index >= 0 and index < #classes then return index end
-    check.fail("explain", "target class %d is out of range (the model has classes 0 to %d: %s).", index, #classes - 1, table.concat(classes, ", "))
+    check.fail("explain", "target class %d is out of range (the model has classes 0 to %d: %s).", index, #classes - 1,
+      table.concat(classes, ", "))
   end
   check.fail("explain", "unknown target '%s'. Write predicted, true, contrast(a, b) or a class: %s.%s", tostring(word),
     table.concat(classes, ", "), suggest.near(tostring(word), classes))
@@ -70,7 +71,9 @@ function target.parse(spec, classes, usual)
   if type(spec) == "table" then
     local options = check.options("target", { as = spec.as, what = spec[1] }, target.spec)
     for _, key in ipairs(check.sorted_keys(spec)) do
-      if key ~= 1 and key ~= "as" then check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key)) end
+      if key ~= 1 and key ~= "as" then
+        check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key))
+      end
     end
     spec, as = options.what, options.as or as
   end
@@ -84,7 +87,9 @@ function target.parse(spec, classes, usual)
     local a, b = contrast_pair(spec, classes)
     if a then
       local ia, ib = class_index(a, classes), class_index(b, classes)
-      if ia == ib then check.fail("explain", "a contrast needs two different classes (got '%s' twice).", classes[ia + 1]) end
+      if ia == ib then
+        check.fail("explain", "a contrast needs two different classes (got '%s' twice).", classes[ia + 1])
+      end
       return { kind = "contrast", as = as, index = ia, against_index = ib,
         text = string.format("contrast(%s, %s) (%s)", classes[ia + 1], classes[ib + 1], as) }
     end
@@ -108,12 +113,15 @@ function target.fix(description, logits, items, classes)
   local top_of = argmax(values)
   local fixed = {}
   for i, row in ipairs(values) do
-    local t = { kind = description.kind, as = description.as, index = description.index, against_index = description.against_index }
+    local t = { kind = description.kind, as = description.as, index = description.index,
+      against_index = description.against_index }
     local top = top_of[i] + 1
     if t.kind == "predicted" then t.index = top - 1 end
     if t.kind == "true" then
       t.index = items[i].label
-      if not t.index then check.fail("explain", "target 'true' needs a label, but '%s' has none.", tostring(items[i].path)) end
+      if not t.index then
+        check.fail("explain", "target 'true' needs a label, but '%s' has none.", tostring(items[i].path))
+      end
     end
     t.class = classes[t.index + 1]
     t.logit = row[t.index + 1]
@@ -174,7 +182,8 @@ function target.output(logits, class, as) return output(logits, one_class(class,
 function Targets:score(logits)
   local shape = logits.shape
   if #shape ~= 2 or shape[1] ~= #self then
-    check.fail("target", "score takes the logits of its %d images (expected (%d, classes), got (%s)).", #self, #self, table.concat(shape, ", "))
+    check.fail("target", "score takes the logits of its %d images (expected (%d, classes), got (%s)).", #self, #self,
+      table.concat(shape, ", "))
   end
   local score = output(logits, own_class(self, "index", logits), self[1].as)
   if self[1].against_index then score = score - output(logits, own_class(self, "against_index", logits), self[1].as) end
@@ -242,8 +251,8 @@ end
 --- logit down to 1e-9 stay normal numbers when multiplied with the slope.
 function target.least_slope(dtype) return dtype == "float64" and 0x1p-990 or 0x1p-96 end
 
--- Forward passes of one image, in batches of other sizes, differ by up to so much of the largest logit: 64 units in its last
--- place; of bfloat16, whose deviation is told apart, 2.
+-- Forward passes of one image, in batches of other sizes, differ by up to so much of the largest logit: 64 units in its
+-- last place; of bfloat16, whose deviation is told apart, 2.
 local blur_of = { float64 = 0x1p-47, float32 = 0x1p-18, bfloat16 = 0x1p-8 }
 
 --- "flat" where scores of perturbed copies of an image differ by rounding alone: nothing moves the target. "saturated"

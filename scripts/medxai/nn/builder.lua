@@ -8,8 +8,8 @@
 --       x = g:flatten(nil, g:adaptive_avg_pool2d("pool", x, 1))
 --       return g:linear("fc", x, { 8, 2 })
 --     end }
--- A name is local to the block it stands in; nil takes the operator's name ("relu", then "relu_1"). Nodes run in the order
--- in which they are written and are written out of place. It refuses two layers of one name, and to guess sizes.
+-- A name is local to the block it stands in; nil takes the operator's name ("relu", then "relu_1"). Nodes run in the
+-- order in which they are written and are written out of place. It refuses two layers of one name, and to guess sizes.
 local check = require "medxai.base.options"
 local fingerprint = require "medxai.base.fingerprint"
 local native = require "medxai.core".graph
@@ -31,15 +31,16 @@ graph.TRAINING = TRAINING
 ---@return medxai.Builder builder, medxai.Value x
 function graph.builder(name)
   local g = setmetatable({
-    name = name, native = native.new(name), prefix = "", nodes = {}, ids = {}, slots = {}, modules = {}, module_names = {},
-    block_ends = {}, kinds = {}, functional = {}, reads = {}, chances = {}, texts = {}, evaluated = {},
+    name = name, native = native.new(name), prefix = "", nodes = {}, ids = {}, slots = {}, modules = {},
+    module_names = {}, block_ends = {}, kinds = {}, functional = {}, reads = {}, chances = {}, texts = {},
+    evaluated = {},
   }, Builder)
   local id = g.native:input("x")
   g.nodes[id], g.ids.x = "x", id
   return g, { id = id }
 end
 
--- ---- names ------------------------------------------------------------------------------------------------------------
+-- ---- names ----------------------------------------------------------------------------------------------------------
 
 -- The full name of a node; taken names get _1, _2 ... as torchvision's feature_extraction counts them.
 local function full_name(g, name, op)
@@ -116,13 +117,14 @@ function Builder:block(name, f, ...)
   local value = f(...)
   self.prefix = outer
   if type(value) ~= "table" or not value.id then
-    check.fail(self.name, "block '%s' gives %s (expected the value that its last layer gave). Return it.", full, type(value))
+    check.fail(self.name, "block '%s' gives %s (expected the value that its last layer gave). Return it.", full,
+      type(value))
   end
   self:name_value(full, value)
   return value
 end
 
--- ---- parameters ---------------------------------------------------------------------------------------------------------
+-- ---- parameters -----------------------------------------------------------------------------------------------------
 
 local function add_slot(g, name, shape, kind, dtype)
   if g.slots[name] then check.fail(g.name, "two parameters are named '%s'. Name one layer differently.", name) end
@@ -146,7 +148,9 @@ end
 local function pair(v) return type(v) == "table" and v or { v, v } end
 
 local function sizes(g, layer, options, count)
-  if type(options) ~= "table" then check.fail(g.name, "%s takes a table { in, out, ... } (got %s).", layer, type(options)) end
+  if type(options) ~= "table" then
+    check.fail(g.name, "%s takes a table { in, out, ... } (got %s).", layer, type(options))
+  end
   for i = 1, count do
     if type(options[i]) ~= "number" and type(options[i]) ~= "table" then
       check.fail(g.name, "%s: number %d of its table is missing (expected %d).", layer, i, count)
@@ -173,13 +177,14 @@ function Builder:parameter(name, shape, init)
   return { slot = slot.slot }
 end
 
--- ---- layers with parameters ---------------------------------------------------------------------------------------------
+-- ---- layers with parameters -----------------------------------------------------------------------------------------
 
 local function declare_conv(g, name, o)
   local kernel, groups = pair(o[3]), o.groups or 1
   local m = add_module(g, "conv2d", name, {
     inp = o[1], out = o[2], fan_in = o[1] // groups * kernel[1] * kernel[2], fan_out = o[2] * kernel[1] * kernel[2],
-    shape = { o[2], o[1] // groups, kernel[1], kernel[2] }, has_bias = o.bias ~= false, ghost = o.ghost, drawn_before = o.drawn_before,
+    shape = { o[2], o[1] // groups, kernel[1], kernel[2] }, has_bias = o.bias ~= false, ghost = o.ghost,
+    drawn_before = o.drawn_before,
   })
   if m.ghost then return m end
   m.weight = add_slot(g, m.name .. ".weight", m.shape, "parameter")
@@ -195,8 +200,8 @@ end
 function Builder:conv2d(name, x, o)
   sizes(self, "conv2d", o, 3)
   local m = declare_conv(self, name, o)
-  local args = { x, { slot = m.weight.slot }, stride = pair(o.stride or 1), padding = pair(o.padding or 0), dilation = pair(o.dilation or 1),
-    groups = o.groups or 1 }
+  local args = { x, { slot = m.weight.slot }, stride = pair(o.stride or 1), padding = pair(o.padding or 0),
+    dilation = pair(o.dilation or 1), groups = o.groups or 1 }
   if m.bias then args.bias = { slot = m.bias.slot } end
   m.node = self:op(name, "conv2d", args)
   return m.node
@@ -209,12 +214,14 @@ end
 function Builder:batch_norm2d(name, x, channels, o)
   o = o or {}
   local m = add_module(self, "batch_norm2d", name, { out = channels, eps = o.eps or 1e-5 })
-  local function slot(suffix, kind, shape, dtype) return add_slot(self, m.name .. "." .. suffix, shape or { channels }, kind, dtype) end
+  local function slot(suffix, kind, shape, dtype)
+    return add_slot(self, m.name .. "." .. suffix, shape or { channels }, kind, dtype)
+  end
   m.weight, m.bias = slot("weight", "parameter"), slot("bias", "parameter")
   m.running_mean, m.running_var = slot("running_mean", "buffer"), slot("running_var", "buffer")
   m.counter = slot("num_batches_tracked", "buffer", {}, "int64")
-  local args = { x, { slot = m.weight.slot }, { slot = m.bias.slot }, { slot = m.running_mean.slot }, { slot = m.running_var.slot },
-    TRAINING, o.momentum or 0.1, m.eps, true }
+  local args = { x, { slot = m.weight.slot }, { slot = m.bias.slot }, { slot = m.running_mean.slot },
+    { slot = m.running_var.slot }, TRAINING, o.momentum or 0.1, m.eps, true }
   m.node = self:mode_op(name, "batch_norm", args, { counter = m.counter.slot,
     evaluated = { "batch_norm", args[1], args[2], args[3], args[4], args[5], m.eps } })
   return m.node
@@ -222,7 +229,8 @@ end
 
 local function declare_linear(g, name, o)
   local m = add_module(g, "linear", name, {
-    inp = o[1], out = o[2], fan_in = o[1], fan_out = o[2], shape = { o[2], o[1] }, has_bias = o.bias ~= false, ghost = o.ghost,
+    inp = o[1], out = o[2], fan_in = o[1], fan_out = o[2], shape = { o[2], o[1] }, has_bias = o.bias ~= false,
+    ghost = o.ghost,
   })
   if m.ghost then return m end
   m.weight = add_slot(g, m.name .. ".weight", m.shape, "parameter")
@@ -246,7 +254,7 @@ end
 function Builder:ghost_linear(name, inp, out) declare_linear(self, name, { inp, out, ghost = true }) end
 function Builder:ghost_conv2d(name, inp, out, kernel) declare_conv(self, name, { inp, out, kernel, ghost = true }) end
 
--- ---- layers without -------------------------------------------------------------------------------------------------------
+-- ---- layers without -------------------------------------------------------------------------------------------------
 
 --- Any ATen operator: args by position, then by name; values and parameters stand where tensors do.
 ---   g:op("scale", "mul", { x, g:parameter("gamma", { 1 }) })
@@ -264,7 +272,8 @@ end
 ---  computes in evaluation, for hashing
 function Builder:mode_op(name, operator, args, o)
   local full = full_name(self, name, operator:match("^[^.]+"))
-  local value = add_node(self, full, self.native:op(full, operator, args, o.counter), "mode", { operator, args }, o.evaluated)
+  local value = add_node(self, full, self.native:op(full, operator, args, o.counter), "mode", { operator, args },
+    o.evaluated)
   self.chances[value.id] = o.chance
   return value
 end
@@ -274,12 +283,15 @@ end
 ---@param f fun(...: table): table
 ---@param inputs medxai.Value[]
 function Builder:func(name, f, inputs)
-  if type(f) ~= "function" then check.fail(self.name, "func '%s' takes a function (got %s).", tostring(name), type(f)) end
+  if type(f) ~= "function" then
+    check.fail(self.name, "func '%s' takes a function (got %s).", tostring(name), type(f))
+  end
   local full = full_name(self, name, "function")
   return add_node(self, full, self.native:func(full, f, inputs), "function", { f, inputs })
 end
 
--- Without a name it is a function call in torchvision, with one a torch.nn module: some reference tools see modules only.
+-- Without a name it is a function call in torchvision, with one a torch.nn module: some reference tools see modules
+-- only.
 function Builder:relu(name, x)
   local value = self:op(name, "relu", { x })
   self.functional[value.id] = name == nil or nil
@@ -299,7 +311,8 @@ function Builder:flatten(name, x) return self:op(name, "flatten.using_ints", { x
 --- o = { kernel, stride = kernel, padding = 0, ceil_mode = false }
 function Builder:max_pool2d(name, x, o)
   sizes(self, "max_pool2d", o, 1)
-  return self:op(name, "max_pool2d", { x, pair(o[1]), stride = pair(o.stride or o[1]), padding = pair(o.padding or 0), ceil_mode = o.ceil_mode or false })
+  return self:op(name, "max_pool2d", { x, pair(o[1]), stride = pair(o.stride or o[1]), padding = pair(o.padding or 0),
+    ceil_mode = o.ceil_mode or false })
 end
 
 --- o = { kernel, stride = kernel, padding = 0, ceil_mode = false, count_include_pad = true }

@@ -1,6 +1,7 @@
 -- Files of weights: reads torch's .pt and .pth and .safetensors (told apart by content, not by name), finds the state
--- dict, or the several, in a checkpoint; writes .pt and .safetensors, whole or not at all. It never runs what a pickle asks for: objects that hold data alone (argparse.Namespace, numpy's arrays,
--- paths, dates) are skipped and named, everything else that is not a tensor or a plain value is refused by its name.
+-- dict, or the several, in a checkpoint; writes .pt and .safetensors, whole or not at all. It never runs what a pickle
+-- asks for: objects that hold data alone (argparse.Namespace, numpy's arrays, paths, dates) are skipped and named,
+-- everything else that is not a tensor or a plain value is refused by its name.
 local check = require "medxai.base.options"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
@@ -22,7 +23,7 @@ local function native() return require("medxai.core").store end
 ---@field meta table the rest: numbers and texts beside the tensors
 ---@field skipped string[] what stood beside them and is not read: "args (argparse.Namespace)"
 
--- ---- reading -------------------------------------------------------------------------------------------------------------
+-- ---- reading --------------------------------------------------------------------------------------------------------
 
 -- The tensors of a dict in the file's order and what else it holds; nil where it holds no tensor.
 local function split(dict, order)
@@ -128,7 +129,7 @@ function store.load_checkpoint(path)
   return (native().read(path, "checkpoint"))
 end
 
--- ---- writing -------------------------------------------------------------------------------------------------------------
+-- ---- writing --------------------------------------------------------------------------------------------------------
 
 local function is_list(t)
   local n = #t
@@ -143,7 +144,9 @@ end
 local function node_of(value, where, seen)
   local kind = type(value)
   if kind == "userdata" or kind == "number" or kind == "string" or kind == "boolean" then return value end
-  if kind ~= "table" then check.fail("save", "%s is a %s (expected tensors, numbers, texts, booleans and tables of them)", where, kind) end
+  if kind ~= "table" then
+    check.fail("save", "%s is a %s (expected tensors, numbers, texts, booleans and tables of them)", where, kind)
+  end
   if seen[value] then check.fail("save", "%s holds itself. Save a tree.", where) end
   seen[value] = true
   local node
@@ -180,8 +183,8 @@ local function state_node(list)
 end
 
 local safetensors_types = {
-  float64 = "F64", float32 = "F32", float16 = "F16", bfloat16 = "BF16", int64 = "I64", int32 = "I32", int16 = "I16", int8 = "I8",
-  uint8 = "U8", bool = "BOOL", complex64 = "C64",
+  float64 = "F64", float32 = "F32", float16 = "F16", bfloat16 = "BF16", int64 = "I64", int32 = "I32", int16 = "I16",
+  int8 = "I8", uint8 = "U8", bool = "BOOL", complex64 = "C64",
 }
 local bytes_of = { F64 = 8, F32 = 4, F16 = 2, BF16 = 2, I64 = 8, I32 = 4, I16 = 2, I8 = 1, U8 = 1, BOOL = 1, C64 = 8 }
 
@@ -197,7 +200,10 @@ local function safetensors_header(list, meta)
   state_node(list)
   for i, entry in ipairs(list) do
     local dtype = safetensors_types[entry.tensor.dtype]
-    if not dtype then check.fail("save", "'%s' has type %s, which .safetensors has no name for. Save a .pt.", entry.name, entry.tensor.dtype) end
+    if not dtype then
+      check.fail("save", "'%s' has type %s, which .safetensors has no name for. Save a .pt.", entry.name,
+        entry.tensor.dtype)
+    end
     order[i] = { i = i, entry = entry, dtype = dtype, width = bytes_of[dtype] }
   end
   table.sort(order, function(a, b) return a.width > b.width or (a.width == b.width and a.i < b.i) end)

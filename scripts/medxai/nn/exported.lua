@@ -1,6 +1,6 @@
 -- Any network that PyTorch exports (torch.export.save writes it), as a model like the seven.
--- Its tensors keep their names, so weights.pt goes back into the Python module with load_state_dict(strict=True). For other
--- classes the last linear layer is made anew. docs/exported.md shows how a network is exported.
+-- Its tensors keep their names, so weights.pt goes back into the Python module with load_state_dict(strict=True). For
+-- other classes the last linear layer is made anew. docs/exported.md shows how a network is exported.
 -- It refuses what would be guessed: which of several outputs are the logits, which layer is the head.
 local check = require "medxai.base.options"
 local exported_file = require "medxai.nn.exported_file"
@@ -15,7 +15,7 @@ local exported = {}
 
 local function fail(program, fmt, ...) check.fail("exported", "'%s' " .. fmt, program.path, ...) end
 
--- ---- outputs and head -----------------------------------------------------------------------------------------------------
+-- ---- outputs and head -----------------------------------------------------------------------------------------------
 
 local function shape_text(shape)
   local words = {}
@@ -38,8 +38,9 @@ local function choose_output(program, number)
   elseif #fitting == 1 then
     return outputs[fitting[1]]
   end
-  fail(program, "gives the outputs %s: %s. Say which are the logits, (N, classes): output = 1.", table.concat(texts, ", "),
-    number and ("number %d is none"):format(number) or #fitting == 0 and "none has logits" or "several could be logits")
+  fail(program, "gives the outputs %s: %s. Say which are the logits, (N, classes): output = 1.",
+    table.concat(texts, ", "), number and ("number %d is none"):format(number) or #fitting == 0 and "none has logits"
+    or "several could be logits")
 end
 
 local function words(text)
@@ -49,8 +50,8 @@ local function words(text)
 end
 
 -- Operators between the head and the output that keep each class apart.
-local passed = words [[dropout dropout_ flatten squeeze contiguous clone alias detach relu relu_ adaptive_avg_pool2d mean
-  lift_fresh_copy to]]
+local passed = words [[dropout dropout_ flatten squeeze contiguous clone alias detach relu relu_ adaptive_avg_pool2d
+  mean lift_fresh_copy to]]
 local probabilities = words "softmax _softmax log_softmax _log_softmax sigmoid sigmoid_"
 
 local function find_arg(node, ...)
@@ -73,13 +74,15 @@ local function find_head(program, output)
     local node = made[at]
     if not node then return nil end
     if probabilities[node.op] then
-      fail(program, "ends in a %s (expected logits: losses and explanations are of these). Export it without.", node.op:gsub("^_", ""):gsub("_$", ""))
+      fail(program, "ends in a %s (expected logits: losses and explanations are of these). Export it without.",
+        node.op:gsub("^_", ""):gsub("_$", ""))
     end
     if node.op == "linear" or node.op == "conv2d" then
       local weight, bias = find_arg(node, "weight"), find_arg(node, "bias")
       if not inputs[weight] or inputs[weight].kind ~= "parameter" then return nil end
       local name = inputs[weight].fqn:match "^(.*)%.weight$" or inputs[weight].fqn
-      return { name = name, conv = node.op == "conv2d", weight = inputs[weight], bias = bias and inputs[bias], path = path }
+      return { name = name, conv = node.op == "conv2d", weight = inputs[weight], bias = bias and inputs[bias],
+        path = path }
     end
     if not passed[node.op] then return nil end
     at = find_arg(node, "self", "input")
@@ -103,7 +106,7 @@ local function replace_head(program, head, classes)
   head.is_new = true
 end
 
--- ---- tensors --------------------------------------------------------------------------------------------------------------
+-- ---- tensors --------------------------------------------------------------------------------------------------------
 
 local function core() return require "medxai.core" end
 local function torch() return require "medxai.torch" end
@@ -112,7 +115,9 @@ local function torch() return require "medxai.torch" end
 local function of_inner_file(path, inner)
   local archive <close> = require("medxai.archive").open(path) -- luacheck: ignore
   local bytes = archive and archive:read(inner)
-  if not bytes then check.fail("exported", "'%s' is damaged (record %s cannot be read). Export it again.", path, inner) end
+  if not bytes then
+    check.fail("exported", "'%s' is damaged (record %s cannot be read). Export it again.", path, inner)
+  end
   local name = os.tmpname()
   files.write(name, bytes)
   local ok, tree = pcall(core().store.read, name, "exported")
@@ -128,7 +133,9 @@ local function read_places(path, list)
     if entry.place.file then
       inner[entry.place.file] = inner[entry.place.file] or of_inner_file(path, entry.place.file)
       tensors[i] = inner[entry.place.file][entry.place.fqn]
-      if not tensors[i] then check.fail("exported", "'%s' lacks the tensor '%s'. Export it again.", path, entry.name) end
+      if not tensors[i] then
+        check.fail("exported", "'%s' lacks the tensor '%s'. Export it again.", path, entry.name)
+      end
     else
       places[#places + 1], at[#at + 1] = entry.place, i
     end
@@ -186,18 +193,20 @@ local function maker(program, head, found)
   end
 end
 
--- ---- the constructor --------------------------------------------------------------------------------------------------------
+-- ---- the constructor ------------------------------------------------------------------------------------------------
 
 exported.spec = model.spec_with {
   file = { "string", field = true, doc = "what torch.export.save wrote; may be left out where weights name a run" },
   name = { "string", doc = "of the network, in records and figures; default: the file's" },
   classes = { "table|integer", lua = "string[]|integer",
-    doc = "names in the order of the logits, or their number; default: the network's; for others the head is made anew" },
+    doc = "names in the order of the logits, or their number; default: the network's; for others the head is "
+    .. "made anew" },
   weights = { "string|table", field = true, fields = require("medxai.nn.weights").spec,
     doc = "a run, or a file of weights with the module's own names; default: the file's own" },
   head = { "string", doc = "name of the last linear layer, checked; default: it is found" },
   output = { "integer", min = 1, doc = "which of several outputs are the logits, by its number" },
-  cam_layer = { "string", doc = "name of the node where Grad-CAM looks; default: the last grid before pooling or the head" },
+  cam_layer = { "string", doc = "name of the node where Grad-CAM looks; default: the last grid before pooling or "
+    .. "the head" },
   size_px = { "integer", min = 1, unit = "px", doc = "side of the images, checked; default: the file's" },
   train_depth = { "integer|string|table", lua = "0|\"all\"|string[]", field = true, default = "all",
     doc = "what is trained: 0 the head alone, a list of blocks those beside the head, all everything" },
@@ -213,15 +222,17 @@ local function find_file(o)
   local path = o.found and o.found.described and exported_file.of_run(o.found.path)
   if path then return path end
   if o.found and o.found.described then
-    check.fail("exported", "the run '%s' holds no exported network (its network is %s). Use xai.models.%s.", o.found.run,
-      tostring(o.found.described.network), tostring(o.found.described.network))
+    check.fail("exported", "the run '%s' holds no exported network (its network is %s). Use xai.models.%s.",
+      o.found.run, tostring(o.found.described.network), tostring(o.found.described.network))
   end
-  check.fail("exported", "option 'file' is missing (expected what torch.export.save wrote, or weights = the name of a run).")
+  check.fail("exported", "option 'file' is missing (expected what torch.export.save wrote, or weights = the name "
+    .. "of a run).")
 end
 
 local function find_weights(o)
   if o.weights == "imagenet" or o.weights == "random" then
-    check.fail("exported", "weights = \"%s\" is not to be had: an exported network has the weights of its file. Leave it out, "
+    check.fail("exported", "weights = \"%s\" is not to be had: an exported network has the weights of its file. "
+      .. "Leave it out, "
       .. "or name a file or a run.", o.weights)
   end
   if o.weights == nil then
@@ -235,7 +246,8 @@ end
 local function check_depth(program, g, depth)
   if depth == "all" or depth == 0 then return end
   if type(depth) ~= "table" then
-    check.fail("exported", "option 'train_depth' is wrong (expected 0, \"all\" or a list of blocks, got %s).", tostring(depth))
+    check.fail("exported", "option 'train_depth' is wrong (expected 0, \"all\" or a list of blocks, got %s).",
+      tostring(depth))
   end
   for _, part in ipairs(depth) do
     local found, names = false, {}
@@ -254,7 +266,8 @@ end
 local function check_size(program)
   local _, height, width = table.unpack(program.input.shape)
   if height ~= width then
-    fail(program, "takes images of %dx%d pixels (expected as many in both directions, as the data have).", height, width)
+    fail(program, "takes images of %dx%d pixels (expected as many in both directions, as the data have).",
+      height, width)
   end
   return height
 end
@@ -275,8 +288,10 @@ local function input_checker(program)
   return function(self, x)
     local shape = x.shape
     if #shape ~= 4 or shape[2] ~= channels or shape[3] ~= height or shape[4] ~= width then
-      check.fail(self.name, "the input has shape %s (expected N,%d,%d,%d, as it was exported).%s", table.concat(shape, "x"), channels,
-        height, width, #shape == 4 and shape[2] == 3 and channels == 1 and " Export it with its channels made of three: docs/exported.md." or "")
+      check.fail(self.name, "the input has shape %s (expected N,%d,%d,%d, as it was exported).%s",
+        table.concat(shape, "x"), channels, height, width,
+        #shape == 4 and shape[2] == 3 and channels == 1 and " Export it with its channels made of three: "
+        .. "docs/exported.md." or "")
     end
     if most and shape[1] > most then
       check.fail(self.name, "the input has %d images (expected at most %d, as it was exported).", shape[1], most)
@@ -304,7 +319,8 @@ local function settle_head(program, output, o)
   model.fill("exported", o, { make = true })
   if o.num_classes == shape[2] then return head end
   if not head then
-    fail(program, "gives %d numbers (expected %d, one per class), and has no last linear layer to make anew.", shape[2], o.num_classes)
+    fail(program, "gives %d numbers (expected %d, one per class), and has no last linear layer to make anew.", shape[2],
+      o.num_classes)
   end
   replace_head(program, head, o.num_classes)
   return head
@@ -328,10 +344,12 @@ function exported.new(options)
   local output = guarded(choose_output, program, o.output)
   local head = guarded(settle_head, program, output, o)
   local g, x = graph.builder(o.name)
-  local value, found = guarded(exported_graph.build, program, g, x, { output = output, version = core().tensor.torch_version() })
+  local value, found = guarded(exported_graph.build, program, g, x,
+    { output = output, version = core().tensor.torch_version() })
   check_depth(program, g, o.train_depth)
-  o.config = { network = o.name, classes = o.class_list, head = head and head.name, train_depth = o.train_depth, frozen = o.frozen,
-    dtype = o.dtype, weights = o.weights or "file", output = o.output, build = files.sha256(program.text):sub(1, 16) }
+  o.config = { network = o.name, classes = o.class_list, head = head and head.name, train_depth = o.train_depth,
+    frozen = o.frozen, dtype = o.dtype, weights = o.weights or "file", output = o.output,
+    build = files.sha256(program.text):sub(1, 16) }
   local network = { name = o.name, size_px = size_px, resize_px = size_px, channels = program.input.shape[1],
     head_parts = head and { head.name }, make = maker(program, head, found), check_input = input_checker(program) }
   if head and head.is_new then o.config.new_head = true end

@@ -1,8 +1,9 @@
--- Reads what torch.export.save writes (a PT2 archive: a stored zip with models/model.json, data/weights/*, data/constants/*)
--- as a plain description of the network: its input, its nodes, the shapes of its values, where its tensors lie.
--- Sizes that grow with the batch stand as negative numbers in shapes: -1 is the batch, -12 is 12 times the batch; as an
--- argument such a size is { times = 12 }. Nothing in the file is run, and no tensor is read here. It refuses other files by what they are, archives of torch before 2.8, a network with
--- several inputs, and sizes that depend on anything but the batch.
+-- Reads what torch.export.save writes (a PT2 archive: a stored zip with models/model.json, data/weights/*,
+-- data/constants/*) as a plain description of the network: its input, its nodes, the shapes of its values, where its
+-- tensors lie. Sizes that grow with the batch stand as negative numbers in shapes: -1 is the batch, -12 is 12 times the
+-- batch; as an argument such a size is { times = 12 }. Nothing in the file is run, and no tensor is read here. It
+-- refuses other files by what they are, archives of torch before 2.8, a network with several inputs, and sizes that
+-- depend on anything but the batch.
 local archive = require "medxai.archive"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
@@ -38,7 +39,8 @@ local function refuse_file(path, why)
   local tail = f:read "a" or ""
   f:close()
   if tail:find("serialized_exported_program.json", 1, true) then
-    fail(path, "was written by torch before 2.8. Load it there with torch.export.load, and save it with torch 2.8 or later.")
+    fail(path, "was written by torch before 2.8. Load it there with torch.export.load, and save it with torch 2.8 "
+      .. "or later.")
   end
   if why:find("torch.jit.save", 1, true) then fail(path, "is a TorchScript program. %s", export_advice) end
   fail(path, "%s. %s", why, export_advice)
@@ -110,8 +112,8 @@ end
 
 -- ---- what the description says --------------------------------------------------------------------------------------
 
-local dtypes = { "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", nil, "complex64", "complex128", "bool",
-  "bfloat16" }
+local dtypes = { "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", nil, "complex64",
+  "complex128", "bool", "bfloat16" }
 
 local function integer(value)
   if type(value) ~= "number" then return nil end
@@ -120,7 +122,8 @@ local function integer(value)
 end
 
 local function dtype_of(path, number)
-  return dtypes[integer(number)] or fail(path, "holds values of a type that is not read (number %s of torch's list).", tostring(number))
+  return dtypes[integer(number)] or fail(path, "holds values of a type that is not read (number %s of torch's list).",
+    tostring(number))
 end
 
 -- A size that is an expression of the batch: "Mul(Integer(12), Symbol('s77', ...))" -> -12.
@@ -130,8 +133,8 @@ local function multiple(path, name, expression, symbol)
   local factor, inner = rest:match "^Mul%(Integer%((%d+)%),(Symbol%(.*%))%)$"
   if factor then times, rest = math.tointeger(tonumber(factor)), inner end
   if rest:match "^Symbol%('([^']*)'[%w_,=]*%)$" ~= symbol then
-    fail(path, "computes a size that is no multiple of the batch ('%s': %s). Export it with a batch as the only dynamic size.",
-      name, expression)
+    fail(path, "computes a size that is no multiple of the batch ('%s': %s). Export it with a batch as the only "
+      .. "dynamic size.", name, expression)
   end
   return -times
 end
@@ -153,8 +156,8 @@ local advice = "Export it with dynamic_shapes = ({0: torch.export.Dim(\"batch\")
 local function find_input(path, tree, names)
   local graph = tree.graph_module.graph
   if #names ~= 1 then
-    fail(path, "takes %d inputs (%s; expected one, a batch of images). Export a module whose forward takes the images alone.", #names,
-      table.concat(names, ", "))
+    fail(path, "takes %d inputs (%s; expected one, a batch of images). Export a module whose forward takes the "
+      .. "images alone.", #names, table.concat(names, ", "))
   end
   local name = names[1]
   local meta = graph.tensor_values[name]
@@ -163,7 +166,8 @@ local function find_input(path, tree, names)
   local expression = sizes[1].as_expr and sizes[1].as_expr.expr_str
   local symbol = expression and expression:match "^Symbol%('([^']*)'"
   if not symbol then
-    fail(path, "takes batches of %s alone (expected any number of images). %s", tostring(integer(sizes[1].as_int) or expression), advice)
+    fail(path, "takes batches of %s alone (expected any number of images). %s",
+      tostring(integer(sizes[1].as_int) or expression), advice)
   end
   local shape = {}
   for i, dim in ipairs { "channels", "height", "width" } do
@@ -171,13 +175,14 @@ local function find_input(path, tree, names)
     if not shape[i] then fail(path, "takes images of any %s (expected a fixed one). %s", dim, advice) end
   end
   local range = tree.range_constraints[symbol]
-  return { name = name, shape = shape, symbol = symbol, most = type(range) == "table" and integer(range.max_val) or nil }
+  return { name = name, shape = shape, symbol = symbol, most = type(range) == "table" and integer(range.max_val)
+    or nil }
 end
 
 -- ---- inputs and tensors ---------------------------------------------------------------------------------------------
 
-local item_bytes = { uint8 = 1, int8 = 1, bool = 1, int16 = 2, float16 = 2, bfloat16 = 2, int32 = 4, float32 = 4, int64 = 8, float64 = 8,
-  complex64 = 8, complex128 = 16 }
+local item_bytes = { uint8 = 1, int8 = 1, bool = 1, int16 = 2, float16 = 2, bfloat16 = 2, int32 = 4, float32 = 4,
+  int64 = 8, float64 = 8, complex64 = 8, complex128 = 16 }
 
 -- Raises unless the tensor's record is there and long enough.
 local function check_record(path, opened, fqn, place)
@@ -195,7 +200,8 @@ end
 local function place_of(path, fqn, entry, folder)
   if type(entry) ~= "table" then fail(path, "lacks the tensor '%s'. Export it again.", fqn) end
   if entry.use_pickle == true then
-    fail(path, "stores the tensor '%s' as a pickle, which is not read: it is no plain tensor. Export the network without it.", fqn)
+    fail(path, "stores the tensor '%s' as a pickle, which is not read: it is no plain tensor. Export the network "
+      .. "without it.", fqn)
   end
   local meta = entry.tensor_meta
   local place = { record = folder .. entry.path_name, dtype = dtype_of(path, meta.dtype), sizes = {}, strides = {},
@@ -213,10 +219,13 @@ local function read_spec(path, spec)
   if spec.buffer then
     return spec.buffer.persistent and "buffer" or "constant", spec.buffer.arg.name, spec.buffer.buffer_name
   end
-  if spec.tensor_constant then return "constant", spec.tensor_constant.arg.name, spec.tensor_constant.tensor_constant_name end
+  if spec.tensor_constant then
+    return "constant", spec.tensor_constant.arg.name, spec.tensor_constant.tensor_constant_name
+  end
   if spec.user_input and spec.user_input.arg.as_tensor then return "image", arg_name(spec.user_input) end
   local kind = next(spec)
-  fail(path, "takes an input that is no tensor (%s). Export a network that takes a batch of images alone.", tostring(kind))
+  fail(path, "takes an input that is no tensor (%s). Export a network that takes a batch of images alone.",
+    tostring(kind))
 end
 
 -- Marks the archive that write_without_weights writes.
@@ -244,7 +253,8 @@ local function read_place(program, input, opened, config)
     return
   end
   local place = place_of(program.path, input.fqn, config[which][input.fqn], "data/" .. which .. "/")
-  input.memory = ("%s %d %s %s"):format(place.record, place.offset, table.concat(place.sizes, "x"), table.concat(place.strides, "x"))
+  input.memory = ("%s %d %s %s"):format(place.record, place.offset, table.concat(place.sizes, "x"),
+    table.concat(place.strides, "x"))
   if bare_weights then return end
   check_record(program.path, opened, input.fqn, place)
   input.place = place
@@ -263,14 +273,16 @@ local function read_inputs(program, tree, opened, model)
   program.input = find_input(path, tree, images)
 end
 
--- ---- nodes ------------------------------------------------------------------------------------------------------------
+-- ---- nodes ----------------------------------------------------------------------------------------------------------
 
 -- "key,path,class;key,path,class": the modules that a node stands in, the outermost first.
 local function calls_of(metadata)
   local list = {}
   for entry in (metadata and metadata.nn_module_stack or ""):gmatch "[^;]+" do
     local key, path, class = entry:match "^([^,]*),([^,]*),(.*)$"
-    if key and not key:find "^_empty_nn_module_stack" then list[#list + 1] = { key = key, path = path, class = class } end
+    if key and not key:find "^_empty_nn_module_stack" then
+      list[#list + 1] = { key = key, path = path, class = class }
+    end
   end
   return list
 end
@@ -304,10 +316,12 @@ local readers = {
   as_floats = function(v) return { kind = "floats", value = v } end,
   as_layout = function() return { kind = "none" } end, -- dense, as all that is read
   as_device = function() return { kind = "none" } end, -- the model's
-  as_memory_format = function(v) return { kind = "string", value = memory_formats[integer(v)] or "preserve_format" } end,
-  as_scalar_type = function(v, program) return { kind = "dtype", value = dtype_of(program.path, v) } end,
-  as_optional_tensor = function(v) return v.as_tensor and { kind = "tensor", value = v.as_tensor.name } or { kind = "none" } end,
-  as_optional_tensors = function(v)
+  as_memory_format = function(v)
+    return { kind = "string", value = memory_formats[integer(v)] or "preserve_format" }
+  end, as_scalar_type = function(v, program) return { kind = "dtype", value = dtype_of(program.path, v) } end,
+  as_optional_tensor = function(v)
+    return v.as_tensor and { kind = "tensor", value = v.as_tensor.name } or { kind = "none" }
+  end, as_optional_tensors = function(v)
     local list = {}
     for i, item in ipairs(v) do list[i] = item.as_tensor and item.as_tensor.name or false end
     return { kind = "tensors", value = list }
@@ -352,8 +366,8 @@ local function read_nodes(program, graph)
     end
     local op, overload = node.target:match "^torch%.ops%.aten%.([%w_]+)%.([%w_]+)$"
     local outs, many = outs_of(node.outputs)
-    program.nodes[i] = { target = node.target, op = op, overload = overload ~= "default" and overload or "", args = args, outs = outs,
-      many = many, calls = calls_of(node.metadata) }
+    program.nodes[i] = { target = node.target, op = op, overload = overload ~= "default" and overload or "",
+      args = args, outs = outs, many = many, calls = calls_of(node.metadata) }
   end
 end
 
@@ -367,7 +381,8 @@ end
 
 --- Raises that a network writes to one of its own tensors.
 function exported_file.refuse_change(program, fqn)
-  fail(program.path, "changes its tensor '%s' while it runs, as networks do in train mode. Export it after net.eval().", fqn)
+  fail(program.path, "changes its tensor '%s' while it runs, as networks do in train mode. Export it after "
+    .. "net.eval().", fqn)
 end
 
 local function read_outputs(program, tree)
@@ -383,7 +398,8 @@ end
 local function describe(program, tree, opened, model)
   local version = tree.schema_version or {}
   if integer(version.major) ~= 8 then
-    fail(program.path, "has version %s of the format (expected 8, which torch 2.8 to 2.13 write).", tostring(integer(version.major) or "?"))
+    fail(program.path, "has version %s of the format (expected 8, which torch 2.8 to 2.13 write).",
+      tostring(integer(version.major) or "?"))
   end
   program.torch_version = tree.torch_version
   read_inputs(program, tree, opened, model)
@@ -405,14 +421,15 @@ function exported_file.read(path)
   if order ~= "little" then fail(path, "holds big-endian numbers, which are not read.") end
   local record = "models/" .. model .. ".json"
   local text = read_record(opened, path, record)
-  local program = { path = path, name = path:match "([^/]*)$":gsub("%.pt2$", ""), text = without_traces(text), model = model,
-    inputs = {}, nodes = {}, values = {}, numbers = {}, outputs = {} }
+  local program = { path = path, name = path:match "([^/]*)$":gsub("%.pt2$", ""), text = without_traces(text),
+    model = model, inputs = {}, nodes = {}, values = {}, numbers = {}, outputs = {} }
   local tree = decode(path, record, text)
   check.last = nil
   local ok, problem = pcall(describe, program, tree, opened, model)
   if not ok and problem ~= check.last then -- a field that is not there, or something else than the format says
     if require("medxai.host").interrupted() then error(problem, 0) end
-    fail(path, "does not describe a network as torch.export does (%s). Export it again.", tostring(problem):gsub("^.-:%d+: ", ""))
+    fail(path, "does not describe a network as torch.export does (%s). Export it again.",
+      tostring(problem):gsub("^.-:%d+: ", ""))
   end
   if not ok then error(problem, 0) end
   return program

@@ -1,8 +1,8 @@
 -- Builds the graph of an exported network (exported_file.lua) node by node, with the rules of exported_ops.lua.
--- Every node is named as torchvision's feature extraction names it: a module of one operator by its path (layer4.1.conv2),
--- others by the path and the operator (layer4.1.add), a second call with _1; a block's name stands for its output.
--- What depends neither on the images nor on the weights (attention masks, position tables) is a graph of its own, which is
--- evaluated once, when the tensors are made.
+-- Every node is named as torchvision's feature extraction names it: a module of one operator by its path
+-- (layer4.1.conv2), others by the path and the operator (layer4.1.add), a second call with _1; a block's name stands
+-- for its output. What depends neither on the images nor on the weights (attention masks, position tables) is a graph
+-- of its own, which is evaluated once, when the tensors are made.
 -- It refuses operators that are not ATen's, that draw, or that write to weights, and names them.
 local check = require "medxai.base.options"
 local graph = require "medxai.nn.builder"
@@ -19,7 +19,7 @@ function B:fail(fmt, ...) check.fail("exported", "'%s' " .. fmt, self.program.pa
 
 local is_float = { float16 = true, bfloat16 = true, float32 = true, float64 = true }
 
--- ---- values -------------------------------------------------------------------------------------------------------------
+-- ---- values ---------------------------------------------------------------------------------------------------------
 
 function B:shape(name)
   local known = self.program.values[name]
@@ -53,7 +53,7 @@ local function is_constant(args)
   return some
 end
 
--- ---- constants ------------------------------------------------------------------------------------------------------------
+-- ---- constants ------------------------------------------------------------------------------------------------------
 
 -- The builder of the graph of constants.
 local function constants_of(self)
@@ -91,7 +91,7 @@ local function in_network(self, v)
   return { slot = v.in_main.slot }
 end
 
--- ---- nodes ----------------------------------------------------------------------------------------------------------------
+-- ---- nodes ----------------------------------------------------------------------------------------------------------
 
 local function as_argument(self, arg, constant)
   if not is_value(arg) then return arg end
@@ -140,9 +140,10 @@ local function add(self, node, builder, label, operator, args)
   if ok then return value end
   local problem = tostring(value)
   if problem:find("there is no operator", 1, true) or problem:find("no form of", 1, true) then
-    self:fail("uses the operator '%s', which libtorch %s does not have like that; torch %s, which wrote the file, has it. "
-      .. "Build with another libtorch: ./bootstrap --torch DIR. (%s)", node.target:gsub("^torch%.ops%.", ""), self.version,
-      tostring(self.program.torch_version), problem)
+    self:fail("uses the operator '%s', which libtorch %s does not have like that; torch %s, which wrote the file, "
+      .. "has it. "
+      .. "Build with another libtorch: ./bootstrap --torch DIR. (%s)", node.target:gsub("^torch%.ops%.", ""),
+      self.version, tostring(self.program.torch_version), problem)
   end
   error(problem, 0)
 end
@@ -180,7 +181,9 @@ local function emit(self, node, label, operator, args, shape, dtype)
 end
 
 --- A new value by an operator. args: by the schema's names: values, lists of values, plain things.
-function B:emit(node, operator, args, shape, dtype) return emit(self, node, self:label(node), operator, args, shape, dtype) end
+function B:emit(node, operator, args, shape, dtype)
+  return emit(self, node, self:label(node), operator, args, shape, dtype)
+end
 
 --- Emits what is a part of a node's composition: "attention.scaled_dot_product_attention.softmax".
 function B:part(node)
@@ -193,7 +196,8 @@ end
 --- A constant that no value goes into.
 function B:emit_constant(node, operator, args, shape)
   local value = add(self, node, constants_of(self).builder, self:label(node), operator, args)
-  return values.new { name = node.outs[1], shape = shape, dtype = self:dtype(node.outs[1]), where = "constant", id = value.id }
+  return values.new { name = node.outs[1], shape = shape, dtype = self:dtype(node.outs[1]), where = "constant",
+    id = value.id }
 end
 
 -- An argument of the file as rules and emit take it; nil: none was given.
@@ -210,18 +214,22 @@ local function plain_argument(self, arg)
   end
   if arg.value == nil then self:fail("has an argument of a kind that is not read ('%s', %s).", arg.name, arg.kind) end
   for _, item in ipairs(arg.kind == "ints" and arg.value or {}) do
-    if type(item) == "table" then self:fail("computes with the size of the batch ('%s'), which is not read.", arg.name) end
+    if type(item) == "table" then
+      self:fail("computes with the size of the batch ('%s'), which is not read.", arg.name)
+    end
   end
   return arg.value
 end
 
--- What an operator that is told a floating-point type ("sum in float32") does in a network, whose numbers have the model's
--- type: it is not told, and whole numbers become the model's type first.
+-- What an operator that is told a floating-point type ("sum in float32") does in a network, whose numbers have the
+-- model's type: it is not told, and whole numbers become the model's type first.
 local function leave_out_type(self, node, args)
   local v = args.self
   if not is_float[args.dtype] or not is_value(v) or v.where == "constant" then return end
   args.dtype = nil
-  if not is_float[v.dtype] then args.self = self:part(node)("type_as", { self = v, other = self.image }, v.shape, "float32") end
+  if not is_float[v.dtype] then
+    args.self = self:part(node)("type_as", { self = v, other = self.image }, v.shape, "float32")
+  end
 end
 
 --- The node's operator as it is, out of place. instead: values by the names of arguments.
@@ -244,7 +252,8 @@ function B:emit_mode(node, operator, args, o, shape)
   local value = self.g:mode_op(self:label(node), operator, as_arguments(self, args, false),
     { counter = o.counter, chance = o.chance, evaluated = as_arguments(self, o.evaluated, false) })
   self:note(value, shape)
-  return values.new { name = node.outs[1], shape = shape, dtype = self:dtype(node.outs[1]), where = "main", id = value.id }
+  return values.new { name = node.outs[1], shape = shape, dtype = self:dtype(node.outs[1]), where = "main",
+    id = value.id }
 end
 
 --- A value of that shape, whose batch is that of the images: for expand_as.
@@ -262,7 +271,8 @@ function B:batch_like(node, shape)
   local thin, full = {}, {}
   for i, size in ipairs(shape) do
     if size < -1 then
-      v = part("expand", { self = part("unsqueeze", { self = v, dim = 1 }, { -1, 1 }, "float32"), size = { -1, -size } }, { -1, -size }, "float32")
+      v = part("expand", { self = part("unsqueeze", { self = v, dim = 1 }, { -1, 1 }, "float32"),
+        size = { -1, -size } }, { -1, -size }, "float32")
     end
     thin[i], full[i] = size < 0 and -1 or 1, size < 0 and -1 or size
   end
@@ -296,7 +306,7 @@ function B:note_attention(v, parts)
     is_bool = mask and mask.dtype == "bool" }
 end
 
--- ---- names ------------------------------------------------------------------------------------------------------------------
+-- ---- names ----------------------------------------------------------------------------------------------------------
 
 local function innermost(node) return node.calls[#node.calls] end
 
@@ -363,7 +373,7 @@ local function name_blocks(self)
   end
 end
 
--- ---- the walk ---------------------------------------------------------------------------------------------------------------
+-- ---- the walk -------------------------------------------------------------------------------------------------------
 
 -- name of a tensor's memory -> the input that is the model's: one that is read.
 local function owners_of(self)
@@ -382,7 +392,8 @@ end
 local function declare_inputs(self)
   local owners, slots = owners_of(self), {}
   for _, input in ipairs(self.program.inputs) do
-    local known = self.program.values[input.name] or self:fail("does not tell the shape of '%s'. Export it again.", input.name)
+    local known = self.program.values[input.name]
+      or self:fail("does not tell the shape of '%s'. Export it again.", input.name)
     local v = { name = input.name, shape = known.shape, dtype = known.dtype }
     if input.kind == "image" then
       v.where, v.id = "main", self.x.id
@@ -414,8 +425,8 @@ local function only_result(self, node, used)
   return name or node.outs[1]
 end
 
-local reshaping = { unsqueeze_ = true, squeeze_ = true, transpose_ = true, t_ = true, swapaxes_ = true, swapdims_ = true,
-  detach_ = true }
+local reshaping = { unsqueeze_ = true, squeeze_ = true, transpose_ = true, t_ = true, swapaxes_ = true,
+  swapdims_ = true, detach_ = true }
 
 local function named(node)
   local a = {}
@@ -488,8 +499,8 @@ end
 ---@return table found places = where the tensors lie, by slot; constants
 function exported_graph.build(program, g, x, o)
   g.shapes, g.batches, g.in_place, g.picks, g.counts, g.attentions = {}, {}, {}, {}, {}, {}
-  local self = setmetatable({ program = program, g = g, x = x, slots = g.slots, values = {}, places = {}, made = {}, in_layers = {},
-    version = o.version }, B)
+  local self = setmetatable({ program = program, g = g, x = x, slots = g.slots, values = {}, places = {}, made = {},
+    in_layers = {}, version = o.version }, B)
   declare_inputs(self)
   study_calls(self)
   walk(self)

@@ -1,7 +1,7 @@
--- What becomes of an exported network's operators: most are taken as they are, by name; those that stand here are written
--- otherwise, so that the batch may have any size, the model any dtype and device, and an older libtorch runs them.
--- A rule gets (b, node, a): b the builder (exported_graph.lua), a the node's arguments by name; it returns a new value, or
--- nil where the operator is taken as it is.
+-- What becomes of an exported network's operators: most are taken as they are, by name; those that stand here are
+-- written otherwise, so that the batch may have any size, the model any dtype and device, and an older libtorch runs
+-- them. A rule gets (b, node, a): b the builder (exported_graph.lua), a the node's arguments by name; it returns a new
+-- value, or nil where the operator is taken as it is.
 local values = require "medxai.nn.exported_values"
 local TRAINING = require("medxai.nn.builder").TRAINING
 
@@ -18,14 +18,16 @@ local function set_of(text)
 end
 
 --- Operators that draw random numbers, whatever the mode.
-ops.draws = set_of [[bernoulli rand randn randint randperm rand_like randn_like randint_like normal uniform exponential geometric
-  log_normal cauchy random multinomial poisson rrelu native_dropout]]
+ops.draws = set_of [[bernoulli rand randn randint randperm rand_like randn_like randint_like normal uniform exponential
+  geometric log_normal cauchy random multinomial poisson rrelu native_dropout]]
 
 -- In-place operators whose out-of-place form has another overload.
-local overloads = { ["pow_.Scalar"] = "Tensor_Scalar", ["pow_.Tensor"] = "Tensor_Tensor", ["float_power_.Scalar"] = "Tensor_Scalar",
-  ["float_power_.Tensor"] = "Tensor_Tensor", ["floor_divide_.Tensor"] = "", ["ldexp_."] = "Tensor", ["transpose_."] = "int" }
+local overloads = { ["pow_.Scalar"] = "Tensor_Scalar", ["pow_.Tensor"] = "Tensor_Tensor",
+  ["float_power_.Scalar"] = "Tensor_Scalar", ["float_power_.Tensor"] = "Tensor_Tensor", ["floor_divide_.Tensor"] = "",
+  ["ldexp_."] = "Tensor", ["transpose_."] = "int" }
 
---- The out-of-place form of an in-place operator: name and overload; nil where the operator is none. add_ -> add, __iand__ -> __and__
+--- The out-of-place form of an in-place operator: name and overload; nil where the operator is none. add_ -> add,
+--- __iand__ -> __and__
 function ops.out_of_place(op, overload)
   local name = op:match "^(.*[^_])_$"
   local of_bits = op:match "^__i(%l+)__$" -- &=, |=, ^=, <<=, >>=
@@ -37,7 +39,7 @@ end
 --- Operators that look at memory, not at numbers.
 ops.of_memory = set_of "as_strided set resize resize_as unsafe_chunk unsafe_split unfold_copy"
 
--- ---- shapes -----------------------------------------------------------------------------------------------------------
+-- ---- shapes ---------------------------------------------------------------------------------------------------------
 
 -- A shape as reshape takes it: -1 for the batch and its multiples.
 local function as_sizes(b, node, shape)
@@ -121,13 +123,14 @@ rules.detach = plain_view(function(_, _, _, _, new) return new end)
 function rules.alias(b, node, a)
   local parent = b:value(a.self.value)
   local function same(p) return p.id, p.where end
-  local out = values.new { name = node.outs[1], shape = parent.shape, dtype = parent.dtype, where = parent.where, id = parent.id,
-    slot = parent.slot, place = parent.place }
+  local out = values.new { name = node.outs[1], shape = parent.shape, dtype = parent.dtype, where = parent.where,
+    id = parent.id, slot = parent.slot, place = parent.place }
   return values.view_of(out, parent, same, function(_, new) return new.id, new.where end)
 end
 
 local function narrow_back(b, node, p, new, dim, start, stop, step)
-  return b:emit(node, "slice_scatter", { self = p, src = new, dim = dim, start = start, ["end"] = stop, step = step }, p.shape)
+  return b:emit(node, "slice_scatter", { self = p, src = new, dim = dim, start = start, ["end"] = stop, step = step },
+    p.shape)
 end
 
 rules.slice = plain_view(function(b, node, a, p, new)
@@ -148,7 +151,7 @@ for name in pairs(set_of "flatten contiguous") do
   end
 end
 
--- ---- several results ----------------------------------------------------------------------------------------------------
+-- ---- several results ------------------------------------------------------------------------------------------------
 
 -- chunk, split ... become narrow, one per result.
 local function split(b, node, a)
@@ -157,7 +160,9 @@ local function split(b, node, a)
     local shape, start = b:shape(name), at
     local length = shape[normal_dim(dim, #shape) + 1]
     if length < 0 then b:fail("splits a batch ('%s'), which is not read.", node.target) end
-    local function make(p) return b:emit(node, "narrow", { self = p, dim = dim, start = start, length = length }, shape) end
+    local function make(p)
+      return b:emit(node, "narrow", { self = p, dim = dim, start = start, length = length }, shape)
+    end
     local out = make(parent)
     list[i] = values.view_of(out, parent, function(p) return b:place_of(make(p)) end, function(p, new)
       return b:place_of(narrow_back(b, node, p, new, dim, start, start + length, 1))
@@ -180,7 +185,7 @@ function rules.unbind(b, node, a)
   return list
 end
 
--- ---- the batch as a number -----------------------------------------------------------------------------------------------
+-- ---- the batch as a number ------------------------------------------------------------------------------------------
 
 local function has_batch(list)
   for _, size in ipairs(list) do
@@ -215,15 +220,17 @@ rules["repeat"] = function(b, node, a)
   local missing = #shape - #v.shape
   for i, times in ipairs(a.repeats.value) do
     local own = i > missing and v.shape[i - missing] or 1
-    if type(times) == "table" and own ~= 1 then b:fail("repeats a value for every image ('%s'), which is not read.", node.outs[1]) end
+    if type(times) == "table" and own ~= 1 then
+      b:fail("repeats a value for every image ('%s'), which is not read.", node.outs[1])
+    end
     repeats[i], middle[i] = type(times) == "table" and 1 or times, type(times) == "table" and shape[i] or own
   end
   return b:emit(node, "repeat", { self = over_batch(b, node, v, middle), repeats = repeats }, shape)
 end
 
 -- zeros, ones ... of the batch's size: one number, repeated.
-local fills = { zeros = 0, ones = 1, empty = 0, new_zeros = 0, new_ones = 1, new_empty = 0, zeros_like = 0, ones_like = 1,
-  empty_like = 0 }
+local fills = { zeros = 0, ones = 1, empty = 0, new_zeros = 0, new_ones = 1, new_empty = 0, zeros_like = 0,
+  ones_like = 1, empty_like = 0 }
 
 local function filled(b, node, a)
   local shape, name = b:shape(node.outs[1]), node.outs[1]
@@ -237,18 +244,20 @@ end
 for name in pairs(fills) do rules[name] = filled end
 rules.full, rules.new_full, rules.full_like = filled, filled, filled
 
--- ---- types ------------------------------------------------------------------------------------------------------------------
+-- ---- types ----------------------------------------------------------------------------------------------------------
 
 -- Casts between floating-point types are left out: the model has one such type, the one it is asked for. Constants are
 -- computed in the file's types.
 local function cast(b, node, a)
   local v, to = b:value(a.self.value), b:dtype(node.outs[1])
   if v.dtype == to or is_float[v.dtype] and is_float[to] and v.where ~= "constant" then
-    local out = values.new { name = node.outs[1], shape = v.shape, dtype = v.dtype, where = v.where, id = v.id, slot = v.slot,
-      place = v.place }
+    local out = values.new { name = node.outs[1], shape = v.shape, dtype = v.dtype, where = v.where, id = v.id,
+      slot = v.slot, place = v.place }
     return values.perhaps_of(out, v)
   end
-  if is_float[to] and v.where ~= "constant" then return b:emit(node, "type_as", { self = v, other = b.image }, v.shape, to) end
+  if is_float[to] and v.where ~= "constant" then
+    return b:emit(node, "type_as", { self = v, other = b.image }, v.shape, to)
+  end
   return b:emit(node, "to.dtype", { self = v, dtype = to }, v.shape, to)
 end
 for name in pairs(set_of "to _to_copy type_as float double half bool int long") do rules[name] = cast end
@@ -276,7 +285,7 @@ function rules.zero(b, node, a)
   return b:emit(node, "zeros_like", { self = v }, v.shape, v.dtype)
 end
 
--- ---- modes ------------------------------------------------------------------------------------------------------------------
+-- ---- modes ----------------------------------------------------------------------------------------------------------
 
 local function refuse_train(b, node)
   b:fail("was exported in train mode ('%s' draws or counts). Export it after net.eval().", node.outs[1])
@@ -303,15 +312,15 @@ local function batch_norm(b, node, a, arg)
     momentum = arg.momentum.value, eps = arg.eps.value, cudnn_enabled = true }
   local out = b:emit_mode(node, "batch_norm", args, { counter = counter and counter.slot,
     evaluated = { "batch_norm", x, weight, bias, mean, var, arg.eps.value } }, x.shape)
-  b:layer(out, "batch_norm2d", { weight = weight, bias = bias, running_mean = mean, running_var = var, eps = arg.eps.value,
-    counter = counter })
+  b:layer(out, "batch_norm2d", { weight = weight, bias = bias, running_mean = mean, running_var = var,
+    eps = arg.eps.value, counter = counter })
   return out
 end
 
 function rules.batch_norm(b, node, a) return batch_norm(b, node, a, a) end
 function rules._native_batch_norm_legit_no_training(b, node, a) return batch_norm(b, node, a, a) end
 
--- ---- what an older libtorch lacks -----------------------------------------------------------------------------------------
+-- ---- what an older libtorch lacks -----------------------------------------------------------------------------------
 
 -- softmax(q k' scale + mask) v, as PyTorch's own composition does it: both factors are scaled by the square root.
 function rules.scaled_dot_product_attention(b, node, a)
@@ -320,11 +329,13 @@ function rules.scaled_dot_product_attention(b, node, a)
   if not b:is_older_than(2, 0) then
     local out = b:emit_plain(node, a)
     b:note_attention(out, { q = q, k = k, v = v, mask = given "attn_mask" and b:value(a.attn_mask.value),
-      scale = given "scale" or 1 / math.sqrt(q.shape[#q.shape]), plain = not given "is_causal" and not given "enable_gqa" })
+      scale = given "scale" or 1 / math.sqrt(q.shape[#q.shape]),
+      plain = not given "is_causal" and not given "enable_gqa" })
     return out
   end
   if given "is_causal" or given "enable_gqa" or (given "dropout_p" or 0) > 0 then
-    b:fail("uses attention that is causal, grouped or drops ('%s'): libtorch %s lacks it, 2.0 has it.", node.outs[1], b.version)
+    b:fail("uses attention that is causal, grouped or drops ('%s'): libtorch %s lacks it, 2.0 has it.", node.outs[1],
+      b.version)
   end
   local rank, shape = #q.shape, b:shape(node.outs[1])
   local scale = math.sqrt(given "scale" or 1 / math.sqrt(q.shape[rank]))
@@ -355,14 +366,16 @@ function rules.rms_norm(b, node, a)
   local eps = a.eps and a.eps.kind ~= "none" and a.eps.value or 2 ^ -23
   local reduced = table.move(x.shape, 1, #x.shape, 1, {})
   for i = 1, #dims do reduced[#reduced + 1 - i] = 1 end
-  local mean = part("mean.dim", { self = part("mul.Tensor", { self = x, other = x }, x.shape), dim = dims, keepdim = true }, reduced)
+  local mean = part("mean.dim", { self = part("mul.Tensor", { self = x, other = x }, x.shape), dim = dims,
+    keepdim = true }, reduced)
   local scale = part("rsqrt", { self = part("add.Scalar", { self = mean, other = eps }, reduced) }, reduced)
   local weight = a.weight and a.weight.kind == "tensor" and b:value(a.weight.value)
   if not weight then return b:emit(node, "mul.Tensor", { self = x, other = scale }, x.shape) end
-  return b:emit(node, "mul.Tensor", { self = part("mul.Tensor", { self = x, other = scale }, x.shape), other = weight }, x.shape)
+  return b:emit(node, "mul.Tensor", { self = part("mul.Tensor", { self = x, other = scale }, x.shape), other = weight },
+    x.shape)
 end
 
--- ---- layers that a model lists ----------------------------------------------------------------------------------------------
+-- ---- layers that a model lists --------------------------------------------------------------------------------------
 
 -- The operator as it is, noted as a layer with its parameters.
 local function layer(kind)

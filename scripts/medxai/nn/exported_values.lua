@@ -1,8 +1,8 @@
 -- The values of an exported network while its graph is built. PyTorch's in-place operators write to memory that several
--- values share: a slice of a tensor, the tensor, a transposed view of it. The graph has none: a write makes a new value, and
--- the values that share its memory are made anew from it, when they are next read (functionalization).
--- It refuses to guess: where only PyTorch's memory layout tells whether two values share memory, reading one of them after
--- the other was written to is an error.
+-- values share: a slice of a tensor, the tensor, a transposed view of it. The graph has none: a write makes a new
+-- value, and the values that share its memory are made anew from it, when they are next read (functionalization).
+-- It refuses to guess: where only PyTorch's memory layout tells whether two values share memory, reading one of them
+-- after the other was written to is an error.
 local check = require "medxai.base.options"
 
 local values = {}

@@ -1,7 +1,7 @@
--- Where the places of an image stand in an inner value of a network: a value (N, C, h, w), (N, h, w, C) or (N, T, C), of
--- whose T tokens h w are places and the others class and register tokens, is a grid. Found from the shapes and from how the
--- tokens were put together, never asked. It refuses values that can be read in two ways, naming both, and values that
--- are no grid: attention weights, the parts of an attention head.
+-- Where the places of an image stand in an inner value of a network: a value (N, C, h, w), (N, h, w, C) or (N, T, C),
+-- of whose T tokens h w are places and the others class and register tokens, is a grid. Found from the shapes and from
+-- how the tokens were put together, never asked. It refuses values that can be read in two ways, naming both, and
+-- values that are no grid: attention weights, the parts of an attention head.
 local check = require "medxai.base.options"
 
 local geometry = {}
@@ -39,7 +39,7 @@ function Grid:__tostring()
   return ("%s without %d other token%s"):format(size, self.others, self.others == 1 and "" or "s")
 end
 
--- ---- the graph ----------------------------------------------------------------------------------------------------------------
+-- ---- the graph ------------------------------------------------------------------------------------------------------
 
 local function node_of(model, id)
   local _, op, inputs = model._def.native:node(id)
@@ -129,7 +129,8 @@ end
 
 local readings
 
--- Of four dimensions: by the operator, by which two sizes are the same, or as the values of the same shape that it is made of.
+-- Of four dimensions: by the operator, by which two sizes are the same, or as the values of the same shape that it is
+-- made of.
 local function square_readings(model, id, shape)
   local op = node_of(model, id)
   if op == "conv2d" or op:find "pool2d$" or op == "batch_norm" then return { new_grid("nchw", shape[3], shape[4]) } end
@@ -175,16 +176,21 @@ function geometry.of(model, layer)
   local list = readings(model, id)
   local usual = model.cam_layer and model.cam_layer ~= layer and (", for instance '%s'"):format(model.cam_layer) or ""
   if #list == 0 then
-    check.fail("explain", "layer '%s' has no grid of places (its value is %s). Choose one that has%s.", layer, shape_text(shape), usual)
+    check.fail("explain", "layer '%s' has no grid of places (its value is %s). Choose one that has%s.", layer,
+      shape_text(shape), usual)
   end
   if #list > 1 then
     local texts = {}
-    for i, grid in ipairs(list) do texts[i] = ("%s of %s"):format(grid.kind == "nchw" and "(N, C, h, w)" or grid.kind == "nhwc" and "(N, h, w, C)" or "tokens", tostring(grid)) end
+    for i, grid in ipairs(list) do
+      texts[i] = ("%s of %s"):format(grid.kind == "nchw" and "(N, C, h, w)" or grid.kind == "nhwc" and "(N, h, w, C)"
+        or "tokens", tostring(grid))
+    end
     check.fail("explain", "layer '%s', %s, can be read as %s. Choose another layer%s.", layer, shape_text(shape),
       table.concat(texts, " or as "), usual)
   end
   if list[1].height * list[1].width < 2 then
-    check.fail("explain", "layer '%s' has no spatial extent (its value is %s). Choose one with a grid%s.", layer, shape_text(shape), usual)
+    check.fail("explain", "layer '%s' has no spatial extent (its value is %s). Choose one with a grid%s.", layer,
+      shape_text(shape), usual)
   end
   return list[1]
 end
@@ -195,7 +201,7 @@ function geometry.grid(model, layer, shape)
   return new_grid("nchw", shape[3], shape[4])
 end
 
--- ---- the default layer ----------------------------------------------------------------------------------------------------------
+-- ---- the default layer ----------------------------------------------------------------------------------------------
 
 -- The nodes through which all that leads from the images to the output goes, in order.
 local function bridges(model)
@@ -278,8 +284,8 @@ end
 
 local attentions = { scaled_dot_product_attention = true, softmax = true }
 
---- Where Grad-CAM looks in an exported network: the last grid before pooling or the head; where the head reads the class
---- token alone, whose gradient at the other tokens of the last grid is zero, what the last attention is made of.
+--- Where Grad-CAM looks in an exported network: the last grid before pooling or the head; where the head reads the
+--- class token alone, whose gradient at the other tokens of the last grid is zero, what the last attention is made of.
 ---@param model medxai.Model
 ---@return string|nil layer
 ---@return string|nil reason
@@ -295,12 +301,14 @@ function geometry.default_layer(model)
     end
     for i = #found, 1, -1 do
       if attention and found[i].id < attention then
-        return best_name(def, found[i].id), ("what the last block's attention is made of, %s: the head reads the class token alone"):format(
+        return best_name(def, found[i].id),
+          ("what the last block's attention is made of, %s: the head reads the class token alone"):format(
           tostring(found[i].grid))
       end
     end
   end
-  while thin[(node_of(model, last.id))] and #found > 1 and (select(2, node_of(model, last.id)))[1] == found[#found - 1].id do
+  while thin[(node_of(model, last.id))] and #found > 1
+      and (select(2, node_of(model, last.id)))[1] == found[#found - 1].id do
     found[#found] = nil
     last = found[#found]
   end

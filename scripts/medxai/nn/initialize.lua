@@ -21,7 +21,9 @@ function draw.zero_bias(m) if m.b then m.b:zero_() end end
 
 -- Normal, cut off at -2 and 2, by the inverse of its distribution function, as torch.nn.init.trunc_normal_ does.
 function draw.truncated_normal(m, std)
-  local function cdf(x) return (1.0 + torch.erf(torch.tensor(x / math.sqrt(2.0), { dtype = "float64" })):item()) / 2.0 end
+  local function cdf(x)
+    return (1.0 + torch.erf(torch.tensor(x / math.sqrt(2.0), { dtype = "float64" })):item()) / 2.0
+  end
   local low, high = cdf(-2 / std), cdf(2 / std)
   m.w:uniform_(2 * low - 1, 2 * high - 1):erfinv_():mul_(std * math.sqrt(2.0)):add_(0.0):clamp_({ min = -2, max = 2 })
 end

@@ -1,6 +1,6 @@
--- How much a network computes: multiply-adds of its convolutions and linear layers for one image, node by node, from the shapes
--- that one image has in it. What a training costs is told from these, not from the clock, so that it is the same everywhere.
--- It refuses to count what costs little: norms, rectifiers, pooling.
+-- How much a network computes: multiply-adds of its convolutions and linear layers for one image, node by node, from
+-- the shapes that one image has in it. What a training costs is told from these, not from the clock, so that it is the
+-- same everywhere. It refuses to count what costs little: norms, rectifiers, pooling.
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 
@@ -20,7 +20,8 @@ local function count(model)
   model:eval()
   local aux = def.aux and { "output", def.nodes[def.aux] } or nil
   torch.no_grad(function()
-    model:forward { x = torch.zeros({ 1, model._network.channels or 3, size, size }, { dtype = model.dtype, device = model.device }), outputs = aux, fold = false, each = function(name, t)
+    model:forward { x = torch.zeros({ 1, model._network.channels or 3, size, size },
+      { dtype = model.dtype, device = model.device }), outputs = aux, fold = false, each = function(name, t)
       local m = at[def.ids[name]]
       if m then list[def.ids[name]] = m.fan_in * t:numel() end
     end }
@@ -80,7 +81,9 @@ function work.training_step(model, cached)
   local trained, total = {}, 0
   for id = 1, #def.nodes do
     local own = false
-    for _, slot in ipairs(def.reads[id] or {}) do own = own or def.slots[slot].kind == "parameter" and model._state:requires_grad(slot) end
+    for _, slot in ipairs(def.reads[id] or {}) do
+      own = own or def.slots[slot].kind == "parameter" and model._state:requires_grad(slot)
+    end
     local _, _, inputs = def.native:node(id)
     local behind = false
     for _, input in ipairs(inputs) do behind = behind or trained[input] end

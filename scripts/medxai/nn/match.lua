@@ -1,6 +1,7 @@
 -- Which of a file's tensors are a model's: names are matched whatever prefix and wrappers stand in them, shapes are
 -- compared, of several sets in a file the raw weights are chosen, and what fits is copied.
--- Unless everything fits nothing is copied, and the error says what is missing, what is extra and what has another shape.
+-- Unless everything fits nothing is copied, and the error says what is missing, what is extra and what has another
+-- shape.
 local check = require "medxai.base.options"
 local some = require("medxai.base.suggest").some
 
@@ -17,7 +18,7 @@ local match = {}
 -- Names under which a state dict usually lies in a checkpoint.
 match.usual = { "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights" }
 
--- ---- names --------------------------------------------------------------------------------------------------------------
+-- ---- names ----------------------------------------------------------------------------------------------------------
 
 --- Named tensors as a list: of a map from names to tensors in the order of the names, a list as it is.
 ---@param source medxai.Named[]|table<string, userdata>
@@ -151,12 +152,15 @@ function match.fit(state, tensors)
     if not got then
       -- a tied tensor comes under its other name;
       -- files from before PyTorch 0.4.1 have no such counters, and no result depends on them
-      if not entry.tied and not entry.name:find "num_batches_tracked$" then report.missing[#report.missing + 1] = entry.name end
+      if not entry.tied and not entry.name:find "num_batches_tracked$" then
+        report.missing[#report.missing + 1] = entry.name
+      end
     elseif same_shape(got.shape, entry.tensor.shape) then
       fitting[entry.name] = got
       report.matched = report.matched + 1
     else
-      report.shape_differs[#report.shape_differs + 1] = { name = entry.name, file = got.shape, model = entry.tensor.shape }
+      report.shape_differs[#report.shape_differs + 1] = { name = entry.name, file = got.shape,
+        model = entry.tensor.shape }
     end
   end
   return fitting, report
@@ -275,7 +279,9 @@ local function reason(difference, output)
   if difference.name == output or difference.name == "AuxLogits.fc.weight" then
     return (": the file was trained with %d classes"):format(file[1])
   end
-  if difference.name:find "fc1%.weight$" and file[2] == model[2] then return (": the file has hidden = %d"):format(file[1]) end
+  if difference.name:find "fc1%.weight$" and file[2] == model[2] then
+    return (": the file has hidden = %d"):format(file[1])
+  end
   return ""
 end
 
@@ -290,7 +296,8 @@ function match.describe(report, state)
       lines[#lines + 1] = ("... and %d more of another shape"):format(#report.shape_differs - 6)
       break
     end
-    lines[#lines + 1] = ("%s is %s in the file, %s here%s"):format(d.name, shape_text(d.file), shape_text(d.model), reason(d, output_weight(state)))
+    lines[#lines + 1] = ("%s is %s in the file, %s here%s"):format(d.name, shape_text(d.file), shape_text(d.model),
+      reason(d, output_weight(state)))
   end
   if #report.missing > 0 then lines[#lines + 1] = "missing in the file: " .. some(report.missing, 6) end
   if #report.extra > 0 then lines[#lines + 1] = "only in the file: " .. some(report.extra, 6) end
@@ -301,10 +308,12 @@ end
 ---@param report medxai.Match
 ---@return string "244 matched, 2 missing, 1 extra, 0 of another shape"
 function match.counts(report)
-  return ("%d matched, %d missing, %d extra, %d of another shape"):format(report.matched, #report.missing, #report.extra, #report.shape_differs)
+  return ("%d matched, %d missing, %d extra, %d of another shape"):format(report.matched, #report.missing,
+    #report.extra, #report.shape_differs)
 end
 
--- Integers or complex numbers in the place of weights are a quantised or another network's: copied they would be wrong ones.
+-- Integers or complex numbers in the place of weights are a quantised or another network's: copied they would be wrong
+-- ones.
 local function check_types(state, fitting, options)
   for _, entry in ipairs(state) do
     local got = fitting[entry.name]
@@ -320,11 +329,14 @@ local function warn_not_finite(state, fitting, options)
   local bad, first = 0, nil
   for _, entry in ipairs(state) do
     local got = fitting[entry.name]
-    if got and got.dtype:find "float" and got:numel() > 0 and not got:isfinite():all():item() then bad, first = bad + 1, first or entry.name end
+    if got and got.dtype:find "float" and got:numel() > 0 and not got:isfinite():all():item() then
+      bad, first = bad + 1, first or entry.name
+    end
   end
   if bad == 0 then return end
-  check.warn(options.what or "weights", "%s holds values that are not finite in %d of its tensors, first in %s: whatever the model answers is not a number.",
-    options.from and "'" .. options.from .. "'" or "the state", bad, first)
+  check.warn(options.what or "weights", "%s holds values that are not finite in %d of its tensors, first in %s: "
+    .. "whatever the model answers is not a number.", options.from and "'" .. options.from .. "'" or "the state",
+    bad, first)
 end
 
 -- Numbers in threes called mean and std, outside the network: it may have normalized its input by them.
@@ -371,7 +383,8 @@ function match.load_into(state, tensors, options)
   for _, d in ipairs(report.shape_differs) do bad = bad + (optional(d.name) and 0 or 1) end
   if bad > 0 and options.strict ~= false or report.matched == 0 and #state > 0 then
     check.fail(options.what or "weights", "%s does not fit the model (%s). Nothing was loaded.\n  %s",
-      options.from and "'" .. options.from .. "'" or "the state", match.counts(report), table.concat(match.describe(report, state), "\n  "))
+      options.from and "'" .. options.from .. "'" or "the state", match.counts(report),
+      table.concat(match.describe(report, state), "\n  "))
   end
   check_types(state, fitting, options)
   if bad > 0 then

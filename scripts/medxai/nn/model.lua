@@ -1,10 +1,11 @@
 -- A model: a graph of named nodes with its own tensors. Built by xai.models.<network> and xai.graph.network.
 --   model(x) -> logits (and auxiliary logits of inception_v3 in train mode); honours train/eval and grad mode.
---   model:forward{ x=, outputs={names}, override={[name]=tensor}, base={[name]=tensor}, grad_from={names} } -> name -> tensor
+--   model:forward{ x=, outputs={names}, override={[name]=tensor}, base={[name]=tensor}, grad_from={names} } -> name ->
+--   tensor
 -- Names are torchvision's node names, each block's name for its output, "x" and "output". It refuses names that do not
 -- exist, inputs of another dtype or shape, and to load weights that do not fit.
--- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that a
--- search over many models holds one of them at a time.
+-- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that
+-- a search over many models holds one of them at a time.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
@@ -50,17 +51,22 @@ local function quietly(f, ...)
   return torch.no_grad(f, ...)
 end
 
--- ---- construction -------------------------------------------------------------------------------------------------------
+-- ---- construction ---------------------------------------------------------------------------------------------------
 
 local function class_list(what, classes)
   if type(classes) == "number" then
     local n = math.tointeger(classes)
-    if not n or n < 1 then check.fail(what, "option 'classes' is wrong (expected a list of names or a whole number from 1, got %s).", classes) end
+    if not n or n < 1 then
+      check.fail(what, "option 'classes' is wrong (expected a list of names or a whole number from 1, got %s).",
+        classes)
+    end
     local list = {}
     for i = 1, n do list[i] = tostring(i - 1) end
     return list
   end
-  if #classes < 1 then check.fail(what, "option 'classes' is an empty list. Give the names of the classes, or their number.") end
+  if #classes < 1 then
+    check.fail(what, "option 'classes' is an empty list. Give the names of the classes, or their number.")
+  end
   local list, seen = {}, {}
   for i, name in ipairs(classes) do
     if type(name) ~= "string" then check.fail(what, "class %d is a %s (expected a name).", i, type(name)) end
@@ -81,20 +87,21 @@ end
 
 -- The finished graph as the model reads it; shared by clones.
 local function define(g, output, aux)
-  local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules, kinds = g.kinds,
-    functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends, output = output.id, aux = aux and aux.id,
-    shapes = g.shapes, batches = g.batches, in_place = g.in_place, picks = g.picks, counts = g.counts,
-    attentions = g.attentions }
+  local def = { name = g.name, native = g.native, nodes = g.nodes, ids = g.ids, slots = g.slots, modules = g.modules,
+    kinds = g.kinds, functional = g.functional, reads = g.reads, chances = g.chances, block_ends = g.block_ends,
+    output = output.id, aux = aux and aux.id, shapes = g.shapes, batches = g.batches, in_place = g.in_place,
+    picks = g.picks, counts = g.counts, attentions = g.attentions }
   g.ids.output = g.ids.output or output.id
   return def
 end
 
 local function new_model(def, options, network)
   return setmetatable({
-    name = def.name, classes = options.class_list, num_classes = #options.class_list, head_name = network.head_name or (network.head_parts or {})[1],
-    size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer, compare_layers = network.compare_layers,
-    shap_layer = network.shap_layer, shap_gradient_samples = network.shap_gradient_samples,
-    shap_kernel_samples = network.shap_kernel_samples,
+    name = def.name, classes = options.class_list, num_classes = #options.class_list,
+    head_name = network.head_name or (network.head_parts or {})[1],
+    size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer,
+    compare_layers = network.compare_layers, shap_layer = network.shap_layer,
+    shap_gradient_samples = network.shap_gradient_samples, shap_kernel_samples = network.shap_kernel_samples,
     config = options.config, device = "cpu", dtype = "float32", layout = "nchw",
     _def = def, _options = options, _network = network, _training = true, _parts = {},
     _main = { def.output }, _both = def.aux and { def.output, def.aux } or { def.output },
@@ -109,7 +116,8 @@ local function keep_frozen_in_eval(self)
   end
 end
 
--- The parts that train_depth opens: the head and what lies behind it, or the head and those named; nil where all is open.
+-- The parts that train_depth opens: the head and what lies behind it, or the head and those named; nil where all is
+-- open.
 local function open_parts_of(o, network)
   if o.train_depth == "all" then return nil end
   local open = {}
@@ -155,15 +163,16 @@ local function find_weights(what, o)
   local found, why = require("medxai.nn.weights").find(o.weights, what, { on_missing = o.on_missing })
   o.found = found
   if not why then return end
-  check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained (train_depth %s would freeze random features).",
-    why, o.train_depth)
+  check.warn(what, "ImageNet weights are absent (%s): starts from random weights, and every layer is trained "
+    .. "(train_depth %s would freeze random features).", why, o.train_depth)
   o.train_depth, o.weights = "all", "random"
 end
 
 -- Options that are left out are those of the run that the weights come from, or else the usual ones.
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
-  -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder alone
+  -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder
+  -- alone
   local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32",
     transform_input = false, layout = auto_layout(network, device), engine = network.make and "reference" or "auto" }
   o.force = model_file.force(what, o.force)
@@ -234,8 +243,8 @@ function Model:__index(key)
   return value
 end
 
--- What a constructor knows before there are tensors. Without a seed the weights are drawn at once, from torch's generator as it
--- is now; with one that generator begins at the seed, as if they had been.
+-- What a constructor knows before there are tensors. Without a seed the weights are drawn at once, from torch's
+-- generator as it is now; with one that generator begins at the seed, as if they had been.
 local function finish(self, o)
   o.seed = o.seed or current_seed.get()
   self.layout, self.device = layout_of(self._network, o)
@@ -244,7 +253,8 @@ local function finish(self, o)
   if o.frozen == "eval" then self._open = open_parts_of(o, self._network) end
   local of_run = o.found and o.found.described
   if of_run then
-    self.start_run = { run = o.found.run, weights_sha256 = of_run.weights_sha256, val_manifest_sha256 = of_run.val_manifest_sha256 }
+    self.start_run = { run = o.found.run, weights_sha256 = of_run.weights_sha256,
+      val_manifest_sha256 = of_run.val_manifest_sha256 }
     model_file.belongs(self, o.found.run, of_run, model_file.check_model(self, o.found.run, of_run, o.force))
   end
   if o.seed then torch.manual_seed(o.seed) else build(self) end
@@ -292,7 +302,8 @@ end
 local torchvision_spec = with(common, {
   head = { one_of = { "thesis", "torchvision" }, field = true,
     doc = "thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own" },
-  hidden = { "integer", field = true, min = 1, doc = "units of the thesis' head; default: the thesis' for this network" },
+  hidden = { "integer", field = true, min = 1,
+    doc = "units of the thesis' head; default: the thesis' for this network" },
   train_depth = { one_of = { 0, 1, 2, 3, "all" }, field = true, default = "all",
     doc = "what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything" },
   frozen = { one_of = { "train", "eval" }, field = true, default = "train",
@@ -321,7 +332,8 @@ local own_spec = with(common, {
 -- For the reference (medxai.reference): the options of a network by its name.
 function model.spec(network) return network and spec_of(network) or own_spec end
 
-local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth", "transform_input", "dtype", "weights" }
+local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_dropout", "stochastic_depth",
+  "transform_input", "dtype", "weights" }
 
 --- One of the seven networks; its options are spec_of(network).
 ---@param network table a file of models/
@@ -354,7 +366,8 @@ function model.spec_with(more) return with(common, more) end
 --- Fills in checked options: network.make(self) makes the tensors.
 function model.fill(what, o, network) fill_options(what, o, network) end
 
---- The model of a described graph. o: checked and filled options, with config and late; network: name, size_px, make ...
+--- The model of a described graph. o: checked and filled options, with config and late; network: name, size_px, make
+--- ...
 ---@return medxai.Model
 function model.assemble(o, network, g, output)
   return finish(new_model(define(g, output), o, network), o)
@@ -369,7 +382,9 @@ function model.own(options)
   fill_options(o.name, o, {})
   local g, x = graph.builder(o.name)
   local output, aux = o.build(g, x)
-  if type(output) ~= "table" or not output.id then check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output)) end
+  if type(output) ~= "table" or not output.id then
+    check.fail(o.name, "build gives %s (expected the logits' value). Return it.", type(output))
+  end
   o.config = { network = o.name, classes = o.class_list, dtype = o.dtype, weights = o.weights, build = g:signature() }
   function o.late() return false end
   local network = { name = o.name, size_px = o.size_px, resize_px = o.resize_px or o.size_px, cam_layer = o.cam_layer,
@@ -380,7 +395,7 @@ function model.own(options)
   return finish(self, o)
 end
 
--- ---- running ------------------------------------------------------------------------------------------------------------
+-- ---- running --------------------------------------------------------------------------------------------------------
 
 local function shape_text(t) return table.concat(t.shape, "x") end
 
@@ -391,7 +406,8 @@ local function input(self, x)
   if self._network.options or self._network.depths then
     local shape = x.shape
     if #shape ~= 4 or shape[2] ~= 3 then
-      check.fail(self.name, "the input has shape %s (expected N,3,H,W).%s", shape_text(x), #shape == 3 and shape[1] == 3 and " Use x:unsqueeze(0)." or "")
+      check.fail(self.name, "the input has shape %s (expected N,3,H,W).%s", shape_text(x),
+        #shape == 3 and shape[1] == 3 and " Use x:unsqueeze(0)." or "")
     end
     local least = self._training and self._network.min_train_px or self._network.min_px
     if least and (shape[3] < least or shape[4] < least) then
@@ -407,8 +423,8 @@ local function input(self, x)
 end
 
 local function tell_clamped(self)
-  check.warn(self.name, "libtorch %s has no bfloat16 gradient of ReLU6 on CPU: clamp(0, 6) runs instead, whose gradient at exactly 0 and 6 is 1, not 0.",
-    core.tensor.torch_version())
+  check.warn(self.name, "libtorch %s has no bfloat16 gradient of ReLU6 on CPU: clamp(0, 6) runs instead, whose "
+    .. "gradient at exactly 0 and 6 is 1, not 0.", core.tensor.torch_version())
 end
 
 -- With --trace: what the inference plan left to the node by node pass, once.
@@ -421,8 +437,8 @@ end
 --- Logits (N, classes); in train mode of a network with an auxiliary branch also its logits.
 function Model:__call(x)
   local out, clamped, note = self._state:run {
-    x = input(self, x), outputs = self._training and self._both or self._main, training = self._training, layout = layouts[self.layout],
-    infer = self.engine ~= "reference",
+    x = input(self, x), outputs = self._training and self._both or self._main, training = self._training,
+    layout = layouts[self.layout], infer = self.engine ~= "reference",
   }
   if clamped then tell_clamped(self) end
   tell_left(self, note)
@@ -433,7 +449,8 @@ local function flatten_named(self, named, what)
   local ids, tensors = {}, {}
   for _, name in ipairs(check.sorted_keys(named or {})) do
     if type(named[name]) ~= "userdata" then
-      check.fail(self.name .. ": forward", "%s['%s'] is a %s (expected a tensor).", what, tostring(name), type(named[name]))
+      check.fail(self.name .. ": forward", "%s['%s'] is a %s (expected a tensor).", what, tostring(name),
+        type(named[name]))
     end
     ids[#ids + 1], tensors[#tensors + 1] = self:_id(name), named[name]
   end
@@ -466,13 +483,18 @@ model.forward_spec = forward_spec
 ---   x         the input; may be missing where base and override give all that is read
 ---   outputs   names (default { "output" }); their activations are kept, all others freed after their last use
 ---   override  name -> tensor put in the place of that value; only what descends from one is computed again
----   base      name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's batch
----   grad_from names where gradients begin: no grad before them; they come back as leaves (or as part of the recorded
+---   base      name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's
+---   batch grad_from names where gradients begin: no grad before them; they come back as leaves (or as part of the
+---   recorded
 ---             graph, where they descend from another one), for torch.autograd.grad
----   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers (see Model:nonlinearities)
----   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from; with grad_from
----             they fold where asked for, and the folded parameters get no gradients); false: nor is the inference plan used
----   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open during
+---   guided    rectifiers pass positive gradients only: true (all of them) or names of rectifiers (see
+---   Model:nonlinearities)
+---   fold      batch norms folded into convolutions (default: in eval mode without grad and without grad_from; with
+---   grad_from
+---             they fold where asked for, and the folded parameters get no gradients); false: nor is the inference plan
+---             used
+---   each      function(name, tensor) called after every node in order; true stops the run there. The tensor is open
+---   during
 ---             the call only: clone what is to be kept
 ---@param request table
 ---@return table<string, table> tensors by name: outputs and grad_from
@@ -489,8 +511,9 @@ function Model:forward(request)
   local rectifiers = type(r.guided) == "table" and ids_of(self, r.guided) or nil
   local guided = rectifiers and #rectifiers > 0 or r.guided == true -- an empty list: none
   local tensors, clamped, note = self._state:run {
-    x = r.x and input(self, r.x), outputs = wanted, override = override, override_tensors = override_tensors, base = base, base_tensors = base_tensors,
-    leaves = leaves, training = self._training, guided = guided, rectifiers = rectifiers, fold = r.fold, layout = layouts[self.layout],
+    x = r.x and input(self, r.x), outputs = wanted, override = override, override_tensors = override_tensors,
+    base = base, base_tensors = base_tensors, leaves = leaves, training = self._training, guided = guided,
+    rectifiers = rectifiers, fold = r.fold, layout = layouts[self.layout],
     infer = self.engine ~= "reference" and r.fold ~= false,
     each = r.each and function(id, t) return r.each(nodes[id], t) end,
   }
@@ -515,7 +538,7 @@ function Model:find_nonfinite(x)
   return found
 end
 
--- ---- modes, parameters ----------------------------------------------------------------------------------------------------
+-- ---- modes, parameters ----------------------------------------------------------------------------------------------
 
 function Model:train()
   if rawget(self, "_state") then self._state:drop_folded() end
@@ -547,8 +570,8 @@ end
 function Model:parameters() return listed(self, "parameter") end
 --- List of { name =, tensor = }: running statistics and counters of batch norms.
 function Model:buffers() return listed(self, "buffer") end
---- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor =, tied = }; tied: a further
---- name of a tensor that stands in the list already, or later.
+--- Parameters and buffers in the order of torchvision's state_dict: list of { name =, tensor =, tied = }; tied: a
+--- further name of a tensor that stands in the list already, or later.
 function Model:state() return listed(self) end
 
 --- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
@@ -587,7 +610,8 @@ function Model:stays_in_eval(name) return self._open ~= nil and not is_under(nam
 ---@return integer
 function Model:version() return self._state:version() end
 
---- SHA-256 over the names, types, shapes and bytes of parameters and buffers, in order; kept while nothing is written to them.
+--- SHA-256 over the names, types, shapes and bytes of parameters and buffers, in order; kept while nothing is written
+--- to them.
 ---@return string 64 hex digits
 function Model:sha256()
   local version = self:version()
@@ -617,7 +641,8 @@ function Model:reset()
   return self
 end
 
---- Where the weights come from at the start, as plain data: { kind = "random", seed } or { kind = "ImageNet"|"file"|"run", sha256 }.
+--- Where the weights come from at the start, as plain data: { kind = "random", seed } or { kind =
+--- "ImageNet"|"file"|"run", sha256 }.
 function Model:start()
   local found = self._options.found
   if not found then return { kind = "random", seed = self._options.seed } end
@@ -645,7 +670,7 @@ local function tie(def, state)
   end
 end
 
--- ---- moving, loading, copying -------------------------------------------------------------------------------------------
+-- ---- moving, loading, copying ---------------------------------------------------------------------------------------
 
 model.to_spec = {
   device = { "string", doc = "cpu, cuda or cuda:N" },
@@ -653,8 +678,8 @@ model.to_spec = {
   layout = { one_of = { "nchw", "channels_last" }, doc = "of activations in memory" },
 }
 
---- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout = "nchw"|"channels_last" }. The tensor objects stay the
---- same, what they hold is new: build the optimizer afterwards.
+--- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout =
+--- "nchw"|"channels_last" }. The tensor objects stay the same, what they hold is new: build the optimizer afterwards.
 function Model:to(where)
   local o = check.options(self.name .. ": to", where, model.to_spec)
   local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
@@ -722,7 +747,8 @@ model.randomize_spec = {
 }
 
 --- The layers with weights (convolutions, linear ones) in forward order: for cascades of random weights.
----@return { name: string, last: string }[] last: the node before the next such layer, with this one's norm and rectifier
+---@return { name: string, last: string }[] last: the node before the next such layer, with this one's norm and
+---   rectifier
 function Model:weighted_layers()
   local list, nodes = {}, self._def.nodes
   for _, m in ipairs(self._def.modules) do
@@ -736,15 +762,17 @@ function Model:weighted_layers()
   return out
 end
 
---- A copy whose weights are random from the output back to a part, that part included (cascading), or in one part alone.
---- Layers are taken in the reverse of forward order. Each layer's numbers depend on the seed and its name alone, so a longer
---- cascade keeps those of a shorter one.
+--- A copy whose weights are random from the output back to a part, that part included (cascading), or in one part
+--- alone. Layers are taken in the reverse of forward order. Each layer's numbers depend on the seed and its name alone,
+--- so a longer cascade keeps those of a shorter one.
 ---@param options table { to = NAME [, from = "output"] } or { only = NAME }, seed = 0
 ---@return medxai.Model
 function Model:randomize(options)
   local o = check.options(self.name .. ": randomize", options, model.randomize_spec)
   o.seed = o.seed or current_seed.get() or 0
-  if (o.only == nil) == (o.to == nil) then check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.") end
+  if (o.only == nil) == (o.to == nil) then
+    check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.")
+  end
   local first = self:_id(o.only or o.to)
   local from = self:_id(o.from or "output")
   local part = o.only or o.to

@@ -1,5 +1,5 @@
--- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }; and any that
--- PyTorch exports: xai.models.exported { file = "net.pt2" }.
+-- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }; and any
+-- that PyTorch exports: xai.models.exported { file = "net.pt2" }.
 -- torchvision's parameter names, initial weights and forward order; see medxai.nn.model for the options.
 local check = require "medxai.base.options"
 

@@ -37,7 +37,8 @@ local function first_bad_weight(model)
   end
 end
 
---- Where numbers that are not finite began, in words: the images, a node of the network, or the loss; and a parameter that is not.
+--- Where numbers that are not finite began, in words: the images, a node of the network, or the loss; and a parameter
+--- that is not.
 ---@param model medxai.Model in evaluation
 ---@param x table the batch
 function predict.where_not_finite(model, x)
@@ -52,8 +53,8 @@ end
 -- An answer with a logit that is not finite: argmax would make a class of it. place: the image's number in the split.
 local function refuse(model, split, place, value, options)
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
-  local text = ("the network's answer for '%s' is %s%s. %s."):format(split:item(place).path, predict.in_words(value), options.when or "",
-    predict.where_not_finite(model, split:batch({ place }).x))
+  local text = ("the network's answer for '%s' is %s%s. %s."):format(split:item(place).path, predict.in_words(value),
+    options.when or "", predict.where_not_finite(model, split:batch({ place }).x))
   if options.refuse then options.refuse(text) end
   check.fail("evaluate", "%s", text)
 end
@@ -71,7 +72,9 @@ local function one_batch(model, split, loader, answers, options)
   local scope <close> = require("medxai.core").memory.scope()
   local batch = loader:next()
   if not batch then return nil end
-  local out = torch.no_grad(function() return (batch.values and options.prefix:logits(model, batch.values) or model(batch.x)) end)
+  local out = torch.no_grad(function()
+    return (batch.values and options.prefix:logits(model, batch.values) or model(batch.x))
+  end)
   local rows, labels = out:tolist(), batch.y:tolist()
   for i, row in ipairs(rows) do
     local bad = not_finite(row)
@@ -86,8 +89,10 @@ end
 --- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
 ---@param model table
 ---@param split table
----@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, when?: string, refuse?: fun(text: string) } prefix:
----  cached outputs of the frozen part (train/feature_cache.lua); when: " after epoch 3"; refuse: called instead of raising "evaluate: text"
+---@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, when?: string, refuse?: fun(text:
+---   string) } prefix:
+---  cached outputs of the frozen part (train/feature_cache.lua); when: " after epoch 3"; refuse: called instead of
+---  raising "evaluate: text"
 ---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
 function predict.predict(model, split, options)
   local training = model:is_training()

@@ -24,8 +24,10 @@ local function probe(self)
   self._training = false
   local ok, problem = pcall(torch.no_grad, function()
     local scope <close> = core.memory.scope()
-    local x = torch.zeros({ 1, self._network.channels or 3, self.size_px, self.size_px }, { dtype = self.dtype, device = self.device })
-    self:forward { x = x, outputs = self._def.aux and { "output", self._def.nodes[self._def.aux] } or nil, fold = false, each = function(name, t)
+    local x = torch.zeros({ 1, self._network.channels or 3, self.size_px, self.size_px },
+      { dtype = self.dtype, device = self.device })
+    self:forward { x = x, outputs = self._def.aux and { "output", self._def.nodes[self._def.aux] } or nil, fold = false,
+      each = function(name, t)
       local shape = t.shape
       shapes[name] = table.concat(shape, "x", 2)
     end }

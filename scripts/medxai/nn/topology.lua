@@ -7,7 +7,8 @@ local topology, methods = {}, {}
 topology.methods = methods
 
 local nonlinear = {}
-for op in ("relu hardtanh silu sigmoid gelu elu selu celu leaky_relu prelu hardswish hardsigmoid mish softplus tanh relu6")
+for op in ("relu hardtanh silu sigmoid gelu elu selu celu leaky_relu prelu hardswish hardsigmoid mish softplus "
+    .. "tanh relu6")
   :gmatch("%S+") do
   nonlinear[op] = true
 end
@@ -115,7 +116,8 @@ local function holds_images(def, id) return not def.batches or not def.batches[i
 function methods:images(name, value, first, count)
   local batch = self._def.batches and self._def.batches[self:_id(name)] or { dim = 0, per_image = 1 }
   if batch.per_image ~= 1 then
-    check.fail(self.name, "the value '%s' holds %d parts of each image along one dimension, so that images cannot be told apart. "
+    check.fail(self.name, "the value '%s' holds %d parts of each image along one dimension, so that images cannot "
+      .. "be told apart. "
       .. "Choose the output of a whole block.", name, batch.per_image)
   end
   return batch.dim < 0 and value or value:narrow(batch.dim, first, count)

@@ -1,7 +1,7 @@
 -- Model and data of an earlier run, as its model.json says: xai.trained "vgg19". What changes a number is the run's:
--- network, head, hidden units, transform_input, layout, weights; reader, folder, sizes, mask, mean and std, white level.
--- A network that PyTorch exported is the run's own file of it. It refuses runs that do not say how they were trained, and
--- networks that an experiment built itself.
+-- network, head, hidden units, transform_input, layout, weights; reader, folder, sizes, mask, mean and std, white
+-- level. A network that PyTorch exported is the run's own file of it. It refuses runs that do not say how they were
+-- trained, and networks that an experiment built itself.
 local check = require "medxai.base.options"
 local exported_file = require "medxai.nn.exported_file"
 local host = require "medxai.host"
@@ -19,7 +19,8 @@ local spec = {
 
 local function fail(run, fmt, ...) check.fail("trained", "the run '%s' " .. fmt, run, ...) end
 
--- What builds the network of a run: the constructor of one of the seven, or that of exported ones for the run's own file.
+-- What builds the network of a run: the constructor of one of the seven, or that of exported ones for the run's own
+-- file.
 local function constructor(run, described, weights_path)
   if exported_file.of_run(weights_path) then return models.exported end
   for _, name in ipairs(models.names) do
@@ -37,7 +38,8 @@ local function describe(run)
   local found = weights.find(run, "trained")
   local described = found.described
   if not described then
-    fail(run, "has no model.json: how it was trained is not known. Use xai.models.NAME { classes = ..., weights = '%s' } "
+    fail(run, "has no model.json: how it was trained is not known. Use xai.models.NAME { classes = ..., weights "
+      .. "= '%s' } "
       .. "with the settings of its training.", run)
   end
   local build = constructor(run, described, found.path)
@@ -75,10 +77,10 @@ local function forced(described, build, o)
   return #list > 0 and list or nil
 end
 
---- Model and data of an earlier run (xai.trained), as its model.json says, for evaluating and explaining: every part of the
---- model is trainable, and its training's dropout and train_depth are not taken over. Options of the command line replace
---- those of the run's reader as ever (--data DIR, --limit 50); a setting that changes what the network sees, other than
---- the run's, is an error in the first step that uses both, unless `force` names it.
+--- Model and data of an earlier run (xai.trained), as its model.json says, for evaluating and explaining: every part of
+--- the model is trainable, and its training's dropout and train_depth are not taken over. Options of the command line
+--- replace those of the run's reader as ever (--data DIR, --limit 50); a setting that changes what the network sees,
+--- other than the run's, is an error in the first step that uses both, unless `force` names it.
 ---   data   options of the run's reader in place of the run's own: { root = "elsewhere", part = "infection" }
 ---   force  settings that differ on purpose: { "size_px" }; told, and in the report
 ---   sizes  "trained" (default), or "thesis": where the thesis explained images of another size than it trained on

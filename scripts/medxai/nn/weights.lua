@@ -28,7 +28,7 @@ local function say(fmt, ...)
   if not host.options.quiet then io.stderr:write(string.format(fmt, ...), "\n") end
 end
 
--- ---- cache -----------------------------------------------------------------------------------------------------------------
+-- ---- cache ----------------------------------------------------------------------------------------------------------
 
 --- The folders in which torch keeps what it downloads; a download goes into the first.
 ---@return string[]
@@ -60,7 +60,7 @@ local function cached(network)
   end
 end
 
--- ---- download --------------------------------------------------------------------------------------------------------------
+-- ---- download -------------------------------------------------------------------------------------------------------
 
 local function has_program(name) return os.execute("command -v " .. name .. " >/dev/null 2>&1") == true end
 
@@ -84,8 +84,8 @@ local function show_progress(name, bytes, mb, at)
   return now
 end
 
--- The fetch runs in the background of a shell that tells its size twice a second. When nobody listens any more (Ctrl-C, a
--- kill) the shell ends the fetch and tidies up; what came so far stays, for the next try.
+-- The fetch runs in the background of a shell that tells its size twice a second. When nobody listens any more (Ctrl-C,
+-- a kill) the shell ends the fetch and tidies up; what came so far stays, for the next try.
 local watcher = [[
 trap '' PIPE; part=%s; rm -f "$part.status"
 ( %s 2>"$part.log" & echo $! >"$part.pid"; wait $!; echo $? >"$part.status" ) &
@@ -148,15 +148,18 @@ end
 ---@return string? why
 function weights.imagenet(network, options)
   if not imagenet[network] then
-    check.fail("weights", "there are no ImageNet weights for '%s' (%s have some). Give a file.", network, table.concat(check.sorted_keys(imagenet), ", "))
+    check.fail("weights", "there are no ImageNet weights for '%s' (%s have some). Give a file.", network,
+      table.concat(check.sorted_keys(imagenet), ", "))
   end
   local path = cached(network)
   if path then return path end
-  if options and options.download == false then return nil, "no file " .. imagenet[network][1] .. " in " .. weights.folders()[1] end
+  if options and options.download == false then
+    return nil, "no file " .. imagenet[network][1] .. " in " .. weights.folders()[1]
+  end
   return download(network)
 end
 
--- ---- runs ------------------------------------------------------------------------------------------------------------------
+-- ---- runs -----------------------------------------------------------------------------------------------------------
 
 -- A name with a dot may be a file's or a run's: "try.2".
 local function is_path(spec)
@@ -172,8 +175,8 @@ local function experiment_of(name)
   end
 end
 
--- The folder of a run by its name; under --smoke a smoke run's is taken first. Of an experiment with several seeds the one
--- of this run's seed.
+-- The folder of a run by its name; under --smoke a smoke run's is taken first. Of an experiment with several seeds the
+-- one of this run's seed.
 local function run_folder(name)
   local names = check.smoke() and { name .. "-smoke", name } or { name }
   for _, n in ipairs(names) do
@@ -187,10 +190,11 @@ local function run_folder(name)
     check.fail("weights", "there is no run '%s'. torchvision's weights are weights = \"imagenet\".", name)
   end
   check.fail("weights", "there is no run '%s' (looked for runs/%s/weights.pt). %s", name, name,
-    experiment and ("Run %s first."):format(experiment) or "Run the experiment of that name first, or give a path to a file.")
+    experiment and ("Run %s first."):format(experiment)
+    or "Run the experiment of that name first, or give a path to a file.")
 end
 
--- ---- apply -----------------------------------------------------------------------------------------------------------------
+-- ---- apply ----------------------------------------------------------------------------------------------------------
 
 -- Whether a tensor belongs to a part that ImageNet weights may leave as drawn.
 local function in_head(model)

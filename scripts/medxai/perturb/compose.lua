@@ -1,5 +1,6 @@
--- Perturbed images made on the device: one image shown where a mask says so and its background elsewhere. Masks come as boxes
--- (SHAP Partition) or as regions that are on or off (LIME, SHAP Kernel); no image is copied a sample and no mask leaves its device.
+-- Perturbed images made on the device: one image shown where a mask says so and its background elsewhere. Masks come as
+-- boxes (SHAP Partition) or as regions that are on or off (LIME, SHAP Kernel); no image is copied a sample and no mask
+-- leaves its device.
 local torch = require "medxai.torch"
 
 local hide = {}
@@ -10,7 +11,8 @@ local function inside(lo, hi, side)
   return at:ge(lo:unsqueeze(2)):logical_and(at:lt(hi:unsqueeze(2))):to { dtype = "float32" }
 end
 
---- Where any of an image's boxes lies: a product of row and column indicators, so the cost does not depend on their size.
+--- Where any of an image's boxes lies: a product of row and column indicators, so the cost does not depend on their
+--- size.
 ---@param boxes any (n, B, 6) integers: rows, columns, channels from, then to (excluded); an unused box is all 0; they do not overlap
 ---@param channels integer
 ---@param height integer
@@ -18,7 +20,8 @@ end
 ---@param device string
 ---@return any keep (n, 1, H, W) bool; (n, channels, H, W) where a box holds some channels only
 function hide.boxes(boxes, channels, height, width, device)
-  local whole = boxes:select(2, 2):eq(0):logical_and(boxes:select(2, 5):eq(channels):logical_or(boxes:select(2, 5):eq(0))):all():item()
+  local whole = boxes:select(2, 2):eq(0):logical_and(boxes:select(2,
+    5):eq(channels):logical_or(boxes:select(2, 5):eq(0))):all():item()
   local b = boxes:to { device = device, dtype = "int64" }
   local n, count = b:size(0), b:size(1)
   local rows = inside(b:select(2, 0), b:select(2, 3), height)

@@ -1,7 +1,7 @@
 -- The pixels of a map from the most to the least relevant, and masks that take exactly a share of them.
--- Equal values stand in a keyed random order (the same for all maps of an image), so that a plateau is cut at random and not
--- by position; the reference's threshold, which takes a plateau whole or not at all, is here under its own name.
--- It refuses to rank a map that is the same everywhere: the caller learns it by nil.
+-- Equal values stand in a keyed random order (the same for all maps of an image), so that a plateau is cut at random
+-- and not by position; the reference's threshold, which takes a plateau whole or not at all, is here under its own
+-- name. It refuses to rank a map that is the same everywhere: the caller learns it by nil.
 local torch = require "medxai.torch"
 
 local ranking = {}
@@ -25,7 +25,8 @@ end
 --- How many of n pixels a share takes: the nearest whole number.
 function ranking.count(n, share) return math.floor(n * share + 0.5) end
 
--- How many of n values lie below a percentile where no two are equal: as numpy.percentile places it, among n - 1 gaps; all at 100.
+-- How many of n values lie below a percentile where no two are equal: as numpy.percentile places it, among n - 1 gaps;
+-- all at 100.
 local function below_percentile(n, percentile)
   return percentile >= 100 and n or math.ceil(percentile / 100 * (n - 1) - 1e-9)
 end
@@ -36,8 +37,8 @@ local function all_but(numbers, height, width)
   return keep:index_fill_(0, numbers, false):view({ height, width })
 end
 
---- All pixels but those that are most (or least) relevant: a percentile of them is kept, whatever is equal. Without equal values
---- these are the pixels of `below`.
+--- All pixels but those that are most (or least) relevant: a percentile of them is kept, whatever is equal. Without
+--- equal values these are the pixels of `below`.
 ---@param order any from ranking.order
 ---@param percentile number 0 to 100
 ---@param which "most"|"least" which are left out

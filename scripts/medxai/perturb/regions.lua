@@ -1,12 +1,15 @@
 -- Regions of an image: a label map with its hash, the same for all models, methods and seeds of that image. Sources:
---   "quickshift"   { "quickshift", kernel_size = 4, max_dist = 200, ratio = 0.2, sigma = 0, seed = 42 }      LIME's superpixels
---   "slic"         { "slic", n_segments = 10, compactness = 10, sigma = 0, iterations = 10 }                  kernel SHAP's
+--   "quickshift"   { "quickshift", kernel_size = 4, max_dist = 200, ratio = 0.2, sigma = 0, seed = 42 }      LIME's
+--   superpixels
+--   "slic"         { "slic", n_segments = 10, compactness = 10, sigma = 0, iterations = 10 }                  kernel
+--   SHAP's
 --   "grid"         { "grid", rows = 8, columns = 8 }
---   "lung_zones"   right and left lung (the patient's), upper, middle and lower third of each, and what lies outside; from the lung mask
---   { "file", path = "regions/{name}.npy" }   .npy or PNG on the input's grid; {id} and {name} (without ending) are the image's
---   function(image (3, H, W), item) -> (H, W) integers
--- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong shapes,
--- and labels that are not whole numbers.
+--   "lung_zones"   right and left lung (the patient's), upper, middle and lower third of each, and what lies outside;
+--   from the lung mask
+--   { "file", path = "regions/{name}.npy" }   .npy or PNG on the input's grid; {id} and {name} (without ending) are the
+--   image's function(image (3, H, W), item) -> (H, W) integers
+-- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong
+-- shapes, and labels that are not whole numbers.
 local not_defined = require "medxai.base.not_defined"
 local check = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
@@ -59,7 +62,9 @@ Source.__tostring = function(self) return self.text end
 
 local function text_of(kind, options)
   local parts = {}
-  for _, key in ipairs(check.sorted_keys(options)) do parts[#parts + 1] = string.format("%s=%.12g", key, options[key]) end
+  for _, key in ipairs(check.sorted_keys(options)) do
+    parts[#parts + 1] = string.format("%s=%.12g", key, options[key])
+  end
   return #parts == 0 and kind or kind .. "(" .. table.concat(parts, ", ") .. ")"
 end
 
@@ -75,7 +80,8 @@ function regions.parse(source)
   local given = type(source) == "table" and source or { source }
   local kind, own = given[1], {}
   if type(kind) ~= "string" then
-    check.fail("regions", "a source is a name, { name, option = value } or a function (got %s).", type(source) == "table" and "a table without a name" or type(source))
+    check.fail("regions", "a source is a name, { name, option = value } or a function (got %s).",
+      type(source) == "table" and "a table without a name" or type(source))
   end
   check.known("regions", "source", kind, names)
   for key, value in pairs(given) do
@@ -86,8 +92,8 @@ function regions.parse(source)
   return setmetatable({ kind = kind, options = options, text = text }, Source)
 end
 
---- One hash of the files from which a source's regions come: lung masks, or the files themselves, where each image has one those of
---- their folder (one that is added defines another map). nil where there are none.
+--- One hash of the files from which a source's regions come: lung masks, or the files themselves, where each image has
+--- one those of their folder (one that is added defines another map). nil where there are none.
 ---@param source medxai.RegionSource|nil
 ---@param split table
 ---@return string|nil
@@ -104,7 +110,7 @@ function regions.files_sha256(source, split)
   return files.sha256(table.concat(list, "\n"))
 end
 
--- ---- sources: each gives (H, W) int64 and, where the regions have names, label -> name ------------------------------------
+-- ---- sources: each gives (H, W) int64 and, where the regions have names, label -> name ------------------------------
 
 local make = {}
 
@@ -156,9 +162,11 @@ local function thirds(half, h)
   return torch.tensor(zone, { dtype = "int64" }):unsqueeze(1)
 end
 
-local zone_names = { "outside the lungs", "right upper", "right middle", "right lower", "left upper", "left middle", "left lower" }
+local zone_names = { "outside the lungs", "right upper", "right middle", "right lower", "left upper", "left middle",
+  "left lower" }
 
---- Zones of a lung mask (H, W): 0 outside; 1 .. 3 the patient's right lung (on the image's left) from above, 4 .. 6 the left.
+--- Zones of a lung mask (H, W): 0 outside; 1 .. 3 the patient's right lung (on the image's left) from above, 4 .. 6 the
+--- left.
 function regions.lung_zones(mask)
   local inside = mask:to { device = "cpu" }:ne(0):to { dtype = "int64" }
   if inside:sum():item() == 0 then check.fail("regions", "the lung mask is empty (lung_zones needs lungs).") end
@@ -173,42 +181,59 @@ function regions.lung_zones(mask)
   return labels, zone_names
 end
 
--- Whether regions are for the map of one image of many: where it lacks what they are made of, that map is not defined and the others are made.
+-- Whether regions are for the map of one image of many: where it lacks what they are made of, that map is not defined
+-- and the others are made.
 local function is_one_of_many(given) return (given.least or 2) < 2 end
 
 function make.lung_zones(_, image, given)
-  if not given.split or not given.number or has_mask(given.split, "lungs") == false then check.fail("regions", "lung_zones needs a data set with lung masks.") end
+  if not given.split or not given.number or has_mask(given.split, "lungs") == false then
+    check.fail("regions", "lung_zones needs a data set with lung masks.")
+  end
   local mask = given.split:mask(given.number, "lungs")
-  if is_one_of_many(given) and not (mask and mask:ne(0):any():item()) then not_defined.raise(mask and "the lung mask is empty" or "the image has no lung mask") end
-  if not mask then check.fail("regions", "'%s' has no lung mask (lung_zones needs one).", tostring(given.item and given.item.path)) end
+  if is_one_of_many(given) and not (mask and mask:ne(0):any():item()) then
+    not_defined.raise(mask and "the lung mask is empty" or "the image has no lung mask")
+  end
+  if not mask then
+    check.fail("regions", "'%s' has no lung mask (lung_zones needs one).", tostring(given.item and given.item.path))
+  end
   local mh, mw, h, w = mask:size(0), mask:size(1), image:size(1), image:size(2)
-  if mh ~= h or mw ~= w then check.fail("regions", "the lung mask does not fit the image (expected (%d, %d), got (%d, %d)).", h, w, mh, mw) end
+  if mh ~= h or mw ~= w then
+    check.fail("regions", "the lung mask does not fit the image (expected (%d, %d), got (%d, %d)).", h, w, mh, mw)
+  end
   return regions.lung_zones(mask)
 end
 
 function make.file(source, _, given)
   local item = given.item or {}
   local path = source.options.path:gsub("{(%w+)}", { id = item.id, name = item.name and item.name:gsub("%.%w+$", "") })
-  if is_one_of_many(given) and path ~= source.options.path and not files.exists(path) then not_defined.raise("there is no file of regions '" .. path .. "'") end
+  if is_one_of_many(given) and path ~= source.options.path and not files.exists(path) then
+    not_defined.raise("there is no file of regions '" .. path .. "'")
+  end
   if path:find("%.npy$") then return torch.load_npy(path) end
   local picture = core.image.load(path)
-  if picture:size(2) ~= 1 then check.fail("regions", "'%s' is a picture in color (expected gray: the labels).", path) end
+  if picture:size(2) ~= 1 then
+    check.fail("regions", "'%s' is a picture in color (expected gray: the labels).", path)
+  end
   return picture:squeeze(2)
 end
 
 make["function"] = function(source, image, given)
   local labels = source.f(image, given.item)
-  if type(labels) ~= "userdata" then check.fail("regions", "the function returned %s (expected a tensor (H, W)).", labels == nil and "nothing" or "a " .. type(labels)) end
+  if type(labels) ~= "userdata" then
+    check.fail("regions", "the function returned %s (expected a tensor (H, W)).",
+      labels == nil and "nothing" or "a " .. type(labels))
+  end
   return labels
 end
 
--- ---- checks --------------------------------------------------------------------------------------------------------------
+-- ---- checks ---------------------------------------------------------------------------------------------------------
 
 -- (H, W) int64 on the CPU of what a source gave; raises where that has no sense.
 local function whole_numbers(source, labels, h, w)
   local shape = labels.shape
   if #shape ~= 2 or shape[1] ~= h or shape[2] ~= w then
-    check.fail("regions", "%s gave labels of shape (%s) (expected (%d, %d)).", source.text, table.concat(shape, ", "), h, w)
+    check.fail("regions", "%s gave labels of shape (%s) (expected (%d, %d)).", source.text,
+      table.concat(shape, ", "), h, w)
   end
   labels = labels:detach():to { device = "cpu" }
   if labels.dtype:find("^float") or labels.dtype == "bfloat16" then
@@ -230,19 +255,23 @@ end
 --- The regions of one image.
 ---@param source string|table|function
 ---@param image any tensor (3, H, W), pixels in [0, 1]
----@param given? table item, split and number (lung_zones), seed of quickshift's tie-breaking noise (42), least = 1: one region is no error
+---@param given? table item, split and number (lung_zones), seed of quickshift's tie-breaking noise (42), least = 1: one
+---   region is no error
 ---@return table regions { labels = int64 (H, W) of 0 .. count-1 on the CPU, count =, hash = 16 hex digits, names = list or nil, source = text }
 function regions.of(source, image, given)
   source, given = regions.parse(source), given or {}
   local shape = image.shape
-  if #shape ~= 3 or shape[1] ~= 3 then check.fail("regions", "takes an image (3, H, W), got (%s).", table.concat(shape, ", ")) end
+  if #shape ~= 3 or shape[1] ~= 3 then
+    check.fail("regions", "takes an image (3, H, W), got (%s).", table.concat(shape, ", "))
+  end
   local pixels = image:detach():to { device = "cpu", dtype = "float64" }:contiguous()
   if not pixels:isfinite():all():item() then check.fail("regions", "the image holds values that are not finite.") end
   local made, made_names = make[source.kind](source, pixels, given)
   local labels, values = renumbered(whole_numbers(source, made, shape[2], shape[3]))
   local count = values:size(0)
   if count < (given.least or 2) then
-    check.fail("regions", "%s gives one region only (expected at least 2). Choose a finer source, for instance { \"grid\", rows = 8, columns = 8 }.", source.text)
+    check.fail("regions", "%s gives one region only (expected at least 2). Choose a finer source, for instance { "
+      .. "\"grid\", rows = 8, columns = 8 }.", source.text)
   end
   local named = made_names and {}
   for k, value in ipairs(made_names and values:tolist() or {}) do named[k] = made_names[value + 1] end
@@ -250,21 +279,22 @@ function regions.of(source, image, given)
   return { labels = labels, count = count, hash = hash:sub(1, 16), names = named or nil, source = source.text }
 end
 
--- ---- boundaries ------------------------------------------------------------------------------------------------------------
+-- ---- boundaries -----------------------------------------------------------------------------------------------------
 
 regions.boundaries_spec = {
   background = { "integer", default = 0, doc = "the label that is no region" },
   compat = { one_of = { "scikit-image" }, doc = "as it is with int64 labels" },
 }
 
---- Where scikit-image's find_boundaries(mode = "outer") is true. compat = "scikit-image": as it is with int64 labels, where
---- the sides of a region (not its top and bottom) get a second line.
+--- Where scikit-image's find_boundaries(mode = "outer") is true. compat = "scikit-image": as it is with int64 labels,
+--- where the sides of a region (not its top and bottom) get a second line.
 ---@param labels any tensor (H, W) of whole numbers
 ---@param options? { background: integer, compat: string }
 ---@return any tensor (H, W) bool
 function regions.boundaries(labels, options)
   local o = check.options("boundaries", options, regions.boundaries_spec)
-  return core.segment.boundaries(labels:to { device = "cpu", dtype = "int64" }:contiguous(), o.background, o.compat ~= nil):ne(0)
+  return core.segment.boundaries(labels:to { device = "cpu", dtype = "int64" }:contiguous(), o.background,
+    o.compat ~= nil):ne(0)
 end
 
 --- The image (3, H, W) in [0, 1] with the boundaries of labels in yellow, as scikit-image's mark_boundaries.

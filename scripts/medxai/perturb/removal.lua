@@ -1,5 +1,5 @@
--- Takes information out of images, in the network's input range: one object for ROAD, deletion and insertion, LIME and SHAP.
--- It refuses to guess the network's range, and a background for noisy_linear, which has none.
+-- Takes information out of images, in the network's input range: one object for ROAD, deletion and insertion, LIME and
+-- SHAP. It refuses to guess the network's range, and a background for noisy_linear, which has none.
 local check = require "medxai.base.options"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
@@ -21,7 +21,8 @@ local docs = {
   segment_mean = "Each region's mean, channel by channel (LIME's way).",
   ["blur(k)"] = "OpenCV's box blur, k pixels wide and high (anchored at k // 2, the border mirrored without its edge).",
   ["blur(kx, ky)"] = "OpenCV's box blur, kx pixels wide and ky high.",
-  ["noisy_linear(sigma)"] = "Removed pixels from their kept neighbors by a linear system, plus normal noise (ROAD's imputer); "
+  ["noisy_linear(sigma)"] = "Removed pixels from their kept neighbors by a linear system, plus normal noise (ROAD's "
+  .. "imputer); "
     .. "sigma is 0.01 where left out.",
 }
 
@@ -63,9 +64,12 @@ local plain = { black = true, white = true, mean = true, segment_mean = true }
 ---@return medxai.Removal
 function removal.parse(text)
   if getmetatable(text) == Removal then return text end
-  if type(text) ~= "string" then check.fail("removal", "a removal is a text (expected %s, got %s).", forms, type(text)) end
+  if type(text) ~= "string" then
+    check.fail("removal", "a removal is a text (expected %s, got %s).", forms, type(text))
+  end
   local name, numbers = parts_of(text)
-  local self = setmetatable({ kind = name, id = name, needs_labels = name == "segment_mean", needs_noise = false }, Removal)
+  local self = setmetatable({ kind = name, id = name, needs_labels = name == "segment_mean", needs_noise = false },
+    Removal)
   if name == "blur" then parse_blur(self, numbers, text)
   elseif name == "noisy_linear" then parse_noisy(self, numbers, text)
   elseif not plain[name] or #numbers > 0 then wrong(text) end
@@ -79,7 +83,8 @@ end
 function removal.of_background(what, text)
   local self = removal.parse(text)
   if self.kind == "noisy_linear" then
-    check.fail(what, "removal = '%s' has no background: it fills pixels from those that are kept (expected black, white, "
+    check.fail(what, "removal = '%s' has no background: it fills pixels from those that are kept (expected "
+      .. "black, white, "
       .. "mean, segment_mean or blur).", self.id)
   end
   return self
@@ -91,13 +96,17 @@ end
 ---@return medxai.Removal
 function removal.without_regions(what, text)
   local self = removal.parse(text)
-  if self.needs_labels then check.fail(what, "'%s' needs regions, which there are none here (expected black, white, mean, blur or noisy_linear).", self.id) end
+  if self.needs_labels then
+    check.fail(what, "'%s' needs regions, which there are none here (expected black, white, mean, blur or "
+      .. "noisy_linear).", self.id)
+  end
   return self
 end
 
 -- ---- backgrounds ------------------------------------------------------------------------------------------------
 
--- (n, n) float64: row i holds 1/k at the pixels that the box around i covers, mirrored at the border as often as needed.
+-- (n, n) float64: row i holds 1/k at the pixels that the box around i covers, mirrored at the border as often as
+-- needed.
 local function box(n, k)
   local rows = torch.zeros(n, n, { dtype = "float64" })
   local at, period = torch.arange(n), 2 * math.max(n - 1, 1)
@@ -125,7 +134,8 @@ local function segment_means(x, labels)
   local given = labels.shape
   local batched = #given == 3
   if given[#given - 1] ~= shape[3] or given[#given] ~= shape[4] or #given > 3 or batched and given[1] ~= n then
-    check.fail("removal", "labels do not fit the images (expected (%d, %d) or (%d, %d, %d), got (%s)).", shape[3], shape[4], n, shape[3], shape[4], table.concat(given, ", "))
+    check.fail("removal", "labels do not fit the images (expected (%d, %d) or (%d, %d, %d), got (%s)).", shape[3],
+      shape[4], n, shape[3], shape[4], table.concat(given, ", "))
   end
   local index = labels:to { device = x.device, dtype = "int64" }:reshape({ batched and n or 1, 1, pixels })
   index = index:expand({ n, c, pixels })
@@ -147,7 +157,8 @@ end
 
 --- The images with everything taken out.
 ---@param x any tensor (N, C, H, W), the network's input
----@param options? table labels: (H, W) or (N, H, W) int64, for segment_mean; range: { lo, hi }, tensors (1, C, 1, 1), for black and white
+---@param options? table labels: (H, W) or (N, H, W) int64, for segment_mean; range: { lo, hi }, tensors (1, C, 1, 1),
+---   for black and white
 ---@return any tensor like x
 function Removal:background(x, options)
   local shape = x.shape
@@ -157,7 +168,9 @@ function Removal:background(x, options)
   if self.kind == "mean" then return filled(x, x:to { dtype = "float64" }:mean({ 2, 3 }, true)) end
   if self.kind == "blur" then return blurred(x, self.kx, self.ky) end
   if self.kind == "segment_mean" then
-    if not (options and options.labels) then check.fail("removal", "'segment_mean' needs the regions (expected labels = tensor (H, W)).") end
+    if not (options and options.labels) then
+      check.fail("removal", "'segment_mean' needs the regions (expected labels = tensor (H, W)).")
+    end
     return segment_means(x, options.labels)
   end
   check.fail("removal", "'%s' has no background: it fills pixels from those that are kept.", self.id)
@@ -165,13 +178,17 @@ end
 
 -- ---- removing ---------------------------------------------------------------------------------------------------
 
--- Adds each image's noise (from its own stream; images with the same one share its draws) where keep is false. values: float64.
+-- Adds each image's noise (from its own stream; images with the same one share its draws) where keep is false. values:
+-- float64.
 local function add_noise(self, values, keep, streams)
   local shape, drawn = values.shape, {}
   for i = 1, shape[1] do
     local stream = streams and streams[i]
-    if not stream then check.fail("removal", "noisy_linear needs a keyed stream for each image (expected %d, got %d).", shape[1], i - 1) end
-    drawn[stream] = drawn[stream] or stream:normal(shape[2] * shape[3] * shape[4]):view({ shape[2], shape[3], shape[4] }):mul_(self.sigma)
+    if not stream then
+      check.fail("removal", "noisy_linear needs a keyed stream for each image (expected %d, got %d).", shape[1], i - 1)
+    end
+    drawn[stream] = drawn[stream] or stream:normal(shape[2] * shape[3] * shape[4]):view(
+      { shape[2], shape[3], shape[4] }):mul_(self.sigma)
     values:select(0, i - 1):add_(drawn[stream]:masked_fill(keep:select(0, i - 1), 0))
   end
 end
@@ -187,15 +204,18 @@ local function imputed(self, x, keep, options)
 end
 
 --- The images with what lies outside keep taken out.
---- Draw k of an image's noise belongs to its number k (channel, row, column), whatever is removed: percentiles are paired.
+--- Draw k of an image's noise belongs to its number k (channel, row, column), whatever is removed: percentiles are
+--- paired.
 ---@param x any tensor (N, C, H, W), the network's input
 ---@param keep any tensor (N, H, W) bool
 ---@param options? table labels, range: see background; streams: list of N keyed streams, for noisy_linear with noise
 ---@return any tensor like x
 function Removal:apply(x, keep, options)
   local shape, given = x.shape, keep.shape
-  if #shape ~= 4 or #given ~= 3 or given[1] ~= shape[1] or given[2] ~= shape[3] or given[3] ~= shape[4] or keep.dtype ~= "bool" then
-    check.fail("removal", "keep does not fit the images (expected bool (N, H, W) for images (%s), got %s (%s)).", table.concat(shape, ", "), keep.dtype, table.concat(given, ", "))
+  if #shape ~= 4 or #given ~= 3 or given[1] ~= shape[1] or given[2] ~= shape[3] or given[3] ~= shape[4]
+      or keep.dtype ~= "bool" then
+    check.fail("removal", "keep does not fit the images (expected bool (N, H, W) for images (%s), got %s (%s)).",
+      table.concat(shape, ", "), keep.dtype, table.concat(given, ", "))
   end
   if self.kind == "noisy_linear" then return imputed(self, x, keep, options) end
   return torch.where(keep:to { device = x.device }:unsqueeze(1), x, self:background(x, options))

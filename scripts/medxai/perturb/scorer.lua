@@ -1,7 +1,9 @@
--- Forward passes by the thousand for the methods and metrics that perturb: logits of n images, or of n values of an inner
--- layer, made chunk by chunk under a memory budget, without gradients, batch norms folded, in the model's layout.
---   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bfloat16", chunk = nil })
---   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU; make(first, count) -> (count, 3, H, W) on the model's device
+-- Forward passes by the thousand for the methods and metrics that perturb: logits of n images, or of n values of an
+-- inner layer, made chunk by chunk under a memory budget, without gradients, batch norms folded, in the model's layout.
+--   local s = scorer.new(model, { budget_mb = 1024, deterministic = false, precision = "float32" | "bfloat16", chunk =
+--   nil })
+--   s:logits(n, make)                    -- (n, K) float32 (or the model's float64) on the CPU; make(first, count) ->
+--   (count, 3, H, W) on the model's device
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
 local check = require "medxai.base.options"
@@ -25,9 +27,9 @@ scorer.spec = {
   chunk = { "integer", min = 1, unit = "images", doc = "per pass; default: what fits into budget_mb" },
 }
 
---- A scorer of a model in eval mode. Options: budget_mb, memory for one chunk; deterministic: chunks of 8, the last one padded,
---- so that a score depends on nothing but its image; precision: "bfloat16" evaluates in bfloat16 (about 3 digits) where deviation()
---- tells the price; chunk: a fixed number at once.
+--- A scorer of a model in eval mode. Options: budget_mb, memory for one chunk; deterministic: chunks of 8, the last one
+--- padded, so that a score depends on nothing but its image; precision: "bfloat16" evaluates in bfloat16 (about 3
+--- digits) where deviation() tells the price; chunk: a fixed number at once.
 ---@param model medxai.Model
 ---@param options? table
 ---@return table scorer with forwards and partials: images evaluated so far by whole passes and from inner layers
@@ -40,7 +42,8 @@ end
 local function kind(self, key)
   local o = self.options
   local device = self.model.device
-  self.kinds[key] = self.kinds[key] or chunks.new { device = device, budget_bytes = o.budget_mb * (1 << 20), worth_bytes = chunks.worth(device), deterministic = o.deterministic,
+  self.kinds[key] = self.kinds[key] or chunks.new { device = device, budget_bytes = o.budget_mb * (1 << 20),
+    worth_bytes = chunks.worth(device), deterministic = o.deterministic,
     chunk = o.chunk }
   return self.kinds[key]
 end
@@ -49,7 +52,9 @@ end
 local function lowered(self)
   if self.options.precision ~= "bfloat16" then return self.model end
   if not self.half then require("medxai.tensor.bfloat16").require("scorer", self.model.device) end
-  if not self.half then self.half = memory.unscoped(function() return self.model:clone():to { dtype = "bfloat16" } end) end
+  if not self.half then
+    self.half = memory.unscoped(function() return self.model:clone():to { dtype = "bfloat16" } end)
+  end
   return self.half
 end
 
@@ -72,7 +77,9 @@ end
 
 local function run(self, key, n, make, layer, base)
   local model = lowered(self)
-  if self.model:is_training() then check.fail("scorer", "the model is in train mode (expected eval mode). Use model:eval().") end
+  if self.model:is_training() then
+    check.fail("scorer", "the model is in train mode (expected eval mode). Use model:eval().")
+  end
   local state, parts = kind(self, key), {}
   local outer <close> = memory.scope()
   torch.no_grad(function()

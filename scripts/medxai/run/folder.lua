@@ -10,8 +10,8 @@ local own_files = { "config.json", "environment.json", "manifest.csv", "data_che
   "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock", "verdicts.csv",
   "packet_key.csv" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
-local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables", "perturbed",
-  "audit", "pictures" }
+local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
+  "perturbed", "audit", "pictures" }
 
 --- Whether a folder holds a run that was begun.
 ---@param dir string

@@ -1,7 +1,8 @@
--- The check before training: mistakes in the lines after a training (a misspelt method, option, layer or mask) are found
--- before hours of work and not after. The experiment is read once more in a Lua state of its own (preflight_state.lua), where
--- networks are described without tensors and every step only checks its options. Nothing of it reaches the run.
--- It refuses what it can prove to be a mistake; where an experiment computes, reads or writes by itself, it looks no further.
+-- The check before training: mistakes in the lines after a training (a misspelt method, option, layer or mask) are
+-- found before hours of work and not after. The experiment is read once more in a Lua state of its own
+-- (preflight_state.lua), where networks are described without tensors and every step only checks its options. Nothing
+-- of it reaches the run. It refuses what it can prove to be a mistake; where an experiment computes, reads or writes by
+-- itself, it looks no further.
 local host = require "medxai.host"
 
 local preflight = {}

@@ -18,7 +18,7 @@ local processes = {}
 -- How long the others are waited for where nothing else is said.
 processes.timeout_s = 600
 
--- ---- who this is ------------------------------------------------------------------------------------------------------
+-- ---- who this is ----------------------------------------------------------------------------------------------------
 
 -- The names of torchrun, Open MPI, SLURM, and MPICH or Intel MPI; the innermost launcher comes first, as mpirun and
 -- torchrun leave the names of the SLURM step around them. Not SLURM_NTASKS: a batch script without srun has it, too.
@@ -72,7 +72,8 @@ function processes.identity(env)
           names[2], rank, names[1], world)
       end
       if world == 1 then break end
-      local agent = env "TORCHELASTIC_USE_AGENT_STORE" == "True" -- torchrun keeps the store; a restart has keys of its own
+      -- torchrun keeps the store; a restart has keys of its own
+      local agent = env "TORCHELASTIC_USE_AGENT_STORE" == "True"
       return { rank = rank, world = world, host = address(env, names, world),
         port = integer(env, "MASTER_PORT") or port_of(env), serves = rank == 0 and not agent,
         prefix = agent and ("worker/attempt_%s/medxai/"):format(env "TORCHELASTIC_RESTART_COUNT" or "0") or "medxai/" }
@@ -81,7 +82,7 @@ function processes.identity(env)
   return { rank = 0, world = 1 }
 end
 
--- ---- the store --------------------------------------------------------------------------------------------------------
+-- ---- the store ------------------------------------------------------------------------------------------------------
 
 local current -- false: one process
 
@@ -107,7 +108,8 @@ function Processes:lost(problem)
   local gone = low:find "gloo" or low:find "connection" or low:find "socket" or low:find "peer" or low:find "timed out"
     or low:find "timeout" or low:find "broken pipe" or low:find "recv" or low:find "store"
   if not gone or host.interrupted() then error(problem, 0) end
-  check.fail("processes", "another of the %d processes has ended or does not answer (%s).%s Run the same command again: "
+  check.fail("processes", "another of the %d processes has ended or does not answer (%s).%s Run the same "
+    .. "command again: "
     .. "training goes on from the last whole epoch.", self.world, text:gsub("^processes: ", ""), last_words(self))
 end
 
@@ -198,7 +200,7 @@ function processes.current()
   return current or nil
 end
 
--- ---- steps of the first process -----------------------------------------------------------------------------------------
+-- ---- steps of the first process -------------------------------------------------------------------------------------
 
 local alone = { grid = true, study = true, sanity = true }
 
@@ -228,7 +230,7 @@ function Processes:first(verb, f)
   return result
 end
 
--- ---- groups -----------------------------------------------------------------------------------------------------------
+-- ---- groups ---------------------------------------------------------------------------------------------------------
 
 ---@class medxai.ProcessGroup
 ---@field rank integer
@@ -242,9 +244,10 @@ Group.__index = Group
 ---@return medxai.ProcessGroup
 function Processes:group(timeout_s)
   self.groups = self.groups + 1
-  local where = os.getenv "GLOO_SOCKET_IFNAME" or (self.host == "127.0.0.1" or self.host == "localhost") and "127.0.0.1" or nil
-  local native = self:call(self.store.group, self.store, self.prefix .. "group/" .. self.groups, where, self.rank, self.world,
-    timeout_s)
+  local where = os.getenv "GLOO_SOCKET_IFNAME" or (self.host == "127.0.0.1" or self.host == "localhost")
+    and "127.0.0.1" or nil
+  local native = self:call(self.store.group, self.store, self.prefix .. "group/" .. self.groups, where, self.rank,
+    self.world, timeout_s)
   return setmetatable({ native = native, rank = self.rank, world = self.world, processes = self }, Group)
 end
 

@@ -1,5 +1,5 @@
--- A run: a folder of plain files and the steps that fill it. `run:fit`, `run:evaluate`, `run:explain` and `run:report` are
--- steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
+-- A run: a folder of plain files and the steps that fill it. `run:fit`, `run:evaluate`, `run:explain` and `run:report`
+-- are steps with keys; what is finished with the same key is not done again, what was interrupted goes on by itself.
 -- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
 -- into a folder that holds something else.
 local canon = require "medxai.base.json"
@@ -43,7 +43,8 @@ local function folder_of(options)
   if dir then
     for _, other in pairs(runs) do
       if other.dir == dir and other.name ~= options.name then
-        check.fail("run", "'%s' and '%s' would share the folder '%s'. Run this experiment without --out.", other.name, options.name, dir)
+        check.fail("run", "'%s' and '%s' would share the folder '%s'. Run this experiment without --out.", other.name,
+          options.name, dir)
       end
     end
     return dir
@@ -87,14 +88,15 @@ function Run.check(options)
 end
 
 --- Begins a run (xai.run). Nothing is written before its first step.
---- of: the trained run that this one examines, by name or folder (--of RUN): `explain` of `vgg19` is runs/vgg19_explain, and
---- run.of is what xai.trained takes.
+--- of: the trained run that this one examines, by name or folder (--of RUN): `explain` of `vgg19` is
+--- runs/vgg19_explain, and run.of is what xai.trained takes.
 ---@param options { name: string, seed?: integer, seeds?: integer[], out?: string, of?: string }
 ---@return medxai.Run
 function Run.new(options)
   options = Run.check(options)
   if runs[options.name] then
-    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.", options.name)
+    check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.",
+      options.name)
   end
   local seed, dir = seed_and_folder(options)
   local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, begun = false,
@@ -105,12 +107,13 @@ function Run.new(options)
   return run
 end
 
--- ---- the folder -------------------------------------------------------------------------------------------------------
+-- ---- the folder -----------------------------------------------------------------------------------------------------
 
 -- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
 function Run:wait_to_join()
   for _ = 1, 25 do
-    if files.is_folder(files.join(self.dir, "families")) or files.is_folder(files.join(self.dir, "study")) then return true end
+    if files.is_folder(files.join(self.dir, "families"))
+        or files.is_folder(files.join(self.dir, "study")) then return true end
     files.sleep(0.2)
     self.lock = files.lock(files.join(self.dir, ".lock"))
     if self.lock then return false end
@@ -138,7 +141,9 @@ function Run:take_over()
   if not self.joined then return end
   self.lock = files.lock(files.join(self.dir, ".lock"))
   if not self.lock then
-    if not host.options.quiet then io.stderr:write(string.format("'%s': the search is done; waiting for the process that began it\n", self.dir)) end
+    if not host.options.quiet then
+      io.stderr:write(string.format("'%s': the search is done; waiting for the process that began it\n", self.dir))
+    end
     self.lock = files.wait_lock(files.join(self.dir, ".lock"))
   end
   self.joined = false
@@ -160,8 +165,8 @@ function Run:prepare(how)
   end
   if self.lock then files.tidy(self.dir) end
   if host.options.overwrite then folder.clear(self.dir) end
-  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics, program = host.version,
-    question = environment.question(host.script) }
+  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics,
+    program = host.version, question = environment.question(host.script) }
   host.at_exit(function(state, message) self:close(state, message) end)
 end
 
@@ -192,7 +197,9 @@ function Run:last_words(state)
     io.stderr:write(string.format("interrupted during %s; rerun the same command to resume\n", self.doing))
   elseif state == "finished" and not host.options.quiet then
     local report = files.join(self.dir, "report.html")
-    if not self.worked then print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir)) end
+    if not self.worked then
+      print(string.format("'%s' is up to date: every step was done before with the same settings", self.dir))
+    end
     if files.exists(report) then print("report: " .. report) end
   end
 end
@@ -203,8 +210,8 @@ end
 function Run:status(word, message)
   self.beat = host.now()
   if self.joined then return end -- the process that began the search tells it
-  local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"), "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"),
-    "process " .. tostring(require("medxai.file").pid()) }
+  local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"),
+    "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"), "process " .. tostring(require("medxai.file").pid()) }
   if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
   files.write(files.join(self.dir, "status"), table.concat(lines, "\n") .. "\n")
 end
@@ -216,7 +223,7 @@ function Run:heartbeat(doing)
   if host.now() - self.beat >= heartbeat_seconds then self:status("running") end
 end
 
--- ---- what steps need ----------------------------------------------------------------------------------------------------
+-- ---- what steps need ------------------------------------------------------------------------------------------------
 
 --- Opens a step of this run; seed, device and versions become part of its key.
 ---@param name string "fit", "evaluate-test", "explain-gradcam"
@@ -236,7 +243,8 @@ end
 --- Says that a step is not done again.
 function Run:skipped(name)
   if not host.options.quiet then
-    io.stderr:write(string.format("%s: finished before with the same settings (%s/steps/%s.json): not done again\n", name, self.dir, name))
+    io.stderr:write(string.format("%s: finished before with the same settings (%s/steps/%s.json): not done again\n",
+      name, self.dir, name))
   end
 end
 
@@ -276,7 +284,9 @@ end
 local function log_figures(run, result)
   for _, f in ipairs(type(result) == "table" and result.figures or {}) do
     for _, path in ipairs(f.paths or {}) do
-      if path:find "%.png$" then run:events():picture(0, "explain/" .. (f.title or f.name), files.join(run.dir, path)) end
+      if path:find "%.png$" then
+        run:events():picture(0, "explain/" .. (f.title or f.name), files.join(run.dir, path))
+      end
     end
   end
 end
@@ -294,8 +304,8 @@ function Run:time(step, name, seconds, more)
   files.append_line(path, csv.line(time_columns, row))
 end
 
---- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept for
---- reuse goes back.
+--- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept
+--- for reuse goes back.
 function Run:clock(step)
   local began = host.now()
   self.busy = false
@@ -341,7 +351,7 @@ function Run:write_metrics_csv(name, rows)
   csv.write(path, metric_columns, all)
 end
 
--- ---- what determines numbers ----------------------------------------------------------------------------------------------
+-- ---- what determines numbers ----------------------------------------------------------------------------------------
 
 --- A model as plain data: its configuration and the hash of its weights as they are now.
 function Run:describe_model(model)
@@ -358,16 +368,16 @@ local function manifest_sha256(split)
   return canon.hash(canon.list(rows))
 end
 
---- A split as plain data: how its images are prepared and the hashes of what it holds. Masks that are applied have one of their own:
---- the images are the same without them (a chain of models asks for that).
+--- A split as plain data: how its images are prepared and the hashes of what it holds. Masks that are applied have one
+--- of their own: the images are the same without them (a chain of models asks for that).
 function Run:describe_split(split)
   self:check_data(split.data)
   local config = {}
   for k, v in pairs(split.data.config) do
     if k ~= "counts" then config[k] = v end -- of the other splits: no matter here
   end
-  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config, manifest_sha256 = manifest_sha256(split),
-    masks_sha256 = split:input_masks_sha256() }
+  return { name = split.name, n = split.n, classes = canon.list(split.classes), config = config,
+    manifest_sha256 = manifest_sha256(split), masks_sha256 = split:input_masks_sha256() }
 end
 
 --- What the network sees of the images: "whole", "lungs" ...
@@ -397,13 +407,13 @@ function Run:write_manifest(data)
   files.write_data(files.join(self.dir, "data_check" .. suffix .. ".json"), data:check())
   local rows = {}
   for i, item in ipairs(data:manifest()) do
-    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split, patient = item.patient,
-      source = item.source }
+    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split,
+      patient = item.patient, source = item.source }
   end
   csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end
 
--- ---- the steps --------------------------------------------------------------------------------------------------------------
+-- ---- the steps ------------------------------------------------------------------------------------------------------
 
 --- Makes run:<verb> of each of these: verb -> { module, its function, begins =, logs = } (medxai.verbs).
 --- Raises where run.fit(...) stands for run:fit(...).

@@ -1,6 +1,6 @@
--- xai.run { name =, seeds = { 1, 2, 3 } }: the whole experiment once for each seed, into <folder>/seed-1, seed-2 ..., and what the
--- seeds have in common at the end: mean, deviation and range of every test metric, on the terminal and in seeds.csv; and from three
--- seeds on an interval of the accuracy that other seeds and other patients would have.
+-- xai.run { name =, seeds = { 1, 2, 3 } }: the whole experiment once for each seed, into <folder>/seed-1, seed-2 ...,
+-- and what the seeds have in common at the end: mean, deviation and range of every test metric, on the terminal and in
+-- seeds.csv; and from three seeds on an interval of the accuracy that other seeds and other patients would have.
 -- The experiment's file is run again from its top for every seed but the last, which goes on where the run was begun.
 -- It refuses code from standard input, which cannot be read twice.
 local check = require "medxai.base.options"
@@ -17,7 +17,9 @@ local function checked(list)
   if #list == 0 then check.fail("run", "seeds is an empty list (expected seeds = { 1, 2, 3 }).") end
   for i = 1, #list do -- not ipairs: a nil in the middle would hide the seeds after it
     local seed = list[i]
-    if not math.tointeger(seed) or seed < 0 then check.fail("run", "seeds holds %s at %d (expected whole numbers from 0).", tostring(seed), i) end
+    if not math.tointeger(seed) or seed < 0 then
+      check.fail("run", "seeds holds %s at %d (expected whole numbers from 0).", tostring(seed), i)
+    end
     if seen[seed] then check.fail("run", "seeds holds %d twice.", seed) end
     seen[seed], list[i] = true, math.tointeger(seed)
   end
@@ -28,7 +30,7 @@ end
 -- The folder of one seed below the experiment's.
 function seeds.folder(dir, seed) return files.join(dir, "seed-" .. seed) end
 
--- ---- what the seeds have in common ------------------------------------------------------------------------------------------
+-- ---- what the seeds have in common ----------------------------------------------------------------------------------
 
 local measures = { "accuracy", "balanced_accuracy", "auroc_macro", "loss" }
 
@@ -65,7 +67,8 @@ local function statistics(values, n)
   for i = 1, n do
     if values[i] and values[i] == values[i] then square = square + (values[i] - mean) ^ 2 end
   end
-  return { mean = mean, deviation = count > 1 and math.sqrt(square / (count - 1)) or 0 / 0, low = low, high = high, n = count }
+  return { mean = mean, deviation = count > 1 and math.sqrt(square / (count - 1)) or 0 / 0, low = low, high = high,
+    n = count }
 end
 
 -- Of each image that a step of one seed judged: its id, whether it was right, its patient.
@@ -74,13 +77,15 @@ local function judged_by(folder, step)
   local path = data.files and data.files[1] and data.files[1].path
   for _, row in ipairs(path and csv.read(files.join(folder, path)) or {}) do
     if row.split == data.result.split then
-      ids[#ids + 1], hits[#hits + 1], patients[#patients + 1] = row.image_id, row.label == row.predicted and 1 or 0, row.patient
+      ids[#ids + 1], hits[#hits + 1], patients[#patients + 1] = row.image_id, row.label == row.predicted and 1 or 0,
+        row.patient
     end
   end
   return ids, hits, patients
 end
 
--- Patients (images, where not every one is known) by seeds: the share of right answers. nil where the seeds judged different images.
+-- Patients (images, where not every one is known) by seeds: the share of right answers. nil where the seeds judged
+-- different images.
 local function hits_by_seed(dir, list, step)
   local rows, over, first = {}, nil, nil
   for s, seed in ipairs(list) do
@@ -97,15 +102,17 @@ local function hits_by_seed(dir, list, step)
   return rows, over
 end
 
--- "accuracy for other seeds 0.91, 95 % interval 0.85 to 0.97 ...": what holds for the recipe and not for these weights alone.
+-- "accuracy for other seeds 0.91, 95 % interval 0.85 to 0.97 ...": what holds for the recipe and not for these weights
+-- alone.
 local function recipe_text(dir, list, step)
   local rows, over = hits_by_seed(dir, list, step)
-  local why = not rows and "the seeds judged different images" or #rows < units.least and string.format("fewer than %d %s", units.least, over.resampled)
+  local why = not rows and "the seeds judged different images"
+    or #rows < units.least and string.format("fewer than %d %s", units.least, over.resampled)
   local r = rows and components.of(rows)
   why = why or r.why
   if why then return "no interval: " .. why end
-  return string.format("%.4f, 95 %% interval %.4f to %.4f over %s and seeds (t with %.1f degrees of freedom)", r.mean, math.max(0, r.low), math.min(1, r.high),
-    over.resampled, r.df)
+  return string.format("%.4f, 95 %% interval %.4f to %.4f over %s and seeds (t with %.1f degrees of freedom)", r.mean,
+    math.max(0, r.low), math.min(1, r.high), over.resampled, r.df)
 end
 
 local function summarize(dir, list)
@@ -115,7 +122,8 @@ local function summarize(dir, list)
     print(string.format("\n%s over %d seeds", step, #list))
     for _, measure in ipairs(check.sorted_keys(found[step])) do
       local s = statistics(found[step][measure], #list)
-      print(string.format("  %-18s mean %.4f  deviation %.4f  range %.4f to %.4f", measure, s.mean, s.deviation, s.low, s.high))
+      print(string.format("  %-18s mean %.4f  deviation %.4f  range %.4f to %.4f", measure, s.mean, s.deviation, s.low,
+        s.high))
       for i, seed in ipairs(list) do
         rows[#rows + 1] = { seed = seed, step = step, metric = measure, value = found[step][measure][i] }
       end
@@ -125,7 +133,7 @@ local function summarize(dir, list)
   if #rows > 0 then csv.write(files.join(dir, "seeds.csv"), { "seed", "step", "metric", "value" }, rows) end
 end
 
--- ---- running ------------------------------------------------------------------------------------------------------------------
+-- ---- running --------------------------------------------------------------------------------------------------------
 
 -- The whole experiment for one seed, its tensors freed and its runs closed afterwards.
 local function run_once(close_runs)
@@ -146,7 +154,8 @@ function seeds.run(dir, list, close_runs)
   list = checked(list)
   if seeds.current then return seeds.current end
   if not host.script or host.script == "stdin" or host.script == "(command line)" then
-    check.fail("run", "seeds needs an experiment in a file, which is run once for each (got %s).", tostring(host.script))
+    check.fail("run", "seeds needs an experiment in a file, which is run once for each (got %s).",
+      tostring(host.script))
   end
   for i = 1, #list - 1 do
     seeds.current = list[i]

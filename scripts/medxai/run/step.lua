@@ -32,7 +32,8 @@ end
 ---@param fields table
 ---@return medxai.Step
 function Step.open(dir, name, fields)
-  local step = setmetatable({ dir = dir, name = name, fields = fields, path = files.join(dir, "steps", name .. ".json") }, Step)
+  local step = setmetatable({ dir = dir, name = name, fields = fields,
+    path = files.join(dir, "steps", name .. ".json") }, Step)
   step.key = canon.hash(fields)
   step.stored = files.read_data(step.path)
   local same = step.stored ~= nil and step.stored.key == step.key
@@ -67,7 +68,8 @@ function Step:differences(most)
     end
     local part, kind = difference.field:match "^(.-)%.?(%l+)_sha256$"
     local what = kind == "manifest" and "images" or kind == "masks" and "masks"
-    words[i] = what and string.format("the %s%s are not the same (their list%s or contents)", what, part ~= "" and " of " .. part or "", what == "images" and ", labels" or "")
+    words[i] = what and string.format("the %s%s are not the same (their list%s or contents)", what,
+      part ~= "" and " of " .. part or "", what == "images" and ", labels" or "")
       or string.format("%s is %s there and %s here", difference.field, shown(difference.a), shown(difference.b))
   end
   return table.concat(words, ", ")
@@ -75,7 +77,8 @@ end
 
 function Step:write(status, result, list)
   if self.run then self.run.worked, self.run.busy = true, true end
-  files.write_data(self.path, { step = self.name, key = self.key, status = status, fields = self.fields, result = result, files = list })
+  files.write_data(self.path, { step = self.name, key = self.key, status = status, fields = self.fields,
+    result = result, files = list })
 end
 
 --- Notes on disk that the step has begun.

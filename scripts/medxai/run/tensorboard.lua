@@ -1,13 +1,13 @@
--- TensorBoard event files: scalars, pictures and text of a run, in TFRecord framing (length, masked CRC32C, payload, masked
--- CRC32C), protobuf messages written by hand. After a resumption a new file begins with a start mark at the next step, so that
--- what TensorBoard had read beyond it is dropped and curves do not overlap.
+-- TensorBoard event files: scalars, pictures and text of a run, in TFRecord framing (length, masked CRC32C, payload,
+-- masked CRC32C), protobuf messages written by hand. After a resumption a new file begins with a start mark at the next
+-- step, so that what TensorBoard had read beyond it is dropped and curves do not overlap.
 -- It refuses to be the truth: metrics.jsonl is, and a run without this folder has lost nothing.
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 
 local events = {}
 
--- ---- CRC32C (Castagnoli), reflected ------------------------------------------------------------------------------------------
+-- ---- CRC32C (Castagnoli), reflected ---------------------------------------------------------------------------------
 
 local crc_table = {}
 for i = 0, 255 do
@@ -35,7 +35,7 @@ function events.record(payload)
   return length .. string.pack("<I4", masked_crc(length)) .. payload .. string.pack("<I4", masked_crc(payload))
 end
 
--- ---- protobuf ------------------------------------------------------------------------------------------------------------------
+-- ---- protobuf -------------------------------------------------------------------------------------------------------
 
 local function varint(n)
   local out = {}
@@ -62,21 +62,27 @@ function events.version(time) return event(time, nil, bytes_field(3, "brain.Even
 --- Drops everything from `step` on that an earlier file of the folder holds.
 function events.start(time, step) return event(time, step, bytes_field(7, int_field(1, 1))) end
 
-function events.scalar(time, step, tag, value) return event(time, step, summary(bytes_field(1, tag) .. float_field(2, value))) end
+function events.scalar(time, step, tag, value)
+  return event(time, step, summary(bytes_field(1, tag) .. float_field(2, value)))
+end
 
 --- png: the bytes of a PNG.
 function events.image(time, step, tag, png)
   local width, height = string.unpack(">I4I4", png, 17)
-  return event(time, step, summary(bytes_field(1, tag) .. bytes_field(4, int_field(1, height) .. int_field(2, width) .. int_field(3, 3) .. bytes_field(4, png))))
+  return event(time, step,
+    summary(bytes_field(1, tag) .. bytes_field(4, int_field(1, height) .. int_field(2, width) .. int_field(3, 3)
+      .. bytes_field(4, png))))
 end
 
 function events.text(time, step, tag, text)
-  local tensor = int_field(1, 7) .. bytes_field(2, bytes_field(2, int_field(1, 1))) .. bytes_field(8, text) -- a string tensor of shape (1)
+  -- a string tensor of shape (1)
+  local tensor = int_field(1, 7) .. bytes_field(2, bytes_field(2, int_field(1, 1))) .. bytes_field(8, text)
   local metadata = bytes_field(1, bytes_field(1, "text"))
-  return event(time, step, summary(bytes_field(1, tag .. "/text_summary") .. bytes_field(8, tensor) .. bytes_field(9, metadata)))
+  return event(time, step, summary(bytes_field(1, tag .. "/text_summary") .. bytes_field(8, tensor)
+    .. bytes_field(9, metadata)))
 end
 
--- ---- a file ----------------------------------------------------------------------------------------------------------------------
+-- ---- a file ---------------------------------------------------------------------------------------------------------
 
 ---@class medxai.Events
 local Events = {}
@@ -91,7 +97,8 @@ local opened = 0
 function events.open(folder, last)
   opened = opened + 1
   local host_name = (files.read("/proc/sys/kernel/hostname") or "localhost"):match "^[%w%-%.]+" or "localhost"
-  local name = string.format("events.out.tfevents.%010d.%s.%d.%d", os.time(), host_name, require("medxai.file").pid(), opened)
+  local name = string.format("events.out.tfevents.%010d.%s.%d.%d", os.time(), host_name, require("medxai.file").pid(),
+    opened)
   local self = setmetatable({ path = files.join(folder, name), parts = {} }, Events)
   local first = #files.list(folder) == 0
   self:add(events.version(os.time() + 0.0))
@@ -108,7 +115,8 @@ function Events:flush()
   self.parts = {}
 end
 
-local scalars = { { "loss/train", "train_loss" }, { "loss/val", "val_loss" }, { "accuracy/train", "train_accuracy" }, { "accuracy/val", "val_accuracy" }, { "lr", "lr" } }
+local scalars = { { "loss/train", "train_loss" }, { "loss/val", "val_loss" }, { "accuracy/train", "train_accuracy" },
+  { "accuracy/val", "val_accuracy" }, { "lr", "lr" } }
 
 --- The numbers of an epoch (a record of metrics.jsonl).
 function Events:epoch(record)

@@ -1,6 +1,6 @@
--- Cuts a map in two: what lies inside the finding by the map, and what does not. By percentile (95: exactly the top 5 % of the
--- pixels, ties in a keyed random order), by Otsu's threshold, or at a fixed value. And how a predicted mask overlaps a true one.
--- It refuses to cut a map that is the same everywhere: nil.
+-- Cuts a map in two: what lies inside the finding by the map, and what does not. By percentile (95: exactly the top 5 %
+-- of the pixels, ties in a keyed random order), by Otsu's threshold, or at a fixed value. And how a predicted mask
+-- overlaps a true one. It refuses to cut a map that is the same everywhere: nil.
 local check = require "medxai.base.options"
 local torch = require "medxai.torch"
 
@@ -26,13 +26,14 @@ end
 --- "percentile 95" or "otsu": what a cut is called.
 function cuts.name(at) return at == "otsu" and "otsu" or string.format("percentile %g", at) end
 
---- Otsu's threshold of a map as 8-bit gray, floor(255 v): the level with the largest variance between the two sides, the first of
---- equals; what lies above it is inside. nil where all pixels have one level, or a value is not finite.
+--- Otsu's threshold of a map as 8-bit gray, floor(255 v): the level with the largest variance between the two sides,
+--- the first of equals; what lies above it is inside. nil where all pixels have one level, or a value is not finite.
 ---@param map any tensor (H, W) in [0, 1]
 ---@return integer|nil level 0 .. 254
 function cuts.otsu_level(map)
   if not map:isfinite():all():item() then return nil end
-  local levels = map:to { device = "cpu", dtype = "float32" }:mul(255):floor():clamp(0, 255):to { dtype = "int64" }:flatten()
+  local levels = map:to { device = "cpu", dtype = "float32" }:mul(255):floor():clamp(0,
+    255):to { dtype = "int64" }:flatten()
   local counts = torch.bincount(levels, { minlength = 256 }):tolist()
   local n, sum = levels:numel(), 0.0
   for v, c in ipairs(counts) do sum = sum + (v - 1) * c end
@@ -51,7 +52,8 @@ end
 --- What lies inside by a cut.
 ---@param map any tensor (H, W) in [0, 1]
 ---@param at number|string percentile or "otsu"
----@param keep? fun(percentile: number): any|nil bool (H, W): all but the share above the percentile (the metric's ctx:keep)
+---@param keep? fun(percentile: number): any|nil bool (H, W): all but the share above the percentile (the metric's
+---   ctx:keep)
 ---@param within? any bool (H, W): only these pixels count
 ---@return any|nil inside bool (H, W)
 function cuts.inside(map, at, keep, within)
@@ -64,7 +66,7 @@ function cuts.inside(map, at, keep, within)
   return inside and within and inside:logical_and(within) or inside
 end
 
--- ---- overlap ----------------------------------------------------------------------------------------------------------
+-- ---- overlap --------------------------------------------------------------------------------------------------------
 
 -- |A and B| / |A or B| and 2 |A and B| / (|A| + |B|) of the sizes.
 local function overlap_of(a, b, both) return both / (a + b - both), 2 * both / (a + b) end
@@ -75,7 +77,8 @@ local function overlap_of(a, b, both) return both / (a + b - both), 2 * both / (
 ---@param pixels? integer how many could be in them (all)
 ---@return table { iou, dice, chance_iou, chance_dice }
 function cuts.overlap(inside, mask, pixels)
-  local a, b, both, n = inside:sum():item(), mask:sum():item(), inside:logical_and(mask):sum():item(), pixels or mask:numel()
+  local a, b, both, n = inside:sum():item(), mask:sum():item(), inside:logical_and(mask):sum():item(),
+    pixels or mask:numel()
   local o = {}
   o.iou, o.dice = overlap_of(a, b, both)
   o.chance_iou, o.chance_dice = overlap_of(a, b, a * b / n)
@@ -106,7 +109,7 @@ function cuts.names(options)
   return list
 end
 
--- ---- thresholds that are chosen -----------------------------------------------------------------------------------------
+-- ---- thresholds that are chosen -------------------------------------------------------------------------------------
 
 cuts.levels = 100 -- thresholds tried: 0, 0.01 ... 0.99 of the map's range
 
@@ -115,7 +118,8 @@ cuts.levels = 100 -- thresholds tried: 0, 0.01 ... 0.99 of the map's range
 ---@param mask any bool (H, W), not empty
 ---@return table { iou, dice, chance_iou, chance_dice }: lists of numbers
 function cuts.curves(map, mask)
-  local bins = map:to { device = "cpu", dtype = "float64" }:mul(cuts.levels):floor():clamp(0, cuts.levels - 1):to { dtype = "int64" }
+  local bins = map:to { device = "cpu", dtype = "float64" }:mul(cuts.levels):floor():clamp(0,
+    cuts.levels - 1):to { dtype = "int64" }
   local function from_above(of) -- how many pixels lie at or above each threshold
     local counts, sum = torch.bincount(of:flatten(), { minlength = cuts.levels }):tolist(), 0
     for k = cuts.levels, 1, -1 do

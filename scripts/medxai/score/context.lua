@@ -1,6 +1,6 @@
--- What a metric sees of one map: the image, the model, the map's fixed target, and helpers that evaluate changed images in
--- batches. What has been computed once for an image (its own score, the order of equal pixels) or for a map (its ranking,
--- the score with a part removed) is kept, so that metrics of one map share their passes. Listed in metric.lua.
+-- What a metric sees of one map: the image, the model, the map's fixed target, and helpers that evaluate changed images
+-- in batches. What has been computed once for an image (its own score, the order of equal pixels) or for a map (its
+-- ranking, the score with a part removed) is kept, so that metrics of one map share their passes. Listed in metric.lua.
 -- It refuses to choose the target anew: every metric of a map judges the number that the map explains.
 local core = require "medxai.core"
 local explained = require "medxai.explain.context"
@@ -35,7 +35,8 @@ local function once(kept, key, f)
   return kept[key]
 end
 
--- The same for tensors (none is false): they outlive the scope in which they were first asked for, and end with the image.
+-- The same for tensors (none is false): they outlive the scope in which they were first asked for, and end with the
+-- image.
 local function once_tensors(subject, kept, key, f)
   return once(kept, key, function()
     local list = core.memory.unscoped(function()
@@ -51,7 +52,8 @@ end
 function Subject:input()
   return once_tensors(self, self.kept, "x", function()
     local model = self.job.model
-    return self.job.split:batch({ self.number }).x:to { device = model.device or "cpu", dtype = model.dtype or "float32" }
+    return self.job.split:batch({ self.number }).x:to { device = model.device or "cpu",
+      dtype = model.dtype or "float32" }
   end)[1]
 end
 
@@ -83,7 +85,8 @@ local function lent_subject(subject)
     local found = subject:mask(name)
     return found and found:clone()
   end
-  return setmetatable({ input = function() return subject:input():clone() end, mask = mask, original = original }, { __index = subject })
+  return setmetatable({ input = function() return subject:input():clone() end, mask = mask, original = original },
+    { __index = subject })
 end
 
 -- The target as target.fix made it, from the record; as: "logit" or "softmax" instead of its own.
@@ -106,9 +109,11 @@ end
 ---@param entry? table the method that made the map, where it can be asked again
 function contexts.new(subject, map, record, m, kept, drawn, entry)
   local job = subject.job
-  local function lent(tensor) return tensor and m.own and tensor:clone() or tensor end -- a researcher's code may work in place
+  -- a researcher's code may work in place
+  local function lent(tensor) return tensor and m.own and tensor:clone() or tensor end
   local mask, within = lent(m.mask and subject:mask(m.mask)), lent(m.within and subject:mask(m.within))
-  local ctx = { own = m.own, subject = m.own and lent_subject(subject) or subject, map = lent(map), record = record, status = record.status, model = job.model, item = subject.item,
+  local ctx = { own = m.own, subject = m.own and lent_subject(subject) or subject, map = lent(map), record = record,
+    status = record.status, model = job.model, item = subject.item,
     mask = mask, within = within, within_name = m.within, compat = job.compat, kept = kept, drawn = drawn,
       entry = entry }
   if record.target then
@@ -135,9 +140,11 @@ function Context.__index(ctx, key)
   return value
 end
 
---- f()'s value, computed once for all metrics of this map; no tensors, which would end with the metric's scope. Own metrics share
---- among themselves alone: a name or a change of theirs reaches none of the library's.
-function Context:once(key, f) return once(self.kept, (self.own and "own " or "") .. key .. " within " .. tostring(self.within_name), f) end
+--- f()'s value, computed once for all metrics of this map; no tensors, which would end with the metric's scope. Own
+--- metrics share among themselves alone: a name or a change of theirs reaches none of the library's.
+function Context:once(key, f)
+  return once(self.kept, (self.own and "own " or "") .. key .. " within " .. tostring(self.within_name), f)
+end
 
 local function lent(self, tensor) return self.own and tensor and tensor:clone() or tensor end
 
@@ -146,7 +153,8 @@ function Context:image() return explained.pixels(self.x, self.subject.job.split)
 
 --- The network's values for black and white: tensors (1, 3, 1, 1).
 function Context:range()
-  local range = once_tensors(self.subject, self.subject.kept, "range", function() return explained.range(self.x, self.subject.job.split) end)
+  local range = once_tensors(self.subject, self.subject.kept, "range",
+    function() return explained.range(self.x, self.subject.job.split) end)
   return lent(self, range[1]), lent(self, range[2])
 end
 
@@ -211,8 +219,8 @@ function Context:maps_of(images)
   if not entry then return nil end
   job.again = job.again or {}
   local runner = require "medxai.explain.runner"
-  job.again[entry] = job.again[entry] or require("medxai.explain.job").loose { model = self.model, split = job.split, entries = { entry },
-    run = job.run, budget_bytes = job.budget_bytes, deterministic = job.deterministic }
+  job.again[entry] = job.again[entry] or require("medxai.explain.job").loose { model = self.model, split = job.split,
+    entries = { entry }, run = job.run, budget_bytes = job.budget_bytes, deterministic = job.deterministic }
   local item = setmetatable({ number = self.subject.number }, { __index = self.item })
   local items, targets = {}, {}
   for i = 1, images:size(0) do items[i], targets[i] = item, target_of(self.record, self.model.classes) end
@@ -245,8 +253,11 @@ local function evaluate_removed(ctx, removal, list)
   local lo, hi = ctx:range()
   local x = ctx.subject:input()
   local shape = x.shape
-  local images = removal:apply(x:expand({ #list, shape[2], shape[3], shape[4] }), torch.stack(keeps, 0), { range = { lo, hi }, streams = streams })
-  for i, row in ipairs(logit_rows(ctx, #list, function(first, count) return images:narrow(0, first, count) end)) do list[i].kept.logits = row end
+  local images = removal:apply(x:expand({ #list, shape[2], shape[3], shape[4] }), torch.stack(keeps, 0),
+    { range = { lo, hi }, streams = streams })
+  for i, row in ipairs(logit_rows(ctx, #list, function(first, count) return images:narrow(0, first, count) end)) do
+    list[i].kept.logits = row
+  end
   if not ctx.drawn then return end
   local pixels = explained.pixels(images, ctx.subject.job.split):to { device = "cpu", dtype = "float32" }
   for i, ask in ipairs(list) do ask.kept.pixels = require("medxai.tensor.pixels")(pixels:select(0, i - 1)) end

@@ -1,6 +1,6 @@
--- What deletion and insertion share (Petsiuk et al., RISE, BMVC 2018): the target's score along 100 steps from one image to
--- another, each changing the next share of pixels, most relevant first; the area under that curve by the trapezoid rule.
--- black and a blur are both reported: each favors maps of its own kind.
+-- What deletion and insertion share (Petsiuk et al., RISE, BMVC 2018): the target's score along 100 steps from one
+-- image to another, each changing the next share of pixels, most relevant first; the area under that curve by the
+-- trapezoid rule. black and a blur are both reported: each favors maps of its own kind.
 local check = require "medxai.base.options"
 local ranking = require "medxai.perturb.pixel_order"
 local removal = require "medxai.perturb.removal"
@@ -19,10 +19,14 @@ curve.options = {
 function curve.check(options, name)
   local ids, seen = {}, {}
   local list = type(options.removal) == "table" and options.removal or { options.removal }
-  if #list == 0 then check.fail(name, "removal is an empty list (expected { \"black\", \"blur(31)\" } or the like).") end
+  if #list == 0 then
+    check.fail(name, "removal is an empty list (expected { \"black\", \"blur(31)\" } or the like).")
+  end
   for i, text in ipairs(list) do
     local r = removal.parse(text)
-    if r.kind == "noisy_linear" or r.kind == "segment_mean" then check.fail(name, "'%s' is no background (expected black, white, mean or blur).", r.id) end
+    if r.kind == "noisy_linear" or r.kind == "segment_mean" then
+      check.fail(name, "'%s' is no background (expected black, white, mean or blur).", r.id)
+    end
     if seen[r.id] then check.fail(name, "removal '%s' is listed twice.", r.id) end
     ids[i], seen[r.id] = r.id, true
   end
@@ -40,7 +44,8 @@ end
 -- (H, W) int64: the place of each pixel in the order, n for those outside.
 local function ranks(order, height, width)
   local n = order:numel()
-  return torch.full({ height * width }, n, { dtype = "int64" }):index_put_({ order }, torch.arange(n)):view({ height, width })
+  return torch.full({ height * width }, n, { dtype = "int64" }):index_put_({ order },
+    torch.arange(n)):view({ height, width })
 end
 
 local function area(scores)
@@ -54,7 +59,8 @@ local function walk(ctx, rank, n, count, from, to)
   local limits = {}
   for k = 0, count do limits[k + 1] = ranking.count(n, k / count) end
   return ctx:scores(count + 1, function(first, many)
-    local limit = torch.tensor({ table.unpack(limits, first + 1, first + many) }, { dtype = "int64" }):view({ many, 1, 1 }):to { device = rank.device }
+    local limit = torch.tensor({ table.unpack(limits, first + 1, first + many) },
+      { dtype = "int64" }):view({ many, 1, 1 }):to { device = rank.device }
     return torch.where(rank:unsqueeze(0):lt(limit):unsqueeze(1), to, from)
   end)
 end
@@ -71,7 +77,8 @@ function curve.measure(which, ctx, options)
     local lo, hi = ctx:range()
     local background = removal.parse(id):background(ctx.x, { range = { lo, hi } })
     if ctx.within then -- what lies outside is no part of the question
-      background = torch.where(ctx.within:to { device = background.device }:view({ 1, 1, ctx.height, ctx.width }), background, ctx.x)
+      background = torch.where(ctx.within:to { device = background.device }:view({ 1, 1, ctx.height, ctx.width }),
+        background, ctx.x)
     end
     local from, to = ctx.x, background
     if which == "insertion" then from, to = to, from end
@@ -79,7 +86,8 @@ function curve.measure(which, ctx, options)
     areas[i] = area(scores)
     local x = {}
     for k in ipairs(scores) do x[k] = 100 * (k - 1) / options.steps end
-    ctx:show { kind = "curve", family = "Deletion and insertion, " .. id, x_label = "pixels changed (%)", name = which, dashed = which == "insertion", x = x, y = scores }
+    ctx:show { kind = "curve", family = "Deletion and insertion, " .. id, x_label = "pixels changed (%)", name = which,
+      dashed = which == "insertion", x = x, y = scores }
   end
   return areas
 end

@@ -337,7 +337,8 @@ function gate.settings(e, layer)
   local code, canon = require "medxai.base.fingerprint", require "medxai.base.json"
   return canon.hash({ method = e.method.name, version = e.method.version, options = code.plain(e.options),
     compat = e.compat or "none", aug_smooth = e.aug_smooth, eigen_smooth = e.eigen_smooth,
-    layer = e.method.at == "layer" and layer and canon.list(type(layer) == "table" and layer or { layer }) or nil }):sub(1, 8)
+    layer = e.method.at == "layer" and layer and canon.list(type(layer) == "table" and layer or { layer })
+    or nil }):sub(1, 8)
 end
 
 --- The mark of a method for a network: nil where it did not fail image, weights or learned (or was not judged).

@@ -1,6 +1,7 @@
--- What the confidence metrics share: the target's score before and after the image is multiplied by its map (Chattopadhay et
--- al., Grad-CAM++, WACV 2018, section 4.1): pixels fade to black where the map is low. One pass serves all of them.
--- With compat the network's input itself is multiplied, as pytorch-grad-cam does: with a mean and std that fades to gray.
+-- What the confidence metrics share: the target's score before and after the image is multiplied by its map
+-- (Chattopadhay et al., Grad-CAM++, WACV 2018, section 4.1): pixels fade to black where the map is low. One pass serves
+-- all of them. With compat the network's input itself is multiplied, as pytorch-grad-cam does: with a mean and std that
+-- fades to gray.
 local multiplied = {}
 
 --- Score after minus score before; nil, nil and why where the map is empty.

@@ -1,5 +1,5 @@
--- The findings of run:overlap, image by image: how large, what the crop and the lung mask cut off; and the thresholds that cut a map
--- beside them, tuned on another split or cross-fitted over patients.
+-- The findings of run:overlap, image by image: how large, what the crop and the lung mask cut off; and the thresholds
+-- that cut a map beside them, tuned on another split or cross-fitted over patients.
 -- It refuses to choose a threshold on the image that it judges.
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
@@ -12,7 +12,7 @@ local finds = {}
 finds.tiny = 0.001 -- of the crop: a few pixels of a finding judge nothing
 local tiny = finds.tiny
 
--- ---- findings ----------------------------------------------------------------------------------------------------------
+-- ---- findings -------------------------------------------------------------------------------------------------------
 
 --- Names of the strata of size, the smallest first: "under 0.1 %", "0.1 to 5 %" ...
 function finds.size_names(sizes)
@@ -41,8 +41,9 @@ local function lost(cropped, count)
   return cropped == 0 and "resized away" or "cropped and resized away"
 end
 
---- One image's finding: share of the crop, its size's name, the share that was cropped away, and of what is left the share outside
---- the lung mask; why says what is missing: "no mask", "empty mask", "cropped away", "resized away", "cropped and resized away".
+--- One image's finding: share of the crop, its size's name, the share that was cropped away, and of what is left the
+--- share outside the lung mask; why says what is missing: "no mask", "empty mask", "cropped away", "resized away",
+--- "cropped and resized away".
 ---@param o table mask, sizes, size_names
 function finds.of(split, number, o)
   local scope <close> = core.memory.scope()
@@ -67,7 +68,7 @@ function finds.of(split, number, o)
   return f
 end
 
--- ---- thresholds ---------------------------------------------------------------------------------------------------------
+-- ---- thresholds -----------------------------------------------------------------------------------------------------
 
 -- The same everywhere: no cut divides them.
 local without_values = { nan = true, flat = true, saturated = true, all_negative = true }
@@ -95,7 +96,8 @@ end
 
 local function patient_of(item) return is_known(item.patient) and item.patient or nil end
 
---- Takes images that are judged themselves, or are of a patient who is, out of those to tune on. Returns how many had a finding.
+--- Takes images that are judged themselves, or are of a patient who is, out of those to tune on. Returns how many had a
+--- finding.
 function finds.leave_out(tune_findings, tune_curves, findings)
   local ids, patients, n = {}, {}, 0
   for _, f in ipairs(findings) do
@@ -110,7 +112,8 @@ function finds.leave_out(tune_findings, tune_curves, findings)
   return n
 end
 
--- Units that stay together when images are dealt into folds: a patient's images, and those of nobody known each for itself.
+-- Units that stay together when images are dealt into folds: a patient's images, and those of nobody known each for
+-- itself.
 local function fold_of_images(findings, o, seed)
   local units, seen, key_of, known, place = {}, {}, {}, 0, {}
   for i, f in ipairs(findings) do
@@ -126,15 +129,19 @@ local function fold_of_images(findings, o, seed)
   dealt:close()
   local fold = {}
   for i in ipairs(findings) do fold[i] = place[key_of[i]] end
-  return fold, known == #findings and "patients" or known == 0 and "images, patients unknown" or "patients where they are known, images elsewhere"
+  return fold, known == #findings and "patients" or known == 0 and "images, patients unknown"
+    or "patients where they are known, images elsewhere"
 end
 
 local function tuned_on(o)
   local n = o.left_out or 0
-  return "tuned on " .. o.tune.name .. (n > 0 and string.format(" without %d image%s that %s judged", n, n == 1 and "" or "s", n == 1 and "is" or "are") or "")
+  return "tuned on " .. o.tune.name
+    .. (n > 0 and string.format(" without %d image%s that %s judged", n, n == 1 and "" or "s",
+      n == 1 and "is" or "are") or "")
 end
 
---- The threshold for an image by set and measure, chosen on others: a function(i, set, "iou" | "dice") -> place (cuts.lua), and how.
+--- The threshold for an image by set and measure, chosen on others: a function(i, set, "iou" | "dice") -> place
+--- (cuts.lua), and how.
 ---@param findings table[]
 ---@param curves table[] of the same images
 ---@param tune_curves table[]|nil of another split's images

@@ -1,6 +1,6 @@
--- The numbers of run:overlap: a row per image, method and metric; for each metric means with intervals by method, by size of the
--- finding and by correctness, and paired differences to the best baseline; all of it as text for the terminal.
--- It refuses to mix findings under 0.1 % of the crop into any other mean.
+-- The numbers of run:overlap: a row per image, method and metric; for each metric means with intervals by method, by
+-- size of the finding and by correctness, and paired differences to the best baseline; all of it as text for the
+-- terminal. It refuses to mix findings under 0.1 % of the crop into any other mean.
 local canon = require "medxai.base.json"
 local cuts = require "medxai.score.binarize"
 local host = require "medxai.host"
@@ -11,15 +11,17 @@ local units = require "medxai.stats.units"
 
 local tables = {}
 
--- ---- rows ---------------------------------------------------------------------------------------------------------------
+-- ---- rows -----------------------------------------------------------------------------------------------------------
 
-tables.columns = { "image_id", "path", "patient", "method", "maps", "metric", "value", "chance", "undefined", "size_share", "size", "cropped_share",
-  "outside_lungs_share", "correct", "threshold" }
+tables.columns = { "image_id", "path", "patient", "method", "maps", "metric", "value", "chance", "undefined",
+  "size_share", "size", "cropped_share", "outside_lungs_share", "correct", "threshold" }
 
 local function row_of(f, entry, record, metric, value, chance, why, hit)
-  return { image_id = f.item.id, path = f.item.path, patient = f.item.patient or "unknown", method = entry.label, maps = entry.set, metric = metric, value = value, chance = chance,
-    hit = hit, undefined = why, size_share = f.share, size = f.size, cropped_share = f.cropped, outside_lungs_share = f.outside,
-    correct = record.label and tostring(record.label == record.target.predicted) or nil, baseline = entry.baseline }
+  return { image_id = f.item.id, path = f.item.path, patient = f.item.patient or "unknown", method = entry.label,
+    maps = entry.set, metric = metric, value = value, chance = chance,
+    hit = hit, undefined = why, size_share = f.share, size = f.size, cropped_share = f.cropped,
+    outside_lungs_share = f.outside, correct = record.label and tostring(record.label == record.target.predicted)
+    or nil, baseline = entry.baseline }
 end
 
 --- The scores that run:explain gave these maps, with what is known of their findings.
@@ -64,8 +66,8 @@ function tables.tuned(base, findings, entries, curves, threshold_of, how)
         local curve, at = curves[i][entry.set], nil
         if curve then at = threshold_of(i, entry.set, key) end
         local record = base.records[(i - 1) * #entries + k]
-        local row = row_of(f, entry, record, id, at and curve[key][at] or 0 / 0, at and curve["chance_" .. key][at] or 0 / 0,
-          f.why or not at and why_uncut(f, record, curve) or nil)
+        local row = row_of(f, entry, record, id, at and curve[key][at] or 0 / 0,
+          at and curve["chance_" .. key][at] or 0 / 0, f.why or not at and why_uncut(f, record, curve) or nil)
         row.threshold = at and (at - 1) / cuts.levels
         rows[#rows + 1] = row
       end
@@ -74,7 +76,7 @@ function tables.tuned(base, findings, entries, curves, threshold_of, how)
   return rows
 end
 
--- ---- tables -------------------------------------------------------------------------------------------------------------
+-- ---- tables ---------------------------------------------------------------------------------------------------------
 
 -- Rows of one entry and metric, an image each: the values wanted, NaN elsewhere.
 local function values_of(rows, wanted)
@@ -101,7 +103,8 @@ end
 
 local function large_enough(row) return row.size ~= nil and row.size_share >= tiny end
 
--- Strata besides the whole: sizes, then correct and wrong predictions; only those that hold an image. And how many are sizes.
+-- Strata besides the whole: sizes, then correct and wrong predictions; only those that hold an image. And how many are
+-- sizes.
 local function strata_of(rows, o)
   local list = {}
   local function add(name, wanted)
@@ -119,15 +122,17 @@ local function strata_of(rows, o)
   return list, sizes
 end
 
--- The baseline with the best mean over the images on which all baselines are defined; one that is defined on few (whole lung, where
--- most images have no lung mask) is none.
+-- The baseline with the best mean over the images on which all baselines are defined; one that is defined on few (whole
+-- lung, where most images have no lung mask) is none.
 local function best_baseline(lines, by_entry, direction)
   local most, candidates, sums, best = 0, {}, {}, nil
   for _, line in ipairs(lines) do
     if line.baseline then most = math.max(most, line.all.n) end
   end
   for _, line in ipairs(lines) do
-    if line.baseline and line.all.n > 0 and line.all.n >= most / 2 then candidates[#candidates + 1] = { line = line, values = values_of(by_entry[line.maps], large_enough) } end
+    if line.baseline and line.all.n > 0 and line.all.n >= most / 2 then
+      candidates[#candidates + 1] = { line = line, values = values_of(by_entry[line.maps], large_enough) }
+    end
   end
   for i in ipairs(candidates[1] and candidates[1].values or {}) do
     local all = true
@@ -146,14 +151,16 @@ local function metric_table(id, by_entry, entries, over, strata, direction)
   local lines = {}
   for k, entry in ipairs(entries) do
     local rows = by_entry[entry.set]
-    local line = { method = entry.label, maps = entry.set, baseline = entry.baseline, all = cell(rows, large_enough, over), strata = canon.list {} }
+    local line = { method = entry.label, maps = entry.set, baseline = entry.baseline,
+      all = cell(rows, large_enough, over), strata = canon.list {} }
     for i, s in ipairs(strata) do line.strata[i] = cell(rows, s.wanted, over) end
     lines[k] = line
   end
   local best, tests, ps = best_baseline(lines, by_entry, direction), {}, {}
   for k, line in ipairs(lines) do
     if best and not line.baseline then
-      line.difference = over:difference(values_of(by_entry[line.maps], large_enough), values_of(by_entry[best.maps], large_enough), id .. line.maps)
+      line.difference = over:difference(values_of(by_entry[line.maps], large_enough),
+        values_of(by_entry[best.maps], large_enough), id .. line.maps)
       tests[#tests + 1], ps[#ps + 1] = k, line.difference.p
     end
   end
@@ -162,7 +169,8 @@ local function metric_table(id, by_entry, entries, over, strata, direction)
 end
 
 --- A table a metric, in the order of the rows, and the names of the strata.
----@return table[] list of { metric, title, sizes = how many strata are sizes, best = the best baseline's label, lines = list of { method, baseline, all, strata, difference } }
+---@return table[] list of { metric, title, sizes = how many strata are sizes, best = the best baseline's label, lines =
+---   list of { method, baseline, all, strata, difference } }
 function tables.of(rows, entries, o, seed, titles, directions)
   local order, by_metric = {}, {}
   for _, row in ipairs(rows) do
@@ -207,10 +215,11 @@ function tables.facts(findings, o)
   for _, c in ipairs(cropped) do touched = touched + (c > 0 and 1 or 0) end
   local counts = canon.list {}
   for _, name in ipairs(o.size_names) do counts[#counts + 1] = { name = name, images = sizes[name] or 0 } end
-  return { images = #findings, undefined = why, sizes = counts, cropped_mean = mean_of(cropped), cropped_images = touched, outside_lungs_mean = mean_of(outside) }
+  return { images = #findings, undefined = why, sizes = counts, cropped_mean = mean_of(cropped),
+    cropped_images = touched, outside_lungs_mean = mean_of(outside) }
 end
 
--- ---- as text ------------------------------------------------------------------------------------------------------------
+-- ---- as text --------------------------------------------------------------------------------------------------------
 
 local function fixed(v, signed) return v == v and string.format(signed and "%+.3f" or "%.3f", v) or "undefined" end
 
@@ -223,11 +232,13 @@ local function p_text(p)
   return p < 0.001 and "p < 0.001" or string.format("p = %.3f", p)
 end
 
---- "+0.123 [+0.045, +0.201], p = 0.012": a difference with its interval and Holm's p; how many images it is of where that is not all.
+--- "+0.123 [+0.045, +0.201], p = 0.012": a difference with its interval and Holm's p; how many images it is of where
+--- that is not all.
 function tables.difference_text(line)
   local d = line.difference
   if not d or d.n == 0 then return "" end
-  local text = fixed(d.mean, true) .. (d.low == d.low and " " .. between(d, true) .. ", " .. p_text(d.p_holm) or " (no interval: " .. (d.why or "undefined") .. ")")
+  local text = fixed(d.mean, true) .. (d.low == d.low and " " .. between(d, true) .. ", " .. p_text(d.p_holm)
+    or " (no interval: " .. (d.why or "undefined") .. ")")
   return d.n == line.all.n and text or string.format("%s, n = %d", text, d.n)
 end
 
@@ -235,19 +246,27 @@ end
 function tables.sentences(result)
   local f, sizes, undefined = result.facts, {}, {}
   for i, s in ipairs(f.sizes) do sizes[i] = string.format("%d %s", s.images, s.name) end
-  for _, why in ipairs(require("medxai.base.options").sorted_keys(f.undefined)) do undefined[#undefined + 1] = string.format("%d %s", f.undefined[why], why) end
-  local list = { string.format("%d images; findings by share of the crop: %s%s.", f.images, table.concat(sizes, ", "), #undefined > 0 and "; undefined: " .. table.concat(undefined, ", ") or "") }
+  for _, why in ipairs(require("medxai.base.options").sorted_keys(f.undefined)) do
+    undefined[#undefined + 1] = string.format("%d %s", f.undefined[why], why)
+  end
+  local list = { string.format("%d images; findings by share of the crop: %s%s.", f.images, table.concat(sizes, ", "),
+    #undefined > 0 and "; undefined: " .. table.concat(undefined, ", ") or "") }
   if f.cropped_mean == f.cropped_mean then
-    list[2] = string.format("The crop cut %.3g %% of a finding away on average (%d image%s touched)", 100 * f.cropped_mean, f.cropped_images, f.cropped_images == 1 and "" or "s")
-    list[2] = list[2] .. (f.outside_lungs_mean == f.outside_lungs_mean and string.format("; %.3g %% of the rest lies outside the lung mask.", 100 * f.outside_lungs_mean) or ".")
+    list[2] = string.format("The crop cut %.3g %% of a finding away on average (%d image%s touched)",
+      100 * f.cropped_mean, f.cropped_images, f.cropped_images == 1 and "" or "s")
+    list[2] = list[2] .. (f.outside_lungs_mean == f.outside_lungs_mean
+      and string.format("; %.3g %% of the rest lies outside the lung mask.", 100 * f.outside_lungs_mean) or ".")
   end
   list[#list + 1] = string.format("Brackets: %s.", result.units)
-  list[#list + 1] = string.format("IoU and Dice without a fixed cut: thresholds %s. Means leave findings under 0.1 %% of the crop out.", result.thresholds)
+  list[#list + 1] = string.format("IoU and Dice without a fixed cut: thresholds %s. Means leave findings under 0.1 "
+    .. "%% of the crop out.", result.thresholds)
   return list
 end
 
 --- "marker masks, test split, target predicted (logit)", and the title where the experiment gave one.
-function tables.subject(result) return string.format("%s masks, %s split, target %s", result.mask, result.split, result.target) end
+function tables.subject(result)
+  return string.format("%s masks, %s split, target %s", result.mask, result.split, result.target)
+end
 function tables.heading(result) return result.title or tables.subject(result) end
 
 --- Prints every table.

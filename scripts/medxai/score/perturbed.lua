@@ -26,7 +26,8 @@ perturbed.version = 1
 perturbed.options = {
   sets = { "integer", default = 200, min = 3, max = 100000, doc = "of regions that are hidden together" },
   share = { "number", default = 0.2, above = 0, max = 1, doc = "of the regions in a set" },
-  regions = { "string|table|function", lua = "medxai.Regions", doc = "into which the image is cut; default: a grid of 8 x 8" },
+  regions = { "string|table|function", lua = "medxai.Regions",
+    doc = "into which the image is cut; default: a grid of 8 x 8" },
   removal = { "string", default = "mean", lua = "medxai.RemovalName",
     doc = "what hidden pixels show: mean, black, white, segment_mean, blur(k)" },
 }
@@ -39,7 +40,8 @@ Named.__tostring = function(self) return (self.source.text:gsub(", ", ","):gsub(
 function perturbed.check(options, name)
   local hide = removal.parse(options.removal)
   if hide.kind == "noisy_linear" then
-    check.fail(name, "'%s' has no background (expected removal = mean, black, white, segment_mean or blur(k)).", hide.id)
+    check.fail(name, "'%s' has no background (expected removal = mean, black, white, segment_mean or blur(k)).",
+      hide.id)
   end
   options.removal = hide.id
   options.regions = setmetatable({ source = regions.parse(options.regions or "grid") }, Named)

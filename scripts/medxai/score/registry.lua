@@ -1,25 +1,33 @@
 -- Judgements of a map: one file per metric in score/, or beside the experiment, in the same form:
 --   title, version     its id is name@version and every setting
---   direction          "higher" or "lower" is better; "none": it describes and ranks no methods; range = { lo, hi } or nil
---   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0, the
+--   direction          "higher" or "lower" is better; "none": it describes and ranks no methods; range = { lo, hi } or
+--   nil
+--   unit               "share", "hit" ...; "score" is that of the target: logit or probability; of hits, each 1 or 0,
+--   the
 --                      interval is Wilson's
 --   axis               what a chart says under it; signed = true: a difference, written with its sign
 --   needs              { mask = true } for those that compare with a mask
 --   negatives          what it does with negative values of a map, in words
 --   options            like a method's; check = function(options, name) may refuse and complete them
---   values             function(options) -> names, for a metric that gives several numbers; many: the option that they replace in the id
---   measure            function(map, ctx, options) -> value [, chance [, why]]; nil is undefined, and why says it in a few words.
+--   values             function(options) -> names, for a metric that gives several numbers; many: the option that they
+--   replace in the id
+--   measure            function(map, ctx, options) -> value [, chance [, why]]; nil is undefined, and why says it in a
+--   few words.
 --                      With values: lists of them in the same order (NaN, or nil but at the end: undefined)
 -- map is (H, W) float32 in [0, 1] on the CPU. ctx is of one map:
 --   ctx.x, ctx:image()      (1, 3, H, W): the network's input on its device; the same as pixels in [0, 1]
 --   ctx.target, ctx.model   what the map explains (class, index, logit, probability ...), and of which model
 --   ctx:original()          the target's score of the image as it is
---   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first from 0
---   ctx:keep(percentile, "most" | "least")  bool (H, W): a percentile of the pixels, without the most or the least relevant ones
+--   ctx:scores(n, make)     of n changed images, evaluated in batches; make(first, count) -> (count, 3, H, W), first
+--   from 0
+--   ctx:keep(percentile, "most" | "least")  bool (H, W): a percentile of the pixels, without the most or the least
+--   relevant ones
 --   ctx:changes_of(rows)    scores of rows of logits less the original's; they keep their digits where p is near 1
---   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated twice
+--   ctx:removed(removal, { { name =, keep = } ... })  scores with what lies outside keep taken out; none is evaluated
+--   twice
 --   ctx:removed_logits(removal, asks)  the same as rows of logits; ctx.subject:original() those of the image as it is
---   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same everywhere
+--   ctx:order()             pixel numbers, the most relevant first, ties at random; nil where the map is the same
+--   everywhere
 --   ctx:range()             the network's values for black and white
 --   ctx:stream("what@1")    keyed random numbers of this image
 --   ctx.mask, ctx.within    bool (H, W) or nil: the mask asked for, and the one that restricts the metric
@@ -32,8 +40,9 @@ local plugin = require "medxai.base.plugin"
 
 local metric = {}
 
-metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "method", "maps", "layer", "target", "metric", "value", "chance", "unit", "status",
-  "undefined", "label", "predicted", "correct", "confidence", "mask_sha256" }
+metric.columns = { "image_id", "path", "patient", "source", "model", "seed", "method", "maps", "layer", "target",
+  "metric", "value", "chance", "unit", "status", "undefined", "label", "predicted", "correct", "confidence",
+  "mask_sha256" }
 
 -- What every metric takes besides its own options.
 local shared = {
@@ -50,8 +59,8 @@ function metric.spec(definition)
   return spec
 end
 
-local kinds = { title = "string", unit = "string", axis = "string", negatives = "string", many = "string", options = "table", needs = "table", range = "table",
-  check = "function", values = "function" }
+local kinds = { title = "string", unit = "string", axis = "string", negatives = "string", many = "string",
+  options = "table", needs = "table", range = "table", check = "function", values = "function" }
 
 local function definition_of(name)
   local d, source = plugin.find("explain", "score/metrics", "metric", name)
@@ -61,7 +70,8 @@ local function definition_of(name)
   check.kinds("explain", string.format("metric '%s'", name), d, kinds)
   check.spec("explain", string.format("metric '%s'", name), d.options or {})
   if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" and d.direction ~= "none" then
-    check.fail("explain", "metric '%s': direction is 'higher', 'lower' or 'none' (got '%s').", name, tostring(d.direction))
+    check.fail("explain", "metric '%s': direction is 'higher', 'lower' or 'none' (got '%s').", name,
+      tostring(d.direction))
   end
   if d.version ~= nil and math.type(d.version) ~= "integer" then
     check.fail("explain", "metric '%s': version is a whole number (got %s).", name, tostring(d.version))
@@ -82,7 +92,9 @@ end
 -- What a metric's values() returned, checked.
 local function names_of(name, list)
   local function fail(fmt, ...) check.fail("explain", "metric '%s': values() " .. fmt, name, ...) end
-  if type(list) ~= "table" then fail("returned %s (expected a list of names).", list == nil and "nothing" or "a " .. type(list)) end
+  if type(list) ~= "table" then
+    fail("returned %s (expected a list of names).", list == nil and "nothing" or "a " .. type(list))
+  end
   if #list == 0 then fail "returned an empty list (expected a list of names)." end
   local seen = {}
   for _, value_name in ipairs(list) do
@@ -99,32 +111,40 @@ local function entry(name, value, mask, compat)
   local more = {}
   local function add(key, v) if v then more[#more + 1] = key .. "=" .. v end end
   local needs_mask = d.needs and d.needs.mask
-  if needs_mask and not mask then check.fail("explain", "metric '%s' needs a mask (expected mask = \"lesion\" or the like beside metrics).", name) end
+  if needs_mask and not mask then
+    check.fail("explain", "metric '%s' needs a mask (expected mask = \"lesion\" or the like beside metrics).", name)
+  end
   add("mask", needs_mask and mask)
   add("within", options.within)
   add("as", options.as)
   add("compat", d.compat and compat)
   add("source", source and files.sha256(source):sub(1, 8))
-  local m = { name = name, definition = d, own = source ~= nil, mask = needs_mask and mask or nil, within = options.within, as = options.as }
+  local m = { name = name, definition = d, own = source ~= nil, mask = needs_mask and mask or nil,
+    within = options.within, as = options.as }
   options.within, options.as = nil, nil
   if d.check then d.check(options, name) end
-  m.options, m.id, m.ids, m.names = options, id_of(name, d, options, more), {}, d.values and names_of(name, d.values(options)) or nil
-  for i, value_name in ipairs(m.names or { "" }) do m.ids[i] = m.id .. (value_name ~= "" and " " .. value_name or "") end
+  m.options, m.id, m.ids, m.names = options, id_of(name, d, options, more), {},
+    d.values and names_of(name, d.values(options)) or nil
+  for i, value_name in ipairs(m.names or { "" }) do
+    m.ids[i] = m.id .. (value_name ~= "" and " " .. value_name or "")
+  end
   return m
 end
 
 local function check_member(m)
   if not m.name then
     local given = type(m.given) == "table" and m.given[1] or m.given
-    check.fail("explain", "metrics holds names or { name, option = value } (got %s at %s).", type(given), tostring(m.key))
+    check.fail("explain", "metrics holds names or { name, option = value } (got %s at %s).", type(given),
+      tostring(m.key))
   end
   if not m.keyed or m.value == true or type(m.value) == "table" then return end
-  check.fail("explain", "metric '%s' takes a table of options (got %s).%s", m.name, type(m.value), type(m.value) == "function"
+  check.fail("explain", "metric '%s' takes a table of options (got %s).%s", m.name, type(m.value),
+    type(m.value) == "function"
     and string.format(" A metric of your own is a file '%s.lua' beside the experiment.", m.name) or "")
 end
 
---- Checks a `metrics` table, in its order (the list part, then names sorted): names, { name, option = value } or name = { option = value }.
---- Every metric also takes
+--- Checks a `metrics` table, in its order (the list part, then names sorted): names, { name, option = value } or name =
+--- { option = value }. Every metric also takes
 ---   within  the name of a mask: pixels outside it are neither ranked nor counted
 ---   as      "logit" or "softmax": the score that is judged, where it is not the target's own
 ---@param list table

@@ -1,6 +1,6 @@
--- What ROAD's metrics share (Rong et al., ICML 2022): the score after the most or least relevant pixels are taken out and
--- filled by the noisy linear imputer, at percentiles of the map. At percentile p the (100 - p) % at one end are removed.
--- Percentiles, orders and metrics of one map share their passes; nothing is evaluated twice.
+-- What ROAD's metrics share (Rong et al., ICML 2022): the score after the most or least relevant pixels are taken out
+-- and filled by the noisy linear imputer, at percentiles of the map. At percentile p the (100 - p) % at one end are
+-- removed. Percentiles, orders and metrics of one map share their passes; nothing is evaluated twice.
 local check = require "medxai.base.options"
 local removal = require "medxai.perturb.removal"
 
@@ -16,10 +16,14 @@ road.options = {
 
 --- Checks the options of a metric of this family.
 function road.check(options, name)
-  if #options.percentiles == 0 then check.fail(name, "percentiles is an empty list (expected numbers from 0 to 100).") end
+  if #options.percentiles == 0 then
+    check.fail(name, "percentiles is an empty list (expected numbers from 0 to 100).")
+  end
   local seen = {}
   for _, p in ipairs(options.percentiles) do
-    if type(p) ~= "number" or not (p >= 0 and p <= 100) then check.fail(name, "a percentile is a number from 0 to 100 (got %s).", tostring(p)) end
+    if type(p) ~= "number" or not (p >= 0 and p <= 100) then
+      check.fail(name, "a percentile is a number from 0 to 100 (got %s).", tostring(p))
+    end
     if seen[p] then check.fail(name, "percentile %s is listed twice.", tostring(p)) end
     seen[p] = true
   end
@@ -40,15 +44,19 @@ local function exhibit(ctx, fill, which, options, scores, original)
   if not ctx.drawn then return end
   local order, x, y = {}, { 0 }, { original }
   for i in ipairs(options.percentiles) do order[i] = i end
-  ctx:show { kind = "picture", row = word[which] .. " first", name = "0 %", pixels = require("medxai.tensor.pixels")(ctx:image():select(0, 0):to { device = "cpu", dtype = "float32" }), at = 0 }
+  ctx:show { kind = "picture", row = word[which] .. " first", name = "0 %",
+    pixels = require("medxai.tensor.pixels")(ctx:image():select(0, 0):to { device = "cpu", dtype = "float32" }),
+    at = 0 }
   table.sort(order, function(a, b) return options.percentiles[a] > options.percentiles[b] end)
   for _, i in ipairs(order) do
     local removed = 100 - options.percentiles[i]
     x[#x + 1], y[#y + 1] = removed, scores[i]
-    ctx:show { kind = "picture", row = word[which] .. " first", name = string.format("%g %%", removed), pixels = ctx:picture(fill, road.name_of(which, options.percentiles[i])),
+    ctx:show { kind = "picture", row = word[which] .. " first", name = string.format("%g %%", removed),
+      pixels = ctx:picture(fill, road.name_of(which, options.percentiles[i])),
       value = scores[i] - original, at = removed }
   end
-  ctx:show { kind = "curve", family = "ROAD", x_label = "pixels removed (%)", name = word[which] .. " first", dashed = which == "least", x = x, y = y }
+  ctx:show { kind = "curve", family = "ROAD", x_label = "pixels removed (%)", name = word[which] .. " first",
+    dashed = which == "least", x = x, y = y }
 end
 
 function road.name_of(which, percentile) return string.format("%s %g", which, percentile) end

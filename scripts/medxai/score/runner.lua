@@ -1,7 +1,8 @@
 -- Judges the maps of an explain step: every metric on every map into long rows, scores.csv, and a table to read.
--- One image's tensors are alive at a time, read back from the files, so that a resumed step judges the same numbers; rows
--- are written image by image, and those of a metric that runs the network are not computed twice.
--- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined value.
+-- One image's tensors are alive at a time, read back from the files, so that a resumed step judges the same numbers;
+-- rows are written image by image, and those of a metric that runs the network are not computed twice.
+-- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined
+-- value.
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local contexts = require "medxai.score.context"
@@ -18,9 +19,11 @@ local units = require "medxai.stats.units"
 
 local judge = {}
 
-local failed = "failed" -- why a value is undefined where a researcher's own metric raised: it is measured again the next time
+-- why a value is undefined where a researcher's own metric raised: it is measured again the next time
+local failed = "failed"
 
---- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value is that of these.
+--- The beginnings of the hashes of the mask files by which a metric judges an image; nil where it needs none. A value
+--- is that of these.
 function judge.masks_of(job, number, m)
   local words = {}
   for _, name in ipairs(job.split.mask_sha256 and { m.mask or false, m.within or false } or {}) do
@@ -30,16 +33,20 @@ function judge.masks_of(job, number, m)
 end
 
 local function row_of(e, job, record, m, k, result, masks)
-  return { image_id = record.image_id, path = record.path, patient = record.patient, source = record.source, model = job.model.name, seed = job.run.seed,
-    method = e.method.name, maps = e.set, layer = table.concat(e.layers or {}, " "), target = e.description.text, metric = m.ids[k], value = result.value,
-    chance = result.chance, unit = metric.unit(m, e.description.as), status = record.status, undefined = result.why, label = record.label,
-    predicted = record.target.predicted, correct = record.label and tostring(record.label == record.target.predicted) or nil,
+  return { image_id = record.image_id, path = record.path, patient = record.patient, source = record.source,
+    model = job.model.name, seed = job.run.seed, method = e.method.name, maps = e.set,
+    layer = table.concat(e.layers or {}, " "), target = e.description.text, metric = m.ids[k], value = result.value,
+    chance = result.chance, unit = metric.unit(m, e.description.as), status = record.status, undefined = result.why,
+    label = record.label, predicted = record.target.predicted,
+    correct = record.label and tostring(record.label == record.target.predicted) or nil,
     confidence = record.target.confidence, mask_sha256 = masks }
 end
 
 -- ---- rows of earlier runs ---------------------------------------------------------------------------------------
 
-local function key_of(row) return tostring(row.maps) .. "\0" .. tostring(row.image_id) .. "\0" .. tostring(row.metric) end
+local function key_of(row)
+  return tostring(row.maps) .. "\0" .. tostring(row.image_id) .. "\0" .. tostring(row.metric)
+end
 
 -- Whether a row says what it is of: under a torn header, or without one, none does.
 local function is_readable(row)
@@ -49,8 +56,9 @@ local function is_readable(row)
   return true
 end
 
--- What scores.csv holds already, by key. A last line torn by a crash is cut; under another header (of another version, torn, none)
--- the file is made anew of the rows that can be read by name, so that lines can be added. Values were written with all their digits.
+-- What scores.csv holds already, by key. A last line torn by a crash is cut; under another header (of another version,
+-- torn, none) the file is made anew of the rows that can be read by name, so that lines can be added. Values were
+-- written with all their digits.
 local function read_known(dir)
   local path, known, kept = dir .. "/scores.csv", {}, {}
   files.repair_lines(path)
@@ -60,7 +68,9 @@ local function read_known(dir)
       kept[#kept + 1], known[key_of(row)] = row, row
     end
   end
-  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then csv.write(path, metric.columns, kept) end
+  if rows and (#kept < #rows or table.concat(columns, ",") ~= table.concat(metric.columns, ",")) then
+    csv.write(path, metric.columns, kept)
+  end
   return known
 end
 
@@ -103,14 +113,17 @@ function judge.kept_rows(job)
   return rows
 end
 
--- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there and none failed.
+-- The results of a metric that an earlier process computed for this very map and these masks, nil unless all are there
+-- and none failed.
 local function known_results(known, m, e, record, seed, masks)
   local out = {}
   for k, id in ipairs(m.ids) do
     local row = known[key_of { maps = e.set, image_id = record.image_id, metric = id }]
-    if not row or row.undefined == failed or row.status ~= record.status or row.seed ~= tostring(seed) or not number_in(row.value)
+    if not row or row.undefined == failed or row.status ~= record.status or row.seed ~= tostring(seed)
+        or not number_in(row.value)
       or (row.mask_sha256 or "") ~= (masks or "") then return nil end
-    out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0, why = row.undefined ~= "" and row.undefined or nil }
+    out[k] = { value = number_in(row.value), chance = number_in(row.chance) or 0 / 0,
+      why = row.undefined ~= "" and row.undefined or nil }
   end
   return out
 end
@@ -125,13 +138,17 @@ local function measured(job, m, map, ctx)
   if not m.own then return measure(m, map, ctx) end
   local model = job.model
   local version = model:version()
-  local ok, results = xpcall(core.memory.unscoped, in_own_code, measure, m, map, ctx) -- it may keep a tensor for the next map
+  -- it may keep a tensor for the next map
+  local ok, results = xpcall(core.memory.unscoped, in_own_code, measure, m, map, ctx)
   if model:is_training() then model:eval() end -- the next metric finds it as this one did
   if host.interrupted() then error("interrupted", 0) end
   returned.same_weights("metric", m.name, model, version)
   if ok then return results end
   if require("medxai.tensor.chunks").is_out_of_memory(results) then error(results, 0) end
-  if not m.told then job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path), check.words_of(results))) end
+  if not m.told then
+    job.run:warn(string.format("explain: metric %s failed, first on '%s': %s", m.name, tostring(ctx.item.path),
+      check.words_of(results)))
+  end
   m.told = true
   local out = {}
   for k in ipairs(m.ids) do out[k] = { value = 0 / 0, chance = 0 / 0, why = failed } end
@@ -145,7 +162,8 @@ local function judge_map(job, subject, e, rows, known)
   local drawn = job.exhibits and job.exhibits[subject.number] and {} or nil
   for _, m in ipairs(job.metric_entries) do
     local masks = judge.masks_of(job, subject.number, m)
-    local results = not drawn and m.definition.needs and m.definition.needs.model and known_results(known, m, e, record, job.run.seed, masks) or nil
+    local results = not drawn and m.definition.needs and m.definition.needs.model
+      and known_results(known, m, e, record, job.run.seed, masks) or nil
     if not results then
       map = map or job.store:map(record)
       local began = host.now()
@@ -215,7 +233,9 @@ function judge.check_masks(job)
         found = found or job.split.mask and job.split:mask(number, name) ~= nil
         if found then break end
       end
-      if name and not found then check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #job.chosen, name, m.name) end
+      if name and not found then
+        check.fail("explain", "none of the %d images has a mask '%s' (metric %s).", #job.chosen, name, m.name)
+      end
     end
   end
 end
@@ -244,7 +264,8 @@ function judge.maps(job)
   return in_order(job, rows)
 end
 
---- scores.csv (and overlap.csv) holds the rows of every such step of the run; those of the same map and metric are replaced.
+--- scores.csv (and overlap.csv) holds the rows of every such step of the run; those of the same map and metric are
+--- replaced.
 function judge.write_scores(path, columns, rows)
   if #rows == 0 then return end
   local fresh, all = {}, {}

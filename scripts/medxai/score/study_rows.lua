@@ -16,8 +16,9 @@ for _, name in ipairs { "run", "network", "train_seed", "input", "weights_sha256
 end
 
 -- What tables are made of; numbers are read as such.
-local wanted = { "image_id", "patient", "source", "method", "metric", "value", "chance", "status", "undefined", "label", "predicted",
-  "correct", "run", "network", "train_seed", "explainer_seed", "control", "direction", "forwards", "backwards", "unit" }
+local wanted = { "image_id", "patient", "source", "method", "metric", "value", "chance", "status", "undefined", "label",
+  "predicted", "correct", "run", "network", "train_seed", "explainer_seed", "control", "direction", "forwards",
+  "backwards", "unit" }
 local numeric = { value = true, chance = true, forwards = true, backwards = true }
 
 local function number_of(text) return tonumber(text) or 0 / 0 end

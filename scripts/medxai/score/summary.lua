@@ -31,8 +31,9 @@ local function summary_of(rows, over)
   for _, row in ipairs(rows) do
     if row.undefined then reasons[row.undefined] = (reasons[row.undefined] or 0) + 1 end
   end
-  return { mean = mean.mean, low = mean.low, high = mean.high, n = mean.n, of = #rows, chance = counted > 0 and chance / counted or 0 / 0,
-    above = above.mean, above_low = above.low, above_high = above.high, units = mean.units, resampled = mean.resampled, level = mean.level,
+  return { mean = mean.mean, low = mean.low, high = mean.high, n = mean.n, of = #rows,
+    chance = counted > 0 and chance / counted or 0 / 0, above = above.mean, above_low = above.low,
+    above_high = above.high, units = mean.units, resampled = mean.resampled, level = mean.level,
     interval = mean.interval, why = mean.why, note = mean.note, undefined = reasons }
 end
 
@@ -71,7 +72,8 @@ function summary.summarize(rows, seed)
   for i, key in ipairs(order) do
     local s = summary_of(groups[key], units_of(groups[key], seed, last))
     local first = groups[key][1]
-    s.metric, s.method, s.maps, s.layer, s.target, s.unit = first.metric, first.method, first.maps, first.layer, first.target, first.unit
+    s.metric, s.method, s.maps, s.layer, s.target, s.unit = first.metric, first.method, first.maps, first.layer,
+      first.target, first.unit
     out[i] = s
   end
   return out

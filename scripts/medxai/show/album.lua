@@ -1,5 +1,5 @@
--- What the viewer shows of a run's explain steps: small pictures that the steps leave in pictures/, one per image as the
--- network sees it, and the maps of maps/.
+-- What the viewer shows of a run's explain steps: small pictures that the steps leave in pictures/, one per image as
+-- the network sees it, and the maps of maps/.
 -- It refuses to show a map without its picture: images of runs made before there were pictures are left out.
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -22,14 +22,16 @@ function album.save_pictures(dir, images)
       local scope <close> = core.memory.scope() -- luacheck: ignore
       local x = image.pixels():mul(255):round():clamp(0, 255):to { dtype = "uint8" }:permute({ 1, 2, 0 }):contiguous()
       local share = math.min(1, SIDE / math.max(x:size(0), x:size(1)))
-      local small = core.image.resize(x, math.max(1, math.floor(x:size(1) * share + 0.5)), math.max(1, math.floor(x:size(0) * share + 0.5)))
+      local small = core.image.resize(x, math.max(1, math.floor(x:size(1) * share + 0.5)),
+        math.max(1, math.floor(x:size(0) * share + 0.5)))
       files.mkdir(dir .. "/pictures")
       files.write(path, core.image.encode(small, QUALITY))
     end
   end
 end
 
--- The raw values that 0 and 1 of a map stand for, where the map is a straight line of them (one layer, nothing averaged).
+-- The raw values that 0 and 1 of a map stand for, where the map is a straight line of them (one layer, nothing
+-- averaged).
 local function raw_range(record, shown, raws)
   if #raws == 0 or shown:dim() ~= 2 then return nil end
   local strength = map.strength(raws, shown:size(0), shown:size(1), record.views)
@@ -56,7 +58,9 @@ local function gather(dir, store, steps, most)
   local images, methods, seen, left_out = {}, {}, {}, 0
   for _, step in ipairs(steps) do
     for _, s in ipairs(step.result.statuses or {}) do
-      if s.maps and not seen[s.maps] then methods[#methods + 1], seen[s.maps] = { set = s.maps, label = s.label or s.method }, true end
+      if s.maps and not seen[s.maps] then
+        methods[#methods + 1], seen[s.maps] = { set = s.maps, label = s.label or s.method }, true
+      end
     end
     for _, id in ipairs(step.fields.images or {}) do
       if not seen["image " .. id] and files.exists(picture_path(dir, id)) then
@@ -95,7 +99,8 @@ function album.of_run(dir, steps, options)
       local note = record.status ~= "ok" and map.explain_status(record.status) or nil
       local made = store:map(record)
       if not made then return nil, { text = sentence(record), note = note } end
-      return made, { text = sentence(record), note = note, raw = record.status == "ok" and raw_range(record, made, store:raws(record)) or nil }
+      return made, { text = sentence(record), note = note,
+        raw = record.status == "ok" and raw_range(record, made, store:raws(record)) or nil }
     end,
   }, left_out
 end

@@ -1,5 +1,5 @@
--- Charts of numbers: lines, learning curves, confusion matrices, values with intervals. Each takes a table and returns a
--- drawing. Labels are measured and wrapped or shortened, legends stand above the plot, NaN breaks a line.
+-- Charts of numbers: lines, learning curves, confusion matrices, values with intervals. Each takes a table and returns
+-- a drawing. Labels are measured and wrapped or shortened, legends stand above the plot, NaN breaks a line.
 -- It refuses to invent an axis: what is not finite is not drawn, and a value that is missing is said in words.
 local check = require "medxai.base.options"
 local drawing = require "medxai.show.drawing"
@@ -32,7 +32,8 @@ local function round_step(lo, hi, n, integer)
   end
   if integer then return math.max(1, math.ceil(step)), 0 end
   local decimals = 0
-  while decimals < 6 and math.abs(step * 10 ^ decimals - math.floor(step * 10 ^ decimals + 0.5)) > 1e-6 do decimals = decimals + 1 end
+  while decimals < 6 and math.abs(step * 10 ^ decimals - math.floor(step * 10 ^ decimals + 0.5))
+      > 1e-6 do decimals = decimals + 1 end
   return step, decimals
 end
 
@@ -100,7 +101,11 @@ local function frame_of(spec, x, y, w, h, top)
   f.x_lo, f.x_hi = span(spec.series, "x")
   if f.x_lo == f.x_hi then f.x_lo, f.x_hi = f.x_lo - 0.5, f.x_hi + 0.5 end
   f.y_lo, f.y_hi = span(spec.series, "y")
-  if spec.y_range then f.y_lo, f.y_hi = spec.y_range[1], spec.y_range[2] else f.y_lo, f.y_hi = widened(f.y_lo, f.y_hi, 0.05) end
+  if spec.y_range then
+    f.y_lo, f.y_hi = spec.y_range[1], spec.y_range[2]
+  else
+    f.y_lo, f.y_hi = widened(f.y_lo, f.y_hi, 0.05)
+  end
   f.y_ticks, f.y_texts = ticks(f.y_lo, f.y_hi, 4)
   local widest = 0
   for _, text in ipairs(f.y_texts) do widest = math.max(widest, drawing.text_width(text, SMALL)) end
@@ -125,8 +130,10 @@ local function draw_axes(d, f, spec)
     d:text(math.min(tx, f.right - half), foot + 3 + SMALL, texts[i], { size = SMALL, align = "center" })
   end
   d:line({ f.left, f.top, f.left, foot, f.left + f.width, foot }, 0.6, INK)
-  d:text(f.left + f.width / 2, f.bottom - 1.5, drawing.fit(spec.x_label or "", f.width, TEXT), { size = TEXT, align = "center" })
-  d:text(f.x + TEXT, f.top + f.height / 2, drawing.fit(spec.y_label or "", f.height, TEXT), { size = TEXT, align = "center", turned = true })
+  d:text(f.left + f.width / 2, f.bottom - 1.5, drawing.fit(spec.x_label or "", f.width, TEXT),
+    { size = TEXT, align = "center" })
+  d:text(f.x + TEXT, f.top + f.height / 2, drawing.fit(spec.y_label or "", f.height, TEXT),
+    { size = TEXT, align = "center", turned = true })
 end
 
 -- A dashed upright line with its label on the side that has room.
@@ -163,7 +170,9 @@ end
 -- One plot into the box; its labels lie inside the box too.
 local function plot(d, x, y, w, h, spec)
   local top = y
-  if spec.title then top = d:block(x, y, drawing.wrap(spec.title, w, TEXT, true, 2), TEXT, { align = "left", bold = true }) + 2 end
+  if spec.title then
+    top = d:block(x, y, drawing.wrap(spec.title, w, TEXT, true, 2), TEXT, { align = "left", bold = true }) + 2
+  end
   top = legend(d, x, top, w, spec.series)
   local f = frame_of(spec, x, y, w, h, top)
   draw_axes(d, f, spec)
@@ -171,8 +180,9 @@ local function plot(d, x, y, w, h, spec)
   for i, s in ipairs(spec.series) do draw_series(d, f, s, color_of(s, i)) end
 end
 
---- Line charts side by side, four a row at most. charts: list of { title, series = list of { label (absent: not in the legend), x = numbers, y = numbers, dash, color },
---- x_label, y_label, y_range, x_integer, mark = { x, label, low = label at the foot } }; width_pt, height_pt (of a row).
+--- Line charts side by side, four a row at most. charts: list of { title, series = list of { label (absent: not in the
+--- legend), x = numbers, y = numbers, dash, color }, x_label, y_label, y_range, x_integer, mark = { x, label, low =
+--- label at the foot } }; width_pt, height_pt (of a row).
 function chart.lines(spec)
   local n = #spec.charts
   local rows = math.ceil(n / 4)
@@ -200,14 +210,16 @@ local function learning_chart(rows, title, what, best)
     series[i] = { label = part[1], x = x, y = y, dash = part.dash }
   end
   local is_loss = what == "loss"
-  return { title = title, series = series, x_label = "epoch", y_label = is_loss and "cross entropy" or "accuracy", x_integer = true,
-    y_range = not is_loss and { 0, 1 } or nil, mark = best and { x = best, label = "kept", low = not is_loss } }
+  return { title = title, series = series, x_label = "epoch", y_label = is_loss and "cross entropy" or "accuracy",
+    x_integer = true, y_range = not is_loss and { 0, 1 } or nil,
+    mark = best and { x = best, label = "kept", low = not is_loss } }
 end
 
---- A learning curve from the rows of metrics.jsonl (epoch, train_loss, val_loss, train_accuracy, val_accuracy); best: the
---- epoch whose weights were kept.
+--- A learning curve from the rows of metrics.jsonl (epoch, train_loss, val_loss, train_accuracy, val_accuracy); best:
+--- the epoch whose weights were kept.
 function chart.learning_curve(rows, best)
-  return chart.lines { charts = { learning_chart(rows, "Loss", "loss", best), learning_chart(rows, "Accuracy", "accuracy", best) } }
+  return chart.lines { charts = { learning_chart(rows, "Loss", "loss", best),
+    learning_chart(rows, "Accuracy", "accuracy", best) } }
 end
 
 -- ---- confusion matrix -------------------------------------------------------------------------------------------
@@ -217,9 +229,11 @@ local function draw_cell(d, x, y, side, count, total)
   local share = total > 0 and count / total or 0
   d:rect(x, y, side, side, palette.at("blues", share))
   local ink = share > 0.5 and 0xffffff or INK
-  d:text(x + side / 2, y + side / 2 - 0.5, string.format("%d", count), { size = size, bold = true, align = "center", color = ink })
+  d:text(x + side / 2, y + side / 2 - 0.5, string.format("%d", count),
+    { size = size, bold = true, align = "center", color = ink })
   if total == 0 then return end
-  d:text(x + side / 2, y + side / 2 + size * 1.05, string.format("%.0f %%", 100 * share), { size = size * 0.82, align = "center", color = ink })
+  d:text(x + side / 2, y + side / 2 + size * 1.05, string.format("%.0f %%", 100 * share),
+    { size = size * 0.82, align = "center", color = ink })
 end
 
 -- The class names over the columns; returns the y below.
@@ -231,7 +245,9 @@ local function draw_column_names(d, classes, left, y, side)
     wrapped[k] = drawing.wrap(name, side - 3, TEXT, false, 2)
     most = math.max(most, #wrapped[k])
   end
-  for k, lines in ipairs(wrapped) do d:block(left + (k - 0.5) * side, y + (most - #lines) * TEXT * LEADING, lines, TEXT, {}) end
+  for k, lines in ipairs(wrapped) do
+    d:block(left + (k - 0.5) * side, y + (most - #lines) * TEXT * LEADING, lines, TEXT, {})
+  end
   return y + most * TEXT * LEADING + 2
 end
 
@@ -246,7 +262,10 @@ function chart.confusion(spec)
   local left = MARGIN + TEXT * LEADING + 3 + widest + 4
   local side = math.min((width - left - MARGIN) / n, 56)
   local d, y = drawing.new(width), MARGIN
-  if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 4 end
+  if spec.title then
+    y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD,
+      { align = "left", bold = true }) + 4
+  end
   y = draw_column_names(d, classes, left, y, side)
   d:text(MARGIN + TEXT, y + n * side / 2, "true", { size = TEXT, turned = true, align = "center", color = SOFT })
   for i = 1, n do
@@ -290,7 +309,8 @@ local function draw_dot(d, row, y, to_x, room)
     if is_finite(row.lo) and is_finite(row.hi) then d:line({ to_x(row.lo), y, to_x(row.hi), y }, 1.1, color) end
     d:circle(to_x(row.value), y, 2.3, color)
   else
-    d:text(room.left + 4, y + SMALL * 0.36, drawing.fit(row.note or "undefined", room.width - 4, SMALL), { size = SMALL, color = SOFT })
+    d:text(room.left + 4, y + SMALL * 0.36, drawing.fit(row.note or "undefined", room.width - 4, SMALL),
+      { size = SMALL, color = SOFT })
   end
 end
 
@@ -307,7 +327,10 @@ function chart.dots(spec)
   local lo, hi, has_chance = dots_range(spec)
   local function to_x(v) return room.left + room.width * (v - lo) / (hi - lo) end
   local d, y = drawing.new(width), MARGIN
-  if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 3 end
+  if spec.title then
+    y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD,
+      { align = "left", bold = true }) + 3
+  end
   local bottom = y + #spec.rows * line_h
   local values, texts = ticks(lo, hi, 5)
   for i, v in ipairs(values) do
@@ -321,10 +344,13 @@ function chart.dots(spec)
     draw_dot(d, row, cy, to_x, room)
   end
   d:line({ room.left, bottom, room.left + room.width, bottom }, 0.6, INK)
-  y = d:block(room.left + room.width / 2, bottom + 4 + SMALL * LEADING, drawing.wrap(spec.x_label or "", room.width, TEXT, false, 2), TEXT, {}) + 3
+  y = d:block(room.left + room.width / 2, bottom + 4 + SMALL * LEADING,
+    drawing.wrap(spec.x_label or "", room.width, TEXT, false, 2), TEXT, {}) + 3
   local sentences = { has_chance and "Gray tick: chance level." or nil }
   for _, s in ipairs(spec.caption or {}) do sentences[#sentences + 1] = s end
-  for _, s in ipairs(sentences) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT }) end
+  for _, s in ipairs(sentences) do
+    y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT })
+  end
   d.height = y + MARGIN
   return d
 end
@@ -337,7 +363,9 @@ local function label_lines(row) return type(row.label) == "table" and row.label 
 local function table_layout(spec, width)
   local first = 0
   for _, row in ipairs(spec.rows) do
-    for i, line in ipairs(label_lines(row)) do first = math.max(first, drawing.text_width(line, i == 1 and TEXT or SMALL - 0.5)) end
+    for i, line in ipairs(label_lines(row)) do
+      first = math.max(first, drawing.text_width(line, i == 1 and TEXT or SMALL - 0.5))
+    end
   end
   first = math.min(first, width * (#spec.columns > 3 and 0.34 or 0.45))
   return first, (width - 2 * MARGIN - first - 6) / #spec.columns
@@ -350,13 +378,18 @@ local function table_head(d, spec, left, each, y, width)
     wrapped[k] = {}
     for _, part in ipairs(type(title) == "table" and title or { title }) do
       local is_title = #wrapped[k] == 0
-      for _, line in ipairs(drawing.wrap(part, each - 5, SMALL, false, 3)) do table.insert(wrapped[k], { line, is_title and INK or SOFT }) end
+      for _, line in ipairs(drawing.wrap(part, each - 5, SMALL, false, 3)) do
+        table.insert(wrapped[k], { line, is_title and INK or SOFT })
+      end
     end
     most = math.max(most, #wrapped[k])
   end
   for k, lines in ipairs(wrapped) do
     local top = y + (most - #lines) * SMALL * LEADING
-    for i, line in ipairs(lines) do d:text(left + k * each, top + (i - 1) * SMALL * LEADING + SMALL, line[1], { size = SMALL, align = "right", color = line[2] }) end
+    for i, line in ipairs(lines) do
+      d:text(left + k * each, top + (i - 1) * SMALL * LEADING + SMALL, line[1],
+        { size = SMALL, align = "right", color = line[2] })
+    end
   end
   y = y + most * SMALL * LEADING + 2
   d:line({ MARGIN, y, width - MARGIN, y }, 0.6, INK)
@@ -364,25 +397,31 @@ local function table_head(d, spec, left, each, y, width)
 end
 
 --- A table as a figure. columns: titles, each a text or a list of lines; rows: list of { label (a text or a list of
---- lines), cells = list of lists of lines, the first large, those under it (an interval) small }; title, caption (list of sentences), width_pt.
+--- lines), cells = list of lists of lines, the first large, those under it (an interval) small }; title, caption (list
+--- of sentences), width_pt.
 function chart.table(spec)
   local width = spec.width_pt or (#spec.columns <= 3 and drawing.COLUMN or drawing.PAGE)
   local first, each = table_layout(spec, width)
   local left, d, y = MARGIN + first + 6, drawing.new(width), MARGIN
-  if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 3 end
+  if spec.title then
+    y = d:block(MARGIN, y, drawing.wrap(spec.title, width - 2 * MARGIN, HEAD, true), HEAD,
+      { align = "left", bold = true }) + 3
+  end
   y = table_head(d, spec, left, each, y, width)
   for _, row in ipairs(spec.rows) do
     local tall = #label_lines(row) - 1
     for i, line in ipairs(label_lines(row)) do
       local size = i == 1 and TEXT or SMALL - 0.5
-      d:text(MARGIN, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, first, size), { size = size, color = i == 1 and INK or SOFT })
+      d:text(MARGIN, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, first, size),
+        { size = size, color = i == 1 and INK or SOFT })
     end
     for k = 1, #spec.columns do
       local cell = row.cells[k] or {}
       tall = math.max(tall, #cell - 1)
       for i, line in ipairs(cell) do
         local size = i == 1 and TEXT or SMALL - 0.5
-        d:text(left + k * each, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, each - 3, size), { size = size, align = "right", color = i == 1 and INK or SOFT })
+        d:text(left + k * each, y + TEXT + (i - 1) * SMALL * LEADING, drawing.fit(line, each - 3, size),
+          { size = size, align = "right", color = i == 1 and INK or SOFT })
       end
     end
     y = y + TEXT * LEADING + tall * SMALL * LEADING + 1.5
@@ -390,7 +429,9 @@ function chart.table(spec)
     y = y + 1.5
   end
   y = y + 2
-  for _, s in ipairs(spec.caption or {}) do y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT }) end
+  for _, s in ipairs(spec.caption or {}) do
+    y = d:block(MARGIN, y, drawing.wrap(s, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT })
+  end
   d.height = y + MARGIN
   return d
 end

@@ -19,7 +19,8 @@ function drawing.new(width, height)
   return setmetatable({ width = width, height = height or 0, marks = {} }, drawing)
 end
 
--- File names and class names come from anywhere: bytes that are not UTF-8 are shown as "?", control characters as a space.
+-- File names and class names come from anywhere: bytes that are not UTF-8 are shown as "?", control characters as a
+-- space.
 local function clean(s)
   s = tostring(s)
   if not utf8.len(s) then s = s:gsub("[\x80-\xff]", "?") end
@@ -34,17 +35,21 @@ local function mark(self, name, ...)
 end
 
 function drawing:rect(x, y, w, h, color, alpha) mark(self, "rect", x, y, w, h, color, alpha or 1) end
-function drawing:line(points, width, color, dash, alpha) mark(self, "line", points, width, color, dash or 0, alpha or 1) end
+function drawing:line(points, width, color, dash, alpha)
+  mark(self, "line", points, width, color, dash or 0, alpha or 1)
+end
 function drawing:polygon(points, color, alpha) mark(self, "polygon", points, color, alpha or 1) end
 function drawing:circle(x, y, radius, color) mark(self, "circle", x, y, radius, color) end
-function drawing:image(x, y, w, h, rgb, columns, rows, blocky) mark(self, "image", x, y, w, h, rgb, columns, rows, blocky or false) end
+function drawing:image(x, y, w, h, rgb, columns, rows, blocky)
+  mark(self, "image", x, y, w, h, rgb, columns, rows, blocky or false)
+end
 
 function drawing:frame(x, y, w, h, width, color)
   self:line({ x, y, x + w, y, x + w, y + h, x, y + h, x, y }, width, color)
 end
 
---- One line of text on the baseline y. style: size, color, bold, align ("left", "center", "right" of x), turned (upwards;
---- then x is the baseline and align works along y).
+--- One line of text on the baseline y. style: size, color, bold, align ("left", "center", "right" of x), turned
+--- (upwards; then x is the baseline and align works along y).
 function drawing:text(x, y, text, style)
   text = clean(text)
   if text == "" then return end
@@ -55,16 +60,19 @@ function drawing:text(x, y, text, style)
   mark(self, "text", x, y, text, size, style.color or drawing.INK, style.bold or false, style.turned or false, width)
 end
 
---- Lines of text under each other; y is the top of the first, style.align is "center" unless given. Returns the y below.
+--- Lines of text under each other; y is the top of the first, style.align is "center" unless given. Returns the y
+--- below.
 function drawing:block(x, y, lines, size, style)
   for _, line in ipairs(lines) do
-    self:text(x, y + size, line, { size = size, align = style.align or "center", bold = style.bold, color = style.color })
+    self:text(x, y + size, line, { size = size, align = style.align or "center", bold = style.bold,
+      color = style.color })
     y = y + size * drawing.LEADING
   end
   return y
 end
 
-local raised = { ["-"] = "⁻", ["0"] = "⁰", ["1"] = "¹", ["2"] = "²", ["3"] = "³", ["4"] = "⁴", ["5"] = "⁵", ["6"] = "⁶", ["7"] = "⁷", ["8"] = "⁸", ["9"] = "⁹" }
+local raised = { ["-"] = "⁻", ["0"] = "⁰", ["1"] = "¹", ["2"] = "²", ["3"] = "³", ["4"] = "⁴", ["5"] = "⁵", ["6"] = "⁶",
+  ["7"] = "⁷", ["8"] = "⁸", ["9"] = "⁹" }
 
 --- An integer as an exponent is written: -4 is ⁻⁴.
 function drawing.superscript(n) return (string.format("%d", n):gsub(".", raised)) end
@@ -100,7 +108,8 @@ function drawing.fit(text, width, size, bold)
   return "…"
 end
 
---- The lines of text broken at spaces (a word too wide at characters) to fit width; the last of `most` lines is shortened.
+--- The lines of text broken at spaces (a word too wide at characters) to fit width; the last of `most` lines is
+--- shortened.
 function drawing.wrap(text, width, size, bold, most)
   local words = {}
   for word in clean(text):gmatch("%S+") do
@@ -171,7 +180,9 @@ local function raster(self, format, dpi)
   return canvas:finish()
 end
 
-local function escape(s) return (s:gsub("[&<>\"]", { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" })) end
+local function escape(s)
+  return (s:gsub("[&<>\"]", { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" }))
+end
 
 local function num(v) return (string.format("%.2f", v):gsub("%.?0+$", "")) end
 
@@ -186,11 +197,13 @@ local function opacity(name, alpha) return alpha < 1 and string.format(' %s-opac
 local svg_marks = {}
 
 function svg_marks.rect(x, y, w, h, color, alpha)
-  return string.format('<rect x="%s" y="%s" width="%s" height="%s" fill="#%06x"%s/>', num(x), num(y), num(w), num(h), color, opacity("fill", alpha))
+  return string.format('<rect x="%s" y="%s" width="%s" height="%s" fill="#%06x"%s/>', num(x), num(y), num(w), num(h),
+    color, opacity("fill", alpha))
 end
 
 function svg_marks.line(points, width, color, dash, alpha)
-  return string.format('<polyline points="%s" fill="none" stroke="#%06x" stroke-width="%s" stroke-linejoin="round"%s%s/>', point_list(points), color,
+  return string.format('<polyline points="%s" fill="none" stroke="#%06x" stroke-width="%s" '
+    .. 'stroke-linejoin="round"%s%s/>', point_list(points), color,
     num(width), dash > 0 and string.format(' stroke-dasharray="%s"', num(dash)) or "", opacity("stroke", alpha))
 end
 
@@ -204,21 +217,26 @@ end
 
 -- textLength keeps the measured width where the reader lacks the font.
 function svg_marks.text(x, y, text, size, color, bold, turned, width)
-  return string.format('<text x="%s" y="%s" font-size="%s" fill="#%06x" textLength="%s" lengthAdjust="spacingAndGlyphs"%s%s>%s</text>', num(x), num(y),
+  return string.format('<text x="%s" y="%s" font-size="%s" fill="#%06x" textLength="%s" '
+    .. 'lengthAdjust="spacingAndGlyphs"%s%s>%s</text>', num(x), num(y),
     num(size), color, num(width), bold and ' font-weight="bold"' or "",
     turned and string.format(' transform="rotate(-90 %s %s)"', num(x), num(y)) or "", escape(text))
 end
 
 function svg_marks.image(x, y, w, h, rgb, columns, rows, blocky)
-  return string.format('<image x="%s" y="%s" width="%s" height="%s" preserveAspectRatio="none"%s xlink:href="data:image/png;base64,%s"/>', num(x), num(y),
-    num(w), num(h), blocky and ' style="image-rendering:pixelated"' or "", native.base64(native.png(rgb, columns, rows)))
+  return string.format('<image x="%s" y="%s" width="%s" height="%s" preserveAspectRatio="none"%s '
+    .. 'xlink:href="data:image/png;base64,%s"/>', num(x), num(y),
+    num(w), num(h), blocky and ' style="image-rendering:pixelated"' or "",
+    native.base64(native.png(rgb, columns, rows)))
 end
 
 --- The SVG text. title is read out by screen readers.
 function drawing:svg(title)
   local out = {
-    string.format('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="%spt" height="%spt" viewBox="0 0 %s %s" '
-      .. 'font-family="DejaVu Sans, Verdana, Arial, sans-serif" role="img">', num(self.width), num(self.height), num(self.width), num(self.height)),
+    string.format('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="%spt" '
+      .. 'height="%spt" viewBox="0 0 %s %s" '
+      .. 'font-family="DejaVu Sans, Verdana, Arial, sans-serif" role="img">', num(self.width), num(self.height),
+      num(self.width), num(self.height)),
     string.format("<title>%s</title>", escape(clean(title or "figure"))),
     string.format('<rect width="%s" height="%s" fill="#ffffff"/>', num(self.width), num(self.height)),
   }
@@ -229,7 +247,9 @@ end
 
 --- The file's bytes in "png", "pdf" or "svg".
 function drawing:bytes(format, options)
-  if self.width <= 0 or self.height <= 0 then check.fail("figure", "the drawing has no size (%g x %g pt).", self.width, self.height) end
+  if self.width <= 0 or self.height <= 0 then
+    check.fail("figure", "the drawing has no size (%g x %g pt).", self.width, self.height)
+  end
   if format == "svg" then return self:svg(options and options.title) end
   return raster(self, format, options and options.dpi or 300)
 end

@@ -29,7 +29,8 @@ figure.pixels = require "medxai.tensor.pixels"
 ---@param hi number
 function figure.heat(map, colors, lo, hi)
   local shape = map.shape
-  return { rgb = core.figure.colour(float_bytes(map), palette.get(colors), lo, hi), columns = shape[2], rows = shape[1] }
+  return { rgb = core.figure.colour(float_bytes(map), palette.get(colors), lo, hi), columns = shape[2],
+    rows = shape[1] }
 end
 
 -- (H, W): luma of Rec. 601, the gray that every picture library means.
@@ -47,12 +48,14 @@ end
 
 local most_opaque, opaque_at = 0.6, 0.5 -- of a tint: reached at half of the scale
 
---- A map over the gray values of its image, the more opaque the higher its value, up to 60 % at half of the scale: where the map
---- is low, or not a number, the image stays.
+--- A map over the gray values of its image, the more opaque the higher its value, up to 60 % at half of the scale:
+--- where the map is low, or not a number, the image stays.
 function figure.tint(image, map, colors, lo, hi)
   local heat = figure.heat(map, colors, lo, hi)
-  local color = torch.from_string(heat.rgb, "uint8", { heat.rows, heat.columns, 3 }):to { dtype = "float32" }:div(255):permute({ 2, 0, 1 })
-  local share = (map:to { device = "cpu", dtype = "float32" } - lo):div((hi - lo) * opaque_at):nan_to_num(0):clamp(0, 1):mul(most_opaque)
+  local color = torch.from_string(heat.rgb, "uint8",
+    { heat.rows, heat.columns, 3 }):to { dtype = "float32" }:div(255):permute({ 2, 0, 1 })
+  local share = (map:to { device = "cpu", dtype = "float32" } - lo):div((hi - lo) * opaque_at):nan_to_num(0):clamp(0,
+    1):mul(most_opaque)
   local gray = luma(image)
   return figure.pixels(torch.lerp(gray:unsqueeze(0):expand_as(color), color, share:unsqueeze(0):expand_as(color)))
 end
@@ -60,15 +63,18 @@ end
 --- JET exactly as pytorch-grad-cam's show_cam_on_image with use_rgb (0.5 of each, then divided by the largest value).
 function figure.overlay_reference(image, map)
   local shape = map.shape
-  local heat = torch.from_string(core.figure.colour(float_bytes(map), palette.get("jet"), 0, 1), "uint8", { shape[1], shape[2], 3 })
-  local sum = heat:to { dtype = "float32" }:div(255):mul(0.5) + image:to { device = "cpu", dtype = "float32" }:permute({ 1, 2, 0 }):mul(0.5)
+  local heat = torch.from_string(core.figure.colour(float_bytes(map), palette.get("jet"), 0, 1), "uint8",
+    { shape[1], shape[2], 3 })
+  local sum = heat:to { dtype = "float32" }:div(255):mul(0.5) + image:to { device = "cpu",
+    dtype = "float32" }:permute({ 1, 2, 0 }):mul(0.5)
   local peak = sum:max():item()
   local scaled = peak > 0 and sum:div(peak) or sum
-  return { rgb = scaled:mul(255):to { dtype = "uint8" }:contiguous():data_string(), columns = shape[2], rows = shape[1] }
+  return { rgb = scaled:mul(255):to { dtype = "uint8" }:contiguous():data_string(), columns = shape[2],
+    rows = shape[1] }
 end
 
---- A signed map without its image, as pytorch-grad-cam's deprocess_image shows gradients: brought to mean 0.5 and deviation
---- 0.1 over the map, cut to [0, 1]. What is near gray is near the map's mean.
+--- A signed map without its image, as pytorch-grad-cam's deprocess_image shows gradients: brought to mean 0.5 and
+--- deviation 0.1 over the map, cut to [0, 1]. What is near gray is near the map's mean.
 ---@param raw any tensor (H, W)
 ---@param compat? string adds 1e-5 to the deviation as that function does, which grays faint gradients
 function figure.detail(raw, compat)
@@ -110,7 +116,9 @@ local function title_lines(panels, w)
   local all, most = {}, 0
   for i, p in ipairs(panels) do
     local lines = {}
-    for _, line in ipairs(p.heading and drawing.wrap(p.heading, w, TEXT, true, 2) or {}) do lines[#lines + 1] = { line, bold = true } end
+    for _, line in ipairs(p.heading and drawing.wrap(p.heading, w, TEXT, true, 2) or {}) do
+      lines[#lines + 1] = { line, bold = true }
+    end
     for _, part in ipairs(type(p.title) == "table" and p.title or { p.title }) do
       for _, line in ipairs(drawing.wrap(part, w, SMALL, false, 2)) do lines[#lines + 1] = { line } end
     end
@@ -127,8 +135,11 @@ local function color_bar(d, x, y, h, bar)
   for i = steps - 1, 0, -1 do
     local k = math.floor(255 * i / (steps - 1))
     local r, g, b = palette.get(bar.colors):byte(3 * k + 1, 3 * k + 3)
-    local opaque = bar.tint and most_opaque * math.min(1, i / (steps - 1) / opaque_at) or 1 -- of a tint: as it looks over mid gray
-    for _, v in ipairs { r, g, b } do pixels[#pixels + 1] = string.char(math.floor(v * opaque + 128 * (1 - opaque) + 0.5)) end
+    -- of a tint: as it looks over mid gray
+    local opaque = bar.tint and most_opaque * math.min(1, i / (steps - 1) / opaque_at) or 1
+    for _, v in ipairs { r, g, b } do
+      pixels[#pixels + 1] = string.char(math.floor(v * opaque + 128 * (1 - opaque) + 0.5))
+    end
   end
   d:image(x, y, w, h, table.concat(pixels), 1, steps)
   d:frame(x, y, w, h, 0.4, SOFT)
@@ -143,7 +154,8 @@ local function color_bar(d, x, y, h, bar)
   end
   local label_x = x + w + 3.5 + widest + 2 + SMALL
   if bar.label then
-    d:text(label_x, y + h / 2, drawing.fit(bar.label, h, SMALL), { size = SMALL, turned = true, align = "center", color = SOFT })
+    d:text(label_x, y + h / 2, drawing.fit(bar.label, h, SMALL),
+      { size = SMALL, turned = true, align = "center", color = SOFT })
   end
   return label_x + 2 - x
 end
@@ -151,7 +163,9 @@ end
 local function bar_width(bars)
   local widest = 0
   for _, bar in ipairs(bars) do
-    for _, v in ipairs { bar.lo, (bar.lo + bar.hi) / 2, bar.hi } do widest = math.max(widest, drawing.text_width(drawing.number(v), SMALL)) end
+    for _, v in ipairs { bar.lo, (bar.lo + bar.hi) / 2, bar.hi } do
+      widest = math.max(widest, drawing.text_width(drawing.number(v), SMALL))
+    end
   end
   return #bars == 0 and 0 or 5 + 7 + 3.5 + widest + 4 + SMALL
 end
@@ -178,7 +192,8 @@ local function put_headings(d, headings, at, y)
     most = math.max(most, #wrapped[c])
   end
   for c, lines in ipairs(wrapped) do
-    d:block(at.left + (c - 1) * (at.side + GAP) + at.side / 2, y + (most - #lines) * TEXT * LEADING, lines, TEXT, { bold = true })
+    d:block(at.left + (c - 1) * (at.side + GAP) + at.side / 2, y + (most - #lines) * TEXT * LEADING, lines, TEXT,
+      { bold = true })
   end
   return y + most * TEXT * LEADING + 2
 end
@@ -186,7 +201,8 @@ end
 local function put_panel(d, p, lines, x, top, side)
   local h = side * p.pixels.rows / p.pixels.columns
   for i, line in ipairs(lines) do
-    d:text(x + side / 2, top - 1.5 - (#lines - i + 1) * SMALL * LEADING + SMALL, line[1], { size = line.bold and TEXT or SMALL, bold = line.bold, align = "center",
+    d:text(x + side / 2, top - 1.5 - (#lines - i + 1) * SMALL * LEADING + SMALL, line[1],
+      { size = line.bold and TEXT or SMALL, bold = line.bold, align = "center",
       color = p.warn and WARN or INK })
   end
   d:image(x, top, side, h, p.pixels.rgb, p.pixels.columns, p.pixels.rows)
@@ -202,15 +218,16 @@ local function put_row(d, row, at, y)
   local top = y + most * SMALL * LEADING + (most > 0 and 1.5 or 0)
   if row.label then
     for i, line in ipairs(drawing.wrap(row.label, height, SMALL, true, 2)) do
-      d:text(MARGIN + i * SMALL * LEADING, top + height / 2, line, { size = SMALL, bold = true, turned = true, align = "center" })
+      d:text(MARGIN + i * SMALL * LEADING, top + height / 2, line,
+        { size = SMALL, bold = true, turned = true, align = "center" })
     end
   end
   for c, p in ipairs(row.panels) do put_panel(d, p, titles[c], at.left + (c - 1) * (at.side + GAP), top, at.side) end
   return top, height
 end
 
--- The color bars beside the rows, from `top` on; as tall as the first row, or taller where it is small and others follow.
--- Returns the right edge of the figure.
+-- The color bars beside the rows, from `top` on; as tall as the first row, or taller where it is small and others
+-- follow. Returns the right edge of the figure.
 local function put_bars(d, bars, at, top, first, all)
   local x = at.left + at.columns * (at.side + GAP)
   if #bars == 0 then return x - GAP + MARGIN end
@@ -221,14 +238,17 @@ end
 
 --- Rows of pictures.
 --- rows: list of { label = text on the left, panels = list of { pixels = {rgb, columns, rows}, title = text or list of
---- lines, heading = bold text over it, status = text where the map is not ok, warn = true marks the title red, frame = color } }; headings: list of texts over the
---- columns; bars: list of { colors, lo, hi, label, tint = true for figure.tint }; caption: list of sentences under the figure; width_pt; most_pt: side
---- of a panel at most; title.
+--- lines, heading = bold text over it, status = text where the map is not ok, warn = true marks the title red, frame =
+--- color } }; headings: list of texts over the columns; bars: list of { colors, lo, hi, label, tint = true for
+--- figure.tint }; caption: list of sentences under the figure; width_pt; most_pt: side of a panel at most; title.
 function figure.panels(spec)
   local at = panel_layout(spec)
   local d = drawing.new(at.width)
   local y = MARGIN
-  if spec.title then y = d:block(MARGIN, y, drawing.wrap(spec.title, at.width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true }) + 2 end
+  if spec.title then
+    y = d:block(MARGIN, y, drawing.wrap(spec.title, at.width - 2 * MARGIN, HEAD, true), HEAD,
+      { align = "left", bold = true }) + 2
+  end
   if spec.headings then y = put_headings(d, spec.headings, at, y) end
   local first_top, first_height
   for _, row in ipairs(spec.rows) do
@@ -266,7 +286,8 @@ end
 --- A line of bold text over the drawings of a stack.
 function figure.heading(text, width)
   local d = drawing.new(width or figure.page_pt)
-  d.height = d:block(MARGIN, MARGIN, drawing.wrap(text, d.width - 2 * MARGIN, HEAD, true), HEAD, { align = "left", bold = true })
+  d.height = d:block(MARGIN, MARGIN, drawing.wrap(text, d.width - 2 * MARGIN, HEAD, true), HEAD,
+    { align = "left", bold = true })
   return d
 end
 

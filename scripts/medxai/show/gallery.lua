@@ -1,6 +1,7 @@
--- The figures of an explain step, by kind: "rows", "grid" and "methods" of the maps (gallery_maps.lua), "table", "charts" and
--- "removal" of their scores (gallery_scores.lua), and what a method draws itself. Each is saved as PNG, SVG and PDF.
--- It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them all.
+-- The figures of an explain step, by kind: "rows", "grid" and "methods" of the maps (gallery_maps.lua), "table",
+-- "charts" and "removal" of their scores (gallery_scores.lua), and what a method draws itself. Each is saved as PNG,
+-- SVG and PDF. It refuses to draw more than the first 12 images (32 in a grid; said in the caption): maps/ holds them
+-- all.
 local album = require "medxai.show.album"
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
@@ -83,13 +84,16 @@ local function method_figures(job, numbers, asked, keep)
   for _, e in ipairs(job.entries) do
     if e.method.draw then
       local scope <close> = require("medxai.core").memory.scope()
-      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes, colors = asked.colors, keep = keep }, Page)
+      local page = setmetatable({ job = job, entry = e, numbers = numbers, classes = job.model.classes,
+        colors = asked.colors, keep = keep }, Page)
       local draw = e.method.draw -- of the library's own: the name of a file of this room
       if type(draw) == "string" then draw = require("medxai.show." .. draw).draw end
       local ok, problem = pcall(draw, page)
       if host.interrupted() then error("interrupted", 0) end
       if not ok and not e.method.own then error(problem, 0) end
-      if not ok then job.run:warn(string.format("explain: %s could not draw its figures: %s", e.label, tostring(problem))) end
+      if not ok then
+        job.run:warn(string.format("explain: %s could not draw its figures: %s", e.label, tostring(problem)))
+      end
     end
   end
 end
@@ -104,7 +108,8 @@ local function panel_values(job, rows)
     if not m.names then
       values[row.maps] = values[row.maps] or {}
       values[row.maps][row.image_id] = values[row.maps][row.image_id] or {}
-      table.insert(values[row.maps][row.image_id], { title = m.definition.title or m.name, value = row.value, signed = m.definition.signed })
+      table.insert(values[row.maps][row.image_id],
+        { title = m.definition.title or m.name, value = row.value, signed = m.definition.signed })
     end
   end
   return values
@@ -147,7 +152,8 @@ local function saver(job, asked, out)
     local name = string.format("%s-%s", asked.name, kind) .. (kind:find("%-") and "" or "-" .. counts[kind])
     local base = "figures/" .. name
     figure.save(drawing, job.run.dir .. "/" .. base, { title = title })
-    out[#out + 1] = { name = name, kind = kind, title = title, svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
+    out[#out + 1] = { name = name, kind = kind, title = title, svg = base .. ".svg",
+      paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
   end
 end
 
@@ -170,8 +176,8 @@ function gallery.draw(job, summaries, asked)
   if #asked.kinds > 0 then album.save_pictures(job.run.dir, viewed(job, chosen)) end
   local mask
   for _, m in ipairs(job.metric_entries) do mask = mask or m.mask end
-  local a = { colors = asked.colors, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen, values = panel_values(job, asked.rows),
-    metric_sentences = metric_sentences(job) }
+  local a = { colors = asked.colors, scale = asked.scale, mask = mask, chosen = chosen, all = #chosen,
+    values = panel_values(job, asked.rows), metric_sentences = metric_sentences(job) }
   for _, kind in ipairs(asked.kinds) do
     if host.interrupted() then error("interrupted", 0) end
     if maps[kind] then

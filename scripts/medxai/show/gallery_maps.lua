@@ -1,5 +1,5 @@
--- The figures of maps: rows (an image, then each method's overlay), a grid (one small overlay an image, wrong predictions
--- framed), and a page of methods for one image, each with its time and scores.
+-- The figures of maps: rows (an image, then each method's overlay), a grid (one small overlay an image, wrong
+-- predictions framed), and a page of methods for one image, each with its time and scores.
 -- A map that is not "ok" says so on its panel; every caption says how maps were scaled.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
@@ -23,14 +23,16 @@ function maps.image(split, number)
   return hi > lo and (x - lo) / (hi - lo) or x:zeros_like()
 end
 
--- How a method's maps are drawn: "overlay"; "detail": fine signed maps as pictures of their own; "masked": the image under a mask.
+-- How a method's maps are drawn: "overlay"; "detail": fine signed maps as pictures of their own; "masked": the image
+-- under a mask.
 local function style(e) return e.method.picture or "overlay" end
 
 -- The map as drawn: own scale as stored; shared scale from the raw values, all maps of an entry over one maximum.
 local function drawn_map(job, e, record, shared)
   local made = job.store:map(record)
   if not made or not shared then return made end
-  return map.strength(job.store:raws(record), made:size(0), made:size(1), record.views) / (shared[e.set] > 0 and shared[e.set] or 1)
+  return map.strength(job.store:raws(record), made:size(0), made:size(1),
+    record.views) / (shared[e.set] > 0 and shared[e.set] or 1)
 end
 
 --- The largest raw value of each entry over the images, for the shared scale.
@@ -41,7 +43,9 @@ function maps.shared_maxima(job, numbers)
     for _, number in ipairs(numbers) do
       local scope <close> = require("medxai.core").memory.scope()
       local record = job:record(e, number)
-      if record.status == "ok" then maxima[e.set] = math.max(maxima[e.set], drawn_map(job, e, record, { [e.set] = 1 }):max():item()) end
+      if record.status == "ok" then
+        maxima[e.set] = math.max(maxima[e.set], drawn_map(job, e, record, { [e.set] = 1 }):max():item())
+      end
     end
   end
   return maxima
@@ -63,7 +67,10 @@ local function pixels_of(job, e, record, image, asked)
   return asked.colors == "jet" and figure.overlay_reference(image, made) or figure.tint(image, made, asked.colors, 0, 1)
 end
 
-local function duration(seconds) return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds) or string.format(seconds < 99.5 and "%.2g s" or "%.0f s", seconds) end
+local function duration(seconds)
+  return seconds < 0.0995 and string.format("%.0f ms", 1000 * seconds)
+    or string.format(seconds < 99.5 and "%.2g s" or "%.0f s", seconds)
+end
 
 -- "ROAD combined +0.41": the values of metrics that give one number, at most two.
 local function score_lines(asked, record)
@@ -74,7 +81,8 @@ local function score_lines(asked, record)
   return lines
 end
 
--- What stands over a panel by the method's own words: that the map is an approximation, how far to believe a sampled one.
+-- What stands over a panel by the method's own words: that the map is an approximation, how far to believe a sampled
+-- one.
 local function remarks(e, record)
   local facts, lines = record.facts or {}, honesty.of(e.method, record)
   if facts.approximation then table.insert(lines, 1, "approximation: " .. tostring(facts.approximation)) end
@@ -97,8 +105,8 @@ local function about(job, number, e)
   local item = job.split:item(number)
   local label = item.label and job.model.classes[item.label + 1] or nil
   local t = job:record(e, number).target
-  return { name = tostring(item.name or item.path or item.id):match("[^/]+$"), label = label, predicted = t.predicted, confidence = t.confidence,
-    wrong = label ~= nil and t.predicted ~= label }
+  return { name = tostring(item.name or item.path or item.id):match("[^/]+$"), label = label, predicted = t.predicted,
+    confidence = t.confidence, wrong = label ~= nil and t.predicted ~= label }
 end
 
 local function mask_of(job, number, asked) return asked.mask and job.split:mask(number, asked.mask) or nil end
@@ -135,11 +143,16 @@ end
 local function scale_sentences(entries, asked)
   local texts, detail, masked = {}, titles_of(entries, "detail"), titles_of(entries, "masked")
   if titles_of(entries, "overlay") then
-    texts[1] = (asked.scale == "own" and "Own scale: each map runs from 0 to its own maximum; maps cannot be compared in strength."
+    texts[1] = (asked.scale == "own" and "Own scale: each map runs from 0 to its own maximum; maps cannot be "
+      .. "compared in strength."
       or "Shared scale: the maps of a method run from 0 to their largest value over these images.")
-      .. (asked.colors == "jet" and " Overlay: half image, half JET, stretched to full brightness." or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
+      .. (asked.colors == "jet" and " Overlay: half image, half JET, stretched to full brightness."
+        or " Overlay: the more opaque the higher, up to 60 % from half of the scale on.")
   end
-  if detail then texts[#texts + 1] = detail .. ": signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks for, darker against." end
+  if detail then
+    texts[#texts + 1] = detail .. ": signed values, each map brought to mean 0.5 and deviation 0.1; lighter speaks "
+      .. "for, darker against."
+  end
   if masked then texts[#texts + 1] = masked .. ": the image multiplied by the mask." end
   return texts
 end
@@ -147,8 +160,9 @@ end
 -- Sentences under a figure. entries: those drawn; drawn of all images.
 local function caption(job, entries, drawn, all, asked)
   local layers = layers_of(entries)
-  local texts = { string.format("%s, %s split. Target: %s%s.", job.model.name, job.split.name, entries[1].description.text,
-    #layers > 0 and (#layers == 1 and "; layer " or "; layers ") .. table.concat(layers, ", ") or "") }
+  local texts = { string.format("%s, %s split. Target: %s%s.", job.model.name, job.split.name,
+    entries[1].description.text, #layers > 0 and (#layers == 1 and "; layer " or "; layers ")
+    .. table.concat(layers, ", ") or "") }
   for _, text in ipairs(scale_sentences(entries, asked)) do texts[#texts + 1] = text end
   for _, sentence in ipairs(asked.metric_sentences) do texts[#texts + 1] = sentence end
   if asked.mask then texts[#texts + 1] = string.format("White outline: %s mask.", asked.mask) end
@@ -157,10 +171,12 @@ local function caption(job, entries, drawn, all, asked)
 end
 
 local function bars_of(entries, asked)
-  return titles_of(entries, "overlay") and { { colors = asked.colors, lo = 0, hi = 1, label = "share of maximum", tint = asked.colors ~= "jet" } } or {}
+  return titles_of(entries, "overlay")
+    and { { colors = asked.colors, lo = 0, hi = 1, label = "share of maximum", tint = asked.colors ~= "jet" } } or {}
 end
 
--- The labels over columns. Where all are of one method (its layers, say), what they have in common is the second result.
+-- The labels over columns. Where all are of one method (its layers, say), what they have in common is the second
+-- result.
 local function labels(entries)
   local list, common = {}, #entries > 1 and entries[1].title or nil
   for i, e in ipairs(entries) do
@@ -177,9 +193,11 @@ local function image_row(job, entries, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
   local image, mask, it = maps.image(job.split, number), mask_of(job, number, asked), about(job, number, entries[1])
   local row = { label = it.label, panels = { { pixels = figure.pixels(image), warn = it.wrong,
-    title = { it.name, string.format("predicted %s, %.2f%s", it.predicted, it.confidence, it.wrong and " (wrong)" or "") } } } }
+    title = { it.name, string.format("predicted %s, %.2f%s", it.predicted, it.confidence,
+      it.wrong and " (wrong)" or "") } } } }
   for _, e in ipairs(entries) do
-    row.panels[#row.panels + 1] = panel(job, e, number, image, mask, asked, { target.label(job:record(e, number).target) })
+    row.panels[#row.panels + 1] = panel(job, e, number, image, mask, asked,
+      { target.label(job:record(e, number).target) })
   end
   return row
 end
@@ -195,8 +213,9 @@ function maps.rows(job, numbers, asked, save)
       local headings, common = labels(entries)
       local name = (common and common .. ": " or "") .. table.concat(headings, ", ")
       table.insert(headings, 1, "image")
-      local d = figure.panels { title = common, rows = rows, headings = headings, bars = bars_of(entries, asked), caption = caption(job, entries, #numbers, asked.all, asked),
-        most_pt = 132, width_pt = #entries == 1 and 320 or nil }
+      local d = figure.panels { title = common, rows = rows, headings = headings, bars = bars_of(entries, asked),
+        caption = caption(job, entries, #numbers, asked.all, asked), most_pt = 132,
+        width_pt = #entries == 1 and 320 or nil }
       save(d, "maps", "Maps: " .. name)
     end
   end
@@ -207,7 +226,8 @@ end
 local function grid_panel(job, e, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
   local it = about(job, number, e)
-  local p = panel(job, e, number, maps.image(job.split, number), mask_of(job, number, asked), asked, { string.format("%s %.2f", it.predicted, it.confidence) })
+  local p = panel(job, e, number, maps.image(job.split, number), mask_of(job, number, asked), asked,
+    { string.format("%s %.2f", it.predicted, it.confidence) })
   if it.wrong then
     p.warn, p.frame = true, WRONG
     table.insert(p.title, 2, "true: " .. it.label)
@@ -215,7 +235,8 @@ local function grid_panel(job, e, number, asked)
   return p
 end
 
---- One figure a method: a small overlay of each image under its prediction; wrong ones have a red frame and the true class.
+--- One figure a method: a small overlay of each image under its prediction; wrong ones have a red frame and the true
+--- class.
 function maps.grid(job, _, asked, save)
   local numbers = { table.unpack(asked.chosen, 1, grid_most) }
   for _, e in ipairs(job.entries) do
@@ -228,9 +249,11 @@ function maps.grid(job, _, asked, save)
       table.insert(rows[#rows].panels, p)
     end
     local texts = caption(job, { e }, #numbers, asked.all, asked)
-    table.insert(texts, 2, string.format("Over each map: predicted class and its probability. %s", known == 0 and "The true classes are unknown."
+    table.insert(texts, 2, string.format("Over each map: predicted class and its probability. %s",
+      known == 0 and "The true classes are unknown."
       or string.format("Red frame: wrong (%d of %d).", wrong, known)))
-    local d = figure.panels { rows = rows, title = e.label, bars = bars_of({ e }, asked), caption = texts, width_pt = figure.page_pt }
+    local d = figure.panels { rows = rows, title = e.label, bars = bars_of({ e }, asked), caption = texts,
+      width_pt = figure.page_pt }
     save(d, "grid", "Grid: " .. e.label)
   end
 end
@@ -239,7 +262,8 @@ end
 
 local function methods_page(job, number, asked)
   local scope <close> = require("medxai.core").memory.scope()
-  local image, mask, it, rows = maps.image(job.split, number), mask_of(job, number, asked), about(job, number, job.entries[1]), {}
+  local image, mask, it, rows = maps.image(job.split, number), mask_of(job, number, asked),
+    about(job, number, job.entries[1]), {}
   for i, e in ipairs(job.entries) do
     if (i - 1) % page_columns == 0 then rows[#rows + 1] = { panels = {} } end
     local record = job:record(e, number)
@@ -250,9 +274,11 @@ local function methods_page(job, number, asked)
   local t = job:record(job.entries[1], number).target
   local title = string.format("%s: %s", it.name, target.label(t))
   local texts = caption(job, job.entries, 1, 1, asked)
-  table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map alone with its passes, as a share of its batch.", it.label or "unknown", it.predicted, it.confidence,
+  table.insert(texts, 2, string.format("True class: %s; predicted: %s, %.2f%s. Time: of this map alone with its "
+    .. "passes, as a share of its batch.", it.label or "unknown", it.predicted, it.confidence,
     it.wrong and " (wrong)" or ""))
-  return figure.panels { rows = rows, title = title, bars = bars_of(job.entries, asked), caption = texts, width_pt = 300, most_pt = 132 }, it.name
+  return figure.panels { rows = rows, title = title, bars = bars_of(job.entries, asked), caption = texts,
+    width_pt = 300, most_pt = 132 }, it.name
 end
 
 --- One page per image: every method's map of it, three in a row, with its time and the scores of this image and target.

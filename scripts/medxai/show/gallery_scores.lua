@@ -1,5 +1,5 @@
--- The figures of scores: a table of methods and metrics, a chart of each metric with intervals and chance level, and what a
--- perturbing metric saw: its curves, with the imputed pictures under them.
+-- The figures of scores: a table of methods and metrics, a chart of each metric with intervals and chance level, and
+-- what a perturbing metric saw: its curves, with the imputed pictures under them.
 -- It refuses to draw an average of nothing: undefined values are said in words.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
@@ -23,7 +23,8 @@ end
 -- "ROAD, most relevant first", "percentile=25": the title, and what its id adds to the name.
 local function column_title(job, s)
   local m = job.by_metric[s.metric]
-  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "), string.format("%s, %s", s.unit or "value", metric.better(m.definition.direction)) }
+  return { m.definition.title or m.name, table.concat(metric.settings(s.metric), ", "),
+    string.format("%s, %s", s.unit or "value", metric.better(m.definition.direction)) }
 end
 
 local function cell(job, s)
@@ -88,7 +89,8 @@ function scores.table(job, summaries, _, save)
     local s, all = some[1][1], {}
     for _, group in ipairs(some) do table.move(group, 1, #group, #all + 1, all) end
     save(figure.table { columns = columns, rows = rows, title = "Scores", caption = {
-      string.format("%s, %s split. Means over %d images with %s.", job.model.name, job.split.name, s.of, units.words(all)) } }, "scores", "Scores of methods")
+      string.format("%s, %s split. Means over %d images with %s.", job.model.name, job.split.name, s.of,
+        units.words(all)) } }, "scores", "Scores of methods")
   end
 end
 
@@ -97,10 +99,12 @@ end
 local function dots(job, group)
   local rows, first = {}, group[1]
   for i, s in ipairs(group) do
-    rows[i] = { label = s.label, value = s.mean, lo = s.low, hi = s.high, chance = s.chance, note = "undefined for every image" }
+    rows[i] = { label = s.label, value = s.mean, lo = s.low, hi = s.high, chance = s.chance,
+      note = "undefined for every image" }
   end
   local definition = job.by_metric[first.metric].definition
-  return figure.dots { rows = rows, title = definition.title or first.metric, x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
+  return figure.dots { rows = rows, title = definition.title or first.metric,
+    x_label = string.format("%s%s", definition.axis or first.unit or first.metric,
     definition.axis and definition.unit == "score" and " (" .. first.unit .. ")" or ""), caption = {
       string.format("%s; %s.", first.metric, metric.better(definition.direction)), interval_sentence(group) } }
 end
@@ -137,7 +141,9 @@ local function percentile_lines(m, groups)
     for i, k in ipairs(order) do x[i], y[i] = s.x[k], s.y[k] end
     s.x, s.y = x, y
   end
-  return figure.lines { charts = { { title = string.format("%s (%s)", m.definition.title, metric.better(m.definition.direction)), series = series, x_label = "pixels removed (%)",
+  return figure.lines {
+    charts = { { title = string.format("%s (%s)", m.definition.title, metric.better(m.definition.direction)),
+      series = series, x_label = "pixels removed (%)",
     y_label = string.format("mean change (%s)", groups[1][1].unit) } } }
 end
 
@@ -189,14 +195,16 @@ local function curve_charts(entries, exhibits)
       if x.kind == "curve" then
         local family = x.family .. "\0" .. x.unit
         if not of[family] then
-          of[family] = { title = x.family, series = {}, x_label = x.x_label, y_label = "score (" .. x.unit .. ")", named = {} }
+          of[family] = { title = x.family, series = {}, x_label = x.x_label, y_label = "score (" .. x.unit .. ")",
+            named = {} }
           charts[#charts + 1] = of[family]
         end
         local chart, label = of[family], (#entries > 1 and e.label .. ", " or "") .. x.name
         if chart.named[label] then
           merge(chart.named[label], x.x, x.y)
         else
-          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil, color = figure.series_color(#entries > 1 and i or #chart.series + 1) }
+          chart.named[label] = { label = label, x = x.x, y = x.y, dash = x.dashed and 3 or nil,
+            color = figure.series_color(#entries > 1 and i or #chart.series + 1) }
           table.insert(chart.series, chart.named[label])
         end
       end
@@ -230,7 +238,8 @@ local function picture_rows(entries, exhibits)
           rows[#rows + 1] = of[key]
         end
         if not of[key].seen[x.name] then
-          table.insert(of[key].panels, { pixels = x.pixels, title = { x.name, x.value and drawing.fixed(x.value, 2, true) or "unchanged" }, at = x.at })
+          table.insert(of[key].panels, { pixels = x.pixels,
+            title = { x.name, x.value and drawing.fixed(x.value, 2, true) or "unchanged" }, at = x.at })
         end
         of[key].seen[x.name] = true
       end
@@ -246,16 +255,20 @@ local function exhibit_figure(job, entries, number, exhibits)
   local across = #charts == 3 and 3 or 2
   for first = 1, #charts, across do
     local some = { table.unpack(charts, first, math.min(first + across - 1, #charts)) }
-    parts[#parts + 1] = figure.lines { charts = some, width_pt = figure.page_pt * (#charts == 1 and 0.7 or #some / across), height_pt = 150 + 9 * #some[1].series }
+    parts[#parts + 1] = figure.lines { charts = some,
+      width_pt = figure.page_pt * (#charts == 1 and 0.7 or #some / across), height_pt = 150 + 9 * #some[1].series }
   end
   if #parts == 0 and #rows == 0 then return nil end
   if #rows > 0 then
-    parts[#parts + 1] = figure.panels { title = #entries > 1 and whose or nil, rows = rows, width_pt = figure.page_pt, most_pt = 84, caption = {
-      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed from their neighbors; under it the change of the score." } }
+    parts[#parts + 1] = figure.panels { title = #entries > 1 and whose or nil, rows = rows, width_pt = figure.page_pt,
+      most_pt = 84, caption = {
+      "Pictures: the image with that share of its pixels removed, the most or the least relevant first, and imputed "
+      .. "from their neighbors; under it the change of the score." } }
   end
   local name = tostring(job.split:item(number).path):match("[^/]+$")
   local record = job:record(entries[1], number)
-  table.insert(parts, 1, figure.heading(string.format("%s: %s", name, require("medxai.explain.target").label(record.target))))
+  table.insert(parts, 1,
+    figure.heading(string.format("%s: %s", name, require("medxai.explain.target").label(record.target))))
   return figure.stack(parts), name
 end
 

@@ -27,11 +27,15 @@ end
 --- A table. columns: list of { title, numeric = true }; rows: lists of ready HTML; class: extra CSS class.
 function html.table(columns, rows, class)
   local out = { string.format('<div class="scroll"><table class="%s"><thead><tr>', class or "") }
-  for _, c in ipairs(columns) do out[#out + 1] = string.format('<th%s scope="col">%s</th>', c.numeric and ' class="n"' or "", html.text(c[1])) end
+  for _, c in ipairs(columns) do
+    out[#out + 1] = string.format('<th%s scope="col">%s</th>', c.numeric and ' class="n"' or "", html.text(c[1]))
+  end
   out[#out + 1] = "</tr></thead><tbody>"
   for _, row in ipairs(rows) do
     out[#out + 1] = row.warn and '<tr class="warn">' or "<tr>"
-    for k, c in ipairs(columns) do out[#out + 1] = string.format("<td%s>%s</td>", c.numeric and ' class="n"' or "", row[k] or "") end
+    for k, c in ipairs(columns) do
+      out[#out + 1] = string.format("<td%s>%s</td>", c.numeric and ' class="n"' or "", row[k] or "")
+    end
     out[#out + 1] = "</tr>"
   end
   out[#out + 1] = "</tbody></table></div>"
@@ -41,7 +45,9 @@ end
 --- Two columns of names and values.
 function html.facts(pairs_list)
   local out = { '<table class="facts"><tbody>' }
-  for _, p in ipairs(pairs_list) do out[#out + 1] = string.format('<tr><th scope="row">%s</th><td>%s</td></tr>', html.text(p[1]), p[2]) end
+  for _, p in ipairs(pairs_list) do
+    out[#out + 1] = string.format('<tr><th scope="row">%s</th><td>%s</td></tr>', html.text(p[1]), p[2])
+  end
   out[#out + 1] = "</tbody></table>"
   return table.concat(out)
 end
@@ -80,7 +86,8 @@ figcaption a { margin-left: .35rem; }
 figure { margin: 1rem 0 1.4rem; }
 figure svg { display: block; max-width: 100%; height: auto; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 1.4rem; align-items: flex-start; }
-pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
+pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto;
+  font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
 code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: .92em; }
 details summary { cursor: pointer; color: #333; }
 @media print {

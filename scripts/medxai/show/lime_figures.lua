@@ -1,6 +1,6 @@
--- The pictures of LIME's explanations. image_and_mask is lime's get_image_and_mask; draw makes the thesis' five for each image
--- in one figure: the top class's 5 features that speak for it; then for each class 5 that speak for it, 5 of either sign, 10 with
--- the rest hidden, and all weights as a diverging map, symmetric about 0.
+-- The pictures of LIME's explanations. image_and_mask is lime's get_image_and_mask; draw makes the thesis' five for
+-- each image in one figure: the top class's 5 features that speak for it; then for each class 5 that speak for it, 5 of
+-- either sign, 10 with the rest hidden, and all weights as a diverging map, symmetric about 0.
 -- It refuses to color what has no weight: features that the regression left out stay as they are.
 local check = require "medxai.base.options"
 local figure = require "medxai.show.figure"
@@ -34,7 +34,8 @@ local function ordered(weights)
   return list
 end
 
--- The features to show: of one sign the first few of that sign; of either sign the weak ones of the first few are left out.
+-- The features to show: of one sign the first few of that sign; of either sign the weak ones of the first few are left
+-- out.
 local function chosen(weights, o)
   local list, one_sign = {}, o.positive_only or o.negative_only
   for rank, f in ipairs(ordered(weights)) do
@@ -50,12 +51,15 @@ end
 ---@param image any tensor (3, H, W) in [0, 1]
 ---@param labels any tensor (H, W), whole numbers
 ---@param weights number[] of the regions 0, 1 ...; 0 for those that the regression left out
----@param options? table positive_only = true, negative_only = false, hide_rest = false, num_features = 5, min_weight = 0
+---@param options? table positive_only = true, negative_only = false, hide_rest = false, num_features = 5, min_weight =
+---   0
 ---@return any picture (3, H, W): the image, or black where the rest is hidden; with either sign for red, green: against, for
 ---@return any mask int64 (H, W): 1 and -1 on the chosen features, else 0
 function pictures.image_and_mask(image, labels, weights, options)
   local o = check.options("image_and_mask", options, pictures.spec)
-  if o.positive_only and o.negative_only then check.fail("image_and_mask", "positive_only and negative_only exclude each other.") end
+  if o.positive_only and o.negative_only then
+    check.fail("image_and_mask", "positive_only and negative_only exclude each other.")
+  end
   labels = labels:to { dtype = "int64" }
   local picture, mask = o.hide_rest and torch.zeros_like(image) or image:clone(), torch.zeros_like(labels)
   local brightest = image:max():item()
@@ -77,11 +81,13 @@ end
 
 local function weight_map(labels, weights)
   local h, w = labels:size(0), labels:size(1)
-  return torch.tensor(weights, { dtype = "float64" }):index_select(0, labels:to { dtype = "int64" }:view({ h * w })):view({ h, w })
+  return torch.tensor(weights, { dtype = "float64" }):index_select(0,
+    labels:to { dtype = "int64" }:view({ h * w })):view({ h, w })
 end
 
 local function class_title(label)
-  return label.against and string.format("%s minus %s, %+.2f", label.class, label.against, label.prediction) or string.format("%s, %.2f", label.class, label.prediction)
+  return label.against and string.format("%s minus %s, %+.2f", label.class, label.against, label.prediction)
+    or string.format("%s, %.2f", label.class, label.prediction)
 end
 
 local function largest(rows)
@@ -96,22 +102,31 @@ end
 local function overview(page, number, image, labels, rows, facts, scale)
   local record, item = page:record(number), page:item(number)
   local status = map.explain_status(record.status)
-  local function panel(heading, pixels, title, more) return { heading = heading, pixels = pixels, title = title, status = more } end
+  local function panel(heading, pixels, title, more)
+    return { heading = heading, pixels = pixels, title = title, status = more }
+  end
   return { panels = {
-    panel("image", figure.pixels(image), { (tostring(item.name or item.id)), string.format("predicted %s, %.2f", record.target.predicted, record.target.confidence) }),
-    panel("regions", figure.pixels(regions.mark_boundaries(image, labels, { background = -1 })), { facts.regions.count .. " regions", (facts.regions.source:gsub("%(.*", "")) }),
-    panel("top class: 5 for it", marked(image, labels, rows[2]), { class_title(facts.labels[2]), string.format("fit R² %.2f", facts.labels[2].score) }),
-    panel("target", figure.heat(weight_map(labels, rows[1]), colors, -scale, scale), { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
+    panel("image", figure.pixels(image), { (tostring(item.name or item.id)),
+      string.format("predicted %s, %.2f", record.target.predicted, record.target.confidence) }),
+    panel("regions", figure.pixels(regions.mark_boundaries(image, labels, { background = -1 })),
+      { facts.regions.count .. " regions", (facts.regions.source:gsub("%(.*", "")) }),
+    panel("top class: 5 for it", marked(image, labels, rows[2]),
+      { class_title(facts.labels[2]), string.format("fit R² %.2f", facts.labels[2].score) }),
+    panel("target", figure.heat(weight_map(labels, rows[1]), colors, -scale, scale),
+      { class_title(facts.labels[1]), table.unpack(honesty.of(page.entry.method, record)) }, status),
   } }
 end
 
 local function class_row(image, labels, weights, label, scale, first, status)
   local title = class_title(label)
-  local function panel(heading, pixels) return { heading = first and heading or nil, pixels = pixels, title = title, status = status } end
+  local function panel(heading, pixels)
+    return { heading = first and heading or nil, pixels = pixels, title = title, status = status }
+  end
   return { panels = {
     panel("5 for the class", marked(image, labels, weights)),
     panel("5 of either sign", marked(image, labels, weights, { positive_only = false })),
-    panel("10, rest hidden", marked(image, labels, weights, { positive_only = false, num_features = 10, hide_rest = true })),
+    panel("10, rest hidden", marked(image, labels, weights,
+      { positive_only = false, num_features = 10, hide_rest = true })),
     panel("all weights", figure.heat(weight_map(labels, weights), colors, -scale, scale)),
   } }
 end
@@ -120,11 +135,13 @@ local function grouped(n) return (tostring(n):reverse():gsub("(%d%d%d)", "%1,"):
 
 local function caption(record)
   local o, facts = record.settings.options, record.facts
-  local texts = { string.format("LIME: %s samples, %s passes%s; hidden regions show %s; design %s. Weights: change of the class's %s by a region that is kept.",
-    grouped(facts.samples), grouped(facts.evaluated), facts.stopped and ", stopped when settled" or "", o.removal:gsub("_", " "), o.design,
+  local texts = { string.format("LIME: %s samples, %s passes%s; hidden regions show %s; design %s. Weights: change "
+    .. "of the class's %s by a region that is kept.", grouped(facts.samples), grouped(facts.evaluated),
+    facts.stopped and ", stopped when settled" or "", o.removal:gsub("_", " "), o.design,
     record.target.as == "logit" and "logit" or "probability"),
-    "Yellow: outlines; green or blue: speaks for the class, red: against it. One color scale for all weights of this image.",
-    string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 strongest in common; error: standard error of all weights over their length.", facts.stability_by) }
+    "Yellow: outlines; green or blue: speaks for the class, red: against it. One color scale for all weights of "
+    .. "this image.", string.format("Between draws, by %s: rank correlation of the target's weights; share of the 5 "
+      .. "strongest in common; error: standard error of all weights over their length.", facts.stability_by) }
   return texts
 end
 
@@ -140,8 +157,10 @@ function pictures.draw(page)
       local scale, status = largest(rows), map.empty[record.status] and map.explain_status(record.status) or nil
       local list = { overview(page, number, image, labels, rows, facts, scale) }
       for i = 2, #rows do list[i] = class_row(image, labels, rows[i], facts.labels[i], scale, i == 2, status) end
-      local d = figure.panels { rows = list, most_pt = 110, bars = { { colors = colors, lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
-      page:save("features-" .. record.image_id, d, string.format("LIME, %s", tostring(page:item(number).name or record.image_id)))
+      local d = figure.panels { rows = list, most_pt = 110,
+        bars = { { colors = colors, lo = -scale, hi = scale, label = "weight" } }, caption = caption(record) }
+      page:save("features-" .. record.image_id, d,
+        string.format("LIME, %s", tostring(page:item(number).name or record.image_id)))
     end
   end
 end

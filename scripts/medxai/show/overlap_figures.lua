@@ -1,6 +1,6 @@
 -- The figures of run:overlap: maps with both contours (white: the radiologist's, magenta: the map's own, by Otsu);
--- the thesis' two 8 x 4 grids (overlays under their IoU; image, overlay, mask and overlay within the mask); scores by size.
--- It refuses to draw images without a finding, and baselines beside methods.
+-- the thesis' two 8 x 4 grids (overlays under their IoU; image, overlay, mask and overlay within the mask); scores by
+-- size. It refuses to draw images without a finding, and baselines beside methods.
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
 local cuts = require "medxai.score.binarize"
@@ -48,7 +48,8 @@ local function mask_of(job, i) return job.split:mask(job.findings[i].number, job
 -- From 0 to the map's own maximum, which the mean over views leaves below 1.
 local function overlay(image, map)
   local top = map and map:max():item()
-  return figure.tint(image, map or torch.full({ image:size(1), image:size(2) }, 0 / 0), "inferno", 0, top and top > 0 and top or 1)
+  return figure.tint(image, map or torch.full({ image:size(1), image:size(2) }, 0 / 0), "inferno", 0,
+    top and top > 0 and top or 1)
 end
 
 -- "all negative" ... over a map that is not ok.
@@ -62,7 +63,8 @@ end
 -- The value of a metric of one map: rows are long.
 local function value_of(job, i, entry, pattern)
   for _, row in ipairs(job.rows) do
-    if row.maps == entry.set and row.image_id == job.findings[i].item.id and row.metric:find(pattern) then return row.value end
+    if row.maps == entry.set and row.image_id == job.findings[i].item.id
+        and row.metric:find(pattern) then return row.value end
   end
   return 0 / 0
 end
@@ -76,13 +78,14 @@ end
 
 local function short(v) return v == v and string.format("%.2f", v) or "undefined" end
 
--- ---- both contours -------------------------------------------------------------------------------------------------------
+-- ---- both contours --------------------------------------------------------------------------------------------------
 
 local function contour_panel(job, i, one)
   local made, mask = map_of(job, i, one.place), mask_of(job, i)
   local pixels, inside = overlay(image_of(job, i), made), made and cuts.inside(made, "otsu")
   if inside then pixels = figure.outline(pixels, inside, MAGENTA) end
-  return { pixels = figure.outline(pixels, mask, WHITE), title = "IoU " .. short(inside and cuts.overlap(inside, mask).iou or 0 / 0),
+  return { pixels = figure.outline(pixels, mask, WHITE),
+    title = "IoU " .. short(inside and cuts.overlap(inside, mask).iou or 0 / 0),
     status = status_of(job, i, one.place) }
 end
 
@@ -93,17 +96,19 @@ local function draw_contours(job, save)
     local scope <close> = core.memory.scope()
     local record = record_of(job, i, 1)
     local row = { panels = { { pixels = figure.outline(figure.pixels(image_of(job, i)), mask_of(job, i), WHITE),
-      title = { name_of(job, i), string.format("predicted %s, %.2f", record.target.predicted, record.target.confidence) } } } }
+      title = { name_of(job, i), string.format("predicted %s, %.2f", record.target.predicted,
+        record.target.confidence) } } } }
     for _, one in ipairs(entries) do row.panels[#row.panels + 1] = contour_panel(job, i, one) end
     rows[#rows + 1] = row
   end
   if #rows == 0 then return end
-  save("contours", figure.panels { rows = rows, headings = headings, most_pt = 110, bars = { { colors = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } }, caption = {
-    string.format("White: %s mask. Magenta: the map cut by Otsu's threshold, with the IoU of both.", job.mask), "Each map runs from 0 to its own maximum." } },
-    "Overlap: both contours")
+  save("contours", figure.panels { rows = rows, headings = headings, most_pt = 110,
+    bars = { { colors = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } }, caption = {
+    string.format("White: %s mask. Magenta: the map cut by Otsu's threshold, with the IoU of both.", job.mask),
+    "Each map runs from 0 to its own maximum." } }, "Overlap: both contours")
 end
 
--- ---- the thesis' grids ----------------------------------------------------------------------------------------------------
+-- ---- the thesis' grids ----------------------------------------------------------------------------------------------
 
 local iou_pattern = "^iou@.* percentile " .. grid_cut .. "$"
 
@@ -115,11 +120,14 @@ local function draw_titles(job, one, save)
     local scope <close> = core.memory.scope()
     local row = rows[(n - 1) // grid_columns + 1] or { panels = {} }
     rows[(n - 1) // grid_columns + 1] = row
-    row.panels[#row.panels + 1] = { pixels = figure.outline(overlay(image_of(job, i), map_of(job, i, one.place)), mask_of(job, i), WHITE),
-      title = "IoU " .. short(value_of(job, i, one.entry, iou_pattern)), status = status_of(job, i, one.place) }
+    row.panels[#row.panels + 1] = { pixels = figure.outline(overlay(image_of(job, i), map_of(job, i, one.place)),
+      mask_of(job, i), WHITE), title = "IoU " .. short(value_of(job, i, one.entry, iou_pattern)),
+      status = status_of(job, i, one.place) }
   end
   if #rows == 0 then return end
-  save("iou-grid", figure.panels { rows = rows, caption = { string.format("%s. White: %s mask. IoU of the map's top %d %% with it.", one.entry.label, job.mask, 100 - grid_cut) } },
+  save("iou-grid", figure.panels { rows = rows,
+    caption = { string.format("%s. White: %s mask. IoU of the map's top %d %% with it.", one.entry.label, job.mask,
+      100 - grid_cut) } },
     one.entry.label .. ": IoU with the " .. job.mask .. " mask")
 end
 
@@ -134,16 +142,21 @@ local function draw_within(job, one, save)
     local inside = mask:view({ h, w, 1 }):to { dtype = "uint8" }
     local within = torch.from_string(over.rgb, "uint8", { h, w, 3 }) * inside
     local white = (inside * 255):expand({ h, w, 3 }):contiguous()
-    rows[#rows + 1] = { panels = { { pixels = figure.pixels(image), title = name_of(job, i) }, { pixels = over, title = "", status = status_of(job, i, one.place) },
-      { pixels = { rgb = white:data_string(), columns = w, rows = h }, title = string.format("%.3g %% of the crop", 100 * job.findings[i].share) },
-      { pixels = { rgb = within:contiguous():data_string(), columns = w, rows = h }, title = has_energy and "energy inside " .. short(value_of(job, i, one.entry, "^energy_inside@")) or "" } } }
+    rows[#rows + 1] = { panels = { { pixels = figure.pixels(image), title = name_of(job, i) },
+      { pixels = over, title = "", status = status_of(job, i, one.place) },
+      { pixels = { rgb = white:data_string(), columns = w, rows = h },
+        title = string.format("%.3g %% of the crop", 100 * job.findings[i].share) },
+      { pixels = { rgb = within:contiguous():data_string(), columns = w, rows = h },
+        title = has_energy and "energy inside " .. short(value_of(job, i, one.entry, "^energy_inside@")) or "" } } }
   end
   if #rows == 0 then return end
-  save("within", figure.panels { rows = rows, headings = { "image", one.entry.label, job.mask .. " mask", "map within the mask" }, width_pt = 400, most_pt = 92,
-    bars = { { colors = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } } }, one.entry.label .. " within the " .. job.mask .. " mask")
+  save("within", figure.panels { rows = rows,
+    headings = { "image", one.entry.label, job.mask .. " mask", "map within the mask" }, width_pt = 400, most_pt = 92,
+    bars = { { colors = "inferno", lo = 0, hi = 1, label = "share of maximum", tint = true } } },
+    one.entry.label .. " within the " .. job.mask .. " mask")
 end
 
--- ---- by size --------------------------------------------------------------------------------------------------------------
+-- ---- by size --------------------------------------------------------------------------------------------------------
 
 -- A chart of the first metric: each method in each stratum.
 local function draw_strata(job, save)
@@ -153,12 +166,14 @@ local function draw_strata(job, save)
     for s = 1, t.sizes do
       local cell = line.strata[s]
       if cell.n > 0 then
-        rows[#rows + 1] = { label = string.format("%s, %s (%d)", line.method, job.result.strata[s], cell.n), value = cell.mean, lo = cell.low, hi = cell.high, chance = cell.chance }
+        rows[#rows + 1] = { label = string.format("%s, %s (%d)", line.method, job.result.strata[s], cell.n),
+          value = cell.mean, lo = cell.low, hi = cell.high, chance = cell.chance }
       end
     end
   end
-  save("strata", figure.dots { rows = rows, title = t.title .. " by size of the finding", x_label = t.title, width_pt = 340,
-    caption = { "Sizes are shares of the crop; number of images in brackets." } }, "Overlap by size of the finding")
+  save("strata", figure.dots { rows = rows, title = t.title .. " by size of the finding", x_label = t.title,
+    width_pt = 340, caption = { "Sizes are shares of the crop; number of images in brackets." } },
+    "Overlap by size of the finding")
 end
 
 --- Draws and saves; returns the list of { name, title, svg, paths }.
@@ -170,7 +185,8 @@ function figures.draw(job)
     local name = job.name .. "-" .. kind
     local base = "figures/" .. name
     figure.save(drawing, job.run.dir .. "/" .. base, { title = title })
-    out[#out + 1] = { name = name, title = title, svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
+    out[#out + 1] = { name = name, title = title, svg = base .. ".svg",
+      paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
     if host.interrupted() then error("interrupted", 0) end
   end
   draw_contours(job, save)

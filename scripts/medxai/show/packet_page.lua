@@ -1,5 +1,5 @@
--- What a reader opens: pictures of the cases, a page that asks and saves answers.csv, a text that says what to do. Every map is
--- drawn alike: from 0 to 1, the same colors, the same opacity. Nothing here names a method.
+-- What a reader opens: pictures of the cases, a page that asks and saves answers.csv, a text that says what to do.
+-- Every map is drawn alike: from 0 to 1, the same colors, the same opacity. Nothing here names a method.
 local core = require "medxai.core"
 local figure = require "medxai.show.figure"
 local html = require "medxai.show.html"
@@ -44,8 +44,8 @@ function page.readme(readers)
   return ([[
 Reading heat maps
 
-Each reader gets one of the folders reader-1 to reader-%d, alone. Open index.html in a browser: no network is needed, and
-what is answered stays in the browser until "Save answers.csv". Or fill in answers.csv with any spreadsheet.
+Each reader gets one of the folders reader-1 to reader-%d, alone. Open index.html in a browser: no network is needed,
+and what is answered stays in the browser until "Save answers.csv". Or fill in answers.csv with any spreadsheet.
 
 For each map, two questions:
   marks_the_finding  1 (not at all) to 5 (exactly): does the map mark the finding that the case names?
@@ -74,8 +74,10 @@ local script = [==[
 var cases = JSON.parse(document.getElementById("cases").textContent), reader = cases.reader, list = cases.cases;
 var store = "medxai-packet-" + reader + "-" + cases.code, at = 0, answers = {}, began = Date.now();
 try { answers = JSON.parse(localStorage.getItem(store)) || {}; } catch (e) { answers = {}; }
-var questions = [["marks_the_finding", "Marks the finding (1 not at all, 5 exactly)"], ["would_mislead", "Would mislead (1 not at all, 5 strongly)"]];
-function el(name, text, parent) { var e = document.createElement(name); if (text !== undefined) e.textContent = text; if (parent) parent.appendChild(e); return e; }
+var questions = [["marks_the_finding", "Marks the finding (1 not at all, 5 exactly)"],
+  ["would_mislead", "Would mislead (1 not at all, 5 strongly)"]];
+function el(name, text, parent) { var e = document.createElement(name); if (text !== undefined) e.textContent = text;
+  if (parent) parent.appendChild(e); return e; }
 function keep() { try { localStorage.setItem(store, JSON.stringify(answers)); } catch (e) { /* private window */ } }
 function answer(c, m) { var key = c + "," + m; if (!answers[key]) answers[key] = { seconds: 0 }; return answers[key]; }
 function spend() {
@@ -84,7 +86,8 @@ function spend() {
   began = Date.now();
   keep();
 }
-function complete(c) { return c.maps.every(function (m) { var a = answer(c.case, m); return a.marks_the_finding && a.would_mislead; }); }
+function complete(c) { return c.maps.every(function (m) { var a = answer(c.case, m);
+  return a.marks_the_finding && a.would_mislead; }); }
 function ask(parent, c, m) {
   var a = answer(c.case, m);
   questions.forEach(function (q) {
@@ -127,7 +130,8 @@ function csv() {
   var rows = ["case,map,marks_the_finding,would_mislead,seconds,remark"];
   list.forEach(function (c) { c.maps.forEach(function (m) {
     var a = answer(c.case, m);
-    rows.push([c.case, m, a.marks_the_finding || "", a.would_mislead || "", a.seconds ? a.seconds.toFixed(1) : "", quoted(a.remark || "")].join(","));
+    rows.push([c.case, m, a.marks_the_finding || "", a.would_mislead || "", a.seconds ? a.seconds.toFixed(1) : "",
+      quoted(a.remark || "")].join(","));
   }); });
   return rows.join("\n") + "\n";
 }
@@ -157,12 +161,17 @@ end
 ---@return string
 function page.html(reader, cases)
   local data = json.write { reader = reader, cases = json.list(cases), code = json.hash(cases):sub(1, 8) }
-  return '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    .. ("<title>Reader %d</title><style>%s%s</style></head><body>\n<h1>Heat maps, reader %d</h1>\n"):format(reader, html.style, style, reader)
-    .. "<p>Each map is drawn over its image, from low " .. color_bar() .. " high, all on the same scale. The letters change from case to case. Answers stay in this "
+  return '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+    .. 'content="width=device-width, initial-scale=1">'
+    .. ("<title>Reader %d</title><style>%s%s</style></head><body>\n<h1>Heat maps, reader %d</h1>\n"):format(reader,
+      html.style, style, reader)
+    .. "<p>Each map is drawn over its image, from low " .. color_bar()
+    .. " high, all on the same scale. The letters change from case to case. Answers stay in this "
     .. "browser; save them at the end.</p>\n"
-    .. '<div id="case"></div>\n<nav><button id="back">Back</button><button id="next">Next</button><button id="save">Save answers.csv</button><span id="state"></span></nav>\n'
-    .. '<script type="application/json" id="cases">' .. data:gsub("<", "\\u003c") .. "</script>\n<script>" .. script .. "</script>\n</body></html>\n"
+    .. '<div id="case"></div>\n<nav><button id="back">Back</button><button id="next">Next</button><button '
+    .. 'id="save">Save answers.csv</button><span id="state"></span></nav>\n'
+    .. '<script type="application/json" id="cases">' .. data:gsub("<", "\\u003c") .. "</script>\n<script>" .. script
+    .. "</script>\n</body></html>\n"
 end
 
 return page

@@ -1,5 +1,5 @@
--- The explanations of a report: a section an explain step, with what became of its maps, a table of methods and metrics, and
--- its figures with links to their files.
+-- The explanations of a report: a section an explain step, with what became of its maps, a table of methods and
+-- metrics, and its figures with links to their files.
 -- It refuses to hide maps that are not ok: they are listed open, complete sets may be folded away.
 local check = require "medxai.base.options"
 local drawing = require "medxai.show.drawing"
@@ -23,7 +23,8 @@ local function status_rows(statuses)
       parts[#parts + 1] = string.format("%d %s", s.counts[status], (status:gsub("_", " ")))
       bad = bad or status ~= "ok"
     end
-    rows[i] = { text(s.label or s.method), text(table.concat(s.layers or {}, " + ")), text(s.target or ""), text(table.concat(parts, ", ")), "<code>maps/" .. text(s.maps) .. "</code>", warn = bad }
+    rows[i] = { text(s.label or s.method), text(table.concat(s.layers or {}, " + ")), text(s.target or ""),
+      text(table.concat(parts, ", ")), "<code>maps/" .. text(s.maps) .. "</code>", warn = bad }
     any_bad = any_bad or bad
   end
   return rows, any_bad
@@ -32,9 +33,12 @@ end
 local function put_statuses(page, pen, statuses)
   local rows, bad = status_rows(statuses)
   local body = html.table({ { "method" }, { "layer" }, { "target" }, { "maps" }, { "files" } }, rows)
-  pen.put(page, '<details%s><summary>%d method%s%s</summary>%s</details>', bad and " open" or "", #rows, #rows == 1 and "" or "s", bad and "; not every map is ok" or ", every map ok", body)
+  pen.put(page, '<details%s><summary>%d method%s%s</summary>%s</details>', bad and " open" or "", #rows,
+    #rows == 1 and "" or "s", bad and "; not every map is ok" or ", every map ok", body)
   for _, s in ipairs(statuses) do -- what sampled maps say of themselves
-    for _, line in ipairs(s.honesty or {}) do pen.put(page, '<p class="note">%s: %s</p>', text(s.label or s.method), text(line)) end
+    for _, line in ipairs(s.honesty or {}) do
+      pen.put(page, '<p class="note">%s: %s</p>', text(s.label or s.method), text(line))
+    end
   end
 end
 
@@ -45,7 +49,8 @@ local function fixed(v) return (drawing.fixed(v, 3)) end
 -- Mean, and its interval in small.
 local function score_cell(s)
   if s.n == 0 then return "undefined" end
-  return fixed(s.mean) .. (s.low == s.low and string.format('<br><span class="note">[%s, %s]</span>', fixed(s.low), fixed(s.high)) or "")
+  return fixed(s.mean) .. (s.low == s.low and string.format('<br><span class="note">[%s, %s]</span>', fixed(s.low),
+    fixed(s.high)) or "")
 end
 
 -- "ROAD combined" and in small what its id adds: settings that are not the usual ones, unit and direction.
@@ -69,7 +74,11 @@ local function put_overview(page, pen, groups)
   local down, columns, rows = #groups > #methods, { { #groups > #methods and "metric" or "method" } }, {}
   for k, group in ipairs(groups) do
     local title, small = metric_words(group[1])
-    if down then rows[k] = { text(title) .. '<br><span class="note">' .. text(small) .. "</span>" } else columns[k + 1] = { title .. ", " .. small, numeric = true } end
+    if down then
+      rows[k] = { text(title) .. '<br><span class="note">' .. text(small) .. "</span>" }
+    else
+      columns[k + 1] = { title .. ", " .. small, numeric = true }
+    end
   end
   for i, key in ipairs(methods) do
     if down then columns[i + 1] = { key, numeric = true } else rows[i] = { text(key) } end
@@ -82,9 +91,12 @@ local function detail_rows(pen, group)
   local rows = {}
   for i, s in ipairs(group) do
     local undefined = {}
-    for _, why in ipairs(check.sorted_keys(s.undefined or {})) do undefined[#undefined + 1] = string.format("%d %s", s.undefined[why], why) end
+    for _, why in ipairs(check.sorted_keys(s.undefined or {})) do
+      undefined[#undefined + 1] = string.format("%d %s", s.undefined[why], why)
+    end
     rows[i] = { text(s.label or s.method), number(s.mean, 3), pen.interval({ s.low, s.high }, 3), number(s.chance, 3),
-      string.format("%s%s %s", s.above > 0 and "+" or "", number(s.above, 3), pen.interval({ s.above_low, s.above_high }, 3)), number(s.n), text(table.concat(undefined, ", ")) }
+      string.format("%s%s %s", s.above > 0 and "+" or "", number(s.above, 3),
+        pen.interval({ s.above_low, s.above_high }, 3)), number(s.n), text(table.concat(undefined, ", ")) }
   end
   return rows
 end
@@ -106,9 +118,10 @@ local function put_detail(page, pen, group)
     out[i] = {}
     for k, at in ipairs(shown) do out[i][k] = row[at] end
   end
-  pen.put(page, "<h4>%s</h4>%s", text(string.format("%s (%s)", first.title or first.metric, first.metric)), (html.table(columns, out)))
-  pen.put(page, '<p class="note">%s%s. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "", metric.better(first.direction),
-    text(units.words(group)),
+  pen.put(page, "<h4>%s</h4>%s", text(string.format("%s (%s)", first.title or first.metric, first.metric)),
+    (html.table(columns, out)))
+  pen.put(page, '<p class="note">%s%s. Brackets: %s.%s</p>', first.unit and text(first.unit) .. "; " or "",
+    metric.better(first.direction), text(units.words(group)),
     chance and " Chance is the value of a map that knows nothing." or "")
 end
 
@@ -130,9 +143,12 @@ local function put_figures(page, pen, figures)
   for _, f in ipairs(figures) do
     local svg = files.read(page.dir .. "/" .. f.svg)
     local links = {}
-    for _, path in ipairs(f.paths or {}) do links[#links + 1] = string.format('<a href="%s">%s</a>', text(path), text((path:match("[^.]+$"):upper()))) end
+    for _, path in ipairs(f.paths or {}) do
+      links[#links + 1] = string.format('<a href="%s">%s</a>', text(path), text((path:match("[^.]+$"):upper())))
+    end
     local caption = text(f.title or "") .. " · " .. table.concat(links, " ")
-    if f.kind == "scores" then pen.put(page, '<p class="note">The table as a figure: %s</p>', caption) -- it stands above as text
+    -- it stands above as text
+    if f.kind == "scores" then pen.put(page, '<p class="note">The table as a figure: %s</p>', caption)
     elseif svg then pen.figure(page, svg, caption)
     else pen.put(page, '<p class="note">%s is missing.</p>', text(f.svg)) end
   end
@@ -149,13 +165,15 @@ local function title_of(result)
   return table.concat(words, ", ") .. (more > 0 and string.format(" and %d more", more) or "")
 end
 
---- Puts every explain step of the page. pen: put(page, format, ...), interval(pair, decimals), figure(page, svg, caption).
+--- Puts every explain step of the page. pen: put(page, format, ...), interval(pair, decimals), figure(page, svg,
+--- caption).
 function explained.put(page, pen)
   for _, e in ipairs(page.explanations) do
     local r = e.result
     pen.put(page, "<h3>%s</h3>", text(title_of(r)))
-    pen.put(page, "<p>%s image%s of the %s split%s.%s</p>", number(r.images or 0), r.images == 1 and "" or "s", text(r.split or ""),
-      r.compat and ", as " .. text(r.compat) .. " computes it" or "", e.earlier and " <em>From an earlier form of the experiment.</em>" or "")
+    pen.put(page, "<p>%s image%s of the %s split%s.%s</p>", number(r.images or 0), r.images == 1 and "" or "s",
+      text(r.split or ""), r.compat and ", as " .. text(r.compat) .. " computes it" or "",
+      e.earlier and " <em>From an earlier form of the experiment.</em>" or "")
     put_statuses(page, pen, r.statuses or {})
     put_scores(page, pen, r.summaries or {})
     put_figures(page, pen, r.figures or {})

@@ -1,6 +1,6 @@
--- The figures of a grid search: parallel coordinates (one line per cell through its values to its score) and learning curves,
--- a panel for each value of one field, colors by another. It refuses to draw a field that has one value; a search of one cell
--- has its learning curve alone.
+-- The figures of a grid search: parallel coordinates (one line per cell through its values to its score) and learning
+-- curves, a panel for each value of one field, colors by another. It refuses to draw a field that has one value; a
+-- search of one cell has its learning curve alone.
 local canon = require "medxai.base.json"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
@@ -11,7 +11,8 @@ local grid_figure = {}
 local INK, SOFT, WARN = drawing.INK, drawing.SOFT, drawing.WARN
 local SMALL, TEXT, LEADING = drawing.SMALL, drawing.TEXT, drawing.LEADING
 local MARGIN = 4
-local names = { accuracy = "validation accuracy", balanced_accuracy = "validation balanced accuracy", macro_f1 = "validation macro F1", loss = "validation loss" }
+local names = { accuracy = "validation accuracy", balanced_accuracy = "validation balanced accuracy",
+  macro_f1 = "validation macro F1", loss = "validation loss" }
 
 local function short(v) return math.type(v) == "float" and string.format("%.4g", v) or tostring(v) end
 
@@ -62,7 +63,8 @@ local function draw_cells(d, result, axes, box, lo, hi)
       points[#points + 1] = box.y(share)
       local selected = row.cell == result.winner
       if result.select == "loss" then share = 1 - share end
-      d:line(points, selected and 1.8 or 0.8, selected and WARN or palette.at("blues", 0.3 + 0.7 * share), row.status == "halted" and 2 or 0)
+      d:line(points, selected and 1.8 or 0.8, selected and WARN or palette.at("blues", 0.3 + 0.7 * share),
+        row.status == "halted" and 2 or 0)
     end
   end
 end
@@ -94,17 +96,21 @@ local function parallel(result)
     for k, v in ipairs(axis.values) do ticks[k] = { axis.place[v], short(v) } end
     draw_axis(d, box.x(i), box, (axis.name:gsub("_", " ")), ticks, wide)
   end
-  draw_axis(d, box.x(#axes + 1), box, names[result.select], { { 0, string.format("%.3f", lo) }, { 1, string.format("%.3f", hi) } }, 84)
+  draw_axis(d, box.x(#axes + 1), box, names[result.select],
+    { { 0, string.format("%.3f", lo) }, { 1, string.format("%.3f", hi) } }, 84)
   local y = box.bottom + 8
-  local words = string.format("One line per cell (%d), a little apart where they share a value. Darker is better; red: the selected cell, %.3f, the best of the search and "
-    .. "therefore optimistic.%s", #result.cells, result.best.value, result.counts.halted and " Dashed: halted early." or "")
+  local words = string.format("One line per cell (%d), a little apart where they share a value. Darker is better; "
+    .. "red: the selected cell, %.3f, the best of the search and "
+    .. "therefore optimistic.%s", #result.cells, result.best.value,
+    result.counts.halted and " Dashed: halted early." or "")
   d:block(MARGIN, y, drawing.wrap(words, width - 2 * MARGIN, SMALL), SMALL, { align = "left", color = SOFT })
   return d
 end
 
--- ---- learning curves ------------------------------------------------------------------------------------------------------------
+-- ---- learning curves ------------------------------------------------------------------------------------------------
 
--- The field that makes the panels (train_depth where it varies) and the one that makes the colors (lr where it varies); nil where none varies.
+-- The field that makes the panels (train_depth where it varies) and the one that makes the colors (lr where it varies);
+-- nil where none varies.
 local function panel_fields(result)
   local axes, by = varied(result), {}
   for _, axis in ipairs(axes) do by[axis.name] = axis end
@@ -139,7 +145,8 @@ local function one_panel(result, curves, panels, value, colors)
       end
       local label = colors and colors.name:gsub("_", " ") .. " " .. short(colors.values[k]) or nil
       local x, y = curve(curves[row.cell])
-      series[#series + 1] = { label = not seen[k] and label or nil, x = x, y = y, color = hues[(k - 1) % #hues + 1], order = k }
+      series[#series + 1] = { label = not seen[k] and label or nil, x = x, y = y, color = hues[(k - 1) % #hues + 1],
+        order = k }
       seen[k] = true
     end
   end
@@ -148,15 +155,19 @@ local function one_panel(result, curves, panels, value, colors)
     return a.order < b.order
   end)
   local title = panels and panels.name:gsub("_", " ") .. " " .. short(value) or "The cell"
-  return { title = title, series = series, x_label = "epoch", y_label = "validation accuracy", x_integer = true, y_range = { 0, 1 } }
+  return { title = title, series = series, x_label = "epoch", y_label = "validation accuracy", x_integer = true,
+    y_range = { 0, 1 } }
 end
 
 -- Small multiples.
 local function learning(result, curves)
   local panels, colors = panel_fields(result)
   local charts = {}
-  for _, value in ipairs(panels and panels.values or { true }) do charts[#charts + 1] = one_panel(result, curves, panels, value, colors) end
-  return require("medxai.show.chart").lines { charts = charts, width_pt = #charts == 1 and drawing.COLUMN or drawing.PAGE, height_pt = 170 }
+  for _, value in ipairs(panels and panels.values or { true }) do
+    charts[#charts + 1] = one_panel(result, curves, panels, value, colors)
+  end
+  return require("medxai.show.chart").lines { charts = charts,
+    width_pt = #charts == 1 and drawing.COLUMN or drawing.PAGE, height_pt = 170 }
 end
 
 --- Draws and saves; returns a list of { name, title, svg, paths }.
@@ -171,7 +182,8 @@ function grid_figure.draw(run, result, curves)
   for _, one in ipairs(drawn) do
     local base = "figures/" .. one[1]
     require("medxai.show.figure").save(one[3], files.join(run.dir, base), { title = one[2] })
-    list[#list + 1] = { name = one[1], title = one[2], svg = base .. ".svg", paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
+    list[#list + 1] = { name = one[1], title = one[2], svg = base .. ".svg",
+      paths = canon.list { base .. ".png", base .. ".svg", base .. ".pdf" } }
   end
   return list
 end

@@ -1,6 +1,6 @@
--- The figure of the SHAP methods, shap's image plot: a row per image, beside it the values of each explained class in falling order of
--- output, blue and red over the pale image, all over one diverging scale with its bar; what the map says of itself under its name.
--- It refuses a scale of each panel's own: classes and images could not be compared.
+-- The figure of the SHAP methods, shap's image plot: a row per image, beside it the values of each explained class in
+-- falling order of output, blue and red over the pale image, all over one diverging scale with its bar; what the map
+-- says of itself under its name. It refuses a scale of each panel's own: classes and images could not be compared.
 local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
@@ -17,7 +17,8 @@ local function outputs_of(page, number)
   return record.facts and page:array(number, "outputs"), record
 end
 
--- The 99.9th percentile of |value| over all classes of all images drawn, rounded up to two digits: one scale for the whole figure.
+-- The 99.9th percentile of |value| over all classes of all images drawn, rounded up to two digits: one scale for the
+-- whole figure.
 local function scale_of(page)
   local all = {}
   for _, number in ipairs(page.numbers) do
@@ -41,7 +42,8 @@ end
 local function value_pixels(image, values, limit)
   local height, width = image:size(1), image:size(2)
   if values:size(0) ~= height or values:size(1) ~= width then
-    values = torch.upsample_nearest2d(values:view { 1, 1, values:size(0), values:size(1) }, { height, width }):view { height, width }
+    values = torch.upsample_nearest2d(values:view { 1, 1, values:size(0), values:size(1) },
+      { height, width }):view { height, width }
   end
   local heat = figure.heat(values, "diverging", -limit, limit)
   local gray = image:select(0, 0) * 0.2989 + image:select(0, 1) * 0.587 + image:select(0, 2) * 0.114
@@ -59,12 +61,14 @@ local function figure_row(page, number, limit)
   if wrong then titles[2] = "predicted " .. record.target.predicted .. " (wrong)" end
   for _, text in ipairs(honesty.of(page.entry.method, record)) do titles[#titles + 1] = text end
   local status = not values and map.explain_status(record.status) or nil
-  local row = { label = record.label, panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = status } } }
+  local row = { label = record.label,
+    panels = { { pixels = figure.pixels(image), title = titles, warn = wrong, status = status } } }
   if not values then return row end
   for k, class in ipairs(record.facts.classes) do
-    local text = record.facts.output and { class, drawing.fixed(record.facts.output[k], 2) } or class -- a long name must not push the number out
-    row.panels[k + 1] = { pixels = value_pixels(image, values:select(0, k - 1):to { dtype = "float32" }, limit), title = text,
-      status = map.empty[record.status] and map.explain_status(record.status) or nil }
+    -- a long name must not push the number out
+    local text = record.facts.output and { class, drawing.fixed(record.facts.output[k], 2) } or class
+    row.panels[k + 1] = { pixels = value_pixels(image, values:select(0, k - 1):to { dtype = "float32" }, limit),
+      title = text, status = map.empty[record.status] and map.explain_status(record.status) or nil }
   end
   return row
 end
@@ -74,12 +78,14 @@ local function bar_of(limit)
   local power = math.floor(math.log(limit, 10))
   if power >= -2 and power <= 3 then return { colors = "diverging", lo = -limit, hi = limit, label = "SHAP value" } end
   local shown = limit / 10 ^ power
-  return { colors = "diverging", lo = -shown, hi = shown, label = "SHAP value (× 10" .. drawing.superscript(power) .. ")" }
+  return { colors = "diverging", lo = -shown, hi = shown,
+    label = "SHAP value (× 10" .. drawing.superscript(power) .. ")" }
 end
 
 local function caption(page)
   local o = page.entry.options
-  local list = { string.format("%s. Each image's classes by falling output, named with it. Red speaks for the class, blue against it.", page.entry.label),
+  local list = { string.format("%s. Each image's classes by falling output, named with it. Red speaks for the "
+    .. "class, blue against it.", page.entry.label),
     "One scale for all panels: the 99.9th percentile of |value| over these images and classes." }
   if o.removal then list[3] = "Hidden pixels show: " .. o.removal .. "." end
   return list
@@ -93,7 +99,9 @@ function shap_figure.draw(page)
   local all, pages = #page.numbers, math.ceil(#page.numbers / rows_a_page)
   for p = 1, pages do
     local rows = {}
-    for k = (p - 1) * all // pages + 1, p * all // pages do rows[#rows + 1] = figure_row(page, page.numbers[k], limit) end
+    for k = (p - 1) * all // pages + 1, p * all // pages do
+      rows[#rows + 1] = figure_row(page, page.numbers[k], limit)
+    end
     local d = figure.panels { rows = rows, bars = { bar_of(limit) }, most_pt = most_pt, caption = caption(page) }
     page:save(string.format("values-%d", p), d, page.entry.label .. ": values of all classes")
   end

@@ -1,5 +1,5 @@
--- What the viewer shows of a comparison: the maps of every network and method in the part of the image that all networks see.
--- study/viewer.html holds it, ready for the report's page.
+-- What the viewer shows of a comparison: the maps of every network and method in the part of the image that all
+-- networks see. study/viewer.html holds it, ready for the report's page.
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
@@ -30,14 +30,17 @@ local function picture_of(study, i)
   end
   local top, rows = part(rectangle.top, rectangle.bottom, crop.top, crop.bottom, height)
   local left, columns = part(rectangle.left, rectangle.right, crop.left, crop.right, width)
-  return x:narrow(1, top, rows):narrow(2, left, columns):mul(255):round():clamp(0, 255):to { dtype = "uint8" }:permute({ 1, 2, 0 })
+  return x:narrow(1, top, rows):narrow(2, left, columns):mul(255):round():clamp(0,
+    255):to { dtype = "uint8" }:permute({ 1, 2, 0 })
     :contiguous()
 end
 
--- What 0 and 1 of a map stand for in raw values: the signed map of the frame, where the one is a straight line of the other.
+-- What 0 and 1 of a map stand for in raw values: the signed map of the frame, where the one is a straight line of the
+-- other.
 local function raw_range(shown, signed)
   local side = signed:size(0)
-  local small = torch.adaptive_avg_pool2d(shown:view { 1, 1, shown:size(0), shown:size(1) }, { side, side }):view { side, side }
+  local small = torch.adaptive_avg_pool2d(shown:view { 1, 1, shown:size(0), shown:size(1) },
+    { side, side }):view { side, side }
   local positive = signed:relu()
   local mass = small:sum():item()
   local scale = mass > 0 and positive:sum():item() / mass or 0
@@ -66,7 +69,8 @@ end
 
 --- The album of a comparison.
 ---@param study medxai.Study
----@param o table cells = finished cells; maps = fun(cell): tensor (n, 64 x 64 + 2 x 256), as steps/study_cells.lua keeps
+---@param o table cells = finished cells; maps = fun(cell): tensor (n, 64 x 64 + 2 x 256), as steps/study_cells.lua
+---   keeps
 ---  them; predicted[network][image id] = class; fine = side of the shown map; marks[network][method] = text
 ---@return medxai.Album
 function album.of(study, o)
@@ -75,7 +79,8 @@ function album.of(study, o)
   for i, image in ipairs(study.images) do
     if row[i] then
       numbers[#numbers + 1] = i
-      local text = "label " .. image.class .. (image.patient ~= "unknown" and ", patient " .. tostring(image.patient) or "")
+      local text = "label " .. image.class .. (image.patient ~= "unknown"
+        and ", patient " .. tostring(image.patient) or "")
       images[#images + 1] = { id = tostring(image.path):match "[^/\\]+$" or image.id, text = text }
     end
   end

@@ -1,9 +1,10 @@
--- The style and script of a page's viewer (viewer.lua), and of its sortable tables. Plain JavaScript, nothing is fetched.
--- The state stands in the address (#image=3&method=gradcam), so that a link opens what is seen.
+-- The style and script of a page's viewer (viewer.lua), and of its sortable tables. Plain JavaScript, nothing is
+-- fetched. The state stands in the address (#image=3&method=gradcam), so that a link opens what is seen.
 return {
   style = [==[
 .viewer { border: 1px solid #ccc; border-radius: 4px; padding: .7rem; margin: 1rem 0; }
-.viewer .bar { display: flex; flex-wrap: wrap; gap: .4rem 1.1rem; align-items: center; font-size: .86rem; margin-bottom: .6rem; }
+.viewer .bar { display: flex; flex-wrap: wrap; gap: .4rem 1.1rem; align-items: center; font-size: .86rem;
+  margin-bottom: .6rem; }
 .viewer label { display: inline-flex; gap: .35rem; align-items: center; }
 .viewer select, .viewer button, .viewer input { font: inherit; }
 .viewer select { max-width: 15rem; }
@@ -18,7 +19,8 @@ return {
 .viewer .legend { display: inline-flex; gap: .4rem; align-items: center; }
 .viewer .legend canvas { width: 8rem; height: .7rem; }
 th.sortable { cursor: pointer; } th.sortable:hover, th.sortable:focus { text-decoration: underline; }
-th[aria-sort=ascending]::after { content: " ▲"; font-size: .7em; } th[aria-sort=descending]::after { content: " ▼"; font-size: .7em; }
+th[aria-sort=ascending]::after { content: " ▲"; font-size: .7em; } th[aria-sort=descending]::after { content: " ▼";
+  font-size: .7em; }
 @media print { .viewer .bar, .viewer .keys { display: none; } }
 ]==],
   source = [==[
@@ -41,7 +43,8 @@ function sortBy(table, head, column) {
   table.querySelectorAll("thead th").forEach(function (h) { h.removeAttribute("aria-sort"); });
   head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
   var body = table.tBodies[0];
-  var rows = Array.prototype.slice.call(body.rows).map(function (row, i) { return { row: row, i: i, key: keyOf(row.cells[column]) }; });
+  var rows = Array.prototype.slice.call(body.rows).map(function (row, i) { return { row: row, i: i,
+    key: keyOf(row.cells[column]) }; });
   rows.sort(function (a, b) { return compare(a.key, b.key, sign) || a.i - b.i; });
   rows.forEach(function (r) { body.appendChild(r.row); });
 }
@@ -52,7 +55,8 @@ document.querySelectorAll("table").forEach(function (table) {
     head.tabIndex = 0;
     head.title = "sort by this column";
     head.addEventListener("click", function () { sortBy(table, head, column); });
-    head.addEventListener("keydown", function (e) { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); sortBy(table, head, column); } });
+    head.addEventListener("keydown", function (e) { if (e.key === "Enter" || e.key === " ") { e.preventDefault();
+      sortBy(table, head, column); } });
   });
 });
 
@@ -60,7 +64,8 @@ document.querySelectorAll("table").forEach(function (table) {
 var box = document.getElementById("viewer"), holder = document.getElementById("viewer-data");
 if (!box || !holder) return;
 var data = JSON.parse(holder.textContent);
-var state = { image: 0, network: 0, method: 0, view: data.methods.length > 1 ? "methods" : "one", opacity: 60, scale: "own", colors: "inferno" };
+var state = { image: 0, network: 0, method: 0, view: data.methods.length > 1 ? "methods" : "one", opacity: 60,
+  scale: "own", colors: "inferno" };
 var SIDE = 320, sheets = {}, pictures = {}, palettes = {};
 
 function palette(name) {
@@ -75,7 +80,8 @@ function load(cache, key, source, done) {
   var entry = cache[key];
   if (!entry) {
     entry = cache[key] = { image: new Image(), ready: false, waiting: [] };
-    entry.image.onload = function () { entry.ready = true; entry.waiting.splice(0).forEach(function (f) { f(entry); }); };
+    entry.image.onload = function () { entry.ready = true; entry.waiting.splice(0).forEach(function (f) { f(entry); });
+      };
     entry.image.src = source;
   }
   if (entry.ready) done(entry); else entry.waiting.push(done);
@@ -94,14 +100,18 @@ function levelsOf(entry) { // the grey values of a sheet, read once
 }
 // One map on a grid of columns x rows pixels: bilinear with half-pixel centres, as the library enlarges maps.
 function enlarge(sheet, entry, index, columns, rows) {
-  var fact = sheet.facts[index], top = Math.floor(index / sheet.across) * sheet.rows, left = (index % sheet.across) * sheet.columns;
+  var fact = sheet.facts[index], top = Math.floor(index / sheet.across) * sheet.rows,
+    left = (index % sheet.across) * sheet.columns;
   var out = new Float32Array(columns * rows), px = entry.levels, width = entry.width, level = 1 / data.levels;
   function at(y, x) { return px[4 * ((top + y) * width + left + x)] * level; }
   for (var y = 0; y < rows; y++) {
-    var v = Math.min(Math.max((y + 0.5) * fact.rows / rows - 0.5, 0), fact.rows - 1), y0 = Math.floor(v), y1 = Math.min(y0 + 1, fact.rows - 1), a = v - y0;
+    var v = Math.min(Math.max((y + 0.5) * fact.rows / rows - 0.5, 0), fact.rows - 1), y0 = Math.floor(v),
+      y1 = Math.min(y0 + 1, fact.rows - 1), a = v - y0;
     for (var x = 0; x < columns; x++) {
-      var u = Math.min(Math.max((x + 0.5) * fact.columns / columns - 0.5, 0), fact.columns - 1), x0 = Math.floor(u), x1 = Math.min(x0 + 1, fact.columns - 1), b = u - x0;
-      out[y * columns + x] = (1 - a) * ((1 - b) * at(y0, x0) + b * at(y0, x1)) + a * ((1 - b) * at(y1, x0) + b * at(y1, x1));
+      var u = Math.min(Math.max((x + 0.5) * fact.columns / columns - 0.5, 0), fact.columns - 1), x0 = Math.floor(u),
+        x1 = Math.min(x0 + 1, fact.columns - 1), b = u - x0;
+      out[y * columns + x] = (1 - a) * ((1 - b) * at(y0, x0) + b * at(y0, x1))
+        + a * ((1 - b) * at(y1, x0) + b * at(y1, x1));
     }
   }
   return out;
@@ -115,9 +125,11 @@ function sharedTop(sheet) {
   return sheet.top;
 }
 function tint(values, columns, rows, fact, sheet) {
-  var colors = palette(state.colors), picture = new ImageData(columns, rows), out = picture.data, opacity = 255 * state.opacity / 100;
+  var colors = palette(state.colors), picture = new ImageData(columns, rows), out = picture.data,
+    opacity = 255 * state.opacity / 100;
   var low = 0, range = 1;
-  if (state.scale === "shared") { low = fact.raw[0] / sharedTop(sheet); range = (fact.raw[1] - fact.raw[0]) / sharedTop(sheet); }
+  if (state.scale === "shared") { low = fact.raw[0] / sharedTop(sheet);
+    range = (fact.raw[1] - fact.raw[0]) / sharedTop(sheet); }
   for (var i = 0; i < values.length; i++) {
     var v = Math.min(Math.max(low + range * values[i], 0), 1), k = 3 * Math.round(255 * v);
     out[4 * i] = colors[k]; out[4 * i + 1] = colors[k + 1]; out[4 * i + 2] = colors[k + 2];
@@ -156,15 +168,18 @@ function element(name, text, parent, kind) {
   return e;
 }
 function pane(parent, network, method, title) {
-  var fact = data.sheets[network][method].facts[state.image], figure = element("figure", undefined, parent), canvas = element("canvas", undefined, figure);
+  var fact = data.sheets[network][method].facts[state.image], figure = element("figure", undefined, parent),
+    canvas = element("canvas", undefined, figure);
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", data.methods[method] + ", " + data.networks[network] + ", " + data.images[state.image].id);
+  canvas.setAttribute("aria-label", data.methods[method] + ", " + data.networks[network] + ", "
+    + data.images[state.image].id);
   var caption = element("figcaption", undefined, figure);
   element("b", title, caption);
   if (fact.text) element("div", fact.text, caption);
   if (!fact.rows && !fact.note) element("div", "no map", caption, "mark");
   if (fact.note) element("div", fact.note, caption, "mark");
-  if (state.scale === "shared" && fact.rows && !fact.raw) element("div", "no shared scale: not linear in raw values", caption, "mark");
+  if (state.scale === "shared" && fact.rows && !fact.raw) element("div", "no shared scale: not linear in raw values",
+    caption, "mark");
   draw(canvas, network, method);
 }
 function render() {
@@ -186,10 +201,12 @@ function hideUnused() {
 function drawLegend() {
   var colors = palette(state.colors), g = legend.getContext("2d");
   legend.width = 256; legend.height = 1;
-  for (var i = 0; i < 256; i++) { g.fillStyle = "rgb(" + colors[3 * i] + "," + colors[3 * i + 1] + "," + colors[3 * i + 2] + ")"; g.fillRect(i, 0, 1, 1); }
+  for (var i = 0; i < 256; i++) { g.fillStyle = "rgb(" + colors[3 * i] + "," + colors[3 * i + 1] + ","
+    + colors[3 * i + 2] + ")"; g.fillRect(i, 0, 1, 1); }
 }
 function address() {
-  return "image=" + (state.image + 1) + "&network=" + encodeURIComponent(data.networks[state.network]) + "&method=" + encodeURIComponent(data.methods[state.method])
+  return "image=" + (state.image + 1) + "&network=" + encodeURIComponent(data.networks[state.network]) + "&method="
+    + encodeURIComponent(data.methods[state.method])
     + "&view=" + state.view + "&opacity=" + state.opacity + "&scale=" + state.scale + "&colors=" + state.colors;
 }
 function readAddress() {
@@ -218,7 +235,8 @@ function choice(name, title, options) {
 }
 function numbered(list) { return list.map(function (name, i) { return [i, name]; }); }
 choice("image", "image", data.images.map(function (image, i) { return [i, (i + 1) + ". " + image.id]; }));
-choice("view", "show", [["one", "one map"], ["methods", "methods side by side"], ["networks", "networks side by side"]].filter(function (o) {
+choice("view", "show", [["one", "one map"], ["methods", "methods side by side"],
+  ["networks", "networks side by side"]].filter(function (o) {
   return o[0] === "one" || (o[0] === "methods" ? data.methods : data.networks).length > 1; }));
 choice("network", "network", numbered(data.networks));
 choice("method", "method", numbered(data.methods));
@@ -233,7 +251,8 @@ element("span", "low", legendBox);
 var legend = element("canvas", undefined, legendBox);
 element("span", "high", legendBox);
 var about = element("p", "", box, "note"), panes = element("div", undefined, box, "panes");
-element("p", "Keys: left and right for the image, j and k for the method, n for the network, v for the view, s for the scale, + and - for the opacity, m to hide the maps. "
+element("p", "Keys: left and right for the image, j and k for the method, n for the network, v for the view, s for the scale, "
+  + "+ and - for the opacity, m to hide the maps. "
   + "Maps are shown on a grid of at most " + data.map_px + " x " + data.map_px + " cells.", box, "keys");
 var shownOpacity = state.opacity;
 document.addEventListener("keydown", function (e) {
@@ -250,7 +269,8 @@ document.addEventListener("keydown", function (e) {
   else if (e.key === "s") { state.scale = state.scale === "own" ? "shared" : "own"; render(); }
   else if (e.key === "+" || e.key === "=") { state.opacity = Math.min(100, state.opacity + 10); render(); }
   else if (e.key === "-") { state.opacity = Math.max(0, state.opacity - 10); render(); }
-  else if (e.key === "m") { if (state.opacity) { shownOpacity = state.opacity; state.opacity = 0; } else state.opacity = shownOpacity || 60; render(); }
+  else if (e.key === "m") { if (state.opacity) { shownOpacity = state.opacity; state.opacity = 0;
+    } else state.opacity = shownOpacity || 60; render(); }
   else return;
   e.preventDefault();
 });

@@ -1,6 +1,7 @@
--- How alike several answers for the same image are, when only the draws of a sampled method differ: the rank correlation
--- of its coefficients, the overlap of its strongest few, and the spread of the coefficients themselves.
--- It refuses a number where there is none to tell: of one answer, of coefficients that are all equal, of the strongest five among five.
+-- How alike several answers for the same image are, when only the draws of a sampled method differ: the rank
+-- correlation of its coefficients, the overlap of its strongest few, and the spread of the coefficients themselves.
+-- It refuses a number where there is none to tell: of one answer, of coefficients that are all equal, of the strongest
+-- five among five.
 local similarity = require "medxai.stats.similarity"
 
 local stability = {}
@@ -39,7 +40,8 @@ function stability.of(answers)
     for j = i + 1, #answers do
       local r = stability.rank_correlation(answers[i], answers[j])
       if not r then return {} end
-      pairs_seen, correlation, overlap = pairs_seen + 1, correlation + r, overlap + stability.overlap(answers[i], answers[j], k)
+      pairs_seen, correlation, overlap = pairs_seen + 1, correlation + r,
+        overlap + stability.overlap(answers[i], answers[j], k)
     end
   end
   local variance, length = 0.0, 0.0
@@ -49,7 +51,8 @@ function stability.of(answers)
     for _, answer in ipairs(answers) do square = square + (answer[p] - mean) ^ 2 end
     variance, length = variance + square / (#answers - 1), length + mean * mean
   end
-  return { rank_correlation = correlation / pairs_seen, overlap = n > stability.strongest and overlap / pairs_seen or nil, spread = length > 0 and math.sqrt(variance / length) or 0 / 0 }
+  return { rank_correlation = correlation / pairs_seen, overlap = n > stability.strongest and overlap / pairs_seen
+    or nil, spread = length > 0 and math.sqrt(variance / length) or 0 / 0 }
 end
 
 return stability

@@ -1,7 +1,7 @@
 -- Arithmetic metrics over a whole split: confusion matrix, accuracy, precision, recall and F1 per class and averaged,
 -- one-vs-rest AUROC, intervals over patients. The numbers are scikit-learn's (labels = all classes, zero_division = 0).
--- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or of
--- the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
+-- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or
+-- of the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
 local check = require "medxai.base.options"
 local delong = require "medxai.stats.delong"
 local logits_of = require "medxai.stats.logits"
@@ -34,7 +34,8 @@ function metrics.confusion(labels, predicted, classes)
   for i, label in ipairs(labels) do
     local row = matrix[label + 1]
     if not row or not row[predicted[i] + 1] then
-      check.fail("metrics", "sample %d has label %s and prediction %s (expected 0 to %d).", i, label, predicted[i], classes - 1)
+      check.fail("metrics", "sample %d has label %s and prediction %s (expected 0 to %d).", i, label, predicted[i],
+        classes - 1)
     end
     row[predicted[i] + 1] = row[predicted[i] + 1] + 1
   end
@@ -56,8 +57,8 @@ function metrics.from_confusion(matrix)
     local hits = matrix[c][c]
     total, correct = total + support, correct + hits
     per_class[c] = {
-      precision = ratio(hits, claimed), recall = ratio(hits, support), f1 = ratio(2 * hits, support + claimed), support = support,
-      predicted = claimed,
+      precision = ratio(hits, claimed), recall = ratio(hits, support), f1 = ratio(2 * hits, support + claimed),
+      support = support, predicted = claimed,
     }
   end
   local macro, weighted = { precision = 0.0, recall = 0.0, f1 = 0.0 }, { precision = 0.0, recall = 0.0, f1 = 0.0 }
@@ -114,14 +115,17 @@ end
 ---@param labels integer[] 0-based
 ---@param probabilities number[][] [sample][class], any scores that rank
 ---@param classes string[] names in order
----@return table result confusion, accuracy, per_class (with class and auroc), micro, macro, weighted, auroc_macro, auroc_weighted
+---@return table result confusion, accuracy, per_class (with class and auroc), micro, macro, weighted, auroc_macro,
+---   auroc_weighted
 function metrics.classification(labels, probabilities, classes)
   local k = #classes
   if #labels ~= #probabilities then
     check.fail("metrics", "labels and probabilities differ in length (%d and %d).", #labels, #probabilities)
   end
   for i, row in ipairs(probabilities) do
-    if #row ~= k then check.fail("metrics", "sample %d has %d probabilities (expected %d, one per class).", i, #row, k) end
+    if #row ~= k then
+      check.fail("metrics", "sample %d has %d probabilities (expected %d, one per class).", i, #row, k)
+    end
   end
   local matrix = metrics.confusion(labels, logits_of.argmax(probabilities), k)
   local result = metrics.from_confusion(matrix)
@@ -157,7 +161,8 @@ function averages.balanced_accuracy(t)
   for c = 1, k do present = present + (t[k + c] > 0 and 1 or 0) end
   for c = 1, k do
     value = value + ratio(t[c], t[k + c]) / present
-    gradient[c], gradient[k + c], gradient[2 * k + c] = ratio(1, t[k + c]) / present, -ratio(t[c], t[k + c] ^ 2) / present, 0.0
+    gradient[c], gradient[k + c], gradient[2 * k + c] = ratio(1, t[k + c]) / present,
+      -ratio(t[c], t[k + c] ^ 2) / present, 0.0
   end
   return value, gradient
 end
@@ -208,13 +213,15 @@ local function largest_class(per_class)
   return largest
 end
 
---- Intervals of accuracy (Wilson's), macro F1 and macro AUROC (the delta method's on the scale of log odds) of a classification, and
---- of how much its accuracy exceeds that of answering the largest class for every image (studentised bootstrap),
---- over patients where every one is known, else over images. What has none is NaN, and why says so.
+--- Intervals of accuracy (Wilson's), macro F1 and macro AUROC (the delta method's on the scale of log odds) of a
+--- classification, and of how much its accuracy exceeds that of answering the largest class for every image
+--- (studentised bootstrap), over patients where every one is known, else over images. What has none is NaN, and why
+--- says so.
 ---@param labels integer[] 0-based
 ---@param probabilities number[][] [sample][class]
 ---@param options? table patients (of each sample), level = 0.95
----@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled, units, note }
+---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled,
+---   units, note }
 function metrics.classification_intervals(labels, probabilities, options)
   local o = check.options("classification_intervals", options, metrics.interval_spec)
   local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
@@ -227,7 +234,8 @@ function metrics.classification_intervals(labels, probabilities, options)
     macro_f1 = over:share(metrics.average("macro_f1", over, labels, predicted, k)),
     auroc_macro = delong.macro_area(delong.macro(labels, probabilities), over, o.level),
   }
-  local result = { level = o.level, resampled = over.resampled, units = over.count, note = over.note, kind = {}, why = {} }
+  local result = { level = o.level, resampled = over.resampled, units = over.count, note = over.note, kind = {},
+    why = {} }
   for name, r in pairs(found) do
     result[name], result.kind[name], result.why[name] = { r.low, r.high }, r.interval, r.why
   end
@@ -264,8 +272,9 @@ local function not_above_largest(result)
   local share, interval = largest.support / result.n, (result.intervals or {}).above_largest or { nan, nan }
   local is_known = interval[1] == interval[1]
   if is_known and interval[1] > 0 or not is_known and result.accuracy > share then return nil end
-  local how_sure = is_known and string.format("%g %% interval %+.4f to %+.4f", 100 * result.intervals.level, interval[1],
-    interval[2]) or "no interval: " .. tostring(result.intervals and result.intervals.why.above_largest or "too few images")
+  local how_sure = is_known and string.format("%g %% interval %+.4f to %+.4f", 100 * result.intervals.level,
+    interval[1], interval[2]) or "no interval: " .. tostring(result.intervals and result.intervals.why.above_largest
+    or "too few images")
   return string.format("accuracy %.4f is not shown to be better than that of answering '%s' for every image, %.4f "
     .. "(difference %+.4f, %s)", result.accuracy, largest.class, share, result.accuracy - share, how_sure)
 end
@@ -288,7 +297,8 @@ function metrics.remarks(result)
   end
   if #absent > 0 and not one then
     local many = #absent > 1
-    list[#list + 1] = string.format("no image is of the class%s %s: %s F1 counts as 0 in the macro mean, which is %.4f over "
+    list[#list + 1] = string.format("no image is of the class%s %s: %s F1 counts as 0 in the macro mean, which is "
+      .. "%.4f over "
       .. "the classes that are there", many and "es" or "", quoted(absent), many and "their" or "its", f1)
   end
   return list
@@ -303,7 +313,8 @@ local function cell(value)
 end
 
 local function report_row(name, row)
-  return { name, cell(row.precision), cell(row.recall), cell(row.f1), cell(row.auroc), row.support and tostring(row.support) or "" }
+  return { name, cell(row.precision), cell(row.recall), cell(row.f1), cell(row.auroc),
+    row.support and tostring(row.support) or "" }
 end
 
 --- The classification report as text: one line a class, then accuracy and the averages, then the confusion matrix.

@@ -1,5 +1,5 @@
--- Rows of logits as plain lists of numbers, in float64: softmax, cross entropy and log-odds that keep the digits of sure answers,
--- and the largest class. It refuses nothing: NaN gives NaN.
+-- Rows of logits as plain lists of numbers, in float64: softmax, cross entropy and log-odds that keep the digits of
+-- sure answers, and the largest class. It refuses nothing: NaN gives NaN.
 local logits = {}
 
 --- Softmax in float64 of one row of logits.

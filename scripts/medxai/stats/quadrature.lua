@@ -1,5 +1,6 @@
 -- Gauss-Legendre quadrature on [0, 1]: n points and weights (which sum to 1), exact for polynomials of degree 2 n - 1.
--- Roots of the Legendre polynomial by Newton's method, from the usual cosine guess; good to a few units in the last place.
+-- Roots of the Legendre polynomial by Newton's method, from the usual cosine guess; good to a few units in the last
+-- place.
 local function polynomial(n, x) -- P_n(x), P_n'(x)
   local before, now = 1.0, x
   for k = 2, n do before, now = now, ((2 * k - 1) * x * now - (k - 1) * before) / k end

@@ -463,7 +463,8 @@ local function finish(study, asked, list, partial)
   for _, file in ipairs(files.list(files.join(run.dir, "steps"))) do -- of an earlier form of the experiment
     if file:find "^compare%-" and file ~= name .. ".json" then files.remove(files.join(run.dir, "steps", file)) end
   end
-  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl", "study/viewer.html" })
+  step:finish(result, table_files, { "tables/pairs.csv", "verdicts.csv", "study/images.csv", "study/cells.jsonl",
+    "study/viewer.html" })
   if not host.options.quiet then require("medxai.show.report_judged").print(result) end
   return result
 end

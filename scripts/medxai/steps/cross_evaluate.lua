@@ -1,6 +1,6 @@
--- run:cross_evaluate: several models, each judged on several kinds of input, also on inputs that it was not trained for: a
--- model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the report hold the table.
--- It refuses names that are missing.
+-- run:cross_evaluate: several models, each judged on several kinds of input, also on inputs that it was not trained
+-- for: a model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the
+-- report hold the table. It refuses names that are missing.
 local check = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local evaluate = require "medxai.steps.evaluate"
@@ -22,7 +22,10 @@ local function checked(options)
     local names = check.sorted_keys(o[key])
     if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end
     for _, name in ipairs(names) do
-      if type(name) ~= "string" then check.fail("cross_evaluate", "%s have names (expected %s = { name = ... }, got [%s]).", key, key, tostring(name)) end
+      if type(name) ~= "string" then
+        check.fail("cross_evaluate", "%s have names (expected %s = { name = ... }, got [%s]).", key, key,
+          tostring(name))
+      end
     end
   end
   return o
@@ -48,8 +51,9 @@ local function print_cross(models, splits, results)
   print(text_table(rows))
 end
 
---- run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = x.test, masked = y.test } }: every model on every
---- split, also on inputs that it was not trained for. Each is a step of its own; cross.csv and the report hold the table.
+--- run:cross_evaluate { models = { plain = a, masked = b }, splits = { whole = x.test, masked = y.test } }: every model
+--- on every split, also on inputs that it was not trained for. Each is a step of its own; cross.csv and the report hold
+--- the table.
 ---@param run medxai.Run
 ---@param options table
 ---@return table<string, table<string, table>> results[model][split] as of run:evaluate
@@ -62,12 +66,15 @@ function cross.run(run, options)
       local result = evaluate.run(run, o.models[m], o.splits[s], { name = m .. "-on-" .. s, batch = o.batch }, true)
       local interval, kind = result.intervals.accuracy, result.intervals.kind.accuracy
       results[m][s] = result
-      rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1], accuracy_high = interval[2],
-        interval = kind .. " over " .. result.intervals.resampled,
-        balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro, loss = result.loss }
+      rows[#rows + 1] = { model = m, input = s, n = result.n, accuracy = result.accuracy, accuracy_low = interval[1],
+        accuracy_high = interval[2], interval = kind .. " over " .. result.intervals.resampled,
+        balanced_accuracy = result.balanced_accuracy, macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro,
+        loss = result.loss }
     end
   end
-  csv.write(files.join(run.dir, "cross.csv"), { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy", "macro_f1", "auroc_macro", "loss" }, rows)
+  csv.write(files.join(run.dir, "cross.csv"),
+    { "model", "input", "n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy", "macro_f1",
+      "auroc_macro", "loss" }, rows)
   print_cross(models, splits, results)
   return results
 end

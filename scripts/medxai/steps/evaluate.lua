@@ -1,6 +1,6 @@
--- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification report.
--- Every evaluation of a test split is counted in the run and printed, since a test set wears out by being looked at.
--- It refuses a split whose classes are not the model's, and a network whose answers are not finite.
+-- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification
+-- report. Every evaluation of a test split is counted in the run and printed, since a test set wears out by being
+-- looked at. It refuses a split whose classes are not the model's, and a network whose answers are not finite.
 local check = require "medxai.base.options"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
@@ -42,7 +42,8 @@ local function judge(split, answers, options)
   result.loss, result.split = answers.loss, split.name
   local patients = {}
   for i = 1, split.n do patients[i] = split:item(i).patient end
-  result.intervals = metrics.classification_intervals(answers.labels, scores, { patients = patients, level = options.level })
+  result.intervals = metrics.classification_intervals(answers.labels, scores,
+    { patients = patients, level = options.level })
   result.remarks = canon.list(metrics.remarks(result))
   return result
 end
@@ -57,15 +58,16 @@ local function with_interval(title, value, name, all)
   local low, high = all[name][1], all[name][2]
   local note = all.note and " (" .. all.note .. ")" or ""
   if low ~= low then return string.format("%s %.4f, no interval: %s%s", title, value, all.why[name], note) end
-  return string.format("%s %.4f, %g %% %s interval over %d %s %.4f to %.4f%s", title, value, 100 * all.level, all.kind[name], all.units,
-    all.resampled, low, high, note)
+  return string.format("%s %.4f, %g %% %s interval over %d %s %.4f to %.4f%s", title, value, 100 * all.level,
+    all.kind[name], all.units, all.resampled, low, high, note)
 end
 
 local function print_result(result, name, count)
   print(string.format("\n%s: %d images", name, result.n))
   for _, remark in ipairs(result.remarks or {}) do print("note: " .. remark) end
   print(metrics.report(result))
-  print(string.format("%s, loss %.4f", with_interval("accuracy", result.accuracy, "accuracy", result.intervals), result.loss))
+  print(string.format("%s, loss %.4f", with_interval("accuracy", result.accuracy, "accuracy", result.intervals),
+    result.loss))
   if count then print(string.format("evaluation %d of the %s split in this run", count, result.split)) end
 end
 
@@ -80,10 +82,14 @@ local function metric_rows(name, result)
     add("", metric, result[metric])
   end
   for _, average in ipairs { "micro", "macro", "weighted" } do
-    for _, metric in ipairs { "precision", "recall", "f1" } do add("", metric .. "_" .. average, result[average][metric]) end
+    for _, metric in ipairs { "precision", "recall", "f1" } do
+      add("", metric .. "_" .. average, result[average][metric])
+    end
   end
   for _, class in ipairs(result.per_class) do
-    for _, metric in ipairs { "precision", "recall", "f1", "auroc", "support" } do add(class.class, metric, class[metric]) end
+    for _, metric in ipairs { "precision", "recall", "f1", "auroc", "support" } do
+      add(class.class, metric, class[metric])
+    end
   end
   for _, metric in ipairs { "accuracy", "macro_f1", "auroc_macro" } do
     local interval = result.intervals[metric] or { 0 / 0, 0 / 0 }
@@ -115,7 +121,8 @@ function evaluate.run(run, model, split, options, any_input)
   require("medxai.nn.model_file").check_data(run, model, split.data, { any_mask = any_input })
   if check.smoke() then options.batch = 4 end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
-  local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split), batch = options.batch, level = options.level })
+  local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split),
+    batch = options.batch, level = options.level })
   run:configure(name, step.fields)
   if step.done then
     run:skipped(name)
@@ -126,12 +133,14 @@ function evaluate.run(run, model, split, options, any_input)
   run:write_manifest(split.data)
   local clock <close> = run:clock(name)
   step:begin()
-  local answers = predict.predict(model, split, { batch = options.batch, name = name, alive = function() run:heartbeat(name) end })
+  local answers = predict.predict(model, split,
+    { batch = options.batch, name = name, alive = function() run:heartbeat(name) end })
   local result = judge(split, answers, options)
   local file = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
   predictions.write(run, split, answers, file)
   if split.name == "test" then result.evaluations = evaluate.count(run, split, step) end
-  run:log_metrics(name, metric_rows(name, result), { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
+  run:log_metrics(name, metric_rows(name, result),
+    { step = name, split = split.name, accuracy = result.accuracy, loss = result.loss,
     macro_f1 = result.macro.f1, auroc_macro = result.auroc_macro })
   step:finish(result, nil, { file })
   tell_remarks(run, result, name)

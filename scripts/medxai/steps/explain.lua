@@ -1,7 +1,7 @@
 -- run:explain: maps of chosen images by chosen methods, judged and drawn. One forward per batch serves all methods and
--- layers, one backward each target; batches follow a memory budget; each map is written as soon as it is made, and what an
--- earlier run finished is not made again. A method that fails on an image leaves a record that says so, and the rest goes on.
--- It refuses unknown methods, layers, targets and metrics before anything is computed.
+-- layers, one backward each target; batches follow a memory budget; each map is written as soon as it is made, and what
+-- an earlier run finished is not made again. A method that fails on an image leaves a record that says so, and the rest
+-- goes on. It refuses unknown methods, layers, targets and metrics before anything is computed.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local gallery = require "medxai.show.gallery"
@@ -28,8 +28,10 @@ explain.spec = {
   target = { "string|integer|table", field = true, default = "predicted", lua = "medxai.Target.Spec",
     doc = "what is explained: \"predicted\", \"true\", a class, \"contrast(a, b)\"; { that, as = \"softmax\" }" },
   images = { "integer|string|table", field = true, default = "one_per_class", lua = "integer|string|(integer|string)[]",
-    doc = "\"one_per_class\", \"all\", a number (the classes in turn), or a list of numbers, paths, names or image ids" },
-  metrics = { "string|table", lua = "medxai.Metrics.List", doc = "that judge the maps: names, or { name, option = value }" },
+    doc = "\"one_per_class\", \"all\", a number (the classes in turn), or a list of numbers, paths, names or "
+    .. "image ids" },
+  metrics = { "string|table", lua = "medxai.Metrics.List",
+    doc = "that judge the maps: names, or { name, option = value }" },
   mask = { "string", doc = "the data's mask with which metrics of overlap compare: lungs, infection, lesion ..." },
   compat = { one_of = { "pytorch-grad-cam" },
     doc = "what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how" },
@@ -37,14 +39,17 @@ explain.spec = {
     doc = "the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed" },
   eigen_smooth = { "boolean", field = true, default = false,
     doc = "the first principal component of the channels instead of their sum, where a method has channels" },
-  budget_mb = { "number", field = true, default = 1024, above = 0, unit = "MB", doc = "memory for a batch and for chunks" },
+  budget_mb = { "number", field = true, default = 1024, above = 0, unit = "MB",
+    doc = "memory for a batch and for chunks" },
   batch = { "integer", min = 1, unit = "images", doc = "per pass; default: what fits into budget_mb" },
   deterministic = { "boolean", field = true, default = false,
     doc = "8 images per pass whatever the memory: the same bits however many images are explained" },
   colors = { one_of = palette.names, field = true, default = "inferno", doc = "color scale of maps in figures" },
   colours = { now = "colors", field = true },
-  scale = { one_of = { "own", "shared" }, default = "own", doc = "of figures: each map its own maximum, or one for all" },
-  figures = { "boolean|string|table", field = true, default = true, lua = "boolean|medxai.FigureKind|medxai.FigureKind[]",
+  scale = { one_of = { "own", "shared" }, default = "own",
+    doc = "of figures: each map its own maximum, or one for all" },
+  figures = { "boolean|string|table", field = true, default = true,
+    lua = "boolean|medxai.FigureKind|medxai.FigureKind[]",
     doc = "rows, grid, methods, own, table, charts, removal; default: all but grid and methods" },
 }
 
@@ -52,7 +57,8 @@ explain.spec = {
 
 local function layer_list(what, value, model)
   if value == nil and model._def and model._def.shapes and not model.cam_layer then
-    check.fail("explain", "the network '%s' has no grid of places that all it computes goes through. Name a layer: layer = NAME.", model.name)
+    check.fail("explain", "the network '%s' has no grid of places that all it computes goes through. Name a layer: "
+      .. "layer = NAME.", model.name)
   end
   if value == nil then return { model.cam_layer } end
   local list = type(value) == "table" and value or { value }
@@ -93,7 +99,8 @@ function explain.try_layers(model, entries)
   local scope <close> = require("medxai.core").memory.scope()
   local mode <close> = explain.eval_mode(model)
   local channels = model._network and model._network.channels or 3
-  tap.open(model, torch.zeros(1, channels, model.size_px, model.size_px, { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
+  tap.open(model, torch.zeros(1, channels, model.size_px, model.size_px,
+    { dtype = model.dtype or "float32", device = model.device }), { layers = layers })
 end
 
 -- Every entry at a layer once for each of the layers.
@@ -123,7 +130,9 @@ end
 ---@return table asked checked options with entries and metrics
 function explain.check(options, model, split)
   local asked = check.options("explain", options, explain.spec)
-  if asked.layer ~= nil and asked.each_layer ~= nil then check.fail("explain", "layer (one map of all) and each_layer (one map of each) exclude each other.") end
+  if asked.layer ~= nil and asked.each_layer ~= nil then
+    check.fail("explain", "layer (one map of all) and each_layer (one map of each) exclude each other.")
+  end
   asked.entries = at_each(method.entries(asked.methods), asked.each_layer)
   asked.figure_kinds = gallery.kinds(asked.figures)
   asked.metric_entries = metric.entries(asked.metrics or {}, asked.mask, asked.compat)
@@ -142,7 +151,9 @@ function explain.check(options, model, split)
   if type(images) == "string" and images ~= "all" and images ~= "one_per_class" then
     check.fail("explain", "images is a number, a list, 'all' or 'one_per_class' (got '%s').", images)
   end
-  if math.type(images) == "integer" and images < 1 then check.fail("explain", "images must be at least 1 (got %d).", images) end
+  if math.type(images) == "integer" and images < 1 then
+    check.fail("explain", "images must be at least 1 (got %d).", images)
+  end
   for _, layer in ipairs(model and chosen_layers(model, asked.entries) or {}) do
     tap.check_reaches(model, layer)
     tap.check_before_flatten(model, layer)
@@ -181,12 +192,13 @@ local function count_statuses(job)
     end
     local lines = honesty.lines(e.method, records)
     for _, line in ipairs(lines) do job:say("  %s: %s", e.label, line) end
-    counts[i] = { method = e.method.name, label = e.label, maps = e.set, layers = canon.list(e.layers or {}), target = e.description.text, counts = c,
-      honesty = #lines > 0 and canon.list(lines) or nil }
+    counts[i] = { method = e.method.name, label = e.label, maps = e.set, layers = canon.list(e.layers or {}),
+      target = e.description.text, counts = c, honesty = #lines > 0 and canon.list(lines) or nil }
     local bad = {}
     for _, status in ipairs(check.sorted_keys(c)) do
       if status ~= "ok" and status ~= "failed" then
-        bad[#bad + 1] = string.format("%d of %d maps %s (%s)", c[status], #chosen, require("medxai.explain.map").in_words[status] or "are " .. status, status)
+        bad[#bad + 1] = string.format("%d of %d maps %s (%s)", c[status], #chosen,
+          require("medxai.explain.map").in_words[status] or "are " .. status, status)
       end
     end
     if #bad > 0 then job.run:warn(string.format("explain: %s: %s", e.label, table.concat(bad, ", "))) end
@@ -202,10 +214,15 @@ function explain.check_split(run, split, model)
     check.fail("explain", "the first argument is a split (expected run:explain(model, data.test, { ... })).")
   end
   if type(split) ~= "table" and type(split) ~= "userdata" then
-    check.fail("explain", "takes a split of the data, for instance data.test (got %s).", split == nil and "nil" or type(split))
+    check.fail("explain", "takes a split of the data, for instance data.test (got %s).",
+      split == nil and "nil" or type(split))
   end
-  if not split.item or not split.n then check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).") end
-  if split.classes and #split.classes > 0 then require("medxai.nn.predict").check_classes("explain", model, split.classes) end
+  if not split.item or not split.n then
+    check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).")
+  end
+  if split.classes and #split.classes > 0 then
+    require("medxai.nn.predict").check_classes("explain", model, split.classes)
+  end
   if split.data then require("medxai.nn.model_file").check_data(run, model, split.data) end
 end
 
@@ -226,12 +243,15 @@ local function mark_entries(job, asked)
   end
 end
 
--- The contents of the chosen images' mask files by which maps are judged and with which they are drawn; nil where there are none.
+-- The contents of the chosen images' mask files by which maps are judged and with which they are drawn; nil where there
+-- are none.
 local function judging_masks(job, asked)
   local names, found = { [asked.mask or false] = true }, {}
   for _, m in ipairs(job.metric_entries) do names[m.mask or false], names[m.within or false] = true, true end
   names[false] = nil
-  for name in pairs(job.split.masks_sha256 and names or {}) do found[name] = job.split:masks_sha256(name, job.chosen) end
+  for name in pairs(job.split.masks_sha256 and names or {}) do
+    found[name] = job.split:masks_sha256(name, job.chosen)
+  end
   return next(found) and found or nil
 end
 
@@ -240,7 +260,8 @@ local function step_fields(job, asked)
   for i, number in ipairs(job.chosen) do ids[i] = job.split:item(number).id end
   for i, e in ipairs(job.entries) do sets[i] = e.set end
   for i, m in ipairs(job.metric_entries) do ms[i] = m.id end
-  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms, masks = judging_masks(job, asked), colors = asked.colors, scale = asked.scale,
+  return { title = asked.title, split = job.split.name, images = ids, maps = sets, metrics = ms,
+    masks = judging_masks(job, asked), colors = asked.colors, scale = asked.scale,
     figures = canon.list(table.move(asked.figure_kinds, 1, #asked.figure_kinds, 1, {})) }
 end
 
@@ -261,8 +282,8 @@ local function any_failed(result)
 end
 
 local function outcome(job, name, result, rows)
-  return { name = name, dir = job.run.dir, summaries = result.summaries, statuses = result.statuses, figures = result.figures,
-    records = job:records(), entries = job.entries, rows = rows }
+  return { name = name, dir = job.run.dir, summaries = result.summaries, statuses = result.statuses,
+    figures = result.figures, records = job:records(), entries = job.entries, rows = rows }
 end
 
 -- What times.csv calls a step: its title where it has one.
@@ -283,12 +304,14 @@ local function conclude(job, asked, name)
   end
   judge.print(job, summaries)
   local statuses = count_statuses(job)
-  local figures = gallery.draw(job, summaries, { name = name, colors = asked.colors, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
+  local figures = gallery.draw(job, summaries,
+    { name = name, colors = asked.colors, scale = asked.scale, kinds = asked.figure_kinds, rows = rows })
   return { title = asked.title, split = job.split.name, images = #job.chosen, summaries = canon.list(summaries),
     statuses = statuses, figures = figures, compat = asked.compat }, rows
 end
 
---- run:explain(model, split, options): maps of chosen images by chosen methods, judged and drawn. Options: explain.spec.
+--- run:explain(model, split, options): maps of chosen images by chosen methods, judged and drawn. Options:
+--- explain.spec.
 ---@param run table
 ---@param model table
 ---@param split table
@@ -317,10 +340,12 @@ function explain.run_checked(run, model, split, asked)
   local step = run:step(name, fields)
   run.explained = run.explained or {} -- the order in which the report tells them
   table.insert(run.explained, name)
-  run:configure(name, { title = asked.title, methods = resolved(job.entries), target = asked.entries[1].description.text, layers = canon.list(job.layers),
+  run:configure(name, { title = asked.title, methods = resolved(job.entries),
+    target = asked.entries[1].description.text, layers = canon.list(job.layers),
     split = split.name, images = #chosen, figures = fields.figures,
-    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colors = asked.colors, scale = asked.scale,
-    model = { config = model.config, weights_sha256 = job.weights }, data = split.data and { name = split.data.name, config = split.data.config } or nil })
+    metrics = fields.metrics, mask = asked.mask, compat = asked.compat or "none", colors = asked.colors,
+    scale = asked.scale, model = { config = model.config, weights_sha256 = job.weights },
+    data = split.data and { name = split.data.name, config = split.data.config } or nil })
   local kept = step.done and not any_failed(step.result) and judge.kept_rows(job)
   if kept then
     run:skipped(name)
@@ -329,7 +354,8 @@ function explain.run_checked(run, model, split, asked)
   judge.check_masks(job)
   require("medxai.explain.runner").run(job)
   for _, f in ipairs(job.failures) do
-    run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count, f.count == 1 and "" or "s", f.path, f.problem))
+    run:warn(string.format("explain: %s failed on %d image%s, first '%s': %s", f.label, f.count,
+      f.count == 1 and "" or "s", f.path, f.problem))
   end
   for _, e in ipairs(job.entries) do
     if job.seconds[e.set] then run:time(step_words(asked, name), e.label, job.seconds[e.set]) end

@@ -1,7 +1,7 @@
--- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy, restores and
--- saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits as one
--- that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at once.
--- It refuses data whose classes are not the model's, and a finished run of another configuration.
+-- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy, restores
+-- and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits
+-- as one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
+-- once. It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
@@ -34,10 +34,12 @@ function fit.check_data(model, data, options)
     check.fail("fit", "the first argument is no model (expected xai.models.vgg19 { ... }, got %s).", type(model))
   end
   if type(data) == "table" and data.n and data.item then
-    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got a split). Give the whole data set.")
+    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got a split). "
+      .. "Give the whole data set.")
   end
   if type(data) ~= "table" or not data.classes then
-    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).", type(data))
+    check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).",
+      type(data))
   end
   predict.check_classes("fit", model, data.classes)
   for _, name in ipairs { "train", "val" } do
@@ -47,7 +49,8 @@ function fit.check_data(model, data, options)
   end
   check_two_classes(data)
   if type(options.weight) == "table" and #options.weight ~= #data.classes then
-    check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes, table.concat(data.classes, ", "))
+    check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes,
+      table.concat(data.classes, ", "))
   end
 end
 
@@ -63,11 +66,12 @@ end
 -- Plain data that determine the numbers of a training.
 local function describe(run, model, data, options)
   local fields = training.describe(options)
-  fields.model, fields.train, fields.val = run:describe_model(model), run:describe_split(data.train), run:describe_split(data.val)
+  fields.model, fields.train, fields.val = run:describe_model(model), run:describe_split(data.train),
+    run:describe_split(data.val)
   return fields
 end
 
--- ---- log --------------------------------------------------------------------------------------------------------------------
+-- ---- log ------------------------------------------------------------------------------------------------------------
 
 local function metric_rows(records)
   local rows = {}
@@ -103,7 +107,7 @@ local function append_log(run, history)
   run:write_metrics_csv("fit", metric_rows(history))
 end
 
--- ---- the step -------------------------------------------------------------------------------------------------------------
+-- ---- the step -------------------------------------------------------------------------------------------------------
 
 -- How many epochs the step on disk was to have, where it differs from this one in that alone.
 local function other_epochs(step)
@@ -122,7 +126,8 @@ local function check_more(run, step)
       done, epochs)
   end
   if not files.exists(files.join(run.dir, "checkpoint.pt")) then
-    check.fail("fit", "'%s' has no checkpoint to go on from to %d epochs. Give --out DIR for a new run, or --overwrite to "
+    check.fail("fit", "'%s' has no checkpoint to go on from to %d epochs. Give --out DIR for a new run, or "
+      .. "--overwrite to "
       .. "begin this one again.", run.dir, epochs)
   end
 end
@@ -139,12 +144,16 @@ local function decide(run, step)
     return "more"
   end
   if epochs and step.fields.epochs > epochs then
-    check.fail("fit", "'%s' holds a run of %d epochs (here: %d). Give --resume to train the others too, --out DIR for a "
+    check.fail("fit", "'%s' holds a run of %d epochs (here: %d). Give --resume to train the others too, --out "
+      .. "DIR for a "
       .. "new run, or --overwrite to begin this one again.", run.dir, epochs, step.fields.epochs)
   end
-  local is_unseeded = ((step.fields.model.config or {}).weights or "random") == "random" and differences:find "^model%.weights_sha256 is [^,]*$"
-  check.fail("fit", "'%s' holds a run of another configuration: %s. Give --out DIR for a new run, or --overwrite to begin this one again.%s", run.dir, differences,
-    is_unseeded and " (Random weights are the same each time where xai.run, which sets the seed, comes before the model.)" or "")
+  local is_unseeded = ((step.fields.model.config or {}).weights or "random") == "random"
+    and differences:find "^model%.weights_sha256 is [^,]*$"
+  check.fail("fit", "'%s' holds a run of another configuration: %s. Give --out DIR for a new run, or --overwrite to "
+    .. "begin this one again.%s", run.dir, differences,
+    is_unseeded and " (Random weights are the same each time where xai.run, which sets the seed, comes before "
+    .. "the model.)" or "")
 end
 
 --- From now on the model's weights are the run's: data that it is shown later must be prepared as the run's were.
@@ -161,8 +170,8 @@ local function load_finished(run, model)
   model:eval()
 end
 
--- Where the start weights came from, and whether they were chosen on the same validation images: then this run's validation
--- score has been selected before.
+-- Where the start weights came from, and whether they were chosen on the same validation images: then this run's
+-- validation score has been selected before.
 local function chain_of(model, val)
   local start = model.start_run
   if not start then return nil end
@@ -179,8 +188,10 @@ local function described(run, model, data, facts)
   return out
 end
 
---- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their hash.
----@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the weights before
+--- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their
+--- hash.
+---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the
+---   weights before
 function fit.write_model(run, model, data, facts)
   require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
   if model.write_network then model:write_network(files.join(run.dir, "network.pt2")) end
@@ -200,9 +211,11 @@ end
 local function finish(run, trainer, step)
   write_log(run, trainer.history)
   local answers, best = trainer:take_best_weights(), trainer.best
-  local sha = fit.write_model(run, trainer.model, trainer.data, { best = best, best_by = trainer.options.best_by, seed = run.seed,
+  local sha = fit.write_model(run, trainer.model, trainer.data,
+    { best = best, best_by = trainer.options.best_by, seed = run.seed,
     start = step.fields.model.weights_sha256, answers = answers })
-  local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss, weights_sha256 = sha }
+  local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss,
+    weights_sha256 = sha }
   step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
   return result -- the last checkpoint stays: more epochs go on from it
 end
@@ -234,8 +247,8 @@ local function train(run, trainer, step, how)
     local record, cost = trainer:run_epoch()
     run:events():epoch(record)
     append_log(run, trainer.history)
-    run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
-      peak_mb = cost.peak_mb })
+    run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
+      wait_share = cost.wait_share, peak_mb = cost.peak_mb })
     if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
     Progress.say("%s", trainer:line(record, cost))
   end
@@ -248,7 +261,8 @@ function fit.check_call(unknown, _, model, data, options)
   if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
 end
 
---- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss, weights_sha256 }.
+--- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss,
+--- weights_sha256 }.
 function fit.run(run, model, data, options)
   options = training.check(options)
   fit.check_data(model, data, options)
@@ -264,8 +278,8 @@ function fit.run(run, model, data, options)
   end
   run:write_manifest(data)
   local clock <close> = run:clock("fit")
-  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, key = trajectory_key(step.fields),
-    alive = function(doing) run:heartbeat(doing) end }
+  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed,
+    key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end }
   return train(run, trainer, step, how)
 end
 

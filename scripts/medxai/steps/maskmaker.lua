@@ -1,8 +1,8 @@
--- xai.maskmaker { root =, out =, mode = "lungs" }: writes lung-masked copies of a COVID-QU-Ex data set, lung part and infection
--- part, as <part>/Masked_<Split>/<class>/<name>.png, which xai.dataset.masked_folders reads. What input = "lungs" does while
--- training is the same, to the last bit. Progress, resumed where it stopped, a contact sheet to look at.
--- It refuses to write into the data that it reads, or over copies of another mode; images whose mask cannot be used are left
--- out and listed together at the end.
+-- xai.maskmaker { root =, out =, mode = "lungs" }: writes lung-masked copies of a COVID-QU-Ex data set, lung part and
+-- infection part, as <part>/Masked_<Split>/<class>/<name>.png, which xai.dataset.masked_folders reads. What input =
+-- "lungs" does while training is the same, to the last bit. Progress, resumed where it stopped, a contact sheet to look
+-- at. It refuses to write into the data that it reads, or over copies of another mode; images whose mask cannot be used
+-- are left out and listed together at the end.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local file = require "medxai.file"
@@ -20,10 +20,11 @@ local spec = {
   out = { "string", required = true, field = "masked", doc = "the folder to write" },
   skip = shared.skip,
   mask_resize = shared.mask_resize,
-  mode = { one_of = modes, field = true, default = "lungs", values = shared.input.values, doc = "what is kept of an image" },
+  mode = { one_of = modes, field = true, default = "lungs", values = shared.input.values,
+    doc = "what is kept of an image" },
 }
 
--- ---- where to -------------------------------------------------------------------------------------------------------------------
+-- ---- where to -------------------------------------------------------------------------------------------------------
 
 local function real(path) return file.realpath(path) or path:gsub("/+$", "") end
 
@@ -36,7 +37,8 @@ local function check_out(o)
   local to = files.exists(o.out) and real(o.out) or files.join(real(parent or "."), o.out:match "[^/]+/*$")
   local from = real(o.root)
   if inside(to, from) or inside(from, to) then
-    check.fail("maskmaker", "'%s' and '%s' lie in each other: the masked copies would mix with the data. Give another out.", o.out, o.root)
+    check.fail("maskmaker", "'%s' and '%s' lie in each other: the masked copies would mix with the data. Give "
+      .. "another out.", o.out, o.root)
   end
 end
 
@@ -46,7 +48,8 @@ local function open_out(o)
   local stored = files.read_data(path)
   local mine = { mode = o.mode, root = real(o.root), version = 1, mask_resize = o.mask_resize }
   if stored and (stored.mode ~= mine.mode or stored.root ~= mine.root) then
-    check.fail("maskmaker", "'%s' holds copies of mode '%s' of '%s' (here: '%s' of '%s'). Give another out, or remove it.", o.out, tostring(stored.mode), tostring(stored.root),
+    check.fail("maskmaker", "'%s' holds copies of mode '%s' of '%s' (here: '%s' of '%s'). Give another out, or "
+      .. "remove it.", o.out, tostring(stored.mode), tostring(stored.root),
       mine.mode, mine.root)
   end
   if stored and stored.mask_resize ~= mine.mask_resize then
@@ -59,13 +62,14 @@ local function open_out(o)
   files.write_data(path, mine)
 end
 
--- ---- one image --------------------------------------------------------------------------------------------------------------------
+-- ---- one image ------------------------------------------------------------------------------------------------------
 
 local function source_item(data, item, part)
   local folder = folders.split[item.split]
   local name = item.path:match "[^/]+$":gsub("%.[^.]+$", "") .. ".png"
-  return { image = data.root .. "/" .. item.path, mask = item.lungs and data.root .. "/" .. item.lungs, path = item.path, class = data.classes[item.label + 1],
-    split = item.split, to = files.join(part, "Masked_" .. folder, data.classes[item.label + 1], name) }
+  return { image = data.root .. "/" .. item.path, mask = item.lungs and data.root .. "/" .. item.lungs,
+    path = item.path, class = data.classes[item.label + 1], split = item.split,
+    to = files.join(part, "Masked_" .. folder, data.classes[item.label + 1], name) }
 end
 
 -- Everything that is to be written, part by part.
@@ -101,13 +105,14 @@ local function write_one(o, item)
   files.write(files.join(o.out, item.to), require("medxai.core").image.encode(result))
 end
 
--- ---- the contact sheet ---------------------------------------------------------------------------------------------------------------
+-- ---- the contact sheet ----------------------------------------------------------------------------------------------
 
 local function panel(pixels, title)
   local figure = require "medxai.show.figure"
   local image = pixels:dim() == 3 and pixels or pixels:unsqueeze(2)
   local planes = image:permute { 2, 0, 1 }:to { dtype = "float32" }:div(255)
-  return { pixels = figure.pixels(planes:size(0) == 1 and planes:expand { 3, planes:size(1), planes:size(2) } or planes), title = title }
+  return { pixels = figure.pixels(planes:size(0) == 1 and planes:expand { 3, planes:size(1), planes:size(2) }
+    or planes), title = title }
 end
 
 -- The first image of every class and split, at most six rows: as it was, its mask, as it is now.
@@ -119,7 +124,8 @@ local function contact_sheet(o, items)
     if not seen[key] and #rows < 6 and files.exists(files.join(o.out, item.to)) then
       local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
       seen[key] = true
-      rows[#rows + 1] = { label = item.class, panels = { panel(image.load(item.image), item.path:match "[^/]+$"), panel(image.load(item.mask), item.split),
+      rows[#rows + 1] = { label = item.class,
+        panels = { panel(image.load(item.image), item.path:match "[^/]+$"), panel(image.load(item.mask), item.split),
         panel(image.load(files.join(o.out, item.to)), "") } }
     end
   end
@@ -129,14 +135,14 @@ local function contact_sheet(o, items)
   figure.save(d, files.join(o.out, "contact_sheet"), { title = "Masked copies" })
 end
 
--- ---- all ------------------------------------------------------------------------------------------------------------------------------
+-- ---- all ------------------------------------------------------------------------------------------------------------
 
 local function tell_unusable(o, unusable, count)
   if #unusable == 0 then return end
   local lines = {}
   for i = 1, math.min(8, #unusable) do lines[i] = "\n  " .. unusable[i].path .. ": " .. unusable[i].why end
-  check.fail("maskmaker", "%d of %d images were left out, the others lie in '%s'. Repair their masks, or list them in skip.txt:%s%s", #unusable, count, o.out,
-    table.concat(lines), #unusable > 8 and "\n  and more" or "")
+  check.fail("maskmaker", "%d of %d images were left out, the others lie in '%s'. Repair their masks, or list them "
+    .. "in skip.txt:%s%s", #unusable, count, o.out, table.concat(lines), #unusable > 8 and "\n  and more" or "")
 end
 
 --- Writes the masked copies.
@@ -147,7 +153,8 @@ local function run(options)
   check_out(o)
   local items = list_items(o)
   open_out(o)
-  local lock <close> = files.lock(files.join(o.out, ".lock")) or check.fail("maskmaker", "'%s' is in use by another process.", o.out) -- luacheck: ignore
+  local lock <close> = files.lock(files.join(o.out, ".lock")) -- luacheck: ignore
+    or check.fail("maskmaker", "'%s' is in use by another process.", o.out)
   local log, done = files.join(o.out, "maskmaker.jsonl"), {}
   files.repair_lines(log)
   for _, record in ipairs(files.records(log)) do done[record.path] = record.sources end
@@ -169,7 +176,8 @@ local function run(options)
   end
   contact_sheet(o, items)
   tell_unusable(o, unusable, #items)
-  print(string.format("maskmaker: %d written, %d there already, in '%s' (mode %s; see contact_sheet.png)", written, #items - written, o.out, o.mode))
+  print(string.format("maskmaker: %d written, %d there already, in '%s' (mode %s; see contact_sheet.png)", written,
+    #items - written, o.out, o.mode))
   return { written = written, kept = #items - written, out = o.out }
 end
 

@@ -1,9 +1,9 @@
--- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, center blob, random
--- smooth map, whole lung) as ordinary rows: threshold-free scores first, then IoU and Dice at fixed and at tuned thresholds; by
--- size of the finding and by correctness; each method's paired difference to the best baseline, Holm's correction over methods.
--- Thresholds are tuned on another split, or cross-fitted over patients: never on the image that is judged.
--- Findings under 0.1 % of the crop are a stratum of their own and outside every other mean; empty ones are undefined. It refuses
--- data without the mask, and to hide what the crop or the lung mask cut off.
+-- run:overlap: do maps lie where a radiologist drew the finding? Any methods beside trivial baselines (Sobel, center
+-- blob, random smooth map, whole lung) as ordinary rows: threshold-free scores first, then IoU and Dice at fixed and at
+-- tuned thresholds; by size of the finding and by correctness; each method's paired difference to the best baseline,
+-- Holm's correction over methods. Thresholds are tuned on another split, or cross-fitted over patients: never on the
+-- image that is judged. Findings under 0.1 % of the crop are a stratum of their own and outside every other mean; empty
+-- ones are undefined. It refuses data without the mask, and to hide what the crop or the lung mask cut off.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local explain = require "medxai.steps.explain"
@@ -18,8 +18,8 @@ local usual_metrics = { "auprc", "energy_inside", "pointing_game", "iou", "dice"
 overlap.own_spec = {
   methods = explain.spec.methods,
   mask = { "string", default = "infection", doc = "the data's mask with which maps are compared" },
-  baselines = { "string|table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" }, lua = "medxai.Methods",
-    doc = "methods that know nothing of the network, to be beaten" },
+  baselines = { "string|table", default = { "sobel", "center_blob", "random_smooth", "whole_lung" },
+    lua = "medxai.Methods", doc = "methods that know nothing of the network, to be beaten" },
   metrics = { "string|table", default = usual_metrics, lua = "medxai.Metrics.List", doc = "metrics that need a mask" },
   tune = { "table", lua = "medxai.Split",
     doc = "a split on which thresholds are tuned (data.val); default: cross-fitted over folds" },
@@ -58,7 +58,8 @@ local function with_baselines(o)
 end
 
 local function explain_options(o, rest, more)
-  local out = { methods = with_baselines(o), images = "all", mask = o.mask, metrics = o.metrics, figures = o.figures and { "rows", "table", "charts" } }
+  local out = { methods = with_baselines(o), images = "all", mask = o.mask, metrics = o.metrics,
+    figures = o.figures and { "rows", "table", "charts" } }
   for key, value in pairs(rest) do out[key] = value end
   for key, value in pairs(more or {}) do out[key] = value end
   return out
@@ -72,7 +73,8 @@ function overlap.check(options, model, split)
   local own, rest = split_options(options)
   for i, size in ipairs(own.sizes) do
     if type(size) ~= "number" or size <= (own.sizes[i - 1] or finds.tiny) or size >= 1 then
-      check.fail("overlap", "sizes are rising shares of the crop between %g and 1 (got %s at %d).", finds.tiny, tostring(size), i)
+      check.fail("overlap", "sizes are rising shares of the crop between %g and 1 (got %s at %d).", finds.tiny,
+        tostring(size), i)
     end
   end
   return own, rest, explain.check(explain_options(own, rest), model, split)
@@ -83,24 +85,29 @@ function overlap.check_call(unknown, _, model, split, options)
   overlap.check(options, model ~= unknown and model or nil, split ~= unknown and split or nil)
 end
 
--- ---- the step -----------------------------------------------------------------------------------------------------------
+-- ---- the step -------------------------------------------------------------------------------------------------------
 
 local function entries_of(base)
   local list = {}
-  for i, e in ipairs(base.entries) do list[i] = { set = e.set, label = e.label, baseline = e.method.baseline or nil } end
+  for i, e in ipairs(base.entries) do
+    list[i] = { set = e.set, label = e.label, baseline = e.method.baseline or nil }
+  end
   return list
 end
 
 local function findings_of(split, base, entries, o)
   local by_id, list = {}, {}
-  for number = 1, split.n do by_id[split:item(number).id] = by_id[split:item(number).id] or number end -- of the same pixels the first, as explain chooses
+  -- of the same pixels the first, as explain chooses
+  for number = 1, split.n do by_id[split:item(number).id] = by_id[split:item(number).id] or number end
   for i = 1, #base.records, #entries do list[#list + 1] = finds.of(split, by_id[base.records[i].image_id], o) end
   return list
 end
 
 local function all_curves(run, split, findings, base, count, o)
   local list = {}
-  for i, f in ipairs(findings) do list[i] = finds.curves(run, split, f, table.move(base.records, (i - 1) * count + 1, i * count, 1, {}), o) end
+  for i, f in ipairs(findings) do
+    list[i] = finds.curves(run, split, f, table.move(base.records, (i - 1) * count + 1, i * count, 1, {}), o)
+  end
   return list
 end
 
@@ -113,7 +120,9 @@ local function metric_ids(asked, how)
       directions[id] = m.definition.direction
     end
   end
-  for key, title in pairs { iou = "IoU", dice = "Dice" } do titles[tables.tuned_id(key, how)] = title .. ", tuned threshold" end
+  for key, title in pairs { iou = "IoU", dice = "Dice" } do
+    titles[tables.tuned_id(key, how)] = title .. ", tuned threshold"
+  end
   return ids, titles, directions
 end
 
@@ -130,9 +139,11 @@ function overlap.run(run, model, split, options)
   local o, rest, asked = overlap.check(options, model, split)
   o.size_names = finds.size_names(o.sizes)
   local base = explain.run_checked(run, model, split, asked)
-  local tune_base = o.tune and explain.run(run, model, o.tune, explain_options(o, rest, { metrics = {}, figures = false }))
+  local tune_base = o.tune and explain.run(run, model, o.tune,
+    explain_options(o, rest, { metrics = {}, figures = false }))
   local entries = entries_of(base)
-  local fields = { title = rest.title, base = base.name, mask = o.mask, tune = tune_base and tune_base.name or "none", folds = o.folds, sizes = canon.list(o.sizes) }
+  local fields = { title = rest.title, base = base.name, mask = o.mask, tune = tune_base and tune_base.name or "none",
+    folds = o.folds, sizes = canon.list(o.sizes) }
   local name = "overlap-" .. canon.hash(fields):sub(1, 8)
   run.overlapped = run.overlapped or {} -- the order in which the report tells them
   table.insert(run.overlapped, name)
@@ -148,8 +159,8 @@ function overlap.run(run, model, split, options)
   if tune_curves then
     o.left_out = finds.leave_out(tune_findings, tune_curves, findings)
     if not finds.any(tune_curves) then
-      check.fail("overlap", "no image of %s%s has a finding of '%s' to tune thresholds on. Leave tune out: they are cross-fitted then.", o.tune.name,
-        o.left_out > 0 and " that is not judged itself" or "", o.mask)
+      check.fail("overlap", "no image of %s%s has a finding of '%s' to tune thresholds on. Leave tune out: they are "
+        .. "cross-fitted then.", o.tune.name, o.left_out > 0 and " that is not judged itself" or "", o.mask)
     end
   end
   local threshold_of, how = finds.thresholds(findings, curves, tune_curves, o, run.seed)
@@ -159,10 +170,12 @@ function overlap.run(run, model, split, options)
   table.move(tuned, 1, #tuned, #rows + 1, rows)
   require("medxai.score.runner").write_scores(run.dir .. "/overlap.csv", tables.columns, rows)
   local list, strata, units = tables.of(rows, entries, o, run.seed, titles, directions)
-  local result = { title = rest.title, mask = o.mask, split = split.name, target = asked.entries[1].description.text, thresholds = how, tables = list, strata = strata, units = units,
+  local result = { title = rest.title, mask = o.mask, split = split.name, target = asked.entries[1].description.text,
+    thresholds = how, tables = list, strata = strata, units = units,
     facts = tables.facts(findings, o) }
   tables.print(result)
-  result.figures = o.figures and require("medxai.show.overlap_figures").draw { run = run, model = model, split = split, name = name, findings = findings, entries = entries, base = base, rows = rows,
+  result.figures = o.figures and require("medxai.show.overlap_figures").draw { run = run, model = model, split = split,
+    name = name, findings = findings, entries = entries, base = base, rows = rows,
     result = result, mask = o.mask } or canon.list {}
   local paths = {}
   for _, f in ipairs(result.figures) do table.move(f.paths, 1, #f.paths, #paths + 1, paths) end

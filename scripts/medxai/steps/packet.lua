@@ -1,8 +1,8 @@
--- run:packet: what readers need to judge maps without knowing their methods. packet/reader-1, reader-2 ... hold cases in an order
--- of the reader's own, the maps of each case as A, B, C by a Latin square, a page that asks two questions of each map, and
--- answers.csv to fill in. Trivial baselines are decoys among the methods, and one case in ten comes twice.
--- The key (which letter is which method) lies outside, in packet_key.csv; its SHA-256 lies inside, so that it cannot change
--- after the answers are known. It refuses file names and metadata that name a method.
+-- run:packet: what readers need to judge maps without knowing their methods. packet/reader-1, reader-2 ... hold cases
+-- in an order of the reader's own, the maps of each case as A, B, C by a Latin square, a page that asks two questions
+-- of each map, and answers.csv to fill in. Trivial baselines are decoys among the methods, and one case in ten comes
+-- twice. The key (which letter is which method) lies outside, in packet_key.csv; its SHA-256 lies inside, so that it
+-- cannot change after the answers are known. It refuses file names and metadata that name a method.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local core = require "medxai.core"
@@ -18,7 +18,8 @@ local runner = require "medxai.explain.runner"
 local packet = {}
 
 packet.columns = { "case", "map", "marks_the_finding", "would_mislead", "seconds", "remark" }
-packet.key_columns = { "reader", "case", "map", "method", "decoy", "repeat_of", "image_id", "patient", "finding", "model" }
+packet.key_columns = { "reader", "case", "map", "method", "decoy", "repeat_of", "image_id", "patient", "finding",
+  "model" }
 
 packet.spec = {
   methods = { "string|table", required = true, lua = "medxai.Methods",
@@ -36,10 +37,14 @@ local function checked(options)
   o.entries = explain.check({ methods = o.methods }).entries
   local seen = {}
   for _, e in ipairs(o.entries) do
-    if seen[e.method.name] then check.fail("packet", "the method '%s' is there twice. Give one of each.", e.method.name) end
+    if seen[e.method.name] then
+      check.fail("packet", "the method '%s' is there twice. Give one of each.", e.method.name)
+    end
     seen[e.method.name] = true
   end
-  if #o.entries < 2 then check.fail("packet", "needs two methods or more (got %d): readers compare them.", #o.entries) end
+  if #o.entries < 2 then
+    check.fail("packet", "needs two methods or more (got %d): readers compare them.", #o.entries)
+  end
   if #o.entries > 26 then check.fail("packet", "takes at most 26 methods (got %d): maps are A to Z.", #o.entries) end
   return o
 end
@@ -64,7 +69,7 @@ local function model_of(study, o)
   check.known("packet", "model", o.model, names)
 end
 
--- ---- maps ---------------------------------------------------------------------------------------------------------------
+-- ---- maps -----------------------------------------------------------------------------------------------------------
 
 -- An image's picture and its map by each method; nil and why where one of them has none.
 local function maps_of(job, m, study, i)
@@ -84,8 +89,10 @@ end
 local function cases_of(study, m, o)
   local model = m:open()
   local mode <close> = explain.eval_mode(model) -- luacheck: ignore
-  local asked = explain.check({ methods = o.methods, target = study.target, layer = o.layer, deterministic = true }, model, m.split)
-  local job = jobs.loose { model = model, split = m.split, entries = asked.entries, run = { seed = study.seed }, deterministic = true }
+  local asked = explain.check({ methods = o.methods, target = study.target, layer = o.layer, deterministic = true },
+    model, m.split)
+  local job = jobs.loose { model = model, split = m.split, entries = asked.entries, run = { seed = study.seed },
+    deterministic = true }
   local list, left_out = {}, canon.list {}
   for i = 1, #study.images do
     if #list == o.images then break end
@@ -99,13 +106,13 @@ local function cases_of(study, m, o)
   end
   m:close()
   if #list < o.images then
-    check.fail("packet", "only %d of the study's %d images have a map by every method (asked for %d).%s", #list, #study.images, o.images,
-      left_out[1] and " The first without: " .. left_out[1] .. "." or "")
+    check.fail("packet", "only %d of the study's %d images have a map by every method (asked for %d).%s", #list,
+      #study.images, o.images, left_out[1] and " The first without: " .. left_out[1] .. "." or "")
   end
   return list, left_out, asked.entries
 end
 
--- ---- who sees what --------------------------------------------------------------------------------------------------------
+-- ---- who sees what --------------------------------------------------------------------------------------------------
 
 local function shuffled(n, seed, id)
   local order = random.stream({ seed = seed, purpose = "packet@1", id = id }):permutation(n):tolist()
@@ -113,7 +120,8 @@ local function shuffled(n, seed, id)
   return order
 end
 
--- The cases of a reader in his order: { case = its name, of = number of the image, repeat_of = name of its first time }.
+-- The cases of a reader in his order: { case = its name, of = number of the image, repeat_of = name of its first time
+-- }.
 local function order_of(reader, n, o, seed)
   local list, first = {}, {}
   for place, of in ipairs(shuffled(n, seed, "order of reader " .. reader)) do
@@ -131,7 +139,9 @@ end
 -- equally often; a case that comes again is turned by one.
 local function letters_of(case, reader, methods, rotation)
   local list = {}
-  for letter = 1, methods do list[letter] = rotation[(letter + case.of + reader + (case.repeat_of and 1 or 0)) % methods + 1] end
+  for letter = 1, methods do
+    list[letter] = rotation[(letter + case.of + reader + (case.repeat_of and 1 or 0)) % methods + 1]
+  end
   return list
 end
 
@@ -147,8 +157,9 @@ local function write_reader(dir, reader, cases, entries, o, study, m, key)
       maps[letter] = name
       files.write(("%s/cases/%s-%s.png"):format(folder, case.case, name), of.pictures[k])
       rows[#rows + 1] = { case = case.case, map = name }
-      key[#key + 1] = { reader = reader, case = case.case, map = name, method = e.method.name, decoy = e.method.baseline and "yes" or "no",
-        repeat_of = case.repeat_of, image_id = of.image.id, patient = of.image.patient, finding = of.finding, model = m.name }
+      key[#key + 1] = { reader = reader, case = case.case, map = name, method = e.method.name,
+        decoy = e.method.baseline and "yes" or "no", repeat_of = case.repeat_of, image_id = of.image.id,
+        patient = of.image.patient, finding = of.finding, model = m.name }
     end
     shown[#shown + 1] = { case = case.case, finding = of.finding, maps = canon.list(maps) }
   end
@@ -162,7 +173,8 @@ local function clear(dir)
     local path = ("%s/%s/answers.csv"):format(dir, name)
     for _, row in ipairs(files.exists(path) and csv.read(path) or {}) do
       if (row.marks_the_finding or "") ~= "" or (row.would_mislead or "") ~= "" then
-        check.fail("packet", "'%s' holds answers to a packet of other settings. Move the folder 'packet' away first, with packet_key.csv.", path)
+        check.fail("packet", "'%s' holds answers to a packet of other settings. Move the folder 'packet' away "
+          .. "first, with packet_key.csv.", path)
       end
     end
   end
@@ -176,7 +188,9 @@ end
 ---@param options table
 ---@return table result { dir, key, key_sha256, cases, readers, left_out }
 function packet.run(run, study, options)
-  if type(study) ~= "table" or not study.models then check.fail("packet", "takes a study: run:packet(run:study { ... }, { methods = ... }).") end
+  if type(study) ~= "table" or not study.models then
+    check.fail("packet", "takes a study: run:packet(run:study { ... }, { methods = ... }).")
+  end
   local o = checked(options)
   local m = model_of(study, o)
   require("medxai.run.preflight").check()
@@ -185,11 +199,13 @@ function packet.run(run, study, options)
   for i, image in ipairs(study.images) do ids[i] = image.id end
   local described = canon.list {}
   for i, e in ipairs(o.entries) do
-    described[i] = { method = e.method.name, version = e.method.version, source = e.method.source and files.sha256(e.method.source),
+    described[i] = { method = e.method.name, version = e.method.version,
+      source = e.method.source and files.sha256(e.method.source),
       options = require("medxai.base.fingerprint").plain(e.options) }
   end
-  local step = run:step("packet", { methods = described, images = o.images, readers = o.readers, repeats = o.repeats, model = m.weights_sha256,
-    of = ids, target = study.target, layer = o.layer and canon.hash { o.layer }, seed = study.seed, version = 1 })
+  local step = run:step("packet", { methods = described, images = o.images, readers = o.readers, repeats = o.repeats,
+    model = m.weights_sha256, of = ids, target = study.target, layer = o.layer and canon.hash { o.layer },
+    seed = study.seed, version = 1 })
   if step.done then
     run:skipped "packet"
     return step.result
@@ -205,10 +221,11 @@ function packet.run(run, study, options)
   local hash = files.sha256(files.read(key_path))
   files.write(dir .. "/KEY.sha256", hash .. "  packet_key.csv\n")
   files.write(dir .. "/README.txt", page.readme(o.readers))
-  local result = { dir = "packet", key = "packet_key.csv", key_sha256 = hash, cases = #cases, readers = o.readers, methods = #entries, left_out = left_out }
+  local result = { dir = "packet", key = "packet_key.csv", key_sha256 = hash, cases = #cases, readers = o.readers,
+    methods = #entries, left_out = left_out }
   step:finish(result, { "packet/KEY.sha256", "packet_key.csv" })
-  print(("packet: %d cases of %d maps for %d reader%s in %s; the key is %s, keep it from them"):format(#cases, #entries, o.readers,
-    o.readers == 1 and "" or "s", dir, key_path))
+  print(("packet: %d cases of %d maps for %d reader%s in %s; the key is %s, keep it from them"):format(#cases, #entries,
+    o.readers, o.readers == 1 and "" or "s", dir, key_path))
   return result
 end
 

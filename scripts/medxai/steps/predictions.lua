@@ -61,7 +61,9 @@ function predictions.read(run, file, split)
   for _, row in ipairs(csv.read(files.join(run.dir, file)) or {}) do
     local logits = {}
     for c, name in ipairs(split.classes) do logits[c] = tonumber(row["logit_" .. name]) end
-    if row.split == split.name then out[row.path] = { label = place[row.label], logits = logits, patient = row.patient } end
+    if row.split == split.name then
+      out[row.path] = { label = place[row.label], logits = logits, patient = row.patient }
+    end
   end
   return out
 end

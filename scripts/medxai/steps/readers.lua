@@ -1,7 +1,7 @@
--- run:readers: what readers answered to a packet (steps/packet.lua): how each method's maps were rated, differences of methods
--- by patient, against the decoys, and how far readers agree with each other and with themselves.
--- It measures opinions of maps, not whether maps help; the page says so. It refuses answers to unknown cases, answers out of
--- range, two answers to one map, and a key that is not the packet's.
+-- run:readers: what readers answered to a packet (steps/packet.lua): how each method's maps were rated, differences of
+-- methods by patient, against the decoys, and how far readers agree with each other and with themselves.
+-- It measures opinions of maps, not whether maps help; the page says so. It refuses answers to unknown cases, answers
+-- out of range, two answers to one map, and a key that is not the packet's.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local components = require "medxai.stats.components"
@@ -20,18 +20,20 @@ local nan = 0 / 0
 -- The two questions; which way is better.
 local questions = { { name = "marks_the_finding", better = "higher" }, { name = "would_mislead", better = "lower" } }
 
-readers.columns = { "question", "kind", "a", "b", "estimate", "low", "high", "p", "p_holm", "decision", "reason", "n", "units", "readers" }
+readers.columns = { "question", "kind", "a", "b", "estimate", "low", "high", "p", "p_holm", "decision", "reason", "n",
+  "units", "readers" }
 
 readers.spec = {
   answers = { "string|table", required = true, lua = "string|string[]",
-    doc = "files as the packet's page saves them, or its answers.csv filled in: a pattern (\"answers/*.csv\") or a list" },
+    doc = "files as the packet's page saves them, or its answers.csv filled in: a pattern (\"answers/*.csv\") "
+    .. "or a list" },
   key = { "string", doc = "packet_key.csv; default: the run's own" },
 }
 
 --- Checks a call of run:readers without making it (medxai.run.preflight).
 function readers.check_call(_, _, options) check.options("readers", options, readers.spec) end
 
--- ---- reading ----------------------------------------------------------------------------------------------------------------
+-- ---- reading --------------------------------------------------------------------------------------------------------
 
 -- "answers/*.csv": the files of a folder whose names fit.
 local function expand(pattern)
@@ -76,7 +78,10 @@ end
 local function rating(text, name, path, line)
   if text == nil or text == "" then return nil end
   local v = math.tointeger(tonumber(text))
-  if not v or v < 1 or v > 5 then check.fail("readers", "%s:%d: %s is '%s' (expected a whole number from 1 to 5, or nothing).", path, line, name, text) end
+  if not v or v < 1 or v > 5 then
+    check.fail("readers", "%s:%d: %s is '%s' (expected a whole number from 1 to 5, or nothing).", path, line,
+      name, text)
+  end
   return v
 end
 
@@ -87,23 +92,31 @@ local function read_answers(path, key)
   local there = {}
   for _, name in ipairs(columns) do there[name] = true end
   for _, name in ipairs { "case", "map", "marks_the_finding", "would_mislead" } do
-    if not there[name] then check.fail("readers", "'%s' has no column '%s' (expected case, map, marks_the_finding, would_mislead, seconds, remark).", path, name) end
+    if not there[name] then
+      check.fail("readers", "'%s' has no column '%s' (expected case, map, marks_the_finding, would_mislead, "
+        .. "seconds, remark).", path, name)
+    end
   end
   local answered = 0
   for i, row in ipairs(rows) do
     local known = key[(row.case or "") .. " " .. (row.map or "")]
-    if not known then check.fail("readers", "%s:%d: the packet has no case '%s' with a map '%s'.", path, i + 1, row.case or "", row.map or "") end
+    if not known then
+      check.fail("readers", "%s:%d: the packet has no case '%s' with a map '%s'.", path, i + 1, row.case or "",
+        row.map or "")
+    end
     local given = {}
     for _, q in ipairs(questions) do given[q.name] = rating(row[q.name], q.name, path, i + 1) end
     if next(given) then
-      if known.given then check.fail("readers", "%s:%d: case '%s', map '%s' is answered twice.", path, i + 1, row.case, row.map) end
+      if known.given then
+        check.fail("readers", "%s:%d: case '%s', map '%s' is answered twice.", path, i + 1, row.case, row.map)
+      end
       known.given, answered = given, answered + 1
     end
   end
   return answered
 end
 
--- ---- ratings of one question ----------------------------------------------------------------------------------------------
+-- ---- ratings of one question ----------------------------------------------------------------------------------------
 
 local function ordered_set(order, column)
   local list, seen = {}, {}
@@ -160,8 +173,8 @@ local function crossed(values, list)
 end
 
 local function row_of(q, kind, a, b, r, list)
-  return { question = q.name, kind = kind, a = a, b = b, estimate = r.mean, low = r.low, high = r.high, p = r.p, reason = r.why, n = r.n, units = r.units,
-    readers = #list.readers }
+  return { question = q.name, kind = kind, a = a, b = b, estimate = r.mean, low = r.low, high = r.high, p = r.p,
+    reason = r.why, n = r.n, units = r.units, readers = #list.readers }
 end
 
 local function put_means(out, q, first, list)
@@ -183,7 +196,8 @@ local function put_differences(out, q, first, list)
       p[#p + 1] = r.p or nan
       local d = {}
       for i = 1, #va do d[i] = va[i] - vb[i] end
-      family[#family].other = #list.readers >= 3 and components.of(crossed(d, list)) or { mean = nan, why = "fewer than 3 readers" }
+      family[#family].other = #list.readers >= 3 and components.of(crossed(d, list))
+        or { mean = nan, why = "fewer than 3 readers" }
     end
   end
   local adjusted = multiple.holm(p)
@@ -193,8 +207,8 @@ local function put_differences(out, q, first, list)
     local v = verdict.of("difference", f.r, { direction = q.better })
     row.p_holm, row.decision, row.reason = adjusted[i], v.verdict, v.reason
     out[#out + 1] = row
-    out[#out + 1] = { question = q.name, kind = "difference, other readers", a = f.a, b = f.b, estimate = f.other.mean, low = f.other.low, high = f.other.high,
-      reason = f.other.why, units = f.other.n, readers = #list.readers }
+    out[#out + 1] = { question = q.name, kind = "difference, other readers", a = f.a, b = f.b, estimate = f.other.mean,
+      low = f.other.low, high = f.other.high, reason = f.other.why, units = f.other.n, readers = #list.readers }
   end
 end
 
@@ -206,7 +220,8 @@ local function put_decoys(out, q, first, list)
       local against = {}
       for _, decoy in ipairs(list.methods) do
         if list.decoys[decoy] then
-          against[#against + 1] = list.over:difference(column(first, method, list), column(first, decoy, list), q.name .. " " .. method .. " " .. decoy)
+          against[#against + 1] = list.over:difference(column(first, method, list), column(first, decoy, list),
+            q.name .. " " .. method .. " " .. decoy)
         end
       end
       if #against > 0 then
@@ -225,7 +240,7 @@ local function put_decoys(out, q, first, list)
   end
 end
 
--- ---- agreement ------------------------------------------------------------------------------------------------------------
+-- ---- agreement ------------------------------------------------------------------------------------------------------
 
 local function put_agreement(out, q, first, again, list)
   local rows, complete = {}, {}
@@ -245,12 +260,13 @@ local function put_agreement(out, q, first, again, list)
       for _, row in ipairs(rows) do
         if row[x] and row[y] then a[#a + 1], b[#b + 1] = row[x], row[y] end
       end
-      out[#out + 1] = { question = q.name, kind = "weighted kappa", a = "reader " .. list.readers[x], b = "reader " .. list.readers[y],
-        estimate = #a > 0 and agreement.kappa(a, b) or nan, n = #a }
+      out[#out + 1] = { question = q.name, kind = "weighted kappa", a = "reader " .. list.readers[x],
+        b = "reader " .. list.readers[y], estimate = #a > 0 and agreement.kappa(a, b) or nan, n = #a }
     end
   end
   if #list.readers > 1 then
-    out[#out + 1] = { question = q.name, kind = "ICC(2,1)", estimate = agreement.icc(complete) or nan, n = #complete, readers = #list.readers }
+    out[#out + 1] = { question = q.name, kind = "ICC(2,1)", estimate = agreement.icc(complete) or nan, n = #complete,
+      readers = #list.readers }
   end
   for _, reader in ipairs(list.readers) do
     local a, b = {}, {}
@@ -260,11 +276,12 @@ local function put_agreement(out, q, first, again, list)
         if of[reader] and once then a[#a + 1], b[#b + 1] = once, of[reader] end
       end
     end
-    out[#out + 1] = { question = q.name, kind = "weighted kappa, the same case again", a = "reader " .. reader, estimate = #a > 0 and agreement.kappa(a, b) or nan, n = #a }
+    out[#out + 1] = { question = q.name, kind = "weighted kappa, the same case again", a = "reader " .. reader,
+      estimate = #a > 0 and agreement.kappa(a, b) or nan, n = #a }
   end
 end
 
--- ---- the step -------------------------------------------------------------------------------------------------------------
+-- ---- the step -------------------------------------------------------------------------------------------------------
 
 -- Methods, readers, images, decoys of the answered rows, and the units of an (image, reader) list.
 local function lists_of(order, seed)
@@ -272,8 +289,8 @@ local function lists_of(order, seed)
   for _, row in ipairs(order) do
     if row.given then answered[#answered + 1] = row end
   end
-  local list = { methods = ordered_set(order, "method"), readers = ordered_set(answered, "reader"), images = ordered_set(order, "image_id"), decoys = {},
-    reader_number = {}, pairs = {} }
+  local list = { methods = ordered_set(order, "method"), readers = ordered_set(answered, "reader"),
+    images = ordered_set(order, "image_id"), decoys = {}, reader_number = {}, pairs = {} }
   local patient, patients = {}, {}
   for _, row in ipairs(order) do
     list.decoys[row.method] = row.decoy == "yes" or nil
@@ -295,19 +312,21 @@ local function say(rows, list)
   for _, row in ipairs(rows) do
     if row.kind == "mean" or row.kind == "against each decoy" or row.kind:find "kappa" or row.kind == "ICC(2,1)" then
       local function fixed(v) return v and v == v and ("%.3f"):format(v) or "" end
-      shown[#shown + 1] = { row.question, row.kind, row.a or "", row.b or "", fixed(row.estimate), row.low and row.low == row.low and ("[%.3f, %.3f]"):format(row.low, row.high) or "",
+      shown[#shown + 1] = { row.question, row.kind, row.a or "", row.b or "", fixed(row.estimate),
+        row.low and row.low == row.low and ("[%.3f, %.3f]"):format(row.low, row.high) or "",
         row.decision or "" }
     end
   end
   table.insert(shown, 1, { "question", "what", "", "", "value", "interval", "decision" })
-  print(("readers: %d readers, %d images, %d methods; opinions of maps, not whether maps help"):format(#list.readers, #list.images, #list.methods))
+  print(("readers: %d readers, %d images, %d methods; opinions of maps, not whether maps help"):format(#list.readers,
+    #list.images, #list.methods))
   print(text_table(shown, { right = { [5] = true } }))
 end
 
 --- run:readers { answers = "answers/*.csv" }: the ratings of a packet.
---- Leaves tables/readers.csv: means with intervals over patients, differences with Holm's correction, methods against each
---- decoy, Cohen's kappa with quadratic weights, ICC(2,1). The verdicts speak of these readers; "other readers" is the interval
---- over patients and readers, from three readers on.
+--- Leaves tables/readers.csv: means with intervals over patients, differences with Holm's correction, methods against
+--- each decoy, Cohen's kappa with quadratic weights, ICC(2,1). The verdicts speak of these readers; "other readers" is
+--- the interval over patients and readers, from three readers on.
 ---@param run medxai.Run
 ---@param options table
 ---@return table result { rows, readers, images, methods, answered, unanswered }
@@ -340,8 +359,8 @@ function readers.run(run, options)
   step:begin()
   files.mkdir(files.join(run.dir, "tables"))
   tables.write(run, "tables/readers.csv", readers.columns, rows)
-  local result = { rows = canon.list(rows), readers = #list.readers, images = #list.images, methods = canon.list(list.methods), answered = answered,
-    unanswered = 0 }
+  local result = { rows = canon.list(rows), readers = #list.readers, images = #list.images,
+    methods = canon.list(list.methods), answered = answered, unanswered = 0 }
   local asked = {}
   for _, reader in ipairs(list.readers) do asked[reader] = true end
   for _, row in ipairs(order) do

@@ -16,7 +16,8 @@ report.spec = {
   title = { "string", doc = "of the page; default: the run's name" },
   question = { "string", doc = "default: the experiment file's leading comment" },
   notes = { "string", doc = "a paragraph under the head" },
-  viewer = { "integer", default = 60, min = 0, unit = "images", doc = "in the page's viewer, the first of those explained; 0 for none" },
+  viewer = { "integer", default = 60, min = 0, unit = "images",
+    doc = "in the page's viewer, the first of those explained; 0 for none" },
 }
 
 --- Checks a call of run:report without making it (medxai.run.preflight).
@@ -92,7 +93,9 @@ local function open_page(run, options)
   for _, row in ipairs(ok and epochs or {}) do
     if row.epoch and row.train_loss then page.epochs[#page.epochs + 1] = row end
   end
-  for _, w in ipairs(type(page.data_check) == "table" and page.data_check.warnings or {}) do page.warnings[#page.warnings + 1] = "data: " .. w end
+  for _, w in ipairs(type(page.data_check) == "table" and page.data_check.warnings or {}) do
+    page.warnings[#page.warnings + 1] = "data: " .. w
+  end
   for _, w in ipairs(host.warnings and host.warnings() or {}) do
     if not is_remark(page, w) then page.warnings[#page.warnings + 1] = w end
   end
@@ -105,7 +108,8 @@ local function put(page, ...) page.out[#page.out + 1] = string.format(...) end
 
 local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
 
--- Figures are drawn for print; on a screen they are shown larger, narrow ones so that two stand side by side. caption: ready HTML.
+-- Figures are drawn for print; on a screen they are shown larger, narrow ones so that two stand side by side. caption:
+-- ready HTML.
 local function svg_figure(page, svg, caption)
   svg = svg:gsub('width="([%d.]+)pt" height="([%d.]+)pt"', function(w, h)
     local scale = tonumber(w) < 320 and 1.1 or 1.2
@@ -174,7 +178,9 @@ local function put_head(page)
     local r, i = main.result, main.result.intervals or {}
     put(page, '<div class="head">')
     local function fact(name, v, interval)
-      if v then put(page, "<div><b>%s</b><span>%s %s</span></div>", number(v, 3), text(name), interval_text(interval, 3)) end
+      if v then
+        put(page, "<div><b>%s</b><span>%s %s</span></div>", number(v, 3), text(name), interval_text(interval, 3))
+      end
     end
     fact(r.split .. " accuracy", r.accuracy, i.accuracy)
     fact("macro F1", r.macro and r.macro.f1, i.macro_f1)
@@ -185,7 +191,8 @@ local function put_head(page)
     if i.level then
       local list = {}
       for k, name in ipairs { "macro_f1", "accuracy", "auroc_macro" } do
-        list[k] = { level = i.level, resampled = i.resampled, note = i.note, interval = i.kind and i.kind[name], why = i.why and i.why[name] }
+        list[k] = { level = i.level, resampled = i.resampled, note = i.note, interval = i.kind and i.kind[name],
+          why = i.why and i.why[name] }
       end
       put(page, '<p class="note">Brackets: %s.</p>', text(units.words(list)))
     end
@@ -202,7 +209,9 @@ local function put_warnings(page)
     counted[w] = (counted[w] or 0) + 1
   end
   put(page, '<div class="warnings"><b>%d warning%s</b><ul>', #page.warnings, #page.warnings == 1 and "" or "s")
-  for _, w in ipairs(order) do put(page, "<li>%s%s</li>", text(w), counted[w] > 1 and string.format(" (%d times)", counted[w]) or "") end
+  for _, w in ipairs(order) do
+    put(page, "<li>%s%s</li>", text(w), counted[w] > 1 and string.format(" (%d times)", counted[w]) or "")
+  end
   put(page, "</ul></div>")
 end
 
@@ -212,7 +221,8 @@ local function class_names(page)
   if main and main.result.classes then return main.result.classes end
   for _, key in ipairs(check.sorted_keys(page.config)) do
     local section = page.config[key]
-    local model = type(section) == "table" and type(section.model) == "table" and (section.model.config or section.model) or section
+    local model = type(section) == "table" and type(section.model) == "table"
+      and (section.model.config or section.model) or section
     if type(model) == "table" and type(model.classes) == "table" then return model.classes end
   end
   local names, seen = {}, { total = true }
@@ -261,8 +271,9 @@ local function put_duplicates(page, title, list, count)
   local rows = {}
   for i = 1, math.min(#list, 30) do
     local p = list[i]
-    rows[i] = { text(p.split_a), text(p.a), text(p.split_b), text(p.b), p.correlation and number(p.correlation, 3) or "same pixels",
-      p.same_class and "" or "another class", warn = not p.same_class }
+    rows[i] = { text(p.split_a), text(p.a), text(p.split_b), text(p.b),
+      p.correlation and number(p.correlation, 3) or "same pixels", p.same_class and "" or "another class",
+      warn = not p.same_class }
   end
   put(page, "<details%s><summary>%s: %d</summary>%s%s</details>", count <= 5 and " open" or "", text(title), count,
     (html.table({ { "split" }, { "image" }, { "split" }, { "image" }, { "correlation" }, { "" } }, rows)),
@@ -276,17 +287,20 @@ local function put_data(page)
   local classes = class_names(page)
   if c.counts then put(page, "%s", counts_table("split", split_names(c.counts), c.counts, classes)) end
   if c.images then
-    put(page, "<p>%s images, all readable; %s.</p>", number(c.images), (c.patients or 0) > 0 and number(c.patients) .. " patients" or "patients unknown")
+    put(page, "<p>%s images, all readable; %s.</p>", number(c.images),
+      (c.patients or 0) > 0 and number(c.patients) .. " patients" or "patients unknown")
   end
   put(page, "<h3>Checks before training</h3>")
   if c.exact then put_duplicates(page, "The same pixels in two splits", c.exact, #c.exact) end
   if c.near then put_duplicates(page, "Nearly the same picture in two splits", c.near, c.near_count or #c.near) end
-  if c.exact_within and #c.exact_within > 0 then put_duplicates(page, "The same pixels twice in one split", c.exact_within, #c.exact_within) end
+  if c.exact_within and #c.exact_within > 0 then
+    put_duplicates(page, "The same pixels twice in one split", c.exact_within, #c.exact_within)
+  end
   local s = c.sources
   if type(s) == "table" and s.names then
     put(page, "%s", counts_table("source", s.names, s.counts, classes))
-    put(page, '<p class="note">Mutual information of class and source: %s of %s bits. Where they are near, the source gives the class away.</p>',
-      number(s.mutual_information_bits, 3), number(s.class_entropy_bits, 3))
+    put(page, '<p class="note">Mutual information of class and source: %s of %s bits. Where they are near, the '
+      .. 'source gives the class away.</p>', number(s.mutual_information_bits, 3), number(s.class_entropy_bits, 3))
   else
     put(page, "<p>Sources: unknown, so class by source cannot be checked.</p>")
   end
@@ -307,8 +321,10 @@ local function put_chain(page)
   local described = read_data(page, "model.json")
   local chain = type(described) == "table" and described.chain
   if not chain then return end
-  put(page, "<p>Training began from the weights of the run <code>%s</code>.%s</p>", text(chain.run), chain.same_validation
-    and " That run was chosen on the same validation images, so the validation scores here are optimistic; the test split is not touched by this." or "")
+  put(page, "<p>Training began from the weights of the run <code>%s</code>.%s</p>", text(chain.run),
+    chain.same_validation
+    and " That run was chosen on the same validation images, so the validation scores here are optimistic; the test "
+    .. "split is not touched by this." or "")
 end
 
 local function put_training(page)
@@ -321,14 +337,19 @@ local function put_training(page)
       if row.best == true then best = row.epoch end
     end
     local d = require("medxai.show.figure").learning_curve(page.epochs, best)
-    svg_figure(page, d:svg("Learning curve"), string.format("Loss and accuracy by epoch.%s", best and string.format(" The weights of epoch %d were kept.", best) or ""))
+    svg_figure(page, d:svg("Learning curve"),
+      string.format("Loss and accuracy by epoch.%s", best and string.format(" The weights of epoch %d were kept.", best)
+        or ""))
     local rows = {}
     for i, r in ipairs(page.epochs) do
-      rows[i] = { number(r.epoch), number(r.train_loss or 0 / 0, 4), number(r.train_accuracy or 0 / 0, 4), number(r.val_loss or 0 / 0, 4),
-        number(r.val_accuracy or 0 / 0, 4), r.lr and number(r.lr) or "", r.best == true and r.epoch == best and "kept" or "" }
+      rows[i] = { number(r.epoch), number(r.train_loss or 0 / 0, 4), number(r.train_accuracy or 0 / 0, 4),
+        number(r.val_loss or 0 / 0, 4), number(r.val_accuracy or 0 / 0, 4), r.lr and number(r.lr) or "",
+        r.best == true and r.epoch == best and "kept" or "" }
     end
-    put(page, "<details><summary>Numbers of each epoch</summary>%s</details>", (html.table({ { "epoch", numeric = true }, { "training loss", numeric = true },
-      { "training accuracy", numeric = true }, { "validation loss", numeric = true }, { "validation accuracy", numeric = true }, { "learning rate", numeric = true }, { "" } }, rows)))
+    put(page, "<details><summary>Numbers of each epoch</summary>%s</details>",
+      (html.table({ { "epoch", numeric = true }, { "training loss", numeric = true },
+      { "training accuracy", numeric = true }, { "validation loss", numeric = true },
+      { "validation accuracy", numeric = true }, { "learning rate", numeric = true }, { "" } }, rows)))
   end
 end
 
@@ -350,7 +371,8 @@ local function put_search(page)
       for k, v in ipairs(row) do cells[i][k] = text(v) end
       cells[i].warn = row[#row] == "failed" or row[#row] == "diverged"
     end
-    put(page, "<details%s><summary>All cells</summary>%s</details>", #rows <= 40 and " open" or "", (html.table(columns, cells)))
+    put(page, "<details%s><summary>All cells</summary>%s</details>", #rows <= 40 and " open" or "",
+      (html.table(columns, cells)))
     for _, row in ipairs(r.cells) do
       if row.problem then put(page, '<p class="note">Cell %d: %s</p>', row.number, text(row.problem)) end
     end
@@ -364,33 +386,43 @@ local function put_cross(page)
   local out = {}
   for i, row in ipairs(rows) do
     local function n(key) return number(tonumber(row[key]) or 0 / 0, 3) end
-    out[i] = { text(row.model), text(row.input), n "accuracy", interval_text({ tonumber(row.accuracy_low), tonumber(row.accuracy_high) }, 3), n "macro_f1", n "auroc_macro", text(row.n) }
+    out[i] = { text(row.model), text(row.input), n "accuracy",
+      interval_text({ tonumber(row.accuracy_low), tonumber(row.accuracy_high) }, 3), n "macro_f1", n "auroc_macro",
+      text(row.n) }
   end
-  put(page, "%s", (html.table({ { "model" }, { "input" }, { "accuracy", numeric = true }, { "interval", numeric = true }, { "macro F1", numeric = true },
+  put(page, "%s",
+    (html.table({ { "model" }, { "input" }, { "accuracy", numeric = true }, { "interval", numeric = true },
+      { "macro F1", numeric = true },
     { "macro AUROC", numeric = true }, { "images", numeric = true } }, out)))
-  if (rows[1].interval or "") ~= "" then put(page, '<p class="note">Brackets: 95 %% intervals, %s.</p>', text(rows[1].interval)) end
+  if (rows[1].interval or "") ~= "" then
+    put(page, '<p class="note">Brackets: 95 %% intervals, %s.</p>', text(rows[1].interval))
+  end
 end
 
 local function per_class_table(r)
   local rows = {}
   for i, c in ipairs(r.per_class or {}) do
-    rows[i] = { text(c.class), number(c.precision, 3), number(c.recall, 3), number(c.f1, 3), number(c.auroc or 0 / 0, 3), number(c.support or 0) }
+    rows[i] = { text(c.class), number(c.precision, 3), number(c.recall, 3), number(c.f1, 3),
+      number(c.auroc or 0 / 0, 3), number(c.support or 0) }
   end
   for _, name in ipairs { "micro", "macro", "weighted" } do
     local m = r[name]
     if m then
       local auroc = name ~= "micro" and r["auroc_" .. name] or nil
-      rows[#rows + 1] = { name .. " mean", number(m.precision, 3), number(m.recall, 3), number(m.f1, 3), auroc and number(auroc, 3) or "", number(m.support or r.n or 0) }
+      rows[#rows + 1] = { name .. " mean", number(m.precision, 3), number(m.recall, 3), number(m.f1, 3),
+        auroc and number(auroc, 3) or "", number(m.support or r.n or 0) }
     end
   end
-  return html.table({ { "class" }, { "precision", numeric = true }, { "recall", numeric = true }, { "F1", numeric = true }, { "AUROC", numeric = true }, { "images", numeric = true } }, rows)
+  return html.table({ { "class" }, { "precision", numeric = true }, { "recall", numeric = true },
+    { "F1", numeric = true }, { "AUROC", numeric = true }, { "images", numeric = true } }, rows)
 end
 
 local function put_evaluations(page)
   for _, e in ipairs(page.evaluations) do
     local r = e.result
     local name = e.name:gsub("^evaluate%-", "")
-    heading(page, "Results on the " .. tostring(r.split) .. " split" .. (name ~= r.split and ": " .. name:gsub("[-_]", " ") or ""))
+    heading(page, "Results on the " .. tostring(r.split) .. " split"
+      .. (name ~= r.split and ": " .. name:gsub("[-_]", " ") or ""))
     put_remarks(page, r)
     put(page, '<div class="pair">')
     if r.confusion and r.classes then
@@ -400,7 +432,8 @@ local function put_evaluations(page)
     put(page, "<div>%s", per_class_table(r))
     if r.loss then put(page, '<p class="note">Cross entropy %s.</p>', number(r.loss, 4)) end
     if type(r.evaluations) == "number" then
-      put(page, '<p class="note">This test split has been evaluated %d time%s in this run.</p>', math.tointeger(r.evaluations) or 0, r.evaluations == 1 and "" or "s")
+      put(page, '<p class="note">This test split has been evaluated %d time%s in this run.</p>',
+        math.tointeger(r.evaluations) or 0, r.evaluations == 1 and "" or "s")
     end
     put(page, "</div></div>")
   end
@@ -411,11 +444,14 @@ local function put_explanations(page)
   heading(page, "Explanations")
   require("medxai.show.report_explain").put(page, { put = put, interval = interval_text, figure = svg_figure })
   if page.viewer == 0 or files.exists(page.dir .. "/study/viewer.html") then return end -- a page has one viewer
-  local album, left_out = require("medxai.show.album").of_run(page.dir, page.explanations, { most = page.viewer, network = network_name(page) })
+  local album, left_out = require("medxai.show.album").of_run(page.dir, page.explanations,
+    { most = page.viewer, network = network_name(page) })
   if #album.images == 0 then return end
   put(page, "<h3>Every map over its image</h3>")
   put(page, "%s", require("medxai.show.viewer").html(album))
-  if left_out > 0 then put(page, '<p class="note">The first %d images; %d more are in maps/.</p>', #album.images, left_out) end
+  if left_out > 0 then
+    put(page, '<p class="note">The first %d images; %d more are in maps/.</p>', #album.images, left_out)
+  end
 end
 
 local function put_overlaps(page)
@@ -476,18 +512,22 @@ local function put_times(page)
     local s = sums[key]
     out[i] = { text(s[1]), text(s[2]), number(s[3]), number(s[4] / 1, 1) }
   end
-  put(page, "%s", html.table({ { "step" }, { "part" }, { "times", numeric = true }, { "seconds", numeric = true } }, out))
+  put(page, "%s", html.table({ { "step" }, { "part" }, { "times", numeric = true },
+    { "seconds", numeric = true } }, out))
 end
 
 local function put_reproduce(page)
   heading(page, "How to run it again")
   local command = page.config.command or page.environment and page.environment.command
   put(page, "<pre>%s</pre>", text(command or "medxai-run <experiment>.lua"))
-  put(page, '<p class="note">The folder also holds config.json (every setting), environment.json, manifest.csv (each image with its hash), metrics.jsonl, predictions.csv, '
-    .. "scores.csv, weights.pt, maps/ (raw signed maps, one line each in maps/index.jsonl) and figures/ (PNG, SVG, PDF).</p>")
+  put(page, '<p class="note">The folder also holds config.json (every setting), environment.json, manifest.csv '
+    .. '(each image with its hash), metrics.jsonl, predictions.csv, '
+    .. "scores.csv, weights.pt, maps/ (raw signed maps, one line each in maps/index.jsonl) and figures/ (PNG, SVG, "
+    .. "PDF).</p>")
 end
 
--- What the page says, as hashes: the folder's files but for times and the machine, which change without a result changing.
+-- What the page says, as hashes: the folder's files but for times and the machine, which change without a result
+-- changing.
 local function inputs_of(page, options)
   local inputs = { options = options, version = 4, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
@@ -525,8 +565,10 @@ function report.write(run, options)
   page.out = {}
   put_warnings(page) -- last, since reading may have added some; shown under the head
   table.insert(body, 2, table.concat(page.out, "\n"))
-  files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style) .. table.concat(body, "\n") .. "\n</body></html>\n")
+  files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
+    .. 'name="viewport" content="width=device-width, initial-scale=1">'
+    .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style)
+    .. table.concat(body, "\n") .. "\n</body></html>\n")
   step:finish({ path = "report.html" }, { "report.html" })
   return path
 end

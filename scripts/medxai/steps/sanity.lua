@@ -25,13 +25,16 @@ local strangers_each = 5
 local heavy_passes = 200 -- methods of more forward passes per map: two stages, one draw
 
 sanity.spec = {
-  methods = { "string|table", required = true, lua = "medxai.Methods", doc = "as run:explain's; the four controls join them" },
+  methods = { "string|table", required = true, lua = "medxai.Methods",
+    doc = "as run:explain's; the four controls join them" },
   permuted = { "table", default = {}, lua = "table<string, string>",
     doc = "run of a study's model -> run of the same network trained on permuted labels" },
   images = { "integer", field = true, default = 48, min = 2, unit = "images", doc = "the study's first" },
-  stages = { "integer", default = 6, min = 2, max = 100, doc = "in which weights are randomized, from the head to the input" },
+  stages = { "integer", default = 6, min = 2, max = 100,
+    doc = "in which weights are randomized, from the head to the input" },
   draws = { "integer", field = true, default = 5, min = 1, max = 1000, doc = "of random weights per stage" },
-  thresholds = { "table", default = {}, lua = "table<string, number>", doc = "of the checks, by name: { persistence = 0.25 }" },
+  thresholds = { "table", default = {}, lua = "table<string, number>",
+    doc = "of the checks, by name: { persistence = 0.25 }" },
   mask = { "string", doc = "the data's mask for the check localise" },
   alone = { "boolean", default = true, doc = "each stage randomized alone as well, as a figure" },
   layer = { "string|table", lua = "string|string[]", doc = "as run:explain's" },
@@ -98,7 +101,8 @@ local function prepare(job, m)
     budget_mb = job.o.budget_mb }, model, m.split)
   local masks = m.split.input_masks_sha256 and m.split:input_masks_sha256() or nil
   for _, e in ipairs(asked.entries) do
-    jobs.name_set({ model = model, split = m.split, weights = model:sha256(), run = { seed = job.study.seed } }, e, masks)
+    jobs.name_set({ model = model, split = m.split, weights = model:sha256(), run = { seed = job.study.seed } },
+      e, masks)
     e.label = e.method.title
   end
   local layers = model:weighted_layers()

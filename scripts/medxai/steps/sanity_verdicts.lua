@@ -191,9 +191,9 @@ function judging.of(job, p, rows)
     end
     local verdicts = gate.judge(over, s[1], s[2], job.o.thresholds)
     by_method[entry.method.name] = by_method[entry.method.name] or verdicts
-    result.methods[e] = { method = entry.method.name, label = entry.label, settings = gate.settings(entry, entry.layer or job.o.layer),
-      baseline = entry.method.baseline, checks = verdicts, views = other_views(job, p, e, over),
-      statuses = p.trained:facts().statuses[e],
+    result.methods[e] = { method = entry.method.name, label = entry.label,
+      settings = gate.settings(entry, entry.layer or job.o.layer), baseline = entry.method.baseline, checks = verdicts,
+      views = other_views(job, p, e, over), statuses = p.trained:facts().statuses[e],
       profile = canon.list(verdicts.weights.estimate.profile or {}) }
   end
   local all = {}

@@ -1,10 +1,12 @@
--- run:grid: trains every combination of some fields (or a random part, or by successive halving) and keeps the one with the
--- best validation score. A cell is a folder named by the hash of what determines its numbers; what is finished is never done
--- again, several processes may share the work (grid_work.lua), cells that begin alike are trained once as far as they agree.
+-- run:grid: trains every combination of some fields (or a random part, or by successive halving) and keeps the one with
+-- the best validation score. A cell is a folder named by the hash of what determines its numbers; what is finished is
+-- never done again, several processes may share the work (grid_work.lua), cells that begin alike are trained once as
+-- far as they agree.
 --   local search = run:grid {
---     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 }, epochs = function(cell) return cell.train_depth > 1 and 15 or 10 end,
---     train = function(cell) return model, data, fit_options end }
--- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score unbiased.
+--     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 }, epochs = function(cell) return cell.train_depth > 1 and 15 or
+--     10 end, train = function(cell) return model, data, fit_options end }
+-- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score
+-- unbiased.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
@@ -34,20 +36,24 @@ grid.spec = {
   train = { "function", required = true, lua = "fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions",
     doc = "(cell) -> model, data, options of run:fit; called once per cell" },
   best_by = { one_of = check.sorted_keys(Trainer.measures),
-    doc = "the score on the validation split that chooses weights and winner (default accuracy); ties: the lower loss" },
+    doc = "the score on the validation split that chooses weights and winner (default accuracy); ties: the "
+    .. "lower loss" },
   select = { now = "best_by" },
   search = { "string|table", default = "all", lua = "\"all\"|medxai.SearchKind",
     doc = "\"all\" cells, { \"random\", n = 10 }, or successive halving { \"halving\", factor = 3, min_epochs = 1 }" },
-  on_fail = { one_of = { "continue", "stop" }, field = true, default = "continue", doc = "what a failed trial does to the search" },
+  on_fail = { one_of = { "continue", "stop" }, field = true, default = "continue",
+    doc = "what a failed trial does to the search" },
   retries = { "integer", field = true, default = 0, min = 0, doc = "of a failed trial" },
-  cache = { "boolean", field = true, default = true, doc = "cache outputs of a deterministic frozen backbone per image" },
-  cache_mb = { "number", field = true, default = 4096, min = 0, unit = "MB", doc = "memory for them; beyond it a file" },
+  cache = { "boolean", field = true, default = true,
+    doc = "cache outputs of a deterministic frozen backbone per image" },
+  cache_mb = { "number", field = true, default = 4096, min = 0, unit = "MB",
+    doc = "memory for them; beyond it a file" },
   cache_file_mb = { "number", default = 16384, min = 0, unit = "MB", doc = "size of that file at most" },
   keep_weights = { one_of = { "best", "all" }, default = "best", doc = "all: cells/<id>/best.pt of every cell" },
 }
 local spec = grid.spec
 
--- ---- fields -----------------------------------------------------------------------------------------------------------------
+-- ---- fields ---------------------------------------------------------------------------------------------------------
 
 local function check_values(name, values)
   if #values == 0 then check.fail("grid", "field '%s' is an empty list (expected the values to try).", name) end
@@ -80,17 +86,21 @@ end
 -- The fields in order of name: { name, values } or { name, f = function(cell) }; and the other options, checked.
 local function split_options(options)
   if type(options) ~= "table" then
-    check.fail("grid", "takes one table (expected grid { lr = { ... }, train = function(cell) ... end }, got %s).", type(options))
+    check.fail("grid", "takes one table (expected grid { lr = { ... }, train = function(cell) ... end }, got %s).",
+      type(options))
   end
   local axes, own = {}, {}
   for _, name in ipairs(check.sorted_keys(options)) do
     if spec[name] then own[name] = options[name]
-    elseif type(name) ~= "string" then check.fail("grid", "fields have names (expected lr = { ... }, got [%s]).", tostring(name))
+    elseif type(name) ~= "string" then check.fail("grid", "fields have names (expected lr = { ... }, got [%s]).",
+        tostring(name))
     else
       local value = from_command_line(name)
       if value == nil then value = options[name] end
       if type(value) == "function" then axes[#axes + 1] = { name = name, f = value }
-      else axes[#axes + 1] = { name = name, values = check_values(name, type(value) == "table" and value or { value }) } end
+      else
+        axes[#axes + 1] = { name = name, values = check_values(name, type(value) == "table" and value or { value }) }
+      end
     end
   end
   if #axes == 0 then check.fail("grid", "no fields to search over (expected, for instance, lr = { 0.001, 0.01 }).") end
@@ -107,7 +117,7 @@ local function split_options(options)
   return axes, own
 end
 
--- ---- cells ------------------------------------------------------------------------------------------------------------------
+-- ---- cells ----------------------------------------------------------------------------------------------------------
 
 ---@class medxai.Cell one training of a search
 ---@field number integer its place among all combinations, from 1
@@ -118,7 +128,8 @@ end
 ---@field options table of run:fit, checked
 ---@field seed integer
 
--- A cell as the experiment's function sees it: unknown fields are errors, functions of other fields are resolved when read.
+-- A cell as the experiment's function sees it: unknown fields are errors, functions of other fields are resolved when
+-- read.
 local function view_of(axes, chosen, used)
   local by_name, names = {}, {}
   for i, axis in ipairs(axes) do by_name[axis.name], names[i] = axis, axis.name end
@@ -139,7 +150,9 @@ local function view_of(axes, chosen, used)
       rawset(view, name, value)
       return value
     end,
-    __newindex = function(_, name) check.fail("grid", "a cell is not changed (got cell.%s = ...). Use a local.", tostring(name)) end,
+    __newindex = function(_, name)
+      check.fail("grid", "a cell is not changed (got cell.%s = ...). Use a local.", tostring(name))
+    end,
   })
 end
 
@@ -168,7 +181,8 @@ local function picked(list, own, run)
   if check.smoke() and #list > 2 then return { list[1], list[#list] } end
   if n >= #list then return list end
   local scope <close> = require("medxai.core").memory.scope()
-  local order = require("medxai.tensor.random").stream { seed = run.seed, purpose = "grid_random@1" }:permutation(#list):tolist()
+  local order = require("medxai.tensor.random").stream { seed = run.seed,
+    purpose = "grid_random@1" }:permutation(#list):tolist()
   local places, out = { table.unpack(order, 1, n) }, {}
   table.sort(places)
   for i, place in ipairs(places) do out[i] = list[place + 1] end
@@ -182,10 +196,12 @@ end
 
 local function check_returned(model, options)
   if type(model) ~= "table" or not model.config then
-    check.fail("grid", "train returns a %s first (expected model, data, options: return model, data, { optim = ..., epochs = ... }).", type(model))
+    check.fail("grid", "train returns a %s first (expected model, data, options: return model, data, { optim = ..., "
+      .. "epochs = ... }).", type(model))
   end
   if type(options) ~= "table" then
-    check.fail("grid", "train returns a %s third (expected model, data, options: the options of run:fit).", type(options))
+    check.fail("grid", "train returns a %s third (expected model, data, options: the options of run:fit).",
+      type(options))
   end
 end
 
@@ -201,7 +217,8 @@ local function describe(run, cell)
   return fields
 end
 
--- Calls the experiment's function for a cell, once. The model that it returns has no tensors yet: they are made when the cell is trained.
+-- Calls the experiment's function for a cell, once. The model that it returns has no tensors yet: they are made when
+-- the cell is trained.
 local function describe_cell(run, cell, axes, own, used)
   local view = view_of(axes, cell.values, used)
   local resolved = {}
@@ -226,7 +243,8 @@ end
 local function refuse_unused(axes, used)
   for _, axis in ipairs(axes) do
     if not used[axis.name] then
-      check.fail("grid", "field '%s' changes nothing: train does not read cell.%s. Use it there, or leave it out.", axis.name, axis.name)
+      check.fail("grid", "field '%s' changes nothing: train does not read cell.%s. Use it there, or leave it out.",
+        axis.name, axis.name)
     end
   end
 end
@@ -252,13 +270,14 @@ local function all_cells(run, axes, own)
   refuse_unused(axes, used)
   for _, cell in ipairs(cells) do
     if cell.options.best_by ~= cells[1].options.best_by then
-      check.fail("grid", "cells differ in best_by (%s and %s): their scores cannot be compared. Give best_by to the grid instead.", cells[1].options.best_by, cell.options.best_by)
+      check.fail("grid", "cells differ in best_by (%s and %s): their scores cannot be compared. Give best_by to the "
+        .. "grid instead.", cells[1].options.best_by, cell.options.best_by)
     end
   end
   return cells
 end
 
--- ---- the step -----------------------------------------------------------------------------------------------------------------
+-- ---- the step -------------------------------------------------------------------------------------------------------
 
 local function step_fields(axes, own, cells)
   local values, ids = {}, canon.list {}
@@ -271,10 +290,12 @@ local function step_fields(axes, own, cells)
     values[axis.name] = list
   end
   for i, cell in ipairs(cells) do ids[i] = cell.id end
-  return { axes = values, cells = ids, first = cells[1].fields, search = own.search, select = cells[1].options.best_by, keep_weights = own.keep_weights }
+  return { axes = values, cells = ids, first = cells[1].fields, search = own.search, select = cells[1].options.best_by,
+    keep_weights = own.keep_weights }
 end
 
--- What differs in a search of another definition: the fields before the cells' hashes, which are only their consequence.
+-- What differs in a search of another definition: the fields before the cells' hashes, which are only their
+-- consequence.
 local function refuse_other(run, step)
   local stored, here = step.stored.fields, step.fields
   local without = function(fields)
@@ -284,8 +305,8 @@ local function refuse_other(run, step)
     return copy
   end
   local other = setmetatable({ stored = { fields = without(stored) }, fields = without(here) }, Step)
-  check.fail("grid", "'%s' holds a search of another definition: %s. Give --out DIR for a new search, or --overwrite to begin this one again.",
-    run.dir, other:differences())
+  check.fail("grid", "'%s' holds a search of another definition: %s. Give --out DIR for a new search, or "
+    .. "--overwrite to begin this one again.", run.dir, other:differences())
 end
 
 -- The winner's model with its best weights, from the run's weights.pt.
@@ -308,7 +329,8 @@ end
 local function search_of(run, cells, result)
   local by_id = {}
   for _, cell in ipairs(cells) do by_id[cell.id] = cell end
-  return { model = finished_model(run, by_id[result.winner]), cell = result.cell, result = result.best, cheapest = result.cheapest, cells = result.cells }
+  return { model = finished_model(run, by_id[result.winner]), cell = result.cell, result = result.best,
+    cheapest = result.cheapest, cells = result.cells }
 end
 
 --- The trainings of some fields, described and not begun, for a step that trains them all (medxai.train.search).

@@ -57,11 +57,13 @@ Study.__index = Study
 local control_names = { "swap" }
 
 study.spec = {
-  models = { "table", required = true, of = "string", doc = "names of finished runs; of a run with several seeds all are models" },
+  models = { "table", required = true, of = "string",
+    doc = "names of finished runs; of a run with several seeds all are models" },
   data = { "table", required = true, lua = "medxai.Split|medxai.Dataset",
     doc = "the judged split, data.test; or a data set with split = \"test\"" },
   split = { "string", doc = "name of the judged split, where data is a data set" },
-  tune = { "table", lua = "medxai.Split", doc = "a split for temperature and thresholds (data.val), without any judged image" },
+  tune = { "table", lua = "medxai.Split", doc = "a split for temperature and thresholds (data.val), without any "
+    .. "judged image" },
   images = { "integer|string", field = true, default = 60, min = 2, unit = "images",
     doc = "balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60; or \"all\"" },
   seeds = { "table", of = "integer", doc = "of runs with several trainings: these seeds alone" },

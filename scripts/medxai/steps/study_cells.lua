@@ -551,8 +551,8 @@ end
 ---@return table work run(list, on_cell), close()
 function cells.work(study, asked, list)
   files.mkdir(files.join(study.dir, "cells"))
-  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {}, again = {},
-    budget_bytes = 1 << 30,
+  local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {},
+    again = {}, budget_bytes = 1 << 30,
     swaps = #study.controls > 0 and study.swaps or 0 }, Work)
   for _, cell in ipairs(list) do
     local state = cells.state(study, cell)

@@ -29,7 +29,9 @@ end
 ---@param device string
 function bfloat16.require(what, device)
   local why = bfloat16.why_not(device)
-  if why then check.fail(what, "precision = 'bfloat16' cannot be used here: no convolution in bfloat16 (%s). Leave it out.", why) end
+  if why then
+    check.fail(what, "precision = 'bfloat16' cannot be used here: no convolution in bfloat16 (%s). Leave it out.", why)
+  end
 end
 
 return bfloat16

@@ -1,6 +1,6 @@
 -- npy: NumPy's array files (versions 1 to 3) to and from tensors. Either byte order, C or Fortran order.
--- It refuses what would need Python (object and record dtypes, pickles), headers that do not say exactly what they must,
--- and files whose size differs from what the header promises.
+-- It refuses what would need Python (object and record dtypes, pickles), headers that do not say exactly what they
+-- must, and files whose size differs from what the header promises.
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local native = require("medxai.core").tensor
@@ -35,7 +35,9 @@ local function split_header(path, bytes)
   if #bytes < start - 1 then bad "is truncated (it ends inside its header)" end
   local length = string.unpack(form, bytes, 9)
   if length > 65535 then bad("has a header of %d bytes (expected 65535 at most)", length) end
-  if start - 1 + length > #bytes then bad("is truncated (a header of %d bytes, %d are left)", length, #bytes - start + 1) end
+  if start - 1 + length > #bytes then
+    bad("is truncated (a header of %d bytes, %d are left)", length, #bytes - start + 1)
+  end
   return bytes:sub(start, start + length - 1), start + length
 end
 
@@ -78,7 +80,9 @@ local function byte_count(path, shape, itemsize)
     if s == 0 then return 0 end
   end
   for _, s in ipairs(shape) do
-    if n > math.maxinteger // s then check.fail("load_npy", "'%s' promises more elements than there is memory for", path) end
+    if n > math.maxinteger // s then
+      check.fail("load_npy", "'%s' promises more elements than there is memory for", path)
+    end
     n = n * s
   end
   return n
@@ -104,11 +108,14 @@ function npy.load(path)
   local wide = code and unsigned[code]
   local dtype = wide and wide[1] or dtypes[code]
   if not dtype then
-    check.fail("load_npy", "'%s' has dtype '%s' (expected numbers or booleans). Python objects and text are not read.", path, descr)
+    check.fail("load_npy", "'%s' has dtype '%s' (expected numbers or booleans). Python objects and text are not read.",
+      path, descr)
   end
   local itemsize = tonumber(code:sub(2))
   local want, have = byte_count(path, shape, itemsize), #bytes - start + 1
-  if have < want then check.fail("load_npy", "'%s' is truncated (%d bytes of data, its header promises %d)", path, have, want) end
+  if have < want then
+    check.fail("load_npy", "'%s' is truncated (%d bytes of data, its header promises %d)", path, have, want)
+  end
   if have > want then check.fail("load_npy", "'%s' has %d bytes behind its data", path, have - want) end
   local data = bytes:sub(start)
   bytes = nil -- luacheck: ignore 311

@@ -6,7 +6,10 @@ local check = require "medxai.base.options"
 ---@return { rgb: string, columns: integer, rows: integer }
 return function(image)
   local shape = image.shape
-  if #shape ~= 3 or shape[1] ~= 3 then check.fail("figure", "an image is (3, H, W), not (%s).", table.concat(shape, ", ")) end
-  local bytes = image:detach():to { device = "cpu" }:clamp(0, 1):mul(255):round():to { dtype = "uint8" }:permute({ 1, 2, 0 })
+  if #shape ~= 3 or shape[1] ~= 3 then
+    check.fail("figure", "an image is (3, H, W), not (%s).", table.concat(shape, ", "))
+  end
+  local bytes = image:detach():to { device = "cpu" }:clamp(0,
+    1):mul(255):round():to { dtype = "uint8" }:permute({ 1, 2, 0 })
   return { rgb = bytes:contiguous():data_string(), columns = shape[3], rows = shape[2] }
 end

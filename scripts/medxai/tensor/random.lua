@@ -1,6 +1,6 @@
--- Random numbers for experiments: keyed streams, so that a draw depends on what it is for and never on when it is asked,
--- and NumPy's two generators for comparisons with Python. Weights, dropout and stochastic depth alone use torch's own
--- generator (torch.manual_seed). It refuses streams without a purpose.
+-- Random numbers for experiments: keyed streams, so that a draw depends on what it is for and never on when it is
+-- asked, and NumPy's two generators for comparisons with Python. Weights, dropout and stochastic depth alone use
+-- torch's own generator (torch.manual_seed). It refuses streams without a purpose.
 --
 --   local s = random.stream { seed = 42, purpose = "lime@1", id = item.id }
 --   s:uniform(1000)     float64 in [0, 1); s:uniform(2000) begins with the same 1000

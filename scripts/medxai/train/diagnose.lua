@@ -1,5 +1,6 @@
--- Says where a loss or an answer that is not finite began: runs the batch forward again, with the same draws, and asks the graph
--- for the first node that is not finite. Opened only when it is needed. It refuses to repair anything: the step stops.
+-- Says where a loss or an answer that is not finite began: runs the batch forward again, with the same draws, and asks
+-- the graph for the first node that is not finite. Opened only when it is needed. It refuses to repair anything: the
+-- step stops.
 local check = require "medxai.base.options"
 local predict = require "medxai.nn.predict"
 
@@ -28,11 +29,13 @@ function diagnose.loss(trainer, batch, value, generator)
   trainer.torch.set_rng_state(generator)
   local weight = trainer.loss_options and trainer.loss_options.weight
   if weight and weight:index_select(0, batch.y:to { device = weight.device }):sum():item() == 0 then
-    check.fail("fit", "the loss is %s in epoch %d, batch %d of %d: the class weights of all its images are 0. Give every class a weight, or a larger batch.",
-      predict.in_words(value), trainer.epoch, trainer.batch_number, trainer.batches)
+    check.fail("fit", "the loss is %s in epoch %d, batch %d of %d: the class weights of all its images are 0. Give "
+      .. "every class a weight, or a larger batch.", predict.in_words(value), trainer.epoch, trainer.batch_number,
+      trainer.batches)
   end
-  check.fail("fit", "the loss is %s in epoch %d, batch %d of %d (%s). %s. Lower lr (now %g), or look at these images.", predict.in_words(value),
-    trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train), predict.where_not_finite(trainer.model, x), trainer.lr)
+  check.fail("fit", "the loss is %s in epoch %d, batch %d of %d (%s). %s. Lower lr (now %g), or look at these images.",
+    predict.in_words(value), trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train),
+    predict.where_not_finite(trainer.model, x), trainer.lr)
 end
 
 return diagnose

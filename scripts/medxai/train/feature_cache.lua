@@ -1,7 +1,7 @@
--- The frozen part in front of a training, computed once: its outputs for every image of a split, shared by all trainings with
--- the same cut, weights and data, in memory or in a memory-mapped file under a byte budget, checked by a hash.
--- The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says why, where
--- the frozen part is not deterministic: batch norms that update, dropout, augmentation.
+-- The frozen part in front of a training, computed once: its outputs for every image of a split, shared by all
+-- trainings with the same cut, weights and data, in memory or in a memory-mapped file under a byte budget, checked by a
+-- hash. The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says
+-- why, where the frozen part is not deterministic: batch norms that update, dropout, augmentation.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local core = require "medxai.core"
@@ -16,7 +16,7 @@ local prefix = {}
 
 local least_share = 0.02 -- of the forward pass: less is not worth its memory
 
--- ---- the cut ----------------------------------------------------------------------------------------------------------------
+-- ---- the cut --------------------------------------------------------------------------------------------------------
 
 -- Reason the node is not cacheable, or nil. `fixed` says it of the nodes before it.
 local function obstacle(model, def, id, fixed)
@@ -34,7 +34,8 @@ local function obstacle(model, def, id, fixed)
   return "it draws (" .. (op == "drop_path" and "stochastic depth" or "dropout") .. ")"
 end
 
---- Where the frozen part of a model ends: { names = values that cross, slots = its tensors }, or nil and why there is none.
+--- Where the frozen part of a model ends: { names = values that cross, slots = its tensors }, or nil and why there is
+--- none.
 ---@param model medxai.Model
 ---@return table|nil cut
 ---@return string|nil why
@@ -59,7 +60,9 @@ function prefix.cut(model)
   if crossing[1] then return nil, why or "the first layer is trained" end
   for id in pairs(crossing) do
     local batch = def.batches and def.batches[id]
-    if batch and (batch.dim ~= 0 or batch.per_image ~= 1) then return nil, "'" .. def.nodes[id] .. "': it is not of one image a row" end
+    if batch and (batch.dim ~= 0 or batch.per_image ~= 1) then
+      return nil, "'" .. def.nodes[id] .. "': it is not of one image a row"
+    end
   end
   local cut = { names = {}, slots = check.sorted_keys(slots) }
   for _, id in ipairs(check.sorted_keys(crossing)) do cut.names[#cut.names + 1] = def.nodes[id] end
@@ -67,13 +70,14 @@ function prefix.cut(model)
   return cut, why
 end
 
--- ---- what is cached ---------------------------------------------------------------------------------------------------------
+-- ---- what is cached -------------------------------------------------------------------------------------------------
 
 ---@class medxai.Prefix the cached outputs of one cut over the train and val splits of one data set
 local Prefix = {}
 Prefix.__index = Prefix
 
--- One split's share of it: a matrix with a row per image. Training in bfloat16 reads what bfloat16 gives, validation float32.
+-- One split's share of it: a matrix with a row per image. Training in bfloat16 reads what bfloat16 gives, validation
+-- float32.
 local Part = {}
 Part.__index = Part
 
@@ -88,8 +92,9 @@ local function key_of(model, cut, data, run, precision)
   end
   local splits = {}
   for _, name in ipairs { "train", "val" } do splits[name] = run:describe_split(data[name]) end
-  return canon.hash { weights = stream:hex(), cut = canon.list(cut.names), network = model.name, layout = model.layout, dtype = model.dtype, splits = splits,
-    engine = model.engine, libtorch = core.tensor.torch_version(), device = model.device:match "^%a+", precision = precision, form = 3 }
+  return canon.hash { weights = stream:hex(), cut = canon.list(cut.names), network = model.name, layout = model.layout,
+    dtype = model.dtype, splits = splits, engine = model.engine, libtorch = core.tensor.torch_version(),
+    device = model.device:match "^%a+", precision = precision, form = 3 }
 end
 
 -- The values at the cut, without autograd.
@@ -112,7 +117,8 @@ local function measure(part)
     local n = 1
     for _, size in ipairs(shape) do n = n * size end
     part.shapes[i], part.dtypes[i], part.numbers = shape, values[name].dtype, part.numbers + n
-    part.dtype = (part.dtype == nil or part.dtype == values[name].dtype) and values[name].dtype or "float32" -- holds bfloat16 exactly
+    -- holds bfloat16 exactly
+    part.dtype = (part.dtype == nil or part.dtype == values[name].dtype) and values[name].dtype or "float32"
   end
   part.bytes = part.split.n * part.numbers * ({ float64 = 8, float32 = 4, bfloat16 = 2 })[part.dtype]
 end
@@ -145,7 +151,9 @@ local function compute(part, batch, take)
 end
 
 local function make_in_memory(part, batch)
-  part.stored = core.memory.unscoped(function() return torch.empty({ part.split.n, part.numbers }, { dtype = part.dtype }) end)
+  part.stored = core.memory.unscoped(function()
+    return torch.empty({ part.split.n, part.numbers }, { dtype = part.dtype })
+  end)
   local at = 0
   compute(part, batch, function(rows)
     part.stored:narrow(0, at, rows:size(0)):copy_(rows)
@@ -156,7 +164,8 @@ end
 -- A read-only mapping of a finished file.
 local function map_file(part, path)
   part.stored = core.memory.unscoped(function()
-    return torch.from_file(path, { shared = false, size = part.split.n * part.numbers, dtype = part.dtype }):view { part.split.n, part.numbers }
+    return torch.from_file(path, { shared = false, size = part.split.n * part.numbers, dtype = part.dtype }):view {
+      part.split.n, part.numbers }
   end)
 end
 
@@ -189,7 +198,8 @@ local function make_file(part, path, key, batch)
   if reuse_file(part, path, key) then return end
   local sha256 = write_part(part, path .. ".part", batch)
   files.rename(path .. ".part", path)
-  files.write_data(path .. ".json", { key = key, sha256 = sha256, bytes = part.bytes, values = canon.list(part.cut.names) })
+  files.write_data(path .. ".json", { key = key, sha256 = sha256, bytes = part.bytes,
+    values = canon.list(part.cut.names) })
   map_file(part, path)
 end
 
@@ -206,7 +216,8 @@ end
 local function new_cache(model, data, cut, key, precision)
   local self = setmetatable({ key = key, parts = {}, bytes = 0, images = 0 }, Prefix)
   for _, name in ipairs { "train", "val" } do
-    local part = setmetatable({ split = data[name], model = model, cut = cut, precision = name == "train" and precision or "float32" }, Part)
+    local part = setmetatable({ split = data[name], model = model, cut = cut,
+      precision = name == "train" and precision or "float32" }, Part)
     measure(part)
     self.parts[data[name]], self.bytes, self.images = part, self.bytes + part.bytes, self.images + part.split.n
   end
@@ -218,7 +229,9 @@ local function fill(self, data, options)
   for _, name in ipairs { "train", "val" } do
     local part = self.parts[data[name]]
     if in_memory then make_in_memory(part, options.batch)
-    else make_file(part, files.join(options.folder, self.key:sub(1, 16) .. "-" .. name .. ".bin"), self.key, options.batch) end
+    else
+      make_file(part, files.join(options.folder, self.key:sub(1, 16) .. "-" .. name .. ".bin"), self.key, options.batch)
+    end
   end
   return in_memory
 end
@@ -245,15 +258,17 @@ function prefix.open(model, data, run, options)
   local self = new_cache(model, data, cut, key, options.precision)
   local mb = self.bytes / (1 << 20)
   if mb > options.cache_file_mb and mb > options.cache_mb then
-    return nil, string.format("its outputs take %.0f MB (cache_mb = %.0f, cache_file_mb = %.0f)", mb, options.cache_mb, options.cache_file_mb)
+    return nil, string.format("its outputs take %.0f MB (cache_mb = %.0f, cache_file_mb = %.0f)", mb, options.cache_mb,
+      options.cache_file_mb)
   end
   live = self
   local in_memory = fill(self, data, options)
-  self.how = string.format("%s of %d images, %.0f MB %s", table.concat(cut.names, ", "), self.images, mb, in_memory and "in memory" or "in a file")
+  self.how = string.format("%s of %d images, %.0f MB %s", table.concat(cut.names, ", "), self.images, mb,
+    in_memory and "in memory" or "in a file")
   return self, self.how
 end
 
--- ---- batches ----------------------------------------------------------------------------------------------------------------
+-- ---- batches --------------------------------------------------------------------------------------------------------
 
 local Source = {}
 Source.__index = Source

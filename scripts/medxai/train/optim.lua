@@ -1,10 +1,11 @@
--- Optimizers and learning-rate schedules, described by option tables with PyTorch's names and defaults, checked when written.
--- Optimizers run in libtorch; schedules are PyTorch's own recursions, so their values agree to the last bit.
--- It refuses options that PyTorch would take silently: a misspelt name, Nesterov without momentum, a warm-up of 0 epochs.
+-- Optimizers and learning-rate schedules, described by option tables with PyTorch's names and defaults, checked when
+-- written. Optimizers run in libtorch; schedules are PyTorch's own recursions, so their values agree to the last bit.
+-- It refuses options that PyTorch would take silently: a misspelt name, Nesterov without momentum, a warm-up of 0
+-- epochs.
 --
 --   local spec = optim.sgd { lr = 0.01, momentum = 0.9 }
---   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common ones
---   loss:backward(); o:step(); o:zero_grad()
+--   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common
+--   ones loss:backward(); o:step(); o:zero_grad()
 local check = require "medxai.base.options"
 
 local optim = {}
@@ -80,8 +81,8 @@ local function is_beta(v) return type(v) == "number" and v >= 0 and v < 1 end
 -- What one option's range cannot say.
 local function check_together(kind, o)
   if kind == "sgd" and o.nesterov and not (o.momentum > 0 and o.dampening == 0) then
-    check.fail(kind, "nesterov needs momentum above 0 and dampening 0 (got momentum %s, dampening %s). Set momentum, or nesterov = false.",
-      o.momentum, o.dampening)
+    check.fail(kind, "nesterov needs momentum above 0 and dampening 0 (got momentum %s, dampening %s). Set "
+      .. "momentum, or nesterov = false.", o.momentum, o.dampening)
   end
   if o.betas and not (#o.betas == 2 and is_beta(o.betas[1]) and is_beta(o.betas[2])) then
     check.fail(kind, "option 'betas' is wrong (expected two numbers from 0 to below 1, got { %s }).",
@@ -116,8 +117,8 @@ function Optimizer:lr(group) return self.native:lr(group) end
 ---@param group? integer all where absent
 function Optimizer:set_lr(lr, group) self.native:set_lr(lr, group) end
 
---- The state by parameter name, sorted: a list of { param =, entry =, tensor = }. The tensors are the optimizer's own; the next step
---- changes them, so save or clone them before.
+--- The state by parameter name, sorted: a list of { param =, entry =, tensor = }. The tensors are the optimizer's own;
+--- the next step changes them, so save or clone them before.
 function Optimizer:state()
   local list = self.native:state()
   table.sort(list, function(a, b)
@@ -162,7 +163,8 @@ end
 local Spec = {}
 Spec.__index = Spec
 
--- A group's own options, checked like the common ones but without defaults; fields of the command line do not reach them.
+-- A group's own options, checked like the common ones but without defaults; fields of the command line do not reach
+-- them.
 local function group_options(self, group)
   local own, spec = {}, {}
   for key, value in pairs(group) do if key ~= "names" and key ~= "params" then own[key] = value end end
@@ -206,7 +208,9 @@ end
 
 local function describe(kind)
   return function(options, more)
-    if more ~= nil then check.fail(kind, "takes its options alone: run:fit gives it the parameters (expected %s { lr = 0.01 }).", kind) end
+    if more ~= nil then
+      check.fail(kind, "takes its options alone: run:fit gives it the parameters (expected %s { lr = 0.01 }).", kind)
+    end
     options = check.options(kind, options, kinds[kind])
     check_together(kind, options)
     return setmetatable({ kind = kind, options = options }, Spec)
@@ -216,8 +220,8 @@ end
 for kind in pairs(kinds) do optim[kind] = describe(kind) end
 
 -- ---- schedules ----
--- A schedule counts its steps; rule.next gives the rate after one more. Where PyTorch goes on from the last rate instead of a closed
--- form, so does this: the last bits differ.
+-- A schedule counts its steps; rule.next gives the rate after one more. Where PyTorch goes on from the last rate
+-- instead of a closed form, so does this: the last bits differ.
 
 local rules = {}
 
@@ -292,13 +296,16 @@ rules.reduce_lr_on_plateau = {
     factor = { "number", default = 0.1, min = 0, doc = "factor of the learning rate, below 1" },
     patience = { "integer", default = 10, min = 0, unit = "epochs", doc = "without improvement before it falls" },
     threshold = { "number", default = 1e-4, doc = "the least change that counts as an improvement" },
-    threshold_mode = { default = "rel", one_of = { "rel", "abs" }, doc = "threshold as a share of the best, or absolute" },
+    threshold_mode = { default = "rel", one_of = { "rel", "abs" },
+      doc = "threshold as a share of the best, or absolute" },
     cooldown = { "integer", default = 0, min = 0, unit = "epochs", doc = "to wait after a decay" },
     min_lr = { "number", default = 0.0, min = 0, doc = "the lowest learning rate" },
     eps = { "number", default = 1e-8, min = 0, doc = "smaller decays are left out" },
   },
   check = function(o)
-    if o.factor >= 1 then check.fail("reduce_lr_on_plateau", "option 'factor' is too large (expected below 1, got %s).", o.factor) end
+    if o.factor >= 1 then
+      check.fail("reduce_lr_on_plateau", "option 'factor' is too large (expected below 1, got %s).", o.factor)
+    end
   end,
   needs_metric = true,
   start = function(s, o)
@@ -320,7 +327,8 @@ rules.warmup = {
   spec = {
     epochs = { "integer", required = true, min = 1, unit = "epochs", doc = "of the rise" },
     start_factor = { "number", default = 1 / 3, above = 0, max = 1, doc = "of the learning rate, in the first epoch" },
-    after = { "table", lua = "medxai.ScheduleSpec", doc = "the schedule that follows, for instance xai.optim.step_lr { ... }" },
+    after = { "table", lua = "medxai.ScheduleSpec",
+      doc = "the schedule that follows, for instance xai.optim.step_lr { ... }" },
   },
   check = function(o)
     if o.after and type(o.after.build) ~= "function" then
@@ -352,7 +360,8 @@ function Schedule:lr() return self.s.lr end
 function Schedule:step(metric)
   local rule = rules[self.kind]
   if rule.needs_metric and type(metric) ~= "number" then
-    check.fail(self.kind, "step needs the watched number (expected a number, got %s).", metric == nil and "nothing" or type(metric))
+    check.fail(self.kind, "step needs the watched number (expected a number, got %s).",
+      metric == nil and "nothing" or type(metric))
   end
   self.s.count = self.s.count + 1
   self.s.lr = rule.next(self.s, self.options, metric)
@@ -392,7 +401,9 @@ ScheduleSpec.__index = ScheduleSpec
 ---@param taken_over? boolean as PyTorch starts one that follows another
 ---@return medxai.Schedule
 function ScheduleSpec:build(base, taken_over)
-  if type(base) ~= "number" then check.fail(self.kind, "build needs the learning rate to start from (got %s).", type(base)) end
+  if type(base) ~= "number" then
+    check.fail(self.kind, "build needs the learning rate to start from (got %s).", type(base))
+  end
   local rule = rules[self.kind]
   local s = { base = base, lr = base, count = 0 }
   if taken_over and rule.first then s.lr = rule.first(base, self.options) end

@@ -54,7 +54,9 @@ local function check_weight(weight)
   local list = type(weight) == "table" and weight or {}
   for i = 1, #list do
     local w = list[i]
-    if not check.is_finite(w) or w < 0 then check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w)) end
+    if not check.is_finite(w) or w < 0 then
+      check.fail("fit", "weight %d is wrong (expected a number from 0, got %s).", i, tostring(w))
+    end
   end
 end
 
@@ -62,7 +64,8 @@ local function warn_slow_bfloat16()
   local device = host.options.device or "cpu"
   local flags = device == "cpu" and files.read("/proc/cpuinfo") or ""
   if device == "cpu" and not flags:find "avx512_bf16" and not flags:find "amx_bf16" and not flags:find "bf16" then
-    check.warn("fit", "precision = 'bfloat16': this processor has no bfloat16 arithmetic, so it will be slower than float32.")
+    check.warn("fit", "precision = 'bfloat16': this processor has no bfloat16 arithmetic, so it will be slower than "
+      .. "float32.")
   end
 end
 
@@ -74,15 +77,16 @@ local function check_built(key, value)
   local names = {}
   for _, name in ipairs(check.sorted_keys(optim)) do
     if value == optim[name] then
-      check.fail("fit", "option '%s' is the function xai.optim.%s. Call it: %s = xai.optim.%s { ... }.", key, name, key, name)
+      check.fail("fit", "option '%s' is the function xai.optim.%s. Call it: %s = xai.optim.%s { ... }.", key, name,
+        key, name)
     end
     local ok = name:find "_lr$" or name == "warmup" or name == "reduce_lr_on_plateau"
     if (key == "schedule") == (ok ~= nil and ok ~= false) then names[#names + 1] = name end
   end
   if type(value) ~= "string" then return end
   local near = suggest.nearest(value, names)[1]
-  check.fail("fit", "option '%s' is the text '%s'. Write %s = xai.optim.%s { ... }%s.", key, value, key, near or names[1],
-    near and "" or ", or another of " .. table.concat(names, ", "))
+  check.fail("fit", "option '%s' is the text '%s'. Write %s = xai.optim.%s { ... }%s.", key, value, key,
+    near or names[1], near and "" or ", or another of " .. table.concat(names, ", "))
 end
 
 function options_of.check(options)
@@ -95,9 +99,12 @@ function options_of.check(options)
     check.fail("fit", "option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
   end
   if options.schedule and type(options.schedule.build) ~= "function" then
-    check.fail("fit", "option 'schedule' is no schedule (expected xai.optim.cosine_annealing_lr { ... } or another of xai.optim).")
+    check.fail("fit", "option 'schedule' is no schedule (expected xai.optim.cosine_annealing_lr { ... } or another "
+      .. "of xai.optim).")
   end
-  if options.early_stopping then options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec) end
+  if options.early_stopping then
+    options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec)
+  end
   check_weight(options.weight)
   if options.precision == "bfloat16" then warn_slow_bfloat16() end
   if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
@@ -107,11 +114,12 @@ end
 --- The options of a training as plain data: what determines its numbers beside model and data.
 function options_of.describe(options)
   local optim, schedule = options.optim, options.schedule
-  return { optim = { kind = optim.kind, options = optim.options }, schedule = schedule and { kind = schedule.kind, options = schedule.options } or nil,
+  return { optim = { kind = optim.kind, options = optim.options },
+    schedule = schedule and { kind = schedule.kind, options = schedule.options } or nil,
     epochs = options.epochs, batch = options.batch, step_per = options.step_per, aux_weight = options.aux_weight,
-    early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by, weight = options.weight,
-    label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm, precision = options.precision, sampler = options.sampler,
-    drop_last = options.drop_last or nil }
+    early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by,
+    weight = options.weight, label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm,
+    precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil }
 end
 
 --- Deterministic operators until the returned value is closed.

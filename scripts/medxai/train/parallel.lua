@@ -6,7 +6,8 @@ local check = require "medxai.base.options"
 
 local parallel = {}
 
---- The part of n things that a process takes: from, to (from 1; to = from - 1: none). The first n % world have one more.
+--- The part of n things that a process takes: from, to (from 1; to = from - 1: none). The first n % world have one
+--- more.
 ---@param n integer
 ---@param rank integer from 0
 ---@param world integer
@@ -44,11 +45,12 @@ function parallel.smallest_part(n, batch, drop_last, world)
   return size // world, size
 end
 
---- Raises where a step would leave a process without images, though it needs some. lonely: the name of a batch norm that
---- sees one value per channel of a single image, or nil.
+--- Raises where a step would leave a process without images, though it needs some. lonely: the name of a batch norm
+--- that sees one value per channel of a single image, or nil.
 function parallel.check_batches(o, n, world, lonely)
   if o.batch < world then
-    check.fail("fit", "batch = %d is too small for %d processes (expected at least one image for each).", o.batch, world)
+    check.fail("fit", "batch = %d is too small for %d processes (expected at least one image for each).",
+      o.batch, world)
   end
   local least, size = parallel.smallest_part(n, o.batch, o.drop_last, world)
   local remedy = size < o.batch and "Write drop_last = true, or another batch." or "Write a larger batch."

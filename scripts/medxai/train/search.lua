@@ -1,7 +1,7 @@
--- The work of a grid search: families of cells that share a trajectory, claimed by one process each, their epochs trained
--- once as far as the cells agree, checkpoints named by what they are the state of, failures kept with their text.
--- A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells that agree in those are
--- the same training so far. A dead process leaves whole files and a lock that the system has given back.
+-- The work of a grid search: families of cells that share a trajectory, claimed by one process each, their epochs
+-- trained once as far as the cells agree, checkpoints named by what they are the state of, failures kept with their
+-- text. A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells that agree
+-- in those are the same training so far. A dead process leaves whole files and a lock that the system has given back.
 -- It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
@@ -19,7 +19,7 @@ local grid_work = {}
 
 local poll_seconds = 0.5
 
--- ---- what is on disk ----------------------------------------------------------------------------------------------------------
+-- ---- what is on disk ------------------------------------------------------------------------------------------------
 
 ---@class medxai.GridWork one process' share in a search
 local Work = {}
@@ -84,7 +84,7 @@ local function drop_state(cell, epoch)
   files.remove(checkpoint_path(cell.family, cell.states[epoch]))
 end
 
--- ---- one cell -----------------------------------------------------------------------------------------------------------------
+-- ---- one cell -------------------------------------------------------------------------------------------------------
 
 -- The model that a family trains one cell after the other with, as at the start where that is asked for.
 function Work:model_for(cell, from_start)
@@ -94,7 +94,8 @@ function Work:model_for(cell, from_start)
   family.dirty = false
   family.prefix, family.how = nil, "cache = false"
   if self.own.cache then
-    family.prefix, family.how = prefix.open(family.model, cell.data, self.run, { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb,
+    family.prefix, family.how = prefix.open(family.model, cell.data, self.run,
+      { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb,
       folder = files.join(self.run.dir, "cache"), batch = cell.options.batch, precision = cell.options.precision })
   end
   return family.model
@@ -117,12 +118,13 @@ function Work:finish_cell(cell, trainer)
   local scope <close> = require("medxai.core").memory.scope()
   local tensors = {}
   for _, entry in ipairs(best.weights) do tensors[entry.name] = entry.tensor end
-  require("medxai.nn.checkpoint").save_checkpoint(files.join(cell.dir, "best.pt"), { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
+  require("medxai.nn.checkpoint").save_checkpoint(files.join(cell.dir, "best.pt"),
+    { format = "medxai.cell", version = 1, key = cell.key, tensors = tensors })
   local result = cost_of(cell, trainer.model)
   result.status, result.epochs_run, result.best_epoch, result.value = "finished", trainer.epoch, best.epoch, best.value
   result.val_accuracy, result.val_loss = best.accuracy, best.loss
-  result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy or trainer.history[best.epoch].val_balanced_accuracy,
-    answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
+  result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy
+    or trainer.history[best.epoch].val_balanced_accuracy, answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
   result.weights_sha256, result.cache = trainer.model:sha256(), cell.family.how
   self:record(cell, result)
 end
@@ -134,7 +136,8 @@ function Work:record(cell, result)
   if result.status == "finished" then self:drop_worse_weights() end
 end
 
--- grid.jsonl has one line per cell, also where a process died between the two files: what of these cells' results it lacks.
+-- grid.jsonl has one line per cell, also where a process died between the two files: what of these cells' results it
+-- lacks.
 function Work:log_once(cells)
   local lock <close> = files.wait_lock(files.join(self.run.dir, "grid.lock")) -- luacheck: ignore (held, not read)
   local path, told = files.join(self.run.dir, "grid.jsonl"), {}
@@ -143,7 +146,8 @@ function Work:log_once(cells)
   for _, cell in ipairs(cells) do
     local result = grid_work.result(cell)
     if result and not told[cell.id .. " " .. result.status] then
-      local line = { cell = cell.id, values = cell.values, status = result.status, value = result.value, val_loss = result.val_loss, problem = result.problem }
+      local line = { cell = cell.id, values = cell.values, status = result.status, value = result.value,
+        val_loss = result.val_loss, problem = result.problem }
       files.append_line(path, canon.write(line), true)
     end
   end
@@ -180,21 +184,22 @@ end
 function Work:open_trainer(cell, target)
   local start = last_state(cell, target)
   local model = self:model_for(cell, start == 0)
-  local trainer = Trainer.new { model = model, data = cell.data, options = cell.options, seed = cell.seed, key = cell.key,
-    prefix = cell.family.prefix, alive = function() self:alive(cell) end }
+  local trainer = Trainer.new { model = model, data = cell.data, options = cell.options, seed = cell.seed,
+    key = cell.key, prefix = cell.family.prefix, alive = function() self:alive(cell) end }
   cell.family.dirty = true
   while start > 0 do
     local path = checkpoint_path(cell.family, cell.states[start])
     local ok, problem = pcall(trainer.restore, trainer, path, cell.states[start], true)
     if ok and problem then return trainer end
     if host.interrupted() then error("interrupted", 0) end
-    check.warn("grid", "the checkpoint '%s' cannot be used (%s): trained again from an earlier one.", path, ok and "it is another training's" or tostring(problem))
+    check.warn("grid", "the checkpoint '%s' cannot be used (%s): trained again from an earlier one.", path,
+      ok and "it is another training's" or tostring(problem))
     files.remove(path)
     start = last_state(cell, start - 1)
   end
   trainer:close()
-  trainer = Trainer.new { model = self:model_for(cell, true), data = cell.data, options = cell.options, seed = cell.seed, key = cell.key,
-    prefix = cell.family.prefix, alive = function() self:alive(cell) end }
+  trainer = Trainer.new { model = self:model_for(cell, true), data = cell.data, options = cell.options,
+    seed = cell.seed, key = cell.key, prefix = cell.family.prefix, alive = function() self:alive(cell) end }
   cell.family.dirty = true
   trainer.torch.manual_seed(cell.seed)
   return trainer
@@ -217,7 +222,8 @@ function Work:advance(cell, target)
   if self:same_end(cell) then return end
   local trainer <close> = self:open_trainer(cell, target)
   self.trainer = trainer
-  local bar <close> = Progress.new(string.format("cell %d/%d (%s)", cell.number, #self.cells, grid_work.text(cell.values)), target)
+  local bar <close> = Progress.new(string.format("cell %d/%d (%s)", cell.number, #self.cells,
+    grid_work.text(cell.values)), target)
   bar.count = trainer.epoch
   bar:add(0)
   local told = #grid_work.history(cell) -- epochs that an earlier start of this cell has told
@@ -241,7 +247,8 @@ function Work:advance(cell, target)
   end
 end
 
--- A failure is the cell's own: its text stays in its folder and in the table, and the search goes on or stops as it is told.
+-- A failure is the cell's own: its text stays in its folder and in the table, and the search goes on or stops as it is
+-- told.
 function Work:attempt(cell, target)
   self.trainer = nil
   local ok, problem = pcall(self.advance, self, cell, target)
@@ -252,8 +259,10 @@ function Work:attempt(cell, target)
   if cell.family.model then cell.family.model:close() end
   cell.family.model = nil
   files.write(files.join(cell.dir, "failure.txt"), tostring(problem) .. "\n")
-  self:record(cell, { status = diverged and "diverged" or "failed", epoch = diverged and self.trainer.epoch or nil, problem = tostring(problem) })
-  check.warn("grid", "cell %d (%s) %s: %s", cell.number, grid_work.text(cell.values), diverged and "diverged" or "failed", tostring(problem))
+  self:record(cell, { status = diverged and "diverged" or "failed", epoch = diverged and self.trainer.epoch or nil,
+    problem = tostring(problem) })
+  check.warn("grid", "cell %d (%s) %s: %s", cell.number, grid_work.text(cell.values),
+    diverged and "diverged" or "failed", tostring(problem))
   if self.own.on_fail == "stop" then error(problem, 0) end
 end
 
@@ -261,12 +270,13 @@ end
 function grid_work.text(values)
   local words = {}
   for _, name in ipairs(check.sorted_keys(values)) do
-    words[#words + 1] = name .. " = " .. (type(values[name]) == "number" and string.format("%.6g", values[name]) or tostring(values[name]))
+    words[#words + 1] = name .. " = " .. (type(values[name]) == "number" and string.format("%.6g", values[name])
+      or tostring(values[name]))
   end
   return table.concat(words, ", ")
 end
 
--- ---- progress -----------------------------------------------------------------------------------------------------------------
+-- ---- progress -------------------------------------------------------------------------------------------------------
 
 function Work:alive(cell)
   self.run:heartbeat(string.format("grid cell %d/%d", cell.number, #self.cells))
@@ -289,7 +299,8 @@ end
 
 local function class_of(cell) return tostring(cell.config.train_depth) .. " " .. tostring(cell.config.hidden) end
 
--- Seconds that the rest of the search takes, from the epochs measured so far: its own kind's mean, else the mean of all.
+-- Seconds that the rest of the search takes, from the epochs measured so far: its own kind's mean, else the mean of
+-- all.
 function Work:left()
   local total, n, seen = 0.0, 0, {}
   for _, cell in ipairs(self.cells) do
@@ -316,10 +327,13 @@ function Work:epoch_done(cell, record, cost, trainer)
   local own = self.seconds[class] or { sum = 0.0, n = 0 }
   own.sum, own.n = own.sum + cost.seconds, own.n + 1
   self.seconds[class] = own
-  self.run:time("grid", cell.id, cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share, peak_mb = cost.peak_mb })
+  self.run:time("grid", cell.id, cost.seconds,
+    { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
+      peak_mb = cost.peak_mb })
   local left = self:left()
   self.bar:add(1, function() return "left " .. Progress.duration(left) end)
-  Progress.say("cell %d/%d (%s)  %s  search left %s", cell.number, #self.cells, grid_work.text(cell.values), trainer:line(record, cost), Progress.duration(left))
+  Progress.say("cell %d/%d (%s)  %s  search left %s", cell.number, #self.cells, grid_work.text(cell.values),
+    trainer:line(record, cost), Progress.duration(left))
 end
 
 -- Seconds of the epochs that earlier starts of this search have measured.
@@ -337,7 +351,7 @@ local function measured(run, cells)
   return seconds
 end
 
--- ---- families -----------------------------------------------------------------------------------------------------------------
+-- ---- families -------------------------------------------------------------------------------------------------------
 
 function Work:family_done(family, target_of)
   for _, cell in ipairs(family.cells) do
@@ -366,7 +380,8 @@ end
 local function claim(family)
   local lock = files.lock(family.dir .. ".lock")
   if lock then
-    files.write(family.dir .. ".claim", string.format("process %d since %s\n", require("medxai.file").pid(), os.date "!%Y-%m-%dT%H:%M:%SZ"))
+    files.write(family.dir .. ".claim", string.format("process %d since %s\n", require("medxai.file").pid(),
+      os.date "!%Y-%m-%dT%H:%M:%SZ"))
   end
   return lock
 end
@@ -403,14 +418,15 @@ function Work:round(families, target_of)
   end
 end
 
--- ---- successive halving ---------------------------------------------------------------------------------------------------------
+-- ---- successive halving ---------------------------------------------------------------------------------------------
 
 -- The best value within the first `epochs` of a cell, with the loss of that epoch.
 local function score_at(cell, epochs)
   local measure, best = cell.options.best_by, nil
   for _, record in ipairs(grid_work.history(cell)) do
     local one = { value = record["val_" .. measure], val_loss = record.val_loss }
-    if record.epoch <= epochs and (not best or grid_work.beats(one, cell, best, cell, measure) and one.value ~= best.value) then best = one end
+    if record.epoch <= epochs and (not best or grid_work.beats(one, cell, best, cell, measure)
+        and one.value ~= best.value) then best = one end
   end
   return best
 end
@@ -441,15 +457,20 @@ local function halving(self, families)
       for _, cell in ipairs(alive) do
         local score = score_at(cell, epochs)
         local result = grid_work.result(cell)
-        if score and not (result and (result.status == "diverged" or result.status == "failed")) then scored[#scored + 1] = { cell = cell, score = score } end
+        if score and not (result and (result.status == "diverged" or result.status == "failed")) then
+          scored[#scored + 1] = { cell = cell, score = score }
+        end
       end
-      table.sort(scored, function(a, b) return grid_work.beats(a.score, a.cell, b.score, b.cell, a.cell.options.best_by) end)
+      table.sort(scored, function(a, b)
+        return grid_work.beats(a.score, a.cell, b.score, b.cell, a.cell.options.best_by)
+      end)
       local keep = math.max(1, math.ceil(#alive / search.factor))
       alive = {}
       for i, one in ipairs(scored) do
         if i <= keep then alive[#alive + 1] = one.cell
         elseif not grid_work.result(one.cell) then
-          self:record(one.cell, { status = "halted", epochs_run = math.min(epochs, one.cell.options.epochs), value = one.score.value, val_loss = one.score.val_loss })
+          self:record(one.cell, { status = "halted", epochs_run = math.min(epochs, one.cell.options.epochs),
+            value = one.score.value, val_loss = one.score.val_loss })
         end
       end
     end
@@ -461,7 +482,8 @@ end
 ---@param cells medxai.Cell[]
 ---@param own table the grid's options
 function grid_work.all(run, cells, own)
-  local self = setmetatable({ run = run, cells = cells, own = own, attempts = {}, seconds = measured(run, cells) }, Work)
+  local self = setmetatable({ run = run, cells = cells, own = own, attempts = {},
+    seconds = measured(run, cells) }, Work)
   local families = trajectory.of(run, cells)
   local freed <close> = setmetatable({}, { __close = function() prefix.release() end }) -- luacheck: ignore
   if own.search.kind == "halving" then halving(self, families)

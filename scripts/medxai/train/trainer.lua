@@ -1,6 +1,7 @@
 -- One training: epochs over a data set by cross entropy, the best validation weights kept, its whole state written to a
 -- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
--- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where it began.
+-- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
+-- it began.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local host = require "medxai.host"
@@ -17,7 +18,7 @@ Trainer.__index = Trainer
 -- Which validation number says "best", and whether more of it is better.
 Trainer.measures = { accuracy = true, balanced_accuracy = true, macro_f1 = true, loss = false }
 
--- ---- what training changes ------------------------------------------------------------------------------------------------
+-- ---- what training changes ------------------------------------------------------------------------------------------
 
 local function trainable_group(model)
   local group = { names = {}, params = {} }
@@ -44,7 +45,9 @@ end
 -- Copies owned by nobody's scope.
 local function copy_state(model)
   local copies = {}
-  for i, entry in ipairs(changing(model)) do copies[i] = { name = entry.name, tensor = entry.tensor:detach():clone() } end
+  for i, entry in ipairs(changing(model)) do
+    copies[i] = { name = entry.name, tensor = entry.tensor:detach():clone() }
+  end
   return copies
 end
 
@@ -74,7 +77,7 @@ function Trainer.load_changing(model, source, what)
   match.copy(state, fitting)
 end
 
--- ---- construction ---------------------------------------------------------------------------------------------------------
+-- ---- construction ---------------------------------------------------------------------------------------------------
 
 local function balanced_weights(split, classes)
   local count, weights = {}, {}
@@ -91,7 +94,9 @@ local function loss_options(self)
   local o = self.options
   local weight = o.weight == "balanced" and balanced_weights(self.data.train, self.model.num_classes) or o.weight
   local options = { label_smoothing = o.label_smoothing > 0 and o.label_smoothing + 0.0 or nil }
-  if weight then options.weight = self.torch.tensor(weight, { dtype = self.model.dtype }):to { device = self.model.device } end
+  if weight then
+    options.weight = self.torch.tensor(weight, { dtype = self.model.dtype }):to { device = self.model.device }
+  end
   return next(options) and options or nil
 end
 
@@ -134,14 +139,16 @@ local function check_batches(self)
 end
 
 --- A training that has not begun.
----@param what { model: table, data: table, options: table, seed: integer, key: string, alive: fun(doing?: string), prefix?: table, frame?: table }
---- options: as fit.lua has checked them; key: what a checkpoint must belong to; alive: called often; prefix: cached outputs of
---- the frozen part (prefix.lua); frame: the progress of the search around it
+---@param what { model: table, data: table, options: table, seed: integer, key: string, alive: fun(doing?: string),
+---   prefix?: table, frame?: table }
+--- options: as fit.lua has checked them; key: what a checkpoint must belong to; alive: called often; prefix: cached
+--- outputs of the frozen part (prefix.lua); frame: the progress of the search around it
 ---@return medxai.Trainer
 function Trainer.new(what)
-  local self = setmetatable({ model = what.model, data = what.data, options = what.options, seed = what.seed, key = what.key,
-    alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
-    lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
+  local self = setmetatable({ model = what.model, data = what.data, options = what.options, seed = what.seed,
+    key = what.key, alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch",
+    epoch = 0, history = {}, best = nil, since_best = 0, lr = what.options.optim.options.lr, val_seconds = 0.0 },
+    Trainer)
   check_batches(self)
   if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
@@ -166,7 +173,7 @@ function Trainer:set_lr()
   self.optimizer:set_lr(self.lr)
 end
 
--- ---- one epoch ------------------------------------------------------------------------------------------------------------
+-- ---- one epoch ------------------------------------------------------------------------------------------------------
 
 -- Logits of a batch, and those of an auxiliary branch.
 function Trainer:logits(batch)
@@ -207,8 +214,9 @@ local function clip_gradients(self, most)
   end
 end
 
--- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and backward: one
--- that is not finite must not reach the weights. Nothing else is read from the device; the hits are summed there.
+-- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and
+-- backward: one that is not finite must not reach the weights. Nothing else is read from the device; the hits are
+-- summed there.
 function Trainer:train_batch(source, hits)
   local scope <close> = require("medxai.core").memory.scope()
   local batch = source:next()
@@ -247,7 +255,8 @@ local function epoch_order(self, epoch)
   end
   table.sort(labels)
   local scope <close> = require("medxai.core").memory.scope()
-  local stream = require("medxai.tensor.random").stream { seed = self.seed, purpose = "weighted_sampler@1", replicate = epoch }
+  local stream = require("medxai.tensor.random").stream { seed = self.seed, purpose = "weighted_sampler@1",
+    replicate = epoch }
   local draws, order = stream:uniform(2 * train.n):tolist(), {}
   for k = 1, train.n do
     local class = by_class[labels[1 + math.floor(draws[2 * k - 1] * #labels)]]
@@ -316,14 +325,16 @@ function Trainer:keep_best(val)
     return false
   end
   if self.best then close_state(self.best.weights) end
-  self.best = { epoch = self.epoch, value = value, accuracy = val.accuracy, loss = val.loss, weights = copy_state(self.model), answers = val }
+  self.best = { epoch = self.epoch, value = value, accuracy = val.accuracy, loss = val.loss,
+    weights = copy_state(self.model), answers = val }
   self.since_best = 0
   return true
 end
 
 --- The answers on the validation split, with balanced accuracy and macro F1.
 function Trainer:validate()
-  local val = require("medxai.nn.predict").predict(self.model, self.data.val, { batch = self.options.batch, name = "validation", prefix = self.prefix,
+  local val = require("medxai.nn.predict").predict(self.model, self.data.val,
+    { batch = self.options.batch, name = "validation", prefix = self.prefix,
     when = (" after epoch %d"):format(self.epoch), refuse = function(text)
       self.diverged = true
       check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
@@ -344,18 +355,21 @@ function Trainer:run_epoch()
   self.val_seconds = val.seconds
   self:step_schedule(val.loss)
   local is_best = self:keep_best(val)
-  local record = { step = "fit", epoch = self.epoch, lr = lr, train_loss = train.loss, train_accuracy = train.accuracy, val_loss = val.loss,
-    val_accuracy = val.accuracy, val_balanced_accuracy = val.balanced_accuracy, val_macro_f1 = val.macro_f1, best = is_best }
+  local record = { step = "fit", epoch = self.epoch, lr = lr, train_loss = train.loss, train_accuracy = train.accuracy,
+    val_loss = val.loss, val_accuracy = val.accuracy, val_balanced_accuracy = val.balanced_accuracy,
+    val_macro_f1 = val.macro_f1, best = is_best }
   self.history[#self.history + 1] = record
-  return record, { seconds = train.seconds + val.seconds, images_per_second = train.images_per_second, wait_share = train.wait_share,
-    peak_mb = peak_bytes() / (1 << 20) }
+  return record, { seconds = train.seconds + val.seconds, images_per_second = train.images_per_second,
+    wait_share = train.wait_share, peak_mb = peak_bytes() / (1 << 20) }
 end
 
 --- The line that tells an epoch.
 function Trainer:line(record, cost)
-  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s  lr %g  %.1f images/s  waited %.0f %%  peak %s  %s",
-    record.epoch, self.options.epochs, record.train_loss, record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or "",
-    record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)), Progress.duration(cost.seconds))
+  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s  lr %g  %.1f "
+    .. "images/s  waited %.0f %%  peak %s  %s", record.epoch, self.options.epochs, record.train_loss,
+    record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or "",
+    record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)),
+    Progress.duration(cost.seconds))
 end
 
 --- True after the last epoch, or where early stopping has waited long enough.
@@ -364,11 +378,13 @@ function Trainer:finished()
   return self.epoch >= self.options.epochs or (patience ~= nil and self.since_best >= patience)
 end
 
--- ---- checkpoints ----------------------------------------------------------------------------------------------------------
+-- ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 local function optimizer_entries(optimizer)
   local entries = canon.list()
-  for i, entry in ipairs(optimizer:state()) do entries[i] = { param = entry.param, entry = entry.entry, tensor = entry.tensor } end
+  for i, entry in ipairs(optimizer:state()) do
+    entries[i] = { param = entry.param, entry = entry.entry, tensor = entry.tensor }
+  end
   return entries
 end
 
@@ -385,9 +401,11 @@ function Trainer:save(path, key)
   local scope <close> = require("medxai.core").memory.scope()
   local best = self.best
   require("medxai.nn.checkpoint").save_checkpoint(path, {
-    format = "medxai.checkpoint", version = 2, key = key or self.key, epoch = self.epoch, model = by_name(changing(self.model)),
-    optimizer = optimizer_entries(self.optimizer), lr = self.lr, schedule = self.schedule and self.schedule:state() or nil,
-    best = { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss, weights = by_name(best.weights) },
+    format = "medxai.checkpoint", version = 2, key = key or self.key, epoch = self.epoch,
+    model = by_name(changing(self.model)), optimizer = optimizer_entries(self.optimizer), lr = self.lr,
+    schedule = self.schedule and self.schedule:state() or nil,
+    best = { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss,
+      weights = by_name(best.weights) },
     since_best = self.since_best, generators = generators(self), history = canon.list(self.history),
   })
 end
@@ -400,7 +418,8 @@ local function take_best(self, saved, scope)
     weights[i] = { name = entry.name, tensor = saved.weights[entry.name]:detach():clone() }
     scope:keep(weights[i].tensor)
   end
-  self.best = { epoch = saved.epoch, value = saved.value, accuracy = saved.accuracy, loss = saved.loss, weights = weights }
+  self.best = { epoch = saved.epoch, value = saved.value, accuracy = saved.accuracy, loss = saved.loss,
+    weights = weights }
 end
 
 --- Goes on from a checkpoint. False, and nothing changed: there is none, or it belongs to another key.

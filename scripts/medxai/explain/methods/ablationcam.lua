@@ -1,9 +1,10 @@
--- Ablation-CAM: Desai and Ramaswamy, WACV 2020, eq. 2 and 3: a channel's weight is what the target loses when the channel is set to zero.
--- The paper divides the loss by the score, which only scales the map, and turns it round where the score is negative: left out here.
--- Only what depends on the layer is run again, many channels at once; channels that are zero everywhere lose nothing and are skipped. Where
--- pooling and one linear layer follow, that layer is linear in the channels and costs one product for all of them.
--- compat: as pytorch-grad-cam's AblationCAM: weights divided by the score; channels are set to 0 only where the image's activation
--- holds an exact minimum of 0, else the k-th of each block of 32 to the minimum less k times 1e7, so that the map depends on `block`.
+-- Ablation-CAM: Desai and Ramaswamy, WACV 2020, eq. 2 and 3: a channel's weight is what the target loses when the
+-- channel is set to zero. The paper divides the loss by the score, which only scales the map, and turns it round where
+-- the score is negative: left out here. Only what depends on the layer is run again, many channels at once; channels
+-- that are zero everywhere lose nothing and are skipped. Where pooling and one linear layer follow, that layer is
+-- linear in the channels and costs one product for all of them. compat: as pytorch-grad-cam's AblationCAM: weights
+-- divided by the score; channels are set to 0 only where the image's activation holds an exact minimum of 0, else the
+-- k-th of each block of 32 to the minimum less k times 1e7, so that the map depends on `block`.
 local channels = require "medxai.explain.channel_ablation"
 local context = require "medxai.explain.context"
 local torch = require "medxai.torch"
@@ -43,7 +44,8 @@ local function gains_of(ctx, i, a, raw, grid, path, o, scorer)
 end
 
 local options = {
-  block = { "integer", default = 32, min = 1, doc = "with compat: pytorch-grad-cam's batch_size, which changes its map" },
+  block = { "integer", default = 32, min = 1, doc = "with compat: pytorch-grad-cam's batch_size, which "
+    .. "changes its map" },
 }
 for name, rule in pairs(channels.options) do options[name] = rule end
 

@@ -1,7 +1,8 @@
--- Attention rollout: Abnar and Zuidema, ACL 2020, section 3: the attention weights of every layer, averaged over heads, half of
--- them the identity for the residual connection (A = 0.5 W + 0.5 I, each row divided by its sum), multiplied from the first layer
--- to the last; the row of the class token at the places (where the head reads all tokens, the mean of all rows).
--- It asks for no class and uses no gradient: it shows what the network attends to, not why the target was chosen.
+-- Attention rollout: Abnar and Zuidema, ACL 2020, section 3: the attention weights of every layer, averaged over heads,
+-- half of them the identity for the residual connection (A = 0.5 W + 0.5 I, each row divided by its sum), multiplied
+-- from the first layer to the last; the row of the class token at the places (where the head reads all tokens, the mean
+-- of all rows). It asks for no class and uses no gradient: it shows what the network attends to, not why the target was
+-- chosen.
 local attention = require "medxai.explain.attention"
 
 local function fuse(weights, how)

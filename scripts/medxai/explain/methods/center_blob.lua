@@ -1,5 +1,5 @@
--- Baseline: an isotropic Gaussian at the image's center, sigma a quarter of the side, the same for every image and model.
--- What a method must beat before its maps say more than "the middle".
+-- Baseline: an isotropic Gaussian at the image's center, sigma a quarter of the side, the same for every image and
+-- model. What a method must beat before its maps say more than "the middle".
 local torch = require "medxai.torch"
 
 local function bell(n)

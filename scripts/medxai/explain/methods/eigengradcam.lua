@@ -1,5 +1,6 @@
--- Eigen-Grad-CAM: Eigen-CAM of gradient x activation, and so of a class: from pytorch-grad-cam (EigenGradCAM), after Muhammad and
--- Yeasin 2020. The sign is that of HiResCAM's map, which is the sum over the same channels (principal.lua); in compat LAPACK's.
+-- Eigen-Grad-CAM: Eigen-CAM of gradient x activation, and so of a class: from pytorch-grad-cam (EigenGradCAM), after
+-- Muhammad and Yeasin 2020. The sign is that of HiResCAM's map, which is the sum over the same channels
+-- (principal.lua); in compat LAPACK's.
 return {
   title = "Eigen-Grad-CAM",
   paper = "after Muhammad and Yeasin 2020, doi:10.1109/IJCNN48605.2020.9206626",

@@ -1,10 +1,11 @@
--- FullGrad: Srinivas and Fleuret, NeurIPS 2019, eq. 7: the input's gradient times the input, and at every layer with a bias the
--- gradient times the bias, each taken as |.|, scaled, brought to the input's grid and summed. Biased layers are convolutions with a
--- bias and batch norms, whose bias is beta - mean gamma / sqrt(var + eps).
+-- FullGrad: Srinivas and Fleuret, NeurIPS 2019, eq. 7: the input's gradient times the input, and at every layer with a
+-- bias the gradient times the bias, each taken as |.|, scaled, brought to the input's grid and summed. Biased layers
+-- are convolutions with a bias and batch norms, whose bias is beta - mean gamma / sqrt(var + eps).
 -- As pytorch-grad-cam's FullGrad: each channel is min-maxed alone, so a faint one counts as much as a strong one
 -- (compat: unless its range is near the 1e-7 that is added there). The resize is
--- linear, so the channels are summed on the layer's grid and resized once. Layers that the output does not depend on (an auxiliary
--- branch) are left out; the reference stops there. With eigen_smooth the layers' maps are the channels of the principal component.
+-- linear, so the channels are summed on the layer's grid and resized once. Layers that the output does not depend on
+-- (an auxiliary branch) are left out; the reference stops there. With eigen_smooth the layers' maps are the channels of
+-- the principal component.
 local map = require "medxai.explain.map"
 local principal = require "medxai.explain.principal_component"
 local torch = require "medxai.torch"
@@ -14,7 +15,9 @@ local function biased_layers(model)
   local used, list = model:used_nodes(), {}
   for _, m in ipairs(model:modules()) do
     local bias = m.bias and m.bias:detach()
-    if m.kind == "batch_norm2d" then bias = bias - m.running_mean * m.weight:detach() / (m.running_var + m.eps):sqrt() end
+    if m.kind == "batch_norm2d" then
+      bias = bias - m.running_mean * m.weight:detach() / (m.running_var + m.eps):sqrt()
+    end
     if bias and used[m.name] and (m.kind == "conv2d" or m.kind == "batch_norm2d") then
       list[#list + 1] = { name = m.name, bias = bias:view({ 1, -1, 1, 1 }) }
     end
@@ -22,8 +25,8 @@ local function biased_layers(model)
   return list
 end
 
--- Each channel of |g bias| min-maxed with 1e-7, then summed over channels: g (n, C, h, w) -> (n, h, w). In few passes over g, which is
--- overwritten: |g bias| is |bias| |g|, so all that is left after the extrema is a weighted sum of |g|.
+-- Each channel of |g bias| min-maxed with 1e-7, then summed over channels: g (n, C, h, w) -> (n, h, w). In few passes
+-- over g, which is overwritten: |g bias| is |bias| |g|, so all that is left after the extrema is a weighted sum of |g|.
 local function sum_of_scaled(g, bias, channels_last, compat)
   local v = g:abs_()
   local size, n, C, h, width = bias:abs(), table.unpack(v.shape)
@@ -31,7 +34,8 @@ local function sum_of_scaled(g, bias, channels_last, compat)
   local range = hi - lo
   local w = compat and size / (size * range + map.EPSILON) -- (n, C, 1, 1)
     or range:reciprocal():masked_fill(range:le(hi * map.rounding(v)):logical_or(size:eq(0)), 0)
-  local sum = channels_last and v:permute({ 0, 2, 3, 1 }):reshape({ n, h * width, C }):matmul(w:view({ n, C, 1 })) or w:view({ n, 1, C }):matmul(v:flatten(2))
+  local sum = channels_last and v:permute({ 0, 2, 3, 1 }):reshape({ n, h * width, C }):matmul(w:view({ n, C, 1 }))
+    or w:view({ n, 1, C }):matmul(v:flatten(2))
   return sum:view({ n, h, width }) - (w * lo):sum({ 1 })
 end
 
@@ -75,7 +79,8 @@ return {
     ctx:gradients(ctx.count, { kind = "fullgrad", at = at, fold = false,
       x = function(first, count) return ctx.x:narrow(0, first, count) end, image = function(k) return k + 1 end },
       function(first, count, gradients, scope)
-        local maps, more = layer_maps(layers, ctx.x:narrow(0, first, count), gradients, ctx.model.layout == "channels_last", ctx.compat), {}
+        local maps, more = layer_maps(layers, ctx.x:narrow(0, first, count), gradients,
+          ctx.model.layout == "channels_last", ctx.compat), {}
         local raw
         if ctx.eigen then
           raw, more = component(maps, ctx.compat)

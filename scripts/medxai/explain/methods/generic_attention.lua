@@ -1,6 +1,7 @@
--- Generic attention explainability for self-attention: Chefer, Gur and Wolf, ICCV 2021, eq. 5 and 6: relevances begin as the identity;
--- every layer adds what its heads carry: R = R + (mean over heads of (dW W)+) R, dW the target's gradient at the attention weights W.
--- The map is the class token's row at the places (where the head reads all tokens, the mean of all rows).
+-- Generic attention explainability for self-attention: Chefer, Gur and Wolf, ICCV 2021, eq. 5 and 6: relevances begin
+-- as the identity; every layer adds what its heads carry: R = R + (mean over heads of (dW W)+) R, dW the target's
+-- gradient at the attention weights W. The map is the class token's row at the places (where the head reads all tokens,
+-- the mean of all rows).
 local attention = require "medxai.explain.attention"
 
 return {

@@ -1,6 +1,6 @@
--- Grad-CAM element-wise: the sum over channels of relu(gradient x activation): like HiResCAM, but what speaks against the target in
--- one channel takes nothing from what speaks for it in another. From pytorch-grad-cam (GradCAMElementWise), which cites no paper;
--- the form is that of Pillai and Pirsiavash, AAAI 2021, eq. 2.
+-- Grad-CAM element-wise: the sum over channels of relu(gradient x activation): like HiResCAM, but what speaks against
+-- the target in one channel takes nothing from what speaks for it in another. From pytorch-grad-cam
+-- (GradCAMElementWise), which cites no paper; the form is that of Pillai and Pirsiavash, AAAI 2021, eq. 2.
 return {
   title = "Grad-CAM element-wise",
   paper = "Pillai and Pirsiavash 2021, doi:10.1609/aaai.v35i3.16393",

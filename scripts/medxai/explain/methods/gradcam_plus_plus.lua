@@ -1,4 +1,5 @@
--- Grad-CAM++: Chattopadhay et al., WACV 2018, eq. 10 and 19. A channel's weight is the sum of its positive gradients, each weighted by
+-- Grad-CAM++: Chattopadhay et al., WACV 2018, eq. 10 and 19. A channel's weight is the sum of its positive gradients,
+-- each weighted by
 --   alpha = g^2 / (2 g^2 + (sum of the channel's activation) g^3) = 1 / (2 + (sum) g),  0 where g is 0
 -- which is exact for the exponential of the score. The denominator can be negative, or 0, where a channel's sum is.
 -- compat: as pytorch-grad-cam's GradCAMPlusPlus, which adds 1e-6 to the longer denominator: gradients under 1e-3 then

@@ -1,13 +1,15 @@
--- Gradient attention rollout: Gildenblat's vit-explain (2020): attention rollout in which a head's weights are multiplied with the
--- target's gradient at them, averaged over heads, and negative products left out: (mean(W dW))+ , half of it the identity, each row
--- divided by its sum, multiplied over layers. Unlike attention rollout it is of a class.
--- The original divides columns, not rows, by the rows' sums (a / a.sum(-1) without keepdim): here the rows are, as in rollout.
+-- Gradient attention rollout: Gildenblat's vit-explain (2020): attention rollout in which a head's weights are
+-- multiplied with the target's gradient at them, averaged over heads, and negative products left out: (mean(W dW))+ ,
+-- half of it the identity, each row divided by its sum, multiplied over layers. Unlike attention rollout it is of a
+-- class.
+-- The original divides columns, not rows, by the rows' sums (a / a.sum(-1) without keepdim): here the rows are, as in
+-- rollout.
 local attention = require "medxai.explain.attention"
 
 return {
   title = "gradient attention rollout",
-  paper = "Gildenblat 2020, github.com/jacobgil/vit-explain; rollout: Abnar and Zuidema 2020, doi:10.18653/v1/2020.acl-main.385",
-  version = 1,
+  paper = "Gildenblat 2020, github.com/jacobgil/vit-explain; rollout: Abnar and Zuidema 2020, "
+  .. "doi:10.18653/v1/2020.acl-main.385", version = 1,
   at = "input",
   sign = "nonnegative",
   smoothing = { aug_smooth = true },

@@ -1,6 +1,7 @@
--- Guided Grad-CAM: Selvaraju et al., ICCV 2017, section 3.3: guided backpropagation times the Grad-CAM map, brought to the input's grid:
--- fine lines where Grad-CAM sees the class. The map part is relu and min-max as a map is drawn (map.lua), smoothed where asked for; the
--- other part is as in guided_backprop.lua, with the same compat, and not defined for the same networks.
+-- Guided Grad-CAM: Selvaraju et al., ICCV 2017, section 3.3: guided backpropagation times the Grad-CAM map, brought to
+-- the input's grid: fine lines where Grad-CAM sees the class. The map part is relu and min-max as a map is drawn
+-- (map.lua), smoothed where asked for; the other part is as in guided_backprop.lua, with the same compat, and not
+-- defined for the same networks.
 local guided = require "medxai.explain.guided_relu"
 local gradcam = require "medxai.explain.methods.gradcam"
 local map = require "medxai.explain.map"

@@ -1,6 +1,6 @@
--- HiResCAM: Draelos and Carin 2020, eq. 3: the sum over channels of gradient times activation, element by element. For a network
--- that ends in one linear layer after the map it says exactly where the score comes from; Grad-CAM averages the gradient first.
--- As pytorch-grad-cam's HiResCAM. With eigen_smooth that guarantee does not hold.
+-- HiResCAM: Draelos and Carin 2020, eq. 3: the sum over channels of gradient times activation, element by element. For
+-- a network that ends in one linear layer after the map it says exactly where the score comes from; Grad-CAM averages
+-- the gradient first. As pytorch-grad-cam's HiResCAM. With eigen_smooth that guarantee does not hold.
 return {
   title = "HiResCAM",
   paper = "Draelos and Carin 2020, arXiv:2011.08891",

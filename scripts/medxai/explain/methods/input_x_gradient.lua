@@ -1,13 +1,14 @@
--- Input times gradient: Shrikumar et al. 2016, arXiv:1605.01713: x dy/dx, summed over the color channels, signed. A linear estimate of
--- what each pixel adds to the target; how far the sum misses the target's change from black to the image is its completeness gap.
--- captum's InputXGradient.
+-- Input times gradient: Shrikumar et al. 2016, arXiv:1605.01713: x dy/dx, summed over the color channels, signed. A
+-- linear estimate of what each pixel adds to the target; how far the sum misses the target's change from black to the
+-- image is its completeness gap. captum's InputXGradient.
 return {
   title = "input x gradient",
   paper = "Shrikumar et al. 2016, arXiv:1605.01713",
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
+    percent = true } },
   needs = { gradient = true },
   smoothing = { aug_smooth = true },
   map = function(ctx)

@@ -1,6 +1,7 @@
--- Integrated gradients: Sundararajan et al., ICML 2017, eq. 1: (x - b) times the gradient averaged along the straight line from a
--- baseline b to the image, by Gauss-Legendre quadrature, summed over the color channels, signed. Its sum is the change of the target
--- from b to x up to the quadrature's error: the completeness gap, stored with each map and printed.
+-- Integrated gradients: Sundararajan et al., ICML 2017, eq. 1: (x - b) times the gradient averaged along the straight
+-- line from a baseline b to the image, by Gauss-Legendre quadrature, summed over the color channels, signed. Its sum is
+-- the change of the target from b to x up to the quadrature's error: the completeness gap, stored with each map and
+-- printed.
 -- captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
 local legendre = require "medxai.stats.quadrature"
 local removal = require "medxai.perturb.removal"
@@ -22,7 +23,8 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true } },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
+    percent = true } },
   smoothing = { aug_smooth = true },
   options = {
     steps = { "integer", default = 50, min = 1, doc = "points of the quadrature (captum's n_steps)" },
@@ -47,7 +49,8 @@ return {
       end
       return torch.cat(list, 0)
     end
-    ctx:gradients(ctx.count * o.steps, { kind = "input", x = at, image = function(k) return k // o.steps + 1 end }, function(first, count, gradients)
+    ctx:gradients(ctx.count * o.steps, { kind = "input", x = at,
+      image = function(k) return k // o.steps + 1 end }, function(first, count, gradients)
       local parts = {}
       for k = first, first + count - 1 do
         parts[#parts + 1] = gradients.x:narrow(0, k - first, 1) * weights[k % o.steps + 1]

@@ -1,6 +1,7 @@
--- LeGrad: Bousselham et al., 2024, eq. 5 to 8: what each layer's tokens would answer if they were the last ones, and that answer's
--- gradient at the layer's own attention weights: the mean over heads and over the tokens that attend of (dW)+, averaged over layers,
--- at the places. A layer's tokens go through what follows the last layer: norm, pooling, head.
+-- LeGrad: Bousselham et al., 2024, eq. 5 to 8: what each layer's tokens would answer if they were the last ones, and
+-- that answer's gradient at the layer's own attention weights: the mean over heads and over the tokens that attend of
+-- (dW)+, averaged over layers, at the places. A layer's tokens go through what follows the last layer: norm, pooling,
+-- head.
 -- It costs one backward pass per layer, each through that layer and the head alone.
 local attention = require "medxai.explain.attention"
 local chunks = require "medxai.tensor.chunks"
@@ -16,12 +17,14 @@ local function relevance(ctx, found, layers, x, targets, count)
     if site.fused then names[#names + 1] = nodes[site.fused.v] end
   end
   local base_names = model:boundary { override = { last } }
-  local values = model:forward { x = x, outputs = { table.unpack(table.move(base_names, 1, #base_names, #names + 1, names)) }, grad_from = leaves }
+  local values = model:forward { x = x,
+    outputs = { table.unpack(table.move(base_names, 1, #base_names, #names + 1, names)) }, grad_from = leaves }
   local base = {}
   for _, name in ipairs(base_names) do base[name] = values[name]:detach() end
   for i, site in ipairs(found.sites) do
     local output = model:forward { override = { [last] = values[layers[i]] }, base = base }.output
-    local g = torch.autograd.grad(targets:score(output:narrow(0, 0, count)):sum(), { values[site.name] }, { retain_graph = true })[1]
+    local g = torch.autograd.grad(targets:score(output:narrow(0, 0, count)):sum(), { values[site.name] },
+      { retain_graph = true })[1]
     if site.fused then g = g:matmul(values[nodes[site.fused.v]]:detach():transpose(-2, -1)) end
     local one = g:narrow(0, 0, count):relu():mean({ 1, 2 }) -- (n, heads, T, T) -> (n, T)
     sum = sum and sum + one or one
@@ -51,6 +54,7 @@ return {
     table.sort(parts, function(a, b) return a.first < b.first end)
     local list = {}
     for i, part in ipairs(parts) do list[i] = part.made end
-    return torch.cat(list, 0):narrow(1, grid.first, grid.height * grid.width):reshape { ctx.count, grid.height, grid.width }
+    return torch.cat(list, 0):narrow(1, grid.first, grid.height * grid.width):reshape { ctx.count, grid.height,
+      grid.width }
   end,
 }

@@ -1,7 +1,8 @@
--- LIME for images: Ribeiro, Singh, Guestrin, KDD 2016, eq. 1, as lime 0.2.0.1 computes it: regions are hidden at random, and
--- a ridge regression of the class probability on which ones are kept, weighted by nearness to the whole image, gives each
--- region its weight. raw: the target's weight of each pixel's region.
--- Choices beyond lime's (design, stop_error, repeats) are said in the record. With repeats the map is that of the first draws.
+-- LIME for images: Ribeiro, Singh, Guestrin, KDD 2016, eq. 1, as lime 0.2.0.1 computes it: regions are hidden at
+-- random, and a ridge regression of the class probability on which ones are kept, weighted by nearness to the whole
+-- image, gives each region its weight. raw: the target's weight of each pixel's region.
+-- Choices beyond lime's (design, stop_error, repeats) are said in the record. With repeats the map is that of the first
+-- draws.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local coalitions = require "medxai.explain.lime_design"
@@ -22,7 +23,8 @@ end
 
 local function regions_of(ctx, o)
   local item, _, drawn = ctx.items[1], samples.numpy_generator(ctx.seed)
-  local made = regions.of(o.regions, ctx:image():select(0, 0), { item = item, split = ctx.split, number = item.number, least = 1,
+  local made = regions.of(o.regions, ctx:image():select(0, 0),
+    { item = item, split = ctx.split, number = item.number, least = 1,
     seed = o.rng == "numpy" and o.quickshift_seed == "drawn" and drawn or nil })
   if made.count < 2 then not_defined.raise(made.source .. " gives one region only") end
   return made
@@ -55,7 +57,8 @@ return {
   sign = "signed",
   one_by_one = true,
   rng = "lime@1",
-  honesty = { { fact = "rank_correlation", title = "rank r between draws" }, { fact = "overlap", title = "top 5 shared", percent = true },
+  honesty = { { fact = "rank_correlation", title = "rank r between draws" },
+    { fact = "overlap", title = "top 5 shared", percent = true },
     { fact = "spread", title = "error of the weights", percent = true },
     { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" } },
   options = {
@@ -84,7 +87,9 @@ return {
   },
   check = function(o)
     o.regions, o.removal = regions.parse(o.regions), removal.of_background("lime", o.removal).id
-    if o.rng == "numpy" and o.design ~= "plain" then check.fail("lime", "rng = 'numpy' draws as lime does: design is 'plain' (got '%s').", o.design) end
+    if o.rng == "numpy" and o.design ~= "plain" then
+      check.fail("lime", "rng = 'numpy' draws as lime does: design is 'plain' (got '%s').", o.design)
+    end
   end,
   map = function(ctx, x, _, o)
     local made, lo, hi = regions_of(ctx, o), ctx:range()
@@ -94,18 +99,22 @@ return {
     local rows = {}
     for i, one in ipairs(surrogate.explain(run.z, columns, o)) do
       rows[i] = weights_row(one, made.count)
-      labels[i].prediction, labels[i].intercept, labels[i].score, labels[i].local_prediction = columns[{ 0, i - 1 }]:item(), one.intercept, one.score, one.local_prediction
+      labels[i].prediction, labels[i].intercept, labels[i].score, labels[i].local_prediction =
+        columns[{ 0, i - 1 }]:item(), one.intercept, one.score, one.local_prediction
     end
     local steady, how = samples.stability(ctx, o, made, background, run)
-    local facts = { regions = { source = made.source, count = made.count, hash = made.hash }, samples = run.samples, evaluated = run.evaluated, stopped = run.stopped,
-      labels = labels, rank_correlation = steady.rank_correlation, overlap = steady.overlap, spread = steady.spread, stability_by = how,
+    local facts = { regions = { source = made.source, count = made.count, hash = made.hash }, samples = run.samples,
+      evaluated = run.evaluated, stopped = run.stopped, labels = labels, rank_correlation = steady.rank_correlation,
+      overlap = steady.overlap, spread = steady.spread, stability_by = how,
       bfloat16_deviation = ctx:scorer_in(o.precision):deviation() }
     local weights, h, w = torch.tensor(rows, { dtype = "float64" }), made.labels:size(0), made.labels:size(1)
     local raw = weights:select(0, 0):index_select(0, made.labels:view({ h * w })):view({ 1, h, w })
     local still = ctx:unmoved(1, columns:select(1, 0):tolist(), o.precision)
     if still then raw:zero_() end
     local status = still == "saturated" and still or nil
-    return raw, { { status = status, facts = facts, arrays = { weights = weights, regions = made.labels:to { dtype = "int32" } } } }
+    return raw,
+      { { status = status, facts = facts, arrays = { weights = weights,
+        regions = made.labels:to { dtype = "int32" } } } }
   end,
   draw = "lime_figures",
 }

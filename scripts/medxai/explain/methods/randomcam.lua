@@ -1,6 +1,7 @@
--- Random CAM: the activation's channels with weights drawn evenly from [-1, 1): what a CAM shows that knows nothing of the class, a
--- chance level with the same grid and smoothness. From pytorch-grad-cam (RandomCAM). The weights are keyed by the image (and by the
--- view, under augmentation); in compat they are NumPy's: those of np.random.seed(seed) before a call on this image alone.
+-- Random CAM: the activation's channels with weights drawn evenly from [-1, 1): what a CAM shows that knows nothing of
+-- the class, a chance level with the same grid and smoothness. From pytorch-grad-cam (RandomCAM). The weights are keyed
+-- by the image (and by the view, under augmentation); in compat they are NumPy's: those of np.random.seed(seed) before
+-- a call on this image alone.
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 
@@ -28,7 +29,8 @@ return {
     local a = ctx:activation() -- (N, C, h, w)
     local list = {}
     for i = 1, ctx.count do
-      list[i] = ctx.compat and numpy_weights(ctx, i, a:size(1)) or ctx:stream("randomcam@1", i):uniform(a:size(1)) * 2 - 1
+      list[i] = ctx.compat and numpy_weights(ctx, i, a:size(1))
+        or ctx:stream("randomcam@1", i):uniform(a:size(1)) * 2 - 1
     end
     local w = torch.stack(list, 0):to { dtype = a.dtype, device = a.device }
     return ctx:combine(w:unsqueeze(2):unsqueeze(3) * a)

@@ -1,9 +1,9 @@
--- Score-CAM: Wang et al., CVPR workshop 2020, algorithm 1: each channel, brought to the input's grid and scaled to [0, 1], masks the
--- image; the softmax over channels of the target's scores for the masked images weighs the channels.
+-- Score-CAM: Wang et al., CVPR workshop 2020, algorithm 1: each channel, brought to the input's grid and scaled to [0,
+-- 1], masks the image; the softmax over channels of the target's scores for the masked images weighs the channels.
 -- As pytorch-grad-cam's ScoreCAM: bilinear with aligned corners, raw scores (a baseline would cancel in the softmax).
 -- compat: 1e-8 in the scale, so that a faint channel masks more than it should.
--- One pass a channel: `channels` takes the few that vary most (an approximation), precision = "bfloat16" runs them in bfloat16.
--- Channels without contrast, but for rounding, mask all: they share one pass.
+-- One pass a channel: `channels` takes the few that vary most (an approximation), precision = "bfloat16" runs them in
+-- bfloat16. Channels without contrast, but for rounding, mask all: they share one pass.
 local channels = require "medxai.explain.channel_ablation"
 local map = require "medxai.explain.map"
 local torch = require "medxai.torch"
@@ -11,7 +11,8 @@ local torch = require "medxai.torch"
 -- Scores (C) float64 of one image x (1, 3, H, W) under each channel of a (C, h, w); channels left out get -inf.
 local function scores_of(ctx, i, a, o, scorer)
   local x = ctx.x:narrow(0, i - 1, 1)
-  if ctx.model.layout == "channels_last" then x = x:contiguous { memory_format = "channels_last" } end -- the masked images come out as it is
+  -- the masked images come out as it is
+  if ctx.model.layout == "channels_last" then x = x:contiguous { memory_format = "channels_last" } end
   local highest, lowest = a:flatten(1):amax({ 1 }), a:flatten(1):amin({ 1 })
   local least = torch.maximum(highest:abs(), lowest:abs()) * (ctx.compat and 0 or map.rounding(a))
   local alive, range = {}, (highest - lowest):tolist()
@@ -22,8 +23,10 @@ local function scores_of(ctx, i, a, o, scorer)
     local n = math.min(count, #list - first)
     local parts = {}
     if n > 0 then
-      local index = torch.tensor({ table.unpack(list, first + 1, first + n) }, { dtype = "int64" }):to { device = a.device }
-      local up = torch.upsample_bilinear2d(a:index_select(0, index):unsqueeze(1), { ctx.height, ctx.width }, true) -- (n, 1, H, W)
+      local index = torch.tensor({ table.unpack(list, first + 1, first + n) },
+        { dtype = "int64" }):to { device = a.device }
+      -- (n, 1, H, W)
+      local up = torch.upsample_bilinear2d(a:index_select(0, index):unsqueeze(1), { ctx.height, ctx.width }, true)
       local lo, hi = up:amin({ 2, 3 }, true), up:amax({ 2, 3 }, true)
       local scale = hi - lo
       if ctx.compat then scale = scale + 1e-8 else scale = scale:masked_fill(scale:eq(0), 1) end
@@ -32,7 +35,8 @@ local function scores_of(ctx, i, a, o, scorer)
     if n < count then parts[#parts + 1] = torch.zeros_like(x) end
     return #parts == 1 and parts[1] or torch.cat(parts, 0)
   end)
-  local scores, out = ctx.targets:score_of(i, logits):to { dtype = "float64" }, torch.full({ #range }, -math.huge, { dtype = "float64" })
+  local scores, out = ctx.targets:score_of(i, logits):to { dtype = "float64" },
+    torch.full({ #range }, -math.huge, { dtype = "float64" })
   if black == 1 then out:fill_(scores:select(0, #list)) end
   if #list > 0 then out:index_copy_(0, torch.tensor(list, { dtype = "int64" }), scores:narrow(0, 0, #list)) end
   return out

@@ -1,9 +1,10 @@
--- Expected gradients (Erion et al. 2021, Nature Machine Intelligence 3, eq. 3), shap's GradientExplainer, at a layer or with
--- layer = "x" at the input: the mean over samples t x + (1 - t) b, b a background image and t uniform in [0, 1), of the gradient
--- there times x - b. At the input the values sum to output - mean output of the background but for sampling: that gap is printed.
--- At a layer two forms: "difference", the layer's value at x less that at b; and "activation", shap's and the thesis', its value at
--- the sample itself, which sums to nothing. shap's (model, layer) means the layer's input: name the node that it reads.
--- One forward serves all outputs; the backward goes no deeper than the layer. It refuses a background of another shape.
+-- Expected gradients (Erion et al. 2021, Nature Machine Intelligence 3, eq. 3), shap's GradientExplainer, at a layer or
+-- with layer = "x" at the input: the mean over samples t x + (1 - t) b, b a background image and t uniform in [0, 1),
+-- of the gradient there times x - b. At the input the values sum to output - mean output of the background but for
+-- sampling: that gap is printed. At a layer two forms: "difference", the layer's value at x less that at b; and
+-- "activation", shap's and the thesis', its value at the sample itself, which sums to nothing. shap's (model, layer)
+-- means the layer's input: name the node that it reads. One forward serves all outputs; the backward goes no deeper
+-- than the layer. It refuses a background of another shape.
 local check = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
@@ -28,20 +29,25 @@ local function background_of(ctx, options)
   else
     local train = ctx.split.data and ctx.split.data.train
     if not train or train.n == 0 then
-      check.fail("shap_gradient", "these data have no training split for the background. Use background = 'split', or give a tensor (N, 3, H, W).")
+      check.fail("shap_gradient", "these data have no training split for the background. Use background = 'split', "
+        .. "or give a tensor (N, 3, H, W).")
     end
     x = batch_of(train, options.background_count, ctx.seed)
   end
   local shape = x.shape
   if #shape ~= 4 or shape[1] < 1 or shape[2] ~= 3 or shape[3] ~= ctx.height or shape[4] ~= ctx.width then
-    check.fail("shap_gradient", "the background does not fit the images (expected (N, 3, %d, %d), got (%s)).", ctx.height, ctx.width, table.concat(shape, ", "))
+    check.fail("shap_gradient", "the background does not fit the images (expected (N, 3, %d, %d), got (%s)).",
+      ctx.height, ctx.width, table.concat(shape, ", "))
   end
   return x:to { device = ctx.x.device, dtype = ctx.x.dtype }
 end
 
--- Which background image (from 0) and which t each sample takes. "numpy": as shap draws them for a single image after seeding.
+-- Which background image (from 0) and which t each sample takes. "numpy": as shap draws them for a single image after
+-- seeding.
 local function draws_of(ctx, n, count, rng)
-  if rng == "keyed" then return ctx:stream("shap_gradient@1", 1, 0):integers(n, count), ctx:stream("shap_gradient@1", 1, 1):uniform(n) end
+  if rng == "keyed" then
+    return ctx:stream("shap_gradient@1", 1, 0):integers(n, count), ctx:stream("shap_gradient@1", 1, 1):uniform(n)
+  end
   local state, which, t = core.rng.numpy_random_state(ctx.seed), {}, {}
   for k = 1, n do
     which[k] = state:integers(0, count, 1):item()
@@ -50,9 +56,11 @@ local function draws_of(ctx, n, count, rng)
   return torch.tensor(which, { dtype = "int64" }), torch.tensor(t, { dtype = "float64" })
 end
 
--- The background's mean outputs, what the target's output differs from its own, and by how much the values sum to something else.
+-- The background's mean outputs, what the target's output differs from its own, and by how much the values sum to
+-- something else.
 local function completeness(ctx, x, background, map, classes, target)
-  local logits = ctx.scorer:logits(1 + background:size(0), function(first, count) return torch.cat({ x, background }, 0):narrow(0, first, count) end)
+  local logits = ctx.scorer:logits(1 + background:size(0),
+    function(first, count) return torch.cat({ x, background }, 0):narrow(0, first, count) end)
   local y = shap.outputs(logits, classes, target.as)
   local base = y:narrow(0, 1, background:size(0)):mean({ 0 })
   local difference = shap.of_target(y[0] - base, classes, target):item()
@@ -67,13 +75,15 @@ return {
   sign = "signed",
   one_by_one = true,
   rng = "shap_gradient@1",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap", percent = true },
-    { fact = "standard_error", title = "standard error over samples", short = "std. error", percent = true },
-    { fact = "change_half", title = "moved since half of the samples", short = "since half", percent = true } },
+  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
+    percent = true }, { fact = "standard_error", title = "standard error over samples", short = "std. error",
+    percent = true }, { fact = "change_half", title = "moved since half of the samples", short = "since half",
+    percent = true } },
   options = {
     samples = { "integer", default = 200, min = 2, doc = "gradients per image (shap's nsamples)" },
     background = { "string|tensor", default = "train", lua = "\"train\"|\"split\"|medxai.Tensor",
-      doc = "images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)" },
+      doc = "images to begin from: of the training split; split: the first of the explained one (thesis); or (N, "
+      .. "3, H, W)" },
     background_count = { "integer", default = 32, min = 1, unit = "images", doc = "in the background" },
     form = { one_of = { "difference", "activation" }, default = "difference",
       doc = "at a layer, times the gradient: its value less the background's, or its value (shap's and the thesis')" },
@@ -83,23 +93,33 @@ return {
     ranked_outputs = { "integer", default = 3, min = 1, doc = "the largest outputs, explained besides the target" },
   },
   check = function(o)
-    if type(o.background) == "string" then check.known("shap_gradient", "background", o.background, { "train", "split" }) end
+    if type(o.background) == "string" then
+      check.known("shap_gradient", "background", o.background, { "train", "split" })
+    end
   end,
   map = function(ctx, x, targets, o)
     local target, background, logits = targets[1], background_of(ctx, o), ctx.logits
     local n, form = check.smoke_count(o.samples), ctx.layer == "x" and "difference" or o.form
-    local classes, which, t = shap.classes(logits[0]:tolist(), target, o.ranked_outputs), draws_of(ctx, n, background:size(0), o.rng)
+    local classes, which, t = shap.classes(logits[0]:tolist(), target, o.ranked_outputs),
+      draws_of(ctx, n, background:size(0), o.rng)
     local bar <close> = Progress.new("SHAP Gradient", n)
-    local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = background, which = which, t = t, form = form, classes = classes,
-      as = target.as, each = o.variances, bar = bar, watch = function(y) ctx:note_slopes(1, y) end,
-      chunks = chunks.new { device = ctx.model.device, budget_bytes = ctx.budget_bytes, deterministic = ctx.deterministic, what = "shap_gradient" } }
+    local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = background, which = which,
+      t = t, form = form, classes = classes, as = target.as, each = o.variances, bar = bar,
+      watch = function(y) ctx:note_slopes(1, y) end,
+      chunks = chunks.new { device = ctx.model.device, budget_bytes = ctx.budget_bytes,
+        deterministic = ctx.deterministic, what = "shap_gradient" } }
     local map = shap.of_target(means.map, classes, target)
     local error_of_mean = ((means.map_square - means.map:square()):clamp_min(0) / n):sqrt()
-    local facts = { classes = shap.names(classes, ctx.model), output = shap.outputs(logits, classes, target.as)[0]:tolist(), samples = n,
+    local facts = { classes = shap.names(classes, ctx.model),
+      output = shap.outputs(logits, classes, target.as)[0]:tolist(), samples = n,
       background = background:size(0), form = form,
-      completeness_gap = "not applicable", score_difference = "not applicable", standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
+      completeness_gap = "not applicable", score_difference = "not applicable",
+      standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
       change_half = shap.change(map, shap.of_target(means.half, classes, target)) }
-    if ctx.layer == "x" then facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, background, map, classes, target) end
+    if ctx.layer == "x" then
+      facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, background, map, classes,
+        target)
+    end
     local arrays = { outputs = means.map }
     if o.variances then -- shap's number: the samples' variance over the root of their number
       arrays.values, arrays.variances = means.each, (means.each_square - means.each:square()) / math.sqrt(n)

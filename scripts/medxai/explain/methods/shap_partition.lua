@@ -1,8 +1,8 @@
--- SHAP Partition: Owen values on a hierarchy of boxes (Owen 1977; shap's PartitionExplainer, Lundberg). An image's box is halved
--- again and again, the box that matters most first, each time with the other half shown and hidden; the budget spent, what a box
--- got is spread evenly over its pixels. The values sum to output - base whatever the budget: what it leaves open is told by how far
--- the map moved since half of it. As shap 0.51, but that equals come first come first, and each image has its own blur.
--- It refuses inpainting, and a tree that does not hold each region once.
+-- SHAP Partition: Owen values on a hierarchy of boxes (Owen 1977; shap's PartitionExplainer, Lundberg). An image's box
+-- is halved again and again, the box that matters most first, each time with the other half shown and hidden; the
+-- budget spent, what a box got is spread evenly over its pixels. The values sum to output - base whatever the budget:
+-- what it leaves open is told by how far the map moved since half of it. As shap 0.51, but that equals come first come
+-- first, and each image has its own blur. It refuses inpainting, and a tree that does not hold each region once.
 local check = require "medxai.base.options"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
@@ -10,7 +10,8 @@ local Progress = require "medxai.base.progress"
 local shap = require "medxai.explain.shap"
 local torch = require "medxai.torch"
 
--- A hierarchy: what core.partition needs of it (size, children), keep(boxes) -> (n, 1 or 3, H, W), planes(values) -> (k, H, W).
+-- A hierarchy: what core.partition needs of it (size, children), keep(boxes) -> (n, 1 or 3, H, W), planes(values) ->
+-- (k, H, W).
 local function of_pixels(x)
   local shape = x.shape
   return { size = { shape[3], shape[4], shape[2] },
@@ -22,7 +23,8 @@ end
 local function of_regions(x, made, tree)
   local count, labels, children = made.count, made.labels, shap.tree(made, tree)
   local order = torch.tensor(core.partition.leaf_order(children, count), { dtype = "int64" })
-  local place = torch.zeros({ count }, { dtype = "int64" }):scatter(0, order, torch.arange(0, count)) -- region -> its place
+  -- region -> its place
+  local place = torch.zeros({ count }, { dtype = "int64" }):scatter(0, order, torch.arange(0, count))
   local areas = torch.bincount(labels:reshape(-1), torch.none, count):to { dtype = "float64" }
   local here, here_place = labels:to { device = x.device }, place:to { device = x.device }
   return { size = { count, 1, 1 }, children = children,
@@ -36,8 +38,8 @@ local function of_regions(x, made, tree)
     end }
 end
 
--- Splits until the budget is spent. Gives the planes, and the last ones within half of the budget (a small budget is spent in a few
--- large asks); nil where an output is not a number.
+-- Splits until the budget is spent. Gives the planes, and the last ones within half of the budget (a small budget is
+-- spent in a few large asks); nil where an output is not a number.
 local function split_all(engine, tree, ends, evals, evaluate)
   if not engine:start(ends[0]:contiguous(), ends[1]:contiguous()) then return nil end
   local half
@@ -45,7 +47,9 @@ local function split_all(engine, tree, ends, evals, evaluate)
     local scope <close> = core.memory.scope()
     local boxes = engine:ask()
     if not boxes then break end
-    if not half and 2 * (engine:evaluated() + 2 + boxes:size(0)) > evals then half = scope:keep(tree.planes(engine:values())) end
+    if not half and 2 * (engine:evaluated() + 2 + boxes:size(0)) > evals then
+      half = scope:keep(tree.planes(engine:values()))
+    end
     if not engine:tell(evaluate(boxes)) then return nil end
   end
   local values = tree.planes(engine:values())
@@ -66,7 +70,8 @@ return {
   at = "input",
   sign = "signed",
   one_by_one = true,
-  honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half", percent = true }, shap.bfloat16_honesty },
+  honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half",
+    percent = true }, shap.bfloat16_honesty },
   options = {
     evals = { "integer", field = true, default = 1000, min = 3,
       doc = "evaluations of the network per image, the two ends included (shap's max_evals)" },
@@ -80,27 +85,34 @@ return {
     ranked_outputs = { "integer", default = 3, min = 1, doc = "the largest outputs, explained besides the target" },
     regions = { "string|table|function", lua = "medxai.Regions",
       doc = "the leaves of the hierarchy in place of pixels; see help regions" },
-    tree = { "table", doc = "over regions: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; default: halved by place" },
+    tree = { "table", doc = "over regions: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; default: halved "
+      .. "by place" },
     precision = { one_of = { "float32", "bfloat16" }, default = "float32", doc = "of the forward passes" },
   },
   check = function(o)
     shap.check("shap_partition", o)
-    if o.tree and not o.regions then check.fail("shap_partition", "a tree needs the regions that it is made of (expected regions = ... beside it).") end
+    if o.tree and not o.regions then
+      check.fail("shap_partition", "a tree needs the regions that it is made of (expected regions = ... beside it).")
+    end
   end,
   map = function(ctx, x, targets, o)
     local target, tree, made = targets[1], tree_of(ctx, x, o)
     local background = shap.background(ctx, o, made.labels)
     local scorer, evals = ctx:scorer_in(o.precision), check.smoke_count(o.evals, 3)
-    local two = scorer:logits(2, function(first, count) return torch.cat({ background, x }, 0):narrow(0, first, count) end)
+    local two = scorer:logits(2, function(first, count)
+      return torch.cat({ background, x }, 0):narrow(0, first, count)
+    end)
     local classes = shap.classes(two[1]:tolist(), target, o.ranked_outputs)
     local ends = shap.outputs(two, classes, target.as)
     local own = shap.of_target(ends:t(), classes, target):tolist() -- the target's own outputs, all of them
     local bar <close> = Progress.new("SHAP Partition", evals)
-    local engine <close> = core.partition.new { size = tree.size, children = tree.children, outputs = #classes, budget = evals - 2, queue_batch = o.queue_batch,
-      context = o.fixed_context or -1 }
+    local engine <close> = core.partition.new { size = tree.size, children = tree.children, outputs = #classes,
+      budget = evals - 2, queue_batch = o.queue_batch, context = o.fixed_context or -1 }
     local values, half = split_all(engine, tree, ends, evals, function(boxes)
       local n = boxes:size(0)
-      local logits = scorer:logits(n, function(first, count) return hide.images(x, background, tree.keep(boxes:narrow(0, first, count))) end)
+      local logits = scorer:logits(n, function(first, count)
+        return hide.images(x, background, tree.keep(boxes:narrow(0, first, count)))
+      end)
       bar:add(n)
       local y = shap.outputs(logits, classes, target.as)
       table.move(shap.of_target(y:t(), classes, target):tolist(), 1, n, #own + 1, own)
@@ -112,7 +124,8 @@ return {
     local status = still == "saturated" and still or nil
     return map, { { status = status, arrays = { outputs = values },
       facts = { classes = shap.names(classes, ctx.model), base = ends[0]:tolist(), output = ends[1]:tolist(),
-      evaluations = engine:evaluated() + 2, regions = made.count and { source = made.source, count = made.count, hash = made.hash }, bfloat16_deviation = scorer:deviation(),
+      evaluations = engine:evaluated() + 2, regions = made.count
+      and { source = made.source, count = made.count, hash = made.hash }, bfloat16_deviation = scorer:deviation(),
       change_half = half and shap.change(map, shap.of_target(half, classes, target)) or 0 / 0 } } }
   end,
   draw = "shap_figures",

@@ -1,7 +1,7 @@
--- Baseline: the Sobel map as a mask: 1 where it lies below its percentile, 0 elsewhere, each image by its own percentile. With
--- confidence_change it asks what the network makes of an image without its strongest edges.
--- Exactly the share is kept, ties in a keyed random order; with compat what is strictly below numpy's percentile (of an image
--- that is black for more than that share: nothing).
+-- Baseline: the Sobel map as a mask: 1 where it lies below its percentile, 0 elsewhere, each image by its own
+-- percentile. With confidence_change it asks what the network makes of an image without its strongest edges.
+-- Exactly the share is kept, ties in a keyed random order; with compat what is strictly below numpy's percentile (of an
+-- image that is black for more than that share: nothing).
 local ranking = require "medxai.perturb.pixel_order"
 local rng = require("medxai.core").rng
 local sobel = require "medxai.explain.methods.sobel"
@@ -27,7 +27,9 @@ return {
   },
   map = function(ctx, x, target, options)
     local edges, masks = sobel.map(ctx, x, target, {}), {}
-    for i = 1, ctx.count do masks[i] = mask_of(edges:select(0, i - 1), options.percentile, ctx, ctx.items[i]):to { dtype = "float32" } end
+    for i = 1, ctx.count do
+      masks[i] = mask_of(edges:select(0, i - 1), options.percentile, ctx, ctx.items[i]):to { dtype = "float32" }
+    end
     return torch.stack(masks, 0)
   end,
 }

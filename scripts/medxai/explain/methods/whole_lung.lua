@@ -1,5 +1,5 @@
--- Baseline: the lung mask itself, the same for every model. What a map must beat before it says more than "in the lungs".
--- Not defined for data without lung masks.
+-- Baseline: the lung mask itself, the same for every model. What a map must beat before it says more than "in the
+-- lungs". Not defined for data without lung masks.
 local has_mask = require("medxai.data.split").has_mask
 local not_defined = require "medxai.base.not_defined"
 

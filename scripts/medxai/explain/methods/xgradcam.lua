@@ -1,4 +1,5 @@
--- XGrad-CAM: Fu et al., BMVC 2020, eq. 8: a channel's weight is its gradient averaged with the activation's share at each place,
+-- XGrad-CAM: Fu et al., BMVC 2020, eq. 8: a channel's weight is its gradient averaged with the activation's share at
+-- each place,
 --   w_c = sum g a / sum a,  0 where the activations cancel to their rounding
 -- chosen so that the map fulfils sensitivity and conservation as nearly as weights can.
 -- compat: as pytorch-grad-cam's XGradCAM, which adds 1e-7 to the divisor.

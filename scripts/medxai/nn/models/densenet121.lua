@@ -5,7 +5,8 @@ local blocks = { 6, 12, 24, 16 }
 local function dense_layer(g, list, inp)
   local x = g:cat(nil, list)
   x = g:conv2d("conv1", g:relu("relu1", g:batch_norm2d("norm1", x, inp)), { inp, bottleneck, 1, bias = false })
-  return g:conv2d("conv2", g:relu("relu2", g:batch_norm2d("norm2", x, bottleneck)), { bottleneck, growth, 3, padding = 1, bias = false })
+  return g:conv2d("conv2", g:relu("relu2", g:batch_norm2d("norm2", x, bottleneck)),
+    { bottleneck, growth, 3, padding = 1, bias = false })
 end
 
 local function dense_block(g, x, inp, layers)
@@ -44,7 +45,8 @@ return {
     { "features.denseblock4", "features.denseblock3", "features.denseblock2" },
   },
   cam_layer = "features.norm5",
-  compare_layers = { "features.norm5", "features.denseblock3.denselayer24", "features.denseblock2.denselayer12", "features.denseblock1.denselayer6" },
+  compare_layers = { "features.norm5", "features.denseblock3.denselayer24", "features.denseblock2.denselayer12",
+    "features.denseblock1.denselayer6" },
   shap_layer = "features.denseblock4", shap_gradient_samples = 1000, shap_kernel_samples = 50,
   channels_last = { cpu = true, cuda = true },
 

@@ -1,12 +1,13 @@
 -- EfficientNet B0 (Tan and Le 2019), as torchvision builds it: squeeze and excitation, SiLU, stochastic depth.
 local stages = { -- expansion, kernel, stride of the first, in, out, blocks
-  { 1, 3, 1, 32, 16, 1 }, { 6, 3, 2, 16, 24, 2 }, { 6, 5, 2, 24, 40, 2 }, { 6, 3, 2, 40, 80, 3 }, { 6, 5, 1, 80, 112, 3 },
-  { 6, 5, 2, 112, 192, 4 }, { 6, 3, 1, 192, 320, 1 },
+  { 1, 3, 1, 32, 16, 1 }, { 6, 3, 2, 16, 24, 2 }, { 6, 5, 2, 24, 40, 2 }, { 6, 3, 2, 40, 80, 3 },
+  { 6, 5, 1, 80, 112, 3 }, { 6, 5, 2, 112, 192, 4 }, { 6, 3, 1, 192, 320, 1 },
 }
 local total_blocks = 16
 
 local function conv_norm(g, x, inp, out, kernel, stride, groups)
-  x = g:conv2d("0", x, { inp, out, kernel, stride = stride, padding = (kernel - 1) // 2, groups = groups, bias = false })
+  x = g:conv2d("0", x, { inp, out, kernel, stride = stride, padding = (kernel - 1) // 2, groups = groups,
+    bias = false })
   return g:batch_norm2d("1", x, out)
 end
 
@@ -43,7 +44,8 @@ local function features(g, x, stochastic_depth)
     x = g:block(tostring(s), function()
       for i = 1, blocks do
         local drop = stochastic_depth * n / total_blocks
-        x = g:block(tostring(i - 1), mbconv, g, x, i == 1 and inp or out, out, kernel, i == 1 and stride or 1, expansion, drop)
+        x = g:block(tostring(i - 1), mbconv, g, x, i == 1 and inp or out, out, kernel, i == 1 and stride or 1,
+          expansion, drop)
         n = n + 1
       end
       return x
@@ -66,7 +68,9 @@ return {
     x = g:block("features", features, g, x, o.stochastic_depth)
     x = g:flatten(nil, g:adaptive_avg_pool2d("avgpool", x, 1))
     if o.head == "torchvision" then
-      return g:block("classifier", function() return g:linear("1", g:dropout("0", x, o.dropout), { 1280, o.num_classes }) end)
+      return g:block("classifier", function()
+        return g:linear("1", g:dropout("0", x, o.dropout), { 1280, o.num_classes })
+      end)
     end
     g:ghost_linear("classifier.1", 1280, 1000)
     return g:thesis_head("classifier", x, 1280, o.hidden, o.num_classes, o.dropout)

@@ -1,6 +1,6 @@
--- Inception v3 (Szegedy et al. 2016), as torchvision builds it, with the auxiliary branch: in train mode the model gives
--- logits and auxiliary logits. transform_input turns ImageNet's normalisation into the one this network was trained with
--- (default: when weights = "imagenet").
+-- Inception v3 (Szegedy et al. 2016), as torchvision builds it, with the auxiliary branch: in train mode the model
+-- gives logits and auxiliary logits. transform_input turns ImageNet's normalisation into the one this network was
+-- trained with (default: when weights = "imagenet").
 local function conv(g, name, x, inp, out, kernel, o)
   o = o or {}
   return g:block(name, function()

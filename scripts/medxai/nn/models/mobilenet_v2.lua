@@ -1,10 +1,12 @@
 -- MobileNet V2 (Sandler et al. 2018), as torchvision builds it: inverted residuals, ReLU6.
 local stages = { -- expansion, channels, blocks, stride of the first
-  { 1, 16, 1, 1 }, { 6, 24, 2, 2 }, { 6, 32, 3, 2 }, { 6, 64, 4, 2 }, { 6, 96, 3, 1 }, { 6, 160, 3, 2 }, { 6, 320, 1, 1 },
+  { 1, 16, 1, 1 }, { 6, 24, 2, 2 }, { 6, 32, 3, 2 }, { 6, 64, 4, 2 }, { 6, 96, 3, 1 }, { 6, 160, 3, 2 },
+  { 6, 320, 1, 1 },
 }
 
 local function conv_norm_relu6(g, x, inp, out, kernel, stride, groups)
-  x = g:conv2d("0", x, { inp, out, kernel, stride = stride, padding = (kernel - 1) // 2, groups = groups, bias = false })
+  x = g:conv2d("0", x, { inp, out, kernel, stride = stride, padding = (kernel - 1) // 2, groups = groups,
+    bias = false })
   return g:relu6("2", g:batch_norm2d("1", x, out))
 end
 
@@ -49,7 +51,9 @@ return {
     x = g:block("features", features, g, x)
     x = g:flatten(nil, g:adaptive_avg_pool2d(nil, x, 1))
     if o.head == "torchvision" then
-      return g:block("classifier", function() return g:linear("1", g:dropout("0", x, o.dropout), { 1280, o.num_classes }) end)
+      return g:block("classifier", function()
+        return g:linear("1", g:dropout("0", x, o.dropout), { 1280, o.num_classes })
+      end)
     end
     g:ghost_linear("classifier.1", 1280, 1000)
     return g:thesis_head("classifier", x, 1280, o.hidden, o.num_classes, o.dropout)

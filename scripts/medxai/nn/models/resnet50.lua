@@ -9,7 +9,8 @@ local function bottleneck(g, x, inp, width, stride)
   y = g:batch_norm2d("bn3", g:conv2d("conv3", y, { width, out, 1, bias = false }), out)
   if stride ~= 1 or inp ~= out then
     x = g:block("downsample", function() -- torchvision makes it, and draws its numbers, before the block
-      local d = g:conv2d("0", x, { inp, out, 1, stride = stride, bias = false, drawn_before = g.prefix:gsub("downsample%.$", "conv1") })
+      local d = g:conv2d("0", x, { inp, out, 1, stride = stride, bias = false,
+        drawn_before = g.prefix:gsub("downsample%.$", "conv1") })
       return g:batch_norm2d("1", d, out)
     end)
   end

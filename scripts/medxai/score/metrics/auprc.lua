@@ -1,6 +1,6 @@
--- Area under the precision-recall curve of the map's pixels as a detector of the mask's, by average precision: the sum over
--- thresholds of (recall gained) x precision, equal values being one threshold (scikit-learn's average_precision_score).
--- No threshold is chosen. Chance is the mask's share of the area. Undefined on an empty mask.
+-- Area under the precision-recall curve of the map's pixels as a detector of the mask's, by average precision: the sum
+-- over thresholds of (recall gained) x precision, equal values being one threshold (scikit-learn's
+-- average_precision_score). No threshold is chosen. Chance is the mask's share of the area. Undefined on an empty mask.
 local torch = require "medxai.torch"
 
 return {
@@ -20,7 +20,9 @@ return {
     if total == 0 then return nil, nil, "empty mask" end
     local sorted, order = values:flatten():to { dtype = "float64" }:sort { dim = 0, descending = true }
     local hits = mask:index_select(0, order):cumsum(0)
-    local last = torch.cat({ sorted:narrow(0, 1, n - 1):ne(sorted:narrow(0, 0, n - 1)), torch.ones(1, { dtype = "bool" }) }, 0) -- of each threshold
+    -- of each threshold
+    local last = torch.cat({ sorted:narrow(0, 1, n - 1):ne(sorted:narrow(0, 0, n - 1)),
+      torch.ones(1, { dtype = "bool" }) }, 0)
     hits = hits:masked_select(last)
     local taken = torch.arange(1, n + 1, { dtype = "float64" }):masked_select(last)
     local gained = hits - torch.cat({ torch.zeros(1, { dtype = "float64" }), hits:narrow(0, 0, hits:size(0) - 1) }, 0)

@@ -1,5 +1,6 @@
 -- Drop in confidence: how far the target's score falls when the image is multiplied by its map, 0 where it rises
--- (pytorch-grad-cam's DropInConfidence: absolute, not relative to the score as in the paper of Grad-CAM++). Lower is better.
+-- (pytorch-grad-cam's DropInConfidence: absolute, not relative to the score as in the paper of Grad-CAM++). Lower is
+-- better.
 local multiplied = require "medxai.score.masked_confidence"
 
 return {

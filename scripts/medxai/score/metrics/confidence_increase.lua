@@ -1,5 +1,6 @@
 -- Increase in confidence: 1 where the target's score rises when the image is multiplied by its map, else 0
--- (pytorch-grad-cam's IncreaseInConfidence; Chattopadhay et al. 2018). Its mean is the share of images. Higher is better.
+-- (pytorch-grad-cam's IncreaseInConfidence; Chattopadhay et al. 2018). Its mean is the share of images. Higher is
+-- better.
 local multiplied = require "medxai.score.masked_confidence"
 
 return {

@@ -1,6 +1,6 @@
--- Deletion: the mean score of the target while pixels are taken out, most relevant first, in 100 steps (Petsiuk et al., BMVC
--- 2018). A faithful map makes it fall at once: lower is better. For every removal one value; the paper uses the probability
--- and gray for taken out: { "deletion", as = "softmax", removal = "mean" }.
+-- Deletion: the mean score of the target while pixels are taken out, most relevant first, in 100 steps (Petsiuk et al.,
+-- BMVC 2018). A faithful map makes it fall at once: lower is better. For every removal one value; the paper uses the
+-- probability and gray for taken out: { "deletion", as = "softmax", removal = "mean" }.
 local curve = require "medxai.score.deletion_curve"
 
 return {

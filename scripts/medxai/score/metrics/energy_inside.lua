@@ -1,5 +1,5 @@
--- Energy inside a mask: the share of the map's positive sum that falls within it (the energy-based pointing game of Wang et
--- al. 2020, Score-CAM, eq. 10). No threshold. Chance is the mask's share of the area: what a uniform map gets.
+-- Energy inside a mask: the share of the map's positive sum that falls within it (the energy-based pointing game of
+-- Wang et al. 2020, Score-CAM, eq. 10). No threshold. Chance is the mask's share of the area: what a uniform map gets.
 -- Negative values count as zero. Undefined on an empty mask and on a map without energy.
 return {
   title = "energy inside",

@@ -1,5 +1,5 @@
--- Pointing game: 1 where the map's maximum lies in the mask widened by a margin, else 0 (Zhang et al. 2016; margin 15 px as
--- there). The maximum is the center of its plateau. Chance is the widened mask's share of the area.
+-- Pointing game: 1 where the map's maximum lies in the mask widened by a margin, else 0 (Zhang et al. 2016; margin 15
+-- px as there). The maximum is the center of its plateau. Chance is the widened mask's share of the area.
 -- Undefined on an empty mask and on a map that is the same everywhere.
 local torch = require "medxai.torch"
 
@@ -17,7 +17,8 @@ return {
     local mask = ctx.mask:to { dtype = "float32" }:ne(0):to { dtype = "float32" }
     if mask:sum():item() == 0 then return nil, nil, "empty mask" end
     local k = 2 * options.margin_px + 1
-    local wide = torch.max_pool2d(mask:view({ 1, 1, mask:size(0), mask:size(1) }), { k, k }, { 1, 1 }, { options.margin_px, options.margin_px })
+    local wide = torch.max_pool2d(mask:view({ 1, 1, mask:size(0), mask:size(1) }), { k, k }, { 1, 1 },
+      { options.margin_px, options.margin_px })
     wide = wide:view({ mask:size(0), mask:size(1) })
     local within = ctx.within or torch.ones_like(map, { dtype = "bool" })
     local chance = wide:masked_select(within):mean():item()

@@ -1,6 +1,7 @@
--- ROAD combined: half the difference between the mean scores after removing the least and the most relevant pixels, over the
--- percentiles (pytorch-grad-cam's ROADCombined). The unchanged image's score cancels: 2 P passes for P percentiles.
--- Higher is better; a map that knows nothing is near 0. Smooth maps have an edge: read it beside random_smooth's.
+-- ROAD combined: half the difference between the mean scores after removing the least and the most relevant pixels,
+-- over the percentiles (pytorch-grad-cam's ROADCombined). The unchanged image's score cancels: 2 P passes for P
+-- percentiles. Higher is better; a map that knows nothing is near 0. Smooth maps have an edge: read it beside
+-- random_smooth's.
 local road = require "medxai.score.road"
 
 return {

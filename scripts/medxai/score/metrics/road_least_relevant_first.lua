@@ -1,6 +1,7 @@
 -- ROAD, least relevant first: how the target's score changes when the (100 - p) % least relevant pixels are removed and
 -- imputed (Rong et al., ICML 2022). A faithful map lets it stay: higher is better.
--- As pytorch-grad-cam's ROADLeastRelevantFirst; there the threshold is strict, here exactly the share is taken (compat: theirs).
+-- As pytorch-grad-cam's ROADLeastRelevantFirst; there the threshold is strict, here exactly the share is taken (compat:
+-- theirs).
 local road = require "medxai.score.road"
 
 return {

@@ -1,6 +1,7 @@
--- ROAD, most relevant first: how the target's score changes when the (100 - p) % most relevant pixels are removed and imputed
--- (Rong et al., ICML 2022). A faithful map makes it fall early: lower is better.
--- As pytorch-grad-cam's ROADMostRelevantFirst; there the threshold is strict, here exactly the share is taken (compat: theirs).
+-- ROAD, most relevant first: how the target's score changes when the (100 - p) % most relevant pixels are removed and
+-- imputed (Rong et al., ICML 2022). A faithful map makes it fall early: lower is better.
+-- As pytorch-grad-cam's ROADMostRelevantFirst; there the threshold is strict, here exactly the share is taken (compat:
+-- theirs).
 local road = require "medxai.score.road"
 
 return {
