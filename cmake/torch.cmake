@@ -119,8 +119,8 @@ set(CMAKE_REQUIRED_LIBRARIES ${MEDXAI_TORCH_LIBRARIES} -Wl,--allow-shlib-undefin
 if(NOT "${MEDXAI_C10D_CHECKED}" STREQUAL "${torch_cpu_LIBRARY}")
   unset(MEDXAI_GLOO_LINKS CACHE)
 endif()
-check_cxx_source_compiles("extern \"C\" int _ZN4c10d16ProcessGroupGlooD1Ev; int main() { return _ZN4c10d16ProcessGroupGlooD1Ev; }"
-  MEDXAI_GLOO_LINKS)
+check_cxx_source_compiles("extern \"C\" void _ZN4c10d16ProcessGroupGlooD1Ev();
+  int main(int n, char **) { if (n > 9) _ZN4c10d16ProcessGroupGlooD1Ev(); return 0; }" MEDXAI_GLOO_LINKS)
 unset(CMAKE_REQUIRED_LIBRARIES)
 set(MEDXAI_C10D_CHECKED "${torch_cpu_LIBRARY}" CACHE INTERNAL "")
 set(MEDXAI_C10D FALSE)

@@ -200,6 +200,9 @@ function processes.current()
   return current or nil
 end
 
+--- How many processes train together; nil where this one is alone.
+function processes.world() return current and current.world or nil end
+
 -- ---- steps of the first process -------------------------------------------------------------------------------------
 
 local alone = { grid = true, study = true, sanity = true }
@@ -211,10 +214,10 @@ local function elsewhere(verb)
   return setmetatable({}, { __index = refuse, __newindex = refuse, __call = refuse, __pairs = refuse })
 end
 
---- A step that the first process does alone: f's plain result in all of them.
+--- A step that the first process does alone, f(...): its plain result in all of them.
 ---@param verb string
----@param f fun(): any
-function Processes:first(verb, f)
+---@param f fun(...): any
+function Processes:first(verb, f, ...)
   if alone[verb] then
     check.fail(verb, "its cells are shared between commands, not by processes of one training. Start the command "
       .. "several times with --devices 1 (in a folder that all of them see).")
@@ -224,7 +227,7 @@ function Processes:first(verb, f)
     if shared.plain then return shared.value end
     return elsewhere(verb)
   end
-  local result = f()
+  local result = f(...)
   local plain = pcall(canon.write, { value = result })
   self:share { plain = plain, value = plain and result or nil }
   return result

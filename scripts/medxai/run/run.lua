@@ -10,6 +10,7 @@ local environment = require "medxai.run.environment"
 local files = require "medxai.base.files"
 local folder = require "medxai.run.folder"
 local host = require "medxai.host"
+local processes = require "medxai.run.processes"
 local Step = require "medxai.run.step"
 
 ---@class medxai.Run
@@ -61,6 +62,9 @@ local function seed_and_folder(options)
   local dir = folder_of(options)
   local given = (host.options or {}).seed
   if not options.seeds then return given or options.seed, dir end
+  if processes.current() then
+    check.fail("run", "seeds and several processes exclude each other. Start one command for each seed, with --seed N.")
+  end
   if given then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
   local seeds = require "medxai.run.seeds"
   local seed = seeds.run(dir, options.seeds, close_all)
@@ -94,6 +98,7 @@ end
 ---@return medxai.Run
 function Run.new(options)
   options = Run.check(options)
+  processes.current() -- joins the others; those after the first are quiet
   if runs[options.name] then
     check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.",
       options.name)
@@ -154,6 +159,9 @@ end
 ---@param how? { join: boolean } join: where another process works on the folder's grid search, this one helps
 function Run:prepare(how)
   if self.lock or self.joined then return end
+  local all = processes.current()
+  self.joined = all ~= nil and all.rank > 0 -- the first process has the folder
+  if self.joined then return end
   folder.refuse_foreign(self.dir)
   if host.options.resume and not folder.is_run(self.dir) then
     check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
@@ -423,19 +431,26 @@ function Run.check_colon(self, verb, right)
     self == nil and "nothing" or "a " .. type(self), verb)
 end
 
+-- One step, as its line in medxai.verbs says.
+local function do_step(self, verb, step, ...)
+  local f = require(step[1])[step[2]]
+  if not step.begins then return f(self, ...) end
+  self:prepare()
+  self:begin()
+  self:heartbeat(verb)
+  local clock <close> = self:clock(verb)
+  local result = f(self, ...)
+  if step.logs and self.busy then log_figures(self, result) end
+  return result
+end
+
 function Run.register(verbs)
   for verb, step in pairs(verbs) do
     Run[verb] = function(self, ...)
       Run.check_colon(self, verb, getmetatable(self) == Run)
-      local f = require(step[1])[step[2]]
-      if not step.begins then return f(self, ...) end
-      self:prepare()
-      self:begin()
-      self:heartbeat(verb)
-      local clock <close> = self:clock(verb)
-      local result = f(self, ...)
-      if step.logs and self.busy then log_figures(self, result) end
-      return result
+      local all = verb ~= "fit" and processes.current()
+      if all then return all:first(verb, do_step, self, verb, step, ...) end
+      return do_step(self, verb, step, ...)
     end
   end
 end

@@ -10,6 +10,7 @@ local model_file = require "medxai.nn.model_file"
 local predict = require "medxai.nn.predict"
 local predictions = require "medxai.steps.predictions"
 local preflight = require "medxai.run.preflight"
+local processes = require "medxai.run.processes"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.train.trainer"
 local training = require "medxai.train.options"
@@ -64,8 +65,8 @@ local function trajectory_key(fields)
 end
 
 -- Plain data that determine the numbers of a training.
-local function describe(run, model, data, options)
-  local fields = training.describe(options)
+local function describe(run, model, data, options, group)
+  local fields = training.describe(options, group)
   fields.model, fields.train, fields.val = run:describe_model(model), run:describe_split(data.train),
     run:describe_split(data.val)
   return fields
@@ -156,6 +157,32 @@ local function decide(run, step)
     .. "the model.)" or "")
 end
 
+-- Of several processes the first one decides; all must train the same.
+local function decide_together(run, step, group)
+  if not group then return decide(run, step) end
+  local found = group.processes:share(group.rank == 0
+    and { how = decide(run, step), key = step.key, fields = step.fields, result = step.result })
+  if found.key ~= step.key then
+    local list, words = canon.diff(found.fields, step.fields), {}
+    for i = 1, math.min(3, #list) do words[i] = list[i].field end
+    check.fail("fit", "process %d of %d trains something else than the first one (%s). Give all the same files and "
+      .. "options.", group.rank + 1, group.world, table.concat(words, ", "))
+  end
+  step.result = found.result
+  return found.how
+end
+
+-- A group of all processes, in which all have the first one's weights; nil where this one is alone.
+local function open_group(model, options)
+  local all = processes.current()
+  if not all then return nil end
+  local group = all:group(options.timeout_s)
+  for _, entry in ipairs(model:state()) do group:broadcast(entry.tensor) end
+  return group
+end
+
+local function is_follower(group) return group ~= nil and group.rank > 0 end
+
 --- From now on the model's weights are the run's: data that it is shown later must be prepared as the run's were.
 function fit.belongs_to(run, model)
   local described = model_file.read(run.dir)
@@ -185,12 +212,16 @@ local function described(run, model, data, facts)
   out.run, out.seed, out.best_epoch = run.name, facts.seed, best.epoch
   out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
   out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
+  if facts.group then
+    out.processes, out.sync_bn = facts.group.world, facts.sync_bn
+    out.batch_norm_statistics = facts.sync_bn and "of all processes" or "of the first process"
+  end
   return out
 end
 
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their
 --- hash.
----@param facts { best: table, best_by: string, seed: integer, start: string, answers: table } start: hash of the
+---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table, group?: table } start: hash of the
 ---   weights before
 function fit.write_model(run, model, data, facts)
   require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
@@ -207,16 +238,29 @@ function fit.model_files(model)
   return model.write_network and { "weights.pt", "model.json", "network.pt2" } or { "weights.pt", "model.json" }
 end
 
+-- What the first process has written; the others' weights must be the same to the bit.
+local function follow(run, trainer, result)
+  local sha = trainer.model:sha256()
+  if sha ~= result.weights_sha256 then
+    check.fail("fit", "the weights of process %d are not those of the first one. Are all machines of one kind, with the "
+      .. "same libtorch?", trainer.group.rank + 1)
+  end
+  fit.belongs_to(run, trainer.model)
+  return result
+end
+
 -- Best weights back into the model, and on disk.
 local function finish(run, trainer, step)
+  local answers, best, group = trainer:take_best_weights(), trainer.best, trainer.group
+  if is_follower(group) then return follow(run, trainer, group.processes:share()) end
   write_log(run, trainer.history)
-  local answers, best = trainer:take_best_weights(), trainer.best
   local sha = fit.write_model(run, trainer.model, trainer.data,
     { best = best, best_by = trainer.options.best_by, seed = run.seed,
-    start = step.fields.model.weights_sha256, answers = answers })
+    start = step.fields.model.weights_sha256, answers = answers, group = group, sync_bn = trainer.options.sync_bn })
   local result = { epochs = trainer.epoch, best_epoch = best.epoch, val_accuracy = best.accuracy, val_loss = best.loss,
     weights_sha256 = sha }
   step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
+  if group then group.processes:share(result) end
   return result -- the last checkpoint stays: more epochs go on from it
 end
 
@@ -226,7 +270,8 @@ local function take_up(run, trainer, step, how, checkpoint)
   -- the step's whole key: a checkpoint of an earlier version of the program
   if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)) then
     if how == "more" then check.fail("fit", "the checkpoint in '%s' is another training's.", run.dir) end
-    return trainer.torch.manual_seed(run.seed)
+    -- dropout draws other numbers in every process, the first one those of a single process
+    return trainer.torch.manual_seed(run.seed + (trainer.group and trainer.group.rank * 1000003 or 0))
   end
   if trainer:finished() and trainer.epoch < epochs then
     Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
@@ -236,20 +281,41 @@ local function take_up(run, trainer, step, how, checkpoint)
   end
 end
 
-local function train(run, trainer, step, how)
-  local mode <close> = training.deterministic(trainer.options.deterministic)
-  local checkpoint = files.join(run.dir, "checkpoint.pt")
-  take_up(run, trainer, step, how, checkpoint)
-  step:begin()
-  write_log(run, trainer.history)
-  run:events(trainer.epoch)
-  while not trainer:finished() do
-    local record, cost = trainer:run_epoch()
+-- All processes go on from the same epoch.
+local function agree_epoch(run, trainer)
+  if not trainer.group then return end
+  for rank, epoch in ipairs(trainer.group:gather(trainer.epoch)) do
+    if epoch ~= trainer.epoch then
+      check.fail("fit", "process %d goes on from epoch %d and process %d from epoch %d: do all of them see the folder "
+        .. "'%s'?", rank, epoch, trainer.group.rank + 1, trainer.epoch, run.dir)
+    end
+  end
+end
+
+-- The run's files after an epoch; of several processes the first one writes them, and all give their part of a checkpoint.
+local function write_epoch(run, trainer, record, cost, checkpoint)
+  if not is_follower(trainer.group) then
     run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
       wait_share = cost.wait_share, peak_mb = cost.peak_mb })
-    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+  end
+  if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+end
+
+local function train(run, trainer, step, how)
+  local mode <close> = training.deterministic(trainer.options.deterministic)
+  local checkpoint = files.join(run.dir, "checkpoint.pt")
+  take_up(run, trainer, step, how, checkpoint)
+  agree_epoch(run, trainer)
+  if not is_follower(trainer.group) then
+    step:begin()
+    write_log(run, trainer.history)
+    run:events(trainer.epoch)
+  end
+  while not trainer:finished() do
+    local record, cost = trainer:run_epoch()
+    write_epoch(run, trainer, record, cost, checkpoint)
     Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)
@@ -268,17 +334,18 @@ function fit.run(run, model, data, options)
   fit.check_data(model, data, options)
   model_file.check_data(run, model, data)
   preflight.check()
-  local step = run:step("fit", describe(run, model, data, options))
-  local how = decide(run, step)
+  local group <close> = open_group(model, options)
+  local step = run:step("fit", describe(run, model, data, options, group))
+  local how = decide_together(run, step, group)
   run:configure("fit", step.fields)
   if how == "done" then
     run:skipped("fit")
     load_finished(run, model)
     return step.result
   end
-  run:write_manifest(data)
+  if not is_follower(group) then run:write_manifest(data) end
   local clock <close> = run:clock("fit")
-  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed,
+  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, group = group,
     key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end }
   return train(run, trainer, step, how)
 end
