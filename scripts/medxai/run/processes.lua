@@ -160,7 +160,7 @@ local function leave(self, state, message)
   elseif self.rank > 0 then
     pcall(set, self, "done/" .. self.rank, "")
   else
-    for rank = 1, self.world - 1 do pcall(get, self, "done/" .. rank, 10) end
+    for rank = 1, self.world - 1 do pcall(get, self, "done/" .. rank, 60) end
   end
   self.store:close()
 end
