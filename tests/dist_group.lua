@@ -34,7 +34,8 @@ end)
 t.test("what a launcher says amiss is an error in words", function()
   t.fails(function() among { WORLD_SIZE = "2", RANK = "2", MASTER_ADDR = "a" } end,
     "processes: RANK is 2 and WORLD_SIZE is 2 (expected a rank from 0, below the number of processes).")
-  t.fails(function() among { OMPI_COMM_WORLD_SIZE = "4", OMPI_COMM_WORLD_RANK = "0", OMPI_COMM_WORLD_LOCAL_SIZE = "2" } end,
+  local two_machines = { OMPI_COMM_WORLD_SIZE = "4", OMPI_COMM_WORLD_RANK = "0", OMPI_COMM_WORLD_LOCAL_SIZE = "2" }
+  t.fails(function() among(two_machines) end,
     "processes: the address of the first of 4 processes is not known. Set MASTER_ADDR and MASTER_PORT.")
 end)
 
@@ -112,7 +113,8 @@ local function descend(list)
 end
 for step = 1, 6 do
   torch.manual_seed(step)
-  local x, y = torch.randn({ 7, 3, 12, 12 }, { dtype = "float64" }) * 2 + 5, torch.randint(0, 3, { 7 }, { dtype = "int64" })
+  local x = torch.randn({ 7, 3, 12, 12 }, { dtype = "float64" }) * 2 + 5
+  local y = torch.randint(0, 3, { 7 }, { dtype = "int64" })
   one:zero_grad()
   local whole = torch.cross_entropy(one(x), y)
   whole:backward()

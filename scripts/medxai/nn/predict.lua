@@ -91,13 +91,14 @@ local function one_batch(model, split, loader, answers, options)
   return #rows
 end
 
--- Of several processes: this one takes its part of the images through the model, and all get all logits. One that is not
--- finite is told by all of them, with the same words.
+-- Of several processes: this one takes its part of the images through the model, and all get all logits. One that is
+-- not finite is told by all of them, with the same words.
 local function with_others(model, split, answers, options)
   local torch, group = require "medxai.torch", options.group
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local order = {}
-  for i = 1 + group.rank * split.n // group.world, (group.rank + 1) * split.n // group.world do order[#order + 1] = i end
+  local before, upto = group.rank * split.n // group.world, (group.rank + 1) * split.n // group.world
+  for i = before + 1, upto do order[#order + 1] = i end
   local all = torch.zeros({ split.n, model.num_classes }, { dtype = "float64" })
   local loader <close> = #order > 0 and split:loader { batch = options.batch, order = order,
     channels_last = model.layout == "channels_last" } or nil

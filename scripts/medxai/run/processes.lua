@@ -133,14 +133,16 @@ function Processes:share(value)
   return canon.read(self:wait(key, 0)).value
 end
 
--- A key's text, waited for as long as it takes while the process that sets it has not failed.
-function Processes:wait(key, rank)
-  for _ = 1, math.maxinteger do
+-- A key's text, waited for as long as it takes (or so many seconds) while the process that sets it has not failed.
+function Processes:wait(key, rank, most_s)
+  local began = host.now()
+  while host.now() - began < (most_s or math.huge) do
     local text = self:call(get, self, key, 5)
     if text then return text end
     local words = self:call(get, self, "failed/" .. rank, 0)
     if words then check.fail("processes", "process %d (rank %d) has failed: %s", rank + 1, rank, words) end
   end
+  check.fail("processes", "process %d (rank %d) did not come within %g s.", rank + 1, rank, most_s)
 end
 
 --- A text of one of the processes in all of them.
@@ -247,6 +249,10 @@ Group.__index = Group
 ---@return medxai.ProcessGroup
 function Processes:group(timeout_s)
   self.groups = self.groups + 1
+  -- all meet here, so that timeout_s holds for the collectives alone
+  local place = ("here/%d/"):format(self.groups)
+  self:call(set, self, place .. self.rank, "")
+  for rank = 0, self.world - 1 do self:wait(place .. rank, rank, math.max(timeout_s, processes.timeout_s)) end
   local where = os.getenv "GLOO_SOCKET_IFNAME" or (self.host == "127.0.0.1" or self.host == "localhost")
     and "127.0.0.1" or nil
   local native = self:call(self.store.group, self.store, self.prefix .. "group/" .. self.groups, where, self.rank,

@@ -221,7 +221,8 @@ end
 
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their
 --- hash.
----@param facts { best: table, best_by: string, seed: integer, start: string, answers: table, group?: table } start: hash of the
+---@param facts { best: table, best_by: string, seed: integer, start: string, answers: table, group?: table,
+---  sync_bn?: boolean } start: hash of the
 ---   weights before
 function fit.write_model(run, model, data, facts)
   require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
@@ -242,8 +243,8 @@ end
 local function follow(run, trainer, result)
   local sha = trainer.model:sha256()
   if sha ~= result.weights_sha256 then
-    check.fail("fit", "the weights of process %d are not those of the first one. Are all machines of one kind, with the "
-      .. "same libtorch?", trainer.group.rank + 1)
+    check.fail("fit", "the weights of process %d are not those of the first one. Are all machines of one kind, with "
+      .. "the same libtorch?", trainer.group.rank + 1)
   end
   fit.belongs_to(run, trainer.model)
   return result
@@ -292,7 +293,7 @@ local function agree_epoch(run, trainer)
   end
 end
 
--- The run's files after an epoch; of several processes the first one writes them, and all give their part of a checkpoint.
+-- The run's files after an epoch. Of several processes the first one writes them; all give their part of a checkpoint.
 local function write_epoch(run, trainer, record, cost, checkpoint)
   if not is_follower(trainer.group) then
     run:events():epoch(record)
