@@ -1,6 +1,7 @@
--- A method of your own: a file beside the experiment, asked for by its name: methods = { "my_method", { "my_method",
--- masks = 500 } }. RISE: Petsiuk et al., BMVC 2018, eq. 6: the image is shown through random masks; a pixel's value is
--- the mean score of those that show it.
+-- A method of your own: a file beside the experiment, asked for by its name:
+-- methods = { "my_method", { "my_method", masks = 500 } }.
+-- RISE: Petsiuk et al., BMVC 2018, eq. 6: the image is shown through random masks; a pixel's value is the mean score of
+-- those that show it.
 local xai = require "medxai"
 local torch = xai.torch
 
@@ -11,9 +12,9 @@ local function random_masks(stream, count, height, width, o)
   local cell_y, cell_x = math.ceil(height / cells), math.ceil(width / cells)
   local draws = stream:uniform(count * (cells * cells + 2)):view({ count, -1 })
   for k = 0, count - 1 do
-    local grid = draws:select(0, k):narrow(0, 0, cells * cells):lt(o.shown):to { dtype = "float32" }:view(
-      { 1, 1, cells, cells })
-    local large = torch.upsample_bilinear2d(grid, { (cells + 1) * cell_y, (cells + 1) * cell_x }, false)
+    local grid = draws:select(0, k):narrow(0, 0, cells * cells):lt(o.shown):to { dtype = "float32" }
+    local large = torch.upsample_bilinear2d(grid:view({ 1, 1, cells, cells }),
+      { (cells + 1) * cell_y, (cells + 1) * cell_x }, false)
     local top, left = math.floor(draws[{ k, -2 }]:item() * cell_y), math.floor(draws[{ k, -1 }]:item() * cell_x)
     list[k + 1] = large:narrow(2, top, height):narrow(3, left, width)
   end
