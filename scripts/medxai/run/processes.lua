@@ -105,8 +105,8 @@ end
 function Processes:lost(problem)
   local text = tostring(problem)
   local low = text:lower()
-  local gone = low:find "gloo" or low:find "connection" or low:find "socket" or low:find "peer" or low:find "timed out"
-    or low:find "timeout" or low:find "broken pipe" or low:find "recv" or low:find "store"
+  local gone = low:find "gloo" or low:find "connection" or low:find "socket" or low:find "timed out"
+    or low:find "timeout" or low:find "broken pipe" or low:find "failed to recv"
   if not gone or host.interrupted() then error(problem, 0) end
   check.fail("processes", "another of the %d processes has ended or does not answer (%s).%s Run the same "
     .. "command again: "
@@ -131,6 +131,23 @@ function Processes:share(value)
     return value
   end
   return canon.read(self:wait(key, 0)).value
+end
+
+--- What f(...) gives in the first process: plain data in the others, where the first value is { plain = true, value = };
+--- in the first process the result itself is the second. An error in it is raised in all.
+function Processes:of_first(f, ...)
+  if self.rank > 0 then
+    local shared = self:share()
+    if shared.failed then error(shared.failed, 0) end
+    return shared
+  end
+  local ok, result = xpcall(f, check.located, ...)
+  if not ok then
+    self:share { failed = check.words_of(result) }
+    error(result, 0)
+  end
+  local plain = pcall(canon.write, { value = result })
+  return self:share { plain = plain, value = plain and result or nil }, result
 end
 
 -- A key's text, waited for as long as it takes (or so many seconds) while the process that sets it has not failed.
@@ -224,15 +241,10 @@ function Processes:first(verb, f, ...)
     check.fail(verb, "its cells are shared between commands, not by processes of one training. Start the command "
       .. "several times with --devices 1 (in a folder that all of them see).")
   end
-  if self.rank > 0 then
-    local shared = self:share()
-    if shared.plain then return shared.value end
-    return elsewhere(verb)
-  end
-  local result = f(...)
-  local plain = pcall(canon.write, { value = result })
-  self:share { plain = plain, value = plain and result or nil }
-  return result
+  local shared, result = self:of_first(f, ...)
+  if self.rank == 0 then return result end
+  if shared.plain then return shared.value end
+  return elsewhere(verb)
 end
 
 -- ---- groups ---------------------------------------------------------------------------------------------------------

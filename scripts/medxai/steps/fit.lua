@@ -160,8 +160,9 @@ end
 -- Of several processes the first one decides; all must train the same.
 local function decide_together(run, step, group)
   if not group then return decide(run, step) end
-  local found = group.processes:share(group.rank == 0
-    and { how = decide(run, step), key = step.key, fields = step.fields, result = step.result })
+  local found = group.processes:of_first(function()
+    return { how = decide(run, step), key = step.key, fields = step.fields, result = step.result }
+  end).value
   if found.key ~= step.key then
     local list, words = canon.diff(found.fields, step.fields), {}
     for i = 1, math.min(3, #list) do words[i] = list[i].field end

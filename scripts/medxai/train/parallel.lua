@@ -125,7 +125,7 @@ function parallel.step(trainer, source, hits, size)
   local value, count = 0.0, 0
   if batch then
     y = batch.y:to { device = trainer.model.device }
-    loss, logits = trainer:loss(batch, y)
+    loss, logits = group.processes:call(trainer.loss, trainer, batch, y) -- sync_bn asks the others
     value, count = loss:item(), divisor(trainer, y)
   end
   local sum, all, bad = agree(trainer, value, count)
