@@ -35,8 +35,12 @@ int tx_reducer_prepare(tx_reducer *, const tx_tensor *) noexcept { return absent
 
 #else
 
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/variable.h>
+#include <unistd.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -229,33 +233,50 @@ Group new_group(const c10::intrusive_ptr<c10d::Store> &store, const char *addres
 #endif
 }
 
+// A connection to an unused local port may meet itself, where the system gives it that very port.
+bool is_own(int s, int port) {
+  sockaddr_in6 a{};
+  socklen_t n = sizeof a;  // the port stands at the same place for IPv4
+  return getsockname(s, reinterpret_cast<sockaddr *>(&a), &n) == 0 && ntohs(a.sin6_port) == port;
+}
+
+// Whether something takes connections at host:port.
+bool listens(const char *host, int port) {
+  addrinfo hints{}, *list = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  if (getaddrinfo(host, std::to_string(port).c_str(), &hints, &list) != 0) return false;
+  bool found = false;
+  for (const addrinfo *a = list; a && !found; a = a->ai_next) {
+    const int s = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+    if (s < 0) continue;
+    found = connect(s, a->ai_addr, a->ai_addrlen) == 0 && !is_own(s, port);
+    close(s);
+  }
+  freeaddrinfo(list);
+  return found;
+}
+
 }  // namespace
 
 extern "C" bool tx_dist_available(void) noexcept { return true; }
 
 // ---- the store ---------------------------------------------------------------------------------------------------
 
-// A client tries for two seconds at a time, so that a signal is seen.
+// A client of the store tries until the process that keeps it is there. TCPStore would try by itself, but it sees no
+// signal meanwhile, and it writes of every attempt.
 extern "C" int tx_dist_store_open(tx_dist_store **out, const char *host, int port, bool serves,
                                   double timeout_s) noexcept {
   return tx::guard([&] {
     const auto until = Clock::now() + to_ms(timeout_s);
     c10d::TCPStoreOptions o;
-    o.port = uint16_t(port), o.isServer = serves, o.waitWorkers = false;
-    for (;;) {
+    o.port = uint16_t(port), o.isServer = serves, o.waitWorkers = false, o.timeout = to_ms(timeout_s);
+    while (!serves && !listens(host, port)) {
       tx::check_interrupt();
-      const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now());
-      o.timeout = serves ? to_ms(timeout_s) : std::clamp(left, milliseconds(100), milliseconds(2000));
-      try {
-        auto store = c10::make_intrusive<c10d::TCPStore>(host, o);
-        store->setTimeout(to_ms(timeout_s));
-        *out = new tx_dist_store{store};
-        return;
-      } catch (const std::exception &) {
-        if (serves || Clock::now() >= until) throw;
-      }
-      std::this_thread::sleep_for(milliseconds(100));
+      if (Clock::now() >= until) return tx::fail("nothing answered there for %g s", timeout_s);
+      std::this_thread::sleep_for(milliseconds(50));
     }
+    *out = new tx_dist_store{c10::make_intrusive<c10d::TCPStore>(host, o)};
+    return static_cast<int>(TX_OK);
   });
 }
 

@@ -21,7 +21,7 @@ bool tx_dist_available(void) TX_NOEXCEPT; /* is c10d with Gloo in the libtorch t
 int tx_dist_store_open(tx_dist_store **out, const char *host, int port, bool serves, double timeout_s) TX_NOEXCEPT;
 void tx_dist_store_free(tx_dist_store *s) TX_NOEXCEPT;
 int tx_dist_store_set(tx_dist_store *s, const char *key, const char *text, size_t n) TX_NOEXCEPT;
-/* Waits for the key, stopping when interrupted. *out: malloc'ed, NULL: it has not come within wait_s (< 0: for ever). */
+/* Waits for the key until interrupted. *out: malloc'ed; NULL: it has not come within wait_s (< 0: for ever). */
 int tx_dist_store_get(char **out, size_t *n, tx_dist_store *s, const char *key, double wait_s) TX_NOEXCEPT;
 
 /* prefix: of the group's keys in the store, its own. address: of this process, or the name of its network interface;

@@ -229,8 +229,8 @@ local function clip_gradients(self, most)
   end
 end
 
--- The backward pass, and the step of the optimizer; of several processes gradients are averaged. logits, y: nil where this
--- process has no image in the batch.
+-- The backward pass, and the step of the optimizer; of several processes gradients are averaged. logits, y: nil where
+-- this process has no image in the batch.
 function Trainer:update(loss, logits, y, hits)
   self.optimizer:zero_grad()
   if self.reducer then
