@@ -133,8 +133,8 @@ function Processes:share(value)
   return canon.read(self:wait(key, 0)).value
 end
 
---- Calls f(...) in the first process alone. Gives { plain = boolean, value = the result, where it is plain data } in all,
---- and in the first process the result itself. An error in it is raised in all.
+--- Calls f(...) in the first process alone. Gives { plain = boolean, value = the result, where it is plain data } in
+--- all, and in the first process the result itself. An error in it is raised in all.
 function Processes:of_first(f, ...)
   if self.rank > 0 then
     local shared = self:share()
