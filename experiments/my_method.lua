@@ -23,10 +23,10 @@ end
 
 return {
   title = "RISE", version = 1, at = "input", sign = "signed", rng = "rise@1",
-  options = { masks = { "integer", default = 4000, min = 1 }, cells = { "integer", default = 7, min = 1 },
-    shown = { "number", default = 0.5, above = 0, max = 1 } },
+  options = { masks = { "integer", default = 4000, min = 1, smoke = { divide_by = 50, least = 2 } },
+    cells = { "integer", default = 7, min = 1 }, shown = { "number", default = 0.5, above = 0, max = 1 } },
   map = function(ctx, x, targets, o)
-    local n, maps = xai.smoke_count(o.masks), {}
+    local n, maps = o.masks, {}
     for i = 1, ctx.count do -- numbers are keyed by the image: any batch, order or device gives the same map
       local image, sum = x:narrow(0, i - 1, 1), torch.zeros(ctx.height, ctx.width)
       for first = 0, n - 1, 100 do

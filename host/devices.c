@@ -136,7 +136,7 @@ static int watch(void) {
     struct timespec slice = { .tv_nsec = 100 * 1000 * 1000 };
     int sig = sigtimedwait(&set, NULL, since > 0 ? &slice : &(struct timespec){ .tv_sec = 3600 });
     if (sig > 0 && sig != SIGCHLD) {
-      tell_all(sig == SIGHUP ? SIGTERM : sig);
+      tell_all(sig);
       if (!stopped) stopped = sig, step = 1, since = clock_seconds(); /* asked already */
     }
     if (since == 0 || step > 1) continue;
@@ -187,7 +187,7 @@ bool devices_run(host_options *o, int *code) {
     if (start(o, &error)) return true;
     if (error) { fprintf(stderr, "medxai-run: --devices: cannot start a process (%s).\n", error); tell_all(SIGKILL); }
     int stopped = watch();
-    if (stopped) *code = 128 + (stopped == SIGHUP ? SIGTERM : stopped);
+    if (stopped) *code = 128 + stopped;
     else *code = error ? EXIT_FAILED : failed < 0 ? EXIT_DONE : report();
     close_words();
     if (stopped || error || *code == EXIT_DONE || *code == EXIT_USAGE || left == 0) break;

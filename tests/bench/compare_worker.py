@@ -1,4 +1,4 @@
-"""The other side of the bench of the comparison's metrics: Quantus', as its users call them. See compare_worker.lua."""
+"""The other side of the bench of the comparison's metrics: Quantus', as its users call them. See scores_worker.lua."""
 import gc
 import os
 import sys

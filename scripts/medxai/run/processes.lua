@@ -4,7 +4,7 @@
 -- of them take part in run:fit; every other step is the first one's, and the others wait for its result.
 -- It refuses to start processes (--devices does, in host/devices.c), and several of them on CUDA devices.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 
 ---@class medxai.Processes

@@ -3,7 +3,7 @@
 -- as one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
 -- once. It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
@@ -105,6 +105,7 @@ end
 
 local function append_log(run, history)
   files.append_line(files.join(run.dir, "metrics.jsonl"), canon.write(history[#history]), true)
+  run:check_owner()
   run:write_metrics_csv("fit", metric_rows(history))
 end
 
@@ -279,7 +280,8 @@ local function take_up(run, trainer, step, how, checkpoint)
     Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
       trainer.epoch)
   else
-    Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, epochs, run.dir)
+    local more = trainer.within and string.format(" and %d images of the next", trainer.within.seen) or ""
+    Progress.say("fit: going on from epoch %d of %d%s in '%s'", trainer.epoch, epochs, more, run.dir)
   end
 end
 
@@ -297,12 +299,14 @@ end
 -- The run's files after an epoch. Of several processes the first one writes them; all give their part of a checkpoint.
 local function write_epoch(run, trainer, record, cost, checkpoint)
   if not is_follower(trainer.group) then
+    run:check_owner()
     run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
       wait_share = cost.wait_share, peak_mb = cost.peak_mb })
+    run:check_owner()
   end
-  if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+  if not (run.smoke and trainer:finished()) then trainer:save(checkpoint) end
 end
 
 local function train(run, trainer, step, how)
@@ -315,9 +319,12 @@ local function train(run, trainer, step, how)
     write_log(run, trainer.history)
     run:events(trainer.epoch)
   end
+  -- several processes write no checkpoint within an epoch: a signal stops them at once
+  local held <close> = not trainer.group and Trainer.hold_signals() or nil -- luacheck: ignore (held, not read)
   while not trainer:finished() do
     local record, cost = trainer:run_epoch()
     write_epoch(run, trainer, record, cost, checkpoint)
+    if not trainer.group then Trainer.let_signals() end
     Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)
@@ -348,7 +355,10 @@ function fit.run(run, model, data, options)
   if not is_follower(group) then run:write_manifest(data) end
   local clock <close> = run:clock("fit")
   local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, group = group,
-    key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end }
+    key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end, save_part = function(self)
+      run:check_owner()
+      self:save(files.join(run.dir, "checkpoint.pt"))
+    end }
   return train(run, trainer, step, how)
 end
 

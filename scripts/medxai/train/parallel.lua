@@ -2,7 +2,7 @@
 -- that of one process on the whole batch. The loss, what it is divided by, and whether it is finite are agreed before
 -- the weights are touched. Used by trainer.lua; the processes are run/processes.lua's.
 -- It refuses batches of fewer images than processes, and parts of one image where a batch norm needs two.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local parallel = {}
 
