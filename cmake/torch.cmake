@@ -123,5 +123,22 @@ if(torch_cuda_LIBRARY AND c10_cuda_LIBRARY)
       "CUDA; without CUDA's headers (cuda_runtime_api.h, crt/host_defines.h), so its memory is not counted")
   endif()
 endif()
-message(STATUS "libtorch ${MEDXAI_TORCH_VERSION} (${torch_kind}) in ${torch_libraries_folder}, "
+# Several processes train together where libtorch was built with c10d and Gloo: the headers alone do not tell.
+include(CheckCXXSourceCompiles)
+set(CMAKE_REQUIRED_LIBRARIES ${MEDXAI_TORCH_LIBRARIES} -Wl,--allow-shlib-undefined)
+if(NOT "${MEDXAI_C10D_CHECKED}" STREQUAL "${torch_cpu_LIBRARY}")
+  unset(MEDXAI_GLOO_LINKS CACHE)
+endif()
+check_cxx_source_compiles("extern \"C\" void _ZN4c10d16ProcessGroupGlooD1Ev();
+  int main(int n, char **) { if (n > 9) _ZN4c10d16ProcessGroupGlooD1Ev(); return 0; }" MEDXAI_GLOO_LINKS)
+unset(CMAKE_REQUIRED_LIBRARIES)
+set(MEDXAI_C10D_CHECKED "${torch_cpu_LIBRARY}" CACHE INTERNAL "")
+set(MEDXAI_C10D FALSE)
+set(torch_dist "without c10d: one process trains")
+if(MEDXAI_GLOO_LINKS AND EXISTS "${MEDXAI_TORCH_INCLUDE}/torch/csrc/distributed/c10d/ProcessGroupGloo.hpp"
+    AND EXISTS "${MEDXAI_TORCH_INCLUDE}/torch/csrc/distributed/c10d/reducer.hpp")
+  set(MEDXAI_C10D TRUE)
+  set(torch_dist "c10d")
+endif()
+message(STATUS "libtorch ${MEDXAI_TORCH_VERSION} (${torch_kind}; ${torch_dist}) in ${torch_libraries_folder}, "
   "C++${MEDXAI_TORCH_CXX_STANDARD}, ${MEDXAI_TORCH_DEFINITIONS}")

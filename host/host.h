@@ -23,6 +23,7 @@ typedef struct host_options {
   bool command;     /* file names one of the program's own commands: scripts/medxai/command/<file>.lua */
   bool interactive, trace, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
   int threads; /* 0: not given */
+  int devices, restarts; /* processes that train together; 0: not given */
   long long seed;
   host_pair *fields; /* --field value after FILE; all strings are argv's own */
   int nfields;
@@ -30,6 +31,7 @@ typedef struct host_options {
   int nargs;
 } host_options;
 bool options_read(host_options *o, int argc, char **argv); /* false: an error was printed to stderr */
+bool options_check_devices(const host_options *o); /* the same */
 void options_free(host_options *o);
 void options_help(void);
 
@@ -47,6 +49,9 @@ char *path_folder(const char *path); /* "." where it names none; caller frees */
 /* ---- threads.c ---- */
 int threads_available(const char *root); /* physical cores this process may use; root: "" or a test's copy of / */
 void threads_set_environment(int n);     /* for OpenMP, OpenBLAS and MKL: before libtorch is opened */
+
+/* ---- devices.c ---- */
+bool devices_run(host_options *o, int *code); /* --devices N: true in each of the N processes */
 
 /* ---- core.c ---- */
 int core_open(lua_State *L);                   /* opens libtorch; called by require "medxai.core" */

@@ -110,6 +110,9 @@ int main(int argc, char **argv) {
     return EXIT_DONE;
   }
   if (!o->file && !o->code && !o->interactive) return no_file();
+  if (!options_check_devices(o)) return EXIT_USAGE;
+  int parent_code;
+  if (o->devices > 1 && !devices_run(o, &parent_code)) return parent_code;
   if (!paths_find(&the_host.paths)) return EXIT_USAGE;
   if (o->command) use_command(o);
   the_host.script = script_name(o);

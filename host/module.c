@@ -117,6 +117,7 @@ static void push_options(lua_State *L, const host_options *o) {
   set_string(L, "out", o->out);
   if (o->has_seed) set_integer(L, "seed", o->seed);
   set_integer(L, "threads", the_host.threads);
+  if (o->devices) set_integer(L, "devices", o->devices);
   set_boolean(L, "smoke", o->smoke);
   set_boolean(L, "trace", o->trace);
   set_boolean(L, "resume", o->resume);

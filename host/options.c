@@ -13,6 +13,8 @@
 enum {
   O_THREADS = 256,
   O_DEVICE,
+  O_DEVICES,
+  O_RESTARTS,
   O_OUT,
   O_SEED,
   O_TRACE,
@@ -28,6 +30,8 @@ enum {
 static const struct option known[] = {
   { "threads",   required_argument, NULL, O_THREADS },
   { "device",    required_argument, NULL, O_DEVICE },
+  { "devices",   required_argument, NULL, O_DEVICES },
+  { "restarts",  required_argument, NULL, O_RESTARTS },
   { "out",       required_argument, NULL, O_OUT },
   { "seed",      required_argument, NULL, O_SEED },
   { "trace",     no_argument,       NULL, O_TRACE },
@@ -53,6 +57,7 @@ void options_help(void) {
     "  -e CODE         run CODE instead of a file          -i              then read lines from the terminal\n"
     "  -               run standard input\n"
     "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
+    "  --devices N     N processes train together          --restarts N    start them again after a failure\n"
     "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
     "  --smoke         the whole experiment in seconds, on a handful of images\n"
     "  --resume        go on, also to more epochs          --overwrite     start a run over\n"
@@ -101,6 +106,15 @@ static bool apply(host_options *o, int option, const char *value) {
     case O_DEVICE:
       if (!device_name(value)) return wrong("--device: '%s' is not a device (cpu, cuda or cuda:N).", value);
       o->device = value;
+      return true;
+    case O_DEVICES:
+      if (!whole_number(value, 1, 1024, &n))
+        return wrong("--devices: '%s' is not a number of processes (1 to 1024).", value);
+      o->devices = (int)n;
+      return true;
+    case O_RESTARTS:
+      if (!whole_number(value, 0, 1000, &n)) return wrong("--restarts: '%s' is not a number (0 to 1000).", value);
+      o->restarts = (int)n;
       return true;
     case O_OUT:
       if (!*value) return wrong("--out: no folder named%s.", value);
@@ -202,6 +216,14 @@ bool options_read(host_options *o, int argc, char **argv) {
   if (!o->code && i < argc) o->file = argv[i++];
   o->command = o->file && is_command(o->file);
   return read_rest(o, argc, argv, i, words_only || o->command); /* a command reads its own words */
+}
+
+/* Several processes cannot share standard input, and a command is for one. */
+bool options_check_devices(const host_options *o) {
+  if (o->restarts > 0 && o->devices < 2) return wrong("--restarts goes with --devices N%s.", "");
+  if (o->devices < 2) return true;
+  bool whole = (o->file && strcmp(o->file, "-") != 0 && !o->command) || o->code;
+  return whole && !o->interactive ? true : wrong("--devices needs an experiment's FILE%s.", "");
 }
 
 void options_free(host_options *o) { free(o->fields); free(o->args); }

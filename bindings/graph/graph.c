@@ -295,6 +295,7 @@ void graph_state_free(graph_state *s) {
   if (!s || --s->refs > 0) return;
   for (int i = 0; i < s->nslots; i++) tx_tensor_free(s->slots[i]);
   graph_state_drop_folded(s);
+  tx_dist_free(s->sync);
   mx_free(s->slots);
   mx_free(s->eval);
   mx_free(s->folded);
@@ -311,6 +312,12 @@ tx_tensor *graph_state_get(const graph_state *s, int slot) {
 }
 
 void graph_state_set_eval(graph_state *s, int node, bool on) { s->eval[node] = on; }
+
+void graph_state_sync(graph_state *s, tx_dist *group) {
+  tx_dist *before = s->sync;
+  s->sync = tx_dist_retain(group);
+  tx_dist_free(before);
+}
 
 void graph_state_set(graph_state *s, int slot, tx_tensor *t) {
   tx_tensor *old = s->slots[slot];

@@ -6,6 +6,7 @@
 #define MEDXAI_GRAPH_H
 
 #include "tx.h"
+#include "tx_dist.h"
 
 typedef struct graph graph;             /* the nodes; shared by every model of one architecture */
 typedef struct graph_state graph_state; /* one model's tensors: parameters and buffers in numbered slots */
@@ -50,6 +51,9 @@ int graph_state_size(const graph_state *s);
 void graph_state_set(graph_state *s, int slot, tx_tensor *t); /* takes another reference */
 tx_tensor *graph_state_get(const graph_state *s, int slot);   /* borrowed; may be NULL */
 void graph_state_set_eval(graph_state *s, int node, bool on); /* this node stays in eval mode while the model trains */
+/* From now on batch norms in training take their moments over the batches of all processes of the group; NULL: over
+ * their own batch. Takes another reference. */
+void graph_state_sync(graph_state *s, tx_dist *group);
 uint64_t graph_state_version(const graph_state *s); /* changes when a tensor is replaced or written to */
 void graph_state_drop_folded(graph_state *s);                 /* forgets folded weights */
 

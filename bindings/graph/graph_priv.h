@@ -84,6 +84,7 @@ struct graph_state {
   folded *folded; int nfolded;    /* per node */
   infer *infer;                   /* programs and packed weights, NULL: none yet */
   uint64_t sets;                  /* counts graph_state_set */
+  tx_dist *sync;                  /* batch norms: see graph_state_sync; owned, NULL: none */
 };
 
 struct graph_run {

@@ -240,8 +240,14 @@ static int run_op(tx_tensor **out, graph_run *run, const step *st) {
   const node *n = &run->g->nodes[st->node];
   const tx_op *op = n->op;
   int status = fill_args(run, st->node, n, NULL, NULL);
-  if (status == TX_OK && n->traits & NORM) status = check_norm(run, st->node);
+  const bool synced = n->traits & NORM && run->s->sync && run->plan->training[st->node];
+  if (status == TX_OK && n->traits & NORM && !synced) status = check_norm(run, st->node);
   if (status != TX_OK) return status;
+  if (synced) {
+    status = tx_dist_batch_norm(out, run->s->sync, run->args, n->nargs);
+    if (status == TX_NOMEM) status = TX_NOMEM_CHANGED; /* the other processes would not try again */
+    return status == TX_OK ? TX_OK : graph_fail(status, "batch_norm: %s", tx_error());
+  }
   if (st->how == IN_PLACE && (!(n->traits & BINARY) || same_layout(run->args[0].t, run->args[1].t))) op = n->inplace;
   /* libtorch 1 has no bfloat16 backward of hardtanh on the CPU. clamp is used instead; its gradient at exactly 0 and 6
    * is 1 and not 0. */

@@ -4,6 +4,7 @@
 static const luaL_Reg modules[] = {
   { "memory", luaopen_core_memory }, /* first: installs the allocator */
   { "device", luaopen_core_device },
+  { "dist", luaopen_core_dist },
   { "autograd", luaopen_core_autograd },
   { "optim", luaopen_core_optim },
   { "rng", luaopen_core_rng },

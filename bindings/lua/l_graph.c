@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "graph.h"
+#include "l_dist.h"
 #include "xl.h"
 
 #define GRAPH "medxai.graph"
@@ -400,6 +401,13 @@ static int state_set_eval(lua_State *L) {
   return 0;
 }
 
+/* state:sync(group | nil): see graph_state_sync */
+static int state_sync(lua_State *L) {
+  graph_state *s = to_state(L, 1);
+  graph_state_sync(s, lua_isnoneornil(L, 2) ? NULL : l_dist_togroup(L, 2));
+  return 0;
+}
+
 /* state:set_requires_grad(slot, on), state:requires_grad(slot) */
 static int state_set_requires_grad(lua_State *L) {
   graph_state *s = to_state(L, 1);
@@ -643,6 +651,7 @@ int luaopen_core_graph(lua_State *L) {
   static const luaL_Reg state_methods[] = { { "get", state_get },
                                             { "set", state_set },
                                             { "set_eval", state_set_eval },
+                                            { "sync", state_sync },
                                             { "drop_folded", state_drop_folded },
                                             { "set_requires_grad", state_set_requires_grad },
                                             { "requires_grad", state_requires_grad },

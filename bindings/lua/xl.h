@@ -141,6 +141,7 @@ int luaopen_core_autograd(lua_State *L);
 int luaopen_core_optim(lua_State *L);
 int luaopen_core_memory(lua_State *L);
 int luaopen_core_device(lua_State *L);
+int luaopen_core_dist(lua_State *L);
 int luaopen_core_rng(lua_State *L);
 int luaopen_core_graph(lua_State *L);
 int luaopen_core_pt2(lua_State *L);

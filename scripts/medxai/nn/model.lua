@@ -550,6 +550,11 @@ function Model:eval()
   return self
 end
 
+--- From here on batch norms in training take their moments over the batches of all processes of a group; nil: over
+--- their own batch.
+---@param group userdata|nil core.dist's
+function Model:sync_batch_norms(group) self._state:sync(group) end
+
 ---@return boolean
 function Model:is_training() return self._training end
 

@@ -66,6 +66,13 @@ local function not_finite(row)
   end
 end
 
+-- Puts one image's logits to the answers.
+local function add(answers, row, label)
+  local n = #answers.labels + 1
+  answers.labels[n], answers.logits[n], answers.probabilities[n] = label, row, logits.softmax(row)
+  answers.loss = answers.loss + logits.cross_entropy(row, label)
+end
+
 -- Takes the loader's next batch through the model; returns how many images it had, nil at the end.
 local function one_batch(model, split, loader, answers, options)
   local torch = require "medxai.torch"
@@ -79,18 +86,54 @@ local function one_batch(model, split, loader, answers, options)
   for i, row in ipairs(rows) do
     local bad = not_finite(row)
     if bad then refuse(model, split, batch.index[i], bad, options) end
-    local n = #answers.labels + 1
-    answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, logits.softmax(row)
-    answers.loss = answers.loss + logits.cross_entropy(row, labels[i])
+    add(answers, row, labels[i])
   end
   return #rows
+end
+
+-- Of several processes: this one takes its part of the images through the model, and all get all logits. One that is
+-- not finite is told by all of them, with the same words.
+local function with_others(model, split, answers, options)
+  local torch, group = require "medxai.torch", options.group
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local order = {}
+  local before, upto = group.rank * split.n // group.world, (group.rank + 1) * split.n // group.world
+  for i = before + 1, upto do order[#order + 1] = i end
+  local all = torch.zeros({ split.n, model.num_classes }, { dtype = "float64" })
+  local loader <close> = #order > 0 and split:loader { batch = options.batch, order = order,
+    channels_last = model.layout == "channels_last" } or nil
+  for batch in function() return loader and loader:next() end do
+    local batch_scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+    local out = torch.no_grad(function() return model(batch.x) end):to { dtype = "float64", device = "cpu" }
+    for k, i in ipairs(batch.index) do all[i - 1]:copy_(out[k - 1]) end
+    if options.alive then options.alive() end
+  end
+  for i, row in ipairs(group:all_reduce(all):tolist()) do
+    local bad = not_finite(row)
+    if bad then refuse(model, split, i, bad, options) end
+    add(answers, row, split:label(i))
+  end
+  return loader and loader.wait_seconds or 0
+end
+
+-- Class, mean loss and accuracy of what was answered.
+local function finish(answers, began, wait_seconds)
+  local n, correct = #answers.labels, 0
+  answers.predicted = logits.argmax(answers.logits)
+  for i, label in ipairs(answers.labels) do
+    if answers.predicted[i] == label then correct = correct + 1 end
+  end
+  answers.loss = n > 0 and answers.loss / n or 0 / 0
+  answers.accuracy = n > 0 and correct / n or 0 / 0
+  answers.seconds, answers.wait_seconds = host.now() - began, wait_seconds
+  return answers
 end
 
 --- The model's answers over a whole split, in the split's order. The model's mode is put back afterwards.
 ---@param model table
 ---@param split table
----@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, when?: string, refuse?: fun(text:
----   string) } prefix:
+---@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, group?: table, when?: string,
+---  refuse?: fun(text: string) } group: of processes that share the work (run/processes.lua); prefix:
 ---  cached outputs of the frozen part (train/feature_cache.lua); when: " after epoch 3"; refuse: called instead of
 ---  raising "evaluate: text"
 ---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }
@@ -100,6 +143,8 @@ function predict.predict(model, split, options)
   local restore <close> = setmetatable({}, { __close = function() if training then model:train() end end })
   local answers = { labels = {}, logits = {}, probabilities = {}, loss = 0.0 }
   local began = host.now()
+  local waited = options.group and with_others(model, split, answers, options)
+  if waited then return finish(answers, began, waited) end
   local bar <close> = Progress.new(options.name or ("evaluate " .. split.name), split.n)
   local loader <close> = options.prefix and options.prefix:source(split, { batch = options.batch })
     or split:loader { batch = options.batch, channels_last = model.layout == "channels_last" }
@@ -107,15 +152,7 @@ function predict.predict(model, split, options)
     if options.alive then options.alive() end
     bar:add(n)
   end
-  local n, correct = #answers.labels, 0
-  answers.predicted = logits.argmax(answers.logits)
-  for i, label in ipairs(answers.labels) do
-    if answers.predicted[i] == label then correct = correct + 1 end
-  end
-  answers.loss = n > 0 and answers.loss / n or 0 / 0
-  answers.accuracy = n > 0 and correct / n or 0 / 0
-  answers.seconds, answers.wait_seconds = host.now() - began, loader.wait_seconds
-  return answers
+  return finish(answers, began, loader.wait_seconds)
 end
 
 return predict

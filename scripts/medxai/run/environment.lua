@@ -2,6 +2,7 @@
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local processes = require "medxai.run.processes"
 
 local environment = {}
 
@@ -29,7 +30,7 @@ end
 -- What to type to run the experiment again.
 local function command_line()
   local words = { "medxai-run" }
-  for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
+  for _, name in ipairs { "device", "devices", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
     local value = host.options[name]
     if value then
       words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. environment.shell_word(value)
@@ -75,7 +76,7 @@ function environment.write(dir)
   local path = files.join(dir, "environment.json")
   local now = {
     program = host.version, lua = _VERSION, libtorch = environment.libtorch(), device = host.options.device,
-    threads = host.options.threads, cores = host.cores,
+    threads = host.options.threads, cores = host.cores, processes = processes.world(),
     processor = first_line("/proc/cpuinfo", "model name%s*:%s*([^\n]+)") or "unknown",
     system = first_line("/proc/version", "([^\n]+)") or "unknown",
     machine = first_line("/proc/sys/kernel/hostname", "(%S+)") or "unknown",

@@ -12,6 +12,7 @@ local files = require "medxai.base.files"
 local folder = require "medxai.run.folder"
 local host = require "medxai.host"
 local lease = require "medxai.run.lease"
+local processes = require "medxai.run.processes"
 local slurm = require "medxai.run.slurm"
 local Step = require "medxai.run.step"
 
@@ -70,6 +71,9 @@ local function seed_and_folder(options)
   local dir = folder_of(options)
   local given = (host.options or {}).seed
   if not options.seeds then return given or options.seed, dir end
+  if processes.current() then
+    check.fail("run", "seeds and several processes exclude each other. Start one command for each seed, with --seed N.")
+  end
   if given then check.fail("run", "--seed and seeds exclude each other. Leave one out.") end
   local seeds = require "medxai.run.seeds"
   local seed = seeds.run(dir, options.seeds, close_all)
@@ -105,6 +109,7 @@ end
 ---@return medxai.Run
 function Run.new(options)
   options = Run.check(options)
+  processes.current() -- joins the others; those after the first are quiet
   if runs[options.name] then
     check.fail("run", "xai.run { name = '%s' } was called twice. Use the first one, or give another name.",
       options.name)
@@ -222,6 +227,9 @@ end
 ---@param how? { join: boolean } join: where another process works here on what can be shared, this one helps
 function Run:prepare(how)
   if self.lock or self.joined then return end
+  local all = processes.current()
+  self.joined = all ~= nil and all.rank > 0 -- the first process has the folder
+  if self.joined then return end
   folder.refuse_foreign(self.dir)
   if host.options.resume and not folder.is_run(self.dir) then
     io.stderr:write(string.format("run: there is no run in '%s' to resume: a new one begins\n", self.dir))
@@ -552,24 +560,31 @@ function Run.check_colon(self, verb, right)
     self == nil and "nothing" or "a " .. type(self), verb)
 end
 
+-- One step, as its line in medxai.verbs says.
+local function do_step(self, verb, step, ...)
+  local f = require(step[1])[step[2]]
+  if self.joined and not step.shares and not step.joins then self:take_over() end
+  if step.shares then
+    self:prepare { join = true }
+    if self.lock then files.mkdir(files.join(self.dir, "shards")) end
+  end
+  if not step.begins then return f(self, ...) end
+  self:prepare()
+  self:begin()
+  self:heartbeat(verb)
+  local clock <close> = self:clock(verb)
+  local result = f(self, ...)
+  if step.logs and self.busy then log_figures(self, result) end
+  return result
+end
+
 function Run.register(verbs)
   for verb, step in pairs(verbs) do
     Run[verb] = function(self, ...)
       Run.check_colon(self, verb, getmetatable(self) == Run)
-      local f = require(step[1])[step[2]]
-      if self.joined and not step.shares and not step.joins then self:take_over() end
-      if step.shares then
-        self:prepare { join = true }
-        if self.lock then files.mkdir(files.join(self.dir, "shards")) end
-      end
-      if not step.begins then return f(self, ...) end
-      self:prepare()
-      self:begin()
-      self:heartbeat(verb)
-      local clock <close> = self:clock(verb)
-      local result = f(self, ...)
-      if step.logs and self.busy then log_figures(self, result) end
-      return result
+      local all = verb ~= "fit" and processes.current()
+      if all then return all:first(verb, do_step, self, verb, step, ...) end
+      return do_step(self, verb, step, ...)
     end
   end
 end

@@ -11,6 +11,7 @@ local model_file = require "medxai.nn.model_file"
 local predict = require "medxai.nn.predict"
 local predictions = require "medxai.steps.predictions"
 local preflight = require "medxai.run.preflight"
+local processes = require "medxai.run.processes"
 local Progress = require "medxai.base.progress"
 local Trainer = require "medxai.train.trainer"
 local training = require "medxai.train.options"
@@ -65,8 +66,8 @@ local function trajectory_key(fields)
 end
 
 -- Plain data that determine the numbers of a training.
-local function describe(run, model, data, options)
-  local fields = training.describe(options)
+local function describe(run, model, data, options, group)
+  local fields = training.describe(options, group)
   fields.model, fields.train, fields.val = run:describe_model(model), run:describe_split(data.train),
     run:describe_split(data.val)
   return fields
@@ -158,6 +159,33 @@ local function decide(run, step)
     .. "the model.)" or "")
 end
 
+-- Of several processes the first one decides; all must train the same.
+local function decide_together(run, step, group)
+  if not group then return decide(run, step) end
+  local found = group.processes:of_first(function()
+    return { how = decide(run, step), key = step.key, fields = step.fields, result = step.result }
+  end).value
+  if found.key ~= step.key then
+    local list, words = canon.diff(found.fields, step.fields), {}
+    for i = 1, math.min(3, #list) do words[i] = list[i].field end
+    check.fail("fit", "process %d of %d trains something else than the first one (%s). Give all the same files and "
+      .. "options.", group.rank + 1, group.world, table.concat(words, ", "))
+  end
+  step.result = found.result
+  return found.how
+end
+
+-- A group of all processes, in which all have the first one's weights; nil where this one is alone.
+local function open_group(model, options)
+  local all = processes.current()
+  if not all then return nil end
+  local group = all:group(options.timeout_s)
+  for _, entry in ipairs(model:state()) do group:broadcast(entry.tensor) end
+  return group
+end
+
+local function is_follower(group) return group ~= nil and group.rank > 0 end
+
 --- From now on the model's weights are the run's: data that it is shown later must be prepared as the run's were.
 function fit.belongs_to(run, model)
   local described = model_file.read(run.dir)
@@ -191,15 +219,19 @@ local function described(run, model, data, facts)
   else
     out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
   end
+  if facts.group then
+    out.processes, out.sync_bn = facts.group.world, facts.sync_bn
+    out.batch_norm_statistics = facts.sync_bn and "of all processes" or "of the first process"
+  end
   return out
 end
 
 --- Writes weights.pt, model.json and the validation answers of a model whose best weights are in place. Returns their
 --- hash.
 ---@param facts { best: table, best_epoch: integer?, best_by: string, keep: string?, seed: integer, start: string,
----   answers: table }
+---   answers: table, group?: table, sync_bn?: boolean }
 ---  best: the epoch whose weights they are; best_epoch: the best one, where that is another; start: hash of the weights
----  before
+---  before; group: the processes that trained together
 function fit.write_model(run, model, data, facts)
   require("medxai.nn.checkpoint").save_any(files.join(run.dir, "weights.pt"), model)
   if model.write_network then model:write_network(files.join(run.dir, "network.pt2")) end
@@ -215,17 +247,31 @@ function fit.model_files(model)
   return model.write_network and { "weights.pt", "model.json", "network.pt2" } or { "weights.pt", "model.json" }
 end
 
+-- What the first process has written; the others' weights must be the same to the bit.
+local function follow(run, trainer, result)
+  local sha = trainer.model:sha256()
+  if sha ~= result.weights_sha256 then
+    check.fail("fit", "the weights of process %d are not those of the first one. Are all machines of one kind, with "
+      .. "the same libtorch?", trainer.group.rank + 1)
+  end
+  fit.belongs_to(run, trainer.model)
+  return result
+end
+
 -- The weights to keep into the model, and on disk.
 local function finish(run, trainer, step)
-  write_log(run, trainer.history)
   local answers, kept = trainer:take_kept_weights()
+  local group = trainer.group
+  if is_follower(group) then return follow(run, trainer, group.processes:share()) end
+  write_log(run, trainer.history)
   local best_epoch = trainer.best.epoch
   local sha = fit.write_model(run, trainer.model, trainer.data, { best = kept, best_epoch = best_epoch,
     best_by = trainer.options.best_by, keep = trainer.options.keep, seed = run.seed,
-    start = step.fields.model.weights_sha256, answers = answers })
+    start = step.fields.model.weights_sha256, answers = answers, group = group, sync_bn = trainer.options.sync_bn })
   local result = { epochs = trainer.epoch, best_epoch = best_epoch, val_accuracy = kept.accuracy,
     val_loss = kept.loss, weights_sha256 = sha }
   step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })
+  if group then group.processes:share(result) end
   return result -- the last checkpoint stays: more epochs go on from it
 end
 
@@ -235,7 +281,8 @@ local function take_up(run, trainer, step, how, checkpoint)
   -- the step's whole key: a checkpoint of an earlier version of the program
   if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)) then
     if how == "more" then check.fail("fit", "the checkpoint in '%s' is another training's.", run.dir) end
-    return trainer.torch.manual_seed(run.seed)
+    -- dropout draws other numbers in every process, the first one those of a single process
+    return trainer.torch.manual_seed(run.seed + (trainer.group and trainer.group.rank * 1000003 or 0))
   end
   if trainer:finished() and trainer.epoch < epochs then
     Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
@@ -246,24 +293,46 @@ local function take_up(run, trainer, step, how, checkpoint)
   end
 end
 
-local function train(run, trainer, step, how)
-  local mode <close> = training.deterministic(trainer.options.deterministic)
-  local checkpoint = files.join(run.dir, "checkpoint.pt")
-  take_up(run, trainer, step, how, checkpoint)
-  step:begin()
-  write_log(run, trainer.history)
-  run:events(trainer.epoch)
-  local held <close> = Trainer.hold_signals() -- luacheck: ignore (held, not read)
-  while not trainer:finished() do
-    local record, cost = trainer:run_epoch()
+-- All processes go on from the same epoch.
+local function agree_epoch(run, trainer)
+  if not trainer.group then return end
+  for rank, epoch in ipairs(trainer.group:gather(trainer.epoch)) do
+    if epoch ~= trainer.epoch then
+      check.fail("fit", "process %d goes on from epoch %d and process %d from epoch %d: do all of them see the folder "
+        .. "'%s'?", rank, epoch, trainer.group.rank + 1, trainer.epoch, run.dir)
+    end
+  end
+end
+
+-- The run's files after an epoch. Of several processes the first one writes them; all give their part of a checkpoint.
+local function write_epoch(run, trainer, record, cost, checkpoint)
+  if not is_follower(trainer.group) then
     run:check_owner()
     run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
       wait_share = cost.wait_share, peak_mb = cost.peak_mb })
     run:check_owner()
-    if not (run.smoke and trainer:finished()) then trainer:save(checkpoint) end
-    Trainer.let_signals()
+  end
+  if not (run.smoke and trainer:finished()) then trainer:save(checkpoint) end
+end
+
+local function train(run, trainer, step, how)
+  local mode <close> = training.deterministic(trainer.options.deterministic)
+  local checkpoint = files.join(run.dir, "checkpoint.pt")
+  take_up(run, trainer, step, how, checkpoint)
+  agree_epoch(run, trainer)
+  if not is_follower(trainer.group) then
+    step:begin()
+    write_log(run, trainer.history)
+    run:events(trainer.epoch)
+  end
+  -- several processes write no checkpoint within an epoch: a signal stops them at once
+  local held <close> = not trainer.group and Trainer.hold_signals() or nil -- luacheck: ignore (held, not read)
+  while not trainer:finished() do
+    local record, cost = trainer:run_epoch()
+    write_epoch(run, trainer, record, cost, checkpoint)
+    if not trainer.group then Trainer.let_signals() end
     Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)
@@ -282,17 +351,18 @@ function fit.run(run, model, data, options)
   fit.check_data(model, data, options)
   model_file.check_data(run, model, data)
   preflight.check()
-  local step = run:step("fit", describe(run, model, data, options))
-  local how = decide(run, step)
+  local group <close> = open_group(model, options)
+  local step = run:step("fit", describe(run, model, data, options, group))
+  local how = decide_together(run, step, group)
   run:configure("fit", step.fields)
   if how == "done" then
     run:skipped("fit")
     load_finished(run, model)
     return step.result
   end
-  run:write_manifest(data)
+  if not is_follower(group) then run:write_manifest(data) end
   local clock <close> = run:clock("fit")
-  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed,
+  local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed, group = group,
     key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end, save_part = function(self)
       run:check_owner()
       self:save(files.join(run.dir, "checkpoint.pt"))

@@ -48,6 +48,10 @@ options_of.spec = {
   sampler = { one_of = { "shuffle", "weighted" }, field = true, default = "shuffle",
     doc = "weighted: every class equally often, drawn with replacement" },
   drop_last = { "boolean", default = false, doc = "leave out the last batch of an epoch where it is not full" },
+  sync_bn = { "boolean", field = true, default = false,
+    doc = "of several processes: batch norms see the whole batch, and not each its own part" },
+  timeout_s = { "number", field = true, default = 600, above = 0, unit = "s",
+    doc = "that one of several processes waits for another" },
   deterministic = { "boolean", field = true, default = false, doc = "deterministic operators only (matters on CUDA)" },
   checkpoint_minutes = { "number", field = true, default = 10, min = 0,
     doc = "between two checkpoints within an epoch; 0: one after each batch" },
@@ -117,7 +121,9 @@ function options_of.check(options)
 end
 
 --- The options of a training as plain data: what determines its numbers beside model and data.
-function options_of.describe(options)
+---@param options table
+---@param group? medxai.ProcessGroup of several processes
+function options_of.describe(options, group)
   local optim, schedule = options.optim, options.schedule
   return { optim = { kind = optim.kind, options = optim.options },
     schedule = schedule and { kind = schedule.kind, options = schedule.options } or nil,
@@ -125,7 +131,8 @@ function options_of.describe(options)
     early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by,
     weight = options.weight, label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm,
     precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil,
-    keep = options.keep ~= "best" and options.keep or nil }
+    keep = options.keep ~= "best" and options.keep or nil, processes = group and group.world or nil,
+    sync_bn = group and options.sync_bn or nil }
 end
 
 --- Deterministic operators until the returned value is closed.

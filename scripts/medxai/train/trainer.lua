@@ -6,6 +6,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
+local parallel = require "medxai.train.parallel"
 local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
@@ -94,7 +95,8 @@ end
 local function loss_options(self)
   local o = self.options
   local weight = o.weight == "balanced" and balanced_weights(self.data.train, self.model.num_classes) or o.weight
-  local options = { label_smoothing = o.label_smoothing > 0 and o.label_smoothing + 0.0 or nil }
+  local options = { label_smoothing = o.label_smoothing > 0 and o.label_smoothing + 0.0 or nil,
+    reduction = self.group and "sum" or nil } -- of several processes: divided by what all of them sum up
   if weight then
     options.weight = self.torch.tensor(weight, { dtype = self.model.dtype }):to { device = self.model.device }
   end
@@ -130,6 +132,11 @@ local function check_batches(self)
       batch)
   end
   local is_last = n % batch == 1 and not drop
+  if self.group then
+    local least = parallel.smallest_part(n, batch, drop, self.group.world)
+    local lonely = not self.options.sync_bn and least < 2 and lonely_norm(self.model, self.data.size_px) or nil
+    return parallel.check_batches(self.options, n, self.group.world, lonely)
+  end
   if batch > 1 and not is_last then return end
   local name = lonely_norm(self.model, self.data.size_px)
   if not name then return end
@@ -151,7 +158,7 @@ function Trainer.new(what)
     key = what.key, alive = what.alive or function() end,
     save_part = what.save_part or function() end, saved_at = host.now(), prefix = what.prefix,
     torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
-    lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
+    lr = what.options.optim.options.lr, val_seconds = 0.0, group = what.group }, Trainer)
   check_batches(self)
   if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
@@ -160,14 +167,22 @@ function Trainer.new(what)
   self.schedule = self.options.schedule and self.options.schedule:build(self.lr) or nil
   if self.schedule then self:set_lr() end -- a warm-up starts lower
   self.loss_options = loss_options(self)
+  if self.group then
+    self.reducer = self.group.native:reducer(group.params, group.names)
+    if self.options.sync_bn then self.model:sync_batch_norms(self.group.native) end
+  end
   return self
 end
 
 --- Frees what the training holds; the model stays. Safe twice.
 function Trainer:close()
+  if self.reducer then
+    self.reducer:close()
+    self.model:sync_batch_norms(nil)
+  end
   if self.best then close_state(self.best.weights) end
   if self.loss_options and self.loss_options.weight then self.loss_options.weight:close() end
-  self.best, self.loss_options = nil, nil
+  self.best, self.loss_options, self.reducer = nil, nil, nil
 end
 Trainer.__close = Trainer.close
 
@@ -217,6 +232,23 @@ local function clip_gradients(self, most)
   end
 end
 
+-- The backward pass, and the step of the optimizer; of several processes gradients are averaged. logits, y: nil where
+-- this process has no image in the batch.
+function Trainer:update(loss, logits, y, hits)
+  self.optimizer:zero_grad()
+  if self.reducer then
+    self.group.processes:call(self.reducer.prepare, self.reducer, loss)
+    self.group.processes:call(loss.backward, loss)
+  else
+    loss:backward()
+  end
+  self.torch.no_grad(function()
+    if self.options.clip_grad_norm then clip_gradients(self, self.options.clip_grad_norm) end
+    if logits then hits:add_(logits:argmax(1):eq(y):sum()) end
+  end)
+  self.optimizer:step()
+end
+
 -- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and
 -- backward: one that is not finite must not reach the weights. Nothing else is read from the device; the hits are
 -- summed there.
@@ -233,13 +265,7 @@ function Trainer:train_batch(source, hits)
     self.diverged = true
     require("medxai.train.diagnose").loss(self, batch, value, generator)
   end
-  self.optimizer:zero_grad()
-  loss:backward()
-  self.torch.no_grad(function()
-    if self.options.clip_grad_norm then clip_gradients(self, self.options.clip_grad_norm) end
-    hits:add_(logits:argmax(1):eq(y):sum())
-  end)
-  self.optimizer:step()
+  self:update(loss, logits, y, hits)
   return value, y:size(0)
 end
 
@@ -273,12 +299,24 @@ end
 function Trainer:source(epoch, seen)
   local order = epoch_order(self, epoch)
   if seen > 0 then order = table.move(order, seen + 1, #order, 1, {}) end
-  local o = self.options
+  local o, batch = self.options, self.options.batch
+  if self.group then
+    order, batch, self.sizes = parallel.share(order, batch, o.drop_last, self.group.rank, self.group.world)
+  end
   if self.prefix then
     return self.prefix:source(self.data.train, { batch = o.batch, order = order, drop_last = o.drop_last })
   end
-  return self.data.train:loader { batch = o.batch, order = order, seed = self.seed, epoch = epoch, augment = true,
-    drop_last = o.drop_last, channels_last = self.model.layout == "channels_last" }
+  return self.data.train:loader { batch = batch, order = order, seed = self.seed, epoch = epoch, augment = true,
+    drop_last = o.drop_last and not self.group, channels_last = self.model.layout == "channels_last" }
+end
+
+-- One step of all processes on the next batch: the loss over all of it, its images, and how many are this process'.
+function Trainer:train_step(source, hits)
+  if not self.group then return self:train_batch(source, hits) end
+  local size = self.sizes[self.batch_number + 1]
+  if not size then return nil end
+  local from, to = parallel.part(size, self.group.rank, self.group.world)
+  return parallel.step(self, source, hits, size), size, to - from + 1
 end
 
 local function peak_bytes()
@@ -287,7 +325,9 @@ local function peak_bytes()
 end
 
 -- Whether a checkpoint within the epoch is to be written: the last one is old, or the program was asked to stop.
+-- Several processes write none: their clocks do not agree on it.
 function Trainer:part_is_due()
+  if self.group then return false end
   return host.asked() or host.now() - self.saved_at >= 60 * self.options.checkpoint_minutes
 end
 
@@ -324,22 +364,26 @@ function Trainer:train_epoch()
   local bar <close> = Progress.new(name, n, { done = (self.epoch - 1) * n, total = options.epochs * n,
     extra = self.val_seconds * (options.epochs - self.epoch + 1) })
   bar.count = done.seen
-  local began, seen, sum = host.now() - done.seconds, done.seen, done.sum
+  local began, seen, sum, own = host.now() - done.seconds, done.seen, done.sum, done.seen
   local source <close> = seen < n and self:source(self.epoch, seen) or nil
   self.batch_number = seen // options.batch
-  self.batches = self.batch_number + (source and source.batches or 0)
-  for value, count in function() if source then return self:train_batch(source, hits) end end do
-    sum, seen = sum + value * count, seen + count
+  self.batches = self.batch_number + (self.sizes and #self.sizes or source and source.batches or 0)
+  for value, count, here in function() if source then return self:train_step(source, hits) end end do
+    sum, seen, own = sum + value * count, seen + count, own + (here or count)
     self.alive("fit " .. name)
     if self:part_is_due() then
       self:write_part { seen = seen, sum = sum, hits = hits:item(), seconds = host.now() - began, stepped = false }
     end
     bar:add(count, function()
-      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, hits:item() / seen,
+      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, hits:item() / own,
         100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
     end)
   end
   local seconds = host.now() - began
+  if self.group then
+    self.group:all_reduce(hits)
+    parallel.share_buffers(self, changing(self.model))
+  end
   self.trained = { seen = seen, sum = sum, hits = hits:item(), seconds = seconds, stepped = done.stepped or false }
   return { loss = sum / seen, accuracy = hits:item() / seen, seconds = seconds, images_per_second = seen / seconds,
     wait_share = (source and source.wait_seconds or 0.0) / seconds }
@@ -373,7 +417,7 @@ end
 --- The answers on the validation split, with balanced accuracy and macro F1.
 function Trainer:validate()
   local val = require("medxai.nn.predict").predict(self.model, self.data.val,
-    { batch = self.options.batch, name = "validation", prefix = self.prefix,
+    { batch = self.options.batch, name = "validation", prefix = self.prefix, group = self.group,
     when = (" after epoch %d"):format(self.epoch), refuse = function(text)
       self.diverged = true
       check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
@@ -434,16 +478,19 @@ end
 -- The states of torch's generators: what dropout and stochastic depth draw next.
 local function generators(self)
   local device = self.model.device
+  if self.group then return { cpu = self.group:stack(self.torch.get_rng_state()) } end -- a row for each process
   return { cpu = self.torch.get_rng_state(), device = device ~= "cpu" and self.torch.get_rng_state(device) or nil }
 end
 
---- Writes the whole state to a file, whole or not at all; within an epoch also how far that is.
+--- Writes the whole state to a file, whole or not at all; within an epoch also how far that is. Of several processes
+--- all call it, and the first one writes.
 ---@param path string
 ---@param key? string in the place of the trainer's own
 function Trainer:save(path, key)
   local scope <close> = require("medxai.core").memory.scope()
-  local best, within = self.best, self.within
+  local best, within, draws = self.best, self.within, generators(self)
   self.saved_at = host.now()
+  if self.group and self.group.rank > 0 then return end
   require("medxai.nn.checkpoint").save_checkpoint(path, {
     format = "medxai.checkpoint", version = within and 3 or 2, key = key or self.key,
     epoch = within and self.epoch - 1 or self.epoch, within = within, model = by_name(changing(self.model)),
@@ -451,7 +498,7 @@ function Trainer:save(path, key)
     schedule = self.schedule and self.schedule:state() or nil,
     best = best and { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss,
       weights = by_name(best.weights) } or nil,
-    since_best = self.since_best, generators = generators(self), history = canon.list(self.history),
+    since_best = self.since_best, generators = draws, history = canon.list(self.history),
   })
 end
 
@@ -493,7 +540,7 @@ function Trainer:restore(path, key, fresh_schedule)
       and self.options.step_per == "phase" then self:step_schedule() end
   self.optimizer:set_lr(self.lr)
   if saved.best then take_best(self, saved.best, scope) end
-  self.torch.set_rng_state(saved.generators.cpu)
+  self.torch.set_rng_state(self.group and saved.generators.cpu[self.group.rank]:clone() or saved.generators.cpu)
   if saved.generators.device then self.torch.set_rng_state(saved.generators.device, self.model.device) end
   return true
 end

@@ -28,6 +28,8 @@
 ---@field sampler? "shuffle"|"weighted" weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
 ---@field schedule? medxai.ScheduleSpec of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
 ---@field step_per? "epoch"|"phase" when the schedule steps; phase: after training and again after validation, as the thesis did (default "epoch")
+---@field sync_bn? boolean of several processes: batch norms see the whole batch, and not each its own part (default false, --sync_bn)
+---@field timeout_s? number that one of several processes waits for another (default 600 s, --timeout_s)
 ---@field weight? number[]|"balanced" of each class in the loss: a list, or "balanced" (images / (classes x images of the class))
 
 ---@class medxai.GridOptions
