@@ -244,7 +244,7 @@ t.test("what the gate said of a method on these weights stands beside where its 
     { method = "saliency", label = "saliency", maps = "saliency-1" } } }
   local function words(weights)
     local list = {}
-    for i, row in ipairs(maps.rows({ dir = dir, seed = 1 }, split, base, weights)) do list[i] = row.gate end
+    for i, one in ipairs(maps.rows({ dir = dir, seed = 1 }, split, base, weights)) do list[i] = one.gate end
     return list
   end
   t.equal(words "w1", { "not judged", "not judged" })
