@@ -134,13 +134,13 @@ t.test("models without a common image are refused; images that some model lacks 
   local elsewhere = "local readers = require 'medxai.data.readers' local read = readers.manifest readers.manifest = "
     .. "function(...) local d = read(...) for i, item in ipairs(d.test.items) do "
     .. "if %s then item.path = 'other/' .. item.path end end return d end "
-  local none = say("lost",
-    { elsewhere:format "true" .. "run:study { models = { 'one' }, data = data.test, images = 6 }" })
-  local some = say("some",
-    { elsewhere:format "i <= 30" .. "print(#run:study { models = { 'one' }, data = data.test, images = 36 }.images)" })
-  t.equal(none[1], "study: no image of the test split is common to all models' data (36 are missing somewhere). Their "
+  local lines = say("lost", {
+    elsewhere:format "i <= 30" .. "print(#run:study { models = { 'one' }, data = data.test, images = 36 }.images)",
+    elsewhere:format "true" .. "run:study { models = { 'one' }, data = data.test, images = 6 }",
+  })
+  t.equal(lines[3], "study: no image of the test split is common to all models' data (36 are missing somewhere). Their "
     .. "readers look into other folders or leave other images out.")
-  t.equal(some[1], "6", "six patients are in the last six images")
+  t.equal(lines[1], "6", "six patients are in the last six images")
 end)
 
 t.test("models without a common image are refused; fewer than ten patients are reported", function()
