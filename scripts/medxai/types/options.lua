@@ -23,6 +23,7 @@
 ---@field deterministic? boolean deterministic operators only (matters on CUDA) (default false, --deterministic)
 ---@field drop_last? boolean leave out the last batch of an epoch where it is not full (default false)
 ---@field early_stopping? medxai.EarlyStoppingOptions end when the validation score (best_by) stops improving
+---@field keep? "best"|"last" the weights of the best epoch on the validation split (best_by), or of the last epoch (default "best", --keep)
 ---@field label_smoothing? number share of the target that is spread over all classes, as CrossEntropyLoss (default 0, --label_smoothing)
 ---@field precision? "float32"|"bfloat16" bfloat16: products in bfloat16, weights in float32 (autocast) (default "float32", --precision)
 ---@field sampler? "shuffle"|"weighted" weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
@@ -119,7 +120,7 @@
 ---@field budget_mb? number memory for a batch and for chunks (default 1024 MB)
 ---@field draws? integer of random weights per stage (default 5, --draws, at most 1 with --smoke)
 ---@field images? integer the study's first (default 48 images, --images, at most 2 with --smoke)
----@field layer? string|string[] as run:explain's
+---@field layer? string|string[]|table<string, string|string[]> a node, a list of nodes, or network -> node, as run:compare's; default: each network's own
 ---@field mask? string the data's mask for the check localise
 ---@field permuted? table<string, string> run of a study's model -> run of the same network trained on permuted labels (default {  })
 ---@field stages? integer in which weights are randomized, from the head to the input (default 6, at most 2 with --smoke)
@@ -134,7 +135,7 @@
 ---@field as? "logit"|"softmax" the score that metrics judge, for all methods (default "logit")
 ---@field baselines? medxai.Methods methods that know nothing of the network, to be beaten, each of them (default { "sobel", "center_blob", "random_smooth" })
 ---@field friedman? boolean Friedman's test beside the primary metric (default false, --friedman)
----@field layer? string|table a node, a list of nodes, or network -> node; default: each network's own
+---@field layer? string|string[]|table<string, string|string[]> a node, a list of nodes, or network -> node; default: each network's own
 ---@field mask? string the data's mask that metrics of overlap compare with
 ---@field noise? boolean every map is judged once more with the metrics' own draws under another seed (default false, --noise)
 ---@field partial? boolean tables of the cells that are done, stamped partial (default false, --partial)
