@@ -208,7 +208,8 @@ print("few", few.intervals.why.accuracy, few.intervals.why.macro_f1, few.interva
   t.ok(r.out:find("on each kind of input, 95 % Wilson intervals over images (image-level, patients unknown)", 1,
     true), r.out)
   t.ok(
-    r.out:find "accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ %(image%-level, patients unknown%), loss", r.out)
+    r.out:find("accuracy 0%.%d+, 95 %% Wilson interval over 12 images 0%.%d+ to 0%.%d+ "
+      .. "%(image%-level, patients unknown%), loss"), r.out)
   t.ok(r.out:find "accuracy 0%.%d+, no interval: fewer than 10 images %(image%-level, patients unknown%), loss", r.out)
 end)
 

@@ -375,7 +375,8 @@ t.test("answers that are not finite under random weights raise a warning that na
   local _, run = judged(t.tmpdir(), { n = 10, models = { { name = "one", network = "tiny", seed = 1, make = make } } })
   local told = table.concat(run.warnings, "\n")
   t.ok(
-    told:find "sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images are not finite numbers", told)
+    told:find("sanity: one, the last random weights 1 of 3 layers, draw 1: the network's answers to 10 of 10 images "
+      .. "are not finite numbers"), told)
 end)
 
 t.long("of 20 networks with random weights no method passes the gate: what a twin shares, a random network "
