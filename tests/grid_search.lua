@@ -197,7 +197,8 @@ t.test("several processes work one folder, some of them killed: no cell is lost,
     for i in 1 2 3 4; do %s >%s/log$i 2>&1 & pids="$pids $!"; done
     set -- $pids
     until cat %s/run/cells/*/metrics.jsonl >%s/seen 2>/dev/null; do sleep 0.01; done
-    kill -9 $1; sleep 0.1; kill -9 $3; wait $2; a=$?; wait $4; b=$?; echo $a $b]], command, t.quote(dir), t.quote(dir), t.quote(dir)), timeout = 300 }
+    kill -9 $1; sleep 0.1; kill -9 $3; wait $2; a=$?; wait $4; b=$?; echo $a $b]],
+    command, t.quote(dir), t.quote(dir), t.quote(dir)), timeout = 300 }
   local logs = ""
   for i = 1, 4 do logs = logs .. (files.read(dir .. "/log" .. i) or "") end
   t.equal(r.out, "0 0\n", logs)
@@ -299,9 +300,10 @@ t.test("fields that nothing uses, empty lists and wrong values are refused", fun
     "grid: train returns a nil third (expected model, data, options: the options of run:fit).")
   refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.rate }, epochs = 1 }"),
     "grid: unknown field 'rate'.")
-  refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 1, keep = "
-    .. "'last' }"), "grid: option 'keep' of a training is 'last': cells are compared by their best epochs. Leave it "
-    .. "out, or train with run:fit.")
+  refused(grid_of("lr = { 0.1 }",
+    "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 1, keep = 'last' }"),
+    "grid: option 'keep' of a training is 'last': cells are compared by their best epochs. Leave it out, or train "
+    .. "with run:fit.")
   refused(grid_of("lr = { 0.1 }, epochs = function(cell) return cell.epochs end",
     "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = cell.epochs }"),
     "grid: field 'epochs' depends on itself.")
@@ -367,8 +369,8 @@ t.test("a checkpoint that is damaged is trained again, not believed", function()
   local dir = t.tmpdir()
   local script = t.write(dir .. "/search.lua", experiment .. whole)
   t.run { exe = "/bin/sh", "-c", string.format([[%s --threads 1 --quiet --out %s %s & pid=$!
-    while kill -0 $pid 2>/dev/null && ! ls %s/run/families/*/*.pt >/dev/null 2>&1; do sleep 0.02; done; kill -9 $pid; wait $pid]], t.quote(host.exe),
-    t.quote(dir .. "/run"), t.quote(script), t.quote(dir)) }
+    while kill -0 $pid 2>/dev/null && ! ls %s/run/families/*/*.pt >/dev/null 2>&1; do sleep 0.02; done
+    kill -9 $pid; wait $pid]], t.quote(host.exe), t.quote(dir .. "/run"), t.quote(script), t.quote(dir)) }
   os.execute(string.format("for f in %s/run/families/*/*.pt; do head -c 5000 \"$f\" >\"$f.x\"; mv \"$f.x\" "
     .. "\"$f\"; done", t.quote(dir)))
   local r = go(dir)
