@@ -137,7 +137,7 @@ end)
 local real = [[
 local xai = require "medxai"
 local run = xai.run { name = "tiny", seed = 42 }
-run:audit { inputs = { "whole", "outside", "shape" }, seeds = {},
+run:audit { inputs = { "whole", "outside", "lungs" }, seeds = {},
   train = function(cell)
     return nil, xai.dataset.covid_qu_ex { root = ROOT, size_px = 32, resize_px = 32, input = cell.input, limit = 6 }
   end }
