@@ -299,9 +299,10 @@ t.test("unused fields, empty lists and wrong values are refused", function()
     "grid: train returns a nil third (expected model, data, options: the options of run:fit).")
   refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.rate }, epochs = 1 }"),
     "grid: unknown field 'rate'.")
-  refused(grid_of("lr = { 0.1 }", "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 1, keep = "
-    .. "'last' }"), "grid: option 'keep' of a training is 'last': cells are compared by their best epochs. Leave it "
-    .. "out, or train with run:fit.")
+  refused(grid_of("lr = { 0.1 }",
+    "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = 1, keep = 'last' }"),
+    "grid: option 'keep' of a training is 'last': cells are compared by their best epochs. Leave it out, or train "
+    .. "with run:fit.")
   refused(grid_of("lr = { 0.1 }, epochs = function(cell) return cell.epochs end",
     "network(4), data, { optim = xai.optim.sgd { lr = cell.lr }, epochs = cell.epochs }"),
     "grid: field 'epochs' depends on itself.")
