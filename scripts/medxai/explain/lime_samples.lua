@@ -5,6 +5,7 @@ local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
 local host = require "medxai.host"
+local process = require "medxai.explain.lime_process"
 local Progress = require "medxai.base.progress"
 local stability = require "medxai.stats.agreement"
 local surrogate = require "medxai.explain.lime_surrogate"
@@ -27,10 +28,10 @@ end
 -- ---- how sure -------------------------------------------------------------------------------------------------------
 
 -- The target's coefficients from units of samples drawn with replacement; the first unit, which holds row 0, stays.
-local function resample(ctx, o, run, units, size, r)
+local function resample(ctx, o, all, column, units, size, r)
   local scope <close> = core.memory.scope()
   local rows = units * size
-  local z, y = run.z:narrow(0, 0, rows), samples.column(run.y, ctx.targets[1]):narrow(0, 0, rows)
+  local z, y = all:narrow(0, 0, rows), column:narrow(0, 0, rows)
   local drawn = ctx:stream("lime.resample@1", 1, r):integers(units - 1, units - 1)
   local times = torch.cat({ torch.ones(1, { dtype = "float64" }),
     torch.bincount(drawn, { minlength = units - 1 }):to { dtype = "float64" } }, 0)
@@ -38,19 +39,22 @@ local function resample(ctx, o, run, units, size, r)
   return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width) * times, o.alpha):squeeze(1):tolist()
 end
 
---- How alike the target's coefficients would be for other draws, estimated by resampling (whole pairs where samples
---- come in pairs).
+-- Lists of coefficients of y (n, 1) for other draws, of whole pairs where samples come in pairs; none for too few.
+local function redrawn(ctx, o, z, y)
+  local size = o.design == "plain" and 1 or 2
+  local units, list = z:size(0) // size, {}
+  for r = 1, units < 4 and 0 or resamples do
+    list[r] = resample(ctx, o, z, y, units, size, r)
+    if host.interrupted() then error("interrupted", 0) end
+  end
+  return list
+end
+
+--- How alike the target's coefficients would be for other draws, estimated by resampling.
 ---@param run table z, y
 ---@return table see stability.of
 function samples.resampled(ctx, o, run)
-  local size = o.design == "plain" and 1 or 2
-  local units, list = run.z:size(0) // size, {}
-  if units < 4 then return {} end
-  for r = 1, resamples do
-    list[r] = resample(ctx, o, run, units, size, r)
-    if host.interrupted() then error("interrupted", 0) end
-  end
-  return stability.of(list)
+  return stability.of(redrawn(ctx, o, run.z, samples.column(run.y, ctx.targets[1])))
 end
 
 -- ---- the samples ----------------------------------------------------------------------------------------------------
@@ -108,15 +112,40 @@ function samples.run(ctx, o, regions, background, replicate)
   return { z = masks:narrow(0, 0, n):to { dtype = "float64" }, y = y, samples = n, evaluated = done, stopped = stopped }
 end
 
+--- What estimator = "process" fits the regression to: the rows that the process answers for.
+---@param y any float64 (n, L): the columns that are explained
+---@return table see process.stand_in
+function samples.answered(ctx, o, z, y)
+  local rows = process.rows(z:size(1), { seed = ctx.seed, purpose = "lime.process@1", id = ctx.items[1].id })
+  return process.stand_in(z, y, o, rows)
+end
+
 local function coefficients(ctx, o, run)
-  return surrogate.coefficients(run.z, samples.column(run.y, ctx.targets[1]), surrogate.weights(run.z, o.kernel_width),
-    o.alpha):squeeze(1):tolist()
+  local z, y, alpha = run.z, samples.column(run.y, ctx.targets[1]), o.alpha
+  if o.estimator == "process" then
+    local made = run.answered or samples.answered(ctx, o, z, y)
+    z, y, alpha = made.z, made.y:narrow(1, 0, 1), made.alpha
+  end
+  return surrogate.coefficients(z, y, surrogate.weights(z, o.kernel_width), alpha):squeeze(1):tolist()
+end
+
+-- The ordinary regression of the process' errors for samples that are left out is what would take its bias away: how
+-- far other draws move it is how far the weights are open.
+local function resampled_errors(ctx, o, run)
+  local fitted = run.answered.fits[1]
+  if not fitted then return {} end
+  local base, list = coefficients(ctx, o, run), redrawn(ctx, o, run.z, fitted.left_out:unsqueeze(1))
+  for _, one in ipairs(list) do
+    for k, v in ipairs(base) do one[k] = one[k] + v end
+  end
+  return stability.of(list)
 end
 
 --- How alike the target's coefficients are for other draws: of o.repeats runs, or estimated by resampling the one.
 ---@return table see stability.of
 ---@return string how
 function samples.stability(ctx, o, regions, background, first)
+  if o.repeats == 1 and o.estimator == "process" then return resampled_errors(ctx, o, first), "resampling" end
   if o.repeats == 1 then return samples.resampled(ctx, o, first), "resampling" end
   local list = { coefficients(ctx, o, first) }
   for r = 1, o.repeats - 1 do

@@ -637,6 +637,7 @@
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field design? "plain"|"paired"|"balanced" how regions are drawn; paired and balanced have the same error with fewer samples (default "plain")
+---@field estimator? "process" process: the regression is fitted to what a Gaussian process, fitted to the samples, says of many more rows: 500 balanced samples have about the error of 1,000 plain ones, a part of it a bias
 ---@field feature_selection? "auto"|"highest_weights"|"forward_selection"|"lasso_path"|"none" how it chooses them, as lime (default "auto")
 ---@field kernel_width? number of the weight by nearness to the whole image (default 0.25)
 ---@field num_features? integer regions that the regression may use at most (default 100000)
