@@ -178,6 +178,8 @@ t.test("a loss that is not finite, and processes that do not do the same, stop a
   t.ok(found:find("process 2 of 2 trains something else than the first one (batch)", 1, true), found)
   found = err "run:grid { model = net, data = data, axes = {}, cell = function() end }"
   t.ok(found:find("grid: its cells are shared between commands, not by processes of one training", 1, true), found)
+  found = err "xai.run { name = 'y', seeds = { 1, 2 } }"
+  t.ok(found:find("run: seeds and several processes exclude each other", 1, true), found)
 end)
 
 t.test("an error of the first process alone is raised in all", function()
@@ -194,14 +196,4 @@ f:write(tostring(ok), " ", problem)
   t.equal(r.code, 0, r.err)
   t.ok(files.read(dir .. "/said.0"):find "^false .*batch", files.read(dir .. "/said.0"))
   t.equal(files.read(dir .. "/said.1"), files.read(dir .. "/said.0"))
-end)
-
-t.long("Inception's two heads on two processes with sync_bn give the losses of one", function()
-  local one, two = one_and_two [[
-local data = xai.dataset.phantom { n_train = 8, n_val = 2, n_test = 2, size_px = 299 }
-local run = xai.run { name = "inception", seed = 7 }
-local model = xai.models.inception_v3 { classes = data.classes, weights = "random", dropout = 0, train_depth = "all" }
-run:fit(model, data, { optim = xai.optim.sgd { lr = 0.001 }, epochs = 2, batch = 4, sync_bn = true })
-]]
-  compare(one, two, "inception", 2)
 end)
