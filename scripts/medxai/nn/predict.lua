@@ -81,7 +81,10 @@ local function one_batch(model, split, loader, answers, options)
     if bad then refuse(model, split, batch.index[i], bad, options) end
     local n = #answers.labels + 1
     answers.labels[n], answers.logits[n], answers.probabilities[n] = labels[i], row, logits.softmax(row)
-    answers.loss = answers.loss + logits.cross_entropy(row, labels[i])
+    if not options.loss then answers.loss = answers.loss + logits.cross_entropy(row, labels[i]) end
+  end
+  if options.loss then
+    answers.loss = answers.loss + #rows * torch.no_grad(function() return options.loss(out, batch.y, batch) end)
   end
   return #rows
 end
@@ -90,7 +93,8 @@ end
 ---@param model table
 ---@param split table
 ---@param options { batch: integer, name?: string, alive?: fun(), prefix?: table, when?: string, refuse?: fun(text:
----   string) } prefix:
+---   string), loss?: fun(logits, y, batch): number }
+---  loss: of a batch, in the place of the mean cross entropy; prefix:
 ---  cached outputs of the frozen part (train/feature_cache.lua); when: " after epoch 3"; refuse: called instead of
 ---  raising "evaluate: text"
 ---@return table answers { labels, logits, probabilities, loss (mean cross entropy), accuracy, seconds, wait_seconds }

@@ -269,11 +269,21 @@ end
 
 local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", "wait_share", "peak_mb" }
 
+-- How many epochs the run's log tells.
+local function epochs_told(self)
+  local last = 0
+  for _, record in ipairs(files.records(files.join(self.dir, "metrics.jsonl"))) do
+    if record.step == "fit" then last = math.max(last, record.epoch) end
+  end
+  return last
+end
+
 --- The run's TensorBoard events; opened with the number of epochs that earlier files rightly hold.
----@param last? integer
+---@param last? integer default: those of the log
 ---@return medxai.Events
 function Run:events(last)
   if not self.event_file then
+    last = last or epochs_told(self)
     self.event_file = require("medxai.run.tensorboard").open(files.join(self.dir, "events"), last)
     self.event_file:text(0, "config", "```\n" .. canon.write(self.config, "  ") .. "\n```")
   end

@@ -1,6 +1,6 @@
--- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy, restores
--- and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits
--- as one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
+-- run:fit: trains a model (trainer.lua), keeps the weights of the best validation accuracy, restores and
+-- saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and ends with the same bits as
+-- one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
 -- once. It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
@@ -86,6 +86,7 @@ local function metric_rows(records)
     add(record, "val", "balanced_accuracy", record.val_balanced_accuracy)
     add(record, "val", "macro_f1", record.val_macro_f1)
     add(record, "", "lr", record.lr)
+    for _, name in ipairs(check.sorted_keys(record.logged or {})) do add(record, "", name, record.logged[name]) end
   end
   return rows
 end
@@ -109,10 +110,18 @@ end
 
 -- ---- the step -------------------------------------------------------------------------------------------------------
 
--- How many epochs the step on disk was to have, where it differs from this one in that alone.
-local function other_epochs(step)
-  local list = canon.diff(step.stored.fields, step.fields)
-  return #list == 1 and list[1].field == "epochs" and list[1].a or nil
+-- In what the step on disk differs from this one: { epochs = those it was to have, own = the words of own functions
+-- that are others now }; nil where it differs in anything else.
+local function continues(step)
+  local out = { own = {} }
+  for _, difference in ipairs(canon.diff(step.stored.fields, step.fields)) do
+    local was, is = difference.a ~= nil, difference.b ~= nil
+    if difference.field == "epochs" then out.epochs = difference.a
+    elseif difference.field == "on_epoch" or difference.field == "loss.own" and was and is then
+      table.insert(out.own, (difference.field:gsub("%.own", "")))
+    else return nil end
+  end
+  return out
 end
 
 -- Raises, before anything is written, unless the run can go on to this step's epochs.
@@ -132,16 +141,27 @@ local function check_more(run, step)
   end
 end
 
+local function has_epochs(run)
+  return files.exists(files.join(run.dir, "checkpoint.pt")) or files.exists(files.join(run.dir, "weights.pt"))
+end
+
 -- Decides between skipping, going on, beginning and refusing. Returns "done", "resume", "begin", or "more": to other
--- epochs.
+-- epochs, or with own functions that have been mended, whose names come second.
 local function decide(run, step)
   if step.done then return "done" end
   if step.stored == nil then return "begin" end
   if step.stored.key == step.key then return "resume" end -- begun, or finished and its files are gone
-  local differences, epochs = step:differences(), other_epochs(step)
-  if epochs and host.options.resume then
+  local differences, changed = step:differences(), continues(step)
+  local epochs = changed and changed.epochs
+  if changed and host.options.resume then
     check_more(run, step)
-    return "more"
+    return "more", changed.own
+  end
+  if changed and #changed.own > 0 then
+    if step.stored.status ~= "finished" and not has_epochs(run) then return "begin" end
+    check.fail("fit", "'%s' holds a run with another %s. Give --resume to go on with this one from the last "
+      .. "epoch, --out "
+      .. "DIR for a new run, or --overwrite to begin this one again.", run.dir, table.concat(changed.own, " and "))
   end
   if epochs and step.fields.epochs > epochs then
     check.fail("fit", "'%s' holds a run of %d epochs (here: %d). Give --resume to train the others too, --out "
@@ -220,36 +240,52 @@ local function finish(run, trainer, step)
   return result -- the last checkpoint stays: more epochs go on from it
 end
 
+-- Own functions that changed under way are told: the same file run anew may give other numbers.
+local function tell_mended(run, trainer, mended, checkpoint)
+  if #(mended or {}) == 0 then return end
+  local text = ("%s is another one from epoch %d on (--resume)"):format(table.concat(mended, " and "),
+    trainer.epoch + 1)
+  run:warn("fit: " .. text)
+  trainer.history[trainer.epoch].mended = canon.list(mended) -- the log says it
+  trainer:save(checkpoint) -- under this step's key
+end
+
 -- Takes up the checkpoint, or begins.
-local function take_up(run, trainer, step, how, checkpoint)
+local function take_up(run, trainer, step, how, checkpoint, mended)
   local epochs = trainer.options.epochs
+  local stored = how == "more" and trajectory_key(step.stored.fields) or nil
   -- the step's whole key: a checkpoint of an earlier version of the program
-  if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)) then
+  if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)
+    or stored and trainer:restore(checkpoint, stored)) then
     if how == "more" then check.fail("fit", "the checkpoint in '%s' is another training's.", run.dir) end
     return trainer.torch.manual_seed(run.seed)
   end
+  tell_mended(run, trainer, mended, checkpoint)
+  trainer:after_epoch()
   if trainer:finished() and trainer.epoch < epochs then
-    Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
-      trainer.epoch)
+    Progress.say("fit: %s ended the training in '%s' after epoch %d: more epochs change nothing",
+      trainer.stopped and "on_epoch" or "early stopping", run.dir, trainer.epoch)
   else
     Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, epochs, run.dir)
   end
 end
 
-local function train(run, trainer, step, how)
+local function train(run, trainer, step, how, mended)
   local mode <close> = training.deterministic(trainer.options.deterministic)
   local checkpoint = files.join(run.dir, "checkpoint.pt")
-  take_up(run, trainer, step, how, checkpoint)
+  take_up(run, trainer, step, how, checkpoint, mended)
   step:begin()
   write_log(run, trainer.history)
-  run:events(trainer.epoch)
+  run:events(math.max(0, trainer.epoch - 1))
+  if trainer.epoch > 0 then run:events():epoch(trainer.history[trainer.epoch]) end -- it may not have been told
   while not trainer:finished() do
     local record, cost = trainer:run_epoch()
+    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+    trainer:after_epoch()
     run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
       wait_share = cost.wait_share, peak_mb = cost.peak_mb })
-    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
     Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)
@@ -269,7 +305,7 @@ function fit.run(run, model, data, options)
   model_file.check_data(run, model, data)
   preflight.check()
   local step = run:step("fit", describe(run, model, data, options))
-  local how = decide(run, step)
+  local how, mended = decide(run, step)
   run:configure("fit", step.fields)
   if how == "done" then
     run:skipped("fit")
@@ -280,7 +316,7 @@ function fit.run(run, model, data, options)
   local clock <close> = run:clock("fit")
   local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed,
     key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end }
-  return train(run, trainer, step, how)
+  return train(run, trainer, step, how, mended)
 end
 
 return fit

@@ -3,6 +3,8 @@
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local code = require "medxai.base.fingerprint"
+local losses = require "medxai.train.loss"
 local suggest = require "medxai.base.suggest"
 local Trainer = require "medxai.train.trainer"
 
@@ -25,8 +27,13 @@ options_of.spec = {
   patience = { instead = "Write early_stopping = { patience = 3 }." },
   device = { instead = "Give it to the program: --device cuda." },
   num_workers = { instead = "Give it to the program: --threads N." },
-  criterion = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
-  loss = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
+  criterion = { instead = "Write loss = \"focal\", or loss = function(logits, labels, batch) ... end." },
+  loss = { "string|table|function", default = "cross_entropy",
+    lua = "string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor",
+    doc = losses.words .. "; or a function(logits, labels, batch) that returns the mean over the batch" },
+  on_epoch = { "function", lua = "fun(state: medxai.EpochState)",
+    doc = "function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = "
+    .. "number }" },
   step = { now = "schedule = xai.optim.step_lr { step_size = ..., gamma = ... }" },
   step_per = { one_of = { "epoch", "phase" }, default = "epoch",
     doc = "when the schedule steps; phase: after training and again after validation, as the thesis did" },
@@ -106,6 +113,7 @@ function options_of.check(options)
     options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec)
   end
   check_weight(options.weight)
+  options.loss = losses.parse(options.loss, options)
   if options.precision == "bfloat16" then warn_slow_bfloat16() end
   if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
   return options
@@ -119,7 +127,9 @@ function options_of.describe(options)
     epochs = options.epochs, batch = options.batch, step_per = options.step_per, aux_weight = options.aux_weight,
     early_stopping = options.early_stopping, deterministic = options.deterministic, best_by = options.best_by,
     weight = options.weight, label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm,
-    precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil }
+    precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil,
+    loss = losses.describe(options.loss), on_epoch = options.on_epoch
+    and files.sha256(code.of_function(options.on_epoch)) or nil }
 end
 
 --- Deterministic operators until the returned value is closed.

@@ -1,5 +1,5 @@
--- One training: epochs over a data set by cross entropy, the best validation weights kept, its whole state written to a
--- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
+-- One training: epochs over a data set by a loss (loss.lua), the best validation weights kept, its whole state written
+-- to a checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
@@ -157,6 +157,7 @@ function Trainer.new(what)
   self.schedule = self.options.schedule and self.options.schedule:build(self.lr) or nil
   if self.schedule then self:set_lr() end -- a warm-up starts lower
   self.loss_options = loss_options(self)
+  self.loss_of = require("medxai.train.loss").open(self)
   return self
 end
 
@@ -183,14 +184,11 @@ end
 
 -- Forward and loss of one batch: loss (0-d tensor), logits (N, C).
 function Trainer:loss(batch, y)
-  local cross_entropy = self.torch.cross_entropy
+  local train = self.data.train
   local function forward()
     local logits, aux = self:logits(batch)
-    local loss = self.loss_options and cross_entropy(logits, y, self.loss_options) or cross_entropy(logits, y)
-    if aux then
-      local side = self.loss_options and cross_entropy(aux, y, self.loss_options) or cross_entropy(aux, y)
-      loss = loss + side * self.options.aux_weight
-    end
+    local loss = self.loss_of(logits, y, batch, train, true)
+    if aux then loss = loss + self.loss_of(aux, y, batch, train, true) * self.options.aux_weight end
     return loss, logits
   end
   if self.options.precision == "float32" then return forward() end
@@ -335,7 +333,8 @@ end
 function Trainer:validate()
   local val = require("medxai.nn.predict").predict(self.model, self.data.val,
     { batch = self.options.batch, name = "validation", prefix = self.prefix,
-    when = (" after epoch %d"):format(self.epoch), refuse = function(text)
+    when = (" after epoch %d"):format(self.epoch), loss = require("medxai.train.loss").of_validation(self),
+    refuse = function(text)
       self.diverged = true
       check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
     end, alive = function() self.alive() end })
@@ -363,19 +362,33 @@ function Trainer:run_epoch()
     wait_share = train.wait_share, peak_mb = peak_bytes() / (1 << 20) }
 end
 
+--- Calls the researcher's on_epoch for the last epoch, whose checkpoint is on disk: again where a training goes on from
+--- it.
+function Trainer:after_epoch()
+  if self.options.on_epoch and self.epoch > 0 then require("medxai.train.on_epoch").call(self) end
+end
+
+local function logged_words(record)
+  local words = {}
+  for _, name in ipairs(check.sorted_keys(record.logged or {})) do
+    words[#words + 1] = string.format("  %s %.4g", name, record.logged[name])
+  end
+  return table.concat(words)
+end
+
 --- The line that tells an epoch.
 function Trainer:line(record, cost)
   return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s  lr %g  %.1f "
-    .. "images/s  waited %.0f %%  peak %s  %s", record.epoch, self.options.epochs, record.train_loss,
+    .. "images/s  waited %.0f %%  peak %s  %s%s", record.epoch, self.options.epochs, record.train_loss,
     record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or "",
     record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)),
-    Progress.duration(cost.seconds))
+    Progress.duration(cost.seconds), logged_words(record))
 end
 
---- True after the last epoch, or where early stopping has waited long enough.
+--- True after the last epoch, where early stopping has waited long enough, or where on_epoch said stop.
 function Trainer:finished()
   local patience = self.options.early_stopping and self.options.early_stopping.patience
-  return self.epoch >= self.options.epochs or (patience ~= nil and self.since_best >= patience)
+  return self.epoch >= self.options.epochs or self.stopped or (patience ~= nil and self.since_best >= patience)
 end
 
 -- ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -439,6 +452,7 @@ function Trainer:restore(path, key, fresh_schedule)
       if self.options.step_per == "phase" then self:step_schedule() end
       self:step_schedule(record.val_loss)
     end
+    if self.options.on_epoch and not self.schedule then self.lr = saved.lr end -- on_epoch may have set it
   else
     self.lr = saved.lr
     if self.schedule then self.schedule:load_state(saved.schedule) end

@@ -22,6 +22,8 @@
 ---@field drop_last? boolean leave out the last batch of an epoch where it is not full (default false)
 ---@field early_stopping? medxai.EarlyStoppingOptions end when the validation score (best_by) stops improving
 ---@field label_smoothing? number share of the target that is spread over all classes, as CrossEntropyLoss (default 0, --label_smoothing)
+---@field loss? string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor cross_entropy (CrossEntropyLoss of PyTorch), focal ((1 - p)^gamma times it, p the probability of the image's class (Lin et al. 2017, equation 4, over softmax)); or a function(logits, labels, batch) that returns the mean over the batch (default "cross_entropy")
+---@field on_epoch? fun(state: medxai.EpochState) function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = number }
 ---@field precision? "float32"|"bfloat16" bfloat16: products in bfloat16, weights in float32 (autocast) (default "float32", --precision)
 ---@field sampler? "shuffle"|"weighted" weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
 ---@field schedule? medxai.ScheduleSpec of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
