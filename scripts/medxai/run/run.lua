@@ -373,7 +373,7 @@ local function manifest_sha256(split)
   local rows = {}
   for i = 1, split.n do
     local item = split:item(i)
-    rows[i] = { item.id, item.label or -1, item.patient }
+    rows[i] = { item.id, item.findings and canon.list(item.findings) or item.label or -1, item.patient }
   end
   return canon.hash(canon.list(rows))
 end
@@ -417,8 +417,9 @@ function Run:write_manifest(data)
   files.write_data(files.join(self.dir, "data_check" .. suffix .. ".json"), data:check())
   local rows = {}
   for i, item in ipairs(data:manifest()) do
-    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split,
-      patient = item.patient, source = item.source }
+    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, split = item.split, patient = item.patient,
+      source = item.source,
+      label = item.findings and require("medxai.data.findings").text(item.findings, data.classes) or item.class }
   end
   csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end

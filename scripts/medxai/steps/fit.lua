@@ -5,6 +5,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.options"
 local files = require "medxai.base.files"
+local findings = require "medxai.stats.findings"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
 local predict = require "medxai.nn.predict"
@@ -15,6 +16,23 @@ local Trainer = require "medxai.train.trainer"
 local training = require "medxai.train.options"
 
 local fit = {}
+
+-- Of a finding that all training images have, or none, a network learns nothing but to say so.
+local function check_findings(data)
+  for k, name in ipairs(data.classes) do
+    local has = {}
+    for i = 1, data.train.n do
+      local y = data.train:item_findings(i)[k]
+      if y == y then has[y] = true end
+    end
+    local lacks = not has[1] and "with" or not has[0] and "without"
+    if lacks then
+      check.fail("fit", "no training image of '%s' is known to be %s the finding '%s' (expected some of both). "
+        .. "Leave it "
+        .. "out of findings, or add images.", data.name, lacks, name)
+    end
+  end
+end
 
 -- Of one class a network learns nothing but to answer it, with a loss of 0.
 local function check_two_classes(data)
@@ -41,13 +59,14 @@ function fit.check_data(model, data, options)
     check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).",
       type(data))
   end
-  predict.check_classes("fit", model, data.classes)
+  predict.check_classes("fit", model, data.classes, true)
+  predict.check_findings("fit", model, data)
   for _, name in ipairs { "train", "val" } do
     if not data[name] or data[name].n == 0 then
       check.fail("fit", "'%s' has no %s images. Training needs a train and a val split.", data.name or "the data", name)
     end
   end
-  check_two_classes(data)
+  if data.findings then check_findings(data) else check_two_classes(data) end
   if type(options.weight) == "table" and #options.weight ~= #data.classes then
     check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes,
       table.concat(data.classes, ", "))
@@ -85,6 +104,7 @@ local function metric_rows(records)
     add(record, "val", "accuracy", record.val_accuracy)
     add(record, "val", "balanced_accuracy", record.val_balanced_accuracy)
     add(record, "val", "macro_f1", record.val_macro_f1)
+    if record.val_auroc then add(record, "val", "auroc", record.val_auroc) end
     add(record, "", "lr", record.lr)
     for _, name in ipairs(check.sorted_keys(record.logged or {})) do add(record, "", name, record.logged[name]) end
   end
@@ -204,6 +224,7 @@ local function described(run, model, data, facts)
   out.weights_sha256, out.start_weights, out.start_sha256 = facts.sha256, model.config.weights or "random", facts.start
   out.run, out.seed, out.best_epoch = run.name, facts.seed, best.epoch
   out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
+  if data.findings then out.thresholds = findings.thresholds(facts.answers.labels, facts.answers.logits) end
   out.selected = { split = "val", by = facts.best_by, value = best.value, accuracy = best.accuracy, loss = best.loss }
   return out
 end
@@ -293,14 +314,14 @@ end
 
 --- Checks a call of run:fit without making it (medxai.run.preflight).
 function fit.check_call(unknown, _, model, data, options)
-  options = training.check(options)
+  options = training.check(options, data ~= unknown and data or nil)
   if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
 end
 
 --- run:fit. Trains, restores and saves the best weights; returns { epochs, best_epoch, val_accuracy, val_loss,
 --- weights_sha256 }.
 function fit.run(run, model, data, options)
-  options = training.check(options)
+  options = training.check(options, type(data) == "table" and data or nil)
   fit.check_data(model, data, options)
   model_file.check_data(run, model, data)
   preflight.check()

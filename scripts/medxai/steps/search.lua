@@ -233,7 +233,7 @@ local function describe_cell(run, cell, axes, own, used)
   local copy = {}
   for k, v in pairs(options) do copy[k] = v end
   copy.best_by = copy.best_by or own.best_by
-  cell.options = training.check(copy)
+  cell.options = training.check(copy, type(data) == "table" and data or nil)
   fit.check_data(model, data, cell.options)
   require("medxai.nn.model_file").check_data(run, model, data)
   cell.model, cell.data, cell.config = model, data, model.config

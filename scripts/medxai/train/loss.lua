@@ -10,13 +10,16 @@ local loss = {}
 --- The losses that have a name, with their options: { "focal", gamma = 2 }.
 loss.specs = {
   cross_entropy = {},
+  bce_with_logits = { pos_weight = { "table|string", lua = "number[]|\"balanced\"",
+    doc = "of the positives of each finding: a list, or \"balanced\" (training images without / with it)" } },
   focal = { gamma = { "number", default = 2, min = 0, max = 100,
     doc = "how little images count whose class is sure already; 0: cross-entropy" } },
 }
 
 local docs = {
   cross_entropy = "CrossEntropyLoss of PyTorch",
-  focal = "(1 - p)^gamma times it, p the probability of the image's class (Lin et al. 2017, equation 4, over softmax)",
+  bce_with_logits = "BCEWithLogitsLoss over the known findings",
+  focal = "(1 - p)^gamma times the one or the other, p the probability of the truth (Lin et al. 2017, equation 4)",
 }
 
 --- "cross_entropy (...), focal (...)" for the reference.
@@ -31,11 +34,40 @@ end)()
 ---@field options table
 ---@field f function|nil the researcher's own
 
+local function check_pos_weight(list)
+  if type(list) == "string" and list ~= "balanced" then
+    check.fail("fit", "option 'pos_weight' is wrong (expected a number for each finding, or 'balanced', "
+      .. "got '%s').", list)
+  end
+  for k = 1, type(list) == "table" and #list or 0 do
+    if not check.is_finite(list[k]) or list[k] <= 0 then
+      check.fail("fit", "pos_weight %d is wrong (expected a number above 0, got %s).", k, tostring(list[k]))
+    end
+  end
+end
+
+-- Options that are about classes which exclude each other.
+local function refuse_of_classes(others)
+  local instead = { weight = "loss = { \"bce_with_logits\", pos_weight = \"balanced\" }",
+    label_smoothing = "an own loss" }
+  for _, name in ipairs { "weight", "label_smoothing" } do
+    if others[name] and others[name] ~= 0 then
+      check.fail("fit", "option '%s' is about classes that exclude each other (the data have findings). "
+        .. "Write %s.", name, instead[name])
+    end
+  end
+  if others.sampler == "weighted" then
+    check.fail("fit", "sampler = \"weighted\" draws every class equally often (the data have findings). Leave it out.")
+  end
+end
+
 --- Reads the option `loss`.
 ---@param value string|table|function|nil
 ---@param others { weight: any, label_smoothing: number } that belong to named losses
+---@param several? boolean the data have several findings per image
 ---@return medxai.Loss
-function loss.parse(value, others)
+function loss.parse(value, others, several)
+  if several then refuse_of_classes(others) end
   local callable = type(value) == "function" or type(value) == "table"
     and type((getmetatable(value) or {}).__call) == "function"
   if callable then
@@ -46,7 +78,7 @@ function loss.parse(value, others)
     end
     return { name = "own", options = {}, f = value }
   end
-  local name, options = value or "cross_entropy", {}
+  local name, options = value or (several and "bce_with_logits" or "cross_entropy"), {}
   if type(value) == "table" then
     name = value[1]
     for key, option in pairs(value) do
@@ -54,7 +86,14 @@ function loss.parse(value, others)
     end
   end
   check.known("fit", "loss", name, check.sorted_keys(loss.specs))
+  if several ~= nil and name == (several and "cross_entropy" or "bce_with_logits") then
+    check.fail("fit", several and "the loss cross_entropy is of classes that exclude each other (the data have "
+      .. "findings). "
+      .. "Write loss = \"bce_with_logits\", or leave it out."
+      or "the loss bce_with_logits is of findings (the data have one class per image). Leave it out.")
+  end
   options = check.options("fit: loss " .. name, options, loss.specs[name])
+  check_pos_weight(options.pos_weight)
   if name ~= "cross_entropy" and others.label_smoothing and others.label_smoothing ~= 0 then
     check.fail("fit", "option 'label_smoothing' belongs to the loss cross_entropy (here: %s). Leave it out.", name)
   end
@@ -68,7 +107,7 @@ function loss.describe(spec)
   if spec.f then
     return { own = files.sha256(type(spec.f) == "function" and code.of_function(spec.f) or code.setting(spec.f)) }
   end
-  if spec.name == "cross_entropy" then return nil end
+  if spec.name == "cross_entropy" or spec.name == "bce_with_logits" and not next(spec.options) then return nil end
   return { name = spec.name, options = spec.options }
 end
 
@@ -83,7 +122,52 @@ function named.cross_entropy(trainer)
   return function(logits, y) return cross_entropy(logits, y) end
 end
 
+-- Mean over the known entries of what `each` says of log p of the truth: logits, y (N, findings), y NaN where unknown.
+local function over_known(torch, logits, y, each)
+  local known = y:isnan():logical_not()
+  local there = y:eq(1)
+  local log_p = torch.where(there, torch.log_sigmoid(logits), torch.log_sigmoid(-logits))
+  local value = torch.where(known, each(log_p, there), torch.zeros_like(log_p))
+  return value:sum() / known:sum():clamp_min(1) -- 0 where a batch knows nothing
+end
+
+-- Training images without a finding over those with it.
+local function balanced(split)
+  local with, without = {}, {}
+  for i = 1, split.n do
+    for k, y in ipairs(split:item_findings(i)) do
+      with[k], without[k] = (with[k] or 0) + (y == 1 and 1 or 0), (without[k] or 0) + (y == 0 and 1 or 0)
+    end
+  end
+  for k in ipairs(with) do with[k] = without[k] / math.max(1, with[k]) end
+  return with
+end
+
+function named.bce_with_logits(trainer, spec)
+  local torch, list = trainer.torch, spec.options.pos_weight
+  if list == "balanced" then list = balanced(trainer.data.train) end
+  if list and #list ~= trainer.model.num_classes then
+    check.fail("fit", "pos_weight has %d numbers for %d findings (%s).", #list, trainer.model.num_classes,
+      table.concat(trainer.data.classes, ", "))
+  end
+  return function(logits, y)
+    local weight = list and torch.tensor(list, { dtype = "float32" }):to { device = logits.device }
+    return over_known(torch, logits, y, function(log_p, there)
+      return weight and torch.where(there, -log_p * weight, -log_p) or -log_p
+    end)
+  end
+end
+
+local function focal_of_findings(torch, gamma)
+  return function(logits, y)
+    return over_known(torch, logits, y, function(log_p)
+      return -log_p * (-torch.expm1(log_p)):clamp_min(0x1p-126) ^ gamma
+    end)
+  end
+end
+
 function named.focal(trainer, spec)
+  if trainer.data and trainer.data.findings then return focal_of_findings(trainer.torch, spec.options.gamma) end
   local torch, weight, gamma = trainer.torch, (trainer.loss_options or {}).weight, spec.options.gamma
   return function(logits, y)
     local log_p = torch.log_softmax(logits, 1):gather(1, y:unsqueeze(1)):squeeze(1)
@@ -155,7 +239,8 @@ end
 --- number.
 ---@param trainer medxai.Trainer
 function loss.of_validation(trainer)
-  if trainer.options.loss.name == "cross_entropy" then return nil end
+  local spec = trainer.options.loss
+  if spec.name == "cross_entropy" or spec.name == "bce_with_logits" and not spec.options.pos_weight then return nil end
   return function(logits, y, batch)
     local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
     y = y:to { device = trainer.model.device }

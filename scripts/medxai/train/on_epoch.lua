@@ -9,7 +9,7 @@ local own_code = require "medxai.train.own_code"
 local on_epoch = {}
 
 local numbers = { "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy",
-  "val_macro_f1", "best" }
+  "val_macro_f1", "val_auroc", "best" }
 local taken = { loss = true, accuracy = true, balanced_accuracy = true, macro_f1 = true, lr = true }
 
 ---@class medxai.EpochState what on_epoch sees
@@ -21,6 +21,7 @@ local taken = { loss = true, accuracy = true, balanced_accuracy = true, macro_f1
 ---@field val_accuracy number
 ---@field val_balanced_accuracy number
 ---@field val_macro_f1 number
+---@field val_auroc number|nil of data with findings
 ---@field best boolean whether this epoch is the best so far
 ---@field history table[] the same numbers of all epochs, this one last
 ---@field model medxai.Model
@@ -69,6 +70,7 @@ end
 local State = {}
 
 function State.__index(_, key)
+  if key == "val_auroc" then return nil end -- of one class per image there is none
   if methods[key] then return methods[key] end
   local names = { "history", "lr", "model", "data", table.unpack(numbers) }
   for name in pairs(methods) do names[#names + 1] = name end

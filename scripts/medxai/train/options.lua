@@ -28,9 +28,10 @@ options_of.spec = {
   device = { instead = "Give it to the program: --device cuda." },
   num_workers = { instead = "Give it to the program: --threads N." },
   criterion = { instead = "Write loss = \"focal\", or loss = function(logits, labels, batch) ... end." },
-  loss = { "string|table|function", default = "cross_entropy",
+  loss = { "string|table|function",
     lua = "string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor",
-    doc = losses.words .. "; or a function(logits, labels, batch) that returns the mean over the batch" },
+    doc = losses.words .. "; or a function(logits, labels, batch) that returns the mean over the batch. Default: "
+      .. "cross_entropy, of data with findings bce_with_logits" },
   on_epoch = { "function", lua = "fun(state: medxai.EpochState)",
     doc = "function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = "
     .. "number }" },
@@ -39,8 +40,9 @@ options_of.spec = {
     doc = "when the schedule steps; phase: after training and again after validation, as the thesis did" },
   aux_weight = { "number", default = 0.4, min = 0, doc = "of inception_v3's auxiliary loss" },
   early_stopping = { "table", fields = stopping_spec, doc = "end when the validation score (best_by) stops improving" },
-  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy",
-    doc = "the score on the validation split by which weights are kept" },
+  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true,
+    doc = "the score on the validation split by which weights are kept; default accuracy, of data with findings auroc "
+      .. "(mean area under the ROC curves)" },
   weight = { "table|string", lua = "number[]|\"balanced\"",
     doc = "of each class in the loss: a list, or \"balanced\" (images / (classes x images of the class))" },
   label_smoothing = { "number", field = true, default = 0, min = 0, max = 1,
@@ -96,7 +98,8 @@ local function check_built(key, value)
     near or names[1], near and "" or ", or another of " .. table.concat(names, ", "))
 end
 
-function options_of.check(options)
+---@param data? medxai.Dataset without it, that of classes which exclude each other
+function options_of.check(options, data)
   if type(options) == "table" then
     check_built("optim", options.optim)
     check_built("schedule", options.schedule)
@@ -113,7 +116,12 @@ function options_of.check(options)
     options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec)
   end
   check_weight(options.weight)
-  options.loss = losses.parse(options.loss, options)
+  local several = data and data.findings or false
+  options.loss = losses.parse(options.loss, options, several)
+  options.best_by = options.best_by or (several and "auroc" or "accuracy")
+  if options.best_by == "auroc" and not several then
+    check.fail("fit", "best_by = 'auroc' is of data with findings (here: one class per image). Write another score.")
+  end
   if options.precision == "bfloat16" then warn_slow_bfloat16() end
   if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
   return options

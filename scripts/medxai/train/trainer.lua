@@ -16,7 +16,7 @@ local Trainer = {}
 Trainer.__index = Trainer
 
 -- Which validation number says "best", and whether more of it is better.
-Trainer.measures = { accuracy = true, balanced_accuracy = true, macro_f1 = true, loss = false }
+Trainer.measures = { accuracy = true, auroc = true, balanced_accuracy = true, macro_f1 = true, loss = false }
 
 -- ---- what training changes ------------------------------------------------------------------------------------------
 
@@ -212,6 +212,20 @@ local function clip_gradients(self, most)
   end
 end
 
+-- Right answers so far, counted on the device: images, or of findings labels and how many are known.
+function Trainer:count_hits(hits, logits, y)
+  if not self.data.findings then return hits:add_(logits:argmax(1):eq(y):sum()) end
+  local known = y:isnan():logical_not()
+  hits:narrow(0, 0, 1):add_(logits:gt(0):eq(y:eq(1)):logical_and(known):sum())
+  hits:narrow(0, 1, 1):add_(known:sum())
+end
+
+function Trainer:accuracy(hits, images)
+  if not self.data.findings then return hits:item() / images end
+  local counts = hits:tolist()
+  return counts[1] / counts[2]
+end
+
 -- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and
 -- backward: one that is not finite must not reach the weights. Nothing else is read from the device; the hits are
 -- summed there.
@@ -232,7 +246,7 @@ function Trainer:train_batch(source, hits)
   loss:backward()
   self.torch.no_grad(function()
     if self.options.clip_grad_norm then clip_gradients(self, self.options.clip_grad_norm) end
-    hits:add_(logits:argmax(1):eq(y):sum())
+    self:count_hits(hits, logits, y)
   end)
   self.optimizer:step()
   return value, y:size(0)
@@ -284,7 +298,8 @@ function Trainer:train_epoch()
   local n, options = self.data.train.n, self.options
   if options.drop_last then n = n // options.batch * options.batch end
   self.model:train()
-  local hits <close> = self.torch.zeros({ 1 }, { dtype = "int64", device = self.model.device })
+  local hits <close> = self.torch.zeros({ self.data.findings and 2 or 1 },
+    { dtype = "int64", device = self.model.device })
   local name = string.format("epoch %d/%d", self.epoch, options.epochs)
   local bar <close> = Progress.new(name, n, { done = (self.epoch - 1) * n, total = options.epochs * n,
     extra = self.val_seconds * (options.epochs - self.epoch + 1) })
@@ -295,13 +310,13 @@ function Trainer:train_epoch()
     sum, seen = sum + value * count, seen + count
     self.alive("fit " .. name)
     bar:add(count, function()
-      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, hits:item() / seen,
+      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, self:accuracy(hits, seen),
         100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
     end)
   end
   local seconds = host.now() - began
-  return { loss = sum / seen, accuracy = hits:item() / seen, seconds = seconds, images_per_second = seen / seconds,
-    wait_share = source.wait_seconds / seconds }
+  return { loss = sum / seen, accuracy = self:accuracy(hits, seen), seconds = seconds,
+    images_per_second = seen / seconds, wait_share = source.wait_seconds / seconds }
 end
 
 function Trainer:step_schedule(metric)
@@ -338,6 +353,7 @@ function Trainer:validate()
       self.diverged = true
       check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
     end, alive = function() self.alive() end })
+  if self.data.findings then return val end
   local metrics = require "medxai.stats.classification"
   local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
   val.balanced_accuracy, val.macro_f1 = judged.balanced_accuracy, judged.macro.f1
@@ -356,7 +372,7 @@ function Trainer:run_epoch()
   local is_best = self:keep_best(val)
   local record = { step = "fit", epoch = self.epoch, lr = lr, train_loss = train.loss, train_accuracy = train.accuracy,
     val_loss = val.loss, val_accuracy = val.accuracy, val_balanced_accuracy = val.balanced_accuracy,
-    val_macro_f1 = val.macro_f1, best = is_best }
+    val_macro_f1 = val.macro_f1, val_auroc = val.auroc, best = is_best }
   self.history[#self.history + 1] = record
   return record, { seconds = train.seconds + val.seconds, images_per_second = train.images_per_second,
     wait_share = train.wait_share, peak_mb = peak_bytes() / (1 << 20) }
@@ -376,11 +392,15 @@ local function logged_words(record)
   return table.concat(words)
 end
 
+local function auroc_words(record)
+  return record.val_auroc and string.format(" AUROC %.4f", record.val_auroc) or ""
+end
+
 --- The line that tells an epoch.
 function Trainer:line(record, cost)
-  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s  lr %g  %.1f "
+  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s%s  lr %g  %.1f "
     .. "images/s  waited %.0f %%  peak %s  %s%s", record.epoch, self.options.epochs, record.train_loss,
-    record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or "",
+    record.train_accuracy, record.val_loss, record.val_accuracy, auroc_words(record), record.best and " (best)" or "",
     record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)),
     Progress.duration(cost.seconds), logged_words(record))
 end
