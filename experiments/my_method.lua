@@ -1,6 +1,7 @@
--- A method of your own: a file beside the experiment, asked for by its name: methods = { "my_method", { "my_method",
--- masks = 500 } }. RISE: Petsiuk et al., BMVC 2018, eq. 6: the image is shown through random masks; a pixel's value is
--- the mean score of those that show it.
+-- A method of your own: a file beside the experiment, asked for by its name:
+-- methods = { "my_method", { "my_method", masks = 500 } }.
+-- RISE: Petsiuk et al., BMVC 2018, eq. 6: the image is shown through random masks; a pixel's value is the mean score of
+-- those that show it.
 local xai = require "medxai"
 local torch = xai.torch
 
@@ -11,9 +12,9 @@ local function random_masks(stream, count, height, width, o)
   local cell_y, cell_x = math.ceil(height / cells), math.ceil(width / cells)
   local draws = stream:uniform(count * (cells * cells + 2)):view({ count, -1 })
   for k = 0, count - 1 do
-    local grid = draws:select(0, k):narrow(0, 0, cells * cells):lt(o.shown):to { dtype = "float32" }:view(
-      { 1, 1, cells, cells })
-    local large = torch.upsample_bilinear2d(grid, { (cells + 1) * cell_y, (cells + 1) * cell_x }, false)
+    local grid = draws:select(0, k):narrow(0, 0, cells * cells):lt(o.shown):to { dtype = "float32" }
+    local large = torch.upsample_bilinear2d(grid:view({ 1, 1, cells, cells }),
+      { (cells + 1) * cell_y, (cells + 1) * cell_x }, false)
     local top, left = math.floor(draws[{ k, -2 }]:item() * cell_y), math.floor(draws[{ k, -1 }]:item() * cell_x)
     list[k + 1] = large:narrow(2, top, height):narrow(3, left, width)
   end
@@ -22,10 +23,10 @@ end
 
 return {
   title = "RISE", version = 1, at = "input", sign = "signed", rng = "rise@1",
-  options = { masks = { "integer", default = 4000, min = 1 }, cells = { "integer", default = 7, min = 1 },
-    shown = { "number", default = 0.5, above = 0, max = 1 } },
+  options = { masks = { "integer", default = 4000, min = 1, smoke = { divide_by = 50, least = 2 } },
+    cells = { "integer", default = 7, min = 1 }, shown = { "number", default = 0.5, above = 0, max = 1 } },
   map = function(ctx, x, targets, o)
-    local n, maps = xai.smoke_count(o.masks), {}
+    local n, maps = o.masks, {}
     for i = 1, ctx.count do -- numbers are keyed by the image: any batch, order or device gives the same map
       local image, sum = x:narrow(0, i - 1, 1), torch.zeros(ctx.height, ctx.width)
       for first = 0, n - 1, 100 do

@@ -66,11 +66,14 @@ const char *report_last(void);                   /* the last message printed, or
 void report_free(void);
 
 /* ---- signals.c ---- */
-extern volatile sig_atomic_t signals_caught; /* the first of SIGINT, SIGTERM, SIGPIPE; 0: none */
+extern volatile sig_atomic_t signals_caught; /* the first signal that stops the program; 0: none */
 void signals_install(lua_State *L);
 const char *signals_name(int sig);
 void signals_clear(void);                    /* the REPL goes on after an interrupt */
 void signals_finish(void);                   /* ends the stop, so that functions given to at_exit can run */
+void signals_hold(bool on);                  /* on: SIGUSR1 and SIGUSR2 wait; off: one that waited stops the program */
+int signals_asked(void);                     /* the one that waits; 0: none */
+void signals_sleep(double seconds);          /* less where a signal comes */
 void signals_leave(void);                    /* before the Lua state is closed: handlers no longer touch it */
 int signals_stopped_by(void);                /* 0: none */
 void signals_guard_library(lua_State *L);    /* replaces pcall, xpcall and coroutines: they let an interrupt pass */

@@ -15,8 +15,10 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include "heart.h"
 #include "whole_file.h"
 
+#define HEART "medxai.file.heart"
 #define HOLD "medxai.file.lock"
 
 /* A userdata that owns a file descriptor and memory, so that a Lua error leaks nothing; file.lock returns one. */
@@ -95,6 +97,14 @@ static int file_create(lua_State *L) {
   size_t n;
   const char *bytes = luaL_optlstring(L, 2, "", &n);
   return done(L, whole_file_create(path, bytes, n), "cannot create", path);
+}
+
+/* file.first(path, bytes): the same, and whole at once: what another process finds is all of it. */
+static int file_first(lua_State *L) {
+  const char *path = check_path(L, 1);
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 2, &n);
+  return done(L, whole_file_first(path, bytes, n), "cannot write", path);
 }
 
 /* file.tidy(folder): removes temporary files of dead processes. */
@@ -287,6 +297,30 @@ static int file_lock(lua_State *L) {
   return failed(L, "cannot lock", path, code);
 }
 
+/* file.heart(path, text, seconds): a new file whose first line is a counter that a thread raises every so many seconds
+ * until :close(), which removes the file; below it stands text. The file is locked where the system can do that.
+ * Returns the heart and whether it is locked. */
+static int file_heart(lua_State *L) {
+  const char *path = check_path(L, 1), *text = luaL_checkstring(L, 2);
+  double seconds = luaL_checknumber(L, 3);
+  luaL_argcheck(L, seconds >= 0.001 && seconds < 1e6, 3, "seconds from 0.001 expected");
+  heart **h = lua_newuserdatauv(L, sizeof *h, 0);
+  *h = NULL;
+  luaL_setmetatable(L, HEART);
+  bool locked;
+  int code = heart_start(h, path, text, seconds, &locked);
+  if (code != 0) return failed(L, "cannot create", path, code);
+  lua_pushboolean(L, locked);
+  return 2;
+}
+
+static int heart_close(lua_State *L) {
+  heart **h = luaL_checkudata(L, 1, HEART);
+  heart_stop(*h);
+  *h = NULL;
+  return 0;
+}
+
 /* file.pid() */
 static int file_pid(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)getpid());
@@ -296,7 +330,9 @@ static int file_pid(lua_State *L) {
 static const luaL_Reg functions[] = {
   { "append",     file_append },
   { "create",     file_create },
+  { "first",      file_first },
   { "free_bytes", file_free_bytes },
+  { "heart",      file_heart },
   { "list",       file_list },
   { "lock",       file_lock },
   { "mkdir",      file_mkdir },
@@ -321,12 +357,24 @@ static const luaL_Reg hold_methods[] = {
   { NULL, NULL },
 };
 
-int luaopen_medxai_file(lua_State *L) {
-  luaL_newmetatable(L, HOLD);
-  luaL_setfuncs(L, hold_methods, 0);
+static const luaL_Reg heart_methods[] = {
+  { "close",   heart_close },
+  { "__close", heart_close },
+  { "__gc",    heart_close },
+  { NULL, NULL },
+};
+
+static void new_class(lua_State *L, const char *name, const luaL_Reg *methods) {
+  luaL_newmetatable(L, name);
+  luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
+}
+
+int luaopen_medxai_file(lua_State *L) {
+  new_class(L, HOLD, hold_methods);
+  new_class(L, HEART, heart_methods);
   luaL_newlib(L, functions);
   return 1;
 }

@@ -39,8 +39,8 @@ static int load(lua_State *L, const host_options *o) {
 /* A field of the command line that no option took is an error, if the experiment checks options at all. */
 static int refuse_unused_fields(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  if (lua_getfield(L, -1, "medxai.base.options") != LUA_TTABLE) return 0;
-  lua_getfield(L, -1, "unused_fields");
+  if (lua_getfield(L, -1, "medxai.base.fields") != LUA_TTABLE) return 0;
+  lua_getfield(L, -1, "refuse_unused");
   lua_call(L, 0, 0);
   return 0;
 }

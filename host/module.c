@@ -23,6 +23,34 @@ static int host_interrupted(lua_State *L) {
   return 1;
 }
 
+/* host.hold_signals(on): while on, SIGUSR1 and SIGUSR2 do not stop the program; off, one that came meanwhile does. */
+static int host_hold_signals(lua_State *L) {
+  signals_hold(lua_toboolean(L, 1));
+  return 0;
+}
+
+/* host.asked(): "SIGUSR1" or "SIGUSR2" where one came while signals were held. */
+static int host_asked(lua_State *L) {
+  int sig = signals_asked();
+  if (sig) lua_pushstring(L, signals_name(sig)); else lua_pushnil(L);
+  return 1;
+}
+
+/* host.stopped_by(): the signal that ended the program, for functions given to at_exit. */
+static int host_stopped_by(lua_State *L) {
+  int sig = signals_stopped_by();
+  if (sig) lua_pushstring(L, signals_name(sig)); else lua_pushnil(L);
+  return 1;
+}
+
+/* host.sleep(seconds): waits; a signal ends it. */
+static int host_sleep(lua_State *L) {
+  double seconds = luaL_checknumber(L, 1);
+  luaL_argcheck(L, seconds >= 0 && seconds < 1e9, 1, "seconds from 0 expected");
+  signals_sleep(seconds);
+  return 0;
+}
+
 static int host_now(lua_State *L) {
   lua_pushnumber(L, clock_seconds());
   return 1;
@@ -55,12 +83,16 @@ static int host_at_exit(lua_State *L) {
 }
 
 static const luaL_Reg functions[] = {
-  { "at_exit",     host_at_exit },
-  { "interrupted", host_interrupted },
-  { "now",         host_now },
-  { "separate",    separate_run },
-  { "warn",        host_warn },
-  { "warnings",    host_warnings },
+  { "asked",        host_asked },
+  { "at_exit",      host_at_exit },
+  { "hold_signals", host_hold_signals },
+  { "interrupted",  host_interrupted },
+  { "now",          host_now },
+  { "separate",     separate_run },
+  { "sleep",        host_sleep },
+  { "stopped_by",   host_stopped_by },
+  { "warn",         host_warn },
+  { "warnings",     host_warnings },
   { NULL, NULL },
 };
 
@@ -117,7 +149,7 @@ int module_open(lua_State *L) {
 static const char *how_it_ended(int code) {
   if (code == EXIT_DONE) return "finished";
   int sig = signals_stopped_by();
-  return sig == SIGTERM ? "terminated" : sig ? "interrupted" : "failed";
+  return sig == SIGTERM || sig == SIGHUP ? "terminated" : sig ? "interrupted" : "failed";
 }
 
 /* Runs the at_exit functions, the last one first. Each is called with how the script ended ("finished", "failed",

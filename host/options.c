@@ -45,6 +45,7 @@ void options_help(void) {
   puts(
     "usage: medxai-run [options] FILE [--field value ...]\n"
     "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
+    "       medxai-run slurm [options] FILE [--field value ...]        submits it; see medxai-run slurm --help\n"
     "       medxai-run help [NAME]    what an experiment can name, and the options of one: help fit, help gradcam\n"
     "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
     "--data DIR).\n"
@@ -54,12 +55,13 @@ void options_help(void) {
     "  --device NAME   cpu (default), cuda or cuda:N       --threads N     default: the cores this process may use\n"
     "  --seed N        instead of the experiment's seed    --out DIR       instead of runs/<name>\n"
     "  --smoke         the whole experiment in seconds, on a handful of images\n"
-    "  --resume        demand that an unfinished run goes on    --overwrite    start a run over\n"
+    "  --resume        go on, also to more epochs          --overwrite     start a run over\n"
     "  --quiet         no progress                         --verbose       more of it\n"
     "  --trace         with an error, the library's lines and libtorch's own text\n"
     "  --help  --version\n"
     "\n"
-    "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.");
+    "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.\n"
+    "SIGUSR1 or SIGUSR2: the training step ends, a checkpoint is written; under SLURM the job is queued again.");
 }
 
 static bool wrong(const char *format, const char *value) {
@@ -162,10 +164,11 @@ static const char *stopped_at(char **argv) {
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* "runs" and "help" are commands, unless a file of that name exists (a folder of that name does not count). */
+/* These are commands, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  return (strcmp(word, "runs") == 0 || strcmp(word, "help") == 0) && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+  bool known_word = strcmp(word, "runs") == 0 || strcmp(word, "slurm") == 0 || strcmp(word, "help") == 0;
+  return known_word && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
 }
 
 bool options_read(host_options *o, int argc, char **argv) {

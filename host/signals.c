@@ -1,8 +1,11 @@
-/* signals.c: SIGINT and SIGTERM (and SIGPIPE, when the reader of our output has gone). The first signal sets a flag and
- * stops Lua code at its next instruction and libtorch at its next operator; a second SIGINT or SIGTERM kills the
- * process. pcall and coroutines of the experiment do not catch the stop, and __close handlers delay it only for a short
+/* signals.c: SIGINT, SIGTERM and SIGHUP (and SIGPIPE, when the reader of our output has gone). The first signal sets a
+ * flag and stops Lua code at its next instruction and libtorch at its next operator; a second one kills the process.
+ * pcall and coroutines of the experiment do not catch the stop, and __close handlers delay it only for a short
  * time. Lua runs no hooks in a finalizer (__gc), nor in the closers of a coroutine that was stopped within a C function
- * such as table.sort: there the first signal has to wait. A handler only sets the flag and calls lua_sethook. */
+ * such as table.sort: there the first signal has to wait. A handler only sets the flag and calls lua_sethook.
+ * SIGUSR1 and SIGUSR2 stop the program, too, but not in the middle of a training step (signals_hold): first the
+ * training writes a checkpoint. */
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <termios.h>
@@ -10,6 +13,7 @@
 #include "host.h"
 
 volatile sig_atomic_t signals_caught;
+static volatile sig_atomic_t held, asked; /* a training step runs; SIGUSR1 or SIGUSR2 that came meanwhile */
 static volatile sig_atomic_t stopped_by; /* the value of signals_caught when the program began to end */
 static lua_State *volatile running; /* the running coroutine: each has its own hook */
 static pthread_t main_thread;
@@ -32,6 +36,9 @@ const char *signals_name(int sig) {
     case SIGINT:  return "SIGINT";
     case SIGTERM: return "SIGTERM";
     case SIGPIPE: return "SIGPIPE";
+    case SIGHUP:  return "SIGHUP";
+    case SIGUSR1: return "SIGUSR1";
+    case SIGUSR2: return "SIGUSR2";
     case SIGSEGV: return "SIGSEGV";
     case SIGFPE:  return "SIGFPE";
     case SIGABRT: return "SIGABRT";
@@ -78,6 +85,42 @@ static void on_stop(int sig) {
   if (running) lua_sethook(running, stop_hook, LUA_MASKCOUNT, 1); /* Lua allows this call in a handler */
 }
 
+/* Of several only the first counts: the program may be on its way to a checkpoint, or to its end. */
+static void on_ask(int sig) {
+  if (!pthread_equal(pthread_self(), main_thread)) { pthread_kill(main_thread, sig); return; }
+  if (signals_caught || stopped_by || asked || !running) return;
+  if (held) asked = sig;
+  else on_stop(sig);
+}
+
+void signals_hold(bool on) {
+  held = on;
+  int sig = asked;
+  if (on || !sig) return;
+  asked = 0;
+  if (!signals_caught && !stopped_by) on_stop(sig);
+}
+
+int signals_asked(void) { return asked; }
+
+/* Without the mask a signal between the question and the wait would be found after it. */
+void signals_sleep(double seconds) {
+  static const int ending[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2 };
+  sigset_t block, before;
+  struct timespec t = { .tv_sec = (time_t)seconds };
+  t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
+  sigemptyset(&block);
+  for (size_t i = 0; i < sizeof ending / sizeof *ending; i++) sigaddset(&block, ending[i]);
+  pthread_sigmask(SIG_BLOCK, &block, &before);
+  if (!signals_caught && !asked) ppoll(NULL, 0, &t, &before);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static bool is_ignored(int sig) {
+  struct sigaction action;
+  return sigaction(sig, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 void signals_install(lua_State *L) {
   main_thread = pthread_self();
   running = L;
@@ -89,6 +132,10 @@ void signals_install(lua_State *L) {
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
   sigaction(SIGPIPE, &action, NULL);
+  if (!is_ignored(SIGHUP)) sigaction(SIGHUP, &action, NULL); /* nohup */
+  action.sa_handler = on_ask;
+  sigaction(SIGUSR1, &action, NULL);
+  sigaction(SIGUSR2, &action, NULL);
   signal(SIGXFSZ, SIG_IGN); /* a write over the limit fails with EFBIG, which the writer reports */
 }
 

@@ -75,12 +75,7 @@ t.test("a letter that tells the class is found; killed at any place the audit go
   for _, name in ipairs { "audit", "audit-parts", "audit-border-seed-1", "audit-probe-shape" } do
     files.remove(steps .. "/" .. name .. ".json")
   end
-  local cell = files.list(dir .. "/runs/tiny/cells")
-  local some
-  for _, name in ipairs(cell) do
-    some = files.exists(dir .. "/runs/tiny/cells/" .. name .. "/result.json") and name or some
-  end
-  files.remove(dir .. "/runs/tiny/cells/" .. some .. "/result.json")
+  files.remove(dir .. "/runs/tiny/done/" .. t.ok(files.list(dir .. "/runs/tiny/done")[1]))
   files.remove(dir .. "/runs/tiny/audit/parts.csv")
   r = go(options, dir)
   t.equal(r.code, 0, r.err)

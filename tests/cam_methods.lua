@@ -356,7 +356,7 @@ t.test("experiments/my_method.lua, the example of an own method (RISE), runs in 
   .. "looks at", function()
   local dir = t.tmpdir()
   t.write(dir .. "/my_method.lua", t.read(t.root .. "/experiments/my_method.lua"))
-  t.ok(select(2, t.read(dir .. "/my_method.lua"):gsub("\n", "")) < 40)
+  t.ok(select(2, t.read(dir .. "/my_method.lua"):gsub("\n", "")) < 50) -- short enough to be read at once
   local script = t.write(dir .. "/own.lua", [[
     local xai = require "medxai"
     local run = xai.run { name = "own" }

@@ -92,7 +92,7 @@ t.test("what a method returns beside its map is checked: a failure of that metho
   returns("k_half", "{ { arrays = { a = x:to { dtype = 'bfloat16' } }, facts = { n = 1, list = { 1, 2 } } } }")
   returns("l_mixed", "{ { facts = { 1, a = 2 } } }")
   local place <close> = tiny.beside(files)
-  local names = require("medxai.base.options").sorted_keys(files)
+  local names = require("medxai.base.check").sorted_keys(files)
   table.insert(names, "sobel")
   local methods = { max = function(x) return x:squeeze(0):max(0) end,
     text = function(x) return x:squeeze(0):select(0, 0), "brightness" end }

@@ -139,7 +139,7 @@ t.test("weights are drawn again from the output back to a part, and in one part 
         names[entry.name:match "^blocks%.%d" or entry.name:match "^[^.]+"] = true
       end
     end
-    return require("medxai.base.options").sorted_keys(names)
+    return require("medxai.base.check").sorted_keys(names)
   end
   t.equal(changed { only = "blocks.1" }, { "blocks.1" })
   t.equal(changed { to = "blocks.1" }, { "blocks.1", "blocks.2", "head", "norm" })

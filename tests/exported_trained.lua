@@ -169,5 +169,5 @@ t.test("the experiment exported.lua explains a transformer as well", function()
     t.equal(record.problem, nil)
     done[record.method] = true
   end
-  t.equal(#require("medxai.base.options").sorted_keys(done), 10)
+  t.equal(#require("medxai.base.check").sorted_keys(done), 10)
 end)

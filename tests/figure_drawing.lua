@@ -172,3 +172,15 @@ t.test("each allocation of the drawing surface may fail, Lua's and ours", functi
   sweep(core.memory.c_fail_after, draw_everything)
   sweep(core.memory.lua_fail_after, draw_everything)
 end)
+
+t.test("a drawing too long for 300 dpi is saved with as many as fit", function()
+  local long = require("medxai.show.drawing").new(40)
+  long.height = 12750
+  local path = t.tmpdir() .. "/long"
+  t.equal(#require("medxai.show.figure").save(long, path, { formats = { "png" } }), 1)
+  local bytes = t.read(path .. ".png")
+  local height = string.unpack(">I4", bytes, 21) -- 185 dpi
+  t.ok(height > 32700 and height <= 32767, height)
+  t.fails_like(function() require("medxai.show.figure").save(long, path, { formats = { "png" }, dpi = 300 }) end,
+    "Use dpi = 185 or less")
+end)

@@ -210,7 +210,7 @@ t.test("a network learns findings: scores, thresholds of the validation images, 
 
   local maps = run:explain(model, data.test, { methods = { "gradcam", { "lime", samples = 50 },
     { "saliency", target = { "left", as = "sigmoid" } } }, target = "right", metrics = { { "confidence_change",
-    as = "softmax", removal = "mean" } }, images = 2, figures = false })
+    as = "softmax" } }, images = 2, figures = false })
   for _, record in ipairs(maps.records) do
     local target = record.target
     t.equal(target.class, record.method == "saliency" and "left" or "right")

@@ -175,8 +175,9 @@ t.test("a second process cannot use the folder of a run at work", function()
       'local run = require("medxai").run { name = "second" }\nrun:prepare()\n')
     local r = t.run { "--out", run.dir, script }
     t.equal(r.code, 1)
-    t.ok(r.err:find("run: '" .. run.dir .. "' is in use by another process. Wait for it, or give another --out.", 1,
-      true), r.err)
+    local words = "' is in use by process " .. require("medxai.file").pid() .. " on "
+    t.ok(r.err:find("run: '" .. run.dir .. words, 1, true)
+      and r.err:find("%. Wait for it, or give another %-%-out%."), r.err)
   end)
 end)
 

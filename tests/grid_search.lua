@@ -158,6 +158,25 @@ t.test("killed at random points, the search ends with the same table and weights
   same_search(dir)
 end)
 
+t.test("killed within epochs or asked to stop by SIGUSR1, the search goes on from there to the same table "
+  .. "and weights", function()
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  local command = string.format("%s --threads 1 --quiet --out %s %s --checkpoint_minutes 0", t.quote(host.exe),
+    t.quote(dir .. "/run"), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
+    for signal in KILL USR1 KILL USR1 KILL USR1; do
+      before=$(ls -i run/families/*/*.part.pt 2>/dev/null)
+      %s >>log 2>&1 & pid=$!
+      while kill -0 $pid 2>/dev/null && [ "$(ls -i run/families/*/*.part.pt 2>/dev/null)" = "$before" ]; do sleep 0.01; done
+      kill -$signal $pid 2>/dev/null; wait $pid; echo $?
+    done]], t.quote(dir), command), timeout = 300 }
+  t.ok(r.out:find "137\n" and r.out:find "138\n", r.out .. (files.read(dir .. "/log") or ""))
+  r = go(dir)
+  t.equal(r.code, 0, r.err)
+  same_search(dir)
+end)
+
 t.test("a cell whose process died between its result and the search's log is in the log all the same", function()
   local dir = t.tmpdir()
   os.execute("cp -r " .. t.quote(searched() .. "/run") .. " " .. t.quote(dir .. "/run"))
@@ -183,6 +202,52 @@ t.test("several processes work one folder, some of them killed: no cell is lost,
   local logs = ""
   for i = 1, 4 do logs = logs .. (files.read(dir .. "/log" .. i) or "") end
   t.equal(r.out, "0 0\n", logs)
+  same_search(dir)
+end)
+
+-- Each process sees another machine's name of the boot, so that no lock of one counts for another.
+t.test("processes of several machines work one folder, one of them killed: the same table, weights, and one line "
+  .. "for each cell", function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then
+    t.skip "no file systems of one's own here"
+  end
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  for i = 1, 3 do t.write(dir .. "/boot" .. i, "machine" .. i .. "\n") end
+  local command = string.format("exec %s --threads 1 --quiet --out %s %s --takeover_s 3", t.quote(host.exe),
+    t.quote(dir .. "/run"), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
+    for i in 1 2 3; do unshare -m sh -c "mount --bind boot$i %s; %s" >log$i 2>&1 & pids="$pids $!"; done
+    set -- $pids
+    until cat run/cells/*/metrics.jsonl >seen 2>/dev/null; do sleep 0.01; done
+    kill -9 $1; wait $2; a=$?; wait $3; b=$?; echo $a $b]], t.quote(dir), boot, command), timeout = 300 }
+  local logs = ""
+  for i = 1, 3 do logs = logs .. (files.read(dir .. "/log" .. i) or "") end
+  t.equal(r.out, "0 0\n", logs)
+  same_search(dir)
+end)
+
+t.test("the process that began a search is stopped, another machine ends the search, the first wakes up: the same "
+  .. "table, nothing twice", function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then
+    t.skip "no file systems of one's own here"
+  end
+  local dir = t.tmpdir()
+  local script = t.write(dir .. "/search.lua", experiment .. whole)
+  t.write(dir .. "/boot", "another machine\n")
+  local command = string.format("%s --threads 1 --quiet --out %s %s --takeover_s 2", t.quote(host.exe),
+    t.quote(dir .. "/run"), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[cd %s
+    %s >one 2>&1 & pid=$!
+    until cat run/cells/*/metrics.jsonl >seen 2>/dev/null; do sleep 0.01; done
+    kill -STOP $pid
+    unshare -m sh -c "mount --bind boot %s; exec %s" >two 2>&1; two=$?
+    kill -CONT $pid; wait $pid; echo $two $?]], t.quote(dir), command, boot, command), timeout = 300 }
+  t.equal(r.out, "0 0\n", files.read(dir .. "/one") .. files.read(dir .. "/two"))
+  t.ok(files.read(dir .. "/one"):find("was taken over by another process, because this one stood still", 1, true),
+    files.read(dir .. "/one"))
   same_search(dir)
 end)
 

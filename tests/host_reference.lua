@@ -1,7 +1,7 @@
 -- medxai-run help, docs/reference and the editor's types: all come from the specs that check options, and none is left
 -- out.
 local t = require "t"
-local check = require "medxai.base.options"
+local Options = require "medxai.base.options"
 local files = require "medxai.base.files"
 local reference = require "medxai.reference"
 
@@ -62,7 +62,7 @@ end)
 
 t.test("a default is what its option takes", function()
   each_option(function(name, rule)
-    if rule.default ~= nil then check.options("test", { key = rule.default }, { key = rule }) end
+    if rule.default ~= nil then Options.check("test", { key = rule.default }, { key = rule }) end
     t.ok(not (rule.required and rule.default ~= nil), name .. " is required and has a default")
   end)
 end)
@@ -110,7 +110,8 @@ t.test("help lists what can be named, and tells an option's type, default, unit 
     t.ok(all.out:find(name, 1, true), name)
   end
   local fit = help "run:fit"
-  t.ok(fit.out:find("batch +integer, at least 1; default 32 images, %-%-batch\n +per step of the optimizer"), fit.out)
+  t.ok(fit.out:find("batch +integer, at least 1; default 32 images, %-%-batch, at most 4 with %-%-smoke\n +per step "
+    .. "of the optimizer"), fit.out)
   local both = help("grid", "Grad-CAM++")
   t.ok(both.out:find("Rectangles of equal size", 1, true) and both.out:find("run:grid", 1, true), both.out)
   t.ok(both.out:find("gradcam_plus_plus: Grad-CAM++", 1, true), both.out)

@@ -19,7 +19,7 @@ local function write_run(dir, name, lr, epochs, status)
         val_accuracy = 0.25 * e, best = true })
   end
   files.write(folder .. "/status", status .. "\nstep fit\n")
-  files.write(folder .. "/.lock", "")
+  files.write(folder .. "/claims/run.1", '{"boot":"another","machine":"node1","pid":7,"worker":"node1-7-00"}\n')
 end
 
 local function made()
@@ -46,6 +46,38 @@ t.test("one run is shown with its epochs and settings", function()
       "training.optim.options.lr = 0.2" } do
     t.ok(r.out:find(part, 1, true), part .. " is missing in " .. r.out)
   end
+end)
+
+-- What a process leaves or holds: its file in claims/workers and its claims.
+local function write_worker(folder, name, facts, claims)
+  local text = canon.write(facts)
+  files.write(folder .. "/claims/workers/" .. name, ("%-20d\n"):format(12) .. text .. "\n")
+  for _, claim in ipairs(claims) do files.write(folder .. "/claims/" .. claim, text .. "\n") end
+end
+
+t.test("the processes that share a run are told: which work, which have died, which were not heard of for long, "
+  .. "what they hold", function()
+  local dir = made()
+  local folder, boot = dir .. "/runs/second", files.read("/proc/sys/kernel/random/boot_id"):match "%S+"
+  write_worker(folder, "here-1-aa", { worker = "here-1-aa", machine = "here", pid = 1, boot = boot, locked = true },
+    { "00aa.1", "00ab.4" })
+  write_worker(folder, "node1-7-00", { worker = "node1-7-00", machine = "node1", pid = 7, boot = "another",
+    slurm = { job = "31", array_job = "30", array_task = "2", restarts = 1, rank = "0" } }, { "run.2" })
+  write_worker(folder, "node2-8-00", { worker = "node2-8-00", machine = "node2", pid = 8, boot = "a third" },
+    { "00ac.1" })
+  os.execute("touch -d '10 minutes ago' " .. t.quote(folder .. "/claims/workers/node2-8-00"))
+  local r = t.run { "runs", "show", "second", cwd = dir }
+  t.equal(r.code, 0, r.err)
+  t.ok(r.out:find("second: running, 2/3 epochs", 1, true), r.out)
+  t.ok(r.out:find("  process 1 on here: died, heard of %d+ s ago, holds 2 families of cells\n"), r.out)
+  t.ok(r.out:find("process 7 on node1, SLURM job 30_2 (start 2): works, heard of ", 1, true), r.out)
+  t.ok(r.out:find("  process 8 on node2: not heard of: it has died, or its machine cannot be reached, heard of "
+    .. "%d%d%d s ago, holds a family of cells\n"), r.out)
+  files.write(folder .. "/status", "interrupted\nstep grid\nmessage interrupted (SIGUSR1)\n")
+  t.ok(t.run({ "runs", "show", "second", cwd = dir }).out:find("second: running, 2/3 epochs\nWhy?", 1, true))
+  files.write(folder .. "/status", "running\nstep grid\n")
+  os.remove(folder .. "/claims/workers/node1-7-00")
+  t.ok(t.run({ "runs", "show", "second", cwd = dir }).out:find("second: silent, 2/3 epochs", 1, true))
 end)
 
 t.test("runs are compared in one page: scores, curves, and only the settings that differ", function()

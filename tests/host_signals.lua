@@ -47,6 +47,48 @@ t.test("SIGTERM is told apart", function()
   t.equal(r.code, 143)
 end)
 
+t.test("SIGHUP ends as SIGTERM does, unless it was ignored from the start", function()
+  local code = "require 'medxai.host'.at_exit(print) " .. ready .. "while true do end"
+  local r = interrupted(code, "HUP")
+  t.equal({ r.code, r.err, r.out }, { 129, "medxai-run: interrupted (SIGHUP)\n",
+    "ready\nterminated\tinterrupted (SIGHUP)\n" })
+  local nohup = t.run { exe = "/bin/sh", "-c", ("trap '' HUP; exec %s -e %s"):format(t.quote(host.exe),
+    t.quote("os.execute 'kill -HUP $PPID' print 'here'")) }
+  t.equal({ nohup.code, nohup.out }, { 0, "here\n" })
+end)
+
+for _, signal in ipairs { "INT", "TERM", "HUP", "USR1", "USR2" } do
+  t.test("a wait ends at SIG" .. signal, function()
+    local r = interrupted(ready .. "require 'medxai.base.files'.sleep(1000)", signal)
+    t.equal(r.err, "medxai-run: interrupted (SIG" .. signal .. ")\n")
+    t.ok(r.seconds < 1.5, r.seconds .. " s")
+  end)
+end
+
+t.test("a wait is as long as it was asked for, and takes no time of the processor", function()
+  local before, clock = host.now(), os.clock()
+  host.sleep(0.3)
+  t.ok(host.now() - before >= 0.3 and os.clock() - clock < 0.2)
+  t.fails(function() host.sleep(-1) end, "bad argument #1 to 'sleep' (seconds from 0 expected)")
+end)
+
+t.test("SIGUSR1 and SIGUSR2 stop the program, but not while they are held", function()
+  local r = interrupted(ready .. "while true do end", "USR1")
+  t.equal({ r.code, r.err }, { 138, "medxai-run: interrupted (SIGUSR1)\n" })
+  local held = [[local host = require "medxai.host" host.at_exit(function(how) print(how, host.stopped_by()) end)
+    host.hold_signals(true) print "ready"
+    while not host.asked() do end
+    print(host.asked(), host.interrupted())
+    pcall(function()
+      local x <close> = setmetatable({}, { __close = function() host.hold_signals(false) end })
+      error "over"
+    end)
+    print "not reached"]]
+  r = interrupted("io.stdout:setvbuf 'no' " .. held, "USR2 USR1")
+  t.equal({ r.code, r.err, r.out }, { 140, "medxai-run: interrupted (SIGUSR2)\n",
+    "ready\nSIGUSR2\tnil\ninterrupted\tSIGUSR2\n" })
+end)
+
 t.test("closers run on the way out", function()
   local r = interrupted(ready .. [[
     local x <close> = setmetatable({}, { __close = function() for _ = 1, 1e5 do end print "closed" end })

@@ -1,4 +1,5 @@
--- The Lua sources: no line of more than 120 columns. luacheck says so of code; here comments are held to it too.
+-- No line of more than 120 columns: in Lua (luacheck says so of code, here comments are held to it too), Python, shell
+-- and CMake. house_c.lua says it of C and C++.
 local t = require "t"
 local files = require "medxai.base.files"
 
@@ -6,7 +7,7 @@ local files = require "medxai.base.files"
 local foreign = { "^scripts/medxai/types/", "^tests/reference/checkpoints/", "^tests/reference/lime/", "^build",
   "^runs/" }
 
--- The Lua files below `folder`, as paths from the root.
+-- The sources below `folder`, as paths from the root.
 local function sources(folder, found)
   for _, name in ipairs(files.list(t.root .. "/" .. folder)) do
     local path = folder .. "/" .. name
@@ -16,7 +17,7 @@ local function sources(folder, found)
       goto continue
     elseif files.is_folder(t.root .. "/" .. path) then
       sources(path, found)
-    elseif name:find "%.lua$" then
+    elseif name:find "%.lua$" or name:find "%.py$" or name:find "%.sh$" or name:find "%.cmake$" then
       found[#found + 1] = path
     end
     ::continue::
@@ -51,14 +52,12 @@ t.test("a long line is found in code and in comments, not in annotations and lon
   t.equal(long_lines(text, 15), { 1, 2, 6 })
 end)
 
-t.test("no line of the Lua sources is longer than 120 columns", function()
-  local long, count = {}, 0
-  for _, folder in ipairs { "scripts", "experiments", "tests", "docs" } do
-    for _, path in ipairs(sources(folder, {})) do
-      count = count + 1
-      for _, n in ipairs(long_lines(files.read(t.root .. "/" .. path), 120)) do long[#long + 1] = path .. ":" .. n end
-    end
+t.test("no line of the sources is longer than 120 columns", function()
+  local paths, long = { "CMakeLists.txt", "bootstrap", ".ci/run" }, {}
+  for _, folder in ipairs { "scripts", "experiments", "tests", "docs", "cmake" } do sources(folder, paths) end
+  for _, path in ipairs(paths) do
+    for _, n in ipairs(long_lines(files.read(t.root .. "/" .. path), 120)) do long[#long + 1] = path .. ":" .. n end
   end
   t.equal(long, {})
-  t.ok(count > 300, "only " .. count .. " files were found")
+  t.ok(#paths > 400, "only " .. #paths .. " files were found")
 end)

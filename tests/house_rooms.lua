@@ -11,7 +11,7 @@ for i, room in ipairs(rooms) do place[room] = i end
 -- Outside the rooms: what lies before all of them, and what comes after.
 local before = { torch = "tensor" }
 local after = { init = true, verbs = true, preflight_state = true, ["command.runs"] = true,
-  ["command.help"] = true, reference = true }
+  ["command.help"] = true, ["command.slurm"] = true, reference = true }
 local native = { archive = true, core = true, file = true, host = true }
 
 -- name of the module -> its text
@@ -87,4 +87,33 @@ t.test("no module requires itself through others, lazily or at once", function()
   end
   for _, name in ipairs(names) do visit(name, {}) end
   t.equal(table.concat(circles, "\n"), "")
+end)
+
+t.test("only option tables and the run room read --smoke: everything else gets its options and run.smoke", function()
+  local readers = {}
+  for _, name in ipairs(names) do
+    if texts[name]:gsub("%-%-[^\n]*", ""):find "options%.smoke" or texts[name]:find "options or {}%)%.smoke" then
+      readers[#readers + 1] = name
+    end
+  end
+  t.equal(table.concat(readers, " "), "base.options preflight_state run.environment run.folder run.run run.seeds")
+end)
+
+-- A misspelt function on a path that is seldom taken, such as that of an error, is otherwise found by the user.
+t.test("what the library and the tests call of a module of room base is there", function()
+  local missing, all = {}, modules(t.root .. "/tests", "tests.", {})
+  for name, text in pairs(texts) do all[name] = text end
+  for name, text in pairs(all) do
+    text = text:gsub("%-%-[^\n]*", "")
+    for short, other in text:gmatch '\nlocal ([%w_]+) = require "(medxai%.base%.[%w_]+)"' do
+      local module = require(other)
+      for field in text:gmatch("%f[%w_.:]" .. short .. "%.([%w_]+)%(") do
+        if type(module) == "table" and module[field] == nil then
+          missing[#missing + 1] = ("%s: %s.%s"):format(name, other, field)
+        end
+      end
+    end
+  end
+  table.sort(missing)
+  t.equal(table.concat(missing, "\n"), "")
 end)

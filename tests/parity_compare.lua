@@ -2,7 +2,7 @@
 -- = a folder of compare_make.lua and compare.py (skipped without it; ./bootstrap parity compare). What the references
 -- say where they do not agree with the right definition is printed.
 local t = require "t"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local cjson = require "cjson"
 local csv = require "medxai.base.csv"
 

@@ -8,7 +8,7 @@ local t = require "t"
 local host = require "medxai.host"
 local context = require "medxai.explain.context"
 local lime = require "medxai.explain.methods.lime"
-local check = require "medxai.base.options"
+local Options = require "medxai.base.options"
 local random = require "medxai.tensor.random"
 local coalitions = require "medxai.explain.lime_design"
 local regions = require "medxai.perturb.regions"
@@ -46,7 +46,7 @@ end
 
 -- Everything through the method itself, as run:explain calls it.
 local function end_to_end(model, x, job, seed, version)
-  local options = check.options("lime", { samples = job.samples, rng = "numpy",
+  local options = Options.check("lime", { samples = job.samples, rng = "numpy",
     quickshift_seed = version:find "^0%.1" and "drawn" or "own" }, lime.options)
   lime.check(options)
   local logits = torch.no_grad(function() return model:forward { x = x }.output end)

@@ -9,7 +9,7 @@ local t = require "t"
 local host = require "medxai.host"
 local core = require "medxai.core"
 local context = require "medxai.explain.context"
-local check = require "medxai.base.options"
+local Options = require "medxai.base.options"
 local files = require "medxai.base.files"
 local hide = require "medxai.perturb.compose"
 local kernel = require "medxai.explain.shap_kernel_math"
@@ -116,7 +116,7 @@ end
 
 local function explain(name, ctx, options)
   local method = require("medxai.explain.methods." .. name)
-  local o = check.options(name, options, method.options)
+  local o = Options.check(name, options, method.options)
   method.check(o)
   local raw, extras = method.map(ctx, ctx.x, ctx.targets, o)
   return raw, extras[1]

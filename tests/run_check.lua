@@ -1,6 +1,7 @@
 -- Option tables, near names, fields of the command line: every message word for word.
 local t = require "t"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 
 local spec = { lr = { "number", required = true, above = 0, max = 10 }, momentum = { "number", default = 0.0 },
@@ -8,7 +9,7 @@ local spec = { lr = { "number", required = true, above = 0, max = 10 }, momentum
   head = { one_of = { "thesis", "torchvision" } }, epochs = { "integer" },
   train_depth = { "integer", one_of = { "all" } } }
 
-local function options(given) return function() return check.options("sgd", given, spec) end end
+local function options(given) return function() return Options.check("sgd", given, spec) end end
 
 t.test("an option table gets its defaults and keeps what was given", function()
   local got = options { lr = 0.1, epochs = 3.0 }()
@@ -66,11 +67,12 @@ t.test("near names come nearest first and none when nothing is near", function()
 end)
 
 local program = [[
-local check = require "medxai.base.options"
-local got = check.options("fit", { epochs = 8, names = { "a" } }, { epochs = { "integer", field = true }, names = { "table", field = true },
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
+local got = Options.check("fit", { epochs = 8, names = { "a" } }, { epochs = { "integer", field = true }, names = { "table", field = true },
   deep = { "boolean", default = false, field = true }, root = { "string", field = "data", default = "here" },
   mode = { one_of = { "a", "b" }, default = "a", field = true }, size = { "integer", default = 1 } })
-for _ = 1, 2 do check.options("fit", {}, { epochs = { "integer", field = true, default = 5 } }) end
+for _ = 1, 2 do Options.check("fit", {}, { epochs = { "integer", field = true, default = 5 } }) end
 print(got.epochs, table.concat(got.names, "+"), got.deep, got.root, got.mode)
 ]]
 
@@ -118,3 +120,40 @@ t.test("a field reaches no option that did not ask for it, whatever its name", f
   t.equal(r.err, "--dtype: dtype = float64 in squeezenet1_0\n") -- instead of what its weights say
 end)
 
+
+-- ---- --smoke --------------------------------------------------------------------------------------------------------
+
+local smoke_program = [[
+local Options = require "medxai.base.options"
+local o = Options.check("lime", { many = 1000, some = 300, auto = "auto", few = 2, names = { "a" } }, {
+  many = { "integer", smoke = { divide_by = 50, least = 8 } }, some = { "integer", smoke = { divide_by = 50, least = 8 } },
+  auto = { "integer|string", smoke = { divide_by = 50, least = 20 } }, few = { "integer", smoke = 4 },
+  epochs = { "integer", default = 30, field = true, smoke = 1 }, limit = { "integer", smoke = 4 },
+  share = { "integer", smoke = { divide_by = 50, least = 2 } },
+  alone = { "boolean", default = true, smoke = false }, names = { "table" }, size = { "integer", default = 224 } })
+print(o.many, o.some, o.auto, o.few, o.epochs, o.limit, o.share, o.alone, #o.names, o.size)
+]]
+
+t.test("under --smoke an option is what its spec says: at most so many, a share of them, or another value", function()
+  local path = t.write(t.tmpdir() .. "/e.lua", smoke_program)
+  t.equal(t.run { path }.out, "1000\t300\tauto\t2\t30\tnil\tnil\ttrue\t1\t224\n")
+  t.equal(t.run { "--smoke", path }.out, "20\t8\t20\t2\t1\t4\tnil\tfalse\t1\t224\n")
+  t.equal(t.run { "--smoke", path, "--epochs", "7" }.out, "20\t8\t20\t2\t1\t4\tnil\tfalse\t1\t224\n")
+end)
+
+t.test("under --smoke an option is checked as it was written", function()
+  local path = t.write(t.tmpdir() .. "/e.lua",
+    "require('medxai.base.options').check('fit', { epochs = 0 }, { epochs = { 'integer', min = 1, smoke = 1 } })")
+  local r = t.run { "--smoke", path }
+  t.ok(r.err:find("fit: option 'epochs' is too small (expected at least 1, got 0).", 1, true), r.err)
+end)
+
+t.test("a method whose spec describes --smoke wrongly is refused", function()
+  local function spec_of(smoke)
+    return function() Options.check_spec("explain", "method 'mine'", { n = { "integer", smoke = smoke } }) end
+  end
+  t.fails(spec_of { divide_by = 50 },
+    "explain: method 'mine': option 'n': smoke is wrong (expected { divide_by = 50, least = 2 } or a value).")
+  spec_of { divide_by = 50, least = 2 }()
+  spec_of(4)()
+end)

@@ -88,7 +88,7 @@ t.test("lines after the training that write to the model, files, globals and gen
   local undisturbed = outcome ""
   local got, dir, r = outcome [[
 leftover = 1
-package.loaded["medxai.base.options"].options = nil
+package.loaded["medxai.base.options"].check = nil
 torch.no_grad(function() for _, p in ipairs(model:parameters()) do p.tensor:mul_(0.5) end end)
 model:set_trainable { features = false }
 ]]

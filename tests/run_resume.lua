@@ -106,6 +106,104 @@ t.test("Ctrl-C leaves status interrupted, and the run goes on", function()
   same_run(base .. "/whole", base .. "/interrupted")
 end)
 
+t.test("killed within an epoch, a training goes on from its last batch, to the same bytes", function()
+  local base = whole()
+  local dying = t.write(base .. "/dying.lua", ([[
+local Trainer, n = require "medxai.train.trainer", 0
+local train_batch = Trainer.train_batch
+function Trainer.train_batch(...)
+  n = n + 1
+  if n == 9 then os.execute "kill -KILL $PPID" end -- an epoch has six batches
+  return train_batch(...)
+end
+dofile(%q)]]):format(script))
+  for i = 1, 4 do
+    local r = t.run { exe = "/bin/sh", "-c", string.format("%s --threads 1 --out %s %s --checkpoint_minutes 0",
+      t.quote(require("medxai.host").exe), t.quote(base .. "/part"), t.quote(dying)) }
+    t.equal(r.code, 137, r.err)
+    local where = "going on from epoch %d+ of 10 and %d+ images of the next"
+    t.ok(i == 1 or (r.out .. r.err):find(where), r.err)
+  end
+  local r = go(base .. "/part", script, nil, "--checkpoint_minutes 0")
+  t.equal(r.code, 0, r.err)
+  same_run(base .. "/whole", base .. "/part")
+end)
+
+t.test("SIGUSR1 ends a training after the step, with a checkpoint; it goes on from there to the same bytes", function()
+  local base = whole()
+  for i, signal in ipairs { "USR1", "USR2" } do
+    local folder = base .. "/asked" .. i
+    local r = stop(folder, script, signal, 3, 0.01)
+    t.equal(r.code, signal == "USR1" and 138 or 140, r.err)
+    t.equal(status(folder), "interrupted")
+    r = t.run { "--threads", "1", "--out", folder, script }
+    t.equal(r.code, 0, r.err)
+    t.ok((r.out .. r.err):find("going on from epoch %d+ of 10"), r.err)
+    same_run(base .. "/whole", folder)
+  end
+end)
+
+-- The second process is on another machine, as far as it can tell: only the counter says that the first one stands
+-- still.
+t.test("a training that was stopped for long, and taken over from another machine, says so when it wakes up and "
+  .. "writes no more", function()
+  local boot = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. boot .. "' 2>/dev/null") then
+    t.skip "no file systems of one's own here"
+  end
+  local base = whole()
+  local folder = base .. "/stopped"
+  t.write(base .. "/boot", "another machine\n")
+  local sleeper = t.write(base .. "/sleeper.lua", ([[
+local Trainer, n = require "medxai.train.trainer", 0
+local train_batch = Trainer.train_batch
+function Trainer.train_batch(...)
+  n = n + 1
+  if n == 15 then os.execute "kill -STOP $PPID" end -- within the third epoch
+  return train_batch(...)
+end
+dofile(%q)]]):format(script))
+  local command = string.format("%s --threads 1 --quiet --out %s %s --takeover_s 2",
+    t.quote(require("medxai.host").exe), t.quote(folder), t.quote(script))
+  local r = t.run { exe = "/bin/sh", "-c", string.format([[
+    %s >%s.one 2>&1 & pid=$!
+    until grep -qs "State:.T" /proc/$pid/status; do sleep 0.01; done
+    unshare -m sh -c "mount --bind %s/boot %s; exec %s" >%s.two 2>&1; two=$?
+    sha256sum %s/* >%s.before 2>/dev/null
+    kill -CONT $pid; wait $pid; one=$?
+    sha256sum %s/* >%s.after 2>/dev/null; diff %s.before %s.after; echo $two $one]],
+    (command:gsub(t.quote(script):gsub("%p", "%%%0"), (t.quote(sleeper):gsub("%%", "%%%%")))), folder, base, boot,
+    command, folder, folder, folder, folder, folder, folder, folder) }
+  local said = files.read(folder .. ".one") .. files.read(folder .. ".two")
+  t.equal(r.out, "0 1\n", r.err .. said)
+  t.ok(said:find("was last in use by process %d+ on [^\n]*: waiting up to 2 s to see whether that still works"), said)
+  t.ok(said:find("was taken over by another process, because this one stood still for long. It goes on there.", 1,
+    true), said)
+  same_run(base .. "/whole", folder)
+end)
+
+t.test("a job of SLURM that is asked to stop is queued again, one that ends by itself is not", function()
+  local base = whole()
+  files.mkdir(base .. "/bin")
+  t.write(base .. "/bin/scontrol", "#!/bin/sh\necho \"$@\" >>" .. base .. "/queued\n")
+  os.execute("chmod +x " .. t.quote(base .. "/bin/scontrol"))
+  local environment = ("env PATH=%s:$PATH SLURM_JOB_ID=12 SLURM_ARRAY_JOB_ID=10 SLURM_ARRAY_TASK_ID=3 "):format(
+    t.quote(base .. "/bin"))
+  local function with(more, code)
+    return t.run { exe = "/bin/sh", "-c", environment .. more .. t.quote(require("medxai.host").exe) .. " -e "
+      .. t.quote(code) }
+  end
+  local code = "local run = require 'medxai'.run { name = 'x', out = arg[1] } run:prepare() "
+    .. "os.execute 'kill -%s $PPID' while true do end"
+  code = code:gsub("arg%[1%]", function() return ("%q"):format(base .. "/queued-run") end)
+  t.equal(with("", code:format "TERM").code, 143)
+  t.equal(with("SLURM_PROCID=1 ", code:format "USR1").code, 138)
+  t.equal(files.read(base .. "/queued"), nil)
+  local r = with("", code:format "USR1")
+  t.equal({ r.code, files.read(base .. "/queued") }, { 138, "requeue 10_3\n" })
+  t.ok(r.err:find("SLURM: job 10_3 is queued again\n", 1, true), r.err)
+end)
+
 t.test("another configuration in the folder of a finished run is refused, naming what differs", function()
   local base = whole()
   local r = go(base .. "/whole", script, nil, "--lr 0.01")
@@ -200,15 +298,14 @@ t.test("a model made before the run that sets the seed is another one each time:
     1, true), r.err)
 end)
 
-t.test("--overwrite begins again, --resume wants a run to be there", function()
+t.test("--overwrite begins again; --resume begins a run where there is none, and says so", function()
   local base = whole()
   local r = go(base .. "/again", script, "--overwrite", "--epochs 1")
   t.equal(r.code, 0, r.err)
   t.equal(#files.records(base .. "/again/metrics.jsonl"), 2)
-  r = go(base .. "/nothing", script, "--resume")
-  t.equal(r.code, 1)
-  t.ok(r.err:find("run: --resume finds no run in '" .. base .. "/nothing'. Leave --resume out to begin one.", 1,
-    true), r.err)
+  r = go(base .. "/nothing", script, "--resume", "--epochs 1")
+  t.equal(r.code, 0, r.err)
+  t.ok(r.err:find("run: there is no run in '" .. base .. "/nothing' to resume: a new one begins", 1, true), r.err)
 end)
 
 t.test("the command that runs it again has the seed that was given, and its words are a shell's", function()

@@ -246,10 +246,10 @@ t.test("every allocation of a partition may fail", function()
 end)
 
 t.test("bad input: budgets below 3, sizes and trees that make no sense", function()
-  local check = require "medxai.base.options"
-  t.fails(function() check.options("shap_partition", { evals = 2 }, method.options) end,
+  local Options = require "medxai.base.options"
+  t.fails(function() Options.check("shap_partition", { evals = 2 }, method.options) end,
     "shap_partition: option 'evals' is too small (expected at least 3, got 2).")
-  t.fails(function() check.options("shap_partition", { fixed_context = 2 }, method.options) end,
+  t.fails(function() Options.check("shap_partition", { fixed_context = 2 }, method.options) end,
     "shap_partition: option 'fixed_context' is too large (expected at most 1, got 2).")
   t.fails(function() method.check { removal = "black", tree = { 0, 1 } } end,
     "shap_partition: a tree needs the regions that it is made of (expected regions = ... beside it).")
@@ -258,7 +258,7 @@ t.test("bad input: budgets below 3, sizes and trees that make no sense", functio
     .. "it fills pixels from those that are kept (expected black, white, mean, segment_mean or blur).")
   t.fails(function() method.check { removal = "segment_mean" } end,
     "shap_partition: removal = 'segment_mean' needs regions.")
-  t.fails(function() check.options("shap_partition", { queue_batch = 0 }, method.options) end,
+  t.fails(function() Options.check("shap_partition", { queue_batch = 0 }, method.options) end,
     "shap_partition: option 'queue_batch' is too small (expected at least 1, got 0).")
   local function make(o)
     return function()

@@ -77,9 +77,13 @@ function tiny.study(run, n, models, o)
   return study
 end
 
+-- A claim that nobody else wants.
+local function nothing() return setmetatable({}, { __close = function() end }) end
+
 --- As much of a run as run:sanity asks for, in a folder.
 function tiny.run(dir)
-  local run = { dir = dir, name = "tiny", seed = 42, warnings = {}, beats = 0 }
+  local run = { dir = dir, name = "tiny", seed = 42, warnings = {}, beats = 0,
+    leases = { take = nothing, wait = nothing } }
   function run:step(name, fields)
     local path = dir .. "/steps/" .. name .. ".json"
     local stored = files.read_data(path)

@@ -3,7 +3,7 @@
 local t = require "t"
 local tiny = require "tinyexplain"
 local context = require "medxai.explain.context"
-local check = require "medxai.base.options"
+local Options = require "medxai.base.options"
 local scorer = require "medxai.perturb.scorer"
 local store = require "medxai.nn.checkpoint"
 local target = require "medxai.explain.target"
@@ -38,7 +38,7 @@ end
 
 --- raw, extras of a method's map with these options.
 function own.map(method, ctx, options)
-  local o = check.options("test", options, method.options)
+  local o = Options.check("test", options, method.options)
   method.check(o)
   local raw, extras = method.map(ctx, ctx.x, ctx.targets, o)
   return raw:dim() == 2 and raw:unsqueeze(0) or raw, extras

@@ -6,23 +6,24 @@
 
 #include <math.h>
 #include <string.h>
+#include "vector.h"
 
 #define BOUND 1e18    /* of what is looked at: far beyond what a network computes with */
 #define NEAR_END 1e30 /* beyond this a value is looked at before it is read */
 #define END 1e37      /* beyond this a sum could overflow */
 
 /* ---- looking ------------------------------------------------------------------------------------------------ */
-__attribute__((target_clones("avx2", "default"))) static bool all_below(const uint32_t *bits, size_t n,
-                                                                        uint32_t limit) {
+MX_EVERY_WIDTH static bool all_below(const uint32_t *bits, size_t n, uint32_t limit) {
   uint32_t beyond = 0;
-  for (size_t i = 0; i < n; i++) beyond |= (uint32_t)((int32_t)limit - (int32_t)(bits[i] & 0x7fffffffu));
+  for (size_t i = 0; i < n; i++) /* vectorized */
+    beyond |= (uint32_t)((int32_t)limit - (int32_t)(bits[i] & 0x7fffffffu));
   return !(beyond >> 31);
 }
 
-__attribute__((target_clones("avx2", "default"))) static bool halves_below(const uint16_t *bits, size_t n,
-                                                                           uint16_t limit) {
+MX_EVERY_WIDTH static bool halves_below(const uint16_t *bits, size_t n, uint16_t limit) {
   uint16_t beyond = 0;
-  for (size_t i = 0; i < n; i++) beyond |= (uint16_t)((int16_t)limit - (int16_t)(bits[i] & 0x7fffu));
+  for (size_t i = 0; i < n; i++) /* vectorized */
+    beyond |= (uint16_t)((int16_t)limit - (int16_t)(bits[i] & 0x7fffu));
   return !(beyond >> 15);
 }
 

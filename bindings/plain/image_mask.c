@@ -7,15 +7,28 @@
 #include <string.h>
 #include "alloc.h"
 #include "image_priv.h"
+#include "vector.h"
 
 const char *const image_mask_names[IMAGE_MASK_COUNT] = { "none",    "lungs", "lungs_raw", "lungs_hull",
                                                          "outside", "box",   "border",    "shape" };
 
-static uint8_t largest(const uint8_t *p, size_t n) {
+MX_EVERY_WIDTH static uint8_t largest(const uint8_t *p, size_t n) {
   uint8_t top = 0;
-  for (size_t i = 0; i < n; i++)
+  for (size_t i = 0; i < n; i++) /* vectorized */
     top = p[i] > top ? p[i] : top;
   return top;
+}
+
+/* 255 from bar on, else 0 */
+MX_EVERY_WIDTH static void threshold(uint8_t *p, size_t n, uint8_t bar) {
+  for (size_t i = 0; i < n; i++) /* vectorized */
+    p[i] = p[i] >= bar ? 255 : 0;
+}
+
+MX_EVERY_WIDTH static void keep_gray(uint8_t *restrict px, const uint8_t *restrict mask, size_t n, uint8_t light,
+                                     uint8_t inverse) {
+  for (size_t i = 0; i < n; i++) /* vectorized */
+    px[i] = (px[i] | light) & (mask[i] ^ inverse);
 }
 
 const char *const image_mask_resizes[3] = { "none", "nearest", "bilinear" };
@@ -25,8 +38,8 @@ static bool all_the_same(const uint8_t *p, size_t n) { return n < 2 || !memcmp(p
 int image_binary(image *mask, char *why) {
   size_t n = (size_t)mask->w * mask->h;
   for (size_t i = 0; mask->c == 3 && i < n; i++) {
-    const uint8_t *p = mask->px + 3 * i;
-    mask->px[i] = largest(p, 3);
+    const uint8_t *p = mask->px + 3 * i, top = p[0] > p[1] ? p[0] : p[1];
+    mask->px[i] = top > p[2] ? top : p[2];
   }
   mask->c = 1;
   uint8_t top = largest(mask->px, n);
@@ -38,9 +51,7 @@ int image_binary(image *mask, char *why) {
     return image_fail(why, "its largest 16-bit value is %d (expected 0 and 65535, or 0 and 1 in 8 bits)", mask->top);
   if (top > 1 && top < 128)
     return image_fail(why, "its largest value is %d (expected 0 and 255, or 0 and 1)", top);
-  int bar = top == 1 ? 1 : 128;
-  for (size_t i = 0; i < n; i++)
-    mask->px[i] = mask->px[i] >= bar ? 255 : 0;
+  threshold(mask->px, n, top == 1 ? 1 : 128);
   if (!memchr(mask->px, 0, n))
     return image_fail(why, "it marks the whole image");
   return IMAGE_OK;
@@ -57,8 +68,7 @@ int image_fit_mask(image *mask, int w, int h, image_mask_resize how, char *why) 
   int status = nearest ? image_resize_nearest(&out, mask, w, h) : image_resize(&out, mask, w, h);
   if (status)
     return snprintf(why, IMAGE_WHY, "out of memory"), status;
-  for (size_t i = 0; i < (size_t)w * h; i++)
-    out.px[i] = out.px[i] >= 128 ? 255 : 0;
+  threshold(out.px, (size_t)w * h, 128);
   image_free(mask);
   *mask = out;
   return IMAGE_OK;
@@ -193,7 +203,9 @@ int image_apply_mask(image *im, image *mask, image_mask mode, char *why) {
   uint8_t inverse = mode == IMAGE_MASK_OUTSIDE || mode == IMAGE_MASK_BORDER ? 255 : 0,
           light = mode == IMAGE_MASK_SHAPE ? 255 : 0;
   size_t n = (size_t)im->w * im->h;
-  for (size_t i = 0; i < n; i++)
+  if (im->c == 1)
+    keep_gray(im->px, mask->px, n, light, inverse);
+  for (size_t i = 0; im->c > 1 && i < n; i++)
     for (int k = 0; k < im->c; k++)
       im->px[i * im->c + k] = (im->px[i * im->c + k] | light) & (mask->px[i] ^ inverse);
   return IMAGE_OK;

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "alloc.h"
 #include "image_priv.h"
+#include "vector.h"
 
 /* ---- Pillow's bilinear resize ------------------------------------------------------------------------------ */
 #define PRECISION 22 /* 32 bits less 8 of a pixel less 2 of headroom, as in Pillow */
@@ -75,14 +76,14 @@ static void resize_row(uint8_t *restrict out, const uint8_t *restrict in, int w,
   }
 }
 
-static void resize_columns(uint8_t *restrict out, const uint8_t *restrict in, int bytes, const int32_t *k, int n,
-                           int32_t *restrict sum) {
-  for (int x = 0; x < bytes; x++)
+MX_EVERY_WIDTH static void resize_columns(uint8_t *restrict out, const uint8_t *restrict in, int bytes,
+                                          const int32_t *restrict k, int n, int32_t *restrict sum) {
+  for (int x = 0; x < bytes; x++) /* vectorized */
     sum[x] = 1 << (PRECISION - 1);
   for (int j = 0; j < n; j++, in += bytes)
-    for (int x = 0; x < bytes; x++)
+    for (int x = 0; x < bytes; x++) /* vectorized */
       sum[x] += in[x] * k[j];
-  for (int x = 0; x < bytes; x++)
+  for (int x = 0; x < bytes; x++) /* vectorized */
     out[x] = narrow(sum[x]);
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include "alloc.h"
 #include "impute.h"
+#include "vector.h"
 
 /* One grid. Arrays have a border of zeros (stride = columns + 2), so that neighbors need no bounds check.
  * e, s, se, sw: coupling (the negated coefficient) with that neighbor; the west and north ones are stored there.
@@ -206,13 +207,13 @@ static void build(level *levels, int n, int rows, int columns, const uint8_t *ke
 
 /* ---- one cycle ---------------------------------------------------------------------------------------------- */
 
-/* out[j]: coupling times v, summed over the six neighbors of (i, j) in the rows above and below. Vectorized by the
- * compiler. */
-static void add_lines(const level *l, const double *v, int i, double *restrict out) {
+/* out[j]: coupling times v, summed over the six neighbors of (i, j) in the rows above and below. */
+MX_EVERY_WIDTH static void add_lines(const level *l, const double *v, int i, double *restrict out) {
   const size_t w = (size_t)l->stride, k = at(l, i, 0);
   const double *s = l->s + k, *se = l->se + k, *sw = l->sw + k, *n = s - w, *nw = se - w - 1, *ne = sw - w + 1,
                *up = v + k - w, *down = v + k + w;
-  for (int j = 0; j < l->columns; j++)
+  const int columns = l->columns;
+  for (int j = 0; j < columns; j++) /* vectorized */
     out[j] =
       s[j] * down[j] + se[j] * down[j + 1] + sw[j] * down[j - 1] + n[j] * up[j] + nw[j] * up[j - 1] + ne[j] * up[j + 1];
 }
@@ -237,13 +238,14 @@ static void relax(const level *l, bool reverse) {
     }
 }
 
-static void apply(const level *l, const double *v, double *restrict out) {
-  for (int i = 0; i < l->rows; i++) {
+MX_EVERY_WIDTH static void apply(const level *l, const double *v, double *restrict out) {
+  const int rows = l->rows, columns = l->columns;
+  for (int i = 0; i < rows; i++) {
     const size_t k = at(l, i, 0);
     const double *centre = l->centre + k, *e = l->e + k, *here = v + k;
-    double *to = out + k;
+    double *restrict to = out + k;
     add_lines(l, v, i, to);
-    for (int j = 0; j < l->columns; j++)
+    for (int j = 0; j < columns; j++) /* vectorized */
       to[j] = centre[j] * here[j] - e[j] * here[j + 1] - e[j - 1] * here[j - 1] - to[j];
   }
 }

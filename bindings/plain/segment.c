@@ -9,13 +9,7 @@
 #include <string.h>
 #include "alloc.h"
 #include "rng.h"
-
-/* Loops over a row are compiled for each vector width that a processor may have. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define ROW_LOOP __attribute__((noinline, target_clones("avx512f", "avx2", "default")))
-#else
-#define ROW_LOOP __attribute__((noinline))
-#endif
+#include "vector.h"
 
 static bool asked(segment_stop stop) { return stop && stop(); }
 
@@ -187,11 +181,11 @@ typedef struct field {
 } field;
 
 /* Adds to each of n densities the contribution of the pixel dx to its right and dy below; dy2 = dy^2. */
-ROW_LOOP static void add_pulls(double *restrict density, const double *l, const double *a, const double *b,
-                               const double *l2, const double *a2, const double *b2, int n, double dy2, double dx2,
-                               double scale) {
+MX_EVERY_WIDTH static void add_pulls(double *restrict density, const double *l, const double *a, const double *b,
+                                     const double *l2, const double *a2, const double *b2, int n, double dy2,
+                                     double dx2, double scale) {
 #pragma GCC ivdep
-  for (int i = 0; i < n; i++) {
+  for (int i = 0; i < n; i++) { /* vectorized */
     const double t0 = l[i] - l2[i], t1 = a[i] - a2[i], t2 = b[i] - b2[i];
     const double d2 = t0 * t0 + t1 * t1 + t2 * t2 + dy2 + dx2;
     density[i] += exp_negative(d2 * scale);
@@ -361,17 +355,20 @@ typedef struct slic {
 } slic;
 
 /* Assigns to seed `number` those of a row's n pixels that are strictly nearer to it than to their present seed. */
-ROW_LOOP static void claim(double *restrict best, int64_t *restrict labels, const double *l, const double *a,
-                           const double *b, int n, double first, const seed *s, double dy2, double weight,
-                           int64_t number) {
+MX_EVERY_WIDTH static void claim(double *restrict best, int64_t *restrict labels, const double *l, const double *a,
+                                 const double *b, int n, double first, const seed *s, double dy2, double weight,
+                                 int64_t number) {
   const double x = s->x, sl = s->l, sa = s->a, sb = s->b;
 #pragma GCC ivdep
-  for (int i = 0; i < n; i++) {
+  for (int i = 0; i < n; i++) { /* vectorized */
     const double dx = x - (first + i), t0 = l[i] - sl, t1 = a[i] - sa, t2 = b[i] - sb;
     const double d2 = (dy2 + dx * dx) * weight + (t0 * t0 + t1 * t1 + t2 * t2);
-    const bool nearer = best[i] > d2;
-    labels[i] = nearer ? number : labels[i];
-    best[i] = nearer ? d2 : best[i];
+    const double least = best[i] > d2 ? d2 : best[i], change = least - best[i];
+    uint64_t nearer; /* all ones or 0, from the sign: without AVX-512, GCC vectorizes no choice between integers */
+    memcpy(&nearer, &change, sizeof nearer);
+    nearer = 0 - (nearer >> 63);
+    labels[i] = (int64_t)(((uint64_t)number & nearer) | ((uint64_t)labels[i] & ~nearer));
+    best[i] = least;
   }
 }
 

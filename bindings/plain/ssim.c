@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stddef.h>
 #include "ssim.h"
+#include "vector.h"
 
 enum { W = MX_SSIM_WINDOW };
 
@@ -15,18 +16,18 @@ static void make_window(double w[W]) {
 }
 
 /* Windowed means of x * y, or of x alone, where the window lies inside: (height - 10, width - 10) numbers into out. */
-static void smooth(const double *x, const double *y, int64_t height, int64_t width, const double w[W], double *across,
-                   double *out) {
+MX_EVERY_WIDTH static void smooth(const double *x, const double *y, int64_t height, int64_t width, const double w[W],
+                                  double *restrict across, double *restrict out) {
   const int64_t h = height - W + 1, n = width - W + 1;
   for (int64_t r = 0; r < height; r++)
-    for (int64_t c = 0; c < n; c++) {
+    for (int64_t c = 0; c < n; c++) { /* vectorized */
       double sum = 0;
       for (int64_t k = 0, at = r * width + c; k < W; k++, at++)
         sum += w[k] * (y ? x[at] * y[at] : x[at]);
       across[r * n + c] = sum;
     }
   for (int64_t r = 0; r < h; r++)
-    for (int64_t c = 0; c < n; c++) {
+    for (int64_t c = 0; c < n; c++) { /* vectorized */
       double sum = 0;
       for (int64_t k = 0; k < W; k++)
         sum += w[k] * across[(r + k) * n + c];

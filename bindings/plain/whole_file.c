@@ -198,6 +198,34 @@ int whole_file_create(const char *path, const void *bytes, size_t n) {
   return code;
 }
 
+/* A link is made once, even where the answer of a network file system was lost: then the file has two names. */
+static int link_first(whole_file *w) {
+  struct stat st;
+  if (link(w->temporary, w->path) == 0)
+    return 0;
+  int code = errno;
+  if (code == EEXIST)
+    return stat(w->temporary, &st) == 0 && st.st_nlink == 2 ? 0 : EEXIST;
+  if (code != EPERM && code != EOPNOTSUPP && code != ENOSYS)
+    return code;
+  if (stat(w->path, &st) == 0) /* no hard links here */
+    return EEXIST;
+  return rename(w->temporary, w->path) == 0 ? 0 : errno;
+}
+
+int whole_file_first(const char *path, const void *bytes, size_t n) {
+  whole_file w;
+  int code = whole_file_open(&w, path);
+  code = code ? code : whole_file_write(&w, bytes, n);
+  if (!code) {
+    code = finish(w.fd, 0, true);
+    w.fd = -1;
+  }
+  code = code ? code : link_first(&w);
+  whole_file_abandon(&w); /* of two names the temporary one */
+  return code ? code : whole_file_sync_folder(path);
+}
+
 /* Truncates fd to its length before a failed write, unless another process has appended since. */
 static void take_back(int fd, off_t before, size_t n) {
   struct stat st;

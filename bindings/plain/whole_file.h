@@ -25,6 +25,9 @@ void whole_file_abandon(whole_file *w); /* of one that whole_file_open was calle
 int whole_file_put(const char *path, const void *bytes, size_t n); /* all of it at once */
 /* A new file with this content; EEXIST where there is one. Of several processes exactly one succeeds. */
 int whole_file_create(const char *path, const void *bytes, size_t n);
+/* The same, and whole: another process finds all of it or no file. Where the file system has no hard links, two writers
+ * at the same moment may both succeed; the later content stays. */
+int whole_file_first(const char *path, const void *bytes, size_t n);
 
 /* Appends to a file, which is created if it is missing. A write that a full disk cuts off is undone. sync: returns when
  * the content, and a new file's name, are on the disk. */

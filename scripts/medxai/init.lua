@@ -1,6 +1,6 @@
 -- The library's front door: `local xai = require "medxai"`. Its parts are opened when they are first named, so a file
 -- that only parses a table never opens libtorch. It refuses unknown names, offering the nearest.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 ---@class medxai
 ---@field run fun(options: medxai.RunOptions): medxai.Run a run folder and its steps: fit, evaluate, explain, report
@@ -26,7 +26,6 @@ local check = require "medxai.base.options"
 ---@field target table the same: what a map explains, as a score
 ---@field map table the same: enlarging, averaging and judging maps
 ---@field figure table the same: pictures and charts
----@field smoke_count fun(n: integer, least?: integer): integer the same: a number of samples, under --smoke a fiftieth
 local xai = {}
 
 -- name -> { module, fields of it ... }
@@ -54,12 +53,16 @@ local parts = {
   target          = { "medxai.explain.target" },
   map             = { "medxai.explain.map" },
   figure          = { "medxai.show.figure" },
-  smoke_count     = { "medxai.base.options", "smoke_count" },
+}
+
+local instead = { -- names of before -> what to write
+  smoke_count = "Give the option smoke = { divide_by = 50, least = 2 } in the options of your method or metric.",
 }
 
 return setmetatable(xai, {
   __index = function(self, name)
     local part = parts[name]
+    if instead[name] then check.mistake("medxai", "there is no '%s' any more. %s", name, instead[name]) end
     if not part then check.known("medxai", "name", name, check.sorted_keys(parts)) end
     local value = require(part[1])
     if name == "run" then value.register(require "medxai.verbs") end

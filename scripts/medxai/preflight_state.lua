@@ -178,9 +178,10 @@ end
 
 -- Options that are not known are left out of the check; the others are checked as ever.
 local function open_options()
-  local check = require "medxai.base.options"
-  local options_of, known = check.options, check.known
-  function check.options(what, options, spec)
+  local check = require "medxai.base.check"
+  local Options = require "medxai.base.options"
+  local options_of, known = Options.check, check.known
+  function Options.check(what, options, spec)
     if rawequal(options, unknown) then return unknown end
     if type(options) ~= "table" then return options_of(what, options, spec) end
     local given, rules, open = {}, {}, {}
@@ -206,7 +207,7 @@ end
 -- Runs a step's check: every error that it raises itself is a mistake, not that of the experiment's own functions that
 -- it calls.
 local function checked(f, ...)
-  local check = require "medxai.base.options"
+  local check = require "medxai.base.check"
   local own = true
   local ok, problem = xpcall_(f, function(text)
     for level = 2, 200 do
@@ -217,7 +218,7 @@ local function checked(f, ...)
     return text
   end, ...)
   if ok then return end
-  if own and problem == check.last then check.mistake = problem end
+  if own and problem == check.last then check.last_mistake = problem end
   error(problem, 0)
 end
 
@@ -230,7 +231,7 @@ local function open_runs()
     if is_open(o) then return unknown end
     if runs[o.name] then return runs[o.name] end
     local run = { name = o.name, seed = o.seeds and o.seeds[1] or o.seed, dir = "runs/" .. o.name, of = o.of,
-      input = Run.input }
+      smoke = host.options.smoke, input = Run.input }
     for verb, module in next, require "medxai.verbs" do
       run[verb] = function(self, ...)
         checked(Run.check_colon, self, verb, self == run)
@@ -277,16 +278,16 @@ end
 
 -- Runs the experiment. Returns the first mistake, or nil and, for --trace, where it looked no further.
 local function read_experiment()
-  local check = require "medxai.base.options"
+  local check = require "medxai.base.check"
   local chunk, problem = loadfile(script, "t")
   if not chunk then return nil, problem end
   local mistake, ended
   local whole = xpcall_(chunk, function(text)
     local placed = positioned(rawequal(text, stop) and "it computes, reads or writes" or text)
-    if text == check.mistake then mistake = placed else ended = debug.traceback(placed, 2) end
+    if text == check.last_mistake then mistake = placed else ended = debug.traceback(placed, 2) end
   end, table.unpack(arg))
   if not whole then return mistake, ended end
-  local ok, unused = pcall(check.unused_fields)
+  local ok, unused = pcall(require("medxai.base.fields").refuse_unused)
   return not ok and unused or nil
 end
 

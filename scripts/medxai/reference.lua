@@ -1,6 +1,6 @@
 -- Everything that takes options, described by the specs that check them: what `medxai-run help`, docs/reference and the
 -- editor's types tell. A method or metric is told by its file's leading comment.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local plugin = require "medxai.base.plugin"
@@ -301,6 +301,12 @@ function reference.type_of(rule)
   return text
 end
 
+-- What --smoke makes of an option: "4 with --smoke", "1/50 with --smoke".
+local function smoke_of(smoke)
+  if type(smoke) == "table" then return ("1/%d with --smoke"):format(smoke.divide_by) end
+  return (type(smoke) == "number" and "at most " or "") .. reference.literal(smoke) .. " with --smoke"
+end
+
 --- What is said besides the type: "required", "default 1, images, --batch".
 function reference.facts_of(name, rule)
   local facts = {}
@@ -311,6 +317,7 @@ function reference.facts_of(name, rule)
     facts[#facts + 1] = "in " .. rule.unit
   end
   if rule.field then facts[#facts + 1] = "--" .. (rule.field == true and name or rule.field) end
+  if rule.smoke ~= nil then facts[#facts + 1] = smoke_of(rule.smoke) end
   return facts
 end
 

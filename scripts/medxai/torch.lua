@@ -3,7 +3,8 @@
 -- nothing. It refuses operators that are not documented or crash on bad arguments: those are torch.raw.<op>, which
 -- promises nothing.
 local core = require "medxai.core"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local native = core.tensor
 local methods = native.methods
@@ -76,7 +77,7 @@ native.deny(denied)
 ---@param options? {dtype?: medxai.dtype, device?: string, requires_grad?: boolean}
 ---@return medxai.Tensor
 function torch.tensor(value, options)
-  options = check.options("tensor", options or {}, specs.tensor)
+  options = Options.check("tensor", options or {}, specs.tensor)
   local t
   if native.is_tensor(value) then
     t = native.to(value:detach(), options.device, options.dtype, nil, true)
@@ -124,7 +125,7 @@ function methods.to(t, ...)
       into.copy = select(i + 1, ...) or false -- PyTorch's (non_blocking, copy)
       break
     elseif type(a) == "table" then
-      local named = check.options("to", a, specs.to)
+      local named = Options.check("to", a, specs.to)
       for key, value in pairs(named) do into[key] = value end
     elseif a ~= nil then
       check.fail("to", "argument %d (expected a dtype, device, tensor or table of names, got %s)", i, type(a))
@@ -219,7 +220,7 @@ end
 ---@return medxai.Tensor
 function torch.interpolate(x, options)
   if not native.is_tensor(x) then check.fail("interpolate", "argument 1 (expected a tensor, got %s)", type(x)) end
-  local o = check.options("interpolate", options or {}, specs.interpolate)
+  local o = Options.check("interpolate", options or {}, specs.interpolate)
   local n = x:dim() - 2
   if o.mode == "area" then
     local size, factors = size_and_factors(x, o, n)
@@ -252,7 +253,7 @@ end
 ---@param x medxai.Tensor
 ---@param options? {dim?: integer, return_inverse?: boolean, return_counts?: boolean}
 function torch.unique(x, options)
-  local o = check.options("unique", options or {}, specs.unique)
+  local o = Options.check("unique", options or {}, specs.unique)
   local values, inverse, counts
   if o.dim then
     values, inverse, counts = native.op("unique_dim")(x, o.dim, true, o.return_inverse, o.return_counts)

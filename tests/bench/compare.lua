@@ -17,7 +17,7 @@ local path = "PYTHONPATH=" .. quote(here .. "/../reference")
 local known = bench.output(("%s %s -c 'import quantus; from vision import torchvision; "
   .. "print(quantus.__version__)'"):format(path, quote(python)))
 local dir = bench.output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
-local children = { bench.start_child("ours", ("%s %s/compare_worker.lua"):format(quote(host.exe), here), dir) }
+local children = { bench.start_child("ours", ("%s %s/scores_worker.lua 10"):format(quote(host.exe), here), dir) }
 if known and known ~= "" then
   children[2] = bench.start_child("Quantus " .. known, ("%s %s/compare_worker.py"):format(quote(python), here), dir)
 else

@@ -1,4 +1,4 @@
-"""The other side of the bench of the comparison's metrics: Quantus', as its users call them. See compare_worker.lua."""
+"""The other side of the bench of the comparison's metrics: Quantus', as its users call them. See scores_worker.lua."""
 import gc
 import os
 import sys
@@ -27,7 +27,9 @@ def faithfulness():
 
 def infidelity():
     """Patches of an eighth of the side: 64 perturbations, three times, near to 200."""
-    return quantus.Infidelity(perturb_baseline=0.0, perturb_patch_sizes=[x.shape[-1] // 8], n_perturb_samples=3, **plain)
+    return quantus.Infidelity(
+        perturb_baseline=0.0, perturb_patch_sizes=[x.shape[-1] // 8], n_perturb_samples=3, **plain
+    )
 
 
 def road():
@@ -50,7 +52,15 @@ def judge(name):
 def judge_all(name):
     for make in SETS[name]:
         for a in maps:
-            make()(model=model, x_batch=x.copy(), y_batch=np.array([0]), a_batch=a.copy(), channel_first=True, softmax=False, device="cpu")
+            make()(
+                model=model,
+                x_batch=x.copy(),
+                y_batch=np.array([0]),
+                a_batch=a.copy(),
+                channel_first=True,
+                softmax=False,
+                device="cpu",
+            )
 
 
 def load(name):
@@ -62,8 +72,12 @@ def load(name):
     y, across = np.mgrid[0:n, 0:n].astype(np.float32)
     grey = np.clip(np.sin(y * 0.11) * np.cos(across * 0.07) * 0.3 + 0.5 + np.sin(y * across * 0.37) * 0.1, 0, 1)
     x = np.stack([grey] * 3)[None].astype(np.float32)
-    maps = [np.stack([np.exp(-((y - 0.08 * k * n) ** 2 + (across - 0.6 * n) ** 2) / (2 * (0.25 * n) ** 2))] * 3)[None].astype(np.float32)
-            for k in range(1, 11)]
+    maps = [
+        np.stack([np.exp(-((y - 0.08 * k * n) ** 2 + (across - 0.6 * n) ** 2) / (2 * (0.25 * n) ** 2))] * 3)[
+            None
+        ].astype(np.float32)
+        for k in range(1, 11)
+    ]
     return memory_mark()
 
 

@@ -6,7 +6,7 @@
 -- goals are printed beside the numbers.
 local canon = require "medxai.base.json"
 local core = require "medxai.core"
-local check = require "medxai.base.options"
+local Options = require "medxai.base.options"
 local coalitions = require "medxai.explain.lime_design"
 local context = require "medxai.explain.context"
 local files = require "medxai.base.files"
@@ -73,7 +73,7 @@ local function study(model, split, number)
   local lo, hi = ctx:range()
   local background = removal.parse("segment_mean"):background(x, { labels = made.labels, range = { lo, hi } })
   local function run(design, n, replicate)
-    return samples.run(ctx, check.options("lime", { samples = n, design = design }, lime.options), made, background,
+    return samples.run(ctx, Options.check("lime", { samples = n, design = design }, lime.options), made, background,
       replicate)
   end
   local truths, truth = {}, nil

@@ -1,6 +1,9 @@
-"""The other sides of `bench engines`: engines.py ENGINE THREADS FOLDER, ENGINE one of torch, torch_channels_last, onnxruntime,
-openvino. torchvision's networks with random weights; the engines read them from ONNX files in FOLDER, which `export` makes.
+"""The other sides of `bench engines`: engines.py ENGINE THREADS FOLDER, ENGINE one of torch, torch_channels_last,
+onnxruntime,
+openvino. torchvision's networks with random weights; the engines read them from ONNX files in FOLDER, which `export`
+makes.
 Words: export NETWORK BATCH, load NETWORK BATCH [bfloat16], pass, drop."""
+
 import gc
 import os
 import sys

@@ -1,4 +1,6 @@
-"""The other side of ./bootstrap bench explain: pytorch-grad-cam, as its users call it: on the batch, the predicted class. See explain_worker.lua."""
+"""The other side of ./bootstrap bench explain: pytorch-grad-cam, as its users call it: on the batch, the predicted
+class. See explain_worker.lua."""
+
 import contextlib
 import gc
 import os
@@ -14,10 +16,30 @@ import torch  # noqa: E402
 from pytorch_grad_cam.metrics.road import ROADCombined  # noqa: E402
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
 
-METHODS = {"gradcam": pgc.GradCAM, "hirescam": pgc.HiResCAM, "gradcam_elementwise": pgc.GradCAMElementWise, "gradcam_plus_plus": pgc.GradCAMPlusPlus,
-           "xgradcam": pgc.XGradCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM, "eigengradcam": pgc.EigenGradCAM, "scorecam": pgc.ScoreCAM,
-           "ablationcam": pgc.AblationCAM, "fullgrad": pgc.FullGrad, "randomcam": pgc.RandomCAM}
-PAGE = ["gradcam", "gradcam_plus_plus", "eigengradcam", "hirescam", "xgradcam", "fullgrad", "eigencam", "layercam"]  # and Ablation-CAM
+METHODS = {
+    "gradcam": pgc.GradCAM,
+    "hirescam": pgc.HiResCAM,
+    "gradcam_elementwise": pgc.GradCAMElementWise,
+    "gradcam_plus_plus": pgc.GradCAMPlusPlus,
+    "xgradcam": pgc.XGradCAM,
+    "layercam": pgc.LayerCAM,
+    "eigencam": pgc.EigenCAM,
+    "eigengradcam": pgc.EigenGradCAM,
+    "scorecam": pgc.ScoreCAM,
+    "ablationcam": pgc.AblationCAM,
+    "fullgrad": pgc.FullGrad,
+    "randomcam": pgc.RandomCAM,
+}
+PAGE = [
+    "gradcam",
+    "gradcam_plus_plus",
+    "eigengradcam",
+    "hirescam",
+    "xgradcam",
+    "fullgrad",
+    "eigencam",
+    "layercam",
+]  # and Ablation-CAM
 model = x = layer = maps = None
 
 

@@ -1,4 +1,6 @@
-"""The other side of ./bootstrap bench exported: torch.export.load, the module itself in eager PyTorch, pytorch-grad-cam. See exported_worker.lua."""
+"""The other side of ./bootstrap bench exported: torch.export.load, the module itself in eager PyTorch,
+pytorch-grad-cam. See exported_worker.lua."""
+
 import contextlib
 import os
 import sys
@@ -60,7 +62,9 @@ def gradcam(n):
     where, kind = LAYERS[name]
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         start = time.perf_counter()
-        with pgc.GradCAM(model=One().eval(), target_layers=[net.get_submodule(where)], reshape_transform=reshaper(kind)) as cam:
+        with pgc.GradCAM(
+            model=One().eval(), target_layers=[net.get_submodule(where)], reshape_transform=reshaper(kind)
+        ) as cam:
             cam(input_tensor=x[:int(n)], targets=None)
         return time.perf_counter() - start
 

@@ -54,7 +54,7 @@ end
 
 local function identical(a, b)
   local same, all = 0, 0
-  for _, key in ipairs(require("medxai.base.options").sorted_keys(a)) do
+  for _, key in ipairs(require("medxai.base.check").sorted_keys(a)) do
     for epoch, loss in ipairs(a[key].loss) do
       all = all + 1
       same = same + (b[key] and b[key].loss[epoch] == loss and 1 or 0)
@@ -71,7 +71,7 @@ end
 
 -- The winner of one set of cells judged by another's scores.
 local function compare_winners(peer, mine, n_val)
-  local keys, a, b = require("medxai.base.options").sorted_keys(peer), {}, {}
+  local keys, a, b = require("medxai.base.check").sorted_keys(peer), {}, {}
   local winner, top = nil, -1
   for i, key in ipairs(keys) do
     a[i], b[i] = best_of(peer[key]), mine[key] and best_of(mine[key]) or 0

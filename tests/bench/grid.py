@@ -1,9 +1,12 @@
-"""The grid search as the thesis' scripts did it: a loop over cells, each trained from its start, the best weights copied aside.
+"""The grid search as the thesis' scripts did it: a loop over cells, each trained from its start, the best weights
+copied aside.
 
     grid.py DIR NETWORK DEPTH THREADS      prints one line: seconds and every cell's losses and validation accuracies
 
-Images, labels and the order of every epoch are those that grid_work.lua wrote, the initial weights those of the same seed.
+Images, labels and the order of every epoch are those that grid_work.lua wrote, the initial weights those of the same
+seed.
 """
+
 import copy
 import json
 import sys
@@ -17,8 +20,20 @@ import vision
 folder, name, depth, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(threads)
 GRID = {
-    "squeezenet1_0": dict(lr=[0.001, 0.01, 0.05], step=[5, 8], hidden=[0], epochs=[7, 7, 12, 12], opened=[[], range(9, 13), range(7, 13), range(4, 13)]),
-    "vgg19": dict(lr=[0.001, 0.01], step=[5, 7], hidden=[1024, 256], epochs=[10, 10, 15, 15], opened=[[], range(28, 37), range(19, 37), range(10, 37)]),
+    "squeezenet1_0": dict(
+        lr=[0.001, 0.01, 0.05],
+        step=[5, 8],
+        hidden=[0],
+        epochs=[7, 7, 12, 12],
+        opened=[[], range(9, 13), range(7, 13), range(4, 13)],
+    ),
+    "vgg19": dict(
+        lr=[0.001, 0.01],
+        step=[5, 7],
+        hidden=[1024, 256],
+        epochs=[10, 10, 15, 15],
+        opened=[[], range(28, 37), range(19, 37), range(10, 37)],
+    ),
 }[name]
 BATCH = 8
 x = {s: torch.from_numpy(np.load(folder / (name + "_x_" + s + ".npy"))) for s in ("train", "val")}
@@ -76,5 +91,7 @@ for lr in GRID["lr"]:
     for step in GRID["step"]:
         for hidden in GRID["hidden"]:
             losses, accuracies = train(build(hidden), lr, step, GRID["epochs"][depth])
-            cells["depth %d lr %g step %d hidden %d" % (depth, lr, step, hidden)] = dict(loss=losses, accuracy=accuracies)
+            cells["depth %d lr %g step %d hidden %d" % (depth, lr, step, hidden)] = dict(
+                loss=losses, accuracy=accuracies
+            )
 print(json.dumps(dict(seconds=time.perf_counter() - began, cells=cells)))

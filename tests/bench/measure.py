@@ -1,4 +1,6 @@
-"""What the other sides of the benches share: resident memory and its peak, and the loop that answers words from standard input. See measure.lua."""
+"""What the other sides of the benches share: resident memory and its peak, and the loop that answers words from
+standard input. See measure.lua."""
+
 import ctypes
 import gc
 import sys

@@ -2,7 +2,7 @@
 -- words. A method runs as explain.run calls it, on one X-ray, with the network that is loaded.
 local host = require "medxai.host"
 local measure = dofile(host.script_dir .. "/measure.lua")
-local check = require "medxai.base.options"
+local Options = require "medxai.base.options"
 local context = require "medxai.explain.context"
 local core = require "medxai.core"
 local scorer = require "medxai.perturb.scorer"
@@ -70,7 +70,7 @@ local function explain(name, options, layer)
       targets = targets, model = model, height = x:size(2), width = x:size(3), seed = 1, budget_bytes = 1 << 30,
       scorer = score, scorers = { of = function(_, precision) return scorer.new(model, { precision = precision }) end },
       layer = layer }
-    method.map(ctx, x, targets, check.options(name, options, method.options))
+    method.map(ctx, x, targets, Options.check(name, options, method.options))
   end)
 end
 

@@ -156,5 +156,19 @@ def drop():
     return 0
 
 
-serve(hello=lambda: f"{torch.__version__} shap {shap.__version__}" if shap else "", gemm=gemm, load=load, forward=forward, flops=lambda: flops,
-      lime=lime, lime_balanced=lime, quickshift=quickshift, slic=slic, partition=partition, kernel=kernel, gradient=gradient, gradient_input=gradient_input, drop=drop)
+serve(
+    hello=lambda: f"{torch.__version__} shap {shap.__version__}" if shap else "",
+    gemm=gemm,
+    load=load,
+    forward=forward,
+    flops=lambda: flops,
+    lime=lime,
+    lime_balanced=lime,
+    quickshift=quickshift,
+    slic=slic,
+    partition=partition,
+    kernel=kernel,
+    gradient=gradient,
+    gradient_input=gradient_input,
+    drop=drop,
+)

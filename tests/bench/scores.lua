@@ -37,7 +37,7 @@ if #peers == 0 then print "no Python with pytorch-grad-cam here: ours alone" end
 local dir = bench.output "mktemp -d ${TMPDIR:-/tmp}/medxai-bench.XXXXXX"
 local children = {}
 local ok, message = xpcall(function()
-  children[1] = bench.start_child("ours", ("%s %s/scores_worker.lua"):format(quote(host.exe), here), dir)
+  children[1] = bench.start_child("ours", ("%s %s/scores_worker.lua 1"):format(quote(host.exe), here), dir)
   for _, p in ipairs(peers) do
     children[#children + 1] = bench.start_child(p.name, ("%s %s/scores_worker.py"):format(quote(p.python), here), dir)
   end

@@ -9,7 +9,11 @@ from measure import memory_mark, serve  # noqa: E402
 from vision import thesis_network  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from pytorch_grad_cam.metrics.cam_mult_image import CamMultImageConfidenceChange, DropInConfidence, IncreaseInConfidence  # noqa: E402
+from pytorch_grad_cam.metrics.cam_mult_image import (
+    CamMultImageConfidenceChange,
+    DropInConfidence,
+    IncreaseInConfidence,
+)  # noqa: E402
 from pytorch_grad_cam.metrics.road import ROADCombined, ROADMostRelevantFirst  # noqa: E402
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget  # noqa: E402
 

@@ -8,8 +8,19 @@ import torch  # noqa: E402
 from vision import torchvision  # noqa: E402, F401
 
 have = []
-for name in ("torchvision.transforms", "torchvision.datasets", "numpy", "PIL.Image", "matplotlib.pyplot", "cv2", "sklearn.metrics", "skimage.segmentation",
-             "pytorch_grad_cam", "lime.lime_image", "shap"):
+for name in (
+    "torchvision.transforms",
+    "torchvision.datasets",
+    "numpy",
+    "PIL.Image",
+    "matplotlib.pyplot",
+    "cv2",
+    "sklearn.metrics",
+    "skimage.segmentation",
+    "pytorch_grad_cam",
+    "lime.lime_image",
+    "shap",
+):
     try:
         importlib.import_module(name)
         have.append(name.split(".")[0])

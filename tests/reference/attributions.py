@@ -1,10 +1,13 @@
-"""Attributions at the input by captum 0.9 (environment b), in float64: saliency, input x gradient, integrated gradients, SmoothGrad with
-recorded noise, guided backprop. They are compared in float64, where nothing depends on the version of libtorch, so the program's usual
+"""Attributions at the input by captum 0.9 (environment b), in float64: saliency, input x gradient, integrated
+gradients, SmoothGrad with
+recorded noise, guided backprop. They are compared in float64, where nothing depends on the version of libtorch, so the
+program's usual
 build serves.
 
     python attributions.py toy OUT                   the small dumps that are committed (tests/reference/cam)
     python attributions.py networks OUT GRADCAM [network ...]  the networks and images that gradcam.py left
 """
+
 import sys
 from pathlib import Path
 
@@ -22,11 +25,14 @@ def noise(n, shape):
 
 
 def smoothgrad(model, x, target):
-    """One image; NoiseTunnel asks torch.normal for its noise, which is ours here: its std comes as float32, 0.15000000596, and where a network
+    """One image; NoiseTunnel asks torch.normal for its noise, which is ours here: its std comes as float32,
+    0.15000000596, and where a network
     has many kinks 1e-8 of noise moves the mean gradient by 1e-3."""
     own, torch.normal = torch.normal, lambda mean, std: noise(SAMPLES, x.shape[1:]) * 0.15
     try:
-        return NoiseTunnel(Saliency(model)).attribute(x, nt_type="smoothgrad", nt_samples=SAMPLES, stdevs=0.15, target=target, abs=False)
+        return NoiseTunnel(Saliency(model)).attribute(
+            x, nt_type="smoothgrad", nt_samples=SAMPLES, stdevs=0.15, target=target, abs=False
+        )
     finally:
         torch.normal = own
 
@@ -34,8 +40,11 @@ def smoothgrad(model, x, target):
 METHODS = {
     "saliency": lambda m, x, t: Saliency(m).attribute(x, target=t, abs=True),
     "input_x_gradient": lambda m, x, t: InputXGradient(m).attribute(x, target=t),
-    "integrated_gradients": lambda m, x, t: IntegratedGradients(m).attribute(x, baselines=0.0, target=t, n_steps=50, method="gausslegendre",
-                                                                             internal_batch_size=10),
+    "integrated_gradients": (
+        lambda m, x, t: IntegratedGradients(m).attribute(
+            x, baselines=0.0, target=t, n_steps=50, method="gausslegendre", internal_batch_size=10
+        )
+    ),
     "smoothgrad": smoothgrad,
     "guided_backprop": lambda m, x, t: GuidedBackprop(m).attribute(x, target=t),
 }
@@ -63,7 +72,9 @@ def networks(out, grad, names):
     from vision import torchvision
     for name in names:
         folder = grad / name
-        model = getattr(torchvision.models, name)(weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {}))
+        model = getattr(torchvision.models, name)(
+            weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {})
+        )
         model.load_state_dict(torch.load(folder / "weights.pt"))
         model.double().eval()
         for module in model.modules():

@@ -1,18 +1,26 @@
 """Class activation maps by pytorch-grad-cam 1.5.7 (environment a: Debian's torch and torchvision).
 
     python cam.py toy OUT                              the small dumps that are committed (tests/reference/cam)
-    python cam.py networks OUT GRADCAM [network ...]   the seven networks as gradcam.py trained them, for tests/parity_cam.lua
+    python cam.py networks OUT GRADCAM [network ...]   the seven networks as gradcam.py trained them, for
+    tests/parity_cam.lua
 
-The library is used as it comes but for what its own interface lets one choose: an ablation layer that always fills zero and
+The library is used as it comes but for what its own interface lets one choose: an ablation layer that always fills zero
+and
 weights that do not turn round with the score's sign (our default form of Ablation-CAM), and rectifiers out of place; in
-that form also without the numbers that it adds to divisors (1e-7, 1e-6), which make a map depend on its target's scale. Signs of
+that form also without the numbers that it adds to divisors (1e-7, 1e-6), which make a map depend on its target's scale.
+Signs of
 principal components are recorded: they are compared apart from the maps.
 
-What would take the library days is shortened without touching a number: what comes before a network's last layer is computed once an
-image (Behind; the two halves are compared with the whole first); weights of Score-CAM and Ablation-CAM, which do not depend on
-eigen_smooth, are kept from call to call; Score-CAM runs on smaller pictures. A cell is made in one form only where both must agree.
-Where gradients jump (inner layers, FullGrad) float32 is dumped in both memory layouts: which rectifier a rounding tips over is chance, and both are the reference's.
+What would take the library days is shortened without touching a number: what comes before a network's last layer is
+computed once an
+image (Behind; the two halves are compared with the whole first); weights of Score-CAM and Ablation-CAM, which do not
+depend on
+eigen_smooth, are kept from call to call; Score-CAM runs on smaller pictures. A cell is made in one form only where both
+must agree.
+Where gradients jump (inner layers, FullGrad) float32 is dumped in both memory layouts: which rectifier a rounding tips
+over is chance, and both are the reference's.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -25,15 +33,28 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from toy import Toy, toy_images
 
 METHODS = {  # ours -> the library's
-    "gradcam": pgc.GradCAM, "hirescam": pgc.HiResCAM, "gradcam_elementwise": pgc.GradCAMElementWise, "gradcam_plus_plus": pgc.GradCAMPlusPlus,
-    "xgradcam": pgc.XGradCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM, "eigengradcam": pgc.EigenGradCAM, "scorecam": pgc.ScoreCAM,
-    "ablationcam": pgc.AblationCAM, "fullgrad": pgc.FullGrad, "randomcam": pgc.RandomCAM,
+    "gradcam": pgc.GradCAM,
+    "hirescam": pgc.HiResCAM,
+    "gradcam_elementwise": pgc.GradCAMElementWise,
+    "gradcam_plus_plus": pgc.GradCAMPlusPlus,
+    "xgradcam": pgc.XGradCAM,
+    "layercam": pgc.LayerCAM,
+    "eigencam": pgc.EigenCAM,
+    "eigengradcam": pgc.EigenGradCAM,
+    "scorecam": pgc.ScoreCAM,
+    "ablationcam": pgc.AblationCAM,
+    "fullgrad": pgc.FullGrad,
+    "randomcam": pgc.RandomCAM,
 }
 ORIGINAL = dict(METHODS)
 SMOOTHINGS = {"plain": (False, False), "aug": (True, False), "eigen": (False, True), "both": (True, True)}
 SEED = 42
 
-signs = []  # one a principal component: +1 where it correlates positively with the sum of its channels; the singular values' ratio; r
+signs = (
+    []
+# one a principal component: +1 where it correlates positively with the sum of its channels; the singular values' ratio;
+# r
+)
 projections = []
 
 
@@ -50,12 +71,26 @@ def recorded(module):
             a, b = a - a.mean(), b - b.mean()
             scale = np.sqrt((a @ a) * (b @ b))
             projections.append(one)
-            signs.append((1.0 if a @ b >= 0 else -1.0, (s[1] if len(s) > 1 else 0) / max(s[0], 1e-300), (a @ b) / scale if scale > 0 else 0))
+            signs.append(
+                (
+                    1.0 if a @ b >= 0 else -1.0,
+                    (s[1] if len(s) > 1 else 0) / max(s[0], 1e-300),
+                    (a @ b) / scale if scale > 0 else 0,
+                )
+            )
         return out
     module.get_2d_projection = wrapped
 
 
-for name in ("base_cam", "eigen_cam", "eigen_grad_cam", "hirescam", "layer_cam", "grad_cam_elementwise", "fullgrad_cam"):
+for name in (
+    "base_cam",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "hirescam",
+    "layer_cam",
+    "grad_cam_elementwise",
+    "fullgrad_cam",
+):
     recorded(sys.modules["pytorch_grad_cam." + name])
 
 
@@ -120,7 +155,8 @@ def choose_scale(form):
 
 
 def cam(method, model, layers, x, aug, eigen, form, targets=None):
-    """Maps (N, H, W), float32; and the signs, ratios and correlations of their principal components in the order in which they were made."""
+    """Maps (N, H, W), float32; and the signs, ratios and correlations of their principal components in the order in
+    which they were made."""
     cls = METHODS[method]
     if form == "out" and cls is ORIGINAL[method]:
         cls = PLAIN.get(method, cls)
@@ -137,10 +173,12 @@ def cam(method, model, layers, x, aug, eigen, form, targets=None):
     return maps, list(signs)
 
 
-# ---- the committed dumps ---------------------------------------------------------------------------------------------------------
+# ---- the committed dumps
+# ---------------------------------------------------------------------------------------------------------
 
 def toy(out):
-    """maps.npy: one row a cell, every other pixel of (2, 24, 34); cells.txt: act layers method smoothing form, then the signs of its principal components,
+    """maps.npy: one row a cell, every other pixel of (2, 24, 34); cells.txt: act layers method smoothing form, then the
+    signs of its principal components,
     image by image within each call."""
     rows, lines = [], []
     x = toy_images()
@@ -151,7 +189,11 @@ def toy(out):
                 if method == "fullgrad" and layers != ["features.3"]:
                     continue
                 for smoothing, (aug, eigen) in SMOOTHINGS.items():
-                    if len(layers) == 2 and smoothing in ("aug", "eigen") or (eigen and method in ("eigencam", "eigengradcam")):
+                    if (
+                        len(layers) == 2
+                        and smoothing in ("aug", "eigen")
+                        or (eigen and method in ("eigencam", "eigengradcam"))
+                    ):
                         continue
                     for form in ("asis", "out"):
                         model = Toy(act, form == "asis").eval()
@@ -165,16 +207,20 @@ def toy(out):
                         else:
                             maps, made = cam(method, model, own, x, aug, eigen, form)
                         rows.append(maps[:, ::2, ::2])
-                        lines.append(" ".join([act, "+".join(layers), method, smoothing, form] + [f"{s[0]:+.0f}" for s in made]))
+                        lines.append(
+                            " ".join([act, "+".join(layers), method, smoothing, form] + [f"{s[0]:+.0f}" for s in made])
+                        )
     np.save(out / "maps.npy", np.stack(rows))
     (out / "cells.txt").write_text("\n".join(lines) + "\n")
     print(len(rows), "cells", np.stack(rows).nbytes, "bytes")
 
 
-# ---- the seven networks -----------------------------------------------------------------------------------------------------------
+# ---- the seven networks
+# -----------------------------------------------------------------------------------------------------------
 
 class Tap(torch.nn.Module):
-    """Where the library hooks in: a copy of what comes, which a rectifier in place may then overwrite as it does in the network."""
+    """Where the library hooks in: a copy of what comes, which a rectifier in place may then overwrite as it does in the
+    network."""
 
     def forward(self, x):
         return x.clone()
@@ -185,8 +231,10 @@ class Stop(Exception):
 
 
 class Behind(torch.nn.Module):
-    """A network at its last layer: what comes before is computed once an image and kept, the layer is a tap, what follows is the network's
-    own. All that a CAM sees of the network, activation, gradient, score and ablation, is what the whole network gives."""
+    """A network at its last layer: what comes before is computed once an image and kept, the layer is a tap, what
+    follows is the network's
+    own. All that a CAM sees of the network, activation, gradient, score and ablation, is what the whole network gives.
+    """
 
     def __init__(self, name, net, layer):
         super().__init__()
@@ -194,7 +242,9 @@ class Behind(torch.nn.Module):
         layer_of(net, layer).register_forward_hook(self.stop)
         if name == "inception_v3":
             for part in ("branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b"):
-                getattr(net.Mixed_7c, part).register_forward_hook(lambda m, i, o, part=part: self.branches.__setitem__(part, o))
+                getattr(net.Mixed_7c, part).register_forward_hook(
+                    lambda m, i, o, part=part: self.branches.__setitem__(part, o)
+                )
 
     def stop(self, module, inputs, output):
         self.found = output.clone()
@@ -268,7 +318,9 @@ def build(name, folder, bits, form, fresh=False):
     gradcam.rectifiers(in_place=form == "asis")  # of all networks from now on
     if built.get("key") == (name, bits) and not fresh:
         return built["net"]
-    net = getattr(torchvision.models, name)(weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {}))
+    net = getattr(torchvision.models, name)(
+        weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {})
+    )
     net.load_state_dict(torch.load(folder / "weights.pt"))
     net = (net.double() if bits == 64 else net).eval()
     if not fresh:
@@ -301,7 +353,11 @@ def network(out, grad, name):
     layer = NETWORKS[name][0]
     square, wide = (torch.from_numpy(np.load(folder / f"{kind}.x.npy")) for kind in ("square", "wide"))
     side = 64 if name == "resnet50" else 96  # 2048 channels, a pass each
-    small = square[[0, 3]] if name == "inception_v3" else torch.nn.functional.interpolate(square[[0, 3]], size=(side, side), mode="area")
+    small = (
+        square[[0, 3]]
+        if name == "inception_v3"
+        else torch.nn.functional.interpolate(square[[0, 3]], size=(side, side), mode="area")
+    )
     np.save(out / "small.x.npy", small.numpy())
     info = {"layer": layer, "cells": []}
 
@@ -323,8 +379,18 @@ def network(out, grad, name):
         if made[0]:
             np.save(out / f"{key}.{bits}{layout}.projections.npy", np.stack([np.stack(p) for p in shown]))
         if bits == 64:
-            info["cells"].append({"key": key, "method": method, "kind": kind, "images": images, "smoothing": smoothing, "form": form,
-                                  "layers": names or [layer], "ratios": [[float(v[1]) for v in s] for s in made]})
+            info["cells"].append(
+                {
+                    "key": key,
+                    "method": method,
+                    "kind": kind,
+                    "images": images,
+                    "smoothing": smoothing,
+                    "form": form,
+                    "layers": names or [layer],
+                    "ratios": [[float(v[1]) for v in s] for s in made],
+                }
+            )
 
     moved = {}
 
@@ -336,20 +402,35 @@ def network(out, grad, name):
         return ("asis", "out") if aliased or aug and moved[x.shape] else ("asis",)
 
     def jumping(bits, layout):
-        """Where gradients jump: inner layers, and in channels_last FullGrad, whose other layout is dumped with the rest."""
+        """Where gradients jump: inner layers, and in channels_last FullGrad, whose other layout is dumped with the
+        rest."""
         for smoothing, images in (("plain", [0, 3]), ("both", [3])):
             for form in forms(square[images], smoothing, name == "vgg19"):
                 net = build(name, folder, bits, form, fresh=bool(layout))
                 net = net.to(memory_format=torch.channels_last) if layout else net
                 for other in COMPARE[name]:
-                    dump("gradcam", "square", square, images, smoothing, form, bits, net, [layer_of(net, other)], names=[other], layout=layout)
+                    dump(
+                        "gradcam",
+                        "square",
+                        square,
+                        images,
+                        smoothing,
+                        form,
+                        bits,
+                        net,
+                        [layer_of(net, other)],
+                        names=[other],
+                        layout=layout,
+                    )
         for kind, x, images, smoothing in sets if layout and name != "inception_v3" else ():
             for form in ("asis", "out"):
                 net = build(name, folder, bits, form, fresh=True).to(memory_format=torch.channels_last)
                 dump("fullgrad", kind, x, images, smoothing, form, bits, net, [], layout=layout)
 
     aliased = name == "densenet121"  # the layer is followed by a rectifier in place
-    sets = [("square", square, [0, 1, 2, 3], "plain"), ("wide", wide, [0], "plain")] + [("square", square, [0, 3], s) for s in ("aug", "eigen", "both")]
+    sets = [("square", square, [0, 1, 2, 3], "plain"), ("wide", wide, [0], "plain")] + [
+        ("square", square, [0, 3], s) for s in ("aug", "eigen", "both")
+    ]
     check_behind(name, build(name, folder, 64, "out"), layer, square[:1].double())
     for bits in (64, 32):
         for kind, x, images, smoothing in sets:
@@ -391,16 +472,23 @@ def network(out, grad, name):
 
 
 COMPARE = {  # the other layers of the thesis' comparison, by torchvision's names
-    "squeezenet1_0": ["features.9", "features.7", "features.4"], "mobilenet_v2": ["features.14", "features.10", "features.6"],
+    "squeezenet1_0": ["features.9", "features.7", "features.4"],
+    "mobilenet_v2": ["features.14", "features.10", "features.6"],
     "efficientnet_b0": ["features.7", "features.6", "features.4"],
-    "densenet121": ["features.denseblock3.denselayer24", "features.denseblock2.denselayer12", "features.denseblock1.denselayer6"],
+    "densenet121": [
+        "features.denseblock3.denselayer24",
+        "features.denseblock2.denselayer12",
+        "features.denseblock1.denselayer6",
+    ],
     "resnet50": ["layer3.5", "layer2.3", "layer1.2"],
-    "inception_v3": ["Mixed_6e.branch_pool", "Mixed_5d.branch_pool", "Conv2d_4a_3x3"], "vgg19": ["features.28", "features.19", "features.10"],
+    "inception_v3": ["Mixed_6e.branch_pool", "Mixed_5d.branch_pool", "Conv2d_4a_3x3"],
+    "vgg19": ["features.28", "features.19", "features.10"],
 }
 
 
 def guided(out, folder, name, square, wide):
-    """Guided backprop by the library (torch.nn.ReLU modules alone), and by a function in the place of every rectifier."""
+    """Guided backprop by the library (torch.nn.ReLU modules alone), and by a function in the place of every
+    rectifier."""
     F = torch.nn.functional
 
     class Guided(torch.autograd.Function):
@@ -421,7 +509,11 @@ def guided(out, folder, name, square, wide):
             x = x.double() if bits == 64 else x
             rows = []
             for i in range(len(x)):
-                rows.append(pgc.GuidedBackpropReLUModel(model=build(name, folder, bits, "out", fresh=True))(x[i:i + 1].clone()).sum(-1))
+                rows.append(
+                    pgc.GuidedBackpropReLUModel(model=build(name, folder, bits, "out", fresh=True))(
+                        x[i : i + 1].clone()
+                    ).sum(-1)
+                )
             np.save(out / f"guided.{kind}.{bits}.npy", np.stack(rows))
             if name == "efficientnet_b0":
                 continue

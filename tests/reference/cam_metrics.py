@@ -1,9 +1,11 @@
-"""CAM metrics by pytorch-grad-cam 1.5.7, without the imputer's noise (environment a): what tests/score_metrics.lua compares with.
+"""CAM metrics by pytorch-grad-cam 1.5.7, without the imputer's noise (environment a): what tests/score_metrics.lua
+compares with.
 
     python cam_metrics.py OUT.json     (tests/reference/cam_metrics.json)
 
 The network and the images are those of gradcam.py --tiny; maps by formula, one of them with plateaus at both ends.
 """
+
 import json
 import sys
 
@@ -11,7 +13,11 @@ import numpy as np
 import torch
 from gradcam import Tiny
 from pytorch_grad_cam.metrics.cam_mult_image import CamMultImageConfidenceChange, DropInConfidence, IncreaseInConfidence
-from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfidenceMetric, RemoveLeastRelevantFirst, RemoveMostRelevantFirst
+from pytorch_grad_cam.metrics.perturbation_confidence import (
+    PerturbationConfidenceMetric,
+    RemoveLeastRelevantFirst,
+    RemoveMostRelevantFirst,
+)
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget
 
@@ -22,7 +28,9 @@ PERCENTILES = [20, 25, 40, 50, 60, 75, 80, 90]
 
 def images():
     n = np.arange(2 * 3 * H * W, dtype=np.float64)
-    return torch.from_numpy(0.5 + 0.5 * np.sin(n * 0.013) * np.cos(n * 0.0007)).reshape(2, 3, H, W).float()  # the imputer knows float32 alone
+    return (
+        torch.from_numpy(0.5 + 0.5 * np.sin(n * 0.013) * np.cos(n * 0.0007)).reshape(2, 3, H, W).float()
+    )  # the imputer knows float32 alone
 
 
 def maps():

@@ -1,11 +1,15 @@
-"""CAM metrics, Sobel maps and guided backprop's picture by pytorch-grad-cam 1.5.7 (environment a), on the networks, images and
+"""CAM metrics, Sobel maps and guided backprop's picture by pytorch-grad-cam 1.5.7 (environment a), on the networks,
+images and
 Grad-CAM maps that gradcam.py left: what tests/parity_cam_scores.lua compares with.
 
     python cam_scores.py OUT GRADCAM [network ...]
 
-Maps: Grad-CAM of the network's CAM layer (plateaus at 0), and one by formula without equal values. The imputer's noise is 0 and
-it works in float32, as it always does; truth is the network in float64 on those images, beside it the reference as it comes.
+Maps: Grad-CAM of the network's CAM layer (plateaus at 0), and one by formula without equal values. The imputer's noise
+is 0 and
+it works in float32, as it always does; truth is the network in float64 on those images, beside it the reference as it
+comes.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -16,7 +20,11 @@ import torchvision
 from gradcam import NETWORKS
 from pytorch_grad_cam import GuidedBackpropReLUModel
 from pytorch_grad_cam.metrics.cam_mult_image import CamMultImageConfidenceChange, DropInConfidence, IncreaseInConfidence
-from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfidenceMetric, RemoveLeastRelevantFirst, RemoveMostRelevantFirst
+from pytorch_grad_cam.metrics.perturbation_confidence import (
+    PerturbationConfidenceMetric,
+    RemoveLeastRelevantFirst,
+    RemoveMostRelevantFirst,
+)
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from pytorch_grad_cam.sobel_cam import sobel_cam
 from pytorch_grad_cam.utils.image import deprocess_image
@@ -76,18 +84,27 @@ def scores(model, x, cam, k):
         for p in PERCENTILES:
             put[f"most {p}"], put[f"least {p}"] = most[p], least[p]
         for ps in ([25, 50, 75], [20, 40, 60, 80]):
-            put["combined " + ",".join(map(str, ps))] = float(np.mean([least[p] for p in ps]) - np.mean([most[p] for p in ps])) / 2
+            put["combined " + ",".join(map(str, ps))] = (
+                float(np.mean([least[p] for p in ps]) - np.mean([most[p] for p in ps])) / 2
+            )
         out.update({f"{kind} {name}": value for name, value in put.items()})
     return out
 
 
 def sobel_scores(model, x, edges, k):
     target = [ClassifierOutputSoftmaxTarget(k)]
-    return {f"sobel below {p}": float(CamMultImageConfidenceChange()(x, np.float32(edges < np.percentile(edges, p))[None], target, model)[0]) for p in SOBEL}
+    return {
+        f"sobel below {p}": float(
+            CamMultImageConfidenceChange()(x, np.float32(edges < np.percentile(edges, p))[None], target, model)[0]
+        )
+        for p in SOBEL
+    }
 
 
 def build(name, weights):
-    model = getattr(torchvision.models, name)(weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {}))
+    model = getattr(torchvision.models, name)(
+        weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {})
+    )
     model.load_state_dict(weights)
     return model.eval()
 
@@ -109,11 +126,27 @@ def dump(out, gradcam, name):
         pixels = np.ascontiguousarray(np.uint8(np.round(image[0].numpy().transpose(1, 2, 0) * 255)))
         edges.append(sobel_cam(pixels))
         for which, cam in (("Grad-CAM", cams[i:i + 1]), ("formula", formula_map(*cams.shape[1:])[None])):
-            table.append({"image": i, "class": k, "map": which, **{form: scores(model, image, cam, k) for form, model in networks.items()}})
-        table.append({"image": i, "class": k, "map": "Sobel", **{form: sobel_scores(model, image, edges[i], k) for form, model in networks.items()}})
+            table.append(
+                {
+                    "image": i,
+                    "class": k,
+                    "map": which,
+                    **{form: scores(model, image, cam, k) for form, model in networks.items()},
+                }
+            )
+        table.append(
+            {
+                "image": i,
+                "class": k,
+                "map": "Sobel",
+                **{form: sobel_scores(model, image, edges[i], k) for form, model in networks.items()},
+            }
+        )
     np.save(out / "formula.npy", formula_map(*cams.shape[1:]))
     np.save(out / "sobel.npy", np.stack(edges))
-    gradient = GuidedBackpropReLUModel(model=build(name, weights), device="cpu")(x[:1].clone(), target_category=int(logits[0].argmax()))
+    gradient = GuidedBackpropReLUModel(model=build(name, weights), device="cpu")(
+        x[:1].clone(), target_category=int(logits[0].argmax())
+    )
     gradient = np.ascontiguousarray(gradient.sum(2)).astype(np.float32)
     np.save(out / "guided.npy", gradient)
     np.save(out / "guided_picture.npy", deprocess_image(gradient.copy()))

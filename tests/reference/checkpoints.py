@@ -35,13 +35,26 @@ def odd():
     """Tensors that lie unusually in their storage, and every type."""
     base = torch.arange(24, dtype=torch.float32)
     return OrderedDict(
-        whole=base.view(2, 3, 4), part=base[5:11].view(2, 3), transposed=base[:6].view(2, 3).t(), last=base[23],
-        channels_last=(torch.arange(2 * 3 * 2 * 2, dtype=torch.float32) / 8).view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
-        expanded=torch.tensor([1.5]).expand(3), empty=torch.zeros(0, 3), scalar=torch.tensor(2.5),
-        f64=torch.tensor([0.1, -1e300], dtype=torch.float64), f16=torch.tensor([0.1, 65504.0]).half(),
-        bf16=torch.tensor([0.1, 1e30]).bfloat16(), i64=torch.tensor([-(2**62), 3]), i32=torch.tensor([-5, 6], dtype=torch.int32),
-        i16=torch.tensor([-300, 7], dtype=torch.int16), i8=torch.tensor([-8, 9], dtype=torch.int8),
-        u8=torch.tensor([250, 1], dtype=torch.uint8), flags=torch.tensor([True, False]))
+        whole=base.view(2, 3, 4),
+        part=base[5:11].view(2, 3),
+        transposed=base[:6].view(2, 3).t(),
+        last=base[23],
+        channels_last=(torch.arange(2 * 3 * 2 * 2, dtype=torch.float32) / 8)
+        .view(2, 3, 2, 2)
+        .contiguous(memory_format=torch.channels_last),
+        expanded=torch.tensor([1.5]).expand(3),
+        empty=torch.zeros(0, 3),
+        scalar=torch.tensor(2.5),
+        f64=torch.tensor([0.1, -1e300], dtype=torch.float64),
+        f16=torch.tensor([0.1, 65504.0]).half(),
+        bf16=torch.tensor([0.1, 1e30]).bfloat16(),
+        i64=torch.tensor([-(2**62), 3]),
+        i32=torch.tensor([-5, 6], dtype=torch.int32),
+        i16=torch.tensor([-300, 7], dtype=torch.int16),
+        i8=torch.tensor([-8, 9], dtype=torch.int8),
+        u8=torch.tensor([250, 1], dtype=torch.uint8),
+        flags=torch.tensor([True, False]),
+    )
 
 
 def lua(value):
@@ -99,17 +112,31 @@ if which == "a":
     torch.save(state, path("densenet_legacy.pth"), _use_new_zipfile_serialization=False)
     torch.save(odd(), path("odd.pt"))
     torch.save(odd(), path("odd_legacy.pth"), _use_new_zipfile_serialization=False)
-    torch.save({"epoch": 3, "arch": "densenet", "best": 0.75, "state_dict": OrderedDict(("module." + k, v.half()) for k, v in state.items()),
-                "optimizer": torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9).state_dict()}, path("training.pt"))
+    torch.save(
+        {
+            "epoch": 3,
+            "arch": "densenet",
+            "best": 0.75,
+            "state_dict": OrderedDict(("module." + k, v.half()) for k, v in state.items()),
+            "optimizer": torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9).state_dict(),
+        },
+        path("training.pt"),
+    )
     torch.save(old_names(state), path("densenet_old_names.pth"), _use_new_zipfile_serialization=False)
     torch.save({"weights": torch.zeros(2), "extra": Evil()}, path("evil.pt"))
-    torch.save({"weights": torch.zeros(2), "extra": Evil()}, path("evil_legacy.pth"), _use_new_zipfile_serialization=False)
+    torch.save(
+        {"weights": torch.zeros(2), "extra": Evil()}, path("evil_legacy.pth"), _use_new_zipfile_serialization=False
+    )
     torch.save(net, path("whole_model.pt"))
     expected({"densenet": state, "odd": odd()})
 else:
     from safetensors.torch import save_file
     torch.save({"model": dict(net.named_parameters()), "note": "parameters"}, path("parameters_torch2.pt"))
-    torch.save(OrderedDict(("model.module." + k, v.double()) for k, v in state.items()), path("densenet_torch2.pt"), pickle_protocol=4)
+    torch.save(
+        OrderedDict(("model.module." + k, v.double()) for k, v in state.items()),
+        path("densenet_torch2.pt"),
+        pickle_protocol=4,
+    )
     small = OrderedDict([("fc.weight", torch.arange(6.0).view(2, 3)), ("fc.bias", torch.tensor([0.5, -1.0]))])
     torch.save({"state_dict": small, **neighbours()}, path("neighbours.pt"))
     torch.save({"state_dict": small, **neighbours()}, path("neighbours_legacy.pth"), pickle_protocol=4,

@@ -1,9 +1,12 @@
 """compare.py FOLDER: the metrics of run:compare by Quantus 0.6.0 and captum, on what compare_make.lua left in FOLDER.
 
-Writes peers.json: { "rows": [{ image, method, metric, value, by }], "apart": [...] }. Where the references agree with the
-right definition, `rows` holds their numbers on the same sets, noise and maps; where they do not, `apart` holds what they
+Writes peers.json: { "rows": [{ image, method, metric, value, by }], "apart": [...] }. Where the references agree with
+the
+right definition, `rows` holds their numbers on the same sets, noise and maps; where they do not, `apart` holds what
+they
 say of a case whose right answer is known.
 """
+
 import json
 import os
 import sys
@@ -50,8 +53,16 @@ def judged(metric, x, a, mask=None):
     if x.shape[1:] != a.shape:  # a metric of the map alone
         x = np.zeros((3,) + a.shape, dtype=np.float32)
     with np.errstate(all="ignore"):
-        value = metric(model=model, x_batch=x[None].copy(), y_batch=np.array([0]), a_batch=a[None, None].copy(), s_batch=s,
-                       channel_first=True, softmax=False, device="cpu")
+        value = metric(
+            model=model,
+            x_batch=x[None].copy(),
+            y_batch=np.array([0]),
+            a_batch=a[None, None].copy(),
+            s_batch=s,
+            channel_first=True,
+            softmax=False,
+            device="cpu",
+        )
     return float(np.asarray(value, dtype=float).reshape(-1)[0])
 
 
@@ -70,7 +81,9 @@ def pixels_of(regions):
 def correlation(x, a, sets):
     """Faithfulness correlation on given sets: Quantus draws them with numpy.random.choice."""
     queue = [pixels_of(s) for s in sets]
-    metric = quantus.FaithfulnessCorrelation(nr_runs=len(sets), subset_size=len(queue[0]), perturb_baseline=0.0, **plain)
+    metric = quantus.FaithfulnessCorrelation(
+        nr_runs=len(sets), subset_size=len(queue[0]), perturb_baseline=0.0, **plain
+    )
     choice, np.random.choice = np.random.choice, lambda *_, **__: queue.pop(0)
     try:
         return judged(metric, x, a)
@@ -136,7 +149,9 @@ for i, image in enumerate(made["ids"]):
         put(image, method, "faithfulness_correlation", correlation(x, a, sets), "Quantus, the same sets")
         if len(np.unique(a)) == a.size:  # Quantus takes pixels in groups of the sorted map: ties would mix them
             estimate = quantus.FaithfulnessEstimate(features_in_step=3, perturb_baseline=0.0, **plain)
-            estimate.custom_preprocess = lambda **_: None  # a step is a pixel's three channels; it asks for a divisor of H x W
+            estimate.custom_preprocess = (
+                lambda **_: None
+            )  # a step is a pixel's three channels; it asks for a divisor of H x W
             put(image, method, "faithfulness_estimate", judged(estimate, x, a), "Quantus, single pixels")
         if method == "smoothgrad":
             raw = np.load(f"{folder}/maps/{entry['set']}/{image}.raw.npy")
@@ -145,12 +160,23 @@ for i, image in enumerate(made["ids"]):
                 put(image, method, "infidelity", value, "captum with normalize, over the mean squared drop")
         if method == "saliency":
             noisy = torch.tensor(npy(image + ".noisy"))
-            value = sensitivity_max(lambda v: like(v, saliency(v)), torch.tensor(x[None]), perturb_func=lambda v, r: noisy[: len(first(v))],
-                                    n_perturb_samples=len(noisy), max_examples_per_batch=len(noisy))
+            value = sensitivity_max(
+                lambda v: like(v, saliency(v)),
+                torch.tensor(x[None]),
+                perturb_func=lambda v, r: noisy[: len(first(v))],
+                n_perturb_samples=len(noisy),
+                max_examples_per_batch=len(noisy),
+            )
             put(image, method, "max_sensitivity", float(value[0]), "captum, the same noise")
         cells = cells_of(a)
         put(image, method, "gini", judged(quantus.Sparseness(**plain), x, cells), "Quantus on the 16 x 16 cells")
-        put(image, method, "entropy", judged(quantus.Complexity(**plain), x, cells) / np.log(256), "Quantus on the cells, / ln 256")
+        put(
+            image,
+            method,
+            "entropy",
+            judged(quantus.Complexity(**plain), x, cells) / np.log(256),
+            "Quantus on the cells, / ln 256",
+        )
         try:
             mask = npy(image + ".mask")
         except FileNotFoundError:
@@ -158,7 +184,13 @@ for i, image in enumerate(made["ids"]):
         if len(np.unique(a)) > a.size // 2:
             rank = judged(quantus.RelevanceRankAccuracy(**plain), x, a, mask)
             put(image, method, "relevance_rank_accuracy", rank, "Quantus")
-        put(image, method, "energy_inside", judged(quantus.RelevanceMassAccuracy(**plain), x, a, mask), "Quantus, mass accuracy")
+        put(
+            image,
+            method,
+            "energy_inside",
+            judged(quantus.RelevanceMassAccuracy(**plain), x, a, mask),
+            "Quantus, mass accuracy",
+        )
         if (a == a.max()).sum() == 1:
             put(image, method, "pointing_game", judged(quantus.PointingGame(**plain), x, a, mask), "Quantus")
 
@@ -167,12 +199,29 @@ for i, image in enumerate(made["ids"]):
 x, flat, nothing = images[1], np.full((32, 32), 0.5), np.zeros((32, 32))
 flat[31, 31] = 0.4  # it refuses one that is flat to the last pixel, alone
 mask = npy(made["ids"][1] + ".mask")
-apart.append(dict(case="Quantus, pointing game, a map that is flat but for a corner", says=judged(quantus.PointingGame(**plain), x, flat, mask), right="the plateau's centre is outside: 0"))
-apart.append(dict(case="Quantus, pointing game, an empty mask", says=judged(quantus.PointingGame(**plain), x, np.random.default_rng(0).random((32, 32)), nothing), right="undefined"))
+apart.append(
+    dict(
+        case="Quantus, pointing game, a map that is flat but for a corner",
+        says=judged(quantus.PointingGame(**plain), x, flat, mask),
+        right="the plateau's centre is outside: 0",
+    )
+)
+apart.append(
+    dict(
+        case="Quantus, pointing game, an empty mask",
+        says=judged(quantus.PointingGame(**plain), x, np.random.default_rng(0).random((32, 32)), nothing),
+        right="undefined",
+    )
+)
 blob = np.exp(-((np.arange(32) - 12)[:, None] ** 2 + (np.arange(32) - 12)[None] ** 2) / 50.0)
 big = np.kron(blob, np.ones((4, 4)))
-apart.append(dict(case="Quantus, complexity of one blob at 32 and at 128 px",
-                  says=[judged(quantus.Complexity(**plain), x, blob), judged(quantus.Complexity(**plain), x, big)], right="the same"))
+apart.append(
+    dict(
+        case="Quantus, complexity of one blob at 32 and at 128 px",
+        says=[judged(quantus.Complexity(**plain), x, blob), judged(quantus.Complexity(**plain), x, big)],
+        right="the same",
+    )
+)
 apart.append(dict(case="Quantus, effective complexity of that blob, of 1024 pixels",
                   says=judged(quantus.EffectiveComplexity(**plain), x, blob + 1e-4), right="a share"))
 g = torch.tensor(x[None]).requires_grad_(True)
@@ -180,12 +229,21 @@ g = torch.tensor(x[None]).requires_grad_(True)
 small = 1e-3 * torch.randn(50, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 errors = [float(infidelity(lambda v: model(v)[:, 0], lambda v: (small, v - small), torch.tensor(x[None]), scale * grad,
                            n_perturb_samples=50)[0]) for scale in (1, 100)]
-apart.append(dict(case="captum, infidelity of the gradient and of 100 x the gradient", says=errors, right="both near 0"))
-zero = sensitivity_max(lambda v: like(v, torch.zeros(len(first(v)), 1, 32, 32)), torch.tensor(x[None]), n_perturb_samples=2)
+apart.append(
+    dict(case="captum, infidelity of the gradient and of 100 x the gradient", says=errors, right="both near 0")
+)
+zero = sensitivity_max(
+    lambda v: like(v, torch.zeros(len(first(v)), 1, 32, 32)), torch.tensor(x[None]), n_perturb_samples=2
+)
 apart.append(dict(case="captum, sensitivity of a map of zeros", says=float(zero[0]), right="undefined"))
 signed = np.where(mask > 0, 1.0, -0.9 * mask.sum() / (mask.size - mask.sum()))
-apart.append(dict(case="Quantus, mass accuracy of a signed map", says=judged(quantus.RelevanceMassAccuracy(**plain), x, signed, mask),
-                  right="in [0, 1]"))
+apart.append(
+    dict(
+        case="Quantus, mass accuracy of a signed map",
+        says=judged(quantus.RelevanceMassAccuracy(**plain), x, signed, mask),
+        right="in [0, 1]",
+    )
+)
 
 json.dump(dict(rows=rows, apart=apart), open(folder + "/peers.json", "w"), indent=1)
 sys.stdout = told

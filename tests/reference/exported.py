@@ -2,13 +2,15 @@
 """Networks exported by torch.export, and what PyTorch computes with them: what tests/exported_small.lua and
 tests/parity_exported.lua are compared with.
 
-    exported.py OUT NAME ...       networks of torchvision, timm, TorchXRayVision and MONAI, random weights (environment b)
+    exported.py OUT NAME ...       networks of torchvision, timm, TorchXRayVision and MONAI, random weights (environment
+    b)
     exported.py OUT --small        the small ones of the repository, tests/reference/exported/*.pt2 and *.pt
     exported.py open RUN NAME      loads what exported_train.lua trained back into the small module
 
 Writes OUT/NAME.pt2 and OUT/NAME.pt: images, logits and all gradients of the sum of the squared logits' halves, in
 float64 and, for the large ones, in float32.
 """
+
 import io, json, os, sys, warnings, logging, zipfile
 
 import torch
@@ -45,11 +47,14 @@ class Block(nn.Module):
 
 
 class Convnet(nn.Module):
-    """In-place rectifiers and sums, squeeze and excitation, dropout: the operators of ordinary convolutional networks."""
+    """In-place rectifiers and sums, squeeze and excitation, dropout: the operators of ordinary convolutional
+    networks."""
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        )
         self.layer1 = nn.Sequential(Block(4), nn.MaxPool2d(2))
         self.layer2 = nn.Sequential(nn.Conv2d(4, 6, 1), nn.Hardswish(inplace=True), Block(6))
         self.avgpool, self.drop, self.fc = nn.AdaptiveAvgPool2d(1), nn.Dropout(0.25, inplace=True), nn.Linear(6, 3)
@@ -86,9 +91,15 @@ class Tokens(nn.Module):
     def __init__(self, dim=8, side=4, registers=2, depth=3, heads=2):
         super().__init__()
         self.patch_embed = nn.Conv2d(3, dim, 4, stride=4)
-        self.cls_token, self.reg_token = nn.Parameter(torch.randn(1, 1, dim)), nn.Parameter(torch.randn(1, registers, dim))
+        self.cls_token, self.reg_token = nn.Parameter(torch.randn(1, 1, dim)), nn.Parameter(
+            torch.randn(1, registers, dim)
+        )
         self.pos_embed = nn.Parameter(torch.randn(1, side * side, dim) / 2)
-        self.blocks, self.norm, self.head = nn.Sequential(*[Layer(dim, heads) for _ in range(depth)]), nn.LayerNorm(dim), nn.Linear(dim, 3)
+        self.blocks, self.norm, self.head = (
+            nn.Sequential(*[Layer(dim, heads) for _ in range(depth)]),
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 3),
+        )
 
     def forward(self, x):
         x = self.patch_embed(x).flatten(2).transpose(1, 2) + self.pos_embed
@@ -157,11 +168,20 @@ class Writes(nn.Module):
 
 
 def small():
-    vit = torchvision.models.VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16,
-                                               num_classes=3)
-    swin = torchvision.models.SwinTransformer(patch_size=[2, 2], embed_dim=8, depths=[2], num_heads=[2], window_size=[4, 4],
-                                              num_classes=3)
-    return {"convnet": (Convnet(), 16), "vit": (vit, 16), "swin": (swin, 32), "tokens": (Tokens(), 16), "odd": (Odd(), 16), "writes": (Writes(), 16)}
+    vit = torchvision.models.VisionTransformer(
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3
+    )
+    swin = torchvision.models.SwinTransformer(
+        patch_size=[2, 2], embed_dim=8, depths=[2], num_heads=[2], window_size=[4, 4], num_classes=3
+    )
+    return {
+        "convnet": (Convnet(), 16),
+        "vit": (vit, 16),
+        "swin": (swin, 32),
+        "tokens": (Tokens(), 16),
+        "odd": (Odd(), 16),
+        "writes": (Writes(), 16),
+    }
 
 
 # ---- the large ones ----
@@ -184,9 +204,21 @@ def large(name):
     import monai.networks.nets as nets
     made = {
         "densenet121": lambda: nets.DenseNet121(spatial_dims=2, in_channels=3, out_channels=3),
-        "efficientnet": lambda: nets.EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=3),
-        "vit": lambda: nets.ViT(in_channels=3, img_size=(224, 224), patch_size=(16, 16), classification=True, num_classes=3,
-                                spatial_dims=2, hidden_size=192, mlp_dim=384, num_heads=3, num_layers=2),
+        "efficientnet": lambda: nets.EfficientNetBN(
+            "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=3
+        ),
+        "vit": lambda: nets.ViT(
+            in_channels=3,
+            img_size=(224, 224),
+            patch_size=(16, 16),
+            classification=True,
+            num_classes=3,
+            spatial_dims=2,
+            hidden_size=192,
+            mlp_dim=384,
+            num_heads=3,
+            num_layers=2,
+        ),
         "seresnet50": lambda: nets.SEResNet50(spatial_dims=2, in_channels=3, num_classes=3),
     }
     return made[rest](), 224, 3
@@ -222,14 +254,32 @@ def gradients(net, x):
 TARGET = 1  # the class that is explained
 # name -> (layer, how its value becomes (N, C, h, w): None, "nhwc", or the number of tokens before the places)
 LAYERS = {
-    "convnet": ("layer2.2", None), "vit": ("encoder.layers.encoder_layer_0", 1), "tokens": ("blocks.1", 3), "swin": ("features.1.0", "nhwc"),
-    "tv_resnet18": ("layer4.1", None), "tv_mobilenet_v3_small": ("features.12", None), "tv_convnext_tiny": ("features.7.2", None),
-    "tv_swin_t": ("features.7", "nhwc"), "tv_vit": ("encoder.layers.encoder_layer_2", 1), "timm_vit_tiny_patch16_224": ("blocks.10", 1),
-    "timm_swin_tiny_patch4_window7_224": ("norm", "nhwc"), "timm_eva02_tiny_patch14_224": ("blocks.11", 1),
-    "timm_resnet26": ("layer4.1", None), "xrv_densenet": ("features.norm5", None), "monai_densenet121": ("class_layers.relu", None),
+    "convnet": ("layer2.2", None),
+    "vit": ("encoder.layers.encoder_layer_0", 1),
+    "tokens": ("blocks.1", 3),
+    "swin": ("features.1.0", "nhwc"),
+    "tv_resnet18": ("layer4.1", None),
+    "tv_mobilenet_v3_small": ("features.12", None),
+    "tv_convnext_tiny": ("features.7.2", None),
+    "tv_swin_t": ("features.7", "nhwc"),
+    "tv_vit": ("encoder.layers.encoder_layer_2", 1),
+    "timm_vit_tiny_patch16_224": ("blocks.10", 1),
+    "timm_swin_tiny_patch4_window7_224": ("norm", "nhwc"),
+    "timm_eva02_tiny_patch14_224": ("blocks.11", 1),
+    "timm_resnet26": ("layer4.1", None),
+    "xrv_densenet": ("features.norm5", None),
+    "monai_densenet121": ("class_layers.relu", None),
     "monai_vit": ("blocks.0", 1),
 }
-ABLATED = {"convnet", "vit", "tokens", "tv_mobilenet_v3_small", "tv_vit", "timm_vit_tiny_patch16_224", "monai_vit"}  # the others take too long
+ABLATED = {
+    "convnet",
+    "vit",
+    "tokens",
+    "tv_mobilenet_v3_small",
+    "tv_vit",
+    "timm_vit_tiny_patch16_224",
+    "monai_vit",
+}  # the others take too long
 GLOBAL = {"vit", "tokens", "tv_vit", "timm_vit_tiny_patch16_224"}  # attention over all tokens, read at token 0
 
 
@@ -274,7 +324,9 @@ def cams(net, name, x):
             if key == "ablationcam":
                 cam.batch_size = 32
             out[key] = torch.from_numpy(cam(input_tensor=x.clone(), targets=[ClassifierOutputTarget(TARGET)] * len(x)))
-    ig = IntegratedGradients(model).attribute(x, baselines=0.0, target=TARGET, n_steps=20, method="gausslegendre", internal_batch_size=8)
+    ig = IntegratedGradients(model).attribute(
+        x, baselines=0.0, target=TARGET, n_steps=20, method="gausslegendre", internal_batch_size=8
+    )
     out["integrated_gradients"] = ig.sum(1).detach()
     return out
 
@@ -317,7 +369,12 @@ def attentions(net, x):
     legrad = torch.stack([F.relu(d).mean((1, 2)) for d in with_head]).mean(0)
     side = int(t ** 0.5)
     others = t - side * side
-    rows = {"attention_rollout": rollout[:, 0], "gradient_attention_rollout": gradient[:, 0], "generic_attention": generic[:, 0], "legrad": legrad}
+    rows = {
+        "attention_rollout": rollout[:, 0],
+        "gradient_attention_rollout": gradient[:, 0],
+        "generic_attention": generic[:, 0],
+        "legrad": legrad,
+    }
     return {k: v[:, others:].reshape(len(x), side, side).detach() for k, v in rows.items()}
 
 
@@ -387,7 +444,12 @@ class Tied(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.a, self.b, self.fc = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.conv, self.a, self.b, self.fc = (
+            nn.Conv2d(3, 4, 4, stride=4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 3),
+        )
         self.b.weight = self.a.weight
 
     def forward(self, x):
@@ -437,7 +499,11 @@ def others(out):
     export(Plain(), path("bad_height"), (x,), ({0: batch, 2: 4 * torch.export.Dim("rows", min=1, max=16)},))
     export(Plain(), path("bad_batch"), (x,), ({},))
     export(Plain(lambda x, y: torch.softmax(x, 1)), path("bad_softmax"))
-    export(nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), path("bad_train"), eval_mode=False)
+    export(
+        nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+        path("bad_train"),
+        eval_mode=False,
+    )
     export(Plain(lambda x, y: (x, x * 2)), path("two_outputs"))
     export(Plain(lambda x, y: x + torch.rand(x.shape)), path("bad_random"))
     export(Alias(), path("bad_alias"))
@@ -465,7 +531,9 @@ def write(out, name, net, size, channels, small_one):
     torch.manual_seed(1)
     net = settle(net, size, channels, small_one)
     path = os.path.join(out, name)
-    program = torch.export.export(net, (torch.zeros(2, channels, size, size),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(
+        net, (torch.zeros(2, channels, size, size),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
     torch.export.save(program, path + ".pt2")
     x = torch.rand(3 if small_one else 2, channels, size, size) * 2 - 1
     want = {"x": x, "threads": torch.get_num_threads()}
@@ -479,7 +547,9 @@ def write(out, name, net, size, channels, small_one):
     if name in GLOBAL:
         want["maps"].update(attentions(net, x.double()))
     torch.save(want, path + ".pt")
-    print(name, "nodes", len(program.graph.nodes), "logits", want["float64"]["logits"].flatten()[:3].tolist(), flush=True)
+    print(
+        name, "nodes", len(program.graph.nodes), "logits", want["float64"]["logits"].flatten()[:3].tolist(), flush=True
+    )
 
 
 def open_run(run, name):

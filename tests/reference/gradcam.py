@@ -1,4 +1,5 @@
-"""Grad-CAM by pytorch-grad-cam 1.5.7 (environment a: Debian's torch and torchvision): the networks, images and first maps of
+"""Grad-CAM by pytorch-grad-cam 1.5.7 (environment a: Debian's torch and torchvision): the networks, images and first
+maps of
 parity_cam.lua and parity_cam_scores.lua.
 
     python gradcam.py OUT DATA [network ...]     the seven networks, trained a little, on real images and a made one
@@ -7,6 +8,7 @@ parity_cam.lua and parity_cam_scores.lua.
 For each network: weights, inputs, logits, and the maps of the reference in float64 and float32, with out-of-place
 rectifiers and as they come (in place: on a CPU the stored activation is then the rectified one).
 """
+
 import json
 import sys
 from pathlib import Path
@@ -54,7 +56,9 @@ def made_image():
 def read(path, size):
     resize = torchvision.transforms.Resize(size)
     crop = torchvision.transforms.CenterCrop(size)
-    return torchvision.transforms.ToTensor()(crop(resize(path if isinstance(path, Image.Image) else Image.open(path).convert("RGB"))))
+    return torchvision.transforms.ToTensor()(
+        crop(resize(path if isinstance(path, Image.Image) else Image.open(path).convert("RGB")))
+    )
 
 
 def images(data, split, n):
@@ -130,7 +134,9 @@ def dump(out, name, data):
             for bits in (64, 32):
                 for layer in NETWORKS[name]:
                     rectifiers(in_place=form == "asis")
-                    fresh = build(weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {}))
+                    fresh = build(
+                        weights=None, num_classes=3, **({"init_weights": False} if name == "inception_v3" else {})
+                    )
                     fresh.load_state_dict(torch.load(out / "weights.pt"))
                     fresh = fresh.double() if bits == 64 else fresh
                     fresh.eval()
@@ -145,7 +151,8 @@ def dump(out, name, data):
 
 
 class Tiny(torch.nn.Module):
-    """conv - relu - conv (the tapped layer) - relu in place - mean - linear; weights by formula, so that no file is needed."""
+    """conv - relu - conv (the tapped layer) - relu in place - mean - linear; weights by formula, so that no file is
+    needed."""
 
     def __init__(self):
         super().__init__()

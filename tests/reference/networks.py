@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""The seven networks of torchvision on formula-made weights and one coloured, non-square input: what parity_networks.lua
+"""The seven networks of torchvision on formula-made weights and one coloured, non-square input: what
+parity_networks.lua
 is compared with. Writes one JSON file a network (small: integer checksums over all bits, and a few samples).
 
     networks.py OUT [--small] [--threads N] [NAME ...]
@@ -7,6 +8,7 @@ is compared with. Writes one JSON file a network (small: integer checksums over 
 Runs on the reference environment (a): torch 1.13.1, torchvision 0.14.1, the same libtorch as the default build.
 --small writes what the repository holds: float64 only, fewer stages.
 """
+
 import argparse, json, os, sys, warnings
 from collections import OrderedDict
 
@@ -17,14 +19,29 @@ import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 warnings.filterwarnings("ignore")
-HIDDEN = {"mobilenet_v2": 512, "efficientnet_b0": 512, "densenet121": 256, "resnet50": 512, "inception_v3": 256, "vgg19": 256}
-INPUT = {"mobilenet_v2": 1280, "efficientnet_b0": 1280, "densenet121": 1024, "resnet50": 2048, "inception_v3": 2048, "vgg19": 25088}
+HIDDEN = {
+    "mobilenet_v2": 512,
+    "efficientnet_b0": 512,
+    "densenet121": 256,
+    "resnet50": 512,
+    "inception_v3": 256,
+    "vgg19": 256,
+}
+INPUT = {
+    "mobilenet_v2": 1280,
+    "efficientnet_b0": 1280,
+    "densenet121": 1024,
+    "resnet50": 2048,
+    "inception_v3": 2048,
+    "vgg19": 25088,
+}
 NAMES = ["squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19"]
 HEAD = {"resnet50": "fc", "inception_v3": "fc"}
 
 
 def uniform(n, key):
-    """n float64 numbers in [0, 1) from integers alone: the same bits on every machine. parity_networks.lua has the same."""
+    """n float64 numbers in [0, 1) from integers alone: the same bits on every machine. parity_networks.lua has the
+    same."""
     start = (key + 1) * 1442695040888963407 % 2**64
     u = torch.arange(1, n + 1, dtype=torch.int64) * 6364136223846793005 + (start - 2**64 if start >= 2**63 else start)
     u = u ^ ((u >> 32) & 0xFFFFFFFF)
@@ -73,7 +90,8 @@ def build(name, p=None, **kw):
 
 
 def picture(name):
-    """(2, 3, 320, 211), different in each quadrant and channel; inception_v3's auxiliary branch needs 299: (2, 3, 320, 305)."""
+    """(2, 3, 320, 211), different in each quadrant and channel; inception_v3's auxiliary branch needs 299: (2, 3, 320,
+    305)."""
     w = 305 if name == "inception_v3" else 211
     x = uniform(2 * 3 * 320 * w, 1000).view(2, 3, 320, w)
     x[:, 0, :160, :100] *= 0.25
@@ -112,9 +130,20 @@ def stages(model, name, x, small):
             out[n] = None
         got = create_feature_extractor(model.eval(), return_nodes={n: n for n in wanted}, suppress_diff_warning=True)(x)
     # a functional in-place relu (inception's, densenet's last) overwrites its batch norm: those stages are left out
-    skip = {n for n in wanted if name == "inception_v3" and n.endswith(".bn") or name == "densenet121" and n == "features.norm5"
-            or name == "resnet50" and n.endswith(".bn3") or name == "efficientnet_b0" and n.endswith("stochastic_depth")
-            or name == "efficientnet_b0" and n.endswith(".block.3")}
+    skip = {
+        n
+        for n in wanted
+        if name == "inception_v3"
+        and n.endswith(".bn")
+        or name == "densenet121"
+        and n == "features.norm5"
+        or name == "resnet50"
+        and n.endswith(".bn3")
+        or name == "efficientnet_b0"
+        and n.endswith("stochastic_depth")
+        or name == "efficientnet_b0"
+        and n.endswith(".block.3")
+    }
     return OrderedDict((n, summary(got[n], 4 if small else 8)) for n in wanted if n not in skip)
 
 
@@ -157,7 +186,12 @@ def dump(name, small):
     with torch.no_grad():
         fill(m)
     m.eval()
-    out = {"name": name, "torch": torch.__version__, "torchvision": torchvision.__version__, "threads": torch.get_num_threads()}
+    out = {
+        "name": name,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "threads": torch.get_num_threads(),
+    }
     with torch.no_grad():
         out["logits64"] = summary(m(x))
     out["state"] = [[n, list(t.shape)] for n, t in m.state_dict().items()]

@@ -29,14 +29,20 @@ def write(name):
     net = getattr(torchvision.models, name)(weights=None, num_classes=3, **extra)
     size = 299 if name == "inception_v3" else 224
     x = picture(size)
-    for m in net.modules():  # batch norms that know such pictures: their first variance of 1 lets nothing through to the logits
+    for (
+        m
+    ) in (
+        net.modules()
+    ):  # batch norms that know such pictures: their first variance of 1 lets nothing through to the logits
         if isinstance(m, torch.nn.BatchNorm2d):
             m.momentum = None  # the plain mean
     with torch.no_grad():
         net(torch.cat((x, torch.rand_like(x))))
     net.eval()
     with torch.no_grad():  # logits of about 1, lest a bound of 1e-4 forgive anything (MobileNet's head begins at 0.01)
-        head = [m for m in net.modules() if isinstance(m, torch.nn.Linear)] or [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+        head = [m for m in net.modules() if isinstance(m, torch.nn.Linear)] or [
+            m for m in net.modules() if isinstance(m, torch.nn.Conv2d)
+        ]
         head[-1].weight.mul_(1 / net(x).std())
     torch.save(net.state_dict(), folder / (name + ".pt"))
     torch.save(net.state_dict(), folder / (name + ".pth"), _use_new_zipfile_serialization=False)
@@ -67,11 +73,16 @@ def open_ours():
         else:
             state = torch.load(path, weights_only=True)
         want = torch.load(folder / (path.stem + ".pt"), weights_only=True)
-        same = len(state) == len(want) and all(torch.equal(state[k], v) and state[k].dtype == v.dtype for k, v in want.items())
+        same = len(state) == len(want) and all(
+            torch.equal(state[k], v) and state[k].dtype == v.dtype for k, v in want.items()
+        )
         order = path.suffix == ".safetensors" or list(state) == list(want)
         count += 1
         failed += not (same and order)
-        print("torch %-14s opens %-28s %d tensors: %s" % (torch.__version__, path.name, len(state), "equal" if same and order else "FAILED"))
+        print(
+            "torch %-14s opens %-28s %d tensors: %s"
+            % (torch.__version__, path.name, len(state), "equal" if same and order else "FAILED")
+        )
     if count == 0:
         print("nothing to open in", folder / "ours")
     return failed > 0 or count == 0

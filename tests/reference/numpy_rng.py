@@ -7,7 +7,9 @@ here = os.path.dirname(os.path.abspath(__file__))
 
 
 def line(f, name, values):
-    f.write(name + " " + " ".join(v.hex() if isinstance(v, float) else str(v) for v in np.asarray(values).tolist()) + "\n")
+    f.write(
+        name + " " + " ".join(v.hex() if isinstance(v, float) else str(v) for v in np.asarray(values).tolist()) + "\n"
+    )
 
 
 with open(os.path.join(here, "numpy_rng.txt"), "w") as f:

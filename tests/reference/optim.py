@@ -1,6 +1,7 @@
 # Makes optim.npy and optim_rates.txt: what torch.optim's optimizers and schedulers do, for tests/optim_python.lua.
 # Run with Debian's torch 1.13.1: /usr/bin/python3 tests/reference/optim.py
-# optim.npy: (1 + steps + cases * steps, 24) float32: first parameters, gradients, parameters after each step of each case.
+# optim.npy: (1 + steps + cases * steps, 24) float32: first parameters, gradients, parameters after each step of each
+# case.
 import os
 import numpy as np
 import torch
@@ -50,7 +51,9 @@ def rates():
         "multistep_lr": lambda o: MultiStepLR(o, [4, 9, 9, 30], 0.3),
         "cosine_annealing_lr": lambda o: CosineAnnealingLR(o, 13, 1e-4),
         "reduce_lr_on_plateau": lambda o: ReduceLROnPlateau(o, factor=0.5, patience=2, cooldown=1, min_lr=1e-3),
-        "reduce_lr_on_plateau_max": lambda o: ReduceLROnPlateau(o, mode="max", threshold_mode="abs", patience=1, threshold=0.01),
+        "reduce_lr_on_plateau_max": lambda o: ReduceLROnPlateau(
+            o, mode="max", threshold_mode="abs", patience=1, threshold=0.01
+        ),
         "warmup": lambda o: LinearLR(o, 1 / 3, 1.0, 5),
         "warmup_step_lr": lambda o: SequentialLR(o, [LinearLR(o, 0.1, 1.0, 4), StepLR(o, 5, 0.3)], [4]),
         "warmup_cosine": lambda o: SequentialLR(o, [LinearLR(o, 0.25, 1.0, 6), CosineAnnealingLR(o, 20, 1e-3)], [6]),

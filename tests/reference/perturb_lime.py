@@ -1,11 +1,15 @@
 """LIME by lime 0.2.0.1: what lime_reference.lua and parity_lime.lua compare with.
 
-    python perturb_lime.py --small              tests/reference/lime/: recorded masks, outputs and explanations of a made image
-    python perturb_lime.py OUT DATA [network ...]   end to end on networks trained a little, real images and a made coloured one
+    python perturb_lime.py --small              tests/reference/lime/: recorded masks, outputs and explanations of a
+    made image
+    python perturb_lime.py OUT DATA [network ...]   end to end on networks trained a little, real images and a made
+    coloured one
 
-The generator is numpy's RandomState(seed). In environment a (scikit-image 0.19.3) lime's own first draw seeds quickshift, in
+The generator is numpy's RandomState(seed). In environment a (scikit-image 0.19.3) lime's own first draw seeds
+quickshift, in
 b (0.26) quickshift ignores it.
 """
+
 import hashlib
 import json
 import sys
@@ -18,10 +22,24 @@ from lime.wrappers.scikit_image import SegmentationAlgorithm
 from skimage.segmentation import mark_boundaries
 
 HERE = Path(__file__).parent
-MODES = [("auto", 100000), ("auto", 4), ("highest_weights", 7), ("forward_selection", 9), ("lasso_path", 5), ("lasso_path", 12), ("none", 3)]
-PICTURES = [dict(), dict(num_features=3), dict(positive_only=False), dict(positive_only=False, num_features=10, hide_rest=True),
-            dict(positive_only=False, negative_only=True, num_features=4), dict(positive_only=False, num_features=8, min_weight=0.01),
-            dict(hide_rest=True, min_weight=0.02)]
+MODES = [
+    ("auto", 100000),
+    ("auto", 4),
+    ("highest_weights", 7),
+    ("forward_selection", 9),
+    ("lasso_path", 5),
+    ("lasso_path", 12),
+    ("none", 3),
+]
+PICTURES = [
+    dict(),
+    dict(num_features=3),
+    dict(positive_only=False),
+    dict(positive_only=False, num_features=10, hide_rest=True),
+    dict(positive_only=False, negative_only=True, num_features=4),
+    dict(positive_only=False, num_features=8, min_weight=0.01),
+    dict(hide_rest=True, min_weight=0.02),
+]
 
 
 # ---- the small dump ----
@@ -35,7 +53,11 @@ def small_image():
 
 def small_classifier(images):
     """Four classes, with effects of two and three places together, so that no linear model fits it."""
-    a, b, c = images[:, 5:20, 5:25].mean((1, 2, 3)), images[:, 20:35, 10:30, 0].mean((1, 2)), images[:, 8:30, 35:50, 2].mean((1, 2))
+    a, b, c = (
+        images[:, 5:20, 5:25].mean((1, 2, 3)),
+        images[:, 20:35, 10:30, 0].mean((1, 2)),
+        images[:, 8:30, 35:50, 2].mean((1, 2)),
+    )
     d = images[:, :, :, 1].std((1, 2))
     logits = np.stack([4 * a - 2 * b * c, 3 * b + a * d, 5 * c * d + a * b * c, 1 + 2 * d - a], 1) * 2
     e = np.exp(logits - logits.max(1, keepdims=True))
@@ -72,8 +94,21 @@ def recorded(explainer):
     return kept
 
 
-def explain(image, classify, seed, samples, mode="auto", num_features=100000, hide_color=None, top=3, width=0.25, segmentation=None):
-    explainer = lime_image.LimeImageExplainer(kernel_width=width, feature_selection=mode, random_state=np.random.RandomState(seed))
+def explain(
+    image,
+    classify,
+    seed,
+    samples,
+    mode="auto",
+    num_features=100000,
+    hide_color=None,
+    top=3,
+    width=0.25,
+    segmentation=None,
+):
+    explainer = lime_image.LimeImageExplainer(
+        kernel_width=width, feature_selection=mode, random_state=np.random.RandomState(seed)
+    )
     kept = recorded(explainer)
     scores, own = {}, explainer.base.explain_instance_with_data
 
@@ -82,10 +117,27 @@ def explain(image, classify, seed, samples, mode="auto", num_features=100000, hi
         scores[label] = (result[2], float(result[3][0]))
         return result
     explainer.base.explain_instance_with_data = each
-    e = explainer.explain_instance(image, classify, labels=(), hide_color=hide_color, top_labels=top, num_features=num_features, num_samples=samples,
-                                   segmentation_fn=segmentation)
-    labels = [dict(label=k, intercept=e.intercept[k], score=scores[k][0], local_prediction=scores[k][1],
-                   features=[f for f, _ in e.local_exp[k]], weights=[w for _, w in e.local_exp[k]]) for k in e.top_labels]
+    e = explainer.explain_instance(
+        image,
+        classify,
+        labels=(),
+        hide_color=hide_color,
+        top_labels=top,
+        num_features=num_features,
+        num_samples=samples,
+        segmentation_fn=segmentation,
+    )
+    labels = [
+        dict(
+            label=k,
+            intercept=e.intercept[k],
+            score=scores[k][0],
+            local_prediction=scores[k][1],
+            features=[f for f, _ in e.local_exp[k]],
+            weights=[w for _, w in e.local_exp[k]],
+        )
+        for k in e.top_labels
+    ]
     return e, kept, labels
 
 
@@ -99,17 +151,33 @@ def small():
         np.save(out / f"segments{seed}.npy", blocks(image).astype(np.uint8))
         for mode, n in MODES:
             e, kept, labels = explain(image, small_classifier, seed, samples, mode, n, hide, segmentation=blocks)
-            case = dict(seed=seed, samples=samples, hide=hide or "segment_mean", mode=mode, num_features=n, labels=labels, pictures=[])
+            case = dict(
+                seed=seed,
+                samples=samples,
+                hide=hide or "segment_mean",
+                mode=mode,
+                num_features=n,
+                labels=labels,
+                pictures=[],
+            )
             if (mode, n) == MODES[0]:
                 np.save(out / f"masks{seed}.npy", kept["data"].astype(np.uint8))
                 np.save(out / f"outputs{seed}.npy", kept["labels"])
                 for options in PICTURES:
                     picture, mask = e.get_image_and_mask(e.top_labels[1], **options)
-                    case["pictures"].append(dict(options=options, image=digest(picture.transpose(2, 0, 1)), mask=digest(mask.astype("<i8")),
-                                                 wrapped=digest(mark_boundaries(picture, mask).transpose(2, 0, 1)),
-                                                 plain=digest(mark_boundaries(picture, mask.astype(np.int32)).transpose(2, 0, 1))))
+                    case["pictures"].append(
+                        dict(
+                            options=options,
+                            image=digest(picture.transpose(2, 0, 1)),
+                            mask=digest(mask.astype("<i8")),
+                            wrapped=digest(mark_boundaries(picture, mask).transpose(2, 0, 1)),
+                            plain=digest(mark_boundaries(picture, mask.astype(np.int32)).transpose(2, 0, 1)),
+                        )
+                    )
             cases.append(case)
-    (out / "expected.lua").write_text("-- Written by perturb_lime.py --small.\nreturn {\n" + "".join(f"  {lua(c)},\n" for c in cases) + "}\n")
+    (out / "expected.lua").write_text(
+        "-- Written by perturb_lime.py --small.\nreturn {\n" + "".join(f"  {lua(c)},\n" for c in cases) + "}\n"
+    )
     print(len(cases), "explanations,", sum(f.stat().st_size for f in out.iterdir()), "bytes")
 
 
@@ -129,12 +197,19 @@ def networks(out, data, names):
         model = gradcam.train(model, data, size, 1 if name == "vgg19" else 24)
         torch.save(model.state_dict(), folder / "weights.pt")
         xs = [gradcam.read(gradcam.images(data, "Test", 1)[k][0], size) for k in range(3)]
-        xs += [gradcam.read(gradcam.made_image(), size), gradcam.torchvision.transforms.ToTensor()(gradcam.made_image())]  # the last one not square
+        xs += [
+            gradcam.read(gradcam.made_image(), size),
+            gradcam.torchvision.transforms.ToTensor()(gradcam.made_image()),
+        ]  # the last one not square
         jobs = []
 
         def classify(batch, model=model):
             with torch.no_grad():
-                return torch.softmax(model(torch.from_numpy(batch.transpose(0, 3, 1, 2)).float()), 1).numpy().astype(np.float64)
+                return (
+                    torch.softmax(model(torch.from_numpy(batch.transpose(0, 3, 1, 2)).float()), 1)
+                    .numpy()
+                    .astype(np.float64)
+                )
         for i, x in enumerate(xs):
             np.save(folder / f"x{i}.npy", x[None].numpy())
             samples = 100
@@ -144,7 +219,9 @@ def networks(out, data, names):
             np.save(folder / f"masks{i}.npy", kept["data"].astype(np.uint8))
             np.save(folder / f"outputs{i}.npy", kept["labels"])
             jobs.append(dict(image=i, seed=42 + i, samples=samples, labels=labels))
-        (folder / "jobs.lua").write_text(f'return {{ version = "{skimage.__version__}",\n' + "".join(f"  {lua(j)},\n" for j in jobs) + "}\n")
+        (folder / "jobs.lua").write_text(
+            f'return {{ version = "{skimage.__version__}",\n' + "".join(f"  {lua(j)},\n" for j in jobs) + "}\n"
+        )
         print(name, "done", flush=True)
 
 

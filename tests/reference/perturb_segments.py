@@ -1,14 +1,19 @@
 """Superpixels and boundaries by scikit-image: what parity_segments.lua and tests/c/segment.c compare with.
 
-    python perturb_segments.py OUT DATA          label maps of real X-rays and adversarial images, with the Lab image each came from
-    python perturb_segments.py --header          tests/c/segment_expected.h: digests of label maps of pictures made by formula
+    python perturb_segments.py OUT DATA          label maps of real X-rays and adversarial images, with the Lab image
+    each came from
+    python perturb_segments.py --header          tests/c/segment_expected.h: digests of label maps of pictures made by
+    formula
     python perturb_segments.py --xrays DATA      perturb_segments.txt: the same for twelve real X-rays
 
 Works with scikit-image 0.19.3 (environment a) and 0.26 (b). The header holds what both agree on.
-Links of equal length are ties that the last bits of Lab decide, and those change with NumPy's instruction set: on the same
-machine 0.19.3 gives 5 of 145 X-rays other labels with NPY_DISABLE_CPU_FEATURES set. So each Lab image is written too, blurred
+Links of equal length are ties that the last bits of Lab decide, and those change with NumPy's instruction set: on the
+same
+machine 0.19.3 gives 5 of 145 X-rays other labels with NPY_DISABLE_CPU_FEATURES set. So each Lab image is written too,
+blurred
 where a setting blurs: from it the labels must be equal without exception.
 """
+
 import hashlib
 import json
 import os
@@ -41,10 +46,27 @@ SETTINGS = [  # LIME's and the kernel explainer's, then the rest of the range
 
 def segment(image, kind, o, lab=False):
     if kind == "quickshift":
-        return quickshift(image, kernel_size=o["kernel_size"], max_dist=o["max_dist"], ratio=o["ratio"], sigma=o["sigma"],
-                          convert2lab=not lab, **{SEED: o["seed"]}).astype(np.int64)
-    return slic(image, n_segments=o["n_segments"], compactness=o["compactness"], sigma=o["sigma"], enforce_connectivity=o["connected"],
-                convert2lab=not lab, start_label=1).astype(np.int64) - 1
+        return quickshift(
+            image,
+            kernel_size=o["kernel_size"],
+            max_dist=o["max_dist"],
+            ratio=o["ratio"],
+            sigma=o["sigma"],
+            convert2lab=not lab,
+            **{SEED: o["seed"]},
+        ).astype(np.int64)
+    return (
+        slic(
+            image,
+            n_segments=o["n_segments"],
+            compactness=o["compactness"],
+            sigma=o["sigma"],
+            enforce_connectivity=o["connected"],
+            convert2lab=not lab,
+            start_label=1,
+        ).astype(np.int64)
+        - 1
+    )
 
 
 # ---- images ----
@@ -65,10 +87,20 @@ def adversarial():
     three = np.array([[.9, .1, .1], [.1, .8, .2], [.2, .2, .95]])
     y, x = np.mgrid[0:90, 0:131]
     return {
-        "constant": np.full((64, 64, 3), 0.37), "black": np.zeros((50, 60, 3)), "coloured_constant": np.full((61, 97, 3), 0.5) * [.2, .6, 1.],
-        "one_wide": r.rand(200, 1, 3), "one_high": r.rand(1, 300, 3), "one_pixel": r.rand(1, 1, 3), "one_wide_constant": np.full((200, 1, 3), .25),
-        "two": r.rand(2, 2, 3), "tiny": r.rand(5, 7, 3), "three_colours": three[r.randint(0, 3, (80, 113))], "three_blocks": three[(y // 30 + x // 30) % 3],
-        "noise": r.rand(100, 140, 3), "made": made_image() / 255., "checkers": np.repeat(((y + x) % 2)[..., None], 3, 2).astype(float),
+        "constant": np.full((64, 64, 3), 0.37),
+        "black": np.zeros((50, 60, 3)),
+        "coloured_constant": np.full((61, 97, 3), 0.5) * [0.2, 0.6, 1.0],
+        "one_wide": r.rand(200, 1, 3),
+        "one_high": r.rand(1, 300, 3),
+        "one_pixel": r.rand(1, 1, 3),
+        "one_wide_constant": np.full((200, 1, 3), 0.25),
+        "two": r.rand(2, 2, 3),
+        "tiny": r.rand(5, 7, 3),
+        "three_colours": three[r.randint(0, 3, (80, 113))],
+        "three_blocks": three[(y // 30 + x // 30) % 3],
+        "noise": r.rand(100, 140, 3),
+        "made": made_image() / 255.0,
+        "checkers": np.repeat(((y + x) % 2)[..., None], 3, 2).astype(float),
     }
 
 
@@ -108,11 +140,15 @@ def boundaries(out, jobs):
     r = np.random.RandomState(11)
     for k in range(30):
         h, w = r.randint(1, 40, 2)
-        coarse = r.randint(-1, 3, ((h + 4) // 5, (w + 4) // 5)) if k % 2 else r.randint(0, 6, ((h + 2) // 3, (w + 2) // 3))
+        coarse = (
+            r.randint(-1, 3, ((h + 4) // 5, (w + 4) // 5)) if k % 2 else r.randint(0, 6, ((h + 2) // 3, (w + 2) // 3))
+        )
         labels = np.kron(coarse, np.ones((5, 5) if k % 2 else (3, 3), int))[:h, :w].astype(np.int64)
         np.save(out / f"boundary.{k}.npy", labels)
         np.save(out / f"boundary.{k}.int64.npy", find_boundaries(labels, mode="outer").astype(np.uint8))
-        np.save(out / f"boundary.{k}.int32.npy", find_boundaries(labels.astype(np.int32), mode="outer").astype(np.uint8))
+        np.save(
+            out / f"boundary.{k}.int32.npy", find_boundaries(labels.astype(np.int32), mode="outer").astype(np.uint8)
+        )
         jobs.append(dict(boundary=k))
 
 
@@ -151,7 +187,15 @@ def formula(kind, h, w):
     return (v % 256).astype(np.float64) / 255
 
 
-HEADER = [("CONSTANT", 40, 48), ("SMOOTH", 96, 80), ("COLOURED", 61, 97), ("THREE", 60, 71), ("COLOURED", 1, 90), ("SMOOTH", 120, 1), ("COLOURED", 1, 1)]
+HEADER = [
+    ("CONSTANT", 40, 48),
+    ("SMOOTH", 96, 80),
+    ("COLOURED", 61, 97),
+    ("THREE", 60, 71),
+    ("COLOURED", 1, 90),
+    ("SMOOTH", 120, 1),
+    ("COLOURED", 1, 1),
+]
 
 
 def header():
@@ -162,7 +206,9 @@ def header():
             labels = segment(image, how, o)
             rows.append('{ %s, %d, %d, %d, %d, "%s" },\n' % (kind, h, w, k, labels.max() + 1, digest(labels)))
     (HERE / "../c/segment_expected.h").write_text(
-        "/* Written by perturb_segments.py: formula, h x w, setting, largest label + 1, SHA-256 of the labels. */\n" + "".join(rows))
+        "/* Written by perturb_segments.py: formula, h x w, setting, largest label + 1, SHA-256 of the labels. */\n"
+        + "".join(rows)
+    )
     print(skimage.__version__, len(rows), "label maps")
 
 

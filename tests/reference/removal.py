@@ -1,8 +1,10 @@
-"""Box blurs by OpenCV and imputed images by pytorch-grad-cam 1.5.7 (noise 0), environment a: what tests/removal_images.lua
+"""Box blurs by OpenCV and imputed images by pytorch-grad-cam 1.5.7 (noise 0), environment a: what
+tests/removal_images.lua
 compares with.
 
     python removal.py OUT        (tests/reference/removal)
 """
+
 import sys
 from pathlib import Path
 
@@ -23,8 +25,14 @@ def image():
 
 def keep(kind):
     y, x = np.mgrid[0:H, 0:W]
-    return {"blob": np.hypot(y - 7, x - 15) < 6, "scattered": (y * 7 + x * 13 + x * y) % 11 == 0, "row": y == 18, "pixel": (y == 3) & (x == 20),
-            "none": y < 0, "stripes": (x // 3) % 2 == 0}[kind]
+    return {
+        "blob": np.hypot(y - 7, x - 15) < 6,
+        "scattered": (y * 7 + x * 13 + x * y) % 11 == 0,
+        "row": y == 18,
+        "pixel": (y == 3) & (x == 20),
+        "none": y < 0,
+        "stripes": (x // 3) % 2 == 0,
+    }[kind]
 
 
 def main(out):

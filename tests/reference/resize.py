@@ -1,8 +1,13 @@
 """What Pillow makes of made pictures. Writes, beside itself:
-  pictures/*.png, *.jpg   small files of every kind that the reader must take, pictures/expected.lua what Pillow reads in them
-  ../c/resize_expected.h  SHA-256 of Pillow's bilinear, nearest and short-side-and-crop results for pictures made by formula
+  pictures/*.png, *.jpg   small files of every kind that the reader must take, pictures/expected.lua what Pillow reads
+  in them
+  ../c/resize_expected.h  SHA-256 of Pillow's bilinear, nearest and short-side-and-crop results for pictures made by
+  formula
 Run by hand with the reference environment (Pillow, numpy): python tests/reference/resize.py [--all DIR]
---all DIR writes the whole comparison instead, for tests/parity_data.lua: pictures and what Pillow makes of them as .npy."""
+--all DIR writes the whole comparison instead, for tests/parity_data.lua: pictures and what Pillow makes of them as
+.npy.
+"""
+
 import hashlib
 import io
 import os
@@ -48,7 +53,8 @@ FITS = [(255, 224), (256, 224), (256, 225), (299, 299), (40, 33)]
 
 
 def mixed(source, target):
-    """Wider and lower at once: Pillow 13 goes down first there, Pillow before it across first. The reader never does it."""
+    """Wider and lower at once: Pillow 13 goes down first there, Pillow before it across first. The reader never does
+    it."""
     return target[0] > source[0] and target[1] < source[1]
 
 
@@ -66,7 +72,10 @@ def header():
                 rows.append((w, h, c, r, s, "FIT", digest(np.asarray(fit(im, r, s)))))
                 rows.append((w, h, c, r, s, "FIT_NEAREST", digest(np.asarray(fit(im, r, s, Image.NEAREST)))))
     with open(os.path.join(HERE, "../c/resize_expected.h"), "w") as f:
-        f.write("/* Written by tests/reference/resize.py from Pillow: image w x h x c, target (or short side and crop), how,\n * SHA-256. */\n")
+        f.write(
+            "/* Written by tests/reference/resize.py from Pillow: image w x h x c, target (or short side"
+            " and crop), how,\n * SHA-256. */\n"
+        )
         for row in rows:
             f.write('{ %d, %d, %d, %d, %d, %s, "%s" },\n' % row)
 
@@ -77,9 +86,16 @@ def kinds():
     alpha = colour.copy()
     alpha.putalpha(grey)
     grey_alpha = Image.merge("LA", (grey, grey.rotate(180)))
-    pngs = [("grey", grey, {}), ("colour", colour, {}), ("alpha", alpha, {}), ("grey_alpha", grey_alpha, {}),
-            ("palette", colour.quantize(64), {}), ("palette4", colour.quantize(9), {"bits": 4}), ("one_bit", grey.convert("1"), {}),
-            ("transparent_palette", colour.quantize(16), {"transparency": 3})]
+    pngs = [
+        ("grey", grey, {}),
+        ("colour", colour, {}),
+        ("alpha", alpha, {}),
+        ("grey_alpha", grey_alpha, {}),
+        ("palette", colour.quantize(64), {}),
+        ("palette4", colour.quantize(9), {"bits": 4}),
+        ("one_bit", grey.convert("1"), {}),
+        ("transparent_palette", colour.quantize(16), {"transparency": 3}),
+    ]
     for name, im, options in pngs:
         b = io.BytesIO()
         im.save(b, "PNG", **options)
@@ -91,8 +107,13 @@ def kinds():
     Image.fromarray(deep).save(b, "PNG")
     yield "deep.png", b.getvalue(), np.floor(deep / 257.0 + 0.5).clip(0, 255).astype(np.uint8)
     for q in (40, 90):
-        for name, im, options in [("grey", grey, {}), ("444", colour, {"subsampling": 0}), ("422", colour, {"subsampling": 1}),
-                                  ("420", colour, {"subsampling": 2}), ("progressive", colour, {"progressive": True})]:
+        for name, im, options in [
+            ("grey", grey, {}),
+            ("444", colour, {"subsampling": 0}),
+            ("422", colour, {"subsampling": 1}),
+            ("420", colour, {"subsampling": 2}),
+            ("progressive", colour, {"progressive": True}),
+        ]:
             b = io.BytesIO()
             im.save(b, "JPEG", quality=q, **options)
             yield "%s_%d.jpg" % (name, q), b.getvalue(), np.asarray(Image.open(io.BytesIO(b.getvalue())))

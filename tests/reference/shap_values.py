@@ -1,14 +1,19 @@
 """shap 0.51 (environment b): what the SHAP methods are compared with.
 
-    python shap_values.py --tiny OUT        the small dump that is committed (tests/reference/shap.pt): functions that the tests
-                                            evaluate again (the tiny network of gradcam.py; a formula of the mask)
-    python shap_values.py OUT LIME [network ...]   the networks and images that perturb_lime.py left in LIME: what parity_shap.lua compares
+python shap_values.py --tiny OUT        the small dump that is committed (tests/reference/shap.pt): functions that the
+tests
+                                        evaluate again (the tiny network of gradcam.py; a formula of the mask)
+python shap_values.py OUT LIME [network ...]   the networks and images that perturb_lime.py left in LIME: what
+parity_shap.lua compares
 """
+
 import hashlib
 import sys
 from pathlib import Path
 
-sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).parent.resolve()] + [str(Path(__file__).parent)]
+sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).parent.resolve()] + [
+    str(Path(__file__).parent)
+]
 import numpy as np  # noqa: E402
 import shap  # noqa: E402
 import torch  # noqa: E402
@@ -172,7 +177,9 @@ def gradients(out):
     for name, what in (("input", model), ("layer", (model, model.conv2))):
         explainer = shap.GradientExplainer(what, background, batch_size=16)
         for i in range(2):  # an image at a time: the draws begin anew
-            values, variances, ranks = explainer.shap_values(x[i:i + 1], nsamples=60, ranked_outputs=2, rseed=7 + i, return_variances=True)
+            values, variances, ranks = explainer.shap_values(
+                x[i : i + 1], nsamples=60, ranked_outputs=2, rseed=7 + i, return_variances=True
+            )
             out[f"gradient.{name}{i}.values"] = torch.from_numpy(np.asarray(values)[0].astype(np.float64))
             out[f"gradient.{name}{i}.variances"] = torch.from_numpy(np.stack([v[0] for v in variances], -1))
             out[f"gradient.{name}{i}.ranks"] = torch.as_tensor(ranks[0]).to(torch.int64)
@@ -185,7 +192,12 @@ def tiny(path):
     gradients(out)
     # sums over colours are compared, so that the file stays small
     for name in list(out):
-        if name.startswith("partition.") and name.endswith(".values") and out[name].dim() == 4 and out[name].shape[0] > 5:
+        if (
+            name.startswith("partition.")
+            and name.endswith(".values")
+            and out[name].dim() == 4
+            and out[name].shape[0] > 5
+        ):
             out[name] = out[name].sum(2).contiguous()
         if name.startswith("gradient.input"):
             out[name] = out[name].sum(0).contiguous() if out[name].dim() == 4 else out[name]
@@ -197,9 +209,13 @@ def tiny(path):
 # ---- real networks ----
 
 LAYERS = {  # the thesis' layer; shap explains its input, which is this node's output
-    "squeezenet1_0": ("features.12", "features.11"), "mobilenet_v2": ("features.18", "features.17"), "efficientnet_b0": ("features.8", "features.7"),
-    "densenet121": ("features.norm5", "features.denseblock4"), "resnet50": ("layer4.2", "layer4.1"),
-    "inception_v3": ("Mixed_7c.branch_pool", "Mixed_7c.avg_pool2d"), "vgg19": ("features.36", "features.35"),
+    "squeezenet1_0": ("features.12", "features.11"),
+    "mobilenet_v2": ("features.18", "features.17"),
+    "efficientnet_b0": ("features.8", "features.7"),
+    "densenet121": ("features.norm5", "features.denseblock4"),
+    "resnet50": ("layer4.2", "layer4.1"),
+    "inception_v3": ("Mixed_7c.branch_pool", "Mixed_7c.avg_pool2d"),
+    "vgg19": ("features.36", "features.35"),
 }
 EVALS = {"vgg19": 100, "resnet50": 150, "inception_v3": 150, "densenet121": 150}
 
@@ -244,7 +260,9 @@ def real_partition(model, x, evals, out, name):
         return own(self, mask, x)
     shap.maskers.Image.__call__ = noting
     np.random.seed(0)
-    e = shap.PartitionExplainer(f, masker)(image[None], max_evals=evals, batch_size=32, outputs=shap.Explanation.argsort.flip[:3], silent=True)
+    e = shap.PartitionExplainer(f, masker)(
+        image[None], max_evals=evals, batch_size=32, outputs=shap.Explanation.argsort.flip[:3], silent=True
+    )
     shap.maskers.Image.__call__ = own
     out[name + ".values"] = torch.from_numpy(e.values[0].sum(2))
     out[name + ".outputs"] = torch.from_numpy(np.array(seen))
@@ -267,10 +285,16 @@ def real_kernel(model, x, samples, l1, seed, out, name):
     def f(z):
         pictures = np.where(z[:, labels][..., None] > 0.5, image, np.float32(1))
         with torch.no_grad():
-            return model(torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float()).numpy().astype(np.float64)
+            return (
+                model(torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float())
+                .numpy()
+                .astype(np.float64)
+            )
     explainer = shap.KernelExplainer(f, np.zeros((1, count)))
     np.random.seed(seed)
-    out[name + ".values"] = torch.from_numpy(np.asarray(explainer.shap_values(np.ones((1, count)), nsamples=samples, l1_reg=l1, silent=True))[0].copy())
+    out[name + ".values"] = torch.from_numpy(
+        np.asarray(explainer.shap_values(np.ones((1, count)), nsamples=samples, l1_reg=l1, silent=True))[0].copy()
+    )
     out[name + ".masks"] = torch.from_numpy(explainer.maskMatrix.astype(np.uint8))
     out[name + ".outputs"] = torch.from_numpy(explainer.y.copy())
     out[name + ".ends"] = torch.from_numpy(np.stack([explainer.fnull, explainer.fx]))
@@ -283,7 +307,9 @@ def real_gradient(what, x, background, samples, seed, out, name):
         model = what[0] if isinstance(what, tuple) else what
         model.to(dtype)
         explainer = shap.GradientExplainer(what, torch.from_numpy(background).to(dtype), batch_size=10)
-        values, ranks = explainer.shap_values(torch.from_numpy(x).to(dtype), nsamples=samples, ranked_outputs=3, rseed=seed)
+        values, ranks = explainer.shap_values(
+            torch.from_numpy(x).to(dtype), nsamples=samples, ranked_outputs=3, rseed=seed
+        )
         out[f"{name}.values{bits}"] = torch.from_numpy(np.asarray(values)[0].astype(np.float64).sum(0))
         out[f"{name}.ranks"] = torch.as_tensor(ranks[0]).to(torch.int64)
     torch.set_default_dtype(torch.float32)
@@ -297,7 +323,9 @@ def real(out_dir, lime_dir, names):
         source, folder = lime_dir / name, out_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         model, out, masks = network(source, name), {}, []
-        xs = [np.load(source / f"x{i}.npy") for i in range(5)]  # three X-rays, the made picture, the made picture not square
+        xs = [
+            np.load(source / f"x{i}.npy") for i in range(5)
+        ]  # three X-rays, the made picture, the made picture not square
         for i, x in enumerate(xs):
             if i in (0, 1, 3, 4):
                 masks.append((i, real_partition(model, x, EVALS.get(name, 300), out, f"partition{i}")))
@@ -308,8 +336,12 @@ def real(out_dir, lime_dir, names):
             real_gradient((model, layer_of(model, LAYERS[name][0])), xs[i], background, 12, 7 + i, out, f"layer{i}")
         real_gradient(model, xs[0], background, 6, 7, out, "input0")
         torch.save({k: v.contiguous() for k, v in out.items()}, folder / "shap.pt")
-        lines = [f"  [{i}] = {{ {', '.join(repr(m).replace(chr(39), chr(34)) for m in list_)} }},\n" for i, list_ in masks]
-        (folder / "masks.lua").write_text(f'return {{ layer = "{LAYERS[name][1]}", evals = {EVALS.get(name, 300)},\n' + "".join(lines) + "}\n")
+        lines = [
+            f"  [{i}] = {{ {', '.join(repr(m).replace(chr(39), chr(34)) for m in list_)} }},\n" for i, list_ in masks
+        ]
+        (folder / "masks.lua").write_text(
+            f'return {{ layer = "{LAYERS[name][1]}", evals = {EVALS.get(name, 300)},\n' + "".join(lines) + "}\n"
+        )
         print(name, "done", flush=True)
 
 

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Writes what SciPy, scikit-learn, statsmodels, pingouin, scikit-image and the code of DeLong's fast algorithm (Sun and Xu,
-packaged as rocauc-comparison) say of made-up cases: stats_peers.py FILE.json [CASES]. tests/stats_reference.lua compares.
+"""Writes what SciPy, scikit-learn, statsmodels, pingouin, scikit-image and the code of DeLong's fast algorithm (Sun and
+Xu,
+packaged as rocauc-comparison) say of made-up cases: stats_peers.py FILE.json [CASES]. tests/stats_reference.lua
+compares.
 
-tests/reference/stats_peers.json was written with two cases of each kind by scipy 1.17.1, scikit-learn 1.9.1, statsmodels
+tests/reference/stats_peers.json was written with two cases of each kind by scipy 1.17.1, scikit-learn 1.9.1,
+statsmodels
 0.15.0, pingouin 0.7.0, scikit-image 0.26.0, rocauc-comparison 0.1.1; `./bootstrap parity statistics` writes twenty.
 """
+
 import json
 import sys
 import warnings
@@ -39,9 +43,21 @@ def short(rng, shape, digits=3):
 def distributions(rng):
     z, df, d1, d2 = rng.normal() * 3, rng.uniform(1, 60), rng.integers(1, 9), rng.integers(2, 80)
     x, k = rng.uniform(0.1, 30), int(rng.integers(2, 16))
-    return dict(z=z, df=df, d1=int(d1), d2=int(d2), x=x, k=k, p_z=2 * stats.norm.sf(abs(z)), p_t=2 * stats.t.sf(abs(z), df),
-                q_t=stats.t.ppf(0.975, df), q_z=stats.norm.ppf(x / 31), p_f=stats.f.sf(x, d1, d2), p_chi=stats.chi2.sf(x, d1),
-                q_range=stats.studentized_range.ppf(0.95, k, np.inf))
+    return dict(
+        z=z,
+        df=df,
+        d1=int(d1),
+        d2=int(d2),
+        x=x,
+        k=k,
+        p_z=2 * stats.norm.sf(abs(z)),
+        p_t=2 * stats.t.sf(abs(z), df),
+        q_t=stats.t.ppf(0.975, df),
+        q_z=stats.norm.ppf(x / 31),
+        p_f=stats.f.sf(x, d1, d2),
+        p_chi=stats.chi2.sf(x, d1),
+        q_range=stats.studentized_range.ppf(0.95, k, np.inf),
+    )
 
 
 def mean_over_patients(rng):
@@ -61,8 +77,18 @@ def tests(rng):
     low, high = proportion_confint(hits, n, method="wilson")
     scipys = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert abs(scipys.low - low) < 1e-9 and abs(scipys.high - high) < 1e-9
-    return dict(differences=plain(d), signs=signs, b=b, c=c, mcnemar=mcnemar([[0, b], [c, 0]], exact=True).pvalue, ps=plain(ps),
-                holm=plain(multipletests(ps, method="holm")[1]), hits=hits, n=n, wilson=[low, high])
+    return dict(
+        differences=plain(d),
+        signs=signs,
+        b=b,
+        c=c,
+        mcnemar=mcnemar([[0, b], [c, 0]], exact=True).pvalue,
+        ps=plain(ps),
+        holm=plain(multipletests(ps, method="holm")[1]),
+        hits=hits,
+        n=n,
+        wilson=[low, high],
+    )
 
 
 def delong(rng):
@@ -95,14 +121,27 @@ def calibration(rng):
     width = sum(abs((right - top)[edges == g].sum()) for g in range(16)) / 30
     mass = sum(abs((right - top)[g].sum()) for g in np.array_split(np.argsort(top, kind="stable"), 7)) / 30
     brier = sum(metrics.brier_score_loss((y == c).astype(int), p[:, c]) for c in range(3))
-    return dict(logits=plain(logits), y=y.tolist(), nll=nll(1), brier=brier, slope=fit.params[1], intercept=fit.params[0],
-                intercept_at_1=offset.params[0], temperature=best.x, nll_at_best=best.fun, ece_width=width, ece_mass=mass)
+    return dict(
+        logits=plain(logits),
+        y=y.tolist(),
+        nll=nll(1),
+        brier=brier,
+        slope=fit.params[1],
+        intercept=fit.params[0],
+        intercept_at_1=offset.params[0],
+        temperature=best.x,
+        nll_at_best=best.fun,
+        ece_width=width,
+        ece_mass=mass,
+    )
 
 
 def rankings(rng):
     blocks = short(rng, (9, 4), 1)  # with ties
     chi2, p = stats.friedmanchisquare(*blocks.T)
-    table = pd.DataFrame([(i, j, v) for i, row in enumerate(blocks) for j, v in enumerate(row)], columns=["s", "w", "v"])
+    table = pd.DataFrame(
+        [(i, j, v) for i, row in enumerate(blocks) for j, v in enumerate(row)], columns=["s", "w", "v"]
+    )
     by_f = pingouin.friedman(table, dv="v", within="w", subject="s", method="f").iloc[0]
     ranks = np.array([stats.rankdata(-row) for row in blocks]).mean(0)
     return dict(blocks=plain(blocks), chi2=chi2, p=p, w=by_f["W"], f=by_f["F"], ranks=plain(ranks))
@@ -123,16 +162,29 @@ def similarity(rng):
     joins = linkage(squareform(distance), method="average")
     few, other = short(rng, 12, 1), short(rng, 12, 1)
     energy = short(rng, 20)
-    return dict(a=plain(a.ravel()), b=plain(b.ravel()), spearman=stats.spearmanr(a.ravel(), b.ravel()).statistic, ssim=ssim,
-                few=plain(few), other=plain(other), tau_b=stats.kendalltau(few, other).statistic, distance=plain(distance),
-                heights=plain(joins[:, 2]), sizes=plain(joins[:, 3]), energy=plain(energy),
-                entropy=stats.entropy(energy) / np.log(20), pearson=np.corrcoef(few, other)[0, 1])
+    return dict(
+        a=plain(a.ravel()),
+        b=plain(b.ravel()),
+        spearman=stats.spearmanr(a.ravel(), b.ravel()).statistic,
+        ssim=ssim,
+        few=plain(few),
+        other=plain(other),
+        tau_b=stats.kendalltau(few, other).statistic,
+        distance=plain(distance),
+        heights=plain(joins[:, 2]),
+        sizes=plain(joins[:, 3]),
+        energy=plain(energy),
+        entropy=stats.entropy(energy) / np.log(20),
+        pearson=np.corrcoef(few, other)[0, 1],
+    )
 
 
 def readers(rng):
     a = rng.integers(1, 6, 16)
     b = np.clip(a + rng.integers(-1, 2, 16), 1, 5)
-    table = pd.DataFrame([(i, r, v) for r, list_ in enumerate((a, b)) for i, v in enumerate(list_)], columns=["i", "r", "v"])
+    table = pd.DataFrame(
+        [(i, r, v) for r, list_ in enumerate((a, b)) for i, v in enumerate(list_)], columns=["i", "r", "v"]
+    )
     icc = pingouin.intraclass_corr(table, targets="i", raters="r", ratings="v")
     icc = icc.set_index("Type")["ICC"]
     name = "ICC2" if "ICC2" in icc.index else "ICC(A,1)"
@@ -141,7 +193,9 @@ def readers(rng):
 
 def main(path, cases):
     kinds = [distributions, mean_over_patients, tests, delong, calibration, rankings, seeds, similarity, readers]
-    out = {kind.__name__: [kind(np.random.default_rng([case, k])) for case in range(cases)] for k, kind in enumerate(kinds)}
+    out = {
+        kind.__name__: [kind(np.random.default_rng([case, k])) for case in range(cases)] for k, kind in enumerate(kinds)
+    }
     with open(path, "w") as f:
         json.dump(out, f)
         f.write("\n")

@@ -1,10 +1,13 @@
-"""The small network and images of the dumps that are committed (tests/tinycam.lua has the same): all by formula, float64."""
+"""The small network and images of the dumps that are committed (tests/tinycam.lua has the same): all by formula,
+float64."""
+
 import numpy as np
 import torch
 
 
 class Toy(torch.nn.Module):
-    """Three convolutions, one batch norm, pooling, two linear layers; every parameter by formula. features.3 feeds a rectifier that may
+    """Three convolutions, one batch norm, pooling, two linear layers; every parameter by formula. features.3 feeds a
+    rectifier that may
     work in place; features.6 is the last layer."""
 
     def __init__(self, act, in_place):
@@ -13,8 +16,15 @@ class Toy(torch.nn.Module):
 
         def rectifier():
             return nn.ReLU(inplace=in_place) if act == "relu" else nn.SiLU(inplace=in_place)
-        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), rectifier(), nn.Conv2d(6, 8, 3, 1, 1), rectifier(),
-                                      nn.Conv2d(8, 10, 3, 2, 1), rectifier())
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2, 1),
+            nn.BatchNorm2d(6),
+            rectifier(),
+            nn.Conv2d(6, 8, 3, 1, 1),
+            rectifier(),
+            nn.Conv2d(8, 10, 3, 2, 1),
+            rectifier(),
+        )
         self.fc1, self.relu, self.fc2 = nn.Linear(10, 7), nn.ReLU(inplace=in_place), nn.Linear(7, 3)
         state = self.double().state_dict()
         for k, name in enumerate(n for n in state if not n.endswith("num_batches_tracked")):

@@ -1,9 +1,11 @@
 """The same training as training.lua by PyTorch, and the comparison: training.py OUT NETWORK ...
 
-NCHW on the same libtorch must give the same loss to the last bit for the first 20 steps. Channels_last may be no further
+NCHW on the same libtorch must give the same loss to the last bit for the first 20 steps. Channels_last may be no
+further
 from that than PyTorch's own channels_last run is. The first batch is also read with Pillow and must equal ours.
 Two mutants must fail: the batches in reverse order, and momentum 0.8. Writes OUT/NETWORK.csv with all losses.
 """
+
 import sys
 from pathlib import Path
 
@@ -25,7 +27,10 @@ def read_losses(path):
 def read_batches(size):
     folder = out / ("batches%d" % size)
     n = len(list(folder.glob("x*.npy")))
-    return [(torch.from_numpy(np.load(folder / ("x%d.npy" % k))), torch.from_numpy(np.load(folder / ("y%d.npy" % k)))) for k in range(n)], folder
+    return [
+        (torch.from_numpy(np.load(folder / ("x%d.npy" % k))), torch.from_numpy(np.load(folder / ("y%d.npy" % k))))
+        for k in range(n)
+    ], folder
 
 
 def picture(path, size, resize):

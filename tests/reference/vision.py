@@ -16,7 +16,14 @@ except AttributeError:
             _lib.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 import torchvision  # noqa: E402, F401
 
-HIDDEN = {"mobilenet_v2": 512, "efficientnet_b0": 512, "densenet121": 256, "resnet50": 512, "inception_v3": 256, "vgg19": 256}
+HIDDEN = {
+    "mobilenet_v2": 512,
+    "efficientnet_b0": 512,
+    "densenet121": 256,
+    "resnet50": 512,
+    "inception_v3": 256,
+    "vgg19": 256,
+}
 
 
 def thesis_network(name, classes=3):
@@ -28,7 +35,9 @@ def thesis_network(name, classes=3):
 
     def head(n):
         h = HIDDEN[name]
-        return nn.Sequential(OrderedDict(fc1=nn.Linear(n, h), relu=nn.ReLU(), dropout=nn.Dropout(0.5), fc2=nn.Linear(h, classes)))
+        return nn.Sequential(
+            OrderedDict(fc1=nn.Linear(n, h), relu=nn.ReLU(), dropout=nn.Dropout(0.5), fc2=nn.Linear(h, classes))
+        )
     if name == "squeezenet1_0":
         net.classifier[1] = nn.Conv2d(512, classes, 1)
     elif name == "vgg19":

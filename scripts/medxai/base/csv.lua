@@ -3,7 +3,7 @@
 -- names of columns in lower case, blanks around fields left out.
 -- A researcher's table whose rows have another number of fields than its header, or whose header has a name twice, is
 -- refused, naming the line.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 
 local csv = {}

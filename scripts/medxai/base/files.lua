@@ -1,7 +1,7 @@
 -- Files as this library writes them: whole or not at all, synced, with the folder made when missing; lines appended to
 -- a log; logs read back with a torn last line skipped. What the system refuses is an error that names the path and the
 -- reason; what was on the disk before stays as it was.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local file = require "medxai.file"
 local host = require "medxai.host"
 
@@ -15,10 +15,11 @@ local advice = {
   EROFS = "Give --out a folder that you may write.",
 }
 
--- Raises what the system said, with what to do about it.
-local function refuse(message, code)
+--- Raises what the system said, with what to do about it.
+function files.refuse(message, code)
   check.fail("files", "%s.%s", message, advice[code] and " " .. advice[code] or "")
 end
+local refuse = files.refuse
 
 local function must(result, message, code)
   if result == nil then refuse(message, code) end
@@ -147,9 +148,19 @@ function files.lock(path)
   return lock
 end
 
+--- Writes a file, whole, where there is none of that name. Of several processes exactly one succeeds.
+---@return boolean whether this one did
+function files.first(path, bytes)
+  local folder = files.folder(path)
+  if folder then files.mkdir(folder) end
+  local done, message, code = file.first(path, bytes)
+  if done == nil and code ~= "EEXIST" then refuse(message, code) end
+  return done == true
+end
+
 --- Waits; a signal ends it early.
 function files.sleep(seconds)
-  os.execute("sleep " .. seconds)
+  host.sleep(seconds)
   if host.interrupted() then error("interrupted", 0) end
 end
 

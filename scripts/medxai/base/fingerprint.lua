@@ -4,7 +4,7 @@
 -- library: its modules count by name, its objects by what they say of themselves, so that a clock or a cache in one of
 -- them makes no result look old.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 

@@ -3,7 +3,7 @@
 -- It raises on values without a unique serialization: functions, tensors, cycles, tables that mix list and map, keys
 -- that are not strings. A reader for exactly this form restores what was written (8 stays an integer, 8.0 a float);
 -- foreign JSON goes through lua-cjson.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local canon = {}
 

@@ -1,6 +1,6 @@
 -- Lists of named things with their options, as methods and metrics are given; a single name is a list of one:
 --   { "gradcam", { "lime", samples = 500 }, saliency = { option = value }, mine = function ... end }
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local named = {}
 

@@ -1,7 +1,7 @@
 -- Finds a method or metric by name: the library's own file, a researcher's file beside the experiment, or a function in
 -- the option table. The researcher's comes first only where the library has none of that name.
 -- It refuses unknown names (offering near ones) and files that do not return what they should.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local suggest = require "medxai.base.suggest"
 local code = require "medxai.base.fingerprint"
 local host = require "medxai.host"

@@ -1,5 +1,5 @@
 -- Nested settings as lines for people.
-local sorted_keys = require("medxai.base.options").sorted_keys
+local sorted_keys = require("medxai.base.check").sorted_keys
 
 --- Nested settings as a list of { "fit.optim.lr", "0.01" }, names in order.
 ---@param settings table

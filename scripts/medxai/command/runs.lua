@@ -3,12 +3,13 @@
 -- It refuses to change anything in a run's folder.
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local is_run = require("medxai.run.folder").is_run
 local flat = require("medxai.base.settings").flat
 local suggest = require "medxai.base.suggest"
 local files = require "medxai.base.files"
+local lease = require "medxai.run.lease"
 local text_table = require "medxai.base.text_table"
 
 -- ---- reading a run --------------------------------------------------------------------------------------------------
@@ -18,18 +19,18 @@ local function read(path)
   return ok and data or nil
 end
 
--- A run that says "running" while nobody holds its lock has died.
-local function state_of(dir)
+-- A run that says "running" while no process works on it has died; of one on another machine that was not heard of for
+-- long nobody here can be sure.
+local function state_of(dir, workers)
   local text = files.read(files.join(dir, "status"))
   if not text then return "not begun" end
-  local word = text:match "^(%S+)" or "unknown"
+  local word, states = text:match "^(%S+)" or "unknown", {}
+  for _, worker in ipairs(workers) do states[worker.state] = true end
+  if word == "finished" then return word, text end
+  -- another process than that which was stopped
+  if states.alive then return "running", text:gsub("\nmessage .*", "") end
   if word ~= "running" then return word, text end
-  local lock = files.exists(files.join(dir, ".lock")) and files.lock(files.join(dir, ".lock"))
-  if lock then
-    lock:close()
-    return "died", text
-  end
-  return word, text
+  return states.silent and "silent" or "died", text
 end
 
 local function seconds_of(dir)
@@ -54,7 +55,8 @@ end
 local function facts_of(name, dir)
   local facts = { name = name, dir = dir, config = read(files.join(dir, "config.json")) or {},
     seconds = seconds_of(dir), epochs = epochs_of(dir) }
-  facts.state, facts.status_text = state_of(dir)
+  facts.workers = lease.workers(dir)
+  facts.state, facts.status_text = state_of(dir, facts.workers)
   local fit, grid = read(files.join(dir, "steps", "fit.json")), read(files.join(dir, "steps", "grid.json"))
   local fields = fit and fit.fields or grid and grid.fields and grid.fields.first or {}
   facts.network = type(fields.model) == "table" and type(fields.model.config) == "table"
@@ -68,9 +70,11 @@ local function facts_of(name, dir)
   local test = read(files.join(dir, "steps", "evaluate-test.json"))
   facts.test = test and test.status == "finished" and test.result or nil
   if grid then
-    local lines = pcall(files.lines, files.join(dir, "grid.jsonl")) and #files.lines(files.join(dir, "grid.jsonl")) or 0
-    facts.progress = string.format("%d/%d cells", math.min(lines, #(grid.fields.cells or {})),
-      #(grid.fields.cells or {}))
+    local done, all = 0, grid.fields.cells or {}
+    for _, entry in ipairs(files.list(files.join(dir, "done"))) do
+      if entry:find "^%x+%.json$" then done = done + 1 end
+    end
+    facts.progress = string.format("%d/%d cells", math.min(done, #all), #all)
   elseif fit and fit.fields then
     facts.progress = string.format("%d/%d epochs", #facts.epochs, fit.fields.epochs)
   end
@@ -148,6 +152,33 @@ local function settings(r)
   return out
 end
 
+-- What a process has claimed, in words.
+local function held_of(worker)
+  local words, n = {}, 0
+  for _, name in ipairs(worker.holds) do
+    if name == "run" then words[#words + 1] = "the run" elseif name:find "^%x+$" then n = n + 1 end
+  end
+  if n > 0 then words[#words + 1] = n == 1 and "a family of cells" or n .. " families of cells" end
+  return #words > 0 and table.concat(words, ", ") or "nothing"
+end
+
+local state_words = { alive = "works", dead = "died",
+  silent = "not heard of: it has died, or its machine cannot be reached" }
+
+-- The processes that share the folder, from whatever machine, while there is work; who ended in order is not told.
+local function print_workers(r)
+  for _, w in ipairs(r.state ~= "finished" and r.workers or {}) do
+    local job = ""
+    if w.slurm then
+      job = string.format(", SLURM job %s", w.slurm.array_task and w.slurm.array_job .. "_" .. w.slurm.array_task
+        or w.slurm.job)
+      if w.slurm.restarts > 0 then job = string.format("%s (start %d)", job, w.slurm.restarts + 1) end
+    end
+    print(string.format("  process %d on %s%s: %s, heard of %d s ago, holds %s", w.pid, w.machine, job,
+      state_words[w.state] or w.state, (w.seen_s or 0) // 1, held_of(w)))
+  end
+end
+
 local function show(args)
   local r = one_run(args.folder, args.run)
   local duration = require("medxai.base.progress").duration
@@ -155,7 +186,8 @@ local function show(args)
     .. (r.seconds > 0 and ", " .. duration(r.seconds) or ""))
   local message = r.status_text and r.status_text:match "\nmessage (.*)"
   if message then print(message) end
-  if r.config.question then print(r.config.question) end
+  if r.config.question and r.config.question ~= "" then print(r.config.question) end
+  print_workers(r)
   for _, record in ipairs(r.epochs) do
     print(string.format("  epoch %2d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s", record.epoch,
       record.train_loss, record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or ""))

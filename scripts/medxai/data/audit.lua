@@ -3,7 +3,8 @@
 -- threads; what fits in the cache is kept, so that training need not decode it again. It refuses to go on with
 -- unreadable images; the rest are warnings.
 local listing = require "medxai.data.listing"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local host = require "medxai.host"
 local text_table = require "medxai.base.text_table"
 
@@ -367,7 +368,7 @@ report.spec = { threads = { "integer", min = 1, max = 256, doc = "that decode; d
 ---@param data medxai.Dataset
 ---@param options? { threads?: integer }
 function report.check(data, options)
-  local o = check.options("data:check", options, report.spec)
+  local o = Options.check("data:check", options, report.spec)
   if data.checked then return data.checked end
   local started = host.now()
   local items, indices, groups, set = all_items(data)

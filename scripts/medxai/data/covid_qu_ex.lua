@@ -5,7 +5,8 @@
 -- by name alone. The infection part may lack classes (its masks are COVID-19's). Of the lung part only splits that are
 -- not trained on may, unless a folder of an unknown name says that one is misspelt.
 local base = require "medxai.data.dataset"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local folders = require "medxai.data.covid_qu_ex_folders"
 local listing = require "medxai.data.listing"
 
@@ -91,7 +92,7 @@ local function read_split(items, root, split, part)
 end
 
 local function read(options)
-  local o = check.options("covid_qu_ex", options, spec)
+  local o = Options.check("covid_qu_ex", options, spec)
   local given = listing.root("covid_qu_ex", o.root)
   local root = find_base(given, o.part)
   local items, notes = {}

@@ -1,9 +1,11 @@
 -- What every dataset is once its reader has listed it: splits, items, batches, masks, loaders, and the native set of
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
---   { path =, label = 0.. (or findings = { 1, 0, -1, false }), split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
+--   { path =, label = 0.. (or findings = { 1, 0, -1, false }), split = "train", lungs = path | nil, masks = { infection
+--   = path }, patient =, source = }
 -- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that
 -- are missing. The options that every reader takes are those of base.spec below.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local findings = require "medxai.data.findings"
 local lists = require "medxai.data.items"
@@ -65,7 +67,8 @@ function base.spec(own)
       doc = "stretches masks of another size than their image; without it they are an error" },
     white_16bit = { "integer|table", default = 65535, min = 1, max = 65535, lua = "integer|table<string, integer>",
       doc = "the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file" },
-    limit = { "integer", field = true, min = 1, unit = "images", doc = "at most so many per class and split" },
+    limit = { "integer", field = true, min = 1, smoke = 4, unit = "images",
+      doc = "at most so many per class and split" },
     labels = { one_of = { "true", "permuted", "permuted_all" }, field = true, default = "true",
       doc = "permuted_all: the labels of all splits in one random order, so that nothing is left to learn; "
       .. "permuted: those of "
@@ -203,7 +206,7 @@ end
 local function augment_of(what, value)
   if value == false then return nil end
   if value == true then return augment_default end
-  local a = check.options(what .. ": augment", value, augment_spec)
+  local a = Options.check(what .. ": augment", value, augment_spec)
   if a.scale >= 1 then
     check.fail(what .. ": augment", "option 'scale' is too large (expected less than 1, got %s).", a.scale)
   end
@@ -215,8 +218,6 @@ end
 --- empty_ok =, config = own fields }
 function base.make(found)
   local o, data = found.options, setmetatable({}, Dataset)
-  local limit = o.limit
-  if check.smoke() then limit = math.min(limit or 4, 4) end
   check_scaling(found.name, o)
   data.name, data.root, data.classes, data.masks = found.name, found.root, found.classes, found.masks or {}
   data.size_px, data.drawn, data.notes = o.size_px, found.drawn, found.notes or {}
@@ -231,7 +232,7 @@ function base.make(found)
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
 
-  local items = limit and lists.limited(found.items, limit) or found.items
+  local items = o.limit and lists.limited(found.items, o.limit) or found.items
   data.splits = {}
   for _, name in ipairs(base.split_names) do
     local own = {}
@@ -260,7 +261,7 @@ function base.make(found)
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px,
     mask = data.mask, mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit,
-    limit = limit, counts = {}, mask_resize = o.mask_resize,
+    limit = o.limit, counts = {}, mask_resize = o.mask_resize,
     labels = lists.labels_text(o.labels, current_seed.get() or 42),
     findings = found.findings and { uncertain = o.uncertain, missing = o.missing } or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end

@@ -2,7 +2,8 @@
 -- files { paths = { ... }, label = "Normal" or one per file, classes = { ... }, lungs = one per file }. They are its
 -- test split. Without labels y is -1 and nothing that needs the truth can be asked.
 local base = require "medxai.data.dataset"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local listing = require "medxai.data.listing"
 
@@ -50,7 +51,7 @@ local function each(value, i, n, what)
 end
 
 local function read(options)
-  local o = check.options("files", named(options), spec)
+  local o = Options.check("files", named(options), spec)
   local paths = type(o.paths) == "string" and { o.paths } or o.paths
   local classes = o.classes and listing.check_classes("files", o.classes) or {}
   local items, n = {}, #paths

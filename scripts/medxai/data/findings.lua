@@ -2,7 +2,7 @@
 -- knows). Uncertain labels are CheXpert's -1 (Irvin et al. 2019): training ignores them, or takes them as ones or zeros;
 -- where a network is judged, their truth is not known, and they are left out. It refuses values that are none of these,
 -- and findings that are not in the list.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local listing = require "medxai.data.listing"
 local suggest = require "medxai.base.suggest"
 

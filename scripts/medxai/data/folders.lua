@@ -3,7 +3,8 @@
 -- COVID-19, Non-COVID, Normal where the folders are these three; else by name, and a note says so. A class without
 -- training images is an error; another split may lack one, unless a folder of an unknown name says that it is misspelt.
 local base = require "medxai.data.dataset"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local covid_qu_ex = require "medxai.data.covid_qu_ex_folders"
 local listing = require "medxai.data.listing"
 
@@ -105,7 +106,7 @@ local specs = {
 }
 
 local function read(what, options, prefix, masked)
-  local o = check.options(what, options, specs[what])
+  local o = Options.check(what, options, specs[what])
   local root, items, notes, input = listing.root(what, o.root), {}, {}, nil
   if masked then root, input = masked_root(root, o.part) end
   local splits = find_splits(root, prefix)

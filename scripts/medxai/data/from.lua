@@ -3,7 +3,8 @@
 -- Splits are the items' own, or made here: all images of a patient in one, drawn per seed and patient.
 -- It refuses items without a file, labels outside the classes, and a mixture of items with and without a split.
 local base = require "medxai.data.dataset"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local files = require "medxai.base.files"
 local findings = require "medxai.data.findings"
@@ -102,7 +103,7 @@ local function set_splits(items, given)
       check.fail("from", "item %d has a split, item %d has none. Give all of them one, or none.", i, without)
     end
   end
-  local shares = check.options("from: split", given, shares_spec)
+  local shares = Options.check("from: split", given, shares_spec)
   local sum = shares.train + shares.val + shares.test
   if sum <= 0 then check.fail("from: split", "the shares are all 0.") end
   local seed = current_seed.get() or 42
@@ -141,7 +142,7 @@ end
 ---@param name? string
 ---@return medxai.Dataset
 function from.make(options, name)
-  local o = check.options("from", options, from.options)
+  local o = Options.check("from", options, from.options)
   local names = findings.names("from", o)
   if not names and not o.classes then
     check.fail("from", "option 'classes' is missing (expected names in the order of labels). Or write findings = "

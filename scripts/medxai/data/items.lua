@@ -1,6 +1,6 @@
 -- What is done to a reader's list of images before it becomes a data set, and what is refused: white levels, permuted
 -- labels, limits; a patient in two splits, masks that are missing, classes without training images.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local listing = require "medxai.data.listing"
 
 local lists = {}

@@ -1,6 +1,6 @@
 -- What the readers share about folders: sorted listings, what is there instead of what was looked for, skip lists.
 -- It refuses to follow listing order silently: names are sorted, classes are given or said aloud.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
 local suggest = require "medxai.base.suggest"

@@ -4,7 +4,8 @@
 -- order, without it names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name
 -- files that are not there are an error that lists them with their lines.
 local base = require "medxai.data.dataset"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
@@ -154,7 +155,7 @@ local function check_files(items, root, name)
 end
 
 local function read(options)
-  local o = check.options("manifest", options, spec)
+  local o = Options.check("manifest", options, spec)
   local path, text = find_csv(o.csv)
   local root, name, notes = path:match "^(.*)/[^/]*$" or ".", path:match "[^/]+$", {}
   if root == "" then root = "/" end

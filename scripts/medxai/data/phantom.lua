@@ -4,7 +4,8 @@
 -- number is its rate in every class, so that its absence tells nothing while its letter tells the class; { rate = 0.8
 -- or one per class, tells = false } plants any letter, at rates that may differ.
 local base = require "medxai.data.dataset"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 
 local classes = { "clear", "nodule", "opacity" }
 
@@ -41,12 +42,12 @@ end
 local function marker_of(value)
   if value == nil then return nil end
   if type(value) == "number" then return { rate = rates(value), tells = true } end
-  local m = check.options("phantom: marker", value, marker_spec)
+  local m = Options.check("phantom: marker", value, marker_spec)
   return { rate = rates(m.rate), tells = m.tells }
 end
 
 local function read(options)
-  local o = check.options("phantom", options, spec)
+  local o = Options.check("phantom", options, spec)
   local marker, items, number = marker_of(o.marker), {}, 0
   for _, split in ipairs { "train", "val", "test" } do
     for _ = 1, o["n_" .. split] do

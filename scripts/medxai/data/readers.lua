@@ -2,7 +2,7 @@
 -- file that returns { doc, options, read }; the options that all share are dataset.lua's.
 -- Listing needs no libtorch; the first image opens it. Readers refuse what is not there; nothing is guessed from file
 -- order.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local plugin = require "medxai.base.plugin"
 
 ---@class medxai.Dataset

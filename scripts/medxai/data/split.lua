@@ -1,5 +1,6 @@
 -- One split of a data set: its items, batches, masks, and loaders that make batches ahead of their use.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -124,7 +125,7 @@ end
 ---@param places integer[]
 ---@param options? { channels_last: boolean }
 function Split:batch(places, options)
-  options = check.options("batch", options, splits.batch_spec)
+  options = Options.check("batch", options, splits.batch_spec)
   local x, y = self.data:native():batch(native_indices(self, places, "batch"), options.channels_last)
   return to_batch(self, x, y, places, options.channels_last)
 end
@@ -296,7 +297,7 @@ function Split:loader(options)
   if getmetatable(self) ~= Split then
     check.fail("loader", "split.loader(...) leaves out the split. Use split:loader { ... }, with a colon.")
   end
-  local o = check.options("loader", options, splits.loader_spec)
+  local o = Options.check("loader", options, splits.loader_spec)
   local seed = o.seed or current_seed.get() or 42
   local places = o.order
   if not places and o.shuffle then places = self:order(seed, o.epoch) end

@@ -2,7 +2,7 @@
 -- has softmax nodes the weights are theirs; where it has the fused operator scaled_dot_product_attention they are
 -- computed from its queries and keys, A = softmax(q k' scale + mask), and the gradient from that of its output, dA = dO
 -- v'. It refuses networks whose attention is not over all tokens at once: within windows, or from one token to others.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local geometry = require "medxai.nn.geometry"

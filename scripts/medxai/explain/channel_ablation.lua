@@ -1,22 +1,17 @@
 -- What the methods that take channels out or put them forward share: which channels, and how much of the network has to
 -- be run again. It refuses shortcuts that change a number: only operators that treat every channel alone are passed,
 -- and only a linear one split.
-local check = require "medxai.base.options"
 local torch = require "medxai.torch"
 
 local channels = {}
 
 --- Options of a method that evaluates the network once per channel.
 channels.options = {
-  channels = { "integer", min = 1, doc = "only so many, those that vary most: an approximation; default: all" },
+  channels = { "integer", min = 1, smoke = 8, doc = "only so many, those that vary most: an approximation; "
+    .. "default: all" },
   precision = { one_of = { "float32", "bfloat16" }, default = "float32",
     doc = "of the forward passes; bfloat16 tells its deviation" },
 }
-
---- Under --smoke a few channels do.
-function channels.check(o)
-  if check.smoke() then o.channels = o.channels or 8 end
-end
 
 channels.honesty = { { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit" } }
 

@@ -13,7 +13,7 @@
 --   run reads ctx.count, ctx.height, ctx.width, ctx.seed, ctx.compat, ctx.deterministic, ctx.budget_bytes
 -- Under augmentation a batch holds views of images: x, targets and items are those of the views. It refuses to compute
 -- what nobody asks.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local map = require "medxai.explain.map"

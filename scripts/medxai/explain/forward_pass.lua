@@ -5,7 +5,7 @@
 -- With compat the activation is the one that pytorch-grad-cam stores on a CPU: a rectifier that torchvision applies in
 -- place right after the layer has already changed it. It refuses layers without a spatial grid, and a model in train
 -- mode.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local suggest = require "medxai.base.suggest"
 local chunks = require "medxai.tensor.chunks"
 local geometry = require "medxai.nn.geometry"

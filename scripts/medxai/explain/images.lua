@@ -1,7 +1,7 @@
 -- Which images are explained: a number (classes taken in turn), a list of numbers and names, "all", "one_per_class".
 -- Maps and scores are of an image's pixels: files that hold the same ones are one image, the first of them chosen, and
 -- that is said. It refuses numbers out of range and names that no image, or more than one, has.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local choose = {}
 
@@ -90,9 +90,10 @@ local function each_once(split, chosen)
 end
 
 --- Sample numbers (from 1) of the images asked for, each image once.
+---@param most? integer the first so many of them
 ---@return integer[]
 ---@return string|nil notice where some hold the same pixels: a warning
-function choose.images(split, images)
+function choose.images(split, images, most)
   local chosen = {}
   if type(images) == "table" then
     chosen = listed(split, images)
@@ -104,9 +105,7 @@ function choose.images(split, images)
     for i = 1, math.min(n, #order) do chosen[i] = order[i] end
   end
   if #chosen == 0 then check.fail("explain", "the %s split has no image to explain.", tostring(split.name)) end
-  if check.smoke() then
-    for i = #chosen, 3, -1 do chosen[i] = nil end
-  end
+  for i = #chosen, (most or #chosen) + 1, -1 do chosen[i] = nil end
   return each_once(split, chosen)
 end
 

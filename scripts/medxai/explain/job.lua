@@ -2,7 +2,7 @@
 -- here and nowhere else; the maker of maps (explain/runner.lua), their judge (score/runner.lua) and the figures
 -- (show/gallery.lua) read it.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"

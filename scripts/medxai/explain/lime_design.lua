@@ -5,7 +5,7 @@
 --   balanced  paired, and within a block of 2 m rows (m the power of two above K) all regions are on equally often and
 --             uncorrelated: rows of a Hadamard matrix with random columns, signs and order, folded over
 -- Row 0 keeps everything. The first rows of a longer draw are those of a shorter one.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 

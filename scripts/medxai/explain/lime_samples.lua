@@ -1,7 +1,6 @@
 -- The samples of one LIME explanation: which regions each keeps, what the network says of it, and how sure the
 -- coefficients are. Identical samples are run once; images are made on the device, chunk by chunk, by the scorer. With
 -- stop_error samples are run in blocks until the estimated error of the coefficients is below it.
-local check = require "medxai.base.options"
 local coalitions = require "medxai.explain.lime_design"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
@@ -64,7 +63,7 @@ function samples.numpy_generator(seed)
 end
 
 local function draw(ctx, o, count, replicate)
-  local n = check.smoke_count(o.samples, 8)
+  local n = o.samples
   if o.rng == "numpy" then return coalitions.draw_numpy((samples.numpy_generator(ctx.seed + replicate)), n, count) end
   return coalitions.draw(o.design, n, count,
     { seed = ctx.seed, purpose = "lime@1", id = ctx.items[1].id, replicate = replicate })

@@ -9,7 +9,8 @@
 -- just a function(x, model, target) -> (H, W). A name is taken as people write it: gradcam++ is gradcam_plus_plus,
 -- Grad-CAM is gradcam. It refuses unknown names and options, and a method file that does not say what it should, before
 -- anything is computed.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -48,7 +49,7 @@ local kinds = { title = "string", paper = "string", sign = "string", picture = "
 local function from_table(name, t, source)
   local subject = string.format("method '%s'", name)
   check.kinds("explain", subject, t, kinds)
-  check.spec("explain", subject, t.options or {})
+  Options.check_spec("explain", subject, t.options or {})
   if type(t.map) ~= "function" then
     check.fail("explain", "method '%s' has no map (expected map = function(ctx, x, target, options)).", name)
   end
@@ -132,7 +133,7 @@ local function entry(name, value)
   local m = build(name, value)
   local spec, common = method.spec(m)
   if m.at == "input" then spec.layer, common.layer = shared.layer, true end -- for an error of its own
-  local options = check.options(m.name, type(value) == "table" and value or {}, spec)
+  local options = Options.check(m.name, type(value) == "table" and value or {}, spec)
   local e = { method = m, options = options }
   for key in pairs(common) do e[key], options[key] = options[key], nil end
   if m.check then m.check(options) end

@@ -6,7 +6,7 @@
 -- failures.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local context = require "medxai.explain.context"
 local core = require "medxai.core"

@@ -2,7 +2,7 @@
 -- target needs), the target's map from their values, what hidden pixels show, and hierarchies of regions.
 -- It refuses to explain more outputs than the network has.
 local not_defined = require "medxai.base.not_defined"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"

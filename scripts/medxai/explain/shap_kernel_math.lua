@@ -3,7 +3,7 @@
 -- output difference. Subsets, weights and selections are those of shap 0.51; `scaling` gives what older versions did.
 -- It knows no images. It refuses to invert what the subsets do not determine: such values are the least-norm solution,
 -- and said to be.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 
@@ -283,13 +283,18 @@ local function lasso_path(x, y, alpha_min)
   return coef, alpha
 end
 
--- Residual sum of squares of the least-squares fit; x has full column rank or not.
-local function least_squares_rest(x, y)
-  local values, vectors = torch.linalg_eigh(torch.mm(x:t(), x))
+-- Weighted least squares by the normal equations' eigenvectors: the least-norm solution where they are singular. wx are
+-- the rows of x times their weights. Returns it, and whether the rows determine it.
+local function least_squares(x, wx, y)
+  local values, vectors = torch.linalg_eigh(torch.mm(x:t(), wx))
   local keep = values:gt(values:max():item() * 1e-12)
   local inverse = torch.where(keep, values:reciprocal(), values:zeros_like())
-  local coef = torch.mv(vectors, torch.mv(vectors:t(), torch.mv(x:t(), y)) * inverse)
-  return (y - torch.mv(x, coef)):square():sum():item()
+  return torch.mv(vectors, torch.mv(vectors:t(), torch.mv(wx:t(), y)) * inverse), keep:all():item()
+end
+
+-- Residual sum of squares of the least-squares fit; x has full column rank or not.
+local function least_squares_rest(x, y)
+  return (y - torch.mv(x, (least_squares(x, x, y)))):square():sum():item()
 end
 
 local function by_criterion(x, y, criterion, scaling)
@@ -358,16 +363,6 @@ end
 
 -- ---- values ---------------------------------------------------------------------------------------------------------
 
--- Least squares by the normal equations' eigenvectors: the least-norm solution where they are singular. Returns it, and
--- whether the rows determine it.
-local function solve(x, k, y)
-  local wx = x * k:unsqueeze(1)
-  local values, vectors = torch.linalg_eigh(torch.mm(x:t(), wx))
-  local keep = values:gt(values:max():item() * 1e-12)
-  local inverse = torch.where(keep, values:reciprocal(), values:zeros_like())
-  return torch.mv(vectors, torch.mv(vectors:t(), torch.mv(wx:t(), y)) * inverse), keep:all():item()
-end
-
 --- The values of one output: they sum to delta. Arguments as for select.
 ---@return any phi (M) float64, boolean determined
 function kernel.values(z, k, y, delta, features)
@@ -381,7 +376,7 @@ function kernel.values(z, k, y, delta, features)
   if #features > 1 then
     local x = chosen:narrow(1, 0, #features - 1) - last:unsqueeze(1)
     local fitted
-    fitted, determined = solve(x, k, y - last * delta)
+    fitted, determined = least_squares(x, x * k:unsqueeze(1), y - last * delta)
     for i, v in ipairs(fitted:tolist()) do
       phi[features[i] + 1] = v
       sum = sum + v

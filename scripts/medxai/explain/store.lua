@@ -4,7 +4,7 @@
 -- Written whole, one image at a time, the line last: what a crash leaves is complete or not mentioned. Records stay in
 -- the file: of ten thousand maps only their places in it are held in memory.
 -- It refuses to overwrite a finished map.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local torch = require "medxai.torch"

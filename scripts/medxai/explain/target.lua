@@ -5,7 +5,8 @@
 -- the others, in float64. Its gradients and its changes then keep theirs too, where softmax in float32 has none left.
 -- It refuses a class that the model does not have, and "true" for an image without a label.
 local argmax = require("medxai.stats.logits").argmax
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local torch = require "medxai.torch"
 
@@ -65,7 +66,7 @@ end
 local function parsed(spec, classes, usual)
   local as = usual or "logit"
   if type(spec) == "table" then
-    local options = check.options("target", { as = spec.as, what = spec[1] }, target.spec)
+    local options = Options.check("target", { as = spec.as, what = spec[1] }, target.spec)
     for _, key in ipairs(check.sorted_keys(spec)) do
       if key ~= 1 and key ~= "as" then
         check.fail("target", "unknown option '%s'. Write { \"predicted\", as = \"softmax\" }.", tostring(key))

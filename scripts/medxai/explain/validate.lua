@@ -2,7 +2,7 @@
 -- It refuses in words, before anything is written: one method's mistake is that method's failure and no broken file or
 -- run.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local torch = require "medxai.torch"
 
 local returned = {}

@@ -10,7 +10,7 @@
 --     end }
 -- A name is local to the block it stands in; nil takes the operator's name ("relu", then "relu_1"). Nodes run in the
 -- order in which they are written and are written out of place. It refuses two layers of one name, and to guess sizes.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local fingerprint = require "medxai.base.fingerprint"
 local native = require "medxai.core".graph
 

@@ -2,7 +2,7 @@
 -- dict, or the several, in a checkpoint; writes .pt and .safetensors, whole or not at all. It never runs what a pickle
 -- asks for: objects that hold data alone (argparse.Namespace, numpy's arrays, paths, dates) are skipped and named,
 -- everything else that is not a tensor or a plain value is refused by its name.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
 local some = require("medxai.base.suggest").some

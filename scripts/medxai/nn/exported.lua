@@ -2,7 +2,8 @@
 -- Its tensors keep their names, so weights.pt goes back into the Python module with load_state_dict(strict=True). For
 -- other classes the last linear layer is made anew. docs/exported.md shows how a network is exported.
 -- It refuses what would be guessed: which of several outputs are the logits, which layer is the head.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local exported_file = require "medxai.nn.exported_file"
 local exported_graph = require "medxai.nn.exported_graph"
 local files = require "medxai.base.files"
@@ -330,7 +331,7 @@ end
 ---@param options medxai.ExportedOptions
 ---@return medxai.Model
 function exported.new(options)
-  local o = check.options("exported", options, exported.spec)
+  local o = Options.check("exported", options, exported.spec)
   find_weights(o)
   o.file = find_file(o)
   local program = exported_file.read(o.file)

@@ -5,7 +5,7 @@
 -- refuses other files by what they are, archives of torch before 2.8, a network with several inputs, and sizes that
 -- depend on anything but the batch.
 local archive = require "medxai.archive"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 
 local exported_file = {}

@@ -4,7 +4,7 @@
 -- for its output. What depends neither on the images nor on the weights (attention masks, position tables) is a graph
 -- of its own, which is evaluated once, when the tensors are made.
 -- It refuses operators that are not ATen's, that draw, or that write to weights, and names them.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local graph = require "medxai.nn.builder"
 local ops = require "medxai.nn.exported_ops"
 local values = require "medxai.nn.exported_values"

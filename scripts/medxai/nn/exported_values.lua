@@ -3,7 +3,7 @@
 -- value, and the values that share its memory are made anew from it, when they are next read (functionalization).
 -- It refuses to guess: where only PyTorch's memory layout tells whether two values share memory, reading one of them
 -- after the other was written to is an error.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local values = {}
 

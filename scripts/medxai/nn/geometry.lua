@@ -2,7 +2,7 @@
 -- of whose T tokens h w are places and the others class and register tokens, is a grid. Found from the shapes and from
 -- how the tokens were put together, never asked. It refuses values that can be read in two ways, naming both, and
 -- values that are no grid: attention weights, the parts of an attention head.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local geometry = {}
 

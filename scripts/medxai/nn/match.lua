@@ -2,7 +2,7 @@
 -- compared, of several sets in a file the raw weights are chosen, and what fits is copied.
 -- Unless everything fits nothing is copied, and the error says what is missing, what is extra and what has another
 -- shape.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local some = require("medxai.base.suggest").some
 
 local match = {}

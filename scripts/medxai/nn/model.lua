@@ -7,7 +7,8 @@
 -- A constructor only describes the network. Its tensors are made, drawn and loaded when they are first needed, so that
 -- a search over many models holds one of them at a time.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local host = require "medxai.host"
 local model_file = require "medxai.nn.model_file"
@@ -345,7 +346,7 @@ local hashed = { "head", "hidden", "train_depth", "frozen", "dropout", "own_drop
 ---@param options table
 ---@return medxai.Model
 function model.new(network, options)
-  local o = check.options(network.name, options, spec_of(network))
+  local o = Options.check(network.name, options, spec_of(network))
   find_weights(network.name, o)
   fill_options(network.name, o, network)
   o.hidden = o.head == "thesis" and (o.hidden or network.hidden) or nil
@@ -381,7 +382,7 @@ end
 --- A network of one's own (see medxai.nn.builder); its options are own_spec.
 ---@return medxai.Model
 function model.own(options)
-  local o = check.options("network", options, own_spec)
+  local o = Options.check("network", options, own_spec)
   o.train_depth, o.frozen = "all", "train"
   find_weights(o.name, o)
   fill_options(o.name, o, {})
@@ -504,7 +505,7 @@ model.forward_spec = forward_spec
 ---@param request table
 ---@return table<string, table> tensors by name: outputs and grad_from
 function Model:forward(request)
-  local r = check.options(self.name .. ": forward", request, forward_spec)
+  local r = Options.check(self.name .. ": forward", request, forward_spec)
   local names = r.outputs or { "output" }
   local result, outputs = {}, ids_of(self, names)
   local override, override_tensors = flatten_named(self, r.override, "override")
@@ -686,7 +687,7 @@ model.to_spec = {
 --- Moves the model: { device =, dtype = "float32"|"float64"|"bfloat16" (for forward passes), layout =
 --- "nchw"|"channels_last" }. The tensor objects stay the same, what they hold is new: build the optimizer afterwards.
 function Model:to(where)
-  local o = check.options(self.name .. ": to", where, model.to_spec)
+  local o = Options.check(self.name .. ": to", where, model.to_spec)
   local device, dtype, layout = o.device or self.device, o.dtype or self.dtype, o.layout or self.layout
   quietly(function()
     for i, slot in ipairs(self._def.slots) do
@@ -716,7 +717,7 @@ model.load_state_spec = {
 ---@param options? table { strict = true: raise, and load nothing, unless all fits; what = "file name" for errors }
 ---@return medxai.Match report
 function Model:load_state(source, options)
-  local o = check.options(self.name .. ": load_state", options, model.load_state_spec)
+  local o = Options.check(self.name .. ": load_state", options, model.load_state_spec)
   local match = require "medxai.nn.match"
   local scope <close> = core.memory.scope() -- luacheck: ignore
   return match.load_into(self:state(), match.named(source), { what = self.name, from = o.what, strict = o.strict })
@@ -773,7 +774,7 @@ end
 ---@param options table { to = NAME [, from = "output"] } or { only = NAME }, seed = 0
 ---@return medxai.Model
 function Model:randomize(options)
-  local o = check.options(self.name .. ": randomize", options, model.randomize_spec)
+  local o = Options.check(self.name .. ": randomize", options, model.randomize_spec)
   o.seed = o.seed or current_seed.get() or 0
   if (o.only == nil) == (o.to == nil) then
     check.fail(self.name .. ": randomize", "give either to = NAME (cascading) or only = NAME.")
@@ -802,7 +803,7 @@ model.summary_spec = { depth = { "integer", default = 2, min = 1, doc = "how man
 ---@param options? table { depth = 2: how many levels of names are told apart }
 ---@return string
 function Model:summary(options)
-  local o = check.options(self.name .. ": summary", options, model.summary_spec)
+  local o = Options.check(self.name .. ": summary", options, model.summary_spec)
   return summary.text(self, o.depth)
 end
 

@@ -2,7 +2,7 @@
 -- network computes (head, transform_input, layout ...) and what it is shown (sizes, mask, mean and std ...). They are
 -- written after a training, taken where a model is built from the run's weights, and compared with the model and the
 -- data used with them. It refuses a setting that differs, naming both values, unless the model's `force` names it.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local host = require "medxai.host"

@@ -1,7 +1,7 @@
 -- The seven networks of the thesis, one file each in models/: xai.models.vgg19 { classes = 3, hidden = 256 }; and any
 -- that PyTorch exports: xai.models.exported { file = "net.pt2" }.
 -- torchvision's parameter names, initial weights and forward order; see medxai.nn.model for the options.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local names = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3", "vgg19" }
 

@@ -1,6 +1,6 @@
 -- A model's answers over a split, without autograd: logits, probabilities, mean cross entropy, accuracy.
 -- It refuses classes that are not the model's, and answers that are not finite.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 local findings = require "medxai.stats.findings"
 local logits = require "medxai.stats.logits"

@@ -1,5 +1,6 @@
 -- The names of a model's values and how they hang together: methods of medxai.Model that read its graph and no tensor.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 
 local topology, methods = {}, {}
@@ -132,7 +133,7 @@ topology.boundary_spec = {
 ---@param request table { override = { names }, outputs = { names } (default "output") }
 ---@return string[]
 function methods:boundary(request)
-  local o = check.options(self.name .. ": boundary", request, topology.boundary_spec)
+  local o = Options.check(self.name .. ": boundary", request, topology.boundary_spec)
   local def, reached, needed, list = self._def, {}, {}, {}
   local over = {}
   for _, name in ipairs(o.override) do over[self:_id(name)] = true end

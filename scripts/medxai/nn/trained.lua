@@ -2,7 +2,8 @@
 -- network, head, hidden units, transform_input, layout, weights; reader, folder, sizes, mask, mean and std, white
 -- level. A network that PyTorch exported is the run's own file of it. It refuses runs that do not say how they were
 -- trained, and networks that an experiment built itself.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local exported_file = require "medxai.nn.exported_file"
 local host = require "medxai.host"
 local models = require "medxai.nn.models"
@@ -99,7 +100,7 @@ local function open(run, options)
   end
   local all = { run = run }
   for key, value in pairs(options or {}) do all[key] = value end
-  local o = check.options("trained", all, spec)
+  local o = Options.check("trained", all, spec)
   local described, build = describe(o.run)
   local data = readers[described.data.reader](data_options(described, build, o))
   local model = build { weights = o.run, force = forced(described, build, o) }

@@ -1,12 +1,15 @@
 -- Where initial weights come from: "imagenet" (torch's cache folders, else torchvision's file is downloaded by curl or
 -- wget, resumed and checked against the hash in its name), a file, or a run, by its name or a path into its folder.
 -- Prints what matched. It refuses files that do not fit the model, and runs of other settings (model_file.lua).
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
+local environment = require "medxai.run.environment"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
 local model_file = require "medxai.nn.model_file"
+local run_folders = require "medxai.run.folder"
 local store = require "medxai.nn.checkpoint"
 
 local weights = {}
@@ -175,12 +178,10 @@ local function experiment_of(name)
   end
 end
 
--- The folder of a run by its name; under --smoke a smoke run's is taken first. Of an experiment with several seeds the
--- one of this run's seed.
+-- The folder of a run by its name. Of an experiment with several seeds the one of this run's seed.
 local function run_folder(name)
-  local names = check.smoke() and { name .. "-smoke", name } or { name }
-  for _, n in ipairs(names) do
-    for _, folder in ipairs { files.join("runs", n), files.join("runs", n, "seed-" .. tostring(current_seed.get())) } do
+  for _, dir in ipairs(run_folders.named(name)) do
+    for _, folder in ipairs { dir, files.join(dir, "seed-" .. tostring(current_seed.get())) } do
       if files.exists(files.join(folder, "weights.pt")) then return folder end
     end
   end
@@ -248,7 +249,7 @@ weights.spec = {
 -- What an experiment gives as weights, as a table: { file = PATH or run = NAME, set, strict }.
 local function complete(spec)
   if type(spec) ~= "table" then return { word = spec, strict = true } end
-  local o = check.options("weights", spec, weights.spec)
+  local o = Options.check("weights", spec, weights.spec)
   if (o.file == nil) == (o.run == nil) then check.fail("weights", "give either file = PATH or run = NAME.") end
   o.word = o.file or o.run
   return o
@@ -264,7 +265,7 @@ local function find_path(path)
 end
 
 local function find_imagenet(network, options)
-  local path, why = weights.imagenet(network, { download = not check.smoke() })
+  local path, why = weights.imagenet(network, { download = environment.may_download() })
   if path then return { path = path, kind = "ImageNet" } end
   if options and options.on_missing == "scratch" then return nil, why end
   check.fail("weights", "the ImageNet weights of %s are not here and cannot be downloaded (%s). "

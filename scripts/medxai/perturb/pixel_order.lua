@@ -49,7 +49,7 @@ function ranking.without(order, percentile, which, height, width)
   return all_but(order:narrow(0, which == "most" and 0 or n - k, k), height, width)
 end
 
---- The value at a percentile, interpolated linearly between neighbors (numpy.percentile), rounded to float32.
+--- The value at a percentile, interpolated linearly between neighbors (numpy.percentile), in float64.
 ---@param values any tensor of any shape
 ---@param percentile number 0 to 100
 function ranking.percentile(values, percentile)
@@ -58,7 +58,7 @@ function ranking.percentile(values, percentile)
   local low = math.floor(at)
   local a = sorted[low]:item()
   local b = sorted[math.min(low + 1, sorted:numel() - 1)]:item()
-  return torch.tensor(a + (b - a) * (at - low), { dtype = "float64" }):to { dtype = "float32" }:item()
+  return a + (b - a) * (at - low)
 end
 
 --- pytorch-grad-cam's masks: what lies strictly below the percentile is kept ("least": of 1 - map). A plateau at the
@@ -67,7 +67,8 @@ end
 function ranking.below(map, percentile, which)
   local values = map:to { device = "cpu", dtype = "float32" }
   if which == "least" then values = values:neg() + 1 end
-  return values:lt(ranking.percentile(values, percentile))
+  local threshold = torch.tensor(ranking.percentile(values, percentile), { dtype = "float64" }) -- numpy rounds it, too
+  return values:lt(threshold:to { dtype = "float32" }:item())
 end
 
 return ranking

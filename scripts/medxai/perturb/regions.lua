@@ -11,7 +11,8 @@
 -- Labels are renumbered 0 .. K-1 in ascending order. It refuses one region only (there is nothing to compare), wrong
 -- shapes, and labels that are not whole numbers.
 local not_defined = require "medxai.base.not_defined"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
@@ -87,7 +88,7 @@ function regions.parse(source)
   for key, value in pairs(given) do
     if key ~= 1 then own[key] = value end
   end
-  local options = check.options("regions: " .. kind, own, specs[kind])
+  local options = Options.check("regions: " .. kind, own, specs[kind])
   local text = kind == "file" and "file " .. options.path or text_of(kind, options)
   return setmetatable({ kind = kind, options = options, text = text }, Source)
 end
@@ -292,7 +293,7 @@ regions.boundaries_spec = {
 ---@param options? { background: integer, compat: string }
 ---@return any tensor (H, W) bool
 function regions.boundaries(labels, options)
-  local o = check.options("boundaries", options, regions.boundaries_spec)
+  local o = Options.check("boundaries", options, regions.boundaries_spec)
   return core.segment.boundaries(labels:to { device = "cpu", dtype = "int64" }:contiguous(), o.background,
     o.compat ~= nil):ne(0)
 end

@@ -1,6 +1,6 @@
 -- Takes information out of images, in the network's input range: one object for ROAD, deletion and insertion, LIME and
 -- SHAP. It refuses to guess the network's range, and a background for noisy_linear, which has none.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
 

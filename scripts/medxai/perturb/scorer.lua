@@ -6,7 +6,8 @@
 --   (count, 3, H, W) on the model's device
 --   s:from_layer(layer, base, n, make)   -- the same from node `layer` on; make gives (count, C, h, w)
 -- It refuses a model in train mode: dropout and batch statistics would answer for something else.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local chunks = require "medxai.tensor.chunks"
 local memory = require("medxai.core").memory
 local torch = require "medxai.torch"
@@ -34,7 +35,7 @@ scorer.spec = {
 ---@param options? table
 ---@return table scorer with forwards and partials: images evaluated so far by whole passes and from inner layers
 function scorer.new(model, options)
-  local o = check.options("scorer", options, scorer.spec)
+  local o = Options.check("scorer", options, scorer.spec)
   return setmetatable({ model = model, options = o, forwards = 0, partials = 0, kinds = {} }, Scorer)
 end
 

@@ -1,5 +1,5 @@
 -- What a run says of where and how it was made: the program, the machine, the command, the experiment and its question.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -19,8 +19,9 @@ function environment.question(script)
   return table.concat(lines, " ")
 end
 
--- A word as a shell takes it.
-local function shell_word(value)
+--- A word as a shell takes it.
+---@return string
+function environment.shell_word(value)
   local word = tostring(value)
   return word:find "^[%w_@%%+=:,./%-]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
 end
@@ -30,14 +31,19 @@ local function command_line()
   local words = { "medxai-run" }
   for _, name in ipairs { "device", "out", "overwrite", "resume", "seed", "smoke", "threads" } do
     local value = host.options[name]
-    if value then words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. shell_word(value) end
+    if value then
+      words[#words + 1] = value == true and "--" .. name or "--" .. name .. " " .. environment.shell_word(value)
+    end
   end
-  words[#words + 1] = shell_word(host.script)
+  words[#words + 1] = environment.shell_word(host.script)
   for _, name in ipairs(check.sorted_keys(host.fields or {})) do
-    words[#words + 1] = "--" .. name .. " " .. shell_word(host.fields[name])
+    words[#words + 1] = "--" .. name .. " " .. environment.shell_word(host.fields[name])
   end
   return table.concat(words, " ")
 end
+
+--- Whether files that are not here may be downloaded: not under --smoke, which is to take seconds.
+function environment.may_download() return not host.options.smoke end
 
 -- HEAD of the git folder that holds `path`, read without git; nil where there is none.
 local function git_head(path)

@@ -1,17 +1,26 @@
 -- A run's folder: what lies in one, and what --overwrite may remove. It refuses a folder that holds something else.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
+local host = require "medxai.host"
 
 local folder = {}
 
 -- What a run writes; the only things that --overwrite removes.
 local own_files = { "config.json", "environment.json", "manifest.csv", "data_check.json", "metrics.jsonl",
   "metrics.csv", "weights.pt", "model.json", "network.pt2", "report.html", "status", "times.csv", "evaluations.jsonl",
-  "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "grid.lock", "verdicts.csv",
+  "checkpoint.pt", "scores.csv", "overlap.csv", "cross.csv", "grid.csv", "grid.jsonl", "verdicts.csv",
   "packet_key.csv" }
 local own_patterns = { "^predictions.*%.csv$", "^manifest%-%d+%.csv$", "^data_check%-%d+%.json$" }
 local own_folders = { "steps", "maps", "figures", "events", "cells", "families", "cache", "study", "tables",
-  "perturbed", "audit", "pictures" }
+  "perturbed", "audit", "pictures", "done", "logs" }
+
+--- The folders in which the run of a name may lie, the first one first: under --smoke that of its smoke run.
+---@param name string
+---@return string[]
+function folder.named(name)
+  local dir = files.join("runs", name)
+  return host.options.smoke and { dir .. "-smoke", dir } or { dir }
+end
 
 --- Whether a folder holds a run that was begun.
 ---@param dir string
@@ -28,7 +37,7 @@ function folder.refuse_foreign(dir)
   local names = files.list(dir)
   if folder.is_run(dir) then return end -- after the list: another process may be just about to begin the run
   for _, name in ipairs(names) do
-    if name ~= "." and name ~= ".." and name ~= ".lock" then
+    if name ~= "." and name ~= ".." and name ~= "claims" then
       check.fail("run", "'%s' holds other files (%s) and no run. Give another --out.", dir, name)
     end
   end

@@ -3,13 +3,16 @@
 -- It refuses to overwrite a finished run of another configuration, to share a folder with another process, and to write
 -- into a folder that holds something else.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local current_seed = require "medxai.run.current_seed"
 local environment = require "medxai.run.environment"
 local files = require "medxai.base.files"
 local folder = require "medxai.run.folder"
 local host = require "medxai.host"
+local lease = require "medxai.run.lease"
+local slurm = require "medxai.run.slurm"
 local Step = require "medxai.run.step"
 
 ---@class medxai.Run
@@ -17,6 +20,7 @@ local Step = require "medxai.run.step"
 ---@field dir string the run's folder
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
+---@field smoke boolean the short run of the experiment on a handful of images (--smoke)
 ---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
 ---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see grid.lua
 ---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
@@ -36,7 +40,12 @@ Run.spec = {
   seeds = { "table", field = true, of = "integer", doc = "runs the whole experiment once per seed and sums up" },
   out = { "string", doc = "another folder than runs/<name>; --out" },
   of = { "string", field = true, doc = "the trained run that this one examines, by its name or folder" },
+  takeover_s = { "number", field = true, default = lease.takeover_s, min = 1, unit = "s",
+    doc = "where machines share the folder: a process that was not heard of for so long has died" },
 }
+
+-- Whether this is the short run of an experiment on a handful of images (--smoke).
+local function is_smoke() return host.options.smoke and true or false end
 
 local function folder_of(options)
   local dir = host.options.out or options.out
@@ -49,7 +58,7 @@ local function folder_of(options)
     end
     return dir
   end
-  return "runs/" .. options.name .. (check.smoke() and "-smoke" or "")
+  return "runs/" .. options.name .. (is_smoke() and "-smoke" or "")
 end
 
 local function close_all()
@@ -77,7 +86,7 @@ end
 
 --- The options of a run, checked; with `of` the name is that run's with this one's behind it.
 function Run.check(options)
-  options = check.options("run", options, Run.spec)
+  options = Options.check("run", options, Run.spec)
   if type(options.of) == "string" and type(options.name) == "string" then
     options.name = name_of(options.name, options.of)
   end
@@ -90,7 +99,9 @@ end
 --- Begins a run (xai.run). Nothing is written before its first step.
 --- of: the trained run that this one examines, by name or folder (--of RUN): `explain` of `vgg19` is
 --- runs/vgg19_explain, and run.of is what xai.trained takes.
----@param options { name: string, seed?: integer, seeds?: integer[], out?: string, of?: string }
+--- takeover_s: where several machines share the folder, a process that has not been heard of for so many seconds (120)
+--- has died.
+---@param options { name: string, seed?: integer, seeds?: integer[], out?: string, of?: string, takeover_s?: number }
 ---@return medxai.Run
 function Run.new(options)
   options = Run.check(options)
@@ -99,8 +110,8 @@ function Run.new(options)
       options.name)
   end
   local seed, dir = seed_and_folder(options)
-  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, begun = false,
-    config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
+  local run = setmetatable({ name = options.name, seed = seed, dir = dir, of = options.of, smoke = is_smoke(),
+    takeover_s = options.takeover_s, begun = false, config = {}, data = {}, beat = -math.huge, doing = "" }, Run)
   runs[options.name] = run
   current_seed.set(run.seed)
   math.randomseed(run.seed)
@@ -109,13 +120,33 @@ end
 
 -- ---- the folder -----------------------------------------------------------------------------------------------------
 
+-- What the process is that has the folder: { known = true } where it lives for certain.
+function Run:take_folder()
+  local state, owner
+  self.lock, state, owner = self.leases:take "run"
+  return { known = state == "alive", words = lease.words(owner) }
+end
+
+-- Another process has the folder, and nobody knows whether it lives: watches it until that is known.
+function Run:watch(other)
+  if other.known then return other end
+  io.stderr:write(string.format("'%s' was last in use by %s: waiting up to %.0f s to see whether that still works\n",
+    self.dir, other.words, self.takeover_s))
+  local pause = self.leases:pauses(2.0)
+  repeat
+    pause()
+    other = self:take_folder()
+  until self.lock or other.known
+  return other
+end
+
 -- Whether another process works on a grid search here that can be joined. It may be just about to begin one.
 function Run:wait_to_join()
   for _ = 1, 25 do
     if files.is_folder(files.join(self.dir, "families"))
         or files.is_folder(files.join(self.dir, "study")) then return true end
     files.sleep(0.2)
-    self.lock = files.lock(files.join(self.dir, ".lock"))
+    self:take_folder()
     if self.lock then return false end
   end
   return false
@@ -124,11 +155,12 @@ end
 --- Opens a step, waiting until the process that this one joined has begun it, or has ended.
 function Run:joined_step(name, fields)
   local step = self:step(name, fields)
+  local pause = self.leases:pauses(2.0)
   while self.joined and not step.stored do
-    files.sleep(0.2)
-    local lock = files.lock(files.join(self.dir, ".lock"))
-    if lock then
-      self.lock, self.joined = lock, false
+    pause()
+    self:take_folder()
+    if self.lock then
+      self.joined = false
       self:begin()
     end
     step = self:step(name, fields)
@@ -136,15 +168,24 @@ function Run:joined_step(name, fields)
   return step
 end
 
+--- Raises where another process has taken the folder over, because this one stood still for long: nothing more is
+--- written.
+function Run:check_owner()
+  if not self.lock or self.lock:is_mine() then return end
+  check.fail("run", "'%s' was taken over by another process, because this one stood still for long. It goes on there.",
+    self.dir)
+end
+
 --- After work that several processes share: the one that began it goes on alone, the others wait for it.
 function Run:take_over()
+  if self.lock and not self.lock:is_mine() then self.lock, self.joined, self.begun = nil, true, false end
   if not self.joined then return end
-  self.lock = files.lock(files.join(self.dir, ".lock"))
+  self:take_folder()
   if not self.lock then
     if not host.options.quiet then
       io.stderr:write(string.format("'%s': the search is done; waiting for the process that began it\n", self.dir))
     end
-    self.lock = files.wait_lock(files.join(self.dir, ".lock"))
+    self.lock = self.leases:wait "run"
   end
   self.joined = false
   self:begin()
@@ -156,17 +197,24 @@ function Run:prepare(how)
   if self.lock or self.joined then return end
   folder.refuse_foreign(self.dir)
   if host.options.resume and not folder.is_run(self.dir) then
-    check.fail("run", "--resume finds no run in '%s'. Leave --resume out to begin one.", self.dir)
+    io.stderr:write(string.format("run: there is no run in '%s' to resume: a new one begins\n", self.dir))
   end
-  self.lock = files.lock(files.join(self.dir, ".lock"))
+  self.leases = lease.open(self.dir, { takeover_s = self.takeover_s })
+  local other = self:take_folder()
   if not self.lock and how and how.join and not host.options.overwrite then self.joined = self:wait_to_join() end
+  if not self.lock and not self.joined then other = self:watch(other) end
   if not self.lock and not self.joined then
-    check.fail("run", "'%s' is in use by another process. Wait for it, or give another --out.", self.dir)
+    self.leases:close()
+    check.fail("run", "'%s' is in use by %s. Wait for it, or give another --out.", self.dir, other.words)
   end
-  if self.lock then files.tidy(self.dir) end
+  if self.lock then
+    files.tidy(self.dir)
+    self.leases:tidy()
+  end
   if host.options.overwrite then folder.clear(self.dir) end
-  self.config = { name = self.name, seed = self.seed, smoke = check.smoke(), numerics = Step.numerics,
+  self.config = { name = self.name, seed = self.seed, smoke = self.smoke, numerics = Step.numerics,
     program = host.version, question = environment.question(host.script) }
+  host.at_exit(slurm.queue_again) -- runs after what follows
   host.at_exit(function(state, message) self:close(state, message) end)
 end
 
@@ -187,7 +235,8 @@ function Run:close(state, message)
   if self.begun then ok, problem = pcall(self.status, self, words[state] or state or "finished", message) end
   if self.begun then self:last_words(words[state] or state or "finished") end
   if self.lock then self.lock:close() end
-  self.begun, self.lock, runs[self.name] = false, nil, nil
+  if self.leases then self.leases:close() end
+  self.begun, self.lock, self.leases, runs[self.name] = false, nil, nil, nil
   if not ok then error(problem, 0) end
 end
 
@@ -209,7 +258,7 @@ end
 ---@param message? string
 function Run:status(word, message)
   self.beat = host.now()
-  if self.joined then return end -- the process that began the search tells it
+  if self.joined or self.lock and not self.lock:is_mine() then return end -- the process that has the folder tells it
   local lines = { word, "step " .. (self.doing ~= "" and self.doing or "none"),
     "heartbeat " .. os.date("!%Y-%m-%dT%H:%M:%SZ"), "process " .. tostring(require("medxai.file").pid()) }
   if message then lines[#lines + 1] = "message " .. tostring(message):gsub("\n", "\n  ") end
@@ -218,9 +267,12 @@ end
 
 --- Says that the run is alive, at most every ten seconds.
 ---@param doing? string "fit epoch 3/8"
-function Run:heartbeat(doing)
+---@param shared? boolean the work has claims of its own: it goes on where another process has taken the folder over
+function Run:heartbeat(doing, shared)
   self.doing = doing or self.doing
-  if host.now() - self.beat >= heartbeat_seconds then self:status("running") end
+  if host.now() - self.beat < heartbeat_seconds then return end
+  if not shared then self:check_owner() end
+  self:status("running")
 end
 
 -- ---- what steps need ------------------------------------------------------------------------------------------------
@@ -231,7 +283,8 @@ end
 ---@return medxai.Step
 function Run:step(name, fields)
   self:prepare()
-  local all = { seed = self.seed, numerics = Step.numerics, libtorch = environment.libtorch(), smoke = check.smoke(),
+  self:check_owner()
+  local all = { seed = self.seed, numerics = Step.numerics, libtorch = environment.libtorch(), smoke = self.smoke,
     device = (host.options.device or "cpu"):match("^%a+") }
   for k, v in pairs(fields) do all[k] = v end
   self.doing = name
@@ -301,17 +354,61 @@ local function log_figures(run, result)
   end
 end
 
+local function append_time(path, step, name, seconds, more)
+  if not files.exists(path) then files.append_line(path, table.concat(time_columns, ",")) end
+  local row = { step = step, name = name, seconds = seconds }
+  for k, v in pairs(more or {}) do row[k] = v end
+  files.append_line(path, csv.line(time_columns, row))
+end
+
+--- Appends a line to this process' own log: work that several processes share has one writer for each file. Another
+--- process that has put all logs together may have removed the folder meanwhile.
+function Run:own_time(step, name, seconds, more)
+  files.mkdir(files.join(self.dir, "logs"))
+  append_time(files.join(self.dir, "logs", self.leases.worker .. ".csv"), step, name, seconds, more)
+end
+
+--- The rows of times.csv and, behind them, of the processes' own logs.
+---@return table[] rows
+---@return string[] logs the paths of the processes' own
+function Run:times()
+  local rows, logs, seen = {}, {}, {}
+  local function add(path)
+    for _, row in ipairs(csv.read(path) or {}) do
+      local line = csv.line(time_columns, row)
+      if not seen[line] then rows[#rows + 1], seen[line] = row, true end
+    end
+  end
+  add(files.join(self.dir, "times.csv"))
+  for _, name in ipairs(files.list(files.join(self.dir, "logs"))) do
+    logs[#logs + 1] = files.join(self.dir, "logs", name)
+    add(logs[#logs])
+  end
+  return rows, logs
+end
+
+--- Puts the processes' own logs into times.csv, in an order that does not depend on who did what, and removes them.
+---@param rank fun(row: table): number of equal ones the order stays
+function Run:merge_times(rank)
+  local rows, logs = self:times()
+  if #logs == 0 then return end
+  for i, row in ipairs(rows) do row.place, row.rank = i, rank(row) end
+  table.sort(rows, function(a, b)
+    if a.rank ~= b.rank then return a.rank < b.rank end
+    return a.place < b.place
+  end)
+  csv.write(files.join(self.dir, "times.csv"), time_columns, rows)
+  for _, path in ipairs(logs) do files.remove(path) end
+  require("medxai.file").remove(files.join(self.dir, "logs")) -- stays where another process still writes one
+end
+
 --- Appends a line to times.csv.
 ---@param step string
 ---@param name string what was timed: "whole", "epoch", a method
 ---@param seconds number
 ---@param more? table epoch, images_per_second, wait_share, peak_mb
 function Run:time(step, name, seconds, more)
-  local path = files.join(self.dir, "times.csv")
-  if not files.exists(path) then files.append_line(path, table.concat(time_columns, ",")) end
-  local row = { step = step, name = name, seconds = seconds }
-  for k, v in pairs(more or {}) do row[k] = v end
-  files.append_line(path, csv.line(time_columns, row))
+  append_time(files.join(self.dir, "times.csv"), step, name, seconds, more)
 end
 
 --- Times a step until the returned value is closed (nothing where it was not done again); then the memory that was kept

@@ -3,7 +3,7 @@
 -- seeds.csv; and from three seeds on an interval of the accuracy that other seeds and other patients would have.
 -- The experiment's file is run again from its top for every seed but the last, which goes on where the run was begun.
 -- It refuses code from standard input, which cannot be read twice.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local components = require "medxai.stats.components"
@@ -23,8 +23,7 @@ local function checked(list)
     if seen[seed] then check.fail("run", "seeds holds %d twice.", seed) end
     seen[seed], list[i] = true, math.tointeger(seed)
   end
-  if check.smoke() then return { table.unpack(list, 1, 2) } end
-  return list
+  return host.options.smoke and { table.unpack(list, 1, 2) } or list
 end
 
 -- The folder of one seed below the experiment's.

@@ -1,7 +1,7 @@
 -- Tables that several steps of a run write to: verdicts.csv, tables/pairs.csv. Each step's rows have its name as the
 -- first word of their family, and stand in the place of those that it wrote before, so that a step that is done again,
 -- or a run that was killed, leaves the same bytes. It refuses columns that a table does not have.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 
@@ -41,7 +41,7 @@ end
 ---@param step string the first word of these rows' families: "networks", "audit"
 ---@param rows table[]
 function tables.put(run, name, columns, step, rows)
-  local lock <close> = files.wait_lock(files.join(run.dir, "tables", ".lock")) -- luacheck: ignore (held, not read)
+  local held <close> = run.leases:wait "tables" -- luacheck: ignore (held, not read)
   local all, is_there = {}, false
   local function put()
     if not is_there then table.move(rows, 1, #rows, #all + 1, all) end

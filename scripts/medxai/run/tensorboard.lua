@@ -2,7 +2,7 @@
 -- masked CRC32C), protobuf messages written by hand. After a resumption a new file begins with a start mark at the next
 -- step, so that what TensorBoard had read beyond it is dropped and curves do not overlap.
 -- It refuses to be the truth: metrics.jsonl is, and a run without this folder has lost nothing.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 
 local events = {}

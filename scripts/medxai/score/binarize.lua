@@ -1,7 +1,7 @@
 -- Cuts a map in two: what lies inside the finding by the map, and what does not. By percentile (95: exactly the top 5 %
 -- of the pixels, ties in a keyed random order), by Otsu's threshold, or at a fixed value. And how a predicted mask
 -- overlaps a true one. It refuses to cut a map that is the same everywhere: nil.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local torch = require "medxai.torch"
 
 local cuts = {}

@@ -1,7 +1,7 @@
 -- What deletion and insertion share (Petsiuk et al., RISE, BMVC 2018): the target's score along 100 steps from one
 -- image to another, each changing the next share of pixels, most relevant first; the area under that curve by the
 -- trapezoid rule. black and a blur are both reported: each favors maps of its own kind.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local ranking = require "medxai.perturb.pixel_order"
 local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"
@@ -9,7 +9,8 @@ local torch = require "medxai.torch"
 local curve = {}
 
 curve.options = {
-  steps = { "integer", default = 100, min = 1, doc = "equal shares of the pixels, one after the other" },
+  steps = { "integer", default = 100, min = 1, smoke = { divide_by = 50, least = 2 },
+    doc = "equal shares of the pixels, one after the other" },
   removal = { "string|table", default = { "black", "blur(31)" }, lua = "medxai.RemovalName|medxai.RemovalName[]",
     doc = "what removed pixels show: one, or a list that gives one value each; see help removals" },
   removals = { now = "removal" },
@@ -31,7 +32,6 @@ function curve.check(options, name)
     ids[i], seen[r.id] = r.id, true
   end
   options.removal = ids
-  options.steps = check.smoke_count(options.steps)
 end
 
 --- The names of one value per removal.

@@ -2,7 +2,7 @@
 -- each cell. A map of a 7 x 7 layer says no more than 16 x 16 cells; 225, 224 and 299 px crops are never compared
 -- pixel by
 -- pixel. It refuses crops that have nothing in common.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local torch = require "medxai.torch"
 
 local frame = {}

@@ -3,7 +3,7 @@
 -- reproducibility), each pass, fail or undecided; controls whose verdicts are known, so that the gate checks itself;
 -- and the marks that later tables, rankings and pictures carry. It refuses to judge by one stage or one draw, or
 -- against nothing: what maps of other patients share is taken off.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local core = require "medxai.core"
 local persistence = require "medxai.stats.persistence"

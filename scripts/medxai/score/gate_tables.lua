@@ -2,7 +2,7 @@
 -- (a row per model, method and check), a table on standard output, and the rows that marks are read from. It refuses to
 -- show a verdict without its estimate, or an estimate without what undid it.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"

@@ -1,6 +1,6 @@
 -- Calls a metric on one map and checks what it returns: numbers, chance levels and reasons, one for each of its values.
 -- It refuses to guess: what is undefined is NaN with a reason.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local torch = require "medxai.torch"
 
 local nan = 0 / 0

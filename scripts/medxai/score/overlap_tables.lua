@@ -246,7 +246,7 @@ end
 function tables.sentences(result)
   local f, sizes, undefined = result.facts, {}, {}
   for i, s in ipairs(f.sizes) do sizes[i] = string.format("%d %s", s.images, s.name) end
-  for _, why in ipairs(require("medxai.base.options").sorted_keys(f.undefined)) do
+  for _, why in ipairs(require("medxai.base.check").sorted_keys(f.undefined)) do
     undefined[#undefined + 1] = string.format("%d %s", f.undefined[why], why)
   end
   local list = { string.format("%d images; findings by share of the crop: %s%s.", f.images, table.concat(sizes, ", "),

@@ -6,7 +6,7 @@
 -- which has no background and would take minutes per image.
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local compose = require "medxai.perturb.compose"
 local core = require "medxai.core"

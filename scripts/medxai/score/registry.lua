@@ -32,7 +32,8 @@
 --   ctx:stream("what@1")    keyed random numbers of this image
 --   ctx.mask, ctx.within    bool (H, W) or nil: the mask asked for, and the one that restricts the metric
 --   ctx.record, ctx.item, ctx.status, ctx.compat, ctx:once(key, f), ctx:show(exhibit)
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
 local named = require "medxai.base.named"
@@ -68,7 +69,7 @@ local function definition_of(name)
     check.fail("explain", "metric '%s' has no measure (expected a table with measure = function(map, ctx)).", name)
   end
   check.kinds("explain", string.format("metric '%s'", name), d, kinds)
-  check.spec("explain", string.format("metric '%s'", name), d.options or {})
+  Options.check_spec("explain", string.format("metric '%s'", name), d.options or {})
   if d.direction ~= nil and d.direction ~= "higher" and d.direction ~= "lower" and d.direction ~= "none" then
     check.fail("explain", "metric '%s': direction is 'higher', 'lower' or 'none' (got '%s').", name,
       tostring(d.direction))
@@ -107,7 +108,7 @@ end
 
 local function entry(name, value, mask, compat)
   local d, source = definition_of(name)
-  local options = check.options(name, type(value) == "table" and value or {}, metric.spec(d))
+  local options = Options.check(name, type(value) == "table" and value or {}, metric.spec(d))
   local more = {}
   local function add(key, v) if v then more[#more + 1] = key .. "=" .. v end end
   local needs_mask = d.needs and d.needs.mask

@@ -1,7 +1,7 @@
 -- What ROAD's metrics share (Rong et al., ICML 2022): the score after the most or least relevant pixels are taken out
 -- and filled by the noisy linear imputer, at percentiles of the map. At percentile p the (100 - p) % at one end are
 -- removed. Percentiles, orders and metrics of one map share their passes; nothing is evaluated twice.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local removal = require "medxai.perturb.removal"
 
 local road = {}

@@ -3,7 +3,7 @@
 -- rows are written image by image, and those of a metric that runs the network are not computed twice.
 -- It refuses a mask that none of the images has. A researcher's own metric that fails on a map leaves an undefined
 -- value.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"

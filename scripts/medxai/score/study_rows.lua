@@ -2,7 +2,7 @@
 -- is.
 -- Written as text by the cells, read back here by column: of 100,000 rows only the columns that tables need are kept.
 -- Times are not in it, since the same study gives the same bytes: they stand in study/cells.jsonl.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local metric = require "medxai.score.registry"

@@ -6,7 +6,7 @@
 -- It refuses a ranking by a metric that tells nothing, one score of several metrics, and verdicts of fewer than ten
 -- patients.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local multiple = require "medxai.stats.multiple"
 local rankings = require "medxai.stats.rankings"
 local units = require "medxai.stats.units"

@@ -1,7 +1,7 @@
 -- Charts of numbers: lines, learning curves, confusion matrices, values with intervals. Each takes a table and returns
 -- a drawing. Labels are measured and wrapped or shortened, legends stand above the plot, NaN breaks a line.
 -- It refuses to invent an axis: what is not finite is not drawn, and a value that is missing is said in words.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local drawing = require "medxai.show.drawing"
 local palette = require "medxai.show.palette"
 

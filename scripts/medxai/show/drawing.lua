@@ -1,7 +1,7 @@
 -- A drawing: a list of marks in points (1/72 inch), y downwards, that becomes PNG, PDF or SVG without a difference.
 -- Text is measured before it is placed, so that nothing overlaps or is cut; in PDF and SVG it stays text.
 -- It refuses to know what is drawn: figure.lua does.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local native = core.figure
 
@@ -168,7 +168,11 @@ end
 
 -- ---- output -------------------------------------------------------------------------------------------------
 
+local most_px = 32767 -- a side of a PNG
+
+-- Of 300 dpi, or as many as a long drawing has room for (a search of hundreds of cells).
 local function raster(self, format, dpi)
+  dpi = dpi or math.max(10, math.min(300, most_px * 72 // math.max(self.width, self.height)))
   local canvas <close> = native.canvas(format, self.width, self.height, dpi)
   for _, m in ipairs(self.marks) do
     if m[1] == "text" then
@@ -251,7 +255,7 @@ function drawing:bytes(format, options)
     check.fail("figure", "the drawing has no size (%g x %g pt).", self.width, self.height)
   end
   if format == "svg" then return self:svg(options and options.title) end
-  return raster(self, format, options and options.dpi or 300)
+  return raster(self, format, options and options.dpi)
 end
 
 return drawing

@@ -3,7 +3,7 @@
 -- (518 pt); figure.save writes it as PNG, SVG and PDF.
 -- It refuses to compute what it draws, and to leave out that a map failed or how it was scaled.
 local chart = require "medxai.show.chart"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local drawing = require "medxai.show.drawing"
 local palette = require "medxai.show.palette"

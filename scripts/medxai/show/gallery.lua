@@ -4,7 +4,7 @@
 -- all.
 local album = require "medxai.show.album"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local figure = require "medxai.show.figure"
 local host = require "medxai.host"
 local maps = require "medxai.show.gallery_maps"

@@ -2,7 +2,8 @@
 -- each image in one figure: the top class's 5 features that speak for it; then for each class 5 that speak for it, 5 of
 -- either sign, 10 with the rest hidden, and all weights as a diverging map, symmetric about 0.
 -- It refuses to color what has no weight: features that the regression left out stay as they are.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
 local map = require "medxai.explain.map"
@@ -56,7 +57,7 @@ end
 ---@return any picture (3, H, W): the image, or black where the rest is hidden; with either sign for red, green: against, for
 ---@return any mask int64 (H, W): 1 and -1 on the chosen features, else 0
 function pictures.image_and_mask(image, labels, weights, options)
-  local o = check.options("image_and_mask", options, pictures.spec)
+  local o = Options.check("image_and_mask", options, pictures.spec)
   if o.positive_only and o.negative_only then
     check.fail("image_and_mask", "positive_only and negative_only exclude each other.")
   end

@@ -2,7 +2,7 @@
 -- inferno (default over images: its low end is black, so that it tints nothing), viridis and diverging are perceptually
 -- even; jet is OpenCV's, exactly, for comparison with older figures. diverging runs from blue to red, diverging_r from
 -- red to blue.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local palette = {}
 

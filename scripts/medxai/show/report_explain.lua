@@ -1,7 +1,7 @@
 -- The explanations of a report: a section an explain step, with what became of its maps, a table of methods and
 -- metrics, and its figures with links to their files.
 -- It refuses to hide maps that are not ok: they are listed open, complete sets may be folded away.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local drawing = require "medxai.show.drawing"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"

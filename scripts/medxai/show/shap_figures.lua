@@ -5,6 +5,7 @@ local drawing = require "medxai.show.drawing"
 local figure = require "medxai.show.figure"
 local honesty = require "medxai.explain.diagnostics"
 local map = require "medxai.explain.map"
+local percentile = require("medxai.perturb.pixel_order").percentile
 local torch = require "medxai.torch"
 
 local shap_figure = {}
@@ -29,11 +30,7 @@ local function scale_of(page)
   local flat = torch.cat(all, 0)
   flat = flat:masked_select(flat:isfinite())
   if flat:numel() == 0 then return nil end
-  local sorted = flat:sort()
-  local at = 0.999 * (sorted:numel() - 1)
-  local low = math.floor(at)
-  local a, b = sorted[low]:item(), sorted[math.min(low + 1, sorted:numel() - 1)]:item()
-  local limit = math.max(a + (at - low) * (b - a), 1e-30)
+  local limit = math.max(percentile(flat, 99.9), 1e-30)
   local unit = 10.0 ^ (math.floor(math.log(limit, 10)) - 1)
   return math.ceil(limit / unit - 1e-9) * unit
 end

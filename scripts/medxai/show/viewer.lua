@@ -3,7 +3,7 @@
 -- It refuses a page above its limit: maps get coarser and pictures smaller until they fit, and the page says how fine
 -- they are.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local palette = require "medxai.show.palette"
 local torch = require "medxai.torch"

@@ -1,6 +1,6 @@
 -- Two networks' accuracies on the same images: McNemar's exact test, its mid-p, and the paired difference with its
 -- interval. It refuses answers that are neither right nor wrong.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local distributions = require "medxai.stats.distributions"
 
 local accuracy = {}

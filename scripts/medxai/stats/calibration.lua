@@ -1,7 +1,8 @@
 -- Whether probabilities mean what they say: negative log-likelihood, Brier score with Murphy's parts, expected
 -- calibration error with its own chance level, slope and intercept, and one temperature fitted on other images. It
 -- refuses labels outside the classes; what has no value is nil with a reason, never a made-up number.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local distributions = require "medxai.stats.distributions"
 local logistic = require "medxai.stats.logistic"
 local random = require "medxai.tensor.random"
@@ -134,7 +135,7 @@ end
 ---@return number error NaN of no image
 ---@return table[] bins { n, confidence, accuracy } of the groups that hold an image
 function calibration.ece(confidences, hits, options)
-  local o = check.options("calibration.ece", options, ece_spec)
+  local o = Options.check("calibration.ece", options, ece_spec)
   if #confidences == 0 then return nan, {} end
   local group, read = grouping(confidences, o)
   hits = read(hits)
@@ -234,7 +235,7 @@ end
 ---@return number top of the top label's error
 ---@return number[] classwise of each class's
 function calibration.chance(probabilities, options)
-  local o = check.options("calibration.chance", options, chance_spec)
+  local o = Options.check("calibration.chance", options, chance_spec)
   local n, k = #probabilities, #(probabilities[1] or {})
   if n == 0 then return nan, {} end
   local top, zeros = {}, {}

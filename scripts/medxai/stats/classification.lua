@@ -2,7 +2,8 @@
 -- one-vs-rest AUROC, intervals over patients. The numbers are scikit-learn's (labels = all classes, zero_division = 0).
 -- Plain Lua on plain tables; labels are 0-based class indices. What has no value (AUROC of a class that is absent, or
 -- of the only class) is NaN, never a made-up number. It refuses labels outside the classes and rows of another width.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local delong = require "medxai.stats.delong"
 local logits_of = require "medxai.stats.logits"
 local text_table = require "medxai.base.text_table"
@@ -223,7 +224,7 @@ end
 ---@return table { accuracy, macro_f1, auroc_macro = { low, high }, kind and why = { accuracy = ... }, level, resampled,
 ---   units, note }
 function metrics.classification_intervals(labels, probabilities, options)
-  local o = check.options("classification_intervals", options, metrics.interval_spec)
+  local o = Options.check("classification_intervals", options, metrics.interval_spec)
   local k, predicted, hits = #(probabilities[1] or {}), logits_of.argmax(probabilities), {}
   for i, label in ipairs(labels) do hits[i] = label == predicted[i] and 1 or 0 end
   local over = units.over(#labels, o.patients, { level = o.level })

@@ -1,7 +1,7 @@
 -- Weights or recipe: how a score varies over images and over training seeds, an interval of its mean that holds for
 -- other seeds, and the t-test of scores over resplits of one data set. It refuses fewer than three seeds, from which
 -- no such interval can be told.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local distributions = require "medxai.stats.distributions"
 
 local components = {}

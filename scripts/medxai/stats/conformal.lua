@@ -1,7 +1,7 @@
 -- Conformal sets: for each image the classes that hold the true one in at least 1 - alpha of images like those of the
 -- tuning split, whatever the network is (split conformal, Vovk 2005; least ambiguous sets, Sadinle, Lei and Wasserman
 -- 2019). It refuses a promise that few tuning images cannot keep: then the set is all classes.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local conformal = {}
 

@@ -2,7 +2,7 @@
 -- patients have several images, several classes each against the rest, and their mean. One formula: with one image
 -- per patient Obuchowski's variance is DeLong's. It refuses scores that are no numbers, and a variance where a side
 -- has fewer than two patients.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local distributions = require "medxai.stats.distributions"
 local units = require "medxai.stats.units"
 

@@ -9,7 +9,7 @@
 --   e:difference(over, a, b)     the same of a - b, with p, test, narrow and status
 --   e:influence(a, 1)            value of seed 1, and what each image adds
 local accuracy = require "medxai.stats.accuracy"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local classification = require "medxai.stats.classification"
 local delong = require "medxai.stats.delong"
 local logits_of = require "medxai.stats.logits"

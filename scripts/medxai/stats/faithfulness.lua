@@ -1,7 +1,7 @@
 -- Whether a map tells how the score changes when parts of the image are taken away, and how much a map changes with
 -- its image: from the numbers that the metrics made with the network (sums of the map, drops of the score, maps of
 -- changed images). It refuses what cannot be told: nil where the map or the score does not change.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local similarity = require "medxai.stats.similarity"
 
 local faithfulness = {}

@@ -3,7 +3,7 @@
 -- threshold, Brier score and calibration error; and their means over the findings. Plain Lua on plain tables: labels
 -- [image][finding] are 1, 0 or NaN, logits likewise. What has no value is NaN. It refuses rows of another width.
 local calibration = require "medxai.stats.calibration"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local delong = require "medxai.stats.delong"
 local metrics = require "medxai.stats.classification"
 local text_table = require "medxai.base.text_table"

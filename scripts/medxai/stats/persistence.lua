@@ -1,7 +1,7 @@
 -- How much of a map survives when weights are randomised, stage by stage (Adebayo 2018's cascade, judged by its whole
 -- course and against what maps of different patients share), and how much two networks' maps agree beyond that. It
 -- refuses a number where maps of different patients already agree above 0.9: nothing is left to lose.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local random = require "medxai.tensor.random"
 local similarity = require "medxai.stats.similarity"
 local units = require "medxai.stats.units"

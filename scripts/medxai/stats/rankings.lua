@@ -2,7 +2,7 @@
 -- first over resamples, groups that no test tells apart, agreement of rankings, and Friedman's test for readers who
 -- ask. It refuses a blended score. Blocks are patients of one network, never images of one patient, never seeds
 -- alone.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local distributions = require "medxai.stats.distributions"
 local similarity = require "medxai.stats.similarity"
 local units = require "medxai.stats.units"

@@ -1,6 +1,6 @@
 -- How far readers agree: quadratic weighted kappa of two, intraclass correlation of several.
 -- It refuses a number where nobody's ratings differ: nil.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local readers = {}
 

@@ -1,7 +1,7 @@
 -- How alike two maps are: Spearman's and Kendall's rank correlations, SSIM, overlap of the strongest tenth; what is
 -- left of an agreement when the agreement of maps of different patients is taken off; and average linkage of what
 -- agrees. Maps are flat lists, row by row. It refuses a number for a constant map: nil.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local ssim = require("medxai.core").ssim
 
 local similarity = {}

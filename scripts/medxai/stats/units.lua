@@ -8,7 +8,8 @@
 --   over:mean(values)             { mean, low, high, se, n, units, interval = "studentised bootstrap", resampled, why }
 --   over:difference(a, b)         the same of a - b, and p
 --   over:one_sided(over:ratio(values), 0.5)    p_below, p_above
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local distributions = require "medxai.stats.distributions"
 local resample = require("medxai.core").resample
 
@@ -71,7 +72,7 @@ units.spec = {
 ---@param options? table seed = 42, level = 0.95, resamples = 1999, id = ""
 ---@return medxai.Units
 function units.over(n, patients, options)
-  local self = setmetatable(check.options("units", options, units.spec), Units)
+  local self = setmetatable(Options.check("units", options, units.spec), Units)
   local known, seen = patients ~= nil and n > 0, {}
   for i = 1, n do known = known and units.is_known(patients[i]) end
   self.n, self.unit, self.count, self.boxes, self.kept = n, {}, 0, {}, 0

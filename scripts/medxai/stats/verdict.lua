@@ -4,7 +4,8 @@
 --   bound       pass, fail, undecided: an interval against a threshold
 -- It refuses a verdict of fewer than ten units, and of an estimate without an interval: undecided, and the reason.
 -- What there is nothing to judge of is not_applicable.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local units = require "medxai.stats.units"
 
@@ -75,7 +76,7 @@ end
 ---  number? }
 ---@return medxai.Verdict
 function verdict.of(question, r, options)
-  local o = check.options("verdict", options, spec)
+  local o = Options.check("verdict", options, spec)
   local judge = questions[question]
   if not judge then
     check.fail("verdict", "unknown question '%s'.%s", question, suggest.hint(question, check.sorted_keys(questions)))

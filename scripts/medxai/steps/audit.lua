@@ -4,7 +4,8 @@
 -- refuses the sentence "there is no shortcut", inputs without the whole image, sources that are all the same, and to
 -- judge parts without lung masks.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local combine = require "medxai.steps.audit_verdict"
 local current_seed = require "medxai.run.current_seed"
 local data_module = require "medxai.data.dataset"
@@ -37,7 +38,7 @@ audit.spec = {
     doc = "patches of the same shape elsewhere, per part and image" },
   margin = { "number", default = 0.638, above = 0.5, max = 0.999,
     doc = "AUROC from which a class counts as told (a half standard deviation)" },
-  images = { "integer|string", field = true, default = 240, min = 1, unit = "images",
+  images = { "integer|string", field = true, default = 240, min = 1, smoke = 2, unit = "images",
     doc = "of the test split for hiding and maps; or \"all\"" },
 }
 
@@ -58,7 +59,7 @@ end
 ---@param options table
 ---@return table
 function audit.check(options)
-  local o = check.options("audit", options, audit.spec)
+  local o = Options.check("audit", options, audit.spec)
   local seen = check_names("inputs", o.inputs, data_module.inputs)
   if not seen.whole then
     check.fail("audit", "inputs lack 'whole', the image as it is, with which the others are compared. Add it.")
@@ -93,7 +94,7 @@ end
 
 --- Checks a call of run:audit without making it (medxai.run.preflight).
 function audit.check_call(unknown, run, options)
-  local open = check.options("audit", options, audit.spec)
+  local open = Options.check("audit", options, audit.spec)
   for _, key in ipairs { "inputs", "seeds", "regions", "train", "images", "audited" } do
     if rawequal(open[key], unknown) then return end
   end

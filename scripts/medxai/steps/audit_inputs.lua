@@ -2,7 +2,7 @@
 -- lungs alone, all but the lungs, the border, the lungs' outline), each judged on the same test images; before any
 -- training the same by a cheap probe of 60 components of a thumbnail. Images that an input refuses are left out of all
 -- inputs. It refuses inputs whose test images are not the same.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local delong = require "medxai.stats.delong"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
@@ -196,10 +196,11 @@ end
 ---@return table<string, table[]> answers input -> answers by path, one per seed that was trained
 ---@return medxai.Cell[] cells with .judged = { train_accuracy, accuracy }
 function inputs.train(run, options)
-  local search = require "medxai.steps.search"
+  local search, work = require "medxai.steps.search", require "medxai.train.search"
   files.mkdir(files.join(run.dir, "families"))
   local cells, own = search.cells(run, options)
-  require("medxai.train.search").all(run, cells, own)
+  work.all(run, cells, own)
+  if not run.joined then work.merge_logs(run, cells) end
   local out = {}
   for _, cell in ipairs(cells) do
     local answers, judged = judge_cell(run, cell)

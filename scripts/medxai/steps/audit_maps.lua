@@ -72,7 +72,7 @@ end
 ---@return table base the result of run:explain, with chosen = numbers of the images
 function maps.explain(run, network, o)
   local explain, split = require "medxai.steps.explain", network.split
-  local chosen = require("medxai.steps.audit_parts").chosen(split, maps.images)
+  local chosen = require("medxai.steps.audit_parts").chosen(split, run.smoke and 2 or maps.images)
   local base = explain.run(run, network.model, split, { title = "audit: where maps lie", methods = o.methods,
     images = chosen, target = "true", mask = "lungs", metrics = { "energy_inside" }, figures = false })
   base.chosen = chosen

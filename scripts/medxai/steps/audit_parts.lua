@@ -2,7 +2,7 @@
 -- replaced, and does hiding a marker, the border or the lungs change its answer more than hiding as much elsewhere?
 -- Parts are replaced by a blur and by the image's mean, both, never by black, which is information of its own. It
 -- refuses a part's verdict where the two removals disagree.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local compose = require "medxai.perturb.compose"
 local csv = require "medxai.base.csv"
 local delong = require "medxai.stats.delong"

@@ -2,7 +2,7 @@
 -- source? Within a class the source can be told by features that have nothing to do with the class; a class that comes
 -- from one source alone is confounded, and no analysis of these data can separate the two. It refuses a list of sources
 -- that all have one name.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local probe = require "medxai.stats.probe"
 local multiple = require "medxai.stats.multiple"
 local torch = require "medxai.torch"

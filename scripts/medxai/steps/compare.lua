@@ -6,7 +6,8 @@
 -- It refuses a primary metric that is not among the metrics: what is decided by is named before anything is computed.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.study_cells"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local core = require "medxai.core"
 local explain = require "medxai.steps.explain"
@@ -164,7 +165,7 @@ end
 ---@param study? medxai.Study nil while it is not known
 ---@return table asked
 function compare.check(options, study)
-  local o = check.options("compare", options, compare.spec)
+  local o = Options.check("compare", options, compare.spec)
   o.share = share_of(o.array_index)
   o.entries = entries_of(o, study)
   local list, varies = metrics_of(o)

@@ -1,7 +1,8 @@
 -- run:cross_evaluate: several models, each judged on several kinds of input, also on inputs that it was not trained
 -- for: a model of masked lungs on whole images and the other way round. Each is a step of its own; cross.csv and the
 -- report hold the table. It refuses names that are missing.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local evaluate = require "medxai.steps.evaluate"
 local files = require "medxai.base.files"
@@ -17,7 +18,7 @@ cross.spec = {
 }
 
 local function checked(options)
-  local o = check.options("cross_evaluate", options, cross.spec)
+  local o = Options.check("cross_evaluate", options, cross.spec)
   for _, key in ipairs { "models", "splits" } do
     local names = check.sorted_keys(o[key])
     if #names == 0 then check.fail("cross_evaluate", "%s is empty (expected names and %s).", key, key) end

@@ -1,7 +1,8 @@
 -- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification
 -- report. Every evaluation of a test split is counted in the run and printed, since a test set wears out by being
 -- looked at. It refuses a split whose classes are not the model's, and a network whose answers are not finite.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 local findings = require "medxai.stats.findings"
@@ -13,7 +14,7 @@ local predictions = require "medxai.steps.predictions"
 local evaluate = {}
 
 evaluate.spec = {
-  batch = { "integer", default = 32, min = 1, unit = "images", doc = "per pass" },
+  batch = { "integer", default = 32, min = 1, smoke = 4, unit = "images", doc = "per pass" },
   name = { "string", doc = "of the step and its predictions file; default: the split's" },
   level = { "number", default = 0.95, above = 0, max = 1, doc = "of the intervals" },
 }
@@ -154,7 +155,7 @@ end
 
 --- Checks a call of run:evaluate without making it (medxai.run.preflight).
 function evaluate.check_call(unknown, _, model, split, options)
-  check.options("evaluate", options, evaluate.spec)
+  Options.check("evaluate", options, evaluate.spec)
   if split ~= unknown then check_split(split) end
   if split ~= unknown and model ~= unknown then predict.check_classes("evaluate", model, split.classes, true) end
 end
@@ -162,13 +163,12 @@ end
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
 ---@param any_input? boolean the model may have been trained on another kind of input (run:cross_evaluate)
 function evaluate.run(run, model, split, options, any_input)
-  options = check.options("evaluate", options, evaluate.spec)
+  options = Options.check("evaluate", options, evaluate.spec)
   check_split(split)
   predict.check_classes("evaluate", model, split.classes, true)
   predict.check_findings("evaluate", model, split.data)
   local thresholds = thresholds_of(model, split)
   require("medxai.nn.model_file").check_data(run, model, split.data, { any_mask = any_input })
-  if check.smoke() then options.batch = 4 end
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split),
     batch = options.batch, level = options.level, thresholds = thresholds })

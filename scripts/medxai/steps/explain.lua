@@ -3,7 +3,8 @@
 -- an earlier run finished is not made again. A method that fails on an image leaves a record that says so, and the rest
 -- goes on. It refuses unknown methods, layers, targets and metrics before anything is computed.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local gallery = require "medxai.show.gallery"
 local honesty = require "medxai.explain.diagnostics"
 local jobs = require "medxai.explain.job"
@@ -129,7 +130,7 @@ end
 ---@param split? table nil while the data are not known: masks are left for later
 ---@return table asked checked options with entries and metrics
 function explain.check(options, model, split)
-  local asked = check.options("explain", options, explain.spec)
+  local asked = Options.check("explain", options, explain.spec)
   if asked.layer ~= nil and asked.each_layer ~= nil then
     check.fail("explain", "layer (one map of all) and each_layer (one map of each) exclude each other.")
   end
@@ -329,7 +330,7 @@ end
 ---@return table result
 function explain.run_checked(run, model, split, asked)
   explain.try_layers(model, asked.entries)
-  local chosen, notice = require("medxai.explain.images").images(split, asked.images)
+  local chosen, notice = require("medxai.explain.images").images(split, asked.images, run.smoke and 2 or nil)
   if notice then run:warn(notice) end
   local mode <close> = explain.eval_mode(model)
   local job = jobs.new(run, model, split, asked, chosen)

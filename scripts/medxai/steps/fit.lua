@@ -3,7 +3,7 @@
 -- one that was never interrupted, and with --resume a finished one goes on to more epochs, as if it had had them at
 -- once. It refuses data whose classes are not the model's, and a finished run of another configuration.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local findings = require "medxai.stats.findings"
 local host = require "medxai.host"
@@ -125,6 +125,7 @@ end
 
 local function append_log(run, history)
   files.append_line(files.join(run.dir, "metrics.jsonl"), canon.write(history[#history]), true)
+  run:check_owner()
   run:write_metrics_csv("fit", metric_rows(history))
 end
 
@@ -287,7 +288,8 @@ local function take_up(run, trainer, step, how, checkpoint, mended)
     Progress.say("fit: %s ended the training in '%s' after epoch %d: more epochs change nothing",
       trainer.stopped and "on_epoch" or "early stopping", run.dir, trainer.epoch)
   else
-    Progress.say("fit: going on from epoch %d of %d in '%s'", trainer.epoch, epochs, run.dir)
+    local more = trainer.within and string.format(" and %d images of the next", trainer.within.seen) or ""
+    Progress.say("fit: going on from epoch %d of %d%s in '%s'", trainer.epoch, epochs, more, run.dir)
   end
 end
 
@@ -299,14 +301,18 @@ local function train(run, trainer, step, how, mended)
   write_log(run, trainer.history)
   run:events(math.max(0, trainer.epoch - 1))
   if trainer.epoch > 0 then run:events():epoch(trainer.history[trainer.epoch]) end -- it may not have been told
+  local held <close> = Trainer.hold_signals() -- luacheck: ignore (held, not read)
   while not trainer:finished() do
     local record, cost = trainer:run_epoch()
-    if not (check.smoke() and trainer:finished()) then trainer:save(checkpoint) end
+    run:check_owner()
+    if not (run.smoke and trainer:finished()) then trainer:save(checkpoint) end
     trainer:after_epoch()
+    run:check_owner()
     run:events():epoch(record)
     append_log(run, trainer.history)
     run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
       wait_share = cost.wait_share, peak_mb = cost.peak_mb })
+    Trainer.let_signals()
     Progress.say("%s", trainer:line(record, cost))
   end
   return finish(run, trainer, step)
@@ -336,7 +342,10 @@ function fit.run(run, model, data, options)
   run:write_manifest(data)
   local clock <close> = run:clock("fit")
   local trainer <close> = Trainer.new { model = model, data = data, options = options, seed = run.seed,
-    key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end }
+    key = trajectory_key(step.fields), alive = function(doing) run:heartbeat(doing) end, save_part = function(self)
+      run:check_owner()
+      self:save(files.join(run.dir, "checkpoint.pt"))
+    end }
   return train(run, trainer, step, how, mended)
 end
 

@@ -4,7 +4,8 @@
 -- at. It refuses to write into the data that it reads, or over copies of another mode; images whose mask cannot be used
 -- are left out and listed together at the end.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local file = require "medxai.file"
 local files = require "medxai.base.files"
 local folders = require "medxai.data.covid_qu_ex_folders"
@@ -149,7 +150,7 @@ end
 ---@param options medxai.MaskmakerOptions
 ---@return table { written = integer, kept = integer (from an earlier call), out = string }
 local function run(options)
-  local o = check.options("maskmaker", options, spec)
+  local o = Options.check("maskmaker", options, spec)
   check_out(o)
   local items = list_items(o)
   open_out(o)

@@ -6,7 +6,8 @@
 -- judged images.
 local calibrated = require "medxai.steps.networks_calibration"
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local components = require "medxai.stats.components"
 local distributions = require "medxai.stats.distributions"
 local endpoints = require "medxai.stats.endpoints"
@@ -44,14 +45,14 @@ function networks.check(study, options)
     check.fail("networks", "the first argument is no study (expected run:networks(study, { ... }) with study = "
       .. "run:study { ... }).")
   end
-  local o = check.options("networks", options, networks.spec)
+  local o = Options.check("networks", options, networks.spec)
   endpoints.of(o.primary, study.classes)
   return o
 end
 
 --- Checks a call of run:networks without making it (medxai.run.preflight).
 function networks.check_call(unknown, _, study, options)
-  local o = check.options("networks", options, networks.spec)
+  local o = Options.check("networks", options, networks.spec)
   if study ~= unknown and o.primary ~= unknown then networks.check(study, options) end
 end
 
@@ -454,8 +455,7 @@ function networks.run(run, study, options)
   local o = networks.check(study, options)
   if study.tune then check_tune(study) end
   run:begin()
-  local path = files.join(run.dir, "study", "networks.lock")
-  local lock <close> = files.wait_lock(path) -- luacheck: ignore (held, not read)
+  local lock <close> = run.leases:wait "networks" -- luacheck: ignore (held, not read)
   local step = run:step("networks", step_fields(run, study, o))
   run:configure("networks", step.fields)
   if step.done then

@@ -5,7 +5,8 @@
 -- image that is judged. Findings under 0.1 % of the crop are a stratum of their own and outside every other mean; empty
 -- ones are undefined. It refuses data without the mask, and to hide what the crop or the lung mask cut off.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local explain = require "medxai.steps.explain"
 local finds = require "medxai.score.overlap_findings"
 local named = require "medxai.base.named"
@@ -41,7 +42,7 @@ local function split_options(options)
   for key, value in pairs(options or {}) do
     if overlap.own_spec[key] then own[key] = value else rest[key] = value end
   end
-  return check.options("overlap", own, overlap.own_spec), rest
+  return Options.check("overlap", own, overlap.own_spec), rest
 end
 
 -- The methods asked for, then the baselines that are not among them.

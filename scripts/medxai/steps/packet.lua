@@ -4,7 +4,8 @@
 -- twice. The key (which letter is which method) lies outside, in packet_key.csv; its SHA-256 lies inside, so that it
 -- cannot change after the answers are known. It refuses file names and metadata that name a method.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
@@ -33,7 +34,7 @@ packet.spec = {
 }
 
 local function checked(options)
-  local o = check.options("packet", options, packet.spec)
+  local o = Options.check("packet", options, packet.spec)
   o.entries = explain.check({ methods = o.methods }).entries
   local seen = {}
   for _, e in ipairs(o.entries) do

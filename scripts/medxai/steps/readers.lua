@@ -3,7 +3,8 @@
 -- It measures opinions of maps, not whether maps help; the page says so. It refuses answers to unknown cases, answers
 -- out of range, two answers to one map, and a key that is not the packet's.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local components = require "medxai.stats.components"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -31,7 +32,7 @@ readers.spec = {
 }
 
 --- Checks a call of run:readers without making it (medxai.run.preflight).
-function readers.check_call(_, _, options) check.options("readers", options, readers.spec) end
+function readers.check_call(_, _, options) Options.check("readers", options, readers.spec) end
 
 -- ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ end
 ---@param options table
 ---@return table result { rows, readers, images, methods, answered, unanswered }
 function readers.run(run, options)
-  local o = check.options("readers", options, readers.spec)
+  local o = Options.check("readers", options, readers.spec)
   local paths = paths_of(o.answers)
   require("medxai.run.preflight").check()
   run:prepare()

@@ -2,7 +2,8 @@
 -- checks, learning curve, test metrics, maps with their judgements, warnings, environment, times, how to run it again.
 -- Every section appears only where its step has been done; nothing is fetched from anywhere when the page is opened.
 -- It refuses to compute results: a number that is not in the folder is not in the report.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local flat = require("medxai.base.settings").flat
@@ -21,7 +22,7 @@ report.spec = {
 }
 
 --- Checks a call of run:report without making it (medxai.run.preflight).
-function report.check_call(_, _, options) check.options("report", options, report.spec) end
+function report.check_call(_, _, options) Options.check("report", options, report.spec) end
 
 local text, value, number = html.text, html.value, html.number
 
@@ -553,7 +554,7 @@ end
 ---@param options? table title, question, notes, viewer (images that the page's viewer shows, 60; 0 for none)
 ---@return string path of report.html
 function report.write(run, options)
-  options = check.options("report", options, report.spec)
+  options = Options.check("report", options, report.spec)
   local page = open_page(run, options)
   local path = run.dir .. "/report.html"
   local step = run:step("report", inputs_of(page, options))

@@ -7,7 +7,8 @@
 -- ones.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.sanity_cells"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local core = require "medxai.core"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
@@ -29,14 +30,14 @@ sanity.spec = {
     doc = "as run:explain's; the four controls join them" },
   permuted = { "table", default = {}, lua = "table<string, string>",
     doc = "run of a study's model -> run of the same network trained on permuted labels" },
-  images = { "integer", field = true, default = 48, min = 2, unit = "images", doc = "the study's first" },
-  stages = { "integer", default = 6, min = 2, max = 100,
+  images = { "integer", field = true, default = 48, min = 2, smoke = 2, unit = "images", doc = "the study's first" },
+  stages = { "integer", default = 6, min = 2, max = 100, smoke = 2,
     doc = "in which weights are randomized, from the head to the input" },
-  draws = { "integer", field = true, default = 5, min = 1, max = 1000, doc = "of random weights per stage" },
+  draws = { "integer", field = true, default = 5, min = 1, max = 1000, smoke = 1, doc = "of random weights per stage" },
   thresholds = { "table", default = {}, lua = "table<string, number>",
     doc = "of the checks, by name: { persistence = 0.25 }" },
   mask = { "string", doc = "the data's mask for the check localise" },
-  alone = { "boolean", default = true, doc = "each stage randomized alone as well, as a figure" },
+  alone = { "boolean", default = true, smoke = false, doc = "each stage randomized alone as well, as a figure" },
   layer = { "string|table", lua = "string|string[]", doc = "as run:explain's" },
   budget_mb = { "number", default = 1024, above = 0, unit = "MB", doc = "memory for a batch and for chunks" },
   title = { "string", doc = "of this part of the report" },
@@ -70,9 +71,8 @@ end
 --- Checks the options; raises what is wrong with them.
 ---@return table checked
 function sanity.check(options, study)
-  local o = check.options("sanity", options, sanity.spec)
-  if check.smoke() then o.images, o.stages, o.draws, o.alone = 2, 2, 1, false end
-  o.thresholds = check.options("sanity: thresholds", o.thresholds, threshold_spec())
+  local o = Options.check("sanity", options, sanity.spec)
+  o.thresholds = Options.check("sanity: thresholds", o.thresholds, threshold_spec())
   explain.check { methods = with_controls(o.methods), layer = o.layer }
   for _, network in ipairs(check.sorted_keys(o.permuted)) do
     if type(network) ~= "string" or type(o.permuted[network]) ~= "string" then

@@ -1,6 +1,6 @@
 -- The work of run:sanity, cut into cells: maps of a trained network, and how alike they are to those of the same
--- network with random weights from the output back to a stage. A cell is claimed by a lock that the system gives back
--- when its process dies, its numbers lie in study/gate/<cell>.npy and its facts in <cell>.json, which is written last:
+-- network with random weights from the output back to a stage. A cell is claimed by one process (run/lease.lua), its
+-- numbers lie in study/gate/<cell>.npy and its facts in <cell>.json, which is written last:
 -- what a kill leaves is whole or is made again, to the same bytes (images are always explained eight at a time). It
 -- refuses to choose a target anew: random weights are asked about the class that the trained network was asked about.
 local canon = require "medxai.base.json"
@@ -286,9 +286,8 @@ function cells.all(list, after)
   while #left > 0 do
     local waiting, worked = {}, false
     for _, cell in ipairs(left) do
-      local lock = not cell:done() and files.lock(cell.path .. ".lock")
-      if lock then
-        local held <close> = lock -- luacheck: ignore
+      local held <close> = not cell:done() and cell.job.run.leases:take("sanity-" .. cell.id) or nil
+      if held then
         if not cell:done() then make(cell) end
         worked = true
         if after then after(cell) end

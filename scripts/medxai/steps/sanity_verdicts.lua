@@ -3,7 +3,7 @@
 -- say nothing about each other there.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.sanity_cells"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local gate = require "medxai.score.gate"
 local persistence = require "medxai.stats.persistence"

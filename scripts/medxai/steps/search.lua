@@ -8,7 +8,9 @@
 -- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score
 -- unbiased.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local command_line = require "medxai.base.fields"
+local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"
@@ -72,15 +74,8 @@ end
 
 -- "0.001,0.01" from the command line, in the place of a field's values.
 local function from_command_line(name)
-  local text = check.field(name)
-  if text == nil then return nil end
-  local values = {}
-  for word in tostring(text):gmatch "[^,]+" do
-    local boolean = word == "true" or (word ~= "false" and nil)
-    if word == "false" then boolean = false end
-    if boolean ~= nil then values[#values + 1] = boolean else values[#values + 1] = tonumber(word) or word end
-  end
-  return values
+  local text = command_line.claim(name)
+  return text and command_line.words(text)
 end
 
 -- The fields in order of name: { name, values } or { name, f = function(cell) }; and the other options, checked.
@@ -104,7 +99,7 @@ local function split_options(options)
     end
   end
   if #axes == 0 then check.fail("grid", "no fields to search over (expected, for instance, lr = { 0.001, 0.01 }).") end
-  own = check.options("grid", own, spec)
+  own = Options.check("grid", own, spec)
   local kind = own.search
   if type(kind) == "table" then kind = kind[1] end
   check.known("grid", "search", kind, check.sorted_keys(search_specs))
@@ -112,7 +107,7 @@ local function split_options(options)
   for key, value in pairs(type(own.search) == "table" and own.search or {}) do
     if key ~= 1 then given[key] = value end
   end
-  own.search = check.options("grid: search", given, search_specs[kind])
+  own.search = Options.check("grid: search", given, search_specs[kind])
   own.search.kind = kind
   return axes, own
 end
@@ -178,7 +173,7 @@ end
 
 local function picked(list, own, run)
   local n = own.search.kind == "random" and own.search.n or #list
-  if check.smoke() and #list > 2 then return { list[1], list[#list] } end
+  if run.smoke and #list > 2 then return { list[1], list[#list] } end
   if n >= #list then return list end
   local scope <close> = require("medxai.core").memory.scope()
   local order = require("medxai.tensor.random").stream { seed = run.seed,
@@ -211,7 +206,7 @@ local function describe(run, cell)
   local fields = training.describe(cell.options)
   fields.model = { config = model.config, layout = model.layout, dtype = model.dtype, start = model:start() }
   fields.train, fields.val = run:describe_split(data.train), run:describe_split(data.val)
-  fields.seed, fields.numerics, fields.smoke = cell.seed, Step.numerics, check.smoke()
+  fields.seed, fields.numerics, fields.smoke = cell.seed, Step.numerics, run.smoke
   fields.libtorch = require("medxai.core").tensor.torch_version()
   fields.device = (host.options.device or "cpu"):match "^%a+"
   return fields
@@ -378,6 +373,7 @@ function grid.run(run, options)
   run:take_over() -- the process that began the search has ended, or this is the one
   step = run:step("grid", step.fields)
   if not step.done then
+    require("medxai.train.search").merge_logs(run, cells)
     local result = require("medxai.steps.search_report").finish(run, cells, own, step.fields)
     local files_of_model = fit.model_files(cells[1].model)
     step:finish(result, { "grid.csv", table.unpack(files_of_model) }, { "predictions.csv", "grid.jsonl" })

@@ -3,7 +3,7 @@
 -- score, so that score is marked as selected; the cheapest cell within one standard error of it is named beside it.
 -- Numbers that depend on the clock stay out of grid.csv: the same search gives the same table.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local fit = require "medxai.steps.fit"

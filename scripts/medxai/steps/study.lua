@@ -6,10 +6,12 @@
 -- model
 -- whose weights are not those with which the study was begun.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
+local run_folders = require "medxai.run.folder"
 local target = require "medxai.explain.target"
 local weights = require "medxai.nn.weights"
 
@@ -113,8 +115,8 @@ function StudyModel:split_of(split) return self.data[split.name] or check.fail("
 
 -- The folders of a run's trainings: its own, or those of its seeds. nil where there is no run of that name.
 local function folders_of(name, seeds)
-  local base = files.is_folder(name) and name or files.join("runs", name)
-  if check.smoke() and files.is_folder("runs/" .. name .. "-smoke") then base = "runs/" .. name .. "-smoke" end
+  local base = run_folders.named(name)[1]
+  if not files.is_folder(base) then base = files.is_folder(name) and name or files.join("runs", name) end
   if files.exists(files.join(base, "weights.pt")) then return { base } end
   local list = {}
   for _, entry in ipairs(files.list(base)) do
@@ -160,9 +162,9 @@ local function describe_model(name, folder, several)
 end
 
 -- Every model of the study; names that are told apart.
-local function models_of(o)
+local function models_of(o, smoke)
   local list, seen = {}, {}
-  for i, name in ipairs(check.smoke() and { table.unpack(o.models, 1, 2) } or o.models) do
+  for i, name in ipairs(smoke and { table.unpack(o.models, 1, 2) } or o.models) do
     if type(name) ~= "string" then check.fail("study", "models holds names of runs (got %s at %d).", type(name), i) end
     local folders = folders_of(name, o.seeds)
     if not folders then
@@ -401,7 +403,7 @@ end
 
 --- Checks the options; raises what is wrong with them.
 function study.check(options)
-  local o = check.options("study", options, study.spec)
+  local o = Options.check("study", options, study.spec)
   if type(o.images) == "string" and o.images ~= "all" then check.fail("study",
     "images is a number or 'all' (got '%s').", o.images) end
   for _, name in ipairs(o.controls) do check.known("study", "control", name, control_names) end
@@ -460,11 +462,11 @@ function study.run(run, options)
     classes = split.classes, seed = run.seed, target = o.target,
     controls = o.controls, swaps = o.swaps, explainer_seeds = o.explainer_seeds, budget_hours = o.budget_hours }, Study)
   target.parse(o.target, split.classes)
-  self.models = models_of(o)
+  self.models = models_of(o, run.smoke)
   check_classes(self.models, split.classes)
   open_data(self.models, split)
   local most = o.images == "all" and split.n or o.images
-  if check.smoke() then most = math.min(most, 2 * #split.classes) end
+  if run.smoke then most = math.min(most, 2 * #split.classes) end
   local missing
   self.images, missing = choose(split, self.models, run.seed, most)
   if #self.images == 0 then

@@ -1,12 +1,12 @@
 -- The cells of a comparison: one model, one method with its settings, one block of 16 images. A cell makes the block's
 -- maps, judges each under every metric, judges the map of another patient of the same class on the same image (the
 -- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
--- A cell is known by all that decides its numbers. It is claimed by one process (a lock that the system gives back when
--- the process dies), written whole, its state last. Cheap cells of all models come first, block by block: a study that
+-- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its
+-- state last. Cheap cells of all models come first, block by block: a study that
 -- is
 -- interrupted is a small complete one. It refuses to drop a failure: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local code = require "medxai.base.fingerprint"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"
@@ -30,7 +30,7 @@ cells.version = 1
 cells.block = 16
 cells.fine = 4 -- the shown map is kept at so many times the frame's side, for SSIM and pictures
 
-local poll_seconds = 0.5
+local longest_pause_s = 30.0
 local most_bytes = 2 << 30 -- of models whose weights are in memory at a time
 
 ---@class medxai.StudyCell
@@ -491,7 +491,7 @@ function Work:done(cell)
 end
 
 function Work:alive(cell, more)
-  self.study.run:heartbeat(string.format("compare cell %d/%d%s", cell.number, self.count, more))
+  self.study.run:heartbeat(string.format("compare cell %d/%d%s", cell.number, self.count, more), true)
 end
 
 -- A failure is the cell's own: its text stays with it and in the tables, and the study goes on.
@@ -518,14 +518,14 @@ end
 
 -- Works on every cell of the list that is not done, with other processes that share the folder.
 function Work:round(list)
-  local open = true
+  local open, leases, pause = true, self.study.run.leases, nil
   while open do
     local worked = false
     open = false
     for _, cell in ipairs(list) do
       if not self:done(cell) then
-        local lock <close> = files.lock(path_of(self.study, cell, ".lock"))
-        if not lock then
+        local held <close> = leases:take("study-" .. cell.id)
+        if not held then
           open = true
         elseif not self:done(cell) then -- another process may have ended it meanwhile
           self:attempt(cell)
@@ -536,8 +536,11 @@ function Work:round(list)
       if host.interrupted() then error("interrupted", 0) end
     end
     if open and not worked then
-      self.study.run:heartbeat "compare: waiting for another process"
-      files.sleep(poll_seconds)
+      self.study.run:heartbeat("compare: waiting for another process", true)
+      pause = pause or leases:pauses(longest_pause_s)
+      pause()
+    else
+      pause = nil
     end
   end
 end
@@ -610,14 +613,8 @@ function cells.gather(study, list)
   files.write(files.join(study.dir, "cells.jsonl"), table.concat(lines))
 end
 
---- Removes what claims have left, once nothing is left to claim.
-function cells.tidy(study)
-  local folder = files.join(study.dir, "cells")
-  for _, name in ipairs(files.list(folder)) do
-    if name:find "%.lock$" then files.remove(files.join(folder, name)) end
-  end
-  files.tidy(folder)
-end
+--- Removes what dead processes have left, once no cell is left to claim.
+function cells.tidy(study) files.tidy(files.join(study.dir, "cells")) end
 
 cells.in_place = in_place
 

@@ -4,7 +4,7 @@
 -- images are taken where it would take longer: always the first of the list, never fewer methods, and it is said.
 -- It refuses a budget that not even one block fits into.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local cells = require "medxai.steps.study_cells"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
@@ -206,7 +206,7 @@ function time.second(study, asked, list, prediction)
   local known = pilot_states(study, list)
   local function seconds_of(cell) return measured(study, asked, cell, prediction.counts, known) end
   if study.budget_hours then
-    local lock <close> = files.wait_lock(budget_path(study) .. ".lock") -- luacheck: ignore (held, not read)
+    local lock <close> = study.run.leases:wait "budget" -- luacheck: ignore (held, not read)
     local stored = files.read_data(budget_path(study))
     if not stored or stored.hours ~= study.budget_hours or stored.of ~= #study.images then
       stored = { hours = study.budget_hours, of = #study.images, images = cut_to(study, list, seconds_of) }

@@ -1,6 +1,6 @@
 -- Whether convolutions run in bfloat16 here: libtorch's library for them may be held to an instruction set without it
 -- (DNNL_MAX_CPU_ISA). Tried once per kind of device on a tiny convolution.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 local bfloat16 = {}
 

@@ -1,7 +1,7 @@
 -- Work over n things in chunks that fit a memory budget: a small first chunk tells how many bytes one thing takes, and
 -- what does not fit after all is tried again by halves. With a fixed size nothing depends on memory, and nothing is
 -- halved. Only out-of-memory is retried, with half the chunk.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 local memory = require("medxai.core").memory
 

@@ -1,7 +1,7 @@
 -- npy: NumPy's array files (versions 1 to 3) to and from tensors. Either byte order, C or Fortran order.
 -- It refuses what would need Python (object and record dtypes, pickles), headers that do not say exactly what they
 -- must, and files whose size differs from what the header promises.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local native = require("medxai.core").tensor
 

@@ -1,5 +1,5 @@
 -- An image tensor as the bytes that figures draw. It refuses what is no image of three channels.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 --- An image (3, H, W) in [0, 1] as pixels: rgb holds 3 bytes per pixel, row by row; numbers outside are cut off.
 ---@param image any tensor

@@ -1,7 +1,7 @@
 -- Says where a loss or an answer that is not finite began: runs the batch forward again, with the same draws, and asks
 -- the graph for the first node that is not finite. Opened only when it is needed. It refuses to repair anything: the
 -- step stops.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local own_code = require "medxai.train.own_code"
 local predict = require "medxai.nn.predict"
 

@@ -51,7 +51,7 @@ function families.common(a, b)
 end
 
 --- The families of cells in the order in which they are worked on: those with the same frozen part follow one another.
---- Each cell gets family, dir and states: the hash of its trajectory after each epoch.
+--- Each cell gets family, dir, done (where its result comes) and states: the hash of its trajectory after each epoch.
 ---@param run medxai.Run
 ---@param cells table[]
 ---@return table[] list of { key, id, dir, cells, first }
@@ -61,6 +61,7 @@ function families.of(run, cells)
     local key = family_key(cell)
     cell.states = trajectories_of(key, rates_of(cell))
     cell.dir = files.join(run.dir, "cells", cell.id)
+    cell.done = files.join(run.dir, "done", cell.id)
     local family = by_key[key]
     if not family then
       family = { key = key, id = key:sub(1, 16), cells = {}, first = cell }

@@ -3,7 +3,7 @@
 -- hash. The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says
 -- why, where the frozen part is not deterministic: batch norms that update, dropout, augmentation.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local memory = require "medxai.base.memory"
@@ -192,9 +192,9 @@ local function write_part(part, path, batch)
   return hash:hex()
 end
 
-local function make_file(part, path, key, batch)
+local function make_file(part, path, key, batch, leases)
   files.mkdir(files.folder(path))
-  local lock <close> = files.wait_lock(path .. ".lock") -- luacheck: ignore (held, not read)
+  local held <close> = leases:wait("cache-" .. path:match "([^/]+)%.bin$") -- luacheck: ignore (held, not read)
   if reuse_file(part, path, key) then return end
   local sha256 = write_part(part, path .. ".part", batch)
   files.rename(path .. ".part", path)
@@ -230,7 +230,8 @@ local function fill(self, data, options)
     local part = self.parts[data[name]]
     if in_memory then make_in_memory(part, options.batch)
     else
-      make_file(part, files.join(options.folder, self.key:sub(1, 16) .. "-" .. name .. ".bin"), self.key, options.batch)
+      make_file(part, files.join(options.folder, self.key:sub(1, 16) .. "-" .. name .. ".bin"), self.key, options.batch,
+        options.leases)
     end
   end
   return in_memory

@@ -1,6 +1,7 @@
 -- The loss of a training: a name ("cross_entropy", "focal"), a name with options, or a function of one's own.
 -- A function's value is checked at every batch: it refuses what is no number that training could lower, and says which.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local code = require "medxai.base.fingerprint"
 local files = require "medxai.base.files"
 local own_code = require "medxai.train.own_code"
@@ -92,7 +93,7 @@ function loss.parse(value, others, several)
       .. "Write loss = \"bce_with_logits\", or leave it out."
       or "the loss bce_with_logits is of findings (the data have one class per image). Leave it out.")
   end
-  options = check.options("fit: loss " .. name, options, loss.specs[name])
+  options = Options.check("fit: loss " .. name, options, loss.specs[name])
   check_pos_weight(options.pos_weight)
   if name ~= "cross_entropy" and others.label_smoothing and others.label_smoothing ~= 0 then
     check.fail("fit", "option 'label_smoothing' belongs to the loss cross_entropy (here: %s). Leave it out.", name)

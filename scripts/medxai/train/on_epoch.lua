@@ -3,7 +3,7 @@
 -- It is called when the epoch's checkpoint is on disk: where it fails nothing is lost, and a training that goes on from
 -- a checkpoint calls it for that epoch again. It refuses a learning rate that a schedule sets, and a return value.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local own_code = require "medxai.train.own_code"
 
 local on_epoch = {}

@@ -6,7 +6,8 @@
 --   local spec = optim.sgd { lr = 0.01, momentum = 0.9 }
 --   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common
 --   ones loss:backward(); o:step(); o:zero_grad()
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 
 local optim = {}
 
@@ -169,7 +170,7 @@ local function group_options(self, group)
   local own, spec = {}, {}
   for key, value in pairs(group) do if key ~= "names" and key ~= "params" then own[key] = value end end
   for name, rule in pairs(kinds[self.kind]) do spec[name] = { rule[1], min = rule.min } end
-  own = check.options(self.kind, own, spec)
+  own = Options.check(self.kind, own, spec)
   local all = {}
   for name, value in pairs(self.options) do all[name] = value end
   for name, value in pairs(own) do all[name] = value end
@@ -211,7 +212,7 @@ local function describe(kind)
     if more ~= nil then
       check.fail(kind, "takes its options alone: run:fit gives it the parameters (expected %s { lr = 0.01 }).", kind)
     end
-    options = check.options(kind, options, kinds[kind])
+    options = Options.check(kind, options, kinds[kind])
     check_together(kind, options)
     return setmetatable({ kind = kind, options = options }, Spec)
   end
@@ -421,7 +422,7 @@ end
 
 local function describe_schedule(kind)
   return function(options)
-    options = check.options(kind, options, rules[kind].spec)
+    options = Options.check(kind, options, rules[kind].spec)
     if rules[kind].check then rules[kind].check(options) end
     return setmetatable({ kind = kind, options = options }, ScheduleSpec)
   end

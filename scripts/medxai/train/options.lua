@@ -1,6 +1,7 @@
 -- The options of a training: what run:fit and the cells of run:grid take, checked; and as plain data, for keys.
 -- It refuses options that exclude each other, and what is no optimizer or schedule.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
+local Options = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 local code = require "medxai.base.fingerprint"
@@ -17,8 +18,9 @@ local stopping_spec = {
 options_of.spec = {
   optim = { "table", required = true, lua = "medxai.OptimizerSpec",
     doc = "the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 }" },
-  epochs = { "integer", field = true, required = true, min = 1, doc = "passes over the training images" },
-  batch = { "integer", field = true, default = 32, min = 1, unit = "images", doc = "per step of the optimizer" },
+  epochs = { "integer", field = true, required = true, min = 1, smoke = 1, doc = "passes over the training images" },
+  batch = { "integer", field = true, default = 32, min = 1, smoke = 4, unit = "images",
+    doc = "per step of the optimizer" },
   schedule = { "table", lua = "medxai.ScheduleSpec",
     doc = "of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant" },
   lr = { instead = "The optimizer has it: optim = xai.optim.sgd { lr = 0.01 }." },
@@ -54,6 +56,8 @@ options_of.spec = {
     doc = "weighted: every class equally often, drawn with replacement" },
   drop_last = { "boolean", default = false, doc = "leave out the last batch of an epoch where it is not full" },
   deterministic = { "boolean", field = true, default = false, doc = "deterministic operators only (matters on CUDA)" },
+  checkpoint_minutes = { "number", field = true, default = 10, min = 0,
+    doc = "between two checkpoints within an epoch; 0: one after each batch" },
 }
 
 local function check_weight(weight)
@@ -104,7 +108,7 @@ function options_of.check(options, data)
     check_built("optim", options.optim)
     check_built("schedule", options.schedule)
   end
-  options = check.options("fit", options, options_of.spec)
+  options = Options.check("fit", options, options_of.spec)
   if type(options.optim.build) ~= "function" then
     check.fail("fit", "option 'optim' is no optimizer (expected xai.optim.sgd { lr = ... } or another of xai.optim).")
   end
@@ -113,7 +117,7 @@ function options_of.check(options, data)
       .. "of xai.optim).")
   end
   if options.early_stopping then
-    options.early_stopping = check.options("fit: early_stopping", options.early_stopping, stopping_spec)
+    options.early_stopping = Options.check("fit: early_stopping", options.early_stopping, stopping_spec)
   end
   check_weight(options.weight)
   local several = data and data.findings or false
@@ -123,7 +127,6 @@ function options_of.check(options, data)
     check.fail("fit", "best_by = 'auroc' is of data with findings (here: one class per image). Write another score.")
   end
   if options.precision == "bfloat16" then warn_slow_bfloat16() end
-  if check.smoke() then options.epochs, options.batch = 1, math.min(4, options.batch) end
   return options
 end
 

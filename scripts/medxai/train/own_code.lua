@@ -1,6 +1,6 @@
 -- Calls a researcher's function within a training: an error in it is told with the researcher's own line and where the
 -- training was. It refuses nothing itself, and hides neither Ctrl-C nor a lack of memory.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 
 local own_code = {}

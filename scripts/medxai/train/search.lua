@@ -1,11 +1,12 @@
--- The work of a grid search: families of cells that share a trajectory, claimed by one process each, their epochs
--- trained once as far as the cells agree, checkpoints named by what they are the state of, failures kept with their
--- text. A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells that agree
--- in those are the same training so far. A dead process leaves whole files and a lock that the system has given back.
--- It refuses cell folders with foreign content.
+-- The work of a grid search: families of cells that share a trajectory, claimed by one process each (run/lease.lua),
+-- their epochs trained once as far as the cells agree, checkpoints named by what they are the state of, failures kept
+-- with their text. A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells
+-- that agree in those are the same training so far. A dead process leaves whole files and a claim that others take
+-- over. A cell's result is the file done/<cell>.json, written once: the first one counts. The folder is listed, each
+-- file in it read at most once by a process. Every other file has one writer at a time; grid.jsonl and times.csv are
+-- made at the end. It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
-local csv = require "medxai.base.csv"
+local check = require "medxai.base.check"
 local trajectory = require "medxai.train.families"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -17,7 +18,7 @@ local work = require "medxai.nn.macs"
 
 local grid_work = {}
 
-local poll_seconds = 0.5
+local longest_pause_s = 30.0
 
 -- ---- what is on disk ------------------------------------------------------------------------------------------------
 
@@ -25,15 +26,37 @@ local poll_seconds = 0.5
 local Work = {}
 Work.__index = Work
 
-local function result_path(cell) return files.join(cell.dir, "result.json") end
+local function result_path(cell) return cell.done .. ".json" end
+local function failure_path(cell, n) return cell.done .. ".failed-" .. n .. ".json" end
 
---- A cell's result: { status = "finished" | "diverged" | "failed" | "halted", ... }, nil while it is under way.
-function grid_work.result(cell) return files.read_data(result_path(cell)) end
+-- The texts of a cell's failures so far, the first one first.
+local function failures_of(cell)
+  local list = {}
+  repeat
+    local failure = files.read_data(failure_path(cell, #list + 1))
+    list[#list + 1] = failure
+  until not failure
+  return list
+end
+
+--- A cell's result: { status = "finished" | "diverged" | "failed" | "halted", history = its epochs, ... }, nil while it
+--- is under way. Of several failures the last one.
+function grid_work.result(cell)
+  cell.result = cell.result or files.read_data(result_path(cell))
+  if cell.result then return cell.result end
+  local failures = failures_of(cell)
+  return failures[#failures]
+end
 
 --- The epochs of a cell so far.
-function grid_work.history(cell) return files.records(files.join(cell.dir, "metrics.jsonl")) end
+function grid_work.history(cell)
+  return cell.result and cell.result.history or files.records(files.join(cell.dir, "metrics.jsonl"))
+end
 
 local function checkpoint_path(family, state) return files.join(family.dir, state .. ".pt") end
+
+-- The state within the epoch that ends with `state`.
+local function part_path(family, state) return files.join(family.dir, state .. ".part.pt") end
 
 -- The last epoch up to `most` whose state is on disk, 0 where there is none.
 local function last_state(cell, most)
@@ -43,11 +66,29 @@ local function last_state(cell, most)
   return 0
 end
 
+-- Lists what is done: which cells have a result, and how often each has failed. Those that were not known as done
+-- before are returned.
+function Work:look()
+  local new = {}
+  for _, name in ipairs(files.list(files.join(self.run.dir, "done"))) do
+    local id, n = name:match "^(%x+)%.failed%-(%d+)%.json$"
+    if id then self.failures[id] = math.max(self.failures[id] or 0, tonumber(n))
+    else
+      local cell = self.by_id[name:match "^(%x+)%.json$" or ""]
+      if cell and not self.done[cell.id] then
+        self.done[cell.id], new[#new + 1] = true, cell
+      end
+    end
+  end
+  return new
+end
+
+-- Failures since this process began: earlier ones are tried again.
+function Work:attempts(cell) return (self.failures[cell.id] or 0) - (self.failed_before[cell.id] or 0) end
+
 -- True where nothing is left to do for a cell on the way to `target` epochs.
 function Work:reached(cell, target)
-  local result = grid_work.result(cell)
-  if result and result.status ~= "failed" then return true end
-  if result and (self.attempts[cell.id] or 0) > self.own.retries then return true end
+  if self.done[cell.id] or self:attempts(cell) > self.own.retries then return true end
   if target >= cell.options.epochs then return false end
   return #grid_work.history(cell) >= target and last_state(cell, target) >= target
 end
@@ -73,13 +114,10 @@ local function write_history(cell, history)
 end
 
 -- Removes the state after `epoch` unless a cell that is not finished begins there.
-local function drop_state(cell, epoch)
+function Work:drop_state(cell, epoch)
   if epoch < 1 then return end
   for _, other in ipairs(cell.family.cells) do
-    if other ~= cell and trajectory.common(cell, other) == epoch then
-      local result = grid_work.result(other)
-      if not result or result.status == "failed" then return end
-    end
+    if other ~= cell and trajectory.common(cell, other) == epoch and not self.done[other.id] then return end
   end
   files.remove(checkpoint_path(cell.family, cell.states[epoch]))
 end
@@ -95,13 +133,13 @@ function Work:model_for(cell, from_start)
   family.prefix, family.how = nil, "cache = false"
   if self.own.cache then
     family.prefix, family.how = prefix.open(family.model, cell.data, self.run,
-      { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb,
+      { cache_mb = self.own.cache_mb, cache_file_mb = self.own.cache_file_mb, leases = self.run.leases,
       folder = files.join(self.run.dir, "cache"), batch = cell.options.batch, precision = cell.options.precision })
   end
   return family.model
 end
 
--- What result.json says of a cell's work and of what it shared; the same whatever was done in which order.
+-- What a result says of a cell's work and of what it shared; the same whatever was done in which order.
 local function cost_of(cell, model)
   local shared = 0
   for _, other in ipairs(cell.family.cells) do
@@ -125,32 +163,61 @@ function Work:finish_cell(cell, trainer)
   result.val_accuracy, result.val_loss = best.accuracy, best.loss
   result.val_balanced_accuracy, result.val_macro_f1 = answers.balanced_accuracy
     or trainer.history[best.epoch].val_balanced_accuracy, answers.macro_f1 or trainer.history[best.epoch].val_macro_f1
-  result.weights_sha256, result.cache = trainer.model:sha256(), cell.family.how
+  result.weights_sha256, result.cache, result.history = trainer.model:sha256(), cell.family.how, trainer.history
   self:record(cell, result)
 end
 
--- Writes a cell's result and tells the search's log, each once.
-function Work:record(cell, result)
-  files.write_data(result_path(cell), result)
-  self:log_once { cell }
-  if result.status == "finished" then self:drop_worse_weights() end
+-- Everything of a result but where its frozen part was cached, which depends on the machine.
+local function bits_of(result)
+  local copy = {}
+  for k, v in pairs(result) do copy[k] = v end
+  copy.cache = nil
+  return canon.write(copy)
 end
 
--- grid.jsonl has one line per cell, also where a process died between the two files: what of these cells' results it
--- lacks.
-function Work:log_once(cells)
-  local lock <close> = files.wait_lock(files.join(self.run.dir, "grid.lock")) -- luacheck: ignore (held, not read)
-  local path, told = files.join(self.run.dir, "grid.jsonl"), {}
-  files.repair_lines(path)
-  for _, record in ipairs(files.records(path)) do told[record.cell .. " " .. record.status] = true end
+-- Writes a cell's result. A claim that was taken over while its process slept may end in two: the first one counts, and
+-- the second must be the same.
+function Work:record(cell, result)
+  if result.status == "failed" then
+    local n = self.failures[cell.id] or 0
+    repeat n = n + 1 until files.first(failure_path(cell, n), canon.write(result, "  ") .. "\n")
+    self.failures[cell.id] = n
+    return
+  end
+  result.history = result.history and canon.list(result.history)
+  local is_first = files.first(result_path(cell), canon.write(result, "  ") .. "\n")
+  self.done[cell.id] = true
+  cell.result = files.read_data(result_path(cell))
+  if not is_first and bits_of(cell.result) ~= bits_of(result) then
+    check.warn("grid", "cell %d (%s) was trained twice, and the results differ: '%s' counts.", cell.number,
+      grid_work.text(cell.values), result_path(cell))
+  end
+  self:count_epochs(cell, #cell.states)
+  if result.status == "finished" then self:drop_worse_weights(cell) end
+end
+
+--- Makes grid.jsonl, a line for each failure and each result in the order of cells, and puts the epochs' times into
+--- times.csv: for the one process that ends the search.
+---@param run medxai.Run
+---@param cells medxai.Cell[]
+function grid_work.merge_logs(run, cells)
+  local lines, numbers, families = {}, {}, {}
   for _, cell in ipairs(cells) do
-    local result = grid_work.result(cell)
-    if result and not told[cell.id .. " " .. result.status] then
-      local line = { cell = cell.id, values = cell.values, status = result.status, value = result.value,
-        val_loss = result.val_loss, problem = result.problem }
-      files.append_line(path, canon.write(line), true)
+    numbers[cell.id], families[cell.family.id] = cell.number, true
+    local list = failures_of(cell)
+    list[#list + 1] = files.exists(result_path(cell)) and grid_work.result(cell) or nil
+    for _, result in ipairs(list) do
+      lines[#lines + 1] = canon.write { cell = cell.id, values = cell.values, status = result.status,
+        value = result.value, val_loss = result.val_loss, problem = result.problem } .. "\n"
     end
   end
+  files.write(files.join(run.dir, "grid.jsonl"), table.concat(lines))
+  run:merge_times(function(row)
+    local number = row.step == "grid" and numbers[row.name]
+    return number and number * 1e6 + (tonumber(row.epoch) or 0) or 0
+  end)
+  run.leases:clear(function(name) return families[name] or name:find "^cache%-" end)
+  run.leases:tidy()
 end
 
 --- Whether result a of cell i beats result b of cell j: the better value, then the lower loss, then the earlier cell.
@@ -163,44 +230,48 @@ function grid_work.beats(a, i, b, j, measure)
   return i.number < j.number
 end
 
--- best.pt of cells that cannot win any more.
-function Work:drop_worse_weights()
+-- best.pt of cells that cannot win any more: of those that this process knows. The report removes the rest.
+function Work:drop_worse_weights(cell)
   if self.own.keep_weights == "all" then return end
-  local best_cell, best
-  for _, cell in ipairs(self.cells) do
-    local result = grid_work.result(cell)
-    if result and result.status == "finished" then
-      if best and not grid_work.beats(result, cell, best, best_cell, cell.options.best_by) then
-        files.remove(files.join(cell.dir, "best.pt"))
-      else
-        if best then files.remove(files.join(best_cell.dir, "best.pt")) end
-        best_cell, best = cell, result
-      end
-    end
-  end
+  local best = self.best
+  if best and not grid_work.beats(cell.result, cell, best.result, best, cell.options.best_by) then best, cell = cell,
+      best end
+  if best then files.remove(files.join(best.dir, "best.pt")) end
+  self.best = cell
+end
+
+function Work:new_trainer(cell, from_start)
+  local trainer = Trainer.new { model = self:model_for(cell, from_start), data = cell.data, options = cell.options,
+    seed = cell.seed, key = cell.key, prefix = cell.family.prefix, alive = function() self:alive(cell) end,
+    save_part = function(trainer)
+      local state = cell.states[trainer.epoch]
+      if self.held:is_mine() then trainer:save(part_path(cell.family, state), state) end
+    end }
+  cell.family.dirty = true
+  return trainer
 end
 
 -- Takes up the latest state that the cell shares with what was trained, or begins.
 function Work:open_trainer(cell, target)
   local start = last_state(cell, target)
-  local model = self:model_for(cell, start == 0)
-  local trainer = Trainer.new { model = model, data = cell.data, options = cell.options, seed = cell.seed,
-    key = cell.key, prefix = cell.family.prefix, alive = function() self:alive(cell) end }
-  cell.family.dirty = true
-  while start > 0 do
-    local path = checkpoint_path(cell.family, cell.states[start])
-    local ok, problem = pcall(trainer.restore, trainer, path, cell.states[start], true)
-    if ok and problem then return trainer end
+  local trainer = self:new_trainer(cell, start == 0)
+  local function take_up(path, state)
+    local ok, problem = pcall(trainer.restore, trainer, path, state, true)
+    if ok and problem then return true end
     if host.interrupted() then error("interrupted", 0) end
     check.warn("grid", "the checkpoint '%s' cannot be used (%s): trained again from an earlier one.", path,
       ok and "it is another training's" or tostring(problem))
     files.remove(path)
+  end
+  local next_state = start < target and cell.states[start + 1]
+  local part = next_state and part_path(cell.family, next_state)
+  if part and files.exists(part) and take_up(part, next_state) then return trainer end
+  while start > 0 do
+    if take_up(checkpoint_path(cell.family, cell.states[start]), cell.states[start]) then return trainer end
     start = last_state(cell, start - 1)
   end
   trainer:close()
-  trainer = Trainer.new { model = self:model_for(cell, true), data = cell.data, options = cell.options,
-    seed = cell.seed, key = cell.key, prefix = cell.family.prefix, alive = function() self:alive(cell) end }
-  cell.family.dirty = true
+  trainer = self:new_trainer(cell, true)
   trainer.torch.manual_seed(cell.seed)
   return trainer
 end
@@ -208,7 +279,7 @@ end
 -- A cell that has the same beginning as one whose loss was not finite there has the same end.
 function Work:same_end(cell)
   for _, other in ipairs(cell.family.cells) do
-    local result = other ~= cell and grid_work.result(other)
+    local result = other ~= cell and self.done[other.id] and grid_work.result(other)
     if result and result.status == "diverged" and trajectory.common(cell, other) >= result.epoch then
       self:record(cell, { status = "diverged", epoch = result.epoch, problem = result.problem })
       return true
@@ -231,22 +302,35 @@ function Work:advance(cell, target)
   if #trainer.history > 0 then write_history(cell, trainer.history) end
   local log = require("medxai.run.tensorboard").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
   for epoch = math.min(told, trainer.epoch) + 1, trainer.epoch do log:epoch(trainer.history[epoch]) end
+  local signals <close> = Trainer.hold_signals() -- luacheck: ignore (held, not read)
   while trainer.epoch < target and not trainer:finished() do
     local record, cost = trainer:run_epoch()
-    if not (check.smoke() and trainer:finished()) then
+    if not self:still_mine(cell) then return end
+    if not (self.run.smoke and trainer:finished()) then
       trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
     end
     trainer:after_epoch()
-    drop_state(cell, trainer.epoch - 1)
+    files.remove(part_path(cell.family, cell.states[trainer.epoch]))
+    self:drop_state(cell, trainer.epoch - 1)
     log:epoch(record) -- before the history: what was told here and not there is dropped and told again
     write_history(cell, trainer.history)
     bar:add(1)
     self:epoch_done(cell, record, cost, trainer)
+    Trainer.let_signals()
   end
   if trainer:finished() then
     self:finish_cell(cell, trainer)
-    drop_state(cell, trainer.epoch)
+    self:drop_state(cell, trainer.epoch)
   end
+end
+
+-- Another process has taken the family over because this one stood still for long: nothing more is written into it.
+function Work:still_mine(cell)
+  if self.held:is_mine() then return true end
+  check.warn("grid", "cell %d (%s) was taken over by another process, because this one stood still.", cell.number,
+    grid_work.text(cell.values))
+  self.is_lost = true
+  return false
 end
 
 -- A failure is the cell's own: its text stays in its folder and in the table, and the search goes on or stops as it is
@@ -257,9 +341,9 @@ function Work:attempt(cell, target)
   if ok then return end
   if host.interrupted() then error("interrupted", 0) end
   local diverged = self.trainer and self.trainer.diverged
-  self.attempts[cell.id] = (self.attempts[cell.id] or 0) + 1
   if cell.family.model then cell.family.model:close() end
   cell.family.model = nil
+  if not self:still_mine(cell) then return end -- what failed is that others have gone on, and have tidied up
   files.write(files.join(cell.dir, "failure.txt"), tostring(problem) .. "\n")
   self:record(cell, { status = diverged and "diverged" or "failed", epoch = diverged and self.trainer.epoch or nil,
     problem = tostring(problem) })
@@ -281,45 +365,62 @@ end
 -- ---- progress -------------------------------------------------------------------------------------------------------
 
 function Work:alive(cell)
-  self.run:heartbeat(string.format("grid cell %d/%d", cell.number, #self.cells))
+  self.run:heartbeat(string.format("grid cell %d/%d", cell.number, #self.cells), true)
 end
 
--- Epochs that differ from all others, up to each cell's target; and those that are done already.
-local function count_epochs(cells, target_of)
-  local all, done, total, ready = {}, {}, 0, 0
-  for _, cell in ipairs(cells) do
-    local result = grid_work.result(cell)
-    local reached = result and result.status ~= "failed" and #cell.states or #grid_work.history(cell)
+local function class_of(cell) return tostring(cell.config.train_depth) .. " " .. tostring(cell.config.hidden) end
+
+-- Epochs of the search that differ from all others: how many of each kind are left.
+function Work:plan_epochs()
+  self.left_of, self.trained = {}, {}
+  local known = {}
+  for _, cell in ipairs(self.cells) do
+    local class = class_of(cell)
+    for _, state in ipairs(cell.states) do
+      if not known[state] then known[state], self.left_of[class] = true, (self.left_of[class] or 0) + 1 end
+    end
+  end
+end
+
+-- Notes that a cell's first epochs are trained, by whomever.
+function Work:count_epochs(cell, epochs)
+  local class = class_of(cell)
+  for epoch = 1, math.min(epochs, #cell.states) do
+    local state = cell.states[epoch]
+    if not self.trained[state] then
+      self.trained[state] = true
+      self.left_of[class] = self.left_of[class] - 1
+      if self.bar then self.bar.count = math.min(self.bar.count + 1, self.bar.total or math.huge) end
+    end
+  end
+end
+
+-- Epochs that differ from all others, up to each cell's target; and those that are trained already.
+function Work:epochs_of_round(target_of)
+  local all, total, ready = {}, 0, 0
+  for _, cell in ipairs(self.cells) do
     for epoch = 1, math.min(target_of(cell), #cell.states) do
       local state = cell.states[epoch]
-      if not all[state] then all[state], total = true, total + 1 end
-      if epoch <= reached and not done[state] then done[state], ready = true, ready + 1 end
+      if not all[state] then
+        all[state], total = true, total + 1
+        if self.trained[state] then ready = ready + 1 end
+      end
     end
   end
   return total, ready
 end
 
-local function class_of(cell) return tostring(cell.config.train_depth) .. " " .. tostring(cell.config.hidden) end
-
 -- Seconds that the rest of the search takes, from the epochs measured so far: its own kind's mean, else the mean of
 -- all.
 function Work:left()
-  local total, n, seen = 0.0, 0, {}
-  for _, cell in ipairs(self.cells) do
-    local reached = grid_work.result(cell) and #cell.states or #grid_work.history(cell)
-    for epoch = 1, reached do seen[cell.states[epoch]] = true end
+  local sum, count, total = 0.0, 0, 0.0
+  for _, class in ipairs(check.sorted_keys(self.seconds)) do
+    sum, count = sum + self.seconds[class].sum, count + self.seconds[class].n
   end
-  local sum, count = 0.0, 0
-  for _, seconds in pairs(self.seconds) do sum, count = sum + seconds.sum, count + seconds.n end
   if count == 0 then return math.huge end
-  for _, cell in ipairs(self.cells) do
-    local own = self.seconds[class_of(cell)]
-    for epoch = 1, #cell.states do
-      if not seen[cell.states[epoch]] then
-        seen[cell.states[epoch]], n = true, n + 1
-        total = total + (own and own.sum / own.n or sum / count)
-      end
-    end
+  for _, class in ipairs(check.sorted_keys(self.left_of)) do
+    local own = self.seconds[class]
+    total = total + self.left_of[class] * (own and own.sum / own.n or sum / count)
   end
   return total
 end
@@ -329,11 +430,12 @@ function Work:epoch_done(cell, record, cost, trainer)
   local own = self.seconds[class] or { sum = 0.0, n = 0 }
   own.sum, own.n = own.sum + cost.seconds, own.n + 1
   self.seconds[class] = own
-  self.run:time("grid", cell.id, cost.seconds,
+  self:count_epochs(cell, record.epoch)
+  self.run:own_time("grid", cell.id, cost.seconds,
     { epoch = record.epoch, images_per_second = cost.images_per_second, wait_share = cost.wait_share,
       peak_mb = cost.peak_mb })
   local left = self:left()
-  self.bar:add(1, function() return "left " .. Progress.duration(left) end)
+  self.bar:add(0, function() return "left " .. Progress.duration(left) end)
   Progress.say("cell %d/%d (%s)  %s  search left %s", cell.number, #self.cells, grid_work.text(cell.values),
     trainer:line(record, cost), Progress.duration(left))
 end
@@ -342,7 +444,7 @@ end
 local function measured(run, cells)
   local by_id, seconds = {}, {}
   for _, cell in ipairs(cells) do by_id[cell.id] = cell end
-  for _, row in ipairs(csv.read(files.join(run.dir, "times.csv")) or {}) do
+  for _, row in ipairs((run:times())) do
     local cell = row.step == "grid" and by_id[row.name]
     if cell and tonumber(row.seconds) then
       local own = seconds[class_of(cell)] or { sum = 0.0, n = 0 }
@@ -366,58 +468,63 @@ end
 function Work:run_family(family, target_of)
   local mode <close> = training.deterministic(family.first.options.deterministic)
   for _, cell in ipairs(family.cells) do
-    while not self:reached(cell, target_of(cell)) do self:attempt(cell, target_of(cell)) end
+    while not self.is_lost and not self:reached(cell, target_of(cell)) do self:attempt(cell, target_of(cell)) end
   end
   if family.model then family.model:reset() end
   family.model, family.prefix = nil, nil
-  local over = true
-  for _, cell in ipairs(family.cells) do
-    local result = grid_work.result(cell)
-    over = over and result ~= nil and result.status ~= "failed"
-  end
+  local over = not self.is_lost
+  for _, cell in ipairs(family.cells) do over = over and self.done[cell.id] end
   if over then files.remove_all(family.dir) end
 end
 
--- The claim of a family: a lock, which the system gives back when its process dies, and who holds it, for people.
-local function claim(family)
-  local lock = files.lock(family.dir .. ".lock")
-  if lock then
-    files.write(family.dir .. ".claim", string.format("process %d since %s\n", require("medxai.file").pid(),
-      os.date "!%Y-%m-%dT%H:%M:%SZ"))
-  end
-  return lock
+-- Looks at what others have done meanwhile.
+function Work:catch_up()
+  for _, cell in ipairs(self:look()) do self:count_epochs(cell, #cell.states) end
+end
+
+-- Works on a family if no other process does. Returns "done", "worked" or "taken".
+function Work:try(family, target_of)
+  if self:family_done(family, target_of) then return "done" end
+  local held <close> = self.run.leases:take(family.id)
+  if not held then return "taken" end
+  self:catch_up() -- its last owner may have ended it
+  self.held, self.is_lost = held, false
+  self:run_family(family, target_of)
+  return self.is_lost and "taken" or "worked"
+end
+
+-- Where in the list of families this process begins: the one that began the search at its start, so that families with
+-- the same frozen part follow one another; others elsewhere, so that hardly any two meet.
+local function place_of(run, n)
+  if not run.joined then return 0 end
+  local task, count = tonumber(os.getenv "SLURM_ARRAY_TASK_ID"), tonumber(os.getenv "SLURM_ARRAY_TASK_COUNT")
+  if task and count then return math.floor(task * n / count) % n end
+  return tonumber(run.leases.worker:sub(-6), 16) % n
 end
 
 -- Every family up to the targets, by this process and by others that share the folder.
 function Work:round(families, target_of)
-  local total, ready = count_epochs(self.cells, target_of)
+  local total, ready = self:epochs_of_round(target_of)
   local bar <close> = Progress.new("search", total)
-  bar.count = ready
+  bar.count, self.bar = ready, bar
   bar:add(0)
-  self.bar = bar
-  local open = true
-  while open do
-    local worked = false
-    open = false
-    for _, family in ipairs(families) do
-      if not self:family_done(family, target_of) then
-        local lock = claim(family)
-        if lock then
-          local held <close> = lock -- luacheck: ignore
-          self:run_family(family, target_of)
-          files.remove(family.dir .. ".claim")
-          worked = true
-        else
-          open = true
-        end
-      end
+  local n, pause = #families, nil
+  local first = place_of(self.run, n)
+  while true do
+    local open, worked = false, false
+    self:catch_up()
+    for k = 0, n - 1 do
+      local how = self:try(families[(first + k) % n + 1], target_of)
+      open, worked = open or how == "taken", worked or how == "worked"
     end
-    if open and not worked then
-      self.run:heartbeat("grid: waiting for another process")
-      files.sleep(poll_seconds)
-      if host.interrupted() then error("interrupted", 0) end
+    if not open then break end
+    pause = not worked and pause or self.run.leases:pauses(longest_pause_s)
+    if not worked then
+      self.run:heartbeat("grid: waiting for another process", true)
+      pause()
     end
   end
+  self.bar = nil
 end
 
 -- ---- successive halving ---------------------------------------------------------------------------------------------
@@ -457,8 +564,8 @@ local function halving(self, families)
     if k < #rungs then
       local scored = {}
       for _, cell in ipairs(alive) do
-        local score = score_at(cell, epochs)
         local result = grid_work.result(cell)
+        local score = score_at(cell, epochs)
         if score and not (result and (result.status == "diverged" or result.status == "failed")) then
           scored[#scored + 1] = { cell = cell, score = score }
         end
@@ -479,18 +586,38 @@ local function halving(self, families)
   end
 end
 
+-- What earlier starts have left: results, failures, epochs, the best cell so far.
+function Work:begin()
+  for _, cell in ipairs(self.cells) do self.by_id[cell.id] = cell end
+  self:plan_epochs()
+  self:look()
+  for id, n in pairs(self.failures) do self.failed_before[id] = n end
+  for _, cell in ipairs(self.cells) do
+    if self.done[cell.id] and not files.exists(files.join(cell.dir, "cell.json")) then -- its folder was removed: again
+      files.remove(result_path(cell))
+      self.done[cell.id] = nil
+    end
+    local result = self.done[cell.id] and grid_work.result(cell)
+    self:count_epochs(cell, result and #cell.states or #grid_work.history(cell))
+    if result and result.status == "finished" and (not self.best
+        or grid_work.beats(result, cell, self.best.result, self.best, cell.options.best_by)) then
+      self.best = cell
+    end
+  end
+end
+
 --- Works until every cell of the search is finished, by this process or another.
 ---@param run medxai.Run
 ---@param cells medxai.Cell[]
 ---@param own table the grid's options
 function grid_work.all(run, cells, own)
-  local self = setmetatable({ run = run, cells = cells, own = own, attempts = {},
-    seconds = measured(run, cells) }, Work)
   local families = trajectory.of(run, cells)
+  local self = setmetatable({ run = run, cells = cells, own = own, seconds = measured(run, cells), by_id = {},
+    done = {}, failures = {}, failed_before = {} }, Work)
+  self:begin()
   local freed <close> = setmetatable({}, { __close = function() prefix.release() end }) -- luacheck: ignore
   if own.search.kind == "halving" then halving(self, families)
   else self:round(families, function(cell) return cell.options.epochs end) end
-  self:log_once(cells) -- a family whose process died when it was finished is not opened again
 end
 
 return grid_work

@@ -3,7 +3,7 @@
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
 local Progress = require "medxai.base.progress"
@@ -12,6 +12,7 @@ local Progress = require "medxai.base.progress"
 ---@field epoch integer epochs done
 ---@field history table[] one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy, val_macro_f1, best
 ---@field best table|nil { epoch, value, accuracy, loss, weights = copies of what training changes }
+---@field within table|nil how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
 local Trainer = {}
 Trainer.__index = Trainer
 
@@ -142,13 +143,15 @@ end
 ---@param what { model: table, data: table, options: table, seed: integer, key: string, alive: fun(doing?: string),
 ---   prefix?: table, frame?: table }
 --- options: as fit.lua has checked them; key: what a checkpoint must belong to; alive: called often; prefix: cached
---- outputs of the frozen part (prefix.lua); frame: the progress of the search around it
+--- outputs of the frozen part (prefix.lua); frame: the progress of the search around it; save_part: writes a checkpoint
+--- within an epoch
 ---@return medxai.Trainer
 function Trainer.new(what)
   local self = setmetatable({ model = what.model, data = what.data, options = what.options, seed = what.seed,
-    key = what.key, alive = what.alive or function() end, prefix = what.prefix, torch = require "medxai.torch",
-    epoch = 0, history = {}, best = nil, since_best = 0, lr = what.options.optim.options.lr, val_seconds = 0.0 },
-    Trainer)
+    key = what.key, alive = what.alive or function() end,
+    save_part = what.save_part or function() end, saved_at = host.now(), prefix = what.prefix,
+    torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
+    lr = what.options.optim.options.lr, val_seconds = 0.0 }, Trainer)
   check_batches(self)
   if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
@@ -220,6 +223,11 @@ function Trainer:count_hits(hits, logits, y)
   hits:narrow(0, 1, 1):add_(known:sum())
 end
 
+-- What a checkpoint within the epoch keeps of them.
+function Trainer:hits_so_far(hits)
+  return self.data.findings and canon.list(hits:tolist()) or hits:item()
+end
+
 function Trainer:accuracy(hits, images)
   if not self.data.findings then return hits:item() / images end
   local counts = hits:tolist()
@@ -277,9 +285,11 @@ local function epoch_order(self, epoch)
   return order
 end
 
--- Where an epoch's batches come from: the loader, or the cached outputs of the frozen part.
-function Trainer:source(epoch)
+-- Where an epoch's batches come from, but for the images that it has seen: the loader, or the cached outputs of the
+-- frozen part. What augmentation draws depends on the epoch and the image alone.
+function Trainer:source(epoch, seen)
   local order = epoch_order(self, epoch)
+  if seen > 0 then order = table.move(order, seen + 1, #order, 1, {}) end
   local o = self.options
   if self.prefix then
     return self.prefix:source(self.data.train, { batch = o.batch, order = order, drop_last = o.drop_last })
@@ -293,30 +303,66 @@ local function peak_bytes()
   return math.max(memory.peak_bytes, memory.cuda_peak_bytes or 0)
 end
 
--- One pass over the training images: mean loss, accuracy, and what it cost.
+-- Whether a checkpoint within the epoch is to be written: the last one is old, or the program was asked to stop.
+function Trainer:part_is_due()
+  return host.asked() or host.now() - self.saved_at >= 60 * self.options.checkpoint_minutes
+end
+
+-- A safe point within an epoch: writes a checkpoint; then a signal that has waited stops the program.
+function Trainer:write_part(within)
+  local asked = host.asked()
+  self.within = within
+  self:save_part()
+  self.within = nil
+  if asked then Trainer.let_signals() end
+end
+
+--- While the returned value is open, SIGUSR1 and SIGUSR2 wait for a checkpoint.
+function Trainer.hold_signals()
+  host.hold_signals(true)
+  return setmetatable({}, { __close = function() host.hold_signals(false) end })
+end
+
+--- A checkpoint is written: one that has waited stops the program.
+function Trainer.let_signals()
+  host.hold_signals(false)
+  host.hold_signals(true)
+end
+
+-- One pass over the training images, or the rest of one: mean loss, accuracy, and what it cost.
 function Trainer:train_epoch()
   local n, options = self.data.train.n, self.options
   if options.drop_last then n = n // options.batch * options.batch end
   self.model:train()
-  local hits <close> = self.torch.zeros({ self.data.findings and 2 or 1 },
-    { dtype = "int64", device = self.model.device })
+  local done = self.within or { seen = 0, sum = 0.0, hits = self.data.findings and { 0, 0 } or 0, seconds = 0.0 }
+  self.within = nil
+  local hits <close> = self.torch.tensor(self.data.findings and done.hits or { done.hits },
+    { dtype = "int64" }):to { device = self.model.device }
   local name = string.format("epoch %d/%d", self.epoch, options.epochs)
   local bar <close> = Progress.new(name, n, { done = (self.epoch - 1) * n, total = options.epochs * n,
     extra = self.val_seconds * (options.epochs - self.epoch + 1) })
-  local source <close> = self:source(self.epoch)
-  local began, seen, sum = host.now(), 0, 0.0
-  self.batch_number, self.batches = 0, source.batches
-  for value, count in function() return self:train_batch(source, hits) end do
+  bar.count = done.seen
+  local began, seen, sum = host.now() - done.seconds, done.seen, done.sum
+  local source <close> = seen < n and self:source(self.epoch, seen) or nil
+  self.batch_number = seen // options.batch
+  self.batches = self.batch_number + (source and source.batches or 0)
+  for value, count in function() if source then return self:train_batch(source, hits) end end do
     sum, seen = sum + value * count, seen + count
     self.alive("fit " .. name)
+    if self:part_is_due() then
+      self:write_part { seen = seen, sum = sum, hits = self:hits_so_far(hits), seconds = host.now() - began,
+        stepped = false }
+    end
     bar:add(count, function()
       return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, self:accuracy(hits, seen),
         100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
     end)
   end
   local seconds = host.now() - began
+  self.trained = { seen = seen, sum = sum, hits = self:hits_so_far(hits), seconds = seconds,
+    stepped = done.stepped or false }
   return { loss = sum / seen, accuracy = self:accuracy(hits, seen), seconds = seconds,
-    images_per_second = seen / seconds, wait_share = source.wait_seconds / seconds }
+    images_per_second = seen / seconds, wait_share = (source and source.wait_seconds or 0.0) / seconds }
 end
 
 function Trainer:step_schedule(metric)
@@ -352,7 +398,10 @@ function Trainer:validate()
     refuse = function(text)
       self.diverged = true
       check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
-    end, alive = function() self.alive() end })
+    end, alive = function()
+      self.alive()
+      if self.trained and self:part_is_due() then self:write_part(self.trained) end
+    end })
   if self.data.findings then return val end
   local metrics = require "medxai.stats.classification"
   local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
@@ -365,9 +414,10 @@ function Trainer:run_epoch()
   self.epoch = self.epoch + 1
   local lr = self.lr
   local train = self:train_epoch()
-  if self.options.step_per == "phase" then self:step_schedule() end
+  if self.options.step_per == "phase" and not self.trained.stepped then self:step_schedule() end
+  self.trained.stepped = true
   local val = self:validate()
-  self.val_seconds = val.seconds
+  self.trained, self.val_seconds = nil, val.seconds
   self:step_schedule(val.loss)
   local is_best = self:keep_best(val)
   local record = { step = "fit", epoch = self.epoch, lr = lr, train_loss = train.loss, train_accuracy = train.accuracy,
@@ -381,6 +431,7 @@ end
 --- Calls the researcher's on_epoch for the last epoch, whose checkpoint is on disk: again where a training goes on from
 --- it.
 function Trainer:after_epoch()
+  if self.within then return end -- a checkpoint within the next epoch: it has been called
   if self.options.on_epoch and self.epoch > 0 then require("medxai.train.on_epoch").call(self) end
 end
 
@@ -427,18 +478,20 @@ local function generators(self)
   return { cpu = self.torch.get_rng_state(), device = device ~= "cpu" and self.torch.get_rng_state(device) or nil }
 end
 
---- Writes the whole state to a file, whole or not at all.
+--- Writes the whole state to a file, whole or not at all; within an epoch also how far that is.
 ---@param path string
 ---@param key? string in the place of the trainer's own
 function Trainer:save(path, key)
   local scope <close> = require("medxai.core").memory.scope()
-  local best = self.best
+  local best, within = self.best, self.within
+  self.saved_at = host.now()
   require("medxai.nn.checkpoint").save_checkpoint(path, {
-    format = "medxai.checkpoint", version = 2, key = key or self.key, epoch = self.epoch,
-    model = by_name(changing(self.model)), optimizer = optimizer_entries(self.optimizer), lr = self.lr,
+    format = "medxai.checkpoint", version = within and 3 or 2, key = key or self.key,
+    epoch = within and self.epoch - 1 or self.epoch, within = within, model = by_name(changing(self.model)),
+    optimizer = optimizer_entries(self.optimizer), lr = self.lr,
     schedule = self.schedule and self.schedule:state() or nil,
-    best = { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss,
-      weights = by_name(best.weights) },
+    best = best and { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss,
+      weights = by_name(best.weights) } or nil,
     since_best = self.since_best, generators = generators(self), history = canon.list(self.history),
   })
 end
@@ -463,7 +516,7 @@ function Trainer:restore(path, key, fresh_schedule)
   if not require("medxai.base.files").exists(path) then return false end
   local scope <close> = require("medxai.core").memory.scope()
   local saved = require("medxai.nn.checkpoint").load_checkpoint(path)
-  if saved.key ~= (key or self.key) or saved.version ~= 2 then return false end
+  if saved.key ~= (key or self.key) or saved.version ~= 2 and saved.version ~= 3 then return false end
   Trainer.load_changing(self.model, saved.model, "'" .. path .. "'")
   self.optimizer:load_state(saved.optimizer)
   self.epoch, self.since_best, self.history = saved.epoch, saved.since_best, saved.history
@@ -477,8 +530,11 @@ function Trainer:restore(path, key, fresh_schedule)
     self.lr = saved.lr
     if self.schedule then self.schedule:load_state(saved.schedule) end
   end
+  self.within = saved.within
+  if fresh_schedule and self.within and self.within.stepped
+      and self.options.step_per == "phase" then self:step_schedule() end
   self.optimizer:set_lr(self.lr)
-  take_best(self, saved.best, scope)
+  if saved.best then take_best(self, saved.best, scope) end
   self.torch.set_rng_state(saved.generators.cpu)
   if saved.generators.device then self.torch.set_rng_state(saved.generators.device, self.model.device) end
   return true

@@ -7,16 +7,18 @@
 ---@field out? string another folder than runs/<name>; --out
 ---@field seed? integer of everything random; --seed (default 42)
 ---@field seeds? integer[] runs the whole experiment once per seed and sums up (--seeds)
+---@field takeover_s? number where machines share the folder: a process that was not heard of for so long has died (default 120 s, --takeover_s)
 
 ---@class medxai.EarlyStoppingOptions
 ---@field patience integer without a better validation score (required, in epochs)
 
 ---@class medxai.FitOptions
----@field epochs integer passes over the training images (required, --epochs)
+---@field epochs integer passes over the training images (required, --epochs, at most 1 with --smoke)
 ---@field optim medxai.OptimizerSpec the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 } (required)
 ---@field aux_weight? number of inception_v3's auxiliary loss (default 0.4)
----@field batch? integer per step of the optimizer (default 32 images, --batch)
+---@field batch? integer per step of the optimizer (default 32 images, --batch, at most 4 with --smoke)
 ---@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split by which weights are kept; default accuracy, of data with findings auroc (mean area under the ROC curves) (--best_by)
+---@field checkpoint_minutes? number between two checkpoints within an epoch; 0: one after each batch (default 10, --checkpoint_minutes)
 ---@field clip_grad_norm? number the largest norm of all gradients together (--clip_grad_norm)
 ---@field deterministic? boolean deterministic operators only (matters on CUDA) (default false, --deterministic)
 ---@field drop_last? boolean leave out the last batch of an epoch where it is not full (default false)
@@ -43,14 +45,14 @@
 ---@field search? "all"|medxai.SearchKind "all" cells, { "random", n = 10 }, or successive halving { "halving", factor = 3, min_epochs = 1 } (default "all")
 
 ---@class medxai.EvaluateOptions
----@field batch? integer per pass (default 32 images)
+---@field batch? integer per pass (default 32 images, at most 4 with --smoke)
 ---@field level? number of the intervals (default 0.95)
 ---@field name? string of the step and its predictions file; default: the split's
 
 ---@class medxai.CrossEvaluateOptions
 ---@field models table<string, medxai.Model> { name = model } (required)
 ---@field splits table<string, medxai.Split> { name = split } (required)
----@field batch? integer per pass (default 32 images)
+---@field batch? integer per pass (default 32 images, at most 4 with --smoke)
 
 ---@class medxai.ExplainOptions
 ---@field methods medxai.Methods names, { name, option = value }, or name = function(x, model, target): a method each (required)
@@ -115,14 +117,14 @@
 
 ---@class medxai.SanityOptions
 ---@field methods medxai.Methods as run:explain's; the four controls join them (required)
----@field alone? boolean each stage randomized alone as well, as a figure (default true)
+---@field alone? boolean each stage randomized alone as well, as a figure (default true, false with --smoke)
 ---@field budget_mb? number memory for a batch and for chunks (default 1024 MB)
----@field draws? integer of random weights per stage (default 5, --draws)
----@field images? integer the study's first (default 48 images, --images)
+---@field draws? integer of random weights per stage (default 5, --draws, at most 1 with --smoke)
+---@field images? integer the study's first (default 48 images, --images, at most 2 with --smoke)
 ---@field layer? string|string[] as run:explain's
 ---@field mask? string the data's mask for the check localise
 ---@field permuted? table<string, string> run of a study's model -> run of the same network trained on permuted labels (default {  })
----@field stages? integer in which weights are randomized, from the head to the input (default 6)
+---@field stages? integer in which weights are randomized, from the head to the input (default 6, at most 2 with --smoke)
 ---@field thresholds? table<string, number> of the checks, by name: { persistence = 0.25 } (default {  })
 ---@field title? string of this part of the report
 
@@ -145,7 +147,7 @@
 ---@class medxai.AuditOptions
 ---@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input (required)
 ---@field audited? string|medxai.Model whose use of the parts is tested: a trained run, or a model; default: the first training on whole images
----@field images? integer|string of the test split for hiding and maps; or "all" (default 240 images, --images)
+---@field images? integer|string of the test split for hiding and maps; or "all" (default 240 images, --images, at most 2 with --smoke)
 ---@field inputs? string[] what is trained on, each a value of the data's option input (default { "whole", "lungs_raw", "outside", "border", "shape" })
 ---@field margin? number AUROC from which a class counts as told (a half standard deviation) (default 0.638)
 ---@field methods? medxai.Methods whose maps' share inside the lungs is told (default {  })
@@ -185,7 +187,7 @@
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field part? "lung"|"infection" Lung Segmentation Data, or Infection Segmentation Data with its radiologists' masks (default "lung", --part)
@@ -204,7 +206,7 @@
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field label? string|integer|(string|integer)[] class by name or number from 0: one, or one per file
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field lungs? string|string[] lung mask file: one, or one per file
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
@@ -219,7 +221,7 @@
 ---@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
@@ -242,7 +244,7 @@
 ---@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
@@ -263,7 +265,7 @@
 ---@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
@@ -279,7 +281,7 @@
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field part? "lung"|"infection" of the data that maskmaker copied (default "lung", --part)
@@ -300,7 +302,7 @@
 ---@field contrast? number of the lesions; 0: invisible (default 1)
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field marker? number|medxai.MarkerOptions plants a shortcut, a lead letter in a random corner; a number is its rate in every class
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field n_test? integer in the test split (default 150 images, --n_test)
@@ -516,7 +518,7 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field block? integer with compat: pytorch-grad-cam's batch_size, which changes its map (default 32)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
----@field channels? integer only so many, those that vary most: an approximation; default: all
+---@field channels? integer only so many, those that vary most: an approximation; default: all (at most 8 with --smoke)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
@@ -683,7 +685,7 @@
 ---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "segment_mean")
 ---@field repeats? integer repeat with other draws to measure how alike the answers are; 1 estimates that by resampling (default 1)
 ---@field rng? "keyed"|"numpy" numpy: lime's own draws for the run's seed (default "keyed")
----@field samples? integer images with regions hidden at random (default 1000, --samples)
+---@field samples? integer images with regions hidden at random (default 1000, --samples, 1/50 with --smoke)
 ---@field stop_error? number stop when the estimated error of all weights is this share of their length; 0.1 is a tenth
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 ---@field top_labels? integer classes explained besides the target (default 3)
@@ -714,7 +716,7 @@
 ---@field [1] "scorecam"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
----@field channels? integer only so many, those that vary most: an approximation; default: all
+---@field channels? integer only so many, those that vary most: an approximation; default: all (at most 8 with --smoke)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
@@ -731,7 +733,7 @@
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field ranked_outputs? integer the largest outputs, explained besides the target (default 3)
 ---@field rng? "keyed"|"numpy" numpy: shap's draws for one image with rseed = the run's seed (default "keyed")
----@field samples? integer gradients per image (shap's nsamples) (default 200)
+---@field samples? integer gradients per image (shap's nsamples) (default 200, 1/50 with --smoke)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 ---@field variances? boolean keep every channel's value and shap's variance as arrays (default false)
 
@@ -746,7 +748,7 @@
 ---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
 ---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "white")
 ---@field rng? "keyed"|"numpy" numpy: numpy.random.seed(the run's seed) before each image (default "keyed")
----@field samples? integer|"auto" subsets of regions, never more than there are; "auto": shap's 2 x regions + 2048 (its nsamples) (default 70)
+---@field samples? integer|"auto" subsets of regions, never more than there are; "auto": shap's 2 x regions + 2048 (its nsamples) (default 70, 1/50 with --smoke)
 ---@field scaling? "deviation"|"none"|"unit" for aic, bic and auto; shap 0.41: none, with scikit-learn before 1.2: unit (default "deviation")
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
@@ -754,7 +756,7 @@
 ---@field [1] "shap_partition"
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
----@field evals? integer evaluations of the network per image, the two ends included (shap's max_evals) (default 1000, --evals)
+---@field evals? integer evaluations of the network per image, the two ends included (shap's max_evals) (default 1000, --evals, 1/50 with --smoke)
 ---@field fixed_context? integer what lies outside of a box: 0 hidden, 1 shown; default: half each
 ---@field precision? "float32"|"bfloat16" of the forward passes (default "float32")
 ---@field queue_batch? integer evaluations between two looks at the queue; another number changes the values (default 32)
@@ -831,7 +833,7 @@
 ---@field [1] "deletion"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field removal? medxai.RemovalName|medxai.RemovalName[] what removed pixels show: one, or a list that gives one value each; see help removals (default { "black", "blur(31)" })
----@field steps? integer equal shares of the pixels, one after the other (default 100)
+---@field steps? integer equal shares of the pixels, one after the other (default 100, 1/50 with --smoke)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.DiceMetricOptions
@@ -889,7 +891,7 @@
 ---@field [1] "insertion"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field removal? medxai.RemovalName|medxai.RemovalName[] what removed pixels show: one, or a list that gives one value each; see help removals (default { "black", "blur(31)" })
----@field steps? integer equal shares of the pixels, one after the other (default 100)
+---@field steps? integer equal shares of the pixels, one after the other (default 100, 1/50 with --smoke)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.IouMetricOptions

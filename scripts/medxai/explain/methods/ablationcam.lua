@@ -2,9 +2,10 @@
 -- channel is set to zero. The paper divides the loss by the score, which only scales the map, and turns it round where
 -- the score is negative: left out here. Only what depends on the layer is run again, many channels at once; channels
 -- that are zero everywhere lose nothing and are skipped. Where pooling and one linear layer follow, that layer is
--- linear in the channels and costs one product for all of them. compat: as pytorch-grad-cam's AblationCAM: weights
--- divided by the score; channels are set to 0 only where the image's activation holds an exact minimum of 0, else the
--- k-th of each block of 32 to the minimum less k times 1e7, so that the map depends on `block`.
+-- linear in the channels and costs one product for all of them.
+-- compat: as pytorch-grad-cam's AblationCAM: weights divided by the score; channels are set to 0 only where the image's
+-- activation holds an exact minimum of 0, else the k-th of each block of 32 to the minimum less k times 1e7, so that
+-- the map depends on `block`.
 local channels = require "medxai.explain.channel_ablation"
 local context = require "medxai.explain.context"
 local torch = require "medxai.torch"

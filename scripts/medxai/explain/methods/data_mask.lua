@@ -2,7 +2,7 @@
 -- prediction_changed it asks whether the network needs what the mask marks (a lead letter, a finding, the lungs).
 -- It refuses a mask that the data do not have; of an image without it the map is not defined.
 local not_defined = require "medxai.base.not_defined"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 
 return {
   title = "data mask",

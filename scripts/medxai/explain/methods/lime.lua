@@ -6,7 +6,7 @@
 local not_defined = require "medxai.base.not_defined"
 local canon = require "medxai.base.json"
 local coalitions = require "medxai.explain.lime_design"
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local regions = require "medxai.perturb.regions"
 local removal = require "medxai.perturb.removal"
 local samples = require "medxai.explain.lime_samples"
@@ -62,7 +62,8 @@ return {
     { fact = "spread", title = "error of the weights", percent = true },
     { fact = "bfloat16_deviation", title = "largest difference of a bfloat16 logit", short = "bfloat16 off by" } },
   options = {
-    samples = { "integer", field = true, default = 1000, min = 2, doc = "images with regions hidden at random" },
+    samples = { "integer", field = true, default = 1000, min = 2, smoke = { divide_by = 50, least = 8 },
+      doc = "images with regions hidden at random" },
     regions = { "string|table|function", default = "quickshift", lua = "medxai.Regions",
       doc = "the regions that are hidden and shown; see help regions" },
     removal = { "string", default = "segment_mean", lua = "medxai.RemovalName",

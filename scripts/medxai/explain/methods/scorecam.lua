@@ -59,7 +59,6 @@ return {
   sign = "signed",
   smoothing = { aug_smooth = true, eigen_smooth = true },
   options = channels.options,
-  check = channels.check,
   approximate = channels.approximate,
   honesty = channels.honesty,
   map = function(ctx, _, _, o)

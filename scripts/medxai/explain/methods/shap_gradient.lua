@@ -5,7 +5,7 @@
 -- "activation", shap's and the thesis', its value at the sample itself, which sums to nothing. shap's (model, layer)
 -- means the layer's input: name the node that it reads. One forward serves all outputs; the backward goes no deeper
 -- than the layer. It refuses a background of another shape.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local expected = require "medxai.explain.shap_expected_gradients"
@@ -80,7 +80,8 @@ return {
     percent = true }, { fact = "change_half", title = "moved since half of the samples", short = "since half",
     percent = true } },
   options = {
-    samples = { "integer", default = 200, min = 2, doc = "gradients per image (shap's nsamples)" },
+    samples = { "integer", default = 200, min = 2, smoke = { divide_by = 50, least = 2 },
+      doc = "gradients per image (shap's nsamples)" },
     background = { "string|tensor", default = "train", lua = "\"train\"|\"split\"|medxai.Tensor",
       doc = "images to begin from: of the training split; split: the first of the explained one (thesis); or (N, "
       .. "3, H, W)" },
@@ -99,7 +100,7 @@ return {
   end,
   map = function(ctx, x, targets, o)
     local target, background, logits = targets[1], background_of(ctx, o), ctx.logits
-    local n, form = check.smoke_count(o.samples), ctx.layer == "x" and "difference" or o.form
+    local n, form = o.samples, ctx.layer == "x" and "difference" or o.form
     local classes, which, t = shap.classes(logits[0]:tolist(), target, o.ranked_outputs),
       draws_of(ctx, n, background:size(0), o.rng)
     local bar <close> = Progress.new("SHAP Gradient", n)

@@ -4,7 +4,7 @@
 -- without half of the random subsets. Subsets, weights and selection as shap 0.51's KernelExplainer; rng = "numpy"
 -- draws its very numbers for each image. compat = "thesis": 20 features whatever the regions, pixels 0 .. 255 and 255
 -- for hidden ones where the network expects its range, and the image on its side. It refuses an image of one region.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local hide = require "medxai.perturb.compose"
 local kernel = require "medxai.explain.shap_kernel_math"
 local shap = require "medxai.explain.shap"
@@ -54,7 +54,8 @@ return {
     percent = true }, shap.bfloat16_honesty },
   options = {
     samples = { "integer|string", default = 70, min = 1, lua = "integer|\"auto\"",
-      doc = "subsets of regions, never more than there are; \"auto\": shap's 2 x regions + 2048 (its nsamples)" },
+      smoke = { divide_by = 50, least = 20 }, doc = "subsets of regions, never more than there are; \"auto\": "
+      .. "shap's 2 x regions + 2048 (its nsamples)" },
     regions = { "string|table|function", default = { "slic", n_segments = 10 }, lua = "medxai.Regions",
       doc = "the regions that are hidden and shown; see help regions" },
     removal = { "string", default = "white", lua = "medxai.RemovalName",
@@ -94,8 +95,8 @@ return {
     end
     local draws = o.rng == "numpy" and kernel.numpy_draws(ctx.seed)
       or kernel.keyed_draws(ctx.seed, "shap_kernel@1", ctx.items[1].id)
-    local plan, scorer = kernel.plan(m, check.smoke_count(o.samples == "auto" and 2 * m + 2048 or o.samples, 2 * m),
-      draws, o.design), ctx:scorer_in(o.precision)
+    local samples = o.samples == "auto" and 2 * m + 2048 or o.samples
+    local plan, scorer = kernel.plan(m, samples, draws, o.design), ctx:scorer_in(o.precision)
     local logits, rows = evaluate(scorer, plan, m, painter(ctx, x, made, o), x.device)
     local classes = shap.classes(logits[1]:tolist(), target, o.ranked_outputs)
     local y = shap.outputs(logits, classes, target.as)

@@ -3,7 +3,7 @@
 -- budget spent, what a box got is spread evenly over its pixels. The values sum to output - base whatever the budget:
 -- what it leaves open is told by how far the map moved since half of it. As shap 0.51, but that equals come first come
 -- first, and each image has its own blur. It refuses inpainting, and a tree that does not hold each region once.
-local check = require "medxai.base.options"
+local check = require "medxai.base.check"
 local core = require "medxai.core"
 local hide = require "medxai.perturb.compose"
 local Progress = require "medxai.base.progress"
@@ -73,7 +73,7 @@ return {
   honesty = { { fact = "change_half", title = "moved since half of the evaluations", short = "since half",
     percent = true }, shap.bfloat16_honesty },
   options = {
-    evals = { "integer", field = true, default = 1000, min = 3,
+    evals = { "integer", field = true, default = 1000, min = 3, smoke = { divide_by = 50, least = 3 },
       doc = "evaluations of the network per image, the two ends included (shap's max_evals)" },
     removal = { "string", default = "blur(128,128)", lua = "medxai.RemovalName",
       doc = "what hidden pixels show; see help removals" },
@@ -98,7 +98,7 @@ return {
   map = function(ctx, x, targets, o)
     local target, tree, made = targets[1], tree_of(ctx, x, o)
     local background = shap.background(ctx, o, made.labels)
-    local scorer, evals = ctx:scorer_in(o.precision), check.smoke_count(o.evals, 3)
+    local scorer, evals = ctx:scorer_in(o.precision), o.evals
     local two = scorer:logits(2, function(first, count)
       return torch.cat({ background, x }, 0):narrow(0, first, count)
     end)
