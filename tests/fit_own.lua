@@ -207,7 +207,7 @@ t.test("what on_epoch cannot do is told in words", function()
       .. ".*\n  in on_epoch after epoch 1$")
   end
   fails(function(state) return state.val_acuracy and nil end,
-    "on_epoch: unknown field of its state 'val_acuracy'%. Did you mean 'val_accuracy'%?")
+    "on_epoch: unknown field of its state 'val_acuracy'%. Did you mean 'val_accuracy'")
   fails(function(state) state:set_lr(-1) end, "on_epoch: set_lr takes a learning rate %(expected a number from 0, "
     .. "got %-1%)%.")
   fails(function(state) state:set_lr(0.1) end, "on_epoch: the schedule sets the learning rate%.",

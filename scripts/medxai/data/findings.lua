@@ -1,7 +1,7 @@
 -- Several findings per image: what a table or a list says of each one becomes 1 (there), 0 (not there) or NaN (nobody
--- knows). Uncertain labels are CheXpert's -1 (Irvin et al. 2019): training ignores them, or takes them as ones or zeros;
--- where a network is judged, their truth is not known, and they are left out. It refuses values that are none of these,
--- and findings that are not in the list.
+-- knows). Uncertain labels are CheXpert's -1 (Irvin et al. 2019): training ignores them, or takes them as ones or
+-- zeros; where a network is judged, their truth is not known, and they are left out. It refuses values that are none
+-- of these, and findings that are not in the list.
 local check = require "medxai.base.check"
 local listing = require "medxai.data.listing"
 local suggest = require "medxai.base.suggest"

@@ -13,6 +13,17 @@ local suggest = require "medxai.base.suggest"
 
 local from = {}
 
+---@class medxai.Item an image of xai.dataset.from
+---@field path string below root, or absolute
+---@field label string|integer|table its class, by name or number from 0; of findings a set, numbers by name, or a text
+---@field split? "train"|"val"|"test"
+---@field patient? string|integer
+---@field source? string
+---@field mask? string of the lungs
+---@field infection? string a mask
+---@field lesion? string a mask
+---@field white? integer the 16-bit sample that becomes white
+
 local shares_spec = {
   train = { "number", default = 0.7, min = 0, max = 1, doc = "share of the patients" },
   val = { "number", default = 0.1, min = 0, max = 1, doc = "share of the patients" },

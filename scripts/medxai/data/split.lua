@@ -2,6 +2,7 @@
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
+local findings = require "medxai.data.findings"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -69,8 +70,9 @@ function Split:item(i)
   return {
     id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label,
     class = item.label and self.classes[item.label + 1], patient = item.patient, source = item.source, name = item.name,
-    split = self.name, findings = item.findings, width = facts.width, height = facts.height, channels = facts.channels,
-    bits = facts.bits,
+    split = self.name, findings = item.findings,
+    findings_text = item.findings and findings.text(item.findings, self.classes) or nil,
+    width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
   }
 end
 

@@ -516,7 +516,7 @@ function Run:write_manifest(data)
   for i, item in ipairs(data:manifest()) do
     rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, split = item.split, patient = item.patient,
       source = item.source,
-      label = item.findings and require("medxai.data.findings").text(item.findings, data.classes) or item.class }
+      label = item.findings_text or item.class }
   end
   csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end

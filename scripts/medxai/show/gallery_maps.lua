@@ -104,7 +104,7 @@ end
 local function about(job, number, e)
   local item = job.split:item(number)
   local label = item.label and job.model.classes[item.label + 1] or nil
-  if item.findings then label = require("medxai.data.findings").text(item.findings, job.model.classes) end
+  label = item.findings_text or label
   local t = job:record(e, number).target
   return { name = tostring(item.name or item.path or item.id):match("[^/]+$"), label = label, predicted = t.predicted,
     confidence = t.confidence, wrong = item.label ~= nil and t.predicted ~= label }
