@@ -226,6 +226,34 @@ t.test("a network learns findings: scores, thresholds of the validation images, 
   model:close()
 end)
 
+t.test("a training of findings that stops within an epoch goes on to the same numbers", function()
+  local silence <close> = muted() -- luacheck: ignore
+  local data = made.data()
+  local function train(dir, breaks_at)
+    local batches, model = 0, made.model(made.names)
+    local run = xai.run { name = "within", seed = 5, out = dir }
+    local ok, result = pcall(run.fit, run, model, data, { optim = xai.optim.adam { lr = 0.01 }, epochs = 2, batch = 8,
+      checkpoint_minutes = 0, loss = function(logits, y, batch)
+        batches = batches + (batch.training and 1 or 0)
+        if batches == breaks_at then error "stopped" end
+        return -(y * torch.log_sigmoid(logits) + (1 - y) * torch.log_sigmoid(-logits)):mean()
+      end })
+    run:close(ok and "finished" or "failed")
+    model:close()
+    return ok, result
+  end
+  local dir, other = t.tmpdir() .. "/a", t.tmpdir() .. "/b"
+  local _, whole = train(dir, 0)
+  t.equal((train(other, 7)), false) -- 4 batches an epoch: the third of the second
+  local resume <close> = setmetatable({}, { __close = function() host.options.resume = nil end })
+  host.options.resume = true
+  local _, mended = train(other, 0)
+  t.equal(mended.weights_sha256, whole.weights_sha256)
+  local a, b = files.records(dir .. "/metrics.jsonl"), files.records(other .. "/metrics.jsonl")
+  t.equal({ b[2].train_accuracy, b[2].val_auroc, b[2].val_loss },
+    { a[2].train_accuracy, a[2].val_auroc, a[2].val_loss })
+end)
+
 t.test("one logit is a network of one finding: the probability of ill and of not ill, everywhere", function()
   local silence <close> = muted() -- luacheck: ignore
   local data = made.data { findings = { "left" }, items = made.items(64, function(i) return { left = i % 2 } end) }

@@ -268,6 +268,30 @@ t.test("on_epoch raises in its third epoch: the line is told, the epoch is kept;
     t.equal({ list[3].mended[1], list[4].lr }, { "on_epoch", 0.2 / 8 })
   end)
 
+t.test("a loss that raises within an epoch goes on from the batch before it; on_epoch is not called twice", function()
+  local function options(breaks_at)
+    local batches = 0
+    return { optim = sgd(0.2), epochs = 4, batch = 4, checkpoint_minutes = 0,
+      on_epoch = function(state) state:set_lr(state.lr / 2) end,
+      loss = function(logits, labels, batch)
+        batches = batches + (batch.training and 1 or 0)
+        if batches == breaks_at then error "not this one" end
+        return torch.cross_entropy(logits, labels)
+      end }
+  end
+  local whole, whole_dir = fit(options(0))
+  local dir = t.tmpdir() .. "/run"
+  t.fails_like(function() fit(options(8), dir) end, "not this one\n  in the loss in epoch 3, batch 2 of 3$")
+  local resume <close> = setmetatable({}, { __close = function() host.options.resume = nil end })
+  host.options.resume = true
+  local mended = fit(options(0), dir)
+  t.equal(mended.weights_sha256, whole.weights_sha256)
+  local rates = {}
+  for i, record in ipairs(records(dir)) do rates[i] = { record.lr, record.train_loss } end
+  for i, record in ipairs(records(whole_dir)) do t.equal(rates[i], { record.lr, record.train_loss }) end
+  t.equal(#rates, 4)
+end)
+
 t.test("a loss that raises in the first epoch has cost nothing: mended, the same command begins", function()
   local dir = t.tmpdir() .. "/run"
   t.fails_like(function() fit({ loss = function() error "typo" end }, dir) end, "typo")
