@@ -56,6 +56,10 @@ t.test("a table has a column for each finding, or names those of an image in one
   end
   t.equal(read "a.csv", { "1 ?", "? 0" })
   t.equal(read "b.csv", { "1 1", "0 0" })
+  t.write(dir .. "/upper.csv", "path,split,Lung Opacity,Edema\n01.png,train,1,0\n")
+  local upper = xai.dataset.manifest { csv = dir .. "/upper.csv", findings = { "Edema", "Lung Opacity" }, size_px = 16,
+    resize_px = 16 }
+  t.equal({ shown(upper.train:item_findings(1)), upper.train:item(1).findings_text }, { "0 1", "Lung Opacity" })
   local scope <close> = xai.scope()
   local data = xai.dataset.manifest { csv = dir .. "/a.csv", findings = made.names, size_px = 16, resize_px = 16 }
   local y = data.train:batch({ 1 }).y

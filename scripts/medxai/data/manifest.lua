@@ -33,10 +33,10 @@ local function need_columns(columns, name, names)
   local have, needed = {}, { "path", "label", "split" }
   for _, column in ipairs(columns) do have[column] = true end
   for _, finding in ipairs(names or {}) do
-    if have[finding] or not have.label then needed = { "path", "split", table.unpack(names) } end
+    if have[finding:lower()] or not have.label then needed = { "path", "split", table.unpack(names) } end
   end
   for _, column in ipairs(needed) do
-    if not have[column] then
+    if not have[column:lower()] then -- the header is read in lower case
       check.fail("manifest", "%s has no column '%s' (its header: %s).", name, column,
         #columns > 0 and table.concat(columns, ", ") or "none")
     end
@@ -102,9 +102,9 @@ end
 -- What a row says of each finding: by its columns, or as the set in the column label ("Effusion|Edema").
 local function findings_of(row, names, name)
   local where = ("manifest: %s:%d"):format(name, row.line)
-  if row[names[1]] == nil then return findings.of_text(row.label, names, where) end
+  if row[names[1]:lower()] == nil then return findings.of_text(row.label, names, where) end
   local map = {}
-  for _, finding in ipairs(names) do map[finding] = row[finding] end
+  for _, finding in ipairs(names) do map[finding] = row[finding:lower()] end
   return findings.of_map(map, names, where)
 end
 
