@@ -68,6 +68,9 @@ t.test("a run writes each epoch once, its settings and pictures; after resuming 
     kill -9 $pid; wait $pid]], command, t.quote(dir)) }
   local r = t.run { exe = "/bin/sh", "-c", command }
   t.equal(r.code, 0, r.err)
+  t.write(script, (experiment:gsub("gradcam", "sobel")))
+  r = t.run { exe = "/bin/sh", "-c", command } -- of a training that is finished the epochs stay
+  t.equal(r.code, 0, r.err)
   local folder, seen, last = dir .. "/run/events", {}, 0
   local dropped_from
   for _, step in ipairs(steps(folder, "loss/train")) do

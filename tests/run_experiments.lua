@@ -38,10 +38,28 @@ end
 local small_network = { exported = { "--file", root .. "/tests/reference/exported/convnet.pt2", "--size_px", "16",
   "--resize_px", "16" } }
 
+-- A table of findings over the shared images, for multilabel.
+local function findings_table()
+  local data, lines = xai.dataset.covid_qu_ex { root = covid, limit = 3 }, { "path,split,Opacity,Effusion" }
+  for _, split in ipairs(data.splits) do
+    for i = 1, split.n do
+      local number = split.name ~= "small_test" and #lines
+      if number then
+        lines[#lines + 1] = ("%s/%s,%s,%d,%s"):format(data.root, split:item(i).path, split.name,
+          split:label(i) < 2 and 1 or 0, ({ [0] = "1", "0", "", "-1" })[number % 4])
+      end
+    end
+  end
+  files.mkdir(folder .. "/findings")
+  files.write(folder .. "/findings/manifest.csv", table.concat(lines, "\n") .. "\n")
+  return folder .. "/findings"
+end
+
 -- Runs one experiment in a folder.
 local function go(cwd, name, ...)
   local words = { "--smoke", "--quiet", root .. "/experiments/" .. name .. ".lua", ... }
   if not source(name):find("dataset.phantom", 1, true) then table.move({ "--data", covid }, 1, 2, #words + 1, words) end
+  if name == "multilabel" then words[#words] = findings_table() end
   if name == "maskmaker" then table.move({ "--masked", folder .. "/masked" }, 1, 2, #words + 1, words) end
   words.cwd, words.timeout = cwd, 600
   return t.run(words)

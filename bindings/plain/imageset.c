@@ -118,7 +118,8 @@ static int read_bytes(const imageset *s, const char *path, uint8_t **bytes, size
   char *full = mx_malloc(room);
   if (!full)
     return no_memory(why);
-  snprintf(full, room, "%s%s%s", s->root, *s->root && *path != '/' ? "/" : "", path);
+  bool absolute = *path == '/' || !*s->root; /* a table may hold both */
+  snprintf(full, room, "%s%s%s", absolute ? "" : s->root, absolute ? "" : "/", path);
   int status = image_read_file(bytes, n, full, why);
   mx_free(full);
   return status;

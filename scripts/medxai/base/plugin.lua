@@ -35,6 +35,26 @@ local function load_own(what, path, text)
   return value
 end
 
+--- What a researcher's file beside the experiment returns; raises where there is none of that name.
+---@param what string who asks, for errors
+---@param word string for errors: "reader"
+---@param name string
+---@param names string[] those of the library
+---@return any value
+---@return string source the text that makes it what it is: its file, and those beside it that it requires
+function plugin.beside(what, word, name, names)
+  if not tostring(name):find("^[%w_][%w_%-%.]*$") then
+    check.fail(what, "a %s has a plain name (got '%s').", word, name)
+  end
+  local path, text = beside_experiment(name)
+  if not path then
+    local hint = suggest.hint(name, names, 3)
+    check.fail(what, "unknown %s '%s'.%s%s", word, name, hint,
+      hint:find("Did you") and "" or string.format(" Or write it as '%s.lua' beside the experiment.", name))
+  end
+  return load_own(what, path, text), code.of_file(text)
+end
+
 --- What stands behind a name.
 ---@param what string who asks, for errors: "explain"
 ---@param kind string "explain" | "score"
@@ -48,14 +68,7 @@ function plugin.find(what, kind, word, name)
   for _, known in ipairs(names) do
     if known == name then return require("medxai." .. kind:gsub("/", ".") .. "." .. name), nil end
   end
-  if not name:find("^[%w_][%w_%-%.]*$") then check.fail(what, "a %s has a plain name (got '%s').", word, name) end
-  local path, text = beside_experiment(name)
-  if not path then
-    local hint = suggest.hint(name, names, 3)
-    check.fail(what, "unknown %s '%s'.%s%s", word, name, hint,
-      hint:find("Did you") and "" or string.format(" Or write it as '%s.lua' beside the experiment.", name))
-  end
-  return load_own(what, path, text), code.of_file(text)
+  return plugin.beside(what, word, name, names)
 end
 
 return plugin

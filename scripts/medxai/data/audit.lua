@@ -70,10 +70,21 @@ local function counts_of(data)
     for _, item in ipairs(split.items) do
       local class = item.label and data.classes[item.label + 1]
       if class then row[class] = row[class] + 1 end
+      for k, v in ipairs(item.findings or {}) do
+        if v == 1 then row[data.classes[k]] = row[data.classes[k]] + 1 end
+      end
     end
     counts[split.name] = row
   end
   return counts
+end
+
+-- Whether two images are said to show the same: the same class, or no finding that one has and the other has not.
+local function same_label(a, b)
+  for k, v in ipairs(a.findings or {}) do
+    if v == v and b.findings[k] == b.findings[k] and v ~= b.findings[k] then return false end
+  end
+  return a.label == b.label
 end
 
 -- Pictures with the same pixels: across splits, and within one.
@@ -85,7 +96,7 @@ local function exact_duplicates(items, set)
     if other then
       local list = listing.group(other.split) ~= listing.group(item.split) and across or within
       list[#list + 1] = { a = other.path, split_a = other.split, b = item.path, split_b = item.split, id = id,
-        same_class = other.label == item.label }
+        same_class = same_label(other, item) }
     else
       first[id] = item
     end
@@ -99,7 +110,7 @@ local function near_duplicates(items, indices, groups, set)
   for k, p in ipairs(pairs_found) do
     local a, b = items[p.a], items[p.b]
     list[k] = { a = a.path, split_a = a.split, b = b.path, split_b = b.split, bits = p.distance,
-      correlation = p.correlation, same_class = a.label == b.label }
+      correlation = p.correlation, same_class = same_label(a, b) }
   end
   return list, count
 end

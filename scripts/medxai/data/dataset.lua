@@ -1,11 +1,13 @@
 -- What every dataset is once its reader has listed it: splits, items, batches, masks, loaders, and the native set of
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
---   { path =, label = 0.., split = "train", lungs = path | nil, masks = { infection = path }, patient =, source = }
+--   { path =, label = 0.. (or findings = { 1, 0, -1, false }), split = "train", lungs = path | nil, masks = { infection
+--   = path }, patient =, source = }
 -- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that
 -- are missing. The options that every reader takes are those of base.spec below.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
+local findings = require "medxai.data.findings"
 local lists = require "medxai.data.items"
 local memory = require "medxai.base.memory"
 local splits = require "medxai.data.split"
@@ -248,15 +250,21 @@ function base.make(found)
   end
   if not found.drawn then lists.set_whites(found.name, o.white_16bit, items) end
   lists.check_patients(items)
+  data.findings = found.findings or nil -- classes are names of findings, and images have item.findings
   if o.labels ~= "true" then lists.permute_labels(items, current_seed.get() or 42, o.labels) end
   if data.apply_mask and data.mask ~= "none" then lists.check_masks(data, items) end
-  if not found.empty_ok then lists.check_classes_filled(data) end
+  if found.findings then
+    findings.resolve(items, o)
+  elseif not found.empty_ok then
+    lists.check_classes_filled(data)
+  end
 
   data.config = { reader = found.name, classes = data.classes, size_px = data.size_px, resize_px = data.resize_px,
     mask = data.mask, mean = data.mean, std = data.std, augment = data.augment, white_16bit = o.white_16bit,
     limit = o.limit, counts = {}, mask_resize = o.mask_resize,
     labels = lists.labels_text(o.labels, current_seed.get() or 42),
-    outline = data.input == "shape" and "of the mask" or nil } -- before, of the fill between the lungs
+    outline = data.input == "shape" and "of the mask" or nil, -- before, of the fill between the lungs
+    findings = found.findings and { uncertain = o.uncertain, missing = o.missing } or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end
   return data

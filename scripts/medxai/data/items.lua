@@ -37,13 +37,16 @@ end
 function lists.permute_labels(items, seed, which)
   local taken, labels = {}, {}
   for _, item in ipairs(items) do
-    if item.label and (item.split == "train" or which == "permuted_all") then
-      taken[#taken + 1], labels[#labels + 1] = item, item.label
+    if (item.label or item.findings) and (item.split == "train" or which == "permuted_all") then
+      taken[#taken + 1], labels[#labels + 1] = item, item.findings or item.label
     end
   end
   local order = require("medxai.core").rng.stream { seed = seed, purpose = which == "permuted" and "permuted_labels@1"
     or "permuted_labels_all@1" }:permutation(#taken)
-  for i, k in ipairs(order:tolist()) do taken[i].label = labels[k + 1] end
+  for i, k in ipairs(order:tolist()) do
+    local label = labels[k + 1]
+    if type(label) == "table" then taken[i].findings = label else taken[i].label = label end
+  end
   order:close()
 end
 
@@ -61,6 +64,7 @@ function lists.limited(items, limit)
   local kept, count = {}, {}
   for _, item in ipairs(items) do
     local key = item.split .. "/" .. tostring(item.label)
+    for _, v in ipairs(item.findings or {}) do key = key .. " " .. tostring(v) end -- each combination of findings
     count[key] = (count[key] or 0) + 1
     if count[key] <= limit then kept[#kept + 1] = item end
   end

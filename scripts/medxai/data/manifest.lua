@@ -9,10 +9,11 @@ local Options = require "medxai.base.options"
 local suggest = require "medxai.base.suggest"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
+local findings = require "medxai.data.findings"
 local listing = require "medxai.data.listing"
 
 local spec = base.spec {
-  root = false,
+  root = false, findings = findings.spec.findings, uncertain = findings.spec.uncertain, missing = findings.spec.missing,
   csv = { "string", required = true, field = "data", doc = "the table, or a folder that holds manifest.csv" },
   classes = { "table", of = "string", doc = "names in the order of labels; default: by name" },
 }
@@ -27,11 +28,15 @@ local function find_csv(path)
   return path, text
 end
 
-local function need_columns(columns, name)
-  local have = {}
+-- Raises unless the columns are there; of findings each has one, or the column label names those of an image.
+local function need_columns(columns, name, names)
+  local have, needed = {}, { "path", "label", "split" }
   for _, column in ipairs(columns) do have[column] = true end
-  for _, column in ipairs { "path", "label", "split" } do
-    if not have[column] then
+  for _, finding in ipairs(names or {}) do
+    if have[finding:lower()] or not have.label then needed = { "path", "split", table.unpack(names) } end
+  end
+  for _, column in ipairs(needed) do
+    if not have[column:lower()] then -- the header is read in lower case
       check.fail("manifest", "%s has no column '%s' (its header: %s).", name, column,
         #columns > 0 and table.concat(columns, ", ") or "none")
     end
@@ -94,6 +99,15 @@ local function white_of(row, name)
   return white
 end
 
+-- What a row says of each finding: by its columns, or as the set in the column label ("Effusion|Edema").
+local function findings_of(row, names, name)
+  local where = ("manifest: %s:%d"):format(name, row.line)
+  if row[names[1]:lower()] == nil then return findings.of_text(row.label, names, where) end
+  local map = {}
+  for _, finding in ipairs(names) do map[finding] = row[finding:lower()] end
+  return findings.of_map(map, names, where)
+end
+
 local function read_items(rows, order, name, classes)
   local items = {}
   for i, row in ipairs(rows) do
@@ -101,12 +115,13 @@ local function read_items(rows, order, name, classes)
     if not split then
       check.fail("manifest", "%s:%d: unknown split '%s' (expected train, val or test).", name, row.line, row.split)
     end
-    if not order[row.label] then
+    if order and not order[row.label] then
       check.fail("manifest", "%s:%d: unknown class '%s'.%s", name, row.line, row.label,
         suggest.hint(row.label, classes))
     end
     if row.path == "" then check.fail("manifest", "%s:%d: no path.", name, row.line) end
-    items[i] = { path = row.path, label = order[row.label], split = split,
+    items[i] = { path = row.path, label = order and order[row.label], split = split,
+      findings = not order and findings_of(row, classes, name) or nil,
       lungs = filled(row.mask) or filled(row.lungs), patient = filled(row.patient),
       source = filled(row.source), white = white_of(row, name),
       masks = { infection = filled(row.infection), lesion = filled(row.lesion) }, line = row.line }
@@ -145,22 +160,26 @@ local function read(options)
   local root, name, notes = path:match "^(.*)/[^/]*$" or ".", path:match "[^/]+$", {}
   if root == "" then root = "/" end
   local rows, columns = csv.parse(text, name, "manifest")
-  need_columns(columns, name)
+  local names = findings.names("manifest", o)
+  need_columns(columns, name, names)
   if #rows == 0 then check.fail("manifest", "%s has no rows.", name) end
-  local classes, order = read_classes(rows, name, o.classes and listing.check_classes("manifest", o.classes), notes)
+  local classes, order = names, nil
+  if not names then
+    classes, order = read_classes(rows, name, o.classes and listing.check_classes("manifest", o.classes), notes)
+  end
   local items = read_items(rows, order, name, classes)
   local kept, skip_notes = listing.without_skipped(items,
     listing.skips({ root }, o.skip), function(item) return { item.path } end)
   table.move(skip_notes, 1, #skip_notes, #notes + 1, notes)
   check_files(kept, root, name)
-  return base.make { name = "manifest", root = root, classes = classes, items = kept,
+  return base.make { name = "manifest", root = root, classes = classes, items = kept, findings = names ~= nil,
     masks = { "lungs", "infection", "lesion" }, options = o, notes = notes }
 end
 
 return {
-  doc = "A table of images, a CSV with a header: path, label, split, and where known mask (of the lungs), "
-  .. "infection, lesion, "
-    .. "patient, source, white. Paths are relative to the CSV's folder.",
+  doc = "A table of images, a CSV with a header: path, label, split, and where known mask (of the lungs), infection, "
+    .. "lesion, patient, source, white. Paths are relative to the CSV's folder. With findings: a column for each, or "
+    .. "label as \"Effusion|Edema\".",
   options = spec,
   read = read,
 }

@@ -3,6 +3,7 @@
 -- Listing needs no libtorch; the first image opens it. Readers refuse what is not there; nothing is guessed from file
 -- order.
 local check = require "medxai.base.check"
+local plugin = require "medxai.base.plugin"
 
 ---@class medxai.Dataset
 ---@field name string the reader's name
@@ -24,11 +25,35 @@ local readers = {
   manifest = { "medxai.data.manifest" },
   files = { "medxai.data.files" },
   phantom = { "medxai.data.phantom" },
+  from = { "medxai.data.from" },
 }
+
+-- A reader that lies beside the experiment, my_reader.lua: it returns a function(options) -> options of `from`.
+local function own_reader(name)
+  local f = plugin.beside("dataset", "reader", name, check.sorted_keys(readers))
+  if type(f) ~= "function" then
+    check.fail("dataset", "'%s.lua' returns a %s (expected a function(options) that returns { items = ..., classes "
+      .. "= ... }).", name, type(f))
+  end
+  return { read = function(options)
+    local made = f(options or {})
+    if type(made) ~= "table" then
+      check.fail("dataset", "the reader '%s' returns a %s (expected { items = ..., classes = ... }).", name, type(made))
+    end
+    local from, all = require "medxai.data.from", {}
+    for key, value in pairs(options or {}) do
+      if from.options[key] then all[key] = value end -- size_px, augment: as every reader takes them
+    end
+    for key, value in pairs(made) do all[key] = value end
+    local data = from.make(all, name)
+    data.options = options or {}
+    return data
+  end }
+end
 
 local function reader_of(name)
   local part = readers[name]
-  if not part then check.known("dataset", "reader", name, check.sorted_keys(readers)) end
+  if not part then return own_reader(name) end
   local reader = require(part[1])
   return part[2] and reader[part[2]] or reader
 end

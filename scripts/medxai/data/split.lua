@@ -2,6 +2,7 @@
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
+local findings = require "medxai.data.findings"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
 
@@ -69,15 +70,35 @@ function Split:item(i)
   return {
     id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label,
     class = item.label and self.classes[item.label + 1], patient = item.patient, source = item.source, name = item.name,
-    split = self.name, width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
+    split = self.name, findings = item.findings,
+    findings_text = item.findings and findings.text(item.findings, self.classes) or nil,
+    width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
   }
 end
 
 --- The label of image i, without opening it.
 function Split:label(i) return check_place(self, i, "label").label end
 
---- All labels: an int64 tensor (n); -1 where there is none.
+--- The findings of image i, without opening it: a list of 1, 0 and NaN (not known).
+function Split:item_findings(i) return check_place(self, i, "findings").findings end
+
+--- What is known of the findings of images, in data that have several per image: float32 (n, findings), 1 where an
+--- image has one, 0 where not, NaN where nobody knows (a loss that forgets them becomes NaN, never a wrong number).
+---@param places? integer[] image numbers; default all
+function Split:targets(places)
+  if not self.data.findings then
+    check.fail("dataset", "%s has one class per image (targets are of data with findings). Use labels().", self.name)
+  end
+  local rows = {}
+  for k = 1, places and #places or self.n do
+    rows[k] = check_place(self, places and places[k] or k, "targets").findings
+  end
+  return require("medxai.torch").tensor(rows, { dtype = "float32" })
+end
+
+--- All labels: an int64 tensor (n); -1 where there is none. Of data with findings: targets().
 function Split:labels()
+  if self.data.findings then return self:targets() end
   local labels = {}
   for i, item in ipairs(self.items) do labels[i] = item.label or -1 end
   return require("medxai.torch").tensor(labels, { dtype = "int64" })
@@ -92,7 +113,11 @@ local function native_indices(split, places, what)
   return indices
 end
 
-local function to_batch(x, y, places, channels_last)
+local function to_batch(split, x, y, places, channels_last)
+  if split.data.findings then
+    y:close()
+    y = split:targets(places)
+  end
   if channels_last then x = x:permute(0, 3, 1, 2) end
   return { x = x, y = y, index = places }
 end
@@ -104,7 +129,7 @@ end
 function Split:batch(places, options)
   options = Options.check("batch", options, splits.batch_spec)
   local x, y = self.data:native():batch(native_indices(self, places, "batch"), options.channels_last)
-  return to_batch(x, y, places, options.channels_last)
+  return to_batch(self, x, y, places, options.channels_last)
 end
 
 --- The prepared picture in 8 bits: uint8 (S, S, C), C 1 or 3, after mask, resize and crop.
@@ -233,7 +258,7 @@ function loader_methods:next()
   if not x then return nil end
   local places = {}
   for k = 1, x:size(0) do places[k] = self.places[start + k - 1] end
-  return to_batch(x, y, places, self.channels_last)
+  return to_batch(self.split, x, y, places, self.channels_last)
 end
 
 --- `for batch in loader:iter() do`; leaving the loop early closes the loader.
@@ -287,8 +312,8 @@ function Split:loader(options)
     threads = o.threads or default_threads(), depth = o.depth, seed = seed, epoch = o.epoch,
     augment = o.augment and self.data.augment or nil, channels_last = o.channels_last,
   }
-  return setmetatable({ native = native, places = places, batches = native:batches(), channels_last = o.channels_last },
-    Loader)
+  return setmetatable({ split = self, native = native, places = places, batches = native:batches(),
+    channels_last = o.channels_last }, Loader)
 end
 
 return splits

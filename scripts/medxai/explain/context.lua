@@ -85,7 +85,8 @@ end
 -- Remembers how steep the targets are where gradients are taken: slopes[i] is the largest of the i-th image's.
 -- image(k): whose row k is.
 local function note_slopes(self, logits, image)
-  if self.targets[1].as ~= "softmax" then return end
+  local as = self.targets[1].as
+  if as ~= "softmax" and as ~= "sigmoid" then return end
   for k, row in ipairs(logits:detach():to { device = "cpu", dtype = "float64" }:tolist()) do
     local i = image(k)
     self.slopes[i] = math.max(self.slopes[i] or 0, target.slope(self.targets[i], row))

@@ -22,6 +22,7 @@ local function answers(scorer, p, first, count, as, bar)
     bar:add(n)
     return hide.images(p.x, p.background, hide.regions(p.labels, p.on:narrow(0, first + at, n)))
   end):to { dtype = "float64" }
+  if as == "sigmoid" then return torch.sigmoid(logits) end
   return as == "logit" and logits or torch.softmax(logits, 1)
 end
 

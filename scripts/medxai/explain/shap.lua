@@ -41,7 +41,7 @@ end
 ---@return any (n, #classes) float64 on the CPU
 function shap.outputs(logits, classes, as)
   local y = logits:to { device = "cpu", dtype = "float64" }
-  if as == "softmax" then y = torch.softmax(y, 1) end
+  if as == "softmax" then y = torch.softmax(y, 1) elseif as == "sigmoid" then y = torch.sigmoid(y) end
   return y:index_select(1, torch.tensor(classes, { dtype = "int64" })):contiguous()
 end
 

@@ -13,7 +13,8 @@ local torch = require "medxai.torch"
 local target = {}
 
 target.spec = {
-  as = { one_of = { "logit", "softmax" }, doc = "the score: logit, or probability; default: the method's own (logit)" },
+  as = { one_of = { "logit", "sigmoid", "softmax" },
+    doc = "the score: logit, or probability; default: the method's own (logit)" },
   what = { "string|integer", default = "predicted", doc = "\"predicted\", \"true\", a class, or \"contrast(a, b)\"" },
 }
 
@@ -62,12 +63,7 @@ local function contrast_pair(text, classes)
   return first_a, first_b
 end
 
---- Reads a target as an experiment writes it: a string or class index, or { that, as = "softmax" }.
----@param spec string|integer|table|nil
----@param classes? string[] names; nil leaves class names unchecked (planning, before the model is built)
----@param usual? string "logit" (default) or "softmax": where the spec does not say
----@return table description
-function target.parse(spec, classes, usual)
+local function parsed(spec, classes, usual)
   local as = usual or "logit"
   if type(spec) == "table" then
     local options = Options.check("target", { as = spec.as, what = spec[1] }, target.spec)
@@ -99,8 +95,37 @@ function target.parse(spec, classes, usual)
   return { kind = "class", as = as, index = index, text = classes[index + 1] .. " (" .. as .. ")" }
 end
 
+--- Reads a target as an experiment writes it: a string or class index, or { that, as = "softmax" }.
+---@param spec string|integer|table|nil
+---@param classes? string[] names; nil leaves class names unchecked (planning, before the model is built)
+---@param usual? string "logit" (default) or "softmax": where the spec does not say
+---@param outputs? "softmax"|"sigmoid" of the model: what a probability is
+---@return table description
+function target.parse(spec, classes, usual, outputs)
+  local description = parsed(spec, classes, usual)
+  if description.as == "softmax" and outputs == "sigmoid" then description.as = "sigmoid"
+  elseif description.as == "sigmoid" and outputs ~= "sigmoid" and outputs then
+    check.fail("target", "as = \"sigmoid\" is of a model with outputs = \"sigmoid\". Write as = \"softmax\".")
+  end
+  description.text = description.text:gsub("%(softmax%)$", "(" .. description.as .. ")")
+  description.outputs = outputs == "sigmoid" and outputs or nil
+  return description
+end
+
 local Targets = {}
 Targets.__index = Targets
+
+-- The finding that an image has; of several the experiment names the one that is meant.
+local function only_finding(item, classes)
+  local found, names = nil, {}
+  for k, y in ipairs(item.findings) do
+    if y == 1 then found, names[#names + 1] = k - 1, classes[k] end
+  end
+  if #names == 1 then return found end
+  check.fail("explain", "target 'true' needs an image of one finding, but '%s' has %s. Name a finding: target "
+    .. "= \"%s\".", tostring(item.path), #names == 0 and "none that is known"
+    or #names .. " (" .. table.concat(names, ", ") .. ")", names[1] or classes[1])
+end
 
 --- Fixes the target of every image of a batch.
 ---@param description table from target.parse
@@ -110,7 +135,8 @@ Targets.__index = Targets
 ---@return table targets list of medxai.Target with :score(logits)
 function target.fix(description, logits, items, classes)
   local rows = logits:detach():to { device = "cpu", dtype = "float64" }
-  local values, shares = rows:tolist(), torch.softmax(rows, 1):tolist()
+  local values = rows:tolist()
+  local shares = (description.outputs == "sigmoid" and torch.sigmoid(rows) or torch.softmax(rows, 1)):tolist()
   local top_of = argmax(values)
   local fixed = {}
   for i, row in ipairs(values) do
@@ -118,8 +144,9 @@ function target.fix(description, logits, items, classes)
       against_index = description.against_index }
     local top = top_of[i] + 1
     if t.kind == "predicted" then t.index = top - 1 end
+    t.outputs = description.outputs
     if t.kind == "true" then
-      t.index = items[i].label
+      t.index = items[i].findings and only_finding(items[i], classes) or items[i].label
       if not t.index then
         check.fail("explain", "target 'true' needs a label, but '%s' has none.", tostring(items[i].path))
       end
@@ -148,18 +175,22 @@ end
 
 -- ---- scores ---------------------------------------------------------------------------------------------------------
 
--- log(p / (1 - p)) of one class of each row in float64: (n, K) and (n, 1) class indices -> (n).
-local function log_odds(logits, index)
+-- log(p / (1 - p)) of one class of each row in float64: (n, K) and (n, 1) class indices -> (n). Of a finding its logit.
+local function log_odds(logits, index, as)
   local z = logits:to { dtype = "float64" }
+  if as == "sigmoid" then return z:gather(1, index):squeeze(1) end
   local own = torch.arange(0, z:size(1), { device = z.device }):unsqueeze(0):eq(index)
   return z:gather(1, index):squeeze(1) - z:masked_fill(own, -math.huge):logsumexp({ 1 })
 end
 
 -- One class of each row as the target's kind of number: a logit in the logits' own precision, a probability in float64.
 local function output(logits, index, as)
-  if as ~= "softmax" then return logits:gather(1, index):squeeze(1) end
-  if logits:size(1) == 1 then return torch.softmax(logits:to { dtype = "float64" }, 1):squeeze(1) end
-  return torch.log_sigmoid(log_odds(logits, index)):exp() -- its gradient p (1 - p) has no difference of near numbers
+  if as ~= "softmax" and as ~= "sigmoid" then return logits:gather(1, index):squeeze(1) end
+  if as == "softmax" and logits:size(1) == 1 then
+    return torch.softmax(logits:to { dtype = "float64" }, 1):squeeze(1)
+  end
+  -- its gradient p (1 - p) has no difference of near numbers
+  return torch.log_sigmoid(log_odds(logits, index, as)):exp()
 end
 
 -- (n, 1) class indices on the logits' device: the same for all rows, or each image's own.
@@ -176,7 +207,7 @@ end
 --- One class' logit or probability for every row of logits, differentiable: (n, K) -> (n).
 ---@param logits any
 ---@param class integer from 0
----@param as string "logit" | "softmax"
+---@param as string "logit" | "softmax" | "sigmoid"
 function target.output(logits, class, as) return output(logits, one_class(class, logits), as) end
 
 --- The explained number of every image, differentiable: (N, K) -> (N).
@@ -201,11 +232,11 @@ end
 
 -- By how much a class' number exceeds that of the row `from`, (1, K); a probability above one half by what 1 - p loses.
 local function change(logits, from, class, as)
-  if as ~= "softmax" or logits:size(1) == 1 then
+  if as ~= "sigmoid" and (as ~= "softmax" or logits:size(1) == 1) then
     local function exact(z) return target.output(z:to { dtype = "float64" }, class, as) end
     return exact(logits) - exact(from)
   end
-  local now, before = log_odds(logits, one_class(class, logits)), log_odds(from, one_class(class, from))
+  local now, before = log_odds(logits, one_class(class, logits), as), log_odds(from, one_class(class, from), as)
   if before:item() > 0 then return torch.sigmoid(-before) - torch.sigmoid(-now) end
   return torch.sigmoid(now) - torch.sigmoid(before)
 end
@@ -237,10 +268,20 @@ local function shares(row, class)
   return odds / (1 + odds), 1 / (1 + odds)
 end
 
+-- p (1 - p) of a logit.
+local function sigmoid_slope(z)
+  local e = math.exp(-math.abs(z))
+  return e / ((1 + e) * (1 + e))
+end
+
 --- The largest derivative of a target by a logit: 1 of a logit, p (1 - p) of a probability.
 ---@param t medxai.Target
 ---@param row number[] logits
 function target.slope(t, row)
+  if t.as == "sigmoid" then
+    local slope = sigmoid_slope(row[t.index + 1])
+    return t.against_index and math.max(slope, sigmoid_slope(row[t.against_index + 1])) or slope
+  end
   if t.as ~= "softmax" or #row == 1 then return 1.0 end
   local p, rest = shares(row, t.index)
   if not t.against_index then return p * rest end
@@ -273,7 +314,7 @@ function target.unmoved(t, row, scores, dtype)
   local blur = (blur_of[dtype] or blur_of.float32) * largest * slope
     + 0x1p-50 * math.max(math.abs(lowest), math.abs(highest)) -- the scores' own rounding in float64
   if not (highest - lowest <= blur) then return nil end
-  return t.as == "softmax" and slope < 1e-12 and "saturated" or "flat"
+  return (t.as == "softmax" or t.as == "sigmoid") and slope < 1e-12 and "saturated" or "flat"
 end
 
 --- The targets of images numbers[1], numbers[2] ... as one object.

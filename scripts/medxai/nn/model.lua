@@ -25,6 +25,7 @@ local model = {}
 ---@field name string network
 ---@field classes string[] class k of the logits is classes[k + 1]
 ---@field num_classes integer
+---@field outputs "softmax"|"sigmoid" sigmoid: its classes are findings, each there or not
 ---@field config table what determines the network, for hashing
 ---@field size_px integer side of the images it is made for
 ---@field resize_px integer short side before the crop
@@ -98,7 +99,7 @@ end
 
 local function new_model(def, options, network)
   return setmetatable({
-    name = def.name, classes = options.class_list, num_classes = #options.class_list,
+    name = def.name, classes = options.class_list, num_classes = #options.class_list, outputs = options.outputs,
     head_name = network.head_name or (network.head_parts or {})[1],
     size_px = network.size_px, resize_px = network.resize_px, cam_layer = network.cam_layer,
     compare_layers = network.compare_layers, shap_layer = network.shap_layer,
@@ -175,7 +176,8 @@ local function fill_options(what, o, network)
   -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder
   -- alone
   local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32",
-    transform_input = false, layout = auto_layout(network, device), engine = network.make and "reference" or "auto" }
+    outputs = "softmax", transform_input = false, layout = auto_layout(network, device),
+    engine = network.make and "reference" or "auto" }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
   if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
@@ -183,7 +185,7 @@ local function fill_options(what, o, network)
     check.fail(what, "option 'classes' is missing (expected table or integer). Add classes = ... to it.")
   end
   o.head, o.dtype, o.layout = o.head or usual.head, o.dtype or usual.dtype, o.layout or "auto"
-  o.engine = o.engine or usual.engine
+  o.engine, o.outputs = o.engine or usual.engine, o.outputs or usual.outputs
   o.class_list = class_list(what, o.classes)
   o.num_classes = #o.class_list
 end
@@ -285,6 +287,9 @@ local common = {
     doc = "of activations in memory; auto (default): the faster one, fixed per network and device" },
   engine = { one_of = { "auto", "reference" },
     doc = "auto (default): passes without gradients go through the inference plan where it can; reference: never" },
+  outputs = { one_of = { "softmax", "sigmoid" },
+    doc = "what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, "
+      .. "each there or not" },
   dtype = { one_of = { "float32", "float64" }, field = true, doc = "of weights and activations; default float32" },
   device = { "string", doc = "cpu, cuda or cuda:N; default: what --device says" },
   seed = { "integer", doc = "of the weights that are drawn; default: the run's" },

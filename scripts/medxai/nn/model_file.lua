@@ -17,12 +17,12 @@ local model_file = {}
 
 -- The settings, in the order in which they are told; graph: of a network of one's own, a hash of what it computes.
 local of_model = { { "network" }, { "classes" }, { "head" }, { "hidden" }, { "transform_input" }, { "graph" },
-  { "dtype" }, { "layout" }, { "engine" } }
+  { "dtype" }, { "layout" }, { "engine" }, { "outputs" } }
 local of_data = { { "size_px" }, { "resize_px" }, { "interpolation" }, { "channels" }, { "range" }, { "mean" },
   { "std" }, { "white_16bit" }, { "input" }, { "mask_resize" } }
 
 -- Options of a model that are the run's where the experiment leaves them out.
-local restored = { "head", "hidden", "transform_input", "dtype", "engine" }
+local restored = { "head", "hidden", "transform_input", "dtype", "engine", "outputs" }
 
 --- The names that `force` may hold: all settings but the network itself.
 ---@return string[]
@@ -44,7 +44,8 @@ local function kind_of(device) return (device or host.options.device or "cpu"):m
 local function of_this_model(model, key)
   if key == "network" then return model.name end
   if key == "graph" then return model.graph_signature end
-  if key == "classes" or key == "dtype" or key == "layout" or key == "engine" then return model[key] end
+  if key == "outputs" or key == "classes" or key == "dtype" or key == "layout"
+      or key == "engine" then return model[key] end
   return (model.config or {})[key]
 end
 

@@ -362,11 +362,21 @@ end
 
 local time_columns = { "step", "name", "epoch", "seconds", "images_per_second", "wait_share", "peak_mb" }
 
+-- How many epochs the run's log tells.
+local function epochs_told(self)
+  local last = 0
+  for _, record in ipairs(files.records(files.join(self.dir, "metrics.jsonl"))) do
+    if record.step == "fit" then last = math.max(last, record.epoch) end
+  end
+  return last
+end
+
 --- The run's TensorBoard events; opened with the number of epochs that earlier files rightly hold.
----@param last? integer
+---@param last? integer default: those of the log
 ---@return medxai.Events
 function Run:events(last)
   if not self.event_file then
+    last = last or epochs_told(self)
     self.event_file = require("medxai.run.tensorboard").open(files.join(self.dir, "events"), last)
     self.event_file:text(0, "config", "```\n" .. canon.write(self.config, "  ") .. "\n```")
   end
@@ -500,7 +510,7 @@ local function manifest_sha256(split)
   local rows = {}
   for i = 1, split.n do
     local item = split:item(i)
-    rows[i] = { item.id, item.label or -1, item.patient }
+    rows[i] = { item.id, item.findings and canon.list(item.findings) or item.label or -1, item.patient }
   end
   return canon.hash(canon.list(rows))
 end
@@ -544,8 +554,9 @@ function Run:write_manifest(data)
   files.write_data(files.join(self.dir, "data_check" .. suffix .. ".json"), data:check())
   local rows = {}
   for i, item in ipairs(data:manifest()) do
-    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, label = item.class, split = item.split,
-      patient = item.patient, source = item.source }
+    rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, split = item.split, patient = item.patient,
+      source = item.source,
+      label = item.findings_text or item.class }
   end
   csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
 end

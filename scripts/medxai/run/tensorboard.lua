@@ -124,6 +124,9 @@ function Events:epoch(record)
   for _, s in ipairs(scalars) do
     if record[s[2]] then self:add(events.scalar(time, record.epoch, s[1], record[s[2]])) end
   end
+  for _, name in ipairs(check.sorted_keys(record.logged or {})) do
+    self:add(events.scalar(time, record.epoch, "own/" .. name, record.logged[name]))
+  end
   self:flush()
 end
 

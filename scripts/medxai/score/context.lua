@@ -91,7 +91,7 @@ end
 
 -- The target as target.fix made it, from the record; as: "logit" or "softmax" instead of its own.
 local function target_of(record, classes, as)
-  local t = { as = as }
+  local t = { as = as == "softmax" and record.target.outputs or as } -- of findings "sigmoid"
   for k, v in pairs(record.target) do t[k] = t[k] or v end
   for k, name in ipairs(classes) do
     if name == t.against then t.against_index = k - 1 end
@@ -118,7 +118,7 @@ function contexts.new(subject, map, record, m, kept, drawn, entry)
       entry = entry }
   if record.target then
     ctx.target = target_of(record, job.model.classes, m.as)
-    ctx.unit = ctx.target.as == "softmax" and "probability" or "logit"
+    ctx.unit = (ctx.target.as == "softmax" or ctx.target.as == "sigmoid") and "probability" or "logit"
   end
   if m.own then ctx.x = lent(subject:input()) end
   return setmetatable(ctx, Context)

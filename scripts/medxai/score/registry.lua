@@ -180,7 +180,8 @@ end
 --- The unit of a metric's values for a target taken as "logit" or "softmax".
 function metric.unit(m, as)
   if m.definition.unit ~= "score" then return m.definition.unit end
-  return (m.as or as) == "softmax" and "probability" or "logit"
+  local kind = m.as or as
+  return (kind == "softmax" or kind == "sigmoid") and "probability" or "logit"
 end
 
 --- "higher is better" for headings.

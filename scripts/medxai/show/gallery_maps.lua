@@ -104,9 +104,10 @@ end
 local function about(job, number, e)
   local item = job.split:item(number)
   local label = item.label and job.model.classes[item.label + 1] or nil
+  label = item.findings_text or label
   local t = job:record(e, number).target
   return { name = tostring(item.name or item.path or item.id):match("[^/]+$"), label = label, predicted = t.predicted,
-    confidence = t.confidence, wrong = label ~= nil and t.predicted ~= label }
+    confidence = t.confidence, wrong = item.label ~= nil and t.predicted ~= label }
 end
 
 local function mask_of(job, number, asked) return asked.mask and job.split:mask(number, asked.mask) or nil end

@@ -5,6 +5,7 @@ local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
+local findings = require "medxai.stats.findings"
 local logits_of = require "medxai.stats.logits"
 local metrics = require "medxai.stats.classification"
 local predict = require "medxai.nn.predict"
@@ -34,6 +35,22 @@ function evaluate.count(run, split, step)
   files.append_line(path, canon.write { split = split.name, step = step.name, key = step.key,
     time = os.date("!%Y-%m-%dT%H:%M:%SZ") }, true)
   return count
+end
+
+-- Of findings: at the thresholds that the model's training chose on its validation images, else at one half.
+local function judge_findings(split, answers, options, thresholds)
+  local patients = {}
+  for i = 1, split.n do patients[i] = split:item(i).patient end
+  local result = findings.judge(answers.labels, answers.logits, split.classes,
+    { thresholds = thresholds, patients = patients, level = options.level })
+  result.loss, result.split, result.thresholds_from = answers.loss, split.name, thresholds and "val" or "0.5"
+  result.remarks = canon.list(findings.remarks(result))
+  return result
+end
+
+local function thresholds_of(model, split)
+  local of = model.weights_of
+  return split.data and split.data.findings and of and of.described.thresholds or nil
 end
 
 local function judge(split, answers, options)
@@ -66,10 +83,39 @@ end
 local function print_result(result, name, count)
   print(string.format("\n%s: %d images", name, result.n))
   for _, remark in ipairs(result.remarks or {}) do print("note: " .. remark) end
-  print(metrics.report(result))
-  print(string.format("%s, loss %.4f", with_interval("accuracy", result.accuracy, "accuracy", result.intervals),
-    result.loss))
+  if result.findings then
+    print(findings.report(result))
+    print(string.format("thresholds: %s; binary cross-entropy %.4f over the known labels",
+      result.thresholds_from == "val" and "chosen on the validation images (Youden's index)" or "probabilities of 0.5",
+      result.loss))
+  else
+    print(metrics.report(result))
+    print(string.format("%s, loss %.4f", with_interval("accuracy", result.accuracy, "accuracy", result.intervals),
+      result.loss))
+  end
   if count then print(string.format("evaluation %d of the %s split in this run", count, result.split)) end
+end
+
+local function add_findings(add, result, rows)
+  for _, name in ipairs { "accuracy", "loss", "auroc_macro" } do add("", name, result[name]) end
+  for _, metric in ipairs { "average_precision", "f1", "precision", "recall", "specificity", "brier", "ece" } do
+    add("", metric .. "_macro", result.macro[metric] or 0 / 0)
+  end
+  for _, class in ipairs(result.per_class) do
+    for _, metric in ipairs { "auroc", "average_precision", "f1" } do
+      add(class.class, metric, class[metric])
+      add(class.class, metric .. "_low", class[metric .. "_interval"][1])
+      add(class.class, metric .. "_high", class[metric .. "_interval"][2])
+    end
+    for _, metric in ipairs { "precision", "recall", "specificity", "threshold", "brier", "ece", "support", "negatives",
+      "unknown" } do add(class.class, metric, class[metric]) end
+  end
+  for name, interval in pairs { macro_f1 = "macro_f1", auroc_macro = "auroc_macro",
+    average_precision_macro = "average_precision_macro" } do
+    add("", name .. "_low", result.intervals[interval][1])
+    add("", name .. "_high", result.intervals[interval][2])
+  end
+  return rows
 end
 
 -- Rows of metrics.csv: step, split, epoch, class, metric, value.
@@ -79,6 +125,7 @@ local function metric_rows(name, result)
     rows[#rows + 1] = { step = name, split = result.split, class = class, metric = metric, value = value }
   end
   add("", "n", result.n)
+  if result.findings then return add_findings(add, result, rows) end
   for _, metric in ipairs { "accuracy", "balanced_accuracy", "loss", "auroc_macro", "auroc_weighted" } do
     add("", metric, result[metric])
   end
@@ -110,7 +157,7 @@ end
 function evaluate.check_call(unknown, _, model, split, options)
   Options.check("evaluate", options, evaluate.spec)
   if split ~= unknown then check_split(split) end
-  if split ~= unknown and model ~= unknown then predict.check_classes("evaluate", model, split.classes) end
+  if split ~= unknown and model ~= unknown then predict.check_classes("evaluate", model, split.classes, true) end
 end
 
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
@@ -120,11 +167,13 @@ function evaluate.run(run, model, split, options, how)
   how = how or {}
   options = Options.check("evaluate", options, evaluate.spec)
   check_split(split)
-  predict.check_classes("evaluate", model, split.classes)
+  predict.check_classes("evaluate", model, split.classes, true)
+  predict.check_findings("evaluate", model, split.data)
+  local thresholds = thresholds_of(model, split)
   require("medxai.nn.model_file").check_data(run, model, split.data, { any_mask = how.any_input })
   local name = "evaluate-" .. (options.name or split.name):gsub("[^%w_%-]", "_")
   local step = run:step(name, { model = run:describe_model(model), data = run:describe_split(split),
-    batch = options.batch, level = options.level })
+    batch = options.batch, level = options.level, thresholds = thresholds })
   run:configure(name, step.fields)
   if how.waits then step = run:wait_for(step) end
   if step.done then
@@ -138,7 +187,8 @@ function evaluate.run(run, model, split, options, how)
   step:begin()
   local answers = predict.predict(model, split,
     { batch = options.batch, name = name, alive = function() run:heartbeat(name) end })
-  local result = judge(split, answers, options)
+  local result = split.data.findings and judge_findings(split, answers, options, thresholds)
+    or judge(split, answers, options)
   local file = options.name and ("predictions-" .. name:sub(10) .. ".csv") or "predictions.csv"
   predictions.write(run, split, answers, file)
   if split.name == "test" then result.evaluations = evaluate.count(run, split, step) end

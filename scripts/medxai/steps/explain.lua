@@ -143,7 +143,7 @@ function explain.check(options, model, split)
   local classes = model and model.classes
   for _, e in ipairs(asked.entries) do
     method.complete(e, asked)
-    e.description = target.parse(e.target or asked.target, classes, e.method.as)
+    e.description = target.parse(e.target or asked.target, classes, e.method.as, model and model.outputs)
     if model and e.method.at == "layer" then
       e.layers = layer_list("layer", e.layer or asked.layer, model)
       tap.check_layers(model, e.layers)
@@ -223,7 +223,8 @@ function explain.check_split(run, split, model)
     check.fail("explain", "takes a split of the data, for instance data.test (got a whole data set).")
   end
   if split.classes and #split.classes > 0 then
-    require("medxai.nn.predict").check_classes("explain", model, split.classes)
+    require("medxai.nn.predict").check_classes("explain", model, split.classes, true)
+    require("medxai.nn.predict").check_findings("explain", model, split.data)
   end
   if split.data then require("medxai.nn.model_file").check_data(run, model, split.data) end
 end

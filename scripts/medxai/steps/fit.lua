@@ -1,4 +1,4 @@
--- run:fit: trains a model by cross entropy (trainer.lua), keeps the weights of the best validation accuracy (or of the
+-- run:fit: trains a model (trainer.lua), keeps the weights of the best validation accuracy (or of the
 -- last epoch), restores and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and
 -- ends with the same bits as one that was never interrupted, and with --resume a finished one goes on to more epochs,
 -- as if it had had them at once. It refuses data whose classes are not the model's, and a finished run of another
@@ -6,7 +6,9 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"
+local findings = require "medxai.stats.findings"
 local host = require "medxai.host"
+local losses = require "medxai.train.loss"
 local model_file = require "medxai.nn.model_file"
 local predict = require "medxai.nn.predict"
 local predictions = require "medxai.steps.predictions"
@@ -17,6 +19,23 @@ local Trainer = require "medxai.train.trainer"
 local training = require "medxai.train.options"
 
 local fit = {}
+
+-- Of a finding that all training images have, or none, a network learns nothing but to say so.
+local function check_findings(data)
+  for k, name in ipairs(data.classes) do
+    local has = {}
+    for i = 1, data.train.n do
+      local y = data.train:item_findings(i)[k]
+      if y == y then has[y] = true end
+    end
+    local lacks = not has[1] and "with" or not has[0] and "without"
+    if lacks then
+      check.fail("fit", "no training image of '%s' is known to be %s the finding '%s' (expected some of both). "
+        .. "Leave it "
+        .. "out of findings, or add images.", data.name, lacks, name)
+    end
+  end
+end
 
 -- Of one class a network learns nothing but to answer it, with a loss of 0.
 local function check_two_classes(data)
@@ -43,13 +62,14 @@ function fit.check_data(model, data, options)
     check.fail("fit", "the second argument is no data set (expected xai.dataset.covid_qu_ex { ... }, got %s).",
       type(data))
   end
-  predict.check_classes("fit", model, data.classes)
+  predict.check_classes("fit", model, data.classes, true)
+  predict.check_findings("fit", model, data)
   for _, name in ipairs { "train", "val" } do
     if not data[name] or data[name].n == 0 then
       check.fail("fit", "'%s' has no %s images. Training needs a train and a val split.", data.name or "the data", name)
     end
   end
-  check_two_classes(data)
+  if data.findings then check_findings(data) else check_two_classes(data) end
   if type(options.weight) == "table" and #options.weight ~= #data.classes then
     check.fail("fit", "option 'weight' has %d numbers for %d classes (%s).", #options.weight, #data.classes,
       table.concat(data.classes, ", "))
@@ -87,7 +107,9 @@ local function metric_rows(records)
     add(record, "val", "accuracy", record.val_accuracy)
     add(record, "val", "balanced_accuracy", record.val_balanced_accuracy)
     add(record, "val", "macro_f1", record.val_macro_f1)
+    if record.val_auroc then add(record, "val", "auroc", record.val_auroc) end
     add(record, "", "lr", record.lr)
+    for _, name in ipairs(check.sorted_keys(record.logged or {})) do add(record, "", name, record.logged[name]) end
   end
   return rows
 end
@@ -112,10 +134,18 @@ end
 
 -- ---- the step -------------------------------------------------------------------------------------------------------
 
--- How many epochs the step on disk was to have, where it differs from this one in that alone.
-local function other_epochs(step)
-  local list = canon.diff(step.stored.fields, step.fields)
-  return #list == 1 and list[1].field == "epochs" and list[1].a or nil
+-- In what the step on disk differs from this one: { epochs = those it was to have, own = the words of own functions
+-- that are others now }; nil where it differs in anything else.
+local function continues(step)
+  local out = { own = {} }
+  for _, difference in ipairs(canon.diff(step.stored.fields, step.fields)) do
+    local was, is = difference.a ~= nil, difference.b ~= nil
+    if difference.field == "epochs" then out.epochs = difference.a
+    elseif difference.field == "on_epoch" or difference.field == "loss.own" and was and is then
+      table.insert(out.own, (difference.field:gsub("%.own", "")))
+    else return nil end
+  end
+  return out
 end
 
 -- Raises, before anything is written, unless the run can go on to this step's epochs.
@@ -135,16 +165,27 @@ local function check_more(run, step)
   end
 end
 
+local function has_epochs(run)
+  return files.exists(files.join(run.dir, "checkpoint.pt")) or files.exists(files.join(run.dir, "weights.pt"))
+end
+
 -- Decides between skipping, going on, beginning and refusing. Returns "done", "resume", "begin", or "more": to other
--- epochs.
+-- epochs, or with own functions that have been mended, whose names come second.
 local function decide(run, step)
   if step.done then return "done" end
   if step.stored == nil then return "begin" end
   if step.stored.key == step.key then return "resume" end -- begun, or finished and its files are gone
-  local differences, epochs = step:differences(), other_epochs(step)
-  if epochs and host.options.resume then
+  local differences, changed = step:differences(), continues(step)
+  local epochs = changed and changed.epochs
+  if changed and host.options.resume then
     check_more(run, step)
-    return "more"
+    return "more", changed.own
+  end
+  if changed and #changed.own > 0 then
+    if step.stored.status ~= "finished" and not has_epochs(run) then return "begin" end
+    check.fail("fit", "'%s' holds a run with another %s. Give --resume to go on with this one from the last "
+      .. "epoch, --out "
+      .. "DIR for a new run, or --overwrite to begin this one again.", run.dir, table.concat(changed.own, " and "))
   end
   if epochs and step.fields.epochs > epochs then
     check.fail("fit", "'%s' holds a run of %d epochs (here: %d). Give --resume to train the others too, --out "
@@ -163,7 +204,8 @@ end
 local function decide_together(run, step, group)
   if not group then return decide(run, step) end
   local found = group.processes:of_first(function()
-    return { how = decide(run, step), key = step.key, fields = step.fields, result = step.result }
+    local how, mended = decide(run, step)
+    return { how = how, mended = mended, key = step.key, fields = step.fields, result = step.result }
   end).value
   if found.key ~= step.key then
     local list, words = canon.diff(found.fields, step.fields), {}
@@ -172,13 +214,16 @@ local function decide_together(run, step, group)
       .. "options.", group.rank + 1, group.world, table.concat(words, ", "))
   end
   step.result = found.result
-  return found.how
+  return found.how, found.mended
 end
 
 -- A group of all processes, in which all have the first one's weights; nil where this one is alone.
-local function open_group(model, options)
+local function open_group(model, data, options)
   local all = processes.current()
   if not all then return nil end
+  local own = data.findings and "data with findings" or options.on_epoch and "on_epoch"
+    or losses.describe(options.loss) and "a loss other than cross-entropy"
+  if own then check.fail("fit", "%s: several processes cannot train with it. Use --devices 1.", own) end
   local group = all:group(options.timeout_s)
   for _, entry in ipairs(model:state()) do group:broadcast(entry.tensor) end
   return group
@@ -214,6 +259,7 @@ local function described(run, model, data, facts)
   out.weights_sha256, out.start_weights, out.start_sha256 = facts.sha256, model.config.weights or "random", facts.start
   out.run, out.seed, out.best_epoch = run.name, facts.seed, facts.best_epoch or best.epoch
   out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
+  if data.findings then out.thresholds = findings.thresholds(facts.answers.labels, facts.answers.logits) end
   if facts.keep == "last" then
     out.last_epoch = best.epoch -- nothing was selected
   else
@@ -275,18 +321,32 @@ local function finish(run, trainer, step)
   return result -- the last checkpoint stays: more epochs go on from it
 end
 
+-- Own functions that changed under way are told: the same file run anew may give other numbers.
+local function tell_mended(run, trainer, mended, checkpoint)
+  if #(mended or {}) == 0 then return end
+  local text = ("%s is another one from epoch %d on (--resume)"):format(table.concat(mended, " and "),
+    trainer.epoch + 1)
+  run:warn("fit: " .. text)
+  trainer.history[trainer.epoch].mended = canon.list(mended) -- the log says it
+  trainer:save(checkpoint) -- under this step's key
+end
+
 -- Takes up the checkpoint, or begins.
-local function take_up(run, trainer, step, how, checkpoint)
+local function take_up(run, trainer, step, how, checkpoint, mended)
   local epochs = trainer.options.epochs
+  local stored = how == "more" and trajectory_key(step.stored.fields) or nil
   -- the step's whole key: a checkpoint of an earlier version of the program
-  if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)) then
+  if how == "begin" or not (trainer:restore(checkpoint) or trainer:restore(checkpoint, step.key)
+    or stored and trainer:restore(checkpoint, stored)) then
     if how == "more" then check.fail("fit", "the checkpoint in '%s' is another training's.", run.dir) end
     -- dropout draws other numbers in every process, the first one those of a single process
     return trainer.torch.manual_seed(run.seed + (trainer.group and trainer.group.rank * 1000003 or 0))
   end
+  tell_mended(run, trainer, mended, checkpoint)
+  trainer:after_epoch()
   if trainer:finished() and trainer.epoch < epochs then
-    Progress.say("fit: early stopping ended the training in '%s' after epoch %d: more epochs change nothing", run.dir,
-      trainer.epoch)
+    Progress.say("fit: %s ended the training in '%s' after epoch %d: more epochs change nothing",
+      trainer.stopped and "on_epoch" or "early stopping", run.dir, trainer.epoch)
   else
     local more = trainer.within and string.format(" and %d images of the next", trainer.within.seen) or ""
     Progress.say("fit: going on from epoch %d of %d%s in '%s'", trainer.epoch, epochs, more, run.dir)
@@ -304,28 +364,31 @@ local function agree_epoch(run, trainer)
   end
 end
 
--- The run's files after an epoch. Of several processes the first one writes them; all give their part of a checkpoint.
+-- The run's files after an epoch: the checkpoint, then what an own on_epoch does, then the logs, in which it may have
+-- put numbers. Of several processes the first one writes; all give their part of a checkpoint.
 local function write_epoch(run, trainer, record, cost, checkpoint)
-  if not is_follower(trainer.group) then
-    run:check_owner()
-    run:events():epoch(record)
-    append_log(run, trainer.history)
-    run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
-      wait_share = cost.wait_share, peak_mb = cost.peak_mb })
-    run:check_owner()
-  end
+  local follows = is_follower(trainer.group)
+  if not follows then run:check_owner() end
   if not (run.smoke and trainer:finished()) then trainer:save(checkpoint) end
+  trainer:after_epoch()
+  if follows then return end
+  run:check_owner()
+  run:events():epoch(record)
+  append_log(run, trainer.history)
+  run:time("fit", "epoch", cost.seconds, { epoch = record.epoch, images_per_second = cost.images_per_second,
+    wait_share = cost.wait_share, peak_mb = cost.peak_mb })
 end
 
-local function train(run, trainer, step, how)
+local function train(run, trainer, step, how, mended)
   local mode <close> = training.deterministic(trainer.options.deterministic)
   local checkpoint = files.join(run.dir, "checkpoint.pt")
-  take_up(run, trainer, step, how, checkpoint)
+  take_up(run, trainer, step, how, checkpoint, mended)
   agree_epoch(run, trainer)
   if not is_follower(trainer.group) then
     step:begin()
     write_log(run, trainer.history)
-    run:events(trainer.epoch)
+    run:events(math.max(0, trainer.epoch - 1))
+    if trainer.epoch > 0 then run:events():epoch(trainer.history[trainer.epoch]) end -- it may not have been told
   end
   -- several processes write no checkpoint within an epoch: a signal stops them at once
   local held <close> = not trainer.group and Trainer.hold_signals() or nil -- luacheck: ignore (held, not read)
@@ -340,20 +403,20 @@ end
 
 --- Checks a call of run:fit without making it (medxai.run.preflight).
 function fit.check_call(unknown, _, model, data, options)
-  options = training.check(options)
+  options = training.check(options, data ~= unknown and data or nil)
   if model ~= unknown and data ~= unknown then fit.check_data(model, data, options) end
 end
 
 --- run:fit. Trains, restores and saves the best weights, or keeps the last epoch's (keep = "last"); returns { epochs,
 --- best_epoch, val_accuracy, val_loss, weights_sha256 }, the values of the weights that are kept.
 function fit.run(run, model, data, options)
-  options = training.check(options)
+  options = training.check(options, type(data) == "table" and data or nil)
   fit.check_data(model, data, options)
   model_file.check_data(run, model, data)
   preflight.check()
-  local group <close> = open_group(model, options)
+  local group <close> = open_group(model, data, options)
   local step = run:step("fit", describe(run, model, data, options, group))
-  local how = decide_together(run, step, group)
+  local how, mended = decide_together(run, step, group)
   run:configure("fit", step.fields)
   if how == "done" then
     run:skipped("fit")
@@ -367,7 +430,7 @@ function fit.run(run, model, data, options)
       run:check_owner()
       self:save(files.join(run.dir, "checkpoint.pt"))
     end }
-  return train(run, trainer, step, how)
+  return train(run, trainer, step, how, mended)
 end
 
 return fit

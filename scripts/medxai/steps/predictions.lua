@@ -1,11 +1,15 @@
--- predictions.csv: a row per image with label, logits and probabilities.
+-- predictions.csv: a row per image with label, logits and probabilities; of findings label_<name> is 1, 0 or empty.
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 
 local predictions = {}
 
-local function prediction_columns(classes)
+local function prediction_columns(classes, findings)
   local columns = { "image_id", "path", "patient", "source", "split", "label", "predicted" }
+  if findings then
+    columns = { table.unpack(columns, 1, 5) }
+    for _, name in ipairs(classes) do columns[#columns + 1] = "label_" .. name end
+  end
   for _, name in ipairs(classes) do columns[#columns + 1] = "logit_" .. name end
   for _, name in ipairs(classes) do columns[#columns + 1] = "prob_" .. name end
   columns[#columns + 1] = "input"
@@ -17,9 +21,13 @@ local function prediction_rows(split, classes, answers, input)
   for i = 1, split.n do
     local item = split:item(i)
     local row = { image_id = item.id, path = item.path, patient = item.patient, source = item.source,
-      split = split.name, label = classes[answers.labels[i] + 1], predicted = classes[answers.predicted[i] + 1],
-      input = input }
+      split = split.name, input = input }
+    if not split.data.findings then
+      row.label, row.predicted = classes[answers.labels[i] + 1], classes[answers.predicted[i] + 1]
+    end
     for c, name in ipairs(classes) do
+      local y = split.data.findings and answers.labels[i][c] or nil
+      if y and y == y then row["label_" .. name] = math.tointeger(y) end -- empty where nobody knows
       row["logit_" .. name] = answers.logits[i][c]
       row["prob_" .. name] = answers.probabilities[i][c]
     end
@@ -35,7 +43,7 @@ end
 ---@param file? string default predictions.csv
 function predictions.write(run, split, answers, file)
   local path = files.join(run.dir, file or "predictions.csv")
-  local columns = prediction_columns(split.classes)
+  local columns = prediction_columns(split.classes, split.data.findings)
   local kept = {}
   local earlier, earlier_columns = csv.read(path)
   if earlier and table.concat(earlier_columns, "\0") == table.concat(columns, "\0") then

@@ -179,6 +179,7 @@ local function put_head(page)
     fact(r.split .. " accuracy", r.accuracy, i.accuracy)
     fact("macro F1", r.macro and r.macro.f1, i.macro_f1)
     fact("macro AUROC", r.auroc_macro, i.auroc_macro)
+    if r.findings then fact("macro average precision", (r.macro or {}).average_precision, i.average_precision_macro) end
     put(page, "<div><b>%s</b><span>%s images</span></div>", number(r.n or 0), text(r.split))
     put(page, "</div>")
     put_remarks(page, r)
@@ -424,6 +425,11 @@ local function put_evaluations(page)
       svg_figure(page, d:svg("Confusion matrix"), "Confusion matrix: images, and share of the true class.")
     end
     put(page, "<div>%s", per_class_table(r))
+    if r.findings then
+      put(page, '<p class="note">Precision, recall and F1 at %s; accuracy is the share of known labels.</p>',
+        r.thresholds_from == "val" and "thresholds chosen on the validation images (Youden's index)"
+        or "probabilities of 0.5")
+    end
     if r.loss then put(page, '<p class="note">Cross entropy %s.</p>', number(r.loss, 4)) end
     if type(r.evaluations) == "number" then
       put(page, '<p class="note">This test split has been evaluated %d time%s in this run.</p>',

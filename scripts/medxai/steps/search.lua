@@ -228,7 +228,7 @@ local function describe_cell(run, cell, axes, own, used)
   local copy = {}
   for k, v in pairs(options) do copy[k] = v end
   copy.best_by = copy.best_by or own.best_by
-  cell.options = training.check(copy)
+  cell.options = training.check(copy, type(data) == "table" and data or nil)
   if cell.options.keep ~= "best" then
     check.fail("grid", "option 'keep' of a training is '%s': cells are compared by their best epochs. Leave it out, or "
       .. "train with run:fit.", cell.options.keep)

@@ -2,6 +2,7 @@
 -- the graph for the first node that is not finite. Opened only when it is needed. It refuses to repair anything: the
 -- step stops.
 local check = require "medxai.base.check"
+local own_code = require "medxai.train.own_code"
 local predict = require "medxai.nn.predict"
 
 local diagnose = {}
@@ -17,6 +18,13 @@ local function names_of(batch, split)
     names[i] = item.path
   end
   return table.concat(names, ", ")
+end
+
+-- Where it began, in words; in an own loss where that was written.
+local function where(trainer, x)
+  local text = predict.where_not_finite(trainer.model, x)
+  local place = text == "Every node is finite: it began in the loss" and own_code.place(trainer.options.loss.f)
+  return place and text .. " (" .. place .. ")" or text
 end
 
 --- A loss that is not finite.
@@ -35,7 +43,7 @@ function diagnose.loss(trainer, batch, value, generator)
   end
   check.fail("fit", "the loss is %s in epoch %d, batch %d of %d (%s). %s. Lower lr (now %g), or look at these images.",
     predict.in_words(value), trainer.epoch, trainer.batch_number, trainer.batches, names_of(batch, trainer.data.train),
-    predict.where_not_finite(trainer.model, x), trainer.lr)
+    where(trainer, x), trainer.lr)
 end
 
 return diagnose

@@ -5,11 +5,12 @@ local files = require "medxai.base.files"
 
 local families = {}
 
--- What all cells of a family share: everything but the schedule and the number of epochs.
+-- What all cells of a family share: everything but the schedule and the number of epochs. on_epoch may set the learning
+-- rate where there is no schedule, and then cells with one are others.
 local function family_key(cell)
   local fields = {}
   for k, v in pairs(cell.fields) do
-    if k ~= "schedule" and k ~= "epochs" then fields[k] = v end
+    if k ~= "epochs" and (k ~= "schedule" or cell.fields.on_epoch) then fields[k] = v end
   end
   return canon.hash(fields)
 end

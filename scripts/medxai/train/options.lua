@@ -4,6 +4,8 @@ local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
+local code = require "medxai.base.fingerprint"
+local losses = require "medxai.train.loss"
 local suggest = require "medxai.base.suggest"
 local Trainer = require "medxai.train.trainer"
 
@@ -27,15 +29,22 @@ options_of.spec = {
   patience = { instead = "Write early_stopping = { patience = 3 }." },
   device = { instead = "Give it to the program: --device cuda." },
   num_workers = { instead = "Give it to the program: --threads N." },
-  criterion = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
-  loss = { instead = "The loss is cross-entropy; weight and label_smoothing change it." },
+  criterion = { instead = "Write loss = \"focal\", or loss = function(logits, labels, batch) ... end." },
+  loss = { "string|table|function",
+    lua = "string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor",
+    doc = losses.words .. "; or a function(logits, labels, batch) that returns the mean over the batch. Default: "
+      .. "cross_entropy, of data with findings bce_with_logits" },
+  on_epoch = { "function", lua = "fun(state: medxai.EpochState)",
+    doc = "function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = "
+    .. "number }" },
   step = { now = "schedule = xai.optim.step_lr { step_size = ..., gamma = ... }" },
   step_per = { one_of = { "epoch", "phase" }, default = "epoch",
     doc = "when the schedule steps; phase: after training and again after validation, as the thesis did" },
   aux_weight = { "number", default = 0.4, min = 0, doc = "of inception_v3's auxiliary loss" },
   early_stopping = { "table", fields = stopping_spec, doc = "end when the validation score (best_by) stops improving" },
-  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true, default = "accuracy",
-    doc = "the score on the validation split by which weights are kept" },
+  best_by = { one_of = check.sorted_keys(Trainer.measures), field = true,
+    doc = "the score on the validation split by which weights are kept; default accuracy, of data with findings auroc "
+      .. "(mean area under the ROC curves)" },
   keep = { one_of = { "best", "last" }, field = true, default = "best",
     doc = "the weights of the best epoch on the validation split (best_by), or of the last epoch" },
   weight = { "table|string", lua = "number[]|\"balanced\"",
@@ -99,7 +108,8 @@ local function check_built(key, value)
     near or names[1], near and "" or ", or another of " .. table.concat(names, ", "))
 end
 
-function options_of.check(options)
+---@param data? medxai.Dataset without it, that of classes which exclude each other
+function options_of.check(options, data)
   if type(options) == "table" then
     check_built("optim", options.optim)
     check_built("schedule", options.schedule)
@@ -116,6 +126,12 @@ function options_of.check(options)
     options.early_stopping = Options.check("fit: early_stopping", options.early_stopping, stopping_spec)
   end
   check_weight(options.weight)
+  local several = data and data.findings or false
+  options.loss = losses.parse(options.loss, options, several)
+  options.best_by = options.best_by or (several and "auroc" or "accuracy")
+  if options.best_by == "auroc" and not several then
+    check.fail("fit", "best_by = 'auroc' is of data with findings (here: one class per image). Write another score.")
+  end
   if options.precision == "bfloat16" then warn_slow_bfloat16() end
   return options
 end
@@ -132,7 +148,9 @@ function options_of.describe(options, group)
     weight = options.weight, label_smoothing = options.label_smoothing, clip_grad_norm = options.clip_grad_norm,
     precision = options.precision, sampler = options.sampler, drop_last = options.drop_last or nil,
     keep = options.keep ~= "best" and options.keep or nil, processes = group and group.world or nil,
-    sync_bn = group and options.sync_bn or nil }
+    sync_bn = group and options.sync_bn or nil,
+    loss = losses.describe(options.loss), on_epoch = options.on_epoch
+    and files.sha256(code.of_function(options.on_epoch)) or nil }
 end
 
 --- Deterministic operators until the returned value is closed.

@@ -298,6 +298,7 @@ function Work:advance(cell, target)
   bar.count = trainer.epoch
   bar:add(0)
   local told = #grid_work.history(cell) -- epochs that an earlier start of this cell has told
+  trainer:after_epoch()
   if #trainer.history > 0 then write_history(cell, trainer.history) end
   local log = require("medxai.run.tensorboard").open(files.join(cell.dir, "events"), math.min(told, trainer.epoch))
   for epoch = math.min(told, trainer.epoch) + 1, trainer.epoch do log:epoch(trainer.history[epoch]) end
@@ -308,6 +309,7 @@ function Work:advance(cell, target)
     if not (self.run.smoke and trainer:finished()) then
       trainer:save(checkpoint_path(cell.family, cell.states[trainer.epoch]), cell.states[trainer.epoch])
     end
+    trainer:after_epoch()
     files.remove(part_path(cell.family, cell.states[trainer.epoch]))
     self:drop_state(cell, trainer.epoch - 1)
     log:epoch(record) -- before the history: what was told here and not there is dropped and told again

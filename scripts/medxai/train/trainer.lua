@@ -1,5 +1,5 @@
--- One training: epochs over a data set by cross entropy, the best validation weights kept, its whole state written to a
--- checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
+-- One training: epochs over a data set by a loss (loss.lua), the best validation weights kept, its whole state written
+-- to a checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
@@ -18,7 +18,7 @@ local Trainer = {}
 Trainer.__index = Trainer
 
 -- Which validation number says "best", and whether more of it is better.
-Trainer.measures = { accuracy = true, balanced_accuracy = true, macro_f1 = true, loss = false }
+Trainer.measures = { accuracy = true, auroc = true, balanced_accuracy = true, macro_f1 = true, loss = false }
 
 -- ---- what training changes ------------------------------------------------------------------------------------------
 
@@ -167,6 +167,7 @@ function Trainer.new(what)
   self.schedule = self.options.schedule and self.options.schedule:build(self.lr) or nil
   if self.schedule then self:set_lr() end -- a warm-up starts lower
   self.loss_options = loss_options(self)
+  self.loss_of = require("medxai.train.loss").open(self)
   if self.group then
     self.reducer = self.group.native:reducer(group.params, group.names)
     if self.options.sync_bn then self.model:sync_batch_norms(self.group.native) end
@@ -201,14 +202,11 @@ end
 
 -- Forward and loss of one batch: loss (0-d tensor), logits (N, C).
 function Trainer:loss(batch, y)
-  local cross_entropy = self.torch.cross_entropy
+  local train = self.data.train
   local function forward()
     local logits, aux = self:logits(batch)
-    local loss = self.loss_options and cross_entropy(logits, y, self.loss_options) or cross_entropy(logits, y)
-    if aux then
-      local side = self.loss_options and cross_entropy(aux, y, self.loss_options) or cross_entropy(aux, y)
-      loss = loss + side * self.options.aux_weight
-    end
+    local loss = self.loss_of(logits, y, batch, train, true)
+    if aux then loss = loss + self.loss_of(aux, y, batch, train, true) * self.options.aux_weight end
     return loss, logits
   end
   if self.options.precision == "float32" then return forward() end
@@ -232,6 +230,25 @@ local function clip_gradients(self, most)
   end
 end
 
+-- Right answers so far, counted on the device: images, or of findings labels and how many are known.
+function Trainer:count_hits(hits, logits, y)
+  if not self.data.findings then return hits:add_(logits:argmax(1):eq(y):sum()) end
+  local known = y:isnan():logical_not()
+  hits:narrow(0, 0, 1):add_(logits:gt(0):eq(y:eq(1)):logical_and(known):sum())
+  hits:narrow(0, 1, 1):add_(known:sum())
+end
+
+-- What a checkpoint within the epoch keeps of them.
+function Trainer:hits_so_far(hits)
+  return self.data.findings and canon.list(hits:tolist()) or hits:item()
+end
+
+function Trainer:accuracy(hits, images)
+  if not self.data.findings then return hits:item() / images end
+  local counts = hits:tolist()
+  return counts[1] / counts[2]
+end
+
 -- The backward pass, and the step of the optimizer; of several processes gradients are averaged. logits, y: nil where
 -- this process has no image in the batch.
 function Trainer:update(loss, logits, y, hits)
@@ -244,7 +261,7 @@ function Trainer:update(loss, logits, y, hits)
   end
   self.torch.no_grad(function()
     if self.options.clip_grad_norm then clip_gradients(self, self.options.clip_grad_norm) end
-    if logits then hits:add_(logits:argmax(1):eq(y):sum()) end
+    if logits then self:count_hits(hits, logits, y) end
   end)
   self.optimizer:step()
 end
@@ -357,9 +374,10 @@ function Trainer:train_epoch()
   local n, options = self.data.train.n, self.options
   if options.drop_last then n = n // options.batch * options.batch end
   self.model:train()
-  local done = self.within or { seen = 0, sum = 0.0, hits = 0, seconds = 0.0 }
+  local done = self.within or { seen = 0, sum = 0.0, hits = self.data.findings and { 0, 0 } or 0, seconds = 0.0 }
   self.within = nil
-  local hits <close> = self.torch.full({ 1 }, done.hits, { dtype = "int64", device = self.model.device })
+  local hits <close> = self.torch.tensor(self.data.findings and done.hits or { done.hits },
+    { dtype = "int64" }):to { device = self.model.device }
   local name = string.format("epoch %d/%d", self.epoch, options.epochs)
   local bar <close> = Progress.new(name, n, { done = (self.epoch - 1) * n, total = options.epochs * n,
     extra = self.val_seconds * (options.epochs - self.epoch + 1) })
@@ -372,10 +390,11 @@ function Trainer:train_epoch()
     sum, seen, own = sum + value * count, seen + count, own + (here or count)
     self.alive("fit " .. name)
     if self:part_is_due() then
-      self:write_part { seen = seen, sum = sum, hits = hits:item(), seconds = host.now() - began, stepped = false }
+      self:write_part { seen = seen, sum = sum, hits = self:hits_so_far(hits), seconds = host.now() - began,
+        stepped = false }
     end
     bar:add(count, function()
-      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, hits:item() / own,
+      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, self:accuracy(hits, own),
         100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
     end)
   end
@@ -384,9 +403,10 @@ function Trainer:train_epoch()
     self.group:all_reduce(hits)
     parallel.share_buffers(self, changing(self.model))
   end
-  self.trained = { seen = seen, sum = sum, hits = hits:item(), seconds = seconds, stepped = done.stepped or false }
-  return { loss = sum / seen, accuracy = hits:item() / seen, seconds = seconds, images_per_second = seen / seconds,
-    wait_share = (source and source.wait_seconds or 0.0) / seconds }
+  self.trained = { seen = seen, sum = sum, hits = self:hits_so_far(hits), seconds = seconds,
+    stepped = done.stepped or false }
+  return { loss = sum / seen, accuracy = self:accuracy(hits, seen), seconds = seconds,
+    images_per_second = seen / seconds, wait_share = (source and source.wait_seconds or 0.0) / seconds }
 end
 
 function Trainer:step_schedule(metric)
@@ -418,13 +438,15 @@ end
 function Trainer:validate()
   local val = require("medxai.nn.predict").predict(self.model, self.data.val,
     { batch = self.options.batch, name = "validation", prefix = self.prefix, group = self.group,
-    when = (" after epoch %d"):format(self.epoch), refuse = function(text)
+    when = (" after epoch %d"):format(self.epoch), loss = require("medxai.train.loss").of_validation(self),
+    refuse = function(text)
       self.diverged = true
       check.fail("fit", "%s Lower lr (now %g), or look at this image.", text, self.lr)
     end, alive = function()
       self.alive()
       if self.trained and self:part_is_due() then self:write_part(self.trained) end
     end })
+  if self.data.findings then return val end
   local metrics = require "medxai.stats.classification"
   local judged = metrics.from_confusion(metrics.confusion(val.labels, val.predicted, #self.data.val.classes))
   val.balanced_accuracy, val.macro_f1 = judged.balanced_accuracy, judged.macro.f1
@@ -444,25 +466,44 @@ function Trainer:run_epoch()
   local is_best = self:keep_best(val)
   local record = { step = "fit", epoch = self.epoch, lr = lr, train_loss = train.loss, train_accuracy = train.accuracy,
     val_loss = val.loss, val_accuracy = val.accuracy, val_balanced_accuracy = val.balanced_accuracy,
-    val_macro_f1 = val.macro_f1, best = is_best }
+    val_macro_f1 = val.macro_f1, val_auroc = val.auroc, best = is_best }
   self.history[#self.history + 1] = record
   return record, { seconds = train.seconds + val.seconds, images_per_second = train.images_per_second,
     wait_share = train.wait_share, peak_mb = peak_bytes() / (1 << 20) }
 end
 
---- The line that tells an epoch.
-function Trainer:line(record, cost)
-  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s  lr %g  %.1f "
-    .. "images/s  waited %.0f %%  peak %s  %s", record.epoch, self.options.epochs, record.train_loss,
-    record.train_accuracy, record.val_loss, record.val_accuracy, record.best and " (best)" or "",
-    record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)),
-    Progress.duration(cost.seconds))
+--- Calls the researcher's on_epoch for the last epoch, whose checkpoint is on disk: again where a training goes on from
+--- it.
+function Trainer:after_epoch()
+  if self.within then return end -- a checkpoint within the next epoch: it has been called
+  if self.options.on_epoch and self.epoch > 0 then require("medxai.train.on_epoch").call(self) end
 end
 
---- True after the last epoch, or where early stopping has waited long enough.
+local function logged_words(record)
+  local words = {}
+  for _, name in ipairs(check.sorted_keys(record.logged or {})) do
+    words[#words + 1] = string.format("  %s %.4g", name, record.logged[name])
+  end
+  return table.concat(words)
+end
+
+local function auroc_words(record)
+  return record.val_auroc and string.format(" AUROC %.4f", record.val_auroc) or ""
+end
+
+--- The line that tells an epoch.
+function Trainer:line(record, cost)
+  return string.format("epoch %d/%d  train loss %.4f accuracy %.4f  val loss %.4f accuracy %.4f%s%s  lr %g  %.1f "
+    .. "images/s  waited %.0f %%  peak %s  %s%s", record.epoch, self.options.epochs, record.train_loss,
+    record.train_accuracy, record.val_loss, record.val_accuracy, auroc_words(record), record.best and " (best)" or "",
+    record.lr, cost.images_per_second, 100 * cost.wait_share, Progress.megabytes(cost.peak_mb * (1 << 20)),
+    Progress.duration(cost.seconds), logged_words(record))
+end
+
+--- True after the last epoch, where early stopping has waited long enough, or where on_epoch said stop.
 function Trainer:finished()
   local patience = self.options.early_stopping and self.options.early_stopping.patience
-  return self.epoch >= self.options.epochs or (patience ~= nil and self.since_best >= patience)
+  return self.epoch >= self.options.epochs or self.stopped or (patience ~= nil and self.since_best >= patience)
 end
 
 -- ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -531,6 +572,7 @@ function Trainer:restore(path, key, fresh_schedule)
       if self.options.step_per == "phase" then self:step_schedule() end
       self:step_schedule(record.val_loss)
     end
+    if self.options.on_epoch and not self.schedule then self.lr = saved.lr end -- on_epoch may have set it
   else
     self.lr = saved.lr
     if self.schedule then self.schedule:load_state(saved.schedule) end

@@ -17,7 +17,7 @@
 ---@field optim medxai.OptimizerSpec the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 } (required)
 ---@field aux_weight? number of inception_v3's auxiliary loss (default 0.4)
 ---@field batch? integer per step of the optimizer (default 32 images, --batch, at most 4 with --smoke)
----@field best_by? "accuracy"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split by which weights are kept (default "accuracy", --best_by)
+---@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split by which weights are kept; default accuracy, of data with findings auroc (mean area under the ROC curves) (--best_by)
 ---@field checkpoint_minutes? number between two checkpoints within an epoch; 0: one after each batch (default 10, --checkpoint_minutes)
 ---@field clip_grad_norm? number the largest norm of all gradients together (--clip_grad_norm)
 ---@field deterministic? boolean deterministic operators only (matters on CUDA) (default false, --deterministic)
@@ -25,6 +25,8 @@
 ---@field early_stopping? medxai.EarlyStoppingOptions end when the validation score (best_by) stops improving
 ---@field keep? "best"|"last" the weights of the best epoch on the validation split (best_by), or of the last epoch (default "best", --keep)
 ---@field label_smoothing? number share of the target that is spread over all classes, as CrossEntropyLoss (default 0, --label_smoothing)
+---@field loss? string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor bce_with_logits (BCEWithLogitsLoss over the known findings), cross_entropy (CrossEntropyLoss of PyTorch), focal ((1 - p)^gamma times the one or the other, p the probability of the truth (Lin et al. 2017, equation 4)); or a function(logits, labels, batch) that returns the mean over the batch. Default: cross_entropy, of data with findings bce_with_logits
+---@field on_epoch? fun(state: medxai.EpochState) function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = number }
 ---@field precision? "float32"|"bfloat16" bfloat16: products in bfloat16, weights in float32 (autocast) (default "float32", --precision)
 ---@field sampler? "shuffle"|"weighted" weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
 ---@field schedule? medxai.ScheduleSpec of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
@@ -36,7 +38,7 @@
 ---@class medxai.GridOptions
 ---@field [string] any a field: a list of values, one value, or a function of the cell
 ---@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit; called once per cell (required)
----@field best_by? "accuracy"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split that chooses weights and winner (default accuracy); ties: the lower loss
+---@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split that chooses weights and winner (default accuracy); ties: the lower loss
 ---@field cache? boolean cache outputs of a deterministic frozen backbone per image (default true, --cache)
 ---@field cache_file_mb? number size of that file at most (default 16384 MB)
 ---@field cache_mb? number memory for them; beyond it a file (default 4096 MB, --cache_mb)
@@ -232,20 +234,49 @@
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 
----@class medxai.ManifestOptions
----@field csv string the table, or a folder that holds manifest.csv (required, --data)
+---@class medxai.SplitOptions
+---@field test? number share of the patients (default 0.2)
+---@field train? number share of the patients (default 0.7)
+---@field val? number share of the patients (default 0.1)
+
+---@class medxai.FromOptions
+---@field items medxai.Item[] { path =, label = }, and where known split, patient, source, mask (of the lungs), infection, lesion, white (required)
 ---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field classes? string[] names in the order of labels; default: by name
+---@field classes? string[] names in the order of labels
+---@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
 ---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+---@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field root? string the folder that paths are relative to (default ".", --data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field split? medxai.SplitOptions of items without one: shares of the patients; default train 0.7, val 0.1, test 0.2
+---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+
+---@class medxai.ManifestOptions
+---@field csv string the table, or a folder that holds manifest.csv (required, --data)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field classes? string[] names in the order of labels; default: by name
+---@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+---@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
 ---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 
 ---@class medxai.MaskedFoldersOptions
@@ -301,6 +332,7 @@
 ---@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
@@ -317,6 +349,7 @@
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
@@ -333,6 +366,7 @@
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field stochastic_depth? number probability with which the last block is left out in training; earlier ones less (default 0.2)
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
@@ -350,6 +384,7 @@
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
@@ -366,6 +401,7 @@
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
@@ -382,6 +418,7 @@
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field transform_input? boolean torchvision's change of scale for ImageNet's weights; default: true with those weights
@@ -399,6 +436,7 @@
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
@@ -416,6 +454,7 @@
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field name? string of the network, in records and figures; default: the file's
 ---@field output? integer which of several outputs are the logits, by its number
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field size_px? integer side of the images, checked; default: the file's (in px)
 ---@field train_depth? 0|"all"|string[] what is trained: 0 the head alone, a list of blocks those beside the head, all everything (default "all", --train_depth)
@@ -967,13 +1006,14 @@
 ---@field head_parts? string[] names of parts that stay trained when the rest is frozen
 ---@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
 ---@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
 ---@field resize_px? integer short side before the crop; default size_px (in px)
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field size_px? integer side of the images it is made for (in px)
 ---@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
 
 ---@class medxai.TargetOptions
----@field as? "logit"|"softmax" the score: logit, or probability; default: the method's own (logit)
+---@field as? "logit"|"sigmoid"|"softmax" the score: logit, or probability; default: the method's own (logit)
 ---@field what? string|integer "predicted", "true", a class, or "contrast(a, b)" (default "predicted")
 
 ---@class medxai.RandomOptions
@@ -1089,6 +1129,7 @@
 ---@field covid_qu_ex fun(options?: medxai.CovidQuExOptions): medxai.Dataset
 ---@field files fun(options: string|string[]|medxai.FilesOptions): medxai.Dataset
 ---@field folders fun(options?: medxai.FoldersOptions): medxai.Dataset
+---@field from fun(options: medxai.FromOptions): medxai.Dataset
 ---@field manifest fun(options: medxai.ManifestOptions): medxai.Dataset
 ---@field masked_folders fun(options?: medxai.MaskedFoldersOptions): medxai.Dataset
 ---@field phantom fun(options?: medxai.PhantomOptions): medxai.Dataset
