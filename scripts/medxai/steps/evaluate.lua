@@ -161,7 +161,8 @@ function evaluate.check_call(unknown, _, model, split, options)
 end
 
 --- run:evaluate. Returns the metrics as a table (metrics.classification, with loss and intervals).
----@param how? { any_input?: boolean, waits?: boolean } any_input: the model may have been trained on another kind of input
+---@param how? { any_input?: boolean, waits?: boolean } any_input: the model may have been trained on another kind of
+---   input
 ---  (run:cross_evaluate); waits: where others share the folder, the one that has it evaluates
 function evaluate.run(run, model, split, options, how)
   how = how or {}
