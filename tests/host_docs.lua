@@ -91,7 +91,8 @@ t.test("every command of the guides names an experiment that is there, and field
       if path and (line:find("bootstrap run", 1, true) or line:find("medxai-run", 1, true)) then
         count = count + 1
         if not files.exists(t.root .. "/" .. path) then wrong[#wrong + 1] = page .. ": " .. path end
-        for name in line:gmatch " %-%-(%l[%w_]*)" do
+        -- what stands before is a launcher's (srun, torchrun)
+        for name in (line:match "bootstrap run.*" or line:match "medxai%-run.*"):gmatch " %-%-(%l[%w_]*)" do
           local is_slurm = line:find("medxai-run slurm", 1, true) and slurm:find("--" .. name, 1, true)
           if not known[name] and not is_slurm then wrong[#wrong + 1] = page .. ": --" .. name end
         end

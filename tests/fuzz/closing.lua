@@ -440,6 +440,48 @@ end, function(v)
   return v.c:finish()
 end)
 
+-- Processes that train together: a store that this process serves, and groups of one.
+local function serve()
+  for port = 29500, 29999 do
+    local ok, store = pcall(core.dist.store, "127.0.0.1", port, true, 5)
+    if ok then return port, store end
+  end
+  error("no port from 29500 to 29999 is free", 0)
+end
+local dist_names = "dist.available dist.store state.sync store.set store.get store.group store.close group.all_reduce "
+  .. "group.broadcast group.reducer group.abandon group.close reducer.prepare reducer.close"
+local server -- serves until this program ends
+if core.dist.available() then
+  local port, groups = nil, 0
+  port, server = serve()
+  case(dist_names, network, function(v)
+    groups = groups + 1
+    local store = core.dist.store("127.0.0.1", port, false, 5)
+    store:set("key" .. groups, "value")
+    local found = { store:get("key" .. groups, 5) }
+    local group = store:group(("group%d/"):format(groups), "127.0.0.1", 0, 1, 5)
+    v.s:sync(group)
+    local sum = group:all_reduce(v.x:detach():clone()):sum():item()
+    group:broadcast(v.w, 0)
+    local p = torch.ones(3):requires_grad_()
+    local reducer = group:reducer({ p }, { "p" })
+    local loss = (p * 2):sum()
+    reducer:prepare(loss)
+    loss:backward()
+    reducer:close()
+    v.s:sync(nil)
+    group:abandon()
+    group:close()
+    store:close()
+    return found[1], sum, p.grad:sum():item()
+  end)
+else
+  case(dist_names, network, function(v)
+    v.s:sync(nil)
+    return core.dist.available(), pcall(core.dist.store, "127.0.0.1", 29500, true, 1)
+  end)
+end
+
 -- ---- which bindings there are ----
 
 local exempt = {} -- they take no tensor and no object, and give none
@@ -454,7 +496,8 @@ local classes = {
   generator = "medxai.generator", optimizer = "medxai.optimizer", scope = "medxai.scope", graph = "medxai.graph",
   state = "medxai.graph_state", sha256 = "medxai.sha256", partition = "medxai.partition", set = "medxai.image_set",
   scan = "medxai.scan", loader = "medxai.loader", stream = "medxai.stream", numpy = "medxai.numpy.RandomState",
-  canvas = "medxai.canvas", bootstrap = "medxai.resample",
+  canvas = "medxai.canvas", bootstrap = "medxai.resample", store = "medxai.dist.store", group = "medxai.dist.group",
+  reducer = "medxai.dist.reducer",
 }
 
 local function missing(tensor_methods)
