@@ -228,7 +228,7 @@ t.test("table and charts: every method and metric with its interval, chance and 
   local _, texts = texts_of(svg)
   for _, part in ipairs { "Grad-CAM", "center blob", "energy inside", "mask lesion", "chance 0.062", "as softmax",
       "probability, higher", "percentile 50",
-    "Means over 6 images with 95 % studentised bootstrap intervals over images (image-level, patients unknown); "
+    "Means over 6 images with 95 % studentized bootstrap intervals over images (image-level, patients unknown); "
     .. "none: fewer than 10 images.", "4 of 6 images" } do
     t.ok(texts:find(part, 1, true), part .. " is not in\n" .. texts)
   end

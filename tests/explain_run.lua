@@ -164,7 +164,7 @@ t.test("a summary's interval: studentized over patients, Wilson's for hits, else
     end
   end
   local energy, pointing = table.unpack(require("medxai.score.summary").summarize(rows, 42))
-  t.equal({ energy.interval, energy.resampled, energy.units, energy.note }, { "studentised bootstrap", "patients", 12 })
+  t.equal({ energy.interval, energy.resampled, energy.units, energy.note }, { "studentized bootstrap", "patients", 12 })
   t.ok(energy.low < energy.mean and energy.mean < energy.high and energy.above_low > 0.1)
   t.near(energy.above, energy.mean - 0.1, 1e-12)
   t.near(energy.above_low, energy.low - 0.1, 1e-12, "the same resamples")
@@ -172,7 +172,7 @@ t.test("a summary's interval: studentized over patients, Wilson's for hits, else
   t.ok(pointing.low > 0.6 and pointing.high < 0.95)
   for i = 25, 48 do rows[i].value = 0.5 end -- a metric of one's own that calls a half a hit
   t.equal({ require("medxai.score.summary").summarize(rows, 42)[2].interval,
-    require("medxai.score.summary").summarize(rows, 42)[2].why }, { "studentised bootstrap", "no spread" })
+    require("medxai.score.summary").summarize(rows, 42)[2].why }, { "studentized bootstrap", "no spread" })
   for i = 1, 24 do rows[i].patient = i == 3 and "unknown" or rows[i].patient end
   t.equal({ require("medxai.score.summary").summarize(rows, 42)[1].resampled,
     require("medxai.score.summary").summarize(rows, 42)[1].units }, { "images", 24 })

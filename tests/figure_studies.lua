@@ -164,7 +164,7 @@ end
 
 local function gain(metric, method, value, more)
   local row = { run = "net", metric = metric, method = method, n = 20, units = 20, gain = value, mean = value,
-    interval = "studentised bootstrap" }
+    interval = "studentized bootstrap" }
   for key, v in pairs(more or {}) do row[key] = v end
   return row
 end

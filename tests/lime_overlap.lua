@@ -198,15 +198,15 @@ t.test("a perfect map has IoU, Dice and AUPRC 1 and beats the baselines", functi
   end
 end)
 
-t.test("intervals of overlap: studentised, Wilson's of hits; of fewer than ten findings none, and the "
+t.test("intervals of overlap: studentized, Wilson's of hits; of fewer than ten findings none, and the "
   .. "tables say so", function()
   local tables = require "medxai.score.overlap_tables"
   local many, few = go({ methods = { "gradcam" } }, 14), go({ methods = { "gradcam" } }, 9)
   local area, pointing = table_of(many, "^auprc").lines[1], table_of(many, "^pointing_game").lines[1]
-  t.equal({ area.all.interval, area.all.units, pointing.all.interval }, { "studentised bootstrap", 11, "Wilson" })
+  t.equal({ area.all.interval, area.all.units, pointing.all.interval }, { "studentized bootstrap", 11, "Wilson" })
   t.ok(area.all.low < area.all.mean and area.all.mean < area.all.high and pointing.all.low == pointing.all.low)
   t.ok(tables.difference_text(area):find "^[+-]0%.%d%d%d %[[+-]0%.%d+, [+-]0%.%d+%], p", tables.difference_text(area))
-  t.equal(many.units, "95 % studentised bootstrap intervals over images (image-level, patients unknown), of hits "
+  t.equal(many.units, "95 % studentized bootstrap intervals over images (image-level, patients unknown), of hits "
     .. "Wilson's; none: fewer than 10 images")
   local line = table_of(few, "^auprc").lines[1]
   t.ok(line.all.low ~= line.all.low and line.difference.p == line.difference.p)

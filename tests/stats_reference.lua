@@ -37,7 +37,7 @@ function kinds.distributions(c)
   near(distributions.normal_quantile(c.x / 31), c.q_z, 1e-11, "normal quantile")
   near(distributions.f_upper(c.x, c.d1, c.d2), c.p_f, 1e-10, "F")
   near(distributions.chi_squared_upper(c.x, c.d1), c.p_chi, 1e-10, "chi squared")
-  near(distributions.range_quantile(0.95, c.k), c.q_range, 1e-7, "studentised range") -- SciPy's own tolerance
+  near(distributions.range_quantile(0.95, c.k), c.q_range, 1e-7, "studentized range") -- SciPy's own tolerance
 end
 
 function kinds.mean_over_patients(c)

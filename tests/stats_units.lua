@@ -30,7 +30,7 @@ local patients = named { 1, 1, 2, 3, 3, 3, 4, 5 }
 
 -- ---- golden values --------------------------------------------------------------------------------------------------
 
-t.test("a mean over patients, its standard error and its studentised interval over all resamples are the golden ones",
+t.test("a mean over patients, its standard error and its studentized interval over all resamples are the golden ones",
   function()
   local over = units.over(8, patients)
   t.equal({ over.count, over.resampled, over.note }, { 5, "patients" })
@@ -139,7 +139,7 @@ t.test("ten units give an interval, fewer give the reason", function()
   for i = 1, 10 do list[i] = i * i end
   local ten = units.over(10):mean(list)
   t.ok(ten.low < ten.mean and ten.mean < ten.high and ten.why == nil)
-  t.equal({ ten.n, ten.units, ten.level, ten.interval, ten.note }, { 10, 10, 0.95, "studentised bootstrap",
+  t.equal({ ten.n, ten.units, ten.level, ten.interval, ten.note }, { 10, 10, 0.95, "studentized bootstrap",
     "image-level, patients unknown" })
   list[4] = nan
   local nine = units.over(10):mean(list)
@@ -299,7 +299,7 @@ t.test("95 % intervals hold the mean of skewed values in 0.90 or more of 400 sam
   end, 1)
   -- one standard error of 400 samples at 0.95 is 0.011
   t.ok(share >= 0.90 and share <= 0.985, "got " .. share)
-  t.ok(share > normal, "studentised " .. share .. ", normal " .. normal)
+  t.ok(share > normal, "studentized " .. share .. ", normal " .. normal)
 end)
 
 -- Hits in patients of one to four images that share a rate.

@@ -174,7 +174,7 @@ t.test("agreement is what is left when strangers' likeness is taken off; two net
   t.equal(#rows, 5) -- the measures of one pair; a set alone has none
   local first = rows[1]
   t.equal({ first.kind, first.measure, first.view, first.n, first.units, first.interval },
-    { "network", "spearman", "shown", 12, 12, "studentised bootstrap" })
+    { "network", "spearman", "shown", 12, 12, "studentized bootstrap" })
   t.near(first.agreement, (first.same - first.strangers) / (1 - first.strangers), 1e-12)
   t.ok(first.same > first.strangers and first.low < first.agreement and first.agreement < first.high)
   local sum, strangers = 0.0, 0

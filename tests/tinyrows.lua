@@ -76,7 +76,7 @@ local function method_rows(models, methods)
         local row = tiny.cell(k, i, j, direction)
         local ranks = j <= count and metric ~= "blind@1" and direction ~= "none"
         for key, value in pairs { run = model, network = model, seed = 1, metric = metric, method = method, n = 40,
-          units = 30, mean = row.gain and 0.5 + row.gain, interval = "studentised bootstrap" } do row[key] = value end
+          units = 30, mean = row.gain and 0.5 + row.gain, interval = "studentized bootstrap" } do row[key] = value end
         if direction == "none" then row.above_swap = nil end
         row.rank_low, row.rank_high = ranks and math.max(1, j - 1) or nil, ranks and math.min(count, j + 1) or nil
         rows[#rows + 1] = row

@@ -138,7 +138,7 @@ static int canvas_finish(lua_State *L) {
 }
 
 /* A color argument is 0xRRGGBB; alpha is its opacity. */
-static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
+static void set_color(lua_State *L, cairo_t *cr, int arg, double alpha) {
   lua_Integer rgb = luaL_checkinteger(L, arg);
   if (!(alpha >= 0 && alpha <= 1)) xl_error(L, "figure: an opacity is within 0 to 1 (got %g)", alpha);
   luaL_argcheck(L, rgb >= 0 && rgb <= 0xffffff, arg, "a color is 0x000000 to 0xffffff");
@@ -146,10 +146,10 @@ static void set_colour(lua_State *L, cairo_t *cr, int arg, double alpha) {
                         alpha);
 }
 
-/* c:rect(x, y, w, h, colour [, alpha]): filled. */
+/* c:rect(x, y, w, h, color [, alpha]): filled. */
 static int canvas_rect(lua_State *L) {
   canvas *c = check_canvas(L);
-  set_colour(L, c->cr, 6, luaL_optnumber(L, 7, 1));
+  set_color(L, c->cr, 6, luaL_optnumber(L, 7, 1));
   cairo_rectangle(c->cr, points(L, 2), points(L, 3), points(L, 4), points(L, 5));
   cairo_fill(c->cr);
   return 0;
@@ -175,7 +175,7 @@ static void set_path(lua_State *L, cairo_t *cr, int arg) {
 static int canvas_line(lua_State *L) {
   canvas *c = check_canvas(L);
   double width = points(L, 3), dash = lua_isnoneornil(L, 5) ? 0 : points(L, 5);
-  set_colour(L, c->cr, 4, luaL_optnumber(L, 6, 1));
+  set_color(L, c->cr, 4, luaL_optnumber(L, 6, 1));
   set_path(L, c->cr, 2);
   cairo_set_line_width(c->cr, width);
   cairo_set_line_join(c->cr, CAIRO_LINE_JOIN_ROUND);
@@ -184,19 +184,19 @@ static int canvas_line(lua_State *L) {
   return 0;
 }
 
-/* c:polygon(points, colour [, alpha]): filled. */
+/* c:polygon(points, color [, alpha]): filled. */
 static int canvas_polygon(lua_State *L) {
   canvas *c = check_canvas(L);
-  set_colour(L, c->cr, 3, luaL_optnumber(L, 4, 1));
+  set_color(L, c->cr, 3, luaL_optnumber(L, 4, 1));
   set_path(L, c->cr, 2);
   cairo_fill(c->cr);
   return 0;
 }
 
-/* c:circle(x, y, radius, colour) */
+/* c:circle(x, y, radius, color) */
 static int canvas_circle(lua_State *L) {
   canvas *c = check_canvas(L);
-  set_colour(L, c->cr, 5, 1);
+  set_color(L, c->cr, 5, 1);
   cairo_new_path(c->cr);
   cairo_arc(c->cr, points(L, 2), points(L, 3), points(L, 4), 0, 6.283185307179586);
   cairo_fill(c->cr);
@@ -219,7 +219,7 @@ static int canvas_text(lua_State *L) {
   canvas *c = check_canvas(L);
   double x = points(L, 2), y = points(L, 3), size = font_size(L, 5);
   const char *text = check_text(L, 4);
-  set_colour(L, c->cr, 6, 1);
+  set_color(L, c->cr, 6, 1);
   set_font(c->cr, size, lua_toboolean(L, 7));
   cairo_save(c->cr);
   cairo_move_to(c->cr, x, y);
@@ -328,9 +328,9 @@ static int figure_base64(lua_State *L) {
   return 1;
 }
 
-/* colour(values, palette, lo, hi): float32 values -> RGB by a palette of 256 colors; NaN becomes mid gray. The index is
+/* color(values, palette, lo, hi): float32 values -> RGB by a palette of 256 colors; NaN becomes mid gray. The index is
  * floor(255 * (v - lo) / (hi - lo)), as in pytorch-grad-cam. */
-static int figure_colour(lua_State *L) {
+static int figure_color(lua_State *L) {
   size_t n, p;
   const char *v = luaL_checklstring(L, 1, &n);
   const unsigned char *palette = (const unsigned char *)luaL_checklstring(L, 2, &p);
@@ -374,7 +374,7 @@ static const luaL_Reg functions[] = {
   { "base64",     figure_base64 },
   { "blend",      figure_blend },
   { "canvas",     figure_canvas },
-  { "colour",     figure_colour },
+  { "color",     figure_color },
   { "png",        figure_png },
   { "text_width", figure_text_width },
   { NULL, NULL },

@@ -3,7 +3,7 @@
  *   #r: how many resamples
  *   r:ratio(sum, count) -> values, standard errors
  *   local x = resample.matrix(flat list, width)   r:totals(x, b) -> list   r:spread(x, b, gradient) -> number
- *   resample.studentised(value, least, values, ses) -> sorted t, how many were left out
+ *   resample.studentized(value, least, values, ses) -> sorted t, how many were left out
  *   resample.signs(list, least, { seed =, purpose =, id =, patterns = } or nil: all) -> how many, of how many */
 #include <math.h>
 #include <stdlib.h>
@@ -197,9 +197,9 @@ static int ascending(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/*- studentised(value, least, values, ses): the t of each resample, (values[b] - value) / ses[b], ascending; those with
+/*- studentized(value, least, values, ses): the t of each resample, (values[b] - value) / ses[b], ascending; those with
  * a standard error of `least` or less, or none, are left out. Returns the list and how many were left out. */
-static int resample_studentised(lua_State *L) {
+static int resample_studentized(lua_State *L) {
   lua_settop(L, 4);
   const double value = luaL_checknumber(L, 1), least = luaL_checknumber(L, 2);
   const int64_t n = length_of(L, 3, "values");
@@ -251,7 +251,7 @@ int luaopen_core_resample(lua_State *L) {
   };
   static const luaL_Reg functions[] = {
     { "matrix", resample_matrix }, { "new", resample_new },
-    { "signs", resample_signs },   { "studentised", resample_studentised },
+    { "signs", resample_signs },   { "studentized", resample_studentized },
     { NULL, NULL },
   };
   luaL_newmetatable(L, XL_RESAMPLE);

@@ -32,9 +32,9 @@ static double root(double t) {
   return c + rest / (3 * c2);
 }
 
-typedef struct colour { double rgb[3], lab[3]; } colour;
+typedef struct color { double rgb[3], lab[3]; } color;
 
-static void convert(colour *c) {
+static void convert(color *c) {
   const double r = linear(c->rgb[0]), g = linear(c->rgb[1]), b = linear(c->rgb[2]);
   const double x = root(weighted(r, g, b, 0.412453, 0.357580, 0.180423) / 0.95047);
   const double y = root(weighted(r, g, b, 0.212671, 0.715160, 0.072169));
@@ -44,7 +44,7 @@ static void convert(colour *c) {
   c->lab[2] = 200 * (y - z);
 }
 
-static unsigned hash_colour(const double rgb[3]) {
+static unsigned hash_color(const double rgb[3]) {
   uint64_t bits[3];
   memcpy(bits, rgb, sizeof bits);
   return (unsigned)((bits[0] * 0x9E3779B97F4A7C15u + bits[1] * 0xC2B2AE3D27D4EB4Fu + bits[2] * 0x165667B19E3779F9u)
@@ -52,10 +52,10 @@ static unsigned hash_colour(const double rgb[3]) {
 }
 
 /* Pixels first .. last - 1. An 8-bit image has few colors, and pow is slow: each thread caches the last 512. */
-static void convert_span(double *lab, const double *rgb, int64_t n, int64_t first, int64_t last, colour known[512]) {
+static void convert_span(double *lab, const double *rgb, int64_t n, int64_t first, int64_t last, color known[512]) {
   for (int64_t i = first; i < last; i++) {
     const double here[3] = { rgb[i], rgb[n + i], rgb[2 * n + i] };
-    colour *c = &known[hash_colour(here)];
+    color *c = &known[hash_color(here)];
     if (c->rgb[0] != here[0] || c->rgb[1] != here[1] || c->rgb[2] != here[2]) {
       memcpy(c->rgb, here, sizeof here);
       convert(c);
@@ -69,7 +69,7 @@ int segment_lab(double *lab, const double *rgb, int64_t n, segment_stop stop) {
   enum { SPAN = 16384 };
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < n; first += SPAN) {
-    colour known[512];
+    color known[512];
     if (asked(stop))
       continue;
     for (int i = 0; i < 512; i++)

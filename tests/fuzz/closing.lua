@@ -417,14 +417,14 @@ case("rng.numpy_random_state rng.numpy_default_rng numpy.choice numpy.integers n
   local drawn = { a:choice(3, 4, { 0.2, 0.3, 0.5 }), b:integers(0, 9, 3), a:randint(0, 9, 3) }
   return drawn, b:normal(2), a:permutation(4), b:uniform(2)
 end)
-case("resample.new resample.matrix resample.signs resample.studentised bootstrap.ratio bootstrap.totals "
+case("resample.new resample.matrix resample.signs resample.studentized bootstrap.ratio bootstrap.totals "
   .. "bootstrap.spread ssim", none,
 function()
   local r = core.resample.new { seed = 1, purpose = "test@1", id = "a", units = 3, resamples = 4 }
   local x, map = core.resample.matrix({ 1, 2, 3, 4, 5, 6 }, 2), {}
   for i = 1, 144 do map[i] = i % 7 / 7 end
   local found = { #r, r:ratio({ 1, 2, 3 }, { 1, 1, 1 }), r:totals(x, 2), r:spread(x, 2, { 0.5, 1 }) }
-  found[#found + 1] = core.resample.studentised(1, 0, { 1, 2 }, { 1, 1 })
+  found[#found + 1] = core.resample.studentized(1, 0, { 1, 2 }, { 1, 1 })
   return found, core.resample.signs({ 1, -2, 3 }, 2), core.ssim(map, map, 12, 12)
 end)
 case("figure.canvas canvas.rect canvas.line canvas.polygon canvas.circle canvas.text canvas.image canvas.finish \z
@@ -490,7 +490,7 @@ for name in ([[
   tensor.close autograd.manual_seed autograd.is_grad_enabled optimizer.close device.cuda_count device.set_deterministic
   device.set_threads device.synchronize device.threads memory.c_fail_after memory.collect memory.empty_cache
   memory.fail_after memory.live memory.lua_fail_after memory.reset_peak memory.set_cache memory.set_limit memory.stats
-  figure.base64 figure.blend figure.colour figure.png figure.text_width]]):gmatch "%S+" do exempt[name] = true end
+  figure.base64 figure.blend figure.color figure.png figure.text_width]]):gmatch "%S+" do exempt[name] = true end
 
 local classes = {
   generator = "medxai.generator", optimizer = "medxai.optimizer", scope = "medxai.scope", graph = "medxai.graph",

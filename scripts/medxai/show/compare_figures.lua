@@ -483,7 +483,7 @@ function figures.costs(c, models)
   end
   local y = put_names(d, names, below + 4)
   d.height = plot.caption(d, y, { ("Gain: %s over another patient's map (dashed: 0, the chance level), mean of %s with "
-    .. "its 95 %% studentised bootstrap interval; seconds of this machine, of the map alone. Bold: not dominated.")
+    .. "its 95 %% studentized bootstrap interval; seconds of this machine, of the map alone. Bold: not dominated.")
     :format(gain_title(c, c.primary), plot.count(n, "image")), c.partial and "PARTIAL: of " .. c.partial .. "." })
   return d, drawn
 end

@@ -29,7 +29,7 @@ figure.pixels = require "medxai.tensor.pixels"
 ---@param hi number
 function figure.heat(map, colors, lo, hi)
   local shape = map.shape
-  return { rgb = core.figure.colour(float_bytes(map), palette.get(colors), lo, hi), columns = shape[2],
+  return { rgb = core.figure.color(float_bytes(map), palette.get(colors), lo, hi), columns = shape[2],
     rows = shape[1] }
 end
 
@@ -42,7 +42,7 @@ end
 --- A map over the gray values of its image, half and half.
 function figure.overlay(image, map, colors, lo, hi)
   local heat = figure.heat(map, colors, lo, hi)
-  local base = core.figure.colour(float_bytes(luma(image)), palette.get("gray"), 0, 1)
+  local base = core.figure.color(float_bytes(luma(image)), palette.get("gray"), 0, 1)
   return { rgb = core.figure.blend(base, heat.rgb, 0.5), columns = heat.columns, rows = heat.rows }
 end
 
@@ -63,7 +63,7 @@ end
 --- JET exactly as pytorch-grad-cam's show_cam_on_image with use_rgb (0.5 of each, then divided by the largest value).
 function figure.overlay_reference(image, map)
   local shape = map.shape
-  local heat = torch.from_string(core.figure.colour(float_bytes(map), palette.get("jet"), 0, 1), "uint8",
+  local heat = torch.from_string(core.figure.color(float_bytes(map), palette.get("jet"), 0, 1), "uint8",
     { shape[1], shape[2], 3 })
   local sum = heat:to { dtype = "float32" }:div(255):mul(0.5) + image:to { device = "cpu",
     dtype = "float32" }:permute({ 1, 2, 0 }):mul(0.5)

@@ -221,7 +221,7 @@ function Average:difference(over, a, b)
   joined(f, a.columns, 1, columns, terms)
   local s = over:totals(columns, joined(f, b.columns, -1, columns, terms))
   local r, side = over:interval(s), over:one_sided(s, 0)
-  r.narrow, r.p, r.test = over:interval(s, { level = 0.9 }), nan, "studentised bootstrap"
+  r.narrow, r.p, r.test = over:interval(s, { level = 0.9 }), nan, "studentized bootstrap"
   if side.p_below == side.p_below then r.p = math.min(1, 2 * math.min(side.p_below, side.p_above)) end
   if same_answers(a, b) then
     r.status, r.p, r.low, r.high, r.narrow = "identical", 1.0, 0.0, 0.0, { low = 0.0, high = 0.0 }

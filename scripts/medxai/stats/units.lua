@@ -5,7 +5,7 @@
 -- resamples have no spread.
 --
 --   local over = units.over(#values, patients, { seed = 42 })
---   over:mean(values)             { mean, low, high, se, n, units, interval = "studentised bootstrap", resampled, why }
+--   over:mean(values)             { mean, low, high, se, n, units, interval = "studentized bootstrap", resampled, why }
 --   over:difference(a, b)         the same of a - b, and p
 --   over:one_sided(over:ratio(values), 0.5)    p_below, p_above
 local check = require "medxai.base.check"
@@ -20,7 +20,7 @@ units.resamples = 1999  -- (1999 + 1) x 0.025 is whole
 units.one_sided_resamples, units.patterns = 9999, 9999
 
 local nan = 0 / 0
-local studentised, wilson, delta = "studentised bootstrap", "Wilson", "delta-method"
+local studentized, wilson, delta = "studentized bootstrap", "Wilson", "delta-method"
 
 ---@class medxai.Units
 ---@field n integer how many values
@@ -49,7 +49,7 @@ Units.__index = Units
 ---@field n integer values that count
 ---@field units integer units that count
 ---@field level number
----@field interval string "studentised bootstrap" | "Wilson" | "delta-method"
+---@field interval string "studentized bootstrap" | "Wilson" | "delta-method"
 ---@field resampled string "patients" | "images"
 ---@field note string|nil
 ---@field dropped integer|nil resamples without spread, left out
@@ -88,7 +88,7 @@ function units.over(n, patients, options)
   return self
 end
 
---- What intervals are, in words: "95 % studentised bootstrap intervals over patients", and why some are not there.
+--- What intervals are, in words: "95 % studentized bootstrap intervals over patients", and why some are not there.
 ---@param list table one interval or several, or rows that hold their level, interval, resampled, note, why
 ---@return string
 function units.words(list)
@@ -239,9 +239,9 @@ local function box_of(self, count, resamples)
 end
 
 -- The sorted t of the resamples, and how many had no spread.
-local function studentise(s, box)
+local function studentize(s, box)
   local values, ses = s.replicate(box)
-  return resample.studentised(s.value, math.max(1e-9 * s.se, s.floor), values, ses)
+  return resample.studentized(s.value, math.max(1e-9 * s.se, s.floor), values, ses)
 end
 
 -- Why nothing can be said of a statistic; nil where something can.
@@ -253,7 +253,7 @@ end
 
 local function record_of(self, s, level)
   return { mean = s.value, low = nan, high = nan, se = s.se, n = s.n, units = s.units, level = level or self.level,
-    interval = studentised, resampled = self.resampled, note = self.note }
+    interval = studentized, resampled = self.resampled, note = self.note }
 end
 
 -- low and high from the sorted t; a reason where they cannot be told. A resample without spread would stand at one of
@@ -283,7 +283,7 @@ function Units:interval(s, options)
   local r = record_of(self, s, options.level)
   r.why = obstacle(self, s)
   if r.why then return r end
-  local t, dropped = studentise(s, box_of(self, s.units, self.resamples))
+  local t, dropped = studentize(s, box_of(self, s.units, self.resamples))
   return set_bounds(r, t, dropped, options.range)
 end
 
@@ -294,7 +294,7 @@ end
 ---@return number[] t ascending
 function Units:interval_of(s, drawn)
   local r = record_of(self, s)
-  local t, dropped = studentise(s, resample.new { units = s.units, drawn = drawn })
+  local t, dropped = studentize(s, resample.new { units = s.units, drawn = drawn })
   return set_bounds(r, t, dropped), t
 end
 
@@ -324,7 +324,7 @@ function Units:one_sided(s, tau)
   local r = record_of(self, s)
   r.p_below, r.p_above, r.why = nan, nan, obstacle(self, s)
   if r.why then return r end
-  local t, dropped = studentise(s, box_of(self, s.units, units.one_sided_resamples))
+  local t, dropped = studentize(s, box_of(self, s.units, units.one_sided_resamples))
   r.dropped = dropped
   if dropped > (1 - r.level) / 2 * (#t + dropped) then
     r.why = string.format("%d of %d resamples without spread or value", dropped, #t + dropped)
@@ -491,7 +491,7 @@ function Units:difference(a, b, id)
   local r, narrow = record_of(self, s), record_of(self, s, 0.9)
   r.why, r.narrow = obstacle(self, s), narrow
   if not r.why then
-    local t, dropped = studentise(s, box_of(self, s.units, self.resamples))
+    local t, dropped = studentize(s, box_of(self, s.units, self.resamples))
     set_bounds(r, t, dropped)
     set_bounds(narrow, t, dropped)
   elseif s.n > 0 and largest == 0 then
