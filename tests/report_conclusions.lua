@@ -112,7 +112,8 @@ t.test("a method that alone is first everywhere, above swap and baselines, is fo
     row("n2", "layercam", 1, 0.1) })
   t.equal({ c.state, c.estimate, c.chance }, { "found", 0.1, 0 })
   t.equal(c.sentence, "By road combined (higher is better) layercam alone is first, above another patient's map and "
-    .. "above each baseline on all 2 models. The least gain over another patient's map is that of layercam on n2: "
+    .. "above each baseline on all 2 models. Of the methods that are first the least gain over another patient's map "
+    .. "is that of layercam on n2: "
     .. "+0.100 [+0.050, +0.150] (chance 0).")
   t.equal(c.row, { family = "compare n2 road_combined@1", subject = "layercam on n2", check = "above_swap" })
 end)

@@ -294,7 +294,8 @@ function words.explanation(facts)
   end
   local row = least_gain(leaders, c.direction)
   local gain = row and { estimate = row.gain, low = row.gain_low, high = row.gain_high }
-  local number = row and (" The least gain over another patient's map is that of %s on %s: %s (chance 0)."):format(
+  local number = row and (" Of the methods that %s first the least gain over another patient's map is that of %s "
+    .. "on %s: %s (chance 0)."):format(found > 0 and "are" or "may be",
     row.method, row.run, estimate_text(gain, "%+.3f")) or ""
   local text = ("by %s%s %s.%s%s"):format(words.measure(c.short), c.direction and (" (%s is better)")
     :format(c.direction) or "", clauses_of(models, #models), number, c.few and " " .. c.few .. "." or "")
