@@ -228,6 +228,7 @@ function base.make(found)
   end
   data.input, data.apply_mask = found.input or o.input, found.input == nil
   data.mask = data.input == "whole" and "none" or data.input -- bindings/imageset.c's word, and that of keys
+  if not found.findings then o.uncertain, o.missing = nil, nil end -- they say nothing of classes
   data.mean, data.std, data.white_16bit, data.mask_resize, data.options = o.mean, o.std, o.white_16bit, o.mask_resize, o
   data.augment = augment_of(found.name, o.augment)
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
