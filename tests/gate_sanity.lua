@@ -266,9 +266,19 @@ t.test("each check by hand: estimate, threshold, pass and fail", function()
   -- by the last stage alone the method would pass
   same("weights", { stages = { { flat(30, 1) }, { flat(30, 0.8) }, { flat(30, -0.4) } } }, "fail",
     (1 + 0.5 / 0.7 + 0) / 3)
-  same("learned", nil, "pass", 0.7 - 0.325)
+  local draws = {}
+  for k, v in ipairs { 0.30, 0.34, 0.32, 0.35, 0.29 } do draws[k] = flat(30, v) end
+  same("learned", { stages = { draws } }, "pass", 0.7 - 0.32)
+  -- draws that differ by as much: a second training may be one more of them, and two draws tell hardly anything
+  local wide = {}
+  for k, v in ipairs { 0.10, 0.60, 0.30, 0.55, 0.05 } do wide[k] = flat(30, v) end
+  same("learned", { stages = { wide } }, "undecided", 0.7 - 0.32)
+  same("learned", nil, "undecided", 0.7 - 0.325)
+  local _, r = gate.check("learned", over, case { stages = { wide } }, gate.thresholds)
+  local spread = math.sqrt((0.22 ^ 2 + 0.28 ^ 2 + 0.02 ^ 2 + 0.23 ^ 2 + 0.27 ^ 2) / 4 * (1 / 5 + 1))
+  t.near(r.high - r.mean, 2.776445 * spread, 0.002) -- Student's t with 4 degrees of freedom
   -- a random network's map is as similar as that of a second training
-  same("learned", { stages = { { flat(30, 0) }, { flat(30, 0.68) } } }, "fail", 0.02)
+  same("learned", { stages = { { flat(30, 0) }, { flat(30, 0.68) } } }, "fail", 0.02) -- of one draw: patients alone
   same("labels", nil, "pass", 0.05 / 0.4)
   same("labels", { permuted = flat(30, 0.65) }, "fail", 0.35 / 0.4)
   same("repeat", nil, "pass", 0.95)

@@ -6,6 +6,7 @@
 local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local core = require "medxai.core"
+local distributions = require "medxai.stats.distributions"
 local persistence = require "medxai.stats.persistence"
 local similarity = require "medxai.stats.similarity"
 local units = require "medxai.stats.units"
@@ -13,7 +14,7 @@ local verdict = require "medxai.stats.verdict"
 
 local gate = {}
 
-gate.version = 1
+gate.version = 2
 gate.side, gate.fine = 16, 4 -- cells a side; SSIM is of 4 times as many
 
 local nan = 0 / 0
@@ -175,9 +176,36 @@ function estimates.weights(over, s)
   return r
 end
 
+-- The mean over the images of each draw of the last stage.
+local function means_of_draws(stages)
+  local out = {}
+  for _, draw in ipairs(stages[#stages]) do
+    local sum, n = 0.0, 0
+    for _, v in ipairs(draw) do
+      if v == v then sum, n = sum + v, n + 1 end
+    end
+    if n > 0 then out[#out + 1] = sum / n end
+  end
+  return out
+end
+
+-- Widens the interval of a mean difference between twins and draws of random weights by the spread of the draws: a
+-- twin is one network of many, and were nothing learned, it would be one more such draw. Student's t with one degree of
+-- freedom less than there are draws; of one draw nothing is known but what the patients say.
+local function widen(r, draws, twins)
+  local n, mean, squares = #draws, 0.0, 0.0
+  if n < 2 or r.low ~= r.low then return r end
+  for _, v in ipairs(draws) do mean = mean + v / n end
+  for _, v in ipairs(draws) do squares = squares + (v - mean) ^ 2 end
+  local half = distributions.t_quantile(0.95, n - 1) * math.sqrt(squares / (n - 1) * (1 / n + 1 / twins))
+  r.low = r.mean - math.sqrt((r.mean - r.low) ^ 2 + half ^ 2)
+  r.high = r.mean + math.sqrt((r.high - r.mean) ^ 2 + half ^ 2)
+  return r
+end
+
 function estimates.learned(over, s)
   if not s.twin then return { nothing = "one training only" } end
-  return over:mean(differences(s.twin, last_stage(s.stages)))
+  return widen(over:mean(differences(s.twin, last_stage(s.stages))), means_of_draws(s.stages), s.twins or 1)
 end
 
 function estimates.labels(over, s)
@@ -224,7 +252,8 @@ local no_spread = "no spread" -- what units say of values that are all the same
 ---@param name string of gate.checks
 ---@param over medxai.Units of the images
 ---@param s table similarities of each image, NaN where undefined: stranger, stages [stage][draw][image], twin,
----  twin_stranger, other, other_stranger, repeated, permuted, gains; what is missing cannot be judged
+---  twins (their number), twin_stranger, other, other_stranger, repeated, permuted, gains; what is missing cannot be
+---  judged
 ---@param thresholds table as gate.thresholds
 ---@return medxai.Verdict
 ---@return table estimate { mean, low, high, n, units, why }

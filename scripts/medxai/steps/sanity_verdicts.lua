@@ -100,6 +100,7 @@ local function similarities(job, p, e, rows)
   s[1].stranger, s[2].stranger = strange[1], strange[2]
   s[1].stages, s[2].stages = stages_of(p, e, 1), stages_of(p, e, #cells.views + 1)
   pairs_with(p.twins, "train_seed", "twin", "twin_stranger")
+  s[1].twins, s[2].twins = math.max(1, #p.twins), math.max(1, #p.twins)
   pairs_with(p.others, "network", "other", "other_stranger")
   if p.permuted then pairs_with({ p.permuted }, "permuted", "permuted", "unused") end
   for k, place in ipairs(p.random) do
