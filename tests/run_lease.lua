@@ -163,6 +163,20 @@ t.test("who looked at a generation that was superseded long ago does not own", f
   t.equal({ held:is_mine(), files.list(dir .. "/claims") }, { true, { "cell.3", "nothing.1", "workers" } })
 end)
 
+t.test("a claim that was made and never written is taken over soon, however long takeover_s is", function()
+  local dir = t.tmpdir()
+  local soon = lease.torn_s
+  lease.torn_s = 0.05
+  local restore <close> = setmetatable({}, { __close = function() lease.torn_s = soon end })
+  local a <close> = lease.open(dir, { takeover_s = 1000 })
+  t.write(dir .. "/claims/cell.1", "")
+  t.equal({ a:take "cell" }, { nil, "unknown" })
+  local began, held = require("medxai.host").now(), nil
+  repeat held = a:take "cell" until held or require("medxai.host").now() - began > 60
+  t.equal(t.ok(held).generation, 2)
+  held:close()
+end)
+
 t.test("claims on work that is over are removed, others stay; what was cleared can be claimed again at once, "
   .. "by anybody", function()
   local dir = t.tmpdir()

@@ -7,6 +7,7 @@
 -- It refuses to overwrite a finished map.
 local check = require "medxai.base.check"
 local canon = require "medxai.base.json"
+local file = require "medxai.file"
 local files = require "medxai.base.files"
 local torch = require "medxai.torch"
 
@@ -96,6 +97,12 @@ function Store:merge(keys)
   for _, key in ipairs(others) do move(key) end
   if #lines > 0 then files.append(self.index, table.concat(lines, "\n") .. "\n") end
   for _, path in ipairs(indexes) do files.remove(path) end
+end
+
+--- Removes the index of this process, where others have put all together and finished: what it has added since, before
+--- it saw that its work had been taken over, they have made as well.
+function Store:forget()
+  if self.worker then file.remove(self.own) end
 end
 
 --- The finished record of an image in a set, nil where it has to be made (a failed one is made again).

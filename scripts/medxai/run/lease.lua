@@ -15,6 +15,7 @@ local host = require "medxai.host"
 local lease = {}
 
 lease.takeover_s = 120.0
+lease.torn_s = 10.0 -- a claim is written at once after it was made: one that stays empty is of a process that died
 local longest_beat_s = 10.0
 
 ---@class medxai.Leases one process' share in the claims of a folder
@@ -186,7 +187,9 @@ local function claim_state(self, name, generation)
   if owner then return owner.free and "free" or checked_state(self, owner), owner end
   list(self)
   if self.known[name] > generation then return "alive" end
-  return stands_still(self, "claim " .. name .. "." .. generation, "torn", self.takeover_s) and "dead" or "unknown"
+  -- made and not written: its process died in between, and nobody knows which one it was
+  return stands_still(self, "claim " .. name .. "." .. generation, "torn", math.min(self.takeover_s, lease.torn_s))
+    and "dead" or "unknown"
 end
 
 -- ---- what others call -----------------------------------------------------------------------------------------------

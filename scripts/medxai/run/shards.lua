@@ -57,8 +57,9 @@ function Shards:look()
   return self.seen >= self.count
 end
 
--- Whether the step was finished by others, who have cleared it, while this process stood still.
-local function is_over(self) return not files.is_folder(self.dir) end
+--- Whether the step was finished by others, who have cleared it, while this process stood still.
+---@return boolean
+function Shards:is_over() return not files.is_folder(self.dir) end
 
 -- Claims shard k and those behind it, at most so many, as far as they are neither done nor another process'.
 local function claim(self, group, k, most)
@@ -67,7 +68,7 @@ local function claim(self, group, k, most)
     local held = self.run.leases:take(claim_of(self, k))
     if not held then return end
     group[#group + 1] = held
-    if files.exists(path_of(self, k)) or is_over(self) then -- its last owner has ended it
+    if files.exists(path_of(self, k)) or self:is_over() then -- its last owner has ended it
       group[#group]:close()
       group[#group] = nil
       return
@@ -100,7 +101,7 @@ local function try(self, k, most, work)
   local first = (k - 1) * shards.images + 1
   local cost = work(first, math.min(self.images, first - 1 + #group * shards.images),
     { is_second = group.is_second or false, is_mine = is_mine })
-  if is_mine() and not is_over(self) then record(self, group, cost) end
+  if is_mine() and not self:is_over() then record(self, group, cost) end
   return true
 end
 
@@ -118,7 +119,7 @@ end
 function Shards:work(most, work)
   local place, pause = place_of(self), nil
   file.first(files.join(self.dir, "images"), self.images .. "\n") -- for shards.progress; makes no folder
-  while not self:look() and not is_over(self) do
+  while not self:look() and not self:is_over() do
     local worked = false
     for i = 0, self.count - 1 do
       local k = (place + i) % self.count + 1

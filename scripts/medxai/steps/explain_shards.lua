@@ -86,6 +86,7 @@ function Share:work()
   self.bar = bar
   self.shared:work(function() return math.max(1, runner.at_once(self.maps) // shards.images) end,
     function(first, last, claim) return make(self, first, last, claim) end)
+  if self.shared:is_over() then job.store:forget() end
 end
 
 -- The records of all maps in the order of images and methods; what somebody has removed meanwhile is made again.
