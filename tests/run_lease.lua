@@ -163,11 +163,19 @@ t.test("who looked at a generation that was superseded long ago does not own", f
   t.equal({ held:is_mine(), files.list(dir .. "/claims") }, { true, { "cell.3", "nothing.1", "workers" } })
 end)
 
+t.test("a file that another process removes at the same moment is removed, and no error", function()
+  local dir, exists = t.tmpdir(), files.exists
+  local restore <close> = setmetatable({}, { __close = function() files.exists = exists end }) -- luacheck: ignore
+  files.exists = function() return true end -- luacheck: ignore
+  files.remove(dir .. "/gone")
+  files.remove(dir .. "/gone/deeper")
+end)
+
 t.test("a claim that was made and never written is taken over soon, however long takeover_s is", function()
   local dir = t.tmpdir()
   local soon = lease.torn_s
   lease.torn_s = 0.05
-  local restore <close> = setmetatable({}, { __close = function() lease.torn_s = soon end })
+  local restore <close> = setmetatable({}, { __close = function() lease.torn_s = soon end }) -- luacheck: ignore
   local a <close> = lease.open(dir, { takeover_s = 1000 })
   t.write(dir .. "/claims/cell.1", "")
   t.equal({ a:take "cell" }, { nil, "unknown" })

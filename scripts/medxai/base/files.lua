@@ -121,7 +121,8 @@ end
 
 --- Removes a file if it is there.
 function files.remove(path)
-  if files.exists(path) then must(file.remove(path)) end
+  local done, message, code = file.remove(path)
+  if done == nil and code ~= "ENOENT" and code ~= "ENOTDIR" then refuse(message, code) end
 end
 
 --- Removes a folder with all it holds, if it is there.
