@@ -325,11 +325,16 @@ local function simulate(options)
   return out
 end
 
+-- Simulates: every cell is done, none is recorded twice, and cells are trained again at most as often as workers die.
+local function none_lost(options)
+  local r = simulate(options)
+  t.equal({ r.done, r.twice }, { options.cells, 0 })
+  t.ok(r.trained <= options.cells + r.killed and r.killed <= options.kills, r.trained)
+end
+
 t.test("workers of one machine, some of them killed: no cell is lost, none is done twice but those of "
   .. "the killed", function()
-  local r = simulate { workers = 6, cells = 24, seconds = 0.1, kills = 3, takeover_s = 1000 }
-  t.equal({ r.done, r.twice }, { 24, 0 })
-  t.ok(r.trained <= 24 + r.killed and r.killed <= 3, r.trained)
+  none_lost { workers = 6, cells = 24, seconds = 0.1, kills = 3, takeover_s = 1000 }
 end)
 
 t.test("workers of as many machines, some of them killed: the same", function()
@@ -340,13 +345,9 @@ end)
 
 t.long("64 workers, 200 cells, 12 of them killed: none lost, none recorded twice, trained again at most as often "
   .. "as killed", function()
-  local r = simulate { workers = 64, cells = 200, seconds = 1, kills = 12, takeover_s = 1000 }
-  t.equal({ r.done, r.twice }, { 200, 0 })
-  t.ok(r.trained <= 200 + r.killed and r.killed <= 12, r.trained)
+  none_lost { workers = 64, cells = 200, seconds = 1, kills = 12, takeover_s = 1000 }
 end)
 
 t.long("the same where each is on a machine of its own", function()
-  local r = simulate { workers = 64, cells = 200, seconds = 1, kills = 12, takeover_s = 30, machines = true }
-  t.equal({ r.done, r.twice }, { 200, 0 })
-  t.ok(r.trained <= 200 + r.killed and r.killed <= 12, r.trained)
+  none_lost { workers = 64, cells = 200, seconds = 1, kills = 12, takeover_s = 30, machines = true }
 end)

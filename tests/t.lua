@@ -213,6 +213,16 @@ function t.needs_bfloat16()
   if why then t.skip("no bfloat16: " .. why) end
 end
 
+--- The file that names this start of the system. Bound to another text in a file system of its own (unshare -m), it
+--- makes a process one of another machine. Skips the test where that is not allowed.
+function t.boot_id()
+  local path = "/proc/sys/kernel/random/boot_id"
+  if not os.execute("unshare -m sh -c 'mount --bind /dev/null " .. path .. "' 2>/dev/null") then
+    t.skip "no file systems of one's own here"
+  end
+  return path
+end
+
 --- A test of minutes: it runs, and counts, only where MEDXAI_TEST_LONG is 1 (./bootstrap test --long).
 function t.long(sentence, f, opts)
   if os.getenv "MEDXAI_TEST_LONG" == "1" then t.test(sentence, f, opts) end
