@@ -64,6 +64,9 @@ t.test("a letter that gives the class away is found; an audit killed anywhere re
   t.ok(checks["clear: told from border, cheap probe"] and checks["clear: told from border, trainings"])
   t.equal(checks["clear: source known within the class"].reason, "one source: 'phantom'")
   t.ok(checks["Grad-CAM: energy in the lungs above swap"])
+  local on_letter = checks["Grad-CAM: energy on the markers above swap"]
+  t.equal(on_letter.n, "32", "only images with a letter count: 32 of the 48 that maps are made of")
+  t.ok(tonumber(on_letter.estimate) > 0, on_letter.estimate)
   local areas = csv.read(dir .. "/runs/tiny/tables/audit.csv")
   t.equal(#areas, 2 * 4 * 3, "two witnesses, four inputs, three classes")
   t.ok(tonumber(areas[7].power_clear) > 0 and areas[7].positives == "20" and areas[7].input == "border")

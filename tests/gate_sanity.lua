@@ -173,7 +173,7 @@ end)
 
 t.test("strangers are other patients, of the same class where there are any, keyed by the seed", function()
   local images = {}
-  for i = 1, 12 do images[i] = { id = "i" .. i, patient = "p" .. (i + 1) // 2, label = i % 3 } end
+  for i = 1, 12 do images[i] = { id = "i" .. i, patient = "p" .. (i + 3) // 4, label = i % 3 } end -- 1, 4: both alike
   images[13] = { id = "i13", patient = "p13", label = 9 } -- alone in its class
   local list = gate.strangers(images, 42, 5)
   for i, others in ipairs(list) do

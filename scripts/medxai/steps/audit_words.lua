@@ -126,11 +126,11 @@ end
 local function maps_table(found)
   local rows = canon.list {}
   for i, row in ipairs(found.maps) do
-    rows[i] = canon.list { row.method, number(row.share.mean) .. interval(row.share), number(row.area.mean),
+    rows[i] = canon.list { row.method, row.part, number(row.share.mean) .. interval(row.share), number(row.area.mean),
       number(row.swap.mean),
       number(row.gain.mean) .. interval(row.gain), row.gate, (row.verdict.verdict:gsub("_", " ")) }
   end
-  return { title = "Where maps lie", columns = canon.list { "method", "share in the lungs", "lungs' area",
+  return { title = "Where maps lie", columns = canon.list { "method", "part", "map's share in it", "its area",
     "another patient's map", "gain", "gate", "verdict" }, rows = rows }
 end
 

@@ -153,7 +153,7 @@
 ---@field images? integer|string of the test split for hiding and maps; or "all" (default 240 images, --images, at most 2 with --smoke)
 ---@field inputs? string[] what is trained on, each a value of the data's option input (default { "whole", "lungs_raw", "outside", "border", "shape" })
 ---@field margin? number AUROC from which a class counts as told (a half standard deviation) (default 0.638)
----@field methods? medxai.Methods whose maps' share inside the lungs is told (default {  })
+---@field methods? medxai.Methods whose maps' share inside the lungs is told, and on the markers where the data have a mask of them (default {  })
 ---@field placebo? integer patches of the same shape elsewhere, per part and image (default 4)
 ---@field regions? string[] parts that are hidden beside placebos (default { "markers", "border", "lungs" })
 ---@field seeds? integer[] trainings per input; {}: the probe alone, nothing is trained (default { 1, 2, 3 })
