@@ -258,7 +258,8 @@ t.test("maps on the letter hold all of their energy there, and their gain over o
   local split = require("medxai.data.readers").phantom { size_px = 32, n_train = 0, n_val = 0, n_test = 36,
     marker = { rate = { 0, 1, 1 } } }.test -- no letter in the 12 images of the first class
   local made_maps, base = store.open(dir), { chosen = {}, records = {}, statuses = {
-    { method = "letter", label = "letter", maps = "letter-1" }, { method = "flat", label = "flat", maps = "flat-1" } } }
+    { method = "letter", label = "letter", maps = "letter-1" },
+    { method = "flat", label = "flat", maps = "flat-1" } } }
   for i = 1, 36 do
     base.chosen[i] = i
     local letter, flat = split:mask(i, "marker"):to { dtype = "float32" }, torch.ones(32, 32)

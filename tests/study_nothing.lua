@@ -41,7 +41,8 @@ local function gains(folder, metric)
     end
     local mean = sum / n
     out[method] = { mean = mean, se = math.sqrt(math.max(0, squares / n - mean ^ 2) / (n - 1)), n = n }
-    print(("      %-20s %s gain %+.3f, standard error %.3f, %d networks"):format(method, metric, mean, out[method].se, n))
+    print(("      %-20s %s gain %+.3f, standard error %.3f, %d networks"):format(method, metric, mean, out[method].se,
+      n))
   end
   return out
 end
