@@ -252,7 +252,7 @@ t.test("what the gate said of a method on these weights stands beside where its 
   t.equal(words "w2", { "not judged", "not judged" }, "other weights were not judged")
 end)
 
-t.test("maps on the letter hold all of their energy there, and their gain over other patients' maps tells it", function()
+t.test("maps on the letter hold all of their energy there, which their gain over other patients' maps tells", function()
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
   local dir, store = t.tmpdir(), require "medxai.explain.store"
   local split = require("medxai.data.readers").phantom { size_px = 32, n_train = 0, n_val = 0, n_test = 36,
