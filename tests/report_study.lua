@@ -253,7 +253,7 @@ t.test("an item that the run does not answer is to be filled in by the authors; 
   for _, part in ipairs { "CLAIM 2024: ", "TRIPOD+AI 2024: ", "resnet50: 8 epochs of batches of 16, sgd (lr 0.01)",
     "a: the epoch with the best accuracy on the val split (epoch 3)",
     "by image, patients unknown; pairs of the same image in two splits: 1, of nearly the same: 2",
-    "primary: networks by macro AUROC, explanations by road combined, the audit by AUROC without the lungs" } do
+    "primary: networks by macro AUROC, explanations by ROAD combined, the audit by AUROC without the lungs" } do
     t.ok(page:find(part, 1, true), "missing: " .. part)
   end
   t.ok(page:find("<td>5</td><td>Prospective or retrospective</td><td><i>to be filled in by the authors</i></td>", 1,

@@ -5,6 +5,7 @@ local drawing = require "medxai.show.drawing"
 local linkage = require "medxai.stats.linkage"
 local palette = require "medxai.show.palette"
 local plot = require "medxai.show.plot"
+local title_of = require("medxai.score.registry").title
 
 local figures = {}
 
@@ -244,7 +245,7 @@ function figures.tau(c, models)
     local pairs_ = {}
     for _, row in ipairs(c.tau) do
       if row.run == model then
-        pairs_[#pairs_ + 1] = { a = (c.short(row.a):gsub("_", " ")), b = (c.short(row.b):gsub("_", " ")),
+        pairs_[#pairs_ + 1] = { a = title_of(c.short(row.a)), b = title_of(c.short(row.b)),
           value = row.tau_b }
         drawn[#drawn + 1], n, methods = row, math.max(n, row.n or 0), math.max(methods, row.methods or 0)
       end

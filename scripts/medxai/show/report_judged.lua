@@ -42,7 +42,8 @@ local function is_numeric(t, c)
   for _, row in ipairs(t.rows) do
     local cell = row[c] or ""
     if cell ~= "" and cell ~= "-" then
-      if not cell:find "^[+-]?%.?%d" and not cell:find "^%[" and cell ~= "undefined" then return false end
+      local is_number = cell:find "^[+-]?%.?%d" or cell:find "^%[" or cell:find "^-, "
+      if not is_number and cell ~= "undefined" then return false end
       any = true
     end
   end
@@ -50,6 +51,7 @@ local function is_numeric(t, c)
 end
 
 local longest = 14 -- rows; a table that the terminal does not show is folded from here on
+local most_sentences = 8
 
 -- One table; a long one that is no part of the answer is folded.
 local function put_table(page, put, t)
@@ -73,7 +75,14 @@ end
 ---@param put fun(page: table, format: string, ...: any)
 ---@param result table
 function judged.put(page, put, result)
-  for _, sentence in ipairs(result.sentences) do put(page, "<p>%s</p>", html.text(sentence)) end
+  local list = {}
+  for i, sentence in ipairs(result.sentences) do list[i] = ("<p>%s</p>"):format(html.text(sentence)) end
+  local shown = #list > most_sentences and most_sentences - 2 or #list
+  put(page, "%s", table.concat(list, "\n", 1, shown))
+  if shown < #list then
+    put(page, "<details><summary>%d more sentences</summary>%s</details>", #list - shown,
+      table.concat(list, "\n", shown + 1))
+  end
   for _, t in ipairs(result.tables) do put_table(page, put, t) end
   require("medxai.show.plot").put(page, put, result)
 end

@@ -202,6 +202,21 @@ local verdict_columns = { { "subject" }, { "check" }, { "verdict" }, { "estimate
   { "interval", numeric = true }, { "threshold", numeric = true }, { "p, Holm", numeric = true },
   { "images", numeric = true }, { "units", numeric = true }, { "reason" } }
 
+-- Only columns that any row has a number or a word in.
+local function table_of_verdicts(rows)
+  local columns, kept, out = {}, {}, {}
+  for c, column in ipairs(verdict_columns) do
+    local any = false
+    for _, row in ipairs(rows) do any = any or row[c] ~= "" end
+    if any then columns[#columns + 1], kept[#kept + 1] = column, c end
+  end
+  for i, row in ipairs(rows) do
+    out[i] = { id = row.id, mark = row.mark }
+    for k, c in ipairs(kept) do out[i][k] = row[c] end
+  end
+  return (html.table(columns, out, "judged"))
+end
+
 -- The verdicts of a part, each a row that a sentence can link to: those that one does link to, then the others, folded
 -- where they are many.
 local function put_verdicts(page, pen, part)
@@ -214,12 +229,12 @@ local function put_verdicts(page, pen, part)
       number(v.p_holm, "%.3g"), number(v.n, "%d"), number(v.units, "%d"), text(v.reason or "") }
   end
   if #linked > 0 then
-    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", (html.table(verdict_columns, linked, "judged")))
+    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", table_of_verdicts(linked))
   end
   if #others == 0 then return end
   local more = #linked > 0 and "more " or ""
   pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open" or "", #others,
-    more, #others == 1 and "" or "s", (html.table(verdict_columns, others, "judged")))
+    more, #others == 1 and "" or "s", table_of_verdicts(others))
 end
 
 -- A result without the tables of other parts of the page.

@@ -19,7 +19,7 @@ local function is(word) return function(row) return row.verdict and row.verdict.
 ---@param word string
 ---@return string
 function combine.named(rows, word)
-  local list, at = {}, {}
+  local list, at, groups, of = {}, {}, {}, {}
   for _, row in ipairs(rows or {}) do
     if row.verdict and row.verdict.verdict == word then
       if not at[row.class] then
@@ -29,9 +29,13 @@ function combine.named(rows, word)
       table.insert(at[row.class], row.input)
     end
   end
-  local words = {}
-  for i, one in ipairs(list) do words[i] = ("%s (%s)"):format(one[1], table.concat(one, ", ", 2)) end
-  return table.concat(words, ", ")
+  for _, one in ipairs(list) do -- classes with the same inputs stand together
+    local inputs = table.concat(one, ", ", 2)
+    if not of[inputs] then groups[#groups + 1], of[inputs] = inputs, {} end
+    table.insert(of[inputs], one[1])
+  end
+  for i, inputs in ipairs(groups) do groups[i] = ("%s (%s)"):format(table.concat(of[inputs], ", "), inputs) end
+  return table.concat(groups, ", ")
 end
 
 local function hidden(rows)
