@@ -119,7 +119,8 @@ local function put_models(run, models, images)
     lines[i] = { image_id = ("%016x"):format(i), path = ("Test/%s/images/case_%04d.png"):format(class_of(i), i),
       patient = "p" .. i, source = i % 3 == 1 and "A" or "B", label = class_of(i) }
   end
-  csv.write(run.dir .. "/study/images.csv", { "image_id", "path", "patient", "source", "label" }, lines)
+  local of = run.dir .. "/study/images.csv"
+  csv.write(of, { "image_id", "path", "patient", "source", "label" }, lines)
   files.write_data(run.dir .. "/config.json", { name = "whole", seed = 42,
     question = "Which network, and which explanation of it? A page made from made numbers." })
 end
@@ -288,8 +289,9 @@ end
 local function put_audit(run, images)
   local function area(input, class, mean)
     local v = mean > 0.7 and "found" or mean < 0.55 and "not_found" or "undecided"
+    local has_lungs = input == "whole" or input == "lungs_raw"
     return { input = input, class = class, seeds = 3, area = { mean = mean, low = mean - 0.07, high = mean + 0.06,
-      n = images, units = images }, verdict = { verdict = v }, p_above = 0.01, p_below = 0.9,
+      n = images, units = images }, verdict = not has_lungs and { verdict = v } or nil, p_above = 0.01, p_below = 0.9,
       power = { clear = 0.8, find75 = 0.85, find85 = 0.99, positives = images // 3, negatives = images * 2 // 3 } }
   end
   local found = { over = { count = images, resampled = "patients" }, margin = 0.638, left_out = 0, placebo = 4,

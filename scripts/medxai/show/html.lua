@@ -116,12 +116,14 @@ code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: .92em; }
 details summary { cursor: pointer; color: #333; }
 @media (max-width: 40rem) {
   body { padding: 1.2rem .9rem 3rem; } h1 { font-size: 1.4rem; }
+  main > figure { overflow-x: auto; } main > figure > svg, main > figure > img { max-width: 38rem; }
   .scroll { background: linear-gradient(to right, #fff 60%, #fff0) local, linear-gradient(to left, #8886, #8880 1rem) right/1rem 100% no-repeat; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; }
   h2 { break-after: avoid; } figure, tr, .warnings { break-inside: avoid; }
   details::details-content { content-visibility: visible; display: block; }
+  details.long::details-content { display: none; } details.long summary::after { content: " (not printed)"; }
   nav { display: none; } .scroll { overflow: visible; } table { font-size: 7.5pt; }
   @page { margin: 16mm; }
 }

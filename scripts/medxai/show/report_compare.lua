@@ -25,8 +25,11 @@ end
 local function plain_word(word) return word or "" end
 
 local function images(row)
-  local lost = (row.undefined or 0) + (row.failed or 0)
-  return row.n .. (lost > 0 and (" (%d undefined, %d failed)"):format(row.undefined, row.failed) or "")
+  local lost = {}
+  for _, kind in ipairs { "undefined", "failed" } do
+    if (row[kind] or 0) > 0 then lost[#lost + 1] = ("%d %s"):format(row[kind], kind) end
+  end
+  return row.n .. (#lost > 0 and (" (%s)"):format(table.concat(lost, ", ")) or "")
 end
 
 local columns = { "method", "mean", "swap", "gain over swap", "above swap", "beats baselines", "rank", "first", "power",

@@ -43,7 +43,7 @@ local function is_numeric(t, c)
     local cell = row[c] or ""
     if cell ~= "" and cell ~= "-" then
       local is_number = cell:find "^[+-]?%.?%d" or cell:find "^%[" or cell:find "^-, "
-      if not is_number and cell ~= "undefined" then return false end
+      if not is_number and not cell:find "^undefined" then return false end
       any = true
     end
   end
@@ -51,6 +51,7 @@ local function is_numeric(t, c)
 end
 
 local longest = 14 -- rows; a table that the terminal does not show is folded from here on
+local too_long = 100 -- rows of a folded table that is not printed
 local most_sentences = 8
 
 -- One table; a long one that is no part of the answer is folded.
@@ -64,7 +65,8 @@ local function put_table(page, put, t)
   if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
   local body = html.table(columns, rows, "judged")
   if t.page_only and #rows > longest then
-    body = ("<details><summary>%d rows</summary>%s</details>"):format(#rows, body)
+    local long = #rows > too_long and ' class="long"' or ""
+    body = ("<details%s><summary>%d rows</summary>%s</details>"):format(long, #rows, body)
   end
   put(page, "%s", body)
   if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end

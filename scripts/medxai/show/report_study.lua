@@ -233,7 +233,8 @@ local function put_verdicts(page, pen, part)
   end
   if #others == 0 then return end
   local more = #linked > 0 and "more " or ""
-  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open" or "", #others,
+  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open"
+    or #others > 100 and ' class="long"' or "", #others,
     more, #others == 1 and "" or "s", table_of_verdicts(others))
 end
 

@@ -296,7 +296,8 @@ local function tell_counts(run, images, classes)
   if largest - least > 1 then run:warn("study: the classes are not balanced, some have no more patients: "
     .. table.concat(words, ", ")) end
   if #images < 10 then
-    run:warn(("study: %d patients are fewer than 10: there are no intervals and no verdicts"):format(#images))
+    local units = images[1] and images[1].patient == "unknown" and "images" or "patients"
+    run:warn(("study: %d %s are fewer than 10: there are no intervals and no verdicts"):format(#images, units))
   end
 end
 
