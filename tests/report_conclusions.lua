@@ -111,7 +111,7 @@ t.test("a method that alone is first everywhere, above swap and baselines, is fo
   local c = words.explanation(compare { row("n1", "layercam", 1, 0.3), row("n1", "gradcam", 2, 0.2),
     row("n2", "layercam", 1, 0.1) })
   t.equal({ c.state, c.estimate, c.chance }, { "found", 0.1, 0 })
-  t.equal(c.sentence, "By ROAD combined (higher is better), on both models layercam alone is first, above another "
+  t.equal(c.sentence, "By ROAD combined (higher is better), on both models, layercam alone is first, above another "
     .. "patient's map and above each baseline. Of the methods that are first, the least gain over another patient's map "
     .. "is that of layercam on n2: "
     .. "+0.100 [+0.050, +0.150] (chance 0).")
@@ -131,7 +131,7 @@ t.test("first without support, several first and a failed gate are undecided, ea
     row("n2", "layercam", 1, 0.1), row("n2", "gradcam", 1, 0.05) })
   t.equal(c.state, "undecided")
   t.ok(c.sentence:find("^Undecided: by ROAD combined"), c.sentence)
-  t.ok(c.sentence:find("on n1 layercam is first, but not shown to be above each baseline; on n2 2 methods may be "
+  t.ok(c.sentence:find("on n1, layercam is first, but not shown to be above each baseline; on n2, 2 methods may be "
     .. "first (layercam and gradcam).", 1, true), c.sentence)
   c = words.explanation(compare({ row("n1", "saliency", 1, 0.3, { gate = "gate failed: weights" }) },
     { runs = { "n1" } }))
@@ -142,11 +142,11 @@ end)
 t.test("a metric that tells nothing ranks nothing; partial studies and too few images say so", function()
   local c = words.explanation(compare({}, { silent = { n1 = true, n2 = true } }))
   t.equal({ c.state, c.verdict }, { "not_found", "none is told" })
-  t.equal(c.sentence, "None: by ROAD combined (higher is better), on both models no method's map is shown to do "
+  t.equal(c.sentence, "None: by ROAD combined (higher is better), on both models, no method's map is shown to do "
     .. "better than another patient's map.")
   c = words.explanation(compare({}, { partial = "4 of 24 cells", few = "6 patients are too few for a ranking" }))
   t.equal(c.state, "undecided")
-  t.equal(c.sentence, "PARTIAL, 4 of 24 cells. Undecided: by ROAD combined (higher is better), on both models nothing "
+  t.equal(c.sentence, "PARTIAL, 4 of 24 cells. Undecided: by ROAD combined (higher is better), on both models, nothing "
     .. "is ranked. 6 patients are too few for a ranking.")
   t.equal(words.explanation {}.sentence, "The explanations were not compared: run:compare was not run.")
 end)

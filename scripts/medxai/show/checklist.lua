@@ -172,9 +172,10 @@ function known.class_balance(run)
     local f = m.training
     if not f then return nil end
     local list = {}
-    if f.class_weights and f.class_weights ~= "none" then list[1] = "losses weighted by class" end
-    if f.sampler and f.sampler ~= "shuffle" then list[#list + 1] = "sampler " .. tostring(f.sampler) end
-    return ("%s: %s"):format(m.network, #list > 0 and table.concat(list, ", ") or "no method against imbalance")
+    if f.weight then list[1] = "loss weighted by class" end
+    if f.sampler == "weighted" then list[#list + 1] = "every class drawn equally often" end
+    if f.loss then list[#list + 1] = "a loss of the experiment's own (see its settings)" end
+    return ("%s: %s"):format(m.network, #list > 0 and table.concat(list, ", ") or "none; no recalibration for it")
   end))
 end
 

@@ -268,7 +268,7 @@ local function clauses_of(models, total)
   for i, text in ipairs(order) do
     local on = #of[text] == total and total == 2 and "both models" or #of[text] == total and total > 2
       and ("all %d models"):format(total) or list_text(of[text])
-    out[i] = ("on %s %s"):format(on, text)
+    out[i] = ("on %s, %s"):format(on, text)
   end
   return table.concat(out, "; ")
 end

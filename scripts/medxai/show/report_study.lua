@@ -224,7 +224,7 @@ local function put_verdicts(page, pen, part)
   for _, v in ipairs(page.shown and page.shown[part] or {}) do
     local anchor = conclusions.anchor(v)
     local list = page.linked[anchor] and linked or others
-    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text((v.check:gsub("_", " "))),
+    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text(words.measure(v.check)),
       text((v.verdict:gsub("_", " "))), number(v.estimate, "%.3f"), interval(v, "%.3f"), number(v.threshold, "%g"),
       number(v.p_holm, "%.3g"), number(v.n, "%d"), number(v.units, "%d"), text(v.reason or "") }
   end

@@ -354,11 +354,11 @@ end
 
 local shown = { "accuracy", "macro_f1", "nll", "ece", "ece_above_chance", "temperature" }
 -- What the table's columns mean, once.
-local function note_of(over, images, o)
+local function note_of(over, images, o, has_temperature)
   return ("%d images%s; brackets: %g %% intervals over %s. ECE: expected calibration error, in 15 groups of equal size; "
-    .. "less chance: beyond that of a calibrated network with the same confidences. Temperature: fitted on the tuning "
-    .. "split, 1 where confidences are right."):format(images, over.resampled == "patients"
-    and (" of %d patients"):format(over.count) or "", 100 * o.level, over.resampled)
+    .. "less chance: beyond that of a calibrated network with the same confidences.%s"):format(images,
+    over.resampled == "patients" and (" of %d patients"):format(over.count) or "", 100 * o.level, over.resampled,
+    has_temperature and " Temperature: fitted on the tuning split; 1 where confidences are right." or "")
 end
 
 -- One line per model: the primary endpoint with its interval, then the others that any model has.
@@ -381,7 +381,7 @@ local function page_table(rows, o, over, images)
     end
   end
   for c = 2, #columns do columns[c] = title_of(columns[c]) end
-  return { columns = canon.list(columns), rows = canon.list(lines), note = note_of(over, images, o) }
+  return { columns = canon.list(columns), rows = canon.list(lines), note = note_of(over, images, o, known.temperature) }
 end
 
 local function print_result(result)
