@@ -41,6 +41,16 @@ local function between(v, low, high, form)
   return interval == "" and text or text .. " " .. interval
 end
 
+-- A text with its metrics' names for reading.
+local function with_titles(text, out)
+  for _, id in ipairs(out.data.metrics) do
+    local short = tables.short(id, out.data)
+    local from, to = text:find(short, 1, true)
+    if from then text = text:sub(1, from - 1) .. metric.title(short) .. text:sub(to + 1) end
+  end
+  return text
+end
+
 -- The last column where it says the same in all rows: that goes into the title.
 local function without_images(list)
   local first = list[1] and list[1][#columns]
@@ -167,8 +177,9 @@ function words.of(out, agreement, o)
     end
   end
   for _, v in ipairs(out.verdicts) do
-    if v.check == "stability" and v.verdict == "depends" then sentences[#sentences + 1] = v.subject .. ": " .. v.reason
-      .. "." end
+    if v.check == "stability" and v.verdict == "depends" then
+      sentences[#sentences + 1] = with_titles(v.subject, out) .. ": " .. v.reason .. "."
+    end
   end
   if #out.stability > 0 then list[#list + 1] = stability_table(out) end
   if #agreement > 0 then list[#list + 1] = agreement_table(agreement, out.data.baselines) end
