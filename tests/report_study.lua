@@ -242,7 +242,7 @@ t.test("the checklists have the guidelines' items: CLAIM 1 to 44, TRIPOD+AI 1 to
   end
 end)
 
-t.test("each item has the guideline's number: what is asked for under a number is what the guideline asks there", function()
+t.test("each item has the guideline's number: under it is asked what the guideline asks there", function()
   local function check(list, words)
     local texts = {}
     for _, item in ipairs(list) do texts[item[1]] = item[2] end

@@ -78,7 +78,8 @@ t.test("maps get coarser until the viewer is below its limit, and the page says 
   local sum, sheet = 0, data.sheets[1][1]
   local levels, side = levels_of(sheet):select(2, 0):to { dtype = "float32" } / 255, data.map_px
   for i = 1, 20 do
-    local coarse = torch.adaptive_avg_pool2d(made.map(i, 1, 1):view { 1, 1, 64, 64 }, { side, side }):view { side, side }
+    local coarse = torch.adaptive_avg_pool2d(made.map(i, 1, 1):view { 1, 1, 64, 64 }, { side, side })
+      :view { side, side }
     local top, left = (i - 1) // sheet.across * sheet.rows, (i - 1) % sheet.across * sheet.columns
     local d = levels:narrow(0, top, side):narrow(1, left, side) - coarse
     sum = sum + (d * d):mean():item() / 20

@@ -292,8 +292,8 @@ local function course_of(m)
   for _, name in ipairs { "persistence", "of signed maps", "of magnitudes" } do columns[#columns + 1] = name end
   return { title = "Random weights from the output back, " .. m.model, columns = columns, rows = rows,
     note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left. "
-      .. "Head: the last layer alone is random; last stage: all layers are. Persistence: their mean, negative ones as 0; "
-      .. "beside it the same of signed maps and of magnitudes." }
+      .. "Head: the last layer alone is random; last stage: all layers are. Persistence: their mean, negative ones as "
+      .. "0; beside it the same of signed maps and of magnitudes." }
 end
 
 local function sentences_of(result)
@@ -306,8 +306,8 @@ local function sentences_of(result)
       end
     end
   end
-  local list = { string.format("Of %d pairs of a method and a network %d passed the gate, %d failed, %d %s undecided.", n,
-    count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are") }
+  local list = { string.format("Of %d pairs of a method and a network %d passed the gate, %d failed, %d %s "
+    .. "undecided.", n, count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are") }
   if #failed > 0 then
     list[2] = string.format("Failed: %s. They are marked from here on.", table.concat(failed, "; "))
   end

@@ -196,7 +196,8 @@ function words.network(facts)
   end
   c.sentence = ("Undecided: no network is shown to be the best by %s. %s may be; the best number is that of %s, "
     .. "%s%s%s. Pairs of networks that are decided: %d of %d."):format(measure, list_text(open), best,
-    estimate_text(e, "%.3f"), chance_text(n.chance), at_chance(e, n.chance, n.direction), s.decided, s.count) .. (n.few and " " .. n.few .. "." or "")
+    estimate_text(e, "%.3f"), chance_text(n.chance), at_chance(e, n.chance, n.direction), s.decided, s.count)
+    .. (n.few and " " .. n.few .. "." or "")
   return with_row(c, p, e)
 end
 
@@ -455,8 +456,8 @@ function words.audit(facts)
       "The audit was not run: whether the network goes by anything but the lungs is not known.")
   end
   local best = told_best(a.areas)
-  local number = best and (" Without the lungs, %s is told best, from the input '%s' by the %s: AUROC %s "
-    .. "(chance 0.5; a class counts as told above %g)."):format(best.class, best.input, best.witness,
+  local number = best and (" Without the lungs the highest AUROC is that of %s, from the input '%s' by "
+    .. "the %s: %s (chance 0.5; a class counts as told above %g)."):format(best.class, best.input, best.witness,
     estimate_text({ estimate = best.auroc, low = best.low, high = best.high }, "%.2f"), a.margin) or ""
   local audited = a.network and a.network ~= "data" and (" Audited: %s."):format(a.network) or ""
   local reason = (a.reason or "") ~= "" and ": " .. a.reason or ""

@@ -150,8 +150,8 @@ local function agreement_table(rows, baselines)
   end
   return { title = "Agreement of maps beyond that of different patients", rows = list, page_only = true,
     part = "agreement",
-    note = "Spearman's rank correlation of the maps as shown, in the part of the image that all models see. Agreement = "
-      .. "(same image - other patients) / (1 - other patients): 0 by chance, 1 the same maps; in brackets its 95 % "
+    note = "Spearman's rank correlation of the maps as shown, in the part of the image that all models see. Agreement "
+      .. "= (same image - other patients) / (1 - other patients): 0 by chance, 1 the same maps; in brackets its 95 % "
       .. "interval.",
     columns = canon.list { "of", "first", "second", "same image", "other patients", "agreement", "interval",
       "reason" } }

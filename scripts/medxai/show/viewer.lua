@@ -1,6 +1,6 @@
 -- The viewer of a page: maps over their images, from the page's file alone. Images are small JPEG pictures. The maps of
--- one network and method are one gray picture of tiles: PNG with 64 levels where there is room, else JPEG. The script of
--- viewer_script.lua draws them.
+-- one network and method are one gray picture of tiles: PNG with 64 levels where there is room, else JPEG. The script
+-- of viewer_script.lua draws them.
 -- It refuses a page above its limit: maps get coarser and pictures smaller until they fit, then fewer images are shown,
 -- and the page says how fine the maps are and how many images are left out.
 local canon = require "medxai.base.json"

@@ -34,8 +34,8 @@ function combine.named(rows, word)
     if not of[inputs] then groups[#groups + 1], of[inputs] = inputs, {} end
     table.insert(of[inputs], one[1])
   end
-  for i, inputs in ipairs(groups) do groups[i] = ("%s (%s)"):format(table.concat(of[inputs], ", "), inputs) end
-  return table.concat(groups, ", ")
+  for i, inputs in ipairs(groups) do groups[i] = ("%s (input %s)"):format(table.concat(of[inputs], ", "), inputs) end
+  return table.concat(groups, "; ")
 end
 
 local function hidden(rows)
@@ -55,13 +55,14 @@ end
 local function open_question(f)
   local told = f.trained or f.probe
   if any(told, is "found") then
-    return ("%s told without the lungs, but not shown to be used by the network"):format(combine.named(told, "found"))
+    return ("told without the lungs: %s; it is not shown that the network goes by it"):format(combine.named(told,
+      "found"))
   end
   if f.trained and any(f.probe, is "found") then
-    return ("the cheap probe tells %s without the lungs, the trainings do not"):format(combine.named(f.probe, "found"))
+    return ("the cheap probe tells without the lungs: %s; the trainings do not"):format(combine.named(f.probe, "found"))
   end
   if any(told, is "undecided") then
-    return ("whether %s is told without the lungs"):format(combine.named(told, "undecided"))
+    return ("whether these are told without the lungs: %s"):format(combine.named(told, "undecided"))
   end
   if not any(told, is "not_found") then return "no input without lungs was judged" end
   local part = any(f.occlusion, function(row) -- what fewer than ten images have is no question of these data
@@ -89,7 +90,7 @@ function combine.of(f)
       beside) }
   end
   if kept(f) then
-    local reason = ("%s told without the lungs, and the network keeps more than half of what it tells of %s without "
+    local reason = ("told without the lungs: %s; of what the network tells of %s it keeps more than half without "
       .. "them%s"):format(combine.named(f.trained or f.probe, "found"), kept(f).class, beside)
     return { verdict = "shortcut found", reason = reason }
   end

@@ -91,8 +91,8 @@ local function retained_table(found)
   end
   local columns = { "class", "AUROC, whole image", "AUROC, lungs blurred", "share kept", "AUROC, lungs at their mean",
     "share kept", "verdict" }
-  local note = "Share kept: (AUROC without the lungs - 0.5) / (AUROC of the whole image - 0.5), with its 95 %% interval. "
-    .. "Found: more than %g is kept, by both removals."
+  local note = "Share kept: (AUROC without the lungs - 0.5) / (AUROC of the whole image - 0.5), with its 95 %% "
+    .. "interval. Found: more than %g is kept, by both removals."
   return { title = ("The lungs replaced (%s)"):format(found.network), columns = canon.list(columns), rows = rows,
     note = note:format(parts.least_share) }
 end
@@ -108,9 +108,9 @@ local function occlusion_table(found)
   local columns = { "part", "images", "drop, blurred", "changed / elsewhere", "drop, mean", "changed / elsewhere",
     "verdict" }
   local note = ("Drop: of the true class's logit, with its 95 %% interval, beyond that of %d other places of the same "
-    .. "shape. Found: above %s, which is %g standard deviations of the logit margin, by both removals. Changed / elsewhere: share of images "
-    .. "whose prediction changes, and where as much is hidden elsewhere."):format(found.placebo,
-    number(parts.least_drop * found.occlusion[1].deviation), parts.least_drop)
+    .. "shape. Found: above %s, which is %g standard deviations of the logit margin, by both removals. Changed / "
+    .. "elsewhere: share of images whose prediction changes, and where as much is hidden elsewhere."):format(
+    found.placebo, number(parts.least_drop * found.occlusion[1].deviation), parts.least_drop)
   return { title = "Parts hidden, against as much hidden elsewhere", columns = canon.list(columns), rows = rows,
     note = note }
 end
@@ -133,8 +133,9 @@ local function maps_table(found)
       number(row.swap.mean),
       number(row.gain.mean) .. interval(row.gain), row.gate, (row.verdict.verdict:gsub("_", " ")) }
   end
-  return { title = "Where maps lie", note = "Share of a map's energy in the lungs, with its 95 % interval; by chance it is "
-    .. "the lungs' share of the image's area. Gain: over another patient's map on the same image.", columns = canon.list { "method", "share in the lungs", "lungs' area",
+  local note = "Share of a map's energy in the lungs, with its 95 % interval; by chance it is the lungs' share of the "
+    .. "image's area. Gain: over another patient's map on the same image."
+  return { title = "Where maps lie", note = note, columns = canon.list { "method", "share in the lungs", "lungs' area",
     "another patient's map", "gain", "gate", "verdict" }, rows = rows }
 end
 

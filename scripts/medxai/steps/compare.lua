@@ -386,8 +386,8 @@ local function predicted_of(list)
   return out
 end
 
--- Bytes that the page, of five million at most, has for the viewer: what is left beside the figures of networks, gate and
--- comparison, its tables, and the audit. Pictures go into the page as JPEG.
+-- Bytes that the page, of five million at most, has for the viewer: what is left beside the figures of networks, gate
+-- and comparison, its tables, and the audit. Pictures go into the page as JPEG.
 local function room_of(run, figures)
   local room = 4900000 - 400000
   for _, f in ipairs(figures) do

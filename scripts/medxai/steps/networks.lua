@@ -355,8 +355,8 @@ end
 local shown = { "accuracy", "macro_f1", "nll", "ece", "ece_above_chance", "temperature" }
 -- What the table's columns mean, once.
 local function note_of(over, images, o, has_temperature)
-  return ("%d images%s; brackets: %g %% intervals over %s. ECE: expected calibration error, in 15 groups of equal size; "
-    .. "less chance: beyond that of a calibrated network with the same confidences.%s"):format(images,
+  return ("%d images%s; brackets: %g %% intervals over %s. ECE: expected calibration error, in 15 groups of equal "
+    .. "size; less chance: beyond that of a calibrated network with the same confidences.%s"):format(images,
     over.resampled == "patients" and (" of %d patients"):format(over.count) or "", 100 * o.level, over.resampled,
     has_temperature and " Temperature: fitted on the tuning split; 1 where confidences are right." or "")
 end
@@ -474,8 +474,8 @@ function networks.tabulate(run, study, images, tuned, o, alive)
   tables.put(run, "tables/pairs.csv", tables.pairs, "networks", pair_rows(list))
   tables.put(run, "verdicts.csv", tables.verdicts, "networks", verdict_rows(list, o))
   return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)),
-    tables = canon.list { page_table(rows, o, over, images.n) }, n = images.n, units = over.count, resampled = over.resampled,
-    note = over.note, direction = endpoints.of(o.primary, study.classes).direction,
+    tables = canon.list { page_table(rows, o, over, images.n) }, n = images.n, units = over.count,
+    resampled = over.resampled, note = over.note, direction = endpoints.of(o.primary, study.classes).direction,
     chance = endpoints.chance(o.primary, images.labels, study.classes),
     figures = require("medxai.show.network_figures").draw(run, { primary = o.primary, margin = o.margin,
       firsts = firsts }) }

@@ -213,7 +213,8 @@ local function put_warnings(page)
     if not counted[w] then order[#order + 1] = w end
     counted[w] = (counted[w] or 0) + 1
   end
-  put(page, '<div class="warnings" role="note"><b>%d warning%s</b><ul>', #page.warnings, #page.warnings == 1 and "" or "s")
+  put(page, '<div class="warnings" role="note"><b>%d warning%s</b><ul>', #page.warnings,
+    #page.warnings == 1 and "" or "s")
   for _, w in ipairs(order) do
     put(page, "<li>%s%s</li>", text(w), counted[w] > 1 and string.format(" (%d times)", counted[w]) or "")
   end
