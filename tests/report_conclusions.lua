@@ -249,8 +249,8 @@ t.test("nothing found is told with its power and never as 'no shortcut'; no audi
   t.equal(c.state, "not_found")
   t.equal(c.sentence, "None of the shortcuts that were looked for was found. Without the lungs the highest AUROC is "
     .. "that of COVID-19, from the input 'outside' by the trainings: 0.52 [0.42, 0.57] (chance 0.5; a class counts "
-    .. "as told above 0.638). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability 0.97. "
-    .. "Audited: n1.")
+    .. "as told above 0.638). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability "
+    .. "0.97. Audited: n1.")
   t.ok(not c.sentence:lower():find("no shortcut", 1, true))
   t.equal(words.audit(audit("undecided", "whether x is told")).state, "undecided")
   t.equal(words.audit {}.sentence,
