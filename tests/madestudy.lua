@@ -205,9 +205,9 @@ local function scores_of(models, methods, images)
           for _, control in ipairs { "none", "swap" } do
             put { image_id = ("%016x"):format(i), patient = "p" .. i, method = method, metric = metric[1],
               status = "ok", label = class_of(i), predicted = class_of(i + i % 5 // 4), correct = tostring(i % 5 < 4),
-              run = m.name, network = m.network, train_seed = "42", explainer_seed = "1", control = control, direction = metric[2],
-              value = 0.3 + (control == "none" and gain or 0) * (metric[2] == "lower" and -1 or 1)
-                + 0.25 * normal(k, j, s, i, control), forwards = 2, backwards = 1 }
+              run = m.name, network = m.network, train_seed = "42", explainer_seed = "1", control = control,
+              direction = metric[2], value = 0.3 + (control == "none" and gain or 0)
+                * (metric[2] == "lower" and -1 or 1) + 0.25 * normal(k, j, s, i, control), forwards = 2, backwards = 1 }
           end
         end
       end

@@ -98,7 +98,7 @@ function levelsOf(entry) { // the grey values of a sheet, read once
   }
   return entry;
 }
-// What is said of one map: lists that are the same for all images hold one entry; words and sizes begin at 1, 0 is none.
+// What is said of one map. A list that is the same for all images holds one entry; words are counted from 1, 0 is none.
 function entryOf(place, index) {
   if (place === undefined) return 0;
   var list = data.lists[place];
@@ -255,7 +255,8 @@ choice("view", "show", [["one", "one map"], ["methods", "methods side by side"],
 choice("network", "network", numbered(data.networks));
 choice("method", "method", numbered(data.methods));
 choice("scale", "scale", [["own", "own: each map from 0 to 1"], ["shared", "shared: one per method and network"]]);
-choice("colors", "colors", [["inferno", "inferno"], ["viridis", "viridis"], ["jet", "jet (not for color-blind readers)"]]);
+choice("colors", "colors", [["inferno", "inferno"], ["viridis", "viridis"],
+  ["jet", "jet (not for color-blind readers)"]]);
 var opacityLabel = element("label", "opacity", bar), slider = element("input", undefined, opacityLabel);
 slider.type = "range"; slider.min = 0; slider.max = 100;
 slider.addEventListener("input", function () { state.opacity = parseInt(slider.value, 10); render(); });
@@ -273,7 +274,8 @@ function fineness() {
     + " images: more do not fit in the page." : text;
 }
 element("p", "Keys while the viewer is on the screen: left and right for the image, j and k for the method, n for the "
-  + "network, v for the view, s for the scale, + and - for the opacity, m to hide the maps. " + fineness(), box, "keys");
+  + "network, v for the view, s for the scale, + and - for the opacity, m to hide the maps. "
+  + fineness(), box, "keys");
 var shownOpacity = state.opacity;
 document.addEventListener("keydown", function (e) {
   var place = box.getBoundingClientRect();

@@ -318,7 +318,8 @@ end
 ---@param model table
 ---@param split table
 ---@param options table
----@return table result { summaries, statuses, figures, entries, records, rows, name, dir }: records of all images by all
+---@return table result { summaries, statuses, figures, entries, records, rows, name, dir }: records of all images by
+---  all
 ---  entries, in the order of the images; rows of all scores
 function explain.run(run, model, split, options)
   explain.check_split(run, split, model)

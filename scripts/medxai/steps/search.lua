@@ -321,7 +321,8 @@ end
 ---@class medxai.Search what run:grid returns
 ---@field model medxai.Model the winner's, with its best weights, in evaluation
 ---@field cell table the winner's fields
----@field result table { value, best_epoch, val_accuracy, ... } of the winner: selected on the validation split, so optimistic
+--- { value, best_epoch, val_accuracy, ... } of the winner: selected on the validation split, so optimistic
+---@field result table
 ---@field cheapest table the fields of the cheapest cell within one standard error of the winner
 ---@field cells table[] one row per cell, best first: its fields, status and scores
 

@@ -11,9 +11,12 @@ local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
 ---@field epoch integer epochs done
----@field history table[] one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy, val_macro_f1, best
+--- one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy,
+--- val_macro_f1, best
+---@field history table[]
 ---@field best table|nil { epoch, value, accuracy, loss, weights = copies of what training changes }
----@field within table|nil how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
+--- how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
+---@field within table|nil
 local Trainer = {}
 Trainer.__index = Trainer
 
