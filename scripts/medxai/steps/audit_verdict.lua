@@ -1,7 +1,7 @@
 -- What the audit's findings say together. A shortcut is found where a class is told without the lungs, or hiding a
 -- marker or the border changes the answer, and the network is seen to go by it. Where class and source are one, no
--- statistic separates them. It refuses to say that there is no shortcut: what was not found was looked for with a power
--- that is told.
+-- statistic separates them. It refuses to say that there is no shortcut: for what was not found it states the power
+-- with which it was looked for.
 local units = require "medxai.stats.units"
 
 local combine = {}

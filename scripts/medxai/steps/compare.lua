@@ -1,8 +1,9 @@
 -- run:compare: which explanation, and can the metric that says so be trusted? Methods and baselines on every model of a
 -- study, judged by several metrics beside each method's own chance level (another patient's map), with intervals over
--- patients, ranges of ranks, agreement beyond that of strangers, and how far the ranking depends on metric, network,
--- seed and setting. Cells first (study_cells.lua), statistics only of complete studies, or stamped partial. It refuses
--- a primary metric that is not among the metrics: what is decided by is named before anything is computed.
+-- patients, ranges of ranks, agreement beyond that of different patients' maps, and how far the ranking depends on
+-- metric, network, seed and setting. Cells are computed first (study_cells.lua); statistics come from complete studies,
+-- or are stamped partial. It refuses a primary metric that is not among the metrics: the metric that decides is named
+-- before anything is computed.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.study_cells"
 local check = require "medxai.base.check"

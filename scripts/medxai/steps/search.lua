@@ -3,8 +3,9 @@
 -- never done again, several processes may share the work (train/search.lua), cells that begin alike are trained once as
 -- far as they agree.
 --   local search = run:grid {
---     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 }, epochs = function(cell) return cell.train_depth > 1 and 15 or
---     10 end, train = function(cell) return model, data, fit_options end }
+--     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 },
+--     epochs = function(cell) return cell.train_depth > 1 and 15 or 10 end,
+--     train = function(cell) return model, data, fit_options end }
 -- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score
 -- unbiased.
 local canon = require "medxai.base.json"

@@ -1,6 +1,6 @@
 -- What is known of the trainings behind a study's models, for the page of a comparison: study/models.json holds how
 -- each was trained and what was found in its data before. Everything is read from the models' own run folders.
--- It refuses to fill in what a run did not say: that stays away.
+-- It refuses to fill in what a run did not say: that is left out.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 

@@ -1,5 +1,6 @@
--- One training: epochs over a data set by a loss (loss.lua), the best validation weights kept, its whole state written
--- to a checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
+-- One training: epochs over a data set by a loss (loss.lua); the weights with the best validation score are kept. Its
+-- whole state is written to a checkpoint after every epoch, and a training that goes on from a checkpoint ends with the
+-- same bits. run:fit drives one training, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
