@@ -67,6 +67,7 @@ local function put_tree(d, merges, order, x, width, y, side)
       is_free = is_free and (math.abs(t.y - p.y) > SMALL - 1 or p.x + 2 + wide < t.x or t.x + wide < p.x + 2)
     end
     if is_free then
+      d:rect(p.x + 1.5, p.y - 0.8 * SMALL, wide + 1, 0.72 * SMALL, 0xffffff) -- no line of the tree crosses a number
       d:text(p.x + 2, p.y - 1.2, p.text, { size = SMALL - 1, color = SOFT })
       taken[#taken + 1] = { x = p.x + 2, y = p.y }
     end
@@ -83,8 +84,10 @@ local function put_matrix(d, m, box)
   local left = box.left + widest + 15
   local side = math.min(box.side, (box.left + box.width - left - tree) / #names)
   y = y + SMALL + 1
+  local wide = drawing.text_width(tostring(#names), 1) -- of the largest number in a font of one point
+  local size = math.min(SMALL, side * 0.75, (side - 1.2) / wide)
   for k, i in ipairs(m.order) do
-    d:text(left + (k - 0.5) * side, y - 1.5, tostring(k), { size = math.min(SMALL, side * 0.75), align = "center" })
+    d:text(left + (k - 0.5) * side, y - 1.5, tostring(k), { size = size, align = "center" })
     d:text(left - 3, y + (k - 0.5) * side + SMALL * 0.36, tostring(k), { size = SMALL, align = "right" })
     d:text(left - 14, y + (k - 0.5) * side + SMALL * 0.36, labels[k], { size = SMALL, align = "right",
       color = m.soft and m.soft[m.names[i]] and SOFT or INK })
