@@ -71,6 +71,8 @@ local clicks = [==[
 <script>
 (function () {
   var found = [], steps = [], wide = document.documentElement.scrollWidth > window.innerWidth;
+  document.querySelectorAll("details").forEach(function (d) { d.open = true; });
+  document.querySelectorAll(".scroll").forEach(function (s) { wide = wide || s.scrollWidth > s.clientWidth + 1; });
   function select(name) {
     return Array.prototype.filter.call(document.querySelectorAll(".viewer label"),
       function (l) { return l.textContent.indexOf(name) === 0; })[0].querySelector("select, input");

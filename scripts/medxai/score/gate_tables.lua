@@ -257,7 +257,17 @@ local function legend(names, thresholds)
 end
 
 -- One network: its methods, then the controls; a row each.
-local function table_of(m, names, images)
+local function table_of(m, all, images)
+  local names, over = {}, "patients"
+  for _, name in ipairs(all) do -- those by which any method of this network was judged
+    local any = false
+    for _, line in ipairs(m.methods) do
+      local v = line.checks[name]
+      any = any or v.verdict ~= "not_applicable"
+      over = v.estimate and v.estimate.resampled or over
+    end
+    if any then names[#names + 1] = name end
+  end
   local columns, rows = { "method", "gate", table.unpack(names) }, {}
   for _, control in ipairs { false, true } do
     for _, line in ipairs(m.methods) do
@@ -269,8 +279,8 @@ local function table_of(m, names, images)
     end
   end
   return { title = string.format("Gate of %s, %d images", m.model, images), columns = columns, rows = rows,
-    note = tables.controls_sentence(m) .. " Brackets: 95 % intervals over patients; for the check 'weights' also over "
-      .. "draws of random weights." }
+    note = ("%s Brackets: 95 %% intervals over %s; for the check 'weights' also over draws of random weights."):format(
+      tables.controls_sentence(m), over) }
 end
 
 -- The course of a cascade: what is left of a map's likeness beyond that of strangers, from the head to the input.

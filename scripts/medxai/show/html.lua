@@ -100,7 +100,7 @@ td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .conclusions li:last-child { border-bottom: 0; }
 .conclusions a { white-space: nowrap; margin: 0 .35rem; font-weight: 600; } .conclusions span { display: block; }
 .conclusions .not_run span { color: #555; }
-.judged { font-size: .78rem; } .judged th.n { white-space: normal; }
+.judged { font-size: .78rem; } .judged th.n, .judged td.n { white-space: normal; }
 .judged td.n, .judged th.n { padding: .24rem .2rem .24rem .7rem; }
 tr.mark td { background: #f4f1e6; } tr:target td { background: #fdf0b5; }
 figcaption a { margin-left: .35rem; }

@@ -54,13 +54,18 @@ local longest = 14 -- rows; a table that the terminal does not show is folded fr
 local too_long = 100 -- rows of a folded table that is not printed
 local most_sentences = 8
 
+-- An interval stays in one line; the number before it and the verdict after it may stand above and below.
+local function unbroken(text)
+  return (text:gsub("%[[^%]]*%]", function(interval) return (interval:gsub(" ", "&nbsp;")) end))
+end
+
 -- One table; a long one that is no part of the answer is folded.
 local function put_table(page, put, t)
   local columns, rows = {}, {}
   for c, name in ipairs(t.columns) do columns[c] = { name, numeric = is_numeric(t, c) } end
   for i, row in ipairs(t.rows) do
     rows[i] = {}
-    for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
+    for c, cell in ipairs(row) do rows[i][c] = unbroken(html.text(cell)) end
   end
   if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
   local body = html.table(columns, rows, "judged")

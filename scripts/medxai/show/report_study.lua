@@ -325,7 +325,7 @@ function study.put_costs(page, pen)
   pen.put(page, "<details%s><summary>What each method took</summary>%s</details>", #rows <= 14 and " open" or "",
     (html.table({ { "model" }, { "method" }, { "images", numeric = true }, { "forwards per image", numeric = true },
     { "backwards per image", numeric = true }, { "seconds per map", numeric = true },
-    { "seconds in all, with scores", numeric = true }, { "failed cells", numeric = true } }, out)))
+    { "seconds in all, with scores", numeric = true }, { "failed cells", numeric = true } }, out, "judged")))
 end
 
 -- ---- limits ---------------------------------------------------------------------------------------------------------
