@@ -120,6 +120,17 @@ local function endpoint_rows(facts)
   return rows
 end
 
+-- What the abbreviations of the endpoints mean.
+local function abbreviations_of(facts)
+  local list = { "AUROC: area under the receiver operating characteristic curve, 0.5 by chance.",
+    "Holm's method: corrects p values for the number of tests." }
+  if facts.gate then list[#list + 1] = "SSIM: structural similarity of two maps." end
+  if facts.compare and facts.compare.short:find "^road" then
+    list[#list + 1] = "ROAD: remove and debias; removed pixels are filled from their neighbors."
+  end
+  return table.concat(list, " ")
+end
+
 --- Puts the endpoints that were named before the numbers were seen.
 function study.put_endpoints(page, pen)
   if not page.facts then return end
@@ -131,7 +142,7 @@ function study.put_endpoints(page, pen)
   pen.put(page, "%s", (html.table({ { "question" }, { "decided by" }, { "direction, limits" }, { "compared with" } },
     rows)))
   pen.put(page, '<p class="note">Named in the experiment before anything was computed. All other numbers of this page '
-    .. "are exploratory.</p>")
+    .. "are exploratory. %s</p>", abbreviations_of(page.facts))
 end
 
 -- ---- data -----------------------------------------------------------------------------------------------------------
