@@ -353,18 +353,25 @@ local function sentences_of(list, rows, o, over)
 end
 
 local shown = { "accuracy", "macro_f1", "nll", "ece", "ece_above_chance", "temperature" }
+
 -- What the table's columns mean, once.
-local function note_of(over, images, o, has_temperature)
+local function note_of(over, images, o, has_temperature, several)
   return ("%d images%s; brackets: %g %% intervals over %s. ECE: expected calibration error, in 15 groups of equal "
-    .. "size; less chance: beyond that of a calibrated network with the same confidences.%s"):format(images,
+    .. "size; less chance: beyond that of a calibrated network with the same confidences.%s%s"):format(images,
     over.resampled == "patients" and (" of %d patients"):format(over.count) or "", 100 * o.level, over.resampled,
-    has_temperature and " Temperature: fitted on the tuning split; 1 where confidences are right." or "")
+    has_temperature and " Temperature: fitted on the tuning split; 1 where confidences are right." or "",
+    several and " Mean: over the trainings of a network, for these weights; recipe: for other trainings of it, too."
+    or "")
 end
 
 -- One line per model: the primary endpoint with its interval, then the others that any model has.
 local function page_table(rows, o, over, images)
   local columns, lines, order, by_run, known = { "model", o.primary }, {}, {}, {}, {}
-  for _, row in ipairs(rows) do known[row.score] = known[row.score] or row.value == row.value end
+  local several = false
+  for _, row in ipairs(rows) do
+    known[row.score] = known[row.score] or row.value == row.value
+    several = several or row.train_seed == "recipe"
+  end
   for _, name in ipairs(shown) do
     if name ~= o.primary and known[name] then columns[#columns + 1] = name end
   end
@@ -381,7 +388,8 @@ local function page_table(rows, o, over, images)
     end
   end
   for c = 2, #columns do columns[c] = title_of(columns[c]) end
-  return { columns = canon.list(columns), rows = canon.list(lines), note = note_of(over, images, o, known.temperature) }
+  return { columns = canon.list(columns), rows = canon.list(lines),
+    note = note_of(over, images, o, known.temperature, several) }
 end
 
 local function print_result(result)
