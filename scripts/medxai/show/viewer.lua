@@ -112,7 +112,9 @@ local function told(data, infos, tiles, n)
     lists.size[i] = tile and word(data, ("%d %d"):format(tile:size(0), tile:size(1))) or nil
   end
   local out = {}
-  for name, list in pairs(lists) do out[name] = shared(data, list, n) end
+  for _, name in ipairs { "text", "note", "low", "high", "rect", "size" } do -- the same bytes from every process
+    out[name] = shared(data, lists[name], n)
+  end
   return out
 end
 
