@@ -526,8 +526,8 @@ t.test("the report has the gate's sentences and tables: methods first, controls 
       if not line.baseline then count[line.state] = count[line.state] + 1 end
     end
   end
-  t.equal(result.sentences[1], ("Of 2 methods and networks %d passed the gate, %d failed, %d %s undecided."):format(
-    count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are"))
+  t.equal(result.sentences[1], ("Of 2 pairs of a method and a network %d passed the gate, %d failed, %d %s "
+    .. "undecided."):format(count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are"))
   t.equal(#result.sentences, count.failed > 0 and 2 or 1)
   t.equal({ #result.tables, result.tables[1].title, result.tables[1].columns[2], result.tables[1].rows[2][2] }, { 4,
     "Gate of a, 12 images", "gate",

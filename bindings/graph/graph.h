@@ -45,7 +45,8 @@ void graph_set_batch(graph *g, int id, int dim, int64_t per_image);
 /* Retains g; slots empty. NULL: graph_error() says why (nodes read more slots than nslots, memory is out). */
 graph_state *graph_state_new(graph *g, int nslots);
 graph_state *graph_state_retain(graph_state *s);
-void graph_state_free(graph_state *s); /* a run under way, and whoever retained it, keeps it until it ends */
+/* The memory lasts until a run in progress has ended and everyone who retained it has freed it. */
+void graph_state_free(graph_state *s);
 graph *graph_state_graph(graph_state *s);
 int graph_state_size(const graph_state *s);
 void graph_state_set(graph_state *s, int slot, tx_tensor *t); /* takes another reference */

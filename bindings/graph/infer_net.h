@@ -1,5 +1,5 @@
 /* infer_net.h: a stretch of a graph as the planner sees it: values and operators of one image, with sizes known.
- * What infer_net.c reads from a run, infer_plan.c fuses and places, infer_dnnl.c makes primitives of. */
+ * infer_net.c reads it from a run, infer_plan.c fuses operators and places buffers, infer_dnnl.c makes primitives. */
 #ifndef MEDXAI_INFER_NET_H
 #define MEDXAI_INFER_NET_H
 

@@ -85,8 +85,8 @@ typedef struct program {
   int *weights;                /* per op: in infer.weights, -1 */
   worker *workers;
   int nworkers;
-  uint64_t stamp; /* of the weights that the checks were chosen for */
-  bool safe;      /* with these weights no number can overflow unseen */
+  uint64_t stamp; /* of the weights for which safe was decided */
+  bool safe;      /* with these weights an overflow cannot go unnoticed */
 } program;
 
 struct infer {

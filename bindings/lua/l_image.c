@@ -64,7 +64,7 @@ static int image_lua_load(lua_State *L) {
   return 1;
 }
 
-/* load_mask(path [, white16]) -> uint8 (H, W, 1) of 0 and 255: see image_binary for what is no mask */
+/* load_mask(path [, white16]) -> uint8 (H, W, 1) of 0 and 255: see image_binary for files that are refused */
 static int image_lua_load_mask(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   int white = white_option(L, 2);

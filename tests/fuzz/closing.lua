@@ -1,8 +1,8 @@
--- Closes what a call works with while it is under way: for every binding of the core and for n = 0, 1, 2 ... a
--- finalizer runs at the n-th place of the call where Lua may collect, and closes every tensor and object that was
--- passed, or the scope that they and the results lie in, until the call has no more such places; likewise where a
--- tensor allocation fails. The call must give the undisturbed result, or say that something is closed or memory is out.
--- Ending the process, or giving anything else, is the fault that this looks for.
+-- Closes the arguments of a call while it runs. For every binding of the core and for n = 0, 1, 2 ... a finalizer runs
+-- at the n-th place of the call where Lua may collect garbage, until the call has no more such places. It closes every
+-- tensor and object that was passed, or the scope that holds them and the results. The same is tried where a tensor
+-- allocation fails. The call must return the undisturbed result, or raise that something is closed or that memory is
+-- out. A call fails the test when it ends the process or returns anything else.
 --   medxai-run tests/fuzz/closing.lua [PATTERN]
 -- The last line names the bindings that no case calls; the exit status is 1 where there are any. tests/memory_held.lua
 -- runs it.

@@ -22,12 +22,16 @@ local Step = require "medxai.run.step"
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
 ---@field smoke boolean the short run of the experiment on a handful of images (--smoke)
----@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
+--- trains the model (steps/fit.lua)
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table
 ---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see steps/search.lua
----@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
+--- judges the model on a split (steps/evaluate.lua)
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table
 ---@field cross_evaluate fun(self: medxai.Run, options: medxai.CrossEvaluateOptions): table see cross_evaluate.lua
----@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table see explain.lua
----@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table see overlap.lua
+--- makes and judges maps (steps/explain.lua)
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table
+--- compares maps with masks (steps/overlap.lua)
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table
 ---@field report fun(self: medxai.Run, options?: medxai.ReportOptions): string see report.lua
 local Run = {}
 Run.__index = Run

@@ -5,6 +5,7 @@
 local drawing = require "medxai.show.drawing"
 local palette = require "medxai.show.palette"
 local plot = require "medxai.show.plot"
+local title_of = require("medxai.score.registry").title
 local rankings = require "medxai.stats.rankings"
 
 local figures = {}
@@ -22,7 +23,7 @@ local function sign_of(c, metric)
   return direction == "higher" and 1 or direction == "lower" and -1 or nil
 end
 
-local function words(c, metric) return (c.short(metric):gsub("_", " ")) end
+local function words(c, metric) return title_of(c.short(metric)) end
 
 -- "higher is better" metrics as they are; of the others the name says that signs are turned.
 local function gain_title(c, metric)

@@ -120,6 +120,17 @@ local function endpoint_rows(facts)
   return rows
 end
 
+-- What the abbreviations of the endpoints mean.
+local function abbreviations_of(facts)
+  local list = { "AUROC: area under the receiver operating characteristic curve, 0.5 by chance.",
+    "Holm's method: corrects p values for the number of tests." }
+  if facts.gate then list[#list + 1] = "SSIM: structural similarity of two maps." end
+  if facts.compare and facts.compare.short:find "^road" then
+    list[#list + 1] = "ROAD: remove and debias; removed pixels are filled from their neighbors."
+  end
+  return table.concat(list, " ")
+end
+
 --- Puts the endpoints that were named before the numbers were seen.
 function study.put_endpoints(page, pen)
   if not page.facts then return end
@@ -131,7 +142,7 @@ function study.put_endpoints(page, pen)
   pen.put(page, "%s", (html.table({ { "question" }, { "decided by" }, { "direction, limits" }, { "compared with" } },
     rows)))
   pen.put(page, '<p class="note">Named in the experiment before anything was computed. All other numbers of this page '
-    .. "are exploratory.</p>")
+    .. "are exploratory. %s</p>", abbreviations_of(page.facts))
 end
 
 -- ---- data -----------------------------------------------------------------------------------------------------------
@@ -202,6 +213,21 @@ local verdict_columns = { { "subject" }, { "check" }, { "verdict" }, { "estimate
   { "interval", numeric = true }, { "threshold", numeric = true }, { "p, Holm", numeric = true },
   { "images", numeric = true }, { "units", numeric = true }, { "reason" } }
 
+-- Only columns that any row has a number or a word in.
+local function table_of_verdicts(rows)
+  local columns, kept, out = {}, {}, {}
+  for c, column in ipairs(verdict_columns) do
+    local any = false
+    for _, row in ipairs(rows) do any = any or row[c] ~= "" end
+    if any then columns[#columns + 1], kept[#kept + 1] = column, c end
+  end
+  for i, row in ipairs(rows) do
+    out[i] = { id = row.id, mark = row.mark }
+    for k, c in ipairs(kept) do out[i][k] = row[c] end
+  end
+  return (html.table(columns, out, "judged"))
+end
+
 -- The verdicts of a part, each a row that a sentence can link to: those that one does link to, then the others, folded
 -- where they are many.
 local function put_verdicts(page, pen, part)
@@ -209,17 +235,18 @@ local function put_verdicts(page, pen, part)
   for _, v in ipairs(page.shown and page.shown[part] or {}) do
     local anchor = conclusions.anchor(v)
     local list = page.linked[anchor] and linked or others
-    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text((v.check:gsub("_", " "))),
+    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text(words.measure(v.check)),
       text((v.verdict:gsub("_", " "))), number(v.estimate, "%.3f"), interval(v, "%.3f"), number(v.threshold, "%g"),
       number(v.p_holm, "%.3g"), number(v.n, "%d"), number(v.units, "%d"), text(v.reason or "") }
   end
   if #linked > 0 then
-    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", (html.table(verdict_columns, linked, "judged")))
+    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", table_of_verdicts(linked))
   end
   if #others == 0 then return end
   local more = #linked > 0 and "more " or ""
-  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open" or "", #others,
-    more, #others == 1 and "" or "s", (html.table(verdict_columns, others, "judged")))
+  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open"
+    or #others > 100 and ' class="long"' or "", #others,
+    more, #others == 1 and "" or "s", table_of_verdicts(others))
 end
 
 -- A result without the tables of other parts of the page.
@@ -309,7 +336,7 @@ function study.put_costs(page, pen)
   pen.put(page, "<details%s><summary>What each method took</summary>%s</details>", #rows <= 14 and " open" or "",
     (html.table({ { "model" }, { "method" }, { "images", numeric = true }, { "forwards per image", numeric = true },
     { "backwards per image", numeric = true }, { "seconds per map", numeric = true },
-    { "seconds in all, with scores", numeric = true }, { "failed cells", numeric = true } }, out)))
+    { "seconds in all, with scores", numeric = true }, { "failed cells", numeric = true } }, out, "judged")))
 end
 
 -- ---- limits ---------------------------------------------------------------------------------------------------------

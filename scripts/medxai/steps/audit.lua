@@ -1,8 +1,8 @@
 -- run:audit { inputs, seeds, train, ... }: does the network need the lungs? A cheap probe of every input before any
 -- training; the same training on several inputs; what an audited network does with parts replaced and hidden; whether
--- it knows the source; where its maps lie. Verdicts with power, and "confounded" where class and source are one. It
--- refuses the sentence "there is no shortcut", inputs without the whole image, sources that are all the same, and to
--- judge parts without lung masks.
+-- it knows the source; where its maps lie. Verdicts state their power, and are "confounded" where class and source are
+-- one. It never says "there is no shortcut". It refuses inputs without the whole image and sources that are all the
+-- same, and judges no parts where lung masks are missing.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"

@@ -181,8 +181,8 @@ function sources.rows(model, split, o, found)
     row.p_holm = holm[c]
     local v = { verdict = "undecided", reason = row.why }
     if found.single[row.class] then
-      local reason = ("every image is from '%s'; the source tells %.0f %% of the classes' entropy"):format(
-        found.single[row.class], 100 * found.share)
+      local reason = ("every image is from '%s'; knowing the source removes %.0f %% of the uncertainty (entropy) about "
+        .. "the class"):format(found.single[row.class], 100 * found.share)
       v = { verdict = "confounded", reason = reason }
     elseif #found.names < 2 then
       v = { verdict = "not_applicable", reason = #found.names == 0 and "no source is known"

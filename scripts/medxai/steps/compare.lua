@@ -1,8 +1,9 @@
 -- run:compare: which explanation, and can the metric that says so be trusted? Methods and baselines on every model of a
 -- study, judged by several metrics beside each method's own chance level (another patient's map), with intervals over
--- patients, ranges of ranks, agreement beyond that of strangers, and how far the ranking depends on metric, network,
--- seed and setting. Cells first (study_cells.lua), statistics only of complete studies, or stamped partial. It refuses
--- a primary metric that is not among the metrics: what is decided by is named before anything is computed.
+-- patients, ranges of ranks, agreement beyond that of different patients' maps, and how far the ranking depends on
+-- metric, network, seed and setting. Cells are computed first (study_cells.lua); statistics come from complete studies,
+-- or are stamped partial. It refuses a primary metric that is not among the metrics: the metric that decides is named
+-- before anything is computed.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.study_cells"
 local check = require "medxai.base.check"
@@ -386,27 +387,40 @@ local function predicted_of(list)
   return out
 end
 
--- The figures; then the viewer, in the room that they leave in the page. Nothing of it may depend on measured times.
-local function draw(study, o)
+-- Bytes that the page, of five million at most, has for the viewer: what is left beside the figures of networks, gate
+-- and comparison, its tables, and the audit. Pictures go into the page as JPEG.
+local function room_of(run, figures)
+  local room = 4900000 - 400000
+  for _, f in ipairs(figures) do
+    local fixed = f.picture and 250000 or f.name == "compare-cost" and 90000 -- times do not change the viewer
+    room = room - (fixed or files.size(files.join(run.dir, f.svg)) or 0)
+  end
+  local dir = files.join(run.dir, "figures")
+  for _, name in ipairs(files.is_folder(dir) and files.list(dir) or {}) do
+    local before = name:find "^networks%-.*%.svg$" or name:find "^sanity%-.*%.svg$"
+    room = room - (before and files.size(files.join(dir, name)) or 0)
+  end
+  return math.max(500000, room)
+end
+
+--- Draws the figures, then writes study/viewer.html in the room that they leave in the page. Nothing of it may depend
+--- on measured times.
+---@param run medxai.Run
+---@param o table models, album, primary, baselines, partial; out = what compare.tabulate gave
+---@return table[] figures { name, title, svg, paths, picture? }
+function compare.draw(run, o)
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local viewer = require "medxai.show.viewer"
   local models, firsts, seen, data = {}, {}, {}, o.out.data
-  for k, m in ipairs(study.models) do
+  for k, m in ipairs(o.models) do
     models[k] = m.name
     if not seen[m.run_name] then firsts[#firsts + 1] = m.name end
     seen[m.run_name] = true
   end
-  local album = require("medxai.show.study_album").of(study, o.album)
-  local figures = require("medxai.show.study_figures").draw(study.run, { primary = o.primary, models = models,
+  local figures = require("medxai.show.study_figures").draw(run, { primary = o.primary, models = models,
     firsts = firsts, baselines = o.baselines, directions = data.directions, tells = o.out.tells, partial = o.partial,
-    short = function(name) return tables.short(name, data) end, album = album })
-  local room = viewer.budget
-  for _, f in ipairs(figures) do
-    local is_timed = f.name == "compare-cost"
-    room = room - (f.picture and 300000 or is_timed and 90000 or files.size(files.join(study.run.dir, f.svg)) or 0)
-  end
-  files.write(files.join(study.dir, "viewer.html"), viewer.html(album, { budget = math.max(viewer.budget // 2, room) }))
-  album.close()
+    short = function(name) return tables.short(name, data) end, album = o.album })
+  files.write(files.join(run.dir, "study/viewer.html"), require("medxai.show.viewer").html(o.album,
+    { budget = room_of(run, figures) }))
   return figures
 end
 
@@ -428,9 +442,12 @@ local function conclude(study, asked, list, partial)
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
-  local figures = draw(study, { out = out, primary = asked.primary_id, baselines = base, partial = partial,
-    album = { cells = done, marks = marks, fine = frame.side * cells.fine,
-      maps = function(cell) return cells.maps(study, cell) end, predicted = predicted_of(list_of) } })
+  local album = require("medxai.show.study_album").of(study, { cells = done, marks = marks,
+    fine = frame.side * cells.fine, maps = function(cell) return cells.maps(study, cell) end,
+    predicted = predicted_of(list_of) })
+  local figures = compare.draw(run, { models = study.models, album = album, out = out, primary = asked.primary_id,
+    baselines = base, partial = partial })
+  album.close()
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
   local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }

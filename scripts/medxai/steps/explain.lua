@@ -1,7 +1,7 @@
--- run:explain: maps of chosen images by chosen methods, judged and drawn. One forward per batch serves all methods and
--- layers, one backward each target; batches follow a memory budget; each map is written as soon as it is made, and what
--- an earlier run finished is not made again. A method that fails on an image leaves a record that says so, and the rest
--- goes on. It refuses unknown methods, layers, targets and metrics before anything is computed.
+-- run:explain: maps of chosen images by chosen methods, judged and drawn. One forward pass per batch serves all methods
+-- and layers, one backward pass each target; batches follow a memory budget; each map is written as soon as it is made,
+-- and what an earlier run finished is not made again. A method that fails on an image leaves a record that says so, and
+-- the rest goes on. It refuses unknown methods, layers, targets and metrics before anything is computed.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -318,7 +318,8 @@ end
 ---@param model table
 ---@param split table
 ---@param options table
----@return table result { summaries, statuses, figures, entries, records, rows, name, dir }: records of all images by all
+---@return table result { summaries, statuses, figures, entries, records, rows, name, dir }: records of all images by
+---  all
 ---  entries, in the order of the images; rows of all scores
 function explain.run(run, model, split, options)
   explain.check_split(run, split, model)

@@ -1,7 +1,7 @@
--- run:fit: trains a model (trainer.lua), keeps the weights of the best validation accuracy (or of the
--- last epoch), restores and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and
--- ends with the same bits as one that was never interrupted, and with --resume a finished one goes on to more epochs,
--- as if it had had them at once. It refuses data whose classes are not the model's, and a finished run of another
+-- run:fit: trains a model (trainer.lua), keeps the weights with the best validation score (or those of the last epoch),
+-- restores and saves them. Every epoch ends with a checkpoint: an interrupted training goes on from it and ends with
+-- the same bits as one that was never interrupted. With --resume a finished training goes on to more epochs, as if it
+-- had been started with them. It refuses data whose classes are not the model's, and a finished run of another
 -- configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"

@@ -1,8 +1,8 @@
 -- run:study: the models, images and questions that a comparison is about, resolved once and shared by run:networks,
--- run:sanity, run:compare: the same images for all models, balanced over classes, one per patient, chosen by key, so
--- that the first 60 of 240 are the 60. Every model reads the data by its own model.json (crop, size, mask). It refuses
--- models of different classes, models that share no image, a tune split that holds judged images, and a model whose
--- weights are not those with which the study was begun.
+-- run:sanity, run:compare: the same images for all models, balanced over classes, one per patient, in an order that the
+-- seed fixes, so that a study of 60 images judges the first 60 of a study of 240. Every model reads the data by its own
+-- model.json (crop, size, mask). It refuses models of different classes, models that share no image, a tune split that
+-- holds judged images, and a model whose weights are not those with which the study was begun.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -296,7 +296,8 @@ local function tell_counts(run, images, classes)
   if largest - least > 1 then run:warn("study: the classes are not balanced, some have no more patients: "
     .. table.concat(words, ", ")) end
   if #images < 10 then
-    run:warn(("study: %d patients are fewer than 10: there are no intervals and no verdicts"):format(#images))
+    local units = images[1] and images[1].patient == "unknown" and "images" or "patients"
+    run:warn(("study: %d %s are fewer than 10: there are no intervals and no verdicts"):format(#images, units))
   end
 end
 

@@ -1,9 +1,9 @@
 -- The cells of a comparison: one model, one method with its settings, one block of 16 images. A cell makes the block's
 -- maps, judges each under every metric, judges the map of another patient of the same class on the same image (the
--- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
--- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its
--- state last. Cheap cells of all models come first, block by block: a study that is interrupted is a small complete
--- one. A failure is never dropped: a failed cell leaves rows that say so.
+-- control "swap": the method's own chance level), and keeps every map in the frame that all models share. A cell is
+-- named by the hash of everything that decides its numbers. It is claimed by one process (run/lease.lua), written
+-- whole, its state last. Cheap cells of all models come first, block by block: a study that is interrupted is a small
+-- complete one. A failure is never dropped: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local code = require "medxai.base.fingerprint"
@@ -263,7 +263,7 @@ local function finished_map(one)
     forwards = one.forwards, backwards = one.backwards, partials = one.partials }
 end
 
--- Maps of methods of minutes: an image at a time, each kept until the cell is done.
+-- Maps of methods that take minutes: one image at a time, each kept until the cell is done.
 local function slow_maps(self, cell, job, entry, items)
   local store, out = mapstore.open(path_of(self.study, cell, ".part")), {}
   for i, item in ipairs(items) do

@@ -1,7 +1,8 @@
 -- The frozen part in front of a training, computed once: its outputs for every image of a split, shared by all
 -- trainings with the same cut, weights and data, in memory or in a memory-mapped file under a byte budget, checked by a
--- hash. The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says
--- why, where the frozen part is not deterministic: batch norms that update, dropout, augmentation.
+-- hash. The cut is the set of values that pass from the layers that neither change nor draw random numbers into the
+-- rest. It refuses, and says why, where the frozen part is not deterministic: batch norms that update, dropout,
+-- augmentation.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local core = require "medxai.core"

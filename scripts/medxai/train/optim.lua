@@ -4,8 +4,9 @@
 -- epochs.
 --
 --   local spec = optim.sgd { lr = 0.01, momentum = 0.9 }
---   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common
---   ones loss:backward(); o:step(); o:zero_grad()
+--   -- a group's own options take precedence over those of the specification
+--   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }
+--   loss:backward(); o:step(); o:zero_grad()
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 

@@ -1,5 +1,6 @@
--- One training: epochs over a data set by a loss (loss.lua), the best validation weights kept, its whole state written
--- to a checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
+-- One training: epochs over a data set by a loss (loss.lua); the weights with the best validation score are kept. Its
+-- whole state is written to a checkpoint after every epoch, and a training that goes on from a checkpoint ends with the
+-- same bits. run:fit drives one training, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
@@ -11,9 +12,12 @@ local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
 ---@field epoch integer epochs done
----@field history table[] one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy, val_macro_f1, best
+--- one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy,
+--- val_macro_f1, best
+---@field history table[]
 ---@field best table|nil { epoch, value, accuracy, loss, weights = copies of what training changes }
----@field within table|nil how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
+--- how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
+---@field within table|nil
 local Trainer = {}
 Trainer.__index = Trainer
 
