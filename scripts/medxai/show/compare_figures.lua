@@ -248,7 +248,7 @@ local function put_ranks(d, c, model, metric, box)
   local any = false
   for _, row in ipairs(list) do any = any or row.rank_low ~= nil end
   if not any then
-    local text = c.silent(model, metric) or "no ranking: fewer than two methods, or too few patients"
+    local text = c.silent(model, metric) or "no ranking: fewer than two methods, or too few images"
     return d:block(box.left, y, drawing.wrap(text, box.width, SMALL), SMALL, { align = "left", color = SOFT })
   end
   local names = {}
