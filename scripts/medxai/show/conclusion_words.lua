@@ -502,7 +502,8 @@ local function power_of(s, facts)
   end
   if s.on[1] and s.on[1].what == "audit" then
     local best = told_best(facts.audit.areas)
-    return best and power_text(best, facts.audit.resampled):gsub("^ With", "with"):gsub("%.$", "") or "its power is not known"
+    return best and power_text(best, facts.audit.resampled):gsub("^ With", "with"):gsub("%.$", "")
+      or "its power is not known"
   end
   local family = s.tests > 1 and (", one of %.2f in a family of %d"):format(power.least_shift(s.units, s.tests),
     s.tests) or ""

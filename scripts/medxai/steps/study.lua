@@ -301,7 +301,8 @@ local function tell_counts(run, images, classes)
     run:warn(("study: the classes are not balanced, some have no more %s: %s"):format(what, table.concat(words, ", ")))
   end
   if #images < units.least then
-    run:warn(("study: %d %s are fewer than %d: there are no intervals and no verdicts"):format(#images, what, units.least))
+    run:warn(("study: %d %s are fewer than %d: there are no intervals and no verdicts"):format(#images, what,
+      units.least))
   end
 end
 
