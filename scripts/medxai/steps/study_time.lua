@@ -371,8 +371,8 @@ local function counts_of(self, list)
   return n
 end
 
---- What it took, beside what was predicted; kept in study/cost.json. What is compared are the cells' own seconds, of all
---- cells: the time of this start says nothing where others computed some, or earlier starts did.
+--- What it took, beside what was predicted; kept in study/cost.json. What is compared are the own seconds of all cells:
+--- the time of this start says nothing where others computed some, or earlier starts did.
 ---@param list medxai.StudyCell[] all done
 function Prediction:done(list)
   local took, sum, n = host.now() - self.began, 0.0, counts_of(self, list)
