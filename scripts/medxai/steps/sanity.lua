@@ -269,7 +269,10 @@ end
 local function tell_cost(job, predicted)
   local n, sum = 0, 0.0
   for _, p in ipairs(job.models) do
-    for _, cell in ipairs(p.cascade) do n, sum = n + 1, sum + (cell:facts().seconds or 0) end
+    for _, cell in ipairs(p.cascade) do
+      if not cell:facts().seconds then return end -- an earlier version made it
+      n, sum = n + 1, sum + cell:facts().seconds
+    end
   end
   say("sanity: the %d cells of random weights took %s of one process, predicted %s", n, Progress.duration(sum),
     Progress.duration(predicted))
