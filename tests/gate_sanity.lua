@@ -61,7 +61,8 @@ t.test("checks that nothing of a network was judged by have no column in its tab
     return { model = name, controls = {}, methods = { { label = "m", checks = checks, state = "passed", profile = { 1 },
       views = { signed = { mean = 0.5 }, magnitude = { mean = 0.5 } } } } }
   end
-  local result = { images = 12, thresholds = gate.thresholds, models = { model("alone", { image = true, weights = true }),
+  local result = { images = 12, thresholds = gate.thresholds, models = {
+    model("alone", { image = true, weights = true }),
     model("twice", { image = true, weights = true, learned = true }) } }
   gate_tables.show(result)
   t.equal(result.tables[1].columns, { "method", "gate", "image", "weights" })

@@ -225,7 +225,7 @@ end)
 -- ---- checklists -----------------------------------------------------------------------------------------------------
 
 t.test("in a table of many columns intervals stand in a second line; in a narrower one they do not", function()
-  local function page_of(columns)
+  local function shown(columns)
     local row, lines = { "Grad-CAM" }, {}
     for c = 2, columns do row[c] = "0.36 [0.25, 0.43] pass" end
     local names = {}
@@ -235,8 +235,8 @@ t.test("in a table of many columns intervals stand in a second line; in a narrow
       rows = { row } } } })
     return table.concat(lines)
   end
-  t.ok(page_of(8):find("0.36 pass<br>[0.25, 0.43]</td>", 1, true), page_of(8))
-  t.ok(page_of(7):find(">0.36 [0.25, 0.43] pass</td>", 1, true), page_of(7))
+  t.ok(shown(8):find("0.36 pass<br>[0.25, 0.43]</td>", 1, true), shown(8))
+  t.ok(shown(7):find(">0.36 [0.25, 0.43] pass</td>", 1, true), shown(7))
 end)
 
 t.test("the checklists have the guidelines' items: CLAIM 1 to 44, TRIPOD+AI 1 to 27 with their parts", function()

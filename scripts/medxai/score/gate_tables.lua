@@ -274,8 +274,8 @@ local function course_of(m)
   for k = 1, most do columns[k + 1] = k == 1 and "head" or "stage " .. k end
   for _, name in ipairs { "persistence", "of signed maps", "of magnitudes" } do columns[#columns + 1] = name end
   return { title = "Random weights from the output back, " .. m.model, columns = columns, rows = rows,
-    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left; below 0: less alike "
-      .. "than the maps of different patients." }
+    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left; "
+      .. "below 0: less alike than the maps of different patients." }
 end
 
 local function sentences_of(result)

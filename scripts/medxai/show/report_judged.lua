@@ -62,7 +62,9 @@ local function put_table(page, put, t)
   for c, name in ipairs(t.columns) do columns[c] = { name, numeric = is_numeric(t, c) } end
   for i, row in ipairs(t.rows) do
     rows[i] = {}
-    for c, cell in ipairs(row) do rows[i][c] = #t.columns > many and in_two_lines(html.text(cell)) or html.text(cell) end
+    for c, cell in ipairs(row) do
+      rows[i][c] = #t.columns > many and in_two_lines(html.text(cell)) or html.text(cell)
+    end
   end
   if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
   local body = html.table(columns, rows, "judged")
