@@ -105,6 +105,11 @@ t.test("cost.json says whose cells they were, and compares their own seconds, no
   for i, cell in ipairs(list) do
     cell.state, prediction.before[cell.id], prediction.made[cell.id] = truth(speeds, cell), i <= 4, i > 20
   end
+  -- 23 cells since it began: by three processes in a third of their seconds; a slow beginning makes no half process
+  local new = prediction.at_start
+  for i = 1, 4 do new = new - list[i].state.seconds end
+  t.near(prediction:processes(list, new / 3), 3, 1e-9)
+  t.equal(prediction:processes(list, 2 * new), 1.0)
   prediction:done(list)
   local cost = files.read_data(study.dir .. "/cost.json")
   t.near(cost.seconds_of_cells, prediction.at_start, 1e-6)

@@ -286,8 +286,23 @@ function time.first(study, asked, list, work)
   return self
 end
 
---- Seconds of the cells that nobody has done yet, as it goes.
-function time.left(study, list, prediction) return prediction:left(left_of(study, list)) end
+--- How many processes work on the cells, by what those took that were done in `elapsed` seconds; at least this one.
+---@param list medxai.StudyCell[]
+---@param elapsed number
+---@return number
+function Prediction:processes(list, elapsed)
+  local sum = 0.0
+  for _, cell in ipairs(list) do
+    local state = not self.before[cell.id] and cells.state(self.study, cell)
+    sum = sum + (state and state.seconds or 0)
+  end
+  return math.max(1.0, sum / math.max(elapsed, 1e-9))
+end
+
+--- Seconds until all cells are done, as it goes: those that nobody has done yet, by all processes that work on them.
+function time.left(study, list, prediction)
+  return prediction:left(left_of(study, list)) / prediction:processes(list, host.now() - prediction.began)
+end
 
 --- The cells that the second prediction is made of: the first block of the fastest network, without the methods of
 --- minutes.
