@@ -51,10 +51,10 @@ end
 
 local longest = 14 -- rows; a table that the terminal does not show is folded from here on
 
-local many = 7 -- columns; in a table of more the intervals stand in a second line, so that it fits the page
+local many = 8 -- columns; in a table of more the intervals stand in a second line, so that it fits the page
 
 -- "0.36 [0.25, 0.43] pass" as two lines: the number with its word, the interval.
-local function in_two_lines(cell) return (cell:gsub("^(%S+) (%[[^%]]*%]) (%a+)$", "%1 %3<br>%2")) end
+local function in_two_lines(cell) return (cell:gsub("^(%S+) (%[[^%]]*%])( ?%a*)$", "%1%3<br>%2")) end
 
 -- One table; a long one that is no part of the answer is folded.
 local function put_table(page, put, t)
