@@ -51,24 +51,6 @@ end
 
 -- ---- controls ------------------------------------------------------------------------------------------------------
 
-t.test("checks that nothing of a network was judged by have no column in its table", function()
-  local gate_tables = require "medxai.score.gate_tables"
-  local function model(name, judged_by)
-    local checks = {}
-    for _, c in ipairs(gate.checks) do
-      checks[c] = { verdict = judged_by[c] and "pass" or "not_applicable", estimate = { mean = 0.5, units = 12 } }
-    end
-    return { model = name, controls = {}, methods = { { label = "m", checks = checks, state = "passed", profile = { 1 },
-      views = { signed = { mean = 0.5 }, magnitude = { mean = 0.5 } } } } }
-  end
-  local result = { images = 12, thresholds = gate.thresholds, models = {
-    model("alone", { image = true, weights = true }),
-    model("twice", { image = true, weights = true, learned = true }) } }
-  gate_tables.show(result)
-  t.equal(result.tables[1].columns, { "method", "gate", "image", "weights" })
-  t.equal(result.tables[3].columns, { "method", "gate", "image", "weights", "learned" })
-end)
-
 t.test("the controls come out as expected: Sobel and noise fail `weights`, the blob fails `image`", function()
   local result = of_two()
   for model = 1, 2 do

@@ -224,22 +224,6 @@ end)
 
 -- ---- checklists -----------------------------------------------------------------------------------------------------
 
-t.test("in a table of many columns intervals stand in a second line; in a narrower one they do not", function()
-  local function shown(columns)
-    local row, lines = { "Grad-CAM" }, {}
-    for c = 2, columns do row[c] = c % 2 == 0 and "0.36 [0.25, 0.43] pass" or "+0.2 [-0.1, +0.4]" end
-    local names = {}
-    for c = 1, columns do names[c] = "c" .. c end
-    local function put(_, format, ...) lines[#lines + 1] = format:format(...) end
-    require("medxai.show.report_judged").put({}, put, { sentences = {}, tables = { { columns = names,
-      rows = { row } } } })
-    return table.concat(lines)
-  end
-  t.ok(shown(9):find("0.36 pass<br>[0.25, 0.43]</td>", 1, true), shown(9))
-  t.ok(shown(9):find("+0.2<br>[-0.1, +0.4]</td>", 1, true), shown(9))
-  t.ok(shown(8):find(">0.36 [0.25, 0.43] pass</td>", 1, true), shown(8))
-end)
-
 t.test("the checklists have the guidelines' items: CLAIM 1 to 44, TRIPOD+AI 1 to 27 with their parts", function()
   for i, item in ipairs(checklist.claim) do t.equal(item[1], tostring(i)) end
   t.equal(#checklist.claim, 44)

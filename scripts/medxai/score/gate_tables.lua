@@ -237,10 +237,8 @@ function tables.controls_sentence(m)
   return n > 0 and string.format("All %d controls came out as they must.", n) or "No control could be judged."
 end
 
--- One network: its methods, then the controls; a row each. Checks that nothing of this network was judged by (a second
--- training, say) have no column.
-local function table_of(m, images)
-  local names = tables.judged { models = { m } }
+-- One network: its methods, then the controls; a row each.
+local function table_of(m, names, images)
   local columns, rows = { "method", "gate", table.unpack(names) }, {}
   for _, control in ipairs { false, true } do
     for _, line in ipairs(m.methods) do
@@ -274,8 +272,7 @@ local function course_of(m)
   for k = 1, most do columns[k + 1] = k == 1 and "head" or "stage " .. k end
   for _, name in ipairs { "persistence", "of signed maps", "of magnitudes" } do columns[#columns + 1] = name end
   return { title = "Random weights from the output back, " .. m.model, columns = columns, rows = rows,
-    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left; "
-      .. "below 0: less alike than the maps of different patients." }
+    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left." }
 end
 
 local function sentences_of(result)
@@ -299,10 +296,11 @@ end
 --- Adds what is shown of a result, on the terminal and on the page: title, sentences, tables.
 ---@param result table
 function tables.show(result)
+  local names = tables.judged(result)
   result.title, result.sentences, result.tables = result.title or "The gate: do maps depend on what they explain?",
     canon.list(sentences_of(result)), canon.list {}
   for _, m in ipairs(result.models) do
-    result.tables[#result.tables + 1] = table_of(m, result.images)
+    result.tables[#result.tables + 1] = table_of(m, names, result.images)
     result.tables[#result.tables + 1] = course_of(m)
   end
 end

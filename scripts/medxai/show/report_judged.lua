@@ -51,20 +51,13 @@ end
 
 local longest = 14 -- rows; a table that the terminal does not show is folded from here on
 
-local many = 8 -- columns; in a table of more the intervals stand in a second line, so that it fits the page
-
--- "0.36 [0.25, 0.43] pass" as two lines: the number with its word, the interval.
-local function in_two_lines(cell) return (cell:gsub("^(%S+) (%[[^%]]*%])( ?%a*)$", "%1%3<br>%2")) end
-
 -- One table; a long one that is no part of the answer is folded.
 local function put_table(page, put, t)
   local columns, rows = {}, {}
   for c, name in ipairs(t.columns) do columns[c] = { name, numeric = is_numeric(t, c) } end
   for i, row in ipairs(t.rows) do
     rows[i] = {}
-    for c, cell in ipairs(row) do
-      rows[i][c] = #t.columns > many and in_two_lines(html.text(cell)) or html.text(cell)
-    end
+    for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
   end
   if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
   local body = html.table(columns, rows, "judged")
