@@ -250,8 +250,7 @@ local function table_of(m, names, images)
     end
   end
   return { title = string.format("Gate of %s, %d images", m.model, images), columns = columns, rows = rows,
-    note = tables.controls_sentence(m) .. (" Brackets: 95 %% intervals over %s; of weights over draws too."):format(
-      select(2, units_of(m))) }
+    note = tables.controls_sentence(m) .. " Brackets: 95 % intervals over patients; of weights over draws too." }
 end
 
 -- The course of a cascade: what is left of a map's likeness beyond that of strangers, from the head to the input.

@@ -436,15 +436,13 @@ local function told_best(areas)
   end
 end
 
-local function power_text(row, resampled)
+local function power_text(row)
   if not is_number(row.power_find) then return "" end
-  local one = (resampled == "patients" and "patient of " or "image of ") .. row.class
   return (" With %s, a class told with AUROC 0.85 is found with probability %.2f."):format(
-    count_text(row.positives or 0, one, (one:gsub(" ", "s ", 1))), row.power_find)
+    count_text(row.positives or 0, "patient of " .. row.class, "patients of " .. row.class), row.power_find)
 end
 
---- Can the network be trusted? facts.audit: verdict, reason, network, areas (rows of tables/audit.csv), margin,
---- resampled.
+--- Can the network be trusted? facts.audit: verdict, reason, network, areas (rows of tables/audit.csv), margin.
 ---@param facts table
 ---@return medxai.Conclusion
 function words.audit(facts)
@@ -462,7 +460,7 @@ function words.audit(facts)
   local state = audit_states[a.verdict] or "undecided"
   local texts = { ["none of these found"] = "none of the shortcuts that were looked for was found",
     confounded = "class and source are confounded", ["shortcut found"] = "a shortcut was found" }
-  local power_of = state == "not_found" and best and power_text(best, a.resampled) or ""
+  local power_of = state == "not_found" and best and power_text(best) or ""
   local out = { question = question, state = state, section = "audit", verdict = a.verdict,
     chance = best and 0.5 or nil,
     sentence = begun("", texts[a.verdict] or a.verdict) .. reason .. "." .. number .. power_of .. audited,
@@ -502,8 +500,7 @@ local function power_of(s, facts)
   end
   if s.on[1] and s.on[1].what == "audit" then
     local best = told_best(facts.audit.areas)
-    return best and power_text(best, facts.audit.resampled):gsub("^ With", "with"):gsub("%.$", "")
-      or "its power is not known"
+    return best and power_text(best):gsub("^ With", "with"):gsub("%.$", "") or "its power is not known"
   end
   local family = s.tests > 1 and (", one of %.2f in a family of %d"):format(power.least_shift(s.units, s.tests),
     s.tests) or ""
