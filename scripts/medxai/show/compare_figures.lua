@@ -103,7 +103,7 @@ end
 local function put_block(d, c, columns, methods, at, y)
   local names = {}
   for k, column in ipairs(columns) do
-    names[k] = words(c, column.metric) .. (sign_of(c, column.metric) == -1 and " ↓" or "")
+    names[k] = words(c, column.metric):gsub("=", " ") .. (sign_of(c, column.metric) == -1 and " ↓" or "")
       .. (column.metric == c.primary and ", primary" or "")
   end
   y = plot.headings(d, names, at.left, at.each, y)
