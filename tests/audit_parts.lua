@@ -216,8 +216,10 @@ t.test("a network whose features predict the source within a class is found; shu
   local order = stream "sources":permutation(90):tolist()
   local unknown = rows(function(i) return order[i] < 45 and "A" or "B" end) -- nothing in the pictures
   for _, r in ipairs(unknown) do t.equal(r.verdict.verdict, "undecided", r.class) end
-  local few = rows(function(i) return i <= 6 and "A" or "B" end) -- two of each class
-  t.equal(few[1].verdict, { verdict = "undecided", reason = "fewer than 5 patients of a source" })
+  local function few() return rows(function(i) return i <= 6 and "A" or "B" end)[1].verdict end -- two of each class
+  t.equal(few(), { verdict = "undecided", reason = "fewer than 5 images of a source" })
+  for i, item in ipairs(data.test.items) do item.patient = "p" .. i end
+  t.equal(few().reason, "fewer than 5 patients of a source")
 end)
 
 t.test("sources per class: unknown classes, missing ones and one name for all are errors", function()

@@ -103,11 +103,15 @@ t.test("a control that comes out wrong voids every verdict of that network", fun
   t.equal(gate.state(all.gradcam), "undecided")
 end)
 
-t.test("fewer than ten patients give no verdict, with the reason", function()
-  local result = judged(t.tmpdir(), { n = 8 })
-  for _, line in ipairs(result.models[1].methods) do
-    t.equal({ line.checks.weights.verdict, line.checks.weights.reason, line.state }, { "undecided",
-      "fewer than 10 patients", "undecided" })
+t.test("fewer than ten patients, or images where patients are unknown, give no verdict, with the reason", function()
+  for what, patient in pairs { patients = tostring, images = function() return "unknown" end } do
+    local result = judged(t.tmpdir(), { n = 4, patient = patient })
+    for _, line in ipairs(result.models[1].methods) do
+      t.equal({ line.checks.weights.verdict, line.checks.weights.reason, line.state }, { "undecided",
+        "fewer than 10 " .. what, "undecided" })
+    end
+    t.equal(require("medxai.score.gate_tables").controls_sentence(result.models[1]), "4 " .. what
+      .. " are too few (10 are needed): nothing here is decided, nor can the controls come out.")
   end
 end)
 

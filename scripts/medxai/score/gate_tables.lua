@@ -208,21 +208,24 @@ function tables.judged(result)
   return list
 end
 
--- The most patients (images, where those are unknown) that a check of a model was judged by.
+-- The most patients (images, where those are unknown) that a check of a model was judged by, and which of them it is.
 local function units_of(m)
-  local most = 0
+  local most, what = 0, "images"
   for _, line in ipairs(m.methods) do
-    for _, v in pairs(line.checks) do most = math.max(most, v.estimate and v.estimate.units or 0) end
+    for _, v in pairs(line.checks) do
+      local estimate = v.estimate or {}
+      most, what = math.max(most, estimate.units or 0), estimate.resampled or what
+    end
   end
-  return most
+  return most, what
 end
 
 --- What the controls of a model say, in a sentence.
 function tables.controls_sentence(m)
-  local judged_by = units_of(m)
+  local judged_by, what = units_of(m)
   if judged_by < units.least then
-    return string.format("%d patients or images are too few (%d are needed): nothing here is decided, nor can the "
-      .. "controls come out.", judged_by, units.least)
+    return string.format("%d %s are too few (%d are needed): nothing here is decided, nor can the "
+      .. "controls come out.", judged_by, what, units.least)
   end
   local wrong, n = {}, 0
   for _, name in ipairs(check.sorted_keys(m.controls)) do

@@ -8,6 +8,7 @@ local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
 local judged = require "medxai.show.report_judged"
+local Progress = require "medxai.base.progress"
 local words = require "medxai.show.conclusion_words"
 
 local study = {}
@@ -307,6 +308,21 @@ local function failures_of(page)
   return list
 end
 
+--- What a comparison took beside what was predicted, in words: by its cells' own seconds, whoever computed them.
+---@param cost table of study/cost.json
+---@return string
+function study.cost_text(cost)
+  local list = { ("The %d cells took %s of one process; predicted were %s at the start%s."):format(cost.cells,
+    Progress.duration(cost.seconds_of_cells), Progress.duration(cost.predicted_at_start), cost.predicted_by_first_block
+      and (" and %s after the fastest network's first block"):format(Progress.duration(cost.predicted_by_first_block))
+      or "") }
+  if cost.cells_of_this_start < cost.cells then
+    list[2] = ("The last start computed %d of them, earlier starts %d, other processes %d."):format(
+      cost.cells_of_this_start, cost.cells_of_earlier_starts, cost.cells_of_other_processes)
+  end
+  return table.concat(list, " ")
+end
+
 --- Puts what maps and their judgement took, what was predicted, and every cell that failed.
 function study.put_costs(page, pen)
   local rows = csv.read(files.join(page.dir, "tables/costs.csv")) or {}
@@ -322,10 +338,7 @@ function study.put_costs(page, pen)
       text(row.failed_cells), warn = row.failed_cells ~= "0" }
   end
   local cost = files.read_data(files.join(page.dir, "study/cost.json"))
-  if cost and cost.took then
-    pen.put(page, "<p>The last start took %s s for %s cells (predicted %s s by counted passes).</p>",
-      number(cost.took, "%.0f"), tostring(cost.cells), number(cost.predicted_by_passes, "%.0f"))
-  end
+  if cost and cost.seconds_of_cells then pen.put(page, "<p>%s</p>", text(study.cost_text(cost))) end
   local failed = failures_of(page)
   pen.put(page, "<p>%s</p>", #failed == 0 and "No cell failed."
     or ("%d cell%s failed; the rows of their images say so and are counted."):format(#failed, #failed == 1 and ""

@@ -199,14 +199,17 @@ end
 
 -- Layers, classes and masks of every model, before the first cell; what a model needs per image is measured on the way.
 local function check_models(study, asked, work)
+  local by_gradient = false
   for _, m in ipairs(study.models) do
     local scope <close> = core.memory.scope() -- luacheck: ignore
     local model = work:open(m)
     for _, e in ipairs(asked.entries) do
       local checked = asked.of(e, m, model)
       for _, entry in ipairs(checked.entries) do explain.try_layers(model, { entry }) end
+      e.layers = checked.entries[1].layers
+      by_gradient = by_gradient or not e.layers and not e.baseline
     end
-    time.measure(m, model)
+    time.measure(study, m, model, by_gradient)
   end
   local first = study.models[1]
   require("medxai.score.runner").check_masks { metric_entries = asked.metric_entries, split = first.split,
@@ -236,18 +239,21 @@ end
 local function do_cells(study, asked, list)
   local work = cells.work(study, asked, list)
   local closing <close> = setmetatable({}, { __close = function() work:close() end }) -- luacheck: ignore
-  local left = false
-  for _, cell in ipairs(list) do left = left or not work:done(cell) end
-  if not left then return list end
+  local all = true
+  for _, cell in ipairs(list) do all = all and work:done(cell) end
+  if all then return list end
   check_models(study, asked, work)
-  local prediction = time.first(study, asked, list)
+  local prediction = time.first(study, asked, list, work)
+  local function learn(cell) prediction:learn(cell, cell.state) end
+  local function left() return time.left(study, list, prediction) end
   if asked.share then
-    work:run(part_of(list, asked.share))
+    work:run(part_of(list, asked.share), learn)
+    if count_done(study, list) == #list then prediction:done(list) end
     return list
   end
   work:run(time.pilot(study, list))
   list = time.second(study, asked, list, prediction)
-  work:run(list)
+  work:run(list, learn, left)
   prediction:done(list)
   return list
 end

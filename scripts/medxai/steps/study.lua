@@ -11,6 +11,7 @@ local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
 local run_folders = require "medxai.run.folder"
 local target = require "medxai.explain.target"
+local units = require "medxai.stats.units"
 local weights = require "medxai.nn.weights"
 
 local study = {}
@@ -243,7 +244,7 @@ local function keyed_order(split, seed)
   return by_class
 end
 
-local function is_known(patient) return patient and patient ~= "unknown" and patient ~= "" end
+local is_known = units.is_known
 
 -- Chooses up to `most` images, the classes in turn; no patient and no pixels twice, none that a model lacks.
 local function choose(split, models, seed, most)
@@ -284,20 +285,24 @@ local function choose(split, models, seed, most)
   return out, missing
 end
 
--- How many images a class has; a warning where the classes are not balanced or too few patients are left.
+-- How many images a class has; a warning where the classes are not balanced or too few patients (images, where patients
+-- are unknown) are left.
 local function tell_counts(run, images, classes)
-  local count, least, largest = {}, math.huge, 0
-  for _, image in ipairs(images) do count[image.label] = (count[image.label] or 0) + 1 end
-  local words = {}
+  local count, least, largest, words, patients = {}, math.huge, 0, {}, {}
+  for i, image in ipairs(images) do
+    count[image.label], patients[i] = (count[image.label] or 0) + 1, image.patient
+  end
+  local what = units.over(#images, patients).resampled
   for k, name in ipairs(classes) do
     local n = count[k - 1] or 0
     words[k], least, largest = name .. " " .. n, math.min(least, n), math.max(largest, n)
   end
-  if largest - least > 1 then run:warn("study: the classes are not balanced, some have no more patients: "
-    .. table.concat(words, ", ")) end
-  if #images < 10 then
-    local units = images[1] and images[1].patient == "unknown" and "images" or "patients"
-    run:warn(("study: %d %s are fewer than 10: there are no intervals and no verdicts"):format(#images, units))
+  if largest - least > 1 then
+    run:warn(("study: the classes are not balanced, some have no more %s: %s"):format(what, table.concat(words, ", ")))
+  end
+  if #images < units.least then
+    run:warn(("study: %d %s are fewer than %d: there are no intervals and no verdicts"):format(#images, what,
+      units.least))
   end
 end
 
