@@ -206,8 +206,14 @@ void tx_memory_fail_after(int64_t n, int64_t times) TX_NOEXCEPT;
 int tx_set_threads(int n) TX_NOEXCEPT;
 int tx_get_threads(void) TX_NOEXCEPT;
 int tx_cuda_count(void) TX_NOEXCEPT;
-int tx_cuda_synchronize(void) TX_NOEXCEPT;
+/* Work goes to this device where a device's name has no number; an error that says why where it is not here, or
+ * computes nothing. "cpu": nothing changes. */
+int tx_use_device(const char *device) TX_NOEXCEPT;
+int tx_synchronize(void) TX_NOEXCEPT; /* waits until the devices have finished; for every time that is measured */
 int tx_set_deterministic(bool on) TX_NOEXCEPT;
+/* Products of float32 on CUDA in TF32 (10 bits of mantissa): off from the start, cuDNN's too. */
+int tx_set_tf32(bool on) TX_NOEXCEPT;
+bool tx_get_tf32(void) TX_NOEXCEPT;
 
 /* ---- files (tx_store.cpp) --------------------------------------------------------------------------------- */
 /* A tensor of those sizes and strides over base's storage, but not a view of base to autograd. offset: in elements. The

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <exception>
 #include <optional>
+#include <string>
 #include <utility>
 #include "mx_assert.h"
 #include "tx.h"
@@ -96,6 +97,7 @@ void reserve(int64_t bytes);               // throws as an allocation of so many
 void cuda_memory(tx_memory *out) noexcept; // these three do nothing without CUDA
 void cuda_reset_peak() noexcept;
 void cuda_empty_cache() noexcept;
+std::string why_no_cuda(int index);        // why there is no CUDA device of this number; empty: it is here
 
 // ---- names: "float32", "channels_last", "strided", "cuda:0"; they throw on a name that is not known ----
 

@@ -5,6 +5,7 @@
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local cells = require "medxai.steps.study_cells"
+local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local files = require "medxai.base.files"
 local host = require "medxai.host"
@@ -81,15 +82,15 @@ end
 --- Measures a network's forward pass, once per model.
 function time.measure(m, model)
   if speed[m] then return end
-  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local scope <close> = core.memory.scope() -- luacheck: ignore
   local numbers, n = {}, math.min(8, m.split.n)
   for i = 1, n do numbers[i] = i end
   local x = m.split:batch(numbers).x:to { device = model.device or "cpu", dtype = model.dtype or "float32" }
   local best = math.huge
   for _ = 1, 2 do
-    local began = host.now()
+    local began = core.device.now()
     torch.no_grad(function() return model:forward { x = x }.output:cpu() end)
-    best = math.min(best, host.now() - began)
+    best = math.min(best, core.device.now() - began)
   end
   speed[m] = best / n
 end

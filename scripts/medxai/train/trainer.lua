@@ -398,7 +398,7 @@ function Trainer:train_epoch()
         100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
     end)
   end
-  local seconds = host.now() - began
+  local seconds = require("medxai.core").device.now() - began
   if self.group then
     self.group:all_reduce(hits)
     parallel.share_buffers(self, changing(self.model))
