@@ -27,7 +27,7 @@ static void call_device(lua_State *L, const char *name) {
 static void set_threads_and_device(lua_State *L) {
   lua_pushinteger(L, the_host.threads);
   call_device(L, "set_threads");
-  if (!the_host.options.device) return;
+  if (!the_host.options.device || the_host.options.command) return; /* a command computes nothing */
   lua_pushstring(L, the_host.options.device);
   call_device(L, "use");
 }

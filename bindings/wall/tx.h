@@ -166,16 +166,19 @@ void tx_generator_free(tx_generator *g) TX_NOEXCEPT;
 int tx_generator_get_state(tx_tensor **out, const tx_generator *g) TX_NOEXCEPT; /* uint8 tensor */
 int tx_generator_set_state(tx_generator *g, const tx_tensor *state) TX_NOEXCEPT;
 
-/* ---- optimizers (torch::optim) ---------------------------------------------------------------------------- */
+/* ---- optimizers ------------------------------------------------------------------------------------------- */
 typedef struct tx_optim tx_optim;
-typedef struct tx_option { const char *name; double value; } tx_option; /* "lr", "momentum", "nesterov" (0 or 1) ... */
+/* "lr", "momentum", "nesterov" (0 or 1) ...; of all groups together "fused": one kernel a step where libtorch has it */
+typedef struct tx_option { const char *name; double value; } tx_option;
 /* "sgd" "adam" "adamw" "rmsprop" */
 int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) TX_NOEXCEPT;
 void tx_optim_free(tx_optim *o) TX_NOEXCEPT;
 int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options,
                        int noptions) TX_NOEXCEPT;
 int tx_optim_groups(const tx_optim *o) TX_NOEXCEPT;
-int tx_optim_step(tx_optim *o) TX_NOEXCEPT;
+/* One update by the gradients. bad: NULL, or one number; nothing changes unless it is 0. Out of memory: nothing has
+ * changed. */
+int tx_optim_step(tx_optim *o, const tx_tensor *bad) TX_NOEXCEPT;
 int tx_optim_zero_grad(tx_optim *o) TX_NOEXCEPT; /* sets gradients to None, as PyTorch 2 does */
 int tx_optim_set_lr(tx_optim *o, int group, double lr) TX_NOEXCEPT; /* group -1: all */
 int tx_optim_get_lr(double *lr, const tx_optim *o, int group) TX_NOEXCEPT;
