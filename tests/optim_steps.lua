@@ -19,8 +19,11 @@ local function setting(case, more)
   for name, value in pairs(case[2]) do options[name] = value end
   for name, value in pairs(more or {}) do options[name] = value end
   local s = { names = { "w", "b", "still" } }
-  local function values(n, at) return torch.arange(n, { dtype = "float32" }):mul(0.37):add(at):sin() end
-  s.params = { values(120, 1):reshape { 5, 4, 3, 2 }:to { memory_format = "channels_last" }, values(7, 2), values(3, 3) }
+  local function values(n, at)
+    return torch.arange(n, { dtype = "float32" }):mul(0.37):add(at):sin()
+  end
+  s.params = { values(120, 1):reshape { 5, 4, 3, 2 }:to { memory_format = "channels_last" }, values(7, 2),
+    values(3, 3) }
   for _, p in ipairs(s.params) do p.requires_grad = true end
   s.native = core.optim.new(case[1], options)
   s.native:add_group(s.names, s.params, {})

@@ -40,6 +40,12 @@ static int device_now(lua_State *L) {
   return 1;
 }
 
+/*- device.free_bytes(): of memory that the GPU in use can still give; 0 without one. */
+static int device_free_bytes(lua_State *L) {
+  lua_pushinteger(L, tx_free_bytes());
+  return 1;
+}
+
 /*- device.use(name): --device; an error that says why where it is not here. */
 static int device_use(lua_State *L) {
   xl_check(L, tx_use_device(luaL_checkstring(L, 1)), "host");
@@ -56,6 +62,7 @@ static int device_set_tf32(lua_State *L) {
 
 static const luaL_Reg functions[] = {
   { "cuda_count", device_cuda_count },
+  { "free_bytes", device_free_bytes },
   { "now", device_now },
   { "set_deterministic", device_set_deterministic },
   { "set_tf32", device_set_tf32 },

@@ -212,6 +212,7 @@ int tx_cuda_count(void) TX_NOEXCEPT;
 /* Work goes to this device where a device's name has no number; an error that says why where it is not here, or
  * computes nothing. "cpu": nothing changes. */
 int tx_use_device(const char *device) TX_NOEXCEPT;
+int64_t tx_free_bytes(void) TX_NOEXCEPT; /* that the device in use can still give; 0: no device, or it does not say */
 int tx_synchronize(void) TX_NOEXCEPT; /* waits until the devices have finished; for every time that is measured */
 int tx_set_deterministic(bool on) TX_NOEXCEPT;
 /* Products of float32 on CUDA in TF32 (10 bits of mantissa): off from the start, cuDNN's too. */

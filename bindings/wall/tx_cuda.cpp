@@ -112,6 +112,17 @@ extern "C" int tx_cuda_count(void) noexcept {
   return n;
 }
 
+// What the device has left, and what the caching allocator holds without using it. CUDA's own function is looked up:
+// libtorch has loaded it.
+extern "C" int64_t tx_free_bytes(void) noexcept {
+  size_t left = 0, whole = 0;
+  const auto ask = reinterpret_cast<int (*)(size_t *, size_t *)>(dlsym(RTLD_DEFAULT, "cudaMemGetInfo"));
+  if (!ask || tx_cuda_count() == 0 || ask(&left, &whole) != 0) return 0;
+  tx_memory m = {};
+  tx::cuda_memory(&m);
+  return int64_t(left) + m.cuda_reserved_bytes - m.cuda_live_bytes;
+}
+
 extern "C" int tx_synchronize(void) noexcept {
   return tx::guard([] {
     const int n = tx_cuda_count();

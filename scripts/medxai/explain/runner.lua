@@ -215,7 +215,8 @@ local function run_entry(e, job, opened, results)
     seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
     aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores,
     scorer = scores:of "float32", chunk_states = scores.chunks }
-  local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", core.device.now()
+  local spent, forwards, partials = pass.spent, scores:count "forwards", scores:count "partials"
+  local began = core.device.now()
   local found = attempt(e, ctx)
   -- what the map costs alone: passes that it shares with other methods are counted in full
   local seconds = core.device.now() - began - (pass.spent - spent)

@@ -1,7 +1,7 @@
 -- Optimizers and learning-rate schedules, described by option tables with PyTorch's names and defaults, checked when
 -- written. Optimizers run in C++ (tx_optim.cpp); schedules are PyTorch's own recursions, so their values agree to the
--- last bit. It refuses options that PyTorch would take silently: a misspelt name, Nesterov without momentum, a warm-up of 0
--- epochs.
+-- last bit. It refuses options that PyTorch would take silently: a misspelt name, Nesterov without momentum, a warm-up
+-- of 0 epochs.
 --
 --   local spec = optim.sgd { lr = 0.01, momentum = 0.9 }
 --   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common
