@@ -5,7 +5,7 @@
 #   --device cpu --smoke   the same on this processor in a small form: a test of this file
 #   pack                   puts the built program and the libraries that it needs, but libtorch, into .device/, to be
 #                          carried to the GPU machine with the sources; there libtorch is that of its Python's torch
-# MEDXAI_PYTHON names the Python of the other side (default python3).
+# MEDXAI_PYTHON names the Python of the other side (default python3), MEDXAI_PROGRAM another medxai-run.
 set -u
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -53,8 +53,8 @@ step() {
 }
 
 choose_program() {
-  program=$top/build/medxai-run
-  if [ -x "$carried/medxai-run" ]; then
+  program=${MEDXAI_PROGRAM:-$top/build/medxai-run}
+  if [ -z "${MEDXAI_PROGRAM:-}" ] && [ -x "$carried/medxai-run" ]; then
     program=$carried/medxai-run
     torch=$("$python" -c 'import os, torch; print(os.path.dirname(torch.__file__))') || fail "$python has no torch"
     LD_LIBRARY_PATH=$carried/lib:$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}

@@ -34,6 +34,14 @@ t.test("help and the list of runs need no GPU", function()
   t.equal(t.run({ "--device", "cuda", "help", "sgd" }).code, 0)
 end)
 
+t.test("the GPU's own test says why it is skipped", function()
+  no_gpu()
+  local out = t.tmpdir() .. "/out"
+  t.ok(os.execute(("MEDXAI_PROGRAM=%s sh %s/tests/device.sh >%s 2>&1"):format(t.quote(require("medxai.host").exe),
+    t.quote(t.root), out)))
+  t.ok(t.read(out):find "^skipped: no CUDA device: .+\n$", t.read(out))
+end)
+
 t.test("TF32 is off from the start, for cuDNN too, and can be asked for", function()
   t.equal(core.device.set_tf32(true), false)
   t.equal(core.device.set_tf32(false), true)

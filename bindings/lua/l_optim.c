@@ -1,5 +1,5 @@
-/* l_optim.c: core.optim: the optimizers of tx_optim.cpp. Options are names and numbers here; scripts/medxai/train/optim.lua
- * checks them and is what users call. Groups count from 1. */
+/* l_optim.c: core.optim: the optimizers of tx_optim.cpp. Options are names and numbers here;
+ * scripts/medxai/train/optim.lua checks them and is what users call. Groups count from 1. */
 #include <stdlib.h>
 #include <string.h>
 #include "xl.h"

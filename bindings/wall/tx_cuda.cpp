@@ -68,8 +68,8 @@ static std::string driver_problem() {
 #else
 
 static std::string driver_problem() {
-  return std::string("libtorch ") + tx_version() + " is built without CUDA. Build with another: ./bootstrap --torch DIR "
-         "build";
+  return std::string("libtorch ") + tx_version()
+         + " is built without CUDA. Build with another: ./bootstrap --torch DIR build";
 }
 
 #endif

@@ -1,5 +1,5 @@
-// tx_optim.cpp: SGD, Adam, AdamW and RMSprop with parameter groups, as torch.optim's, over libtorch's operators on lists
-// of tensors (_foreach_*) or its one kernel for a whole step (_fused_*). Their state lies beside each parameter's name.
+// tx_optim.cpp: SGD, Adam, AdamW and RMSprop with parameter groups, as torch.optim's, over libtorch's operators on
+// lists of tensors (_foreach_*) or its one kernel for a whole step (_fused_*). Their state lies beside each parameter's name.
 // Everything that a step needs is allocated before the first weight is written, so that a step that runs out of memory
 // changes nothing.
 #include "tx_priv.hpp"
@@ -378,7 +378,7 @@ void set_entry(const tx_optim *o, Parameter &q, const char *entry, const Tensor 
   TORCH_CHECK(false, kind.name, " keeps no '", entry, "'");
 }
 
-// In a step through lists tensors saved for a backward pass, and caches keyed by the version, may not notice the change.
+// Tensors saved for a backward pass, and caches keyed by the version, must notice a step through lists.
 void count_version(const Tensor &p, int64_t before) {
   if (p._version() == before) p.unsafeGetTensorImpl()->bump_version();
 }

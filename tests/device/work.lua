@@ -1,6 +1,6 @@
 -- medxai-run --device NAME tests/device/work.lua train|explain full|smoke NETWORK...: what tests/device.sh measures of
--- this program: one line for each network or method, with tabs: kind, name, number (images a second, or seconds an image),
--- peak MB of the device. work.py prints the same of PyTorch and the usual packages.
+-- this program: one line for each network or method, with tabs: kind, name, number (images a second, or seconds an
+-- image), peak MB of the device. work.py prints the same of PyTorch and the usual packages.
 local host = require "medxai.host"
 package.path = host.script_dir .. "/../?.lua;" .. package.path
 local core = require "medxai.core"

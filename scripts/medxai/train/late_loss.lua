@@ -25,7 +25,7 @@ end
 ---@param generator table torch's generator state before the forward pass
 function Late:add(loss, batch, count, generator)
   local torch = self.trainer.torch
-  local value, before = memory.unscoped(function() return loss:detach():clone(), generator:clone() end)
+  local value, before = memory.unscoped(function() return loss:detach():sum(), generator:clone() end)
   self.steps[#self.steps + 1] = { value = value, index = { table.unpack(batch.index) },
     count = count, generator = before, number = self.trainer.batch_number }
   local scope <close> = memory.scope() -- luacheck: ignore

@@ -27,7 +27,7 @@
 ---@field label_smoothing? number share of the target that is spread over all classes, as CrossEntropyLoss (default 0, --label_smoothing)
 ---@field loss? string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor bce_with_logits (BCEWithLogitsLoss over the known findings), cross_entropy (CrossEntropyLoss of PyTorch), focal ((1 - p)^gamma times the one or the other, p the probability of the truth (Lin et al. 2017, equation 4)); or a function(logits, labels, batch) that returns the mean over the batch. Default: cross_entropy, of data with findings bce_with_logits
 ---@field on_epoch? fun(state: medxai.EpochState) function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = number }
----@field precision? "float32"|"bfloat16" bfloat16: products in bfloat16, weights in float32 (autocast) (default "float32", --precision)
+---@field precision? "float32"|"tf32"|"bfloat16"|"float16" of the products in training (default "float32", --precision)
 ---@field sampler? "shuffle"|"weighted" weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
 ---@field schedule? medxai.ScheduleSpec of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
 ---@field step_per? "epoch"|"phase" when the schedule steps; phase: after training and again after validation, as the thesis did (default "epoch")
@@ -61,7 +61,7 @@
 ---@field methods medxai.Methods names, { name, option = value }, or name = function(x, model, target): a method each (required)
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
----@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
+---@field budget_mb? number memory for a batch and for chunks; default: 1024, or half of what a GPU has left (in MB, --budget_mb)
 ---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues" color scale of maps in figures (default "inferno", --colors)
 ---@field compat? "pytorch-grad-cam" what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
 ---@field deterministic? boolean 8 images per pass whatever the memory: the same bits however many images are explained (default false, --deterministic)
@@ -81,7 +81,7 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
 ---@field baselines? medxai.Methods methods that know nothing of the network, to be beaten (default { "sobel", "center_blob", "random_smooth", "whole_lung" })
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
----@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
+---@field budget_mb? number memory for a batch and for chunks; default: 1024, or half of what a GPU has left (in MB, --budget_mb)
 ---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues" color scale of maps in figures (default "inferno", --colors)
 ---@field compat? "pytorch-grad-cam" what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
 ---@field deterministic? boolean 8 images per pass whatever the memory: the same bits however many images are explained (default false, --deterministic)
@@ -1026,6 +1026,7 @@
 ---@class medxai.LoaderOptions
 ---@field augment? boolean the data's augmentation, drawn per seed, epoch and image (default false)
 ---@field batch? integer per batch (default 32 images)
+---@field bytes? boolean x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3 (default false)
 ---@field channels_last? boolean layout of the batches in memory (default false)
 ---@field depth? integer batches made ahead (default 3)
 ---@field drop_last? boolean leave out the last batch where it is not full (default false)
@@ -1074,7 +1075,7 @@
 ---@field depth? integer how many levels of names are told apart (default 2)
 
 ---@class medxai.ScorerOptions
----@field budget_mb? number memory for one chunk (default 1024 MB)
+---@field budget_mb? number memory for one chunk; default: 1024, or half of what a GPU has left (in MB)
 ---@field chunk? integer per pass; default: what fits into budget_mb (in images)
 ---@field deterministic? boolean chunks of 8, the last one padded: a score depends on nothing but its image (default false)
 ---@field precision? "float32"|"bfloat16" bfloat16: about 3 digits, and deviation() tells the price (default "float32")
