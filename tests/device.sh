@@ -23,10 +23,11 @@ fail() { say "$*"; exit 1; }
 
 # Libraries of the program and the core that another Linux may lack: not libtorch's, CUDA's and the C library's own.
 pack() {
-  [ -x "$top/build/medxai-run" ] || fail "build the program first (./bootstrap --torch DIR build)"
+  built=$(dirname -- "${MEDXAI_PROGRAM:-$top/build/medxai-run}")
+  [ -x "$built/medxai-run" ] || fail "build the program first (./bootstrap --torch DIR build)"
   rm -rf "$carried"
   mkdir -p "$carried/lib" "$carried/lua"
-  cp "$top/build/medxai-run" "$top/build/medxai_core.so" "$carried/"
+  cp "$built/medxai-run" "$built/medxai_core.so" "$carried/"
   for file in "$carried/medxai-run" "$carried/medxai_core.so"; do ldd "$file"; done |
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
     grep -Ev '/lib(torch|c10|cud|cublas|cufft|curand|cusolver|cusparse|cufile|cupti|nccl|nv|shm|c\.so|m\.so|dl\.so)' |
@@ -36,7 +37,7 @@ pack() {
     found=$(find /usr/lib /usr/share/lua -path "*5.4/$module" 2>/dev/null | head -n 1)
     [ -z "$found" ] || cp -L "$found" "$carried/lua/"
   done
-  say "packed $(du -sh "$carried" | cut -f1) into .device/ (built for libtorch $("$top/build/medxai-run" --version))"
+  say "packed $(du -sh "$carried" | cut -f1) into .device/ ($("$built/medxai-run" --version))"
 }
 
 # ---- the run ----
@@ -77,7 +78,7 @@ both() {
 
 table() {
   awk -F '\t' '
-    FNR == NR { theirs[$1 $2] = $3; peak[$1 $2] = $4; next }
+    FILENAME == ARGV[1] { theirs[$1 $2] = $3; peak[$1 $2] = $4; next }
     FNR == 1 { printf "%-8s %-16s %-10s %10s %10s %6s %8s %8s\n", "", "", "unit", "ours", "theirs", "ratio", "MB",
       "MB" }
     {

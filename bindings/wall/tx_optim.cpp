@@ -1,7 +1,7 @@
 // tx_optim.cpp: SGD, Adam, AdamW and RMSprop with parameter groups, as torch.optim's, over libtorch's operators on
 // lists of tensors (_foreach_*) or its one kernel for a whole step (_fused_*). Their state lies beside each parameter's
-// name. Everything that a step needs is allocated before the first weight is written, so that a step that runs out of memory
-// changes nothing.
+// name. Everything that a step needs is allocated before the first weight is written, so that a step that runs out of
+// memory changes nothing.
 #include "tx_priv.hpp"
 #include <ATen/core/grad_mode.h>
 #include <cmath>

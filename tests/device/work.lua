@@ -73,10 +73,10 @@ local function explained(name)
       local began = core.device.now()
       local result = explain.run(tiny.run(dir), model, split, { methods = { method }, images = n, figures = false })
       best = math.min(best, (core.device.now() - began) / n)
-      os.execute("rm -rf " .. dir)
       for _, record in ipairs(result.records) do
         if record.status == "failed" or record.status == "nan" then error(m[1] .. ": " .. tostring(record.problem)) end
       end
+      os.execute("rm -rf " .. dir)
     end
     line("explain", m[1], best)
   end

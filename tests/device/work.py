@@ -110,5 +110,9 @@ def explain(name):
             print("work.py: no peer of %s (%s)" % (method.__name__, problem), file=sys.stderr)
 
 
+try:
+    import vision  # noqa: F401
+except ImportError as absent:
+    sys.exit("work.py: no torchvision here (%s)" % absent)
 for network in networks:
     {"train": train, "explain": explain}[what](network)

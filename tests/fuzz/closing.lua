@@ -489,7 +489,8 @@ local exempt = {} -- they take no tensor and no object, and give none
 for name in ([[
   tensor.is_tensor tensor.error_full tensor.torch_version tensor.name_fits tensor.deny tensor.op_names tensor.op_schemas
   tensor.close autograd.manual_seed autograd.is_grad_enabled optimizer.close device.cuda_count device.set_deterministic
-  device.set_threads device.synchronize device.threads device.now device.use device.set_tf32 device.free_bytes memory.c_fail_after memory.collect memory.empty_cache
+  device.set_threads device.synchronize device.threads device.now device.use
+  device.set_tf32 device.free_bytes memory.c_fail_after memory.collect memory.empty_cache
   memory.fail_after memory.live memory.lua_fail_after memory.reset_peak memory.set_cache memory.set_limit memory.stats
   figure.base64 figure.blend figure.color figure.png figure.text_width]]):gmatch "%S+" do exempt[name] = true end
 
