@@ -210,6 +210,29 @@ static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t
   xl_pushheld(L, xy[1]);
 }
 
+/* Pushes x: uint8 (n, C, S, S), C 1 where all images are gray, else 3; and y as push_batch does. */
+static void push_bytes(lua_State *L, const set *s, const int64_t *items, int64_t n, const uint8_t *px,
+                       const uint8_t *c) {
+  int64_t size = imageset_size(s->s), most = 1, area = size * size;
+  for (int64_t k = 0; k < n; k++)
+    most = c[k] > most ? c[k] : most;
+  int64_t shape[4] = { n, most, size, size };
+  tx_tensor **xy = xl_slots(L, 2);
+  XL_TRY(L, "dataset", tx_tensor_new(&xy[0], "uint8", 4, shape, NULL, 0));
+  XL_TRY(L, "dataset", tx_tensor_new(&xy[1], "int64", 1, &n, NULL, 0));
+  uint8_t *to = tx_tensor_data(xy[0]);
+  int64_t *labels = tx_tensor_data(xy[1]);
+  for (int64_t k = 0; k < n; k++) {
+    const uint8_t *from = px + k * area * 3;
+    for (int64_t plane = 0; plane < most; plane++)
+      for (int64_t i = 0; i < area; i++)
+        to[(k * most + plane) * area + i] = from[i * c[k] + (c[k] == 3 ? plane : 0)];
+    labels[k] = imageset_label(s->s, items[k]);
+  }
+  xl_pushheld(L, xy[0]);
+  xl_pushheld(L, xy[1]);
+}
+
 /* set:batch({ i, ... } [, channels_last]) -> x, y, loaded on this thread */
 static int set_batch(lua_State *L) {
   set *s = check_set(L, 1);
@@ -363,7 +386,7 @@ typedef struct box {
   loader *l;
   set *s; /* retained */
   int64_t *order;
-  bool channels_last;
+  bool channels_last, bytes;
 } box;
 
 static void destroy_loader(void *p) {
@@ -383,8 +406,46 @@ static bool read_augment(lua_State *L, int idx, loader_augment *a) {
   return given;
 }
 
-/* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last }
- * -> loader */
+/* set:table() -> float32 (3, 256): what the network sees of a byte of red, green, blue */
+static int set_table(lua_State *L) {
+  set *s = check_set(L, 1);
+  int64_t shape[2] = { 3, 256 };
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "dataset", tx_tensor_new(out, "float32", 2, shape, s->table, sizeof s->table));
+  xl_pushheld(L, *out);
+  return 1;
+}
+
+/* set:draws({ i, ... }, { seed, epoch, augment = {..} }) -> float64 (n, 7), the fields of loader_draws in order; of
+ * images that have been decoded */
+static int set_draws(lua_State *L) {
+  set *s = check_set(L, 1);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  loader_augment a = { 0 };
+  read_augment(L, 3, &a);
+  uint64_t seed = (uint64_t)opt_int(L, 3, "seed", 0, INT64_MIN, INT64_MAX);
+  uint64_t epoch = (uint64_t)opt_int(L, 3, "epoch", 0, INT64_MIN, INT64_MAX);
+  int64_t n, *items = check_items(L, 2, s, &n), shape[2] = { n, 7 };
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "dataset", tx_tensor_new(out, "float64", 2, shape, NULL, 0));
+  double *to = tx_tensor_data(*out);
+  for (int64_t k = 0; k < n; k++) {
+    const imageset_facts *f;
+    char why[IMAGESET_WHY], hex[65];
+    check_status(L, imageset_get_facts(s->s, items[k], &f, why), why);
+    sha256_hex(f->digest, hex);
+    hex[16] = 0; /* the image id */
+    loader_draws d = loader_draw((int)imageset_size(s->s), &a, seed, epoch, hex);
+    const double row[7] = { d.cosine, d.sine, d.dx, d.dy, d.mirror, d.brightness, d.contrast };
+    memcpy(to + 7 * k, row, sizeof row);
+  }
+  xl_pushheld(L, *out);
+  return 1;
+}
+
+/* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last, bytes }
+ * -> loader; bytes: x as prepared, uint8 (n, C, S, S) */
 static int set_loader(lua_State *L) {
   set *s = check_set(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
@@ -400,6 +461,7 @@ static int set_loader(lua_State *L) {
   box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 3 */
   b->s = xl_retainobject(s);
   b->channels_last = opt_bool(L, 2, "channels_last");
+  b->bytes = opt_bool(L, 2, "bytes");
   lua_getfield(L, 2, "order");
   int64_t n;
   const int64_t *items = check_items(L, 4, s, &n);
@@ -432,7 +494,10 @@ static int loader_lua_next(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  push_batch(L, b->s, b->order + batch.start, batch.n, batch.px, batch.c, b->channels_last);
+  if (b->bytes)
+    push_bytes(L, b->s, b->order + batch.start, batch.n, batch.px, batch.c);
+  else
+    push_batch(L, b->s, b->order + batch.start, batch.n, batch.px, batch.c, b->channels_last);
   loader_release(b->l);
   lua_pushinteger(L, batch.start + 1);
   return 3;
@@ -483,6 +548,8 @@ int luaopen_core_loader(lua_State *L) {
     { "error",  set_error },
     { "near",   set_near },
     { "scan",   set_scan },
+    { "table",  set_table },
+    { "draws",  set_draws },
     { "loader", set_loader },
     { NULL, NULL },
   };

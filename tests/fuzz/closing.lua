@@ -373,8 +373,9 @@ case("set.white image.load_mask", picture, function(v)
   core.image.save(path, v.m)
   return core.image.load_mask(path), s:count()
 end)
-case("set.facts set.batch set.pixels set.mask", function() return { s = set() } end, function(v)
-  return v.s:facts(2), v.s:batch { 1, 3 }, v.s:batch({ 2 }, true), v.s:pixels(1), v.s:mask(1, "lungs")
+case("set.facts set.batch set.pixels set.mask set.table set.draws", function() return { s = set() } end, function(v)
+  return v.s:facts(2), v.s:batch { 1, 3 }, v.s:batch({ 2 }, true), v.s:pixels(1), v.s:mask(1, "lungs"), v.s:table(),
+    v.s:draws({ 1, 2 }, { seed = 3, epoch = 1, augment = { shift = 0.1 } })
 end)
 case("set.near", function()
   return { s = set() } end, function(v) return v.s:near({ 1, 2, 3 }, { 1, 2, 3 }, 64, -1, 10)
@@ -488,7 +489,8 @@ local exempt = {} -- they take no tensor and no object, and give none
 for name in ([[
   tensor.is_tensor tensor.error_full tensor.torch_version tensor.name_fits tensor.deny tensor.op_names tensor.op_schemas
   tensor.close autograd.manual_seed autograd.is_grad_enabled optimizer.close device.cuda_count device.set_deterministic
-  device.set_threads device.synchronize device.threads memory.c_fail_after memory.collect memory.empty_cache
+  device.set_threads device.synchronize device.threads device.now device.use
+  device.set_tf32 device.free_bytes memory.c_fail_after memory.collect memory.empty_cache
   memory.fail_after memory.live memory.lua_fail_after memory.reset_peak memory.set_cache memory.set_limit memory.stats
   figure.base64 figure.blend figure.color figure.png figure.text_width]]):gmatch "%S+" do exempt[name] = true end
 

@@ -283,6 +283,9 @@ splits.loader_spec = {
   channels_last = { "boolean", default = false, doc = "layout of the batches in memory" },
   order = { "table", of = "integer", doc = "image numbers, in place of shuffle" },
 }
+splits.loader_spec.bytes = { "boolean", default = false,
+  doc = "x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3" }
+
 splits.batch_spec = { channels_last = splits.loader_spec.channels_last }
 
 local function default_threads()
@@ -293,7 +296,7 @@ end
 --- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers
 --- instead. augment: the dataset's augmentation, drawn per (seed, epoch, image). The results do not depend on
 --- `threads`.
----@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
+---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order, bytes
 ---@return medxai.Loader
 function Split:loader(options)
   if getmetatable(self) ~= Split then
@@ -310,10 +313,10 @@ function Split:loader(options)
   local native = self.data:native():loader {
     order = native_indices(self, places, "loader"), batch = o.batch, drop_last = o.drop_last,
     threads = o.threads or default_threads(), depth = o.depth, seed = seed, epoch = o.epoch,
-    augment = o.augment and self.data.augment or nil, channels_last = o.channels_last,
+    augment = o.augment and self.data.augment or nil, channels_last = o.channels_last, bytes = o.bytes,
   }
   return setmetatable({ split = self, native = native, places = places, batches = native:batches(),
-    channels_last = o.channels_last }, Loader)
+    channels_last = o.channels_last and not o.bytes }, Loader)
 end
 
 return splits

@@ -7,6 +7,7 @@ local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local cells = require "medxai.steps.study_cells"
 local chunks = require "medxai.tensor.chunks"
+local core = require "medxai.core"
 local csv = require "medxai.base.csv"
 local explain = require "medxai.steps.explain"
 local files = require "medxai.base.files"
@@ -88,9 +89,9 @@ end
 local function faster(f)
   local best = math.huge
   for _ = 1, 2 do
-    local began = host.now()
+    local began = core.device.now()
     f()
-    best = math.min(best, host.now() - began)
+    best = math.min(best, core.device.now() - began)
   end
   return best
 end
@@ -99,7 +100,7 @@ end
 --- where some method goes through the network (with_gradient), and the pixels of its input.
 function time.measure(study, m, model, with_gradient)
   if speed[m] then return end
-  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local scope <close> = core.memory.scope() -- luacheck: ignore
   local numbers, items, n = {}, {}, math.min(chunks.fixed, m.split.n)
   for i = 1, n do
     numbers[i] = i

@@ -1308,6 +1308,7 @@
 ---@class medxai.LoaderOptions
 ---@field augment? boolean the data's augmentation, drawn per seed, epoch and image (default false)
 ---@field batch? integer per batch (default 32 images)
+---@field bytes? boolean x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3 (default false)
 ---@field channels_last? boolean layout of the batches in memory (default false)
 ---@field depth? integer batches made ahead (default 3)
 ---@field drop_last? boolean leave out the last batch where it is not full (default false)
@@ -1359,7 +1360,7 @@
 ---@field depth? integer how many levels of names are told apart (default 2)
 
 ---@class medxai.ScorerOptions
----@field budget_mb? number memory for one chunk (default 1024 MB)
+---@field budget_mb? number memory for one chunk; default: 1024, or half of what a GPU has left (in MB)
 ---@field chunk? integer per pass; default: what fits into budget_mb (in images)
 --- chunks of 8, the last one padded: a score depends on nothing but its image (default false)
 ---@field deterministic? boolean
