@@ -1,0 +1,172 @@
+"""Maps of a small network by the packages that researchers use (environment b), in float64, kept as float32:
+zennit 0.5.1 (LRP), captum 0.9, pytorch-grad-cam 1.5.7, shap 0.51.
+
+    python methods.py OUT [name ...]     tests/reference/methods; tests/tinymethods.lua has the same network
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import vision  # noqa: F401: torchvision beside a torch that it was not built for
+
+nn = torch.nn
+torch.set_num_threads(1)
+
+
+class Mixed(nn.Module):
+    """Convolutions with batch norms behind and before them, max and mean pooling, a residual sum, a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.apart = False
+        from zennit.layer import Sum
+        self.conv1, self.bn1, self.relu1 = nn.Conv2d(3, 6, 3, 1, 1), nn.BatchNorm2d(6), nn.ReLU()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2, self.bn2, self.relu2 = nn.Conv2d(6, 6, 3, 1, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU()
+        self.conv3, self.bn3, self.sum, self.relu3 = nn.Conv2d(6, 6, 3, 1, 1), nn.BatchNorm2d(6), Sum(), nn.ReLU()
+        self.bn4, self.relu4, self.conv4 = nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)
+        self.pool2 = nn.AvgPool2d(2)
+        self.conv5, self.relu5 = nn.Conv2d(10, 8, 3, 1, 1), nn.ReLU()
+        self.pool, self.fc1, self.relu6, self.fc2 = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4)
+        state = self.double().state_dict()
+        for k, name in enumerate(n for n in state if not n.endswith("num_batches_tracked")):
+            p = state[name]
+            v = np.sin(np.arange(p.numel()) * (0.7 + 0.3 * k) + k).reshape(p.shape) * 0.6
+            if name.endswith("running_var") or name.startswith("bn") and name.endswith("weight"):
+                v = v * v + 0.5
+            p.copy_(torch.from_numpy(v))
+        self.eval()
+
+    def forward(self, x):
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.pool1(x + 0 if self.apart else x)
+        y = self.relu2(self.bn2(self.conv2(x)))
+        x = self.relu3(self.sum(torch.stack([self.bn3(self.conv3(y)), x], -1)))
+        x = torch.cat([x, self.conv4(self.relu4(self.bn4(x)))], 1)
+        x = self.relu5(self.conv5(self.pool2(x)))
+        return self.fc2(self.relu6(self.fc1(self.pool(x).flatten(1))))
+
+
+def images():
+    """2 x 3 x 16 x 24, different in each quadrant and channel."""
+    n = np.arange(2 * 3 * 16 * 24, dtype=np.float64)
+    x = (0.5 + 0.5 * np.sin(n * 0.113) * np.cos(n * 0.0031)).reshape(2, 3, 16, 24)
+    x[0, 0, :7, :11] *= 0.2
+    x[0, 2, 9:, 11:] = 1
+    x[1, 1, :, 15:] = 0
+    return torch.from_numpy(x)
+
+
+def background():
+    """5 images to begin from."""
+    n = np.arange(5 * 3 * 16 * 24, dtype=np.float64)
+    return torch.from_numpy((0.5 + 0.5 * np.sin(n * 0.37) * np.cos(n * 0.011)).reshape(5, 3, 16, 24))
+
+
+def labels():
+    """Six regions: 2 x 3 rectangles, as regions = { "grid", rows = 2, columns = 3 }."""
+    rows, columns = np.arange(16) * 2 // 16, np.arange(24) * 3 // 24
+    return torch.from_numpy(rows[:, None] * 3 + columns[None, :])
+
+
+def each(f):
+    """f(net, x (1, 3, H, W), predicted class) of both images: (2, h, w)"""
+    rows = []
+    for one in images():
+        net, x = Mixed(), one[None].clone()
+        rows.append(np.asarray(f(net, x, int(net(x).argmax()))))
+    return np.stack(rows)
+
+
+# ---- LRP by zennit ----------------------------------------------------------------------------------------------------
+
+def lrp(make):
+    from zennit.attribution import Gradient
+    from zennit.canonizers import NamedMergeBatchNorm
+    merge = NamedMergeBatchNorm([(("conv1",), "bn1"), (("conv2",), "bn2"), (("conv3",), "bn3")])
+
+    def one(net, x, target):
+        for bn in (net.bn1, net.bn2, net.bn3):  # zennit's merged norms still divide by the root of 1 + eps
+            bn.eps, bn.running_var = 0.0, bn.running_var + bn.eps
+        start = torch.zeros(1, 4).double()
+        start[0, target] = net(x)[0, target].detach()
+        with Gradient(model=net, composite=make([merge])) as attributor:
+            _, relevance = attributor(x.requires_grad_(True), start)
+        return relevance.detach().sum(1)[0].numpy()
+    return each(one)
+
+
+def lrp_all():
+    from zennit import composites as c
+    low, high = torch.zeros(1, 3, 1, 1).double(), torch.ones(1, 3, 1, 1).double()
+    return {
+        "lrp.epsilon_plus": lrp(lambda m: c.EpsilonPlus(canonizers=m)),
+        "lrp.epsilon_gamma_box": lrp(lambda m: c.EpsilonGammaBox(low=low, high=high, canonizers=m)),
+        "lrp.epsilon_alpha_beta": lrp(lambda m: c.EpsilonAlpha2Beta1(canonizers=m)),
+        "lrp.epsilon_plus_flat": lrp(lambda m: c.EpsilonPlusFlat(canonizers=m)),
+        "lrp.epsilon_alpha_beta_flat": lrp(lambda m: c.EpsilonAlpha2Beta1Flat(canonizers=m)),
+        "lrp.epsilon": lrp(lambda m: c.LayerMapComposite(c.layer_map_base() + [
+            (c.Convolution, c.Epsilon()), (torch.nn.Linear, c.Epsilon())], canonizers=m)),
+    }
+
+
+# ---- by differences, captum -------------------------------------------------------------------------------------------
+
+def of_map(attribution):
+    return attribution.detach().sum(1)[0].numpy()
+
+
+def gradient_shap(net, x, target):
+    """Its draws by formula: sample k begins from image (3 k + 1) % 5, at (0.13 + 0.618 k) % 1; no noise."""
+    from captum.attr import GradientShap
+    places = (0.13 + 0.618 * np.arange(6)) % 1
+    choice, uniform = np.random.choice, np.random.uniform
+    np.random.choice = lambda a, size, **k: (3 * np.arange(size) + 1) % 5
+    np.random.uniform = lambda low, high, size: places[:size]
+    try:
+        return of_map(GradientShap(net).attribute(x, background(), n_samples=6, stdevs=0.0, target=target))
+    finally:
+        np.random.choice, np.random.uniform = choice, uniform
+
+
+def deeplift(net, x, target):
+    from captum.attr import DeepLift
+    return of_map(DeepLift(net).attribute(x, torch.zeros_like(x), target=target))
+
+
+def deeplift_shap(net, x, target):
+    from captum.attr import DeepLiftShap
+    return of_map(DeepLiftShap(net).attribute(x, background(), target=target))
+
+
+def apart(f):
+    """captum's hooks of a max pool that reads a rectifier's very tensor come too late: its rule is lost there."""
+    def one(net, x, target):
+        net.apart = True
+        return f(net, x, target)
+    return one
+
+
+def differences():
+    from captum.attr import Deconvolution
+    return {
+        "deeplift": each(apart(deeplift)), "deeplift.compat": each(deeplift),
+        "deeplift_shap": each(apart(deeplift_shap)), "deeplift_shap.compat": each(deeplift_shap),
+        "gradient_shap": each(gradient_shap),
+        "deconvolution": each(lambda net, x, t: of_map(Deconvolution(net).attribute(x, target=t))),
+    }
+
+
+GROUPS = {"lrp": lrp_all, "differences": differences}
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    for group in sys.argv[2:] or GROUPS:
+        for name, maps in GROUPS[group]().items():
+            np.save(out / f"{name}.npy", maps.astype(np.float32))
+            print(f"{name:32} {maps.shape} {np.abs(maps).max():.4g}", flush=True)
