@@ -87,7 +87,8 @@ end
 --- The largest difference of two maps, of the second's largest value.
 function tinymethods.apart(a, b) return ((a - b):abs():max() / b:abs():max()):item() end
 
---- A map equals the reference's to 2e-6 (it is kept in float32), and no map turned upside down or of another image does.
+--- A map equals the reference's to 2e-6 (it is kept in float32), and no map turned upside down or of another image
+--- does.
 function tinymethods.equal(maps, name, most)
   local reference = tinymethods.reference(name)
   t.equal(maps.shape, reference.shape)

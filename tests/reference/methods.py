@@ -30,7 +30,8 @@ class Mixed(nn.Module):
         self.bn4, self.relu4, self.conv4 = nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)
         self.pool2 = nn.AvgPool2d(2)
         self.conv5, self.relu5 = nn.Conv2d(10, 8, 3, 1, 1), nn.ReLU()
-        self.pool, self.fc1, self.relu6, self.fc2 = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4)
+        self.pool, self.fc1, self.relu6 = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 7), nn.ReLU()
+        self.fc2 = nn.Linear(7, 4)
         state = self.double().state_dict()
         for k, name in enumerate(n for n in state if not n.endswith("num_batches_tracked")):
             p = state[name]
@@ -81,7 +82,7 @@ def each(f):
     return np.stack(rows)
 
 
-# ---- LRP by zennit ----------------------------------------------------------------------------------------------------
+# ---- LRP by zennit ---------------------------------------------------------------------------------------------------
 
 def lrp(make):
     from zennit.attribution import Gradient
@@ -113,7 +114,7 @@ def lrp_all():
     }
 
 
-# ---- by differences, captum -------------------------------------------------------------------------------------------
+# ---- by differences, captum ------------------------------------------------------------------------------------------
 
 def of_map(attribution):
     return attribution.detach().sum(1)[0].numpy()
@@ -160,7 +161,165 @@ def differences():
     }
 
 
-GROUPS = {"lrp": lrp_all, "differences": differences}
+# ---- regions, captum and shap ----------------------------------------------------------------------------------------
+
+def orders(n, count=6):
+    """Permutation k of the regions, by formula."""
+    return [[((5 if k % 2 else 1) * i + k) % count for i in range(count)] for k in range(n)]
+
+
+def feature_ablation(net, x, target):
+    from captum.attr import FeatureAblation
+    mask = labels()[None, None]
+    return of_map(FeatureAblation(net).attribute(x, baselines=0.0, target=target, feature_mask=mask) / 3)
+
+
+def shapley_sampling(net, x, target):
+    from captum.attr import ShapleyValueSampling
+    method = ShapleyValueSampling(net)
+    method.permutation_generator = lambda count, n: iter(orders(n))
+    return of_map(method.attribute(x, 0.0, target=target, feature_mask=labels()[None, None], n_samples=4) / 3)
+
+
+def of_shap(make):
+    """A shap explainer of a function of six switches, painted on the regions."""
+    def one(net, x, target):
+        def f(on):
+            keep = torch.from_numpy(np.asarray(on, dtype=np.float64))[:, labels().flatten()].view(-1, 1, 16, 24)
+            return net(x * keep)[:, target].detach().numpy()
+        values = make(f)(np.ones((1, 6))).values[0]
+        return np.asarray(values)[labels().numpy()]
+    return each(one)
+
+
+def permutation(f):
+    import shap
+    explainer = shap.explainers.Permutation(f, np.zeros((1, 6)))
+    queue = orders(4)
+
+    def shuffle(inds):
+        inds[:] = queue.pop(0)
+
+    def explain(x):
+        own, np.random.shuffle = np.random.shuffle, shuffle
+        try:
+            return explainer(x, max_evals=4 * 13, silent=True)
+        finally:
+            np.random.shuffle = own
+    return explain
+
+
+def exact(f):
+    import shap
+    return lambda x: shap.explainers.Exact(f, np.zeros((1, 6)))(x, silent=True)
+
+
+def occlusion(window, stride):
+    def one(net, x, target):
+        from captum.attr import Occlusion
+        return of_map(Occlusion(net).attribute(x, (3, window, window), (3, stride, stride), 0.0, target=target) / 3)
+    return each(one)
+
+
+def regions():
+    return {
+        "feature_ablation": each(feature_ablation), "shapley_sampling": each(shapley_sampling),
+        "occlusion": occlusion(6, 4), "occlusion.odd": occlusion(7, 5),
+    }
+
+
+def games():
+    return {"shap_permutation": of_shap(permutation), "shap_exact": of_shap(exact)}
+
+
+# ---- noise, captum ---------------------------------------------------------------------------------------------------
+
+def tunnel(kind):
+    """Noise by formula, as attributions.py."""
+    k = np.arange(5 * 3 * 16 * 24, dtype=np.float64)
+    noise = 2 ** 0.5 * np.sin(k * 0.7 + 0.3 * np.sin(k * 0.013)) * np.cos(k * 1.3)
+    noise = torch.from_numpy(noise.reshape(5, 3, 16, 24))
+
+    def one(net, x, target):
+        from captum.attr import NoiseTunnel, Saliency
+        own, torch.normal = torch.normal, lambda mean, std: noise * 0.15
+        try:
+            return of_map(NoiseTunnel(Saliency(net)).attribute(
+                x, nt_type=kind, nt_samples=5, stdevs=0.15, target=target, abs=False))
+        finally:
+            torch.normal = own
+    return each(one)
+
+
+def noise():
+    return {"smoothgrad_squared": tunnel("smoothgrad_sq"), "vargrad": tunnel("vargrad")}
+
+
+# ---- at a layer, pytorch-grad-cam and captum ------------------------------------------------------------------------
+
+def cam(make, softmax=False, layers=("relu5",)):
+    """What a CAM computes before it is cut, scaled and resized; of several layers its product."""
+    def one(net, x, target):
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget
+        method = make(net, [getattr(net, name) for name in layers])
+        targets = [(ClassifierOutputSoftmaxTarget if softmax else ClassifierOutputTarget)(target)]
+        if len(layers) > 1:
+            return method(input_tensor=x, targets=targets)[0]
+        kept, base = [], getattr(method, "base_cam", method)
+        own = base.get_cam_image
+        base.get_cam_image = lambda *a, **k: kept.append(own(*a, **k)) or kept[-1]
+        method(input_tensor=x, targets=None if base is not method else targets)
+        return kept[0][0]
+    return each(one)
+
+
+def path(make):
+    return each(lambda net, x, t: of_map(make(net).attribute(x, 0.0, target=t, n_steps=8)))
+
+
+def dff(net, x, target):
+    """Three concepts: (3 + 1, 4, 6), the places and the concepts (8 x 3 numbers); the draws are by formula."""
+    from pytorch_grad_cam.feature_factorization.deep_feature_factorization import dff as factorize
+    kept = []
+    net.relu5.register_forward_hook(lambda module, given, made: kept.append(made.detach().numpy()))
+    net(x)
+    own, count = np.random.RandomState, [0]
+
+    class Drawn(own):
+        def standard_normal(self, size=None):
+            k = count[0] + np.arange(int(np.prod(size)))
+            count[0] += len(k)
+            return (np.sin(k * 1.7 + 0.4) * 1.3 + 0.1).reshape(size)
+    np.random.RandomState = Drawn
+    try:
+        concepts, places = factorize(kept[0], n_components=3)
+    finally:
+        np.random.RandomState = own
+    return np.concatenate([places[0], concepts.reshape(1, 4, 6)])
+
+
+def cams():
+    from captum.attr import InternalInfluence, LayerConductance
+    from pytorch_grad_cam import FEM, FinerCAM, KPCA_CAM, ShapleyCAM
+    from pytorch_grad_cam.refine_cam import RefineCAM
+    from pytorch_grad_cam.seg_eigen_cam import SegEigenCAM
+    return {
+        "finercam": cam(lambda net, layers: FinerCAM(net, layers)),
+        "shapleycam": cam(lambda net, layers: ShapleyCAM(net, layers), softmax=True),
+        "fem": cam(lambda net, layers: FEM(net, layers, k=1)),
+        "kpcacam": cam(lambda net, layers: KPCA_CAM(net, layers)),
+        "kpcacam.rbf": cam(lambda net, layers: KPCA_CAM(net, layers, kernel="rbf", gamma=0.5)),
+        "segeigencam": cam(lambda net, layers: SegEigenCAM(net, layers)),
+        "refinecam": cam(lambda net, layers: RefineCAM(net, layers), layers=("relu3", "relu5")),
+        "dff": each(dff),
+        "layer_conductance": path(lambda net: LayerConductance(net, net.relu5)),
+        "internal_influence": path(lambda net: InternalInfluence(net, net.relu3)),
+    }
+
+
+GROUPS = {
+    "lrp": lrp_all, "differences": differences, "regions": regions, "games": games, "noise": noise, "cams": cams,
+}
 
 
 if __name__ == "__main__":
