@@ -190,8 +190,8 @@ end
 
 --- Gradients of the targets at n inputs of the method's own making, chunk by chunk under the memory budget: use(first,
 --- count, gradients, scope, values) gets name -> tensor at the input ("x") and at the nodes of o.at, of the gradients
---- and of the values there (values.output: the logits); scope:keep(t) keeps what shall outlive the chunk. It may be called again for a part of a chunk that ran out of memory: let it change nothing
---- until it can no longer fail.
+--- and of the values there (values.output: the logits); scope:keep(t) keeps what shall outlive the chunk. It may be
+--- called again for a part of a chunk that ran out of memory: let it change nothing until it can no longer fail.
 ---@param n integer
 ---@param o table kind: names the work; x(first, count) -> (count, 3, H, W); image(k): whose target counts for input k
 ---   (0-based -> 1-based);
