@@ -24,7 +24,8 @@ local function merged_norms(model, modules, used)
   return found
 end
 
---- The layers with weights by their node's name: { weight, bias = names of tensors, w, b = with the batch norm merged }.
+--- The layers with weights by their node's name: { weight, bias = names of tensors, w, b = with the batch norm merged
+--- }.
 ---@param model medxai.Model
 function lrp.layers(model)
   local modules, layers = model:modules(), {}

@@ -584,8 +584,8 @@ function Model:buffers() return listed(self, "buffer") end
 function Model:state() return listed(self) end
 
 --- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
---- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such; weight_name ...:
---- what the tensors are called.
+--- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such; weight_name
+--- ...: what the tensors are called.
 function Model:modules()
   local list = {}
   for _, m in ipairs(self._def.modules) do

@@ -31,6 +31,22 @@ local per_map = {
   shap_gradient = function(o) return 3 * (o.samples or 200) end,
   smoothgrad = function(o) return 3 * (o.samples or 25) end,
   integrated_gradients = function(o) return 3 * (o.steps or 50) end,
+  smoothgrad_squared = function(o) return 3 * (o.samples or 25) end,
+  vargrad = function(o) return 3 * (o.samples or 25) end,
+  gradient_shap = function(o) return 3 * (o.samples or 20) end,
+  layer_conductance = function(o) return 3 * (o.steps or 50) end,
+  internal_influence = function(o) return 3 * (o.steps or 50) end,
+  lrp = function() return 12 end,
+  deeplift = function() return 6 end,
+  deeplift_shap = function(o) return 6 * (o.background_count or 32) end,
+  deconvolution = function() return 4 end,
+  feature_ablation = function() return 50 end,
+  occlusion = function() return 170 end,
+  rise = function(o) return o.samples or 2000 end,
+  shap_exact = function() return 256 end,
+  shap_permutation = function(o) return 60 * (o.orders or 10) end,
+  shapley_sampling = function(o) return 30 * (o.orders or 25) end,
+  reciprocam = function() return 30 end,
   scorecam = function() return 500 end,
   ablationcam = function() return 20 end,
 }
@@ -54,14 +70,14 @@ local per_judgement = {
   insertion = function(o) return (o.steps or 100) * length(o.removals) end,
 }
 local share_perturbations = { faithfulness_correlation = true, faithfulness_estimate = true, infidelity = true }
-local ask_again = { max_sensitivity = true, local_lipschitz = true }
+local ask_again = { max_sensitivity = 10, local_lipschitz = 10, arcc = 1 } -- maps more, unless draws says
 
 -- Passes of judging one map; of the map itself once more where the metric asks its method again; per image alone.
 local function judging(metric_entries)
   local each, again, per_image = 0, 0, 0
   for _, m in ipairs(metric_entries) do
     if share_perturbations[m.name] then per_image = 264
-    elseif ask_again[m.name] then again = m.options.draws or 10
+    elseif ask_again[m.name] then again = m.options.draws or ask_again[m.name]
     elseif per_judgement[m.name] then each = each + per_judgement[m.name](m.options)
     elseif m.definition.needs and m.definition.needs.model then each = each + 2 end
   end

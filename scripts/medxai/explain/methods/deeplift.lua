@@ -1,7 +1,7 @@
--- DeepLIFT: Shrikumar et al., ICML 2017, rescale rule (eq. 8): what each pixel adds to the target's difference from that
--- of a baseline image, handed back by differences instead of derivatives (deeplift_rules.lua), summed over the color
--- channels, signed. Its sum is that difference but for rounding: the completeness gap. captum's DeepLift, which leaves
--- products of two values (gates) to the derivative.
+-- DeepLIFT: Shrikumar et al., ICML 2017, rescale rule (eq. 8): what each pixel adds to the target's difference from
+-- that of a baseline image, handed back by differences instead of derivatives (deeplift_rules.lua), summed over the
+-- color channels, signed. Its sum is that difference but for rounding: the completeness gap. captum's DeepLift, which
+-- leaves products of two values (gates) to the derivative.
 local deeplift = require "medxai.explain.deeplift_rules"
 local removal = require "medxai.perturb.removal"
 local rules = require "medxai.explain.node_rules"

@@ -5,7 +5,8 @@
 local background = require "medxai.explain.background"
 local torch = require "medxai.torch"
 
--- Sample k of the batch is sample k % n of image k // n: the image with noise, the one to begin from, the place between.
+-- Sample k of the batch is sample k % n of image k // n: the image with noise, the one to begin from, the place
+-- between.
 local function samples_of(ctx, images, o)
   local lo, hi = ctx:range()
   local scale, drawn = (hi - lo) * o.sigma, {}

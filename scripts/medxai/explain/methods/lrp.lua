@@ -3,8 +3,8 @@
 -- (Montavon et al. 2019): convolutions gamma, alpha-beta or plus, linear layers epsilon, the first convolution box or
 -- flat. As zennit 0.5.1's composites: rectifiers and other nonlinearities pass on what they have, sums and mean pooling
 -- share by value, max pooling gives to the winner; batch norms are merged into the convolution before them, and pass on
--- what they have where none is (DenseNet). A gate gives all to the signal (Arras et al. 2019). Biases take a share: what
--- the map lacks of the logit is told. It refuses operators for which there is no rule (attention, layer norm).
+-- what they have where none is (DenseNet). A gate gives all to the signal (Arras et al. 2019). Biases take a share:
+-- what the map lacks of the logit is told. It refuses operators for which there is no rule (attention, layer norm).
 local lrp = require "medxai.explain.lrp_rules"
 local not_defined = require "medxai.base.not_defined"
 local rules = require "medxai.explain.node_rules"
