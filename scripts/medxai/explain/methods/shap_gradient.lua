@@ -30,10 +30,10 @@ end
 -- The background's mean outputs, what the target's output differs from its own, and by how much the values sum to
 -- something else.
 local function completeness(ctx, x, images, map, classes, target)
-  local logits = ctx.scorer:logits(1 + background:size(0),
-    function(first, count) return torch.cat({ x, background }, 0):narrow(0, first, count) end)
+  local logits = ctx.scorer:logits(1 + images:size(0),
+    function(first, count) return torch.cat({ x, images }, 0):narrow(0, first, count) end)
   local y = shap.outputs(logits, classes, target.as)
-  local base = y:narrow(0, 1, background:size(0)):mean({ 0 })
+  local base = y:narrow(0, 1, images:size(0)):mean({ 0 })
   local difference = shap.of_target(y[0] - base, classes, target):item()
   return base:tolist(), difference, map:sum():item() - difference
 end
