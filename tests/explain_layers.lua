@@ -4,6 +4,7 @@ local t = require "t"
 local m = require "tinymethods"
 local core = require "medxai.core"
 local torch = require "medxai.torch"
+local xai = require "medxai"
 
 require("medxai.host").options.quiet = true
 require "medxai.tensor.random" -- before a stream is replaced
@@ -118,6 +119,27 @@ t.test("both images together give what each gives alone", function()
   for _, method in ipairs { "dff", "finercam", "shapleycam", "fem", "kpcacam", "segeigencam", "reciprocam",
       { "layer_conductance", steps = 3 }, { "refinecam", layers = { "relu3", "relu5" } } } do
     m.batch_equals_singles(method)
+  end
+end)
+
+t.test("on exported networks, of convolutions and of tokens", function()
+  local folder = t.root .. "/tests/reference/exported/"
+  for _, name in ipairs { "convnet", "vit" } do
+    local model <close> = xai.models.exported { file = folder .. name .. ".pt2", dtype = "float64", seed = 1 }:eval()
+    local function maps(method)
+      local made, records = m.maps(method, { model = model,
+        x = xai.load_checkpoint(folder .. name .. ".pt").x:to { dtype = "float64" }, images = 1 })
+      t.ok(records[1].status ~= "failed" and records[1].status ~= "not_defined", records[1].problem)
+      return made, records[1]
+    end
+    local gradcam = maps "gradcam"
+    t.ok(m.apart(maps { "finercam", alpha = 0, compared = 1 }, gradcam) < 1e-6, name)
+    for _, method in ipairs { "shapleycam", "fem", "reciprocam", { "layer_conductance", steps = 2 },
+        { "internal_influence", steps = 2 } } do
+      t.equal(maps(method).shape, gradcam.shape)
+    end
+    local _, record = maps "refinecam"
+    t.equal(record.method, "refinecam")
   end
 end)
 

@@ -387,10 +387,10 @@ t.test("ARCC by hand for an own method: harmonic mean of coherency, brevity and 
     images = 1, target = 0, metrics = { { "arcc", percentiles = how.percentiles, removal = how.removal },
       { "road_combined", percentiles = how.percentiles, removal = how.removal } } }, 1)
   local got = {}
-  for key, value in pairs(scores(dir)) do
+  for key, number in pairs(scores(dir)) do
     local method, name = key:match "^%x+ (%a+) (.*)$"
     local short, part = name:match "^([%a_]+)@", name:match " (%a+)$"
-    got[method .. " " .. short .. (short == "arcc" and part and not part:find "=" and " " .. part or "")] = value
+    got[method .. " " .. short .. (short == "arcc" and part and not part:find "=" and " " .. part or "")] = number
   end
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local function shown(image)

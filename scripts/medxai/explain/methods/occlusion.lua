@@ -59,8 +59,8 @@ return {
       return hide.images(x, background, covered(first, count):logical_not())
     end)
     local lost = -ctx.targets:change_of(1, logits, ctx.logits:cpu())
-    local sum, times = torch.zeros(ctx.height, ctx.width, { dtype = "float64" }), nil
-    times = sum:clone()
+    local sum = torch.zeros(ctx.height, ctx.width, { dtype = "float64" })
+    local times = sum:clone()
     for first = 0, n - 1, 64 do
       local count = math.min(64, n - first)
       local where = covered(first, count):to { device = "cpu", dtype = "float64" }:squeeze(1)
