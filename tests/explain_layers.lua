@@ -60,6 +60,15 @@ t.test("refinecam equals pytorch-grad-cam's over two layers", function()
   m.equal((maps - lo) / (hi - lo), "refinecam", 1e-5) -- the reference is min-maxed, in float32
 end)
 
+t.test("sess equals pytorch-grad-cam's over three sizes, without the least probable fifth of the windows", function()
+  local maps, records = m.maps({ "sess", scales = 3, drop = 0.2 }, { compat = "pytorch-grad-cam" })
+  local lo, hi = maps:amin({ 1, 2 }, true), maps:amax({ 1, 2 }, true)
+  m.equal((maps - lo) / (hi - lo), "sess", 1e-5) -- the reference is min-maxed, in float32
+  t.equal(records[1].facts.windows, 10) -- of 2 + 4 + 6, less 2
+  t.fails_like(function() m.maps { "sess", window = 20 } end,
+    "sess: a window of 20 px does not fit the image %(16 x 24 px, at least 6%)")
+end)
+
 t.test("reciprocam is the probability with one place of the layer kept, place by place", function()
   local maps, records = m.maps "reciprocam"
   local model, x = m.model(), m.images()

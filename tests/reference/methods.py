@@ -317,7 +317,18 @@ def cams():
     }
 
 
+def sess():
+    from pytorch_grad_cam.sess import SESS
+
+    def one(net, x, target):
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+        method = SESS(net, [net.relu5], num_scales=3, pre_filter_ratio=0.2)
+        return method(x, [ClassifierOutputTarget(target)])[0]
+    return {"sess": each(one)}
+
+
 GROUPS = {
+    "sess": sess,
     "lrp": lrp_all, "differences": differences, "regions": regions, "games": games, "noise": noise, "cams": cams,
 }
 

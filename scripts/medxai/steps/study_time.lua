@@ -47,6 +47,7 @@ local per_map = {
   shap_permutation = function(o) return 60 * (o.orders or 10) end,
   shapley_sampling = function(o) return 30 * (o.orders or 25) end,
   reciprocam = function() return 30 end,
+  sess = function(o) return 4 * ((o.scales or 12) + 1) ^ 2 // 4 end,
   scorecam = function() return 500 end,
   ablationcam = function() return 20 end,
 }
