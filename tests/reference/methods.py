@@ -1,7 +1,8 @@
 """Maps of a small network by the packages that researchers use (environment b), in float64, kept as float32:
 zennit 0.5.1 (LRP), captum 0.9, pytorch-grad-cam 1.5.7, shap 0.51.
 
-    python methods.py OUT [name ...]     tests/reference/methods; tests/tinymethods.lua has the same network
+    pip install --no-deps zennit==0.5.1; pip install numba slicer     # besides environment b; numba, slicer for shap
+    python methods.py tests/reference/methods [group ...]              # tests/tinymethods.lua has the same network
 """
 
 import sys

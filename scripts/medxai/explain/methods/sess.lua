@@ -1,7 +1,7 @@
--- SESS, saliency enhancing with scaling and sliding: Tursun et al. 2022, section 3: Grad-CAM of many windows of the image
--- at several sizes: each window's map (relu and min-max) is weighted by the probability that the network gives the class
--- there, pasted where the window was, and a pixel's value is the mean over the windows that say something of it;
--- blurred at the end. For small or several findings. As pytorch-grad-cam's SESS with Grad-CAM.
+-- SESS, saliency enhancing with scaling and sliding: Tursun et al. 2022, section 3: Grad-CAM of many windows of the
+-- image at several sizes: each window's map (relu and min-max) is weighted by the probability that the network gives
+-- the class there, pasted where the window was, and a pixel's value is the mean over the windows that say something of
+-- it; blurred at the end. For small or several findings. As pytorch-grad-cam's SESS with Grad-CAM.
 local check = require "medxai.base.check"
 local map = require "medxai.explain.map"
 local geometry = require "medxai.nn.geometry"
