@@ -31,14 +31,16 @@ struct StopHook : torch::autograd::FunctionPreHook {
 };
 
 // Puts a hook on every node of the outputs' graph and removes it again: a retained graph, and the leaves' nodes, must
-// not collect one hook per pass. The nodes live as long as the outputs, which the caller holds.
+// not collect one hook per pass. The nodes live as long as the outputs, which the caller holds; but for the node of an
+// output that is a leaf itself, which lives as long as somebody asks for it: it is held here.
 class Watch {
  public:
   explicit Watch(const variable_list &outputs) {
     tx::check_interrupt();
     try {
       for (const auto &t : outputs)
-        if (t.defined() && t.requires_grad()) reach(torch::autograd::impl::gradient_edge(t).function.get());
+        if (t.defined() && t.requires_grad()) roots.push_back(torch::autograd::impl::gradient_edge(t).function);
+      for (const auto &root : roots) reach(root.get());
       for (size_t i = 0; i < nodes.size(); i++)  // nodes grows while it is walked
         for (const auto &edge : nodes[i]->next_edges()) reach(edge.function.get());
     } catch (...) {
@@ -62,6 +64,7 @@ class Watch {
       if (!hooks.empty() && dynamic_cast<StopHook *>(hooks.back().get())) hooks.pop_back();
     }
   }
+  std::vector<std::shared_ptr<Node>> roots;
   std::vector<Node *> nodes;
   std::unordered_set<Node *> seen;
 };

@@ -584,14 +584,15 @@ function Model:buffers() return listed(self, "buffer") end
 function Model:state() return listed(self) end
 
 --- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
---- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such.
+--- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such; weight_name
+--- ...: what the tensors are called.
 function Model:modules()
   local list = {}
   for _, m in ipairs(self._def.modules) do
     if not m.ghost then
       local entry = { name = m.name, kind = m.kind, eps = m.eps }
       for _, key in ipairs { "weight", "bias", "running_mean", "running_var" } do
-        if m[key] then entry[key] = self._state:get(m[key].slot) end
+        if m[key] then entry[key], entry[key .. "_name"] = self._state:get(m[key].slot), m[key].name end
       end
       list[#list + 1] = entry
     end
@@ -746,6 +747,29 @@ function Model:clone()
   copy._open, copy._parts = self._open, table.move(self._parts, 1, #self._parts, 1, {})
   keep_frozen_in_eval(copy)
   return copy
+end
+
+--- A copy that has this model's own tensors, not copies of them, until one is replaced: for passes with other weights.
+---@return medxai.Model
+function Model:shadow()
+  local copy, state = new_model(self._def, self._options, self._network), self._state
+  copy._state = self._def.native:state(#self._def.slots)
+  for key, value in pairs(self) do
+    if type(key) == "string" and key:sub(1, 1) ~= "_" then copy[key] = value end
+  end
+  copy._training = self._training
+  for i in ipairs(self._def.slots) do copy._state:set(i, state:get(i):detach()) end
+  return copy
+end
+
+--- Another tensor in the place of one of the model's, of the same shape; the old one is left as it is.
+---@param name string of a parameter or buffer
+---@param tensor medxai.Tensor
+function Model:replace(name, tensor)
+  for i, slot in ipairs(self._def.slots) do
+    if slot.name == name then return self._state:set(i, tensor) end
+  end
+  check.fail(self.name, "there is no tensor '%s' to be replaced.", tostring(name))
 end
 
 model.randomize_spec = {

@@ -35,6 +35,23 @@ local per_map = {
   shap_gradient = function(o) return 3 * (o.samples or 200) end,
   smoothgrad = function(o) return 3 * (o.samples or 25) end,
   integrated_gradients = function(o) return 3 * (o.steps or 50) end,
+  smoothgrad_squared = function(o) return 3 * (o.samples or 25) end,
+  vargrad = function(o) return 3 * (o.samples or 25) end,
+  gradient_shap = function(o) return 3 * (o.samples or 20) end,
+  layer_conductance = function(o) return 3 * (o.steps or 50) end,
+  internal_influence = function(o) return 3 * (o.steps or 50) end,
+  lrp = function() return 12 end,
+  deeplift = function() return 6 end,
+  deeplift_shap = function(o) return 6 * (o.background_count or 32) end,
+  deconvolution = function() return 4 end,
+  feature_ablation = function() return 50 end,
+  occlusion = function() return 170 end,
+  rise = function(o) return o.samples or 2000 end,
+  shap_exact = function() return 256 end,
+  shap_permutation = function(o) return 60 * (o.orders or 10) end,
+  shapley_sampling = function(o) return 30 * (o.orders or 25) end,
+  reciprocam = function() return 30 end,
+  sess = function(o) return 4 * ((o.scales or 12) + 1) ^ 2 // 4 end,
   scorecam = function() return 500 end,
   ablationcam = function() return 20 end,
 }
@@ -64,7 +81,7 @@ local per_judgement = {
 }
 local without_original = { road_combined = true, deletion = true, insertion = true }
 local share_perturbations = { faithfulness_correlation = true, faithfulness_estimate = true, infidelity = true }
-local ask_again = { max_sensitivity = true, local_lipschitz = true }
+local ask_again = { max_sensitivity = 10, local_lipschitz = 10, arcc = 1 } -- maps more, unless draws says
 
 --- Passes of judging: each map; the map itself so often again where a metric asks its method; the unchanged image of
 --- each method's cell; each image, whatever the number of methods.
@@ -76,7 +93,7 @@ function time.judging(metric_entries)
     local runs = m.definition.needs and m.definition.needs.model
     if runs and not without_original[m.name] then n.original = whole(1) end
     if share_perturbations[m.name] then n.per_image = 264
-    elseif ask_again[m.name] then n.again = n.again + (m.options.draws or 10)
+    elseif ask_again[m.name] then n.again = n.again + (m.options.draws or ask_again[m.name])
     elseif per_judgement[m.name] then n.each = n.each + per_judgement[m.name](m.options)
     elseif runs then n.each = n.each + whole(1) end
   end

@@ -785,6 +785,38 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.DeconvolutionMethodOptions
+---@field [1] "deconvolution"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.DeepliftMethodOptions
+---@field [1] "deeplift"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "captum" captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+---@field removal? medxai.RemovalName the image that is compared with, the paper's reference; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.DeepliftShapMethodOptions
+---@field [1] "deeplift_shap"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field background? "train"|"split"|medxai.Tensor images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W) (default "train")
+---@field background_count? integer in the background (default 32 images)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "captum" captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.DffMethodOptions
+---@field [1] "dff"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field concepts? integer into which the layer's value is split (n_components) (default 5)
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.EigencamMethodOptions
 ---@field [1] "eigencam"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
@@ -798,6 +830,34 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.FeatureAblationMethodOptions
+---@field [1] "feature_ablation"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.FemMethodOptions
+---@field [1] "fem"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field k? number standard deviations over the channel's mean (default 2)
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.FinercamMethodOptions
+---@field [1] "finercam"
+---@field alpha? number how much the classes compared with count; 0: Grad-CAM (default 1)
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compared? integer most like the target's, if there are so many (default 3 classes)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
@@ -850,6 +910,17 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.GradientShapMethodOptions
+---@field [1] "gradient_shap"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field background? "train"|"split"|medxai.Tensor images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W) (default "train")
+---@field background_count? integer in the background (default 32 images)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field samples? integer gradients per image (captum's n_samples, there 5) (default 20)
+---@field sigma? number of the noise, a share of the range from black to white (captum's stdevs) (default 0)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.GuidedBackpropMethodOptions
 ---@field [1] "guided_backprop"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
@@ -892,6 +963,36 @@
 --- the image at the other end of the line, the paper's baseline; see help removals (default "black")
 ---@field removal? medxai.RemovalName
 ---@field steps? integer points of the quadrature (captum's n_steps) (default 50)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.InternalInfluenceMethodOptions
+---@field [1] "internal_influence"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field removal? medxai.RemovalName the image at the other end, the paper's baseline; see help removals (default "black")
+---@field steps? integer of the way from the baseline to the image (captum's n_steps) (default 50)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.KpcacamMethodOptions
+---@field [1] "kpcacam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field gamma? number of sigmoid, rbf and poly; default: 1 over the number of channels
+---@field kernel? "sigmoid"|"rbf"|"poly"|"cosine"|"linear" scikit-learn's; linear: Eigen-CAM (default "sigmoid")
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.LayerConductanceMethodOptions
+---@field [1] "layer_conductance"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "captum" captum: its points, which leave out the two ends of the way
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field removal? medxai.RemovalName the image at the other end, the paper's baseline; see help removals (default "black")
+---@field steps? integer of the way from the baseline to the image (captum's n_steps) (default 50)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.LayercamMethodOptions
@@ -937,6 +1038,26 @@
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 ---@field top_labels? integer classes explained besides the target (default 3)
 
+---@class medxai.LrpMethodOptions
+---@field [1] "lrp"
+---@field alpha? number of positive shares; beta of the negative ones is 1 less (default 2)
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field composite? "epsilon_plus"|"epsilon_gamma_box"|"epsilon_alpha_beta"|"epsilon_plus_flat"|"epsilon_alpha_beta_flat"|"epsilon" zennit's: rules of linear layers, convolutions, the first convolution; alpha_beta with alpha 2 is its alpha2_beta1 (default "epsilon_plus")
+---@field epsilon? number added to every denominator, with its sign (default 1e-06)
+---@field gamma? number by how much what favors an output is favored (default 0.25)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.OcclusionMethodOptions
+---@field [1] "occlusion"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field removal? medxai.RemovalName what it shows; see help removals (default "black")
+---@field stride? integer by which it moves; at most its side (default 16 px)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+---@field window? integer side of the square (default 32 px)
+
 ---@class medxai.RandomSmoothMethodOptions
 ---@field [1] "random_smooth"
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
@@ -950,6 +1071,32 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ReciprocamMethodOptions
+---@field [1] "reciprocam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.RefinecamMethodOptions
+---@field [1] "refinecam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layers? string[] whose maps are multiplied; default: the network's compare_layers
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.RiseMethodOptions
+---@field [1] "rise"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field cells? integer of a mask's grid, along each side (default 7)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field removal? medxai.RemovalName what is seen where a mask hides; see help removals (default "black")
+---@field samples? integer masks (default 2000, 1/50 with --smoke)
+---@field share? number of the cells that are shown (the paper's p) (default 0.5)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.SaliencyMethodOptions
@@ -968,6 +1115,34 @@
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field precision? "float32"|"bfloat16" of the forward passes; bfloat16 tells its deviation (default "float32")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.SegeigencamMethodOptions
+---@field [1] "segeigencam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.SessMethodOptions
+---@field [1] "sess"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field drop? number share of the windows left out, the least probable (default 0)
+---@field growth? number by which share of the window each size is larger (default 0.285714)
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field scales? integer sizes of the image, the first the window's (default 12, at most 2 with --smoke)
+---@field step? integer between windows; default: their side (in px)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+---@field window? integer side of the windows; default: the image's shorter side (in px)
+
+---@class medxai.ShapExactMethodOptions
+---@field [1] "shap_exact"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.ShapGradientMethodOptions
@@ -1025,8 +1200,44 @@
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 ---@field tree? table over regions: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; default: halved by place
 
+---@class medxai.ShapPermutationMethodOptions
+---@field [1] "shap_permutation"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field orders? integer each forward and backward (default 10, at most 1 with --smoke)
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ShapleySamplingMethodOptions
+---@field [1] "shapley_sampling"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field orders? integer in which regions are shown (captum's n_samples) (default 25, at most 1 with --smoke)
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ShapleycamMethodOptions
+---@field [1] "shapleycam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.SmoothgradMethodOptions
 ---@field [1] "smoothgrad"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field samples? integer noisy copies of the image (captum's nt_samples) (default 25)
+---@field sigma? number of the noise, a share of the range from black to white (default 0.15)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.SmoothgradSquaredMethodOptions
+---@field [1] "smoothgrad_squared"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
@@ -1045,6 +1256,15 @@
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field percentile? number pixels whose edges lie below it are kept (default 75)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.VargradMethodOptions
+---@field [1] "vargrad"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field samples? integer noisy copies of the image (captum's nt_samples) (default 25)
+---@field sigma? number of the noise, a share of the range from black to white (default 0.15)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.WeightsNoiseMethodOptions
@@ -1067,6 +1287,13 @@
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ArccMetricOptions
+---@field [1] "arcc"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field percentiles? number[] of the map, at which ROAD cuts it (default { 20, 40, 60, 80 } %)
+---@field removal? medxai.RemovalName what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.AuprcMetricOptions
 ---@field [1] "auprc"
@@ -1443,15 +1670,15 @@
 ---@field step_lr fun(options: medxai.StepLrOptions): medxai.ScheduleSpec
 ---@field warmup fun(options: medxai.WarmupOptions): medxai.ScheduleSpec
 
----@alias medxai.MethodName "ablationcam"|"attention_rollout"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"generic_attention"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"gradient_attention_rollout"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"legrad"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"weights_noise"|"whole_lung"|"xgradcam"|string
+---@alias medxai.MethodName "ablationcam"|"attention_rollout"|"center_blob"|"data_mask"|"deconvolution"|"deeplift"|"deeplift_shap"|"dff"|"eigencam"|"eigengradcam"|"feature_ablation"|"fem"|"finercam"|"fullgrad"|"generic_attention"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"gradient_attention_rollout"|"gradient_shap"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"internal_influence"|"kpcacam"|"layer_conductance"|"layercam"|"legrad"|"lime"|"lrp"|"occlusion"|"random_smooth"|"randomcam"|"reciprocam"|"refinecam"|"rise"|"saliency"|"scorecam"|"segeigencam"|"sess"|"shap_exact"|"shap_gradient"|"shap_kernel"|"shap_partition"|"shap_permutation"|"shapley_sampling"|"shapleycam"|"smoothgrad"|"smoothgrad_squared"|"sobel"|"sobel_below"|"vargrad"|"weights_noise"|"whole_lung"|"xgradcam"|string
 
----@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.AttentionRolloutMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GenericAttentionMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GradientAttentionRolloutMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LegradMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
+---@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.AttentionRolloutMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.DeconvolutionMethodOptions|medxai.DeepliftMethodOptions|medxai.DeepliftShapMethodOptions|medxai.DffMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FeatureAblationMethodOptions|medxai.FemMethodOptions|medxai.FinercamMethodOptions|medxai.FullgradMethodOptions|medxai.GenericAttentionMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GradientAttentionRolloutMethodOptions|medxai.GradientShapMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.InternalInfluenceMethodOptions|medxai.KpcacamMethodOptions|medxai.LayerConductanceMethodOptions|medxai.LayercamMethodOptions|medxai.LegradMethodOptions|medxai.LimeMethodOptions|medxai.LrpMethodOptions|medxai.OcclusionMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.ReciprocamMethodOptions|medxai.RefinecamMethodOptions|medxai.RiseMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.SegeigencamMethodOptions|medxai.SessMethodOptions|medxai.ShapExactMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.ShapPermutationMethodOptions|medxai.ShapleySamplingMethodOptions|medxai.ShapleycamMethodOptions|medxai.SmoothgradMethodOptions|medxai.SmoothgradSquaredMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.VargradMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
 
 ---@alias medxai.Methods medxai.MethodName|(medxai.MethodName|medxai.MethodEntry)[]|table<string, table|function>
 
----@alias medxai.MetricName "auprc"|"confidence_change"|"confidence_drop"|"confidence_increase"|"deletion"|"dice"|"effective_area"|"energy_inside"|"entropy"|"faithfulness_correlation"|"faithfulness_estimate"|"gini"|"infidelity"|"insertion"|"iou"|"local_lipschitz"|"max_sensitivity"|"pointing_game"|"prediction_changed"|"relevance_rank_accuracy"|"road_combined"|"road_least_relevant_first"|"road_most_relevant_first"|string
+---@alias medxai.MetricName "arcc"|"auprc"|"confidence_change"|"confidence_drop"|"confidence_increase"|"deletion"|"dice"|"effective_area"|"energy_inside"|"entropy"|"faithfulness_correlation"|"faithfulness_estimate"|"gini"|"infidelity"|"insertion"|"iou"|"local_lipschitz"|"max_sensitivity"|"pointing_game"|"prediction_changed"|"relevance_rank_accuracy"|"road_combined"|"road_least_relevant_first"|"road_most_relevant_first"|string
 
----@alias medxai.MetricEntry medxai.AuprcMetricOptions|medxai.ConfidenceChangeMetricOptions|medxai.ConfidenceDropMetricOptions|medxai.ConfidenceIncreaseMetricOptions|medxai.DeletionMetricOptions|medxai.DiceMetricOptions|medxai.EffectiveAreaMetricOptions|medxai.EnergyInsideMetricOptions|medxai.EntropyMetricOptions|medxai.FaithfulnessCorrelationMetricOptions|medxai.FaithfulnessEstimateMetricOptions|medxai.GiniMetricOptions|medxai.InfidelityMetricOptions|medxai.InsertionMetricOptions|medxai.IouMetricOptions|medxai.LocalLipschitzMetricOptions|medxai.MaxSensitivityMetricOptions|medxai.PointingGameMetricOptions|medxai.PredictionChangedMetricOptions|medxai.RelevanceRankAccuracyMetricOptions|medxai.RoadCombinedMetricOptions|medxai.RoadLeastRelevantFirstMetricOptions|medxai.RoadMostRelevantFirstMetricOptions
+---@alias medxai.MetricEntry medxai.ArccMetricOptions|medxai.AuprcMetricOptions|medxai.ConfidenceChangeMetricOptions|medxai.ConfidenceDropMetricOptions|medxai.ConfidenceIncreaseMetricOptions|medxai.DeletionMetricOptions|medxai.DiceMetricOptions|medxai.EffectiveAreaMetricOptions|medxai.EnergyInsideMetricOptions|medxai.EntropyMetricOptions|medxai.FaithfulnessCorrelationMetricOptions|medxai.FaithfulnessEstimateMetricOptions|medxai.GiniMetricOptions|medxai.InfidelityMetricOptions|medxai.InsertionMetricOptions|medxai.IouMetricOptions|medxai.LocalLipschitzMetricOptions|medxai.MaxSensitivityMetricOptions|medxai.PointingGameMetricOptions|medxai.PredictionChangedMetricOptions|medxai.RelevanceRankAccuracyMetricOptions|medxai.RoadCombinedMetricOptions|medxai.RoadLeastRelevantFirstMetricOptions|medxai.RoadMostRelevantFirstMetricOptions
 
 ---@alias medxai.Metrics.List medxai.MetricName|(medxai.MetricName|medxai.MetricEntry)[]|table<string, table|function>
 
