@@ -38,8 +38,7 @@
 ---@field loss? string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor
 --- function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = number }
 ---@field on_epoch? fun(state: medxai.EpochState)
---- bfloat16: products in bfloat16, weights in float32 (autocast) (default "float32", --precision)
----@field precision? "float32"|"bfloat16"
+---@field precision? "float32"|"tf32"|"bfloat16"|"float16" of the products in training (default "float32", --precision)
 --- weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
 ---@field sampler? "shuffle"|"weighted"
 --- of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
@@ -83,7 +82,8 @@
 --- the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
 ---@field aug_smooth? boolean
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
----@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
+--- memory for a batch and for chunks; default: 1024, or half of what a GPU has left (in MB, --budget_mb)
+---@field budget_mb? number
 --- color scale of maps in figures (default "inferno", --colors)
 ---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues"
 --- what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
@@ -119,7 +119,8 @@
 --- "whole_lung" })
 ---@field baselines? medxai.Methods
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
----@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
+--- memory for a batch and for chunks; default: 1024, or half of what a GPU has left (in MB, --budget_mb)
+---@field budget_mb? number
 --- color scale of maps in figures (default "inferno", --colors)
 ---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues"
 --- what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
@@ -219,7 +220,8 @@
 --- "shape" })
 ---@field inputs? string[]
 ---@field margin? number AUROC from which a class counts as told (a half standard deviation) (default 0.638)
----@field methods? medxai.Methods whose maps' share inside the lungs is told, and on the markers where the data have a mask of them (default {  })
+--- whose maps' share inside the lungs is told, and on the markers where the data have a mask of them (default { })
+---@field methods? medxai.Methods
 ---@field placebo? integer patches of the same shape elsewhere, per part and image (default 4)
 ---@field regions? string[] parts that are hidden beside placebos (default { "markers", "border", "lungs" })
 ---@field seeds? integer[] trainings per input; {}: the probe alone, nothing is trained (default { 1, 2, 3 })
@@ -796,17 +798,22 @@
 ---@field [1] "deeplift"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
----@field compat? "captum" captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
----@field removal? medxai.RemovalName the image that is compared with, the paper's reference; see help removals (default "black")
+--- captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+---@field compat? "captum"
+--- the image that is compared with, the paper's reference; see help removals (default "black")
+---@field removal? medxai.RemovalName
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.DeepliftShapMethodOptions
 ---@field [1] "deeplift_shap"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
----@field background? "train"|"split"|medxai.Tensor images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W) (default "train")
+--- images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)
+--- (default "train")
+---@field background? "train"|"split"|medxai.Tensor
 ---@field background_count? integer in the background (default 32 images)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
----@field compat? "captum" captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+--- captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+---@field compat? "captum"
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.DffMethodOptions
@@ -913,7 +920,9 @@
 ---@class medxai.GradientShapMethodOptions
 ---@field [1] "gradient_shap"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
----@field background? "train"|"split"|medxai.Tensor images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W) (default "train")
+--- images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)
+--- (default "train")
+---@field background? "train"|"split"|medxai.Tensor
 ---@field background_count? integer in the background (default 32 images)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
@@ -971,7 +980,8 @@
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
----@field removal? medxai.RemovalName the image at the other end, the paper's baseline; see help removals (default "black")
+--- the image at the other end, the paper's baseline; see help removals (default "black")
+---@field removal? medxai.RemovalName
 ---@field steps? integer of the way from the baseline to the image (captum's n_steps) (default 50)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
@@ -991,7 +1001,8 @@
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "captum" captum: its points, which leave out the two ends of the way
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
----@field removal? medxai.RemovalName the image at the other end, the paper's baseline; see help removals (default "black")
+--- the image at the other end, the paper's baseline; see help removals (default "black")
+---@field removal? medxai.RemovalName
 ---@field steps? integer of the way from the baseline to the image (captum's n_steps) (default 50)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
@@ -1044,7 +1055,9 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
----@field composite? "epsilon_plus"|"epsilon_gamma_box"|"epsilon_alpha_beta"|"epsilon_plus_flat"|"epsilon_alpha_beta_flat"|"epsilon" zennit's: rules of linear layers, convolutions, the first convolution; alpha_beta with alpha 2 is its alpha2_beta1 (default "epsilon_plus")
+--- zennit's: rules of linear layers, convolutions, the first convolution; alpha_beta with alpha 2 is its alpha2_beta1
+--- (default "epsilon_plus")
+---@field composite? "epsilon_plus"|"epsilon_gamma_box"|"epsilon_alpha_beta"|"epsilon_plus_flat"|"epsilon_alpha_beta_flat"|"epsilon"
 ---@field epsilon? number added to every denominator, with its sign (default 1e-06)
 ---@field gamma? number by how much what favors an output is favored (default 0.25)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
@@ -1292,7 +1305,8 @@
 ---@field [1] "arcc"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field percentiles? number[] of the map, at which ROAD cuts it (default { 20, 40, 60, 80 } %)
----@field removal? medxai.RemovalName what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+--- what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+---@field removal? medxai.RemovalName
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.AuprcMetricOptions
@@ -1535,7 +1549,9 @@
 ---@class medxai.LoaderOptions
 ---@field augment? boolean the data's augmentation, drawn per seed, epoch and image (default false)
 ---@field batch? integer per batch (default 32 images)
----@field bytes? boolean x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3 (default false)
+--- x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3 (default
+--- false)
+---@field bytes? boolean
 ---@field channels_last? boolean layout of the batches in memory (default false)
 ---@field depth? integer batches made ahead (default 3)
 ---@field drop_last? boolean leave out the last batch where it is not full (default false)
