@@ -173,11 +173,8 @@ end
 -- Options that are left out are those of the run that the weights come from, or else the usual ones.
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
-  -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder
-  -- alone
   local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32",
-    outputs = "softmax", transform_input = false, layout = auto_layout(network, device),
-    engine = network.make and "reference" or "auto" }
+    outputs = "softmax", transform_input = false, layout = auto_layout(network, device), engine = "auto" }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
   if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
