@@ -1,6 +1,8 @@
 /* graph_look.c: lets the inference plan (infer.h) see the next steps of a run, and put their values. */
 #include "graph_priv.h"
 
+double *graph_run_seconds(const graph_run *run) { return run->seconds; }
+const uint64_t *graph_run_sequences(const graph_run *run) { return run->sequences; }
 const char *graph_run_note(const graph_run *run) { return run->note; }
 int graph_run_planned(const graph_run *run) { return run->planned; }
 int graph_run_layout(const graph_run *run) { return run->layout; }

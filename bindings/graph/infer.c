@@ -96,8 +96,10 @@ typedef struct job {
   image_source *given;
   tx_tensor **kept;
   size_t *kept_step;
-  int code;     /* of the first failure */
-  bool strange; /* a number beyond the bounds came */
+  double *seconds; /* per node, then of copies; NULL: not timed */
+  int nodes;
+  int code;        /* of the first failure */
+  bool strange;    /* a number beyond the bounds came */
 } job;
 
 static const net_value *given_value(const net *n, int given) {
@@ -292,6 +294,7 @@ static int make_program(program **out, infer *p, graph_run *run, net_dtype dtype
   g->net = (net){ .engine = p->engine, .block = p->block, .dtype = dtype };
   int status = net_read(&g->net, run, note, room);
   if (status == TX_OK) status = note_given(g, run);
+  if (status != TX_OK) infer_fail(status, "%s", status == TX_NOMEM ? "graph: out of memory" : graph_error());
   g->threads = threads_for(batch_of(run, &g->net));
   if (status == TX_OK && g->net.steps) {
     int before = infer_threads(g->threads);
@@ -370,12 +373,25 @@ static int run_primitive(const infer *p, const job *j, worker *w, const instruct
   return s == dnnl_success ? TX_OK : s == dnnl_out_of_memory ? TX_NOMEM : TX_ERROR;
 }
 
-static int run_instruction(const infer *p, const job *j, worker *w, const instruction *ins, int64_t image,
-                           bool *usual) {
+static int run_instruction_at(const infer *p, const job *j, worker *w, const instruction *ins, int64_t image,
+                              bool *usual) {
   if (!is_usual(p, j, w, ins, image)) return *usual = false, TX_OK;
   if (ins->primitive) return run_primitive(p, j, w, ins, image);
   run_winograd(p, j, w, ins);
   return TX_OK;
+}
+
+static int run_instruction(const infer *p, const job *j, worker *w, const instruction *ins, int64_t image,
+                           bool *usual) {
+  if (!j->seconds) return run_instruction_at(p, j, w, ins, image, usual);
+  const net_op *op = ins->op < 0 ? NULL : &j->g->net.ops[ins->op];
+  double before = omp_get_wtime();
+  int status = run_instruction_at(p, j, w, ins, image, usual);
+  double *at = op ? &j->seconds[op->conv >= 0 ? op->conv : op->node] : &j->seconds[j->nodes];
+  double took = omp_get_wtime() - before;
+#pragma omp atomic
+  *at += took;
+  return status;
 }
 
 /* The parts of one op, by all threads. */
@@ -492,6 +508,8 @@ static int try_program(int *done, infer *p, program *g, graph_run *run, bool *fi
   status = take_given(&j, run, fits);
   if (status == TX_OK && *fits && g->net.ngiven && g->threads != threads_for(j.images)) *fits = false;
   if (status != TX_OK || !*fits || !g->net.steps) return drop(&j), status;
+  j.seconds = graph_run_seconds(run);
+  j.nodes = graph_count(graph_run_graph(run));
   status = weights_update(p, g, run, fits);
   if (status != TX_OK || !*fits) return drop(&j), status;
   g->used = ++p->uses;

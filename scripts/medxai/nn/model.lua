@@ -16,6 +16,7 @@ local core = require "medxai.core"
 local graph = require "medxai.nn.builder"
 local initialize = require "medxai.nn.initialize"
 local summary = require "medxai.nn.summary"
+local profile = require "medxai.nn.profile"
 local topology = require "medxai.nn.topology"
 local torch = require "medxai.torch"
 
@@ -805,6 +806,17 @@ model.summary_spec = { depth = { "integer", default = 2, min = 1, doc = "how man
 function Model:summary(options)
   local o = Options.check(self.name .. ": summary", options, model.summary_spec)
   return summary.text(self, o.depth)
+end
+
+model.profile_spec = profile.spec
+
+--- Where the time of a pass goes: seconds of nodes and operators, forward and backward. Of the inference plan a node's
+--- time is that of what is fused behind it, too; of several threads their sum.
+---@param options? table { batch = 8, training = false, nodes = 20, repeats = 3 }
+---@return string text
+---@return table[] rows { name =, operator =, forward =, backward = } in seconds, the slowest first
+function Model:profile(options)
+  return profile.run(self, Options.check(self.name .. ": profile", options, profile.spec))
 end
 
 function Model:__tostring() return self:summary() end

@@ -160,6 +160,9 @@ function Trainer.new(what)
     torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0, group = what.group }, Trainer)
   check_batches(self)
+  if host.options.profile and not self.group then
+    io.stderr:write((self.model:profile { batch = self.options.batch, training = true }), "\n")
+  end
   if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
   local group = trainable_group(self.model)
   self.params = group.params
