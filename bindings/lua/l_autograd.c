@@ -336,8 +336,8 @@ static int autograd_set_rng_state(lua_State *L) {
   return 0;
 }
 
-/*- profile(true): backward passes are timed from now on. profile(false) -> what ran since: a list of { operator, number,
- * seconds }, number nil for a sum into a parameter's gradient. */
+/*- profile(true): backward passes are timed from now on. profile(false) -> what ran since: a list of
+ * { operator, number, seconds }, number nil for a sum into a parameter's gradient. */
 static int autograd_profile(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   tx_profile(lua_toboolean(L, 1));

@@ -2,7 +2,8 @@
 -- gradients of the seven networks, ours beside torch 2.13 (NCHW and channels last), ONNX Runtime and OpenVINO from
 -- PyPI, interleaved in one run. avx2: all are told to do without AVX-512 by the variables that their libraries read
 -- (oneDNN, ATen, MKL; ONNX Runtime reads none and takes what the processor has). Medians of seconds; best: the fastest
--- peer's seconds over ours (above 1: ours is faster), the same of processor time, which tells more on a busy machine; MB: the largest that a process grows by for network and passes.
+-- peer's seconds over ours (above 1: ours is faster), the same of processor time, which tells more on a busy
+-- machine; MB: the largest that a process grows by for network and passes.
 -- The Python is MEDXAI_ENGINES, or made in build/engines with pip. It judges nothing and fails nothing.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
