@@ -21,7 +21,7 @@ typedef struct host_options {
   const char *code; /* -e */
   const char *device, *out;
   bool command;     /* file names one of the program's own commands: scripts/medxai/command/<file>.lua */
-  bool interactive, trace, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
+  bool interactive, trace, profile, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
   int threads; /* 0: not given */
   int devices, restarts; /* processes that train together; 0: not given */
   long long seed;

@@ -150,6 +150,13 @@ int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool 
 int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
                      tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph,
                      bool allow_unused) TX_NOEXCEPT;
+/* The number that the next operator gets whose gradient is recorded. */
+uint64_t tx_sequence(void) TX_NOEXCEPT;
+/* Times the operators of backward passes on this thread from now on (forgets earlier ones), or no more. */
+void tx_profile(bool on) TX_NOEXCEPT;
+int tx_profile_count(void) TX_NOEXCEPT;
+/* The i-th that ran: its number (UINT64_MAX: a sum into a parameter's gradient), seconds, autograd's name. */
+void tx_profile_get(int i, uint64_t *sequence, double *seconds, const char **name) TX_NOEXCEPT;
 /* max(x, 0), for limit > 0 clamped to limit (ReLU6). The gradient passes only where x and the gradient are positive
  * (guided backpropagation, Springenberg et al. 2015). */
 int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) TX_NOEXCEPT;

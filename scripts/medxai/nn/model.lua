@@ -16,6 +16,7 @@ local core = require "medxai.core"
 local graph = require "medxai.nn.builder"
 local initialize = require "medxai.nn.initialize"
 local summary = require "medxai.nn.summary"
+local profile = require "medxai.nn.profile"
 local topology = require "medxai.nn.topology"
 local torch = require "medxai.torch"
 
@@ -173,11 +174,8 @@ end
 -- Options that are left out are those of the run that the weights come from, or else the usual ones.
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
-  -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder
-  -- alone
   local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32",
-    outputs = "softmax", transform_input = false, layout = auto_layout(network, device),
-    engine = network.make and "reference" or "auto" }
+    outputs = "softmax", transform_input = false, layout = auto_layout(network, device), engine = "auto" }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
   if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
@@ -832,6 +830,17 @@ model.summary_spec = { depth = { "integer", default = 2, min = 1, doc = "how man
 function Model:summary(options)
   local o = Options.check(self.name .. ": summary", options, model.summary_spec)
   return summary.text(self, o.depth)
+end
+
+model.profile_spec = profile.spec
+
+--- Where the time of a pass goes: seconds of nodes and operators, forward and backward. Of the inference plan a node's
+--- time is that of what is fused behind it, too; of several threads their sum.
+---@param options? table { batch = 8, training = false, nodes = 20, repeats = 3 }
+---@return string text
+---@return table[] rows { name =, operator =, forward =, backward = } in seconds, the slowest first
+function Model:profile(options)
+  return profile.run(self, Options.check(self.name .. ": profile", options, profile.spec))
 end
 
 function Model:__tostring() return self:summary() end

@@ -166,6 +166,9 @@ function Trainer.new(what)
     lr = what.options.optim.options.lr, val_seconds = 0.0, group = what.group }, Trainer)
   check_batches(self)
   precision.check("fit", self.options.precision, self.model.device)
+  if host.options.profile and not self.group then
+    io.stderr:write((self.model:profile { batch = self.options.batch, training = true }), "\n")
+  end
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }

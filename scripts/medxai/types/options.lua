@@ -1602,6 +1602,12 @@
 ---@class medxai.SummaryOptions
 ---@field depth? integer how many levels of names are told apart (default 2)
 
+---@class medxai.ProfileOptions
+---@field batch? integer of the pass (default 8 images)
+---@field nodes? integer that are listed, the slowest first (default 20)
+---@field repeats? integer a node's fastest one counts (default 3)
+---@field training? boolean forward and backward in train mode; default: a pass without gradients (default false)
+
 ---@class medxai.ScorerOptions
 ---@field budget_mb? number memory for one chunk; default: 1024, or half of what a GPU has left (in MB)
 ---@field chunk? integer per pass; default: what fits into budget_mb (in images)
