@@ -70,7 +70,7 @@ function Split:item(i)
   return {
     id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label,
     class = item.label and self.classes[item.label + 1], patient = item.patient, source = item.source, name = item.name,
-    split = self.name, findings = item.findings,
+    split = self.name, findings = item.findings, view = item.view, modality = item.modality, spacing = item.spacing,
     findings_text = item.findings and findings.text(item.findings, self.classes) or nil,
     width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
   }

@@ -199,7 +199,9 @@
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.FilesOptions
 ---@field paths string|string[] one image file, or a list (required, --data)
@@ -216,7 +218,9 @@
 ---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.FoldersOptions
 ---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
@@ -232,7 +236,9 @@
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.SplitOptions
 ---@field test? number share of the patients (default 0.2)
@@ -240,7 +246,7 @@
 ---@field val? number share of the patients (default 0.1)
 
 ---@class medxai.FromOptions
----@field items medxai.Item[] { path =, label = }, and where known split, patient, source, mask (of the lungs), infection, lesion, white (required)
+---@field items medxai.Item[] { path =, label = }, and where known split, patient, source, view, mask (of the lungs), infection, lesion, white (required)
 ---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels
@@ -258,7 +264,9 @@
 ---@field split? medxai.SplitOptions of items without one: shares of the patients; default train 0.7, val 0.1, test 0.2
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 ---@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.ManifestOptions
 ---@field csv string the table, or a folder that holds manifest.csv (required, --data)
@@ -277,7 +285,9 @@
 ---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 ---@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.MaskedFoldersOptions
 ---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
@@ -293,7 +303,9 @@
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.MarkerOptions
 ---@field rate number|number[]|table<string, number> share of images with a letter, 0 to 1: one, or one per class (required)
