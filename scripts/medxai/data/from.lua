@@ -98,7 +98,7 @@ local function read_item(given, i, classes, names)
 end
 
 -- The item's place in 0 to 1, the same for all images of a patient whatever else is in the list.
-local function draw(item, seed)
+function from.place(item, seed)
   local key = item.patient and "patient " .. (item.patient_key or item.patient) or "image " .. item.path
   return tonumber(files.sha256(("from@1\0%d\0%s"):format(seed, key)):sub(1, 13), 16) / 0x1p52
 end
@@ -122,7 +122,7 @@ local function set_splits(items, given)
   if sum <= 0 then check.fail("from: split", "the shares are all 0.") end
   local seed = current_seed.get() or 42
   for _, item in ipairs(items) do
-    local u = draw(item, seed) * sum
+    local u = from.place(item, seed) * sum
     item.split = u < shares.train and "train" or u < shares.train + shares.val and "val" or "test"
   end
   return { seed = seed, train = shares.train / sum, val = shares.val / sum, test = shares.test / sum }
