@@ -1,7 +1,9 @@
--- Runs the tests: medxai-run tests/run.lua [pattern]. Every tests/<room>_<topic>.lua, in order of name, and the C
--- programs in <build>/tests_c. With a pattern: only the files whose name, or the tests whose "file: sentence", match
--- it. The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed.
+-- Runs the tests: medxai-run tests/run.lua [pattern]. Every tests/<room>_<topic>.lua and the C programs in
+-- <build>/tests_c. With a pattern: only the files whose name, or the tests whose "file: sentence", match it, in order
+-- of name. Without one: a process for each core; each claims the next file that nobody has (tests/workers.lua).
+-- The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed.
 local host = require "medxai.host"
+local workers = require "workers"
 local t = require "t"
 
 local pattern = ...
@@ -50,12 +52,12 @@ local started = host.now()
 io.stdout:setvbuf "line" -- a log file is to be followed
 
 -- Registered first, so it runs last: nothing that a test left behind prints after the closing line.
-host.at_exit(function()
+if not workers.claims then host.at_exit(function()
   local warnings = host.warnings()
   for i = #warnings, 1, -1 do warnings[i] = nil end
   io.stdout:write(("%.0f s\n"):format(host.now() - started))
   io.stdout:write(("%d passed, %d failed, %d skipped\n"):format(t.passed, t.failed, t.skipped))
-end)
+end) end
 
 local files = {}
 for _, path in ipairs(listed("ls " .. t.quote(here) .. "/*_*.lua 2>/dev/null")) do
@@ -66,11 +68,16 @@ for _, path in ipairs(listed("ls -d " .. t.quote(build .. "/tests_c") .. "/* 2>/
   files[#files + 1] = { path = path, name = "c_" .. path:match "([^/]+)$", run = run_c }
 end
 
-local by_name = false
-for _, file in ipairs(files) do by_name = by_name or (pattern ~= nil and file.name:find(pattern) ~= nil) end
-if pattern and not by_name then t.only = pattern end
-for _, file in ipairs(files) do
-  if not by_name or file.name:find(pattern) then file.run(file.path, file.name) end
+if not pattern and not workers.claims then
+  workers.run(t, files)
+else
+  local by_name = false
+  for _, file in ipairs(files) do by_name = by_name or (pattern ~= nil and file.name:find(pattern) ~= nil) end
+  if pattern and not by_name then t.only = pattern end
+  for _, file in ipairs(files) do
+    if workers.mine(file.name) and (not by_name or file.name:find(pattern)) then file.run(file.path, file.name) end
+  end
+  workers.finished(t)
 end
 if pattern and t.passed + t.failed + t.skipped == 0 then
   t.failed = 1
