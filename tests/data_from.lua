@@ -92,7 +92,9 @@ t.test("a reader beside the experiment is found by its name", function()
     .. "that returns { items = ..., classes = ... }).")
   t.fails(function() return xai.dataset.my_raeder end,
     "dataset: unknown reader 'my_raeder'. Known: chexpert, "
-    .. "covid19_radiography, covid_qu_ex, files, folders, from, manifest, masked_folders and 6 more. Or write it as 'my_raeder.lua' beside the experiment.")
+    .. "covid19_radiography, covid_qu_ex, files, folders, from, manifest, masked_folders, mimic_cxr_jpg, "
+    .. "nih_chestxray14, padchest, phantom, rsna_pneumonia, vindr_cxr. Or write it as 'my_raeder.lua' "
+    .. "beside the experiment.")
 end)
 
 t.test("paths of a table and of a list are relative to its folder, or absolute", function()

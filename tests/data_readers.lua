@@ -134,7 +134,8 @@ t.test("corrupt, empty and foreign files are named together; skip.txt leaves the
   local own = dir .. "/Lung Segmentation Data/Train/COVID-19/images/"
   t.write(own .. "covid_19.png", "not an image")
   t.write(own .. "notes.txt", "left out")
-  local one = "dataset: cannot read 'Train/COVID-19/images/covid_19.png' (not a PNG, JPEG or DICOM). List it in skip.txt."
+  local one = "dataset: cannot read 'Train/COVID-19/images/covid_19.png' (not a PNG, JPEG or DICOM). List "
+      .. "it in skip.txt."
   local data = open_covid(dir)
   t.fails(function() data.train:batch { 4 } end, one)
   t.fails(function() data:check() end, one)

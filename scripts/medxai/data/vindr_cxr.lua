@@ -14,8 +14,8 @@ local what = "vindr_cxr"
 local all = { "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture",
   "Consolidation", "Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity",
   "Lung cyst", "Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax",
-  "Pulmonary fibrosis", "Rib fracture", "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other disease",
-  "No finding" }
+  "Pulmonary fibrosis", "Rib fracture", "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis",
+  "Other disease", "No finding" }
 
 local spec = official.spec({ val = official.val,
   agree = { "integer", default = 2, min = 1, max = 3, unit = "radiologists",
