@@ -13,6 +13,7 @@
 #define XL_SCAN "medxai.scan"
 
 void xl_tophantom(lua_State *L, int idx, phantom *p); /* l_phantom.c */
+dicom_window xl_towindow(lua_State *L, int idx);      /* l_image.c */
 
 typedef struct set {
   imageset *s;
@@ -86,7 +87,8 @@ static int64_t *check_items(lua_State *L, int idx, const set *s, int64_t *n) {
 /* ---- sets -------------------------------------------------------------------------------------------------- */
 static void destroy_set(void *s) { imageset_free(((set *)s)->s); }
 
-/* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, cache_bytes, mean, std, phantom }
+/* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, window, cache_bytes, mean, std,
+ * phantom }
  * -> set. scripts/medxai/data/dataset.lua checks the values. */
 static int loader_lua_set(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -98,6 +100,8 @@ static int loader_lua_set(lua_State *L) {
                          .size_px = (int)opt_int(L, 1, "size_px", 224, 1, 8192),
                          .white16 = (int)opt_int(L, 1, "white16", 65535, 1, 65535),
                          .cache_bytes = opt_int(L, 1, "cache_bytes", 0, 0, INT64_MAX / 2) };
+  lua_getfield(L, 1, "window");
+  o.window = xl_towindow(L, -1);
   lua_getfield(L, 1, "mask");
   const char *mode = luaL_optstring(L, -1, "none");
   while (o.mask < IMAGE_MASK_COUNT && strcmp(mode, image_mask_names[o.mask]))
@@ -168,7 +172,7 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
 }
 
 /* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes,
- * orientation }; see image, IMAGE_NOTE_... and imageset_facts; decodes the image unless that was done */
+ * orientation, dicom }; see image, IMAGE_NOTE_... and imageset_facts; decodes the image unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
@@ -186,6 +190,7 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
   lua_pushboolean(L, f->notes & IMAGE_NOTE_STRAY_BYTES), lua_setfield(L, -2, "stray_bytes");
   lua_pushboolean(L, f->notes & IMAGE_NOTE_ORIENTATION), lua_setfield(L, -2, "orientation");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_DICOM), lua_setfield(L, -2, "dicom");
   lua_pushnumber(L, f->over), lua_setfield(L, -2, "over");
   lua_pushboolean(L, f->alpha), lua_setfield(L, -2, "alpha");
   lua_pushinteger(L, f->low), lua_setfield(L, -2, "low");

@@ -4,7 +4,9 @@ local check = require "medxai.base.check"
 
 ---@class medxai
 ---@field run fun(options: medxai.RunOptions): medxai.Run a run folder and its steps: fit, evaluate, explain, report
----@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
+---@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom, from,
+---   and of published data sets chexpert, covid19_radiography, mimic_cxr_jpg, nih_chestxray14, padchest,
+---   rsna_pneumonia, vindr_cxr
 --- model and data of an earlier run
 ---@field trained fun(run: string, options?: medxai.TrainedOptions): medxai.Model, medxai.Dataset
 ---@field models medxai.Models the seven networks

@@ -70,7 +70,7 @@ function Split:item(i)
   return {
     id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label,
     class = item.label and self.classes[item.label + 1], patient = item.patient, source = item.source, name = item.name,
-    split = self.name, findings = item.findings,
+    split = self.name, findings = item.findings, view = item.view, modality = item.modality, spacing = item.spacing,
     findings_text = item.findings and findings.text(item.findings, self.classes) or nil,
     width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
   }
@@ -135,12 +135,48 @@ end
 --- The prepared picture in 8 bits: uint8 (S, S, C), C 1 or 3, after mask, resize and crop.
 function Split:pixels(i) return self.data:native():pixels(check_place(self, i, "pixels").index) end
 
+-- The boxes of an item that a mask of this kind shows: all ("lesion"), or those of a finding; nil where there are none.
+local function boxes_of(item, kind)
+  local list = {}
+  for _, box in ipairs(item.boxes or {}) do
+    if kind == "lesion" or box.finding == kind then list[#list + 1] = box end
+  end
+  return #list > 0 and list or nil
+end
+
+-- Boxes in the pixels of the file: uint8 (H, W) of 0 and 255. A pixel belongs to a box that holds its center; boxes
+-- are in pixels of an image of item.boxes.side where that is given, else in the file's.
+local function draw_boxes(self, item, list)
+  local torch, facts = require "medxai.torch", self.data:native():facts(item.index)
+  local mask = torch.zeros(facts.height, facts.width, { dtype = "uint8" })
+  local sx, sy = 1, 1
+  if item.boxes.side then sx, sy = facts.width / item.boxes.side, facts.height / item.boxes.side end
+  for _, box in ipairs(list) do
+    local left, right = math.ceil(box.x * sx - 0.5), math.ceil((box.x + box.w) * sx - 0.5)
+    local top, bottom = math.ceil(box.y * sy - 0.5), math.ceil((box.y + box.h) * sy - 0.5)
+    left, right = math.max(left, 0), math.min(right, facts.width)
+    top, bottom = math.max(top, 0), math.min(bottom, facts.height)
+    if right > left and bottom > top then
+      mask:narrow(0, top, bottom - top):narrow(1, left, right - left):fill_(255)
+    end
+  end
+  return mask
+end
+
 --- A mask aligned with the network's input: uint8 (S, S) of 0 and 1 by nearest; nil where the image has none.
 ---@param i integer
----@param kind string "lungs", "infection", "lesion", "marker": what the dataset has (data.masks)
+---@param kind string the name of a finding that has boxes, or "lungs", "infection", "lesion", "marker": what the
+---   dataset has (data.masks)
 function Split:mask(i, kind)
   local item = check_place(self, i, "mask")
   check.known("dataset", "mask", kind, self.data.masks)
+  local list = boxes_of(item, kind)
+  if list then
+    local scope <close> = require("medxai.core").memory.scope()
+    local fitted = require("medxai.core").image.fit(draw_boxes(self, item, list), self.data.resize_px,
+      self.data.size_px, "nearest")
+    return scope:keep(fitted:ne(0):to { dtype = "uint8" })
+  end
   local path = item.masks and item.masks[kind]
   if not path and kind ~= "lungs" and not self.data.drawn then return nil end
   return self.data:native():mask(item.index, kind, path)
@@ -158,7 +194,9 @@ end
 ---@param kind string "lungs", "infection" ...
 ---@return string|nil
 function Split:mask_sha256(i, kind)
-  local path = mask_file(self, check_place(self, i, "mask_sha256"), kind)
+  local item = check_place(self, i, "mask_sha256")
+  local list, path = boxes_of(item, kind), mask_file(self, item, kind)
+  if list then return files.sha256(require("medxai.base.json").write { boxes = list, side = item.boxes.side }) end
   return path and files.sha256_file(path)
 end
 
@@ -187,10 +225,12 @@ end
 ---@return number share
 ---@return integer count
 function Split:cropped_share(i, kind)
-  local path = mask_file(self, check_place(self, i, "cropped_share"), kind)
-  if not path then return 0.0, 0 end
+  local item = check_place(self, i, "cropped_share")
+  local list, path = boxes_of(item, kind), mask_file(self, item, kind)
+  if not path and not list then return 0.0, 0 end
   local scope <close> = require("medxai.core").memory.scope()
-  local mask = require("medxai.core").image.load_mask(path, self.items[i].white or 65535):select(2, 0):ne(0)
+  local mask = list and draw_boxes(self, item, list):ne(0)
+    or require("medxai.core").image.load_mask(path, item.white or 65535):select(2, 0):ne(0)
   local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
   local function kept(side, offset, size, resized) -- pixel centers inside the crop: first, count
     local scale = side / resized

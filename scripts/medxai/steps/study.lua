@@ -197,7 +197,7 @@ local function check_classes(models, classes)
 end
 
 -- ---- data ----------------------------------------------------------------------------------------------------------
-local prepared_by = { "size_px", "resize_px", "mask", "mean", "std", "white_16bit", "mask_resize" }
+local prepared_by = { "size_px", "resize_px", "mask", "mean", "std", "white_16bit", "mask_resize", "window" }
 
 -- The study's data, read as a model's training prepared them. Its training's augmentation and permuted labels are not
 -- taken over.

@@ -255,6 +255,50 @@
 ---@field scale? number largest change of size, below 1 (default 0)
 ---@field shift? number largest shift, a share of the side (default 0)
 
+---@class medxai.ChexpertOptions
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+---@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field val? number share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default 0.1)
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+
+---@class medxai.SplitOptions
+---@field test? number share of the patients (default 0.2)
+---@field train? number share of the patients (default 0.7)
+---@field val? number share of the patients (default 0.1)
+
+---@class medxai.Covid19RadiographyOptions
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+---@field mask_resize? "nearest"|"bilinear" how the masks of 256 px are stretched to their images of 299 px (default "nearest")
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
+---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+
 ---@class medxai.CovidQuExOptions
 --- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
 --- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
@@ -456,6 +500,46 @@
 ---@field seed? integer of the drawing (default 42)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+
+---@class medxai.RsnaPneumoniaOptions
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
+---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+
+---@class medxai.VindrCxrOptions
+---@field agree? integer of three, who must say that a training image has a finding (default 2 radiologists)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+---@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+---@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+---@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field std? number[] of red, green and blue, divided by; goes with mean
+---@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field val? number share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default 0.1)
+---@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
 
 ---@class medxai.WeightsOptions
 ---@field file? string a .pt, .pth or .safetensors file
@@ -1662,13 +1746,20 @@
 ---@field return_inverse? boolean also the place of each element among the values (default false)
 
 ---@class medxai.Datasets
+---@field chexpert fun(options?: medxai.ChexpertOptions): medxai.Dataset
+---@field covid19_radiography fun(options?: medxai.Covid19RadiographyOptions): medxai.Dataset
 ---@field covid_qu_ex fun(options?: medxai.CovidQuExOptions): medxai.Dataset
 ---@field files fun(options: string|string[]|medxai.FilesOptions): medxai.Dataset
 ---@field folders fun(options?: medxai.FoldersOptions): medxai.Dataset
 ---@field from fun(options: medxai.FromOptions): medxai.Dataset
 ---@field manifest fun(options: medxai.ManifestOptions): medxai.Dataset
 ---@field masked_folders fun(options?: medxai.MaskedFoldersOptions): medxai.Dataset
+---@field mimic_cxr_jpg fun(options?: medxai.MimicCxrJpgOptions): medxai.Dataset
+---@field nih_chestxray14 fun(options?: medxai.NihChestxray14Options): medxai.Dataset
+---@field padchest fun(options: medxai.PadchestOptions): medxai.Dataset
 ---@field phantom fun(options?: medxai.PhantomOptions): medxai.Dataset
+---@field rsna_pneumonia fun(options?: medxai.RsnaPneumoniaOptions): medxai.Dataset
+---@field vindr_cxr fun(options?: medxai.VindrCxrOptions): medxai.Dataset
 
 ---@class medxai.Models
 ---@field squeezenet1_0 fun(options?: medxai.Squeezenet10Options): medxai.Model
