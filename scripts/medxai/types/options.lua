@@ -256,25 +256,42 @@
 ---@field shift? number largest shift, a share of the side (default 0)
 
 ---@class medxai.ChexpertOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field findings? string[] those to be learned, by the data's own names; default: all
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the data's folder (--data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
----@field val? number share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default 0.1)
----@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
----@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default
+--- 0.1)
+---@field val? number
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.SplitOptions
 ---@field test? number share of the patients (default 0.2)
@@ -282,22 +299,35 @@
 ---@field val? number share of the patients (default 0.1)
 
 ---@class medxai.Covid19RadiographyOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" how the masks of 256 px are stretched to their images of 299 px (default "nearest")
+--- how the masks of 256 px are stretched to their images of 299 px (default "nearest")
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the data's folder (--data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
----@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.CovidQuExOptions
 --- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
@@ -322,8 +352,14 @@
 --- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
 --- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 ---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.FilesOptions
 ---@field paths string|string[] one image file, or a list (required, --data)
@@ -347,8 +383,14 @@
 ---@field resize_px? integer
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
 --- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 ---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.FoldersOptions
 --- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
@@ -373,16 +415,17 @@
 --- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
 --- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 ---@field white_16bit? integer|table<string, integer>
-
----@class medxai.SplitOptions
----@field test? number share of the patients (default 0.2)
----@field train? number share of the patients (default 0.7)
----@field val? number share of the patients (default 0.1)
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.FromOptions
---- { path =, label = }, and where known split, patient, source, mask (of the lungs), infection, lesion, white
+--- { path =, label = }, and where known split, patient, source, view, mask (of the lungs), infection, lesion, white
 --- (required)
 ---@field items medxai.Item[]
 --- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
@@ -410,12 +453,18 @@
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 --- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field skip? string|string[]
----@field split? medxai.SplitOptions of items without one: shares of the patients; default train 0.7, val 0.1, test 0.2
+---@field split?  of items without one: shares of the patients; default train 0.7, val 0.1, test 0.2
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 --- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
 ---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
 --- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 ---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.ManifestOptions
 ---@field csv string the table, or a folder that holds manifest.csv (required, --data)
@@ -446,8 +495,14 @@
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 --- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
 ---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
 --- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 ---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.MaskedFoldersOptions
 --- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
@@ -471,8 +526,127 @@
 --- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
 ---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
 --- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 ---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.MimicCxrJpgOptions
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+---@field labeler? "chexpert"|"negbio" whose labels of the reports (default "chexpert")
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.NihChestxray14Options
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default
+--- 0.1)
+---@field val? number
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.PadchestOptions
+--- those to be learned, of the 174 that the data have: { "pleural effusion", "cardiomegaly" } (required)
+---@field findings string[]
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+--- Physician: those images alone whose labels a physician gave (column MethodLabel) (default "all")
+---@field labels_by? "all"|"Physician"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.MarkerOptions
 --- share of images with a letter, 0 to 1: one, or one per class (required)
@@ -502,44 +676,74 @@
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 
 ---@class medxai.RsnaPneumoniaOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the data's folder (--data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
----@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.VindrCxrOptions
 ---@field agree? integer of three, who must say that a training image has a finding (default 2 radiologists)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
+--- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field findings? string[] those to be learned, by the data's own names; default: all
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the data's folder (--data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
----@field val? number share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default 0.1)
----@field views? string[] keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
----@field window? string|integer|{ center: number, width: number } of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default
+--- 0.1)
+---@field val? number
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.WeightsOptions
 ---@field file? string a .pt, .pth or .safetensors file
