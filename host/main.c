@@ -86,9 +86,15 @@ static const char *script_name(const host_options *o) {
   return strcmp(o->file, "-") == 0 ? "stdin" : o->file;
 }
 
-/* One of the program's own commands is a Lua file of the library. */
+/* One of the program's own commands is a Lua file of the library; models, methods, metrics, datasets are one file. */
 static void use_command(host_options *o) {
   static char path[4096];
+  if (o->file[0] == 'm' || o->file[0] == 'd') {
+    memmove(o->args + 1, o->args, (size_t)o->nargs * sizeof *o->args); /* has room for every word and one more */
+    o->args[0] = o->file;
+    o->nargs++;
+    o->file = "names";
+  }
   snprintf(path, sizeof path, "%s/medxai/command/%s.lua", the_host.paths.scripts, o->file);
   o->file = path;
 }

@@ -50,7 +50,8 @@ static const struct option known[] = {
 void options_help(void) {
   puts(
     "usage: medxai-run [options] FILE [--field value ...]\n"
-    "       medxai-run runs [list | show RUN | compare RUN RUN ...]    what lies in runs/; see medxai-run runs --help\n"
+    "       medxai-run runs [list | show RUN | compare RUN RUN ... | export]    what lies in runs/; see runs --help\n"
+    "       medxai-run models | methods | metrics | datasets    what there is, one line each with its options\n"
     "       medxai-run slurm [options] FILE [--field value ...]        submits it; see medxai-run slurm --help\n"
     "       medxai-run help [NAME]    what an experiment can name, and the options of one: help fit, help gradcam\n"
     "Runs an experiment, a Lua 5.4 file, over libtorch. --field value sets that field of the experiment (--epochs 2 "
@@ -185,8 +186,19 @@ static const char *stopped_at(char **argv) {
 /* These are commands, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  bool known_word = strcmp(word, "runs") == 0 || strcmp(word, "slurm") == 0 || strcmp(word, "help") == 0;
-  return known_word && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
+  static const char *const commands[] = { "runs", "slurm", "help", "models", "methods", "metrics", "datasets" };
+  for (size_t k = 0; k < sizeof commands / sizeof *commands; k++)
+    if (strcmp(word, commands[k]) == 0) return stat(word, &s) != 0 || S_ISDIR(s.st_mode);
+  return false;
+}
+
+/* `--help NAME` is `help NAME`, unless NAME is an experiment or a command. */
+static void name_after_help(host_options *o, const char *word) {
+  struct stat s;
+  size_t n = word ? strlen(word) : 0;
+  if (!o->help || o->code || !word || word[0] == '-' || is_command(word) || stat(word, &s) == 0) return;
+  if (n > 4 && strcmp(word + n - 4, ".lua") == 0) return;
+  o->help = false; o->file = "help"; o->command = true;
 }
 
 bool options_read(host_options *o, int argc, char **argv) {
@@ -217,8 +229,9 @@ bool options_read(host_options *o, int argc, char **argv) {
   }
   int i = optind;
   bool words_only = o->code && strcmp(argv[i - 1], "--") == 0;
-  if (!o->code && i < argc) o->file = argv[i++];
-  o->command = o->file && is_command(o->file);
+  name_after_help(o, argv[i]);
+  if (!o->command && !o->code && i < argc) o->file = argv[i++];
+  o->command = o->command || (o->file && is_command(o->file));
   return read_rest(o, argc, argv, i, words_only || o->command); /* a command reads its own words */
 }
 

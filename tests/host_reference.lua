@@ -195,3 +195,26 @@ t.test("experiments name no option that does not exist, and a misspelt one would
   t.equal(unknown_options((t.read(t.root .. "/experiments/extras.lua"):gsub("percentile = 25", "percentil = 25"))),
     { "sobel_below: percentil" })
 end)
+
+t.test("models, methods, metrics and datasets list every entry on one line with its own options", function()
+  for word, kind in pairs { models = "networks", methods = "methods", metrics = "metrics", datasets = "readers" } do
+    local r, names = t.run { word }, {}
+    t.equal(r.code, 0, r.err)
+    for _, e in ipairs(reference.of(kind)) do names[#names + 1] = e.name end
+    local listed = {}
+    for line in r.out:match "^(.-)\n\n":gmatch "[^\n]+" do listed[#listed + 1] = line:match "^%S+" end
+    t.equal(listed, names)
+    t.ok(r.out:find "most also take: [%w_]+", r.out)
+  end
+  local methods = t.run { "methods" }.out
+  t.ok(methods:find "\nlrp +LRP %(alpha=2, composite=", methods)
+  t.equal(t.run { "methods", "gradcam" }.err, "medxai-run: methods: takes no words (got 'gradcam'). The options of one: "
+    .. "medxai-run help gradcam.\n")
+end)
+
+t.test("--help NAME is help NAME; before an experiment or a command it tells the usage", function()
+  t.equal(t.run({ "--help", "gradcam", "lime" }).out, help("gradcam", "lime").out)
+  t.equal(t.run({ "--help", "models" }).out:match "^%S+", "usage:")
+  t.equal(t.run({ "--help", "absent.lua" }).out:match "^%S+", "usage:")
+  t.equal(help("datasets").out, help("readers").out)
+end)

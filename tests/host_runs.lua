@@ -107,3 +107,54 @@ t.test("a file named runs is an experiment like any other", function()
   t.write(dir .. "/runs", "print 'mine'")
   t.equal(t.run({ "runs", cwd = dir }).out, "mine\n")
 end)
+
+-- The form that MLflow 3.17.2's own client opened: mlflow.store.tracking.file_store.
+t.test("runs are exported into MLflow's file store; a second export replaces the first and leaves what is not ours",
+  function()
+    local dir = made()
+    files.write(dir .. "/runs/first/status", "finished\nstep fit\nheartbeat 2026-11-30T17:24:02Z\n")
+    files.write(dir .. "/runs/first/times.csv", "step,name,seconds\nfit,whole,1.5\n")
+    local r = t.run { "runs", "export", "--mlflow", "store", cwd = dir }
+    t.equal(r.code, 0, r.err)
+    local found
+    for _, id in ipairs(files.list(dir .. "/store/77336678")) do
+      local folder = dir .. "/store/77336678/" .. id
+      if files.read(folder .. "/tags/mlflow.runName") == "first" then found = folder end
+    end
+    local id = found:match "[^/]+$"
+    t.ok(#id == 32 and id:find "^%x+$", id)
+    t.equal(files.read(dir .. "/store/77336678/meta.yaml"), "artifact_location: 'file://" .. dir
+      .. "/store/77336678'\ncreation_time: 0\nexperiment_id: '77336678'\nlast_update_time: 0\n"
+      .. "lifecycle_stage: 'active'\nname: 'medxai'\n")
+    t.equal(files.read(found .. "/meta.yaml"), "artifact_uri: 'file://" .. found .. "/artifacts'\n"
+      .. "end_time: 1796059442000\nentry_point_name: ''\nexperiment_id: '77336678'\nlifecycle_stage: 'active'\n"
+      .. "run_id: '" .. id .. "'\nrun_name: 'first'\nrun_uuid: '" .. id .. "'\nsource_name: ''\nsource_type: 4\n"
+      .. "source_version: ''\nstart_time: 1796059440500\nstatus: 3\ntags: []\nuser_id: ''\n")
+    t.equal(files.read(found .. "/metrics/val_accuracy"), "1796059442000 0.25 1\n1796059442000 0.5 2\n"
+      .. "1796059442000 0.75 3\n")
+    t.equal(files.read(found .. "/metrics/test_macro_f1"), "1796059442000 0.25 0\n")
+    t.equal(files.read(found .. "/params/training.optim.options.lr"), "0.1")
+
+    files.write(found .. "/tags/mine", "kept")
+    files.write(found .. "/params/gone", "x")
+    t.equal(t.run({ "runs", "export", "first", "--mlflow", "store", cwd = dir }).code, 0)
+    t.equal(files.read(found .. "/tags/mine"), "kept")
+    t.equal(files.read(found .. "/params/gone"), nil)
+  end)
+
+t.test("runs are exported as a table with every setting; without a goal or a run it is an error", function()
+  local dir = made()
+  local r = t.run { "runs", "export", "--csv", "all.csv", cwd = dir }
+  t.equal(r.code, 0, r.err)
+  local rows = require("medxai.base.csv").read(dir .. "/all.csv")
+  t.equal(#rows, 2)
+  t.equal(rows[2].run, "second")
+  t.equal(rows[2].state, "died")
+  t.equal(tonumber(rows[1].test_accuracy), 0.5)
+  t.equal(rows[2]["setting.training.optim.options.lr"], "0.2")
+  local none = t.run { "runs", "export", cwd = dir }
+  t.equal(none.code, 1)
+  t.ok(none.err:find("neither --mlflow DIR nor --csv FILE is given", 1, true), none.err)
+  t.ok(t.run({ "runs", "export", "--csv", "x.csv", cwd = t.tmpdir() }).err:find("there are no runs in 'runs'", 1, true))
+  t.ok(t.run({ "runs", "export", "--mlflow", "all.csv", cwd = dir }).err:find("'all.csv' is a file", 1, true))
+end)

@@ -11,7 +11,8 @@ for i, room in ipairs(rooms) do place[room] = i end
 -- Outside the rooms: what lies before all of them, and what comes after.
 local before = { torch = "tensor" }
 local after = { init = true, verbs = true, preflight_state = true, ["command.runs"] = true,
-  ["command.help"] = true, ["command.slurm"] = true, reference = true }
+  ["command.help"] = true, ["command.slurm"] = true, ["command.names"] = true,
+  ["command.export"] = true, reference = true }
 local native = { archive = true, core = true, dicom = true, file = true, host = true }
 
 -- name of the module -> its text

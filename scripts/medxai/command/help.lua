@@ -69,7 +69,11 @@ local function bare(name)
   return (name:lower():gsub("%+", "plus"):gsub("[^%w]", ""))
 end
 
+-- The words of `medxai-run models` and `datasets` name kinds, too.
+local other_words = { models = "networks", datasets = "readers" }
+
 local function help(word)
+  word = other_words[word] or word
   for _, kind in ipairs(reference.kinds) do
     if kind[1] == word then return print_kind(kind) end
   end

@@ -1,5 +1,5 @@
--- medxai-run runs [list | show RUN | compare RUN RUN ...]: what lies in runs/: state, scores, time; one run; several
--- side by side. Reads plain files only; libtorch is opened for the page of `compare` alone, whose curves are drawn.
+-- medxai-run runs [list | show RUN | compare RUN RUN ... | export]: what lies in runs/: state, scores, time; one run;
+-- several side by side; all for MLflow or as a table. Reads plain files only; libtorch is opened for the page of `compare` alone, whose curves are drawn.
 -- It refuses to change anything in a run's folder.
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
@@ -295,9 +295,33 @@ local function compare(args)
   print("\npage: " .. args.out)
 end
 
+-- ---- exporting ------------------------------------------------------------------------------------------------------
+
+local function export(args)
+  if not args.mlflow and not args.csv then
+    check.fail("runs", "export: neither --mlflow DIR nor --csv FILE is given. Name one or both.")
+  end
+  local runs = {}
+  for i, name in ipairs(args.run) do runs[i] = one_run(args.folder, name) end
+  if #args.run == 0 then runs = all_runs(args.folder) end
+  if #runs == 0 then check.fail("runs", "export: there are no runs in '%s'. Name where they lie: --folder.",
+    args.folder) end
+  for _, r in ipairs(runs) do r.settings = settings(r) end
+  local to = require "medxai.command.export"
+  if args.mlflow then
+    to.mlflow(args.mlflow, runs)
+    print(("%d runs in '%s'; to see them: MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri '%s'"):format(
+      #runs, args.mlflow, args.mlflow))
+  end
+  if args.csv then
+    to.csv(args.csv, runs)
+    print(("%d runs in '%s'"):format(#runs, args.csv))
+  end
+end
+
 -- ---- the command line -----------------------------------------------------------------------------------------------
 
-local parser = argparse("medxai-run runs", "Lists, shows and compares runs.")
+local parser = argparse("medxai-run runs", "Lists, shows, compares and exports runs.")
 parser:option("--folder", "Where the runs lie.", "runs")
 parser:command_target "command"
 parser:require_command(false)
@@ -307,6 +331,10 @@ show_command:argument("run", "Its name, or a folder.")
 local compare_command = parser:command("compare", "Several runs: scores, curves, differing settings, in one page.")
 compare_command:argument("run", "Names or folders."):args "2+"
 compare_command:option("-o --out", "The page.", "compare.html")
+local export_command = parser:command("export", "Runs for MLflow, or as a table; the runs stay as they are.")
+export_command:argument("run", "Names or folders (default: all)."):args "*"
+export_command:option("--mlflow", "A folder for MLflow's file store; what else lies in it stays."):argname "DIR"
+export_command:option("--csv", "A table: one line per run, its scores and settings."):argname "FILE"
 
 local ok, args = parser:pparse { ... }
 if not ok then
@@ -314,7 +342,7 @@ if not ok then
   io.stderr:write("medxai-run: runs: ", words, words:find "%?$" and "" or ".", " See medxai-run runs --help.\n")
   os.exit(2)
 end
-local commands = { list = list, show = show, compare = compare }
+local commands = { list = list, show = show, compare = compare, export = export }
 local done, problem = pcall(commands[args.command or "list"], args)
 if not done then
   io.stderr:write("medxai-run: ", tostring(problem), "\n")
