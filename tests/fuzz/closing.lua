@@ -193,6 +193,13 @@ case("autograd.grad", function() local v = leaf() v.y = v.x * v.x return v end, 
   local options = { grad_outputs = { v.g, v.g }, allow_unused = true, retain_graph = true }
   return core.autograd.grad({ v.y, v.y }, { v.x }, options)
 end)
+case("autograd.profile", leaf, function(v)
+  core.autograd.profile(true)
+  local ok, message = pcall(function() (v.x * v.x):sum():backward() end)
+  local ran = core.autograd.profile(false)
+  if not ok then error(message, 0) end
+  return #ran > 0
+end)
 case("autograd.guided_relu", abc, function(v) return core.autograd.guided_relu(v.a, 6) end)
 case("autograd.get_rng_state autograd.set_rng_state", function()
   return { s = core.autograd.get_rng_state() }
@@ -319,6 +326,14 @@ case("image.save image.load image.info image.sha256_file", picture, function(v)
 end)
 case("image.encode image.decode", picture, function(v)
   return core.image.decode(core.image.encode(v.p)), core.image.encode(v.m)
+end)
+case("image.dicom", function()
+  local f <close> = assert(io.open(require("medxai.host").script_dir .. "/../reference/dicom/plain8.dcm", "rb"))
+  return { bytes = f:read "a" }
+end, function(v)
+  local ok, x = pcall(core.image.dicom, v.bytes)
+  if ok or x:find "no DCMTK" then return ok and x end
+  error(x, 0)
 end)
 case("image.resize image.fit", picture, function(v)
   return core.image.resize(v.p, 5, 4), core.image.resize(v.m, 5, 4, "nearest"), core.image.fit(v.p, 6, 5)

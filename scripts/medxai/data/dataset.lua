@@ -244,8 +244,9 @@ function base.make(found)
   items, view_note = dicom.of_views(found.name, items, o.views)
   data.notes[#data.notes + 1] = view_note
   for _, item in ipairs(items) do
-    if item.dicom then data.window = o.window end -- of data without DICOM files it says nothing
+    if item.dicom then data.window = o.window end
   end
+  o.window = data.window -- of data without DICOM files it says nothing
   if o.limit then items = lists.limited(items, o.limit) end
   data.splits = {}
   for _, name in ipairs(base.split_names) do
