@@ -208,8 +208,8 @@ t.test("models, methods, metrics and datasets list every entry on one line with 
   end
   local methods = t.run { "methods" }.out
   t.ok(methods:find "\nlrp +LRP %(alpha=2, composite=", methods)
-  t.equal(t.run { "methods", "gradcam" }.err, "medxai-run: methods: takes no words (got 'gradcam'). The options of one: "
-    .. "medxai-run help gradcam.\n")
+  t.equal(t.run { "methods", "gradcam" }.err, "medxai-run: methods: takes no words (got 'gradcam'). The options of "
+    .. "one: medxai-run help gradcam.\n")
 end)
 
 t.test("--help NAME is help NAME; before an experiment or a command it tells the usage", function()

@@ -1,5 +1,5 @@
--- medxai-run models | methods | metrics | datasets: what there is, one line each: name, what it is, its own options with
--- their defaults. Options that most of a kind take are told once, below. The texts are those of `medxai-run help`.
+-- medxai-run models | methods | metrics | datasets: what there is, one line each: name, what it is, its own options
+-- with their defaults. Options that most of a kind take are told once, below. The texts are those of `medxai-run help`.
 local reference = require "medxai.reference"
 
 local kinds = { models = "networks", methods = "methods", metrics = "metrics", datasets = "readers" }

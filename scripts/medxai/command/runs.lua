@@ -1,5 +1,6 @@
 -- medxai-run runs [list | show RUN | compare RUN RUN ... | export]: what lies in runs/: state, scores, time; one run;
--- several side by side; all for MLflow or as a table. Reads plain files only; libtorch is opened for the page of `compare` alone, whose curves are drawn.
+-- several side by side; all for MLflow or as a table. Reads plain files only; libtorch is opened for the page of
+-- `compare` alone, whose curves are drawn.
 -- It refuses to change anything in a run's folder.
 local argparse = require "argparse"
 local canon = require "medxai.base.json"
