@@ -71,8 +71,8 @@ class Watch {
     tx::check_interrupt();
     try {
       for (const auto &t : outputs)
-        if (t.defined() && t.requires_grad()) roots.push_back(torch::autograd::impl::gradient_edge(t).function);
-      for (const auto &root : roots) reach(root.get());
+        if (t.defined() && t.requires_grad()) roots.push_back(torch::autograd::impl::gradient_edge(t));
+      for (const auto &root : roots) reach(root.function.get());
       for (size_t i = 0; i < nodes.size(); i++)  // nodes grows while it is walked
         for (const auto &edge : nodes[i]->next_edges()) reach(edge.function.get());
     } catch (...) {
@@ -99,7 +99,7 @@ class Watch {
       if (!hooks.empty() && dynamic_cast<StopHook *>(hooks.back().get())) hooks.pop_back();
     }
   }
-  std::vector<std::shared_ptr<Node>> roots;
+  std::vector<torch::autograd::Edge> roots;
   std::vector<Node *> nodes;
   std::unordered_set<Node *> seen;
 };
