@@ -22,3 +22,9 @@ t.test("an installed program finds its library and its core from any folder", fu
   t.equal(r.err, "")
   t.equal(r.out, dir .. "/moved/share/medxai/scripts\n" .. dir .. "/moved/lib/medxai/medxai_core.so\n")
 end)
+
+t.test("the packages carry the program's version", function()
+  local version = t.read(t.root .. "/host/host.h"):match 'HOST_VERSION "([^"]+)"'
+  t.equal(t.read(t.root .. "/CMakeLists.txt"):match "project%(medxai VERSION (%S+)", version)
+  t.equal(t.read(t.root .. "/pyproject.toml"):match '\nversion = "([^"]+)"', version)
+end)

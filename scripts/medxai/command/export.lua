@@ -1,6 +1,6 @@
 -- Runs for other tools: MLflow's file store (folders and files as mlflow.store.tracking.file_store reads them) and
--- a table. Settings become params, scores of epochs and of the test split metrics. It changes nothing in a run's folder.
--- In the store it replaces what it wrote itself before; other experiments, runs, tags and notes stay.
+-- a table. Settings become params, scores of epochs and of the test split metrics. It changes nothing in a run's
+-- folder. In the store it replaces what it wrote itself before; other experiments, runs, tags and notes stay.
 local check = require "medxai.base.check"
 local csv = require "medxai.base.csv"
 local file = require "medxai.file"
