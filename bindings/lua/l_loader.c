@@ -32,6 +32,9 @@ static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwis
   return v;
 }
 
+void xl_augment(lua_State *L, int idx, augment_step **steps, int *n); /* l_augment.c */
+int xl_augmented(lua_State *L);
+
 static double opt_number(lua_State *L, int idx, const char *name) {
   lua_getfield(L, idx, name);
   double v = luaL_optnumber(L, -1, 0);
@@ -244,9 +247,48 @@ static int set_pixels(lua_State *L) {
   return 1;
 }
 
-/* set:mask(i, kind [, path]) -> uint8 (S, S) of 0 and 1, or nil */
+/* { flip = 0.5, ... } at idx, where it is that and no list of transforms. */
+static bool read_augment(lua_State *L, int idx, loader_augment *a) {
+  if (!lua_istable(L, idx) || lua_rawlen(L, idx))
+    return false;
+  *a = (loader_augment){ opt_number(L, idx, "flip"), opt_number(L, idx, "rotate_deg"), opt_number(L, idx, "shift"),
+                         opt_number(L, idx, "scale"), opt_number(L, idx, "brightness"), opt_number(L, idx, "contrast") };
+  return true;
+}
+
+/* Moves a mask in px as the loader moves image i; what it does, seed and epoch at idx. Without a list of transforms the
+ * mask is where at least half of a pixel is. */
+static void move_mask(lua_State *L, int idx, const set *s, int64_t i, uint8_t *px) {
+  int64_t size = imageset_size(s->s);
+  augment_step *steps;
+  int n;
+  const imageset_facts *f;
+  char why[IMAGESET_WHY], hex[65];
+  loader_augment a;
+  bool few = read_augment(L, idx, &a);
+  xl_augment(L, idx, &steps, &n);
+  uint8_t *from = lua_newuserdatauv(L, (size_t)(size * size), 0);
+  for (int64_t k = 0; k < size * size; k++)
+    from[k] = few ? 255 * px[k] : px[k];
+  check_status(L, imageset_get_facts(s->s, i, &f, why), why);
+  sha256_hex(f->digest, hex);
+  hex[16] = 0;
+  augment_key key = { (uint64_t)luaL_checkinteger(L, idx + 1), (uint64_t)luaL_checkinteger(L, idx + 2), hex };
+  if (!few) {
+    check_status(L, augment_apply(px, from, (int)size, 1, steps, n, &key, true, NULL), why);
+    return;
+  }
+  a.brightness = a.contrast = 0;
+  loader_augmented(px, from, (int)size, 1, &a, key.seed, key.epoch, hex);
+  for (int64_t k = 0; k < size * size; k++)
+    px[k] = px[k] > 127;
+}
+
+/* set:mask(i, kind [, path [, augment, seed, epoch]]) -> uint8 (S, S) of 0 and 1, or nil; with a loader's augment
+ * moved as it moves the image */
 static int set_mask(lua_State *L) {
   set *s = check_set(L, 1);
+  lua_settop(L, 7);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s),
           shape[2] = { size, size };
   const char *kind = luaL_checkstring(L, 3), *path = luaL_optstring(L, 4, NULL);
@@ -259,6 +301,8 @@ static int set_mask(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
+  if (lua_istable(L, 5))
+    move_mask(L, 5, s, i, px);
   XL_TRY(L, "dataset", tx_tensor_new(out, "uint8", 2, shape, px, (size_t)(size * size)));
   xl_pushheld(L, *out);
   return 1;
@@ -373,36 +417,33 @@ static void destroy_loader(void *p) {
   mx_free(b->order);
 }
 
-static bool read_augment(lua_State *L, int idx, loader_augment *a) {
-  bool given = lua_getfield(L, idx, "augment") == LUA_TTABLE;
-  int at = lua_gettop(L);
-  if (given)
-    *a = (loader_augment){ opt_number(L, at, "flip"), opt_number(L, at, "rotate_deg"), opt_number(L, at, "shift"),
-                           opt_number(L, at, "scale"), opt_number(L, at, "brightness"), opt_number(L, at, "contrast") };
-  lua_pop(L, 1);
-  return given;
-}
-
 /* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last }
- * -> loader */
+ * -> loader; augment: { flip = 0.5 .. } or a list of transforms (l_augment.c) */
 static int set_loader(lua_State *L) {
   set *s = check_set(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_settop(L, 2);
   loader_augment a;
-  bool augmented = read_augment(L, 2, &a);
+  lua_getfield(L, 2, "augment"); /* at 3 */
+  bool augmented = read_augment(L, 3, &a);
   loader_options o = { .batch = opt_int(L, 2, "batch", 32, 1, INT32_MAX), .drop_last = opt_bool(L, 2, "drop_last"),
                        .threads = (int)opt_int(L, 2, "threads", 2, 1, 256),
                        .depth = (int)opt_int(L, 2, "depth", 3, 1, 1024),
                        .seed = (uint64_t)opt_int(L, 2, "seed", 0, INT64_MIN, INT64_MAX),
                        .epoch = (uint64_t)opt_int(L, 2, "epoch", 0, INT64_MIN, INT64_MAX),
                        .augment = augmented ? &a : NULL };
-  box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 3 */
+  augment_step *steps = NULL;
+  if (lua_istable(L, 3) && !augmented)
+    xl_augment(L, 3, &steps, &o.n_steps); /* its memory at 4 */
+  else
+    lua_pushnil(L);
+  o.steps = steps;
+  box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 5 */
   b->s = xl_retainobject(s);
   b->channels_last = opt_bool(L, 2, "channels_last");
   lua_getfield(L, 2, "order");
   int64_t n;
-  const int64_t *items = check_items(L, 4, s, &n);
+  const int64_t *items = check_items(L, 6, s, &n);
   b->order = mx_malloc((size_t)n * sizeof *items);
   if (!b->order)
     xl_error(L, "loader: out of memory.");
@@ -411,7 +452,7 @@ static int set_loader(lua_State *L) {
   b->l = loader_start(s->s, b->order, n, &o);
   if (!b->l)
     xl_error(L, "loader: out of memory.");
-  lua_settop(L, 3);
+  lua_settop(L, 5);
   return 1;
 }
 
@@ -494,7 +535,9 @@ int luaopen_core_loader(lua_State *L) {
     { "close",   loader_lua_close },
     { NULL, NULL },
   };
-  static const luaL_Reg functions[] = { { "set", loader_lua_set }, { "order", loader_lua_order }, { NULL, NULL } };
+  static const luaL_Reg functions[] = { { "set", loader_lua_set },
+                                         { "order", loader_lua_order },
+                                         { "augmented", xl_augmented }, { NULL, NULL } };
   xl_newtype(L, XL_SET, set_methods, set_gc);
   xl_newtype(L, XL_SCAN, scan_methods, scan_close);
   xl_newtype(L, XL_LOADER, loader_methods, loader_lua_close);

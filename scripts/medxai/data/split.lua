@@ -1,6 +1,7 @@
 -- One split of a data set: its items, batches, masks, and loaders that make batches ahead of their use.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
+local augment = require "medxai.data.augment"
 local current_seed = require "medxai.run.current_seed"
 local findings = require "medxai.data.findings"
 local files = require "medxai.base.files"
@@ -113,13 +114,25 @@ local function native_indices(split, places, what)
   return indices
 end
 
-local function to_batch(split, x, y, places, channels_last)
+-- A batch: x, y, index; mask(k, kind).
+local Batch = {}
+Batch.__index = Batch
+
+--- The mask of the batch's image k as Split:mask gives it, moved as augmentation moved the image. nil where there is
+--- none.
+---@param k integer place in the batch, from 1
+---@param kind string "lungs" ...
+function Batch:mask(k, kind)
+  return rawget(self, "split"):mask(self.index[k], kind, rawget(self, "moved"))
+end
+
+local function to_batch(split, x, y, places, channels_last, moved)
   if split.data.findings then
     y:close()
     y = split:targets(places)
   end
   if channels_last then x = x:permute(0, 3, 1, 2) end
-  return { x = x, y = y, index = places }
+  return setmetatable({ x = x, y = y, index = places, split = split, moved = moved }, Batch)
 end
 
 --- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not
@@ -138,12 +151,14 @@ function Split:pixels(i) return self.data:native():pixels(check_place(self, i, "
 --- A mask aligned with the network's input: uint8 (S, S) of 0 and 1 by nearest; nil where the image has none.
 ---@param i integer
 ---@param kind string "lungs", "infection", "lesion", "marker": what the dataset has (data.masks)
-function Split:mask(i, kind)
+---@param moved? { augment: table, seed: integer, epoch: integer } the loader's own, to move it as the image
+function Split:mask(i, kind, moved)
   local item = check_place(self, i, "mask")
   check.known("dataset", "mask", kind, self.data.masks)
   local path = item.masks and item.masks[kind]
   if not path and kind ~= "lungs" and not self.data.drawn then return nil end
-  return self.data:native():mask(item.index, kind, path)
+  if not moved then return self.data:native():mask(item.index, kind, path) end
+  return self.data:native():mask(item.index, kind, path, moved.augment, moved.seed, moved.epoch)
 end
 
 -- Where the file of an item's mask lies; nil where it has none. Drawn masks have no file.
@@ -258,7 +273,7 @@ function loader_methods:next()
   if not x then return nil end
   local places = {}
   for k = 1, x:size(0) do places[k] = self.places[start + k - 1] end
-  return to_batch(self.split, x, y, places, self.channels_last)
+  return to_batch(self.split, x, y, places, self.channels_last, self.moved)
 end
 
 --- `for batch in loader:iter() do`; leaving the loop early closes the loader.
@@ -307,13 +322,14 @@ function Split:loader(options)
     places = {}
     for i = 1, self.n do places[i] = i end
   end
+  local changes = o.augment and augment.native(self.data.augment) or nil
   local native = self.data:native():loader {
     order = native_indices(self, places, "loader"), batch = o.batch, drop_last = o.drop_last,
     threads = o.threads or default_threads(), depth = o.depth, seed = seed, epoch = o.epoch,
-    augment = o.augment and self.data.augment or nil, channels_last = o.channels_last,
+    augment = changes, channels_last = o.channels_last,
   }
   return setmetatable({ split = self, native = native, places = places, batches = native:batches(),
-    channels_last = o.channels_last }, Loader)
+    channels_last = o.channels_last, moved = changes and { augment = changes, seed = seed, epoch = o.epoch } }, Loader)
 end
 
 return splits
