@@ -51,10 +51,14 @@ t.test("draws keep to their ranges and to p, and hit both ends", function()
     return list
   end
   local happened = 0
-  for _, d in ipairs(draws({ "random_horizontal_flip", p = 0.3 }, 1000)) do happened = happened + (d.happens and 1 or 0) end
+  for _, d in ipairs(draws({ "random_horizontal_flip", p = 0.3 }, 1000)) do
+    if d.happens then happened = happened + 1 end
+  end
   t.ok(math.abs(happened - 300) < 75, "five deviations of a binomial")
   local low, high = 0, 0
-  for _, d in ipairs(draws({ "random_rotation", degrees = 10 }, 1000)) do low, high = math.min(low, d[1]), math.max(high, d[1]) end
+  for _, d in ipairs(draws({ "random_rotation", degrees = 10 }, 1000)) do
+    low, high = math.min(low, d[1]), math.max(high, d[1])
+  end
   t.ok(low >= -10 and low < -9 and high <= 10 and high > 9)
   local first = {}
   for _, d in ipairs(draws({ "color_jitter", brightness = 0.2, contrast = { 0.5, 2 } }, 300)) do
@@ -125,6 +129,23 @@ t.test("a batch's masks move with its images", function()
   t.ok(flipped:next():mask(2, "lungs"):equal(few.train:mask(2, "lungs"):flip { 1 }))
 end)
 
+t.test("a loss of one's own gets masks that moved with the images in training, and stay in validation", function()
+  local data = phantom({ { "random_horizontal_flip", p = 1 } }, { input = "shape", size_px = 32, n_train = 4 })
+  local run = xai.run { name = "augment", seed = 1, out = t.tmpdir() }
+  local model = xai.models.squeezenet1_0 { classes = data.classes, weights = "random" }
+  local seen = { [true] = 0, [false] = 0 }
+  run:fit(model, data, { optim = xai.optim.sgd { lr = 0.001 }, epochs = 1, batch = 4, loss = function(logits, y, batch)
+    for k, i in ipairs(batch.index) do
+      local mask, still = batch:mask(k, "lungs"), batch.split:mask(i, "lungs")
+      t.ok(batch.x:select(0, k - 1):select(0, 0):equal(mask:to "float32"))
+      t.ok(mask:equal(batch.training and still:flip { 1 } or still))
+      seen[batch.training] = seen[batch.training] + 1
+    end
+    return torch.cross_entropy(logits, y)
+  end })
+  t.equal(seen, { [true] = 4, [false] = 3 })
+end)
+
 t.test("two ways to write a list are one in the key; another value is another", function()
   local a = phantom { { "random_rotation", degrees = 10 } }
   local b = phantom { { name = "random_rotation", degrees = { -10, 10 }, fill = 0, interpolation = "nearest" } }
@@ -152,16 +173,17 @@ t.test("wrong options are one clear error each", function()
   wrong({ { "random_rotation", degrees = { 5, 3 } } }, range .. "{ 5, 3 }).")
   wrong({ { "random_rotation", degrees = 3, expand = true } },
     "random_rotation: there is no option 'expand'. The picture keeps its size, size_px.")
-  wrong({ { "random_rotation", degrees = 3, fill = 128 } }, "random_rotation: option 'fill' is wrong (expected a number "
-    .. "from 0, black, to 1, white, or three, of red, green and blue, got 128).")
+  wrong({ { "random_rotation", degrees = 3, fill = 128 } }, "random_rotation: option 'fill' is wrong (expected a "
+    .. "number from 0, black, to 1, white, or three, of red, green and blue, got 128).")
   wrong({ { "random_affine", degrees = 0, translate = { 0.1, 2 } } },
     "random_affine: option 'translate' is wrong (expected two shares from 0 to 1, got { 0.1, 2 }).")
   wrong({ { "random_affine", degrees = 0, scale = { 0, 1 } } },
     "random_affine: option 'scale' is wrong (expected { lowest, highest }, both above 0, got { 0, 1 }).")
-  wrong({ { "random_affine", degrees = 0, shear = 90 } }, "random_affine: option 'shear' is wrong (expected a number of "
-    .. "degrees, { lowest, highest } of x, or those of x and then of y, at most 89, got 90).")
+  wrong({ { "random_affine", degrees = 0, shear = 90 } }, "random_affine: option 'shear' is wrong (expected a "
+    .. "number of degrees, { lowest, highest } of x, or those of x and then of y, at most 89, got 90).")
   wrong({ { "random_resized_crop", scale = { 0.5, 1.5 } } },
-    "random_resized_crop: option 'scale' is wrong (expected { lowest, highest }, above 0 and at most 1, got { 0.5, 1.5 }).")
+    "random_resized_crop: option 'scale' is wrong (expected { lowest, highest }, above 0 and at most 1, "
+      .. "got { 0.5, 1.5 }).")
   wrong({ { "color_jitter", brightness = -1 } }, "color_jitter: option 'brightness' is wrong (expected a number or "
     .. "{ lowest, highest }, none below 0, got -1).")
   wrong({ { "gaussian_blur", kernel_size = 4 } }, "gaussian_blur: option 'kernel_size' is wrong (expected odd pixels, "
@@ -169,7 +191,8 @@ t.test("wrong options are one clear error each", function()
   wrong({ { "gaussian_blur", kernel_size = 49 } }, "gaussian_blur: option 'kernel_size' is wrong (expected odd pixels, "
     .. "one number or width and height, at most 47, got 49).")
   wrong({ { "random_erasing", p = 2 } }, "random_erasing: option 'p' is too large (expected at most 1, got 2).")
-  wrong({ { "random_horizontal_flip", p = math.huge } }, "random_horizontal_flip: option 'p' is not a finite number (got inf).")
+  wrong({ { "random_horizontal_flip", p = math.huge } },
+    "random_horizontal_flip: option 'p' is not a finite number (got inf).")
 end)
 
 t.test("a failing allocation within a transform is an error, and nothing is lost", function()

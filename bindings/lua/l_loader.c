@@ -251,8 +251,12 @@ static int set_pixels(lua_State *L) {
 static bool read_augment(lua_State *L, int idx, loader_augment *a) {
   if (!lua_istable(L, idx) || lua_rawlen(L, idx))
     return false;
-  *a = (loader_augment){ opt_number(L, idx, "flip"), opt_number(L, idx, "rotate_deg"), opt_number(L, idx, "shift"),
-                         opt_number(L, idx, "scale"), opt_number(L, idx, "brightness"), opt_number(L, idx, "contrast") };
+  *a = (loader_augment){ .flip = opt_number(L, idx, "flip"),
+                         .rotate_deg = opt_number(L, idx, "rotate_deg"),
+                         .shift = opt_number(L, idx, "shift"),
+                         .scale = opt_number(L, idx, "scale"),
+                         .brightness = opt_number(L, idx, "brightness"),
+                         .contrast = opt_number(L, idx, "contrast") };
   return true;
 }
 

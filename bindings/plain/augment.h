@@ -49,8 +49,8 @@ typedef struct augment_key {
   const char *id; /* the image's */
 } augment_key;
 
-/* Applies n steps in their order. in, out: size x size pixels of c channels (1 or 3), apart from each other. mask: in is
- * a mask (c 1): it is moved by nearest neighbor, its values stay. drawn: n, or NULL. IMAGE_OK or IMAGE_NOMEM. */
+/* Applies n steps in their order. in, out: size x size pixels of c channels (1 or 3), apart from each other. mask: in
+ * is a mask (c 1): it is moved by nearest neighbor, its values stay. drawn: n, or NULL. IMAGE_OK or IMAGE_NOMEM. */
 int augment_apply(uint8_t *out, const uint8_t *in, int size, int c, const augment_step *steps, int n,
                   const augment_key *key, bool mask, augment_drawn *drawn);
 

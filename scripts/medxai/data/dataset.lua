@@ -48,8 +48,8 @@ function base.spec(own)
     std = { "table", of = "number", doc = "of red, green and blue, divided by; goes with mean" },
     augment = { "boolean|table", field = true, default = false, fields = augment.short,
       doc = "random changes of the training images, drawn per seed, epoch and image: a list of torchvision's "
-        .. "transforms, { { \"random_rotation\", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg "
-        .. "= 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1" },
+        .. "transforms, { { \"random_rotation\", degrees = 10 }, ... } (docs/data.md), or these numbers; true: "
+        .. "rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1" },
     cache_mb = { "number", min = 0, unit = "MB",
       doc = "memory for prepared images; default: a quarter of the free memory, at most 4096" },
     mask_resize = { one_of = base.mask_resizes,

@@ -186,7 +186,7 @@
 ---@field shift? number largest shift, a share of the side (default 0)
 
 ---@class medxai.CovidQuExOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
@@ -203,7 +203,7 @@
 
 ---@class medxai.FilesOptions
 ---@field paths string|string[] one image file, or a list (required, --data)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
@@ -219,7 +219,7 @@
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 
 ---@class medxai.FoldersOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
@@ -241,7 +241,7 @@
 
 ---@class medxai.FromOptions
 ---@field items medxai.Item[] { path =, label = }, and where known split, patient, source, mask (of the lungs), infection, lesion, white (required)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels
 ---@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
@@ -262,7 +262,7 @@
 
 ---@class medxai.ManifestOptions
 ---@field csv string the table, or a folder that holds manifest.csv (required, --data)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels; default: by name
 ---@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
@@ -280,7 +280,7 @@
 ---@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
 
 ---@class medxai.MaskedFoldersOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
 ---@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
@@ -300,7 +300,7 @@
 ---@field tells? boolean true: each class has its own letter; false: any letter (default true)
 
 ---@class medxai.PhantomOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field contrast? number of the lesions; 0: invisible (default 1)
 ---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
